@@ -1,0 +1,122 @@
+"""The user's own graphs on disk: an edge list and arrays."""
+
+from __future__ import annotations
+
+import re
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch_geometric.data import Data
+
+from gunlearn.datasets.own import as_features, as_labels, build, identity_features
+from gunlearn.errors import DatasetNotFoundError, InvalidInputError
+
+
+def _fields(line: str) -> list[str]:
+    return [field.strip() for field in line.split(",")] if "," in line else line.split()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _node_id(text: str, where: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]+", text):  # int() would also take "1_000" and other alphabets' digits
+        raise InvalidInputError(f"Expected an integer node id in {where} (got {text!r})")
+    if text.startswith("-") or len(text) > 10:
+        raise InvalidInputError(f"Expected a node id from 0 to 9999999999 in {where} (got {text})")
+    return int(text)
+
+
+def _read_edges(path: Path) -> tuple[np.ndarray, list[int]]:
+    """Edges `[num_edges, 2]` and the line number of each."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DatasetNotFoundError(
+            f"Expected a file with one edge per line at {path.absolute()} (got no such file)"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"Expected {path} to be a readable text file (got {error})") from error
+    edges: list[tuple[int, int]] = []
+    numbers: list[int] = []
+    header_allowed = True
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        fields, where = _fields(line), f"{path}, line {number}"
+        if len(fields) != 2:
+            raise InvalidInputError(
+                f"Expected 2 columns (source, target) in {where} (got {len(fields)}: {line.strip()[:80]!r})"
+            )
+        is_header = header_allowed and not any(_is_number(field) for field in fields)
+        header_allowed = False
+        if is_header:
+            continue
+        edges.append((_node_id(fields[0], where), _node_id(fields[1], where)))
+        numbers.append(number)
+    if not edges:
+        raise InvalidInputError(f"Expected at least one edge in {path} (got none)")
+    return np.array(edges, dtype=np.int64), numbers
+
+
+def _read_array(path: Path) -> np.ndarray:
+    """A .npy array; pickled objects are refused because reading them runs code."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise DatasetNotFoundError(f"Expected a .npy array at {path.absolute()} (got no such file)") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InvalidInputError(
+            f"Expected {path} to be a plain .npy array (got {type(error).__name__}: {error})"
+        ) from error
+
+
+def from_files(
+    edges: str | PathLike[str],
+    features: str | PathLike[str] | None = None,
+    labels: str | PathLike[str] | None = None,
+    undirected: bool = True,
+) -> Data:
+    """Read a graph from an edge list and arrays.
+
+    Args:
+        edges: text file, one edge per line: two node ids (0, 1, ...) separated by a comma or white space; one header
+            line, empty lines and lines that start with `#` are allowed.
+        features: `.npy` array `[num_nodes, num_features]`; one-hot features when `None`. Its rows may outnumber the ids
+            in `edges`: the others are isolated nodes.
+        labels: `.npy` array of integers `[num_nodes]`; no `y` when `None`.
+        undirected: every line stands for both directions.
+
+    Raises:
+        DatasetNotFoundError: a file is missing.
+        InvalidInputError: wrong content; for `edges` the message holds the line number.
+    """
+    path = Path(edges)
+    pairs, numbers = _read_edges(path)
+    if features is None:
+        x = identity_features(int(pairs.max()) + 1)
+    else:
+        x = as_features(_read_array(Path(features)), str(features))
+        too_large = np.flatnonzero(pairs.max(axis=1) >= x.size(0))
+        if len(too_large):
+            first = too_large[0]
+            raise InvalidInputError(
+                f"Expected {features} to have a row for each node, at least {pairs.max() + 1} (got {x.size(0)}; "
+                f"{path}, line {numbers[first]} names node {pairs[first].max()})"
+            )
+    y = None if labels is None else as_labels(_read_array(Path(labels)), x.size(0), str(labels))
+    return build(torch.from_numpy(pairs).t(), x, y, undirected)
+
+
+def from_folder(folder: str | PathLike[str]) -> Data:
+    """Read a folder that holds `edges.csv` and, where present, `features.npy` and `labels.npy`; see `from_files`."""
+    folder = Path(folder)
+    found = {name: folder / f"{name}.npy" for name in ("features", "labels") if (folder / f"{name}.npy").exists()}
+    return from_files(folder / "edges.csv", **found)

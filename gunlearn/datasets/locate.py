@@ -1,0 +1,99 @@
+"""Where raw files are: the user's root, which is never written to, or the cache of downloads."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from os import PathLike
+from pathlib import Path
+
+from gunlearn.errors import DatasetNotFoundError
+
+ROOT_VARIABLE = "GUNLEARN_DATA"
+CACHE_VARIABLE = "GUNLEARN_CACHE"
+
+
+def data_root(root: str | PathLike[str] | None = None) -> tuple[Path, str]:
+    """The folder that holds raw files, and who named it: `root`, else the environment, else `./data`."""
+    if root is not None:
+        return Path(root).expanduser().absolute(), "root"
+    if os.environ.get(ROOT_VARIABLE):
+        return Path(os.environ[ROOT_VARIABLE]).expanduser().absolute(), ROOT_VARIABLE
+    return Path("data").absolute(), "the default"
+
+
+def _platform_cache() -> Path:
+    if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
+        return Path(os.environ["LOCALAPPDATA"]) / "gunlearn"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gunlearn"
+
+
+def cache_folder() -> Path:
+    """The folder for downloads, `$GUNLEARN_CACHE` or the platform's; not created."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).expanduser().absolute() if named else _platform_cache()
+
+
+def writable_cache() -> Path | None:
+    """The folder for downloads, created; `None` when it cannot be written."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # permission bits alone do not tell on network and read-only mounts
+            return folder
+    except OSError:
+        return None
+
+
+def missing_files(raw: Path, files: tuple[str, ...]) -> list[str]:
+    """Those of `files` that folder `raw` lacks."""
+    return [name for name in files if not (raw / name).is_file()]
+
+
+def _hint(base: Path, folder: tuple[str, ...], files: tuple[str, ...]) -> str:
+    """What root should have been, where the files lie in or just above `base`."""
+    for depth in range(1, len(folder) + 1):
+        if not missing_files(base.joinpath(*folder[depth:]), files):
+            above = base
+            wrong = False
+            for part in reversed(folder[:depth]):
+                wrong = wrong or above.name != part
+                above = above.parent
+            if wrong:
+                return f" The files are in {base.joinpath(*folder[depth:])}: move them to the folder named above."
+            return f" The files are in {base.joinpath(*folder[depth:])}: set the root to {above}."
+    return ""
+
+
+def not_found(
+    name: str, folder: tuple[str, ...], files: tuple[str, ...], root: str | PathLike[str] | None, remedy: str
+) -> DatasetNotFoundError:
+    """The error that says which file was expected where, and what to do.
+
+    Args:
+        name: the data set.
+        folder: path of its raw folder below the root, such as `("Planetoid", "Cora", "raw")`.
+        files: the raw files.
+        root: what the caller gave.
+        remedy: how to get the files.
+    """
+    base, named_by = data_root(root)
+    raw = base.joinpath(*folder)
+    state = "" if base.is_dir() else f" {base} is no folder."
+    lacking = missing_files(raw, files)
+    shown = f"{', '.join(lacking)} in {raw}" if len(lacking) > 1 else str(raw / lacking[0])
+    return DatasetNotFoundError(
+        f"Expected the raw files of {name!r}: {shown} (got no such file; root {base} from {named_by})."
+        f"{state}{_hint(base, folder, files)} "
+        f"Name the folder that holds {folder[0]}/ with root=, --root or {ROOT_VARIABLE}. {remedy}"
+    )
+
+
+def find_raw(folder: tuple[str, ...], files: tuple[str, ...], root: str | PathLike[str] | None) -> Path | None:
+    """The folder with all of `files`: below the root, else among earlier downloads, else `None`."""
+    for base in (data_root(root)[0], cache_folder()):
+        raw = base.joinpath(*folder)
+        if not missing_files(raw, files):
+            return raw
+    return None

@@ -1,0 +1,115 @@
+"""The user's own graphs in memory: from networkx, or from tensors and arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.utils import coalesce, remove_self_loops, to_undirected
+
+from gunlearn.datasets.validate import validate
+from gunlearn.errors import InvalidInputError, InvalidTypeError
+
+# One-hot identity features take num_nodes^2 numbers; beyond this a user must say what the features are.
+MAX_IDENTITY_NODES = 4096
+
+
+def build(edge_index: Tensor, x: Tensor, y: Tensor | None = None, undirected: bool = True) -> Data:
+    """Put a graph together in the form that all loaders return.
+
+    Args:
+        edge_index: `[2, num_edges]`, int64, in any order, with or without duplicates and reverse edges.
+        x: features `[num_nodes, num_features]`.
+        y: labels `[num_nodes]`; no `y` attribute when `None`.
+        undirected: add the reverse of every edge.
+
+    Returns:
+        Checked graph without self-loops and duplicates, edges sorted by source, then target.
+    """
+    edge_index, _ = remove_self_loops(edge_index)
+    merge = to_undirected if undirected else coalesce
+    edge_index = merge(edge_index, num_nodes=x.size(0))
+    data = Data(x=x, edge_index=edge_index)
+    if y is not None:
+        data.y = y
+    return validate(data)
+
+
+def identity_features(num_nodes: int) -> Tensor:
+    """One-hot features `[num_nodes, num_nodes]` for graphs that have none.
+
+    Raises:
+        InvalidInputError: more than `MAX_IDENTITY_NODES` nodes.
+    """
+    if num_nodes > MAX_IDENTITY_NODES:
+        raise InvalidInputError(
+            f"Expected features for a graph of more than {MAX_IDENTITY_NODES} nodes, where one-hot features would be "
+            f"too large (got none for {num_nodes} nodes)"
+        )
+    return torch.eye(num_nodes)
+
+
+def as_features(features: Any, source: str = "features") -> Tensor:
+    """Finite float32 matrix from a tensor or anything numpy takes."""
+    if isinstance(features, Tensor):
+        features = features.detach().cpu().numpy()
+    array = np.asarray(features)
+    if array.dtype.kind not in "fiub":
+        raise InvalidInputError(f"Expected {source} to hold real numbers (got dtype {array.dtype})")
+    if array.ndim != 2:
+        raise InvalidInputError(f"Expected {source} of shape [num_nodes, num_features] (got {list(array.shape)})")
+    if array.shape[1] == 0:
+        raise InvalidInputError(f"Expected {source} with at least one column (got shape {list(array.shape)})")
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf and is reported below
+        array = array.astype(np.float32)
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        row, column = bad[0]
+        raise InvalidInputError(
+            f"Expected {source} to be finite (got {array[row, column]} in row {row}, column {column})"
+        )
+    return torch.from_numpy(array)
+
+
+def as_labels(labels: Any, num_nodes: int, source: str = "labels") -> Tensor:
+    """One integer per node `[num_nodes]` from a tensor or anything numpy takes."""
+    if isinstance(labels, Tensor):
+        labels = labels.detach().cpu().numpy()
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iub":
+        raise InvalidInputError(f"Expected {source} to hold integers (got dtype {array.dtype})")
+    if array.shape != (num_nodes,):
+        raise InvalidInputError(f"Expected {source} of shape [{num_nodes}], one per node (got {list(array.shape)})")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def from_networkx(graph: nx.Graph, features: Any = None, labels: Any = None) -> Data:
+    """Turn a networkx graph into a `Data`; only its structure is read, not its attributes.
+
+    Args:
+        graph: nodes of any kind; node `i` of the result is `list(graph)[i]`. An undirected graph gives both directions
+            of every edge, a directed one the edges as they are. Self-loops and parallel edges are merged away.
+        features: tensor or array `[num_nodes, num_features]` in the order of `list(graph)`; one-hot when `None`.
+        labels: integers `[num_nodes]` in the same order; no `y` when `None`.
+
+    Raises:
+        InvalidTypeError: `graph` is no networkx graph.
+        InvalidInputError: no nodes, or features or labels that do not fit.
+    """
+    if not isinstance(graph, nx.Graph):
+        raise InvalidTypeError(f"Expected a networkx graph (got {type(graph).__name__})")
+    num_nodes = graph.number_of_nodes()
+    if num_nodes == 0:
+        raise InvalidInputError("Expected a graph with at least one node (got an empty graph)")
+    x = identity_features(num_nodes) if features is None else as_features(features)
+    if x.size(0) != num_nodes:
+        raise InvalidInputError(f"Expected features with {num_nodes} rows, one per node (got {x.size(0)})")
+    position = {node: i for i, node in enumerate(graph)}
+    pairs = [(position[u], position[v]) for u, v in graph.edges()]
+    edge_index = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).t()
+    y = None if labels is None else as_labels(labels, num_nodes)
+    return build(edge_index, x, y, undirected=not graph.is_directed())

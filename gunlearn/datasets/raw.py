@@ -1,0 +1,123 @@
+"""Readers and downloads of raw files in the layouts of PyG and OGB; readers never write anything."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch_geometric.data import Data
+from torch_geometric.io import read_npz, read_planetoid_data
+from torch_geometric.transforms import NormalizeFeatures
+
+from gunlearn.datasets.locate import cache_folder, missing_files, writable_cache
+from gunlearn.datasets.own import build
+from gunlearn.errors import DatasetNotFoundError, GunlearnError, InvalidInputError
+
+
+def _canonical(data: Data) -> Data:
+    """Edges undirected, coalesced, without self-loops; rows of `x` sum to 1; PyG's public split masks are kept."""
+    if data.y.size(0) != data.x.size(0):
+        raise InvalidInputError(f"Expected one label per node, {data.x.size(0)} (got {data.y.size(0)})")
+    graph = build(data.edge_index, data.x, data.y)
+    for key, value in data.items():
+        if key.endswith("_mask"):
+            graph[key] = value
+    return NormalizeFeatures()(graph)
+
+
+def read_citation_npz(raw: Path, files: tuple[str, ...]) -> Data:
+    """One `.npz` as CitationFull, Coauthor and Amazon have it; features become 0/1 before rows are normalised."""
+    return _canonical(read_npz(str(raw / files[0]), to_undirected=True))
+
+
+def read_planetoid(raw: Path, files: tuple[str, ...]) -> Data:
+    """The eight `ind.NAME.*` files of Planetoid. They are pickles: read them from sources you trust only."""
+    return _canonical(read_planetoid_data(str(raw), files[0].split(".")[1]))
+
+
+def read_ogb_csv(raw: Path, files: tuple[str, ...]) -> Data:
+    """OGB's `edge.csv.gz` and `node-feat.csv.gz`: training edges only, as OGB publishes the graph; structure only.
+
+    Edge weights and years are left out, repeated edges are merged, and features are kept as they are (embeddings, which
+    have no row sum to normalise).
+    """
+    edges = np.loadtxt(raw / "edge.csv.gz", delimiter=",", dtype=np.int64, ndmin=2)
+    features = np.loadtxt(raw / "node-feat.csv.gz", delimiter=",", dtype=np.float32, ndmin=2)
+    return build(torch.from_numpy(edges.T.copy()), torch.from_numpy(features))
+
+
+def read(reader: Callable[[Path, tuple[str, ...]], Data], raw: Path, files: tuple[str, ...]) -> Data:
+    """Run a reader; whatever a broken file makes it raise becomes one error that names the file.
+
+    Raises:
+        InvalidInputError: a file is truncated, of another format or inconsistent.
+    """
+    try:
+        with warnings.catch_warnings():  # PyG's reader adds a filter of its own, old pickles warn about moved modules
+            warnings.simplefilter("ignore")
+            return reader(raw, files)
+    except MemoryError:
+        raise
+    except Exception as error:  # unpickling and unzipping broken bytes can raise nearly anything
+        shown = files[0] if len(files) == 1 else f"{files[0]} and its siblings"
+        reason = str(error) if isinstance(error, GunlearnError) else f"{type(error).__name__}: {error}"
+        raise InvalidInputError(
+            f"Expected readable raw files, {shown} in {raw} (got {reason}); replace the files"
+        ) from error
+
+
+@contextlib.contextmanager
+def downloaded(family: str, name: str, folder: tuple[str, ...], files: tuple[str, ...]) -> Iterator[Path]:
+    """Download with PyG's own class and give the raw folder; kept in the cache where that can be written.
+
+    The download goes to a folder of its own and is renamed into place, so that processes that download at the same time
+    never see each other's partial files.
+
+    Raises:
+        DatasetNotFoundError: the download failed.
+    """
+    import torch_geometric.datasets  # a second of import time that only downloads need
+
+    pyg_class = getattr(torch_geometric.datasets, family)
+
+    class _RawOnly(pyg_class):  # type: ignore[misc, valid-type]
+        def process(self) -> None:
+            """Nothing: our readers work on the raw files."""
+
+        def load(self, path: str, *args: object) -> None:
+            """Nothing: there is no processed file."""
+
+    cache = writable_cache()
+    with tempfile.TemporaryDirectory(prefix="download-", dir=cache) as scratch:
+        raw = Path(scratch).joinpath(*folder)
+        try:
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+                _RawOnly(str(Path(scratch) / family), name)
+        except Exception as error:  # URL, socket, zip and file system errors of several libraries
+            raise DatasetNotFoundError(
+                f"Expected to download {family} {name!r} with torch_geometric (got {type(error).__name__}: {error})"
+            ) from error
+        lacking = missing_files(raw, files)
+        if lacking:
+            raise DatasetNotFoundError(
+                f"Expected the download of {name!r} to bring {', '.join(files)} (got no {lacking[0]})"
+            )
+        if cache is None:
+            warnings.warn(
+                f"The cache {cache_folder()} cannot be written, so the download is not kept: set GUNLEARN_CACHE.",
+                stacklevel=4,
+            )
+            yield raw
+            return
+        target = cache.joinpath(*folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # another process was first: its files are the same
+            os.replace(raw, target)
+        yield raw if missing_files(target, files) else target

@@ -1,0 +1,177 @@
+"""The table of named data sets, one row each, and `load`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from pathlib import Path
+
+from torch_geometric.data import Data
+
+from gunlearn.datasets import embedded
+from gunlearn.datasets.files import from_folder
+from gunlearn.datasets.locate import find_raw, not_found
+from gunlearn.datasets.raw import downloaded, read, read_citation_npz, read_ogb_csv, read_planetoid
+from gunlearn.datasets.validate import validate
+from gunlearn.errors import DatasetNotFoundError, InvalidTypeError
+
+PLANETOID_PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One row of the table.
+
+    Attributes:
+        name: what `load` takes, in any case.
+        nodes: number of nodes.
+        edges: directed edges (each undirected edge counts twice); `None` where it is not fixed.
+        source: where it comes from, or PyG's family.
+        build: makes an embedded graph; `None` for data sets on disk.
+        reader: reads the raw files; `None` for embedded graphs.
+        folder: raw folder below the root.
+        files: raw files in that folder.
+        pyg_name: the name PyG's class takes; `None` where PyG cannot download it.
+        homepage: where to get the files by hand.
+    """
+
+    name: str
+    nodes: int
+    edges: int | None
+    source: str
+    build: Callable[[], Data] | None = None
+    reader: Callable[[Path, tuple[str, ...]], Data] | None = None
+    folder: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    pyg_name: str | None = None
+    homepage: str | None = None
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it needs neither files nor a network."""
+        return self.build is not None
+
+    def offline(self, root: str | PathLike[str] | None = None) -> bool:
+        """Whether `load(name, root)` works without a download: embedded, or its raw files are there."""
+        return self.embedded or find_raw(self.folder, self.files, root) is not None
+
+
+def _npz(name: str, nodes: int, edges: int, family: str, pyg_name: str, folder: str, file: str) -> Dataset:
+    where = (family, folder, "raw")
+    return Dataset(name, nodes, edges, family, None, read_citation_npz, where, (file,), pyg_name)
+
+
+def _planetoid(name: str, nodes: int, edges: int) -> Dataset:
+    files = tuple(f"ind.{name.lower()}.{part}" for part in PLANETOID_PARTS)
+    return Dataset(name, nodes, edges, "Planetoid", None, read_planetoid, ("Planetoid", name, "raw"), files, name)
+
+
+_amazon = partial(_npz, family="Amazon")
+_citation = partial(_npz, family="CitationFull")
+_coauthor = partial(_npz, family="Coauthor")
+
+_ROWS = [
+    Dataset("digits", 1797, None, "scikit-learn", build=embedded.digits),
+    Dataset("karate", 34, 156, "networkx", build=embedded.karate),
+    Dataset("lesmis", 77, 508, "networkx", build=embedded.lesmis),
+    _planetoid("Cora", 2708, 10556),
+    _planetoid("CiteSeer", 3327, 9104),
+    _planetoid("PubMed", 19717, 88648),
+    _citation("CoraFull", 19793, 126842, pyg_name="cora", folder="cora", file="cora.npz"),
+    _citation("DBLP", 17716, 105734, pyg_name="dblp", folder="dblp", file="dblp.npz"),
+    _coauthor("CS", 18333, 163788, pyg_name="CS", folder="CS", file="ms_academic_cs.npz"),
+    _coauthor("Physics", 34493, 495924, pyg_name="Physics", folder="Physics", file="ms_academic_phy.npz"),
+    _amazon("Photo", 7650, 238162, pyg_name="Photo", folder="Photo", file="amazon_electronics_photo.npz"),
+    _amazon(
+        "Computers", 13752, 491722, pyg_name="Computers", folder="Computers", file="amazon_electronics_computers.npz"
+    ),
+    Dataset(
+        "ogbl-collab",
+        235868,
+        None,  # repeated edges of the published list are merged
+        "OGB",
+        reader=read_ogb_csv,
+        folder=("ogbl_collab", "raw"),
+        files=("edge.csv.gz", "node-feat.csv.gz"),
+        homepage="https://ogb.stanford.edu/docs/linkprop/#ogbl-collab",
+    ),
+]
+
+DATASETS: dict[str, Dataset] = {row.name: row for row in _ROWS}
+
+
+def available() -> list[Dataset]:
+    """All named data sets, embedded ones first."""
+    return list(DATASETS.values())
+
+
+def find(name: str) -> Dataset:
+    """The row of a name, in any case.
+
+    Raises:
+        DatasetNotFoundError: no such name; the message lists the known names and the closest one.
+    """
+    by_lower = {known.lower(): row for known, row in DATASETS.items()}
+    row = by_lower.get(name.lower())
+    if row is not None:
+        return row
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    guess = f" Did you mean {by_lower[close[0]].name!r}?" if close else ""
+    raise DatasetNotFoundError(
+        f"Expected a data set of {', '.join(DATASETS)}, or a folder with edges.csv (got {name!r}).{guess}"
+    )
+
+
+def _is_path(name: str) -> bool:
+    separators = [separator for separator in (os.sep, os.altsep) if separator]
+    return any(separator in name for separator in separators) or Path(name).is_dir()
+
+
+def load(name: str | PathLike[str] | Data, root: str | PathLike[str] | None = None, download: bool = False) -> Data:
+    """Load a graph by name, from a folder of the user's, or check one that is already there.
+
+    Every result has `x` `[num_nodes, num_features]` (float32) and `edge_index` `[2, num_edges]` (both directions, no
+    self-loops, no duplicates, sorted by source, then target); `y` `[num_nodes]` where there are labels, and the public
+    split's masks for Planetoid. Rows of `x` sum to 1 for PyG's families. Nothing is written below the root.
+
+    Args:
+        name: a name of `available()` in any case; or a folder with `edges.csv` (and `features.npy`, `labels.npy`); or a
+            `Data`, which is checked and returned.
+        root: folder with one folder per PyG family (`ROOT/CitationFull/dblp/raw/dblp.npz`); when `None`,
+            `$GUNLEARN_DATA`, else `./data`. Earlier downloads in `$GUNLEARN_CACHE` (default:
+            the platform's cache folder) are found too.
+        download: fetch missing raw files into the cache.
+
+    Raises:
+        DatasetNotFoundError: unknown name, or raw files that are not there; the message says where they were expected.
+        InvalidInputError: broken files.
+        InvalidTypeError: `name` is none of the above.
+    """
+    if isinstance(name, Data):
+        return validate(name)
+    if not isinstance(name, (str, PathLike)):
+        raise InvalidTypeError(f"Expected the name of a data set, a folder or a Data (got {type(name).__name__})")
+    if isinstance(name, PathLike):
+        return from_folder(name)
+    if name.lower() not in {known.lower() for known in DATASETS} and _is_path(name):
+        return from_folder(Path(name).expanduser())
+    row = find(name)
+    return row.build() if row.build is not None else _load_raw(row, root, download)
+
+
+def _load_raw(row: Dataset, root: str | PathLike[str] | None, download: bool) -> Data:
+    raw = find_raw(row.folder, row.files, root)
+    if raw is not None:
+        return read(row.reader, raw, row.files)
+    if row.pyg_name is None:
+        raise not_found(
+            row.name, row.folder, row.files, root, f"Get the files from {row.homepage} and unpack them there."
+        )
+    if not download:
+        raise not_found(row.name, row.folder, row.files, root, "Or pass download=True to fetch them.")
+    with downloaded(row.source, row.pyg_name, row.folder, row.files) as raw:
+        return read(row.reader, raw, row.files)

@@ -1,0 +1,42 @@
+"""Fixtures and settings that all tests share."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Reproducible runs; no deadline because the first call of a torch function is slow.
+settings.register_profile("gunlearn", deadline=None, max_examples=30, derandomize=True)
+settings.load_profile("gunlearn")
+
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what this environment cannot run."""
+    missing = {
+        "gpu": None if torch.cuda.is_available() else "needs a CUDA device",
+        "scatter": None if importlib.util.find_spec("torch_scatter") else "needs torch-scatter",
+        "network": None if os.environ.get("GUNLEARN_TEST_NETWORK") == "1" else "set GUNLEARN_TEST_NETWORK=1",
+    }
+    for item in items:
+        for marker, reason in missing.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder with PyG's raw files: GUNLEARN_DATA, or ../shared/data beside the repository."""
+    named = os.environ.get("GUNLEARN_DATA")
+    root = Path(named) if named else REPOSITORY.parent / "shared" / "data"
+    if not root.is_dir():
+        pytest.skip(f"needs the real data sets: set GUNLEARN_DATA (looked in {root})")
+    return root
