@@ -1,0 +1,221 @@
+"""The functions a user calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+
+from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.influence import edge_scores, nora
+from gunlearn.methods import METHODS, Callback, Method, Result, Retrain, TrainArguments, build, run_method, run_training
+from gunlearn.metrics import LinkEvaluator
+from gunlearn.requests import Request
+from gunlearn.tasks import Task, as_task
+
+
+def train(
+    model: nn.Module,
+    data: Data,
+    task: str | Task = "link_prediction",
+    *,
+    epochs: int = 2000,
+    lr: float = 1e-3,
+    weight_decay: float = 0.0,
+    eval_every: int = 50,
+    seed: int = 0,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = False,
+    checkpoint_dir: str | Path | None = None,
+) -> Result:
+    """Train a copy of `model` on `data`, keeping the best on the validation loss where the data holds a split.
+
+    Args:
+        model: freshly initialised; called as `model(x, edge_index)`.
+        data: training graph, with held-out edges from `gunlearn.tasks.link_split`.
+        task: what the model predicts.
+        epochs: full passes.
+        lr: Adam's learning rate.
+        weight_decay: Adam's L2 penalty.
+        eval_every: epochs between validations.
+        seed: of negatives and dropout.
+        callbacks: told of the loop's events.
+        progress: show a progress bar.
+        checkpoint_dir: checkpoint there, resume from there.
+
+    Returns:
+        A `Result` whose `model` is the trained copy.
+    """
+    _check_model(model)
+    args = TrainArguments(
+        epochs, lr, weight_decay, eval_every=eval_every, keep="best", progress=progress, checkpoint_dir=checkpoint_dir
+    )
+    return run_training(model, data, as_task(task), args, seed, callbacks)
+
+
+def unlearn(
+    model: nn.Module,
+    data: Data,
+    request: Request,
+    method: str | Method = "inpo",
+    task: str | Task = "link_prediction",
+    *,
+    seed: int = 0,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = False,
+    checkpoint_dir: str | Path | None = None,
+    **options: Any,
+) -> Result:
+    """Make a trained model forget.
+
+    Args:
+        model: any trained module called as `model(x, edge_index, ...)` with PyG message passing layers. It is copied.
+        data: what it was trained on: `x` `[num_nodes, num_features]`, `edge_index` `[2, num_edges]`. Left as it is.
+        request: what to forget.
+        method: a name (`gunlearn methods` lists them), `"name:variant"`, or a `Method` object.
+        task: what the model predicts: a name or a `Task`.
+        seed: of the run; the caller's random state is left as it is.
+        callbacks: objects with `TrainerCallback` methods.
+        progress: show a progress bar.
+        checkpoint_dir: checkpoint there; a killed run called again with the same arguments goes on from there and ends
+            in the same weights.
+        **options: of the method, when it is given by name.
+
+    Returns:
+        The new model with the record of the run.
+
+    Raises:
+        InvalidRequestError: the request does not fit the data.
+        UnsupportedMethodError: the method cannot do this.
+        UnsupportedModelError: the model cannot be called or attached to.
+        DivergenceError: the run ended in NaN.
+
+    Example:
+        >>> import gunlearn as gu
+        >>> data = gu.link_split(gu.load("karate"), val_ratio=0.1, test_ratio=0.1)
+        >>> model = gu.train(gu.GCN(data.num_features), data, epochs=50).model
+        >>> result = gu.unlearn(model, data, gu.ForgetEdges(count=3), method="utu")
+        >>> result.num_forget
+        3
+    """
+    _check_model(model)
+    if not isinstance(request, Request):
+        raise InvalidTypeError(f"Expected 'request' to be a forget request (got {type(request).__name__})")
+    task, method = as_task(task), build(METHODS, method, options)
+    scores = None
+    if getattr(request, "by", None) == "influence":
+        scores = influence(model, data, of="edges")
+    partition = request.resolve(data) if scores is None else request.resolve(data, scores)
+    return run_method(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
+
+
+def influence(model: nn.Module, data: Data, *, estimator: str = "nora", of: str = "edges") -> Tensor:
+    """Estimated influence of nodes or edges on the model's outputs.
+
+    Args:
+        model: any module with PyG message passing layers.
+        data: with `x` and `edge_index`.
+        estimator: `"nora"` (nodes; for edges INPO's sum of both end points' scaled scores).
+        of: `"nodes"` gives `[num_nodes]`, `"edges"` one score per column of `data.edge_index`.
+    """
+    if estimator != "nora" or of not in ("nodes", "edges"):
+        raise InvalidInputError(f"Expected estimator 'nora' of 'nodes' or 'edges' (got '{estimator}' of '{of}')")
+    scores = nora(model, data)
+    return scores if of == "nodes" else edge_scores(scores, data.edge_index)
+
+
+@dataclass
+class Evaluation:
+    """Figures of one result beside its references.
+
+    Attributes:
+        rows: one record per model: the result first, then the references.
+        result: what was evaluated.
+        evaluator: keeps the references' probabilities.
+    """
+
+    rows: list[dict[str, Any]]
+    result: Result
+    evaluator: LinkEvaluator
+
+    def __getitem__(self, name: str) -> Any:
+        """A figure of the result: `evaluation["forget_auc"]`."""
+        return self.rows[0][name]
+
+    def report(self, path: str | Path) -> Path:
+        """Write a self-contained HTML report."""
+        from gunlearn.report import evaluation_report
+
+        return evaluation_report(self, path)
+
+    def __str__(self) -> str:
+        """A plain table."""
+        from gunlearn.report import text_table
+
+        return text_table(self.rows)
+
+
+def evaluate(
+    result: Result,
+    train: Callable[[Data, int], nn.Module] | None = None,
+    references: Sequence[nn.Module] = (),
+    seed: int = 0,
+) -> Evaluation:
+    """Compare an unlearned model with models that never saw the data.
+
+    Args:
+        result: what `unlearn` returned.
+        train: the caller's training function `train(data, seed) -> model`; it is called twice, on the retained data,
+            so that distances come with the noise floor between two honest retrainings.
+        references: models already retrained; the floor needs two.
+        seed: the retrainings run under `seed + 1` and `seed + 2`.
+
+    Returns:
+        The figures; distances are `None` without references.
+    """
+    if result.partition is None or result.task is None:
+        raise InvalidInputError("Expected a result of this session (got a loaded one without its partition and task)")
+    if train is not None and references:
+        raise InvalidInputError("Expected either 'train' or 'references' (got both)")
+    retrained = [Result(model=reference, method="retrain", mode="given") for reference in references]
+    if train is not None:
+        retrain = Retrain(train=train)
+        retrained = [
+            run_method(retrain, result.model, result.partition, result.task, seed + k, progress=False) for k in (1, 2)
+        ]
+    evaluator = LinkEvaluator(result.task, result.partition, [r.model for r in retrained], seed=seed)
+    rows = [{**_cost(r), **evaluator.row(r.model)} for r in (result, *retrained)]
+    return Evaluation(rows, result, evaluator)
+
+
+def _cost(result: Result) -> dict[str, Any]:
+    return {
+        "method": result.method,
+        "mode": result.mode,
+        "seed": result.seed,
+        "num_forget": result.num_forget,
+        "seconds": result.seconds,
+        "seconds_per_epoch": result.seconds_per_epoch,
+        "epochs": result.epochs,
+        "peak_memory_mb": result.peak_memory_mb,
+        "request_hash": result.request_hash,
+        "versions": result.versions,
+    }
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
+    if not any(True for _ in model.parameters()):
+        raise InvalidInputError(f"Expected a model with parameters (got {type(model).__name__} with none)")
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+            raise InvalidInputError(f"Expected an initialised model (got lazy parameter '{name}'); call it once first")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InvalidInputError(f"Expected a model with finite weights (got NaN or infinity in '{name}')")

@@ -1,0 +1,128 @@
+"""Trained models, kept on disk by what they were trained on: base models and retrained references are made once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from gunlearn.errors import CheckpointError
+from gunlearn.methods import Result, Retrain, TrainArguments, run_method, run_training
+from gunlearn.nn import GCN
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks import Task
+
+_FORMAT = 1  # raise it when training changes, so that no old model is mistaken for a new one
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the base model and its retrained references are trained.
+
+    Args:
+        epochs: optimiser steps.
+        lr: Adam's learning rate.
+        weight_decay: Adam's L2 penalty.
+        eval_every: epochs between validations; the best on the validation loss is kept.
+        hidden_channels: size of the hidden layer.
+        out_channels: size of the embeddings.
+        num_layers: convolutions.
+    """
+
+    epochs: int = 2000
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    eval_every: int = 50
+    hidden_channels: int = 128
+    out_channels: int = 64
+    num_layers: int = 2
+
+    def model(self, data: Data, seed: int) -> GCN:
+        """A new model, its weights drawn under `seed`."""
+        with isolated_rng(seed):
+            return GCN(data.num_features, self.hidden_channels, self.out_channels, self.num_layers)
+
+    def arguments(self, progress: bool = False) -> TrainArguments:
+        """Settings of the loop."""
+        return TrainArguments(
+            self.epochs, self.lr, self.weight_decay, eval_every=self.eval_every, keep="best", progress=progress
+        )
+
+    def retrain(self) -> Retrain:
+        """The same recipe as a method."""
+        return Retrain(self.epochs, self.lr, self.weight_decay, self.eval_every)
+
+
+class ModelStore:
+    """Makes models, or reads those made before with the same data, recipe and seed.
+
+    Args:
+        directory: where they are kept.
+        recipe: how they are trained.
+        task: what they predict.
+        progress: show progress bars.
+    """
+
+    def __init__(self, directory: str | Path, recipe: Recipe, task: Task, progress: bool = False) -> None:
+        """See the class."""
+        self.directory, self.recipe, self.task, self.progress = Path(directory), recipe, task, progress
+
+    def base(self, data: Data, seed: int) -> Result:
+        """The model trained on all of `data`, initialised under the same seed."""
+        fresh = self.recipe.model(data, seed).to(data.edge_index.device)
+        return self._kept(
+            fresh,
+            ["base", content_hash(data), seed],
+            lambda: run_training(fresh, data, self.task, self.recipe.arguments(self.progress), seed),
+        )
+
+    def retrained(self, base: Result, partition: Any, seed: int) -> Result:
+        """The model trained from new weights without what `partition` forgets."""
+        return self._kept(
+            base.model,
+            ["retrain", content_hash(partition.data), partition.request_hash, seed],
+            lambda: run_method(self.recipe.retrain(), base.model, partition, self.task, seed, progress=self.progress),
+        )
+
+    def _kept(self, model: nn.Module, key: list[Any], make: Callable[[], Result]) -> Result:
+        settings = [_FORMAT, key, vars(self.recipe), self.task.name, vars(self.task)]
+        name = hashlib.sha256(json.dumps(settings, default=repr).encode()).hexdigest()[:20]
+        directory = self.directory / name
+        try:
+            return Result.load(directory, model)
+        except CheckpointError:
+            result = make()
+            self._save(result, directory)
+            return result
+
+    def _save(self, result: Result, directory: Path) -> None:
+        # Written beside and renamed: a killed write, or two processes at once, leave no half model.
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.directory, prefix=".") as beside:
+            written = result.save(Path(beside) / directory.name)
+            for _ in range(2):
+                try:
+                    written.rename(directory)
+                    return
+                except OSError:  # something lies there: damaged, since it could not be read, or another process's
+                    shutil.rmtree(directory, ignore_errors=True)
+
+
+def content_hash(data: Data) -> str:
+    """Hash of what a model can learn from: features, training edges, validation edges."""
+    digest = hashlib.sha256()
+    for name in ("x", "edge_index", "edge_weight", "edge_attr", "val_pos_edge_index", "val_neg_edge_index"):
+        value = data.get(name) if hasattr(data, "get") else getattr(data, name, None)
+        if isinstance(value, Tensor):
+            digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:20]

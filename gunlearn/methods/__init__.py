@@ -1,0 +1,44 @@
+"""Unlearning methods: one file each, all through one loop."""
+
+from __future__ import annotations
+
+from gunlearn.methods.base import Method, Outcome, Problem, build
+from gunlearn.methods.baselines import FineTune, GradDiff, GradientAscentMethod, UtU
+from gunlearn.methods.callbacks import Callback, EarlyStopping, TrainControl, TrainState
+from gunlearn.methods.inpo import INPO
+from gunlearn.methods.loop import TrainArguments, fit
+from gunlearn.methods.npo import NPOMethod
+from gunlearn.methods.result import Result
+from gunlearn.methods.run import run_method, run_training
+from gunlearn.methods.training import Retrain, reset_model, train_from_scratch
+
+#: Every method by its name.
+METHODS: dict[str, type[Method]] = {
+    cls.name: cls for cls in (Retrain, FineTune, UtU, GradientAscentMethod, GradDiff, NPOMethod, INPO)
+}
+
+__all__ = [
+    "INPO",
+    "METHODS",
+    "Callback",
+    "EarlyStopping",
+    "FineTune",
+    "GradDiff",
+    "GradientAscentMethod",
+    "Method",
+    "NPOMethod",
+    "Outcome",
+    "Problem",
+    "Result",
+    "Retrain",
+    "TrainArguments",
+    "TrainControl",
+    "TrainState",
+    "UtU",
+    "build",
+    "fit",
+    "reset_model",
+    "run_method",
+    "run_training",
+    "train_from_scratch",
+]

@@ -1,0 +1,132 @@
+"""What an unlearning method is, and what it returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.methods.callbacks import Callback, TrainState
+from gunlearn.tasks import Task
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a method is given.
+
+    Attributes:
+        model: a private copy of the caller's model, free to change.
+        reference: another private copy, in evaluation mode, never changed.
+        partition: what the request resolved to.
+        task: what the model predicts.
+        seed: of the run.
+        callbacks: told of the loop's events.
+        progress: show a progress bar.
+        checkpoint_dir: where to checkpoint and resume.
+        fingerprint: of the whole run.
+    """
+
+    model: nn.Module
+    reference: nn.Module
+    partition: Any
+    task: Task
+    seed: int = 0
+    callbacks: Sequence[Callback] = ()
+    progress: bool = False
+    checkpoint_dir: str | Path | None = None
+    fingerprint: str = ""
+
+
+@dataclass
+class Outcome:
+    """What a method hands back: the unlearned model, the loop's state, and remarks for the result."""
+
+    model: nn.Module
+    state: TrainState = field(default_factory=TrainState)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Method(ABC):
+    """Turns (model, data, request) into an unlearned model; subclasses are dataclasses, one file each.
+
+    Class attributes describe the method in generated tables:
+
+    - `name`, `summary`, `paper` (title or arXiv id, empty for a baseline);
+    - `requests`: kinds of request it takes, empty for any; `tasks`: names of tasks, empty for any;
+    - `needs`: what it needs beyond the model and the forget set, in words;
+    - `cost`: passes over the data, in words;
+    - `variants`: label -> options; each is a row of its own in a comparison.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str] = ""
+    requests: ClassVar[tuple[str, ...]] = ()
+    tasks: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+    variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
+
+    def supports(self, task: Task, partition: Any) -> None:
+        """Refuse what the method cannot do.
+
+        Raises:
+            UnsupportedMethodError: with the reason.
+        """
+        if self.tasks and task.name not in self.tasks:
+            raise UnsupportedMethodError(f"Expected a task among {self.tasks} for '{self.name}' (got '{task.name}')")
+        if self.requests and partition.kind not in self.requests:
+            raise UnsupportedMethodError(
+                f"Expected a request for {self.requests} for '{self.name}' (got '{partition.kind}')"
+            )
+
+    @abstractmethod
+    def run(self, problem: Problem) -> Outcome:
+        """Unlearn; called under the run's own random state."""
+
+    @property
+    def label(self) -> str:
+        """Name of the variant in tables."""
+        return "default"
+
+    def config(self) -> dict[str, Any]:
+        """All options, plain values only."""
+        return {
+            f.name: value if isinstance(value, str | int | float | bool | None) else repr(value)
+            for f in dataclasses.fields(self)  # type: ignore[arg-type]
+            for value in [getattr(self, f.name)]
+        }
+
+    @classmethod
+    def options(cls) -> tuple[str, ...]:
+        """Names of the options."""
+        return tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
+
+
+def build(methods: dict[str, type[Method]], method: str | Method, options: dict[str, Any]) -> Method:
+    """A method from its name and options, or the object itself.
+
+    Raises:
+        InvalidInputError: unknown name or option.
+    """
+    if isinstance(method, Method):
+        if options:
+            raise InvalidInputError(f"Expected options with a method's name only (got an object and {sorted(options)})")
+        return method
+    name, _, variant = str(method).partition(":")
+    if name not in methods:
+        raise InvalidInputError(f"Expected a method among {sorted(methods)} (got '{name}')")
+    cls = methods[name]
+    if variant and variant not in cls.variants:
+        raise InvalidInputError(f"Expected a variant of '{name}' among {sorted(cls.variants)} (got '{variant}')")
+    options = {**(cls.variants[variant] if variant else {}), **options}
+    unknown = sorted(set(options) - set(cls.options()))
+    if unknown:
+        raise InvalidInputError(f"Expected options of '{name}' among {sorted(cls.options())} (got {unknown})")
+    return cls(**options)

@@ -1,0 +1,92 @@
+"""Callbacks of the training loop, under the names (and call signature) of transformers' `TrainerCallback`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gunlearn.errors import InvalidInputError
+
+
+@dataclass
+class TrainState:
+    """Where a run stands; saved with every checkpoint.
+
+    Attributes:
+        epoch: epochs done.
+        max_epochs: epochs planned.
+        log_history: one record per epoch: `epoch`, `loss`, one value per loss term, and what evaluations added.
+        best_metric: lowest value of the selection metric so far.
+        best_epoch: where it was seen.
+        seconds: wall time of the steps and of evaluations that choose a model, in seconds.
+        seconds_before: the share of `seconds` that was spent before the run was resumed.
+    """
+
+    epoch: int = 0
+    max_epochs: int = 0
+    log_history: list[dict[str, float]] = field(default_factory=list)
+    best_metric: float | None = None
+    best_epoch: int | None = None
+    seconds: float = 0.0
+    seconds_before: float = 0.0
+
+
+@dataclass
+class TrainControl:
+    """What a callback may ask of the loop."""
+
+    should_training_stop: bool = False
+    should_save: bool = False
+
+
+class Callback:
+    """Does nothing at every event; override what you need.
+
+    Each method is called as `callback.on_...(args, state, control, model=model, **kwargs)`: the objects are this
+    module's `TrainState` and `TrainControl` and the loop's arguments. Time spent in callbacks is not charged to the
+    method.
+    """
+
+    def on_train_begin(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
+        """Before the first epoch."""
+
+    def on_epoch_begin(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
+        """Before each epoch."""
+
+    def on_step_end(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
+        """After each optimiser step."""
+
+    def on_epoch_end(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
+        """After each epoch, its record in `state.log_history[-1]`."""
+
+    def on_evaluate(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
+        """After an evaluation on validation items; its figures are in `kwargs["metrics"]`."""
+
+    def on_save(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
+        """After a checkpoint was written."""
+
+    def on_train_end(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
+        """After the last epoch."""
+
+
+class EarlyStopping(Callback):
+    """Stop when the validation loss has not improved for `patience` evaluations.
+
+    Args:
+        patience: evaluations to wait.
+        min_delta: an improvement smaller than this does not count.
+    """
+
+    def __init__(self, patience: int = 5, min_delta: float = 0.0) -> None:
+        """See the class."""
+        if patience < 1:
+            raise InvalidInputError(f"Expected 'patience' of at least 1 (got {patience})")
+        self.patience, self.min_delta = patience, min_delta
+
+    def on_evaluate(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
+        """Count from the history, so that a resumed run stops where an uninterrupted one does."""
+        losses = [record["val_loss"] for record in state.log_history if "val_loss" in record]
+        best, waited = float("inf"), 0
+        for loss in losses:
+            best, waited = (loss, 0) if loss < best - self.min_delta else (best, waited + 1)
+        control.should_training_stop |= waited >= self.patience

@@ -1,0 +1,64 @@
+"""Wall time and peak memory of a piece of work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class Stopwatch:
+    """Wall time in seconds, with pauses for what is not part of the work (curves, checkpoints, progress)."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        """Start at `seconds`."""
+        self._total, self._since = seconds, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far, pauses left out."""
+        return self._total + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside the block does not count."""
+        self._total, self._since = self.seconds, None
+        try:
+            yield
+        finally:
+            self._since = time.perf_counter()
+
+
+class PeakMemory:
+    """Highest memory in use since it was made, in MiB, or `None` where the system cannot tell.
+
+    On CUDA it is the allocator's peak, on Linux the peak resident set of the process, reset when the measurement
+    starts. (The reset needs a writable `/proc/self/clear_refs`; without it there is no honest figure.)
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        """Start measuring."""
+        self.device = torch.device(device)
+        self._works = True
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        try:
+            _CLEAR.write_text("5")
+        except OSError:
+            self._works = False
+
+    @property
+    def mb(self) -> float | None:
+        """Peak since the start, in MiB."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        if not self._works:
+            return None
+        lines = _STATUS.read_text().splitlines()
+        return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), None)

@@ -1,0 +1,178 @@
+"""THE training loop: base models, retraining and every optimised method run through `fit`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from gunlearn.errors import DivergenceError, InvalidInputError
+from gunlearn.losses import ObjectiveValue
+from gunlearn.methods.callbacks import Callback, TrainControl, TrainState
+from gunlearn.methods.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
+from gunlearn.methods.cost import Stopwatch
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Settings of one run of the loop.
+
+    Args:
+        epochs: number of optimiser steps (a step reads the whole graph, or one batch per part).
+        lr: Adam's learning rate.
+        weight_decay: Adam's L2 penalty.
+        max_grad_norm: clip the gradient's norm; `None` does not clip.
+        eval_every: epochs between evaluations on validation items; `None` never evaluates.
+        keep: `"last"` epoch or `"best"` on the validation loss.
+        progress: show a progress bar.
+        checkpoint_dir: write checkpoints there, and resume from the one that lies there.
+        checkpoint_every: epochs between checkpoints.
+        fingerprint: names the run, so that no other run resumes from its checkpoint.
+    """
+
+    epochs: int
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+    eval_every: int | None = None
+    keep: str = "last"
+    progress: bool = False
+    checkpoint_dir: str | Path | None = None
+    checkpoint_every: int = 50
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        if self.epochs < 0 or self.lr <= 0 or self.weight_decay < 0:
+            raise InvalidInputError(
+                "Expected epochs >= 0, lr > 0 and weight_decay >= 0 "
+                f"(got {self.epochs}, {self.lr} and {self.weight_decay})"
+            )
+        if self.keep not in ("last", "best"):
+            raise InvalidInputError(f"Expected 'keep' to be 'last' or 'best' (got '{self.keep}')")
+        for name in ("eval_every", "checkpoint_every"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InvalidInputError(f"Expected '{name}' of at least 1 (got {getattr(self, name)})")
+
+
+def fit(
+    model: nn.Module,
+    step: Callable[[], ObjectiveValue],
+    args: TrainArguments,
+    callbacks: Sequence[Callback] = (),
+    validate: Callable[[], float] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> TrainState:
+    """Minimise what `step` returns over the parameters of `model`, in place.
+
+    Args:
+        model: the module to train; `step` closes over it.
+        step: evaluates the objective of one step.
+        args: settings.
+        callbacks: told of each event, in order; their time is not counted.
+        validate: loss on validation items, in nats; needed by `eval_every` and `keep="best"`.
+        stop: asked before each step; `True` ends the run.
+
+    Returns:
+        The final state; `state.epoch` is the number of steps taken.
+
+    Raises:
+        DivergenceError: the loss or a parameter is NaN or infinite.
+        CheckpointError: `args.checkpoint_dir` holds another run's checkpoint.
+    """
+    if args.keep == "best" and (validate is None or args.eval_every is None):
+        raise InvalidInputError("Expected validation items and 'eval_every' for keep='best' (got none)")
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
+    optimizer = torch.optim.Adam(parameters, lr=args.lr, weight_decay=args.weight_decay)
+    state, control, best = TrainState(max_epochs=args.epochs), TrainControl(), None
+    if args.checkpoint_dir is not None:
+        saved = load_checkpoint(args.checkpoint_dir, args.fingerprint)
+        if saved is not None:
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+            state, best = saved["state"], saved["best"]
+            state.seconds_before = state.seconds
+    watch = Stopwatch(state.seconds)
+
+    def tell(event: str, **kwargs: object) -> None:
+        if callbacks:
+            state.seconds = watch.seconds
+            with watch.paused():
+                for callback in callbacks:
+                    getattr(callback, event)(args, state, control, model=model, optimizer=optimizer, **kwargs)
+
+    model.train()
+    tell("on_train_begin")
+    bar = tqdm(total=args.epochs, initial=state.epoch, disable=not args.progress, leave=False, unit="epoch")
+    with bar:
+        while state.epoch < args.epochs and not control.should_training_stop and not (stop is not None and stop()):
+            tell("on_epoch_begin")
+            model.train()
+            record = _step(optimizer, parameters, step, args, state.epoch)
+            state.epoch += 1
+            state.log_history.append({"epoch": state.epoch, **record})
+            tell("on_step_end")
+            if validate is not None and args.eval_every and state.epoch % args.eval_every == 0:
+                loss = _validated(model, validate)
+                state.log_history[-1]["val_loss"] = loss
+                if state.best_metric is None or loss < state.best_metric:
+                    state.best_metric, state.best_epoch = loss, state.epoch
+                    best = copy.deepcopy(model.state_dict()) if args.keep == "best" else None
+                tell("on_evaluate", metrics=state.log_history[-1])
+            tell("on_epoch_end")
+            state.seconds = watch.seconds
+            if args.checkpoint_dir is not None and (state.epoch % args.checkpoint_every == 0 or control.should_save):
+                control.should_save = False
+                with watch.paused():
+                    tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
+                    save_checkpoint(args.checkpoint_dir, args.fingerprint, state, tensors)
+                tell("on_save")
+            bar.update()
+            bar.set_postfix(loss=f"{record['loss']:.4f}")
+    if args.keep == "best" and best is not None:
+        model.load_state_dict(best)
+    model.eval()
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise DivergenceError(f"Expected finite parameters (got NaN or infinity in '{name}')")
+    state.seconds = watch.seconds
+    tell("on_train_end")
+    if args.checkpoint_dir is not None:
+        delete_checkpoint(args.checkpoint_dir)
+    return state
+
+
+def _step(
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    step: Callable[[], ObjectiveValue],
+    args: TrainArguments,
+    epoch: int,
+) -> dict[str, float]:
+    optimizer.zero_grad(set_to_none=True)
+    value = step()
+    record = {"loss": float(value.total.detach()), **{name: float(term) for name, term in value.terms.items()}}
+    bad = [name for name, number in record.items() if number != number or number in (float("inf"), float("-inf"))]
+    if bad:
+        raise DivergenceError(f"Expected finite losses (got NaN or infinity in {bad} at epoch {epoch + 1})")
+    value.total.backward()
+    if args.max_grad_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+    optimizer.step()
+    return record
+
+
+@torch.no_grad()
+def _validated(model: nn.Module, validate: Callable[[], float]) -> float:
+    model.eval()
+    loss = validate()
+    if loss != loss:
+        raise DivergenceError("Expected a finite validation loss (got NaN)")
+    return loss

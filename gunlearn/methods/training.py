@@ -1,0 +1,134 @@
+"""Training a model from scratch: base models and the retrained gold standard."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch_geometric.data import Data
+
+from gunlearn.errors import UnsupportedModelError
+from gunlearn.losses import NLL, as_objective
+from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.methods.callbacks import Callback, EarlyStopping, TrainState
+from gunlearn.methods.loop import TrainArguments, fit
+from gunlearn.tasks import Task
+
+
+def train_from_scratch(
+    model: nn.Module,
+    data: Data,
+    task: Task,
+    args: TrainArguments,
+    callbacks: Sequence[Callback] = (),
+) -> TrainState:
+    """Fit `model` in place to all of `data` by its negative log-likelihood, selecting on validation items if there are.
+
+    Args:
+        model: freshly initialised.
+        data: what may be learned from; a forgotten edge must not be in it.
+        task: what the model predicts.
+        args: settings; `keep="best"` falls back to the last epoch where the data holds no validation items.
+        callbacks: told of the loop's events.
+    """
+    objective = as_objective(NLL(on="retain"))
+    parts, held_out = task.training_parts(data), task.validation_items(data)
+
+    def step():
+        items = parts.sample(objective.parts)
+        outputs = task.encode(model, data)
+        return objective({name: task.decode(model, outputs, items[name]) for name in objective.parts})
+
+    def validate() -> float:
+        return float(-task.predict(model, data, held_out).log_prob.mean())
+
+    if held_out is None:
+        args = TrainArguments(**{**args.__dict__, "keep": "last", "eval_every": None})
+    return fit(model, step, args, callbacks, None if held_out is None else validate)
+
+
+def reset_model(model: nn.Module) -> nn.Module:
+    """A copy of `model` with newly drawn weights, through each module's own `reset_parameters`.
+
+    Raises:
+        UnsupportedModelError: a module holds parameters but cannot reset them.
+    """
+    fresh = copy.deepcopy(model)
+    if hasattr(fresh, "reset_parameters"):
+        fresh.reset_parameters()
+        return fresh
+    for name, module in fresh.named_modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+        elif any(True for _ in module.parameters(recurse=False)):
+            raise UnsupportedModelError(
+                f"Expected every module with parameters to have 'reset_parameters' (got '{name or type(module).__name__}' "
+                "without); pass your own training function to retrain this model"
+            )
+    return fresh
+
+
+@dataclass(frozen=True)
+class Retrain(Method):
+    """Train again from new weights without the forgotten data: the gold standard, and its price.
+
+    Args:
+        epochs: as many as the base model had.
+        lr: Adam's learning rate.
+        weight_decay: Adam's L2 penalty.
+        eval_every: epochs between validations; the best on the validation loss is kept.
+        patience: evaluations without improvement before the run stops; `None` runs to the end.
+        train: the caller's own training function `train(data, seed) -> model`, used instead.
+    """
+
+    epochs: int = 2000
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    eval_every: int = 50
+    patience: int | None = None
+    train: Callable[[Data, int], nn.Module] | None = None
+
+    name = "retrain"
+    summary = "train from new weights without the forgotten data"
+    needs = "all retained data"
+    cost = "a whole training"
+
+    def run(self, problem: Problem) -> Outcome:
+        """See `Method.run`."""
+        data = problem.partition.retain_data
+        if self.train is not None:
+            model = self.train(data, problem.seed)
+            if not isinstance(model, nn.Module):
+                raise UnsupportedModelError(f"Expected 'train' to return a torch module (got {type(model).__name__})")
+            return Outcome(model.eval())
+        model = reset_model(problem.model).requires_grad_()
+        args = TrainArguments(
+            self.epochs,
+            self.lr,
+            self.weight_decay,
+            eval_every=self.eval_every,
+            keep="best",
+            progress=problem.progress,
+            checkpoint_dir=problem.checkpoint_dir,
+            fingerprint=problem.fingerprint,
+        )
+        extra = [] if self.patience is None else [EarlyStopping(self.patience)]
+        state = train_from_scratch(model, data, problem.task, args, [*problem.callbacks, *extra])
+        return Outcome(model, state)
+
+
+def seeded_init(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a model under its own seed, the caller's random state untouched."""
+    from gunlearn.seed import isolated_rng
+
+    with isolated_rng(seed):
+        return build()
+
+
+def on_device(data: Data, device: torch.device | str) -> Data:
+    """A copy of `data` on `device`; the same object where it is there already."""
+    return data if data.edge_index.device == torch.device(device) else copy.copy(data).to(device)

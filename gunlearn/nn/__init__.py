@@ -1,0 +1,22 @@
+"""Graph layers, kernels, and the means to attach to anybody's model."""
+
+from gunlearn.nn.attach import after_layer, message_passing_layers, removed_edges, scaled_messages
+from gunlearn.nn.backbones import GCN
+from gunlearn.nn.influence_conv import InfluenceAwareConv, MessageScale, influence_scale
+from gunlearn.nn.sparse import EdgePattern, SparseMatrix, gather_inner_product, sparse_features, sparse_matrix
+
+__all__ = [
+    "GCN",
+    "EdgePattern",
+    "InfluenceAwareConv",
+    "MessageScale",
+    "SparseMatrix",
+    "after_layer",
+    "gather_inner_product",
+    "influence_scale",
+    "message_passing_layers",
+    "removed_edges",
+    "scaled_messages",
+    "sparse_features",
+    "sparse_matrix",
+]

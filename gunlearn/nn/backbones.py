@@ -1,0 +1,51 @@
+"""Models the command line trains; a user brings their own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.nn.influence_conv import InfluenceAwareConv
+from gunlearn.nn.sparse import sparse_features
+
+
+class GCN(nn.Module):
+    """Stack of graph convolutions with ReLU between, the encoder of the edge-unlearning literature (128-64).
+
+    Args:
+        in_channels: number of input features.
+        hidden_channels: size of the hidden layers.
+        out_channels: size of the embeddings.
+        num_layers: number of convolutions.
+        dropout: probability, after each ReLU.
+
+    Shapes: `x` `[num_nodes, in_channels]`, `edge_index` `[2, num_edges]`; output `[num_nodes, out_channels]`.
+    Bag-of-words features run through a sparse product by themselves.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int = 128,
+        out_channels: int = 64,
+        num_layers: int = 2,
+        dropout: float = 0.0,
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        sizes = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
+        self.convs = nn.ModuleList(InfluenceAwareConv(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.dropout = dropout
+
+    def reset_parameters(self) -> None:
+        """Draw new weights."""
+        for conv in self.convs:
+            conv.reset_parameters()
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
+        """Node embeddings; see the class for shapes."""
+        h = sparse_features(x)
+        h = x if h is None else h
+        for conv in self.convs[:-1]:
+            h = torch.dropout(conv(h, edge_index, edge_weight).relu(), self.dropout, self.training)
+        return self.convs[-1](h, edge_index, edge_weight)

@@ -1,0 +1,37 @@
+"""Values derived from a tensor, computed once and forgotten together with the tensor.
+
+Normalised adjacencies and sparse copies of features cost more than one training step. They are kept here, keyed by the
+tensor object itself (weakly) and its version counter: an in-place edit or a new tensor always recomputes, and nothing is
+stored on a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+T = TypeVar("T")
+_MEMO: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def memo(tensor: Tensor, tag: Any, build: Callable[[], T], store: WeakTensorKeyDictionary = _MEMO) -> T:
+    """Return `build()` for `tensor`, from memory if this very tensor has not changed since.
+
+    Args:
+        tensor: what the value is derived from.
+        tag: hashable; tells apart several values derived from one tensor.
+        build: makes the value; it must not keep a strong reference to `tensor`, else the tensor is never freed.
+        store: where values are kept; one for the whole process unless the caller has a shorter-lived one.
+    """
+    if tensor.is_inference():  # inference tensors have no version counter
+        return build()
+    version, values = store.get(tensor, (None, None))
+    if version != tensor._version:
+        values = {}
+        store[tensor] = (tensor._version, values)
+    if tag not in values:
+        values[tag] = build()
+    return values[tag]

@@ -1,0 +1,27 @@
+"""Tasks: what a model predicts, item by item."""
+
+from __future__ import annotations
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.tasks.base import Parts, Task
+from gunlearn.tasks.classification import ImageClassification
+from gunlearn.tasks.link_prediction import LinkPrediction
+from gunlearn.tasks.negatives import NegativeSampler
+from gunlearn.tasks.splits import link_split
+
+TASKS = {task.name: task for task in (LinkPrediction, ImageClassification)}
+
+__all__ = ["TASKS", "ImageClassification", "LinkPrediction", "NegativeSampler", "Parts", "Task", "as_task", "link_split"]
+
+
+def as_task(task: str | Task) -> Task:
+    """A task from its name or from itself.
+
+    Raises:
+        InvalidInputError: an unknown name.
+    """
+    if isinstance(task, Task):
+        return task
+    if task not in TASKS:
+        raise InvalidInputError(f"Expected a task among {sorted(TASKS)} or a Task object (got {task!r})")
+    return TASKS[task]()

@@ -1,0 +1,72 @@
+"""What a task is: it says what a model predicts, item by item, and which items each part of a problem holds."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from gunlearn.losses import Prediction
+
+
+class Parts(ABC):
+    """The items of each part ("forget", "retain", ...) of one problem, drawn anew at each step where they are random.
+
+    Attributes:
+        names: the parts that can be asked for, with what they hold.
+        data: what the model reads (the message graph, for a graph task).
+    """
+
+    names: ClassVar[dict[str, str]]
+    data: Data
+
+    @abstractmethod
+    def sample(self, names: Collection[str]) -> dict[str, Any]:
+        """Items of the named parts for one step; randomness comes from torch's global generator."""
+
+
+class Task(ABC):
+    """Turns a model's outputs into a `Prediction` per item.
+
+    A graph model computes all its outputs in one pass (`encode`) from which the items of several parts are read
+    (`decode`); where items are independent (images, texts), `encode` does nothing and `decode` runs the model.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+
+    def encode(self, model: nn.Module, data: Data) -> Any:
+        """One pass over `data`, shared by every part; `None` where there is nothing to share."""
+        return None
+
+    @abstractmethod
+    def decode(self, model: nn.Module, outputs: Any, items: Any) -> Prediction:
+        """Prediction for `items`, from what `encode` returned."""
+
+    def predict(self, model: nn.Module, data: Data, items: Any) -> Prediction:
+        """`decode` after `encode`."""
+        return self.decode(model, self.encode(model, data), items)
+
+    @abstractmethod
+    def parts(self, partition: Any, message_graph: str = "retain") -> Parts:
+        """Parts of an unlearning problem.
+
+        Args:
+            partition: what a request resolved to.
+            message_graph: `"retain"` or `"full"`: the graph the model reads while unlearning.
+        """
+
+    @abstractmethod
+    def training_parts(self, data: Data) -> Parts:
+        """Parts for training a model on all of `data`; only `"retain"` and its kin can be asked for."""
+
+    @abstractmethod
+    def validation_items(self, data: Data) -> Any | None:
+        """Held-out items to select a base model on, `None` where there are none; never test items."""
+
+    def scores(self, model: nn.Module, data: Data, items: Any) -> Tensor:
+        """Probability of each item's own label `[num_items]`, for metrics."""
+        return self.predict(model, data, items).log_prob.exp()

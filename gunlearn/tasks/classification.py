@@ -1,0 +1,89 @@
+"""Classification of independent items: the proof that nothing in losses and loop is bound to graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+from torch_geometric.data import Data
+
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.losses import Prediction
+from gunlearn.tasks.base import Parts, Task
+
+
+@dataclass(frozen=True)
+class ArrayItems:
+    """Inputs `[num_items, ...]` and integer labels `[num_items]`."""
+
+    x: Tensor
+    y: Tensor
+    fixed: bool = True
+
+
+class ArrayParts(Parts):
+    """Parts of a classification problem over the rows of an array."""
+
+    names = {"forget": "the items to forget", "retain": "the remaining training items (a fresh batch where limited)"}
+
+    def __init__(self, data: Data, forget_mask: Tensor, retain_mask: Tensor, batch_size: int | None) -> None:
+        """Masks `[num_items]` over the rows of `data.x`."""
+        self.data, self.batch_size = data, batch_size
+        self.index = {"forget": forget_mask.nonzero().view(-1), "retain": retain_mask.nonzero().view(-1)}
+
+    def sample(self, names: Collection[str]) -> dict[str, ArrayItems]:
+        """See `Parts.sample`."""
+        unknown = sorted(set(names) - set(self.names))
+        if unknown:
+            raise InvalidInputError(f"Expected parts among {list(self.names)} (got {unknown})")
+        out = {}
+        for name in names:
+            index, fixed = self.index[name], True
+            if name == "retain" and self.batch_size is not None and self.batch_size < index.numel():
+                index, fixed = index[torch.randperm(index.numel())[: self.batch_size]], False
+            out[name] = ArrayItems(self.data.x[index], self.data.y[index], fixed)
+        return out
+
+
+class ImageClassification(Task):
+    """Each row of `data.x` is an item of class `data.y`; the model is called as `model(x)` and returns logits.
+
+    Args:
+        batch_size: number of retained items per step; `None` takes all.
+
+    Raises:
+        UnsupportedModelError: the model does not return `[num_items, num_classes]`.
+    """
+
+    name = "image_classification"
+    summary = "which class is this item?"
+
+    def __init__(self, batch_size: int | None = None) -> None:
+        """See the class."""
+        self.batch_size = batch_size
+
+    def decode(self, model: nn.Module, outputs: None, items: ArrayItems) -> Prediction:
+        """Categorical prediction of each item."""
+        logits = model(items.x)
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.size(0) != items.x.size(0):
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise UnsupportedModelError(f"Expected logits of shape [{items.x.size(0)}, num_classes] (got {got})")
+        log_prob = log_softmax(logits, dim=-1).gather(1, items.y.view(-1, 1)).view(-1)
+        return Prediction(log_prob=log_prob, logits=logits)
+
+    def parts(self, partition: Any, message_graph: str = "retain") -> ArrayParts:
+        """See `Task.parts`; there is no graph to choose."""
+        return ArrayParts(partition.data, partition.forget_mask, partition.retain_mask, self.batch_size)
+
+    def training_parts(self, data: Data) -> ArrayParts:
+        """All training rows (`data.train_mask`, else every row) are retained."""
+        mask = data.train_mask if "train_mask" in data else torch.ones(data.x.size(0), dtype=torch.bool)
+        return ArrayParts(data, torch.zeros_like(mask), mask, self.batch_size)
+
+    def validation_items(self, data: Data) -> ArrayItems | None:
+        """Rows of `data.val_mask`."""
+        return ArrayItems(data.x[data.val_mask], data.y[data.val_mask]) if "val_mask" in data else None

@@ -1,0 +1,182 @@
+"""Link prediction: an item is a node pair, its label says whether it is an edge."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+from torch_geometric.data import Data
+from torch_geometric.utils import is_undirected
+
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.losses import Prediction
+from gunlearn.nn.sparse import EdgePattern
+from gunlearn.tasks.base import Parts, Task
+from gunlearn.tasks.negatives import NegativeSampler
+
+
+@dataclass(frozen=True)
+class EdgeItems:
+    """Node pairs with labels.
+
+    Args:
+        chunks: patterns of pairs; their pairs follow each other.
+        label: 1 for an edge, 0 for none, `[num_items]`.
+        fixed: the same at every step, so that a reference prediction of them can be kept.
+        embeddings: predictions carry the end points' embeddings `[num_items, 2, dim]`.
+    """
+
+    chunks: tuple[EdgePattern, ...]
+    label: Tensor
+    fixed: bool = True
+    embeddings: bool = False
+
+    @property
+    def edge_label_index(self) -> Tensor:
+        """All pairs, `[2, num_items]`."""
+        return torch.cat([chunk.edge_index for chunk in self.chunks], dim=1)
+
+
+class EdgeParts(Parts):
+    """Parts of a link prediction problem; see `names`."""
+
+    names = {
+        "forget": "the edges to forget, labelled 1, with the embeddings of their end points",
+        "retain": "every retained edge, labelled 1, and as many fresh negatives, labelled 0",
+        "retain_edges": "every retained edge, labelled 1",
+        "non_edges": "fresh random pairs that are no edges, as many as retained edges, labelled 0",
+    }
+
+    def __init__(self, data: Data, forget: Tensor | None, retain: Tensor, known: Tensor, negatives: str) -> None:
+        """`known` `[2, num_columns]` are the edges that negatives avoid."""
+        self.data, self.num_nodes = data, data.num_nodes
+        self.sampler = NegativeSampler(known, self.num_nodes, avoid_edges=negatives == "non_edges")
+        self._fixed = {"retain_edges": self._items(retain, 1.0)}
+        if forget is not None:
+            self._fixed["forget"] = self._items(forget, 1.0, embeddings=True)
+
+    def _items(self, edge_index: Tensor, label: float, **options: bool) -> EdgeItems:
+        pattern = EdgePattern(edge_index, self.num_nodes)
+        return EdgeItems((pattern,), torch.full((edge_index.size(1),), label, device=edge_index.device), **options)
+
+    def sample(self, names: Collection[str]) -> dict[str, EdgeItems]:
+        """See `Parts.sample`."""
+        out, fresh = {}, None
+        for name in names:
+            if name in self._fixed:
+                out[name] = self._fixed[name]
+            elif name in self.names and name != "forget":
+                edges = self._fixed["retain_edges"]
+                if fresh is None:
+                    fresh = self._items(self.sampler.sample(edges.label.numel()), 0.0, fixed=False)
+                both = EdgeItems(edges.chunks + fresh.chunks, torch.cat([edges.label, fresh.label]), fixed=False)
+                out[name] = fresh if name == "non_edges" else both
+            else:
+                known = [n for n in self.names if n in self._fixed or n != "forget"]
+                raise InvalidInputError(f"Expected a part among {known} (got '{name}')")
+        return out
+
+
+class LinkPrediction(Task):
+    """Scores node pairs by the model's own `decode(z, edge_label_index)`, else by the inner product of embeddings.
+
+    The model is called as `model(x, edge_index)` (or `model.encode`), with `edge_weight` and `edge_attr` too where its
+    signature names them and the data has them, and returns node embeddings `[num_nodes, dim]`.
+
+    Args:
+        negatives: `"non_edges"` (uniform pairs that are no training edges) or `"uniform"` (any pairs).
+
+    Raises:
+        UnsupportedModelError: the model does not return one finite-sized floating point row per node.
+    """
+
+    name = "link_prediction"
+    summary = "is this node pair an edge?"
+
+    def __init__(self, negatives: str = "non_edges") -> None:
+        """See the class."""
+        if negatives not in ("non_edges", "uniform"):
+            raise InvalidInputError(f"Expected 'negatives' to be 'non_edges' or 'uniform' (got '{negatives}')")
+        self.negatives = negatives
+
+    def encode(self, model: nn.Module, data: Data) -> Tensor:
+        """Node embeddings `[num_nodes, dim]`."""
+        function = model.encode if hasattr(model, "encode") else model
+        optional = {key: data[key] for key in _accepted(model) if key in data and data[key] is not None}
+        z = function(data.x, data.edge_index, **optional)
+        if not isinstance(z, Tensor) or z.dim() != 2 or z.size(0) != data.num_nodes or not z.is_floating_point():
+            got = f"{tuple(z.shape)} of {z.dtype}" if isinstance(z, Tensor) else type(z).__name__
+            raise UnsupportedModelError(
+                f"Expected the model to return embeddings of shape [{data.num_nodes}, dim] (got {got})"
+            )
+        return z
+
+    def decode(self, model: nn.Module, outputs: Tensor, items: EdgeItems) -> Prediction:
+        """Bernoulli prediction of each pair; `logits` `[num_items]` are the scores."""
+        if hasattr(model, "decode"):
+            score = model.decode(outputs, items.edge_label_index)
+            if not isinstance(score, Tensor) or score.numel() != items.label.numel():
+                got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+                raise UnsupportedModelError(f"Expected 'decode' to score {items.label.numel()} pairs (got {got})")
+            score = score.reshape(-1)
+        else:
+            score = torch.cat([chunk.inner_product(outputs) for chunk in items.chunks])
+        sign = 2 * items.label - 1
+        ends = outputs[items.edge_label_index.t()] if items.embeddings else None
+        return Prediction(log_prob=logsigmoid(sign * score), logits=score, embeddings=ends)
+
+    def parts(self, partition: Any, message_graph: str = "retain") -> EdgeParts:
+        """See `Task.parts`."""
+        if message_graph not in ("retain", "full"):
+            raise InvalidInputError(f"Expected 'message_graph' to be 'retain' or 'full' (got '{message_graph}')")
+        data = partition.retain_data if message_graph == "retain" else partition.data
+        known = partition.data.edge_index  # a forgotten edge is not offered as a negative either
+        return EdgeParts(data, partition.forget_edge_index, partition.retain_edge_index, known, self.negatives)
+
+    def training_parts(self, data: Data) -> EdgeParts:
+        """See `Task.training_parts`; negatives avoid the edges of `data` alone."""
+        return EdgeParts(data, None, one_direction(data), data.edge_index, self.negatives)
+
+    def validation_items(self, data: Data) -> EdgeItems | None:
+        """Validation edges and their negatives, where the data holds a split."""
+        return self.held_out_items(data, "val")
+
+    def held_out_items(self, data: Data, part: str) -> EdgeItems | None:
+        """Held-out edges (label 1) and their negatives (label 0).
+
+        Args:
+            data: with `{part}_pos_edge_index` and `{part}_neg_edge_index`.
+            part: `"val"` or `"test"`.
+        """
+        keys = f"{part}_pos_edge_index", f"{part}_neg_edge_index"
+        if any(key not in data for key in keys):
+            return None
+        pos, neg = (data[key] for key in keys)
+        label = torch.cat([torch.ones(pos.size(1)), torch.zeros(neg.size(1))]).to(pos.device)
+        return EdgeItems((EdgePattern(torch.cat([pos, neg], dim=1), data.num_nodes),), label)
+
+    def edge_items(self, data: Data, edge_index: Tensor) -> EdgeItems:
+        """Any pairs as items labelled 1, for metrics."""
+        label = torch.ones(edge_index.size(1), device=edge_index.device)
+        return EdgeItems((EdgePattern(edge_index, data.num_nodes),), label)
+
+
+def one_direction(data: Data) -> Tensor:
+    """One column per distinct edge: `row <= col` where the graph is undirected, every distinct column elsewhere."""
+    row, col = data.edge_index
+    if is_undirected(data.edge_index, num_nodes=data.num_nodes):
+        keep = row <= col
+        row, col = row[keep], col[keep]
+    key = (row * data.num_nodes + col).unique()
+    return torch.stack([key // data.num_nodes, key % data.num_nodes])
+
+
+def _accepted(model: nn.Module) -> list[str]:
+    function = model.encode if hasattr(model, "encode") else model.forward
+    names = inspect.signature(function).parameters
+    return [key for key in ("edge_weight", "edge_attr") if key in names]

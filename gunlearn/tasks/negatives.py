@@ -1,0 +1,60 @@
+"""Random node pairs that stand for absent edges."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.nn.sparse import sort
+
+
+class NegativeSampler:
+    """Uniform ordered node pairs `u != v`, without known edges unless told otherwise.
+
+    Args:
+        edge_index: known edges `[2, num_edges]`, refused in the directions given.
+        num_nodes: number of nodes.
+        avoid_edges: `False` gives uniform pairs, whether they are edges or not.
+
+    Raises:
+        InvalidInputError: fewer than two nodes, or hardly any non-edge to find.
+    """
+
+    def __init__(self, edge_index: Tensor, num_nodes: int, avoid_edges: bool = True) -> None:
+        """See the class."""
+        if num_nodes < 2:
+            raise InvalidInputError(f"Expected at least 2 nodes to draw pairs from (got {num_nodes})")
+        self.num_nodes, self.device = num_nodes, edge_index.device
+        self.known = (edge_index[0] * num_nodes + edge_index[1]).unique() if avoid_edges else None
+        if self.known is not None:
+            loops = int((self.known // num_nodes == self.known % num_nodes).sum())
+            if self.known.numel() - loops >= num_nodes * (num_nodes - 1):
+                raise InvalidInputError("Expected a graph with absent edges to draw from (got a complete graph)")
+
+    def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw `[2, num_samples]` pairs in the order of their rows; pairs may repeat.
+
+        Args:
+            num_samples: how many.
+            generator: source of randomness, torch's global one by default.
+        """
+        key = self._draw(num_samples, generator)
+        while True:  # replace what was refused, until nothing is
+            key = sort(key)  # sorted queries are found faster, and the pairs' CSR pattern needs this order anyway
+            refused = self._refused(key)
+            count = int(refused.sum())
+            if count == 0:
+                return torch.stack([key // self.num_nodes, key % self.num_nodes])
+            key = torch.cat([key[~refused], self._draw(count, generator)])
+
+    def _draw(self, size: int, generator: torch.Generator | None) -> Tensor:
+        u, v = torch.randint(self.num_nodes, (2, size), generator=generator, device=self.device)
+        return u * self.num_nodes + v
+
+    def _refused(self, key: Tensor) -> Tensor:
+        refused = key % (self.num_nodes + 1) == 0  # u * n + u
+        if self.known is not None and self.known.numel():
+            slot = torch.searchsorted(self.known, key).clamp_(max=self.known.numel() - 1)
+            refused |= self.known[slot] == key
+        return refused

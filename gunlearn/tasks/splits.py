@@ -1,0 +1,86 @@
+"""Splits of a graph's edges into training, validation and test sets."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.utils import coalesce, is_undirected, negative_sampling, to_undirected
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks.negatives import NegativeSampler
+
+PROTOCOLS = ("random", "inpo")
+
+
+def link_split(
+    data: Data, val_ratio: float = 0.05, test_ratio: float = 0.05, seed: int = 0, protocol: str = "random"
+) -> Data:
+    """Hold out edges for validation and test; the rest is the training graph, for messages and supervision alike.
+
+    Args:
+        data: the whole graph. Undirected graphs are split by undirected edges, directed ones by directed edges.
+        val_ratio: share of the edges held out for validation.
+        test_ratio: share held out for test.
+        seed: of the permutation and of the held-out negatives.
+        protocol: `"random"` draws held-out negatives among pairs that are no edge of the whole graph. `"inpo"` repeats
+            the official INPO code to the bit: self-loops ignored, negatives that avoid only their own positives.
+
+    Returns:
+        A new `Data` with `edge_index` `[2, num_train_columns]` (both directions where undirected) and, one column per
+        edge, `train_pos_edge_index`, `val_pos_edge_index`, `val_neg_edge_index`, `test_pos_edge_index`,
+        `test_neg_edge_index`. The input is left as it is.
+
+    Raises:
+        InvalidInputError: unknown protocol, bad ratios, too few edges, already split data.
+    """
+    if protocol not in PROTOCOLS:
+        raise InvalidInputError(f"Expected 'protocol' to be one of {PROTOCOLS} (got '{protocol}')")
+    if val_ratio < 0 or test_ratio < 0 or val_ratio + test_ratio >= 1:
+        raise InvalidInputError(f"Expected held-out ratios that leave training edges (got {val_ratio}, {test_ratio})")
+    if "test_pos_edge_index" in data:
+        raise InvalidInputError("Expected a whole graph (got data that already holds a link split)")
+    undirected = is_undirected(data.edge_index, num_nodes=data.num_nodes)
+    edges = coalesce(data.edge_index, num_nodes=data.num_nodes)
+    row, col = edges
+    edges = edges[:, row < col] if undirected else edges[:, row != col]
+    num_val, num_test = math.floor(val_ratio * edges.size(1)), math.floor(test_ratio * edges.size(1))
+    if not (edges.size(1) - num_val - num_test > 0 and num_test > 0 and num_val > 0):
+        raise InvalidInputError(f"Expected enough edges to hold out {val_ratio} and {test_ratio} (got {edges.size(1)})")
+
+    with isolated_rng(seed):
+        perm = torch.randperm(edges.size(1))
+        test, val = edges[:, perm[:num_test]], edges[:, perm[num_test : num_test + num_val]]
+        train = edges[:, perm[num_test + num_val :]]
+        if protocol == "inpo":
+            test_neg, val_neg = (
+                negative_sampling(pos, num_nodes=data.num_nodes, num_neg_samples=pos.size(1)) for pos in (test, val)
+            )
+        else:
+            sampler = NegativeSampler(data.edge_index, data.num_nodes)
+            test_neg, val_neg = sampler.sample(num_test), sampler.sample(num_val)
+
+    out = _with_training_edges(data, train, undirected)
+    out.train_pos_edge_index = train
+    out.val_pos_edge_index, out.val_neg_edge_index = val, val_neg
+    out.test_pos_edge_index, out.test_neg_edge_index = test, test_neg
+    return out
+
+
+def _with_training_edges(data: Data, train: Tensor, undirected: bool) -> Data:
+    out = Data(**{key: data[key] for key in data.keys() if not data.is_edge_attr(key)})  # noqa: SIM118 - PyG's `keys`
+    out.num_nodes = data.num_nodes
+    attributes = [key for key in data.keys() if data.is_edge_attr(key) and key != "edge_index"]  # noqa: SIM118
+    if not attributes:
+        out.edge_index = to_undirected(train, num_nodes=data.num_nodes) if undirected else train
+        return out
+    row, col = data.edge_index  # with attributes the columns keep their order and their values
+    first, second = (torch.minimum(row, col), torch.maximum(row, col)) if undirected else (row, col)
+    keep = torch.isin(first * data.num_nodes + second, train[0] * data.num_nodes + train[1])
+    out.edge_index = data.edge_index[:, keep]
+    for key in attributes:
+        out[key] = data[key][keep]
+    return out
