@@ -1,0 +1,45 @@
+"""The loss layer, for any model: losses per item that compose into objectives.
+
+Knows torch alone. A loss reads `Prediction` objects (log-likelihoods, logits, embeddings), whoever made them:
+
+    >>> from gunlearn.losses import NLL, NPO, TopologicalEntropy
+    >>> NPO(beta=5) + 1.0 * NLL(on="retain") + 0.5 * TopologicalEntropy()
+    NPO(beta=5) + 1.0 * NLL(on='retain') + 0.5 * TopologicalEntropy()
+"""
+
+from __future__ import annotations
+
+from gunlearn.losses import functional
+from gunlearn.losses.base import Loss
+from gunlearn.losses.entropy import TopologicalEntropy
+from gunlearn.losses.likelihood import NLL, GradientAscent, SigmoidNLL
+from gunlearn.losses.objective import Objective, ObjectiveValue, as_objective
+from gunlearn.losses.prediction import Prediction
+from gunlearn.losses.preference import NPO
+from gunlearn.losses.reduction import reduce_values
+from gunlearn.losses.reference import KLToReference, MSEToReference
+
+__all__ = [
+    "LOSSES",
+    "NLL",
+    "NPO",
+    "GradientAscent",
+    "KLToReference",
+    "Loss",
+    "MSEToReference",
+    "Objective",
+    "ObjectiveValue",
+    "Prediction",
+    "SigmoidNLL",
+    "TopologicalEntropy",
+    "as_objective",
+    "functional",
+    "reduce_values",
+]
+
+#: Every public loss by its name.
+LOSSES: dict[str, type[Loss]] = {
+    value.name: value
+    for value in list(globals().values())
+    if isinstance(value, type) and issubclass(value, Loss) and value is not Loss
+}

@@ -1,0 +1,160 @@
+"""Weighted sums of losses that compose with `+`, `-` and `*`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.losses.checks import check_number
+from gunlearn.losses.prediction import Prediction
+
+if TYPE_CHECKING:
+    from gunlearn.losses.base import Loss
+
+
+class Composable:
+    """The algebra that a loss and an objective share: both are sums of weighted losses."""
+
+    terms: tuple[tuple[float, Loss], ...]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts whose current predictions are needed, in order of first use."""
+        return tuple(dict.fromkeys(loss.on for _, loss in self.terms))
+
+    @property
+    def reference_parts(self) -> tuple[str, ...]:
+        """Names of the parts whose reference predictions are needed, in order of first use."""
+        return tuple(dict.fromkeys(loss.on for _, loss in self.terms if loss.needs_reference))
+
+    def __add__(self, other: object) -> Objective:
+        """The sum of two losses or objectives."""
+        return Objective(self.terms + other.terms) if isinstance(other, Composable) else NotImplemented
+
+    def __radd__(self, other: object) -> Objective:
+        """Zero plus a loss is that loss, so that `sum([...])` works."""
+        return Objective(self.terms) if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __sub__(self, other: object) -> Objective:
+        """The difference of two losses or objectives."""
+        return self + -other if isinstance(other, Composable) else NotImplemented
+
+    def __neg__(self) -> Objective:
+        """All weights with the opposite sign."""
+        return -1.0 * self
+
+    def __mul__(self, weight: object) -> Objective:
+        """All weights times a number; tensors are refused, a weight that is learned is no constant of an objective."""
+        if not isinstance(weight, Real) or isinstance(weight, bool):
+            return NotImplemented
+        return Objective(tuple((float(weight) * w, loss) for w, loss in self.terms))
+
+    __rmul__ = __mul__
+
+
+@dataclass(frozen=True)
+class ObjectiveValue:
+    """What an objective is worth at one point.
+
+    Args:
+        total: the weighted sum, a differentiable scalar.
+        terms: each loss's own value by its label (`"npo(forget)"`), unweighted and detached.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+@dataclass(frozen=True, repr=False)
+class Objective(Composable):
+    """A weighted sum of losses, each on its own part of the data.
+
+    Args:
+        terms: pairs of weight and loss. Weights may be negative (gradient difference), not NaN or infinite.
+
+    Raises:
+        InvalidInputError: no terms, a weight that is not finite, or a loss with `reduction="none"`.
+        InvalidTypeError: a term that is no loss.
+
+    Example:
+        >>> from gunlearn.losses import NLL, NPO
+        >>> objective = NPO(beta=5) + 0.5 * NLL(on="retain")
+        >>> objective
+        NPO(beta=5) + 0.5 * NLL(on='retain')
+        >>> objective.parts, objective.reference_parts
+        (('forget', 'retain'), ('forget',))
+    """
+
+    terms: tuple[tuple[float, Loss], ...]
+
+    def __post_init__(self) -> None:
+        """Check weights and terms."""
+        if not self.terms:
+            raise InvalidInputError("Expected an objective with at least one loss (got none)")
+        for weight, loss in self.terms:
+            if not isinstance(loss, Composable) or isinstance(loss, Objective):
+                raise InvalidTypeError(f"Expected a Loss in an objective (got {type(loss).__name__})")
+            check_number(f"weight of {loss!r}", weight)
+            if loss.reduction == "none":
+                raise InvalidInputError(f"Expected a loss that reduces to one number (got {loss!r})")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """One label per term, unique: a repeated one gets the suffix `#2`, `#3`, ..."""
+        seen: dict[str, int] = {}
+        labels = []
+        for _, loss in self.terms:
+            seen[loss.label] = count = seen.get(loss.label, 0) + 1
+            labels.append(loss.label if count == 1 else f"{loss.label}#{count}")
+        return tuple(labels)
+
+    def __call__(
+        self,
+        current: Prediction | Mapping[str, Prediction],
+        reference: Prediction | Mapping[str, Prediction] | None = None,
+    ) -> ObjectiveValue:
+        """Evaluate all terms.
+
+        Args:
+            current: predictions of the current model by part; a bare prediction serves an objective of one part.
+            reference: predictions of the reference model by part, for `reference_parts`.
+
+        Returns:
+            The total and the single terms. A total of NaN or infinity is handed on: the training loop refuses it.
+
+        Raises:
+            InvalidInputError: a part or a field is missing, or shapes disagree.
+        """
+        for given, needed in ((current, self.parts), (reference, self.reference_parts)):
+            if isinstance(given, Prediction) and len(needed) > 1:
+                raise InvalidInputError(f"Expected a mapping with the parts {', '.join(needed)} (got one Prediction)")
+        values = [loss(current, reference) for _, loss in self.terms]
+        total = sum(weight * value for (weight, _), value in zip(self.terms, values, strict=True))
+        return ObjectiveValue(total, {k: v.detach() for k, v in zip(self.labels, values, strict=True)})
+
+    def __repr__(self) -> str:
+        """The expression that builds this objective; a leading weight of 1 is left out."""
+        texts = [f"{weight!r} * {loss!r}" for weight, loss in self.terms]
+        # A lone loss keeps its weight: without it the text would read as a Loss, not as an Objective.
+        return " + ".join(texts).removeprefix("1.0 * ") if len(texts) > 1 else texts[0]
+
+
+def as_objective(value: Loss | Objective) -> Objective:
+    """A loss as an objective of one term; an objective as it is.
+
+    Raises:
+        InvalidTypeError: `value` is neither.
+
+    Example:
+        >>> from gunlearn.losses import NLL, as_objective
+        >>> as_objective(NLL(on="retain")).parts
+        ('retain',)
+    """
+    if not isinstance(value, Composable):
+        raise InvalidTypeError(f"Expected a Loss or an Objective (got {type(value).__name__})")
+    return value if isinstance(value, Objective) else Objective(value.terms)

@@ -1,0 +1,106 @@
+"""What a model says about a set of items: the one currency between tasks and losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from gunlearn.errors import InvalidInputError, InvalidTypeError
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity: tensors have no single truth value
+class Prediction:
+    """Per-item outputs of a model; an item is an edge, a node, an image, a token sequence.
+
+    Args:
+        log_prob: log-likelihood of each item's own label, in nats: `[num_items]` or `[num_items, num_tokens]`.
+        logits: unnormalised scores: `[num_items]` (Bernoulli), `[num_items, num_classes]` or
+            `[num_items, num_tokens, num_classes]`.
+        embeddings: hidden representations, `[num_items, ..., dim]` (an edge has two: `[num_items, 2, dim]`); where
+            `log_prob` is per token and the sizes fit, `[num_items, num_tokens, dim]` is one embedding per token.
+        mask: boolean, shaped like `log_prob`; `False` entries take no part in any loss (exactly zero gradient).
+        weight: multiplies each item's loss value: a number, `[num_items]` or broadcastable to `log_prob`; it does
+            not enter the denominator of a mean.
+
+    Raises:
+        InvalidInputError: the leading shapes disagree.
+        InvalidTypeError: the mask is not boolean.
+
+    Example:
+        >>> import torch
+        >>> prediction = Prediction(log_prob=torch.tensor([0.5, 0.25]).log(), mask=torch.tensor([True, False]))
+        >>> prediction.num_items
+        2
+    """
+
+    log_prob: Tensor
+    logits: Tensor | None = None
+    embeddings: Tensor | None = None
+    mask: Tensor | None = None
+    weight: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check that all fields describe the same items."""
+        shape = self.log_prob.shape
+        if not shape:
+            raise InvalidInputError("Expected 'log_prob' to hold one value per item (got a single number)")
+        for name in ("logits", "embeddings"):
+            value = getattr(self, name)
+            if value is not None and value.shape[:1] != shape[:1]:
+                raise InvalidInputError(
+                    f"Expected '{name}' to describe {tuple(shape[:1])} items (got {tuple(value.shape)})"
+                )
+        if self.mask is not None and self.mask.shape != shape:
+            raise InvalidInputError(
+                f"Expected 'mask' to have the shape of 'log_prob' {tuple(shape)} (got {tuple(self.mask.shape)})"
+            )
+        if self.mask is not None and self.mask.dtype != torch.bool:
+            raise InvalidTypeError(f"Expected 'mask' to be boolean (got {self.mask.dtype})")
+
+    @property
+    def num_items(self) -> int:
+        """Number of items, the size of the first dimension."""
+        return self.log_prob.size(0)
+
+    def item_dims(self, name: str) -> int:
+        """How many leading dimensions of the field `name` count values: those of `log_prob` where they fit, else 1.
+
+        Per-token log-probabilities `[num_items, num_tokens]` may come with embeddings per token (2) or per item (1).
+        """
+        value, shape = getattr(self, name), self.log_prob.shape
+        # The last dimension of embeddings is never an index, even where its size happens to equal num_tokens.
+        room = value.dim() - (name == "embeddings")
+        return len(shape) if room >= len(shape) and value.shape[: len(shape)] == shape else 1
+
+    def fill_masked(self, mask: Tensor | None = None, names: Iterable[str] = ("logits", "embeddings")) -> Prediction:
+        """Put zeros where `mask` (default: the prediction's own) is `False`, in `log_prob` and the fields `names`.
+
+        The inputs of a loss must be clean before the loss sees them: a `where` on its values alone would still
+        multiply a zero gradient with an infinite derivative, which is NaN.
+        """
+        mask = self.mask if mask is None else mask
+        if mask is None:
+            return self
+        filled = {}
+        for name in {"log_prob", *names}:
+            value = getattr(self, name)
+            if value is not None:
+                keep = mask.flatten(1).any(1) if self.item_dims(name) < mask.dim() else mask
+                filled[name] = torch.where(keep.reshape(keep.shape + (1,) * (value.dim() - keep.dim())), value, 0)
+        return self.replace(mask=mask, **filled)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Prediction:
+        """Apply `function` (detach, a device move) to every tensor that is there."""
+        present = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Prediction(**{name: None if t is None else function(t) for name, t in present.items()})
+
+    def detach(self) -> Prediction:
+        """The same prediction, cut off from the graph of computations."""
+        return self.map(Tensor.detach)
+
+    def replace(self, **changes: Tensor | None) -> Prediction:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)

@@ -1,0 +1,65 @@
+"""Losses that prefer anything to the forgotten answer."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+
+from torch import Tensor
+
+from gunlearn.losses import functional
+from gunlearn.losses.base import Loss
+from gunlearn.losses.checks import check_choice, check_number
+from gunlearn.losses.prediction import Prediction
+
+UNITS = ("item", "token")
+
+
+@dataclass(frozen=True, repr=False)
+class NPO(Loss):
+    r"""Negative preference optimisation, `"Negative Preference Optimization" <https://arxiv.org/abs/2404.05868>`_.
+
+    .. math:: \frac{2}{\beta} \log\Big(1 + \big(p / p_{ref}\big)^\beta\Big)
+
+    Gradient ascent that fades out once an item is less likely than under the reference: each item's gradient is that of
+    ascent times :math:`2 p^\beta / (p^\beta + p_{ref}^\beta)`.
+
+    Args:
+        beta: inverse temperature; 0.1 in the paper (language models), 5 in INPO's code (edges). Towards 0 the gradient
+            is that of `GradientAscent`.
+        ratio_offset: constant added to the ratio; INPO's code has 1e-4.
+        per: what one preference is about where `log_prob` is `[num_items, num_tokens]`: `"item"` adds up the tokens of
+            a sequence first, as the paper does; `"token"` takes each token for itself.
+
+    Example:
+        >>> import torch
+        >>> same = Prediction(log_prob=torch.tensor([0.9, 0.2]).log())
+        >>> NPO(beta=5)(same, same)  # 2 ln 2 / 5
+        tensor(0.2773)
+    """
+
+    name = "npo"
+    summary = "lowers the likelihood of the forgotten data relative to the reference, ever more slowly"
+    paper = "Negative Preference Optimization: From Catastrophic Collapse to Effective Unlearning"
+    arxiv = "2404.05868"
+    needs_reference = True
+
+    beta: float = 0.1
+    ratio_offset: float = 0.0
+    _: KW_ONLY
+    per: str = "item"
+
+    def __post_init__(self) -> None:
+        """Check the numbers at construction, not at the first step."""
+        super().__post_init__()
+        check_number("beta", self.beta, positive=True)
+        check_number("ratio_offset", self.ratio_offset, minimum=0.0)
+        check_choice("per", self.per, UNITS)
+
+    def values(self, current: Prediction, reference: Prediction) -> Tensor:
+        """See `functional.npo`."""
+        log_prob, reference_log_prob = current.log_prob, reference.log_prob
+        if self.per == "item":
+            log_prob, reference_log_prob = (
+                functional.sum_tokens(x, current.mask) for x in (log_prob, reference_log_prob)
+            )
+        return functional.npo(log_prob, reference_log_prob, self.beta, self.ratio_offset)

@@ -1,0 +1,79 @@
+"""From values per item to one number: masks, weights and averages, apart from the losses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.losses.checks import check_choice
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def reduce_values(
+    values: Tensor, mask: Tensor | None = None, weight: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Mask, weigh and reduce a loss's values.
+
+    The mask takes items out of numerator and denominator; the weight multiplies values and stays out of the
+    denominator. Where nothing is left, the result is a zero that still hangs on the graph, not NaN.
+
+    A masked value gets an exactly zero gradient. For what lies *behind* the values, clean the inputs as well
+    (`Prediction.fill_masked`): zero times an infinite derivative is NaN.
+
+    Args:
+        values: `[num_items]` or `[num_items, num_tokens]`.
+        mask: boolean, `[num_items]` or the shape of `values`; `None` keeps everything.
+        weight: a number, `[num_items]` or broadcastable to `values` (`[1, num_tokens]` weighs positions).
+        reduction: `"mean"` over what the mask keeps, `"sum"`, or `"none"` (masked values are 0).
+
+    Returns:
+        A scalar, or for `"none"` the shape of `values`.
+
+    Raises:
+        InvalidInputError: unknown reduction, or shapes that do not fit.
+
+    Example:
+        >>> values = torch.tensor([1.0, 2.0, float("nan")])
+        >>> reduce_values(values, mask=torch.tensor([True, True, False]))
+        tensor(1.5000)
+    """
+    check_choice("reduction", reduction, REDUCTIONS)
+    values = full_precision(values)
+    if mask is not None:
+        mask = _spread("mask", mask, values)
+        values = torch.where(mask, values, 0)
+    if weight is not None:
+        weight = _spread("weight", weight, values)
+        values = values * (weight if mask is None else torch.where(mask, weight, 0))
+    if reduction == "none":
+        return values
+    if reduction == "sum":
+        return values.sum()
+    return values.sum() / (max(values.numel(), 1) if mask is None else mask.sum().clamp_min(1))
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Half precision (and integers) to float32; float32 and float64 as they are."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def fit_mask(mask: Tensor, values: Tensor) -> Tensor:
+    """A per-token mask for values per item keeps the items with any token left; otherwise it is handed back."""
+    return mask.flatten(1).any(1) if mask.dim() > values.dim() else mask
+
+
+def _spread(name: str, tensor: Tensor, values: Tensor) -> Tensor:
+    """Expand to the shape of `values`, aligning dimensions from the left: the first one always counts items.
+
+    Torch's own broadcasting would read `[num_items]` weights as weights of tokens wherever the sizes agree.
+    """
+    if tensor.dim() > values.dim() and tensor.shape[values.dim() :].numel() == 1:
+        tensor = tensor.reshape(tensor.shape[: values.dim()])
+    shape = tensor.shape + (1,) * (values.dim() - tensor.dim())
+    if len(shape) != values.dim() or any(size not in (1, full) for size, full in zip(shape, values.shape, strict=True)):
+        raise InvalidInputError(
+            f"Expected '{name}' to fit values of shape {tuple(values.shape)} (got {tuple(tensor.shape)})"
+        )
+    return tensor.reshape(shape).expand_as(values)

@@ -1,0 +1,186 @@
+"""The pure functions against closed forms and independent libraries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.distance import jensenshannon
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.losses import functional
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 5.0])
+def test_npo_with_offset_equals_the_official_power(beta: float) -> None:
+    log_p, log_q = F.logsigmoid(normal(50)), F.logsigmoid(normal(50, seed=1))
+    direct = 2 / beta * torch.log(1 + torch.pow(log_p.exp() / log_q.exp() + 1e-4, beta))
+    torch.testing.assert_close(functional.npo(log_p, log_q, beta, 1e-4), direct, rtol=1e-12, atol=0)
+    # Control: the offset matters.
+    assert (functional.npo(log_p, log_q, beta) - direct).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e-4])
+@pytest.mark.parametrize("beta", [0.1, 5.0])
+def test_npo_is_stable_at_extreme_ratios(beta: float, offset: float) -> None:
+    log_ratio = torch.tensor([-1000.0, -100.0, 0.0, 100.0, 1000.0], requires_grad=True)
+    values = functional.npo(log_ratio, torch.zeros(5), beta, offset)
+    (grad,) = torch.autograd.grad(values.sum(), log_ratio)
+    assert values.isfinite().all()
+    assert grad.isfinite().all()
+    assert ((grad >= 0) & (grad <= 2)).all()
+    # softplus(x) -> x on the right; on the left what the offset alone leaves.
+    assert values[-1].item() == pytest.approx(2000.0)
+    assert values[0].item() == pytest.approx(2 / beta * math.log1p(offset**beta), rel=1e-4, abs=1e-30)
+    # Control: the direct power overflows here.
+    assert not torch.log(1 + (log_ratio.exp() + offset) ** beta).isfinite().all()
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+@pytest.mark.parametrize("shape", [(7,), (7, 4), (7, 3, 4)])
+def test_kl_equals_torch_distributions(shape: tuple[int, ...], direction: str) -> None:
+    kind = torch.distributions.Bernoulli if len(shape) == 1 else torch.distributions.Categorical
+    current, reference = normal(*shape), normal(*shape, seed=1)
+    p, q = kind(logits=current), kind(logits=reference)
+    oracle = torch.distributions.kl_divergence(*((q, p) if direction == "forward" else (p, q)))
+    value = functional.kl_divergence(current, reference, direction)
+    assert value.shape == shape[: max(1, len(shape) - 1)]
+    torch.testing.assert_close(value, oracle)
+    assert (functional.kl_divergence(current, current, direction) == 0).all()
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_kl_at_the_edges(direction: str) -> None:
+    far = torch.tensor([-1000.0, 1000.0, 0.0], requires_grad=True)
+    value = functional.kl_divergence(far, torch.zeros(3), direction)
+    (grad,) = torch.autograd.grad(value.sum(), far)
+    assert value.isfinite().all()
+    assert grad.isfinite().all()
+    # A class that both exclude counts nothing; one that only the target has costs infinity.
+    cut = torch.tensor([[0.0, 1.0, -math.inf]], requires_grad=True)
+    both = functional.kl_divergence(cut, torch.tensor([[1.0, 0.0, -math.inf]]), direction)
+    (grad,) = torch.autograd.grad(both.sum(), cut)
+    torch.testing.assert_close(both, functional.kl_divergence(cut[:, :2], torch.tensor([[1.0, 0.0]]), direction))
+    assert grad.isfinite().all()
+    one = functional.kl_divergence(cut.detach(), torch.zeros(1, 3), direction)
+    assert one.isinf().all() == (direction == "forward")
+
+
+def test_topological_entropy_equals_soft_cross_entropy() -> None:
+    z, reference = normal(6, 2, 5), normal(6, 2, 5, seed=1)
+    oracle = F.cross_entropy(z.flatten(0, 1), reference.flatten(0, 1).softmax(-1), reduction="none").view(6, 2)
+    torch.testing.assert_close(functional.topological_entropy(z, reference), oracle.mean(1))
+    torch.testing.assert_close(functional.topological_entropy(z, reference, item_dims=2), oracle)
+    torch.testing.assert_close(functional.topological_entropy(z[:, 0], reference[:, 0]), oracle[:, 0])
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 3), (6, 2, 3)])
+def test_mse_averages_the_rest(shape: tuple[int, ...]) -> None:
+    x, y = normal(*shape), normal(*shape, seed=1)
+    oracle = np.square(x.numpy() - y.numpy()).reshape(6, -1).mean(1)
+    np.testing.assert_allclose(functional.mse(x, y).numpy(), oracle)
+
+
+def test_mse_keeps_more_dimensions_on_demand() -> None:
+    x, y = normal(6, 2, 3), normal(6, 2, 3, seed=1)
+    np.testing.assert_allclose(functional.mse(x, y, item_dims=2).numpy(), np.square(x.numpy() - y.numpy()).mean(2))
+
+
+def test_sigmoid_nll_is_the_double_sigmoid() -> None:
+    prob = torch.linspace(0, 1, 11, dtype=torch.float64)
+    oracle = F.binary_cross_entropy_with_logits(prob, torch.ones_like(prob), reduction="none")
+    value = functional.sigmoid_nll(prob.log())
+    torch.testing.assert_close(value, oracle)
+    assert value[0].item() == pytest.approx(math.log(2))
+    assert value[-1].item() == pytest.approx(math.log1p(math.exp(-1)))
+
+
+def test_sum_tokens() -> None:
+    log_prob, mask = normal(4, 3), normal(4, 3, seed=1) > 0
+    oracle = [sum(log_prob[i, j].item() for j in range(3) if mask[i, j]) for i in range(4)]
+    np.testing.assert_allclose(functional.sum_tokens(log_prob, mask).numpy(), oracle)
+    torch.testing.assert_close(functional.sum_tokens(log_prob), log_prob.sum(1))
+    torch.testing.assert_close(functional.sum_tokens(log_prob[:, 0]), log_prob[:, 0])
+
+
+probabilities = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20)
+
+
+@given(probabilities, st.randoms(use_true_random=False))
+def test_js_equals_scipy(values: list[float], random: object) -> None:
+    others = random.sample(values, len(values))
+    p, q = np.array(values), np.array(others)
+    oracle = jensenshannon(np.stack((p, 1 - p)), np.stack((q, 1 - q)), axis=0) ** 2
+    value = functional.js_divergence(torch.tensor(p), torch.tensor(q)).numpy()
+    np.testing.assert_allclose(value, np.nan_to_num(oracle), rtol=1e-6, atol=1e-14)
+    assert ((value >= 0) & (value <= math.log(2))).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+def test_js_at_its_ends(dtype: torch.dtype) -> None:
+    prob = torch.tensor([0.0, 1e-6, 0.3, 0.5, 0.999, 1.0], dtype=dtype)
+    assert (functional.js_divergence(prob, prob) == 0).all()
+    far = functional.js_divergence(torch.tensor([0.0, 1.0], dtype=dtype), torch.tensor([1.0, 0.0], dtype=dtype))
+    torch.testing.assert_close(far, torch.full_like(far, math.log(2)))
+    assert functional.js_divergence(torch.tensor([1 + 1e-7]), torch.tensor([-1e-7])).isfinite().all()
+    assert functional.js_divergence(torch.tensor([float("nan")]), torch.tensor([0.5])).isnan().all()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, y: functional.npo(x, y, beta=1.0),
+        functional.kl_divergence,
+        functional.topological_entropy,
+        functional.mse,
+        functional.js_divergence,
+    ],
+)
+def test_shapes_that_would_broadcast_are_refused(function: Callable[..., torch.Tensor]) -> None:
+    with pytest.raises(InvalidInputError, match=r"Expected .* one shape, current \(4, 3\) \(got \(4, 1\)"):
+        function(normal(4, 3), normal(4, 1))
+
+
+def test_wrong_arguments_are_refused() -> None:
+    x = normal(4)
+    with pytest.raises(InvalidInputError, match="'beta' to be a positive"):
+        functional.npo(x, x, beta=0)
+    with pytest.raises(InvalidInputError, match=r"'ratio_offset' to be a finite \(>= 0\) number \(got -1\)"):
+        functional.npo(x, x, beta=1, ratio_offset=-1)
+    with pytest.raises(InvalidInputError, match="'direction' to be one of 'forward', 'reverse'"):
+        functional.kl_divergence(x, x, "sideways")
+    with pytest.raises(InvalidInputError, match="at least two classes"):
+        functional.kl_divergence(x[:, None], x[:, None])
+    with pytest.raises(InvalidInputError, match=r"'embeddings' \[num_items, ..., dim\]"):
+        functional.topological_entropy(x, x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, _: functional.nll(x),
+        lambda x, _: functional.sigmoid_nll(x),
+        lambda x, y: functional.npo(x, y, 0.7, 1e-4),
+        lambda x, y: functional.npo(x, y, 5.0),
+        lambda x, y: functional.kl_divergence(x, y),
+        lambda x, y: functional.kl_divergence(x.view(2, 4), y.view(2, 4), "reverse"),
+        lambda x, y: functional.topological_entropy(x.view(2, 2, 2), y.view(2, 2, 2)),
+        lambda x, y: functional.mse(x.view(2, 4), y.view(2, 4)),
+        lambda x, y: functional.js_divergence(x.exp(), y.exp()),
+        lambda x, _: functional.sum_tokens(x.view(2, 4), torch.tensor([[True, False, True, True]] * 2)),
+    ],
+)
+def test_gradcheck(function: Callable[..., torch.Tensor]) -> None:
+    # The reference as well: it is the classes, not the functions, that hold it constant.
+    x, y = (F.logsigmoid(normal(8, seed=seed)).requires_grad_() for seed in (0, 1))
+    assert torch.autograd.gradcheck(lambda x, y: function(x, y) + 0 * y.sum(), (x, y))
