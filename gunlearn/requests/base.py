@@ -1,0 +1,95 @@
+"""What all requests share: resolving to a partition, equality by content, and sums."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
+from gunlearn.requests.graph import TrainingGraph
+from gunlearn.requests.partition import Partition
+
+
+class Request(ABC):
+    """Something to forget, described apart from the data.
+
+    A kind of request says which columns of `data.edge_index` go (`select`) and what it is made of (`content`).
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def select(self, graph: TrainingGraph, scores: Tensor | None) -> Tensor:
+        """Mask `[E]` over the columns of `data.edge_index`; one column of an edge is enough."""
+
+    @abstractmethod
+    def content(self) -> Hashable:
+        """What makes two requests of a kind equal."""
+
+    def resolve(self, data: Data, scores: Any = None) -> Partition:
+        """Split `data` into what to forget and what to retain.
+
+        Args:
+            data: its `edge_index` (`[2, E]`) is the message graph of the *training* edges; held-out edges, if any,
+                are in `val_pos_edge_index` and `test_pos_edge_index`. Never changed.
+            scores: `[E]`, one per column of `data.edge_index`; read by requests that go by influence.
+
+        Returns:
+            The partition. In an undirected graph an edge goes with both its directions and all its copies.
+
+        Raises:
+            EmptyForgetSetError: nothing to forget.
+            InvalidRequestError: the request does not fit the data, or would leave no edge.
+        """
+        graph = TrainingGraph(data)
+        mask = graph.columns_of(graph.edge_of_column[self.select(graph, scores)])
+        if not bool(mask.any()):
+            raise EmptyForgetSetError(f"Expected {self!r} to forget something (got no edge)")
+        if bool(mask.all()):
+            raise InvalidRequestError(
+                f"Expected {self!r} to leave something to retain (got all {graph.num_edges} training edges)"
+            )
+        return Partition.from_mask(self.kind, graph, mask)
+
+    def __add__(self, other: Request) -> RequestSum:
+        """Forget what either of the two names."""
+        return RequestSum(self, other) if isinstance(other, Request) else NotImplemented
+
+    def __eq__(self, other: object) -> bool:
+        """Equal if of one class and one content."""
+        return type(self) is type(other) and self.content() == other.content()
+
+    def __hash__(self) -> int:
+        """Agrees with equality."""
+        return hash((type(self).__name__, self.content()))
+
+
+class RequestSum(Request):
+    """The union of several requests, each resolved against the same original data.
+
+    It is of the kind of its parts, so its partition has the hash of one request that names the same edges.
+    """
+
+    def __init__(self, *parts: Request) -> None:
+        """Flatten sums of sums."""
+        self.parts: tuple[Request, ...] = tuple(
+            inner for part in parts for inner in (part.parts if isinstance(part, RequestSum) else (part,))
+        )
+        self.kind = "+".join(sorted({part.kind for part in self.parts}))
+
+    def select(self, graph: TrainingGraph, scores: Tensor | None) -> Tensor:
+        """Union of the parts' masks."""
+        return torch.stack([part.select(graph, scores) for part in self.parts]).any(dim=0)
+
+    def content(self) -> Hashable:
+        """The set of parts: neither order nor repetition matters to a union."""
+        return frozenset(self.parts)
+
+    def __repr__(self) -> str:
+        """The parts with plus signs."""
+        return " + ".join(map(repr, self.parts))

@@ -1,0 +1,124 @@
+"""The training graph as a request sees it: every edge once, with a number that can be looked up."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from gunlearn.errors import InvalidRequestError, InvalidTypeError
+
+# `row * num_nodes + col` must fit into int64; above this bound the nodes that have edges are renumbered first.
+MAX_NUM_NODES = 2**31
+
+
+class TrainingGraph:
+    """Distinct edges of `data.edge_index`, numbered by their sorted end points.
+
+    An edge of an undirected graph is one pair with all its columns (both directions, every copy); an edge of a
+    directed graph is one direction with its copies. A self-loop is one edge.
+
+    Args:
+        data: a PyG `Data` whose `edge_index` (`[2, E]`) is the message graph of the training edges.
+
+    Raises:
+        InvalidTypeError: `data` is no `Data`.
+        InvalidRequestError: no edges to forget from, or an edge_index that is not one.
+    """
+
+    def __init__(self, data: Data) -> None:
+        """Number the edges."""
+        if not isinstance(data, Data):
+            raise InvalidTypeError(f"Expected a torch_geometric.data.Data (got {type(data).__name__})")
+        self.data = data
+        self.edge_index = pair_tensor(data, "edge_index")
+        if self.edge_index.size(1) == 0:
+            raise InvalidRequestError("Expected 'data.edge_index' to hold training edges (got none)")
+        self.num_nodes = int(data.num_nodes)
+        check_node_ids(self.edge_index, self.num_nodes, "data.edge_index")
+
+        self._nodes = self.edge_index.unique() if self.num_nodes > MAX_NUM_NODES else None
+        self.num_local = self.num_nodes if self._nodes is None else self._nodes.numel()
+        row, col = self.local(self.edge_index)
+        forward, backward = row * self.num_local + col, col * self.num_local + row
+        self.is_undirected = torch.equal(forward.unique(), backward.unique())
+        keys = torch.minimum(forward, backward) if self.is_undirected else forward
+        self._keys, self.edge_of_column = keys.unique(return_inverse=True)
+        """Number of the edge that each column belongs to, `[E]`."""
+
+        columns = torch.arange(keys.numel(), device=keys.device)
+        self.first_column = torch.full_like(self._keys, keys.numel())
+        self.first_column.scatter_reduce_(0, self.edge_of_column, columns, "amin")
+        """First column of each edge, `[num_edges]`."""
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of `data.edge_index`."""
+        return self.edge_of_column.numel()
+
+    @property
+    def num_edges(self) -> int:
+        """Distinct edges."""
+        return self._keys.numel()
+
+    @property
+    def pairs(self) -> Tensor:
+        """End points of each edge, `[2, num_edges]`, sorted; row <= col if undirected."""
+        pairs = self.edge_index[:, self.first_column]
+        return pairs.sort(dim=0).values if self.is_undirected else pairs
+
+    @property
+    def local_pairs(self) -> Tensor:
+        """`pairs`, the nodes numbered for masks of `num_local` entries."""
+        return self.local(self.pairs)
+
+    def local(self, nodes: Tensor) -> Tensor:
+        """Numbers of nodes in `[0, num_local)`, -1 for those outside."""
+        if self._nodes is None:
+            return torch.where((nodes >= 0) & (nodes < self.num_nodes), nodes, -1)
+        position = torch.searchsorted(self._nodes, nodes.contiguous()).clamp_(max=self.num_local - 1)
+        return torch.where(self._nodes[position] == nodes, position, -1)
+
+    def find(self, edge_index: Tensor) -> Tensor:
+        """Number of the edge that each column of `edge_index` (`[2, n]`) names, -1 where there is none: `[n]`."""
+        row, col = self.local(edge_index.to(self.edge_index.device))
+        keys = row * self.num_local + col
+        if self.is_undirected:
+            keys = torch.minimum(keys, col * self.num_local + row)
+        position = torch.searchsorted(self._keys, keys).clamp_(max=self.num_edges - 1)
+        return torch.where((row >= 0) & (col >= 0) & (self._keys[position] == keys), position, -1)
+
+    def columns_of(self, edges: Tensor) -> Tensor:
+        """Mask `[E]` over the columns of all the `edges` (numbers, `[n]`)."""
+        chosen = torch.zeros(self.num_edges, dtype=torch.bool, device=self.edge_index.device)
+        chosen[edges] = True
+        return chosen[self.edge_of_column]
+
+
+def pair_tensor(data: Data, name: str) -> Tensor:
+    """The `[2, n]` int64 attribute `name` of `data`.
+
+    Raises:
+        InvalidRequestError: it is missing or something else.
+    """
+    value = getattr(data, name, None)
+    if value is None:
+        raise InvalidRequestError(f"Expected data with '{name}' (got a Data with {sorted(data.keys())})")
+    if not isinstance(value, Tensor) or value.dtype != torch.long or value.dim() != 2 or value.size(0) != 2:
+        got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise InvalidRequestError(f"Expected 'data.{name}' to be an int64 tensor of shape [2, n] (got {got})")
+    # PyG's EdgeIndex carries caches that speak of the unfiltered edges.
+    return value.as_tensor() if hasattr(value, "as_tensor") else value
+
+
+def check_node_ids(edge_index: Tensor, num_nodes: int, name: str) -> None:
+    """Refuse end points outside `[0, num_nodes)`."""
+    if edge_index.numel() and (int(edge_index.min()) < 0 or int(edge_index.max()) >= num_nodes):
+        low, high = int(edge_index.min()), int(edge_index.max())
+        raise InvalidRequestError(f"Expected node ids of '{name}' in [0, {num_nodes}) (got {low} to {high})")
+
+
+def show_pairs(edge_index: Tensor, limit: int = 5) -> str:
+    """The first few columns as text: ``(0, 1), (4, 2), ...``."""
+    shown = ", ".join(str(tuple(pair)) for pair in edge_index[:, :limit].t().tolist())
+    return shown + (", ..." if edge_index.size(1) > limit else "")

@@ -1,0 +1,187 @@
+"""Every request that cannot be met is refused with the reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch_geometric.data import Data, HeteroData
+from torch_geometric.utils import to_undirected
+
+from gunlearn.errors import EmptyForgetSetError, InvalidRequestError, InvalidTypeError
+from gunlearn.requests import ForgetEdges
+
+
+def path(**more) -> Data:
+    """0 - 1 - 2 - 3 - 4 with (0, 4) held out for validation and (5, 6) for the test."""
+    data = Data(
+        edge_index=to_undirected(torch.tensor([[0, 1, 2, 3], [1, 2, 3, 4]])),
+        num_nodes=7,
+        val_pos_edge_index=torch.tensor([[0], [4]]),
+        test_pos_edge_index=torch.tensor([[5], [6]]),
+    )
+    for key, value in more.items():
+        data[key] = value
+    return data
+
+
+CONSTRUCTION = [
+    ({}, "exactly one of .* none"),
+    ({"edge_index": [(0, 1)], "count": 1}, "exactly one of .*edge_index, count"),
+    ({"ratio": 0.1, "count": 1}, "exactly one of .*ratio, count"),
+    ({"ratio": 0.0}, "0 < ratio < 1"),
+    ({"ratio": 1}, "0 < ratio < 1"),
+    ({"ratio": -0.1}, "0 < ratio < 1"),
+    ({"ratio": float("nan")}, "0 < ratio < 1"),
+    ({"ratio": "0.1"}, "0 < ratio < 1"),
+    ({"count": -1}, "positive integer"),
+    ({"count": 1.5}, "positive integer"),
+    ({"count": True}, "positive integer"),
+    ({"count": 1, "seed": 0.5}, "'seed'"),
+    ({"count": 1, "region": "near"}, "'region' to be one of"),
+    ({"count": 1, "by": "page rank"}, "'by' to be one of"),
+    ({"count": 1, "protocol": "other"}, "'protocol' to be one of"),
+    ({"count": 1, "protocol": "inpo", "by": "degree"}, "by='random'"),
+    ({"edge_index": [(0, 1)], "region": "in"}, "region with ratio or count only"),
+    ({"edge_index": torch.tensor([[0.0], [1.0]])}, "integers .*float32"),
+    ({"edge_index": torch.tensor([[True], [False]])}, "integers .*bool"),
+    ({"edge_index": torch.tensor([0, 1])}, r"shape \[2, F\].*\(2,\)"),
+    ({"edge_index": torch.zeros(3, 2, dtype=torch.long)}, r"shape \[2, F\].*\(3, 2\)"),
+    ({"edge_index": [[0, 1, 2], [1, 2, 3]]}, "list of pairs"),
+    ({"edge_index": [(0, 1), (2,)]}, "integers"),
+    ({"edge_index": [("a", "b")]}, "integers"),
+    ({"edge_ids": [[0, 1]]}, r"shape \[F\]"),
+    ({"edge_ids": np.array([0.5])}, "integers .*float64"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "match"), CONSTRUCTION)
+def test_refused_without_data(arguments, match):
+    with pytest.raises(InvalidRequestError, match=match) as caught:
+        ForgetEdges(**arguments)
+    assert not isinstance(caught.value, EmptyForgetSetError)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"edge_index": []}, {"edge_index": torch.zeros(2, 0, dtype=torch.long)}, {"edge_ids": []}, {"count": 0}],
+)
+def test_nothing_named(arguments):
+    with pytest.raises(EmptyForgetSetError, match="at least one edge"):
+        ForgetEdges(**arguments)
+
+
+RESOLUTION = [
+    ({"edge_index": [(0, 1), (0, 2), (1, 3)]}, r"got 2 that it does not have: \(0, 2\), \(1, 3\)"),
+    ({"edge_index": [(0, 100)]}, r"\(0, 100\)"),
+    ({"edge_index": [(-1, 0)]}, r"\(-1, 0\)"),
+    ({"edge_index": [(0, 9)]}, r"\(0, 9\)"),  # 0 * 7 + 9 is the key of the edge (1, 2)
+    ({"edge_index": [(0, 4)]}, r"1 held-out edges of 'val_pos_edge_index': \(0, 4\)\); forget sets come from training"),
+    ({"edge_index": [(4, 0), (0, 1)]}, "held-out edges of 'val_pos_edge_index'"),
+    ({"edge_index": [(6, 5), (0, 3)]}, r"1 held-out edges of 'test_pos_edge_index': \(6, 5\)"),
+    ({"edge_index": [(0, 1), (1, 2), (0, 1)]}, r"each edge once \(got 1 repeated columns, of \(0, 1\), \(0, 1\)\)"),
+    ({"edge_ids": [0, 8, 9]}, r"in \[0, 8\) \(got 2 outside: \[8, 9\]\)"),
+    ({"edge_ids": [-1]}, r"got 1 outside: \[-1\]"),
+    ({"edge_ids": [3, 3]}, r"each id once \(got repeated \[3\]\)"),
+    ({"edge_index": [(0, 1), (1, 2), (2, 3), (3, 4)]}, "leave something to retain .*all 4"),
+    ({"count": 4}, "leave something to retain .*all 4"),
+    ({"count": 5}, r"at most the 4 training edges of region any \(got a draw of 5\)"),
+    ({"count": 1, "region": "in"}, r"at most the 0 training edges of region in \(got a draw of 1\)"),
+    ({"count": 1, "by": "influence"}, "'scores'.*None"),
+    ({"count": 1, "protocol": "inpo"}, "'train_pos_edge_index'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "match"), RESOLUTION)
+def test_refused_by_the_data(arguments, match):
+    with pytest.raises(InvalidRequestError, match=match) as caught:
+        ForgetEdges(**arguments).resolve(path())
+    assert not isinstance(caught.value, EmptyForgetSetError)
+
+
+def test_first_few_of_many_missing_edges():
+    with pytest.raises(InvalidRequestError, match=r"got 40 .*\(0, 50\), \(1, 51\).*, \.\.\.\)") as caught:
+        ForgetEdges([(i, i + 50) for i in range(40)]).resolve(path())
+    assert "(9, 59)" not in str(caught.value)
+
+
+def test_ratio_below_one_edge():
+    with pytest.raises(EmptyForgetSetError, match=r"0\.2 of 4 training edges"):
+        ForgetEdges(ratio=0.2).resolve(path())
+
+
+def test_direction_matters_in_a_directed_graph():
+    data = Data(edge_index=torch.tensor([[0, 1], [1, 2]]), num_nodes=3, val_pos_edge_index=torch.tensor([[0], [2]]))
+    assert ForgetEdges([(0, 1)]).resolve(data).num_forget == 1
+    with pytest.raises(InvalidRequestError, match=r"directed training graph \(got 1 .*\(1, 0\)"):
+        ForgetEdges([(1, 0)]).resolve(data)
+    with pytest.raises(InvalidRequestError, match="held-out"):
+        ForgetEdges([(0, 2)]).resolve(data)
+    with pytest.raises(InvalidRequestError, match="does not have"):
+        ForgetEdges([(2, 0)]).resolve(data)
+
+
+@pytest.mark.parametrize(
+    ("num_nodes", "edge_index", "named"),
+    [
+        (3, [[0, 1], [2, 2]], (1, -1)),  # 1 * 3 - 1 is the key of (0, 2)
+        (2**62, [[0, 4], [5, 5]], (3, 5)),  # 3 would stand where 4 is in the sorted list of nodes
+    ],
+)
+def test_edges_with_the_key_of_another(num_nodes, edge_index, named):
+    data = Data(edge_index=torch.tensor(edge_index), num_nodes=num_nodes)
+    with pytest.raises(InvalidRequestError, match="does not have"):
+        ForgetEdges([named]).resolve(data)
+
+
+DATA = [
+    (Data(x=torch.zeros(2, 1)), "data with 'edge_index'"),
+    (Data(edge_index=torch.zeros(2, 0, dtype=torch.long), num_nodes=2), "training edges .*none"),
+    (Data(edge_index=torch.zeros(3, 2, dtype=torch.long), num_nodes=2), r"shape \[2, n\]"),
+    (Data(edge_index=torch.zeros(2, 2), num_nodes=2), "int64"),
+    (Data(edge_index=torch.tensor([[0], [5]]), num_nodes=2), r"in \[0, 2\) \(got 0 to 5\)"),
+    (Data(edge_index=torch.tensor([[0], [-1]]), num_nodes=2), r"in \[0, 2\)"),
+    (path(adj_t=torch.eye(7).to_sparse()), "'adj_t' too"),
+]
+
+
+@pytest.mark.parametrize(("data", "match"), DATA)
+def test_unfit_data(data, match):
+    with pytest.raises(InvalidRequestError, match=match):
+        ForgetEdges(count=1).resolve(data)
+
+
+@pytest.mark.parametrize("data", [HeteroData(), None, torch.zeros(2, 3)])
+def test_not_data_at_all(data):
+    with pytest.raises(InvalidTypeError, match=type(data).__name__):
+        ForgetEdges(count=1).resolve(data)
+
+
+@pytest.mark.parametrize("region", ["in", "out"])
+@pytest.mark.parametrize(
+    ("held_out", "match"),
+    [
+        (None, "data with 'test_pos_edge_index'"),
+        (torch.zeros(2, 0, dtype=torch.long), "hold edges"),
+        (torch.zeros(4, 2, dtype=torch.long), r"shape \[2, n\]"),
+        (torch.tensor([[0], [7]]), r"in \[0, 7\)"),
+    ],
+)
+def test_region_needs_test_edges(region, held_out, match):
+    with pytest.raises(InvalidRequestError, match=match):
+        ForgetEdges(count=1, region=region).resolve(path(test_pos_edge_index=held_out))
+
+
+@pytest.mark.parametrize(
+    ("scores", "match"),
+    [(torch.zeros(4), r"shape \[8\] \(got \(4,\)\)"), (torch.zeros(8, 1), "shape"), ([float("nan")] * 8, "NaN .*8")],
+)
+def test_unfit_scores(scores, match):
+    with pytest.raises(InvalidRequestError, match=match):
+        ForgetEdges(count=1, by="influence").resolve(path(), scores=scores)
+
+
+@pytest.mark.parametrize("num_hops", [-1, 1.5, True])
+def test_unfit_number_of_hops(num_hops):
+    with pytest.raises(InvalidRequestError, match="num_hops"):
+        ForgetEdges(count=1).resolve(path()).affected_nodes(num_hops)
