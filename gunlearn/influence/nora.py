@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.utils import remove_self_loops, scatter
 
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn.attach import message_passing_layers
 from gunlearn.nn.memo import memo
 from gunlearn.nn.sparse import SparseMatrix, sparse_matrix
+from gunlearn.seed import isolated_rng
 from gunlearn.tasks import LinkPrediction
 
 
@@ -35,7 +36,8 @@ def nora(
     `delta = k1 (1/sqrt(d-1) - 1/sqrt(d)) + (1-k1) (1/(d-1) - 1/d)` and `w = k2/sqrt(d) + k2'/d + 1 - k2 - k2'`.
 
     Any depth, any PyG convolution: the layer inputs are read by hooks. Isolated nodes score what their own layers give
-    them; a degree-1 node's infinite `delta` counts as 1, as in the official INPO code.
+    them; a degree-1 node's infinite `delta` counts as 1, as in the official INPO code. In a directed graph `d` is the
+    number of senders and `A` gathers from them; a node without any has `w` of degree 1.
 
     Args:
         model: called as `model(x, edge_index)`; its random layers are switched off.
@@ -50,7 +52,7 @@ def nora(
         One score per node, not negative, `[num_nodes]`.
 
     Raises:
-        UnsupportedModelError: no message passing layer.
+        UnsupportedModelError: no message passing layer, or no gradient through one.
         InvalidInputError: the scores are not finite.
     """
     num_nodes = data.num_nodes
@@ -69,7 +71,7 @@ def nora(
     delta = torch.where(degree > 1, delta, torch.where(degree == 1, 1.0, 0.0))
     weight = k2[0] * positive.rsqrt() + k2[1] / positive + (1 - k2[0] - k2[1])
     gather = (adjacency @ ((adjacency @ weight.view(-1, 1)) * delta.view(-1, 1))).view(-1)
-    if gather.mean() > 0:
+    if gather.mean() != 0:
         acc = acc + k3 * gather / gather.mean() * acc.mean()
     score = acc.abs()
     if not torch.isfinite(score).all():
@@ -104,9 +106,12 @@ def _layer_inputs(model: nn.Module, data: Data) -> list[tuple[Tensor, Tensor]]:
     try:
         model.eval()
         view = Data(**{**data.to_dict(), "num_nodes": data.num_nodes})
-        view.x = data.x.detach().clone().requires_grad_()
-        with torch.enable_grad():
+        if data.x is not None:
+            view.x = data.x.detach().clone().requires_grad_()
+        with torch.enable_grad(), isolated_rng():
             out = LinkPrediction().encode(model, view).softmax(dim=-1)
+            if not captured or not out.requires_grad:
+                raise UnsupportedModelError("Expected gradients with respect to layer inputs (got a model without)")
             grads = torch.autograd.grad((out * out.detach()).sum(), captured, allow_unused=True)
     finally:
         for handle in handles:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
+from gunlearn.errors import InvalidInputError
 from gunlearn.nn.influence_conv import InfluenceAwareConv
 from gunlearn.nn.sparse import sparse_features
 
@@ -17,7 +20,10 @@ class GCN(nn.Module):
         hidden_channels: size of the hidden layers.
         out_channels: size of the embeddings.
         num_layers: number of convolutions.
-        dropout: probability, after each ReLU.
+        dropout: probability, after each ReLU, in training alone.
+
+    Raises:
+        InvalidInputError: no layer, or a dropout outside [0, 1].
 
     Shapes: `x` `[num_nodes, in_channels]`, `edge_index` `[2, num_edges]`; output `[num_nodes, out_channels]`.
     Bag-of-words features run through a sparse product by themselves.
@@ -33,8 +39,12 @@ class GCN(nn.Module):
     ) -> None:
         """See the class."""
         super().__init__()
+        if num_layers < 1 or not 0 <= dropout <= 1:
+            raise InvalidInputError(
+                f"Expected num_layers >= 1 and dropout in [0, 1] (got num_layers={num_layers}, dropout={dropout})"
+            )
         sizes = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
-        self.convs = nn.ModuleList(InfluenceAwareConv(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.convs = nn.ModuleList(InfluenceAwareConv(a, b) for a, b in pairwise(sizes))
         self.dropout = dropout
 
     def reset_parameters(self) -> None:

@@ -23,7 +23,14 @@ class _Scale:
 
     edge_index: Tensor
     value: Tensor
+    outer: _Scale | None = None  # of an enclosing block: scales multiply
     adjacencies: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
+
+    def __getstate__(self) -> dict:  # weak references cannot be copied
+        return self.__dict__ | {"adjacencies": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, adjacencies=WeakTensorKeyDictionary())
 
 
 class InfluenceAwareConv(MessagePassing):
@@ -76,8 +83,9 @@ class InfluenceAwareConv(MessagePassing):
         return edge_weight.view(-1, 1) * x_j
 
     def _needs_plain_path(self, h: Tensor, edge_weight: Tensor | None) -> bool:
-        """PyG hooks, explainers, compilers, low precision and learned edge weights need explicit messages."""
-        hooked = any(
+        """What is attached, explainers, compilers, low precision and learned edge weights need explicit messages."""
+        attached = "propagate" in self.__dict__ or "message" in self.__dict__
+        hooked = attached or any(
             getattr(self, name, None)
             for name in ("_message_forward_hooks", "_message_forward_pre_hooks", "_propagate_forward_pre_hooks",
                          "_aggregate_forward_pre_hooks", "_propagate_forward_hooks", "_aggregate_forward_hooks")
@@ -88,8 +96,10 @@ class InfluenceAwareConv(MessagePassing):
 
     def _normalised(self, edge_index: Tensor, edge_weight: Tensor | None, num_nodes: int, dtype: torch.dtype) -> tuple:
         index, weight = gcn_norm(edge_index, edge_weight, num_nodes, dtype=dtype)
-        if self._scale is not None:
-            weight = weight * pair_values(index, self._scale.edge_index, self._scale.value, num_nodes).to(dtype)
+        weight, scale = weight.to(dtype), self._scale
+        while scale is not None:
+            weight = weight * pair_values(index, scale.edge_index, scale.value, num_nodes).to(dtype)
+            scale = scale.outer
         return index, weight
 
     def _adjacency(
@@ -114,10 +124,12 @@ def pair_values(edge_index: Tensor, named_index: Tensor, named_value: Tensor, nu
 
     Args:
         edge_index: `[2, num_edges]`.
-        named_index: `[2, num_named]`.
+        named_index: `[2, num_named]`; pairs outside `[0, num_nodes)` match nothing, as in a batch without them.
         named_value: `[num_named]`.
         num_nodes: number of nodes.
     """
+    inside = ((named_index >= 0) & (named_index < num_nodes)).all(dim=0)  # else keys of two pairs would be the same
+    named_index, named_value = named_index[:, inside], named_value[inside]
     key, order = (named_index[0] * num_nodes + named_index[1]).sort()
     query = edge_index[0] * num_nodes + edge_index[1]
     slot = torch.searchsorted(key, query).clamp_(max=max(key.numel() - 1, 0))
@@ -146,15 +158,16 @@ def influence_scale(influence: Tensor, edge_index: Tensor) -> Tensor:
 class MessageScale:
     """Scale the messages of the named edges in every layer: natively where a layer can, by attaching elsewhere.
 
-    A context manager that can be entered again and again; what it computes is kept between entries.
+    A context manager that can be entered again and again; what it computes is kept between entries. Scales of nested
+    blocks multiply.
 
     Args:
         model: any module with PyG `MessagePassing` layers.
         edge_index: the edges to scale, `[2, num_edges]`; a pair `(v, v)` names the self-loop a layer adds.
-        scale: factor of each edge, `[num_edges]`, finite, not negative, a constant.
+        scale: factor of each edge, `[num_edges]`, finite, not negative, a constant; copies of a pair share one.
 
     Raises:
-        InvalidInputError: a scale that is learned, negative or not finite.
+        InvalidInputError: a scale that is learned, negative or not finite, or differs between copies of a pair.
     """
 
     def __init__(self, model: nn.Module, edge_index: Tensor, scale: Tensor) -> None:
@@ -165,6 +178,10 @@ class MessageScale:
             raise InvalidInputError(
                 f"Expected one scale for each of {edge_index.size(1)} edges (got shape {tuple(scale.shape)})"
             )
+        key, order = (edge_index[0] * 2**32 + edge_index[1]).sort()
+        copy, value = key[1:] == key[:-1], scale[order]
+        if not torch.allclose(value[1:][copy], value[:-1][copy], rtol=1e-6, atol=0.0):
+            raise InvalidInputError("Expected one scale for all copies of an edge (got copies that differ)")
         layers = [m for m in model.modules() if isinstance(m, MessagePassing)]
         self.native = [m for m in layers if isinstance(m, InfluenceAwareConv)]
         self.attach = len(self.native) < len(layers) or not layers
@@ -179,7 +196,8 @@ class MessageScale:
         else:
             for layer in self.native:
                 stack.callback(setattr, layer, "_scale", layer._scale)
-                layer._scale = self.scale
+                outer = layer._scale
+                layer._scale = self.scale if outer is None else _Scale(self.scale.edge_index, self.scale.value, outer)
         self.stack.append(stack)
 
     def __exit__(self, *exception: object) -> None:

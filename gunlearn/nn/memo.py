@@ -1,8 +1,8 @@
 """Values derived from a tensor, computed once and forgotten together with the tensor.
 
 Normalised adjacencies and sparse copies of features cost more than one training step. They are kept here, keyed by the
-tensor object itself (weakly) and its version counter: an in-place edit or a new tensor always recomputes, and nothing is
-stored on a model.
+tensor object itself (weakly) and its version counter: an in-place edit or a new tensor always recomputes, and nothing
+is stored on a model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def memo(tensor: Tensor, tag: Any, build: Callable[[], T], store: WeakTensorKeyD
     """Return `build()` for `tensor`, from memory if this very tensor has not changed since.
 
     Args:
-        tensor: what the value is derived from.
+        tensor: what the value is derived from. Edits that torch does not count (through `.data` or numpy) go unseen.
         tag: hashable; tells apart several values derived from one tensor.
         build: makes the value; it must not keep a strong reference to `tensor`, else the tensor is never freed.
         store: where values are kept; one for the whole process unless the caller has a shorter-lived one.

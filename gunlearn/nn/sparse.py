@@ -101,7 +101,8 @@ def sparse_features(x: Tensor) -> SparseMatrix | None:
     """Bag-of-words features as a sparse matrix, or `None` where a dense product is as good.
 
     Args:
-        x: `[num_nodes, num_features]`, dense or CSR. Made once per tensor.
+        x: `[num_nodes, num_features]`, dense or CSR. Made once per tensor. `None` comes back for features that need a
+            gradient and for dtypes without a sparse product (half precision, integers).
     """
 
     def build() -> SparseMatrix | None:
@@ -109,12 +110,16 @@ def sparse_features(x: Tensor) -> SparseMatrix | None:
             count = x.crow_indices().diff()
             row = torch.repeat_interleave(torch.arange(x.size(0), device=x.device), count)
             return sparse_matrix(row, x.col_indices(), x.values(), tuple(x.shape))
-        if x.dim() != 2 or x.size(1) < 64 or int(x.count_nonzero()) > MAX_DENSITY * x.numel():
+        if x.layout != torch.strided or x.dim() != 2 or x.size(1) < 64:
+            return None
+        if int(x.count_nonzero()) > MAX_DENSITY * x.numel():
             return None
         row, col = x.nonzero(as_tuple=True)
         return sparse_matrix(row, col, x[row, col], tuple(x.shape))
 
-    return None if x.requires_grad or x.grad_fn is not None else memo(x, "sparse_features", build)
+    if x.requires_grad or x.dtype not in (torch.float32, torch.float64):
+        return None
+    return memo(x, "sparse_features", build)
 
 
 class EdgePattern:
@@ -123,12 +128,19 @@ class EdgePattern:
     Args:
         edge_index: node pairs `[2, num_pairs]`; repeated pairs and self pairs are allowed.
         num_nodes: number of rows of the embeddings.
+
+    Raises:
+        InvalidInputError: a wrong shape, or ids outside `[0, num_nodes)` (the kernels would read and write elsewhere).
     """
 
     def __init__(self, edge_index: Tensor, num_nodes: int) -> None:
         """See the class."""
         if edge_index.dim() != 2 or edge_index.size(0) != 2:
             raise InvalidInputError(f"Expected 'edge_index' of shape [2, num_pairs] (got {tuple(edge_index.shape)})")
+        if edge_index.numel():
+            low, high = edge_index.aminmax()
+            if low < 0 or high >= num_nodes:
+                raise InvalidInputError(f"Expected node ids in [0, {num_nodes}) (got ids from {low} to {high})")
         self.edge_index, self.num_nodes = edge_index, num_nodes
 
     @cached_property
@@ -154,7 +166,9 @@ class EdgePattern:
         """
         if z.size(0) != self.num_nodes:
             raise InvalidInputError(f"Expected embeddings of {self.num_nodes} nodes (got {z.size(0)} rows)")
-        if z.dtype not in (torch.float32, torch.float64) or self.edge_index.size(1) < 1024:
+        num_pairs = self.edge_index.size(1)
+        # Few pairs are as fast without the kernel; more than all N * N places (repeats) it refuses.
+        if z.dtype not in (torch.float32, torch.float64) or not 1024 <= num_pairs <= self.num_nodes**2:
             return gather_inner_product(z, self.edge_index)
         return _InnerProduct.apply(z, self)
 
@@ -169,10 +183,10 @@ class _InnerProduct(torch.autograd.Function):
     def forward(ctx, z: Tensor, pattern: EdgePattern) -> Tensor:
         pointer, col, order = pattern.upper
         size = (pattern.num_nodes, pattern.num_nodes)
-        z = z.contiguous()
+        dense = z.contiguous()
         empty = torch.sparse_csr_tensor(pointer, col, z.new_zeros(col.numel()), size=size, check_invariants=False)
-        score = torch.sparse.sampled_addmm(empty, z, z.t(), beta=0.0).values()
-        ctx.save_for_backward(z)
+        score = torch.sparse.sampled_addmm(empty, dense, dense.t(), beta=0.0).values()
+        ctx.save_for_backward(z)  # the input itself: a copy made here would be a constant in the second derivative
         ctx.pattern = pattern
         return torch.empty_like(score).index_copy_(0, order, score)
 
