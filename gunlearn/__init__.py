@@ -15,12 +15,12 @@ _HOMES = {
     "gunlearn.datasets": ("load",),
     "gunlearn.methods": ("METHODS", "Callback", "EarlyStopping", "Method", "Result"),
     "gunlearn.nn": ("GCN", "InfluenceAwareConv", "after_layer", "removed_edges", "scaled_messages"),
-    "gunlearn.requests": ("ForgetEdges", "Partition", "Request"),
+    "gunlearn.requests": ("ForgetEdges", "ForgetItems", "Partition", "Request"),
     "gunlearn.tasks": ("ImageClassification", "LinkPrediction", "Task", "link_split"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = sorted([*_HOME_OF, "__version__"])  # noqa: PLE0605
+__all__ = sorted([*_HOME_OF, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

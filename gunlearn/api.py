@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.influence import edge_scores, nora
 from gunlearn.methods import METHODS, Callback, Method, Result, Retrain, TrainArguments, build, run_method, run_training
@@ -183,7 +182,8 @@ def evaluate(
         raise InvalidInputError("Expected a result of this session (got a loaded one without its partition and task)")
     if train is not None and references:
         raise InvalidInputError("Expected either 'train' or 'references' (got both)")
-    retrained = [Result(model=reference, method="retrain", mode="given") for reference in references]
+    given = {"num_forget": result.num_forget, "request_hash": result.request_hash, "seed": None, "epochs": None}
+    retrained = [Result(model=reference, method="retrain", mode="given", **given) for reference in references]
     if train is not None:
         retrain = Retrain(train=train)
         retrained = [

@@ -45,10 +45,13 @@ class Problem:
 
 @dataclass
 class Outcome:
-    """What a method hands back: the unlearned model, the loop's state, and remarks for the result."""
+    """What a method hands back: the unlearned model, the loop's state, and remarks for the result.
+
+    The state is `None` where the method did not train by the loop but by a function of the caller's.
+    """
 
     model: nn.Module
-    state: TrainState = field(default_factory=TrainState)
+    state: TrainState | None = field(default_factory=TrainState)
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -81,6 +84,11 @@ class Method(ABC):
         """
         if self.tasks and task.name not in self.tasks:
             raise UnsupportedMethodError(f"Expected a task among {self.tasks} for '{self.name}' (got '{task.name}')")
+        kinds = getattr(task, "requests", ())
+        if kinds and partition.kind not in kinds:
+            raise UnsupportedMethodError(
+                f"Expected a request for {kinds} for task '{task.name}' (got '{partition.kind}')"
+            )
         if self.requests and partition.kind not in self.requests:
             raise UnsupportedMethodError(
                 f"Expected a request for {self.requests} for '{self.name}' (got '{partition.kind}')"

@@ -44,7 +44,8 @@ class Callback:
 
     Each method is called as `callback.on_...(args, state, control, model=model, **kwargs)`: the objects are this
     module's `TrainState` and `TrainControl` and the loop's arguments. Time spent in callbacks is not charged to the
-    method.
+    method, and random numbers drawn there do not change the run. An object of another class will do, with only some of
+    the methods.
     """
 
     def on_train_begin(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:

@@ -56,8 +56,10 @@ def load_checkpoint(directory: str | Path, fingerprint: str) -> dict[str, Any] |
     try:
         payload = torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
-        raise CheckpointError(f"Expected a readable checkpoint (got a damaged {path}); delete it to start anew") from error
-    if payload.get("fingerprint") != fingerprint:
+        raise CheckpointError(
+            f"Expected a readable checkpoint (got a damaged {path}); delete it to start anew"
+        ) from error
+    if not isinstance(payload, dict) or payload.get("fingerprint") != fingerprint:
         raise CheckpointError(
             f"Expected a checkpoint of this very run (got one with other settings, data or request in {path}); "
             "delete it or choose another checkpoint directory"

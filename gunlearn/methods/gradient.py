@@ -6,15 +6,17 @@ from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import Objective, ObjectiveValue, Prediction, as_objective
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.loop import TrainArguments, fit
-from gunlearn.tasks import Parts
+from gunlearn.methods.unseen import UnseenTarget
+from gunlearn.tasks import LinkPrediction, Parts, Task
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class GradientMethod(Method):
         weight_decay: Adam's L2 penalty.
         max_grad_norm: clip the gradient's norm; `None` does not.
         message_graph: what message passing reads while unlearning: `"retain"` or `"full"`.
+        until: `None` runs all epochs; `"unseen"` stops where the forgotten edges score like true edges that the model
+            never saw, see `UnseenTarget` (link prediction, objectives with a forget part).
     """
 
     epochs: int = 100
@@ -34,32 +38,71 @@ class GradientMethod(Method):
     weight_decay: float = 0.0
     max_grad_norm: float | None = None
     message_graph: str = "retain"
+    until: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse bad options at construction, not at the first step."""
         TrainArguments(self.epochs, self.lr, self.weight_decay, self.max_grad_norm)
         if self.message_graph not in ("retain", "full"):
             raise InvalidInputError(f"Expected 'message_graph' to be 'retain' or 'full' (got '{self.message_graph}')")
-        self.objective()
+        parts = as_objective(self.objective()).parts
+        if self.until not in (None, "unseen"):
+            raise InvalidInputError(f"Expected 'until' to be None or 'unseen' (got {self.until!r})")
+        if self.until is not None and "forget" not in parts:
+            raise InvalidInputError(f"Expected a method with a forget loss for until='unseen' (got '{self.name}')")
+
+    @property
+    def label(self) -> str:
+        """Mode, where there are several, and stop criterion."""
+        mode = getattr(self, "mode", "default")
+        return mode if self.until is None else f"{mode} until {self.until}"
+
+    def supports(self, task: Task, partition: Any) -> None:
+        """See `Method.supports`."""
+        super().supports(task, partition)
+        if self.until is not None and not isinstance(task, LinkPrediction):
+            raise UnsupportedMethodError(f"Expected link prediction for until='unseen' (got '{task.name}')")
 
     @abstractmethod
     def objective(self) -> Objective:
         """The objective; losses read the parts that the task names."""
 
-    def surroundings(self, problem: Problem) -> AbstractContextManager:
-        """A context, entered anew around each training pass (message scaling); nothing by default."""
-        return nullcontext()
+    def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
+        """Makes, for a model, a context that is entered anew around each of its training passes; empty by default."""
+        return lambda model: nullcontext()
+
+    @torch.no_grad()
+    def reference_outputs(self, problem: Problem, parts: Parts, around: AbstractContextManager) -> Any:
+        """What the original model computes, once: on the same graph and in the same surroundings as the current one.
+
+        So the two agree before the first step, and differ by what unlearning did to the weights alone.
+        """
+        with around:
+            return problem.task.encode(problem.reference, parts.data)
+
+    def prepare(self, problem: Problem) -> bool:
+        """Whether gradients that this left on the model belong to the first step; nothing by default."""
+        return False
 
     def adapt(self, problem: Problem, parts: Parts) -> tuple[Callable[[dict], dict], Callable[[], bool] | None]:
-        """A change of the current predictions before the losses, and a stop condition; nothing by default."""
-        return (lambda predictions: predictions), None
+        """A change of the current predictions before the losses, and a stop condition.
+
+        With `until="unseen"` edges at their target leave the forget losses, and the run ends when all are there.
+        """
+        if self.until is None:
+            return (lambda predictions: predictions), None
+        target = UnseenTarget(problem)
+        return target.release, target.reached
 
     def run(self, problem: Problem) -> Outcome:
         """See `Method.run`."""
         objective, task = as_objective(self.objective()), problem.task
         parts = task.parts(problem.partition, self.message_graph)
         change, stop = self.adapt(problem, parts)
-        reference = Reference(problem, objective) if objective.reference_parts else None
+        surroundings, reference = self.surroundings(problem), None
+        if objective.reference_parts:
+            outputs = self.reference_outputs(problem, parts, surroundings(problem.reference))
+            reference = Reference(problem, objective.reference_parts, outputs)
         args = TrainArguments(
             self.epochs,
             self.lr,
@@ -67,9 +110,10 @@ class GradientMethod(Method):
             self.max_grad_norm,
             progress=problem.progress,
             checkpoint_dir=problem.checkpoint_dir,
+            keep_gradients=self.prepare(problem),
             fingerprint=problem.fingerprint,
         )
-        around = self.surroundings(problem)  # around training passes alone: callbacks see the plain model
+        around = surroundings(problem.model)  # around training passes alone: callbacks see the plain model
 
         def step() -> ObjectiveValue:
             items = parts.sample(objective.parts)
@@ -83,20 +127,15 @@ class GradientMethod(Method):
 
     def notes(self, problem: Problem) -> dict:
         """Remarks for the result."""
-        return {"message_graph": self.message_graph}
+        return {"message_graph": self.message_graph, "until": self.until}
 
 
 class Reference:
-    """Predictions of the frozen original model, computed once wherever the items stay the same.
+    """Predictions of the frozen original model, computed once wherever the items stay the same."""
 
-    The original model reads the graph it was trained on, with plain messages.
-    """
-
-    @torch.no_grad()
-    def __init__(self, problem: Problem, objective: Objective) -> None:
-        """Run the original model over the original data once."""
-        self.model, self.task, self.parts = problem.reference, problem.task, objective.reference_parts
-        self.outputs: Tensor | None = self.task.encode(self.model, problem.partition.data)
+    def __init__(self, problem: Problem, parts: tuple[str, ...], outputs: Any) -> None:
+        """`outputs` is what the original model computed, for `task.decode`."""
+        self.model, self.task, self.parts, self.outputs = problem.reference, problem.task, parts, outputs
         self.kept: dict[str, Prediction] = {}
 
     @torch.no_grad()

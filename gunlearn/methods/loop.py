@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from gunlearn.losses import ObjectiveValue
 from gunlearn.methods.callbacks import Callback, TrainControl, TrainState
 from gunlearn.methods.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
 from gunlearn.methods.cost import Stopwatch
+from gunlearn.seed import isolated_rng
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class TrainArguments:
         progress: show a progress bar.
         checkpoint_dir: write checkpoints there, and resume from the one that lies there.
         checkpoint_every: epochs between checkpoints.
+        keep_gradients: add to the first step's gradient what the parameters already hold (a paper's accident, repeated
+            in its paper mode).
         fingerprint: names the run, so that no other run resumes from its checkpoint.
     """
 
@@ -44,15 +48,19 @@ class TrainArguments:
     progress: bool = False
     checkpoint_dir: str | Path | None = None
     checkpoint_every: int = 50
+    keep_gradients: bool = False
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        if self.epochs < 0 or self.lr <= 0 or self.weight_decay < 0:
+        # Written so that NaN is refused as well.
+        if not (self.epochs >= 0 and 0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
             raise InvalidInputError(
                 "Expected epochs >= 0, lr > 0 and weight_decay >= 0 "
                 f"(got {self.epochs}, {self.lr} and {self.weight_decay})"
             )
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:  # a negative norm turns gradients around
+            raise InvalidInputError(f"Expected 'max_grad_norm' > 0 or None (got {self.max_grad_norm})")
         if self.keep not in ("last", "best"):
             raise InvalidInputError(f"Expected 'keep' to be 'last' or 'best' (got '{self.keep}')")
         for name in ("eval_every", "checkpoint_every"):
@@ -74,7 +82,8 @@ def fit(
         model: the module to train; `step` closes over it.
         step: evaluates the objective of one step.
         args: settings.
-        callbacks: told of each event, in order; their time is not counted.
+        callbacks: told of each event that they have a method for, in order; neither their time nor their use of
+            random numbers is the run's.
         validate: loss on validation items, in nats; needed by `eval_every` and `keep="best"`.
         stop: asked before each step; `True` ends the run.
 
@@ -99,14 +108,18 @@ def fit(
             optimizer.load_state_dict(saved["optimizer"])
             state, best = saved["state"], saved["best"]
             state.seconds_before = state.seconds
-    watch = Stopwatch(state.seconds)
+    watch, first = Stopwatch(state.seconds), state.epoch
+    if state.epoch or not args.keep_gradients:
+        optimizer.zero_grad(set_to_none=True)
 
     def tell(event: str, **kwargs: object) -> None:
         if callbacks:
             state.seconds = watch.seconds
-            with watch.paused():
+            with watch.paused(), isolated_rng():
                 for callback in callbacks:
-                    getattr(callback, event)(args, state, control, model=model, optimizer=optimizer, **kwargs)
+                    method = getattr(callback, event, None)
+                    if method is not None:
+                        method(args, state, control, model=model, optimizer=optimizer, **kwargs)
 
     model.train()
     tell("on_train_begin")
@@ -128,7 +141,9 @@ def fit(
                 tell("on_evaluate", metrics=state.log_history[-1])
             tell("on_epoch_end")
             state.seconds = watch.seconds
-            if args.checkpoint_dir is not None and (state.epoch % args.checkpoint_every == 0 or control.should_save):
+            due = state.epoch % args.checkpoint_every == 0 or control.should_save
+            # Not where the run ends: resumed from there it would go on.
+            if args.checkpoint_dir is not None and due and not control.should_training_stop:
                 control.should_save = False
                 with watch.paused():
                     tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
@@ -138,10 +153,14 @@ def fit(
             bar.set_postfix(loss=f"{record['loss']:.4f}")
     if args.keep == "best" and best is not None:
         model.load_state_dict(best)
+    optimizer.zero_grad(set_to_none=True)  # the last gradient speaks of what was to be forgotten
     model.eval()
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise DivergenceError(f"Expected finite parameters (got NaN or infinity in '{name}')")
+    if state.epoch > first and best is None:  # finite parameters may still be too large to compute with
+        with torch.no_grad():
+            _record(step(), state.epoch)
     state.seconds = watch.seconds
     tell("on_train_end")
     if args.checkpoint_dir is not None:
@@ -156,16 +175,21 @@ def _step(
     args: TrainArguments,
     epoch: int,
 ) -> dict[str, float]:
-    optimizer.zero_grad(set_to_none=True)
     value = step()
-    record = {"loss": float(value.total.detach()), **{name: float(term) for name, term in value.terms.items()}}
-    bad = [name for name, number in record.items() if number != number or number in (float("inf"), float("-inf"))]
-    if bad:
-        raise DivergenceError(f"Expected finite losses (got NaN or infinity in {bad} at epoch {epoch + 1})")
+    record = _record(value, epoch)
     value.total.backward()
     if args.max_grad_norm is not None:
         nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
     optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return record
+
+
+def _record(value: ObjectiveValue, epoch: int) -> dict[str, float]:
+    record = {"loss": float(value.total.detach()), **{name: float(term) for name, term in value.terms.items()}}
+    bad = [name for name, number in record.items() if not math.isfinite(number)]
+    if bad:
+        raise DivergenceError(f"Expected finite losses (got NaN or infinity in {bad} after {epoch} epochs)")
     return record
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch_geometric
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -28,10 +29,10 @@ class Result:
         method: name of the method.
         mode: its variant.
         config: its options.
-        seed: of the run.
+        seed: of the run; `None` for a model of unknown origin.
         request_hash: of what was forgotten; `None` for a base model.
         num_forget: how many items were forgotten.
-        epochs: optimiser steps taken.
+        epochs: optimiser steps taken; `None` where the caller's own function trained.
         seconds: wall time, influence estimate included, curves for reports left out.
         peak_memory_mb: peak memory while the method ran, in MiB; `None` where it could not be measured.
         history: one record per epoch.
@@ -46,10 +47,10 @@ class Result:
     method: str
     mode: str = "default"
     config: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
+    seed: int | None = 0
     request_hash: str | None = None
     num_forget: int = 0
-    epochs: int = 0
+    epochs: int | None = 0
     seconds: float | None = None
     peak_memory_mb: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
@@ -95,18 +96,19 @@ class Result:
         try:
             record = json.loads((directory / RECORD).read_text())
             model.load_state_dict(load_file(directory / WEIGHTS))
+            return cls(model=model.eval(), **record)
         except FileNotFoundError as error:
             raise CheckpointError(f"Expected a saved result in {directory} (got no {error.filename})") from error
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(
                 f"Expected a saved result that fits {type(model).__name__} in {directory} (got: {error})"
             ) from error
-        return cls(model=model.eval(), **record)
 
     def __repr__(self) -> str:
         """One line."""
-        cost = "" if self.seconds is None else f", {self.seconds:.1f} s"
-        return f"Result({self.method}, {self.mode}, seed={self.seed}, forgot {self.num_forget}, {self.epochs} epochs{cost})"
+        cost = "" if self.epochs is None else f", {self.epochs} epochs"
+        cost += "" if self.seconds is None else f", {self.seconds:.1f} s"
+        return f"Result({self.method}, {self.mode}, seed={self.seed}, forgot {self.num_forget}{cost})"
 
 
 def versions() -> dict[str, str]:

@@ -6,14 +6,15 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gunlearn.errors import DivergenceError, InvalidTypeError
+from gunlearn.errors import DivergenceError, InvalidTypeError, UnsupportedModelError
 from gunlearn.methods.base import Method, Problem
 from gunlearn.methods.callbacks import Callback
 from gunlearn.methods.cost import PeakMemory, Stopwatch
@@ -23,6 +24,9 @@ from gunlearn.methods.result import Result
 from gunlearn.methods.training import train_from_scratch
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks import Task
+
+CACHES = ("_cached_edge_index", "_cached_adj_t", "_cached_x", "_cached_h")
+"""Where PyG's `cached=True` layers keep what they computed from the first graph they saw."""
 
 
 class _Clocked(Callback):
@@ -38,7 +42,9 @@ class _Clocked(Callback):
         def tell(*args: Any, **kwargs: Any) -> None:
             with self.watch.paused():
                 for callback in self.callbacks:
-                    getattr(callback, name)(*args, **kwargs)
+                    method = getattr(callback, name, None)
+                    if method is not None:
+                        method(*args, **kwargs)
 
         return tell
 
@@ -63,10 +69,10 @@ def run_method(
         raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
     method.supports(task, partition)
     with isolated_rng(seed):
-        original = freeze(copy.deepcopy(model))
+        original = freeze(private_copy(model))
         memory, watch = PeakMemory(_device(model)), Stopwatch()
         problem = Problem(
-            model=copy.deepcopy(model),
+            model=private_copy(model),
             reference=original,
             partition=partition,
             task=task,
@@ -74,10 +80,15 @@ def run_method(
             callbacks=[_Clocked(callbacks, watch)] if callbacks else (),
             progress=progress,
             checkpoint_dir=checkpoint_dir,
-            fingerprint=_fingerprint(method, partition, task, seed, model) if checkpoint_dir is not None else "",
+            fingerprint=""
+            if checkpoint_dir is None
+            else _fingerprint(
+                [method.name, method.config(), partition.request_hash], task, seed, model, partition.data
+            ),
         )
         outcome = method.run(problem)
-        seconds = watch.seconds + outcome.state.seconds_before
+        state = outcome.state
+        seconds = watch.seconds + (0.0 if state is None else state.seconds_before)
     for name, tensor in outcome.model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DivergenceError(f"Expected finite weights from '{method.name}' (got NaN or infinity in '{name}')")
@@ -89,10 +100,10 @@ def run_method(
         seed=seed,
         request_hash=partition.request_hash,
         num_forget=partition.num_forget,
-        epochs=outcome.state.epoch,
+        epochs=None if state is None else state.epoch,
         seconds=seconds,
         peak_memory_mb=memory.mb,
-        history=outcome.state.log_history,
+        history=[] if state is None else state.log_history,
         notes=outcome.notes,
         partition=partition,
         task=task,
@@ -104,7 +115,10 @@ def run_training(
     model: nn.Module, data: Data, task: Task, args: TrainArguments, seed: int, callbacks: Sequence[Callback] = ()
 ) -> Result:
     """Train a copy of `model` (as initialised by the caller) on `data`."""
-    model = copy.deepcopy(model)
+    model = private_copy(model)
+    if args.checkpoint_dir is not None:
+        settings = {**vars(args), "progress": None, "checkpoint_dir": None, "checkpoint_every": None}
+        args = replace(args, fingerprint=_fingerprint(["train", settings], task, seed, model, data))
     with isolated_rng(seed):
         memory = PeakMemory(_device(model))
         state = train_from_scratch(model, data, task, args, callbacks)
@@ -127,11 +141,38 @@ def _device(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _fingerprint(method: Method, partition: Any, task: Task, seed: int, model: nn.Module) -> str:
-    digest = hashlib.sha256(
-        json.dumps([method.name, method.config(), partition.request_hash, task.name, vars(task), seed], default=repr).encode()
-    )
-    for name, tensor in model.state_dict().items():
+def private_copy(model: nn.Module) -> nn.Module:
+    """A deep copy to work on. PyG's `cached=True` layers forget the one graph they saw: it holds the forgotten edges.
+
+    Raises:
+        UnsupportedModelError: the model holds what cannot be copied.
+    """
+    try:
+        model = copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise UnsupportedModelError(
+            f"Expected a model that can be copied (got: {error}); detach or delete tensors that a forward pass left "
+            "on it"
+        ) from error
+    for module in model.modules():
+        if getattr(module, "cached", None) is True:
+            module.cached = False
+            for name in CACHES:
+                if name in module.__dict__:
+                    setattr(module, name, None)
+    return model
+
+
+def _fingerprint(settings: list[Any], task: Task, seed: int, model: nn.Module, data: Data) -> str:
+    """Of all that decides how a run goes: settings, weights (and which of them are trained), data."""
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    digest = hashlib.sha256(json.dumps([*settings, task.name, vars(task), seed, trained], default=repr).encode())
+    tensors = {**model.state_dict(), **{f"data.{key}": data[key] for key in sorted(data.keys())}}
+    for name, value in tensors.items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            digest.update(repr(value).encode())
+            continue
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

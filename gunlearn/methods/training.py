@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.errors import UnsupportedModelError
@@ -55,20 +55,39 @@ def reset_model(model: nn.Module) -> nn.Module:
     """A copy of `model` with newly drawn weights, through each module's own `reset_parameters`.
 
     Raises:
-        UnsupportedModelError: a module holds parameters but cannot reset them.
+        UnsupportedModelError: a module holds parameters but cannot reset them, or does not.
     """
     fresh = copy.deepcopy(model)
     if hasattr(fresh, "reset_parameters"):
         fresh.reset_parameters()
-        return fresh
-    for name, module in fresh.named_modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-        elif any(True for _ in module.parameters(recurse=False)):
+    else:
+        for name, module in fresh.named_modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+            elif any(True for _ in module.parameters(recurse=False)):
+                raise UnsupportedModelError(
+                    "Expected every module with parameters to have 'reset_parameters' "
+                    f"(got '{name or type(module).__name__}' without); pass your own training function to retrain"
+                )
+    # What is still the same was trained on the data to forget, unless it is a constant start (a bias of zeros).
+    before = model.state_dict()
+    for name, value in fresh.state_dict().items():
+        if (
+            not isinstance(value, Tensor)
+            or not torch.equal(value, before[name])
+            or bool((value == value.flatten()[:1]).all())
+        ):
+            continue
+        if name in dict(fresh.named_parameters()):
             raise UnsupportedModelError(
-                f"Expected every module with parameters to have 'reset_parameters' (got '{name or type(module).__name__}' "
-                "without); pass your own training function to retrain this model"
+                f"Expected 'reset_parameters' to draw all weights anew (got '{name}' unchanged); "
+                "pass your own training function to retrain this model"
             )
+        warnings.warn(
+            f"buffer '{name}' kept its value in the model to retrain; if it was learned from data, pass your own "
+            "training function",
+            stacklevel=2,
+        )
     return fresh
 
 
@@ -101,10 +120,11 @@ class Retrain(Method):
         """See `Method.run`."""
         data = problem.partition.retain_data
         if self.train is not None:
-            model = self.train(data, problem.seed)
+            # A shallow copy: what their function sets on it must not change the partition.
+            model = self.train(copy.copy(data), problem.seed)
             if not isinstance(model, nn.Module):
                 raise UnsupportedModelError(f"Expected 'train' to return a torch module (got {type(model).__name__})")
-            return Outcome(model.eval())
+            return Outcome(model.eval(), None)
         model = reset_model(problem.model).requires_grad_()
         args = TrainArguments(
             self.epochs,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gunlearn.errors import UnsupportedMethodError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses.functional import js_divergence
 from gunlearn.metrics.ranking import forget_separation, separation
 from gunlearn.tasks import LinkPrediction
@@ -20,11 +20,15 @@ SETS = ("forget", "test", "retain")
 
 @dataclass(frozen=True)
 class EdgeProbabilities:
-    """Probabilities a model gives: `forget` `[num_forget]`, `retain` `[num_retain]`, `test` `[num_test]`."""
+    """Probabilities a model gives: `forget` `[num_forget]`, `retain` `[num_retain]`, `test` `[num_test]`.
+
+    Items are ranked by `logits`: probabilities above a logit of 37 are all 1.
+    """
 
     forget: Tensor
     retain: Tensor
     test: Tensor | None
+    logits: dict[str, Tensor | None]
 
 
 class LinkEvaluator:
@@ -67,24 +71,25 @@ class LinkEvaluator:
         model.eval()
         try:
             outputs = self.task.encode(model, self.partition.data if full_graph else self.partition.retain_data)
-            sets = (self.forget, self.retain, self.test)
-            logits = [None if s is None else self.task.decode(model, outputs, s).logits for s in sets]
+            sets = {"forget": self.forget, "retain": self.retain, "test": self.test}
+            logits = {k: None if s is None else self.task.decode(model, outputs, s).logits for k, s in sets.items()}
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        return EdgeProbabilities(*(None if score is None else score.double().sigmoid() for score in logits))
+        probability = {k: None if score is None else score.double().sigmoid() for k, score in logits.items()}
+        return EdgeProbabilities(**probability, logits=logits)
 
     def utility(self, p: EdgeProbabilities) -> dict[str, float | None]:
         """AUC and AP of test edges against their negatives: `retain_auc`, `retain_ap`."""
         auc = ap = None
         if p.test is not None:
             positive = self.test.label == 1
-            auc, ap = separation(p.test[positive], p.test[~positive])
+            auc, ap = separation(p.logits["test"][positive], p.logits["test"][~positive])
         return {"retain_auc": auc, "retain_ap": ap}
 
     def forgetting(self, p: EdgeProbabilities) -> dict[str, float | None]:
         """`forget_auc`, `forget_ap` and the mean probabilities `forget_prob`, `retain_prob`."""
-        auc, ap = forget_separation(p.forget, p.retain, self.draws, self.seed)
+        auc, ap = forget_separation(p.logits["forget"], p.logits["retain"], self.draws, self.seed)
         means = {"forget_prob": float(p.forget.mean()), "retain_prob": float(p.retain.mean())}
         return {"forget_auc": auc, "forget_ap": ap, **means}
 
@@ -93,6 +98,9 @@ class LinkEvaluator:
 
         `js_forget`, `js_test`, `js_retain` average over the references, leaving out `model` itself;
         `js_floor_*` average over pairs of references: what two honest retrainings differ by.
+
+        Raises:
+            InvalidInputError: NaN among the probabilities.
         """
         out: dict[str, float | None] = {}
         others = [q for reference, q in self.references if reference is not model]
@@ -109,7 +117,12 @@ class LinkEvaluator:
 
 
 def _js(p: Tensor | None, q: Tensor | None) -> float | None:
-    return None if p is None or q is None else float(js_divergence(p, q).mean())
+    if p is None or q is None:
+        return None
+    divergence = float(js_divergence(p, q).mean())
+    if divergence != divergence:
+        raise InvalidInputError("Expected probabilities without NaN (got some); the model is broken")
+    return divergence
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -11,7 +11,7 @@ from gunlearn.errors import InvalidInputError
 
 
 def separation(positive: Tensor, negative: Tensor) -> tuple[float | None, float | None]:
-    """AUC and AP of scores, `positive` against `negative`; `None` where one side is empty.
+    """AUC and AP of scores, `positive` against `negative`; `None` where one side is empty. Infinite scores are ranked.
 
     Args:
         positive: scores of the items labelled 1, `[num_positive]`.
@@ -22,9 +22,9 @@ def separation(positive: Tensor, negative: Tensor) -> tuple[float | None, float 
     """
     if positive.numel() == 0 or negative.numel() == 0:
         return None, None
+    _refuse_nan(positive, negative)
     score = torch.cat([positive, negative]).double().cpu().numpy()
-    if np.isnan(score).any():
-        raise InvalidInputError("Expected scores without NaN (got some); the model is broken")
+    score = np.unique(score, return_inverse=True)[1]  # ranks: scikit-learn refuses infinity
     label = np.r_[np.ones(positive.numel()), np.zeros(negative.numel())]
     return float(roc_auc_score(label, score)), float(average_precision_score(label, score))
 
@@ -42,7 +42,11 @@ def forget_separation(
         retain: scores of the retained edges, `[num_retain]`.
         draws: number of draws.
         seed: of the draws.
+
+    Raises:
+        InvalidInputError: NaN among the scores, drawn or not.
     """
+    _refuse_nan(forget, retain)
     generator = torch.Generator().manual_seed(seed)
     size = min(forget.numel(), retain.numel())
     pairs = [
@@ -53,3 +57,8 @@ def forget_separation(
         return None, None
     auc, ap = np.asarray(pairs, dtype=float).mean(axis=0)
     return float(auc), float(ap)
+
+
+def _refuse_nan(*scores: Tensor) -> None:
+    if any(bool(s.isnan().any()) for s in scores):
+        raise InvalidInputError("Expected scores without NaN (got some); the model is broken")

@@ -11,7 +11,16 @@ from gunlearn.tasks.splits import link_split
 
 TASKS = {task.name: task for task in (LinkPrediction, ImageClassification)}
 
-__all__ = ["TASKS", "ImageClassification", "LinkPrediction", "NegativeSampler", "Parts", "Task", "as_task", "link_split"]
+__all__ = [
+    "TASKS",
+    "ImageClassification",
+    "LinkPrediction",
+    "NegativeSampler",
+    "Parts",
+    "Task",
+    "as_task",
+    "link_split",
+]
 
 
 def as_task(task: str | Task) -> Task:
@@ -22,6 +31,6 @@ def as_task(task: str | Task) -> Task:
     """
     if isinstance(task, Task):
         return task
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise InvalidInputError(f"Expected a task among {sorted(TASKS)} or a Task object (got {task!r})")
     return TASKS[task]()

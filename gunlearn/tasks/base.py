@@ -37,6 +37,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    requests: ClassVar[tuple[str, ...]] = ()  # kinds of request that name items of this task, empty for any
 
     def encode(self, model: nn.Module, data: Data) -> Any:
         """One pass over `data`, shared by every part; `None` where there is nothing to share."""

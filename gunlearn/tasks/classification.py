@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,18 +28,22 @@ class ArrayItems:
 class ArrayParts(Parts):
     """Parts of a classification problem over the rows of an array."""
 
-    names = {"forget": "the items to forget", "retain": "the remaining training items (a fresh batch where limited)"}
+    names: ClassVar[dict[str, str]] = {
+        "forget": "the items to forget",
+        "retain": "the remaining training items (a fresh batch where limited)",
+    }
 
-    def __init__(self, data: Data, forget_mask: Tensor, retain_mask: Tensor, batch_size: int | None) -> None:
+    def __init__(self, data: Data, forget_mask: Tensor | None, retain_mask: Tensor, batch_size: int | None) -> None:
         """Masks `[num_items]` over the rows of `data.x`."""
         self.data, self.batch_size = data, batch_size
-        self.index = {"forget": forget_mask.nonzero().view(-1), "retain": retain_mask.nonzero().view(-1)}
+        masks = {"forget": forget_mask, "retain": retain_mask}
+        self.index = {name: mask.nonzero().view(-1) for name, mask in masks.items() if mask is not None}
 
     def sample(self, names: Collection[str]) -> dict[str, ArrayItems]:
         """See `Parts.sample`."""
-        unknown = sorted(set(names) - set(self.names))
+        unknown = sorted(set(names) - set(self.index))
         if unknown:
-            raise InvalidInputError(f"Expected parts among {list(self.names)} (got {unknown})")
+            raise InvalidInputError(f"Expected parts among {list(self.index)} (got {unknown})")
         out = {}
         for name in names:
             index, fixed = self.index[name], True
@@ -61,6 +65,7 @@ class ImageClassification(Task):
 
     name = "image_classification"
     summary = "which class is this item?"
+    requests = ("items",)
 
     def __init__(self, batch_size: int | None = None) -> None:
         """See the class."""
@@ -80,9 +85,12 @@ class ImageClassification(Task):
         return ArrayParts(partition.data, partition.forget_mask, partition.retain_mask, self.batch_size)
 
     def training_parts(self, data: Data) -> ArrayParts:
-        """All training rows (`data.train_mask`, else every row) are retained."""
+        """All training rows (`data.train_mask`, else every row that is not held out) are retained."""
         mask = data.train_mask if "train_mask" in data else torch.ones(data.x.size(0), dtype=torch.bool)
-        return ArrayParts(data, torch.zeros_like(mask), mask, self.batch_size)
+        for name in ("val_mask", "test_mask"):
+            if "train_mask" not in data and name in data:
+                mask = mask & ~data[name]
+        return ArrayParts(data, None, mask, self.batch_size)
 
     def validation_items(self, data: Data) -> ArrayItems | None:
         """Rows of `data.val_mask`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class EdgeItems:
 class EdgeParts(Parts):
     """Parts of a link prediction problem; see `names`."""
 
-    names = {
+    names: ClassVar[dict[str, str]] = {
         "forget": "the edges to forget, labelled 1, with the embeddings of their end points",
         "retain": "every retained edge, labelled 1, and as many fresh negatives, labelled 0",
         "retain_edges": "every retained edge, labelled 1",
@@ -88,6 +88,8 @@ class LinkPrediction(Task):
     The model is called as `model(x, edge_index)` (or `model.encode`), with `edge_weight` and `edge_attr` too where its
     signature names them and the data has them, and returns node embeddings `[num_nodes, dim]`.
 
+    `decode` returns logits; PyG's `GAE` and `VGAE`, whose `decode` has a `sigmoid` switch, are asked for them.
+
     Args:
         negatives: `"non_edges"` (uniform pairs that are no training edges) or `"uniform"` (any pairs).
 
@@ -97,6 +99,7 @@ class LinkPrediction(Task):
 
     name = "link_prediction"
     summary = "is this node pair an edge?"
+    requests = ("edges",)
 
     def __init__(self, negatives: str = "non_edges") -> None:
         """See the class."""
@@ -119,7 +122,7 @@ class LinkPrediction(Task):
     def decode(self, model: nn.Module, outputs: Tensor, items: EdgeItems) -> Prediction:
         """Bernoulli prediction of each pair; `logits` `[num_items]` are the scores."""
         if hasattr(model, "decode"):
-            score = model.decode(outputs, items.edge_label_index)
+            score = model.decode(outputs, items.edge_label_index, **_as_logits(model))
             if not isinstance(score, Tensor) or score.numel() != items.label.numel():
                 got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
                 raise UnsupportedModelError(f"Expected 'decode' to score {items.label.numel()} pairs (got {got})")
@@ -177,6 +180,16 @@ def one_direction(data: Data) -> Tensor:
 
 
 def _accepted(model: nn.Module) -> list[str]:
-    function = model.encode if hasattr(model, "encode") else model.forward
+    inner = getattr(model, "_orig_mod", model)  # the wrapper of torch.compile takes anything
+    function = inner.encode if hasattr(inner, "encode") else inner.forward
     names = inspect.signature(function).parameters
     return [key for key in ("edge_weight", "edge_attr") if key in names]
+
+
+def _as_logits(model: nn.Module) -> dict[str, bool]:
+    """The switch that makes `decode` leave out its sigmoid, where there is one: it must not be applied twice."""
+    own = inspect.signature(model.decode).parameters
+    handed_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in own.values())
+    decoder = getattr(model, "decoder", None) if handed_on else None
+    inner = {} if decoder is None else inspect.signature(getattr(decoder, "forward", decoder)).parameters
+    return {"sigmoid": False} if "sigmoid" in own or "sigmoid" in inner else {}

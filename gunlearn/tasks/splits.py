@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
@@ -39,7 +41,7 @@ def link_split(
     """
     if protocol not in PROTOCOLS:
         raise InvalidInputError(f"Expected 'protocol' to be one of {PROTOCOLS} (got '{protocol}')")
-    if val_ratio < 0 or test_ratio < 0 or val_ratio + test_ratio >= 1:
+    if not (val_ratio >= 0 and test_ratio >= 0 and val_ratio + test_ratio < 1):
         raise InvalidInputError(f"Expected held-out ratios that leave training edges (got {val_ratio}, {test_ratio})")
     if "test_pos_edge_index" in data:
         raise InvalidInputError("Expected a whole graph (got data that already holds a link split)")
@@ -82,5 +84,13 @@ def _with_training_edges(data: Data, train: Tensor, undirected: bool) -> Data:
     keep = torch.isin(first * data.num_nodes + second, train[0] * data.num_nodes + train[1])
     out.edge_index = data.edge_index[:, keep]
     for key in attributes:
-        out[key] = data[key][keep]
+        out[key] = _select(data[key], keep, data.__cat_dim__(key, data[key]))
     return out
+
+
+def _select(value: Any, keep: Tensor, dim: int) -> Any:
+    if isinstance(value, Tensor):
+        return value.index_select(dim, keep.nonzero().view(-1).to(value.device))
+    if isinstance(value, np.ndarray):
+        return np.compress(keep.cpu().numpy(), value, axis=dim)
+    return [entry for entry, kept in zip(value, keep.tolist(), strict=True) if kept]
