@@ -123,6 +123,7 @@ def _without(graph: TrainingGraph, forget_mask: Tensor) -> Data:
         retain[name] = _select(data[name], ~forget_mask, data.__cat_dim__(name, data[name]))
     retain.edge_index = graph.edge_index[:, ~forget_mask]
 
+    # After the loop above: an edge_label as long as edge_index goes with edge_label_index all the same.
     for name, partners in _SUPERVISION.items():
         if name not in data:
             continue
@@ -147,7 +148,6 @@ def _per_edge(data: Data, num_columns: int) -> list[str]:
         for name in data.keys()  # noqa: SIM118 - iterating a Data yields pairs
         if name != "edge_index"
         and not _OTHER_EDGES.search(name)
-        and not (name == "edge_label" and "edge_label_index" in data)
         and data.is_edge_attr(name)
         and (not by_name or "edge" in name)
     ]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch_geometric.data import Data
 from torch_geometric.utils import to_undirected
 
-from gunlearn.requests import ForgetEdges, RequestSum
+from gunlearn.requests import ForgetEdges, Request, RequestSum
 
 SETTINGS = settings(deadline=None, max_examples=50)
 
@@ -242,13 +242,33 @@ def test_edges_listed_again_as_supervision_go_too():
         edge_index=to_undirected(train),
         num_nodes=4,
         train_pos_edge_index=train,
-        edge_label_index=torch.tensor([[3, 0, 2, 1], [2, 3, 1, 3]]),
-        edge_label=torch.tensor([1, 0, 1, 0]),
+        # As long as edge_index by accident, with pairs that are no edges.
+        edge_label_index=torch.tensor([[1, 0, 2, 1, 0, 3], [0, 2, 1, 3, 3, 2]]),
+        edge_label=torch.tensor([10, 0, 11, 1, 2, 12]),
     )
-    retain = ForgetEdges([(2, 3)]).resolve(data).retain_data
-    assert columns(retain.train_pos_edge_index) == [(0, 1), (1, 2)]
-    assert columns(retain.edge_label_index) == [(0, 3), (2, 1), (1, 3)]
-    assert retain.edge_label.tolist() == [0, 1, 0]
+    retain = ForgetEdges([(0, 1)]).resolve(data).retain_data
+    assert columns(retain.train_pos_edge_index) == [(1, 2), (2, 3)]
+    assert columns(retain.edge_label_index) == [(0, 2), (2, 1), (1, 3), (0, 3), (3, 2)]
+    assert retain.edge_label.tolist() == [0, 11, 1, 2, 12]
+
+
+def test_one_column_of_an_edge_is_enough_for_a_new_kind_of_request():
+    class FirstColumn(Request):
+        kind = "first"
+
+        def select(self, graph, scores):
+            return torch.arange(graph.num_columns) == 0
+
+        def content(self):
+            return ()
+
+    data = Data(edge_index=torch.tensor([[0, 1, 1, 0, 1], [1, 2, 0, 1, 1]]), num_nodes=3)
+    assert FirstColumn().resolve(data).forget_mask.tolist() == [True, False, False, True, False]  # directed
+    data.edge_index = torch.tensor([[0, 1, 1, 0, 2], [1, 2, 0, 1, 1]])
+    partition = FirstColumn().resolve(data)
+    assert partition.forget_mask.tolist() == [True, False, True, True, False]
+    assert partition.request_hash != ForgetEdges([(0, 1)]).resolve(data).request_hash
+    assert (FirstColumn() + ForgetEdges([(1, 2)])).kind == "edges+first"
 
 
 def test_as_many_nodes_as_edges_keeps_node_attributes():
