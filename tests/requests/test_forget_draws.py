@@ -146,8 +146,7 @@ def test_draw_does_not_know_the_order_of_columns():
 def test_every_edge_is_as_likely_as_the_next():
     # 400 draws of 1 of 10 edges: 40 each on average, standard deviation sqrt(400 * .1 * .9) = 6.
     drawn = Counter(
-        next(iter(edge_set(ForgetEdges(count=1, seed=seed).resolve(ring(10)).forget_edge_index)))
-        for seed in range(400)
+        next(iter(edge_set(ForgetEdges(count=1, seed=seed).resolve(ring(10)).forget_edge_index))) for seed in range(400)
     )
     assert len(drawn) == 10
     assert all(abs(times - 40) < 4 * 6 for times in drawn.values())
