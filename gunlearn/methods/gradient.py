@@ -15,7 +15,7 @@ from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import Objective, ObjectiveValue, Prediction, as_objective
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.loop import TrainArguments, fit
-from gunlearn.methods.unseen import UnseenTarget
+from gunlearn.methods.targets import TARGETS, ScoreTarget
 from gunlearn.tasks import LinkPrediction, Parts, Task
 
 
@@ -29,8 +29,10 @@ class GradientMethod(Method):
         weight_decay: Adam's L2 penalty.
         max_grad_norm: clip the gradient's norm; `None` does not.
         message_graph: what message passing reads while unlearning: `"retain"` or `"full"`.
-        until: `None` runs all epochs; `"unseen"` stops where the forgotten edges score like true edges that the model
-            never saw, see `UnseenTarget` (link prediction, objectives with a forget part).
+        until: `"end"` pushes every forgotten item for all epochs. `"unseen"` lets each forgotten edge go where it
+            scores like true edges that the model never saw, `"separated"` where it scores below 95 % of the retained
+            edges; the run ends when nearly all are there (link prediction, objectives with a forget part; see
+            `targets.py`).
     """
 
     epochs: int = 100
@@ -38,7 +40,7 @@ class GradientMethod(Method):
     weight_decay: float = 0.0
     max_grad_norm: float | None = None
     message_graph: str = "retain"
-    until: str | None = None
+    until: str = "end"
 
     def __post_init__(self) -> None:
         """Refuse bad options at construction, not at the first step."""
@@ -46,22 +48,21 @@ class GradientMethod(Method):
         if self.message_graph not in ("retain", "full"):
             raise InvalidInputError(f"Expected 'message_graph' to be 'retain' or 'full' (got '{self.message_graph}')")
         parts = as_objective(self.objective()).parts
-        if self.until not in (None, "unseen"):
-            raise InvalidInputError(f"Expected 'until' to be None or 'unseen' (got {self.until!r})")
-        if self.until is not None and "forget" not in parts:
-            raise InvalidInputError(f"Expected a method with a forget loss for until='unseen' (got '{self.name}')")
+        if self.until != "end" and self.until not in TARGETS:
+            raise InvalidInputError(f"Expected 'until' to be 'end' or one of {sorted(TARGETS)} (got {self.until!r})")
+        if self.until != "end" and "forget" not in parts:
+            raise InvalidInputError(f"Expected a method with a forget loss for 'until' (got '{self.name}')")
 
     @property
     def label(self) -> str:
-        """Mode, where there are several, and stop criterion."""
-        mode = getattr(self, "mode", "default")
-        return mode if self.until is None else f"{mode} until {self.until}"
+        """The stop criterion, where it is not the usual one."""
+        return "default" if self.until == "end" else f"default until {self.until}"
 
     def supports(self, task: Task, partition: Any) -> None:
         """See `Method.supports`."""
         super().supports(task, partition)
-        if self.until is not None and not isinstance(task, LinkPrediction):
-            raise UnsupportedMethodError(f"Expected link prediction for until='unseen' (got '{task.name}')")
+        if self.until != "end" and not isinstance(task, LinkPrediction):
+            raise UnsupportedMethodError(f"Expected link prediction for 'until' (got '{task.name}')")
 
     @abstractmethod
     def objective(self) -> Objective:
@@ -87,11 +88,11 @@ class GradientMethod(Method):
     def adapt(self, problem: Problem, parts: Parts) -> tuple[Callable[[dict], dict], Callable[[], bool] | None]:
         """A change of the current predictions before the losses, and a stop condition.
 
-        With `until="unseen"` edges at their target leave the forget losses, and the run ends when all are there.
+        With `until` edges at their target leave the forget losses, and the run ends when all are there.
         """
-        if self.until is None:
+        if self.until == "end":
             return (lambda predictions: predictions), None
-        target = UnseenTarget(problem)
+        target = ScoreTarget(problem, self.until)
         return target.release, target.reached
 
     def run(self, problem: Problem) -> Outcome:

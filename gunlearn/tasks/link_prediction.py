@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from torch_geometric.data import Data
-from torch_geometric.utils import is_undirected
+from torch_geometric.utils import coalesce, is_undirected
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
@@ -171,12 +171,8 @@ class LinkPrediction(Task):
 
 def one_direction(data: Data) -> Tensor:
     """One column per distinct edge: `row <= col` where the graph is undirected, every distinct column elsewhere."""
-    row, col = data.edge_index
-    if is_undirected(data.edge_index, num_nodes=data.num_nodes):
-        keep = row <= col
-        row, col = row[keep], col[keep]
-    key = (row * data.num_nodes + col).unique()
-    return torch.stack([key // data.num_nodes, key % data.num_nodes])
+    edges = coalesce(data.edge_index, num_nodes=data.num_nodes)
+    return edges[:, edges[0] <= edges[1]] if is_undirected(edges, num_nodes=data.num_nodes) else edges
 
 
 def _accepted(model: nn.Module) -> list[str]:

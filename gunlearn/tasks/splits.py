@@ -45,8 +45,8 @@ def link_split(
         raise InvalidInputError(f"Expected held-out ratios that leave training edges (got {val_ratio}, {test_ratio})")
     if "test_pos_edge_index" in data:
         raise InvalidInputError("Expected a whole graph (got data that already holds a link split)")
-    undirected = is_undirected(data.edge_index, num_nodes=data.num_nodes)
     edges = coalesce(data.edge_index, num_nodes=data.num_nodes)
+    undirected = is_undirected(edges, num_nodes=data.num_nodes)  # a copy of one direction does not make it directed
     row, col = edges
     edges = edges[:, row < col] if undirected else edges[:, row != col]
     num_val, num_test = math.floor(val_ratio * edges.size(1)), math.floor(test_ratio * edges.size(1))

@@ -1,7 +1,8 @@
-"""The score that a forgotten edge would get if the model had never seen it."""
+"""How far down to push each forgotten edge: to where it is told apart, or to where an unseen edge would score."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
@@ -55,18 +56,33 @@ def unseen_scores(problem: Problem) -> Tensor:
     return (mean + share * (gap - gap.mean())).to(seen)
 
 
-class UnseenTarget:
-    """Lets each forgotten edge go once it scores like an unseen true edge, and ends the run when all do.
+def separated_scores(problem: Problem, share: float = 0.05) -> Tensor:
+    """The score below which `share` of the retained edges lie (original model, retained graph), `[num_forget]`."""
+    data, task, partition = problem.partition.retain_data, problem.task, problem.partition
+    with torch.no_grad():
+        items = task.edge_items(data, partition.retain_edge_index)
+        score = task.decode(problem.reference, task.encode(problem.reference, data), items).logits
+    quantile = np.quantile(score.double().cpu().numpy(), share)  # torch's own refuses large inputs
+    return torch.full((partition.num_forget,), float(quantile), dtype=score.dtype, device=score.device)
+
+
+#: What `until` can say: how far down each forgotten edge is pushed.
+TARGETS = {"separated": separated_scores, "unseen": unseen_scores}
+
+
+class ScoreTarget:
+    """Lets each forgotten edge go once its score is at its target, and ends the run when nearly all are.
 
     Args:
         problem: the problem being solved.
+        until: a name of `TARGETS`.
         done: share of edges that must have reached their target.
     """
 
-    def __init__(self, problem: Problem, done: float = 0.95) -> None:
+    def __init__(self, problem: Problem, until: str, done: float = 0.95) -> None:
         """Compute the targets."""
         self.problem, self.done = problem, done
-        self.target = unseen_scores(problem)
+        self.target = TARGETS[until](problem)
         self.items = problem.task.edge_items(problem.partition.retain_data, problem.partition.forget_edge_index)
 
     @torch.no_grad()
