@@ -6,6 +6,7 @@ none. The gradient of `A @ x` is `A^T @ grad`, so both matrices are built once a
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +16,11 @@ from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.memo import memo
+
+
+with warnings.catch_warnings():  # torch says once that CSR is in beta; nobody who unlearns an edge needs to know
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), size=(1, 1))
 
 
 @dataclass(frozen=True)
