@@ -17,7 +17,6 @@ from torch import Tensor
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.memo import memo
 
-
 with warnings.catch_warnings():  # torch says once that CSR is in beta; nobody who unlearns an edge needs to know
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), size=(1, 1))

@@ -63,7 +63,7 @@ def test_unseen_needs_validation_edges(problem: Problem) -> None:
     data = copy.copy(partition.retain_data)
     data.val_pos_edge_index = data.val_pos_edge_index[:, :5]
     object.__setattr__(partition, "retain_data", data)
-    with pytest.raises(InvalidRequestError, match="at least 30 validation edges.*got 5"):
+    with pytest.raises(InvalidRequestError, match=r"at least 30 validation edges.*got 5"):
         unseen_scores(Problem(problem.model, problem.reference, partition, problem.task))
 
 
