@@ -26,8 +26,7 @@ __all__ = sorted([*_HOME_OF, "__version__"])
 def __getattr__(name: str) -> Any:
     if name in _HOME_OF:
         value = getattr(import_module(_HOME_OF[name]), name)
-        globals()[name] = value
-        return value
+        return globals().setdefault(name, value)  # "influence" is a package as well, and callable: never hide it
     raise AttributeError(f"module 'gunlearn' has no attribute '{name}'")
 
 

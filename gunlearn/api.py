@@ -108,7 +108,7 @@ def unlearn(
         raise InvalidTypeError(f"Expected 'request' to be a forget request (got {type(request).__name__})")
     task, method = as_task(task), build(METHODS, method, options)
     scores = None
-    if getattr(request, "by", None) == "influence":
+    if request.needs_scores:
         scores = influence(model, data, of="edges")
     partition = request.resolve(data) if scores is None else request.resolve(data, scores)
     return run_method(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)

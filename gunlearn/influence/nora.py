@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
-from torch_geometric.utils import remove_self_loops, scatter
+from torch_geometric.utils import remove_self_loops
 
+from gunlearn._scatter import scatter
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.nn.attach import message_passing_layers
+from gunlearn.nn.attach import message_passing_layers, suspended_caches
 from gunlearn.nn.memo import memo
 from gunlearn.nn.sparse import SparseMatrix, sparse_matrix
 from gunlearn.seed import isolated_rng
@@ -93,22 +94,29 @@ def _layer_inputs(model: nn.Module, data: Data) -> list[tuple[Tensor, Tensor]]:
     """Each layer's input and the gradient with respect to it, first layer first."""
     captured: list[Tensor] = []
 
-    def capture(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def capture(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         x = args[0] if args else kwargs.get("x")
-        x = x[0] if isinstance(x, tuple | list) else x
-        if isinstance(x, Tensor) and x.requires_grad and all(x is not seen for seen in captured):
+        whole, x = x, x[0] if isinstance(x, tuple | list) else x
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            return args, kwargs
+        if not x.requires_grad:  # behind a frozen embedding, say
+            x = x.detach().requires_grad_()
+            whole = (x, *whole[1:]) if isinstance(whole, tuple | list) else x
+            args, kwargs = ((whole, *args[1:]), kwargs) if args else (args, {**kwargs, "x": whole})
+        if all(x is not seen for seen in captured):
             captured.append(x)
+        return args, kwargs
 
-    handles = [
-        layer.register_forward_pre_hook(capture, with_kwargs=True) for layer in message_passing_layers(model).values()
-    ]
+    layers = message_passing_layers(model)
+    handles = [layer.register_forward_pre_hook(capture, with_kwargs=True) for layer in layers.values()]
     training = {m: m.training for m in model.modules()}
     try:
         model.eval()
         view = Data(**{**data.to_dict(), "num_nodes": data.num_nodes})
         if data.x is not None:
-            view.x = data.x.detach().clone().requires_grad_()
-        with torch.enable_grad(), isolated_rng():
+            x = data.x.to_dense() if data.x.layout != torch.strided else data.x
+            view.x = x.detach().clone().requires_grad_()
+        with torch.enable_grad(), isolated_rng(), suspended_caches(model):
             out = LinkPrediction().encode(model, view).softmax(dim=-1)
             if not captured or not out.requires_grad:
                 raise UnsupportedModelError("Expected gradients with respect to layer inputs (got a model without)")

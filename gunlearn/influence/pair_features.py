@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -24,9 +25,8 @@ def pair_features(data: Data, edge_index: Tensor) -> np.ndarray:
     row, col = data.edge_index.cpu().numpy()
     u, v = edge_index.cpu().numpy()
     adjacency = sp.csr_matrix((np.ones(row.size), (row, col)), shape=(num_nodes, num_nodes))
-    adjacency = ((adjacency + adjacency.T) > 0).astype(np.float64).tolil()
-    adjacency.setdiag(0)
-    adjacency = adjacency.tocsr()
+    adjacency = ((adjacency + adjacency.T) > 0).astype(np.float64)
+    adjacency = adjacency - sp.diags(adjacency.diagonal())
     linked = np.asarray(adjacency[u, v]).ravel()
     degree = np.asarray(adjacency.sum(axis=1)).ravel()
     du, dv = degree[u] - linked, degree[v] - linked
@@ -35,7 +35,7 @@ def pair_features(data: Data, edge_index: Tensor) -> np.ndarray:
     rare = sp.diags(1 / np.log(np.maximum(degree, 2)))
     adamic_adar = np.asarray((adjacency[u] @ rare).multiply(adjacency[v]).sum(axis=1)).ravel()
 
-    x = sp.csr_matrix(data.x.detach().cpu().double().numpy())
+    x = _sparse(data)
     own_u, own_v = x[u], x[v]
     around_u = own_u + adjacency[u] @ x - sp.diags(linked) @ own_v
     around_v = own_v + adjacency[v] @ x - sp.diags(linked) @ own_u
@@ -50,6 +50,18 @@ def pair_features(data: Data, edge_index: Tensor) -> np.ndarray:
         ],
         axis=1,
     )
+
+
+def _sparse(data: Data) -> sp.csr_matrix:
+    """Features as a sparse matrix, never a second dense copy; one-hot where there are none."""
+    if data.x is None:
+        return sp.identity(data.num_nodes, format="csr")
+    x = data.x.detach().cpu()
+    if x.layout == torch.sparse_csr:
+        parts = (x.values().double().numpy(), x.col_indices().numpy(), x.crow_indices().numpy())
+        return sp.csr_matrix(parts, shape=tuple(x.shape))
+    row, col = x.nonzero(as_tuple=True)
+    return sp.csr_matrix((x[row, col].double().numpy(), (row.numpy(), col.numpy())), shape=tuple(x.shape))
 
 
 def _cosine(a: sp.spmatrix, b: sp.spmatrix) -> np.ndarray:

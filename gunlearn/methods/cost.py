@@ -38,13 +38,17 @@ class PeakMemory:
     """Highest memory in use since it was made, in MiB, or `None` where the system cannot tell.
 
     On CUDA it is the allocator's peak, on Linux the peak resident set of the process, reset when the measurement
-    starts. (The reset needs a writable `/proc/self/clear_refs`; without it there is no honest figure.)
+    starts: model, data and libraries count. (The reset needs a writable `/proc/self/clear_refs`; without it there is no
+    honest figure.) What happens inside `paused` does not count.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         """Start measuring."""
         self.device = torch.device(device)
-        self._works = True
+        self._works, self._before = True, 0.0
+        self._reset()
+
+    def _reset(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             return
@@ -53,9 +57,22 @@ class PeakMemory:
         except OSError:
             self._works = False
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Memory used inside the block does not count."""
+        self._before = self.mb or 0.0
+        try:
+            yield
+        finally:
+            self._reset()
+
     @property
     def mb(self) -> float | None:
-        """Peak since the start, in MiB."""
+        """Peak so far, in MiB."""
+        peak = self._peak()
+        return None if peak is None else max(peak, self._before)
+
+    def _peak(self) -> float | None:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         if not self._works:

@@ -15,7 +15,7 @@ from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import Objective, ObjectiveValue, Prediction, as_objective
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.loop import TrainArguments, fit
-from gunlearn.methods.targets import TARGETS, ScoreTarget
+from gunlearn.methods.targets import TARGETS, ScoreTarget, check_held_out
 from gunlearn.tasks import LinkPrediction, Parts, Task
 
 
@@ -28,6 +28,7 @@ class GradientMethod(Method):
         lr: Adam's learning rate.
         weight_decay: Adam's L2 penalty.
         max_grad_norm: clip the gradient's norm; `None` does not.
+        eval_every: epochs between evaluations on validation items, which `EarlyStopping` waits for; `None` never does.
         message_graph: what message passing reads while unlearning: `"retain"` or `"full"`.
         until: `"end"` pushes every forgotten item for all epochs. `"unseen"` lets each forgotten edge go where it
             scores like true edges that the model never saw, `"separated"` where it scores below 95 % of the retained
@@ -40,11 +41,12 @@ class GradientMethod(Method):
     weight_decay: float = 0.0
     max_grad_norm: float | None = None
     message_graph: str = "retain"
+    eval_every: int | None = None
     until: str = "end"
 
     def __post_init__(self) -> None:
         """Refuse bad options at construction, not at the first step."""
-        TrainArguments(self.epochs, self.lr, self.weight_decay, self.max_grad_norm)
+        TrainArguments(self.epochs, self.lr, self.weight_decay, self.max_grad_norm, self.eval_every)
         if self.message_graph not in ("retain", "full"):
             raise InvalidInputError(f"Expected 'message_graph' to be 'retain' or 'full' (got '{self.message_graph}')")
         parts = as_objective(self.objective()).parts
@@ -63,6 +65,8 @@ class GradientMethod(Method):
         super().supports(task, partition)
         if self.until != "end" and not isinstance(task, LinkPrediction):
             raise UnsupportedMethodError(f"Expected link prediction for 'until' (got '{task.name}')")
+        if self.until == "unseen":
+            check_held_out(partition.data)
 
     @abstractmethod
     def objective(self) -> Objective:
@@ -109,6 +113,7 @@ class GradientMethod(Method):
             self.lr,
             self.weight_decay,
             self.max_grad_norm,
+            self.eval_every,
             progress=problem.progress,
             checkpoint_dir=problem.checkpoint_dir,
             keep_gradients=self.prepare(problem),
@@ -123,7 +128,16 @@ class GradientMethod(Method):
             current = {name: task.decode(problem.model, outputs, items[name]) for name in objective.parts}
             return objective(change(current), None if reference is None else reference(items))
 
-        state = fit(problem.model, step, args, problem.callbacks, stop=stop)
+        data, held_out = problem.partition.retain_data, None
+        if self.eval_every is not None:
+            held_out = task.validation_items(data)
+            if held_out is None:
+                raise InvalidInputError("Expected validation items for 'eval_every' (got data without)")
+
+        def validate() -> float:
+            return float(-task.predict(problem.model, data, held_out).log_prob.mean())
+
+        state = fit(problem.model, step, args, problem.callbacks, None if held_out is None else validate, stop)
         return Outcome(problem.model, state, self.notes(problem))
 
     def notes(self, problem: Problem) -> dict:

@@ -56,7 +56,8 @@ class INPO(GradientMethod):
 
     Args:
         mode: `"default"` or `"paper"`.
-        dataset: name of the data set whose paper settings to take (`PRESETS`); Cora's where it has none.
+        dataset: name of the data set whose paper settings to take (`PRESETS`); Cora's where it has none, which
+            `result.notes["preset"]` tells.
         epochs: optimiser steps; `None` takes the mode's.
         lr: learning rate; `None` takes the mode's.
         weight_decay: L2 penalty; `None` takes the mode's.
@@ -101,7 +102,7 @@ class INPO(GradientMethod):
         if self.mode not in ("default", "paper"):
             raise InvalidInputError(f"Expected 'mode' to be 'default' or 'paper' (got '{self.mode}')")
         if self.mode == "paper":
-            settings = {**_PAPER, **PRESETS.get(self.dataset or "", PRESETS["Cora"])}
+            settings = {**_PAPER, **PRESETS[self.preset]}
         else:
             settings = _UNSEEN if self.until == "unseen" else _DEFAULT
         for name, value in settings.items():
@@ -111,6 +112,11 @@ class INPO(GradientMethod):
             if getattr(self, name) < 0:
                 raise InvalidInputError(f"Expected '{name}' >= 0 (got {getattr(self, name)})")
         super().__post_init__()
+
+    @property
+    def preset(self) -> str:
+        """Name of the data set whose settings paper mode takes."""
+        return next((name for name in PRESETS if name.lower() == str(self.dataset).lower()), "Cora")
 
     @property
     def label(self) -> str:
@@ -128,6 +134,11 @@ class INPO(GradientMethod):
             (self.kl_weight, KLToReference(on="retain")),
         ]
         return Objective(tuple((weight, loss) for weight, loss in terms if weight))
+
+    def notes(self, problem: Problem) -> dict:
+        """Remarks for the result."""
+        paper = {"preset": self.preset} if self.mode == "paper" else {}
+        return {**super().notes(problem), **paper}
 
     @torch.no_grad()
     def reference_outputs(self, problem: Problem, parts: Parts, around: AbstractContextManager) -> Any:

@@ -132,7 +132,8 @@ def fit(
             state.epoch += 1
             state.log_history.append({"epoch": state.epoch, **record})
             tell("on_step_end")
-            if validate is not None and args.eval_every and state.epoch % args.eval_every == 0:
+            due = args.eval_every is not None and (state.epoch % args.eval_every == 0 or state.epoch == args.epochs)
+            if validate is not None and due:
                 loss = _validated(model, validate)
                 state.log_history[-1]["val_loss"] = loss
                 if state.best_metric is None or loss < state.best_metric:

@@ -61,6 +61,11 @@ class Result:
     original: nn.Module | None = None
 
     @property
+    def data(self) -> Any:
+        """What the model is to be used on: the caller's data without the forgotten items; `None` once loaded."""
+        return None if self.partition is None else self.partition.retain_data
+
+    @property
     def seconds_per_epoch(self) -> float | None:
         """Mean wall time of an epoch, in seconds; `None` for a method without epochs."""
         return self.seconds / self.epochs if self.epochs and self.seconds is not None else None

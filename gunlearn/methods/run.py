@@ -22,25 +22,23 @@ from gunlearn.methods.gradient import freeze
 from gunlearn.methods.loop import TrainArguments
 from gunlearn.methods.result import Result
 from gunlearn.methods.training import train_from_scratch
+from gunlearn.nn.attach import CACHES
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks import Task
 
-CACHES = ("_cached_edge_index", "_cached_adj_t", "_cached_x", "_cached_h")
-"""Where PyG's `cached=True` layers keep what they computed from the first graph they saw."""
-
 
 class _Clocked(Callback):
-    """Wraps the caller's callbacks and keeps their time out of the method's."""
+    """Wraps the caller's callbacks and keeps their time and memory out of the method's."""
 
-    def __init__(self, callbacks: Sequence[Callback], watch: Stopwatch) -> None:
-        self.callbacks, self.watch = callbacks, watch
+    def __init__(self, callbacks: Sequence[Callback], watch: Stopwatch, memory: PeakMemory) -> None:
+        self.callbacks, self.watch, self.memory = callbacks, watch, memory
 
     def __getattribute__(self, name: str) -> Any:
         if not name.startswith("on_"):
             return object.__getattribute__(self, name)
 
         def tell(*args: Any, **kwargs: Any) -> None:
-            with self.watch.paused():
+            with self.watch.paused(), self.memory.paused():
                 for callback in self.callbacks:
                     method = getattr(callback, name, None)
                     if method is not None:
@@ -77,7 +75,7 @@ def run_method(
             partition=partition,
             task=task,
             seed=seed,
-            callbacks=[_Clocked(callbacks, watch)] if callbacks else (),
+            callbacks=[_Clocked(callbacks, watch, memory)] if callbacks else (),
             progress=progress,
             checkpoint_dir=checkpoint_dir,
             fingerprint=""

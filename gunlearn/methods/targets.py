@@ -7,13 +7,28 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
+from torch_geometric.data import Data
 
-from gunlearn.errors import InvalidRequestError
+from gunlearn.errors import UnsupportedMethodError
 from gunlearn.influence.pair_features import pair_features
 from gunlearn.losses import Prediction
 from gunlearn.methods.base import Problem
 
 MIN_HELD_OUT, NEIGHBORS = 30, 20
+
+
+def check_held_out(data: Data) -> None:
+    """Refuse data with too few held-out edges to compare with.
+
+    Raises:
+        UnsupportedMethodError: fewer than `MIN_HELD_OUT` validation edges.
+    """
+    number = data.val_pos_edge_index.size(1) if "val_pos_edge_index" in data else 0
+    if number < MIN_HELD_OUT:
+        raise UnsupportedMethodError(
+            f"Expected at least {MIN_HELD_OUT} validation edges ('val_pos_edge_index') for until='unseen' "
+            f"(got {number})"
+        )
 
 
 def unseen_scores(problem: Problem) -> Tensor:
@@ -29,16 +44,10 @@ def unseen_scores(problem: Problem) -> Tensor:
     its like it leaves the share `w` that unseen edges show as well. Plain means mislead, because forgotten and
     validation edges differ in all these covariates. Test edges are not looked at.
 
-    Raises:
-        InvalidRequestError: fewer than 30 validation edges.
+    The method refuses data with fewer than `MIN_HELD_OUT` validation edges before it starts.
     """
     data, task = problem.partition.retain_data, problem.task
-    held_out = data.val_pos_edge_index if "val_pos_edge_index" in data else None
-    if held_out is None or held_out.size(1) < MIN_HELD_OUT:
-        raise InvalidRequestError(
-            f"Expected at least {MIN_HELD_OUT} validation edges ('val_pos_edge_index') for until='unseen' "
-            f"(got {0 if held_out is None else held_out.size(1)})"
-        )
+    held_out = data.val_pos_edge_index
     forget = problem.partition.forget_edge_index
     with torch.no_grad():
         outputs = task.encode(problem.reference, data)

@@ -139,16 +139,3 @@ class Retrain(Method):
         extra = [] if self.patience is None else [EarlyStopping(self.patience)]
         state = train_from_scratch(model, data, problem.task, args, [*problem.callbacks, *extra])
         return Outcome(model, state)
-
-
-def seeded_init(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Build a model under its own seed, the caller's random state untouched."""
-    from gunlearn.seed import isolated_rng
-
-    with isolated_rng(seed):
-        return build()
-
-
-def on_device(data: Data, device: torch.device | str) -> Data:
-    """A copy of `data` on `device`; the same object where it is there already."""
-    return data if data.edge_index.device == torch.device(device) else copy.copy(data).to(device)

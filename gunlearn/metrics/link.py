@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses.functional import js_divergence
 from gunlearn.metrics.ranking import forget_separation, separation
+from gunlearn.nn.attach import suspended_caches
 from gunlearn.tasks import LinkPrediction
 
 SETS = ("forget", "test", "retain")
@@ -70,7 +71,8 @@ class LinkEvaluator:
         modes = {module: module.training for module in model.modules()}
         model.eval()
         try:
-            outputs = self.task.encode(model, self.partition.data if full_graph else self.partition.retain_data)
+            with suspended_caches(model):
+                outputs = self.task.encode(model, self.partition.data if full_graph else self.partition.retain_data)
             sets = {"forget": self.forget, "retain": self.retain, "test": self.test}
             logits = {k: None if s is None else self.task.decode(model, outputs, s).logits for k, s in sets.items()}
         finally:

@@ -149,7 +149,7 @@ class Override:
         self.layer = layer
         self.name = name
         # `None` stands for the class's own method: a bound method would not survive pickle inside its own layer.
-        self.previous: Callable[..., Any] | None = layer.__dict__.get(self.method)
+        self.previous: Callable[..., Any] | None = None
 
     def original(self, *args: Any, **kwargs: Any) -> Any:
         """Call the method that this one covers."""
@@ -158,7 +158,8 @@ class Override:
         return getattr(type(self.layer), self.method)(self.layer, *args, **kwargs)
 
     def install(self) -> None:
-        """Cover the method."""
+        """Cover the method, and remember what was there."""
+        self.previous = self.layer.__dict__.get(self.method)
         self.layer.__dict__[self.method] = self
 
     def uninstall(self) -> None:

@@ -34,7 +34,7 @@ from gunlearn.nn._hooks import (
 
 __all__ = ["after_layer", "message_passing_layers", "removed_edges", "scaled_messages"]
 
-_CACHES = ("_cached_edge_index", "_cached_adj_t", "_cached_x", "_cached_h")
+CACHES = ("_cached_edge_index", "_cached_adj_t", "_cached_x", "_cached_h")
 """Where PyG's `cached=True` layers keep what they computed from the first graph they saw."""
 
 
@@ -192,17 +192,50 @@ def scaled_messages(
         InvalidInputError: ids, shapes, dtypes, values or layer names do not fit.
         UnsupportedModelError: no message passing layer, another kind of graph, or not one message per edge.
     """
-    graph = _check_edge_index("edge_index", edge_index, num_nodes)
-    lookup = EdgeLookup(graph)
-    _check_scale(scale, lookup)
-    chosen = _choose(model, layers)
-    with ExitStack() as stack:
-        _suspend_caches(chosen, stack)
-        for name, layer in _with_nested(chosen).items():
-            propagate = ScaledPropagate(layer, name, lookup, scale, strict)
-            _install(propagate, stack)
-            _install(ScaledMessage(layer, name, propagate), stack)
+    with ScaledMessages(model, edge_index, scale, layers, strict, num_nodes):
         yield model
+
+
+class ScaledMessages:
+    """`scaled_messages` that can be entered again and again: what it computes is kept between entries.
+
+    For the arguments see `scaled_messages`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        edge_index: Tensor,
+        scale: Tensor,
+        layers: Collection[str] | None = None,
+        strict: bool = False,
+        num_nodes: int | None = None,
+    ) -> None:
+        """Check the arguments and look the edges up."""
+        self._lookup = EdgeLookup(_check_edge_index("edge_index", edge_index, num_nodes))
+        _check_scale(scale, self._lookup)
+        self._layers, self._scale, self._strict = _choose(model, layers), scale, strict
+        self._overrides = self._make()
+        self._stacks: list[ExitStack] = []
+
+    def _make(self) -> list[Override]:
+        overrides: list[Override] = []
+        for name, layer in _with_nested(self._layers).items():
+            propagate = ScaledPropagate(layer, name, self._lookup, self._scale, self._strict)
+            overrides += [propagate, ScaledMessage(layer, name, propagate)]
+        return overrides
+
+    def __enter__(self) -> None:
+        """Put the scales in force; once more inside its own block they multiply."""
+        with ExitStack() as stack:
+            _suspend_caches(self._layers, stack)
+            for override in self._make() if self._stacks else self._overrides:
+                _install(override, stack)
+            self._stacks.append(stack.pop_all())
+
+    def __exit__(self, *exception: object) -> None:
+        """Put everything back."""
+        self._stacks.pop().close()
 
 
 @contextmanager
@@ -248,6 +281,14 @@ def after_layer(
         yield model
 
 
+@contextmanager
+def suspended_caches(model: nn.Module) -> Iterator[None]:
+    """Inside the block `cached=True` layers compute afresh; afterwards they hold what they held before."""
+    with ExitStack() as stack:
+        _suspend_caches({name: m for name, m in model.named_modules() if isinstance(m, MessagePassing)}, stack)
+        yield
+
+
 def _install(override: Override, stack: ExitStack) -> None:
     override.install()
     stack.callback(override.uninstall)
@@ -284,7 +325,7 @@ def _suspend_caches(layers: Mapping[str, MessagePassing], stack: ExitStack) -> N
     """
     for layer in _with_nested(layers).values():
         state = layer.__dict__
-        saved = {name: state[name] for name in _CACHES if name in state}
+        saved = {name: state[name] for name in CACHES if name in state}
         edited: dict[str, Any] = dict.fromkeys(saved)
         if state.get("cached") is True:
             saved["cached"], edited["cached"] = True, False

@@ -12,7 +12,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.nn.attach import scaled_messages
+from gunlearn.nn.attach import ScaledMessages
 from gunlearn.nn.memo import memo
 from gunlearn.nn.sparse import SparseMatrix, sparse_matrix
 
@@ -185,14 +185,15 @@ class MessageScale:
         layers = [m for m in model.modules() if isinstance(m, MessagePassing)]
         self.native = [m for m in layers if isinstance(m, InfluenceAwareConv)]
         self.attach = len(self.native) < len(layers) or not layers
-        self.model, self.scale = model, _Scale(edge_index, scale)
+        self.scale = _Scale(edge_index, scale)
+        self.attached = ScaledMessages(model, edge_index, scale) if self.attach else None
         self.stack: list[ExitStack] = []
 
     def __enter__(self) -> None:
         """Put the scales in force."""
         stack = ExitStack()
         if self.attach:
-            stack.enter_context(scaled_messages(self.model, self.scale.edge_index, self.scale.value))
+            stack.enter_context(self.attached)
         else:
             for layer in self.native:
                 stack.callback(setattr, layer, "_scale", layer._scale)

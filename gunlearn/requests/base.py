@@ -60,6 +60,11 @@ class Request(ABC):
         """Forget what either of the two names."""
         return RequestSum(self, other) if isinstance(other, Request) else NotImplemented
 
+    @property
+    def needs_scores(self) -> bool:
+        """Whether `resolve` must be given influence scores."""
+        return getattr(self, "by", None) == "influence"
+
     def __eq__(self, other: object) -> bool:
         """Equal if of one class and one content."""
         return type(self) is type(other) and self.content() == other.content()
@@ -85,6 +90,11 @@ class RequestSum(Request):
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Tensor:
         """Union of the parts' masks."""
         return torch.stack([part.select(graph, scores) for part in self.parts]).any(dim=0)
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether any part does."""
+        return any(part.needs_scores for part in self.parts)
 
     def content(self) -> Hashable:
         """The set of parts: neither order nor repetition matters to a union."""

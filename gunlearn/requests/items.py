@@ -237,7 +237,9 @@ def training_rows(data: Data) -> Tensor:
 def _own_mask(value: Any) -> Tensor:
     mask = torch.from_numpy(np.array(value)) if not isinstance(value, Tensor) else value.detach().cpu().clone()
     if mask.dtype != torch.bool or mask.dim() != 1:
-        raise InvalidRequestError(f"Expected 'mask' as boolean of shape [num_items] (got {mask.dtype} {tuple(mask.shape)})")
+        raise InvalidRequestError(
+            f"Expected 'mask' as boolean of shape [num_items] (got {mask.dtype} {tuple(mask.shape)})"
+        )
     if not bool(mask.any()):
         raise EmptyForgetSetError("Expected 'mask' to name at least one item (got none)")
     return mask

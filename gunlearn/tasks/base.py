@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 from torch_geometric.data import Data
 
 from gunlearn.losses import Prediction
@@ -67,7 +67,3 @@ class Task(ABC):
     @abstractmethod
     def validation_items(self, data: Data) -> Any | None:
         """Held-out items to select a base model on, `None` where there are none; never test items."""
-
-    def scores(self, model: nn.Module, data: Data, items: Any) -> Tensor:
-        """Probability of each item's own label `[num_items]`, for metrics."""
-        return self.predict(model, data, items).log_prob.exp()

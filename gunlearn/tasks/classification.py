@@ -86,7 +86,11 @@ class ImageClassification(Task):
 
     def training_parts(self, data: Data) -> ArrayParts:
         """All training rows (`data.train_mask`, else every row that is not held out) are retained."""
-        mask = data.train_mask if "train_mask" in data else torch.ones(data.x.size(0), dtype=torch.bool)
+        mask = (
+            data.train_mask
+            if "train_mask" in data
+            else torch.ones(data.x.size(0), dtype=torch.bool, device=data.x.device)
+        )
         for name in ("val_mask", "test_mask"):
             if "train_mask" not in data and name in data:
                 mask = mask & ~data[name]

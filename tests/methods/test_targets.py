@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gunlearn as gu
-from gunlearn.errors import InvalidInputError, InvalidRequestError, UnsupportedMethodError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.influence.pair_features import pair_features
 from gunlearn.losses import NPO, Prediction
 from gunlearn.methods import INPO, FineTune, NPOMethod, Problem, run_method
@@ -63,8 +63,9 @@ def test_unseen_needs_validation_edges(problem: Problem) -> None:
     data = copy.copy(partition.retain_data)
     data.val_pos_edge_index = data.val_pos_edge_index[:, :5]
     object.__setattr__(partition, "retain_data", data)
-    with pytest.raises(InvalidRequestError, match=r"at least 30 validation edges.*got 5"):
-        unseen_scores(Problem(problem.model, problem.reference, partition, problem.task))
+    object.__setattr__(partition, "data", data)
+    with pytest.raises(UnsupportedMethodError, match=r"at least 30 validation edges.*got 5"):
+        run_method(INPO(until="unseen"), problem.model, partition, problem.task)
 
 
 def test_separated_score_is_the_quantile_of_retained_edges(problem: Problem) -> None:

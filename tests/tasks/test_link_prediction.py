@@ -98,7 +98,7 @@ def test_log_prob_is_minus_the_cross_entropy_of_the_score(make, count):
     torch.testing.assert_close(prediction.logits, score)
     torch.testing.assert_close(prediction.log_prob, expected)
     probability = torch.where(label == 1, score.sigmoid(), 1 - score.sigmoid())
-    torch.testing.assert_close(task.scores(model, data, items_of(index, label, data)), probability)
+    torch.testing.assert_close(task.predict(model, data, items_of(index, label, data)).log_prob.exp(), probability)
     # Controls: a second sigmoid (as in the official retain term) and swapped labels are other numbers.
     for wrong in ((score.sigmoid(), label), (score, 1 - label)):
         other = -binary_cross_entropy_with_logits(*wrong, reduction="none")

@@ -1,0 +1,159 @@
+"""What a grid is made of: the cells, the methods with their options, the recipe of the base model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gunlearn.bench.models import Recipe
+from gunlearn.bench.options import method_options
+from gunlearn.datasets import DATASETS
+from gunlearn.errors import InvalidInputError
+from gunlearn.methods import METHODS, Method, build
+from gunlearn.requests import ForgetEdges
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One problem of a grid: everything that the base model, the forget set and the references depend on.
+
+    Args:
+        dataset: what `gunlearn.datasets.load` takes.
+        protocol: `"random"`, or `"inpo"` for the split and the forget set of the official code.
+        ratio: share of training edges to forget; `None` with `count`.
+        count: number of edges to forget; `None` with `ratio`.
+        region: where they lie, see `ForgetEdges`.
+        by: order of the draw, see `ForgetEdges`.
+        seed: of the split, the draw, the base model and the methods.
+    """
+
+    dataset: str
+    protocol: str
+    ratio: float | None
+    count: int | None
+    region: str
+    by: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of the data set in tables: the folder's for a path."""
+        return canonical_name(self.dataset) or Path(self.dataset).name
+
+    def request(self) -> ForgetEdges:
+        """The request, drawn under the cell's seed."""
+        return ForgetEdges(
+            ratio=self.ratio,
+            count=self.count,
+            region=self.region,
+            by=self.by,
+            seed=self.seed,
+            protocol="inpo" if self.protocol == "inpo" else None,
+        )
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """A grid of seeds and methods on one data set.
+
+    Args:
+        dataset: a name, or a folder with `edges.csv` and `features.npy`.
+        methods: `name` (every variant) or `name:variant`. The untouched model and the retrained one are always added.
+        root: folder of the raw files.
+        protocol: see `Cell`.
+        ratio: see `Cell`.
+        count: see `Cell`.
+        region: see `Cell`; `None` is `"any"`, with protocol `"inpo"` the only one that it knows, `"in"`.
+        by: see `Cell`.
+        seeds: one cell each.
+        recipe: of the base model and the retrained references.
+        method_args: `key=value` or `method.key=value`.
+        device: `"cpu"`, `"cuda"` or `"auto"`.
+        threads: torch's threads; `None` leaves them.
+        references: retrain twice, for distances and their noise floor; without, those figures are `None`.
+        models: folder of trained models, to share between grids; `None` is `models` in the output folder.
+
+    Raises:
+        InvalidInputError: anything that can be refused before data are read.
+    """
+
+    dataset: str
+    methods: tuple[str, ...]
+    root: str | Path | None = None
+    protocol: str = "random"
+    ratio: float | None = None
+    count: int | None = None
+    region: str | None = None
+    by: str = "random"
+    seeds: tuple[int, ...] = (0,)
+    recipe: Recipe = field(default_factory=Recipe)
+    method_args: tuple[str, ...] = ()
+    device: str = "cpu"
+    threads: int | None = None
+    references: bool = True
+    models: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, before hours of training."""
+        if self.protocol not in ("random", "inpo"):
+            raise InvalidInputError(f"Expected a protocol 'random' or 'inpo' (got '{self.protocol}')")
+        if self.protocol == "inpo" and self.region not in (None, "in"):
+            raise InvalidInputError(
+                f"Expected region 'in' with protocol 'inpo', whose code draws nowhere else (got '{self.region}')"
+            )
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise InvalidInputError(f"Expected different seeds >= 0, at least one (got {list(self.seeds)})")
+        if self.threads is not None and self.threads < 1:
+            raise InvalidInputError(f"Expected at least one thread (got {self.threads})")
+        recipe = self.recipe
+        for name in ("eval_every", "hidden_channels", "out_channels", "num_layers"):
+            if getattr(recipe, name) < 1:
+                raise InvalidInputError(f"Expected '{name}' of at least 1 (got {getattr(recipe, name)})")
+        recipe.arguments()
+        for cell in self.cells():
+            cell.request()
+        self.plan()
+
+    def cells(self) -> list[Cell]:
+        """One cell per seed."""
+        region = self.region or ("in" if self.protocol == "inpo" else "any")
+        return [
+            Cell(str(self.dataset), self.protocol, self.ratio, self.count, region, self.by, seed) for seed in self.seeds
+        ]
+
+    def plan(self) -> list[Method]:
+        """Every method in every variant asked for, once each; `retrain` is left out, since it is a reference anyway."""
+        labels = []
+        for entry in self.methods:
+            name, _, variant = entry.partition(":")
+            if name not in METHODS:
+                raise InvalidInputError(f"Expected a method among {sorted(METHODS)} (got '{name}')")
+            if variant and variant not in METHODS[name].variants:
+                known = sorted(METHODS[name].variants)
+                raise InvalidInputError(f"Expected a variant of '{name}' among {known} (got '{variant}')")
+            labels += [entry] if variant else [f"{name}:{known}" for known in METHODS[name].variants]
+        options = method_options(self.method_args, [label.partition(":")[0] for label in labels])
+        plan: dict[str, Method] = {}
+        for label in labels:
+            name = label.partition(":")[0]
+            if name == "retrain":
+                continue
+            given = dict(options[name])
+            if "dataset" in METHODS[name].options():  # presets that go by the data set
+                given.setdefault("dataset", canonical_name(self.dataset))
+            method = _built(label, given)
+            plan.setdefault(f"{name} {sorted(method.config().items())}", method)
+        return list(plan.values())
+
+
+def canonical_name(dataset: str | Path) -> str | None:
+    """A named data set's name as it is written in tables; `None` for a folder."""
+    return next((name for name in DATASETS if name.lower() == str(dataset).lower()), None)
+
+
+def _built(label: str, options: dict[str, Any]) -> Method:
+    try:
+        return build(METHODS, label, options)
+    except TypeError as error:  # a number's option that was given a word
+        raise InvalidInputError(f"Expected options of the right type for '{label}' (got {options}: {error})") from error

@@ -1,0 +1,213 @@
+"""Run a grid: every method on every cell, rows kept as they come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from joblib import Parallel, delayed
+from torch_geometric.data import Data
+
+from gunlearn.bench.config import Cell, GridConfig
+from gunlearn.bench.course import Course, histogram
+from gunlearn.bench.models import ModelStore, content_hash
+from gunlearn.bench.store import RowStore, atomic_write, csv_text, plain
+from gunlearn.datasets import load
+from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError
+from gunlearn.influence import edge_scores, nora
+from gunlearn.methods import Method, Result, run_method
+from gunlearn.methods.result import versions
+from gunlearn.metrics import LinkEvaluator
+from gunlearn.metrics.link import EdgeProbabilities
+from gunlearn.tasks import LinkPrediction, link_split
+
+ROWS = "rows.jsonl"
+#: Figures of a row, `None` where one cannot be had.
+FIGURES = (
+    "retain_auc", "retain_ap", "forget_auc", "forget_ap", "forget_prob", "retain_prob",
+    "js_forget", "js_test", "js_retain", "js_floor_forget", "js_floor_test", "js_floor_retain",
+    "seconds", "seconds_per_epoch", "epochs", "peak_memory_mb",
+)  # fmt: skip
+_FORMAT = 1  # raise it when rows change, so that old ones are not taken for new ones
+
+
+def run_grid(config: GridConfig, out: str | Path, progress: bool = False, n_jobs: int = 1) -> list[dict[str, Any]]:
+    """Run all cells, write `rows.jsonl` as it goes, then `results.json`, `results.csv` and `report.html`.
+
+    Rows that are in `rows.jsonl` with the same settings are not computed again; failed ones are tried again.
+
+    Args:
+        config: what to run.
+        out: folder of the outputs.
+        progress: bars and one line per finished row on standard error.
+        n_jobs: processes; one cell runs in one process.
+
+    Returns:
+        One row per cell and method: the untouched model and the retrained one first, then the methods as asked.
+
+    Raises:
+        GunlearnError: the data, the split or the request cannot be had; a method's failure is a row with an `error`.
+    """
+    from gunlearn.report import grid_report
+
+    if n_jobs == 0:
+        raise InvalidInputError("Expected 'n_jobs' of at least 1, or -1 for all processors (got 0)")
+    out = Path(out)
+    RowStore(out / ROWS).repair()
+    # Bars of several processes would overwrite each other; in a file they are noise.
+    bars = progress and n_jobs == 1 and sys.stderr.isatty()
+    jobs = (delayed(run_cell)(cell, config, out, progress, bars) for cell in config.cells())
+    rows = [row for cell_rows in Parallel(n_jobs=n_jobs)(jobs) for row in cell_rows]
+    atomic_write(out / "results.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
+    atomic_write(out / "results.csv", csv_text(rows))
+    grid_report(rows, out / "report.html")
+    return rows
+
+
+def run_cell(
+    cell: Cell, config: GridConfig, out: Path, progress: bool = False, bars: bool = False
+) -> list[dict[str, Any]]:
+    """All rows of one cell."""
+    with _threads(config.threads):
+        device = resolve_device(config.device)
+        data = link_split(load(cell.dataset, config.root), seed=cell.seed, protocol=cell.protocol).to(device)
+        methods, store = config.plan(), RowStore(out / ROWS)
+        settings = [_FORMAT, versions()["gunlearn"], asdict(cell), content_hash(data), vars(config.recipe), device.type]
+        wanted: list[tuple[str, Method | None]] = [("original", None)]
+        if config.references:
+            wanted.append(("retrain", None))
+        wanted += [(method.name, method) for method in methods]
+        if not config.references:
+            settings.append("no references")
+        keys = [_key([*settings, name, None if m is None else m.config()]) for name, m in wanted]
+        rows = {key: row for key, row in store.read().items() if not row.get("error")}
+        if any(key not in rows for key in keys):
+            problem = _Problem(cell, config, data, Path(config.models or out / "models"), bars)
+            for key, (name, method) in zip(keys, wanted, strict=True):
+                if key not in rows:
+                    rows[key] = plain({"key": key, **problem.row(name, method)})
+                    store.append(rows[key])
+                    if progress:
+                        print(_line(rows[key]), file=sys.stderr, flush=True)
+        return [rows[key] for key in keys]
+
+
+class _Problem:
+    """A cell with its base model, forget set and references in place."""
+
+    def __init__(self, cell: Cell, config: GridConfig, data: Data, models: Path, bars: bool) -> None:
+        self.cell, self.recipe, self.bars, self.task = cell, config.recipe, bars, LinkPrediction()
+        store = ModelStore(models, config.recipe, self.task, bars)
+        # A request that cannot be resolved is told before the training, unless it needs the trained model.
+        self.partition = None if cell.by == "influence" else cell.request().resolve(data)
+        self.base = store.base(data, cell.seed)
+        if self.partition is None:
+            scores = edge_scores(nora(self.base.model, data), data.edge_index)
+            self.partition = cell.request().resolve(data, scores)
+        offsets = (1000, 2000) if config.references else ()
+        self.references = [store.retrained(self.base, self.partition, offset + cell.seed) for offset in offsets]
+        self.evaluator = LinkEvaluator(self.task, self.partition, [r.model for r in self.references], seed=cell.seed)
+        self.device = data.x.device
+
+    def row(self, name: str, method: Method | None) -> dict[str, Any]:
+        """One row; a method that cannot do this, or that diverges, gives one with its `error`."""
+        if name == "original":
+            p = self.evaluator.probabilities(self.base.model, full_graph=True)
+            return {**self._frame("original", "full graph"), **self._figures(self.base.model, p)}
+        if method is None:
+            first = self.references[0]
+            p = self.evaluator.probabilities(first.model)
+            row = {**self._frame("retrain", "default"), **self._figures(first.model, p), **_record(first)}
+            return {**row, "notes": {**first.notes, "retrain_seed": first.seed}}
+        course = Course(self.evaluator)
+        frame = {**self._frame(name, method.label), "options": method.config()}
+        try:
+            result = run_method(method, self.base.model, self.partition, self.task, self.cell.seed, [course], self.bars)
+            p = self.evaluator.probabilities(result.model)
+            if not all(bool(torch.isfinite(q).all()) for q in (p.forget, p.retain, p.test) if q is not None):
+                raise DivergenceError("Expected finite scores of the unlearned model (got NaN)")
+        except GunlearnError as error:
+            return {**frame, "curve": course.curve, "error": str(error)}
+        return {**frame, **self._figures(result.model, p), **_record(result), "curve": course.curve}
+
+    def _frame(self, method: str, mode: str) -> dict[str, Any]:
+        """What all rows of the cell share, figures not yet had."""
+        return {
+            **asdict(self.cell),
+            "dataset": self.cell.name,
+            "method": method,
+            "mode": mode,
+            "num_forget": self.partition.num_forget,
+            "num_retain": self.partition.num_retain,
+            "num_nodes": self.partition.data.num_nodes,
+            **dict.fromkeys(FIGURES),
+            "base_seconds": self.base.seconds,
+            "request_hash": self.partition.request_hash,
+            "recipe": dict(vars(self.recipe)),
+            "options": {},
+            "notes": {},
+            "versions": versions(),
+            "device": self.device.type,
+            "error": None,
+            "curve": [],
+            "hist_forget": None,
+        }
+
+    def _figures(self, model: torch.nn.Module, p: EdgeProbabilities) -> dict[str, Any]:
+        e = self.evaluator
+        return {**e.utility(p), **e.forgetting(p), **e.distance(model, p), "hist_forget": histogram(p.forget)}
+
+
+def _record(result: Result) -> dict[str, Any]:
+    return {
+        "seconds": result.seconds,
+        "seconds_per_epoch": result.seconds_per_epoch,
+        "epochs": result.epochs,
+        "peak_memory_mb": result.peak_memory_mb,
+        "options": result.config,
+        "notes": result.notes,
+        "versions": result.versions,
+    }
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of a name; `"auto"` takes CUDA where there is one.
+
+    Raises:
+        InvalidInputError: unknown, or CUDA where there is none.
+    """
+    if device not in ("cpu", "cuda", "auto"):
+        raise InvalidInputError(f"Expected a device 'cpu', 'cuda' or 'auto' (got '{device}')")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidInputError("Expected a CUDA device for 'cuda' (got none; use 'cpu' or 'auto')")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _key(settings: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, default=str, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _line(row: dict[str, Any]) -> str:
+    head = f"{row['dataset']} seed {row['seed']}: {row['method']} ({row['mode']})"
+    if row["error"]:
+        return f"{head}: {row['error']}"
+    parts = [("retain AUC", row["retain_auc"], ".3f"), ("forget AUC", row["forget_auc"], ".3f")]
+    parts.append(("seconds", row["seconds"], ".3g"))
+    return f"{head}: " + ", ".join(f"{name} {value:{spec}}" for name, value, spec in parts if value is not None)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before if number is None else number)
+        yield
+    finally:
+        torch.set_num_threads(before)

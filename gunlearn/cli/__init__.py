@@ -1,0 +1,36 @@
+"""The `gunlearn` command. Heavy imports wait until a command needs them, so that help comes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tyro
+
+from gunlearn.cli.console import say
+from gunlearn.cli.listings import Datasets, Losses, Methods, Report
+from gunlearn.cli.run import Run
+from gunlearn.errors import GunlearnError
+
+COMMANDS = {"run": Run, "methods": Methods, "datasets": Datasets, "losses": Losses, "report": Report}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `gunlearn` and `python -m gunlearn`.
+
+    Raises:
+        SystemExit: 1 if every method failed, 2 after a wrong argument, 130 after Ctrl-C.
+    """
+    command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, prog="gunlearn", description="Unlearning in graph neural networks.", args=argv
+    )
+    try:
+        code = command()
+    except GunlearnError as error:
+        if getattr(command, "debug", False):
+            raise
+        say("error: " + " ".join(str(error).split()), style="red")
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    if code:
+        raise SystemExit(code)

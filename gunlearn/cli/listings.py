@@ -1,0 +1,107 @@
+"""`gunlearn methods`, `datasets`, `losses`, `report`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from gunlearn.cli.console import show
+from gunlearn.cli.options import Flag, Folder
+
+
+@dataclass(frozen=True)
+class Methods:
+    """List the unlearning methods.
+
+    Args:
+        markdown: Print a markdown table.
+    """
+
+    markdown: Flag = False
+
+    def __call__(self) -> int:
+        """Print the table."""
+        from gunlearn.report.listing import methods_listing
+
+        return _list(*methods_listing(), self.markdown)
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """List the data sets, and whether their files are at hand.
+
+    Args:
+        root: Folder of the raw files; without it $GUNLEARN_DATA, else ./data.
+        markdown: Print a markdown table.
+    """
+
+    root: Folder = None
+    markdown: Flag = False
+
+    def __call__(self) -> int:
+        """Print the table."""
+        from gunlearn.report.listing import datasets_listing
+
+        return _list(*datasets_listing(self.root), self.markdown)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """List the losses.
+
+    Args:
+        markdown: Print a markdown table.
+    """
+
+    markdown: Flag = False
+
+    def __call__(self) -> int:
+        """Print the table."""
+        from gunlearn.report.listing import losses_listing
+
+        return _list(*losses_listing(), self.markdown)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Draw report.html again from the results of a run.
+
+    Args:
+        out: Output folder of 'gunlearn run'.
+        markdown: Print the table as markdown.
+    """
+
+    out: tyro.conf.Positional[Path]
+    markdown: Flag = False
+
+    def __call__(self) -> int:
+        """Write the report, print the table."""
+        from gunlearn.bench import read_results
+        from gunlearn.report import grid_report, markdown_table, rich_table
+
+        rows = read_results(self.out)
+        path = grid_report(rows, self.out / "report.html")
+        if self.markdown:
+            print(markdown_table(rows))
+        else:
+            show(rich_table(rows))
+            print(f"report: {path}")
+        return 0
+
+
+def _list(head: list[str], body: list[list[str]], markdown: bool) -> int:
+    if markdown:
+        from gunlearn.report.listing import listing_markdown
+
+        print(listing_markdown(head, body))
+        return 0
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*head)
+    for row in body:
+        table.add_row(*map(Text, row))
+    show(table)
+    return 0

@@ -1,0 +1,17 @@
+"""Rows drawn: tables for the terminal and READMEs, HTML reports, listings of what there is."""
+
+from __future__ import annotations
+
+from gunlearn.report.html import evaluation_report, grid_report
+from gunlearn.report.listing import losses_table, methods_table
+from gunlearn.report.table import markdown_table, rich_table, text_table
+
+__all__ = [
+    "evaluation_report",
+    "grid_report",
+    "losses_table",
+    "markdown_table",
+    "methods_table",
+    "rich_table",
+    "text_table",
+]

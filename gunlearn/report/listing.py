@@ -1,0 +1,81 @@
+"""What there is, from the classes themselves: methods, losses, data sets."""
+
+from __future__ import annotations
+
+import re
+from os import PathLike
+
+from gunlearn.report.table import markdown_lines
+
+ARXIV = "https://arxiv.org/abs/"
+
+
+def methods_listing() -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of all methods."""
+    from gunlearn.methods import METHODS
+
+    head = ["method", "what it does", "forgets", "tasks", "needs", "cost", "variants", "paper"]
+    return head, [
+        [
+            name,
+            cls.summary,
+            ", ".join(cls.requests) or "anything",
+            ", ".join(cls.tasks) or "any",
+            cls.needs or "nothing more",
+            cls.cost,
+            ", ".join(cls.variants),
+            cls.paper or "baseline",
+        ]
+        for name, cls in METHODS.items()
+    ]
+
+
+def losses_listing() -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of all losses."""
+    from gunlearn.losses import LOSSES
+
+    head = ["loss", "class", "what it does", "needs reference", "bounded below", "reads", "paper"]
+    return head, [
+        [
+            name,
+            cls.__name__,
+            cls.summary,
+            "yes" if cls.needs_reference else "no",
+            "yes" if cls.bounded_below else "no",
+            ", ".join(cls.level),
+            "; ".join(filter(None, [cls.paper, cls.arxiv and f"arXiv {cls.arxiv}"])) or "-",
+        ]
+        for name, cls in LOSSES.items()
+    ]
+
+
+def datasets_listing(root: str | PathLike[str] | None = None) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of all named data sets, and whether their files are there."""
+    from gunlearn.datasets import available
+
+    head = ["data set", "nodes", "directed edges", "source", "at hand"]
+    rows = []
+    for row in available():
+        at_hand = "embedded" if row.embedded else "yes" if row.offline(root) else "no: ROOT/" + "/".join(row.folder)
+        rows.append([row.name, str(row.nodes), "-" if row.edges is None else str(row.edges), row.source, at_hand])
+    return head, rows
+
+
+def listing_markdown(head: list[str], body: list[list[str]]) -> str:
+    """A listing in markdown, arXiv numbers as links."""
+    code = [[f"`{row[0]}`", *(_linked(cell) for cell in row[1:])] for row in body]
+    return "\n".join(markdown_lines(head, code, ["---"] * len(head)))
+
+
+def methods_table() -> str:
+    """Markdown table of all methods, from their class attributes."""
+    return listing_markdown(*methods_listing())
+
+
+def losses_table() -> str:
+    """Markdown table of all losses, from their class attributes."""
+    return listing_markdown(*losses_listing())
+
+
+def _linked(text: str) -> str:
+    return re.sub(r"arXiv (\d{4}\.\d{4,5})", rf"[arXiv \1]({ARXIV}\1)", text)

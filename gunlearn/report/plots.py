@@ -1,0 +1,237 @@
+"""Plots of a comparison, through matplotlib's objects: no global state, no window."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from gunlearn.report.summary import Line, Stat
+
+# Okabe and Ito's colours: told apart by colour-blind readers; black and grey are kept for retrain and original.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7B5EA7", "#A6A500", "#5B7083")
+MARKERS = "osD^vPX<>h"
+RETRAIN, ORIGINAL = "#000000", "#8A8A8A"
+_STYLE = {
+    "svg.hashsalt": "gunlearn",  # the same figure, the same bytes
+    "svg.fonttype": "path",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+def style_of(lines: Sequence[Line]) -> dict[int, tuple[str, str]]:
+    """Colour and marker of each line (by its `id`), the same in all plots."""
+    out, k = {}, 0
+    for line in lines:
+        if line.method in ("retrain", "original"):
+            out[id(line)] = (RETRAIN, "*") if line.method == "retrain" else (ORIGINAL, "d")
+        else:
+            out[id(line)] = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
+            k += 1
+    return out
+
+
+def tradeoff(lines: Sequence[Line]) -> Figure | None:
+    """Retain AUC against forget AUC, with the retrained point and its band of one standard deviation."""
+    figure, style = _figure(7.6, 4.4), style_of(lines)
+    axes = figure.subplots()
+    drawn = False
+    for line in lines:
+        x, y = line.stat("forget_auc"), line.stat("retain_auc")
+        if x is None or y is None:
+            continue
+        drawn = True
+        colour, marker = style[id(line)]
+        if line.method == "retrain":
+            _band(axes.axvline, axes.axvspan, x)
+            _band(axes.axhline, axes.axhspan, y)
+        axes.errorbar(
+            x.mean, y.mean, xerr=x.std, yerr=y.std, fmt=marker, color=colour, label=_plain(line.label),
+            markersize=13 if marker == "*" else 8, capsize=3, markeredgecolor="white", markeredgewidth=0.8, zorder=3,
+        )  # fmt: skip
+    axes.set(xlabel="forget AUC (retained against forgotten edges)", ylabel="retain AUC (test edges)")
+    _legend(figure, axes)
+    return figure if drawn else None
+
+
+def course(lines: Sequence[Line]) -> Figure | None:
+    """Both AUCs over the epochs, their mean and a thin line per run; the retrained model's as a level."""
+    figure, style = _figure(9.2, 3.9), style_of(lines)
+    panels = figure.subplots(1, 2)
+    longest = 1
+    for axes, name, title in zip(panels, ("retain_auc", "forget_auc"), ("retain AUC", "forget AUC"), strict=True):
+        for line in lines:
+            label, (colour, marker) = _plain(line.label), style[id(line)]
+            if line.method == "retrain" and (level := line.stat(name)) is not None:
+                _band(axes.axhline, axes.axhspan, level, label="retrain")
+            runs = [
+                {p["epoch"]: p[name] for p in row.get("curve") or [] if p.get(name) is not None} for row in line.rows
+            ]
+            runs = [run for run in runs if run]
+            if not runs:
+                continue
+            longest = max(longest, *(max(run) for run in runs))
+            if len(runs) > 1:
+                for run in runs:
+                    axes.plot(list(run), list(run.values()), color=colour, lw=0.8, alpha=0.3)
+            # The mean goes as far as all runs do; one that stopped early has points of its own.
+            epochs = sorted(set.intersection(*(set(run) for run in runs)))
+            mean = [sum(run[epoch] for run in runs) / len(runs) for epoch in epochs]
+            axes.plot(epochs, mean, color=colour, lw=2, label=label, marker=marker, markevery=[-1], mec="white", ms=8)
+        axes.set_xscale("symlog", linthresh=1, linscale=0.4)
+        axes.set(xlabel="epoch (0: before the first)", title=title)
+    if not any(line.get_marker() != "None" for line in panels[0].get_lines()):
+        return None
+    for axes in panels:
+        ticks = [t for t in (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000) if t <= longest]
+        axes.set_xticks(ticks, [str(t) for t in ticks])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlim(0, longest * 1.15)
+    _legend(figure, panels[0])
+    return figure
+
+
+def histograms(lines: Sequence[Line]) -> Figure | None:
+    """Probabilities of the forgotten edges: before, after each method, retrained."""
+    shares = {id(line): _shares(line) for line in lines}
+    ends = {line.method: shares[id(line)] for line in lines if line.method in ("original", "retrain")}
+    shown = [line for line in lines if line.method not in ends and shares[id(line)] is not None]
+    if not shown:
+        return None
+    columns = min(3, len(shown))
+    num_rows = -(-len(shown) // columns)
+    figure = _figure(3.2 * columns + 0.4, 2.15 * num_rows + 0.7)
+    panels = figure.subplots(num_rows, columns, squeeze=False)
+    style = style_of(lines)
+    reference = [s.max() for s in ends.values() if s is not None]
+    for axes, line in zip(panels.flat, shown, strict=False):
+        after = shares[id(line)]
+        edges = np.linspace(0, 1, after.size + 1)
+        if ends.get("original") is not None:
+            axes.stairs(ends["original"], edges, fill=True, color="#D3D3D3", label="before")
+        if ends.get("retrain") is not None:
+            axes.stairs(ends["retrain"], edges, color=RETRAIN, lw=1.3, label="retrained")
+        axes.stairs(after, edges, color=style[id(line)][0], lw=1.8, label="after (in colour)")
+        axes.set_title(_plain(line.label), fontsize=10)
+        # One tall bar (everything pushed to 0) must not flatten the shapes that matter.
+        top = 1.12 * max(*reference, min(after.max(), 2 * max(reference))) if reference else 1.12 * after.max()
+        axes.set_ylim(0, top)
+        if after.max() > top:
+            peak = edges[after.argmax()]
+            axes.annotate(
+                f"up to {after.max():.0%}", (peak, top), xytext=(6 if peak < 0.5 else -6, -12),
+                textcoords="offset points", fontsize=8, ha="left" if peak < 0.5 else "right",
+                color=style[id(line)][0],
+            )  # fmt: skip
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        axes.set_xlim(0, 1)
+    for axes in panels.flat[len(shown) :]:
+        axes.set_visible(False)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("share of edges")
+    for k in range(columns):  # the lowest panel of a column that is there
+        last = num_rows - 1 if (num_rows - 1) * columns + k < len(shown) else num_rows - 2
+        panels[last, k].set_xlabel("probability of the forgotten edge")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    return figure
+
+
+def cost(lines: Sequence[Line]) -> Figure | None:
+    """Seconds (log scale) and peak memory."""
+    shown = [line for line in lines if line.method != "original" and line.rows][::-1]
+    if not shown:
+        return None
+    style = style_of(lines)
+    figure = _figure(9.2, 0.36 * len(shown) + 1.3)
+    panels = figure.subplots(1, 2, sharey=True)
+    labels = [_plain(line.label) for line in shown]
+    for axes, name, title, text in (
+        (panels[0], "seconds", "seconds (log scale)", "{:.2g}"),
+        (panels[1], "peak_memory_mb", "peak memory of the process, MiB", "{:.0f}"),
+    ):
+        stats = [line.stat(name) for line in shown]
+        if name == "seconds":
+            axes.set_xscale("log")
+        there = [s.mean for s in stats if s is not None and s.mean > 0]
+        left = min(there) / 3 if name == "seconds" and there else 0
+        for k, (line, s) in enumerate(zip(shown, stats, strict=True)):
+            if s is None:
+                axes.annotate("not measured", (0, k), xycoords=("axes fraction", "data"), xytext=(4, 0),
+                              textcoords="offset points", va="center", fontsize=9, color="#777777")  # fmt: skip
+                continue
+            axes.barh(k, s.mean - left, left=left, color=style[id(line)][0], height=0.66)
+            number = f"{s.mean:.0f}" if s.mean >= 100 else text.format(s.mean)
+            axes.annotate(number, (s.mean, k), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+        if there:
+            axes.set_xlim(left, max(there) * (6 if name == "seconds" else 1.18))
+        axes.set_xlabel(title)
+        axes.set_yticks(range(len(shown)), labels)
+        axes.set_ylim(-0.6, len(shown) - 0.4)
+        axes.grid(visible=False, axis="y")
+    return figure
+
+
+#: Name of each plot, what it shows in words, and the function that draws it.
+PLOTS = (
+    ("tradeoff", "Utility against forgetting: retain AUC over forget AUC, with the retrained model", tradeoff),
+    ("course", "Retain and forget AUC over the epochs", course),
+    ("histograms", "Probabilities of the forgotten edges before, after and retrained", histograms),
+    ("cost", "Seconds and peak memory", cost),
+)
+
+
+def draw(lines: Sequence[Line]) -> list[tuple[str, str, Figure]]:
+    """All plots that the lines have figures for: name, words, figure."""
+    with matplotlib.rc_context(_STYLE):
+        drawn = [(name, words, function(lines)) for name, words, function in PLOTS]
+    return [(name, words, figure) for name, words, figure in drawn if figure is not None]
+
+
+def data_uri(figure: Figure) -> str:
+    """The figure as an SVG in a data address."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _band(line: Callable, span: Callable, level: Stat, label: str | None = None) -> None:
+    line(level.mean, color=RETRAIN, lw=1, ls="--", label=label, zorder=1)
+    if level.std:
+        span(level.mean - level.std, level.mean + level.std, color=RETRAIN, alpha=0.08, lw=0, zorder=0)
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside right upper", fontsize=9)
+
+
+def _shares(line: Line) -> np.ndarray | None:
+    counts = [row["hist_forget"] for row in line.rows if row.get("hist_forget")]
+    if not counts:
+        return None
+    total = np.asarray(counts, dtype=float).sum(axis=0)
+    return total / max(total.sum(), 1)
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")  # else matplotlib reads it as a formula

@@ -1,0 +1,107 @@
+"""Rows of several seeds put together: one line per method and mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Row = dict[str, Any]
+#: Rows that are no method: what the others are compared with.
+ENDS = ("original", "retrain")
+_PROBLEM = ("dataset", "protocol", "ratio", "count", "region", "by")
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Mean over runs; `std` (n - 1) is `None` for one run."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
+@dataclass
+class Line:
+    """One line of a table.
+
+    Attributes:
+        method: name of the method.
+        mode: its variant.
+        rows: the runs that gave figures.
+        errors: what the others said, each message once.
+        failed: number of the others.
+        behind_utu: its distance to retraining is not below that of simply unlinking the edges.
+        dataset: name, `None` where the rows know none.
+    """
+
+    method: str
+    mode: str
+    rows: list[Row] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    failed: int = 0
+    behind_utu: bool = False
+    dataset: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Method and mode in one text."""
+        return self.method if self.mode in ("default", "full graph", "given") else f"{self.method} ({self.mode})"
+
+    def stat(self, name: str) -> Stat | None:
+        """Mean and standard deviation of a figure; `None` where no run has it."""
+        return stat([row.get(name) for row in self.rows])
+
+    def floors(self, name: str) -> float | None:
+        """Mean distance in multiples of the mean noise floor, over runs that have both; `name` as in `js_forget`."""
+        floor_name = name.replace("js_", "js_floor_")
+        both = [(row[name], row[floor_name]) for row in self.rows if _had(row, name) and _had(row, floor_name)]
+        floor = sum(b for _, b in both)
+        return sum(a for a, _ in both) / floor if floor > 0 else None
+
+
+def stat(values: Sequence[float | None]) -> Stat | None:
+    """Mean and standard deviation of the values that are there."""
+    there = [float(v) for v in values if v is not None and math.isfinite(v)]
+    if not there:
+        return None
+    mean, n = sum(there) / len(there), len(there)
+    std = math.sqrt(sum((v - mean) ** 2 for v in there) / (n - 1)) if n > 1 else None
+    return Stat(mean, std, n)
+
+
+def problems(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that may be compared with each other: one data set, one way to draw what is forgotten."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(name) for name in _PROBLEM), []).append(row)
+    return list(groups.values())
+
+
+def summarise(rows: Sequence[Row]) -> list[Line]:
+    """Lines of all problems, in order of first appearance."""
+    lines: list[Line] = []
+    for group in problems(rows):
+        here: dict[tuple[str, str], Line] = {}
+        for row in group:
+            key = row["method"], row.get("mode") or "default"
+            line = here.setdefault(key, Line(*key, dataset=row.get("dataset")))
+            if row.get("error"):
+                line.failed += 1
+                line.errors += [row["error"]] if row["error"] not in line.errors else []
+            else:
+                line.rows.append(row)
+        utu = {row.get("seed"): row["js_forget"] for line in here.values() if line.method == "utu" for row in line.rows
+               if _had(row, "js_forget")}  # fmt: skip
+        for line in here.values():
+            if line.method not in (*ENDS, "utu"):
+                pairs = [(row["js_forget"], utu[row.get("seed")]) for row in line.rows
+                         if _had(row, "js_forget") and row.get("seed") in utu]  # fmt: skip
+                line.behind_utu = bool(pairs) and sum(a for a, _ in pairs) >= sum(b for _, b in pairs)
+        lines += here.values()
+    return lines
+
+
+def _had(row: Row, name: str) -> bool:
+    return row.get(name) is not None

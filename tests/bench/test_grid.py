@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from scipy.spatial.distance import jensenshannon
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from gunlearn.bench import GridConfig, Recipe, run_grid
+from gunlearn.bench.course import Course, histogram
+from gunlearn.bench.store import RowStore, plain
+from gunlearn.datasets import load
+from gunlearn.errors import EmptyForgetSetError, InvalidInputError
+from gunlearn.methods import METHODS, Callback, run_method
+from gunlearn.metrics import LinkEvaluator
+from gunlearn.nn import GCN
+from gunlearn.requests import ForgetEdges
+from gunlearn.tasks import LinkPrediction, link_split
+
+RECIPE = Recipe(epochs=20, eval_every=10, hidden_channels=8, out_channels=4)
+CONFIG = GridConfig(
+    dataset="karate",
+    methods=("retrain", "utu", "gradient_ascent", "npo"),
+    count=6,
+    seeds=(0, 1),
+    recipe=RECIPE,
+    method_args=("epochs=4", "npo.beta=2"),
+    threads=1,
+)
+REQUIRED = """
+dataset method mode seed ratio region num_forget
+retain_auc retain_ap forget_auc forget_ap forget_prob retain_prob
+js_forget js_test js_retain js_floor_forget js_floor_test js_floor_retain
+seconds seconds_per_epoch epochs peak_memory_mb
+request_hash versions protocol by options notes
+""".split()  # noqa: SIM905 - a list of 29 strings reads worse
+NOT_REPRODUCED = ("seconds", "seconds_per_epoch", "peak_memory_mb", "base_seconds")
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    out = tmp_path_factory.mktemp("grid")
+    return out, run_grid(CONFIG, out)
+
+
+def same(rows):
+    return [{k: v for k, v in row.items() if k not in NOT_REPRODUCED} for row in rows]
+
+
+def test_rows_are_complete_and_typed(grid):
+    _, rows = grid
+    methods = ["original", "retrain", "utu", "gradient_ascent", "npo"]
+    assert [(row["seed"], row["method"]) for row in rows] == [(s, m) for s in (0, 1) for m in methods]
+    for row in rows:
+        assert not set(REQUIRED) - set(row)
+        assert row["error"] is None
+        assert row["num_forget"] == 6
+        for name in REQUIRED[7:19]:  # the figures
+            assert isinstance(row[name], float)
+            assert math.isfinite(row[name])
+        assert isinstance(row["versions"], dict)
+        assert sum(row["hist_forget"]) == 6
+        assert len(row["hist_forget"]) == 40
+
+
+def test_absent_figures_are_none_not_zero(grid):
+    _, rows = grid
+    for row in rows:
+        if row["method"] == "original":
+            assert [row[n] for n in ("seconds", "seconds_per_epoch", "epochs", "peak_memory_mb")] == [None] * 4
+            assert row["base_seconds"] > 0
+        if row["method"] == "utu":
+            assert row["seconds_per_epoch"] is None
+            assert row["curve"] == []
+
+
+def test_options_reach_the_methods(grid):
+    _, rows = grid
+    npo = next(row for row in rows if row["method"] == "npo")
+    assert (npo["epochs"], npo["options"]["epochs"], npo["options"]["beta"]) == (4, 4, 2)
+    retrain = next(row for row in rows if row["method"] == "retrain")
+    assert retrain["epochs"] == RECIPE.epochs  # epochs=4 was not for it
+
+
+def test_course_has_first_and_last_epoch(grid):
+    _, rows = grid
+    for row in rows:
+        if row["method"] == "npo":
+            assert [point["epoch"] for point in row["curve"]] == [0, 1, 2, 3, 4]
+            assert row["curve"][-1]["retain_auc"] == row["retain_auc"]
+            assert row["curve"][-1]["forget_auc"] == row["forget_auc"]
+
+
+def saved(out, seed, data):
+    (folder,) = [
+        path.parent
+        for path in (out / "models").glob("*/result.json")
+        for record in [json.loads(path.read_text())]
+        if record["seed"] == seed and record["method"] == "retrain"
+    ]
+    model = GCN(data.num_features, 8, 4)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval()
+
+
+def probabilities(model, edge_index, x, pairs):
+    with torch.no_grad():
+        z = model(x, edge_index).double().numpy()
+    return 1 / (1 + np.exp(-(z[pairs[0]] * z[pairs[1]]).sum(axis=1)))
+
+
+def divergence(p, q):
+    return np.mean([jensenshannon([a, 1 - a], [b, 1 - b]) ** 2 for a, b in zip(p, q, strict=True)])
+
+
+def test_retrain_row_against_scikit_learn_and_scipy(grid):
+    out, rows = grid
+    row = next(row for row in rows if row["method"] == "retrain" and row["seed"] == 1)
+    data = link_split(load("karate"), seed=1)
+    partition = ForgetEdges(count=6, seed=1).resolve(data)
+    assert row["request_hash"] == partition.request_hash
+    retain = partition.retain_data.edge_index
+    test = torch.cat([data.test_pos_edge_index, data.test_neg_edge_index], dim=1).numpy()
+    label = np.r_[np.ones(data.test_pos_edge_index.size(1)), np.zeros(data.test_neg_edge_index.size(1))]
+    first, second = (saved(out, seed, data) for seed in (1001, 2001))
+    forget = partition.forget_edge_index.numpy()
+    p, q = (probabilities(model, retain, data.x, test) for model in (first, second))
+    assert row["retain_auc"] == pytest.approx(roc_auc_score(label, p), abs=1e-9)
+    assert row["retain_ap"] == pytest.approx(average_precision_score(label, p), abs=1e-9)
+    assert row["js_test"] == pytest.approx(divergence(p, q), rel=1e-3)
+    p, q = (probabilities(model, retain, data.x, forget) for model in (first, second))
+    assert row["forget_prob"] == pytest.approx(p.mean(), abs=1e-6)
+    assert row["js_forget"] == pytest.approx(divergence(p, q), rel=1e-3)
+    assert row["js_floor_forget"] == row["js_forget"]  # its only other reference is the one the floor compares with
+    assert row["hist_forget"] == np.histogram(p, bins=40, range=(0, 1))[0].tolist()
+
+
+def test_original_row_reads_the_full_graph(grid):
+    _, rows = grid
+    row = next(row for row in rows if row["method"] == "original" and row["seed"] == 0)
+    utu = next(row for row in rows if row["method"] == "utu" and row["seed"] == 0)
+    assert row["forget_prob"] != utu["forget_prob"]  # the same weights on the retained graph
+    assert (row["mode"], row["options"]) == ("full graph", {})
+
+
+def test_second_run_computes_nothing(grid, monkeypatch):
+    out, rows = grid
+    monkeypatch.setattr("gunlearn.bench.grid.run_method", None)
+    before = (out / "rows.jsonl").read_bytes()
+    assert run_grid(CONFIG, out) == rows
+    assert (out / "rows.jsonl").read_bytes() == before
+
+
+def test_killed_run_goes_on(grid, tmp_path, monkeypatch):
+    out, rows = grid
+    text = (out / "rows.jsonl").read_bytes()
+    lines = text.splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_bytes(b"".join(lines[:6]) + lines[6][:100])  # cut inside the seventh line
+    (tmp_path / "models").symlink_to(out / "models")
+    calls = []
+    monkeypatch.setattr("gunlearn.bench.grid.run_method", lambda *a: calls.append(a[0].name) or run_method(*a))
+    again = run_grid(CONFIG, tmp_path)
+    assert same(again) == same(rows)
+    assert again[:6] == rows[:6]  # with their seconds: they were kept, not computed again
+    assert len(calls) == 3  # utu, gradient_ascent, npo of seed 1; retrain is the seventh row, from its saved model
+    assert len(RowStore(tmp_path / "rows.jsonl").read()) == len(rows)
+    assert json.loads((tmp_path / "results.json").read_text()) == again
+
+
+def test_other_options_are_other_rows(grid, tmp_path):
+    out, rows = grid
+    config = GridConfig(
+        **{**vars(CONFIG), "method_args": ("epochs=4", "npo.beta=3"), "seeds": (0,), "models": out / "models"}
+    )
+    (tmp_path / "rows.jsonl").write_bytes((out / "rows.jsonl").read_bytes())
+    again = run_grid(config, tmp_path)
+    assert again[:4] == rows[:4]
+    assert again[4]["options"]["beta"] == 3
+    assert again[4]["key"] != rows[4]["key"]
+
+
+def test_two_processes_give_the_same_rows(grid, tmp_path):
+    _, rows = grid
+    for one, two in zip(same(rows), same(run_grid(CONFIG, tmp_path, n_jobs=2)), strict=True):
+        assert {name: (value, two[name]) for name, value in one.items() if value != two[name]} == {}
+
+
+def test_outputs(grid):
+    out, rows = grid
+    assert json.loads((out / "results.json").read_text()) == rows
+    with open(out / "results.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["method"] for row in table] == [row["method"] for row in rows]
+    assert table[0]["seconds"] == ""
+    assert float(table[1]["retain_auc"]) == rows[1]["retain_auc"]
+    assert json.loads(table[1]["versions"]) == rows[1]["versions"]
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def test_a_failed_method_is_a_row_and_is_tried_again(grid, tmp_path, monkeypatch):
+    out, _ = grid
+    config = GridConfig(**{**vars(CONFIG), "seeds": (0,), "models": out / "models", "method_args": ("npo.lr=1e30",)})
+    rows = run_grid(config, tmp_path)
+    bad = rows[-1]
+    assert bad["method"] == "npo"
+    assert "finite" in bad["error"]
+    assert all(bad[name] is None for name in REQUIRED[7:23])
+    assert [row["error"] for row in rows[:-1]] == [None] * 4
+    calls = []
+    monkeypatch.setattr("gunlearn.bench.grid.run_method", lambda *a: calls.append(a[0].name) or run_method(*a))
+    run_grid(config, tmp_path)
+    assert calls == ["npo"]
+    assert "failed" in (tmp_path / "report.html").read_text()
+
+
+def test_without_references_distances_are_none(grid, tmp_path):
+    out, rows = grid
+    config = GridConfig(**{**vars(CONFIG), "seeds": (0,), "references": False, "models": out / "models"})
+    alone = run_grid(config, tmp_path)
+    assert [row["method"] for row in alone] == ["original", "utu", "gradient_ascent", "npo"]
+    assert all(row[name] is None for row in alone for name in row if name.startswith("js_"))
+    assert [row["forget_auc"] for row in alone] == [row["forget_auc"] for row in (rows[0], *rows[2:5])]
+
+
+def test_influence_and_official_protocol(tmp_path):
+    config = GridConfig("karate", ("utu",), count=4, by="influence", recipe=RECIPE, models=tmp_path / "m")
+    by_influence = run_grid(config, tmp_path / "a")
+    random = run_grid(GridConfig("karate", ("utu",), count=4, recipe=RECIPE, models=tmp_path / "m"), tmp_path / "b")
+    assert by_influence[0]["request_hash"] != random[0]["request_hash"]
+    rows = run_grid(
+        GridConfig("lesmis", ("utu",), count=4, protocol="inpo", seeds=(42,), recipe=RECIPE), tmp_path / "c"
+    )
+    data = link_split(load("lesmis"), seed=42, protocol="inpo")
+    expected = ForgetEdges(count=4, seed=42, protocol="inpo", region="in").resolve(data)
+    assert {(row["request_hash"], row["region"]) for row in rows} == {(expected.request_hash, "in")}
+
+
+def test_course_leaves_random_state_and_mode_alone():
+    data = link_split(load("karate"), seed=0)
+    partition, task = ForgetEdges(count=5).resolve(data), LinkPrediction()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GCN(data.num_features, 8, 4, dropout=0.5)
+    evaluator, seen = LinkEvaluator(task, partition), []
+
+    class Watch(Callback):
+        def on_epoch_end(self, args, state, control, *, model, **kwargs):
+            seen.append((model.training, torch.get_rng_state().sum().item()))
+
+    method = METHODS["npo"](epochs=5)
+    plain_run = run_method(method, model, partition, task, 0, [Watch()])
+    without, course = list(seen), Course(evaluator)
+    seen.clear()
+    watched = run_method(method, model, partition, task, 0, [course, Watch()])
+    assert seen == without
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(plain_run.model.state_dict().values(), watched.model.state_dict().values(), strict=True)
+    )
+    assert len(course.curve) == 6
+
+
+def test_course_of_a_long_run_has_about_fifteen_points():
+    data = link_split(load("karate"), seed=0)
+    partition, task = ForgetEdges(count=5).resolve(data), LinkPrediction()
+    course = Course(LinkEvaluator(task, partition))
+    run_method(METHODS["finetune"](epochs=200), GCN(data.num_features, 4, 2), partition, task, 0, [course])
+    epochs = [point["epoch"] for point in course.curve]
+    assert epochs == sorted(set(epochs))
+    assert (epochs[0], epochs[-1]) == (0, 200)
+    assert 10 <= len(epochs) <= 17
+
+
+def test_histogram_against_numpy():
+    p = torch.rand(500, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert histogram(torch.cat([p, torch.tensor([0.0, 1.0])])) == (
+        np.histogram(np.r_[p.numpy(), 0, 1], bins=40, range=(0, 1))[0].tolist()
+    )
+
+
+def test_plain_has_no_nan():
+    assert plain({"a": float("nan"), "b": (1, math.inf, 0.0), "c": None}) == {"a": None, "b": [1, None, 0.0], "c": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"methods": ("nope",)}, "nope"),
+        ({"methods": ("inpo:nope",)}, "nope"),
+        ({"method_args": ("bta=1",)}, "beta"),
+        ({"method_args": ("inpo.beta=1",)}, "inpo.beta"),
+        ({"method_args": ("epochs",)}, "key=value"),
+        ({"method_args": ("npo.epochs=abc",)}, "abc"),
+        ({"method_args": ("retrain.epochs=5",)}, "--epochs"),
+        ({"count": None, "ratio": 1.5}, "ratio"),
+        ({"protocol": "inpo", "region": "out"}, "region"),
+        ({"seeds": (1, 1)}, "seeds"),
+        ({"recipe": Recipe(epochs=-1)}, "epochs"),
+    ],
+)
+def test_refused_before_anything_runs(change, words):
+    with pytest.raises(InvalidInputError, match=words):
+        GridConfig(**{**vars(CONFIG), **change})
+
+
+def test_unresolvable_request_is_told_before_training(tmp_path):
+    config = GridConfig("karate", ("utu",), ratio=0.001, recipe=RECIPE)
+    with pytest.raises(EmptyForgetSetError):
+        run_grid(config, tmp_path)
+    assert not (tmp_path / "models").exists()
+
+
+def test_every_variant_once_and_presets_by_data_set():
+    plan = GridConfig("dblp", ("inpo", "inpo:paper"), count=3).plan()
+    assert len(plan) == len(METHODS["inpo"].variants)
+    assert {method.dataset for method in plan} == {"DBLP"}
+    assert GridConfig("dblp", ("inpo:paper",), count=3).plan()[0].epochs == 330  # the authors' table
+
+
+@pytest.mark.parametrize(("text", "value"), [("false", False), ("None", None), ("1e-3", 1e-3), ("retain", "retain")])
+def test_values(text, value):
+    from gunlearn.bench.options import parse_value
+
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)

@@ -1,0 +1,159 @@
+"""One row per registered method and variant, and the models and the graph that the contract tests run them on."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+from torch_geometric.nn import GAE, GATConv, GCNConv, GINConv, GraphSAGE, SAGEConv
+
+import gunlearn as gu
+from gunlearn.methods import METHODS
+
+
+@dataclass(frozen=True)
+class MethodCase:
+    """A method with options that make it short.
+
+    Args:
+        method: its name.
+        variant: one of its variants.
+        options: what to run it with.
+        trains: it takes optimiser steps, so it can diverge, be killed and resumed.
+        random: it draws random numbers even where the model has no dropout.
+        from_scratch: it starts from new weights.
+    """
+
+    method: str
+    variant: str = "default"
+    options: dict[str, Any] = field(default_factory=dict)
+    trains: bool = True
+    random: bool = True
+    from_scratch: bool = False
+
+    @property
+    def spec(self) -> str:
+        return f"{self.method}:{self.variant}"
+
+    def __str__(self) -> str:
+        return self.spec
+
+
+CASES = [
+    MethodCase("retrain", options={"epochs": 4, "eval_every": 2}, from_scratch=True),
+    MethodCase("finetune", options={"epochs": 4}),
+    MethodCase("utu", trains=False, random=False),
+    MethodCase("gradient_ascent", options={"epochs": 4}, random=False),
+    MethodCase("graddiff", options={"epochs": 4}),
+    MethodCase("npo", options={"epochs": 4}),
+    MethodCase("inpo", "paper", {"epochs": 4}, random=False),
+    # A low learning rate: the edges must not reach their targets within the few steps.
+    MethodCase("inpo", "default", {"epochs": 4, "lr": 1e-4}),
+    MethodCase("inpo", "unseen", {"epochs": 4, "lr": 1e-4}),
+]
+TRAINING = [case for case in CASES if case.trains]
+IN_CHANNELS, HIDDEN, OUT = 8, 12, 6
+
+
+class Stack(nn.Module):
+    """What a user writes: convolutions with BatchNorm, ReLU and dropout between."""
+
+    def __init__(self, first: nn.Module, second: nn.Module, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([first, second])
+        self.norm = nn.BatchNorm1d(HIDDEN)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        h = self.dropout(self.norm(self.convs[0](x, edge_index)).relu())
+        return self.convs[1](h, edge_index)
+
+
+class Autoencoder(nn.Module):
+    """A model of others: `encode`, and a learned decoder that is no inner product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = Stack(GCNConv(IN_CHANNELS, HIDDEN), GCNConv(HIDDEN, OUT))
+        self.score = nn.Sequential(nn.Linear(OUT, 8), nn.ReLU(), nn.Linear(8, 1))
+
+    def encode(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.encoder(x, edge_index)
+
+    def decode(self, z: Tensor, edge_label_index: Tensor) -> Tensor:
+        return self.score(z[edge_label_index[0]] * z[edge_label_index[1]]).view(-1)
+
+
+def _perceptron(size: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(size, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN if size == IN_CHANNELS else OUT))
+
+
+MODELS = {
+    "gcn": lambda: gu.GCN(IN_CHANNELS, HIDDEN, OUT),  # the only one without dropout
+    "sage": lambda: Stack(SAGEConv(IN_CHANNELS, HIDDEN), SAGEConv(HIDDEN, OUT)),
+    "gat": lambda: Stack(GATConv(IN_CHANNELS, HIDDEN // 2, heads=2, dropout=0.2), GATConv(HIDDEN, OUT)),
+    "gin": lambda: Stack(GINConv(_perceptron(IN_CHANNELS)), GINConv(_perceptron(HIDDEN))),
+    "pyg": lambda: GraphSAGE(IN_CHANNELS, HIDDEN, 2, OUT, dropout=0.3, norm="batch_norm"),
+    "gae": lambda: GAE(Stack(GCNConv(IN_CHANNELS, HIDDEN), GCNConv(HIDDEN, OUT))),
+    "autoencoder": Autoencoder,
+}
+
+
+def fresh_model(name: str, seed: int = 0) -> nn.Module:
+    """A new model, its weights drawn under `seed`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return MODELS[name]()
+
+
+def make_data(seed: int = 0) -> Data:
+    """64 nodes in 4 communities, one isolated node, some 350 edges of which 10 % each are held out."""
+    rng = np.random.default_rng(seed)
+    block = np.arange(64) % 4
+    chance = np.where(block[:, None] == block[None, :], 0.45, 0.08)
+    chance[63] = chance[:, 63] = 0.0
+    upper = np.triu(rng.random((64, 64)) < chance, k=1)
+    edge_index = torch.from_numpy(np.stack(np.nonzero(upper | upper.T)))
+    x = torch.from_numpy((np.eye(4)[block].repeat(2, axis=1) + rng.normal(0, 0.3, (64, 8))).astype(np.float32))
+    return gu.link_split(Data(x=x, edge_index=edge_index, num_nodes=64), 0.1, 0.1, seed=seed)
+
+
+@functools.cache
+def _trained(name: str) -> nn.Module:
+    return gu.train(fresh_model(name), make_data(), epochs=40, lr=1e-2, eval_every=20).model
+
+
+def trained_model(name: str = "gcn") -> nn.Module:
+    """A model trained for a while; a copy, yours to change."""
+    return copy.deepcopy(_trained(name))
+
+
+def run(
+    case: MethodCase | str, model: nn.Module, data: Data, request: gu.Request | None = None, **more: Any
+) -> gu.Result:
+    """`gunlearn.unlearn` with the row's options."""
+    options = {} if isinstance(case, str) else case.options
+    spec = case if isinstance(case, str) else case.spec
+    return gu.unlearn(model, data, request or gu.ForgetEdges(count=12, seed=3), spec, **{**options, **more})
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, copied."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Bit by bit."""
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def registered_specs() -> set[str]:
+    """Every method and variant there is."""
+    return {f"{name}:{variant}" for name, cls in METHODS.items() for variant in cls.variants}

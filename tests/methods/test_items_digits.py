@@ -1,0 +1,159 @@
+"""Losses, loop and methods are not bound to graphs: the same classes unlearn images from a plain classifier."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+import gunlearn as gu
+from gunlearn.losses import Objective
+from gunlearn.methods import GradientAscentMethod, NPOMethod, run_method
+from tests.methods.cases import same_weights
+
+TASK = gu.ImageClassification()
+
+
+@functools.cache
+def problem() -> tuple[nn.Module, Data]:
+    """A perceptron trained on scikit-learn's digits: 1000 rows to learn, 400 to choose an epoch, the rest to test."""
+    bunch = load_digits()
+    order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
+    data = Data(x=torch.tensor(bunch.data / 16.0, dtype=torch.float32)[order], y=torch.tensor(bunch.target)[order])
+    row = torch.arange(1797)
+    data.train_mask, data.val_mask, data.test_mask = row < 1000, (row >= 1000) & (row < 1400), row >= 1400
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
+    return gu.train(model, data, task=TASK, epochs=120, lr=1e-2, eval_every=20).model, data
+
+
+def request() -> gu.ForgetItems:
+    """Forty training images of threes: a class the model must not lose as a whole."""
+    _, data = problem()
+    return gu.ForgetItems(((data.y == 3) & data.train_mask).nonzero().view(-1)[:40])
+
+
+def figures(model: nn.Module, data: Data, mask: Tensor) -> tuple[float, float]:
+    """Accuracy and mean log-likelihood of the true class, by hand."""
+    with torch.no_grad():
+        logits = model(data.x[mask]).double()
+    likelihood = logits[torch.arange(len(logits)), data.y[mask]] - logits.logsumexp(1)
+    return float((logits.argmax(1) == data.y[mask]).double().mean()), float(likelihood.mean())
+
+
+def test_the_base_model_is_trained() -> None:
+    model, data = problem()
+    assert figures(model, data, data.test_mask)[0] > 0.93
+
+
+@pytest.mark.parametrize("method", ["gradient_ascent", "npo", "graddiff"])
+def test_images_are_unlearned(method: str) -> None:
+    model, data = problem()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    result = gu.unlearn(model, data, request(), method, TASK, epochs=40, lr=5e-3, seed=1)
+    partition = result.partition
+    accuracy, likelihood = figures(model, data, partition.forget_mask)
+    after, lower = figures(result.model, data, partition.forget_mask)
+    assert accuracy > 0.95
+    assert after < accuracy - 0.1
+    assert lower < likelihood - 0.5
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+    assert (result.num_forget, result.request_hash) == (40, partition.request_hash)
+    # Control: no epochs, no change.
+    assert same_weights(gu.unlearn(model, data, request(), method, TASK, epochs=0).model, model)
+
+
+@pytest.mark.parametrize("cls", [GradientAscentMethod, NPOMethod])
+def test_the_sign_matters(cls: type) -> None:
+    model, data = problem()
+    partition = request().resolve(data)
+
+    class Flipped(cls):
+        def objective(self) -> Objective:
+            return -1.0 * super().objective()
+
+    options = {"retain_weight": 0.0} if cls is NPOMethod else {}
+    result = run_method(Flipped(epochs=10, lr=1e-3, **options), model, partition, TASK)
+    assert figures(result.model, data, partition.forget_mask)[1] > figures(model, data, partition.forget_mask)[1]
+
+
+class StopAt(gu.Callback):
+    """Ends a run when the forgotten items are as unlikely as asked for."""
+
+    def __init__(self, data: Data, mask: Tensor, target: float) -> None:
+        self.data, self.mask, self.target = data, mask, target
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+        control.should_training_stop = figures(model, self.data, self.mask)[1] <= self.target
+
+
+def test_a_retain_term_pays_at_equal_forgetting() -> None:
+    model, data = problem()
+    partition = request().resolve(data)
+    retained, forgotten = {}, {}
+    for method, options in (
+        ("gradient_ascent", {}),
+        ("graddiff", {"retain_weight": 5.0}),
+        ("npo", {"beta": 0.2, "retain_weight": 5.0}),
+    ):
+        stop = StopAt(data, partition.forget_mask, target=-10.0)
+        result = gu.unlearn(model, data, request(), method, TASK, epochs=400, lr=2e-3, callbacks=[stop], **options)
+        forgotten[method] = figures(result.model, data, partition.forget_mask)[1]
+        retained[method] = figures(result.model, data, partition.retain_mask)[1]
+        assert forgotten[method] <= -10.0
+        assert result.epochs < 400
+    assert min(retained["graddiff"], retained["npo"]) > retained["gradient_ascent"] + 0.05
+
+
+def test_the_reference_of_items_is_the_original() -> None:
+    model, data = problem()
+    result = gu.unlearn(model, data, request(), "npo", TASK, beta=2.0, epochs=1)
+    assert result.history[0]["npo(forget)"] == pytest.approx(
+        torch.log(torch.tensor(2.0)).item(), rel=1e-5
+    )  # 2 ln 2 / 2
+
+
+def test_batches_of_retained_items() -> None:
+    model, data = problem()
+    small = gu.ImageClassification(batch_size=64)
+    results = [
+        gu.unlearn(model, data, request(), "npo", task, epochs=3, seed=s)
+        for task, s in ((small, 0), (small, 0), (small, 1), (TASK, 0))
+    ]
+    assert same_weights(results[0].model, results[1].model)
+    assert not same_weights(results[0].model, results[2].model)
+    assert not same_weights(results[0].model, results[3].model)
+
+
+def test_retraining_without_the_images() -> None:
+    """A model retrained by the method equals, bit by bit, one whose forgotten rows hold nonsense."""
+    model, data = problem()
+    result = gu.unlearn(model, data, request(), "retrain", TASK, epochs=30, lr=1e-2, eval_every=10, seed=2)
+    spoiled = data.clone()
+    spoiled.x[result.partition.forget_mask] = 99.0
+    again = gu.unlearn(model, spoiled, request(), "retrain", TASK, epochs=30, lr=1e-2, eval_every=10, seed=2)
+    assert same_weights(result.model, again.model)
+    # Control: fine-tuning's start did see them, and a nonsense retained row would be noticed.
+    spoiled.x[result.partition.retain_mask.nonzero()[0]] = 99.0
+    other = gu.unlearn(model, spoiled, request(), "retrain", TASK, epochs=30, lr=1e-2, eval_every=10, seed=2)
+    assert not same_weights(result.model, other.model)
+
+
+def test_held_out_rows_are_never_learned_from() -> None:
+    _, data = problem()
+    for masks in (("train_mask", "val_mask", "test_mask"), ("val_mask", "test_mask")):
+        given = Data(x=data.x.clone(), y=data.y.clone(), **{name: data[name] for name in masks})
+        spoiled = given.clone()
+        spoiled.x[data.test_mask] = -7.0
+        models = [gu.train(nn.Linear(64, 10).requires_grad_(), d, task=TASK, epochs=0).model for d in (given, spoiled)]
+        start = models[0]
+        trained = [gu.train(start, d, task=TASK, epochs=5, eval_every=5).model for d in (given, spoiled)]
+        assert same_weights(*trained)
+        spoiled.x[data.train_mask] = -7.0  # control
+        assert not same_weights(trained[0], gu.train(start, spoiled, task=TASK, epochs=5, eval_every=5).model)

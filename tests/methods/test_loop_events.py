@@ -1,0 +1,315 @@
+"""The loop itself: events in order, early stops, the best epoch, clocks and quiet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import gunlearn as gu
+from gunlearn.errors import DivergenceError, InvalidInputError
+from gunlearn.losses import ObjectiveValue
+from gunlearn.methods import TrainArguments, TrainControl, TrainState, fit
+from gunlearn.methods.cost import PeakMemory, Stopwatch
+from tests.methods.cases import fresh_model, make_data, run, same_weights, trained_model, weights
+
+EVENTS = (
+    "on_train_begin",
+    "on_epoch_begin",
+    "on_step_end",
+    "on_evaluate",
+    "on_epoch_end",
+    "on_save",
+    "on_train_end",
+)
+
+
+class Point(nn.Module):
+    """One number; its loss is its square."""
+
+    def __init__(self, start: float = 1.0) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.tensor([start]))
+
+    def step(self) -> ObjectiveValue:
+        loss = (self.x**2).sum()
+        return ObjectiveValue(loss, {"square": loss.detach()})
+
+
+class Record(gu.Callback):
+    """Notes every event with what came along."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        if name not in EVENTS:
+            return super().__getattribute__(name)
+
+        def note(args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            assert isinstance(args, TrainArguments)
+            assert isinstance(state, TrainState)
+            assert isinstance(control, TrainControl)
+            assert isinstance(kwargs["model"], nn.Module)
+            if name == "on_evaluate":
+                assert kwargs["metrics"]["val_loss"] == state.log_history[-1]["val_loss"]
+            if name == "on_epoch_end":
+                assert state.log_history[-1]["epoch"] == state.epoch == len(state.log_history)
+            self.events.append(f"{name[3:]} {state.epoch}")
+
+        return note
+
+
+def expected_events(epochs: int, eval_every: int, save_every: int | None) -> list[str]:
+    events = ["train_begin 0"]
+    for epoch in range(1, epochs + 1):
+        events += [f"epoch_begin {epoch - 1}", f"step_end {epoch}"]
+        events += [f"evaluate {epoch}"] * (epoch % eval_every == 0)
+        events += [f"epoch_end {epoch}"]
+        events += [f"save {epoch}"] * (save_every is not None and epoch % save_every == 0)
+    return [*events, f"train_end {epochs}"]
+
+
+def test_events_come_in_order(tmp_path: Any) -> None:
+    model, record = Point(), Record()
+    args = TrainArguments(4, eval_every=2, checkpoint_dir=tmp_path, checkpoint_every=3)
+    fit(model, model.step, args, [record], validate=lambda: 1.0)
+    assert record.events == expected_events(4, 2, 3)
+
+
+def test_events_of_unlearning_and_training() -> None:
+    one, two = Record(), Record()
+    run("npo", trained_model(), make_data(), epochs=2, callbacks=[one])
+    assert one.events == expected_events(2, 99, None)
+    gu.train(fresh_model("gcn"), make_data(), epochs=3, eval_every=2, callbacks=[two])
+    assert two.events == expected_events(3, 2, None)
+
+
+def test_an_object_with_some_of_the_methods_will_do() -> None:
+    class Half:
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+            self.seen.append(state.epoch)
+            return control  # as transformers' callbacks may
+
+    half = Half()
+    run("npo", trained_model(), make_data(), epochs=2, callbacks=[half])
+    gu.train(fresh_model("gcn"), make_data(), epochs=2, callbacks=[half])
+    assert half.seen == [1, 2, 1, 2]
+
+
+def test_a_callback_can_stop_the_run() -> None:
+    class Stop(gu.Callback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.epoch == 3
+
+    result = run("npo", trained_model(), make_data(), epochs=9, callbacks=[Stop()])
+    assert (result.epochs, len(result.history)) == (3, 3)
+    assert same_weights(result.model, run("npo", trained_model(), make_data(), epochs=3).model)
+
+
+def test_the_stop_condition_is_asked_before_each_step() -> None:
+    model, asked = Point(), []
+
+    def stop() -> bool:
+        asked.append(model.x.item())
+        return len(asked) == 3
+
+    assert fit(model, model.step, TrainArguments(10), stop=stop).epoch == 2
+    assert asked[0] == 1.0
+    assert asked == sorted(asked, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["sage", "gat"])
+def test_callbacks_that_draw_and_meddle_do_not_change_the_run(name: str) -> None:
+    class Meddle(gu.Callback):
+        def on_epoch_begin(self, *args: Any, model: nn.Module, **kwargs: Any) -> None:
+            torch.manual_seed(7)
+            model.eval()
+
+        on_train_begin = on_step_end = on_epoch_end = on_epoch_begin
+
+    data = make_data()
+    plain, watched = (run("npo", trained_model(name), data, epochs=4, callbacks=c) for c in ((), [Meddle()]))
+    assert same_weights(plain.model, watched.model)
+
+
+def stops_at(losses: list[float], patience: int, min_delta: float) -> int:
+    """The rule in words: stop when `patience` evaluations in a row have not beaten the best by `min_delta`."""
+    for end in range(1, len(losses) + 1):
+        best, waited = float("inf"), 0
+        for loss in losses[:end]:
+            if loss < best - min_delta:
+                best, waited = loss, 0
+            else:
+                waited += 1
+        if waited >= patience:
+            return end
+    return len(losses)
+
+
+LOSSES = [5.0, 4.0, 3.95, 4.2, 4.1, 3.0, 3.1, 3.2, 2.9, 2.9, 2.9, 2.9]
+
+
+@pytest.mark.parametrize(("patience", "min_delta"), [(1, 0.0), (2, 0.0), (3, 0.0), (2, 0.1), (4, 0.5), (9, 0.0)])
+def test_early_stopping(patience: int, min_delta: float) -> None:
+    model, losses = Point(), iter(LOSSES)
+    args = TrainArguments(len(LOSSES), eval_every=1)
+    state = fit(model, model.step, args, [gu.EarlyStopping(patience, min_delta)], validate=lambda: next(losses))
+    assert state.epoch == stops_at(LOSSES, patience, min_delta)
+
+
+def test_early_stopping_needs_patience() -> None:
+    with pytest.raises(InvalidInputError, match="'patience'"):
+        gu.EarlyStopping(0)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_which_epoch_is_kept(keep: str) -> None:
+    model, losses, seen = Point(), iter(LOSSES), {}
+
+    class Watch(gu.Callback):
+        def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+            seen[state.epoch] = model.x.item()
+
+    state = fit(model, model.step, TrainArguments(8, eval_every=1, keep=keep), [Watch()], lambda: next(losses))
+    assert (state.best_epoch, state.best_metric) == (6, 3.0)
+    assert len(set(seen.values())) == 8
+    assert model.x.item() == seen[6 if keep == "best" else 8]
+    assert not model.training
+
+
+def test_the_trained_model_is_the_best_on_validation() -> None:
+    seen: dict[int, dict] = {}
+
+    class Watch(gu.Callback):
+        def on_evaluate(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+            seen[state.epoch] = weights(model)
+
+    result = gu.train(fresh_model("pyg"), make_data(), epochs=60, lr=0.05, eval_every=5, callbacks=[Watch()])
+    losses = {r["epoch"]: r["val_loss"] for r in result.history if "val_loss" in r}
+    best = min(losses, key=losses.get)
+    assert sorted(losses) == list(range(5, 61, 5))
+    assert best != 60  # else the test says nothing
+    assert (result.notes["best_epoch"], result.notes["best_val_loss"]) == (best, losses[best])
+    assert all(torch.equal(value, seen[best][name]) for name, value in result.model.state_dict().items())
+
+
+def test_best_needs_validation() -> None:
+    model = Point()
+    for args, validate in (
+        (TrainArguments(1, keep="best"), lambda: 1.0),
+        (TrainArguments(1, eval_every=1, keep="best"), None),
+    ):
+        with pytest.raises(InvalidInputError, match="keep='best'"):
+            fit(model, model.step, args, validate=validate)
+
+
+def test_quiet_unless_asked(capfd: pytest.CaptureFixture[str]) -> None:
+    for method in ("npo", "retrain", "utu", "inpo"):
+        run(method, trained_model(), make_data(), **({} if method == "utu" else {"epochs": 2}))
+    gu.train(fresh_model("gcn"), make_data(), epochs=2)
+    assert capfd.readouterr() == ("", "")
+    run("npo", trained_model(), make_data(), epochs=2, progress=True)
+    assert "2/2" in capfd.readouterr().err or "epoch" in capfd.readouterr().err
+
+
+def test_seconds_leave_callbacks_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, model, steps = [0.0], Point(), []
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def step() -> ObjectiveValue:
+        now[0] += 1.0
+        steps.append(1)
+        return model.step()
+
+    seen: list[float] = []
+
+    class Slow(gu.Callback):
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            now[0] += 100.0
+            seen.append(state.seconds)
+
+        on_train_begin = on_epoch_begin = on_step_end = on_evaluate = on_save = on_train_end = on_epoch_end
+
+    def validate() -> float:
+        now[0] += 10.0  # choosing an epoch is part of the method
+        return 1.0
+
+    state = fit(model, step, TrainArguments(3, eval_every=2), [Slow()], validate)
+    assert state.seconds == len(steps) + 10.0
+    assert seen == sorted(seen)
+    assert seen[-1] == state.seconds  # and the callbacks are told so
+
+
+def test_stopwatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    watch = Stopwatch(2.0)
+    now[0] = 5.0
+    assert watch.seconds == 7.0
+
+    def fail() -> None:
+        with watch.paused():
+            now[0] = 50.0
+            assert watch.seconds == 7.0
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    now[0] = 51.0
+    assert watch.seconds == 8.0
+
+
+def test_peak_memory_is_a_number_or_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    assert PeakMemory().mb is None or PeakMemory().mb > 10
+    with monkeypatch.context() as patch:
+        patch.setattr("gunlearn.methods.cost._CLEAR", tmp_path / "no" / "such" / "file")
+        assert PeakMemory().mb is None
+        assert run("utu", trained_model(), make_data()).peak_memory_mb is None
+    status = tmp_path / "status"
+    status.write_text("Name:\tx\n")
+    monkeypatch.setattr("gunlearn.methods.cost._CLEAR", tmp_path / "clear_refs")
+    monkeypatch.setattr("gunlearn.methods.cost._STATUS", status)
+    assert PeakMemory().mb is None  # the system does not say
+    status.write_text("VmPeak:\t  9 kB\nVmHWM:\t  2048 kB\n")
+    assert PeakMemory().mb == 2.0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_run(bad: float) -> None:
+    model, count = Point(), []
+
+    def step() -> ObjectiveValue:
+        count.append(1)
+        value = model.step()
+        return value if len(count) < 3 else ObjectiveValue(value.total * bad, {"square": value.total.detach()})
+
+    with pytest.raises(DivergenceError, match="'loss'"):
+        fit(model, step, TrainArguments(9))
+    assert len(count) == 3
+
+
+def test_a_validation_loss_of_nan_ends_the_run() -> None:
+    model = Point()
+    with pytest.raises(DivergenceError, match="validation"):
+        fit(model, model.step, TrainArguments(2, eval_every=1), validate=lambda: float("nan"))
+
+
+def test_adam_is_torchs() -> None:
+    """The oracle is torch's own optimiser with clipping, step by step."""
+    model, twin = Point(3.0), Point(3.0)
+    args = TrainArguments(5, lr=0.1, weight_decay=0.2, max_grad_norm=0.5)
+    fit(model, model.step, args)
+    optimizer = torch.optim.Adam(twin.parameters(), lr=0.1, weight_decay=0.2)
+    for _ in range(5):
+        optimizer.zero_grad()
+        twin.step().total.backward()
+        twin.x.grad /= max(1.0, (twin.x.grad.norm().item() + 1e-6) / 0.5)
+        optimizer.step()
+    torch.testing.assert_close(model.x, twin.x)
+    assert model.x.item() != 3.0

@@ -1,0 +1,269 @@
+"""What every method must do, run over all rows of the case table and models that users bring."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+import gunlearn as gu
+from gunlearn.methods import METHODS, Method
+from tests.methods.cases import (
+    CASES,
+    MODELS,
+    TRAINING,
+    MethodCase,
+    fresh_model,
+    make_data,
+    registered_specs,
+    run,
+    same_weights,
+    trained_model,
+)
+
+per_case = pytest.mark.parametrize("case", CASES, ids=str)
+per_training_case = pytest.mark.parametrize("case", TRAINING, ids=str)
+per_model = pytest.mark.parametrize("name", MODELS)
+HOOKS = [name for name in vars(nn.Module()) if "hooks" in name]
+
+
+def test_every_registered_method_and_variant_has_a_row() -> None:
+    assert sorted(case.spec for case in CASES) == sorted(registered_specs())
+
+
+def test_every_method_of_the_package_is_registered() -> None:
+    def leaves(cls: type) -> set[type]:
+        below = set().union(*(leaves(sub) for sub in cls.__subclasses__()), set())
+        own = {cls} if cls.__module__.startswith("gunlearn.") and "name" in vars(cls) else set()
+        return own | below
+
+    assert leaves(Method) == set(METHODS.values())
+    assert all(name == cls.name and cls.summary and cls.cost for name, cls in METHODS.items())
+
+
+def no_op(*args: Any) -> None:
+    """A hook of the caller's."""
+
+
+def hostile(name: str) -> nn.Module:
+    """A trained model in an untidy state: mixed modes, one frozen parameter, left-over gradients, hooks."""
+    model = trained_model(name)
+    model.train()
+    list(model.modules())[-1].eval()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    next(model.parameters()).requires_grad_(False)
+    model.register_forward_hook(no_op)
+    list(model.modules())[1].register_forward_pre_hook(no_op)
+    return model
+
+
+def snapshot(model: nn.Module) -> dict[str, Any]:
+    """Everything about a model that a method could spoil."""
+    modules = dict(model.named_modules())
+    return {
+        "parameters": {k: (p.detach().clone(), p.requires_grad, id(p)) for k, p in model.named_parameters()},
+        "buffers": {k: b.detach().clone() for k, b in model.named_buffers()},
+        "grads": {k: None if p.grad is None else p.grad.clone() for k, p in model.named_parameters()},
+        "modes": {k: m.training for k, m in modules.items()},
+        "hooks": {
+            k: {hook: list(getattr(m, hook).values()) for hook in HOOKS if getattr(m, hook)} for k, m in modules.items()
+        },
+        "attributes": {k: sorted(vars(m)) for k, m in modules.items()},
+    }
+
+
+def data_snapshot(data: Data) -> dict[str, Any]:
+    return {
+        k: (v.clone(), v._version, v.requires_grad, id(v)) if isinstance(v, Tensor) else v
+        for k, v in data.to_dict().items()
+    }
+
+
+def rng_snapshot() -> list[Any]:
+    name, keys, *rest = np.random.get_state()
+    return [random.getstate(), name, torch.from_numpy(keys.astype(np.int64)), *rest, torch.get_rng_state()]
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Deep equality that knows tensors."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and list(a) == list(b) and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(equal, a, b))
+    return bool(a == b)
+
+
+def test_snapshots_notice_what_they_should() -> None:
+    model, data = hostile("sage"), make_data()
+    for spoil in (
+        lambda: next(model.parameters()).data.add_(1),
+        lambda: model.eval(),
+        lambda: model.zero_grad(),
+        lambda: model.requires_grad_(True),
+        lambda: model.norm.running_mean.add_(1),
+        lambda: model.register_forward_hook(no_op),
+        lambda: setattr(model, "cache", 1),
+    ):
+        before = snapshot(model)
+        assert equal(before, snapshot(model))
+        spoil()
+        assert not equal(before, snapshot(model))
+    before = data_snapshot(data)
+    data.x.requires_grad_()
+    assert not equal(before, data_snapshot(data))
+    before = rng_snapshot()
+    random.random()
+    assert not equal(before, rng_snapshot())
+
+
+def check_untouched(case: MethodCase, name: str, run_it: Any) -> None:
+    model, data = hostile(name), make_data()
+    before, before_data, before_rng = snapshot(model), data_snapshot(data), rng_snapshot()
+    run_it(model, data)
+    assert equal(before, snapshot(model))
+    assert equal(before_data, data_snapshot(data))
+    assert equal(before_rng, rng_snapshot())
+
+
+@per_case
+@per_model
+def test_the_callers_model_data_and_random_state_are_untouched(case: MethodCase, name: str) -> None:
+    def run_it(model: nn.Module, data: Data) -> None:
+        result = run(case, model, data, seed=5)
+        theirs = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers()) if t.numel()}
+        for copy in (result.model, result.original):
+            ours = {t.untyped_storage().data_ptr() for t in (*copy.parameters(), *copy.buffers()) if t.numel()}
+            assert not theirs & ours
+        assert not any(module.training for module in result.model.modules())
+        assert all(p.grad is None for p in result.model.parameters())  # the last gradient is of the forgotten items
+        if not case.from_scratch:
+            frozen = next(iter(model.state_dict()))
+            assert torch.equal(result.model.state_dict()[frozen], model.state_dict()[frozen])
+        # Control: what trains does change its own copy.
+        assert same_weights(result.model, model) != case.trains
+        assert same_weights(result.original, model)
+
+    check_untouched(case, name, run_it)
+
+
+@per_case
+def test_untouched_when_the_method_raises(case: MethodCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    cls = METHODS[case.method]
+    original = cls.run
+
+    def broken(self: Method, problem: Any) -> None:
+        original(self, problem)
+        random.random(), np.random.rand(), torch.rand(1)
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(cls, "run", broken)
+
+    def run_it(model: nn.Module, data: Data) -> None:
+        with pytest.raises(RuntimeError, match="on purpose"):
+            run(case, model, data)
+
+    check_untouched(case, "gat", run_it)
+
+
+@per_training_case
+def test_untouched_when_a_callback_raises(case: MethodCase) -> None:
+    class Broken(gu.Callback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+    def run_it(model: nn.Module, data: Data) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            run(case, model, data, callbacks=[Broken()])
+
+    check_untouched(case, "sage", run_it)
+
+
+def test_untouched_by_a_request_that_asks_for_influence() -> None:
+    def run_it(model: nn.Module, data: Data) -> None:
+        run("utu", model, data, gu.ForgetEdges(count=3, by="influence"))
+
+    check_untouched(CASES[2], "gat", run_it)
+
+
+@per_case
+@pytest.mark.parametrize("name", ["gcn", "sage"])
+def test_seeds(case: MethodCase, name: str) -> None:
+    model, data = trained_model(name), make_data()
+    torch.manual_seed(11)
+    first = run(case, model, data, seed=1)
+    torch.manual_seed(12)  # the global state has no say
+    random.seed(12)
+    again, other = run(case, model, data, seed=1), run(case, model, data, seed=2)
+    assert same_weights(first.model, again.model)
+    assert first.history == again.history
+    uses_randomness = case.random or (case.trains and name != "gcn")
+    assert same_weights(first.model, other.model) != uses_randomness
+
+
+@per_case
+@pytest.mark.parametrize("name", ["pyg", "autoencoder"])
+def test_saved_and_loaded(case: MethodCase, name: str, tmp_path: Any) -> None:
+    result = run(case, trained_model(name), make_data(), seed=4)
+    template = fresh_model(name, seed=9)
+    before = snapshot(template)
+    loaded = gu.Result.load(result.save(tmp_path / "deep" / "down"), template)
+    assert equal(before, snapshot(template))
+    assert same_weights(loaded.model, result.model)
+    assert loaded.record() == result.record()
+    assert not any(module.training for module in loaded.model.modules())
+    assert (loaded.method, loaded.seed, loaded.num_forget) == (case.method, 4, 12)
+
+
+@per_case
+def test_the_record_is_complete(case: MethodCase) -> None:
+    data = make_data()
+    result = run(case, trained_model("gcn"), data, seed=4)
+    request = gu.ForgetEdges(count=12, seed=3).resolve(data)
+    assert (result.request_hash, result.num_forget) == (request.request_hash, 12)
+    assert result.epochs == case.options.get("epochs", 0) == len(result.history)
+    assert result.seconds > 0
+    assert (result.seconds_per_epoch is None) == (not case.trains)
+    assert result.peak_memory_mb is None or result.peak_memory_mb > 0
+    assert set(case.options.items()) <= set(result.config.items())
+    assert result.mode
+    modes = {run(other, trained_model("gcn"), data).mode for other in CASES if other.method == case.method}
+    assert len(modes) == sum(other.method == case.method for other in CASES)
+
+
+@per_training_case
+def test_one_record_per_epoch_with_every_term(case: MethodCase) -> None:
+    result = run(case, trained_model("gcn"), make_data())
+    method = METHODS[case.method](**{**METHODS[case.method].variants[case.variant], **case.options})
+    labels = {"nll(retain)"} if case.from_scratch else set(method.objective().labels)
+    assert [record["epoch"] for record in result.history] == [1, 2, 3, 4]
+    for record in result.history:
+        assert set(record) - {"val_loss"} == {"epoch", "loss"} | labels
+        assert all(np.isfinite(value) for value in record.values())
+    terms = (
+        [(1.0, "nll(retain)")]
+        if case.from_scratch
+        else [
+            (weight, label)
+            for (weight, _), label in zip(method.objective().terms, method.objective().labels, strict=True)
+        ]
+    )
+    for record in result.history:
+        assert record["loss"] == pytest.approx(
+            sum(weight * record[label] for weight, label in terms), rel=1e-4, abs=1e-5
+        )
+
+
+@per_training_case
+def test_no_epochs_no_change(case: MethodCase) -> None:
+    model = trained_model("pyg")
+    result = run(case, model, make_data(), epochs=0)
+    assert same_weights(result.model, model) != case.from_scratch
+    assert result.history == []

@@ -1,0 +1,315 @@
+"""What each method is supposed to do, and what none may look at."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+import gunlearn as gu
+from gunlearn.losses import Objective, Prediction
+from gunlearn.methods import FineTune, GradientAscentMethod, Retrain, run_method
+from tests.methods.cases import (
+    CASES,
+    TRAINING,
+    MethodCase,
+    fresh_model,
+    make_data,
+    run,
+    same_weights,
+    trained_model,
+)
+
+FORGET = gu.ForgetEdges(count=12, seed=3)
+
+
+def dense_scores(model: nn.Module, data: Data, edge_index: Tensor) -> np.ndarray:
+    """Scores of a two-layer GCN in float64 numpy, from its weights alone: `[num_edges]`."""
+    w = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
+    n = data.num_nodes
+    a = np.eye(n)
+    a[data.edge_index[1], data.edge_index[0]] = 1.0
+    d = 1 / np.sqrt(a.sum(1))
+    a = d[:, None] * a * d[None, :]
+    h = np.maximum(a @ data.x.double().numpy() @ w["convs.0.lin.weight"].T + w["convs.0.bias"], 0)
+    z = a @ h @ w["convs.1.lin.weight"].T + w["convs.1.bias"]
+    return (z[edge_index[0]] * z[edge_index[1]]).sum(1)
+
+
+def log_likelihood(model: nn.Module, data: Data, edge_index: Tensor) -> float:
+    """Mean log-probability that these pairs are edges."""
+    return float(-np.logaddexp(0, -dense_scores(model, data, edge_index)).mean())
+
+
+def test_utu_keeps_the_weights() -> None:
+    model = trained_model("pyg")
+    result = run("utu", model, make_data())
+    assert same_weights(result.model, model)
+    assert not same_weights(result.model, trained_model("pyg").apply(_nudge))  # control
+    assert (result.epochs, result.history, result.seconds_per_epoch) == (0, [], None)
+
+
+def _nudge(module: nn.Module) -> None:
+    for parameter in module.parameters(recurse=False):
+        parameter.data.view(-1)[0] += 1e-7
+
+
+def test_gradient_ascent_raises_the_forget_loss() -> None:
+    model, data = trained_model(), make_data()
+    partition = FORGET.resolve(data)
+
+    def change(method: GradientAscentMethod) -> float:
+        result = run_method(method, model, partition, gu.LinkPrediction())
+        edges, graph = partition.forget_edge_index, partition.retain_data
+        return log_likelihood(result.model, graph, edges) - log_likelihood(model, graph, edges)
+
+    @dataclass(frozen=True)
+    class Flipped(GradientAscentMethod):
+        def objective(self) -> Objective:
+            return -1.0 * super().objective()
+
+    assert change(GradientAscentMethod(epochs=10, lr=1e-2)) < -0.1
+    assert change(Flipped(epochs=10, lr=1e-2)) > 0  # control: the sign decides
+    assert change(GradientAscentMethod(epochs=0)) == 0
+
+
+def test_finetuning_lowers_the_retained_loss() -> None:
+    model, data = fresh_model("gcn"), make_data()
+    partition = FORGET.resolve(data)
+    negatives = torch.from_numpy(np.random.default_rng(0).integers(0, 64, (2, 400)))
+
+    def loss(model: nn.Module) -> float:
+        graph = partition.retain_data
+        negative = np.logaddexp(0, dense_scores(model, graph, negatives)).mean()
+        return (negative - log_likelihood(model, graph, partition.retain_edge_index)) / 2
+
+    result = run("finetune", model, data, FORGET, epochs=60, lr=1e-2)
+    assert loss(result.model) < loss(model) - 0.02
+    assert loss(run("finetune", model, data, FORGET, epochs=0).model) == loss(model)  # control
+
+
+@pytest.mark.parametrize("beta", [0.5, 5.0])
+def test_npo_starts_at_its_closed_form(beta: float) -> None:
+    model, data = trained_model(), make_data()
+    partition = FORGET.resolve(data)
+    edges = partition.forget_edge_index
+    for graph in ("retain", "full"):  # model and reference read the same one
+        more = {"beta": beta, "message_graph": graph, "lr": 1e-2}
+        history = run("npo", model, data, FORGET, epochs=2, **more).history
+        assert history[0]["npo(forget)"] == pytest.approx(2 * math.log(2) / beta, rel=1e-5)
+        # The second record by hand, from the weights after one step.
+        one = run("npo", model, data, FORGET, epochs=1, **more).model
+        messages = data if graph == "full" else partition.retain_data
+        now, then = (-np.logaddexp(0, -dense_scores(m, messages, edges)) for m in (one, model))
+        by_hand = (2 / beta * np.log1p(np.exp(beta * (now - then)))).mean()
+        assert history[1]["npo(forget)"] == pytest.approx(by_hand, rel=1e-4)
+        assert by_hand < history[0]["npo(forget)"] - 1e-3
+    # Control: a reference on the other graph would not start there.
+    now, then = (-np.logaddexp(0, -dense_scores(model, graph, edges)) for graph in (partition.retain_data, data))
+    assert abs((2 / beta * np.log1p(np.exp(beta * (now - then)))).mean() - 2 * math.log(2) / beta) > 1e-2
+
+
+def test_npo_becomes_gradient_ascent() -> None:
+    model, data = trained_model(), make_data()
+    more = {"epochs": 12, "lr": 0.02, "request": FORGET}
+
+    def vector(method: str, **options: Any) -> Tensor:
+        return torch.cat([v.flatten() for v in run(method, model, data, **more, **options).model.state_dict().values()])
+
+    ascent = vector("gradient_ascent")
+    tiny, large = (vector("npo", beta=beta, retain_weight=0.0) for beta in (1e-4, 5.0))
+    assert (tiny - ascent).norm() < 1e-2 * (large - ascent).norm()
+
+
+def test_graddiff_keeps_more_than_gradient_ascent() -> None:
+    model, data = trained_model(), make_data()
+    partition = FORGET.resolve(data)
+    graph = partition.retain_data
+    results = {m: run(m, model, data, FORGET, epochs=40, lr=1e-2).model for m in ("gradient_ascent", "graddiff", "npo")}
+    retain = {m: log_likelihood(r, graph, partition.retain_edge_index) for m, r in results.items()}
+    forget = {m: log_likelihood(r, graph, partition.forget_edge_index) for m, r in results.items()}
+    before = log_likelihood(model, graph, partition.forget_edge_index)
+    assert all(value < before for value in forget.values())
+    assert retain["gradient_ascent"] < min(retain["graddiff"], retain["npo"]) - 0.05
+
+
+class Spy(gu.LinkPrediction):
+    """Notes the graphs that are read and the pairs that are called edges, by who is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.graphs: list[tuple[bool, Tensor]] = []
+        self.edges: list[tuple[bool, Tensor]] = []
+
+    def encode(self, model: nn.Module, data: Data) -> Tensor:
+        self.graphs.append((_learns(model), data.edge_index))
+        return super().encode(model, data)
+
+    def decode(self, model: nn.Module, outputs: Tensor, items: Any) -> Prediction:
+        self.edges.append((_learns(model), items.edge_label_index[:, items.label == 1]))
+        return super().decode(model, outputs, items)
+
+
+def _learns(model: nn.Module) -> bool:
+    return torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())
+
+
+def keys(edge_index: Tensor) -> set[int]:
+    """Undirected edges as numbers."""
+    low, high = edge_index.sort(dim=0).values
+    return set((low * 64 + high).tolist())
+
+
+def union(seen: list[tuple[bool, Tensor]], learning: bool | None = None) -> set[int]:
+    return set().union(*(keys(edges) for learns, edges in seen if learning in (None, learns)))
+
+
+def test_retraining_never_sees_the_forgotten_edges() -> None:
+    data = make_data()
+    partition = FORGET.resolve(data)
+    forgotten = keys(partition.forget_edge_index)
+    method = Retrain(epochs=4, eval_every=2)
+
+    spy = Spy()
+    run_method(method, trained_model("sage"), partition, spy)
+    assert not forgotten & (union(spy.graphs) | union(spy.edges))
+    assert union(spy.graphs, True) == keys(partition.retain_edge_index) == union(spy.edges, True)
+
+    spy = Spy()  # control: a planted leak is noticed
+    run_method(method, trained_model("sage"), replace(partition, retain_data=data), spy)
+    assert forgotten <= union(spy.graphs)
+    assert forgotten <= union(spy.edges)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_no_method_learns_from_held_out_edges(case: MethodCase) -> None:
+    data = make_data()
+    validation, test = keys(data.val_pos_edge_index), keys(data.test_pos_edge_index)
+    assert not (validation | test) & keys(data.edge_index)
+    spy = Spy()
+    run(case, trained_model("gcn"), data, FORGET, task=spy)
+    assert bool(union(spy.edges, True)) == case.trains  # the spy does see what is learned from
+    assert not (validation | test) & (union(spy.edges, True) | union(spy.graphs))
+    assert not test & union(spy.edges)
+    # Validation edges are looked at, never learned from, by what says so: choosing an epoch, and the stop criterion.
+    assert bool(validation & union(spy.edges)) == (case.variant == "unseen" or case.from_scratch)
+
+
+@pytest.mark.parametrize("case", TRAINING, ids=str)
+def test_what_is_learned_from(case: MethodCase) -> None:
+    data = make_data()
+    partition = FORGET.resolve(data)
+    forgotten, retained = keys(partition.forget_edge_index), keys(partition.retain_edge_index)
+    spy = Spy()
+    run(case, trained_model("gcn"), data, FORGET, task=spy)
+    full = case.spec == "inpo:paper"
+    assert union(spy.graphs, True) == retained | (forgotten if full else set())
+    expected = {"retrain": retained, "finetune": retained, "gradient_ascent": forgotten}
+    assert union(spy.edges, True) == expected.get(case.method, retained | forgotten)
+
+
+@pytest.mark.parametrize("case", [c for c in TRAINING if not c.from_scratch and c.variant != "paper"], ids=str)
+@pytest.mark.parametrize("graph", ["retain", "full"])
+def test_the_message_graph_can_be_chosen(case: MethodCase, graph: str) -> None:
+    data, spy = make_data(), Spy()
+    run(case, trained_model("gcn"), data, FORGET, task=spy, message_graph=graph)
+    assert (keys(FORGET.resolve(data).forget_edge_index) <= union(spy.graphs, True)) == (graph == "full")
+
+
+@pytest.mark.parametrize("name", ["gcn", "pyg", "autoencoder"])
+def test_retraining_does_not_depend_on_the_original_weights(name: str) -> None:
+    data = make_data()
+    one, two = trained_model(name), fresh_model(name, seed=5)
+    assert not same_weights(one, two)
+    results = [run("retrain", model, data, epochs=4, eval_every=2, seed=1) for model in (one, two)]
+    assert same_weights(results[0].model, results[1].model)
+    # Control: fine-tuning does depend on them.
+    results = [run("finetune", model, data, epochs=4, seed=1) for model in (one, two)]
+    assert not same_weights(results[0].model, results[1].model)
+
+
+def test_retraining_keeps_the_best_epoch() -> None:
+    """The recorded validation loss is that of the kept model on the retained graph, by hand."""
+    data = make_data()
+    retain = FORGET.resolve(data).retain_data
+    result = run("retrain", trained_model("sage"), data, FORGET, epochs=20, lr=1e-2, eval_every=5, seed=1)
+    assert not same_weights(result.model, trained_model("sage"))
+    z = result.model(retain.x, retain.edge_index).detach()
+    u, v = retain.val_pos_edge_index
+    s, t = retain.val_neg_edge_index
+    positive, negative = ((z[a] * z[b]).sum(1) for a, b in ((u, v), (s, t)))
+    loss = torch.cat([nn.functional.softplus(-positive), nn.functional.softplus(negative)]).mean()
+    assert float(loss) == pytest.approx(min(r["val_loss"] for r in result.history if "val_loss" in r), rel=1e-5)
+
+
+def test_retraining_by_the_callers_function() -> None:
+    data, made = make_data(), []
+
+    def train(data: Data, seed: int) -> nn.Module:
+        made.append((data, seed, fresh_model("gcn", seed).train()))
+        data.x = data.x * 0  # their own business
+        return made[-1][2]
+
+    x = data.x.clone()
+    result = run("retrain", trained_model("sage"), data, FORGET, seed=6, train=train)
+    (given, seed, model), partition = made[0], result.partition
+    assert (len(made), seed) == (1, 6)
+    assert keys(given.edge_index) == keys(partition.retain_edge_index)
+    assert result.model is model
+    assert not model.training
+    assert torch.equal(partition.retain_data.x, x)
+    assert torch.equal(data.x, x)
+    assert result.epochs is None
+    assert result.seconds_per_epoch is None
+    assert result.history == []
+    assert "epochs" not in repr(result)
+
+
+def test_retraining_stops_early() -> None:
+    options = {"epochs": 400, "lr": 0.05, "eval_every": 1}
+    result = run("retrain", trained_model(), make_data(), patience=3, **options)
+    losses = [record["val_loss"] for record in result.history]
+    assert result.epochs < 400
+    assert min(losses[-3:]) >= min(losses[:-3])
+
+
+def test_one_pass_of_the_reference_is_enough() -> None:
+    """The reference is frozen: the original model in evaluation mode, on the graph that the current one reads."""
+
+    class Watch(Spy):
+        def encode(self, model: nn.Module, data: Data) -> Tensor:
+            if not any(p.requires_grad for p in model.parameters()):
+                assert not model.training
+                self.model = model
+                self.calls = [*getattr(self, "calls", []), data]
+            return super().encode(model, data)
+
+    data, model = make_data(), trained_model("pyg")
+    for graph in ("full", "retain"):
+        spy = Watch()
+        result = run("npo", model, data, epochs=5, lr=1e-2, task=spy, message_graph=graph)
+        assert len(spy.calls) == 1
+        assert spy.calls[0] is (data if graph == "full" else result.partition.retain_data)
+        assert same_weights(spy.model, model)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_mode_the_model_comes_in_does_not_matter(case: MethodCase) -> None:
+    data = make_data()
+    results = [run(case, trained_model("pyg").train(mode), data, seed=1) for mode in (True, False)]
+    assert same_weights(results[0].model, results[1].model)
+
+
+def test_weight_decay_shrinks_weights() -> None:
+    def size(decay: float) -> float:
+        method = FineTune(epochs=30, lr=1e-2, weight_decay=decay)
+        result = run_method(method, trained_model(), FORGET.resolve(make_data()), gu.LinkPrediction())
+        return sum(float(p.norm()) for p in result.model.parameters())
+
+    assert size(0.5) < size(0.0)

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import base64
+import re
+import statistics
+import xml.etree.ElementTree as ET
+
+import matplotlib
+import pytest
+
+import gunlearn as gu
+from gunlearn.bench import GridConfig, Recipe, run_grid
+from gunlearn.losses import LOSSES
+from gunlearn.methods import METHODS
+from gunlearn.report import evaluation_report, grid_report, losses_table, markdown_table, methods_table, text_table
+from gunlearn.report.plots import PLOTS, draw
+from gunlearn.report.summary import summarise
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    config = GridConfig(
+        "karate",
+        ("utu", "npo", "finetune"),
+        count=6,
+        seeds=(0, 1),
+        recipe=Recipe(epochs=20, eval_every=10, hidden_channels=8, out_channels=4),
+        method_args=("epochs=3",),
+    )
+    return run_grid(config, tmp_path_factory.mktemp("grid"))
+
+
+@pytest.fixture(scope="module")
+def html(rows, tmp_path_factory):
+    return grid_report(rows, tmp_path_factory.mktemp("report") / "r.html").read_text()
+
+
+def made(method, js, seed=0, floor=0.1, **other):
+    return {"method": method, "mode": "default", "seed": seed, "js_forget": js, "js_floor_forget": floor, **other}
+
+
+def images(html):
+    found = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]*)"', html)
+    return {words: base64.b64decode(code) for code, words in found}
+
+
+def test_report_is_self_contained(html):
+    assert set(re.findall(r"https?://[^\"'<\s]+", html)) <= {
+        f"https://arxiv.org/abs/{cls.paper.removeprefix('arXiv ')}" for cls in METHODS.values() if cls.paper
+    }
+    assert "<script" not in html
+    assert not re.search(r"<link|@import|url\(", html)
+
+
+def test_report_has_every_plot_and_method(rows, html):
+    drawn = images(html)
+    assert set(drawn) == {words for _, words, _ in PLOTS}
+    for svg in drawn.values():
+        assert ET.fromstring(svg).tag.endswith("svg")
+    for method in {row["method"] for row in rows}:
+        assert re.search(rf"<td>{method}( \*)?</td>", html)
+    assert rows[0]["request_hash"] in html
+    assert rows[0]["versions"]["torch"] in html
+    assert "certificate" in html
+
+
+def test_report_escapes(rows, tmp_path):
+    evil = [{**row, "dataset": "<script>alert(1)</script>$x_$", "mode": "a$b<c"} for row in rows]
+    html = grid_report(evil, tmp_path / "r.html").read_text()
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)" in html
+
+
+def test_report_is_the_same_twice(rows, html, tmp_path):
+    assert grid_report(rows, tmp_path / "r.html").read_text() == html
+
+
+def test_plots_leave_matplotlib_alone(rows):
+    before = dict(matplotlib.rcParams)
+    draw(summarise(rows))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_report_without_figures(tmp_path):
+    html = grid_report([{**made("npo", None), "error": "Expected <b>less</b>"}], tmp_path / "r.html").read_text()
+    assert "&lt;b&gt;less" in html
+    assert images(html) == {}
+
+
+def test_means_and_deviations_over_seeds(rows):
+    values = [row["retain_auc"] for row in rows if row["method"] == "npo"]
+    expected = f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+    (line,) = [line for line in text_table(rows).splitlines() if line.startswith("npo")]
+    assert expected in line
+    assert expected in markdown_table(rows)
+
+
+def test_multiples_of_the_floor():
+    table = text_table([made("npo", 0.3, 0, 0.1), made("npo", 0.5, 1, 0.3)])
+    assert "0.4000 ± 0.1414 (2.0x floor)" in table  # 0.8 / 0.4
+
+
+def test_mark_of_methods_not_better_than_utu():
+    rows = [made("utu", 0.2, s) for s in (0, 1)] + [made("npo", 0.3, 0), made("npo", 0.05, 1), made("finetune", 0.2)]
+    marked = [line.method for line in summarise([*rows, made("retrain", 0.9)]) if line.behind_utu]
+    assert marked == ["finetune"]  # equal is not better; npo is better on the mean of the same seeds; retrain is exempt
+    assert "* no closer" in text_table(rows)
+    assert "no closer" not in text_table(rows[:4])
+
+
+def test_absent_figures_and_errors_in_the_table():
+    rows = [made("npo", None), {**made("npo", None, 1), "error": "Expected finite losses (got NaN)"}]
+    line, note = text_table(rows).splitlines()[2:]
+    assert "1 of 2" in line
+    assert " 0" not in line
+    assert note == "npo (default) failed: Expected finite losses (got NaN)"
+
+
+def test_two_data_sets_are_told_apart(rows, tmp_path):
+    both = [*rows, *({**row, "dataset": "other", "curve": [], "hist_forget": None} for row in rows)]
+    assert text_table(both).splitlines()[0].startswith("data set")
+    assert "data set" not in text_table(rows)
+    assert grid_report(both, tmp_path / "r.html").read_text().count("<h2>other</h2>") == 1
+
+
+def test_evaluation_report(tmp_path):
+    data = gu.link_split(gu.load("karate"), val_ratio=0.1, test_ratio=0.1)
+    build = lambda: gu.GCN(data.num_features, 8, 4)  # noqa: E731
+    model = gu.train(build(), data, epochs=10).model
+    result = gu.unlearn(model, data, gu.ForgetEdges(count=5), method="npo", epochs=2)
+    evaluation = gu.evaluate(result, train=lambda d, seed: gu.train(build(), d, epochs=10, seed=seed).model)
+    html = evaluation_report(evaluation, tmp_path / "r.html").read_text()
+    for name in ("original", "retrain", "npo"):
+        assert f"<td>{name}" in html
+    assert len(images(html)) == 3  # no course: nothing recorded it
+    assert [line.split()[0] for line in str(evaluation).splitlines()[2:4]] == ["npo", "retrain"]
+    assert "hist_forget" not in evaluation.rows[0]
+    evaluation_report(gu.evaluate(result), tmp_path / "alone.html")
+
+
+def test_listings_come_from_the_classes():
+    table = methods_table().splitlines()
+    assert len(table) == 2 + len(METHODS)
+    for name, cls in METHODS.items():
+        (line,) = [line for line in table if line.startswith(f"| `{name}` |")]
+        assert cls.summary in line
+        assert not cls.paper or f"](https://arxiv.org/abs/{cls.paper.removeprefix('arXiv ')})" in line
+    table = losses_table()
+    assert len(table.splitlines()) == 2 + len(LOSSES)
+    for name, cls in LOSSES.items():
+        assert f"| `{name}` | {cls.__name__} |" in table

@@ -1,0 +1,243 @@
+"""Forgetting rows of an array of independent items."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch_geometric.data import Data
+
+import gunlearn as gu
+from gunlearn.errors import EmptyForgetSetError, InvalidRequestError, InvalidTypeError
+from gunlearn.requests import ForgetEdges, ForgetItems
+
+
+def array_data(num_items: int = 12, **more: object) -> Data:
+    """Rows 0 .. 7 to learn from, two to validate on, two to test."""
+    row = torch.arange(num_items)
+    data = Data(
+        x=torch.arange(num_items * 3.0).view(num_items, 3), y=row % 3, names=[f"item {i}" for i in range(num_items)]
+    )
+    data.train_mask, data.val_mask, data.test_mask = row < 8, (row >= 8) & (row < 10), row >= 10
+    data.weight, data.prior = np.arange(num_items) / 2, torch.tensor([0.2, 0.3, 0.5])
+    for name, value in more.items():
+        data[name] = value
+    return data
+
+
+def mask_of(rows: list[int], num_items: int = 12) -> torch.Tensor:
+    mask = torch.zeros(num_items, dtype=torch.bool)
+    mask[rows] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ForgetItems([4, 1]),
+        ForgetItems(np.array([1, 4])),
+        ForgetItems(torch.tensor([1, 4], dtype=torch.int32)),
+        ForgetItems(mask=mask_of([1, 4])),
+        ForgetItems(mask=mask_of([1, 4]).tolist()),
+    ],
+)
+def test_named_rows(request_: ForgetItems) -> None:
+    data = array_data()
+    before = {
+        name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in data.to_dict().items()
+    }
+    partition = request_.resolve(data)
+    assert torch.equal(partition.forget_mask, mask_of([1, 4]))
+    assert torch.equal(partition.retain_mask, mask_of([0, 2, 3, 5, 6, 7]))
+    assert (partition.kind, partition.num_forget, partition.num_retain) == ("items", 2, 6)
+    assert partition.data is data
+    assert partition.describe() == "2 items of 8 training items"
+    assert partition.request_hash == ForgetItems([1, 4]).resolve(array_data()).request_hash
+    assert repr(partition) == f"ItemPartition(2 items of 8 training items, request_hash={partition.request_hash!r})"
+
+    kept = [0, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+    retain = partition.retain_data
+    assert torch.equal(retain.x, before["x"][kept])
+    assert torch.equal(retain.y, before["y"][kept])
+    for name in ("train_mask", "val_mask", "test_mask"):
+        assert torch.equal(retain[name], before[name][kept])
+    assert retain.names == [f"item {i}" for i in kept]
+    assert np.array_equal(retain.weight, np.array(kept) / 2)
+    assert torch.equal(retain.prior, data.prior)  # runs along classes
+    assert retain.num_nodes == 10
+    assert all(
+        torch.equal(v, data[k]) if isinstance(v, torch.Tensor) else np.all(v == data[k]) for k, v in before.items()
+    )
+
+
+def test_nothing_of_a_forgotten_row_is_left() -> None:
+    data = array_data()
+    data.x[4], data.y[4] = 777.0, 777
+    retain = ForgetItems([4]).resolve(data).retain_data
+    assert not any((value == 777).any() for value in retain.to_dict().values() if isinstance(value, torch.Tensor))
+
+
+def test_without_masks_all_rows_are_for_training() -> None:
+    data = Data(x=torch.randn(5, 1, 4, 4), y=torch.zeros(5, 2))
+    partition = ForgetItems([0]).resolve(data)
+    assert partition.num_retain == 4
+    assert partition.retain_data.x.shape == (4, 1, 4, 4)
+    assert partition.retain_data.y.shape == (4, 2)
+
+
+def test_held_out_masks_alone_say_what_is_for_training() -> None:
+    data = array_data()
+    del data.train_mask
+    assert ForgetItems([0]).resolve(data).num_retain == 7
+    with pytest.raises(InvalidRequestError, match="held-out"):
+        ForgetItems([9]).resolve(data)
+
+
+@given(
+    num_train=st.integers(2, 40),
+    num_held_out=st.integers(0, 10),
+    seed=st.integers(0, 2**40),
+    ratio=st.floats(0.01, 0.99),
+)
+def test_drawn_rows(num_train: int, num_held_out: int, seed: int, ratio: float) -> None:
+    total = num_train + num_held_out
+    train = torch.zeros(total, dtype=torch.bool)
+    train[torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:num_train]] = True
+    data = Data(x=torch.randn(total, 2), y=torch.zeros(total), train_mask=train)
+    number = int(ratio * num_train)
+    state = torch.get_rng_state()
+    if number == 0:
+        with pytest.raises(EmptyForgetSetError, match="ratio of at least one item"):
+            ForgetItems(ratio=ratio, seed=seed).resolve(data)
+        return
+    by_ratio, by_count = (
+        ForgetItems(**{key: value}, seed=seed).resolve(data) for key, value in (("ratio", ratio), ("count", number))
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert by_ratio.num_forget == number
+    assert torch.equal(by_ratio.forget_mask, by_count.forget_mask)
+    assert by_ratio.request_hash == by_count.request_hash
+    assert not (by_ratio.forget_mask & ~train).any()
+    assert torch.equal(by_ratio.forget_mask | by_ratio.retain_mask, train)
+    assert not (by_ratio.forget_mask & by_ratio.retain_mask).any()
+
+
+def test_seeds_draw_differently() -> None:
+    data = Data(x=torch.randn(100, 2), y=torch.zeros(100))
+    hashes = {ForgetItems(count=10, seed=seed).resolve(data).request_hash for seed in range(5)}
+    assert len(hashes) == 5
+
+
+def test_the_hash_is_of_the_content() -> None:
+    one = ForgetItems([1]).resolve(array_data()).request_hash
+    assert len(one) == 16
+    assert one != ForgetItems([2]).resolve(array_data()).request_hash
+    assert one != ForgetItems([1]).resolve(Data(x=torch.zeros(11, 3), y=torch.zeros(11))).request_hash
+    assert one == ForgetItems([1]).resolve(array_data(x=torch.zeros(12, 3))).request_hash
+
+
+CONSTRUCTION = [
+    ({}, "exactly one of .* none"),
+    ({"index": [0], "count": 1}, "exactly one of .*index, count"),
+    ({"ratio": 1.0}, "0 < ratio < 1"),
+    ({"ratio": float("nan")}, "0 < ratio < 1"),
+    ({"ratio": True}, "0 < ratio < 1"),
+    ({"count": -1}, "positive integer"),
+    ({"count": 2.0}, "positive integer"),
+    ({"count": 1, "seed": 0.5}, "'seed'"),
+    ({"index": [0.5]}, "integers"),
+    ({"index": [True, False]}, "integers"),
+    ({"index": [[0, 1]]}, r"shape \[F\]"),
+    ({"mask": [0, 1]}, "boolean"),
+    ({"mask": torch.ones(2, 2, dtype=torch.bool)}, "boolean"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "match"), CONSTRUCTION)
+def test_refused_items_without_data(arguments: dict, match: str) -> None:
+    with pytest.raises(InvalidRequestError, match=match) as caught:
+        ForgetItems(**arguments)
+    assert not isinstance(caught.value, EmptyForgetSetError)
+
+
+@pytest.mark.parametrize("arguments", [{"index": []}, {"count": 0}, {"mask": [False, False]}])
+def test_no_items_named(arguments: dict) -> None:
+    with pytest.raises(EmptyForgetSetError, match=r"at least one"):
+        ForgetItems(**arguments)
+
+
+RESOLUTION = [
+    ({"index": [12]}, r"in \[0, 12\) \(got 1 outside: \[12\]"),
+    ({"index": [-1]}, r"got 1 outside: \[-1\]"),
+    ({"index": [1, 1, 2]}, r"each row once \(got repeated \[1\]"),
+    ({"index": [1, 8]}, r"training items \(got 1 held-out rows: \[8\]"),
+    ({"index": [11]}, "held-out"),
+    ({"mask": mask_of([0, 10])}, "held-out"),
+    ({"mask": torch.ones(3, dtype=torch.bool)}, r"'mask' of shape \[12\] \(got \[3\]"),
+    ({"index": range(8)}, "leave something to retain .*all 8 training items"),
+    ({"count": 8}, "leave something"),
+    ({"count": 9}, r"at most the 8 training items \(got a draw of 9"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "match"), RESOLUTION)
+def test_refused_by_the_items(arguments: dict, match: str) -> None:
+    arguments = {k: list(v) if isinstance(v, range) else v for k, v in arguments.items()}
+    with pytest.raises(InvalidRequestError, match=match):
+        ForgetItems(**arguments).resolve(array_data())
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (Data(x=torch.zeros(3, 2)), "'x' and 'y'"),
+        (Data(y=torch.zeros(3), num_nodes=3), "'x' and 'y'"),
+        (Data(x=torch.zeros(3, 2), y=torch.zeros(2)), "one label for each of 3"),
+        (Data(x=torch.zeros(3, 2), y=torch.zeros(3), edge_index=torch.tensor([[0], [1]])), "independent items"),
+        (Data(x=torch.zeros(3, 2), y=torch.zeros(3), train_mask=torch.ones(3)), "'data.train_mask' to be boolean"),
+        (Data(x=torch.zeros(3, 2), y=torch.zeros(3), val_mask=torch.ones(2, dtype=torch.bool)), "'data.val_mask'"),
+    ],
+)
+def test_data_without_items(data: Data, match: str) -> None:
+    with pytest.raises(InvalidRequestError, match=match):
+        ForgetItems([0]).resolve(data)
+
+
+def test_items_of_something_else() -> None:
+    with pytest.raises(InvalidTypeError, match="Data"):
+        ForgetItems([0]).resolve({"x": torch.zeros(3, 2)})
+
+
+def test_items_do_not_add_up() -> None:
+    with pytest.raises(InvalidRequestError, match="one request"):
+        ForgetItems([0]) + ForgetItems([1])
+    graph = Data(edge_index=torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]), num_nodes=3)
+    with pytest.raises(InvalidRequestError, match="on a graph"):
+        (ForgetEdges([(0, 1)]) + ForgetItems([1])).resolve(graph)
+
+
+def test_the_request_is_its_own() -> None:
+    rows = torch.tensor([3, 1])
+    request = ForgetItems(rows)
+    rows.zero_()
+    assert torch.equal(request.resolve(array_data()).forget_mask, mask_of([1, 3]))
+    assert request == ForgetItems([1, 3])
+    assert hash(request) == hash(ForgetItems([1, 3]))
+    assert request != ForgetItems([1, 2])
+    assert ForgetItems(count=2) != ForgetItems(count=2, seed=1)
+    assert gu.ForgetItems is ForgetItems
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        (ForgetItems([5, 6]), "ForgetItems([5, 6])"),
+        (ForgetItems([5, 6, 7, 8]), "ForgetItems([5, 6, 7, ...])"),
+        (ForgetItems(mask=mask_of([1, 2])), "ForgetItems(mask=<2 of 12 rows>)"),
+        (ForgetItems(ratio=0.25, seed=3), "ForgetItems(ratio=0.25, seed=3)"),
+    ],
+)
+def test_items_as_text(request_: ForgetItems, text: str) -> None:
+    assert repr(request_) == text

@@ -1,0 +1,244 @@
+"""The functions a user calls: evaluation with and without references, saved results, the example in the docs."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import nn
+from torch_geometric.data import Data
+
+import gunlearn as gu
+import gunlearn.api
+from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError, UnsupportedMethodError
+from tests.methods.cases import fresh_model, make_data, run, same_weights, trained_model
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+JS = [f"js_{name}" for name in ("forget", "test", "retain")]
+FLOORS = [f"js_floor_{name}" for name in ("forget", "test", "retain")]
+
+
+@pytest.fixture(scope="module")
+def result() -> gu.Result:
+    return run("npo", trained_model(), make_data(), epochs=5, lr=1e-2)
+
+
+def probabilities(model: nn.Module, data: Data, edge_index: torch.Tensor) -> np.ndarray:
+    with torch.no_grad():
+        z = model.eval()(data.x, data.edge_index).double()
+    return (z[edge_index[0]] * z[edge_index[1]]).sum(1).sigmoid().numpy()
+
+
+def js(p: np.ndarray, q: np.ndarray) -> float:
+    """Mean Jensen-Shannon divergence of Bernoulli distributions, in nats."""
+
+    def kl(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return a * np.log(a / b) + (1 - a) * np.log((1 - a) / (1 - b))
+
+    m = (p + q) / 2
+    return float((kl(p, m) + kl(q, m)).mean() / 2)
+
+
+def test_the_example_in_the_docstring_runs() -> None:
+    found = [t for t in doctest.DocTestFinder().find(gunlearn.api, "api") if t.examples]
+    assert found
+    runner = doctest.DocTestRunner()
+    for test in found:
+        assert runner.run(test).failed == 0
+
+
+def test_without_references_distances_are_none(result: gu.Result) -> None:
+    table = gu.evaluate(result)
+    assert len(table.rows) == 1
+    assert [table[name] for name in JS + FLOORS] == [None] * 6
+    data, partition = result.partition.retain_data, result.partition
+    pos, neg = (probabilities(result.model, data, data[f"test_{sign}_edge_index"]) for sign in ("pos", "neg"))
+    label, score = np.r_[np.ones(len(pos)), np.zeros(len(neg))], np.r_[pos, neg]
+    assert table["retain_auc"] == pytest.approx(roc_auc_score(label, score))
+    assert table["retain_ap"] == pytest.approx(average_precision_score(label, score))
+    assert table["forget_prob"] == pytest.approx(
+        probabilities(result.model, data, partition.forget_edge_index).mean(), rel=1e-5
+    )
+    assert table["retain_prob"] == pytest.approx(
+        probabilities(result.model, data, partition.retain_edge_index).mean(), rel=1e-5
+    )
+    assert (table["method"], table["num_forget"], table["epochs"]) == ("npo", 12, 5)
+    assert table["seconds"] > 0
+    with pytest.raises(KeyError):
+        table["accuracy"]
+
+
+def test_with_references(result: gu.Result) -> None:
+    models = [fresh_model("gcn", seed) for seed in (1, 2)]
+    table = gu.evaluate(result, references=models)
+    assert [row["method"] for row in table.rows] == ["npo", "retrain", "retrain"]
+    data, partition = result.partition.retain_data, result.partition
+    test = torch.cat([data.test_pos_edge_index, data.test_neg_edge_index], dim=1)
+    for name, edges in (
+        ("forget", partition.forget_edge_index),
+        ("test", test),
+        ("retain", partition.retain_edge_index),
+    ):
+        p, a, b = (probabilities(m, data, edges) for m in (result.model, *models))
+        assert table[f"js_{name}"] == pytest.approx((js(p, a) + js(p, b)) / 2, rel=1e-3)
+        assert table[f"js_floor_{name}"] == pytest.approx(js(a, b), rel=1e-3)
+        # A reference is measured against the other one alone, not against itself.
+        assert table.rows[1][f"js_{name}"] == pytest.approx(js(a, b), rel=1e-3)
+    # Of a model that came from elsewhere nothing is known that could be shown as 0.
+    given = table.rows[1]
+    assert [given[name] for name in ("seed", "seconds", "seconds_per_epoch", "epochs", "peak_memory_mb")] == [None] * 5
+    assert (given["num_forget"], given["request_hash"]) == (12, result.request_hash)
+    assert "retrain" in str(table)
+
+
+def test_one_reference_has_no_floor(result: gu.Result) -> None:
+    table = gu.evaluate(result, references=[fresh_model("gcn", 1)])
+    assert all(table[name] > 0 for name in JS)
+    assert [table[name] for name in FLOORS] == [None] * 3
+
+
+def test_with_a_training_function(result: gu.Result) -> None:
+    calls: list[tuple[Data, int]] = []
+
+    def train(data: Data, seed: int) -> nn.Module:
+        calls.append((data, seed))
+        return gu.train(fresh_model("gcn", seed), data, epochs=10, lr=1e-2, seed=seed).model
+
+    state = torch.get_rng_state()
+    table = gu.evaluate(result, train=train, seed=10)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [seed for _, seed in calls] == [11, 12]
+    forgotten = {tuple(pair) for pair in result.partition.forget_edge_index.t().tolist()}
+    for data, _ in calls:
+        assert not forgotten & {tuple(sorted(pair)) for pair in data.edge_index.t().tolist()}
+        assert torch.equal(data.edge_index, result.partition.retain_data.edge_index)
+    assert [row["method"] for row in table.rows] == ["npo", "retrain", "retrain"]
+    assert [row["seed"] for row in table.rows] == [0, 11, 12]
+    assert all(table[name] is not None and table[name] >= 0 for name in JS + FLOORS)
+    assert table["js_floor_test"] > 0
+    assert all(row["seconds"] > 0 and row["epochs"] is None for row in table.rows[1:])
+
+
+def test_an_evaluation_changes_nothing(result: gu.Result) -> None:
+    before = {name: value.clone() for name, value in result.model.state_dict().items()}
+    result.model.train()
+    one, two = gu.evaluate(result), gu.evaluate(result)
+    assert result.model.training
+    result.model.eval()
+    assert one.rows == two.rows
+    assert all(torch.equal(value, before[name]) for name, value in result.model.state_dict().items())
+
+
+def test_what_cannot_be_evaluated(result: gu.Result, tmp_path: Any) -> None:
+    loaded = gu.Result.load(result.save(tmp_path), fresh_model("gcn"))
+    with pytest.raises(InvalidInputError, match="got a loaded one"):
+        gu.evaluate(loaded)
+    with pytest.raises(InvalidInputError, match="either 'train' or 'references'"):
+        gu.evaluate(result, train=lambda data, seed: None, references=[fresh_model("gcn")])
+    data = Data(x=torch.randn(20, 4), y=torch.arange(20) % 2)
+    images = gu.unlearn(nn.Linear(4, 2), data, gu.ForgetItems(count=2), "npo", "image_classification", epochs=1)
+    with pytest.raises(UnsupportedMethodError, match="link prediction"):
+        gu.evaluate(images)
+
+
+@pytest.mark.parametrize(
+    "damage", ["weights", "record", "record is no object", "unknown field", "no weights", "no folder", "other model"]
+)
+def test_a_damaged_result_is_refused(result: gu.Result, damage: str, tmp_path: Any) -> None:
+    directory, template = result.save(tmp_path / "result"), fresh_model("gcn")
+    weights, record = directory / "model.safetensors", directory / "result.json"
+    if damage == "weights":
+        weights.write_bytes(weights.read_bytes()[:100])
+    elif damage == "record":
+        record.write_text(record.read_text()[:50])
+    elif damage == "record is no object":
+        record.write_text("[1, 2]")
+    elif damage == "unknown field":
+        record.write_text('{"method": "npo", "colour": "red"}')
+    elif damage == "no weights":
+        weights.unlink()
+    elif damage == "no folder":
+        directory = tmp_path / "elsewhere"
+    else:
+        template = fresh_model("sage")
+    with pytest.raises(CheckpointError, match="Expected a saved result"):
+        gu.Result.load(directory, template)
+
+
+def test_training_leaves_the_callers_alone() -> None:
+    model, data = fresh_model("pyg"), make_data()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = gu.train(model, data, epochs=3, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+    assert not first.model.training
+    assert same_weights(first.model, gu.train(model, data, epochs=3, seed=1).model)
+    assert not same_weights(first.model, gu.train(model, data, epochs=3, seed=2).model)
+    assert (first.method, first.request_hash, first.epochs) == ("train", None, 3)
+    with pytest.raises(InvalidTypeError, match="torch module"):
+        gu.train("model", data)
+
+
+def test_training_without_a_split_keeps_the_last_epoch() -> None:
+    data = make_data()
+    whole = Data(x=data.x, edge_index=data.edge_index)
+    result = gu.train(fresh_model("gcn"), whole, epochs=3, eval_every=1)
+    assert (result.epochs, result.notes["best_epoch"]) == (3, None)
+    assert all("val_loss" not in record for record in result.history)
+
+
+def test_training_loss_falls() -> None:
+    history = gu.train(fresh_model("gcn"), make_data(), epochs=60, lr=1e-2).history
+    assert np.mean([r["loss"] for r in history[-5:]]) < np.mean([r["loss"] for r in history[:5]]) - 0.05
+
+
+@pytest.mark.parametrize("of", ["nodes", "edges"])
+def test_influence(of: str) -> None:
+    data = make_data()
+    scores = gu.influence(trained_model("sage"), data, of=of)
+    assert scores.shape == ((64,) if of == "nodes" else (data.num_edges,))
+    assert torch.isfinite(scores).all()
+    for arguments in ({"of": "graphs"}, {"estimator": "guess"}):
+        with pytest.raises(InvalidInputError, match="estimator 'nora'"):
+            gu.influence(trained_model("sage"), data, **arguments)
+
+
+def test_the_function_and_the_package_share_a_name() -> None:
+    """In a new process, whichever is used first."""
+    for line in ("gu.unlearn", "gu.influence"):
+        script = f"import gunlearn as gu; {line}; gu.unlearn; assert callable(gu.influence), gu.influence"
+        script += "; from gunlearn.influence import nora; import gunlearn.influence as package; package.nora"
+        subprocess.run([sys.executable, "-c", script], check=True, cwd=REPOSITORY)
+
+
+def test_requests_by_influence_take_the_most_influential() -> None:
+    data, model = make_data(), trained_model()
+    result = gu.unlearn(model, data, gu.ForgetEdges(count=5, by="influence"), "utu")
+    scores = gu.influence(model, data)
+    chosen = scores[result.partition.forget_mask]
+    assert chosen.min() >= scores[~result.partition.forget_mask].max()
+
+
+def test_every_public_name_loads() -> None:
+    for name in gu.__all__:
+        assert getattr(gu, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'unlearned'"):
+        gu.unlearned  # noqa: B018
+    assert set(gu.__all__) <= set(dir(gu))
+
+
+def test_documented_arguments_exist() -> None:
+    for function in (gu.train, gu.unlearn, gu.evaluate, gunlearn.api.influence):
+        for name in inspect.signature(function).parameters:
+            assert f"{name}:" in function.__doc__ or f"**{name}" in function.__doc__

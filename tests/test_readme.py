@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gunlearn.losses import LOSSES
+from gunlearn.methods import METHODS
+from gunlearn.report import losses_table, methods_table
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+@pytest.mark.parametrize(("name", "table"), [("methods", methods_table), ("losses", losses_table)])
+def test_generated_tables_are_not_stale(name: str, table) -> None:
+    committed = re.search(rf"<!-- table:{name} -->\n(.*?)<!-- end -->", README.read_text(), re.S)[1]
+    assert committed.strip() == table().strip(), "run: python docs/fill_readme.py"
+
+
+def test_every_method_and_loss_is_listed() -> None:
+    for name in METHODS:
+        assert re.search(rf"\| `?{name}`? ", methods_table())
+    for name in LOSSES:
+        assert re.search(rf"\| `?{name}`? ", losses_table())
+
+
+def test_example_runs_as_printed(tmp_path, monkeypatch) -> None:
+    """The README's example on a model the package did not write, with fewer epochs."""
+    code = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)[0]
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    exec(compile(code.replace("epochs=200", "epochs=20"), "README.md", "exec"), namespace)
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert namespace["table"]["js_floor_forget"] > 0
+
+
+def test_pieces_run_as_printed() -> None:
+    import gunlearn as gu
+
+    code = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)[1]
+    data = gu.load("karate")
+    model = gu.GCN(data.num_features)
+    namespace = {"gu": gu, "data": data, "model": model, "edge_index_to_remove": data.edge_index[:, :2]}
+    exec(compile(code, "README.md", "exec"), namespace)
+    assert namespace["scores"].shape == (34,)
+    assert namespace["z"].equal(model(data.x, data.edge_index[:, 2:]))
