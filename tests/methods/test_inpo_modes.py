@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 import gunlearn as gu
-from gunlearn.errors import InvalidInputError, InvalidRequestError, UnsupportedMethodError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.influence import min_max, nora
 from gunlearn.losses import TopologicalEntropy
 from gunlearn.methods import INPO
@@ -313,7 +313,7 @@ def test_each_idea_can_be_switched_off_and_matters() -> None:
 def test_until_unseen_needs_validation_edges() -> None:
     data = make_data()
     del data.val_pos_edge_index
-    with pytest.raises(InvalidRequestError, match="val_pos_edge_index"):
+    with pytest.raises(UnsupportedMethodError, match="val_pos_edge_index"):
         run("inpo:unseen", trained_model(), data, FORGET)
 
 
