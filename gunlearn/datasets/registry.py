@@ -10,11 +10,13 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 
+import networkx as nx
 from torch_geometric.data import Data
 
 from gunlearn.datasets import embedded
 from gunlearn.datasets.files import from_folder
 from gunlearn.datasets.locate import find_raw, not_found
+from gunlearn.datasets.own import from_networkx
 from gunlearn.datasets.raw import downloaded, read, read_citation_npz, read_ogb_csv, read_planetoid
 from gunlearn.datasets.validate import validate
 from gunlearn.errors import DatasetNotFoundError, InvalidTypeError
@@ -131,7 +133,9 @@ def _is_path(name: str) -> bool:
     return any(separator in name for separator in separators) or Path(name).is_dir()
 
 
-def load(name: str | PathLike[str] | Data, root: str | PathLike[str] | None = None, download: bool = False) -> Data:
+def load(
+    name: str | PathLike[str] | Data | nx.Graph, root: str | PathLike[str] | None = None, download: bool = False
+) -> Data:
     """Load a graph by name, from a folder of the user's, or check one that is already there.
 
     Every result has `x` `[num_nodes, num_features]` (float32) and `edge_index` `[2, num_edges]` (both directions, no
@@ -140,7 +144,7 @@ def load(name: str | PathLike[str] | Data, root: str | PathLike[str] | None = No
 
     Args:
         name: a name of `available()` in any case; or a folder with `edges.csv` (and `features.npy`, `labels.npy`); or a
-            `Data`, which is checked and returned.
+            `Data`, which is checked and returned; or a networkx graph, see `from_networkx`.
         root: folder with one folder per PyG family (`ROOT/CitationFull/dblp/raw/dblp.npz`); when `None`,
             `$GUNLEARN_DATA`, else `./data`. Earlier downloads in `$GUNLEARN_CACHE` (default:
             the platform's cache folder) are found too.
@@ -153,6 +157,8 @@ def load(name: str | PathLike[str] | Data, root: str | PathLike[str] | None = No
     """
     if isinstance(name, Data):
         return validate(name)
+    if isinstance(name, nx.Graph):
+        return from_networkx(name)
     if not isinstance(name, (str, PathLike)):
         raise InvalidTypeError(f"Expected the name of a data set, a folder or a Data (got {type(name).__name__})")
     if isinstance(name, PathLike):

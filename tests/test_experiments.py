@@ -1,0 +1,54 @@
+"""The committed results of `experiments/inpo_edges` hold what the project promises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+RESULTS = Path(__file__).parent.parent / "experiments" / "inpo_edges" / "results.json"
+pytestmark = pytest.mark.skipif(not RESULTS.is_file(), reason="experiments/inpo_edges/results.json is not committed")
+
+
+def rows(part: str) -> list[dict]:
+    results = json.loads(RESULTS.read_text())
+    if part not in results:
+        pytest.skip(f"'{part}' is not among the committed results")
+    return results[part]
+
+
+def average(part: str, figure: str, method: str, mode: str = "default") -> float:
+    values = [r[figure] for r in rows(part) if (r["method"], r["mode"]) == (method, mode)]
+    assert values
+    assert None not in values
+    return mean(values)
+
+
+@pytest.mark.parametrize("part", ["dblp", "cs", "cora"])
+def test_default_mode_forgets_at_little_cost(part: str) -> None:
+    assert average(part, "retain_auc", "inpo") >= average(part, "retain_auc", "retrain") - 0.01
+    assert average(part, "forget_auc", "inpo") >= 0.90
+    for figure in ("js_test", "js_retain", "seconds"):
+        assert average(part, figure, "inpo") < average(part, figure, "inpo", "paper")
+
+
+def test_until_unseen_ends_nearer_to_retraining_than_the_baselines() -> None:
+    unseen = average("dblp", "js_forget", "inpo", "default until unseen")
+    assert unseen < average("dblp", "js_forget", "utu")
+    assert unseen < average("dblp", "js_forget", "finetune")
+    assert unseen <= 2 * average("dblp", "js_floor_forget", "retrain")
+
+
+@pytest.mark.parametrize(("part", "retain", "forget"), [("protocol_DBLP", 0.848, 0.906), ("protocol_CS", 0.852, 0.903)])
+def test_paper_mode_repeats_the_official_code(part: str, retain: float, forget: float) -> None:
+    assert average(part, "retain_auc", "inpo", "paper") == pytest.approx(retain, abs=0.03)
+    assert average(part, "forget_auc", "inpo", "paper") == pytest.approx(forget, abs=0.03)
+
+
+def test_order_of_the_ablation() -> None:
+    at = {row["case"]: row for row in rows("ablation")}
+    for level in ("0.80", "0.85", "0.90"):
+        full, without_scaling, plain = (at[c][f"retain_auc_at_{level}"] for c in ("INPO", "NPO+GD+TE", "NPO+GD"))
+        assert full > without_scaling > plain
