@@ -34,8 +34,9 @@ def forget_separation(
 ) -> tuple[float | None, float | None]:
     """Mean AUC and AP of retained against forgotten edges, over equal-size draws of retained ones.
 
-    Retained edges are labelled 1. A retrained model stays near 0.5: it scores a forgotten edge like any true edge it
-    never saw. Much higher means the edges were pushed below that, not only forgotten.
+    Retained edges are labelled 1. A retrained model scores a forgotten edge like any true edge it never saw; where such
+    edges lie like the retained ones that is near 0.5. More than the retrained model's own value means that the edges
+    were pushed below that, not only forgotten.
 
     Args:
         forget: scores of the forgotten edges, `[num_forget]`.
