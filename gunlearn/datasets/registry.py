@@ -178,6 +178,8 @@ def _load_raw(row: Dataset, root: str | PathLike[str] | None, download: bool) ->
             row.name, row.folder, row.files, root, f"Get the files from {row.homepage} and unpack them there."
         )
     if not download:
-        raise not_found(row.name, row.folder, row.files, root, "In Python, download=True fetches them where there is a network.")
+        raise not_found(
+            row.name, row.folder, row.files, root, "In Python, download=True fetches them where there is a network."
+        )
     with downloaded(row.source, row.pyg_name, row.folder, row.files) as raw:
         return read(row.reader, raw, row.files)
