@@ -17,8 +17,8 @@ LEGEND = (
     "AUC retain: test edges against non-edges. AUC forget: retained against forgotten edges; an honest deletion has "
     "the value of the row 'retrain', not more. JS: mean Jensen-Shannon divergence to retrained models in nats per "
     "edge, and in multiples of its noise floor (the divergence between two retrainings, so that the row 'retrain' is "
-    "at 1 by definition). Seconds are the method's own, without the training of the model; memory is the peak of the whole "
-    "process while the method ran, model, data and libraries included."
+    "at 1 by definition). Seconds are the method's own, without the training of the model; memory is the peak of the "
+    "whole process while the method ran, model, data and libraries included."
 )
 
 
