@@ -52,6 +52,7 @@ def train(
         A `Result` whose `model` is the trained copy.
     """
     _check_model(model)
+    _check_data(data)
     args = TrainArguments(
         epochs, lr, weight_decay, eval_every=eval_every, keep="best", progress=progress, checkpoint_dir=checkpoint_dir
     )
@@ -104,6 +105,7 @@ def unlearn(
         3
     """
     _check_model(model)
+    _check_data(data)
     if not isinstance(request, Request):
         raise InvalidTypeError(f"Expected 'request' to be a forget request (got {type(request).__name__})")
     task, method = as_task(task), build(METHODS, method, options)
@@ -207,6 +209,16 @@ def _cost(result: Result) -> dict[str, Any]:
         "request_hash": result.request_hash,
         "versions": result.versions,
     }
+
+
+def _check_data(data: Any) -> None:
+    if not isinstance(data, Data):
+        raise InvalidTypeError(f"Expected 'data' to be a torch_geometric Data (got {type(data).__name__})")
+    x = data.get("x")
+    if isinstance(x, Tensor) and x.is_floating_point():
+        values = x.values() if x.layout == torch.sparse_csr else x
+        if not torch.isfinite(values).all():
+            raise InvalidInputError("Expected finite features 'x' (got NaN or infinity)")
 
 
 def _check_model(model: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from gunlearn.bench.models import Recipe
 from gunlearn.bench.options import method_options
@@ -142,7 +141,7 @@ class GridConfig:
             given = dict(options[name])
             if "dataset" in METHODS[name].options():  # presets that go by the data set
                 given.setdefault("dataset", canonical_name(self.dataset))
-            method = _built(label, given)
+            method = build(METHODS, label, given)
             plan.setdefault(f"{name} {sorted(method.config().items())}", method)
         return list(plan.values())
 
@@ -150,10 +149,3 @@ class GridConfig:
 def canonical_name(dataset: str | Path) -> str | None:
     """A named data set's name as it is written in tables; `None` for a folder."""
     return next((name for name in DATASETS if name.lower() == str(dataset).lower()), None)
-
-
-def _built(label: str, options: dict[str, Any]) -> Method:
-    try:
-        return build(METHODS, label, options)
-    except TypeError as error:  # a number's option that was given a word
-        raise InvalidInputError(f"Expected options of the right type for '{label}' (got {options}: {error})") from error

@@ -105,15 +105,19 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def read_results(directory: str | Path) -> list[dict[str, Any]]:
-    """Rows of a finished grid.
+    """Rows of a grid: what its last command asked for; of an unfinished one, the rows that are there.
 
     Raises:
         CheckpointError: no `results.json` there, or not one of ours.
     """
-    path = Path(directory) / "results.json"
+    path, unfinished = Path(directory) / "results.json", Path(directory) / "rows.jsonl"
+    if not path.is_file() and unfinished.is_file():
+        rows = list(RowStore(unfinished).read().values())
+        if rows:
+            return rows
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except OSError as error:
         raise CheckpointError(f"Expected the output folder of 'gunlearn run' (got no {path})") from error
     except ValueError as error:
         raise CheckpointError(f"Expected {path} to hold a list of rows (got: {error})") from error

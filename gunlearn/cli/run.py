@@ -123,7 +123,7 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where the outputs go."""
-        return self.out or Path("runs") / Path(self.dataset).name.lower()
+        return self.out or Path("runs") / Path(self.dataset).resolve().name.lower()
 
     def __call__(self) -> int:
         """Run the grid; 1 if every method failed."""

@@ -137,4 +137,9 @@ def build(methods: dict[str, type[Method]], method: str | Method, options: dict[
     unknown = sorted(set(options) - set(cls.options()))
     if unknown:
         raise InvalidInputError(f"Expected options of '{name}' among {sorted(cls.options())} (got {unknown})")
-    return cls(**options)
+    try:
+        return cls(**options)
+    except TypeError as error:  # a number's option that was given a word
+        raise InvalidInputError(
+            f"Expected options of the right type for '{method}' (got {options}: {error})"
+        ) from error

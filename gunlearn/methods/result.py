@@ -102,8 +102,10 @@ class Result:
             record = json.loads((directory / RECORD).read_text())
             model.load_state_dict(load_file(directory / WEIGHTS))
             return cls(model=model.eval(), **record)
-        except FileNotFoundError as error:
-            raise CheckpointError(f"Expected a saved result in {directory} (got no {error.filename})") from error
+        except OSError as error:
+            raise CheckpointError(
+                f"Expected a saved result in {directory} (got no readable {error.filename or WEIGHTS})"
+            ) from error
         except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(
                 f"Expected a saved result that fits {type(model).__name__} in {directory} (got: {error})"

@@ -61,6 +61,12 @@ class LinkEvaluator:
         self.retain = task.edge_items(data, partition.retain_edge_index)
         self.test = task.held_out_items(data, "test")
         self.references = [(model, self.probabilities(model)) for model in references]
+        for (_, p), (_, q) in combinations(self.references, 2):
+            if torch.equal(p.retain, q.retain) and torch.equal(p.forget, q.forget):
+                raise InvalidInputError(
+                    "Expected references that were retrained under different seeds (got two that score every edge "
+                    "alike); their distance would be no noise floor"
+                )
 
     @torch.no_grad()
     def probabilities(self, model: nn.Module, full_graph: bool = False) -> EdgeProbabilities:
