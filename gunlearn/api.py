@@ -202,10 +202,7 @@ def _cost(result: Result) -> dict[str, Any]:
         "mode": result.mode,
         "seed": result.seed,
         "num_forget": result.num_forget,
-        "seconds": result.seconds,
-        "seconds_per_epoch": result.seconds_per_epoch,
-        "epochs": result.epochs,
-        "peak_memory_mb": result.peak_memory_mb,
+        **result.cost(),
         "request_hash": result.request_hash,
         "versions": result.versions,
     }

@@ -167,10 +167,7 @@ class _Problem:
 
 def _record(result: Result) -> dict[str, Any]:
     return {
-        "seconds": result.seconds,
-        "seconds_per_epoch": result.seconds_per_epoch,
-        "epochs": result.epochs,
-        "peak_memory_mb": result.peak_memory_mb,
+        **result.cost(),
         "options": result.config,
         "notes": result.notes,
         "versions": result.versions,

@@ -70,6 +70,11 @@ class Result:
         """Mean wall time of an epoch, in seconds; `None` for a method without epochs."""
         return self.seconds / self.epochs if self.epochs and self.seconds is not None else None
 
+    def cost(self) -> dict[str, float | None]:
+        """What the run took, as a row's figures."""
+        names = ("seconds", "seconds_per_epoch", "epochs", "peak_memory_mb")
+        return {name: getattr(self, name) for name in names}
+
     def record(self) -> dict[str, Any]:
         """Everything but tensors and live objects."""
         skip = {"model", "partition", "task", "original"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Hashable
 from dataclasses import KW_ONLY, dataclass, fields
-from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.base import Request
+from gunlearn.requests.checks import check_seed, check_size, the_one_given
 from gunlearn.requests.draw import ORDERS, PROTOCOLS, draw_edges
 from gunlearn.requests.graph import TrainingGraph, show_pairs
 from gunlearn.requests.regions import REGIONS
@@ -65,23 +65,18 @@ class ForgetEdges(Request):
 
     def __post_init__(self) -> None:
         """Check all that can be checked without the data."""
-        given = [name for name in ("edge_index", "edge_ids", "ratio", "count") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise InvalidRequestError(
-                f"Expected exactly one of edge_index, edge_ids, ratio, count (got {', '.join(given) or 'none'})"
-            )
+        given = the_one_given(self, ("edge_index", "edge_ids", "ratio", "count"))
         for name, allowed in (("region", REGIONS), ("protocol", PROTOCOLS), ("by", ORDERS)):
             if getattr(self, name) not in allowed:
                 raise InvalidRequestError(f"Expected '{name}' to be one of {allowed} (got {getattr(self, name)!r})")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral):
-            raise InvalidRequestError(f"Expected 'seed' to be an integer (got {self.seed!r})")
-        if given[0] in ("edge_index", "edge_ids"):
+        check_seed(self.seed)
+        if given in ("edge_index", "edge_ids"):
             changed = [name for name in ("region", "protocol", "by") if getattr(self, name) != _DEFAULTS[name]]
             if changed:
-                raise InvalidRequestError(f"Expected {', '.join(changed)} with ratio or count only (got {given[0]})")
+                raise InvalidRequestError(f"Expected {', '.join(changed)} with ratio or count only (got {given})")
             # A copy of our own: the request must not change when the caller's tensor does.
-            object.__setattr__(self, given[0], _named_tensor(getattr(self, given[0]), given[0]))
-        self._check_size()
+            object.__setattr__(self, given, _named_tensor(getattr(self, given), given))
+        check_size(self.ratio, self.count, "edge")
         if self.protocol is not None and self.by != "random":
             raise InvalidRequestError(f"Expected by='random' with protocol {self.protocol!r} (got {self.by!r})")
         if self.protocol == "inpo" and self.region == "out":
@@ -90,15 +85,6 @@ class ForgetEdges(Request):
                 "draw that is really outside use region='out' without a protocol",
                 stacklevel=3,
             )
-
-    def _check_size(self) -> None:
-        ratio, count = self.ratio, self.count
-        if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < ratio < 1):
-            raise InvalidRequestError(f"Expected 0 < ratio < 1 (got {ratio!r})")
-        if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < 0):
-            raise InvalidRequestError(f"Expected 'count' to be a positive integer (got {count!r})")
-        if count == 0:
-            raise EmptyForgetSetError("Expected at least one edge to forget (got count=0)")
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Tensor:
         """Columns of the named or drawn edges."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Hashable
 from dataclasses import KW_ONLY, dataclass, fields
-from numbers import Integral, Real
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
@@ -15,9 +14,10 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError, InvalidTypeError
 from gunlearn.requests.base import Request
+from gunlearn.requests.checks import check_seed, check_size, the_one_given
 from gunlearn.requests.edges import _named_tensor, _sorted_content
 from gunlearn.requests.graph import TrainingGraph
-from gunlearn.requests.partition import _content_hash, _select
+from gunlearn.requests.partition import _content_hash, select_entries
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,20 +90,9 @@ class ForgetItems(Request):
 
     def __post_init__(self) -> None:
         """Check all that can be checked without the data."""
-        given = [name for name in ("index", "mask", "ratio", "count") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise InvalidRequestError(
-                f"Expected exactly one of index, mask, ratio, count (got {', '.join(given) or 'none'})"
-            )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral):
-            raise InvalidRequestError(f"Expected 'seed' to be an integer (got {self.seed!r})")
-        ratio, count = self.ratio, self.count
-        if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < ratio < 1):
-            raise InvalidRequestError(f"Expected 0 < ratio < 1 (got {ratio!r})")
-        if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < 0):
-            raise InvalidRequestError(f"Expected 'count' to be a positive integer (got {count!r})")
-        if count == 0:
-            raise EmptyForgetSetError("Expected at least one item to forget (got count=0)")
+        the_one_given(self, ("index", "mask", "ratio", "count"))
+        check_seed(self.seed)
+        check_size(self.ratio, self.count, "item")
         # Copies of our own: the request must not change when the caller's tensor does.
         if self.index is not None:
             object.__setattr__(self, "index", _named_tensor(self.index, "index"))
@@ -255,7 +244,7 @@ def _without_rows(data: Data, forget: Tensor) -> Data:
         else:
             along = isinstance(value, list | tuple) and len(value) == num_items
         if along:
-            retain[name] = _select(value, ~forget, 0)
+            retain[name] = select_entries(value, ~forget, 0)
     if "num_nodes" in data:
         retain.num_nodes = int((~forget).sum())
     return retain

@@ -120,7 +120,7 @@ def _without(graph: TrainingGraph, forget_mask: Tensor) -> Data:
     # Where PyG infers the number of nodes from edge_index, it would shrink with the edges.
     retain.num_nodes = probe.num_nodes = graph.num_nodes
     for name in _per_edge(probe, graph.num_columns):
-        retain[name] = _select(data[name], ~forget_mask, data.__cat_dim__(name, data[name]))
+        retain[name] = select_entries(data[name], ~forget_mask, data.__cat_dim__(name, data[name]))
     retain.edge_index = graph.edge_index[:, ~forget_mask]
 
     # After the loop above: an edge_label as long as edge_index goes with edge_label_index all the same.
@@ -129,10 +129,10 @@ def _without(graph: TrainingGraph, forget_mask: Tensor) -> Data:
             continue
         edges = graph.find(pair_tensor(data, name))
         kept = (edges < 0) | ~forget_mask[graph.first_column[edges.clamp(min=0)]]
-        retain[name] = _select(data[name], kept, 1)
+        retain[name] = select_entries(data[name], kept, 1)
         for partner in partners:
             if partner in data:
-                retain[partner] = _select(data[partner], kept, 0)
+                retain[partner] = select_entries(data[partner], kept, 0)
 
     if "num_edges" in data:
         retain["num_edges"] = retain.edge_index.size(1)
@@ -153,7 +153,7 @@ def _per_edge(data: Data, num_columns: int) -> list[str]:
     ]
 
 
-def _select(value: Any, keep: Tensor, dim: int) -> Any:
+def select_entries(value: Any, keep: Tensor, dim: int) -> Any:
     """Entries of a tensor, array or list where `keep` is true."""
     if isinstance(value, Tensor):
         return value.index_select(dim, keep.nonzero().flatten().to(value.device))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import coalesce, is_undirected, negative_sampling, to_undirected
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.requests.partition import select_entries
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.negatives import NegativeSampler
 
@@ -84,13 +83,5 @@ def _with_training_edges(data: Data, train: Tensor, undirected: bool) -> Data:
     keep = torch.isin(first * data.num_nodes + second, train[0] * data.num_nodes + train[1])
     out.edge_index = data.edge_index[:, keep]
     for key in attributes:
-        out[key] = _select(data[key], keep, data.__cat_dim__(key, data[key]))
+        out[key] = select_entries(data[key], keep, data.__cat_dim__(key, data[key]))
     return out
-
-
-def _select(value: Any, keep: Tensor, dim: int) -> Any:
-    if isinstance(value, Tensor):
-        return value.index_select(dim, keep.nonzero().view(-1).to(value.device))
-    if isinstance(value, np.ndarray):
-        return np.compress(keep.cpu().numpy(), value, axis=dim)
-    return [entry for entry, kept in zip(value, keep.tolist(), strict=True) if kept]
