@@ -15,6 +15,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.nn.attach import ScaledMessages
 from gunlearn.nn.memo import memo
 from gunlearn.nn.sparse import SparseMatrix, sparse_matrix
+from gunlearn.nn.subgraph import Subgraph
 
 
 @dataclass(eq=False)
@@ -182,12 +183,22 @@ class MessageScale:
         copy, value = key[1:] == key[:-1], scale[order]
         if not torch.allclose(value[1:][copy], value[:-1][copy], rtol=1e-6, atol=0.0):
             raise InvalidInputError("Expected one scale for all copies of an edge (got copies that differ)")
+        self.model, self.key, self.value = model, key, value
         layers = [m for m in model.modules() if isinstance(m, MessagePassing)]
         self.native = [m for m in layers if isinstance(m, InfluenceAwareConv)]
         self.attach = len(self.native) < len(layers) or not layers
         self.scale = _Scale(edge_index, scale)
         self.attached = ScaledMessages(model, edge_index, scale) if self.attach else None
         self.stack: list[ExitStack] = []
+
+    def on(self, subgraph: Subgraph) -> MessageScale:
+        """The same scales on a part of the graph with its own numbering; it costs what the part does."""
+        loops = torch.arange(subgraph.n_id.numel(), device=subgraph.n_id.device).expand(2, -1)
+        local = torch.cat([subgraph.data.edge_index, loops], dim=1)
+        key = subgraph.n_id[local[0]] * 2**32 + subgraph.n_id[local[1]]
+        slot = torch.searchsorted(self.key, key).clamp_(max=max(self.key.numel() - 1, 0))
+        found = self.key[slot] == key if self.key.numel() else torch.zeros_like(key, dtype=torch.bool)
+        return MessageScale(self.model, local[:, found], self.value[slot[found]])
 
     def __enter__(self) -> None:
         """Put the scales in force."""
