@@ -44,3 +44,7 @@ class DatasetNotFoundError(GunlearnError, FileNotFoundError):
 
 class CheckpointError(GunlearnError, ValueError):
     """A checkpoint or saved result does not fit the run it is loaded into."""
+
+
+class MissingExtraError(GunlearnError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""

@@ -5,18 +5,24 @@ from __future__ import annotations
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Parts, Task
 from gunlearn.tasks.classification import ImageClassification
-from gunlearn.tasks.link_prediction import LinkPrediction
+from gunlearn.tasks.link_prediction import EdgeParts, LinkPrediction
 from gunlearn.tasks.negatives import NegativeSampler
+from gunlearn.tasks.random_nodes import RandomNodeParts
+from gunlearn.tasks.sampling import ShuffledBatches, StratifiedSampler
 from gunlearn.tasks.splits import link_split
 
 TASKS = {task.name: task for task in (LinkPrediction, ImageClassification)}
 
 __all__ = [
     "TASKS",
+    "EdgeParts",
     "ImageClassification",
     "LinkPrediction",
     "NegativeSampler",
     "Parts",
+    "RandomNodeParts",
+    "ShuffledBatches",
+    "StratifiedSampler",
     "Task",
     "as_task",
     "link_split",

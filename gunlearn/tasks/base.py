@@ -6,10 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from gunlearn.errors import UnsupportedMethodError
 from gunlearn.losses import Prediction
+from gunlearn.nn.subgraph import Subgraph
+from gunlearn.tasks.sampling import Draw
 
 
 class Parts(ABC):
@@ -26,6 +29,20 @@ class Parts(ABC):
     @abstractmethod
     def sample(self, names: Collection[str]) -> dict[str, Any]:
         """Items of the named parts for one step; randomness comes from torch's global generator."""
+
+    def strata(self) -> Tensor:
+        """Stratum of each retained item for `StratifiedSampler`, integers `[num_retained]`.
+
+        Raises:
+            UnsupportedMethodError: the retained items of this task can only be read all at once.
+        """
+        raise UnsupportedMethodError(
+            f"Expected a task that reads retained items in batches (got {type(self).__name__} without 'strata')"
+        )
+
+    def limit(self, draw: Draw) -> None:
+        """From now on each step reads the retained items that `draw` names. Offered wherever `strata` is."""
+        self.strata()
 
 
 class Task(ABC):
@@ -46,6 +63,17 @@ class Task(ABC):
     @abstractmethod
     def decode(self, model: nn.Module, outputs: Any, items: Any) -> Prediction:
         """Prediction for `items`, from what `encode` returned."""
+
+    def seeds(self, items: Any) -> Tensor | None:
+        """Nodes whose rows of `encode`'s output `decode` reads, with repetitions; `None` if it reads anything else.
+
+        Where this names nodes, the output may come from a part of the graph, for items that `relabel` translated.
+        """
+        return None
+
+    def relabel(self, items: Any, subgraph: Subgraph) -> Any:
+        """The same items by the node ids of a part of the graph; needed where `seeds` names nodes."""
+        raise NotImplementedError
 
     def predict(self, model: nn.Module, data: Data, items: Any) -> Prediction:
         """`decode` after `encode`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,7 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.tasks.base import Parts, Task
+from gunlearn.tasks.sampling import Draw
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,15 @@ class ArrayItems:
     x: Tensor
     y: Tensor
     fixed: bool = True
+
+    @property
+    def num_items(self) -> int:
+        """Number of rows."""
+        return self.y.size(0)
+
+    def share(self, rank: int, world: int) -> ArrayItems:
+        """Every `world`-th row, from `rank` on."""
+        return replace(self, x=self.x[rank::world], y=self.y[rank::world])
 
 
 class ArrayParts(Parts):
@@ -36,8 +46,17 @@ class ArrayParts(Parts):
     def __init__(self, data: Data, forget_mask: Tensor | None, retain_mask: Tensor, batch_size: int | None) -> None:
         """Masks `[num_items]` over the rows of `data.x`."""
         self.data, self.batch_size = data, batch_size
+        self.draw: Draw | None = None
         masks = {"forget": forget_mask, "retain": retain_mask}
         self.index = {name: mask.nonzero().view(-1) for name, mask in masks.items() if mask is not None}
+
+    def strata(self) -> Tensor:
+        """One stratum: rows have no distance to each other."""
+        return torch.zeros_like(self.index["retain"])
+
+    def limit(self, draw: Draw) -> None:
+        """See `Parts.limit`."""
+        self.draw = draw
 
     def sample(self, names: Collection[str]) -> dict[str, ArrayItems]:
         """See `Parts.sample`."""
@@ -47,7 +66,9 @@ class ArrayParts(Parts):
         out = {}
         for name in names:
             index, fixed = self.index[name], True
-            if name == "retain" and self.batch_size is not None and self.batch_size < index.numel():
+            if name == "retain" and self.draw is not None:
+                index, fixed = index[self.draw()[0].to(index.device)], False  # one stratum: all weights are 1
+            elif name == "retain" and self.batch_size is not None and self.batch_size < index.numel():
                 index, fixed = index[torch.randperm(index.numel())[: self.batch_size]], False
             out[name] = ArrayItems(self.data.x[index], self.data.y[index], fixed)
         return out

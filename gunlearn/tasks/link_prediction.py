@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,10 @@ from torch_geometric.utils import coalesce, is_undirected
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.nn.sparse import EdgePattern
+from gunlearn.nn.subgraph import Subgraph
 from gunlearn.tasks.base import Parts, Task
 from gunlearn.tasks.negatives import NegativeSampler
+from gunlearn.tasks.sampling import Draw, edge_strata
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,41 @@ class EdgeItems:
         label: 1 for an edge, 0 for none, `[num_items]`.
         fixed: the same at every step, so that a reference prediction of them can be kept.
         embeddings: predictions carry the end points' embeddings `[num_items, 2, dim]`.
+        weight: of each item's loss value, `[num_items]`; `None` for equal ones.
     """
 
     chunks: tuple[EdgePattern, ...]
     label: Tensor
     fixed: bool = True
     embeddings: bool = False
+    weight: Tensor | None = None
 
     @property
     def edge_label_index(self) -> Tensor:
         """All pairs, `[2, num_items]`."""
         return torch.cat([chunk.edge_index for chunk in self.chunks], dim=1)
+
+    @property
+    def num_items(self) -> int:
+        """Number of pairs."""
+        return self.label.numel()
+
+    def followed_by(self, other: EdgeItems) -> EdgeItems:
+        """Both, drawn anew at each step; items without weights weigh 1."""
+        weight = None
+        if self.weight is not None or other.weight is not None:
+            ones = (torch.ones_like(i.label) for i in (self, other))
+            weight = torch.cat([w if i.weight is None else i.weight for i, w in zip((self, other), ones, strict=True)])
+        return EdgeItems(self.chunks + other.chunks, torch.cat([self.label, other.label]), fixed=False, weight=weight)
+
+    def share(self, rank: int, world: int) -> EdgeItems:
+        """Every `world`-th pair, from `rank` on."""
+        chunks, start = [], rank
+        for chunk in self.chunks:
+            chunks.append(_every(chunk, start, world))
+            start = (start - chunk.edge_index.size(1)) % world
+        weight = None if self.weight is None else self.weight[rank::world]
+        return replace(self, chunks=tuple(chunks), label=self.label[rank::world], weight=weight)
 
 
 class EdgeParts(Parts):
@@ -55,30 +82,47 @@ class EdgeParts(Parts):
     def __init__(self, data: Data, forget: Tensor | None, retain: Tensor, known: Tensor, negatives: str) -> None:
         """`known` `[2, num_columns]` are the edges that negatives avoid."""
         self.data, self.num_nodes = data, data.num_nodes
+        self.forget, self.retain, self.known, self.negatives = forget, retain, known, negatives
+        self.draw: Draw | None = None
         self.sampler = NegativeSampler(known, self.num_nodes, avoid_edges=negatives == "non_edges")
         self._fixed = {"retain_edges": self._items(retain, 1.0)}
         if forget is not None:
             self._fixed["forget"] = self._items(forget, 1.0, embeddings=True)
 
-    def _items(self, edge_index: Tensor, label: float, **options: bool) -> EdgeItems:
+    def _items(self, edge_index: Tensor, label: float, **options: Any) -> EdgeItems:
         pattern = EdgePattern(edge_index, self.num_nodes)
         return EdgeItems((pattern,), torch.full((edge_index.size(1),), label, device=edge_index.device), **options)
 
+    def strata(self) -> Tensor:
+        """Distance of each retained edge to the end points of the forgotten ones; one stratum without any."""
+        if self.forget is None:
+            return torch.zeros_like(self.retain[0])
+        return edge_strata(self.retain, self.forget.flatten(), self.data.edge_index, self.num_nodes)
+
+    def limit(self, draw: Draw) -> None:
+        """See `Parts.limit`; as many negatives as edges are drawn."""
+        self.draw = draw
+
+    def _retained(self) -> EdgeItems:
+        if self.draw is None:
+            return self._fixed["retain_edges"]
+        index, weight = self.draw()
+        return self._items(self.retain[:, index.to(self.retain.device)], 1.0, fixed=False, weight=weight)
+
     def sample(self, names: Collection[str]) -> dict[str, EdgeItems]:
         """See `Parts.sample`."""
-        out, fresh = {}, None
+        out, edges, fresh = {}, None, None
         for name in names:
-            if name in self._fixed:
+            if name == "forget" and name in self._fixed:
                 out[name] = self._fixed[name]
-            elif name in self.names and name != "forget":
-                edges = self._fixed["retain_edges"]
-                if fresh is None:
-                    fresh = self._items(self.sampler.sample(edges.label.numel()), 0.0, fixed=False)
-                both = EdgeItems(edges.chunks + fresh.chunks, torch.cat([edges.label, fresh.label]), fixed=False)
-                out[name] = fresh if name == "non_edges" else both
-            else:
+                continue
+            if name not in self.names or name == "forget":
                 known = [n for n in self.names if n in self._fixed or n != "forget"]
                 raise InvalidInputError(f"Expected a part among {known} (got '{name}')")
+            edges = self._retained() if edges is None else edges
+            if name != "retain_edges" and fresh is None:
+                fresh = self._items(self.sampler.sample(edges.label.numel()), 0.0, fixed=False)
+            out[name] = {"retain_edges": edges, "non_edges": fresh}.get(name) or edges.followed_by(fresh)
         return out
 
 
@@ -131,7 +175,18 @@ class LinkPrediction(Task):
             score = torch.cat([chunk.inner_product(outputs) for chunk in items.chunks])
         sign = 2 * items.label - 1
         ends = outputs[items.edge_label_index.t()] if items.embeddings else None
-        return Prediction(log_prob=logsigmoid(sign * score), logits=score, embeddings=ends)
+        weight = None if items.weight is None else items.weight.to(score)
+        return Prediction(log_prob=logsigmoid(sign * score), logits=score, embeddings=ends, weight=weight)
+
+    def seeds(self, items: EdgeItems) -> Tensor:
+        """See `Task.seeds`: both end points."""
+        return items.edge_label_index.flatten()
+
+    def relabel(self, items: EdgeItems, subgraph: Subgraph) -> EdgeItems:
+        """See `Task.relabel`."""
+        size = subgraph.data.num_nodes
+        chunks = tuple(EdgePattern(subgraph.relabel(chunk.edge_index), size) for chunk in items.chunks)
+        return replace(items, chunks=chunks)
 
     def parts(self, partition: Any, message_graph: str = "retain") -> EdgeParts:
         """See `Task.parts`."""
@@ -167,6 +222,17 @@ class LinkPrediction(Task):
         """Any pairs as items labelled 1, for metrics."""
         label = torch.ones(edge_index.size(1), device=edge_index.device)
         return EdgeItems((EdgePattern(edge_index, data.num_nodes),), label)
+
+
+_SHARES: WeakKeyDictionary[EdgePattern, tuple[int, int, EdgePattern]] = WeakKeyDictionary()
+
+
+def _every(pattern: EdgePattern, start: int, step: int) -> EdgePattern:
+    """Every `step`-th pair, from `start` on; made once per pattern, since its layout takes sorting."""
+    if _SHARES.get(pattern, ())[:2] != (start, step):
+        share = EdgePattern(pattern.edge_index[:, start::step].contiguous(), pattern.num_nodes)
+        _SHARES[pattern] = (start, step, share)
+    return _SHARES[pattern][2]
 
 
 def one_direction(data: Data) -> Tensor:

@@ -1,0 +1,149 @@
+"""Which retained items a step reads: a stratified sample with weights, or the next batch of a permutation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.nn.sparse import argsort
+
+#: Draws items for one step: their indices `[num_drawn]`, and their weights `[num_drawn]` or `None` for equal ones.
+Draw = Callable[[], tuple[Tensor, Tensor | None]]
+NUM_HOPS = 2
+
+
+def edge_strata(edges: Tensor, start: Tensor, edge_index: Tensor, num_nodes: int, num_hops: int = NUM_HOPS) -> Tensor:
+    """Distance of each edge to a set of nodes, `[num_edges]`: 0 if it touches one, ..., `num_hops + 1` if beyond.
+
+    Args:
+        edges: the edges to sort into strata, `[2, num_edges]`; the nearer end point counts.
+        start: node ids the distance is measured from, `[num_start]`.
+        edge_index: the graph, taken both ways, `[2, num_columns]`.
+        num_nodes: number of nodes.
+        num_hops: the largest distance that is a stratum of its own.
+    """
+    row, col = edge_index
+    distance = torch.full((num_nodes,), num_hops + 1, device=edge_index.device)
+    distance[start] = 0
+    for hop in range(num_hops):
+        near = distance == hop
+        reached = torch.cat([row[near[col]], col[near[row]]])
+        distance[reached[distance[reached] > hop]] = hop + 1
+    return distance[edges].amin(dim=0)
+
+
+def allocate(population: Tensor, num_samples: int, floor: int) -> Tensor:
+    """How many items to draw from each stratum, `[num_strata]`: in proportion to its size, yet at least `floor`.
+
+    Args:
+        population: size of each stratum.
+        num_samples: how many in all, at most the sum of `population`.
+        floor: least number per stratum; a smaller stratum is taken whole, an empty one not at all.
+
+    Raises:
+        InvalidInputError: fewer samples than strata: what is never drawn cannot be estimated.
+    """
+    filled = int((population > 0).sum())
+    if not filled <= num_samples <= int(population.sum()):
+        raise InvalidInputError(
+            f"Expected 'retain_samples' between the number of strata, {filled}, and of retained items, "
+            f"{int(population.sum())} (got {num_samples})"
+        )
+    least = population.clamp(max=max(1, min(floor, num_samples // max(filled, 1))))
+    room, rest = population - least, num_samples - int(least.sum())
+    exact = room * (rest / max(int(room.sum()), 1))
+    count = exact.floor().long()
+    # What rounding left over goes to the largest fractions; there is room, for `exact <= room`.
+    fraction = torch.where(count < room, exact - count, -1.0)
+    count[fraction.argsort(descending=True, stable=True)[: rest - int(count.sum())]] += 1
+    return least + count
+
+
+class StratifiedSampler:
+    r"""Draws items stratum by stratum, without replacement, with weights that keep means over all items unbiased.
+
+    Of stratum `h` with :math:`N_h` of all `N` items, :math:`n_h` of the `n` drawn come, each with the weight
+
+    .. math:: w_h = \frac{N_h}{N} \, \frac{n}{n_h}, \qquad
+        \mathrm{E}\Big[\frac{1}{n} \sum_{i \in S} w_i f_i\Big] = \frac{1}{N} \sum_i f_i, \qquad
+        \mathrm{Var} = \sum_h \Big(\frac{N_h}{N}\Big)^2 \Big(1 - \frac{n_h}{N_h}\Big) \frac{S_h^2}{n_h}
+
+    with :math:`S_h^2` the variance of `f` within the stratum (Cochran, Sampling Techniques, 3rd ed., 5.3 and 5.6).
+
+    Args:
+        stratum: stratum of each item, `[num_items]`, integers from 0.
+        num_samples: `n`.
+        floor: least number per stratum; a tenth of what equal shares would be by default.
+
+    Raises:
+        InvalidInputError: fewer samples than strata, or more than items.
+    """
+
+    def __init__(self, stratum: Tensor, num_samples: int, floor: int | None = None) -> None:
+        """See the class."""
+        self.population = torch.bincount(stratum).cpu()
+        filled = max(int((self.population > 0).sum()), 1)
+        self.count = allocate(self.population, num_samples, num_samples // (10 * filled) if floor is None else floor)
+        self.order = argsort(stratum, stable=True).split(self.population.tolist())
+        share = self.population.double() / stratum.numel()
+        weight = share * num_samples / self.count.clamp(min=1)
+        self.weight = torch.repeat_interleave(weight, self.count).to(stratum.device)
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        """Indices of one draw and their weights, `[num_samples]` each; from torch's global generator."""
+        drawn = [
+            items[distinct(items.numel(), n, items)] for items, n in zip(self.order, self.count.tolist(), strict=True)
+        ]
+        return torch.cat(drawn), self.weight
+
+
+def distinct(population: int, count: int, like: Tensor) -> Tensor:
+    """`count` different numbers below `population`, all sets equally likely; costs what `count` does."""
+    if 2 * count >= population:
+        return torch.randperm(population, device=like.device)[:count]
+    chosen = like.new_empty(0)
+    while chosen.numel() < count:  # redrawing what repeats favours no number
+        more = torch.randint(population, (count - chosen.numel(),), device=like.device)
+        chosen = torch.cat([chosen, more]).unique()
+    return chosen
+
+
+class ShuffledBatches:
+    """The batches of one random permutation after another; each pass reads every item once.
+
+    The permutation follows from the seed and the number of the step alone, so that a resumed run goes on where it was.
+
+    Args:
+        num_items: number of items.
+        batch_size: items per batch; the last batch of a pass may be smaller.
+        seed: of the permutations.
+
+    Attributes:
+        step: number of the batch to hand out, set by whoever counts steps.
+    """
+
+    def __init__(self, num_items: int, batch_size: int, seed: int) -> None:
+        """See the class."""
+        self.num_items, self.batch_size, self.seed, self.step = num_items, batch_size, seed, 0
+        self.num_batches = max(1, -(-num_items // batch_size))
+        self._pass, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    @property
+    def place(self) -> int:
+        """Number of the current batch within its pass."""
+        return self.step % self.num_batches
+
+    def order(self) -> Tensor:
+        """The permutation of the current pass, `[num_items]`, on the CPU."""
+        number = self.step // self.num_batches
+        if number != self._pass:
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
+            self._pass, self._order = number, torch.randperm(self.num_items, generator=generator)
+        return self._order
+
+    def __call__(self) -> tuple[Tensor, None]:
+        """Indices of the current batch."""
+        return self.order()[self.place * self.batch_size : (self.place + 1) * self.batch_size], None
