@@ -14,6 +14,7 @@ from torch import nn
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import Objective, ObjectiveValue, Prediction, as_objective
 from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.methods.distributed import processes
 from gunlearn.methods.loop import TrainArguments, fit
 from gunlearn.methods.targets import TARGETS, ScoreTarget, check_held_out
 from gunlearn.tasks import LinkPrediction, Parts, Task
@@ -119,14 +120,18 @@ class GradientMethod(Method):
             keep_gradients=self.prepare(problem),
             fingerprint=problem.fingerprint,
         )
+        together = processes()
         around = surroundings(problem.model)  # around training passes alone: callbacks see the plain model
 
         def step() -> ObjectiveValue:
             items = parts.sample(objective.parts)
+            mine = together.share(items)
             with around:
                 outputs = task.encode(problem.model, parts.data)
-            current = {name: task.decode(problem.model, outputs, items[name]) for name in objective.parts}
-            return objective(change(current), None if reference is None else reference(items))
+            with together.apart(problem.model):
+                current = {name: task.decode(problem.model, outputs, mine[name]) for name in objective.parts}
+            before = None if reference is None else reference(mine)
+            return together.evaluate(objective, items, change(current), before)
 
         data, held_out = problem.partition.retain_data, None
         if self.eval_every is not None:

@@ -17,6 +17,7 @@ from gunlearn.losses import ObjectiveValue
 from gunlearn.methods.callbacks import Callback, TrainControl, TrainState
 from gunlearn.methods.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
 from gunlearn.methods.cost import Stopwatch
+from gunlearn.methods.distributed import Processes, processes
 from gunlearn.seed import isolated_rng
 
 
@@ -78,6 +79,9 @@ def fit(
 ) -> TrainState:
     """Minimise what `step` returns over the parameters of `model`, in place.
 
+    On several processes (`gunlearn.methods.distributed`) `step` evaluates this one's share; the main one decides when
+    to stop, writes checkpoints and shows the progress bar.
+
     Args:
         model: the module to train; `step` closes over it.
         step: evaluates the objective of one step.
@@ -108,6 +112,8 @@ def fit(
             optimizer.load_state_dict(saved["optimizer"])
             state, best = saved["state"], saved["best"]
             state.seconds_before = state.seconds
+    together = processes()
+    together.check_alike(model, state.epoch)
     watch, first = Stopwatch(state.seconds), state.epoch
     if state.epoch or not args.keep_gradients:
         optimizer.zero_grad(set_to_none=True)
@@ -121,26 +127,36 @@ def fit(
                     if method is not None:
                         method(args, state, control, model=model, optimizer=optimizer, **kwargs)
 
+    def agree() -> None:
+        asked = together.agree(control.should_training_stop, control.should_save)
+        control.should_training_stop, control.should_save = map(bool, asked)
+
     model.train()
     tell("on_train_begin")
-    bar = tqdm(total=args.epochs, initial=state.epoch, disable=not args.progress, leave=False, unit="epoch")
+    agree()
+    hidden = not (args.progress and together.main)
+    bar = tqdm(total=args.epochs, initial=state.epoch, disable=hidden, leave=False, unit="epoch")
     with bar:
-        while state.epoch < args.epochs and not control.should_training_stop and not (stop is not None and stop()):
+        while state.epoch < args.epochs and not control.should_training_stop:
+            if stop is not None and together.agree(stop())[0]:
+                break
             tell("on_epoch_begin")
             model.train()
-            record = _step(optimizer, parameters, step, args, state.epoch)
+            together.turn = 3 * state.epoch
+            record = _step(optimizer, parameters, step, args, state.epoch, together)
             state.epoch += 1
             state.log_history.append({"epoch": state.epoch, **record})
             tell("on_step_end")
             due = args.eval_every is not None and (state.epoch % args.eval_every == 0 or state.epoch == args.epochs)
             if validate is not None and due:
-                loss = _validated(model, validate)
+                loss = together.agree(_validated(model, validate))[0]
                 state.log_history[-1]["val_loss"] = loss
                 if state.best_metric is None or loss < state.best_metric:
                     state.best_metric, state.best_epoch = loss, state.epoch
                     best = copy.deepcopy(model.state_dict()) if args.keep == "best" else None
                 tell("on_evaluate", metrics=state.log_history[-1])
             tell("on_epoch_end")
+            agree()
             state.seconds = watch.seconds
             due = state.epoch % args.checkpoint_every == 0 or control.should_save
             # Not where the run ends: resumed from there it would go on.
@@ -148,7 +164,9 @@ def fit(
                 control.should_save = False
                 with watch.paused():
                     tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
-                    save_checkpoint(args.checkpoint_dir, args.fingerprint, state, tensors)
+                    if together.main:
+                        save_checkpoint(args.checkpoint_dir, args.fingerprint, state, tensors)
+                    together.wait()
                 tell("on_save")
             bar.update()
             bar.set_postfix(loss=f"{record['loss']:.4f}")
@@ -161,11 +179,13 @@ def fit(
             raise DivergenceError(f"Expected finite parameters (got NaN or infinity in '{name}')")
     if state.epoch > first and best is None:  # finite parameters may still be too large to compute with
         with torch.no_grad():
-            _record(step(), state.epoch)
+            _record(together.average(step()), state.epoch)
     state.seconds = watch.seconds
     tell("on_train_end")
     if args.checkpoint_dir is not None:
-        delete_checkpoint(args.checkpoint_dir)
+        if together.main:
+            delete_checkpoint(args.checkpoint_dir)
+        together.wait()
     return state
 
 
@@ -175,10 +195,11 @@ def _step(
     step: Callable[[], ObjectiveValue],
     args: TrainArguments,
     epoch: int,
+    together: Processes,
 ) -> dict[str, float]:
     value = step()
-    record = _record(value, epoch)
     value.total.backward()
+    record = _record(together.average(value, parameters), epoch)
     if args.max_grad_norm is not None:
         nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
     optimizer.step()

@@ -13,6 +13,7 @@ from gunlearn.errors import UnsupportedMethodError
 from gunlearn.influence.pair_features import pair_features
 from gunlearn.losses import Prediction
 from gunlearn.methods.base import Problem
+from gunlearn.methods.distributed import processes
 
 MIN_HELD_OUT, NEIGHBORS = 30, 20
 
@@ -108,7 +109,7 @@ class ScoreTarget:
     def release(self, predictions: dict[str, Prediction]) -> dict[str, Prediction]:
         """Weight 0 for forgotten edges that are at their target."""
         forget = predictions["forget"]
-        weight = self._active.to(forget.log_prob.dtype)
+        weight = processes().rows(self._active).to(forget.log_prob.dtype)
         return {**predictions, "forget": forget.replace(weight=weight)}
 
     def reached(self) -> bool:

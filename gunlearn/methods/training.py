@@ -15,6 +15,7 @@ from gunlearn.errors import UnsupportedModelError
 from gunlearn.losses import NLL, as_objective
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.callbacks import Callback, EarlyStopping, TrainState
+from gunlearn.methods.distributed import processes
 from gunlearn.methods.loop import TrainArguments, fit
 from gunlearn.tasks import Task
 
@@ -36,12 +37,14 @@ def train_from_scratch(
         callbacks: told of the loop's events.
     """
     objective = as_objective(NLL(on="retain"))
-    parts, held_out = task.training_parts(data), task.validation_items(data)
+    parts, held_out, together = task.training_parts(data), task.validation_items(data), processes()
 
     def step():
         items = parts.sample(objective.parts)
-        outputs = task.encode(model, data)
-        return objective({name: task.decode(model, outputs, items[name]) for name in objective.parts})
+        outputs, mine = task.encode(model, data), together.share(items)
+        with together.apart(model):
+            current = {name: task.decode(model, outputs, mine[name]) for name in objective.parts}
+        return together.evaluate(objective, items, current)
 
     def validate() -> float:
         return float(-task.predict(model, data, held_out).log_prob.mean())

@@ -1,0 +1,204 @@
+"""Several processes on one problem: each decodes a share of the items, and gradients are averaged.
+
+`accelerate launch` starts the same script in every process; nothing in the script changes. All processes keep the same
+model, random state and history: every one draws the same items, decodes each `world`-th of them, and steps by the mean
+gradient. What one process would compute, they compute together, up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gunlearn.errors import InvalidInputError, MissingExtraError, UnsupportedModelError
+from gunlearn.losses import Objective, ObjectiveValue, Prediction
+from gunlearn.seed import isolated_rng
+
+
+def world_size() -> int:
+    """Number of processes that a launcher (`accelerate launch`, `torchrun`) says it started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+@functools.cache
+def processes() -> Processes:
+    """The processes that train together; found out once.
+
+    Raises:
+        MissingExtraError: several were launched, and `accelerate` is not installed.
+        InvalidInputError: several were launched, and `accelerate` was told otherwise.
+    """
+    if world_size() == 1:
+        return Processes()
+    try:
+        from accelerate import PartialState
+        from accelerate.utils import parse_flag_from_env
+    except ImportError as error:
+        raise MissingExtraError(
+            f"Expected 'accelerate' for {world_size()} processes (got none); pip install 'gunlearn[distributed]'"
+        ) from error
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
+    if state.num_processes != world_size():  # an Accelerator that the script made, on a machine without CUDA
+        raise InvalidInputError(
+            f"Expected accelerate to join {world_size()} processes (got {state.num_processes}); without CUDA set the "
+            "environment variable ACCELERATE_USE_CPU=1"
+        )
+    return Processes(state.process_index, state.num_processes, state.device)
+
+
+class Processes:
+    """The processes that train together. Alone, every method hands back what it was given.
+
+    Args:
+        rank: number of this process.
+        world: how many there are.
+        device: where this process communicates; its model must be there.
+
+    Attributes:
+        turn: counts the uses of `apart`; the loop sets it at each step, so that a resumed run draws the same numbers.
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1, device: torch.device | None = None) -> None:
+        """See the class."""
+        self.rank, self.world, self.device, self.turn = rank, world, device, 0
+
+    @property
+    def main(self) -> bool:
+        """Whether this one writes files and shows progress."""
+        return self.rank == 0
+
+    def share(self, items: Mapping[str, Any]) -> dict[str, Any]:
+        """This process's items of each part: every `world`-th, from `rank` on."""
+        return dict(items) if self.world == 1 else {k: v.share(self.rank, self.world) for k, v in items.items()}
+
+    def rows(self, values: Tensor) -> Tensor:
+        """The rows of `values` `[num_items, ...]` that belong to this process's share."""
+        return values if self.world == 1 else values[self.rank :: self.world]
+
+    @contextmanager
+    def apart(self, model: nn.Module) -> Iterator[None]:
+        """Around what each process computes for its own share: random numbers differ, and are alike again afterwards.
+
+        Raises:
+            UnsupportedModelError: batch normalisation ran on the share, where it would need all items.
+        """
+        if self.world == 1:
+            yield
+            return
+        with torch.random.fork_rng(devices=[]):
+            seed = int(torch.randint(2**31, ()))
+        hooks = [m.register_forward_pre_hook(_refuse) for m in model.modules() if isinstance(m, _BatchNorm)]
+        try:
+            # The turn enters, since a model that draws numbers here alone would draw the same ones at each step.
+            with isolated_rng(seed + self.turn * self.world + self.rank):
+                yield
+        finally:
+            self.turn += 1
+            for hook in hooks:
+                hook.remove()
+
+    def evaluate(
+        self,
+        objective: Objective,
+        items: Mapping[str, Any],
+        current: Mapping[str, Prediction],
+        reference: Mapping[str, Prediction] | None = None,
+    ) -> ObjectiveValue:
+        """The objective on this process's share, so weighted that the mean over processes is its value on all items.
+
+        Args:
+            objective: what to minimise.
+            items: all items of each part, before `share`.
+            current: predictions of the current model on this process's share.
+            reference: the same of the reference model.
+
+        Raises:
+            InvalidInputError: a prediction has a mask: how many entries count on all processes is not known here.
+        """
+        if self.world == 1:
+            return objective(current, reference)
+        terms, factors = [], []
+        for weight, loss in objective.terms:
+            prediction = current[loss.on]
+            if prediction.mask is not None:
+                raise InvalidInputError(f"Expected predictions without a mask on several processes (got '{loss.on}')")
+            share = 1.0 if loss.reduction == "sum" else prediction.num_items / max(items[loss.on].num_items, 1)
+            factors.append(self.world * share)
+            terms.append((weight * factors[-1], loss))
+        value = Objective(tuple(terms))(current, reference)
+        named = zip(value.terms.items(), factors, strict=True)
+        return ObjectiveValue(value.total, {name: factor * term for (name, term), factor in named})
+
+    def average(self, value: ObjectiveValue, parameters: Sequence[nn.Parameter] = ()) -> ObjectiveValue:
+        """Means over processes: of the losses, and in place of the gradients that `parameters` hold; one message."""
+        if self.world == 1:
+            return value
+        from accelerate.utils import reduce
+
+        losses = torch.stack([value.total.detach(), *value.terms.values()])
+        # A parameter that no process has a gradient for stays without: an optimiser leaves it alone.
+        present = losses.new_tensor([p.grad is not None for p in parameters])
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        sizes = [len(losses), len(present), *(gradient.numel() for gradient in gradients)]
+        mean = reduce(torch.cat([losses, present, *(g.reshape(-1) for g in gradients)]), "mean").split(sizes)
+        for parameter, gradient, there in zip(parameters, mean[2:], mean[1].tolist(), strict=True):
+            if there:
+                parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
+        return ObjectiveValue(mean[0][0], dict(zip(value.terms, mean[0][1:], strict=True)))
+
+    def agree(self, *numbers: float) -> list[float]:
+        """What the main process says: decisions that hang on rounding must not part the processes."""
+        if self.world == 1:
+            return list(numbers)
+        from accelerate.utils import broadcast
+
+        return broadcast(torch.tensor(numbers, dtype=torch.float64, device=self.device)).tolist()
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.world > 1:
+            from accelerate.utils import wait_for_everyone
+
+            wait_for_everyone()
+
+    def check_alike(self, model: nn.Module, epoch: int) -> None:
+        """Refuse processes that do not start from the same place.
+
+        Raises:
+            InvalidInputError: weights, random state or epoch differ, or the model is on another device.
+        """
+        if self.world == 1:
+            return
+        from accelerate.utils import gather
+
+        device = next(model.parameters()).device
+        if device != (torch.device("cpu") if self.device.type == "cpu" else self.device):  # accelerate says "cpu:0"
+            raise InvalidInputError(
+                f"Expected the model and its data on this process's device, {self.device} (got {device}); move them to "
+                "accelerate.PartialState().device, or set the environment variable ACCELERATE_USE_CPU=1"
+            )
+        digest = hashlib.sha256(str(epoch).encode())
+        for value in (torch.get_rng_state(), *model.parameters(), *model.buffers()):
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        number = int.from_bytes(digest.digest()[:7], "big")
+        if gather(torch.tensor([number], device=self.device)).unique().numel() > 1:
+            raise InvalidInputError(
+                "Expected the same weights, random state and checkpoint on every process (got different ones); draw "
+                "the model's weights under one seed, and keep checkpoints in a folder that all processes see"
+            )
+
+
+def _refuse(module: nn.Module, args: Any) -> None:
+    if module.training:
+        raise UnsupportedModelError(
+            f"Expected a model that treats items one by one on several processes (got {type(module).__name__}, which "
+            "needs all of them at once); use group or layer normalisation, or one process"
+        )
