@@ -77,7 +77,7 @@ class InfluenceAwareConv(MessagePassing):
             out = self.propagate(index, x=h, edge_weight=weight)
         else:
             out = self._adjacency(edge_index, edge_weight, h.size(0), h.dtype) @ h
-        return out if self.bias is None else out + self.bias
+        return out if self.bias is None else out.add_(self.bias)  # a sum nobody else has seen: no need for a copy
 
     def message(self, x_j: Tensor, edge_weight: Tensor) -> Tensor:
         """The normalised, scaled message `[num_edges, out_channels]`."""

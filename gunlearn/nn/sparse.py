@@ -1,7 +1,8 @@
-"""CSR kernels: sparse-dense products and edge scores, with hand-written gradients.
+"""CSR kernels: sparse-dense products, sampled dense-dense products and edge scores, with hand-written gradients.
 
 Gather-scatter message passing moves `[num_edges, dim]` tensors through memory three times a layer; a CSR product moves
-none. The gradient of `A @ x` is `A^T @ grad`, so both matrices are built once and kept.
+none. The gradient of `A @ x` is `A^T @ grad`, so both matrices are built once and kept; the gradient with respect to
+the stored values is the product `grad @ x^T` sampled at their places.
 """
 
 from __future__ import annotations
@@ -14,38 +15,107 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.nn.memo import memo
 
 with warnings.catch_warnings():  # torch says once that CSR is in beta; nobody who unlearns an edge needs to know
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), size=(1, 1))
 
+KERNEL_DTYPES = (torch.float32, torch.float64)
 
-@dataclass(frozen=True)
+
+class PlainPathWarning(UserWarning):
+    """A kernel fell back to gather-scatter on plain `edge_index`: right, but slower."""
+
+
+def _warn_second_order(kernel: str) -> None:
+    warnings.warn(
+        f"second-order gradients of {kernel} are computed by gather-scatter on plain edge_index: exact, but slower and "
+        "with [num_edges, dim] temporaries",
+        PlainPathWarning,
+        stacklevel=3,
+    )
+
+
+@dataclass(frozen=True, eq=False)
 class SparseMatrix:
-    """A constant sparse matrix and its transpose, both CSR.
+    """A sparse matrix and its transpose, both CSR.
 
     Args:
-        matrix: `[num_rows, num_cols]`, `torch.sparse_csr`.
+        matrix: `[num_rows, num_cols]`, `torch.sparse_csr`, constant.
         transpose: `[num_cols, num_rows]`, `torch.sparse_csr`; the same object where the matrix is symmetric.
+        values: values in the order of `matrix` that a gradient may be asked for, `[num_entries]`; `None` for the
+            constants that `matrix` holds.
     """
 
     matrix: Tensor
     transpose: Tensor
+    values: Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:
         """`[num_rows, num_cols]`."""
         return self.matrix.shape
 
+    @cached_property
+    def rows(self) -> Tensor:
+        """Row of each stored entry, `[num_entries]`."""
+        count = self.matrix.crow_indices().diff()
+        return torch.repeat_interleave(torch.arange(count.numel(), device=count.device), count)
+
+    @cached_property
+    def transposed_order(self) -> Tensor:
+        """For each entry of the transpose, its place in `matrix`; `[num_entries]`."""
+        return lexsort(self.matrix.col_indices(), self.rows)
+
+    def with_values(self, values: Tensor) -> SparseMatrix:
+        """The same places with other values `[num_entries]`, which may need a gradient.
+
+        Raises:
+            InvalidInputError: not one value per stored entry.
+        """
+        if values.shape != self.matrix.values().shape:
+            raise InvalidInputError(
+                f"Expected one value for each of {self.matrix.values().numel()} entries (got {tuple(values.shape)})"
+            )
+        out = SparseMatrix(self.matrix, self.transpose, values)
+        for name in ("rows", "transposed_order"):  # shared, not computed anew for each set of values
+            if values.requires_grad:
+                out.__dict__[name] = getattr(self, name)
+        return out
+
     def __matmul__(self, x: Tensor) -> Tensor:
-        """Multiply with a dense `[num_cols, dim]` matrix; differentiable with respect to `x`, to any order."""
-        return _SpMM.apply(self.matrix, self.transpose, x)
+        """Multiply with a dense matrix `[num_cols, dim]` of the same dtype.
+
+        Differentiable with respect to `x` to any order. Where values are given and need a gradient, the first order
+        runs on kernels; the second falls back to gather-scatter, with a `PlainPathWarning`.
+
+        Raises:
+            InvalidTypeError: another dtype (half precision has no kernel).
+            InvalidInputError: another number of rows.
+        """
+        dtype = self.matrix.dtype if self.values is None else self.values.dtype
+        if x.dtype != dtype:
+            raise InvalidTypeError(f"Expected a matrix of {dtype} to multiply with (got {x.dtype})")
+        if x.dim() != 2 or x.size(0) != self.shape[1]:
+            raise InvalidInputError(f"Expected a matrix of shape [{self.shape[1]}, dim] (got {tuple(x.shape)})")
+        if self.values is None:
+            return _SpMM.apply(self.matrix, self.transpose, x)
+        return _LearnedSpMM.apply(self.values, x, self)
 
 
-def _product(matrix: Tensor, x: Tensor) -> Tensor:
-    """`matrix @ x` into a new tensor; on CPU three times as fast as the operator, which first fills and copies."""
+def _with(pattern: Tensor, values: Tensor) -> Tensor:
+    """CSR tensor with the places of `pattern`."""
+    return torch.sparse_csr_tensor(
+        pattern.crow_indices(), pattern.col_indices(), values, size=pattern.shape, check_invariants=False
+    )
+
+
+def _product(matrix: Tensor, x: Tensor, add_to: Tensor | None = None) -> Tensor:
+    """`matrix @ x`, into a new tensor or added to one; on CPU three times as fast as the operator, which copies."""
+    if add_to is not None:
+        return torch.addmm(add_to, matrix, x, out=add_to)
     out = x.new_empty(matrix.size(0), x.size(1))
     return torch.addmm(out, matrix, x, beta=0, out=out)
 
@@ -61,11 +131,75 @@ class _SpMM(torch.autograd.Function):
         return None, None, _SpMM.apply(ctx.transpose, ctx.matrix, grad.contiguous())
 
 
+class _LearnedSpMM(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: Tensor, x: Tensor, pattern: SparseMatrix) -> Tensor:
+        ctx.save_for_backward(values, x)
+        ctx.pattern = pattern
+        return _product(_with(pattern.matrix, values), x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (values, x), pattern = ctx.saved_tensors, ctx.pattern
+        by_values = by_x = None
+        if torch.is_grad_enabled():  # create_graph=True
+            _warn_second_order("a sparse product with learned values")
+            row, col = pattern.rows, pattern.matrix.col_indices()
+            if ctx.needs_input_grad[0]:
+                by_values = (grad[row] * x[col]).sum(dim=-1)
+            if ctx.needs_input_grad[1]:
+                by_x = torch.zeros_like(x).index_add(0, col, values.unsqueeze(-1) * grad[row])
+            return by_values, by_x, None
+        grad = grad.contiguous()
+        if ctx.needs_input_grad[0]:
+            by_values = sddmm(pattern.matrix, grad, x)
+        if ctx.needs_input_grad[1]:
+            by_x = _product(_with(pattern.transpose, values[pattern.transposed_order]), grad)
+        return by_values, by_x, None
+
+
+def sddmm(pattern: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Sampled dense-dense product: `<a_i, b_j>` at each stored place `(i, j)`, without its gradient.
+
+    Args:
+        pattern: CSR `[num_rows, num_cols]`; its values are not read.
+        a: `[num_rows, dim]`.
+        b: `[num_cols, dim]`.
+
+    Returns:
+        `[num_entries]`, in the order of the CSR entries.
+    """
+    num_entries = pattern.col_indices().numel()
+    # More entries than places (repeats) is what the kernel refuses.
+    if num_entries > pattern.size(0) * pattern.size(1):
+        count = pattern.crow_indices().diff()
+        row = torch.repeat_interleave(torch.arange(count.numel(), device=a.device), count)
+        return (a.index_select(0, row) * b.index_select(0, pattern.col_indices())).sum(dim=-1)
+    empty = _with(pattern, a.new_zeros(num_entries))
+    return torch.sparse.sampled_addmm(empty, a.contiguous(), b.contiguous().t(), beta=0.0).values()
+
+
 def argsort(key: Tensor, stable: bool = False) -> Tensor:
-    """Order of integer keys; on CPU numpy's vectorised sort, which takes half the time of torch's."""
+    """Order of integer keys >= 0.
+
+    On CPU by numpy's vectorised sort: of keys and places packed into one integer where they fit (a stable sort, several
+    times as fast as any argsort), else by its argsort.
+    """
     if key.device.type != "cpu":
         return key.argsort(stable=stable)
-    return torch.from_numpy(np.argsort(key.numpy(), kind="stable" if stable else "quicksort"))
+    array, bits = key.numpy(), max(key.numel(), 1).bit_length()
+    if key.numel() == 0 or int(array.max()) < 2 ** (63 - bits):
+        packed = (array << bits) | np.arange(array.size)
+        packed.sort()
+        packed &= (1 << bits) - 1
+        return torch.from_numpy(packed)
+    return torch.from_numpy(np.argsort(array, kind="stable" if stable else "quicksort"))
+
+
+def lexsort(row: Tensor, col: Tensor) -> Tensor:
+    """Order of pairs by row, then by column; equal pairs keep their order."""
+    order = argsort(col, stable=True)  # two passes: one key of both would not leave room for the places
+    return order[argsort(row[order], stable=True)]
 
 
 def sort(key: Tensor) -> Tensor:
@@ -75,9 +209,13 @@ def sort(key: Tensor) -> Tensor:
 
 def csr(row: Tensor, col: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
     """A CSR tensor from entries in any order; repeated entries stay repeated (products add them up)."""
-    order = argsort(row * size[1] + col, stable=True)
+    return _csr(row, col, value, size)[0]
+
+
+def _csr(row: Tensor, col: Tensor, value: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    order = lexsort(row, col)
     crow = torch._convert_indices_from_coo_to_csr(row[order], size[0])
-    return torch.sparse_csr_tensor(crow, col[order], value[order], size=size, check_invariants=False)
+    return torch.sparse_csr_tensor(crow, col[order], value[order], size=size, check_invariants=False), order
 
 
 def sparse_matrix(row: Tensor, col: Tensor, value: Tensor, size: tuple[int, int]) -> SparseMatrix:
@@ -86,17 +224,32 @@ def sparse_matrix(row: Tensor, col: Tensor, value: Tensor, size: tuple[int, int]
     Args:
         row: row of each entry, `[num_entries]`.
         col: column of each entry, `[num_entries]`.
-        value: `[num_entries]`, floating point.
+        value: `[num_entries]`, floating point; where it needs a gradient, so does the matrix.
         size: `(num_rows, num_cols)`.
+
+    Raises:
+        InvalidInputError: ids outside the matrix (the kernels would read and write elsewhere).
     """
-    matrix, transpose = csr(row, col, value, size), csr(col, row, value, size[::-1])
+    for name, index, limit in (("row", row, size[0]), ("col", col, size[1])):
+        _check_ids(name, index, limit)
+    constant = value.detach()
+    matrix, order = _csr(row, col, constant, size)
+    transpose = csr(col, row, constant, size[::-1])
     same = (
         size[0] == size[1]
         and torch.equal(matrix.crow_indices(), transpose.crow_indices())
         and torch.equal(matrix.col_indices(), transpose.col_indices())
         and torch.equal(matrix.values(), transpose.values())
     )
-    return SparseMatrix(matrix, matrix if same else transpose)
+    built = SparseMatrix(matrix, matrix if same else transpose)
+    return built.with_values(value[order]) if value.requires_grad else built
+
+
+def _check_ids(name: str, index: Tensor, limit: int) -> None:
+    if index.numel():
+        low, high = index.aminmax()
+        if low < 0 or high >= limit:
+            raise InvalidInputError(f"Expected '{name}' ids in [0, {limit}) (got ids from {low} to {high})")
 
 
 MAX_DENSITY = 0.05  # above it a dense product is faster
@@ -114,7 +267,7 @@ def sparse_features(x: Tensor) -> SparseMatrix | None:
         if x.layout == torch.sparse_csr:
             count = x.crow_indices().diff()
             row = torch.repeat_interleave(torch.arange(x.size(0), device=x.device), count)
-            return sparse_matrix(row, x.col_indices(), x.values(), tuple(x.shape))
+            return sparse_matrix(row, x.col_indices().long(), x.values(), tuple(x.shape))
         if x.layout != torch.strided or x.dim() != 2 or x.size(1) < 64:
             return None
         if int(x.count_nonzero()) > MAX_DENSITY * x.numel():
@@ -122,13 +275,13 @@ def sparse_features(x: Tensor) -> SparseMatrix | None:
         row, col = x.nonzero(as_tuple=True)
         return sparse_matrix(row, col, x[row, col], tuple(x.shape))
 
-    if x.requires_grad or x.dtype not in (torch.float32, torch.float64):
+    if x.requires_grad or x.dtype not in KERNEL_DTYPES:
         return None
     return memo(x, "sparse_features", build)
 
 
 class EdgePattern:
-    """A fixed set of node pairs, laid out so that their inner products and gradients are two sparse products.
+    """A fixed set of node pairs, laid out so that their inner products and gradients are sparse products.
 
     Args:
         edge_index: node pairs `[2, num_pairs]`; repeated pairs and self pairs are allowed.
@@ -142,29 +295,30 @@ class EdgePattern:
         """See the class."""
         if edge_index.dim() != 2 or edge_index.size(0) != 2:
             raise InvalidInputError(f"Expected 'edge_index' of shape [2, num_pairs] (got {tuple(edge_index.shape)})")
-        if edge_index.numel():
-            low, high = edge_index.aminmax()
-            if low < 0 or high >= num_nodes:
-                raise InvalidInputError(f"Expected node ids in [0, {num_nodes}) (got ids from {low} to {high})")
+        _check_ids("node", edge_index, num_nodes)
         self.edge_index, self.num_nodes = edge_index, num_nodes
 
     @cached_property
-    def upper(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Row pointer, columns and, for each CSR slot, the pair it holds."""
+    def upper(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Row pointer, columns and, for each CSR slot, the pair it holds (`None`: the pairs come in this order)."""
         row, col = self.edge_index
+        # Columns need no order within a row on CPU; pairs sorted by row (a sampler's, a coalesced graph's) stay.
+        if row.device.type == "cpu" and bool((row[1:] >= row[:-1]).all()):
+            return torch._convert_indices_from_coo_to_csr(row, self.num_nodes), col, None
         order = argsort(row * self.num_nodes + col)
         return torch._convert_indices_from_coo_to_csr(row[order], self.num_nodes), col[order], order
 
     @cached_property
-    def both(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The same for the symmetric pattern, which the gradient needs."""
-        row, col = torch.cat([self.edge_index, self.edge_index.flip(0)], dim=1)
-        order = argsort(row * self.num_nodes + col)
-        pointer = torch._convert_indices_from_coo_to_csr(row[order], self.num_nodes)
-        return pointer, col[order], order % self.edge_index.size(1)
+    def lower(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for the pairs the other way round, which the gradient needs."""
+        row, col = self.edge_index.flip(0)
+        order = argsort(row if row.device.type == "cpu" else row * self.num_nodes + col)
+        return torch._convert_indices_from_coo_to_csr(row[order], self.num_nodes), col[order], order
 
     def inner_product(self, z: Tensor) -> Tensor:
         """`<z_u, z_v>` for every pair: `[num_pairs]`; differentiable to any order.
+
+        The second order falls back to gather-scatter, with a `PlainPathWarning`.
 
         Args:
             z: node embeddings `[num_nodes, dim]`.
@@ -173,7 +327,7 @@ class EdgePattern:
             raise InvalidInputError(f"Expected embeddings of {self.num_nodes} nodes (got {z.size(0)} rows)")
         num_pairs = self.edge_index.size(1)
         # Few pairs are as fast without the kernel; more than all N * N places (repeats) it refuses.
-        if z.dtype not in (torch.float32, torch.float64) or not 1024 <= num_pairs <= self.num_nodes**2:
+        if z.dtype not in KERNEL_DTYPES or not 1024 <= num_pairs <= self.num_nodes**2:
             return gather_inner_product(z, self.edge_index)
         return _InnerProduct.apply(z, self)
 
@@ -188,21 +342,24 @@ class _InnerProduct(torch.autograd.Function):
     def forward(ctx, z: Tensor, pattern: EdgePattern) -> Tensor:
         pointer, col, order = pattern.upper
         size = (pattern.num_nodes, pattern.num_nodes)
-        dense = z.contiguous()
         empty = torch.sparse_csr_tensor(pointer, col, z.new_zeros(col.numel()), size=size, check_invariants=False)
+        dense = z.contiguous()
         score = torch.sparse.sampled_addmm(empty, dense, dense.t(), beta=0.0).values()
         ctx.save_for_backward(z)  # the input itself: a copy made here would be a constant in the second derivative
         ctx.pattern = pattern
-        return torch.empty_like(score).index_copy_(0, order, score)
+        return score if order is None else torch.empty_like(score).index_copy_(0, order, score)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         (z,), pattern = ctx.saved_tensors, ctx.pattern
         if torch.is_grad_enabled():  # create_graph=True: the plain form, whose gradient torch knows
+            _warn_second_order("edge scores")
             u, v = pattern.edge_index
             out = torch.zeros_like(z).index_add(0, u, grad.unsqueeze(-1) * z[v])
             return out.index_add(0, v, grad.unsqueeze(-1) * z[u]), None
-        pointer, col, pair = pattern.both
-        size = (pattern.num_nodes, pattern.num_nodes)
-        both = torch.sparse_csr_tensor(pointer, col, grad[pair], size=size, check_invariants=False)
-        return _product(both, z), None
+        size, dense, out = (pattern.num_nodes, pattern.num_nodes), z.contiguous(), None
+        for pointer, col, order in (pattern.upper, pattern.lower):
+            value = grad.contiguous() if order is None else grad[order]
+            half = torch.sparse_csr_tensor(pointer, col, value, size=size, check_invariants=False)
+            out = _product(half, dense, add_to=out)
+        return out, None
