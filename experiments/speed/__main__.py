@@ -1,0 +1,82 @@
+"""Time and memory of unlearning beside the plain PyG formulation and retraining; see README.md in this folder.
+
+python -m experiments.speed --root DATA --out runs/speed [--device cpu|cuda] [--smoke] [--only step run scale]
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from experiments.speed.problems import absolute
+from experiments.speed.report import plot, write
+from experiments.speed.study import Study
+
+
+@dataclass
+class Args:
+    """What to measure.
+
+    Attributes:
+        out: folder of the outputs; rows that it holds already stay unless they are measured again.
+        root: folder of the data sets.
+        device: where to compute.
+        smoke: small graphs and few epochs, all in one process, to see that everything runs.
+        only: parts to run.
+        datasets: of the steps and runs.
+        sizes: undirected edges of the synthetic graphs.
+        features: of the synthetic graphs.
+        steps: timed steps of each side, at least 5 for a figure to report.
+        runs: whole runs in default mode.
+        paper_runs: whole runs in paper mode.
+        models: folder of trained models, to share with other runs; `OUT/models` by default.
+    """
+
+    out: Path
+    root: Path | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    smoke: bool = False
+    only: tuple[Literal["step", "run", "scale"], ...] = ("step", "run", "scale")
+    datasets: tuple[str, ...] | None = None
+    sizes: tuple[float, ...] | None = None
+    features: tuple[int, ...] = (128,)
+    steps: int = 9
+    runs: int = 5
+    paper_runs: int = 3
+    models: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.datasets = self.datasets or (("lesmis",) if self.smoke else ("DBLP", "CS", "Photo"))
+        self.sizes = self.sizes or ((1e2, 1e3) if self.smoke else (1e4, 1e5, 1e6, 1e7))
+        if self.smoke:
+            self.features, self.steps, self.runs, self.paper_runs = (16,), 2, 1, 1
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        return {"root": absolute(self.root), "ratio": 0.05 if self.smoke else 0.005}
+
+    @property
+    def trained(self) -> dict[str, Any]:
+        models = absolute(self.models or self.out / "models")
+        return {**self.problem, "device": self.device, "models": models, "base_epochs": 50 if self.smoke else 2000}
+
+
+def main(args: Args) -> None:
+    """Measure, and write after every row: a study that is cut off keeps what it has."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / "results.json"
+    rows = {row["case"]: row for row in json.loads(file.read_text())} if file.is_file() else {}
+    for row in Study(args).rows():
+        rows[row["case"]] = row
+        write(list(rows.values()), args.out)
+        print({name: row[name] for name in ("case", "ours_s", "plain_s", "ratio", "ours_mb", "plain_mb", "bound_s")})
+    plot(list(rows.values()), args.out)
+    print((args.out / "tables.md").read_text())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

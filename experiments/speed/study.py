@@ -1,0 +1,166 @@
+"""The parts of the study: which measurements make a row."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.speed.bound import Sizes, markdown, step_bytes
+from experiments.speed.problems import SEED
+from experiments.speed.worker import measure
+
+if TYPE_CHECKING:
+    from experiments.speed.__main__ import Args
+
+MODES = ("paper", "default")
+PLAIN_UP_TO = 1e6  # edges: beyond, the plain formulation's messages fill the memory
+
+
+class Study:
+    """Makes rows from measurements."""
+
+    def __init__(self, args: Args) -> None:
+        self.args = args
+        self.measure = partial(measure, inline=args.smoke)
+        self.machine = self.measure("memory_bandwidth", device=args.device, smoke=args.smoke)
+        self.stream = max(self.machine["copy"], self.machine["triad"])
+
+    def row(
+        self, case: str, mode: str, ours: Sequence[float], plain: Sequence[float] | None, found: dict[str, Any],
+        **more: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Medians and the columns that all rows share."""
+        ours_s, plain_s = statistics.median(ours), None if plain is None else statistics.median(plain)
+        sizes = Sizes(**found["sizes"])
+        common = {
+            "case": case, "ours_s": ours_s, "plain_s": plain_s, "ratio": None if plain_s is None else plain_s / ours_s,
+            "ours_mb": None, "plain_mb": None, "edges": sizes.forget + sizes.retain, "bound_s": None,
+        }  # fmt: skip
+        circumstances = {
+            "mode": mode, "repeats": len(ours), "ours_spread": _spread(ours),
+            "plain_spread": None if plain is None else _spread(plain), "seed": SEED, "device": self.args.device,
+            "smoke": self.args.smoke, "sizes": found["sizes"], "stream_gb_s": self.stream / 1e9,
+            "gather_gb_s": self.machine["gather"] / 1e9, "cache_mb": self.machine["cache_bytes"] / 2**20,
+            "threads": found["threads"], "busy": found["busy"], "versions": found["versions"], "note": "",
+        }  # fmt: skip
+        return {**common, **circumstances, **more}
+
+    def bounds(self, found: dict[str, Any], mode: str) -> dict[str, float]:
+        moved = step_bytes(Sizes(**found["sizes"]), mode, self.machine["cache_bytes"])
+        return {f"{name}_s": moved[name] / self.stream for name in ("bound", "compulsory")}
+
+    def step(self, dataset: str) -> Iterator[dict[str, Any]]:
+        args = self.args
+        rounds = 1 if args.smoke else 3
+        problem = {"dataset": dataset, **args.problem}
+        with tempfile.TemporaryDirectory() as scratch:
+            file = str(Path(scratch) / "prepared.pt")
+            self.measure("prepare", file=file, **problem)
+            for mode in MODES:
+                common = {"mode": mode, "device": args.device, **problem}
+                found = self.measure("step", rounds=rounds, steps=-(-args.steps // rounds), **common)
+                peaks = {
+                    side: self.measure("memory", side=side, file=file, **common)["mb"] for side in ("ours", "plain")
+                }
+                phases = {f"{side}_{phase}_mb": mb for side, p in peaks.items() for phase, mb in p.items()}
+                seconds = found["seconds"]
+                yield self.row(
+                    _case("step", dataset, mode), mode, seconds["ours"], seconds["plain"], found,
+                    ours_mb=_highest(peaks["ours"]), plain_mb=_highest(peaks["plain"]), **phases,
+                    plain_one_way_s=statistics.median(seconds["plain_one_way"]), **self.bounds(found, mode),
+                )  # fmt: skip
+
+    def run(self, dataset: str) -> Iterator[dict[str, Any]]:
+        args = self.args
+        done, medians = {}, {}
+        for mode in MODES:
+            repeats = args.paper_runs if mode == "paper" else args.runs
+            epochs = 5 if args.smoke else None
+            found = self.measure(
+                "run", dataset=dataset, mode=mode, repeats=repeats, steps=args.steps, epochs=epochs, **args.trained
+            )
+            parts = {name: statistics.median(found[name]) for name in ("setup", "step", "evaluation")}
+            total = parts["setup"] + found["epochs"] * parts["step"] + parts["evaluation"]
+            note = f"plain: setup {parts['setup']:.3g} s + {found['epochs']} x step {parts['step']:.3g} s + evaluation "
+            note += f"{parts['evaluation']:.3g} s"
+            figures = {name: found["figures"][name] for name in ("retain_auc", "forget_auc")}
+            row = self.row(
+                _case("run", dataset, mode), mode, found["ours"], [total], found, epochs=found["epochs"], note=note,
+                plain_spread=_spread(found["step"]), val_auc=found["val_auc"], **figures,
+            )  # fmt: skip
+            done[mode], medians[mode] = found, row["ours_s"]
+            yield row
+        targets = {mode: found["val_auc"] for mode, found in done.items()}
+        cap = {"cap": 50} if args.smoke else {}
+        found = self.measure("retrain", dataset=dataset, targets=targets, **args.trained, **cap)
+        for mode, point in found["reached"].items():
+            last, target = found["last"], targets[mode]
+            point, note = (point, "") if point else (
+                last, f"did not reach {target:.4f} in {last['epoch']} epochs, which took the time given"
+            )  # fmt: skip
+            yield self.row(
+                _case("retrain", dataset, mode), mode, [medians[mode]], [point["seconds"]], found,
+                epochs=point["epoch"], val_auc=target, plain_training_s=point["epoch"] * found["plain_step"],
+                reached=not note, note=note, ours_spread=None, plain_spread=None,
+            )  # fmt: skip
+
+    def scale(self, edges: float, features: int) -> Iterator[dict[str, Any]]:
+        for mode in MODES:
+            common = {"mode": mode, "edges": int(edges), "features": features, "device": self.args.device}
+            steps = 1 if self.args.smoke else max(5, self.args.steps // 2)
+            found = self.measure("scale", side="ours", steps=steps, **common)
+            plain, note = None, ""
+            if edges <= PLAIN_UP_TO:
+                try:
+                    plain = self.measure("scale", side="plain", steps=steps, **common)
+                except RuntimeError as error:
+                    note = f"plain did not end: {error}"
+            phases = {f"{side}_{phase}_mb": mb for side, one in (("ours", found), ("plain", plain or {"mb": {}}))
+                      for phase, mb in one["mb"].items()}  # fmt: skip
+            bounds, suffix = self.bounds(found, mode), "" if features == 128 or self.args.smoke else f"-f{features}"
+            row = self.row(
+                _case("scale", _size(edges) + suffix, mode), mode, found["seconds"], plain and plain["seconds"], found,
+                ours_mb=_highest(found["mb"], "load"), plain_mb=_highest(plain["mb"], "load") if plain else None,
+                features=features, **phases, **bounds, note=note,
+            )  # fmt: skip
+            row["ours_edge_ns"] = row["ours_s"] / row["edges"] * 1e9
+            row["over_bound"] = row["ours_s"] / row["bound_s"]
+            passes = markdown(Sizes(**found["sizes"]), mode, self.machine["cache_bytes"])
+            (self.args.out / f"bytes-{_size(edges)}{suffix}-{mode}.md").write_text(passes + "\n")
+            yield row
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        for part in self.args.only:
+            if part == "scale":
+                for features in self.args.features:
+                    for edges in self.args.sizes:
+                        yield from self.scale(edges, features)
+            else:
+                for dataset in self.args.datasets:
+                    yield from getattr(self, part)(dataset)
+
+
+def _case(part: str, what: str, mode: str) -> str:
+    return f"{part}-{what}" + ("" if mode == "paper" else "-default")
+
+
+def _size(edges: float) -> str:
+    short = f"{edges:.0e}"
+    return short.replace("e+0", "e") if float(short) == edges else str(int(edges))
+
+
+def _spread(seconds: Sequence[float]) -> float | None:
+    """Interquartile range over the median."""
+    if len(seconds) < 2:
+        return None
+    low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    return (high - low) / statistics.median(seconds)
+
+
+def _highest(phases: dict[str, float | None], without: str | None = None) -> float | None:
+    known = [mb for phase, mb in phases.items() if mb is not None and phase != without]
+    return max(known, default=None)

@@ -1,0 +1,233 @@
+"""`experiments/speed`: the plain baseline does the same maths as the package, and the study runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import gunlearn as gu
+from experiments.speed.bound import Sizes, passes, step_bytes
+from experiments.speed.plain import PlainGCN, PlainGraph, PlainINPO, decode, plain_nora
+from experiments.speed.plain_training import PlainTraining, plain_evaluate
+from experiments.speed.synthetic import power_law_graph
+from gunlearn.influence import min_max, nora
+from gunlearn.losses import NLL
+from gunlearn.methods import INPO, run_method
+from gunlearn.metrics import LinkEvaluator
+from gunlearn.tasks import LinkPrediction
+from gunlearn.tasks.negatives import NegativeSampler
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """A trained model and a partition in float64, with features sparse enough for the sparse path."""
+    graph = power_law_graph(1500, num_features=100, seed=1)
+    keep = torch.rand(graph.x.shape, generator=torch.Generator().manual_seed(0)) < 0.04
+    graph.x = torch.where(keep, graph.x, 0).double()
+    data = gu.link_split(graph, seed=0)
+    model = gu.train(gu.GCN(100, 16, 8).double(), data, epochs=30, eval_every=30).model
+    return model, gu.ForgetEdges(ratio=0.1, seed=0).resolve(data)
+
+
+def plain_copy(model: torch.nn.Module) -> PlainGCN:
+    plain = PlainGCN(100, 16, 8).double()
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
+@pytest.fixture
+def fixed_negatives(problem, monkeypatch) -> torch.Tensor:
+    """The package draws these pairs, in every step."""
+    _, partition = problem
+    sampler = NegativeSampler(partition.data.edge_index, partition.data.num_nodes)
+    pairs = sampler.sample(partition.num_retain, generator=torch.Generator().manual_seed(5))
+    monkeypatch.setattr(NegativeSampler, "sample", lambda self, size, generator=None: pairs[:, :size])
+    return pairs
+
+
+@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("mode", ["paper", "default"])
+def test_plain_steps_give_our_losses_and_weights(problem, fixed_negatives, mode: str, both: bool) -> None:
+    model, partition = problem
+    method = INPO(mode=mode, epochs=3)
+    ours = run_method(method, model, partition, LinkPrediction())
+    pairs = torch.cat([fixed_negatives, fixed_negatives.flip(0)], dim=1) if both else fixed_negatives
+    plain = PlainINPO(plain_copy(model), PlainGraph.of(partition, both), method, negatives=lambda n: pairs[:, :n])
+    if mode == "default":  # some edges are let go from the start, so that their weight 0 is compared as well
+        assert 0 < int((plain.above() > 0).sum()) < plain.graph.forget.size(1)
+    losses = [plain.step() for _ in range(3)]
+    assert ours.epochs == 3
+    assert losses == pytest.approx([record["loss"] for record in ours.history], abs=1e-8)
+    moved = 0.0
+    for name, value in ours.model.state_dict().items():
+        torch.testing.assert_close(plain.model.state_dict()[name], value, rtol=0, atol=1e-7)
+        moved = max(moved, float((value - model.state_dict()[name]).abs().max()))
+    assert moved > 1e-4  # three steps that change nothing would agree as well
+
+
+@pytest.mark.parametrize("change", ["scale", "first_gradient"])
+def test_the_comparison_sees_what_is_left_out(problem, change: str) -> None:
+    model, partition = problem
+    method = INPO(mode="paper", epochs=2)
+    ours = run_method(method, model, partition, LinkPrediction())
+    plain = PlainINPO(plain_copy(model), PlainGraph.of(partition), method)
+    if change == "scale":
+        plain.scale = torch.ones_like(plain.scale)
+    else:
+        plain.optimizer.zero_grad()
+    for _ in range(2):
+        plain.step()
+    name = "convs.0.lin.weight"
+    assert (plain.model.state_dict()[name] - ours.model.state_dict()[name]).abs().max() > 1e-5
+
+
+def test_plain_influence_is_ours(problem) -> None:
+    model, partition = problem
+    plain = plain_nora(plain_copy(model), partition.data.x, partition.data.edge_index)
+    torch.testing.assert_close(plain, min_max(nora(model, partition.data)).double(), rtol=1e-4, atol=1e-5)
+
+
+def test_plain_evaluation_is_ours(problem) -> None:
+    model, partition = problem
+    plain = plain_evaluate(plain_copy(model), PlainGraph.of(partition), seed=3)
+    ours = LinkEvaluator(LinkPrediction(), partition, seed=3).row(model)
+    assert plain == pytest.approx({name: ours[name] for name in plain})
+
+
+def test_plain_training_step_has_our_loss(problem, fixed_negatives) -> None:
+    model, partition = problem
+    graph, task = PlainGraph.of(partition), LinkPrediction()
+    pairs = torch.cat([fixed_negatives, fixed_negatives.flip(0)], dim=1)
+    plain = PlainTraining(plain_copy(model), graph, negatives=lambda n: pairs[:, :n])
+    items = task.training_parts(partition.retain_data).sample(["retain"])["retain"]
+    with torch.no_grad():
+        current = task.decode(model, task.encode(model, partition.retain_data), items)
+    assert plain.step() == pytest.approx(float(NLL()(current)))
+    before = plain.validate()
+    held_out = task.validation_items(partition.retain_data)
+    plain.model.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        loss = float(-task.predict(model, partition.retain_data, held_out).log_prob.mean())
+    assert plain.validate() == pytest.approx(loss)
+    assert plain.validate() != before
+
+
+def test_plain_negatives_are_no_edges(problem) -> None:
+    model, partition = problem
+    graph = PlainGraph.of(partition)
+    drawn = PlainINPO(plain_copy(model), graph, INPO()).negatives(200)
+    assert drawn.size(1) == 200
+    num_nodes = partition.data.num_nodes
+    edges = set((graph.full[0] * num_nodes + graph.full[1]).tolist())
+    assert not edges & set((drawn[0] * num_nodes + drawn[1]).tolist())
+    assert decode(torch.eye(3), torch.tensor([[0, 1], [0, 2]])).tolist() == [1.0, 0.0]
+
+
+def test_power_law_graph() -> None:
+    data = power_law_graph(20000, num_features=5)
+    num_nodes, (row, col) = data.num_nodes, data.edge_index
+    assert data.edge_index.shape == (2, 40000)
+    assert num_nodes == 2000
+    assert (row != col).all()
+    key = row * num_nodes + col
+    assert (key[1:] > key[:-1]).all()
+    assert torch.equal((col * num_nodes + row).sort()[0], key)
+    degree = torch.bincount(row, minlength=num_nodes).double()
+    assert degree.max() > 5 * degree.mean()  # a uniform graph's largest degree lies near 35 of 20
+    assert torch.equal(power_law_graph(20000, num_features=5).edge_index, data.edge_index)
+    assert not torch.equal(power_law_graph(20000, num_features=5, seed=1).edge_index, data.edge_index)
+    # the exponent of the tail by Hill's estimator, over the degrees that the cutoff leaves alone
+    tail = np.sort(degree.numpy())[-200:]
+    assert 2.0 < 1 + 1 / np.log(tail / tail[0]).mean() < 4.0
+
+
+def test_bound_counts_what_moves() -> None:
+    sizes = Sizes(nodes=1000, features=32, feature_entries=32000, hidden=16, out=8, full_entries=9000,
+                  retain_entries=8900, forget=50, retain=3950)  # fmt: skip
+    by_name = {p.name: p for p in passes(sizes, "paper")}
+    product = by_name["forward: A (X W1)"]
+    once = 4 * (1000 + 2 * 9000 + 1000 * 16)
+    assert product.bytes(0) == once + 4 * 9000 * 16
+    assert product.bytes(4 * 1000 * 16) == product.bytes(math.inf) == once + 4 * 1000 * 16
+    assert by_name["forward: X W1"].bytes(0) == 4 * (1000 * 32 + 32 * 16 + 1000 * 16)
+    assert by_name["Adam"].bytes(0) == 7 * 4 * (32 * 16 + 16 + 16 * 8 + 8)
+    paper, default = (step_bytes(sizes, mode, cache=0) for mode in ("paper", "default"))
+    assert paper["compulsory"] < paper["bound"] < default["bound"]
+    assert step_bytes(sizes, "paper", cache=math.inf)["bound"] == paper["compulsory"]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> Path:
+    from experiments.speed.__main__ import Args, main
+
+    out = tmp_path_factory.mktemp("speed")
+    main(Args(out, smoke=True))
+    return out
+
+
+def test_smoke(smoke) -> None:
+    rows = json.loads((smoke / "results.json").read_text())
+    by_case = {row["case"]: row for row in rows}
+    assert len(by_case) == len(rows)
+    expected = {f"{part}-lesmis{suffix}" for part in ("step", "run", "retrain") for suffix in ("", "-default")}
+    expected |= {f"scale-{size}{suffix}" for size in ("1e2", "1e3") for suffix in ("", "-default")}
+    assert set(by_case) == expected
+    for case, row in by_case.items():
+        assert {"case", "ours_s", "plain_s", "ratio", "ours_mb", "plain_mb", "edges", "bound_s"} <= set(row)
+        assert row["ours_s"] > 0
+        if row["plain_s"] is not None:
+            assert row["ratio"] == pytest.approx(row["plain_s"] / row["ours_s"])
+        if not case.startswith("retrain"):
+            assert row["plain_s"] > 0
+        if case.startswith(("step", "scale")):
+            assert row["bound_s"] >= row["compulsory_s"] > 0
+    assert by_case["scale-1e3"]["edges"] == 1000
+    assert (smoke / "tables.md").read_text().count("| scale-1e3 ") == 1
+    assert (smoke / "scale.png").stat().st_size > 1000
+
+
+def test_rows_of_other_parts_stay(smoke) -> None:
+    from experiments.speed.__main__ import Args, main
+
+    before = {row["case"] for row in json.loads((smoke / "results.json").read_text())}
+    main(Args(smoke, smoke=True, only=("scale",), sizes=(1e2,)))
+    rows = json.loads((smoke / "results.json").read_text())
+    assert {row["case"] for row in rows} == before
+    assert len(rows) == len(before)
+
+
+@pytest.mark.slow  # the imports of a new process
+def test_a_measurement_in_a_process_of_its_own() -> None:
+    spec = {"measure": "scale", "side": "ours", "edges": 100, "mode": "paper", "steps": 1}
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.speed.worker", json.dumps(spec)],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert len(result["seconds"]) == 1
+    assert result["threads"] == 1
+    assert result["sizes"]["retain"] + result["sizes"]["forget"] == 100
+
+
+def test_tables_are_filled_between_their_marks(tmp_path) -> None:
+    from experiments.speed.report import fill
+
+    text = "before\n<!-- table: step -->\nold\n<!-- end -->\nafter\n"
+    row = {"case": "step-CS", "ours_s": 0.1, "plain_s": 1.0, "ratio": 10.0, "ours_mb": None, "plain_mb": 2.0,
+           "edges": 5, "bound_s": 0.05}  # fmt: skip
+    new = fill(text, [row, {**row, "case": "run-CS"}])
+    assert new.startswith("before\n")
+    assert new.endswith("after\n")
+    assert "old" not in new
+    assert "step-CS" in new
+    assert "run-CS" not in new
+    assert fill(new, [row, {**row, "case": "run-CS"}]) == new
