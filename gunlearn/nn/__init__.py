@@ -2,8 +2,18 @@
 
 from gunlearn.nn.attach import after_layer, message_passing_layers, removed_edges, scaled_messages
 from gunlearn.nn.backbones import GCN
+from gunlearn.nn.fast import fast_path, path_of
 from gunlearn.nn.influence_conv import InfluenceAwareConv, MessageScale, influence_scale
-from gunlearn.nn.sparse import EdgePattern, SparseMatrix, gather_inner_product, sparse_features, sparse_matrix
+from gunlearn.nn.sparse import (
+    EdgePattern,
+    PlainPathWarning,
+    SparseMatrix,
+    gather_inner_product,
+    plain_path,
+    sddmm,
+    sparse_features,
+    sparse_matrix,
+)
 from gunlearn.nn.subgraph import Subgraph, k_hop_subgraph, propagation_depth
 
 __all__ = [
@@ -11,16 +21,21 @@ __all__ = [
     "EdgePattern",
     "InfluenceAwareConv",
     "MessageScale",
+    "PlainPathWarning",
     "SparseMatrix",
     "Subgraph",
     "after_layer",
+    "fast_path",
     "gather_inner_product",
     "influence_scale",
     "k_hop_subgraph",
     "message_passing_layers",
+    "path_of",
+    "plain_path",
     "propagation_depth",
     "removed_edges",
     "scaled_messages",
+    "sddmm",
     "sparse_features",
     "sparse_matrix",
 ]

@@ -234,10 +234,14 @@ class ScaledPropagate(Override):
         self.strict = strict
         self.current: Tensor | None = None
         self.unique = lookup.keys.numel() == lookup.pair.numel()
+        self.folded = WeakTensorKeyDictionary()  # adjacencies that constant scales were folded into, by graph
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of the model keeps the values; only leaves can be deep-copied, and the copy has no share in the graph.
-        return self.__dict__ | {"scale": self.scale.detach(), "current": None}
+        return self.__dict__ | {"scale": self.scale.detach(), "current": None, "folded": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, folded=WeakTensorKeyDictionary())
 
     def _scale_of(self, pairs: Tensor) -> Tensor:
         row, found = self.lookup.find(pairs)

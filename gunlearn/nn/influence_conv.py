@@ -14,7 +14,7 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.attach import ScaledMessages
 from gunlearn.nn.memo import memo
-from gunlearn.nn.sparse import SparseMatrix, sparse_matrix
+from gunlearn.nn.sparse import KERNEL_DTYPES, SparseMatrix, kernels_enabled, sparse_features, sparse_matrix
 from gunlearn.nn.subgraph import Subgraph
 
 
@@ -58,7 +58,8 @@ class InfluenceAwareConv(MessagePassing):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.lin = nn.Linear(in_channels, out_channels, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self._scale: _Scale | None = None  # set by `message_scale`
+        self._scale: _Scale | None = None  # set by `MessageScale`
+        self.fused = False  # whether the last pass was a CSR product
 
     def reset_parameters(self) -> None:
         """Draw new weights (torch's `Linear` default) and zero the bias."""
@@ -69,10 +70,14 @@ class InfluenceAwareConv(MessagePassing):
 
     def forward(self, x: Tensor | SparseMatrix, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
         """One convolution; see the class for shapes."""
+        x = x if isinstance(x, SparseMatrix) or x.layout == torch.strided else sparse_features(x)
         h = x @ self.lin.weight.t() if isinstance(x, SparseMatrix) else self.lin(x)
         if not isinstance(edge_index, Tensor) or edge_index.layout != torch.strided:
             raise InvalidInputError("Expected a plain 'edge_index' of shape [2, num_edges] (got a sparse adjacency)")
-        if self._needs_plain_path(h, edge_weight):
+        plain = self._needs_plain_path(h, edge_weight)
+        if not torch.compiler.is_compiling():
+            self.fused = not plain
+        if plain:
             index, weight = self._normalised(edge_index, edge_weight, h.size(0), h.dtype)
             out = self.propagate(index, x=h, edge_weight=weight)
         else:
@@ -86,14 +91,10 @@ class InfluenceAwareConv(MessagePassing):
     def _needs_plain_path(self, h: Tensor, edge_weight: Tensor | None) -> bool:
         """What is attached, explainers, compilers, low precision and learned edge weights need explicit messages."""
         attached = "propagate" in self.__dict__ or "message" in self.__dict__
-        hooked = attached or any(
-            getattr(self, name, None)
-            for name in ("_message_forward_hooks", "_message_forward_pre_hooks", "_propagate_forward_pre_hooks",
-                         "_aggregate_forward_pre_hooks", "_propagate_forward_hooks", "_aggregate_forward_hooks")
-        )  # fmt: skip
         learned = edge_weight is not None and edge_weight.requires_grad
-        low = h.dtype not in (torch.float32, torch.float64)
-        return bool(hooked or self.explain or learned or low or torch.compiler.is_compiling())
+        low = h.dtype not in KERNEL_DTYPES
+        unfit = attached or learned or low or torch.compiler.is_compiling()
+        return bool(unfit or needs_messages(self) or not kernels_enabled())
 
     def _normalised(self, edge_index: Tensor, edge_weight: Tensor | None, num_nodes: int, dtype: torch.dtype) -> tuple:
         index, weight = gcn_norm(edge_index, edge_weight, num_nodes, dtype=dtype)
@@ -118,6 +119,17 @@ class InfluenceAwareConv(MessagePassing):
     def __repr__(self) -> str:
         """Name and sizes."""
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels})"
+
+
+def needs_messages(layer: MessagePassing) -> bool:
+    """Whether an explainer or one of PyG's hooks waits for the layer's messages."""
+    return bool(layer.explain) or any(
+        getattr(layer, name, None)
+        for name in ("_message_forward_hooks", "_message_forward_pre_hooks", "_propagate_forward_pre_hooks",
+                     "_aggregate_forward_pre_hooks", "_propagate_forward_hooks", "_aggregate_forward_hooks",
+                     "_edge_update_forward_hooks", "_edge_update_forward_pre_hooks",
+                     "_message_and_aggregate_forward_hooks", "_message_and_aggregate_forward_pre_hooks")
+    )  # fmt: skip
 
 
 def pair_values(edge_index: Tensor, named_index: Tensor, named_value: Tensor, num_nodes: int) -> Tensor:

@@ -35,3 +35,11 @@ def memo(tensor: Tensor, tag: Any, build: Callable[[], T], store: WeakTensorKeyD
     if tag not in values:
         values[tag] = build()
     return values[tag]
+
+
+def remembered(tensor: Tensor, tag: Any, store: WeakTensorKeyDictionary = _MEMO) -> Any | None:
+    """What `memo` keeps for `tensor` under `tag`; `None` where it was never built or the tensor has changed since."""
+    if tensor.is_inference():
+        return None
+    version, values = store.get(tensor, (None, None))
+    return values.get(tag) if version == tensor._version else None

@@ -8,6 +8,9 @@ the stored values is the product `grad @ x^T` sampled at their places.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,13 +19,32 @@ import torch
 from torch import Tensor
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.nn.memo import memo
+from gunlearn.nn.memo import memo, remembered
 
 with warnings.catch_warnings():  # torch says once that CSR is in beta; nobody who unlearns an edge needs to know
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), size=(1, 1))
 
 KERNEL_DTYPES = (torch.float32, torch.float64)
+_ENABLED: ContextVar[bool] = ContextVar("gunlearn_kernels", default=True)
+
+
+@contextmanager
+def plain_path() -> Iterator[None]:
+    """Inside the block no kernel runs: layers gather and scatter, dense features are multiplied dense.
+
+    For comparisons, and for what needs torch's own operators throughout.
+    """
+    token = _ENABLED.set(False)
+    try:
+        yield
+    finally:
+        _ENABLED.reset(token)
+
+
+def kernels_enabled() -> bool:
+    """Not inside `plain_path`, nor inside a `torch.func` transform, which does not follow hand-written gradients."""
+    return _ENABLED.get() and torch._C._functorch.peek_interpreter_stack() is None
 
 
 class PlainPathWarning(UserWarning):
@@ -100,6 +122,10 @@ class SparseMatrix:
             raise InvalidTypeError(f"Expected a matrix of {dtype} to multiply with (got {x.dtype})")
         if x.dim() != 2 or x.size(0) != self.shape[1]:
             raise InvalidInputError(f"Expected a matrix of shape [{self.shape[1]}, dim] (got {tuple(x.shape)})")
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            value = self.matrix.values() if self.values is None else self.values
+            out = x.new_zeros(self.shape[0], x.size(1))
+            return out.index_add(0, self.rows, value.unsqueeze(-1) * x[self.matrix.col_indices()])
         if self.values is None:
             return _SpMM.apply(self.matrix, self.transpose, x)
         return _LearnedSpMM.apply(self.values, x, self)
@@ -275,9 +301,18 @@ def sparse_features(x: Tensor) -> SparseMatrix | None:
         row, col = x.nonzero(as_tuple=True)
         return sparse_matrix(row, col, x[row, col], tuple(x.shape))
 
-    if x.requires_grad or x.dtype not in KERNEL_DTYPES:
+    if x.requires_grad or x.dtype not in KERNEL_DTYPES or (x.layout == torch.strided and not _ENABLED.get()):
         return None
     return memo(x, "sparse_features", build)
+
+
+def known_sparse(x: object) -> SparseMatrix | None:
+    """`sparse_features` of a CSR tensor, and of a dense one for which they were made before: never counts zeros."""
+    if not isinstance(x, Tensor) or x.requires_grad:
+        return None
+    if x.layout == torch.sparse_csr:
+        return sparse_features(x)
+    return remembered(x, "sparse_features") if _ENABLED.get() else None
 
 
 class EdgePattern:
@@ -327,7 +362,7 @@ class EdgePattern:
             raise InvalidInputError(f"Expected embeddings of {self.num_nodes} nodes (got {z.size(0)} rows)")
         num_pairs = self.edge_index.size(1)
         # Few pairs are as fast without the kernel; more than all N * N places (repeats) it refuses.
-        if z.dtype not in KERNEL_DTYPES or not 1024 <= num_pairs <= self.num_nodes**2:
+        if not kernels_enabled() or z.dtype not in KERNEL_DTYPES or not 1024 <= num_pairs <= self.num_nodes**2:
             return gather_inner_product(z, self.edge_index)
         return _InnerProduct.apply(z, self)
 

@@ -16,7 +16,8 @@ from torch_geometric.utils import coalesce, is_undirected
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
-from gunlearn.nn.sparse import EdgePattern
+from gunlearn.nn.fast import fast_path
+from gunlearn.nn.sparse import EdgePattern, sparse_features
 from gunlearn.nn.subgraph import Subgraph
 from gunlearn.tasks.base import Parts, Task
 from gunlearn.tasks.negatives import NegativeSampler
@@ -155,7 +156,19 @@ class LinkPrediction(Task):
         """Node embeddings `[num_nodes, dim]`."""
         function = model.encode if hasattr(model, "encode") else model
         optional = {key: data[key] for key in _accepted(model) if key in data and data[key] is not None}
-        z = function(data.x, data.edge_index, **optional)
+        x = data.x
+        if isinstance(x, Tensor):
+            sparse_features(x)  # made once, where features are bags of words; linear maps find it
+        try:
+            with fast_path(model):
+                z = function(x, data.edge_index, **optional)
+        except (RuntimeError, NotImplementedError) as error:
+            if not isinstance(x, Tensor) or x.layout == torch.strided or "Sparse" not in str(error):
+                raise
+            raise UnsupportedModelError(
+                f"Expected a model that takes features of layout {x.layout} (got {type(model).__name__}: {error}); "
+                "pass x.to_dense()"
+            ) from error
         if not isinstance(z, Tensor) or z.dim() != 2 or z.size(0) != data.num_nodes or not z.is_floating_point():
             got = f"{tuple(z.shape)} of {z.dtype}" if isinstance(z, Tensor) else type(z).__name__
             raise UnsupportedModelError(

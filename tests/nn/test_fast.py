@@ -1,0 +1,392 @@
+"""The fused path against PyG's own gather-scatter: every supported layer, graph and feature layout."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from torch import nn
+from torch_geometric.data import Data
+
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.nn import after_layer, fast_path, path_of, plain_path, removed_edges, scaled_messages
+from gunlearn.nn.fast import LINEAR
+from gunlearn.nn.sparse import sparse_features
+from gunlearn.tasks import LinkPrediction
+
+NUM_NODES, DIM = 40, 70
+
+
+class Net(nn.Module):
+    """Two layers with something between, as users write them."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x, edge_index, edge_weight=None):
+        extra = () if edge_weight is None else (edge_weight,)
+        return self.second(self.first(x, edge_index, *extra).relu(), edge_index, *extra)
+
+
+class Deep(nn.Module):
+    """GCNII: the first layer's output enters every other."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin, self.conv, self.out = nn.Linear(DIM, 8), pyg.GCN2Conv(8, alpha=0.3), nn.Linear(8, 4)
+
+    def forward(self, x, edge_index):
+        h = self.lin(x).relu()
+        return self.out(self.conv(h, h.clone(), edge_index))
+
+
+class Diffused(nn.Module):
+    def __init__(self, propagation):
+        super().__init__()
+        self.lin, self.propagation = pyg.Linear(DIM, 4), propagation
+
+    def forward(self, x, edge_index, edge_weight=None):
+        return self.propagation(self.lin(x), edge_index, edge_weight)
+
+
+def mlp(a, b):
+    return nn.Sequential(nn.Linear(a, 8), nn.ReLU(), nn.Linear(8, b))
+
+
+MODELS = {
+    "gcn": lambda: pyg.GCN(DIM, 8, 2, 4),
+    "gcn_improved": lambda: Net(pyg.GCNConv(DIM, 8, improved=True), pyg.GCNConv(8, 4, add_self_loops=False)),
+    "gcn_unnormalised": lambda: Net(pyg.GCNConv(DIM, 8, normalize=False), pyg.GCNConv(8, 4, bias=False)),
+    "gcn_backwards": lambda: Net(pyg.GCNConv(DIM, 8, flow="target_to_source"), pyg.GCNConv(8, 4)),
+    "sage": lambda: pyg.GraphSAGE(DIM, 8, 2, 4),
+    "sage_sum": lambda: Net(pyg.SAGEConv(DIM, 8, aggr="sum"), pyg.SAGEConv(8, 4, aggr="add", normalize=True)),
+    "sage_project": lambda: Net(pyg.SAGEConv(DIM, 8, project=True), pyg.SAGEConv(8, 4, root_weight=False)),
+    "gin": lambda: pyg.GIN(DIM, 8, 2, 4),
+    "gin_eps": lambda: Net(pyg.GINConv(mlp(DIM, 8), train_eps=True, eps=0.3), pyg.GINConv(nn.Linear(8, 4))),
+    "sgc": lambda: pyg.SGConv(DIM, 4, K=3),
+    "sgc_twice": lambda: Net(pyg.SGConv(DIM, 8, K=2), pyg.SGConv(8, 4, K=1, add_self_loops=False)),
+    "appnp": lambda: Diffused(pyg.APPNP(K=4, alpha=0.2)),
+    "graphconv": lambda: Net(pyg.GraphConv(DIM, 8, aggr="mean"), pyg.GraphConv(8, 4)),
+    "tag": lambda: Net(pyg.TAGConv(DIM, 8), pyg.TAGConv(8, 4, K=1)),
+    "lg": lambda: Diffused(pyg.LGConv()),
+    "ssg": lambda: Diffused(pyg.SSGConv(4, 4, alpha=0.1, K=2)),
+    "gcnii": Deep,
+}
+WEIGHTED = ("gcn_improved", "gcn_unnormalised", "sgc_twice", "appnp", "graphconv", "tag", "lg", "ssg")
+UNFUSED = {
+    "gat": (lambda: pyg.GAT(DIM, 8, 2, 4), "GATConv"),
+    "sage_max": (lambda: Net(pyg.SAGEConv(DIM, 8, aggr="max"), pyg.SAGEConv(8, 4, aggr="max")), "aggr='max'"),
+}
+
+
+def test_every_fused_layer_has_a_case():
+    found = {type(m) for make in MODELS.values() for m in make().modules()}
+    assert set(LINEAR) <= found
+
+
+def graph(kind="undirected", dtype=torch.float32):
+    """Isolated nodes, a hub, self-loops and repeated edges; directed or not."""
+    generator = torch.Generator().manual_seed(1)
+    index = torch.randint(NUM_NODES - 3, (2, 90), generator=generator)
+    index[1, :20] = 0
+    if kind == "undirected":
+        index = torch.cat([index, index.flip(0)], dim=1)
+    if kind == "empty":
+        index = index[:, :0]
+    x = torch.zeros(NUM_NODES, DIM, dtype=dtype)
+    x.scatter_(1, torch.randint(DIM, (NUM_NODES, 3), generator=generator), 1.0)
+    return x, index
+
+
+def outputs(model, x, index, *extra):
+    model.zero_grad()
+    out = model(x, index, *extra)
+    out.pow(2).sum().backward()
+    return out.detach(), [p.grad.clone() for p in model.parameters()]
+
+
+def assert_same(found, expected):
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-5)
+    for a, b in zip(found[1], expected[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def with_features(layout, x):
+    """Features dense without being known as sparse, dense and known, or CSR."""
+    x = x.to_sparse_csr() if layout == "csr" else x.clone()
+    if layout == "known":
+        assert sparse_features(x) is not None
+    return x
+
+
+@pytest.mark.parametrize("layout", ["dense", "known", "csr"])
+@pytest.mark.parametrize("kind", ["undirected", "directed", "empty"])
+@pytest.mark.parametrize("name", MODELS)
+def test_equals_the_plain_path(name, kind, layout):
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    x, index = graph(kind)
+    expected = outputs(model, x, index)
+    given = with_features(layout, x)
+    for _ in range(2):  # the second time from what was remembered
+        with fast_path(model):
+            assert_same(outputs(model, given, index), expected)
+    assert "gather-scatter" not in path_of(model)
+    assert ("sparse features" in path_of(model)) == (layout != "dense")
+    # Control: another graph gives another result, so nothing stale was read and the graph matters.
+    if kind != "empty":
+        with fast_path(model):
+            other = outputs(model, given, index[:, : index.size(1) // 2])
+        assert_same(other, outputs(model, x, index[:, : index.size(1) // 2]))
+        assert not torch.allclose(other[0], expected[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_edge_weights_and_their_gradients(name):
+    torch.manual_seed(0)
+    model = MODELS[name]().double()
+    x, index = graph("directed", torch.float64)
+    weight = torch.rand(index.size(1), dtype=torch.float64) + 0.5
+    expected = outputs(model, x, index, weight)
+    with fast_path(model):
+        assert_same(outputs(model, x, index, weight), expected)
+        assert_same(outputs(model, x, index, weight + 1), outputs_plain(model, x, index, weight + 1))
+    mine, plain = (weight.clone().requires_grad_() for _ in range(2))
+    with fast_path(model):
+        for _ in range(2):
+            mine.grad = None
+            model(x, index, mine).pow(2).sum().backward()
+    model(x, index, plain).pow(2).sum().backward()
+    torch.testing.assert_close(mine.grad, plain.grad)
+    assert plain.grad.abs().max() > 0
+    assert "gather-scatter" not in path_of(model)
+
+
+def outputs_plain(*args):
+    with plain_path():
+        return outputs(*args)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("name", ["gcn", "sage", "gin", "sgc", "appnp", "graphconv", "tag"])
+def test_scaled_messages_fold_into_the_adjacency(name, learned, nested):
+    torch.manual_seed(0)
+    model = MODELS[name]().double()
+    x, index = graph("undirected", torch.float64)
+    named = index.unique(dim=1)[:, ::2]
+    scale = (torch.rand(named.size(1), dtype=torch.float64) + 0.1).requires_grad_(learned)
+
+    def run():
+        with scaled_messages(model, named, scale):
+            if not nested:
+                return outputs(model, x, index)
+            with scaled_messages(model, named[:, :5], torch.full((5,), 0.5, dtype=torch.float64)):
+                return outputs(model, x, index)
+
+    def gradient():
+        found = None if scale.grad is None else scale.grad.clone()
+        scale.grad = None
+        return found
+
+    unscaled = outputs(model, x, index)
+    expected, expected_grad = run(), gradient()
+    for _ in range(2):
+        with fast_path(model):
+            assert_same(run(), expected)
+        found = gradient()
+        assert (found is None) == (not learned)
+        if learned:
+            torch.testing.assert_close(found, expected_grad)
+    assert "gather-scatter" not in path_of(model)
+    assert not torch.allclose(unscaled[0], expected[0], atol=1e-4)  # control: scales dropped
+    with fast_path(model):
+        assert_same(outputs(model, x, index), unscaled)  # and gone with their block
+
+
+@pytest.mark.parametrize("name", ["gcn", "sage", "gin", "sgc"])
+def test_the_fast_path_may_open_inside_a_scaled_block(name):
+    torch.manual_seed(0)
+    model, (x, index) = MODELS[name](), graph()
+    scale = torch.rand(index.size(1) // 2)
+    named = index[:, : index.size(1) // 2]
+    named, inverse = named.unique(dim=1, return_inverse=True)
+    scale = torch.zeros(named.size(1)).index_copy_(0, inverse, scale)
+    with scaled_messages(model, named, scale):
+        expected = outputs(model, x, index)
+        with fast_path(model):
+            assert_same(outputs(model, x, index), expected)
+    assert "gather-scatter" not in path_of(model)
+
+
+@pytest.mark.parametrize("name", UNFUSED)
+def test_anything_else_runs_as_it_is(name):
+    torch.manual_seed(0)
+    make, reason = UNFUSED[name]
+    model, (x, index) = make(), graph()
+    expected = outputs(model, x, index)
+    for layout in ("dense", "known"):
+        with fast_path(model):
+            assert_same(outputs(model, with_features(layout, x), index), expected)
+        assert "gather-scatter in 2 of 2 layers" in path_of(model)
+        assert reason in path_of(model)
+
+
+def test_removed_edges_hooks_explainers_and_operators():
+    torch.manual_seed(0)
+    model, (x, index) = MODELS["gcn"](), graph()
+    conv = model.convs[0]
+    with removed_edges(model, index[:, :30]):
+        expected = outputs(model, x, index)
+        with fast_path(model):
+            assert_same(outputs(model, x, index), expected)
+    with after_layer(model, {"convs.0": torch.tanh}):
+        expected = outputs(model, x, index)
+        with fast_path(model):
+            assert_same(outputs(model, x, index), expected)
+        assert path_of(model) == "CSR products in 2 of 2 layers"
+
+    seen = []
+    handle = conv.register_message_forward_hook(lambda module, args, out: seen.append(out.shape))
+    with fast_path(model):
+        model(x, index)
+    handle.remove()
+    assert len(seen) == 1
+    assert "gather-scatter in 1 of 2" in path_of(model)
+
+    explainer_mask = torch.rand(index.size(1) + NUM_NODES)
+    conv.explain, conv._edge_mask, conv._apply_sigmoid = True, explainer_mask, False
+    conv._loop_mask = torch.ones(index.size(1), dtype=torch.bool)
+    with plain_path(), fast_path(model):
+        assert path_of(model) == "no message passing layer was called"
+
+
+def test_nothing_is_left_behind():
+    model, (x, index) = MODELS["gin_eps"](), graph()
+    before = {id(m): dict(m.__dict__) for m in model.modules()}
+    keys = list(model.state_dict())
+    with pytest.raises(InvalidInputError, match="ids"), fast_path(model):  # ids outside the graph
+        model(x, index + NUM_NODES)
+    assert {id(m): dict(m.__dict__) for m in model.modules()} == before
+    assert list(model.state_dict()) == keys
+    gcn = MODELS["gcn"]()
+    with fast_path(gcn):
+        gcn(x, index)
+    assert all(conv._cached_edge_index is None for conv in gcn.convs)
+    copy.deepcopy(gcn)
+    dead = weakref.ref(index)
+    del index
+    gc.collect()
+    assert dead() is None  # what was remembered for a graph goes with the graph
+
+
+def test_a_cache_of_the_layers_own_is_left_alone():
+    model, (x, index) = Net(pyg.GCNConv(DIM, 8, cached=True), pyg.GCNConv(8, 4, cached=True)), graph()
+    expected = outputs(model, x, index)
+    cache = model.first._cached_edge_index
+    with fast_path(model):
+        assert_same(outputs(model, x, index), expected)
+    assert model.first._cached_edge_index is cache
+
+
+def test_edge_dropout_is_drawn_anew_at_each_step():
+    torch.manual_seed(0)
+    model, (x, index) = Diffused(pyg.APPNP(K=3, alpha=0.1, dropout=0.5)), graph()
+    results = []
+    for path in (fast_path, None, fast_path):
+        torch.manual_seed(7)
+        if path is None:
+            results.append(model(x, index))
+        else:
+            with path(model):
+                results.append(model(x, index))
+                second = model(x, index)
+            assert not torch.allclose(results[-1], second)
+    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(results[0], results[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions(dtype):
+    torch.manual_seed(0)
+    model, (x, index) = MODELS["gcn"]().to(dtype), graph(dtype=dtype)
+    expected = model(x, index)
+    with fast_path(model):
+        out = model(x, index)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out, expected)
+    assert ("precision" in path_of(model)) == (dtype == torch.bfloat16)
+
+
+def test_second_order_equals_the_plain_path():
+    torch.manual_seed(0)
+    model, (x, index) = MODELS["sage"]().double(), graph(dtype=torch.float64)
+    weight = model.convs[0].lin_l.weight
+
+    def curvature():
+        (grad,) = torch.autograd.grad(model(x, index).pow(3).sum(), weight, create_graph=True)
+        return torch.autograd.grad(grad.pow(2).sum(), weight)[0]
+
+    expected = curvature()
+    with fast_path(model):
+        torch.testing.assert_close(curvature(), expected)
+    assert expected.abs().max() > 0
+
+
+def test_function_transforms_take_the_plain_path():
+    torch.manual_seed(0)
+    model, (x, index) = MODELS["gcn"](), graph()
+
+    def f(parameters):
+        return torch.func.functional_call(model, parameters, (x, index)).pow(2).sum()
+
+    parameters = dict(model.named_parameters())
+    expected = torch.func.grad(f)(parameters)
+    with fast_path(model):
+        found = torch.func.grad(f)(parameters)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_csr_features_that_a_layer_cannot_take_are_named():
+    x, index = graph()
+    csr = x.to_sparse_csr()
+    for model in (UNFUSED["sage_max"][0](), Net(pyg.SAGEConv(DIM, 8), pyg.SAGEConv(8, 4)).to(torch.float16)):
+        data = Data(x=csr.to(next(model.parameters()).dtype), edge_index=index, num_nodes=NUM_NODES)
+        with pytest.raises(UnsupportedModelError, match=r"to_dense"):
+            LinkPrediction().encode(model, data)
+
+
+class DropsFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = pyg.GCNConv(DIM, 4)
+
+    def forward(self, x, edge_index):
+        return self.conv(torch.dropout(x, 0.5, self.training), edge_index)
+
+
+def test_csr_features_that_a_model_cannot_take_are_named():
+    x, index = graph()
+    with pytest.raises(UnsupportedModelError, match=r"to_dense"):
+        LinkPrediction().encode(DropsFirst(), Data(x=x.to_sparse_csr(), edge_index=index, num_nodes=NUM_NODES))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_task_takes_the_fast_path_by_itself(name):
+    torch.manual_seed(0)
+    model, (x, index) = MODELS[name](), graph()
+    expected = model(x, index)
+    for given in (x.clone(), x.to_sparse_csr()):
+        data = Data(x=given, edge_index=index, num_nodes=NUM_NODES)
+        torch.testing.assert_close(LinkPrediction().encode(model, data), expected, rtol=1e-5, atol=1e-5)
+        assert "CSR products" in path_of(model)
+        assert "sparse features" in path_of(model)
+    with plain_path():
+        LinkPrediction().encode(model, Data(x=x, edge_index=index, num_nodes=NUM_NODES))
+    assert "CSR" not in path_of(model)
