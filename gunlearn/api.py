@@ -28,6 +28,9 @@ def train(
     lr: float = 1e-3,
     weight_decay: float = 0.0,
     eval_every: int = 50,
+    batch_size: int | None = None,
+    sampler: str = "k_hop",
+    num_neighbors: tuple[int, ...] | None = None,
     seed: int = 0,
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
@@ -39,10 +42,14 @@ def train(
         model: freshly initialised; called as `model(x, edge_index)`.
         data: training graph, with held-out edges from `gunlearn.tasks.link_split`.
         task: what the model predicts.
-        epochs: full passes.
+        epochs: optimiser steps; each reads all edges, or a batch of them.
         lr: Adam's learning rate.
         weight_decay: Adam's L2 penalty.
         eval_every: epochs between validations.
+        batch_size: training edges per step, the next of a random permutation; `None` reads them all.
+        sampler: what the model reads for a batch: `"k_hop"` (exact), `"neighbor"` (needs pyg-lib) or `"random_node"`
+            (approximate); see `gunlearn.methods.GradientMethod`.
+        num_neighbors: neighbours per layer for `sampler="neighbor"`.
         seed: of negatives and dropout.
         callbacks: told of the loop's events.
         progress: show a progress bar.
@@ -54,7 +61,16 @@ def train(
     _check_model(model)
     _check_data(data)
     args = TrainArguments(
-        epochs, lr, weight_decay, eval_every=eval_every, keep="best", progress=progress, checkpoint_dir=checkpoint_dir
+        epochs,
+        lr,
+        weight_decay,
+        eval_every=eval_every,
+        keep="best",
+        progress=progress,
+        checkpoint_dir=checkpoint_dir,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_neighbors=num_neighbors,
     )
     return run_training(model, data, as_task(task), args, seed, callbacks)
 

@@ -14,9 +14,11 @@ from torch import nn
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import Objective, ObjectiveValue, Prediction, as_objective
 from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.methods.batches import BatchOptions, Feed
 from gunlearn.methods.distributed import processes
 from gunlearn.methods.loop import TrainArguments, fit
 from gunlearn.methods.targets import TARGETS, ScoreTarget, check_held_out
+from gunlearn.nn.subgraph import Subgraph
 from gunlearn.tasks import LinkPrediction, Parts, Task
 
 
@@ -35,6 +37,16 @@ class GradientMethod(Method):
             scores like true edges that the model never saw, `"separated"` where it scores below 95 % of the retained
             edges; the run ends when nearly all are there (link prediction, objectives with a forget part; see
             `targets.py`).
+        retain_samples: each step reads so many retained items, stratified by their distance to the forget set and
+            weighted so that losses are unbiased, and as many negatives; `None` reads them all.
+        batch_size: each step reads the next so many retained items of a random permutation, and the whole forget set;
+            an epoch stays one optimiser step. `None` reads them all.
+        sampler: what the model reads for a batch: `"k_hop"`, all that the items' outputs depend on (exact);
+            `"neighbor"`, `num_neighbors` random neighbours per layer (PyG's `NeighborLoader`; needs pyg-lib);
+            `"random_node"`, random parts of the nodes without the edges between them (methods without a forget part).
+        num_neighbors: neighbours per layer for `sampler="neighbor"`.
+        subgraph: encode only the subgraph that the step's items depend on: `"auto"` where it has at most half of the
+            edges and gives the outputs of the whole graph (tried once), `"always"` or `"never"`.
     """
 
     epochs: int = 100
@@ -44,10 +56,16 @@ class GradientMethod(Method):
     message_graph: str = "retain"
     eval_every: int | None = None
     until: str = "end"
+    retain_samples: int | None = None
+    batch_size: int | None = None
+    sampler: str = "k_hop"
+    num_neighbors: tuple[int, ...] | None = None
+    subgraph: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse bad options at construction, not at the first step."""
         TrainArguments(self.epochs, self.lr, self.weight_decay, self.max_grad_norm, self.eval_every)
+        _ = self.reading
         if self.message_graph not in ("retain", "full"):
             raise InvalidInputError(f"Expected 'message_graph' to be 'retain' or 'full' (got '{self.message_graph}')")
         parts = as_objective(self.objective()).parts
@@ -55,6 +73,11 @@ class GradientMethod(Method):
             raise InvalidInputError(f"Expected 'until' to be 'end' or one of {sorted(TARGETS)} (got {self.until!r})")
         if self.until != "end" and "forget" not in parts:
             raise InvalidInputError(f"Expected a method with a forget loss for 'until' (got '{self.name}')")
+
+    @property
+    def reading(self) -> BatchOptions:
+        """How much a step reads."""
+        return BatchOptions(self.batch_size, self.sampler, self.num_neighbors, self.retain_samples, self.subgraph)
 
     @property
     def label(self) -> str:
@@ -74,7 +97,10 @@ class GradientMethod(Method):
         """The objective; losses read the parts that the task names."""
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
-        """Makes, for a model, a context that is entered anew around each of its training passes; empty by default."""
+        """Makes, for a model, a context that is entered anew around each of its training passes; empty by default.
+
+        One with a method `on(subgraph)` that makes the same context for a part of the graph lets steps read parts.
+        """
         return lambda model: nullcontext()
 
     @torch.no_grad()
@@ -97,7 +123,7 @@ class GradientMethod(Method):
         """
         if self.until == "end":
             return (lambda predictions: predictions), None
-        target = ScoreTarget(problem, self.until)
+        target = ScoreTarget(problem, self.until, narrow=self.subgraph != "never")
         return target.release, target.reached
 
     def run(self, problem: Problem) -> Outcome:
@@ -122,15 +148,18 @@ class GradientMethod(Method):
         )
         together = processes()
         around = surroundings(problem.model)  # around training passes alone: callbacks see the plain model
+        feed = Feed(problem.model, task, parts, objective.parts, self.reading, around)
 
         def step() -> ObjectiveValue:
-            items = parts.sample(objective.parts)
-            mine = together.share(items)
-            with around:
-                outputs = task.encode(problem.model, parts.data)
+            items = feed.sample()
+            with together.apart(problem.model):
+                data, mine, subgraph = feed.read(together.share(items))
+            own = together.apart(problem.model) if subgraph is not None else nullcontext()
+            with feed.surroundings(subgraph), own:
+                outputs = task.encode(problem.model, data)
             with together.apart(problem.model):
                 current = {name: task.decode(problem.model, outputs, mine[name]) for name in objective.parts}
-            before = None if reference is None else reference(mine)
+            before = None if reference is None else reference(mine, subgraph)
             return together.evaluate(objective, items, change(current), before)
 
         data, held_out = problem.partition.retain_data, None
@@ -142,8 +171,9 @@ class GradientMethod(Method):
         def validate() -> float:
             return float(-task.predict(problem.model, data, held_out).log_prob.mean())
 
-        state = fit(problem.model, step, args, problem.callbacks, None if held_out is None else validate, stop)
-        return Outcome(problem.model, state, self.notes(problem))
+        callbacks = [*problem.callbacks, feed] if feed.batches is not None else problem.callbacks
+        state = fit(problem.model, step, args, callbacks, None if held_out is None else validate, stop)
+        return Outcome(problem.model, state, {**self.notes(problem), "graph": feed.note})
 
     def notes(self, problem: Problem) -> dict:
         """Remarks for the result."""
@@ -159,12 +189,15 @@ class Reference:
         self.kept: dict[str, Prediction] = {}
 
     @torch.no_grad()
-    def __call__(self, items: dict) -> dict[str, Prediction]:
-        """Reference predictions of the parts that the objective compares with."""
+    def __call__(self, items: dict, subgraph: Subgraph | None = None) -> dict[str, Prediction]:
+        """Reference predictions of the parts that the objective compares with; `items` in terms of `subgraph`."""
+        outputs = None
         out = {}
         for name in self.parts:
             if name not in self.kept:
-                prediction = self.task.decode(self.model, self.outputs, items[name]).detach()
+                if outputs is None:
+                    outputs = self.outputs if subgraph is None else self.outputs[subgraph.n_id]
+                prediction = self.task.decode(self.model, outputs, items[name]).detach()
                 if not getattr(items[name], "fixed", False):
                     out[name] = prediction
                     continue

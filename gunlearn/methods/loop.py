@@ -38,6 +38,9 @@ class TrainArguments:
         keep_gradients: add to the first step's gradient what the parameters already hold (a paper's accident, repeated
             in its paper mode).
         fingerprint: names the run, so that no other run resumes from its checkpoint.
+        batch_size: retained items per step, for whoever makes the steps; `None` reads them all.
+        sampler: what the model reads for a batch, see `GradientMethod`.
+        num_neighbors: neighbours per layer for `sampler="neighbor"`.
     """
 
     epochs: int
@@ -51,6 +54,9 @@ class TrainArguments:
     checkpoint_every: int = 50
     keep_gradients: bool = False
     fingerprint: str = ""
+    batch_size: int | None = None
+    sampler: str = "k_hop"
+    num_neighbors: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""

@@ -13,6 +13,7 @@ from gunlearn.errors import UnsupportedMethodError
 from gunlearn.influence.pair_features import pair_features
 from gunlearn.losses import Prediction
 from gunlearn.methods.base import Problem
+from gunlearn.methods.batches import small_subgraph
 from gunlearn.methods.distributed import processes
 
 MIN_HELD_OUT, NEIGHBORS = 30, 20
@@ -87,13 +88,20 @@ class ScoreTarget:
         problem: the problem being solved.
         until: a name of `TARGETS`.
         done: share of edges that must have reached their target.
+        narrow: look at the subgraph around the forgotten edges alone, where that gives the same scores.
     """
 
-    def __init__(self, problem: Problem, until: str, done: float = 0.95) -> None:
+    def __init__(self, problem: Problem, until: str, done: float = 0.95, narrow: bool = True) -> None:
         """Compute the targets."""
         self.problem, self.done = problem, done
         self.target = TARGETS[until](problem)
-        self.items = problem.task.edge_items(problem.partition.retain_data, problem.partition.forget_edge_index)
+        self.data, task = problem.partition.retain_data, problem.task
+        self.items = task.edge_items(self.data, problem.partition.forget_edge_index)
+        found = None
+        if narrow:
+            found = small_subgraph(problem.model, task, self.data, task.seeds(self.items), training=False)
+        if found is not None:
+            self.data, self.items = found[0].data, task.relabel(self.items, found[0])
 
     @torch.no_grad()
     def above(self) -> Tensor:
@@ -101,7 +109,7 @@ class ScoreTarget:
         model, task = self.problem.model, self.problem.task
         mode = model.training
         model.eval()
-        outputs = task.encode(model, self.problem.partition.retain_data)
+        outputs = task.encode(model, self.data)
         score = task.decode(model, outputs, self.items).logits
         model.train(mode)
         return score > self.target

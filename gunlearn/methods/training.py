@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch_geometric.data import Data
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.losses import NLL, as_objective
 from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.methods.batches import BatchOptions, Feed
 from gunlearn.methods.callbacks import Callback, EarlyStopping, TrainState
 from gunlearn.methods.distributed import processes
 from gunlearn.methods.loop import TrainArguments, fit
@@ -37,11 +39,16 @@ def train_from_scratch(
         callbacks: told of the loop's events.
     """
     objective = as_objective(NLL(on="retain"))
-    parts, held_out, together = task.training_parts(data), task.validation_items(data), processes()
+    reading = BatchOptions(args.batch_size, args.sampler, args.num_neighbors)
+    feed = Feed(model, task, task.training_parts(data), objective.parts, reading)
+    held_out, together = task.validation_items(data), processes()
 
     def step():
-        items = parts.sample(objective.parts)
-        outputs, mine = task.encode(model, data), together.share(items)
+        items = feed.sample()
+        with together.apart(model):
+            read, mine, subgraph = feed.read(together.share(items))
+        with together.apart(model) if subgraph is not None else nullcontext():
+            outputs = task.encode(model, read)
         with together.apart(model):
             current = {name: task.decode(model, outputs, mine[name]) for name in objective.parts}
         return together.evaluate(objective, items, current)
@@ -51,6 +58,8 @@ def train_from_scratch(
 
     if held_out is None:
         args = TrainArguments(**{**args.__dict__, "keep": "last", "eval_every": None})
+    if feed.batches is not None:
+        callbacks = [*callbacks, feed]
     return fit(model, step, args, callbacks, None if held_out is None else validate)
 
 
@@ -105,6 +114,9 @@ class Retrain(Method):
         eval_every: epochs between validations; the best on the validation loss is kept.
         patience: evaluations without improvement before the run stops; `None` runs to the end.
         train: the caller's own training function `train(data, seed) -> model`, used instead.
+        batch_size: retained items per step, an epoch being one step; `None` reads them all.
+        sampler: what the model reads for a batch: `"k_hop"`, `"neighbor"` or `"random_node"`, see `GradientMethod`.
+        num_neighbors: neighbours per layer for `sampler="neighbor"`.
     """
 
     epochs: int = 2000
@@ -113,11 +125,18 @@ class Retrain(Method):
     eval_every: int = 50
     patience: int | None = None
     train: Callable[[Data, int], nn.Module] | None = None
+    batch_size: int | None = None
+    sampler: str = "k_hop"
+    num_neighbors: tuple[int, ...] | None = None
 
     name = "retrain"
     summary = "train from new weights without the forgotten data"
     needs = "all retained data"
     cost = "a whole training"
+
+    def __post_init__(self) -> None:
+        """Refuse bad batches at construction."""
+        BatchOptions(self.batch_size, self.sampler, self.num_neighbors)
 
     def run(self, problem: Problem) -> Outcome:
         """See `Method.run`."""
@@ -138,6 +157,9 @@ class Retrain(Method):
             progress=problem.progress,
             checkpoint_dir=problem.checkpoint_dir,
             fingerprint=problem.fingerprint,
+            batch_size=self.batch_size,
+            sampler=self.sampler,
+            num_neighbors=self.num_neighbors,
         )
         extra = [] if self.patience is None else [EarlyStopping(self.patience)]
         state = train_from_scratch(model, data, problem.task, args, [*problem.callbacks, *extra])

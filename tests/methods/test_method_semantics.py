@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 
 import gunlearn as gu
 from gunlearn.losses import Objective, Prediction
-from gunlearn.methods import FineTune, GradientAscentMethod, Retrain, run_method
+from gunlearn.methods import METHODS, FineTune, GradientAscentMethod, Retrain, run_method
 from tests.methods.cases import (
     CASES,
     TRAINING,
@@ -193,7 +193,9 @@ def test_no_method_learns_from_held_out_edges(case: MethodCase) -> None:
     validation, test = keys(data.val_pos_edge_index), keys(data.test_pos_edge_index)
     assert not (validation | test) & keys(data.edge_index)
     spy = Spy()
-    run(case, trained_model("gcn"), data, FORGET, task=spy)
+    # Parts of the graph have node ids of their own; what they hold is tested in tests/nn/test_subgraph.py.
+    whole = {"subgraph": "never"} if "subgraph" in METHODS[case.method].options() else {}
+    run(case, trained_model("gcn"), data, FORGET, task=spy, **whole)
     assert bool(union(spy.edges, True)) == case.trains  # the spy does see what is learned from
     assert not (validation | test) & (union(spy.edges, True) | union(spy.graphs))
     assert not test & union(spy.edges)
@@ -207,7 +209,8 @@ def test_what_is_learned_from(case: MethodCase) -> None:
     partition = FORGET.resolve(data)
     forgotten, retained = keys(partition.forget_edge_index), keys(partition.retain_edge_index)
     spy = Spy()
-    run(case, trained_model("gcn"), data, FORGET, task=spy)
+    whole = {"subgraph": "never"} if "subgraph" in METHODS[case.method].options() else {}
+    run(case, trained_model("gcn"), data, FORGET, task=spy, **whole)
     full = case.spec == "inpo:paper"
     assert union(spy.graphs, True) == retained | (forgotten if full else set())
     expected = {"retrain": retained, "finetune": retained, "gradient_ascent": forgotten}
