@@ -70,6 +70,8 @@ class INPO(GradientMethod):
         kl_weight: weight of the KL term to the reference; `None` takes the mode's.
         scale_messages: damp messages by influence.
         until: `"end"`, `"separated"` or `"unseen"`, see `GradientMethod`; `None` takes the mode's.
+
+    `retain_samples`, `batch_size`, `sampler`, `num_neighbors` and `subgraph` are `GradientMethod`'s.
     """
 
     mode: str = "default"
