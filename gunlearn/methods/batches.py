@@ -188,7 +188,8 @@ class Feed(Callback):
         if self.extract is None:
             return self.parts.data, items, None
         if self._kept is None:
-            subgraph = self.extract(self._seeds(items))
+            seeds = self._seeds(items)  # none where a process has no share: some node stands in, for its zero gradient
+            subgraph = self.extract(seeds if seeds.numel() else seeds.new_zeros(1))
             local = {name: self.task.relabel(item, subgraph) for name, item in items.items()}
             if not all(getattr(item, "fixed", False) for item in items.values()):
                 return subgraph.data, local, subgraph

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch_geometric import typing as pyg
 from torch_geometric.data import Data
 from torch_geometric.nn import APPNP, GATConv, GCNConv, GraphNorm, SAGEConv, SGConv
+from torch_geometric.sampler import NeighborSampler, SamplerOutput
 from torch_geometric.utils import to_undirected
 
 import gunlearn as gu
@@ -295,6 +296,34 @@ def test_surroundings_that_know_no_parts() -> None:
 def test_neighbor_sampling_names_what_is_missing() -> None:
     with pytest.raises(MissingExtraError, match=r"pyg-lib or torch-sparse .* use sampler='k_hop'"):
         gu.train(gu.GCN(6, 8, 4), graph(), epochs=1, batch_size=5, sampler="neighbor", num_neighbors=(5, 5))
+
+
+def every_neighbor(sampler: NeighborSampler, seed: Tensor, *args: Any, **kwargs: Any) -> SamplerOutput:
+    """What pyg-lib's sampler returns for two layers when asked for all neighbours: seeds first, CSC edge numbers."""
+    nodes, rows, cols, edges, begin = seed.tolist(), [], [], [], 0
+    for _ in range(2):
+        end = len(nodes)
+        for place in range(begin, end):
+            for edge in range(int(sampler.colptr[nodes[place]]), int(sampler.colptr[nodes[place] + 1])):
+                source = int(sampler.row[edge])
+                if source not in nodes:
+                    nodes.append(source)
+                rows.append(nodes.index(source))
+                cols.append(place)
+                edges.append(edge)
+        begin = end
+    return SamplerOutput(*(torch.tensor(v, dtype=torch.long) for v in (nodes, rows, cols, edges)))
+
+
+def test_neighbors_as_pygs_loader_hands_them_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyg, "WITH_PYG_LIB", True)
+    monkeypatch.setattr(NeighborSampler, "_sample", every_neighbor)
+    data, model = graph(80, 100), model_of(SAGEConv).eval()  # SAGE reads no degree of senders
+    data.edge_index = data.edge_index[:, torch.randperm(data.num_edges)]
+    options = BatchOptions(batch_size=17, sampler="neighbor", num_neighbors=(-1, -1))
+    sampled, whole = exhaust(model, data, options, None), exhaust(model, data, BatchOptions(), None)
+    assert sampled[0] == pytest.approx(whole[0], rel=1e-5)
+    torch.testing.assert_close(sampled[1], whole[1], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyg_lib") is None, reason="needs pyg-lib")
