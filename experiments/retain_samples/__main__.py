@@ -1,0 +1,187 @@
+"""What it costs and saves to read a sample of the retained edges at each step; see README.md in this folder.
+
+python -m experiments.retain_samples --root DATA --out runs/retain_samples [--smoke] [--datasets DBLP CS]
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+import gunlearn as gu
+from gunlearn.bench import Recipe
+from gunlearn.datasets import load
+from gunlearn.losses import NLL, as_objective
+from gunlearn.methods import Retrain, TrainArguments, run_method
+from gunlearn.methods.batches import BatchOptions, Feed
+from gunlearn.methods.run import run_training
+from gunlearn.metrics import LinkEvaluator
+from gunlearn.requests import Partition
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks import LinkPrediction, StratifiedSampler, link_split
+
+FIGURES = ("retain_auc", "forget_auc", "js_retain", "js_forget")
+
+
+@dataclass
+class Args:
+    """What to run.
+
+    Attributes:
+        out: folder of the outputs.
+        root: folder of the data sets.
+        datasets: which of them.
+        sizes: retained edges per step.
+        draws: gradient estimates per row.
+        epochs: of the base model and its retrained references.
+        seeds: of split, base model, forget set and run.
+        smoke: the karate club and a few epochs, to see that everything runs.
+    """
+
+    out: Path
+    root: Path | None = None
+    datasets: tuple[str, ...] = ("DBLP", "CS")
+    sizes: tuple[int, ...] = (100, 300, 1000, 4000)
+    draws: int = 100
+    epochs: int = 300
+    seeds: tuple[int, ...] = (0,)
+    smoke: bool = False
+
+
+def gradient(model: nn.Module, loss: Tensor) -> Tensor:
+    grads = torch.autograd.grad(loss, list(model.parameters()))
+    return torch.cat([g.flatten() for g in grads])
+
+
+def retain_gradients(model: nn.Module, partition: Partition, strata: Tensor | None, size: int) -> Callable[[], tuple]:
+    """One estimate of the retain term's gradient: of all retained edges, and the share of those at a forgotten node."""
+    task, objective = LinkPrediction(), as_objective(NLL(on="retain_edges"))
+    parts = task.parts(partition)
+    distance, number = parts.strata(), parts.retain.size(1)
+    drawn: list[Tensor] = []
+    feed_options = BatchOptions()
+    if strata is not None:
+        sampler = StratifiedSampler(strata, size)
+
+        def draw() -> tuple[Tensor, Tensor]:
+            index, weight = sampler()
+            drawn[:] = [index]
+            return index, weight
+
+        parts.limit(draw)
+    feed = Feed(model, task, parts, objective.parts, feed_options)
+
+    def estimate() -> tuple[Tensor, Tensor, float]:
+        start = time.perf_counter()
+        data, items, _ = feed.read(feed.sample())
+        prediction = task.decode(model, task.encode(model, data), items["retain_edges"])
+        value = objective({"retain_edges": prediction}).total
+        grads = torch.autograd.grad(value, list(model.parameters()), retain_graph=True)
+        seconds = time.perf_counter() - start
+        index = drawn[0] if drawn else torch.arange(number)
+        weight = (distance[index] == 0).float() * (1.0 if prediction.weight is None else prediction.weight)
+        near = -(weight * prediction.log_prob).mean()
+        return torch.cat([g.flatten() for g in grads]), gradient(model, near), seconds
+
+    return estimate
+
+
+def estimates(args: Args, model: nn.Module, partition: Partition, dataset: str) -> list[dict[str, Any]]:
+    """Relative error of sampled gradients, one row per sample size and way of sampling."""
+    model = model.eval().requires_grad_()
+    distance = LinkPrediction().parts(partition).strata()
+    full = retain_gradients(model, partition, None, 0)
+    truth, near, _ = full()
+    seconds = sorted(full()[2] for _ in range(9))[4]
+    population = torch.bincount(distance, minlength=4).tolist()
+    rows = [
+        {"dataset": dataset, "sampling": "all", "size": distance.numel(), "error": 0.0, "near_error": 0.0,
+         "near_edges": population[0], "seconds": seconds, "strata": population}
+    ]  # fmt: skip
+    for size in args.sizes:
+        if size >= distance.numel():
+            continue
+        for name, strata in (("uniform", torch.zeros_like(distance)), ("stratified", distance)):
+            with isolated_rng(0):
+                estimate = retain_gradients(model, partition, strata, size)
+                got = [estimate() for _ in range(args.draws)]
+            error = torch.stack([(g - truth).square().sum() for g, _, _ in got]).mean().sqrt() / truth.norm()
+            near_error = torch.stack([(g - near).square().sum() for _, g, _ in got]).mean().sqrt() / near.norm()
+            expected = size * population[0] / distance.numel()
+            near_edges = int(StratifiedSampler(strata, size).count[0]) if name == "stratified" else expected
+            rows.append(
+                {"dataset": dataset, "sampling": name, "size": size, "error": float(error),
+                 "near_error": float(near_error), "near_edges": near_edges,
+                 "seconds": sorted(s for _, _, s in got)[len(got) // 2]}
+            )  # fmt: skip
+    return rows
+
+
+def study(args: Args, dataset: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    recipe = Recipe(epochs=args.epochs, eval_every=min(50, args.epochs))
+    gradients, results = [], []
+    for seed in args.seeds:
+        data = link_split(load(dataset, args.root), seed=seed)
+        request = (
+            gu.ForgetEdges(count=4, seed=seed) if args.smoke else gu.ForgetEdges(ratio=0.005, region="out", seed=seed)
+        )
+        partition, task = request.resolve(data), LinkPrediction()
+        arguments = TrainArguments(recipe.epochs, recipe.lr, eval_every=recipe.eval_every, keep="best")
+        base = run_training(recipe.model(data, seed), data, task, arguments, seed)
+        retrain = Retrain(recipe.epochs, recipe.lr, eval_every=recipe.eval_every)
+        references = [run_method(retrain, base.model, partition, task, seed + k).model for k in (1, 2)]
+        evaluator = LinkEvaluator(task, partition, references, seed=seed)
+        default = gu.methods.INPO()
+        for size in (*args.sizes, None):
+            if size is not None and size >= partition.num_retain:
+                continue
+            result = run_method(replace(default, retain_samples=size), base.model, partition, task, seed)
+            row = evaluator.row(result.model)
+            results.append(
+                {"dataset": dataset, "seed": seed, "retain_samples": size, "epochs": result.epochs,
+                 "seconds": result.seconds, "seconds_per_step": result.seconds / max(result.epochs, 1),
+                 "graph": result.notes["graph"], **{name: row[name] for name in FIGURES},
+                 "js_floor_forget": row.get("js_floor_forget")}
+            )  # fmt: skip
+            print(results[-1], flush=True)
+        if seed == args.seeds[0]:  # where the retain term pulls: half way through unlearning
+            half = replace(default, epochs=10, until="end", retain_weight=0.0)
+            gradients += estimates(args, run_method(half, base.model, partition, task, seed).model, partition, dataset)
+    return gradients, results
+
+
+def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
+    def cell(value: Any) -> str:
+        return "all" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
+    lines += ["| " + " | ".join(cell(row.get(c)) for c in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def main(args: Args) -> None:
+    if args.smoke:
+        args = replace(args, datasets=("karate",), sizes=(10, 30), draws=5, epochs=20)
+    gradients, results = [], []
+    for dataset in args.datasets:
+        more = study(args, dataset)
+        gradients += more[0]
+        results += more[1]
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "results.json").write_text(json.dumps({"gradients": gradients, "results": results}, indent=1))
+    print(table(gradients, ("dataset", "sampling", "size", "near_edges", "error", "near_error", "seconds")))
+    columns = ("dataset", "seed", "retain_samples", "epochs", "seconds", "seconds_per_step", *FIGURES, "graph")
+    print(table(results, columns))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(tyro.cli(Args))
