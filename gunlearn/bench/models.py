@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from gunlearn.bench.store import locked
 from gunlearn.errors import CheckpointError
 from gunlearn.methods import Result, Retrain, TrainArguments, run_method, run_training
 from gunlearn.nn import GCN
+from gunlearn.nn.sparse import dense_parts
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks import Task
 
@@ -96,16 +99,24 @@ class ModelStore:
     def _kept(self, model: nn.Module, key: list[Any], make: Callable[[], Result]) -> Result:
         settings = [_FORMAT, key, vars(self.recipe), self.task.name, vars(self.task)]
         name = hashlib.sha256(json.dumps(settings, default=repr).encode()).hexdigest()[:20]
-        directory = self.directory / name
+        directory, lock = self.directory / name, self.directory / f".{name}.lock"
         try:
             return Result.load(directory, model)
         except CheckpointError:
-            result = make()
-            self._save(result, directory)
-            return result
+            pass
+        with locked(lock):  # whoever else needs it now waits, instead of training it as well
+            try:
+                result = Result.load(directory, model)
+            except CheckpointError:
+                result = make()
+                self._save(result, directory)
+            finally:
+                with suppress(OSError):  # gone already, or a system that keeps open files
+                    lock.unlink()
+        return result
 
     def _save(self, result: Result, directory: Path) -> None:
-        # Written beside and renamed: a killed write, or two processes at once, leave no half model.
+        # Written beside and renamed: a killed write leaves no half model.
         self.directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.directory, prefix=".") as beside:
             written = result.save(Path(beside) / directory.name)
@@ -124,5 +135,6 @@ def content_hash(data: Data) -> str:
         value = data.get(name) if hasattr(data, "get") else getattr(data, name, None)
         if isinstance(value, Tensor):
             digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            for part in dense_parts(value):
+                digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:20]

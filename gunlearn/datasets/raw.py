@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch_geometric.data import Data
 from torch_geometric.io import read_npz, read_planetoid_data
@@ -19,6 +20,8 @@ from torch_geometric.transforms import NormalizeFeatures
 from gunlearn.datasets.locate import cache_folder, missing_files, writable_cache
 from gunlearn.datasets.own import build
 from gunlearn.errors import DatasetNotFoundError, GunlearnError, InvalidInputError
+
+MAX_DENSITY = 0.05  # above it a sparse product is slower than a dense one, and its matrix hardly smaller
 
 
 def _canonical(data: Data) -> Data:
@@ -29,20 +32,49 @@ def _canonical(data: Data) -> Data:
     for key, value in data.items():
         if key.endswith("_mask"):
             graph[key] = value
-    return NormalizeFeatures()(graph)
+    return graph if graph.x.layout == torch.sparse_csr else NormalizeFeatures()(graph)
 
 
-def read_citation_npz(raw: Path, files: tuple[str, ...]) -> Data:
-    """One `.npz` as CitationFull, Coauthor and Amazon have it; features become 0/1 before rows are normalised."""
-    return _canonical(read_npz(str(raw / files[0]), to_undirected=True))
+def read_citation_npz(raw: Path, files: tuple[str, ...], sparse: bool = False) -> Data:
+    """One `.npz` as CitationFull, Coauthor and Amazon have it; features become 0/1 before rows are normalised.
+
+    With `sparse`, features that are mostly zeros are CSR, and never dense on the way.
+    """
+    if not sparse:
+        return _canonical(read_npz(str(raw / files[0]), to_undirected=True))
+    with np.load(raw / files[0]) as file:
+        x, adjacency = (
+            sp.csr_matrix(tuple(file[f"{key}_{part}"] for part in ("data", "indices", "indptr")), file[f"{key}_shape"])
+            for key in ("attr", "adj")
+        )
+        y = torch.from_numpy(file["labels"]).long()
+    x.data = (x.data > 0).astype(np.float32)
+    x.eliminate_zeros()
+    count = np.diff(x.indptr)
+    x.data /= np.repeat(count, count)
+    edges = adjacency.tocoo()
+    edge_index = torch.from_numpy(np.stack([edges.row, edges.col]).astype(np.int64))
+    return _canonical(Data(x=as_csr(x), edge_index=edge_index, y=y))
 
 
-def read_planetoid(raw: Path, files: tuple[str, ...]) -> Data:
+def as_csr(x: sp.csr_matrix) -> torch.Tensor:
+    """A scipy matrix as a CSR tensor with sorted columns; dense where more than a twentieth of it is filled."""
+    if x.nnz > MAX_DENSITY * x.shape[0] * x.shape[1]:
+        return torch.from_numpy(x.toarray())
+    x.sort_indices()
+    pointer, col = (torch.from_numpy(index.astype(np.int64)) for index in (x.indptr, x.indices))
+    return torch.sparse_csr_tensor(pointer, col, torch.from_numpy(x.data), size=x.shape)
+
+
+def read_planetoid(raw: Path, files: tuple[str, ...], sparse: bool = False) -> Data:
     """The eight `ind.NAME.*` files of Planetoid. They are pickles: read them from sources you trust only."""
-    return _canonical(read_planetoid_data(str(raw), files[0].split(".")[1]))
+    data = _canonical(read_planetoid_data(str(raw), files[0].split(".")[1]))
+    if sparse:
+        data.x = as_csr(sp.csr_matrix(data.x.numpy()))
+    return data
 
 
-def read_ogb_csv(raw: Path, files: tuple[str, ...]) -> Data:
+def read_ogb_csv(raw: Path, files: tuple[str, ...], sparse: bool = False) -> Data:
     """OGB's `edge.csv.gz` and `node-feat.csv.gz`: training edges only, as OGB publishes the graph; structure only.
 
     Edge weights and years are left out, repeated edges are merged, and features are kept as they are (embeddings, which
@@ -53,7 +85,7 @@ def read_ogb_csv(raw: Path, files: tuple[str, ...]) -> Data:
     return build(torch.from_numpy(edges.T.copy()), torch.from_numpy(features))
 
 
-def read(reader: Callable[[Path, tuple[str, ...]], Data], raw: Path, files: tuple[str, ...]) -> Data:
+def read(reader: Callable[..., Data], raw: Path, files: tuple[str, ...], sparse: bool = False) -> Data:
     """Run a reader; whatever a broken file makes it raise becomes one error that names the file.
 
     Raises:
@@ -62,7 +94,7 @@ def read(reader: Callable[[Path, tuple[str, ...]], Data], raw: Path, files: tupl
     try:
         with warnings.catch_warnings():  # PyG's reader adds a filter of its own, old pickles warn about moved modules
             warnings.simplefilter("ignore")
-            return reader(raw, files)
+            return reader(raw, files, sparse)
     except MemoryError:
         raise
     except Exception as error:  # unpickling and unzipping broken bytes can raise nearly anything

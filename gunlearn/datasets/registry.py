@@ -134,7 +134,10 @@ def _is_path(name: str) -> bool:
 
 
 def load(
-    name: str | PathLike[str] | Data | nx.Graph, root: str | PathLike[str] | None = None, download: bool = False
+    name: str | PathLike[str] | Data | nx.Graph,
+    root: str | PathLike[str] | None = None,
+    download: bool = False,
+    sparse: bool = False,
 ) -> Data:
     """Load a graph by name, from a folder of the user's, or check one that is already there.
 
@@ -149,6 +152,8 @@ def load(
             `$GUNLEARN_DATA`, else `./data`. Earlier downloads in `$GUNLEARN_CACHE` (default:
             the platform's cache folder) are found too.
         download: fetch missing raw files into the cache.
+        sparse: give bag-of-words features that are mostly zeros as a CSR tensor, a fraction of the memory. All of this
+            package reads it, and so do models whose first layers are linear maps; others want `x.to_dense()`.
 
     Raises:
         DatasetNotFoundError: unknown name, or raw files that are not there; the message says where they were expected.
@@ -166,13 +171,13 @@ def load(
     if name.lower() not in {known.lower() for known in DATASETS} and _is_path(name):
         return from_folder(Path(name).expanduser())
     row = find(name)
-    return row.build() if row.build is not None else _load_raw(row, root, download)
+    return row.build() if row.build is not None else _load_raw(row, root, download, sparse)
 
 
-def _load_raw(row: Dataset, root: str | PathLike[str] | None, download: bool) -> Data:
+def _load_raw(row: Dataset, root: str | PathLike[str] | None, download: bool, sparse: bool) -> Data:
     raw = find_raw(row.folder, row.files, root)
     if raw is not None:
-        return read(row.reader, raw, row.files)
+        return read(row.reader, raw, row.files, sparse)
     if row.pyg_name is None:
         raise not_found(
             row.name, row.folder, row.files, root, f"Get the files from {row.homepage} and unpack them there."
@@ -182,4 +187,4 @@ def _load_raw(row: Dataset, root: str | PathLike[str] | None, download: bool) ->
             row.name, row.folder, row.files, root, "In Python, download=True fetches them where there is a network."
         )
     with downloaded(row.source, row.pyg_name, row.folder, row.files) as raw:
-        return read(row.reader, raw, row.files)
+        return read(row.reader, raw, row.files, sparse)

@@ -8,10 +8,10 @@ from torch_geometric.data import Data
 from torch_geometric.utils import remove_self_loops
 
 from gunlearn._scatter import scatter
-from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
 from gunlearn.nn.attach import message_passing_layers, suspended_caches
 from gunlearn.nn.memo import memo
-from gunlearn.nn.sparse import SparseMatrix, sparse_matrix
+from gunlearn.nn.sparse import SparseMatrix, sparse_features, sparse_matrix
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks import LinkPrediction
 
@@ -61,8 +61,13 @@ def nora(
     mean_degree = degree.mean()
     acc = torch.zeros_like(degree)
     rate = torch.ones_like(degree)
-    for value, grad in reversed(_layer_inputs(model, data)):
-        norm = (value * grad).flatten(1).norm(p=p, dim=1).to(degree.dtype)
+    for value, grad, row in reversed(_layer_inputs(model, data)):
+        product = value * grad
+        if row is None:
+            norm = product.flatten(1).norm(p=p, dim=1)
+        else:  # the stored entries of sparse features; a zero contributes nothing
+            norm = scatter(product.abs().pow(p), row, dim=0, dim_size=num_nodes, reduce="sum").pow(1 / p)
+        norm = norm.to(degree.dtype)
         acc += rate * norm * degree / (degree + beta)
         rate *= 1 - degree / (max(num_nodes - 1, 1) * (mean_degree + beta))
 
@@ -90,21 +95,52 @@ def _adjacency(edge_index: Tensor, num_nodes: int) -> tuple[SparseMatrix, Tensor
     return memo(edge_index, ("nora", num_nodes), build)
 
 
-def _layer_inputs(model: nn.Module, data: Data) -> list[tuple[Tensor, Tensor]]:
-    """Each layer's input and the gradient with respect to it, first layer first."""
+def _layer_inputs(model: nn.Module, data: Data) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+    """Each layer's input, the gradient with respect to it and, of sparse features, the row of each stored entry.
+
+    Features that are bags of words keep their sparse form: neither they nor their gradient are ever dense. The model is
+    handed a stand-in of NaN in their place, so that whatever reads it past our kernels, and would lose gradient, is
+    found out; the dense way is taken then.
+    """
+    features = None if data.x is None else sparse_features(data.x.detach())
+    if features is not None and data.x.dtype == next((p.dtype for p in model.parameters()), None):
+        values = features.matrix.values().detach().requires_grad_()
+        pattern = features.matrix
+        nan = torch.full_like(values, float("nan"))
+        stand_in = torch.sparse_csr_tensor(
+            pattern.crow_indices(), pattern.col_indices(), nan, size=pattern.shape, check_invariants=False
+        )
+        memo(stand_in, "sparse_features", lambda: features.with_values(values))
+        try:
+            found = _captured(model, data, stand_in, values, features.rows)
+        except (RuntimeError, NotImplementedError, GunlearnError):
+            found = None  # a layer that takes no sparse features
+        if found is not None and all(bool(torch.isfinite(grad).all()) for _, grad, _ in found):
+            return found
+    x = data.x
+    if x is not None:
+        x = (x if x.layout == torch.strided else x.to_dense()).detach().requires_grad_()
+    return _captured(model, data, x)
+
+
+def _captured(
+    model: nn.Module, data: Data, x: Tensor | None, values: Tensor | None = None, rows: Tensor | None = None
+) -> list[tuple[Tensor, Tensor, Tensor | None]]:
     captured: list[Tensor] = []
 
     def capture(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        x = args[0] if args else kwargs.get("x")
-        whole, x = x, x[0] if isinstance(x, tuple | list) else x
-        if not isinstance(x, Tensor) or not x.is_floating_point():
+        given = args[0] if args else kwargs.get("x")
+        whole, h = given, given[0] if isinstance(given, tuple | list) else given
+        if values is not None and (h is x or (isinstance(h, SparseMatrix) and h.values is values)):
+            h = values
+        elif not isinstance(h, Tensor) or not h.is_floating_point():
             return args, kwargs
-        if not x.requires_grad:  # behind a frozen embedding, say
-            x = x.detach().requires_grad_()
-            whole = (x, *whole[1:]) if isinstance(whole, tuple | list) else x
+        elif not h.requires_grad:  # behind a frozen embedding, say
+            h = h.detach().requires_grad_()
+            whole = (h, *whole[1:]) if isinstance(whole, tuple | list) else h
             args, kwargs = ((whole, *args[1:]), kwargs) if args else (args, {**kwargs, "x": whole})
-        if all(x is not seen for seen in captured):
-            captured.append(x)
+        if all(h is not seen for seen in captured):
+            captured.append(h)
         return args, kwargs
 
     layers = message_passing_layers(model)
@@ -113,9 +149,8 @@ def _layer_inputs(model: nn.Module, data: Data) -> list[tuple[Tensor, Tensor]]:
     try:
         model.eval()
         view = Data(**{**data.to_dict(), "num_nodes": data.num_nodes})
-        if data.x is not None:
-            x = data.x.to_dense() if data.x.layout != torch.strided else data.x
-            view.x = x.detach().clone().requires_grad_()
+        if x is not None:
+            view.x = x
         with torch.enable_grad(), isolated_rng(), suspended_caches(model):
             out = LinkPrediction().encode(model, view).softmax(dim=-1)
             if not captured or not out.requires_grad:
@@ -126,7 +161,10 @@ def _layer_inputs(model: nn.Module, data: Data) -> list[tuple[Tensor, Tensor]]:
             handle.remove()
         for module, mode in training.items():
             module.training = mode
-    return [(x.detach(), torch.zeros_like(x) if g is None else g) for x, g in zip(captured, grads, strict=True)]
+    return [
+        (h.detach(), torch.zeros_like(h) if g is None else g, rows if h is values else None)
+        for h, g in zip(captured, grads, strict=True)
+    ]
 
 
 def edge_scores(influence: Tensor, edge_index: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ from gunlearn.methods.gradient import freeze
 from gunlearn.methods.loop import TrainArguments
 from gunlearn.methods.result import Result
 from gunlearn.methods.training import train_from_scratch
+from gunlearn.nn import path_of
 from gunlearn.nn.attach import CACHES
+from gunlearn.nn.sparse import dense_parts
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks import Task
 
@@ -102,7 +104,7 @@ def run_method(
         seconds=seconds,
         peak_memory_mb=memory.mb,
         history=[] if state is None else state.log_history,
-        notes=outcome.notes,
+        notes={**outcome.notes, **_path(outcome.model)},
         partition=partition,
         task=task,
         original=original,
@@ -130,9 +132,15 @@ def run_training(
         seconds=state.seconds,
         peak_memory_mb=memory.mb,
         history=state.log_history,
-        notes={"best_epoch": state.best_epoch, "best_val_loss": state.best_metric},
+        notes={"best_epoch": state.best_epoch, "best_val_loss": state.best_metric, **_path(model)},
         task=task,
     )
+
+
+def _path(model: nn.Module) -> dict[str, str]:
+    """Which way the layers ran, CSR products or gather-scatter; nothing where there are no such layers."""
+    path = path_of(model)
+    return {} if path is None else {"path": path}
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -168,9 +176,10 @@ def _fingerprint(settings: list[Any], task: Task, seed: int, model: nn.Module, d
     tensors = {**model.state_dict(), **{f"data.{key}": data[key] for key in sorted(data.keys())}}
     for name, value in tensors.items():
         digest.update(name.encode())
-        if not isinstance(value, Tensor) or value.layout != torch.strided:
+        if not isinstance(value, Tensor):
             digest.update(repr(value).encode())
             continue
         digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        for part in dense_parts(value):
+            digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -69,7 +69,7 @@ def path_of(model: nn.Module) -> str | None:
         parts.append(f"gather-scatter in {len(paths.plain)} of {number} layers ({reasons})")
     if paths.sparse_features:
         parts.append("sparse features")
-    return "; ".join(parts) or "no message passing layer was called"
+    return "; ".join(parts) or "as compiled, or without message passing"
 
 
 @contextmanager
@@ -87,12 +87,11 @@ def fast_path(model: nn.Module) -> Iterator[nn.Module]:
     """
     paths = _PATHS[model] = _Paths()
     overrides: list[Override] = []
-    # A compiled model runs its own kernels, and a copy of the code that overrides would only break up.
-    if kernels_enabled() and not hasattr(model, "_orig_mod"):
+    if not hasattr(model, "_orig_mod"):  # a compiled model runs its own kernels: leave it whole
         for name, module in model.named_modules():
-            if type(module) in LINEAR_MAPS:
+            if type(module) in LINEAR_MAPS and kernels_enabled():
                 overrides.append(SparseLinear(module, name, paths))
-            elif type(module) in LINEAR:
+            elif type(module) in LINEAR and kernels_enabled():
                 overrides.append(FusedPropagate(module, name, paths))
                 overrides.append(FusedForward(module, name, paths, overrides[-1]))
             elif isinstance(module, MessagePassing):

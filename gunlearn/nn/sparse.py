@@ -75,6 +75,11 @@ class SparseMatrix:
     transpose: Tensor
     values: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        """Keep the parts of the matrix at hand: inside `torch.func` transforms it does not give them away."""
+        parts = self.matrix.crow_indices(), self.matrix.col_indices(), self.matrix.values()
+        object.__setattr__(self, "parts", parts)
+
     @property
     def shape(self) -> torch.Size:
         """`[num_rows, num_cols]`."""
@@ -83,7 +88,7 @@ class SparseMatrix:
     @cached_property
     def rows(self) -> Tensor:
         """Row of each stored entry, `[num_entries]`."""
-        count = self.matrix.crow_indices().diff()
+        count = self.parts[0].diff()
         return torch.repeat_interleave(torch.arange(count.numel(), device=count.device), count)
 
     @cached_property
@@ -123,9 +128,9 @@ class SparseMatrix:
         if x.dim() != 2 or x.size(0) != self.shape[1]:
             raise InvalidInputError(f"Expected a matrix of shape [{self.shape[1]}, dim] (got {tuple(x.shape)})")
         if torch._C._functorch.peek_interpreter_stack() is not None:
-            value = self.matrix.values() if self.values is None else self.values
-            out = x.new_zeros(self.shape[0], x.size(1))
-            return out.index_add(0, self.rows, value.unsqueeze(-1) * x[self.matrix.col_indices()])
+            _, col, constant = self.parts
+            messages = (constant if self.values is None else self.values).unsqueeze(-1) * x[col]
+            return x.new_zeros(self.shape[0], x.size(1)).index_add(0, self.rows, messages)
         if self.values is None:
             return _SpMM.apply(self.matrix, self.transpose, x)
         return _LearnedSpMM.apply(self.values, x, self)
@@ -313,6 +318,15 @@ def known_sparse(x: object) -> SparseMatrix | None:
     if x.layout == torch.sparse_csr:
         return sparse_features(x)
     return remembered(x, "sparse_features") if _ENABLED.get() else None
+
+
+def dense_parts(x: Tensor) -> tuple[Tensor, ...]:
+    """The dense tensors that a tensor is made of: itself, or indices and values."""
+    if x.layout == torch.sparse_csr:
+        return x.crow_indices(), x.col_indices(), x.values()
+    if x.layout == torch.sparse_coo:
+        return x._indices(), x._values()
+    return (x,)
 
 
 class EdgePattern:

@@ -108,6 +108,17 @@ def test_planetoid_against_pyg(row, data_root, tmp_path):
     assert torch.allclose(sums[sums > 0], torch.ones(()), atol=1e-5)
 
 
+@pytest.mark.parametrize("row", NPZ + PLANETOID, ids=lambda row: row.name)
+def test_sparse_features_hold_the_same_numbers(row, data_root):
+    need(row, data_root)
+    dense, sparse = load(row.name, root=data_root), load(row.name, root=data_root, sparse=True)
+    filled = float((dense.x != 0).double().mean())
+    assert (sparse.x.layout == torch.sparse_csr) == (filled <= 0.05)  # dense where that is as small and faster
+    torch.testing.assert_close(sparse.x.to_dense() if filled <= 0.05 else sparse.x, dense.x, rtol=1e-6, atol=1e-9)
+    assert torch.equal(sparse.edge_index, dense.edge_index)
+    assert sparse.num_nodes == dense.num_nodes
+
+
 def test_real_root_is_left_alone(data_root, tmp_path, capfd):
     row = DATASETS["Cora"]
     need(row, data_root)

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch_geometric
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -16,7 +17,7 @@ from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.influence import edge_scores, min_max, nora
-from gunlearn.nn import GCN
+from gunlearn.nn import GCN, plain_path
 
 NUM_NODES = 14
 LAYERS = {
@@ -398,3 +399,50 @@ def test_edge_scores_and_min_max():
             min_max(spoiled)
         with pytest.raises(InvalidInputError, match="finite"):
             edge_scores(spoiled, torch.tensor([[0], [2]]))
+
+
+# Sparse features ##############################################################
+
+SPARSE_MODELS = {
+    "gcn": lambda: GCN(80, 8, 4),
+    "gcn_pyg": lambda: torch_geometric.nn.GCN(80, 8, 2, 4),
+    "sage": lambda: torch_geometric.nn.GraphSAGE(80, 8, 2, 4),
+    "gin": lambda: torch_geometric.nn.GIN(80, 8, 2, 4),
+    "gat": lambda: torch_geometric.nn.GAT(80, 8, 2, 4),
+    "linear_first": lambda: torch_geometric.nn.Sequential(
+        "x, edge_index", [(nn.Linear(80, 6), "x -> h"), nn.Tanh(), (GCNConv(6, 4), "h, edge_index -> h")]
+    ),
+    # Reads the features past our kernels as well: the sparse way would lose gradient, and is not taken.
+    "residual": lambda: torch_geometric.nn.Sequential(
+        "x, edge_index",
+        [(GCNConv(80, 4), "x, edge_index -> h"), (lambda x: x[:, :4] * 3, "x -> r"), (lambda h, r: h + r, "h, r -> h")],
+    ),
+    "weight_times_features": lambda: ByHand(),
+}
+
+
+class ByHand(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.weight = GCNConv(80, 4), nn.Parameter(torch.randn(80, 4))
+
+    def forward(self, x, edge_index):
+        return self.conv(x, edge_index) + x @ self.weight
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+@pytest.mark.parametrize("name", SPARSE_MODELS)
+def test_sparse_features_score_alike_and_are_never_dense(name, p):
+    torch.manual_seed(0)
+    model, index = SPARSE_MODELS[name](), graph()
+    x = torch.zeros(NUM_NODES, 80).scatter_(1, torch.randint(80, (NUM_NODES, 3)), torch.rand(NUM_NODES, 3))
+    index = index if isinstance(index, torch.Tensor) else index.edge_index
+    csr = Data(x=x.to_sparse_csr(), edge_index=index, num_nodes=NUM_NODES)
+    with plain_path():
+        expected = nora(model, Data(x=x, edge_index=index, num_nodes=NUM_NODES), p=p)
+    for data in (Data(x=x.clone(), edge_index=index, num_nodes=NUM_NODES), csr):
+        torch.testing.assert_close(nora(model, data, p=p), expected, rtol=1e-4, atol=1e-6)
+    x[0] *= 5  # control: the features matter to the scores
+    with plain_path():
+        other = nora(model, Data(x=x, edge_index=index, num_nodes=NUM_NODES), p=p)
+    assert not torch.allclose(other, expected, rtol=1e-3)

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import gc
+import warnings
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.nn.memo import memo
-from gunlearn.nn.sparse import EdgePattern, gather_inner_product, sparse_features, sparse_matrix
+from gunlearn.nn.sparse import (
+    EdgePattern,
+    PlainPathWarning,
+    argsort,
+    csr,
+    gather_inner_product,
+    lexsort,
+    sddmm,
+    sparse_features,
+    sparse_matrix,
+)
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 DTYPES = [torch.float32, torch.float64]
@@ -124,6 +136,116 @@ def test_product_equals_dense_on_random_matrices(data):
     x = torch.arange(num_cols * 2, dtype=torch.float64).view(num_cols, 2) + 1
     assert torch.equal(matrix @ x, full @ x)
     assert torch.equal(matrix.transpose.to_dense(), full.t())
+
+
+# Values that are learned #####################################################
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(7, 7), (7, 4), (3, 9)])
+@pytest.mark.parametrize("count", [0, 1, 30, 100])  # 100: more entries than places
+def test_gradients_to_values_and_to_x(dtype, size, count):
+    row, col, value = entries(*size, count, dtype=dtype)
+    value = value.requires_grad_()
+    x = torch.randn(size[1], 5, dtype=dtype, requires_grad=True)
+    upstream = torch.randn(size[0], 5, dtype=dtype)
+    matrix = sparse_matrix(row, col, value, size)
+    found = torch.autograd.grad(matrix @ x, (value, x), upstream)
+    out = torch.zeros(size[0], 5, dtype=dtype).index_add(0, row, value.unsqueeze(-1) * x[col])
+    for a, b in zip(found, torch.autograd.grad(out, (value, x), upstream), strict=True):
+        torch.testing.assert_close(a, b, **TOLERANCE[dtype])
+    matrix = sparse_matrix(row, col, value, size)
+    only_values = torch.autograd.grad(matrix @ x.detach(), value, upstream)[0]
+    torch.testing.assert_close(only_values, found[0])
+
+
+def test_the_same_places_with_other_values():
+    row, col, value = entries(9, 9, 20)
+    matrix = sparse_matrix(row, col, value, (9, 9))
+    x = torch.randn(9, 2, dtype=torch.float64)
+    torch.testing.assert_close(matrix.with_values(2 * matrix.matrix.values()) @ x, 2 * (matrix @ x))
+    with pytest.raises(InvalidInputError, match="20 entries"):
+        matrix.with_values(torch.ones(19, dtype=torch.float64))
+
+
+def test_second_order_of_learned_values_is_exact_and_loud():
+    row, col, value = entries(6, 5, 12)
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    value.requires_grad_()
+
+    def f(value, x):
+        return (sparse_matrix(row, col, value, (6, 5)) @ x).pow(3)
+
+    assert gradcheck(f, (value, x))
+    with pytest.warns(PlainPathWarning, match="second-order"):
+        assert gradgradcheck(f, (value, x))
+    with warnings.catch_warnings():  # the first order needs no fallback
+        warnings.simplefilter("error")
+        f(value, x).sum().backward()
+    pattern = EdgePattern(pairs(34, 1100), 34)
+    z = torch.randn(34, 2, dtype=torch.float64, requires_grad=True)
+    with pytest.warns(PlainPathWarning, match="edge scores"):
+        torch.autograd.grad(pattern.inner_product(z).pow(2).sum(), z, create_graph=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [0, 5, 60, 200])
+def test_sampled_product(dtype, count):
+    row, col, value = entries(12, 9, count, dtype=dtype)
+    pattern = csr(row, col, value, (12, 9))
+    a, b = torch.randn(12, 4, dtype=dtype), torch.randn(9, 4, dtype=dtype)
+    rows = torch.repeat_interleave(torch.arange(12), pattern.crow_indices().diff())
+    expected = (a @ b.t())[rows, pattern.col_indices()]
+    torch.testing.assert_close(sddmm(pattern, a, b), expected, **TOLERANCE[dtype])
+
+
+def test_products_refuse_what_does_not_fit():
+    matrix = sparse_matrix(*entries(6, 5, 12), (6, 5))
+    with pytest.raises(InvalidTypeError, match=r"float64.*float32"):
+        matrix @ torch.randn(5, 2)
+    with pytest.raises(InvalidTypeError, match="float16"):
+        matrix @ torch.randn(5, 2).half()
+    with pytest.raises(InvalidInputError, match=r"\[5, dim\]"):
+        matrix @ torch.randn(6, 2, dtype=torch.float64)
+    for row, col in ((6, 0), (0, 5), (-1, 0)):
+        with pytest.raises(InvalidInputError, match="ids"):
+            sparse_matrix(torch.tensor([row]), torch.tensor([col]), torch.ones(1), (6, 5))
+
+
+def test_function_transforms_run_plain():
+    row, col, value = entries(6, 6, 20)
+    matrix = sparse_matrix(row, col, value, (6, 6))
+    pattern, x = EdgePattern(pairs(40, 1200), 40), torch.randn(6, 3, dtype=torch.float64)
+    full = dense(row, col, value, (6, 6))
+    found = torch.func.jacrev(lambda x: matrix @ x)(x)
+    torch.testing.assert_close(found, torch.func.jacrev(lambda x: full @ x)(x))
+    z = torch.randn(40, 3, dtype=torch.float64)
+    found = torch.func.grad(lambda z: pattern.inner_product(z).pow(2).sum())(z)
+    expected = torch.func.grad(lambda z: gather_inner_product(z, pattern.edge_index).pow(2).sum())(z)
+    torch.testing.assert_close(found, expected)
+
+
+@given(st.lists(st.integers(0, 2**40), max_size=30))
+def test_argsort_is_stable(keys):
+    key = torch.tensor(keys, dtype=torch.long)
+    assert torch.equal(argsort(key), torch.sort(key, stable=True)[1])
+    large = key * 2**22  # no room for places beside the key
+    assert torch.equal(large[argsort(large)], large.sort()[0])
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=20))
+def test_lexsort_equals_numpy(pairs):
+    row, col = (torch.tensor([p[k] for p in pairs], dtype=torch.long) for k in (0, 1))
+    assert lexsort(row, col).tolist() == np.lexsort((col.numpy(), row.numpy())).tolist()
+
+
+def test_csr_features_with_unsorted_columns_and_repeats():
+    crow, col = torch.tensor([0, 3, 3, 5]), torch.tensor([2, 0, 2, 1, 0])  # unsorted, a repeat, an empty row
+    value = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+    x = torch.sparse_csr_tensor(crow, col, value, size=(3, 4), check_invariants=False)
+    expected = torch.tensor([[2.0, 0.0, 4.0, 0.0], [0.0, 0.0, 0.0, 0.0], [5.0, 4.0, 0.0, 0.0]])
+    weight = torch.randn(4, 2)
+    torch.testing.assert_close(sparse_features(x) @ weight, expected @ weight)
 
 
 # sparse_features #############################################################
