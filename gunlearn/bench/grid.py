@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, effective_n_jobs
 from torch_geometric.data import Data
 
 from gunlearn.bench.config import Cell, GridConfig
@@ -23,6 +24,7 @@ from gunlearn.datasets import load
 from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError
 from gunlearn.influence import edge_scores, nora
 from gunlearn.methods import Method, Result, run_method
+from gunlearn.methods.distributed import world_size
 from gunlearn.methods.result import versions
 from gunlearn.metrics import LinkEvaluator
 from gunlearn.metrics.link import EdgeProbabilities
@@ -35,34 +37,47 @@ FIGURES = (
     "js_forget", "js_test", "js_retain", "js_floor_forget", "js_floor_test", "js_floor_retain",
     "seconds", "seconds_per_epoch", "epochs", "peak_memory_mb",
 )  # fmt: skip
+_ALONE = threading.Lock()
 _FORMAT = 1  # raise it when rows change, so that old ones are not taken for new ones
 
 
-def run_grid(config: GridConfig, out: str | Path, progress: bool = False, n_jobs: int = 1) -> list[dict[str, Any]]:
+def run_grid(
+    config: GridConfig, out: str | Path, progress: bool = False, n_jobs: int | None = None
+) -> list[dict[str, Any]]:
     """Run all cells, write `rows.jsonl` as it goes, then `results.json`, `results.csv` and `report.html`.
 
-    Rows that are in `rows.jsonl` with the same settings are not computed again; failed ones are tried again.
+    Rows that are in `rows.jsonl` with the same settings are not computed again; failed ones are tried again. Inside
+    `joblib.parallel_config` (or `cluster`) the cells go to that backend, on other machines too if they see the same
+    folders under the same names.
 
     Args:
         config: what to run.
         out: folder of the outputs.
         progress: bars and one line per finished row on standard error.
-        n_jobs: processes; one cell runs in one process.
+        n_jobs: processes; one cell runs in one process. `None` is what `joblib.parallel_config` says, else 1.
 
     Returns:
         One row per cell and method: the untouched model and the retrained one first, then the methods as asked.
 
     Raises:
         GunlearnError: the data, the split or the request cannot be had; a method's failure is a row with an `error`.
+        InvalidInputError: started by `accelerate launch` in several processes, which would all write the same files.
     """
     from gunlearn.report import grid_report
 
     if n_jobs == 0:
         raise InvalidInputError("Expected 'n_jobs' of at least 1, or -1 for all processors (got 0)")
-    out = Path(out)
-    RowStore(out / ROWS).repair()
+    if world_size() > 1:
+        raise InvalidInputError(
+            f"Expected a grid to be started once (got {world_size()} launched processes); cells run side by side with "
+            "'n_jobs' or a backend of joblib, 'accelerate launch' is for scripts that call 'train' and 'unlearn'"
+        )
+    # Workers may have been started in other folders.
+    out = Path(out).resolve()
+    root = None if config.root is None else Path(config.root).resolve()
+    config = replace(config, root=root, models=Path(config.models or out / "models").resolve())
     # Bars of several processes would overwrite each other; in a file they are noise.
-    bars = progress and n_jobs == 1 and sys.stderr.isatty()
+    bars = progress and effective_n_jobs(n_jobs) == 1 and sys.stderr.isatty()
     jobs = (delayed(run_cell)(cell, config, out, progress, bars) for cell in config.cells())
     rows = [row for cell_rows in Parallel(n_jobs=n_jobs)(jobs) for row in cell_rows]
     atomic_write(out / "results.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
@@ -74,8 +89,8 @@ def run_grid(config: GridConfig, out: str | Path, progress: bool = False, n_jobs
 def run_cell(
     cell: Cell, config: GridConfig, out: Path, progress: bool = False, bars: bool = False
 ) -> list[dict[str, Any]]:
-    """All rows of one cell."""
-    with _threads(config.threads):
+    """All rows of one cell; in each process one cell at a time, since runs use the process's random state."""
+    with _ALONE, _threads(config.threads):
         device = resolve_device(config.device)
         data = link_split(load(cell.dataset, config.root), seed=cell.seed, protocol=cell.protocol).to(device)
         methods, store = config.plan(), RowStore(out / ROWS)
@@ -89,11 +104,10 @@ def run_cell(
         keys = [_key([*settings, name, None if m is None else m.config()]) for name, m in wanted]
         rows = {key: row for key, row in store.read().items() if not row.get("error")}
         if any(key not in rows for key in keys):
-            problem = _Problem(cell, config, data, Path(config.models or out / "models"), bars)
+            problem = _Problem(cell, config, data, Path(config.models), bars)
             for key, (name, method) in zip(keys, wanted, strict=True):
                 if key not in rows:
-                    rows[key] = plain({"key": key, **problem.row(name, method)})
-                    store.append(rows[key])
+                    rows[key] = store.add(plain({"key": key, **problem.row(name, method)}))
                     if progress:
                         print(_line(rows[key]), file=sys.stderr, flush=True)
         return [rows[key] for key in keys]

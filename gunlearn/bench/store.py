@@ -8,18 +8,41 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gunlearn.errors import CheckpointError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 #: Fields that hold lists for plots; they are not in the CSV.
 PLOT_FIELDS = ("curve", "hist_forget")
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[int]:
+    """Have the file `path` (made where absent) for oneself, among the processes of all machines that see it.
+
+    Yields a descriptor to append with. A process that is killed lets go. Where the system has no such locks (Windows),
+    nobody waits.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 class RowStore:
-    """Rows in a file of JSON lines, each known by its `key`.
+    """Rows in a file of JSON lines, each known by its `key`; processes of several machines may add to it.
 
     Args:
         path: the file; made when the first row comes.
@@ -31,34 +54,38 @@ class RowStore:
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Rows by key, the newest where there are several; lines that do not parse (a killed write) are left out."""
-        if not self.path.is_file():
-            return {}
-        rows = {}
-        for line in self.path.read_bytes().splitlines():
-            try:
-                row = json.loads(line)
-                rows[row["key"]] = row
-            except (ValueError, TypeError, KeyError):
-                continue
-        return rows
+        return _parse(self.path.read_bytes()) if self.path.is_file() else {}
 
-    def repair(self) -> None:
-        """End a line that was cut off, so that the next row starts on its own."""
-        if self.path.is_file() and self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n"):
-            self._write(b"\n")
+    def add(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Append a row, unless there is one of its key without an error.
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Add a row: one write at the end of the file, so that processes do not mix their lines."""
-        self._write(json.dumps(row, allow_nan=False).encode() + b"\n")
+        So a cell that was given to a second worker, because the first seemed dead, leaves each row once.
 
-    def _write(self, line: bytes) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
+        Returns:
+            The row that stands in the file.
+        """
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        with locked(self.path) as descriptor:
+            before = self.path.read_bytes()
+            kept = _parse(before).get(row["key"])
+            if kept is not None and not kept.get("error"):
+                return kept
+            if before and not before.endswith(b"\n"):  # a killed write: the new row starts on its own line
+                line = b"\n" + line
             os.write(descriptor, line)
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        return row
+
+
+def _parse(lines: bytes) -> dict[str, dict[str, Any]]:
+    rows = {}
+    for line in lines.splitlines():
+        try:
+            row = json.loads(line)
+            rows[row["key"]] = row
+        except (ValueError, TypeError, KeyError):
+            continue
+    return rows
 
 
 def plain(value: Any) -> Any:

@@ -47,7 +47,10 @@ class Run:
         num_layers: Number of its convolutions.
         method_arg: Option of a method, METHOD.KEY=VALUE, or KEY=VALUE for each method that has it. Can be repeated.
         device: Where to compute; auto takes CUDA where there is one.
-        n_jobs: Processes; each takes one seed at a time.
+        n_jobs: Processes; each takes one seed at a time. 1 by default, on a cluster as many as it has.
+        backend: Who runs them: processes of this machine, or the workers of a Dask or Ray cluster that see the same
+            folders.
+        address: Of that cluster; without one, workers are started on this machine.
         threads: Threads of each process.
         progress: Show no bars and no lines of progress.
         debug: Show the traceback of an error.
@@ -82,7 +85,9 @@ class Run:
     num_layers: int = 2
     method_arg: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
     device: Literal["cpu", "cuda", "auto"] = "cpu"
-    n_jobs: int = 1
+    n_jobs: Whole = None
+    backend: Literal["loky", "dask", "ray"] = "loky"
+    address: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="")] = None
     threads: Whole = None
     progress: Flag = True
     debug: Flag = False
@@ -127,11 +132,13 @@ class Run:
 
     def __call__(self) -> int:
         """Run the grid; 1 if every method failed."""
-        from gunlearn.bench import run_grid
+        from gunlearn.bench import cluster, run_grid
         from gunlearn.report import rich_table
 
         try:
-            rows = run_grid(self.config(), self.folder, self.progress, self.n_jobs)
+            config = self.config()
+            with cluster(self.backend, self.address, self.n_jobs):
+                rows = run_grid(config, self.folder, self.progress)
         except KeyboardInterrupt:
             from gunlearn.bench.grid import ROWS
             from gunlearn.bench.store import RowStore
