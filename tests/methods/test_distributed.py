@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError, MissingExtraError, UnsupportedModelError
 from gunlearn.losses import NLL, NPO, GradientAscent, Prediction
-from gunlearn.methods import INPO
+from gunlearn.methods import INPO, NPOMethod
 from gunlearn.methods.distributed import Processes, processes, world_size
 from gunlearn.methods.targets import ScoreTarget
 from gunlearn.nn.sparse import EdgePattern
@@ -31,8 +31,8 @@ accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixe
 --main_process_port 0
 """.split()  # noqa: SIM905 - reads as on the command line; without a GPU the processes meet on the CPU
 COMPARED = [
-    "train", "npo", "graddiff", "inpo:paper", "inpo:default", "inpo:unseen", "one edge", "until", "early stopping",
-    "pyg", "autoencoder", "images", "batches", "whole", "resumed",
+    "train", "npo", "graddiff", "inpo:paper", "inpo:default", "inpo:unseen", "graddiff in batches", "npo on samples",
+    "one edge", "until", "early stopping", "pyg", "autoencoder", "images", "batches", "whole", "resumed",
 ]  # fmt: skip
 needs_accelerate = pytest.mark.skipif(
     importlib.util.find_spec("accelerate") is None, reason="needs accelerate: pip install 'gunlearn[distributed]'"
@@ -201,6 +201,15 @@ def test_the_gradient_of_the_paper_matters(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(INPO, "prepare", lambda self, problem: False)
     without = run("inpo:paper", trained_model(), make_data(), epochs=10)
     assert distance(with_it.model.state_dict(), without.model.state_dict()) > 1e-4
+
+
+def test_the_scale_of_a_gradient_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: the comparison of "npo" would notice a sum over processes in place of the mean."""
+    options = {"epochs": 10, "weight_decay": 0.1}
+    mean = run("npo", trained_model(), make_data(), **options)
+    monkeypatch.setattr(NPOMethod, "objective", lambda self, usual=NPOMethod.objective: 2.0 * usual(self))
+    total = run("npo", trained_model(), make_data(), **options)
+    assert distance(mean.model.state_dict(), total.model.state_dict()) > 1e-4
 
 
 def test_letting_go_matters(monkeypatch: pytest.MonkeyPatch) -> None:
