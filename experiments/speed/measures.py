@@ -65,7 +65,7 @@ def memory(
     watched = Memory(device)
     method = INPO(mode=mode, dataset=dataset, epochs=steps, lr=STILL)
     if side == "ours":
-        data, request = official(dataset, root, ratio, device)
+        data, request = official(dataset, root, ratio, device, sparse=True)
         partition, model = request.resolve(data), new_model(data.num_features, 128, device)
         watched.end("load")
         run_method(method, model, partition, TASK, SEED, [Watch(device, watched)])
@@ -118,7 +118,7 @@ def run(
     data, request = official(dataset, root, ratio, device)
     base = ModelStore(models, Recipe(epochs=base_epochs), TASK).base(data, SEED).model
     method = INPO(mode=mode, dataset=dataset, epochs=epochs)
-    graph = PlainGraph.of(cold(data, request))
+    graph, data = PlainGraph.of(cold(data, request)), official(dataset, root, ratio, device, sparse=True)[0]
     out: dict[str, Any] = {"ours": [], "setup": [], "step": [], "evaluation": []}
     for _ in range(repeats):
         partition = cold(data, request)

@@ -23,9 +23,11 @@ SEED = 42
 FORGET_SHARE = 0.001
 
 
-def official(dataset: str, root: str | None, ratio: float, device: str = "cpu") -> tuple[Data, ForgetEdges]:
-    """Split and request of the official INPO code."""
-    data = link_split(load(dataset, root), seed=SEED, protocol="inpo").to(device)
+def official(
+    dataset: str, root: str | None, ratio: float, device: str = "cpu", sparse: bool = False
+) -> tuple[Data, ForgetEdges]:
+    """Split and request of the official INPO code; bag-of-words features sparse, as the command line reads them."""
+    data = link_split(load(dataset, root, sparse=sparse), seed=SEED, protocol="inpo").to(device)
     return data, ForgetEdges(ratio=ratio, seed=SEED, protocol="inpo")
 
 

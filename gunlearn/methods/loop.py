@@ -109,7 +109,9 @@ def fit(
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
-    optimizer = torch.optim.Adam(parameters, lr=args.lr, weight_decay=args.weight_decay)
+    # One kernel for all parameters, where there is one: several times as fast as a pass per operation.
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    optimizer = torch.optim.Adam(parameters, lr=args.lr, weight_decay=args.weight_decay, fused=fused)
     state, control, best = TrainState(max_epochs=args.epochs), TrainControl(), None
     if args.checkpoint_dir is not None:
         saved = load_checkpoint(args.checkpoint_dir, args.fingerprint)

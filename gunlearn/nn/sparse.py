@@ -138,9 +138,7 @@ class SparseMatrix:
 
 def _with(pattern: Tensor, values: Tensor) -> Tensor:
     """CSR tensor with the places of `pattern`."""
-    return torch.sparse_csr_tensor(
-        pattern.crow_indices(), pattern.col_indices(), values, size=pattern.shape, check_invariants=False
-    )
+    return _assemble(pattern.crow_indices(), pattern.col_indices(), values, tuple(pattern.shape))
 
 
 def _product(matrix: Tensor, x: Tensor, add_to: Tensor | None = None) -> Tensor:
@@ -245,8 +243,18 @@ def csr(row: Tensor, col: Tensor, value: Tensor, size: tuple[int, int]) -> Tenso
 
 def _csr(row: Tensor, col: Tensor, value: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     order = lexsort(row, col)
-    crow = torch._convert_indices_from_coo_to_csr(row[order], size[0])
-    return torch.sparse_csr_tensor(crow, col[order], value[order], size=size, check_invariants=False), order
+    return _assemble(*_compressed(row[order], col[order], size), value[order], size), order
+
+
+def _compressed(row: Tensor, col: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Row pointer and columns of sorted entries; 32 bits where they do, which is what the kernels work with."""
+    pointer = torch._convert_indices_from_coo_to_csr(row, size[0])
+    small = max(row.numel(), *size) < 2**31
+    return (pointer.int(), col.int()) if small else (pointer, col)
+
+
+def _assemble(pointer: Tensor, col: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
+    return torch.sparse_csr_tensor(pointer, col, value, size=size, check_invariants=False)
 
 
 def sparse_matrix(row: Tensor, col: Tensor, value: Tensor, size: tuple[int, int]) -> SparseMatrix:
@@ -335,17 +343,18 @@ class EdgePattern:
     Args:
         edge_index: node pairs `[2, num_pairs]`; repeated pairs and self pairs are allowed.
         num_nodes: number of rows of the embeddings.
+        keep: remember the scores of embeddings that need no gradient (a reference model's) as long as these live.
 
     Raises:
         InvalidInputError: a wrong shape, or ids outside `[0, num_nodes)` (the kernels would read and write elsewhere).
     """
 
-    def __init__(self, edge_index: Tensor, num_nodes: int) -> None:
+    def __init__(self, edge_index: Tensor, num_nodes: int, keep: bool = False) -> None:
         """See the class."""
         if edge_index.dim() != 2 or edge_index.size(0) != 2:
             raise InvalidInputError(f"Expected 'edge_index' of shape [2, num_pairs] (got {tuple(edge_index.shape)})")
         _check_ids("node", edge_index, num_nodes)
-        self.edge_index, self.num_nodes = edge_index, num_nodes
+        self.edge_index, self.num_nodes, self.keep = edge_index, num_nodes, keep
 
     @cached_property
     def upper(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -353,16 +362,22 @@ class EdgePattern:
         row, col = self.edge_index
         # Columns need no order within a row on CPU; pairs sorted by row (a sampler's, a coalesced graph's) stay.
         if row.device.type == "cpu" and bool((row[1:] >= row[:-1]).all()):
-            return torch._convert_indices_from_coo_to_csr(row, self.num_nodes), col, None
-        order = argsort(row * self.num_nodes + col)
-        return torch._convert_indices_from_coo_to_csr(row[order], self.num_nodes), col[order], order
+            return (*_compressed(row, col, self.size), None)
+        return self._sorted(row, col)
 
     @cached_property
     def lower(self) -> tuple[Tensor, Tensor, Tensor]:
         """The same for the pairs the other way round, which the gradient needs."""
-        row, col = self.edge_index.flip(0)
-        order = argsort(row if row.device.type == "cpu" else row * self.num_nodes + col)
-        return torch._convert_indices_from_coo_to_csr(row[order], self.num_nodes), col[order], order
+        return self._sorted(*self.edge_index.flip(0))
+
+    def _sorted(self, row: Tensor, col: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        order = argsort(row) if row.device.type == "cpu" else lexsort(row, col)
+        return (*_compressed(row[order], col[order], self.size), order)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Of the matrix whose places the pairs are."""
+        return self.num_nodes, self.num_nodes
 
     def inner_product(self, z: Tensor) -> Tensor:
         """`<z_u, z_v>` for every pair: `[num_pairs]`; differentiable to any order.
@@ -374,6 +389,11 @@ class EdgePattern:
         """
         if z.size(0) != self.num_nodes:
             raise InvalidInputError(f"Expected embeddings of {self.num_nodes} nodes (got {z.size(0)} rows)")
+        if self.keep and not z.requires_grad:
+            return memo(z, self, lambda: self._scores(z))
+        return self._scores(z)
+
+    def _scores(self, z: Tensor) -> Tensor:
         num_pairs = self.edge_index.size(1)
         # Few pairs are as fast without the kernel; more than all N * N places (repeats) it refuses.
         if not kernels_enabled() or z.dtype not in KERNEL_DTYPES or not 1024 <= num_pairs <= self.num_nodes**2:
@@ -390,8 +410,7 @@ class _InnerProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z: Tensor, pattern: EdgePattern) -> Tensor:
         pointer, col, order = pattern.upper
-        size = (pattern.num_nodes, pattern.num_nodes)
-        empty = torch.sparse_csr_tensor(pointer, col, z.new_zeros(col.numel()), size=size, check_invariants=False)
+        empty = _assemble(pointer, col, z.new_zeros(col.numel()), pattern.size)
         dense = z.contiguous()
         score = torch.sparse.sampled_addmm(empty, dense, dense.t(), beta=0.0).values()
         ctx.save_for_backward(z)  # the input itself: a copy made here would be a constant in the second derivative
@@ -406,9 +425,8 @@ class _InnerProduct(torch.autograd.Function):
             u, v = pattern.edge_index
             out = torch.zeros_like(z).index_add(0, u, grad.unsqueeze(-1) * z[v])
             return out.index_add(0, v, grad.unsqueeze(-1) * z[u]), None
-        size, dense, out = (pattern.num_nodes, pattern.num_nodes), z.contiguous(), None
+        dense, out = z.contiguous(), None
         for pointer, col, order in (pattern.upper, pattern.lower):
             value = grad.contiguous() if order is None else grad[order]
-            half = torch.sparse_csr_tensor(pointer, col, value, size=size, check_invariants=False)
-            out = _product(half, dense, add_to=out)
+            out = _product(_assemble(pointer, col, value, pattern.size), dense, add_to=out)
         return out, None

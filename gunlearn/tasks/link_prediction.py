@@ -91,7 +91,7 @@ class EdgeParts(Parts):
             self._fixed["forget"] = self._items(forget, 1.0, embeddings=True)
 
     def _items(self, edge_index: Tensor, label: float, **options: Any) -> EdgeItems:
-        pattern = EdgePattern(edge_index, self.num_nodes)
+        pattern = EdgePattern(edge_index, self.num_nodes, keep=options.get("fixed", True))
         return EdgeItems((pattern,), torch.full((edge_index.size(1),), label, device=edge_index.device), **options)
 
     def strata(self) -> Tensor:
@@ -178,16 +178,19 @@ class LinkPrediction(Task):
 
     def decode(self, model: nn.Module, outputs: Tensor, items: EdgeItems) -> Prediction:
         """Bernoulli prediction of each pair; `logits` `[num_items]` are the scores."""
+        ends = outputs[items.edge_label_index.t()] if items.embeddings else None
         if hasattr(model, "decode"):
             score = model.decode(outputs, items.edge_label_index, **_as_logits(model))
             if not isinstance(score, Tensor) or score.numel() != items.label.numel():
                 got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
                 raise UnsupportedModelError(f"Expected 'decode' to score {items.label.numel()} pairs (got {got})")
             score = score.reshape(-1)
+        elif ends is not None:  # gathered already: the gradient comes back in one piece as well
+            score = (ends[:, 0] * ends[:, 1]).sum(dim=-1)
         else:
-            score = torch.cat([chunk.inner_product(outputs) for chunk in items.chunks])
+            score = [chunk.inner_product(outputs) for chunk in items.chunks]
+            score = score[0] if len(score) == 1 else torch.cat(score)
         sign = 2 * items.label - 1
-        ends = outputs[items.edge_label_index.t()] if items.embeddings else None
         weight = None if items.weight is None else items.weight.to(score)
         return Prediction(log_prob=logsigmoid(sign * score), logits=score, embeddings=ends, weight=weight)
 

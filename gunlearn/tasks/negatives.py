@@ -31,6 +31,10 @@ class NegativeSampler:
             loops = int((self.known // num_nodes == self.known % num_nodes).sum())
             if self.known.numel() - loops >= num_nodes * (num_nodes - 1):
                 raise InvalidInputError("Expected a graph with absent edges to draw from (got a complete graph)")
+            # Most pairs are no edges, and one look into a table of the keys' last bits says so.
+            self.last_bits = 2 ** min(max(64 * self.known.numel(), 1).bit_length(), 27) - 1
+            self.table = torch.zeros(self.last_bits + 1, dtype=torch.bool, device=self.device)
+            self.table[self.known & self.last_bits] = True
 
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `[2, num_samples]` pairs in the order of their rows; pairs may repeat.
@@ -42,19 +46,22 @@ class NegativeSampler:
         key = self._draw(num_samples, generator)
         while True:  # replace what was refused, until nothing is
             key = sort(key)  # sorted queries are found faster, and the pairs' CSR pattern needs this order anyway
-            refused = self._refused(key)
+            u = key // self.num_nodes
+            v = key - u * self.num_nodes
+            refused = self._refused(key, u == v)
             count = int(refused.sum())
             if count == 0:
-                return torch.stack([key // self.num_nodes, key % self.num_nodes])
+                return torch.stack([u, v])
             key = torch.cat([key[~refused], self._draw(count, generator)])
 
     def _draw(self, size: int, generator: torch.Generator | None) -> Tensor:
         u, v = torch.randint(self.num_nodes, (2, size), generator=generator, device=self.device)
         return u * self.num_nodes + v
 
-    def _refused(self, key: Tensor) -> Tensor:
-        refused = key % (self.num_nodes + 1) == 0  # u * n + u
-        if self.known is not None and self.known.numel():
-            slot = torch.searchsorted(self.known, key).clamp_(max=self.known.numel() - 1)
-            refused |= self.known[slot] == key
-        return refused
+    def _refused(self, key: Tensor, loop: Tensor) -> Tensor:
+        if self.known is None or not self.known.numel():
+            return loop
+        suspect = self.table[key & self.last_bits].nonzero().view(-1)
+        slot = torch.searchsorted(self.known, key[suspect]).clamp_(max=self.known.numel() - 1)
+        loop[suspect] |= self.known[slot] == key[suspect]
+        return loop
