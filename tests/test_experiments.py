@@ -52,3 +52,39 @@ def test_order_of_the_ablation() -> None:
     for level in ("0.80", "0.85", "0.90"):
         full, without_scaling, plain = (at[c][f"retain_auc_at_{level}"] for c in ("INPO", "NPO+GD+TE", "NPO+GD"))
         assert full > without_scaling > plain
+
+
+SPEED = Path(__file__).parent.parent / "experiments" / "speed" / "results.json"
+
+
+def speed(case: str) -> dict:
+    if not SPEED.is_file():
+        pytest.skip("experiments/speed/results.json is not committed")
+    row = {row["case"]: row for row in json.loads(SPEED.read_text())}[case]
+    assert not row["smoke"]
+    assert row["threads"] == 1
+    return row
+
+
+@pytest.mark.parametrize("case", ["step-CS", "step-DBLP"])
+def test_a_step_is_ten_times_as_fast_in_half_the_memory(case: str) -> None:
+    row = speed(case)
+    assert row["repeats"] >= 5
+    assert row["ratio"] == pytest.approx(row["plain_s"] / row["ours_s"])
+    assert row["ratio"] >= 10
+    assert row["ours_mb"] <= row["plain_mb"] / 2
+
+
+def test_a_whole_run_and_retraining() -> None:
+    assert speed("run-CS")["ratio"] >= 8
+    assert speed("run-CS-default")["ratio"] >= 8
+    assert speed("retrain-CS-default")["ratio"] >= 5
+
+
+def test_ten_million_edges() -> None:
+    large, small = speed("scale-1e7"), speed("scale-1e5")
+    assert large["edges"] >= 0.99e7
+    assert large["sizes"]["features"] == 128
+    assert large["ours_mb"] + (large["ours_load_mb"] or 0) <= 20 * 1024
+    assert large["ours_s"] / large["edges"] <= 4 * small["ours_s"] / small["edges"]
+    assert large["ours_s"] <= 4 * large["bound_s"]

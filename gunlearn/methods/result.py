@@ -120,7 +120,8 @@ class Result:
         """One line."""
         cost = "" if self.epochs is None else f", {self.epochs} epochs"
         cost += "" if self.seconds is None else f", {self.seconds:.1f} s"
-        return f"Result({self.method}, {self.mode}, seed={self.seed}, forgot {self.num_forget}{cost})"
+        path = f"; {self.notes['path']}" if "path" in self.notes else ""
+        return f"Result({self.method}, {self.mode}, seed={self.seed}, forgot {self.num_forget}{cost}{path})"
 
 
 def versions() -> dict[str, str]:

@@ -57,5 +57,8 @@ class GCN(nn.Module):
         h = sparse_features(x)
         h = x if h is None else h
         for conv in self.convs[:-1]:
-            h = torch.dropout(conv(h, edge_index, edge_weight).relu(), self.dropout, self.training)
+            h = conv(h, edge_index, edge_weight)
+            h = h.relu_() if conv.fresh and not torch.compiler.is_compiling() else h.relu()
+            if self.dropout:
+                h = torch.dropout(h, self.dropout, self.training)
         return self.convs[-1](h, edge_index, edge_weight)

@@ -87,6 +87,7 @@ def fast_path(model: nn.Module) -> Iterator[nn.Module]:
     """
     paths = _PATHS[model] = _Paths()
     overrides: list[Override] = []
+    native: dict[str, InfluenceAwareConv] = {}  # these fuse by themselves, and tell
     if not hasattr(model, "_orig_mod"):  # a compiled model runs its own kernels: leave it whole
         for name, module in model.named_modules():
             if type(module) in LINEAR_MAPS and kernels_enabled():
@@ -94,6 +95,8 @@ def fast_path(model: nn.Module) -> Iterator[nn.Module]:
             elif type(module) in LINEAR and kernels_enabled():
                 overrides.append(FusedPropagate(module, name, paths))
                 overrides.append(FusedForward(module, name, paths, overrides[-1]))
+            elif isinstance(module, InfluenceAwareConv):
+                native[name], module.ran = module, None
             elif isinstance(module, MessagePassing):
                 overrides.append(Watched(module, name, paths))
     installed: list[Override] = []
@@ -105,6 +108,10 @@ def fast_path(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for override in reversed(installed):
             override.uninstall()
+        for name, layer in native.items():
+            if layer.ran is not None:
+                (paths.plain if layer.ran == "plain" else paths.fused)[name] = type(layer).__name__
+                paths.sparse_features |= layer.ran == "csr sparse"
 
 
 @dataclass(frozen=True)
@@ -152,16 +159,12 @@ class _Recorded(Override):
 
 
 class Watched(_Recorded):
-    """Tells which way a layer went that fuses itself, or cannot be fused."""
+    """Records the passes of a layer that cannot be fused."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the layer."""
-        out = self.original(*args, **kwargs)
-        native = isinstance(self.layer, InfluenceAwareConv)
-        self.record(None if native and self.layer.fused else "")
-        if native and any(isinstance(a, SparseMatrix) for a in (*args, *kwargs.values())):
-            self.paths.sparse_features = True
-        return out
+        self.record("")
+        return self.original(*args, **kwargs)
 
 
 class SparseLinear(_Recorded):

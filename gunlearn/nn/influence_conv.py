@@ -59,7 +59,7 @@ class InfluenceAwareConv(MessagePassing):
         self.lin = nn.Linear(in_channels, out_channels, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self._scale: _Scale | None = None  # set by `MessageScale`
-        self.fused = False  # whether the last pass was a CSR product
+        self.ran: str | None = None  # how the last pass went: "csr", "csr sparse" (features) or "plain"
 
     def reset_parameters(self) -> None:
         """Draw new weights (torch's `Linear` default) and zero the bias."""
@@ -76,13 +76,19 @@ class InfluenceAwareConv(MessagePassing):
             raise InvalidInputError("Expected a plain 'edge_index' of shape [2, num_edges] (got a sparse adjacency)")
         plain = self._needs_plain_path(h, edge_weight)
         if not torch.compiler.is_compiling():
-            self.fused = not plain
+            self.ran = "plain" if plain else "csr sparse" if isinstance(x, SparseMatrix) else "csr"
         if plain:
             index, weight = self._normalised(edge_index, edge_weight, h.size(0), h.dtype)
             out = self.propagate(index, x=h, edge_weight=weight)
         else:
             out = self._adjacency(edge_index, edge_weight, h.size(0), h.dtype) @ h
         return out if self.bias is None else out.add_(self.bias)  # a sum nobody else has seen: no need for a copy
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the last output is the caller's alone, free to be changed in place."""
+        hooked = self._forward_hooks or self._backward_hooks or self._backward_pre_hooks or "forward" in self.__dict__
+        return self.ran is not None and self.ran != "plain" and not hooked
 
     def message(self, x_j: Tensor, edge_weight: Tensor) -> Tensor:
         """The normalised, scaled message `[num_edges, out_channels]`."""
