@@ -21,6 +21,7 @@ from gunlearn.influence import min_max, nora
 from gunlearn.losses import NLL
 from gunlearn.methods import INPO, run_method
 from gunlearn.metrics import LinkEvaluator
+from gunlearn.seed import isolated_rng
 from gunlearn.tasks import LinkPrediction
 from gunlearn.tasks.negatives import NegativeSampler
 
@@ -34,7 +35,9 @@ def problem():
     keep = torch.rand(graph.x.shape, generator=torch.Generator().manual_seed(0)) < 0.04
     graph.x = torch.where(keep, graph.x, 0).double()
     data = gu.link_split(graph, seed=0)
-    model = gu.train(gu.GCN(100, 16, 8).double(), data, epochs=30, eval_every=30).model
+    with isolated_rng(0):  # drawn weights decide which edges are let go from the start
+        fresh = gu.GCN(100, 16, 8).double()
+    model = gu.train(fresh, data, epochs=30, eval_every=30).model
     return model, gu.ForgetEdges(ratio=0.1, seed=0).resolve(data)
 
 
