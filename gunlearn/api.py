@@ -228,6 +228,8 @@ def _check_data(data: Any) -> None:
     if not isinstance(data, Data):
         raise InvalidTypeError(f"Expected 'data' to be a torch_geometric Data (got {type(data).__name__})")
     x = data.get("x")
+    if isinstance(x, Tensor) and x.layout not in (torch.strided, torch.sparse_csr):
+        raise InvalidInputError(f"Expected dense or CSR features 'x' (got {x.layout}); pass x.to_sparse_csr()")
     if isinstance(x, Tensor) and x.is_floating_point():
         values = x.values() if x.layout == torch.sparse_csr else x
         if not torch.isfinite(values).all():

@@ -7,7 +7,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,9 +109,6 @@ class ModelStore:
             except CheckpointError:
                 result = make()
                 self._save(result, directory)
-            finally:
-                with suppress(OSError):  # gone already, or a system that keeps open files
-                    lock.unlink()
         return result
 
     def _save(self, result: Result, directory: Path) -> None:

@@ -20,8 +20,7 @@ from torch_geometric.transforms import NormalizeFeatures
 from gunlearn.datasets.locate import cache_folder, missing_files, writable_cache
 from gunlearn.datasets.own import build
 from gunlearn.errors import DatasetNotFoundError, GunlearnError, InvalidInputError
-
-MAX_DENSITY = 0.05  # above it a sparse product is slower than a dense one, and its matrix hardly smaller
+from gunlearn.nn.sparse import MAX_DENSITY
 
 
 def _canonical(data: Data) -> Data:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
@@ -66,7 +68,11 @@ def nora(
         if row is None:
             norm = product.flatten(1).norm(p=p, dim=1)
         else:  # the stored entries of sparse features; a zero contributes nothing
-            norm = scatter(product.abs().pow(p), row, dim=0, dim_size=num_nodes, reduce="sum").pow(1 / p)
+            size = product.abs()
+            if p == math.inf:
+                norm = scatter(size, row, dim=0, dim_size=num_nodes, reduce="max")
+            else:
+                norm = scatter(size.pow(p), row, dim=0, dim_size=num_nodes, reduce="sum").pow(1 / p)
         norm = norm.to(degree.dtype)
         acc += rate * norm * degree / (degree + beta)
         rate *= 1 - degree / (max(num_nodes - 1, 1) * (mean_degree + beta))

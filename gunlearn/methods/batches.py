@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch_geometric import typing as pyg
 from torch_geometric.data import Data
 
-from gunlearn.errors import InvalidInputError, MissingExtraError, UnsupportedMethodError
+from gunlearn.errors import GunlearnError, InvalidInputError, MissingExtraError, UnsupportedMethodError
 from gunlearn.methods.callbacks import Callback, TrainState
 from gunlearn.nn.subgraph import Subgraph, k_hop_subgraph, part_of, propagation_depth
 from gunlearn.seed import isolated_rng
@@ -230,27 +230,42 @@ def small_subgraph(
 ) -> tuple[Subgraph, int] | None:
     """The subgraph that the outputs of `seeds` depend on, and its number of hops.
 
-    `None` where it holds more than half of the edges, or does not give the outputs of the whole graph (see `is_exact`);
-    `always` gives it all the same.
+    `None` where it holds more than half of the edges, or the model does not give on it the outputs of the whole graph
+    (see `is_exact`): it may hold an embedding per node, say, or mix nodes in other ways than by messages.
+
+    Raises:
+        UnsupportedMethodError: with `always`, where the outputs differ in evaluation mode (in training mode batch
+            statistics may differ), or it cannot run on a part.
     """
-    depth = propagation_depth(model, data, task.encode)
-    subgraph = k_hop_subgraph(data, seeds, depth, None if always else data.edge_index.size(1) // 2)
-    if subgraph is None or not (always or is_exact(model, task, data, subgraph, seeds, training)):
-        return None
-    return subgraph, depth
+    probe, limit = copy.deepcopy(getattr(model, "_orig_mod", model)), data.edge_index.size(1) // 2
+    subgraph, depth, reason = None, 0, "other outputs than on the whole graph"
+    try:
+        with isolated_rng():
+            depth = propagation_depth(probe, data, task.encode)
+        subgraph = k_hop_subgraph(data, seeds, depth, None if always else limit)
+        exact = subgraph is not None and is_exact(probe, task, data, subgraph, seeds, training and not always)
+    except (GunlearnError, RuntimeError, IndexError) as error:  # whatever a model made for one graph raises on another
+        exact, reason = False, str(error)
+    if exact:
+        return subgraph, depth
+    if always:
+        raise UnsupportedMethodError(
+            f"Expected a model that works on a part of the graph for subgraph='always' (got {reason})"
+        )
+    return None
 
 
 @torch.no_grad()
 def is_exact(model: nn.Module, task: Task, data: Data, subgraph: Subgraph, seeds: Tensor, training: bool) -> bool:
-    """Whether the model's outputs on `seeds` are the same on the subgraph as on the whole graph.
+    """Whether the outputs on `seeds` of `model` (a copy to try things on) are the same on the subgraph.
 
     They are not where it mixes nodes in other ways than by messages (batch normalisation in training mode, graph
     normalisation, global attention), or draws numbers other than dropout.
     """
-    probe = copy.deepcopy(getattr(model, "_orig_mod", model)).train(training)
+    model.train(training)
     with isolated_rng(), _NoDropout():
-        full = task.encode(probe, data)[seeds]
-        part = task.encode(probe, subgraph.data)[subgraph.relabel(seeds)]
+        full = task.encode(model, data)[seeds]
+        part = task.encode(model, subgraph.data)[subgraph.relabel(seeds)]
     return bool(torch.allclose(part, full, rtol=1e-4, atol=1e-5 * float(full.abs().max())))
 
 

@@ -151,7 +151,8 @@ class Processes:
         mean = reduce(torch.cat([losses, present, *(g.reshape(-1) for g in gradients)]), "mean").split(sizes)
         for parameter, gradient, there in zip(parameters, mean[2:], mean[1].tolist(), strict=True):
             if there:
-                parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
+                # In the parameter's own memory layout, which the fused optimiser takes for granted.
+                parameter.grad = torch.empty_like(parameter).copy_(gradient.view_as(parameter))
         return ObjectiveValue(mean[0][0], dict(zip(value.terms, mean[0][1:], strict=True)))
 
     def agree(self, *numbers: float) -> list[float]:

@@ -202,6 +202,8 @@ class FusedForward(_Recorded):
         # What lies below may change the graph from call to call (removed edges), and so may dropout on edges.
         layer, self.propagate.anchor = self.layer, None
         dropped = type(layer) is pyg.APPNP and layer.dropout > 0 and layer.training
+        # A layer that caches a graph of its own may not be on this one.
+        dropped |= bool(getattr(layer, "cached", False))
         if top is None and not dropped and _is_plain(edge_index) and self.propagate.why_not() is None:
             self.propagate.anchor = edge_index, edge_weight
             if type(layer) is pyg.GINConv and self.previous is None:
@@ -303,7 +305,7 @@ class FusedPropagate(_Recorded):
     def _followed_by_linear(self) -> bool:
         """Whether all that the layer does next with the result is a linear map that we stand in for."""
         attribute = LINEAR[type(self.layer)]
-        if attribute in ("", "nn"):
+        if attribute in ("", "nn") or getattr(self.layer, "cached", False):  # what is cached must be a tensor
             return False
         maps = getattr(self.layer, attribute)
         return all(_is_ours(m) for m in (maps if isinstance(maps, nn.ModuleList) else [maps]))

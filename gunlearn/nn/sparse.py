@@ -216,7 +216,7 @@ def argsort(key: Tensor, stable: bool = False) -> Tensor:
     """
     if key.device.type != "cpu":
         return key.argsort(stable=stable)
-    array, bits = key.numpy(), max(key.numel(), 1).bit_length()
+    array, bits = key.numpy().astype(np.int64, copy=False), max(key.numel(), 1).bit_length()
     if key.numel() == 0 or int(array.max()) < 2 ** (63 - bits):
         packed = (array << bits) | np.arange(array.size)
         packed.sort()
@@ -291,7 +291,7 @@ def _check_ids(name: str, index: Tensor, limit: int) -> None:
             raise InvalidInputError(f"Expected '{name}' ids in [0, {limit}) (got ids from {low} to {high})")
 
 
-MAX_DENSITY = 0.05  # above it a dense product is faster
+MAX_DENSITY = 0.05  # above it a dense product is faster, and a sparse matrix hardly smaller
 
 
 def sparse_features(x: Tensor) -> SparseMatrix | None:

@@ -6,7 +6,8 @@ import copy
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ class _InEdges:
     pointer: Tensor  # [num_nodes + 1]
     column: Tensor  # [num_edges]
     slot: Tensor  # [num_nodes]
+    lock: Lock = field(default_factory=Lock)  # of the map: one call at a time
 
 
 def _in_edges(edge_index: Tensor, num_nodes: int) -> _InEdges:
@@ -113,6 +115,7 @@ def k_hop_subgraph(data: Data, seeds: Tensor, num_hops: int, max_edges: int | No
         touched.append(nodes)
         return nodes
 
+    graph.lock.acquire()
     try:
         frontier, total = new(seeds), 0
         for _ in range(num_hops + 1):
@@ -133,6 +136,7 @@ def k_hop_subgraph(data: Data, seeds: Tensor, num_hops: int, max_edges: int | No
     finally:
         for nodes in touched:
             slot[nodes] = -1
+        graph.lock.release()
     n_id = torch.cat([inner, rim[:1]])
     place = torch.arange(inner.numel(), device=inner.device)
     return Subgraph(gather(data, n_id, e_id, local), n_id, e_id, inner, place)

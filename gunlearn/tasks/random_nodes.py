@@ -89,12 +89,17 @@ class RandomNodeParts(Parts):
         out, fresh = {}, None
         for name in names:
             if name != "retain_edges" and fresh is None:
-                sampler = NegativeSampler(
-                    local[whole.known[:, known[place]]], n_id.numel(), avoid_edges=whole.negatives == "non_edges"
-                )
-                fresh = self._items(sampler.sample(pairs.size(1)), 0.0, None)
+                fresh = self._items(self._negatives(local[whole.known[:, known[place]]], pairs.size(1)), 0.0, None)
             out[name] = {"retain_edges": edges, "non_edges": fresh}.get(name) or edges.followed_by(fresh)
         return out
+
+    def _negatives(self, known: Tensor, number: int) -> Tensor:
+        """Absent pairs inside the part; none where the part has none, being a single node or complete."""
+        avoid = self.whole.negatives == "non_edges"
+        try:
+            return NegativeSampler(known, self.subgraph.data.num_nodes, avoid_edges=avoid).sample(number)
+        except InvalidInputError:
+            return known[:, :0]
 
     def _items(self, pairs: Tensor, label: float, weight: Tensor | None) -> EdgeItems:
         label = torch.full((pairs.size(1),), label, device=pairs.device)

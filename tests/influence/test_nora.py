@@ -430,7 +430,7 @@ class ByHand(nn.Module):
         return self.conv(x, edge_index) + x @ self.weight
 
 
-@pytest.mark.parametrize("p", [1.0, 2.0])
+@pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
 @pytest.mark.parametrize("name", SPARSE_MODELS)
 def test_sparse_features_score_alike_and_are_never_dense(name, p):
     torch.manual_seed(0)

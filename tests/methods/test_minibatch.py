@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from typing import Any
 
 import pytest
@@ -88,7 +89,11 @@ def test_the_forget_set_is_learned_on_its_subgraph(
 def test_models_that_mix_all_nodes_keep_the_whole_graph(between: type[nn.Module]) -> None:
     model = model_of(GCNConv, between() if between is Attention else between(8))
     assert run(model, graph()).notes["graph"] == "full"
-    assert "subgraph" in run(model, graph(), subgraph="always").notes["graph"]
+    if between is nn.BatchNorm1d:  # the same outputs in evaluation mode: statistics of the batch may be accepted
+        assert "subgraph" in run(model, graph(), subgraph="always").notes["graph"]
+    else:
+        with pytest.raises(UnsupportedMethodError, match="other outputs"):
+            run(model, graph(), subgraph="always")
     assert "subgraph" in run(model_of(), graph()).notes["graph"]  # control: without it
 
 
@@ -98,7 +103,8 @@ def test_batch_normalisation_is_no_obstacle_in_evaluation() -> None:
     subgraph = k_hop_subgraph(data, seeds, 2)
     assert is_exact(model, task, data, subgraph, seeds, training=False)
     assert not is_exact(model, task, data, subgraph, seeds, training=True)
-    assert int(model.between.num_batches_tracked) == 0  # tried on a copy
+    tried, untried = (run(model, graph(), subgraph=s).model.between.num_batches_tracked for s in ("auto", "never"))
+    assert tried == untried  # tried on a copy
     assert not is_exact(model, task, data, k_hop_subgraph(data, seeds, 0), seeds, training=False)
 
 
@@ -333,3 +339,64 @@ def test_all_neighbors_are_the_full_batch() -> None:
     sampled, whole = exhaust(model, data, options, None), exhaust(model, data, BatchOptions(), None)
     assert sampled[0] == pytest.approx(whole[0], rel=1e-5)
     torch.testing.assert_close(sampled[1], whole[1], rtol=1e-4, atol=1e-6)
+
+
+class PerNode(nn.Module):
+    """Holds something for every node, as models without features do: it runs on the whole graph alone."""
+
+    def __init__(self, kind: str, num_nodes: int) -> None:
+        super().__init__()
+        self.kind, self.conv = kind, GCNConv(12 if kind == "position" else 8, 4)
+        self.embedding = nn.Embedding(num_nodes, 8)
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        h = self.embedding.weight
+        return self.conv(torch.cat([h, x[:, :4]], dim=1) if self.kind == "position" else h, edge_index)
+
+
+@pytest.mark.parametrize("kind", ["embedding", "position"])
+def test_models_of_one_graph_keep_the_whole_graph(kind: str) -> None:
+    data = gu.link_split(gu.load("karate"), seed=0)
+    torch.manual_seed(0)
+    model, request = PerNode(kind, data.num_nodes), gu.ForgetEdges(count=2, seed=0)
+    runs = [{"method": "gradient_ascent"}, {"method": "inpo", "retain_samples": 20}, {"method": "inpo"}]
+    runs.append({"method": "finetune", "batch_size": 20})
+    for options in runs:
+        result = gu.unlearn(model, data, request, epochs=2, **options)
+        assert result.notes["graph"] == "full"
+        plain = gu.unlearn(model, data, request, epochs=2, subgraph="never", **options)
+        assert result.model.passes == plain.model.passes  # trying the subgraph leaves no trace on the model
+    with pytest.raises(UnsupportedMethodError, match="always"):
+        gu.unlearn(model, data, request, method="gradient_ascent", epochs=2, subgraph="always")
+
+
+class OwnMessages(nn.Module):
+    """Messages that no PyG layer sends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(34, 4)
+
+    def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
+        h = self.lin(x)
+        return h.index_add(0, edge_index[1], h[edge_index[0]])
+
+
+def test_messages_that_are_not_counted_are_found_out() -> None:
+    data = gu.link_split(gu.load("karate"), seed=0)
+    request = gu.ForgetEdges(count=1, seed=0)
+    result = gu.unlearn(OwnMessages(), data, request, method="gradient_ascent", epochs=1)
+    assert result.notes["graph"] == "full"
+    with pytest.raises(UnsupportedMethodError, match="other outputs"):
+        gu.unlearn(OwnMessages(), data, request, method="gradient_ascent", epochs=1, subgraph="always")
+
+
+def test_a_complete_part_has_no_negatives() -> None:
+    blocks = [torch.combinations(torch.arange(6) + 6 * k).t() for k in range(5)]
+    index = torch.cat(blocks, dim=1)
+    index = torch.cat([index, index.flip(0)], dim=1)
+    data = Data(x=torch.eye(30), edge_index=index, num_nodes=30)
+    result = gu.train(gu.GCN(30, 8, 4), data, epochs=10, batch_size=4, sampler="random_node")
+    assert all(math.isfinite(record["loss"]) for record in result.history)

@@ -292,6 +292,23 @@ def test_a_cache_of_the_layers_own_is_left_alone():
     assert model.first._cached_edge_index is cache
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: pyg.SGConv(DIM, 4, K=2, cached=True), lambda: pyg.GCNConv(DIM, 4, cached=True)]
+)
+def test_what_a_layer_caches_stays_its_own(make):
+    torch.manual_seed(0)
+    first, second, (x, index) = make(), make(), graph()
+    sparse_features(x)
+    other = graph("directed")[1]
+    with fast_path(first):
+        on_other = first(x, other)
+        torch.testing.assert_close(first(x, index), on_other)  # the cache: PyG's own doing
+    torch.testing.assert_close(first(x, index), on_other)  # outside as well, on tensors
+    expected = copy.deepcopy(second)(x, index)
+    with fast_path(second):  # the first one's graph was not remembered for this one
+        torch.testing.assert_close(second(x, index), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_edge_dropout_is_drawn_anew_at_each_step():
     torch.manual_seed(0)
     model, (x, index) = Diffused(pyg.APPNP(K=3, alpha=0.1, dropout=0.5)), graph()

@@ -233,6 +233,25 @@ def test_argsort_is_stable(keys):
     assert torch.equal(large[argsort(large)], large.sort()[0])
 
 
+def test_order_of_32_bit_ids():
+    # Packed with their places they need 64 bits: overflow would give nonsense, silently.
+    col = torch.randint(20_000, (100_000,), generator=torch.Generator().manual_seed(0))
+    row = torch.arange(100_000) % 7
+    assert torch.equal(argsort(col.int()), argsort(col))
+    assert torch.equal(lexsort(col.int(), row.int()), lexsort(col, row))
+
+
+def test_gradients_to_values_of_a_matrix_of_ordinary_size():
+    generator = torch.Generator().manual_seed(0)
+    row, col = torch.randint(20_000, (2, 100_000), generator=generator)
+    value = torch.rand(100_000, dtype=torch.float64, generator=generator).requires_grad_()
+    x = torch.randn(20_000, 2, dtype=torch.float64, generator=generator).requires_grad_()
+    found = torch.autograd.grad((sparse_matrix(row, col, value, (20_000, 20_000)) @ x).pow(2).sum(), (value, x))
+    out = torch.zeros_like(x).index_add(0, row, value.unsqueeze(-1) * x[col])
+    for a, b in zip(found, torch.autograd.grad(out.pow(2).sum(), (value, x)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=20))
 def test_lexsort_equals_numpy(pairs):
     row, col = (torch.tensor([p[k] for p in pairs], dtype=torch.long) for k in (0, 1))
