@@ -400,3 +400,25 @@ def test_a_complete_part_has_no_negatives() -> None:
     data = Data(x=torch.eye(30), edge_index=index, num_nodes=30)
     result = gu.train(gu.GCN(30, 8, 4), data, epochs=10, batch_size=4, sampler="random_node")
     assert all(math.isfinite(record["loss"]) for record in result.history)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("gradient_ascent", {}),
+        ("inpo", {"retain_samples": 20, "until": "separated"}),
+        ("npo", {"retain_samples": 10}),
+        ("finetune", {"batch_size": 30}),
+        ("finetune", {"batch_size": 60, "sampler": "random_node"}),
+    ],
+)
+def test_parts_of_the_graph_hold_no_held_out_edges(method: str, options: dict[str, Any]) -> None:
+    data, other, less = graph(), graph(), graph()
+    for name in ("val_pos_edge_index", "val_neg_edge_index", "test_pos_edge_index", "test_neg_edge_index"):
+        other[name] = (other[name] + 7) % other.num_nodes
+    torch.manual_seed(0)
+    model = model_of()
+    expected = run(model, data, method, **options).model
+    assert same_weights(run(model, other, method, **options).model, expected)
+    less.x = less.x + 0.1  # control: what may be learned from does matter
+    assert not same_weights(run(model, less, method, **options).model, expected)
