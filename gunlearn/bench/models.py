@@ -98,6 +98,7 @@ class ModelStore:
     def _kept(self, model: nn.Module, key: list[Any], make: Callable[[], Result]) -> Result:
         settings = [_FORMAT, key, vars(self.recipe), self.task.name, vars(self.task)]
         name = hashlib.sha256(json.dumps(settings, default=repr).encode()).hexdigest()[:20]
+        # The lock file stays: removed, it could be another file for the next than for those who wait.
         directory, lock = self.directory / name, self.directory / f".{name}.lock"
         try:
             return Result.load(directory, model)
