@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.influence import edge_scores, nora
+from gunlearn.influence import ESTIMATORS, Estimator, Influence, InfluenceProblem, Target, resolve_items
+from gunlearn.influence.base import build_estimator
+from gunlearn.influence.targets import as_target
 from gunlearn.methods import METHODS, Callback, Method, Result, Retrain, TrainArguments, build, run_method, run_training
 from gunlearn.metrics import LinkEvaluator
 from gunlearn.requests import Request
+from gunlearn.seed import isolated_rng
 from gunlearn.tasks import Task, as_task
 
 
@@ -127,24 +130,92 @@ def unlearn(
     task, method = as_task(task), build(METHODS, method, options)
     scores = None
     if request.needs_scores:
-        scores = influence(model, data, of="edges")
+        scores = influence(model, data, task, of="edges")
     partition = request.resolve(data) if scores is None else request.resolve(data, scores)
     return run_method(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
 
 
-def influence(model: nn.Module, data: Data, *, estimator: str = "nora", of: str = "edges") -> Tensor:
-    """Estimated influence of nodes or edges on the model's outputs.
+def influence(
+    model: nn.Module,
+    data: Data,
+    task: str | Task = "link_prediction",
+    *,
+    of: str = "edges",
+    estimator: str | Estimator = "nora",
+    target: str | Target | Callable[[Tensor], Tensor] = "probabilities",
+    items: Any = None,
+    seed: int = 0,
+    **options: Any,
+) -> Tensor:
+    """Influence of edges, nodes or features on a trained model.
+
+    Two questions are kept apart, and each estimator answers one of them (`ESTIMATORS[name].question`): **removal**,
+    where the model stays and the graph it reads changes, and **training**, where the model would have been trained
+    without the item.
 
     Args:
-        model: any module with PyG message passing layers.
-        data: with `x` and `edge_index`.
-        estimator: `"nora"` (nodes; for edges INPO's sum of both end points' scaled scores).
-        of: `"nodes"` gives `[num_nodes]`, `"edges"` one score per column of `data.edge_index`.
+        model: any trained module with PyG message passing layers. A copy in evaluation mode is used: dropout is off.
+        data: with `x` `[num_nodes, num_features]` and `edge_index` `[2, num_edges]`.
+        task: what the model predicts.
+        of: `"edges"`, `"nodes"` (losing all their edges) or `"features"` (columns of `x` set to zero).
+        estimator: a name (`gunlearn influence --help` lists them) or an `Estimator`.
+        target: what influence is on: `"probabilities"` (sum over nodes of the L1 change of the softmaxed outputs),
+            `"embeddings"` (sum of L2 changes), `"loss"` (change of the mean loss of the validation items, or of those
+            of `gunlearn.influence.Loss(items)`), or a function of the outputs `[num_nodes, dim]` that returns a scalar.
+        items: edges `[2, k]`, nodes `[k]`, columns of `x` `[k]` or single entries (node, column) `[2, k]`; `None` for
+            every column of `edge_index`, every node, every column of `x`.
+        seed: of whatever is random; the caller's random state is left as it is.
+        **options: of the estimator, when it is given by name.
+
+    Returns:
+        One score per item `[k]`. Both columns of an undirected edge are one item and score the same. A distance is
+        never negative; of a value it is `after - before`, so that a negative score means that the item held it up.
+
+    Raises:
+        InvalidInputError: unknown names or options, items outside the graph, a target that is no finite scalar.
+        UnsupportedModelError: no message passing layer.
+        UnsupportedMethodError: the estimator cannot do this; the message says why.
+
+    Example:
+        >>> import gunlearn as gu
+        >>> data = gu.load("karate")
+        >>> scores = gu.influence(gu.GCN(data.num_features), data, estimator="brute", items=[[0, 1], [2, 3]])
+        >>> scores.shape
+        torch.Size([2])
     """
-    if estimator != "nora" or of not in ("nodes", "edges"):
-        raise InvalidInputError(f"Expected estimator 'nora' of 'nodes' or 'edges' (got '{estimator}' of '{of}')")
-    scores = nora(model, data)
-    return scores if of == "nodes" else edge_scores(scores, data.edge_index)
+    result = estimate_influence(
+        model, data, task, of=of, estimator=estimator, target=target, items=items, seed=seed, **options
+    )
+    return result.scores
+
+
+def estimate_influence(
+    model: nn.Module,
+    data: Data,
+    task: str | Task = "link_prediction",
+    *,
+    of: str = "edges",
+    estimator: str | Estimator = "nora",
+    target: str | Target | Callable[[Tensor], Tensor] = "probabilities",
+    items: Any = None,
+    seed: int = 0,
+    **options: Any,
+) -> Influence:
+    """`influence`, with the record of how the scores came about (residuals, damping, fallbacks) in `notes`."""
+    _check_model(model)
+    _check_data(data)
+    task, estimator = as_task(task), build_estimator(ESTIMATORS, estimator, options)
+    with isolated_rng(seed):
+        distinct, place = resolve_items(data, of, items)
+        problem = InfluenceProblem.of(model, data, task, distinct, seed=seed)
+        problem.target = as_target(target, problem.model, problem.data, task)
+        estimator.supports(problem)
+        scores = estimator.scores(problem).detach()
+    if not torch.isfinite(scores).all():
+        raise InvalidInputError(f"Expected finite scores from estimator '{estimator.name}' (got NaN or infinity)")
+    return Influence(
+        scores[place], estimator.name, estimator.question, of, problem.target.name, distinct.num_items, problem.notes
+    )
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Influence estimators: how much a model's outputs depend on an edge or a node."""
+"""Influence: what an edge, a node or a feature does to a trained model's outputs, and whom to trust about it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,41 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from gunlearn.influence.base import Estimator, Influence, InfluenceProblem
+from gunlearn.influence.brute import Brute
+from gunlearn.influence.heuristics import Degree, Nora, Random
+from gunlearn.influence.items import Items, resolve_items
 from gunlearn.influence.nora import edge_scores, min_max, nora
+from gunlearn.influence.targets import TARGETS, Embeddings, Function, Loss, Probabilities, Target
 
-__all__ = ["edge_scores", "min_max", "nora"]
+ESTIMATORS: dict[str, type[Estimator]] = {cls.name: cls for cls in (Brute, Nora, Degree, Random)}
+"""Every estimator by name."""
+
+__all__ = [
+    "ESTIMATORS",
+    "TARGETS",
+    "Embeddings",
+    "Estimator",
+    "Function",
+    "Influence",
+    "InfluenceProblem",
+    "Items",
+    "Loss",
+    "Probabilities",
+    "Target",
+    "edge_scores",
+    "estimate",
+    "min_max",
+    "nora",
+    "resolve_items",
+]
+
+
+def estimate(*args: Any, **kwargs: Any) -> Influence:
+    """See `gunlearn.api.estimate_influence`."""
+    from gunlearn.api import estimate_influence
+
+    return estimate_influence(*args, **kwargs)
 
 
 class _CallableModule(ModuleType):

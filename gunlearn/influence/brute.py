@@ -1,0 +1,37 @@
+"""Removal influence by definition: one forward pass per item. The reference that everything else is held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gunlearn.influence.base import Estimator, InfluenceProblem
+
+
+@dataclass(frozen=True)
+class Brute(Estimator):
+    """Run the model on the graph without each item in turn: exact for every model and target."""
+
+    name = "brute"
+    summary = "one forward pass per item: exact, any model"
+    question = "removal"
+    of = ("edges", "nodes", "features")
+    targets = ("distance", "value")
+    cost = "a forward pass per item"
+
+    @torch.no_grad()
+    def scores(self, problem: InfluenceProblem) -> Tensor:
+        """See `Estimator.scores`."""
+        items, before = problem.items, problem.outputs
+        found = before.new_zeros(items.num_items)
+        zero = torch.zeros(before.size(0), dtype=torch.long, device=before.device)
+        for i in range(items.num_items):
+            after = problem.encode(items.edited(problem.data, i))
+            changed = (after != before).any(dim=-1)
+            if problem.target.kind == "distance" and items.own_row is not None:
+                changed[items.own_row[i]] = False
+            row = changed.nonzero().view(-1)
+            found[i] = problem.target.change(before, row, after[row], zero[: row.numel()], 1)[0]
+        return found
