@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from gunlearn.cost import Stopwatch
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.losses import ObjectiveValue
 from gunlearn.methods.callbacks import Callback, TrainControl, TrainState
 from gunlearn.methods.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
-from gunlearn.methods.cost import Stopwatch
 from gunlearn.methods.distributed import Processes, processes
 from gunlearn.seed import isolated_rng
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from gunlearn.cost import PeakMemory, Stopwatch
 from gunlearn.errors import DivergenceError, InvalidTypeError, UnsupportedModelError
 from gunlearn.methods.base import Method, Problem
 from gunlearn.methods.callbacks import Callback
-from gunlearn.methods.cost import PeakMemory, Stopwatch
 from gunlearn.methods.gradient import freeze
 from gunlearn.methods.loop import TrainArguments
 from gunlearn.methods.result import Result

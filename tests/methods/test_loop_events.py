@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import gunlearn as gu
+from gunlearn.cost import PeakMemory, Stopwatch
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.losses import ObjectiveValue
 from gunlearn.methods import TrainArguments, TrainControl, TrainState, fit
-from gunlearn.methods.cost import PeakMemory, Stopwatch
 from tests.methods.cases import fresh_model, make_data, run, same_weights, trained_model, weights
 
 EVENTS = (
@@ -277,13 +277,13 @@ def test_peak_memory_is_a_number_or_none(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert memory.mb > before + 150
         del block
     with monkeypatch.context() as patch:
-        patch.setattr("gunlearn.methods.cost._CLEAR", tmp_path / "no" / "such" / "file")
+        patch.setattr("gunlearn.cost._CLEAR", tmp_path / "no" / "such" / "file")
         assert PeakMemory().mb is None
         assert run("utu", trained_model(), make_data()).peak_memory_mb is None
     status = tmp_path / "status"
     status.write_text("Name:\tx\n")
-    monkeypatch.setattr("gunlearn.methods.cost._CLEAR", tmp_path / "clear_refs")
-    monkeypatch.setattr("gunlearn.methods.cost._STATUS", status)
+    monkeypatch.setattr("gunlearn.cost._CLEAR", tmp_path / "clear_refs")
+    monkeypatch.setattr("gunlearn.cost._STATUS", status)
     assert PeakMemory().mb is None  # the system does not say
     status.write_text("VmPeak:\t  9 kB\nVmHWM:\t  2048 kB\n")
     assert PeakMemory().mb == 2.0
