@@ -16,7 +16,14 @@ _HOMES = {
     "gunlearn.methods": ("METHODS", "Callback", "EarlyStopping", "Method", "Result"),
     "gunlearn.nn": ("GCN", "InfluenceAwareConv", "after_layer", "removed_edges", "scaled_messages"),
     "gunlearn.requests": ("ForgetEdges", "ForgetItems", "Partition", "Request"),
-    "gunlearn.tasks": ("ImageClassification", "LinkPrediction", "Task", "link_split"),
+    "gunlearn.tasks": (
+        "ImageClassification",
+        "LinkPrediction",
+        "NodeClassification",
+        "Task",
+        "link_split",
+        "node_split",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

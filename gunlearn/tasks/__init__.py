@@ -5,20 +5,26 @@ from __future__ import annotations
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Parts, Task
 from gunlearn.tasks.classification import ImageClassification
+from gunlearn.tasks.graph import GraphTask
 from gunlearn.tasks.link_prediction import EdgeParts, LinkPrediction
 from gunlearn.tasks.negatives import NegativeSampler
+from gunlearn.tasks.node_classification import NodeClassification, NodeItems, NodeParts
 from gunlearn.tasks.random_nodes import RandomNodeParts
 from gunlearn.tasks.sampling import ShuffledBatches, StratifiedSampler
-from gunlearn.tasks.splits import link_split
+from gunlearn.tasks.splits import link_split, node_split
 
-TASKS = {task.name: task for task in (LinkPrediction, ImageClassification)}
+TASKS = {task.name: task for task in (LinkPrediction, NodeClassification, ImageClassification)}
 
 __all__ = [
     "TASKS",
     "EdgeParts",
+    "GraphTask",
     "ImageClassification",
     "LinkPrediction",
     "NegativeSampler",
+    "NodeClassification",
+    "NodeItems",
+    "NodeParts",
     "Parts",
     "RandomNodeParts",
     "ShuffledBatches",
@@ -26,6 +32,7 @@ __all__ = [
     "Task",
     "as_task",
     "link_split",
+    "node_split",
 ]
 
 

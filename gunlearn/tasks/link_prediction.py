@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -16,10 +16,10 @@ from torch_geometric.utils import coalesce, is_undirected
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
-from gunlearn.nn.fast import fast_path
-from gunlearn.nn.sparse import EdgePattern, sparse_features
+from gunlearn.nn.sparse import EdgePattern
 from gunlearn.nn.subgraph import Subgraph
-from gunlearn.tasks.base import Parts, Task
+from gunlearn.tasks.base import Parts
+from gunlearn.tasks.graph import GraphTask
 from gunlearn.tasks.negatives import NegativeSampler
 from gunlearn.tasks.sampling import Draw, edge_strata
 
@@ -127,7 +127,7 @@ class EdgeParts(Parts):
         return out
 
 
-class LinkPrediction(Task):
+class LinkPrediction(GraphTask):
     """Scores node pairs by the model's own `decode(z, edge_label_index)`, else by the inner product of embeddings.
 
     The model is called as `model(x, edge_index)` (or `model.encode`), with `edge_weight` and `edge_attr` too where its
@@ -152,29 +152,9 @@ class LinkPrediction(Task):
             raise InvalidInputError(f"Expected 'negatives' to be 'non_edges' or 'uniform' (got '{negatives}')")
         self.negatives = negatives
 
-    def encode(self, model: nn.Module, data: Data) -> Tensor:
-        """Node embeddings `[num_nodes, dim]`."""
-        function = model.encode if hasattr(model, "encode") else model
-        optional = {key: data[key] for key in _accepted(model) if key in data and data[key] is not None}
-        x = data.x
-        if isinstance(x, Tensor):
-            sparse_features(x)  # made once, where features are bags of words; linear maps find it
-        try:
-            with fast_path(model):
-                z = function(x, data.edge_index, **optional)
-        except (RuntimeError, NotImplementedError) as error:
-            if not isinstance(x, Tensor) or x.layout == torch.strided or "Sparse" not in str(error):
-                raise
-            raise UnsupportedModelError(
-                f"Expected a model that takes features of layout {x.layout} (got {type(model).__name__}: {error}); "
-                "pass x.to_dense()"
-            ) from error
-        if not isinstance(z, Tensor) or z.dim() != 2 or z.size(0) != data.num_nodes or not z.is_floating_point():
-            got = f"{tuple(z.shape)} of {z.dtype}" if isinstance(z, Tensor) else type(z).__name__
-            raise UnsupportedModelError(
-                f"Expected the model to return embeddings of shape [{data.num_nodes}, dim] (got {got})"
-            )
-        return z
+    def entry(self, model: nn.Module) -> Callable[..., Any]:
+        """See `GraphTask.entry`: the model's own `encode`, where it has one."""
+        return model.encode if hasattr(model, "encode") else model
 
     def decode(self, model: nn.Module, outputs: Tensor, items: EdgeItems) -> Prediction:
         """Bernoulli prediction of each pair; `logits` `[num_items]` are the scores."""
@@ -255,13 +235,6 @@ def one_direction(data: Data) -> Tensor:
     """One column per distinct edge: `row <= col` where the graph is undirected, every distinct column elsewhere."""
     edges = coalesce(data.edge_index, num_nodes=data.num_nodes)
     return edges[:, edges[0] <= edges[1]] if is_undirected(edges, num_nodes=data.num_nodes) else edges
-
-
-def _accepted(model: nn.Module) -> list[str]:
-    inner = getattr(model, "_orig_mod", model)  # the wrapper of torch.compile takes anything
-    function = inner.encode if hasattr(inner, "encode") else inner.forward
-    names = inspect.signature(function).parameters
-    return [key for key in ("edge_weight", "edge_attr") if key in names]
 
 
 def _as_logits(model: nn.Module) -> dict[str, bool]:

@@ -1,7 +1,8 @@
-"""Splits of a graph's edges into training, validation and test sets."""
+"""Splits of a graph's edges, or of its nodes, into training, validation and test sets."""
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -13,6 +14,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.requests.partition import select_entries
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.negatives import NegativeSampler
+from gunlearn.tasks.node_classification import MASKS, labels
 
 PROTOCOLS = ("random", "inpo")
 
@@ -84,4 +86,53 @@ def _with_training_edges(data: Data, train: Tensor, undirected: bool) -> Data:
     out.edge_index = data.edge_index[:, keep]
     for key in attributes:
         out[key] = select_entries(data[key], keep, data.__cat_dim__(key, data[key]))
+    return out
+
+
+def node_split(
+    data: Data, val_ratio: float = 0.1, test_ratio: float = 0.1, train_per_class: int | None = None, seed: int = 0
+) -> Data:
+    """Hold out labelled nodes for validation and test; the others' labels are for training.
+
+    The graph stays whole: held-out nodes still pass messages on (transductive). Masks that are there already, such as
+    those of Planetoid's public split, are replaced.
+
+    Args:
+        data: with labels `y` `[num_nodes]`; negative ones are in no mask.
+        val_ratio: share of the labelled nodes held out for validation.
+        test_ratio: share held out for test.
+        train_per_class: train on so many nodes of each class among the others; `None` trains on all of them.
+        seed: of the draw; the global random state is left alone.
+
+    Returns:
+        A shallow copy with `train_mask`, `val_mask`, `test_mask`, boolean `[num_nodes]`, disjoint.
+
+    Raises:
+        InvalidInputError: bad labels, ratios or counts, or too few nodes.
+    """
+    if not (val_ratio >= 0 and test_ratio >= 0 and val_ratio + test_ratio < 1):
+        raise InvalidInputError(f"Expected held-out ratios that leave training nodes (got {val_ratio}, {test_ratio})")
+    if train_per_class is not None and (isinstance(train_per_class, bool) or train_per_class < 1):
+        raise InvalidInputError(f"Expected 'train_per_class' >= 1 or None (got {train_per_class!r})")
+    y = labels(data)
+    known = (y >= 0).nonzero().view(-1)
+    with isolated_rng(seed):
+        known = known[torch.randperm(known.numel()).to(known.device)]
+    val, test = int(val_ratio * known.numel()), int(test_ratio * known.numel())
+    val, test, train = known.split([val, test, known.numel() - val - test])
+    if train_per_class is not None:
+        present = torch.bincount(y[known]) > 0
+        count = torch.bincount(y[train], minlength=present.numel())
+        if int(count[present].min()) < train_per_class:
+            raise InvalidInputError(
+                f"Expected at least {train_per_class} training nodes of each class (got {int(count[present].min())})"
+            )
+        order = train[torch.argsort(y[train], stable=True)]
+        before = torch.repeat_interleave(count.cumsum(0) - count, count)
+        train = order[torch.arange(order.numel(), device=order.device) - before < train_per_class]
+    if not train.numel():
+        raise InvalidInputError("Expected training nodes with labels (got none)")
+    out = copy.copy(data)
+    for name, index in zip(MASKS, (train, val, test), strict=True):
+        out[name] = torch.zeros(data.num_nodes, dtype=torch.bool, device=y.device).index_fill(0, index, True)
     return out

@@ -1,0 +1,73 @@
+"""What tasks on a graph share: how anybody's model is called on it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from gunlearn.errors import UnsupportedModelError
+from gunlearn.nn.fast import fast_path
+from gunlearn.nn.sparse import sparse_features
+from gunlearn.tasks.base import Task
+
+
+class GraphTask(Task):
+    """A task whose model reads a graph in one pass and returns a row per node.
+
+    The model is called as `model(x, edge_index)`, with `edge_weight` and `edge_attr` too where its signature names
+    them and the data has them.
+
+    Attributes:
+        rows: what a row of the output is, and its size, for error messages.
+    """
+
+    rows: ClassVar[tuple[str, str]] = ("embeddings", "dim")
+
+    def entry(self, model: nn.Module) -> Callable[..., Any]:
+        """What of the model is called."""
+        return model
+
+    def encode(self, model: nn.Module, data: Data) -> Tensor:
+        """One row per node, `[num_nodes, dim]`.
+
+        Raises:
+            UnsupportedModelError: the model does not return one finite-sized floating point row per node.
+        """
+        accepted = self._accepted(model)
+        optional = {key: data[key] for key in accepted if key in data and data[key] is not None}
+        x = data.x
+        if isinstance(x, Tensor):
+            sparse_features(x)  # made once, where features are bags of words; linear maps find it
+        try:
+            with fast_path(model):
+                out = self.entry(model)(x, data.edge_index, **optional)
+        except (RuntimeError, NotImplementedError) as error:
+            if not isinstance(x, Tensor) or x.layout == torch.strided or "Sparse" not in str(error):
+                raise
+            raise UnsupportedModelError(
+                f"Expected a model that takes features of layout {x.layout} (got {type(model).__name__}: {error}); "
+                "pass x.to_dense()"
+            ) from error
+        if (
+            not isinstance(out, Tensor)
+            or out.dim() != 2
+            or out.size(0) != data.num_nodes
+            or not out.is_floating_point()
+        ):
+            got = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
+            name, size = self.rows
+            raise UnsupportedModelError(
+                f"Expected the model to return {name} of shape [{data.num_nodes}, {size}] (got {got})"
+            )
+        return out
+
+    def _accepted(self, model: nn.Module) -> list[str]:
+        inner = getattr(model, "_orig_mod", model)  # the wrapper of torch.compile takes anything
+        function = self.entry(inner)
+        names = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters
+        return [key for key in ("edge_weight", "edge_attr") if key in names]

@@ -1,0 +1,205 @@
+"""Node classification: an item is a node, its label one of several classes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+from torch_geometric.data import Data
+
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
+from gunlearn.losses import Prediction
+from gunlearn.nn.subgraph import Subgraph
+from gunlearn.tasks.base import Parts
+from gunlearn.tasks.graph import GraphTask
+from gunlearn.tasks.sampling import Draw, edge_strata
+
+MASKS = ("train_mask", "val_mask", "test_mask")
+
+
+@dataclass(frozen=True)
+class NodeItems:
+    """Nodes with their classes.
+
+    Args:
+        index: node ids, `[num_items]`.
+        label: their classes, integers from 0, `[num_items]`.
+        fixed: the same at every step, so that a reference prediction of them can be kept.
+        weight: of each item's loss value, `[num_items]`; `None` for equal ones.
+    """
+
+    index: Tensor
+    label: Tensor
+    fixed: bool = True
+    weight: Tensor | None = None
+
+    @property
+    def num_items(self) -> int:
+        """Number of nodes."""
+        return self.label.numel()
+
+    def share(self, rank: int, world: int) -> NodeItems:
+        """Every `world`-th node, from `rank` on."""
+        weight = None if self.weight is None else self.weight[rank::world]
+        return replace(self, index=self.index[rank::world], label=self.label[rank::world], weight=weight)
+
+
+class NodeParts(Parts):
+    """Parts of a node classification problem; see `names`."""
+
+    names: ClassVar[dict[str, str]] = {"retain": "the training nodes"}
+
+    def __init__(self, data: Data, retain: NodeItems, start: Tensor | None = None) -> None:
+        """`start` are the nodes that a request touches, `[num_start]`: strata are distances to them."""
+        self.data, self.retain, self.start = data, retain, start
+        self.draw: Draw | None = None
+
+    def strata(self) -> Tensor:
+        """Distance of each training node to what is forgotten; one stratum without any."""
+        index = self.retain.index
+        if self.start is None:
+            return torch.zeros_like(index)
+        return edge_strata(index[None], self.start, self.data.edge_index, self.data.num_nodes)
+
+    def limit(self, draw: Draw) -> None:
+        """See `Parts.limit`."""
+        self.draw = draw
+
+    def sample(self, names: Collection[str]) -> dict[str, NodeItems]:
+        """See `Parts.sample`.
+
+        Raises:
+            UnsupportedMethodError: the forget part, which there is none of: a forgotten edge has no label.
+            InvalidInputError: an unknown part.
+        """
+        if "forget" in names:
+            raise UnsupportedMethodError(
+                "Expected a method that reads retained items alone: under node classification a forgotten edge leaves "
+                "the graph, and has no label whose likelihood could be lowered (got one that reads 'forget')"
+            )
+        unknown = sorted(set(names) - set(self.names))
+        if unknown:
+            raise InvalidInputError(f"Expected parts among {list(self.names)} (got {unknown})")
+        retain = self.retain
+        if self.draw is not None:
+            index, weight = self.draw()
+            index = index.to(retain.index.device)
+            retain = NodeItems(retain.index[index], retain.label[index], fixed=False, weight=weight)
+        return dict.fromkeys(names, retain)
+
+
+class NodeClassification(GraphTask):
+    """Each node is an item of class `data.y`; the model returns logits `[num_nodes, num_classes]`.
+
+    Training reads the labels of `data.train_mask`; without one, those of all nodes that `val_mask` and `test_mask`
+    leave. Negative labels mean "unlabelled". To forget an edge means that messages no longer pass along it: it has no
+    label of its own, so methods that raise the loss of the forgotten items do not apply.
+    """
+
+    name = "node_classification"
+    summary = "which class is this node?"
+    requests = ("edges",)
+    rows = ("logits", "num_classes")
+
+    def decode(self, model: nn.Module, outputs: Tensor, items: NodeItems) -> Prediction:
+        """Categorical prediction of each node.
+
+        Raises:
+            UnsupportedModelError: the model knows fewer classes than there are.
+        """
+        classes = int(items.label.max()) + 1 if items.num_items else 0
+        if outputs.size(1) < classes:
+            raise UnsupportedModelError(f"Expected logits of at least {classes} classes (got {outputs.size(1)})")
+        logits = outputs[items.index]
+        log_prob = log_softmax(logits, dim=-1).gather(1, items.label.view(-1, 1)).view(-1)
+        weight = None if items.weight is None else items.weight.to(logits)
+        return Prediction(log_prob=log_prob, logits=logits, weight=weight)
+
+    def seeds(self, items: NodeItems) -> Tensor:
+        """See `Task.seeds`."""
+        return items.index
+
+    def relabel(self, items: NodeItems, subgraph: Subgraph) -> NodeItems:
+        """See `Task.relabel`."""
+        return replace(items, index=subgraph.relabel(items.index))
+
+    def parts(self, partition: Any, message_graph: str = "retain") -> NodeParts:
+        """See `Task.parts`."""
+        if message_graph not in ("retain", "full"):
+            raise InvalidInputError(f"Expected 'message_graph' to be 'retain' or 'full' (got '{message_graph}')")
+        data = partition.retain_data if message_graph == "retain" else partition.data
+        return NodeParts(data, training_nodes(partition.retain_data), partition.forget_edge_index.flatten().unique())
+
+    def training_parts(self, data: Data) -> NodeParts:
+        """See `Task.training_parts`."""
+        return NodeParts(data, training_nodes(data))
+
+    def validation_items(self, data: Data) -> NodeItems | None:
+        """Labelled nodes of `data.val_mask`."""
+        return self.held_out_items(data, "val")
+
+    def held_out_items(self, data: Data, part: str) -> NodeItems | None:
+        """Labelled nodes of `{part}_mask`, `None` where there are none.
+
+        Args:
+            data: with `y` `[num_nodes]`.
+            part: `"val"` or `"test"`.
+        """
+        name = f"{part}_mask"
+        if name not in data:
+            return None
+        items = node_items(data, _mask(data, name) & (labels(data) >= 0))
+        return items if items.num_items else None
+
+
+def training_nodes(data: Data) -> NodeItems:
+    """The nodes whose labels may be learned from.
+
+    Raises:
+        InvalidInputError: no labels, none of them for training, or an unlabelled training node.
+    """
+    known = labels(data) >= 0
+    if "train_mask" in data:
+        mask = _mask(data, "train_mask")
+        if bool((mask & ~known).any()):
+            raise InvalidInputError(
+                f"Expected a label of every training node (got {int((mask & ~known).sum())} without)"
+            )
+    else:
+        mask = known
+        for name in MASKS[1:]:
+            mask = mask & ~_mask(data, name) if name in data else mask
+    if not bool(mask.any()):
+        raise InvalidInputError("Expected training nodes with labels (got none); see gunlearn.node_split")
+    return node_items(data, mask)
+
+
+def node_items(data: Data, nodes: Tensor) -> NodeItems:
+    """Nodes with their labels, from a mask `[num_nodes]` or ids `[num_items]`."""
+    index = nodes.nonzero().view(-1) if nodes.dtype == torch.bool else nodes
+    return NodeItems(index, labels(data)[index])
+
+
+def labels(data: Data) -> Tensor:
+    """Classes of the nodes `[num_nodes]`; negative ones are unknown.
+
+    Raises:
+        InvalidInputError: none, or not one integer per node.
+    """
+    y = data.get("y")
+    if not isinstance(y, Tensor) or y.is_floating_point() or y.dtype == torch.bool or y.numel() != data.num_nodes:
+        got = f"{tuple(y.shape)} of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
+        raise InvalidInputError(f"Expected integer labels data.y of shape [{data.num_nodes}] (got {got})")
+    return y.view(-1).long()
+
+
+def _mask(data: Data, name: str) -> Tensor:
+    mask = data[name]
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (data.num_nodes,):
+        got = f"{tuple(mask.shape)} of {mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
+        raise InvalidInputError(f"Expected a boolean data.{name} of shape [{data.num_nodes}] (got {got})")
+    return mask
