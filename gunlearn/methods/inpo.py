@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch_geometric.utils import add_remaining_self_loops
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.influence import min_max, nora
+from gunlearn.influence import Estimator, min_max, nora
 from gunlearn.losses import NLL, NPO, KLToReference, Objective, SigmoidNLL, TopologicalEntropy
 from gunlearn.methods.base import Problem
+from gunlearn.methods.damping import check_influence, damped, pair_scores
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.nn import MessageScale, influence_scale
 from gunlearn.tasks import Parts
@@ -68,7 +70,15 @@ class INPO(GradientMethod):
         retain_weight: weight of the retain term; `None` takes the mode's.
         entropy_weight: weight of the topological entropy loss; `None` takes the mode's.
         kl_weight: weight of the KL term to the reference; `None` takes the mode's.
-        scale_messages: damp messages by influence.
+        scale_messages: damp messages by influence; `False` is `influence="none"`.
+        influence: what decides whose messages are damped most. `"nora"` is INPO's own formula; another removal
+            estimator's name (`gunlearn.influence.ESTIMATORS`) goes by its scores of edges, `"name:nodes"` by the sum of
+            both end points' scores; an `Estimator` brings its options; a tensor holds a score per column of
+            `data.edge_index`. `"constant"` damps all messages alike, `"none"` (or `None`) not at all.
+        flip_influence: damp the least influential messages most.
+        damping: how scores other than INPO's own become scales: `"rank"` deals INPO's own scales out in their order (so
+            that scores differ by order alone), `"min_max"` is `exp(-2 m)` of scores scaled to [0, 1]; see
+            `gunlearn.methods.damping`.
         until: `"end"`, `"separated"` or `"unseen"`, see `GradientMethod`; `None` takes the mode's.
 
     `retain_samples`, `batch_size`, `sampler`, `num_neighbors` and `subgraph` are `GradientMethod`'s.
@@ -86,6 +96,9 @@ class INPO(GradientMethod):
     kl_weight: float | None = None
     scale_messages: bool = True
     until: str | None = None  # type: ignore[assignment]
+    influence: str | Estimator | Tensor | None = "nora"
+    flip_influence: bool = False
+    damping: str = "rank"
 
     name = "inpo"
     summary = "influence-aware NPO with a topological entropy loss"
@@ -114,6 +127,9 @@ class INPO(GradientMethod):
         for name in ("retain_weight", "entropy_weight", "kl_weight"):
             if getattr(self, name) < 0:
                 raise InvalidInputError(f"Expected '{name}' >= 0 (got {getattr(self, name)})")
+        if self.influence is None:  # "none" as the command line reads it
+            object.__setattr__(self, "influence", "none")
+        check_influence(self.influence, self.damping)
         super().__post_init__()
 
     @property
@@ -126,6 +142,14 @@ class INPO(GradientMethod):
         """Mode, and the stop criterion where it is not the mode's."""
         usual = (_PAPER if self.mode == "paper" else _DEFAULT)["until"]
         return self.mode if self.until == usual else f"{self.mode} until {self.until}"
+
+    def config(self) -> dict[str, Any]:
+        """See `Method.config`; of given scores their hash, since a tensor's text leaves most of them out."""
+        config = super().config()
+        if isinstance(self.influence, Tensor):
+            values = self.influence.detach().cpu().double().numpy().tobytes()
+            config["influence"] = f"scores {hashlib.sha256(values).hexdigest()[:16]}"
+        return config
 
     def objective(self) -> Objective:
         """The paper's three terms, or the repaired ones."""
@@ -161,17 +185,22 @@ class INPO(GradientMethod):
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
         """Messages scaled by influence, estimated once on the original model."""
-        if not self.scale_messages:
+        by_name = self.influence if isinstance(self.influence, str) else ""
+        if not self.scale_messages or by_name == "none":
             return super().surroundings(problem)
         paper, partition = self.mode == "paper", problem.partition
         data = partition.data if paper else partition.retain_data
-        influence = min_max(nora(problem.reference, data)).detach()
+        index, named = data.edge_index, slice(None)
         if paper:
-            index, _ = add_remaining_self_loops(data.edge_index, num_nodes=data.num_nodes)
+            index, _ = add_remaining_self_loops(index, num_nodes=data.num_nodes)
             touched = torch.zeros(data.num_nodes, dtype=torch.bool, device=index.device)
             touched[partition.retain_edge_index.flatten()] = True
-            index = index[:, touched[index[0]] & touched[index[1]]]
-        else:
-            index = data.edge_index
-        scale = influence_scale(influence, index)
-        return lambda model: MessageScale(model, index, scale)
+            named = touched[index[0]] & touched[index[1]]
+        pairs = index[:, named]
+        scale = influence_scale(min_max(nora(problem.reference, data)).detach(), pairs)
+        if by_name != "nora" or self.flip_influence:
+            # INPO's own score of a pair is one of nodes.
+            by = "nora:nodes" if by_name == "nora" else self.influence
+            score = pair_scores(problem, data, by, index)[named]
+            scale = damped(-score if self.flip_influence else score, scale, pairs, self.damping)
+        return lambda model: MessageScale(model, pairs, scale)

@@ -1,0 +1,229 @@
+"""INPO's choice of influence score: what it leaves as it was, and what each score does to the message scales."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+import gunlearn as gu
+from gunlearn.errors import InvalidInputError
+from gunlearn.influence import ESTIMATORS, min_max, nora
+from gunlearn.methods import INPO, Problem
+from gunlearn.methods.damping import damped
+from gunlearn.nn import MessageScale
+from gunlearn.tasks import LinkPrediction
+from tests.methods.cases import make_data, run, same_weights, trained_model, weights
+
+FORGET = gu.ForgetEdges(count=12, seed=3)
+MODES = pytest.mark.parametrize("mode", ["default", "paper"])
+
+
+class HandMade(INPO):
+    """INPO with its message scales written out in numpy, as the paper says."""
+
+    def surroundings(self, problem: Problem) -> Callable:
+        partition = problem.partition
+        data = partition.data if self.mode == "paper" else partition.retain_data
+        s = nora(problem.reference, data).numpy()
+        s = (s - s.min()) / (s.max() - s.min())
+        row, col = data.edge_index.numpy()
+        if self.mode == "paper":  # every entry, self-loops too, whose end points have a retained edge
+            row, col = (np.concatenate([end, np.arange(data.num_nodes)]) for end in (row, col))
+            keep = np.isin(row, partition.retain_edge_index) & np.isin(col, partition.retain_edge_index)
+            row, col = row[keep], col[keep]
+        index, scale = torch.from_numpy(np.stack([row, col])), torch.from_numpy(s[row] + s[col]).neg().exp()
+        return lambda model: MessageScale(model, index, scale)
+
+
+def problem() -> Problem:
+    model, data = trained_model(), make_data()
+    return Problem(model, trained_model(), FORGET.resolve(data), LinkPrediction())
+
+
+def scales(**options: object) -> MessageScale:
+    one = problem()
+    return INPO(**options).surroundings(one)(one.model)
+
+
+def edges(scale: MessageScale) -> Tensor:
+    """Scales of edges, self-loops left out."""
+    index = scale.scale.edge_index
+    return scale.scale.value[index[0] != index[1]]
+
+
+def column_scores(seed: int = 0) -> Tensor:
+    """One score per column, alike in both directions."""
+    u, v = make_data().edge_index
+    noise = torch.rand(64 * 64, generator=torch.Generator().manual_seed(seed))
+    return noise[torch.minimum(u, v) * 64 + torch.maximum(u, v)]
+
+
+@MODES
+def test_nora_is_what_inpo_was(mode: str) -> None:
+    model, data, options = trained_model(), make_data(), {"mode": mode, "epochs": 4, "until": "end"}
+    by_hand = gu.unlearn(model, data, FORGET, HandMade(**options))
+    for more in ({}, {"influence": "nora"}, {"influence": "nora", "damping": "min_max"}):
+        ours = gu.unlearn(model, data, FORGET, INPO(**options, **more))
+        assert same_weights(ours.model, by_hand.model)
+        assert ours.history == by_hand.history
+    for other in ({"scale_messages": False}, {"flip_influence": True}, {"influence": "degree"}):  # controls
+        assert not same_weights(gu.unlearn(model, data, FORGET, INPO(**options, **other)).model, by_hand.model)
+
+
+@MODES
+@pytest.mark.parametrize("influence", [*sorted(ESTIMATORS), "constant", "degree:nodes", "nora:nodes"])
+def test_every_score_runs_and_restores_the_model(mode: str, influence: str) -> None:
+    cls = ESTIMATORS.get(influence)
+    if cls is not None and not (cls.question == "removal" and "edges" in cls.of and "distance" in cls.targets):
+        with pytest.raises(InvalidInputError, match="removing edges"):
+            INPO(influence=influence)
+        return
+    model, data = trained_model(), make_data()
+    before, graph = weights(model), data.edge_index.clone()
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    result = run("inpo", model, data, FORGET, mode=mode, influence=influence, epochs=2, until="end")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(data.edge_index, graph)
+    twin = trained_model()
+    assert all(vars(a).keys() == vars(b).keys() for a, b in zip(result.model.modules(), twin.modules(), strict=True))
+    assert all(conv._scale is None for conv in result.model.convs)
+    plain = run("inpo", model, data, FORGET, mode=mode, scale_messages=False, epochs=2, until="end")
+    assert not same_weights(result.model, plain.model)  # control: it did something
+
+
+@MODES
+def test_none_is_no_scaling(mode: str) -> None:
+    model, data = trained_model(), make_data()
+    plain = run("inpo", model, data, FORGET, mode=mode, scale_messages=False, epochs=3)
+    for influence in ("none", None):
+        assert same_weights(
+            run("inpo", model, data, FORGET, mode=mode, influence=influence, epochs=3).model, plain.model
+        )
+
+
+@MODES
+@pytest.mark.parametrize("influence", ["nora", "degree", "scores"])
+def test_rank_keeps_the_distribution_and_takes_the_order(mode: str, influence: str) -> None:
+    given = column_scores() if influence == "scores" else influence
+    usual, ours = scales(mode=mode), scales(mode=mode, influence=given)
+    flipped = scales(mode=mode, influence=given, flip_influence=True)
+    assert torch.equal(usual.scale.edge_index, ours.scale.edge_index)
+    if influence != "degree":  # no ties beyond the two directions
+        for one in (ours, flipped):
+            torch.testing.assert_close(edges(one).sort().values, edges(usual).sort().values, rtol=0, atol=1e-6)
+    assert float(edges(ours).mean()) == pytest.approx(float(edges(usual).mean()), rel=1e-5)
+    assert float(edges(flipped).mean()) == pytest.approx(float(edges(usual).mean()), rel=1e-5)
+    assert spearmanr(edges(ours), edges(flipped)).statistic == pytest.approx(-1)
+    index = ours.scale.edge_index[:, ours.scale.edge_index[0] != ours.scale.edge_index[1]]
+    if influence == "degree" and mode == "default":  # paper mode scores the whole graph, and scales less of it
+        degree = torch.bincount(index[1], minlength=64)
+        assert spearmanr(1 / degree[index[0]] + 1 / degree[index[1]], edges(ours)).statistic == pytest.approx(-1)
+    if influence == "scores":
+        # Found by the pair: the retained graph has other columns than the whole one.
+        by_pair = dict(zip(map(tuple, make_data().edge_index.t().tolist()), given.tolist(), strict=True))
+        score = [by_pair[pair] for pair in map(tuple, index.t().tolist())]
+        assert spearmanr(score, edges(ours)).statistic == pytest.approx(-1)
+        assert abs(spearmanr(edges(usual), edges(ours)).statistic) < 0.5  # control
+
+
+def test_rank_by_hand() -> None:
+    index = torch.tensor([[0, 1, 2, 3, 0, 1], [1, 2, 3, 0, 0, 1]])
+    score = torch.tensor([1.0, 3.0, 3.0, 2.0, 9.0, -9.0])
+    scale = torch.tensor([0.1, 0.2, 0.4, 0.8, 1.0, 0.5])
+    # The highest edges share the mean of the smallest scales; the two self-loops are dealt theirs.
+    torch.testing.assert_close(damped(score, scale, index), torch.tensor([0.8, 0.15, 0.15, 0.4, 0.5, 1.0]))
+    torch.testing.assert_close(
+        damped(score, scale, index, "min_max"), (-2 * (score + 9) / 18).exp()
+    )  # `scale` does not matter
+    torch.testing.assert_close(damped(torch.zeros(6), scale, index), torch.tensor([0.375] * 4 + [0.75] * 2))
+
+
+@MODES
+def test_constant_keeps_the_mean_scale(mode: str) -> None:
+    usual, ours = scales(mode=mode), scales(mode=mode, influence="constant")
+    assert edges(ours).unique().numel() == 1
+    assert float(edges(ours)[0]) == pytest.approx(float(edges(usual).mean()), rel=1e-6)
+    assert float(ours.scale.value.mean()) == pytest.approx(float(usual.scale.value.mean()), rel=1e-6)
+    assert edges(usual).std() > 0.01  # control
+
+
+def test_min_max_is_inpos_range() -> None:
+    score = column_scores()
+    partition = FORGET.resolve(make_data())
+    ours = scales(influence=score, damping="min_max")
+    kept = score[~partition.forget_mask].double()
+    torch.testing.assert_close(ours.scale.value.double(), (-2 * min_max(kept)).exp())
+    flipped = scales(influence=score, damping="min_max", flip_influence=True)
+    torch.testing.assert_close(flipped.scale.value.double(), (-2 * (1 - min_max(kept))).exp())
+
+
+def test_scores_of_nodes_are_summed_over_end_points() -> None:
+    summed = nora(trained_model(), FORGET.resolve(make_data()).retain_data)
+    ours = scales(influence="nora:nodes")
+    torch.testing.assert_close(ours.scale.value, scales().scale.value)  # the order that INPO has anyway
+    index = ours.scale.edge_index
+    assert spearmanr(summed[index].sum(0), ours.scale.value).statistic == pytest.approx(-1)
+
+
+def test_self_loops_score_the_mean_of_their_nodes_edges() -> None:
+    ours, score = scales(mode="paper", influence=column_scores()), column_scores().numpy()
+    col = make_data().edge_index[1].numpy()
+    loop = ours.scale.edge_index[0] == ours.scale.edge_index[1]
+    nodes = ours.scale.edge_index[0, loop].numpy()
+    mean = [score[col == v].mean() for v in nodes]
+    assert spearmanr(mean, ours.scale.value[loop]).statistic == pytest.approx(-1)
+    assert len(nodes) > 50
+
+
+def test_random_goes_by_the_seed() -> None:
+    one = problem()
+    drawn = [
+        INPO(influence="random").surroundings(replace(one, seed=seed))(one.model).scale.value for seed in (0, 0, 1)
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_the_record_tells_scores_apart() -> None:
+    configs = [INPO(influence=column_scores(seed)).config()["influence"] for seed in (0, 0, 1)]
+    assert configs[0] == configs[1] != configs[2]
+
+
+def test_bad_scores_are_refused() -> None:
+    model, data, score = trained_model(), make_data(), column_scores()
+    bad = score.clone()
+    bad[3] = float("nan")
+    lopsided = score.clone()
+    lopsided[0] += 1
+    for wrong in (bad, score.long(), score.view(2, -1), bad.nan_to_num(float("inf"))):
+        with pytest.raises(InvalidInputError, match="finite influence scores"):
+            INPO(influence=wrong)
+    for mode, wrong in itertools.product(("default", "paper"), (score[:-1], torch.cat([score, score]))):
+        with pytest.raises(InvalidInputError, match="influence scores of shape"):
+            run("inpo", model, data, FORGET, mode=mode, influence=wrong, epochs=1)
+    for options in ({"influence": "nobody"}, {"influence": "degree:faces"}, {"influence": "brute:features"}):
+        with pytest.raises(InvalidInputError, match="'none', 'constant'"):
+            INPO(**options)
+    with pytest.raises(InvalidInputError, match="'damping' among"):
+        INPO(damping="square")
+    with pytest.raises(InvalidInputError, match="damping='rank'"):
+        INPO(influence="constant", damping="min_max")
+    run("inpo", model, data, FORGET, influence=score, epochs=1)  # control
+
+
+def test_any_model_takes_scores_of_edges() -> None:
+    for name in ("sage", "gat"):
+        model = trained_model(name)
+        result = run("inpo", model, make_data(), FORGET, influence=column_scores(), epochs=2, until="end")
+        plain = run("inpo", model, make_data(), FORGET, influence="none", epochs=2, until="end")
+        assert isinstance(result.model, nn.Module)
+        assert result.history[0] != plain.history[0]
