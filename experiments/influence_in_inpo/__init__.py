@@ -1,0 +1,1 @@
+"""Does a better influence score unlearn better? See README.md in this folder."""

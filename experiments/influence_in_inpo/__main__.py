@@ -1,0 +1,103 @@
+"""INPO with each influence score, with none, random and flipped ones; see README.md in this folder.
+
+python -m experiments.influence_in_inpo --root DATA --out runs/influence_in_inpo [--smoke] [--datasets Cora DBLP]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from experiments.influence_in_inpo.cases import CASES, FORGET_SETS, PAPER_CASES, Scores, available
+from experiments.influence_in_inpo.cell import CellRun, Study
+from experiments.influence_in_inpo.report import report
+from gunlearn.bench import Recipe
+from gunlearn.bench.store import RowStore, plain
+from gunlearn.influence import ESTIMATORS
+
+RATIO = {"Cora": 0.025, "DBLP": 0.005, "CS": 0.005, "karate": 0.1}
+
+
+@dataclass
+class Args:
+    """What to run; rows that are there already are kept.
+
+    Attributes:
+        out: folder of the outputs.
+        root: folder of the data sets.
+        models: folder of trained models.
+        datasets: which of them.
+        seeds: of split, base model, forget set and run.
+        paper_seeds: of those, how many paper mode takes, by data set; all where it is not named.
+        epochs: of the base model and its retrained references.
+        threads: torch's.
+        smoke: the karate club and a few epochs, to see that everything runs.
+    """
+
+    out: Path
+    root: Path | None = None
+    models: Path | None = None
+    datasets: tuple[str, ...] = ("Cora", "DBLP")
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    paper_seeds: dict[str, int] = field(default_factory=lambda: {"DBLP": 3, "CS": 1})
+    epochs: int = 2000
+    threads: int = 1
+    smoke: bool = False
+
+
+def wanted(args: Args) -> Iterator[tuple[str, int, str, str, list[str]]]:
+    """Data set, seed, forget set, mode and cases; the short mode of all seeds first."""
+    for dataset in args.datasets:
+        for mode, names in (("default", tuple(CASES)), ("paper", PAPER_CASES)):
+            seeds = args.seeds if mode == "default" else args.seeds[: args.paper_seeds.get(dataset)]
+            for seed in seeds:
+                for forget in FORGET_SETS:
+                    yield dataset, seed, forget, mode, available(names)
+
+
+def run(args: Args) -> list[dict[str, Any]]:
+    """All rows, those of earlier runs included."""
+    truth = "exact" if "exact" in ESTIMATORS else "brute"
+    recipe = Recipe(epochs=args.epochs, eval_every=min(50, args.epochs))
+    scores = Scores(args.out / "scores", truth)
+    study = Study(args.root, args.models or args.out / "models", recipe, scores, RATIO, 5 if args.smoke else None)
+    store, rows = RowStore(args.out / "rows.jsonl"), []
+    done = store.read()
+    for dataset, seed, forget, mode, cases in wanted(args):
+        cell: CellRun | None = None
+        for case in [*(["retrain", "utu"] if mode == "default" else []), *cases]:
+            own = "-" if case in ("retrain", "utu") else mode
+            key = f"{dataset} {seed} {forget} {own} {case} {args.epochs}"
+            if key not in done:
+                cell = cell or CellRun(study, dataset, seed, forget)
+                row = cell.row(mode, case) if own == mode else cell.baseline(case)
+                done[key] = store.add(plain({"key": key, **row}))
+                print(
+                    key, {k: row.get(k) for k in ("retain_auc", "forget_auc", "seconds")}, file=sys.stderr, flush=True
+                )
+            rows.append(done[key])
+    return rows
+
+
+def main(args: Args) -> None:
+    """Run, then write `results.json` and `tables.md`."""
+    if args.smoke:
+        args = replace(args, datasets=("karate",), seeds=(0, 1), epochs=20)
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows = run(args)
+    (args.out / "results.json").write_text(json.dumps(rows, indent=1))
+    tables = report(rows, tuple(CASES))
+    (args.out / "tables.md").write_text(tables)
+    print(tables)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

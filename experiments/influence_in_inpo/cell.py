@@ -1,0 +1,126 @@
+"""One problem of the study (data set, seed, forget set) and the rows of its cases."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch_geometric.data import Data
+
+from experiments.influence_in_inpo.cases import CASES, SCORED, Scores, forget_set
+from gunlearn.bench import ModelStore, Recipe
+from gunlearn.datasets import load
+from gunlearn.methods import INPO, Callback, Problem, Result, UtU, run_method
+from gunlearn.metrics import LinkEvaluator
+from gunlearn.tasks import LinkPrediction, link_split
+
+LEVELS = (0.7, 0.8, 0.9)
+FIGURES = ("retain_auc", "forget_auc", "js_forget", "js_test", "js_retain")
+
+
+class Curve(Callback):
+    """Retain AUC where the forget AUC first reaches a level: the price of forgetting at equal forgetting."""
+
+    def __init__(self, evaluator: LinkEvaluator, every: int = 3) -> None:
+        self.evaluator, self.every, self.points = evaluator, every, []
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.epoch % self.every == 0:
+            p = self.evaluator.probabilities(kwargs["model"])
+            self.points.append((self.evaluator.forgetting(p)["forget_auc"], self.evaluator.utility(p)["retain_auc"]))
+
+    def at(self, level: float) -> float | None:
+        """Interpolated; `None` if the level is never crossed."""
+        for (low, before), (high, after) in zip(self.points, self.points[1:], strict=False):
+            if low < level <= high:
+                return before + (after - before) * (level - low) / (high - low)
+        return None
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all cells share.
+
+    Attributes:
+        root: folder of the data sets.
+        models: folder of trained models.
+        recipe: of the base model and the retrained references.
+        scores: influence of edges.
+        ratio: share of the edges to forget, by data set.
+        epochs: of INPO; `None` takes the mode's.
+    """
+
+    root: Path | None
+    models: Path
+    recipe: Recipe
+    scores: Scores
+    ratio: dict[str, float]
+    epochs: int | None = None
+
+
+class CellRun:
+    """A problem with its base model, forget set and two retrained references in place."""
+
+    def __init__(self, study: Study, dataset: str, seed: int, forget: str) -> None:
+        self.study, self.dataset, self.seed, self.forget, self.task = study, dataset, seed, forget, LinkPrediction()
+        self.data: Data = link_split(load(dataset, study.root, sparse=True), seed=seed)
+        store = ModelStore(study.models, study.recipe, self.task)
+        self.base: Result = store.base(self.data, seed)
+        self.key = f"{dataset}-{seed}-{study.recipe.epochs}"
+        exact, _ = study.scores.of("exact", self.base, self.data, self.key)
+        self.partition = forget_set(forget, self.data, exact, study.ratio[dataset], seed)
+        self.references = [store.retrained(self.base, self.partition, offset + seed) for offset in (1000, 2000)]
+        self.evaluator = LinkEvaluator(self.task, self.partition, [r.model for r in self.references], seed=seed)
+
+    def baseline(self, case: str) -> dict[str, Any]:
+        """The first retrained model (`"retrain"`), or the original one on the retained graph (`"utu"`)."""
+        result = self.references[0] if case == "retrain" else self._run(UtU())
+        return {**self._frame("-", case), **self._figures(result), "seconds": result.seconds}
+
+    def row(self, mode: str, case: str) -> dict[str, Any]:
+        """INPO with one case's score; figures under plain messages and, `scaled_*`, under the case's own scales."""
+        options, score_seconds = dict(CASES[case]), 0.0
+        if options.get("influence") in SCORED:
+            options["influence"], score_seconds = self.study.scores.of(
+                options["influence"], self.base, self.data, self.key
+            )
+        settings = {"mode": mode, "dataset": self.dataset, "epochs": self.study.epochs}
+        method = INPO(**settings, **options)
+        curve = Curve(self.evaluator) if mode == "paper" else None
+        result = self._run(method, [] if curve is None else [curve])
+        # Without scales of its own, a case is looked at under INPO's: what they do in evaluation alone.
+        scaling = INPO(**settings) if case == "none" else method
+        problem = Problem(result.model, self.base.model, self.partition, self.task, self.seed)
+        scaled = self._figures(result, scaling.surroundings(problem)(result.model))
+        at = {} if curve is None else {f"retain_auc_at_{level:.1f}": curve.at(level) for level in LEVELS}
+        return {
+            **self._frame(mode, case),
+            **self._figures(result),
+            **at,
+            **{f"scaled_{name}": scaled[name] for name in FIGURES},
+            "seconds": result.seconds,
+            "score_seconds": score_seconds,
+            "epochs": result.epochs,
+        }
+
+    def _run(self, method: Any, callbacks: list[Callback] | None = None) -> Result:
+        return run_method(method, self.base.model, self.partition, self.task, self.seed, callbacks or [])
+
+    def _frame(self, mode: str, case: str) -> dict[str, Any]:
+        return {
+            "dataset": self.dataset,
+            "seed": self.seed,
+            "forget": self.forget,
+            "mode": mode,
+            "case": case,
+            "truth": self.study.scores.truth,
+            "num_forget": self.partition.num_forget,
+            "request_hash": self.partition.request_hash,
+            "recipe_epochs": self.study.recipe.epochs,
+        }
+
+    def _figures(self, result: Result, around: Any = None) -> dict[str, float | None]:
+        with around or nullcontext():
+            return self.evaluator.row(result.model)

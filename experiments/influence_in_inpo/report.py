@@ -1,0 +1,143 @@
+"""Means over seeds, and paired differences with their intervals."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.stats import t as student
+
+Rows = Sequence[dict[str, Any]]
+#: Column -> figure; JS divergences in multiples of what two retrainings differ by.
+COLUMNS = {
+    "retain AUC": "retain_auc",
+    "forget AUC": "forget_auc",
+    "JS forget": "floors_forget",
+    "JS test": "floors_test",
+    "JS retain": "floors_retain",
+    "seconds": "seconds",
+}
+AT = {f"retain AUC at forget {level}": f"retain_auc_at_{level}" for level in ("0.7", "0.8", "0.9")}
+
+
+def figure(row: dict[str, Any], name: str) -> float | None:
+    """A figure of a row; `floors_*` and `scaled_floors_*` are divided by the cell's own floor."""
+    prefix, found, which = name.partition("floors_")
+    if not found:
+        return row.get(name)
+    value, floor = row.get(f"{prefix}js_{which}"), row.get(f"js_floor_{which}")
+    return value / floor if value is not None and floor else None
+
+
+def by_seed(rows: Rows, name: str) -> dict[int, float]:
+    """Mean over the forget sets of each seed; seeds where a value is missing are left out."""
+    values: dict[int, list[float | None]] = defaultdict(list)
+    for row in rows:
+        values[row["seed"]].append(figure(row, name))
+    return {seed: mean(v) for seed, v in values.items() if None not in v}
+
+
+def paired(rows: Rows, against: Rows, name: str, other: str | None = None) -> tuple[float, float, int] | None:
+    """Mean difference over seeds, half width of its 95 % t interval, number of seeds.
+
+    Each seed has its own split, base model, forget sets and references, so that seeds are independent; the forget sets
+    of one seed are averaged first. Only cells that both sides have count.
+    """
+    cells = {_cell(r) for r in rows} & {_cell(r) for r in against}
+    one = by_seed([r for r in rows if _cell(r) in cells], name)
+    two = by_seed([r for r in against if _cell(r) in cells], other or name)
+    difference = [one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())]
+    if len(difference) < 2:
+        return None
+    n = len(difference)
+    return mean(difference), float(student.ppf(0.975, n - 1)) * stdev(difference) / math.sqrt(n), n
+
+
+def _cell(row: dict[str, Any]) -> tuple[int, str]:
+    return row["seed"], row["forget"]
+
+
+def select(rows: Rows, **wanted: Any) -> list[dict[str, Any]]:
+    return [r for r in rows if all(r[name] == value for name, value in wanted.items())]
+
+
+def lines(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    table = [head, ["---"] + ["---:"] * (len(head) - 1), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in table)
+
+
+def means(rows: Rows, cases: Sequence[str], columns: dict[str, str]) -> str:
+    """Mean figures of each case; in front how many cells went in."""
+    cells = []
+    for case in cases:
+        of_case = select(rows, case=case)
+        shown = [case, str(len(of_case))]
+        for name in columns.values():
+            values = [v for v in (figure(r, name) for r in of_case) if v is not None]
+            shown.append(_shown(mean(values), name) if len(values) == len(of_case) > 0 else "-")
+        cells.append(shown)
+    return lines(["score", "runs", *columns], cells)
+
+
+def differences(rows: Rows, cases: Sequence[str], against: str, columns: dict[str, str]) -> str:
+    """Paired differences of each case from one; bold where the interval leaves out 0."""
+    base, cells = select(rows, case=against), []
+    for case in cases:
+        if case == against:
+            continue
+        cells.append([case, *(_difference(paired(select(rows, case=case), base, n), n) for n in columns.values())])
+    return lines([f"minus {against}", *columns], cells)
+
+
+def ablation(rows: Rows) -> str:
+    """NORA's scales in force while training, while evaluating, in both, in neither."""
+    cells = []
+    for training in ("none", "nora"):
+        for scaled in (False, True):
+            of_case = select(rows, case=training)
+            shown = ["no" if training == "none" else "yes", "yes" if scaled else "no"]
+            for name in list(COLUMNS.values())[:-1]:
+                values = [figure(r, f"scaled_{name}" if scaled else name) for r in of_case]
+                shown.append("-" if not values or None in values else _shown(mean(values), name))
+            cells.append(shown)
+    return lines(["scaled in training", "in evaluation", *list(COLUMNS)[:-1]], cells)
+
+
+def report(rows: Rows, cases: Sequence[str]) -> str:
+    """All tables as markdown."""
+    parts = []
+    for dataset in dict.fromkeys(r["dataset"] for r in rows):
+        here = select(rows, dataset=dataset)
+        reference = select(here, mode="-")
+        for mode in ("default", "paper"):
+            of_mode = select(here, mode=mode)
+            if not of_mode:
+                continue
+            had = [c for c in cases if select(of_mode, case=c)]
+            columns = {**COLUMNS, **(AT if mode == "paper" else {})}
+            both = [*of_mode, *(r for r in reference if _cell(r) in {_cell(m) for m in of_mode})]
+            parts += [f"## {dataset}, {mode} mode", means(both, ["retrain", "utu", *had], columns)]
+            for against in ("none", "constant", "nora"):
+                parts += [f"### {dataset}, {mode} mode: paired differences from {against}",
+                          differences(of_mode, had, against, columns)]  # fmt: skip
+            parts += [f"### {dataset}, {mode} mode: where INPO's scales act", ablation(of_mode)]
+            for forget in dict.fromkeys(r["forget"] for r in of_mode):
+                part = select(of_mode, forget=forget)
+                parts += [f"### {dataset}, {mode} mode, forget set of {forget} influence: differences from none",
+                          differences(part, had, "none", columns)]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _shown(value: float, name: str) -> str:
+    return f"{value:.4f}" if "auc" in name else f"{value:.3g}"
+
+
+def _difference(found: tuple[float, float, int] | None, name: str) -> str:
+    if found is None:
+        return "-"
+    value, half, _ = found
+    text = f"{value:+.4f} ± {half:.4f}" if "auc" in name else f"{value:+.2f} ± {half:.2f}"
+    return f"**{text}**" if abs(value) > half else text
