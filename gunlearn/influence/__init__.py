@@ -8,6 +8,7 @@ from typing import Any
 
 from gunlearn.influence.base import Estimator, Influence, InfluenceProblem
 from gunlearn.influence.brute import Brute
+from gunlearn.influence.exact import Exact, SlowEstimatorWarning
 from gunlearn.influence.gradients import GradientSimilarity, TracIn
 from gunlearn.influence.heuristics import Degree, Nora, Random
 from gunlearn.influence.items import Items, resolve_items
@@ -15,7 +16,7 @@ from gunlearn.influence.nora import edge_scores, min_max, nora
 from gunlearn.influence.targets import TARGETS, Embeddings, Function, Loss, Probabilities, Target
 
 ESTIMATORS: dict[str, type[Estimator]] = {
-    cls.name: cls for cls in (Brute, Nora, Degree, Random, TracIn, GradientSimilarity)
+    cls.name: cls for cls in (Brute, Exact, Nora, Degree, Random, TracIn, GradientSimilarity)
 }
 """Every estimator by name."""
 
@@ -30,6 +31,7 @@ __all__ = [
     "Items",
     "Loss",
     "Probabilities",
+    "SlowEstimatorWarning",
     "Target",
     "edge_scores",
     "estimate",

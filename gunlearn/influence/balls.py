@@ -1,0 +1,204 @@
+"""Which rows of a model's outputs an edit of the graph can change, for many edits at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from gunlearn._scatter import scatter
+from gunlearn.influence.items import Items
+from gunlearn.nn.sparse import argsort
+
+_ROWS = 1 << 16  # rows per batch, as far as they can be foreseen: some ten MiB of intermediate results
+_CELLS = 1 << 25  # cells of the lookup table (int32): items per batch times nodes
+
+
+class Structure:
+    """The graph without its loops, by source and by target.
+
+    Args:
+        edge_index: `[2, num_edges]`.
+        num_nodes: number of nodes.
+    """
+
+    def __init__(self, edge_index: Tensor, num_nodes: int) -> None:
+        self.edge_index, self.num_nodes = edge_index, num_nodes
+        source, target = edge_index
+        self.proper = (source != target).nonzero().view(-1)
+        self.loops = (source == target).nonzero().view(-1)
+        source, target = source[self.proper], target[self.proper]
+        by_source, by_target = argsort(source, stable=True), argsort(target, stable=True)
+        self.out_ptr, self.out_node, self.out_column = _grouped(source, target, self.proper, by_source, num_nodes)
+        self.in_ptr, self.in_node, self.in_column = _grouped(target, source, self.proper, by_target, num_nodes)
+
+    def reach(self, hops: int) -> Tensor:
+        """At most how many rows a change at each node reaches in so many hops, `[num_nodes]`."""
+        count = torch.ones(self.num_nodes, device=self.edge_index.device)
+        for _ in range(hops):
+            spread = scatter(
+                count[self.edge_index[1, self.proper]],
+                self.edge_index[0, self.proper],
+                dim=0,
+                dim_size=self.num_nodes,
+                reduce="sum",
+            )
+            count = (count + spread).clamp(max=self.num_nodes)
+        return count
+
+
+def _grouped(key: Tensor, other: Tensor, column: Tensor, order: Tensor, num_nodes: int) -> tuple[Tensor, ...]:
+    count = torch.bincount(key, minlength=num_nodes)
+    return torch.cat([count.new_zeros(1), count.cumsum(0)]), other[order], column[order]
+
+
+def spans(ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Places of the groups `index`, one after the other, and the size of each group."""
+    start, count = ptr[index], ptr[index + 1] - ptr[index]
+    end = count.cumsum(0)
+    shift = torch.repeat_interleave(start - (end - count), count)
+    return torch.arange(shift.numel(), device=ptr.device) + shift, count
+
+
+@dataclass
+class Balls:
+    """Pairs (item, node) that a batch of items can change: first those it touches, then hop by hop.
+
+    Attributes:
+        items: the batch.
+        structure: the graph.
+        node: node of each row `[num_rows]`.
+        item: whose row it is, in `[0, items.num_items)` `[num_rows]`.
+        upto: number of rows within 0, 1, ... hops.
+        ptr: where the out-edges of each row within all hops but the last begin.
+        target: row at the other end of each out-edge.
+        column: its column of `edge_index`.
+        removed: per column taken out, without loops: column, rows of its target and its source.
+        loops: per loop taken out: column, row.
+        rows: finds the row of (item, node): int32 table over `item * num_nodes + node`, -1 where there is none.
+    """
+
+    items: Items
+    structure: Structure
+    node: Tensor
+    item: Tensor
+    upto: list[int]
+    ptr: Tensor
+    target: Tensor
+    column: Tensor
+    removed: tuple[Tensor, Tensor, Tensor]
+    loops: tuple[Tensor, Tensor]
+    rows: Tensor
+
+    def spread(self, delta: Tensor, weight: Tensor | None, num_rows: int) -> Tensor:
+        """Sum over out-edges: `delta` of the first rows, `[num_senders, dim]`, to the first `num_rows` rows."""
+        senders = delta.size(0)
+        last = int(self.ptr[senders])
+        target, column = self.target[:last], self.column[:last]
+        values = torch.ones(last, dtype=delta.dtype, device=delta.device) if weight is None else weight[column]
+        if delta.device.type == "cpu":  # compressed by sender as it is: the product needs no sorting
+            index = target.numpy().astype(np.int32), self.ptr[: senders + 1].numpy().astype(np.int32)
+            matrix = sp.csc_matrix((values.numpy(), *index), shape=(num_rows, senders))
+            return torch.from_numpy(matrix @ delta.numpy())
+        sender = torch.repeat_interleave(torch.arange(senders, device=delta.device), self.ptr[: senders + 1].diff())
+        return delta.new_zeros(num_rows, delta.size(1)).index_add_(0, target, delta[sender] * values.view(-1, 1))
+
+
+def batches(items: Items, structure: Structure, hops: int, rows: int = _ROWS) -> Iterator[tuple[Tensor, Balls]]:
+    """Balls of all items, batch by batch: which items, and their rows.
+
+    Args:
+        items: what is taken out.
+        structure: the graph.
+        hops: how far a change travels.
+        rows: rows per batch, as far as they can be foreseen.
+    """
+    reach = structure.reach(hops)
+    size = _sum_by_item(items, structure, reach).clamp(1, structure.num_nodes).cpu()
+    limit = max(_CELLS // max(structure.num_nodes, 1), 1)
+    number = (size.cumsum(0) / rows).long()
+    number = number + torch.arange(size.numel()) // limit
+    table = torch.full((min(limit, items.num_items) * structure.num_nodes,), -1, dtype=torch.int32, device=reach.device)
+    for index in torch.arange(size.numel()).split(torch.unique_consecutive(number, return_counts=True)[1].tolist()):
+        for part in index.split(limit):
+            part = part.to(reach.device)
+            balls = _balls(items.take(part), structure, hops, table)
+            yield part, balls
+            table[balls.item * structure.num_nodes + balls.node] = -1
+
+
+def _sum_by_item(items: Items, structure: Structure, value: Tensor) -> Tensor:
+    """Sum of a node's value over the nodes that each item touches (end points of its edges count once per column)."""
+    total = value.new_zeros(items.num_items)
+    if items.of == "nodes":
+        return value[items.ids] * items.column_ptr.diff().clamp(min=1).to(value)
+    for ptr, nodes in (
+        (items.column_ptr, structure.edge_index[:, items.column].amax(dim=0) if items.column.numel() else None),
+        (items.column_ptr, structure.edge_index[:, items.column].amin(dim=0) if items.column.numel() else None),
+        (items.entry_ptr, items.entry[0] if items.entry.numel() else None),
+    ):
+        if nodes is not None:
+            owner = torch.repeat_interleave(torch.arange(items.num_items, device=value.device), ptr.diff())
+            total.index_add_(0, owner, value[nodes])
+    return total
+
+
+def _balls(items: Items, structure: Structure, hops: int, table: Tensor) -> Balls:
+    n, device = structure.num_nodes, table.device
+
+    def owners(ptr: Tensor) -> Tensor:
+        return torch.repeat_interleave(torch.arange(items.num_items, device=device), ptr.diff())
+
+    owner = owners(items.column_ptr)
+    source, target = structure.edge_index[:, items.column]
+    base = owner * n
+    nodes, rows_of = [], []
+    count = 0
+
+    def add(key: Tensor) -> Tensor:
+        """Give new (item, node) pairs rows, and return the pairs that are new, each once."""
+        nonlocal count
+        key = key[table[key] < 0]
+        place = torch.arange(key.numel(), dtype=torch.int32, device=device)
+        table[key] = place
+        key = key[table[key] == place]  # one of several equal ones won
+        table[key] = torch.arange(count, count + key.numel(), dtype=torch.int32, device=device)
+        count += key.numel()
+        nodes.append(key % n)
+        rows_of.append(key // n)
+        return key
+
+    frontier = add(torch.cat([base + source, base + target, owners(items.entry_ptr) * n + items.entry[0]]))
+    upto, counts, targets, columns = [count], [], [], []
+    for _ in range(hops):
+        place, degree = spans(structure.out_ptr, frontier % n)
+        key = torch.repeat_interleave(frontier - frontier % n, degree) + structure.out_node[place]
+        frontier = add(key)
+        counts.append(degree)
+        targets.append(key)
+        columns.append(structure.out_column[place])
+        upto.append(count)
+    counts = torch.cat(counts) if counts else torch.empty(0, dtype=torch.long, device=device)
+    target_key = torch.cat(targets) if targets else torch.empty(0, dtype=torch.long, device=device)
+    loop = source == target
+    return Balls(
+        items=items,
+        structure=structure,
+        node=torch.cat(nodes),
+        item=torch.cat(rows_of),
+        upto=upto,
+        ptr=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+        target=table[target_key].long(),
+        column=torch.cat(columns) if columns else target_key,
+        removed=(
+            items.column[~loop],
+            table[(base + target)[~loop]].long(),
+            table[(base + source)[~loop]].long(),
+        ),
+        loops=(items.column[loop], table[(base + source)[loop]].long()),
+        rows=table,
+    )
