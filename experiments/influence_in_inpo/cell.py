@@ -68,7 +68,7 @@ class CellRun:
         self.data: Data = link_split(load(dataset, study.root, sparse=True), seed=seed)
         store = ModelStore(study.models, study.recipe, self.task)
         self.base: Result = store.base(self.data, seed)
-        self.key = f"{dataset}-{seed}-{study.recipe.epochs}"
+        self.key = f"{dataset}-{seed}-{study.recipe.epochs}-{study.recipe.lr}"
         exact, _ = study.scores.of("exact", self.base, self.data, self.key)
         self.partition = forget_set(forget, self.data, exact, study.ratio[dataset], seed)
         self.references = [store.retrained(self.base, self.partition, offset + seed) for offset in (1000, 2000)]
@@ -118,7 +118,7 @@ class CellRun:
             "truth": self.study.scores.truth,
             "num_forget": self.partition.num_forget,
             "request_hash": self.partition.request_hash,
-            "recipe_epochs": self.study.recipe.epochs,
+            "recipe": vars(self.study.recipe),
         }
 
     def _figures(self, result: Result, around: Any = None) -> dict[str, float | None]:
