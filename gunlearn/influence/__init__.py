@@ -8,11 +8,13 @@ from typing import Any
 
 from gunlearn.influence.base import Estimator, Influence, InfluenceProblem
 from gunlearn.influence.brute import Brute
+from gunlearn.influence.datamodels import lds, linear_datamodelling_score, random_subsets
 from gunlearn.influence.exact import Exact, SlowEstimatorWarning
 from gunlearn.influence.gradients import GradientSimilarity, TracIn
 from gunlearn.influence.heuristics import Degree, Nora, Random
 from gunlearn.influence.items import Items, resolve_items
 from gunlearn.influence.nora import edge_scores, min_max, nora
+from gunlearn.influence.retraining import retraining_influence
 from gunlearn.influence.targets import TARGETS, Embeddings, Function, Loss, Probabilities, Target
 
 ESTIMATORS: dict[str, type[Estimator]] = {
@@ -35,9 +37,13 @@ __all__ = [
     "Target",
     "edge_scores",
     "estimate",
+    "lds",
+    "linear_datamodelling_score",
     "min_max",
     "nora",
+    "random_subsets",
     "resolve_items",
+    "retraining_influence",
 ]
 
 

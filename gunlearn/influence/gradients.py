@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
+from gunlearn._scatter import without_torch_scatter
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.influence.base import Estimator, InfluenceProblem
 from gunlearn.influence.item_losses import item_losses
@@ -38,14 +39,15 @@ class Gradients:
 
     def __init__(self, problem: InfluenceProblem, parameters: list[nn.Parameter]) -> None:
         """One forward pass."""
-        outputs = problem.encode(problem.data)
+        with without_torch_scatter():  # its segment kernels cannot be differentiated twice
+            outputs = problem.encode(problem.data)
         value = problem.target.value(outputs)
         self.parameters = parameters
         found: Sequence[Tensor | None] = [None] * len(parameters)
         if value.requires_grad:
             found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
         self.target = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
-        with plain_path():  # scores of pairs are differentiated twice
+        with plain_path(), without_torch_scatter():  # scores of pairs are differentiated twice
             self.losses = item_losses(problem)(outputs)
             self.weight = torch.ones_like(self.losses, requires_grad=True)
             self.pull = torch.autograd.grad(self.losses, parameters, self.weight, create_graph=True, allow_unused=True)

@@ -12,6 +12,8 @@ from torch_geometric.data import Data
 from torch_geometric.utils import is_undirected
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.requests import Partition
+from gunlearn.requests.graph import TrainingGraph
 
 KINDS = ("edges", "nodes", "features")
 
@@ -82,6 +84,19 @@ class Items:
             row, col = self.entry[:, first:last]
             out.x = without_entries(data.x, row, col)
         out.num_nodes = data.num_nodes
+        return out
+
+    def without(self, data: Data, index: Tensor) -> Data:
+        """A new graph without several items at once, as a model would be trained on it.
+
+        Edges leave every list of training edges, see `Partition.retain_data`.
+        """
+        taken = self.take(index)
+        gone = torch.zeros(data.edge_index.size(1), dtype=torch.bool, device=data.edge_index.device)
+        gone[taken.column] = True
+        out = Partition.from_mask(self.of, TrainingGraph(data), gone).retain_data if gone.any() else copy.copy(data)
+        if taken.entry.numel():
+            out.x = without_entries(data.x, *taken.entry)
         return out
 
 
