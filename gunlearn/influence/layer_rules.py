@@ -298,7 +298,7 @@ class GATRule(Rule):
         return isinstance(self.layer, pyg.GATv2Conv)
 
     def _project(self, x: Any) -> tuple[Tensor, Tensor]:
-        """Messages and what the attention reads of the sender; what it reads of the receiver. `[n, heads, channels]`."""
+        """Messages, which the attention reads of senders, and what it reads of receivers: `[n, heads, channels]`."""
         layer, shape = self.layer, (-1, self.layer.heads, self.layer.out_channels)
         if self._second:
             sender = layer.lin_l(x).view(shape)
