@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "gunlearn.api": ("Evaluation", "evaluate", "influence", "train", "unlearn"),
     "gunlearn.datasets": ("load",),
+    "gunlearn.influence.study": ("influence_study",),
     "gunlearn.methods": ("METHODS", "Callback", "EarlyStopping", "Method", "Result"),
     "gunlearn.nn": ("GCN", "InfluenceAwareConv", "after_layer", "removed_edges", "scaled_messages"),
     "gunlearn.requests": ("ForgetEdges", "ForgetItems", "Partition", "Request"),

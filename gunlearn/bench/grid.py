@@ -90,7 +90,7 @@ def run_cell(
     cell: Cell, config: GridConfig, out: Path, progress: bool = False, bars: bool = False
 ) -> list[dict[str, Any]]:
     """All rows of one cell; in each process one cell at a time, since runs use the process's random state."""
-    with _ALONE, _threads(config.threads):
+    with _ALONE, threads(config.threads):
         device = resolve_device(config.device)
         data = link_split(load(cell.dataset, config.root, sparse=True), seed=cell.seed, protocol=cell.protocol).to(
             device
@@ -217,7 +217,8 @@ def _line(row: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def threads(number: int | None) -> Iterator[None]:
+    """Torch's threads inside the block; `None` leaves them."""
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(before if number is None else number)

@@ -126,9 +126,10 @@ class ModelStore:
 
 
 def content_hash(data: Data) -> str:
-    """Hash of what a model can learn from: features, training edges, validation edges."""
+    """Hash of what a model can learn from: features, training and validation edges; labels, where masks name them."""
     digest = hashlib.sha256()
-    for name in ("x", "edge_index", "edge_weight", "edge_attr", "val_pos_edge_index", "val_neg_edge_index"):
+    names = ["x", "edge_index", "edge_weight", "edge_attr", "val_pos_edge_index", "val_neg_edge_index"]
+    for name in [*names, *(("y", "train_mask", "val_mask") if "train_mask" in data else ())]:
         value = data.get(name) if hasattr(data, "get") else getattr(data, name, None)
         if isinstance(value, Tensor):
             digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())

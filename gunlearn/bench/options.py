@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gunlearn.errors import InvalidInputError
@@ -36,24 +36,42 @@ def method_options(arguments: Sequence[str], methods: Sequence[str]) -> dict[str
     Raises:
         InvalidInputError: no `=`, a method that was not chosen, an option that none of them has.
     """
-    out: dict[str, dict[str, Any]] = {name: {} for name in methods}
-    known = {name: METHODS[name].options() for name in out if name != "retrain"}
-    specific: dict[str, dict[str, Any]] = {name: {} for name in methods}
     for argument in arguments:
-        key, equals, text = argument.partition("=")
-        method, dot, option = key.strip().rpartition(".")
-        if not equals or not option:
-            raise InvalidInputError(f"Expected a method argument key=value or method.key=value (got '{argument}')")
-        if method == "retrain":
+        if argument.partition("=")[0].strip().startswith("retrain."):
             raise InvalidInputError(
                 f"Expected retraining's settings as those of the base model, such as --epochs (got '{argument}')"
             )
-        if dot and method not in known:
-            raise InvalidInputError(f"Expected a method argument of {sorted(known)} (got '{argument}')")
-        takers = [name for name in ([method] if dot else known) if option in known[name]]
+    known = {name: METHODS[name].options() for name in methods if name != "retrain"}
+    return {name: {} for name in methods} | typed_options(arguments, known, "method")
+
+
+def typed_options(arguments: Sequence[str], known: Mapping[str, Sequence[str]], what: str) -> dict[str, dict[str, Any]]:
+    """Options of each of several things of a kind.
+
+    Args:
+        arguments: `name.key=value` for one, or `key=value` for each that has the option.
+        known: the options of each.
+        what: the kind, for errors: `"method"`.
+
+    Returns:
+        Options by name.
+
+    Raises:
+        InvalidInputError: no `=`, an unknown name, an option that none of them has.
+    """
+    out: dict[str, dict[str, Any]] = {name: {} for name in known}
+    specific: dict[str, dict[str, Any]] = {name: {} for name in known}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        name, dot, option = key.strip().rpartition(".")
+        if not equals or not option:
+            raise InvalidInputError(f"Expected a {what} argument key=value or {what}.key=value (got '{argument}')")
+        if dot and name not in known:
+            raise InvalidInputError(f"Expected a {what} argument of {sorted(known)} (got '{argument}')")
+        takers = [taker for taker in ([name] if dot else known) if option in known[taker]]
         if not takers:
-            listed = "; ".join(f"{name}: {', '.join(known[name]) or 'none'}" for name in ([method] if dot else known))
-            raise InvalidInputError(f"Expected an option of the chosen methods ({listed}) (got '{argument}')")
-        for name in takers:  # the one said for the method alone wins, whatever the order
-            (specific if dot else out)[name][option] = parse_value(text.strip())
+            listed = "; ".join(f"{n}: {', '.join(known[n]) or 'none'}" for n in ([name] if dot else known))
+            raise InvalidInputError(f"Expected an option of the chosen {what}s ({listed}) (got '{argument}')")
+        for taker in takers:  # the one said for it alone wins, whatever the order
+            (specific if dot else out)[taker][option] = parse_value(text.strip())
     return {name: {**out[name], **specific[name]} for name in out}

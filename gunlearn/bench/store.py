@@ -101,14 +101,14 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def atomic_write(path: str | Path, text: str) -> Path:
+def atomic_write(path: str | Path, content: str | bytes) -> Path:
     """Write a whole file or nothing: to a neighbour first, then renamed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         umask = os.umask(0)  # `mkstemp` makes private files
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)

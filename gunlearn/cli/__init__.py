@@ -7,11 +7,20 @@ from collections.abc import Sequence
 import tyro
 
 from gunlearn.cli.console import say
-from gunlearn.cli.listings import Datasets, Losses, Methods, Report
+from gunlearn.cli.influence import Influence
+from gunlearn.cli.listings import Datasets, Estimators, Losses, Methods, Report
 from gunlearn.cli.run import Run
 from gunlearn.errors import GunlearnError
 
-COMMANDS = {"run": Run, "methods": Methods, "datasets": Datasets, "losses": Losses, "report": Report}
+COMMANDS = {
+    "run": Run,
+    "influence": Influence,
+    "methods": Methods,
+    "estimators": Estimators,
+    "datasets": Datasets,
+    "losses": Losses,
+    "report": Report,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

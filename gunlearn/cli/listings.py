@@ -1,4 +1,4 @@
-"""`gunlearn methods`, `datasets`, `losses`, `report`."""
+"""`gunlearn methods`, `estimators`, `datasets`, `losses`, `report`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,23 @@ class Methods:
         from gunlearn.report.listing import methods_listing
 
         return _list(*methods_listing(), self.markdown)
+
+
+@dataclass(frozen=True)
+class Estimators:
+    """List the estimators of influence.
+
+    Args:
+        markdown: Print a markdown table.
+    """
+
+    markdown: Flag = False
+
+    def __call__(self) -> int:
+        """Print the table."""
+        from gunlearn.report.listing import estimators_listing
+
+        return _list(*estimators_listing(), self.markdown)
 
 
 @dataclass(frozen=True)
@@ -66,10 +83,10 @@ class Losses:
 
 @dataclass(frozen=True)
 class Report:
-    """Draw report.html again from the results of a run.
+    """Draw the report again from the results of a run or a study.
 
     Args:
-        out: Output folder of 'gunlearn run'.
+        out: Output folder of 'gunlearn run' or 'gunlearn influence'.
         markdown: Print the table as markdown.
     """
 
@@ -78,6 +95,8 @@ class Report:
 
     def __call__(self) -> int:
         """Write the report, print the table."""
+        if (self.out / "influence.json").is_file():
+            return self._influence()
         from gunlearn.bench import read_results
         from gunlearn.report import grid_report, markdown_table, rich_table
 
@@ -87,6 +106,24 @@ class Report:
             print(markdown_table(rows))
         else:
             show(rich_table(rows))
+            print(f"report: {path}")
+        return 0
+
+    def _influence(self) -> int:
+        from gunlearn.bench.influence import read_study
+        from gunlearn.report.influence import (
+            influence_markdown_table,
+            influence_report,
+            influence_rich_table,
+            study_title,
+        )
+
+        study = read_study(self.out)
+        path = influence_report(study, self.out / "influence.html")
+        if self.markdown:
+            print(influence_markdown_table(study.rows))
+        else:
+            show(influence_rich_table(study.rows, study_title(study)))
             print(f"report: {path}")
         return 0
 

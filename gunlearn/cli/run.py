@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 _SMALL = ("digits", "karate", "lesmis")  # converge in a few hundred epochs
 
 
+def epochs_of(dataset: str, epochs: int | None) -> int:
+    """Epochs of the base model, where the user names none."""
+    if epochs is not None:
+        return epochs
+    return 300 if dataset.lower() in _SMALL else 2000
+
+
 @dataclass(frozen=True)
 class Run:
     """Compare unlearning methods on one data set, and write rows, a table and a report.
@@ -98,9 +105,6 @@ class Run:
 
         if self.seeds and self.seed is not None:
             raise InvalidInputError("Expected either --seeds or --seed (got both)")
-        epochs = self.epochs
-        if epochs is None:
-            epochs = 300 if self.dataset.lower() in _SMALL else 2000
         return GridConfig(
             dataset=self.dataset,
             methods=self.methods,
@@ -112,7 +116,7 @@ class Run:
             by=self.by,
             seeds=self.seeds or (0 if self.seed is None else self.seed,),
             recipe=Recipe(
-                epochs=epochs,
+                epochs=epochs_of(self.dataset, self.epochs),
                 lr=self.lr,
                 weight_decay=self.weight_decay,
                 hidden_channels=self.hidden_channels,

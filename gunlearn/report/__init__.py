@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from gunlearn.report.html import evaluation_report, grid_report
-from gunlearn.report.listing import losses_table, methods_table
+from gunlearn.report.listing import estimators_table, losses_table, methods_table
 from gunlearn.report.table import markdown_table, rich_table, text_table
 
 __all__ = [
+    "estimators_table",
     "evaluation_report",
     "grid_report",
     "losses_table",

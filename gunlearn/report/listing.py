@@ -1,4 +1,4 @@
-"""What there is, from the classes themselves: methods, losses, data sets."""
+"""What there is, from the classes themselves: methods, estimators, losses, data sets."""
 
 from __future__ import annotations
 
@@ -27,6 +27,25 @@ def methods_listing() -> tuple[list[str], list[list[str]]]:
             cls.paper or "baseline",
         ]
         for name, cls in METHODS.items()
+    ]
+
+
+def estimators_listing() -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of all estimators of influence."""
+    from gunlearn.influence import ESTIMATORS
+
+    head = ["estimator", "question", "what it does", "of", "targets", "cost", "paper"]
+    return head, [
+        [
+            name,
+            cls.question,
+            cls.summary,
+            ", ".join(cls.of),
+            ", ".join(cls.targets),
+            cls.cost or "-",
+            cls.paper or "-",
+        ]
+        for name, cls in ESTIMATORS.items()
     ]
 
 
@@ -70,6 +89,11 @@ def listing_markdown(head: list[str], body: list[list[str]]) -> str:
 def methods_table() -> str:
     """Markdown table of all methods, from their class attributes."""
     return listing_markdown(*methods_listing())
+
+
+def estimators_table() -> str:
+    """Markdown table of all estimators of influence, from their class attributes."""
+    return listing_markdown(*estimators_listing())
 
 
 def losses_table() -> str:

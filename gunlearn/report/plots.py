@@ -18,7 +18,7 @@ from gunlearn.report.summary import Line, Stat
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7B5EA7", "#A6A500", "#5B7083")
 MARKERS = "osD^vPX<>h"
 RETRAIN, ORIGINAL = "#000000", "#8A8A8A"
-_STYLE = {
+STYLE = {
     "svg.hashsalt": "gunlearn",  # the same figure, the same bytes
     "svg.fonttype": "path",
     "font.size": 10,
@@ -59,7 +59,7 @@ def tradeoff(lines: Sequence[Line]) -> Figure | None:
             _band(axes.axvline, axes.axvspan, x)
             _band(axes.axhline, axes.axhspan, y)
         axes.errorbar(
-            x.mean, y.mean, xerr=x.std, yerr=y.std, fmt=marker, color=colour, label=_plain(line.label),
+            x.mean, y.mean, xerr=x.std, yerr=y.std, fmt=marker, color=colour, label=plain_text(line.label),
             markersize=13 if marker == "*" else 8, capsize=3, markeredgecolor="white", markeredgewidth=0.8, zorder=3,
         )  # fmt: skip
     axes.set(xlabel="forget AUC (retained against forgotten edges)", ylabel="retain AUC (test edges)")
@@ -74,7 +74,7 @@ def course(lines: Sequence[Line]) -> Figure | None:
     longest = 1
     for axes, name, title in zip(panels, ("retain_auc", "forget_auc"), ("retain AUC", "forget AUC"), strict=True):
         for line in lines:
-            label, (colour, marker) = _plain(line.label), style[id(line)]
+            label, (colour, marker) = plain_text(line.label), style[id(line)]
             if line.method == "retrain" and (level := line.stat(name)) is not None:
                 _band(axes.axhline, axes.axhspan, level, label="retrain")
             runs = [
@@ -125,7 +125,7 @@ def histograms(lines: Sequence[Line]) -> Figure | None:
         if ends.get("retrain") is not None:
             axes.stairs(ends["retrain"], edges, color=RETRAIN, lw=1.3, label="retrained")
         axes.stairs(after, edges, color=style[id(line)][0], lw=1.8, label="after (in colour)")
-        axes.set_title(_plain(line.label), fontsize=10)
+        axes.set_title(plain_text(line.label), fontsize=10)
         # One tall bar (everything pushed to 0) must not flatten the shapes that matter.
         top = 1.12 * max(*reference, min(after.max(), 2 * max(reference))) if reference else 1.12 * after.max()
         axes.set_ylim(0, top)
@@ -158,7 +158,7 @@ def cost(lines: Sequence[Line]) -> Figure | None:
     style = style_of(lines)
     figure = _figure(9.2, 0.36 * len(shown) + 1.3)
     panels = figure.subplots(1, 2, sharey=True)
-    labels = [_plain(line.label) for line in shown]
+    labels = [plain_text(line.label) for line in shown]
     for axes, name, title, text in (
         (panels[0], "seconds", "seconds (log scale)", "{:.2g}"),
         (panels[1], "peak_memory_mb", "peak memory of the process, MiB", "{:.0f}"),
@@ -196,7 +196,7 @@ PLOTS = (
 
 def draw(lines: Sequence[Line]) -> list[tuple[str, str, Figure]]:
     """All plots that the lines have figures for: name, words, figure."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         drawn = [(name, words, function(lines)) for name, words, function in PLOTS]
     return [(name, words, figure) for name, words, figure in drawn if figure is not None]
 
@@ -204,7 +204,7 @@ def draw(lines: Sequence[Line]) -> list[tuple[str, str, Figure]]:
 def data_uri(figure: Figure) -> str:
     """The figure as an SVG in a data address."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
@@ -233,5 +233,6 @@ def _shares(line: Line) -> np.ndarray | None:
     return total / max(total.sum(), 1)
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
+    """Text that matplotlib shows as it is."""
     return text.replace("$", r"\$")  # else matplotlib reads it as a formula

@@ -1,0 +1,118 @@
+"""Plots of a study of influence estimators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
+
+from gunlearn.influence.agreement import recovery
+from gunlearn.influence.study import Study
+from gunlearn.report.plots import COLOURS, MARKERS, STYLE, plain_text
+
+_POINTS = 1500  # per panel: more say nothing and make the file heavy
+_COLUMNS = 3
+
+
+def draw_study(study: Study) -> list[tuple[str, str, Figure]]:
+    """All plots that the study has figures for: name, words, figure."""
+    with matplotlib.rc_context(STYLE):
+        drawn = [
+            ("scatter", "Estimate against truth", scatter(study)),
+            ("ranks", "Rank of the estimate against rank of the truth", scatter(study, ranks=True)),
+            ("recovery", "Share of the most influential items found", found(study)),
+            ("cost", "Cost against quality", cost(study)),
+        ]
+    return [(name, words, figure) for name, words, figure in drawn if figure is not None]
+
+
+def scatter(study: Study, ranks: bool = False) -> Figure | None:
+    """One panel per estimate: its scores, or their ranks, against the truth's."""
+    shown = {name: scores.numpy() for name, scores in study.estimates.items()}
+    if not shown:
+        return None
+    truth = study.truth.numpy()
+    drawn = np.random.default_rng(0).permutation(truth.size)[:_POINTS]
+    rows = math.ceil(len(shown) / _COLUMNS)
+    figure = Figure(figsize=(9.2, 2.9 * rows), layout="constrained")
+    panels = figure.subplots(rows, _COLUMNS, squeeze=False)
+    style = _style(study)
+    for axes, (name, scores) in zip(panels.flat, shown.items(), strict=False):
+        x, y = (rankdata(truth), rankdata(scores)) if ranks else (truth, scores)
+        axes.plot(x[drawn], y[drawn], "o", ms=2.5, alpha=0.5, mew=0, color=style[name][0], rasterized=drawn.size > 500)
+        axes.set_title(plain_text(name), fontsize=10)
+        if not ranks:
+            _scale(axes.set_xscale, x)
+            _scale(axes.set_yscale, y)
+    for axes in panels.flat[len(shown) :]:
+        axes.set_visible(False)
+    figure.supxlabel("rank of the truth" if ranks else "truth", fontsize=10)
+    figure.supylabel("rank of the estimate" if ranks else "estimate (its own units)", fontsize=10)
+    return figure
+
+
+def found(study: Study) -> Figure | None:
+    """Recovery curves: `precision_at` a share of the items; chance is the diagonal."""
+    truth, signed = study.truth.numpy(), study.settings["signed"]
+    first = max(1 / truth.size, 0.001)
+    shares = np.geomspace(first, 1, 25)
+    curves = {name: recovery(truth, scores.numpy(), shares, signed) for name, scores in study.estimates.items()}
+    curves = {name: curve for name, curve in curves.items() if curve[0] is not None}
+    if not curves:
+        return None
+    figure = Figure(figsize=(7.6, 4.2), layout="constrained")
+    axes, style = figure.subplots(), _style(study)
+    axes.plot(shares, shares / 2 if signed else shares, ls="--", lw=1, color="#000000", label="chance")
+    for name, curve in curves.items():
+        colour, marker = style[name]
+        axes.plot(shares, curve, color=colour, marker=marker, ms=4, lw=1.4, label=plain_text(name))
+    axes.set(xscale="log", ylim=(0, 1.03), xlabel="share of all items looked at, the highest scores first")
+    axes.set_ylabel("share of as many most influential found")
+    _legend(figure, axes)
+    return figure
+
+
+def cost(study: Study) -> Figure | None:
+    """Spearman's correlation with its interval over seconds (log scale)."""
+    shown = [row for row in study.rows if row["spearman"] is not None and row["seconds"]]
+    if not shown:
+        return None
+    figure = Figure(figsize=(7.6, 4.2), layout="constrained")
+    axes, style = figure.subplots(), _style(study)
+    axes.axhline(0, color="#000000", lw=1, ls="--")
+    for row in shown:
+        colour, marker = style[row["estimator"]]
+        low, high = row["spearman_ci"]
+        spread = [[max(0.0, row["spearman"] - low)], [max(0.0, high - row["spearman"])]]
+        axes.errorbar(
+            row["seconds"], row["spearman"], yerr=spread, fmt=marker, color=colour, ms=8, capsize=3,
+            markeredgecolor="white", markeredgewidth=0.8, label=plain_text(row["estimator"]),
+        )  # fmt: skip
+    axes.set(xscale="log", xlabel="seconds (log scale)", ylabel="Spearman correlation with the truth")
+    axes.set_ylim(min(-0.1, *(row["spearman_ci"][0] for row in shown)) - 0.05, 1.05)
+    _legend(figure, axes)
+    return figure
+
+
+def _style(study: Study) -> dict[str, tuple[str, str]]:
+    return {row["estimator"]: (COLOURS[k % 10], MARKERS[k % 10]) for k, row in enumerate(study.rows)}
+
+
+def _scale(set_scale: Callable[..., None], values: np.ndarray) -> None:
+    """Logarithmic where the scores are positive and span decades, and so on both sides of zero."""
+    size = np.abs(values[values != 0])
+    if size.size and size.max() > 30 * np.median(size):
+        if values.min() > 0:
+            set_scale("log")
+        else:
+            set_scale("symlog", linthresh=float(np.median(size)))
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=9)

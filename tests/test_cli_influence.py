@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from gunlearn.cli import main
+from gunlearn.cli.influence import Influence
+from gunlearn.influence import ESTIMATORS
+from tests.test_cli import call
+
+SMALL = ["influence", "--dataset", "karate", "--epochs", "5", "--hidden-channels", "8", "--out-channels", "4",
+         "--threads", "1"]  # fmt: skip
+QUICK = [*SMALL, "--estimators", "degree", "random"]
+
+OWN = """
+import torch
+import helper_of_the_model
+from torch_geometric.nn import SAGEConv
+
+
+class Mine(torch.nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.conv = SAGEConv(size, 3)
+
+    def forward(self, x, edge_index):
+        return self.conv(x, edge_index)
+
+
+def trained(data, seed):
+    assert torch.initial_seed() == seed
+    return Mine(data.num_features)
+
+
+def wrong(data, seed):
+    return "no model"
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "helper_of_the_model.py").write_text("")
+    return tmp_path / "mine.py"
+
+
+def test_writes_everything_and_keeps_the_model(tmp_path, capsys):
+    out = tmp_path / "out"
+    command = [*SMALL, "--estimators", "nora", "brute", "--truth", "brute", "--out", str(out)]
+    assert call(*command, "--estimator-arg", "nora.beta=3", "--num-items", "30", "--seed", "1") == 0
+    printed = capsys.readouterr()
+    assert "Spearman" in printed.out
+    assert "nora: Spearman" in printed.err
+    rows = json.loads((out / "influence.json").read_text())
+    assert [row["estimator"] for row in rows] == ["nora", "brute"]
+    assert {(row["dataset"], row["model"], row["num_items"], row["seed"]) for row in rows} == {("karate", "GCN", 30, 1)}
+    assert rows[0]["options"]["beta"] == 3
+    assert rows[1]["spearman"] == pytest.approx(1)
+    html = (out / "influence.html").read_bytes()
+    assert (out / "influence.csv").is_file()
+    kept = sorted(path.name for path in (out / "models").iterdir())
+    assert call(*command, "--estimator-arg", "nora.beta=3", "--num-items", "30", "--seed", "1", "--no-progress") == 0
+    assert sorted(path.name for path in (out / "models").iterdir()) == kept
+    again = json.loads((out / "influence.json").read_text())
+    assert [row["spearman_ci"] for row in again] == [row["spearman_ci"] for row in rows]
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    (out / "influence.html").unlink()
+    assert call("report", str(out)) == 0
+    assert re.sub(rb"data:[^\"]*|<td>[^<]*</td>", b"", (out / "influence.html").read_bytes()) == re.sub(
+        rb"data:[^\"]*|<td>[^<]*</td>", b"", html
+    )  # but for the second run's seconds
+    capsys.readouterr()
+    assert call("report", str(out), "--markdown") == 0
+    assert capsys.readouterr().out.startswith("| estimator |")
+
+
+def test_nodes_loss_and_node_classification(tmp_path, capsys):
+    assert call(*QUICK, "--of", "nodes", "--truth", "brute", "--num-items", "6", "--out", str(tmp_path / "a")) == 0
+    more = ["--task", "node_classification", "--target", "loss", "--num-items", "6", "--truth", "brute"]
+    assert call(*SMALL, "--estimators", "random", *more, "--double", "--out", str(tmp_path / "b")) == 0
+    (row,) = json.loads((tmp_path / "b" / "influence.json").read_text())
+    assert (row["target"], row["error"]) == ("loss", None)
+
+
+def test_truth_of_retraining(tmp_path, capsys):
+    truth = ["--truth", "retraining", "--target", "loss", "--truth-arg", "count=4", "--truth-arg", "seeds=[0,1]"]
+    assert call(*SMALL, "--estimators", "random", *truth, "--out", str(tmp_path)) == 0
+    (row,) = json.loads((tmp_path / "influence.json").read_text())
+    assert (row["truth_question"], row["num_items"], row["error"]) == ("training", 4, None)
+    assert "noise_floor" in (tmp_path / "influence.html").read_text()
+
+
+def test_own_model_and_own_graph(own, tmp_path, capsys):
+    graph = tmp_path / "graph"
+    graph.mkdir()
+    rng = np.random.default_rng(0)
+    lines = [f"{u},{v}" for u in range(30) for v in range(u + 1, 30) if rng.random() < 0.2]
+    (graph / "edges.csv").write_text("source,target\n" + "\n".join(lines) + "\n")
+    np.save(graph / "features.npy", rng.normal(size=(30, 5)).astype(np.float32))
+    command = ["influence", "--dataset", str(graph), "--model", f"{own}:trained", "--estimators", "degree"]
+    assert call(*command, "--truth", "brute", "--num-items", "8", "--out", str(tmp_path / "out")) == 0
+    (row,) = json.loads((tmp_path / "out" / "influence.json").read_text())
+    assert (row["dataset"], row["model"], row["error"]) == ("graph", "Mine", None)
+    assert not (tmp_path / "out" / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([*SMALL, "--estimators", "nope"], "nope"),
+        ([*QUICK, "--truth", "nope"], "truth"),
+        ([*QUICK, "--estimator-arg", "gamma=1"], "degree: none"),
+        ([*QUICK, "--estimator-arg", "nora.beta=1"], "degree"),
+        ([*QUICK, "--truth", "pbrf", "--target", "loss", "--truth-arg", "dumping=1"], "damping"),
+        ([*QUICK, "--truth", "retraining"], "value"),
+        ([*QUICK, "--num-items", "0"], "num_items"),
+        ([*QUICK, "--hidden-channels", "0"], "hidden_channels"),
+        ([*QUICK, "--seed", "-1"], "seed"),
+        ([*QUICK, "--model", "mine"], "PATH.py:FUNCTION"),
+        ([*QUICK, "--model", "none.py:f"], "none.py"),
+        ([*QUICK, "--model", "mine.py:absent"], "absent"),
+        ([*QUICK, "--model", "mine.py:wrong"], "module"),
+        ([*QUICK, "--model", "broken.py:f"], "SyntaxError"),
+        (["influence", "--dataset", "DBLB"], "DBLP"),
+        (["influence", "--dataset", "./no/such/folder"], "edges.csv"),
+        (["report", "nowhere"], "results.json"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(argv, words, own, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GUNLEARN_DATA", raising=False)
+    monkeypatch.setenv("GUNLEARN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "broken.py").write_text("def")
+    assert call(*argv) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("error: Expected")
+    assert words in line
+
+
+def test_ctrl_c_and_failures(tmp_path, monkeypatch, capsys):
+    def failing(self, problem):
+        raise RuntimeError("no memory")
+
+    command = [*SMALL, "--truth", "brute", "--num-items", "4", "--out", str(tmp_path), "--estimators", "random"]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "gunlearn.bench.influence.influence_study", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        assert call(*command) == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(ESTIMATORS["random"], "scores", failing)
+        assert call(*command, "degree") == 0
+        assert call(*command) == 1
+    assert "random failed: no memory" in capsys.readouterr().out
+
+
+def test_help_and_listing(capsys):
+    assert call("influence", "--help") == 0
+    printed = capsys.readouterr().out
+    for name in vars(Influence()):
+        option = "--no-progress" if name == "progress" else "--" + name.replace("_", "-")
+        assert option in printed
+    for flags in ([], ["--markdown"]):
+        assert call("estimators", *flags) == 0
+        printed = capsys.readouterr().out
+        assert all(name in printed for name in ESTIMATORS)
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    from gunlearn.errors import InvalidInputError
+
+    with pytest.raises(InvalidInputError):
+        main([*QUICK, "--num-items", "0", "--debug", "--out", str(tmp_path)])
