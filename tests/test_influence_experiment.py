@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 import gunlearn as gu
 from experiments.influence_in_inpo import __main__ as study
 from experiments.influence_in_inpo import report
-from experiments.influence_in_inpo.cases import CASES, PAPER_CASES, forget_set
+from experiments.influence_in_inpo.cases import CASES, PAPER_CASES, available, forget_set
 from gunlearn.methods import INPO
 
 RESULTS = Path(study.__file__).parent / "results.json"
@@ -72,10 +72,9 @@ def test_differences_are_paired_by_cell_and_averaged_by_seed() -> None:
 
 def test_cases_are_what_inpo_takes() -> None:
     assert set(PAPER_CASES) <= set(CASES)
-    for options in CASES.values():
-        if options.get("influence") != "first_order":
-            INPO(**{**options, "influence": "brute" if options.get("influence") == "exact" else
-                    options.get("influence", "nora")})  # fmt: skip
+    assert {"none", "constant", "nora flipped", "exact min-max"} <= set(available(tuple(CASES)))
+    for name in available(tuple(CASES)):
+        INPO(**CASES[name])
 
 
 def test_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,12 +27,13 @@ CASES: dict[str, dict[str, Any]] = {
     "nora flipped": {"flip_influence": True},
     "degree": {"influence": "degree"},
     "first_order": {"influence": "first_order"},
+    "local": {"influence": "local"},
     "exact": {"influence": "exact"},
     "exact flipped": {"influence": "exact", "flip_influence": True},
     "exact min-max": {"influence": "exact", "damping": "min_max"},
 }
 PAPER_CASES = ("none", "constant", "random", "nora", "nora flipped", "exact", "exact flipped")
-SCORED = ("first_order", "exact")
+SCORED = ("first_order", "local", "exact")
 
 
 class Scores:
@@ -63,7 +64,8 @@ class Scores:
 
 def available(names: tuple[str, ...]) -> list[str]:
     """Cases whose estimator is registered."""
-    return [n for n in names if n != "first_order" or "first_order" in ESTIMATORS]
+    known = {*ESTIMATORS, "none", "constant", "exact"}
+    return [name for name in names if CASES[name].get("influence", "nora") in known]
 
 
 def forget_set(name: str, data: Data, exact: Tensor, ratio: float, seed: int) -> Partition:
