@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+import torch_geometric
 from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, softplus
@@ -293,3 +294,19 @@ def test_refusals(estimator):
 def test_bad_options(options):
     with pytest.raises(InvalidInputError, match=f"Expected '{next(iter(options))}'"):
         gu.influence(make(), graph(), estimator="gradient_similarity", target=f, **options)
+
+
+@pytest.mark.parametrize("of", ["edges", "nodes"])
+def test_passes_that_are_differentiated_twice_leave_torch_scatter_aside(monkeypatch, of):
+    monkeypatch.setattr(torch_geometric.typing, "WITH_TORCH_SCATTER", True)
+    seen = []
+
+    class Watched(gu.GCN):
+        def forward(self, x, edge_index):
+            if torch.is_grad_enabled():
+                seen.append(torch_geometric.typing.WITH_TORCH_SCATTER)
+            return super().forward(x, edge_index)
+
+    gu.influence(Watched(5, 8, 3).double(), graph(), of=of, estimator="tracin", target=f)
+    assert seen == [False]
+    assert torch_geometric.typing.WITH_TORCH_SCATTER
