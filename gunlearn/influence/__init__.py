@@ -12,24 +12,30 @@ from gunlearn.influence.datamodels import lds, linear_datamodelling_score, rando
 from gunlearn.influence.exact import Exact, SlowEstimatorWarning
 from gunlearn.influence.gradients import GradientSimilarity, TracIn
 from gunlearn.influence.heuristics import Degree, Nora, Random
+from gunlearn.influence.inverse_hessian import GIF, EdgeEdit, InverseHessian
 from gunlearn.influence.items import Items, resolve_items
+from gunlearn.influence.local import Local
 from gunlearn.influence.nora import edge_scores, min_max, nora
+from gunlearn.influence.pbrf import pbrf
 from gunlearn.influence.retraining import retraining_influence
 from gunlearn.influence.targets import TARGETS, Embeddings, Function, Loss, Probabilities, Target
 
 ESTIMATORS: dict[str, type[Estimator]] = {
-    cls.name: cls for cls in (Brute, Exact, Nora, Degree, Random, TracIn, GradientSimilarity)
+    cls.name: cls for cls in (Brute, Exact, Local, Nora, Degree, Random, TracIn, GradientSimilarity, InverseHessian, EdgeEdit, GIF)
 }
 """Every estimator by name."""
 
 __all__ = [
     "ESTIMATORS",
+    "GIF",
     "TARGETS",
+    "EdgeEdit",
     "Embeddings",
     "Estimator",
     "Function",
     "Influence",
     "InfluenceProblem",
+    "InverseHessian",
     "Items",
     "Loss",
     "Probabilities",
@@ -41,6 +47,7 @@ __all__ = [
     "linear_datamodelling_score",
     "min_max",
     "nora",
+    "pbrf",
     "random_subsets",
     "resolve_items",
     "retraining_influence",

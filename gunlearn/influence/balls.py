@@ -80,6 +80,9 @@ class Balls:
         removed: per column taken out, without loops: column, rows of its target and its source.
         loops: per loop taken out: column, row.
         rows: finds the row of (item, node): int32 table over `item * num_nodes + node`, -1 where there is none.
+        lost: incoming weight that each touched row loses beyond what is taken out, or `None`.
+        incoming: what the last layer's sums of the touched rows gain beyond what is computed, or `None`.
+        delta: change of what each sender sent in the last layer that ran `[num_senders, dim]`.
     """
 
     items: Items
@@ -93,6 +96,14 @@ class Balls:
     removed: tuple[Tensor, Tensor, Tensor]
     loops: tuple[Tensor, Tensor]
     rows: Tensor
+    lost: Tensor | None = None
+    incoming: Tensor | None = None
+    delta: Tensor | None = None
+
+    @property
+    def hops(self) -> int:
+        """How far the rows reach."""
+        return len(self.upto) - 1
 
     def spread(self, delta: Tensor, weight: Tensor | None, num_rows: int) -> Tensor:
         """Sum over out-edges: `delta` of the first rows, `[num_senders, dim]`, to the first `num_rows` rows."""
@@ -172,7 +183,10 @@ def _balls(items: Items, structure: Structure, hops: int, table: Tensor) -> Ball
         rows_of.append(key // n)
         return key
 
-    frontier = add(torch.cat([base + source, base + target, owners(items.entry_ptr) * n + items.entry[0]]))
+    touched = [base + source, base + target, owners(items.entry_ptr) * n + items.entry[0]]
+    if items.of == "nodes":
+        touched.append(torch.arange(items.num_items, device=device) * n + items.ids)
+    frontier = add(torch.cat(touched))
     upto, counts, targets, columns = [count], [], [], []
     for _ in range(hops):
         place, degree = spans(structure.out_ptr, frontier % n)

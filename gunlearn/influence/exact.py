@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -140,6 +140,7 @@ class Recording:
             problem.encode(problem.data)
         if not self.calls:
             raise UnsupportedModelError("no message passing layer was called")
+        self.calls[-1].last = True
 
     @contextmanager
     def _attached(self, kind: type[_Attached], *args: Any) -> Iterator[None]:
@@ -167,10 +168,35 @@ class Recording:
             width = 1 + self.problem.data.x.size(1) // 256
         for index, balls in batches(items, self.structure, hops[-1], max(rows // width, 1)):
             given = balls.upto[0] if items.of == "features" else 0
-            x = self._inputs(items, balls, balls.node.numel() if self.whole else given)
-            view = Data(**{**self.problem.data.to_dict(), "x": x, "num_nodes": balls.node.numel()})
-            with self._attached(_Rows, _Pass(balls, hops, given)):
-                yield index, balls, self.problem.encode(view)
+            yield index, balls, self._run(items, balls, hops, given, balls.node.numel())
+
+    def touched(
+        self, items: Items, rows: int, prepare: Callable[[Balls], None]
+    ) -> Iterator[tuple[Tensor, Balls, Tensor]]:
+        """The same, of the rows that each item touches alone, as if their neighbours' inputs stood still."""
+        hops = [0] * len(self.calls)
+        for index, balls in batches(items, self.structure, 0, rows):
+            prepare(balls)
+            given = balls.upto[0] if items.of == "features" else 0
+            yield index, balls, self._run(items, balls, hops, given, balls.upto[0])
+
+    def run_to(self, balls: Balls, hops: list[int], call: int) -> Tensor:
+        """Inputs of a layer on the rows of balls around nodes, which lose nothing but degree."""
+        state = _Pass(balls, hops, 0, stop=call)
+        x = self._inputs(balls.items, balls, 0)
+        view = Data(**{**self.problem.data.to_dict(), "x": x, "num_nodes": balls.node.numel()})
+        try:
+            with self._attached(_Rows, state):
+                self.problem.encode(view)
+        except _Stop as stop:
+            return stop.x
+        raise UnsupportedModelError("fewer layers were called than before")
+
+    def _run(self, items: Items, balls: Balls, hops: list[int], given: int, num_rows: int) -> Tensor:
+        x = self._inputs(items, balls, balls.node.numel() if self.whole else given)
+        view = Data(**{**self.problem.data.to_dict(), "x": x, "num_nodes": num_rows})
+        with self._attached(_Rows, _Pass(balls, hops, given)):
+            return self.problem.encode(view)
 
     def _inputs(self, items: Items, balls: Balls, num_rows: int) -> Tensor:
         x = self.problem.data.x
@@ -210,6 +236,15 @@ class _Pass:
     hops: list[int]
     given: int
     call: int = 0
+    stop: int | None = None
+
+
+class _Stop(Exception):
+    """Ends a pass at a layer, with the layer's input."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x = x
 
 
 class _Attached(Override):
@@ -255,6 +290,8 @@ class _Rows(_Attached):
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """New outputs of the rows that have changed so far, or of all rows."""
         state, recording = self.state, self.recording
+        if state.call == state.stop:
+            raise _Stop(x)
         rule, balls = recording.calls[state.call], state.balls
         given, num_rows = state.given, balls.upto[state.hops[state.call]]
         if rule.layer is not self.layer or x.size(0) != (balls.node.numel() if recording.whole else given):

@@ -32,8 +32,10 @@ class Rule(ABC):
     Attributes:
         degree_in_sender: whether a node's own degree scales what it sends.
         out: the layer's output on the whole graph `[num_nodes, dim]`.
+        last: whether no other layer follows.
     """
 
+    last = False
     degree_in_sender = False
 
     def __init__(self, layer: nn.Module, structure: Structure, edge_weight: Tensor | None) -> None:
@@ -120,6 +122,7 @@ class LinearRule(Rule):
         gone = torch.ones(column.numel(), dtype=self.dtype, device=node.device) if weight is None else weight[column]
         loop_gone = self.loop_lost[loop_column]
         lost.index_add_(0, at, gone).index_add_(0, loop_at, loop_gone)
+        lost = lost if balls.lost is None else lost + balls.lost
         r, s = self.scales(self.degree[node[:touched]] - lost)
 
         senders = max(num_given, touched if s is not None else 0)
@@ -135,13 +138,18 @@ class LinearRule(Rule):
 
         sums = self.sums[node[:num_rows]]
         if senders:
-            delta = new - sent
-            sums += balls.spread(delta, weight, num_rows)
+            balls.delta = delta = new - sent
+            if balls.hops:
+                sums += balls.spread(delta, weight, num_rows)
             sums[:senders] += self.loop[node[:senders]].view(-1, 1) * delta
+        if balls.incoming is not None and self.last:
+            sums[:touched] += balls.incoming
         if column.numel():
-            sums.index_add_(0, at, self._of(sender, new, node) * gone.view(-1, 1), alpha=-1)
+            went = new[sender] if senders and balls.hops else self.sent[node[sender]]
+            sums.index_add_(0, at, went * gone.view(-1, 1), alpha=-1)
         if loop_column.numel():
-            sums.index_add_(0, loop_at, self._of(loop_at, new, node) * loop_gone.view(-1, 1), alpha=-1)
+            went = new[loop_at] if senders else self.sent[node[loop_at]]
+            sums.index_add_(0, loop_at, went * loop_gone.view(-1, 1), alpha=-1)
         if r is not None:
             factor = self.r[node[:num_rows]]
             factor[:touched] = r
@@ -152,10 +160,6 @@ class LinearRule(Rule):
                 own = torch.cat([self.root(h[:num_given], given), own])
             sums += own
         return self.finish(sums)
-
-    def _of(self, row: Tensor, new: Tensor, node: Tensor) -> Tensor:
-        """What rows send now: `new` where they are among the changed senders."""
-        return new[row] if new.size(0) else self.sent[node[row]]
 
 
 class GCNRule(LinearRule):
