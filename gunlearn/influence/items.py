@@ -14,6 +14,7 @@ from torch_geometric.utils import is_undirected
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests import Partition
 from gunlearn.requests.graph import TrainingGraph
+from gunlearn.requests.partition import select_entries
 
 KINDS = ("edges", "nodes", "features")
 
@@ -77,8 +78,10 @@ class Items:
             for key in data.keys():  # noqa: SIM118
                 if key == "edge_index":
                     out.edge_index = data.edge_index[:, keep]
+                elif key.endswith("edge_index"):
+                    continue  # held-out and training edges: labels, not messages, even where as many as these
                 elif isinstance(data[key], Tensor) and data.is_edge_attr(key):
-                    out[key] = data[key][keep]
+                    out[key] = select_entries(data[key], keep, data.__cat_dim__(key, data[key]))
         first, last = int(self.entry_ptr[i]), int(self.entry_ptr[i + 1])
         if last > first:
             row, col = self.entry[:, first:last]
@@ -109,6 +112,12 @@ def without_entries(x: Tensor, row: Tensor, col: Tensor) -> Tensor:
     gone = torch.isin(rows * x.shape[1] + x.col_indices(), row * x.shape[1] + col)
     values = x.values().masked_fill(gone, 0.0)
     return torch.sparse_csr_tensor(x.crow_indices(), x.col_indices(), values, size=x.shape, check_invariants=False)
+
+
+def standing_still(nodes: Tensor, num_nodes: int) -> Items:
+    """One item per node `[k]` that edits nothing."""
+    none = torch.empty(0, dtype=torch.long, device=nodes.device)
+    return _items("nodes", num_nodes, nodes, nodes.numel(), column=none, column_item=none)
 
 
 def resolve_items(data: Data, of: str, items: Any = None) -> tuple[Items, Tensor]:
