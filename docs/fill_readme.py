@@ -1,6 +1,6 @@
-"""Writes the generated tables into README.md: `python docs/fill_readme.py [RESULTS.json]`.
+"""Writes the generated tables into README.md and docs/influence.md: `python docs/fill_readme.py [RESULTS.json]`.
 
-The tables of methods and losses come from the classes, the table of speed from the committed rows of
+The tables of methods, losses and estimators come from the classes, the table of speed from the committed rows of
 `experiments/speed`, the table of results from the rows that `gunlearn run` wrote.
 """
 
@@ -11,10 +11,10 @@ import re
 import sys
 from pathlib import Path
 
-from gunlearn.report import losses_table, markdown_table, methods_table
+from gunlearn.report import estimators_table, losses_table, markdown_table, methods_table
 
 README = Path(__file__).parent.parent / "README.md"
-
+INFLUENCE = Path(__file__).parent / "influence.md"
 
 SPEED = README.parent / "experiments" / "speed" / "results.json"
 CASES = {
@@ -51,13 +51,15 @@ def filled(text: str, tables: dict[str, str]) -> str:
         pattern = rf"(<!-- table:{name} -->\n).*?(<!-- end -->)"
         text, count = re.subn(pattern, lambda match, t=table: f"{match[1]}\n{t}\n\n{match[2]}", text, flags=re.S)
         if count != 1:
-            raise SystemExit(f"Expected the marks of table '{name}' once in README.md (got {count})")
+            raise SystemExit(f"Expected the marks of table '{name}' once (got {count})")
     return text
 
 
 def main(results: str | None) -> None:
-    """Rewrite README.md."""
-    tables = {"methods": methods_table().strip(), "losses": losses_table().strip()}
+    """Rewrite both files."""
+    estimators = {"estimators": estimators_table().strip()}
+    INFLUENCE.write_text(filled(INFLUENCE.read_text(), estimators))
+    tables = {"methods": methods_table().strip(), "losses": losses_table().strip(), **estimators}
     if SPEED.is_file():
         tables["speed"] = speed_table()
     if results is not None:

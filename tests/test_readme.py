@@ -5,20 +5,30 @@ from pathlib import Path
 
 import pytest
 
+from gunlearn.influence import ESTIMATORS
 from gunlearn.losses import LOSSES
 from gunlearn.methods import METHODS
-from gunlearn.report import losses_table, methods_table
+from gunlearn.report import estimators_table, losses_table, methods_table
 
 README = Path(__file__).parent.parent / "README.md"
+INFLUENCE = README.parent / "docs" / "influence.md"
+TABLES = [
+    ("methods", methods_table, README),
+    ("losses", losses_table, README),
+    ("estimators", estimators_table, README),
+    ("estimators", estimators_table, INFLUENCE),
+]
 
 
-@pytest.mark.parametrize(("name", "table"), [("methods", methods_table), ("losses", losses_table)])
-def test_generated_tables_are_not_stale(name: str, table) -> None:
-    committed = re.search(rf"<!-- table:{name} -->\n(.*?)<!-- end -->", README.read_text(), re.S)[1]
+@pytest.mark.parametrize(("name", "table", "file"), TABLES)
+def test_generated_tables_are_not_stale(name: str, table, file: Path) -> None:
+    committed = re.search(rf"<!-- table:{name} -->\n(.*?)<!-- end -->", file.read_text(), re.S)[1]
     assert committed.strip() == table().strip(), "run: python docs/fill_readme.py"
 
 
-def test_every_method_and_loss_is_listed() -> None:
+def test_everything_is_listed() -> None:
+    for name in ESTIMATORS:
+        assert re.search(rf"\| `?{name}`? ", estimators_table())
     for name in METHODS:
         assert re.search(rf"\| `?{name}`? ", methods_table())
     for name in LOSSES:
@@ -45,3 +55,22 @@ def test_pieces_run_as_printed() -> None:
     exec(compile(code, "README.md", "exec"), namespace)
     assert namespace["scores"].shape == (34,)
     assert namespace["z"].equal(model(data.x, data.edge_index[:, 2:]))
+
+
+def test_influence_examples_run_as_printed(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", INFLUENCE.read_text(), re.S):
+        exec(compile(code.replace("epochs=100", "epochs=5"), "influence.md", "exec"), namespace)
+    assert (tmp_path / "runs" / "mine" / "influence.html").stat().st_size > 10_000
+    assert namespace["scores"].shape == (namespace["data"].num_edges,)
+
+
+def test_readme_on_influence_runs_as_printed() -> None:
+    import gunlearn as gu
+
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "influence_study" in c)
+    data = gu.link_split(gu.load("karate"), 0.1, 0.1)
+    namespace = {"gu": gu, "data": data, "model": gu.GCN(data.num_features)}
+    exec(compile(code, "README.md", "exec"), namespace)
+    assert namespace["study"]["exact"]["spearman"] == pytest.approx(1)
