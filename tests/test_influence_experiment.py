@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import gunlearn as gu
 from experiments.influence_in_inpo import __main__ as study
 from experiments.influence_in_inpo import report
 from experiments.influence_in_inpo.cases import CASES, PAPER_CASES, available, forget_set
+from experiments.influence_in_inpo.cell import Curve
 from gunlearn.methods import INPO
 
 RESULTS = Path(study.__file__).parent / "results.json"
@@ -68,6 +70,33 @@ def test_differences_are_paired_by_cell_and_averaged_by_seed() -> None:
     shifted = rows("a", {cell: value + 9 for cell, value in zip(cells, two, strict=True)})
     assert "**+18.00 ± 0.00**" in report.differences(shifted + base, ("a", "b"), "b", {"JS": "floors_forget"})
     assert report.paired(ours[:2], base, "floors_forget") is None  # one seed has no spread
+    base[0]["js_forget"] = None  # of seed 0 the other forget set is left
+    per_seed[0][0], per_seed[1][0] = 2 * one[1], 2 * two[1]
+    assert report.paired(ours, base, "floors_forget")[0] == pytest.approx((per_seed[0] - per_seed[1]).mean())
+
+
+class Figures:
+    """An evaluator whose forget AUC is told, its retain AUC a line in it."""
+
+    def __init__(self, forget_auc: list[float]) -> None:
+        self.forget_auc = iter(forget_auc)
+
+    def row(self, model: None) -> dict[str, float]:
+        f = next(self.forget_auc)
+        return {"forget_auc": f, "retain_auc": 1 - f / 2, "js_forget": f, "js_test": 0.0, "js_retain": 0.0}
+
+
+def test_figures_at_equal_forgetting() -> None:
+    curve = Curve(Figures([0.4, 0.5, 0.45, 0.6, 0.9]), every=2)
+    curve.on_train_begin(None, None, None, model=None)
+    for epoch in range(1, 7):
+        curve.on_epoch_end(None, SimpleNamespace(epoch=epoch), None, model=None)
+    curve.on_train_end(None, None, None, model=None)
+    for share in (0.25, 0.5):  # of the way from 0.4 to 1
+        level = 0.4 + share * 0.6
+        assert curve.at(share)["js_forget"] == pytest.approx(level)
+        assert curve.at(share)["retain_auc"] == pytest.approx(1 - level / 2)
+    assert curve.at(0.9)["retain_auc"] is None
 
 
 def test_cases_are_what_inpo_takes() -> None:
@@ -83,6 +112,7 @@ def test_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     args = study.Args(out=tmp_path, smoke=True)
     study.main(args)
     found = json.loads((tmp_path / "results.json").read_text())
+    assert any(row.get("at_0.25_retain_auc") is not None for row in found)
     assert len(found) == 2 * (2 + 3 + 3)  # two seeds: two baselines, three scores in either mode
     for row in found:
         assert {"retain_auc", "forget_auc", "js_forget", "js_floor_forget", "seconds"} <= row.keys()

@@ -16,27 +16,37 @@ from gunlearn.methods import INPO, Callback, Problem, Result, UtU, run_method
 from gunlearn.metrics import LinkEvaluator
 from gunlearn.tasks import LinkPrediction, link_split
 
-LEVELS = (0.7, 0.8, 0.9)
+#: Share of the way from the original model's forget AUC to 1, where figures are compared at equal forgetting.
+LEVELS = (0.25, 0.5)
 FIGURES = ("retain_auc", "forget_auc", "js_forget", "js_test", "js_retain")
 
 
 class Curve(Callback):
-    """Retain AUC where the forget AUC first reaches a level: the price of forgetting at equal forgetting."""
+    """Figures where the forget AUC first reaches a level: the price of forgetting at equal forgetting."""
 
-    def __init__(self, evaluator: LinkEvaluator, every: int = 3) -> None:
+    def __init__(self, evaluator: LinkEvaluator, every: int) -> None:
         self.evaluator, self.every, self.points = evaluator, every, []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.points.append(self.evaluator.row(kwargs["model"]))
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.epoch % self.every == 0:
-            p = self.evaluator.probabilities(kwargs["model"])
-            self.points.append((self.evaluator.forgetting(p)["forget_auc"], self.evaluator.utility(p)["retain_auc"]))
+            self.points.append(self.evaluator.row(kwargs["model"]))
 
-    def at(self, level: float) -> float | None:
-        """Interpolated; `None` if the level is never crossed."""
-        for (low, before), (high, after) in zip(self.points, self.points[1:], strict=False):
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.points.append(self.evaluator.row(kwargs["model"]))
+
+    def at(self, share: float) -> dict[str, float | None]:
+        """Interpolated figures; `None` if the level is never crossed."""
+        start = self.points[0]["forget_auc"]
+        level, names = start + share * (1 - start), [name for name in FIGURES if name != "forget_auc"]
+        for before, after in zip(self.points, self.points[1:], strict=False):
+            low, high = before["forget_auc"], after["forget_auc"]
             if low < level <= high:
-                return before + (after - before) * (level - low) / (high - low)
-        return None
+                way = (level - low) / (high - low)
+                return {name: before[name] + way * (after[name] - before[name]) for name in names}
+        return dict.fromkeys(names)
 
 
 @dataclass(frozen=True)
@@ -88,13 +98,13 @@ class CellRun:
             )
         settings = {"mode": mode, "dataset": self.dataset, "epochs": self.study.epochs}
         method = INPO(**settings, **options)
-        curve = Curve(self.evaluator) if mode == "paper" else None
-        result = self._run(method, [] if curve is None else [curve])
+        curve = Curve(self.evaluator, max(1, method.epochs // 40))
+        result = self._run(method, [curve])
         # Without scales of its own, a case is looked at under INPO's: what they do in evaluation alone.
         scaling = INPO(**settings) if case == "none" else method
         problem = Problem(result.model, self.base.model, self.partition, self.task, self.seed)
         scaled = self._figures(result, scaling.surroundings(problem)(result.model))
-        at = {} if curve is None else {f"retain_auc_at_{level:.1f}": curve.at(level) for level in LEVELS}
+        at = {f"at_{share}_{name}": value for share in LEVELS for name, value in curve.at(share).items()}
         return {
             **self._frame(mode, case),
             **self._figures(result),

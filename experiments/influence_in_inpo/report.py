@@ -10,6 +10,8 @@ from typing import Any
 
 from scipy.stats import t as student
 
+from experiments.influence_in_inpo.cell import LEVELS
+
 Rows = Sequence[dict[str, Any]]
 #: Column -> figure; JS divergences in multiples of what two retrainings differ by.
 COLUMNS = {
@@ -20,11 +22,16 @@ COLUMNS = {
     "JS retain": "floors_retain",
     "seconds": "seconds",
 }
-AT = {f"retain AUC at forget {level}": f"retain_auc_at_{level}" for level in ("0.7", "0.8", "0.9")}
+#: Where the forget AUC has come a share of its way to 1, see `cell.LEVELS`.
+AT = {
+    f"{label} at {share:.0%}": f"at_{share}_{name}"
+    for share in LEVELS
+    for label, name in (("retain AUC", "retain_auc"), ("JS forget", "floors_forget"), ("JS retain", "floors_retain"))
+}
 
 
 def figure(row: dict[str, Any], name: str) -> float | None:
-    """A figure of a row; `floors_*` and `scaled_floors_*` are divided by the cell's own floor."""
+    """A figure of a row; `floors_*`, with whatever stands before, is a divergence divided by the cell's own floor."""
     prefix, found, which = name.partition("floors_")
     if not found:
         return row.get(name)
@@ -32,28 +39,23 @@ def figure(row: dict[str, Any], name: str) -> float | None:
     return value / floor if value is not None and floor else None
 
 
-def by_seed(rows: Rows, name: str) -> dict[int, float]:
-    """Mean over the forget sets of each seed; seeds where a value is missing are left out."""
-    values: dict[int, list[float | None]] = defaultdict(list)
-    for row in rows:
-        values[row["seed"]].append(figure(row, name))
-    return {seed: mean(v) for seed, v in values.items() if None not in v}
-
-
-def paired(rows: Rows, against: Rows, name: str, other: str | None = None) -> tuple[float, float, int] | None:
+def paired(rows: Rows, against: Rows, name: str) -> tuple[float, float, int] | None:
     """Mean difference over seeds, half width of its 95 % t interval, number of seeds.
 
-    Each seed has its own split, base model, forget sets and references, so that seeds are independent; the forget sets
-    of one seed are averaged first. Only cells that both sides have count.
+    Each seed has its own split, base model, forget sets and references, so that seeds are independent; the differences
+    of its forget sets are averaged first. Cells where a side has no such figure are left out.
     """
-    cells = {_cell(r) for r in rows} & {_cell(r) for r in against}
-    one = by_seed([r for r in rows if _cell(r) in cells], name)
-    two = by_seed([r for r in against if _cell(r) in cells], other or name)
-    difference = [one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())]
-    if len(difference) < 2:
+    base = {_cell(row): figure(row, name) for row in against}
+    differences: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        one, two = figure(row, name), base.get(_cell(row))
+        if one is not None and two is not None:
+            differences[row["seed"]].append(one - two)
+    per_seed = [mean(values) for values in differences.values()]
+    n = len(per_seed)
+    if n < 2:
         return None
-    n = len(difference)
-    return mean(difference), float(student.ppf(0.975, n - 1)) * stdev(difference) / math.sqrt(n), n
+    return mean(per_seed), float(student.ppf(0.975, n - 1)) * stdev(per_seed) / math.sqrt(n), n
 
 
 def _cell(row: dict[str, Any]) -> tuple[int, str]:
@@ -70,14 +72,15 @@ def lines(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
 
 
 def means(rows: Rows, cases: Sequence[str], columns: dict[str, str]) -> str:
-    """Mean figures of each case; in front how many cells went in."""
+    """Mean figures of each case; in front how many cells went in, in brackets where only some have the figure."""
     cells = []
     for case in cases:
         of_case = select(rows, case=case)
         shown = [case, str(len(of_case))]
         for name in columns.values():
             values = [v for v in (figure(r, name) for r in of_case) if v is not None]
-            shown.append(_shown(mean(values), name) if len(values) == len(of_case) > 0 else "-")
+            part = "" if len(values) == len(of_case) else f" ({len(values)})"
+            shown.append(_shown(mean(values), name) + part if values else "-")
         cells.append(shown)
     return lines(["score", "runs", *columns], cells)
 
@@ -117,7 +120,7 @@ def report(rows: Rows, cases: Sequence[str]) -> str:
             if not of_mode:
                 continue
             had = [c for c in cases if select(of_mode, case=c)]
-            columns = {**COLUMNS, **(AT if mode == "paper" else {})}
+            columns = {**COLUMNS, **AT}
             both = [*of_mode, *(r for r in reference if _cell(r) in {_cell(m) for m in of_mode})]
             parts += [f"## {dataset}, {mode} mode", means(both, ["retrain", "utu", *had], columns)]
             for against in ("none", "constant", "nora"):
