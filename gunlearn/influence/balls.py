@@ -12,10 +12,16 @@ from torch import Tensor
 
 from gunlearn._scatter import scatter
 from gunlearn.influence.items import Items
+from gunlearn.nn.memo import memo
 from gunlearn.nn.sparse import argsort
 
 _ROWS = 1 << 16  # rows per batch, as far as they can be foreseen: some ten MiB of intermediate results
 _CELLS = 1 << 25  # cells of the lookup table (int32): items per batch times nodes
+
+
+def structure_of(edge_index: Tensor, num_nodes: int) -> Structure:
+    """The structure of a graph, kept as long as its `edge_index` lives unchanged."""
+    return memo(edge_index, ("structure", num_nodes), lambda: Structure(edge_index.detach().clone(), num_nodes))
 
 
 class Structure:
@@ -36,6 +42,14 @@ class Structure:
         self.out_ptr, self.out_node, self.out_column = _grouped(source, target, self.proper, by_source, num_nodes)
         self.in_ptr, self.in_node, self.in_column = _grouped(target, source, self.proper, by_target, num_nodes)
 
+    def gather(self, weight: Tensor, x: Tensor) -> Tensor:
+        """Weighted sum of what senders hold, `[num_nodes, dim]`; `weight` `[num_edges]` by column."""
+        return _product(self.in_ptr, self.in_node, weight[self.in_column], x)
+
+    def scatter(self, weight: Tensor, x: Tensor) -> Tensor:
+        """Weighted sum of what receivers hold, `[num_nodes, dim]`."""
+        return _product(self.out_ptr, self.out_node, weight[self.out_column], x)
+
     def reach(self, hops: int) -> Tensor:
         """At most how many rows a change at each node reaches in so many hops, `[num_nodes]`."""
         count = torch.ones(self.num_nodes, device=self.edge_index.device)
@@ -49,6 +63,11 @@ class Structure:
             )
             count = (count + spread).clamp(max=self.num_nodes)
         return count
+
+
+def _product(ptr: Tensor, index: Tensor, value: Tensor, x: Tensor) -> Tensor:
+    n = ptr.numel() - 1
+    return torch.sparse_csr_tensor(ptr.int(), index.int(), value, size=(n, n), check_invariants=False) @ x
 
 
 def _grouped(key: Tensor, other: Tensor, column: Tensor, order: Tensor, num_nodes: int) -> tuple[Tensor, ...]:
@@ -79,7 +98,8 @@ class Balls:
         column: its column of `edge_index`.
         removed: per column taken out, without loops: column, rows of its target and its source.
         loops: per loop taken out: column, row.
-        rows: finds the row of (item, node): int32 table over `item * num_nodes + node`, -1 where there is none.
+        table: row of (item, node) by `item * num_nodes + node`, int32, -1 where there is none; without one, rows are in
+            the order of those numbers.
         lost: incoming weight that each touched row loses beyond what is taken out, or `None`.
         incoming: what the last layer's sums of the touched rows gain beyond what is computed, or `None`.
         delta: change of what each sender sent in the last layer that ran `[num_senders, dim]`.
@@ -95,7 +115,7 @@ class Balls:
     column: Tensor
     removed: tuple[Tensor, Tensor, Tensor]
     loops: tuple[Tensor, Tensor]
-    rows: Tensor
+    table: Tensor | None
     lost: Tensor | None = None
     incoming: Tensor | None = None
     delta: Tensor | None = None
@@ -104,6 +124,14 @@ class Balls:
     def hops(self) -> int:
         """How far the rows reach."""
         return len(self.upto) - 1
+
+    def find(self, item: Tensor, node: Tensor) -> Tensor:
+        """Row of each (item, node), -1 where there is none."""
+        key = item * self.structure.num_nodes + node
+        return self.table[key].long() if self.table is not None else _find(self._keys(), key)
+
+    def _keys(self) -> Tensor:
+        return self.item * self.structure.num_nodes + self.node
 
     def spread(self, delta: Tensor, weight: Tensor | None, num_rows: int) -> Tensor:
         """Sum over out-edges: `delta` of the first rows, `[num_senders, dim]`, to the first `num_rows` rows."""
@@ -131,15 +159,18 @@ def batches(items: Items, structure: Structure, hops: int, rows: int = _ROWS) ->
     reach = structure.reach(hops)
     size = _sum_by_item(items, structure, reach).clamp(1, structure.num_nodes).cpu()
     limit = max(_CELLS // max(structure.num_nodes, 1), 1)
-    number = (size.cumsum(0) / rows).long()
-    number = number + torch.arange(size.numel()) // limit
-    table = torch.full((min(limit, items.num_items) * structure.num_nodes,), -1, dtype=torch.int32, device=reach.device)
-    for index in torch.arange(size.numel()).split(torch.unique_consecutive(number, return_counts=True)[1].tolist()):
-        for part in index.split(limit):
-            part = part.to(reach.device)
-            balls = _balls(items.take(part), structure, hops, table)
-            yield part, balls
-            table[balls.item * structure.num_nodes + balls.node] = -1
+    number = (size.double().cumsum(0) / rows).long()
+    number = number + torch.arange(size.numel()) // limit  # so that no batch exceeds the table
+    counts = torch.unique_consecutive(number, return_counts=True)[1]
+    table = None
+    if hops:
+        cells = int(counts.max()) * structure.num_nodes
+        table = torch.full((cells,), -1, dtype=torch.int32, device=reach.device)
+    for index in torch.arange(size.numel(), device=reach.device).split(counts.tolist()):
+        balls = _balls(items.take(index), structure, hops, table)
+        yield index, balls
+        if table is not None:
+            table[balls._keys()] = -1
 
 
 def _sum_by_item(items: Items, structure: Structure, value: Tensor) -> Tensor:
@@ -158,35 +189,66 @@ def _sum_by_item(items: Items, structure: Structure, value: Tensor) -> Tensor:
     return total
 
 
-def _balls(items: Items, structure: Structure, hops: int, table: Tensor) -> Balls:
-    n, device = structure.num_nodes, table.device
+def _find(keys: Tensor, key: Tensor) -> Tensor:
+    place = torch.searchsorted(keys, key).clamp_(max=max(keys.numel() - 1, 0))
+    return torch.where(keys[place] == key, place, -1) if keys.numel() else torch.full_like(key, -1)
+
+
+def _balls(items: Items, structure: Structure, hops: int, table: Tensor | None) -> Balls:
+    n, device = structure.num_nodes, structure.edge_index.device
 
     def owners(ptr: Tensor) -> Tensor:
         return torch.repeat_interleave(torch.arange(items.num_items, device=device), ptr.diff())
 
-    owner = owners(items.column_ptr)
     source, target = structure.edge_index[:, items.column]
-    base = owner * n
-    nodes, rows_of = [], []
-    count = 0
+    base = owners(items.column_ptr) * n
+    touched = [base + source, base + target, owners(items.entry_ptr) * n + items.entry[0]]
+    if items.of == "nodes":
+        touched.append(torch.arange(items.num_items, device=device) * n + items.ids)
+    touched = torch.cat(touched)
+    if table is None:
+        keys = torch.unique(touched)
+        upto, counts, target_key, column = [keys.numel()], keys[:0], keys[:0], keys[:0]
+    else:
+        keys, upto, counts, target_key, column = _grow(touched, structure, hops, table)
+
+    def row(key: Tensor) -> Tensor:
+        return _find(keys, key) if table is None else table[key].long()
+
+    loop = source == target
+    proper = ~loop
+    return Balls(
+        items=items,
+        structure=structure,
+        node=keys % n,
+        item=keys // n,
+        upto=upto,
+        ptr=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+        target=row(target_key),
+        column=column,
+        removed=(items.column[proper], row((base + target)[proper]), row((base + source)[proper])),
+        loops=(items.column[loop], row((base + source)[loop])),
+        table=table,
+    )
+
+
+def _grow(touched: Tensor, structure: Structure, hops: int, table: Tensor) -> tuple[Tensor, list[int], Tensor, ...]:
+    """Hop by hop: (item, node) as one number each, how many within each hop, and the out-edges of all but the last."""
+    n, found, count = structure.num_nodes, [], 0
 
     def add(key: Tensor) -> Tensor:
         """Give new (item, node) pairs rows, and return the pairs that are new, each once."""
         nonlocal count
         key = key[table[key] < 0]
-        place = torch.arange(key.numel(), dtype=torch.int32, device=device)
+        place = torch.arange(key.numel(), dtype=torch.int32, device=key.device)
         table[key] = place
         key = key[table[key] == place]  # one of several equal ones won
-        table[key] = torch.arange(count, count + key.numel(), dtype=torch.int32, device=device)
+        table[key] = torch.arange(count, count + key.numel(), dtype=torch.int32, device=key.device)
         count += key.numel()
-        nodes.append(key % n)
-        rows_of.append(key // n)
+        found.append(key)
         return key
 
-    touched = [base + source, base + target, owners(items.entry_ptr) * n + items.entry[0]]
-    if items.of == "nodes":
-        touched.append(torch.arange(items.num_items, device=device) * n + items.ids)
-    frontier = add(torch.cat(touched))
+    frontier = add(touched)
     upto, counts, targets, columns = [count], [], [], []
     for _ in range(hops):
         place, degree = spans(structure.out_ptr, frontier % n)
@@ -196,23 +258,4 @@ def _balls(items: Items, structure: Structure, hops: int, table: Tensor) -> Ball
         targets.append(key)
         columns.append(structure.out_column[place])
         upto.append(count)
-    counts = torch.cat(counts) if counts else torch.empty(0, dtype=torch.long, device=device)
-    target_key = torch.cat(targets) if targets else torch.empty(0, dtype=torch.long, device=device)
-    loop = source == target
-    return Balls(
-        items=items,
-        structure=structure,
-        node=torch.cat(nodes),
-        item=torch.cat(rows_of),
-        upto=upto,
-        ptr=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
-        target=table[target_key].long(),
-        column=torch.cat(columns) if columns else target_key,
-        removed=(
-            items.column[~loop],
-            table[(base + target)[~loop]].long(),
-            table[(base + source)[~loop]].long(),
-        ),
-        loops=(items.column[loop], table[(base + source)[loop]].long()),
-        rows=table,
-    )
+    return torch.cat(found), upto, torch.cat(counts), torch.cat(targets), torch.cat(columns)

@@ -50,13 +50,9 @@ class InfluenceProblem:
 
         Raises:
             UnsupportedModelError: the model has no message passing layer.
-            InvalidInputError: the model's outputs are not finite.
         """
         message_passing_layers(model)  # raises where there is none
-        problem = cls(copy.deepcopy(model).eval(), copy.copy(data), task, items, target, seed)
-        if not torch.isfinite(problem.outputs).all():
-            raise InvalidInputError("Expected finite outputs of the model (got NaN or infinity)")
-        return problem
+        return cls(copy.deepcopy(model).eval(), copy.copy(data), task, items, target, seed)
 
     def encode(self, data: Data) -> Tensor:
         """Outputs of the model on a graph, `[num_nodes, dim]`; layers with `cached=True` compute afresh."""
@@ -65,9 +61,16 @@ class InfluenceProblem:
 
     @cached_property
     def outputs(self) -> Tensor:
-        """Outputs on the whole graph, without a gradient `[num_nodes, dim]`."""
+        """Outputs on the whole graph, without a gradient `[num_nodes, dim]`.
+
+        Raises:
+            InvalidInputError: they are not finite.
+        """
         with torch.no_grad():
-            return self.encode(self.data)
+            outputs = self.encode(self.data)
+        if not torch.isfinite(outputs).all():
+            raise InvalidInputError("Expected finite outputs of the model (got NaN or infinity)")
+        return outputs
 
     def take(self, index: Tensor) -> InfluenceProblem:
         """The same problem about some of its items only."""

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.errors import GunlearnError, UnsupportedModelError
-from gunlearn.influence.balls import Balls, Structure, batches
+from gunlearn.influence.balls import Balls, batches, structure_of
 from gunlearn.influence.base import Estimator, InfluenceProblem
 from gunlearn.influence.brute import Brute
-from gunlearn.influence.items import Items, without_entries
+from gunlearn.influence.items import Items, standing_still, without_entries
 from gunlearn.influence.layer_rules import Rule, rule_for
 from gunlearn.nn._hooks import Override
 from gunlearn.nn.attach import message_passing_layers
@@ -87,16 +87,28 @@ class Exact(Estimator):
         return found
 
 
-def record(problem: InfluenceProblem) -> tuple[Recording | None, str | None]:
-    """What each layer made of the whole graph, checked against brute force on a few items; or why that fails."""
+def record(problem: InfluenceProblem, brute: bool = True) -> tuple[Recording | None, str | None]:
+    """What each layer made of the whole graph, checked on a few items; or why that fails.
+
+    Args:
+        problem: model, data and items.
+        brute: hold the items' new outputs against brute force; else only see that rows alone give what they give
+            among all rows.
+    """
     why = "the rows computed differ from brute force"
     try:
         recording = Recording(problem)
         chosen = torch.linspace(0, problem.items.num_items - 1, min(_PROBES, problem.items.num_items)).long().unique()
-        probes = problem.items.take(chosen.to(problem.outputs.device))
+        chosen = chosen.to(problem.outputs.device)
+        probes = problem.items.take(chosen)
     except (*_EXPECTED, GunlearnError) as error:
         return None, _shortly(error)
-    truth = torch.stack([problem.encode(probes.edited(problem.data, i)) for i in range(probes.num_items)])
+    if brute:
+        truth = torch.stack([problem.encode(probes.edited(problem.data, i)) for i in range(probes.num_items)])
+    else:
+        nodes = torch.cat([probes.ids.view(-1) if probes.of != "features" else probes.entry[0], chosen[:1]])
+        probes = standing_still(nodes[:1], problem.data.num_nodes)
+        truth = problem.outputs.expand(probes.num_items, -1, -1)
     for whole in (False, True):
         recording.whole = whole
         try:
@@ -128,7 +140,7 @@ class Recording:
 
     def __init__(self, problem: InfluenceProblem) -> None:
         self.problem, self.whole = problem, False
-        self.structure = Structure(problem.data.edge_index, problem.data.num_nodes)
+        self.structure = structure_of(problem.data.edge_index, problem.data.num_nodes)
         self.calls: list[Rule] = []
         self.kinds: dict[str, type[Rule]] = {}
         for name, layer in message_passing_layers(problem.model).items():
@@ -136,8 +148,9 @@ class Recording:
             if kind is None:
                 raise UnsupportedModelError(f"no rule for {why}")
             self.kinds[name] = kind
+        problem.__dict__.pop("outputs", None)
         with self._attached(_Record):
-            problem.encode(problem.data)
+            _ = problem.outputs  # computed now, and kept
         if not self.calls:
             raise UnsupportedModelError("no message passing layer was called")
         self.calls[-1].last = True
@@ -208,7 +221,7 @@ class Recording:
             owner = torch.repeat_interleave(
                 torch.arange(balls.items.num_items, device=x.device), balls.items.entry_ptr.diff()
             )
-            row = balls.rows[owner * self.structure.num_nodes + balls.items.entry[0]].long()
+            row = balls.find(owner, balls.items.entry[0])
             out = without_entries(out, row, balls.items.entry[1])
         memo(out, "sparse_features", lambda: None)  # rows of a few nodes are multiplied dense
         return out

@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import is_undirected
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.nn.memo import memo
 from gunlearn.requests import Partition
 from gunlearn.requests.graph import TrainingGraph
 from gunlearn.requests.partition import select_entries
@@ -151,7 +152,7 @@ def _edges(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
     edge_index, n = data.edge_index, data.num_nodes
     if edge_index.numel() == 0:
         raise InvalidInputError("Expected a graph with edges (got none)")
-    undirected = is_undirected(edge_index, num_nodes=n)
+    undirected = memo(edge_index, ("undirected", n), lambda: is_undirected(edge_index, num_nodes=n))
     if items is None:
         items = edge_index
     elif items.dim() != 2 or items.size(0) != 2:

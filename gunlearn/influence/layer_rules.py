@@ -101,13 +101,11 @@ class LinearRule(Rule):
         self.dtype = self.message.dtype
         weight = self._weight()
         self.loop, self.loop_lost = self.loop_weights()
-        source, target = structure.edge_index[:, structure.proper]
-        n = structure.num_nodes
+        target, n = structure.edge_index[1, structure.proper], structure.num_nodes
         self.degree = self.loop + scatter(weight[structure.proper], target, dim=0, dim_size=n, reduce="sum")
         self.r, self.s = self.scales(self.degree)
         self.sent = self.message if self.s is None else self.message * self.s.view(-1, 1)
-        adjacency = csr(target, source, weight[structure.proper], (n, n))
-        self.sums = adjacency @ self.sent + self.loop.view(-1, 1) * self.sent
+        self.sums = structure.gather(weight, self.sent) + self.loop.view(-1, 1) * self.sent
         self.own = self.root(x, self.message)
         out = self.sums if self.r is None else self.sums * self.r.view(-1, 1)
         return self.finish(out if self.own is None else out + self.own)
@@ -328,7 +326,7 @@ class GATRule(Rule):
 
     def rows(self, balls: Balls, h: Tensor, num_given: int, num_rows: int) -> Tensor:
         """See `Rule.rows`."""
-        layer, structure, n = self.layer, self.structure, self.structure.num_nodes
+        layer, structure = self.layer, self.structure
         node, item = balls.node[:num_rows], balls.item[:num_rows]
         sender, receiver = self.sender, self.receiver[node]
         residual = None if self.residual is None else self.residual[node]
@@ -358,7 +356,7 @@ class GATRule(Rule):
             held[balls.loops[1]] = 0  # all columns of a loop go together
             itself = torch.repeat_interleave(itself, held)
         row, other = torch.cat([row, itself]), torch.cat([other, node[itself]])
-        found = balls.rows[item[row] * n + other].long()
+        found = balls.find(item[row], other)
         changed = (found >= 0) & (found < num_given)
         index = torch.where(changed, found, other + num_given)
         return self._attend(sender, index, receiver, row, residual)

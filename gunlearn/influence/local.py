@@ -12,12 +12,11 @@ from gunlearn.errors import UnsupportedMethodError
 from gunlearn.influence.balls import Balls, batches
 from gunlearn.influence.base import Estimator, InfluenceProblem
 from gunlearn.influence.exact import Recording, record
-from gunlearn.influence.items import Items, resolve_items
+from gunlearn.influence.items import standing_still
 from gunlearn.influence.layer_rules import GCNRule, LinearRule, SAGERule
 from gunlearn.influence.targets import Embeddings, Probabilities
-from gunlearn.nn.sparse import csr
 
-_ROWS = 4096  # rows at a time: what they need stays in the cache
+_ROWS = 8192  # rows at a time: what they need stays in the cache
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Local(Estimator):
             raise UnsupportedMethodError(
                 f"Expected target 'probabilities' or 'embeddings' with 'local' (got '{problem.target.name}')"
             )
-        recording, why = record(problem)
+        recording, why = record(problem, brute=False)
         last = None if recording is None else recording.calls[-1]
         if recording is None or recording.whole or not _spreads(last):
             why = why or "skip connections" if recording is None or recording.whole else type(last.layer).__name__
@@ -99,9 +98,8 @@ class _Around:
         n, outputs = structure.num_nodes, problem.outputs
         value = outputs.softmax(dim=-1) if probabilities else outputs.new_ones(n, 1)
         self.value = value if last.r is None else value * last.r.view(-1, 1)
-        source, target = structure.edge_index[:, structure.proper]
         self.weight = last._weight()
-        self.out = csr(source, target, self.weight[structure.proper], (n, n)) @ self.value
+        self.out = structure.scatter(self.weight, self.value)
 
     def distance(self, weight: Tensor, delta: Tensor) -> Tensor:
         """Sum of distances over nodes reached with `weight` `[k, dim or 1]`, of what is sent `[k, dim]`."""
@@ -118,15 +116,14 @@ class _Share:
     def __init__(self, recording: Recording, around: _Around) -> None:
         structure, last = recording.structure, recording.calls[-1]
         n, value = structure.num_nodes, around.value
-        everyone, _ = resolve_items(recording.problem.data, "nodes")
-        alone = _without_edges(everyone)
+        alone = standing_still(torch.arange(n, device=value.device), n)
         unit = around.weight[structure.proper].mean() if structure.proper.numel() else around.weight.new_ones(())
         count = structure.in_ptr.diff().to(value)
         self.keep = (1 - 1 / count.clamp(min=1)).view(-1, 1)  # all its neighbours but the one it lost
         self.incoming = torch.zeros_like(last.sums)
         self.beyond = value.new_zeros(n)
         weight = last.edge_weight
-        for _, balls in batches(alone, structure, 1, 4 * _ROWS):
+        for _, balls in batches(alone, structure, 1, 2 * _ROWS):
             balls.lost = torch.where(count[balls.node[: balls.upto[0]]] > 0, unit, 0.0)
             hidden = recording.run_to(balls, [1, 1], 1)
             row = slice(balls.upto[0], balls.upto[1])
@@ -140,13 +137,6 @@ class _Share:
             self.incoming.index_add_(0, owner, change if weight is None else change * unit)
         self.incoming *= self.keep
         self.beyond *= self.keep.view(-1)
-
-
-def _without_edges(items: Items) -> Items:
-    none = items.column[:0]
-    return Items(
-        "nodes", items.num_items, items.num_nodes, items.ids, none, items.column_ptr * 0, items.entry, items.entry_ptr
-    )
 
 
 def _collect(problem: InfluenceProblem, recording: Recording, around: _Around, share: _Share | None) -> Tensor:
