@@ -48,7 +48,10 @@ def choose(
     def build(entry: str | Estimator) -> Estimator:
         if not isinstance(entry, str) or entry not in ESTIMATORS:
             return build_estimator(ESTIMATORS, entry, {})
-        taken = {name: value for name, value in shared.items() if name in ESTIMATORS[entry].options()}
+        cls = ESTIMATORS[entry]
+        taken = {name: value for name, value in shared.items() if name in cls.options()}
+        if getattr(cls, "curvature", None) == "hessian":  # its damping must make it positive definite: another meaning
+            taken.pop("damping", None)
         return build_estimator(ESTIMATORS, entry, {**taken, **options.get(entry, {})})
 
     if estimators is None:

@@ -196,6 +196,22 @@ def test_truths_of_groups_compare_sums(model, data, monkeypatch):
     assert study.settings["grouped"]
 
 
+def test_options_that_truth_and_estimators_share(model, data, monkeypatch):
+    said = []
+
+    def compute(problem, train, options):
+        said.append(options)
+        return TrueValues(torch.arange(5.0))
+
+    truth = Truth("shared", "removal", "made", compute, defaults={"beta": 3.0})
+    monkeypatch.setitem(TRUTHS, "shared", truth)
+    given = {"estimators": ["nora", "degree"], "truth": "shared", "num_items": 5, **FEW}
+    assert influence_study(model, data, **given)["nora"]["options"]["beta"] == 3
+    assert influence_study(model, data, truth_options={"beta": 4.0}, **given)["nora"]["options"]["beta"] == 4
+    assert influence_study(model, data, options={"nora": {"beta": 5.0}}, **given)["nora"]["options"]["beta"] == 5
+    assert said == [{"beta": 3.0}, {"beta": 4.0}, {"beta": 3.0}]
+
+
 def test_written_and_read_and_drawn(study, tmp_path):
     write_study(study, tmp_path)
     assert json.loads((tmp_path / "influence.json").read_text()) == plain(study.rows)
