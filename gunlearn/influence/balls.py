@@ -14,6 +14,7 @@ from gunlearn._scatter import scatter
 from gunlearn.influence.items import Items
 from gunlearn.nn.memo import memo
 from gunlearn.nn.sparse import argsort
+from gunlearn.nn.subgraph import spans
 
 _ROWS = 1 << 16  # rows per batch, as far as they can be foreseen: some ten MiB of intermediate results
 _CELLS = 1 << 25  # cells of the lookup table (int32): items per batch times nodes
@@ -73,14 +74,6 @@ def _product(ptr: Tensor, index: Tensor, value: Tensor, x: Tensor) -> Tensor:
 def _grouped(key: Tensor, other: Tensor, column: Tensor, order: Tensor, num_nodes: int) -> tuple[Tensor, ...]:
     count = torch.bincount(key, minlength=num_nodes)
     return torch.cat([count.new_zeros(1), count.cumsum(0)]), other[order], column[order]
-
-
-def spans(ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Places of the groups `index`, one after the other, and the size of each group."""
-    start, count = ptr[index], ptr[index + 1] - ptr[index]
-    end = count.cumsum(0)
-    shift = torch.repeat_interleave(start - (end - count), count)
-    return torch.arange(shift.numel(), device=ptr.device) + shift, count
 
 
 @dataclass

@@ -26,11 +26,15 @@ class Brute(Estimator):
         """See `Estimator.scores`."""
         items, before = problem.items, problem.outputs
         found = before.new_zeros(items.num_items)
+        value = problem.target.value(before) if problem.target.kind == "value" else None
         zero = torch.zeros(before.size(0), dtype=torch.long, device=before.device)
         for i in range(items.num_items):
             after = problem.encode(items.edited(problem.data, i))
+            if value is not None:
+                found[i] = problem.target.value(after) - value
+                continue
             changed = (after != before).any(dim=-1)
-            if problem.target.kind == "distance" and items.own_row is not None:
+            if items.own_row is not None:
                 changed[items.own_row[i]] = False
             row = changed.nonzero().view(-1)
             found[i] = problem.target.change(before, row, after[row], zero[: row.numel()], 1)[0]

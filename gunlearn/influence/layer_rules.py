@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gunlearn._scatter import scatter
-from gunlearn.influence.balls import Balls, Structure, spans
+from gunlearn.influence.balls import Balls, Structure
 from gunlearn.nn.influence_conv import InfluenceAwareConv, needs_messages
 from gunlearn.nn.sparse import SparseMatrix, csr
+from gunlearn.nn.subgraph import spans
 
 
 class Rule(ABC):

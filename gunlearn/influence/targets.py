@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 
 from gunlearn._scatter import scatter
 from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.nn.subgraph import spans
 from gunlearn.tasks import Task
 
 
@@ -131,6 +132,33 @@ class Loss(Value):
     def value(self, outputs: Tensor) -> Tensor:
         """Mean negative log-likelihood of the items."""
         return -self.task.decode(self.model, outputs, self.items).log_prob.mean()
+
+    def change(self, before: Tensor, row: Tensor, after: Tensor, item: Tensor, num_items: int) -> Tensor:
+        """Items of the loss are decoded anew where an output that they read changes; see `Target.change`."""
+        seeds = self.task.seeds(self.items)
+        if seeds is None:
+            return super().change(before, row, after, item, num_items)
+        n, num_read = before.size(0), self.items.num_items
+        ends = seeds.view(-1, num_read)  # [1 or 2, num_read]: the rows of outputs that each item of the loss reads
+        order = torch.argsort(ends.flatten(), stable=True)
+        ptr = torch.zeros(n + 1, dtype=torch.long, device=row.device)
+        ptr[1:] = torch.bincount(ends.flatten(), minlength=n).cumsum(0)
+        place, count = spans(ptr, row)
+        key = torch.unique(torch.repeat_interleave(item * num_read, count) + order[place] % num_read)
+        owner, read = key // num_read, key % num_read
+
+        rows, at = (item * n + row).sort()
+        wanted = owner * n + ends[:, read]
+        found = torch.searchsorted(rows, wanted).clamp_(max=max(rows.numel() - 1, 0))
+        new = torch.where(rows[found] == wanted, n + at[found], ends[:, read]) if rows.numel() else wanted
+        outputs = torch.cat([before, after])
+        change = before.new_zeros(num_items)
+        old = self.task.decode(self.model, before, self.items).log_prob
+        for part in torch.arange(key.numel(), device=row.device).split(1 << 18):
+            again = self.task.reading(self.items, read[part], new[:, part], outputs.size(0))
+            log_prob = self.task.decode(self.model, outputs, again).log_prob
+            change.index_add_(0, owner[part], (old[read[part]] - log_prob) / num_read)
+        return change
 
 
 class Function(Value):

@@ -83,6 +83,12 @@ def _ranges(start: Tensor, count: Tensor) -> Tensor:
     return offset + torch.arange(offset.numel(), device=offset.device)
 
 
+def spans(ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Places of the groups `index`, one after the other, and the size of each group."""
+    start, count = ptr[index], ptr[index + 1] - ptr[index]
+    return _ranges(start, count), count
+
+
 def k_hop_subgraph(data: Data, seeds: Tensor, num_hops: int, max_edges: int | None = None) -> Subgraph | None:
     """What `num_hops` message passing layers read to compute the outputs of `seeds`, exactly.
 

@@ -75,6 +75,17 @@ class Task(ABC):
         """The same items by the node ids of a part of the graph; needed where `seeds` names nodes."""
         raise NotImplementedError
 
+    def reading(self, items: Any, index: Tensor, ends: Tensor, num_rows: int) -> Any:
+        """Some of the items, reading other rows of a table of outputs; needed where `seeds` names nodes.
+
+        Args:
+            items: items of this task.
+            index: which of them `[k]`.
+            ends: the rows that they read, one line per end `[1 or 2, k]`.
+            num_rows: rows of the table.
+        """
+        raise NotImplementedError
+
     def predict(self, model: nn.Module, data: Data, items: Any) -> Prediction:
         """`decode` after `encode`."""
         return self.decode(model, self.encode(model, data), items)

@@ -38,7 +38,7 @@ class GraphTask(Task):
         Raises:
             UnsupportedModelError: the model does not return one finite-sized floating point row per node.
         """
-        accepted = self._accepted(model)
+        accepted = self.accepted(model)
         optional = {key: data[key] for key in accepted if key in data and data[key] is not None}
         x = data.x
         if isinstance(x, Tensor):
@@ -66,7 +66,8 @@ class GraphTask(Task):
             )
         return out
 
-    def _accepted(self, model: nn.Module) -> list[str]:
+    def accepted(self, model: nn.Module) -> list[str]:
+        """Per-edge arguments that the model takes."""
         inner = getattr(model, "_orig_mod", model)  # the wrapper of torch.compile takes anything
         function = self.entry(inner)
         names = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters

@@ -184,6 +184,10 @@ class LinkPrediction(GraphTask):
         chunks = tuple(EdgePattern(subgraph.relabel(chunk.edge_index), size) for chunk in items.chunks)
         return replace(items, chunks=chunks)
 
+    def reading(self, items: EdgeItems, index: Tensor, ends: Tensor, num_rows: int) -> EdgeItems:
+        """See `Task.reading`."""
+        return EdgeItems((EdgePattern(ends, num_rows),), items.label[index], fixed=False)
+
     def parts(self, partition: Any, message_graph: str = "retain") -> EdgeParts:
         """See `Task.parts`."""
         if message_graph not in ("retain", "full"):

@@ -127,6 +127,10 @@ class NodeClassification(GraphTask):
         """See `Task.relabel`."""
         return replace(items, index=subgraph.relabel(items.index))
 
+    def reading(self, items: NodeItems, index: Tensor, ends: Tensor, num_rows: int) -> NodeItems:
+        """See `Task.reading`."""
+        return NodeItems(ends[0], items.label[index], fixed=False)
+
     def parts(self, partition: Any, message_graph: str = "retain") -> NodeParts:
         """See `Task.parts`."""
         if message_graph not in ("retain", "full"):
