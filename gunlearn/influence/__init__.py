@@ -10,6 +10,7 @@ from gunlearn.influence.base import Estimator, Influence, InfluenceProblem
 from gunlearn.influence.brute import Brute
 from gunlearn.influence.datamodels import lds, linear_datamodelling_score, random_subsets
 from gunlearn.influence.exact import Exact, SlowEstimatorWarning
+from gunlearn.influence.first_order import FirstOrder
 from gunlearn.influence.gradients import GradientSimilarity, TracIn
 from gunlearn.influence.heuristics import Degree, Nora, Random
 from gunlearn.influence.inverse_hessian import GIF, EdgeEdit, InverseHessian
@@ -21,7 +22,21 @@ from gunlearn.influence.retraining import retraining_influence
 from gunlearn.influence.targets import TARGETS, Embeddings, Function, Loss, Probabilities, Target
 
 ESTIMATORS: dict[str, type[Estimator]] = {
-    cls.name: cls for cls in (Brute, Exact, Local, Nora, Degree, Random, TracIn, GradientSimilarity, InverseHessian, EdgeEdit, GIF)
+    cls.name: cls
+    for cls in (
+        Brute,
+        Exact,
+        Local,
+        FirstOrder,
+        Nora,
+        Degree,
+        Random,
+        TracIn,
+        GradientSimilarity,
+        InverseHessian,
+        EdgeEdit,
+        GIF,
+    )
 }
 """Every estimator by name."""
 

@@ -1,0 +1,189 @@
+"""Linear systems with a symmetric matrix known by its products: eigenvalue bounds, conjugate gradients, LiSSA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gunlearn.errors import DivergenceError, InvalidInputError
+
+
+class Symmetric(Protocol):
+    """A symmetric matrix known by its products with vectors `[size]`."""
+
+    size: int
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        """The product with `v` `[size]`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """What Lanczos found out about the ends of a spectrum.
+
+    Attributes:
+        smallest: smallest Ritz value; the smallest eigenvalue is not above it.
+        largest: largest Ritz value; the largest eigenvalue is not below it.
+        smallest_error: some eigenvalue lies within this distance of `smallest`.
+        largest_error: the same for `largest`.
+    """
+
+    smallest: float
+    largest: float
+    smallest_error: float
+    largest_error: float
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Both ends with their errors added on the safe side."""
+        return self.smallest - self.smallest_error, self.largest + self.largest_error
+
+    def damping(self, share: float = 1e-3) -> float:
+        """What to add to the diagonal so that the matrix is positive definite and well conditioned.
+
+        `share` of the largest absolute eigenvalue, on top of what lifts the smallest one to zero (with a tenth of it to
+        spare): the condition number is about `1 / share`.
+        """
+        low, high = self.bounds
+        return max(-1.1 * low, 0.0) + share * max(abs(low), abs(high))
+
+
+def lanczos(matrix: Symmetric, like: Tensor, steps: int = 32, seed: int = 0) -> Spectrum:
+    """Bounds on the extreme eigenvalues from a few products, by Lanczos with full reorthogonalisation.
+
+    The extreme Ritz values approach the extreme eigenvalues from inside; the error is the norm of the Ritz residual,
+    `beta_m |s_m|` (Parlett, The Symmetric Eigenvalue Problem, section 13.2).
+
+    Args:
+        matrix: symmetric.
+        like: gives dtype and device.
+        steps: number of products.
+        seed: of the random start.
+
+    Raises:
+        DivergenceError: a product is not finite.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.randn(matrix.size, generator=generator, dtype=torch.float64).to(like)
+    basis, alpha, beta = [q / q.norm()], [], []
+    for _ in range(min(steps, matrix.size)):
+        w = matrix @ basis[-1]
+        if not torch.isfinite(w).all():
+            raise DivergenceError("Expected finite curvature products (got NaN or infinity)")
+        alpha.append(float(w @ basis[-1]))
+        span = torch.stack(basis)
+        for _ in range(2):  # once more: rounding leaves a little of the span behind
+            w = w - span.t() @ (span @ w)
+        beta.append(float(w.norm()))
+        if beta[-1] <= 1e-10 * max(max(map(abs, alpha)), 1e-300):  # the span is invariant: the values are exact
+            beta[-1] = 0.0
+            break
+        basis.append(w / beta[-1])
+    off = torch.tensor(beta[:-1], dtype=torch.float64)
+    tridiagonal = torch.diag(torch.tensor(alpha, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
+    value, vector = torch.linalg.eigh(tridiagonal)
+    error = beta[-1] * vector[-1].abs()
+    return Spectrum(float(value[0]), float(value[-1]), float(error[0]), float(error[-1]))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Solution of a linear system.
+
+    Attributes:
+        x: `[size]`, or `[k, size]`.
+        residual: `||b - A x|| / ||b||`, computed anew at the end; the worst of several.
+        iterations: products with the matrix, the most of several.
+    """
+
+    x: Tensor
+    residual: float
+    iterations: int
+
+
+def conjugate_gradient(
+    matrix: Symmetric, b: Tensor, damping: float = 0.0, tolerance: float = 1e-4, max_iterations: int = 1000
+) -> Solution:
+    """Solve `(A + damping I) x = b` for a positive definite matrix.
+
+    Args:
+        matrix: `A`, symmetric.
+        b: right-hand side `[size]`, or several `[k, size]`, which share the matrix.
+        damping: see above.
+        tolerance: relative residual to reach.
+        max_iterations: products per right-hand side.
+
+    Raises:
+        DivergenceError: the matrix is not positive definite, a product is not finite, or the residual is not reached.
+    """
+    if b.dim() == 2:
+        found = [conjugate_gradient(matrix, row, damping, tolerance, max_iterations) for row in b]
+        return Solution(
+            torch.stack([s.x for s in found]), max(s.residual for s in found), max(s.iterations for s in found)
+        )
+    x, norm = torch.zeros_like(b), float(b.norm())
+    if norm == 0:
+        return Solution(x, 0.0, 0)
+    r, p, iterations = b.clone(), b.clone(), 0
+    rr = r @ r
+    while iterations < max_iterations and float(rr.sqrt()) > tolerance * norm:
+        product = matrix @ p + damping * p
+        curvature = float(p @ product)
+        if not curvature > 0:  # NaN as well
+            what = "NaN" if curvature != curvature else f"{curvature / float(p @ p):.3g}"
+            raise DivergenceError(
+                f"Expected a positive definite curvature with damping {damping:.3g} (got {what} along a direction); "
+                "raise 'damping', leave it to be chosen, or use curvature='gauss_newton'"
+            )
+        step = rr / curvature
+        x, r = x + step * p, r - step * product
+        before, rr = rr, r @ r
+        p = r + (rr / before) * p
+        iterations += 1
+    residual = float((b - (matrix @ x + damping * x)).norm()) / norm
+    if not residual <= 2 * tolerance:  # the recursive residual drifts from the true one a little
+        raise DivergenceError(
+            f"Expected conjugate gradients to reach a relative residual of {tolerance:.3g} (got {residual:.3g} after "
+            f"{iterations} iterations); raise 'damping', 'max_iterations' or 'tolerance', or use a float64 model"
+        )
+    return Solution(x, residual, iterations)
+
+
+def lissa(matrix: Symmetric, b: Tensor, iterations: int = 100, scale: float = 500.0, damping: float = 0.0) -> Solution:
+    r"""LiSSA as GIF runs it: `h <- b + (1 - damping) h - (A h) / scale`, from `h = b`; the solution is `h / scale`.
+
+    It converges to :math:`(A + \mathrm{damping} \cdot \mathrm{scale}\, I)^{-1} b` if the eigenvalues of `A` lie in
+    :math:`(-\mathrm{damping} \cdot \mathrm{scale}, (2 - \mathrm{damping})\,\mathrm{scale})`; cut off after `T` steps it
+    shrinks directions of eigenvalue below `scale / T`. The residual says how far it got (GIF, arXiv 2304.02835, and
+    its code).
+
+    Args:
+        matrix: `A`, symmetric; in GIF the Hessian of the summed loss.
+        b: right-hand side `[size]`.
+        iterations: number of steps.
+        scale: above half the largest eigenvalue.
+        damping: in units of `scale`.
+
+    Raises:
+        InvalidInputError: a setting that is not positive.
+        DivergenceError: it ended farther from the solution than doing nothing would.
+    """
+    if not (iterations >= 1 and scale > 0 and damping >= 0):
+        raise InvalidInputError(
+            f"Expected iterations >= 1, scale > 0, damping >= 0 (got {iterations}, {scale}, {damping})"
+        )
+    h, norm = b.clone(), float(b.norm())
+    for _ in range(iterations):
+        h = b + (1 - damping) * h - (matrix @ h) / scale
+    x = h / scale
+    residual = float((b - (matrix @ x + damping * scale * x)).norm()) / norm if norm else 0.0
+    if not residual <= 1:
+        raise DivergenceError(
+            f"Expected LiSSA to approach the solution (got a relative residual of {residual:.3g} after {iterations} "
+            f"steps at scale {scale:g}); raise 'scale' above half the largest eigenvalue, or use mode='default'"
+        )
+    return Solution(x, residual, iterations)
