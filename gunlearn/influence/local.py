@@ -69,7 +69,7 @@ class Local(Estimator):
             why = why or "skip connections" if recording is None or recording.whole else type(last.layer).__name__
             raise UnsupportedMethodError(f"Expected a stack that ends in GCNConv or SAGEConv (got {why}); use 'exact'")
         probabilities = isinstance(problem.target, Probabilities)
-        if not _is_output(last.out, problem.outputs, probabilities):
+        if recording.outputs is not last.out and not (probabilities and _same_softmax(last.out, problem.outputs)):
             raise UnsupportedMethodError("Expected the last layer to give the output (got a head); use 'exact'")
         around = _Around(recording, last, problem, probabilities)
         share = None
@@ -84,9 +84,9 @@ def _spreads(rule: object) -> bool:
     return isinstance(rule, GCNRule) or (isinstance(rule, SAGERule) and not rule.layer.normalize)
 
 
-def _is_output(out: Tensor, outputs: Tensor, probabilities: bool) -> bool:
-    if probabilities:  # a log-softmax at the end makes no difference to them
-        out, outputs = out.softmax(dim=-1), outputs.softmax(dim=-1)
+def _same_softmax(out: Tensor, outputs: Tensor) -> bool:
+    """Whether all that follows the last layer is a log-softmax, which makes no difference to probabilities."""
+    out, outputs = out.softmax(dim=-1), outputs.softmax(dim=-1)
     return out.shape == outputs.shape and bool(torch.allclose(out, outputs, rtol=1e-4, atol=1e-6))
 
 
