@@ -130,3 +130,10 @@ def test_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "rows.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(TypeError):  # control: what is missing is computed
         study.main(args)
+
+
+@pytest.mark.skipif(not RESULTS.is_file(), reason="experiments/influence_in_inpo/results.json is not committed")
+def test_committed_tables_are_those_of_the_committed_rows() -> None:
+    tables = report.summary(json.loads(RESULTS.read_text()), tuple(CASES)).strip()
+    assert "paired differences from none" in tables
+    assert tables in RESULTS.with_name("README.md").read_text()

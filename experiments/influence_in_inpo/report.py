@@ -1,16 +1,25 @@
-"""Means over seeds, and paired differences with their intervals."""
+"""Means over seeds, and paired differences with their intervals.
+
+`python -m experiments.influence_in_inpo.report DIR` puts the rows in DIR, finished or not, into this folder.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import re
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from scipy.stats import t as student
 
+from experiments.influence_in_inpo.cases import CASES
 from experiments.influence_in_inpo.cell import LEVELS
+from gunlearn.bench.store import RowStore
 
 Rows = Sequence[dict[str, Any]]
 #: Column -> figure; JS divergences in multiples of what two retrainings differ by.
@@ -134,6 +143,25 @@ def report(rows: Rows, cases: Sequence[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def summary(rows: Rows, cases: Sequence[str]) -> str:
+    """The tables of the README: means, differences from no scaling and from constant scales, where scales act."""
+    headings = ("", ": paired differences from none", ": paired differences from constant", ": where INPO's scales act")
+    parts = re.split(r"^(?=##)", report(rows, cases), flags=re.MULTILINE)
+    return "".join(part for part in parts if any(re.match(rf"##+ \w+, \w+ mode{h}$", part, re.M) for h in headings))
+
+
+def main(directory: Path) -> None:
+    """Write `results.json` beside this file and the tables between the README's marks."""
+    here, rows = Path(__file__).parent, list(RowStore(directory / "rows.jsonl").read().values())
+    short = [{k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    (here / "results.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in short) + "\n]\n")
+    rows = json.loads((here / "results.json").read_text())  # the tables are those of the rounded rows
+    before, _, rest = (here / "README.md").read_text().partition("<!-- tables -->")
+    after = rest.partition("<!-- end of tables -->")[2]
+    text = f"{before}<!-- tables -->\n\n{summary(rows, tuple(CASES)).strip()}\n\n<!-- end of tables -->{after}"
+    (here / "README.md").write_text(text)
+
+
 def _shown(value: float, name: str) -> str:
     return f"{value:.4f}" if "auc" in name else f"{value:.3g}"
 
@@ -144,3 +172,7 @@ def _difference(found: tuple[float, float, int] | None, name: str) -> str:
     value, half, _ = found
     text = f"{value:+.4f} ± {half:.4f}" if "auc" in name else f"{value:+.2f} ± {half:.2f}"
     return f"**{text}**" if abs(value) > half else text
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
