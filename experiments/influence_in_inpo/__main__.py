@@ -37,7 +37,7 @@ class Args:
         seeds: of split, base model, forget set and run.
         paper_seeds: of those, how many paper mode takes, by data set; all where it is not named.
         epochs: of the base model and its retrained references: a quarter of `experiments/inpo_edges`' at five times
-            its learning rate, which comes to the same validation AUC.
+            its learning rate, which comes at least as far on validation edges.
         lr: their learning rate.
         threads: torch's.
         smoke: the karate club and a few epochs, to see that everything runs.
