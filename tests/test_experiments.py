@@ -88,3 +88,38 @@ def test_ten_million_edges() -> None:
     assert large["ours_mb"] + (large["ours_load_mb"] or 0) <= 20 * 1024
     assert large["ours_s"] / large["edges"] <= 4 * small["ours_s"] / small["edges"]
     assert large["ours_s"] <= 4 * large["bound_s"]
+
+
+REMOVAL = Path(__file__).parent.parent / "experiments" / "removal_influence" / "results.json"
+
+
+def removal(part: str, dataset: str, **which: str) -> dict:
+    if not REMOVAL.is_file():
+        pytest.skip("experiments/removal_influence/results.json is not committed")
+    keys = {"part": part, "dataset": dataset, **which}
+    found = [row for row in json.loads(REMOVAL.read_text()) if keys.items() <= row.items()]
+    assert len(found) == 1, keys
+    return found[0]
+
+
+@pytest.mark.parametrize("model", ["GCN", "SAGE", "GIN", "GAT"])
+@pytest.mark.parametrize("dataset", ["Cora", "CiteSeer", "Photo"])
+def test_exact_influence_equals_brute_force_and_is_faster(dataset: str, model: str) -> None:
+    row = removal("speed", dataset, model=model)
+    assert row["path"] == "changed rows"
+    assert row["relative_error_float64"] <= 1e-5
+    assert row["ratio"] >= 20
+
+
+@pytest.mark.parametrize(("dataset", "minutes"), [("DBLP", 5), ("CS", 20)])
+def test_exact_influence_of_all_edges_of_larger_graphs(dataset: str, minutes: float) -> None:
+    assert removal("speed", dataset, model="GCN")["exact_s"] <= 60 * minutes
+    assert removal("quality", dataset, estimator="exact")["peak_memory_mb"] < 4096
+
+
+@pytest.mark.parametrize("dataset", ["Cora", "CiteSeer", "DBLP"])
+def test_a_cheap_estimate_ranks_removals_right(dataset: str) -> None:
+    local = removal("quality", dataset, estimator="local")
+    assert local["spearman"] >= 0.85
+    for control in ("random", "degree", "nora"):
+        assert removal("quality", dataset, estimator=control)["spearman"] < 0.7

@@ -8,6 +8,7 @@ from typing import Any
 
 from gunlearn.influence.base import Estimator, Influence, InfluenceProblem
 from gunlearn.influence.brute import Brute
+from gunlearn.influence.calibrated import Calibrated
 from gunlearn.influence.datamodels import lds, linear_datamodelling_score, random_subsets
 from gunlearn.influence.exact import Exact, SlowEstimatorWarning
 from gunlearn.influence.first_order import FirstOrder
@@ -27,6 +28,7 @@ ESTIMATORS: dict[str, type[Estimator]] = {
         Brute,
         Exact,
         Local,
+        Calibrated,
         FirstOrder,
         Nora,
         Degree,

@@ -72,7 +72,8 @@ class FirstOrder(Estimator):
         for _ in range(self.probes):
             size = values.shape if l1 else (values.size(0), 1)
             probe = torch.randn(values.shape, generator=generator, dtype=values.dtype, device=values.device)
-            probe = probe / torch.randn(size, generator=generator, dtype=values.dtype, device=values.device).abs()
+            below = torch.randn(size, generator=generator, dtype=values.dtype, device=values.device).abs()
+            probe = probe / below.clamp_(min=torch.finfo(values.dtype).eps)  # a zero is drawn now and then
             gradient = torch.autograd.grad(values, mask, probe, retain_graph=True)[0]
             found += self._by_item(problem, gradient).abs().log()
         return (found / self.probes).exp()
