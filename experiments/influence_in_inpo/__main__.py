@@ -34,6 +34,9 @@ class Args:
         root: folder of the data sets.
         models: folder of trained models.
         datasets: which of them.
+        cases: scores to compare; all of the mode by default.
+        modes: of INPO.
+        forget_sets: which of them.
         seeds: of split, base model, forget set and run.
         paper_seeds: of those, how many paper mode takes, by data set; all where it is not named.
         epochs: of the base model and its retrained references: a quarter of `experiments/inpo_edges`' at five times
@@ -47,6 +50,9 @@ class Args:
     root: Path | None = None
     models: Path | None = None
     datasets: tuple[str, ...] = ("Cora", "DBLP")
+    cases: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ("default", "paper")
+    forget_sets: tuple[str, ...] = FORGET_SETS
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     paper_seeds: dict[str, int] = field(default_factory=lambda: {"DBLP": 3, "CS": 1})
     epochs: int = 500
@@ -59,9 +65,12 @@ def wanted(args: Args) -> Iterator[tuple[str, int, str, str, list[str]]]:
     """Data set, seed, forget set, mode and cases; the short mode of all seeds first."""
     for dataset in args.datasets:
         for mode, names in (("default", tuple(CASES)), ("paper", PAPER_CASES)):
+            if mode not in args.modes:
+                continue
+            names = tuple(name for name in names if not args.cases or name in args.cases)
             seeds = args.seeds if mode == "default" else args.seeds[: args.paper_seeds.get(dataset)]
             for seed in seeds:
-                for forget in FORGET_SETS:
+                for forget in args.forget_sets:
                     yield dataset, seed, forget, mode, available(names)
 
 
