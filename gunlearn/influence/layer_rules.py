@@ -122,7 +122,10 @@ class LinearRule(Rule):
         loop_gone = self.loop_lost[loop_column]
         lost.index_add_(0, at, gone).index_add_(0, loop_at, loop_gone)
         lost = lost if balls.lost is None else lost + balls.lost
-        r, s = self.scales(self.degree[node[:touched]] - lost)
+        degree = self.degree[node[:touched]]
+        left = degree - lost
+        # Weights that are all gone leave rounding errors, which a root would blow up.
+        r, s = self.scales(left.masked_fill(left.abs() <= 16 * torch.finfo(left.dtype).eps * degree.abs(), 0.0))
 
         senders = max(num_given, touched if s is not None else 0)
         sent = self.sent[node[:senders]]
