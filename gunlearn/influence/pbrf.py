@@ -45,8 +45,8 @@ def pbrf(
 
     The :math:`L(\theta; G)` cancels: minimised is :math:`L(\theta; G^-) - \langle \nabla_z L(\theta_s; G),
     z(\theta; G) \rangle + \frac\lambda2 \|\theta - \theta_s\|^2`, by Newton steps that are preconditioned with the
-    damped Gauss-Newton matrix at :math:`\theta_s` on :math:`G^-` and stop at a
-    stationary point of the objective itself. Use a float64 model: the response of one edge is a small difference.
+    damped Gauss-Newton matrix at :math:`\theta_s` on :math:`G^-` and stop at a stationary point of the objective
+    itself. Use a float64 model: the response of one edge is a small difference.
 
     Args:
         problem: about a value target.
@@ -57,7 +57,8 @@ def pbrf(
 
     Returns:
         `after - before` of the target, `[num_items]`. `problem.notes["pbrf_gradient"]` is the largest remaining share
-        of the gradient, `"pbrf_steps"` the mean number of steps.
+        of the gradient, `"pbrf_not_stationary"` for how many items it is above `tolerance`, `"pbrf_steps"` the mean
+        number of steps.
 
     Raises:
         InvalidInputError: bad settings.
@@ -83,18 +84,22 @@ def pbrf(
     search = _Search(still, moving, slope, damping, steps, tolerance)
     item, term = still.own_terms(problem.items)
     own = term.split(torch.bincount(item, minlength=problem.items.num_items).tolist())
-    found, left, taken = before.new_zeros(problem.items.num_items), 0.0, 0
+    found, left, taken, stuck = before.new_zeros(problem.items.num_items), 0.0, 0, 0
     for i in tqdm(range(problem.items.num_items), disable=not progress, desc="pbrf"):
         edited = problem.items.edited(problem.data, i)
         share, used = search.respond(edited, still.weight.index_fill(0, own[i], 0.0))
-        left, taken = max(left, share), taken + used
+        left, taken, stuck = max(left, share), taken + used, stuck + (share > tolerance)
         with torch.no_grad():
             found[i] = target.value(moving.outputs(edited)) - before
-    problem.notes |= {"pbrf_gradient": left, "pbrf_steps": taken / problem.items.num_items}
+    problem.notes |= {
+        "pbrf_gradient": left,
+        "pbrf_steps": taken / problem.items.num_items,
+        "pbrf_not_stationary": stuck,
+    }
     if left > tolerance:
         warnings.warn(
-            f"a proximal Bregman response stopped with {left:.2g} of its gradient left (asked for {tolerance:.2g}): "
-            "at a kink of a ReLU no gradient vanishes; else raise 'steps' or 'damping', or use a float64 model",
+            f"{stuck} proximal Bregman responses stopped with up to {left:.2g} of their gradient left (asked for "
+            f"{tolerance:.2g}): at a kink of a ReLU no gradient vanishes; else raise 'steps' or 'damping', or use a float64 model",
             stacklevel=2,
         )
     return found
