@@ -150,7 +150,7 @@ def batches(items: Items, structure: Structure, hops: int, rows: int = _ROWS) ->
         rows: rows per batch, as far as they can be foreseen.
     """
     reach = structure.reach(hops)
-    size = _sum_by_item(items, structure, reach).clamp(1, structure.num_nodes).cpu()
+    size = sum_by_item(items, structure, reach).clamp(1, structure.num_nodes).cpu()
     limit = max(_CELLS // max(structure.num_nodes, 1), 1)
     number = (size.double().cumsum(0) / rows).long()
     number = number + torch.arange(size.numel()) // limit  # so that no batch exceeds the table
@@ -166,7 +166,7 @@ def batches(items: Items, structure: Structure, hops: int, rows: int = _ROWS) ->
             table[balls._keys()] = -1
 
 
-def _sum_by_item(items: Items, structure: Structure, value: Tensor) -> Tensor:
+def sum_by_item(items: Items, structure: Structure, value: Tensor) -> Tensor:
     """Sum of a node's value over the nodes that each item touches (end points of its edges count once per column)."""
     total = value.new_zeros(items.num_items)
     if items.of == "nodes":

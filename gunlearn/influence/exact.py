@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.errors import GunlearnError, UnsupportedModelError
-from gunlearn.influence.balls import Balls, batches, structure_of
+from gunlearn.influence.balls import Balls, batches, structure_of, sum_by_item
 from gunlearn.influence.base import Estimator, InfluenceProblem
 from gunlearn.influence.brute import Brute
 from gunlearn.influence.items import Items, standing_still, without_entries
@@ -46,9 +46,9 @@ class Exact(Estimator):
     stands between the layers (activations, normalisation in evaluation mode, linear maps, skip connections, heads)
     must work row by row: the model's own code runs on the changed rows.
 
-    Stacks of `GCNConv`, `SAGEConv` (mean, sum), `GINConv`, `GATConv`, `GATv2Conv` in any mixture. A few items are also
-    run by brute force beforehand; where they disagree, or for any other layer, all items are, with a
-    `SlowEstimatorWarning`.
+    Stacks of `GCNConv`, `SAGEConv` (mean, sum), `GINConv`, `GATConv`, `GATv2Conv` in any mixture. Beforehand a few rows
+    are run alone and a few items by brute force; where they disagree, or for any other layer, all items are run by
+    brute force, with a `SlowEstimatorWarning`.
 
     Args:
         rows: changed rows per batch, about: memory against speed.
@@ -92,31 +92,33 @@ def record(problem: InfluenceProblem, brute: bool = True) -> tuple[Recording | N
 
     Args:
         problem: model, data and items.
-        brute: hold the items' new outputs against brute force; else only see that rows alone give what they give
-            among all rows.
+        brute: hold the new outputs of a few items, from the smallest to the one that touches most, against brute force;
+            else only see that rows alone give what they give among all rows.
     """
-    why = "the rows computed differ from brute force"
     try:
         recording = Recording(problem)
-        chosen = torch.linspace(0, problem.items.num_items - 1, min(_PROBES, problem.items.num_items)).long().unique()
-        chosen = chosen.to(problem.outputs.device)
-        probes = problem.items.take(chosen)
     except (*_EXPECTED, GunlearnError) as error:
         return None, _shortly(error)
+    why = "the model does not work row by row"
+    probes, truth = problem.items, problem.outputs
     if brute:
+        size = sum_by_item(problem.items, recording.structure, recording.structure.reach(1))
+        probes = problem.items.take(size.argsort(stable=True)[_spread_out(size.numel())])
         truth = torch.stack([problem.encode(probes.edited(problem.data, i)) for i in range(probes.num_items)])
-    else:
-        nodes = torch.cat([probes.ids.view(-1) if probes.of != "features" else probes.entry[0], chosen[:1]])
-        probes = standing_still(nodes[:1], problem.data.num_nodes)
-        truth = problem.outputs.expand(probes.num_items, -1, -1)
     for whole in (False, True):
         recording.whole = whole
         try:
-            if recording.agrees(probes, truth):
-                return recording, None
+            if recording.row_by_row():
+                why = "the rows computed differ from brute force"
+                if not brute or recording.agrees(probes, truth):
+                    return recording, None
         except (*_EXPECTED, GunlearnError) as error:
             why = _shortly(error)
     return None, why
+
+
+def _spread_out(size: int) -> Tensor:
+    return torch.linspace(0, size - 1, min(_PROBES, size)).long().unique()
 
 
 def _shortly(error: Exception) -> str:
@@ -227,6 +229,17 @@ class Recording:
             out = without_entries(out, row, balls.items.entry[1])
         memo(out, "sparse_features", lambda: None)  # rows of a few nodes are multiplied dense
         return out
+
+    def row_by_row(self) -> bool:
+        """Whether a few rows, each all alone, give what they give among all rows."""
+        before, n = self.problem.outputs, self.structure.num_nodes
+        tolerance = before.abs().max() * torch.finfo(before.dtype).eps ** 0.5
+        for node in _spread_out(n).to(before.device).split(1):
+            for _, _, after in self.touched(standing_still(node, n), 1, lambda balls: None):
+                alone = before[node]
+                if after.shape != alone.shape or not bool(((after - alone).abs() <= tolerance).all()):
+                    return False
+        return True
 
     def agrees(self, items: Items, truth: Tensor) -> bool:
         """Whether the changes of some items give the outputs `truth` `[num_items, num_nodes, dim]`."""
