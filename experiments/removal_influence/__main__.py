@@ -19,6 +19,7 @@ from torch import nn
 from torch_geometric.data import Data
 
 import gunlearn as gu
+from experiments.removal_influence.tables import tables
 from gunlearn.influence import FirstOrder, Local, estimate
 from gunlearn.influence.study import influence_study
 from gunlearn.tasks import link_split
@@ -135,6 +136,7 @@ def main(args: Args) -> None:
             rows.append({"part": "quality", **row, "share_of_exact": share})
             print(json.dumps(rows[-1]), flush=True)
         path.write_text(json.dumps(rows, indent=1) + "\n")
+    (args.out / "tables.md").write_text(tables(rows))
 
 
 if __name__ == "__main__":
