@@ -158,7 +158,7 @@ def influence(
         data: with `x` `[num_nodes, num_features]` and `edge_index` `[2, num_edges]`.
         task: what the model predicts.
         of: `"edges"`, `"nodes"` (losing all their edges) or `"features"` (columns of `x` set to zero).
-        estimator: a name (`gunlearn influence --help` lists them) or an `Estimator`.
+        estimator: a name (`gunlearn estimators` lists them) or an `Estimator`.
         target: what influence is on: `"probabilities"` (sum over nodes of the L1 change of the softmaxed outputs),
             `"embeddings"` (sum of L2 changes), `"loss"` (change of the mean loss of the validation items, or of those
             of `gunlearn.influence.Loss(items)`), or a function of the outputs `[num_nodes, dim]` that returns a scalar.
@@ -210,7 +210,8 @@ def estimate_influence(
         problem = InfluenceProblem.of(model, data, task, distinct, seed=seed)
         problem.target = as_target(target, problem.model, problem.data, task)
         estimator.supports(problem)
-        scores = estimator.scores(problem).detach()
+        with torch.enable_grad():  # whatever the caller's setting
+            scores = estimator.scores(problem).detach()
     if not torch.isfinite(scores).all():
         raise InvalidInputError(f"Expected finite scores from estimator '{estimator.name}' (got NaN or infinity)")
     return Influence(

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
-from gunlearn.influence.items import Items
-from gunlearn.influence.targets import Target
+from gunlearn.influence.items import Items, plain_edges
+from gunlearn.influence.targets import Probabilities, Target
 from gunlearn.nn.attach import message_passing_layers, suspended_caches
 from gunlearn.tasks import Task
 
@@ -52,7 +52,7 @@ class InfluenceProblem:
             UnsupportedModelError: the model has no message passing layer.
         """
         message_passing_layers(model)  # raises where there is none
-        return cls(copy.deepcopy(model).eval(), copy.copy(data), task, items, target, seed)
+        return cls(copy.deepcopy(model).eval(), plain_edges(copy.copy(data)), task, items, target, seed)
 
     def encode(self, data: Data) -> Tensor:
         """Outputs of the model on a graph, `[num_nodes, dim]`; layers with `cached=True` compute afresh."""
@@ -116,6 +116,11 @@ class Estimator(ABC):
             raise UnsupportedMethodError(
                 f"Expected a target of kind {' or '.join(self.targets)} with estimator '{self.name}' "
                 f"(got '{problem.target.name}', a {problem.target.kind})"
+            )
+
+        if isinstance(problem.target, Probabilities) and problem.outputs.size(1) == 1:
+            raise InvalidInputError(
+                "Expected outputs of at least two columns with target 'probabilities' (got one, whose softmax is 1)"
             )
 
     @abstractmethod

@@ -45,7 +45,7 @@ class Calibrated(Estimator):
     name = "calibrated"
     summary = "a cheap estimate corrected by exact scores of a sample, with a measured error"
     question = "removal"
-    of = ("edges", "nodes", "features")
+    of = ("edges", "nodes")
     targets = ("distance",)
     cost = "the cheap estimate and the exact scores of a sample"
 
@@ -68,6 +68,9 @@ class Calibrated(Estimator):
         chosen = torch.randperm(items.num_items, generator=generator)[: self.sample].sort().values.to(cheap.device)
         part = problem.take(chosen)
         exact = Exact().scores(part)
+        if not bool((exact > 0).any()):
+            problem.notes |= {"base": self.base, "exact_items": self.sample, "path": part.notes["path"]}
+            return torch.zeros_like(cheap)
         features = np.column_stack([_log(cheap), *_degrees(problem)])
         known, picked = _log(exact), chosen.cpu().numpy()
         model = make_pipeline(StandardScaler(), PolynomialFeatures(2), RidgeCV(np.logspace(-3, 3, 13)))
@@ -92,12 +95,9 @@ def _log(scores: Tensor) -> np.ndarray:
 
 
 def _degrees(problem: InfluenceProblem) -> list[np.ndarray]:
-    """Logarithms of the degrees of an edge's ends, smaller and larger; of what else an item takes, how much."""
+    """Logarithms of the degrees of an edge's ends, smaller and larger, or of a node."""
     items = problem.items
     degree = torch.bincount(problem.data.edge_index[1], minlength=items.num_nodes)
-    if items.of == "edges":
-        ends = degree[items.ids]
-        sizes = [ends.amin(dim=0), ends.amax(dim=0)]
-    else:
-        sizes = [(items.column_ptr if items.of == "nodes" else items.entry_ptr).diff()]
+    ends = degree[items.ids]
+    sizes = [ends.amin(dim=0), ends.amax(dim=0)] if items.of == "edges" else [ends]
     return [np.log1p(size.cpu().numpy()) for size in sizes]

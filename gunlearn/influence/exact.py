@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gunlearn.errors import GunlearnError, UnsupportedModelError
+from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
 from gunlearn.influence.balls import Balls, batches, structure_of, sum_by_item
 from gunlearn.influence.base import Estimator, InfluenceProblem
 from gunlearn.influence.brute import Brute
@@ -56,6 +56,11 @@ class Exact(Estimator):
 
     rows: int = 1 << 16
 
+    def __post_init__(self) -> None:
+        """Check the option."""
+        if isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 1:
+            raise InvalidInputError(f"Expected 'rows' to be an integer of at least 1 (got {self.rows!r})")
+
     name = "exact"
     summary = "the same numbers as brute, from the changed rows alone (GCN, SAGE, GIN, GAT stacks)"
     question = "removal"
@@ -67,15 +72,22 @@ class Exact(Estimator):
     def scores(self, problem: InfluenceProblem) -> Tensor:
         """See `Estimator.scores`."""
         recording, why = record(problem)
-        if recording is None:
-            warnings.warn(
-                f"exact influence falls back to one forward pass per item ({why}); the result is the same",
-                SlowEstimatorWarning,
-                stacklevel=2,
-            )
-            problem.notes["path"] = f"brute force ({why})"
-            return Brute().scores(problem)
-        problem.notes["path"] = "changed rows"
+        if recording is not None:
+            try:
+                scores = self._changed_rows(problem, recording)
+                problem.notes["path"] = "changed rows"
+                return scores
+            except UnsupportedModelError as error:
+                why = _shortly(error)
+        warnings.warn(
+            f"exact influence falls back to one forward pass per item ({why}); the result is the same",
+            SlowEstimatorWarning,
+            stacklevel=2,
+        )
+        problem.notes["path"] = f"brute force ({why})"
+        return Brute().scores(problem)
+
+    def _changed_rows(self, problem: InfluenceProblem, recording: Recording) -> Tensor:
         found = problem.outputs.new_zeros(problem.items.num_items)
         for index, balls, after in recording.changes(problem.items, self.rows):
             row, item = balls.node[: after.size(0)], balls.item[: after.size(0)]
@@ -106,11 +118,12 @@ def record(problem: InfluenceProblem, brute: bool = True) -> tuple[Recording | N
         probes = problem.items.take(size.argsort(stable=True)[_spread_out(size.numel())])
         truth = torch.stack([problem.encode(probes.edited(problem.data, i)) for i in range(probes.num_items)])
     for whole in (False, True):
-        recording.whole = whole
+        recording.whole, recording.padded = whole, not whole
         try:
             if recording.row_by_row():
                 why = "the rows computed differ from brute force"
                 if not brute or recording.agrees(probes, truth):
+                    recording.padded = False
                     return recording, None
         except (*_EXPECTED, GunlearnError) as error:
             why = _shortly(error)
@@ -135,13 +148,15 @@ class Recording:
     Attributes:
         whole: hand the model every row of a ball in every layer, instead of those that have changed so far: what skip
             connections need.
+        padded: each layer adds a copy of its last row. Then no two layers hand on as many rows, and a model that adds
+            them up is found out even where all rows change at once.
 
     Raises:
         UnsupportedModelError: a layer without a rule, or that does not follow it, or sees another graph.
     """
 
     def __init__(self, problem: InfluenceProblem) -> None:
-        self.problem, self.whole = problem, False
+        self.problem, self.whole, self.padded = problem, False, False
         self.structure = structure_of(problem.data.edge_index, problem.data.num_nodes)
         self.calls: list[Rule] = []
         self.kinds: dict[str, type[Rule]] = {}
@@ -211,9 +226,10 @@ class Recording:
 
     def _run(self, items: Items, balls: Balls, hops: list[int], given: int, num_rows: int) -> Tensor:
         x = self._inputs(items, balls, balls.node.numel() if self.whole else given)
-        view = Data(**{**self.problem.data.to_dict(), "x": x, "num_nodes": num_rows})
+        more = len(self.calls) if self.padded else 0
+        view = Data(**{**self.problem.data.to_dict(), "x": x, "num_nodes": num_rows + more})
         with self._attached(_Rows, _Pass(balls, hops, given)):
-            return self.problem.encode(view)
+            return self.problem.encode(view)[:num_rows]
 
     def _inputs(self, items: Items, balls: Balls, num_rows: int) -> Tensor:
         x = self.problem.data.x
@@ -317,10 +333,13 @@ class _Rows(_Attached):
             raise _Stop(x)
         rule, balls = recording.calls[state.call], state.balls
         given, num_rows = state.given, balls.upto[state.hops[state.call]]
-        if rule.layer is not self.layer or x.size(0) != (balls.node.numel() if recording.whole else given):
+        expected = balls.node.numel() if recording.whole else given + (state.call if recording.padded else 0)
+        if rule.layer is not self.layer or x.size(0) != expected:
             raise UnsupportedModelError("layers are not called one after the other on what changes")
         out = rule.rows(balls, x, given, num_rows)
         state.call, state.given = state.call + 1, num_rows
         if recording.whole and num_rows < balls.node.numel():
             out = torch.cat([out, rule.out[balls.node[num_rows:]]])
+        if recording.padded:
+            out = torch.cat([out, out[-1:].expand(state.call, -1)])
         return out

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gunlearn._scatter import scatter
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.influence.base import Estimator, InfluenceProblem
 from gunlearn.influence.targets import Probabilities
 from gunlearn.nn import scaled_messages
+from gunlearn.nn.attach import message_passing_layers
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,10 @@ class FirstOrder(Estimator):
             raise UnsupportedModelError("Expected outputs that depend on the graph by gradient (got a model without)")
         kind = problem.target
         if kind.kind == "value":
-            return -self._by_item(problem, torch.autograd.grad(kind.value(outputs), mask)[0])
+            value = kind.value(outputs)
+            if not value.requires_grad:  # a constant, or a count
+                return torch.zeros(problem.items.num_items, dtype=outputs.dtype, device=outputs.device)
+            return -self._by_item(problem, torch.autograd.grad(value, mask, materialize_grads=True)[0])
         l1 = isinstance(kind, Probabilities)
         values = outputs.softmax(dim=-1) if l1 else outputs
         if self.probes is None:
@@ -99,9 +106,10 @@ class FirstOrder(Estimator):
         mask = torch.ones(data.edge_index.size(1), dtype=dtype, device=data.edge_index.device).requires_grad_()
         if self.mask != "message" and "edge_weight" in problem.task.accepted(model):
             view.edge_weight = mask if data.get("edge_weight") is None else mask * data.edge_weight.view(-1)
-            outputs = problem.encode(view)
-            # Some models take weights and ignore them.
-            if outputs.requires_grad and _reads(outputs, mask):
+            # Some models take weights and ignore them, or hand them to some of their layers alone.
+            with weighted_layers(model) as all_weighted:
+                outputs = problem.encode(view)
+            if all(all_weighted) and outputs.requires_grad and _reads(outputs, mask):
                 problem.notes["mask"] = "weight"
                 return outputs, mask
         if self.mask == "weight":
@@ -122,6 +130,25 @@ class FirstOrder(Estimator):
             gradient = gradient[items.column]
         owner = torch.repeat_interleave(torch.arange(items.num_items, device=ptr.device), ptr.diff())
         return scatter(gradient, owner, dim=0, dim_size=items.num_items, reduce="sum")
+
+
+@contextmanager
+def weighted_layers(model: nn.Module) -> Iterator[list[bool]]:
+    """Inside the block, notes of each call of a message passing layer whether it was given edge weights."""
+    given: list[bool] = []
+
+    def note(layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        names = tuple(inspect.signature(type(layer).forward).parameters)[1:]
+        given.append((dict(zip(names, args, strict=False)) | kwargs).get("edge_weight") is not None)
+
+    handles = [
+        layer.register_forward_pre_hook(note, with_kwargs=True) for layer in message_passing_layers(model).values()
+    ]
+    try:
+        yield given
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _reads(outputs: Tensor, mask: Tensor) -> bool:

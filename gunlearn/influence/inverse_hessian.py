@@ -13,6 +13,7 @@ from torch.autograd import grad
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMethodError
 from gunlearn.influence.base import Estimator, InfluenceProblem
 from gunlearn.influence.curvature import Curvature
+from gunlearn.influence.first_order import weighted_layers
 from gunlearn.influence.solvers import Solution, Spectrum, conjugate_gradient, lanczos, lissa
 from gunlearn.influence.training_loss import TrainingLoss, gradient
 
@@ -284,10 +285,12 @@ def _first_order(problem: InfluenceProblem, loss: TrainingLoss, s: Tensor | None
     edge_weight = edge_weight.detach().clone().requires_grad_()
     data.edge_weight = edge_weight
     weight = loss.weight.clone().requires_grad_()
-    slope = problem.target.value(loss.outputs(data))
-    if not _depends(slope, edge_weight):
+    with weighted_layers(problem.model) as all_weighted:
+        slope = problem.target.value(loss.outputs(data))
+    if not (all(all_weighted) and _depends(slope, edge_weight)):
         raise UnsupportedMethodError(
-            f"Expected a model that takes 'edge_weight' for a first-order edit (got {type(problem.model).__name__}); "
+            "Expected a model all of whose layers take 'edge_weight' for a first-order edit (got "
+            f"{type(problem.model).__name__}); "
             "use edit='exact'"
         )
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
-from torch_geometric.utils import is_undirected
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.memo import memo
@@ -115,6 +115,14 @@ def without_entries(x: Tensor, row: Tensor, col: Tensor) -> Tensor:
     return torch.sparse_csr_tensor(x.crow_indices(), x.col_indices(), values, size=x.shape, check_invariants=False)
 
 
+def plain_edges(data: Data) -> Data:
+    """The data with a plain tensor in place of PyG's `EdgeIndex`, whose caches speak of one graph."""
+    if isinstance(data.edge_index, EdgeIndex):
+        data = copy.copy(data)
+        data.edge_index = data.edge_index.as_tensor()
+    return data
+
+
 def standing_still(nodes: Tensor, num_nodes: int) -> Items:
     """One item per node `[k]` that edits nothing."""
     none = torch.empty(0, dtype=torch.long, device=nodes.device)
@@ -136,6 +144,7 @@ def resolve_items(data: Data, of: str, items: Any = None) -> tuple[Items, Tensor
     Raises:
         InvalidInputError: an unknown kind; items outside the graph; nothing asked for.
     """
+    data = plain_edges(data)
     if of not in KINDS:
         raise InvalidInputError(f"Expected influence of one of {KINDS} (got {of!r})")
     if items is not None:
@@ -152,7 +161,7 @@ def _edges(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
     edge_index, n = data.edge_index, data.num_nodes
     if edge_index.numel() == 0:
         raise InvalidInputError("Expected a graph with edges (got none)")
-    undirected = memo(edge_index, ("undirected", n), lambda: is_undirected(edge_index, num_nodes=n))
+    undirected = memo(edge_index, ("undirected", n), lambda: _symmetric(edge_index, n))
     if items is None:
         items = edge_index
     elif items.dim() != 2 or items.size(0) != 2:
@@ -177,6 +186,12 @@ def _edges(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
     order = torch.argsort(item, stable=True)
     ids = torch.stack([wanted // n, wanted % n])
     return _items("edges", n, ids, wanted.numel(), column=column[order], column_item=item), place
+
+
+def _symmetric(edge_index: Tensor, num_nodes: int) -> bool:
+    """As a set of pairs, whatever the number of copies of each: what requests go by, too."""
+    row, col = edge_index
+    return torch.equal((row * num_nodes + col).unique(), (col * num_nodes + row).unique())
 
 
 def _nodes(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:

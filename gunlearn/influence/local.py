@@ -52,7 +52,7 @@ class Local(Estimator):
     name = "local"
     summary = "closed form at the item's nodes, first order around them (GCN, SAGE stacks)"
     question = "removal"
-    of = ("edges", "nodes", "features")
+    of = ("edges", "nodes")
     targets = ("distance",)
     cost = "the item's own rows"
 
@@ -74,7 +74,7 @@ class Local(Estimator):
         around = _Around(recording, last, problem, probabilities)
         share = None
         hidden = len(recording.calls) == 2 and recording.calls[0].degree_in_sender
-        if self.neighbors and hidden and problem.items.of != "features":
+        if self.neighbors and hidden:
             share = _Share(recording, around)
         problem.notes["shares"] = ["touched", "neighbors"] if share is None else ["touched", "neighbors", "beyond"]
         return _collect(problem, recording, around, share)
@@ -143,9 +143,15 @@ def _collect(problem: InfluenceProblem, recording: Recording, around: _Around, s
     items, before = problem.items, problem.outputs
     found = before.new_zeros(items.num_items)
 
+    def losing(balls: Balls) -> Tensor:
+        """1 for rows that lose an incoming edge and stay in the graph, else 0."""
+        rows = torch.zeros(balls.node.numel(), dtype=before.dtype, device=before.device)
+        rows[balls.removed[1]] = 1
+        return rows if items.own_row is None else rows * (balls.node != balls.items.ids[balls.item])
+
     def prepare(balls: Balls) -> None:
         if share is not None:
-            balls.incoming = share.incoming[balls.node]
+            balls.incoming = share.incoming[balls.node] * losing(balls).view(-1, 1)
 
     for index, balls, after in recording.touched(items, _ROWS, prepare):
         node, item = balls.node, balls.item
@@ -155,7 +161,7 @@ def _collect(problem: InfluenceProblem, recording: Recording, around: _Around, s
             column, at, sender = balls.removed
             weight.index_add_(0, sender, around.value[node[at]] * around.weight[column].view(-1, 1), alpha=-1)
             other = around.distance(weight.clamp_(min=0), balls.delta)
-            other = other if share is None else other + share.beyond[node]
+            other = other if share is None else other + share.beyond[node] * losing(balls)
         else:
             other = torch.zeros_like(score)
         if items.own_row is not None:

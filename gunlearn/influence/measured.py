@@ -57,7 +57,8 @@ class Setting:
             device = problem.outputs.device
             _wait(device)
             memory, watch = PeakMemory(device), Stopwatch()
-            result = work(problem)
+            with torch.enable_grad():  # whatever the caller's setting
+                result = work(problem)
             _wait(device)
             return Measured(problem, result, watch.seconds, memory.mb)
 

@@ -176,13 +176,13 @@ class Function(Value):
 
     def value(self, outputs: Tensor) -> Tensor:
         """What the function returns, checked."""
-        value = self.function(outputs)
+        value = self.function(outputs.clone())  # it may write into them
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InvalidInputError(f"Expected the target function to return a scalar tensor (got {got})")
         if not torch.isfinite(value).all():
             raise InvalidInputError(f"Expected the target function to return a finite number (got {value.item()})")
-        return value.reshape(())
+        return value.reshape(()).to(outputs.dtype)
 
 
 TARGETS: dict[str, type[Target]] = {cls.name: cls for cls in (Probabilities, Embeddings, Loss)}
