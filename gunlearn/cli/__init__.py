@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     try:
         code = command()
-    except GunlearnError as error:
+    except (GunlearnError, NotADirectoryError, FileExistsError, PermissionError) as error:
         if getattr(command, "debug", False):
             raise
         say("error: " + " ".join(str(error).split()), style="red")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gunlearn.errors import UnsupportedModelError
 from gunlearn.influence.base import Estimator, InfluenceProblem
 
 
@@ -26,6 +27,12 @@ class Brute(Estimator):
         """See `Estimator.scores`."""
         items, before = problem.items, problem.outputs
         found = before.new_zeros(items.num_items)
+        again = problem.encode(problem.data)
+        if not torch.allclose(again, before, rtol=1e-3, atol=1e-5 * float(before.abs().max())):
+            raise UnsupportedModelError(
+                "Expected a model whose outputs are the same twice in evaluation mode (got others: dropout without "
+                "'training=self.training'?)"
+            )
         value = problem.target.value(before) if problem.target.kind == "value" else None
         zero = torch.zeros(before.size(0), dtype=torch.long, device=before.device)
         for i in range(items.num_items):

@@ -71,13 +71,16 @@ class Exact(Estimator):
     @torch.no_grad()
     def scores(self, problem: InfluenceProblem) -> Tensor:
         """See `Estimator.scores`."""
+        _ = problem.outputs  # a model that cannot be called at all says so itself
         recording, why = record(problem)
         if recording is not None:
             try:
                 scores = self._changed_rows(problem, recording)
                 problem.notes["path"] = "changed rows"
                 return scores
-            except UnsupportedModelError as error:
+            except InvalidInputError:  # of the target
+                raise
+            except (*_EXPECTED, GunlearnError) as error:
                 why = _shortly(error)
         warnings.warn(
             f"exact influence falls back to one forward pass per item ({why}); the result is the same",

@@ -50,7 +50,7 @@ class FirstOrder(Estimator):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if self.probes is not None and self.probes < 1:
+        if self.probes is not None and (not isinstance(self.probes, int) or self.probes < 1):
             raise InvalidInputError(f"Expected at least one probe, or None for all outputs (got {self.probes})")
         if self.mask not in (None, "weight", "message"):
             raise InvalidInputError(f"Expected 'mask' to be 'weight' or 'message' (got {self.mask!r})")

@@ -29,7 +29,9 @@ class Nora(Estimator):
     k3: float = 1.0
 
     name = "nora"
-    summary = "one forward and one backward pass; edges: sum of the end points' scores"
+    summary = (
+        "one forward and one backward pass, of probabilities whatever the target; edges: sum of the ends' scaled scores"
+    )
     paper = "arXiv 2403.08333"
     question = "removal"
     of = ("edges", "nodes")

@@ -128,11 +128,12 @@ class InverseHessian(Estimator):
         uninformed = loss.uninformed()
         relative = float(slope.norm() * theta.norm()) / uninformed if uninformed > 0 else float("nan")
         problem.notes |= {"training_loss": float(value), "gradient_norm": relative}
-        if float(value) >= uninformed or relative > UNTRAINED:
+        if float(value) >= 0.95 * uninformed or relative > UNTRAINED:
             warnings.warn(
-                f"the model does not look trained on this data (training loss {float(value):.3g}, zero outputs "
-                f"{uninformed:.3g}, relative gradient norm {relative:.2g}): influence functions expand about an "
-                "optimum; train it to convergence, or name the training's weight_decay",
+                f"the model does not look trained to a minimum of its training loss (loss {float(value):.3g}, of zero "
+                f"outputs {uninformed:.3g}, relative gradient norm {relative:.2g}), about which influence functions "
+                "expand: it was not trained on this data, was kept early (best on validation), or the training's "
+                "weight_decay is not named",
                 stacklevel=3,
             )
 

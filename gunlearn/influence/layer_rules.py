@@ -125,7 +125,8 @@ class LinearRule(Rule):
         degree = self.degree[node[:touched]]
         left = degree - lost
         # Weights that are all gone leave rounding errors, which a root would blow up.
-        r, s = self.scales(left.masked_fill(left.abs() <= 16 * torch.finfo(left.dtype).eps * degree.abs(), 0.0))
+        left = left.masked_fill(left.abs() <= 16 * torch.finfo(left.dtype).eps * degree.abs(), 0.0)
+        r, s = self.scales(left)
 
         senders = max(num_given, touched if s is not None else 0)
         sent = self.sent[node[:senders]]
@@ -152,6 +153,10 @@ class LinearRule(Rule):
         if loop_column.numel():
             went = new[loop_at] if senders else self.sent[node[loop_at]]
             sums.index_add_(0, loop_at, went * loop_gone.view(-1, 1), alpha=-1)
+        if weight is None or not bool((weight < 0).any()):
+            sums[:touched][left == 0] = (
+                0  # no neighbour is left: nothing, not a rounding error, which may be normalised
+            )
         if r is not None:
             factor = self.r[node[:num_rows]]
             factor[:touched] = r

@@ -99,8 +99,8 @@ def pbrf(
     if left > tolerance:
         warnings.warn(
             f"{stuck} proximal Bregman responses stopped with up to {left:.2g} of their gradient left (asked for "
-            f"{tolerance:.2g}): at a kink of a ReLU no gradient vanishes; else raise 'steps' or 'damping', "
-            "or use a float64 model",
+            f"{tolerance:.2g}): raise 'steps' or 'damping', or use a float64 model; at a kink of a ReLU no gradient "
+            "vanishes",
             stacklevel=2,
         )
     return found

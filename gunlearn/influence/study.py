@@ -50,7 +50,10 @@ class Study:
 
     def __getitem__(self, estimator: str) -> dict[str, Any]:
         """The row of an estimator."""
-        return next(row for row in self.rows if row["estimator"] == estimator)
+        for row in self.rows:
+            if row["estimator"] == estimator:
+                return row
+        raise KeyError(f"Expected an estimator among {[row['estimator'] for row in self.rows]} (got {estimator!r})")
 
 
 def influence_study(

@@ -125,6 +125,10 @@ class Loss(Value):
             raise InvalidInputError(
                 "Expected items for target 'loss' (got data without validation items); pass target=Loss(items)"
             )
+        if not hasattr(items, "num_items"):
+            raise InvalidTypeError(
+                f"Expected items of the task, such as task.edge_items(data, edge_index) (got {type(items).__name__})"
+            )
         bound = Loss(items)
         bound.model, bound.task = model, task
         return bound

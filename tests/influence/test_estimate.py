@@ -173,3 +173,43 @@ def test_local_leaves_alone_what_does_not_lose_an_edge(problem: tuple) -> None:
     more = data.clone()
     more.edge_index = torch.cat([data.edge_index, loops], dim=1)
     assert gu.influence(model, more, estimator="local", items=loops).max() < 1e-9
+
+
+@pytest.mark.parametrize("aggr", ["mean", "sum"])
+def test_a_row_that_nothing_is_left_of_is_zero_before_it_is_normalised(aggr: str) -> None:
+    """In float32 a rounding error would be blown up to length 1."""
+    data = gu.load("karate")
+    torch.manual_seed(0)
+
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = SAGEConv(34, 8, aggr=aggr, root_weight=False, bias=False)
+            self.b = SAGEConv(8, 4, aggr=aggr, root_weight=False, bias=False)
+
+        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+            return nn.functional.normalize(self.b(self.a(x, edge_index).relu(), edge_index))
+
+    model = Normalised()
+    exact, brute = (gu.influence(model, data, estimator=e, target="embeddings") for e in ("exact", "brute"))
+    torch.testing.assert_close(exact, brute, rtol=1e-3, atol=1e-4)
+
+
+class Noisy(nn.Module):
+    """Dropout that evaluation mode does not switch off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = GCNConv(34, 8), GCNConv(8, 4)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.b(nn.functional.dropout(self.a(x, edge_index), 0.5), edge_index)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "brute"])
+@pytest.mark.filterwarnings("ignore::gunlearn.influence.SlowEstimatorWarning")
+def test_a_random_model_is_refused(estimator: str) -> None:
+    from gunlearn.errors import UnsupportedModelError
+
+    with pytest.raises(UnsupportedModelError, match="the same twice"):
+        gu.influence(Noisy(), gu.load("karate"), estimator=estimator)

@@ -51,13 +51,11 @@ def test_exact_on_a_tree(name, of):
     assert off(by("local", model, data, of=of), by("brute", model, data, of=of)) < 1e-9
 
 
-def test_single_entries_of_one_layer_are_exact_on_any_graph():
-    items = torch.stack([torch.arange(16), torch.arange(16) % SIZE])
-    for name in ("gcn", "sage"):
-        model = randomised(EXACT[name]())
-        for data in (tree(), tree((13, 12)), tangled()):
-            given = {"of": "features", "items": items}
-            assert off(by("local", model, data, **given), by("brute", model, data, **given)) < 1e-9
+def test_features_are_left_to_others():
+    """Most of what a feature does goes through hidden rows a hop away, which are not computed here."""
+    model, data = randomised(EXACT["gcn"]()), tree()
+    with pytest.raises(UnsupportedMethodError, match="features"):
+        by("local", model, data, of="features")
 
 
 def test_a_triangle_and_a_second_gcn_layer_are_where_it_ends():
@@ -133,8 +131,7 @@ def test_the_third_share_brings_it_nearer(cora):
 
 
 @pytest.mark.parametrize("target", ["probabilities", "embeddings"])
-@pytest.mark.parametrize("of", ["nodes", "features"])
-def test_nodes_and_features_follow_the_truth(cora, of, target):
+def test_nodes_follow_the_truth(cora, target, of="nodes"):
     model, data = cora[:2]
     items = torch.randperm(1400, generator=torch.Generator().manual_seed(2))[:120]
     found = by("local", model, data, of=of, items=items, target=target)
@@ -175,7 +172,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("of", ["edges", "nodes", "features"])
+@pytest.mark.parametrize("of", ["edges", "nodes"])
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_with_the_remedy(name, of):
     with pytest.raises(UnsupportedMethodError, match="use 'exact'"):
