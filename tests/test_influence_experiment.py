@@ -107,9 +107,8 @@ def test_cases_are_what_inpo_takes() -> None:
 
 
 def test_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "FORGET_SETS", ("high",))
     monkeypatch.setattr(study, "available", lambda names: [n for n in names if n in ("none", "nora", "exact flipped")])
-    args = study.Args(out=tmp_path, smoke=True)
+    args = study.Args(out=tmp_path, smoke=True, forget_sets=("high",))
     study.main(args)
     found = json.loads((tmp_path / "results.json").read_text())
     assert any(row.get("at_0.25_retain_auc") is not None for row in found)
