@@ -14,7 +14,6 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.influence import ESTIMATORS, Estimator, Influence, InfluenceProblem, Target, resolve_items
 from gunlearn.influence.base import build_estimator
-from gunlearn.influence.targets import as_target
 from gunlearn.methods import METHODS, Callback, Method, Result, Retrain, TrainArguments, build, run_method, run_training
 from gunlearn.metrics import LinkEvaluator
 from gunlearn.requests import Request
@@ -207,11 +206,8 @@ def estimate_influence(
     task, estimator = as_task(task), build_estimator(ESTIMATORS, estimator, options)
     with isolated_rng(seed):
         distinct, place = resolve_items(data, of, items)
-        problem = InfluenceProblem.of(model, data, task, distinct, seed=seed)
-        problem.target = as_target(target, problem.model, problem.data, task)
-        estimator.supports(problem)
-        with torch.enable_grad():  # whatever the caller's setting
-            scores = estimator.scores(problem).detach()
+        problem = InfluenceProblem.of(model, data, task, distinct, target, seed)
+        scores = estimator(problem)
     if not torch.isfinite(scores).all():
         raise InvalidInputError(f"Expected finite scores from estimator '{estimator.name}' (got NaN or infinity)")
     return Influence(

@@ -16,7 +16,7 @@ from gunlearn.nn.memo import memo
 from gunlearn.nn.sparse import argsort
 from gunlearn.nn.subgraph import spans
 
-_ROWS = 1 << 16  # rows per batch, as far as they can be foreseen: some ten MiB of intermediate results
+ROWS = 1 << 16  # rows per batch, as far as they can be foreseen: some ten MiB of intermediate results
 _CELLS = 1 << 25  # cells of the lookup table (int32): items per batch times nodes
 
 
@@ -140,7 +140,7 @@ class Balls:
         return delta.new_zeros(num_rows, delta.size(1)).index_add_(0, target, delta[sender] * values.view(-1, 1))
 
 
-def batches(items: Items, structure: Structure, hops: int, rows: int = _ROWS) -> Iterator[tuple[Tensor, Balls]]:
+def batches(items: Items, structure: Structure, hops: int, rows: int = ROWS) -> Iterator[tuple[Tensor, Balls]]:
     """Balls of all items, batch by batch: which items, and their rows.
 
     Args:
@@ -171,15 +171,9 @@ def sum_by_item(items: Items, structure: Structure, value: Tensor) -> Tensor:
     total = value.new_zeros(items.num_items)
     if items.of == "nodes":
         return value[items.ids] * items.column_ptr.diff().clamp(min=1).to(value)
-    for ptr, nodes in (
-        (items.column_ptr, structure.edge_index[:, items.column].amax(dim=0) if items.column.numel() else None),
-        (items.column_ptr, structure.edge_index[:, items.column].amin(dim=0) if items.column.numel() else None),
-        (items.entry_ptr, items.entry[0] if items.entry.numel() else None),
-    ):
-        if nodes is not None:
-            owner = torch.repeat_interleave(torch.arange(items.num_items, device=value.device), ptr.diff())
-            total.index_add_(0, owner, value[nodes])
-    return total
+    for end in structure.edge_index[:, items.column]:
+        total.index_add_(0, items.column_item, value[end])
+    return total.index_add_(0, items.entry_item, value[items.entry[0]])
 
 
 def _find(keys: Tensor, key: Tensor) -> Tensor:
@@ -190,12 +184,9 @@ def _find(keys: Tensor, key: Tensor) -> Tensor:
 def _balls(items: Items, structure: Structure, hops: int, table: Tensor | None) -> Balls:
     n, device = structure.num_nodes, structure.edge_index.device
 
-    def owners(ptr: Tensor) -> Tensor:
-        return torch.repeat_interleave(torch.arange(items.num_items, device=device), ptr.diff())
-
     source, target = structure.edge_index[:, items.column]
-    base = owners(items.column_ptr) * n
-    touched = [base + source, base + target, owners(items.entry_ptr) * n + items.entry[0]]
+    base = items.column_item * n
+    touched = [base + source, base + target, items.entry_item * n + items.entry[0]]
     if items.of == "nodes":
         touched.append(torch.arange(items.num_items, device=device) * n + items.ids)
     touched = torch.cat(touched)

@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.influence.items import Items, plain_edges
-from gunlearn.influence.targets import Probabilities, Target
+from gunlearn.influence.targets import Probabilities, Target, as_target
 from gunlearn.nn.attach import message_passing_layers, suspended_caches
 from gunlearn.tasks import Task
 
@@ -38,21 +38,22 @@ class InfluenceProblem:
     data: Data
     task: Task
     items: Items
-    target: Target | None
+    target: Target
     seed: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, model: nn.Module, data: Data, task: Task, items: Items, target: Target | None = None, seed: int = 0
+        cls, model: nn.Module, data: Data, task: Task, items: Items, target: Any = "probabilities", seed: int = 0
     ) -> InfluenceProblem:
-        """A problem about a private copy of `model`.
+        """A problem about a private copy of `model`; `target` is whatever `as_target` takes.
 
         Raises:
             UnsupportedModelError: the model has no message passing layer.
         """
         message_passing_layers(model)  # raises where there is none
-        return cls(copy.deepcopy(model).eval(), plain_edges(copy.copy(data)), task, items, target, seed)
+        model, data = copy.deepcopy(model).eval(), plain_edges(copy.copy(data))
+        return cls(model, data, task, items, as_target(target, model, data, task), seed)
 
     def encode(self, data: Data) -> Tensor:
         """Outputs of the model on a graph, `[num_nodes, dim]`; layers with `cached=True` compute afresh."""
@@ -74,7 +75,10 @@ class InfluenceProblem:
 
     def take(self, index: Tensor) -> InfluenceProblem:
         """The same problem about some of its items only."""
-        return dataclasses.replace(self, items=self.items.take(index), notes={})
+        part = dataclasses.replace(self, items=self.items.take(index), notes={})
+        if "outputs" in self.__dict__:
+            part.outputs = self.outputs
+        return part
 
 
 class Estimator(ABC):
@@ -126,6 +130,12 @@ class Estimator(ABC):
     @abstractmethod
     def scores(self, problem: InfluenceProblem) -> Tensor:
         """One score per distinct item, `[problem.items.num_items]`."""
+
+    def __call__(self, problem: InfluenceProblem) -> Tensor:
+        """`scores` after `supports`, whatever the caller's gradient mode."""
+        self.supports(problem)
+        with torch.enable_grad():
+            return self.scores(problem).detach()
 
     @classmethod
     def options(cls) -> tuple[str, ...]:

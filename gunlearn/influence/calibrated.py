@@ -62,8 +62,7 @@ class Calibrated(Estimator):
         from gunlearn.influence import ESTIMATORS
 
         base = build_estimator(ESTIMATORS, self.base, {})
-        base.supports(problem)
-        cheap = base.scores(problem).detach()
+        cheap = base(problem)
         generator = torch.Generator().manual_seed(problem.seed)
         chosen = torch.randperm(items.num_items, generator=generator)[: self.sample].sort().values.to(cheap.device)
         part = problem.take(chosen)

@@ -7,22 +7,12 @@ from typing import Any
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.influence import ESTIMATORS
-from gunlearn.influence.base import Estimator, InfluenceProblem, build_estimator
+from gunlearn.influence.base import Estimator, build_estimator
 from gunlearn.influence.measured import Setting
 from gunlearn.influence.truths import Truth, truth_estimator
 
 CONTROLS = ("random", "degree")
 """What any estimator has to beat."""
-
-
-def supported(estimator: Estimator, problem: InfluenceProblem) -> Estimator:
-    """The estimator, if it can do this.
-
-    Raises:
-        UnsupportedMethodError: it cannot.
-    """
-    estimator.supports(problem)
-    return estimator
 
 
 def choose(
@@ -59,10 +49,12 @@ def choose(
         for name, cls in ESTIMATORS.items():
             if name not in CONTROLS and (cls.question != truth.question or name == "brute"):
                 continue
+            estimator = build(name)
             try:
-                estimators.append(supported(build(name), problem))
+                estimator.supports(problem)
             except UnsupportedMethodError:
                 continue
+            estimators.append(estimator)
     if not estimators or isinstance(estimators, str):
         raise InvalidInputError(f"Expected a list of estimators, at least one (got {estimators!r})")
     built = [build(entry) for entry in estimators]

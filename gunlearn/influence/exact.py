@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
-from gunlearn.influence.balls import Balls, batches, structure_of, sum_by_item
+from gunlearn.influence.balls import ROWS, Balls, batches, structure_of, sum_by_item
 from gunlearn.influence.base import Estimator, InfluenceProblem
 from gunlearn.influence.brute import Brute
 from gunlearn.influence.items import Items, standing_still, without_entries
@@ -54,7 +54,7 @@ class Exact(Estimator):
         rows: changed rows per batch, about: memory against speed.
     """
 
-    rows: int = 1 << 16
+    rows: int = ROWS
 
     def __post_init__(self) -> None:
         """Check the option."""
@@ -195,7 +195,7 @@ class Recording:
             out.append(changed)
         return out
 
-    def changes(self, items: Items, rows: int = 1 << 16) -> Iterator[tuple[Tensor, Balls, Tensor]]:
+    def changes(self, items: Items, rows: int = ROWS) -> Iterator[tuple[Tensor, Balls, Tensor]]:
         """Batch by batch: which items, their rows, and the new outputs `[num_rows, dim]` of those rows."""
         hops = self.hops(items)
         width = 1
@@ -241,10 +241,7 @@ class Recording:
         else:
             out = csr_rows(x, balls.node[:num_rows]).to_dense() if num_rows else x.values().new_empty(0, x.size(1))
         if items.of == "features" and num_rows:
-            owner = torch.repeat_interleave(
-                torch.arange(balls.items.num_items, device=x.device), balls.items.entry_ptr.diff()
-            )
-            row = balls.find(owner, balls.items.entry[0])
+            row = balls.find(balls.items.entry_item, balls.items.entry[0])
             out = without_entries(out, row, balls.items.entry[1])
         memo(out, "sparse_features", lambda: None)  # rows of a few nodes are multiplied dense
         return out

@@ -57,10 +57,6 @@ class FirstOrder(Estimator):
 
     def scores(self, problem: InfluenceProblem) -> Tensor:
         """See `Estimator.scores`."""
-        with torch.enable_grad():
-            return self._scores(problem)
-
-    def _scores(self, problem: InfluenceProblem) -> Tensor:
         outputs, mask = self._outputs(problem)
         if not outputs.requires_grad:
             raise UnsupportedModelError("Expected outputs that depend on the graph by gradient (got a model without)")
@@ -121,14 +117,12 @@ class FirstOrder(Estimator):
     def _by_item(self, problem: InfluenceProblem, gradient: Tensor) -> Tensor:
         """Sum of a gradient over what each item takes away."""
         items = problem.items
-        ptr = items.entry_ptr if items.of == "features" else items.column_ptr
         if items.of == "features":
             row, col = items.entry
             value = problem.data.x if problem.data.x.layout == torch.strided else problem.data.x.to_dense()
-            gradient = gradient[row, col] * value[row, col]
+            owner, gradient = items.entry_item, gradient[row, col] * value[row, col]
         else:
-            gradient = gradient[items.column]
-        owner = torch.repeat_interleave(torch.arange(items.num_items, device=ptr.device), ptr.diff())
+            owner, gradient = items.column_item, gradient[items.column]
         return scatter(gradient, owner, dim=0, dim_size=items.num_items, reduce="sum")
 
 

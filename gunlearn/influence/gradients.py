@@ -18,8 +18,8 @@ from torch_geometric.nn import MessagePassing
 from gunlearn._scatter import without_torch_scatter
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.influence.base import Estimator, InfluenceProblem
-from gunlearn.influence.item_losses import item_losses
-from gunlearn.nn.sparse import plain_path
+from gunlearn.influence.item_losses import item_losses, require_item_losses
+from gunlearn.influence.training_loss import second_order
 
 
 class Gradients:
@@ -47,8 +47,8 @@ class Gradients:
         if value.requires_grad:
             found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
         self.target = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
-        with plain_path(), without_torch_scatter():  # scores of pairs are differentiated twice
-            self.losses = item_losses(problem)(outputs)
+        with second_order(problem.model):  # scores of pairs are differentiated twice
+            self.losses = item_losses(problem, outputs)
             self.weight = torch.ones_like(self.losses, requires_grad=True)
             self.pull = torch.autograd.grad(self.losses, parameters, self.weight, create_graph=True, allow_unused=True)
 
@@ -85,7 +85,7 @@ class _GradientEstimator(Estimator):
     def supports(self, problem: InfluenceProblem) -> None:
         """See `Estimator.supports`."""
         super().supports(problem)
-        item_losses(problem)
+        require_item_losses(problem)
 
 
 @dataclass(frozen=True)

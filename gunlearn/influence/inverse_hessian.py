@@ -297,10 +297,8 @@ def _first_order(problem: InfluenceProblem, loss: TrainingLoss, s: Tensor | None
 
     def removed(per_edge: Tensor) -> Tensor:
         """Sum over the columns that an item takes out, each falling from its weight to 0."""
-        count = items.column_ptr.diff()
-        index = torch.repeat_interleave(torch.arange(items.num_items, device=count.device), count)
         change = -(per_edge * edge_weight.detach())[items.column]
-        return loss.weight.new_zeros(items.num_items).index_add(0, index, change)
+        return loss.weight.new_zeros(items.num_items).index_add(0, items.column_item, change)
 
     message = removed(grad(slope, edge_weight)[0])
     if s is None:

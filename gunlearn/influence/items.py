@@ -13,8 +13,9 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.memo import memo
+from gunlearn.nn.subgraph import spans
 from gunlearn.requests import Partition
-from gunlearn.requests.graph import TrainingGraph
+from gunlearn.requests.graph import TrainingGraph, same_both_ways
 from gunlearn.requests.partition import select_entries
 
 KINDS = ("edges", "nodes", "features")
@@ -49,6 +50,16 @@ class Items:
     column_ptr: Tensor
     entry: Tensor
     entry_ptr: Tensor
+
+    @property
+    def column_item(self) -> Tensor:
+        """Item of each of `column`, `[num_taken]`."""
+        return _owner(self.column_ptr)
+
+    @property
+    def entry_item(self) -> Tensor:
+        """Item of each of `entry`, `[num_entries]`."""
+        return _owner(self.entry_ptr)
 
     @property
     def own_row(self) -> Tensor | None:
@@ -108,9 +119,7 @@ def without_entries(x: Tensor, row: Tensor, col: Tensor) -> Tensor:
     """A copy of dense or CSR features with these entries zero."""
     if x.layout == torch.strided:
         return x.index_put((row, col), torch.zeros((), dtype=x.dtype, device=x.device))
-    count = x.crow_indices().diff()
-    rows = torch.repeat_interleave(torch.arange(count.numel(), device=x.device), count)
-    gone = torch.isin(rows * x.shape[1] + x.col_indices(), row * x.shape[1] + col)
+    gone = torch.isin(_owner(x.crow_indices()) * x.shape[1] + x.col_indices(), row * x.shape[1] + col)
     values = x.values().masked_fill(gone, 0.0)
     return torch.sparse_csr_tensor(x.crow_indices(), x.col_indices(), values, size=x.shape, check_invariants=False)
 
@@ -161,7 +170,8 @@ def _edges(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
     edge_index, n = data.edge_index, data.num_nodes
     if edge_index.numel() == 0:
         raise InvalidInputError("Expected a graph with edges (got none)")
-    undirected = memo(edge_index, ("undirected", n), lambda: _symmetric(edge_index, n))
+    row, col = edge_index
+    undirected = memo(edge_index, ("undirected", n), lambda: same_both_ways(row * n + col, col * n + row))
     if items is None:
         items = edge_index
     elif items.dim() != 2 or items.size(0) != 2:
@@ -186,12 +196,6 @@ def _edges(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
     order = torch.argsort(item, stable=True)
     ids = torch.stack([wanted // n, wanted % n])
     return _items("edges", n, ids, wanted.numel(), column=column[order], column_item=item), place
-
-
-def _symmetric(edge_index: Tensor, num_nodes: int) -> bool:
-    """As a set of pairs, whatever the number of copies of each: what requests go by, too."""
-    row, col = edge_index
-    return torch.equal((row * num_nodes + col).unique(), (col * num_nodes + row).unique())
 
 
 def _nodes(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
@@ -230,8 +234,7 @@ def _features(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
     if x.layout == torch.strided:
         row, col = x.nonzero(as_tuple=True)
     else:
-        count = x.crow_indices().diff()
-        row, col = torch.repeat_interleave(torch.arange(n, device=x.device), count), x.col_indices()
+        row, col = _owner(x.crow_indices()), x.col_indices()
     position = torch.full((num_features,), -1, device=wanted.device)
     position[wanted] = torch.arange(wanted.numel(), device=wanted.device)
     item = position[col]
@@ -264,11 +267,14 @@ def _pointer(item: Tensor, num_items: int) -> Tensor:
     return torch.cat([count.new_zeros(1), count.cumsum(0)])
 
 
+def _owner(pointer: Tensor) -> Tensor:
+    count = pointer.diff()
+    return torch.repeat_interleave(torch.arange(count.numel(), device=count.device), count)
+
+
 def _take(values: Tensor, pointer: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    count = (pointer[index + 1] - pointer[index]) if index.numel() else index
-    new = torch.cat([count.new_zeros(1), count.cumsum(0)])
-    shift = torch.repeat_interleave(pointer[index] - new[:-1], count)
-    return values[..., torch.arange(int(new[-1]), device=values.device) + shift], new
+    place, count = spans(pointer, index)
+    return values[..., place], torch.cat([count.new_zeros(1), count.cumsum(0)])
 
 
 def _check_range(ids: Tensor, limit: int, what: str) -> None:

@@ -17,6 +17,8 @@ from torch.nn import functional
 
 from gunlearn._scatter import scatter
 from gunlearn.influence.balls import Balls, Structure
+from gunlearn.nn._hooks import Override
+from gunlearn.nn.fast import first_linear
 from gunlearn.nn.influence_conv import InfluenceAwareConv, needs_messages
 from gunlearn.nn.sparse import SparseMatrix, csr
 from gunlearn.nn.subgraph import spans
@@ -67,30 +69,31 @@ class Rule(ABC):
 class LinearRule(Rule):
     r"""`out_i = f(r_i \sum_j a_ij s_j m_j + root_i)` with messages `m_j` linear in the sender's input."""
 
+    @abstractmethod
     def send(self, x: Any) -> Tensor:
         """Messages `m` of inputs `[num_rows, dim]`."""
-        raise NotImplementedError
 
     def root(self, x: Any, message: Tensor) -> Tensor | None:
         """What a node adds of its own."""
         return None
 
+    @abstractmethod
     def finish(self, out: Tensor) -> Tensor:
         """`f`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scales(self, degree: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """`r` and `s` of nodes of this degree (sum of incoming weights); `None` for ones."""
-        raise NotImplementedError
 
     def loop_weights(self) -> tuple[Tensor, Tensor]:
         """Weight of each node's loop `[num_nodes]`, and what each column takes away if it is a loop `[num_edges]`."""
-        weight = self._weight()
+        weight = self.weights()
         source = self.structure.edge_index[0, self.structure.loops]
         size = self.structure.num_nodes
         return scatter(weight[self.structure.loops], source, dim=0, dim_size=size, reduce="sum"), weight
 
-    def _weight(self) -> Tensor:
+    def weights(self) -> Tensor:
+        """Weight of each column, `[num_edges]`."""
         if self.edge_weight is not None:
             return self.edge_weight.view(-1).to(self.dtype)
         return torch.ones(self.structure.edge_index.size(1), dtype=self.dtype, device=self.structure.edge_index.device)
@@ -100,7 +103,7 @@ class LinearRule(Rule):
         structure = self.structure
         self.message = self.send(x)
         self.dtype = self.message.dtype
-        weight = self._weight()
+        weight = self.weights()
         self.loop, self.loop_lost = self.loop_weights()
         target, n = structure.edge_index[1, structure.proper], structure.num_nodes
         self.degree = self.loop + scatter(weight[structure.proper], target, dim=0, dim_size=n, reduce="sum")
@@ -249,7 +252,7 @@ class GINRule(LinearRule):
 
     def __init__(self, layer: nn.Module, structure: Structure, edge_weight: Tensor | None) -> None:
         super().__init__(layer, structure, edge_weight)
-        self.first = _first_linear(layer.nn)
+        self.first = first_linear(layer.nn)
 
     @staticmethod
     def unfit(layer: nn.Module) -> str | None:
@@ -270,28 +273,28 @@ class GINRule(LinearRule):
         """The network."""
         if self.first is None:
             return self.layer.nn(out)
-        done = out if self.first.bias is None else out + self.first.bias
-        held = self.first.__dict__.get("forward")
-        self.first.__dict__["forward"] = lambda _: done
+        done = _Done(self.first, out if self.first.bias is None else out + self.first.bias)
+        done.install()
         try:
             return self.layer.nn(out)
         finally:
-            if held is None:
-                del self.first.__dict__["forward"]
-            else:
-                self.first.__dict__["forward"] = held
+            done.uninstall()
 
     def scales(self, degree: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """A plain sum."""
         return None, None
 
 
-def _first_linear(module: nn.Module) -> nn.Module | None:
-    if type(module) is nn.Sequential and len(module):
-        return _first_linear(module[0])
-    if type(module) is pyg.MLP and len(module.lins):
-        return module.lins[0]
-    return module if type(module) in (nn.Linear, pyg.Linear) else None
+class _Done(Override):
+    """`forward` of a linear map whose result is known."""
+
+    def __init__(self, layer: nn.Module, out: Tensor) -> None:
+        super().__init__(layer, "")
+        self.out = out
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The result."""
+        return self.out
 
 
 class GATRule(Rule):
@@ -350,10 +353,7 @@ class GATRule(Rule):
         other = structure.in_node[place]
         if balls.removed[0].numel():  # only rows that an item touches lose edges; a column may go in several items
             size = structure.edge_index.size(1)
-            owner = torch.repeat_interleave(
-                torch.arange(balls.items.num_items, device=node.device), balls.items.column_ptr.diff()
-            )
-            gone = owner * size + balls.items.column
+            gone = balls.items.column_item * size + balls.items.column
             near = row < balls.upto[0]
             key = item[row[near]] * size + structure.in_column[place[near]]
             keep = torch.ones_like(row, dtype=torch.bool)

@@ -94,11 +94,10 @@ class _Around:
     """How much outputs move when a node sends something else in the last layer."""
 
     def __init__(self, recording: Recording, last: LinearRule, problem: InfluenceProblem, probabilities: bool) -> None:
-        structure, self.last, self.probabilities = recording.structure, last, probabilities
-        n, outputs = structure.num_nodes, problem.outputs
-        value = outputs.softmax(dim=-1) if probabilities else outputs.new_ones(n, 1)
+        structure, outputs, self.probabilities = recording.structure, problem.outputs, probabilities
+        value = outputs.softmax(dim=-1) if probabilities else outputs.new_ones(structure.num_nodes, 1)
         self.value = value if last.r is None else value * last.r.view(-1, 1)
-        self.weight = last._weight()
+        self.weight = last.weights()
         self.out = structure.scatter(self.weight, self.value)
 
     def distance(self, weight: Tensor, delta: Tensor) -> Tensor:

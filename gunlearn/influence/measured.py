@@ -14,7 +14,6 @@ from gunlearn.cost import PeakMemory, Stopwatch
 from gunlearn.errors import InvalidInputError
 from gunlearn.influence.base import InfluenceProblem
 from gunlearn.influence.items import Items, resolve_items
-from gunlearn.influence.targets import as_target
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks import Task
 
@@ -38,9 +37,7 @@ class Setting:
 
     def problem(self) -> InfluenceProblem:
         """A new one."""
-        new = InfluenceProblem.of(self.model, self.data, self.task, self.items, seed=self.seed)
-        new.target = as_target(self.target, new.model, new.data, self.task)
-        return new
+        return InfluenceProblem.of(self.model, self.data, self.task, self.items, self.target, self.seed)
 
     def measure(
         self, work: Callable[[InfluenceProblem], Any], sample: Tensor | None = None, warm: bool = False

@@ -14,7 +14,7 @@ from gunlearn.errors import GunlearnError, InvalidInputError, InvalidTypeError
 from gunlearn.influence import ESTIMATORS
 from gunlearn.influence.agreement import agreement, spearman
 from gunlearn.influence.base import Estimator
-from gunlearn.influence.choice import CONTROLS, choose, supported
+from gunlearn.influence.choice import CONTROLS, choose
 from gunlearn.influence.measured import Setting, sample_of
 from gunlearn.influence.targets import Target
 from gunlearn.influence.truths import Train, TrueValues, truth_estimator, truth_named
@@ -156,7 +156,7 @@ def influence_study(
             if is_truth:
                 done, scores = true, values.values
             else:
-                done = setting.measure(lambda p: supported(estimator, p).scores(p).detach())
+                done = setting.measure(estimator)
                 _check(done.result, label)
                 scores = values.of(done.result if sample is None else done.result[sample])
             row |= {"seconds": done.seconds, "peak_memory_mb": done.memory, "notes": done.problem.notes}
@@ -170,7 +170,7 @@ def influence_study(
     bar = None
     degree = ESTIMATORS["degree"]()
     if of in degree.of and true.problem.target.kind in degree.targets:
-        scores = setting.measure(degree.scores).result
+        scores = setting.measure(degree).result
         bar = spearman(study.truth, values.of(scores if sample is None else scores[sample]).cpu())
     for label, estimator in chosen.items():
         row = compare(label, estimator)

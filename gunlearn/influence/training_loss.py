@@ -66,8 +66,7 @@ class TrainingLoss:
         """
         if not any(p.requires_grad for p in problem.model.parameters()):
             raise InvalidInputError("Expected a model with trainable parameters (got all of them frozen)")
-        with isolated_rng(problem.seed):
-            items = problem.task.training_parts(problem.data).sample(["retain"])["retain"]
+        items = training_items(problem)
         weight = getattr(items, "weight", None)
         weight = problem.outputs.new_ones(items.num_items) if weight is None else weight.to(problem.outputs)
         loss = cls(problem.model, problem.task, problem.data, items, weight)
@@ -111,41 +110,51 @@ class TrainingLoss:
             return float(self.mean(self.predict(torch.zeros_like(self.outputs()))))
 
     def own_terms(self, items: Items) -> tuple[Tensor, Tensor]:
-        """Which terms of the loss go with an item.
+        """Which terms of the loss go with an item; see `own_terms`."""
+        return own_terms(self.items, items)
 
-        An edge takes the term that labels it an edge; a node those of all its edges, or its own label's; a feature
-        none. Terms of random pairs that are no edges stay.
 
-        Args:
-            items: the items whose influence is asked for.
+def training_items(problem: InfluenceProblem) -> Any:
+    """What the model was trained on; what training draws at random is drawn once, under the problem's seed."""
+    with isolated_rng(problem.seed):
+        return problem.task.training_parts(problem.data).sample(["retain"])["retain"]
 
-        Returns:
-            Item and term of each such pair, `[num_pairs]` each, grouped by item.
 
-        Raises:
-            UnsupportedMethodError: training items of another kind than pairs of nodes or nodes.
-        """
-        own = self.items
-        if items.of == "features":
-            empty = torch.empty(0, dtype=torch.long, device=self.weight.device)
-            return empty, empty
-        if hasattr(own, "edge_label_index"):
-            pairs, positive = own.edge_label_index, own.label > 0
-            if items.of == "edges":
-                n = items.num_nodes
-                return _matches(_edge_key(items.ids, n), _edge_key(pairs, n), positive)
-            (item, term), (item_v, term_v) = (_matches(items.ids, end, positive) for end in pairs)
-            both = torch.cat([item, item_v]) * own.num_items + torch.cat([term, term_v])
-            both = both.unique()  # a self-loop has its node at both ends
-            return both // own.num_items, both % own.num_items
-        if hasattr(own, "index"):
-            if items.of == "edges":
-                empty = torch.empty(0, dtype=torch.long, device=self.weight.device)
-                return empty, empty
-            return _matches(items.ids, own.index, torch.ones_like(own.index, dtype=torch.bool))
-        raise UnsupportedMethodError(
-            f"Expected training items that are pairs of nodes or nodes (got {type(own).__name__})"
-        )
+def own_terms(training: Any, items: Items) -> tuple[Tensor, Tensor]:
+    """Which terms of the training loss go with an item.
+
+    An edge takes the term that labels it an edge; a node those of all its edges, or its own label's; a feature none.
+    Terms of random pairs that are no edges stay.
+
+    Args:
+        training: the training items.
+        items: the items whose influence is asked for.
+
+    Returns:
+        Item and term of each such pair, `[num_pairs]` each, grouped by item.
+
+    Raises:
+        UnsupportedMethodError: training items of another kind than pairs of nodes or nodes.
+    """
+    none = items.ids.new_empty(0)
+    if items.of == "features":
+        return none, none
+    if hasattr(training, "edge_label_index"):
+        pairs, positive = training.edge_label_index, training.label > 0
+        if items.of == "edges":
+            n = items.num_nodes
+            return _matches(_edge_key(items.ids, n), _edge_key(pairs, n), positive)
+        (item, term), (item_v, term_v) = (_matches(items.ids, end, positive) for end in pairs)
+        both = torch.cat([item, item_v]) * training.num_items + torch.cat([term, term_v])
+        both = both.unique()  # a self-loop has its node at both ends
+        return both // training.num_items, both % training.num_items
+    if hasattr(training, "index"):
+        if items.of == "edges":
+            return none, none
+        return _matches(items.ids, training.index, torch.ones_like(training.index, dtype=torch.bool))
+    raise UnsupportedMethodError(
+        f"Expected training items that are pairs of nodes or nodes (got {type(training).__name__})"
+    )
 
 
 def flat(tensors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:

@@ -74,9 +74,7 @@ def truth_named(name: str, estimators: dict[str, type[Estimator]], options: dict
     estimator = build_estimator(estimators, truth_estimator(name), options)
 
     def compute(problem: InfluenceProblem, train: Train | None, options: dict[str, Any]) -> TrueValues:
-        estimator.supports(problem)
-        values = estimator.scores(problem).detach()
-        return TrueValues(values, notes=problem.notes)
+        return TrueValues(estimator(problem), notes=problem.notes)
 
     return Truth(name, estimator.question, f"{estimator.name}: {estimator.summary}", compute, estimator)
 

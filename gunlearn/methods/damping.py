@@ -12,7 +12,6 @@ from gunlearn._scatter import scatter
 from gunlearn.errors import InvalidInputError
 from gunlearn.influence import ESTIMATORS, Estimator, InfluenceProblem, min_max, resolve_items
 from gunlearn.influence.base import build_estimator
-from gunlearn.influence.targets import as_target
 from gunlearn.methods.base import Problem
 from gunlearn.seed import isolated_rng
 
@@ -78,10 +77,8 @@ def pair_scores(problem: Problem, data: Data, influence: str | Estimator | Tenso
         estimator, of = _estimator(influence)
         with isolated_rng(problem.seed):
             items, place = resolve_items(data, of)
-            asked = InfluenceProblem.of(problem.reference, data, problem.task, items, seed=problem.seed)
-            asked.target = as_target("probabilities", asked.model, data, problem.task)
-            estimator.supports(asked)
-            score = estimator.scores(asked).detach()[place]
+            asked = InfluenceProblem.of(problem.reference, data, problem.task, items, "probabilities", problem.seed)
+            score = estimator(asked)[place]
     if of == "nodes":
         return score[index].sum(dim=0)
     if torch.equal(index, data.edge_index):

@@ -209,7 +209,8 @@ class FusedForward(_Recorded):
             if type(layer) is pyg.GINConv and self.previous is None:
                 features = known_sparse(x)
                 matrix = None if features is None else self.propagate.adjacency(edge_index, (x, x), None, None)
-                if matrix is not None and _first_linear(layer.nn) is not None:
+                first = first_linear(layer.nn)
+                if matrix is not None and first is not None and _is_ours(first):
                     self.record(None)
                     return layer.nn(Propagated(features, ((1.0, (matrix,)), (1 + layer.eps, ()))))
             if self._lends_norm(x, edge_weight):
@@ -395,10 +396,10 @@ def _is_ours(module: nn.Module) -> bool:
     )
 
 
-def _first_linear(module: nn.Module) -> nn.Module | None:
+def first_linear(module: nn.Module) -> nn.Module | None:
     """The linear map that a network applies to its input before anything else."""
     if type(module) is nn.Sequential and len(module):
-        return _first_linear(module[0])
-    if type(module) is pyg.MLP:
-        return _first_linear(module.lins[0])
-    return module if _is_ours(module) else None
+        return first_linear(module[0])
+    if type(module) is pyg.MLP and len(module.lins):
+        return first_linear(module.lins[0])
+    return module if type(module) in LINEAR_MAPS else None

@@ -41,7 +41,7 @@ class TrainingGraph:
         self.num_local = self.num_nodes if self._nodes is None else self._nodes.numel()
         row, col = self.local(self.edge_index)
         forward, backward = row * self.num_local + col, col * self.num_local + row
-        self.is_undirected = torch.equal(forward.unique(), backward.unique())
+        self.is_undirected = same_both_ways(forward, backward)
         keys = torch.minimum(forward, backward) if self.is_undirected else forward
         self._keys, self.edge_of_column = keys.unique(return_inverse=True)
         """Number of the edge that each column belongs to, `[E]`."""
@@ -93,6 +93,16 @@ class TrainingGraph:
         chosen = torch.zeros(self.num_edges, dtype=torch.bool, device=self.edge_index.device)
         chosen[edges] = True
         return chosen[self.edge_of_column]
+
+
+def same_both_ways(forward: Tensor, backward: Tensor) -> bool:
+    """Whether a graph is undirected: symmetric as a set of pairs, whatever the number of copies of each.
+
+    Args:
+        forward: one integer per edge that stands for its pair `[E]`.
+        backward: the same of the reversed edges `[E]`.
+    """
+    return torch.equal(forward.unique(), backward.unique())
 
 
 def pair_tensor(data: Data, name: str) -> Tensor:
