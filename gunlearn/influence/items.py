@@ -14,9 +14,9 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.memo import memo
 from gunlearn.nn.subgraph import spans
-from gunlearn.requests import Partition
 from gunlearn.requests.graph import TrainingGraph, same_both_ways
-from gunlearn.requests.partition import select_entries
+from gunlearn.requests.removal import select_entries, without
+from gunlearn.requests.selection import Selection
 
 KINDS = ("edges", "nodes", "features")
 
@@ -109,10 +109,15 @@ class Items:
         taken = self.take(index)
         gone = torch.zeros(data.edge_index.size(1), dtype=torch.bool, device=data.edge_index.device)
         gone[taken.column] = True
-        out = Partition.from_mask(self.of, TrainingGraph(data), gone).retain_data if gone.any() else copy.copy(data)
+        out = _without_columns(data, gone) if gone.any() else copy.copy(data)
         if taken.entry.numel():
             out.x = without_entries(data.x, *taken.entry)
         return out
+
+
+def _without_columns(data: Data, gone: Tensor) -> Data:
+    graph = TrainingGraph(data)
+    return without(graph, Selection.of(graph, gone))
 
 
 def without_entries(x: Tensor, row: Tensor, col: Tensor) -> Tensor:

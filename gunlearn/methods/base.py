@@ -15,6 +15,17 @@ from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.methods.callbacks import Callback, TrainState
 from gunlearn.tasks import Task
 
+#: What methods may need beyond the model and the forget set.
+NEEDS = (
+    "retained data",  # training items that stay
+    "reference model",  # outputs of the model as it was
+    "second order",  # derivatives of the gradient
+    "layer outputs",  # what each message passing layer returns
+    "trainable layers",  # layers of its own, put into the model
+    "linear head",  # one linear map on propagated features
+    "retraining",  # a training from new weights, at least in part
+)
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -62,7 +73,8 @@ class Method(ABC):
 
     - `name`, `summary`, `paper` (title or arXiv id, empty for a baseline);
     - `requests`: kinds of request it takes, empty for any; `tasks`: names of tasks, empty for any;
-    - `needs`: what it needs beyond the model and the forget set, in words;
+    - `needs`: what it needs beyond the model and the forget set: words of `NEEDS`, with commas between;
+    - `certified`: it can come with a guarantee; the result's `notes["certificate"]` says whether it does;
     - `cost`: passes over the data, in words;
     - `variants`: label -> options; each is a row of its own in a comparison.
     """
@@ -73,6 +85,7 @@ class Method(ABC):
     requests: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[str] = ""
+    certified: ClassVar[bool] = False
     cost: ClassVar[str] = ""
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
@@ -84,15 +97,10 @@ class Method(ABC):
         """
         if self.tasks and task.name not in self.tasks:
             raise UnsupportedMethodError(f"Expected a task among {self.tasks} for '{self.name}' (got '{task.name}')")
-        kinds = getattr(task, "requests", ())
-        if kinds and partition.kind not in kinds:
-            raise UnsupportedMethodError(
-                f"Expected a request for {kinds} for task '{task.name}' (got '{partition.kind}')"
-            )
-        if self.requests and partition.kind not in self.requests:
-            raise UnsupportedMethodError(
-                f"Expected a request for {self.requests} for '{self.name}' (got '{partition.kind}')"
-            )
+        for kinds, whose in ((getattr(task, "requests", ()), f"task '{task.name}'"), (self.requests, f"'{self.name}'")):
+            if kinds and not set(partition.forgets) <= set(kinds):
+                got = " and ".join(f"'{kind}'" for kind in partition.forgets)
+                raise UnsupportedMethodError(f"Expected a request for {kinds} for {whose} (got {got})")
 
     @abstractmethod
     def run(self, problem: Problem) -> Outcome:

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.graph import TrainingGraph
 from gunlearn.requests.partition import Partition
+from gunlearn.requests.selection import Selection
 
 
 class Request(ABC):
     """Something to forget, described apart from the data.
 
-    A kind of request says which columns of `data.edge_index` go (`select`) and what it is made of (`content`).
+    A kind of request says what of a graph goes (`select`) and what it is made of (`content`).
     """
 
     kind: ClassVar[str]
 
     @abstractmethod
-    def select(self, graph: TrainingGraph, scores: Tensor | None) -> Tensor:
-        """Mask `[E]` over the columns of `data.edge_index`; one column of an edge is enough."""
+    def select(self, graph: TrainingGraph, scores: Tensor | None) -> Selection | Tensor:
+        """What goes; of edges a mask `[E]` over the columns of `data.edge_index` will do, one column of each enough."""
+
+    def selection(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
+        """`select`, a mask of edges made a selection."""
+        selected = self.select(graph, scores)
+        return selected if isinstance(selected, Selection) else Selection.of(graph, selected)
 
     @abstractmethod
     def content(self) -> Hashable:
@@ -40,21 +47,23 @@ class Request(ABC):
             scores: `[E]`, one per column of `data.edge_index`; read by requests that go by influence.
 
         Returns:
-            The partition. In an undirected graph an edge goes with both its directions and all its copies.
+            The partition. In an undirected graph an edge goes with both its directions and all its copies; a node
+            goes with all its edges.
 
         Raises:
             EmptyForgetSetError: nothing to forget.
             InvalidRequestError: the request does not fit the data, or would leave no edge.
         """
         graph = TrainingGraph(data)
-        mask = graph.columns_of(graph.edge_of_column[self.select(graph, scores)])
-        if not bool(mask.any()):
-            raise EmptyForgetSetError(f"Expected {self!r} to forget something (got no edge)")
-        if bool(mask.all()):
+        named = self.selection(graph, scores)
+        if not named.forgets:
+            raise EmptyForgetSetError(f"Expected {self!r} to forget something (got nothing)")
+        selection = named.closed(graph)
+        if bool(selection.edges.all()):
             raise InvalidRequestError(
                 f"Expected {self!r} to leave something to retain (got all {graph.num_edges} training edges)"
             )
-        return Partition.from_mask(self.kind, graph, mask)
+        return Partition.of(self.kind, graph, selection, named.forgets)
 
     def __add__(self, other: Request) -> RequestSum:
         """Forget what either of the two names."""
@@ -87,9 +96,9 @@ class RequestSum(Request):
         )
         self.kind = "+".join(sorted({part.kind for part in self.parts}))
 
-    def select(self, graph: TrainingGraph, scores: Tensor | None) -> Tensor:
-        """Union of the parts' masks."""
-        return torch.stack([part.select(graph, scores) for part in self.parts]).any(dim=0)
+    def select(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
+        """Union of the parts' selections."""
+        return functools.reduce(operator.or_, (part.selection(graph, scores) for part in self.parts))
 
     @property
     def needs_scores(self) -> bool:

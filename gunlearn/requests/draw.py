@@ -29,16 +29,21 @@ def draw_edges(request: ForgetEdges, graph: TrainingGraph, scores: Any) -> Tenso
         EmptyForgetSetError: the ratio of this few edges is less than one edge.
         InvalidRequestError: fewer candidates than edges to draw, or no scores to go by.
     """
-    number = request.count if request.count is not None else int(request.ratio * graph.num_edges)
+    relation = request.edge_type
+    of_relation = None if relation is None else graph.edge_type[graph.first_column] == relation
+    total = graph.num_edges if of_relation is None else int(of_relation.sum())
+    number = request.count if request.count is not None else int(request.ratio * total)
     if number == 0:
         raise EmptyForgetSetError(
-            f"Expected a ratio of at least one edge (got {request.ratio} of {graph.num_edges} training edges)"
+            f"Expected a ratio of at least one edge (got {request.ratio} of {total} training edges)"
         )
     if request.protocol == "inpo":
         candidates, num_split = inpo_edges(graph)
         region = "in (protocol 'inpo')"
     else:
         candidates, region = region_edges(graph, request.region), request.region
+    if of_relation is not None:
+        candidates = candidates[of_relation[candidates]]
     num_candidates = candidates.numel()
     if number > num_candidates:
         raise InvalidRequestError(

@@ -40,6 +40,8 @@ class ForgetEdges(Request):
         by: order of the draw: "random", "degree" (largest sum of the end points' degrees first, ties at random) or
             "influence" (highest score first; `resolve` needs `scores`, of which an edge takes its columns' largest).
         seed: of the draw; the global random state is left alone.
+        edge_type: the relation, in a graph with `data.edge_type` `[E]` (triples of a knowledge graph): `edge_index`
+            names edges of it, a draw is among them. `None` means every relation between the named nodes.
 
     Raises:
         EmptyForgetSetError: no edges are named.
@@ -62,6 +64,7 @@ class ForgetEdges(Request):
     protocol: str | None = None
     by: str = "random"
     seed: int = 0
+    edge_type: int | None = None
 
     def __post_init__(self) -> None:
         """Check all that can be checked without the data."""
@@ -77,6 +80,11 @@ class ForgetEdges(Request):
             # A copy of our own: the request must not change when the caller's tensor does.
             object.__setattr__(self, given, _named_tensor(getattr(self, given), given))
         check_size(self.ratio, self.count, "edge")
+        if self.edge_type is not None:
+            if isinstance(self.edge_type, bool) or not isinstance(self.edge_type, int) or self.edge_type < 0:
+                raise InvalidRequestError(f"Expected 'edge_type' to be an integer >= 0 (got {self.edge_type!r})")
+            if given == "edge_ids":
+                raise InvalidRequestError("Expected edge_type with edge_index, ratio or count (got edge_ids)")
         if self.protocol is not None and self.by != "random":
             raise InvalidRequestError(f"Expected by='random' with protocol {self.protocol!r} (got {self.by!r})")
         if self.protocol == "inpo" and self.region == "out":
@@ -88,8 +96,10 @@ class ForgetEdges(Request):
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Tensor:
         """Columns of the named or drawn edges."""
+        if self.edge_type is not None and graph.edge_type is None:
+            raise InvalidRequestError(f"Expected data with 'edge_type' for edge_type={self.edge_type} (got none)")
         if self.edge_index is not None:
-            edges = _named_edges(graph, self.edge_index)
+            edges = _named_edges(graph, self.edge_index, self.edge_type)
         elif self.edge_ids is not None:
             edges = _edges_of_ids(graph, self.edge_ids)
         else:
@@ -146,10 +156,11 @@ def _sorted_content(value: Any) -> Hashable:
     return array[:, np.lexsort(array[::-1])].tobytes()
 
 
-def _named_edges(graph: TrainingGraph, edge_index: Tensor) -> Tensor:
+def _named_edges(graph: TrainingGraph, edge_index: Tensor, edge_type: int | None = None) -> Tensor:
     """Numbers of the edges that `edge_index` names; an undirected edge may come in both directions."""
     named = edge_index.to(graph.edge_index.device)
-    edges = graph.find(named)
+    every = graph.find_all(named) if edge_type is None else graph.find(named, edge_type)[None]
+    edges = every.max(dim=0).values  # -1 where no relation has the pair; else one of its edges stands for it
     missing = named[:, edges < 0]
     if missing.numel():
         raise InvalidRequestError(_why_missing(graph, missing))
@@ -160,7 +171,7 @@ def _named_edges(graph: TrainingGraph, edge_index: Tensor) -> Tensor:
             f"Expected each edge once (got {int((counts - 1).sum())} repeated columns, of "
             f"{show_pairs(named[:, counts[column_of] > 1])})"
         )
-    return edges
+    return every[every >= 0]
 
 
 def _why_missing(graph: TrainingGraph, missing: Tensor) -> str:

@@ -16,7 +16,8 @@ class TrainingGraph:
     """Distinct edges of `data.edge_index`, numbered by their sorted end points.
 
     An edge of an undirected graph is one pair with all its columns (both directions, every copy); an edge of a
-    directed graph is one direction with its copies. A self-loop is one edge.
+    directed graph is one direction with its copies. A self-loop is one edge. Where the data has an integer `edge_type`
+    `[E]`, an edge is of one relation: the same pair under another relation is another edge.
 
     Args:
         data: a PyG `Data` whose `edge_index` (`[2, E]`) is the message graph of the training edges.
@@ -39,8 +40,16 @@ class TrainingGraph:
 
         self._nodes = self.edge_index.unique() if self.num_nodes > MAX_NUM_NODES else None
         self.num_local = self.num_nodes if self._nodes is None else self._nodes.numel()
-        row, col = self.local(self.edge_index)
-        forward, backward = row * self.num_local + col, col * self.num_local + row
+        self.edge_type = relation_tensor(data, self.edge_index.size(1))
+        self.num_relations = 1 if self.edge_type is None else int(self.edge_type.max()) + 1
+        if self.num_local**2 * self.num_relations >= 2**63:
+            raise InvalidRequestError(
+                f"Expected nodes^2 x relations below 2^63 (got {self.num_local} and {self.num_relations})"
+            )
+        forward, backward = (
+            self._key(self.edge_index, self.edge_type),
+            self._key(self.edge_index.flip(0), self.edge_type),
+        )
         self.is_undirected = same_both_ways(forward, backward)
         keys = torch.minimum(forward, backward) if self.is_undirected else forward
         self._keys, self.edge_of_column = keys.unique(return_inverse=True)
@@ -50,6 +59,12 @@ class TrainingGraph:
         self.first_column = torch.full_like(self._keys, keys.numel())
         self.first_column.scatter_reduce_(0, self.edge_of_column, columns, "amin")
         """First column of each edge, `[num_edges]`."""
+
+    def _key(self, edge_index: Tensor, relation: Tensor | int | None) -> Tensor:
+        """One integer per directed edge; meaningless where a node is outside."""
+        row, col = self.local(edge_index)
+        key = row * self.num_local + col
+        return key if relation is None else key * self.num_relations + relation
 
     @property
     def num_columns(self) -> int:
@@ -79,14 +94,27 @@ class TrainingGraph:
         position = torch.searchsorted(self._nodes, nodes.contiguous()).clamp_(max=self.num_local - 1)
         return torch.where(self._nodes[position] == nodes, position, -1)
 
-    def find(self, edge_index: Tensor) -> Tensor:
-        """Number of the edge that each column of `edge_index` (`[2, n]`) names, -1 where there is none: `[n]`."""
-        row, col = self.local(edge_index.to(self.edge_index.device))
-        keys = row * self.num_local + col
+    def find(self, edge_index: Tensor, relation: Tensor | int | None = None) -> Tensor:
+        """Number of the edge that each column of `edge_index` (`[2, n]`) names, -1 where there is none: `[n]`.
+
+        In a graph of several relations `relation` (one, or `[n]`) says which.
+        """
+        edge_index = edge_index.to(self.edge_index.device)
+        inside = (self.local(edge_index) >= 0).all(dim=0)
+        if relation is not None:
+            relation = torch.as_tensor(relation, device=edge_index.device)
+            inside = inside & (relation >= 0) & (relation < self.num_relations)
+        keys = self._key(edge_index, relation)
         if self.is_undirected:
-            keys = torch.minimum(keys, col * self.num_local + row)
-        position = torch.searchsorted(self._keys, keys).clamp_(max=self.num_edges - 1)
-        return torch.where((row >= 0) & (col >= 0) & (self._keys[position] == keys), position, -1)
+            keys = torch.minimum(keys, self._key(edge_index.flip(0), relation))
+        position = torch.searchsorted(self._keys, keys.contiguous()).clamp_(max=self.num_edges - 1)
+        return torch.where(inside & (self._keys[position] == keys), position, -1)
+
+    def find_all(self, edge_index: Tensor) -> Tensor:
+        """What `find` says of `edge_index` (`[2, n]`) under each relation: `[num_relations, n]`."""
+        if self.edge_type is None:
+            return self.find(edge_index)[None]
+        return torch.stack([self.find(edge_index, relation) for relation in range(self.num_relations)])
 
     def columns_of(self, edges: Tensor) -> Tensor:
         """Mask `[E]` over the columns of all the `edges` (numbers, `[n]`)."""
@@ -103,6 +131,22 @@ def same_both_ways(forward: Tensor, backward: Tensor) -> bool:
         backward: the same of the reversed edges `[E]`.
     """
     return torch.equal(forward.unique(), backward.unique())
+
+
+def relation_tensor(data: Data, num_columns: int) -> Tensor | None:
+    """The relation of each column, `data.edge_type` `[E]`, `None` where there is none.
+
+    Raises:
+        InvalidRequestError: it is no vector of integers >= 0.
+    """
+    value = data.get("edge_type")
+    if value is None:
+        return None
+    integers = isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool
+    if not integers or value.shape != (num_columns,) or int(value.min()) < 0:
+        got = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise InvalidRequestError(f"Expected 'data.edge_type' to hold {num_columns} integers >= 0 (got {got})")
+    return value.long()
 
 
 def pair_tensor(data: Data, name: str) -> Tensor:

@@ -17,7 +17,8 @@ from gunlearn.requests.base import Request
 from gunlearn.requests.checks import check_seed, check_size, the_one_given
 from gunlearn.requests.edges import _named_tensor, _sorted_content
 from gunlearn.requests.graph import TrainingGraph
-from gunlearn.requests.partition import _content_hash, select_entries
+from gunlearn.requests.partition import _content_hash
+from gunlearn.requests.removal import select_entries
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,8 @@ class ItemPartition:
     retain_mask: Tensor
     retain_data: Data
     request_hash: str
+
+    forgets: ClassVar[tuple[str, ...]] = ("items",)
 
     @property
     def num_forget(self) -> int:

@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import coalesce, is_undirected, negative_sampling, to_undirected
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.requests.partition import select_entries
+from gunlearn.requests.removal import select_entries
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.negatives import NegativeSampler
 from gunlearn.tasks.node_classification import MASKS, labels
