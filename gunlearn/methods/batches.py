@@ -79,6 +79,7 @@ class Feed(Callback):
 
     Attributes:
         note: what the steps read, for the result.
+        epoch: steps taken, where the loop tells.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Feed(Callback):
         self.batches: ShuffledBatches | None = None
         self.extract: Callable[[Tensor], Subgraph] | None = None
         self.note = "full"
+        self.epoch = 0
         self._kept: tuple[Subgraph, dict] | None = None
         self._narrow: tuple[Subgraph, AbstractContextManager] | None = None
         self._limit()
@@ -173,7 +175,8 @@ class Feed(Callback):
             )
 
     def on_epoch_begin(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
-        """Go to the batch of this step, also after a resume."""
+        """Go to the phase and the batch of this step, also after a resume."""
+        self.epoch = state.epoch
         if self.batches is not None:
             self.batches.step = state.epoch
 

@@ -70,6 +70,17 @@ class Callback:
         """After the last epoch."""
 
 
+class StatefulCallback(Callback):
+    """A callback whose state goes into checkpoints, so that a resumed run has it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned, before `on_train_begin`."""
+
+
 class EarlyStopping(Callback):
     """Stop when the validation loss has not improved for `patience` evaluations.
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.errors import EmptyForgetSetError, InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import Objective, ObjectiveValue, Prediction, as_objective
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.batches import BatchOptions, Feed
+from gunlearn.methods.callbacks import Callback
 from gunlearn.methods.distributed import processes
 from gunlearn.methods.loop import TrainArguments, fit
 from gunlearn.methods.targets import TARGETS, ScoreTarget, check_held_out
@@ -96,6 +97,18 @@ class GradientMethod(Method):
     def objective(self) -> Objective:
         """The objective; losses read the parts that the task names."""
 
+    def objective_at(self, epoch: int) -> Objective:
+        """What the step after `epoch` steps minimises, where a method goes in phases; made of terms of `objective`."""
+        return as_objective(self.objective())
+
+    def teachers(self, problem: Problem) -> dict[str, nn.Module]:
+        """Frozen models, by part, that predictions are compared with in the original model's place."""
+        return {}
+
+    def watchers(self, problem: Problem, parts: Parts) -> Sequence[Callback]:
+        """Callbacks of the method's own, told before the caller's."""
+        return ()
+
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
         """Makes, for a model, a context that is entered anew around each of its training passes; empty by default.
 
@@ -130,11 +143,15 @@ class GradientMethod(Method):
         """See `Method.run`."""
         objective, task = as_objective(self.objective()), problem.task
         parts = task.parts(problem.partition, self.message_graph)
+        if "forget" in objective.parts:
+            forget_items(parts, self.name)
         change, stop = self.adapt(problem, parts)
-        surroundings, reference = self.surroundings(problem), None
-        if objective.reference_parts:
-            outputs = self.reference_outputs(problem, parts, surroundings(problem.reference))
-            reference = Reference(problem, objective.reference_parts, outputs)
+        surroundings = self.surroundings(problem)
+        references = []
+        compared = {**dict.fromkeys(objective.reference_parts, problem.reference), **self.teachers(problem)}
+        for teacher in dict.fromkeys(compared.values()):
+            view, names = replace(problem, reference=teacher), tuple(n for n, m in compared.items() if m is teacher)
+            references.append(Reference(view, names, self.reference_outputs(view, parts, surroundings(teacher))))
         args = TrainArguments(
             self.epochs,
             self.lr,
@@ -149,18 +166,22 @@ class GradientMethod(Method):
         together = processes()
         around = surroundings(problem.model)  # around training passes alone: callbacks see the plain model
         feed = Feed(problem.model, task, parts, objective.parts, self.reading, around)
+        phased = type(self).objective_at is not GradientMethod.objective_at
 
         def step() -> ObjectiveValue:
-            items = feed.sample()
+            now, items = self.objective_at(feed.epoch) if phased else objective, feed.sample()
             with together.apart(problem.model):
                 data, mine, subgraph = feed.read(together.share(items))
             own = together.apart(problem.model) if subgraph is not None else nullcontext()
-            with feed.surroundings(subgraph), own:
-                outputs = task.encode(problem.model, data)
-            with together.apart(problem.model):
-                current = {name: task.decode(problem.model, outputs, mine[name]) for name in objective.parts}
-            before = None if reference is None else reference(mine, subgraph)
-            return together.evaluate(objective, items, change(current), before)
+            with feed.surroundings(subgraph):
+                with own:
+                    outputs = task.encode(problem.model, data)
+                with together.apart(problem.model):
+                    current = {name: task.decode(problem.model, outputs, mine[name]) for name in now.parts}
+            before = {}
+            for reference in references:
+                before.update(reference({name: mine[name] for name in now.reference_parts}, subgraph))
+            return together.evaluate(now, items, change(current) if "forget" in current else current, before)
 
         data, held_out = problem.partition.retain_data, None
         if self.eval_every is not None:
@@ -171,7 +192,9 @@ class GradientMethod(Method):
         def validate() -> float:
             return float(-task.predict(problem.model, data, held_out).log_prob.mean())
 
-        callbacks = [*problem.callbacks, feed] if feed.batches is not None else problem.callbacks
+        callbacks = [*self.watchers(problem, parts), *problem.callbacks]
+        if feed.batches is not None or phased:
+            callbacks.append(feed)
         state = fit(problem.model, step, args, callbacks, None if held_out is None else validate, stop)
         return Outcome(problem.model, state, {**self.notes(problem), "graph": feed.note})
 
@@ -193,7 +216,7 @@ class Reference:
         """Reference predictions of the parts that the objective compares with; `items` in terms of `subgraph`."""
         outputs = None
         out = {}
-        for name in self.parts:
+        for name in (n for n in self.parts if n in items):
             if name not in self.kept:
                 if outputs is None:
                     outputs = self.outputs if subgraph is None else self.outputs[subgraph.n_id]
@@ -204,6 +227,18 @@ class Reference:
                 self.kept[name] = prediction
             out[name] = self.kept[name]
         return out
+
+
+def forget_items(parts: Parts, method: str) -> Any:
+    """The items of the forget part.
+
+    Raises:
+        EmptyForgetSetError: there are none: what goes is nothing that the task has an item for.
+    """
+    items = parts.sample(["forget"])["forget"]
+    if items.num_items == 0:
+        raise EmptyForgetSetError(f"Expected forgotten training items for '{method}' (got a request that names none)")
+    return items
 
 
 def freeze(model: nn.Module) -> nn.Module:

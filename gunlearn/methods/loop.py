@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from gunlearn.cost import Stopwatch
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.losses import ObjectiveValue
-from gunlearn.methods.callbacks import Callback, TrainControl, TrainState
+from gunlearn.methods.callbacks import Callback, StatefulCallback, TrainControl, TrainState
 from gunlearn.methods.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
 from gunlearn.methods.distributed import Processes, processes
 from gunlearn.seed import isolated_rng
@@ -93,7 +93,7 @@ def fit(
         step: evaluates the objective of one step.
         args: settings.
         callbacks: told of each event that they have a method for, in order; neither their time nor their use of
-            random numbers is the run's.
+            random numbers is the run's; the state of a `StatefulCallback` is checkpointed.
         validate: loss on validation items, in nats; needed by `eval_every` and `keep="best"`.
         stop: asked before each step; `True` ends the run.
 
@@ -113,12 +113,15 @@ def fit(
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     optimizer = torch.optim.Adam(parameters, lr=args.lr, weight_decay=args.weight_decay, fused=fused)
     state, control, best = TrainState(max_epochs=args.epochs), TrainControl(), None
+    stateful = [callback for callback in callbacks if isinstance(callback, StatefulCallback)]
     if args.checkpoint_dir is not None:
         saved = load_checkpoint(args.checkpoint_dir, args.fingerprint)
         if saved is not None:
             model.load_state_dict(saved["model"])
             optimizer.load_state_dict(saved["optimizer"])
             state, best = saved["state"], saved["best"]
+            for callback, kept in zip(stateful, saved["callbacks"], strict=True):
+                callback.load_state_dict(kept)
             state.seconds_before = state.seconds
     together = processes()
     together.check_alike(model, state.epoch)
@@ -172,6 +175,7 @@ def fit(
                 control.should_save = False
                 with watch.paused():
                     tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
+                    tensors["callbacks"] = [callback.state_dict() for callback in stateful]
                     if together.main:
                         save_checkpoint(args.checkpoint_dir, args.fingerprint, state, tensors)
                     together.wait()

@@ -28,6 +28,7 @@ class MethodCase:
         trains: it takes optimiser steps, so it can diverge, be killed and resumed.
         random: it draws random numbers even where the model has no dropout.
         from_scratch: it starts from new weights.
+        moves: it changes the weights without optimiser steps.
     """
 
     method: str
@@ -36,6 +37,7 @@ class MethodCase:
     trains: bool = True
     random: bool = True
     from_scratch: bool = False
+    moves: bool = False
 
     @property
     def spec(self) -> str:
