@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from gunlearn.losses import functional
 from gunlearn.losses.base import Loss
+from gunlearn.losses.distillation import Distillation
 from gunlearn.losses.entropy import TopologicalEntropy
 from gunlearn.losses.likelihood import NLL, GradientAscent, SigmoidNLL
 from gunlearn.losses.objective import Objective, ObjectiveValue, as_objective
@@ -23,6 +24,7 @@ __all__ = [
     "LOSSES",
     "NLL",
     "NPO",
+    "Distillation",
     "GradientAscent",
     "KLToReference",
     "Loss",

@@ -17,6 +17,7 @@ from gunlearn.losses.checks import check_choice, check_number, check_same_shape
 from gunlearn.losses.reduction import full_precision, reduce_values
 
 __all__ = [
+    "distillation",
     "js_divergence",
     "kl_divergence",
     "mse",
@@ -131,6 +132,32 @@ def kl_divergence(
     prob = log_p.exp()
     # 0 log 0 = 0: a class that both exclude (logit -inf) would give -inf - -inf.
     return (prob * torch.where(prob == 0, 0, log_p - log_q)).sum(-1)
+
+
+def distillation(
+    logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, bernoulli: bool | None = None
+) -> Tensor:
+    r"""Divergence from a teacher, both softened, `arXiv:1503.02531 <https://arxiv.org/abs/1503.02531>`_.
+
+    .. math:: T^2 \, KL\big(\mathrm{softmax}(z_{teacher} / T) \,\|\, \mathrm{softmax}(z / T)\big)
+
+    The factor keeps gradients of one size whatever the temperature.
+
+    Args:
+        logits: of the student, as for `kl_divergence`.
+        teacher_logits: the same of the teacher, same shape.
+        temperature: positive; 1 is `kl_divergence`.
+        bernoulli: see `kl_divergence`.
+
+    Returns:
+        See `kl_divergence`.
+
+    Raises:
+        InvalidInputError: shapes differ, the temperature is not positive, or there are fewer than two classes.
+    """
+    check_number("temperature", temperature, positive=True)
+    softened = (full_precision(z) / temperature for z in (logits, teacher_logits))
+    return temperature**2 * kl_divergence(*softened, bernoulli=bernoulli)
 
 
 def topological_entropy(embeddings: Tensor, reference_embeddings: Tensor, item_dims: int = 1) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from gunlearn.losses import (
     NLL,
     NPO,
+    Distillation,
     GradientAscent,
     KLToReference,
     Loss,
@@ -76,6 +77,14 @@ def npo(beta: float, offset: float = 0.0) -> Callable[[Item, Item], float]:
     return value
 
 
+def softened(temperature: float) -> Callable[[Item, Item], float]:
+    def value(c: Item, r: Item) -> float:
+        teacher, student = (distribution(p["logits"] / temperature) for p in (r, c))
+        return temperature**2 * kl(teacher, student)
+
+    return value
+
+
 CASES = [
     Case(NLL(), lambda c, r: -c["log_prob"]),
     Case(GradientAscent(), lambda c, r: c["log_prob"]),
@@ -85,6 +94,8 @@ CASES = [
     Case(NPO(beta=5, ratio_offset=1e-4, per="token"), npo(5, 1e-4)),
     Case(KLToReference(), lambda c, r: kl(distribution(r["logits"]), distribution(c["logits"]))),
     Case(KLToReference("reverse"), lambda c, r: kl(distribution(c["logits"]), distribution(r["logits"]))),
+    Case(Distillation(), softened(1.0)),
+    Case(Distillation(temperature=4.0), softened(4.0)),
     Case(MSEToReference(), lambda c, r: mean_square(c["embeddings"], r["embeddings"])),
     Case(MSEToReference(field="logits"), lambda c, r: mean_square(c["logits"], r["logits"])),
     Case(TopologicalEntropy(), lambda c, r: cross_entropy(c["embeddings"], r["embeddings"])),
