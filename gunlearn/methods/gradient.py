@@ -142,7 +142,7 @@ class GradientMethod(Method):
     def run(self, problem: Problem) -> Outcome:
         """See `Method.run`."""
         objective, task = as_objective(self.objective()), problem.task
-        parts = task.parts(problem.partition, self.message_graph)
+        parts = task.parts(problem.partition, self.message_graph, problem.model)
         if "forget" in objective.parts:
             forget_items(parts, self.name)
         change, stop = self.adapt(problem, parts)

@@ -91,12 +91,14 @@ class Task(ABC):
         return self.decode(model, self.encode(model, data), items)
 
     @abstractmethod
-    def parts(self, partition: Any, message_graph: str = "retain") -> Parts:
+    def parts(self, partition: Any, message_graph: str = "retain", model: nn.Module | None = None) -> Parts:
         """Parts of an unlearning problem.
 
         Args:
             partition: what a request resolved to.
-            message_graph: `"retain"` or `"full"`: the graph the model reads while unlearning.
+            message_graph: `"retain"` or `"full"`: the graph the model reads while unlearning. Forgotten nodes and
+                features are not in the retained graph: their items are read beside it, on the original one.
+            model: whose reach decides how much of the original graph that takes; `None` takes all of it.
         """
 
     @abstractmethod

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gunlearn.errors import UnsupportedModelError
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn.fast import fast_path
 from gunlearn.nn.sparse import sparse_features
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.beside import beside
 
 
 class GraphTask(Task):
@@ -65,6 +66,27 @@ class GraphTask(Task):
                 f"Expected the model to return {name} of shape [{data.num_nodes}, {size}] (got {got})"
             )
         return out
+
+    def graphs(
+        self, partition: Any, message_graph: str, model: nn.Module | None, forget: Tensor
+    ) -> tuple[Data, Callable[[Tensor], Tensor]]:
+        """What the model reads while unlearning, and where in it the nodes of forgotten items are.
+
+        Args:
+            partition: what a request resolved to.
+            message_graph: `"retain"` or `"full"`.
+            model: see `Task.parts`.
+            forget: nodes of forgotten items, in any order `[k]`.
+
+        Raises:
+            InvalidInputError: another `message_graph`.
+        """
+        if message_graph not in ("retain", "full"):
+            raise InvalidInputError(f"Expected 'message_graph' to be 'retain' or 'full' (got '{message_graph}')")
+        data = partition.retain_data if message_graph == "retain" else partition.data
+        if message_graph == "full" or partition.forgets == ("edges",) or not forget.numel():
+            return data, lambda nodes: nodes
+        return beside(data, partition.data, forget, model, self.encode)
 
     def accepted(self, model: nn.Module) -> list[str]:
         """Per-edge arguments that the model takes."""

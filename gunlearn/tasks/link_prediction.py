@@ -144,7 +144,7 @@ class LinkPrediction(GraphTask):
 
     name = "link_prediction"
     summary = "is this node pair an edge?"
-    requests = ("edges",)
+    requests = ("edges", "nodes", "features")
 
     def __init__(self, negatives: str = "non_edges") -> None:
         """See the class."""
@@ -188,13 +188,15 @@ class LinkPrediction(GraphTask):
         """See `Task.reading`."""
         return EdgeItems((EdgePattern(ends, num_rows),), items.label[index], fixed=False)
 
-    def parts(self, partition: Any, message_graph: str = "retain") -> EdgeParts:
-        """See `Task.parts`."""
-        if message_graph not in ("retain", "full"):
-            raise InvalidInputError(f"Expected 'message_graph' to be 'retain' or 'full' (got '{message_graph}')")
-        data = partition.retain_data if message_graph == "retain" else partition.data
+    def parts(self, partition: Any, message_graph: str = "retain", model: nn.Module | None = None) -> EdgeParts:
+        """See `Task.parts`. With a node all its edges are to be forgotten, with features what they say of the edges."""
+        forget = forgotten_edges(partition)
+        data, place = self.graphs(partition, message_graph, model, forget.flatten())
         known = partition.data.edge_index  # a forgotten edge is not offered as a negative either
-        return EdgeParts(data, partition.forget_edge_index, partition.retain_edge_index, known, self.negatives)
+        out = EdgeParts(data, place(forget), partition.retain_edge_index, known, self.negatives)
+        # Negatives pair nodes that are still there with each other.
+        out.sampler = NegativeSampler(known, partition.data.num_nodes, avoid_edges=self.negatives == "non_edges")
+        return out
 
     def training_parts(self, data: Data) -> EdgeParts:
         """See `Task.training_parts`; negatives avoid the edges of `data` alone."""
@@ -222,6 +224,16 @@ class LinkPrediction(GraphTask):
         """Any pairs as items labelled 1, for metrics."""
         label = torch.ones(edge_index.size(1), device=edge_index.device)
         return EdgeItems((EdgePattern(edge_index, data.num_nodes),), label)
+
+
+def forgotten_edges(partition: Any) -> Tensor:
+    """Training edges that a request concerns, `[2, k]`: those that go, and those of nodes that lose features."""
+    if "features" not in partition.forgets:
+        return partition.forget_edge_index
+    blank = torch.zeros(partition.data.num_nodes, dtype=torch.bool, device=partition.forget_edge_index.device)
+    blank[partition.feature_nodes] = True
+    retain = partition.retain_edge_index
+    return torch.cat([partition.forget_edge_index, retain[:, blank[retain].any(dim=0)]], dim=1)
 
 
 _SHARES: WeakKeyDictionary[EdgePattern, tuple[int, int, EdgePattern]] = WeakKeyDictionary()

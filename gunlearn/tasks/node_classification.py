@@ -51,11 +51,16 @@ class NodeItems:
 class NodeParts(Parts):
     """Parts of a node classification problem; see `names`."""
 
-    names: ClassVar[dict[str, str]] = {"retain": "the training nodes"}
+    names: ClassVar[dict[str, str]] = {
+        "forget": "training nodes that go, or lose features, with their labels, as the original graph shows them",
+        "retain": "the training nodes that stay",
+    }
 
-    def __init__(self, data: Data, retain: NodeItems, start: Tensor | None = None) -> None:
+    def __init__(
+        self, data: Data, retain: NodeItems, start: Tensor | None = None, forget: NodeItems | None = None
+    ) -> None:
         """`start` are the nodes that a request touches, `[num_start]`: strata are distances to them."""
-        self.data, self.retain, self.start = data, retain, start
+        self.data, self.retain, self.start, self.forget = data, retain, start, forget
         self.draw: Draw | None = None
 
     def strata(self) -> Tensor:
@@ -73,10 +78,10 @@ class NodeParts(Parts):
         """See `Parts.sample`.
 
         Raises:
-            UnsupportedMethodError: the forget part, which there is none of: a forgotten edge has no label.
+            UnsupportedMethodError: the forget part of an edge request: a forgotten edge has no label.
             InvalidInputError: an unknown part.
         """
-        if "forget" in names:
+        if "forget" in names and self.forget is None:
             raise UnsupportedMethodError(
                 "Expected a method that reads retained items alone: under node classification a forgotten edge leaves "
                 "the graph, and has no label whose likelihood could be lowered (got one that reads 'forget')"
@@ -89,7 +94,8 @@ class NodeParts(Parts):
             index, weight = self.draw()
             index = index.to(retain.index.device)
             retain = NodeItems(retain.index[index], retain.label[index], fixed=False, weight=weight)
-        return dict.fromkeys(names, retain)
+        items = {"forget": self.forget, "retain": retain}
+        return {name: items[name] for name in names}
 
 
 class NodeClassification(GraphTask):
@@ -97,12 +103,13 @@ class NodeClassification(GraphTask):
 
     Training reads the labels of `data.train_mask`; without one, those of all nodes that `val_mask` and `test_mask`
     leave. Negative labels mean "unlabelled". To forget an edge means that messages no longer pass along it: it has no
-    label of its own, so methods that raise the loss of the forgotten items do not apply.
+    label of its own, so methods that raise the loss of the forgotten items do not apply. To forget a node, or features
+    of one, means that the model shall not know its label from what the original graph shows of it.
     """
 
     name = "node_classification"
     summary = "which class is this node?"
-    requests = ("edges",)
+    requests = ("edges", "nodes", "features")
     rows = ("logits", "num_classes")
 
     def decode(self, model: nn.Module, outputs: Tensor, items: NodeItems) -> Prediction:
@@ -131,12 +138,14 @@ class NodeClassification(GraphTask):
         """See `Task.reading`."""
         return NodeItems(ends[0], items.label[index], fixed=False)
 
-    def parts(self, partition: Any, message_graph: str = "retain") -> NodeParts:
+    def parts(self, partition: Any, message_graph: str = "retain", model: nn.Module | None = None) -> NodeParts:
         """See `Task.parts`."""
-        if message_graph not in ("retain", "full"):
-            raise InvalidInputError(f"Expected 'message_graph' to be 'retain' or 'full' (got '{message_graph}')")
-        data = partition.retain_data if message_graph == "retain" else partition.data
-        return NodeParts(data, training_nodes(partition.retain_data), partition.forget_edge_index.flatten().unique())
+        forget = None if partition.forgets == ("edges",) else forgotten_nodes(partition)
+        none = partition.touched_nodes[:0]
+        data, place = self.graphs(partition, message_graph, model, none if forget is None else forget.index)
+        if forget is not None:
+            forget = replace(forget, index=place(forget.index))
+        return NodeParts(data, training_nodes(partition.retain_data), partition.touched_nodes, forget)
 
     def training_parts(self, data: Data) -> NodeParts:
         """See `Task.training_parts`."""
@@ -180,6 +189,16 @@ def training_nodes(data: Data) -> NodeItems:
     if not bool(mask.any()):
         raise InvalidInputError("Expected training nodes with labels (got none); see gunlearn.node_split")
     return node_items(data, mask)
+
+
+def forgotten_nodes(partition: Any) -> NodeItems:
+    """Training nodes of the original data that go or lose features, with their labels; none where no such node is one.
+
+    Validation and test nodes may be forgotten, but no label of theirs enters a loss.
+    """
+    nodes = torch.cat([partition.forget_nodes, partition.feature_nodes]).unique()
+    trained = training_nodes(partition.data).index
+    return node_items(partition.data, nodes[torch.isin(nodes, trained)])
 
 
 def node_items(data: Data, nodes: Tensor) -> NodeItems:
