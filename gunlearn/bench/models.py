@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.bench.store import locked
-from gunlearn.errors import CheckpointError
+from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.methods import Result, Retrain, TrainArguments, run_method, run_training
-from gunlearn.nn import GCN
+from gunlearn.nn import BACKBONES, backbone
 from gunlearn.nn.sparse import dense_parts
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks import Task
@@ -38,6 +38,10 @@ class Recipe:
         hidden_channels: size of the hidden layer.
         out_channels: size of the embeddings.
         num_layers: convolutions.
+        backbone: name of the model, one of `gunlearn.nn.BACKBONES`.
+
+    Raises:
+        InvalidInputError: an unknown backbone.
     """
 
     epochs: int = 2000
@@ -47,11 +51,18 @@ class Recipe:
     hidden_channels: int = 128
     out_channels: int = 64
     num_layers: int = 2
+    backbone: str = "gcn"
 
-    def model(self, data: Data, seed: int) -> GCN:
+    def __post_init__(self) -> None:
+        """Refuse an unknown backbone before hours of training."""
+        if self.backbone not in BACKBONES:
+            raise InvalidInputError(f"Expected a backbone among {sorted(BACKBONES)} (got {self.backbone!r})")
+
+    def model(self, data: Data, seed: int) -> nn.Module:
         """A new model, its weights drawn under `seed`."""
         with isolated_rng(seed):
-            return GCN(data.num_features, self.hidden_channels, self.out_channels, self.num_layers)
+            sizes = data.num_features, self.hidden_channels, self.out_channels, self.num_layers
+            return backbone(self.backbone, *sizes)
 
     def arguments(self, progress: bool = False) -> TrainArguments:
         """Settings of the loop."""

@@ -1,7 +1,7 @@
 """Graph layers, kernels, and the means to attach to anybody's model."""
 
 from gunlearn.nn.attach import after_layer, message_passing_layers, removed_edges, scaled_messages
-from gunlearn.nn.backbones import GCN
+from gunlearn.nn.backbones import BACKBONES, GCN, backbone
 from gunlearn.nn.fast import fast_path, path_of
 from gunlearn.nn.influence_conv import InfluenceAwareConv, MessageScale, influence_scale
 from gunlearn.nn.sparse import (
@@ -17,6 +17,7 @@ from gunlearn.nn.sparse import (
 from gunlearn.nn.subgraph import Subgraph, k_hop_subgraph, propagation_depth
 
 __all__ = [
+    "BACKBONES",
     "GCN",
     "EdgePattern",
     "InfluenceAwareConv",
@@ -25,6 +26,7 @@ __all__ = [
     "SparseMatrix",
     "Subgraph",
     "after_layer",
+    "backbone",
     "fast_path",
     "gather_inner_product",
     "influence_scale",
