@@ -12,15 +12,17 @@ from gunlearn.methods.gradient import GradientMethod
 
 @dataclass(frozen=True)
 class UtU(Method):
-    """Unlink to unlearn (arXiv 2402.10695): keep the weights, drop the forgotten edges from the message graph.
+    """Unlink to unlearn (arXiv 2402.10695): keep the weights, take what is forgotten out of the graph.
+
+    The paper unlinks edges; nodes go with their edges, features become zeros.
 
     It costs nothing and is hard to beat; what the weights memorised stays.
     """
 
     name = "utu"
-    summary = "keep the weights, unlink the forgotten edges"
+    summary = "keep the weights, unlink what is forgotten"
     paper = "arXiv 2402.10695"
-    requests = ("edges",)
+    requests = ("edges", "nodes", "features", "graphs")
     cost = "none"
 
     def run(self, problem: Problem) -> Outcome:
