@@ -93,4 +93,4 @@ class GraphTask(Task):
         inner = getattr(model, "_orig_mod", model)  # the wrapper of torch.compile takes anything
         function = self.entry(inner)
         names = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters
-        return [key for key in ("edge_weight", "edge_attr") if key in names]
+        return [key for key in ("edge_weight", "edge_attr", "edge_type", "node_type") if key in names]
