@@ -5,21 +5,45 @@ from __future__ import annotations
 from gunlearn.methods.base import Method, Outcome, Problem, build
 from gunlearn.methods.baselines import FineTune, GradDiff, GradientAscentMethod, UtU
 from gunlearn.methods.callbacks import Callback, EarlyStopping, TrainControl, TrainState
+from gunlearn.methods.imu import IMU
 from gunlearn.methods.inpo import INPO
 from gunlearn.methods.loop import TrainArguments, fit
 from gunlearn.methods.npo import NPOMethod
 from gunlearn.methods.result import Result
 from gunlearn.methods.run import run_method, run_training
+from gunlearn.methods.scrub import Scrub, ScrubR
+from gunlearn.methods.ssd import SSD
+from gunlearn.methods.teachers import D2DGN, BadTeacher, RandomLabel
 from gunlearn.methods.training import Retrain, reset_model, train_from_scratch
 
 #: Every method by its name.
 METHODS: dict[str, type[Method]] = {
-    cls.name: cls for cls in (Retrain, FineTune, UtU, GradientAscentMethod, GradDiff, NPOMethod, INPO)
+    cls.name: cls
+    for cls in (
+        Retrain,
+        FineTune,
+        UtU,
+        GradientAscentMethod,
+        GradDiff,
+        NPOMethod,
+        INPO,
+        Scrub,
+        ScrubR,
+        IMU,
+        RandomLabel,
+        BadTeacher,
+        D2DGN,
+        SSD,
+    )
 }
 
 __all__ = [
+    "D2DGN",
+    "IMU",
     "INPO",
     "METHODS",
+    "SSD",
+    "BadTeacher",
     "Callback",
     "EarlyStopping",
     "FineTune",
@@ -29,8 +53,11 @@ __all__ = [
     "NPOMethod",
     "Outcome",
     "Problem",
+    "RandomLabel",
     "Result",
     "Retrain",
+    "Scrub",
+    "ScrubR",
     "TrainArguments",
     "TrainControl",
     "TrainState",

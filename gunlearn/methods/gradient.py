@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import Objective, ObjectiveValue, Prediction, as_objective
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.batches import BatchOptions, Feed
-from gunlearn.methods.callbacks import Callback
 from gunlearn.methods.distributed import processes
 from gunlearn.methods.loop import TrainArguments, fit
 from gunlearn.methods.targets import TARGETS, ScoreTarget, check_held_out
@@ -105,10 +105,6 @@ class GradientMethod(Method):
         """Frozen models, by part, that predictions are compared with in the original model's place."""
         return {}
 
-    def watchers(self, problem: Problem, parts: Parts) -> Sequence[Callback]:
-        """Callbacks of the method's own, told before the caller's."""
-        return ()
-
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
         """Makes, for a model, a context that is entered anew around each of its training passes; empty by default.
 
@@ -192,9 +188,7 @@ class GradientMethod(Method):
         def validate() -> float:
             return float(-task.predict(problem.model, data, held_out).log_prob.mean())
 
-        callbacks = [*self.watchers(problem, parts), *problem.callbacks]
-        if feed.batches is not None or phased:
-            callbacks.append(feed)
+        callbacks = [*problem.callbacks, feed] if feed.batches is not None or phased else problem.callbacks
         state = fit(problem.model, step, args, callbacks, None if held_out is None else validate, stop)
         return Outcome(problem.model, state, {**self.notes(problem), "graph": feed.note})
 
@@ -239,6 +233,41 @@ def forget_items(parts: Parts, method: str) -> Any:
     if items.num_items == 0:
         raise EmptyForgetSetError(f"Expected forgotten training items for '{method}' (got a request that names none)")
     return items
+
+
+def predict_part(task: Task, model: nn.Module, parts: Parts, name: str) -> Prediction:
+    """What a model says about one part, in the mode it is in."""
+    return task.predict(model, parts.data, parts.sample([name])[name])
+
+
+class FrozenStatistics(AbstractContextManager):
+    """Batch normalisation reads its running statistics inside the block, and leaves them as they are.
+
+    Steps on the forget set alone would otherwise make its statistics the model's.
+
+    Args:
+        model: whose layers.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """See the class."""
+        self.layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        self.modes: list[bool] = []
+
+    def __enter__(self) -> None:
+        """To evaluation mode."""
+        self.modes = [layer.training for layer in self.layers]
+        for layer in self.layers:
+            layer.eval()
+
+    def __exit__(self, *error: object) -> None:
+        """Back to the modes they had."""
+        for layer, mode in zip(self.layers, self.modes, strict=True):
+            layer.train(mode)
+
+    def on(self, subgraph: Subgraph) -> FrozenStatistics:
+        """The same on a part of the graph."""
+        return self
 
 
 def freeze(model: nn.Module) -> nn.Module:

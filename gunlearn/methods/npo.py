@@ -1,37 +1,54 @@
-"""NPO: negative preference optimisation with a retain term."""
+"""NPO: negative preference optimisation, with what holds the rest in place."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.losses import NLL, NPO, Objective, as_objective
+from gunlearn.losses import NLL, NPO, KLToReference, Objective
 from gunlearn.methods.gradient import GradientMethod
 
 
 @dataclass(frozen=True)
 class NPOMethod(GradientMethod):
-    """NPO on the forget set plus the retained data's negative log-likelihood (arXiv 2404.05868, "NPO+RT").
+    """NPO on the forget set, plus what keeps the retained data as it is (arXiv 2404.05868).
+
+    The paper's "NPO+RT" adds the retained data's negative log-likelihood, its "NPO+KL" the divergence of the retained
+    predictions from the original model's; the variant `"kl"` is the latter alone.
 
     Args:
         epochs: optimiser steps.
         beta: inverse temperature; towards 0 it becomes gradient ascent.
-        retain_weight: weight of the retain term; 0 leaves it out.
+        retain_weight: weight of the retained data's negative log-likelihood; 0 leaves it out.
+        kl_weight: weight of the divergence from the original model on the retained data; 0 leaves it out.
     """
 
     epochs: int = 100
     beta: float = 5.0
     retain_weight: float = 1.0
+    kl_weight: float = 0.0
 
     name = "npo"
-    summary = "negative preference optimisation plus the retained loss"
+    summary = "negative preference optimisation plus the retained loss, or a divergence that stays small"
     paper = "arXiv 2404.05868"
     needs = "retained data, reference model"
     cost = "`epochs` passes"
+    variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "kl": {"retain_weight": 0.0, "kl_weight": 1.0}}
+
+    @property
+    def label(self) -> str:
+        """Whether the divergence takes part, and the stop criterion where it is not the usual one."""
+        return super().label.replace("default", "kl", 1) if self.kl_weight else super().label
 
     def objective(self) -> Objective:
-        """NPO plus the weighted retained loss."""
-        if self.retain_weight < 0:
-            raise InvalidInputError(f"Expected 'retain_weight' >= 0 (got {self.retain_weight})")
-        forget = as_objective(NPO(beta=self.beta, on="forget"))
-        return forget + self.retain_weight * NLL(on="retain") if self.retain_weight else forget
+        """NPO plus the weighted terms on the retained data."""
+        for name in ("retain_weight", "kl_weight"):
+            if not getattr(self, name) >= 0:
+                raise InvalidInputError(f"Expected '{name}' >= 0 (got {getattr(self, name)})")
+        terms = (
+            (1.0, NPO(beta=self.beta, on="forget")),
+            (self.retain_weight, NLL(on="retain")),
+            (self.kl_weight, KLToReference(on="retain")),
+        )
+        return Objective(tuple(term for term in terms if term[0]))

@@ -58,6 +58,17 @@ CASES = [
     # A low learning rate: the edges must not reach their targets within the few steps.
     MethodCase("inpo", "default", {"epochs": 4, "lr": 1e-4}),
     MethodCase("inpo", "unseen", {"epochs": 4, "lr": 1e-4}),
+    MethodCase("npo", "kl", {"epochs": 4}),
+    MethodCase("scrub", options={"epochs": 4, "max_steps": 1, "min_steps": 1}),
+    MethodCase("scrub", "paper", {"epochs": 4, "max_steps": 1, "min_steps": 1}),
+    MethodCase("scrub", "paper_large", {"epochs": 4, "max_steps": 1, "min_steps": 1}),
+    MethodCase("scrub_r", options={"epochs": 4, "max_steps": 1, "min_steps": 1}),
+    MethodCase("imu", options={"epochs": 4}, random=False),
+    MethodCase("imu", "paper", {"epochs": 4}, random=False),
+    MethodCase("random_label", options={"epochs": 4}),
+    MethodCase("bad_teacher", options={"epochs": 4}),
+    MethodCase("d2dgn", options={"epochs": 4, "eval_every": 2}, from_scratch=True),
+    MethodCase("ssd", options={"alpha": 1.5}, trains=False, moves=True),
 ]
 TRAINING = [case for case in CASES if case.trains]
 IN_CHANNELS, HIDDEN, OUT = 8, 12, 6

@@ -91,7 +91,7 @@ def test_unknown_names() -> None:
     model, data = Untouchable(), make_data()
     for arguments, match in (
         ({"method": "amnesia"}, r"method among .*'utu'.*\(got 'amnesia'\)"),
-        ({"method": "npo:paper"}, r"variant of 'npo' among \['default'\] \(got 'paper'\)"),
+        ({"method": "npo:paper"}, r"variant of 'npo' among \['default', 'kl'\] \(got 'paper'\)"),
         ({"method": "npo", "gamma": 1}, r"options of 'npo' among .*'beta'.*got \['gamma'\]"),
         ({"method": "inpo", "mode": "fast"}, "'mode'"),
         ({"method": "inpo", "until": "never"}, "'until'"),
@@ -136,7 +136,13 @@ def test_settings_that_cannot_be_meant(name: str, value: float) -> None:
 
 @pytest.mark.parametrize(
     ("method", "name"),
-    [("npo", "retain_weight"), ("graddiff", "retain_weight"), ("inpo", "kl_weight"), ("inpo", "entropy_weight")],
+    [
+        ("npo", "retain_weight"),
+        ("npo", "kl_weight"),
+        ("graddiff", "retain_weight"),
+        ("inpo", "kl_weight"),
+        ("inpo", "entropy_weight"),
+    ],
 )
 @pytest.mark.parametrize("value", [-0.5, float("nan")])
 def test_weights_that_cannot_be_meant(method: str, name: str, value: float) -> None:

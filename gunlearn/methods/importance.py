@@ -1,0 +1,45 @@
+"""Squared gradients of many items' losses, summed over the items, in a few passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gunlearn.errors import InvalidInputError
+
+
+def fisher_diagonal(losses: Tensor, parameters: Sequence[Tensor], probes: int | None) -> list[Tensor]:
+    r"""Mean over items of squared gradients, :math:`\frac1n \sum_i (\nabla \ell_i)^2`: the empirical Fisher's diagonal.
+
+    With independent random signs :math:`s_i` the square of :math:`\sum_i s_i \nabla \ell_i` has the expectation
+    :math:`\sum_i (\nabla \ell_i)^2`: `probes` backward passes estimate it whatever the number of items, each entry with
+    a relative standard deviation of at most :math:`\sqrt{2 / probes}`. Exact, by a pass per item, where there are no
+    more items than probes.
+
+    Args:
+        losses: one per item, on the graph of computations, `[num_items]`; at least one.
+        parameters: whose gradients.
+        probes: number of random sign vectors, from torch's global generator; `None` is exact.
+
+    Returns:
+        A tensor of each parameter's shape; zeros where the losses do not depend on it.
+    """
+    if losses.numel() == 0:
+        raise InvalidInputError("Expected at least one item to measure importance on (got none)")
+    exact = probes is None or losses.numel() <= probes
+    total = [torch.zeros_like(p) for p in parameters]
+    for i in range(losses.numel() if exact else probes):
+        value = losses[i] if exact else losses @ (torch.randint(2, losses.shape).to(losses) * 2 - 1)
+        found = torch.autograd.grad(value, list(parameters), retain_graph=True, allow_unused=True)
+        for sum_, gradient in zip(total, found, strict=True):
+            if gradient is not None:
+                sum_ += gradient.square()
+    return [sum_ / losses.numel() if exact else sum_ / (probes * losses.numel()) for sum_ in total]
+
+
+def check_probes(probes: int | None) -> None:
+    """Refuse what is no number of probes."""
+    if probes is not None and (isinstance(probes, bool) or not isinstance(probes, int) or probes < 1):
+        raise InvalidInputError(f"Expected 'probes' to be an integer >= 1 or None (got {probes!r})")

@@ -1,0 +1,84 @@
+"""SSD: selective synaptic dampening (arXiv 2308.07707)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.methods.gradient import forget_items
+from gunlearn.methods.importance import check_probes, fisher_diagonal
+
+
+@dataclass(frozen=True)
+class SSD(Method):
+    r"""Shrink the weights that matter more to the forget set than to all training data; no training step.
+
+    With importances :math:`I` the mean squared gradients of the items' losses (the empirical Fisher's diagonal), `f` of
+    the forget set and `D` of all training data,
+
+    .. math:: \theta \leftarrow \min\Big(\lambda \frac{I_D}{I_f}, 1\Big)\, \theta \quad \text{where} \; I_f > \alpha I_D
+
+    Importances are those of the model as it was trained: in evaluation mode, on the graph with what is forgotten. For
+    link prediction all data are all training edges, without random non-edges.
+
+    Args:
+        alpha: how many times as important a weight must be, 10 in the paper; smaller shrinks more weights. Where a
+            share `s` of all items is forgotten, none can be more than `1 / s` times as important.
+        dampening: :math:`\lambda`, 1 in the paper; smaller shrinks further.
+        probes: random sign vectors that importances are estimated with, see `importance.fisher_diagonal`; `None` is
+            exact, with a backward pass per item.
+    """
+
+    alpha: float = 5.0
+    dampening: float = 1.0
+    probes: int | None = 64
+
+    name = "ssd"
+    summary = "shrink weights that matter much more to the forget set than to all training data"
+    paper = "arXiv 2308.07707"
+    needs = "retained data"
+    cost = "two times `probes` backward passes"
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant."""
+        for name in ("alpha", "dampening"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InvalidInputError(f"Expected '{name}' > 0 (got {getattr(self, name)})")
+        check_probes(self.probes)
+
+    def run(self, problem: Problem) -> Outcome:
+        """See `Method.run`; `notes["dampened"]` is the share of weights that were shrunk.
+
+        Raises:
+            InvalidInputError: `alpha` is larger than any ratio of importances can be.
+        """
+        model, task = problem.model.eval(), problem.task
+        parts = task.parts(problem.partition, "full", model)
+        forget_items(parts, self.name)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
+        rest = "retain_edges" if "retain_edges" in parts.names else "retain"  # a random non-edge is nobody's data
+        items = parts.sample(["forget", rest])
+        outputs = task.encode(model, parts.data)
+        losses = {name: -task.decode(model, outputs, item).log_prob for name, item in items.items()}
+        importance = {name: fisher_diagonal(values, parameters, self.probes) for name, values in losses.items()}
+        share = losses["forget"].numel() / sum(values.numel() for values in losses.values())
+        if self.alpha * share >= 1:  # I_D is at least that share of I_f
+            raise InvalidInputError(
+                f"Expected 'alpha' below {1 / share:.3g} where {share:.1%} of all items are forgotten: no weight is so "
+                f"many times as important to them (got {self.alpha}, which would change nothing)"
+            )
+        dampened = 0
+        with torch.no_grad():
+            for parameter, forget, retain in zip(parameters, importance["forget"], importance[rest], strict=True):
+                everything = share * forget + (1 - share) * retain
+                chosen = forget > self.alpha * everything
+                factor = (self.dampening * everything / forget).clamp(max=1)
+                parameter.mul_(torch.where(chosen, factor, 1))
+                dampened += int(chosen.sum())
+        return Outcome(model, notes={"dampened": dampened / sum(p.numel() for p in parameters)})
