@@ -15,7 +15,15 @@ _HOMES = {
     "gunlearn.datasets": ("load",),
     "gunlearn.influence.study": ("influence_study",),
     "gunlearn.methods": ("METHODS", "Callback", "EarlyStopping", "Method", "Result"),
-    "gunlearn.nn": ("GCN", "InfluenceAwareConv", "after_layer", "backbone", "removed_edges", "scaled_messages"),
+    "gunlearn.nn": (
+        "GCN",
+        "InfluenceAwareConv",
+        "after_layer",
+        "backbone",
+        "homogeneous",
+        "removed_edges",
+        "scaled_messages",
+    ),
     "gunlearn.requests": (
         "ForgetEdges",
         "ForgetFeatures",

@@ -3,6 +3,8 @@
 from gunlearn.nn.attach import after_layer, message_passing_layers, removed_edges, scaled_messages
 from gunlearn.nn.backbones import BACKBONES, GCN, backbone
 from gunlearn.nn.fast import fast_path, path_of
+from gunlearn.nn.hetero import homogeneous
+from gunlearn.nn.hetero_wrapper import HeteroWrapper
 from gunlearn.nn.influence_conv import InfluenceAwareConv, MessageScale, influence_scale
 from gunlearn.nn.sparse import (
     EdgePattern,
@@ -20,6 +22,7 @@ __all__ = [
     "BACKBONES",
     "GCN",
     "EdgePattern",
+    "HeteroWrapper",
     "InfluenceAwareConv",
     "MessageScale",
     "PlainPathWarning",
@@ -29,6 +32,7 @@ __all__ = [
     "backbone",
     "fast_path",
     "gather_inner_product",
+    "homogeneous",
     "influence_scale",
     "k_hop_subgraph",
     "message_passing_layers",
