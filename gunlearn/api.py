@@ -15,7 +15,8 @@ from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.influence import ESTIMATORS, Estimator, Influence, InfluenceProblem, Target, resolve_items
 from gunlearn.influence.base import build_estimator
 from gunlearn.methods import METHODS, Callback, Method, Result, Retrain, TrainArguments, build, run_method, run_training
-from gunlearn.metrics import LinkEvaluator
+from gunlearn.metrics import Evaluator
+from gunlearn.metrics import evaluator as evaluator_of
 from gunlearn.requests import Request
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks import Task, as_task
@@ -227,7 +228,7 @@ class Evaluation:
 
     rows: list[dict[str, Any]]
     result: Result
-    evaluator: LinkEvaluator
+    evaluator: Evaluator
 
     def __getitem__(self, name: str) -> Any:
         """A figure of the result: `evaluation["forget_auc"]`."""
@@ -275,8 +276,8 @@ def evaluate(
         retrained = [
             run_method(retrain, result.model, result.partition, result.task, seed + k, progress=False) for k in (1, 2)
         ]
-    evaluator = LinkEvaluator(result.task, result.partition, [r.model for r in retrained], seed=seed)
-    rows = [{**_cost(r), **evaluator.row(r.model)} for r in (result, *retrained)]
+    evaluator = evaluator_of(result.task, result.partition, [r.model for r in retrained], seed=seed)
+    rows = [{**_cost(r), "task": result.task.name, **evaluator.row(r.model)} for r in (result, *retrained)]
     return Evaluation(rows, result, evaluator)
 
 

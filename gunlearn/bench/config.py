@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch_geometric.data import Data
+
 from gunlearn.bench.models import Recipe
 from gunlearn.bench.options import method_options
 from gunlearn.datasets import DATASETS
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS, Method, build
-from gunlearn.requests import ForgetEdges
+from gunlearn.requests import ForgetEdges, ForgetFeatures, ForgetNodes, Request
+from gunlearn.tasks import link_split, node_split
+from gunlearn.tasks.node_classification import MASKS
+
+TASKS = ("link_prediction", "node_classification")
+FORGET: dict[str, type[Request]] = {"edges": ForgetEdges, "nodes": ForgetNodes, "features": ForgetFeatures}
 
 
 @dataclass(frozen=True)
@@ -20,11 +27,13 @@ class Cell:
     Args:
         dataset: what `gunlearn.datasets.load` takes.
         protocol: `"random"`, or `"inpo"` for the split and the forget set of the official code.
-        ratio: share of training edges to forget; `None` with `count`.
-        count: number of edges to forget; `None` with `ratio`.
-        region: where they lie, see `ForgetEdges`.
+        ratio: share of training edges (or nodes) to forget; `None` with `count`.
+        count: number of them; `None` with `ratio`.
+        region: where edges lie, see `ForgetEdges`.
         by: order of the draw, see `ForgetEdges`.
         seed: of the split, the draw, the base model and the methods.
+        task: what is predicted, one of `TASKS`.
+        forget: what is forgotten, one of `FORGET`.
     """
 
     dataset: str
@@ -34,22 +43,36 @@ class Cell:
     region: str
     by: str
     seed: int
+    task: str = "link_prediction"
+    forget: str = "edges"
 
     @property
     def name(self) -> str:
         """Name of the data set in tables: the folder's for a path."""
         return canonical_name(self.dataset) or Path(self.dataset).name
 
-    def request(self) -> ForgetEdges:
+    def request(self) -> Request:
         """The request, drawn under the cell's seed."""
-        return ForgetEdges(
-            ratio=self.ratio,
-            count=self.count,
-            region=self.region,
-            by=self.by,
-            seed=self.seed,
-            protocol="inpo" if self.protocol == "inpo" else None,
-        )
+        if self.forget == "edges":
+            return ForgetEdges(
+                ratio=self.ratio,
+                count=self.count,
+                region=self.region,
+                by=self.by,
+                seed=self.seed,
+                protocol="inpo" if self.protocol == "inpo" else None,
+            )
+        return FORGET[self.forget](ratio=self.ratio, count=self.count, by=self.by, seed=self.seed)
+
+    def split(self, data: Data) -> Data:
+        """Training, validation and test sets of the task, drawn under the cell's seed."""
+        if self.task == "link_prediction":
+            data = link_split(data, seed=self.seed, protocol=self.protocol)
+            for name in MASKS:  # of nodes, which this task knows nothing of
+                if name in data:
+                    del data[name]
+            return data
+        return node_split(data, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -70,6 +93,8 @@ class GridConfig:
         method_args: `key=value` or `method.key=value`.
         device: `"cpu"`, `"cuda"` or `"auto"`.
         threads: torch's threads; `None` leaves them.
+        task: see `Cell`.
+        forget: see `Cell`.
         references: retrain twice, for distances and their noise floor; without, those figures are `None`.
         models: folder of trained models, to share between grids; `None` is `models` in the output folder.
 
@@ -92,11 +117,24 @@ class GridConfig:
     threads: int | None = None
     references: bool = True
     models: str | Path | None = None
+    task: str = "link_prediction"
+    forget: str = "edges"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant, before hours of training."""
         if self.protocol not in ("random", "inpo"):
             raise InvalidInputError(f"Expected a protocol 'random' or 'inpo' (got '{self.protocol}')")
+        if self.task not in TASKS or self.forget not in FORGET:
+            raise InvalidInputError(
+                f"Expected a task of {TASKS} and a forget of {sorted(FORGET)} (got '{self.task}' and '{self.forget}')"
+            )
+        if (self.task, self.forget) != ("link_prediction", "edges") and (
+            self.protocol != "random" or self.region not in (None, "any")
+        ):
+            raise InvalidInputError(
+                "Expected protocol 'random' and region 'any' but for edges under link prediction "
+                f"(got '{self.protocol}' and '{self.region}')"
+            )
         if self.protocol == "inpo" and self.region not in (None, "in"):
             raise InvalidInputError(
                 f"Expected region 'in' with protocol 'inpo', whose code draws nowhere else (got '{self.region}')"
@@ -118,7 +156,10 @@ class GridConfig:
         """One cell per seed."""
         region = self.region or ("in" if self.protocol == "inpo" else "any")
         return [
-            Cell(str(self.dataset), self.protocol, self.ratio, self.count, region, self.by, seed) for seed in self.seeds
+            Cell(
+                str(self.dataset), self.protocol, self.ratio, self.count, region, self.by, seed, self.task, self.forget
+            )
+            for seed in self.seeds
         ]
 
     def plan(self) -> list[Method]:

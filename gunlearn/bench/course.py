@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import Callback
-from gunlearn.metrics import LinkEvaluator
+from gunlearn.metrics import Evaluator
 from gunlearn.seed import isolated_rng
 
 BINS = 40
 
 
 class Course(Callback):
-    """Records `retain_auc` and `forget_auc` at some epochs; neither the model nor random state notice.
+    """Records the evaluator's headline figures at some epochs; neither the model nor random state notice.
 
     The points lie densely where a run starts and most happens: before the first epoch, after it, and at equal ratios up
     to the last.
@@ -27,10 +27,10 @@ class Course(Callback):
         points: about how many.
 
     Attributes:
-        curve: one record per point: `epoch`, `retain_auc`, `forget_auc` (`None` where the model gives NaN).
+        curve: one record per point: `epoch` and both figures (`None` where the model gives NaN).
     """
 
-    def __init__(self, evaluator: LinkEvaluator, points: int = 15) -> None:
+    def __init__(self, evaluator: Evaluator, points: int = 15) -> None:
         """See the class."""
         self.evaluator, self.points, self.curve = evaluator, points, []
         self._epochs: set[int] = set()
@@ -58,7 +58,7 @@ class Course(Callback):
                 figures = {**self.evaluator.utility(p), **self.evaluator.forgetting(p)}
             except InvalidInputError:  # NaN: the loop itself says so soon
                 figures = {}
-        self.curve.append({"epoch": epoch, **{name: figures.get(name) for name in ("retain_auc", "forget_auc")}})
+        self.curve.append({"epoch": epoch, **{name: figures.get(name) for name, _ in self.evaluator.headline}})
 
 
 def histogram(probabilities: Tensor) -> list[int]:

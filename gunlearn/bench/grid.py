@@ -26,19 +26,19 @@ from gunlearn.influence import edge_scores, nora
 from gunlearn.methods import Method, Result, run_method
 from gunlearn.methods.distributed import world_size
 from gunlearn.methods.result import versions
-from gunlearn.metrics import LinkEvaluator
-from gunlearn.metrics.link import EdgeProbabilities
-from gunlearn.tasks import LinkPrediction, link_split
+from gunlearn.metrics import EVALUATORS, evaluator
+from gunlearn.tasks import as_task
 
 ROWS = "rows.jsonl"
 #: Figures of a row, `None` where one cannot be had.
 FIGURES = (
     "retain_auc", "retain_ap", "forget_auc", "forget_ap", "forget_prob", "retain_prob",
+    "test_acc", "retain_acc", "forget_acc", "mia_auc",
     "js_forget", "js_test", "js_retain", "js_floor_forget", "js_floor_test", "js_floor_retain",
     "seconds", "seconds_per_epoch", "epochs", "peak_memory_mb",
 )  # fmt: skip
 _ALONE = threading.Lock()
-_FORMAT = 2  # raise it when rows change, so that old ones are not taken for new ones
+_FORMAT = 3  # raise it when rows change, so that old ones are not taken for new ones
 
 
 def run_grid(
@@ -92,9 +92,7 @@ def run_cell(
     """All rows of one cell; in each process one cell at a time, since runs use the process's random state."""
     with _ALONE, threads(config.threads):
         device = resolve_device(config.device)
-        data = link_split(load(cell.dataset, config.root, sparse=True), seed=cell.seed, protocol=cell.protocol).to(
-            device
-        )
+        data = cell.split(load(cell.dataset, config.root, sparse=True)).to(device)
         methods, store = config.plan(), RowStore(out / ROWS)
         settings = [_FORMAT, versions()["gunlearn"], asdict(cell), content_hash(data), vars(config.recipe), device.type]
         wanted: list[tuple[str, Method | None]] = [("original", None)]
@@ -119,7 +117,7 @@ class _Problem:
     """A cell with its base model, forget set and references in place."""
 
     def __init__(self, cell: Cell, config: GridConfig, data: Data, models: Path, bars: bool) -> None:
-        self.cell, self.recipe, self.bars, self.task = cell, config.recipe, bars, LinkPrediction()
+        self.cell, self.recipe, self.bars, self.task = cell, config.recipe, bars, as_task(cell.task)
         store = ModelStore(models, config.recipe, self.task, bars)
         # A request that cannot be resolved is told before the training, unless it needs the trained model.
         self.partition = None if cell.by == "influence" else cell.request().resolve(data)
@@ -129,7 +127,7 @@ class _Problem:
             self.partition = cell.request().resolve(data, scores)
         offsets = (1000, 2000) if config.references else ()
         self.references = [store.retrained(self.base, self.partition, offset + cell.seed) for offset in offsets]
-        self.evaluator = LinkEvaluator(self.task, self.partition, [r.model for r in self.references], seed=cell.seed)
+        self.evaluator = evaluator(self.task, self.partition, [r.model for r in self.references], seed=cell.seed)
         self.device = data.x.device
 
     def row(self, name: str, method: Method | None) -> dict[str, Any]:
@@ -158,6 +156,7 @@ class _Problem:
         return {
             **asdict(self.cell),
             "dataset": self.cell.name,
+            "backbone": self.recipe.backbone,
             "method": method,
             "mode": mode,
             "num_forget": self.partition.num_forget,
@@ -176,9 +175,10 @@ class _Problem:
             "hist_forget": None,
         }
 
-    def _figures(self, model: torch.nn.Module, p: EdgeProbabilities) -> dict[str, Any]:
+    def _figures(self, model: torch.nn.Module, p: Any) -> dict[str, Any]:
         e = self.evaluator
-        return {**e.utility(p), **e.forgetting(p), **e.distance(model, p), "hist_forget": histogram(p.forget)}
+        forget = histogram(e.forget_probability(p))
+        return {**e.utility(p), **e.forgetting(p), **e.distance(model, p), "hist_forget": forget}
 
 
 def _record(result: Result) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def _line(row: dict[str, Any]) -> str:
     head = f"{row['dataset']} seed {row['seed']}: {row['method']} ({row['mode']})"
     if row["error"]:
         return f"{head}: {row['error']}"
-    parts = [("retain AUC", row["retain_auc"], ".3f"), ("forget AUC", row["forget_auc"], ".3f")]
+    parts = [(words, row[name], ".3f") for name, words in EVALUATORS[row["task"]].headline]
     parts.append(("seconds", row["seconds"], ".3g"))
     return f"{head}: " + ", ".join(f"{name} {value:{spec}}" for name, value, spec in parts if value is not None)
 

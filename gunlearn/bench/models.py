@@ -36,7 +36,7 @@ class Recipe:
         weight_decay: Adam's L2 penalty.
         eval_every: epochs between validations; the best on the validation loss is kept.
         hidden_channels: size of the hidden layer.
-        out_channels: size of the embeddings.
+        out_channels: size of the embeddings; where the data has a split of nodes, as many as classes.
         num_layers: convolutions.
         backbone: name of the model, one of `gunlearn.nn.BACKBONES`.
 
@@ -61,7 +61,9 @@ class Recipe:
     def model(self, data: Data, seed: int) -> nn.Module:
         """A new model, its weights drawn under `seed`."""
         with isolated_rng(seed):
-            sizes = data.num_features, self.hidden_channels, self.out_channels, self.num_layers
+            classes = "train_mask" in data and data.get("y") is not None
+            out_channels = int(data.y.max()) + 1 if classes else self.out_channels
+            sizes = data.num_features, self.hidden_channels, out_channels, self.num_layers
             return backbone(self.backbone, *sizes)
 
     def arguments(self, progress: bool = False) -> TrainArguments:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 _SMALL = ("digits", "karate", "lesmis")  # converge in a few hundred epochs
 
 
-def epochs_of(dataset: str, epochs: int | None) -> int:
+def epochs_of(dataset: str, epochs: int | None, task: str = "link_prediction") -> int:
     """Epochs of the base model, where the user names none."""
     if epochs is not None:
         return epochs
-    return 300 if dataset.lower() in _SMALL else 2000
+    return 300 if dataset.lower() in _SMALL else 2000 if task == "link_prediction" else 500
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,24 @@ class Run:
         root: Folder of the raw files, laid out as PyG does; without it $GUNLEARN_DATA, else ./data.
         methods: Methods to compare: NAME runs every variant, NAME:VARIANT one (see 'gunlearn methods'). The original
             and the retrained model are always shown.
-        forget: What to forget.
-        ratio: Share of the training edges to forget; 0.005 where neither this nor --count is given.
-        count: Number of edges to forget.
-        region: Where they lie: in or out of the two-hop neighbourhood of the test edges; any by default.
-        by: Which come first: any, those of most influence on the model, or those between nodes of high degree.
+        task: What the model predicts.
+        forget: What to forget: training edges, training nodes, or all features of training nodes.
+        ratio: Share of them; 0.005 of the edges, 0.05 of the nodes where neither this nor --count is given.
+        count: Number of them.
+        region: Where edges lie: in or out of the two-hop neighbourhood of the test edges; any by default.
+        by: Which come first: any, edges of most influence on the model, or those of high degree.
         protocol: A random split, or split and forget set of the official INPO code.
         seeds: One run each; 0 by default.
         seed: The same for one seed.
         out: Folder of the outputs; runs/DATASET by default.
         models: Folder of trained models, to share between runs; OUT/models by default.
-        epochs: Epochs of the base model and of retraining; 2000, on the embedded data sets 300.
-        lr: Learning rate of the base model.
-        weight_decay: L2 penalty of the base model.
+        backbone: The model.
+        epochs: Epochs of the base model and of retraining; 2000 for link prediction, 500 for node classification, on
+            the embedded data sets 300.
+        lr: Learning rate of the base model; 0.001 for link prediction, 0.01 for node classification.
+        weight_decay: L2 penalty of the base model; 0 for link prediction, 0.0005 for node classification.
         hidden_channels: Size of its hidden layer.
-        out_channels: Size of its embeddings.
+        out_channels: Size of its embeddings (link prediction).
         num_layers: Number of its convolutions.
         method_arg: Option of a method, METHOD.KEY=VALUE, or KEY=VALUE for each method that has it. Can be repeated.
         device: Where to compute; auto takes CUDA where there is one.
@@ -72,7 +75,8 @@ class Run:
         "npo",
         "inpo",
     )
-    forget: Literal["edges"] = "edges"
+    task: Literal["link_prediction", "node_classification"] = "link_prediction"
+    forget: Literal["edges", "nodes", "features"] = "edges"
     ratio: Real = None
     count: Whole = None
     region: Annotated[
@@ -84,9 +88,10 @@ class Run:
     seed: Whole = None
     out: Folder = None
     models: Folder = None
+    backbone: Literal["gcn", "sage", "gat", "gin", "sgc", "appnp", "gcnii"] = "gcn"
     epochs: Whole = None
-    lr: float = 1e-3
-    weight_decay: float = 0.0
+    lr: Real = None
+    weight_decay: Real = None
     hidden_channels: int = 128
     out_channels: int = 64
     num_layers: int = 2
@@ -105,23 +110,28 @@ class Run:
 
         if self.seeds and self.seed is not None:
             raise InvalidInputError("Expected either --seeds or --seed (got both)")
+        links = self.task == "link_prediction"
+        share = 0.005 if self.forget == "edges" else 0.05
         return GridConfig(
+            task=self.task,
+            forget=self.forget,
             dataset=self.dataset,
             methods=self.methods,
             root=self.root,
             protocol=self.protocol,
-            ratio=0.005 if self.ratio is None and self.count is None else self.ratio,
+            ratio=share if self.ratio is None and self.count is None else self.ratio,
             count=self.count,
             region=self.region,
             by=self.by,
             seeds=self.seeds or (0 if self.seed is None else self.seed,),
             recipe=Recipe(
-                epochs=epochs_of(self.dataset, self.epochs),
-                lr=self.lr,
-                weight_decay=self.weight_decay,
+                epochs=epochs_of(self.dataset, self.epochs, self.task),
+                lr=self.lr if self.lr is not None else 1e-3 if links else 1e-2,
+                weight_decay=self.weight_decay if self.weight_decay is not None else 0.0 if links else 5e-4,
                 hidden_channels=self.hidden_channels,
                 out_channels=self.out_channels,
                 num_layers=self.num_layers,
+                backbone=self.backbone,
             ),
             method_args=self.method_arg,
             device=self.device,
@@ -151,8 +161,10 @@ class Run:
             say(f"interrupted: {kept} rows are kept in {self.folder}; the same command goes on from there")
             return 130
         first = rows[0]
-        share = f"ratio {first['ratio']}" if first["ratio"] is not None else f"{first['count']} edges"
-        show(rich_table(rows, f"{first['dataset']}, {share} forgotten, region {first['region']}"))
+        kind = first["forget"]
+        share = f"ratio {first['ratio']} of {kind}" if first["ratio"] is not None else f"{first['count']} {kind}"
+        where = f", region {first['region']}" if kind == "edges" else ""
+        show(rich_table(rows, f"{first['dataset']}, {first['task'].replace('_', ' ')}, {share} forgotten{where}"))
         print(f"report: {self.folder / 'report.html'}")
         tried = [row for row in rows if row["method"] not in ("original", "retrain")]
         return 1 if tried and all(row["error"] for row in tried) else 0

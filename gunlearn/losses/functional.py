@@ -231,6 +231,26 @@ def js_divergence(prob: Tensor, reference_prob: Tensor) -> Tensor:
     return (total / 2).clamp(0, math.log(2))
 
 
+def categorical_js_divergence(prob: Tensor, reference_prob: Tensor) -> Tensor:
+    r"""Jensen-Shannon divergence between two categorical distributions, in nats: `js_divergence` for more classes.
+
+    Args:
+        prob: probabilities of the classes `[..., num_classes]`.
+        reference_prob: the same under the reference, same shape.
+
+    Returns:
+        `[...]`, one value per item.
+
+    Raises:
+        InvalidInputError: shapes differ.
+    """
+    check_same_shape("prob", prob, reference_prob)
+    p, q = (full_precision(x).clamp(0, 1) for x in (prob, reference_prob))
+    middle = ((p + q) / 2).clamp_min(torch.finfo(p.dtype).tiny)
+    total = (torch.xlogy(p, p / middle) + torch.xlogy(q, q / middle)).sum(-1)
+    return (total / 2).clamp(0, math.log(2))
+
+
 def sum_tokens(log_prob: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Log-likelihood of a whole item, :math:`\sum_t \log p(y_t | y_{<t})`, over the tokens where `mask` is true.
 

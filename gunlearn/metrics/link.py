@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
+from torch_geometric.data import Data
 
-from gunlearn.errors import InvalidInputError, UnsupportedMethodError
-from gunlearn.losses.functional import js_divergence
+from gunlearn.errors import UnsupportedMethodError
+from gunlearn.losses import Prediction
+from gunlearn.metrics.base import Evaluator
 from gunlearn.metrics.ranking import forget_separation, separation
-from gunlearn.nn.attach import suspended_caches
 from gunlearn.tasks import LinkPrediction
-
-SETS = ("forget", "test", "retain")
+from gunlearn.tasks.link_prediction import forgotten_edges
 
 
 @dataclass(frozen=True)
@@ -32,17 +30,21 @@ class EdgeProbabilities:
     logits: dict[str, Tensor | None]
 
 
-class LinkEvaluator:
-    """Compares models of one unlearning problem; every model reads the retained graph.
+class LinkEvaluator(Evaluator):
+    """Compares link predictors of one unlearning problem; see `Evaluator`.
 
     Args:
         task: the link prediction task.
-        partition: what was forgotten.
-        references: models retrained without it, under different seeds; with none, distances are `None`, with one, the
-            noise floor is `None`.
+        partition: what was forgotten. With a node all its edges are, with features what they say of a node's edges.
+        references: see `Evaluator`.
         draws: equal-size draws of retained edges for the forget AUC.
         seed: of the draws.
     """
+
+    headline: ClassVar = (
+        ("retain_auc", "retain AUC (test edges)"),
+        ("forget_auc", "forget AUC (retained against forgotten edges)"),
+    )
 
     def __init__(
         self,
@@ -55,36 +57,24 @@ class LinkEvaluator:
         """Score the references once."""
         if not isinstance(task, LinkPrediction):
             raise UnsupportedMethodError(f"Expected a link prediction task to evaluate (got '{task.name}')")
-        self.task, self.partition, self.draws, self.seed = task, partition, draws, seed
-        data = partition.retain_data
-        self.forget = task.edge_items(data, partition.forget_edge_index)
-        self.retain = task.edge_items(data, partition.retain_edge_index)
+        self.draws = draws
+        super().__init__(task, partition, references, seed)
+
+    def item_sets(self) -> dict[str, tuple[Any | None, Data]]:
+        """See `Evaluator.item_sets`; the order of test items is positives, then negatives."""
+        task, partition, data = self.task, self.partition, self.partition.retain_data
+        there = data if partition.forgets == ("edges",) else partition.data
         self.test = task.held_out_items(data, "test")
-        self.references = [(model, self.probabilities(model)) for model in references]
-        for (_, p), (_, q) in combinations(self.references, 2):
-            if torch.equal(p.retain, q.retain) and torch.equal(p.forget, q.forget):
-                raise InvalidInputError(
-                    "Expected references that were retrained under different seeds (got two that score every edge "
-                    "alike); their distance would be no noise floor"
-                )
+        return {
+            "forget": (task.edge_items(there, forgotten_edges(partition)), there),
+            "retain": (task.edge_items(data, partition.retain_edge_index), data),
+            "test": (self.test, data),
+        }
 
-    @torch.no_grad()
-    def probabilities(self, model: nn.Module, full_graph: bool = False) -> EdgeProbabilities:
-        """Probability of being an edge, for each set; on the retained graph unless `full_graph`.
-
-        The order of test items is positives, then negatives.
-        """
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        try:
-            with suspended_caches(model):
-                outputs = self.task.encode(model, self.partition.data if full_graph else self.partition.retain_data)
-            sets = {"forget": self.forget, "retain": self.retain, "test": self.test}
-            logits = {k: None if s is None else self.task.decode(model, outputs, s).logits for k, s in sets.items()}
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        probability = {k: None if score is None else score.double().sigmoid() for k, score in logits.items()}
+    def collect(self, predictions: dict[str, Prediction | None]) -> EdgeProbabilities:
+        """See `Evaluator.collect`."""
+        logits = {name: None if p is None else p.logits for name, p in predictions.items()}
+        probability = {name: None if score is None else score.double().sigmoid() for name, score in logits.items()}
         return EdgeProbabilities(**probability, logits=logits)
 
     def utility(self, p: EdgeProbabilities) -> dict[str, float | None]:
@@ -96,42 +86,15 @@ class LinkEvaluator:
         return {"retain_auc": auc, "retain_ap": ap}
 
     def forgetting(self, p: EdgeProbabilities) -> dict[str, float | None]:
-        """`forget_auc`, `forget_ap` and the mean probabilities `forget_prob`, `retain_prob`."""
-        auc, ap = forget_separation(p.logits["forget"], p.logits["retain"], self.draws, self.seed)
-        means = {"forget_prob": float(p.forget.mean()), "retain_prob": float(p.retain.mean())}
-        return {"forget_auc": auc, "forget_ap": ap, **means}
+        """`forget_auc`, `forget_ap`, the mean probabilities `forget_prob`, `retain_prob`, and `mia_auc`.
 
-    def distance(self, model: nn.Module, p: EdgeProbabilities) -> dict[str, float | None]:
-        """Mean Jensen-Shannon divergence (nats per item) to the references and among them.
-
-        `js_forget`, `js_test`, `js_retain` average over the references, leaving out `model` itself;
-        `js_floor_*` average over pairs of references: what two honest retrainings differ by.
-
-        Raises:
-            InvalidInputError: NaN among the probabilities.
+        `mia_auc` is that of the simplest membership inference: how well the score tells forgotten edges, which the
+        model was trained on, from test edges, which it never saw. Both kinds may differ in other ways, so the value of
+        an honest retraining is what to compare with, not one half.
         """
-        out: dict[str, float | None] = {}
-        others = [q for reference, q in self.references if reference is not model]
-        for name in SETS:
-            out[f"js_{name}"] = _mean([_js(getattr(p, name), getattr(q, name)) for q in others])
-            pairs = combinations([getattr(q, name) for _, q in self.references], 2)
-            out[f"js_floor_{name}"] = _mean([_js(a, b) for a, b in pairs])
-        return out
-
-    def row(self, model: nn.Module) -> dict[str, float | None]:
-        """All figures for one model."""
-        p = self.probabilities(model)
-        return {**self.utility(p), **self.forgetting(p), **self.distance(model, p)}
-
-
-def _js(p: Tensor | None, q: Tensor | None) -> float | None:
-    if p is None or q is None:
-        return None
-    divergence = float(js_divergence(p, q).mean())
-    if divergence != divergence:
-        raise InvalidInputError("Expected probabilities without NaN (got some); the model is broken")
-    return divergence
-
-
-def _mean(values: list[float | None]) -> float | None:
-    return None if not values or any(v is None for v in values) else sum(values) / len(values)
+        auc, ap = forget_separation(p.logits["forget"], p.logits["retain"], self.draws, self.seed)
+        sets = (("forget_prob", p.forget), ("retain_prob", p.retain))
+        means = {name: float(values.mean()) if values.numel() else None for name, values in sets}
+        unseen = None if p.test is None else p.logits["test"][self.test.label == 1]
+        mia = None if unseen is None else separation(p.logits["forget"], unseen)[0]
+        return {"forget_auc": auc, "forget_ap": ap, **means, "mia_auc": mia}

@@ -19,7 +19,19 @@ from gunlearn.report.table import LEGEND, cells, footnotes, headings
 if TYPE_CHECKING:
     from gunlearn.api import Evaluation
 
-_SETTINGS = ("dataset", "num_nodes", "protocol", "ratio", "count", "region", "by", "device")
+_SETTINGS = (
+    "dataset",
+    "num_nodes",
+    "task",
+    "backbone",
+    "forget",
+    "protocol",
+    "ratio",
+    "count",
+    "region",
+    "by",
+    "device",
+)
 
 
 def grid_report(rows: Sequence[Row], path: str | Path) -> Path:
@@ -33,12 +45,23 @@ def evaluation_report(evaluation: Evaluation, path: str | Path) -> Path:
     evaluator, result = evaluation.evaluator, evaluation.result
     models = [result.model, *(model for model, _ in evaluator.references)]
     probabilities = [evaluator.probabilities(models[0]), *(p for _, p in evaluator.references)]
-    rows = [{**row, "hist_forget": histogram(p.forget)} for row, p in zip(evaluation.rows, probabilities, strict=True)]
+    rows = [
+        {**row, "hist_forget": histogram(evaluator.forget_probability(p))}
+        for row, p in zip(evaluation.rows, probabilities, strict=True)
+    ]
     rows[0]["options"] = result.config
     if result.original is not None:
         p = evaluator.probabilities(result.original, full_graph=True)
         figures = {**evaluator.utility(p), **evaluator.forgetting(p), **evaluator.distance(result.original, p)}
-        rows.insert(0, {"method": "original", "mode": "full graph", **figures, "hist_forget": histogram(p.forget)})
+        rows.insert(
+            0,
+            {
+                "method": "original",
+                "mode": "full graph",
+                **figures,
+                "hist_forget": histogram(evaluator.forget_probability(p)),
+            },
+        )
     return _write(path, f"Unlearning by {result.method}", rows)
 
 
@@ -68,7 +91,7 @@ def _section(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "name": first.get("dataset"),
         "headings": headings(lines),
-        "rows": [{"cells": cells(line, False), "behind": line.behind_utu} for line in lines],
+        "rows": [{"cells": cells(line, False, among=lines), "behind": line.behind_utu} for line in lines],
         "footnotes": footnotes(lines),
         "plots": [{"name": name, "words": words, "image": data_uri(figure)} for name, words, figure in draw(lines)],
         "settings": {name: value for name, value in settings.items() if value != ""},

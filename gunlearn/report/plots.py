@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from gunlearn.metrics import EVALUATORS
 from gunlearn.report.summary import Line, Stat
 
 # Okabe and Ito's colours: told apart by colour-blind readers; black and grey are kept for retrain and original.
@@ -44,13 +45,20 @@ def style_of(lines: Sequence[Line]) -> dict[int, tuple[str, str]]:
     return out
 
 
+def headline(lines: Sequence[Line]) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Figure of utility and figure of forgetting of the lines' task, name and words each."""
+    task = next((line.task for line in lines if line.task), "link_prediction")
+    return EVALUATORS.get(task, EVALUATORS["link_prediction"]).headline
+
+
 def tradeoff(lines: Sequence[Line]) -> Figure | None:
-    """Retain AUC against forget AUC, with the retrained point and its band of one standard deviation."""
+    """Utility against forgetting, with the retrained point and its band of one standard deviation."""
+    (utility, utility_words), (forgetting, forgetting_words) = headline(lines)
     figure, style = _figure(7.6, 4.4), style_of(lines)
     axes = figure.subplots()
     drawn = False
     for line in lines:
-        x, y = line.stat("forget_auc"), line.stat("retain_auc")
+        x, y = line.stat(forgetting), line.stat(utility)
         if x is None or y is None:
             continue
         drawn = True
@@ -62,17 +70,17 @@ def tradeoff(lines: Sequence[Line]) -> Figure | None:
             x.mean, y.mean, xerr=x.std, yerr=y.std, fmt=marker, color=colour, label=plain_text(line.label),
             markersize=13 if marker == "*" else 8, capsize=3, markeredgecolor="white", markeredgewidth=0.8, zorder=3,
         )  # fmt: skip
-    axes.set(xlabel="forget AUC (retained against forgotten edges)", ylabel="retain AUC (test edges)")
+    axes.set(xlabel=forgetting_words, ylabel=utility_words)
     _legend(figure, axes)
     return figure if drawn else None
 
 
 def course(lines: Sequence[Line]) -> Figure | None:
-    """Both AUCs over the epochs, their mean and a thin line per run; the retrained model's as a level."""
+    """Both headline figures over the epochs, their mean and a thin line per run; the retrained model's as a level."""
     figure, style = _figure(9.2, 3.9), style_of(lines)
     panels = figure.subplots(1, 2)
     longest = 1
-    for axes, name, title in zip(panels, ("retain_auc", "forget_auc"), ("retain AUC", "forget AUC"), strict=True):
+    for axes, name, title in zip(panels, *zip(*headline(lines), strict=True), strict=True):
         for line in lines:
             label, (colour, marker) = plain_text(line.label), style[id(line)]
             if line.method == "retrain" and (level := line.stat(name)) is not None:
@@ -105,7 +113,7 @@ def course(lines: Sequence[Line]) -> Figure | None:
 
 
 def histograms(lines: Sequence[Line]) -> Figure | None:
-    """Probabilities of the forgotten edges: before, after each method, retrained."""
+    """Probabilities of the forgotten items: before, after each method, retrained."""
     shares = {id(line): _shares(line) for line in lines}
     ends = {line.method: shares[id(line)] for line in lines if line.method in ("original", "retrain")}
     shown = [line for line in lines if line.method not in ends and shares[id(line)] is not None]
@@ -141,10 +149,10 @@ def histograms(lines: Sequence[Line]) -> Figure | None:
     for axes in panels.flat[len(shown) :]:
         axes.set_visible(False)
     for axes in panels[:, 0]:
-        axes.set_ylabel("share of edges")
+        axes.set_ylabel("share of items")
     for k in range(columns):  # the lowest panel of a column that is there
         last = num_rows - 1 if (num_rows - 1) * columns + k < len(shown) else num_rows - 2
-        panels[last, k].set_xlabel("probability of the forgotten edge")
+        panels[last, k].set_xlabel("probability of the forgotten item")
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
@@ -187,9 +195,9 @@ def cost(lines: Sequence[Line]) -> Figure | None:
 
 #: Name of each plot, what it shows in words, and the function that draws it.
 PLOTS = (
-    ("tradeoff", "Utility against forgetting: retain AUC over forget AUC, with the retrained model", tradeoff),
-    ("course", "Retain and forget AUC over the epochs", course),
-    ("histograms", "Probabilities of the forgotten edges before, after and retrained", histograms),
+    ("tradeoff", "Utility against forgetting, with the retrained model", tradeoff),
+    ("course", "Utility and forgetting over the epochs", course),
+    ("histograms", "Probabilities of the forgotten items before, after and retrained", histograms),
     ("cost", "Seconds and peak memory", cost),
 )
 

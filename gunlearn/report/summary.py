@@ -10,7 +10,7 @@ from typing import Any
 Row = dict[str, Any]
 #: Rows that are no method: what the others are compared with.
 ENDS = ("original", "retrain")
-_PROBLEM = ("dataset", "protocol", "ratio", "count", "region", "by")
+_PROBLEM = ("dataset", "task", "backbone", "forget", "protocol", "ratio", "count", "region", "by")
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class Line:
         rows: the runs that gave figures.
         errors: what the others said, each message once.
         failed: number of the others.
-        behind_utu: its distance to retraining is not below that of simply unlinking the edges.
+        behind_utu: its distance to retraining is not below that of simply taking things out of the graph.
         dataset: name, `None` where the rows know none.
+        task: name, `None` where the rows know none.
     """
 
     method: str
@@ -43,6 +44,7 @@ class Line:
     failed: int = 0
     behind_utu: bool = False
     dataset: str | None = None
+    task: str | None = None
 
     @property
     def label(self) -> str:
@@ -86,7 +88,7 @@ def summarise(rows: Sequence[Row]) -> list[Line]:
         here: dict[tuple[str, str], Line] = {}
         for row in group:
             key = row["method"], row.get("mode") or "default"
-            line = here.setdefault(key, Line(*key, dataset=row.get("dataset")))
+            line = here.setdefault(key, Line(*key, dataset=row.get("dataset"), task=row.get("task")))
             if row.get("error"):
                 line.failed += 1
                 line.errors += [row["error"]] if row["error"] not in line.errors else []

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 
 ABSENT = "-"
 MARK = "*"
-BEHIND = "no closer to retraining on the forgotten edges (JS forget) than utu, which only unlinks them."
+BEHIND = "no closer to retraining on what was forgotten (JS forget) than utu, which only takes it out of the graph."
 LEGEND = (
-    "AUC retain: test edges against non-edges. AUC forget: retained against forgotten edges; an honest deletion has "
-    "the value of the row 'retrain', not more. JS: mean Jensen-Shannon divergence to retrained models in nats per "
-    "edge, and in multiples of its noise floor (the divergence between two retrainings, so that the row 'retrain' is "
+    "AUC retain: test edges against non-edges. AUC forget: retained against forgotten edges. Accuracy: of test nodes, "
+    "and of forgotten ones as the original graph shows them. MIA AUC: how well the model's scores tell forgotten items "
+    "from test items that it never saw. Of all these an honest deletion has the value of the row 'retrain', not more "
+    "and not less. JS: mean Jensen-Shannon divergence to retrained models in nats per "
+    "item, and in multiples of its noise floor (the divergence between two retrainings, so that the row 'retrain' is "
     "at 1 by definition). Seconds are the method's own, without the training of the model; memory is the peak of the "
     "whole process while the method ran, model, data and libraries included."
 )
@@ -42,10 +44,13 @@ def _with_std(s: Stat, text: Callable[[float], str]) -> str:
     return text(s.mean) if s.std is None else f"{text(s.mean)} ± {text(s.std)}"
 
 
-#: Heading, field, format of each column of figures.
+#: Heading, field, format of each column of figures; those of one task alone are left out of tables of others.
 COLUMNS: tuple[tuple[str, str, Callable[[Stat], str]], ...] = (
     ("AUC retain", "retain_auc", _auc),
     ("AUC forget", "forget_auc", _auc),
+    ("acc. test", "test_acc", _auc),
+    ("acc. forget", "forget_acc", _auc),
+    ("MIA AUC", "mia_auc", _auc),
     ("JS forget", "js_forget", _js),
     ("JS test", "js_test", _js),
     ("JS retain", "js_retain", _js),
@@ -54,24 +59,36 @@ COLUMNS: tuple[tuple[str, str, Callable[[Stat], str]], ...] = (
 )
 
 
+#: Columns that link prediction alone, or classification alone, has.
+_OF_LINKS, _OF_CLASSES = ("retain_auc", "forget_auc"), ("test_acc", "forget_acc", "mia_auc")
+
+
+def columns(lines: Sequence[Line]) -> list[tuple[str, str, Callable[[Stat], str]]]:
+    """The columns that a table of these lines has."""
+    classes = [line.task not in (None, "link_prediction") for line in lines]
+    left_out = (_OF_LINKS if classes and all(classes) else ()) + (_OF_CLASSES if not any(classes) else ())
+    return [column for column in COLUMNS if column[1] not in left_out]
+
+
 def headings(lines: Sequence[Line]) -> list[str]:
     """Column headings; the data set and the number of seeds where they differ from line to line."""
     named = ["data set"] if len({line.dataset for line in lines}) > 1 else []
-    return [*named, "method", "mode", "runs", *(heading for heading, _, _ in COLUMNS)]
+    return [*named, "method", "mode", "runs", *(heading for heading, _, _ in columns(lines))]
 
 
-def cells(line: Line, with_dataset: bool, floor_on: str = " ") -> list[str]:
+def cells(line: Line, with_dataset: bool, floor_on: str = " ", among: Sequence[Line] | None = None) -> list[str]:
     """The texts of one line.
 
     Args:
         line: what to show.
         with_dataset: start with the name of the data set.
         floor_on: what stands between a distance and its multiple of the noise floor.
+        among: all lines of the table, which decide on its columns.
     """
     runs = str(len(line.rows)) if not line.failed else f"{len(line.rows)} of {len(line.rows) + line.failed}"
     out = [str(line.dataset or ABSENT)] if with_dataset else []
     out += [line.method + (f" {MARK}" if line.behind_utu else ""), line.mode, runs]
-    for _, name, text in COLUMNS:
+    for _, name, text in columns([line] if among is None else among):
         value = line.stat(name)
         cell = ABSENT if value is None else text(value)
         floors = line.floors(name) if name.startswith("js_") else None
@@ -87,7 +104,7 @@ def footnotes(lines: Sequence[Line]) -> list[str]:
 
 def _texts(lines: Sequence[Line], floor_on: str = " ") -> tuple[list[str], list[list[str]]]:
     head = headings(lines)
-    return head, [cells(line, head[0] == "data set", floor_on) for line in lines]
+    return head, [cells(line, head[0] == "data set", floor_on, lines) for line in lines]
 
 
 def text_table(rows: Sequence[Row]) -> str:

@@ -76,8 +76,10 @@ def js(p, q):
 def expected_row(model, references, draws=5, seed=0, part=PARTITION):
     """All figures, from the definitions; `None` where there is nothing to compute them from."""
     score, p = logits(model, part), probabilities(model, part)
-    row = dict.fromkeys(("retain_auc", "retain_ap"))
+    row = dict.fromkeys(("retain_auc", "retain_ap", "mia_auc"))
     if "test_pos" in score:
+        member = np.r_[np.ones(len(score["forget"])), np.zeros(len(score["test_pos"]))]
+        row["mia_auc"] = roc_auc_score(member, np.r_[score["forget"], score["test_pos"]])
         label = np.r_[np.ones(len(score["test_pos"])), np.zeros(len(score["test_neg"]))]
         both = np.r_[score["test_pos"], score["test_neg"]]
         row |= {"retain_auc": roc_auc_score(label, both), "retain_ap": average_precision_score(label, both)}
@@ -160,6 +162,7 @@ def test_data_without_test_edges():
     assert [name for name, value in row.items() if value is None] == [
         "retain_auc",
         "retain_ap",
+        "mia_auc",
         "js_test",
         "js_floor_test",
     ]
