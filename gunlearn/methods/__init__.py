@@ -5,6 +5,7 @@ from __future__ import annotations
 from gunlearn.methods.base import Method, Outcome, Problem, build
 from gunlearn.methods.baselines import FineTune, GradDiff, GradientAscentMethod, UtU
 from gunlearn.methods.callbacks import Callback, EarlyStopping, TrainControl, TrainState
+from gunlearn.methods.gnndelete import INPOS, GNNDelete, GNNDeleteNI
 from gunlearn.methods.imu import IMU
 from gunlearn.methods.inpo import INPO
 from gunlearn.methods.loop import TrainArguments, fit
@@ -27,6 +28,9 @@ METHODS: dict[str, type[Method]] = {
         GradDiff,
         NPOMethod,
         INPO,
+        GNNDelete,
+        GNNDeleteNI,
+        INPOS,
         Scrub,
         ScrubR,
         IMU,
@@ -41,12 +45,15 @@ __all__ = [
     "D2DGN",
     "IMU",
     "INPO",
+    "INPOS",
     "METHODS",
     "SSD",
     "BadTeacher",
     "Callback",
     "EarlyStopping",
     "FineTune",
+    "GNNDelete",
+    "GNNDeleteNI",
     "GradDiff",
     "GradientAscentMethod",
     "Method",

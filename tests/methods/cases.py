@@ -58,6 +58,11 @@ CASES = [
     # A low learning rate: the edges must not reach their targets within the few steps.
     MethodCase("inpo", "default", {"epochs": 4, "lr": 1e-4}),
     MethodCase("inpo", "unseen", {"epochs": 4, "lr": 1e-4}),
+    MethodCase("gnndelete", options={"epochs": 4}),
+    MethodCase("gnndelete", "paper", {"epochs": 4}),
+    MethodCase("gnndelete_ni", options={"epochs": 4}),
+    MethodCase("gnndelete_ni", "paper", {"epochs": 4}, random=False),
+    MethodCase("inpo_s", options={"epochs": 4, "lr": 1e-4}),
     MethodCase("npo", "kl", {"epochs": 4}),
     MethodCase("scrub", options={"epochs": 4, "max_steps": 1, "min_steps": 1}),
     MethodCase("scrub", "paper", {"epochs": 4, "max_steps": 1, "min_steps": 1}),
