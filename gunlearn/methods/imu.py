@@ -21,7 +21,7 @@ from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, predict_
 from gunlearn.methods.importance import check_probes, fisher_diagonal
 from gunlearn.tasks import Parts
 
-_DEFAULT = {"epochs": 30, "lr": 1e-3, "weight_decay": 0.0, "top": 1.0, "l1": 0.0}
+_DEFAULT = {"epochs": 30, "lr": 2e-3, "weight_decay": 0.0, "top": 1.0, "l1": 0.0}
 _PAPER = {"epochs": 30, "lr": 1e-2, "weight_decay": 5e-4, "top": 0.1, "l1": 0.2}
 MODES = {"default": _DEFAULT, "paper": _PAPER}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
@@ -11,6 +12,8 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.gradient import forget_items
 from gunlearn.methods.importance import check_probes, fisher_diagonal
+
+ALPHA = {"default": 3.0, "paper": 10.0}
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,16 @@ class SSD(Method):
     link prediction all data are all training edges, without random non-edges.
 
     Args:
-        alpha: how many times as important a weight must be, 10 in the paper; smaller shrinks more weights. Where a
-            share `s` of all items is forgotten, none can be more than `1 / s` times as important.
+        mode: `"default"` or `"paper"`; fills in `alpha`, 3 or the paper's 10.
+        alpha: how many times as important a weight must be; smaller shrinks more weights. Where a share `s` of all items
+            is forgotten, none can be more than `1 / s` times as important: 10 does nothing for one of ten classes.
         dampening: :math:`\lambda`, 1 in the paper; smaller shrinks further.
         probes: random sign vectors that importances are estimated with, see `importance.fisher_diagonal`; `None` is
             exact, with a backward pass per item.
     """
 
-    alpha: float = 5.0
+    mode: str = "default"
+    alpha: float | None = None
     dampening: float = 1.0
     probes: int | None = 64
 
@@ -42,13 +47,23 @@ class SSD(Method):
     paper = "arXiv 2308.07707"
     needs = "retained data"
     cost = "two times `probes` backward passes"
+    variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot be meant."""
+        """Fill in the mode's setting, and refuse numbers that cannot be meant."""
+        if self.mode not in ALPHA:
+            raise InvalidInputError(f"Expected 'mode' among {sorted(ALPHA)} (got {self.mode!r})")
+        if self.alpha is None:
+            object.__setattr__(self, "alpha", ALPHA[self.mode])
         for name in ("alpha", "dampening"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidInputError(f"Expected '{name}' > 0 (got {getattr(self, name)})")
         check_probes(self.probes)
+
+    @property
+    def label(self) -> str:
+        """The mode."""
+        return self.mode
 
     def run(self, problem: Problem) -> Outcome:
         """See `Method.run`; `notes["dampened"]` is the share of weights that were shrunk.

@@ -34,11 +34,13 @@ class RandomLabel(GradientMethod):
 
     Args:
         epochs: optimiser steps.
+        lr: Adam's learning rate.
         retain_weight: weight of the retained data's loss; 0 leaves it out.
     """
 
     epochs: int = 50
-    retain_weight: float = 1.0
+    lr: float = 2e-3
+    retain_weight: float = 5.0
 
     name = "random_label"
     summary = "learn the forget set with random other labels, the retained data with its own"
@@ -99,12 +101,14 @@ class BadTeacher(GradientMethod):
 
     Args:
         epochs: optimiser steps.
+        lr: Adam's learning rate.
         retain_weight: weight of the divergence on the retained data; 0 leaves it out.
         temperature: what all logits are divided by, 1 in the paper.
     """
 
     epochs: int = 50
-    retain_weight: float = 1.0
+    lr: float = 2e-3
+    retain_weight: float = 5.0
     temperature: float = 1.0
 
     name = "bad_teacher"

@@ -29,6 +29,7 @@ class MethodCase:
         random: it draws random numbers even where the model has no dropout.
         from_scratch: it starts from new weights.
         moves: it changes the weights without optimiser steps.
+        task: what the model is taken to predict.
     """
 
     method: str
@@ -38,6 +39,7 @@ class MethodCase:
     random: bool = True
     from_scratch: bool = False
     moves: bool = False
+    task: str = "link_prediction"
 
     @property
     def spec(self) -> str:
@@ -74,8 +76,12 @@ CASES = [
     MethodCase("bad_teacher", options={"epochs": 4}),
     MethodCase("d2dgn", options={"epochs": 4, "eval_every": 2}, from_scratch=True),
     MethodCase("ssd", options={"alpha": 1.5}, trains=False, moves=True),
+    MethodCase("ssd", "paper", options={"alpha": 1.5}, trains=False, moves=True),
+    MethodCase("etr", trains=False, moves=True),
+    MethodCase("etr", "paper", trains=False, moves=True),
 ]
 TRAINING = [case for case in CASES if case.trains]
+ON_EDGES = [case for case in CASES if case.task == "link_prediction"]
 IN_CHANNELS, HIDDEN, OUT = 8, 12, 6
 
 
@@ -104,6 +110,8 @@ class Autoencoder(nn.Module):
     def encode(self, x: Tensor, edge_index: Tensor) -> Tensor:
         return self.encoder(x, edge_index)
 
+    forward = encode
+
     def decode(self, z: Tensor, edge_label_index: Tensor) -> Tensor:
         return self.score(z[edge_label_index[0]] * z[edge_label_index[1]]).view(-1)
 
@@ -131,7 +139,7 @@ def fresh_model(name: str, seed: int = 0) -> nn.Module:
 
 
 def make_data(seed: int = 0) -> Data:
-    """64 nodes in 4 communities, one isolated node, some 350 edges of which 10 % each are held out."""
+    """64 nodes in 4 communities (their classes), one isolated, some 350 edges of which 10 % each are held out."""
     rng = np.random.default_rng(seed)
     block = np.arange(64) % 4
     chance = np.where(block[:, None] == block[None, :], 0.45, 0.08)
@@ -139,7 +147,9 @@ def make_data(seed: int = 0) -> Data:
     upper = np.triu(rng.random((64, 64)) < chance, k=1)
     edge_index = torch.from_numpy(np.stack(np.nonzero(upper | upper.T)))
     x = torch.from_numpy((np.eye(4)[block].repeat(2, axis=1) + rng.normal(0, 0.3, (64, 8))).astype(np.float32))
-    return gu.link_split(Data(x=x, edge_index=edge_index, num_nodes=64), 0.1, 0.1, seed=seed)
+    data = gu.link_split(Data(x=x, edge_index=edge_index, num_nodes=64), 0.1, 0.1, seed=seed)
+    data.y = torch.from_numpy(block)
+    return gu.node_split(data, 0.2, 0.2, seed=seed)
 
 
 @functools.cache
@@ -158,6 +168,8 @@ def run(
     """`gunlearn.unlearn` with the row's options."""
     options = {} if isinstance(case, str) else case.options
     spec = case if isinstance(case, str) else case.spec
+    if not isinstance(case, str):
+        more.setdefault("task", case.task)
     return gu.unlearn(model, data, request or gu.ForgetEdges(count=12, seed=3), spec, **{**options, **more})
 
 
