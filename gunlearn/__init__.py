@@ -35,6 +35,7 @@ _HOMES = {
         "Request",
     ),
     "gunlearn.tasks": (
+        "GraphClassification",
         "ImageClassification",
         "LinkPrediction",
         "NodeClassification",

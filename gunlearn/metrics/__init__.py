@@ -15,7 +15,11 @@ from gunlearn.metrics.ranking import forget_separation, separation
 from gunlearn.tasks import Task
 
 #: Who evaluates a task, by its name.
-EVALUATORS: dict[str, type[Evaluator]] = {"link_prediction": LinkEvaluator, "node_classification": ClassEvaluator}
+EVALUATORS: dict[str, type[Evaluator]] = {
+    "link_prediction": LinkEvaluator,
+    "node_classification": ClassEvaluator,
+    "graph_classification": ClassEvaluator,
+}
 
 __all__ = [
     "EVALUATORS",

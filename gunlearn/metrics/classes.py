@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.losses import Prediction
 from gunlearn.metrics.base import Evaluator
 from gunlearn.metrics.ranking import separation
-from gunlearn.tasks.node_classification import node_items, training_nodes
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,8 @@ class ClassProbabilities:
 class ClassEvaluator(Evaluator):
     """Compares classifiers of one unlearning problem; see `Evaluator`.
 
-    The forget set holds what the request names: nodes (or graphs) that go or lose features, as the original graph shows
-    them; for a request that names edges alone, the labelled end points of these, on the retained graph.
+    The forget set holds the training nodes (or graphs) that go or lose features, as the original graph shows them; for
+    a request that names edges alone, the labelled end points of these, on the retained graph.
     """
 
     headline: ClassVar = (("test_acc", "test accuracy"), ("mia_auc", "membership inference AUC"))
@@ -43,21 +41,13 @@ class ClassEvaluator(Evaluator):
         """See `Evaluator.item_sets`."""
         partition, data = self.partition, self.partition.retain_data
         there = data if partition.forgets == ("edges",) else partition.data
+        edges = partition.forgets == ("edges",)
         return {
-            "forget": (self.forgotten(there), there),
-            "retain": (training_nodes(data), data),
+            "forget": (self.task.touched(partition) if edges else self.task.forgotten(partition), there),
+            "retain": (self.task.train_items(data), data),
             "test": (self.task.held_out_items(data, "test"), data),
             "unseen": (self.task.held_out_items(data, "test"), there),
         }
-
-    def forgotten(self, there: Data) -> Any:
-        """Labelled items that the request names."""
-        partition = self.partition
-        named = partition.touched_nodes
-        if partition.forgets != ("edges",):
-            named = torch.cat([partition.forget_nodes, partition.feature_nodes]).unique()
-        known = there.y.view(-1)[named] >= 0
-        return node_items(there, named[known])
 
     def collect(self, predictions: dict[str, Prediction | None]) -> ClassProbabilities:
         """See `Evaluator.collect`."""

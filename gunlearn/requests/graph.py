@@ -123,6 +123,12 @@ class TrainingGraph:
         return chosen[self.edge_of_column]
 
 
+def num_graphs(data: Data) -> int:
+    """How many graphs a batch holds: what it says, else the largest number in `data.batch` and one."""
+    said = getattr(data, "num_graphs", None)
+    return int(data.batch.max()) + 1 if said is None else int(said)
+
+
 def same_both_ways(forward: Tensor, backward: Tensor) -> bool:
     """Whether a graph is undirected: symmetric as a set of pairs, whatever the number of copies of each.
 

@@ -14,7 +14,7 @@ from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.base import Request
 from gunlearn.requests.checks import check_seed, check_size, the_one_given
 from gunlearn.requests.edges import _named_tensor, _sorted_content
-from gunlearn.requests.graph import TrainingGraph
+from gunlearn.requests.graph import TrainingGraph, num_graphs
 from gunlearn.requests.regions import k_hop_mask
 from gunlearn.requests.selection import Selection
 
@@ -254,7 +254,7 @@ class ForgetGraphs(_ForgetIds):
             )
         if self.by != "random":
             raise InvalidRequestError(f"Expected by='random' for graphs (got {self.by!r})")
-        size = int(data.num_graphs)
+        size = num_graphs(data)
         ids = self.ids(size, training_ids(data, size, "graph"), None).to(graph.edge_index.device)
         return Selection.of(graph, graphs=ids)
 

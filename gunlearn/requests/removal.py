@@ -21,7 +21,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidRequestError
-from gunlearn.requests.graph import TrainingGraph, pair_tensor
+from gunlearn.requests.graph import TrainingGraph, num_graphs, pair_tensor
 from gunlearn.requests.selection import Selection
 
 # Attributes that list edges of their own: as long as edge_index by accident at most, so never masked with it.
@@ -117,7 +117,12 @@ def _blank(retain: Data, rows: Tensor, names: list[str]) -> None:
 def _per_graph(data: Data, name: str) -> bool:
     """Whether an attribute has a row per graph of a batch, not per node."""
     value, batch = data.get(name), data.get("batch")
-    return isinstance(value, Tensor) and isinstance(batch, Tensor) and value.size(0) == int(data.num_graphs)
+    return (
+        isinstance(value, Tensor)
+        and isinstance(batch, Tensor)
+        and value.dim() > 0
+        and value.size(0) == num_graphs(data)
+    )
 
 
 def _features(data: Data) -> Tensor:

@@ -6,6 +6,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Parts, Task
 from gunlearn.tasks.classification import ImageClassification
 from gunlearn.tasks.graph import GraphTask
+from gunlearn.tasks.graph_classification import GraphClassification
 from gunlearn.tasks.link_prediction import EdgeParts, LinkPrediction
 from gunlearn.tasks.negatives import NegativeSampler
 from gunlearn.tasks.node_classification import NodeClassification, NodeItems, NodeParts
@@ -13,11 +14,12 @@ from gunlearn.tasks.random_nodes import RandomNodeParts
 from gunlearn.tasks.sampling import ShuffledBatches, StratifiedSampler
 from gunlearn.tasks.splits import link_split, node_split
 
-TASKS = {task.name: task for task in (LinkPrediction, NodeClassification, ImageClassification)}
+TASKS = {task.name: task for task in (LinkPrediction, NodeClassification, GraphClassification, ImageClassification)}
 
 __all__ = [
     "TASKS",
     "EdgeParts",
+    "GraphClassification",
     "GraphTask",
     "ImageClassification",
     "LinkPrediction",

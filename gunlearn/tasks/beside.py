@@ -11,6 +11,7 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import GunlearnError
 from gunlearn.nn.subgraph import k_hop_subgraph, propagation_depth
+from gunlearn.requests.graph import num_graphs
 from gunlearn.seed import isolated_rng
 
 _READ = ("edge_weight", "edge_attr", "edge_type")
@@ -50,6 +51,9 @@ def beside(
         edge_index=torch.cat([retain.edge_index, part.edge_index + num_retain], dim=1),
         num_nodes=num_retain + int(part.num_nodes),
     )
+    if "batch" in retain:
+        joint.batch = torch.cat([retain.batch, part.batch + num_graphs(retain)])
+        joint.num_graphs = 2 * num_graphs(retain)
     for name in _READ:
         if isinstance(retain.get(name), Tensor):
             joint[name] = torch.cat([retain[name], part[name]])

@@ -33,6 +33,10 @@ class GraphTask(Task):
         """What of the model is called."""
         return model
 
+    def num_rows(self, data: Data) -> int:
+        """How many rows the output has."""
+        return int(data.num_nodes)
+
     def encode(self, model: nn.Module, data: Data) -> Tensor:
         """One row per node, `[num_nodes, dim]`.
 
@@ -57,13 +61,13 @@ class GraphTask(Task):
         if (
             not isinstance(out, Tensor)
             or out.dim() != 2
-            or out.size(0) != data.num_nodes
+            or out.size(0) != self.num_rows(data)
             or not out.is_floating_point()
         ):
             got = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
             name, size = self.rows
             raise UnsupportedModelError(
-                f"Expected the model to return {name} of shape [{data.num_nodes}, {size}] (got {got})"
+                f"Expected the model to return {name} of shape [{self.num_rows(data)}, {size}] (got {got})"
             )
         return out
 

@@ -112,6 +112,19 @@ class NodeClassification(GraphTask):
     requests = ("edges", "nodes", "features")
     rows = ("logits", "num_classes")
 
+    def train_items(self, data: Data) -> NodeItems:
+        """What may be learned from."""
+        return training_nodes(data)
+
+    def forgotten(self, partition: Any) -> NodeItems:
+        """Forgotten training items, with the labels they had."""
+        return forgotten_nodes(partition)
+
+    def touched(self, partition: Any) -> NodeItems:
+        """Labelled items that stay, but whose input the request changes at first hand."""
+        nodes = partition.touched_nodes
+        return node_items(partition.retain_data, nodes[labels(partition.retain_data)[nodes] >= 0])
+
     def decode(self, model: nn.Module, outputs: Tensor, items: NodeItems) -> Prediction:
         """Categorical prediction of each node.
 
@@ -140,16 +153,16 @@ class NodeClassification(GraphTask):
 
     def parts(self, partition: Any, message_graph: str = "retain", model: nn.Module | None = None) -> NodeParts:
         """See `Task.parts`."""
-        forget = None if partition.forgets == ("edges",) else forgotten_nodes(partition)
+        forget = None if partition.forgets == ("edges",) else self.forgotten(partition)
         none = partition.touched_nodes[:0]
         data, place = self.graphs(partition, message_graph, model, none if forget is None else forget.index)
         if forget is not None:
             forget = replace(forget, index=place(forget.index))
-        return NodeParts(data, training_nodes(partition.retain_data), partition.touched_nodes, forget)
+        return NodeParts(data, self.train_items(partition.retain_data), partition.touched_nodes, forget)
 
     def training_parts(self, data: Data) -> NodeParts:
         """See `Task.training_parts`."""
-        return NodeParts(data, training_nodes(data))
+        return NodeParts(data, self.train_items(data))
 
     def validation_items(self, data: Data) -> NodeItems | None:
         """Labelled nodes of `data.val_mask`."""
@@ -165,19 +178,22 @@ class NodeClassification(GraphTask):
         name = f"{part}_mask"
         if name not in data:
             return None
-        items = node_items(data, _mask(data, name) & (labels(data) >= 0))
+        size = self.num_rows(data)
+        known = labels(data, size) >= 0
+        items = node_items(data, _mask(data, name, size) & known, size)
         return items if items.num_items else None
 
 
-def training_nodes(data: Data) -> NodeItems:
-    """The nodes whose labels may be learned from.
+def training_nodes(data: Data, size: int | None = None) -> NodeItems:
+    """The nodes whose labels may be learned from; of `size` items, where these are no nodes.
 
     Raises:
         InvalidInputError: no labels, none of them for training, or an unlabelled training node.
     """
-    known = labels(data) >= 0
+    size = int(data.num_nodes) if size is None else size
+    known = labels(data, size) >= 0
     if "train_mask" in data:
-        mask = _mask(data, "train_mask")
+        mask = _mask(data, "train_mask", size)
         if bool((mask & ~known).any()):
             raise InvalidInputError(
                 f"Expected a label of every training node (got {int((mask & ~known).sum())} without)"
@@ -185,10 +201,10 @@ def training_nodes(data: Data) -> NodeItems:
     else:
         mask = known
         for name in MASKS[1:]:
-            mask = mask & ~_mask(data, name) if name in data else mask
+            mask = mask & ~_mask(data, name, size) if name in data else mask
     if not bool(mask.any()):
         raise InvalidInputError("Expected training nodes with labels (got none); see gunlearn.node_split")
-    return node_items(data, mask)
+    return node_items(data, mask, size)
 
 
 def forgotten_nodes(partition: Any) -> NodeItems:
@@ -201,28 +217,28 @@ def forgotten_nodes(partition: Any) -> NodeItems:
     return node_items(partition.data, nodes[torch.isin(nodes, trained)])
 
 
-def node_items(data: Data, nodes: Tensor) -> NodeItems:
+def node_items(data: Data, nodes: Tensor, size: int | None = None) -> NodeItems:
     """Nodes with their labels, from a mask `[num_nodes]` or ids `[num_items]`."""
     index = nodes.nonzero().view(-1) if nodes.dtype == torch.bool else nodes
-    return NodeItems(index, labels(data)[index])
+    return NodeItems(index, labels(data, size)[index])
 
 
-def labels(data: Data) -> Tensor:
+def labels(data: Data, size: int | None = None) -> Tensor:
     """Classes of the nodes `[num_nodes]`; negative ones are unknown.
 
     Raises:
         InvalidInputError: none, or not one integer per node.
     """
-    y = data.get("y")
-    if not isinstance(y, Tensor) or y.is_floating_point() or y.dtype == torch.bool or y.numel() != data.num_nodes:
+    y, size = data.get("y"), int(data.num_nodes) if size is None else size
+    if not isinstance(y, Tensor) or y.is_floating_point() or y.dtype == torch.bool or y.numel() != size:
         got = f"{tuple(y.shape)} of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
-        raise InvalidInputError(f"Expected integer labels data.y of shape [{data.num_nodes}] (got {got})")
+        raise InvalidInputError(f"Expected integer labels data.y of shape [{size}] (got {got})")
     return y.view(-1).long()
 
 
-def _mask(data: Data, name: str) -> Tensor:
+def _mask(data: Data, name: str, size: int) -> Tensor:
     mask = data[name]
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (data.num_nodes,):
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (size,):
         got = f"{tuple(mask.shape)} of {mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
-        raise InvalidInputError(f"Expected a boolean data.{name} of shape [{data.num_nodes}] (got {got})")
+        raise InvalidInputError(f"Expected a boolean data.{name} of shape [{size}] (got {got})")
     return mask
