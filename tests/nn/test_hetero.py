@@ -303,8 +303,9 @@ def test_training_and_retraining(task: str) -> None:
     wrapper, data = homogeneous(sage(hetero), hetero)
     split = gu.link_split(data, 0.1, 0.1) if task == "link_prediction" else gu.node_split(data, 0.2, 0.2)
     assert split.edge_type.numel() == split.num_edges
-    trained = gu.train(wrapper, split, task, epochs=40, lr=2e-2, eval_every=40)
-    assert trained.history[-1]["loss"] < trained.history[0]["loss"] - 0.05
+    trained = gu.train(wrapper, split, task, epochs=50, lr=2e-2, eval_every=50)
+    losses = [record["loss"] for record in trained.history]  # negatives are fresh at each step: means are steadier
+    assert sum(losses[-10:]) / 10 < sum(losses[:5]) / 5 - 0.04
     again = gu.unlearn(trained.model, split, gu.ForgetEdges(count=3), "retrain", task, epochs=2, eval_every=1)
     assert not same_weights(again.model, trained.model)
     assert again.model(split.x, split.edge_index, split.edge_type).shape == (34, 5)
