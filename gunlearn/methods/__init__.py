@@ -5,7 +5,14 @@ from __future__ import annotations
 from gunlearn.methods.base import Method, Outcome, Problem, build
 from gunlearn.methods.baselines import FineTune, GradDiff, GradientAscentMethod, UtU
 from gunlearn.methods.callbacks import Callback, EarlyStopping, TrainControl, TrainState
+from gunlearn.methods.certified import CGU, ScaleGUN
+from gunlearn.methods.ceu import CEU
+from gunlearn.methods.etr import ETR
+from gunlearn.methods.gif import GIF, IF
 from gunlearn.methods.gnndelete import INPOS, GNNDelete, GNNDeleteNI
+from gunlearn.methods.graph_editor import GraphEditor
+from gunlearn.methods.head_training import fit_linear_head
+from gunlearn.methods.idea import IDEA
 from gunlearn.methods.imu import IMU
 from gunlearn.methods.inpo import INPO
 from gunlearn.methods.loop import TrainArguments, fit
@@ -38,11 +45,25 @@ METHODS: dict[str, type[Method]] = {
         BadTeacher,
         D2DGN,
         SSD,
+        ETR,
+        GIF,
+        IF,
+        CEU,
+        IDEA,
+        GraphEditor,
+        CGU,
+        ScaleGUN,
     )
 }
 
 __all__ = [
+    "CEU",
+    "CGU",
     "D2DGN",
+    "ETR",
+    "GIF",
+    "IDEA",
+    "IF",
     "IMU",
     "INPO",
     "INPOS",
@@ -56,6 +77,7 @@ __all__ = [
     "GNNDeleteNI",
     "GradDiff",
     "GradientAscentMethod",
+    "GraphEditor",
     "Method",
     "NPOMethod",
     "Outcome",
@@ -63,6 +85,7 @@ __all__ = [
     "RandomLabel",
     "Result",
     "Retrain",
+    "ScaleGUN",
     "Scrub",
     "ScrubR",
     "TrainArguments",
@@ -71,6 +94,7 @@ __all__ = [
     "UtU",
     "build",
     "fit",
+    "fit_linear_head",
     "reset_model",
     "run_method",
     "run_training",
