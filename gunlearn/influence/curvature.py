@@ -95,6 +95,65 @@ class Curvature:
         return _derivative(self._logits, self.params, bent)
 
 
+class SplitGaussNewton:
+    r"""Gauss-Newton products on the CSR kernels: one pass through the layers, one through the scores.
+
+    For logits :math:`z = q(h)` at most quadratic in the model's outputs :math:`h` and without parameters of their own
+    (classes of nodes, inner products of pairs), :math:`C v = J_h^\top J_q^\top H_z J_q J_h v`. The layers' constant
+    matrices are differentiated to any order; :math:`J_q\,d = (q(h + td) - q(h - td)) / 2t` is exact for such `q` and
+    takes first derivatives alone, where differentiating scores twice would gather `[num_pairs, dim]`.
+
+    Args:
+        loss: what was trained by, with `kernels=True`.
+        weight_decay: of the training; `weight_decay * v` is added.
+        data: the graph, default the loss's.
+        weight: of each term `[n]`, default the loss's.
+
+    Raises:
+        UnsupportedMethodError: predictions without logits.
+    """
+
+    kind = "gauss_newton"
+
+    def __init__(
+        self, loss: TrainingLoss, weight_decay: float = 0.0, data: Data | None = None, weight: Tensor | None = None
+    ) -> None:
+        """See the class."""
+        self.loss, self.params, self.weight_decay = loss, loss.params, weight_decay
+        self._outputs = loss.outputs(data)
+        self._u = torch.zeros_like(self._outputs, requires_grad=True)
+        pulled = grad(self._outputs, self.params, self._u, create_graph=True, materialize_grads=True)
+        self._pulled = flat(pulled)
+        self._leaf = self._outputs.detach().requires_grad_()
+        prediction = loss.predict(self._leaf)
+        if prediction.logits is None:
+            raise UnsupportedMethodError("Expected predictions with logits for Gauss-Newton products (got none)")
+        self._logits = prediction.logits
+        (self._slope,) = grad(loss.mean(prediction, weight), self._logits, create_graph=True)
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.params)
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        """`C v` for `v` `[num_params]`."""
+        pushed = _derivative(self._pulled, [self._u], v).view_as(self._u)
+        bent = _derivative(self._slope, [self._logits], self._scored(pushed)).view_as(self._logits)
+        product = _derivative(self._outputs, self.params, _derivative(self._logits, [self._leaf], bent).view_as(pushed))
+        return product + self.weight_decay * v if self.weight_decay else product
+
+    @torch.no_grad()
+    def _scored(self, direction: Tensor) -> Tensor:
+        """`J_q direction`, in the shape of the logits."""
+        size = float(direction.norm())
+        if not 0 < size < float("inf"):
+            return torch.zeros_like(self._logits) * size
+        step = (float(self._leaf.norm()) or 1.0) / size
+        ahead, behind = (self.loss.predict(self._leaf + sign * step * direction).logits for sign in (1, -1))
+        return (ahead - behind) / (2 * step)
+
+
 def _derivative(output: Tensor, inputs: list[Tensor], direction: Any) -> Tensor:
     """`direction^T d output / d inputs`, zero where there is no dependence (a loss linear in its logits)."""
     if not output.requires_grad:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,6 +53,104 @@ class Spectrum:
         return max(-1.1 * low, 0.0) + share * max(abs(low), abs(high))
 
 
+@dataclass(frozen=True)
+class Solution:
+    """Solution of a linear system.
+
+    Attributes:
+        x: `[size]`, or `[k, size]`.
+        residual: `||b - A x|| / ||b||`, computed anew at the end; the worst of several.
+        iterations: products with the matrix, the most of several.
+    """
+
+    x: Tensor
+    residual: float
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Krylov:
+    r"""The span of `b, A b, A^2 b, ...`, in which `(A + damping I) x = b` is solved for every damping at once.
+
+    Shifting the diagonal leaves the span as it is, so that its basis `Q` with `A Q = Q T + rest` serves all dampings:
+    `x = |b| Q (T + damping I)^{-1} e_1`, what conjugate gradients reach after as many products.
+
+    Attributes:
+        basis: orthonormal `[steps, size]`.
+        tridiagonal: `T`, float64 `[steps, steps]`.
+        rest: norm of what the next product would add to the span.
+        norm: `|b|`.
+    """
+
+    basis: Tensor
+    tridiagonal: Tensor
+    rest: float
+    norm: float
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """Bounds on the extreme eigenvalues."""
+        value, vector = torch.linalg.eigh(self.tridiagonal)
+        error = self.rest * vector[-1].abs()
+        return Spectrum(float(value[0]), float(value[-1]), float(error[0]), float(error[-1]))
+
+    def coordinates(self, damping: float) -> tuple[Tensor, float]:
+        """Solution in terms of the basis `[steps]`, and its relative residual `||b - (A + damping I) x|| / ||b||`.
+
+        Raises:
+            DivergenceError: the damped matrix is not positive definite.
+        """
+        value, vector = torch.linalg.eigh(self.tridiagonal)
+        if not float(value[0]) + damping > 0:
+            raise DivergenceError(
+                f"Expected a positive definite curvature with damping {damping:.3g} (got an eigenvalue of "
+                f"{float(value[0]):.3g}); raise 'damping', leave it to be chosen, or use curvature='gauss_newton'"
+            )
+        y = vector @ (vector[0] / (value + damping))
+        return self.norm * y, self.rest * abs(float(y[-1]))
+
+    def solve(self, damping: float) -> Solution:
+        """The solution in the span."""
+        y, residual = self.coordinates(damping)
+        return Solution(y.to(self.basis) @ self.basis, residual, len(y))
+
+
+def krylov(
+    matrix: Symmetric, b: Tensor, max_steps: int = 32, done: Callable[[Krylov], bool] = lambda span: False
+) -> Krylov:
+    """Build the span by Lanczos with full reorthogonalisation.
+
+    Args:
+        matrix: `A`, symmetric.
+        b: `[size]`, not zero.
+        max_steps: products.
+        done: asked after each fourth product whether the span is large enough.
+
+    Raises:
+        DivergenceError: a product is not finite.
+    """
+    norm = b.norm()
+    basis, alpha, beta = [b / norm], [], []
+    while True:
+        w = matrix @ basis[-1]
+        if not torch.isfinite(w).all():
+            raise DivergenceError("Expected finite curvature products (got NaN or infinity)")
+        alpha.append(float(w @ basis[-1]))
+        span = torch.stack(basis)
+        for _ in range(2):  # once more: rounding leaves a little of the span behind
+            w = w - span.t() @ (span @ w)
+        beta.append(float(w.norm()))
+        if beta[-1] <= 1e-10 * max(max(map(abs, alpha)), 1e-300):  # the span is invariant: the values are exact
+            beta[-1] = 0.0
+        off = torch.diag(torch.tensor(beta[:-1], dtype=torch.float64), 1)
+        tridiagonal = torch.diag(torch.tensor(alpha, dtype=torch.float64)) + off + off.t()
+        found = Krylov(span, tridiagonal, beta[-1], float(norm))
+        steps = len(alpha)
+        if beta[-1] == 0.0 or steps >= min(max_steps, matrix.size) or (steps % 4 == 0 and done(found)):
+            return found
+        basis.append(w / beta[-1])
+
+
 def lanczos(matrix: Symmetric, like: Tensor, steps: int = 32, seed: int = 0) -> Spectrum:
     """Bounds on the extreme eigenvalues from a few products, by Lanczos with full reorthogonalisation.
 
@@ -68,41 +167,8 @@ def lanczos(matrix: Symmetric, like: Tensor, steps: int = 32, seed: int = 0) -> 
         DivergenceError: a product is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
-    q = torch.randn(matrix.size, generator=generator, dtype=torch.float64).to(like)
-    basis, alpha, beta = [q / q.norm()], [], []
-    for _ in range(min(steps, matrix.size)):
-        w = matrix @ basis[-1]
-        if not torch.isfinite(w).all():
-            raise DivergenceError("Expected finite curvature products (got NaN or infinity)")
-        alpha.append(float(w @ basis[-1]))
-        span = torch.stack(basis)
-        for _ in range(2):  # once more: rounding leaves a little of the span behind
-            w = w - span.t() @ (span @ w)
-        beta.append(float(w.norm()))
-        if beta[-1] <= 1e-10 * max(max(map(abs, alpha)), 1e-300):  # the span is invariant: the values are exact
-            beta[-1] = 0.0
-            break
-        basis.append(w / beta[-1])
-    off = torch.tensor(beta[:-1], dtype=torch.float64)
-    tridiagonal = torch.diag(torch.tensor(alpha, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
-    value, vector = torch.linalg.eigh(tridiagonal)
-    error = beta[-1] * vector[-1].abs()
-    return Spectrum(float(value[0]), float(value[-1]), float(error[0]), float(error[-1]))
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Solution of a linear system.
-
-    Attributes:
-        x: `[size]`, or `[k, size]`.
-        residual: `||b - A x|| / ||b||`, computed anew at the end; the worst of several.
-        iterations: products with the matrix, the most of several.
-    """
-
-    x: Tensor
-    residual: float
-    iterations: int
+    start = torch.randn(matrix.size, generator=generator, dtype=torch.float64).to(like)
+    return krylov(matrix, start, steps).spectrum
 
 
 def conjugate_gradient(

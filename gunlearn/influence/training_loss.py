@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +25,13 @@ from gunlearn.tasks import Task
 
 
 @contextmanager
-def second_order(model: nn.Module) -> Iterator[None]:
-    """Inside the block a pass of `model` can be differentiated twice.
+def second_order(model: nn.Module, kernels: bool = False) -> Iterator[None]:
+    """Inside the block a pass of `model` can be differentiated twice; `kernels` leaves the CSR kernels switched on.
 
     Layers gather and scatter with torch's own operators: torch-scatter's segment kernels would drop second-order terms
     without an error. Caches of `cached=True` layers stand aside, since they hold another graph's normalisation.
     """
-    with plain_path(), without_torch_scatter(), suspended_caches(model):
+    with nullcontext() if kernels else plain_path(), without_torch_scatter(), suspended_caches(model):
         yield
 
 
@@ -49,6 +49,7 @@ class TrainingLoss:
         data: the whole graph.
         items: the training items.
         weight: of each item's term, `[n]`.
+        kernels: passes run on the CSR kernels: several times as fast, for first derivatives and `SplitGaussNewton`.
     """
 
     model: nn.Module
@@ -56,6 +57,7 @@ class TrainingLoss:
     data: Data
     items: Any
     weight: Tensor
+    kernels: bool = False
 
     @classmethod
     def of(cls, problem: InfluenceProblem) -> TrainingLoss:
@@ -87,12 +89,12 @@ class TrainingLoss:
         if isinstance(data.edge_index, EdgeIndex):  # a sorted one takes segment kernels
             data = copy.copy(data)
             data.edge_index = data.edge_index.as_tensor()
-        with second_order(self.model):
+        with second_order(self.model, self.kernels):
             return self.task.encode(self.model, data)
 
     def predict(self, outputs: Tensor) -> Prediction:
         """Prediction of the training items."""
-        with second_order(self.model):
+        with second_order(self.model, self.kernels):
             return self.task.decode(self.model, outputs, self.items)
 
     def mean(self, prediction: Prediction, weight: Tensor | None = None) -> Tensor:

@@ -79,6 +79,11 @@ CASES = [
     MethodCase("ssd", "paper", options={"alpha": 1.5}, trains=False, moves=True),
     MethodCase("etr", trains=False, moves=True),
     MethodCase("etr", "paper", trains=False, moves=True),
+    *(MethodCase(name, trains=False, moves=True) for name in ("gif", "if", "ceu", "idea")),
+    *(
+        MethodCase(name, "paper", {"iterations": 5, "scale": 1e5, **noise}, trains=False, moves=True)
+        for name, noise in (("gif", {}), ("if", {}), ("idea", {"noise": 1e-3}))
+    ),
 ]
 TRAINING = [case for case in CASES if case.trains]
 ON_EDGES = [case for case in CASES if case.task == "link_prediction"]
