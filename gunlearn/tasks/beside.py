@@ -14,7 +14,7 @@ from gunlearn.nn.subgraph import k_hop_subgraph, propagation_depth
 from gunlearn.requests.graph import num_graphs
 from gunlearn.seed import isolated_rng
 
-_READ = ("edge_weight", "edge_attr", "edge_type")
+_READ = ("edge_weight", "edge_attr", "edge_type", "node_type")
 
 
 def beside(
