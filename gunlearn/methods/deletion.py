@@ -73,7 +73,7 @@ class DeletionOperator(nn.Module):
         }[init]()
         self.weight = nn.Parameter(weight.to(device=nodes.device, dtype=dtype))
         self.register_buffer("nodes", nodes)
-        self.register_buffer("num_nodes", torch.tensor(num_nodes))
+        self.register_buffer("num_nodes", torch.tensor(num_nodes, device=nodes.device))
         self.view: View | None = None
 
     def forward(self, h: Tensor) -> Tensor:

@@ -339,7 +339,7 @@ class Affected:
         """The original graph with the edges between affected nodes alone, the forgotten ones among them."""
         data = copy.copy(self.partition.data)
         inside = self.partition.affected_nodes(self.last)[data.edge_index].all(dim=0)
-        for name in ("edge_index", "edge_weight", "edge_attr"):
+        for name in ("edge_index", "edge_weight", "edge_attr", "edge_type"):
             if name in data and data[name] is not None:
                 data[name] = data[name][:, inside] if name == "edge_index" else data[name][inside]
         return data

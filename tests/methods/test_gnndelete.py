@@ -335,6 +335,34 @@ def test_paper_mode_reads_the_edges_between_affected_nodes_and_the_forgotten_one
     assert (paper.alpha, paper.lr, paper.epochs, paper.init, paper.fixed_pairs) == (0.5, 1e-3, 1500, "ones", True)
 
 
+def test_messages_never_pass_along_held_out_edges() -> None:
+    data, seen = make_data(), []  # on the whole graph, whose numbers of nodes are those of the held-out edges
+
+    class Spy(gu.LinkPrediction):
+        def encode(self, model: nn.Module, data: Data) -> Tensor:
+            seen.append(data.edge_index)
+            return super().encode(model, data)
+
+    def pairs(edge_index: Tensor) -> set[tuple[int, ...]]:
+        return {tuple(sorted(e)) for e in edge_index.t().tolist()}
+
+    for method, more in RUNS.items():
+        seen.clear()
+        result = unlearn(method, trained_model("gcn"), data, task=Spy(), epochs=2, subgraph="never", **more)
+        read = set().union(*map(pairs, seen))
+        assert not read & (pairs(data.val_pos_edge_index) | pairs(data.test_pos_edge_index))
+        forgotten = pairs(result.partition.forget_edge_index)
+        assert (forgotten <= read) if method == "gnndelete:paper" else not forgotten & read
+
+
+def test_retraining_a_model_with_operators_is_refused() -> None:
+    data = make_data()
+    for name in ("gcn", "sage"):
+        carried = unlearn("gnndelete", trained_model(name), data, epochs=2)
+        with pytest.raises(UnsupportedModelError, match="deletions"):
+            unlearn("retrain", carried.model, carried.data, epochs=1)
+
+
 def test_layers_of_several_steps_reach_further() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
