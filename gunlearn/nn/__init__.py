@@ -6,6 +6,7 @@ from gunlearn.nn.fast import fast_path, path_of
 from gunlearn.nn.hetero import homogeneous
 from gunlearn.nn.hetero_wrapper import HeteroWrapper
 from gunlearn.nn.influence_conv import InfluenceAwareConv, MessageScale, influence_scale
+from gunlearn.nn.linear_head import LinearHead
 from gunlearn.nn.sparse import (
     EdgePattern,
     PlainPathWarning,
@@ -24,6 +25,7 @@ __all__ = [
     "EdgePattern",
     "HeteroWrapper",
     "InfluenceAwareConv",
+    "LinearHead",
     "MessageScale",
     "PlainPathWarning",
     "SparseMatrix",

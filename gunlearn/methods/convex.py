@@ -1,0 +1,145 @@
+"""The convex problems of linear heads: perturbed one-vs-rest logistic regression and ridge, solved to a known residual.
+
+Losses are sums over the training nodes, not means: certificates are stated in their units.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from gunlearn.errors import DivergenceError
+
+SLOPE_CHANGE = 0.25  # Lipschitz constant of the logistic loss's derivative
+CURVATURE_CHANGE = 1 / (6 * math.sqrt(3))  # and of its second derivative
+
+
+@dataclass(frozen=True, eq=False)
+class Logistic:
+    """`sum_i log(1 + exp(-y_i z_i w)) + lam n / 2 ||w||^2 + b w`, for each class by itself.
+
+    Args:
+        z: features `[n, f]`, double precision.
+        sign: 1 for nodes of the class, -1 for the others, `[n, num_classes]`.
+        lam: ridge, per node.
+        perturbation: `b`, `[f, num_classes]`.
+    """
+
+    z: Tensor
+    sign: Tensor
+    lam: float
+    perturbation: Tensor
+
+    @property
+    def ridge(self) -> float:
+        """Weight of `||w||^2 / 2`."""
+        return self.lam * self.z.size(0)
+
+    def value(self, w: Tensor) -> Tensor:
+        """The loss of each class, `[num_classes]`."""
+        data = softplus(-self.sign * (self.z @ w)).sum(dim=0)
+        return data + self.ridge / 2 * w.square().sum(dim=0) + (self.perturbation * w).sum(dim=0)
+
+    def gradient(self, w: Tensor) -> Tensor:
+        """`[f, num_classes]`."""
+        slope = -self.sign * torch.sigmoid(-self.sign * (self.z @ w))
+        return self.z.t() @ slope + self.ridge * w + self.perturbation
+
+    def residual(self, w: Tensor) -> Tensor:
+        """Norm of the gradient of each class, `[num_classes]`."""
+        return self.gradient(w).norm(dim=0)
+
+    def newton(self, w: Tensor, target: Tensor, tolerance: float = 1e-9) -> tuple[Tensor, Tensor]:
+        """`H(w)^-1 target` by conjugate gradients, all classes at once, and what is left of it.
+
+        Args:
+            w: where the Hessian is taken, `[f, num_classes]`.
+            target: `[f, num_classes]`.
+            tolerance: what may be left, of the target's norm.
+
+        Returns:
+            The solution `[f, num_classes]`, and the norm of `target - H solution`, `[num_classes]`.
+        """
+        p = torch.sigmoid(self.z @ w)
+        curvature = p * (1 - p)
+
+        def apply(v: Tensor) -> Tensor:
+            return self.z.t() @ (curvature * (self.z @ v)) + self.ridge * v
+
+        solution = torch.zeros_like(target)
+        left = target.clone()
+        direction, square = left.clone(), left.square().sum(dim=0)
+        goal = tolerance**2 * square
+        for _ in range(10 * target.size(0)):
+            if bool((square <= goal).all()):
+                break
+            image = apply(direction)
+            step = square / (direction * image).sum(dim=0).clamp(min=torch.finfo(square.dtype).tiny)
+            step = torch.where(square <= goal, 0.0, step)
+            solution += step * direction
+            left -= step * image
+            new = left.square().sum(dim=0)
+            direction = left + new / square.clamp(min=torch.finfo(square.dtype).tiny) * direction
+            square = new
+        return solution, (target - apply(solution)).norm(dim=0)
+
+    def minimise(self, start: Tensor, tolerance: float = 1e-9) -> Tensor:
+        """The minimiser, to a gradient norm of `tolerance` per training node and class: `[f, num_classes]`.
+
+        Newton's method with steps halved until the loss falls.
+
+        Raises:
+            DivergenceError: not reached in 100 steps.
+        """
+        w = start
+        for _ in range(100):
+            gradient = self.gradient(w)
+            norm = gradient.norm(dim=0)
+            if bool((norm <= tolerance * self.z.size(0)).all()):
+                return w
+            step, _ = self.newton(w, -gradient, 1e-3)
+            size, value = torch.ones_like(norm), self.value(w)
+            slope = (gradient * step).sum(dim=0)
+            for _ in range(30):
+                # The slack is rounding's: near the minimum values no longer tell.
+                bad = self.value(w + size * step) > value + 1e-4 * size * slope + 1e-12 * value.abs()
+                if not bool(bad.any()):
+                    break
+                size = torch.where(bad, size / 2, size)
+            w = w + size * step
+        raise DivergenceError(f"Expected a gradient norm of {tolerance} per node (got {float(norm.max()):.1e} in all)")
+
+
+def ridge_regression(z: Tensor, target: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """`argmin ||Z W - Y||^2 + ridge ||W||^2` and `(Z^T Z + ridge I)^-1`: `[f, num_classes]` and `[f, f]`."""
+    gram = z.t() @ z
+    gram.diagonal().add_(ridge)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    return inverse @ (z.t() @ target), inverse
+
+
+def spectral_bound(z: Tensor, steps: int = 30) -> float:
+    """An upper bound of the largest singular value of `[n, f]`; close to it where entries have one sign.
+
+    For a matrix `A >= 0` and any `v > 0` the largest eigenvalue is at most `max_i (A v)_i / v_i` (Collatz and
+    Wielandt); here `A = |Z|^T |Z|`, and `v` comes from power iterations. Never more than the Frobenius norm.
+    """
+    positive = z.abs()
+    positive = positive[:, positive.any(dim=0)]
+    best = float(z.norm())
+    v = torch.ones(positive.size(1), dtype=z.dtype, device=z.device)
+    for _ in range(steps if v.numel() else 0):
+        image = positive.t() @ (positive @ v)
+        best = min(best, float((image / v).max().sqrt()))
+        v = (image / image.max()).clamp(min=1e-12)
+    return best * (1 + 1e-9)
+
+
+def one_vs_rest(label: Tensor, num_classes: int) -> Tensor:
+    """1 where a node is of the class, else -1: double precision `[n, num_classes]`."""
+    classes = torch.arange(num_classes, device=label.device)
+    return torch.where(label[:, None] == classes, 1.0, -1.0).double()
