@@ -30,8 +30,8 @@ class SSD(Method):
 
     Args:
         mode: `"default"` or `"paper"`; fills in `alpha`, 3 or the paper's 10.
-        alpha: how many times as important a weight must be; smaller shrinks more weights. Where a share `s` of all items
-            is forgotten, none can be more than `1 / s` times as important: 10 does nothing for one of ten classes.
+        alpha: how many times as important a weight must be; smaller shrinks more weights. Where a share `s` of all
+            items is forgotten, none can be more than `1 / s` times as important: 10 is refused for one of ten classes.
         dampening: :math:`\lambda`, 1 in the paper; smaller shrinks further.
         probes: random sign vectors that importances are estimated with, see `importance.fisher_diagonal`; `None` is
             exact, with a backward pass per item.

@@ -1,0 +1,91 @@
+"""Small real problems of each task, and figures of how well they are forgotten, by hand."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import gunlearn as gu
+from gunlearn.methods import Method, run_method
+from tests.methods.test_items_digits import TASK as IMAGES
+from tests.methods.test_items_digits import figures
+from tests.methods.test_items_digits import problem as digits
+
+LINKS, NODES = gu.LinkPrediction(), gu.NodeClassification()
+
+
+def threes() -> Any:
+    """All training images of threes: a whole class."""
+    _, data = digits()
+    return gu.ForgetItems(((data.y == 3) & data.train_mask).nonzero().view(-1)).resolve(data)
+
+
+def class_figures(model: nn.Module) -> dict[str, float]:
+    """Errors on the forgotten class and on the rest, and the forgotten class's mean loss."""
+    _, data = digits()
+    partition = threes()
+    (forget, likelihood), (retain, _) = (
+        figures(model, data, mask) for mask in (partition.forget_mask, partition.retain_mask)
+    )
+    return {"forget": 1 - forget, "retain": 1 - retain, "loss": -likelihood}
+
+
+def on_digits(method: Method, seed: int = 1) -> gu.Result:
+    """The class of threes, forgotten."""
+    return run_method(method, digits()[0], threes(), IMAGES, seed=seed)
+
+
+@functools.cache
+def karate(task: str) -> tuple[nn.Module, Any]:
+    """A GCN trained on the karate club, and eight edges or four nodes of it to forget."""
+    if task == "edges":
+        data = gu.link_split(gu.load("karate"), 0.1, 0.1, seed=0)
+        request, kind = gu.ForgetEdges(count=8, seed=0), LINKS
+    else:
+        data = gu.node_split(gu.load("karate"), 0.2, 0.2, seed=0)
+        request, kind = gu.ForgetNodes(count=4, seed=1), NODES
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = gu.GCN(data.num_features, 16, 8)
+    model = gu.train(model, data, kind, epochs=150, lr=1e-2, eval_every=50).model
+    return model, request.resolve(data)
+
+
+def on_karate(method: Method, task: str, seed: int = 1) -> gu.Result:
+    """Edges or nodes of the karate club, forgotten."""
+    model, partition = karate(task)
+    return run_method(method, model, partition, LINKS if task == "edges" else NODES, seed=seed)
+
+
+@torch.no_grad()
+def karate_losses(model: nn.Module, task: str) -> tuple[float, float]:
+    """Mean losses of what is forgotten and of what is retained, in numpy: edges on the retained graph, nodes with their
+    labels on the graph where they still are."""
+    _, partition = karate(task)
+    data = partition.retain_data if task == "edges" else partition.data
+    z = model.eval()(data.x, data.edge_index).double().numpy()
+    if task == "edges":
+        return tuple(
+            float(np.logaddexp(0, -(z[e[0]] * z[e[1]]).sum(1)).mean())
+            for e in (partition.forget_edge_index.numpy(), partition.retain_edge_index.numpy())
+        )
+    loss = np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), data.y.numpy()]
+    trained = data.train_mask.numpy().copy()
+    gone = partition.forget_nodes.numpy()
+    trained[gone] = False
+    return float(loss[gone].mean()), float(loss[trained].mean())
+
+
+def changes(result: gu.Result, task: str) -> tuple[float, float]:
+    """By how much the two losses rose."""
+    before, after = (karate_losses(model, task) for model in (result.original, result.model))
+    return after[0] - before[0], after[1] - before[1]
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Weights and buffers, copied."""
+    return {name: value.clone() for name, value in model.state_dict().items()}

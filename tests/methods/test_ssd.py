@@ -1,0 +1,103 @@
+"""SSD: which weights shrink and by how much, against dense importances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import gunlearn as gu
+from gunlearn.errors import InvalidInputError
+from gunlearn.methods import SSD, FineTune, run_method
+from tests.methods.cases import same_weights
+from tests.methods.forgetting import IMAGES, changes, class_figures, digits, on_digits, on_karate, threes
+
+
+def importances(mask: Tensor) -> list[np.ndarray]:
+    """Mean squared gradients of a two-layer perceptron's losses, backpropagated by hand in float64."""
+    model, data = digits()
+    w = {name: value.double().numpy() for name, value in model.state_dict().items()}
+    x, y = data.x[mask].double().numpy(), data.y[mask].numpy()
+    a = x @ w["0.weight"].T + w["0.bias"]
+    h = np.maximum(a, 0)
+    z = h @ w["2.weight"].T + w["2.bias"]
+    p = np.exp(z - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    p[np.arange(len(y)), y] -= 1
+    q = (p @ w["2.weight"]) * (a > 0)
+    return [(q**2).T @ x**2 / len(y), (q**2).mean(0), (p**2).T @ h**2 / len(y), (p**2).mean(0)]
+
+
+@pytest.mark.parametrize(("alpha", "dampening"), [(2.0, 1.0), (3.0, 0.5), (1.5, 2.0)])
+def test_the_formula(alpha: float, dampening: float) -> None:
+    model, _ = digits()
+    partition = threes()
+    result = on_digits(SSD(alpha=alpha, dampening=dampening, probes=None))
+    forget, everything = (
+        importances(m) for m in (partition.forget_mask, partition.forget_mask | partition.retain_mask)
+    )
+    shrunk = 0
+    for new, old, f, d in zip(result.model.parameters(), model.parameters(), forget, everything, strict=True):
+        chosen = f > alpha * d
+        factor = np.where(chosen, np.minimum(dampening * d / np.where(f > 0, f, 1), 1), 1)
+        close = np.isclose(new.detach().numpy(), old.detach().numpy() * factor, rtol=1e-3, atol=1e-7)
+        assert close.mean() > 0.999  # a weight at the threshold itself may fall on either side
+        shrunk += int(chosen.sum())
+    assert result.notes["dampened"] == pytest.approx(shrunk / sum(p.numel() for p in model.parameters()), rel=0.02)
+    assert 0 < result.notes["dampened"] < 0.5
+    # Control: with the two sets exchanged it would be another model.
+    assert not any(np.allclose(f > alpha * d, d > alpha * f) for f, d in zip(forget[:1], everything[:1], strict=True))
+
+
+def test_a_class_of_digits_is_forgotten() -> None:
+    after = class_figures(on_digits(SSD()).model)
+    assert after["forget"] >= 0.9
+    assert after["retain"] <= 0.02
+    # Controls: no weight chosen, growing instead of shrinking, fine-tuning.
+    untouched = on_digits(SSD(dampening=1e6))
+    assert same_weights(untouched.model, digits()[0])
+    assert class_figures(untouched.model)["forget"] <= 0.05
+    assert class_figures(on_digits(FineTune()).model)["forget"] <= 0.3
+    shrunk, original = on_digits(SSD()).model, digits()[0]
+    grown = on_digits(SSD(dampening=1e6)).model
+    with torch.no_grad():
+        for parameter, small, old in zip(grown.parameters(), shrunk.parameters(), original.parameters(), strict=True):
+            parameter.copy_(2 * old - small)
+    assert class_figures(grown)["forget"] <= 0.05
+
+
+@pytest.mark.parametrize("task", ["edges", "nodes"])
+def test_karates_edges_and_nodes_are_forgotten(task: str) -> None:
+    forget, retain = changes(on_karate(SSD(alpha=2.0), task), task)
+    assert forget > max(0.03, 1.5 * retain)
+    for control in (SSD(alpha=2.0, dampening=1e6), FineTune()):
+        assert changes(on_karate(control, task), task)[0] < 0.5 * forget
+
+
+def test_probes_estimate_the_same() -> None:
+    exact, few = (on_digits(SSD(alpha=2.0, probes=probes)) for probes in (None, 64))
+    assert not same_weights(exact.model, few.model)
+    assert few.notes["dampened"] == pytest.approx(exact.notes["dampened"], rel=0.3)
+    assert same_weights(few.model, on_digits(SSD(alpha=2.0, probes=64)).model)
+    assert not same_weights(few.model, on_digits(SSD(alpha=2.0, probes=64), seed=2).model)
+
+
+def test_a_threshold_that_nothing_can_pass_is_refused() -> None:
+    """A tenth of all items is forgotten: no importance is more than ten times that of all. No silent no-op."""
+    with pytest.raises(InvalidInputError, match=r"'alpha' below 9\.\d+ where 10\.6%"):
+        on_digits(SSD(mode="paper"))
+    model, data = digits()
+    few = gu.ForgetItems(threes().forget_mask.nonzero().view(-1)[:20]).resolve(data)
+    assert run_method(SSD(mode="paper"), model, few, IMAGES).notes["dampened"] > 0
+    assert SSD(mode="paper").alpha == 10
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mode": "x"}, {"alpha": 0.0}, {"dampening": -1.0}, {"probes": 0}, {"alpha": np.nan}]
+)
+def test_settings_that_cannot_be_meant(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError):
+        SSD(**wrong)

@@ -1,0 +1,272 @@
+"""Random labels, an incompetent teacher, a student of two teachers: what they are taught, and by whom."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+import gunlearn as gu
+from gunlearn.errors import EmptyForgetSetError, InvalidInputError, UnsupportedMethodError
+from gunlearn.losses import Objective, Prediction
+from gunlearn.methods import D2DGN, METHODS, BadTeacher, FineTune, NPOMethod, RandomLabel, run_method
+from gunlearn.methods.base import Problem
+from gunlearn.methods.teachers import other_log_prob
+from tests.methods.cases import make_data, run, same_weights, trained_model, weights
+from tests.methods.forgetting import (
+    IMAGES,
+    LINKS,
+    NODES,
+    changes,
+    class_figures,
+    digits,
+    karate,
+    karate_losses,
+    on_digits,
+    on_karate,
+    threes,
+)
+
+
+def test_other_labels_are_even_and_never_the_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    n, classes = 4000, 5
+    logits = torch.randn(n, classes, generator=generator, dtype=torch.float64)
+    label, draw = torch.arange(n) % classes, torch.rand(n, generator=generator)
+    draw[:classes] = 1 - 2**-24  # the largest number that can be drawn
+    log_prob = logits.log_softmax(-1)
+    found = other_log_prob(Prediction(log_prob=log_prob[torch.arange(n), label], logits=logits), label, draw)
+    chosen = (log_prob - found[:, None]).abs().argmin(1)
+    torch.testing.assert_close(found, log_prob[torch.arange(n), chosen])
+    assert (chosen != label).all()
+    counts = torch.bincount((chosen - label) % classes, minlength=classes)[1:]
+    assert (counts - n / (classes - 1)).abs().max() < 5 * math.sqrt(n * 3 / 16)
+
+
+def test_an_edge_gets_the_opposite_label() -> None:
+    score = torch.tensor([-3.0, 0.0, 2.0, 200.0], dtype=torch.float64)
+    for label in (torch.ones(4), torch.zeros(4)):
+        own = nn.functional.logsigmoid((2 * label - 1) * score)
+        found = other_log_prob(Prediction(log_prob=own, logits=score), label, torch.rand(4))
+        np.testing.assert_allclose(found.numpy(), -np.logaddexp(0, (2 * label.numpy() - 1) * score.numpy()))
+
+
+def test_one_class_has_no_other() -> None:
+    one = Prediction(log_prob=torch.zeros(2), logits=torch.zeros(2, 1))
+    with pytest.raises(UnsupportedMethodError, match="two classes"):
+        other_log_prob(one, torch.zeros(2), torch.rand(2))
+
+
+def test_random_labels_start_at_the_opposite_loss() -> None:
+    model, partition = karate("edges")
+    record = on_karate(RandomLabel(epochs=1), "edges").history[0]
+    z = model(partition.retain_data.x, partition.retain_data.edge_index).detach().double().numpy()
+    u, v = partition.forget_edge_index.numpy()
+    assert record["nll(forget)"] == pytest.approx(np.logaddexp(0, (z[u] * z[v]).sum(1)).mean(), rel=1e-5)
+    assert record["nll(forget)"] != pytest.approx(karate_losses(model, "edges")[0], rel=0.1)  # control: the own label
+
+
+@dataclass(frozen=True)
+class OwnLabel(RandomLabel):
+    """Random labels turned around: the forget set is learned with its own ones."""
+
+    def adapt(self, problem: Any, parts: Any) -> Any:
+        return (lambda predictions: predictions), None
+
+
+@dataclass(frozen=True)
+class Backwards(BadTeacher):
+    """Away from the incompetent teacher."""
+
+    def objective(self) -> Objective:
+        (weight, forget), rest = super().objective().terms
+        return Objective(((-weight, forget), rest))
+
+
+@dataclass(frozen=True)
+class BackwardsNPO(NPOMethod):
+    """The sign of NPO turned around."""
+
+    def objective(self) -> Objective:
+        (weight, forget), *rest = super().objective().terms
+        return Objective(((-weight, forget), *rest))
+
+
+KL = {"retain_weight": 0.0, "kl_weight": 1.0, "lr": 5e-3}
+
+
+@pytest.mark.parametrize(
+    ("method", "flipped"),
+    [
+        (RandomLabel(retain_weight=10.0), OwnLabel()),
+        (BadTeacher(), Backwards(epochs=20)),
+        (NPOMethod(**KL), BackwardsNPO(**{**KL, "epochs": 10})),
+    ],
+    ids=["random_label", "bad_teacher", "npo:kl"],
+)
+def test_a_class_of_digits_is_forgotten(method: Any, flipped: Any) -> None:
+    after = class_figures(on_digits(method).model)
+    assert after["forget"] >= 0.7
+    assert after["retain"] <= 0.05
+    for control in (type(method)(epochs=0), FineTune()):
+        assert class_figures(on_digits(control).model)["forget"] <= 0.3
+    if isinstance(method, BadTeacher):  # away from a clueless model there are wrong classes, too
+        return
+    assert class_figures(on_digits(flipped).model)["forget"] <= 0.05
+
+
+@pytest.mark.parametrize("task", ["edges", "nodes"])
+@pytest.mark.parametrize("cls", [RandomLabel, BadTeacher])
+def test_karates_edges_and_nodes_are_forgotten(cls: type, task: str) -> None:
+    forget, retain = changes(on_karate(cls(lr=1e-2), task), task)
+    assert forget > 0.05
+    assert forget > retain
+    controls = [cls(epochs=0), FineTune()]
+    controls += [OwnLabel(lr=1e-2)] if cls is RandomLabel else []
+    for control in controls:
+        assert changes(on_karate(control, task), task)[0] < 0.5 * forget
+
+
+def test_kl_holds_the_retained_predictions() -> None:
+    """NPO with the divergence stays nearer to the original on retained edges than NPO alone."""
+
+    def moved(**options: Any) -> float:
+        result = on_karate(NPOMethod(lr=5e-3, epochs=60, retain_weight=0.0, **options), "edges")
+        graph, edges = result.partition.retain_data, result.partition.retain_edge_index
+        scores = []
+        for model in (result.model, result.original):
+            z = model(graph.x, graph.edge_index).detach()
+            scores.append((z[edges[0]] * z[edges[1]]).sum(1).sigmoid())
+        return float((scores[0] - scores[1]).abs().mean())
+
+    assert moved(kl_weight=5.0) < 0.7 * moved()
+    terms = NPOMethod(retain_weight=0.0, kl_weight=2.0).objective()
+    assert [(weight, label) for (weight, _), label in zip(terms.terms, terms.labels, strict=True)] == [
+        (1.0, "npo(forget)"),
+        (2.0, "kl_to_reference(retain)"),
+    ]
+    assert NPOMethod().objective().labels == ("npo(forget)", "nll(retain)")  # the default is as it was
+
+
+def teachers_of(method: Any, model: nn.Module, seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        problem = Problem(model=model, reference=copy.deepcopy(model).eval(), partition=None, task=LINKS)
+        return method.teachers(problem)["forget"]
+
+
+def test_the_incompetent_teacher_has_new_weights_under_the_seed() -> None:
+    model = trained_model("pyg")
+    one, again, other = (teachers_of(BadTeacher(), model, seed) for seed in (0, 0, 1))
+    assert same_weights(one, again)
+    assert not same_weights(one, other)
+    assert not same_weights(one, model)
+    assert not one.training
+    assert not any(p.requires_grad for p in one.parameters())
+
+
+def test_each_part_has_its_own_teacher() -> None:
+    """At the start the student is the original: no distance to it on the retained part, some to the other teacher."""
+    record = on_karate(BadTeacher(epochs=1), "edges").history[0]
+    assert record["distillation(retain)"] == pytest.approx(0, abs=1e-6)
+    assert record["distillation(forget)"] > 0.05
+    near, far = (on_karate(BadTeacher(lr=1e-2, epochs=60, retain_weight=w), "edges") for w in (0.0, 100.0))
+    assert near.history[-1]["distillation(forget)"] < 0.5 * record["distillation(forget)"]
+    assert far.history[-1]["distillation(forget)"] > near.history[-1]["distillation(forget)"]
+
+
+def test_the_student_does_not_start_from_the_original() -> None:
+    results = [run("d2dgn", trained_model("pyg"), make_data(), epochs=0, seed=s) for s in (1, 1, 2)]
+    assert same_weights(results[0].model, results[1].model)
+    assert not same_weights(results[0].model, results[2].model)
+    before, after = weights(trained_model("pyg")), weights(results[0].model)
+    assert all(not torch.equal(before[name], after[name]) for name in before if before[name].dim() == 2)
+
+
+@pytest.mark.parametrize("task", ["edges", "nodes"])
+def test_the_student_knows_the_retained_part(task: str) -> None:
+    model, _ = karate(task)
+    blank = on_karate(D2DGN(epochs=0), task).model
+    student = on_karate(D2DGN(epochs=150), task)
+    forget, retain = karate_losses(student.model, task)
+    assert retain < 0.8 * karate_losses(blank, task)[1]  # control: the untrained student
+    assert forget > karate_losses(model, task)[0] + 0.05
+    assert forget > retain
+    other = on_karate(D2DGN(epochs=150, alpha=1.0), task)  # control: without the random teacher
+    assert karate_losses(other.model, task)[0] < forget
+
+
+def test_deleted_edges_are_not_in_the_students_message_graph() -> None:
+    """Another package trains the student on the whole graph, the deleted edges among its messages."""
+
+    class Watch(gu.LinkPrediction):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[Data] = []
+
+        def encode(self, model: nn.Module, data: Data) -> Tensor:
+            self.seen.append(data)
+            return super().encode(model, data)
+
+    task, data = Watch(), make_data()
+    result = run("d2dgn", trained_model("gcn"), data, epochs=3, eval_every=1, task=task)
+    gone = {tuple(edge) for edge in result.partition.forget_edge_index.t().tolist()}
+    assert len(task.seen) > 3
+    for graph in task.seen:
+        assert not gone & {tuple(edge) for edge in graph.edge_index.t().tolist()}
+    assert gone <= {tuple(edge) for edge in data.edge_index.t().tolist()}  # control: they were there
+
+
+def test_no_epoch_is_chosen_on_test_figures() -> None:
+    """Another package keeps the epoch that is best on the test set: here the last one stays, whatever the test says."""
+    data = make_data()
+    spoiled = data.clone()
+    spoiled.test_pos_edge_index, spoiled.test_neg_edge_index = data.test_neg_edge_index, data.test_pos_edge_index
+    results = [run("d2dgn", trained_model("gcn"), d, epochs=6, lr=0.05, eval_every=1) for d in (data, spoiled)]
+    assert same_weights(results[0].model, results[1].model)
+    last: list[dict[str, Tensor]] = []
+
+    class Last(gu.Callback):
+        def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+            last[:] = [weights(model)]
+
+    result = run("d2dgn", trained_model("gcn"), data, epochs=6, lr=0.05, eval_every=1, callbacks=[Last()])
+    assert all(torch.equal(value, last[0][name]) for name, value in weights(result.model).items())
+
+
+@pytest.mark.parametrize("name", ["scrub", "imu", "random_label", "bad_teacher", "d2dgn", "ssd", "npo:kl"])
+def test_nothing_to_forget_is_refused(name: str) -> None:
+    """A node that no label was learned of has no forget loss; an edge of node classification has none at all."""
+    model, partition = karate("nodes")
+    data = partition.data
+    held_out = data.test_mask.nonzero().view(-1)[:2]
+    with pytest.raises(EmptyForgetSetError, match="training items"):
+        gu.unlearn(model, data, gu.ForgetNodes(held_out), name, NODES)
+    with pytest.raises(UnsupportedMethodError):
+        gu.unlearn(model, data, gu.ForgetEdges(count=2), name, NODES)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("random_label", {"retain_weight": -1.0}), ("random_label", {"retain_weight": math.nan}),
+        ("bad_teacher", {"retain_weight": -1.0}), ("bad_teacher", {"temperature": 0.0}),
+        ("d2dgn", {"alpha": 0.0}), ("d2dgn", {"alpha": 1.5}), ("npo", {"kl_weight": -1.0}),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_meant(name: str, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError):
+        METHODS[name](**wrong)
+
+
+def test_labels_are_drawn_once_under_the_seed() -> None:
+    results = [run_method(RandomLabel(epochs=3), digits()[0], threes(), IMAGES, seed=s) for s in (1, 1, 2)]
+    assert same_weights(results[0].model, results[1].model)
+    assert not same_weights(results[0].model, results[2].model)
