@@ -1,0 +1,97 @@
+"""The evaluator of classifiers against scikit-learn and scipy, and what it must not read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import jensenshannon
+from sklearn.metrics import accuracy_score, roc_auc_score
+from torch import nn
+
+import gunlearn as gu
+from gunlearn.errors import UnsupportedMethodError
+from gunlearn.metrics import ClassEvaluator, evaluator
+
+
+@pytest.fixture(scope="module")
+def problem():
+    data = gu.node_split(gu.load("karate"), 0.2, 0.3, seed=0)
+    partition = gu.ForgetNodes(count=5, seed=2).resolve(data)
+    models = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        models.append(gu.GCN(data.num_features, 8, int(data.y.max()) + 1))
+    return data, partition, models
+
+
+def softmax(model, data):
+    with torch.no_grad():
+        return model(data.x, data.edge_index).double().softmax(-1).numpy()
+
+
+def js(p, q):
+    return float(np.mean([jensenshannon(a, b) ** 2 for a, b in zip(p, q, strict=True)]))
+
+
+def test_figures_against_scikit_learn(problem):
+    data, partition, (model, a, b) = problem
+    row = ClassEvaluator(gu.NodeClassification(), partition, [a, b]).row(model)
+    before, after = softmax(model, data), softmax(model, partition.retain_data)
+    test = partition.retain_data.test_mask.numpy()
+    gone = partition.forget_nodes.numpy()
+    y = data.y.numpy()
+    assert row["test_acc"] == pytest.approx(accuracy_score(y[test], after[test].argmax(1)))
+    assert row["forget_acc"] == pytest.approx(accuracy_score(y[gone], before[gone].argmax(1)))
+    aucs, counts = [], []
+    for label in np.unique(y[gone]):
+        member, other = gone[y[gone] == label], np.flatnonzero(test & (y == label))
+        if len(other):
+            score = np.r_[before[member, label], before[other, label]]
+            aucs.append(roc_auc_score(np.r_[np.ones(len(member)), np.zeros(len(other))], score))
+            counts.append(len(member))
+    assert row["mia_auc"] == pytest.approx(np.average(aucs, weights=counts))
+    others = [(softmax(m, data), softmax(m, partition.retain_data)) for m in (a, b)]
+    assert row["js_forget"] == pytest.approx(np.mean([js(before[gone], q[gone]) for q, _ in others]), rel=1e-4)
+    assert row["js_test"] == pytest.approx(np.mean([js(after[test], q[test]) for _, q in others]), rel=1e-4)
+    assert row["js_floor_forget"] == pytest.approx(js(others[0][0][gone], others[1][0][gone]), rel=1e-4)
+
+
+class Table(nn.Module):
+    """Says of each node what it was told to."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
+        return self.logits
+
+
+def test_the_attack_sees_who_is_remembered(problem):
+    """An attack that compares a model with itself would call every model private."""
+    data, partition, _ = problem
+    surer = torch.nn.functional.one_hot(data.y, int(data.y.max()) + 1).float()
+    remembers, blank = surer.clone(), surer.clone()
+    remembers[partition.forget_nodes] *= 9
+    rows = [ClassEvaluator(gu.NodeClassification(), partition).row(Table(t)) for t in (remembers, blank, -remembers)]
+    assert [row["mia_auc"] for row in rows] == [1.0, 0.5, 0.0]
+    assert [row["forget_acc"] for row in rows] == [1.0, 1.0, 0.0]
+    assert rows[0]["js_forget"] is None  # nothing to compare with, so nothing is claimed
+
+
+def test_edge_requests_are_judged_on_the_end_points(problem):
+    data, _, (model, *_) = problem
+    partition = gu.ForgetEdges(count=3, seed=0).resolve(data)
+    row = ClassEvaluator(gu.NodeClassification(), partition).row(model)
+    ends = partition.touched_nodes.numpy()
+    after = softmax(model, partition.retain_data)
+    assert row["forget_acc"] == pytest.approx(accuracy_score(data.y.numpy()[ends], after[ends].argmax(1)))
+    assert row["mia_auc"] is None  # an edge is no member
+
+
+def test_an_evaluator_for_every_task_with_one(problem):
+    _, partition, _ = problem
+    assert isinstance(evaluator(gu.NodeClassification(), partition), ClassEvaluator)
+    with pytest.raises(UnsupportedMethodError, match="image_classification"):
+        evaluator(gu.ImageClassification(), partition)
