@@ -11,7 +11,8 @@ from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.influence.training_loss import TrainingLoss, flat, gradient
-from gunlearn.methods.influence_update import InfluenceUpdate, Removal
+from gunlearn.methods.influence_update import InfluenceUpdate
+from gunlearn.methods.removal import Removal
 
 STATIONARY = 1e-2  # gradient of the perturbed loss before the request, as a share of the perturbation: at a minimum
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMethodError
 from gunlearn.influence.solvers import lissa
-from gunlearn.methods.influence_update import InfluenceUpdate, Removal, curvature_of
+from gunlearn.methods.influence_update import InfluenceUpdate, curvature_of
+from gunlearn.methods.removal import Removal
 
 NO_OP = 0.99  # relative residual, above which LiSSA has hardly begun
 

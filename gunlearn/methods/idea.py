@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.methods.gif import GIF
-from gunlearn.methods.influence_update import Removal
+from gunlearn.methods.removal import Removal
 
 
 @dataclass(frozen=True)

@@ -11,97 +11,14 @@ from torch import Tensor, nn
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.influence.curvature import KINDS, Curvature, SplitGaussNewton
 from gunlearn.influence.solvers import Krylov, krylov
-from gunlearn.influence.training_loss import TrainingLoss, flat, gradient
+from gunlearn.influence.training_loss import TrainingLoss
 from gunlearn.methods.base import Method, Outcome, Problem
-from gunlearn.seed import isolated_rng
+from gunlearn.methods.removal import Removal
 from gunlearn.tasks import Task
 
 SHARE = 1e-4  # of the largest eigenvalue: the damping that calibration begins with
-ATTEMPTS = 6  # dampings tried, each ten times the one before
+ATTEMPTS = 10  # dampings tried, each three times the one before
 MAX_RISE = 0.02  # of the retained loss, as a share of what zero outputs lose, or of itself where it is more
-
-
-@dataclass(frozen=True)
-class Removal:
-    r"""The training loss with the request's items and without, both over the same `n` terms.
-
-    What leaves has the weight 0 and `n` stays. Under link prediction the forgotten edges' positive terms leave, and all
-    negatives weigh less by the same share: a model trained on the rest would have drawn so many fewer. Under node
-    classification the terms of forgotten nodes leave. Where features go, terms stay, and read zeros.
-
-    Attributes:
-        whole: the loss on the graph as it was, all terms.
-        rest: the loss on the retained graph, its terms.
-        push: :math:`v / n = \nabla L(\theta; G) - \nabla L_r(\theta; G_r)`, `[num_params]`.
-    """
-
-    whole: TrainingLoss
-    rest: TrainingLoss
-    push: Tensor
-
-    @classmethod
-    def of(cls, problem: Problem, structural: bool = True) -> Removal:
-        """The removal that a problem asks for; without `structural` the push leaves the graph as it was.
-
-        Raises:
-            InvalidInputError: every parameter is frozen, or the loss is not finite.
-        """
-        model, task, partition = problem.model.eval(), problem.task, problem.partition
-        if not any(p.requires_grad for p in model.parameters()):
-            raise InvalidInputError("Expected a model with trainable parameters (got all of them frozen)")
-        with isolated_rng(problem.seed):
-            items = task.training_parts(partition.data).sample(["retain"])["retain"]
-        ones = torch.ones(items.num_items, dtype=next(model.parameters()).dtype, device=items.label.device)
-        whole = TrainingLoss(model, task, partition.data, items, ones, kernels=True)
-        rest = replace(whole, data=partition.retain_data, weight=retained_weight(items, partition).to(ones))
-        pushing = rest if structural else replace(rest, data=partition.data)
-        push = gradient(whole(), whole.params) - gradient(pushing(), whole.params)
-        if not torch.isfinite(push).all():
-            raise InvalidInputError("Expected a finite gradient of the training loss (got NaN or infinity)")
-        return cls(whole, rest, push)
-
-    @property
-    def num_terms(self) -> int:
-        """`n`."""
-        return self.whole.weight.numel()
-
-    def weights(self) -> Tensor:
-        """The trained parameters as one vector `[num_params]`, copied."""
-        return flat([p.detach() for p in self.whole.params])
-
-    @torch.no_grad()
-    def put(self, theta: Tensor) -> None:
-        """Make `theta` `[num_params]` the model's parameters."""
-        sizes = [p.numel() for p in self.whole.params]
-        for parameter, part in zip(self.whole.params, theta.split(sizes), strict=True):
-            parameter.copy_(part.view_as(parameter))
-
-    @torch.no_grad()
-    def retained_loss(self, theta: Tensor) -> float:
-        """`L_r` at `theta`; the model keeps its own parameters."""
-        own = self.weights()
-        self.put(theta)
-        try:
-            return float(self.rest())
-        finally:
-            self.put(own)
-
-
-def retained_weight(items: Any, partition: Any) -> Tensor:
-    """Weight of each training term once the request is executed, `[n]`; see `Removal`.
-
-    Args:
-        items: training items of the original graph: node pairs, or nodes.
-        partition: what the request resolved to.
-    """
-    if not hasattr(items, "edge_label_index"):
-        return (~torch.isin(items.index, partition.forget_nodes)).double()
-    n = int(partition.data.num_nodes)
-    (u, v), (s, t) = items.edge_label_index, partition.forget_edge_index
-    positive = items.label > 0
-    gone = positive & torch.isin(u * n + v, s * n + t)
-    share = float(gone.sum() / positive.sum())
-    return torch.where(positive, (~gone).double(), 1.0 - share)
 
 
 @dataclass(frozen=True)
@@ -111,9 +28,9 @@ class InfluenceUpdate(Method):
     :math:`v` is the change of the summed training loss's gradient when the request is executed, and :math:`C` the
     curvature of the retained loss :math:`L_r`: from a minimum of the whole loss this is Newton's step on the retained
     one. Conjugate gradients solve it in a space of few products, which serves every damping. The first of `SHARE` times
-    the largest eigenvalue, ten times that, and so on, is taken for which the system is solved to `tolerance`, the step
-    is no longer than `max_distance` times the weights, and the retained loss does not rise by more than a fiftieth of
-    what zero outputs lose. The labels of training items alone are read; the model is read in evaluation mode.
+    the largest eigenvalue, three times that, and so on, is taken for which the system is solved to `tolerance`, the
+    step is no longer than `max_distance` times the weights, and the retained loss does not rise by more than a
+    fiftieth of what zero outputs lose. Labels of training items alone are read; the model runs in evaluation mode.
 
     `notes`: `distance` moved, also relative to the weights' norm, `residual`, `damping`, `iterations`,
     `largest_eigenvalue`, `curvature`, and the retained loss before and after.
@@ -188,7 +105,7 @@ class InfluenceUpdate(Method):
             matrix, removal.push, self.max_iterations, lambda s: self.residual(s, self.first(s)) <= self.tolerance
         )
         first, refused = self.first(span), ""
-        for damping in [first] if self.damping is not None else [first * 10.0**k for k in range(ATTEMPTS)]:
+        for damping in [first] if self.damping is not None else [first * 3.0**k for k in range(ATTEMPTS)]:
             residual = self.residual(span, damping)
             if residual > self.tolerance:
                 refused = f"a relative residual of {residual:.3g} after {len(span.basis)} iterations"
@@ -227,11 +144,11 @@ class InfluenceUpdate(Method):
         longest = self.max_distance * float(theta.norm())
         if not float(step.norm()) <= longest:
             return f"a step of length {float(step.norm()):.3g}, above {longest:.3g}"
-        before, after = (
-            removal.retained_loss(at) + self.weight_decay / 2 * float(at @ at) for at in (theta, theta + step)
-        )
+        before, uninformed = removal.loss_before
+        after = removal.retained_loss(theta + step)
         notes |= {"retained_loss_before": before, "retained_loss": after}
-        if not after - before <= MAX_RISE * max(before, removal.rest.uninformed()):
+        rise = after - before + self.weight_decay / 2 * float((theta + step) @ (theta + step) - theta @ theta)
+        if not rise <= MAX_RISE * max(before, uninformed):
             return f"a retained loss of {after:.3g}, after {before:.3g}"
         return ""
 

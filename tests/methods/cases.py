@@ -81,7 +81,7 @@ CASES = [
     MethodCase("etr", "paper", trains=False, moves=True),
     *(MethodCase(name, trains=False, moves=True) for name in ("gif", "if", "ceu", "idea")),
     *(
-        MethodCase(name, "paper", {"iterations": 5, "scale": 1e5, **noise}, trains=False, moves=True)
+        MethodCase(name, "paper", {"iterations": 5, "scale": 1e5, "damping": 0.2, **noise}, trains=False, moves=True)
         for name, noise in (("gif", {}), ("if", {}), ("idea", {"noise": 1e-3}))
     ),
 ]

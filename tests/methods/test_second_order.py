@@ -1,0 +1,518 @@
+"""The second-order updates against dense Newton steps, retraining to convergence, and what went wrong elsewhere."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, softplus
+from torch_geometric.data import Data
+from torch_geometric.nn import GATConv, GCNConv, SAGEConv
+
+import gunlearn as gu
+from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMethodError
+from gunlearn.influence.curvature import Curvature, SplitGaussNewton
+from gunlearn.influence.solvers import conjugate_gradient, krylov
+from gunlearn.influence.training_loss import TrainingLoss
+from gunlearn.methods import CEU, GIF, IDEA, IF, FineTune, Problem, Retrain, run_method
+from gunlearn.methods.removal import Removal
+from gunlearn.nn.sparse import PlainPathWarning
+from gunlearn.seed import isolated_rng
+from tests.methods.cases import same_weights
+
+NODES, LINKS = gu.NodeClassification(), gu.LinkPrediction()
+DECAY = 0.05
+EXACT = {"damping": 0.0, "tolerance": 1e-8, "max_iterations": 200, "weight_decay": DECAY}
+REQUESTS = {
+    "edges": gu.ForgetEdges(ratio=0.1, seed=0),
+    "nodes": gu.ForgetNodes([3, 8, 32]),
+    "features": gu.ForgetFeatures([2, 13, 30]),
+}
+
+
+def karate() -> Data:
+    """In double precision; training nodes are no prefix of the ids."""
+    data = gu.load("karate")
+    data.x = data.x.double()
+    data.train_mask = torch.arange(34) % 3 != 1
+    data.val_mask, data.test_mask = torch.arange(34) == 1, (torch.arange(34) % 3 == 1) & (torch.arange(34) > 1)
+    return data
+
+
+def propagated(data: Data) -> Tensor:
+    """`D^-1/2 (A + I) D^-1/2 X`, dense."""
+    a = torch.eye(data.num_nodes, dtype=torch.float64)
+    a[data.edge_index[1], data.edge_index[0]] = 1.0
+    d = a.sum(1).rsqrt()
+    return (d[:, None] * a * d) @ data.x
+
+
+class Linear(nn.Module):
+    """Multinomial regression on once propagated features: convex."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = GCNConv(34, 2, bias=False)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.conv(x, edge_index)
+
+
+class PairRegression(nn.Module):
+    """Logistic regression on products of propagated features, by a decoder of its own: convex."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = GCNConv(34, 34, bias=False)
+        self.conv.lin.weight.data = torch.eye(34)
+        self.conv.requires_grad_(False)
+        self.weight = nn.Parameter(torch.zeros(34))
+
+    def encode(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.conv(x, edge_index)
+
+    def decode(self, z: Tensor, edge_label_index: Tensor) -> Tensor:
+        return (z[edge_label_index[0]] * z[edge_label_index[1]]) @ self.weight
+
+
+class Convex:
+    """A convex problem written anew: `L(theta)` on the whole and on the retained data, over the same `n`."""
+
+    def __init__(self, task: Any, kind: str, perturbation: Tensor | float = 0.0) -> None:
+        self.task, self.data, self.b = task, karate(), perturbation
+        self.partition = REQUESTS[kind].resolve(self.data)
+        if task is NODES:
+            self.model, self.terms = Linear().double(), self._nodes
+        else:
+            self.model, self.terms = PairRegression().double(), self._pairs
+            with isolated_rng(0):
+                self.items = task.training_parts(self.data).sample(["retain"])["retain"]
+        self.theta = self.minimum(whole=True)
+        with torch.no_grad():
+            next(p for p in self.model.parameters() if p.requires_grad).view(-1).copy_(self.theta)
+
+    def _nodes(self, theta: Tensor, whole: bool, messages: bool) -> Tensor:
+        graph = self.data if messages else self.partition.retain_data
+        logits = propagated(graph) @ theta.view(2, 34).t()
+        mask = self.data.train_mask.clone()
+        loss = cross_entropy(logits, self.data.y, reduction="none")
+        if not whole:
+            mask[self.partition.forget_nodes] = False
+        return loss[mask].sum() / self.data.train_mask.sum()
+
+    def _pairs(self, theta: Tensor, whole: bool, messages: bool) -> Tensor:
+        z = propagated(self.data if messages else self.partition.retain_data)
+        (u, v), label = self.items.edge_label_index, self.items.label
+        loss = softplus(-(2 * label - 1) * ((z[u] * z[v]) @ theta))
+        weight, gone = torch.ones_like(loss), set(map(tuple, self.partition.forget_edge_index.t().tolist()))
+        if not whole:
+            positives = int(label.sum())
+            weight[positives:] -= len(gone) / positives  # so many fewer negatives would have been drawn
+            for i in range(positives):
+                weight[i] = float((int(u[i]), int(v[i])) not in gone)
+        return (weight * loss).sum() / loss.numel()
+
+    def loss(self, theta: Tensor, whole: bool, messages: bool | None = None) -> Tensor:
+        data = self.terms(theta, whole, whole if messages is None else messages)
+        perturbed = (self.b * theta).sum() / self.num_terms
+        return data + DECAY / 2 * theta @ theta + perturbed
+
+    @property
+    def num_terms(self) -> int:
+        return int(self.data.train_mask.sum()) if self.task is NODES else self.items.label.numel()
+
+    def minimum(self, whole: bool) -> Tensor:
+        theta = torch.zeros(68 if self.task is NODES else 34, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS(
+            [theta], max_iter=300, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
+        )
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = self.loss(theta, whole)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        return theta.detach()
+
+    def slope(self, theta: Tensor, whole: bool, messages: bool | None = None) -> Tensor:
+        theta = theta.clone().requires_grad_()
+        return torch.autograd.grad(self.loss(theta, whole, messages), theta)[0]
+
+    def newton(self, messages: bool = False) -> Tensor:
+        """Step from the whole loss's minimum, by dense matrices."""
+        hessian = torch.autograd.functional.hessian(lambda t: self.loss(t, False), self.theta)
+        push = self.slope(self.theta, True) - self.slope(self.theta, False, messages)
+        return torch.linalg.solve(hessian, push)
+
+    def run(self, method: gu.Method) -> tuple[Tensor, gu.Result]:
+        result = run_method(method, self.model, self.partition, self.task)
+        return vector(result.model) - self.theta, result
+
+
+@functools.cache
+def convex(task: str, kind: str) -> Convex:
+    return Convex({"nodes": NODES, "links": LINKS}[task], kind)
+
+
+def vector(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+@pytest.mark.parametrize("task", ["nodes", "links"])
+def test_gif_is_newtons_step_and_approaches_retraining(task: str, kind: str) -> None:
+    problem = convex(task, kind)
+    step, result = problem.run(GIF(**EXACT))
+    newton = problem.newton()
+    assert float((step - newton).norm()) < 1e-5 * float(newton.norm())
+    assert result.notes["residual"] < 1e-8
+    assert result.notes["distance"] == pytest.approx(float(newton.norm()), rel=1e-5)
+    goal = problem.minimum(whole=False) - problem.theta
+    distance = {"gif": (step - goal).norm(), "no-op": goal.norm(), "flipped": (-step - goal).norm()}
+    tuned = run_method(
+        FineTune(epochs=result.notes["iterations"], lr=1e-3, weight_decay=DECAY),
+        problem.model,
+        problem.partition,
+        problem.task,
+    ).model
+    distance["finetune"] = (vector(tuned) - problem.theta - goal).norm()
+    assert distance["gif"] < 0.3 * distance["no-op"]  # Newton's step is short of the minimum by second order alone
+    assert distance["gif"] < 0.5 * distance["finetune"]
+    assert distance["flipped"] > 1.5 * distance["no-op"]
+    # The default calibrates itself, and goes the same way.
+    calibrated, result = problem.run(GIF(weight_decay=DECAY))
+    assert (calibrated - goal).norm() < 0.5 * distance["no-op"]
+    assert 0 < result.notes["residual"] <= GIF.tolerance
+    assert result.notes["damping"] > 0
+
+
+@pytest.mark.parametrize(("task", "kind"), [("nodes", "nodes"), ("links", "edges"), ("links", "nodes")])
+def test_if_moves_by_the_own_terms_alone(task: str, kind: str) -> None:
+    problem = convex(task, kind)
+    step, _ = problem.run(IF(**EXACT))
+    by_hand = problem.newton(messages=True)
+    assert float((step - by_hand).norm()) < 1e-5 * float(by_hand.norm())
+    goal = problem.minimum(whole=False) - problem.theta
+    assert (step - goal).norm() > 1.2 * (problem.run(GIF(**EXACT))[0] - goal).norm()  # the messages matter
+
+
+def removal(model: nn.Module, data: Data, request: gu.Request, task: Any) -> Removal:
+    return Removal.of(Problem(copy.deepcopy(model), model, request.resolve(data), task))
+
+
+def test_the_forgotten_edges_own_positive_term_leaves() -> None:
+    """The published link version keeps deleted edges as positives on both graphs."""
+    problem = convex("links", "edges")
+    found = removal(problem.model, problem.data, REQUESTS["edges"], LINKS)
+    u, v = problem.items.edge_label_index
+    forgotten = set(map(tuple, problem.partition.forget_edge_index.t().tolist()))
+    gone = torch.tensor([pair in forgotten for pair in zip(u.tolist(), v.tolist(), strict=True)])
+    gone &= problem.items.label > 0
+    assert bool(gone.any())
+    assert bool((found.rest.weight[gone] == 0).all())
+    assert bool((found.rest.weight[~gone & (problem.items.label > 0)] == 1).all())
+    by_hand = problem.slope(problem.theta, True) - problem.slope(problem.theta, False)
+    assert torch.allclose(found.push, by_hand, atol=1e-12)
+
+    def published(theta: Tensor) -> Tensor:
+        whole, rest = propagated(problem.data), propagated(problem.partition.retain_data)
+        return (
+            sum(sign * softplus(-((z[u] * z[v]) @ theta))[gone].sum() for sign, z in ((1, whole), (-1, rest)))
+            / gone.numel()
+        )
+
+    theirs = torch.autograd.functional.jacobian(published, problem.theta)
+    assert (theirs - by_hand).norm() > 0.3 * by_hand.norm()
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_labels_of_test_nodes_and_unlabelled_nodes_are_never_read(kind: str) -> None:
+    data, model = karate(), convex("nodes", kind).model
+
+    def step(y: Tensor) -> Tensor:
+        other = copy.copy(data)
+        other.y = y
+        return vector(run_method(GIF(weight_decay=DECAY), model, REQUESTS[kind].resolve(other), NODES).model)
+
+    held_out = ~data.train_mask
+    before = step(data.y)
+    assert torch.equal(before, step(torch.where(held_out, 1 - data.y, data.y)))
+    assert torch.equal(before, step(torch.where(held_out, -1, data.y)))
+    retained = data.train_mask & (torch.arange(34) == 0)
+    assert not torch.equal(before, step(torch.where(retained, 1 - data.y, data.y)))  # control: training labels are
+
+
+def test_features_go_and_terms_stay() -> None:
+    problem = convex("nodes", "features")
+    found = removal(problem.model, problem.data, REQUESTS["features"], NODES)
+    assert bool((found.rest.weight == 1).all())
+    assert bool(problem.data.train_mask[problem.partition.feature_nodes].any())
+    assert float(found.push.norm()) > 1e-3
+
+
+def test_what_no_training_term_reads_changes_nothing() -> None:
+    data = karate()
+    data.train_mask = data.train_mask & (torch.arange(34) < 12)
+    lonely = data.edge_index[:, (data.edge_index != 33).all(dim=0)]
+    data.edge_index = lonely
+    result = run_method(GIF(), Linear().double(), gu.ForgetFeatures([33]).resolve(data), NODES)
+    assert same_weights(result.model, result.original)
+    assert result.notes["distance"] == 0
+
+
+def test_scale_1e9_is_a_no_op_and_says_so() -> None:
+    problem = convex("nodes", "nodes")
+    paper = {"mode": "paper", "weight_decay": DECAY}
+    with pytest.warns(UserWarning, match=r"hardly moved.*residual of 1\.0000, a parameter distance of"):
+        step, result = problem.run(GIF(scale=1e9, **paper))
+    assert result.notes["residual"] > 0.9999
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        real, result = problem.run(GIF(scale=20.0, **paper))
+        default, _ = problem.run(GIF(weight_decay=DECAY))
+    assert result.notes["residual"] < 0.1
+    assert float(step.norm()) < 1e-5 * min(float(real.norm()), float(default.norm()))
+    with pytest.raises(DivergenceError, match="raise 'scale'"):
+        problem.run(GIF(scale=0.5, **paper))
+
+
+def test_paper_mode_is_lissa_on_the_summed_hessian() -> None:
+    problem = convex("nodes", "nodes")
+    step, _ = problem.run(GIF(mode="paper", scale=30.0, iterations=7, damping=0.01, weight_decay=DECAY))
+    n = problem.num_terms
+    hessian = n * torch.autograd.functional.hessian(lambda t: problem.loss(t, True), problem.theta)
+    v = n * (problem.slope(problem.theta, True) - problem.slope(problem.theta, False))
+    h = v.clone()
+    for _ in range(7):
+        h = v + (1 - 0.01) * h - hessian @ h / 30.0
+    assert torch.allclose(step, h / 30.0, rtol=1e-6, atol=1e-9)
+
+
+def test_a_step_that_is_not_to_be_trusted_is_refused() -> None:
+    problem = convex("nodes", "nodes")
+    with pytest.raises(DivergenceError, match="a step of length"):
+        problem.run(GIF(max_distance=1e-9))
+    with pytest.raises(DivergenceError, match="relative residual"):
+        problem.run(GIF(damping=1e-9, max_iterations=2, tolerance=1e-6))
+
+    class Collapsing(GIF):
+        def step(self, removal: Removal, notes: dict[str, Any]) -> Tensor:
+            return super().step(_flipped(removal), notes)
+
+    def _flipped(removal: Removal) -> Removal:
+        return Removal(removal.whole, removal.rest, -40 * removal.push)
+
+    with pytest.raises(DivergenceError, match="a retained loss of"):
+        problem.run(Collapsing(damping=1e-2, max_distance=1e9))
+
+
+def test_refusals() -> None:
+    data = karate()
+    with pytest.raises(UnsupportedMethodError, match="use 'gif'"):
+        run_method(IF(), Linear().double(), REQUESTS["edges"].resolve(data), NODES)
+    with pytest.raises(UnsupportedMethodError, match="use 'gif'"):
+        run_method(IF(), PairRegression().double(), REQUESTS["features"].resolve(data), LINKS)
+    with pytest.raises(InvalidInputError, match="frozen"):
+        run_method(GIF(), Linear().double().requires_grad_(False), REQUESTS["nodes"].resolve(data), NODES)
+    for method, options in (
+        (GIF, {"curvature": "fisher"}),
+        (GIF, {"damping": -1.0}),
+        (GIF, {"tolerance": 1.0}),
+        (GIF, {"max_distance": 0.0}),
+        (GIF, {"mode": "fast"}),
+        (GIF, {"scale": 0.0}),
+        (IDEA, {"noise": -0.1}),
+        (CEU, {"noise": 0.0}),
+        (CEU, {"delta": 1.0}),
+    ):
+        with pytest.raises(InvalidInputError, match="Expected"):
+            method(**options)
+
+
+NETS = {
+    "gcn": lambda size: gu.GCN(size, 8, 6),
+    "sage": lambda size: _Two(SAGEConv(size, 8), SAGEConv(8, 6)),
+    "gat": lambda size: _Two(GATConv(size, 4, heads=2), GATConv(8, 6)),
+}
+
+
+class _Two(nn.Module):
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.second(self.first(x, edge_index).relu(), edge_index)
+
+
+def random_graph() -> Data:
+    """Enough pairs for the kernels of scores, features sparse enough for theirs."""
+    g = torch.Generator().manual_seed(0)
+    u, v = torch.randint(120, (2, 1500), generator=g)
+    edges = torch.stack([u, v])[:, u != v]
+    x = (torch.rand(120, 70, generator=g) < 0.04).double()
+    data = Data(x=x, edge_index=torch.cat([edges, edges.flip(0)], dim=1).unique(dim=1))
+    data.y, data.train_mask = torch.randint(6, (120,), generator=g), torch.arange(120) % 2 == 0
+    return data
+
+
+@pytest.mark.parametrize("task", [NODES, LINKS], ids=lambda task: task.name)
+@pytest.mark.parametrize("name", NETS)
+def test_products_on_the_kernels_agree_with_plain_ones(name: str, task: Any) -> None:
+    torch.manual_seed(0)
+    model, data = NETS[name](70).double(), random_graph()
+    kind = gu.ForgetNodes(ratio=0.1, seed=0)
+    fast = removal(model, data, kind, task).rest
+    plain = TrainingLoss(fast.model, task, fast.data, fast.items, fast.weight)
+    v = torch.randn(vector(model).numel(), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PlainPathWarning)
+        found = SplitGaussNewton(fast, weight_decay=0.3) @ v
+    expected = Curvature(plain, "gauss_newton", weight_decay=0.3) @ v
+    assert (found - expected).norm() < 1e-9 * expected.norm()
+    assert (found - Curvature(plain, "hessian", 0.3) @ v).norm() > 1e-3 * expected.norm()  # control
+
+
+def test_one_krylov_space_serves_every_damping() -> None:
+    g = torch.Generator().manual_seed(0)
+    root = torch.randn(40, 25, generator=g, dtype=torch.float64)
+    dense, b = root @ root.t(), torch.randn(40, generator=g, dtype=torch.float64)
+
+    class Matrix:
+        size = 40
+
+        def __matmul__(self, v: Tensor) -> Tensor:
+            return dense @ v
+
+    for steps in (6, 40):
+        span = krylov(Matrix(), b, steps)
+        for damping in (0.1, 1.0, 30.0):
+            solution = span.solve(damping)
+            residual = (b - dense @ solution.x - damping * solution.x).norm() / b.norm()
+            assert solution.residual == pytest.approx(float(residual), rel=1e-6, abs=1e-10)
+            exact = torch.linalg.solve(dense + damping * torch.eye(40, dtype=torch.float64), b)
+            assert ((solution.x - exact).norm() < 1e-8 * exact.norm()) == (steps == 40)
+    tolerance = krylov(Matrix(), b, 6).solve(30.0).residual * 1.001
+    same = conjugate_gradient(Matrix(), b, 30.0, tolerance)
+    assert same.iterations == 6
+    assert torch.allclose(same.x, krylov(Matrix(), b, 6).solve(30.0).x, rtol=1e-8)
+    assert krylov(Matrix(), b, 40).spectrum.largest == pytest.approx(float(torch.linalg.eigvalsh(dense)[-1]), rel=1e-9)
+    assert len(krylov(Matrix(), b, 40, lambda span: span.solve(30.0).residual < 0.5).basis) < 40
+    dense = dense - 5 * torch.eye(40, dtype=torch.float64)
+    with pytest.raises(DivergenceError, match="positive definite"):
+        krylov(Matrix(), b, 40).solve(1.0)
+
+
+def perturbed() -> tuple[Convex, Tensor]:
+    b = 0.5 * torch.randn(68, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return Convex(NODES, "edges", b), b
+
+
+def test_ceu_certifies_what_another_perturbation_would_have_trained() -> None:
+    problem, b = perturbed()
+    options = {**EXACT, "perturbation": b, "noise": 0.5, "delta": 1e-3}
+    step, result = problem.run(CEU(**options))
+    certificate, theta = result.notes["certificate"], problem.theta + step
+    beta = problem.num_terms * problem.slope(theta, False)
+    assert certificate["beta"] == pytest.approx(float(beta.norm()), rel=1e-6)
+    assert certificate["epsilon"] == pytest.approx(float(beta.norm()) * math.sqrt(2 * math.log(1.5e3)) / 0.5, rel=1e-6)
+    problem.b = b - beta  # training on the retained data with this one ends at the same weights
+    assert torch.allclose(problem.minimum(whole=False), theta, atol=1e-6)
+    problem.b = b
+    assert (problem.minimum(whole=False) - theta).norm() > 1e-4  # control: with its own it does not
+    # A cruder step has a worse bound.
+    cruder = problem.run(CEU(**{**options, "damping": 1.0}))[1].notes["certificate"]
+    assert cruder["epsilon"] > 2 * certificate["epsilon"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"perturbation": None}, "no perturbation"),
+        ({"weight_decay": 0.0}, "strictly convex"),
+        ({"perturbation": torch.ones(68, dtype=torch.float64)}, "not at the minimum"),
+    ],
+)
+def test_ceu_says_uncertified_where_an_assumption_fails(change: dict[str, Any], reason: str) -> None:
+    problem, b = perturbed()
+    _, result = problem.run(CEU(**{**EXACT, "damping": 1.0, "perturbation": b, **change}))
+    assert result.notes["certificate"].startswith("uncertified")
+    assert reason in result.notes["certificate"]
+    assert result.notes["distance"] > 0
+
+
+def test_ceu_is_uncertified_for_a_network() -> None:
+    model, data = gu.GCN(34, 4, 2).double(), karate()
+    method = CEU(perturbation=torch.ones(vector(model).numel()), weight_decay=0.1)
+    note = run_method(method, model, REQUESTS["nodes"].resolve(data), NODES).notes["certificate"]
+    assert note.startswith("uncertified: the logits are not linear")
+    with pytest.raises(InvalidInputError, match="perturbation of shape"):
+        run_method(CEU(perturbation=torch.ones(3)), model, REQUESTS["nodes"].resolve(data), NODES)
+
+
+def test_idea_is_gif_and_noise_under_the_seed() -> None:
+    problem = convex("links", "edges")
+    gif, _ = problem.run(GIF(weight_decay=DECAY))
+    for noise in (None, 1e-3):
+        steps, results = zip(*(problem.run(IDEA(weight_decay=DECAY, noise=noise)) for _ in range(2)), strict=True)
+        assert torch.equal(*steps)
+        expected = torch.randn(gif.numel(), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        std = float(gif.norm()) / gif.numel() ** 0.5 if noise is None else noise
+        assert torch.allclose(steps[0] - gif, std * expected, rtol=1e-6, atol=1e-9)
+        assert results[0].notes["noise"] == pytest.approx(std)
+        assert results[0].notes["certificate"].startswith("uncertified")
+    with pytest.raises(DivergenceError, match="lower 'noise'"):
+        problem.run(IDEA(weight_decay=DECAY, noise=50.0))
+    quiet = {"mode": "paper", "scale": 100.0, "weight_decay": DECAY}
+    step, _ = problem.run(GIF(**quiet))
+    noisy, result = problem.run(IDEA(**quiet))
+    assert result.notes["noise"] == 0.6
+    assert float((noisy - step).std()) == pytest.approx(0.6, rel=0.3)
+
+
+@functools.cache
+def cora(root: Path) -> tuple[nn.Module, Any, nn.Module]:
+    data = gu.node_split(gu.load("Cora", root))
+    torch.manual_seed(0)
+    model = gu.train(gu.GCN(data.num_features, 16, 7), data, "node_classification", epochs=60, lr=1e-2).model
+    partition = gu.ForgetNodes(ratio=0.1).resolve(data)
+    return model, partition, run_method(Retrain(epochs=60, lr=1e-2), model, partition, NODES).model
+
+
+@pytest.mark.parametrize("method", [GIF(), GIF(curvature="hessian"), IF(), CEU(), IDEA()], ids=lambda m: m.name)
+def test_cora_node_requests_move_the_weights_and_keep_the_accuracy(method: gu.Method, data_root: Path) -> None:
+    model, partition, retrained = cora(data_root)
+    data = partition.retain_data
+    result = run_method(method, model, partition, NODES)
+    step = vector(result.model) - vector(model)
+    assert 1e-3 * vector(model).norm() < step.norm() < (vector(retrained) - vector(model)).norm()
+    assert result.notes["iterations"] <= 32
+
+    def accuracy(model: nn.Module) -> float:
+        with torch.no_grad():
+            right = model(data.x, data.edge_index).argmax(1) == data.y
+        return float(right[data.test_mask].float().mean())
+
+    assert accuracy(result.model) > accuracy(retrained) - 0.03
+
+    def forgotten(model: nn.Module) -> float:
+        """How well the forgotten nodes' labels are known where they still are."""
+        ids = partition.forget_nodes[partition.data.train_mask[partition.forget_nodes]]
+        with torch.no_grad():
+            logits = model(partition.data.x, partition.data.edge_index)
+        return -float(cross_entropy(logits[ids], partition.data.y[ids]))
+
+    flipped = copy.deepcopy(model)
+    torch.nn.utils.vector_to_parameters(vector(model) - step, flipped.parameters())
+    tuned = run_method(FineTune(epochs=10, lr=1e-3), model, partition, NODES).model
+    assert forgotten(result.model) < forgotten(model) < forgotten(flipped)
+    assert forgotten(result.model) < forgotten(tuned)
