@@ -63,7 +63,7 @@ class Accountant:
         # ||b||^2 / alpha^2 is chi-square; its root is close to normal of variance 1 / 2.
         count = problem.perturbation.numel()
         length = float(problem.perturbation.norm()) / alpha
-        if abs(math.sqrt(2) * length - math.sqrt(2 * count - 1)) > 8:
+        if abs(math.sqrt(2) * length - math.sqrt(2 * count - 1)) > 6:
             return f"the recorded perturbation is no draw of N(0, {alpha:g}^2): its norm is {alpha * length:.3g}"
         off = residual > allowed
         if bool(off.any()):
