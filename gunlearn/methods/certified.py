@@ -163,7 +163,7 @@ class CGU(Method):
         fresh = solve_head(head, features.new, after.sign, float(head.lam), alpha, self.new_seed(problem))
         head.gap.copy_(self.gap(fresh, view.weight, features.residues[1]))
         total = float((head.spent + head.gap).norm())
-        doubt = "" if total <= accountant.budget(alpha) else f"even a new head leaves {total:.3g}"
+        doubt = "" if total <= accountant.budget(alpha) else f"even a new head leaves {total:.3g}, over the budget"
         certificate = accountant.certificate("uncertified" if doubt else "retrained", total, alpha, doubt or reason)
         return Outcome(problem.model.eval(), notes=notes | {"certificate": certificate})
 

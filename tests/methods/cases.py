@@ -14,7 +14,8 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GAE, GATConv, GCNConv, GINConv, GraphSAGE, SAGEConv
 
 import gunlearn as gu
-from gunlearn.methods import METHODS
+from gunlearn.methods import METHODS, fit_linear_head
+from gunlearn.nn import LinearHead
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,17 @@ CASES = [
         for name, noise in (("gif", {}), ("if", {}), ("idea", {"noise": 1e-3}))
     ),
 ]
+# Methods for linear heads alone: `test_head_contract.py` runs the contract on the heads below.
+HEAD_CASES = [
+    MethodCase(name, variant, trains=False, random=False, moves=True, task="node_classification")
+    for name, variant in (
+        ("graph_editor", "default"),
+        ("cgu", "default"),
+        ("cgu", "paper"),
+        ("scalegun", "default"),
+        ("scalegun", "paper"),
+    )
+]
 TRAINING = [case for case in CASES if case.trains]
 ON_EDGES = [case for case in CASES if case.task == "link_prediction"]
 IN_CHANNELS, HIDDEN, OUT = 8, 12, 6
@@ -135,12 +147,16 @@ MODELS = {
     "autoencoder": Autoencoder,
 }
 
+HEADS = {
+    f"{loss}_head": lambda loss=loss: LinearHead(IN_CHANNELS, 4, loss=loss) for loss in ("logistic", "least_squares")
+}
+
 
 def fresh_model(name: str, seed: int = 0) -> nn.Module:
     """A new model, its weights drawn under `seed`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return MODELS[name]()
+        return (MODELS | HEADS)[name]()
 
 
 def make_data(seed: int = 0) -> Data:
@@ -159,6 +175,8 @@ def make_data(seed: int = 0) -> Data:
 
 @functools.cache
 def _trained(name: str) -> nn.Module:
+    if name in HEADS:
+        return fit_linear_head(fresh_model(name), make_data(), lam=0.1, alpha=100.0)
     return gu.train(fresh_model(name), make_data(), epochs=40, lr=1e-2, eval_every=20).model
 
 
