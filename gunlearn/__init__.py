@@ -44,6 +44,7 @@ _HOMES = {
         "node_split",
     ),
 }
+_PARTS = ("bench", "datasets", "losses", "methods", "metrics", "nn", "report", "requests", "tasks")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = sorted([*_HOME_OF, "__version__"])
@@ -53,6 +54,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOME_OF:
         value = getattr(import_module(_HOME_OF[name]), name)
         return globals().setdefault(name, value)  # "influence" is a package as well, and callable: never hide it
+    if name in _PARTS:
+        return import_module(f"gunlearn.{name}")
     raise AttributeError(f"module 'gunlearn' has no attribute '{name}'")
 
 

@@ -145,7 +145,7 @@ def test_what_cannot_be_evaluated(result: gu.Result, tmp_path: Any) -> None:
         gu.evaluate(result, train=lambda data, seed: None, references=[fresh_model("gcn")])
     data = Data(x=torch.randn(20, 4), y=torch.arange(20) % 2)
     images = gu.unlearn(nn.Linear(4, 2), data, gu.ForgetItems(count=2), "npo", "image_classification", epochs=1)
-    with pytest.raises(UnsupportedMethodError, match="link prediction"):
+    with pytest.raises(UnsupportedMethodError, match="got 'image_classification'"):
         gu.evaluate(images)
 
 

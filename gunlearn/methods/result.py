@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gunlearn.errors import CheckpointError
+from gunlearn.methods.deletion import restore_operators
 
 RECORD, WEIGHTS = "result.json", "model.safetensors"
 
@@ -105,7 +106,9 @@ class Result:
         directory, model = Path(directory), copy.deepcopy(model)
         try:
             record = json.loads((directory / RECORD).read_text())
-            model.load_state_dict(load_file(directory / WEIGHTS))
+            weights = load_file(directory / WEIGHTS)
+            restore_operators(model, weights)
+            model.load_state_dict(weights)
             return cls(model=model.eval(), **record)
         except OSError as error:
             raise CheckpointError(

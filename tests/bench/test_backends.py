@@ -21,7 +21,7 @@ from gunlearn.errors import InvalidInputError, MissingExtraError
 
 RECIPE = Recipe(epochs=10, eval_every=5, hidden_channels=8, out_channels=4)
 CONFIG = GridConfig(
-    "karate", ("utu", "npo"), count=6, seeds=(0, 1, 2), recipe=RECIPE, method_args=("epochs=3",), threads=1
+    "karate", ("utu", "npo:default"), count=6, seeds=(0, 1, 2), recipe=RECIPE, method_args=("epochs=3",), threads=1
 )
 MEASURED = ("seconds", "seconds_per_epoch", "peak_memory_mb", "base_seconds")
 

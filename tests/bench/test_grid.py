@@ -25,7 +25,7 @@ from gunlearn.tasks import LinkPrediction, link_split
 RECIPE = Recipe(epochs=20, eval_every=10, hidden_channels=8, out_channels=4)
 CONFIG = GridConfig(
     dataset="karate",
-    methods=("retrain", "utu", "gradient_ascent", "npo"),
+    methods=("retrain", "utu", "gradient_ascent", "npo:default"),
     count=6,
     seeds=(0, 1),
     recipe=RECIPE,
