@@ -50,8 +50,8 @@ class InfluenceUpdate(Method):
 
     curvature: str = "gauss_newton"
     damping: float | None = None
-    tolerance: float = 0.1
-    max_iterations: int = 32
+    tolerance: float = 0.2
+    max_iterations: int = 16
     max_distance: float = 0.5
     weight_decay: float = 0.0
 
@@ -138,8 +138,8 @@ class InfluenceUpdate(Method):
         """Relative residual of the solution in the span."""
         return span.coordinates(damping)[1]
 
-    def refuse(self, step: Tensor, removal: Removal, notes: dict[str, Any]) -> str:
-        """Why a step is not to be trusted; empty where it is."""
+    def refuse(self, step: Tensor, removal: Removal, notes: dict[str, Any], max_rise: float = MAX_RISE) -> str:
+        """Why a step is not to be trusted; empty where it is. The loss may rise by `max_rise`, see `MAX_RISE`."""
         theta = removal.weights()
         longest = self.max_distance * float(theta.norm())
         if not float(step.norm()) <= longest:
@@ -148,7 +148,7 @@ class InfluenceUpdate(Method):
         after = removal.retained_loss(theta + step)
         notes |= {"retained_loss_before": before, "retained_loss": after}
         rise = after - before + self.weight_decay / 2 * float((theta + step) @ (theta + step) - theta @ theta)
-        if not rise <= MAX_RISE * max(before, uninformed):
+        if not rise <= max_rise * max(before, uninformed):
             return f"a retained loss of {after:.3g}, after {before:.3g}"
         return ""
 
