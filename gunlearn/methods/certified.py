@@ -198,7 +198,8 @@ class ScaleGUN(CGU):
     of the features is wrong by at most `sqrt(n) K r_max` in norm. What that does to the gradient does not add up from
     request to request: with `R` the residues, at most `sqrt(n) c_1 sum ||R||_F + c_2 sigma_max(Z) sum ||R w||`,
     `c_1 = 1` and `c_2 = 1/4`, before and after. The state of a graph is remembered with its `edge_index`: unlearning
-    goes on locally with `result.data`; a graph seen for the first time is propagated whole, once.
+    goes on locally with `result.data` (on a copy of the state, so that the graph before keeps its own); a graph seen
+    for the first time is propagated whole, once. The state takes `2 K - 1` numbers per node and feature.
 
     The paper's bound (variant `"paper"`) is `c_1 ||1^T R||` in place of this; it leaves out that the slope of the loss
     changes with the features as well, and that the residues travel on, so that it is smaller as a rule.
