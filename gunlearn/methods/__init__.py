@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gunlearn.methods.auto import Auto
 from gunlearn.methods.base import Method, Outcome, Problem, build
 from gunlearn.methods.baselines import FineTune, GradDiff, GradientAscentMethod, UtU
 from gunlearn.methods.callbacks import Callback, EarlyStopping, TrainControl, TrainState
@@ -53,6 +54,7 @@ METHODS: dict[str, type[Method]] = {
         GraphEditor,
         CGU,
         ScaleGUN,
+        Auto,
     )
 }
 
@@ -69,6 +71,7 @@ __all__ = [
     "INPOS",
     "METHODS",
     "SSD",
+    "Auto",
     "BadTeacher",
     "Callback",
     "EarlyStopping",

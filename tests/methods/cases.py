@@ -52,6 +52,7 @@ class MethodCase:
 
 CASES = [
     MethodCase("retrain", options={"epochs": 4, "eval_every": 2}, from_scratch=True),
+    MethodCase("auto", trains=False, random=False, options={"budget": 0.01}),
     MethodCase("finetune", options={"epochs": 4}),
     MethodCase("utu", trains=False, random=False),
     MethodCase("gradient_ascent", options={"epochs": 4}, random=False),

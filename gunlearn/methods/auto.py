@@ -1,0 +1,104 @@
+"""Let the request, the task, the model and the budget choose the method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch_geometric.data import Data
+
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.methods.targets import check_held_out
+from gunlearn.nn.linear_head import LinearHead
+from gunlearn.tasks import Task
+
+CHEAP = 0.05  # share of retraining's time below which only what costs nothing fits
+MANY_EDGES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Auto(Method):
+    """Pick a method by fixed rules; `result.notes["chosen"]` and `["why"]` say which, and by which rule.
+
+    In this order:
+
+    1. a linear head that was trained for certificates (`fit_linear_head`): `cgu`, from a million edges on `scalegun`;
+    2. `budget >= 1`, or at most half of the training items would stay: `retrain`;
+    3. `budget` below a twentieth: `utu`, which costs nothing;
+    4. forgotten items that the task has a label for, under link prediction: `inpo` until each edge scores like unseen
+       ones (where the data has validation edges to compare with), else `utu`;
+    5. under classification: `scrub` where labelled items go, `finetune` for edges.
+
+    `experiments/graph_methods` holds the figures behind rules 3 to 5.
+
+    Args:
+        budget: seconds that may be spent, as a share of what retraining would take.
+    """
+
+    budget: float = 0.33
+
+    name = "auto"
+    summary = "pick one of the others by request, task, model and budget"
+    needs = "retained data"
+    cost = "at most `budget` of retraining"
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that is none."""
+        if not self.budget > 0:
+            raise InvalidInputError(f"Expected 'budget' > 0 (got {self.budget})")
+
+    def supports(self, task: Task, partition: Any) -> None:
+        """See `Method.supports`; there is a method for everything."""
+
+    def choose(self, task: Task, partition: Any, model: nn.Module) -> tuple[str, dict[str, Any], str]:
+        """Name of the method, its options, and the rule that picked it."""
+        if isinstance(model, LinearHead) and float(model.alpha) > 0 and task.name == "node_classification":
+            large = partition.data.edge_index.size(1) >= MANY_EDGES
+            return "scalegun" if large else "cgu", {}, "the model is a linear head trained for certificates"
+        if self.budget >= 1:
+            return "retrain", {}, "the budget allows retraining"
+        stays = share_that_stays(task, partition)
+        if stays <= 0.5:
+            return "retrain", {}, f"only {stays:.0%} of the training items stay"
+        if self.budget < CHEAP:
+            return "utu", {}, f"the budget is below {CHEAP:g} of retraining"
+        if task.name == "link_prediction":
+            if partition.forgets == ("edges",) and has_held_out(partition.data):
+                return "inpo", {"until": "unseen"}, "edges under link prediction, with validation edges to compare with"
+            return "utu", {}, "link prediction, without what 'inpo' until unseen needs"
+        if partition.forgets == ("edges",):
+            return "finetune", {}, "edges have no label of their own under classification"
+        return "scrub", {}, "labelled items go"
+
+    def run(self, problem: Problem) -> Outcome:
+        """See `Method.run`."""
+        from gunlearn.methods import METHODS  # not before all are there
+
+        name, options, why = self.choose(problem.task, problem.partition, problem.model)
+        method = METHODS[name](**options)
+        method.supports(problem.task, problem.partition)
+        outcome = method.run(problem)
+        outcome.notes |= {"chosen": name, "options": options, "why": why}
+        return outcome
+
+
+def share_that_stays(task: Task, partition: Any) -> float:
+    """Share of the training items that stay, by number."""
+    if task.name == "link_prediction":
+        return partition.num_retain / (partition.num_retain + partition.forget_edge_index.size(1))
+    before, after = (
+        task.training_parts(data).sample(["retain"])["retain"].num_items
+        for data in (partition.data, partition.retain_data)
+    )
+    return after / before
+
+
+def has_held_out(data: Data) -> bool:
+    """Whether `until="unseen"` has validation edges to compare with."""
+    try:
+        check_held_out(data)
+    except UnsupportedMethodError:
+        return False
+    return True

@@ -1,0 +1,56 @@
+"""Each rule of `auto`, and that it does what the method it names does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import gunlearn as gu
+from gunlearn.errors import InvalidInputError
+from gunlearn.methods import Auto, fit_linear_head
+from gunlearn.nn import LinearHead
+from tests.methods.cases import make_data, same_weights, trained_model
+
+
+def nodes_problem():
+    data = gu.node_split(gu.load("karate"), 0.2, 0.2, seed=0)
+    return data, gu.GCN(data.num_features, 8, int(data.y.max()) + 1)
+
+
+def chosen(model, data, request, task, **options):
+    return Auto(**options).choose(gu.tasks.as_task(task), request.resolve(data), model)[0]
+
+
+def test_the_rules():
+    data, model = nodes_problem()
+    few, many, edges = gu.ForgetNodes(count=3), gu.ForgetNodes(ratio=0.6), gu.ForgetEdges(count=3)
+    assert chosen(model, data, few, "node_classification") == "scrub"
+    assert chosen(model, data, edges, "node_classification") == "finetune"
+    assert chosen(model, data, many, "node_classification") == "retrain"
+    assert chosen(model, data, few, "node_classification", budget=1.0) == "retrain"
+    assert chosen(model, data, few, "node_classification", budget=0.01) == "utu"
+    head = LinearHead(data.num_features, int(data.y.max()) + 1)
+    assert chosen(head, data, few, "node_classification") == "scrub"  # nothing to certify: trained in another way
+    assert chosen(fit_linear_head(head, data), data, few, "node_classification") == "cgu"
+    links = make_data()
+    assert links.val_pos_edge_index.size(1) < 30 or chosen(model, links, edges, "link_prediction") == "inpo"
+    del links.val_pos_edge_index
+    assert chosen(model, links, edges, "link_prediction") == "utu"
+    with pytest.raises(InvalidInputError, match="budget"):
+        Auto(budget=0)
+
+
+def test_it_does_what_it_names():
+    data, model = nodes_problem()
+    request = gu.ForgetNodes(count=3)
+    result = gu.unlearn(model, data, request, "auto", "node_classification", seed=4)
+    named = gu.unlearn(model, data, request, result.notes["chosen"], "node_classification", seed=4)
+    assert same_weights(result.model, named.model)
+    assert not same_weights(result.model, model)  # control
+    assert "labelled" in result.notes["why"]
+
+
+def test_a_request_of_another_kind_is_a_method_s_own_refusal():
+    torch.manual_seed(0)
+    result = gu.unlearn(trained_model(), make_data(), gu.ForgetNodes(count=2), "auto")
+    assert result.notes["chosen"] == "utu"
