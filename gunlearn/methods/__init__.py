@@ -6,7 +6,7 @@ from gunlearn.methods.auto import Auto
 from gunlearn.methods.base import Method, Outcome, Problem, build
 from gunlearn.methods.baselines import FineTune, GradDiff, GradientAscentMethod, UtU
 from gunlearn.methods.callbacks import Callback, EarlyStopping, TrainControl, TrainState
-from gunlearn.methods.certified import CGU, ScaleGUN
+from gunlearn.methods.certified import CGU
 from gunlearn.methods.ceu import CEU
 from gunlearn.methods.etr import ETR
 from gunlearn.methods.gif import GIF, IF
@@ -20,6 +20,7 @@ from gunlearn.methods.loop import TrainArguments, fit
 from gunlearn.methods.npo import NPOMethod
 from gunlearn.methods.result import Result
 from gunlearn.methods.run import run_method, run_training
+from gunlearn.methods.scalegun import ScaleGUN
 from gunlearn.methods.scrub import Scrub, ScrubR
 from gunlearn.methods.ssd import SSD
 from gunlearn.methods.teachers import D2DGN, BadTeacher, RandomLabel

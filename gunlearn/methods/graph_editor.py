@@ -19,7 +19,7 @@ CHUNK = 256  # rows removed, and as many added, per solve
 
 @dataclass(frozen=True)
 class GraphEditor(Method):
-    """GraphEditor (Cong and Mahdavi, 2023): the ridge regression that a fit without the forgotten data would have given.
+    """GraphEditor (Cong and Mahdavi, 2023): the ridge regression that a fit without the forgotten data gives.
 
     Rows of training nodes whose propagated features change are taken out, and added again as they are after; those of
     forgotten nodes are only taken out. With `U` these rows, `T` their targets and `J` the diagonal of -1 (out) and 1
