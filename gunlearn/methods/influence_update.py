@@ -51,7 +51,7 @@ class InfluenceUpdate(Method):
     curvature: str = "gauss_newton"
     damping: float | None = None
     tolerance: float = 0.2
-    max_iterations: int = 16
+    max_iterations: int = 12
     max_distance: float = 0.5
     weight_decay: float = 0.0
 
