@@ -483,9 +483,9 @@ def test_idea_is_gif_and_noise_under_the_seed() -> None:
 def cora(root: Path) -> tuple[nn.Module, Any, nn.Module]:
     data = gu.node_split(gu.load("Cora", root))
     torch.manual_seed(0)
-    model = gu.train(gu.GCN(data.num_features, 16, 7), data, "node_classification", epochs=60, lr=1e-2).model
+    model = gu.train(gu.GCN(data.num_features, 16, 7), data, "node_classification", epochs=100, lr=1e-2).model
     partition = gu.ForgetNodes(ratio=0.1).resolve(data)
-    return model, partition, run_method(Retrain(epochs=60, lr=1e-2), model, partition, NODES).model
+    return model, partition, run_method(Retrain(epochs=100, lr=1e-2), model, partition, NODES).model
 
 
 @pytest.mark.parametrize("method", [GIF(), GIF(curvature="hessian"), IF(), CEU(), IDEA()], ids=lambda m: m.name)
@@ -516,3 +516,29 @@ def test_cora_node_requests_move_the_weights_and_keep_the_accuracy(method: gu.Me
     tuned = run_method(FineTune(epochs=10, lr=1e-3), model, partition, NODES).model
     assert forgotten(result.model) < forgotten(model) < forgotten(flipped)
     assert forgotten(result.model) < forgotten(tuned)
+
+
+@pytest.mark.parametrize("kind", ["whole class", "all neighbours", "half", "half the edges", "leaf"])
+def test_degenerate_requests_give_a_working_model(kind: str, data_root: Path) -> None:
+    model, partition, _ = cora(data_root)
+    data = partition.data
+    degree = torch.bincount(data.edge_index[0], minlength=data.num_nodes)
+    request = {
+        "whole class": lambda: gu.ForgetNodes(mask=data.y == 3),
+        "all neighbours": lambda: gu.ForgetNodes(data.edge_index[1][data.edge_index[0] == degree.argmax()].unique()),
+        "half": lambda: gu.ForgetNodes(ratio=0.5),
+        "half the edges": lambda: gu.ForgetEdges(ratio=0.5, seed=0),
+        "leaf": lambda: gu.ForgetNodes((degree == 1).nonzero()[0]),
+    }[kind]()
+    partition = request.resolve(data)
+    result, retain = run_method(GIF(), model, partition, NODES), partition.retain_data
+
+    def loss(model: nn.Module) -> float:
+        with torch.no_grad():
+            logits = model(retain.x, retain.edge_index)
+        return float(cross_entropy(logits[retain.train_mask], retain.y[retain.train_mask]))
+
+    assert result.notes["distance"] > 0
+    share = float(retain.train_mask.sum() / data.train_mask.sum())
+    assert loss(result.model) * share == pytest.approx(result.notes["retained_loss"], rel=1e-4)
+    assert loss(result.model) < loss(model) + 0.021 * math.log(7)
