@@ -101,6 +101,8 @@ def grids(args: Args) -> Iterator[tuple[str, GridConfig]]:
                                 models=args.out / "models",
                                 task="link_prediction" if task == "links" else "node_classification",
                                 forget="edges" if task == "links" else task,
+                                # The training's own penalty goes on, where a method has one.
+                                method_args=("weight_decay=0.0005",) if task != "links" else (),
                             ),
                         )
 
