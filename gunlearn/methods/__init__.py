@@ -8,15 +8,18 @@ from gunlearn.methods.baselines import FineTune, GradDiff, GradientAscentMethod,
 from gunlearn.methods.callbacks import Callback, EarlyStopping, TrainControl, TrainState
 from gunlearn.methods.certified import CGU
 from gunlearn.methods.ceu import CEU
+from gunlearn.methods.cognac import Cognac
 from gunlearn.methods.etr import ETR
 from gunlearn.methods.gif import GIF, IF
 from gunlearn.methods.gnndelete import INPOS, GNNDelete, GNNDeleteNI
 from gunlearn.methods.graph_editor import GraphEditor
+from gunlearn.methods.grapheraser import GraphEraser
 from gunlearn.methods.head_training import fit_linear_head
 from gunlearn.methods.idea import IDEA
 from gunlearn.methods.imu import IMU
 from gunlearn.methods.inpo import INPO
 from gunlearn.methods.loop import TrainArguments, fit
+from gunlearn.methods.megu import MEGU
 from gunlearn.methods.npo import NPOMethod
 from gunlearn.methods.result import Result
 from gunlearn.methods.run import run_method, run_training
@@ -48,6 +51,9 @@ METHODS: dict[str, type[Method]] = {
         D2DGN,
         SSD,
         ETR,
+        MEGU,
+        Cognac,
+        GraphEraser,
         GIF,
         IF,
         CEU,
@@ -70,11 +76,13 @@ __all__ = [
     "IMU",
     "INPO",
     "INPOS",
+    "MEGU",
     "METHODS",
     "SSD",
     "Auto",
     "BadTeacher",
     "Callback",
+    "Cognac",
     "EarlyStopping",
     "FineTune",
     "GNNDelete",
@@ -82,6 +90,7 @@ __all__ = [
     "GradDiff",
     "GradientAscentMethod",
     "GraphEditor",
+    "GraphEraser",
     "Method",
     "NPOMethod",
     "Outcome",

@@ -1,0 +1,246 @@
+"""MEGU: its four terms by hand, its neighbours by dense linear algebra, its controls on Cora."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, cross_entropy, kl_div
+from torch_geometric.data import Data
+from torch_geometric.nn import GCNConv
+
+import gunlearn as gu
+from gunlearn.errors import InvalidInputError
+from gunlearn.losses import NLL, Objective, as_objective
+from gunlearn.methods import METHODS, run_method
+from gunlearn.methods.entities import forgotten_entities, inverted_features
+from gunlearn.methods.megu import MEGU, OPERATOR, gap, influenced
+from gunlearn.seed import isolated_rng
+from tests.methods.cases import same_weights
+
+TASK = gu.NodeClassification()
+
+
+@functools.cache
+def karate() -> tuple[nn.Module, Any]:
+    data = gu.node_split(gu.load("karate"), 0.2, 0.2)
+    with isolated_rng(0):
+        model = gu.GCN(data.num_features, 8, 4)
+    return gu.train(model, data, "node_classification", epochs=60, lr=1e-2).model, data
+
+
+def ring() -> Data:
+    """Forty nodes in a ring, with features of two columns' blocks."""
+    generator, node = torch.Generator().manual_seed(0), torch.arange(40)
+    edge_index = torch.stack([torch.cat([node, (node + 1) % 40]), torch.cat([(node + 1) % 40, node])])
+    x = (torch.rand(40, 300, generator=generator) < 0.03).float()
+    return gu.node_split(Data(x=x, edge_index=edge_index, y=node % 4), 0.2, 0.2)
+
+
+@pytest.mark.parametrize("layout", ["dense", "csr"])
+def test_inverted_features(layout: str) -> None:
+    x, nodes = ring().x, torch.tensor([7, 3])
+    expected = x.numpy().copy()
+    expected[[7, 3]] = 1 - expected[[7, 3]]
+    given = x.clone() if layout == "dense" else x.to_sparse_csr()
+    found = inverted_features(given, nodes)
+    assert found.layout == given.layout
+    np.testing.assert_array_equal(found.to_dense().numpy(), expected)
+    np.testing.assert_array_equal(given.to_dense().numpy(), x.numpy())
+
+
+@pytest.mark.parametrize("layout", ["dense", "csr"])
+def test_neighbours_are_those_whose_propagated_features_turn(layout: str) -> None:
+    data = ring()
+    entities = torch.tensor([5, 20])
+    x, turned = data.x.double(), data.x.double()
+    turned[entities] = 1 - turned[entities]
+    a = torch.eye(40, dtype=torch.float64)
+    a[data.edge_index[1], data.edge_index[0]] = 1.0
+    a = a / 3  # every node has degree two and a loop
+    similarity = cosine_similarity(a @ a @ x, a @ a @ turned)
+    near = torch.tensor([3, 4, 6, 7, 18, 19, 21, 22])
+    threshold = gap(similarity[near])
+    data.x = data.x if layout == "dense" else data.x.to_sparse_csr()
+    partition = gu.ForgetNodes(entities).resolve(data)
+    found = influenced(partition, entities, 2)
+    assert found.tolist() == near[similarity[near] <= threshold].tolist()
+    assert 0 < found.numel() < near.numel()
+
+
+def test_the_gap() -> None:
+    assert gap(torch.tensor([0.05, 0.15, 0.62, 0.99])) == pytest.approx(0.3)  # nothing between .2 and .3
+    assert gap(torch.tensor([0.85, 0.95, 1.0])) >= 1.0
+    assert gap(torch.tensor([0.55, 0.95])) == pytest.approx(0.7)
+
+
+REQUESTS = {
+    "nodes": gu.ForgetNodes(count=3, seed=1),
+    "edges": gu.ForgetEdges(count=4, seed=1),
+    "features": gu.ForgetFeatures(count=3, seed=1),
+}
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+@pytest.mark.parametrize("read", ["original", "isolated"])
+def test_the_first_loss_is_the_papers(kind: str, read: str) -> None:
+    model, data = karate()
+    partition = REQUESTS[kind].resolve(data)
+    tau, kappa = 1.5, 0.3
+    method = MEGU(epochs=1, init="random", read=read, kappa=kappa, temperature=tau)
+    result = run_method(method, model, partition, TASK, seed=4)
+    with isolated_rng(4):
+        operator = nn.Linear(4, 4)  # the run's first draw
+    retain = partition.retain_data
+    with torch.no_grad():
+        before = model(data.x, data.edge_index)
+        plain = model(retain.x, retain.edge_index)
+        x = data.x if kind == "nodes" else retain.x
+        there = before if read == "original" else model(x, retain.edge_index)
+    label, v = before.argmax(1), forgotten_entities(partition)
+    ends = partition.forget_edge_index.unique()
+    assert (
+        v.tolist()
+        == {"nodes": partition.forget_nodes, "edges": ends, "features": partition.feature_nodes}[kind].tolist()
+    )
+    n = influenced(partition, v, 2)
+    assert n.numel()
+    out = [operator(z).detach() for z in (there, plain)]
+
+    def divergence(follower: Tensor, leader: Tensor) -> float:
+        return float(kl_div((follower / tau).log_softmax(1), (leader / tau).softmax(1), reduction="batchmean"))
+
+    terms = {
+        "follow(forget)": divergence(there[v], out[0][v]),
+        "gradient_ascent(forget)": -float(cross_entropy(out[0][v], label[v])),
+        "follow(neighbours)": divergence(out[1][n], plain[n]),
+        "nll(neighbours)": float(cross_entropy(plain[n], label[n])),
+    }
+    for name, value in terms.items():
+        assert result.history[0][name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    weights = (kappa, kappa, 1.0, 1.0)
+    total = sum(w * value for w, value in zip(weights, terms.values(), strict=True))
+    assert result.history[0]["loss"] == pytest.approx(total, rel=1e-4)
+
+
+def test_a_leader_gets_no_gradient_from_the_divergence() -> None:
+    from gunlearn.losses import Prediction
+    from gunlearn.methods.megu import Follow
+
+    logits, leader = torch.randn(5, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
+    Follow(2.0)(Prediction(torch.zeros(5), logits=logits, embeddings=leader)).backward()
+    expected = ((logits / 2).softmax(1) - (leader / 2).softmax(1)) / 2 / 5
+    torch.testing.assert_close(logits.grad, expected.detach())
+    assert leader.grad is None
+
+
+def test_no_hidden_smoothing_at_test_time() -> None:
+    """Predictions after unlearning are those of the plain model with the weights that came out."""
+    model, data = karate()
+    result = gu.unlearn(model, data, REQUESTS["nodes"], "megu", "node_classification", epochs=5)
+    plain = copy.deepcopy(model)
+    plain.load_state_dict(result.model.state_dict())  # no operator, no other state
+    assert type(result.model) is type(model)
+    assert not any(OPERATOR in name for name, _ in result.model.named_modules())
+    retain = result.data
+    assert torch.equal(plain(retain.x, retain.edge_index), result.model(retain.x, retain.edge_index))
+    assert not any(getattr(module, "_forward_hooks", None) for module in result.model.modules())
+    assert not same_weights(plain, model)
+
+
+def test_the_operator_leaves_the_model_when_a_run_breaks() -> None:
+    class Broken(gu.Callback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            assert hasattr(kwargs["model"], OPERATOR)
+            self.model = kwargs["model"]
+            raise KeyboardInterrupt
+
+    model, data = karate()
+    callback = Broken()
+    with pytest.raises(KeyboardInterrupt):
+        gu.unlearn(model, data, REQUESTS["nodes"], "megu", "node_classification", callbacks=[callback])
+    assert not hasattr(callback.model, OPERATOR)
+
+
+def test_no_true_label_is_read() -> None:
+    model, data = karate()
+    spoiled = copy.copy(data)
+    spoiled.y = (data.y + 1) % 4
+    results = [
+        gu.unlearn(model, d, REQUESTS["nodes"], "megu", "node_classification", epochs=3).model for d in (data, spoiled)
+    ]
+    assert same_weights(*results)
+
+
+def test_isolated_nodes_have_no_neighbours_and_the_rest_holds() -> None:
+    data = ring()
+    data.edge_index = data.edge_index[:, (data.edge_index != 5).all(0)]
+    with isolated_rng(0):
+        model = gu.train(Net(), data, "node_classification", epochs=5).model
+    result = gu.unlearn(model, data, gu.ForgetNodes([5]), "megu", "node_classification", epochs=2)
+    assert result.notes["neighbours"] == 0
+    assert not same_weights(result.model, model)
+
+
+class Net(nn.Module):
+    """A user's model, with batch statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = GCNConv(300, 8), nn.BatchNorm1d(8), GCNConv(8, 4)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.second(self.norm(self.first(x, edge_index)).relu(), edge_index)
+
+
+@dataclass(frozen=True)
+class Flipped(MEGU):
+    """The entities' ascent with the other sign; not one of the package's methods."""
+
+    def objective(self) -> Objective:
+        return super().objective() + (-2 * self.kappa) * METHODS["gradient_ascent"]().objective()
+
+
+@dataclass(frozen=True)
+class Held(MEGU):
+    """The neighbours' terms alone."""
+
+    def objective(self) -> Objective:
+        return as_objective(NLL(on="neighbours"))
+
+
+def test_entities_are_less_likely_and_the_rest_stays(data_root: Any) -> None:
+    data = gu.node_split(gu.load("Cora", data_root))
+    with isolated_rng(0):
+        model = gu.GCN(data.num_features, 16, 7)
+    model = gu.train(model, data, "node_classification", epochs=60, lr=1e-2, eval_every=60).model
+    partition = gu.ForgetNodes(ratio=0.1, seed=1).resolve(data)
+    retain, gone = partition.retain_data, partition.forget_nodes
+
+    @torch.no_grad()
+    def figures(model: nn.Module) -> tuple[float, float]:
+        out = model(data.x, data.edge_index)[gone]
+        right = model(retain.x, retain.edge_index).argmax(1) == data.y
+        return float(cross_entropy(out, data.y[gone])), float(right[retain.test_mask].float().mean())
+
+    before, accuracy = figures(model)
+    methods = [cls(kappa=1.0, lr=2e-3) for cls in (MEGU, Flipped, Held)]
+    found = {type(method): figures(run_method(method, model, partition, TASK).model) for method in methods}
+    # What is forgotten becomes relatively less likely; not with the sign flipped, nor by holding the rest alone.
+    assert found[MEGU][0] > max(found[Flipped][0], found[Held][0]) + 0.02
+    assert found[MEGU][0] > before - 0.05
+    assert found[MEGU][1] > accuracy - 0.03
+
+
+@pytest.mark.parametrize(
+    "options", [{"mode": "x"}, {"kappa": 0.0}, {"num_hops": 0}, {"init": "x"}, {"read": "x"}, {"temperature": 0.0}]
+)
+def test_bad_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match="Expected"):
+        MEGU(**options)
