@@ -131,7 +131,7 @@ class Retrain(Method):
 
     name = "retrain"
     summary = "train from new weights without the forgotten data"
-    needs = "all retained data"
+    needs = "retained data, retraining"
     cost = "a whole training"
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ def methods_listing() -> tuple[list[str], list[list[str]]]:
     """Heading and rows of all methods."""
     from gunlearn.methods import METHODS
 
-    head = ["method", "what it does", "forgets", "tasks", "needs", "cost", "variants", "paper"]
+    head = ["method", "what it does", "forgets", "tasks", "needs", "certified", "cost", "variants", "paper"]
     return head, [
         [
             name,
@@ -22,6 +22,7 @@ def methods_listing() -> tuple[list[str], list[list[str]]]:
             ", ".join(cls.requests) or "anything",
             ", ".join(cls.tasks) or "any",
             cls.needs or "nothing more",
+            "can be" if cls.certified else "no",
             cls.cost,
             ", ".join(cls.variants),
             cls.paper or "baseline",

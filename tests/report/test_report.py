@@ -12,6 +12,7 @@ import gunlearn as gu
 from gunlearn.bench import GridConfig, Recipe, run_grid
 from gunlearn.losses import LOSSES
 from gunlearn.methods import METHODS
+from gunlearn.methods.base import NEEDS
 from gunlearn.report import evaluation_report, grid_report, losses_table, markdown_table, methods_table, text_table
 from gunlearn.report.plots import PLOTS, draw
 from gunlearn.report.summary import summarise
@@ -144,6 +145,8 @@ def test_listings_come_from_the_classes():
     for name, cls in METHODS.items():
         (line,) = [line for line in table if line.startswith(f"| `{name}` |")]
         assert cls.summary in line
+        assert {need.strip() for need in cls.needs.split(",") if need} <= set(NEEDS), name
+        assert f"| {'can be' if cls.certified else 'no'} |" in line
         address = f"](https://arxiv.org/abs/{cls.paper.removeprefix('arXiv ')})"
         assert address in line if cls.paper.startswith("arXiv ") else cls.paper in line
     table = losses_table()
