@@ -1,0 +1,232 @@
+"""Cognac: phases, contrast and affected nodes against numpy and brute force, its controls on Cora."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import gunlearn as gu
+from gunlearn.errors import EmptyForgetSetError, InvalidInputError
+from gunlearn.losses import Objective, Prediction, as_objective
+from gunlearn.methods import run_method
+from gunlearn.methods.base import Problem
+from gunlearn.methods.cognac import Cognac, Contrast, Walk, affected
+from gunlearn.methods.entities import forgotten_entities
+from gunlearn.seed import isolated_rng
+from tests.methods.cases import same_weights
+
+TASK = gu.NodeClassification()
+
+
+@functools.cache
+def karate() -> tuple[nn.Module, Any]:
+    data = gu.node_split(gu.load("karate"), 0.2, 0.2)
+    with isolated_rng(0):
+        model = gu.GCN(data.num_features, 8, 4)
+    return gu.train(model, data, "node_classification", epochs=60, lr=1e-2).model, data
+
+
+def problem(request: gu.Request) -> Problem:
+    model, data = karate()
+    return Problem(copy.deepcopy(model), model, request.resolve(data), TASK)
+
+
+def test_the_contrast_by_hand() -> None:
+    z = np.random.default_rng(0).normal(size=(6, 3, 4))
+    z[0, 2] = z[0, 0]  # on top of each other: the whole margin
+    expected = np.linalg.norm(z[:, 0] - z[:, 1], axis=1) + np.maximum(
+        2.0 - np.linalg.norm(z[:, 0] - z[:, 2], axis=1), 0
+    )
+    value = Contrast(2.0)(Prediction(torch.zeros(6), embeddings=torch.from_numpy(z)))
+    assert float(value) == pytest.approx(expected.mean(), rel=1e-6)
+
+
+def brute_force(model: nn.Module, data: Any, entities: list[int], num_hops: int) -> dict[int, float]:
+    """Change of each nearby node's probabilities, by its id in the whole graph."""
+    x = data.x.clone()
+    for node in entities:
+        x[node] = 1 - x[node]
+    reached, edges = set(entities), data.edge_index.t().tolist()
+    for _ in range(num_hops):
+        reached |= {b for a, b in edges if a in reached}
+    with torch.no_grad():
+        then, now = (model(value, data.edge_index).softmax(1) for value in (data.x, x))
+    return {node: float((now - then)[node].abs().mean()) for node in sorted(reached - set(entities))}
+
+
+@pytest.mark.parametrize("num_hops", [1, 2])
+def test_positions_inside_a_subset_are_mapped_to_global_ids(num_hops: int) -> None:
+    given = problem(gu.ForgetNodes([24, 27]))  # their neighbours' ids are far from 0, 1, 2, ...
+    entities = forgotten_entities(given.partition)
+    change = brute_force(given.reference, given.partition.data, [24, 27], num_hops)
+    count = int(np.ceil(0.4 * len(change)))
+    expected = sorted(sorted(change, key=change.get, reverse=True)[:count])
+    found = affected(given, entities, num_hops, 0.4).tolist()
+    assert found == expected
+    assert not set(found) & {24, 27}
+    assert found != sorted(torch.tensor(list(change.values())).topk(count).indices.tolist())  # the defect's answer
+
+
+def test_a_walk_ends_at_a_neighbour_or_stays() -> None:
+    _, data = karate()
+    edge_index = data.edge_index[:, (data.edge_index != 11).all(0)]  # node 11 has nobody
+    avoid = torch.tensor([0])
+    neighbours = {n: set(edge_index[1, edge_index[0] == n].tolist()) for n in range(34)}
+    two = {n: set().union(*(neighbours[m] for m in neighbours[n]), neighbours[n], {n}) - {0} | {n} for n in range(34)}
+    nodes = torch.arange(34).repeat(50)
+    with isolated_rng(0):
+        ends = Walk(edge_index, 34, 1, avoid)(nodes)
+        far = Walk(edge_index, 34, 2, avoid)(nodes)
+    for node in range(34):
+        found = set(ends[nodes == node].tolist())
+        assert found <= neighbours[node] - {0} | {node}
+        assert set(far[nodes == node].tolist()) <= two[node]
+    assert (ends[nodes == 11] == 11).all()
+    assert set(ends[nodes == 33].tolist()) == neighbours[33]  # all of them come up
+    assert not (ends[nodes != 0] == 0).any()
+
+
+def test_phases_and_their_rates() -> None:
+    method = Cognac(contrast_steps=2, ascent_steps=1, descent_steps=2, epochs=10)
+    assert [method.phase(e) for e in range(6)] == ["contrast", "contrast", "ascent", "descent", "descent", "contrast"]
+    assert [term.on for e in range(4) for _, term in method.objective_at(e).terms] == [
+        "affected",
+        "affected",
+        "forget",
+        "retain",
+        "retain",
+    ]
+    rates: list[float] = []
+
+    class Watch(gu.Callback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            rates.append(kwargs["optimizer"].param_groups[0]["lr"])
+
+    model, data = karate()
+    partition = gu.ForgetNodes(count=2).resolve(data)
+    method = Cognac(epochs=5, contrast_steps=1, ascent_steps=1, descent_steps=3, lr=0.1, ascent_lr=0.2, descent_lr=0.3)
+    run_method(method, model, partition, TASK, callbacks=[Watch()])
+    assert rates == [0.1, 0.2, 0.3, 0.3, 0.3]
+
+
+def test_failures_are_not_swallowed() -> None:
+    model, data = karate()
+    partition = gu.ForgetNodes(count=2).resolve(data)
+
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.calls = copy.deepcopy(model), 0
+
+        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+            self.calls += self.training
+            if self.calls > 4:
+                raise ArithmeticError("broken on purpose")
+            return self.inner(x, edge_index)
+
+    with pytest.raises(ArithmeticError, match="on purpose"):
+        run_method(Cognac(), Broken(), partition, TASK)
+
+
+def test_no_label_of_a_held_out_node_is_read() -> None:
+    model, data = karate()
+    train = data.train_mask.nonzero().view(-1).tolist()
+    request = gu.ForgetNodes([*train[:2], int(data.test_mask.nonzero()[0])])
+    held_out, learned = copy.copy(data), copy.copy(data)
+    held_out.y = torch.where(data.train_mask, data.y, (data.y + 1) % 4)
+    learned.y = torch.where(data.train_mask, (data.y + 1) % 4, data.y)
+    one, two, three = (
+        gu.unlearn(model, d, request, "cognac", "node_classification", epochs=10).model
+        for d in (data, held_out, learned)
+    )
+    assert same_weights(one, two)
+    assert not same_weights(one, three)  # control: training labels are
+
+
+def test_the_last_step_counts_and_nothing_is_chosen() -> None:
+    """Ten steps end where ten single steps' callbacks saw the model last, whatever validation or forget set say."""
+    model, data = karate()
+    seen: list[dict[str, Tensor]] = []
+
+    class Watch(gu.Callback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            seen.append({k: v.detach().clone() for k, v in kwargs["model"].state_dict().items()})
+
+    partition = gu.ForgetNodes(count=2).resolve(data)
+    result = run_method(Cognac(epochs=10), model, partition, TASK, callbacks=[Watch()])
+    assert all(torch.equal(v, seen[-1][k]) for k, v in result.model.state_dict().items())
+    assert not all(torch.equal(v, seen[-1][k]) for k, v in seen[-2].items())
+
+
+def test_a_request_without_a_training_node_is_refused() -> None:
+    model, data = karate()
+    with pytest.raises(EmptyForgetSetError, match="Expected forgotten training items"):
+        gu.unlearn(model, data, gu.ForgetNodes([int(data.test_mask.nonzero()[0])]), "cognac", "node_classification")
+
+
+@dataclass(frozen=True)
+class Flipped(Cognac):
+    """Descends on the forgotten nodes' labels."""
+
+    def objective_at(self, epoch: int) -> Objective:
+        phase = super().objective_at(epoch)
+        return -1.0 * phase if self.phase(epoch) == "ascent" else phase
+
+
+@dataclass(frozen=True)
+class Rest(Cognac):
+    """Fine-tuning alone."""
+
+    def objective_at(self, epoch: int) -> Objective:
+        return as_objective(self._descent())
+
+
+def test_the_forgotten_labels_become_less_likely(data_root: Any) -> None:
+    data = gu.node_split(gu.load("Cora", data_root))
+    with isolated_rng(0):
+        model = gu.GCN(data.num_features, 16, 7)
+    model = gu.train(model, data, "node_classification", epochs=60, lr=1e-2, eval_every=60).model
+    partition = gu.ForgetNodes(ratio=0.1, seed=1).resolve(data)
+    retain, gone = partition.retain_data, partition.forget_nodes
+
+    @torch.no_grad()
+    def figures(model: nn.Module) -> tuple[float, float]:
+        """Loss of the forgotten beside that of the retained nodes, and test accuracy."""
+        out, new = model(data.x, data.edge_index)[gone], model(retain.x, retain.edge_index)
+        loss = cross_entropy(out, data.y[gone]) - cross_entropy(new[retain.train_mask], data.y[retain.train_mask])
+        right = new.argmax(1) == data.y
+        return float(loss), float(right[retain.test_mask].float().mean())
+
+    before, accuracy = figures(model)
+    methods = [cls(epochs=24, ascent_steps=2, ascent_lr=5e-3) for cls in (Cognac, Flipped, Rest)]
+    after = {type(method): figures(run_method(method, model, partition, TASK).model) for method in methods}
+    # The gap opens; not with the sign flipped, not by fine-tuning alone, and not (the gap before) by doing nothing.
+    assert after[Cognac][0] > max(after[Flipped][0], after[Rest][0], before) + 0.02
+    assert after[Cognac][1] > accuracy - 0.03
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ascent_lr": 0.0},
+        {"descent_lr": -1.0},
+        {"contrast_steps": -1},
+        {"descent_steps": 0},
+        {"fraction": 0.0},
+        {"fraction": 1.5},
+        {"margin": -1.0},
+        {"alpha": float("nan")},
+        {"num_hops": 0},
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match="Expected"):
+        Cognac(**options)
