@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from gunlearn.tasks.graph import GraphTask
 READ = ("original", "isolated")
 
 
-def forgotten_entities(partition: object) -> Tensor:
+def forgotten_entities(partition: Any) -> Tensor:
     """Nodes that go or lose features, and end points of edges that go by themselves; sorted ids `[k]`."""
     edges, gone = partition.forget_edge_index, partition.forget_nodes
     ends = edges[:, ~torch.isin(edges, gone).any(dim=0)] if "edges" in partition.forgets else edges[:, :0]
@@ -34,7 +35,7 @@ def surrounding(data: Data, entities: Tensor, num_hops: int) -> Tensor:
 
 
 def entity_graph(
-    task: GraphTask, partition: object, entities: Tensor, read: str, message_graph: str, model: nn.Module | None
+    task: GraphTask, partition: Any, entities: Tensor, read: str, message_graph: str, model: nn.Module | None
 ) -> tuple[Data, Callable[[Tensor], Tensor]]:
     """What the model reads, and where in it the entities are.
 
