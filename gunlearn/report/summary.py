@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 Row = dict[str, Any]
 #: Rows that are no method: what the others are compared with.
 ENDS = ("original", "retrain")
+#: How much utility (AUC or accuracy) a method may lose against retraining before tables mark it as failing.
+LOSS = 0.03
 _PROBLEM = ("dataset", "task", "backbone", "forget", "protocol", "ratio", "count", "region", "by")
 
 
@@ -32,6 +34,7 @@ class Line:
         rows: the runs that gave figures.
         errors: what the others said, each message once.
         failed: number of the others.
+        fails: its utility is more than `LOSS` below retraining's.
         behind_utu: its distance to retraining is not below that of simply taking things out of the graph.
         dataset: name, `None` where the rows know none.
         task: name, `None` where the rows know none.
@@ -43,6 +46,7 @@ class Line:
     errors: list[str] = field(default_factory=list)
     failed: int = 0
     behind_utu: bool = False
+    fails: bool = False
     dataset: str | None = None
     task: str | None = None
 
@@ -94,15 +98,28 @@ def summarise(rows: Sequence[Row]) -> list[Line]:
                 line.errors += [row["error"]] if row["error"] not in line.errors else []
             else:
                 line.rows.append(row)
-        utu = {row.get("seed"): row["js_forget"] for line in here.values() if line.method == "utu" for row in line.rows
-               if _had(row, "js_forget")}  # fmt: skip
         for line in here.values():
             if line.method not in (*ENDS, "utu"):
-                pairs = [(row["js_forget"], utu[row.get("seed")]) for row in line.rows
-                         if _had(row, "js_forget") and row.get("seed") in utu]  # fmt: skip
-                line.behind_utu = bool(pairs) and sum(a for a, _ in pairs) >= sum(b for _, b in pairs)
+                behind = _mean_gap(line, here.values(), "utu", "js_forget")
+                line.behind_utu = behind is not None and behind >= 0
+                lost = _mean_gap(line, here.values(), "retrain", utility(line.task))
+                line.fails = lost is not None and -lost > LOSS
         lines += here.values()
     return lines
+
+
+def utility(task: str | None) -> str:
+    """Name of the figure that says what a model of the task is good for."""
+    return "retain_auc" if task in (None, "link_prediction") else "test_acc"
+
+
+def _mean_gap(line: Line, lines: Iterable[Line], method: str, name: str) -> float | None:
+    """Mean difference of a figure to a method's, over the seeds that both have; `None` where there are none."""
+    theirs = {
+        row.get("seed"): row[name] for other in lines if other.method == method for row in other.rows if _had(row, name)
+    }
+    gaps = [row[name] - theirs[row.get("seed")] for row in line.rows if _had(row, name) and row.get("seed") in theirs]
+    return sum(gaps) / len(gaps) if gaps else None
 
 
 def _had(row: Row, name: str) -> bool:

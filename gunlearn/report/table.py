@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from gunlearn.report.summary import Line, Row, Stat, summarise
+from gunlearn.report.summary import LOSS, Line, Row, Stat, summarise
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 ABSENT = "-"
-MARK = "*"
+MARK, FAILS = "*", "!"
 BEHIND = "no closer to retraining on what was forgotten (JS forget) than utu, which only takes it out of the graph."
+FAILED = f"fails: more than {LOSS:g} below retraining in utility (AUC retain, or accuracy on test items)."
 LEGEND = (
     "AUC retain: test edges against non-edges. AUC forget: retained against forgotten edges. Accuracy: of test nodes, "
     "and of forgotten ones as the original graph shows them. MIA AUC: how well the model's scores tell forgotten items "
@@ -87,7 +88,8 @@ def cells(line: Line, with_dataset: bool, floor_on: str = " ", among: Sequence[L
     """
     runs = str(len(line.rows)) if not line.failed else f"{len(line.rows)} of {len(line.rows) + line.failed}"
     out = [str(line.dataset or ABSENT)] if with_dataset else []
-    out += [line.method + (f" {MARK}" if line.behind_utu else ""), line.mode, runs]
+    marks = "".join(mark for mark, there in ((MARK, line.behind_utu), (FAILS, line.fails)) if there)
+    out += [f"{line.method} {marks}".rstrip(), line.mode, runs]
     for _, name, text in columns([line] if among is None else among):
         value = line.stat(name)
         cell = ABSENT if value is None else text(value)
@@ -99,6 +101,7 @@ def cells(line: Line, with_dataset: bool, floor_on: str = " ", among: Sequence[L
 def footnotes(lines: Sequence[Line]) -> list[str]:
     """Notes below a table."""
     notes = [f"{MARK} {BEHIND}"] if any(line.behind_utu for line in lines) else []
+    notes += [f"{FAILS} {FAILED}"] if any(line.fails for line in lines) else []
     return notes + [f"{line.method} ({line.mode}) failed: {error}" for line in lines for error in line.errors]
 
 

@@ -109,6 +109,18 @@ def test_mark_of_methods_not_better_than_utu():
     assert "no closer" not in text_table(rows[:4])
 
 
+def test_mark_of_methods_that_lose_utility():
+    def row(method, value, seed):
+        return {**made(method, 0.2, seed), "retain_auc": value}
+
+    rows = [row("retrain", 0.9, 0), row("retrain", 0.8, 1), row("npo", 0.88, 0), row("npo", 0.765, 1)]
+    rows += [row("finetune", 0.88, 0), row("finetune", 0.75, 1), row("original", 0.1, 0)]
+    assert [line.method for line in summarise(rows) if line.fails] == ["finetune"]  # .035 against .03; npo lost less
+    assert "! fails" in text_table(rows)
+    classes = [{**r, "task": "node_classification", "test_acc": r.pop("retain_auc")} for r in map(dict, rows)]
+    assert [line.method for line in summarise(classes) if line.fails] == ["finetune"]
+
+
 def test_absent_figures_and_errors_in_the_table():
     rows = [made("npo", None), {**made("npo", None, 1), "error": "Expected finite losses (got NaN)"}]
     line, note = text_table(rows).splitlines()[2:]
