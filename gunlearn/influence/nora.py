@@ -75,8 +75,8 @@ def nora(
                 norm = scatter(size.pow(p), row, dim=0, dim_size=num_nodes, reduce="sum").pow(1 / p)
         if norm.numel() != num_nodes:
             raise UnsupportedModelError(
-                f"Expected layers that read a row per node, {num_nodes} (got {norm.numel()}); NORA does not know models "
-                "whose layers read nodes of some types only"
+                f"Expected layers that read a row per node, {num_nodes} (got {norm.numel()}): NORA does not know "
+                "models whose layers read nodes of one type only"
             )
         norm = norm.to(degree.dtype)
         acc += rate * norm * degree / (degree + beta)

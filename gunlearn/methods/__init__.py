@@ -11,13 +11,14 @@ from gunlearn.methods.ceu import CEU
 from gunlearn.methods.cognac import Cognac
 from gunlearn.methods.etr import ETR
 from gunlearn.methods.gif import GIF, IF
-from gunlearn.methods.gnndelete import INPOS, GNNDelete, GNNDeleteNI
+from gunlearn.methods.gnndelete import GNNDelete, GNNDeleteNI
 from gunlearn.methods.graph_editor import GraphEditor
 from gunlearn.methods.grapheraser import GraphEraser
 from gunlearn.methods.head_training import fit_linear_head
 from gunlearn.methods.idea import IDEA
 from gunlearn.methods.imu import IMU
 from gunlearn.methods.inpo import INPO
+from gunlearn.methods.inpo_s import INPOS
 from gunlearn.methods.loop import TrainArguments, fit
 from gunlearn.methods.megu import MEGU
 from gunlearn.methods.npo import NPOMethod

@@ -20,9 +20,9 @@ from torch_geometric.utils import to_undirected
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Objective
-from gunlearn.methods import run_method
+from gunlearn.methods import INPOS, GNNDelete, GNNDeleteNI, run_method
 from gunlearn.methods.deletion import DeletionOperator, attach_operators, restore_operators
-from gunlearn.methods.gnndelete import INPOS, Affected, GNNDelete, GNNDeleteNI, LayerLosses
+from gunlearn.methods.layer_losses import Affected, LayerLosses
 from tests.methods.cases import fresh_model, make_data, trained_model
 
 FORGET = gu.ForgetEdges(count=6, seed=3)
