@@ -138,11 +138,13 @@ class GradientMethod(Method):
     def run(self, problem: Problem) -> Outcome:
         """See `Method.run`."""
         objective, task = as_objective(self.objective()), problem.task
-        parts = task.parts(problem.partition, self.message_graph, problem.model)
+        parts = task.parts(problem.partition, self.message_graph, problem.model, objective.parts)
         if "forget" in objective.parts:
             forget_items(parts, self.name)
         change, stop = self.adapt(problem, parts)
         surroundings = self.surroundings(problem)
+        if parts.joint and type(self).surroundings is GradientMethod.surroundings:
+            surroundings = FrozenStatistics  # else what is forgotten would enter the statistics of what stays
         references = []
         compared = {**dict.fromkeys(objective.reference_parts, problem.reference), **self.teachers(problem)}
         for teacher in dict.fromkeys(compared.values()):

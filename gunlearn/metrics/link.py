@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
@@ -65,9 +66,12 @@ class LinkEvaluator(Evaluator):
         task, partition, data = self.task, self.partition, self.partition.retain_data
         there = data if partition.forgets == ("edges",) else partition.data
         self.test = task.held_out_items(data, "test")
+        retain, blank = partition.retain_edge_index, torch.zeros(data.num_nodes, dtype=torch.bool)
+        blank[partition.feature_nodes.cpu()] = True  # edges of nodes that lost features are the forget set's
+        retain = retain[:, ~blank.to(retain.device)[retain].any(dim=0)]
         return {
             "forget": (task.edge_items(there, forgotten_edges(partition)), there),
-            "retain": (task.edge_items(data, partition.retain_edge_index), data),
+            "retain": (task.edge_items(data, retain), data),
             "test": (self.test, data),
         }
 

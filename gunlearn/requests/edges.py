@@ -127,7 +127,7 @@ class ForgetEdges(Request):
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(ForgetEdges)}
 
 
-def _named_tensor(value: Any, name: str) -> Tensor:
+def _named_tensor(value: Any, name: str, noun: str = "edge") -> Tensor:
     """Named edges as an int64 CPU tensor: `[2, F]`, or `[F]` for ids."""
     is_list = isinstance(value, (list, tuple))
     try:
@@ -135,7 +135,7 @@ def _named_tensor(value: Any, name: str) -> Tensor:
     except (TypeError, ValueError) as error:
         raise InvalidRequestError(f"Expected '{name}' to hold integers (got {error})") from error
     if tensor.numel() == 0:
-        raise EmptyForgetSetError(f"Expected '{name}' to name at least one edge (got none)")
+        raise EmptyForgetSetError(f"Expected '{name}' to name at least one {noun} (got none)")
     pairs = name == "edge_index"
     # A list is always one of pairs: two lists of two nodes each could be read either way.
     if tensor.dim() != 1 + pairs or (pairs and tensor.size(1 if is_list else 0) != 2):
@@ -149,9 +149,11 @@ def _named_tensor(value: Any, name: str) -> Tensor:
 
 
 def _sorted_content(value: Any) -> Hashable:
-    """A tensor as a tuple of its sorted columns; anything else as it is."""
+    """A tensor as a tuple of its sorted columns, a mask as its size and its ids; anything else as it is."""
     if not isinstance(value, Tensor):
         return value
+    if value.dtype == torch.bool:
+        return tuple(value.shape), value.nonzero().numpy().tobytes()
     array = np.atleast_2d(value.numpy())
     return array[:, np.lexsort(array[::-1])].tobytes()
 
@@ -159,8 +161,12 @@ def _sorted_content(value: Any) -> Hashable:
 def _named_edges(graph: TrainingGraph, edge_index: Tensor, edge_type: int | None = None) -> Tensor:
     """Numbers of the edges that `edge_index` names; an undirected edge may come in both directions."""
     named = edge_index.to(graph.edge_index.device)
-    every = graph.find_all(named) if edge_type is None else graph.find(named, edge_type)[None]
-    edges = every.max(dim=0).values  # -1 where no relation has the pair; else one of its edges stands for it
+    if edge_type is None and graph.edge_type is not None:  # all relations between the pair
+        key, columns = graph.pair_key(named), graph.pair_key(graph.edge_index)
+        edges = torch.where(torch.isin(key, columns), key, -1)
+        found = graph.edge_of_column[torch.isin(columns, key)].unique()
+    else:
+        edges = found = graph.find(named, edge_type)
     missing = named[:, edges < 0]
     if missing.numel():
         raise InvalidRequestError(_why_missing(graph, missing))
@@ -171,7 +177,7 @@ def _named_edges(graph: TrainingGraph, edge_index: Tensor, edge_type: int | None
             f"Expected each edge once (got {int((counts - 1).sum())} repeated columns, of "
             f"{show_pairs(named[:, counts[column_of] > 1])})"
         )
-    return every[every >= 0]
+    return found
 
 
 def _why_missing(graph: TrainingGraph, missing: Tensor) -> str:

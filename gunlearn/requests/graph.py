@@ -110,11 +110,11 @@ class TrainingGraph:
         position = torch.searchsorted(self._keys, keys.contiguous()).clamp_(max=self.num_edges - 1)
         return torch.where(inside & (self._keys[position] == keys), position, -1)
 
-    def find_all(self, edge_index: Tensor) -> Tensor:
-        """What `find` says of `edge_index` (`[2, n]`) under each relation: `[num_relations, n]`."""
-        if self.edge_type is None:
-            return self.find(edge_index)[None]
-        return torch.stack([self.find(edge_index, relation) for relation in range(self.num_relations)])
+    def pair_key(self, edge_index: Tensor) -> Tensor:
+        """One integer per pair of nodes, whatever the relation, `[n]`; -1 where a node is outside."""
+        local = self.local(edge_index.to(self.edge_index.device))
+        row, col = (local.min(dim=0).values, local.max(dim=0).values) if self.is_undirected else local
+        return torch.where((local >= 0).all(dim=0), row * self.num_local + col, -1)
 
     def columns_of(self, edges: Tensor) -> Tensor:
         """Mask `[E]` over the columns of all the `edges` (numbers, `[n]`)."""

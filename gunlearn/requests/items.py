@@ -98,7 +98,7 @@ class ForgetItems(Request):
         check_size(self.ratio, self.count, "item")
         # Copies of our own: the request must not change when the caller's tensor does.
         if self.index is not None:
-            object.__setattr__(self, "index", _named_tensor(self.index, "index"))
+            object.__setattr__(self, "index", _named_tensor(self.index, "index", "item"))
         if self.mask is not None:
             object.__setattr__(self, "mask", _own_mask(self.mask))
 

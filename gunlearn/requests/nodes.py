@@ -16,6 +16,7 @@ from gunlearn.requests.checks import check_seed, check_size, the_one_given
 from gunlearn.requests.edges import _named_tensor, _sorted_content
 from gunlearn.requests.graph import TrainingGraph, num_graphs
 from gunlearn.requests.regions import k_hop_mask
+from gunlearn.requests.removal import GONE
 from gunlearn.requests.selection import Selection
 
 ORDERS = ("random", "degree")
@@ -45,7 +46,7 @@ class _ForgetIds(Request):
         if self.by != "random" and given in ("index", "mask"):
             raise InvalidRequestError(f"Expected by with ratio or count only (got {given})")
         if self.index is not None:
-            object.__setattr__(self, "index", _named_tensor(self.index, "index"))
+            object.__setattr__(self, "index", _named_tensor(self.index, "index", self.noun))
         if self.mask is not None:
             mask = torch.as_tensor(self.mask)
             if mask.dtype != torch.bool or mask.dim() != 1:
@@ -170,7 +171,7 @@ class ForgetFeatures(_ForgetIds):
         """See `_ForgetIds`."""
         super().__post_init__()
         if self.columns is not None:
-            object.__setattr__(self, "columns", _named_tensor(self.columns, "columns"))
+            object.__setattr__(self, "columns", _named_tensor(self.columns, "columns", "column"))
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
         """One block of feature entries."""
@@ -187,7 +188,8 @@ class ForgetFeatures(_ForgetIds):
 class ForgetSubgraph(_ForgetIds):
     """Forget the subgraph around some nodes: all nodes within `num_hops` of them, or only the edges among these.
 
-    With `num_hops=0` it is the subgraph that the nodes induce.
+    With `num_hops=0` it is the subgraph that the nodes induce. Drawn centres are training nodes; what lies around them
+    goes whatever it is.
 
     Args:
         index: ids of the centres, `[F]`; or one of the next three.
@@ -268,7 +270,10 @@ def training_ids(data: Data, size: int, noun: str) -> Tensor:
     if masks["train_mask"] is not None:
         return masks["train_mask"].nonzero().view(-1)
     free = torch.ones(size, dtype=torch.bool)
-    for mask in masks.values():
+    y, gone = data.get("y"), data.get(GONE)
+    if isinstance(y, Tensor) and y.numel() == size and not y.is_floating_point() and y.dtype != torch.bool:
+        free &= (y.view(-1) >= 0).cpu()  # unlabelled, or forgotten before
+    for mask in (*masks.values(), gone if gone is not None and gone.numel() == size else None):
         if mask is not None:
             free &= ~mask.cpu()
     return free.nonzero().view(-1)

@@ -52,6 +52,8 @@ def without(graph: TrainingGraph, selection: Selection) -> Data:
 
 
 _MASKS = ("train_mask", "val_mask", "test_mask")
+#: Name of the mask `[num_nodes]` of nodes that are gone: nothing is drawn among them.
+GONE = "forgotten_mask"
 
 
 def _without_edges(graph: TrainingGraph, forget_mask: Tensor) -> Data:
@@ -68,11 +70,13 @@ def _without_edges(graph: TrainingGraph, forget_mask: Tensor) -> Data:
     for name in _SUPERVISION:
         if name not in data:
             continue
-        edges = graph.find_all(pair_tensor(data, name))
-        there = edges >= 0
-        stays = there & ~forget_mask[graph.first_column[edges.clamp(min=0)]]
-        _keep_pairs(data, retain, name, ~there.any(dim=0) | stays.any(dim=0))
+        # A pair stays in the list as long as an edge of any relation between it does.
+        key, columns = graph.pair_key(pair_tensor(data, name)), graph.pair_key(graph.edge_index)
+        gone, there = columns[forget_mask], columns[~forget_mask]
+        _keep_pairs(data, retain, name, ~torch.isin(key, gone) | torch.isin(key, there))
 
+    for name in ("_slice_dict", "_inc_dict"):  # where each graph's edges lay in a batch, which is no longer so
+        retain.__dict__.pop(name, None)
     if "num_edges" in data:
         retain["num_edges"] = retain.edge_index.size(1)
     return retain
@@ -95,21 +99,33 @@ def _blank_nodes(graph: TrainingGraph, retain: Data, nodes: Tensor) -> None:
     per_node = [
         name
         for name in data.keys()  # noqa: SIM118 - iterating a Data yields pairs
-        if name not in (*_STRUCTURE, "x")
+        if name not in (*_STRUCTURE, "x", GONE)
         and not name.endswith("index")
-        and isinstance(data[name], Tensor)
-        and data[name].layout == torch.strided
         and probe.is_node_attr(name)
         and not _per_graph(data, name)
     ]
     _blank(retain, nodes, per_node)
     if data.get("x") is not None:
         retain.x = without_features(_features(data), ((nodes, None),))
+    before = data.get(GONE)
+    retain[GONE] = gone if before is None else gone | before.to(gone.device)
 
 
 def _blank(retain: Data, rows: Tensor, names: list[str]) -> None:
     for name in names:
         value = retain[name]
+        if isinstance(value, np.ndarray):
+            value = value.copy()
+            value[rows.cpu().numpy()] = 0 if value.dtype.kind in "biufc" else None
+            retain[name] = value
+            continue
+        if isinstance(value, (list, tuple)):
+            gone = set(rows.tolist())
+            retain[name] = type(value)(None if i in gone else entry for i, entry in enumerate(value))
+            continue
+        if value.layout != torch.strided:
+            retain[name] = without_features(value, ((rows, None),))
+            continue
         label = name == "y" and not value.is_floating_point() and value.dtype != torch.bool
         retain[name] = value.index_fill(0, rows.to(value.device), -1 if label else 0)
 

@@ -21,10 +21,12 @@ class Parts(ABC):
     Attributes:
         names: the parts that can be asked for, with what they hold.
         data: what the model reads (the message graph, for a graph task).
+        joint: the forgotten items' part of the original graph is in `data` too, beside the retained graph.
     """
 
     names: ClassVar[dict[str, str]]
     data: Data
+    joint: bool = False
 
     @abstractmethod
     def sample(self, names: Collection[str]) -> dict[str, Any]:
@@ -91,7 +93,13 @@ class Task(ABC):
         return self.decode(model, self.encode(model, data), items)
 
     @abstractmethod
-    def parts(self, partition: Any, message_graph: str = "retain", model: nn.Module | None = None) -> Parts:
+    def parts(
+        self,
+        partition: Any,
+        message_graph: str = "retain",
+        model: nn.Module | None = None,
+        names: Collection[str] | None = None,
+    ) -> Parts:
         """Parts of an unlearning problem.
 
         Args:
@@ -99,6 +107,7 @@ class Task(ABC):
             message_graph: `"retain"` or `"full"`: the graph the model reads while unlearning. Forgotten nodes and
                 features are not in the retained graph: their items are read beside it, on the original one.
             model: whose reach decides how much of the original graph that takes; `None` takes all of it.
+            names: the parts that will be asked for; `None` for any. The original graph is read for `"forget"` alone.
         """
 
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,11 @@ def beside(
         if isinstance(retain.get(name), Tensor):
             joint[name] = torch.cat([retain[name], part[name]])
     return joint, lambda nodes: place(nodes) + num_retain
+
+
+def is_joint(data: Data, partition: Any) -> bool:
+    """Whether a graph was made by `beside`."""
+    return data is not partition.data and data is not partition.retain_data
 
 
 def _cut(original: Data, seeds: Tensor, model: nn.Module, encode: Callable[[nn.Module, Data], Tensor]):

@@ -101,7 +101,13 @@ class ImageClassification(Task):
         log_prob = log_softmax(logits, dim=-1).gather(1, items.y.view(-1, 1)).view(-1)
         return Prediction(log_prob=log_prob, logits=logits)
 
-    def parts(self, partition: Any, message_graph: str = "retain", model: nn.Module | None = None) -> ArrayParts:
+    def parts(
+        self,
+        partition: Any,
+        message_graph: str = "retain",
+        model: nn.Module | None = None,
+        names: Collection[str] | None = None,
+    ) -> ArrayParts:
         """See `Task.parts`; there is no graph to choose."""
         return ArrayParts(partition.data, partition.forget_mask, partition.retain_mask, self.batch_size)
 

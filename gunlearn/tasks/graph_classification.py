@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -62,9 +62,15 @@ class GraphClassification(NodeClassification):
         data, _ = beside(partition.retain_data, partition.data, forget[:0])
         return data, lambda graphs: graphs + before
 
-    def parts(self, partition: Any, message_graph: str = "retain", model: nn.Module | None = None) -> NodeParts:
+    def parts(
+        self,
+        partition: Any,
+        message_graph: str = "retain",
+        model: nn.Module | None = None,
+        names: Collection[str] | None = None,
+    ) -> NodeParts:
         """See `Task.parts`; graphs have no distance to each other, so that they are one stratum."""
-        parts = super().parts(partition, message_graph, model)
+        parts = super().parts(partition, message_graph, model, names)
         parts.start = None
         return parts
 

@@ -18,7 +18,9 @@ from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.nn.sparse import EdgePattern
 from gunlearn.nn.subgraph import Subgraph
+from gunlearn.requests.removal import GONE
 from gunlearn.tasks.base import Parts
+from gunlearn.tasks.beside import is_joint
 from gunlearn.tasks.graph import GraphTask
 from gunlearn.tasks.negatives import NegativeSampler
 from gunlearn.tasks.sampling import Draw, edge_strata
@@ -80,12 +82,23 @@ class EdgeParts(Parts):
         "non_edges": "fresh random pairs that are no edges, as many as retained edges, labelled 0",
     }
 
-    def __init__(self, data: Data, forget: Tensor | None, retain: Tensor, known: Tensor, negatives: str) -> None:
-        """`known` `[2, num_columns]` are the edges that negatives avoid."""
-        self.data, self.num_nodes = data, data.num_nodes
+    def __init__(
+        self,
+        data: Data,
+        forget: Tensor | None,
+        retain: Tensor,
+        known: Tensor,
+        negatives: str,
+        gone: Tensor | None = None,
+        start: Tensor | None = None,
+    ) -> None:
+        """Edges that negatives avoid `[2, num_columns]`, nodes that they avoid, nodes that strata are distances to."""
+        self.data, self.num_nodes, self.start = data, data.num_nodes, start
         self.forget, self.retain, self.known, self.negatives = forget, retain, known, negatives
         self.draw: Draw | None = None
-        self.sampler = NegativeSampler(known, self.num_nodes, avoid_edges=negatives == "non_edges")
+        # In a joint graph, ids of the retained one come first, and `gone` ends with them.
+        room = self.num_nodes if gone is None else gone.numel()
+        self.sampler = NegativeSampler(known, room, negatives == "non_edges", gone)
         self._fixed = {"retain_edges": self._items(retain, 1.0)}
         if forget is not None:
             self._fixed["forget"] = self._items(forget, 1.0, embeddings=True)
@@ -95,10 +108,10 @@ class EdgeParts(Parts):
         return EdgeItems((pattern,), torch.full((edge_index.size(1),), label, device=edge_index.device), **options)
 
     def strata(self) -> Tensor:
-        """Distance of each retained edge to the end points of the forgotten ones; one stratum without any."""
-        if self.forget is None:
+        """Distance of each retained edge to what is forgotten; one stratum without any."""
+        if self.start is None:
             return torch.zeros_like(self.retain[0])
-        return edge_strata(self.retain, self.forget.flatten(), self.data.edge_index, self.num_nodes)
+        return edge_strata(self.retain, self.start, self.data.edge_index, self.num_nodes)
 
     def limit(self, draw: Draw) -> None:
         """See `Parts.limit`; as many negatives as edges are drawn."""
@@ -188,19 +201,30 @@ class LinkPrediction(GraphTask):
         """See `Task.reading`."""
         return EdgeItems((EdgePattern(ends, num_rows),), items.label[index], fixed=False)
 
-    def parts(self, partition: Any, message_graph: str = "retain", model: nn.Module | None = None) -> EdgeParts:
-        """See `Task.parts`. With a node all its edges are to be forgotten, with features what they say of the edges."""
+    def parts(
+        self,
+        partition: Any,
+        message_graph: str = "retain",
+        model: nn.Module | None = None,
+        names: Collection[str] | None = None,
+    ) -> EdgeParts:
+        """See `Task.parts`. With a node all its edges are to be forgotten, with features what they say of the edges.
+
+        Pairs are scored, not triples: a pair that another relation keeps joined is not to be forgotten.
+        """
         forget = forgotten_edges(partition)
-        data, place = self.graphs(partition, message_graph, model, forget.flatten())
+        read = names is None or "forget" in names
+        data, place = self.graphs(partition, message_graph, model, forget.flatten() if read else forget.flatten()[:0])
         known = partition.data.edge_index  # a forgotten edge is not offered as a negative either
-        out = EdgeParts(data, place(forget), partition.retain_edge_index, known, self.negatives)
-        # Negatives pair nodes that are still there with each other.
-        out.sampler = NegativeSampler(known, partition.data.num_nodes, avoid_edges=self.negatives == "non_edges")
-        return out
+        gone = partition.retain_data.get(GONE)
+        start = partition.touched_nodes
+        parts = EdgeParts(data, place(forget), partition.retain_edge_index, known, self.negatives, gone, start)
+        parts.joint = is_joint(data, partition)
+        return parts
 
     def training_parts(self, data: Data) -> EdgeParts:
         """See `Task.training_parts`; negatives avoid the edges of `data` alone."""
-        return EdgeParts(data, None, one_direction(data), data.edge_index, self.negatives)
+        return EdgeParts(data, None, one_direction(data), data.edge_index, self.negatives, data.get(GONE))
 
     def validation_items(self, data: Data) -> EdgeItems | None:
         """Validation edges and their negatives, where the data holds a split."""
@@ -228,12 +252,17 @@ class LinkPrediction(GraphTask):
 
 def forgotten_edges(partition: Any) -> Tensor:
     """Training edges that a request concerns, `[2, k]`: those that go, and those of nodes that lose features."""
+    forget = partition.forget_edge_index
+    if partition.data.get("edge_type") is not None:
+        key = [edges.min(dim=0).values * partition.data.num_nodes + edges.max(dim=0).values
+               for edges in (forget, partition.retain_edge_index)]  # fmt: skip
+        forget = forget[:, ~torch.isin(*key)]
     if "features" not in partition.forgets:
-        return partition.forget_edge_index
+        return forget
     blank = torch.zeros(partition.data.num_nodes, dtype=torch.bool, device=partition.forget_edge_index.device)
     blank[partition.feature_nodes] = True
     retain = partition.retain_edge_index
-    return torch.cat([partition.forget_edge_index, retain[:, blank[retain].any(dim=0)]], dim=1)
+    return torch.cat([forget, retain[:, blank[retain].any(dim=0)]], dim=1)
 
 
 _SHARES: WeakKeyDictionary[EdgePattern, tuple[int, int, EdgePattern]] = WeakKeyDictionary()

@@ -16,20 +16,28 @@ class NegativeSampler:
         edge_index: known edges `[2, num_edges]`, refused in the directions given.
         num_nodes: number of nodes.
         avoid_edges: `False` gives uniform pairs, whether they are edges or not.
+        gone: nodes that no pair may hold, boolean `[num_nodes]`; `None` for none.
 
     Raises:
         InvalidInputError: fewer than two nodes, or hardly any non-edge to find.
     """
 
-    def __init__(self, edge_index: Tensor, num_nodes: int, avoid_edges: bool = True) -> None:
+    def __init__(
+        self, edge_index: Tensor, num_nodes: int, avoid_edges: bool = True, gone: Tensor | None = None
+    ) -> None:
         """See the class."""
-        if num_nodes < 2:
-            raise InvalidInputError(f"Expected at least 2 nodes to draw pairs from (got {num_nodes})")
+        self.nodes = None if gone is None else (~gone[:num_nodes]).nonzero().view(-1).to(edge_index.device)
+        room = num_nodes if self.nodes is None else self.nodes.numel()
+        if room < 2:
+            raise InvalidInputError(f"Expected at least 2 nodes to draw pairs from (got {room})")
         self.num_nodes, self.device = num_nodes, edge_index.device
         self.known = (edge_index[0] * num_nodes + edge_index[1]).unique() if avoid_edges else None
         if self.known is not None:
-            loops = int((self.known // num_nodes == self.known % num_nodes).sum())
-            if self.known.numel() - loops >= num_nodes * (num_nodes - 1):
+            row, col = self.known // num_nodes, self.known % num_nodes
+            pairs = row != col
+            if self.nodes is not None:
+                pairs &= ~(gone[row] | gone[col])
+            if int(pairs.sum()) >= room * (room - 1):
                 raise InvalidInputError("Expected a graph with absent edges to draw from (got a complete graph)")
             # Most pairs are no edges, and one look into a table of the keys' last bits says so.
             self.last_bits = 2 ** min(max(64 * self.known.numel(), 1).bit_length(), 27) - 1
@@ -55,7 +63,10 @@ class NegativeSampler:
             key = torch.cat([key[~refused], self._draw(count, generator)])
 
     def _draw(self, size: int, generator: torch.Generator | None) -> Tensor:
-        u, v = torch.randint(self.num_nodes, (2, size), generator=generator, device=self.device)
+        room = self.num_nodes if self.nodes is None else self.nodes.numel()
+        u, v = torch.randint(room, (2, size), generator=generator, device=self.device)
+        if self.nodes is not None:
+            u, v = self.nodes[u], self.nodes[v]
         return u * self.num_nodes + v
 
     def _refused(self, key: Tensor, loop: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from gunlearn.errors import InvalidInputError, UnsupportedMethodError, Unsupport
 from gunlearn.losses import Prediction
 from gunlearn.nn.subgraph import Subgraph
 from gunlearn.tasks.base import Parts
+from gunlearn.tasks.beside import is_joint
 from gunlearn.tasks.graph import GraphTask
 from gunlearn.tasks.sampling import Draw, edge_strata
 
@@ -151,14 +152,23 @@ class NodeClassification(GraphTask):
         """See `Task.reading`."""
         return NodeItems(ends[0], items.label[index], fixed=False)
 
-    def parts(self, partition: Any, message_graph: str = "retain", model: nn.Module | None = None) -> NodeParts:
+    def parts(
+        self,
+        partition: Any,
+        message_graph: str = "retain",
+        model: nn.Module | None = None,
+        names: Collection[str] | None = None,
+    ) -> NodeParts:
         """See `Task.parts`."""
         forget = None if partition.forgets == ("edges",) else self.forgotten(partition)
         none = partition.touched_nodes[:0]
-        data, place = self.graphs(partition, message_graph, model, none if forget is None else forget.index)
+        read = forget is not None and (names is None or "forget" in names)
+        data, place = self.graphs(partition, message_graph, model, forget.index if read else none)
         if forget is not None:
             forget = replace(forget, index=place(forget.index))
-        return NodeParts(data, self.train_items(partition.retain_data), partition.touched_nodes, forget)
+        parts = NodeParts(data, self.train_items(partition.retain_data), partition.touched_nodes, forget)
+        parts.joint = is_joint(data, partition)
+        return parts
 
     def training_parts(self, data: Data) -> NodeParts:
         """See `Task.training_parts`."""

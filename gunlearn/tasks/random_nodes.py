@@ -97,7 +97,8 @@ class RandomNodeParts(Parts):
         """Absent pairs inside the part; none where the part has none, being a single node or complete."""
         avoid = self.whole.negatives == "non_edges"
         try:
-            return NegativeSampler(known, self.subgraph.data.num_nodes, avoid_edges=avoid).sample(number)
+            part = self.subgraph.data
+            return NegativeSampler(known, part.num_nodes, avoid, part.get("forgotten_mask")).sample(number)
         except InvalidInputError:
             return known[:, :0]
 
