@@ -221,7 +221,7 @@ class Evaluation:
     """Figures of one result beside its references.
 
     Attributes:
-        rows: one record per model: the result first, then the references.
+        rows: one record per model: the result first, then the references, then `utu`, which every method must beat.
         result: what was evaluated.
         evaluator: keeps the references' probabilities.
     """
@@ -277,8 +277,20 @@ def evaluate(
             run_method(retrain, result.model, result.partition, result.task, seed + k, progress=False) for k in (1, 2)
         ]
     evaluator = evaluator_of(result.task, result.partition, [r.model for r in retrained], seed=seed)
-    rows = [{**_cost(r), "task": result.task.name, **evaluator.row(r.model)} for r in (result, *retrained)]
+    beside = [] if result.method == "utu" or result.original is None or not retrained else [_untouched(result)]
+    rows = [{**_cost(r), "task": result.task.name, **evaluator.row(r.model)} for r in (result, *retrained, *beside)]
     return Evaluation(rows, result, evaluator)
+
+
+def _untouched(result: Result) -> Result:
+    """What `utu` would have given: the weights as they were."""
+    return Result(
+        model=result.original,
+        method="utu",
+        seed=result.seed,
+        request_hash=result.request_hash,
+        num_forget=result.num_forget,
+    )
 
 
 def _cost(result: Result) -> dict[str, Any]:

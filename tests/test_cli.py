@@ -97,7 +97,18 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_every_method_failed_is_exit_code_1(tmp_path, capsys):
-    command = ["run", *SMALL, "--count", "5", "--out", str(tmp_path), "--method-arg", "npo.lr=1e30", "--methods", "npo:default"]
+    command = [
+        "run",
+        *SMALL,
+        "--count",
+        "5",
+        "--out",
+        str(tmp_path),
+        "--method-arg",
+        "npo.lr=1e30",
+        "--methods",
+        "npo:default",
+    ]
     assert call(*command) == 1
     assert "failed" in capsys.readouterr().out
     assert call(*command, "utu") == 0

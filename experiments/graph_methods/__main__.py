@@ -79,6 +79,12 @@ def methods_of(task: str) -> tuple[str, ...]:
     )
 
 
+def penalty(methods: tuple[str, ...]) -> tuple[str, ...]:
+    """The training's penalty for those methods that have one."""
+    takes = [name for name in {m.partition(":")[0] for m in methods} if "weight_decay" in METHODS[name].options()]
+    return ("weight_decay=0.0005",) if takes else ()
+
+
 def grids(args: Args) -> Iterator[tuple[str, GridConfig]]:
     """A folder's name and a grid for each problem."""
     for task in args.tasks:
@@ -102,7 +108,7 @@ def grids(args: Args) -> Iterator[tuple[str, GridConfig]]:
                                 task="link_prediction" if task == "links" else "node_classification",
                                 forget="edges" if task == "links" else task,
                                 # The training's own penalty goes on, where a method has one.
-                                method_args=("weight_decay=0.0005",) if task != "links" else (),
+                                method_args=penalty(args.methods or methods_of(task)) if task != "links" else (),
                             ),
                         )
 

@@ -163,7 +163,7 @@ class GridConfig:
         ]
 
     def plan(self) -> list[Method]:
-        """Every method in every variant asked for, once each; `retrain` is left out, since it is a reference anyway."""
+        """Every method in every variant asked for, once each, and `utu`; `retrain` is a reference anyway."""
         labels = []
         for entry in self.methods:
             name, _, variant = entry.partition(":")
@@ -175,11 +175,12 @@ class GridConfig:
             labels += [entry] if variant else [f"{name}:{known}" for known in METHODS[name].variants]
         options = method_options(self.method_args, [label.partition(":")[0] for label in labels])
         plan: dict[str, Method] = {}
-        for label in labels:
+        known = {label.partition(":")[0] for label in labels}
+        for label in [*(["utu:default"] if "utu" not in known else []), *labels]:  # what all must beat
             name = label.partition(":")[0]
             if name == "retrain":
                 continue
-            given = dict(options[name])
+            given = dict(options.get(name, {}))
             if "dataset" in METHODS[name].options():  # presets that go by the data set
                 given.setdefault("dataset", canonical_name(self.dataset))
             method = build(METHODS, label, given)

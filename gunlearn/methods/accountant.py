@@ -60,11 +60,9 @@ class Accountant:
             return f"the loss is not strictly convex: lambda is {lam:g}"
         if not alpha > 0:
             return f"trained without perturbation: alpha is {alpha:g}"
-        # ||b||^2 / alpha^2 is chi-square; its root is close to normal of variance 1 / 2.
-        count = problem.perturbation.numel()
-        length = float(problem.perturbation.norm()) / alpha
-        if abs(math.sqrt(2) * length - math.sqrt(2 * count - 1)) > 6:
-            return f"the recorded perturbation is no draw of N(0, {alpha:g}^2): its norm is {alpha * length:.3g}"
+        objection = no_draw(problem.perturbation, alpha)
+        if objection:
+            return objection
         off = residual > allowed
         if bool(off.any()):
             return (
@@ -83,3 +81,14 @@ class Accountant:
             "budget": self.budget(alpha),
             "reason": reason,
         }
+
+
+def no_draw(perturbation: Tensor, alpha: float) -> str:
+    """Why a perturbation, of any shape, cannot have been drawn from `N(0, alpha^2 I)`; empty if its norm allows it.
+
+    Its squared norm over `alpha^2` is chi-square, the root of that close to normal of variance 1 / 2.
+    """
+    norm = float(perturbation.norm())
+    if abs(math.sqrt(2) * norm / alpha - math.sqrt(2 * perturbation.numel() - 1)) <= 6:
+        return ""
+    return f"the recorded perturbation is no draw of N(0, {alpha:g}^2): its norm is {norm:.3g}"

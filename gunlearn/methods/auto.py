@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from torch_geometric.data import Data
+from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.methods.base import Method, Outcome, Problem
@@ -25,24 +27,28 @@ class Auto(Method):
     In this order:
 
     1. a linear head that was trained for certificates (`fit_linear_head`): `cgu`, from a million edges on `scalegun`;
-    2. `budget >= 1`, or at most half of the training items would stay: `retrain`;
+    2. `budget >= 1`, or at most half of the training items would stay: `retrain`, by your own function `train` where
+       you give one, else by `Retrain`'s settings;
     3. `budget` below a twentieth: `utu`, which costs nothing;
-    4. forgotten items that the task has a label for, under link prediction: `inpo` until each edge scores like unseen
-       ones (where the data has validation edges to compare with), else `utu`;
-    5. under classification: `scrub` where labelled items go, `finetune` for edges.
+    4. under link prediction: `inpo` until each edge scores like unseen ones (edges alone, message passing layers, data
+       with validation edges to compare with), else `utu`;
+    5. under classification: `scrub` where training items go, `utu` where others do, `finetune` for edges.
 
-    `experiments/graph_methods` holds the figures behind rules 3 to 5.
+    Rules of thumb from the tables of `experiments/graph_methods`. The budget chooses, it does not bound: what a method
+    takes depends on the training it is compared with.
 
     Args:
-        budget: seconds that may be spent, as a share of what retraining would take.
+        budget: what may be spent, as a share of what retraining would take.
+        train: your training function `train(data, seed) -> model`, for rule 2.
     """
 
     budget: float = 0.33
+    train: Callable[[Data, int], nn.Module] | None = None
 
     name = "auto"
     summary = "pick one of the others by request, task, model and budget"
     needs = "retained data"
-    cost = "at most `budget` of retraining"
+    cost = "that of the chosen method"
 
     def __post_init__(self) -> None:
         """Refuse a budget that is none."""
@@ -57,20 +63,24 @@ class Auto(Method):
         if isinstance(model, LinearHead) and float(model.alpha) > 0 and task.name == "node_classification":
             large = partition.data.edge_index.size(1) >= MANY_EDGES
             return "scalegun" if large else "cgu", {}, "the model is a linear head trained for certificates"
+        retrain = {} if self.train is None else {"train": self.train}
         if self.budget >= 1:
-            return "retrain", {}, "the budget allows retraining"
+            return "retrain", retrain, "the budget allows retraining"
         stays = share_that_stays(task, partition)
         if stays <= 0.5:
-            return "retrain", {}, f"only {stays:.0%} of the training items stay"
+            return "retrain", retrain, f"only {stays:.0%} of the training items stay"
         if self.budget < CHEAP:
             return "utu", {}, f"the budget is below {CHEAP:g} of retraining"
         if task.name == "link_prediction":
-            if partition.forgets == ("edges",) and has_held_out(partition.data):
+            attaches = any(isinstance(module, MessagePassing) for module in model.modules())
+            if partition.forgets == ("edges",) and attaches and has_held_out(partition.data):
                 return "inpo", {"until": "unseen"}, "edges under link prediction, with validation edges to compare with"
             return "utu", {}, "link prediction, without what 'inpo' until unseen needs"
         if partition.forgets == ("edges",):
             return "finetune", {}, "edges have no label of their own under classification"
-        return "scrub", {}, "labelled items go"
+        if not task.parts(partition, "full").sample(["forget"])["forget"].num_items:
+            return "utu", {}, "no training item goes"
+        return "scrub", {}, "labelled training items go"
 
     def run(self, problem: Problem) -> Outcome:
         """See `Method.run`."""
@@ -80,7 +90,7 @@ class Auto(Method):
         method = METHODS[name](**options)
         method.supports(problem.task, problem.partition)
         outcome = method.run(problem)
-        outcome.notes |= {"chosen": name, "options": options, "why": why}
+        outcome.notes |= {"chosen": name, "options": {k: str(v) for k, v in options.items()}, "why": why}
         return outcome
 
 

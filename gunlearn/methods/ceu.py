@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.influence.training_loss import TrainingLoss, flat, gradient
+from gunlearn.methods.accountant import no_draw
 from gunlearn.methods.influence_update import InfluenceUpdate
 from gunlearn.methods.removal import Removal
 
@@ -31,8 +32,9 @@ class CEU(InfluenceUpdate):
     retained data (over the same `n`) with another `b`, at distance :math:`\beta`, would have; so removal is
     :math:`(\epsilon, \delta)`-certified for :math:`\epsilon = \beta \sqrt{2 \ln (1.5 / \delta)} / \alpha` (Guo et al.,
     arXiv 1911.03030, theorem 3). :math:`\beta` is computed at this model, in place of a worst case.
-    `notes["certificate"]` holds epsilon, delta and beta, or says "uncertified" and why: no perturbation named, no
-    strict convexity, not at the minimum of the perturbed loss.
+    `notes["certificate"]` holds epsilon, delta and beta, or says "uncertified" and why: no perturbation named, or none
+    of that standard deviation; no strict convexity; not at the minimum of the perturbed loss; an epsilon above 1, where
+    the tail bound behind the formula is false.
 
     Args:
         curvature: see `InfluenceUpdate`, as the next five.
@@ -73,6 +75,8 @@ class CEU(InfluenceUpdate):
             return {"certificate": f"uncertified: {objection}"}
         beta = float(self.slope(removal.rest).norm())
         epsilon = beta * math.sqrt(2 * math.log(1.5 / self.delta)) / self.noise
+        if not epsilon <= 1:
+            return {"certificate": f"uncertified: epsilon would be {epsilon:.3g}, and the bound holds up to 1"}
         return {"certificate": {"epsilon": epsilon, "delta": self.delta, "beta": beta}}
 
     def objection(self, removal: Removal, before: Tensor) -> str:
@@ -94,6 +98,9 @@ class CEU(InfluenceUpdate):
         removal.put(after)
         if float((ahead + behind - 2 * at).norm()) > 1e-4 * float((ahead - behind).norm()):
             return "the logits are not linear in the weights, so the loss is not strictly convex"
+        objection = no_draw(self.perturbation, self.noise)
+        if objection:
+            return objection
         size = float(self.perturbation.norm())
         if float(slope.norm()) > STATIONARY * size:
             return (

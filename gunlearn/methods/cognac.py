@@ -22,9 +22,11 @@ from gunlearn.methods.entities import entity_graph, forgotten_entities, inverted
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod
 from gunlearn.nn.subgraph import Subgraph
 from gunlearn.tasks import Parts, Task
-from gunlearn.tasks.node_classification import NodeItems, node_items, training_nodes
+from gunlearn.tasks.node_classification import NodeParts, node_items, training_nodes
+from gunlearn.tasks.sampling import Draw
 
 PHASES = ("contrast", "ascent", "descent")
+MODES = {"default": {"descent_lr": 2e-3, "descent_steps": 3}, "paper": {"descent_lr": 1.5e-2, "descent_steps": 1}}
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,16 @@ class Cognac(GradientMethod):
     is left out: steps are fixed and the last model counts. Forgotten nodes are read on the original graph. One Adam
     serves all phases, each at its own rate, where the paper has one per phase.
 
+    `mode="paper"` descends at the paper's rate, once per ascent; by default at a lower one, three times. The paper's
+    other numbers (ascent at .0025, a tenth of the nodes, temperature 4) are the default's too. It tunes the contrast's
+    rate, the margin and `alpha`, so that these are ours in both modes.
+
     Args:
+        mode: `"default"` or `"paper"`; fills in every option that is `None`.
         epochs: optimiser steps of all phases; whole cycles end on the descent.
         lr: Adam's learning rate for the contrast.
-        ascent_lr: the same for the ascent, .0025 in the paper.
-        descent_lr: the same for the descent, .015 in the paper.
+        ascent_lr: the same for the ascent.
+        descent_lr: the same for the descent.
         contrast_steps: steps of a cycle's first phase; 0 leaves it out.
         ascent_steps: of its second.
         descent_steps: of its third.
@@ -58,16 +65,17 @@ class Cognac(GradientMethod):
         num_hops: how far nodes may be affected.
         margin: how far off the forgotten they are pushed.
         alpha: weight of the distance to the original model.
-        temperature: of that distance, 4 in the paper.
+        temperature: of that distance.
     """
 
+    mode: str = "default"
     epochs: int = 60
     lr: float = 1e-3
     ascent_lr: float = 2.5e-3
-    descent_lr: float = 2e-3
+    descent_lr: float | None = None
     contrast_steps: int = 1
     ascent_steps: int = 1
-    descent_steps: int = 3
+    descent_steps: int | None = None
     fraction: float = 0.1
     num_hops: int = 2
     margin: float = 1.0
@@ -81,9 +89,15 @@ class Cognac(GradientMethod):
     tasks = ("node_classification",)
     needs = "retained data, reference model"
     cost = "`epochs` passes"
+    variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Fill in the mode's settings, refuse what cannot be meant."""
+        if self.mode not in MODES:
+            raise InvalidInputError(f"Expected 'mode' among {sorted(MODES)} (got {self.mode!r})")
+        for name, value in MODES[self.mode].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         for name in ("ascent_lr", "descent_lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidInputError(f"Expected '{name}' > 0 (got {getattr(self, name)})")
@@ -97,6 +111,11 @@ class Cognac(GradientMethod):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InvalidInputError(f"Expected '{name}' >= 0 (got {getattr(self, name)})")
         super().__post_init__()
+
+    @property
+    def label(self) -> str:
+        """The mode."""
+        return super().label.replace("default", self.mode, 1)
 
     def phase(self, epoch: int) -> str:
         """The phase of the step after `epoch` steps."""
@@ -215,16 +234,27 @@ class ContrastParts(Parts):
         "retain": "the training nodes that stay",
     }
 
-    def __init__(
-        self, data: Data, walk: Walk, nodes: Tensor, entities: Tensor, forget: NodeItems, retain: NodeItems
-    ) -> None:
-        """`entities` are where `data` shows them, `[k]`; `nodes` the affected ones."""
-        self.data, self.walk, self.nodes, self.entities = data, walk, nodes, entities
-        self.items = {"forget": forget, "retain": retain}
+    def __init__(self, plain: NodeParts, walk: Walk, nodes: Tensor, entities: Tensor) -> None:
+        """`plain` has the two other parts; `entities` are where its data shows them, `[k]`, `nodes` the affected."""
+        self.data, self.plain, self.walk, self.nodes, self.entities = plain.data, plain, walk, nodes, entities
+
+    @property
+    def draw(self) -> Draw | None:
+        """What `limit` was given."""
+        return self.plain.draw
+
+    def strata(self) -> Tensor:
+        """See `NodeParts.strata`."""
+        return self.plain.strata()
+
+    def limit(self, draw: Draw) -> None:
+        """See `Parts.limit`."""
+        self.plain.limit(draw)
 
     def sample(self, names: Collection[str]) -> dict[str, Any]:
         """See `Parts.sample`."""
-        return {name: self._triples() if name == "affected" else self.items[name] for name in names}
+        plain = self.plain.sample([name for name in names if name != "affected"])
+        return {name: self._triples() if name == "affected" else plain[name] for name in names}
 
     def _triples(self) -> TripleItems:
         draw = torch.randint(self.entities.numel(), (self.nodes.numel(),), device=self.nodes.device)
@@ -292,15 +322,21 @@ class ContrastTask(Task):
         """See `Task.relabel`."""
         return replace(items, index=subgraph.relabel(items.index))
 
-    def parts(self, partition: Any, message_graph: str = "retain", model: nn.Module | None = None) -> ContrastParts:
+    def parts(
+        self,
+        partition: Any,
+        message_graph: str = "retain",
+        model: nn.Module | None = None,
+        names: Collection[str] | None = None,
+    ) -> ContrastParts:
         """See `Task.parts`."""
         data, place = entity_graph(self.task, partition, self.entities, "original", message_graph, model)
         size = int(partition.data.num_nodes)
         walk = Walk(partition.retain_data.edge_index, size, self.num_hops, self.entities)
         learned = self.entities[torch.isin(self.entities, training_nodes(partition.data).index)]
         forget = replace(node_items(partition.data, learned), index=place(learned))
-        retain = training_nodes(partition.retain_data)
-        return ContrastParts(data, walk, self.nodes, place(self.entities), forget, retain)
+        plain = NodeParts(data, training_nodes(partition.retain_data), partition.touched_nodes, forget)
+        return ContrastParts(plain, walk, self.nodes, place(self.entities))
 
     def training_parts(self, data: Data) -> Parts:
         """See `Task.training_parts`."""

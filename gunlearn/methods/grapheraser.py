@@ -30,6 +30,8 @@ AGGREGATIONS = ("learned", "mean")
 class ShardEnsemble(nn.Module):
     """Models of shards, read as one: the logarithm of the weighted mean of their predicted probabilities.
 
+    `draws` counts how often each shard got new weights: under the same seed they are others each time.
+
     Called as `model(x, edge_index)` on the whole graph, with `edge_weight` and `edge_attr` where the shards' models
     take them. The weights are no parameters: they are fitted by `fit_weights`.
 
@@ -45,6 +47,7 @@ class ShardEnsemble(nn.Module):
         self.models = nn.ModuleList(copy.deepcopy(model) for _ in range(num_shards))
         self.register_buffer("shard", shard)
         self.register_buffer("weight", torch.full((num_shards,), 1 / num_shards, device=shard.device))
+        self.register_buffer("draws", torch.zeros(num_shards, dtype=torch.long, device=shard.device))
         names = inspect.signature(model.forward).parameters
         self.takes = tuple(name for name in ("edge_weight", "edge_attr") if name in names)
 
@@ -89,7 +92,8 @@ class GraphEraser(Method):
         shard_epochs: optimiser steps for each shard.
         lr: Adam's learning rate.
         weight_decay: Adam's L2 penalty.
-        eval_every: steps between validations on the shard's own validation nodes; the best is kept.
+        eval_every: steps between validations on the shard's own validation nodes; the best is kept. `None` keeps the
+            last.
     """
 
     num_shards: int = 4
@@ -99,7 +103,7 @@ class GraphEraser(Method):
     shard_epochs: int = 200
     lr: float = 1e-2
     weight_decay: float = 0.0
-    eval_every: int = 50
+    eval_every: int | None = 50
 
     name = "grapheraser"
     summary = "a model per shard of the graph; those of touched shards are trained again"
@@ -173,12 +177,15 @@ class GraphEraser(Method):
     def _train(self, ensemble: ShardEnsemble, number: int, data: Data, problem: Problem) -> None:
         """Train one shard's model from new weights, under a random state that no other shard has a part in."""
         part = shard_graph(data, ensemble.shard, number)
-        with isolated_rng(problem.seed * 1_000_003 + number):
+        draws = int(ensemble.draws[number])
+        ensemble.draws[number] += 1
+        with isolated_rng(problem.seed * 1_000_003 + draws * len(ensemble.models) + number):
             fresh = reset_model(ensemble.models[number]).requires_grad_()
             ensemble.models[number] = fresh
             if num_training_nodes(part):
+                keep = "last" if self.eval_every is None else "best"
                 args = TrainArguments(
-                    self.shard_epochs, self.lr, self.weight_decay, eval_every=self.eval_every, keep="best"
+                    self.shard_epochs, self.lr, self.weight_decay, eval_every=self.eval_every, keep=keep
                 )
                 train_from_scratch(fresh, part, problem.task, args)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +16,7 @@ from gunlearn.influence.gradients import last_layer
 from gunlearn.influence.training_loss import second_order
 from gunlearn.losses import GradientAscent, Objective, Prediction, as_objective
 from gunlearn.methods.base import Outcome, Problem
+from gunlearn.methods.callbacks import Callback
 from gunlearn.methods.distributed import processes
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, predict_part
 from gunlearn.methods.importance import check_probes, fisher_diagonal
@@ -35,7 +36,8 @@ class IMU(GradientMethod):
 
     .. math:: I_i = -g_i^T F^{-1} \bar g, \qquad w_i = [I_i < 0] \, \min\big(\sqrt{|I_i|}, q\big)
 
-    with `q` a quantile of all :math:`\sqrt{|I|}`; what is minimised is :math:`-\sum_i w_i \ell_i / \sum_i w_i`. Weights
+    with `q` a quantile of all :math:`\sqrt{|I|}` (of those of the items with :math:`I_i < 0`, where most items have no
+    influence and that quantile is 0); what is minimised is :math:`-\sum_i w_i \ell_i / \sum_i w_i`. Weights
     are computed once, on the model as it was trained, in evaluation mode, and do not depend on how items are grouped
     into steps. Nothing holds the retained data in place: forgetting random items this way costs more than a class.
 
@@ -131,16 +133,29 @@ class IMU(GradientMethod):
         head = last_layer(problem.model)
         mine = {id(p) for p in head}
         others = [p for p in trained if id(p) not in mine] if self.scope == "head" else []
-        hooks = [p.register_hook(lambda g, p=p: g + self.l1 * p.detach().sign()) for p in head] if self.l1 else []
+        penalty = _Penalty(head, self.l1)
         try:
             for parameter in others:
                 parameter.requires_grad_(False)
-            return super().run(problem)
+            return super().run(replace(problem, callbacks=[penalty, *problem.callbacks]) if self.l1 else problem)
         finally:
             for parameter in others:
                 parameter.requires_grad_(True)
-            for hook in hooks:
-                hook.remove()
+            penalty.remove()
+
+
+class _Penalty(Callback):
+    """Adds an L1 penalty's subgradient to gradients of the steps alone: influences are of the plain loss."""
+
+    def __init__(self, parameters: list[nn.Parameter], weight: float) -> None:
+        self.parameters, self.weight, self.hooks = parameters, weight, []
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.hooks = [p.register_hook(lambda g, p=p: g + self.weight * p.detach().sign()) for p in self.parameters]
+
+    def remove(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
 
 
 def head_influence(losses: Tensor, head: list[nn.Parameter], damping: float, probes: int | None = None) -> Tensor:
@@ -173,7 +188,7 @@ def item_weights(influence: Tensor, top: float = 1.0, cap: float = 0.93) -> Tens
     Args:
         influence: `[num_items]`.
         top: share of the items with negative influence that keep their weight (at least one), the largest first.
-        cap: the quantile `q` of all :math:`\sqrt{|I|}`.
+        cap: the quantile `q` of all :math:`\sqrt{|I|}`; where it is 0, of those that keep their weight.
 
     Returns:
         Weights; all ones where no item has a negative influence (all losses are flat).
@@ -184,5 +199,7 @@ def item_weights(influence: Tensor, top: float = 1.0, cap: float = 0.93) -> Tens
     if number == 0:
         return torch.ones_like(influence)
     least = size[kept].topk(number).values[-1]
-    weight = size.clamp(max=torch.quantile(size.double(), cap).to(size))
-    return torch.where(kept & (size >= least), weight, 0)
+    kept &= size >= least
+    limit = torch.quantile(size.double(), cap).to(size)
+    limit = limit if limit > 0 else torch.quantile(size[kept].double(), cap).to(size)
+    return torch.where(kept, size.clamp(max=limit), 0)

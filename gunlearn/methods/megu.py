@@ -104,6 +104,12 @@ class MEGU(GradientMethod):
         if self.init not in INITS:
             raise InvalidInputError(f"Expected 'init' among {INITS} (got {self.init!r})")
         check_read(self.read)
+        for name in ("batch_size", "retain_samples"):
+            if getattr(self, name) is not None:
+                raise InvalidInputError(
+                    f"Expected no '{name}' for 'megu', which reads entities and their neighbours, not retained items "
+                    f"(got {getattr(self, name)!r})"
+                )
         super().__post_init__()
 
     @property
@@ -281,7 +287,13 @@ class MutualTask(Task):
         """See `Task.relabel`."""
         return self.task.relabel(items, subgraph)
 
-    def parts(self, partition: Any, message_graph: str = "retain", model: nn.Module | None = None) -> MutualParts:
+    def parts(
+        self,
+        partition: Any,
+        message_graph: str = "retain",
+        model: nn.Module | None = None,
+        names: Collection[str] | None = None,
+    ) -> MutualParts:
         """See `Task.parts`."""
         data, place = entity_graph(self.task, partition, self.entities, self.read, message_graph, model)
         forget = HeadItems(place(self.entities), self.label[self.entities], entity=True)

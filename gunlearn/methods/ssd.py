@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods.base import Method, Outcome, Problem
@@ -81,13 +82,14 @@ class SSD(Method):
         items = parts.sample(["forget", rest])
         outputs = task.encode(model, parts.data)
         losses = {name: -task.decode(model, outputs, item).log_prob for name, item in items.items()}
-        importance = {name: fisher_diagonal(values, parameters, self.probes) for name, values in losses.items()}
+        losses[rest] = losses[rest][others(items[rest], items["forget"])]
         share = losses["forget"].numel() / sum(values.numel() for values in losses.values())
         if self.alpha * share >= 1:  # I_D is at least that share of I_f
             raise InvalidInputError(
                 f"Expected 'alpha' below {1 / share:.3g} where {share:.1%} of all items are forgotten: no weight is so "
                 f"many times as important to them (got {self.alpha}, which would change nothing)"
             )
+        importance = {name: fisher_diagonal(values, parameters, self.probes) for name, values in losses.items()}
         dampened = 0
         with torch.no_grad():
             for parameter, forget, retain in zip(parameters, importance["forget"], importance[rest], strict=True):
@@ -97,3 +99,17 @@ class SSD(Method):
                 parameter.mul_(torch.where(chosen, factor, 1))
                 dampened += int(chosen.sum())
         return Outcome(model, notes={"dampened": dampened / sum(p.numel() for p in parameters)})
+
+
+def others(items: Any, forget: Any) -> Tensor | slice:
+    """Which items are not among the forgotten ones: those that lose features alone are both, and count once.
+
+    Args:
+        items: pairs, nodes or graphs by their numbers, or independent items, of which none is both.
+        forget: of the same kind.
+    """
+    if hasattr(items, "edge_label_index"):
+        pairs, gone = items.edge_label_index, forget.edge_label_index
+        size = 1 + max(int(edges.max()) if edges.numel() else 0 for edges in (pairs, gone))
+        return ~torch.isin(pairs[0] * size + pairs[1], gone[0] * size + gone[1])
+    return ~torch.isin(items.index, forget.index) if hasattr(items, "index") else slice(None)

@@ -38,7 +38,7 @@ def homogeneous(model: nn.Module, data: HeteroData) -> tuple[HeteroWrapper, Data
     Example:
         >>> wrapper, data = homogeneous(to_hetero(sage, hetero.metadata()), hetero)
         >>> cites = ("paper", "cites", "paper")
-        >>> request = ForgetEdges(edge_ids=wrapper.edge_ids(cites, [3, 8]))
+        >>> request = ForgetEdges(edge_ids=wrapper.edge_ids(data, cites, [3, 8]))
         >>> hetero_model = unlearn(wrapper, data, request, "npo").model.model
     """
     if not isinstance(model, nn.Module) or not isinstance(data, HeteroData):

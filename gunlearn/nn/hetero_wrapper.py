@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
@@ -47,9 +48,13 @@ class HeteroWrapper(nn.Module):
         """Numbers in the one graph of nodes of a type, all of them or those of `index` `[k]`."""
         return _translated(self.num_nodes, node_type, index, "node type")
 
-    def edge_ids(self, edge_type: tuple[str, str, str], index: Any = None) -> Tensor:
-        """Columns of the one `edge_index` of a relation's edges, all of them or its columns `index` `[k]`."""
-        return _translated(self.num_edges, edge_type, index, "relation")
+    def edge_ids(self, data: Data, edge_type: tuple[str, str, str], index: Any = None) -> Tensor:
+        """Columns of `data.edge_index` of a relation's edges, all of them or the relation's `index`-th ones `[k]`.
+
+        `data` is what they shall be looked up in: after a request, `result.data`, which has fewer.
+        """
+        columns = (data.edge_type == self.relation(edge_type)).nonzero().view(-1)
+        return columns if index is None else columns[_inside(index, columns.numel(), f"relation {edge_type!r}")]
 
     def relation(self, edge_type: tuple[str, str, str]) -> int:
         """The number that stands for a relation in `edge_type`, for `ForgetEdges(..., edge_type=)`."""
@@ -168,12 +173,16 @@ def _translated(count: Mapping[Any, int], key: Any, index: Any, what: str) -> Te
     _known(count, key, what)
     names, sizes = list(count), list(count.values())
     start, size = sum(sizes[: names.index(key)]), count[key]
-    index = torch.arange(size) if index is None else torch.as_tensor(index)
+    return (torch.arange(size) if index is None else _inside(index, size, f"{what} {key!r}")) + start
+
+
+def _inside(index: Any, size: int, what: str) -> Tensor:
+    index = torch.as_tensor(index)
     if index.numel() and (int(index.min()) < 0 or int(index.max()) >= size):
         raise InvalidInputError(
-            f"Expected numbers in [0, {size}) of {what} {key!r} (got {int(index.min())} to {int(index.max())})"
+            f"Expected numbers in [0, {size}) of {what} (got {int(index.min())} to {int(index.max())})"
         )
-    return index.long() + start
+    return index.long()
 
 
 def type_numbers(count: Mapping[Any, int], device: Any = None) -> Tensor:

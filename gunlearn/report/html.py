@@ -45,6 +45,8 @@ def evaluation_report(evaluation: Evaluation, path: str | Path) -> Path:
     evaluator, result = evaluation.evaluator, evaluation.result
     models = [result.model, *(model for model, _ in evaluator.references)]
     probabilities = [evaluator.probabilities(models[0]), *(p for _, p in evaluator.references)]
+    if len(evaluation.rows) > len(probabilities):  # utu's row
+        probabilities.append(evaluator.probabilities(result.original))
     rows = [
         {**row, "hist_forget": histogram(evaluator.forget_probability(p))}
         for row, p in zip(evaluation.rows, probabilities, strict=True)

@@ -114,11 +114,17 @@ def utility(task: str | None) -> str:
 
 
 def _mean_gap(line: Line, lines: Iterable[Line], method: str, name: str) -> float | None:
-    """Mean difference of a figure to a method's, over the seeds that both have; `None` where there are none."""
+    """Mean difference of a figure to a method's under the same seeds; `None` where there is nothing to compare.
+
+    Where they have no seed in common (one result beside its references), it is that of the means.
+    """
     theirs = {
         row.get("seed"): row[name] for other in lines if other.method == method for row in other.rows if _had(row, name)
     }
-    gaps = [row[name] - theirs[row.get("seed")] for row in line.rows if _had(row, name) and row.get("seed") in theirs]
+    mine = [(row.get("seed"), row[name]) for row in line.rows if _had(row, name)]
+    gaps = [value - theirs[seed] for seed, value in mine if seed in theirs]
+    if not gaps and theirs:
+        gaps = [value - sum(theirs.values()) / len(theirs) for _, value in mine]
     return sum(gaps) / len(gaps) if gaps else None
 
 

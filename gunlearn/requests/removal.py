@@ -47,7 +47,7 @@ def without(graph: TrainingGraph, selection: Selection) -> Data:
     if selection.graphs.numel():
         _blank(retain, selection.graphs, [name for name in ("y", *_MASKS) if _per_graph(data, name)])
     if selection.features:
-        retain.x = without_features(_features(data), selection.features)
+        retain.x = without_features(_features(retain), selection.features)
     return retain
 
 

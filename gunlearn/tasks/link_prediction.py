@@ -254,9 +254,8 @@ def forgotten_edges(partition: Any) -> Tensor:
     """Training edges that a request concerns, `[2, k]`: those that go, and those of nodes that lose features."""
     forget = partition.forget_edge_index
     if partition.data.get("edge_type") is not None:
-        key = [edges.min(dim=0).values * partition.data.num_nodes + edges.max(dim=0).values
-               for edges in (forget, partition.retain_edge_index)]  # fmt: skip
-        forget = forget[:, ~torch.isin(*key)]
+        key, kept = (row * partition.data.num_nodes + col for row, col in (forget, partition.retain_edge_index))
+        forget = forget[:, ~torch.isin(key, kept)]
     if "features" not in partition.forgets:
         return forget
     blank = torch.zeros(partition.data.num_nodes, dtype=torch.bool, device=partition.forget_edge_index.device)

@@ -33,7 +33,11 @@ def test_the_rules():
     assert chosen(head, data, few, "node_classification") == "scrub"  # nothing to certify: trained in another way
     assert chosen(fit_linear_head(head, data), data, few, "node_classification") == "cgu"
     links = make_data()
-    assert links.val_pos_edge_index.size(1) < 30 or chosen(model, links, edges, "link_prediction") == "inpo"
+    assert links.val_pos_edge_index.size(1) >= 30
+    assert chosen(model, links, edges, "link_prediction") == "inpo"
+    assert chosen(torch.nn.Linear(8, 4), links, edges, "link_prediction") == "utu"  # nothing to attach to
+    unlearned = gu.ForgetNodes(data.test_mask.nonzero().view(-1)[:2])
+    assert chosen(model, data, unlearned, "node_classification") == "utu"
     del links.val_pos_edge_index
     assert chosen(model, links, edges, "link_prediction") == "utu"
     with pytest.raises(InvalidInputError, match="budget"):

@@ -110,4 +110,6 @@ def test_until_needs_a_forget_loss_and_link_prediction(problem: Problem) -> None
     from gunlearn.tasks import ImageClassification
 
     with pytest.raises(UnsupportedMethodError, match="link prediction"):
-        NPOMethod(until="unseen").supports(ImageClassification(), type("P", (), {"kind": "items", "forgets": ("items",)})())
+        NPOMethod(until="unseen").supports(
+            ImageClassification(), type("P", (), {"kind": "items", "forgets": ("items",)})()
+        )

@@ -101,14 +101,14 @@ def test_one_graph_holds_the_types() -> None:
     start = 0
     for number, relation in enumerate(hetero.edge_types):
         own = hetero[relation].edge_index
-        columns = wrapper.edge_ids(relation)
+        columns = wrapper.edge_ids(data, relation)
         assert columns.tolist() == list(range(start, start := start + own.size(1)))
         assert wrapper.relation(relation) == number
         assert (data.edge_type[columns] == number).all()
         ends = [wrapper.ids(kind, row) for kind, row in zip((relation[0], relation[2]), own, strict=True)]
         assert torch.equal(data.edge_index[:, columns], torch.stack(ends))
     assert start == data.num_edges
-    assert wrapper.edge_ids(TRUSTS, [2, 0]).tolist() == [start - 4, start - 6]
+    assert wrapper.edge_ids(data, TRUSTS, [2, 0]).tolist() == [start - 4, start - 6]
     assert torch.equal(wrapper.by_type(data.x)["officer"], data.x[17:])
 
 
@@ -189,7 +189,7 @@ def test_edge_requests_on_a_heterogeneous_model(method: str, relation: tuple) ->
         4 if relation[2] == relation[0] and relation != TRUSTS else 1
     )  # a tie of both relations, where there are two
     result = gu.unlearn(
-        wrapper, data, gu.ForgetEdges(edge_ids=wrapper.edge_ids(relation, [column])), method, **METHODS[method]
+        wrapper, data, gu.ForgetEdges(edge_ids=wrapper.edge_ids(data, relation, [column])), method, **METHODS[method]
     )
     retain, edges = result.partition.retain_data, without(hetero, relation, column)
     assert result.num_forget == 1
@@ -244,7 +244,7 @@ def test_both_directions_are_two_relations() -> None:
     model = sage(hetero)
     wrapper, data = homogeneous(model, hetero)
     forward, backward = ("hi", "knows", "officer"), ("officer", "rev_knows", "hi")
-    ids = wrapper.edge_ids(forward, [2]), wrapper.edge_ids(backward, [2])
+    ids = wrapper.edge_ids(data, forward, [2]), wrapper.edge_ids(data, backward, [2])
     partition = gu.ForgetEdges(edge_ids=ids[0]).resolve(data)
     assert partition.forget_mask.nonzero().view(-1).tolist() == ids[0].tolist()
     both = gu.ForgetEdges(edge_ids=torch.cat(ids)).resolve(data)
@@ -260,7 +260,7 @@ def test_what_is_attached_goes_by_the_ids_of_the_one_graph() -> None:
     model = sage(hetero, aggr="sum")
     wrapper, data = homogeneous(model, hetero)
     relation, column = ("officer", "knows", "hi"), 0
-    pair = data.edge_index[:, wrapper.edge_ids(relation, [column])]
+    pair = data.edge_index[:, wrapper.edge_ids(data, relation, [column])]
     expected = by_hand(model, hetero, without(hetero, relation, column))
     task = gu.LinkPrediction()
     with removed_edges(wrapper, pair):
@@ -327,7 +327,9 @@ def test_bags_of_words_stay_sparse_on_cora(data_root) -> None:
     assert data.x.layout == torch.sparse_csr
     assert data.x.values().numel() == int(cora.x.count_nonzero())
     relation = ("rest", "cites", "some")
-    result = gu.unlearn(wrapper, data, gu.ForgetEdges(edge_ids=wrapper.edge_ids(relation, [7])), "finetune", epochs=2)
+    result = gu.unlearn(
+        wrapper, data, gu.ForgetEdges(edge_ids=wrapper.edge_ids(data, relation, [7])), "finetune", epochs=2
+    )
     assert path_of(result.model) == "CSR products in 8 of 8 layers; sparse features"
     edges = hetero.edge_index_dict
     edges[relation] = torch.cat([edges[relation][:, :7], edges[relation][:, 8:]], dim=1)
@@ -357,10 +359,10 @@ def test_refusals() -> None:
     mixed[TRUSTS].edge_attr = torch.ones(6)
     with pytest.raises(InvalidInputError, match="Expected an edge_index of every relation"):
         homogeneous(model, mixed)
-    wrapper, _ = homogeneous(model, hetero)
+    wrapper, data = homogeneous(model, hetero)
     with pytest.raises(InvalidInputError, match="Expected a node type among"):
         wrapper.ids("nobody")
     with pytest.raises(InvalidInputError, match="Expected a relation among"):
         wrapper.relation(("hi", "knows", "nobody"))
     with pytest.raises(InvalidInputError, match=r"Expected numbers in \[0, 6\)"):
-        wrapper.edge_ids(TRUSTS, [6])
+        wrapper.edge_ids(data, TRUSTS, [6])

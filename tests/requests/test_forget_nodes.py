@@ -147,6 +147,7 @@ def test_sums_forget_all_that_the_parts_name():
     mask = parts[0].resolve(data).forget_mask | parts[1].resolve(data).forget_mask
     assert torch.equal(partition.forget_mask, mask)
     assert partition.feature_nodes.tolist() == [8]  # node 4 goes as a whole
+    assert partition.retain_data.x[[4, 8]].abs().sum() == 0
     assert partition.num_forget == 3
     again = (parts[2] + parts[1] + parts[0]).resolve(data)
     assert again.request_hash == partition.request_hash != (parts[0] + parts[1]).resolve(data).request_hash
@@ -161,6 +162,9 @@ def test_hashes_tell_requests_apart():
     assert len({r.resolve(data).request_hash for r in requests}) == len(requests)
     assert gu.ForgetNodes([5, 4]).resolve(data).request_hash == gu.ForgetNodes([4, 5]).resolve(data).request_hash
     assert gu.ForgetNodes([4, 5]) == gu.ForgetNodes([5, 4])
+    masks = [torch.arange(34) == i for i in (0, 2)]
+    assert gu.ForgetNodes(mask=masks[0]) != gu.ForgetNodes(mask=masks[1])
+    assert gu.ForgetNodes(mask=masks[0]) == gu.ForgetNodes(mask=masks[0].clone())
     assert gu.ForgetNodes([4]) != gu.ForgetFeatures([4])
 
 
