@@ -84,6 +84,7 @@ CASES = [
     MethodCase("megu", options={"epochs": 4}, random=False, task="node_classification"),
     MethodCase("megu", "paper", {"epochs": 4}, task="node_classification"),
     MethodCase("cognac", options={"epochs": 4}, task="node_classification"),
+    MethodCase("cognac", "paper", {"epochs": 4}, task="node_classification"),
     *(MethodCase(name, trains=False, moves=True) for name in ("gif", "if", "ceu", "idea")),
     *(
         MethodCase(name, "paper", {"iterations": 5, "scale": 1e5, "damping": 0.2, **noise}, trains=False, moves=True)
