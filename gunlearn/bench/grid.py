@@ -92,7 +92,9 @@ def run_cell(
     """All rows of one cell; in each process one cell at a time, since runs use the process's random state."""
     with _ALONE, threads(config.threads):
         device = resolve_device(config.device)
-        data = cell.split(load(cell.dataset, config.root, sparse=True)).to(device)
+        # Layers that propagate before they multiply gather rows where a method needs them plainly: CSR gives none.
+        sparse = config.recipe.backbone not in ("sage", "gin")
+        data = cell.split(load(cell.dataset, config.root, sparse=sparse)).to(device)
         methods, store = config.plan(), RowStore(out / ROWS)
         settings = [_FORMAT, versions()["gunlearn"], asdict(cell), content_hash(data), vars(config.recipe), device.type]
         wanted: list[tuple[str, Method | None]] = [("original", None)]

@@ -166,5 +166,6 @@ class Run:
         where = f", region {first['region']}" if kind == "edges" else ""
         show(rich_table(rows, f"{first['dataset']}, {first['task'].replace('_', ' ')}, {share} forgotten{where}"))
         print(f"report: {self.folder / 'report.html'}")
-        tried = [row for row in rows if row["method"] not in ("original", "retrain")]
+        asked = {name.partition(":")[0] for name in self.methods} - {"retrain"}
+        tried = [row for row in rows if row["method"] in asked]
         return 1 if tried and all(row["error"] for row in tried) else 0

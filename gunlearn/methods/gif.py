@@ -103,6 +103,7 @@ class IF(GIF):
     name = "if"
     summary = "one Newton step for the loss without the forgotten items' own terms; messages left out"
     paper = "arXiv 1703.04730"
+    requests = ("edges", "nodes")
     structural = False
 
     def supports(self, task: Any, partition: Any) -> None:

@@ -17,6 +17,7 @@ from gunlearn.losses import NLL, as_objective
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.batches import BatchOptions, Feed
 from gunlearn.methods.callbacks import Callback, EarlyStopping, TrainState
+from gunlearn.methods.deletion import strip_operators
 from gunlearn.methods.distributed import processes
 from gunlearn.methods.loop import TrainArguments, fit
 from gunlearn.tasks import Task
@@ -66,10 +67,12 @@ def train_from_scratch(
 def reset_model(model: nn.Module) -> nn.Module:
     """A copy of `model` with newly drawn weights, through each module's own `reset_parameters`.
 
+    Deletion operators are left off: they belong to what was unlearned, not to the architecture.
+
     Raises:
         UnsupportedModelError: a module holds parameters but cannot reset them, or does not.
     """
-    fresh = copy.deepcopy(model)
+    fresh = strip_operators(copy.deepcopy(model))
     if hasattr(fresh, "reset_parameters"):
         fresh.reset_parameters()
     else:
@@ -163,4 +166,5 @@ class Retrain(Method):
         )
         extra = [] if self.patience is None else [EarlyStopping(self.patience)]
         state = train_from_scratch(model, data, problem.task, args, [*problem.callbacks, *extra])
-        return Outcome(model, state)
+        recipe = {"epochs": self.epochs, "lr": self.lr, "weight_decay": self.weight_decay}
+        return Outcome(model, state, {"recipe": recipe})

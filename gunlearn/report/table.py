@@ -30,6 +30,8 @@ def _auc(s: Stat) -> str:
 
 
 def _js(s: Stat) -> str:
+    if s.std == 0:  # the distance between two, seen from both sides
+        s = Stat(s.mean, None, s.n)
     return _with_std(s, lambda v: f"{v:.4f}" if s.mean >= 5e-4 else f"{v:.1e}")
 
 

@@ -144,7 +144,8 @@ def _named_tensor(value: Any, name: str, noun: str = "edge") -> Tensor:
     if pairs and is_list:
         tensor = tensor.t()
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise InvalidRequestError(f"Expected '{name}' to hold integers (got {tensor.dtype})")
+        hint = "; a boolean mask goes to 'mask='" if tensor.dtype == torch.bool and not pairs else ""
+        raise InvalidRequestError(f"Expected '{name}' to hold integers (got {tensor.dtype}{hint})")
     return torch.clone(tensor.to("cpu", torch.long)).contiguous()
 
 

@@ -124,7 +124,16 @@ class TrainingGraph:
 
 
 def num_graphs(data: Data) -> int:
-    """How many graphs a batch holds: what it says, else the largest number in `data.batch` and one."""
+    """How many graphs a batch holds: what it says, else the largest number in `data.batch` and one.
+
+    Raises:
+        InvalidRequestError: it is no batch.
+    """
+    if not isinstance(data.get("batch"), Tensor):
+        raise InvalidRequestError(
+            "Expected a batch of graphs with 'data.batch' (got a single graph); see "
+            "torch_geometric.data.Batch.from_data_list"
+        )
     said = getattr(data, "num_graphs", None)
     return int(data.batch.max()) + 1 if said is None else int(said)
 

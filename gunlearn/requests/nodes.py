@@ -249,11 +249,6 @@ class ForgetGraphs(_ForgetIds):
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
         """The graphs; their nodes and edges follow."""
         data = graph.data
-        if not isinstance(data.get("batch"), Tensor):
-            raise InvalidRequestError(
-                "Expected a batch of graphs with 'data.batch' (got a single graph); "
-                "see torch_geometric.data.Batch.from_data_list"
-            )
         if self.by != "random":
             raise InvalidRequestError(f"Expected by='random' for graphs (got {self.by!r})")
         size = num_graphs(data)

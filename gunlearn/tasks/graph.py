@@ -55,8 +55,8 @@ class GraphTask(Task):
             if not isinstance(x, Tensor) or x.layout == torch.strided or "Sparse" not in str(error):
                 raise
             raise UnsupportedModelError(
-                f"Expected a model that takes features of layout {x.layout} (got {type(model).__name__}: {error}); "
-                "pass x.to_dense()"
+                f"Expected a model that takes features of layout {x.layout} (got {type(model).__name__}: "
+                f"{str(error).splitlines()[0][:120]}); pass x.to_dense()"
             ) from error
         if (
             not isinstance(out, Tensor)

@@ -316,10 +316,11 @@ def test_unresolvable_request_is_told_before_training(tmp_path):
 
 
 def test_every_variant_once_and_presets_by_data_set():
-    plan = GridConfig("dblp", ("inpo", "inpo:paper"), count=3).plan()
+    first, *plan = GridConfig("dblp", ("inpo", "inpo:paper"), count=3).plan()
+    assert first.name == "utu"  # what all must beat
     assert len(plan) == len(METHODS["inpo"].variants)
     assert {method.dataset for method in plan} == {"DBLP"}
-    assert GridConfig("dblp", ("inpo:paper",), count=3).plan()[0].epochs == 330  # the authors' table
+    assert GridConfig("dblp", ("inpo:paper",), count=3).plan()[1].epochs == 330  # the authors' table
 
 
 @pytest.mark.parametrize(("text", "value"), [("false", False), ("None", None), ("1e-3", 1e-3), ("retain", "retain")])
@@ -328,3 +329,15 @@ def test_values(text, value):
 
     assert parse_value(text) == value
     assert type(parse_value(text)) is type(value)
+
+
+def test_models_are_kept_by_what_was_forgotten_too(tmp_path):
+    """A cache keyed without the ratio would hand out the model retrained without other edges."""
+    rows = []
+    for ratio in (0.05, 0.2):
+        config = GridConfig("karate", ("utu",), ratio=ratio, recipe=RECIPE, models=tmp_path / "models")
+        rows.append(run_grid(config, tmp_path / str(ratio))[1])
+    assert [row["method"] for row in rows] == ["retrain", "retrain"]
+    assert rows[0]["request_hash"] != rows[1]["request_hash"]
+    assert rows[0]["retain_prob"] != rows[1]["retain_prob"]
+    assert len([f for f in (tmp_path / "models").iterdir() if f.is_dir()]) == 1 + 2 * 2  # one base, two references each
