@@ -15,7 +15,7 @@ from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn import Subgraph, after_layer, message_passing_layers
-from gunlearn.nn._hooks import AfterLayer
+from gunlearn.nn._hooks import AfterLayer, Override
 from gunlearn.tasks import Task
 
 INITS = ("identity", "normal", "ones")
@@ -47,6 +47,9 @@ class View:
 class DeletionOperator(nn.Module):
     """`h' = h W` on the rows of some nodes; all other rows stay as they are (GNNDelete, arXiv 2302.13406, eq. 6).
 
+    Where another graph is read beside its own (`tasks/beside.py`), rows of its own come first. A second copy of as many
+    rows shows the same nodes, and it works on them there too; rows of anything else stay as they are.
+
     Args:
         nodes: ids of the nodes, sorted, `[k]`.
         num_nodes: of the graph that these ids speak of.
@@ -56,8 +59,10 @@ class DeletionOperator(nn.Module):
         dtype: of `W`.
 
     Raises:
-        UnsupportedModelError: called on a graph of another size, whose rows are other nodes.
+        UnsupportedModelError: called on a smaller graph, whose rows are other nodes.
     """
+
+    by_node = True  # for `propagation_depth`: it reads rows as nodes of one graph, and sends no messages
 
     def __init__(
         self, nodes: Tensor, num_nodes: int, channels: int, init: str = "identity", dtype: torch.dtype | None = None
@@ -77,14 +82,15 @@ class DeletionOperator(nn.Module):
         self.view: View | None = None
 
     def forward(self, h: Tensor) -> Tensor:
-        """`[num_nodes, channels]` to the same."""
-        view, rows = self.view, self.nodes
+        """`[num_nodes, channels]` to the same; more rows are those of a graph beside."""
+        view, rows, size = self.view, self.nodes, int(self.num_nodes)
         if view is not None and view.rows is not None:
             rows = view.rows[self][0]
-        elif h.size(0) != int(self.num_nodes):
+        elif h.size(0) == 2 * size:
+            rows = torch.cat([rows, rows + size])
+        elif h.size(0) < size:
             raise UnsupportedModelError(
-                f"Expected the graph of {int(self.num_nodes)} nodes that the deletion operators were made for (got "
-                f"{h.size(0)} nodes)"
+                f"Expected the graph of {size} nodes that the deletion operators were made for (got {h.size(0)} nodes)"
             )
         out = (h.index_select(0, rows) @ self.weight).to(h.dtype)
         if view is not None:
@@ -142,6 +148,21 @@ def detach_operators(attached: list[Deletion]) -> None:
         del home[-1]
         if not len(home):
             delattr(deletion.layer, HOME)
+
+
+def strip_operators(model: nn.Module) -> nn.Module:
+    """Take all operators off a model, in place."""
+    for layer in model.modules():
+        override = layer.__dict__.get(Deletion.method)
+        while isinstance(override, Override):
+            below = override.previous
+            if isinstance(override, Deletion):
+                override.uninstall()
+            override = below
+        home = getattr(layer, HOME, None)
+        if isinstance(home, nn.ModuleList) and all(isinstance(operator, DeletionOperator) for operator in home):
+            delattr(layer, HOME)
+    return model
 
 
 def restore_operators(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[Deletion]:

@@ -207,12 +207,17 @@ class _Count(Override):
         return out
 
 
+def _unchanged(h: Tensor) -> Tensor:
+    return h
+
+
 @torch.no_grad()
 def propagation_depth(model: nn.Module, data: Data, encode: Callable[[nn.Module, Data], Any] | None = None) -> int:
     """How many times messages are sent in one pass: no output depends on a node further away than that.
 
     Counted while the model runs on a few nodes of the graph, so a layer used twice counts twice and `APPNP(K=10)` ten
-    times. Parallel branches are added up, which is safe.
+    times. Parallel branches are added up, which is safe. Modules with a true attribute `by_node`, which know the nodes
+    of their one graph by their rows and send no messages, hand on what they are given meanwhile.
 
     Args:
         model: any module; left as it was.
@@ -224,6 +229,10 @@ def propagation_depth(model: nn.Module, data: Data, encode: Callable[[nn.Module,
     mode, counter = {module: module.training for module in model.modules()}, [0]
     try:
         with ExitStack() as stack:
+            for module in mode:
+                if getattr(module, "by_node", False):
+                    module.__dict__["forward"] = _unchanged
+                    stack.callback(module.__dict__.pop, "forward")
             for layer in {id(m): m for m in model.modules() if isinstance(m, MessagePassing)}.values():
                 # A cached layer would send nothing, or keep the few nodes' graph.
                 for name in ("cached", *CACHES):

@@ -60,7 +60,7 @@ def gradient(head: LinearHead, data: Data, weight: Tensor | None = None) -> Tens
     """Of the perturbed loss, summed over nodes, by autograd in double precision: `[num_classes, f]`."""
     z, sign = training_rows(data, head)
     w = (head.lin.weight if weight is None else weight).detach().double().requires_grad_()
-    loss = torch.log1p(torch.exp(-sign * (z @ w.t()))).sum()
+    loss = torch.nn.functional.softplus(-sign * (z @ w.t())).sum()
     loss = loss + float(head.lam) * z.size(0) / 2 * w.square().sum() + (head.perturbation.double() * w).sum()
     return torch.autograd.grad(loss, w)[0]
 

@@ -50,7 +50,7 @@ def test_the_bound_holds_over_random_removals(name: str) -> None:
     data = karate()
     head = fitted(data, alpha=50.0)
     before = head.lin.weight.detach()
-    for seed in range(9):
+    for seed in range(50):
         result = gu.unlearn(head, data, draw(data, seed), METHODS[name], TASK)
         assert result.notes["certificate"]["status"] == "certified"
         found = check_bound(head, result)
@@ -86,6 +86,21 @@ def test_the_gap_of_coarse_features_is_needed() -> None:
         assert bool((residual <= result.model.spent + result.model.gap).all())
         over += bool((residual > result.model.spent).any())
     assert over > 0  # Control: without the gap the bound is false
+
+
+def test_the_papers_variant_certifies_by_a_bound_that_holds() -> None:
+    """Here the paper's bound of the features' error is below the gradient that it leaves: it certifies nothing."""
+    data, r_max = gu.node_split(gu.load("karate"), 0.1, 0.1, seed=0), 1e-3
+    head = fitted(data, alpha=100.0, lam=1e-3, K=4)
+    result = gu.unlearn(head, data, gu.ForgetNodes([5]), "scalegun:paper", TASK, r_max=r_max)
+    residual, certificate = float(gradient(result.model, result.data).norm()), result.notes["certificate"]
+    assert certificate["status"] == "retrained"
+    assert residual <= certificate["spent"]
+    residues = pushed_state(result.data, 4, r_max, True)[0].residues(result.data, head.hops)
+    papers = sum(c * r.abs().sum(dim=0) for c, r in residues).norm()
+    assert residual > float((result.model.spent + papers).norm())  # control
+    exact = gu.unlearn(head, data, gu.ForgetNodes([5]), "scalegun:paper", TASK, r_max=0.0).notes["certificate"]
+    assert exact["spent"] < 1e-3 * certificate["spent"]  # without an error there is nothing to add
 
 
 @pytest.mark.parametrize("name", ["cgu", "scalegun"])

@@ -117,6 +117,41 @@ def test_phases_and_their_rates() -> None:
     assert rates == [0.1, 0.2, 0.3, 0.3, 0.3]
 
 
+def test_the_papers_rates_stand_in_a_mode_of_their_own() -> None:
+    default, paper = Cognac(), Cognac(mode="paper")
+    assert (paper.descent_lr, paper.ascent_lr, paper.temperature, paper.fraction) == (0.015, 0.0025, 4.0, 0.1)
+    assert [paper.phase(epoch) for epoch in range(4)] == ["contrast", "ascent", "descent", "contrast"]
+    assert Cognac(mode="paper", descent_lr=0.1).descent_lr == 0.1
+    assert default.descent_lr < paper.descent_lr
+    assert (default.label, paper.label) == ("default", "paper")
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 5}, {"retain_samples": 5}])
+@pytest.mark.parametrize("request_", [gu.ForgetNodes(count=2), gu.ForgetEdges(count=3, seed=1)], ids=["nodes", "edges"])
+def test_a_step_reads_some_of_the_retained_nodes(options: dict[str, int], request_: gu.Request) -> None:
+    model, data = karate()
+    partition = request_.resolve(data)
+    retained = set(partition.retain_data.train_mask.nonzero().view(-1).tolist())
+    seen: list[list[int]] = []
+
+    class Watch(gu.NodeClassification):
+        def decode(self, model: nn.Module, outputs: Tensor, items: Any) -> Prediction:
+            if torch.is_grad_enabled():
+                seen.append(items.index.tolist())
+            return super().decode(model, outputs, items)
+
+    steps = {"contrast_steps": 0, "ascent_steps": 0, "descent_steps": 1, "subgraph": "never"}
+    run_method(Cognac(epochs=12, **steps, **options), model, partition, Watch())
+    assert [len(batch) for batch in seen[:2]] == [5, 5]
+    assert len(seen) == 12
+    assert set().union(*seen) <= retained
+    assert len(set().union(*seen)) > 5
+    run_method(Cognac(epochs=4, **options), model, partition, TASK)  # all phases, on subgraphs where that is exact
+    seen.clear()
+    run_method(Cognac(epochs=1, **steps), model, partition, Watch())
+    assert set(seen[0]) == retained  # control
+
+
 def test_failures_are_not_swallowed() -> None:
     model, data = karate()
     partition = gu.ForgetNodes(count=2).resolve(data)
@@ -216,6 +251,7 @@ def test_the_forgotten_labels_become_less_likely(data_root: Any) -> None:
 @pytest.mark.parametrize(
     "options",
     [
+        {"mode": "x"},
         {"ascent_lr": 0.0},
         {"descent_lr": -1.0},
         {"contrast_steps": -1},

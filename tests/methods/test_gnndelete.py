@@ -21,9 +21,12 @@ import gunlearn as gu
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Objective
 from gunlearn.methods import INPOS, GNNDelete, GNNDeleteNI, run_method
-from gunlearn.methods.deletion import DeletionOperator, attach_operators, restore_operators
+from gunlearn.methods.deletion import DeletionOperator, attach_operators, restore_operators, strip_operators
 from gunlearn.methods.layer_losses import Affected, LayerLosses
-from tests.methods.cases import fresh_model, make_data, trained_model
+from gunlearn.nn import after_layer
+from gunlearn.nn.subgraph import propagation_depth
+from gunlearn.tasks.beside import beside
+from tests.methods.cases import fresh_model, make_data, same_weights, trained_model
 
 FORGET = gu.ForgetEdges(count=6, seed=3)
 LP = gu.LinkPrediction()
@@ -93,6 +96,8 @@ def test_an_operator_maps_its_rows_and_no_others() -> None:
     assert torch.equal(DeletionOperator(nodes, 6, 3, "ones").weight, torch.full((3, 3), 1e-3))
     with pytest.raises(UnsupportedModelError, match="graph of 6 nodes"):
         operator(h[:5])
+    more = torch.randn(4, 3)  # rows of a graph beside, of which nothing is known
+    assert torch.equal(operator(torch.cat([h, more])), torch.cat([operator(h), more]))
     with pytest.raises(InvalidInputError, match="'init'"):
         DeletionOperator(nodes, 6, 3, "zeros")
 
@@ -355,12 +360,66 @@ def test_messages_never_pass_along_held_out_edges() -> None:
         assert (forgotten <= read) if method == "gnndelete:paper" else not forgotten & read
 
 
-def test_retraining_a_model_with_operators_is_refused() -> None:
-    data = make_data()
-    for name in ("gcn", "sage"):
-        carried = unlearn("gnndelete", trained_model(name), data, epochs=2)
-        with pytest.raises(UnsupportedModelError, match="deletions"):
-            unlearn("retrain", carried.model, carried.data, epochs=1)
+@pytest.mark.parametrize("name", ["gcn", "sage"])
+def test_a_retrained_model_has_no_operators(name: str) -> None:
+    model, data = trained_model(name), make_data()
+    for method in ("gnndelete", "inpo_s"):
+        once = unlearn(method, model, data, epochs=2, **RUNS[method])
+        twice = unlearn(method, once.model, once.data, gu.ForgetEdges(count=4, seed=9), epochs=2, **RUNS[method])
+        new, plain = (unlearn("retrain", m, twice.data, epochs=2, seed=1).model for m in (twice.model, model))
+        assert len(operators(twice.model)) == 4  # control: two per layer
+        assert operators(new) == []
+        assert same_weights(new, plain)
+        graph = twice.data
+        assert torch.equal(new(graph.x, graph.edge_index), plain(graph.x, graph.edge_index))
+        assert len(operators(twice.model)) == 4  # the given one is untouched
+
+
+def test_operators_are_taken_off_from_among_other_attachments() -> None:
+    model, data = trained_model("gcn"), make_data()
+    carried = unlearn("gnndelete", model, data, epochs=2, lr=1e-1).model
+    with after_layer(carried, {"convs.0": lambda h: 2 * h}), after_layer(model, {"convs.0": lambda h: 2 * h}):
+        stripped = strip_operators(copy.deepcopy(carried))
+        expected = model.eval()(data.x, data.edge_index)
+        assert torch.equal(stripped(data.x, data.edge_index), expected)
+        assert not torch.allclose(carried(data.x, data.edge_index), expected, atol=1e-4)  # control
+
+
+def test_operators_work_on_the_same_nodes_of_a_copy_of_the_graph() -> None:
+    model, data = trained_model("gcn"), make_data()
+    carried = unlearn("gnndelete", model, data, epochs=3, lr=1e-1).model
+    partition = gu.ForgetNodes([3, 20]).resolve(data)
+    retain, n = partition.retain_data, data.num_nodes
+    joint, place = beside(retain, data, torch.tensor([3, 20]))
+    out = carried(joint.x, joint.edge_index)
+    assert joint.num_nodes == 2 * n
+    assert torch.allclose(out[:n], carried(retain.x, retain.edge_index), atol=1e-5)
+    assert torch.allclose(out[n:], carried(data.x, data.edge_index), atol=1e-5)
+    assert place(torch.tensor([3])).tolist() == [n + 3]
+    assert not torch.allclose(out, model(joint.x, joint.edge_index), atol=1e-3)  # control: they do something
+    # The original is not cut down to a part, whose rows would be other nodes.
+    whole, _ = beside(retain, data, torch.tensor([3]), carried, LP.encode)
+    part, _ = beside(retain, data, torch.tensor([63]), model, LP.encode)
+    assert whole.num_nodes == 2 * n > part.num_nodes
+    assert propagation_depth(carried, data) == propagation_depth(model, data) == 2
+    assert torch.equal(carried(joint.x, joint.edge_index), out)  # counting left nothing behind
+
+
+@pytest.mark.parametrize("method", ["retrain", "npo", "etr", "scrub", "random_label", "bad_teacher", "d2dgn", "megu"])
+def test_other_methods_go_on_from_a_model_with_operators(method: str) -> None:
+    data, task = gu.node_split(gu.load("karate"), 0.2, 0.2, seed=0), "node_classification"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = gu.GCN(data.num_features, 8, 4)
+    model = gu.train(model, data, task, epochs=40, lr=1e-2, eval_every=20).model
+    first = unlearn("gnndelete", model, data, gu.ForgetEdges(count=4, seed=0), task, epochs=5, lr=5e-2)
+    more = {} if method == "etr" else {"epochs": 6, "lr": 1e-2}
+    result = unlearn(method, first.model, first.data, gu.ForgetNodes(count=3, seed=1), task, **more)
+    graph, out = result.data, result.model(result.data.x, result.data.edge_index)
+    assert torch.isfinite(out).all()
+    assert len(operators(result.model)) == (0 if method in ("retrain", "d2dgn") else 2)
+    before = first.model(graph.x, graph.edge_index)
+    assert not torch.allclose(out, before, atol=1e-5)  # control: it did something
 
 
 def test_layers_of_several_steps_reach_further() -> None:

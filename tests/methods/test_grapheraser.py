@@ -254,6 +254,36 @@ def test_a_shard_without_training_nodes_has_no_say() -> None:
     assert torch.isfinite(result.model(data.x, data.edge_index)).all()
 
 
+def test_a_shard_without_training_nodes_is_touched_twice() -> None:
+    """Nothing is learned there, so only its new weights tell that it was reset: other ones each time."""
+    before = first()
+    members = (before.model.shard == 0) & before.data.train_mask
+    others = ((before.model.shard == 0) & ~before.data.train_mask).nonzero().view(-1)
+    request = gu.ForgetFeatures(others[:1])
+    empty = erase(before.model, before.data, gu.ForgetNodes(mask=members))
+    once = erase(empty.model, empty.data, request)
+    twice = erase(once.model, once.data, gu.ForgetNodes(others[1:2]))
+    again = erase(empty.model, empty.data, request)
+    assert once.notes["touched"] == twice.notes["touched"] == [0]
+    for one, other in ((empty, once), (once, twice)):
+        assert not same_weights(one.model.models[0], other.model.models[0])
+        assert all(same_weights(a, b) for a, b in zip(one.model.models[1:], other.model.models[1:], strict=True))
+    assert same_weights(once.model, again.model)
+
+
+def test_without_validation_the_last_step_counts() -> None:
+    model, data = problem()
+    blind = copy.copy(data)
+    del blind.val_mask
+    blind.test_mask = data.test_mask | data.val_mask  # what training reads is the same
+    one, two = (erase(model, d, gu.ForgetNodes([9]), eval_every=None, shard_epochs=30) for d in (data, blind))
+    assert same_weights(one.model, two.model)
+    chosen = erase(model, data, gu.ForgetNodes([9]), eval_every=1, shard_epochs=30, lr=0.3)
+    assert not same_weights(
+        chosen.model, erase(model, data, gu.ForgetNodes([9]), eval_every=None, shard_epochs=30, lr=0.3).model
+    )  # control
+
+
 # The contract: as `test_method_contract.py` has it, for a result of another class than the given model's.
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Objective
-from gunlearn.methods import IMU, FineTune, GradientAscentMethod, run_method
+from gunlearn.methods import IMU, FineTune, GradientAscentMethod, imu, run_method
 from gunlearn.methods.importance import fisher_diagonal
 from gunlearn.methods.imu import head_influence, item_weights
 from tests.methods.forgetting import IMAGES, changes, class_figures, digits, on_digits, on_karate, threes
@@ -94,6 +94,25 @@ def test_weights_by_hand() -> None:
     np.testing.assert_allclose(item_weights(influence, cap=1.0).numpy(), [4, 2, 0, 1, 0.5, 0])
     np.testing.assert_allclose(item_weights(influence, top=0.01, cap=1.0).numpy(), [4, 0, 0, 0, 0, 0])
     assert (item_weights(torch.zeros(3)) == 1).all()
+
+
+def test_weights_of_few_items_among_many_without_influence() -> None:
+    """The quantile of all is 0 there: a cap of 0 would leave weights of sum 0, and a loss that is no number."""
+    influence = torch.zeros(100)
+    influence[[3, 7, 50]] = torch.tensor([-16.0, -4.0, 9.0])
+    expected = np.zeros(100)
+    expected[[3, 7]] = np.quantile([4.0, 2.0], 0.93), 2.0
+    np.testing.assert_allclose(item_weights(influence).numpy(), expected, rtol=1e-6)
+    assert np.quantile(influence.abs().sqrt().numpy(), 0.93) == 0  # control: it is that case
+
+
+def test_influences_are_of_the_loss_without_the_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    monkeypatch.setattr(imu, "item_weights", lambda *args: seen.append(item_weights(*args)) or seen[-1])
+    plain, penalised = (on_digits(IMU(epochs=2, l1=l1, probes=None)) for l1 in (0.0, 0.2))
+    assert torch.equal(seen[0], seen[1])
+    assert plain.history[0] == penalised.history[0]
+    assert not torch.equal(plain.model[2].weight, penalised.model[2].weight)  # control: the penalty is at work
 
 
 def test_the_first_recorded_loss_is_the_weighted_mean() -> None:

@@ -244,3 +244,9 @@ def test_entities_are_less_likely_and_the_rest_stays(data_root: Any) -> None:
 def test_bad_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match="Expected"):
         MEGU(**options)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "retain_samples"])
+def test_batches_of_retained_items_are_refused_by_name(name: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"Expected no '{name}' for 'megu'"):
+        MEGU(**{name: 8})

@@ -412,9 +412,13 @@ def test_one_krylov_space_serves_every_damping() -> None:
         krylov(Matrix(), b, 40).solve(1.0)
 
 
+def drawn(seed: int) -> Tensor:
+    """A perturbation of standard deviation 0.5."""
+    return 0.5 * torch.randn(68, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
 def perturbed() -> tuple[Convex, Tensor]:
-    b = 0.5 * torch.randn(68, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return Convex(NODES, "edges", b), b
+    return Convex(NODES, "edges", drawn(0)), drawn(0)
 
 
 def test_ceu_certifies_what_another_perturbation_would_have_trained() -> None:
@@ -430,8 +434,18 @@ def test_ceu_certifies_what_another_perturbation_would_have_trained() -> None:
     problem.b = b
     assert (problem.minimum(whole=False) - theta).norm() > 1e-4  # control: with its own it does not
     # A cruder step has a worse bound.
-    cruder = problem.run(CEU(**{**options, "damping": 1.0}))[1].notes["certificate"]
+    cruder = problem.run(CEU(**{**options, "damping": 0.01}))[1].notes["certificate"]
     assert cruder["epsilon"] > 2 * certificate["epsilon"]
+
+
+def test_ceu_certifies_no_epsilon_above_one() -> None:
+    """The Gaussian tail bound that epsilon comes from is false there."""
+    problem, b = perturbed()
+    step, result = problem.run(CEU(**{**EXACT, "perturbation": b, "noise": 0.5, "delta": 1e-3, "damping": 1.0}))
+    beta = float((problem.num_terms * problem.slope(problem.theta + step, False)).norm())
+    epsilon = beta * math.sqrt(2 * math.log(1.5e3)) / 0.5
+    assert epsilon > 1
+    assert result.notes["certificate"] == f"uncertified: epsilon would be {epsilon:.3g}, and the bound holds up to 1"
 
 
 @pytest.mark.parametrize(
@@ -439,12 +453,14 @@ def test_ceu_certifies_what_another_perturbation_would_have_trained() -> None:
     [
         ({"perturbation": None}, "no perturbation"),
         ({"weight_decay": 0.0}, "strictly convex"),
-        ({"perturbation": torch.ones(68, dtype=torch.float64)}, "not at the minimum"),
+        ({"perturbation": drawn(1)}, "not at the minimum"),
+        ({"noise": 100.0}, "no draw of N(0, 100^2)"),
+        ({"noise": 0.05}, "no draw of N(0, 0.05^2)"),
     ],
 )
 def test_ceu_says_uncertified_where_an_assumption_fails(change: dict[str, Any], reason: str) -> None:
     problem, b = perturbed()
-    _, result = problem.run(CEU(**{**EXACT, "damping": 1.0, "perturbation": b, **change}))
+    _, result = problem.run(CEU(**{**EXACT, "damping": 1.0, "perturbation": b, "noise": 0.5, **change}))
     assert result.notes["certificate"].startswith("uncertified")
     assert reason in result.notes["certificate"]
     assert result.notes["distance"] > 0

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy, softplus
 
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import SSD, FineTune, run_method
 from tests.methods.cases import same_weights
-from tests.methods.forgetting import IMAGES, changes, class_figures, digits, on_digits, on_karate, threes
+from tests.methods.forgetting import (
+    IMAGES,
+    LINKS,
+    NODES,
+    changes,
+    class_figures,
+    digits,
+    karate,
+    on_digits,
+    on_karate,
+    threes,
+)
 
 
 def importances(mask: Tensor) -> list[np.ndarray]:
@@ -50,6 +63,42 @@ def test_the_formula(alpha: float, dampening: float) -> None:
     assert 0 < result.notes["dampened"] < 0.5
     # Control: with the two sets exchanged it would be another model.
     assert not any(np.allclose(f > alpha * d, d > alpha * f) for f, d in zip(forget[:1], everything[:1], strict=True))
+
+
+@pytest.mark.parametrize("task", ["nodes", "edges"])
+def test_the_formula_where_features_go(task: str) -> None:
+    """Items that lose features are trained on before and after: among all data each counts once."""
+    model, before = karate(task)
+    data, kind = before.data, LINKS if task == "edges" else NODES
+    nodes = data.train_mask.nonzero().view(-1)[:4].tolist() if task == "nodes" else [2, 11]
+    partition = gu.ForgetFeatures(nodes).resolve(data)
+    result = run_method(SSD(alpha=1.2, dampening=0.5, probes=None), model, partition, kind)
+    exact = copy.deepcopy(model).double().eval()
+    out = exact(data.x.double(), data.edge_index)
+    if task == "nodes":
+        items = data.train_mask.nonzero().view(-1)
+        values = cross_entropy(out[items], data.y[items], reduction="none")
+        forgotten = np.isin(items.numpy(), nodes)
+    else:
+        u, v = partition.retain_edge_index
+        values = softplus(-(out[u] * out[v]).sum(1))
+        forgotten = np.isin(u.numpy(), nodes) | np.isin(v.numpy(), nodes)
+    parameters = list(exact.parameters())
+    squares = [[g.square() for g in torch.autograd.grad(value, parameters, retain_graph=True)] for value in values]
+    assert 0 < forgotten.sum() < 0.8 * len(forgotten)
+    shrunk = differ = 0
+    for i, (new, old) in enumerate(zip(result.model.parameters(), model.parameters(), strict=True)):
+        each = torch.stack([square[i] for square in squares])
+        f, d = each[torch.from_numpy(forgotten)].mean(0), each.mean(0)
+        factor = torch.where(f > 1.2 * d, (0.5 * d / f.clamp(min=1e-300)).clamp(max=1), 1.0)
+        close = torch.isclose(new.double(), old.double() * factor, rtol=1e-3, atol=1e-7)
+        assert close.double().mean() > 0.99
+        shrunk += int((factor < 1).sum())
+        twice = torch.cat([each, each[torch.from_numpy(forgotten)]]).mean(0)  # control: counted twice
+        other = torch.where(f > 1.2 * twice, (0.5 * twice / f.clamp(min=1e-300)).clamp(max=1), 1.0)
+        differ += int((~torch.isclose(new.double(), old.double() * other, rtol=1e-3, atol=1e-7)).sum())
+    assert shrunk > 0
+    assert differ > 0.5 * shrunk
 
 
 def test_a_class_of_digits_is_forgotten() -> None:

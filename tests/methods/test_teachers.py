@@ -270,3 +270,21 @@ def test_labels_are_drawn_once_under_the_seed() -> None:
     results = [run_method(RandomLabel(epochs=3), digits()[0], threes(), IMAGES, seed=s) for s in (1, 1, 2)]
     assert same_weights(results[0].model, results[1].model)
     assert not same_weights(results[0].model, results[2].model)
+
+
+@pytest.mark.parametrize("name", ["random_label", "bad_teacher", "npo", "graddiff", "gradient_ascent"])
+def test_forgotten_nodes_do_not_enter_the_statistics_of_what_stays(name: str) -> None:
+    """Both graphs pass through batch normalisation together: its running statistics stay those of training."""
+    model, data = trained_model("sage"), gu.node_split(make_data(), 0.2, 0.2)
+    before = {key: value.clone() for key, value in model.norm.named_buffers()}
+
+    def statistics(method: str, request: gu.Request, task: Any = NODES) -> dict[str, Tensor]:
+        return dict(gu.unlearn(model, data, request, method, task, epochs=3).model.norm.named_buffers())
+
+    joint = statistics(name, gu.ForgetNodes(count=3, seed=1))
+    assert all(torch.equal(value, before[key]) for key, value in joint.items())
+    for alone in (
+        statistics("finetune", gu.ForgetNodes(count=3, seed=1)),
+        statistics(name, gu.ForgetEdges(count=3, seed=1), LINKS),
+    ):  # controls: on the retained graph alone they follow the weights
+        assert not torch.equal(alone["running_mean"], before["running_mean"])
