@@ -32,17 +32,19 @@ class Auto(Method):
     3. `budget` below a twentieth: `utu`, which costs nothing;
     4. under link prediction: `inpo` until each edge scores like unseen ones (edges alone, message passing layers, data
        with validation edges to compare with), else `utu`;
-    5. under classification: `scrub` where training items go, `utu` where others do, `finetune` for edges.
+    5. under classification: `finetune`, with the training's own `weight_decay`.
 
     Rules of thumb from the tables of `experiments/graph_methods`. The budget chooses, it does not bound: what a method
     takes depends on the training it is compared with.
 
     Args:
         budget: what may be spent, as a share of what retraining would take.
+        weight_decay: the penalty that the model was trained with, for rule 5; without it fine-tuning drifts away.
         train: your training function `train(data, seed) -> model`, for rule 2.
     """
 
     budget: float = 0.33
+    weight_decay: float = 0.0
     train: Callable[[Data, int], nn.Module] | None = None
 
     name = "auto"
@@ -76,11 +78,7 @@ class Auto(Method):
             if partition.forgets == ("edges",) and attaches and has_held_out(partition.data):
                 return "inpo", {"until": "unseen"}, "edges under link prediction, with validation edges to compare with"
             return "utu", {}, "link prediction, without what 'inpo' until unseen needs"
-        if partition.forgets == ("edges",):
-            return "finetune", {}, "edges have no label of their own under classification"
-        if not task.parts(partition, "full").sample(["forget"])["forget"].num_items:
-            return "utu", {}, "no training item goes"
-        return "scrub", {}, "labelled training items go"
+        return "finetune", {"weight_decay": self.weight_decay}, "classification"
 
     def run(self, problem: Problem) -> Outcome:
         """See `Method.run`."""
