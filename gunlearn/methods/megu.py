@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.losses import NLL, GradientAscent, Loss, Objective, Prediction, functional
 from gunlearn.losses.checks import check_number
 from gunlearn.methods.base import Outcome, Problem
@@ -147,8 +148,30 @@ class MEGU(GradientMethod):
             outcome = super().run(replace(problem, task=mutual))
         finally:
             delattr(model, OPERATOR)
-        outcome.notes["neighbours"] = count
+        outcome.notes |= {"neighbours": count, "changed_predictions": self._changed(problem, outcome.model)}
         return outcome
+
+    @torch.no_grad()
+    def _changed(self, problem: Problem, model: nn.Module) -> float:
+        """Share of the training nodes that stay whose predicted class is another now.
+
+        Nothing in the objective holds nodes that are neither entities nor near them, so a model can come to harm.
+        """
+        task, data = problem.task, problem.partition.retain_data
+        stay = task.training_parts(data).sample(["retain"])["retain"].index
+        before, after = (task.encode(m.eval(), data)[stay].argmax(dim=1) for m in (problem.reference, model))
+        share = float((before != after).double().mean())
+        if share > 0.5 and self.mode == "default":
+            raise DivergenceError(
+                f"Expected the unlearned model to keep most predictions on what stays (got {share:.0%} changed); lower "
+                "'lr' or 'epochs'"
+            )
+        if share > 0.2:
+            warnings.warn(
+                f"{share:.0%} of the training nodes that stay are predicted otherwise now; lower 'lr' or 'epochs'",
+                stacklevel=2,
+            )
+        return share
 
 
 def influenced(partition: Any, entities: Tensor, num_hops: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GCNConv
 
 import gunlearn as gu
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.losses import NLL, Objective, as_objective
 from gunlearn.methods import METHODS, run_method
 from gunlearn.methods.entities import forgotten_entities, inverted_features
@@ -250,3 +250,11 @@ def test_bad_options_are_refused(options: dict[str, Any]) -> None:
 def test_batches_of_retained_items_are_refused_by_name(name: str) -> None:
     with pytest.raises(InvalidInputError, match=f"Expected no '{name}' for 'megu'"):
         MEGU(**{name: 8})
+
+
+def test_a_model_that_comes_to_harm_is_no_result() -> None:
+    model, data = karate()
+    with pytest.raises(DivergenceError, match="keep most predictions"):
+        gu.unlearn(model, data, gu.ForgetNodes(count=4), "megu", "node_classification", lr=1.0, epochs=60)
+    kept = gu.unlearn(model, data, gu.ForgetNodes(count=4), "megu", "node_classification", lr=1e-5, epochs=2)
+    assert kept.notes["changed_predictions"] == 0.0  # control
