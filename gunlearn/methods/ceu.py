@@ -32,7 +32,7 @@ class CEU(InfluenceUpdate):
     retained data (over the same `n`) with another `b`, at distance :math:`\beta`, would have; so removal is
     :math:`(\epsilon, \delta)`-certified for :math:`\epsilon = \beta \sqrt{2 \ln (1.5 / \delta)} / \alpha` (Guo et al.,
     arXiv 1911.03030, theorem 3). :math:`\beta` is computed at this model, in place of a worst case.
-    `notes["certificate"]` holds epsilon, delta and beta, or says "uncertified" and why: no perturbation named, or none
+    `notes["certificate"]` has the `status`, with epsilon, delta and beta, or the `reason` for "uncertified": no perturbation named, or none
     of that standard deviation; no strict convexity; not at the minimum of the perturbed loss; an epsilon above 1, where
     the tail bound behind the formula is false.
 
@@ -72,12 +72,13 @@ class CEU(InfluenceUpdate):
         """The certificate, or why there is none."""
         objection = self.objection(removal, before)
         if objection:
-            return {"certificate": f"uncertified: {objection}"}
+            return {"certificate": {"status": "uncertified", "reason": objection}}
         beta = float(self.slope(removal.rest).norm())
         epsilon = beta * math.sqrt(2 * math.log(1.5 / self.delta)) / self.noise
         if not epsilon <= 1:
-            return {"certificate": f"uncertified: epsilon would be {epsilon:.3g}, and the bound holds up to 1"}
-        return {"certificate": {"epsilon": epsilon, "delta": self.delta, "beta": beta}}
+            reason = f"epsilon would be {epsilon:.3g}, and the bound holds up to 1"
+            return {"certificate": {"status": "uncertified", "reason": reason}}
+        return {"certificate": {"status": "certified", "epsilon": epsilon, "delta": self.delta, "beta": beta}}
 
     def objection(self, removal: Removal, before: Tensor) -> str:
         """What of the certificate's assumptions does not hold; empty where all do."""

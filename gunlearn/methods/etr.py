@@ -103,7 +103,8 @@ class ETR(Method):
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
             raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
-        retain = task.parts(partition, "retain").sample(["retain"])["retain"]  # negatives are the same on both graphs
+        # Negatives are the same on both graphs.
+        retain = task.parts(partition, "retain", names=["retain"]).sample(["retain"])["retain"]
         gone = removed_items(task, partition)
         reach = within_reach(problem, retain)
         model.train(self.dropout)

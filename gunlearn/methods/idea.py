@@ -74,4 +74,5 @@ class IDEA(GIF):
 
     def remarks(self, removal: Removal, before: Tensor) -> dict[str, Any]:
         """That nothing is certified."""
-        return {"certificate": "uncertified: the bound's Lipschitz and convexity constants are assumed, not checked"}
+        reason = "the bound's Lipschitz and convexity constants are assumed, not checked"
+        return {"certificate": {"status": "uncertified", "reason": reason}}

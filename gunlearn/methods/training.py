@@ -156,7 +156,7 @@ class Retrain(Method):
             self.lr,
             self.weight_decay,
             eval_every=self.eval_every,
-            keep="best",
+            keep="best" if self.eval_every else "last",
             progress=problem.progress,
             checkpoint_dir=problem.checkpoint_dir,
             fingerprint=problem.fingerprint,
