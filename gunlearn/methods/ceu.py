@@ -32,9 +32,9 @@ class CEU(InfluenceUpdate):
     retained data (over the same `n`) with another `b`, at distance :math:`\beta`, would have; so removal is
     :math:`(\epsilon, \delta)`-certified for :math:`\epsilon = \beta \sqrt{2 \ln (1.5 / \delta)} / \alpha` (Guo et al.,
     arXiv 1911.03030, theorem 3). :math:`\beta` is computed at this model, in place of a worst case.
-    `notes["certificate"]` has the `status`, with epsilon, delta and beta, or the `reason` for "uncertified": no perturbation named, or none
-    of that standard deviation; no strict convexity; not at the minimum of the perturbed loss; an epsilon above 1, where
-    the tail bound behind the formula is false.
+    `notes["certificate"]` has the `status`, with epsilon, delta and beta, or the `reason` for "uncertified": no
+    perturbation named, or none of that standard deviation; no strict convexity; not at the minimum of the perturbed
+    loss; an epsilon above 1, where the tail bound behind the formula is false.
 
     Args:
         curvature: see `InfluenceUpdate`, as the next five.

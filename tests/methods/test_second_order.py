@@ -471,7 +471,8 @@ def test_ceu_is_uncertified_for_a_network() -> None:
     model, data = gu.GCN(34, 4, 2).double(), karate()
     method = CEU(perturbation=torch.ones(vector(model).numel()), weight_decay=0.1)
     note = run_method(method, model, REQUESTS["nodes"].resolve(data), NODES).notes["certificate"]
-    assert note.startswith("uncertified: the logits are not linear")
+    assert note["status"] == "uncertified"
+    assert note["reason"].startswith("the logits are not linear")
     with pytest.raises(InvalidInputError, match="perturbation of shape"):
         run_method(CEU(perturbation=torch.ones(3)), model, REQUESTS["nodes"].resolve(data), NODES)
 
