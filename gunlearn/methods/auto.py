@@ -17,6 +17,7 @@ from gunlearn.nn.linear_head import LinearHead
 from gunlearn.tasks import Task
 
 CHEAP = 0.05  # share of retraining's time below which only what costs nothing fits
+LARGE = 0.3  # what 'inpo' until unseen takes for a twentieth of the edges
 MANY_EDGES = 1_000_000
 
 
@@ -31,7 +32,7 @@ class Auto(Method):
        you give one, else by `Retrain`'s settings;
     3. `budget` below a twentieth: `utu`, which costs nothing;
     4. under link prediction: `inpo` until each edge scores like unseen ones (edges alone, message passing layers, data
-       with validation edges to compare with), else `utu`;
+       with validation edges to compare with, `budget` of at least 0.3), else `finetune`;
     5. under classification: `finetune`, with the training's own `weight_decay`.
 
     Rules of thumb from the tables of `experiments/graph_methods`. The budget chooses, it does not bound: what a method
@@ -75,9 +76,11 @@ class Auto(Method):
             return "utu", {}, f"the budget is below {CHEAP:g} of retraining"
         if task.name == "link_prediction":
             attaches = any(isinstance(module, MessagePassing) for module in model.modules())
-            if partition.forgets == ("edges",) and attaches and has_held_out(partition.data):
+            able = partition.forgets == ("edges",) and attaches and has_held_out(partition.data)
+            if able and self.budget >= LARGE:
                 return "inpo", {"until": "unseen"}, "edges under link prediction, with validation edges to compare with"
-            return "utu", {}, "link prediction, without what 'inpo' until unseen needs"
+            why = f"a budget below {LARGE:g}" if able else "without what 'inpo' until unseen needs"
+            return "finetune", {"weight_decay": self.weight_decay}, f"link prediction, {why}"
         return "finetune", {"weight_decay": self.weight_decay}, "classification"
 
     def run(self, problem: Problem) -> Outcome:

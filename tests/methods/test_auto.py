@@ -35,11 +35,12 @@ def test_the_rules():
     links = make_data()
     assert links.val_pos_edge_index.size(1) >= 30
     assert chosen(model, links, edges, "link_prediction") == "inpo"
-    assert chosen(torch.nn.Linear(8, 4), links, edges, "link_prediction") == "utu"  # nothing to attach to
+    assert chosen(model, links, edges, "link_prediction", budget=0.2) == "finetune"
+    assert chosen(torch.nn.Linear(8, 4), links, edges, "link_prediction") == "finetune"  # nothing to attach to
     unlearned = gu.ForgetNodes(data.test_mask.nonzero().view(-1)[:2])
     assert chosen(model, data, unlearned, "node_classification") == "finetune"
     del links.val_pos_edge_index
-    assert chosen(model, links, edges, "link_prediction") == "utu"
+    assert chosen(model, links, edges, "link_prediction") == "finetune"
     with pytest.raises(InvalidInputError, match="budget"):
         Auto(budget=0)
 
@@ -57,4 +58,4 @@ def test_it_does_what_it_names():
 def test_a_request_of_another_kind_is_a_method_s_own_refusal():
     torch.manual_seed(0)
     result = gu.unlearn(trained_model(), make_data(), gu.ForgetNodes(count=2), "auto")
-    assert result.notes["chosen"] == "utu"
+    assert result.notes["chosen"] == "finetune"
