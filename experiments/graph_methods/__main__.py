@@ -42,6 +42,7 @@ class Args:
         regions: where forgotten edges lie.
         seeds: one run each.
         methods: `name` (every variant) or `name:variant`; all that take the task where none are given.
+        references: retrain twice for each problem; without, distances are not had.
         n_jobs: processes.
         smoke: a few epochs on small graphs, to see that everything runs.
     """
@@ -55,6 +56,7 @@ class Args:
     regions: tuple[str, ...] = REGIONS
     seeds: tuple[int, ...] = (0, 1, 2)
     methods: tuple[str, ...] = ()
+    references: bool = True
     n_jobs: int | None = None
     smoke: bool = False
 
@@ -107,6 +109,7 @@ def grids(args: Args) -> Iterator[tuple[str, GridConfig]]:
                                 models=args.out / "models",
                                 task="link_prediction" if task == "links" else "node_classification",
                                 forget="edges" if task == "links" else task,
+                                references=args.references,
                                 # The training's own penalty goes on, where a method has one.
                                 method_args=penalty(args.methods or methods_of(task)) if task != "links" else (),
                             ),
