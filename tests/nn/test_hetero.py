@@ -383,3 +383,18 @@ def test_refusals() -> None:
         wrapper.relation(("hi", "knows", "nobody"))
     with pytest.raises(InvalidInputError, match=r"Expected numbers in \[0, 6\)"):
         wrapper.edge_ids(data, TRUSTS, [6])
+
+
+@pytest.mark.parametrize("method", ["utu", "finetune", "gradient_ascent"])
+@pytest.mark.parametrize("request_", [gu.ForgetNodes([3, 20]), gu.ForgetFeatures([3])], ids=["nodes", "features"])
+def test_nodes_and_features_of_a_heterogeneous_graph(method: str, request_: gu.Request) -> None:
+    hetero = karate()
+    wrapper, data = homogeneous(sage(hetero), hetero)
+    result = gu.unlearn(wrapper, data, request_, method, **METHODS[method])
+    retain = result.data
+    assert torch.equal(retain.node_type, data.node_type)
+    assert retain.x[3].abs().sum() == 0
+    out = gu.LinkPrediction().encode(result.model, retain)
+    assert out.shape[0] == data.num_nodes
+    moved = any(not torch.equal(a, b) for a, b in zip(wrapper.parameters(), result.model.parameters(), strict=True))
+    assert moved == (method != "utu")
