@@ -45,10 +45,22 @@ def test_example_runs_as_printed(tmp_path, monkeypatch) -> None:
     assert namespace["table"]["js_floor_forget"] > 0
 
 
+def test_node_requests_run_as_printed(capsys) -> None:
+    import torch
+
+    import gunlearn as gu
+
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "ForgetSubgraph" in c)
+    exec(compile(code.replace("epochs=200", "epochs=20"), "README.md", "exec"), {"gu": gu, "torch": torch})
+    printed = capsys.readouterr().out
+    assert "finetune classification" in printed
+    assert "MIA AUC" in printed
+
+
 def test_pieces_run_as_printed() -> None:
     import gunlearn as gu
 
-    code = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)[1]
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "removed_edges" in c)
     data = gu.load("karate")
     model = gu.GCN(data.num_features)
     namespace = {"gu": gu, "data": data, "model": model, "edge_index_to_remove": data.edge_index[:, :2]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,8 @@ class Auto(Method):
         """Refuse a budget that is none."""
         if not self.budget > 0:
             raise InvalidInputError(f"Expected 'budget' > 0 (got {self.budget})")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InvalidInputError(f"Expected 'weight_decay' >= 0 (got {self.weight_decay})")
 
     def supports(self, task: Task, partition: Any) -> None:
         """See `Method.supports`; there is a method for everything."""

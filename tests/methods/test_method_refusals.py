@@ -130,6 +130,8 @@ def test_settings_that_cannot_be_meant(name: str, value: float) -> None:
     with pytest.raises(InvalidInputError, match=name):
         TrainArguments(**{"epochs": 1, name: value})
     for cls in (c for c in METHODS.values() if name in c.options() and c is not Retrain):
+        if cls.name == "etr" and value == 0:
+            continue  # erases without a correction
         with pytest.raises(InvalidInputError, match=name):
             cls(**{name: value})
 

@@ -319,7 +319,7 @@ def test_refusals() -> None:
     data = karate()
     with pytest.raises(UnsupportedMethodError, match="use 'gif'"):
         run_method(IF(), Linear().double(), REQUESTS["edges"].resolve(data), NODES)
-    with pytest.raises(UnsupportedMethodError, match="use 'gif'"):
+    with pytest.raises(UnsupportedMethodError, match="for 'if'"):
         run_method(IF(), PairRegression().double(), REQUESTS["features"].resolve(data), LINKS)
     with pytest.raises(InvalidInputError, match="frozen"):
         run_method(GIF(), Linear().double().requires_grad_(False), REQUESTS["nodes"].resolve(data), NODES)
