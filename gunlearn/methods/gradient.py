@@ -170,6 +170,9 @@ class GradientMethod(Method):
             now, items = self.objective_at(feed.epoch) if phased else objective, feed.sample()
             with together.apart(problem.model):
                 data, mine, subgraph = feed.read(together.share(items))
+            # Patterns of pairs are made for the joint graph; items that are rows are not.
+            if parts.joint and subgraph is None and "forget" not in now.parts and not isinstance(task, LinkPrediction):
+                data = problem.partition.retain_data  # its rows come first in the joint graph
             own = together.apart(problem.model) if subgraph is not None else nullcontext()
             with feed.surroundings(subgraph):
                 with own:

@@ -86,3 +86,11 @@ def test_a_pair_that_another_relation_joins_is_not_to_be_forgotten():
     partition = gu.ForgetEdges([(0, 1), (1, 2)], edge_type=0).resolve(data)
     forget = gu.LinkPrediction().parts(partition).sample(["forget"])["forget"]
     assert forget.edge_label_index.t().tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize("method", ["scrub", "npo", "etr"])
+def test_phases_under_link_prediction_and_node_requests(method):
+    data = gu.link_split(gu.load("karate"), 0.1, 0.1)
+    options = {} if method == "etr" else {"epochs": 12}
+    result = gu.unlearn(gu.GCN(data.num_features, 8, 4), data, gu.ForgetNodes([3, 5]), method, **options)
+    assert result.num_forget == 2
