@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -123,6 +123,31 @@ class Method(ABC):
     def options(cls) -> tuple[str, ...]:
         """Names of the options."""
         return tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
+
+
+def fill_in(method: Method, modes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give options that are `None` the value of the method's `mode`; for `__post_init__`.
+
+    Raises:
+        InvalidInputError: an unknown mode.
+    """
+    if method.mode not in modes:
+        raise InvalidInputError(f"Expected 'mode' among {sorted(modes)} (got {method.mode!r})")
+    for name, value in modes[method.mode].items():
+        if getattr(method, name) is None:
+            object.__setattr__(method, name, value)
+
+
+def check_whole(method: Method, **least: int) -> None:
+    """Refuse options that are no integers of at least so much.
+
+    Raises:
+        InvalidInputError: the first one that is not.
+    """
+    for name, bound in least.items():
+        value = getattr(method, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < bound:
+            raise InvalidInputError(f"Expected '{name}' to be an integer >= {bound} (got {value!r})")
 
 
 def build(methods: dict[str, type[Method]], method: str | Method, options: dict[str, Any]) -> Method:

@@ -16,7 +16,7 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import NLL, Distillation, GradientAscent, Loss, Objective, Prediction, as_objective
-from gunlearn.methods.base import Outcome, Problem
+from gunlearn.methods.base import Outcome, Problem, check_whole, fill_in
 from gunlearn.methods.callbacks import Callback, TrainState
 from gunlearn.methods.entities import entity_graph, forgotten_entities, inverted_features, surrounding
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod
@@ -93,29 +93,17 @@ class Cognac(GradientMethod):
 
     def __post_init__(self) -> None:
         """Fill in the mode's settings, refuse what cannot be meant."""
-        if self.mode not in MODES:
-            raise InvalidInputError(f"Expected 'mode' among {sorted(MODES)} (got {self.mode!r})")
-        for name, value in MODES[self.mode].items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        fill_in(self, MODES)
         for name in ("ascent_lr", "descent_lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidInputError(f"Expected '{name}' > 0 (got {getattr(self, name)})")
-        for name, least in (("contrast_steps", 0), ("ascent_steps", 0), ("descent_steps", 1), ("num_hops", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InvalidInputError(f"Expected '{name}' to be an integer >= {least} (got {value!r})")
+        check_whole(self, contrast_steps=0, ascent_steps=0, descent_steps=1, num_hops=1)
         if not 0 < self.fraction <= 1:
             raise InvalidInputError(f"Expected 'fraction' in (0, 1] (got {self.fraction})")
         for name in ("margin", "alpha"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InvalidInputError(f"Expected '{name}' >= 0 (got {getattr(self, name)})")
         super().__post_init__()
-
-    @property
-    def label(self) -> str:
-        """The mode."""
-        return super().label.replace("default", self.mode, 1)
 
     def phase(self, epoch: int) -> str:
         """The phase of the step after `epoch` steps."""

@@ -16,7 +16,7 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Prediction
-from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.methods.base import Method, Outcome, Problem, fill_in
 from gunlearn.methods.gradient import FrozenStatistics
 from gunlearn.nn.subgraph import propagation_depth
 from gunlearn.tasks import LinkPrediction, Task
@@ -79,11 +79,7 @@ class ETR(Method):
 
     def __post_init__(self) -> None:
         """Fill in the mode's settings, refuse what cannot be meant."""
-        if self.mode not in MODES:
-            raise InvalidInputError(f"Expected 'mode' among {sorted(MODES)} (got {self.mode!r})")
-        for name, value in MODES[self.mode].items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        fill_in(self, MODES)
         if not 0 <= self.lr < math.inf:
             raise InvalidInputError(f"Expected 'lr' >= 0 (got {self.lr})")
         for name in ("erase_ratio", "label_smoothing"):

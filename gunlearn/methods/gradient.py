@@ -82,8 +82,9 @@ class GradientMethod(Method):
 
     @property
     def label(self) -> str:
-        """The stop criterion, where it is not the usual one."""
-        return "default" if self.until == "end" else f"default until {self.until}"
+        """The mode, where there is one, and the stop criterion, where it is not the usual one."""
+        mode = getattr(self, "mode", "default")
+        return mode if self.until == "end" else f"{mode} until {self.until}"
 
     def supports(self, task: Task, partition: Any) -> None:
         """See `Method.supports`."""

@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 
 from gunlearn.cost import Stopwatch
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.methods.base import Method, Outcome, Problem, check_whole
 from gunlearn.methods.loop import TrainArguments
 from gunlearn.methods.partitioning import balanced_kmeans, label_propagation, random_partition
 from gunlearn.methods.training import reset_model, train_from_scratch
@@ -116,8 +116,7 @@ class GraphEraser(Method):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if isinstance(self.num_shards, bool) or not isinstance(self.num_shards, int) or self.num_shards < 1:
-            raise InvalidInputError(f"Expected 'num_shards' to be an integer >= 1 (got {self.num_shards!r})")
+        check_whole(self, num_shards=1)
         for name, known in (("partition", PARTITIONS), ("aggregation", AGGREGATIONS)):
             if getattr(self, name) not in known:
                 raise InvalidInputError(f"Expected '{name}' among {known} (got {getattr(self, name)!r})")

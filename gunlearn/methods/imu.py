@@ -15,7 +15,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.influence.gradients import last_layer
 from gunlearn.influence.training_loss import second_order
 from gunlearn.losses import GradientAscent, Objective, Prediction, as_objective
-from gunlearn.methods.base import Outcome, Problem
+from gunlearn.methods.base import Outcome, Problem, fill_in
 from gunlearn.methods.callbacks import Callback
 from gunlearn.methods.distributed import processes
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, predict_part
@@ -81,9 +81,7 @@ class IMU(GradientMethod):
         for name, known in (("mode", tuple(MODES)), ("scope", ("head", "all"))):
             if getattr(self, name) not in known:
                 raise InvalidInputError(f"Expected '{name}' among {known} (got {getattr(self, name)!r})")
-        for name, value in MODES[self.mode].items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        fill_in(self, MODES)
         for name in ("top", "cap"):
             if not 0 < getattr(self, name) <= 1:
                 raise InvalidInputError(f"Expected '{name}' in (0, 1] (got {getattr(self, name)})")
@@ -91,11 +89,6 @@ class IMU(GradientMethod):
             raise InvalidInputError(f"Expected damping > 0 and l1 >= 0 (got {self.damping} and {self.l1})")
         check_probes(self.probes)
         super().__post_init__()
-
-    @property
-    def label(self) -> str:
-        """Mode, and the stop criterion where it is not the usual one."""
-        return super().label.replace("default", self.mode, 1)
 
     def objective(self) -> Objective:
         """Gradient ascent; `adapt` puts the weights in."""

@@ -17,7 +17,7 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.losses import NLL, GradientAscent, Loss, Objective, Prediction, functional
 from gunlearn.losses.checks import check_number
-from gunlearn.methods.base import Outcome, Problem
+from gunlearn.methods.base import Outcome, Problem, check_whole, fill_in
 from gunlearn.methods.entities import (
     check_read,
     entity_graph,
@@ -93,15 +93,10 @@ class MEGU(GradientMethod):
 
     def __post_init__(self) -> None:
         """Fill in the mode's settings, refuse what cannot be meant."""
-        if self.mode not in MODES:
-            raise InvalidInputError(f"Expected 'mode' among {sorted(MODES)} (got {self.mode!r})")
-        for name, value in MODES[self.mode].items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        fill_in(self, MODES)
         if not 0 < self.kappa < math.inf:
             raise InvalidInputError(f"Expected 'kappa' > 0 (got {self.kappa})")
-        if isinstance(self.num_hops, bool) or not isinstance(self.num_hops, int) or self.num_hops < 1:
-            raise InvalidInputError(f"Expected 'num_hops' to be an integer >= 1 (got {self.num_hops!r})")
+        check_whole(self, num_hops=1)
         if self.init not in INITS:
             raise InvalidInputError(f"Expected 'init' among {INITS} (got {self.init!r})")
         check_read(self.read)
@@ -112,11 +107,6 @@ class MEGU(GradientMethod):
                     f"(got {getattr(self, name)!r})"
                 )
         super().__post_init__()
-
-    @property
-    def label(self) -> str:
-        """The mode."""
-        return super().label.replace("default", self.mode, 1)
 
     def objective(self) -> Objective:
         """All four terms."""

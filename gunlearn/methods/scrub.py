@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import NLL, Distillation, GradientAscent, Objective, as_objective
-from gunlearn.methods.base import Outcome, Problem
+from gunlearn.methods.base import Outcome, Problem, check_whole, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, predict_part
 from gunlearn.methods.rewind import Candidates
 from gunlearn.tasks import Parts, Task
@@ -97,26 +97,14 @@ class Scrub(GradientMethod):
 
     def __post_init__(self) -> None:
         """Fill in the mode's settings."""
-        if self.mode not in MODES:
-            raise InvalidInputError(f"Expected 'mode' among {sorted(MODES)} (got {self.mode!r})")
-        for name, value in MODES[self.mode].items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        fill_in(self, MODES)
         for name in ("alpha", "gamma"):
             if not getattr(self, name) >= 0:
                 raise InvalidInputError(f"Expected '{name}' >= 0 (got {getattr(self, name)})")
         if not self.alpha + self.gamma > 0:
             raise InvalidInputError("Expected a positive 'alpha' or 'gamma' (got 0 for both)")
-        for name, least in (("max_epochs", 0), ("max_steps", 1), ("min_steps", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InvalidInputError(f"Expected '{name}' to be an integer >= {least} (got {value!r})")
+        check_whole(self, max_epochs=0, max_steps=1, min_steps=0)
         super().__post_init__()
-
-    @property
-    def label(self) -> str:
-        """Mode, and the stop criterion where it is not the usual one."""
-        return super().label.replace("default", self.mode, 1)
 
     def objective(self) -> Objective:
         """All terms of both phases."""
