@@ -13,7 +13,7 @@ from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.losses.checks import check_choice, check_same_shape
 from gunlearn.losses.objective import Composable
 from gunlearn.losses.prediction import Prediction
-from gunlearn.losses.reduction import REDUCTIONS, fit_mask, reduce_values
+from gunlearn.losses.reduction import PER_ITEM, REDUCTIONS, fit_mask, reduce_values
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -25,7 +25,8 @@ class Loss(Composable, ABC):
 
     Args:
         on: name of the part of the data this loss reads.
-        reduction: `"mean"`, `"sum"` or `"none"` (a value per item, for per-item gradients).
+        reduction: `"mean"`, `"sum"`, `"none"` (a value per item, for per-item gradients), and for items of several
+            tokens `"token_mean"`, `"seq_mean"` and `"seq_sum"`; see `reduce_values`.
 
     Attributes:
         name: short name in tables and labels.
@@ -70,6 +71,20 @@ class Loss(Composable, ABC):
         return ("log_prob",)
 
     @property
+    def on_parts(self) -> tuple[str, ...]:
+        """Names of all parts whose predictions are read; one, unless a loss compares two."""
+        return (self.on,)
+
+    @property
+    def per_item(self) -> bool:
+        """Whether a mean counts items rather than tokens, where items have several."""
+        return self.reduction in PER_ITEM
+
+    def count(self, mask: Tensor) -> Tensor:
+        """What a mean divides by: the tokens that the mask `[num_items, num_tokens]` keeps, or the items with any."""
+        return mask.flatten(1).any(1).sum() if self.per_item and mask.dim() > 1 else mask.sum()
+
+    @property
     def terms(self) -> tuple[tuple[float, Loss], ...]:
         """This loss alone, with weight 1."""
         return ((1.0, self),)
@@ -95,6 +110,7 @@ class Loss(Composable, ABC):
         self,
         current: Prediction | Mapping[str, Prediction],
         reference: Prediction | Mapping[str, Prediction] | None = None,
+        count: Tensor | float | None = None,
     ) -> Tensor:
         """Evaluate on the part `on`.
 
@@ -105,6 +121,7 @@ class Loss(Composable, ABC):
         Args:
             current: predictions of the current model: of this part, or a mapping from part names.
             reference: predictions of the reference model, likewise.
+            count: what a mean divides by, where these items are one share of a larger batch; see `Loss.count`.
 
         Returns:
             A scalar (for `reduction="none"` the weighted value of each item).
@@ -118,6 +135,8 @@ class Loss(Composable, ABC):
         mask = current.mask
         if reference is not None:
             for name in dict.fromkeys(("log_prob", *self.reads)):
+                if name == "label":  # one and the same for both models
+                    continue
                 check_same_shape(f"{name} of {self.label}", getattr(current, name), getattr(reference, name))
             if reference.mask is not None:
                 mask = reference.mask if mask is None else mask & reference.mask
@@ -129,7 +148,7 @@ class Loss(Composable, ABC):
                 f"{tuple(current.log_prob.shape)} (got {tuple(values.shape)})"
             )
         mask = None if mask is None else fit_mask(mask, values)
-        return reduce_values(values, mask, current.weight, self.reduction)
+        return reduce_values(values, mask, current.weight, self.reduction, count)
 
     def _pick(self, given: Prediction | Mapping[str, Prediction] | None, role: str) -> Prediction:
         """This loss's part of what was handed in, with all the fields it reads."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING
@@ -25,12 +25,19 @@ class Composable:
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the parts whose current predictions are needed, in order of first use."""
-        return tuple(dict.fromkeys(loss.on for _, loss in self.terms))
+        return tuple(dict.fromkeys(part for _, loss in self.terms for part in loss.on_parts))
 
     @property
     def reference_parts(self) -> tuple[str, ...]:
         """Names of the parts whose reference predictions are needed, in order of first use."""
-        return tuple(dict.fromkeys(loss.on for _, loss in self.terms if loss.needs_reference))
+        return tuple(
+            dict.fromkeys(part for _, loss in self.terms if loss.needs_reference for part in loss.on_parts)
+        )
+
+    def fields(self, part: str) -> tuple[str, ...]:
+        """Names of the `Prediction` fields that losses read of a part, `log_prob` first."""
+        read = (name for _, loss in self.terms if part in loss.on_parts for name in loss.reads)
+        return tuple(dict.fromkeys(("log_prob", *read)))
 
     def __add__(self, other: object) -> Objective:
         """The sum of two losses or objectives."""
@@ -117,12 +124,15 @@ class Objective(Composable):
         self,
         current: Prediction | Mapping[str, Prediction],
         reference: Prediction | Mapping[str, Prediction] | None = None,
+        counts: Sequence[Tensor | float] | None = None,
     ) -> ObjectiveValue:
         """Evaluate all terms.
 
         Args:
             current: predictions of the current model by part; a bare prediction serves an objective of one part.
             reference: predictions of the reference model by part, for `reference_parts`.
+            counts: what each term's mean divides by (see `Loss.count`), where these items are one share of a larger
+                batch; the values of the shares then add up to that of the whole.
 
         Returns:
             The total and the single terms. A total of NaN or infinity is handed on: the training loop refuses it.
@@ -133,7 +143,8 @@ class Objective(Composable):
         for given, needed in ((current, self.parts), (reference, self.reference_parts)):
             if isinstance(given, Prediction) and len(needed) > 1:
                 raise InvalidInputError(f"Expected a mapping with the parts {', '.join(needed)} (got one Prediction)")
-        values = [loss(current, reference) for _, loss in self.terms]
+        counts = [None] * len(self.terms) if counts is None else counts
+        values = [loss(current, reference, n) for (_, loss), n in zip(self.terms, counts, strict=True)]
         total = sum(weight * value for (weight, _), value in zip(self.terms, values, strict=True))
         return ObjectiveValue(total, {k: v.detach() for k, v in zip(self.labels, values, strict=True)})
 

@@ -24,10 +24,12 @@ class Prediction:
         mask: boolean, shaped like `log_prob`; `False` entries take no part in any loss (exactly zero gradient).
         weight: multiplies each item's loss value: a number, `[num_items]` or broadcastable to `log_prob`; it does
             not enter the denominator of a mean.
+        label: class index of each item's own label (the token that was there), integers shaped like `log_prob`; what
+            `log_prob` is of.
 
     Raises:
         InvalidInputError: the leading shapes disagree.
-        InvalidTypeError: the mask is not boolean.
+        InvalidTypeError: the mask is not boolean, or labels are no integers.
 
     Example:
         >>> import torch
@@ -41,6 +43,7 @@ class Prediction:
     embeddings: Tensor | None = None
     mask: Tensor | None = None
     weight: Tensor | None = None
+    label: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check that all fields describe the same items."""
@@ -59,6 +62,12 @@ class Prediction:
             )
         if self.mask is not None and self.mask.dtype != torch.bool:
             raise InvalidTypeError(f"Expected 'mask' to be boolean (got {self.mask.dtype})")
+        if self.label is not None and self.label.shape != shape:
+            raise InvalidInputError(
+                f"Expected 'label' to have the shape of 'log_prob' {tuple(shape)} (got {tuple(self.label.shape)})"
+            )
+        if self.label is not None and (self.label.is_floating_point() or self.label.dtype == torch.bool):
+            raise InvalidTypeError(f"Expected 'label' to be integer class indices (got {self.label.dtype})")
 
     @property
     def num_items(self) -> int:

@@ -55,6 +55,11 @@ class NPO(Loss):
         check_number("ratio_offset", self.ratio_offset, minimum=0.0)
         check_choice("per", self.per, UNITS)
 
+    @property
+    def per_item(self) -> bool:
+        """See `Loss.per_item`."""
+        return self.per == "item" or super().per_item
+
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
         """See `functional.npo`."""
         log_prob, reference_log_prob = current.log_prob, reference.log_prob

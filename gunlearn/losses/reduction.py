@@ -8,11 +8,16 @@ from torch import Tensor
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses.checks import check_choice
 
-REDUCTIONS = ("mean", "sum", "none")
+REDUCTIONS = ("mean", "sum", "none", "token_mean", "seq_mean", "seq_sum")
+PER_ITEM = ("seq_mean", "seq_sum")  # what makes one value of an item's tokens, before the mean over items
 
 
 def reduce_values(
-    values: Tensor, mask: Tensor | None = None, weight: Tensor | None = None, reduction: str = "mean"
+    values: Tensor,
+    mask: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    count: Tensor | float | None = None,
 ) -> Tensor:
     """Mask, weigh and reduce a loss's values.
 
@@ -26,7 +31,11 @@ def reduce_values(
         values: `[num_items]` or `[num_items, num_tokens]`.
         mask: boolean, `[num_items]` or the shape of `values`; `None` keeps everything.
         weight: a number, `[num_items]` or broadcastable to `values` (`[1, num_tokens]` weighs positions).
-        reduction: `"mean"` over what the mask keeps, `"sum"`, or `"none"` (masked values are 0).
+        reduction: `"mean"` over all that the mask keeps (`"token_mean"` is another name of it), `"sum"`, or `"none"`
+            (masked values are 0). `"seq_sum"` and `"seq_mean"` add up or average each item's tokens first and then
+            average over the items that have any: a long item weighs as much as a short one, or by its length.
+        count: what means divide by in place of the number of values (of items) here: where these are one share of a
+            larger batch, the number in all of it.
 
     Returns:
         A scalar, or for `"none"` the shape of `values`.
@@ -49,9 +58,17 @@ def reduce_values(
         values = values * (weight if mask is None else torch.where(mask, weight, 0))
     if reduction == "none":
         return values
+    if reduction in PER_ITEM and values.dim() > 1:
+        tokens = values[0].numel() if mask is None else mask.flatten(1).sum(1)
+        values = values.flatten(1).sum(1)
+        if reduction == "seq_mean":
+            values = values / (max(tokens, 1) if mask is None else tokens.clamp_min(1))
+        mask = None if mask is None else tokens > 0
     if reduction == "sum":
         return values.sum()
-    return values.sum() / (max(values.numel(), 1) if mask is None else mask.sum().clamp_min(1))
+    if count is None:
+        count = max(values.numel(), 1) if mask is None else mask.sum().clamp_min(1)
+    return values.sum() / count
 
 
 def full_precision(x: Tensor) -> Tensor:
