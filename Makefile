@@ -1,4 +1,3 @@
-# Everything runs in .venv, which the first target that needs it creates: python3 and make are enough.
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -22,6 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet -c constraints.txt $(TORCH) setuptools
 	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[test]"
+	@# torchvision comes with a test tool that never imports it; without a build that fits torch, transformers fails on it.
+	$(PY) -c "import torchvision" 2>/dev/null || $(PY) -m pip uninstall --quiet --yes torchvision
 	@touch $@
 
 install: $(STAMP)  ## Install the package and its test tools into .venv, as pinned in constraints.txt

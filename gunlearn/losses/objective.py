@@ -30,9 +30,7 @@ class Composable:
     @property
     def reference_parts(self) -> tuple[str, ...]:
         """Names of the parts whose reference predictions are needed, in order of first use."""
-        return tuple(
-            dict.fromkeys(part for _, loss in self.terms if loss.needs_reference for part in loss.on_parts)
-        )
+        return tuple(dict.fromkeys(part for _, loss in self.terms if loss.needs_reference for part in loss.on_parts))
 
     def fields(self, part: str) -> tuple[str, ...]:
         """Names of the `Prediction` fields that losses read of a part, `log_prob` first."""

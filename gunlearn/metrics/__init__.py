@@ -1,45 +1,16 @@
-"""What a result is worth."""
+"""What a result is worth. Names load on first use: metrics of texts need no graph library."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from gunlearn._lazy import lazy
 
-from torch import nn
-
-from gunlearn.errors import UnsupportedMethodError
-from gunlearn.metrics.base import Evaluator
-from gunlearn.metrics.classes import ClassEvaluator, ClassProbabilities
-from gunlearn.metrics.link import EdgeProbabilities, LinkEvaluator
-from gunlearn.metrics.ranking import forget_separation, separation
-from gunlearn.tasks import Task
-
-#: Who evaluates a task, by its name.
-EVALUATORS: dict[str, type[Evaluator]] = {
-    "link_prediction": LinkEvaluator,
-    "node_classification": ClassEvaluator,
-    "graph_classification": ClassEvaluator,
+_HOMES = {
+    "gunlearn.metrics.base": ("Evaluator",),
+    "gunlearn.metrics.classes": ("ClassEvaluator", "ClassProbabilities"),
+    "gunlearn.metrics.link": ("EdgeProbabilities", "LinkEvaluator"),
+    "gunlearn.metrics.named": ("EVALUATORS", "evaluator"),
+    "gunlearn.metrics.ranking": ("forget_separation", "separation"),
 }
 
-__all__ = [
-    "EVALUATORS",
-    "ClassEvaluator",
-    "ClassProbabilities",
-    "EdgeProbabilities",
-    "Evaluator",
-    "LinkEvaluator",
-    "evaluator",
-    "forget_separation",
-    "separation",
-]
-
-
-def evaluator(task: Task, partition: Any, references: Sequence[nn.Module] = (), seed: int = 0) -> Evaluator:
-    """The evaluator of a task.
-
-    Raises:
-        UnsupportedMethodError: there is none for the task.
-    """
-    if task.name not in EVALUATORS:
-        raise UnsupportedMethodError(f"Expected a task among {sorted(EVALUATORS)} to evaluate (got '{task.name}')")
-    return EVALUATORS[task.name](task, partition, references, seed=seed)
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
-from torch_geometric.data import Data
 
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.losses import Prediction
-from gunlearn.nn.subgraph import Subgraph
-from gunlearn.tasks.sampling import Draw
+
+if TYPE_CHECKING:  # tasks without graphs load none of it
+    from torch_geometric.data import Data
+
+    from gunlearn.nn.subgraph import Subgraph
+    from gunlearn.tasks.sampling import Draw
 
 
 class Parts(ABC):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
-from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.tasks.base import Parts, Task
-from gunlearn.tasks.sampling import Draw
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+    from gunlearn.tasks.sampling import Draw
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,25 @@ class ArrayItems:
 
 
 class ArrayParts(Parts):
-    """Parts of a classification problem over the rows of an array."""
+    """Parts of a problem over the rows of an array.
+
+    Args:
+        data: the rows.
+        forget_mask: boolean `[num_items]`, `None` where nothing is forgotten.
+        retain_mask: boolean `[num_items]`.
+        batch_sizes: number of items per step of a part, drawn anew at each; parts without one are read whole.
+    """
 
     names: ClassVar[dict[str, str]] = {
         "forget": "the items to forget",
         "retain": "the remaining training items (a fresh batch where limited)",
     }
 
-    def __init__(self, data: Data, forget_mask: Tensor | None, retain_mask: Tensor, batch_size: int | None) -> None:
-        """Masks `[num_items]` over the rows of `data.x`."""
-        self.data, self.batch_size = data, batch_size
+    def __init__(
+        self, data: Data, forget_mask: Tensor | None, retain_mask: Tensor, batch_sizes: Mapping[str, int | None]
+    ) -> None:
+        """See the class."""
+        self.data, self.batch_sizes = data, batch_sizes
         self.draw: Draw | None = None
         masks = {"forget": forget_mask, "retain": retain_mask}
         self.index = {name: mask.nonzero().view(-1) for name, mask in masks.items() if mask is not None}
@@ -65,13 +77,17 @@ class ArrayParts(Parts):
             raise InvalidInputError(f"Expected parts among {list(self.index)} (got {unknown})")
         out = {}
         for name in names:
-            index, fixed = self.index[name], True
+            index, fixed, size = self.index[name], True, self.batch_sizes.get(name)
             if name == "retain" and self.draw is not None:
                 index, fixed = index[self.draw()[0].to(index.device)], False  # one stratum: all weights are 1
-            elif name == "retain" and self.batch_size is not None and self.batch_size < index.numel():
-                index, fixed = index[torch.randperm(index.numel())[: self.batch_size]], False
-            out[name] = ArrayItems(self.data.x[index], self.data.y[index], fixed)
+            elif size is not None and size < index.numel():
+                index, fixed = index[torch.randperm(index.numel())[:size].to(index.device)], False
+            out[name] = self.items(index, fixed)
         return out
+
+    def items(self, index: Tensor, fixed: bool) -> Any:
+        """The rows `index`; `fixed` where they are the same at every step."""
+        return ArrayItems(self.data.x[index], self.data.y[index], fixed)
 
 
 class ImageClassification(Task):
@@ -109,20 +125,24 @@ class ImageClassification(Task):
         names: Collection[str] | None = None,
     ) -> ArrayParts:
         """See `Task.parts`; there is no graph to choose."""
-        return ArrayParts(partition.data, partition.forget_mask, partition.retain_mask, self.batch_size)
+        sizes = {"retain": self.batch_size}
+        return ArrayParts(partition.data, partition.forget_mask, partition.retain_mask, sizes)
 
     def training_parts(self, data: Data) -> ArrayParts:
         """All training rows (`data.train_mask`, else every row that is not held out) are retained."""
-        mask = (
-            data.train_mask
-            if "train_mask" in data
-            else torch.ones(data.x.size(0), dtype=torch.bool, device=data.x.device)
-        )
-        for name in ("val_mask", "test_mask"):
-            if "train_mask" not in data and name in data:
-                mask = mask & ~data[name]
-        return ArrayParts(data, None, mask, self.batch_size)
+        return ArrayParts(data, None, training_mask(data), {"retain": self.batch_size})
 
     def validation_items(self, data: Data) -> ArrayItems | None:
         """Rows of `data.val_mask`."""
         return ArrayItems(data.x[data.val_mask], data.y[data.val_mask]) if "val_mask" in data else None
+
+
+def training_mask(data: Data) -> Tensor:
+    """Rows of `data.train_mask`, else every row that is not held out: boolean `[num_items]`."""
+    if "train_mask" in data:
+        return data.train_mask
+    mask = torch.ones(data.x.size(0), dtype=torch.bool, device=data.x.device)
+    for name in ("val_mask", "test_mask"):
+        if name in data:
+            mask = mask & ~data[name]
+    return mask

@@ -1,0 +1,27 @@
+"""Unlearning for causal language models of transformers and peft, with the losses that graphs use. Extra: `llm`.
+
+>>> from gunlearn.llm import UnlearnTrainer  # doctest: +SKIP
+>>> from gunlearn.losses import NLL, NPO
+>>> objective = NPO(beta=0.1) + NLL(on="retain")
+>>> trainer = UnlearnTrainer(model, objective, forget_dataset=forget, retain_dataset=retain)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from gunlearn._lazy import lazy
+from gunlearn.errors import MissingExtraError
+
+if find_spec("transformers") is None:
+    raise MissingExtraError('Expected transformers for gunlearn.llm (not installed); pip install "gunlearn[llm]"')
+
+_HOMES = {
+    "gunlearn.llm.causal_lm": ("IGNORE", "CausalLM", "TextItems"),
+    "gunlearn.llm.collate": ("PartCollator",),
+    "gunlearn.llm.pairing": ("PairedDataset",),
+    "gunlearn.llm.trainer": ("UnlearnTrainer",),
+}
+
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -1,0 +1,86 @@
+"""One row of every part of the data, for each forgotten row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sized
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from gunlearn.errors import EmptyForgetSetError, InvalidInputError
+
+
+class PairedDataset(Dataset):
+    """As many rows as the forget set has; each holds a row of every part.
+
+    An epoch reads each forgotten row once. Drawn parts are walked through in random permutations of their own, a fresh
+    one each time all of a part has been read; the draw depends on the seed and the epoch alone, so that a run that was
+    cut off goes on with the same pairs.
+
+    Args:
+        forget: rows to forget, anything with a length and integer indices.
+        drawn: parts from which any row will do (`{"retain": rows}`).
+        paired: parts whose row `i` belongs to forgotten row `i` (another answer to the same question).
+        seed: of the draws.
+
+    Raises:
+        EmptyForgetSetError: nothing to forget.
+        InvalidInputError: an empty part, or a paired one of another length.
+    """
+
+    def __init__(
+        self,
+        forget: Any,
+        drawn: Mapping[str, Any] | None = None,
+        paired: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """See the class."""
+        self.forget, self.drawn, self.paired, self.seed = forget, dict(drawn or {}), dict(paired or {}), seed
+        if _length("forget", forget) == 0:
+            raise EmptyForgetSetError("Expected forgotten rows (got an empty data set)")
+        for name, rows in self.drawn.items():
+            if _length(name, rows) == 0:
+                raise InvalidInputError(f"Expected rows in part '{name}' (got none)")
+        for name, rows in self.paired.items():
+            if _length(name, rows) != len(forget):
+                raise InvalidInputError(
+                    f"Expected part '{name}' with one row for each of {len(forget)} forgotten rows (got {len(rows)})"
+                )
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the pairs of an epoch; data loaders of accelerate call this."""
+        self.choice = {}
+        for number, (name, rows) in enumerate(sorted(self.drawn.items())):
+            total, before = len(self.forget), epoch * len(self.forget)
+            first, last = before // len(rows), (before + total - 1) // len(rows)
+            order = torch.cat([self._permutation(number, i, len(rows)) for i in range(first, last + 1)])
+            start = before - first * len(rows)
+            self.choice[name] = order[start : start + total]
+
+    def _permutation(self, part: int, number: int, size: int) -> torch.Tensor:
+        seed = hash((self.seed, part, number)) % 2**63  # integers hash to the same value in every process
+        return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+
+    def __len__(self) -> int:
+        """Number of forgotten rows."""
+        return len(self.forget)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """A row of each part."""
+        index = int(index)
+        row = {"forget": self.forget[index]}
+        row.update({name: rows[index] for name, rows in self.paired.items()})
+        row.update({name: rows[int(self.choice[name][index])] for name, rows in self.drawn.items()})
+        return row
+
+
+def _length(name: str, rows: Any) -> int:
+    if not isinstance(rows, Sized) or not hasattr(rows, "__getitem__"):
+        raise InvalidInputError(
+            f"Expected part '{name}' with a length and integer indices (got {type(rows).__name__}); "
+            "a stream can be read into a list first"
+        )
+    return len(rows)

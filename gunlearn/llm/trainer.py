@@ -1,0 +1,302 @@
+"""A `transformers.Trainer` that minimises an objective of `gunlearn.losses`."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from gunlearn.errors import DivergenceError, InvalidInputError
+from gunlearn.llm.causal_lm import IGNORE, CausalLM
+from gunlearn.llm.collate import PartCollator
+from gunlearn.llm.pairing import PairedDataset
+from gunlearn.llm.reference import Reference
+from gunlearn.losses import Loss, Objective, Prediction, as_objective
+
+VIEWS = ("target", "rest")  # of a part whose rows have a `target_mask`
+
+
+class UnlearnTrainer(Trainer):
+    r"""Minimises any objective over forget and retain data; in all else the Trainer of transformers.
+
+    Trains `model` in place, as every Trainer does. An epoch reads each forgotten row once, beside as many rows of the
+    other parts. A step's loss is that of all its micro-batches taken together: each mean is over the tokens (or
+    sequences) of the whole step, however they are split over accumulation steps and processes.
+
+    A loss with `on="forget:target"` reads the tokens of `forget` where the column `target_mask` of the rows is true,
+    `on="forget:rest"` the others that have a label; one forward pass serves both.
+
+    Args:
+        model: a causal language model of transformers, with a peft adapter or without.
+        objective: what to minimise, `NPO(beta=0.1) + NLL(on="retain")`.
+        args: as for any Trainer.
+        forget_dataset: rows of `input_ids`, `labels` (-100 where no loss is due) and, if padded, `attention_mask`.
+        retain_dataset: the same for the part `"retain"`.
+        drawn: further parts from which any row will do, by name.
+        paired: parts whose row `i` belongs to forgotten row `i`, by name (`"alternative"`: another answer).
+        reference: see `Reference`; made only if a loss needs it.
+        task: how predictions are read; `CausalLM()` by default.
+        eval_dataset: rows, or named sets of them, whose likelihoods evaluation reports.
+        unlearning_metrics: called with the model at every evaluation; its figures are logged and can choose the best
+            checkpoint (`metric_for_best_model`).
+        processing_class: the tokenizer; its padding token and side are used, and it is saved along.
+        data_collator: `PartCollator` by default.
+        callbacks: as for any Trainer.
+        kwargs: anything else that a Trainer takes.
+
+    Raises:
+        InvalidInputError: a part that the objective reads is missing; the model has nothing to train; another
+            vocabulary in the reference.
+        EmptyForgetSetError: no forgotten rows.
+        DivergenceError: at the first step whose loss is NaN or infinite.
+
+    Example:
+        >>> from gunlearn.losses import NLL, NPO
+        >>> objective = NPO(beta=0.1) + NLL(on="retain")
+        >>> UnlearnTrainer(model, objective, forget_dataset=forget, retain_dataset=retain).train()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Loss | Objective,
+        args: TrainingArguments | None = None,
+        *,
+        forget_dataset: Any,
+        retain_dataset: Any = None,
+        drawn: Mapping[str, Any] | None = None,
+        paired: Mapping[str, Any] | None = None,
+        reference: str | nn.Module = "auto",
+        task: CausalLM | None = None,
+        eval_dataset: Any = None,
+        unlearning_metrics: Callable[[nn.Module], Mapping[str, float]] | None = None,
+        processing_class: Any = None,
+        data_collator: Callable | None = None,
+        callbacks: Sequence[TrainerCallback] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """See the class."""
+        self.objective = as_objective(objective)
+        if not any(p.requires_grad for p in model.parameters()):
+            raise InvalidInputError(
+                "Expected a model with trainable parameters (got none that require grad); a quantised or frozen model "
+                "needs an adapter: peft.get_peft_model(model, LoraConfig(...))"
+            )
+        args = TrainingArguments(output_dir="unlearned", report_to=[]) if args is None else copy.copy(args)
+        args.remove_unused_columns = False  # rows of parts are no arguments of the model
+        if args.gradient_checkpointing and args.gradient_checkpointing_kwargs is None:
+            # The reentrant kind trains nothing where the inputs need no gradient, as under an adapter.
+            args.gradient_checkpointing_kwargs = {"use_reentrant": False}
+        drawn = dict(drawn or {}) | ({} if retain_dataset is None else {"retain": retain_dataset})
+        rows = PairedDataset(
+            forget_dataset, drawn, paired, seed=args.seed if args.data_seed is None else args.data_seed
+        )
+        self._check_parts({"forget", *rows.drawn, *rows.paired})
+        if data_collator is None:
+            data_collator = collator_of(model, processing_class)
+        self.unlearning_metrics = unlearning_metrics
+        self.tasks = self._tasks(task or CausalLM())
+        self.reference = None
+        if self.objective.reference_parts:
+            probe = data_collator([forget_dataset[0]])
+            device = next(model.parameters()).device
+            self.reference = Reference(model, reference, {k: v.to(device) for k, v in probe.items()})
+        super().__init__(
+            model,
+            args,
+            data_collator=data_collator,
+            train_dataset=rows,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=None if callbacks is None else list(callbacks),
+            **kwargs,
+        )
+        self.loss_is_scaled_for_ga = True  # means are over whole steps, see `get_batch_samples`
+        self.model_accepts_loss_kwargs = False
+        self._terms: dict[str, list[Tensor]] = defaultdict(list)
+        if self.reference is not None and self.place_model_on_device:
+            self.reference.to(self.args.device)
+
+    def _check_parts(self, given: set[str]) -> None:
+        for part in self.objective.parts:
+            base, _, view = part.partition(":")
+            if base not in given:
+                raise InvalidInputError(
+                    f"Expected data for part '{base}', which {self.objective!r} reads (got {sorted(given)})"
+                )
+            if view and view not in VIEWS:
+                raise InvalidInputError(f"Expected a view of '{base}' among {VIEWS} (got '{view}')")
+
+    def _tasks(self, task: CausalLM) -> dict[str, CausalLM]:
+        """The task for each part, reading what the losses on it (and on its views) read."""
+        fields: dict[str, list[str]] = defaultdict(list)
+        for part in self.objective.parts:
+            fields[part.partition(":")[0]].extend(self.objective.fields(part))
+        return {part: task.reading(tuple(dict.fromkeys(names))) for part, names in fields.items()}
+
+    def predictions(
+        self, model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]]
+    ) -> tuple[dict[str, Prediction], dict[str, Prediction]]:
+        """What the model and the reference say about each part that the objective reads, views included.
+
+        Args:
+            model: the model in training.
+            inputs: a batch per part.
+        """
+        needed = {part.partition(":")[0] for part in self.objective.reference_parts}
+        before = {}
+        if needed:
+            with self.reference.of(model) as frozen:
+                before = {part: self.tasks[part].decode(frozen, None, inputs[part]) for part in needed}
+        current = {part: task.decode(model, None, inputs[part]) for part, task in self.tasks.items()}
+        for part in self.objective.parts:
+            base, _, view = part.partition(":")
+            if view:
+                mask = answer_mask(inputs[base], view)
+                current[part] = current[base].replace(mask=mask)
+                if base in before:
+                    before[part] = before[base].replace(mask=mask)
+        return current, before
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: list[float] | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Prediction]]:
+        """The objective on one micro-batch: its share of the whole step's value.
+
+        Raises:
+            DivergenceError: it is NaN or infinite.
+        """
+        current, before = self.predictions(model, inputs)
+        value = self.objective(current, before, num_items_in_batch)
+        for name, term in value.terms.items():
+            self._terms[name].append(term)
+        total = value.total
+        if not math.isfinite(float(total.detach())):
+            bad = [name for name, term in value.terms.items() if not math.isfinite(float(term))]
+            raise DivergenceError(
+                f"Expected finite losses (got NaN or infinity in {bad} after {self.state.global_step} steps)"
+            )
+        if num_items_in_batch is not None:
+            total = total * self.accelerator.num_processes  # gradients are averaged over processes, counts are sums
+        return (total, current) if return_outputs else total
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """The micro-batches of one step, and for each term of the objective what its mean divides by in all of them."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        counts = []
+        for _, loss in self.objective.terms:
+            base, _, view = loss.on.partition(":")
+            counts.append(sum(float(loss.count(answer_mask(batch[base], view))) for batch in batches))
+        if self.accelerator.num_processes > 1:
+            counts = self.accelerator.reduce(torch.tensor(counts, device=device), "sum").tolist()
+        return batches, [max(count, 1.0) for count in counts]
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As for any Trainer. The last gradient, which speaks of what was to be forgotten, is wiped."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.model.zero_grad(set_to_none=True)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds each term's mean since the last log, under its label."""
+        if "loss" in logs and self._terms:
+            steps = max(self.args.gradient_accumulation_steps, 1)
+            logs = logs | {k: float(torch.stack(v).mean()) * steps for k, v in self._terms.items()}
+            self._terms.clear()
+        super().log(logs, *args, **kwargs)
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Likelihoods of the evaluation sets and whatever `unlearning_metrics` measures.
+
+        For each set (`""` if there is one without a name): `nll` per token, `prob`, the mean over rows of
+        :math:`p(y|x)^{1/|y|}`, and `exact_memorization`, the share of tokens that are the model's first choice.
+        """
+        self._memory_tracker.start()
+        sets = self.eval_dataset if eval_dataset is None else eval_dataset
+        if sets is None and self.unlearning_metrics is None:
+            raise InvalidInputError("Expected 'eval_dataset' or 'unlearning_metrics' to evaluate (got neither)")
+        model, metrics = self.accelerator.unwrap_model(self.model), {}
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+        try:
+            for name, rows in {}.items() if sets is None else _named(sets).items():
+                figures = self._likelihoods(model, rows)
+                stem = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
+                metrics.update({f"{stem}_{key}": value for key, value in figures.items()})
+            if self.unlearning_metrics is not None:
+                found = self.unlearning_metrics(model)
+                metrics.update({f"{metric_key_prefix}_{k}": v for k, v in found.items()})
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        return metrics
+
+    def _likelihoods(self, model: nn.Module, rows: Any) -> dict[str, float]:
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        loader = DataLoader(
+            Subset(rows, range(rank, len(rows), world)),
+            batch_size=self.args.eval_batch_size,
+            collate_fn=self.data_collator,
+        )
+        task, sums = CausalLM(("logits", "label")), torch.zeros(5, dtype=torch.float64, device=self.args.device)
+        for batch in loader:
+            p = task.decode(model, None, self._prepare_inputs(batch))
+            tokens = p.mask.sum(1)
+            nll = -p.log_prob.sum(1)
+            some = tokens > 0
+            right = ((p.logits.argmax(-1) == p.label) & p.mask).sum()
+            prob = (-nll[some] / tokens[some]).exp().sum()
+            sums += torch.stack([nll.sum(), tokens.sum(), prob, some.sum(), right]).double()
+        nll, tokens, prob, sequences, right = self.accelerator.reduce(sums, "sum").tolist()
+        return {
+            "nll": nll / max(tokens, 1),
+            "prob": prob / max(sequences, 1),
+            "exact_memorization": right / max(tokens, 1),
+        }
+
+
+def answer_mask(batch: Mapping[str, Tensor], view: str = "") -> Tensor:
+    """Which tokens count, `[batch, tokens - 1]`: those with a label, in the view `"target"` or `"rest"` of them.
+
+    Raises:
+        InvalidInputError: a view of rows without `target_mask`.
+    """
+    mask = batch["labels"][:, 1:] != IGNORE
+    if not view:
+        return mask
+    if "target_mask" not in batch:
+        raise InvalidInputError(f"Expected rows with 'target_mask' for the view '{view}' (got {sorted(batch)})")
+    target = batch["target_mask"][:, 1:]
+    return mask & (target if view == "target" else ~target)
+
+
+def collator_of(model: nn.Module, tokenizer: Any = None) -> PartCollator:
+    """The collator for a model and its tokenizer: padding id and side, and the longest row the model can read."""
+    config = getattr(model, "config", None)
+    pad = getattr(tokenizer, "pad_token_id", None)
+    side = getattr(tokenizer, "padding_side", None) or "right"
+    return PartCollator(0 if pad is None else pad, side, getattr(config, "max_position_embeddings", None))
+
+
+def _named(sets: Any) -> dict[str, Any]:
+    return dict(sets) if isinstance(sets, Mapping) else {"": sets}

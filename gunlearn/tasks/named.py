@@ -1,0 +1,25 @@
+"""Tasks by their names."""
+
+from __future__ import annotations
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.tasks.base import Task
+from gunlearn.tasks.classification import ImageClassification
+from gunlearn.tasks.graph_classification import GraphClassification
+from gunlearn.tasks.link_prediction import LinkPrediction
+from gunlearn.tasks.node_classification import NodeClassification
+
+TASKS = {task.name: task for task in (LinkPrediction, NodeClassification, GraphClassification, ImageClassification)}
+
+
+def as_task(task: str | Task) -> Task:
+    """A task from its name or from itself.
+
+    Raises:
+        InvalidInputError: an unknown name.
+    """
+    if isinstance(task, Task):
+        return task
+    if not isinstance(task, str) or task not in TASKS:
+        raise InvalidInputError(f"Expected a task among {sorted(TASKS)} or a Task object (got {task!r})")
+    return TASKS[task]()
