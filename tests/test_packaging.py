@@ -86,7 +86,8 @@ def test_wheel_metadata(wheel):
     assert fields["Requires-Python"] == ">=3.10"
     assert fields["License-Expression"] == "MIT"
     assert set(fields.get_all("Provides-Extra")) == {
-        "llm", "diffusion", "scatter", "distributed", "dask", "ray", "test", "docs"
+        "llm", "diffusion", "scatter", "distributed", "dask",
+        "dp", "ray", "test", "docs"
     }  # fmt: skip
     required = [Requirement(line) for line in fields.get_all("Requires-Dist")]
     base = {r.name for r in required if r.marker is None}
