@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCH = """
 accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no
 --main_process_port 0
-""".split()  # noqa: SIM905 - reads as on the command line; without a GPU the processes meet on the CPU
+""".split()
 COMPARED = [
     "train", "npo", "graddiff", "inpo:paper", "inpo:default", "inpo:unseen", "graddiff in batches", "npo on samples",
     "one edge", "until", "early stopping", "pyg", "autoencoder", "images", "batches", "whole", "resumed",
