@@ -21,6 +21,7 @@ _HOMES = {
     "gunlearn.llm.collate": ("PartCollator",),
     "gunlearn.llm.pairing": ("PairedDataset",),
     "gunlearn.llm.trainer": ("UnlearnTrainer",),
+    "gunlearn.llm.until": ("UntilUnseen",),
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)
