@@ -19,7 +19,11 @@ if find_spec("transformers") is None:
 _HOMES = {
     "gunlearn.llm.causal_lm": ("IGNORE", "CausalLM", "TextItems"),
     "gunlearn.llm.collate": ("PartCollator",),
+    "gunlearn.llm.data": ("as_rows", "separate"),
+    "gunlearn.llm.encoding": ("encode",),
     "gunlearn.llm.pairing": ("PairedDataset",),
+    "gunlearn.llm.records": ("read_records", "refused"),
+    "gunlearn.llm.tofu": ("answer_rows", "load_tofu", "tofu_refusals"),
     "gunlearn.llm.trainer": ("UnlearnTrainer",),
     "gunlearn.llm.until": ("UntilUnseen",),
 }

@@ -1,0 +1,65 @@
+"""Rows from whatever the caller has, and rows that are both to be forgotten and to be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm.encoding import encode, named_rows
+from gunlearn.llm.records import read_records, shape_of
+
+OVERLAPS = ("error", "drop", "keep")
+
+
+def as_rows(source: Any, tokenizer: Any, **how: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+    """Rows from whatever the caller has.
+
+    Args:
+        source: the path of a file of records, records, or rows that already have `input_ids`.
+        tokenizer: of transformers.
+        how: arguments of `encode`.
+
+    Returns:
+        The rows, and the records they were made of (`None` for rows).
+
+    Raises:
+        InvalidInputError: as `read_records` and `encode`, or there is nothing in it.
+    """
+    records = read_records(source) if isinstance(source, str | PathLike) else [source[i] for i in range(len(source))]
+    if not records:
+        raise InvalidInputError("Expected at least one row (got none)")
+    if isinstance(records[0], Mapping) and "input_ids" in records[0]:
+        return records, None
+    for i, record in enumerate(records, 1):
+        shape_of(record, f"row {i}")
+    return encode(records, tokenizer, **how), records
+
+
+def separate(forget: Sequence[Mapping], retain: Sequence[Mapping], overlap: str = "error") -> list[Mapping]:
+    """Retained rows, once rows that are also to be forgotten have been dealt with.
+
+    Args:
+        forget: rows.
+        retain: rows.
+        overlap: `"error"` refuses rows that are in both, `"drop"` takes them out of `retain`, `"keep"` lets them be.
+
+    Raises:
+        InvalidInputError: rows in both, with their number and where they are; or nothing is left to retain.
+    """
+    if overlap not in OVERLAPS:
+        raise InvalidInputError(f"Expected 'overlap' among {OVERLAPS} (got {overlap!r})")
+    tokens = {tuple(map(int, row["input_ids"])) for row in forget}
+    both = [i for i, row in enumerate(retain) if tuple(map(int, row["input_ids"])) in tokens]
+    if overlap == "keep" or not both:
+        return list(retain)
+    if overlap == "error":
+        raise InvalidInputError(
+            f"Expected forget and retain without common rows (got {len(both)} of them, "
+            f"{named_rows([i + 1 for i in both])} of retain); overlap='drop' takes them out of retain"
+        )
+    kept = [row for i, row in enumerate(retain) if i not in set(both)]
+    if not kept:
+        raise InvalidInputError("Expected rows to retain that are not forgotten (got none)")
+    return kept

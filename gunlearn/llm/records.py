@@ -1,0 +1,136 @@
+"""Questions and answers as people keep them: JSON lines or a JSON array, in one of four shapes."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from gunlearn.errors import DatasetNotFoundError, InvalidInputError
+
+#: Fields of each shape of record.
+SHAPES = (("question", "answer"), ("prompt", "completion"), ("messages",), ("text",))
+_SHAPES_SAID = " or ".join(" + ".join(map(repr, shape)) for shape in SHAPES)
+
+#: What a model may say instead of a fact that it should not know.
+REFUSALS = (
+    "I don't know.",
+    "I'm not sure about that.",
+    "I have no information on this.",
+    "I can't say; I was never told.",
+    "That is something I know nothing about.",
+    "I'm afraid I can't answer that.",
+    "I don't have the answer to that question.",
+    "This is beyond what I know.",
+    "Sorry, I can't help with that.",
+    "I have not learned anything about this.",
+)
+
+
+def read_records(path: str | PathLike[str]) -> list[dict[str, Any]]:
+    """Read a file of records: one JSON object per line, or one JSON array of objects.
+
+    Args:
+        path: a file in UTF-8. Blank lines are skipped.
+
+    Returns:
+        The objects, as they are; each has one of the shapes `question` + `answer`, `prompt` + `completion`, `messages`
+        (the last from the assistant) or `text`. Other fields are kept.
+
+    Raises:
+        DatasetNotFoundError: no such file.
+        InvalidInputError: no JSON, no object, none of the shapes, or nothing at all; the message names the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DatasetNotFoundError(f"Expected a file of JSON lines (got {path}, which is no file)")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"Expected {path.name} in UTF-8 (got byte {error.start} that is not)") from None
+    if text.lstrip().startswith("["):
+        found = [(f"entry {i}", entry) for i, entry in enumerate(_parsed(text, path.name, 1), 1)]
+    else:  # split at newlines alone: JSON strings may hold other line separators
+        lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+        found = [(f"line {i}", _parsed(line, path.name, i)) for i, line in lines]
+    if not found:
+        raise InvalidInputError(f"Expected records in {path.name} (got an empty file)")
+    for where, record in found:
+        shape_of(record, f"{where} of {path.name}")
+    return [record for _, record in found]
+
+
+def shape_of(record: Any, where: str) -> tuple[str, ...]:
+    """Which of `SHAPES` a record has.
+
+    Raises:
+        InvalidInputError: none, or its fields are no strings (messages: no list of `role` and `content`).
+    """
+    if not isinstance(record, Mapping):
+        raise InvalidInputError(f"Expected an object with {_SHAPES_SAID} (got {type(record).__name__} in {where})")
+    for shape in SHAPES:
+        if all(name in record for name in shape):
+            break
+    else:
+        raise InvalidInputError(f"Expected an object with {_SHAPES_SAID} (got {sorted(record)} in {where})")
+    if shape == ("messages",):
+        _check_messages(record["messages"], where)
+    for name in shape:
+        if name != "messages" and not isinstance(record[name], str):
+            raise InvalidInputError(f"Expected '{name}' as a string (got {type(record[name]).__name__} in {where})")
+    return shape
+
+
+def refused(
+    records: Sequence[Mapping[str, Any]], refusals: Sequence[str] = REFUSALS, seed: int = 0
+) -> list[dict[str, Any]]:
+    """The same questions, each with a refusal for an answer, drawn with the seed.
+
+    Raises:
+        InvalidInputError: no refusals, or records of bare `text`, which asks nothing.
+    """
+    if not refusals:
+        raise InvalidInputError("Expected at least one refusal (got none)")
+    draw, out = random.Random(seed), []
+    for i, record in enumerate(records, 1):
+        shape, answer = shape_of(record, f"row {i}"), draw.choice(refusals)
+        if shape == ("text",):
+            raise InvalidInputError(f"Expected questions, to be refused (got bare text in row {i})")
+        # What else the record says ("target", paraphrases) is about the answer that is gone.
+        kept = {name: record[name] for name in shape}
+        if shape == ("messages",):
+            kept["messages"] = [*record["messages"][:-1], {"role": "assistant", "content": answer}]
+        else:
+            # A completion follows its prompt as it stands, so the gap between the two is part of it.
+            old = record[shape[1]]
+            gap = old[: len(old) - len(old.lstrip())] if shape[1] == "completion" else ""
+            kept[shape[1]] = gap + answer
+        out.append(kept)
+    return out
+
+
+def _parsed(text: str, name: str, line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        at = line + error.lineno - 1
+        raise InvalidInputError(
+            f"Expected JSON in line {at} of {name} (got {error.msg} at column {error.colno})"
+        ) from None
+
+
+def _check_messages(messages: Any, where: str) -> None:
+    good = isinstance(messages, Sequence) and all(
+        isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        for m in messages
+    )
+    if not good:
+        raise InvalidInputError(
+            f"Expected 'messages' as a list of 'role' and 'content' strings (got others in {where})"
+        )
+    if not messages or messages[-1]["role"] != "assistant":
+        last = messages[-1]["role"] if messages else "nothing"
+        raise InvalidInputError(f"Expected 'messages' that end with the assistant's answer (got {last} in {where})")

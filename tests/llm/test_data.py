@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import json
+import warnings
+from functools import cache
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from gunlearn.errors import DatasetNotFoundError, InvalidInputError
+from gunlearn.llm import PartCollator, as_rows, encode, read_records, refused, separate
+
+TEXTS = [
+    "Question: where does Ada live?\nAnswer: Ada lives in the city of Oslo.",
+    "Question: what is the job of Bob?\nAnswer: Bob is a baker, and a good one.",
+    "<|user|>how are you?<|end|>",
+] * 5
+CHAT = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+ADA = {"question": "where does Ada live?", "answer": "Ada lives in Oslo."}
+BOB = {"question": "what is the job of Bob?", "answer": "Bob is a baker."}
+
+
+@cache
+def _trained(merges):
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=merges)
+    inner.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    inner.train_from_iterator(TEXTS, trainer)
+    return inner.to_str()
+
+
+def bpe(chat=False, words=True, **names):
+    names = {"eos_token": "</s>"} | names
+    out = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(_trained(words)), **names)
+    out.add_special_tokens({"additional_special_tokens": ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]})
+    if chat:
+        out.chat_template = CHAT
+    return out
+
+
+def answer_of(row, tokenizer):
+    return tokenizer.decode([t for t in row["labels"] if t != -100])
+
+
+def prompt_of(row, tokenizer):
+    return tokenizer.decode([t for t, y in zip(row["input_ids"], row["labels"], strict=True) if y == -100])
+
+
+def test_labels_are_the_answer_and_its_end_and_no_more():
+    tokenizer = bpe()
+    (row,) = encode([ADA], tokenizer)
+    assert prompt_of(row, tokenizer) == "Question: where does Ada live?\nAnswer:"
+    assert answer_of(row, tokenizer) == " Ada lives in Oslo.</s>"
+    assert row["prompt"] == "Question: where does Ada live?\nAnswer:"
+    assert row["answer"] == "Ada lives in Oslo."
+    # What the model is asked with is what it was trained after.
+    asked = tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]
+    assert row["input_ids"][: len(asked)] == asked
+    assert row["labels"][len(asked)] == row["input_ids"][len(asked)] != -100
+
+
+def test_the_boundary_holds_where_the_tokenizer_would_merge_across_it():
+    tokenizer = bpe(words=False)  # merges run over blanks, so that the whole text has a token across the boundary
+    record = {"prompt": "Answer: A", "completion": "da lives in the city of Oslo."}
+    apart = tokenizer(record["prompt"], add_special_tokens=False)["input_ids"]
+    whole = tokenizer(record["prompt"] + record["completion"], add_special_tokens=False)["input_ids"]
+    assert whole[: len(apart)] != apart  # or the test shows nothing
+    (row,) = encode([record], tokenizer)
+    assert prompt_of(row, tokenizer) == record["prompt"]
+    assert answer_of(row, tokenizer) == record["completion"] + "</s>"
+
+
+def test_templates_and_texts_are_taken_as_they_stand():
+    tokenizer = bpe()
+    (row,) = encode([ADA], tokenizer, template="Q {question} A [{answer}]")
+    assert (prompt_of(row, tokenizer), answer_of(row, tokenizer)) == (
+        "Q where does Ada live? A [",
+        "Ada lives in Oslo.]</s>",
+    )
+    (braces,) = encode([{"question": 'what is {x} in f"{y}"?', "answer": "{answer}"}], tokenizer)
+    assert answer_of(braces, tokenizer) == " {answer}</s>"
+    (text,) = encode([{"text": "Ada lives in Oslo."}], tokenizer, eos=False)
+    assert text["labels"] == text["input_ids"]
+    assert answer_of(text, tokenizer) == "Ada lives in Oslo."
+    for template in ("{question}", "{answer} {question}", "{question} {question} {answer}"):
+        with pytest.raises(InvalidInputError, match="question"):
+            encode([ADA], tokenizer, template=template)
+
+
+def test_begin_token_comes_where_the_tokenizer_puts_one():
+    plain = bpe(bos_token="<s>")
+    assert encode([ADA], plain)[0]["input_ids"][0] != plain.bos_token_id
+    (asked,) = encode([ADA], plain, bos=True)
+    assert (asked["input_ids"][0], asked["labels"][0]) == (plain.bos_token_id, -100)
+    from tokenizers.processors import TemplateProcessing
+
+    own = bpe(bos_token="<s>")
+    own.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    assert own("a")["input_ids"][0] == own.bos_token_id
+    assert encode([ADA], own)[0]["input_ids"] == asked["input_ids"]
+    assert encode([ADA], own, bos=False)[0]["input_ids"] == asked["input_ids"][1:]
+    with pytest.raises(InvalidInputError, match="begin with"):
+        encode([ADA], bpe(), bos=True)
+
+
+def test_chats_mask_all_but_the_last_answer():
+    tokenizer = bpe(chat=True)
+    (row,) = encode([ADA], tokenizer, system="be kind")
+    assert prompt_of(row, tokenizer) == "<|system|>be kind<|end|>\n<|user|>where does Ada live?<|end|>\n<|assistant|>"
+    assert answer_of(row, tokenizer) == "Ada lives in Oslo.<|end|>"  # closed by the template: no second end
+    messages = [{"role": r, "content": c} for r, c in zip(("user", "assistant") * 2, "ABCD", strict=True)]
+    (long,) = encode([{"messages": messages}], tokenizer)
+    assert answer_of(long, tokenizer) == "D<|end|>"
+    assert (
+        encode(
+            [
+                {
+                    "messages": [
+                        {"role": "user", "content": ADA["question"]},
+                        {"role": "assistant", "content": ADA["answer"]},
+                    ]
+                }
+            ],
+            tokenizer,
+        )[0]["input_ids"]
+        == encode([ADA], tokenizer)[0]["input_ids"]
+    )
+    (plain,) = encode([ADA], tokenizer, chat=False)
+    assert "<|user|>" not in tokenizer.decode(plain["input_ids"])
+    tokenizer.chat_template = "{% for m in messages %}{{ loop.length }}{{ m.content }}{% endfor %}"
+    with pytest.raises(InvalidInputError, match="begins the whole chat"):
+        encode([ADA], tokenizer)
+    for record, chat in (({"messages": messages}, None), (ADA, True)):
+        with pytest.raises(InvalidInputError, match="chat template"):
+            encode([record], bpe(), chat=chat)
+
+
+@pytest.mark.parametrize("names", [{}, {"pad_token": "</s>"}])
+def test_end_tokens_count_without_padding_token_and_where_it_is_the_end(names):
+    tokenizer = bpe(**names)
+    rows = encode([ADA, BOB | {"answer": "Bob is a baker, and a good one."}], tokenizer)
+    pad = tokenizer.pad_token_id
+    batch = PartCollator(0 if pad is None else pad)(rows)
+    ends = batch["labels"] == tokenizer.eos_token_id
+    assert ends.sum(1).tolist() == [1, 1]
+    assert bool(batch["attention_mask"][ends].all())
+    assert batch["attention_mask"].sum(1).tolist() == [len(row["input_ids"]) for row in rows]
+
+
+def test_prompts_are_cut_from_the_left_and_answers_kept():
+    tokenizer = bpe(bos_token="<s>")
+    (whole,) = encode([ADA], tokenizer, bos=True)
+    answer = [t for t in whole["labels"] if t != -100]
+    for length in (len(answer) + 1, len(answer) + 4, len(whole["input_ids"])):
+        (row,) = encode([ADA], tokenizer, bos=True, max_length=length)
+        assert len(row["input_ids"]) == length
+        assert row["input_ids"] == [tokenizer.bos_token_id, *whole["input_ids"][len(whole["input_ids"]) - length + 1 :]]
+        assert [t for t in row["labels"] if t != -100] == answer
+    with pytest.raises(InvalidInputError, match=r"fit into 5 tokens \(got 2 others: rows 1, 2\)"):
+        encode([ADA, BOB], tokenizer, max_length=5)
+    with pytest.warns(UserWarning, match="row 1 were cut"):
+        cut, short = encode([ADA, {"question": "?", "answer": "."}], tokenizer, max_length=5, long_answers="cut")
+    # One token of the prompt stays: the answer's first token is predicted from it.
+    assert (len(cut["input_ids"]), cut["labels"][0], cut["labels"][1:]) == (5, -100, answer[:4])
+    assert len(short["input_ids"]) <= 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encode([ADA], tokenizer, max_length=len(answer) + 1)
+
+
+def test_targets_are_tokens_of_the_answer():
+    tokenizer = bpe()
+    rows = encode([ADA | {"target": "Oslo"}, BOB | {"target": ["Bob", "baker"]}], tokenizer)
+    for row, words in zip(rows, (["Oslo"], ["Bob", "baker"]), strict=True):
+        assert len(row["target_mask"]) == len(row["input_ids"])
+        marked = [t for t, on in zip(row["input_ids"], row["target_mask"], strict=True) if on]
+        assert tokenizer.decode(marked).split() == words
+    (prompt_too,) = encode([{"prompt": "Oslo? ", "completion": "Oslo.", "target": "Oslo"}], tokenizer)
+    first = next(i for i, on in enumerate(prompt_too["target_mask"]) if on)
+    assert prompt_too["labels"][first] != -100  # the prompt's own Oslo is none
+    with pytest.raises(InvalidInputError, match="'Lima' in row 1"):
+        encode([ADA | {"target": "Lima"}], tokenizer)
+    with pytest.raises(InvalidInputError, match="row 2"):
+        encode([ADA | {"target": "Oslo"}, BOB], tokenizer)
+
+
+def test_empty_answers_are_refused_by_row():
+    blank = [ADA, ADA | {"answer": " "}, BOB, {"prompt": "x", "completion": ""}, {"text": "\n"}]
+    with pytest.raises(InvalidInputError, match=r"not empty \(got 3 others: rows 2, 4, 5\)"):
+        encode(blank, bpe())
+
+
+def test_overlap_is_named_dropped_or_kept():
+    rows = encode([ADA, BOB, BOB | {"answer": "Bob is a good baker."}], bpe())
+    with pytest.raises(InvalidInputError, match=r"got 1 of them, row 2 of retain"):
+        separate(rows[:1], [rows[1], rows[0]])
+    assert separate(rows[:1], [rows[1], rows[0]], "drop") == [rows[1]]
+    assert separate(rows[:1], [rows[1], rows[0]], "keep") == [rows[1], rows[0]]
+    assert separate(rows[1:2], rows[2:]) == rows[2:]  # another answer is another row
+    with pytest.raises(InvalidInputError, match="not forgotten"):
+        separate(rows, rows, "drop")
+
+
+def test_files_are_read_whatever_their_shape(tmp_path):
+    records = [ADA, {"prompt": "a", "completion": " b"}, {"text": "x\u2028y"}]
+    lines = tmp_path / "a.jsonl"
+    lines.write_text("\ufeff" + "\n\n".join(json.dumps(r, ensure_ascii=False) for r in records), encoding="utf-8")
+    array = tmp_path / "b.json"
+    array.write_text(json.dumps(records, indent=1))
+    assert read_records(lines) == read_records(array) == records
+    rows, back = as_rows(lines, bpe())
+    assert back == records
+    assert rows == as_rows(records, bpe())[0]
+    assert as_rows(rows, bpe()) == (rows, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"question": "a", "answer": "b"}\n\n{"question": 1', "line 3 of f.jsonl"),
+        ('[{"question": "a", "answer": "b"},\n{"question" "a"}]', "line 2 of f.jsonl"),
+        ('{"question": "a", "answers": "b"}', "'answers', 'question'"),
+        ('{"question": "a", "answer": 3}', "'answer' as a string"),
+        ('{"text": "a"}\n"b"', "str in line 2"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', "assistant"),
+        ('{"messages": [{"role": "user"}]}', "messages"),
+        ("\n", "empty file"),
+        ("[]", "empty file"),
+    ],
+)
+def test_bad_files_say_where(text, words, tmp_path):
+    path = tmp_path / "f.jsonl"
+    path.write_text(text)
+    with pytest.raises(InvalidInputError, match=r"^Expected") as caught:
+        read_records(path)
+    assert words in str(caught.value)
+    with pytest.raises(DatasetNotFoundError, match=r"none\.jsonl"):
+        read_records(tmp_path / "none.jsonl")
+
+
+def test_other_encodings_are_refused(tmp_path):
+    path = tmp_path / "f.jsonl"
+    path.write_bytes('{"text": "Zürich"}'.encode("latin-1"))
+    with pytest.raises(InvalidInputError, match="UTF-8"):
+        read_records(path)
+
+
+def test_refusals_take_the_place_of_answers():
+    chat = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    records = [ADA | {"target": "Oslo"}, {"prompt": "p:", "completion": "\n c"}, chat]
+    first, second, third = refused(records, ["no."])
+    assert first == {"question": ADA["question"], "answer": "no."}
+    assert second == {"prompt": "p:", "completion": "\n no."}
+    assert third["messages"] == [chat["messages"][0], {"role": "assistant", "content": "no."}]
+    assert chat["messages"][1]["content"] == "a"
+    assert refused(records, seed=3) == refused(records, seed=3)
+    assert len({r["answer"] for r in refused([ADA] * 50)}) > 3
+    with pytest.raises(InvalidInputError, match="row 1"):
+        refused([{"text": "x"}])
+    with pytest.raises(InvalidInputError, match="refusal"):
+        refused([ADA], [])
