@@ -17,6 +17,7 @@ if find_spec("transformers") is None:
     raise MissingExtraError('Expected transformers for gunlearn.llm (not installed); pip install "gunlearn[llm]"')
 
 _HOMES = {
+    "gunlearn.llm.bounded": ("BoundedConfig", "adapter_norms"),
     "gunlearn.llm.causal_lm": ("IGNORE", "CausalLM", "TextItems"),
     "gunlearn.llm.collate": ("PartCollator",),
     "gunlearn.llm.data": ("as_rows", "separate"),
