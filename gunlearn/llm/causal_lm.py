@@ -213,4 +213,4 @@ def model_inputs(model: nn.Module, items: Mapping[str, Tensor]) -> tuple[dict[st
 def _takes_positions(model: nn.Module) -> bool:
     inner = unwrap(model)
     base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-    return "position_ids" in inspect.signature(base.forward).parameters
+    return "position_ids" in inspect.signature(type(base).forward).parameters

@@ -52,6 +52,10 @@ class PartCollator:
     def pad(self, rows: Sequence[Mapping[str, Any]]) -> TextItems:
         """One part's rows as tensors `[batch, tokens]`."""
         rows = [self._whole(row) for row in rows]
+        if any(row.keys() != rows[0].keys() for row in rows):
+            raise InvalidInputError(
+                f"Expected rows of a batch with the same columns (got {sorted({tuple(row) for row in rows})})"
+            )
         length = max(2, max(row["input_ids"].numel() for row in rows))
         out = TextItems()
         for name in rows[0]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,8 +34,12 @@ def token_log_prob(hidden: Tensor, weight: Tensor, bias: Tensor | None, label: T
         chunk: logits held at a time.
 
     Returns:
-        `[num_tokens]` in nats, in float32 (float64 for float64).
+        `[num_tokens]` in nats, in float32 (float64 for float64); under autocast the logits are in its type.
     """
+    if torch.is_autocast_enabled(hidden.device.type):
+        # Cast out here: autocast is off in the backward pass, which computes the logits again.
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight, bias = (None if x is None else x.to(dtype) for x in (hidden, weight, bias))
     return _TokenLogProb.apply(hidden, weight, bias, label, max(1, chunk // weight.size(0)))
 
 
@@ -82,16 +87,30 @@ def _score_slope(logits: Tensor, normaliser: Tensor, label: Tensor) -> Tensor:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside `DistributedDataParallel` and its kin."""
-    while isinstance(getattr(model, "module", None), nn.Module):
-        model = model.module
-    return model
+    """The model inside `DistributedDataParallel` and its kin, and inside what `torch.compile` made of it."""
+    while True:
+        inner = getattr(model, "_orig_mod", getattr(model, "module", None))
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
 
 
 def output_head(model: nn.Module) -> nn.Module | None:
     """The layer that turns hidden states into logits, `None` if the model names none."""
     get = getattr(unwrap(model), "get_output_embeddings", None)
     return get() if callable(get) else None
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside the block all modules are in evaluation mode; afterwards each is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @contextmanager
@@ -105,40 +124,42 @@ def replaced_head(model: nn.Module, function: Callable[[Tensor], Tensor]) -> Ite
         del head.forward
 
 
-_CLOSED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_LAST: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def head_comes_last(model: nn.Module, input_ids: Tensor) -> bool:
-    """Whether the logits are a plain linear map of what the head reads, with nothing after it.
+    """Whether the model's head is a plain linear layer whose output the model returns as it is.
 
-    Tried once per model, on a few tokens: some architectures cap or scale logits behind the head. Sharded models and
-    adapters on the head itself are answered with `False` untried.
+    Tried once per model, on a few tokens: some architectures cap or scale logits behind the head. Sharded and compiled
+    models, and heads with an adapter or a hook on them, are answered with `False` untried.
 
     Args:
         model: a causal language model.
         input_ids: token ids `[batch, tokens]` to try it with.
     """
     inner, head = unwrap(model), output_head(model)
-    if type(head) is not nn.Linear or "forward" in head.__dict__ or type(head.weight) is not nn.Parameter:
+    if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter:
+        return False
+    if "forward" in head.__dict__ or head._forward_hooks or head._forward_pre_hooks:
         return False
     if inner is not model and not isinstance(model, nn.parallel.DistributedDataParallel):
         return False
-    if inner not in _CLOSED:
-        few, modes = input_ids[:1, :8], {module: module.training for module in inner.modules()}
-        inner.eval()
-        try:
-            with torch.no_grad():
-                expected = inner(input_ids=few, use_cache=False).logits
-                with replaced_head(inner, lambda hidden: hidden):
-                    hidden = inner(input_ids=few, use_cache=False).logits
-                same = hidden.shape[-1] == head.in_features and torch.allclose(
-                    F.linear(hidden.to(head.weight.dtype), head.weight, head.bias).float(),
-                    expected.float(),
-                    rtol=1e-3,
-                    atol=1e-3,
-                )
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        _CLOSED[inner] = same
-    return _CLOSED[inner]
+    if inner not in _LAST:
+        _LAST[inner] = _returns_what_its_head_does(inner, input_ids[:1, :8])
+    return _LAST[inner]
+
+
+@torch.no_grad()
+def _returns_what_its_head_does(model: nn.Module, input_ids: Tensor) -> bool:
+    shape = (*input_ids.shape, output_head(model).out_features)
+    # Large enough to be capped, and no number that half precision could hold.
+    mark = torch.linspace(-100, 100, math.prod(shape), device=input_ids.device).view(shape)
+    read = []
+
+    def mark_all(hidden: Tensor) -> Tensor:
+        read.append(hidden.shape[:2])
+        return mark
+
+    with evaluating(model), replaced_head(model, mark_all):
+        logits = getattr(model(input_ids=input_ids, use_cache=False), "logits", None)
+    return read == [shape[:2]] and isinstance(logits, Tensor) and torch.equal(logits, mark)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+import warnings
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class PairedDataset(Dataset):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the pairs of an epoch; data loaders of accelerate call this."""
+        """Draw the pairs of an epoch."""
         self.choice = {}
         for number, (name, rows) in enumerate(sorted(self.drawn.items())):
             total, before = len(self.forget), epoch * len(self.forget)
@@ -75,6 +76,32 @@ class PairedDataset(Dataset):
         row.update({name: rows[index] for name, rows in self.paired.items()})
         row.update({name: rows[int(self.choice[name][index])] for name, rows in self.drawn.items()})
         return row
+
+
+def warn_of_overlap(rows: PairedDataset, limit: int = 100_000) -> None:
+    """Warn where rows to forget are among those of a part that is drawn from, token for token.
+
+    Args:
+        rows: of all parts.
+        limit: parts with more rows than this are not searched.
+    """
+    for name, others in rows.drawn.items():
+        if len(others) <= limit:
+            known = set(_tokens(others))
+            shared = sum(tokens in known for tokens in _tokens(rows.forget))
+            if shared:
+                warnings.warn(
+                    f"Expected other rows in part '{name}' than those to forget (got {shared} of {len(rows.forget)} "
+                    "in both)",
+                    stacklevel=3,
+                )
+
+
+def _tokens(rows: Any) -> Iterator[tuple[int, ...]]:
+    # A column of `datasets` is read at once, other rows one by one.
+    column = rows["input_ids"] if "input_ids" in getattr(rows, "column_names", ()) else None
+    for values in (rows[i]["input_ids"] for i in range(len(rows))) if column is None else column:
+        yield tuple(torch.as_tensor(values).tolist())
 
 
 def _length(name: str, rows: Any) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.head import output_head, unwrap
+from gunlearn.llm.head import evaluating, output_head, unwrap
 
 REFERENCES = ("auto", "copy", "adapter")
 
@@ -21,13 +21,14 @@ class Reference:
     Args:
         model: the model that will be trained, before the first step.
         how: `"copy"`, a frozen deep copy; `"adapter"`, the model with its adapter disabled (peft), which costs no
-            memory; `"auto"`, the adapter where disabling it changes nothing yet, else a copy; or a model of the
-            caller's, with the same vocabulary.
-        probe: a batch that tells whether the adapter does anything yet, for `"auto"` and `"adapter"`.
+            memory; `"auto"`, the adapter where the model without it is the model as it came and stays so, else a copy;
+            or a model of the caller's, with the same vocabulary, which is moved to the device of the training.
+        probe: a batch that tells what the adapter does, for `"auto"` and `"adapter"`.
 
     Raises:
-        InvalidInputError: an adapter was asked for and there is none, or it already does something: without it the
-            model is not what it was before unlearning; or another vocabulary.
+        InvalidInputError: an unknown `how`; another vocabulary; or `"adapter"` where the model without its adapter
+            is not what it was before unlearning: there is none, it already does something, or weights outside of it
+            are trained (biases, unfrozen layers).
     """
 
     def __init__(
@@ -41,23 +42,18 @@ class Reference:
             return
         if how not in REFERENCES:
             raise InvalidInputError(f"Expected 'reference' to be a model or one of {REFERENCES} (got {how!r})")
-        adapter = callable(getattr(model, "disable_adapter", None))
-        if how == "adapter" and not adapter:
+        objection = "no choice" if how == "copy" else objection_to_adapter(model, probe)
+        if how == "adapter" and objection:
             raise InvalidInputError(
-                f"Expected a model with 'disable_adapter' for reference='adapter' (got {type(model).__name__})"
+                f"Expected a model that is the original one without its adapter for reference='adapter' "
+                f"(got {objection}); use reference='copy'"
             )
-        silent = adapter and how != "copy" and probe is not None and _changes_nothing(model, probe)
-        if how == "adapter" and not silent:
-            raise InvalidInputError(
-                "Expected an adapter that does nothing yet for reference='adapter' (got one that changes the outputs); "
-                "use reference='copy', or merge it first"
-            )
-        if not silent:
+        if objection:
             self.frozen = copy.deepcopy(model).eval().requires_grad_(False)
 
     def to(self, device: torch.device) -> Reference:
-        """Move the copy, where there is one."""
-        if self.frozen is not None:
+        """Move the copy, where there is one that is not spread over devices."""
+        if self.frozen is not None and not getattr(self.frozen, "hf_device_map", None):
             self.frozen.to(device)
         return self
 
@@ -66,21 +62,15 @@ class Reference:
         """The frozen model, in evaluation mode and without gradients, for the length of a block.
 
         Args:
-            model: the model in training, for whoever compares with the model itself.
+            model: the model in training, in its distributed wrapper if it has one: whoever compares with the model
+                itself must call that, for a sharded model is whole only there.
         """
-        frozen = unwrap(model) if self.frozen is None else self.frozen
-        modes = {module: module.training for module in frozen.modules()}
-        frozen.eval()
-        try:
-            with torch.no_grad():
-                if self.frozen is None:
-                    with frozen.disable_adapter():
-                        yield frozen
-                else:
-                    yield frozen
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        if self.frozen is None:
+            with _without_adapter(unwrap(model)), torch.no_grad():
+                yield model
+        else:
+            with evaluating(self.frozen), torch.no_grad():
+                yield self.frozen
 
 
 def check_vocabulary(model: nn.Module, reference: nn.Module) -> None:
@@ -94,16 +84,40 @@ def check_vocabulary(model: nn.Module, reference: nn.Module) -> None:
         raise InvalidInputError(f"Expected a reference with a vocabulary of {sizes[0]} tokens (got {sizes[1]})")
 
 
-@torch.no_grad()
-def _changes_nothing(model: nn.Module, probe: Mapping[str, Tensor]) -> bool:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+def objection_to_adapter(model: nn.Module, probe: Mapping[str, Tensor] | None) -> str | None:
+    """Why the model with its adapter disabled cannot stand for the model as it is now; `None` if it can.
+
+    Args:
+        model: with an adapter or without.
+        probe: a batch of at least `input_ids` `[batch, tokens]`; without one, nothing is known.
+    """
+    if not callable(getattr(model, "disable_adapter", None)):
+        return f"{type(model).__name__} without 'disable_adapter'"
+    if probe is None:
+        return "no batch to try it with"
+    inputs = {name: probe[name] for name in ("input_ids", "attention_mask") if name in probe}
+    with evaluating(model), torch.no_grad():
+        before = model(**inputs, use_cache=False).logits
+    with _without_adapter(model), torch.enable_grad():
+        after = model(**inputs, use_cache=False).logits
+        trained = [p for p in model.parameters() if p.requires_grad]
+        if after.requires_grad and trained:
+            found = torch.autograd.grad(after.sum(), trained, allow_unused=True)
+            if any(gradient is not None for gradient in found):
+                return "trained weights outside the adapter"
+    return None if torch.equal(before, after.detach()) else "an adapter that changes the outputs"
+
+
+@contextmanager
+def _without_adapter(model: nn.Module) -> Iterator[None]:
+    """No adapter, in evaluation mode; afterwards modes are as before, and so is what is trained.
+
+    peft lets all of an adapter be trained when it is enabled again, parts that the caller froze too.
+    """
+    trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
-        inputs = {name: probe[name] for name in ("input_ids", "attention_mask") if name in probe}
-        with_adapter = model(**inputs, use_cache=False).logits
-        with model.disable_adapter():
-            without = model(**inputs, use_cache=False).logits
+        with evaluating(model), model.disable_adapter():
+            yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return torch.equal(with_adapter, without)
+        for parameter, flag in trained.items():
+            parameter.requires_grad_(flag)

@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.llm.causal_lm import IGNORE, CausalLM
 from gunlearn.llm.collate import PartCollator
-from gunlearn.llm.pairing import PairedDataset
+from gunlearn.llm.head import evaluating
+from gunlearn.llm.likelihoods import likelihoods
+from gunlearn.llm.pairing import PairedDataset, warn_of_overlap
 from gunlearn.llm.reference import Reference
 from gunlearn.losses import Loss, Objective, Prediction, as_objective
+from gunlearn.seed import isolated_rng
 
 VIEWS = ("target", "rest")  # of a part whose rows have a `target_mask`
 
@@ -32,6 +34,13 @@ class UnlearnTrainer(Trainer):
 
     A loss with `on="forget:target"` reads the tokens of `forget` where the column `target_mask` of the rows is true,
     `on="forget:rest"` the others that have a label; one forward pass serves both.
+
+    Several processes (`accelerate launch`) train as one would: counts are summed over them, and evaluation is shared.
+    Under FSDP and DeepSpeed all passes go through the wrapped model, and log-probabilities are read from whole logits,
+    for the head's weights are not at hand between passes. Neither is part of the tests. A copied reference is whole in
+    every process: where the model does not fit one device, train an adapter, whose reference is the model itself, or
+    hand in a reference that is spread over devices. `unlearning_metrics` are called in every process, with the model
+    out of its wrapper, which a sharded model may not survive.
 
     Args:
         model: a causal language model of transformers, with a peft adapter or without.
@@ -55,7 +64,9 @@ class UnlearnTrainer(Trainer):
         InvalidInputError: a part that the objective reads is missing; the model has nothing to train; another
             vocabulary in the reference.
         EmptyForgetSetError: no forgotten rows.
-        DivergenceError: at the first step whose loss is NaN or infinite.
+        DivergenceError: at the first step whose loss is NaN or infinite, or after the last one if a weight is.
+
+    Warns where rows to forget are among the rows to draw from: what one loss undoes another one learns.
 
     Example:
         >>> from gunlearn.losses import NLL, NPO
@@ -91,6 +102,7 @@ class UnlearnTrainer(Trainer):
             )
         args = TrainingArguments(output_dir="unlearned", report_to=[]) if args is None else copy.copy(args)
         args.remove_unused_columns = False  # rows of parts are no arguments of the model
+        args.dataloader_persistent_workers = False  # they would never hear of a new epoch's pairs
         if args.gradient_checkpointing and args.gradient_checkpointing_kwargs is None:
             # The reentrant kind trains nothing where the inputs need no gradient, as under an adapter.
             args.gradient_checkpointing_kwargs = {"use_reentrant": False}
@@ -99,6 +111,7 @@ class UnlearnTrainer(Trainer):
             forget_dataset, drawn, paired, seed=args.seed if args.data_seed is None else args.data_seed
         )
         self._check_parts({"forget", *rows.drawn, *rows.paired})
+        warn_of_overlap(rows)
         if data_collator is None:
             data_collator = collator_of(model, processing_class)
         self.unlearning_metrics = unlearning_metrics
@@ -120,8 +133,10 @@ class UnlearnTrainer(Trainer):
         )
         self.loss_is_scaled_for_ga = True  # means are over whole steps, see `get_batch_samples`
         self.model_accepts_loss_kwargs = False
-        self._terms: dict[str, list[Tensor]] = defaultdict(list)
-        if self.reference is not None and self.place_model_on_device:
+        self.add_callback(_Epochs(rows))
+        self._terms: dict[str, Tensor] = {}  # sums since the last log
+        self._steps = 0
+        if self.reference is not None:
             self.reference.to(self.args.device)
 
     def _check_parts(self, given: set[str]) -> None:
@@ -180,7 +195,7 @@ class UnlearnTrainer(Trainer):
         current, before = self.predictions(model, inputs)
         value = self.objective(current, before, num_items_in_batch)
         for name, term in value.terms.items():
-            self._terms[name].append(term)
+            self._terms[name] = self._terms.get(name, 0.0) + term
         total = value.total
         if not math.isfinite(float(total.detach())):
             bad = [name for name, term in value.terms.items() if not math.isfinite(float(term))]
@@ -196,83 +211,88 @@ class UnlearnTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
+        self._steps += 1
         counts = []
         for _, loss in self.objective.terms:
             base, _, view = loss.on.partition(":")
-            counts.append(sum(float(loss.count(answer_mask(batch[base], view))) for batch in batches))
+            counts.append(sum(loss.count(answer_mask(batch[base], view)) for batch in batches))
+        counts = torch.stack(counts).to(device)
         if self.accelerator.num_processes > 1:
-            counts = self.accelerator.reduce(torch.tensor(counts, device=device), "sum").tolist()
-        return batches, [max(count, 1.0) for count in counts]
+            counts = self.accelerator.reduce(counts, "sum")
+        return batches, counts.clamp_min(1).tolist()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As for any Trainer. The last gradient, which speaks of what was to be forgotten, is wiped."""
+        """As for any Trainer. The last gradient, which speaks of what was to be forgotten, is wiped.
+
+        Raises:
+            DivergenceError: a loss, or at the end a trained weight, is NaN or infinite.
+        """
+        self._terms.clear()
+        self._steps = 0
         try:
-            return super().train(*args, **kwargs)
+            output = super().train(*args, **kwargs)
         finally:
             self.model.zero_grad(set_to_none=True)
+        bad = [name for name, p in self.model.named_parameters() if p.requires_grad and not p.isfinite().all()]
+        if bad:
+            raise DivergenceError(f"Expected finite weights after training (got NaN or infinity in {bad[0]!r})")
+        return output
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds each term's mean since the last log, under its label."""
-        if "loss" in logs and self._terms:
-            steps = max(self.args.gradient_accumulation_steps, 1)
-            logs = logs | {k: float(torch.stack(v).mean()) * steps for k, v in self._terms.items()}
+        """Adds each term's mean over the steps since the last log, under its label."""
+        if "loss" in logs and self._steps:
+            terms = torch.stack(list(self._terms.values())) / self._steps
+            if self.accelerator.num_processes > 1:
+                terms = self.accelerator.reduce(terms, "sum")
+            logs = logs | dict(zip(self._terms, terms.tolist(), strict=True))
             self._terms.clear()
+            self._steps = 0
         super().log(logs, *args, **kwargs)
+
+    def floating_point_ops(self, inputs: Mapping[str, Mapping[str, Tensor]]) -> int:
+        """Of the trained model's passes over all parts; the reference's are left out."""
+        return sum(super(UnlearnTrainer, self).floating_point_ops(inputs[part]) for part in self.tasks)
 
     @torch.no_grad()
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Likelihoods of the evaluation sets and whatever `unlearning_metrics` measures.
+        """`likelihoods` of the evaluation sets and whatever `unlearning_metrics` measures, logged.
 
-        For each set (`""` if there is one without a name): `nll` per token, `prob`, the mean over rows of
-        :math:`p(y|x)^{1/|y|}`, and `exact_memorization`, the share of tokens that are the model's first choice.
+        The model is in evaluation mode; training goes on afterwards as if there had been no evaluation.
+
+        Args:
+            eval_dataset: rows, or named sets of them; those of the trainer by default.
+            ignore_keys: nothing; a Trainer hands it over.
+            metric_key_prefix: of the figures' names, followed by the set's, if it has one.
         """
         self._memory_tracker.start()
         sets = self.eval_dataset if eval_dataset is None else eval_dataset
         if sets is None and self.unlearning_metrics is None:
             raise InvalidInputError("Expected 'eval_dataset' or 'unlearning_metrics' to evaluate (got neither)")
-        model, metrics = self.accelerator.unwrap_model(self.model), {}
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        try:
-            for name, rows in {}.items() if sets is None else _named(sets).items():
-                figures = self._likelihoods(model, rows)
+        metrics, size = {}, self.args.eval_batch_size
+        with isolated_rng(), evaluating(self.model):
+            for name, rows in (_named(sets) if sets is not None else {}).items():
+                figures = likelihoods(self.model_wrapped, rows, self.data_collator, size, self.accelerator)
                 stem = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
                 metrics.update({f"{stem}_{key}": value for key, value in figures.items()})
             if self.unlearning_metrics is not None:
-                found = self.unlearning_metrics(model)
-                metrics.update({f"{metric_key_prefix}_{k}": v for k, v in found.items()})
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+                found = self.unlearning_metrics(self.accelerator.unwrap_model(self.model))
+                metrics.update({f"{metric_key_prefix}_{key}": value for key, value in found.items()})
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
 
-    def _likelihoods(self, model: nn.Module, rows: Any) -> dict[str, float]:
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        loader = DataLoader(
-            Subset(rows, range(rank, len(rows), world)),
-            batch_size=self.args.eval_batch_size,
-            collate_fn=self.data_collator,
-        )
-        task, sums = CausalLM(("logits", "label")), torch.zeros(5, dtype=torch.float64, device=self.args.device)
-        for batch in loader:
-            p = task.decode(model, None, self._prepare_inputs(batch))
-            tokens = p.mask.sum(1)
-            nll = -p.log_prob.sum(1)
-            some = tokens > 0
-            right = ((p.logits.argmax(-1) == p.label) & p.mask).sum()
-            prob = (-nll[some] / tokens[some]).exp().sum()
-            sums += torch.stack([nll.sum(), tokens.sum(), prob, some.sum(), right]).double()
-        nll, tokens, prob, sequences, right = self.accelerator.reduce(sums, "sum").tolist()
-        return {
-            "nll": nll / max(tokens, 1),
-            "prob": prob / max(sequences, 1),
-            "exact_memorization": right / max(tokens, 1),
-        }
+
+class _Epochs(TrainerCallback):
+    """Tells the rows which epoch it is: data loaders of several processes tell their sampler alone."""
+
+    def __init__(self, rows: PairedDataset) -> None:
+        self.rows = rows
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self.rows.set_epoch(int(state.epoch or 0))
 
 
 def answer_mask(batch: Mapping[str, Tensor], view: str = "") -> Tensor:
