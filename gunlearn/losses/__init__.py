@@ -10,29 +10,48 @@ Knows torch alone. A loss reads `Prediction` objects (log-likelihoods, logits, e
 from __future__ import annotations
 
 from gunlearn.losses import functional
+from gunlearn.losses.adjusted import CEU, IHL, UNDIAL, FlatLogits
 from gunlearn.losses.base import Loss
 from gunlearn.losses.distillation import Distillation
 from gunlearn.losses.entropy import TopologicalEntropy
 from gunlearn.losses.likelihood import NLL, GradientAscent, SigmoidNLL
+from gunlearn.losses.misdirection import RMU
 from gunlearn.losses.objective import Objective, ObjectiveValue, as_objective
+from gunlearn.losses.pairwise import DPO, KTO
 from gunlearn.losses.prediction import Prediction
 from gunlearn.losses.preference import NPO
 from gunlearn.losses.reduction import reduce_values
 from gunlearn.losses.reference import KLToReference, MSEToReference
+from gunlearn.losses.refusal import JSDToRefusal
+from gunlearn.losses.reweighted import WGA, SatImp
+from gunlearn.losses.simple_preference import SimNPO
+from gunlearn.losses.vocabulary import MaskedVocabulary
 
 __all__ = [
+    "CEU",
+    "DPO",
+    "IHL",
+    "KTO",
     "LOSSES",
     "NLL",
     "NPO",
+    "RMU",
+    "UNDIAL",
+    "WGA",
     "Distillation",
+    "FlatLogits",
     "GradientAscent",
+    "JSDToRefusal",
     "KLToReference",
     "Loss",
     "MSEToReference",
+    "MaskedVocabulary",
     "Objective",
     "ObjectiveValue",
     "Prediction",
+    "SatImp",
     "SigmoidNLL",
+    "SimNPO",
     "TopologicalEntropy",
     "as_objective",
     "functional",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.losses.checks import check_choice, check_same_shape
+from gunlearn.losses.checks import check_choice, check_name, check_same_shape
 from gunlearn.losses.objective import Composable
 from gunlearn.losses.prediction import Prediction
 from gunlearn.losses.reduction import PER_ITEM, REDUCTIONS, fit_mask, reduce_values
@@ -62,8 +63,7 @@ class Loss(Composable, ABC):
     def __post_init__(self) -> None:
         """Check the fields that all losses share."""
         check_choice("reduction", self.reduction, REDUCTIONS)
-        if not isinstance(self.on, str) or not self.on:
-            raise InvalidInputError(f"Expected 'on' to name a part of the data (got {self.on!r})")
+        check_name("on", self.on)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -80,8 +80,13 @@ class Loss(Composable, ABC):
         """Whether a mean counts items rather than tokens, where items have several."""
         return self.reduction in PER_ITEM
 
+    def keep(self, mask: Tensor) -> Tensor:
+        """Which of the entries that a mask keeps this loss reads: all of them, unless it skips some."""
+        return mask
+
     def count(self, mask: Tensor) -> Tensor:
         """What a mean divides by: the tokens that the mask `[num_items, num_tokens]` keeps, or the items with any."""
+        mask = self.keep(mask)
         return mask.flatten(1).any(1).sum() if self.per_item and mask.dim() > 1 else mask.sum()
 
     @property
@@ -95,12 +100,13 @@ class Loss(Composable, ABC):
         return f"{self.name}({self.on})"
 
     @abstractmethod
-    def values(self, current: Prediction, reference: Prediction | None) -> Tensor:
+    def values(self, current: Prediction, reference: Prediction | None, *others: Prediction | None) -> Tensor:
         """One value per item (or token), before masks and weights.
 
         Args:
             current: predictions of the current model; in `log_prob` and the fields of `reads`, masked entries are 0.
             reference: predictions of the reference model on the same items, without gradient; `None` if not needed.
+            others: the same two for each further part of `on_parts`.
 
         Returns:
             `[num_items]` or the shape of `log_prob`.
@@ -130,8 +136,21 @@ class Loss(Composable, ABC):
             InvalidInputError: the part, the reference or a field is missing, or shapes disagree.
             InvalidTypeError: something other than predictions came.
         """
-        current = self._pick(current, "current")
-        reference = self._pick(reference, "reference").detach() if self.needs_reference else None
+        given = [self._clean(part, current, reference) for part in self.on_parts]
+        own, mask = given[0][0], given[0][2]
+        values = self.values(*(prediction for one in given for prediction in one[:2]))
+        if values.shape not in (own.log_prob.shape, own.log_prob.shape[:1]):
+            raise InvalidInputError(
+                f"Expected {type(self).__name__}.values to return one value per item, "
+                f"{tuple(own.log_prob.shape)} (got {tuple(values.shape)})"
+            )
+        mask = None if mask is None else fit_mask(mask, values)
+        return reduce_values(values, mask, own.weight, self.reduction, count)
+
+    def _clean(self, part: str, current: Any, reference: Any) -> tuple[Prediction, Prediction | None, Tensor | None]:
+        """Predictions of a part, without what is masked in either, and the mask."""
+        current = self._pick(current, "current", part)
+        reference = self._pick(reference, "reference", part).detach() if self.needs_reference else None
         mask = current.mask
         if reference is not None:
             for name in dict.fromkeys(("log_prob", *self.reads)):
@@ -140,25 +159,25 @@ class Loss(Composable, ABC):
                 check_same_shape(f"{name} of {self.label}", getattr(current, name), getattr(reference, name))
             if reference.mask is not None:
                 mask = reference.mask if mask is None else mask & reference.mask
+        if mask is None and type(self).keep is not Loss.keep:  # no mask is made, and no copy, where nothing is skipped
+            mask = torch.ones_like(current.log_prob, dtype=torch.bool)
+        mask = None if mask is None else self.keep(mask)
+        if reference is not None:
             reference = reference.fill_masked(mask, self.reads)
-        values = self.values(current.fill_masked(mask, self.reads), reference)
-        if values.shape not in (current.log_prob.shape, current.log_prob.shape[:1]):
-            raise InvalidInputError(
-                f"Expected {type(self).__name__}.values to return one value per item, "
-                f"{tuple(current.log_prob.shape)} (got {tuple(values.shape)})"
-            )
-        mask = None if mask is None else fit_mask(mask, values)
-        return reduce_values(values, mask, current.weight, self.reduction, count)
+        return current.fill_masked(mask, self.reads), reference, mask
 
-    def _pick(self, given: Prediction | Mapping[str, Prediction] | None, role: str) -> Prediction:
-        """This loss's part of what was handed in, with all the fields it reads."""
+    def _pick(self, given: Prediction | Mapping[str, Prediction] | None, role: str, part: str) -> Prediction:
+        """A part of what was handed in, with all the fields this loss reads."""
         if given is None:
-            raise InvalidInputError(f"Expected {role} predictions on '{self.on}' for {self!r} (got None)")
+            raise InvalidInputError(f"Expected {role} predictions on '{part}' for {self!r} (got None)")
         if isinstance(given, Mapping):
-            if self.on not in given:
+            if part not in given:
                 came = ", ".join(map(repr, given)) or "nothing"
-                raise InvalidInputError(f"Expected {role} predictions on '{self.on}' for {self!r} (got {came})")
-            given = given[self.on]
+                raise InvalidInputError(f"Expected {role} predictions on '{part}' for {self!r} (got {came})")
+            given = given[part]
+        elif isinstance(given, Prediction) and len(self.on_parts) > 1:
+            parts = ", ".join(self.on_parts)
+            raise InvalidInputError(f"Expected {role} predictions by part, {parts}, for {self!r} (got one Prediction)")
         if not isinstance(given, Prediction):
             raise InvalidTypeError(
                 f"Expected {role} predictions for {self!r} as Prediction or a mapping of them "
@@ -167,7 +186,7 @@ class Loss(Composable, ABC):
         for name in self.reads:
             if getattr(given, name) is None:
                 raise InvalidInputError(
-                    f"Expected {role} predictions on '{self.on}' with '{name}' for {self!r} (got None)"
+                    f"Expected {role} predictions on '{part}' with '{name}' for {self!r} (got None)"
                 )
         return given
 

@@ -19,6 +19,32 @@ def check_same_shape(name: str, current: Tensor, reference: Tensor) -> None:
         )
 
 
+def check_categorical(logits: Tensor, items: tuple[int, ...]) -> None:
+    """Refuse logits that are not one row of at least two classes for each of `items`; Bernoulli logits for one."""
+    if logits.shape[:-1] != items or logits.size(-1) < 2:
+        expected = ", ".join(map(str, (*items, "num_classes")))
+        raise InvalidInputError(f"Expected 'logits' [{expected}] with at least two classes (got {tuple(logits.shape)})")
+
+
+def check_token_ids(token_ids: object) -> None:
+    """Refuse what is no tuple of class indices."""
+    fine = isinstance(token_ids, tuple) and token_ids
+    if not fine or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in token_ids):
+        raise InvalidInputError(f"Expected 'token_ids' to be a tuple of class indices >= 0 (got {token_ids!r})")
+
+
+def check_token_range(token_ids: tuple[int, ...], logits: Tensor) -> None:
+    """Refuse class indices that the logits do not have."""
+    if max(token_ids) >= logits.size(-1):
+        raise InvalidInputError(f"Expected 'token_ids' below {logits.size(-1)} classes (got {max(token_ids)})")
+
+
+def check_name(name: str, value: object) -> None:
+    """Refuse what can not name a part of the data."""
+    if not isinstance(value, str) or not value:
+        raise InvalidInputError(f"Expected '{name}' to name a part of the data (got {value!r})")
+
+
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Refuse a value that is not one of `choices`."""
     if value not in choices:

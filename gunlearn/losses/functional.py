@@ -15,18 +15,44 @@ from torch import Tensor
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses.checks import check_choice, check_number, check_same_shape
 from gunlearn.losses.reduction import full_precision, reduce_values
+from gunlearn.losses.token_functional import (
+    ceu,
+    control_vector,
+    dpo,
+    flat_logits,
+    inverted_hinge,
+    js_to_label,
+    kto,
+    masked_vocabulary,
+    mean_tokens,
+    sim_npo,
+    undial,
+    weighted_ascent,
+)
 
 __all__ = [
+    "ceu",
+    "control_vector",
     "distillation",
+    "dpo",
+    "flat_logits",
+    "inverted_hinge",
     "js_divergence",
+    "js_to_label",
     "kl_divergence",
+    "kto",
+    "masked_vocabulary",
+    "mean_tokens",
     "mse",
     "nll",
     "npo",
     "reduce_values",
     "sigmoid_nll",
+    "sim_npo",
     "sum_tokens",
     "topological_entropy",
+    "undial",
+    "weighted_ascent",
 ]
 
 DIRECTIONS = ("forward", "reverse")
