@@ -17,11 +17,16 @@ if find_spec("transformers") is None:
     raise MissingExtraError('Expected transformers for gunlearn.llm (not installed); pip install "gunlearn[llm]"')
 
 _HOMES = {
+    "gunlearn.llm.bandit": ("NeuralUCB",),
+    "gunlearn.llm.arithmetic": ("adapter_delta", "add_delta", "negate_adapter"),
     "gunlearn.llm.bounded": ("BoundedConfig", "adapter_norms"),
     "gunlearn.llm.causal_lm": ("IGNORE", "CausalLM", "TextItems"),
     "gunlearn.llm.collate": ("PartCollator",),
     "gunlearn.llm.data": ("as_rows", "separate"),
     "gunlearn.llm.encoding": ("encode",),
+    "gunlearn.llm.metrics.alignment": ("TextAlignment", "fade_metric", "functional_alignment"),
+    "gunlearn.llm.metrics.attacks": ("quantized", "relearn"),
+    "gunlearn.llm.metrics.evaluation": ("evaluate",),
     "gunlearn.llm.pairing": ("PairedDataset",),
     "gunlearn.llm.records": ("read_records", "refused"),
     "gunlearn.llm.tofu": ("answer_rows", "load_tofu", "tofu_refusals"),

@@ -1,0 +1,131 @@
+"""NeuralUCB: which instruction to try next, from what those tried before have revealed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gunlearn.errors import InvalidInputError
+
+
+class NeuralUCB:
+    r"""A bandit whose arms have features; a small network learns the reward from them.
+
+    After Zhou, Li & Gu, "Neural Contextual Bandits with UCB-based Exploration" (2020), with the diagonal of the design
+    matrix: an arm's score is :math:`f(x) + \sqrt{\nu\lambda \sum_p g_p(x)^2 / U_p}`, where `g` is the gradient of the
+    network :math:`f` by its parameters and :math:`U = \lambda + \sum g(x_\text{pulled})^2`. The network (one hidden
+    layer, ReLU) is fitted anew, from the same start, after each pull.
+
+    Gradients are never stored per arm: their squares are products, and so are the sums. Reproducible, and the global
+    random state is left alone.
+
+    Args:
+        features: one row per arm, `[num_arms, dim]`; columns are standardised.
+        num_random: pulls of arms drawn at random before the network is asked.
+        regularisation: :math:`\lambda`.
+        exploration: :math:`\nu`.
+        hidden: width of the network.
+        steps: of Adam for each fit.
+        lr: of Adam.
+        seed: of the first pulls and of the network.
+
+    Raises:
+        InvalidInputError: no arms, or features that are not finite.
+    """
+
+    def __init__(
+        self,
+        features: Tensor,
+        num_random: int = 5,
+        regularisation: float = 0.1,
+        exploration: float = 1.0,
+        hidden: int = 100,
+        steps: int = 1000,
+        lr: float = 1e-3,
+        seed: int = 0,
+    ) -> None:
+        """See the class."""
+        if features.dim() != 2 or features.size(0) == 0 or not bool(torch.isfinite(features).all()):
+            raise InvalidInputError(f"Expected finite features [num_arms, dim] (got {tuple(features.shape)})")
+        x = features.detach().float().cpu()
+        # Rows of about unit length, whatever the width: a network's slopes grow with its inputs.
+        spread = x.std(0, unbiased=False).clamp_min(1e-6)
+        self.x = (x - x.mean(0)) / spread / x.size(1) ** 0.5
+        generator = torch.Generator().manual_seed(seed)
+        self.order = torch.randperm(x.size(0), generator=generator).tolist()
+        self.start = [
+            torch.randn(hidden, x.size(1), generator=generator) * (2 / x.size(1)) ** 0.5,
+            torch.zeros(hidden),
+            torch.randn(hidden, generator=generator) * (2 / hidden) ** 0.5,
+            torch.zeros(()),
+        ]
+        self.weights = [w.clone() for w in self.start]
+        self.design = [torch.full_like(w, regularisation) for w in self.start]
+        self.num_random, self.steps, self.lr = num_random, steps, lr
+        self.width = exploration * regularisation
+        self.arms: list[int] = []
+        self.rewards: list[float] = []
+
+    def choose(self, exclude: Collection[int] = ()) -> int:
+        """The arm to pull next.
+
+        Args:
+            exclude: arms not to pull.
+
+        Raises:
+            InvalidInputError: all are excluded.
+        """
+        free = [arm for arm in self.order if arm not in exclude]
+        if not free:
+            raise InvalidInputError(f"Expected an arm that is not excluded (got {len(self.order)} excluded)")
+        if len(self.arms) < self.num_random:
+            return min(free, key=self.arms.count)  # the first untried one in random order
+        scores = self.scores()
+        return max(free, key=lambda arm: float(scores[arm]))
+
+    def update(self, arm: int, reward: float) -> None:
+        """Learn what a pull has brought."""
+        self.arms.append(arm)
+        self.rewards.append(float(reward))
+        for total, square in zip(self.design, self._squares(self.x[arm : arm + 1]), strict=True):
+            total += square[0]
+        self._fit()
+
+    def scores(self) -> Tensor:
+        """Upper confidence bound of each arm's reward `[num_arms]`."""
+        first, bias, second, _ = self._factors(self.x)
+        u1, u2, u3, u4 = self.design
+        variance = (first @ (1 / u1) * self.x.square()).sum(1) + bias @ (1 / u2) + second @ (1 / u3) + 1 / u4
+        return self.values() + (self.width * variance).sqrt()
+
+    def values(self) -> Tensor:
+        """The reward that the network expects of each arm `[num_arms]`."""
+        w, b, v, c = self.weights
+        return F.relu(self.x @ w.T + b) @ v + c
+
+    def _factors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Squared slopes by hidden unit `[n, hidden]` (twice: weights and biases), by output weight, by its bias."""
+        w, b, v, _ = self.weights
+        before = x @ w.T + b
+        unit = ((before > 0) * v).square()
+        return unit, unit, F.relu(before).square(), torch.ones(x.size(0))
+
+    def _squares(self, x: Tensor) -> list[Tensor]:
+        unit, bias, second, last = self._factors(x)
+        return [unit[:, :, None] * x.square()[:, None, :], bias, second, last]
+
+    def _fit(self) -> None:
+        weights = [w.clone().requires_grad_() for w in self.start]
+        optimizer = torch.optim.Adam(weights, lr=self.lr, fused=True)
+        x, reward = self.x[self.arms], torch.tensor(self.rewards)
+        with torch.enable_grad():
+            for _ in range(self.steps):
+                w, b, v, c = weights
+                loss = (F.relu(x @ w.T + b) @ v + c - reward).square().mean()
+                for weight, grad in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+                    weight.grad = grad
+                optimizer.step()
+        self.weights = [w.detach() for w in weights]
