@@ -17,6 +17,7 @@ if find_spec("transformers") is None:
     raise MissingExtraError('Expected transformers for gunlearn.llm (not installed); pip install "gunlearn[llm]"')
 
 _HOMES = {
+    "gunlearn.llm.api": ("unlearn",),
     "gunlearn.llm.bandit": ("NeuralUCB",),
     "gunlearn.llm.arithmetic": ("adapter_delta", "add_delta", "negate_adapter"),
     "gunlearn.llm.bounded": ("BoundedConfig", "adapter_norms"),
@@ -24,11 +25,14 @@ _HOMES = {
     "gunlearn.llm.collate": ("PartCollator",),
     "gunlearn.llm.data": ("as_rows", "separate"),
     "gunlearn.llm.encoding": ("encode",),
+    "gunlearn.llm.methods": ("METHODS",),
     "gunlearn.llm.metrics.alignment": ("TextAlignment", "fade_metric", "functional_alignment"),
     "gunlearn.llm.metrics.attacks": ("quantized", "relearn"),
     "gunlearn.llm.metrics.evaluation": ("evaluate",),
     "gunlearn.llm.pairing": ("PairedDataset",),
+    "gunlearn.llm.plan": ("LLMMethod", "Plan"),
     "gunlearn.llm.records": ("read_records", "refused"),
+    "gunlearn.llm.result": ("LLMResult",),
     "gunlearn.llm.tofu": ("answer_rows", "load_tofu", "tofu_refusals"),
     "gunlearn.llm.trainer": ("UnlearnTrainer",),
     "gunlearn.llm.until": ("UntilUnseen",),

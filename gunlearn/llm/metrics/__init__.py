@@ -1,0 +1,38 @@
+"""What an unlearned language model is worth, and what it still knows. Names load on first use."""
+
+from __future__ import annotations
+
+from gunlearn._lazy import lazy
+
+_HOMES = {
+    "gunlearn.llm.metrics.alignment": ("TextAlignment", "fade_metric", "functional_alignment"),
+    "gunlearn.llm.metrics.attacks": ("quantized", "relearn"),
+    "gunlearn.llm.metrics.evaluation": ("ATTACKS", "Figures", "evaluate"),
+    "gunlearn.llm.metrics.generation": ("Samples", "draw", "end_tokens"),
+    "gunlearn.llm.metrics.membership": (
+        "gradient_score",
+        "loss_score",
+        "membership_auc",
+        "min_k_plus_score",
+        "min_k_score",
+        "privacy_leak",
+        "reference_score",
+        "zlib_score",
+    ),
+    "gunlearn.llm.metrics.memorization": ("drma", "exact_memorization", "extraction_strength"),
+    "gunlearn.llm.metrics.scoring": ("TokenScores", "token_scores"),
+    "gunlearn.llm.metrics.tofu": (
+        "aggregate_truth_ratio",
+        "answer_log_probs",
+        "answers_of",
+        "forget_quality",
+        "model_utility",
+        "options_probability",
+        "probability",
+        "rouge",
+        "truth_ratio",
+    ),
+}
+
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -1,0 +1,221 @@
+"""All metrics of several models in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm.metrics import membership, memorization, tofu
+from gunlearn.llm.metrics.alignment import TextAlignment
+from gunlearn.llm.metrics.scoring import token_scores
+from gunlearn.metrics.alignment import Sampler
+from gunlearn.metrics.standing import standings
+
+Rows = Sequence[Mapping[str, Any]]
+OWN = ("forget", "retain")  # the sets that everything is measured on
+SCORES = {
+    "loss": membership.loss_score,
+    "min_k": membership.min_k_score,
+    "min_k_plus": membership.min_k_plus_score,
+}
+ATTACKS = (*SCORES, "zlib", "reference", "gradient")
+
+
+class Figures(list[dict[str, Any]]):
+    """A row of figures per model: `{"model": name, "forget_prob": ..., ...}`; rich prints it as a table."""
+
+    def of(self, name: str) -> dict[str, Any]:
+        """The row of a model.
+
+        Raises:
+            InvalidInputError: there is none of that name.
+        """
+        for row in self:
+            if row["model"] == name:
+                return row
+        raise InvalidInputError(f"Expected one of {[row['model'] for row in self]} (got {name!r})")
+
+    def __rich__(self) -> Any:
+        """Models as columns: there are more figures than models."""
+        from rich.table import Table
+
+        table = Table("", *[row["model"] for row in self])
+        for key in dict.fromkeys(key for row in self for key in row if key != "model"):
+            table.add_row(key, *[_shown(row.get(key)) for row in self])
+        return table
+
+
+def evaluate(
+    models: Mapping[str, nn.Module],
+    tokenizer: Any,
+    forget_rows: Rows,
+    retain_rows: Rows,
+    references: Sequence[nn.Module] = (),
+    holdout_rows: Rows | None = None,
+    original: nn.Module | None = None,
+    utility_rows: Mapping[str, Rows] | None = None,
+    sampler: Sampler | None = None,
+    attacks: Sequence[str] = ("loss", "zlib", "min_k", "min_k_plus"),
+    align_on: Sequence[str] = OWN,
+    max_new_tokens: int = 64,
+    batch_size: int = 16,
+    generate: bool = True,
+) -> Figures:
+    """Measure models on forgotten and retained rows, and beside retrained ones.
+
+    What is not possible with what is given is left out: alignment and forget quality without `references`, gain without
+    `original`, floor and excess with one reference, membership without `holdout_rows`, truth ratios where rows have no
+    `"perturbed"`, utility where not all its sets have.
+
+    Args:
+        models: by name. `original` and `references` are added as `"original"`, `"retrained 0"`, ... unless they are
+            there under another name.
+        tokenizer: of all of them.
+        forget_rows: `input_ids`, `labels`; for truth ratios also `"perturbed"`, a list of rows with wrong answers, and
+            `"paraphrased"`, a row with the right one in other words (default: the row itself).
+        retain_rows: the same for a sample of what is kept.
+        references: models retrained without the forgotten rows, under different seeds.
+        holdout_rows: rows like the forgotten ones that no model has seen.
+        original: the model before unlearning.
+        utility_rows: further sets of TOFU's model utility, `{"real_authors": ..., "world_facts": ...}`; their
+            probability is that among the given answers.
+        sampler: of the alignment.
+        attacks: membership attacks among `ATTACKS`; `"reference"` compares with the first of `references`.
+        align_on: sets of prompts for the alignment, `"forget"` and `"retain"`.
+        max_new_tokens: of generated answers.
+        batch_size: rows at a time; answers are generated four times as many at a time.
+        generate: generate answers for ROUGE.
+
+    Returns:
+        For `forget` and `retain`: `*_prob`, `*_exact_memorization`, `*_extraction_strength`, `*_drma` (of the answers'
+        tokens), `*_rougeL`, `*_truth_ratio` (closer to 1 is better, and above, for the forgotten rows),
+        `*_alignment` with `_low` and `_high`, `_precision`, `_recall`, `_floor`, `_excess`, `_gain`; `forget_quality`;
+        `mia_*`; `model_utility`. Where it is needed a retrained model is compared with the other ones.
+
+    Raises:
+        InvalidInputError: unknown attacks or sets, or no models.
+    """
+    unknown = sorted({*attacks} - {*ATTACKS}) + sorted({*align_on} - {*OWN})
+    if unknown or not models:
+        raise InvalidInputError(f"Expected models, attacks among {ATTACKS} and sets 'forget', 'retain' (got {unknown})")
+    models = _named(models, references, original)
+    sets = {"forget": forget_rows, "retain": retain_rows, **(utility_rows or {})}
+    out, ratios = Figures(), {}
+    for name, model in models.items():
+        row: dict[str, Any] = {"model": name}
+        for part, rows in sets.items():
+            figures, ratio = _said(model, tokenizer, part, rows, batch_size, max_new_tokens if generate else 0)
+            row |= {f"{part}_{figure}": value for figure, value in figures.items()}
+            if part == "forget" and ratio is not None:
+                ratios[name] = ratio
+        if holdout_rows is not None:
+            row |= _membership(model, tokenizer, forget_rows, holdout_rows, attacks, references, batch_size)
+        useful = [
+            row.get(f"{p}_{figure}") for p in sets if p != "forget" for figure in ("prob", "rougeL", "truth_ratio")
+        ]
+        if utility_rows and None not in useful:
+            row["model_utility"] = tofu.model_utility(useful)
+        out.append(row)
+    for name, ratio in ratios.items():
+        others = [n for n in ratios if any(models[n] is r for r in references) and n != name]
+        if others:
+            out.of(name)["forget_quality"] = tofu.forget_quality(ratio, ratios[others[0]])
+    compared = {n: m for n, m in models.items() if any(m is not r for r in references)}
+    for part in align_on if compared else ():
+        supplier = TextAlignment(
+            sets[part], tokenizer, sampler, max_new_tokens=max_new_tokens, batch_size=4 * batch_size
+        )
+        for name, found in standings(compared, references, supplier, original).items():
+            figures = {"": found.value, "_precision": found.precision, "_recall": found.recall}
+            figures |= dict(zip(("_low", "_high"), found.interval or (), strict=False))
+            figures |= {"_floor": found.floor, "_excess": found.excess, "_gain": found.gain}
+            out.of(name).update({f"{part}_alignment{k}": v for k, v in figures.items() if v is not None})
+    return out
+
+
+def _said(
+    model: nn.Module, tokenizer: Any, part: str, rows: Rows, batch_size: int, max_new_tokens: int
+) -> tuple[dict[str, float], Tensor | None]:
+    """What a model says on one set, and its truth ratios."""
+    rows = [rows[i] for i in range(len(rows))]
+    scores = token_scores(model, rows, batch_size)
+    ratio, share = _truth(model, rows, scores.mean_log_prob, batch_size)
+    figures = {"prob": _mean(tofu.probability(scores) if part in OWN or share is None else share)}
+    if part in OWN:
+        figures["exact_memorization"] = _mean(memorization.exact_memorization(scores))
+        figures["extraction_strength"] = _mean(memorization.extraction_strength(scores))
+        figures["drma"] = memorization.drma(scores)
+    if max_new_tokens:
+        said = tofu.answers_of(model, rows, tokenizer, max_new_tokens, 4 * batch_size)
+        truths = [tofu.truth_of(row, tokenizer) for row in rows]
+        figures["rougeL"] = _mean(tofu.rouge(said, truths)["rougeL_recall"])
+    if ratio is not None:
+        how = "closer_to_1_better" if part == "forget" else "true_better"
+        figures["truth_ratio"] = tofu.aggregate_truth_ratio(ratio, how)
+    return figures, ratio
+
+
+def _truth(
+    model: nn.Module, rows: list[Mapping[str, Any]], own: Tensor, batch_size: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Truth ratios, and the answer's probability among the given ones; nothing without wrong answers."""
+    if not all("perturbed" in row for row in rows):
+        return None, None
+    wrong = tofu.answer_log_probs(model, [row["perturbed"] for row in rows], batch_size)
+    right = token_scores(model, [row.get("paraphrased", row) for row in rows], batch_size).mean_log_prob
+    return tofu.truth_ratio(right, wrong), tofu.options_probability(own, wrong)
+
+
+def _membership(
+    model: nn.Module,
+    tokenizer: Any,
+    forget_rows: Rows,
+    holdout_rows: Rows,
+    attacks: Sequence[str],
+    references: Sequence[nn.Module],
+    batch_size: int,
+) -> dict[str, float]:
+    """AUC of each attack, forgotten rows against held-out ones."""
+    found: dict[str, list[Tensor]] = {}
+    for rows in (forget_rows, holdout_rows):
+        rows = [rows[i] for i in range(len(rows))]
+        scores = token_scores(model, rows, batch_size)
+        for attack in attacks:
+            if attack == "zlib":
+                value = membership.zlib_score(scores, [tofu.truth_of(row, tokenizer) for row in rows])
+            elif attack == "gradient":
+                value = membership.gradient_score(model, rows)
+            elif attack == "reference":
+                if not references:
+                    continue
+                value = membership.reference_score(scores, token_scores(references[0], rows, batch_size))
+            else:
+                value = SCORES[attack](scores)
+            found.setdefault(attack, []).append(value)
+    return {f"mia_{attack}": membership.membership_auc(*sides) for attack, sides in found.items()}
+
+
+def _named(
+    models: Mapping[str, nn.Module], references: Sequence[nn.Module], original: nn.Module | None
+) -> dict[str, nn.Module]:
+    out = dict(models)
+    further = {} if original is None else {"original": original}
+    further |= {f"retrained {i}": model for i, model in enumerate(references)}
+    for name, model in further.items():
+        if not any(model is known for known in out.values()):
+            if name in out:
+                raise InvalidInputError(f"Expected {name!r} to name one model (got two)")
+            out[name] = model
+    return out
+
+
+def _mean(values: Tensor) -> float:
+    return float(torch.as_tensor(values).double().mean())
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

@@ -1,0 +1,150 @@
+"""Drawing answers from a model, token by token, from its own distribution and nothing else.
+
+`generate` of transformers reads the model's generation configuration (penalties, truncation), which is no part of the
+distribution that is scored; and batches of prompts of different length need padding. Here prompts of one length share a
+batch, and random numbers belong to a prompt's sample, whatever batch it is in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm.metrics.scoring import device_of, evaluating
+from gunlearn.losses.reduction import full_precision
+from gunlearn.metrics.alignment import Sampler
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Answers of one model, on the CPU.
+
+    Args:
+        prompts: token ids of each prompt.
+        tokens: `[num_prompts, num_samples, num_tokens]`; whatever is behind an answer's end means nothing.
+        mask: boolean, of that shape: an answer's tokens, its end-of-sequence token included.
+        ended: `[num_prompts, num_samples]`, whether it ended by itself.
+    """
+
+    prompts: list[list[int]]
+    tokens: Tensor
+    mask: Tensor
+    ended: Tensor
+
+    def answers(self, prompt: int) -> list[list[int]]:
+        """Token ids of the answers to a prompt, without the token that ends them."""
+        rows = zip(self.tokens[prompt], self.mask[prompt], self.ended[prompt], strict=True)
+        return [tokens[mask][: -1 if ended else None].tolist() for tokens, mask, ended in rows]
+
+
+def end_tokens(tokenizer: Any, *models: nn.Module) -> tuple[int, ...]:
+    """Ids that end an answer: the tokenizer's, and those that the models' generation settings name."""
+    given = [getattr(tokenizer, "eos_token_id", None)]
+    given += [getattr(getattr(model, "generation_config", None), "eos_token_id", None) for model in models]
+    ids: set[int] = set()
+    for value in given:
+        if value is not None:
+            ids.update([value] if isinstance(value, int) else value)
+    return tuple(sorted(ids))
+
+
+def draw(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    ends: Iterable[int],
+    sampler: Sampler | None = None,
+    max_new_tokens: int = 64,
+    batch_size: int = 64,
+) -> Samples:
+    """Answers to prompts.
+
+    Args:
+        model: a causal language model; its mode is put back.
+        prompts: token ids, at least one each.
+        ends: ids that end an answer.
+        sampler: `None` takes the likeliest token each time, one answer per prompt.
+        max_new_tokens: where answers are cut off.
+        batch_size: answers at a time.
+
+    Raises:
+        InvalidInputError: no prompts, or prompts and answers that do not fit into the model's context.
+    """
+    if not prompts or max_new_tokens < 1:
+        raise InvalidInputError(f"Expected prompts and max_new_tokens >= 1 (got {len(prompts)}, {max_new_tokens})")
+    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    longest = max(map(len, prompts)) + max_new_tokens
+    if context is not None and longest > context:
+        raise InvalidInputError(
+            f"Expected prompts and answers within the model's context of {context} tokens (got {longest})"
+        )
+    per_prompt = 1 if sampler is None else sampler.n_samples
+    generator = torch.Generator().manual_seed(0 if sampler is None else sampler.seed)
+    uniform = torch.rand(len(prompts) * per_prompt, max_new_tokens, generator=generator, dtype=torch.float64)
+    tokens = torch.zeros(uniform.shape, dtype=torch.long)
+    device, ends = device_of(model), torch.tensor(sorted(ends), dtype=torch.long)
+    with evaluating(model):
+        for index in _batches(prompts, per_prompt, batch_size):
+            ids = torch.tensor([prompts[i // per_prompt] for i in index], device=device)
+            answers = _continue(model, ids, uniform[index].to(device), ends.to(device), sampler).cpu()
+            tokens[index, : answers.size(1)] = answers
+    over = torch.isin(tokens, ends)
+    mask = over.cumsum(1) - over.long() == 0
+    ended, shape = over.any(1), (len(prompts), per_prompt)
+    width = int(mask.any(0).sum())
+    tokens, mask = (x[:, :width].reshape(*shape, width) for x in (tokens, mask))
+    return Samples([list(p) for p in prompts], tokens, mask, ended.reshape(shape))
+
+
+def _batches(prompts: Sequence[Sequence[int]], per_prompt: int, batch_size: int) -> Iterator[list[int]]:
+    """Numbers of answers whose prompts are of one length."""
+    by_length: dict[int, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).extend(range(i * per_prompt, (i + 1) * per_prompt))
+    for index in by_length.values():
+        for start in range(0, len(index), batch_size):
+            yield index[start : start + batch_size]
+
+
+def _continue(model: nn.Module, ids: Tensor, uniform: Tensor, ends: Tensor, sampler: Sampler | None) -> Tensor:
+    cache, step, answers = None, ids, []
+    over = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    for column in uniform.T:
+        out = model(input_ids=step, past_key_values=cache, use_cache=True)
+        cache = getattr(out, "past_key_values", None)
+        token = choose(full_precision(out.logits[:, -1]), column, sampler)
+        answers.append(token)
+        over |= torch.isin(token, ends)
+        if bool(over.all()):
+            break
+        ids = torch.cat([ids, token[:, None]], 1)
+        step = ids if cache is None else token[:, None]  # a model without a cache reads everything again
+    return torch.stack(answers, 1)
+
+
+def choose(logits: Tensor, uniform: Tensor, sampler: Sampler | None) -> Tensor:
+    """One token per row: the likeliest, or where the cumulated probability passes `uniform`.
+
+    Args:
+        logits: `[num_rows, vocab_size]`.
+        uniform: numbers in [0, 1), `[num_rows]` in float64.
+        sampler: `None` takes the likeliest.
+    """
+    if sampler is None:
+        return logits.argmax(-1)
+    logits = logits / sampler.temperature
+    if sampler.top_k:
+        least = logits.topk(min(sampler.top_k, logits.size(-1))).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if sampler.top_p < 1:
+        ordered, order = logits.sort(descending=True)
+        prob = ordered.softmax(-1)
+        beyond = prob.cumsum(-1) - prob >= sampler.top_p  # what is already full before a token leaves that token out
+        logits = logits.masked_fill(beyond.gather(1, order.argsort(1)), -torch.inf)
+    total = logits.double().softmax(-1).cumsum(-1)
+    place = torch.searchsorted(total, (uniform[:, None] * total[:, -1:]), right=True)
+    return place[:, 0].clamp_max(logits.size(-1) - 1)

@@ -1,0 +1,128 @@
+"""Membership attacks: is a text among what the model was trained on?
+
+Each attack gives a score per row, higher for members. Its AUC for forgotten rows against ones of the same kind that no
+model was trained on is 1/2 where the two cannot be told apart, 1 for a model that remembers, and 0 for one whose
+forgotten rows stick out as too unlikely.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm.causal_lm import IGNORE, model_inputs
+from gunlearn.llm.collate import PartCollator
+from gunlearn.llm.metrics.scoring import TokenScores, device_of, evaluating
+from gunlearn.losses.reduction import full_precision
+from gunlearn.metrics.ranking import separation
+
+
+def loss_score(scores: TokenScores) -> Tensor:
+    """Mean log-likelihood per token, `[num_rows]`."""
+    return scores.mean_log_prob
+
+
+def zlib_score(scores: TokenScores, texts: Sequence[str]) -> Tensor:
+    """Mean log-likelihood over the size of the compressed text, `[num_rows]`: what any model finds easy counts less.
+
+    Args:
+        scores: of rows.
+        texts: their answers.
+
+    Raises:
+        InvalidInputError: another number of texts.
+    """
+    if len(texts) != len(scores.mask):
+        raise InvalidInputError(f"Expected a text for each of {len(scores.mask)} rows (got {len(texts)})")
+    return scores.mean_log_prob / torch.tensor([len(zlib.compress(text.encode())) for text in texts])
+
+
+def min_k_score(scores: TokenScores, share: float = 0.4) -> Tensor:
+    """Min-K%, `arXiv:2310.16789 <https://arxiv.org/abs/2310.16789>`_: mean log-likelihood of the least likely tokens.
+
+    Args:
+        scores: of rows.
+        share: of each row's tokens, rounded down, at least one.
+
+    Returns:
+        `[num_rows]`.
+    """
+    return _lowest(scores.log_prob, scores, share)
+
+
+def min_k_plus_score(scores: TokenScores, share: float = 0.4) -> Tensor:
+    """Min-K%++, `arXiv:2404.02936 <https://arxiv.org/abs/2404.02936>`_: `min_k_score` of standardised log-likelihoods.
+
+    Mean and deviation are those of a token's log-likelihood under the model itself, at that place.
+    """
+    return _lowest((scores.log_prob - scores.mean) / scores.std.clamp_min(1e-3), scores, share)
+
+
+def reference_score(scores: TokenScores, reference: TokenScores) -> Tensor:
+    """Mean log-likelihood per token beyond that under another model, `[num_rows]`."""
+    return scores.mean_log_prob - reference.mean_log_prob
+
+
+def gradient_score(model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+    """Minus the size of each row's loss gradient, `[num_rows]`: the mean over parameter tensors of their norms.
+
+    Rows are taken one at a time. Gradients are of the trainable parameters, of all where none is; nothing is left in
+    the model.
+
+    Args:
+        model: a causal language model.
+        rows: `input_ids` and `labels`.
+    """
+    params = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+    chosen = {name: p for name, p in params.items() if p.requires_grad} or params
+    leaves = {name: p.detach().requires_grad_() for name, p in chosen.items()}  # shares storage with the parameter
+    collate, device, norms = PartCollator(), device_of(model), []
+    with evaluating(model), torch.enable_grad():
+        for i in range(len(rows)):
+            batch = {name: value.to(device) for name, value in collate([rows[i]]).items()}
+            inputs, label = model_inputs(model, batch)
+            logits = functional_call(model, leaves, kwargs={**inputs, "use_cache": False}).logits[:, :-1]
+            loss = F.cross_entropy(full_precision(logits).flatten(0, 1), label.flatten(), ignore_index=IGNORE)
+            grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+            norms.append(torch.stack([g.float().norm() for g in grads if g is not None]).mean())
+    return -torch.stack(norms).cpu()
+
+
+def membership_auc(forget: Tensor, holdout: Tensor) -> float:
+    """AUC of an attack's scores, forgotten rows against ones that were never trained on.
+
+    Args:
+        forget: `[num_forget]`.
+        holdout: `[num_holdout]`.
+
+    Raises:
+        InvalidInputError: an empty side, or NaN.
+    """
+    auc, _ = separation(forget, holdout)
+    if auc is None:
+        raise InvalidInputError(f"Expected scores on both sides (got {forget.numel()} and {holdout.numel()})")
+    return auc
+
+
+def privacy_leak(auc: float, reference_auc: float = 0.5) -> float:
+    """Relative distance of `1 - auc` from the retrained model's, in percent, `arXiv:2407.06460 <https://arxiv.org/abs/2407.06460>`_.
+
+    Negative: members can still be told; positive: they stick out as unlikely; 0 is best.
+    """
+    return ((1 - auc) - (1 - reference_auc)) / (1 - reference_auc) * 100
+
+
+def _lowest(values: Tensor, scores: TokenScores, share: float) -> Tensor:
+    if not 0 < share <= 1:
+        raise InvalidInputError(f"Expected 'share' in (0, 1] (got {share})")
+    ordered = values.masked_fill(~scores.mask, torch.inf).sort(1).values
+    count = (scores.length * share).long().clamp_min(1)
+    chosen = torch.arange(values.size(1)) < count[:, None]
+    return torch.where(chosen, ordered, 0).sum(1) / count

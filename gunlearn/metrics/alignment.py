@@ -1,0 +1,261 @@
+r"""Functional alignment: how far what one model produces is from what another does, measured both ways.
+
+For models that make things (texts, images, classes) under some condition `x`, with `p` the one to judge and `q` a model
+retrained without the forgotten data,
+
+.. math:: A(p, q) = \frac{1}{|X|} \sum_x KL_x(p \| q) + KL_x(q \| p)
+
+the symmetric Kullback-Leibler divergence that FADE is described as (`arXiv:2510.12981
+<https://arxiv.org/abs/2510.12981>`_). A reconstruction from the abstract, model cards and public reviews: the paper's
+normalisation and decoding are not known. 0 means that the models cannot be told apart on `X`; lower is better.
+
+This module knows tensors and callables alone. What draws samples and scores them is a `Supplier`:
+`gunlearn.llm.metrics.TextAlignment` for texts; a diffusion model supplies its per-step Gaussian divergences in the same
+form.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.losses.checks import check_choice
+from gunlearn.losses.reduction import full_precision
+
+ESTIMATORS = ("rao_blackwell", "monte_carlo")
+PER = ("sequence", "token")
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How samples are drawn. Those of another kind of model derive from this and answer `exact` themselves.
+
+    Args:
+        n_samples: per prompt.
+        temperature: 1 draws from the model itself.
+        top_k: draw among the so many likeliest; 0 among all.
+        top_p: draw among the likeliest that hold this much probability; 1 among all.
+        seed: of the draws, the same for every model: differences are then between models, not between draws.
+
+    Raises:
+        InvalidInputError: a value outside its range.
+    """
+
+    n_samples: int = 16
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.n_samples < 1 or self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise InvalidInputError(
+                f"Expected n_samples >= 1, temperature > 0, top_k >= 0 and top_p in (0, 1] (got {self})"
+            )
+
+    @property
+    def exact(self) -> bool:
+        """Whether samples follow the distribution that is scored."""
+        return self.temperature == 1 and self.top_k == 0 and self.top_p == 1
+
+
+@dataclass(frozen=True, eq=False)
+class StepTerms:
+    r"""One direction, :math:`KL(p \| q)`, in terms per step, at samples of `p`.
+
+    Args:
+        values: `[num_prompts, num_samples, num_steps]` in nats. Their sum over the steps of a sample has the
+            expectation :math:`KL_x(p \| q)`, whether each is a log-ratio (`"monte_carlo"`) or the exact divergence of
+            that step (`"rao_blackwell"`).
+        mask: boolean, of the same shape: which steps there were.
+        truncated: share of samples that were cut off before they ended.
+
+    Raises:
+        InvalidInputError: shapes disagree, a sample without steps, or NaN.
+    """
+
+    values: Tensor
+    mask: Tensor
+    truncated: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check shapes and values."""
+        if self.values.dim() != 3 or self.values.shape != self.mask.shape or not self.values.numel():
+            raise InvalidInputError(
+                "Expected 'values' and 'mask' [num_prompts, num_samples, num_steps] "
+                f"(got {tuple(self.values.shape)} and {tuple(self.mask.shape)})"
+            )
+        if not bool(self.mask.any(-1).all()):
+            raise InvalidInputError("Expected at least one step in each sample (got a sample with none)")
+        if bool(self.values[self.mask].isnan().any()):
+            raise InvalidInputError("Expected likelihoods without NaN (got some); the model is broken")
+
+    def per_sample(self, per: str = "sequence") -> Tensor:
+        """`[num_prompts, num_samples]` in float64: sums over steps, or (`"token"`) means."""
+        check_choice("per", per, PER)
+        total = torch.where(self.mask, self.values, 0).double().sum(-1)
+        return total / self.mask.sum(-1) if per == "token" else total
+
+
+class Supplier(Protocol):
+    """Draws samples and scores them under two models."""
+
+    sampler: Sampler | None
+    estimator: str
+
+    def draw(self, model: Any) -> Any:
+        """Samples of a model, in whatever form `terms` reads."""
+
+    def terms(self, samples: Any, p: Any, q: Any) -> StepTerms:
+        r"""Terms of :math:`KL(p \| q)` at samples of `p`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    r"""Result of comparing a model with another; lower is better.
+
+    Args:
+        precision: mean :math:`KL_x(p \| q)`, in nats: large where the model produces what the other finds unlikely.
+        recall: mean :math:`KL_x(q \| p)`: large where the model misses what the other produces.
+        items: `precision + recall` of each prompt, `[num_prompts]` in float64.
+        interval: bootstrap interval of `value` over prompts; `None` with one prompt.
+        error: standard error of `value` from the samples drawn, the prompts given; `None` with one sample.
+        truncated: share of samples that were cut off: `value` then compares what came before.
+        estimator: `"rao_blackwell"` or `"monte_carlo"`, or `"closed_form"` without samples.
+        per: `"sequence"`, or `"token"` where each sample was divided by its length.
+        sampler: how samples were drawn.
+    """
+
+    precision: float
+    recall: float
+    items: Tensor
+    interval: tuple[float, float] | None
+    error: float | None
+    truncated: float
+    estimator: str
+    per: str
+    sampler: Sampler | None
+
+    @property
+    def value(self) -> float:
+        """The symmetric divergence, `precision + recall`."""
+        return self.precision + self.recall
+
+
+def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    r""":math:`\sum_v p_v (\log p_v - \log q_v)`, the exact divergence of one step.
+
+    Args:
+        log_p: log-probabilities (or logits) `[..., num_classes]`.
+        log_q: the same of the other model.
+
+    Returns:
+        `[...]` in nats, at least 0, infinite where `q` excludes what `p` does not.
+
+    Raises:
+        InvalidInputError: shapes differ.
+    """
+    if log_p.shape != log_q.shape:
+        raise InvalidInputError(f"Expected both models' classes alike (got {tuple(log_p.shape)}, {tuple(log_q.shape)})")
+    log_p, log_q = full_precision(log_p).log_softmax(-1), full_precision(log_q).log_softmax(-1)
+    prob = log_p.exp()
+    # 0 log 0 = 0; below 0 there is rounding alone.
+    return (prob * torch.where(prob == 0, 0, log_p - log_q)).sum(-1).clamp_min(0)
+
+
+def categorical_alignment(log_p: Tensor, log_q: Tensor, confidence: float = 0.95, seed: int = 0) -> Alignment:
+    """Alignment of two classifiers, in closed form: nothing is sampled.
+
+    Args:
+        log_p: log-probabilities (or logits) of the model to judge, `[num_items, num_classes]`.
+        log_q: the same of the retrained one.
+        confidence: of the bootstrap interval over items.
+        seed: of the bootstrap.
+
+    Raises:
+        InvalidInputError: shapes differ, or NaN.
+    """
+    both = [categorical_kl(a, b).reshape(-1, 1, 1) for a, b in ((log_p, log_q), (log_q, log_p))]
+    terms = [StepTerms(kl, torch.ones_like(kl, dtype=torch.bool)) for kl in both]
+    return align(*terms, estimator="closed_form", confidence=confidence, seed=seed)
+
+
+def align(
+    precision: StepTerms,
+    recall: StepTerms,
+    estimator: str = "rao_blackwell",
+    per: str = "sequence",
+    sampler: Sampler | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Alignment:
+    r"""Both directions' terms as one result.
+
+    Warns where the sampler is truncated or tempered: the mean is then no divergence, and with log-ratios it can be
+    negative.
+
+    Args:
+        precision: :math:`KL(p \| q)` at samples of `p`, the model to judge.
+        recall: :math:`KL(q \| p)` at as many samples of `q`.
+        estimator: what the terms are; kept in the result.
+        per: `"sequence"`, or `"token"` to divide each sample by its length (a mean rate, no divergence).
+        sampler: how the samples were drawn.
+        confidence: of the bootstrap interval over prompts.
+        seed: of the bootstrap.
+
+    Raises:
+        InvalidInputError: numbers of prompts or samples differ.
+    """
+    if sampler is not None and not sampler.exact:
+        warnings.warn(
+            f"Samples were not drawn from the models themselves ({sampler}): their mean is no divergence",
+            stacklevel=2,
+        )
+    halves = [terms.per_sample(per).cpu() for terms in (precision, recall)]
+    if halves[0].shape != halves[1].shape:
+        raise InvalidInputError(
+            f"Expected as many prompts and samples both ways (got {[tuple(h.shape) for h in halves]})"
+        )
+    # Summed before the variance: both models' samples come from the same draws, and are no independent ones.
+    both = halves[0] + halves[1]
+    prompts, samples = both.shape
+    error = float((both.var(1) / samples).sum().sqrt() / prompts) if samples > 1 else None
+    return Alignment(
+        precision=float(halves[0].mean()),
+        recall=float(halves[1].mean()),
+        items=both.mean(1),
+        interval=bootstrap(both.mean(1), confidence, seed=seed),
+        error=error,
+        truncated=(precision.truncated + recall.truncated) / 2,
+        estimator=estimator,
+        per=per,
+        sampler=sampler,
+    )
+
+
+def bootstrap(items: Tensor, confidence: float = 0.95, draws: int = 1000, seed: int = 0) -> tuple[float, float] | None:
+    """Percentile interval of the mean over items drawn with replacement; `None` with fewer than two.
+
+    Args:
+        items: `[num_items]`, infinite ones included.
+        confidence: share of the means that lie inside.
+        draws: number of means.
+        seed: of the draws; the global random state is left alone.
+    """
+    if not 0 < confidence < 1:
+        raise InvalidInputError(f"Expected 'confidence' between 0 and 1 (got {confidence})")
+    if items.numel() < 2:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(items.numel(), (draws, items.numel()), generator=generator)
+    means = items.cpu()[chosen].mean(1).sort().values
+    outside = (1 - confidence) / 2
+    low, high = math.floor(outside * (draws - 1)), math.ceil((1 - outside) * (draws - 1))
+    return float(means[low]), float(means[high])

@@ -1,0 +1,113 @@
+"""Models beside retrained ones and the untouched one: alignment, noise floor, gain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.metrics.alignment import Alignment, Supplier, align, bootstrap
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """Where a model stands beside retrained ones and the untouched one.
+
+    Args:
+        alignments: with each reference.
+        value: their mean.
+        interval: bootstrap interval of `value` over prompts.
+        floor: mean alignment of the references among themselves, what honest retrainings differ by; `None` with one.
+        original: mean alignment of the untouched model; `None` without it.
+    """
+
+    alignments: tuple[Alignment, ...]
+    value: float
+    interval: tuple[float, float] | None
+    floor: float | None
+    original: float | None
+
+    @property
+    def precision(self) -> float:
+        """Mean over the references."""
+        return sum(a.precision for a in self.alignments) / len(self.alignments)
+
+    @property
+    def recall(self) -> float:
+        """Mean over the references."""
+        return sum(a.recall for a in self.alignments) / len(self.alignments)
+
+    @property
+    def excess(self) -> float | None:
+        """Distance beyond the noise floor."""
+        return None if self.floor is None else self.value - self.floor
+
+    @property
+    def gain(self) -> float | None:
+        """`1 - value / original`: above 0 the model came nearer to the retrained ones than the untouched one is."""
+        return None if not self.original else 1 - self.value / self.original
+
+
+def standings(
+    models: Mapping[str, Any],
+    references: Sequence[Any],
+    supplier: Supplier,
+    original: Any | None = None,
+    per: str = "sequence",
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Standing]:
+    """Align models with retrained ones; each model's samples are drawn once.
+
+    Args:
+        models: the models to judge, by name. One that is among the references is compared with the others.
+        references: retrained without the forgotten data, under different seeds.
+        supplier: of samples and scores.
+        original: the model before unlearning.
+        per: see `align`.
+        confidence: of the intervals.
+        seed: of the bootstrap.
+
+    Returns:
+        For each name its `Standing`. Values differ by orders of magnitude once a model has collapsed: plot them on a
+        logarithmic scale, and do not average over methods.
+
+    Raises:
+        InvalidInputError: no reference (other than the model itself), or two of them that agree exactly.
+    """
+    samples, found = {}, {}
+
+    def aligned(p: Any, q: Any) -> Alignment:
+        if (id(p), id(q)) not in found:
+            for model in (p, q):
+                if id(model) not in samples:
+                    samples[id(model)] = supplier.draw(model)
+            terms = [supplier.terms(samples[id(a)], a, b) for a, b in ((p, q), (q, p))]
+            found[id(p), id(q)] = align(*terms, supplier.estimator, per, supplier.sampler, confidence, seed)
+        return found[id(p), id(q)]
+
+    def against(model: Any) -> tuple[Alignment, ...]:
+        return tuple(aligned(model, r) for r in references if r is not model)
+
+    def mean(alignments: Sequence[Alignment]) -> float | None:
+        return sum(a.value for a in alignments) / len(alignments) if alignments else None
+
+    pairs = [aligned(a, b) for a, b in combinations(references, 2)]
+    if any(pair.value == 0 for pair in pairs):
+        raise InvalidInputError(
+            "Expected references that were retrained under different seeds (got two that agree exactly); their "
+            "distance would be no noise floor"
+        )
+    floor, before = mean(pairs), None if original is None else mean(against(original))
+    out = {}
+    for name, model in models.items():
+        alignments = against(model)
+        if not alignments:
+            raise InvalidInputError(f"Expected a retrained model to compare '{name}' with (got none)")
+        interval = bootstrap(torch.stack([a.items for a in alignments]).mean(0), confidence, seed=seed)
+        out[name] = Standing(alignments, mean(alignments), interval, floor, before)
+    return out
