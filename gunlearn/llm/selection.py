@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.llm.collate import PartCollator
+from gunlearn.llm.head import evaluating
 from gunlearn.llm.selectors import TokenSelector, answer_tokens
 from gunlearn.losses.checks import check_number
 
@@ -65,9 +66,7 @@ def select_tokens(
     words = None if whole_word is None else WordIndex(whole_word)
     column = getattr(selector, "column", None)
     device, out = next(model.parameters()).device, []
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluating(model):
         for start in range(0, len(rows), batch_size):
             some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
             batch = collator([_readable(row, column) for row in some])
@@ -87,9 +86,6 @@ def select_tokens(
                 if words is not None:
                     mark = words.complete(row["input_ids"], mark, may)
                 out.append({**row, "target_mask": mark})
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     return out
 
 
