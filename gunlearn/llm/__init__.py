@@ -33,6 +33,8 @@ _HOMES = {
     "gunlearn.llm.plan": ("LLMMethod", "Plan"),
     "gunlearn.llm.records": ("read_records", "refused"),
     "gunlearn.llm.result": ("LLMResult",),
+    "gunlearn.llm.retain_sets": ("RetainTriples", "nearest_without_shared", "retain_triples"),
+    "gunlearn.llm.targets": ("TargetTokens", "target_tokens"),
     "gunlearn.llm.tofu": ("answer_rows", "load_tofu", "tofu_refusals"),
     "gunlearn.llm.trainer": ("UnlearnTrainer",),
     "gunlearn.llm.until": ("UntilUnseen",),
