@@ -1,0 +1,171 @@
+"""What the task reads of a model: masks, padding, splits, precision, and both ways to the same numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
+from gunlearn.llm import CausalLM, PartCollator
+from gunlearn.losses import NLL, NPO, Prediction
+from tests.llm import facts
+
+WAYS = [("log_prob",), ("log_prob", "logits", "label")]
+
+
+def batch(side: str = "right", people: range = range(2)) -> dict[str, Tensor]:
+    return PartCollator(padding_side=side)(facts.rows(people))
+
+
+def predict(model: nn.Module, given: dict[str, Tensor], reads: tuple[str, ...] = WAYS[0]) -> Prediction:
+    return CausalLM(reads).decode(model, None, given)
+
+
+@pytest.mark.parametrize("reads", WAYS)
+def test_values_are_those_of_transformers(reads: tuple[str, ...]) -> None:
+    model, given = facts.full(), batch()
+    p = predict(model, given, reads)
+    torch.testing.assert_close(-p.log_prob.sum() / p.mask.sum(), model(**_model(given)).loss, rtol=1e-5, atol=0)
+    # By hand, in float64: entry t is about token t + 1.
+    logits = model(given["input_ids"], given["attention_mask"]).logits.double()
+    for i, t in p.mask.nonzero()[:10].tolist():
+        token = given["input_ids"][i, t + 1]
+        torch.testing.assert_close(p.log_prob[i, t].double(), logits[i, t].log_softmax(-1)[token], rtol=0, atol=1e-5)
+    assert (p.logits is None) == ("logits" not in reads)
+
+
+def _model(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: given[name] for name in ("input_ids", "attention_mask", "labels")}
+
+
+@pytest.mark.parametrize("reads", WAYS)
+def test_gradients_are_those_of_transformers(reads: tuple[str, ...]) -> None:
+    model, given = facts.full(), batch()
+    parameters = list(model.parameters())
+    mine = torch.autograd.grad(NLL()(predict(model, given, reads)), parameters)
+    theirs = torch.autograd.grad(model(**_model(given)).loss, parameters)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+class Shifted(nn.Module):
+    """Adds a tensor to a model's logits, to ask for gradients there."""
+
+    def __init__(self, model: nn.Module, shift: Tensor) -> None:
+        super().__init__()
+        self.inner, self.shift = model, shift
+
+    def forward(self, **inputs: Tensor) -> object:
+        out = self.inner(**inputs)
+        out.logits = out.logits + self.shift
+        return out
+
+
+def test_prompt_and_padding_get_exactly_no_gradient() -> None:
+    model, given = facts.full(), batch()
+    shift = torch.zeros(*given["input_ids"].shape, len(facts.VOCABULARY), requires_grad=True)
+    NLL()(predict(Shifted(model, shift), given, WAYS[1])).backward()
+    touched = shift.grad.abs().sum(-1) > 0
+    expected = torch.zeros_like(touched)
+    expected[:, :-1] = given["labels"][:, 1:] != -100
+    assert torch.equal(touched, expected)
+    # Control: labels without the mask of the prompt are seen.
+    shift.grad = None
+    NLL()(predict(Shifted(model, shift), {**given, "labels": given["input_ids"]}, WAYS[1])).backward()
+    assert (shift.grad.abs().sum(-1) > 0).sum() > expected.sum()
+
+
+def test_hidden_states_behind_the_answer_get_exactly_no_gradient() -> None:
+    model, given, seen = facts.full(), batch(), []
+    predict(model, given)  # the head has been tried
+    handle = model.model.norm.register_forward_hook(lambda _, __, out: seen.append(out))
+    touched = torch.autograd.grad(NLL()(predict(model, given)), seen)[0].abs().sum(-1) > 0
+    handle.remove()
+    assert torch.equal(touched[:, :-1], given["labels"][:, 1:] != -100)
+    assert not touched[:, -1].any()
+
+
+@pytest.mark.parametrize("reads", WAYS)
+def test_the_side_of_the_padding_does_not_matter(reads: tuple[str, ...]) -> None:
+    model = facts.full()
+    right, left = (predict(model, batch(side), reads) for side in ("right", "left"))
+    assert not torch.equal(right.mask, left.mask)
+    torch.testing.assert_close(left.log_prob[left.mask], right.log_prob[right.mask], rtol=0, atol=1e-5)
+
+
+def test_how_rows_are_grouped_does_not_matter() -> None:
+    model, rows = facts.full(), facts.rows(range(2))
+    whole = predict(model, PartCollator()(rows))
+    for row, log_prob, mask in zip(rows, whole.log_prob, whole.mask, strict=True):
+        alone = predict(model, PartCollator()([row]))
+        torch.testing.assert_close(alone.log_prob[alone.mask], log_prob[mask], rtol=0, atol=1e-5)
+
+
+def test_chunks_do_not_matter() -> None:
+    model, given = facts.full(), batch()
+    whole = predict(model, given).log_prob
+    torch.testing.assert_close(CausalLM(("log_prob",), chunk=1).decode(model, None, given).log_prob, whole)
+
+
+@pytest.mark.parametrize("reads", WAYS)
+def test_rows_without_labels_do_no_harm(reads: tuple[str, ...]) -> None:
+    model, given = facts.full(), batch()
+    expected = NLL()(predict(model, given, reads))
+    empty = {name: torch.cat((value, value[:1])) for name, value in given.items()}
+    empty["labels"][-1] = -100
+    torch.testing.assert_close(NLL()(predict(model, empty, reads)), expected)
+    nothing = {**given, "labels": torch.full_like(given["labels"], -100)}
+    for loss in (NLL(), NPO()):
+        p = predict(model, nothing, reads)
+        value = loss(p, p)
+        gradients = torch.autograd.grad(value, list(model.parameters()), allow_unused=True)
+        assert value.item() == 0
+        assert all(g is None or not g.any() for g in gradients)
+
+
+@pytest.mark.parametrize("reads", WAYS)
+def test_bfloat16_is_finite_and_read_in_float32(reads: tuple[str, ...]) -> None:
+    model, given = facts.full().bfloat16(), batch()
+    p = predict(model, given, reads)
+    NPO()(p, p).backward()
+    assert p.log_prob.dtype == torch.float32
+    assert all(x.grad.isfinite().all() for x in model.parameters())
+    exact = predict(facts.full(), given, reads).log_prob
+    assert (p.log_prob - exact).abs().max() < 0.3
+
+
+def test_embeddings_of_a_layer() -> None:
+    model, given = facts.full(), batch()
+    states = model(given["input_ids"], given["attention_mask"], output_hidden_states=True).hidden_states
+    for layer in (0, 1, -1):
+        p = CausalLM(("log_prob", "embeddings"), layer).decode(model, None, given)
+        torch.testing.assert_close(p.embeddings, states[layer][:, :-1])
+        assert p.logits is None
+
+
+def test_an_answer_from_the_first_token_on() -> None:
+    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}]  # the first token is predicted from nothing: never read
+    assert predict(facts.full(), PartCollator()(rows)).mask.tolist() == [[True, True]]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ([1], InvalidTypeError, "mapping of tensors"),
+        ({"input_ids": torch.ones(1, 3, dtype=torch.long)}, InvalidInputError, "'labels'"),
+        ({"input_ids": torch.ones(1, 1).long(), "labels": torch.ones(1, 1).long()}, InvalidInputError, "two tokens"),
+        ({"input_ids": torch.ones(1, 3).long(), "labels": torch.ones(1, 2).long()}, InvalidInputError, "shape of"),
+    ],
+)
+def test_bad_batches(given: object, error: type, text: str) -> None:
+    with pytest.raises(error, match=text):
+        CausalLM().decode(facts.full(), None, given)
+
+
+def test_a_model_of_another_kind() -> None:
+    given = batch()
+    with pytest.raises(UnsupportedModelError, match="returns logits per token"):
+        CausalLM().decode(facts.full().model, None, given)
+    with pytest.raises(InvalidInputError, match="'reads'"):
+        CausalLM(("logit",))

@@ -1,0 +1,150 @@
+"""Log-probabilities in chunks equal float64 autograd over dense logits; heads are found out and put back."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
+
+from gunlearn.llm.head import evaluating, head_comes_last, output_head, replaced_head, token_log_prob
+from tests.llm import facts
+
+VOCAB, DIM = 11, 5
+
+
+def problem(num: int = 7, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    hidden, weight, bias = (
+        torch.randn(*shape, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
+        for shape in ((num, DIM), (VOCAB, DIM), (VOCAB,))
+    )
+    return hidden, weight, bias, torch.randint(VOCAB, (num,), generator=draw)
+
+
+def dense(hidden: Tensor, weight: Tensor, bias: Tensor | None, label: Tensor) -> Tensor:
+    logits = hidden @ weight.T if bias is None else hidden @ weight.T + bias
+    return (logits - logits.logsumexp(-1, keepdim=True))[torch.arange(len(label)), label]
+
+
+@pytest.mark.parametrize("chunk", [1, 3 * VOCAB, 2**24])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_value_and_gradients_are_those_of_dense_logits(chunk: int, has_bias: bool) -> None:
+    hidden, weight, bias, label = problem()
+    inputs = (hidden, weight, bias) if has_bias else (hidden, weight)
+    bias = bias if has_bias else None
+    mine, whole = token_log_prob(hidden, weight, bias, label, chunk), dense(hidden, weight, bias, label)
+    torch.testing.assert_close(mine, whole, rtol=1e-12, atol=1e-12)
+    pull = torch.linspace(-1, 2, len(label), dtype=torch.float64)
+    got = torch.autograd.grad(mine, inputs, pull)
+    expected, other = (torch.autograd.grad(whole, inputs, x, retain_graph=True) for x in (pull, pull.abs()))
+    for mine, right, wrong in zip(got, expected, other, strict=True):
+        torch.testing.assert_close(mine, right, rtol=1e-12, atol=1e-12)
+        assert not torch.allclose(mine, wrong)  # the tolerance tells signs apart
+
+
+def test_gradcheck() -> None:
+    hidden, weight, bias, label = problem(4)
+    assert torch.autograd.gradcheck(lambda h, w, b: token_log_prob(h, w, b, label, 2 * VOCAB), (hidden, weight, bias))
+
+
+@pytest.mark.parametrize("trained", [(0,), (1,), (2,), (0, 1)])
+def test_frozen_inputs_get_no_gradient(trained: tuple[int, ...]) -> None:
+    *inputs, label = problem()
+    inputs = [x.detach().requires_grad_(i in trained) for i, x in enumerate(inputs)]
+    chosen = [inputs[i] for i in trained]
+    got = torch.autograd.grad(token_log_prob(*inputs, label, 2 * VOCAB).sum(), chosen)
+    for mine, expected in zip(got, torch.autograd.grad(dense(*inputs, label).sum(), chosen), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_no_tokens() -> None:
+    hidden, weight, bias, label = problem(0)
+    out = token_log_prob(hidden, weight, bias, label)
+    gradients = torch.autograd.grad(out.sum(), (hidden, weight, bias))
+    assert out.shape == (0,)
+    assert [g.abs().sum().item() for g in gradients] == [0, 0, 0]
+
+
+def test_half_precision_is_normalised_in_float32() -> None:
+    hidden, weight, bias, label = problem(dtype=torch.bfloat16)
+    out = token_log_prob(hidden, weight, bias, label)
+    out.sum().backward()
+    assert out.dtype == torch.float32
+    assert hidden.grad.dtype == weight.grad.dtype == torch.bfloat16
+    exact = dense(*(x.detach().double() for x in (hidden, weight, bias)), label)
+    assert (out.double() - exact).abs().max() < 0.05
+    assert torch.isfinite(weight.grad).all()
+
+
+def test_autocast_reaches_the_backward_pass() -> None:
+    hidden, weight, bias, label = problem(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = token_log_prob(hidden, weight, bias, label)
+    out.sum().backward()
+    other = [x.detach().requires_grad_() for x in (hidden, weight, bias)]
+    dense(*other, label).sum().backward()
+    assert out.dtype == weight.grad.dtype == torch.float32
+    for mine, expected in zip((hidden, weight, bias), other, strict=True):
+        torch.testing.assert_close(mine.grad, expected.grad, rtol=0.05, atol=0.05)
+
+
+def test_what_comes_behind_the_head_is_noticed() -> None:
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0}
+    tokens = torch.tensor([[1, 2, 3]])
+    assert head_comes_last(facts.fresh(), tokens)
+    capped = Gemma2ForCausalLM(Gemma2Config(**sizes, head_dim=8, final_logit_softcapping=30.0))
+    assert not head_comes_last(capped, tokens)  # logits of new weights are so small that the cap hardly shows
+    assert not head_comes_last(CohereForCausalLM(CohereConfig(**sizes, logit_scale=0.5)), tokens)
+
+
+class Wrapped(nn.Module):
+    """What `torch.compile` makes of a model, without the seconds that it takes to load."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = model
+
+
+def test_heads_with_hooks_and_compiled_models_are_left_alone() -> None:
+    model, tokens = facts.fresh(), torch.tensor([[1, 2, 3]])
+    assert output_head(Wrapped(model)) is model.lm_head
+    assert not head_comes_last(Wrapped(model), tokens)
+    handle = model.lm_head.register_forward_hook(lambda *_: None)
+    assert not head_comes_last(model, tokens)
+    handle.remove()
+    assert head_comes_last(model, tokens)
+    assert "forward" not in model.lm_head.__dict__
+
+
+def test_the_head_is_put_back_after_an_error() -> None:
+    model = facts.fresh()
+    expected = model(torch.tensor([[1, 2]])).logits
+    with pytest.raises(ZeroDivisionError), replaced_head(model, lambda hidden: hidden * (1 / 0)):
+        model(torch.tensor([[1, 2]]))
+    assert "forward" not in output_head(model).__dict__
+    assert torch.equal(model(torch.tensor([[1, 2]])).logits, expected)
+
+
+def test_modes_are_put_back_after_an_error() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout()))
+    model[1].eval()
+    before = [module.training for module in model.modules()]
+    with pytest.raises(RuntimeError, match="mat1"), evaluating(model):
+        model(torch.zeros(1, 3))
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == before == [True, True, False, False]
+
+
+def test_trying_a_head_leaves_the_model_as_it_was() -> None:
+    model = facts.fresh().train()
+    model.lm_head.eval()
+    state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    assert head_comes_last(model, torch.tensor([[1, 2, 3]]))
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert (model.training, model.lm_head.training) == (True, False)

@@ -1,0 +1,138 @@
+"""The model before unlearning stays what it was, and costs a copy only where it must."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm import CausalLM, PartCollator
+from gunlearn.llm.reference import Reference
+from tests.llm import facts
+
+BATCH = PartCollator()(facts.rows(range(2)))
+
+
+def adapted(model: nn.Module | None = None, **options: object) -> PeftModel:
+    config = {"r": 2, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM", **options}
+    torch.manual_seed(0)
+    return get_peft_model(model or facts.full(), LoraConfig(**config))
+
+
+def biased() -> nn.Module:
+    model = facts.full()
+    for layer in model.model.layers:
+        layer.mlp.down_proj.bias = nn.Parameter(torch.zeros(64))
+    return model
+
+
+def disturb(model: nn.Module) -> None:
+    """What a training step does: all that is trained is another."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+def says(model: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return CausalLM(("log_prob",)).decode(model.eval(), None, BATCH).log_prob
+
+
+# What each model trains, and whether without its adapter it is what it was.
+MODELS = {
+    "plain": (facts.full, False),
+    "adapter": (adapted, True),
+    "adapter on the head": (lambda: adapted(target_modules=["q_proj", "lm_head"]), True),
+    "whole head beside": (lambda: adapted(modules_to_save=["lm_head"]), True),
+    "biases beside": (lambda: adapted(biased(), bias="all"), False),
+    "norms beside": (lambda: unfrozen(adapted()), False),
+    "in use": (lambda: used(adapted()), False),
+}
+
+
+def unfrozen(model: nn.Module) -> nn.Module:
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.requires_grad_()
+    return model
+
+
+def used(model: nn.Module) -> nn.Module:
+    disturb(model)
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_stays_what_it_was(name: str) -> None:
+    build, silent = MODELS[name]
+    model = build().train()
+    before = says(copy.deepcopy(model))
+    reference = Reference(model, "auto", BATCH)
+    assert (reference.frozen is None) == silent
+    disturb(model)
+    with reference.of(model) as frozen:
+        p = CausalLM(("log_prob",)).decode(frozen, None, BATCH)
+    assert torch.equal(p.log_prob, before)
+    assert not p.log_prob.requires_grad
+    assert (says(model) - before).abs().max() > 0.01  # control: the model itself has gone on
+    if not silent:
+        with pytest.raises(InvalidInputError, match="reference='adapter'"):
+            Reference(model, "adapter", BATCH)
+
+
+def test_modes_and_what_is_trained_are_put_back() -> None:
+    model = adapted().train()
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name:
+            parameter.requires_grad_(False)
+    model.base_model.model.lm_head.eval()
+    reference = Reference(model, "adapter", BATCH)
+    before = [p.requires_grad for p in model.parameters()], [m.training for m in model.modules()]
+    with pytest.raises(ZeroDivisionError), reference.of(model):
+        1 / 0  # noqa: B018
+    assert ([p.requires_grad for p in model.parameters()], [m.training for m in model.modules()]) == before
+    assert sum(before[0]) > 0
+    # Control: peft alone lets all of the adapter be trained again.
+    with model.disable_adapter():
+        pass
+    assert [p.requires_grad for p in model.parameters()] != before[0]
+
+
+def test_a_copy_by_choice() -> None:
+    model = adapted()
+    reference = Reference(model, "copy")
+    assert reference.frozen is not model
+    assert not any(p.requires_grad for p in reference.frozen.parameters())
+    assert any(p.requires_grad for p in model.parameters())
+
+
+def test_a_model_of_the_callers() -> None:
+    other = facts.retrained(0).train()
+    with Reference(facts.full(), other).of(facts.full()) as frozen:
+        assert frozen is other
+        assert not other.training
+    assert other.training
+    assert all(p.requires_grad for p in other.parameters())
+
+
+def test_another_vocabulary_is_refused() -> None:
+    other = LlamaForCausalLM(
+        LlamaConfig(vocab_size=7, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    )
+    with pytest.raises(InvalidInputError, match=f"vocabulary of {len(facts.VOCABULARY)} tokens \\(got 7\\)"):
+        Reference(facts.full(), other)
+
+
+def test_what_cannot_be_meant() -> None:
+    with pytest.raises(InvalidInputError, match="'reference'"):
+        Reference(facts.full(), "adaptor")
+    with pytest.raises(InvalidInputError, match="without 'disable_adapter'"):
+        Reference(facts.full(), "adapter", BATCH)
+    with pytest.raises(InvalidInputError, match="no batch"):
+        Reference(adapted(), "adapter")
