@@ -14,12 +14,14 @@ from gunlearn.losses.adjusted import CEU, IHL, UNDIAL, FlatLogits
 from gunlearn.losses.base import Loss
 from gunlearn.losses.distillation import Distillation
 from gunlearn.losses.entropy import TopologicalEntropy
+from gunlearn.losses.influence_weights import influence_weights
 from gunlearn.losses.likelihood import NLL, GradientAscent, SigmoidNLL
 from gunlearn.losses.misdirection import RMU
 from gunlearn.losses.objective import Objective, ObjectiveValue, as_objective
 from gunlearn.losses.pairwise import DPO, KTO
 from gunlearn.losses.prediction import Prediction
 from gunlearn.losses.preference import NPO
+from gunlearn.losses.primal_dual import PrimalDual
 from gunlearn.losses.reduction import reduce_values
 from gunlearn.losses.reference import KLToReference, MSEToReference
 from gunlearn.losses.refusal import JSDToRefusal
@@ -49,12 +51,14 @@ __all__ = [
     "Objective",
     "ObjectiveValue",
     "Prediction",
+    "PrimalDual",
     "SatImp",
     "SigmoidNLL",
     "SimNPO",
     "TopologicalEntropy",
     "as_objective",
     "functional",
+    "influence_weights",
     "reduce_values",
 ]
 

@@ -15,6 +15,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.influence.gradients import last_layer
 from gunlearn.influence.training_loss import second_order
 from gunlearn.losses import GradientAscent, Objective, Prediction, as_objective
+from gunlearn.losses.influence_weights import item_weights
 from gunlearn.methods.base import Outcome, Problem, fill_in
 from gunlearn.methods.callbacks import Callback
 from gunlearn.methods.distributed import processes
@@ -173,26 +174,3 @@ def head_influence(losses: Tensor, head: list[nn.Parameter], damping: float, pro
     if not terms:
         return torch.zeros_like(losses).detach()
     return -torch.autograd.grad(sum(terms), dummy)[0]
-
-
-def item_weights(influence: Tensor, top: float = 1.0, cap: float = 0.93) -> Tensor:
-    r"""Weights of items, :math:`\min(\sqrt{|I_i|}, q)` where :math:`I_i < 0` and 0 elsewhere, `[num_items]`.
-
-    Args:
-        influence: `[num_items]`.
-        top: share of the items with negative influence that keep their weight (at least one), the largest first.
-        cap: the quantile `q` of all :math:`\sqrt{|I|}`; where it is 0, of those that keep their weight.
-
-    Returns:
-        Weights; all ones where no item has a negative influence (all losses are flat).
-    """
-    size = influence.abs().sqrt()
-    kept = influence < 0
-    number = math.ceil(top * int(kept.sum()))
-    if number == 0:
-        return torch.ones_like(influence)
-    least = size[kept].topk(number).values[-1]
-    kept &= size >= least
-    limit = torch.quantile(size.double(), cap).to(size)
-    limit = limit if limit > 0 else torch.quantile(size[kept].double(), cap).to(size)
-    return torch.where(kept, size.clamp(max=limit), 0)

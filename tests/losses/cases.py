@@ -106,7 +106,7 @@ def mean_square(x: np.ndarray, y: np.ndarray) -> float:
 def cross_entropy(z: np.ndarray, reference: np.ndarray) -> float:
     rows = [
         -sum(q * math.log(p) for q, p in zip(softmax(b), softmax(a), strict=True))
-        for a, b in zip(z, reference, strict=True)
+        for a, b in zip(np.atleast_2d(z), np.atleast_2d(reference), strict=True)
     ]
     return sum(rows) / len(rows)
 

@@ -1,0 +1,137 @@
+"""IMU's weights: items whose gradient pulls the way that all pull are forgotten first (arXiv 2508.01620)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.losses.checks import check_categorical, check_choice, check_number
+from gunlearn.losses.reduction import full_precision
+
+UNITS = ("token", "item")
+
+
+def item_weights(influence: Tensor, top: float = 1.0, cap: float = 0.93) -> Tensor:
+    r"""Weights of items, :math:`\min(\sqrt{|I_i|}, q)` where :math:`I_i < 0` and 0 elsewhere, `[num_items]`.
+
+    Args:
+        influence: `[num_items]`.
+        top: share of the items with negative influence that keep their weight (at least one), the largest first.
+        cap: the quantile `q` of all :math:`\sqrt{|I|}`; where it is 0, of those that keep their weight.
+
+    Returns:
+        Weights; all ones where no item has a negative influence (all losses are flat).
+    """
+    size = influence.abs().sqrt()
+    kept = influence < 0
+    number = math.ceil(top * int(kept.sum()))
+    if number == 0:
+        return torch.ones_like(influence)
+    least = size[kept].topk(number).values[-1]
+    kept &= size >= least
+    limit = torch.quantile(size.double(), cap).to(size)
+    limit = limit if limit > 0 else torch.quantile(size[kept].double(), cap).to(size)
+    return torch.where(kept, size.clamp(max=limit), 0)
+
+
+@torch.no_grad()
+def linear_head_influence(
+    hidden: Tensor,
+    logits: Tensor,
+    label: Tensor,
+    mask: Tensor | None = None,
+    damping: float = 0.01,
+    per: str = "token",
+) -> Tensor:
+    r"""Influence :math:`-g_i^T F^{-1} \bar g` under a linear head without bias, in closed form.
+
+    .. math:: g = (p - y)\, h^T, \qquad F = \tfrac1n \sum_i g_i^2 + \lambda, \qquad \bar g = \tfrac1n \sum_i g_i
+
+    No gradient of a token is ever written down: :math:`F` and :math:`\bar g` of all tokens are matrix products, of
+    whole sequences one sequence at a time. Memory is twice the head's.
+
+    Args:
+        hidden: what the head reads, `[num_items, num_tokens, dim]` or `[num_items, dim]`.
+        logits: `[num_items, num_tokens, num_classes]` or `[num_items, num_classes]`.
+        label: class indices `[num_items, num_tokens]` or `[num_items]`.
+        mask: boolean, shaped like `label`; the others take no part.
+        damping: :math:`\lambda`, positive.
+        per: what an influence is of: `"token"`, or `"item"`, a whole sequence, the sum over its tokens.
+
+    Returns:
+        Shaped like `label`, or `[num_items]`; 0 for what takes no part.
+
+    Raises:
+        InvalidInputError: shapes that do not fit, or a number out of range.
+    """
+    check_choice("per", per, UNITS)
+    check_number("damping", damping, positive=True)
+    check_categorical(logits, label.shape)
+    if hidden.shape[:-1] != label.shape:
+        raise InvalidInputError(f"Expected 'hidden' [{tuple(label.shape)}, dim] (got {tuple(hidden.shape)})")
+    mask = torch.ones_like(label, dtype=torch.bool) if mask is None else mask
+    error = full_precision(logits[mask]).softmax(-1)
+    error.scatter_add_(1, label[mask].unsqueeze(-1), -torch.ones_like(error[:, :1]))
+    h = full_precision(hidden[mask])
+    if len(h) == 0:
+        return torch.zeros_like(label, dtype=error.dtype) if per == "token" else error.new_zeros(label.size(0))
+    whole = per == "item" and label.dim() > 1
+    if whole:
+        sizes = mask.sum(1)
+        pieces = list(zip(error.split(sizes.tolist()), h.split(sizes.tolist()), strict=True))
+        number = int((sizes > 0).sum())
+        squares = sum((e.T @ x).square_() for e, x in pieces) / number
+    else:
+        number = len(h)
+        squares = error.square().T @ h.square() / number
+    pull = (error.T @ h / number).div_(squares.add_(damping))
+    found = -((error @ pull) * h).sum(-1)
+    out = found.new_zeros(label.shape).masked_scatter(mask, found)
+    return out.sum(1) if whole else out
+
+
+def influence_weights(
+    hidden: Tensor,
+    logits: Tensor,
+    label: Tensor,
+    mask: Tensor | None = None,
+    damping: float = 0.01,
+    per: str = "token",
+    top: float = 1.0,
+    cap: float = 0.93,
+) -> Tensor:
+    """IMU's weights of tokens or sequences, with the mean 1 over those that take part.
+
+    For `Prediction.weight` beside `GradientAscent`: `current.replace(weight=influence_weights(...))`. The weights of a
+    batch depend on what is in it. The head is the linear output layer, which reads the last hidden states; the authors
+    take attention weights of three layers of their language models, which have no closed form.
+
+    Args:
+        hidden: see `linear_head_influence`, as are `logits`, `label`, `mask`, `damping` and `per`.
+        logits: `[..., num_classes]`.
+        label: `[...]`.
+        mask: `[...]`.
+        damping: positive.
+        per: `"token"` or `"item"`.
+        top: see `item_weights`; 0.1 is the default of the authors' code.
+        cap: see `item_weights`.
+
+    Returns:
+        Shaped like `label`, or `[num_items]`; 0 for what takes no part.
+
+    Example:
+        >>> h, z = torch.eye(3), torch.zeros(3, 4)
+        >>> influence_weights(h, z, torch.tensor([1, 2, 3]))
+        tensor([1., 1., 1.])
+    """
+    influence = linear_head_influence(hidden, logits, label, mask, damping, per)
+    kept = torch.ones_like(label, dtype=torch.bool) if mask is None else mask
+    if influence.dim() < kept.dim():
+        kept = kept.any(1)
+    if not kept.any():
+        return influence
+    weight = item_weights(influence[kept], top, cap)
+    return torch.zeros_like(influence).masked_scatter(kept, weight / weight.mean())

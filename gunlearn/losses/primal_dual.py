@@ -1,0 +1,56 @@
+"""The weight of a retain loss that is held below a bound."""
+
+from __future__ import annotations
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.losses.checks import check_number
+
+
+class PrimalDual:
+    r"""The multiplier of `"PDU" <https://arxiv.org/abs/2506.05314>`_: rises while the retain loss is above its bound.
+
+    .. math:: \lambda \leftarrow \max\big(0, \lambda + \eta\, (R - \epsilon)\big)
+
+    The step of descent on the model minimises :math:`F + \lambda (R - \epsilon)`, this is the step of ascent on
+    :math:`\lambda`. Where it is asked to, it waits: in open-unlearning five epochs, and it begins at 50 to 100.
+
+    Args:
+        epsilon: the bound on the retain loss, in its units.
+        step: :math:`\eta`, positive.
+        warmup: updates that leave the weight as it is.
+        weight: what :math:`\lambda` begins with.
+
+    Raises:
+        InvalidInputError: a number out of range.
+
+    Example:
+        >>> dual = PrimalDual(epsilon=0.5, step=2.0, weight=1.0)
+        >>> dual.update(0.75), dual.update(0.0), dual.update(0.0)
+        (1.5, 0.5, 0.0)
+    """
+
+    def __init__(self, epsilon: float, step: float = 1.0, warmup: int = 0, weight: float = 50.0) -> None:
+        """See the class."""
+        check_number("epsilon", epsilon)
+        check_number("step", step, positive=True)
+        check_number("weight", weight, minimum=0.0)
+        if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
+            raise InvalidInputError(f"Expected 'warmup' to be an integer >= 0 (got {warmup!r})")
+        self.epsilon, self.step, self.warmup, self.weight = float(epsilon), float(step), warmup, float(weight)
+        self.updates = 0
+
+    def update(self, retain_value: float) -> float:
+        """Take in the retain loss of one step (or epoch), and hand back the weight of the next."""
+        check_number("retain_value", retain_value)
+        self.updates += 1
+        if self.updates > self.warmup:
+            self.weight = max(0.0, self.weight + self.step * (retain_value - self.epsilon))
+        return self.weight
+
+    def state_dict(self) -> dict[str, float]:
+        """What changes."""
+        return {"weight": self.weight, "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Put back what `state_dict` returned."""
+        self.weight, self.updates = float(state["weight"]), int(state["updates"])
