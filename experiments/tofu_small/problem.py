@@ -51,8 +51,8 @@ class Recipe:
 class Problem:
     """Texts of one scale, and how to train on them.
 
-    Rows carry TOFU's fields (`question`, `answer`, where there are any `paraphrased_answer`, `perturbed_answer`) beside
-    `input_ids` and `labels`.
+    Rows carry `question` and `answer` beside `input_ids` and `labels`, and where TOFU has them rows of a `paraphrased`
+    and of wrong answers (`perturbed`).
     """
 
     root: Path
@@ -102,7 +102,16 @@ class Problem:
 
     def rows(self, texts: Sequence[dict]) -> list[Row]:
         """Texts as rows."""
-        return [{**text, **self.encode(text["question"], text["answer"])} for text in texts]
+        return [self._row(text) for text in texts]
+
+    def _row(self, text: dict) -> Row:
+        question = text["question"]
+        row = {"question": question, "answer": text["answer"], **self.encode(question, text["answer"])}
+        if "paraphrased_answer" in text:
+            row["paraphrased"] = self.encode(question, text["paraphrased_answer"])
+        if "perturbed_answer" in text:
+            row["perturbed"] = [self.encode(question, answer) for answer in text["perturbed_answer"]]
+        return row
 
     @cached_property
     def full(self) -> list[Row]:
@@ -131,9 +140,11 @@ class Problem:
         texts = self._read("retain_perturbed.json")[:kept]
         return self.rows(texts[:: max(1, len(texts) // number)][:number])
 
-    def refusals(self) -> list[str]:
-        """Answers that say nothing."""
-        return (self.root / "TOFU" / "idontknow.jsonl").read_text().splitlines()
+    def refusals(self, percent: int) -> list[Row]:
+        """For each forgotten question, an answer that says nothing."""
+        answers = (self.root / "TOFU" / "idontknow.jsonl").read_text().splitlines()
+        draw = random.Random(0)
+        return [self.encode(row["question"], draw.choice(answers)) for row in self.forget(percent)]
 
     def fresh(self, seed: int) -> LlamaForCausalLM:
         """An untrained model."""

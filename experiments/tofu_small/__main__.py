@@ -1,0 +1,97 @@
+"""Methods for language models beside retraining, on TOFU's authors; see README.md in this folder.
+
+python -m experiments.tofu_small --root DATA --out runs/tofu_small [--smoke] [--percents 10 5 1] [--authors 40]
+    [--methods npo graddiff ...]
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from experiments.tofu_small.methods import SETTINGS, Budget, run
+from experiments.tofu_small.problem import Problem, Recipe
+from experiments.tofu_small.table import markdown
+from gunlearn.llm.metrics import evaluate
+from gunlearn.metrics.alignment import Sampler
+
+COST = ("seconds", "steps")
+
+
+@dataclass
+class Args:
+    """What to run; a killed run goes on where it stopped.
+
+    Attributes:
+        root: folder of the data sets, with TOFU in it.
+        out: folder of models and results.
+        percents: shares of the questions to forget.
+        methods: rows of the table; all where none are given.
+        authors: of TOFU's 200.
+        epochs: of the models' training.
+        retrained: models retrained without the forgotten questions.
+        samples: answers per prompt and model for the alignment.
+        asked: retained questions that are asked.
+        smoke: a few authors and epochs, to see that everything runs.
+    """
+
+    root: Path
+    out: Path
+    percents: tuple[int, ...] = (10,)
+    methods: tuple[str, ...] = ()
+    authors: int = 40
+    epochs: int = 30
+    retrained: int = 2
+    samples: int = 4
+    asked: int = 60
+    smoke: bool = False
+
+
+def main(args: Args) -> dict:
+    """Train, unlearn, measure; writes `results.json` and prints the tables."""
+    torch.set_num_threads(1)
+    recipe, budget = Recipe(args.authors, epochs=args.epochs), Budget()
+    if args.smoke:
+        recipe = replace(recipe, authors=10, vocab_size=600, hidden_size=64, epochs=4)
+        budget = replace(budget, epochs=1)
+        args = replace(args, samples=1, asked=5)
+    problem, models = Problem(args.root, recipe), args.out / "models"
+    path = args.out / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    original, trained = problem.train(problem.full + problem.general, 0, models)
+    for percent in args.percents:
+        began = time.perf_counter()
+        pairs = [problem.train(problem.retain(percent), 1 + seed, models) for seed in range(args.retrained)]
+        costs = {"original": trained} | {f"retrained {i}": history for i, (_, history) in enumerate(pairs)}
+        unlearned = {}
+        for name in args.methods or SETTINGS:
+            folder = args.out / f"unlearned-{recipe.authors}-{recipe.epochs}"
+            unlearned[name], costs[name] = run(name, problem, original, percent, budget, folder)
+        figures = evaluate(
+            unlearned,
+            problem.tokenizer,
+            problem.forget(percent),
+            problem.retain_asked(args.asked),
+            references=[model for model, _ in pairs],
+            holdout_rows=problem.unseen,
+            original=original,
+            utility_rows={"real_authors": problem.real_authors, "world_facts": problem.world_facts},
+            sampler=Sampler(args.samples),
+            max_new_tokens=60,
+            batch_size=32,
+        )
+        rows = [row | {key: costs[row["model"]].get(key) for key in COST} for row in figures]
+        results[f"forget{percent:02d}"] = {"rows": rows, "recipe": vars(recipe), "seconds": time.perf_counter() - began}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=1))
+        print(f"\n{percent} % of {len(problem.full)} questions\n\n{markdown(rows)}")
+    return results
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,110 @@
+"""What is compared, all from the same trained model with the same budget."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from experiments.tofu_small.problem import Problem
+from gunlearn.llm import PartCollator, UntilUnseen, unlearn
+from gunlearn.losses import NLL
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table.
+
+    Attributes:
+        method: name of a method, or an objective.
+        options: of the method.
+        peft: adapter, or `None` for all parameters.
+        until: stop where forgotten rows are as unlikely as unseen ones.
+    """
+
+    method: Any
+    options: Mapping[str, Any] = field(default_factory=dict)
+    peft: str | None = None
+    until: bool = False
+
+
+NAMES = tuple(
+    "ga graddiff npo npo_kl simnpo idkdpo kto wga satimp undial ceu ihl jensun rmu dto".split()  # noqa: SIM905
+)
+SETTINGS: dict[str, Setting] = {
+    "finetune": Setting(NLL(on="retain")),
+    **{name: Setting(name) for name in NAMES},
+    "graddiff lora": Setting("graddiff", peft="lora"),
+    "graddiff bounded": Setting("graddiff", peft="bounded"),
+    **{f"{name} until unseen": Setting(name, until=True) for name in ("ga", "graddiff", "npo", "simnpo", "dto", "wga")},
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The same for every method; nothing was tuned on a figure of the table.
+
+    Attributes:
+        epochs: passes over the forgotten rows.
+        batch_size: forgotten rows per step, beside as many retained ones.
+        lr: AdamW's learning rate for all parameters.
+        adapter_lr: for an adapter.
+    """
+
+    epochs: int = 5
+    batch_size: int = 16
+    lr: float = 3e-4
+    adapter_lr: float = 2e-3
+
+
+def run(
+    name: str, problem: Problem, original: nn.Module, percent: int, budget: Budget, folder: Path, seed: int = 0
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The unlearned model and what it cost; from `folder` where it has been run before."""
+    path = folder / f"{name.replace(' ', '_')}-{percent}-{seed}.safetensors"
+    record, model = path.with_suffix(".json"), copy.deepcopy(original)
+    if record.exists():
+        load_model(model, path)
+        return model.eval(), json.loads(record.read_text())
+    setting, forget = SETTINGS[name], problem.forget(percent)
+    callbacks: tuple[Any, ...] = ()
+    if setting.until:
+        callbacks = (UntilUnseen(forget, problem.unseen, PartCollator(0), batch_size=40),)
+    needs_alternative = setting.method in ("idkdpo", "jensun")
+    began = time.perf_counter()
+    result = unlearn(
+        original,
+        problem.tokenizer,
+        forget,
+        problem.retain(percent),
+        setting.method,
+        options=setting.options or None,
+        peft=setting.peft,
+        alternative=problem.refusals(percent) if needs_alternative else None,
+        epochs=budget.epochs * (4 if setting.until else 1),
+        lr=budget.lr if setting.peft is None else budget.adapter_lr,
+        batch_size=budget.batch_size,
+        seed=seed,
+        figure_rows=0,
+        callbacks=callbacks,
+        use_cpu=True,
+    )
+    cost = {"seconds": time.perf_counter() - began, "steps": result.settings["steps"]}
+    model = merged(result.model).eval()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(model, str(path))
+    record.write_text(json.dumps(cost))
+    return model, cost
+
+
+def merged(model: nn.Module) -> nn.Module:
+    """A plain model, its adapter's change added to the weights."""
+    merge: Callable[[], nn.Module] | None = getattr(model, "merge_and_unload", None)
+    return model if merge is None else merge()

@@ -1,0 +1,49 @@
+"""The figures as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+COLUMNS = {
+    "forget_prob": "forget prob",
+    "forget_rougeL": "forget ROUGE",
+    "forget_quality": "forget quality (KS p)",
+    "forget_alignment": "alignment, forget",
+    "forget_alignment_gain": "gain",
+    "retain_alignment": "alignment, retain",
+    "model_utility": "utility",
+    "retain_prob": "retain prob",
+    "forget_drma": "DRMA",
+    "mia_min_k": "MIA AUC",
+    "steps": "steps",
+    "seconds": "seconds",
+}
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """One line per model; `+`: nearer to the retrained models on forgotten questions than the original is."""
+    lines = [f"| model | {' | '.join(COLUMNS.values())} |", f"| --- |{' ---: |' * len(COLUMNS)}"]
+    for row in order(rows):
+        name = row["model"] + (" +" if (row.get("forget_alignment_gain") or 0) > 0 and not reference(row) else "")
+        lines.append(f"| {name} | {' | '.join(cell(row.get(key)) for key in COLUMNS)} |")
+    return "\n".join(lines)
+
+
+def reference(row: dict[str, Any]) -> bool:
+    """Whether a row is the original's or a retrained model's."""
+    return row["model"] == "original" or row["model"].startswith("retrained")
+
+
+def order(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """References first, the others by their distance."""
+    return sorted(rows, key=lambda row: (not reference(row), row.get("forget_alignment") or 0, row["model"]))
+
+
+def cell(value: float | None) -> str:
+    """Three digits; probabilities close to 0 in powers of ten."""
+    if value is None:
+        return "-"
+    if value == 0 or 1e-3 <= abs(value) < 1000:
+        return f"{value:.3g}"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.0e}"
