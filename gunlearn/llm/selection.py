@@ -17,6 +17,7 @@ from gunlearn.llm.selectors import TokenSelector, answer_tokens
 from gunlearn.losses.checks import check_number
 
 SPACES = ("\u0120", "\u010a", "\u0109", "\u010d", "\u2581")  # byte-level BPE: space, newline, tab, CR; SentencePiece
+BREAKS = (*SPACES, " ", "\n", "\t", "\r", "<0x0A>")  # what begins a word, and ends the one before
 CONTINUED = "##"  # WordPiece
 
 
@@ -136,7 +137,7 @@ class WordIndex:
             raise InvalidTypeError(f"Expected 'whole_word' to be a tokenizer (got {type(tokenizer).__name__})")
         self.tokenizer, self.special = tokenizer, set(tokenizer.all_special_tokens)
         vocabulary = tokenizer.get_vocab()
-        spaced = sum(len(t) > 1 and t.startswith(SPACES) for t in vocabulary)
+        spaced = sum(t.startswith(SPACES) for t in vocabulary)
         pieces = sum(len(t) > len(CONTINUED) and t.startswith(CONTINUED) for t in vocabulary)
         self.marks = "space" if spaced > pieces else "piece" if pieces else "none"
 
@@ -154,7 +155,7 @@ class WordIndex:
             return True
         if self.marks == "piece":
             return not token.startswith(CONTINUED)
-        return token.startswith(SPACES) or before.endswith(SPACES)
+        return token.startswith(BREAKS) or before.endswith(BREAKS)
 
     def _alone(self, token: str) -> bool:
         text = token[len(CONTINUED) :] if self.marks == "piece" and token.startswith(CONTINUED) else token

@@ -153,7 +153,8 @@ class SuffixDelta:
         index, place = torch.arange(row.numel(), device=at.device), at - start[row]
         holes = {name: value[row] for name, value in turned.items()}
         holes["attention_mask"][index, place + 1] = 0
-        without = [token_log_probs(model, few) for few in pieces(holes)]
+        # Not `token_log_probs`: the token behind the hole counts, though what it is predicted from is left out.
+        without = [CausalLM(("log_prob",)).decode(model, None, few).log_prob for few in pieces(holes)]
         if not without:
             return full
         rise = full.gather(1, shifted[:, :-1].clamp_max(full.size(1) - 1))[row] - torch.cat(without)
