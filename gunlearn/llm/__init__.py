@@ -17,6 +17,10 @@ if find_spec("transformers") is None:
     raise MissingExtraError('Expected transformers for gunlearn.llm (not installed); pip install "gunlearn[llm]"')
 
 _HOMES = {
+    "gunlearn.llm.instructions": ("Instruction", "fill_templates"),
+    "gunlearn.llm.reveal": ("Revealed", "Revealer"),
+    "gunlearn.llm.adapter_fit": ("ReleaseOptions",),
+    "gunlearn.llm.release": ("ReleaseResult", "ReleaseRound", "reveal_and_release"),
     "gunlearn.llm.api": ("unlearn",),
     "gunlearn.llm.bandit": ("NeuralUCB",),
     "gunlearn.llm.arithmetic": ("adapter_delta", "add_delta", "negate_adapter"),
