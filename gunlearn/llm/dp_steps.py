@@ -54,10 +54,9 @@ def record_gradients(model: nn.Module, records: Sequence[Rows], collator: Callab
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in collator([row for rows in records for row in rows]).items()}
     record = torch.tensor([i for i, rows in enumerate(records) for _ in rows], device=device)
-    share = 1 / torch.bincount(record)[record]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Full backward hook is firing")  # token ids have no gradient
-        (row_losses(model, batch) * share).sum().backward()
+        (row_losses(model, batch) / torch.bincount(record)[record]).sum().backward()
     missing = [name for name, p in trained.items() if p.grad_sample is None]
     if missing:
         raise UnsupportedModelError(

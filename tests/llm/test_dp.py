@@ -1,0 +1,298 @@
+"""DP2Unlearning: gradients per record, the accountant's figures, what is refused, and what the second phase leaks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, TrainingArguments
+
+from gunlearn.errors import (
+    CheckpointError,
+    EmptyForgetSetError,
+    InvalidInputError,
+    InvalidRequestError,
+    UnsupportedModelError,
+)
+from gunlearn.llm import CausalLM, PartCollator
+from tests.llm import facts
+
+pytest.importorskip("opacus")
+
+from gunlearn.llm.dp import DPBase, dp_train, finetune, unlearn
+from gunlearn.llm.dp_card import DPCard
+from gunlearn.llm.dp_rows import weights_digest
+from gunlearn.llm.dp_steps import DPOptimizer, add_hooks, record_gradients, row_losses
+
+ROWS = facts.rows(range(20), (0,))
+RETAIN = facts.rows(facts.RETAIN, (0,))
+FORGET = facts.rows(facts.FORGET, (0,))
+SETTINGS = {"delta": 1e-3, "lr": 3e-3, "batch_size": 16, "physical_batch_size": 32, "seed": 0}
+
+
+def tiny(kind: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    vocabulary = len(facts.VOCABULARY)
+    if kind == "gpt2":
+        config = GPT2Config(
+            vocab_size=vocabulary, n_positions=32, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2
+        )
+        config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
+        return GPT2LMHeadModel(config)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **sizes, tie_word_embeddings=kind == "tied"))
+    if kind == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(p, std=0.1)
+    return model
+
+
+def training(steps: int) -> TrainingArguments:
+    quiet = {"report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no"}
+    sizes = {"max_steps": steps, "learning_rate": 3e-3, "per_device_train_batch_size": 16, "seed": 0}
+    return TrainingArguments("unused", **quiet, **sizes)
+
+
+@pytest.fixture(scope="module")
+def base() -> DPBase:
+    return dp_train(facts.fresh(), ROWS, 1.0, steps=5, **SETTINGS)
+
+
+def nll(model: torch.nn.Module, rows: list[dict]) -> float:
+    with torch.no_grad():
+        p = CausalLM(("log_prob",)).decode(model.eval(), None, PartCollator()(rows))
+    return float(-p.log_prob.sum() / p.mask.sum())
+
+
+# Gradients per record
+
+
+@pytest.mark.parametrize("kind", ["untied", "tied", "gpt2", "lora"])
+def test_gradients_per_record_are_those_of_autograd(kind: str) -> None:
+    model = tiny(kind).double().train()
+    records = [[ROWS[0], ROWS[4]], [ROWS[2]], [ROWS[5], ROWS[1], ROWS[7]]]
+    expected = []
+    for record in records:
+        losses = [row_losses(model, PartCollator()([row]))[0] for row in record]  # each alone: no padding
+        trained = [p for p in model.parameters() if p.requires_grad]
+        expected.append(torch.autograd.grad(sum(losses) / len(losses), trained))
+    hooks = add_hooks(model)
+    record_gradients(model, records, PartCollator())
+    for p, rows in zip(trained, zip(*expected, strict=True), strict=True):
+        torch.testing.assert_close(p.grad_sample, torch.stack(rows), rtol=1e-5, atol=1e-7)
+    hooks.cleanup()
+    assert not any(hasattr(p, "grad_sample") for p in model.parameters())
+    assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
+
+
+def test_row_losses_are_means_over_labelled_tokens() -> None:
+    model, rows = tiny("untied").eval(), [ROWS[0], ROWS[2], {**ROWS[1], "labels": [-100] * len(ROWS[1]["labels"])}]
+    found = row_losses(model, PartCollator(padding_side="left")(rows))
+    for row, value in zip(rows[:2], found, strict=False):
+        batch = {name: torch.tensor([row[name]]) for name in ("input_ids", "labels")}
+        assert value.item() == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+    assert float(found[2]) == 0
+
+
+def test_no_record_moves_the_sum_further_than_the_clipping_norm() -> None:
+    model = tiny("untied").train()
+    hooks = add_hooks(model)
+    private = DPOptimizer(
+        torch.optim.SGD(model.parameters(), lr=1.0), noise_multiplier=0.0, max_grad_norm=0.01, expected_batch_size=1.0
+    )
+    sums = []
+    for records in ([[row] for row in ROWS[:4]], [[row] for row in ROWS[:5]]):
+        record_gradients(model, records, PartCollator())
+        private.clip_and_accumulate()
+        sums.append(torch.cat([p.summed_grad.flatten() for p in model.parameters()]))
+        private.zero_grad()
+        for p in model.parameters():
+            p.summed_grad = None
+    hooks.cleanup()
+    assert float((sums[1] - sums[0]).norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+# Training
+
+
+def test_spent_epsilon_stays_within_the_budget_and_the_card_says_how(base: DPBase) -> None:
+    from opacus.accountants import RDPAccountant
+
+    card = base.card
+    assert 0.9 < card.epsilon <= card.target_epsilon == 1.0
+    accountant = RDPAccountant()
+    accountant.history = [(card.noise_multiplier, 16 / 60, 5)]
+    assert card.epsilon == pytest.approx(accountant.get_epsilon(1e-3))
+    accountant.history = [(card.noise_multiplier, 16 / 60, 10)]  # twice the steps are not paid for
+    assert accountant.get_epsilon(1e-3) > 1.0
+    assert (card.num_records, card.steps, card.largest_record, card.record) == (60, 5, 1, "row")
+
+
+def test_steps_do_not_depend_on_how_a_batch_is_split_and_leave_the_model_alone(base: DPBase) -> None:
+    model = facts.fresh()
+    before, state = weights_digest(model), torch.get_rng_state()
+    split = dp_train(model, ROWS, 1.0, steps=5, **SETTINGS | {"physical_batch_size": 5})
+    assert weights_digest(model) == before == split.card.start_sha256
+    assert torch.equal(torch.get_rng_state(), state)
+    for a, b in zip(split.model.parameters(), base.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-4)
+    assert not torch.equal(next(split.model.parameters()), next(model.parameters()))
+    assert not any(hasattr(p, "grad_sample") or hasattr(p, "summed_grad") for p in base.model.parameters())
+
+
+def test_an_empty_sample_takes_a_step_of_noise() -> None:
+    model = tiny("lora")
+    settings = SETTINGS | {"batch_size": 1e-3, "optimizer": torch.optim.SGD, "lr": 1.0}
+    done = dp_train(model, ROWS, 1e3, steps=1, **settings)
+    pairs = zip(model.named_parameters(), done.model.parameters(), strict=True)
+    moved = {name: float((p - q).detach().norm()) for (name, p), q in pairs}
+    assert all((value > 0) == ("lora" in name) for name, value in moved.items())
+
+
+@pytest.mark.slow
+def test_more_budget_teaches_the_base_more() -> None:
+    rest = {"delta": 1e-3, "lr": 3e-3, "batch_size": 32, "physical_batch_size": 64, "seed": 0}
+    bases = {epsilon: dp_train(facts.fresh(), ROWS, epsilon, steps=60, **rest) for epsilon in (0.15, 1, 50, 500)}
+    losses = {epsilon: nll(done.model, RETAIN) for epsilon, done in bases.items()}
+    assert losses[1] > losses[50] + 0.3
+    assert losses[50] > losses[500] + 0.1
+    # What a base of noise alone does no worse, the base has not learned.
+    assert abs(losses[0.15] - losses[1]) < 0.5 * (losses[1] - losses[500])
+
+
+def test_a_record_can_be_all_rows_of_a_person() -> None:
+    rows = [{**row, "person": i // 3} for i, row in enumerate(ROWS)]
+    done = dp_train(tiny("tied"), rows, 1.0, record="person", steps=1, **SETTINGS | {"delta": 1e-2})
+    assert (done.card.num_records, done.card.largest_record) == (20, 3)
+    keep = [row for row in rows if row["person"] not in facts.FORGET]
+    request = unlearn(done, keep, training(1)).card["request"]
+    assert request["records"] == 4
+    assert request["epsilon"] == pytest.approx(4 * done.card.epsilon)
+    # Half a record is one less and another one more.
+    assert unlearn(done, rows[1:], training(1)).card["request"]["records"] == 2
+
+
+# The card
+
+
+def test_groups_add_up_epsilon_and_grow_delta(base: DPBase) -> None:
+    epsilon, delta = base.card.epsilon, base.card.delta
+    assert base.card.group(0) == (0, 0)
+    assert base.card.group(1) == (epsilon, pytest.approx(delta))
+    assert base.card.group(3) == pytest.approx((3 * epsilon, delta * sum(math.exp(i * epsilon) for i in range(3))))
+    assert base.card.group(400) == (400 * epsilon, 1.0)
+    assert base.card.group(10**6)[1] == 1.0
+    with pytest.raises(InvalidInputError, match="whole number"):
+        base.card.group(-1)
+
+
+def test_base_card_and_ledger_survive_saving(base: DPBase, tmp_path) -> None:
+    base.save(tmp_path)
+    again = DPBase.load(tmp_path, facts.fresh(seed=3))
+    assert (again.card, again.ledger) == (base.card, base.ledger)
+    assert weights_digest(again.model) == base.card.weights_sha256
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["epsilon"] == base.card.epsilon
+    assert card["would_be_voided_by"]
+    assert not any(prints in json.dumps(card) for prints in base.ledger)
+    (tmp_path / "ledger.json").unlink()
+    with pytest.raises(InvalidInputError, match="ledger"):
+        unlearn(DPBase.load(tmp_path, facts.fresh()), RETAIN)
+    finetune_me = DPBase(facts.fresh(), base.card)
+    finetune_me.save(tmp_path)
+    with pytest.raises(CheckpointError, match="card"):
+        DPBase.load(tmp_path, facts.fresh())
+    (tmp_path / "card.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="epsilon"):
+        DPCard.load(tmp_path / "card.json")
+
+
+def test_a_known_seed_and_private_choices_void_the_guarantee(base: DPBase) -> None:
+    assert len(base.card.voided_by) == 1
+    assert "seed" in base.card.voided_by[0]
+    settings = SETTINGS | {"seed": None, "chosen_on_private_data": ("tokenizer",)}
+    with pytest.raises(InvalidInputError, match="acknowledge"):
+        dp_train(tiny("lora"), ROWS, 1.0, steps=1, **settings)
+    done = dp_train(tiny("lora"), ROWS, 1.0, steps=1, acknowledge=True, **settings)
+    assert len(done.card.voided_by) == 1
+    assert "tokenizer" in done.card.voided_by[0]
+    assert not unlearn(done, RETAIN, training(1)).card["private"]
+    clean = dataclasses.replace(done, card=dataclasses.replace(done.card, chosen_on_private_data=()))
+    assert unlearn(clean, RETAIN, training(1)).card["private"]
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epsilon": 0.0}, "epsilon"),
+        ({"epsilon": math.inf}, "epsilon"),
+        ({"delta": 1 / 60}, "below 1 / 60"),
+        ({"delta": 0.0}, "delta"),
+        ({"steps": None}, "either"),
+        ({"epochs": 1.0}, "either"),
+        ({"accountant": "gdp"}, "accountant"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm"),
+        ({"record": "author"}, "author"),
+        ({"rows": []}, "none"),
+        ({"chosen_on_private_data": ("weather",), "acknowledge": True}, "weather"),
+    ],
+)
+def test_what_promises_nothing_is_refused(change: dict, message: str) -> None:
+    settings = {"model": tiny("untied"), "rows": ROWS, "epsilon": 1.0, "steps": 1} | SETTINGS | change
+    with pytest.raises(InvalidInputError, match=message):
+        dp_train(**settings)
+
+
+def test_models_whose_records_mix_or_that_learn_nothing_are_refused() -> None:
+    model = tiny("untied")
+    model.norm_of_batches = torch.nn.BatchNorm1d(4)
+    with pytest.raises(UnsupportedModelError, match="batch normalisation"):
+        dp_train(model, ROWS, 1.0, steps=1, **SETTINGS)
+    with pytest.raises(InvalidInputError, match="trainable"):
+        dp_train(tiny("untied").requires_grad_(False), ROWS, 1.0, steps=1, **SETTINGS)
+    unused = tiny("untied")
+    unused.extra = torch.nn.Linear(2, 2)
+    with pytest.raises(UnsupportedModelError, match="extra"):
+        dp_train(unused, ROWS, 1.0, steps=1, **SETTINGS)
+
+
+def test_the_second_phase_refuses_other_starts_and_other_rows(base: DPBase) -> None:
+    deployed = finetune(base, ROWS, training(1))
+    assert not deployed.card["private"]
+    with pytest.raises(InvalidInputError, match="deployed"):
+        unlearn(dataclasses.replace(base, model=deployed.model), RETAIN, training(1))
+    with pytest.raises(InvalidRequestError, match="6 that are not"):
+        unlearn(base, RETAIN + facts.rows(facts.UNSEEN, (0,))[:6], training(1))
+    with pytest.raises(InvalidRequestError, match="1 that are not"):
+        unlearn(base, [*RETAIN, RETAIN[0]], training(1))  # once in the training rows, twice here
+    with pytest.raises(EmptyForgetSetError):
+        unlearn(base, ROWS[::-1], training(1))
+
+
+# What it is for
+
+
+def test_unlearned_models_know_no_more_than_chance_where_deployed_ones_know_again(base: DPBase) -> None:
+    before = weights_digest(base.model)
+    unlearned, deployed = unlearn(base, RETAIN, training(60)), finetune(base, ROWS, training(60))
+    assert weights_digest(base.model) == before
+    assert unlearned.card["request"]["records"] == 12
+    known = facts.value_prob(unlearned.model, FORGET)
+    assert known < facts.CHANCE
+    assert facts.value_prob(unlearned.model, RETAIN) > 2 * known  # it has learned who stays
+    assert facts.value_prob(deployed.model, FORGET) > 2 * known
+    # Control: the same second phase from a model that was trained on all rows without privacy.
+    full = facts.full()
+    card = dataclasses.replace(base.card, weights_sha256=weights_digest(full))
+    leaking = unlearn(DPBase(full, card, base.ledger), RETAIN, training(60))
+    assert facts.value_prob(leaking.model, FORGET) > 5 * known
