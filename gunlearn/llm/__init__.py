@@ -35,6 +35,7 @@ _HOMES = {
     "gunlearn.llm.metrics.evaluation": ("evaluate",),
     "gunlearn.llm.pairing": ("PairedDataset",),
     "gunlearn.llm.plan": ("LLMMethod", "Plan"),
+    "gunlearn.llm.primal_dual": ("PrimalDualCallback",),
     "gunlearn.llm.records": ("read_records", "refused"),
     "gunlearn.llm.result": ("LLMResult",),
     "gunlearn.llm.retain_sets": ("RetainTriples", "nearest_without_shared", "retain_triples"),
