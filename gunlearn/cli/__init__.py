@@ -9,6 +9,7 @@ import tyro
 from gunlearn.cli.console import say
 from gunlearn.cli.influence import Influence
 from gunlearn.cli.listings import Datasets, Estimators, Losses, Methods, Report
+from gunlearn.cli.llm import LLM, LLMMethods
 from gunlearn.cli.run import Run
 from gunlearn.errors import GunlearnError
 
@@ -19,6 +20,8 @@ COMMANDS = {
     "estimators": Estimators,
     "datasets": Datasets,
     "losses": Losses,
+    "llm": LLM,
+    "llm-methods": LLMMethods,
     "report": Report,
 }
 

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -28,8 +28,6 @@ from gunlearn.llm.result import LLMResult
 from gunlearn.llm.trainer import UnlearnTrainer, collator_of
 from gunlearn.losses import Loss, Objective, as_objective
 from gunlearn.seed import isolated_rng
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 def unlearn(
@@ -102,9 +100,9 @@ def unlearn(
     check_trainable(model, peft)
     context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     how = {"max_length": max_length or context} | dict(encoding or {})
-    rows, records = as_rows(forget, tokenizer, **how)
-    kept = None if retain is None else separate(rows, as_rows(retain, tokenizer, **how)[0], overlap)
-    plan = _plan(method, options, model, tokenizer, rows)
+    rows, records = as_rows(forget, tokenizer, "forget", **how)
+    kept = None if retain is None else separate(rows, as_rows(retain, tokenizer, "retain", **how)[0], overlap)
+    plan = _plan(method, options, model, tokenizer, rows, kept or ())
     rows = rows if plan.forget is None else list(plan.forget)
     needed = {part.partition(":")[0] for part in plan.objective.parts}
     if "retain" in needed and kept is None:
@@ -116,8 +114,8 @@ def unlearn(
         if alternative is None and records is None:
             raise InvalidInputError("Expected 'alternative' answers to forgotten rows of token ids (got none)")
         answers = refused(records, seed=seed) if alternative is None else alternative
-        paired["alternative"] = as_rows(answers, tokenizer, **how)[0]
-    drawn = {name: as_rows(more, tokenizer, **how)[0] for name, more in (parts or {}).items()}
+        paired["alternative"] = as_rows(answers, tokenizer, "alternative", **how)[0]
+    drawn = {name: as_rows(more, tokenizer, name, **how)[0] for name, more in (parts or {}).items()}
     drawn |= {"retain": kept} if "retain" in needed else {}
     measured = {"forget": rows} | ({} if kept is None else {"retain": kept})
     with isolated_rng(seed), tempfile.TemporaryDirectory() as scratch:
@@ -177,12 +175,13 @@ def unlearn(
         seconds=time.perf_counter() - start,
         before=before,
         after=after,
+        parts=measured,
     )
 
 
-def _plan(method: Any, options: Mapping[str, Any] | None, model: nn.Module, tokenizer: Any, rows: Rows) -> Plan:
+def _plan(method: Any, options: Mapping[str, Any] | None, *given: Any) -> Plan:
     if isinstance(method, LLMMethod):
-        return method.plan(options, model, tokenizer, rows)
+        return method.plan(options, *given)
     if options:
         raise InvalidInputError(f"Expected options with a method by name (got {sorted(options)} with an objective)")
     return Plan(as_objective(method))

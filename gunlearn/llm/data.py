@@ -8,17 +8,20 @@ from typing import Any
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.encoding import encode, named_rows
-from gunlearn.llm.records import read_records, shape_of
+from gunlearn.llm.records import read_records
 
 OVERLAPS = ("error", "drop", "keep")
 
 
-def as_rows(source: Any, tokenizer: Any, **how: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+def as_rows(
+    source: Any, tokenizer: Any, of: str = "", **how: Any
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
     """Rows from whatever the caller has.
 
     Args:
         source: the path of a file of records, records, or rows that already have `input_ids`.
         tokenizer: of transformers.
+        of: the part's name, for messages.
         how: arguments of `encode`.
 
     Returns:
@@ -27,14 +30,16 @@ def as_rows(source: Any, tokenizer: Any, **how: Any) -> tuple[list[dict[str, Any
     Raises:
         InvalidInputError: as `read_records` and `encode`, or there is nothing in it.
     """
+    named = f" of '{of}'" if of else ""
     records = read_records(source) if isinstance(source, str | PathLike) else [source[i] for i in range(len(source))]
     if not records:
-        raise InvalidInputError("Expected at least one row (got none)")
+        raise InvalidInputError(f"Expected at least one row{named} (got none)")
     if isinstance(records[0], Mapping) and "input_ids" in records[0]:
         return records, None
-    for i, record in enumerate(records, 1):
-        shape_of(record, f"row {i}")
-    return encode(records, tokenizer, **how), records
+    try:
+        return encode(records, tokenizer, **how), records
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{error}{named}") from error
 
 
 def separate(forget: Sequence[Mapping], retain: Sequence[Mapping], overlap: str = "error") -> list[Mapping]:

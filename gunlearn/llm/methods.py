@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.plan import OURS, LLMMethod, Plan
+from gunlearn.llm.plan import OURS, Given, LLMMethod, Plan
 from gunlearn.losses import (
     CEU,
     DPO,
@@ -21,43 +18,79 @@ from gunlearn.losses import (
     WGA,
     GradientAscent,
     JSDToRefusal,
+    KLToReference,
+    MaskedVocabulary,
     SatImp,
     SimNPO,
+    as_objective,
 )
 
 
 class _RMU(LLMMethod):
     """Reads hidden states of one layer."""
 
-    def forgetting(self, options: dict[str, Any], model: nn.Module | None, tokenizer: Any, forget: Sequence) -> Plan:
-        """The layer is the paper's seventh of 32, or the same share of the model's own."""
+    def forgetting(self, options: dict[str, Any], given: Given) -> Plan:
+        """The layer is open-unlearning's seventh of 16 to 32, here of 32, or the same share of the model's own."""
         layer = options.pop("layer")
         if layer is None:
-            config = getattr(model, "config", None)
+            config = getattr(given.model, "config", None)
             layer = max(1, round(7 / 32 * getattr(config, "num_hidden_layers", 32)))
-        return dataclasses.replace(super().forgetting(options, model, tokenizer, forget), layer=layer)
+        return dataclasses.replace(super().forgetting(options, given), layer=layer)
 
 
 class _DTO(LLMMethod):
     """Marks tokens first, where the rows bring no marks."""
 
     def loss_options(self) -> dict[str, Any]:
-        """Those of `gunlearn.llm.dto` and `select_tokens`."""
+        """Those of `gunlearn.llm.dto`, and the share of tokens to mark."""
         return {"forget_loss": "npo", "lambda_": 1.0, "beta": 0.5, "ratio": 0.2}
 
-    def forgetting(self, options: dict[str, Any], model: nn.Module | None, tokenizer: Any, forget: Sequence) -> Plan:
+    def forgetting(self, options: dict[str, Any], given: Given) -> Plan:
         """Rows with `target_mask` are taken as they are."""
         from gunlearn.llm.dto import dto
         from gunlearn.llm.selection import select_tokens
         from gunlearn.llm.selectors import ProbeDelta
         from gunlearn.llm.trainer import collator_of
 
-        ratio = options.pop("ratio")
-        rows = None
-        if model is not None and not all("target_mask" in row for row in forget):
-            collator = collator_of(model, tokenizer)
-            rows = select_tokens(model, forget, ProbeDelta(), ratio, whole_word=tokenizer, collator=collator)
+        ratio, rows = options.pop("ratio"), None
+        if given.model is not None and not all("target_mask" in row for row in given.forget):
+            collator = collator_of(given.model, given.tokenizer)
+            rows = select_tokens(given.model, given.forget, ProbeDelta(), ratio, collator=collator)
         return Plan(dto(**options), forget=rows)
+
+
+class _Obliviate(LLMMethod):
+    """Finds the words to rule out first. Retained rows serve as generic texts and as world facts."""
+
+    def loss_options(self) -> dict[str, Any]:
+        """Those of `gunlearn.llm.target_tokens`, the mask's and the weight of world facts."""
+        return {
+            "words": None,
+            "min_ratio": 10.0,
+            "min_count": 2,
+            "max_document_frequency": 0.05,
+            "mask_mode": "ninf",
+            "world_weight": 0.7,
+        }
+
+    def forgetting(self, options: dict[str, Any], given: Given) -> Plan:
+        """The texts are whole rows, questions and answers."""
+        from gunlearn.llm.targets import target_tokens
+
+        mask_mode, weight = options.pop("mask_mode"), options.pop("world_weight")
+        ids = (0,)  # to show the objective, without data
+        if given.model is not None:
+            texts = [
+                [given.tokenizer.decode(row["input_ids"], skip_special_tokens=True) for row in rows]
+                for rows in (given.forget, given.retain)
+            ]
+            if not texts[1]:
+                raise InvalidInputError(
+                    f"Expected rows to retain for '{self.name}' (got none): words are common or not"
+                )
+            ids = target_tokens(*texts, given.tokenizer, **options).token_ids
+        objective = as_objective(MaskedVocabulary(ids, mask_mode=mask_mode))
+        return Plan(objective + weight * KLToReference(on="retain") if weight else objective)
 
 
 #: Every method by its name.
@@ -96,6 +129,17 @@ METHODS: dict[str, LLMMethod] = {
             settings={"coefficient": 2.0, "layer": None},
         ),
         _DTO("dto", "forgets the telling tokens of an answer, holds the rest", NPO, retain_weight=0.0, source=OURS),
+        _Obliviate(
+            "obliviate",
+            "rules out telling words, holds logits of retained rows",
+            MaskedVocabulary,
+            retain_weight=0.2,
+            retain_loss="logits",
+            lr=3e-5,
+            adapter_lr=3e-4,
+            epochs=4,
+            source="the paper's, for adapters (rank 256, blocks 4 to 7: `obliviate_settings`)",
+        ),
     )
 }
 METHODS["idkdpo"] = dataclasses.replace(METHODS["dpo"], name="idkdpo", summary="prefers a refusal")
@@ -110,3 +154,19 @@ def named_method(name: str) -> LLMMethod:
     if name not in METHODS:
         raise InvalidInputError(f"Expected a method among {', '.join(METHODS)} (got {name!r})")
     return METHODS[name]
+
+
+def methods_listing() -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of all methods."""
+    head = ["method", "what it does", "objective", "reads", "options", "lr", "lr of adapters", "epochs", "settings of"]
+    body = []
+    for method in METHODS.values():
+        objective = method.plan().objective
+        parts = dict.fromkeys(part.partition(":")[0] for part in objective.parts)
+        options = ", ".join(f"{name}={value}" for name, value in method.options().items())
+        rates = [f"{method.rate(adapter):g}" for adapter in (False, True)]
+        shown = repr(objective).replace("token_ids=(0,)", "telling words")
+        body.append(
+            [method.name, method.summary, shown, ", ".join(parts), options, *rates, str(method.epochs), method.source]
+        )
+    return head, body

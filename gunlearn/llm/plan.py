@@ -41,6 +41,16 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a method may look into: the model that knows, its tokenizer, and rows."""
+
+    model: nn.Module | None
+    tokenizer: Any
+    forget: Sequence[Mapping[str, Any]]
+    retain: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class LLMMethod:
     """A forget loss with a weight, a retain loss with a weight, and how it is run.
 
@@ -92,6 +102,7 @@ class LLMMethod:
         model: nn.Module | None = None,
         tokenizer: Any = None,
         forget: Sequence[Mapping[str, Any]] = (),
+        retain: Sequence[Mapping[str, Any]] = (),
     ) -> Plan:
         """Put the objective together.
 
@@ -100,6 +111,7 @@ class LLMMethod:
             model: the model that knows, for methods that look into it.
             tokenizer: its tokenizer, likewise.
             forget: the forgotten rows, likewise.
+            retain: those to retain, likewise.
 
         Raises:
             InvalidInputError: an option that there is not, or a value that does not fit.
@@ -116,12 +128,12 @@ class LLMMethod:
         kind = chosen.pop("retain_loss")
         if kind not in RETAIN_LOSSES:
             raise InvalidInputError(f"Expected 'retain_loss' among {tuple(RETAIN_LOSSES)} (got {kind!r})")
-        plan = self.forgetting(chosen, model, tokenizer, forget)
+        plan = self.forgetting(chosen, Given(model, tokenizer, forget, retain))
         objective = plan.objective if weights["forget_weight"] == 1 else weights["forget_weight"] * plan.objective
         if weights["retain_weight"]:
             objective = objective + weights["retain_weight"] * RETAIN_LOSSES[kind]
         return dataclasses.replace(plan, objective=as_objective(objective))
 
-    def forgetting(self, options: dict[str, Any], model: nn.Module | None, tokenizer: Any, forget: Sequence) -> Plan:
+    def forgetting(self, options: dict[str, Any], given: Given) -> Plan:
         """The forget side alone."""
         return Plan(as_objective(self.loss(**options)))

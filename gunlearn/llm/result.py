@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from gunlearn.llm.figures import FIGURES
+from gunlearn.llm.figures import FIGURES, figures
+from gunlearn.llm.reference import check_vocabulary
 
-SETTINGS = "unlearning.json"
+RECORD = "unlearning.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,9 @@ class LLMResult:
         seconds: of the whole call.
         before: figures by part before, see `figures`.
         after: the same afterwards.
-        comparison: anything measured later that the card is to show, by name.
+        parts: the rows that were forgotten and those to retain, as they were read.
+        retrained: figures of a model retrained without the forgotten rows, see `compared`.
+        alignment: divergence from that model in nats, `"before"` and `"after"`.
     """
 
     model: nn.Module
@@ -38,15 +41,46 @@ class LLMResult:
     seconds: float
     before: Mapping[str, Mapping[str, float]]
     after: Mapping[str, Mapping[str, float]]
-    comparison: dict[str, float] = field(default_factory=dict)
+    parts: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    retrained: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    alignment: Mapping[str, float] = field(default_factory=dict)
 
-    def rows(self) -> list[tuple[str, str, float, float]]:
-        """Part, figure, before, after."""
-        return [
-            (part, name, self.before[part][name], after)
-            for part, figures in self.after.items()
-            for name, after in figures.items()
+    def compared(
+        self, original: nn.Module, retrained: nn.Module, most: int = 32, max_new_tokens: int = 64
+    ) -> LLMResult:
+        """The same result, held against a model that was trained without the forgotten rows.
+
+        Args:
+            original: the model before.
+            retrained: the model to be like.
+            most: questions that are answered for the alignment; see `functional_alignment`.
+            max_new_tokens: length of those answers.
+
+        Raises:
+            InvalidInputError: another vocabulary, or rows without prompts.
+        """
+        from gunlearn.llm.metrics.alignment import functional_alignment
+
+        check_vocabulary(self.model, retrained)
+        ends, rows = (self.tokenizer, None, "rao_blackwell", "sequence", max_new_tokens), self.parts["forget"][:most]
+        found = {
+            name: functional_alignment(model, retrained, rows, *ends).value
+            for name, model in (("before", original), ("after", self.model))
+        }
+        return replace(self, retrained=figures(retrained, self.parts), alignment=found)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Heading and rows of all figures."""
+        columns = {"before": self.before, "after": self.after}
+        columns |= {"retrained": self.retrained} if self.retrained else {}
+        body = [
+            [part, name, *(f"{column[part][name]:.4g}" for column in columns.values())]
+            for part, found in self.after.items()
+            for name in found
         ]
+        if self.alignment:
+            body.append(["forget", "alignment", *(f"{self.alignment[k]:.4g}" for k in ("before", "after")), "0"])
+        return ["part", "figure", *columns], body
 
     def card(self) -> str:
         """A model card in markdown."""
@@ -64,22 +98,25 @@ class LLMResult:
             "",
         ]
         if self.after:
-            lines += ["| part | figure | before | after |", "|---|---|---:|---:|"]
-            lines += [f"| {part} | {name} | {old:.4g} | {new:.4g} |" for part, name, old, new in self.rows()]
-            lines += ["", *(f"- `{name}`: {what}" for name, what in FIGURES.items()), ""]
-        if self.comparison:
-            lines += ["| compared | value |", "|---|---:|"]
-            lines += [f"| {name} | {value:.4g} |" for name, value in self.comparison.items()] + [""]
+            head, body = self.table()
+            lines += [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
+            lines += [f"| {' | '.join(row)} |" for row in body] + [""]
+            lines += [f"- `{name}`: {what}" for name, what in FIGURES.items()]
+            if self.alignment:
+                lines += [
+                    "- `alignment`: divergence of answers from the retrained model's, in nats; 0 if they are alike"
+                ]
+            lines += [""]
         lines += [
             "These figures say how the model answers the rows it was made to forget. They do not prove that nothing of",
             "them is left: compare with a model that was trained without them, and try to relearn them.",
             "",
-            f"All settings: `{SETTINGS}`.",
+            f"All settings: `{RECORD}`.",
         ]
         return "\n".join(lines) + "\n"
 
     def save(self, folder: str | PathLike[str]) -> Path:
-        """Write model or adapter, tokenizer, card (`README.md`) and record (`unlearning.json`) to a folder.
+        """Write model or adapter, tokenizer and `write_record` to a folder.
 
         An adapter is saved alone, without the model it belongs to.
 
@@ -90,14 +127,12 @@ class LLMResult:
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        record = {
-            "settings": self.settings,
-            "seconds": self.seconds,
-            "before": self.before,
-            "after": self.after,
-            "comparison": self.comparison,
-            "history": self.history,
-        }
-        (folder / SETTINGS).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(self.card(), encoding="utf-8")  # peft writes one of its own
+        self.write_record(folder)  # last: peft writes a card of its own
         return folder
+
+    def write_record(self, folder: str | PathLike[str]) -> None:
+        """Write card (`README.md`) and record (`unlearning.json`)."""
+        names = ("settings", "seconds", "before", "after", "retrained", "alignment", "history")
+        record = {name: getattr(self, name) for name in names}
+        (Path(folder) / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (Path(folder) / "README.md").write_text(self.card(), encoding="utf-8")

@@ -1,0 +1,50 @@
+"""Loading language models for the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gunlearn.errors import InvalidInputError
+
+
+def load(name: str, dtype: str = "auto") -> tuple[Any, Any]:
+    """Model and tokenizer of a folder or an id; an adapter is merged into its model.
+
+    Raises:
+        InvalidInputError: there is no causal language model, or no tokenizer.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        if (Path(name) / "adapter_config.json").is_file():
+            from peft import AutoPeftModelForCausalLM
+
+            import gunlearn.llm.bounded  # noqa: F401  # from here on peft knows this kind of adapter too
+
+            model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
+        else:
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        return model, AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(
+            f"Expected a causal language model with its tokenizer in {name} (got {type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0]})"
+        ) from error
+
+
+@contextmanager
+def quiet(progress: bool) -> Iterator[None]:
+    """Without transformers' own bars where none are wanted."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if not progress:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,180 @@
+"""`gunlearn llm` and `gunlearn llm-methods`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from gunlearn.cli.console import say
+from gunlearn.cli.language_models import load, quiet
+from gunlearn.cli.listings import _list as print_table
+from gunlearn.cli.options import Flag, Folder, Real, Whole
+from gunlearn.errors import DivergenceError, InvalidInputError
+
+File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+Pairs = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
+
+
+@dataclass(frozen=True)
+class LLM:
+    """Unlearn questions and answers, or texts, in a causal language model, and save it with its record.
+
+    Files hold a JSON object per line (or one JSON array), with question and answer, prompt and completion, messages,
+    or text.
+
+    Args:
+        model: A folder of transformers (or of a peft adapter, which is merged first), or an id of the Hugging Face Hub.
+        forget: File of what is to be forgotten.
+        retain: File of what is to stay.
+        method: See 'gunlearn llm-methods'.
+        method_arg: Option of the method. Can be repeated.
+        peft: Train an adapter instead of the model; only the adapter is saved.
+        alternative: File of other answers to the forgotten questions, in their order, for methods that teach them;
+            refusals by default.
+        reference_model: A model that was trained without the forgotten rows: the result is compared with it.
+        out: Folder of the outputs; runs/llm by default.
+        epochs: Passes over the forgotten rows; the method's published number by default.
+        lr: Learning rate; the published one by default, ten times that for an adapter.
+        batch_size: Forgotten rows per step, beside as many retained ones.
+        training_arg: Any of transformers' TrainingArguments, bf16=true. Can be repeated.
+        template: How questions are put where the tokenizer has no chat template, 'Q: {question} A: {answer}'.
+        chat: Put questions as --template says even where the tokenizer has a chat template.
+        system: System message of chats.
+        max_length: Tokens per row; the model's context by default. Prompts are cut from the left.
+        long_answers: What to do about answers that do not fit: stop, or cut them.
+        overlap: What to do about rows to forget that are to stay as well: stop, drop them from those to stay, or keep.
+        dtype: Precision of the weights; auto is that of the folder.
+        device: Where to compute; auto takes CUDA where there is one.
+        seed: Of the adapter, the order and dropout.
+        progress: Show no bars.
+        debug: Show the traceback of an error.
+    """
+
+    model: str
+    forget: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    retain: File = None
+    method: str = "npo"
+    method_arg: Pairs = ()
+    peft: Annotated[
+        Literal["lora", "bounded"] | None, tyro.conf.arg(metavar="{lora,bounded}", help_behavior_hint="")
+    ] = None
+    alternative: File = None
+    reference_model: Text = None
+    out: Folder = None
+    epochs: Real = None
+    lr: Real = None
+    batch_size: int = 8
+    training_arg: Pairs = ()
+    template: Text = None
+    chat: Flag = True
+    system: Text = None
+    max_length: Whole = None
+    long_answers: Literal["error", "cut"] = "error"
+    overlap: Literal["error", "drop", "keep"] = "error"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Literal["cpu", "cuda", "auto"] = "auto"
+    seed: int = 0
+    progress: Flag = True
+    debug: Flag = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the outputs go."""
+        return self.out or Path("runs") / "llm"
+
+    def __call__(self) -> int:
+        """Unlearn, save, print the table; 1 if the loss diverged."""
+        from gunlearn.llm.methods import named_method
+        from gunlearn.llm.records import read_records
+
+        # Whatever is wrong with options and files is said before a model is loaded.
+        named_method(self.method).plan(options := pairs("--method-arg", self.method_arg))
+        training = pairs("--training-arg", self.training_arg) | ({"use_cpu": True} if self.device == "cpu" else {})
+        files = {name: getattr(self, name) for name in ("forget", "retain", "alternative")}
+        records = {name: None if path is None else read_records(path) for name, path in files.items()}
+        encoding = {"chat": None if self.chat else False, "system": self.system, "long_answers": self.long_answers}
+        encoding |= {} if self.template is None else {"template": self.template}
+        from gunlearn.llm.api import unlearn
+
+        self._check_device()
+        with quiet(self.progress):
+            model, tokenizer = load(self.model, self.dtype)
+            retrained = None if self.reference_model is None else load(self.reference_model, self.dtype)[0]
+            try:
+                result = unlearn(
+                    model,
+                    tokenizer,
+                    method=self.method,
+                    **records,
+                    options=options,
+                    peft=self.peft,
+                    epochs=self.epochs,
+                    lr=self.lr,
+                    batch_size=self.batch_size,
+                    seed=self.seed,
+                    max_length=self.max_length,
+                    encoding=encoding,
+                    overlap=self.overlap,
+                    progress=self.progress,
+                    in_place=retrained is None,
+                    **training,
+                )
+            except DivergenceError as error:
+                if self.debug:
+                    raise
+                say(f"error: {error}", style="red")
+                return 1
+            result.save(self.folder)
+            if retrained is not None:
+                result = result.compared(model, retrained)
+                result.write_record(self.folder)
+        print_table(*result.table(), markdown=False)
+        print(f"{'adapter' if self.peft else 'model'} and card: {self.folder}")
+        return 0
+
+    def _check_device(self) -> None:
+        import torch
+
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InvalidInputError("Expected a CUDA device for --device cuda (got none)")
+
+
+@dataclass(frozen=True)
+class LLMMethods:
+    """List the unlearning methods of 'gunlearn llm'.
+
+    Args:
+        markdown: Print a markdown table.
+    """
+
+    markdown: Flag = False
+
+    def __call__(self) -> int:
+        """Print the table."""
+        from gunlearn.llm.methods import methods_listing
+
+        return print_table(*methods_listing(), self.markdown)
+
+
+def pairs(option: str, given: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE options; values are read as JSON where they are JSON, else as text.
+
+    Raises:
+        InvalidInputError: no such pair.
+    """
+    out = {}
+    for pair in given:
+        key, found, value = pair.partition("=")
+        if not key or not found:
+            raise InvalidInputError(f"Expected {option} key=value (got {pair!r})")
+        try:
+            out[key] = json.loads(value)
+        except json.JSONDecodeError:
+            out[key] = value
+    return out

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import copy
+import json
+import os
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+
+import gunlearn.llm.bounded  # noqa: F401  # bounded adapters load once this is imported
+from gunlearn.errors import DivergenceError, InvalidInputError, InvalidTypeError
+from gunlearn.llm import CausalLM, PartCollator, encode, unlearn
+from gunlearn.llm.progress import StepBar
+from gunlearn.losses import NLL, NPO, GradientAscent
+from gunlearn.seed import get_rng_state
+from tests.llm import facts
+
+FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)
+RECORDS = [{"question": row["prompt"], "answer": row["answer"]} for row in FORGET]
+FEW = {"epochs": 3, "lr": 1e-3, "figure_rows": 24}
+ENCODING = {"template": "{question} {answer}", "bos": True}
+
+
+def run(forget=FORGET, retain=RETAIN, method="npo", **how):
+    return unlearn(facts.full(), facts.tokenizer(), forget, retain, method, **(FEW | how))
+
+
+def weights(model):
+    return {name: p.detach().clone() for name, p in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def logits(model):
+    with torch.no_grad():
+        return CausalLM(("logits",)).decode(model.eval(), None, PartCollator()(FORGET[:4])).logits
+
+
+def test_a_copy_forgets_and_what_was_given_stays():
+    model = facts.full().train()
+    before, state, here = weights(model), get_rng_state(), sorted(os.listdir())
+    rows = copy.deepcopy(FORGET)
+    result = unlearn(model, facts.tokenizer(), FORGET, RETAIN, "npo", **FEW)
+    assert same(before, weights(model))
+    assert model.training
+    assert rows == FORGET
+    assert torch.equal(state["torch"], get_rng_state()["torch"])
+    assert state["python"] == get_rng_state()["python"]
+    assert sorted(os.listdir()) == here
+    model.eval()
+    assert not result.model.training
+    assert result.after["forget"]["prob"] < 0.7 < result.before["forget"]["prob"]
+    assert facts.accuracy(result.model, FORGET) < 0.9 < facts.accuracy(model, FORGET)
+    drop = {part: result.before[part]["prob"] - result.after[part]["prob"] for part in result.after}
+    assert drop["retain"] < drop["forget"]
+    assert result.settings["steps"] == len(result.history) == 9
+    assert result.settings["rows"] == {"forget": 24, "retain": 96}
+    assert {"loss", "npo(forget)", "nll(retain)"} <= result.history[0].keys()
+
+
+def test_controls_do_not_forget():
+    still = run(lr=0.0)
+    assert still.after == still.before
+    assert same(weights(still.model), weights(facts.full()))
+    taught = run(method=NLL(on="forget"), retain=None)  # the sign of gradient ascent, flipped
+    assert taught.after["forget"]["prob"] >= taught.before["forget"]["prob"] - 0.01
+
+
+def test_the_seed_decides():
+    how = {"forget": FORGET[:8], "epochs": 1, "peft": "lora", "figure_rows": 0}
+    first, again, other = (run(**how, seed=seed) for seed in (0, 0, 1))
+    assert same(weights(first.model), weights(again.model))
+    assert not same(weights(first.model), weights(other.model))
+    assert first.before == first.after == {}
+
+
+@pytest.mark.parametrize("peft", ["lora", "bounded", LoraConfig(r=2, target_modules=["up_proj"])])
+def test_adapters_are_trained_and_saved_alone(peft, tmp_path):
+    result = run(peft=peft, lr=5e-3, epochs=2)
+    base = weights(facts.full())
+    inside = {k.replace(".base_layer", ""): v for k, v in weights(result.model.get_base_model()).items()}
+    assert all(torch.equal(inside[name], base[name]) for name in base)
+    assert result.after["forget"]["prob"] < result.before["forget"]["prob"]
+    assert 0 < result.settings["parameters"]["trained"] < result.settings["parameters"]["all"] / 2
+    result.save(tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+    loaded = PeftModel.from_pretrained(copy.deepcopy(facts.full()), tmp_path)
+    torch.testing.assert_close(logits(loaded), logits(result.model))
+    record = json.loads((tmp_path / "unlearning.json").read_text())
+    assert record["settings"] == json.loads(json.dumps(result.settings))
+    assert record["settings"]["adapter"]["r"] == (2 if isinstance(peft, LoraConfig) else 8)
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith('---\nlibrary_name: "peft"')
+    assert f"| forget | prob | {result.before['forget']['prob']:.4g} | {result.after['forget']['prob']:.4g} |" in card
+
+
+def test_rows_records_and_files_are_one(tmp_path):
+    path = tmp_path / "forget.jsonl"
+    path.write_text("\n".join(map(json.dumps, RECORDS)))
+    how = {"max_steps": 1, "method": "ga", "retain": None, "encoding": ENCODING, "figure_rows": 0}
+    results = [run(forget, **how) for forget in (FORGET, RECORDS, path)]
+    assert same(weights(results[0].model), weights(results[1].model))
+    assert same(weights(results[1].model), weights(results[2].model))
+
+
+def test_refusals_are_taught_where_no_other_answers_are_given():
+    result = run(RECORDS, method="dpo", encoding=ENCODING, epochs=1, figure_rows=0)
+    assert result.settings["rows"]["alternative"] == 24
+    with pytest.raises(InvalidInputError, match="alternative"):
+        run(method="dpo")
+    with pytest.raises(InvalidInputError, match="24 forgotten rows"):
+        run(method="dpo", alternative=FORGET[:3])
+    given = run(method="dpo", alternative=facts.rows(facts.FORGET, (1, 0)), epochs=1, figure_rows=0)
+    assert given.settings["objective"] == "DPO(scale=2.0) + 1.0 * NLL(on='retain')"
+
+
+def test_any_objective_and_further_parts_run():
+    objective = NPO(beta=0.2) + 0.5 * NLL(on="world")
+    result = run(method=objective, retain=None, parts={"world": RETAIN[:5]}, epochs=1, figure_rows=4)
+    assert result.settings["objective"] == repr(objective)
+    assert result.settings["rows"] == {"forget": 24, "world": 5}
+    assert set(result.after) == {"forget"}
+
+
+def test_in_place_trains_the_given_model():
+    model = copy.deepcopy(facts.full())
+    result = unlearn(model, facts.tokenizer(), FORGET, None, "ga", in_place=True, epochs=1, figure_rows=0)
+    assert result.model is model
+    assert not same(weights(model), weights(facts.full()))
+
+
+def test_a_retrained_model_is_a_third_column():
+    result = run(epochs=1)
+    retrained = facts.retrained(0)
+    compared = result.compared(retrained, retrained, most=6, max_new_tokens=10)
+    head, body = compared.table()
+    assert head == ["part", "figure", "before", "after", "retrained"]
+    assert {len(row) for row in body} == {5}
+    assert body[-1][:2] == ["forget", "alignment"]
+    assert compared.retrained["forget"]["prob"] < result.before["forget"]["prob"]
+    # The model before was taken to be the retrained one itself.
+    assert compared.alignment["before"] == pytest.approx(0, abs=1e-5)
+    assert compared.alignment["after"] > 0.1
+    assert "alignment" in compared.card()
+    assert "alignment" not in result.card()
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"retain": None}, "retain_weight=0"),
+        ({"retain": RETAIN + FORGET[:2]}, "2 of them, rows 97, 98 of retain"),
+        ({"forget": []}, "'forget'"),
+        ({"forget": [*RECORDS[:2], {"question": "?", "answer": ""}]}, r"row 3\) of 'forget'"),
+        ({"method": "nope"}, "npo"),
+        ({"options": {"betta": 1}}, "beta"),
+        ({"method": GradientAscent(), "options": {"beta": 1}}, "by name"),
+        ({"peft": "qlora"}, "bounded"),
+        ({"epoch": 3}, "epoch"),
+        ({"overlap": "maybe"}, "drop"),
+        ({"max_length": 5, "forget": RECORDS}, "fit into 5"),
+    ],
+)
+def test_what_does_not_fit_is_refused(how, words):
+    with pytest.raises(InvalidInputError, match=words):
+        run(**how)
+
+
+def test_models_with_nothing_to_train_ask_for_an_adapter():
+    frozen = copy.deepcopy(facts.full()).requires_grad_(False)
+    with pytest.raises(InvalidInputError, match=r"frozen.*--peft lora"):
+        unlearn(frozen, facts.tokenizer(), FORGET, RETAIN)
+    quantised = copy.deepcopy(facts.full())
+    quantised.is_quantized = True  # norms and embeddings of such a model do require gradients
+    with pytest.raises(InvalidInputError, match=r"quantised.*--peft lora"):
+        unlearn(quantised, facts.tokenizer(), FORGET, RETAIN)
+    result = unlearn(frozen, facts.tokenizer(), FORGET, RETAIN, peft="lora", epochs=1, figure_rows=0)
+    with pytest.raises(InvalidInputError, match="merge"):
+        unlearn(result.model, facts.tokenizer(), FORGET, RETAIN, peft="lora")
+    with pytest.raises(InvalidTypeError, match="PeftConfig"):
+        run(peft=8)
+
+
+def test_overlap_can_be_dropped_and_other_vocabularies_cannot():
+    result = run(retain=RETAIN[:4] + FORGET[:2], overlap="drop", epochs=1, figure_rows=0)
+    assert result.settings["rows"]["retain"] == 4
+    small = copy.deepcopy(facts.full())
+    small.resize_token_embeddings(50)
+    with pytest.raises(InvalidInputError, match="vocabulary"):
+        run(reference=small)
+
+
+def test_divergence_is_no_result():
+    with pytest.raises(DivergenceError):
+        run(method="ga", retain=None, lr=1e30, epochs=2, max_grad_norm=0.0)
+
+
+def test_answers_too_long_for_the_context_are_refused_before_training():
+    long = {"question": "where does ada live ?", "answer": "oslo " * 80}
+    with pytest.raises(InvalidInputError, match="fit into 64"):
+        run([long], retain=None, method="ga", encoding=ENCODING)
+    (row,) = encode([{"question": "where " * 80, "answer": "oslo"}], facts.tokenizer(), max_length=64, **ENCODING)
+    assert len(row["input_ids"]) == 64
+    run([row], retain=None, method="ga", epochs=1, figure_rows=1)
+
+
+def test_the_bar_counts_steps(capsys):
+    run(epochs=1, figure_rows=0, progress=True)
+    printed = capsys.readouterr()
+    assert "3/3" in printed.err
+    assert "loss=" in printed.err
+    assert printed.out == ""
+    run(epochs=1, figure_rows=0)
+    assert capsys.readouterr() == ("", "")
+    assert StepBar().bar is None

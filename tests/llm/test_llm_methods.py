@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import pytest
+import torch
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm import METHODS, CausalLM, PartCollator
+from gunlearn.llm.methods import methods_listing, named_method
+from gunlearn.llm.plan import RETAIN_LOSSES
+from gunlearn.llm.trainer import answer_mask
+from gunlearn.losses import LOSSES, NLL, KLToReference, Loss
+from tests.llm import facts
+
+FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)[:24]
+
+
+def other_answers():
+    def other(person, kind):
+        values = facts.VALUES[kind]
+        return values[(values.index(facts.value_of(person, kind)) + 1) % len(values)]
+
+    return [facts.row(p, k, i, other(p, k)) for p in facts.FORGET for k in facts.VALUES for i in (0, 1)]
+
+
+@cache
+def batches():
+    parts = {"forget": FORGET, "retain": RETAIN, "alternative": other_answers()}
+    return {name: PartCollator()(rows) for name, rows in parts.items()}
+
+
+def plan_of(name, model, **options):
+    if name == "obliviate":
+        options = options | {"min_count": 1, "min_ratio": 1.5, "max_document_frequency": 0.2}
+    # Marked rows tell which tokens are facts, for dto.
+    return METHODS[name].plan(options, model, facts.tokenizer(), FORGET, RETAIN)
+
+
+def value(plan, model, reference):
+    """The plan's objective on all rows."""
+    current, before = {}, {}
+    for part in plan.objective.parts:
+        base, _, view = part.partition(":")
+        task, batch = CausalLM(plan.objective.fields(part), layer=plan.layer), batches()[base]
+        current[part] = task.decode(model, None, batch)
+        with torch.no_grad():
+            before[part] = task.decode(reference, None, batch)
+        if view:
+            mask = answer_mask(batch, view)
+            current[part], before[part] = current[part].replace(mask=mask), before[part].replace(mask=mask)
+    return plan.objective(current, before).total
+
+
+def moved(model, grads, by):
+    out = copy.deepcopy(model)
+    norm = torch.stack([g.norm() for g in grads]).norm()
+    with torch.no_grad():
+        for p, g in zip(out.parameters(), grads, strict=True):
+            p.sub_(by * g / norm)
+    return out
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"rmu", "idkdpo", "npo_kl"}))
+def test_a_step_of_each_method_forgets_and_the_opposite_step_does_not(name):
+    full = facts.full()
+    model = copy.deepcopy(full)
+    plan = plan_of(name, full, retain_weight=0)
+    grads = torch.autograd.grad(value(plan, model, full), list(model.parameters()))
+    with torch.no_grad():
+        before, down, up = (
+            float(CausalLM(("log_prob",)).decode(m, None, batches()["forget"]).log_prob[fact()].mean())
+            for m in (full, moved(full, grads, 0.05), moved(full, grads, -0.05))
+        )
+    assert down < before
+    assert down < up
+
+
+def fact():
+    return batches()["forget"]["target_mask"][:, 1:]
+
+
+def test_misdirection_moves_hidden_states_of_its_layer():
+    full = facts.full()
+    plan = plan_of("rmu", full)
+    assert plan.layer == 1  # of two
+    assert METHODS["rmu"].plan().layer == 7  # of the 32 that are assumed without a model
+    assert METHODS["rmu"].plan({"layer": 2}, full).layer == 2
+    model = copy.deepcopy(full)
+    before = value(plan, model, full)
+    # A layer nearer to the end does not reach those before it, nor does the head.
+    grads = torch.autograd.grad(before, list(model.parameters()), allow_unused=True)
+    reached = {name for (name, _), g in zip(model.named_parameters(), grads, strict=True) if g is not None}
+    assert any(".layers.0." in name for name in reached)
+    assert not any(".layers.1." in name or "lm_head" in name for name in reached)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_parts_and_needs_agree(name):
+    method = METHODS[name]
+    objective = method.plan().objective
+    parts = {part.partition(":")[0] for part in objective.parts}
+    assert parts - {"forget", "retain"} == set(method.needs)
+    assert parts >= {"retain"} or method.retain_weight == 0
+    assert "retain" in {p for p in method.plan({"retain_weight": 0.5}).objective.parts}
+    assert method.lr > 0
+    assert method.rate(adapter=True) == pytest.approx(10 * method.lr)
+    assert method.epochs > 0
+
+
+def test_options_reach_the_losses():
+    plan = METHODS["npo"].plan({"beta": 0.3, "forget_weight": 2, "retain_weight": 0.5, "retain_loss": "kl"})
+    (w0, npo), (w1, held) = plan.objective.terms
+    assert (w0, npo.beta, w1, held) == (2.0, 0.3, 0.5, KLToReference(on="retain"))
+    assert METHODS["npo"].plan({"retain_weight": 0}).objective.parts == ("forget",)
+    assert METHODS["simnpo"].plan().objective.terms[0][0] == 0.125
+    for name, loss in RETAIN_LOSSES.items():
+        assert METHODS["ga"].plan({"retain_weight": 1, "retain_loss": name}).objective.terms[1] == (1.0, loss)
+    assert METHODS["graddiff"].plan().objective.terms[1][1] == NLL(on="retain")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"betta": 1}, "'beta'"),
+        ({"beta": -1}, "positive"),
+        ({"retain_weight": "a"}, "retain_weight"),
+        ({"retain_weight": -1}, "retain_weight"),
+        ({"forget_weight": True}, "forget_weight"),
+        ({"retain_loss": "mse"}, "hidden"),
+        ({"on": "retain"}, "options of 'npo'"),
+    ],
+)
+def test_wrong_options_are_refused(options, words):
+    with pytest.raises(InvalidInputError, match=words):
+        METHODS["npo"].plan(options)
+
+
+def test_direct_token_optimisation_marks_tokens_where_there_are_no_marks():
+    bare = [{k: v for k, v in row.items() if k != "target_mask"} for row in FORGET[:6]]
+    full = facts.full()
+    plan = METHODS["dto"].plan({"ratio": 0.2}, full, facts.tokenizer(), bare)
+    labelled = [sum(y != -100 for y in row["labels"]) for row in bare]
+    assert [sum(row["target_mask"]) for row in plan.forget] == [-(-n // 5) for n in labelled]
+    found = [
+        any(a and b for a, b in zip(m["target_mask"], r["target_mask"], strict=True))
+        for m, r in zip(plan.forget, FORGET[:6], strict=True)
+    ]
+    assert (
+        sum(found) >= 4
+    )  # the value is mostly among them; two of about eight tokens drawn blindly hit it a quarter of the time
+    assert METHODS["dto"].plan(None, full, facts.tokenizer(), FORGET).forget is None
+
+
+def test_telling_words_are_found_in_rows():
+    plan = plan_of("obliviate", facts.full())
+    ids = plan.objective.terms[0][1].token_ids
+    words = {facts.tokenizer().decode([i]) for i in ids}
+    assert {facts.NAMES[p] for p in facts.FORGET} <= words
+    assert not words & {facts.NAMES[p] for p in facts.RETAIN[:4]}
+    with pytest.raises(InvalidInputError, match="retain"):
+        METHODS["obliviate"].plan(None, facts.full(), facts.tokenizer(), FORGET)
+
+
+def test_the_listing_has_every_method_and_unknown_names_say_so():
+    head, body = methods_listing()
+    assert [row[0] for row in body] == list(METHODS)
+    assert {len(row) for row in body} == {len(head)}
+    assert all(issubclass(method.loss, Loss) and method.loss in LOSSES.values() for method in METHODS.values())
+    with pytest.raises(InvalidInputError, match="simnpo"):
+        named_method("nope")
