@@ -17,6 +17,8 @@ from gunlearn.llm.collate import PartCollator
 from gunlearn.llm.head import CHUNK, head_comes_last, output_head, replaced_head
 from gunlearn.losses.reduction import full_precision
 
+COLUMNS = ("input_ids", "labels", "attention_mask")  # of a row; others may be there in some rows alone
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
@@ -108,7 +110,8 @@ def token_scores(
     collate, device, found = PartCollator(), device_of(model), []
     with evaluating(model):
         for start in range(0, len(rows), batch_size):
-            batch = collate([rows[i] for i in range(start, min(start + batch_size, len(rows)))])
+            some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
+            batch = collate([{name: row[name] for name in COLUMNS if name in row} for row in some])
             inputs, label = model_inputs(model, {name: value.to(device) for name, value in batch.items()})
             mask = label != IGNORE
             label, pieces = label[mask], [label.new_zeros(4, 0, dtype=torch.float32)]

@@ -1,0 +1,149 @@
+"""Relearning and quantisation: what is hidden comes back, what is unknown does not."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from gunlearn.errors import EmptyForgetSetError, InvalidInputError
+from gunlearn.llm.metrics import quantized, relearn
+from gunlearn.llm.metrics.attacks import rounded
+from tests.llm import facts
+
+FORGET = facts.rows(facts.FORGET)
+SHOWN = range(6)  # all of one person
+HIDDEN = FORGET[6:]
+
+
+def measure(model):
+    assert not model.training
+    return {"hidden": facts.value_prob(model, HIDDEN)}
+
+
+def muffled(model):
+    """What the model says is all but drowned out; undoing that takes a few numbers, which are left trainable."""
+    model = copy.deepcopy(model).requires_grad_(False)
+    with torch.no_grad():
+        model.model.norm.requires_grad_(True).weight.mul_(0.15)
+    return model
+
+
+def test_what_is_hidden_comes_back_and_what_is_unknown_does_not():
+    attack = dict(chosen=SHOWN, steps=10, every=5, lr=0.1)
+    hidden = relearn(muffled(facts.full()), FORGET, measure, **attack)
+    unknown = relearn(muffled(facts.retrained(0)), FORGET, measure, **attack)
+    assert [point["step"] for point in hidden] == [0, 5, 10]
+    assert hidden[0]["hidden"] < 0.2
+    assert hidden[-1]["hidden"] > 0.8
+    assert unknown[-1]["hidden"] < 0.2
+
+
+def test_the_attack_is_on_a_copy_and_repeatable():
+    model = copy.deepcopy(facts.retrained(0))
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 1e6)  # of the caller's own training
+    weights, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    attack = dict(share=0.25, steps=2, every=1, batch_size=3)
+    first, second = (relearn(model, FORGET, measure, **attack) for _ in range(2))
+    assert first == second
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    assert not model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    clean = relearn(facts.retrained(0), FORGET, measure, **attack)
+    assert clean == first
+    assert relearn(model, FORGET, measure, **attack, seed=1) != first
+    frozen = relearn(copy.deepcopy(model).requires_grad_(False), FORGET, measure, **attack)
+    assert frozen == first  # whoever has the weights can train them
+    assert first[0]["hidden"] != first[2]["hidden"]
+
+
+def test_a_share_is_so_many_rows():
+    seen = set()
+
+    class Rows(list):
+        def __getitem__(self, i):
+            seen.add(i)
+            return super().__getitem__(i)
+
+    relearn(facts.retrained(0), Rows(FORGET), measure, share=0.25, steps=1)
+    assert len(seen) == 6 == len(FORGET) // 4
+    with pytest.raises(EmptyForgetSetError):
+        relearn(facts.retrained(0), [], measure)
+    for bad in ({"share": 0.0}, {"steps": 0}, {"every": 0}):
+        with pytest.raises(InvalidInputError, match="share in"):
+            relearn(facts.retrained(0), FORGET, measure, **bad)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rounding_is_to_the_nearest_level_of_each_channel(bits):
+    weight = torch.randn(6, 10, generator=torch.Generator().manual_seed(0))
+    weight[2] = 0
+    top = 2 ** (bits - 1) - 1
+    found = rounded(weight, bits, dim=1)
+    for row, out in zip(weight.numpy(), found.numpy(), strict=True):
+        levels = np.arange(-top, top + 1) * (np.abs(row).max() / top)
+        nearest = levels[np.abs(row[:, None] - levels).argmin(1)]
+        assert out == pytest.approx(nearest, abs=1e-6)
+    assert rounded(weight.T.contiguous(), bits, dim=0).T.numpy() == pytest.approx(found.numpy())
+    assert torch.equal(rounded(weight.bfloat16(), bits, dim=1).isnan().any(), torch.tensor(False))
+
+
+def test_linear_layers_are_rounded_and_embeddings_and_head_are_not():
+    model = facts.full()
+    found = quantized(model, 4)
+    names = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    old, new = model.state_dict(), found.state_dict()
+    changed = {name.removesuffix(".weight") for name in old if not torch.equal(old[name], new[name])}
+    assert changed == names - {"lm_head"}
+    one = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(new[one], rounded(old[one], 4, 1))
+    with_head = quantized(model, 4, head=True).state_dict()
+    assert not torch.equal(with_head["lm_head.weight"], old["lm_head.weight"])
+    finer = quantized(model, 8).state_dict()
+    assert 0 < (finer[one] - old[one]).norm() < (new[one] - old[one]).norm() / 10
+    with pytest.raises(InvalidInputError, match="bits"):
+        quantized(model, 5)
+
+
+def test_layers_of_gpt2_hold_their_inputs_first():
+    config = GPT2Config(vocab_size=20, n_positions=16, n_embd=8, n_layer=1, n_head=2)
+    model = GPT2LMHeadModel(config)
+    weight = model.transformer.h[0].mlp.c_fc.weight
+    found = quantized(model, 4).transformer.h[0].mlp.c_fc.weight
+    assert torch.equal(found, rounded(weight, 4, 0))
+    assert not torch.equal(found, rounded(weight, 4, 1))
+    assert torch.equal(quantized(model, 4).transformer.wte.weight, model.transformer.wte.weight)
+
+
+def test_adapters_are_merged_first():
+    model = get_peft_model(copy.deepcopy(facts.full()), LoraConfig(r=2, target_modules=["up_proj"]))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.5, generator=torch.Generator().manual_seed(0))
+    merged = copy.deepcopy(model).merge_and_unload().model.layers[0].mlp.up_proj.weight
+    found = quantized(model, 4)
+    assert torch.equal(found.model.layers[0].mlp.up_proj.weight, rounded(merged, 4, 1))
+    assert hasattr(model, "disable_adapter")
+    assert any("lora_B" in name for name, _ in model.named_parameters())  # the caller's keeps its adapter
+
+
+def test_small_changes_are_swallowed_by_rounding():
+    full = facts.full()
+    nudged = copy.deepcopy(full)
+    with torch.no_grad():
+        for p in nudged.model.layers.parameters():
+            p.add_(1e-4 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+
+    def apart(a, b):
+        pairs = zip(a.model.layers.parameters(), b.model.layers.parameters(), strict=True)
+        return float(torch.cat([(x != y).flatten() for x, y in pairs if x.dim() == 2]).double().mean())
+
+    assert apart(full, nudged) > 0.9
+    assert apart(quantized(full, 4), quantized(nudged, 4)) < 0.9 * apart(full, nudged)

@@ -1,0 +1,269 @@
+"""TOFU's metrics, memorisation and the table, against transformers, scipy, numpy and plain counting."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from scipy.stats import ks_2samp
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm.metrics import (
+    TokenScores,
+    aggregate_truth_ratio,
+    answer_log_probs,
+    answers_of,
+    drma,
+    evaluate,
+    exact_memorization,
+    extraction_strength,
+    forget_quality,
+    model_utility,
+    options_probability,
+    probability,
+    rouge,
+    token_scores,
+    truth_ratio,
+)
+from gunlearn.llm.metrics.tofu import truth_of
+from gunlearn.metrics import Sampler
+from tests.llm import facts
+
+PEOPLE = (0, 1, 4, 5)
+
+
+def with_answers(people, wrong=4):
+    """Rows with the right answer in the other phrasing, and wrong values."""
+    out = []
+    for person in people:
+        for kind, values in facts.VALUES.items():
+            row = facts.row(person, kind, 0)
+            others = [v for v in values if v != row["value"]][:wrong]
+            perturbed = [facts.row(person, kind, 0, value) for value in others]
+            out.append(row | {"perturbed": perturbed, "paraphrased": facts.row(person, kind, 1)})
+    return out
+
+
+def scores_of(rows, prob=0.5):
+    """Scores of rows given as strings: `1` right, `0` wrong, `.` not labelled."""
+    width = max(map(len, rows))
+    rows = [row.ljust(width, ".") for row in rows]
+    first = torch.tensor([[c == "1" for c in row] for row in rows])
+    mask = torch.tensor([[c != "." for c in row] for row in rows])
+    log_prob = torch.where(mask, math.log(prob), 0.0)
+    return TokenScores(log_prob, mask, first, torch.zeros_like(log_prob), torch.zeros_like(log_prob))
+
+
+def longest_common(a, b):
+    """Length of the longest common subsequence."""
+    table = np.zeros((len(a) + 1, len(b) + 1), dtype=int)
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            table[i + 1, j + 1] = table[i, j] + 1 if x == y else max(table[i, j + 1], table[i + 1, j])
+    return table[-1, -1]
+
+
+def test_scores_are_those_of_transformers_and_plain_sums():
+    model, rows = facts.retrained(0), [facts.row(p, k, f) for p in (0, 7) for k in facts.VALUES for f in (0, 1)]
+    found = token_scores(model, rows, batch_size=5, chunk=3 * len(facts.VOCABULARY))
+    for i, row in enumerate(rows):
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
+        with torch.no_grad():
+            out = model(input_ids=ids, labels=labels)
+        assert float(-found.mean_log_prob[i]) == pytest.approx(float(out.loss), abs=1e-5)
+        kept = labels[0, 1:] != -100
+        log_p = out.logits[0, :-1][kept].double().log_softmax(-1)
+        assert torch.equal(found.first[i][found.mask[i]], log_p.argmax(-1) == labels[0, 1:][kept])
+        mean = (log_p.exp() * log_p).sum(-1)
+        second = (log_p.exp() * log_p**2).sum(-1)
+        assert found.mean[i][found.mask[i]].tolist() == pytest.approx(mean.tolist(), abs=1e-4)
+        assert found.std[i][found.mask[i]].tolist() == pytest.approx((second - mean**2).sqrt().tolist(), abs=1e-3)
+    assert torch.equal(found.length, torch.tensor([sum(y != -100 for y in row["labels"]) for row in rows]))
+    assert (found.log_prob[~found.mask] == 0).all()
+
+
+def test_scores_do_not_depend_on_padding_or_the_head_and_leave_the_model_alone():
+    rows = facts.rows(range(2))
+    model = copy.deepcopy(facts.retrained(0)).train()
+    expected = token_scores(model, rows)
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+    padded = [
+        {
+            "input_ids": [0] * 3 + row["input_ids"],
+            "labels": [-100] * 3 + row["labels"],
+            "attention_mask": [0] * 3 + [1] * len(row["labels"]),
+        }
+        for row in rows
+    ]
+    shifted = token_scores(model, padded)
+    assert shifted.mean_log_prob.tolist() == pytest.approx(expected.mean_log_prob.tolist(), abs=1e-5)
+    # Logits capped behind the head have to be read from the model, not made from its hidden states.
+    capped = copy.deepcopy(model).eval()
+    capped.lm_head.register_forward_hook(lambda module, inputs, output: 3 * (output / 3).tanh())
+    ids, labels = (torch.tensor([rows[0][name]]) for name in ("input_ids", "labels"))
+    with torch.no_grad():
+        nll = float(capped(input_ids=ids, labels=labels).loss)
+    assert float(-token_scores(capped, rows).mean_log_prob[0]) == pytest.approx(nll, abs=1e-5)
+    assert abs(nll + float(expected.mean_log_prob[0])) > 0.01
+    with pytest.raises(InvalidInputError, match="1 without"):
+        token_scores(model, [*rows, {"input_ids": [1, 5, 2], "labels": [-100] * 3}])
+    with pytest.raises(InvalidInputError, match="rows to score"):
+        token_scores(model, [])
+
+
+def test_probability_and_answers_among_options():
+    model, rows = facts.retrained(0), with_answers(PEOPLE)
+    scores = token_scores(model, rows)
+    by_hand = [float((lp[m].sum() / m.sum()).exp()) for lp, m in zip(scores.log_prob, scores.mask, strict=True)]
+    assert probability(scores).tolist() == pytest.approx(by_hand, rel=1e-6)
+    wrong = answer_log_probs(model, [row["perturbed"] for row in rows])
+    assert [len(w) for w in wrong] == [4] * len(rows)
+    single = token_scores(model, rows[1]["perturbed"]).mean_log_prob
+    assert wrong[1].tolist() == pytest.approx(single.tolist(), abs=1e-5)
+    share = options_probability(scores.mean_log_prob, wrong)
+    expected = [p / (p + float(w.exp().sum())) for p, w in zip(by_hand, wrong, strict=True)]
+    assert share.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_truth_ratio_and_its_summaries():
+    right, wrong = torch.tensor([0.5, 0.1]).log(), [torch.tensor([0.1, 0.4]).log(), torch.tensor([0.2]).log()]
+    ratio = truth_ratio(right, wrong)
+    assert ratio.tolist() == pytest.approx([0.2 / 0.5, 2.0])  # geometric mean of .1 and .4
+    assert truth_ratio(right, wrong, "arithmetic").tolist() == pytest.approx([0.25 / 0.5, 2.0])
+    assert aggregate_truth_ratio(ratio, "closer_to_1_better") == pytest.approx((0.4 + 0.5) / 2)
+    assert aggregate_truth_ratio(ratio, "true_better") == pytest.approx((0.6 + 0) / 2)
+    assert aggregate_truth_ratio(ratio, "prob_mean") == pytest.approx((0.5 / 0.7 + 1 / 3) / 2)
+    assert aggregate_truth_ratio(torch.tensor([0.0, math.inf]), "closer_to_1_better") == 0
+    with pytest.raises(InvalidInputError, match="how"):
+        aggregate_truth_ratio(ratio, "median")
+    with pytest.raises(InvalidInputError, match="mean"):
+        truth_ratio(right, wrong, "harmonic")
+    with pytest.raises(InvalidInputError, match="question without"):
+        truth_ratio(right, [wrong[0], torch.zeros(0)])
+
+
+def test_forget_quality_tells_the_full_model_from_retrained_ones():
+    rows, ratios = with_answers(facts.FORGET), {}
+    rows += [row | {"paraphrased": row} for row in rows]
+    models = {"full": facts.full(), "r0": facts.retrained(0), "r1": facts.retrained(1)}
+    for name, model in models.items():
+        right = token_scores(model, [row["paraphrased"] for row in rows]).mean_log_prob
+        ratios[name] = truth_ratio(right, answer_log_probs(model, [row["perturbed"] for row in rows]))
+    assert forget_quality(ratios["r0"], ratios["r0"]) == 1
+    assert forget_quality(ratios["full"], ratios["r0"]) < 1e-4
+    assert forget_quality(ratios["r1"], ratios["r0"]) > 0.05
+    expected = ks_2samp(ratios["r1"].tolist(), ratios["r0"].tolist()).pvalue
+    assert forget_quality(ratios["r1"], ratios["r0"]) == pytest.approx(expected)
+
+
+def test_rouge_is_the_longest_common_subsequence():
+    said = ["the job of ada is a baker in oslo", "bob", "is ada the baker", "..."]
+    truth = ["ada is the baker of oslo", "bob lives in lima", "the baker is ada", "eva"]
+    found = rouge(said, truth)
+    for i, (a, b) in enumerate(zip(said, truth, strict=True)):
+        a, b = a.replace(".", "").split(), b.split()
+        common = longest_common(a, b)
+        overlap = sum(min(a.count(w), b.count(w)) for w in set(b))
+        assert float(found["rougeL_recall"][i]) == pytest.approx(common / len(b))
+        assert float(found["rouge1_recall"][i]) == pytest.approx(overlap / len(b))
+        assert float(found["rougeL_f1"][i]) == pytest.approx(2 * common / (len(a) + len(b)))
+    assert float(rouge(["walking"], ["walked"])["rougeL_recall"]) == 1  # stemmed
+    with pytest.raises(InvalidInputError, match="as many answers"):
+        rouge(["a"], [])
+
+
+def test_answers_are_generated_from_prompts():
+    rows, tokenizer = facts.rows(range(1)), facts.tokenizer()
+    assert answers_of(facts.full(), rows, tokenizer, 12) == [row["answer"] for row in rows]
+    assert answers_of(facts.retrained(0), rows, tokenizer, 12) != [row["answer"] for row in rows]
+    assert truth_of({key: rows[0][key] for key in ("input_ids", "labels")}, tokenizer) == rows[0]["answer"]
+
+
+def test_utility_is_a_harmonic_mean():
+    assert model_utility([1.0, 0.5, 0.25]) == pytest.approx(3 / 7)
+    assert model_utility([0.5, 0.0]) == 0
+    for bad in ([], [0.5, -0.1]):
+        with pytest.raises(InvalidInputError, match="at least 0"):
+            model_utility(bad)
+
+
+def test_extraction_strength_is_zero_where_nothing_matches():
+    rows = ["..11111", "..11011", "..11110", "..00000", "..1", "..0", "..0.011."]
+    found = extraction_strength(scores_of(rows))
+    by_hand = []
+    for row in rows:
+        row = row.replace(".", "")
+        shortest = next(k for k in range(len(row) + 1) if "0" not in row[k:])
+        by_hand.append(1 - shortest / len(row))
+    assert found.tolist() == pytest.approx(by_hand)
+    assert by_hand == pytest.approx([1, 0.4, 0, 0, 1, 0, 0.5])
+    compat = extraction_strength(scores_of(rows), compat=True)
+    assert compat.tolist() == pytest.approx([1, 0.4, 0.2, 0.2, 1, 1, 0.5])
+    assert exact_memorization(scores_of(rows)).tolist() == pytest.approx([1, 0.8, 0.8, 0, 1, 0, 0.5])
+
+
+def test_drma_is_the_sum_of_probabilities():
+    scores = scores_of(["1111", "11"], prob=0.25)
+    assert drma(scores) == pytest.approx((4 + 2) * 0.25 / 2)  # grows with length
+    assert drma(scores, per_token=True) == pytest.approx(0.25)
+    model, ids = facts.retrained(0), torch.tensor([facts.row(5, "job", 0)["input_ids"]])
+    with torch.no_grad():
+        prob = model(ids).logits.double().softmax(-1)
+    expected = sum(float(prob[0, t, ids[0, t + 1]]) for t in range(ids.size(1) - 1))
+    document = {"input_ids": ids[0].tolist(), "labels": ids[0].tolist()}
+    assert drma(token_scores(model, [document])) == pytest.approx(expected, abs=1e-5)
+    off_by_one = sum(float(prob[0, t + 1, ids[0, t + 1]]) for t in range(ids.size(1) - 1))
+    assert abs(off_by_one - expected) > 0.1  # control
+
+
+def test_table_of_all_metrics():
+    full, references = facts.full(), [facts.retrained(0), facts.retrained(1)]
+    forget, retain = with_answers((0, 1)), with_answers((4,))
+    found = evaluate(
+        {"unlearned": references[1]},
+        facts.tokenizer(),
+        forget,
+        retain,
+        references=references,
+        holdout_rows=facts.rows(range(20, 22)),
+        original=full,
+        utility_rows={"world_facts": with_answers((6,))},
+        sampler=Sampler(n_samples=2),
+        attacks=("loss", "zlib", "reference"),
+        align_on=("forget",),
+        max_new_tokens=12,
+    )
+    assert [row["model"] for row in found] == ["unlearned", "original", "retrained 0"]
+    before, after = found.of("original"), found.of("unlearned")
+    for figure in ("forget_prob", "forget_exact_memorization", "forget_extraction_strength", "forget_rougeL"):
+        assert before[figure] > 0.9 > after[figure] + 0.1
+    assert before["mia_loss"] == 1 > after["mia_loss"]
+    assert found.of("retrained 0")["mia_reference"] == 0.5  # nothing beyond itself
+    assert before["forget_quality"] < 0.05 < after["forget_quality"]
+    assert before["forget_alignment_gain"] == 0 < 0.3 < after["forget_alignment_gain"]
+    assert after["forget_alignment"] == after["forget_alignment_floor"]  # is itself one of two retrained ones
+    assert before["forget_alignment_low"] < before["forget_alignment"] < before["forget_alignment_high"]
+    assert "retain_alignment" not in after
+    nine = [before[f"{p}_{f}"] for p in ("retain", "world_facts") for f in ("prob", "rougeL", "truth_ratio")]
+    assert before["model_utility"] == pytest.approx(6 / sum(1 / f for f in nine))
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(found)
+    text = console.export_text()
+    assert "forget_alignment_gain" in text
+    assert f"{before['forget_prob']:.3g}" in text
+
+
+def test_table_leaves_out_what_it_cannot_know():
+    rows = facts.rows(range(1))
+    (row,) = evaluate({"m": facts.full()}, facts.tokenizer(), rows, rows, generate=False)
+    kinds = ("prob", "exact_memorization", "extraction_strength", "drma")
+    assert set(row) == {"model", *(f"{part}_{kind}" for part in ("forget", "retain") for kind in kinds)}
+    with pytest.raises(InvalidInputError, match="attacks among"):
+        evaluate({"m": facts.full()}, facts.tokenizer(), rows, rows, attacks=("guess",))
+    with pytest.raises(InvalidInputError, match="to name one model"):
+        evaluate({"original": facts.full()}, facts.tokenizer(), rows, rows, original=facts.retrained(0))

@@ -1,0 +1,120 @@
+"""Membership attacks: scores by hand, and what they say of a model that knows and ones that never did."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm.metrics import (
+    gradient_score,
+    loss_score,
+    membership_auc,
+    min_k_plus_score,
+    min_k_score,
+    privacy_leak,
+    reference_score,
+    token_scores,
+    zlib_score,
+)
+from tests.llm import facts
+
+ROWS = facts.rows(range(2))
+
+
+def log_probs(model, row):
+    """Log-probabilities over the vocabulary at the labelled tokens, and those tokens."""
+    ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])[1:]
+    with torch.no_grad():
+        log_p = model(ids).logits[0, :-1].double().log_softmax(-1)
+    return log_p[labels != -100].numpy(), labels[labels != -100].numpy()
+
+
+def test_scores_by_hand():
+    model, other = facts.retrained(0), facts.retrained(1)
+    scores, reference = token_scores(model, ROWS), token_scores(other, ROWS)
+    texts = [row["answer"] for row in ROWS]
+    expected = {name: [] for name in ("loss", "zlib", "min", "plus", "reference")}
+    for row, text in zip(ROWS, texts, strict=True):
+        log_p, y = log_probs(model, row)
+        own = log_p[np.arange(len(y)), y]
+        k = max(1, int(0.4 * len(y)))
+        mean = (np.exp(log_p) * log_p).sum(1)
+        std = np.sqrt((np.exp(log_p) * (log_p - mean[:, None]) ** 2).sum(1))
+        log_q, _ = log_probs(other, row)
+        expected["loss"].append(own.mean())
+        expected["zlib"].append(own.mean() / len(zlib.compress(text.encode())))
+        expected["min"].append(np.sort(own)[:k].mean())
+        expected["plus"].append(np.sort((own - mean) / np.maximum(std, 1e-3))[:k].mean())
+        expected["reference"].append(own.mean() - log_q[np.arange(len(y)), y].mean())
+    found = {
+        "loss": loss_score(scores),
+        "zlib": zlib_score(scores, texts),
+        "min": min_k_score(scores),
+        "plus": min_k_plus_score(scores),
+        "reference": reference_score(scores, reference),
+    }
+    for name, values in found.items():
+        assert values.tolist() == pytest.approx(expected[name], rel=1e-3, abs=1e-5), name
+    assert min_k_score(scores, 1.0).tolist() == pytest.approx(found["loss"].tolist())
+    assert (min_k_score(scores, 0.01) == torch.where(scores.mask, scores.log_prob, 1).min(1).values).all()
+    for share in (0.0, 1.5):
+        with pytest.raises(InvalidInputError, match="share"):
+            min_k_score(scores, share)
+    with pytest.raises(InvalidInputError, match="text for each"):
+        zlib_score(scores, texts[1:])
+
+
+def gradient_by_hand(model, row):
+    model = copy.deepcopy(model)
+    ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
+    model(input_ids=ids, labels=labels).loss.backward()
+    return -float(torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).mean())
+
+
+def test_gradients_are_those_of_each_row_and_leave_nothing_behind():
+    model = copy.deepcopy(facts.retrained(0)).train()
+    found = gradient_score(model, ROWS[:4])
+    assert found.tolist() == pytest.approx([gradient_by_hand(model, row) for row in ROWS[:4]], rel=1e-4)
+    assert found[1:2].tolist() == pytest.approx(gradient_score(model, ROWS[1:2]).tolist())  # others do not matter
+    assert model.training
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    assert gradient_score(frozen, ROWS[:1]).tolist() == pytest.approx(found[:1].tolist())
+    assert not any(p.requires_grad for p in frozen.parameters())
+    frozen.model.norm.requires_grad_(True)
+    assert gradient_score(frozen, ROWS[:1]).tolist() != pytest.approx(found[:1].tolist(), rel=0.05)
+
+
+def test_a_model_that_knows_is_found_out_and_retrained_ones_are_not():
+    forget, unseen = facts.rows(facts.FORGET), facts.rows(facts.UNSEEN)
+
+    def attacks(model):
+        a, b = token_scores(model, forget), token_scores(model, unseen)
+        return [membership_auc(score(a), score(b)) for score in (loss_score, min_k_score, min_k_plus_score)]
+
+    assert min(attacks(facts.full())) > 0.95
+    for seed in (0, 1):
+        assert all(0.3 < auc < 0.7 for auc in attacks(facts.retrained(seed)))
+
+
+def test_auc_is_that_of_scikit_learn():
+    generator = torch.Generator().manual_seed(0)
+    members, others = torch.randn(30, generator=generator) + 1, torch.randn(20, generator=generator)
+    expected = roc_auc_score([1] * 30 + [0] * 20, torch.cat([members, others]))
+    assert membership_auc(members, others) == pytest.approx(expected)
+    assert membership_auc(others, members) == pytest.approx(1 - expected)
+    with pytest.raises(InvalidInputError, match="both sides"):
+        membership_auc(members, others[:0])
+
+
+def test_leak_is_relative_to_the_retrained_model():
+    assert privacy_leak(0.5) == 0
+    assert privacy_leak(1.0) == pytest.approx(-100)
+    assert privacy_leak(0.0) == pytest.approx(100)
+    assert privacy_leak(0.7, 0.4) == pytest.approx((0.3 - 0.6) / 0.6 * 100)
