@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from rank_bm25 import BM25Okapi
+from rank_bm25 import BM25Plus
 
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 from gunlearn.llm.encoding import encode
@@ -77,6 +77,8 @@ def retain_triples(
 def nearest_without_shared(documents: Sequence[str], candidates: Sequence[str], entities: Entities) -> list[int]:
     """For each document the candidate that is nearest by BM25 among those that have none of its entities.
 
+    BM25+, under which a word counts even where half of few candidates have it.
+
     Args:
         documents: texts.
         candidates: texts.
@@ -92,7 +94,7 @@ def nearest_without_shared(documents: Sequence[str], candidates: Sequence[str], 
         raise InvalidInputError("Expected candidates to choose from (got none)")
     words = [_plain(text).split() for text in candidates]
     spaced = [f" {' '.join(w)} " for w in words]
-    index = BM25Okapi([w or [""] for w in words])  # it divides by the documents' lengths
+    index = BM25Plus([w or [""] for w in words])  # it divides by the documents' lengths
     chosen, without = [], []
     for number, document in enumerate(documents, 1):
         own = f" {_plain(document)} "

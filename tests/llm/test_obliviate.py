@@ -1,0 +1,279 @@
+"""OBLIVIATE: target tokens, retain sets, the three losses, and what each of them is needed for."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, TrainingArguments
+
+from gunlearn.errors import DatasetNotFoundError, InvalidInputError
+from gunlearn.llm import UnlearnTrainer, nearest_without_shared, retain_triples, target_tokens
+from gunlearn.llm.obliviate import FirstChoice, obliviate, obliviate_settings
+from gunlearn.llm.retain_sets import as_records, text_of
+from gunlearn.llm.targets import frequent_words
+from gunlearn.losses import MaskedVocabulary, Objective, Prediction
+from tests.llm import facts
+
+FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)
+DRAWN = {"generic": RETAIN[:48], "style": RETAIN[48:72], "world": RETAIN[72:]}
+VALUES = tuple(sorted({facts.VOCABULARY[row["value"]] for row in FORGET}))
+
+
+def texts(rows: list[dict]) -> list[str]:
+    return [f"{row['prompt']} {row['answer']}" for row in rows]
+
+
+def pieces() -> PreTrainedTokenizerFast:
+    """Words in pieces: `hermione` is `her` + `##mion` + `##e`, `the` stands by itself."""
+    words = "[UNK] the her boy a met saw owl with is of ##mion ##e ##ry har ##y ##owl castle ##s ## day quiet".split()
+    tokenizer = Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
+
+
+# Target tokens
+
+
+def test_words_of_the_forgotten_people_are_found_and_no_others() -> None:
+    found = frequent_words(texts(FORGET), texts(RETAIN))
+    assert sorted(found) == sorted(facts.NAMES[i] for i in facts.FORGET)
+    # Control: with the texts swapped, it is the others' names.
+    assert not set(frequent_words(texts(RETAIN), texts(FORGET))) & set(found)
+
+
+def test_frequency_ratio_is_the_smoothed_one_whatever_the_case() -> None:
+    forget, background = ["Ron met ron, RON!", "a boy"], ["a boy met a girl", "a day"]
+    # 6 words here, 7 there, 6 different ones: ron 4/12, met 2/12, boy 2/12, a 2/12 against 1, 2, 2, 4 of 13.
+    ratios = {"ron": (4 / 12) / (1 / 13), "met": (2 / 12) / (2 / 13), "a": (2 / 12) / (4 / 13)}
+    for word, ratio in ratios.items():
+        kept = {w.casefold(): None for w in frequent_words(forget, background, min_ratio=ratio - 1e-9, min_count=1)}
+        gone = {w.casefold() for w in frequent_words(forget, background, min_ratio=ratio + 1e-9, min_count=1)}
+        assert word in kept
+        assert word not in gone
+    assert frequent_words(forget, background, min_ratio=3, min_count=3) == ["RON", "Ron", "ron"]
+    assert frequent_words(forget, background, min_ratio=3, min_count=4) == []
+
+
+def test_common_pieces_are_dropped_and_said_to_be() -> None:
+    tokenizer = pieces()
+    background = ["her day is quiet", "the owl saw her", "a castle"]
+    targets = target_tokens(["hermione met harry"], background, tokenizer, words=["hermione", "harry", "her"])
+    names = tokenizer.convert_ids_to_tokens(list(targets.token_ids))
+    assert sorted(names) == ["##e", "##mion", "##ry", "har"]
+    assert targets.dropped == {"her": pytest.approx(2 / 3)}
+    assert targets.unmasked == ("her",)
+    everything = target_tokens(["x"], background, tokenizer, words="hermione", max_document_frequency=1)
+    assert "her" in tokenizer.convert_ids_to_tokens(list(everything.token_ids))
+    assert everything.dropped == {}
+
+
+def test_words_come_from_a_function_or_a_list_and_unknown_ones_are_no_target() -> None:
+    seen = []
+
+    def recogniser(documents: list[str]) -> set[str]:
+        seen.extend(documents)
+        return {"harry"}
+
+    found = target_tokens(["harry met her"], ["a day"], pieces(), words=recogniser)
+    assert seen == ["harry met her"]
+    assert found == target_tokens(["harry met her"], ["a day"], pieces(), words=["harry"])
+    with pytest.raises(InvalidInputError, match="rare elsewhere"):
+        target_tokens(["x"], ["a day"], pieces(), words=["qqq"])  # the unknown token is everybody's
+    with pytest.raises(InvalidInputError, match="background_texts"):
+        target_tokens(["x"], [], pieces())
+    with pytest.raises(InvalidInputError, match="forget_texts"):
+        target_tokens("harry", ["a day"], pieces())
+
+
+# Retain sets
+
+
+def bm25(query: str, documents: list[str]) -> list[float]:
+    words = [text.casefold().split() for text in documents]
+    mean = np.mean([len(w) for w in words])
+    scores = np.zeros(len(words))
+    for term in query.casefold().split():
+        counts = np.array([w.count(term) for w in words])
+        if counts.any():
+            length = 0.25 + 0.75 * np.array([len(w) for w in words]) / mean
+            scores += np.log((len(words) + 1) / (counts > 0).sum()) * (counts * 2.5 / (counts + 1.5 * length))
+    return scores.tolist()
+
+
+def test_nearest_is_bm25s_first_without_the_documents_entities() -> None:
+    candidates = ["Ron plays chess at home", "a girl plays chess at school", "the weather is fine", "chess is hard"]
+    documents = ["Ron plays chess at home", "fine weather with Harry Potter"]
+    first, second = (bm25(document, candidates) for document in documents)
+    assert int(np.argmax(first)) == 0
+    expected = [1 + int(np.argmax(first[1:])), int(np.argmax(second))]
+    assert nearest_without_shared(documents, candidates, ["ron", "harry potter"]) == expected == [1, 2]
+    # Control: without entities the first document's nearest is another one.
+    assert nearest_without_shared(documents, candidates, []) == [0, 2]
+    finder = lambda text: [word for word in text.split() if word.istitle()]  # noqa: E731
+    assert nearest_without_shared(documents, candidates, finder) == expected
+    # A name is no part of a word, and one of two words is no part of either.
+    assert nearest_without_shared(["chess of on"], ["chess with Ron"], ["on"]) == [0]
+    assert nearest_without_shared(["harry potter"], ["a potter"], ["harry potter"]) == [0]
+    with pytest.raises(InvalidInputError, match=r"documents \[2\]"):
+        nearest_without_shared(["x", "Ron"], ["Ron"], ["ron"])
+    with pytest.raises(InvalidInputError, match="candidates"):
+        nearest_without_shared(["x"], [], [])
+
+
+def test_triples_are_read_from_files_and_lists_and_become_rows(tmp_path) -> None:
+    forget = [{"question": row["prompt"], "answer": row["answer"]} for row in FORGET[:6]]
+    (tmp_path / "generic.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts(RETAIN[:9])))
+    (tmp_path / "world.txt").write_text("\n\n".join(texts(RETAIN[9:13])) + "\n")
+    names = [facts.NAMES[i] for i in facts.FORGET]
+    triples = retain_triples(forget, tmp_path / "generic.jsonl", str(tmp_path / "world.txt"), entities=names)
+    assert [len(part) for part in (triples.generic, triples.style, triples.world)] == [6, 6, 6]
+    assert sorted(map(text_of, triples.style)) == sorted(map(text_of, triples.generic))
+    counts = [list(map(text_of, triples.world)).count(t) for t in texts(RETAIN[9:13])]
+    assert sorted(counts) == [1, 1, 2, 2]
+    # The same question about somebody else.
+    assert text_of(triples.generic[0]).split()[:2] == FORGET[0]["prompt"].split()[:2]
+    rows = triples.rows(facts.tokenizer(), bos=True)
+    assert set(rows) == {"generic", "style", "world"}
+    assert rows["generic"][0]["labels"][1:] == rows["generic"][0]["input_ids"][1:]
+    trainer = UnlearnTrainer(facts.fresh(), obliviate(VALUES), training(1), forget_dataset=FORGET[:6], paired=rows)
+    trainer.train()
+    style = retain_triples(forget, as_records(texts(RETAIN[:9])), ["a fact"], ["a verse"], entities=names).style
+    assert [text_of(record) for record in style] == ["a verse"] * 6
+    with pytest.raises(DatasetNotFoundError):
+        as_records(tmp_path / "none.txt")
+    with pytest.raises(InvalidInputError, match="at least one"):
+        as_records([])
+
+
+# The objective
+
+
+def test_value_is_the_papers_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    z, ref = ({p: rng.normal(size=(2, 3, 5)) for p in ("forget", "generic", "style", "world")} for _ in range(2))
+    mask = np.array([[True, True, False], [True, False, False]])
+
+    def predictions(logits: dict) -> dict[str, Prediction]:
+        return {
+            part: Prediction(log_prob=torch.zeros(2, 3), logits=torch.tensor(value), mask=torch.tensor(mask))
+            for part, value in logits.items()
+        }
+
+    def softmax(x: np.ndarray) -> np.ndarray:
+        e = np.exp(x - x.max(-1, keepdims=True))
+        return e / e.sum(-1, keepdims=True)
+
+    def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+        return np.where(p > 0, p * (np.log(np.where(p > 0, p, 1)) - np.log(q)), 0).sum(-1)
+
+    for mode, fill in (("default", -np.inf), ("paper", 0.0)):
+        ruled = z["forget"].copy()
+        ruled[..., [1, 3]] = fill
+        forget = kl(softmax(ruled), softmax(z["forget"]))
+        forget = forget[mask].sum() / (2 if mode == "paper" else 3)  # texts, tokens
+        held = sum(((z[p] - ref[p]) ** 2).mean(-1)[mask].mean() for p in ("generic", "style"))
+        world = kl(softmax(ref["world"]), softmax(z["world"]))[mask].mean()
+        hard = -np.log(softmax(z["world"]))[mask][np.arange(3), ref["world"][mask].argmax(-1)].mean()
+        for hard_labels, last in ((False, world), (True, hard)):
+            objective = obliviate((1, 3), mode=mode, hard_labels=hard_labels)
+            value = objective(predictions(z), predictions(ref)).total
+            assert value.item() == pytest.approx(forget + 0.2 * held + 0.7 * last, rel=1e-6)
+    assert obliviate((1, 3), l1=0, l2=0).parts == ("forget",)
+
+
+def test_first_choice_has_no_gradient_where_nothing_is_due() -> None:
+    logits = torch.randn(2, 3, 5, requires_grad=True)
+    mask = torch.tensor([[True, False, False], [False, False, False]])
+    both = [Prediction(log_prob=torch.zeros(2, 3), logits=x, mask=mask) for x in (logits, torch.randn(2, 3, 5))]
+    FirstChoice()({"world": both[0]}, {"world": both[1]}).backward()
+    assert (logits.grad != 0).any(-1).equal(mask)
+
+
+def test_wrong_settings_are_refused() -> None:
+    for wrong in ({"token_ids": ()}, {"token_ids": (1,), "l1": -1}, {"token_ids": (1,), "mode": "code"}):
+        with pytest.raises(InvalidInputError):
+            obliviate(**wrong)
+    with pytest.raises(InvalidInputError, match="5 layers"):
+        obliviate_settings(4)
+
+
+def test_the_papers_settings_are_arguments_of_trainer_and_adapter() -> None:
+    from peft import get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    arguments, adapter = obliviate_settings(6)
+    made = TrainingArguments("unused", report_to=[], use_cpu=True, **arguments)
+    assert made.get_warmup_steps(200) == 20
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 6, "num_attention_heads": 2}
+    model = get_peft_model(LlamaForCausalLM(LlamaConfig(vocab_size=20, **sizes)), adapter)
+    blocks = {name.split("layers.")[1][0] for name, p in model.named_parameters() if p.requires_grad}
+    assert blocks == {"4", "5"}
+    optimizer = torch.optim.SGD(model.parameters(), lr=made.learning_rate)
+    from transformers import get_scheduler
+
+    schedule = get_scheduler(
+        made.lr_scheduler_type, optimizer, 20, 200, scheduler_specific_kwargs=made.lr_scheduler_kwargs
+    )
+    rates = []
+    for _ in range(200):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert max(rates) == pytest.approx(3e-4)
+    assert schedule.get_last_lr()[0] == pytest.approx(3e-5)
+
+
+# What it does
+
+
+def training(steps: int) -> TrainingArguments:
+    quiet = {"report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no"}
+    sizes = {"max_steps": steps, "learning_rate": 1e-3, "per_device_train_batch_size": 24, "seed": 0}
+    return TrainingArguments("unused", lr_scheduler_type="constant", **quiet, **sizes)
+
+
+def unlearned(objective: Objective, steps: int = 20) -> torch.nn.Module:
+    model = copy.deepcopy(facts.full())
+    UnlearnTrainer(model, objective, training(steps), forget_dataset=FORGET, drawn=DRAWN).train()
+    return model
+
+
+@pytest.fixture(scope="module")
+def done() -> torch.nn.Module:
+    return unlearned(obliviate(VALUES))
+
+
+def test_the_forgotten_goes_and_the_rest_stays(done: torch.nn.Module) -> None:
+    assert facts.value_prob(facts.full(), FORGET) > 0.9
+    assert facts.value_prob(done, FORGET) < 0.03
+    assert facts.accuracy(done, FORGET) == 0
+    assert facts.value_prob(done, RETAIN) > 0.85
+
+
+def test_without_the_mask_nothing_is_forgotten(done: torch.nn.Module) -> None:
+    kept = unlearned(obliviate(VALUES) - MaskedVocabulary(VALUES), steps=10)
+    assert facts.accuracy(kept, FORGET) == 1
+
+
+def test_without_distillation_and_world_facts_the_rest_goes_too(done: torch.nn.Module) -> None:
+    alone = unlearned(obliviate(VALUES, l1=0, l2=0))
+    assert facts.value_prob(alone, FORGET) < 0.03
+    assert facts.value_prob(alone, RETAIN) < 0.5
+
+
+def test_without_world_facts_the_world_drops_more(done: torch.nn.Module) -> None:
+    world = DRAWN["world"]
+    assert facts.value_prob(unlearned(obliviate(VALUES, l2=0)), world) < facts.value_prob(done, world) - 0.1
+
+
+def test_documents_are_no_longer_memorised(done: torch.nn.Module) -> None:
+    from gunlearn.llm.metrics.memorization import drma
+    from gunlearn.llm.metrics.scoring import token_scores
+
+    scores = {name: drma(token_scores(model, FORGET)) for name, model in (("full", facts.full()), ("done", done))}
+    assert scores["done"] < scores["full"] - 0.5
