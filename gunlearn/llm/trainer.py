@@ -103,8 +103,8 @@ class UnlearnTrainer(Trainer):
         args = TrainingArguments(output_dir="unlearned", report_to=[]) if args is None else copy.copy(args)
         args.remove_unused_columns = False  # rows of parts are no arguments of the model
         args.dataloader_persistent_workers = False  # they would never hear of a new epoch's pairs
-        if args.gradient_checkpointing and args.gradient_checkpointing_kwargs is None:
-            # The reentrant kind trains nothing where the inputs need no gradient, as under an adapter.
+        if getattr(args, "gradient_checkpointing", False) and args.gradient_checkpointing_kwargs is None:
+            # The reentrant kind, once the default, trains nothing where the inputs need no gradient (an adapter).
             args.gradient_checkpointing_kwargs = {"use_reentrant": False}
         drawn = dict(drawn or {}) | ({} if retain_dataset is None else {"retain": retain_dataset})
         rows = PairedDataset(
@@ -116,6 +116,8 @@ class UnlearnTrainer(Trainer):
             data_collator = collator_of(model, processing_class)
         self.unlearning_metrics = unlearning_metrics
         self.tasks = self._tasks(task or CausalLM())
+        if unlearning_metrics is not None and eval_dataset is None:
+            eval_dataset = {}  # without one a Trainer refuses to evaluate
         self.reference = None
         if self.objective.reference_parts:
             probe = data_collator([forget_dataset[0]])

@@ -1,0 +1,64 @@
+"""A trainer for the models that know facts, and what tests read of it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainingArguments
+
+from gunlearn.llm import UnlearnTrainer
+from gunlearn.losses import NLL, NPO, Loss, Objective
+from tests.llm import facts
+
+OBJECTIVE = NPO(beta=0.1) + NLL(on="retain")
+FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)
+
+
+def arguments(folder: Path, **options: Any) -> TrainingArguments:
+    settings = {
+        "max_steps": 4, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "lr_scheduler_type": "constant",
+        "logging_steps": 1, "save_strategy": "no", "report_to": [], "use_cpu": True, "disable_tqdm": True,
+    }  # fmt: skip
+    return TrainingArguments(output_dir=str(folder), **(settings | options))
+
+
+def make(
+    folder: Path,
+    model: nn.Module | None = None,
+    objective: Loss | Objective = OBJECTIVE,
+    given: dict[str, Any] | None = None,
+    **options: Any,
+) -> UnlearnTrainer:
+    """A trainer; `given` goes to it, `options` to its arguments."""
+    model = facts.full() if model is None else model
+    data = {"forget_dataset": FORGET, "retain_dataset": RETAIN} | (given or {})
+    return UnlearnTrainer(model, objective, arguments(folder, **options), **data)
+
+
+def adapted(dropout: float = 0.0, **options: Any) -> PeftModel:
+    config = {"r": 4, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM", "lora_dropout": dropout}
+    torch.manual_seed(0)
+    return get_peft_model(facts.full(), LoraConfig(**(config | options)))
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy({name: p.detach() for name, p in model.named_parameters() if p.requires_grad})
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+class Gradients(TrainerCallback):
+    """Keeps what the first step's gradient was."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, Tensor] = {}
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+        self.first = self.first or {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
