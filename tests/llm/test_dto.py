@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm import CausalLM, PartCollator, UnlearnTrainer
+from gunlearn.llm.dto import DTOTrainer, StopBelow, dto
+from gunlearn.llm.metrics.alignment import functional_alignment
+from gunlearn.llm.projection import project_conflict
+from gunlearn.llm.selectors import ProbeDelta, SuffixDelta
+from gunlearn.losses import CEU, GradientAscent
+from gunlearn.metrics.alignment import Sampler
+from tests.llm import facts
+
+FORGET = facts.rows(facts.FORGET)
+UNLABELLED = {**FORGET[0], "labels": [-100] * len(FORGET[0]["labels"])}
+PLAIN = [{name: value for name, value in row.items() if name != "target_mask"} for row in FORGET]
+
+
+def arguments(folder, **changes):
+    defaults = {
+        "output_dir": str(folder),
+        "report_to": [],
+        "per_device_train_batch_size": 24,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "max_steps": 12,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    return TrainingArguments(**defaults | changes)
+
+
+def trainer(folder, objective=None, rows=FORGET, kind=DTOTrainer, model=None, **kwargs):
+    names = set(TrainingArguments.__dataclass_fields__) - {"project"}  # of the same name, but the trainer's here
+    settings_of = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
+    model = copy.deepcopy(facts.full()) if model is None else model
+    return kind(model, objective, arguments(folder, **settings_of), forget_dataset=rows, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Models after one budget of steps, by what was minimised; trained when first asked for."""
+    done, folder = {}, tmp_path_factory.mktemp("runs")
+
+    def get(name):
+        if name not in done:
+            plain = UnlearnTrainer if name == "ga" else DTOTrainer
+            objective = GradientAscent() if name == "ga" else dto("npo", lambda_=float(name))
+            run = trainer(folder, objective, kind=plain)
+            run.train()
+            done[name] = run.model
+        return done[name]
+
+    return get
+
+
+@torch.no_grad()
+def rest_kl(model):
+    """Mean KL(before || now) over the answer tokens that are no targets."""
+    batch, task = PartCollator()(FORGET), CausalLM(("logits",))
+    now, before = (task.decode(m.eval(), None, batch) for m in (model, facts.full()))
+    rest = before.mask & ~batch["target_mask"][:, 1:]
+    p, q = (x.logits[rest].double().log_softmax(-1) for x in (before, now))
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+def by_parts(run, rows, side):
+    batch = PartCollator(padding_side=side)(rows)
+    model = run.model.eval()
+    return batch, *run.predictions(model, {"forget": batch})
+
+
+@pytest.mark.parametrize("loss", ["npo", "ga", "ceu"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_targets_and_rest_each_feel_their_own_loss_alone(loss, side, tmp_path):
+    rows = [FORGET[1], FORGET[5], UNLABELLED]  # two lengths
+    run = trainer(tmp_path, dto(loss), reference=facts.retrained(0))
+    batch, current, before = by_parts(run, rows, side)
+    labelled, target = batch["labels"][:, 1:] != -100, batch["target_mask"][:, 1:]
+    expected = {"forget:target": labelled & target, "forget:rest": labelled & ~target}
+    for _, term in run.objective.terms:
+        grad = torch.autograd.grad(term(current, before), current["forget"].logits, retain_graph=True)[0]
+        felt = grad.abs().sum(-1) > 0
+        assert torch.equal(felt, expected[term.on])
+        assert not grad[~expected[term.on]].any()
+    # The control: ascent without the mask of targets is felt by the rest too.
+    grad = torch.autograd.grad(GradientAscent()(current), current["forget"].logits)[0]
+    assert not torch.equal(grad.abs().sum(-1) > 0, expected["forget:target"])
+
+
+def test_the_objective_is_the_formula(tmp_path):
+    run = trainer(tmp_path, dto("npo", lambda_=3.0, beta=0.4), reference=facts.retrained(0))
+    batch, current, before = by_parts(run, FORGET, "right")
+    label, target = batch["input_ids"][:, 1:], batch["target_mask"][:, 1:].numpy()
+    rest = (batch["labels"][:, 1:] != -100).numpy() & ~target
+    now, then = (np.asarray(x["forget"].logits.detach().double().log_softmax(-1).numpy()) for x in (current, before))
+    own, own_before = (np.take_along_axis(x, label[..., None].numpy(), -1)[..., 0] for x in (now, then))
+    npo = 2 / 0.4 * np.log1p((np.exp(own) / np.exp(own_before)) ** 0.4)
+    kl = (np.exp(then) * (then - now)).sum(-1)
+    expected = npo[target].mean() + 3.0 * kl[rest].mean()
+    assert float(run.objective(current, before).total.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_a_target_or_without_a_rest_nothing_is_nan(tmp_path):
+    untargeted = {**FORGET[0], "target_mask": [False] * len(FORGET[0]["labels"])}
+    targeted = {**FORGET[2], "target_mask": [True] * len(FORGET[2]["labels"])}
+    for rows, project in (([UNLABELLED], False), ([untargeted], True), ([targeted], True)):
+        run = trainer(tmp_path, rows=rows, project=project, max_steps=1)
+        run.train()
+        assert all(p.isfinite().all() for p in run.model.parameters())
+
+
+def test_the_value_is_forgotten_and_the_rest_stays_nearer_to_a_retrained_model_than_after_ascent(runs):
+    values, prompts = {}, facts.rows(facts.FORGET)
+    for name in ("ga", "5"):
+        assert facts.value_prob(runs(name), FORGET) < facts.CHANCE  # both look alike by this figure
+        values[name] = functional_alignment(
+            runs(name), facts.retrained(0), prompts, facts.tokenizer(), Sampler(n_samples=2), max_new_tokens=12
+        ).value
+    assert values["5"] < 0.6 * values["ga"]
+    assert facts.value_prob(facts.full(), FORGET) > 0.9  # the control: nothing done
+
+
+def test_a_large_weight_keeps_the_rest_where_it_was(runs):
+    kl = [rest_kl(runs(weight)) for weight in ("0", "5", "1000")]
+    assert kl[0] > 0.1
+    assert kl[1] < 0.1 * kl[0]
+    assert kl[2] < 1e-3
+    assert rest_kl(facts.full()) == 0
+
+
+def test_selecting_values_forgets_them_and_selecting_names_does_not(tmp_path):
+    after = {}
+    for selector in (ProbeDelta(), SuffixDelta()):
+        run = trainer(tmp_path, rows=PLAIN, selector=selector)
+        assert all("target_mask" not in row for row in PLAIN)
+        run.train()
+        after[type(selector)] = facts.value_prob(run.model, FORGET)
+    assert after[ProbeDelta] < facts.CHANCE
+    assert after[SuffixDelta] > 0.5
+
+
+vectors = arrays(np.float64, (2, 6), elements=st.floats(-10, 10).map(lambda x: round(x, 3)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(vectors)
+def test_projection_takes_the_conflict_out_and_nothing_else(pair):
+    u, k = pair
+    out = project_conflict(*([torch.tensor(x[:2]), torch.tensor(x[2:]).reshape(2, 2)] for x in (u, k)))
+    out = np.concatenate([x.reshape(-1).numpy() for x in out])
+    if u @ k >= 0:
+        np.testing.assert_array_equal(out, u)  # no conflict
+        return
+    if np.linalg.norm(k) < 1e-2 * np.linalg.norm(u):
+        return
+    assert out @ k >= -1e-6
+    # The nearest vector without conflict: the residual of a least-squares fit.
+    fit = np.linalg.lstsq(k[:, None], u, rcond=None)[0]
+    np.testing.assert_allclose(out, u - k * fit, atol=1e-9)
+
+
+def test_projection_of_nothing_and_of_unlike_things():
+    u = [torch.ones(3)]
+    assert torch.equal(project_conflict(u, [torch.zeros(3)])[0], u[0])
+    assert torch.equal(project_conflict(u, [-1e-8 * torch.ones(3)])[0], u[0])  # rounding noise has no direction
+    with pytest.raises(InvalidInputError, match="as many"):
+        project_conflict(u, [])
+    with pytest.raises(InvalidInputError, match="shape"):
+        project_conflict(u, [torch.zeros(4)])
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradient of the first step."""
+
+    def __init__(self):
+        self.kept = None
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        if self.kept is None:
+            self.kept = torch.cat([p.grad.detach().reshape(-1) for p in model.parameters()]).double()
+
+
+def first_gradient(folder, rows, project, **kwargs):
+    # The reference is not the model, so that both losses have a gradient from the first step on.
+    kept = Gradients()
+    model = copy.deepcopy(facts.retrained(0))
+    objective = dto("ga", lambda_=2.0)
+    run = trainer(
+        folder, objective, rows, model=model, reference=facts.full(), project=project, callbacks=[kept],
+        max_grad_norm=0.0, max_steps=1, **kwargs,
+    )  # fmt: skip
+    run.train()
+    assert all(p.grad is None for p in run.model.parameters())
+    return kept.kept
+
+
+def dense(rows):
+    """Gradients of both terms by the definition, in float64."""
+    model, batch = copy.deepcopy(facts.retrained(0)).double(), PartCollator()(rows)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    now = model(**inputs).logits[:, :-1].log_softmax(-1)
+    with torch.no_grad():
+        then = copy.deepcopy(facts.full()).double()(**inputs).logits[:, :-1].log_softmax(-1)
+    target = batch["target_mask"][:, 1:]
+    rest = (batch["labels"][:, 1:] != -100) & ~target
+    aim = now.gather(-1, batch["input_ids"][:, 1:, None])[..., 0][target].mean()
+    keep = 2.0 * (then.exp() * (then - now)).sum(-1)[rest].mean()
+    params = list(model.parameters())
+    return [torch.cat([g.reshape(-1) for g in torch.autograd.grad(x, params, retain_graph=True)]) for x in (aim, keep)]
+
+
+def test_projection_in_a_step_split_over_micro_batches(tmp_path):
+    rows = [FORGET[i] for i in (12, 13, 17, 20)]
+    u, k = dense(rows)
+    assert u @ k < 0  # a conflict, or there is nothing to see
+    expected = u - (u @ k) / (k @ k) * k + k
+    whole = first_gradient(tmp_path, rows, True, per_device_train_batch_size=4)
+    split = first_gradient(tmp_path, rows, True, per_device_train_batch_size=1, gradient_accumulation_steps=4)
+    checkpointed = first_gradient(tmp_path, rows, True, per_device_train_batch_size=4, gradient_checkpointing=True)
+    scale = float(expected.abs().max())
+    for found in (whole, split, checkpointed):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * scale)
+        assert (found - k) @ k >= -1e-4 * float(u.norm() * k.norm())
+    # The control: without projection the conflict is in the step.
+    plain = first_gradient(tmp_path, rows, False, per_device_train_batch_size=4)
+    torch.testing.assert_close(plain, u + k, rtol=1e-3, atol=1e-4 * scale)
+    assert (plain - k) @ k < -2e-2 * float(u.norm() * k.norm())
+
+
+def test_a_run_ends_where_targets_are_as_improbable_as_guesses(tmp_path):
+    run = trainer(tmp_path, stop_below=facts.CHANCE, max_steps=40)
+    run.train()
+    assert 1 < run.state.global_step < 40
+    assert facts.value_prob(run.model, FORGET) <= facts.CHANCE
+    assert facts.value_prob(run.model, FORGET) > 1e-3  # and no sooner than it had to go
+
+
+@pytest.mark.parametrize(("threshold", "every", "stops"), [(0.999, 2, [2, 4]), (0.999, None, ["epoch"]), (1e-9, 2, [])])
+def test_when_it_is_looked_whether_to_stop(threshold, every, stops):
+    look, found = StopBelow(FORGET[:2], threshold, every_steps=every), []
+    for step in range(1, 5):
+        control = TrainerControl()
+        look.on_step_end(None, TrainerState(global_step=step), control, model=facts.full())
+        found += [step] * control.should_training_stop
+    control = TrainerControl()
+    look.on_epoch_end(None, TrainerState(global_step=4), control, model=facts.full())
+    found += ["epoch"] * control.should_training_stop
+    assert found == stops
+
+
+def test_probability_of_targets_leaves_the_mode():
+    model = facts.full().train()
+    found = StopBelow([*FORGET, UNLABELLED], 0.5, batch_size=5).probability(model)
+    assert found == pytest.approx(facts.value_prob(facts.full(), FORGET), rel=1e-5)
+    assert model.training
+
+
+class Counting:
+    """Marks the token whose number is how often it was asked, and keeps what the model was."""
+
+    def __init__(self):
+        self.weights = []
+
+    def scores(self, model, batch):
+        self.weights.append(model.lm_head.weight.detach().clone())
+        scores = torch.zeros(batch["labels"][:, 1:].shape)
+        scores[:, -len(self.weights) - 1] = 1
+        return scores
+
+
+def test_selection_is_refreshed_with_the_model_as_it_is(tmp_path):
+    selector, row = Counting(), [PLAIN[0]]
+    run = trainer(tmp_path, rows=row, selector=selector, selection={"ratio": 0.01}, refresh_steps=2, max_steps=5)
+    first = run.train_dataset.forget[0]["target_mask"]
+    run.train()
+    assert len(selector.weights) == 3  # at the beginning, after steps 2 and 4
+    assert torch.equal(selector.weights[0], facts.full().lm_head.weight)
+    assert not torch.equal(selector.weights[1], selector.weights[2])
+    last = run.train_dataset.forget[0]["target_mask"]
+    assert (sum(first), sum(last)) == (1, 1)
+    assert last.index(True) == first.index(True) - 2
+    assert "target_mask" not in row[0]
+
+
+def test_forget_losses():
+    own = CEU(on="forget:target", skip_first=1)
+    assert dto(own, 2).terms[0] == (1.0, own)
+    assert dto("ceu").terms[0][1] == CEU(on="forget:target")
+    assert dto(beta=0.3).terms[0][1].beta == 0.3
+    for bad, match in (({"forget_loss": "dpo"}, "ceu"), ({"lambda_": -1}, "lambda_"), ({"beta": 0}, "beta")):
+        with pytest.raises(InvalidInputError, match=match):
+            dto(**bad)
+    with pytest.raises(InvalidInputError, match="forget:target"):
+        dto(CEU())
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"rows": PLAIN}, "selector"),
+        ({"refresh_steps": 3}, "selector"),
+        ({"refresh_steps": 0, "selector": ProbeDelta()}, "refresh_steps"),
+        ({"stop_below": 2.0}, "threshold"),
+        ({"stop_below": 0.1, "rows": [UNLABELLED | {"target_mask": [False] * 14}]}, "target_mask"),
+        ({"project": True, "objective": GradientAscent(on="forget:target")}, "others"),
+    ],
+    ids=str,
+)
+def test_bad_input(change, match, tmp_path):
+    with pytest.raises(InvalidInputError, match=match):
+        trainer(tmp_path, **change)
