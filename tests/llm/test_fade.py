@@ -260,8 +260,8 @@ def test_bad_input():
         TextAlignment(rows, SimpleNamespace(eos_token_id=None))
     with pytest.raises(InvalidInputError, match="estimator"):
         TextAlignment(rows, 2, estimator="median")
-    with pytest.raises(InvalidInputError, match="context of 64 tokens"):
-        draw(facts.full(), [[1] * 8], [2], None, 60)
+    with pytest.raises(InvalidInputError, match="context of 128 tokens"):
+        draw(facts.full(), [[1] * 8], [2], None, 124)
     with pytest.raises(InvalidInputError, match="Expected prompts"):
         draw(facts.full(), [], [2])
     smaller = copy.deepcopy(facts.full())
