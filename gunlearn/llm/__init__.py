@@ -28,7 +28,7 @@ _HOMES = {
     "gunlearn.llm.causal_lm": ("IGNORE", "CausalLM", "TextItems"),
     "gunlearn.llm.collate": ("PartCollator",),
     "gunlearn.llm.data": ("as_rows", "separate"),
-    "gunlearn.llm.dto": ("DTOTrainer", "StopBelow", "dto"),
+    "gunlearn.llm.direct_tokens": ("DTOTrainer", "StopBelow", "dto"),
     "gunlearn.llm.encoding": ("encode",),
     "gunlearn.llm.methods": ("METHODS",),
     "gunlearn.llm.metrics.alignment": ("TextAlignment", "fade_metric", "functional_alignment"),

@@ -16,10 +16,12 @@ from gunlearn.losses import (
     RMU,
     UNDIAL,
     WGA,
+    FlatLogits,
     GradientAscent,
     JSDToRefusal,
     KLToReference,
     MaskedVocabulary,
+    PrimalDual,
     SatImp,
     SimNPO,
     as_objective,
@@ -42,12 +44,12 @@ class _DTO(LLMMethod):
     """Marks tokens first, where the rows bring no marks."""
 
     def loss_options(self) -> dict[str, Any]:
-        """Those of `gunlearn.llm.dto`, and the share of tokens to mark."""
+        """Those of `gunlearn.llm.direct_tokens`, and the share of tokens to mark."""
         return {"forget_loss": "npo", "lambda_": 1.0, "beta": 0.5, "ratio": 0.2}
 
     def forgetting(self, options: dict[str, Any], given: Given) -> Plan:
         """Rows with `target_mask` are taken as they are."""
-        from gunlearn.llm.dto import dto
+        from gunlearn.llm.direct_tokens import dto
         from gunlearn.llm.selection import select_tokens
         from gunlearn.llm.selectors import ProbeDelta
         from gunlearn.llm.trainer import collator_of
@@ -57,6 +59,30 @@ class _DTO(LLMMethod):
             collator = collator_of(given.model, given.tokenizer)
             rows = select_tokens(given.model, given.forget, ProbeDelta(), ratio, collator=collator)
         return Plan(dto(**options), forget=rows)
+
+
+class _PDU(LLMMethod):
+    """Holds the retain loss below a bound, with a weight that follows it."""
+
+    def loss_options(self) -> dict[str, Any]:
+        """Those of `PrimalDual`; its weight begins with `retain_weight`."""
+        return {"epsilon": None, "step": 1.0, "warmup": 0}
+
+    def forgetting(self, options: dict[str, Any], given: Given) -> Plan:
+        """Without a bound, that is the retain loss before unlearning; ours, the paper wants one given."""
+        epsilon = options.pop("epsilon")
+        if epsilon is None and given.model is not None and given.retain:
+            from gunlearn.llm.figures import figures
+
+            epsilon = figures(given.model, {"retain": given.retain})["retain"]["nll"]
+
+        def attach(trainer: Any) -> None:
+            from gunlearn.llm.primal_dual import PrimalDualCallback
+
+            weight = next((w for w, loss in trainer.objective.terms if loss.on == "retain"), 0.0)
+            PrimalDualCallback(trainer, PrimalDual(epsilon, **options, weight=weight))
+
+        return Plan(as_objective(FlatLogits()), attach=attach)
 
 
 class _Obliviate(LLMMethod):
@@ -128,6 +154,7 @@ METHODS: dict[str, LLMMethod] = {
             retain_loss="hidden",
             settings={"coefficient": 2.0, "layer": None},
         ),
+        _PDU("pdu", "flat logits, the retain loss below a bound", FlatLogits, retain_weight=50.0),
         _DTO("dto", "forgets the telling tokens of an answer, holds the rest", NPO, retain_weight=0.0, source=OURS),
         _Obliviate(
             "obliviate",

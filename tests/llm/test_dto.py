@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm import CausalLM, PartCollator, UnlearnTrainer
-from gunlearn.llm.dto import DTOTrainer, StopBelow, dto
+from gunlearn.llm.direct_tokens import DTOTrainer, StopBelow, dto
 from gunlearn.llm.metrics.alignment import functional_alignment
 from gunlearn.llm.projection import project_conflict
 from gunlearn.llm.selectors import ProbeDelta, SuffixDelta
