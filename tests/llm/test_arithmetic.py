@@ -1,0 +1,161 @@
+"""Adapter arithmetic: products, exact restoration, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, get_peft_model
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.llm import BoundedConfig, adapter_delta, add_delta, negate_adapter
+from tests.llm import facts
+
+MLP = ["gate_proj", "up_proj", "down_proj"]
+LORA = {"target_modules": MLP, "init_lora_weights": False, "r": 3, "lora_alpha": 6}
+IDS = torch.arange(4, 40).reshape(4, 9)
+
+
+def adapted(base=None, config=None, dtype=torch.float32):
+    torch.manual_seed(0)
+    base = copy.deepcopy(facts.full() if base is None else base).to(dtype)
+    model = get_peft_model(base, config or LoraConfig(**LORA)).eval()
+    if isinstance(config, BoundedConfig):
+        for name, p in model.named_parameters():
+            if "bounded_B" in name:
+                p.data.normal_()
+    return model
+
+
+def conv1d():
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=16, n_layer=1, n_head=2, n_positions=32)).eval()
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+def weights(model):
+    return {n: p.detach().clone() for n, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("base", "config"),
+    [
+        (None, LoraConfig(**LORA)),
+        (None, LoraConfig(**LORA, use_rslora=True)),
+        (None, BoundedConfig(r=3)),
+        (conv1d, LoraConfig(**LORA | {"target_modules": ["c_fc", "mlp.c_proj"]})),
+        (conv1d, BoundedConfig(r=3)),
+    ],
+)
+def test_adding_the_product_is_merging_the_adapter(base, config):
+    model = adapted(None if base is None else base(), config)
+    expected, plain = logits(model), (facts.full() if base is None else base())
+    delta = adapter_delta(model)
+    torch.testing.assert_close(logits(add_delta(plain, delta)), expected, rtol=0, atol=1e-4)
+    assert (logits(plain) - expected).abs().max() > 1e-2
+
+
+def test_the_product_is_what_peft_says_it_is():
+    model = adapted()
+    layer = model.get_submodule("base_model.model.model.layers.0.mlp.up_proj")
+    product = 2.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    torch.testing.assert_close(adapter_delta(model)["model.layers.0.mlp.up_proj"], product.detach())
+    assert len(adapter_delta(model)) == 6
+
+
+def test_subtracting_and_adding_restores_the_weights():
+    model = facts.full()
+    before, delta = weights(model), adapter_delta(adapted())
+    away = add_delta(model, delta, -1.0)
+    back = add_delta(away, delta)
+    for name, weight in before.items():
+        assert torch.equal(dict(model.named_parameters())[name], weight)  # the caller's model is left alone
+        torch.testing.assert_close(dict(back.named_parameters())[name], weight, rtol=0, atol=1e-6)
+    assert any((dict(away.named_parameters())[n] - w).abs().max() > 1e-3 for n, w in before.items())
+
+
+def test_products_are_subtracted_and_not_their_factors():
+    model = adapted()
+    base_delta = adapter_delta(model)
+    flipped = copy.deepcopy(model)
+    for layer in flipped.modules():
+        if hasattr(layer, "lora_A") and "default" in layer.lora_A:
+            layer.lora_A["default"].weight.data.neg_()
+            layer.lora_B["default"].weight.data.neg_()
+    opposite = adapter_delta(negate_adapter(model))
+    for name, delta in base_delta.items():
+        assert torch.equal(opposite[name], -delta)
+        assert torch.equal(adapter_delta(flipped)[name], delta)  # negating both negates nothing
+
+
+def test_deltas_apply_beneath_an_adapter_and_in_place():
+    model = adapted()
+    delta, before = adapter_delta(model), logits(model)
+    assert add_delta(model, delta, -1.0, inplace=True) is model
+    torch.testing.assert_close(logits(model), logits(facts.full()), rtol=0, atol=1e-4)
+    negate_adapter(add_delta(model, delta, 2.0, inplace=True), inplace=True)
+    torch.testing.assert_close(logits(model), logits(facts.full()), rtol=0, atol=1e-4)
+    assert not torch.allclose(before, logits(model))
+
+
+def test_half_precision_is_rounded_once():
+    delta = adapter_delta(adapted())
+    model = copy.deepcopy(facts.full()).bfloat16()
+    name = "model.layers.0.mlp.up_proj"
+    expected = (model.get_submodule(name).weight.float() + 0.3 * delta[name]).bfloat16()
+    assert torch.equal(add_delta(model, delta, 0.3).get_submodule(name).weight, expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (LoraConfig(**LORA, modules_to_save=["lm_head"]), "modules_to_save"),
+        (LoraConfig(**LORA, bias="lora_only"), "bias"),
+        (LoraConfig(**LORA, lora_bias=True), "lora_bias"),
+        (LoraConfig(**LORA, use_dora=True), "plain LoRA"),
+        (IA3Config(target_modules=MLP, feedforward_modules=["down_proj"]), "plain LoRA"),
+        (BoundedConfig(modules_to_save=["lm_head"]), "modules_to_save"),
+    ],
+)
+def test_adapters_that_are_more_than_products_are_refused(config, why):
+    model = adapted(config=config)
+    with pytest.raises(UnsupportedModelError, match=why):
+        adapter_delta(model)
+    with pytest.raises(UnsupportedModelError, match=why):
+        negate_adapter(model)
+
+
+def test_missing_and_merged_adapters_are_refused():
+    model = adapted()
+    with pytest.raises(InvalidInputError, match="'other'"):
+        adapter_delta(model, "other")
+    with pytest.raises(InvalidInputError, match="adapter 'default'"):
+        adapter_delta(facts.full())
+    model.merge_adapter()
+    with pytest.raises(InvalidInputError, match="unmerge"):
+        adapter_delta(model)
+
+
+def test_weights_that_do_not_fit_are_refused_before_any_changes():
+    model, delta = copy.deepcopy(facts.full()), adapter_delta(adapted())
+    before = weights(model)
+    last = list(delta)[-1]
+    with pytest.raises(InvalidInputError, match="shape"):
+        add_delta(model, delta | {last: delta[last][:3]}, inplace=True)
+    with pytest.raises(InvalidInputError, match="weight at 'nowhere'"):
+        add_delta(model, delta | {"nowhere": delta[last]}, inplace=True)
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    tied = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    tied["b"].weight = tied["a"].weight
+    with pytest.raises(InvalidInputError, match="tied"):
+        add_delta(tied, {"a": torch.zeros(3, 3)})
+    tied["b"].weight = nn.Parameter(torch.zeros(3, 3, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(UnsupportedModelError, match="int8"):
+        add_delta(tied, {"b": torch.zeros(3, 3)})
