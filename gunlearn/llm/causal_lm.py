@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.llm.head import CHUNK, head_comes_last, output_head, replaced_head, token_log_prob, unwrap
 from gunlearn.losses import Prediction
 from gunlearn.losses.reduction import full_precision
@@ -34,6 +34,15 @@ class TextItems(dict[str, Tensor]):
         """Number of sequences."""
         return self["input_ids"].size(0)
 
+    @property
+    def y(self) -> Tensor:
+        """Refused: methods that put another label on each item know one label per item.
+
+        Raises:
+            UnsupportedMethodError: always.
+        """
+        raise UnsupportedMethodError("Expected a method that works on labels per token (got one of a label per item)")
+
     def share(self, rank: int, world: int) -> TextItems:
         """Every `world`-th sequence, from `rank` on."""
         share = TextItems({name: value[rank::world] for name, value in self.items()})
@@ -47,6 +56,9 @@ class CausalLM(Task):
     A `Prediction` has the shape `[batch, tokens - 1]`: entry `t` is about token `t + 1`, and counts where that token's
     label is not -100. Prompt and padding have that label, so that no loss sees them. Log-probabilities are computed in
     float32, whatever the model's type.
+
+    Methods written over `Task` read batches of both parts where `batch_size` is set, and all fields: `reads` narrowed
+    to what a method's losses need saves it the logits (`("log_prob",)` does for NPO, gradient ascent and difference).
 
     Where log-probabilities are all that is read, logits are computed for a few tokens at a time and only where a label
     is (`gunlearn.llm.head`), unless the model does something to its logits behind its head.

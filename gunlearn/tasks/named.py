@@ -17,9 +17,16 @@ def as_task(task: str | Task) -> Task:
 
     Raises:
         InvalidInputError: an unknown name.
+        MissingExtraError: `"causal_lm"` without transformers.
     """
     if isinstance(task, Task):
         return task
+    if task == "causal_lm":  # loads transformers
+        from gunlearn.llm import CausalLM
+
+        return CausalLM()
     if not isinstance(task, str) or task not in TASKS:
-        raise InvalidInputError(f"Expected a task among {sorted(TASKS)} or a Task object (got {task!r})")
+        raise InvalidInputError(
+            f"Expected a task among {sorted([*TASKS, 'causal_lm'])} or a Task object (got {task!r})"
+        )
     return TASKS[task]()

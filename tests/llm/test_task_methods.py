@@ -1,0 +1,95 @@
+"""Methods written for any task unlearn token sequences, or say why they do not."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch_geometric.data import Data
+
+import gunlearn as gu
+from gunlearn.errors import UnsupportedMethodError, UnsupportedModelError
+from gunlearn.llm import CausalLM, PartCollator
+from gunlearn.tasks import as_task
+from tests.llm import facts
+
+FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)
+TASK = CausalLM(batch_size=24)
+
+
+@functools.cache
+def problem() -> tuple[nn.Module, Data]:
+    batch = PartCollator()([*FORGET, *RETAIN])
+    return facts.full(), Data(x=batch["input_ids"], y=batch["labels"], attention_mask=batch["attention_mask"])
+
+
+def unlearn(method: str, task: Any = TASK, **options: Any) -> gu.Result:
+    model, data = problem()
+    return gu.unlearn(model, data, gu.ForgetItems(torch.arange(len(FORGET))), method, task, **options)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("gradient_ascent", {}), ("graddiff", {}), ("npo", {"beta": 0.1}), ("scrub", {"max_epochs": 1, "min_steps": 3})],
+)
+def test_sequences_are_unlearned(method: str, options: dict[str, Any]) -> None:
+    model, data = problem()
+    before = [p.clone() for p in model.parameters()], data.x.clone(), data.y.clone()
+    result = unlearn(method, epochs=8, **options)
+    assert facts.value_prob(model, FORGET) > 0.7
+    assert facts.value_prob(result.model, FORGET) < 0.4
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before[0], strict=True))
+    assert torch.equal(data.x, before[1])
+    assert torch.equal(data.y, before[2])
+    assert "forward" not in model.lm_head.__dict__
+    if method == "graddiff":  # a retain term pays
+        kept = facts.accuracy(result.model, RETAIN)
+        assert kept > facts.accuracy(unlearn("gradient_ascent", epochs=8).model, RETAIN)
+    # Control: no steps, no change.
+    assert facts.value_prob(unlearn(method, epochs=0, **options).model, FORGET) == facts.value_prob(model, FORGET)
+
+
+def test_going_on_with_the_retained_rows() -> None:
+    model = unlearn("finetune", epochs=4).model
+    assert facts.accuracy(model, RETAIN) == 1.0
+    assert not torch.equal(model.lm_head.weight, problem()[0].lm_head.weight)
+
+
+def test_fewer_fields_are_enough() -> None:
+    request, data = gu.ForgetItems(torch.arange(len(FORGET))), problem()[1]
+    one, other = (
+        gu.unlearn(facts.full().double(), data, request, "npo", task, epochs=2).model
+        for task in (CausalLM(), CausalLM(("log_prob",)))
+    )
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+
+
+def test_the_task_has_a_name() -> None:
+    assert isinstance(as_task("causal_lm"), CausalLM)
+
+
+def test_labels_per_item_are_refused() -> None:
+    with pytest.raises(UnsupportedMethodError, match="labels per token"):
+        unlearn("random_label", epochs=1)
+
+
+@pytest.mark.parametrize("method", ["retrain", "bad_teacher", "d2dgn"])
+def test_models_without_a_way_to_new_weights_are_refused(method: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="'reset_parameters'"):
+        unlearn(method, epochs=1)
+
+
+@pytest.mark.parametrize("method", ["cognac", "gnndelete", "inpo", "megu"])
+def test_methods_of_graphs_are_refused(method: str) -> None:
+    with pytest.raises(UnsupportedMethodError, match="'causal_lm'"):
+        unlearn(method)
+
+
+def test_requests_of_graphs_are_refused() -> None:
+    model, data = problem()
+    with pytest.raises(gu.errors.GunlearnError):
+        gu.unlearn(model, data, gu.ForgetEdges(count=1), "npo", TASK)
