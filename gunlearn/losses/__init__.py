@@ -24,7 +24,7 @@ from gunlearn.losses.preference import NPO
 from gunlearn.losses.primal_dual import PrimalDual
 from gunlearn.losses.reduction import reduce_values
 from gunlearn.losses.reference import KLToReference, MSEToReference
-from gunlearn.losses.refusal import JSDToRefusal
+from gunlearn.losses.refusal import JSDToReference, JSDToRefusal
 from gunlearn.losses.reweighted import WGA, SatImp
 from gunlearn.losses.simple_preference import SimNPO
 from gunlearn.losses.vocabulary import MaskedVocabulary
@@ -43,6 +43,7 @@ __all__ = [
     "Distillation",
     "FlatLogits",
     "GradientAscent",
+    "JSDToReference",
     "JSDToRefusal",
     "KLToReference",
     "Loss",

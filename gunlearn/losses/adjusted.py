@@ -63,7 +63,7 @@ class CEU(Loss):
 
     Args:
         skip_first: tokens of each sequence, the first that have a label, that take no part; 1 is open-unlearning's
-            setting (the first word of an answer need not be a fact), 0 the formula.
+            setting, after a footnote of the paper (how an answer begins is no fact), 0 the formula.
 
     Example:
         >>> CEU(skip_first=1)

@@ -24,7 +24,7 @@ class RMU(Loss):
     move the optimiser's; the paper trains three layers up to the one that is read.
 
     Args:
-        coefficient: the norm :math:`c` of the point; 6.5 in the paper for a 7B model (weight 1200 on the retain side),
+        coefficient: the norm :math:`c` of the point; 6.5 in the authors' settings for a 7B model (retain weight 1200),
             2 and 20 in open-unlearning's settings and class. What is right grows with the norms of the hidden states.
         seed: of the direction.
 

@@ -1,4 +1,4 @@
-"""Losses that teach a refusal, and stay bounded."""
+"""Losses that teach a refusal or hold a model in place, and stay bounded."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class JSDToRefusal(Loss):
 
     .. math:: JSD(p_t, \mathbb{1}_{r_t}) \le \ln 2
 
-    with :math:`r_t` the refusal's token at each place. Bounded, and flat where the refusal is most unlikely; `+ NLL` or
-    `KLToReference` on the retained data.
+    with :math:`r_t` the refusal's token at each place. Bounded, and flat where the refusal is most unlikely; JensUn
+    adds `JSDToReference` on the retained data.
 
     Without `token_ids` the part's own labels are the refusal: rows hold a forgotten question and a refusal as its
     answer (part `"alternative"`), and no logits are read. With `token_ids` the part is the forgotten data itself: its
@@ -68,3 +68,33 @@ class JSDToRefusal(Loss):
         refusal = torch.tensor(self.token_ids, device=place.device)[place]
         log_prob = functional.full_precision(current.logits).log_softmax(-1)
         return functional.js_to_label(log_prob.gather(-1, refusal.unsqueeze(-1)).squeeze(-1))
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class JSDToReference(Loss):
+    r"""Jensen-Shannon divergence from the reference, the retain loss of `"JensUn" <https://arxiv.org/abs/2509.02820>`_.
+
+    .. math:: JSD(p, p_{ref}) \le \ln 2
+
+    Example:
+        >>> JSDToRefusal() + JSDToReference()
+        JSDToRefusal(on='alternative') + 1.0 * JSDToReference(on='retain')
+    """
+
+    name = "jsd_to_reference"
+    summary = "bounded divergence of the predicted distribution from the reference's"
+    paper = "Unlearning That Lasts: Utility-Preserving, Robust, and Almost Irreversible Forgetting in LLMs"
+    arxiv = "2509.02820"
+    needs_reference = True
+
+    on: str = "retain"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Logits alone."""
+        return ("logits",)
+
+    def values(self, current: Prediction, reference: Prediction) -> Tensor:
+        """See `functional.js_to_reference`."""
+        check_categorical(current.logits, current.log_prob.shape)
+        return functional.js_to_reference(current.logits, reference.logits)

@@ -6,6 +6,7 @@ of the current model's own predictions, it is a constant for the gradient, as in
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -232,7 +233,29 @@ def js_to_label(log_prob: Tensor) -> Tensor:
     """
     log_prob = full_precision(log_prob)
     prob = log_prob.exp()
-    return 0.5 * (prob * log_prob - (1 + prob) * prob.log1p()) + torch.log(prob.new_tensor(2.0))
+    return 0.5 * (prob * log_prob - (1 + prob) * prob.log1p()) + math.log(2)
+
+
+def js_to_reference(logits: Tensor, reference_logits: Tensor) -> Tensor:
+    r"""Jensen-Shannon divergence between the two models' predictions, in nats, from logits.
+
+    .. math:: \tfrac12 KL(p \| m) + \tfrac12 KL(q \| m), \qquad m = \tfrac12 (p + q)
+
+    Args:
+        logits: `[..., num_classes]`.
+        reference_logits: the same under the reference, same shape.
+
+    Returns:
+        `[...]`, between 0 and :math:`\ln 2`.
+
+    Raises:
+        InvalidInputError: shapes differ or there are fewer than two classes.
+    """
+    check_categorical(logits, logits.shape[:-1])
+    check_same_shape("logits", logits, reference_logits)
+    log_p, log_q = (full_precision(z).log_softmax(-1) for z in (logits, reference_logits))
+    middle = torch.logaddexp(log_p, log_q) - math.log(2)
+    return 0.5 * (log_p.exp() * (log_p - middle) + log_q.exp() * (log_q - middle)).sum(-1)
 
 
 def masked_vocabulary(logits: Tensor, target_logits: Tensor, token_ids: tuple[int, ...], mask_mode: str) -> Tensor:
