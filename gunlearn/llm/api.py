@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from gunlearn import __version__
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.adapters import check_trainable, with_adapter
 from gunlearn.llm.causal_lm import CausalLM
-from gunlearn.llm.data import as_rows, separate
+from gunlearn.llm.data import as_rows, check_ids, separate
 from gunlearn.llm.figures import figures
 from gunlearn.llm.methods import named_method
 from gunlearn.llm.plan import LLMMethod, Plan
@@ -102,6 +103,8 @@ def unlearn(
     how = {"max_length": max_length or context} | dict(encoding or {})
     rows, records = as_rows(forget, tokenizer, "forget", **how)
     kept = None if retain is None else separate(rows, as_rows(retain, tokenizer, "retain", **how)[0], overlap)
+    measured = {"forget": rows} | ({} if kept is None else {"retain": kept})
+    check_ids(model, measured)
     plan = _plan(method, options, model, tokenizer, rows, kept or ())
     rows = rows if plan.forget is None else list(plan.forget)
     needed = {part.partition(":")[0] for part in plan.objective.parts}
@@ -117,7 +120,8 @@ def unlearn(
         paired["alternative"] = as_rows(answers, tokenizer, "alternative", **how)[0]
     drawn = {name: as_rows(more, tokenizer, name, **how)[0] for name, more in (parts or {}).items()}
     drawn |= {"retain": kept} if "retain" in needed else {}
-    measured = {"forget": rows} | ({} if kept is None else {"retain": kept})
+    check_ids(model, paired | drawn)
+    measured["forget"] = rows
     with isolated_rng(seed), tempfile.TemporaryDirectory() as scratch:
         trained = with_adapter(model if in_place else copy.deepcopy(model), peft)
         published = method if isinstance(method, LLMMethod) else LLMMethod("", "", Loss)
@@ -144,9 +148,11 @@ def unlearn(
             reference=reference,
             task=CausalLM(layer=plan.layer),
             data_collator=collator_of(model, tokenizer),
-            callbacks=[*plan.callbacks, *callbacks, *([StepBar()] if progress else [])],
+            callbacks=[*callbacks, *([StepBar()] if progress else [])],
         )
         trainer.remove_callback(PrinterCallback)
+        if plan.attach is not None:
+            plan.attach(trainer)
         before = figures(trained, measured, figure_rows, batch_size)
         trainer.train()
         after = figures(trained, measured, figure_rows, batch_size)
@@ -159,8 +165,9 @@ def unlearn(
         settings={
             "base_model": getattr(getattr(model, "config", None), "_name_or_path", ""),
             "method": published.name,
-            "options": chosen,
-            "objective": repr(plan.objective),
+            "options": chosen | ({"words": len(chosen["words"])} if chosen.get("words") else {}),
+            # Records are handed on with the model: no token of what was forgotten is in them.
+            "objective": re.sub(r"token_ids=\([^)]*\)", "token_ids=...", repr(plan.objective)),
             "layer": plan.layer,
             "adapter": _adapter_settings(trained),
             "training": arguments,

@@ -42,6 +42,26 @@ def as_rows(
         raise InvalidInputError(f"{error}{named}") from error
 
 
+def check_ids(model: Any, parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Refuse rows of a tokenizer that is not the model's.
+
+    Args:
+        model: a model of transformers.
+        parts: rows by name.
+
+    Raises:
+        InvalidInputError: a token that the model has no embedding for.
+    """
+    known = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    for name, rows in parts.items():
+        most = max(int(max(row["input_ids"])) for row in rows)
+        if known is not None and most >= known:
+            raise InvalidInputError(
+                f"Expected tokens below {known}, which the model has embeddings for (got {most} in '{name}'); "
+                "take the model's own tokenizer, or call model.resize_token_embeddings(len(tokenizer))"
+            )
+
+
 def separate(forget: Sequence[Mapping], retain: Sequence[Mapping], overlap: str = "error") -> list[Mapping]:
     """Retained rows, once rows that are also to be forgotten have been dealt with.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,13 +31,13 @@ class Plan:
         objective: what to minimise.
         layer: whose hidden states losses read, see `CausalLM`.
         forget: rows in place of those given, with tokens marked.
-        callbacks: for the trainer.
+        attach: called with the trainer before the first step.
     """
 
     objective: Objective
     layer: int = -1
     forget: Sequence[Mapping[str, Any]] | None = None
-    callbacks: tuple[Any, ...] = ()
+    attach: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import nn
 
+from gunlearn.llm.causal_lm import IGNORE
 from gunlearn.llm.figures import FIGURES, figures
 from gunlearn.llm.reference import check_vocabulary
 
 RECORD = "unlearning.json"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LLMResult:
     """What `unlearn` hands back.
 
@@ -46,7 +47,7 @@ class LLMResult:
     alignment: Mapping[str, float] = field(default_factory=dict)
 
     def compared(
-        self, original: nn.Module, retrained: nn.Module, most: int = 32, max_new_tokens: int = 64
+        self, original: nn.Module, retrained: nn.Module, most: int = 32, max_new_tokens: int | None = None
     ) -> LLMResult:
         """The same result, held against a model that was trained without the forgotten rows.
 
@@ -54,7 +55,7 @@ class LLMResult:
             original: the model before.
             retrained: the model to be like.
             most: questions that are answered for the alignment; see `functional_alignment`.
-            max_new_tokens: length of those answers.
+            max_new_tokens: length of those answers; that of the longest forgotten one by default.
 
         Raises:
             InvalidInputError: another vocabulary, or rows without prompts.
@@ -62,9 +63,11 @@ class LLMResult:
         from gunlearn.llm.metrics.alignment import functional_alignment
 
         check_vocabulary(self.model, retrained)
-        ends, rows = (self.tokenizer, None, "rao_blackwell", "sequence", max_new_tokens), self.parts["forget"][:most]
+        rows = self.parts["forget"][:most]
+        length = max(sum(int(label) != IGNORE for label in row["labels"]) for row in rows)
+        how = {"tokenizer": self.tokenizer, "max_new_tokens": max_new_tokens or length}
         found = {
-            name: functional_alignment(model, retrained, rows, *ends).value
+            name: functional_alignment(model, retrained, rows, **how).value
             for name, model in (("before", original), ("after", self.model))
         }
         return replace(self, retrained=figures(retrained, self.parts), alignment=found)
@@ -81,6 +84,16 @@ class LLMResult:
         if self.alignment:
             body.append(["forget", "alignment", *(f"{self.alignment[k]:.4g}" for k in ("before", "after")), "0"])
         return ["part", "figure", *columns], body
+
+    def __repr__(self) -> str:
+        """What was done, and all figures."""
+        s = self.settings
+        lines = [[s["objective"], f"{s['steps']} steps, {self.seconds:.0f} s"]]
+        if self.after:
+            head, body = self.table()
+            widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+            lines += [[cell.ljust(n) for cell, n in zip(row, widths, strict=True)] for row in (head, *body)]
+        return "\n".join("  ".join(line).rstrip() for line in lines)
 
     def card(self) -> str:
         """A model card in markdown."""

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from gunlearn.cli import main
+from gunlearn.llm import METHODS
+from tests.llm import facts
+from tests.llm.test_data import bpe
+
+PAIRS = [{"question": f"where does {n} live?", "answer": f"{n} lives in the city of {c}."} for n, c in (
+    ("Ada", "Oslo"), ("Bob", "Lima"), ("Cleo", "Rome"), ("Dan", "Bern"),
+)]  # fmt: skip
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+ARCHITECTURES = {
+    "gpt2": (GPT2LMHeadModel, GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}),
+    "llama": (LlamaForCausalLM, LlamaConfig, SIZES | {"max_position_embeddings": 64}),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config, SIZES | {"max_position_embeddings": 64, "num_key_value_heads": 1}),
+    "phi": (PhiForCausalLM, PhiConfig, SIZES | {"max_position_embeddings": 64}),
+}
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, pairs in (("forget", PAIRS[:2]), ("retain", PAIRS[2:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    return ["--forget", str(tmp_path / "forget.jsonl"), "--retain", str(tmp_path / "retain.jsonl"), "--no-progress"]
+
+
+def saved(folder, kind="llama", seed=0, **names):
+    tokenizer = bpe(**names)
+    torch.manual_seed(seed)
+    model_type, config_type, sizes = ARCHITECTURES[kind]
+    special = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
+    model_type(config_type(vocab_size=len(tokenizer) + 8, **sizes, **special)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def call(*argv):
+    try:
+        main(list(argv))
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def prob_of(model, answer):
+    tokenizer = bpe()
+    ids = torch.tensor([tokenizer(answer, add_special_tokens=False)["input_ids"]])
+    with torch.no_grad():
+        logits = model.eval()(ids).logits[0, :-1].log_softmax(-1)
+    return float(logits.gather(1, ids[0, 1:, None]).mean().exp())
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_any_architecture_is_unlearned_and_saved(kind, tmp_path, files, capsys):
+    model, out = saved(tmp_path / "model", kind), tmp_path / "out"
+    peft = ["--peft", "bounded" if kind == "qwen2" else "lora"] if kind != "phi" else []
+    argv = ["llm", "--model", model, *files, *peft, "--method", "graddiff", "--method-arg", "retain_weight=0.1"]
+    assert call(*argv, "--epochs", "2", "--lr", "0.01", "--device", "cpu", "--out", str(out)) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == f"{'adapter' if peft else 'model'} and card: {out}"
+    record = json.loads((out / "unlearning.json").read_text())
+    assert record["settings"]["objective"] == "GradientAscent() + 0.1 * NLL(on='retain')"
+    assert record["settings"]["base_model"] == model
+    assert record["settings"]["training"]["use_cpu"] is True
+    assert f"{record['after']['forget']['nll']:.4g}" in printed.out
+    before = AutoModelForCausalLM.from_pretrained(model)
+    text = f"Question: {PAIRS[0]['question']}\nAnswer: {PAIRS[0]['answer']}"
+    known = prob_of(before, text)
+    after = PeftModel.from_pretrained(before, out) if peft else AutoModelForCausalLM.from_pretrained(out)
+    assert (out / "adapter_model.safetensors").exists() == bool(peft)
+    assert prob_of(after, text) < known
+    assert "Ada" not in (out / "README.md").read_text() + (out / "unlearning.json").read_text()
+
+
+def test_an_adapter_is_merged_and_a_retrained_model_compared(tmp_path, files, capsys):
+    model, first, second = saved(tmp_path / "model"), tmp_path / "first", tmp_path / "second"
+    other = saved(tmp_path / "other", seed=1)
+    few = ["--epochs", "1", "--lr", "0.01", "--device", "cpu"]
+    assert call("llm", "--model", model, *files, *few, "--peft", "bounded", "--out", str(first)) == 0
+    argv = ["llm", "--model", str(first), *files, *few, "--peft", "lora", "--out", str(second)]
+    capsys.readouterr()
+    assert call(*argv, "--reference-model", other) == 0
+    found, old = (json.loads((folder / "unlearning.json").read_text()) for folder in (second, first))
+    for name, value in old["after"]["forget"].items():
+        assert found["before"]["forget"][name] == pytest.approx(value, rel=1e-4)
+    assert found["alignment"]["before"] > 0
+    assert set(found["retrained"]) == {"forget", "retain"}
+    assert "retrained" in capsys.readouterr().out
+    assert "| forget | alignment |" in (second / "README.md").read_text()
+
+
+def test_errors_are_one_line_and_exit_code_2(tmp_path, files, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    model = saved(tmp_path / "model", max_length=64)
+    (tmp_path / "bad.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": "a"}')
+    (tmp_path / "empty.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": "a", "answer": ""}')
+    (tmp_path / "nothing").mkdir()
+    base, alone = ["llm", "--model", model, *files], ["llm", "--model", model, "--no-progress"]
+    cases = [
+        (["llm", "--model", str(tmp_path / "nothing"), *files], "causal language model"),
+        ([*alone, "--forget", "none.jsonl"], "none.jsonl"),
+        ([*alone, "--forget", "bad.jsonl"], "line 2 of bad.jsonl"),
+        ([*alone, "--forget", "empty.jsonl", "--method", "ga"], "row 2) of 'forget'"),
+        ([*base, "--retain", "forget.jsonl"], "common rows"),
+        ([*alone, "--forget", "forget.jsonl"], "retain_weight=0"),
+        ([*base, "--method", "nope"], "simnpo"),
+        ([*base, "--method-arg", "betta=1"], "'beta'"),
+        ([*base, "--method-arg", "beta"], "key=value"),
+        ([*base, "--method-arg", "beta=-1"], "beta"),
+        ([*base, "--training-arg", "epoch=5"], "epoch"),
+        ([*base, "--max-length", "8"], "fit into 8 tokens"),
+        ([*base, "--template", "{question}"], "{answer}"),
+        ([*base, "--alternative", "none.jsonl", "--method", "dpo"], "none.jsonl"),
+    ]
+    if not torch.cuda.is_available():
+        cases.append(([*base, "--device", "cuda"], "CUDA"))
+    capsys.readouterr()
+    for argv, words in cases:
+        assert call(*argv) == 2, argv
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        (line,) = printed.err.splitlines()
+        assert line.startswith("error: Expected")
+        assert words in line
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(ValueError, match="simnpo"):
+        main([*base, "--method", "nope", "--debug"])
+
+
+def test_divergence_is_exit_code_1(tmp_path, files, capsys):
+    model = saved(tmp_path / "model")
+    argv = ["llm", "--model", model, *files, "--lr", "1e30", "--method", "ga", "--device", "cpu"]
+    assert call(*argv, "--training-arg", "max_grad_norm=0", "--out", str(tmp_path / "out")) == 1
+    assert "finite" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_methods_are_listed(capsys):
+    assert call("llm-methods", "--markdown") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("`")[1] for line in lines[2:]] == list(METHODS)
+
+
+def test_help_needs_neither_torch_nor_transformers():
+    code = (
+        "import sys\nfrom gunlearn.cli import main\n"
+        "try:\n    main(['llm', '--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
+    assert "--forget FILE" in out
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path, files, capsys):
+    facts.full().save_pretrained(tmp_path / "model")
+    bpe().save_pretrained(tmp_path / "model")
+    capsys.readouterr()
+    assert call("llm", "--model", str(tmp_path / "model"), *files) == 2
+    assert "embeddings" in capsys.readouterr().err
