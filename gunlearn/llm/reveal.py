@@ -138,7 +138,7 @@ class Revealer:
         """Token ids (with the token that ends them), text and score of what the model says, by instruction."""
         prompts = [self._ids(self.instructions[arm].text) for arm in arms]
         sampler = Sampler(self.samples, self.temperature, seed=seed)
-        answers = draw(model, prompts, end_tokens(self.tokenizer, model), sampler, self.max_new_tokens)
+        answers = draw(model, prompts, end_tokens(self.tokenizer), sampler, self.max_new_tokens)
         said = {}
         for i, arm in enumerate(arms):
             tokens = [t[m].tolist() for t, m in zip(answers.tokens[i], answers.mask[i], strict=True)]

@@ -1,0 +1,349 @@
+"""Bounded adapters: bound, exactness, peft's whole life cycle, and retention under ascent."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import cache
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from torch import nn
+from transformers import (
+    GPT2Config,
+    GPTNeoXConfig,
+    PhiConfig,
+    Qwen2Config,
+    TrainingArguments,
+)
+from transformers.models.auto import AutoModelForCausalLM
+
+from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedModelError
+from gunlearn.llm import BoundedConfig, CausalLM, PartCollator, UnlearnTrainer, adapter_norms, negate_adapter
+from gunlearn.llm.bounded_layer import BoundedLinear, bounded_delta
+from gunlearn.losses import NLL, NPO
+from tests.llm import facts
+
+FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)
+BOUND = 0.0625
+
+
+def batch():
+    return PartCollator()(FORGET[:6])
+
+
+def bounded(model=None, noise=0.0, **config):
+    model = get_peft_model(copy.deepcopy(facts.full() if model is None else model), BoundedConfig(**config)).eval()
+    stir(model, noise)
+    return model
+
+
+def stir(model, noise, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for layer in model.modules():
+        if isinstance(layer, BoundedLinear):
+            for b in layer.bounded_B.values():
+                b.data += noise * torch.randn(b.shape, generator=generator)
+
+
+def logits(model, inputs=None):
+    with torch.no_grad():
+        return model(input_ids=(inputs or batch())["input_ids"]).logits
+
+
+@cache
+def ascended(phi, seed, lr=5e-2, steps=64, weight=1.0):
+    """Gradient difference on the facts, and norms of the change along the way. `weight` 0 forgets nothing."""
+    torch.manual_seed(seed)
+    model = bounded(r=4, omega=10.0, bound=BOUND, phi=phi)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.0, fused=True
+    )
+    draw = torch.Generator().manual_seed(seed)
+    collate, task, largest, frobenius = PartCollator(), CausalLM(("log_prob",)), [], []
+    for step in range(1, steps + 1):
+        means = []
+        for rows in (FORGET, RETAIN):
+            chosen = torch.randperm(len(rows), generator=draw)[:8]
+            p = task.decode(model, None, collate([rows[i] for i in chosen]))
+            means.append(p.log_prob.sum() / p.mask.sum())
+        optimizer.zero_grad()
+        (weight * means[0] - means[1]).backward()
+        optimizer.step()
+        if step % 4:
+            continue
+        norms = adapter_norms(model).values()
+        largest.append(max(n["max"] for n in norms))
+        frobenius.append(math.hypot(*(n["frobenius"] for n in norms)))
+    growth = frobenius[-1] / frobenius[len(frobenius) * 3 // 4 - 1] - 1
+    return SimpleNamespace(
+        largest=max(largest),
+        growth=growth,
+        forget=facts.accuracy(model, FORGET),
+        retain=facts.accuracy(model, RETAIN),
+    )
+
+
+def test_a_new_adapter_changes_no_bit():
+    before, model = logits(facts.full()), bounded(r=4)
+    assert torch.equal(logits(model), before)
+    assert not torch.equal(logits(bounded(r=4, noise=1e-2)), before)
+
+
+@pytest.mark.parametrize("phi", ["sin", "tanh"])
+def test_no_entry_exceeds_the_bound_however_large_the_factors(phi):
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(3, 40, generator=generator) * 1e3, torch.randn(30, 3, generator=generator) * 1e3
+    assert bounded_delta(a, b, 0.25, 10.0, phi).abs().max() <= 0.25
+    assert bounded_delta(a, b, 0.25, 10.0, "identity").abs().max() > 1e3
+
+
+def test_ascent_keeps_to_the_bound_and_lora_of_the_same_slope_does_not():
+    sine, plain = ascended("sin", 0), ascended("identity", 0)
+    assert sine.forget < 0.2
+    assert plain.forget < 0.2
+    assert sine.largest <= BOUND < 5 * BOUND < plain.largest
+
+
+def test_the_norm_stops_growing():
+    for seed in (0, 1):
+        assert ascended("sin", seed).growth < 0.02
+        assert ascended("identity", seed).growth > 0.04
+
+
+def test_ascent_costs_less_of_what_is_retained():
+    kept = {phi: sum(ascended(phi, seed).retain for seed in (0, 1)) / 2 for phi in ("sin", "identity")}
+    assert kept["sin"] > kept["identity"] + 0.1
+
+
+def test_the_ascent_is_what_does_the_damage():
+    assert ascended("identity", 0, steps=24, weight=0.0).retain > 0.95
+
+
+@pytest.mark.parametrize("phi", ["sin", "tanh", "identity"])
+def test_gradients_agree_with_finite_differences(phi):
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(2, 4, dtype=torch.double, generator=generator, requires_grad=True)
+    b = torch.randn(3, 2, dtype=torch.double, generator=generator, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda a, b: bounded_delta(a, b, 0.3, 1.7, phi), (a, b))
+
+
+def test_the_layer_agrees_with_dense_algebra_and_its_gradients():
+    torch.manual_seed(0)
+    base = nn.Linear(5, 7).double()
+    layer = BoundedLinear(copy.deepcopy(base), "default", BoundedConfig(r=2, omega=3.0))
+    layer.bounded_B["default"].data.normal_()
+    a, b = (p.detach().clone().requires_grad_() for p in (layer.bounded_A["default"], layer.bounded_B["default"]))
+    x, target = torch.randn(4, 5, dtype=torch.double), torch.randn(4, 7, dtype=torch.double)
+    dense = x @ (base.weight + torch.sin(3.0 * b @ a) / 5**0.5).T + base.bias
+    (layer(x) * target).sum().backward()
+    (dense * target).sum().backward()
+    torch.testing.assert_close(layer(x), dense)
+    torch.testing.assert_close(layer.bounded_A["default"].grad, a.grad)
+    torch.testing.assert_close(layer.bounded_B["default"].grad, b.grad)
+
+
+def test_no_full_matrix_is_kept_for_the_backward_pass():
+    layer = BoundedLinear(nn.Linear(64, 96), "default", BoundedConfig(r=2))
+    layer.base_layer.requires_grad_(False)
+    layer.bounded_B["default"].data.normal_()
+    kept = []
+
+    def pack(tensor):
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        layer(torch.randn(3, 64)).sum()
+        inside = [t for t in kept if t.shape in ((96, 64), (64, 96)) and t is not layer.base_layer.weight]
+        bounded_delta(layer.bounded_A["default"], layer.bounded_B["default"], 1.0, 1.0).sum()
+    assert not inside
+    assert any(t.shape == (96, 64) for t in kept)  # what a plain computation keeps
+
+
+def test_negation_is_exact_and_leaves_the_model_alone():
+    model = bounded(r=4, noise=0.1)
+    opposite = negate_adapter(model)
+    for (name, layer), other in zip(model.named_modules(), opposite.modules(), strict=True):
+        if isinstance(layer, BoundedLinear):
+            assert torch.equal(layer.get_delta_weight("default"), -other.get_delta_weight("default")), name
+    assert torch.equal(logits(negate_adapter(opposite)), logits(model))
+    assert not torch.equal(logits(opposite), logits(model))
+
+
+ARCHITECTURES = {
+    "gpt2": GPT2Config(vocab_size=60, n_embd=16, n_layer=2, n_head=2, n_positions=32),
+    "gpt_neox": GPTNeoXConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
+    ),
+    "phi": PhiConfig(vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24),
+    "qwen2": Qwen2Config(
+        vocab_size=60,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=24,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_merged_saved_and_disabled_adapters_agree(name, tmp_path):
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(ARCHITECTURES[name]).eval()
+    inputs = {"input_ids": torch.randint(60, (3, 7))}
+    before, model = logits(base, inputs), bounded(base, r=3, noise=0.3)
+    adapted = {n for n, m in model.named_modules() if isinstance(m, BoundedLinear)}
+    assert adapted
+    assert all("attn" not in n and "attention" not in n for n in adapted)
+    after = logits(model, inputs)
+    assert (after - before).abs().max() > 1e-3
+    with model.disable_adapter():
+        assert torch.equal(logits(model, inputs), before)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path).eval()
+    assert torch.equal(logits(loaded, inputs), after)
+    loaded.merge_adapter()
+    torch.testing.assert_close(logits(loaded, inputs), after, rtol=0, atol=1e-5)
+    loaded.unmerge_adapter()
+    torch.testing.assert_close(logits(loaded, inputs), after, rtol=0, atol=1e-5)
+    merged = model.merge_and_unload(safe_merge=True)
+    assert not any(isinstance(m, BoundedLinear) for m in merged.modules())
+    torch.testing.assert_close(logits(merged, inputs), after, rtol=0, atol=1e-5)
+
+
+def test_two_adapters_are_chosen_between_and_summed():
+    model = bounded(r=2, noise=0.1)
+    first = logits(model)
+    model.add_adapter("second", BoundedConfig(r=3, phi="tanh"))
+    assert torch.equal(logits(model), first)
+    model.set_adapter("second")
+    stir(model, 0.1, seed=1)
+    second = logits(model)
+    model.base_model.set_adapter(["default", "second"])
+    both = logits(model)
+    assert not torch.equal(both, first)
+    assert not torch.equal(both, second)
+    torch.testing.assert_close(logits(model.merge_and_unload()), both, rtol=0, atol=1e-4)
+
+
+def test_a_merge_that_is_not_finite_is_refused():
+    model = bounded(r=2)
+    next(m for m in model.modules() if isinstance(m, BoundedLinear)).bounded_B["default"].data.fill_(math.nan)
+    with pytest.raises(DivergenceError, match="finite weights"):
+        model.merge_adapter(safe_merge=True)
+
+
+def test_adapters_are_float32_beside_a_bfloat16_base():
+    model = bounded(copy.deepcopy(facts.full()).bfloat16(), r=2, noise=0.1)
+    layers = [m for m in model.modules() if isinstance(m, BoundedLinear)]
+    assert {p.dtype for layer in layers for p in (*layer.bounded_A.values(), *layer.bounded_B.values())} == {
+        torch.float32
+    }
+    out = model(**{"input_ids": batch()["input_ids"]}).logits
+    assert out.dtype == torch.bfloat16
+    out.float().square().mean().backward()
+    assert all(torch.isfinite(layer.bounded_B["default"].grad).all() for layer in layers)
+    assert model.merge_and_unload().model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+
+
+class FeedForward(nn.Module):
+    """The names that diffusers gives to a gated feed-forward block."""
+
+    def __init__(self):
+        super().__init__()
+        gate = nn.Module()
+        gate.proj = nn.Linear(8, 32)
+        self.ff = nn.Module()
+        self.ff.net = nn.ModuleList([gate, nn.Dropout(0.0), nn.Linear(16, 8)])
+
+    def forward(self, x):
+        value, gate = self.ff.net[0].proj(x).chunk(2, -1)
+        return self.ff.net[2](value * nn.functional.gelu(gate))
+
+
+class ViTBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attn, self.mlp = nn.MultiheadAttention(8, 2, batch_first=True), nn.Module()
+        self.mlp.fc1, self.mlp.fc2 = nn.Linear(8, 20), nn.Linear(20, 8)
+
+    def forward(self, x):
+        x = x + self.attn(x, x, x)[0]
+        return x + self.mlp.fc2(nn.functional.gelu(self.mlp.fc1(x)))
+
+
+@pytest.mark.parametrize(
+    ("block", "targets"), [(FeedForward, ["ff.net.0.proj", "ff.net.2"]), (ViTBlock, ["mlp.fc1", "mlp.fc2"])]
+)
+def test_works_on_any_module(block, targets):
+    torch.manual_seed(0)
+    base, x = block().eval(), torch.randn(2, 5, 8)
+    config = BoundedConfig(r=2, bound=0.1, target_modules=targets)
+    before, model = base(x), inject_adapter_in_model(config, copy.deepcopy(base)).eval()
+    assert torch.equal(model(x), before)
+    assert set(adapter_norms(model)) == set(targets)
+    model = get_peft_model(copy.deepcopy(base), config).eval()
+    stir(model, 5.0)
+    after = model(x)
+    assert (after - before).abs().max() > 1e-2
+    assert all(0.05 < norm["max"] <= 0.1 for norm in adapter_norms(model).values())
+    torch.testing.assert_close(model.merge_and_unload()(x), after, rtol=0, atol=1e-5)
+
+
+def test_norms_agree_with_dense_algebra():
+    model = bounded(r=4, omega=20.0, noise=0.3)
+    norms = adapter_norms(model)
+    layer = model.get_submodule("base_model.model.model.layers.1.mlp.down_proj")
+    angle = 20.0 * (layer.bounded_B["default"] @ layer.bounded_A["default"]).detach()
+    delta, found = torch.sin(angle) / 128**0.5, norms["model.layers.1.mlp.down_proj"]
+    assert len(norms) == 6
+    assert found["bound"] == pytest.approx(1 / 128**0.5)
+    assert found["max"] == pytest.approx(float(delta.abs().max()))
+    assert found["frobenius"] == pytest.approx(float(delta.norm()), rel=1e-5)
+    assert found["beyond"] == pytest.approx(float((angle.abs() > math.pi / 2).double().mean()))
+    assert 0 < found["beyond"] < 1
+    assert adapter_norms(bounded(r=4, phi="identity"))["model.layers.0.mlp.up_proj"]["bound"] == math.inf
+    with pytest.raises(InvalidInputError, match="bounded adapter"):
+        adapter_norms(get_peft_model(copy.deepcopy(facts.full()), LoraConfig(target_modules=["q_proj"])))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_trains_with_the_adapter_off_as_reference(tmp_path, checkpointing):
+    model = bounded(r=2, bound=0.05)
+    args = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=3,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+        gradient_checkpointing=checkpointing,
+    )
+    data = {"forget_dataset": FORGET, "retain_dataset": RETAIN}
+    trainer = UnlearnTrainer(model, NPO() + NLL(on="retain"), args, reference="adapter", **data)
+    assert trainer.reference.frozen is None
+    trainer.train()
+    with model.disable_adapter():
+        assert torch.equal(logits(model.eval()), logits(facts.full()))
+    assert all(0 < n["max"] <= 0.05 for n in adapter_norms(model).values())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"r": 0}, {"omega": 0.0}, {"bound": -1.0}, {"alpha": math.inf}, {"phi": "cos"}, {"dropout": 1.0}]
+)
+def test_bad_settings_are_named(wrong):
+    with pytest.raises(InvalidInputError, match=next(iter(wrong))):
+        BoundedConfig(**wrong)
+
+
+def test_unknown_architectures_and_layers_are_named():
+    with pytest.raises(InvalidInputError, match="target_modules"):
+        get_peft_model(ViTBlock(), BoundedConfig())
+    with pytest.raises(UnsupportedModelError, match="Embedding"):
+        get_peft_model(copy.deepcopy(facts.full()), BoundedConfig(target_modules=["embed_tokens"]))
