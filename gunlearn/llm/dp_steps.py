@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -90,6 +91,7 @@ def add_hooks(model: nn.Module) -> GradSampleHooks:
         raise UnsupportedModelError(f"Expected layers with gradients per record (got {error})") from error
 
 
+@lru_cache(maxsize=32)  # the search takes seconds
 def noise_for(epsilon: float, delta: float, rate: float, steps: int, accountant: str) -> float:
     """The least noise multiplier (to 1 % of epsilon) with which the accountant stays within the budget."""
     settings = {"target_epsilon": epsilon, "target_delta": delta, "sample_rate": rate, "steps": steps}

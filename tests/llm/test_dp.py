@@ -98,7 +98,7 @@ def test_row_losses_are_means_over_labelled_tokens() -> None:
     for row, value in zip(rows[:2], found, strict=False):
         batch = {name: torch.tensor([row[name]]) for name in ("input_ids", "labels")}
         assert value.item() == pytest.approx(model(**batch).loss.item(), rel=1e-5)
-    assert float(found[2]) == 0
+    assert found[2].item() == 0
 
 
 def test_no_record_moves_the_sum_further_than_the_clipping_norm() -> None:
