@@ -71,9 +71,10 @@ def encode(
     targets = [record.get("target") for record in records]
     if any(t is not None for t in targets):
         _refuse("'target' in every row or in none", [i for i, t in enumerate(targets, 1) if t is None])
+    begins = {chatted: _begin(tokenizer, bos, chatted) for chatted in {text[3] for text in texts}}
     rows, too_long = [], []
     for i, ((prompt, answer, plain, chatted), target) in enumerate(zip(texts, targets, strict=True), 1):
-        begin = _begin(tokenizer, bos, chatted)
+        begin = begins[chatted]
         before, after, spans = _tokens(tokenizer, prompt, answer, offsets=target is not None)
         mask = None if target is None else _target_mask(answer, target, spans, i)
         if eos and tokenizer.eos_token_id is not None and not (chatted and after[-1] in tokenizer.all_special_ids):

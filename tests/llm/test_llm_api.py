@@ -199,12 +199,36 @@ def test_divergence_is_no_result():
 
 
 def test_answers_too_long_for_the_context_are_refused_before_training():
-    long = {"question": "where does ada live ?", "answer": "oslo " * 80}
-    with pytest.raises(InvalidInputError, match="fit into 64"):
+    context = facts.full().config.max_position_embeddings
+    long = {"question": "where does ada live ?", "answer": "oslo " * context}
+    with pytest.raises(InvalidInputError, match=f"fit into {context}"):
         run([long], retain=None, method="ga", encoding=ENCODING)
-    (row,) = encode([{"question": "where " * 80, "answer": "oslo"}], facts.tokenizer(), max_length=64, **ENCODING)
-    assert len(row["input_ids"]) == 64
+    how = ENCODING | {"max_length": context}
+    (row,) = encode([{"question": "where " * context, "answer": "oslo"}], facts.tokenizer(), **how)
+    assert len(row["input_ids"]) == context
     run([row], retain=None, method="ga", epochs=1, figure_rows=1)
+
+
+def test_records_tell_nothing_of_what_was_forgotten(tmp_path):
+    options = {"words": [facts.NAMES[p] for p in facts.FORGET], "max_document_frequency": 1.0}
+    result = run(method="obliviate", options=options, max_steps=1)
+    folder = result.save(tmp_path)
+    kept = (folder / "unlearning.json").read_text() + (folder / "README.md").read_text()
+    assert not any(f'"{name}"' in kept for name in options["words"])
+    assert "token_ids=..." in kept
+    assert result.settings["options"]["words"] == 4
+    shown = repr(result).splitlines()
+    assert shown[1].split() == ["part", "figure", "before", "after"]
+    assert len(shown) == 10
+
+
+def test_the_multiplier_of_pdu_follows_the_retain_loss():
+    result = run(method="pdu", options={"epsilon": -1.0, "step": 2.0, "retain_weight": 3.0}, max_steps=2)
+    seen = [entry["retain_weight"] for entry in result.history]
+    assert seen[0] == pytest.approx(3 + 2 * (result.history[0]["nll(retain)"] + 1), rel=1e-4)
+    assert seen[1] > seen[0]  # no loss is below -1
+    own = run(method="pdu", max_steps=1, lr=0.0)  # bound by what the retained rows had before
+    assert own.history[0]["retain_weight"] == pytest.approx(50, abs=0.5)
 
 
 def test_the_bar_counts_steps(capsys):
