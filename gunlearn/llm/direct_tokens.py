@@ -24,7 +24,7 @@ TARGET, REST = "forget:target", "forget:rest"
 FORGET_LOSSES = ("npo", "ga", "ceu")
 
 
-def dto(forget_loss: str | Loss = "npo", lambda_: float = 5.0, beta: float = 0.5) -> Objective:
+def dto(forget_loss: str | Loss = "npo", lambda_: float = 1.0, beta: float = 0.5) -> Objective:
     r"""Direct token optimisation, `"Direct Token Optimization" <https://arxiv.org/abs/2510.00125>`_.
 
     .. math:: L_u(T) + \lambda \, \frac{1}{|N|} \sum_{t \in N} KL\big(p_0(\cdot | x_{<t}) \| p(\cdot | x_{<t})\big)
