@@ -139,6 +139,8 @@ def test_truncated_and_tempered_choices():
     squared = torch.tensor([0.16, 0.01, 0.09, 0.04])
     assert shares(temperature=0.5).tolist() == pytest.approx((squared / squared.sum()).tolist(), abs=0.03)
     assert choose(logits, uniform, None).unique().tolist() == [0]
+    excluded = torch.tensor([[-torch.inf, 0.0, 0.0]])
+    assert choose(excluded, torch.zeros(1, dtype=torch.float64), Sampler()).tolist() == [1]
 
 
 def test_greedy_answers_are_those_of_transformers():
@@ -273,5 +275,5 @@ def test_bad_input():
     supplier = TextAlignment(PROMPTS, END, Sampler(2), max_new_tokens=T)
     with pytest.raises(InvalidInputError, match="the model is broken"):
         align(*[supplier.terms(supplier.draw(Toy(0)), Toy(0), broken)] * 2)
-    assert end_tokens(SimpleNamespace(eos_token_id=2), SimpleNamespace(generation_config=None)) == (2,)
-    assert end_tokens(None, SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[7, 3]))) == (3, 7)
+    assert end_tokens(SimpleNamespace(eos_token_id=2)) == end_tokens(2) == (2,)
+    assert end_tokens(SimpleNamespace(eos_token_id=[7, 3])) == end_tokens([7, 3]) == (7, 3)

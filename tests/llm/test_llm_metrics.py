@@ -261,7 +261,7 @@ def test_table_of_all_metrics():
 def test_table_leaves_out_what_it_cannot_know():
     rows = facts.rows(range(1))
     (row,) = evaluate({"m": facts.full()}, facts.tokenizer(), rows, rows, generate=False)
-    kinds = ("prob", "exact_memorization", "extraction_strength", "drma")
+    kinds = ("prob", "exact_memorization", "extraction_strength", "drma", "drma_per_token")
     assert set(row) == {"model", *(f"{part}_{kind}" for part in ("forget", "retain") for kind in kinds)}
     with pytest.raises(InvalidInputError, match="attacks among"):
         evaluate({"m": facts.full()}, facts.tokenizer(), rows, rows, attacks=("guess",))

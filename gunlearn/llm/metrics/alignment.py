@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gunlearn.errors import InvalidInputError
 from gunlearn.llm.head import CHUNK
 from gunlearn.llm.metrics.generation import Samples, draw, end_tokens
 from gunlearn.llm.metrics.scoring import answer_logits, device_of, evaluating, prompt_of
@@ -31,7 +30,7 @@ class TextAlignment:
 
     Args:
         prompts: rows (what comes before their first label), or token ids.
-        tokenizer: names the token that ends an answer; its id, ids or a tokenizer.
+        tokenizer: names the token that ends an answer; or its id, or several ids (chats may end in more than one way).
         sampler: how answers are drawn.
         estimator: `"rao_blackwell"` or `"monte_carlo"`.
         max_new_tokens: where answers are cut off: the beginnings are then compared, a lower bound.
@@ -55,12 +54,7 @@ class TextAlignment:
         """See the class."""
         check_choice("estimator", estimator, ESTIMATORS)
         self.prompts = [prompt_of(prompts[i]) for i in range(len(prompts))]
-        if isinstance(tokenizer, (int, list, tuple)):
-            self.ends = (tokenizer,) if isinstance(tokenizer, int) else tuple(tokenizer)
-        else:
-            self.ends = end_tokens(tokenizer)
-        if not self.ends:
-            raise InvalidInputError("Expected a tokenizer with 'eos_token_id', or that id (got none)")
+        self.ends = end_tokens(tokenizer)
         self.sampler, self.estimator = sampler or Sampler(), estimator
         self.max_new_tokens, self.batch_size, self.chunk = max_new_tokens, batch_size, chunk
 

@@ -64,7 +64,6 @@ def relearn(
         chosen = order[: max(1, round(share * len(forget_rows)))].tolist()
     rows = [forget_rows[i] for i in chosen]
     victim = copy.deepcopy(model)
-    victim.zero_grad()  # gradients of the caller's would be copied too
     trainable = [p for p in victim.parameters() if p.requires_grad]
     if not trainable:  # merged or frozen: whoever has the weights can train them
         victim.requires_grad_(True)

@@ -88,11 +88,11 @@ def evaluate(
         align_on: sets of prompts for the alignment, `"forget"` and `"retain"`.
         max_new_tokens: of generated answers.
         batch_size: rows at a time; answers are generated four times as many at a time.
-        generate: generate answers for ROUGE.
+        generate: generate answers for ROUGE. For documents, which have no prompt, `False`, with `align_on=()`.
 
     Returns:
-        For `forget` and `retain`: `*_prob`, `*_exact_memorization`, `*_extraction_strength`, `*_drma` (of the answers'
-        tokens), `*_rougeL`, `*_truth_ratio` (closer to 1 is better, and above, for the forgotten rows),
+        For `forget` and `retain`: `*_prob`, `*_exact_memorization`, `*_extraction_strength`, `*_drma` and
+        `*_drma_per_token` (of the labelled tokens), `*_rougeL`, `*_truth_ratio` (closer to 1 is better, and above, for the forgotten rows),
         `*_alignment` with `_low` and `_high`, `_precision`, `_recall`, `_floor`, `_excess`, `_gain`; `forget_quality`;
         `mia_*`; `model_utility`. Where it is needed a retrained model is compared with the other ones.
 
@@ -149,6 +149,7 @@ def _said(
         figures["exact_memorization"] = _mean(memorization.exact_memorization(scores))
         figures["extraction_strength"] = _mean(memorization.extraction_strength(scores))
         figures["drma"] = memorization.drma(scores)
+        figures["drma_per_token"] = memorization.drma(scores, per_token=True)
     if max_new_tokens:
         said = tofu.answers_of(model, rows, tokenizer, max_new_tokens, 4 * batch_size)
         truths = [tofu.truth_of(row, tokenizer) for row in rows]

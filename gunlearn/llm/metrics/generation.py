@@ -42,15 +42,19 @@ class Samples:
         return [tokens[mask][: -1 if ended else None].tolist() for tokens, mask, ended in rows]
 
 
-def end_tokens(tokenizer: Any, *models: nn.Module) -> tuple[int, ...]:
-    """Ids that end an answer: the tokenizer's, and those that the models' generation settings name."""
-    given = [getattr(tokenizer, "eos_token_id", None)]
-    given += [getattr(getattr(model, "generation_config", None), "eos_token_id", None) for model in models]
-    ids: set[int] = set()
-    for value in given:
-        if value is not None:
-            ids.update([value] if isinstance(value, int) else value)
-    return tuple(sorted(ids))
+def end_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """Ids that end an answer: the tokenizer's, or those that are given in its place (an integer, or several).
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    ids = getattr(tokenizer, "eos_token_id", tokenizer)
+    ids = (ids,) if isinstance(ids, int) else ids
+    if not isinstance(ids, (list, tuple)) or not ids:
+        raise InvalidInputError(
+            f"Expected a tokenizer with 'eos_token_id', or that id (got {type(tokenizer).__name__})"
+        )
+    return tuple(ids)
 
 
 def draw(
