@@ -1,0 +1,1 @@
+"""What unlearning a language model costs, beside fine-tuning it with the same adapter."""
