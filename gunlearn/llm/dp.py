@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import secrets
+import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,9 +269,13 @@ def _fine_tuned(base: DPBase, rows: Rows, args: TrainingArguments | None) -> nn.
     def collate(batch: Rows) -> dict[str, Tensor]:
         return {name: value for name, value in pad(batch).items() if name != "target_mask"}
 
-    args = TrainingArguments("dp2", report_to=[], save_strategy="no") if args is None else copy.copy(args)
+    args = copy.copy(_quiet() if args is None else args)
     args.remove_unused_columns = False
     with isolated_rng():
         Trainer(model, args, data_collator=collate, train_dataset=rows).train()
     model.zero_grad(set_to_none=True)
     return model.eval()
+
+
+def _quiet() -> TrainingArguments:
+    return TrainingArguments(tempfile.gettempdir(), report_to=[], save_strategy="no")  # nothing is written

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import tempfile
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def tiny(kind: str) -> torch.nn.Module:
 def training(steps: int) -> TrainingArguments:
     quiet = {"report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no"}
     sizes = {"max_steps": steps, "learning_rate": 3e-3, "per_device_train_batch_size": 16, "seed": 0}
-    return TrainingArguments("unused", **quiet, **sizes)
+    return TrainingArguments(tempfile.gettempdir(), **quiet, **sizes)
 
 
 @pytest.fixture(scope="module")

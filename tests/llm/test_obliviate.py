@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 
 import numpy as np
 import pytest
@@ -207,7 +208,7 @@ def test_the_papers_settings_are_arguments_of_trainer_and_adapter() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     arguments, adapter = obliviate_settings(6)
-    made = TrainingArguments("unused", report_to=[], use_cpu=True, **arguments)
+    made = TrainingArguments(tempfile.gettempdir(), report_to=[], use_cpu=True, **arguments)
     assert made.get_warmup_steps(200) == 20
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 6, "num_attention_heads": 2}
     model = get_peft_model(LlamaForCausalLM(LlamaConfig(vocab_size=20, **sizes)), adapter)
@@ -234,7 +235,7 @@ def test_the_papers_settings_are_arguments_of_trainer_and_adapter() -> None:
 def training(steps: int) -> TrainingArguments:
     quiet = {"report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no"}
     sizes = {"max_steps": steps, "learning_rate": 1e-3, "per_device_train_batch_size": 24, "seed": 0}
-    return TrainingArguments("unused", lr_scheduler_type="constant", **quiet, **sizes)
+    return TrainingArguments(tempfile.gettempdir(), lr_scheduler_type="constant", **quiet, **sizes)
 
 
 def unlearned(objective: Objective, steps: int = 20) -> torch.nn.Module:
