@@ -81,7 +81,8 @@ def reveal_and_release(
 
     After "Reveal and Release" (arXiv 2509.14624); the loop is known, its numbers, the place of the orthogonality, the
     line search and the choice of the best round are a reconstruction. The best round has the smallest sum of hit rate
-    and lost probability of the retain rows' tokens.
+    and lost probability of the retain rows' tokens. A retrained model has hits by
+    chance too: set `stop_rate` where chance is, or the last round may go past it (`ReleaseResult.model_at`).
 
     Without retain rows the model is damaged beyond the concept. Rows that it writes itself do:
     `Revealer(tokenizer, lambda text: 1 - score(text), neutral_instructions).reveal(model).rows`.
