@@ -121,7 +121,7 @@ def test_gradients_first_and_second_order(case: Case, num_tokens: int | None) ->
         return case(changed, reference) + 0 * sum(t.square().sum() for t in tensors)
 
     assert torch.autograd.gradcheck(function, leaves)
-    assert torch.autograd.gradgradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
     assert grads(case(current, reference), current)
 
 
@@ -135,8 +135,7 @@ def check_slope(case: Case, num_tokens: int | None) -> None:
 
 
 @per_case
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("num_tokens", [None, 3])
+@pytest.mark.parametrize(("bad", "num_tokens"), [(math.nan, None), (math.nan, 3), (math.inf, None), (-math.inf, 3)])
 def test_masked_entries_have_exactly_no_say(case: Case, bad: float, num_tokens: int | None) -> None:
     mask = MASK if num_tokens is None else torch.rand(5, 3, generator=torch.Generator().manual_seed(0)) < 0.6
     current, reference = make_prediction(0, 5, num_tokens), make_prediction(1, 5, num_tokens)
