@@ -92,9 +92,10 @@ def evaluate(
 
     Returns:
         For `forget` and `retain`: `*_prob`, `*_exact_memorization`, `*_extraction_strength`, `*_drma` and
-        `*_drma_per_token` (of the labelled tokens), `*_rougeL`, `*_truth_ratio` (closer to 1 is better, and above, for the forgotten rows),
-        `*_alignment` with `_low` and `_high`, `_precision`, `_recall`, `_floor`, `_excess`, `_gain`; `forget_quality`;
-        `mia_*`; `model_utility`. Where it is needed a retrained model is compared with the other ones.
+        `*_drma_per_token` (of the labelled tokens), `*_rougeL`, `*_truth_ratio` (for forgotten rows closer to 1 is
+        better, for others the right answer likelier), `*_alignment` with `_low` and `_high`, `_precision`, `_recall`,
+        `_floor`, `_excess`, `_gain`; `forget_quality`; `mia_*`; `model_utility`. Where it is needed a retrained model
+        is compared with the other ones.
 
     Raises:
         InvalidInputError: unknown attacks or sets, or no models.
