@@ -212,8 +212,8 @@ def test_a_budget_is_spent_by_the_bandit_on_what_resembles_success():
         return sum(arm >= 12 for arm in rewards)
 
     about = torch.tensor([[float(i >= 12), 1.0] for i in range(18)])
-    assert tried(about) == 6
-    assert tried(torch.ones(18, 2)) < 6
+    assert tried(about) >= 5  # of six; four of the nine are drawn blindly
+    assert tried(torch.ones(18, 2)) < 5
 
 
 def test_instructions_are_embedded_by_the_model():
