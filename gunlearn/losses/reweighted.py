@@ -22,7 +22,7 @@ class WGA(Loss):
     already are left alone.
 
     Args:
-        beta: how fast the weight falls; 1 in the paper's main setting and in open-unlearning. 0 is `GradientAscent`.
+        beta: how fast the weight falls; 1 in open-unlearning. 0 is `GradientAscent`.
 
     Example:
         >>> import torch
