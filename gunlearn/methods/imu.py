@@ -15,6 +15,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.influence.gradients import last_layer
 from gunlearn.influence.training_loss import second_order
 from gunlearn.losses import GradientAscent, Objective, Prediction, as_objective
+from gunlearn.losses.functional import sum_tokens
 from gunlearn.losses.influence_weights import item_weights
 from gunlearn.methods.base import Outcome, Problem, fill_in
 from gunlearn.methods.callbacks import Callback
@@ -104,7 +105,7 @@ class IMU(GradientMethod):
         change, stop = super().adapt(problem, parts)
         model = problem.model.eval()
         with second_order(model):
-            losses = -predict_part(problem.task, model, parts, "forget").log_prob
+            losses = -sum_tokens(predict_part(problem.task, model, parts, "forget").log_prob)
             influence = head_influence(losses, last_layer(model), self.damping, self.probes)
         weight = item_weights(influence, self.top, self.cap)
         weight = weight / weight.mean()

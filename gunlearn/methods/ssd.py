@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.losses.functional import sum_tokens
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.gradient import forget_items
 from gunlearn.methods.importance import check_probes, fisher_diagonal
@@ -81,9 +82,13 @@ class SSD(Method):
         rest = "retain_edges" if "retain_edges" in parts.names else "retain"  # a random non-edge is nobody's data
         items = parts.sample(["forget", rest])
         outputs = task.encode(model, parts.data)
-        losses = {name: -task.decode(model, outputs, item).log_prob for name, item in items.items()}
+        losses = {name: -sum_tokens(task.decode(model, outputs, item).log_prob) for name, item in items.items()}
         losses[rest] = losses[rest][others(items[rest], items["forget"])]
-        share = losses["forget"].numel() / sum(values.numel() for values in losses.values())
+        if all(getattr(item, "fixed", True) for item in items.values()):
+            counts = [losses["forget"].numel(), losses[rest].numel()]
+        else:  # batches say nothing of how many there are
+            counts = [problem.partition.num_forget, problem.partition.num_retain]
+        share = counts[0] / sum(counts)
         if self.alpha * share >= 1:  # I_D is at least that share of I_f
             raise InvalidInputError(
                 f"Expected 'alpha' below {1 / share:.3g} where {share:.1%} of all items are forgotten: no weight is so "

@@ -67,6 +67,8 @@ def train_from_scratch(
 def reset_model(model: nn.Module) -> nn.Module:
     """A copy of `model` with newly drawn weights, through each module's own `reset_parameters`.
 
+    Models of transformers are built anew from their configuration.
+
     Deletion operators are left off: they belong to what was unlearned, not to the architecture.
 
     Raises:
@@ -75,6 +77,9 @@ def reset_model(model: nn.Module) -> nn.Module:
     fresh = strip_operators(copy.deepcopy(model))
     if hasattr(fresh, "reset_parameters"):
         fresh.reset_parameters()
+    elif hasattr(type(fresh), "post_init") and hasattr(fresh, "config"):
+        like = next(fresh.parameters())
+        fresh = type(fresh)(fresh.config).to(like.device, like.dtype)
     else:
         for name, module in fresh.named_modules():
             if hasattr(module, "reset_parameters"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch_geometric.data import Data
 
@@ -77,10 +79,38 @@ def test_labels_per_item_are_refused() -> None:
         unlearn("random_label", epochs=1)
 
 
-@pytest.mark.parametrize("method", ["retrain", "bad_teacher", "d2dgn"])
-def test_models_without_a_way_to_new_weights_are_refused(method: str) -> None:
+def test_a_retrained_model_starts_from_new_weights() -> None:
+    model = unlearn("retrain", epochs=0).model
+    for (name, new), old in zip(model.named_parameters(), problem()[0].parameters(), strict=True):
+        assert bool((new == 1).all()) if "norm" in name else not torch.equal(new, old)
+    assert facts.accuracy(unlearn("retrain", epochs=30, lr=3e-3).model, RETAIN) > 2 * facts.CHANCE
+
+
+def test_a_bad_teacher_of_new_weights() -> None:
+    model = unlearn("bad_teacher", epochs=8).model
+    assert facts.value_prob(model, FORGET) < 0.4
+    assert facts.accuracy(model, RETAIN) > facts.accuracy(unlearn("gradient_ascent", epochs=8).model, RETAIN)
+
+
+def test_weights_that_matter_to_the_forgotten_shrink() -> None:
+    """The share of forgotten sequences is that of the request, not of a batch, where both are as many."""
+    result = unlearn("ssd", alpha=4.0, probes=4)  # a share of one half would refuse an alpha above 2
+    assert 0 < result.notes["dampened"] < 0.5
+    assert facts.value_prob(result.model, FORGET) < facts.value_prob(problem()[0], FORGET)
+
+
+def test_sequences_weighted_by_influence() -> None:
+    result = unlearn("imu", epochs=4, lr=1e-2, probes=2)
+    changed = [n for (n, a), b in zip(result.model.named_parameters(), problem()[0].parameters(), strict=True)
+               if not torch.equal(a, b)]  # fmt: skip
+    assert changed == ["lm_head.weight"]
+    assert facts.value_prob(result.model, FORGET) < facts.value_prob(problem()[0], FORGET)
+
+
+def test_models_without_a_way_to_new_weights_are_refused() -> None:
+    adapted = get_peft_model(copy.deepcopy(problem()[0]), LoraConfig(r=2, target_modules=["q_proj"]))
     with pytest.raises(UnsupportedModelError, match="'reset_parameters'"):
-        unlearn(method, epochs=1)
+        gu.unlearn(adapted, problem()[1], gu.ForgetItems([0]), "retrain", TASK, epochs=1)
 
 
 @pytest.mark.parametrize("method", ["cognac", "gnndelete", "inpo", "megu"])
