@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from experiments.tofu_small.methods import SETTINGS, Budget, run
+from experiments.tofu_small.methods import Budget, names, run
 from experiments.tofu_small.problem import Problem, Recipe
 from experiments.tofu_small.table import markdown
 from gunlearn.llm.metrics import evaluate
@@ -69,16 +69,15 @@ def main(args: Args) -> dict:
         pairs = [problem.train(problem.retain(percent), 1 + seed, models) for seed in range(args.retrained)]
         costs = {"original": trained} | {f"retrained {i}": history for i, (_, history) in enumerate(pairs)}
         unlearned = {}
-        for name in args.methods or SETTINGS:
-            folder = args.out / f"unlearned-{recipe.authors}-{recipe.epochs}"
-            unlearned[name], costs[name] = run(name, problem, original, percent, budget, folder)
+        for name in args.methods or names(problem):
+            unlearned[name], costs[name] = run(name, problem, original, percent, budget, args.out / "unlearned")
         figures = evaluate(
             unlearned,
             problem.tokenizer,
             problem.forget(percent),
             problem.retain_asked(args.asked),
             references=[model for model, _ in pairs],
-            holdout_rows=problem.unseen,
+            holdout_rows=problem.unseen or None,
             original=original,
             utility_rows={"real_authors": problem.real_authors, "world_facts": problem.world_facts},
             sampler=Sampler(args.samples),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from experiments.tofu_small.problem import Problem
+from gunlearn import __version__
 from gunlearn.llm import PartCollator, UntilUnseen, unlearn
 from gunlearn.losses import NLL
 
@@ -68,12 +70,14 @@ def run(
     name: str, problem: Problem, original: nn.Module, percent: int, budget: Budget, folder: Path, seed: int = 0
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The unlearned model and what it cost; from `folder` where it has been run before."""
-    path = folder / f"{name.replace(' ', '_')}-{percent}-{seed}.safetensors"
+    setting, forget = SETTINGS[name], problem.forget(percent)
+    weights = sum(p.double().sum() for p in original.parameters())
+    told = repr((setting, budget, problem.recipe, percent, seed, float(weights), __version__))
+    path = folder / f"{name.replace(' ', '_')}-{percent}-{hashlib.sha256(told.encode()).hexdigest()[:12]}.safetensors"
     record, model = path.with_suffix(".json"), copy.deepcopy(original)
     if record.exists():
         load_model(model, path)
         return model.eval(), json.loads(record.read_text())
-    setting, forget = SETTINGS[name], problem.forget(percent)
     callbacks: tuple[Any, ...] = ()
     if setting.until:
         callbacks = (UntilUnseen(forget, problem.unseen, PartCollator(0), batch_size=40),)
@@ -108,3 +112,8 @@ def merged(model: nn.Module) -> nn.Module:
     """A plain model, its adapter's change added to the weights."""
     merge: Callable[[], nn.Module] | None = getattr(model, "merge_and_unload", None)
     return model if merge is None else merge()
+
+
+def names(problem: Problem) -> list[str]:
+    """Rows of the table; those that stop at unseen texts where there are any."""
+    return [name for name, setting in SETTINGS.items() if problem.unseen or not setting.until]

@@ -46,6 +46,10 @@ class Recipe:
     batch_size: int = 16
     lr: float = 3e-3
 
+    def __post_init__(self) -> None:
+        if not 10 <= self.authors <= 200 or self.authors % 10:
+            raise ValueError(f"Expected 'authors' as a multiple of 10 from 10 to 200 (got {self.authors})")
+
 
 @dataclass
 class Problem:
@@ -120,10 +124,10 @@ class Problem:
 
     @cached_property
     def unseen(self) -> list[Row]:
-        """Questions about authors whom no model saw, as many as are forgotten at 10 %; none at full scale."""
+        """Questions about authors whom no model saw, at most as many as 10 %; none from 190 authors on."""
         start, number = self.recipe.authors * QUESTIONS, self.recipe.authors // 10 * QUESTIONS
-        texts = self._read("full.json")[start : start + number] if self.recipe.authors <= 180 else []
-        return self.rows(texts)
+        texts = self._read("full.json")
+        return self.rows(texts[start : len(texts) - number][:number])
 
     def forget(self, percent: int) -> list[Row]:
         """The last `percent` of the questions, with paraphrased and wrong answers."""
