@@ -54,8 +54,8 @@ class CausalLM(Task):
     """Each token is predicted from those before it; items are sequences, and those of their tokens that have a label.
 
     A `Prediction` has the shape `[batch, tokens - 1]`: entry `t` is about token `t + 1`, and counts where that token's
-    label is not -100. Prompt and padding have that label, so that no loss sees them. Log-probabilities are computed in
-    float32, whatever the model's type.
+    label is not -100 (as that of prompt and padding is, so that no loss sees them) and a token that is no padding comes
+    before it, to predict it from. Log-probabilities are computed in float32, whatever the model's type.
 
     Methods written over `Task` read batches of both parts where `batch_size` is set, and all fields: `reads` narrowed
     to what a method's losses need saves it the logits (`("log_prob",)` does for NPO, gradient ascent and difference).
@@ -109,7 +109,7 @@ class CausalLM(Task):
             UnsupportedModelError: the model returns no logits.
         """
         inputs, label = model_inputs(model, items)
-        mask = label != IGNORE
+        mask = answer_tokens(items)
         label = torch.where(mask, label, 0)
         if "logits" not in self.reads and head_comes_last(model, inputs["input_ids"]):
             log_prob, embeddings = self._without_logits(model, inputs, label, mask)
@@ -188,6 +188,20 @@ def rows(data: Data, index: Tensor) -> TextItems:
     """Some rows of `data.x`, `data.y` and `data.attention_mask` (default: all ones)."""
     mask = data.attention_mask if "attention_mask" in data else torch.ones_like(data.x)
     return TextItems(input_ids=data.x[index], attention_mask=mask[index], labels=data.y[index])
+
+
+def answer_tokens(items: Mapping[str, Tensor]) -> Tensor:
+    """Which predictions count, `[batch, tokens - 1]`: of tokens with a label that do not stand right behind padding.
+
+    Padding is what `attention_mask` (default: all ones) has before a row's first token and after its last one; a token
+    in between that is not attended to is none. A first token is predicted from nothing, whichever side is padded.
+    """
+    labelled, there = items["labels"][:, 1:] != IGNORE, items.get("attention_mask")
+    if there is None:
+        return labelled
+    there = there.long()
+    inside = there.cummax(1).values & there.flip(1).cummax(1).values.flip(1)
+    return labelled & inside[:, :-1].bool()
 
 
 def model_inputs(model: nn.Module, items: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:

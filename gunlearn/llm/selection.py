@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.llm.causal_lm import answer_tokens
 from gunlearn.llm.collate import PartCollator
 from gunlearn.llm.head import evaluating
-from gunlearn.llm.selectors import TokenSelector, answer_tokens
+from gunlearn.llm.selectors import TokenSelector
 from gunlearn.losses.checks import check_number
 
 SPACES = ("\u0120", "\u010a", "\u0109", "\u010d", "\u2581")  # byte-level BPE: space, newline, tab, CR; SentencePiece

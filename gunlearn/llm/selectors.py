@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.llm.causal_lm import IGNORE, CausalLM
+from gunlearn.llm.causal_lm import IGNORE, CausalLM, answer_tokens
 from gunlearn.losses.checks import check_number
 
 ROWS = 32  # sequences made from the batch (windows, sequences with a hole) that are read at a time
@@ -153,8 +153,8 @@ class SuffixDelta:
         index, place = torch.arange(row.numel(), device=at.device), at - start[row]
         holes = {name: value[row] for name, value in turned.items()}
         holes["attention_mask"][index, place + 1] = 0
-        # Not `token_log_probs`: the token behind the hole counts, though what it is predicted from is left out.
-        without = [CausalLM(("log_prob",)).decode(model, None, few).log_prob for few in pieces(holes)]
+        # The token behind the hole counts: a hole is no padding.
+        without = [token_log_probs(model, few) for few in pieces(holes)]
         if not without:
             return full
         rise = full.gather(1, shifted[:, :-1].clamp_max(full.size(1) - 1))[row] - torch.cat(without)
@@ -208,11 +208,6 @@ class GivenMask:
         return batch[self.column][:, 1:].bool() & answer_tokens(batch)
 
 
-def answer_tokens(batch: Mapping[str, Tensor]) -> Tensor:
-    """Where a label is, and a token before it to predict it from: `[batch, tokens - 1]`."""
-    return (batch["labels"][:, 1:] != IGNORE) & present(batch)[:, :-1]
-
-
 def present(batch: Mapping[str, Tensor]) -> Tensor:
     """Which tokens are no padding, `[batch, tokens]`."""
     mask = batch.get("attention_mask")
@@ -221,8 +216,7 @@ def present(batch: Mapping[str, Tensor]) -> Tensor:
 
 def token_log_probs(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Log-likelihood of each answer token `[batch, tokens - 1]`, 0 elsewhere."""
-    log_prob = CausalLM(("log_prob",)).decode(model, None, batch).log_prob
-    return torch.where(answer_tokens(batch), log_prob, 0)
+    return CausalLM(("log_prob",)).decode(model, None, batch).log_prob
 
 
 def pieces(batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from gunlearn.errors import DivergenceError, InvalidInputError
-from gunlearn.llm.causal_lm import IGNORE, CausalLM
+from gunlearn.llm.causal_lm import CausalLM, answer_tokens
 from gunlearn.llm.collate import PartCollator
 from gunlearn.llm.head import evaluating
 from gunlearn.llm.likelihoods import likelihoods
@@ -298,12 +298,12 @@ class _Epochs(TrainerCallback):
 
 
 def answer_mask(batch: Mapping[str, Tensor], view: str = "") -> Tensor:
-    """Which tokens count, `[batch, tokens - 1]`: those with a label, in the view `"target"` or `"rest"` of them.
+    """Which tokens count, `[batch, tokens - 1]`: `answer_tokens`, in the view `"target"` or `"rest"` of them.
 
     Raises:
         InvalidInputError: a view of rows without `target_mask`.
     """
-    mask = batch["labels"][:, 1:] != IGNORE
+    mask = answer_tokens(batch)
     if not view:
         return mask
     if "target_mask" not in batch:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.llm import CausalLM, PartCollator
+from gunlearn.llm.causal_lm import answer_tokens
+from gunlearn.llm.trainer import answer_mask
 from gunlearn.losses import NLL, NPO, Prediction
 from tests.llm import facts
 
@@ -47,6 +49,21 @@ def test_gradients_are_those_of_transformers(reads: tuple[str, ...]) -> None:
     theirs = torch.autograd.grad(model(**_model(given)).loss, parameters)
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("reads", WAYS)
+def test_a_first_token_is_predicted_from_nothing_on_either_side(reads: tuple[str, ...]) -> None:
+    rows = [{"input_ids": row["input_ids"], "labels": row["input_ids"]} for row in facts.rows(range(2))]
+    sides = [PartCollator(padding_side=side)(rows) for side in ("right", "left")]
+    right, left = (predict(facts.full(), given, reads) for given in sides)
+    assert left.mask.sum() == right.mask.sum() == sum(len(row["input_ids"]) - 1 for row in rows)
+    torch.testing.assert_close(left.log_prob[left.mask], right.log_prob[right.mask], rtol=0, atol=1e-5)
+    torch.testing.assert_close(NLL()(left), NLL()(right), rtol=1e-5, atol=0)
+    for given, p in zip(sides, (right, left), strict=True):
+        assert torch.equal(answer_mask(given), p.mask)
+        assert torch.equal(answer_tokens(given), p.mask)
+    # Control: labels alone would count the first tokens of the padded rows.
+    assert (sides[1]["labels"][:, 1:] != -100).sum() > left.mask.sum()
 
 
 class Shifted(nn.Module):

@@ -253,8 +253,9 @@ def test_refused_set_ups(tmp_path: Path) -> None:
         make(tmp_path, objective=NLL(on="forget:aim"))
     with pytest.raises(EmptyForgetSetError):
         make(tmp_path, given={"forget_dataset": []})
-    long = [{"input_ids": [1] * 65, "labels": [1] * 65}]
-    with pytest.raises(InvalidInputError, match="at most 64 tokens"):
+    context = facts.fresh().config.max_position_embeddings
+    long = [{"input_ids": [1] * (context + 1), "labels": [1] * (context + 1)}]
+    with pytest.raises(InvalidInputError, match=f"at most {context} tokens"):
         make(tmp_path, given={"forget_dataset": long}).train()
 
 
@@ -269,10 +270,11 @@ class Tokenizer:
 
 
 def test_collators_follow_the_tokenizer() -> None:
-    model = facts.full()
-    assert collator_of(model) == PartCollator(0, "right", 64)
-    assert collator_of(model, Tokenizer(None, "left")) == PartCollator(0, "left", 64)
-    assert collator_of(model, Tokenizer(2, "right")) == PartCollator(2, "right", 64)
+    model = facts.fresh()
+    context = model.config.max_position_embeddings
+    assert collator_of(model) == PartCollator(0, "right", context)
+    assert collator_of(model, Tokenizer(None, "left")) == PartCollator(0, "left", context)
+    assert collator_of(model, Tokenizer(2, "right")) == PartCollator(2, "right", context)
 
 
 def test_the_side_of_the_padding_and_an_end_as_padding_change_nothing(tmp_path: Path) -> None:
