@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: 1 if every method failed, 2 after a wrong argument, 130 after Ctrl-C.
     """
     command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog="gunlearn", description="Unlearning in graph neural networks.", args=argv
+        COMMANDS, prog="gunlearn", description="Unlearning in graph neural networks and language models.", args=argv
     )
     try:
         code = command()

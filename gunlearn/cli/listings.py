@@ -25,7 +25,7 @@ class Methods:
         """Print the table."""
         from gunlearn.report.listing import methods_listing
 
-        return _list(*methods_listing(), self.markdown)
+        return print_table(*methods_listing(), self.markdown)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Estimators:
         """Print the table."""
         from gunlearn.report.listing import estimators_listing
 
-        return _list(*estimators_listing(), self.markdown)
+        return print_table(*estimators_listing(), self.markdown)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Datasets:
         """Print the table."""
         from gunlearn.report.listing import datasets_listing
 
-        return _list(*datasets_listing(self.root), self.markdown)
+        return print_table(*datasets_listing(self.root), self.markdown)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Losses:
         """Print the table."""
         from gunlearn.report.listing import losses_listing
 
-        return _list(*losses_listing(), self.markdown)
+        return print_table(*losses_listing(), self.markdown)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ class Report:
         return 0
 
 
-def _list(head: list[str], body: list[list[str]], markdown: bool) -> int:
+def print_table(head: list[str], body: list[list[str]], markdown: bool) -> int:
+    """Print a table, in colour or as markdown; the exit code is 0."""
     if markdown:
         from gunlearn.report.listing import listing_markdown
 

@@ -12,7 +12,7 @@ import tyro
 
 from gunlearn.cli.console import say
 from gunlearn.cli.language_models import load, quiet
-from gunlearn.cli.listings import _list as print_table
+from gunlearn.cli.listings import print_table
 from gunlearn.cli.options import Flag, Folder, Real, Whole
 from gunlearn.errors import DivergenceError, InvalidInputError
 

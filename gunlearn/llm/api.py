@@ -138,6 +138,7 @@ def unlearn(
             "dataloader_pin_memory": torch.cuda.is_available(),
             "seed": seed,
         } | training
+        bar = StepBar()
         trainer = UnlearnTrainer(
             trained,
             plan.objective,
@@ -148,13 +149,16 @@ def unlearn(
             reference=reference,
             task=CausalLM(layer=plan.layer),
             data_collator=collator_of(model, tokenizer),
-            callbacks=[*callbacks, *([StepBar()] if progress else [])],
+            callbacks=[*callbacks, *([bar] if progress else [])],
         )
         trainer.remove_callback(PrinterCallback)
         if plan.attach is not None:
             plan.attach(trainer)
         before = figures(trained, measured, figure_rows, batch_size)
-        trainer.train()
+        try:
+            trainer.train()
+        finally:
+            bar.close()
         after = figures(trained, measured, figure_rows, batch_size)
     arguments.pop("output_dir")
     chosen = method.options() | dict(options or {}) if isinstance(method, LLMMethod) else {}

@@ -130,9 +130,7 @@ METHODS: dict[str, LLMMethod] = {
             "npo_kl", "negative preference, held to the model before", NPO, retain_loss="kl", settings={"beta": 0.1}
         ),
         LLMMethod("simnpo", "negative preference by length, without reference", SimNPO, forget_weight=0.125),
-        LLMMethod(
-            "dpo", "prefers another answer, by default a refusal", DPO, settings={"scale": 2.0}, needs=("alternative",)
-        ),
+        LLMMethod("dpo", "prefers another answer, by default a refusal", DPO, settings={"scale": 2.0}),
         LLMMethod("kto", "makes forgotten answers undesirable", KTO, source=OURS),
         LLMMethod("wga", "ascent, weighted by how likely tokens are", WGA),
         LLMMethod("satimp", "ascent on half-known tokens", SatImp, forget_weight=0.1),
@@ -144,7 +142,6 @@ METHODS: dict[str, LLMMethod] = {
             "bounded divergence to a refusal, held to the model before",
             JSDToRefusal,
             retain_loss="kl",
-            needs=("alternative",),
             source=OURS,
         ),
         _RMU(

@@ -62,7 +62,6 @@ class LLMMethod:
         retain_weight: of the retain loss; with 0 no retained rows are read.
         retain_loss: a name of `RETAIN_LOSSES`.
         settings: defaults of options, where they are not those of the loss.
-        needs: parts beside `"forget"` and `"retain"`: `"alternative"`, another answer to each forgotten question.
         lr: published learning rate, for all parameters.
         adapter_lr: for an adapter; ten times `lr` where none was published.
         epochs: published number of epochs.
@@ -76,7 +75,6 @@ class LLMMethod:
     retain_weight: float = 1.0
     retain_loss: str = "nll"
     settings: Mapping[str, Any] = field(default_factory=dict)
-    needs: tuple[str, ...] = ()
     lr: float = 1e-5
     adapter_lr: float | None = None
     epochs: int = 10

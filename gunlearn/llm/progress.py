@@ -42,4 +42,9 @@ class StepBar(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Close it."""
-        self.bar.close()
+        self.close()
+
+    def close(self) -> None:
+        """Close the bar, wherever it stands: an error in training is not followed by `on_train_end`."""
+        if self.bar is not None:
+            self.bar.close()

@@ -240,3 +240,11 @@ def test_the_bar_counts_steps(capsys):
     run(epochs=1, figure_rows=0)
     assert capsys.readouterr() == ("", "")
     assert StepBar().bar is None
+
+
+def test_the_bar_is_closed_after_an_error(monkeypatch):
+    bars = []
+    monkeypatch.setattr(StepBar, "on_step_end", lambda self, *args, **kwargs: bars.append(self.bar) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(epochs=1, figure_rows=0, progress=True)
+    assert bars[0].disable  # what tqdm sets when it closes
