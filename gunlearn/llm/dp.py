@@ -6,6 +6,7 @@ import copy
 import json
 import secrets
 import tempfile
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,7 +244,7 @@ def unlearn(base: DPBase, retain_rows: Rows, args: TrainingArguments | None = No
     Raises:
         InvalidInputError: the base's weights are not those of its card (a deployed model above all), or it came without
             a ledger.
-        InvalidRequestError: rows that the base was not trained on.
+        InvalidRequestError: rows that the base was not trained on, or copies of forgotten ones.
         EmptyForgetSetError: all rows stay.
     """
     if base.ledger is None:
@@ -253,8 +254,16 @@ def unlearn(base: DPBase, retain_rows: Rows, args: TrainingArguments | None = No
     changed = records_changed(base.ledger, ledger_of(retain_rows, base.card.record), base.card.record)
     epsilon, delta = base.card.group(changed)
     request = {"records": changed, "epsilon": epsilon, "delta": delta, "says_nothing": delta >= 1}
+    if request["says_nothing"]:
+        warnings.warn(
+            f"Expected a request that the base's budget says something about (got {changed} records, for which delta "
+            f"is 1 at epsilon {epsilon:.3g}): the model is not called private; a smaller epsilon, or records that hold "
+            "all rows of a person, would make room",
+            stacklevel=2,
+        )
+    private = not base.card.voided_by and not request["says_nothing"]
     model = _fine_tuned(base, retain_rows, args)
-    return DP2Model(model, {"private": not base.card.voided_by, "request": request, "base": base.card.to_dict()})
+    return DP2Model(model, {"private": private, "request": request, "base": base.card.to_dict()})
 
 
 def _fine_tuned(base: DPBase, rows: Rows, args: TrainingArguments | None) -> nn.Module:

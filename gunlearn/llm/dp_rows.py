@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,18 +22,34 @@ def units(rows: Sequence[Mapping[str, Any]], record: str) -> list[list[int]]:
     """Row numbers of each record: every row by itself (`"row"`), or those with one value in the column `record`.
 
     Raises:
-        InvalidInputError: no rows, or one lacks the column.
+        InvalidInputError: no rows, or one lacks the column or names no record in it.
     """
     if len(rows) == 0:
         raise InvalidInputError("Expected rows to train on (got none)")
     if record == "row":
         return [[i] for i in range(len(rows))]
-    groups: dict[Any, list[int]] = {}
+    groups: dict[str | int | bool, list[int]] = {}
     for i in range(len(rows)):
-        if record not in rows[i]:
-            raise InvalidInputError(f"Expected rows with the column '{record}' (got {sorted(rows[i])} in row {i})")
-        groups.setdefault(rows[i][record], []).append(i)
+        groups.setdefault(name_of(rows[i], record), []).append(i)
     return list(groups.values())
+
+
+def name_of(row: Mapping[str, Any], record: str) -> str | int | bool:
+    """The record that a row belongs to, as a plain value: tensors of equal content are different keys.
+
+    Raises:
+        InvalidInputError: the row lacks the column, or holds no single string, integer or boolean there.
+    """
+    if record not in row:
+        raise InvalidInputError(f"Expected rows with the column '{record}' (got {sorted(row)})")
+    value = row[record]
+    if isinstance(value, (torch.Tensor, np.generic, np.ndarray)) and math.prod(value.shape) == 1:
+        value = value.item()
+    if not isinstance(value, (str, int)):
+        raise InvalidInputError(
+            f"Expected a string, integer or boolean that names the record in '{record}' (got {value!r:.80})"
+        )
+    return value
 
 
 def ledger_of(rows: Sequence[Mapping[str, Any]], record: str) -> Ledger:
@@ -39,7 +57,7 @@ def ledger_of(rows: Sequence[Mapping[str, Any]], record: str) -> Ledger:
     ledger: Ledger = {}
     for unit in units(rows, record):
         prints = [fingerprint(rows[i]) for i in unit]
-        name = prints[0] if record == "row" else _digest(repr(rows[unit[0]][record]))
+        name = prints[0] if record == "row" else _digest(repr(name_of(rows[unit[0]], record)))
         ledger.setdefault(name, []).extend(prints)
     return ledger
 
@@ -60,7 +78,7 @@ def records_changed(before: Ledger, after: Ledger, record: str) -> int:
     A record that loses some of its rows counts twice: one record less, and another one more.
 
     Raises:
-        InvalidRequestError: rows stay that were never trained on.
+        InvalidRequestError: rows stay that were never trained on, or copies of forgotten rows.
         EmptyForgetSetError: all rows stay.
     """
     have, keep = (Counter(p for prints in ledger.values() for p in prints) for ledger in (before, after))
@@ -71,8 +89,15 @@ def records_changed(before: Ledger, after: Ledger, record: str) -> int:
         )
     if keep == have:
         raise EmptyForgetSetError("Expected rows to forget (got all training rows among those that stay)")
+    gone = sum((Counter(prints) - Counter(after.get(name, ())) for name, prints in before.items()), Counter())
+    copies = sum(count for mark, count in gone.items() if mark in keep)
+    if copies:
+        raise InvalidRequestError(
+            f"Expected no copy of a forgotten row among the rows that stay (got {copies} forgotten rows with one); "
+            "forget all copies"
+        )
     if record == "row":
-        return (have - keep).total()
+        return gone.total()
     return sum(
         0 if Counter(prints) == Counter(after.get(name, ())) else 2 if name in after else 1
         for name, prints in before.items()

@@ -7,6 +7,8 @@ import json
 import math
 import tempfile
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, TrainingArguments
@@ -25,7 +27,7 @@ pytest.importorskip("opacus")
 
 from gunlearn.llm.dp import DPBase, dp_train, finetune, unlearn
 from gunlearn.llm.dp_card import DPCard
-from gunlearn.llm.dp_rows import weights_digest
+from gunlearn.llm.dp_rows import ledger_of, records_changed, units, weights_digest
 from gunlearn.llm.dp_steps import DPOptimizer, add_hooks, record_gradients, row_losses
 
 ROWS = facts.rows(range(20), (0,))
@@ -180,6 +182,39 @@ def test_a_record_can_be_all_rows_of_a_person() -> None:
     assert unlearn(done, rows[1:], training(1)).card["request"]["records"] == 2
 
 
+def as_tensors(row: dict) -> dict:
+    return {**row, **{name: torch.tensor(row[name]) for name in ("input_ids", "labels", "person")}}
+
+
+def test_records_are_told_apart_by_value_not_by_object() -> None:
+    plain = [{**row, "person": i // 3} for i, row in enumerate(ROWS)]
+    tensors = [as_tensors(row) for row in plain]
+    assert units(tensors, "person") == units(plain, "person")
+    assert len(units(tensors, "person")) == 20
+    assert ledger_of(tensors, "person") == ledger_of(plain, "person")
+    numpy = [{**row, "person": np.int64(row["person"])} for row in plain]
+    assert ledger_of(numpy, "person") == ledger_of(plain, "person")
+    arrow = datasets.Dataset.from_list([{"input_ids": [1, 2], "person": i // 3} for i in range(6)]).with_format("torch")
+    assert units(arrow, "person") == [[0, 1, 2], [3, 4, 5]]
+    for bad in (torch.tensor(math.nan), math.nan, 1.5, torch.tensor([1, 2]), None, [1], object()):
+        with pytest.raises(InvalidInputError, match="names the record"):
+            units([{**plain[0], "person": bad}], "person")
+
+
+def test_forgotten_rows_leave_no_copy_behind() -> None:
+    twice = [*ROWS[:4], ROWS[0], ROWS[0]]
+    all_rows, one_left = (ledger_of(rows, "row") for rows in (twice, twice[:-2]))
+    with pytest.raises(InvalidRequestError, match="2 forgotten rows"):
+        records_changed(all_rows, one_left, "row")
+    assert records_changed(all_rows, ledger_of(ROWS[1:4], "row"), "row") == 3
+    # Two people with a row in common: forgetting one of them leaves it with the other.
+    people = [{**ROWS[i], "person": name} for i, name in ((0, "ada"), (1, "ada"), (0, "bob"), (2, "bob"))]
+    ledger = ledger_of(people, "person")
+    with pytest.raises(InvalidRequestError, match="1 forgotten rows"):
+        records_changed(ledger, ledger_of(people[2:], "person"), "person")
+    assert records_changed(ledger, ledger_of([people[1], people[3]], "person"), "person") == 4
+
+
 # The card
 
 
@@ -224,9 +259,23 @@ def test_a_known_seed_and_private_choices_void_the_guarantee(base: DPBase) -> No
     done = dp_train(tiny("lora"), ROWS, 1.0, steps=1, acknowledge=True, **settings)
     assert len(done.card.voided_by) == 1
     assert "tokenizer" in done.card.voided_by[0]
-    assert not unlearn(done, RETAIN, training(1)).card["private"]
+    assert not unlearn(done, ROWS[1:], training(1)).card["private"]
     clean = dataclasses.replace(done, card=dataclasses.replace(done.card, chosen_on_private_data=()))
-    assert unlearn(clean, RETAIN, training(1)).card["private"]
+    assert unlearn(clean, ROWS[1:], training(1)).card["private"]
+
+
+def test_a_request_beyond_what_the_budget_speaks_of_is_not_called_private(base: DPBase) -> None:
+    # As in TOFU, a fifth of the rows: at delta 1e-3 twelve rows of epsilon 1 have a delta of 1.
+    card = dataclasses.replace(base.card, seeded=False)
+    assert card.voided_by == ()
+    with pytest.warns(UserWarning, match="12 records"):
+        many = unlearn(dataclasses.replace(base, card=card), RETAIN, training(1)).card
+    assert many["request"]["says_nothing"]
+    assert many["request"]["delta"] == 1 == card.group(12)[1]
+    assert not many["private"]
+    few = unlearn(dataclasses.replace(base, card=card), ROWS[2:], training(1)).card
+    assert few["private"]
+    assert few["request"]["delta"] < 1
 
 
 # Refusals
