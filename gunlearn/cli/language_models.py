@@ -25,6 +25,8 @@ def load(name: str, dtype: str = "auto") -> tuple[Any, Any]:
             import gunlearn.llm.bounded  # noqa: F401  # from here on peft knows this kind of adapter too
 
             model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
+            for parameter in model.parameters():  # peft froze them; merged, they are the model's own again
+                parameter.requires_grad_(parameter.is_floating_point())
         else:
             model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
         return model, AutoTokenizer.from_pretrained(name)

@@ -92,8 +92,10 @@ class LLM:
         """Unlearn, save, print the table; 1 if the loss diverged."""
         from gunlearn.llm.methods import named_method
         from gunlearn.llm.records import read_records
+        from gunlearn.llm.result import check_folder
 
         # Whatever is wrong with options and files is said before a model is loaded.
+        check_folder(self.folder)
         named_method(self.method).plan(options := pairs("--method-arg", self.method_arg))
         training = pairs("--training-arg", self.training_arg) | ({"use_cpu": True} if self.device == "cpu" else {})
         files = {name: getattr(self, name) for name in ("forget", "retain", "alternative")}

@@ -11,11 +11,14 @@ from typing import Any
 
 from torch import nn
 
+from gunlearn.errors import InvalidInputError
 from gunlearn.llm.causal_lm import IGNORE
 from gunlearn.llm.figures import FIGURES, figures
 from gunlearn.llm.reference import check_vocabulary
 
 RECORD = "unlearning.json"
+#: What a saved model or adapter consists of; left by a former run, it would be loaded in place of the new one.
+OUTPUTS = ("config.json", "adapter_config.json", "adapter_model*", "model*.safetensors", "pytorch_model*.bin")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -135,8 +138,12 @@ class LLMResult:
 
         Returns:
             The folder.
+
+        Raises:
+            InvalidInputError: it is a file, or holds a model or an adapter already.
         """
         folder = Path(folder)
+        check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
@@ -149,3 +156,20 @@ class LLMResult:
         record = {name: getattr(self, name) for name in names}
         (Path(folder) / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         (Path(folder) / "README.md").write_text(self.card(), encoding="utf-8")
+
+
+def check_folder(folder: str | PathLike[str]) -> None:
+    """Refuse a place that outputs cannot go to without being mixed with others.
+
+    Raises:
+        InvalidInputError: it is a file, or holds a model or an adapter already.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInputError(f"Expected a folder for the outputs (got {folder}, which is a file)")
+    held = sorted(path.name for pattern in OUTPUTS for path in folder.glob(pattern))
+    if held:
+        raise InvalidInputError(
+            f"Expected a folder without a model or an adapter for the outputs (got {folder}, which holds "
+            f"{', '.join(held)}); take another one (--out), or empty it"
+        )
