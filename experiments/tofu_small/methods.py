@@ -45,7 +45,7 @@ SETTINGS: dict[str, Setting] = {
     **{name: Setting(name) for name in NAMES},
     "graddiff lora": Setting("graddiff", peft="lora"),
     "graddiff bounded": Setting("graddiff", peft="bounded"),
-    **{f"{name} until unseen": Setting(name, until=True) for name in ("ga", "graddiff", "npo", "simnpo", "dto", "wga")},
+    **{f"{name} until unseen": Setting(name, until=True) for name in ("ga", "graddiff", "npo")},
 }
 
 
@@ -71,8 +71,8 @@ def run(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The unlearned model and what it cost; from `folder` where it has been run before."""
     setting, forget = SETTINGS[name], problem.forget(percent)
-    weights = sum(p.double().sum() for p in original.parameters())
-    told = repr((setting, budget, problem.recipe, percent, seed, float(weights), __version__))
+    weights = sum(float(p.detach().double().sum()) for p in original.parameters())
+    told = repr((setting, budget, problem.recipe, percent, seed, weights, __version__))
     path = folder / f"{name.replace(' ', '_')}-{percent}-{hashlib.sha256(told.encode()).hexdigest()[:12]}.safetensors"
     record, model = path.with_suffix(".json"), copy.deepcopy(original)
     if record.exists():
