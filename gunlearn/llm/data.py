@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
+import torch
+
 from gunlearn.errors import InvalidInputError
+from gunlearn.llm.causal_lm import IGNORE
 from gunlearn.llm.encoding import encode, named_rows
 from gunlearn.llm.records import read_records
 
@@ -19,7 +22,7 @@ def as_rows(
     """Rows from whatever the caller has.
 
     Args:
-        source: the path of a file of records, records, or rows that already have `input_ids`.
+        source: the path of a file of records, records, or rows that already have `input_ids` and `labels`.
         tokenizer: of transformers.
         of: the part's name, for messages.
         how: arguments of `encode`.
@@ -28,18 +31,49 @@ def as_rows(
         The rows, and the records they were made of (`None` for rows).
 
     Raises:
-        InvalidInputError: as `read_records` and `encode`, or there is nothing in it.
+        InvalidInputError: as `read_records` and `encode`; there is nothing in it, or no label in any of its rows; no
+            sequence, records mixed with rows, rows without tokens or with other labels than tokens.
     """
     named = f" of '{of}'" if of else ""
-    records = read_records(source) if isinstance(source, str | PathLike) else [source[i] for i in range(len(source))]
+    records = read_records(source) if isinstance(source, str | PathLike) else _listed(source, named)
     if not records:
         raise InvalidInputError(f"Expected at least one row{named} (got none)")
-    if isinstance(records[0], Mapping) and "input_ids" in records[0]:
-        return records, None
+    encoded = [isinstance(record, Mapping) and "input_ids" in record for record in records]
+    if any(encoded) and not all(encoded):
+        other = encoded.index(not encoded[0]) + 1
+        raise InvalidInputError(f"Expected records or rows with 'input_ids' (got both, row {other}{named} is another)")
     try:
-        return encode(records, tokenizer, **how), records
+        rows = _checked(records) if encoded[0] else encode(records, tokenizer, **how)
     except InvalidInputError as error:
         raise InvalidInputError(f"{error}{named}") from error
+    if not any(map(is_labelled, rows)):
+        raise InvalidInputError(f"Expected rows with labelled tokens after the first (got none{named})")
+    return rows, None if encoded[0] else records
+
+
+def is_labelled(row: Mapping[str, Any]) -> bool:
+    """Whether any token has a label, the first one apart, which nothing predicts."""
+    return bool((torch.as_tensor(row["labels"])[1:] != IGNORE).any())
+
+
+def _listed(source: Any, named: str) -> list[Any]:
+    if isinstance(source, Mapping) or not (isinstance(source, Iterable) or hasattr(source, "__getitem__")):
+        raise InvalidInputError(f"Expected a path or a sequence of rows (got {type(source).__name__}{named})")
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        return [source[i] for i in range(len(source))]
+    return list(source)
+
+
+def _checked(rows: list[Any]) -> list[Any]:
+    for i, row in enumerate(rows, 1):
+        if "labels" not in row:
+            raise InvalidInputError(f"Expected rows with 'input_ids' and 'labels' (got {sorted(row)} in row {i})")
+        tokens, labels = len(row["input_ids"]), len(row["labels"])
+        if not tokens or tokens != labels:
+            raise InvalidInputError(
+                f"Expected rows of one token or more with as many labels (got {tokens} and {labels} in row {i})"
+            )
+    return rows
 
 
 def check_ids(model: Any, parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

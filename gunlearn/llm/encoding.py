@@ -19,7 +19,7 @@ def encode(
     records: Sequence[Mapping[str, Any]],
     tokenizer: Any,
     *,
-    template: str = TEMPLATE,
+    template: str | None = None,
     chat: bool | None = None,
     system: str | None = None,
     max_length: int | None = None,
@@ -39,7 +39,9 @@ def encode(
             With `target` (a string of the answer, or several) in each record, rows have a `target_mask` of its tokens.
         tokenizer: of transformers. A padding token is not needed.
         template: holds `{question}` and then `{answer}`; blanks before `{answer}` belong to the answer's first token.
-        chat: put questions through `tokenizer.apply_chat_template`; by default where there is a template.
+            `TEMPLATE` by default.
+        chat: put questions through `tokenizer.apply_chat_template`; by default where the tokenizer has a chat template
+            and no `template` is given.
         system: message put first in chats that have none.
         max_length: of a row. Prompts are cut from the left, answers kept whole.
         long_answers: what becomes of answers that do not fit even so: `"error"`, or `"cut"`, with a warning.
@@ -53,11 +55,17 @@ def encode(
 
     Raises:
         InvalidInputError: empty answers or answers too long (the message names the rows, counted from 1), a chat
-            without a template, a template without its two fields, targets that no answer has.
+            without a template, a template without its two fields, or for chats; a system message where there is no
+            chat; targets that no answer has.
 
     Warns:
         UserWarning: answers were cut.
     """
+    if template is not None:
+        if chat:
+            raise InvalidInputError("Expected 'template' or chat=True (got both)")
+        chat = False
+    template = TEMPLATE if template is None else template
     if template.count("{question}") != 1 or template.count("{answer}") != 1:
         raise InvalidInputError(f"Expected 'template' with {{question}} and {{answer}} once each (got {template!r})")
     if template.index("{question}") > template.index("{answer}"):
@@ -67,6 +75,10 @@ def encode(
     if max_length is not None and max_length < 2:
         raise InvalidInputError(f"Expected 'max_length' of at least 2 (got {max_length})")
     texts = [_text_of(record, i, tokenizer, template, chat, system) for i, record in enumerate(records, 1)]
+    # Bare texts beside chats of other parts have no use for a system message; prompts would be expected to show it.
+    asked = getattr(tokenizer, "chat_template", None) is None or any(text[0] for text in texts)
+    if system is not None and asked and not any(text[3] for text in texts):
+        raise InvalidInputError("Expected rows that go through a chat template for 'system' (got none)")
     _refuse("answers that are not empty", [i for i, text in enumerate(texts, 1) if not text[2]])
     targets = [record.get("target") for record in records]
     if any(t is not None for t in targets):

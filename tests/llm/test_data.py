@@ -267,3 +267,47 @@ def test_refusals_take_the_place_of_answers():
         refused([{"text": "x"}])
     with pytest.raises(InvalidInputError, match="refusal"):
         refused([ADA], [])
+
+
+def test_a_template_of_ones_own_means_no_chat():
+    tokenizer = bpe(chat=True)
+    given = encode([ADA], tokenizer, template="Q {question} A {answer}")
+    assert given == encode([ADA], bpe(), template="Q {question} A {answer}")
+    assert given != encode([ADA], tokenizer)  # control: the chat
+    with pytest.raises(InvalidInputError, match="got both"):
+        encode([ADA], tokenizer, template="Q {question} A {answer}", chat=True)
+
+
+def test_system_messages_are_for_chats():
+    tokenizer, text = bpe(chat=True), {"text": "Ada lives in Oslo."}
+    for how in ({"chat": False}, {"template": "Q {question} A {answer}"}):
+        with pytest.raises(InvalidInputError, match="'system'"):
+            encode([ADA], tokenizer, system="be kind", **how)
+    for record in (ADA, text):
+        with pytest.raises(InvalidInputError, match="'system'"):
+            encode([record], bpe(), system="be kind")
+    assert encode([text], tokenizer, system="be kind") == encode([text], tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({"input_ids": [1, 2], "labels": [1, 2]}, r"sequence of rows \(got dict of 'forget'\)"),
+        (3, r"got int of 'forget'"),
+        ([{"input_ids": [1, 2], "labels": [1, 2]}, ADA], "got both, row 2 of 'forget'"),
+        ([ADA, {"input_ids": [1, 2], "labels": [1, 2]}], "got both, row 2 of 'forget'"),
+        ([{"input_ids": [1, 2], "labels": [1, 2]}, {"input_ids": [], "labels": []}], "in row 2. of 'forget'"),
+        ([{"input_ids": [1, 2], "labels": [1]}], "got 2 and 1 in row 1. of 'forget'"),
+        ([{"input_ids": [1, 2]}], "'labels'.*in row 1. of 'forget'"),
+        ([{"input_ids": [1, 2], "labels": [1, -100]}] * 2, "labelled tokens after the first .got none of 'forget'"),
+    ],
+)
+def test_what_is_no_rows_is_refused_by_part_and_row(source, words):
+    with pytest.raises(InvalidInputError, match=words):
+        as_rows(source, bpe(), "forget")
+
+
+def test_generators_are_read_and_rows_without_labels_are_let_be():
+    rows = [{"input_ids": [1, 2], "labels": y} for y in ([1, 2], [-100, -100])]
+    assert as_rows(iter(rows), bpe()) == (rows, None)
+    assert as_rows((r for r in [ADA]), bpe()) == as_rows([ADA], bpe())
