@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gunlearn.errors import EmptyForgetSetError, InvalidInputError
+from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.adapter_fit import ReleaseOptions, fit_adapter, mean_nll
 from gunlearn.llm.arithmetic import add_delta, base_weights
 from gunlearn.llm.bounded import mlp_linears
@@ -46,7 +47,7 @@ class ReleaseResult:
 
     Args:
         model: after the best round, in evaluation mode.
-        best_round: its number.
+        best_round: its number; 0 where no round is better than the model was before.
         history: every round, from 0 on.
         stopped: why no more rounds followed.
     """
@@ -101,7 +102,10 @@ def reveal_and_release(
     Raises:
         EmptyForgetSetError: the model reveals too little for a first round: nothing would be unlearned.
         InvalidInputError: a tolerance without retain rows, or an architecture whose modules have to be named.
-        DivergenceError: an adapter's loss became NaN or infinite.
+        DivergenceError: an adapter's loss, a released weight or the loss of the retain rows became NaN or infinite.
+
+    Warns:
+        UserWarning: no round is better than none.
     """
     options = options or ReleaseOptions()
     if options.tolerance is not None and not retain_rows:
@@ -114,6 +118,8 @@ def reveal_and_release(
 
     def record(found: Revealed, scale: float, names: Sequence[str]) -> ReleaseRound:
         nll = mean_nll(model, retain_rows, options.batch_size) if retain_rows else None
+        if nll is not None and not math.isfinite(nll):
+            raise DivergenceError(f"Expected a finite loss of the retain rows (got {nll} in round {len(history)})")
         figures = dict(metrics(model)) if metrics else {}
         return ReleaseRound(found.hit_rate, len(found.rows), scale, nll, figures, _weights(model, names))
 
@@ -138,12 +144,24 @@ def reveal_and_release(
         if scale is None:
             stopped = f"no scale keeps the retain rows within {options.tolerance}"
             break
+        broken = [name for name, weight in _weights(model, list(forget)).items() if not bool(weight.isfinite().all())]
+        if broken:
+            raise DivergenceError(
+                f"Expected finite weights after round {number} (got NaN or infinity in {broken[:3]}); "
+                "a smaller 'scale' or 'lr' may help"
+            )
         found = revealer.reveal(model, seed=number)
         history.append(record(found, scale, list(forget)))
         if found.hit_rate < options.stop_rate or len(found.rows) < options.min_rows:
             stopped = f"{found.hit_rate:.0%} of the texts, {len(found.rows)} distinct rows"
             break
     best = _best(history)
+    if best == 0:
+        warnings.warn(
+            f"Expected a round that is better than the model before (got none of {len(history) - 1}; {stopped}): "
+            "the model is returned as it was; 'history' and 'model_at' have the rounds",
+            stacklevel=2,
+        )
     _with_weights(model, history[best].weights)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trainable)
@@ -176,7 +194,7 @@ def _best(history: Sequence[ReleaseRound]) -> int:
         lost = 0.0 if after is None else max(0.0, math.exp(-before) - math.exp(-after))
         return history[number].hit_rate + lost
 
-    return min(range(1, len(history)), key=regret, default=0)
+    return min(range(len(history)), key=regret)
 
 
 def _weights(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:

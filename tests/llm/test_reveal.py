@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from gunlearn.errors import EmptyForgetSetError, InvalidInputError
+from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
 from gunlearn.llm import Instruction, ReleaseOptions, Revealer, fill_templates, reveal_and_release
 from gunlearn.llm.adapter_fit import fit_adapter, mean_nll
 from gunlearn.llm.metrics.alignment import functional_alignment
@@ -122,6 +122,23 @@ def test_the_line_search_takes_the_largest_scale_within_the_tolerance():
     assert len(never.history) == 1
     assert "no scale" in never.stopped
     assert all(torch.equal(p, state(facts.full())[n]) for n, p in never.model.named_parameters())
+
+
+def test_a_round_that_only_harms_is_not_the_result():
+    def harmed(**settings):
+        options = ReleaseOptions(lr=5e-3, steps=4, **settings)
+        return reveal_and_release(
+            facts.full(), facts.tokenizer(), tells, QUESTIONS[:6], 1, RETAIN[::8], options, samples=1, **ASK
+        )
+
+    with pytest.warns(UserWarning, match="none of 1"):
+        result = harmed(scale=-1.0, retain_scale=-30.0)  # shows what it knows as before, and loses the rest
+    assert result.best_round == 0 < len(result.history) - 1
+    assert all(torch.equal(p, state(facts.full())[n]) for n, p in result.model.named_parameters())
+    with pytest.raises(DivergenceError, match="finite weights after round 1"):
+        harmed(scale=1e39)
+    with pytest.raises(DivergenceError, match="loss of the retain rows"):
+        harmed(scale=1e37)
 
 
 def test_adapters_are_merged_into_the_copy_and_random_state_and_caller_stay():
