@@ -63,7 +63,8 @@ class CEU(Loss):
 
     Args:
         skip_first: tokens of each sequence, the first that have a label, that take no part; 1 is open-unlearning's
-            setting, after a footnote of the paper (how an answer begins is no fact), 0 the formula.
+            setting, after a footnote of the paper (how an answer begins is no fact), 0 the formula. Not of a view of a
+            part (`on="forget:target"`), whose first tokens are not the answer's.
 
     Example:
         >>> CEU(skip_first=1)
@@ -82,6 +83,11 @@ class CEU(Loss):
         super().__post_init__()
         if isinstance(self.skip_first, bool) or not isinstance(self.skip_first, int) or self.skip_first < 0:
             raise InvalidInputError(f"Expected 'skip_first' to be an integer >= 0 (got {self.skip_first!r})")
+        if self.skip_first and ":" in self.on:
+            raise InvalidInputError(
+                f"Expected 'skip_first' to be 0 on a view, whose first token begins no answer "
+                f"(got {self.skip_first} on '{self.on}')"
+            )
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ class Loss(Composable, ABC):
         level: what it reads: `"item"`, `"token"`, `"embedding"`.
 
     Raises:
-        InvalidInputError: an unknown reduction or an empty part name.
+        InvalidInputError: an unknown reduction, one over tokens where values are of whole items, or an empty part name.
 
     Example:
         >>> import torch
@@ -63,6 +63,11 @@ class Loss(Composable, ABC):
     def __post_init__(self) -> None:
         """Check the fields that all losses share."""
         check_choice("reduction", self.reduction, REDUCTIONS)
+        if self.whole_items and self.reduction in ("token_mean", "seq_mean"):
+            raise InvalidInputError(
+                f"Expected 'reduction' without a mean over tokens for {type(self).__name__}, whose values are of whole "
+                f"items (got {self.reduction!r})"
+            )
         check_name("on", self.on)
 
     @property
@@ -76,9 +81,19 @@ class Loss(Composable, ABC):
         return (self.on,)
 
     @property
+    def aligned_parts(self) -> tuple[str, ...]:
+        """Names of the parts that are compared item by item: item `i` of each belongs to item `i` of the others."""
+        return ()
+
+    @property
+    def whole_items(self) -> bool:
+        """Whether a value is of all tokens of an item together."""
+        return False
+
+    @property
     def per_item(self) -> bool:
         """Whether a mean counts items rather than tokens, where items have several."""
-        return self.reduction in PER_ITEM
+        return self.whole_items or self.reduction in PER_ITEM
 
     def keep(self, mask: Tensor) -> Tensor:
         """Which of the entries that a mask keeps this loss reads: all of them, unless it skips some."""

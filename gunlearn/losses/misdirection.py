@@ -20,7 +20,8 @@ class RMU(Loss):
     .. math:: \tfrac1d \| h - c\, u \|^2
 
     Hidden states of forgotten tokens go to one random point: :math:`u` has uniform random entries and unit norm. The
-    retain side is `MSEToReference`. Which layer is read is the task's affair (`CausalLM(layer=7)`), which parameters
+    retain side is `MSEToReference`. Which layer is read is the task's affair (`CausalLM(layer=8)` is
+    what `model.layers[7]` hands on), which parameters
     move the optimiser's; the paper trains three layers up to the one that is read.
 
     Args:

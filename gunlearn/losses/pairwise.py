@@ -59,7 +59,12 @@ class DPO(Loss):
         return (self.on, self.preferred)
 
     @property
-    def per_item(self) -> bool:
+    def aligned_parts(self) -> tuple[str, ...]:
+        """Both: an answer is preferred to another one to the same question."""
+        return self.on_parts
+
+    @property
+    def whole_items(self) -> bool:
         """Always: one value per pair of sequences."""
         return True
 
@@ -115,7 +120,7 @@ class KTO(Loss):
         return (self.on,) if self.point is None else (self.on, self.point)
 
     @property
-    def per_item(self) -> bool:
+    def whole_items(self) -> bool:
         """Always: one value per sequence."""
         return True
 

@@ -56,9 +56,9 @@ class NPO(Loss):
         check_choice("per", self.per, UNITS)
 
     @property
-    def per_item(self) -> bool:
-        """See `Loss.per_item`."""
-        return self.per == "item" or super().per_item
+    def whole_items(self) -> bool:
+        """See `Loss.whole_items`."""
+        return self.per == "item"
 
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
         """See `functional.npo`."""

@@ -46,7 +46,7 @@ class SimNPO(Loss):
         check_number("delta", self.delta)
 
     @property
-    def per_item(self) -> bool:
+    def whole_items(self) -> bool:
         """Always: one value per sequence."""
         return True
 

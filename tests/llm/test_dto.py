@@ -295,7 +295,7 @@ def test_selection_is_refreshed_with_the_model_as_it_is(tmp_path):
 
 
 def test_forget_losses():
-    own = CEU(on="forget:target", skip_first=1)
+    own = CEU(on="forget:target", reduction="seq_mean")
     assert dto(own, 2).terms[0] == (1.0, own)
     assert dto("ceu").terms[0][1] == CEU(on="forget:target")
     assert dto(beta=0.3).terms[0][1].beta == 0.3

@@ -287,6 +287,7 @@ def test_rmu_goes_to_one_point_per_seed() -> None:
         (lambda: SatImp(beta2=-1), "beta2"),
         (lambda: UNDIAL(beta=0), "beta"),
         (lambda: CEU(skip_first=1.5), "skip_first"),
+        (lambda: CEU(skip_first=1, on="forget:target"), "skip_first"),
         (lambda: RMU(coefficient=-1), "coefficient"),
         (lambda: RMU(seed=0.5), "seed"),
         (lambda: JSDToRefusal(()), "token_ids"),
@@ -302,6 +303,15 @@ def test_rmu_goes_to_one_point_per_seed() -> None:
 def test_wrong_settings_are_refused(build: object, field: str) -> None:
     with pytest.raises(InvalidInputError, match=rf"(?s)Expected '{field}'.*\(got "):
         build()
+
+
+@pytest.mark.parametrize("build", [NPO, SimNPO, DPO, KTO])
+def test_values_of_whole_items_are_averaged_over_no_tokens(build: type[Loss]) -> None:
+    for reduction in ("token_mean", "seq_mean"):
+        with pytest.raises(InvalidInputError, match=rf"(?s)Expected 'reduction'.*{build.__name__}.*'{reduction}'"):
+            build(reduction=reduction)
+    assert build(reduction="seq_sum").per_item
+    assert not NPO(per="token", reduction="token_mean").per_item
 
 
 def test_cross_entropy_with_the_reference_is_kl_up_to_a_constant() -> None:
