@@ -26,9 +26,9 @@ class Reference:
         probe: a batch that tells what the adapter does, for `"auto"` and `"adapter"`.
 
     Raises:
-        InvalidInputError: an unknown `how`; another vocabulary; or `"adapter"` where the model without its adapter
-            is not what it was before unlearning: there is none, it already does something, or weights outside of it
-            are trained (biases, unfrozen layers).
+        InvalidInputError: an unknown `how`; another vocabulary; a reference that would be trained along; or
+            `"adapter"` where the model without its adapter is not what it was before unlearning: there is none, it
+            already does something, or weights outside of it are trained (biases, unfrozen layers).
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Reference:
         self.frozen: nn.Module | None = None
         if isinstance(how, nn.Module):
             check_vocabulary(model, how)
+            check_apart(model, how)
             self.frozen = how
             return
         if how not in REFERENCES:
@@ -82,6 +83,22 @@ def check_vocabulary(model: nn.Module, reference: nn.Module) -> None:
     sizes = [None if head is None else head.weight.shape[0] for head in map(output_head, (model, reference))]
     if None not in sizes and sizes[0] != sizes[1]:
         raise InvalidInputError(f"Expected a reference with a vocabulary of {sizes[0]} tokens (got {sizes[1]})")
+
+
+def check_apart(model: nn.Module, reference: nn.Module) -> None:
+    """Refuse a reference that training would move along.
+
+    Raises:
+        InvalidInputError: a trainable parameter of the model is one of the reference's.
+    """
+    own = {id(parameter) for parameter in reference.parameters()}
+    shared = [name for name, p in model.named_parameters() if p.requires_grad and id(p) in own]
+    if shared:
+        raise InvalidInputError(
+            f"Expected a reference that holds none of the parameters to be trained (got {shared[0]!r} and "
+            f"{len(shared) - 1} more); peft puts adapters into the very model it is given: use reference='auto' or "
+            "'adapter'"
+        )
 
 
 def objection_to_adapter(model: nn.Module, probe: Mapping[str, Tensor] | None) -> str | None:

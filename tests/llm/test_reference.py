@@ -121,6 +121,19 @@ def test_a_model_of_the_callers() -> None:
     assert all(p.requires_grad for p in other.parameters())
 
 
+def test_a_reference_that_would_be_trained_along_is_refused() -> None:
+    plain, base = facts.full(), facts.full()
+    wrapped = adapted(base)  # in place: the base model holds the adapter
+    for model, other in ((plain, plain), (wrapped, base), (wrapped, wrapped)):
+        with pytest.raises(InvalidInputError, match=r"'auto' or 'adapter'"):
+            Reference(model, other)
+    # Frozen weights may be shared.
+    model, sharing = facts.full(), facts.full()
+    model.model.embed_tokens.weight.requires_grad_(False)
+    sharing.model.embed_tokens.weight = model.model.embed_tokens.weight
+    assert Reference(model, sharing).frozen is sharing
+
+
 def test_another_vocabulary_is_refused() -> None:
     other = LlamaForCausalLM(
         LlamaConfig(vocab_size=7, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
