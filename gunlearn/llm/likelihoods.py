@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from gunlearn.errors import InvalidInputError
 from gunlearn.llm.causal_lm import IGNORE, CausalLM
 
 
@@ -30,8 +31,13 @@ def likelihoods(
 
     Returns:
         `nll` per token, in nats; `prob`, the mean over rows of :math:`p(y|x)^{1/|y|}`; `exact_memorization`, the share
-        of tokens that are the model's first choice. Rows without labels do not count; zeros where none counts.
+        of tokens that are the model's first choice. Rows without labels do not count.
+
+    Raises:
+        InvalidInputError: no rows, or none with a label.
     """
+    if len(rows) == 0:
+        raise InvalidInputError("Expected rows to evaluate (got none)")
     rank, world = to.process_index, to.num_processes
     mine = [rank + i * world for i in range(-(-len(rows) // world))]
     within = Subset(rows, [min(i, len(rows) - 1) for i in mine])
@@ -50,8 +56,10 @@ def likelihoods(
     if world > 1:
         sums = to.reduce(sums.to(to.device), "sum")
     nll, tokens, prob, sequences, right = sums.tolist()
+    if not tokens:
+        raise InvalidInputError(f"Expected rows with labelled tokens to evaluate (got {len(rows)} without)")
     return {
-        "nll": nll / max(tokens, 1),
-        "prob": prob / max(sequences, 1),
-        "exact_memorization": right / max(tokens, 1),
+        "nll": nll / tokens,
+        "prob": prob / sequences,
+        "exact_memorization": right / tokens,
     }

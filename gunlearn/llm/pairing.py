@@ -27,7 +27,7 @@ class PairedDataset(Dataset):
 
     Raises:
         EmptyForgetSetError: nothing to forget.
-        InvalidInputError: an empty part, or a paired one of another length.
+        InvalidInputError: an empty part, a paired one of another length, or a name that stands for two parts.
     """
 
     def __init__(
@@ -41,6 +41,11 @@ class PairedDataset(Dataset):
         self.forget, self.drawn, self.paired, self.seed = forget, dict(drawn or {}), dict(paired or {}), seed
         if _length("forget", forget) == 0:
             raise EmptyForgetSetError("Expected forgotten rows (got an empty data set)")
+        twice = sorted(
+            (self.drawn.keys() & self.paired.keys()) | ({"forget"} & (self.drawn.keys() | self.paired.keys()))
+        )
+        if twice:
+            raise InvalidInputError(f"Expected each part once, drawn or paired, beside 'forget' (got {twice} twice)")
         for name, rows in self.drawn.items():
             if _length(name, rows) == 0:
                 raise InvalidInputError(f"Expected rows in part '{name}' (got none)")

@@ -37,7 +37,8 @@ class PrimalDualCallback(TrainerCallback):
 
     The weight begins with that of `dual`; the objective's own weight of the term is replaced. The retain loss is that
     of whole steps, over micro-batches and processes. Checkpoints hold the multiplier, and a run that is resumed goes on
-    with it. After training the objective is what it was.
+    with it, one that begins anew begins with the first weight. After training, an error included, the trainer's
+    objective is what it was.
 
     Args:
         trainer: whose objective it changes; the callback adds itself.
@@ -60,7 +61,7 @@ class PrimalDualCallback(TrainerCallback):
         if len(found) != 1:
             raise InvalidInputError(f"Expected one term on '{on}' in {trainer.objective!r} (got {len(found)})")
         self.trainer, self.dual, self.index = trainer, dual, found[0]
-        self.before = trainer.objective
+        self.start = dual.state_dict()
         trainer.add_callback(self)
 
     def _weigh(self) -> None:
@@ -71,9 +72,11 @@ class PrimalDualCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin with the multiplier's weight, or with that of the checkpoint."""
+        """Begin with the multiplier's weight as it came, or with that of the checkpoint."""
         if KEY in state.stateful_callbacks:
             self.dual.load_state_dict(state.stateful_callbacks[KEY])
+        elif state.global_step == 0:
+            self.dual.load_state_dict(self.start)
         self._weigh()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -97,9 +100,3 @@ class PrimalDualCallback(TrainerCallback):
         """Add the weight to what is logged."""
         if logs is not None and "loss" in logs:
             logs["retain_weight"] = state.log_history[-1]["retain_weight"] = self.dual.weight
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Put the objective back."""
-        self.trainer.objective = self.before

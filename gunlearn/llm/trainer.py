@@ -61,8 +61,8 @@ class UnlearnTrainer(Trainer):
         kwargs: anything else that a Trainer takes.
 
     Raises:
-        InvalidInputError: a part that the objective reads is missing; the model has nothing to train; another
-            vocabulary in the reference.
+        InvalidInputError: a part that the objective reads is missing, given twice, or drawn where its rows belong to
+            others; the model has nothing to train; another vocabulary in the reference.
         EmptyForgetSetError: no forgotten rows.
         DivergenceError: at the first step whose loss is NaN or infinite, or after the last one if a weight is.
 
@@ -106,11 +106,13 @@ class UnlearnTrainer(Trainer):
         if getattr(args, "gradient_checkpointing", False) and args.gradient_checkpointing_kwargs is None:
             # The reentrant kind, once the default, trains nothing where the inputs need no gradient (an adapter).
             args.gradient_checkpointing_kwargs = {"use_reentrant": False}
+        if retain_dataset is not None and "retain" in (drawn or {}):
+            raise InvalidInputError("Expected part 'retain' once (got 'retain_dataset' and 'drawn')")
         drawn = dict(drawn or {}) | ({} if retain_dataset is None else {"retain": retain_dataset})
         rows = PairedDataset(
             forget_dataset, drawn, paired, seed=args.seed if args.data_seed is None else args.data_seed
         )
-        self._check_parts({"forget", *rows.drawn, *rows.paired})
+        self._check_parts({"forget", *rows.drawn, *rows.paired}, {"forget", *rows.paired})
         warn_of_overlap(rows)
         if data_collator is None:
             data_collator = collator_of(model, processing_class)
@@ -141,7 +143,7 @@ class UnlearnTrainer(Trainer):
         if self.reference is not None:
             self.reference.to(self.args.device)
 
-    def _check_parts(self, given: set[str]) -> None:
+    def _check_parts(self, given: set[str], aligned: set[str]) -> None:
         for part in self.objective.parts:
             base, _, view = part.partition(":")
             if base not in given:
@@ -150,6 +152,13 @@ class UnlearnTrainer(Trainer):
                 )
             if view and view not in VIEWS:
                 raise InvalidInputError(f"Expected a view of '{base}' among {VIEWS} (got '{view}')")
+        for _, loss in self.objective.terms:
+            loose = {part.partition(":")[0] for part in loss.aligned_parts} - aligned
+            if loose:
+                raise InvalidInputError(
+                    f"Expected 'paired' rows for {sorted(loose)}, which {loss!r} compares row by row with others "
+                    "(got drawn ones)"
+                )
 
     def _tasks(self, task: CausalLM) -> dict[str, CausalLM]:
         """The task for each part, reading what the losses on it (and on its views) read."""
@@ -226,14 +235,17 @@ class UnlearnTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As for any Trainer. The last gradient, which speaks of what was to be forgotten, is wiped.
 
+        The objective is put back where a callback has changed it.
+
         Raises:
             DivergenceError: a loss, or at the end a trained weight, is NaN or infinite.
         """
         self._terms.clear()
-        self._steps = 0
+        self._steps, objective = 0, self.objective
         try:
             output = super().train(*args, **kwargs)
         finally:
+            self.objective = objective
             self.model.zero_grad(set_to_none=True)
         bad = [name for name, p in self.model.named_parameters() if p.requires_grad and not p.isfinite().all()]
         if bad:

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.causal_lm import CausalLM
 from gunlearn.llm.collate import PartCollator
+from gunlearn.llm.head import evaluating
 
 
 @torch.no_grad()
@@ -21,16 +22,11 @@ def mean_nll(
 ) -> float:
     """Negative log-likelihood per labelled token, in nats, over all rows; the model is left in the modes it was in."""
     task, device = CausalLM(("log_prob",)), next(model.parameters()).device
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     total, tokens = torch.zeros((), device=device), 0
-    try:
+    with evaluating(model):
         for batch in DataLoader(rows, batch_size, collate_fn=collator):
             p = task.decode(model, None, {name: value.to(device) for name, value in batch.items()})
             total, tokens = total - p.log_prob.sum(), tokens + int(p.mask.sum())
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if not tokens:
         raise EmptyForgetSetError("Expected rows with labelled tokens (got none)")
     return float(total) / tokens
@@ -75,7 +71,7 @@ class UntilUnseen(TrainerCallback):
         if not len(forget) or not len(unseen):
             raise EmptyForgetSetError(f"Expected forgotten and unseen rows (got {len(forget)} and {len(unseen)})")
         self.forget, self.unseen, self.collator, self.every = forget, unseen, collator, every
-        self.batch_size, self.target, self.reached = batch_size, target, None
+        self.batch_size, self.given, self.target, self.reached = batch_size, target, target, None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
@@ -85,6 +81,8 @@ class UntilUnseen(TrainerCallback):
         Raises:
             InvalidInputError: a run that goes on from a checkpoint, where it is too late to ask.
         """
+        if state.global_step == 0:  # another run of the same callback asks again
+            self.target, self.reached = self.given, None
         if self.target is None:
             if state.global_step:
                 raise InvalidInputError(

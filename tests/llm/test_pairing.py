@@ -84,6 +84,19 @@ def test_refused_parts() -> None:
         PairedDataset(iter(rows(1)))
 
 
+@pytest.mark.parametrize(
+    ("drawn", "paired", "name"),
+    [
+        ({"alternative": rows(7)}, {"alternative": rows(8)}, "alternative"),
+        ({"forget": rows(7)}, {}, "forget"),
+        ({}, {"forget": rows(7)}, "forget"),
+    ],
+)
+def test_a_name_stands_for_one_part(drawn: dict, paired: dict, name: str) -> None:
+    with pytest.raises(InvalidInputError, match=rf"got \['{name}'\] twice"):
+        PairedDataset(rows(5), drawn, paired)
+
+
 def test_rows_of_both_parts_are_counted() -> None:
     forget, retain = rows(5, 6, 7), rows(7, 8, 5, 9)
     for others in (retain, Dataset.from_list(retain), [{k: torch.tensor(v) for k, v in r.items()} for r in retain]):

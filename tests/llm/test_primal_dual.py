@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm import UnlearnTrainer
@@ -77,6 +78,27 @@ def test_a_resumed_run_goes_on_with_the_multiplier(tmp_path: Path) -> None:
     again = trainer(tmp_path, settings(), save_steps=100)
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert logged(again, "retain_weight") == pytest.approx(logged(whole, "retain_weight"), rel=1e-4)
+
+
+class Breaks(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3:
+            raise ZeroDivisionError
+
+
+def test_an_error_leaves_the_objective_and_another_run_begins_anew(tmp_path: Path) -> None:
+    run = trainer(tmp_path, settings())
+    before = run.objective
+    run.add_callback(Breaks)
+    with pytest.raises(ZeroDivisionError):
+        run.train()
+    assert run.objective is before
+    run.remove_callback(Breaks)
+    run.train()
+    by_hand = settings()
+    expected = [by_hand.update(value) for value in logged(run, "nll(retain)")]
+    assert logged(run, "retain_weight") == pytest.approx(expected, rel=1e-5)
+    assert expected[0] == 3.0
 
 
 def test_exactly_one_term_is_weighed(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import EarlyStoppingCallback, LlamaForCausalLM, TrainerCallbac
 from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
 from gunlearn.llm import CausalLM, PartCollator, UnlearnTrainer
 from gunlearn.llm.trainer import collator_of
-from gunlearn.losses import NLL, NPO, GradientAscent
+from gunlearn.losses import DPO, NLL, NPO, GradientAscent, JSDToRefusal
 from tests.llm import facts
 from tests.llm.training import FORGET, OBJECTIVE, RETAIN, Gradients, adapted, arguments, make, same, weights
 
@@ -94,7 +94,9 @@ def test_rows_without_labels_and_short_batches_in_evaluation(tmp_path: Path) -> 
     empty = FORGET[0] | {"labels": [-100] * len(FORGET[0]["labels"])}
     one, other = trainer.evaluate(FORGET[:7]), trainer.evaluate([*FORGET[:4], empty, *FORGET[4:7]])
     assert other == pytest.approx(one, rel=1e-5)
-    assert trainer.evaluate([empty])["eval_nll"] == 0
+    for none, words in (([empty], "labelled tokens"), ([], "rows to evaluate")):
+        with pytest.raises(InvalidInputError, match=words):
+            trainer.evaluate(none)
     with pytest.raises(InvalidInputError, match="to evaluate"):
         trainer.evaluate()
 
@@ -251,6 +253,12 @@ def test_refused_set_ups(tmp_path: Path) -> None:
         make(tmp_path, given={"retain_dataset": None})
     with pytest.raises(InvalidInputError, match="a view of 'forget'"):
         make(tmp_path, objective=NLL(on="forget:aim"))
+    loose = {"drawn": {"alternative": RETAIN}}
+    with pytest.raises(InvalidInputError, match=r"'paired' rows for \['alternative'\]"):
+        make(tmp_path, objective=DPO(), given=loose)
+    make(tmp_path, objective=JSDToRefusal(), given=loose)  # compares no rows
+    with pytest.raises(InvalidInputError, match="'retain' once"):
+        make(tmp_path, given={"drawn": {"retain": RETAIN}})
     with pytest.raises(EmptyForgetSetError):
         make(tmp_path, given={"forget_dataset": []})
     context = facts.fresh().config.max_position_embeddings

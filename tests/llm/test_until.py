@@ -63,6 +63,21 @@ def test_a_run_that_goes_on_needs_the_first_target():
     assert kept.target == 2.5
 
 
+def test_another_run_asks_again():
+    until = UntilUnseen(F.rows(F.FORGET), F.rows(F.UNSEEN), COLLATE)
+    targets = []
+    for model in (F.full(), F.retrained(0)):
+        until.reached = 7
+        until.on_train_begin(None, TrainerState(), None, model=model)
+        assert until.reached is None
+        targets.append(until.target)
+    assert targets == pytest.approx([mean_nll(m, until.unseen, COLLATE) for m in (F.full(), F.retrained(0))])
+    assert targets[0] != targets[1]
+    kept = UntilUnseen(F.rows(F.FORGET), F.rows(F.UNSEEN), COLLATE, target=2.5)
+    kept.on_train_begin(None, TrainerState(), None, model=F.full())
+    assert kept.target == 2.5
+
+
 def test_bad_input():
     rows = F.rows(F.FORGET)
     with pytest.raises(EmptyForgetSetError, match="got 24 and 0"):
