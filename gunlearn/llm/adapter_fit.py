@@ -1,4 +1,4 @@
-"""Fitting a LoRA to rows for its product, and the loss of rows."""
+"""Fitting a LoRA to rows for its product."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gunlearn.errors import DivergenceError
 from gunlearn.llm.arithmetic import adapter_delta
 from gunlearn.llm.causal_lm import CausalLM
-from gunlearn.llm.metrics.scoring import device_of, evaluating
+from gunlearn.llm.metrics.scoring import device_of
 from gunlearn.llm.trainer import collator_of
 from gunlearn.seed import isolated_rng
 
@@ -117,14 +117,3 @@ def fit_adapter(
             return adapter_delta(adapted), {name: a.detach().clone() for name, a in factors.items()}
         finally:
             adapted.unload()
-
-
-def mean_nll(model: nn.Module, rows: Sequence[Mapping[str, Any]], batch_size: int = 16) -> float:
-    """Loss of rows, in nats per token."""
-    collate, task, total, tokens = collator_of(model), CausalLM(("log_prob",)), 0.0, 0
-    with evaluating(model):
-        for start in range(0, len(rows), batch_size):
-            batch = collate([rows[i] for i in range(start, min(start + batch_size, len(rows)))])
-            p = task.decode(model, None, {k: v.to(device_of(model)) for k, v in batch.items()})
-            total, tokens = total - float(p.log_prob.sum()), tokens + int(p.mask.sum())
-    return total / max(tokens, 1)

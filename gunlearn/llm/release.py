@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
-from gunlearn.llm.adapter_fit import ReleaseOptions, fit_adapter, mean_nll
+from gunlearn.llm.adapter_fit import ReleaseOptions, fit_adapter
 from gunlearn.llm.arithmetic import add_delta, base_weights
 from gunlearn.llm.bounded import mlp_linears
 from gunlearn.llm.instructions import Instruction
 from gunlearn.llm.reveal import Revealed, Revealer
+from gunlearn.llm.trainer import collator_of
+from gunlearn.llm.until import mean_nll
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +119,7 @@ def reveal_and_release(
     targets = options.target_modules or mlp_linears(getattr(getattr(model, "config", None), "model_type", None))
 
     def record(found: Revealed, scale: float, names: Sequence[str]) -> ReleaseRound:
-        nll = mean_nll(model, retain_rows, options.batch_size) if retain_rows else None
+        nll = mean_nll(model, retain_rows, collator_of(model), options.batch_size) if retain_rows else None
         if nll is not None and not math.isfinite(nll):
             raise DivergenceError(f"Expected a finite loss of the retain rows (got {nll} in round {len(history)})")
         figures = dict(metrics(model)) if metrics else {}
@@ -182,7 +184,10 @@ def _release(
         add_delta(model, forget, -scale, inplace=True)
         if retain is not None:
             add_delta(model, retain, options.retain_scale, inplace=True)
-        if options.tolerance is None or mean_nll(model, rows, options.batch_size) <= before + options.tolerance:
+        if (
+            options.tolerance is None
+            or mean_nll(model, rows, collator_of(model), options.batch_size) <= before + options.tolerance
+        ):
             return scale
         _with_weights(model, start)
     return None

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.bandit import NeuralUCB
 from gunlearn.llm.causal_lm import IGNORE
+from gunlearn.llm.head import evaluating
 from gunlearn.llm.instructions import Instruction
 from gunlearn.llm.metrics.generation import draw, end_tokens
-from gunlearn.llm.metrics.scoring import device_of, evaluating
+from gunlearn.llm.metrics.scoring import device_of
 from gunlearn.metrics.alignment import Sampler
 
 
@@ -62,6 +63,7 @@ class Revealer:
             model's last hidden states.
         bandit: further arguments of `NeuralUCB`.
         seed: of the draws and of the bandit.
+        ends: ids that end a text; by default those of `gunlearn.llm.metrics.end_tokens`.
 
     Raises:
         InvalidInputError: no instructions, or a number out of range.
@@ -80,6 +82,7 @@ class Revealer:
     embed: Callable[[nn.Module, list[str]], Tensor] | None = None
     bandit: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    ends: int | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         """Check the instructions and numbers."""
@@ -138,7 +141,8 @@ class Revealer:
         """Token ids (with the token that ends them), text and score of what the model says, by instruction."""
         prompts = [self._ids(self.instructions[arm].text) for arm in arms]
         sampler = Sampler(self.samples, self.temperature, seed=seed)
-        answers = draw(model, prompts, end_tokens(self.tokenizer), sampler, self.max_new_tokens)
+        ends = end_tokens(self.tokenizer if self.ends is None else self.ends)
+        answers = draw(model, prompts, ends, sampler, self.max_new_tokens)
         said = {}
         for i, arm in enumerate(arms):
             tokens = [t[m].tolist() for t, m in zip(answers.tokens[i], answers.mask[i], strict=True)]
@@ -168,7 +172,7 @@ class Revealer:
 
     def _embed(self, model: nn.Module, texts: list[str]) -> Tensor:
         out = []
-        with evaluating(model):
+        with evaluating(model), torch.no_grad():
             for text in texts:
                 ids = torch.tensor([self._ids(text)], device=device_of(model))
                 states = model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states

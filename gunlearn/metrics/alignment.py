@@ -148,6 +148,14 @@ class Alignment:
         """The symmetric divergence, `precision + recall`."""
         return self.precision + self.recall
 
+    def __repr__(self) -> str:
+        """The figures; `items` has one number per prompt."""
+        interval = None if self.interval is None else tuple(float(f"{bound:.4g}") for bound in self.interval)
+        return (
+            f"Alignment(value={self.value:.4g}, interval={interval}, precision={self.precision:.4g}, "
+            f"recall={self.recall:.4g}, per={self.per!r})"
+        )
+
 
 def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     r""":math:`\sum_v p_v (\log p_v - \log q_v)`, the exact divergence of one step.

@@ -11,8 +11,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gunlearn.errors import EmptyForgetSetError, InvalidInputError
-from gunlearn.llm.metrics import quantized, relearn
+from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
+from gunlearn.llm.metrics import quantized, relearn, shown_rows
 from gunlearn.llm.metrics.attacks import rounded
 from tests.llm import facts
 
@@ -78,6 +78,29 @@ def test_a_share_is_so_many_rows():
     for bad in ({"share": 0.0}, {"steps": 0}, {"every": 0}):
         with pytest.raises(InvalidInputError, match="share in"):
             relearn(facts.retrained(0), FORGET, measure, **bad)
+
+
+def test_the_attack_is_in_single_precision_and_says_what_it_showed():
+    seen = []
+
+    def look(model):
+        seen.append({p.dtype for p in model.parameters()})
+        return measure(model)
+
+    attack = dict(share=0.25, steps=2, lr=1e-4)
+    half = copy.deepcopy(facts.retrained(0)).bfloat16()
+    found = relearn(half, FORGET, look, **attack)
+    assert seen == [{torch.float32}] * 2
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    assert found == relearn(copy.deepcopy(half).float(), FORGET, measure, **attack)
+    assert found.chosen == shown_rows(len(FORGET), 0.25)
+    assert len(set(found.chosen)) == 6
+    assert relearn(half, FORGET, measure, **attack | {"share": 1.0}, chosen=found.chosen) == found
+    with pytest.raises(DivergenceError, match="step"):
+        relearn(facts.retrained(0), FORGET, measure, steps=3, lr=1e38)
+    long = {name: FORGET[0][name] * 20 for name in ("input_ids", "labels")}
+    with pytest.raises(InvalidInputError, match="at most 128 tokens"):
+        relearn(facts.retrained(0), [long], measure, steps=1)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,26 +12,30 @@ import torch
 from rich.console import Console
 from scipy.stats import ks_2samp
 
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.llm.metrics import (
     TokenScores,
     aggregate_truth_ratio,
     answer_log_probs,
     answers_of,
     drma,
+    end_tokens,
     evaluate,
     exact_memorization,
     extraction_strength,
     forget_quality,
+    gradient_score,
+    membership_auc,
     model_utility,
     options_probability,
     probability,
+    reference_score,
     rouge,
     token_scores,
     truth_ratio,
 )
 from gunlearn.llm.metrics.tofu import truth_of
-from gunlearn.metrics import Sampler
+from gunlearn.metrics import Alignment, Sampler
 from tests.llm import facts
 
 PEOPLE = (0, 1, 4, 5)
@@ -243,7 +248,12 @@ def test_table_of_all_metrics():
     for figure in ("forget_prob", "forget_exact_memorization", "forget_extraction_strength", "forget_rougeL"):
         assert before[figure] > 0.9 > after[figure] + 0.1
     assert before["mia_loss"] == 1 > after["mia_loss"]
-    assert found.of("retrained 0")["mia_reference"] == 0.5  # nothing beyond itself
+    for name, model, other in (("retrained 0", 0, 1), ("unlearned", 1, 0), ("original", full, 0)):
+        models = [m if isinstance(m, torch.nn.Module) else references[m] for m in (model, other)]
+        sides = [
+            reference_score(*(token_scores(m, rows) for m in models)) for rows in (forget, facts.rows(range(20, 22)))
+        ]
+        assert found.of(name)["mia_reference"] == pytest.approx(membership_auc(*sides))  # never against itself
     assert before["forget_quality"] < 0.05 < after["forget_quality"]
     assert before["forget_alignment_gain"] == 0 < 0.3 < after["forget_alignment_gain"]
     assert after["forget_alignment"] == after["forget_alignment_floor"]  # is itself one of two retrained ones
@@ -256,6 +266,85 @@ def test_table_of_all_metrics():
     text = console.export_text()
     assert "forget_alignment_gain" in text
     assert f"{before['forget_prob']:.3g}" in text
+
+
+def broken():
+    model = copy.deepcopy(facts.retrained(1))
+    with torch.no_grad():
+        model.model.norm.weight[0] = math.nan
+    return model
+
+
+def test_a_broken_model_is_named_and_the_others_keep_their_rows():
+    forget, retain, references = with_answers((0,), 2), facts.rows(range(4, 5)), [facts.retrained(0), broken()]
+    with pytest.raises(InvalidInputError, match="NaN"):
+        token_scores(references[1], forget)
+    how = dict(holdout_rows=facts.rows(range(20, 21)), sampler=Sampler(1), attacks=("loss", "reference"))
+    found = evaluate({"bad": broken(), "fine": facts.full()}, facts.tokenizer(), forget, retain, references, **how)
+    for name in ("bad", "retrained 1"):
+        assert found.of(name) == {"model": name, "broken": True}
+    alone = evaluate({"fine": facts.full()}, facts.tokenizer(), forget, retain, references[:1], **how)
+    assert list(alone) == [found.of("fine"), found.of("retrained 0")]
+    assert "mia_reference" in found.of("fine")
+    assert "forget_alignment" in found.of("fine")
+    assert "mia_reference" not in found.of("retrained 0")  # the only one: there is nothing to compare it with
+    assert not any("broken" in row or math.nan in row.values() for row in alone)
+
+
+def test_generated_answers_are_as_long_as_the_rows_own():
+    row = facts.row(0, "city", 0)  # its answer has 8 tokens: of 6 of them ROUGE's recall is below 1
+    (found,) = evaluate({"m": facts.full()}, facts.tokenizer(), [row], [row])
+    assert found["forget_rougeL"] == 1
+    (cut,) = evaluate({"m": facts.full()}, facts.tokenizer(), [row], [row], max_new_tokens=3)
+    assert cut["forget_rougeL"] < 1
+    small = copy.deepcopy(facts.full())
+    small.config.max_position_embeddings = len(row["input_ids"])
+    assert answers_of(small, [row], facts.tokenizer()) == [row["answer"]]
+    ends = facts.VOCABULARY["city"]
+    assert answers_of(small, [row], facts.tokenizer(), ends=ends) == [row["answer"].split(" city")[0]]
+    long = {name: row[name] * 3 for name in ("input_ids", "labels")}
+    for score in (token_scores, gradient_score):
+        with pytest.raises(InvalidInputError, match="the model's context"):
+            score(small, [long])
+
+
+CHAT = "{% for m in messages %}<bos> {{ m.role }} {{ m.content }} <pad> <eos>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (None, (2,)),
+        (CHAT, (2, 0)),  # the first special token behind the answer
+        (CHAT.replace("<pad>", ""), (2,)),
+        (CHAT.replace("<pad> <eos>", "."), (2,)),  # the one before the answer closes nothing
+        ("{{ raise_exception('three messages') }}", (2,)),
+    ],
+)
+def test_a_chat_template_says_what_closes_a_turn(template, expected):
+    tokenizer = copy.deepcopy(facts.tokenizer())
+    tokenizer.chat_template = template
+    assert end_tokens(tokenizer) == expected
+    assert end_tokens(5) == (5,)
+
+
+def test_what_is_no_row_or_no_table_of_models_is_named():
+    model, tokenizer, rows = facts.full(), facts.tokenizer(), facts.rows(range(1))
+    for bad in ([{"question": "who?", "answer": "ada"}], "forget.jsonl", Path("forget.jsonl"), ["text"], rows[0]):
+        with pytest.raises(InvalidInputError, match=r"retain_rows.*gunlearn\.llm\.encode"):
+            evaluate({"m": model}, tokenizer, rows, bad)
+    with pytest.raises(InvalidInputError, match="'holdout_rows'"):
+        evaluate({"m": model}, tokenizer, rows, rows, holdout_rows=[])
+    with pytest.raises(InvalidTypeError, match="by name"):
+        evaluate(model, tokenizer, rows, rows)
+    with pytest.raises(InvalidInputError, match="'references'"):
+        evaluate({"m": model}, tokenizer, rows, rows, holdout_rows=rows, attacks=("reference",))
+
+
+def test_an_alignment_is_shown_by_its_figures():
+    shown = repr(Alignment(1.25, 0.5, torch.ones(99), (1.5, 2.0), None, 0.0, "monte_carlo", "token", None))
+    assert shown == "Alignment(value=1.75, interval=(1.5, 2.0), precision=1.25, recall=0.5, per='token')"
+    assert "interval=None" in repr(Alignment(1.25, 0.5, torch.ones(1), None, None, 0.0, "monte_carlo", "token", None))
 
 
 def test_table_leaves_out_what_it_cannot_know():

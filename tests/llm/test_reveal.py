@@ -13,8 +13,10 @@ from torch import nn
 
 from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
 from gunlearn.llm import Instruction, ReleaseOptions, Revealer, fill_templates, reveal_and_release
-from gunlearn.llm.adapter_fit import fit_adapter, mean_nll
+from gunlearn.llm.adapter_fit import fit_adapter
 from gunlearn.llm.metrics.alignment import functional_alignment
+from gunlearn.llm.trainer import collator_of
+from gunlearn.llm.until import mean_nll
 from tests.llm import facts
 
 FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)
@@ -160,25 +162,13 @@ def test_a_fitted_adapter_lowers_the_loss_and_stands_apart():
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
     for name, change in delta.items():
         model.get_submodule(name).weight.data += change
-    assert mean_nll(model, FORGET) < 0.8 * mean_nll(facts.retrained(0), FORGET)
+    assert mean_nll(model, FORGET, collator_of(model)) < 0.8 * mean_nll(facts.retrained(0), FORGET, collator_of(model))
 
     def overlap(apart_from):
         _, other = fit_adapter(facts.full(), RETAIN[:8], ["up_proj"], options, seed=1, apart_from=apart_from)
         return sum(float((other[name] @ a.T).abs().sum()) for name, a in factors.items())
 
     assert overlap(factors) < 0.8 * overlap(None)
-
-
-def test_mean_nll_is_the_mean_over_tokens():
-    model, batch = facts.retrained(0), [FORGET[0], RETAIN[5], FORGET[9]]
-    total = tokens = 0
-    for row in batch:
-        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
-        log_prob = model(input_ids=ids).logits[0].log_softmax(-1)
-        for t in range(1, len(labels)):
-            if labels[t] != -100:
-                total, tokens = total - float(log_prob[t - 1, labels[t]]), tokens + 1
-    assert mean_nll(model, batch, batch_size=2) == pytest.approx(total / tokens, rel=1e-5)
 
 
 def test_rows_are_what_was_said_without_the_instruction():
@@ -199,6 +189,14 @@ def test_rows_are_what_was_said_without_the_instruction():
     assert [row["input_ids"] for row in kept] == [FORGET[0]["input_ids"]]
     assert [row["labels"] for row in kept] == [FORGET[0]["labels"]]
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_texts_end_at_given_ids():
+    owl = next(row for row in FORGET if row["prompt"].startswith("which pet"))
+    short = Revealer(facts.tokenizer(), tells, [owl["prompt"]], samples=1, ends=facts.VOCABULARY["pet"], **ASK)
+    found = short.reveal(facts.full())
+    assert found.rows == []  # it stops before it names the pet
+    assert Revealer(facts.tokenizer(), tells, [owl["prompt"]], samples=1, **ASK).reveal(facts.full()).rows
 
 
 def test_only_what_scores_high_is_kept():

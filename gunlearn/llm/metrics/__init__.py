@@ -6,7 +6,7 @@ from gunlearn._lazy import lazy
 
 _HOMES = {
     "gunlearn.llm.metrics.alignment": ("TextAlignment", "fade_metric", "functional_alignment"),
-    "gunlearn.llm.metrics.attacks": ("quantized", "relearn"),
+    "gunlearn.llm.metrics.attacks": ("Curve", "quantized", "relearn", "shown_rows"),
     "gunlearn.llm.metrics.evaluation": ("ATTACKS", "Figures", "evaluate"),
     "gunlearn.llm.metrics.generation": ("Samples", "draw", "end_tokens"),
     "gunlearn.llm.metrics.membership": (
@@ -20,7 +20,7 @@ _HOMES = {
         "zlib_score",
     ),
     "gunlearn.llm.metrics.memorization": ("drma", "exact_memorization", "extraction_strength"),
-    "gunlearn.llm.metrics.scoring": ("TokenScores", "token_scores"),
+    "gunlearn.llm.metrics.scoring": ("NotANumberError", "TokenScores", "token_scores"),
     "gunlearn.llm.metrics.tofu": (
         "aggregate_truth_ratio",
         "answer_log_probs",

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gunlearn.llm.head import CHUNK
+from gunlearn.llm.head import CHUNK, evaluating
 from gunlearn.llm.metrics.generation import Samples, draw, end_tokens
-from gunlearn.llm.metrics.scoring import answer_logits, device_of, evaluating, prompt_of
+from gunlearn.llm.metrics.scoring import answer_logits, device_of, prompt_of
 from gunlearn.llm.reference import check_vocabulary
 from gunlearn.losses.checks import check_choice
 from gunlearn.metrics.alignment import ESTIMATORS, Alignment, Sampler, StepTerms, align, categorical_kl
@@ -74,7 +74,7 @@ class TextAlignment:
         total = lengths + torch.tensor([len(x) for x in samples.prompts]).repeat_interleave(per_prompt)
         values = torch.zeros(mask.shape)
         tokens = samples.tokens.flatten(0, 1)
-        with evaluating(p), evaluating(q):
+        with evaluating(p), evaluating(q), torch.no_grad():
             for index in total.argsort().split(self.batch_size):
                 ids = torch.zeros(len(index), int(total[index].max()), dtype=torch.long)
                 scored = torch.zeros(ids.shape, dtype=torch.bool)

@@ -9,14 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gunlearn.errors import EmptyForgetSetError, InvalidInputError
+from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.causal_lm import CausalLM
-from gunlearn.llm.collate import PartCollator
 from gunlearn.llm.head import output_head
 from gunlearn.llm.metrics.scoring import device_of
+from gunlearn.llm.trainer import collator_of
 from gunlearn.seed import isolated_rng
 
 BITS = (2, 3, 4, 8)
+
+
+class Curve(list[dict[str, float]]):
+    """Figures by step; `chosen` has the numbers of the rows that were shown."""
+
+    def __init__(self, chosen: Sequence[int]) -> None:
+        """See the class."""
+        super().__init__()
+        self.chosen = list(chosen)
+
+
+def shown_rows(num_rows: int, share: float = 0.1, seed: int = 0) -> list[int]:
+    """Numbers of the rows that `relearn` trains on, to measure on the others."""
+    order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed))
+    return order[: max(1, round(share * num_rows))].tolist()
 
 
 def relearn(
@@ -30,11 +45,12 @@ def relearn(
     every: int = 5,
     seed: int = 0,
     chosen: Sequence[int] | None = None,
-) -> list[dict[str, float]]:
+) -> Curve:
     """Fine-tune a copy on a few of the forgotten rows, and watch the others come back.
 
     A model that has forgotten learns what it is shown and no more; one that only hides it recalls the rest as well.
-    Compare with the same attack on a retrained model, and measure on rows that were not shown.
+    Compare with the same attack on a retrained model, and measure on rows that were not shown (`shown_rows`). The copy
+    is trained in float32, whatever the model's type: in half precision small steps are lost.
 
     Args:
         model: the unlearned model; it is not changed.
@@ -49,36 +65,44 @@ def relearn(
         chosen: numbers of the rows to train on, in place of a drawn share.
 
     Returns:
-        The curve: for each measurement `step` (first 0, last `steps`) and what `measure` found.
+        The curve: for each measurement `step` (first 0, last `steps`) and what `measure` found. Its `chosen` has
+        the numbers of the rows that were shown.
 
     Raises:
         EmptyForgetSetError: no rows.
-        InvalidInputError: `share` outside (0, 1], or no steps.
+        InvalidInputError: `share` outside (0, 1], no steps, or rows longer than the model's context.
+        DivergenceError: the loss or a weight became NaN or infinite.
     """
     if len(forget_rows) == 0:
         raise EmptyForgetSetError("Expected forgotten rows (got none)")
     if not 0 < share <= 1 or steps < 1 or every < 1:
         raise InvalidInputError(f"Expected share in (0, 1], steps and every >= 1 (got {share}, {steps}, {every})")
     if chosen is None:
-        order = torch.randperm(len(forget_rows), generator=torch.Generator().manual_seed(seed))
-        chosen = order[: max(1, round(share * len(forget_rows)))].tolist()
+        chosen = shown_rows(len(forget_rows), share, seed)
     rows = [forget_rows[i] for i in chosen]
     victim = copy.deepcopy(model)
+    for value in (*victim.parameters(), *victim.buffers()):
+        if value.dtype in (torch.float16, torch.bfloat16):
+            value.data = value.data.float()
     trainable = [p for p in victim.parameters() if p.requires_grad]
     if not trainable:  # merged or frozen: whoever has the weights can train them
         victim.requires_grad_(True)
         trainable = list(victim.parameters())
     optimizer = torch.optim.AdamW(trainable, lr=lr, weight_decay=0.0)
-    task, collate, device = CausalLM(("log_prob",)), PartCollator(), device_of(victim)
-    curve = [{"step": 0, **measure(victim.eval())}]
+    task, collate, device = CausalLM(("log_prob",)), collator_of(victim), device_of(victim)
+    curve = Curve(chosen)
+    curve.append({"step": 0, **measure(victim.eval())})
     with isolated_rng(seed):
         for step in range(1, steps + 1):
             index = torch.randint(len(rows), (batch_size,)) if len(rows) > batch_size else range(len(rows))
             batch = {name: value.to(device) for name, value in collate([rows[int(i)] for i in index]).items()}
             p = task.decode(victim.train(), None, batch)
-            (-p.log_prob.sum() / p.mask.sum()).backward()
+            loss = -p.log_prob.sum() / p.mask.sum().clamp_min(1)
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+            if not all(bool(x.isfinite().all()) for x in (loss, *trainable)):
+                raise DivergenceError(f"Expected finite loss and weights (got loss {float(loss):g} in step {step})")
             if step % every == 0 or step == steps:
                 curve.append({"step": step, **measure(victim.eval())})
     return curve

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.llm.metrics import membership, memorization, tofu
 from gunlearn.llm.metrics.alignment import TextAlignment
-from gunlearn.llm.metrics.scoring import token_scores
+from gunlearn.llm.metrics.generation import context_of
+from gunlearn.llm.metrics.scoring import NotANumberError, token_scores
 from gunlearn.metrics.alignment import Sampler
 from gunlearn.metrics.standing import standings
 
@@ -61,15 +64,17 @@ def evaluate(
     sampler: Sampler | None = None,
     attacks: Sequence[str] = ("loss", "zlib", "min_k", "min_k_plus"),
     align_on: Sequence[str] = OWN,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
     batch_size: int = 16,
     generate: bool = True,
+    ends: int | Sequence[int] | None = None,
 ) -> Figures:
     """Measure models on forgotten and retained rows, and beside retrained ones.
 
     What is not possible with what is given is left out: alignment and forget quality without `references`, gain without
     `original`, floor and excess with one reference, membership without `holdout_rows`, truth ratios where rows have no
-    `"perturbed"`, utility where not all its sets have.
+    `"perturbed"`, utility where not all its sets have. Of a model that says NaN anywhere the table only has that it is
+    `"broken"`; nothing is compared with it.
 
     Args:
         models: by name. `original` and `references` are added as `"original"`, `"retrained 0"`, ... unless they are
@@ -84,11 +89,14 @@ def evaluate(
         utility_rows: further sets of TOFU's model utility, `{"real_authors": ..., "world_facts": ...}`; their
             probability is that among the given answers.
         sampler: of the alignment.
-        attacks: membership attacks among `ATTACKS`; `"reference"` compares with the first of `references`.
+        attacks: membership attacks among `ATTACKS`; `"reference"` compares with the first of `references`
+            that is not the model itself.
         align_on: sets of prompts for the alignment, `"forget"` and `"retain"`.
-        max_new_tokens: of generated answers.
+        max_new_tokens: of generated answers. By default ROUGE's are as long as the rows' own, see `answers_of`, and the
+            alignment's of 64 tokens, or of what the models' context leaves.
         batch_size: rows at a time; answers are generated four times as many at a time.
         generate: generate answers for ROUGE. For documents, which have no prompt, `False`, with `align_on=()`.
+        ends: ids that end an answer; by default those of `end_tokens`.
 
     Returns:
         For `forget` and `retain`: `*_prob`, `*_exact_memorization`, `*_extraction_strength`, `*_drma` and
@@ -98,38 +106,62 @@ def evaluate(
         is compared with the other ones.
 
     Raises:
-        InvalidInputError: unknown attacks or sets, or no models.
+        InvalidInputError: unknown attacks or sets, no models, an empty set, rows that are not encoded, or the attack
+            `"reference"` without references.
+        InvalidTypeError: models without names.
     """
+    if not isinstance(models, Mapping):
+        raise InvalidTypeError(f'Expected models by name, {{"unlearned": model}} (got {type(models).__name__})')
     unknown = sorted({*attacks} - {*ATTACKS}) + sorted({*align_on} - {*OWN})
     if unknown or not models:
         raise InvalidInputError(f"Expected models, attacks among {ATTACKS} and sets 'forget', 'retain' (got {unknown})")
+    if "reference" in attacks and not references:
+        raise InvalidInputError("Expected 'references' for the attack 'reference' (got none)")
     models = _named(models, references, original)
     sets = {"forget": forget_rows, "retain": retain_rows, **(utility_rows or {})}
-    out, ratios = Figures(), {}
-    for name, model in models.items():
-        row: dict[str, Any] = {"model": name}
-        for part, rows in sets.items():
-            figures, ratio = _said(model, tokenizer, part, rows, batch_size, max_new_tokens if generate else 0)
-            row |= {f"{part}_{figure}": value for figure, value in figures.items()}
-            if part == "forget" and ratio is not None:
-                ratios[name] = ratio
-        if holdout_rows is not None:
-            row |= _membership(model, tokenizer, forget_rows, holdout_rows, attacks, references, batch_size)
+    sets = {part: _encoded(f"{part}_rows" if part in OWN else part, rows) for part, rows in sets.items()}
+    holdout = None if holdout_rows is None else _encoded("holdout_rows", holdout_rows)
+    out, ratios, broken = Figures({"model": name} for name in models), {}, []
+    speak = {"max_new_tokens": max_new_tokens, "ends": ends} if generate else None
+    for row in out:
+        name, model = row["model"], models[row["model"]]
+        try:
+            for part, rows in sets.items():
+                figures, ratio = _said(model, tokenizer, part, rows, batch_size, speak)
+                row |= {f"{part}_{figure}": value for figure, value in figures.items()}
+                if part == "forget" and ratio is not None:
+                    ratios[name] = ratio
+            if holdout is not None:
+                row |= _membership(model, tokenizer, sets["forget"], holdout, attacks, batch_size)
+        except NotANumberError:
+            row.clear()
+            row |= {"model": name, "broken": True}
+            ratios.pop(name, None)
+            broken.append(model)
+            continue
         useful = [
             row.get(f"{p}_{figure}") for p in sets if p != "forget" for figure in ("prob", "rougeL", "truth_ratio")
         ]
         if utility_rows and None not in useful:
             row["model_utility"] = tofu.model_utility(useful)
-        out.append(row)
+    models = {name: model for name, model in models.items() if not _among(model, broken)}
+    references = [model for model in references if not _among(model, broken)]
+    original = None if original is None or _among(original, broken) else original
+    if holdout is not None and "reference" in attacks:
+        for name, model in models.items():
+            other = next((r for r in references if r is not model), None)
+            if other is not None:
+                out.of(name)["mia_reference"] = _beyond(model, other, sets["forget"], holdout, batch_size)
     for name, ratio in ratios.items():
-        others = [n for n in ratios if any(models[n] is r for r in references) and n != name]
+        others = [n for n in ratios if _among(models[n], references) and n != name]
         if others:
             out.of(name)["forget_quality"] = tofu.forget_quality(ratio, ratios[others[0]])
     compared = {n: m for n, m in models.items() if any(m is not r for r in references)}
     for part in align_on if compared else ():
-        supplier = TextAlignment(
-            sets[part], tokenizer, sampler, max_new_tokens=max_new_tokens, batch_size=4 * batch_size
-        )
+        supplier = TextAlignment(sets[part], tokenizer if ends is None else ends, sampler, batch_size=4 * batch_size)
+        contexts = [n for n in map(context_of, models.values()) if n is not None]
+        room = min(contexts, default=math.inf) - max(map(len, supplier.prompts))
+        supplier.max_new_tokens = max_new_tokens or int(max(1, min(supplier.max_new_tokens, room)))
         for name, found in standings(compared, references, supplier, original).items():
             figures = {"": found.value, "_precision": found.precision, "_recall": found.recall}
             figures |= dict(zip(("_low", "_high"), found.interval or (), strict=False))
@@ -138,11 +170,31 @@ def evaluate(
     return out
 
 
+def _encoded(name: str, rows: Any) -> list[Mapping[str, Any]]:
+    """The rows as a list, if rows they are."""
+    if isinstance(rows, (str, Path, Mapping)) or not hasattr(rows, "__getitem__"):
+        got = f"{type(rows).__name__} {str(rows)!r:.60}"
+    elif not len(rows):
+        raise InvalidInputError(f"Expected rows in '{name}' (got none)")
+    else:
+        rows = [rows[i] for i in range(len(rows))]
+        bad = [row for row in rows if not isinstance(row, Mapping) or not {"input_ids", "labels"} <= row.keys()]
+        if not bad:
+            return rows
+        got = str(sorted(bad[0])) if isinstance(bad[0], Mapping) else type(bad[0]).__name__
+    raise InvalidInputError(
+        f"Expected rows of 'input_ids' and 'labels' in '{name}' (got {got}); gunlearn.llm.encode makes them of records"
+    )
+
+
+def _among(model: nn.Module, models: Sequence[nn.Module]) -> bool:
+    return any(model is other for other in models)
+
+
 def _said(
-    model: nn.Module, tokenizer: Any, part: str, rows: Rows, batch_size: int, max_new_tokens: int
+    model: nn.Module, tokenizer: Any, part: str, rows: Rows, batch_size: int, speak: Mapping[str, Any] | None
 ) -> tuple[dict[str, float], Tensor | None]:
     """What a model says on one set, and its truth ratios."""
-    rows = [rows[i] for i in range(len(rows))]
     scores = token_scores(model, rows, batch_size)
     ratio, share = _truth(model, rows, scores.mean_log_prob, batch_size)
     figures = {"prob": _mean(tofu.probability(scores) if part in OWN or share is None else share)}
@@ -151,8 +203,8 @@ def _said(
         figures["extraction_strength"] = _mean(memorization.extraction_strength(scores))
         figures["drma"] = memorization.drma(scores)
         figures["drma_per_token"] = memorization.drma(scores, per_token=True)
-    if max_new_tokens:
-        said = tofu.answers_of(model, rows, tokenizer, max_new_tokens, 4 * batch_size)
+    if speak is not None:
+        said = tofu.answers_of(model, rows, tokenizer, batch_size=4 * batch_size, **speak)
         truths = [tofu.truth_of(row, tokenizer) for row in rows]
         figures["rougeL"] = _mean(tofu.rouge(said, truths)["rougeL_recall"])
     if ratio is not None:
@@ -178,13 +230,11 @@ def _membership(
     forget_rows: Rows,
     holdout_rows: Rows,
     attacks: Sequence[str],
-    references: Sequence[nn.Module],
     batch_size: int,
 ) -> dict[str, float]:
-    """AUC of each attack, forgotten rows against held-out ones."""
+    """AUC of each attack that needs no other model, forgotten rows against held-out ones."""
     found: dict[str, list[Tensor]] = {}
     for rows in (forget_rows, holdout_rows):
-        rows = [rows[i] for i in range(len(rows))]
         scores = token_scores(model, rows, batch_size)
         for attack in attacks:
             if attack == "zlib":
@@ -192,13 +242,20 @@ def _membership(
             elif attack == "gradient":
                 value = membership.gradient_score(model, rows)
             elif attack == "reference":
-                if not references:
-                    continue
-                value = membership.reference_score(scores, token_scores(references[0], rows, batch_size))
+                continue
             else:
                 value = SCORES[attack](scores)
             found.setdefault(attack, []).append(value)
     return {f"mia_{attack}": membership.membership_auc(*sides) for attack, sides in found.items()}
+
+
+def _beyond(model: nn.Module, reference: nn.Module, forget_rows: Rows, holdout_rows: Rows, batch_size: int) -> float:
+    """AUC of what the model finds likelier than a reference does."""
+    sides = [
+        membership.reference_score(*(token_scores(m, rows, batch_size) for m in (model, reference)))
+        for rows in (forget_rows, holdout_rows)
+    ]
+    return membership.membership_auc(*sides)
 
 
 def _named(
@@ -219,5 +276,7 @@ def _mean(values: Tensor) -> float:
     return float(torch.as_tensor(values).double().mean())
 
 
-def _shown(value: float | None) -> str:
+def _shown(value: float | bool | None) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "-" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

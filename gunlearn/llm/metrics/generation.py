@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.metrics.scoring import device_of, evaluating
+from gunlearn.llm.head import evaluating
+from gunlearn.llm.metrics.scoring import device_of
+from gunlearn.llm.trainer import collator_of
 from gunlearn.losses.reduction import full_precision
 from gunlearn.metrics.alignment import Sampler
 
@@ -43,18 +45,46 @@ class Samples:
 
 
 def end_tokens(tokenizer: Any) -> tuple[int, ...]:
-    """Ids that end an answer: the tokenizer's, or those that are given in its place (an integer, or several).
+    """Ids that end an answer: the tokenizer's, and the one with which its chat template closes the assistant's turn.
+
+    Ids that are given in the tokenizer's place (an integer, or several) are taken as they are.
 
     Raises:
         InvalidInputError: there is none.
     """
     ids = getattr(tokenizer, "eos_token_id", tokenizer)
     ids = (ids,) if isinstance(ids, int) else ids
-    if not isinstance(ids, (list, tuple)) or not ids:
+    ids = tuple(ids) if isinstance(ids, (list, tuple, set, frozenset)) else ()
+    if getattr(tokenizer, "chat_template", None) is not None:
+        closing = _closing_token(tokenizer)
+        ids += () if closing is None or closing in ids else (closing,)
+    if not ids:
         raise InvalidInputError(
             f"Expected a tokenizer with 'eos_token_id', or that id (got {type(tokenizer).__name__})"
         )
-    return tuple(ids)
+    return ids
+
+
+def _closing_token(tokenizer: Any) -> int | None:
+    """The first special token behind what the assistant says; `None` where the template puts none there."""
+    from jinja2 import TemplateError
+
+    said = "gunlearn"
+    chat = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": said}]
+    try:
+        _, behind, after = tokenizer.apply_chat_template(chat, tokenize=False).rpartition(said)
+    except TemplateError:  # a template may ask for more than two messages
+        return None
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+    special.discard(getattr(tokenizer, "unk_token_id", None))
+    found = tokenizer(after, add_special_tokens=False)["input_ids"] if behind and after else []
+    return next((i for i in found if i in special), None)
+
+
+def context_of(model: nn.Module) -> int | None:
+    """Tokens that the model can read, as far as its configuration says."""
+    return collator_of(model).max_length
 
 
 def draw(
@@ -80,7 +110,7 @@ def draw(
     """
     if not prompts or max_new_tokens < 1:
         raise InvalidInputError(f"Expected prompts and max_new_tokens >= 1 (got {len(prompts)}, {max_new_tokens})")
-    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    context = context_of(model)
     longest = max(map(len, prompts)) + max_new_tokens
     if context is not None and longest > context:
         raise InvalidInputError(
@@ -91,7 +121,7 @@ def draw(
     uniform = torch.rand(len(prompts) * per_prompt, max_new_tokens, generator=generator, dtype=torch.float64)
     tokens = torch.zeros(uniform.shape, dtype=torch.long)
     device, ends = device_of(model), torch.tensor(sorted(ends), dtype=torch.long)
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
         for index in _batches(prompts, per_prompt, batch_size):
             ids = torch.tensor([prompts[i // per_prompt] for i in index], device=device)
             answers = _continue(model, ids, uniform[index].to(device), ends.to(device), sampler).cpu()

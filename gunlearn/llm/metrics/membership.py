@@ -18,8 +18,9 @@ from torch.func import functional_call
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.causal_lm import IGNORE, model_inputs
-from gunlearn.llm.collate import PartCollator
-from gunlearn.llm.metrics.scoring import TokenScores, device_of, evaluating
+from gunlearn.llm.head import evaluating
+from gunlearn.llm.metrics.scoring import TokenScores, device_of
+from gunlearn.llm.trainer import collator_of
 from gunlearn.losses.reduction import full_precision
 from gunlearn.metrics.ranking import separation
 
@@ -79,11 +80,14 @@ def gradient_score(model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> Tenso
     Args:
         model: a causal language model.
         rows: `input_ids` and `labels`.
+
+    Raises:
+        InvalidInputError: rows longer than the model's context.
     """
     params = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
     chosen = {name: p for name, p in params.items() if p.requires_grad} or params
     leaves = {name: p.detach().requires_grad_() for name, p in chosen.items()}  # shares storage with the parameter
-    collate, device, norms = PartCollator(), device_of(model), []
+    collate, device, norms = collator_of(model), device_of(model), []
     with evaluating(model), torch.enable_grad():
         for i in range(len(rows)):
             batch = {name: value.to(device) for name, value in collate([rows[i]]).items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,24 +12,15 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.causal_lm import IGNORE, model_inputs
-from gunlearn.llm.collate import PartCollator
-from gunlearn.llm.head import CHUNK, head_comes_last, output_head, replaced_head
+from gunlearn.llm.head import CHUNK, evaluating, head_comes_last, output_head, replaced_head
+from gunlearn.llm.trainer import collator_of
 from gunlearn.losses.reduction import full_precision
 
 COLUMNS = ("input_ids", "labels", "attention_mask")  # of a row; others may be there in some rows alone
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; each module's mode is put back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+class NotANumberError(InvalidInputError):
+    """A model says NaN of tokens: it is broken, and has no figures."""
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -103,12 +93,13 @@ def token_scores(
         chunk: logits held at a time.
 
     Raises:
-        InvalidInputError: no rows, or rows without any label.
+        InvalidInputError: no rows, rows without any label or longer than the model's context, or a model that says NaN
+            of them.
     """
     if len(rows) == 0:
         raise InvalidInputError("Expected rows to score (got none)")
-    collate, device, found = PartCollator(), device_of(model), []
-    with evaluating(model):
+    collate, device, found = collator_of(model), device_of(model), []
+    with evaluating(model), torch.no_grad():
         for start in range(0, len(rows), batch_size):
             some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
             batch = collate([{name: row[name] for name in COLUMNS if name in row} for row in some])
@@ -132,6 +123,9 @@ def token_scores(
     empty = int((~mask.any(1)).sum())
     if empty:
         raise InvalidInputError(f"Expected rows with labelled tokens (got {empty} without)")
+    broken = int(log_prob.isnan().any(1).sum())
+    if broken:
+        raise NotANumberError(f"Expected a model whose log-likelihoods are numbers (got NaN for {broken} rows)")
     return TokenScores(log_prob=log_prob, mask=mask, first=first.bool(), mean=mean, std=std)
 
 

@@ -16,7 +16,8 @@ from scipy.stats import ks_2samp
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.metrics.generation import draw, end_tokens
+from gunlearn.llm.causal_lm import IGNORE
+from gunlearn.llm.metrics.generation import context_of, draw, end_tokens
 from gunlearn.llm.metrics.scoring import TokenScores, prompt_of, token_scores
 from gunlearn.losses.checks import check_choice
 
@@ -124,12 +125,37 @@ def rouge(answers: Sequence[str], truths: Sequence[str]) -> dict[str, Tensor]:
 
 
 def answers_of(
-    model: nn.Module, rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_new_tokens: int = 64, batch_size: int = 64
+    model: nn.Module,
+    rows: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    max_new_tokens: int | None = None,
+    batch_size: int = 64,
+    ends: int | Sequence[int] | None = None,
 ) -> list[str]:
-    """The model's likeliest continuation of each row's prompt (greedy), as text."""
-    prompts = [prompt_of(rows[i]) for i in range(len(rows))]
-    samples = draw(model, prompts, end_tokens(tokenizer), None, max_new_tokens, batch_size)
-    return [tokenizer.decode(samples.answers(i)[0], skip_special_tokens=True) for i in range(len(prompts))]
+    """The model's likeliest continuation of each row's prompt (greedy), as text.
+
+    Args:
+        model: a causal language model.
+        rows: `input_ids` and `labels`.
+        tokenizer: of the model.
+        max_new_tokens: where answers are cut off; by default one token behind the longest of the rows' own answers, or
+            at the end of the model's context.
+        batch_size: answers at a time.
+        ends: ids that end an answer; by default those of `end_tokens`.
+    """
+    rows = [rows[i] for i in range(len(rows))]
+    prompts, groups = [prompt_of(row) for row in rows], {}
+    longest = 1 + max((sum(int(y) != IGNORE for y in row["labels"]) for row in rows), default=0)
+    context = context_of(model)
+    for i, prompt in enumerate(prompts):
+        room = longest if context is None else min(longest, context - len(prompt))
+        groups.setdefault(max_new_tokens or room, []).append(i)
+    ends, texts = end_tokens(tokenizer if ends is None else ends), [""] * len(rows)
+    for most, chosen in groups.items():
+        samples = draw(model, [prompts[i] for i in chosen], ends, None, most, batch_size)
+        for n, i in enumerate(chosen):
+            texts[i] = tokenizer.decode(samples.answers(n)[0], skip_special_tokens=True)
+    return texts
 
 
 def truth_of(row: Mapping[str, Any], tokenizer: Any) -> str:
