@@ -32,11 +32,15 @@ class _RMU(LLMMethod):
     """Reads hidden states of one layer."""
 
     def forgetting(self, options: dict[str, Any], given: Given) -> Plan:
-        """The layer is open-unlearning's seventh of 16 to 32, here of 32, or the same share of the model's own."""
+        """The layer is open-unlearning's `model.layers[7]`, of 32 as here, or the same share of the model's own.
+
+        What that layer hands on is the hidden state after it: those are counted from the token embeddings, 0.
+        """
         layer = options.pop("layer")
         if layer is None:
             config = getattr(given.model, "config", None)
-            layer = max(1, round(7 / 32 * getattr(config, "num_hidden_layers", 32)))
+            depth = getattr(config, "num_hidden_layers", 32)
+            layer = min(round(7 / 32 * depth) + 1, depth)
         return dataclasses.replace(super().forgetting(options, given), layer=layer)
 
 
@@ -141,7 +145,7 @@ METHODS: dict[str, LLMMethod] = {
             "jensun",
             "bounded divergence to a refusal, held to the model before",
             JSDToRefusal,
-            retain_loss="kl",
+            retain_loss="jsd",
             source=OURS,
         ),
         _RMU(

@@ -10,12 +10,13 @@ from typing import Any
 from torch import nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.losses import NLL, KLToReference, Loss, MSEToReference, Objective, as_objective
+from gunlearn.losses import NLL, JSDToReference, KLToReference, Loss, MSEToReference, Objective, as_objective
 
 #: What holds the model in place on the retained rows.
 RETAIN_LOSSES: dict[str, Loss] = {
     "nll": NLL(on="retain"),
     "kl": KLToReference(on="retain"),
+    "jsd": JSDToReference(on="retain"),
     "hidden": MSEToReference(on="retain"),
     "logits": MSEToReference(on="retain", field="logits"),
 }

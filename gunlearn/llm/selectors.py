@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,7 +43,8 @@ class ContextDelta:
 
     The short context keeps the first token of the sequence, on which many models rest their attention. A name that is
     copied from a far-off question scores high as well, and a fact whose subject is repeated right before it scores low:
-    `ProbeDelta` finds facts more surely. One short sequence is read per answer token.
+    `ProbeDelta` finds facts more surely (area under the ROC curve on a small model that knows facts: 0.78 here, above
+    0.99 there and by `Entropy`). One short sequence is read per answer token.
 
     A reconstruction: the "delta score" of `DTO <https://arxiv.org/abs/2510.00125>`_ is not known to us.
 
@@ -90,6 +92,8 @@ class ProbeDelta:
     made for each sequence by itself, so that scores do not depend on the batch, over the parameters that can be
     trained; they are put back, and their `grad` is not touched.
 
+    The step moves each weight by very little: below float32 it is rounded away, and scores are 0 or noise.
+
     Args:
         step: length :math:`\eta` of the step in the space of all trainable parameters.
 
@@ -112,6 +116,13 @@ class ProbeDelta:
         params = [p for p in model.parameters() if p.requires_grad]
         if not params:
             raise UnsupportedModelError("Expected a model with trainable parameters for ProbeDelta (got none)")
+        coarse = next((p.dtype for p in params if torch.finfo(p.dtype).bits < 32), None)
+        if coarse is not None:
+            warnings.warn(
+                f"Expected weights of at least float32 for ProbeDelta, whose step is rounded away (got {coarse}); "
+                "score with model.float()",
+                stacklevel=2,
+            )
         rows = []
         for i in range(batch["input_ids"].size(0)):
             row = {name: value[i : i + 1] for name, value in batch.items()}

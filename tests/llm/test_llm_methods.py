@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import types
 from functools import cache
 
 import pytest
@@ -11,7 +12,7 @@ from gunlearn.llm import METHODS, CausalLM, PartCollator
 from gunlearn.llm.methods import methods_listing, named_method
 from gunlearn.llm.plan import RETAIN_LOSSES
 from gunlearn.llm.trainer import answer_mask
-from gunlearn.losses import LOSSES, NLL, KLToReference, Loss
+from gunlearn.losses import LOSSES, NLL, JSDToReference, KLToReference, Loss
 from tests.llm import facts
 
 FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)[:24]
@@ -85,7 +86,11 @@ def test_misdirection_moves_hidden_states_of_its_layer():
     full = facts.full()
     plan = plan_of("rmu", full)
     assert plan.layer == 1  # of two
-    assert METHODS["rmu"].plan().layer == 7  # of the 32 that are assumed without a model
+    assert METHODS["rmu"].plan().layer == 8  # of the 32 that are assumed without a model
+    config = facts.fresh().config
+    for depth, layer in ((32, 8), (16, 5), (1, 1)):
+        config.num_hidden_layers = depth
+        assert plan_of("rmu", types.SimpleNamespace(config=config)).layer == layer
     assert METHODS["rmu"].plan({"layer": 2}, full).layer == 2
     model = copy.deepcopy(full)
     before = value(plan, model, full)
@@ -107,6 +112,11 @@ def test_parts_are_those_there_are(name):
     assert method.lr > 0
     assert method.rate(adapter=True) == pytest.approx(10 * method.lr)
     assert method.epochs > 0
+
+
+def test_jensun_is_held_by_its_own_divergence():
+    assert METHODS["jensun"].plan().objective.terms[1] == (1.0, JSDToReference(on="retain"))
+    assert METHODS["npo"].plan({"retain_loss": "jsd"}).objective.terms[1] == (1.0, JSDToReference(on="retain"))
 
 
 def test_options_reach_the_losses():

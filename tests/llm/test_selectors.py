@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +59,15 @@ def test_scores_find_the_values():
     # and hits names copied from the question.
     assert 0.6 < auc(ContextDelta()) < probe
     assert auc(Flipped(ContextDelta())) < 0.4
+
+
+def test_a_probe_of_coarse_weights_is_warned_of():
+    model, batch = copy.deepcopy(facts.full()).bfloat16(), PartCollator()(facts.rows(range(1))[:1])
+    with pytest.warns(UserWarning, match=r"float32 for ProbeDelta.*bfloat16.*model\.float\(\)"):
+        ProbeDelta().scores(model, batch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ProbeDelta().scores(model.float(), batch)
 
 
 def test_leaving_out_finds_what_the_rest_depends_on_and_not_the_value():
