@@ -7,6 +7,7 @@ import dataclasses
 import re
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +19,8 @@ from transformers import PrinterCallback, TrainingArguments
 from gunlearn import __version__
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.adapters import check_trainable, with_adapter
+from gunlearn.llm.arguments import check_numbers, plain
+from gunlearn.llm.card import unchanged
 from gunlearn.llm.causal_lm import CausalLM
 from gunlearn.llm.data import as_rows, check_ids, separate
 from gunlearn.llm.figures import figures
@@ -26,6 +29,7 @@ from gunlearn.llm.plan import LLMMethod, Plan
 from gunlearn.llm.progress import StepBar
 from gunlearn.llm.records import refused
 from gunlearn.llm.result import LLMResult
+from gunlearn.llm.settings import recorded, recorded_losses
 from gunlearn.llm.trainer import UnlearnTrainer, collator_of
 from gunlearn.losses import Loss, Objective, as_objective
 from gunlearn.seed import isolated_rng
@@ -88,8 +92,12 @@ def unlearn(
         The unlearned model with history, settings and figures; the caller's random state is as it was.
 
     Raises:
-        InvalidInputError: rows, options or parts that do not fit; a frozen or quantised model without an adapter.
+        InvalidInputError: rows, options or parts that do not fit; no step at all; a frozen or quantised model without
+            an adapter.
         DivergenceError: the loss became NaN or infinite.
+
+    Warns:
+        UserWarning: rows to retain that no loss reads, or no measurable effect on those to forget.
 
     Example:
         >>> from gunlearn.llm import unlearn
@@ -98,6 +106,9 @@ def unlearn(
     """
     start = time.perf_counter()
     method = named_method(method) if isinstance(method, str) else method
+    check_numbers(training, epochs=epochs, lr=lr, batch_size=batch_size, figure_rows=figure_rows)
+    epochs, lr, batch_size, figure_rows = map(plain, (epochs, lr, batch_size, figure_rows))
+    training = {name: plain(value) for name, value in training.items()}
     check_trainable(model, peft)
     context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     how = {"max_length": max_length or context} | dict(encoding or {})
@@ -120,6 +131,9 @@ def unlearn(
         paired["alternative"] = as_rows(answers, tokenizer, "alternative", **how)[0]
     drawn = {name: as_rows(more, tokenizer, name, **how)[0] for name, more in (parts or {}).items()}
     drawn |= {"retain": kept} if "retain" in needed else {}
+    unread = sorted({*measured, *drawn} - needed - {"forget"})
+    if "retain" in unread:
+        warnings.warn(f"no loss of {_shown(plan)} reads the rows to retain", UserWarning, stacklevel=2)
     check_ids(model, paired | drawn)
     measured["forget"] = rows
     with isolated_rng(seed), tempfile.TemporaryDirectory() as scratch:
@@ -152,6 +166,11 @@ def unlearn(
             callbacks=[*callbacks, *([bar] if progress else [])],
         )
         trainer.remove_callback(PrinterCallback)
+        least = trainer.args.train_batch_size * trainer.args.world_size
+        if trainer.args.dataloader_drop_last and len(rows) < least:
+            raise InvalidInputError(
+                f"Expected at least {least} rows to forget, a whole batch, for dataloader_drop_last (got {len(rows)})"
+            )
         if plan.attach is not None:
             plan.attach(trainer)
         before = figures(trained, measured, figure_rows, batch_size)
@@ -159,8 +178,17 @@ def unlearn(
             trainer.train()
         finally:
             bar.close()
+        if not trainer.state.global_step:
+            raise InvalidInputError("Expected at least one step of training (got none); raise epochs or max_steps")
         after = figures(trained, measured, figure_rows, batch_size)
     arguments.pop("output_dir")
+    if unchanged(before, after):
+        warnings.warn(
+            f"no measurable effect: the model answers the rows to forget as it did before {trainer.state.global_step} "
+            "steps; raise lr or epochs",
+            UserWarning,
+            stacklevel=2,
+        )
     chosen = method.options() | dict(options or {}) if isinstance(method, LLMMethod) else {}
     return LLMResult(
         model=trained.eval(),
@@ -169,12 +197,17 @@ def unlearn(
         settings={
             "base_model": getattr(getattr(model, "config", None), "_name_or_path", ""),
             "method": published.name,
-            "options": chosen | ({"words": len(chosen["words"])} if chosen.get("words") else {}),
-            # Records are handed on with the model: no token of what was forgotten is in them.
-            "objective": re.sub(r"token_ids=\([^)]*\)", "token_ids=...", repr(plan.objective)),
+            "options": recorded(chosen) | ({"words": len(chosen["words"])} if chosen.get("words") else {}),
+            "objective": _shown(plan),
+            "losses": recorded_losses(plan.objective),
+            "in_no_loss": unread,
             "layer": plan.layer,
+            "encoding": recorded(how),
+            "overlap": overlap,
+            "reference": reference if isinstance(reference, str) else type(reference).__name__,
+            "peft": recorded(peft),
             "adapter": _adapter_settings(trained),
-            "training": arguments,
+            "training": recorded(arguments),
             "steps": trainer.state.global_step,
             "rows": {name: len(part) for name, part in (measured | paired | drawn).items()},
             "parameters": {
@@ -198,7 +231,14 @@ def _plan(method: Any, options: Mapping[str, Any] | None, *given: Any) -> Plan:
     return Plan(as_objective(method))
 
 
+def _shown(plan: Plan) -> str:
+    """The objective in a line. Records are handed on with the model: no token of what was forgotten is in them."""
+    return re.sub(r"token_ids=\([^)]*\)", "token_ids=...", repr(plan.objective))
+
+
 def _arguments(given: Mapping[str, Any]) -> TrainingArguments:
+    if given.get("max_steps") == 0:
+        raise InvalidInputError("Expected 'max_steps' of at least 1, or -1 to go by epochs (got 0)")
     unknown = sorted(set(given) - {f.name for f in dataclasses.fields(TrainingArguments) if f.init})
     if unknown:
         raise InvalidInputError(f"Expected arguments of 'unlearn' or of TrainingArguments (got {unknown})")

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.llm.card import loading, movement, unchanged
 from gunlearn.llm.causal_lm import IGNORE
 from gunlearn.llm.figures import FIGURES, figures
 from gunlearn.llm.reference import check_vocabulary
@@ -96,23 +97,33 @@ class LLMResult:
             head, body = self.table()
             widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
             lines += [[cell.ljust(n) for cell, n in zip(row, widths, strict=True)] for row in (head, *body)]
+        if unchanged(self.before, self.after):
+            lines.append(["no measurable effect on the rows to forget"])
         return "\n".join("  ".join(line).rstrip() for line in lines)
 
-    def card(self) -> str:
-        """A model card in markdown."""
+    def card(self, folder: str | PathLike[str] | None = None) -> str:
+        """A model card in markdown.
+
+        Args:
+            folder: where the model is, for the code that loads it; that of the card by default.
+        """
         s = self.settings
         front = {"library_name": "peft" if s["adapter"] else "transformers", "tags": ["unlearning", "gunlearn"]}
         if s["base_model"]:
             front["base_model"] = s["base_model"]
         lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items()), "---", ""]
-        lines += [f"# {Path(s['base_model']).name or 'Model'}, unlearned", ""]
+        lines += [f"# {Path(s['base_model']).name or 'Model'}, trained to forget", ""]
         lines += [
-            f"{s['rows']['forget']} rows were unlearned with gunlearn {s['versions']['gunlearn']}"
-            f" ({s['method'] or 'an objective of its own'}) in {s['steps']} steps and {self.seconds:.0f} s.",
+            f"Trained to forget {s['rows']['forget']} rows with gunlearn {s['versions']['gunlearn']}"
+            f" ({s['method'] or 'an objective of its own'}): {s['steps']} steps, {self.seconds:.0f} s.",
             "",
             f"    {s['objective']}",
             "",
         ]
+        if s.get("in_no_loss"):
+            lines += [f"No loss read the rows of {', '.join(s['in_no_loss'])}: they were measured, at most.", ""]
+        lines += [line for sentence in movement(self.before, self.after) for line in (sentence, "")]
+        lines += ["To load it:", "", "```python", *loading(s, None if folder is None else Path(folder)), "```", ""]
         if self.after:
             head, body = self.table()
             lines += [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
@@ -154,8 +165,8 @@ class LLMResult:
         """Write card (`README.md`) and record (`unlearning.json`)."""
         names = ("settings", "seconds", "before", "after", "retrained", "alignment", "history")
         record = {name: getattr(self, name) for name in names}
-        (Path(folder) / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        (Path(folder) / "README.md").write_text(self.card(), encoding="utf-8")
+        (Path(folder) / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+        (Path(folder) / "README.md").write_text(self.card(folder), encoding="utf-8")
 
 
 def check_folder(folder: str | PathLike[str]) -> None:

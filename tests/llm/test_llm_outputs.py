@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
+import re
+import subprocess
+import sys
+import warnings
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm import unlearn
+from gunlearn.llm.card import unchanged
+from gunlearn.losses import NLL, NPO
 from tests.llm import facts
 from tests.llm.test_llm_cli import call, files, saved  # noqa: F401  # a fixture
 
@@ -48,3 +57,97 @@ def test_a_folder_is_saved_to_once(tmp_path):
     result.write_record(tmp_path)
     with pytest.raises(InvalidInputError, match="a file"):
         result.save(tmp_path / "notes.txt")
+
+
+def test_secrets_are_hidden(tmp_path):
+    result = run(hub_token="hf_secret", adam_beta1=0.8)
+    assert result.settings["training"]["hub_token"] == "<hidden>"
+    assert result.settings["training"]["adam_beta1"] == 0.8
+    result.save(tmp_path)
+    assert not any(b"hf_secret" in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_no_effect_is_said():
+    with pytest.warns(UserWarning, match="no measurable effect"):
+        still = run(lr=1e-30, figure_rows=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        moved = run(lr=3e-3, max_steps=4, figure_rows=8)
+    for result, said in ((still, True), (moved, False)):
+        assert ("No measurable effect" in result.card()) == said
+        assert ("no measurable effect" in repr(result)) == said
+        assert "unlearned with" not in result.card()
+    old, new = (f"{found['forget']['nll']:.4g}" for found in (moved.before, moved.after))
+    assert f"nll {old} -> {new}" in moved.card()
+
+
+def test_what_counts_as_an_effect():
+    before = {"forget": {"nll": 1.0, "exact_memorization": 0.5, "extraction_strength": 0.5}}
+    assert not unchanged({}, {})
+    for changes, expected in (
+        ({}, True),
+        ({"nll": 1.009}, True),
+        ({"nll": 0.5, "exact_memorization": 0.6}, True),
+        ({"nll": 1.011}, False),
+        ({"exact_memorization": 0.49}, False),
+        ({"extraction_strength": 0.49}, False),
+    ):
+        assert unchanged(before, {"forget": before["forget"] | changes}) == expected
+
+
+@pytest.mark.parametrize("how", [{"max_steps": 0}, {"dataloader_drop_last": True, "batch_size": 32, "max_steps": -1}])
+def test_no_step_is_no_result(how):
+    with pytest.raises(InvalidInputError, match="at least"):
+        run(**how)
+
+
+def test_the_record_holds_what_was_asked_for():
+    with pytest.warns(UserWarning, match="reads the rows to retain"):
+        result = run(
+            method=NPO(beta=0.25) + 0.5 * NLL(on="world"),
+            parts={"world": RETAIN[:5], "spare": RETAIN[:2]},
+            encoding={"bos": True},
+            max_length=100,
+            peft="lora",
+        )
+    settings = result.settings
+    assert settings["losses"] == [
+        {"weight": 1.0, "loss": "NPO"} | dataclasses.asdict(NPO(beta=0.25)),
+        {"weight": 0.5, "loss": "NLL", "on": "world", "reduction": "mean"},
+    ]
+    assert settings["encoding"] == {"max_length": 100, "bos": True}
+    assert (settings["overlap"], settings["reference"], settings["peft"]) == ("error", "auto", "lora")
+    assert settings["in_no_loss"] == ["retain", "spare"]
+    assert "No loss read the rows of retain, spare" in result.card()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        read = run(reference=copy.deepcopy(facts.full()))
+    assert read.settings["in_no_loss"] == []
+    assert read.settings["reference"] == "LlamaForCausalLM"
+    hidden = run(method="obliviate", options={"words": ["oslo"], "max_document_frequency": 1.0})
+    assert hidden.settings["losses"][0]["token_ids"] == "1 values"
+
+
+def test_the_card_says_how_to_load(tmp_path, monkeypatch):
+    facts.full().save_pretrained(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    model, ids = AutoModelForCausalLM.from_pretrained("base").eval(), torch.tensor([[1, 4, 5, 6]])
+    with torch.no_grad():
+        before = model(ids).logits
+    for peft in ("bounded", "lora", None):
+        result = unlearn(model, facts.tokenizer(), FORGET, RETAIN, "graddiff", peft=peft, max_steps=2, lr=1e-2)
+        result.save(f"out-{peft}")
+        (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / f"out-{peft}" / "README.md").read_text(), re.S)
+        assert len(code.splitlines()) == (4 if peft == "bounded" else 3)
+        if peft == "bounded":  # in a process that knows nothing of such adapters
+            ask = "import torch\nprint(model.eval()(torch.tensor([[1, 4, 5, 6]])).logits.tolist())"
+            ran = subprocess.run([sys.executable, "-c", code + ask], capture_output=True, text=True, check=True)
+            found = torch.tensor(json.loads(ran.stdout.splitlines()[-1]))
+        else:
+            names = {}
+            exec(compile(code, "README.md", "exec"), names)
+            with torch.no_grad():
+                found = names["model"].eval()(ids).logits
+        with torch.no_grad():
+            torch.testing.assert_close(found, result.model(ids).logits, rtol=1e-4, atol=1e-4)
+        assert (found - before).abs().max() > 1e-2  # or nothing was loaded over the base
