@@ -30,6 +30,11 @@ def check_trainable(model: nn.Module, peft: Any = None) -> None:
             )
         return
     quantised = getattr(model, "is_quantized", False) and not adapted
+    if adapted and not any(p.requires_grad for p in model.parameters()):
+        raise InvalidInputError(
+            "Expected a model with parameters to train (got a frozen adapter); load it with is_trainable=True, or call "
+            "merge_and_unload()"
+        )
     if quantised or not any(p.requires_grad for p in model.parameters()):
         raise InvalidInputError(
             f"Expected a model with parameters to train (got a {'quantised' if quantised else 'frozen'} one); "

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from gunlearn.llm.data import is_labelled
 from gunlearn.llm.metrics.memorization import exact_memorization, extraction_strength
 from gunlearn.llm.metrics.scoring import token_scores
 
@@ -26,7 +27,7 @@ def figures(
 
     Args:
         model: a causal language model; not changed.
-        parts: rows by name.
+        parts: rows by name; those without any label are left out.
         most: rows per part, evenly spaced; with 0 nothing is measured.
         batch_size: rows at a time.
 
@@ -34,7 +35,8 @@ def figures(
         The figures of `FIGURES` by part.
     """
     out = {}
-    for name, rows in parts.items() if most else ():
+    for name, given in parts.items() if most else ():
+        rows = [row for row in given if is_labelled(row)]
         step = max(1, len(rows) / most)
         scores = token_scores(model, [rows[int(i * step)] for i in range(min(most, len(rows)))], batch_size)
         out[name] = {

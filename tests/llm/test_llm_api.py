@@ -4,6 +4,7 @@ import copy
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
@@ -62,7 +63,7 @@ def test_a_copy_forgets_and_what_was_given_stays():
 
 
 def test_controls_do_not_forget():
-    still = run(lr=0.0)
+    still = run(lr=1e-30)  # rounded away
     assert still.after == still.before
     assert same(weights(still.model), weights(facts.full()))
     taught = run(method=NLL(on="forget"), retain=None)  # the sign of gradient ascent, flipped
@@ -161,6 +162,17 @@ def test_a_retrained_model_is_a_third_column():
         ({"peft": "qlora"}, "bounded"),
         ({"epoch": 3}, "epoch"),
         ({"overlap": "maybe"}, "drop"),
+        ({"batch_size": 0}, "'batch_size' to be a positive"),
+        ({"batch_size": 2.5}, "whole"),
+        ({"lr": 0.0}, "'lr' to be a positive"),
+        ({"lr": float("nan")}, "'lr' to be a positive"),
+        ({"epochs": 0}, "'epochs' to be a positive"),
+        ({"figure_rows": -1}, "'figure_rows'"),
+        ({"learning_rate": -1.0}, "'learning_rate'"),
+        ({"forget": FORGET[0]}, "got dict of 'forget'"),
+        ({"retain": [*RETAIN[:2], RECORDS[0]]}, "got both, row 3 of 'retain'"),
+        ({"retain": [*RETAIN[:2], {"input_ids": [], "labels": []}]}, "row 3. of 'retain'"),
+        ({"forget": [row | {"labels": [-100] * len(row["labels"])} for row in FORGET]}, "labelled.*'forget'"),
         ({"max_length": 5, "forget": RECORDS}, "fit into 5"),
     ],
 )
@@ -227,7 +239,7 @@ def test_the_multiplier_of_pdu_follows_the_retain_loss():
     seen = [entry["retain_weight"] for entry in result.history]
     assert seen[0] == pytest.approx(3 + 2 * (result.history[0]["nll(retain)"] + 1), rel=1e-4)
     assert seen[1] > seen[0]  # no loss is below -1
-    own = run(method="pdu", max_steps=1, lr=0.0)  # bound by what the retained rows had before
+    own = run(method="pdu", max_steps=1, lr=1e-30)  # bound by what the retained rows had before
     assert own.history[0]["retain_weight"] == pytest.approx(50, abs=0.5)
 
 
@@ -248,3 +260,26 @@ def test_the_bar_is_closed_after_an_error(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         run(epochs=1, figure_rows=0, progress=True)
     assert bars[0].disable  # what tqdm sets when it closes
+
+
+def test_rows_without_labels_are_let_be():
+    blank = FORGET[0] | {"labels": [-100] * len(FORGET[0]["labels"])}
+    result, without = (run(forget, max_steps=1, batch_size=32) for forget in ([*FORGET, blank], FORGET))
+    assert result.settings["rows"]["forget"] == 25
+    assert result.before["forget"]["nll"] == pytest.approx(without.before["forget"]["nll"], rel=1e-5)
+    assert run(iter(FORGET), max_steps=1).settings["rows"]["forget"] == 24
+
+
+def test_numbers_of_numpy_are_recorded_as_numbers(tmp_path):
+    result = run(lr=np.float32(1e-3), epochs=np.int64(1), batch_size=np.int64(12), figure_rows=0)
+    result.write_record(tmp_path)
+    training = json.loads((tmp_path / "unlearning.json").read_text())["settings"]["training"]
+    assert training["learning_rate"] == pytest.approx(1e-3)
+    assert training["num_train_epochs"] == 1
+
+
+def test_a_frozen_adapter_is_named(tmp_path):
+    run(peft="lora", max_steps=1, figure_rows=0).save(tmp_path)
+    loaded = PeftModel.from_pretrained(copy.deepcopy(facts.full()), tmp_path)
+    with pytest.raises(InvalidInputError, match=r"is_trainable=True.*merge_and_unload"):
+        unlearn(loaded, facts.tokenizer(), FORGET, RETAIN)
