@@ -20,7 +20,6 @@ from gunlearn import __version__
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.adapters import check_trainable, with_adapter
 from gunlearn.llm.arguments import check_numbers, plain
-from gunlearn.llm.arguments import check_numbers, plain
 from gunlearn.llm.card import unchanged
 from gunlearn.llm.causal_lm import CausalLM
 from gunlearn.llm.data import as_rows, check_ids, separate
@@ -107,9 +106,6 @@ def unlearn(
     """
     start = time.perf_counter()
     method = named_method(method) if isinstance(method, str) else method
-    check_numbers(training, epochs=epochs, lr=lr, batch_size=batch_size, figure_rows=figure_rows)
-    epochs, lr, batch_size, figure_rows = map(plain, (epochs, lr, batch_size, figure_rows))
-    training = {name: plain(value) for name, value in training.items()}
     check_numbers(training, epochs=epochs, lr=lr, batch_size=batch_size, figure_rows=figure_rows)
     epochs, lr, batch_size, figure_rows = map(plain, (epochs, lr, batch_size, figure_rows))
     training = {name: plain(value) for name, value in training.items()}

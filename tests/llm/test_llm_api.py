@@ -114,6 +114,8 @@ def test_refusals_are_taught_where_no_other_answers_are_given():
         run(method="dpo")
     with pytest.raises(InvalidInputError, match="24 forgotten rows"):
         run(method="dpo", alternative=FORGET[:3])
+    with pytest.raises(InvalidInputError, match=r"\['alternative'\] twice"):
+        run(RECORDS, method="dpo", encoding=ENCODING, parts={"alternative": RETAIN})
     given = run(method="dpo", alternative=facts.rows(facts.FORGET, (1, 0)), epochs=1, figure_rows=0)
     assert given.settings["objective"] == "DPO(scale=2.0) + 1.0 * NLL(on='retain')"
 
