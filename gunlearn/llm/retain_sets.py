@@ -14,7 +14,7 @@ from rank_bm25 import BM25Plus
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 from gunlearn.llm.encoding import encode
 from gunlearn.llm.records import read_records, shape_of
-from gunlearn.llm.targets import words_of
+from gunlearn.llm.targets import folded, words_of
 
 Records = Sequence[Mapping[str, Any]]
 Entities = Callable[[str], Iterable[str]] | Collection[str]
@@ -82,7 +82,8 @@ def nearest_without_shared(documents: Sequence[str], candidates: Sequence[str], 
     Args:
         documents: texts.
         candidates: texts.
-        entities: names, or a function that finds them in a text. A name is compared word by word, whatever its case.
+        entities: names (or one), or a function that finds them in a text. A name is compared word by word, whatever its
+            case, possessives and hyphens.
 
     Returns:
         Numbers of the candidates, one per document.
@@ -90,6 +91,8 @@ def nearest_without_shared(documents: Sequence[str], candidates: Sequence[str], 
     Raises:
         InvalidInputError: no candidates, or documents that share an entity with all of them.
     """
+    if isinstance(entities, str):
+        entities = (entities,)
     if not candidates:
         raise InvalidInputError("Expected candidates to choose from (got none)")
     words = [_plain(text).split() for text in candidates]
@@ -152,4 +155,4 @@ def _taken(records: Records, count: int, draw: random.Random) -> list[Mapping[st
 
 
 def _plain(text: str) -> str:
-    return " ".join(words_of(text.casefold()))
+    return " ".join(folded(word) for word in words_of(text))

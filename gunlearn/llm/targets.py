@@ -11,7 +11,8 @@ from typing import Any
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses.checks import check_number
 
-_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
+_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
+_POSSESSIVE = re.compile(r"['\u2019]s$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -107,19 +108,24 @@ def frequent_words(
     check_number("min_ratio", min_ratio, positive=True)
     check_number("min_count", min_count, minimum=1)
     forms = Counter(w for text in forget_texts for w in words_of(text))
-    here, there = Counter(), Counter(w.casefold() for text in background_texts for w in words_of(text))
+    here, there = Counter(), Counter(folded(w) for text in background_texts for w in words_of(text))
     for form, count in forms.items():
-        here[form.casefold()] += count
+        here[folded(form)] += count
     different = len(here.keys() | there.keys())
     scale = (there.total() + different) / (here.total() + different)
     ratio = {w: (count + 1) / (there[w] + 1) * scale for w, count in here.items() if count >= min_count}
-    chosen = [form for form in forms if ratio.get(form.casefold(), 0) >= min_ratio]
-    return sorted(chosen, key=lambda form: (-ratio[form.casefold()], form))
+    chosen = [form for form in forms if ratio.get(folded(form), 0) >= min_ratio]
+    return sorted(chosen, key=lambda form: (-ratio[folded(form)], form))
 
 
 def words_of(text: str) -> list[str]:
-    """Words of a text: letters and digits, with apostrophes and hyphens inside."""
-    return _WORD.findall(text)
+    """Words of a text: letters and digits, with apostrophes inside; a final `'s` is left out, hyphens part words."""
+    return [_POSSESSIVE.sub("", word) for word in _WORD.findall(text)]
+
+
+def folded(word: str) -> str:
+    """What is compared of a word: neither its case nor the shape of its apostrophes."""
+    return word.casefold().replace("\u2019", "'")
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

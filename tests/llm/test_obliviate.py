@@ -126,6 +126,23 @@ def test_nearest_is_bm25s_first_without_the_documents_entities() -> None:
         nearest_without_shared(["x"], [], [])
 
 
+@pytest.mark.parametrize("said", ["Harry's", "HARRY\u2019S", "Harry-like", "half-Harry", "Harry"])
+@pytest.mark.parametrize("named", ["harry", "Harry\u2019s"])
+def test_possessives_and_hyphens_hide_no_name(said: str, named: str) -> None:
+    candidates = [f"the boy has {said} owl", "Harrys owl"]
+    for document in ("Harry has the owl", "the owl is Harry's", f"{said} owl, the boy has it"):
+        for entities in ([named], named, lambda text: [named]):
+            assert nearest_without_shared([document], candidates, entities) == [1]
+    assert nearest_without_shared(["O\u2019Brien has an owl"], ["the owl of O'Brien", "an owl"], "O'Brien") == [1]
+
+
+def test_forms_of_a_word_are_counted_as_one() -> None:
+    forget = ["Harry's owl", "the Harry\u2019s owl", "half-Harry", "Harry"]
+    assert frequent_words(forget, ["the owl", "half"] * 9, min_ratio=10, min_count=4) == ["Harry"]
+    background = ["Harry's"] * 20  # it is as common there
+    assert frequent_words(forget, background, min_ratio=2, min_count=4) == []
+
+
 def test_triples_are_read_from_files_and_lists_and_become_rows(tmp_path) -> None:
     forget = [{"question": row["prompt"], "answer": row["answer"]} for row in FORGET[:6]]
     (tmp_path / "generic.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts(RETAIN[:9])))
