@@ -11,7 +11,7 @@ import torch
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.causal_lm import IGNORE
 from gunlearn.llm.encoding import encode, named_rows
-from gunlearn.llm.records import read_records
+from gunlearn.llm.records import read_records, shape_of
 
 OVERLAPS = ("error", "drop", "keep")
 
@@ -76,6 +76,20 @@ def _checked(rows: list[Any]) -> list[Any]:
     return rows
 
 
+def _said(row: Mapping[str, Any], record: Mapping[str, Any] | None, tokenizer: Any) -> set[Any]:
+    """All that a row can be known by: its tokens and its texts, in lower case, with single blanks."""
+    tokens, texts = tuple(map(int, row["input_ids"])), []
+    if tokenizer is not None:
+        # Other special tokens, that of unknown words among them, tell rows apart.
+        around = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+        texts.append(tokenizer.decode([token for token in tokens if token not in around]))
+    if record is not None:
+        turns = [turn["content"] for turn in record.get("messages", ()) if turn["role"] != "system"]
+        fields = shape_of(record, "a record")
+        texts.append(" ".join(turns if fields == ("messages",) else [record[name] for name in fields]))
+    return {tokens, *(" ".join(text.lower().split()) for text in texts)} - {""}
+
+
 def check_ids(model: Any, parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Refuse rows of a tokenizer that is not the model's.
 
@@ -96,21 +110,38 @@ def check_ids(model: Any, parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> N
             )
 
 
-def separate(forget: Sequence[Mapping], retain: Sequence[Mapping], overlap: str = "error") -> list[Mapping]:
+def separate(
+    forget: Sequence[Mapping],
+    retain: Sequence[Mapping],
+    overlap: str = "error",
+    tokenizer: Any = None,
+    records: tuple[Sequence[Mapping] | None, Sequence[Mapping] | None] = (None, None),
+) -> list[Mapping]:
     """Retained rows, once rows that are also to be forgotten have been dealt with.
+
+    Rows are in both if they have the same tokens, or the same text, be it decoded or, of records, question and answer,
+    prompt and completion, the turns of a chat, or the bare text, whatever the template. Case and blanks do not count.
+    Not seen are the same fact in other words or another order, a row that is a part of another one, and other
+    punctuation.
 
     Args:
         forget: rows.
         retain: rows.
         overlap: `"error"` refuses rows that are in both, `"drop"` takes them out of `retain`, `"keep"` lets them be.
+        tokenizer: decodes rows; without one tokens and records are compared alone.
+        records: what rows to forget and to retain were made of, where they were.
 
     Raises:
         InvalidInputError: rows in both, with their number and where they are; or nothing is left to retain.
     """
     if overlap not in OVERLAPS:
         raise InvalidInputError(f"Expected 'overlap' among {OVERLAPS} (got {overlap!r})")
-    tokens = {tuple(map(int, row["input_ids"])) for row in forget}
-    both = [i for i, row in enumerate(retain) if tuple(map(int, row["input_ids"])) in tokens]
+    forgotten, kept = (
+        [_said(row, record, tokenizer) for row, record in zip(rows, of or [None] * len(rows), strict=True)]
+        for rows, of in zip((forget, retain), records, strict=True)
+    )
+    known = set().union(*forgotten)
+    both = [i for i, said in enumerate(kept) if not known.isdisjoint(said)]
     if overlap == "keep" or not both:
         return list(retain)
     if overlap == "error":

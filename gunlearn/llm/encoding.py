@@ -59,7 +59,7 @@ def encode(
             chat; targets that no answer has.
 
     Warns:
-        UserWarning: answers were cut.
+        UserWarning: answers or prompts were cut.
     """
     if template is not None:
         if chat:
@@ -84,7 +84,7 @@ def encode(
     if any(t is not None for t in targets):
         _refuse("'target' in every row or in none", [i for i, t in enumerate(targets, 1) if t is None])
     begins = {chatted: _begin(tokenizer, bos, chatted) for chatted in {text[3] for text in texts}}
-    rows, too_long = [], []
+    rows, too_long, shortened = [], [], []
     for i, ((prompt, answer, plain, chatted), target) in enumerate(zip(texts, targets, strict=True), 1):
         begin = begins[chatted]
         before, after, spans = _tokens(tokenizer, prompt, answer, offsets=target is not None)
@@ -100,12 +100,20 @@ def encode(
                 begin, before, after = context, [], after[: max_length - len(context)]
                 mask = None if mask is None else mask[: len(after)]
             else:
+                shortened += [i] if len(before) > room else []
                 before = before[max(0, len(before) - room) :]
         head = begin + before
         row = {"input_ids": head + after, "labels": [IGNORE] * len(head) + after}
         if mask is not None:
             row["target_mask"] = [False] * len(head) + mask
         rows.append(row | {"prompt": prompt, "answer": plain})
+    if shortened:
+        warnings.warn(
+            f"prompts of {len(shortened)} rows were cut from the left, to fit into {max_length} tokens: "
+            f"{named_rows(shortened)}",
+            UserWarning,
+            stacklevel=2,
+        )
     if long_answers == "error":
         _refuse(f"answers that fit into {max_length} tokens", too_long)
     elif too_long:

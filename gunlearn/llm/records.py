@@ -51,6 +51,7 @@ def read_records(path: str | PathLike[str]) -> list[dict[str, Any]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"Expected {path.name} in UTF-8 (got byte {error.start} that is not)") from None
+    _refuse_wrapper(text, path.name)
     if text.lstrip().startswith("["):
         found = [(f"entry {i}", entry) for i, entry in enumerate(_parsed(text, path.name, 1), 1)]
     else:  # split at newlines alone: JSON strings may hold other line separators
@@ -120,6 +121,20 @@ def _parsed(text: str, name: str, line: int) -> Any:
         raise InvalidInputError(
             f"Expected JSON in line {at} of {name} (got {error.msg} at column {error.colno})"
         ) from None
+
+
+def _refuse_wrapper(text: str, name: str) -> None:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:  # lines, or what is reported line by line
+        return
+    if isinstance(found, Mapping) and not any(all(n in found for n in shape) for shape in SHAPES):
+        lists = [key for key, value in found.items() if isinstance(value, list)]
+        if lists:
+            raise InvalidInputError(
+                f"Expected JSON lines or one JSON array of records (got {name}, which is one JSON object with a list "
+                f"under {lists}); keep that list alone"
+            )
 
 
 def _check_messages(messages: Any, where: str) -> None:
