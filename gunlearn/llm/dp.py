@@ -281,9 +281,18 @@ def _fine_tuned(base: DPBase, rows: Rows, args: TrainingArguments | None) -> nn.
     args = copy.copy(_quiet() if args is None else args)
     args.remove_unused_columns = False
     with isolated_rng():
-        Trainer(model, args, data_collator=collate, train_dataset=rows).train()
+        trainer = Trainer(model, args, data_collator=collate, train_dataset=rows)
+        trainer.train()
+    _without_autocast(trainer, model)
     model.zero_grad(set_to_none=True)
     return model.eval()
+
+
+def _without_autocast(trainer: Trainer, model: nn.Module) -> None:
+    """Take off what mixed precision put around the model's forward: the result is a model like any other."""
+    if "_original_forward" in model.__dict__:
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        del model.forward  # the class's own, bound once more
 
 
 def _quiet() -> TrainingArguments:

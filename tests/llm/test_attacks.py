@@ -97,7 +97,7 @@ def test_the_attack_is_in_single_precision_and_says_what_it_showed():
     assert len(set(found.chosen)) == 6
     assert relearn(half, FORGET, measure, **attack | {"share": 1.0}, chosen=found.chosen) == found
     with pytest.raises(DivergenceError, match="step"):
-        relearn(facts.retrained(0), FORGET, measure, steps=3, lr=1e38)
+        relearn(facts.retrained(0), FORGET, measure, steps=3, lr=1e37)
     long = {name: FORGET[0][name] * 20 for name in ("input_ids", "labels")}
     with pytest.raises(InvalidInputError, match="at most 128 tokens"):
         relearn(facts.retrained(0), [long], measure, steps=1)

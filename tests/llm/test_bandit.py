@@ -33,14 +33,15 @@ def played(seed, exploration=1.0, sign=1.0):
     return pulls, [float(1 - mean[arm]) for arm in pulls]
 
 
-def test_finds_the_best_arm_in_forty_pulls():
-    for seed in (0, 3):
-        best = int(arms(seed)[1].argmax())
-        pulls, regret = played(seed)
-        assert best in pulls
-        assert max(set(pulls[-20:]), key=pulls[-20:].count) == best
-        blind = float(1 - arms(seed)[1].mean()) * PULLS
-        assert sum(regret) < 0.6 * blind
+def test_regrets_less_than_blind_pulls_and_often_settles_on_the_best_of_twenty_arms():
+    regret, blind, settled = 0.0, 0.0, 0
+    for seed in range(10):
+        mean = arms(seed)[1]
+        pulls, lost = played(seed)
+        regret, blind = regret + sum(lost), blind + float(1 - mean.mean()) * PULLS
+        settled += max(set(pulls[-20:]), key=pulls[-20:].count) == int(mean.argmax())
+    assert regret < 0.6 * blind
+    assert settled >= 3  # of ten, where chance has half a one
 
 
 def test_rewards_of_the_other_sign_lead_elsewhere():

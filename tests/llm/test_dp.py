@@ -57,10 +57,10 @@ def tiny(kind: str) -> torch.nn.Module:
     return model
 
 
-def training(steps: int) -> TrainingArguments:
+def training(steps: int, **more: object) -> TrainingArguments:
     quiet = {"report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no"}
     sizes = {"max_steps": steps, "learning_rate": 3e-3, "per_device_train_batch_size": 16, "seed": 0}
-    return TrainingArguments(tempfile.gettempdir(), **quiet, **sizes)
+    return TrainingArguments(tempfile.gettempdir(), **quiet, **sizes, **more)
 
 
 @pytest.fixture(scope="module")
@@ -327,6 +327,16 @@ def test_the_second_phase_refuses_other_starts_and_other_rows(base: DPBase) -> N
         unlearn(base, [*RETAIN, RETAIN[0]], training(1))  # once in the training rows, twice here
     with pytest.raises(EmptyForgetSetError):
         unlearn(base, ROWS[::-1], training(1))
+
+
+def test_mixed_precision_leaves_nothing_on_the_model(base: DPBase) -> None:
+    model = finetune(base, ROWS, training(1, bf16=True)).model
+    assert not {"forward", "_original_forward"} & vars(model).keys()
+    ids = torch.tensor([ROWS[0]["input_ids"]])
+    plain = facts.fresh()
+    plain.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, plain.eval()(ids).logits)  # autocast would round them
 
 
 # What it is for

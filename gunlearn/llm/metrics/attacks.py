@@ -102,7 +102,7 @@ def relearn(
             optimizer.step()
             optimizer.zero_grad()
             if not all(bool(x.isfinite().all()) for x in (loss, *trainable)):
-                raise DivergenceError(f"Expected finite loss and weights (got loss {float(loss):g} in step {step})")
+                raise DivergenceError(f"Expected finite loss and weights (got loss {loss.item():g} in step {step})")
             if step % every == 0 or step == steps:
                 curve.append({"step": step, **measure(victim.eval())})
     return curve
