@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import torch
 from torch import nn
 
-from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 
 ADAPTERS = ("lora", "bounded")
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no causal language model.
+
+    Raises:
+        InvalidTypeError: no module, a path, say.
+        UnsupportedModelError: a model of transformers without a head over the vocabulary.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(
+            f"Expected a model of transformers (got {type(model).__name__}); load it with "
+            "AutoModelForCausalLM.from_pretrained(...)"
+        )
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is None:
+        raise UnsupportedModelError(
+            f"Expected a causal language model, with a head over its vocabulary (got {type(model).__name__}); load it "
+            "with AutoModelForCausalLM"
+        )
 
 
 def check_trainable(model: nn.Module, peft: Any = None) -> None:
@@ -40,6 +62,24 @@ def check_trainable(model: nn.Module, peft: Any = None) -> None:
             f"Expected a model with parameters to train (got a {'quantised' if quantised else 'frozen'} one); "
             "train an adapter: peft='lora' or 'bounded' (--peft lora)"
         )
+
+
+def precision(model: nn.Module) -> str:
+    """Types of the weights that are trained, `"float32"`.
+
+    Warns:
+        UserWarning: some have half precision. A step of 1e-5 is less than half the distance between two such numbers,
+            unless the weight is small.
+    """
+    found = {p.dtype for p in model.parameters() if p.requires_grad}
+    if found & {torch.bfloat16, torch.float16}:
+        warnings.warn(
+            "Expected weights to train in float32 (got half precision, in which small steps are rounded away and most "
+            "weights stay as they are); load the model with dtype=torch.float32, or train an adapter",
+            UserWarning,
+            stacklevel=3,
+        )
+    return ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found))
 
 
 def with_adapter(model: nn.Module, peft: Any) -> nn.Module:

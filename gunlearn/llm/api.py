@@ -18,7 +18,7 @@ from transformers import PrinterCallback, TrainingArguments
 
 from gunlearn import __version__
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.adapters import check_trainable, with_adapter
+from gunlearn.llm.adapters import check_model, check_trainable, precision, with_adapter
 from gunlearn.llm.arguments import check_numbers, plain
 from gunlearn.llm.card import unchanged
 from gunlearn.llm.causal_lm import CausalLM
@@ -94,10 +94,13 @@ def unlearn(
     Raises:
         InvalidInputError: rows, options or parts that do not fit; no step at all; a frozen or quantised model without
             an adapter.
+        InvalidTypeError: the model is none (a path).
+        UnsupportedModelError: it has no head over the vocabulary.
         DivergenceError: the loss became NaN or infinite.
 
     Warns:
-        UserWarning: rows to retain that no loss reads, or no measurable effect on those to forget.
+        UserWarning: rows to retain that no loss reads, no measurable effect on those to forget, or weights of half
+            precision to train.
 
     Example:
         >>> from gunlearn.llm import unlearn
@@ -109,14 +112,25 @@ def unlearn(
     check_numbers(training, epochs=epochs, lr=lr, batch_size=batch_size, figure_rows=figure_rows)
     epochs, lr, batch_size, figure_rows = map(plain, (epochs, lr, batch_size, figure_rows))
     training = {name: plain(value) for name, value in training.items()}
+    check_model(model)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InvalidInputError(f"Expected 'seed' from 0 to {2**32 - 1} (got {seed!r})")
     check_trainable(model, peft)
     context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     how = {"max_length": max_length or context} | dict(encoding or {})
     rows, records = as_rows(forget, tokenizer, "forget", **how)
-    kept = None if retain is None else separate(rows, as_rows(retain, tokenizer, "retain", **how)[0], overlap)
+    kept = None
+    if retain is not None:
+        kept, kept_records = as_rows(retain, tokenizer, "retain", **how)
+        kept = separate(rows, kept, overlap, tokenizer, (records, kept_records))
     measured = {"forget": rows} | ({} if kept is None else {"retain": kept})
     check_ids(model, measured)
     plan = _plan(method, options, model, tokenizer, rows, kept or ())
+    depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    if depth is not None and not (isinstance(plan.layer, int) and -depth - 1 <= plan.layer <= depth):
+        raise InvalidInputError(
+            f"Expected 'layer' from {-depth - 1} to {depth}, of {depth} layers (got {plan.layer!r})"
+        )
     rows = rows if plan.forget is None else list(plan.forget)
     needed = {part.partition(":")[0] for part in plan.objective.parts}
     if "retain" in needed and kept is None:
@@ -138,6 +152,7 @@ def unlearn(
     measured["forget"] = rows
     with isolated_rng(seed), tempfile.TemporaryDirectory() as scratch:
         trained = with_adapter(model if in_place else copy.deepcopy(model), peft)
+        weights = precision(trained)
         published = method if isinstance(method, LLMMethod) else LLMMethod("", "", Loss)
         arguments = {
             "output_dir": scratch,
@@ -189,7 +204,7 @@ def unlearn(
             UserWarning,
             stacklevel=2,
         )
-    chosen = method.options() | dict(options or {}) if isinstance(method, LLMMethod) else {}
+    chosen = method.options() | dict(options or {}) | dict(plan.found) if isinstance(method, LLMMethod) else {}
     return LLMResult(
         model=trained.eval(),
         tokenizer=tokenizer,
@@ -213,6 +228,7 @@ def unlearn(
             "parameters": {
                 "trained": sum(p.numel() for p in trained.parameters() if p.requires_grad),
                 "all": sum(p.numel() for p in trained.parameters()),
+                "precision": weights,
             },
             "versions": {"gunlearn": __version__} | {name: version(name) for name in ("torch", "transformers", "peft")},
         },
@@ -220,6 +236,8 @@ def unlearn(
         before=before,
         after=after,
         parts=measured,
+        figure_rows=figure_rows,
+        batch_size=batch_size,
     )
 
 
@@ -242,7 +260,10 @@ def _arguments(given: Mapping[str, Any]) -> TrainingArguments:
     unknown = sorted(set(given) - {f.name for f in dataclasses.fields(TrainingArguments) if f.init})
     if unknown:
         raise InvalidInputError(f"Expected arguments of 'unlearn' or of TrainingArguments (got {unknown})")
-    return TrainingArguments(**given)
+    try:
+        return TrainingArguments(**given)
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(f"Expected values that fit TrainingArguments (got: {error})") from error
 
 
 def _adapter_settings(model: nn.Module) -> dict[str, Any] | None:
