@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from gunlearn.cli.console import say
-from gunlearn.cli.language_models import load, quiet
+from gunlearn.cli.language_models import is_adapter, load, quiet, rename
 from gunlearn.cli.listings import print_table
 from gunlearn.cli.options import Flag, Folder, Real, Whole
 from gunlearn.errors import DivergenceError, InvalidInputError
@@ -29,7 +29,8 @@ class LLM:
     or text.
 
     Args:
-        model: A folder of transformers (or of a peft adapter, which is merged first), or an id of the Hugging Face Hub.
+        model: A folder of transformers (or of a peft adapter, which is merged first; with --peft, the merged model is
+            saved too, to the folder base of the outputs), or an id of the Hugging Face Hub.
         forget: File of what is to be forgotten.
         retain: File of what is to stay.
         method: See 'gunlearn llm-methods'.
@@ -43,13 +44,14 @@ class LLM:
         lr: Learning rate; the published one by default, ten times that for an adapter.
         batch_size: Forgotten rows per step, beside as many retained ones.
         training_arg: Any of transformers' TrainingArguments, bf16=true. Can be repeated.
-        template: How questions are put where the tokenizer has no chat template, 'Q: {question} A: {answer}'.
-        chat: Put questions as --template says even where the tokenizer has a chat template.
-        system: System message of chats.
+        template: How questions are put, 'Q: {question} A: {answer}', in place of the tokenizer's chat template.
+        chat: Put questions as plain text even where the tokenizer has a chat template.
+        system: System message of chats; refused where there are none.
         max_length: Tokens per row; the model's context by default. Prompts are cut from the left.
         long_answers: What to do about answers that do not fit: stop, or cut them.
         overlap: What to do about rows to forget that are to stay as well: stop, drop them from those to stay, or keep.
-        dtype: Precision of the weights; auto is that of the folder.
+        dtype: Precision of the weights; auto is that of the folder for an adapter, and float32 without --peft: in half
+            precision, small steps of training are rounded away.
         device: Where to compute; auto takes CUDA where there is one.
         seed: Of the adapter, the order and dropout.
         progress: Show no bars.
@@ -103,11 +105,18 @@ class LLM:
         encoding = {"chat": None if self.chat else False, "system": self.system, "long_answers": self.long_answers}
         encoding |= {} if self.template is None else {"template": self.template}
         from gunlearn.llm.api import unlearn
+        from gunlearn.llm.reference import check_vocabulary
 
         self._check_device()
         with quiet(self.progress):
-            model, tokenizer = load(self.model, self.dtype)
-            retrained = None if self.reference_model is None else load(self.reference_model, self.dtype)[0]
+            dtype = "float32" if self.dtype == "auto" and self.peft is None else self.dtype
+            model, tokenizer = load(self.model, dtype)
+            retrained = None if self.reference_model is None else load(self.reference_model, dtype)[0]
+            if retrained is not None:
+                check_vocabulary(model, retrained)
+            base = (self.folder / "base").resolve() if self.peft and is_adapter(self.model) else None
+            if base is not None:
+                rename(model, str(base))
             try:
                 result = unlearn(
                     model,
@@ -124,7 +133,7 @@ class LLM:
                     encoding=encoding,
                     overlap=self.overlap,
                     progress=self.progress,
-                    in_place=retrained is None,
+                    in_place=retrained is None and base is None,
                     **training,
                 )
             except DivergenceError as error:
@@ -132,8 +141,12 @@ class LLM:
                     raise
                 say(f"error: {error}", style="red")
                 return 1
+            if base is not None:  # the new adapter belongs to the merged model, not to the one below it
+                model.save_pretrained(base)
+                tokenizer.save_pretrained(base)
             result.save(self.folder)
             if retrained is not None:
+                print_table(*result.table(), markdown=False)  # the comparison takes its time
                 result = result.compared(model, retrained)
                 result.write_record(self.folder)
         print_table(*result.table(), markdown=False)

@@ -3,10 +3,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -20,7 +21,7 @@ from transformers import (
 )
 
 from gunlearn.cli import main
-from gunlearn.llm import METHODS
+from gunlearn.llm import METHODS, LLMResult
 from tests.llm import facts
 from tests.llm.test_data import bpe
 
@@ -104,14 +105,19 @@ def test_an_adapter_is_merged_and_a_retrained_model_compared(tmp_path, files, ca
         assert found["before"]["forget"][name] == pytest.approx(value, rel=1e-4)
     assert found["alignment"]["before"] > 0
     assert set(found["retrained"]) == {"forget", "retain"}
-    assert "retrained" in capsys.readouterr().out
+    first_table, _, second_table = capsys.readouterr().out.partition("retrained")
+    assert "extraction_strength" in first_table  # before the comparison
+    assert "alignment" in second_table
     assert "| forget | alignment |" in (second / "README.md").read_text()
 
 
 def test_errors_are_one_line_and_exit_code_2(tmp_path, files, monkeypatch, capsys):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
-    model = saved(tmp_path / "model", max_length=64)
+    model, small = saved(tmp_path / "model", max_length=64), saved(tmp_path / "small")
+    other = AutoModelForCausalLM.from_pretrained(small)
+    other.resize_token_embeddings(len(bpe()))
+    other.save_pretrained(small)
     (tmp_path / "bad.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": "a"}')
     (tmp_path / "empty.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": "a", "answer": ""}')
     (tmp_path / "nothing").mkdir()
@@ -130,6 +136,11 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, files, monkeypatch, capsy
         ([*base, "--training-arg", "epoch=5"], "epoch"),
         ([*base, "--max-length", "8"], "fit into 8 tokens"),
         ([*base, "--template", "{question}"], "{answer}"),
+        ([*base, "--system", "be kind"], "'system'"),
+        ([*base, "--batch-size", "0"], "'batch_size'"),
+        ([*base, "--lr", "nan"], "'lr'"),
+        ([*base, "--epochs", "0"], "'epochs'"),
+        ([*base, "--reference-model", small], "vocabulary"),
         ([*base, "--alternative", "none.jsonl", "--method", "dpo"], "none.jsonl"),
     ]
     if not torch.cuda.is_available():
@@ -178,3 +189,40 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path, files, capsys):
     capsys.readouterr()
     assert call("llm", "--model", str(tmp_path / "model"), *files) == 2
     assert "embeddings" in capsys.readouterr().err
+
+
+def test_an_adapter_on_an_adapter_is_loaded_with_the_fine_tuning_below_it(tmp_path, files, monkeypatch):
+    model, first, second = saved(tmp_path / "model"), tmp_path / "first", tmp_path / "second"
+    few = [*files, "--epochs", "1", "--lr", "0.01", "--device", "cpu", "--peft", "lora"]
+    results, save = [], LLMResult.save
+    monkeypatch.setattr(LLMResult, "save", lambda self, folder: results.append(self) or save(self, folder))
+    assert call("llm", "--model", model, *few, "--out", str(first)) == 0
+    assert call("llm", "--model", str(first), *few, "--out", str(second)) == 0
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        expected = results[1].model(ids).logits
+        loaded = AutoPeftModelForCausalLM.from_pretrained(second).eval()
+        torch.testing.assert_close(loaded(ids).logits, expected, atol=1e-5, rtol=1e-4)
+        control = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), second).eval()
+        assert (control(ids).logits - expected).abs().max() > 1e-3  # the base alone, without the first adapter
+    base = str(second / "base")
+    assert json.loads((second / "adapter_config.json").read_text())["base_model_name_or_path"] == base
+    assert json.loads((second / "unlearning.json").read_text())["settings"]["base_model"] == base
+    assert json.dumps(base) in (second / "README.md").read_text()
+
+
+def test_half_precision_is_trained_in_float32_unless_told_otherwise(tmp_path, files, monkeypatch):
+    model = saved(tmp_path / "model")
+    AutoModelForCausalLM.from_pretrained(model).bfloat16().save_pretrained(model)
+    before = AutoModelForCausalLM.from_pretrained(model).float().state_dict()
+    share = {}
+    for dtype in ("auto", "bfloat16"):
+        out = tmp_path / dtype
+        argv = ["--method", "ga", "--epochs", "1", "--device", "cpu", "--dtype", dtype, "--out", str(out)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert call("llm", "--model", model, *files, *argv) == 0
+        after = AutoModelForCausalLM.from_pretrained(out).float().state_dict()
+        changed = torch.cat([(after[name] != value).float().flatten() for name, value in before.items()])
+        share[dtype] = float(changed.mean())
+    assert share["auto"] > 3 * share["bfloat16"]
