@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from gunlearn.errors import InvalidInputError
@@ -72,6 +73,15 @@ class _PDU(LLMMethod):
         """Those of `PrimalDual`; its weight begins with `retain_weight`."""
         return {"epsilon": None, "step": 1.0, "warmup": 0}
 
+    def plan(self, options: Mapping[str, Any] | None = None, *given: Any, **more: Any) -> Plan:
+        """A bound is in the units of its retain loss, and is worked out for the negative log-likelihood alone."""
+        chosen = self.options() | dict(options or {})
+        if chosen["epsilon"] is None and chosen["retain_loss"] != "nll":
+            raise InvalidInputError(
+                f"Expected 'epsilon', the bound, with retain_loss={chosen['retain_loss']!r} (got none)"
+            )
+        return super().plan(options, *given, **more)
+
     def forgetting(self, options: dict[str, Any], given: Given) -> Plan:
         """Without a bound, that is the retain loss before unlearning; ours, the paper wants one given."""
         epsilon = options.pop("epsilon")
@@ -86,7 +96,7 @@ class _PDU(LLMMethod):
             weight = next((w for w, loss in trainer.objective.terms if loss.on == "retain"), 0.0)
             PrimalDualCallback(trainer, PrimalDual(epsilon, **options, weight=weight))
 
-        return Plan(as_objective(FlatLogits()), attach=attach)
+        return Plan(as_objective(FlatLogits()), attach=attach, found={"epsilon": epsilon})
 
 
 class _Obliviate(LLMMethod):

@@ -33,12 +33,14 @@ class Plan:
         layer: whose hidden states losses read, see `CausalLM`.
         forget: rows in place of those given, with tokens marked.
         attach: called with the trainer before the first step.
+        found: options that were worked out, by name, for the record.
     """
 
     objective: Objective
     layer: int = -1
     forget: Sequence[Mapping[str, Any]] | None = None
     attach: Callable[[Any], Any] | None = None
+    found: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -14,7 +15,9 @@ from torch import nn
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.card import loading, movement, unchanged
 from gunlearn.llm.causal_lm import IGNORE
+from gunlearn.llm.data import is_labelled
 from gunlearn.llm.figures import FIGURES, figures
+from gunlearn.llm.metrics.scoring import prompt_of
 from gunlearn.llm.reference import check_vocabulary
 
 RECORD = "unlearning.json"
@@ -37,6 +40,8 @@ class LLMResult:
         parts: the rows that were forgotten and those to retain, as they were read.
         retrained: figures of a model retrained without the forgotten rows, see `compared`.
         alignment: divergence from that model in nats, `"before"` and `"after"`.
+        figure_rows: rows of each part that were measured.
+        batch_size: rows at a time.
     """
 
     model: nn.Module
@@ -49,6 +54,8 @@ class LLMResult:
     parts: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     retrained: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     alignment: Mapping[str, float] = field(default_factory=dict)
+    figure_rows: int = 256
+    batch_size: int = 8
 
     def compared(
         self, original: nn.Module, retrained: nn.Module, most: int = 32, max_new_tokens: int | None = None
@@ -58,28 +65,35 @@ class LLMResult:
         Args:
             original: the model before.
             retrained: the model to be like.
-            most: questions that are answered for the alignment; see `functional_alignment`.
-            max_new_tokens: length of those answers; that of the longest forgotten one by default.
+            most: questions that are answered for the alignment; see `functional_alignment`. Rows without a prompt are
+                left out; where none has one, there are figures alone.
+            max_new_tokens: length of those answers; that of the longest forgotten one by default, and never more than
+                the models' contexts have room for.
 
         Raises:
-            InvalidInputError: another vocabulary, or rows without prompts.
+            InvalidInputError: another vocabulary.
         """
         from gunlearn.llm.metrics.alignment import functional_alignment
 
         check_vocabulary(self.model, retrained)
-        rows = self.parts["forget"][:most]
-        length = max(sum(int(label) != IGNORE for label in row["labels"]) for row in rows)
-        how = {"tokenizer": self.tokenizer, "max_new_tokens": max_new_tokens or length}
-        found = {
-            name: functional_alignment(model, retrained, rows, **how).value
-            for name, model in (("before", original), ("after", self.model))
-        }
-        return replace(self, retrained=figures(retrained, self.parts), alignment=found)
+        context = min(map(_context, (original, self.model, retrained)))
+        rows = [row for row in self.parts["forget"] if is_labelled(row) and 0 < _before(row) < context][:most]
+        found = {}
+        if rows:
+            length = max_new_tokens or max(sum(int(label) != IGNORE for label in row["labels"]) for row in rows)
+            length = int(min(length, context - max(map(_before, rows))))
+            how = {"tokenizer": self.tokenizer, "max_new_tokens": length, "batch_size": self.batch_size}
+            found = {
+                name: functional_alignment(model, retrained, rows, **how).value
+                for name, model in (("before", original), ("after", self.model))
+            }
+        measured = figures(retrained, self.parts, self.figure_rows, self.batch_size)
+        return replace(self, retrained=measured, alignment=found)
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Heading and rows of all figures."""
         columns = {"before": self.before, "after": self.after}
-        columns |= {"retrained": self.retrained} if self.retrained else {}
+        columns |= {"retrained": self.retrained} if self.retrained or self.alignment else {}
         body = [
             [part, name, *(f"{column[part][name]:.4g}" for column in columns.values())]
             for part, found in self.after.items()
@@ -93,7 +107,7 @@ class LLMResult:
         """What was done, and all figures."""
         s = self.settings
         lines = [[s["objective"], f"{s['steps']} steps, {self.seconds:.0f} s"]]
-        if self.after:
+        if self.after or self.alignment:
             head, body = self.table()
             widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
             lines += [[cell.ljust(n) for cell, n in zip(row, widths, strict=True)] for row in (head, *body)]
@@ -124,16 +138,22 @@ class LLMResult:
             lines += [f"No loss read the rows of {', '.join(s['in_no_loss'])}: they were measured, at most.", ""]
         lines += [line for sentence in movement(self.before, self.after) for line in (sentence, "")]
         lines += ["To load it:", "", "```python", *loading(s, None if folder is None else Path(folder)), "```", ""]
-        if self.after:
+        if self.after or self.alignment:
             head, body = self.table()
             lines += [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
             lines += [f"| {' | '.join(row)} |" for row in body] + [""]
-            lines += [f"- `{name}`: {what}" for name, what in FIGURES.items()]
+            lines += [f"- `{name}`: {what}" for name, what in FIGURES.items() if self.after]
             if self.alignment:
                 lines += [
                     "- `alignment`: divergence of answers from the retrained model's, in nats; 0 if they are alike"
                 ]
             lines += [""]
+        if "float16" in s["parameters"]["precision"]:  # bfloat16, too
+            lines += [
+                f"The weights were trained in {s['parameters']['precision']}, in which small steps are rounded away:",
+                "most of them may be what they were.",
+                "",
+            ]
         lines += [
             "These figures say how the model answers the rows it was made to forget. They do not prove that nothing of",
             "them is left: compare with a model that was trained without them, and try to relearn them.",
@@ -184,3 +204,16 @@ def check_folder(folder: str | PathLike[str]) -> None:
             f"Expected a folder without a model or an adapter for the outputs (got {folder}, which holds "
             f"{', '.join(held)}); take another one (--out), or empty it"
         )
+
+
+def _context(model: nn.Module) -> float:
+    """Most tokens that a model reads, infinite where it does not say."""
+    return getattr(getattr(model, "config", None), "max_position_embeddings", None) or math.inf
+
+
+def _before(row: Mapping[str, Any]) -> int:
+    """Number of tokens before the first label."""
+    try:
+        return len(prompt_of(row))
+    except InvalidInputError:
+        return 0

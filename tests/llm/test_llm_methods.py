@@ -180,3 +180,14 @@ def test_the_listing_has_every_method_and_unknown_names_say_so():
     assert all(issubclass(method.loss, Loss) and method.loss in LOSSES.values() for method in METHODS.values())
     with pytest.raises(InvalidInputError, match="simnpo"):
         named_method("nope")
+
+
+def test_the_bound_of_pdu_is_given_or_that_of_its_own_loss():
+    full = facts.full()
+    with pytest.raises(InvalidInputError, match="'epsilon', the bound, with retain_loss='kl'"):
+        plan_of("pdu", full, retain_loss="kl")
+    assert plan_of("pdu", full, retain_loss="kl", epsilon=0.25).found == {"epsilon": 0.25}
+    with torch.no_grad():
+        p = CausalLM(("log_prob",)).decode(full, None, batches()["retain"])
+    expected = -float(p.log_prob[p.mask].sum() / p.mask.sum())
+    assert plan_of("pdu", full).found["epsilon"] == pytest.approx(expected, rel=1e-4)
