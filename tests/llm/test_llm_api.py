@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
+import types
+import warnings
 
 import numpy as np
 import pytest
@@ -242,6 +245,7 @@ def test_the_multiplier_of_pdu_follows_the_retain_loss():
     assert seen[0] == pytest.approx(3 + 2 * (result.history[0]["nll(retain)"] + 1), rel=1e-4)
     assert seen[1] > seen[0]  # no loss is below -1
     own = run(method="pdu", max_steps=1, lr=1e-30)  # bound by what the retained rows had before
+    assert own.settings["options"]["epsilon"] == pytest.approx(own.before["retain"]["nll"], abs=0.05)
     assert own.history[0]["retain_weight"] == pytest.approx(50, abs=0.5)
 
 
@@ -285,3 +289,52 @@ def test_a_frozen_adapter_is_named(tmp_path):
     loaded = PeftModel.from_pretrained(copy.deepcopy(facts.full()), tmp_path)
     with pytest.raises(InvalidInputError, match=r"is_trainable=True.*merge_and_unload"):
         unlearn(loaded, facts.tokenizer(), FORGET, RETAIN)
+
+
+def bare(row):
+    """The answer alone, without a prompt."""
+    tokens = [t for t in row["labels"] if t != -100]
+    return {"input_ids": tokens, "labels": tokens, "target_mask": [False] * len(tokens)}
+
+
+def test_what_cannot_be_asked_is_left_out_of_the_comparison(monkeypatch):
+    measured, asked = [], []
+
+    def alignment(model, retrained, rows, tokenizer, max_new_tokens, batch_size):
+        asked.append((len(rows), max_new_tokens, batch_size))
+        return types.SimpleNamespace(value=0.25)
+
+    monkeypatch.setattr("gunlearn.llm.metrics.alignment.functional_alignment", alignment)
+    monkeypatch.setattr("gunlearn.llm.result.figures", lambda model, parts, *how: measured.append(how) or {})
+    result = run([*FORGET[:4], bare(FORGET[4])], max_steps=1, figure_rows=0, batch_size=3)
+    full = facts.full()
+    found = result.compared(full, full, max_new_tokens=1000)  # more than the context holds
+    longest = max(row["labels"].count(-100) for row in FORGET[:4])
+    assert asked == [(4, full.config.max_position_embeddings - longest, 3)] * 2
+    assert measured == [(0, 3)]
+    for text in (repr(found), found.card()):
+        assert "alignment" in text
+    assert "alignment" not in repr(result)
+    none = dataclasses.replace(result, parts={"forget": [bare(FORGET[4])]}).compared(full, full)
+    assert none.alignment == {}
+
+
+def test_half_precision_hardly_moves_and_says_so():
+    share = {}
+    for model in (copy.deepcopy(facts.full()).bfloat16(), copy.deepcopy(facts.full())):
+        how = {"method": "ga", "epochs": 1, "figure_rows": 0, "use_cpu": True}
+        before = [p.detach().clone() for p in model.parameters()]
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            result = unlearn(model, facts.tokenizer(), FORGET, RETAIN, **how)
+        warned = any("half precision" in str(w.message) for w in said)
+        changed = [(a != b).float().flatten() for a, b in zip(before, result.model.parameters(), strict=True)]
+        kind = result.settings["parameters"]["precision"]
+        assert warned == ("rounded away" in result.card()) == (kind == "bfloat16")
+        share[kind] = float(torch.cat(changed).mean())
+    assert share["bfloat16"] < 0.4
+    assert share["float32"] > 0.8
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        how = {"peft": "lora", "max_steps": 1, "figure_rows": 0}
+        unlearn(copy.deepcopy(facts.full()).bfloat16(), facts.tokenizer(), FORGET, RETAIN, **how)
