@@ -32,6 +32,7 @@ from gunlearn.llm.dp_steps import (
     noise_for,
     record_gradients,
 )
+from gunlearn.llm.head import without_autocast
 from gunlearn.llm.trainer import collator_of
 from gunlearn.seed import isolated_rng
 
@@ -283,16 +284,9 @@ def _fine_tuned(base: DPBase, rows: Rows, args: TrainingArguments | None) -> nn.
     with isolated_rng():
         trainer = Trainer(model, args, data_collator=collate, train_dataset=rows)
         trainer.train()
-    _without_autocast(trainer, model)
+    without_autocast(trainer.accelerator, model)
     model.zero_grad(set_to_none=True)
     return model.eval()
-
-
-def _without_autocast(trainer: Trainer, model: nn.Module) -> None:
-    """Take off what mixed precision put around the model's forward: the result is a model like any other."""
-    if "_original_forward" in model.__dict__:
-        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        del model.forward  # the class's own, bound once more
 
 
 def _quiet() -> TrainingArguments:

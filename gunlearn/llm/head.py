@@ -163,3 +163,10 @@ def _returns_what_its_head_does(model: nn.Module, input_ids: Tensor) -> bool:
     with evaluating(model), replaced_head(model, mark_all):
         logits = getattr(model(input_ids=input_ids, use_cache=False), "logits", None)
     return read == [shape[:2]] and isinstance(logits, Tensor) and torch.equal(logits, mark)
+
+
+def without_autocast(accelerator: Any, model: nn.Module) -> None:
+    """Take off what mixed precision of accelerate put around the model's forward: the model is like any other again."""
+    if "_original_forward" in model.__dict__:
+        accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        del model.forward  # the class's own, bound once more

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.llm.causal_lm import CausalLM, answer_tokens
 from gunlearn.llm.collate import PartCollator
-from gunlearn.llm.head import evaluating
+from gunlearn.llm.head import evaluating, without_autocast
 from gunlearn.llm.likelihoods import likelihoods
 from gunlearn.llm.pairing import PairedDataset, warn_of_overlap
 from gunlearn.llm.reference import Reference
@@ -247,6 +247,7 @@ class UnlearnTrainer(Trainer):
         finally:
             self.objective = objective
             self.model.zero_grad(set_to_none=True)
+            without_autocast(self.accelerator, self.model)
         bad = [name for name, p in self.model.named_parameters() if p.requires_grad and not p.isfinite().all()]
         if bad:
             raise DivergenceError(f"Expected finite weights after training (got NaN or infinity in {bad[0]!r})")

@@ -293,3 +293,16 @@ def test_the_side_of_the_padding_and_an_end_as_padding_change_nothing(tmp_path: 
         found.append(keep.first)
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_mixed_precision_leaves_the_models_own_forward(tmp_path):
+    trainer = make(tmp_path, bf16=True, max_steps=1)
+    trainer.train()
+    assert not {"forward", "_original_forward"} & set(vars(trainer.model))
+    ids = torch.tensor([RETAIN[0]["input_ids"]])
+    plain = facts.fresh()
+    plain.load_state_dict(trainer.model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(trainer.model.eval()(ids).logits, plain.eval()(ids).logits)
+    trainer.train()  # and another run puts it back on for its length
+    assert "forward" not in vars(trainer.model)
