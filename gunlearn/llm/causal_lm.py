@@ -231,12 +231,13 @@ def model_inputs(model: nn.Module, items: Mapping[str, Tensor]) -> tuple[dict[st
     inputs = {"input_ids": input_ids}
     if mask is not None:
         inputs["attention_mask"] = mask
-        if not bool(mask[:, 0].all()) and _takes_positions(model):
+        if not bool(mask[:, 0].all()) and takes_positions(model):
             inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp_min(0)
     return inputs, labels[:, 1:]
 
 
-def _takes_positions(model: nn.Module) -> bool:
+def takes_positions(model: nn.Module) -> bool:
+    """Whether a model can be told where its tokens stand, so that padding on the left moves none of them."""
     inner = unwrap(model)
     base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     return "position_ids" in inspect.signature(type(base).forward).parameters

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.llm.causal_lm import takes_positions
 from gunlearn.llm.head import evaluating
 from gunlearn.llm.metrics.scoring import device_of
 from gunlearn.llm.trainer import collator_of
@@ -122,9 +123,9 @@ def draw(
     tokens = torch.zeros(uniform.shape, dtype=torch.long)
     device, ends = device_of(model), torch.tensor(sorted(ends), dtype=torch.long)
     with evaluating(model), torch.no_grad():
-        for index in _batches(prompts, per_prompt, batch_size):
-            ids = torch.tensor([prompts[i // per_prompt] for i in index], device=device)
-            answers = _continue(model, ids, uniform[index].to(device), ends.to(device), sampler).cpu()
+        for index in _batches(prompts, per_prompt, batch_size, takes_positions(model)):
+            ids, mask = _padded([prompts[i // per_prompt] for i in index], device)
+            answers = _continue(model, ids, mask, uniform[index].to(device), ends.to(device), sampler).cpu()
             tokens[index, : answers.size(1)] = answers
     over = torch.isin(tokens, ends)
     mask = over.cumsum(1) - over.long() == 0
@@ -134,29 +135,42 @@ def draw(
     return Samples([list(p) for p in prompts], tokens, mask, ended.reshape(shape))
 
 
-def _batches(prompts: Sequence[Sequence[int]], per_prompt: int, batch_size: int) -> Iterator[list[int]]:
-    """Numbers of answers whose prompts are of one length."""
+def _batches(prompts: Sequence[Sequence[int]], per_prompt: int, batch_size: int, mixed: bool) -> Iterator[list[int]]:
+    """Numbers of answers by lengths of prompts; of one length each where a model cannot be told positions."""
     by_length: dict[int, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        by_length.setdefault(len(prompt), []).extend(range(i * per_prompt, (i + 1) * per_prompt))
+    for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+        length = 0 if mixed else len(prompts[i])
+        by_length.setdefault(length, []).extend(range(i * per_prompt, (i + 1) * per_prompt))
     for index in by_length.values():
         for start in range(0, len(index), batch_size):
             yield index[start : start + batch_size]
 
 
-def _continue(model: nn.Module, ids: Tensor, uniform: Tensor, ends: Tensor, sampler: Sampler | None) -> Tensor:
-    cache, step, answers = None, ids, []
+def _padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Prompts as ids `[batch, tokens]`, padded on the left, and which of them are prompt."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
+    lengths = torch.tensor([len(p) for p in prompts], device=device)
+    return ids, (torch.arange(longest, device=device) >= longest - lengths[:, None]).long()
+
+
+def _continue(
+    model: nn.Module, ids: Tensor, mask: Tensor, uniform: Tensor, ends: Tensor, sampler: Sampler | None
+) -> Tensor:
+    cache, read, answers, padded = None, ids.size(1), [], not bool(mask.all())
     over = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     for column in uniform.T:
-        out = model(input_ids=step, past_key_values=cache, use_cache=True)
+        positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -read:]
+        where = {"attention_mask": mask, "position_ids": positions} if padded else {}
+        out = model(input_ids=ids[:, -read:], past_key_values=cache, use_cache=True, **where)
         cache = getattr(out, "past_key_values", None)
         token = choose(full_precision(out.logits[:, -1]), column, sampler)
         answers.append(token)
         over |= torch.isin(token, ends)
         if bool(over.all()):
             break
-        ids = torch.cat([ids, token[:, None]], 1)
-        step = ids if cache is None else token[:, None]  # a model without a cache reads everything again
+        ids, mask = (torch.cat([x, y[:, None]], 1) for x, y in ((ids, token), (mask, torch.ones_like(token))))
+        read = ids.size(1) if cache is None else 1  # a model without a cache reads everything again
     return torch.stack(answers, 1)
 
 
