@@ -61,6 +61,7 @@ def main(args: Args) -> dict:
         budget = replace(budget, epochs=1)
         args = replace(args, samples=1, asked=5)
     problem, models = Problem(args.root, recipe), args.out / "models"
+    most = 8 if args.smoke else None  # rows of a set
     path = args.out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     original, trained = problem.train(problem.full + problem.general, 0, models)
@@ -74,14 +75,14 @@ def main(args: Args) -> dict:
         figures = evaluate(
             unlearned,
             problem.tokenizer,
-            problem.forget(percent),
+            problem.forget(percent)[:most],
             problem.retain_asked(args.asked),
             references=[model for model, _ in pairs],
-            holdout_rows=problem.unseen or None,
+            holdout_rows=problem.unseen[:most] or None,
             original=original,
-            utility_rows={"real_authors": problem.real_authors, "world_facts": problem.world_facts},
+            utility_rows={"real_authors": problem.real_authors[:most], "world_facts": problem.world_facts[:most]},
             sampler=Sampler(args.samples),
-            max_new_tokens=60,
+            max_new_tokens=8 if args.smoke else 60,
             batch_size=32,
         )
         rows = [row | {key: costs[row["model"]].get(key) for key in COST} for row in figures]

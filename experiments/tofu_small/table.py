@@ -22,11 +22,16 @@ COLUMNS = {
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """One line per model; `+`: nearer to the retrained models on forgotten questions than the original is."""
+    """One line per model; `+`: nearer to the retrained models on forgotten questions than the original is.
+
+    Nearer means that the whole bootstrap interval lies below the original's value.
+    """
     lines = [f"| model | {' | '.join(COLUMNS.values())} |", f"| --- |{' ---: |' * len(COLUMNS)}"]
+    bound = next((row.get("forget_alignment", 0.0) for row in rows if row["model"] == "original"), 0.0)
     for row in order(rows):
-        name = row["model"] + (" +" if (row.get("forget_alignment_gain") or 0) > 0 and not reference(row) else "")
-        lines.append(f"| {name} | {' | '.join(cell(row.get(key)) for key in COLUMNS)} |")
+        nearer = not reference(row) and row.get("forget_alignment_high", bound) < bound
+        cells = " | ".join(cell(row.get(key)) for key in COLUMNS)
+        lines.append(f"| {row['model']}{' +' if nearer else ''} | {cells} |")
     return "\n".join(lines)
 
 
