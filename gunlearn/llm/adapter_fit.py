@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from gunlearn.errors import DivergenceError
 from gunlearn.llm.arithmetic import adapter_delta
 from gunlearn.llm.causal_lm import CausalLM
-from gunlearn.llm.metrics.scoring import device_of
-from gunlearn.llm.trainer import collator_of
+from gunlearn.llm.collate import collator_of
+from gunlearn.llm.head import device_of
 from gunlearn.seed import isolated_rng
 
 

@@ -22,6 +22,7 @@ from gunlearn.llm.adapters import check_model, check_trainable, precision, with_
 from gunlearn.llm.arguments import check_numbers, plain
 from gunlearn.llm.card import unchanged
 from gunlearn.llm.causal_lm import CausalLM
+from gunlearn.llm.collate import collator_of
 from gunlearn.llm.data import as_rows, check_ids, separate
 from gunlearn.llm.figures import figures
 from gunlearn.llm.methods import named_method
@@ -30,7 +31,7 @@ from gunlearn.llm.progress import StepBar
 from gunlearn.llm.records import refused
 from gunlearn.llm.result import LLMResult
 from gunlearn.llm.settings import recorded, recorded_losses
-from gunlearn.llm.trainer import UnlearnTrainer, collator_of
+from gunlearn.llm.trainer import UnlearnTrainer
 from gunlearn.losses import Loss, Objective, as_objective
 from gunlearn.seed import isolated_rng
 

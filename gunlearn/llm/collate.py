@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.causal_lm import IGNORE, TextItems
@@ -87,3 +87,11 @@ class PartCollator:
     def _padded(self, values: Tensor, length: int, fill: int | bool) -> Tensor:
         padding = values.new_full((length - values.numel(),), fill)
         return torch.cat((values, padding) if self.padding_side == "right" else (padding, values))
+
+
+def collator_of(model: nn.Module, tokenizer: Any = None) -> PartCollator:
+    """The collator for a model and its tokenizer: padding id and side, and the longest row the model can read."""
+    config = getattr(model, "config", None)
+    pad = getattr(tokenizer, "pad_token_id", None)
+    side = getattr(tokenizer, "padding_side", None) or "right"
+    return PartCollator(0 if pad is None else pad, side, getattr(config, "max_position_embeddings", None))

@@ -11,12 +11,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.causal_lm import CausalLM
-from gunlearn.llm.collate import PartCollator
-from gunlearn.llm.head import evaluating
+from gunlearn.llm.collate import PartCollator, collator_of
+from gunlearn.llm.head import device_of, evaluating
 from gunlearn.llm.projection import project_conflict, zeros_for_none
 from gunlearn.llm.selection import select_tokens
 from gunlearn.llm.selectors import TokenSelector
-from gunlearn.llm.trainer import UnlearnTrainer, answer_mask, collator_of
+from gunlearn.llm.trainer import UnlearnTrainer, answer_mask
 from gunlearn.losses import CEU, NPO, GradientAscent, KLToReference, Loss, Objective
 from gunlearn.losses.checks import check_choice, check_number
 
@@ -233,7 +233,7 @@ class StopBelow(TrainerCallback):
     @torch.no_grad()
     def probability(self, model: nn.Module) -> float:
         """Mean probability of the target tokens."""
-        task, device, found = CausalLM(("log_prob",)), next(model.parameters()).device, []
+        task, device, found = CausalLM(("log_prob",)), device_of(model), []
         with evaluating(model):
             for start in range(0, len(self.rows), self.batch_size):
                 batch = self.collator(

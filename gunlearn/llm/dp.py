@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from gunlearn.errors import CheckpointError, DivergenceError, InvalidInputError
-from gunlearn.llm.collate import PartCollator
+from gunlearn.llm.collate import PartCollator, collator_of
 from gunlearn.llm.dp_card import DPCard, check_budget
 from gunlearn.llm.dp_rows import Ledger, ledger_of, most_copies, records_changed, units, weights_digest
 from gunlearn.llm.dp_steps import (
@@ -33,7 +33,6 @@ from gunlearn.llm.dp_steps import (
     record_gradients,
 )
 from gunlearn.llm.head import without_autocast
-from gunlearn.llm.trainer import collator_of
 from gunlearn.seed import isolated_rng
 
 

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gunlearn.errors import InvalidInputError, MissingExtraError, UnsupportedModelError
 from gunlearn.llm.causal_lm import IGNORE, model_inputs
 from gunlearn.llm.dp_card import CHOICES
+from gunlearn.llm.head import device_of
 from gunlearn.losses.checks import check_choice, check_number
 from gunlearn.losses.reduction import full_precision
 
@@ -52,7 +53,7 @@ def record_gradients(model: nn.Module, records: Sequence[Rows], collator: Callab
         for p in trained.values():
             p.grad_sample = p.new_zeros(0, *p.shape)
         return
-    device = next(model.parameters()).device
+    device = device_of(model)
     batch = {name: value.to(device) for name, value in collator([row for rows in records for row in rows]).items()}
     record = torch.tensor([i for i, rows in enumerate(records) for _ in rows], device=device)
     with warnings.catch_warnings():

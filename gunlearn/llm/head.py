@@ -95,6 +95,11 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter is."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
 def output_head(model: nn.Module) -> nn.Module | None:
     """The layer that turns hidden states into logits, `None` if the model names none."""
     get = getattr(unwrap(model), "get_output_embeddings", None)

@@ -54,10 +54,10 @@ class _DTO(LLMMethod):
 
     def forgetting(self, options: dict[str, Any], given: Given) -> Plan:
         """Rows with `target_mask` are taken as they are."""
+        from gunlearn.llm.collate import collator_of
         from gunlearn.llm.direct_tokens import dto
         from gunlearn.llm.selection import select_tokens
         from gunlearn.llm.selectors import ProbeDelta
-        from gunlearn.llm.trainer import collator_of
 
         ratio, rows = options.pop("ratio"), None
         if given.model is not None and not all("target_mask" in row for row in given.forget):

@@ -16,9 +16,9 @@ from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputEr
 from gunlearn.llm.adapter_fit import ReleaseOptions, fit_adapter
 from gunlearn.llm.arithmetic import add_delta, base_weights
 from gunlearn.llm.bounded import mlp_linears
+from gunlearn.llm.collate import collator_of
 from gunlearn.llm.instructions import Instruction
 from gunlearn.llm.reveal import Revealed, Revealer
-from gunlearn.llm.trainer import collator_of
 from gunlearn.llm.until import mean_nll
 
 

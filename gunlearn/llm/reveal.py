@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.bandit import NeuralUCB
 from gunlearn.llm.causal_lm import IGNORE
-from gunlearn.llm.head import evaluating
+from gunlearn.llm.head import device_of, evaluating
 from gunlearn.llm.instructions import Instruction
 from gunlearn.llm.metrics.generation import draw, end_tokens
-from gunlearn.llm.metrics.scoring import device_of
 from gunlearn.metrics.alignment import Sampler
 
 

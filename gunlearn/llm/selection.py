@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.llm.causal_lm import answer_tokens
 from gunlearn.llm.collate import PartCollator
-from gunlearn.llm.head import evaluating
+from gunlearn.llm.head import device_of, evaluating
 from gunlearn.llm.selectors import TokenSelector
 from gunlearn.losses.checks import check_number
 
@@ -67,7 +67,7 @@ def select_tokens(
     left = getattr(collator, "padding_side", "right") == "left"
     words = None if whole_word is None else WordIndex(whole_word)
     column = getattr(selector, "column", None)
-    device, out = next(model.parameters()).device, []
+    device, out = device_of(model), []
     with evaluating(model):
         for start in range(0, len(rows), batch_size):
             some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]

@@ -14,8 +14,8 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.llm.causal_lm import CausalLM, answer_tokens
-from gunlearn.llm.collate import PartCollator
-from gunlearn.llm.head import evaluating, without_autocast
+from gunlearn.llm.collate import collator_of
+from gunlearn.llm.head import device_of, evaluating, without_autocast
 from gunlearn.llm.likelihoods import likelihoods
 from gunlearn.llm.pairing import PairedDataset, warn_of_overlap
 from gunlearn.llm.reference import Reference
@@ -123,7 +123,7 @@ class UnlearnTrainer(Trainer):
         self.reference = None
         if self.objective.reference_parts:
             probe = data_collator([forget_dataset[0]])
-            device = next(model.parameters()).device
+            device = device_of(model)
             self.reference = Reference(model, reference, {k: v.to(device) for k, v in probe.items()})
         super().__init__(
             model,
@@ -323,14 +323,6 @@ def answer_mask(batch: Mapping[str, Tensor], view: str = "") -> Tensor:
         raise InvalidInputError(f"Expected rows with 'target_mask' for the view '{view}' (got {sorted(batch)})")
     target = batch["target_mask"][:, 1:]
     return mask & (target if view == "target" else ~target)
-
-
-def collator_of(model: nn.Module, tokenizer: Any = None) -> PartCollator:
-    """The collator for a model and its tokenizer: padding id and side, and the longest row the model can read."""
-    config = getattr(model, "config", None)
-    pad = getattr(tokenizer, "pad_token_id", None)
-    side = getattr(tokenizer, "padding_side", None) or "right"
-    return PartCollator(0 if pad is None else pad, side, getattr(config, "max_position_embeddings", None))
 
 
 def _named(sets: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.causal_lm import CausalLM
 from gunlearn.llm.collate import PartCollator
-from gunlearn.llm.head import evaluating
+from gunlearn.llm.head import device_of, evaluating
 
 
 @torch.no_grad()
@@ -21,7 +21,7 @@ def mean_nll(
     model: nn.Module, rows: Sequence[Mapping[str, Any]], collator: PartCollator, batch_size: int = 16
 ) -> float:
     """Negative log-likelihood per labelled token, in nats, over all rows; the model is left in the modes it was in."""
-    task, device = CausalLM(("log_prob",)), next(model.parameters()).device
+    task, device = CausalLM(("log_prob",)), device_of(model)
     total, tokens = torch.zeros((), device=device), 0
     with evaluating(model):
         for batch in DataLoader(rows, batch_size, collate_fn=collator):

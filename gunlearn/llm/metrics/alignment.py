@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gunlearn.llm.head import CHUNK, evaluating
+from gunlearn.llm.head import CHUNK, device_of, evaluating
 from gunlearn.llm.metrics.generation import Samples, draw, end_tokens
-from gunlearn.llm.metrics.scoring import answer_logits, device_of, prompt_of
+from gunlearn.llm.metrics.scoring import answer_logits, prompt_of
 from gunlearn.llm.reference import check_vocabulary
 from gunlearn.losses.checks import check_choice
 from gunlearn.metrics.alignment import ESTIMATORS, Alignment, Sampler, StepTerms, align, categorical_kl

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.causal_lm import CausalLM
-from gunlearn.llm.head import output_head
-from gunlearn.llm.metrics.scoring import device_of
-from gunlearn.llm.trainer import collator_of
+from gunlearn.llm.collate import collator_of
+from gunlearn.llm.head import device_of, output_head
 from gunlearn.seed import isolated_rng
 
 BITS = (2, 3, 4, 8)

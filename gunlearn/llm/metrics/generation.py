@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.causal_lm import takes_positions
-from gunlearn.llm.head import evaluating
-from gunlearn.llm.metrics.scoring import device_of
-from gunlearn.llm.trainer import collator_of
+from gunlearn.llm.collate import collator_of
+from gunlearn.llm.head import device_of, evaluating
 from gunlearn.losses.reduction import full_precision
 from gunlearn.metrics.alignment import Sampler
 

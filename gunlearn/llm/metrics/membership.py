@@ -18,9 +18,9 @@ from torch.func import functional_call
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.causal_lm import IGNORE, model_inputs
-from gunlearn.llm.head import evaluating
-from gunlearn.llm.metrics.scoring import TokenScores, device_of
-from gunlearn.llm.trainer import collator_of
+from gunlearn.llm.collate import collator_of
+from gunlearn.llm.head import device_of, evaluating
+from gunlearn.llm.metrics.scoring import TokenScores
 from gunlearn.losses.reduction import full_precision
 from gunlearn.metrics.ranking import separation
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.causal_lm import IGNORE, model_inputs
-from gunlearn.llm.head import CHUNK, evaluating, head_comes_last, output_head, replaced_head
-from gunlearn.llm.trainer import collator_of
+from gunlearn.llm.collate import collator_of
+from gunlearn.llm.head import CHUNK, device_of, evaluating, head_comes_last, output_head, replaced_head
 from gunlearn.losses.reduction import full_precision
 
 COLUMNS = ("input_ids", "labels", "attention_mask")  # of a row; others may be there in some rows alone
@@ -21,11 +21,6 @@ COLUMNS = ("input_ids", "labels", "attention_mask")  # of a row; others may be t
 
 class NotANumberError(InvalidInputError):
     """A model says NaN of tokens: it is broken, and has no figures."""
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter is."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def answer_logits(model: nn.Module, inputs: Mapping[str, Tensor], mask: Tensor, chunk: int = CHUNK) -> Iterator[Tensor]:
