@@ -5,8 +5,7 @@ The public names load on first use, so that a part (`gunlearn.losses`) can be ha
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from gunlearn._lazy import lazy
 
 __version__ = "0.1.0"
 
@@ -45,19 +44,6 @@ _HOMES = {
     ),
 }
 _PARTS = ("bench", "datasets", "losses", "methods", "metrics", "nn", "report", "requests", "tasks")
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = sorted([*_HOME_OF, "__version__"])
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        value = getattr(import_module(_HOME_OF[name]), name)
-        return globals().setdefault(name, value)  # "influence" is a package as well, and callable: never hide it
-    if name in _PARTS:
-        return import_module(f"gunlearn.{name}")
-    raise AttributeError(f"module 'gunlearn' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_HOME_OF))
+__all__ = sorted(["__version__", *(name for names in _HOMES.values() for name in names)])
+__getattr__, __dir__ = lazy(__name__, _HOMES, _PARTS)

@@ -8,12 +8,15 @@ from importlib import import_module
 from typing import Any
 
 
-def lazy(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def lazy(
+    package: str, homes: Mapping[str, Sequence[str]], parts: Sequence[str] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` for a package.
 
     Args:
         package: its `__name__`.
         homes: modules, and the names that each of them holds.
+        parts: subpackages that are names of the package too.
 
     Returns:
         The two functions, to be assigned in the package.
@@ -22,8 +25,11 @@ def lazy(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[st
     module = sys.modules[package]
 
     def __getattr__(name: str) -> Any:
+        if name in parts:
+            return import_module(f"{package}.{name}")
         if name not in home_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        # `gunlearn.influence` is a package as well, and callable: a name that is there is never hidden.
         return module.__dict__.setdefault(name, getattr(import_module(home_of[name]), name))
 
     def __dir__() -> list[str]:
