@@ -26,7 +26,7 @@ from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses.checks import check_choice
-from gunlearn.losses.reduction import full_precision
+from gunlearn.losses.functional import kl_divergence
 
 ESTIMATORS = ("rao_blackwell", "monte_carlo")
 PER = ("sequence", "token")
@@ -172,10 +172,7 @@ def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """
     if log_p.shape != log_q.shape:
         raise InvalidInputError(f"Expected both models' classes alike (got {tuple(log_p.shape)}, {tuple(log_q.shape)})")
-    log_p, log_q = full_precision(log_p).log_softmax(-1), full_precision(log_q).log_softmax(-1)
-    prob = log_p.exp()
-    # 0 log 0 = 0; below 0 there is rounding alone.
-    return (prob * torch.where(prob == 0, 0, log_p - log_q)).sum(-1).clamp_min(0)
+    return kl_divergence(log_p, log_q, "reverse", bernoulli=False).clamp_min(0)  # below 0 there is rounding alone
 
 
 def categorical_alignment(log_p: Tensor, log_q: Tensor, confidence: float = 0.95, seed: int = 0) -> Alignment:
