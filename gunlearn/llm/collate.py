@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.causal_lm import IGNORE, TextItems
+from gunlearn.llm.head import device_of
 
 #: What each column is padded with; `input_ids` with the collator's own id.
 PADDING = {"attention_mask": 0, "labels": IGNORE, "target_mask": False}
@@ -95,3 +96,20 @@ def collator_of(model: nn.Module, tokenizer: Any = None) -> PartCollator:
     pad = getattr(tokenizer, "pad_token_id", None)
     side = getattr(tokenizer, "padding_side", None) or "right"
     return PartCollator(0 if pad is None else pad, side, getattr(config, "max_position_embeddings", None))
+
+
+def batches(
+    model: nn.Module, rows: Any, collator: Callable[[Sequence], Mapping[str, Tensor]], batch_size: int
+) -> Iterator[dict[str, Tensor]]:
+    """Rows in their order, a few at a time, where the model is. No random number is drawn, as a data loader would.
+
+    Args:
+        model: a causal language model.
+        rows: anything with a length and integer indices.
+        collator: makes a batch of rows.
+        batch_size: rows at a time.
+    """
+    device = device_of(model)
+    for start in range(0, len(rows), batch_size):
+        batch = collator([rows[i] for i in range(start, min(start + batch_size, len(rows)))])
+        yield {name: value.to(device) for name, value in batch.items()}

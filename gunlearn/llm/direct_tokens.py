@@ -11,8 +11,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.causal_lm import CausalLM
-from gunlearn.llm.collate import PartCollator, collator_of
-from gunlearn.llm.head import device_of, evaluating
+from gunlearn.llm.collate import PartCollator, batches, collator_of
+from gunlearn.llm.head import evaluating
 from gunlearn.llm.projection import project_conflict, zeros_for_none
 from gunlearn.llm.selection import select_tokens
 from gunlearn.llm.selectors import TokenSelector
@@ -233,13 +233,9 @@ class StopBelow(TrainerCallback):
     @torch.no_grad()
     def probability(self, model: nn.Module) -> float:
         """Mean probability of the target tokens."""
-        task, device, found = CausalLM(("log_prob",)), device_of(model), []
+        task, found = CausalLM(("log_prob",)), []
         with evaluating(model):
-            for start in range(0, len(self.rows), self.batch_size):
-                batch = self.collator(
-                    [self.rows[i] for i in range(start, min(start + self.batch_size, len(self.rows)))]
-                )
-                batch = {name: value.to(device) for name, value in batch.items()}
+            for batch in batches(model, self.rows, self.collator, self.batch_size):
                 found.append(task.decode(model, None, batch).log_prob[answer_mask(batch, "target")].exp())
         return float(torch.cat(found).mean())
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.causal_lm import CausalLM
-from gunlearn.llm.collate import PartCollator
+from gunlearn.llm.collate import PartCollator, batches
 from gunlearn.llm.head import device_of, evaluating
 
 
@@ -21,11 +20,10 @@ def mean_nll(
     model: nn.Module, rows: Sequence[Mapping[str, Any]], collator: PartCollator, batch_size: int = 16
 ) -> float:
     """Negative log-likelihood per labelled token, in nats, over all rows; the model is left in the modes it was in."""
-    task, device = CausalLM(("log_prob",)), device_of(model)
-    total, tokens = torch.zeros((), device=device), 0
+    task, total, tokens = CausalLM(("log_prob",)), torch.zeros((), device=device_of(model)), 0
     with evaluating(model):
-        for batch in DataLoader(rows, batch_size, collate_fn=collator):
-            p = task.decode(model, None, {name: value.to(device) for name, value in batch.items()})
+        for batch in batches(model, rows, collator, batch_size):
+            p = task.decode(model, None, batch)
             total, tokens = total - p.log_prob.sum(), tokens + int(p.mask.sum())
     if not tokens:
         raise EmptyForgetSetError("Expected rows with labelled tokens (got none)")
