@@ -356,3 +356,13 @@ def test_table_leaves_out_what_it_cannot_know():
         evaluate({"m": facts.full()}, facts.tokenizer(), rows, rows, attacks=("guess",))
     with pytest.raises(InvalidInputError, match="to name one model"):
         evaluate({"original": facts.full()}, facts.tokenizer(), rows, rows, original=facts.retrained(0))
+
+
+def test_a_first_token_behind_padding_is_not_scored():
+    """It is predicted from nothing, on whichever side a row came padded."""
+    ids = facts.rows(range(1))[0]["input_ids"]
+    plain = token_scores(facts.full(), [{"input_ids": ids, "labels": ids}])
+    padded = {"input_ids": [0, 0, *ids], "labels": [-100, -100, *ids], "attention_mask": [0, 0] + [1] * len(ids)}
+    found = token_scores(facts.full(), [padded])
+    assert int(found.length) == int(plain.length) == len(ids) - 1  # one more where labels alone are asked
+    torch.testing.assert_close(found.mean_log_prob, plain.mean_log_prob, rtol=1e-5, atol=1e-6)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.causal_lm import IGNORE, model_inputs
+from gunlearn.llm.causal_lm import IGNORE, answer_tokens, model_inputs
 from gunlearn.llm.collate import collator_of
 from gunlearn.llm.head import CHUNK, device_of, evaluating, head_comes_last, output_head, replaced_head
 from gunlearn.losses.reduction import full_precision
@@ -98,8 +98,9 @@ def token_scores(
         for start in range(0, len(rows), batch_size):
             some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
             batch = collate([{name: row[name] for name in COLUMNS if name in row} for row in some])
-            inputs, label = model_inputs(model, {name: value.to(device) for name, value in batch.items()})
-            mask = label != IGNORE
+            batch = {name: value.to(device) for name, value in batch.items()}
+            inputs, label = model_inputs(model, batch)
+            mask = answer_tokens(batch)
             label, pieces = label[mask], [label.new_zeros(4, 0, dtype=torch.float32)]
             for logits in answer_logits(model, inputs, mask, chunk):
                 log_p, y = logits.log_softmax(-1), label[: logits.size(0)]
