@@ -268,9 +268,8 @@ def _arguments(given: Mapping[str, Any]) -> TrainingArguments:
 
 
 def _adapter_settings(model: nn.Module) -> dict[str, Any] | None:
-    """Fields of the active adapter's configuration, sets as sorted lists and names as text."""
+    """Fields of the active adapter's configuration that say something."""
     if not hasattr(model, "peft_config"):
         return None
-    config = model.peft_config[model.active_adapter].to_dict()
-    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
-    return {k: v if isinstance(v, str | int | float | list | None) else str(v) for k, v in plain.items() if v}
+    config = recorded(model.peft_config[model.active_adapter].to_dict())
+    return {name: value for name, value in config.items() if value}
