@@ -150,8 +150,9 @@ def test_the_callers_model_data_and_random_state_are_untouched(case: MethodCase,
         if not case.from_scratch:
             frozen = next(iter(model.state_dict()))
             assert torch.equal(result.model.state_dict()[frozen], model.state_dict()[frozen])
-        # Control: what is to change the weights does change its own copy.
-        assert same_weights(result.model, model) != (case.trains or case.moves)
+        # Control: what is to change the weights does change its own copy, unless a rewind chose the model as it was.
+        rewound = result.notes.get("chosen") == 0
+        assert same_weights(result.model, model) == (rewound or not (case.trains or case.moves))
         assert same_weights(result.original, model)
 
     check_untouched(case, name, run_it)
@@ -208,7 +209,9 @@ def test_seeds(case: MethodCase, name: str) -> None:
     assert same_weights(first.model, again.model)
     assert first.history == again.history
     uses_randomness = case.random or (case.trains and name != "gcn")
-    assert same_weights(first.model, other.model) != uses_randomness
+    # A rewind may return the untouched model under both seeds; the losses on the way tell them apart.
+    alike = same_weights(first.model, other.model) and first.history == other.history
+    assert alike != uses_randomness
 
 
 @per_case
