@@ -5,14 +5,17 @@ The public names load on first use, so that a part (`gunlearn.losses`) can be ha
 
 from __future__ import annotations
 
-from gunlearn._lazy import lazy
+from gunlearn.core.lazy import lazy
+from gunlearn.core.moved import install as _install
 
 __version__ = "0.1.0"
+
+_install()
 
 _HOMES = {
     "gunlearn.api": ("Evaluation", "evaluate", "influence", "train", "unlearn"),
     "gunlearn.datasets": ("load",),
-    "gunlearn.influence.study": ("influence_study",),
+    "gunlearn.attribution": ("influence_study",),
     "gunlearn.methods": ("METHODS", "Callback", "EarlyStopping", "Method", "Result"),
     "gunlearn.nn": (
         "GCN",
@@ -43,7 +46,23 @@ _HOMES = {
         "node_split",
     ),
 }
-_PARTS = ("bench", "datasets", "losses", "methods", "metrics", "nn", "report", "requests", "tasks")
+_PARTS = (
+    "attribution",
+    "bench",
+    "core",
+    "curvature",
+    "datasets",
+    "errors",
+    "llm",
+    "losses",
+    "methods",
+    "metrics",
+    "nn",
+    "report",
+    "requests",
+    "tasks",
+    "training",
+)
 
 __all__ = sorted(["__version__", *(name for names in _HOMES.values() for name in names)])
 __getattr__, __dir__ = lazy(__name__, _HOMES, _PARTS)

@@ -7,19 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from gunlearn.attribution.base import Estimator
+from gunlearn.attribution.estimation import estimate
+from gunlearn.attribution.targets import Target
+from gunlearn.core.checks import check_model
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.influence import ESTIMATORS, Estimator, Influence, InfluenceProblem, Target, resolve_items
-from gunlearn.influence.base import build_estimator
-from gunlearn.methods import METHODS, Callback, Method, Result, Retrain, TrainArguments, build, run_method, run_training
-from gunlearn.metrics import Evaluator
-from gunlearn.metrics import evaluator as evaluator_of
-from gunlearn.requests import Request
-from gunlearn.seed import isolated_rng
-from gunlearn.tasks import Task, as_task
+from gunlearn.methods import METHODS
+from gunlearn.methods.any_task.retrain import Retrain
+from gunlearn.methods.base import Method
+from gunlearn.methods.door import run_method
+from gunlearn.metrics.base import Evaluator
+from gunlearn.metrics.named import evaluator as evaluator_of
+from gunlearn.requests.base import Request
+from gunlearn.tasks.base import Task
+from gunlearn.tasks.inputs import check_data
+from gunlearn.tasks.named import as_task
+from gunlearn.training.callbacks import Callback
+from gunlearn.training.loop import TrainArguments
+from gunlearn.training.result import Result
+from gunlearn.training.run import run_training
 
 
 def train(
@@ -61,8 +70,8 @@ def train(
     Returns:
         A `Result` whose `model` is the trained copy.
     """
-    _check_model(model)
-    _check_data(data)
+    check_model(model)
+    check_data(data)
     args = TrainArguments(
         epochs,
         lr,
@@ -123,11 +132,11 @@ def unlearn(
         >>> result.num_forget
         3
     """
-    _check_model(model)
-    _check_data(data)
+    check_model(model)
+    check_data(data)
     if not isinstance(request, Request):
         raise InvalidTypeError(f"Expected 'request' to be a forget request (got {type(request).__name__})")
-    task, method = as_task(task), build(METHODS, method, options)
+    task, method = as_task(task), METHODS.build(method, options)
     scores = None
     if request.needs_scores:
         scores = influence(model, data, task, of="edges")
@@ -161,7 +170,7 @@ def influence(
         estimator: a name (`gunlearn estimators` lists them) or an `Estimator`.
         target: what influence is on: `"probabilities"` (sum over nodes of the L1 change of the softmaxed outputs),
             `"embeddings"` (sum of L2 changes), `"loss"` (change of the mean loss of the validation items, or of those
-            of `gunlearn.influence.Loss(items)`), or a function of the outputs `[num_nodes, dim]` that returns a scalar.
+            of `gunlearn.attribution.Loss(items)`), or a function of the outputs `[num_nodes, dim]` that returns a scalar.
         items: edges `[2, k]`, nodes `[k]`, columns of `x` `[k]` or single entries (node, column) `[2, k]`; `None` for
             every column of `edge_index`, every node, every column of `x`.
         seed: of whatever is random; the caller's random state is left as it is.
@@ -183,37 +192,9 @@ def influence(
         >>> scores.shape
         torch.Size([2])
     """
-    result = estimate_influence(
+    return estimate(
         model, data, task, of=of, estimator=estimator, target=target, items=items, seed=seed, **options
-    )
-    return result.scores
-
-
-def estimate_influence(
-    model: nn.Module,
-    data: Data,
-    task: str | Task = "link_prediction",
-    *,
-    of: str = "edges",
-    estimator: str | Estimator = "exact",
-    target: str | Target | Callable[[Tensor], Tensor] = "probabilities",
-    items: Any = None,
-    seed: int = 0,
-    **options: Any,
-) -> Influence:
-    """`influence`, with the record of how the scores came about (residuals, damping, fallbacks) in `notes`."""
-    _check_model(model)
-    _check_data(data)
-    task, estimator = as_task(task), build_estimator(ESTIMATORS, estimator, options)
-    with isolated_rng(seed):
-        distinct, place = resolve_items(data, of, items)
-        problem = InfluenceProblem.of(model, data, task, distinct, target, seed)
-        scores = estimator(problem)
-    if not torch.isfinite(scores).all():
-        raise InvalidInputError(f"Expected finite scores from estimator '{estimator.name}' (got NaN or infinity)")
-    return Influence(
-        scores[place], estimator.name, estimator.question, of, problem.target.name, distinct.num_items, problem.notes
-    )
+    ).scores
 
 
 @dataclass
@@ -236,13 +217,13 @@ class Evaluation:
 
     def report(self, path: str | Path) -> Path:
         """Write a self-contained HTML report."""
-        from gunlearn.report import evaluation_report
+        from gunlearn.report.html import evaluation_report
 
         return evaluation_report(self, path)
 
     def __str__(self) -> str:
         """A plain table."""
-        from gunlearn.report import text_table
+        from gunlearn.report.table import text_table
 
         return text_table(self.rows)
 
@@ -303,27 +284,3 @@ def _cost(result: Result) -> dict[str, Any]:
         "request_hash": result.request_hash,
         "versions": result.versions,
     }
-
-
-def _check_data(data: Any) -> None:
-    if not isinstance(data, Data):
-        raise InvalidTypeError(f"Expected 'data' to be a torch_geometric Data (got {type(data).__name__})")
-    x = data.get("x")
-    if isinstance(x, Tensor) and x.layout not in (torch.strided, torch.sparse_csr):
-        raise InvalidInputError(f"Expected dense or CSR features 'x' (got {x.layout}); pass x.to_sparse_csr()")
-    if isinstance(x, Tensor) and x.is_floating_point():
-        values = x.values() if x.layout == torch.sparse_csr else x
-        if not torch.isfinite(values).all():
-            raise InvalidInputError("Expected finite features 'x' (got NaN or infinity)")
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
-    if not any(True for _ in model.parameters()):
-        raise InvalidInputError(f"Expected a model with parameters (got {type(model).__name__} with none)")
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
-            raise InvalidInputError(f"Expected an initialised model (got lazy parameter '{name}'); call it once first")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InvalidInputError(f"Expected a model with finite weights (got NaN or infinity in '{name}')")

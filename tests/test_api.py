@@ -221,7 +221,7 @@ def test_the_function_and_the_package_share_a_name() -> None:
     """In a new process, whichever is used first."""
     for line in ("gu.unlearn", "gu.influence"):
         script = f"import gunlearn as gu; {line}; gu.unlearn; assert callable(gu.influence), gu.influence"
-        script += "; from gunlearn.influence import nora; import gunlearn.influence as package; package.nora"
+        script += "; from gunlearn.attribution import nora; import gunlearn.attribution as package; package.nora"
         subprocess.run([sys.executable, "-c", script], check=True, cwd=REPOSITORY)
 
 

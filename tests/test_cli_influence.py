@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
+from gunlearn.attribution import ESTIMATORS
 from gunlearn.cli import main
 from gunlearn.cli.influence import Influence
-from gunlearn.influence import ESTIMATORS
 from tests.test_cli import call
 
 SMALL = ["influence", "--dataset", "karate", "--epochs", "5", "--hidden-channels", "8", "--out-channels", "4",
@@ -150,7 +150,7 @@ def test_ctrl_c_and_failures(tmp_path, monkeypatch, capsys):
     command = [*SMALL, "--truth", "brute", "--num-items", "4", "--out", str(tmp_path), "--estimators", "random"]
     with monkeypatch.context() as patch:
         patch.setattr(
-            "gunlearn.bench.influence.influence_study", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
+            "gunlearn.bench.influence_grid.influence_study", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         assert call(*command) == 130
     with monkeypatch.context() as patch:

@@ -17,7 +17,7 @@ import torch_geometric.typing
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from gunlearn import _scatter
+from gunlearn.nn.kernels import scatter as _scatter
 from tests.conftest import REPOSITORY
 
 try:
@@ -142,7 +142,7 @@ def imports(path):
 
 def test_torch_scatter_is_imported_in_one_file():
     users = [path.name for path in SOURCES if any(name.split(".")[0] == "torch_scatter" for name in imports(path))]
-    assert users == ["_scatter.py"]
+    assert users == ["scatter.py"]
 
 
 def test_module_and_entry_point_are_the_same_function():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gunlearn.influence import ESTIMATORS
+from gunlearn.attribution import ESTIMATORS
 from gunlearn.losses import LOSSES
 from gunlearn.methods import METHODS
 from gunlearn.report import estimators_table, losses_table, methods_table

@@ -17,13 +17,13 @@ from experiments.speed.bound import Sizes, passes, step_bytes
 from experiments.speed.plain import PlainGCN, PlainGraph, PlainINPO, decode, plain_nora
 from experiments.speed.plain_training import PlainTraining, plain_evaluate
 from experiments.speed.synthetic import power_law_graph
-from gunlearn.influence import min_max, nora
+from gunlearn.attribution import min_max, nora
 from gunlearn.losses import NLL
 from gunlearn.methods import INPO, run_method
 from gunlearn.metrics import LinkEvaluator
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks import LinkPrediction
-from gunlearn.tasks.negatives import NegativeSampler
+from gunlearn.tasks.graph.negatives import NegativeSampler
 
 REPOSITORY = Path(__file__).parent.parent
 

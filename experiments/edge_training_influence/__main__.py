@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 import gunlearn as gu
+from gunlearn.attribution import ESTIMATORS, InfluenceProblem, resolve_items
+from gunlearn.attribution.targets import as_target
+from gunlearn.attribution.training.pbrf import pbrf
 from gunlearn.datasets import load
 from gunlearn.errors import GunlearnError
-from gunlearn.influence import ESTIMATORS, InfluenceProblem, resolve_items
-from gunlearn.influence.pbrf import pbrf
-from gunlearn.influence.targets import as_target
 from gunlearn.tasks import as_task
-from gunlearn.tasks.link_prediction import one_direction
+from gunlearn.tasks.graph.link_prediction import one_direction
 
 WEIGHT_DECAY = 1e-3
 CASES: dict[str, dict[str, Any]] = {

@@ -17,8 +17,8 @@ import tyro
 import gunlearn as gu
 from gunlearn.bench.store import atomic_write
 from gunlearn.methods import fit_linear_head
-from gunlearn.methods.convex import Logistic, one_vs_rest
-from gunlearn.methods.propagation import propagated
+from gunlearn.methods.linear_head.convex import Logistic, one_vs_rest
+from gunlearn.methods.linear_head.propagation import propagated
 from gunlearn.nn import LinearHead
 
 KINDS = (gu.ForgetNodes, gu.ForgetEdges, gu.ForgetFeatures)

@@ -18,9 +18,9 @@ import tyro
 from experiments.influence_in_inpo.cases import CASES, FORGET_SETS, PAPER_CASES, Scores, available
 from experiments.influence_in_inpo.cell import CellRun, Study
 from experiments.influence_in_inpo.report import report
+from gunlearn.attribution import ESTIMATORS
 from gunlearn.bench import Recipe
 from gunlearn.bench.store import RowStore, plain
-from gunlearn.influence import ESTIMATORS
 
 RATIO = {"Cora": 0.025, "DBLP": 0.005, "CS": 0.005, "karate": 0.1}
 

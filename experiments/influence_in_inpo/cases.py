@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 import gunlearn as gu
-from gunlearn.influence import ESTIMATORS
+from gunlearn.attribution import ESTIMATORS
 from gunlearn.methods import Result
 from gunlearn.requests import ForgetEdges, Partition
 

@@ -20,8 +20,8 @@ from torch_geometric.data import Data
 
 import gunlearn as gu
 from experiments.removal_influence.tables import tables
-from gunlearn.influence import FirstOrder, Local, estimate
-from gunlearn.influence.study import influence_study
+from gunlearn.attribution import FirstOrder, Local, estimate
+from gunlearn.attribution.study.study import influence_study
 from gunlearn.tasks import link_split
 
 EPOCHS = {"karate": 30, "Cora": 500, "CiteSeer": 500, "Photo": 200, "DBLP": 200, "CS": 100}

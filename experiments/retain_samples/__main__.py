@@ -21,12 +21,12 @@ from gunlearn.bench import Recipe
 from gunlearn.datasets import load
 from gunlearn.losses import NLL, as_objective
 from gunlearn.methods import Retrain, TrainArguments, run_method
-from gunlearn.methods.batches import BatchOptions, Feed
-from gunlearn.methods.run import run_training
+from gunlearn.methods.door import run_training
 from gunlearn.metrics import LinkEvaluator
 from gunlearn.requests import Partition
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks import LinkPrediction, StratifiedSampler, link_split
+from gunlearn.training.feeding import BatchOptions, Feed
 
 FIGURES = ("retain_auc", "forget_auc", "js_retain", "js_forget")
 

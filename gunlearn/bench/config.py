@@ -9,12 +9,15 @@ from torch_geometric.data import Data
 
 from gunlearn.bench.models import Recipe
 from gunlearn.bench.options import method_options
-from gunlearn.datasets import DATASETS
+from gunlearn.datasets.registry import DATASETS
 from gunlearn.errors import InvalidInputError
-from gunlearn.methods import METHODS, Method, build
-from gunlearn.requests import ForgetEdges, ForgetFeatures, ForgetNodes, Request
-from gunlearn.tasks import link_split, node_split
-from gunlearn.tasks.node_classification import MASKS
+from gunlearn.methods import METHODS
+from gunlearn.methods.base import Method
+from gunlearn.requests.base import Request
+from gunlearn.requests.edges import ForgetEdges
+from gunlearn.requests.nodes import ForgetFeatures, ForgetNodes
+from gunlearn.tasks.graph.node_classification import MASKS
+from gunlearn.tasks.graph.splits import link_split, node_split
 
 TASKS = ("link_prediction", "node_classification")
 FORGET: dict[str, type[Request]] = {"edges": ForgetEdges, "nodes": ForgetNodes, "features": ForgetFeatures}
@@ -183,7 +186,7 @@ class GridConfig:
             given = dict(options.get(name, {}))
             if "dataset" in METHODS[name].options():  # presets that go by the data set
                 given.setdefault("dataset", canonical_name(self.dataset))
-            method = build(METHODS, label, given)
+            method = METHODS.build(label, given)
             plan.setdefault(f"{name} {sorted(method.config().items())}", method)
         return list(plan.values())
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.methods import Callback
-from gunlearn.metrics import Evaluator
+from gunlearn.metrics.base import Evaluator
 from gunlearn.seed import isolated_rng
+from gunlearn.training.callbacks import Callback
 
 BINS = 40
 

@@ -16,18 +16,20 @@ import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from torch_geometric.data import Data
 
+from gunlearn.attribution.removal.nora import edge_scores, nora
 from gunlearn.bench.config import Cell, GridConfig
 from gunlearn.bench.course import Course, histogram
 from gunlearn.bench.models import ModelStore, content_hash
 from gunlearn.bench.store import RowStore, atomic_write, csv_text, plain
-from gunlearn.datasets import load
+from gunlearn.datasets.registry import load
 from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError
-from gunlearn.influence import edge_scores, nora
-from gunlearn.methods import Method, Result, run_method
-from gunlearn.methods.distributed import world_size
-from gunlearn.methods.result import versions
-from gunlearn.metrics import EVALUATORS, evaluator
-from gunlearn.tasks import as_task
+from gunlearn.methods.base import Method
+from gunlearn.methods.door import run_method
+from gunlearn.metrics import EVALUATORS
+from gunlearn.metrics.named import evaluator
+from gunlearn.tasks.named import as_task
+from gunlearn.training.processes import world_size
+from gunlearn.training.result import Result, versions
 
 ROWS = "rows.jsonl"
 #: Figures of a row, `None` where one cannot be had.
@@ -63,7 +65,7 @@ def run_grid(
         GunlearnError: the data, the split or the request cannot be had; a method's failure is a row with an `error`.
         InvalidInputError: started by `accelerate launch` in several processes, which would all write the same files.
     """
-    from gunlearn.report import grid_report
+    from gunlearn.report.html import grid_report
 
     if n_jobs == 0:
         raise InvalidInputError("Expected 'n_jobs' of at least 1, or -1 for all processors (got 0)")

@@ -17,11 +17,15 @@ from torch_geometric.data import Data
 
 from gunlearn.bench.store import locked
 from gunlearn.errors import CheckpointError, InvalidInputError
-from gunlearn.methods import Result, Retrain, TrainArguments, run_method, run_training
-from gunlearn.nn import BACKBONES, backbone
-from gunlearn.nn.sparse import dense_parts
+from gunlearn.methods.any_task.retrain import Retrain
+from gunlearn.methods.door import run_method
+from gunlearn.nn.kernels.sparse import dense_parts
+from gunlearn.nn.zoo import BACKBONES, backbone
 from gunlearn.seed import isolated_rng
-from gunlearn.tasks import Task
+from gunlearn.tasks.base import Task
+from gunlearn.training.loop import TrainArguments
+from gunlearn.training.result import Result
+from gunlearn.training.run import run_training
 
 _FORMAT = 1  # raise it when training changes, so that no old model is mistaken for a new one
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from gunlearn.cli.console import say, show
-from gunlearn.cli.options import Flag, Folder, Whole
+from gunlearn.cli.fields import Flag, Folder, Whole
 
 if TYPE_CHECKING:
-    from gunlearn.bench.influence import InfluenceConfig
+    from gunlearn.bench.influence_grid import InfluenceConfig
 
 _Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")]
 _KeyValue = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
@@ -85,7 +85,7 @@ class Influence:
 
     def config(self) -> InfluenceConfig:
         """What the options say, checked."""
-        from gunlearn.bench.influence import InfluenceConfig
+        from gunlearn.bench.influence_grid import InfluenceConfig
         from gunlearn.bench.models import Recipe
         from gunlearn.cli.run import epochs_of
 
@@ -126,8 +126,8 @@ class Influence:
         """Run the study; 1 if every estimator failed."""
         import sys
 
-        from gunlearn.bench.influence import run_influence
-        from gunlearn.report.influence import influence_rich_table, study_title
+        from gunlearn.bench.influence_grid import run_influence
+        from gunlearn.report.influence_table import influence_rich_table, study_title
 
         report = _tell if self.progress else None
         study = run_influence(self.config(), self.folder, report, bars=self.progress and sys.stderr.isatty())

@@ -30,7 +30,7 @@ def load(name: str, dtype: str = "auto") -> tuple[Any, Any]:
         if is_adapter(name):
             from peft import AutoPeftModelForCausalLM
 
-            import gunlearn.llm.bounded  # noqa: F401  # from here on peft knows this kind of adapter too
+            import gunlearn.llm.model.bounded  # noqa: F401  # from here on peft knows this kind of adapter too
 
             model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
             for parameter in model.parameters():  # peft froze them; merged, they are the model's own again

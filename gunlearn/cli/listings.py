@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from gunlearn.cli.console import show
-from gunlearn.cli.options import Flag, Folder
+from gunlearn.cli.fields import Flag, Folder
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,9 @@ class Report:
         """Write the report, print the table."""
         if (self.out / "influence.json").is_file():
             return self._influence()
-        from gunlearn.bench import read_results
-        from gunlearn.report import grid_report, markdown_table, rich_table
+        from gunlearn.bench.store import read_results
+        from gunlearn.report.html import grid_report
+        from gunlearn.report.table import markdown_table, rich_table
 
         rows = read_results(self.out)
         path = grid_report(rows, self.out / "report.html")
@@ -110,8 +111,8 @@ class Report:
         return 0
 
     def _influence(self) -> int:
-        from gunlearn.bench.influence import read_study
-        from gunlearn.report.influence import (
+        from gunlearn.bench.influence_grid import read_study
+        from gunlearn.report.influence_table import (
             influence_markdown_table,
             influence_report,
             influence_rich_table,

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from gunlearn.cli.console import say
+from gunlearn.cli.fields import Flag, Folder, Real, Whole
 from gunlearn.cli.language_models import is_adapter, load, quiet, rename
 from gunlearn.cli.listings import print_table
-from gunlearn.cli.options import Flag, Folder, Real, Whole
 from gunlearn.errors import DivergenceError, InvalidInputError
 
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
@@ -92,9 +92,9 @@ class LLM:
 
     def __call__(self) -> int:
         """Unlearn, save, print the table; 1 if the loss diverged."""
-        from gunlearn.llm.methods import named_method
-        from gunlearn.llm.records import read_records
-        from gunlearn.llm.result import check_folder
+        from gunlearn.llm.data.records import read_records
+        from gunlearn.llm.recipes.methods import named_method
+        from gunlearn.llm.record import check_folder
 
         # Whatever is wrong with options and files is said before a model is loaded.
         check_folder(self.folder)
@@ -104,8 +104,8 @@ class LLM:
         records = {name: None if path is None else read_records(path) for name, path in files.items()}
         encoding = {"chat": None if self.chat else False, "system": self.system, "long_answers": self.long_answers}
         encoding |= {} if self.template is None else {"template": self.template}
-        from gunlearn.llm.api import unlearn
-        from gunlearn.llm.reference import check_vocabulary
+        from gunlearn.llm.model.frozen import check_vocabulary
+        from gunlearn.llm.unlearning import unlearn
 
         self._check_device()
         with quiet(self.progress):
@@ -172,7 +172,7 @@ class LLMMethods:
 
     def __call__(self) -> int:
         """Print the table."""
-        from gunlearn.llm.methods import methods_listing
+        from gunlearn.llm.recipes.methods import methods_listing
 
         return print_table(*methods_listing(), self.markdown)
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from gunlearn.cli.console import say, show
-from gunlearn.cli.options import Flag, Folder, Names, Real, Whole, Wholes
+from gunlearn.cli.fields import Flag, Folder, Names, Real, Whole, Wholes
 from gunlearn.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from gunlearn.bench import GridConfig
+    from gunlearn.bench.config import GridConfig
 
 _SMALL = ("digits", "karate", "lesmis")  # converge in a few hundred epochs
 
@@ -106,7 +106,8 @@ class Run:
 
     def config(self) -> GridConfig:
         """What the options say, checked."""
-        from gunlearn.bench import GridConfig, Recipe
+        from gunlearn.bench.config import GridConfig
+        from gunlearn.bench.models import Recipe
 
         if self.seeds and self.seed is not None:
             raise InvalidInputError("Expected either --seeds or --seed (got both)")
@@ -146,8 +147,9 @@ class Run:
 
     def __call__(self) -> int:
         """Run the grid; 1 if every method failed."""
-        from gunlearn.bench import cluster, run_grid
-        from gunlearn.report import rich_table
+        from gunlearn.bench.backends import cluster
+        from gunlearn.bench.grid import run_grid
+        from gunlearn.report.table import rich_table
 
         try:
             config = self.config()

@@ -10,39 +10,39 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from gunlearn._lazy import lazy
+from gunlearn.core.lazy import lazy
 from gunlearn.errors import MissingExtraError
 
 if find_spec("transformers") is None:
     raise MissingExtraError('Expected transformers for gunlearn.llm (not installed); pip install "gunlearn[llm]"')
 
 _HOMES = {
-    "gunlearn.llm.instructions": ("Instruction", "fill_templates"),
-    "gunlearn.llm.reveal": ("Revealed", "Revealer"),
-    "gunlearn.llm.adapter_fit": ("ReleaseOptions",),
-    "gunlearn.llm.release": ("ReleaseResult", "ReleaseRound", "reveal_and_release"),
-    "gunlearn.llm.api": ("unlearn",),
-    "gunlearn.llm.bandit": ("NeuralUCB",),
-    "gunlearn.llm.arithmetic": ("adapter_delta", "add_delta", "negate_adapter"),
-    "gunlearn.llm.bounded": ("BoundedConfig", "adapter_norms"),
-    "gunlearn.llm.causal_lm": ("IGNORE", "CausalLM", "TextItems"),
-    "gunlearn.llm.collate": ("PartCollator",),
-    "gunlearn.llm.data": ("as_rows", "separate"),
-    "gunlearn.llm.direct_tokens": ("DTOTrainer", "StopBelow", "dto"),
-    "gunlearn.llm.encoding": ("encode",),
-    "gunlearn.llm.methods": ("METHODS",),
-    "gunlearn.llm.metrics.alignment": ("TextAlignment", "fade_metric", "functional_alignment"),
+    "gunlearn.llm.recipes.instructions": ("Instruction", "fill_templates"),
+    "gunlearn.llm.recipes.reveal": ("Revealed", "Revealer"),
+    "gunlearn.llm.training.adapter_fit": ("ReleaseOptions",),
+    "gunlearn.llm.recipes.release": ("ReleaseResult", "ReleaseRound", "reveal_and_release"),
+    "gunlearn.llm.unlearning": ("unlearn",),
+    "gunlearn.llm.recipes.bandit": ("NeuralUCB",),
+    "gunlearn.llm.model.arithmetic": ("adapter_delta", "add_delta", "negate_adapter"),
+    "gunlearn.llm.model.bounded": ("BoundedConfig", "adapter_norms"),
+    "gunlearn.llm.model.causal_lm": ("IGNORE", "CausalLM", "TextItems"),
+    "gunlearn.llm.data.collate": ("PartCollator",),
+    "gunlearn.llm.data.rows": ("as_rows", "separate"),
+    "gunlearn.llm.recipes.direct_tokens": ("DTOTrainer", "StopBelow", "dto"),
+    "gunlearn.llm.data.encoding": ("encode",),
+    "gunlearn.llm.recipes.methods": ("METHODS",),
+    "gunlearn.llm.metrics.text_alignment": ("TextAlignment", "fade_metric", "functional_alignment"),
     "gunlearn.llm.metrics.attacks": ("quantized", "relearn"),
     "gunlearn.llm.metrics.evaluation": ("evaluate",),
-    "gunlearn.llm.pairing": ("PairedDataset",),
-    "gunlearn.llm.plan": ("LLMMethod", "Plan"),
-    "gunlearn.llm.primal_dual": ("PrimalDualCallback",),
-    "gunlearn.llm.records": ("read_records", "refused"),
-    "gunlearn.llm.result": ("LLMResult",),
-    "gunlearn.llm.retain_sets": ("RetainTriples", "nearest_without_shared", "retain_triples"),
-    "gunlearn.llm.targets": ("TargetTokens", "target_tokens"),
-    "gunlearn.llm.selection": ("select_tokens",),
-    "gunlearn.llm.selectors": (
+    "gunlearn.llm.data.pairing": ("PairedDataset",),
+    "gunlearn.llm.recipes.plan": ("LLMMethod", "Plan"),
+    "gunlearn.llm.training.primal_dual_callback": ("PrimalDualCallback",),
+    "gunlearn.llm.data.records": ("read_records", "refused"),
+    "gunlearn.llm.record": ("LLMResult",),
+    "gunlearn.llm.data.retain_sets": ("RetainTriples", "nearest_without_shared", "retain_triples"),
+    "gunlearn.llm.data.target_tokens": ("TargetTokens", "target_tokens"),
+    "gunlearn.llm.data.marking": ("select_tokens",),
+    "gunlearn.llm.data.selectors": (
         "ContextDelta",
         "Entropy",
         "GivenMask",
@@ -51,9 +51,9 @@ _HOMES = {
         "SuffixDelta",
         "TokenSelector",
     ),
-    "gunlearn.llm.tofu": ("answer_rows", "load_tofu", "tofu_refusals"),
-    "gunlearn.llm.trainer": ("UnlearnTrainer",),
-    "gunlearn.llm.until": ("UntilUnseen",),
+    "gunlearn.llm.data.tofu": ("answer_rows", "load_tofu", "tofu_refusals"),
+    "gunlearn.llm.training.trainer": ("UnlearnTrainer",),
+    "gunlearn.llm.training.until": ("UntilUnseen",),
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)

@@ -54,7 +54,7 @@ def loading(settings: Mapping[str, Any], folder: str | PurePath | None = None) -
     base = repr(settings["base_model"] or "the model that the adapter was trained on")
     bounded = str(settings["adapter"].get("peft_type")).endswith("BOUNDED")
     return [
-        *(["import gunlearn.llm.bounded  # first: peft learns of this kind of adapter"] if bounded else []),
+        *(["import gunlearn.llm.model.bounded  # first: peft learns of this kind of adapter"] if bounded else []),
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM",
         f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base}), {where})",

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from gunlearn.core.checks import check_choice, check_name, check_same_shape
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.losses.checks import check_choice, check_name, check_same_shape
 from gunlearn.losses.objective import Composable
 from gunlearn.losses.prediction import Prediction
 from gunlearn.losses.reduction import PER_ITEM, REDUCTIONS, fit_mask, reduce_values

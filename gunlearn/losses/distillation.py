@@ -6,9 +6,9 @@ from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor
 
+from gunlearn.core.checks import check_number
 from gunlearn.losses import functional
 from gunlearn.losses.base import Loss
-from gunlearn.losses.checks import check_number
 from gunlearn.losses.prediction import Prediction
 
 

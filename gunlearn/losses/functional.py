@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gunlearn.core.checks import check_choice, check_number, check_same_shape
 from gunlearn.errors import InvalidInputError
-from gunlearn.losses.checks import check_choice, check_number, check_same_shape
 from gunlearn.losses.reduction import full_precision, reduce_values
 from gunlearn.losses.token_functional import (
     ceu,

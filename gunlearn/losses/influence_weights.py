@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from gunlearn.core.checks import check_categorical, check_choice, check_number
 from gunlearn.errors import InvalidInputError
-from gunlearn.losses.checks import check_categorical, check_choice, check_number
 from gunlearn.losses.reduction import full_precision
 
 UNITS = ("token", "item")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gunlearn.core.checks import check_number
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import functional
 from gunlearn.losses.base import Loss
-from gunlearn.losses.checks import check_number
 from gunlearn.losses.prediction import Prediction
 
 

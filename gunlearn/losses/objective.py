@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from gunlearn.core.checks import check_number
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.losses.checks import check_number
 from gunlearn.losses.prediction import Prediction
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gunlearn.core.checks import check_name, check_number, check_same_shape
 from gunlearn.losses import functional
 from gunlearn.losses.base import Loss
-from gunlearn.losses.checks import check_name, check_number, check_same_shape
 from gunlearn.losses.prediction import Prediction
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from gunlearn.core.checks import check_number
 from gunlearn.errors import InvalidInputError
-from gunlearn.losses.checks import check_number
 
 
 class PrimalDual:

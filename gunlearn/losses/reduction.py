@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
-from gunlearn.losses.checks import check_choice
 
 REDUCTIONS = ("mean", "sum", "none", "token_mean", "seq_mean", "seq_sum")
 PER_ITEM = ("seq_mean", "seq_sum")  # what makes one value of an item's tokens, before the mean over items

@@ -7,9 +7,9 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
+from gunlearn.core.checks import check_categorical, check_token_ids, check_token_range
 from gunlearn.losses import functional
 from gunlearn.losses.base import Loss
-from gunlearn.losses.checks import check_categorical, check_token_ids, check_token_range
 from gunlearn.losses.prediction import Prediction
 
 

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gunlearn.errors import InvalidInputError
-from gunlearn.losses.checks import (
+from gunlearn.core.checks import (
     check_categorical,
     check_choice,
     check_number,
@@ -22,6 +21,7 @@ from gunlearn.losses.checks import (
     check_token_ids,
     check_token_range,
 )
+from gunlearn.errors import InvalidInputError
 from gunlearn.losses.reduction import full_precision
 
 MASK_MODES = ("ninf", "zero_logit")

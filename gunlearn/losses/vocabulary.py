@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gunlearn.core.checks import check_categorical, check_choice, check_token_ids
 from gunlearn.losses import functional
 from gunlearn.losses.base import Loss
-from gunlearn.losses.checks import check_categorical, check_choice, check_token_ids
 from gunlearn.losses.prediction import Prediction
 from gunlearn.losses.token_functional import MASK_MODES
 

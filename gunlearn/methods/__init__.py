@@ -1,116 +1,58 @@
-"""Unlearning methods: one file each, all through one loop."""
+"""Unlearning methods, a file each. A name is imported when it is used, so that no method needs what another needs."""
 
 from __future__ import annotations
 
-from gunlearn.methods.auto import Auto
-from gunlearn.methods.base import Method, Outcome, Problem, build
-from gunlearn.methods.baselines import FineTune, GradDiff, GradientAscentMethod, UtU
-from gunlearn.methods.callbacks import Callback, EarlyStopping, TrainControl, TrainState
-from gunlearn.methods.certified import CGU
-from gunlearn.methods.ceu import CEU
-from gunlearn.methods.cognac import Cognac
-from gunlearn.methods.etr import ETR
-from gunlearn.methods.gif import GIF, IF
-from gunlearn.methods.gnndelete import GNNDelete, GNNDeleteNI
-from gunlearn.methods.graph_editor import GraphEditor
-from gunlearn.methods.grapheraser import GraphEraser
-from gunlearn.methods.head_training import fit_linear_head
-from gunlearn.methods.idea import IDEA
-from gunlearn.methods.imu import IMU
-from gunlearn.methods.inpo import INPO
-from gunlearn.methods.inpo_s import INPOS
-from gunlearn.methods.loop import TrainArguments, fit
-from gunlearn.methods.megu import MEGU
-from gunlearn.methods.npo import NPOMethod
-from gunlearn.methods.result import Result
-from gunlearn.methods.run import run_method, run_training
-from gunlearn.methods.scalegun import ScaleGUN
-from gunlearn.methods.scrub import Scrub, ScrubR
-from gunlearn.methods.ssd import SSD
-from gunlearn.methods.teachers import D2DGN, BadTeacher, RandomLabel
-from gunlearn.methods.training import Retrain, reset_model, train_from_scratch
+from gunlearn.core.lazy import lazy
+from gunlearn.core.registry import Registry
 
-#: Every method by its name.
-METHODS: dict[str, type[Method]] = {
-    cls.name: cls
-    for cls in (
-        Retrain,
-        FineTune,
-        UtU,
-        GradientAscentMethod,
-        GradDiff,
-        NPOMethod,
-        INPO,
-        GNNDelete,
-        GNNDeleteNI,
-        INPOS,
-        Scrub,
-        ScrubR,
-        IMU,
-        RandomLabel,
-        BadTeacher,
-        D2DGN,
-        SSD,
-        ETR,
-        MEGU,
-        Cognac,
-        GraphEraser,
-        GIF,
-        IF,
-        CEU,
-        IDEA,
-        GraphEditor,
-        CGU,
-        ScaleGUN,
-        Auto,
-    )
+_HERE = "gunlearn.methods"
+_METHODS = {
+    "retrain": f"{_HERE}.any_task.retrain:Retrain",
+    "finetune": f"{_HERE}.any_task.baselines:FineTune",
+    "utu": f"{_HERE}.any_task.baselines:UtU",
+    "gradient_ascent": f"{_HERE}.any_task.baselines:GradientAscentMethod",
+    "graddiff": f"{_HERE}.any_task.baselines:GradDiff",
+    "npo": f"{_HERE}.any_task.npo:NPOMethod",
+    "inpo": f"{_HERE}.graph.inpo:INPO",
+    "gnndelete": f"{_HERE}.operators.gnndelete:GNNDelete",
+    "gnndelete_ni": f"{_HERE}.operators.gnndelete:GNNDeleteNI",
+    "inpo_s": f"{_HERE}.operators.inpo_s:INPOS",
+    "scrub": f"{_HERE}.any_task.scrub:Scrub",
+    "scrub_r": f"{_HERE}.any_task.scrub:ScrubR",
+    "imu": f"{_HERE}.any_task.imu:IMU",
+    "random_label": f"{_HERE}.any_task.teachers:RandomLabel",
+    "bad_teacher": f"{_HERE}.any_task.teachers:BadTeacher",
+    "d2dgn": f"{_HERE}.any_task.teachers:D2DGN",
+    "ssd": f"{_HERE}.any_task.ssd:SSD",
+    "etr": f"{_HERE}.graph.etr:ETR",
+    "megu": f"{_HERE}.graph.megu:MEGU",
+    "cognac": f"{_HERE}.graph.cognac:Cognac",
+    "grapheraser": f"{_HERE}.shards.grapheraser:GraphEraser",
+    "gif": f"{_HERE}.second_order.gif:GIF",
+    "if": f"{_HERE}.second_order.gif:IF",
+    "ceu": f"{_HERE}.second_order.ceu:CEU",
+    "idea": f"{_HERE}.second_order.idea:IDEA",
+    "graph_editor": f"{_HERE}.linear_head.graph_editor:GraphEditor",
+    "cgu": f"{_HERE}.linear_head.certified:CGU",
+    "scalegun": f"{_HERE}.linear_head.scalegun:ScaleGUN",
+    "auto": f"{_HERE}.auto:Auto",
 }
+#: Every method by its name.
+METHODS: Registry = Registry("method", _METHODS)
 
-__all__ = [
-    "CEU",
-    "CGU",
-    "D2DGN",
-    "ETR",
-    "GIF",
-    "IDEA",
-    "IF",
-    "IMU",
-    "INPO",
-    "INPOS",
-    "MEGU",
-    "METHODS",
-    "SSD",
-    "Auto",
-    "BadTeacher",
-    "Callback",
-    "Cognac",
-    "EarlyStopping",
-    "FineTune",
-    "GNNDelete",
-    "GNNDeleteNI",
-    "GradDiff",
-    "GradientAscentMethod",
-    "GraphEditor",
-    "GraphEraser",
-    "Method",
-    "NPOMethod",
-    "Outcome",
-    "Problem",
-    "RandomLabel",
-    "Result",
-    "Retrain",
-    "ScaleGUN",
-    "Scrub",
-    "ScrubR",
-    "TrainArguments",
-    "TrainControl",
-    "TrainState",
-    "UtU",
-    "build",
-    "fit",
-    "fit_linear_head",
-    "reset_model",
-    "run_method",
-    "run_training",
-    "train_from_scratch",
-]
+_HOMES = {
+    "gunlearn.methods.base": ("Method", "Outcome", "Problem"),
+    "gunlearn.methods.door": ("run_method",),
+    "gunlearn.methods.linear_head.head_training": ("fit_linear_head",),
+    "gunlearn.training.callbacks": ("Callback", "EarlyStopping", "TrainControl", "TrainState"),
+    "gunlearn.training.from_scratch": ("reset_model", "train_from_scratch"),
+    "gunlearn.training.loop": ("TrainArguments", "fit"),
+    "gunlearn.training.result": ("Result",),
+    "gunlearn.training.run": ("run_training",),
+}
+for _home in _METHODS.values():
+    _module, _, _name = _home.partition(":")
+    _HOMES[_module] = (*_HOMES.get(_module, ()), _name)
+
+__all__ = sorted(["METHODS", *(name for names in _HOMES.values() for name in names)])
+__getattr__, __dir__ = lazy(__name__, _HOMES)

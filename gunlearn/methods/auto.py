@@ -12,10 +12,11 @@ from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.methods import METHODS
 from gunlearn.methods.base import Method, Outcome, Problem
-from gunlearn.methods.targets import check_held_out
-from gunlearn.nn.linear_head import LinearHead
-from gunlearn.tasks import Task
+from gunlearn.methods.graph.score_targets import check_held_out
+from gunlearn.nn.layers.linear_head import LinearHead
+from gunlearn.tasks.base import Task
 
 CHEAP = 0.05  # share of retraining's time below which only what costs nothing fits
 LARGE = 0.3  # what 'inpo' until unseen takes for a twentieth of the edges
@@ -88,8 +89,6 @@ class Auto(Method):
 
     def run(self, problem: Problem) -> Outcome:
         """See `Method.run`."""
-        from gunlearn.methods import METHODS  # not before all are there
-
         name, options, why = self.choose(problem.task, problem.partition, problem.model)
         method = METHODS[name](**options)
         method.supports(problem.task, problem.partition)

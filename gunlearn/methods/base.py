@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
-from gunlearn.methods.callbacks import Callback, TrainState
-from gunlearn.tasks import Task
+from gunlearn.tasks.base import Task
+from gunlearn.training.callbacks import Callback, TrainState
 
 #: What methods may need beyond the model and the forget set.
 NEEDS = (
@@ -148,31 +148,3 @@ def check_whole(method: Method, **least: int) -> None:
         value = getattr(method, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < bound:
             raise InvalidInputError(f"Expected '{name}' to be an integer >= {bound} (got {value!r})")
-
-
-def build(methods: dict[str, type[Method]], method: str | Method, options: dict[str, Any]) -> Method:
-    """A method from its name and options, or the object itself.
-
-    Raises:
-        InvalidInputError: unknown name or option.
-    """
-    if isinstance(method, Method):
-        if options:
-            raise InvalidInputError(f"Expected options with a method's name only (got an object and {sorted(options)})")
-        return method
-    name, _, variant = str(method).partition(":")
-    if name not in methods:
-        raise InvalidInputError(f"Expected a method among {sorted(methods)} (got '{name}')")
-    cls = methods[name]
-    if variant and variant not in cls.variants:
-        raise InvalidInputError(f"Expected a variant of '{name}' among {sorted(cls.variants)} (got '{variant}')")
-    options = {**(cls.variants[variant] if variant else {}), **options}
-    unknown = sorted(set(options) - set(cls.options()))
-    if unknown:
-        raise InvalidInputError(f"Expected options of '{name}' among {sorted(cls.options())} (got {unknown})")
-    try:
-        return cls(**options)
-    except TypeError as error:  # a number's option that was given a word
-        raise InvalidInputError(
-            f"Expected options of the right type for '{method}' (got {options}: {error})"
-        ) from error

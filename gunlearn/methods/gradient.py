@@ -15,12 +15,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import Objective, ObjectiveValue, Prediction, as_objective
 from gunlearn.methods.base import Method, Outcome, Problem
-from gunlearn.methods.batches import BatchOptions, Feed
-from gunlearn.methods.distributed import processes
-from gunlearn.methods.loop import TrainArguments, fit
-from gunlearn.methods.targets import TARGETS, ScoreTarget, check_held_out
-from gunlearn.nn.subgraph import Subgraph
-from gunlearn.tasks import LinkPrediction, Parts, Task
+from gunlearn.methods.graph.score_targets import TARGETS, ScoreTarget, check_held_out
+from gunlearn.nn.kernels.subgraph import Subgraph
+from gunlearn.tasks.base import Parts, Task
+from gunlearn.tasks.graph.link_prediction import LinkPrediction
+from gunlearn.training.feeding import BatchOptions, Feed
+from gunlearn.training.loop import TrainArguments, fit
+from gunlearn.training.processes import processes
 
 
 @dataclass(frozen=True)

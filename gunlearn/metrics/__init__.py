@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gunlearn._lazy import lazy
+from gunlearn.core.lazy import lazy
 
 _HOMES = {
     "gunlearn.metrics.alignment": (

@@ -24,8 +24,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
-from gunlearn.losses.checks import check_choice
 from gunlearn.losses.functional import kl_divergence
 
 ESTIMATORS = ("rao_blackwell", "monte_carlo")

@@ -14,8 +14,8 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Prediction
 from gunlearn.losses.functional import categorical_js_divergence, js_divergence
-from gunlearn.nn.attach import suspended_caches
-from gunlearn.tasks import Task
+from gunlearn.nn.attach.contexts import suspended_caches
+from gunlearn.tasks.base import Task
 
 SETS = ("forget", "test", "retain")
 

@@ -14,8 +14,7 @@ from gunlearn.errors import UnsupportedMethodError
 from gunlearn.losses import Prediction
 from gunlearn.metrics.base import Evaluator
 from gunlearn.metrics.ranking import forget_separation, separation
-from gunlearn.tasks import LinkPrediction
-from gunlearn.tasks.link_prediction import forgotten_edges
+from gunlearn.tasks.graph.link_prediction import LinkPrediction, forgotten_edges
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from gunlearn.errors import UnsupportedMethodError
 from gunlearn.metrics.base import Evaluator
 from gunlearn.metrics.classes import ClassEvaluator
 from gunlearn.metrics.link import LinkEvaluator
-from gunlearn.tasks import Task
+from gunlearn.tasks.base import Task
 
 #: Who evaluates a task, by its name.
 EVALUATORS: dict[str, type[Evaluator]] = {

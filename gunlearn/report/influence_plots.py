@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from gunlearn.influence.agreement import recovery
-from gunlearn.influence.study import Study
+from gunlearn.attribution.study.agreement import recovery
+from gunlearn.attribution.study.study import Study
 from gunlearn.report.plots import COLOURS, MARKERS, STYLE, plain_text
 
 _POINTS = 1500  # per panel: more say nothing and make the file heavy

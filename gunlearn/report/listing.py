@@ -33,7 +33,7 @@ def methods_listing() -> tuple[list[str], list[list[str]]]:
 
 def estimators_listing() -> tuple[list[str], list[list[str]]]:
     """Heading and rows of all estimators of influence."""
-    from gunlearn.influence import ESTIMATORS
+    from gunlearn.attribution import ESTIMATORS
 
     head = ["estimator", "question", "what it does", "of", "targets", "cost", "paper"]
     return head, [
@@ -71,7 +71,7 @@ def losses_listing() -> tuple[list[str], list[list[str]]]:
 
 def datasets_listing(root: str | PathLike[str] | None = None) -> tuple[list[str], list[list[str]]]:
     """Heading and rows of all named data sets, and whether their files are there."""
-    from gunlearn.datasets import available
+    from gunlearn.datasets.registry import available
 
     head = ["data set", "nodes", "directed edges", "source", "at hand"]
     rows = []

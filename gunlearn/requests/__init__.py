@@ -1,24 +1,28 @@
-"""What to forget: requests, and the partition of a graph that a request resolves to."""
+"""What to forget: a request names it, and resolves against data to a partition. Names load on first use."""
 
 from __future__ import annotations
 
-from gunlearn.requests.base import Request, RequestSum
-from gunlearn.requests.edges import ForgetEdges
-from gunlearn.requests.items import ForgetItems, ItemPartition
-from gunlearn.requests.nodes import ForgetFeatures, ForgetGraphs, ForgetNodes, ForgetSubgraph
-from gunlearn.requests.partition import Partition
-from gunlearn.requests.selection import Selection
+from gunlearn.core.lazy import lazy
 
-__all__ = [
-    "ForgetEdges",
-    "ForgetFeatures",
-    "ForgetGraphs",
-    "ForgetItems",
-    "ForgetNodes",
-    "ForgetSubgraph",
-    "ItemPartition",
-    "Partition",
-    "Request",
-    "RequestSum",
-    "Selection",
-]
+_HOMES = {
+    "gunlearn.requests.base": (
+        "Request",
+        "RequestSum",
+    ),
+    "gunlearn.requests.edges": ("ForgetEdges",),
+    "gunlearn.requests.items": (
+        "ForgetItems",
+        "ItemPartition",
+    ),
+    "gunlearn.requests.nodes": (
+        "ForgetFeatures",
+        "ForgetGraphs",
+        "ForgetNodes",
+        "ForgetSubgraph",
+    ),
+    "gunlearn.requests.partition": ("Partition",),
+    "gunlearn.requests.selection": ("Selection",),
+}
+
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

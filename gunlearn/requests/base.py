@@ -12,9 +12,9 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
-from gunlearn.requests.graph import TrainingGraph
 from gunlearn.requests.partition import Partition
 from gunlearn.requests.selection import Selection
+from gunlearn.requests.training_graph import TrainingGraph
 
 
 class Request(ABC):

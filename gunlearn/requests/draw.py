@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
-from gunlearn.requests.graph import TrainingGraph
 from gunlearn.requests.regions import inpo_edges, region_edges
+from gunlearn.requests.training_graph import TrainingGraph
 from gunlearn.seed import isolated_rng
 
 if TYPE_CHECKING:

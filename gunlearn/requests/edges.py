@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gunlearn.core.checks import check_seed, check_size, the_one_given
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.base import Request
-from gunlearn.requests.checks import check_seed, check_size, the_one_given
 from gunlearn.requests.draw import ORDERS, PROTOCOLS, draw_edges
-from gunlearn.requests.graph import TrainingGraph, show_pairs
 from gunlearn.requests.regions import REGIONS
+from gunlearn.requests.training_graph import TrainingGraph, show_pairs
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gunlearn.core.checks import check_seed, check_size, the_one_given
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError, InvalidTypeError
+from gunlearn.requests.apply import select_entries
 from gunlearn.requests.base import Request
-from gunlearn.requests.checks import check_seed, check_size, the_one_given
 from gunlearn.requests.edges import _named_tensor, _sorted_content
-from gunlearn.requests.graph import TrainingGraph
 from gunlearn.requests.partition import _content_hash
-from gunlearn.requests.removal import select_entries
+from gunlearn.requests.training_graph import TrainingGraph
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gunlearn.core.checks import check_seed, check_size, the_one_given
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
+from gunlearn.requests.apply import GONE
 from gunlearn.requests.base import Request
-from gunlearn.requests.checks import check_seed, check_size, the_one_given
 from gunlearn.requests.edges import _named_tensor, _sorted_content
-from gunlearn.requests.graph import TrainingGraph, num_graphs
 from gunlearn.requests.regions import k_hop_mask
-from gunlearn.requests.removal import GONE
 from gunlearn.requests.selection import Selection
+from gunlearn.requests.training_graph import TrainingGraph, num_graphs
 
 ORDERS = ("random", "degree")
 
@@ -114,7 +114,7 @@ class _ForgetIds(Request):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ForgetNodes(_ForgetIds):
-    """Forget nodes: features, label and all edges; see `gunlearn.requests.removal` for what is left.
+    """Forget nodes: features, label and all edges; see `gunlearn.requests.apply` for what is left.
 
     Exactly one of `index`, `mask`, `ratio` and `count` says which. Named nodes may be any; draws are among the training
     nodes (`data.train_mask`; without one, those outside `val_mask` and `test_mask`), so that they are *global* ids of

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidRequestError
-from gunlearn.requests.graph import TrainingGraph
+from gunlearn.requests.apply import without
 from gunlearn.requests.regions import k_hop_mask
-from gunlearn.requests.removal import without
 from gunlearn.requests.selection import Selection
+from gunlearn.requests.training_graph import TrainingGraph
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Partition:
         forget_nodes: ids `[k]`, sorted, of the nodes that go; those of forgotten graphs too.
         forget_features: blocks of feature entries that go: node ids `[k]`, and columns `[c]` or `None` for all.
         forget_graphs: ids `[k]`, sorted, of whole graphs of a batch.
-        retain_data: shallow copy of `data` without all that; node numbers stay. See `gunlearn.requests.removal`.
+        retain_data: shallow copy of `data` without all that; node numbers stay. See `gunlearn.requests.apply`.
         is_undirected: an edge stands for both directions, and both are forgotten.
         request_hash: 16 hex digits of the content: kind, number of nodes, all that is forgotten.
     """

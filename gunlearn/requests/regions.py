@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gunlearn.errors import InvalidRequestError
-from gunlearn.requests.graph import TrainingGraph, check_node_ids, pair_tensor
+from gunlearn.requests.training_graph import TrainingGraph, check_node_ids, pair_tensor
 
 REGIONS = ("any", "in", "out")
 NUM_HOPS = 2

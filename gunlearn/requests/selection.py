@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from gunlearn.requests.graph import TrainingGraph
+from gunlearn.requests.training_graph import TrainingGraph
 
 
 @dataclass(frozen=True, eq=False)

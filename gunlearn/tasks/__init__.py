@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from gunlearn._lazy import lazy
+from gunlearn.core.lazy import lazy
 
 _HOMES = {
     "gunlearn.tasks.base": ("Parts", "Task"),
-    "gunlearn.tasks.classification": ("ArrayParts", "ImageClassification"),
-    "gunlearn.tasks.graph": ("GraphTask",),
-    "gunlearn.tasks.graph_classification": ("GraphClassification",),
-    "gunlearn.tasks.link_prediction": ("EdgeParts", "LinkPrediction"),
+    "gunlearn.tasks.items.arrays": ("ArrayParts", "ImageClassification"),
+    "gunlearn.tasks.graph.base": ("GraphTask",),
+    "gunlearn.tasks.graph.graph_classification": ("GraphClassification",),
+    "gunlearn.tasks.graph.link_prediction": ("EdgeParts", "LinkPrediction"),
     "gunlearn.tasks.named": ("TASKS", "as_task"),
-    "gunlearn.tasks.negatives": ("NegativeSampler",),
-    "gunlearn.tasks.node_classification": ("NodeClassification", "NodeItems", "NodeParts"),
-    "gunlearn.tasks.random_nodes": ("RandomNodeParts",),
+    "gunlearn.tasks.graph.negatives": ("NegativeSampler",),
+    "gunlearn.tasks.graph.node_classification": ("NodeClassification", "NodeItems", "NodeParts"),
+    "gunlearn.tasks.graph.random_nodes": ("RandomNodeParts",),
     "gunlearn.tasks.sampling": ("ShuffledBatches", "StratifiedSampler"),
-    "gunlearn.tasks.splits": ("link_split", "node_split"),
+    "gunlearn.tasks.graph.splits": ("link_split", "node_split"),
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)

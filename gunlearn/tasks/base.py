@@ -14,7 +14,7 @@ from gunlearn.losses import Prediction
 if TYPE_CHECKING:  # tasks without graphs load none of it
     from torch_geometric.data import Data
 
-    from gunlearn.nn.subgraph import Subgraph
+    from gunlearn.nn.kernels.subgraph import Subgraph
     from gunlearn.tasks.sampling import Draw
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.classification import ImageClassification
-from gunlearn.tasks.graph_classification import GraphClassification
-from gunlearn.tasks.link_prediction import LinkPrediction
-from gunlearn.tasks.node_classification import NodeClassification
+from gunlearn.tasks.graph.graph_classification import GraphClassification
+from gunlearn.tasks.graph.link_prediction import LinkPrediction
+from gunlearn.tasks.graph.node_classification import NodeClassification
+from gunlearn.tasks.items.arrays import ImageClassification
 
 TASKS = {task.name: task for task in (LinkPrediction, NodeClassification, GraphClassification, ImageClassification)}
 
@@ -22,7 +22,7 @@ def as_task(task: str | Task) -> Task:
     if isinstance(task, Task):
         return task
     if task == "causal_lm":  # loads transformers
-        from gunlearn.llm import CausalLM
+        from gunlearn.llm.model.causal_lm import CausalLM
 
         return CausalLM()
     if not isinstance(task, str) or task not in TASKS:

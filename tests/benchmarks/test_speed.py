@@ -8,7 +8,7 @@ from torch_geometric.nn import GCNConv
 from torch_geometric.utils import barabasi_albert_graph
 
 import gunlearn as gu
-from gunlearn.influence import nora
+from gunlearn.attribution import nora
 from gunlearn.methods import INPO
 from gunlearn.nn import EdgePattern, gather_inner_product
 from gunlearn.tasks import LinkPrediction

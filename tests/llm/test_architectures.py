@@ -10,7 +10,7 @@ import transformers as tf
 from torch import nn
 
 from gunlearn.llm import CausalLM, PartCollator
-from gunlearn.llm.head import head_comes_last
+from gunlearn.llm.model.head import head_comes_last
 from gunlearn.losses import NLL
 
 SIZES = {

@@ -22,7 +22,7 @@ from transformers.models.auto import AutoModelForCausalLM
 
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedModelError
 from gunlearn.llm import BoundedConfig, CausalLM, PartCollator, UnlearnTrainer, adapter_norms, negate_adapter
-from gunlearn.llm.bounded_layer import BoundedLinear, bounded_delta
+from gunlearn.llm.model.bounded_layer import BoundedLinear, bounded_delta
 from gunlearn.losses import NLL, NPO
 from tests.llm import facts
 

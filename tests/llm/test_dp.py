@@ -25,10 +25,10 @@ from tests.llm import facts
 
 pytest.importorskip("opacus")
 
-from gunlearn.llm.dp import DPBase, dp_train, finetune, unlearn
-from gunlearn.llm.dp_card import DPCard
-from gunlearn.llm.dp_rows import ledger_of, records_changed, units, weights_digest
-from gunlearn.llm.dp_steps import DPOptimizer, add_hooks, record_gradients, row_losses
+from gunlearn.llm.privacy.dp_card import DPCard
+from gunlearn.llm.privacy.dp_rows import ledger_of, records_changed, units, weights_digest
+from gunlearn.llm.privacy.dp_steps import DPOptimizer, add_hooks, record_gradients, row_losses
+from gunlearn.llm.privacy.dp_training import DPBase, dp_train, finetune, unlearn
 
 ROWS = facts.rows(range(20), (0,))
 RETAIN = facts.rows(facts.RETAIN, (0,))

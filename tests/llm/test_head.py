@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
-from gunlearn.llm.head import evaluating, head_comes_last, output_head, replaced_head, token_log_prob
+from gunlearn.llm.model.head import evaluating, head_comes_last, output_head, replaced_head, token_log_prob
 from tests.llm import facts
 
 VOCAB, DIM = 11, 5

@@ -12,10 +12,10 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 
-import gunlearn.llm.bounded  # noqa: F401  # bounded adapters load once this is imported
+import gunlearn.llm.model.bounded  # noqa: F401  # bounded adapters load once this is imported
 from gunlearn.errors import DivergenceError, InvalidInputError, InvalidTypeError
 from gunlearn.llm import CausalLM, PartCollator, encode, unlearn
-from gunlearn.llm.progress import StepBar
+from gunlearn.llm.training.progress import StepBar
 from gunlearn.losses import NLL, NPO, GradientAscent
 from gunlearn.seed import get_rng_state
 from tests.llm import facts
@@ -304,8 +304,8 @@ def test_what_cannot_be_asked_is_left_out_of_the_comparison(monkeypatch):
         asked.append((len(rows), max_new_tokens, batch_size))
         return types.SimpleNamespace(value=0.25)
 
-    monkeypatch.setattr("gunlearn.llm.metrics.alignment.functional_alignment", alignment)
-    monkeypatch.setattr("gunlearn.llm.result.figures", lambda model, parts, *how: measured.append(how) or {})
+    monkeypatch.setattr("gunlearn.llm.metrics.text_alignment.functional_alignment", alignment)
+    monkeypatch.setattr("gunlearn.llm.record.figures", lambda model, parts, *how: measured.append(how) or {})
     result = run([*FORGET[:4], bare(FORGET[4])], max_steps=1, figure_rows=0, batch_size=3)
     full = facts.full()
     found = result.compared(full, full, max_new_tokens=1000)  # more than the context holds

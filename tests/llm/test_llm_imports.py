@@ -15,7 +15,7 @@ import gunlearn.llm
 from gunlearn.errors import MissingExtraError
 
 ROOM = Path(gunlearn.llm.__file__).parent
-FORBIDDEN = ("torch_geometric", "gunlearn.nn", "gunlearn.requests", "gunlearn.methods", "gunlearn.influence")
+FORBIDDEN = ("torch_geometric", "gunlearn.nn", "gunlearn.requests", "gunlearn.methods", "gunlearn.attribution")
 
 
 def test_all_names_are_there() -> None:

@@ -9,9 +9,9 @@ import torch
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm import METHODS, CausalLM, PartCollator
-from gunlearn.llm.methods import methods_listing, named_method
-from gunlearn.llm.plan import RETAIN_LOSSES
-from gunlearn.llm.trainer import answer_mask
+from gunlearn.llm.recipes.methods import methods_listing, named_method
+from gunlearn.llm.recipes.plan import RETAIN_LOSSES
+from gunlearn.llm.training.trainer import answer_mask
 from gunlearn.losses import LOSSES, NLL, JSDToReference, KLToReference, Loss
 from tests.llm import facts
 

@@ -34,7 +34,7 @@ from gunlearn.llm.metrics import (
     token_scores,
     truth_ratio,
 )
-from gunlearn.llm.metrics.tofu import truth_of
+from gunlearn.llm.metrics.tofu_metrics import truth_of
 from gunlearn.metrics import Alignment, Sampler
 from tests.llm import facts
 

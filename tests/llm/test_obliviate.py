@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerFast, TrainingArguments
 
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 from gunlearn.llm import UnlearnTrainer, nearest_without_shared, retain_triples, target_tokens
-from gunlearn.llm.obliviate import FirstChoice, obliviate, obliviate_settings
-from gunlearn.llm.retain_sets import as_records, text_of
-from gunlearn.llm.targets import frequent_words
+from gunlearn.llm.data.retain_sets import as_records, text_of
+from gunlearn.llm.data.target_tokens import frequent_words
+from gunlearn.llm.recipes.obliviate import FirstChoice, obliviate, obliviate_settings
 from gunlearn.losses import MaskedVocabulary, Objective, Prediction
 from tests.llm import facts
 

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError
 from gunlearn.llm import PairedDataset, PartCollator
-from gunlearn.llm.pairing import warn_of_overlap
+from gunlearn.llm.data.pairing import warn_of_overlap
 
 
 def rows(*starts: int) -> list[dict]:

@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm import UnlearnTrainer
-from gunlearn.llm.primal_dual import PrimalDualCallback
+from gunlearn.llm.training.primal_dual_callback import PrimalDualCallback
 from gunlearn.losses import NLL, FlatLogits, PrimalDual
 from tests.llm import facts
 

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm import CausalLM, PartCollator
-from gunlearn.llm.reference import Reference
+from gunlearn.llm.model.frozen import Reference
 from tests.llm import facts
 
 BATCH = PartCollator()(facts.rows(range(2)))

@@ -13,10 +13,10 @@ from torch import nn
 
 from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
 from gunlearn.llm import Instruction, ReleaseOptions, Revealer, fill_templates, reveal_and_release
-from gunlearn.llm.adapter_fit import fit_adapter
-from gunlearn.llm.collate import collator_of
-from gunlearn.llm.metrics.alignment import functional_alignment
-from gunlearn.llm.until import mean_nll
+from gunlearn.llm.data.collate import collator_of
+from gunlearn.llm.metrics.text_alignment import functional_alignment
+from gunlearn.llm.training.adapter_fit import fit_adapter
+from gunlearn.llm.training.until import mean_nll
 from tests.llm import facts
 
 FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.llm import PartCollator
-from gunlearn.llm.selection import WordIndex, select_tokens
-from gunlearn.llm.selectors import (
+from gunlearn.llm.data.marking import WordIndex, select_tokens
+from gunlearn.llm.data.selectors import (
     ContextDelta,
     Entropy,
     GivenMask,
@@ -196,6 +196,9 @@ class Table:
 
     def __init__(self, table):
         self.table = table
+
+    def __repr__(self):  # the name of a test, the same in every process
+        return f"Table({self.table})"
 
     def scores(self, model, batch):
         out = torch.zeros(batch["labels"][:, 1:].shape, dtype=torch.float64)

@@ -6,7 +6,7 @@ import pytest
 
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 from gunlearn.llm import answer_rows, load_tofu, tofu_refusals
-from gunlearn.llm.tofu import RETAIN_OF
+from gunlearn.llm.data.tofu import RETAIN_OF
 from tests.llm.facts import tokenizer
 
 

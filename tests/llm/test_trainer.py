@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, LlamaForCausalLM, TrainerCallbac
 
 from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
 from gunlearn.llm import CausalLM, PartCollator, UnlearnTrainer
-from gunlearn.llm.collate import collator_of
+from gunlearn.llm.data.collate import collator_of
 from gunlearn.losses import DPO, NLL, NPO, GradientAscent, JSDToRefusal
 from tests.llm import facts
 from tests.llm.training import FORGET, OBJECTIVE, RETAIN, Gradients, adapted, arguments, make, same, weights

@@ -10,7 +10,7 @@ from transformers import TrainerState, TrainingArguments
 
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError
 from gunlearn.llm import PartCollator, UnlearnTrainer, UntilUnseen
-from gunlearn.llm.until import mean_nll
+from gunlearn.llm.training.until import mean_nll
 from gunlearn.losses import NLL, GradientAscent
 from tests.llm import facts as F
 

@@ -15,7 +15,7 @@ from torch_geometric.nn import SGConv
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import fit_linear_head
-from gunlearn.methods.accountant import Accountant
+from gunlearn.methods.linear_head.accountant import Accountant
 from gunlearn.nn import LinearHead
 from tests.methods.heads import fitted, gradient, karate, optimum
 

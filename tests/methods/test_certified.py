@@ -17,9 +17,9 @@ from torch_geometric.nn import SGConv
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.methods import CGU, ScaleGUN, fit_linear_head
-from gunlearn.methods.convex import spectral_bound
-from gunlearn.methods.propagation import propagated
-from gunlearn.methods.push import Pushed, pushed_state
+from gunlearn.methods.linear_head.convex import spectral_bound
+from gunlearn.methods.linear_head.propagation import propagated
+from gunlearn.methods.linear_head.push import Pushed, pushed_state
 from gunlearn.nn import LinearHead
 from tests.methods.heads import dense_features, fitted, gradient, karate, optimum, small_cora, training_rows
 

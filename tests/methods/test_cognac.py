@@ -18,8 +18,8 @@ from gunlearn.errors import EmptyForgetSetError, InvalidInputError
 from gunlearn.losses import Objective, Prediction, as_objective
 from gunlearn.methods import run_method
 from gunlearn.methods.base import Problem
-from gunlearn.methods.cognac import Cognac, Contrast, Walk, affected
-from gunlearn.methods.entities import forgotten_entities
+from gunlearn.methods.graph.cognac import Cognac, Contrast, Walk, affected
+from gunlearn.methods.graph.entities import forgotten_entities
 from gunlearn.seed import isolated_rng
 from tests.methods.cases import same_weights
 

@@ -16,7 +16,7 @@ from torch_geometric.data import Data
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import run_method
-from gunlearn.methods.etr import ETR, erase, quantile
+from gunlearn.methods.graph.etr import ETR, erase, quantile
 from gunlearn.seed import isolated_rng
 from tests.methods.cases import make_data, run, same_weights, trained_model
 

@@ -21,11 +21,11 @@ import gunlearn as gu
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Objective
 from gunlearn.methods import INPOS, GNNDelete, GNNDeleteNI, run_method
-from gunlearn.methods.deletion import DeletionOperator, attach_operators, restore_operators, strip_operators
-from gunlearn.methods.layer_losses import Affected, LayerLosses
+from gunlearn.methods.operators.layer_losses import Affected, LayerLosses
 from gunlearn.nn import after_layer
-from gunlearn.nn.subgraph import propagation_depth
-from gunlearn.tasks.beside import beside
+from gunlearn.nn.attach.operators import DeletionOperator, attach_operators, restore_operators, strip_operators
+from gunlearn.nn.kernels.subgraph import propagation_depth
+from gunlearn.tasks.graph.beside import beside
 from tests.methods.cases import fresh_model, make_data, same_weights, trained_model
 
 FORGET = gu.ForgetEdges(count=6, seed=3)

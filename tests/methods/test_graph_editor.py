@@ -14,7 +14,7 @@ from torch_geometric.nn import SGConv
 
 import gunlearn as gu
 from gunlearn.errors import UnsupportedMethodError, UnsupportedModelError
-from gunlearn.methods.graph_editor import edited
+from gunlearn.methods.linear_head.graph_editor import edited
 from gunlearn.nn import LinearHead
 from tests.methods.heads import dense_features, fitted, karate, small_cora, training_rows
 

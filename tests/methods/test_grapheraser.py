@@ -16,9 +16,9 @@ from torch_geometric.data import Data
 
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
-from gunlearn.methods import grapheraser
-from gunlearn.methods.grapheraser import ShardEnsemble, fit_weights, shard_graph
-from gunlearn.methods.partitioning import admitted, assign, balanced_kmeans, capacity, label_propagation
+from gunlearn.methods.shards import grapheraser
+from gunlearn.methods.shards.grapheraser import ShardEnsemble, fit_weights, shard_graph
+from gunlearn.methods.shards.partitioning import admitted, assign, balanced_kmeans, capacity, label_propagation
 from gunlearn.seed import isolated_rng
 from tests.methods.cases import MODELS, SHARD_CASES, make_data, run, same_weights, trained_model, weights
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gunlearn.curvature.fisher import fisher_diagonal
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Objective
-from gunlearn.methods import IMU, FineTune, GradientAscentMethod, imu, run_method
-from gunlearn.methods.importance import fisher_diagonal
-from gunlearn.methods.imu import head_influence, item_weights
+from gunlearn.methods import IMU, FineTune, GradientAscentMethod, run_method
+from gunlearn.methods.any_task import imu
+from gunlearn.methods.any_task.imu import head_influence, item_weights
 from tests.methods.forgetting import IMAGES, changes, class_figures, digits, on_digits, on_karate, threes
 
 

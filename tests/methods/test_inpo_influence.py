@@ -13,10 +13,10 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 import gunlearn as gu
+from gunlearn.attribution import ESTIMATORS, min_max, nora
 from gunlearn.errors import InvalidInputError
-from gunlearn.influence import ESTIMATORS, min_max, nora
 from gunlearn.methods import INPO, Problem
-from gunlearn.methods.damping import damped
+from gunlearn.methods.graph.message_damping import damped
 from gunlearn.nn import MessageScale
 from gunlearn.tasks import LinkPrediction
 from tests.methods.cases import make_data, run, same_weights, trained_model, weights

@@ -19,8 +19,8 @@ import gunlearn as gu
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.losses import NLL, Objective, as_objective
 from gunlearn.methods import METHODS, run_method
-from gunlearn.methods.entities import forgotten_entities, inverted_features
-from gunlearn.methods.megu import MEGU, OPERATOR, gap, influenced
+from gunlearn.methods.graph.entities import forgotten_entities, inverted_features
+from gunlearn.methods.graph.megu import MEGU, OPERATOR, gap, influenced
 from gunlearn.seed import isolated_rng
 from tests.methods.cases import same_weights
 
@@ -131,7 +131,7 @@ def test_the_first_loss_is_the_papers(kind: str, read: str) -> None:
 
 def test_a_leader_gets_no_gradient_from_the_divergence() -> None:
     from gunlearn.losses import Prediction
-    from gunlearn.methods.megu import Follow
+    from gunlearn.methods.graph.megu import Follow
 
     logits, leader = torch.randn(5, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
     Follow(2.0)(Prediction(torch.zeros(5), logits=logits, embeddings=leader)).backward()

@@ -14,8 +14,8 @@ import gunlearn as gu
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import Objective, Prediction
 from gunlearn.methods import FineTune, Scrub, ScrubR, run_method
+from gunlearn.methods.any_task.scrub import _direction
 from gunlearn.methods.gradient import FrozenStatistics
-from gunlearn.methods.scrub import _direction
 from tests.methods.cases import fresh_model, make_data, same_weights
 from tests.methods.forgetting import IMAGES, changes, class_figures, digits, karate, on_digits, on_karate, state, threes
 

@@ -17,13 +17,13 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GATConv, GCNConv, SAGEConv
 
 import gunlearn as gu
+from gunlearn.curvature.products import Curvature, SplitGaussNewton
+from gunlearn.curvature.solvers import conjugate_gradient, krylov
+from gunlearn.curvature.training_loss import TrainingLoss
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMethodError
-from gunlearn.influence.curvature import Curvature, SplitGaussNewton
-from gunlearn.influence.solvers import conjugate_gradient, krylov
-from gunlearn.influence.training_loss import TrainingLoss
 from gunlearn.methods import CEU, GIF, IDEA, IF, FineTune, Problem, Retrain, run_method
-from gunlearn.methods.removal import Removal
-from gunlearn.nn.sparse import PlainPathWarning
+from gunlearn.methods.second_order.removal import Removal
+from gunlearn.nn.kernels.sparse import PlainPathWarning
 from gunlearn.seed import isolated_rng
 from tests.methods.cases import same_weights
 

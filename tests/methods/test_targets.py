@@ -8,10 +8,10 @@ import torch
 
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
-from gunlearn.influence.pair_features import pair_features
 from gunlearn.losses import NPO, Prediction
 from gunlearn.methods import INPO, FineTune, NPOMethod, Problem, run_method
-from gunlearn.methods.targets import NEIGHBORS, ScoreTarget, separated_scores, unseen_scores
+from gunlearn.methods.graph.pair_features import pair_features
+from gunlearn.methods.graph.score_targets import NEIGHBORS, ScoreTarget, separated_scores, unseen_scores
 from gunlearn.tasks import LinkPrediction
 
 

@@ -17,8 +17,8 @@ import gunlearn as gu
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import Objective, Prediction
 from gunlearn.methods import D2DGN, METHODS, BadTeacher, FineTune, NPOMethod, RandomLabel, run_method
+from gunlearn.methods.any_task.teachers import other_log_prob
 from gunlearn.methods.base import Problem
-from gunlearn.methods.teachers import other_log_prob
 from tests.methods.cases import make_data, run, same_weights, trained_model, weights
 from tests.methods.forgetting import (
     IMAGES,

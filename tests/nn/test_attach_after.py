@@ -12,7 +12,7 @@ from torch import nn
 from torch_geometric.nn import GATConv, GCNConv
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
-from gunlearn.nn.attach import after_layer, removed_edges, scaled_messages
+from gunlearn.nn.attach.contexts import after_layer, removed_edges, scaled_messages
 from tests.nn.test_attach_cases import CASES, DIM, EDGE_INDEX, NUM_NODES, REMOVED, build, nothing_left
 
 MAIN = [

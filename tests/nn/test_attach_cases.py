@@ -29,7 +29,7 @@ from torch_geometric.nn import Sequential as PyGSequential
 from torch_geometric.nn.models import GAT, GCN, GraphSAGE
 
 from gunlearn.errors import InvalidTypeError, UnsupportedModelError
-from gunlearn.nn.attach import message_passing_layers, removed_edges
+from gunlearn.nn.attach.contexts import message_passing_layers, removed_edges
 
 NUM_NODES, DIM, EDGE_DIM, NUM_RELATIONS = 9, 4, 3, 2
 

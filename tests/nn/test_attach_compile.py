@@ -10,7 +10,7 @@ import copy
 import pytest
 import torch
 
-from gunlearn.nn.attach import after_layer, removed_edges, scaled_messages
+from gunlearn.nn.attach.contexts import after_layer, removed_edges, scaled_messages
 from tests.nn.test_attach_cases import EDGE_INDEX, REMOVED, build, nothing_left
 
 SCALE = torch.linspace(0.1, 1.9, EDGE_INDEX.size(1), dtype=torch.float64)

@@ -13,7 +13,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.nn import GATConv, GCNConv, GraphConv, MessagePassing, SAGEConv, TransformerConv
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.nn.attach import removed_edges, scaled_messages
+from gunlearn.nn.attach.contexts import removed_edges, scaled_messages
 from tests.nn.test_attach_cases import (
     CASES,
     DIM,

@@ -13,7 +13,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.nn import APPNP, GATConv, GATv2Conv, GCNConv, GINConv, GraphConv, SAGEConv, SGConv, TransformerConv
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.nn.attach import removed_edges, scaled_messages
+from gunlearn.nn.attach.contexts import removed_edges, scaled_messages
 from tests.nn.test_attach_cases import (
     CASES,
     DIM,

@@ -12,10 +12,10 @@ from torch_geometric.nn import GAT, GIN, GCNConv, GraphSAGE, SGConv
 import gunlearn as gu
 from gunlearn.bench.models import Recipe
 from gunlearn.errors import InvalidInputError
-from gunlearn.methods.training import reset_model
 from gunlearn.nn import BACKBONES, backbone, removed_edges
-from gunlearn.nn.backbones import GCN, APPNPNet, GCNIINet
-from gunlearn.nn.sparse import SparseMatrix
+from gunlearn.nn.kernels.sparse import SparseMatrix
+from gunlearn.nn.zoo import GCN, APPNPNet, GCNIINet
+from gunlearn.training.from_scratch import reset_model
 
 NUM_NODES, NUM_FEATURES = 30, 90
 
@@ -258,7 +258,7 @@ def test_sparse_features_give_what_dense_ones_give(name):
     assert ("gather-scatter" in path) == (name == "gat")  # every other one runs as sparse products
 
 
-@pytest.mark.filterwarnings("ignore::gunlearn.influence.SlowEstimatorWarning")
+@pytest.mark.filterwarnings("ignore::gunlearn.attribution.SlowEstimatorWarning")
 @pytest.mark.parametrize("name", NAMES)
 def test_edges_can_be_removed_and_their_influence_told(name):
     data = karate()

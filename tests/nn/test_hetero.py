@@ -271,7 +271,7 @@ def test_both_directions_are_two_relations() -> None:
     torch.testing.assert_close(out, by_hand(model, hetero, edges))
 
 
-@pytest.mark.filterwarnings("ignore::gunlearn.influence.SlowEstimatorWarning")
+@pytest.mark.filterwarnings("ignore::gunlearn.attribution.SlowEstimatorWarning")
 def test_what_is_attached_goes_by_the_ids_of_the_one_graph() -> None:
     hetero = karate()
     model = sage(hetero, aggr="sum")

@@ -15,9 +15,9 @@ from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
 from torch_geometric.nn import GATConv, GCNConv, SAGEConv
 
 from gunlearn.errors import GunlearnError, InvalidInputError
-from gunlearn.nn.attach import after_layer, removed_edges, scaled_messages
-from gunlearn.nn.influence_conv import InfluenceAwareConv, MessageScale, influence_scale, pair_values
-from gunlearn.nn.sparse import sparse_features
+from gunlearn.nn.attach.contexts import after_layer, removed_edges, scaled_messages
+from gunlearn.nn.kernels.sparse import sparse_features
+from gunlearn.nn.layers.influence_conv import InfluenceAwareConv, MessageScale, influence_scale, pair_values
 
 NUM_NODES = 12
 DTYPES = [torch.float32, torch.float64]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.nn.memo import memo
-from gunlearn.nn.sparse import (
+from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.sparse import (
     EdgePattern,
     PlainPathWarning,
     argsort,

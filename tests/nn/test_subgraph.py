@@ -23,7 +23,7 @@ from torch_geometric.utils import subgraph as pyg_subgraph
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn import GCN, MessageScale, k_hop_subgraph, propagation_depth
-from gunlearn.nn.subgraph import csr_rows
+from gunlearn.nn.kernels.subgraph import csr_rows
 
 LAYERS = {
     "gcn": lambda a, b: GCNConv(a, b),

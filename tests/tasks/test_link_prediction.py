@@ -14,10 +14,10 @@ from torch_geometric.utils import to_undirected
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn import GCN
-from gunlearn.nn.sparse import EdgePattern
+from gunlearn.nn.kernels.sparse import EdgePattern
 from gunlearn.requests import ForgetEdges
 from gunlearn.tasks import TASKS, ImageClassification, LinkPrediction, as_task, link_split
-from gunlearn.tasks.link_prediction import EdgeItems, one_direction
+from gunlearn.tasks.graph.link_prediction import EdgeItems, one_direction
 
 NUM_NODES = 30
 

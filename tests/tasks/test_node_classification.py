@@ -13,13 +13,13 @@ from torch_geometric.nn import GCNConv
 from torch_geometric.utils import to_undirected
 
 import gunlearn as gu
+from gunlearn.attribution import Loss
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
-from gunlearn.influence import Loss
 from gunlearn.losses import NLL, as_objective
-from gunlearn.methods.batches import BatchOptions, Feed
-from gunlearn.nn.subgraph import k_hop_subgraph
+from gunlearn.nn.kernels.subgraph import k_hop_subgraph
 from gunlearn.tasks import NodeClassification, NodeItems, as_task, node_split
-from gunlearn.tasks.node_classification import training_nodes
+from gunlearn.tasks.graph.node_classification import training_nodes
+from gunlearn.training.feeding import BatchOptions, Feed
 
 NUM_NODES, NUM_CLASSES = 40, 3
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gunlearn._lazy import lazy
+from gunlearn.core.lazy import lazy
 
 _HOMES = {
-    "gunlearn.llm.metrics.alignment": ("TextAlignment", "fade_metric", "functional_alignment"),
+    "gunlearn.llm.metrics.text_alignment": ("TextAlignment", "fade_metric", "functional_alignment"),
     "gunlearn.llm.metrics.attacks": ("Curve", "quantized", "relearn", "shown_rows"),
     "gunlearn.llm.metrics.evaluation": ("ATTACKS", "Figures", "evaluate"),
     "gunlearn.llm.metrics.generation": ("Samples", "draw", "end_tokens"),
@@ -21,7 +21,7 @@ _HOMES = {
     ),
     "gunlearn.llm.metrics.memorization": ("drma", "exact_memorization", "extraction_strength"),
     "gunlearn.llm.metrics.scoring": ("NotANumberError", "TokenScores", "token_scores"),
-    "gunlearn.llm.metrics.tofu": (
+    "gunlearn.llm.metrics.tofu_metrics": (
         "aggregate_truth_ratio",
         "answer_log_probs",
         "answers_of",

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
-from gunlearn.llm.causal_lm import CausalLM
-from gunlearn.llm.collate import collator_of
-from gunlearn.llm.head import device_of, output_head
+from gunlearn.llm.data.collate import collator_of
+from gunlearn.llm.model.causal_lm import CausalLM
+from gunlearn.llm.model.head import device_of, output_head
 from gunlearn.seed import isolated_rng
 
 BITS = (2, 3, 4, 8)

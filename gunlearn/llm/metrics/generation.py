@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.causal_lm import takes_positions
-from gunlearn.llm.collate import collator_of
-from gunlearn.llm.head import device_of, evaluating
+from gunlearn.llm.data.collate import collator_of
+from gunlearn.llm.model.causal_lm import takes_positions
+from gunlearn.llm.model.head import device_of, evaluating
 from gunlearn.losses.reduction import full_precision
 from gunlearn.metrics.alignment import Sampler
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.causal_lm import IGNORE, answer_tokens, model_inputs
-from gunlearn.llm.collate import collator_of
-from gunlearn.llm.head import CHUNK, device_of, evaluating, head_comes_last, output_head, replaced_head
+from gunlearn.llm.data.collate import collator_of
+from gunlearn.llm.model.causal_lm import IGNORE, answer_tokens, model_inputs
+from gunlearn.llm.model.head import CHUNK, device_of, evaluating, head_comes_last, output_head, replaced_head
 from gunlearn.losses.reduction import full_precision
 
 COLUMNS = ("input_ids", "labels", "attention_mask")  # of a row; others may be there in some rows alone

@@ -1,0 +1,288 @@
+"""The items whose influence is asked for, as edits of the graph: edges taken out, feature entries set to zero."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.data import Data
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.subgraph import spans
+from gunlearn.requests.apply import select_entries, without
+from gunlearn.requests.selection import Selection
+from gunlearn.requests.training_graph import TrainingGraph, same_both_ways
+
+KINDS = ("edges", "nodes", "features")
+
+
+@dataclass(frozen=True)
+class Items:
+    """Distinct items, each an edit of the graph.
+
+    - an **edge** takes out every column of its pair; in an undirected graph (`edge_index` symmetric as a set of
+      pairs) that means both directions;
+    - a **node** loses all its edges, to and from it; its own output does not count towards a distance;
+    - a **feature** sets a column of `x` to zero for every node, or the entry of one node.
+
+    Attributes:
+        of: `"edges"`, `"nodes"` or `"features"`.
+        num_items: number of distinct items.
+        num_nodes: of the graph.
+        ids: what each item is: `[2, num_items]` for edges (of an undirected edge, smaller id first) and for single
+            entries (node, column); else `[num_items]`.
+        column: columns of `edge_index` that are taken out, grouped by item `[num_taken]`.
+        column_ptr: where each item's columns begin `[num_items + 1]`.
+        entry: row and column of the entries of `x` set to zero, grouped by item `[2, num_entries]`.
+        entry_ptr: where each item's entries begin `[num_items + 1]`.
+    """
+
+    of: str
+    num_items: int
+    num_nodes: int
+    ids: Tensor
+    column: Tensor
+    column_ptr: Tensor
+    entry: Tensor
+    entry_ptr: Tensor
+
+    @property
+    def column_item(self) -> Tensor:
+        """Item of each of `column`, `[num_taken]`."""
+        return _owner(self.column_ptr)
+
+    @property
+    def entry_item(self) -> Tensor:
+        """Item of each of `entry`, `[num_entries]`."""
+        return _owner(self.entry_ptr)
+
+    @property
+    def own_row(self) -> Tensor | None:
+        """Of nodes, the row of outputs that is their own `[num_items]`; else `None`."""
+        return self.ids if self.of == "nodes" else None
+
+    def take(self, index: Tensor) -> Items:
+        """Some of the items, in the order of `index`."""
+        column, column_ptr = _take(self.column, self.column_ptr, index)
+        entry, entry_ptr = _take(self.entry, self.entry_ptr, index)
+        return replace(
+            self,
+            num_items=index.numel(),
+            ids=self.ids[..., index],
+            column=column,
+            column_ptr=column_ptr,
+            entry=entry,
+            entry_ptr=entry_ptr,
+        )
+
+    def edited(self, data: Data, i: int) -> Data:
+        """A new graph without item `i`."""
+        out = copy.copy(data)
+        first, last = int(self.column_ptr[i]), int(self.column_ptr[i + 1])
+        if last > first:
+            keep = torch.ones(data.edge_index.size(1), dtype=torch.bool, device=data.edge_index.device)
+            keep[self.column[first:last]] = False
+            for key in data.keys():  # noqa: SIM118
+                if key == "edge_index":
+                    out.edge_index = data.edge_index[:, keep]
+                elif key.endswith("edge_index"):
+                    continue  # held-out and training edges: labels, not messages, even where as many as these
+                elif isinstance(data[key], Tensor) and data.is_edge_attr(key):
+                    out[key] = select_entries(data[key], keep, data.__cat_dim__(key, data[key]))
+        first, last = int(self.entry_ptr[i]), int(self.entry_ptr[i + 1])
+        if last > first:
+            row, col = self.entry[:, first:last]
+            out.x = without_entries(data.x, row, col)
+        out.num_nodes = data.num_nodes
+        return out
+
+    def without(self, data: Data, index: Tensor) -> Data:
+        """A new graph without several items at once, as a model would be trained on it.
+
+        Edges leave every list of training edges, see `Partition.retain_data`.
+        """
+        taken = self.take(index)
+        gone = torch.zeros(data.edge_index.size(1), dtype=torch.bool, device=data.edge_index.device)
+        gone[taken.column] = True
+        out = _without_columns(data, gone) if gone.any() else copy.copy(data)
+        if taken.entry.numel():
+            out.x = without_entries(data.x, *taken.entry)
+        return out
+
+
+def _without_columns(data: Data, gone: Tensor) -> Data:
+    graph = TrainingGraph(data)
+    return without(graph, Selection.of(graph, gone))
+
+
+def without_entries(x: Tensor, row: Tensor, col: Tensor) -> Tensor:
+    """A copy of dense or CSR features with these entries zero."""
+    if x.layout == torch.strided:
+        return x.index_put((row, col), torch.zeros((), dtype=x.dtype, device=x.device))
+    gone = torch.isin(_owner(x.crow_indices()) * x.shape[1] + x.col_indices(), row * x.shape[1] + col)
+    values = x.values().masked_fill(gone, 0.0)
+    return torch.sparse_csr_tensor(x.crow_indices(), x.col_indices(), values, size=x.shape, check_invariants=False)
+
+
+def plain_edges(data: Data) -> Data:
+    """The data with a plain tensor in place of PyG's `EdgeIndex`, whose caches speak of one graph."""
+    if isinstance(data.edge_index, EdgeIndex):
+        data = copy.copy(data)
+        data.edge_index = data.edge_index.as_tensor()
+    return data
+
+
+def standing_still(nodes: Tensor, num_nodes: int) -> Items:
+    """One item per node `[k]` that edits nothing."""
+    none = torch.empty(0, dtype=torch.long, device=nodes.device)
+    return _items("nodes", num_nodes, nodes, nodes.numel(), column=none, column_item=none)
+
+
+def resolve_items(data: Data, of: str, items: Any = None) -> tuple[Items, Tensor]:
+    """What is asked for, as distinct items, and the place of each among them.
+
+    Args:
+        data: the graph.
+        of: `"edges"`, `"nodes"` or `"features"`.
+        items: edges `[2, k]`, nodes `[k]`, columns of `x` `[k]`, or single entries of `x` (node, column) `[2, k]`;
+            `None` for every column of `edge_index`, every node, every column of `x`.
+
+    Returns:
+        The distinct items, and for each item asked for its place among them `[k]`.
+
+    Raises:
+        InvalidInputError: an unknown kind; items outside the graph; nothing asked for.
+    """
+    data = plain_edges(data)
+    if of not in KINDS:
+        raise InvalidInputError(f"Expected influence of one of {KINDS} (got {of!r})")
+    if items is not None:
+        items = torch.as_tensor(items, device=data.edge_index.device)
+        if items.is_floating_point() or items.dtype == torch.bool:
+            raise InvalidInputError(f"Expected items as integers (got {items.dtype})")
+        if items.numel() == 0:
+            raise InvalidInputError(f"Expected at least one item among {of} (got none)")
+        items = items.long()
+    return {"edges": _edges, "nodes": _nodes, "features": _features}[of](data, items)
+
+
+def _edges(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
+    edge_index, n = data.edge_index, data.num_nodes
+    if edge_index.numel() == 0:
+        raise InvalidInputError("Expected a graph with edges (got none)")
+    row, col = edge_index
+    undirected = memo(edge_index, ("undirected", n), lambda: same_both_ways(row * n + col, col * n + row))
+    if items is None:
+        items = edge_index
+    elif items.dim() != 2 or items.size(0) != 2:
+        raise InvalidInputError(f"Expected edges of shape [2, k] (got {tuple(items.shape)})")
+    _check_range(items, n, "nodes of the edges")
+
+    def key(pairs: Tensor) -> Tensor:
+        low, high = (pairs.min(dim=0).values, pairs.max(dim=0).values) if undirected else pairs
+        return low * n + high
+
+    wanted, place = torch.unique(key(items), return_inverse=True)
+    graph = key(edge_index)
+    missing = ~torch.isin(wanted, graph)
+    if bool(missing.any()):
+        first = wanted[missing][:5]
+        pairs = list(zip((first // n).tolist(), (first % n).tolist(), strict=True))
+        raise InvalidInputError(
+            f"Expected edges of the graph (got {int(missing.sum())} that it does not have: {pairs})"
+        )
+    column = torch.isin(graph, wanted).nonzero().view(-1)
+    item = torch.searchsorted(wanted, graph[column])
+    order = torch.argsort(item, stable=True)
+    ids = torch.stack([wanted // n, wanted % n])
+    return _items("edges", n, ids, wanted.numel(), column=column[order], column_item=item), place
+
+
+def _nodes(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
+    n = data.num_nodes
+    items = torch.arange(n, device=data.edge_index.device) if items is None else items
+    if items.dim() != 1:
+        raise InvalidInputError(f"Expected nodes of shape [k] (got {tuple(items.shape)})")
+    _check_range(items, n, "nodes")
+    wanted, place = torch.unique(items, return_inverse=True)
+    position = torch.full((n,), -1, device=wanted.device)
+    position[wanted] = torch.arange(wanted.numel(), device=wanted.device)
+    (source, target), columns = data.edge_index, torch.arange(data.edge_index.size(1), device=wanted.device)
+    loops = source == target
+    item, column = torch.cat([position[source], position[target[~loops]]]), torch.cat([columns, columns[~loops]])
+    item, column = item[item >= 0], column[item >= 0]
+    order = torch.argsort(item, stable=True)
+    return _items("nodes", n, wanted, wanted.numel(), column=column[order], column_item=item), place
+
+
+def _features(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
+    x = data.x
+    if not isinstance(x, Tensor) or x.dim() != 2:
+        raise InvalidInputError("Expected features 'x' of shape [num_nodes, num_features] (got none)")
+    n, num_features = x.shape
+    items = torch.arange(num_features, device=data.edge_index.device) if items is None else items
+    if items.dim() == 2 and items.size(0) == 2:  # single entries
+        _check_range(items[0], n, "nodes")
+        _check_range(items[1], num_features, "feature columns")
+        key, place = torch.unique(items[0] * num_features + items[1], return_inverse=True)
+        entry = torch.stack([key // num_features, key % num_features])
+        return _items("features", n, entry, key.numel(), entry=entry, entry_item=torch.arange(key.numel())), place
+    if items.dim() != 1:
+        raise InvalidInputError(f"Expected columns [k] or entries (node, column) [2, k] (got {tuple(items.shape)})")
+    _check_range(items, num_features, "feature columns")
+    wanted, place = torch.unique(items, return_inverse=True)
+    if x.layout == torch.strided:
+        row, col = x.nonzero(as_tuple=True)
+    else:
+        row, col = _owner(x.crow_indices()), x.col_indices()
+    position = torch.full((num_features,), -1, device=wanted.device)
+    position[wanted] = torch.arange(wanted.numel(), device=wanted.device)
+    item = position[col]
+    held = item >= 0
+    entry, item = torch.stack([row[held], col[held]]), item[held]
+    order = torch.argsort(item, stable=True)
+    return _items("features", n, wanted, wanted.numel(), entry=entry[:, order], entry_item=item), place
+
+
+def _items(
+    of: str,
+    num_nodes: int,
+    ids: Tensor,
+    num_items: int,
+    column: Tensor | None = None,
+    column_item: Tensor | None = None,
+    entry: Tensor | None = None,
+    entry_item: Tensor | None = None,
+) -> Items:
+    none = torch.empty(0, dtype=torch.long, device=ids.device)
+    column, column_item = (none, none) if column is None else (column, column_item)
+    entry, entry_item = (torch.stack([none, none]), none) if entry is None else (entry, entry_item)
+    return Items(
+        of, num_items, num_nodes, ids, column, _pointer(column_item, num_items), entry, _pointer(entry_item, num_items)
+    )
+
+
+def _pointer(item: Tensor, num_items: int) -> Tensor:
+    count = torch.bincount(item, minlength=num_items)
+    return torch.cat([count.new_zeros(1), count.cumsum(0)])
+
+
+def _owner(pointer: Tensor) -> Tensor:
+    count = pointer.diff()
+    return torch.repeat_interleave(torch.arange(count.numel(), device=count.device), count)
+
+
+def _take(values: Tensor, pointer: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    place, count = spans(pointer, index)
+    return values[..., place], torch.cat([count.new_zeros(1), count.cumsum(0)])
+
+
+def _check_range(ids: Tensor, limit: int, what: str) -> None:
+    outside = ids[(ids < 0) | (ids >= limit)]
+    if outside.numel():
+        raise InvalidInputError(f"Expected {what} in [0, {limit}) (got {outside[:5].tolist()})")

@@ -1,0 +1,48 @@
+"""One call from a trained model to the influence of its edges, nodes or features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from gunlearn.attribution import ESTIMATORS
+from gunlearn.attribution.base import Estimator, Influence, InfluenceProblem
+from gunlearn.attribution.distinct_items import resolve_items
+from gunlearn.attribution.targets import Target
+from gunlearn.core.checks import check_model
+from gunlearn.errors import InvalidInputError
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks.base import Task
+from gunlearn.tasks.inputs import check_data
+from gunlearn.tasks.named import as_task
+
+
+def estimate(
+    model: nn.Module,
+    data: Data,
+    task: str | Task = "link_prediction",
+    *,
+    of: str = "edges",
+    estimator: str | Estimator = "exact",
+    target: str | Target | Callable[[Tensor], Tensor] = "probabilities",
+    items: Any = None,
+    seed: int = 0,
+    **options: Any,
+) -> Influence:
+    """`influence`, with the record of how the scores came about (residuals, damping, fallbacks) in `notes`."""
+    check_model(model)
+    check_data(data)
+    task, estimator = as_task(task), ESTIMATORS.build(estimator, options)
+    with isolated_rng(seed):
+        distinct, place = resolve_items(data, of, items)
+        problem = InfluenceProblem.of(model, data, task, distinct, target, seed)
+        scores = estimator(problem)
+    if not torch.isfinite(scores).all():
+        raise InvalidInputError(f"Expected finite scores from estimator '{estimator.name}' (got NaN or infinity)")
+    return Influence(
+        scores[place], estimator.name, estimator.question, of, problem.target.name, distinct.num_items, problem.notes
+    )

@@ -1,0 +1,1 @@
+"""The model stays, the graph it reads changes: estimators of that."""

@@ -1,0 +1,169 @@
+"""Removal influence in closed form at the nodes an item touches, and to first order around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gunlearn.attribution.base import Estimator, InfluenceProblem
+from gunlearn.attribution.distinct_items import standing_still
+from gunlearn.attribution.removal.balls import Balls, batches
+from gunlearn.attribution.removal.exact import Recording, record
+from gunlearn.attribution.removal.layer_rules import GCNRule, LinearRule, SAGERule
+from gunlearn.attribution.targets import Embeddings, Probabilities
+from gunlearn.errors import UnsupportedMethodError
+from gunlearn.nn.kernels.scatter import scatter
+
+_ROWS = 8192  # rows at a time: what they need stays in the cache
+
+
+@dataclass(frozen=True)
+class Local(Estimator):
+    r"""A cheap estimate of removal influence: the sum of three shares.
+
+    1. The rows of the nodes that the item touches (the end points of an edge), computed by `exact`'s rules as if their
+       neighbours' inputs stood still: own degree, own message and the messages taken out, through all layers.
+    2. Their neighbours' rows. What a touched node `a` sends in the last layer changes by `\delta_a`, which moves
+       `out_i` by `w_{ia} \delta_a`. With the weighted sum of neighbours' probabilities `P_a = \sum_i w_{ia} p_i`, kept
+       from one sparse product, the L1 change of their softmaxed outputs is to first order
+
+       .. math:: \sum_i \|J_i w_{ia} \delta_a\|_1 \approx \sum_c P_{ac} |\delta_{ac} - \langle P_a, \delta_a \rangle /
+                 |P_a|_1|
+
+       (for `"embeddings"`, `\sum_i w_{ia} \|\delta_a\|_2` exactly).
+    3. In two-layer stacks where a node's degree scales what it sends (GCN), its neighbours' hidden rows change too, by
+       the same amount whichever of its edges goes. They are computed once per edge, not once per item, and give the
+       end points' share exactly and the share of nodes around the neighbours as in 2.
+
+    Two nodes are taken to move independently: where the changes of two touched nodes meet, their sizes add up.
+
+    Args:
+        neighbors: include the third share.
+
+    Raises:
+        UnsupportedMethodError: the last layer is no `GCNConv` or `SAGEConv` (mean, sum), something follows it, or the
+            model does not work row by row between its layers; `exact` is the remedy.
+    """
+
+    neighbors: bool = True
+
+    name = "local"
+    summary = "closed form at the item's nodes, first order around them (GCN, SAGE stacks)"
+    question = "removal"
+    of = ("edges", "nodes")
+    targets = ("distance",)
+    cost = "the item's own rows"
+
+    @torch.no_grad()
+    def scores(self, problem: InfluenceProblem) -> Tensor:
+        """See `Estimator.scores`."""
+        if type(problem.target) not in (Probabilities, Embeddings):
+            raise UnsupportedMethodError(
+                f"Expected target 'probabilities' or 'embeddings' with 'local' (got '{problem.target.name}')"
+            )
+        recording, why = record(problem, brute=False)
+        last = None if recording is None else recording.calls[-1]
+        if recording is None or recording.whole or not _spreads(last):
+            why = why or "skip connections" if recording is None or recording.whole else type(last.layer).__name__
+            raise UnsupportedMethodError(f"Expected a stack that ends in GCNConv or SAGEConv (got {why}); use 'exact'")
+        probabilities = isinstance(problem.target, Probabilities)
+        if recording.outputs is not last.out and not (probabilities and _same_softmax(last.out, problem.outputs)):
+            raise UnsupportedMethodError("Expected the last layer to give the output (got a head); use 'exact'")
+        around = _Around(recording, last, problem, probabilities)
+        share = None
+        hidden = len(recording.calls) == 2 and recording.calls[0].degree_in_sender
+        if self.neighbors and hidden:
+            share = _Share(recording, around)
+        problem.notes["shares"] = ["touched", "neighbors"] if share is None else ["touched", "neighbors", "beyond"]
+        return _collect(problem, recording, around, share)
+
+
+def _spreads(rule: object) -> bool:
+    return isinstance(rule, GCNRule) or (isinstance(rule, SAGERule) and not rule.layer.normalize)
+
+
+def _same_softmax(out: Tensor, outputs: Tensor) -> bool:
+    """Whether all that follows the last layer is a log-softmax, which makes no difference to probabilities."""
+    out, outputs = out.softmax(dim=-1), outputs.softmax(dim=-1)
+    return out.shape == outputs.shape and bool(torch.allclose(out, outputs, rtol=1e-4, atol=1e-6))
+
+
+class _Around:
+    """How much outputs move when a node sends something else in the last layer."""
+
+    def __init__(self, recording: Recording, last: LinearRule, problem: InfluenceProblem, probabilities: bool) -> None:
+        structure, outputs, self.probabilities = recording.structure, problem.outputs, probabilities
+        value = outputs.softmax(dim=-1) if probabilities else outputs.new_ones(structure.num_nodes, 1)
+        self.value = value if last.r is None else value * last.r.view(-1, 1)
+        self.weight = last.weights()
+        self.out = structure.scatter(self.weight, self.value)
+
+    def distance(self, weight: Tensor, delta: Tensor) -> Tensor:
+        """Sum of distances over nodes reached with `weight` `[k, dim or 1]`, of what is sent `[k, dim]`."""
+        if not self.probabilities:
+            return weight.view(-1) * delta.norm(dim=-1)
+        total = weight.sum(dim=-1, keepdim=True).clamp_(min=torch.finfo(weight.dtype).tiny)
+        mean = (weight * delta).sum(dim=-1, keepdim=True) / total
+        return (weight * (delta - mean).abs_()).sum(dim=-1)
+
+
+class _Share:
+    """What the degree of a node does to its neighbours' hidden rows, once per edge."""
+
+    def __init__(self, recording: Recording, around: _Around) -> None:
+        structure, last = recording.structure, recording.calls[-1]
+        n, value = structure.num_nodes, around.value
+        alone = standing_still(torch.arange(n, device=value.device), n)
+        unit = around.weight[structure.proper].mean() if structure.proper.numel() else around.weight.new_ones(())
+        count = structure.in_ptr.diff().to(value)
+        self.keep = (1 - 1 / count.clamp(min=1)).view(-1, 1)  # all its neighbours but the one it lost
+        self.incoming = torch.zeros_like(last.sums)
+        self.beyond = value.new_zeros(n)
+        weight = last.edge_weight
+        for _, balls in batches(alone, structure, 1, 2 * _ROWS):
+            balls.lost = torch.where(count[balls.node[: balls.upto[0]]] > 0, unit, 0.0)
+            hidden = recording.run_to(balls, [1, 1], 1)
+            row = slice(balls.upto[0], balls.upto[1])
+            node, item = balls.node[row], balls.item[row]
+            owner = balls.items.ids[item]
+            change = last.send(hidden[row]) - last.message[node]
+            change = change if last.s is None else change * last.s[node].view(-1, 1)
+            # The neighbours' own rows, and those around them but the node itself, which is counted with the item.
+            reached = around.out[node] + last.loop[node].view(-1, 1) * value[node] - value[owner]
+            self.beyond.index_add_(0, owner, around.distance(reached.clamp_(min=0), change))
+            self.incoming.index_add_(0, owner, change if weight is None else change * unit)
+        self.incoming *= self.keep
+        self.beyond *= self.keep.view(-1)
+
+
+def _collect(problem: InfluenceProblem, recording: Recording, around: _Around, share: _Share | None) -> Tensor:
+    items, before = problem.items, problem.outputs
+    found = before.new_zeros(items.num_items)
+
+    def losing(balls: Balls) -> Tensor:
+        """1 for rows that lose an incoming edge and stay in the graph, else 0."""
+        rows = torch.zeros(balls.node.numel(), dtype=before.dtype, device=before.device)
+        rows[balls.removed[1]] = 1
+        return rows if items.own_row is None else rows * (balls.node != balls.items.ids[balls.item])
+
+    def prepare(balls: Balls) -> None:
+        if share is not None:
+            balls.incoming = share.incoming[balls.node] * losing(balls).view(-1, 1)
+
+    for index, balls, after in recording.touched(items, _ROWS, prepare):
+        node, item = balls.node, balls.item
+        score = problem.target.distance(before[node], after)
+        if balls.delta is not None:
+            weight = around.out[node]
+            column, at, sender = balls.removed
+            weight.index_add_(0, sender, around.value[node[at]] * around.weight[column].view(-1, 1), alpha=-1)
+            other = around.distance(weight.clamp_(min=0), balls.delta)
+            other = other if share is None else other + share.beyond[node] * losing(balls)
+        else:
+            other = torch.zeros_like(score)
+        if items.own_row is not None:
+            score = score * (node != items.own_row[index][item])
+        found[index] = scatter(score + other, item, dim=0, dim_size=index.numel(), reduce="sum")
+    return found

@@ -1,0 +1,210 @@
+"""What influence is on: how far outputs move, or the change of a number computed from them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.nn.kernels.scatter import scatter
+from gunlearn.nn.kernels.subgraph import spans
+from gunlearn.tasks.base import Task
+
+
+class Target(ABC):
+    """What influence is on; see `as_target`.
+
+    Attributes:
+        name: for tables.
+        kind: `"distance"` (sum over nodes of how far each output moves, never negative) or `"value"` (a number of the
+            outputs; influence is its change, `after - before`).
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[str]
+
+    def bind(self, model: nn.Module, data: Data, task: Task) -> Target:
+        """The target with what it needs of the problem; called once before it is used."""
+        return self
+
+    @abstractmethod
+    def change(self, before: Tensor, row: Tensor, after: Tensor, item: Tensor, num_items: int) -> Tensor:
+        """Influence of each item, given the rows of outputs that it changes.
+
+        Args:
+            before: outputs on the whole graph `[num_nodes, dim]`.
+            row: node of each changed row `[num_rows]`.
+            after: changed rows `[num_rows, dim]`.
+            item: whose row it is, in `[0, num_items)`, `[num_rows]`; an item's rows are distinct.
+            num_items: number of items.
+
+        Returns:
+            `[num_items]`.
+        """
+
+
+class Distance(Target):
+    """Sum over nodes of a distance between their outputs."""
+
+    kind = "distance"
+
+    @abstractmethod
+    def distance(self, before: Tensor, after: Tensor) -> Tensor:
+        """Distance of rows `[num_rows, dim]` to rows, `[num_rows]`."""
+
+    def change(self, before: Tensor, row: Tensor, after: Tensor, item: Tensor, num_items: int) -> Tensor:
+        """See `Target.change`."""
+        return scatter(self.distance(before[row], after), item, dim=0, dim_size=num_items, reduce="sum")
+
+
+class Probabilities(Distance):
+    r"""`sum_i ||softmax(y_i) - softmax(y'_i)||_1`, over all nodes (for nodes, all others): NORA's target."""
+
+    name = "probabilities"
+
+    def distance(self, before: Tensor, after: Tensor) -> Tensor:
+        """L1 distance of the softmaxed rows."""
+        return (after.softmax(dim=-1) - before.softmax(dim=-1)).abs_().sum(dim=-1)
+
+
+class Embeddings(Distance):
+    r"""`sum_i ||y_i - y'_i||_2`, over all nodes (for nodes, all others)."""
+
+    name = "embeddings"
+
+    def distance(self, before: Tensor, after: Tensor) -> Tensor:
+        """L2 distance of the rows."""
+        return (after - before).norm(dim=-1)
+
+
+class Value(Target):
+    """A differentiable number of the outputs."""
+
+    kind = "value"
+
+    @abstractmethod
+    def value(self, outputs: Tensor) -> Tensor:
+        """The number, of outputs `[num_nodes, dim]`; a scalar."""
+
+    def change(self, before: Tensor, row: Tensor, after: Tensor, item: Tensor, num_items: int) -> Tensor:
+        """One evaluation per item; see `Target.change`."""
+        base = self.value(before)
+        order = torch.argsort(item, stable=True)
+        count = torch.bincount(item, minlength=num_items)
+        found = base.new_zeros(num_items)
+        for i, rows in enumerate(order.split(count.tolist())):
+            if rows.numel():
+                outputs = before.clone()
+                outputs[row[rows]] = after[rows]
+                found[i] = self.value(outputs) - base
+        return found
+
+
+class Loss(Value):
+    """The task's loss, averaged over items.
+
+    Args:
+        items: items of the task; `None` for the held-out validation items of the data.
+    """
+
+    name = "loss"
+
+    def __init__(self, items: Any = None) -> None:
+        """See the class."""
+        self.items, self.model, self.task = items, None, None
+
+    def bind(self, model: nn.Module, data: Data, task: Task) -> Loss:
+        """See `Target.bind`."""
+        items = task.validation_items(data) if self.items is None else self.items
+        if items is None:
+            raise InvalidInputError(
+                "Expected items for target 'loss' (got data without validation items); pass target=Loss(items)"
+            )
+        if not hasattr(items, "num_items"):
+            raise InvalidTypeError(
+                f"Expected items of the task, such as task.edge_items(data, edge_index) (got {type(items).__name__})"
+            )
+        bound = Loss(items)
+        bound.model, bound.task = model, task
+        return bound
+
+    def value(self, outputs: Tensor) -> Tensor:
+        """Mean negative log-likelihood of the items."""
+        return -self.task.decode(self.model, outputs, self.items).log_prob.mean()
+
+    def change(self, before: Tensor, row: Tensor, after: Tensor, item: Tensor, num_items: int) -> Tensor:
+        """Items of the loss are decoded anew where an output that they read changes; see `Target.change`."""
+        seeds = self.task.seeds(self.items)
+        if seeds is None:
+            return super().change(before, row, after, item, num_items)
+        n, num_read = before.size(0), self.items.num_items
+        ends = seeds.view(-1, num_read)  # [1 or 2, num_read]: the rows of outputs that each item of the loss reads
+        order = torch.argsort(ends.flatten(), stable=True)
+        ptr = torch.zeros(n + 1, dtype=torch.long, device=row.device)
+        ptr[1:] = torch.bincount(ends.flatten(), minlength=n).cumsum(0)
+        place, count = spans(ptr, row)
+        key = torch.unique(torch.repeat_interleave(item * num_read, count) + order[place] % num_read)
+        owner, read = key // num_read, key % num_read
+
+        rows, at = (item * n + row).sort()
+        wanted = owner * n + ends[:, read]
+        found = torch.searchsorted(rows, wanted).clamp_(max=max(rows.numel() - 1, 0))
+        new = torch.where(rows[found] == wanted, n + at[found], ends[:, read]) if rows.numel() else wanted
+        outputs = torch.cat([before, after])
+        change = before.new_zeros(num_items)
+        old = self.task.decode(self.model, before, self.items).log_prob
+        for part in torch.arange(key.numel(), device=row.device).split(1 << 18):
+            again = self.task.reading(self.items, read[part], new[:, part], outputs.size(0))
+            log_prob = self.task.decode(self.model, outputs, again).log_prob
+            change.index_add_(0, owner[part], (old[read[part]] - log_prob) / num_read)
+        return change
+
+
+class Function(Value):
+    """A function of the user's: outputs `[num_nodes, dim]` to a scalar.
+
+    Raises:
+        InvalidInputError: it returns no scalar, or NaN.
+    """
+
+    name = "function"
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        """See the class."""
+        self.function = function
+
+    def value(self, outputs: Tensor) -> Tensor:
+        """What the function returns, checked."""
+        value = self.function(outputs.clone())  # it may write into them
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise InvalidInputError(f"Expected the target function to return a scalar tensor (got {got})")
+        if not torch.isfinite(value).all():
+            raise InvalidInputError(f"Expected the target function to return a finite number (got {value.item()})")
+        return value.reshape(()).to(outputs.dtype)
+
+
+TARGETS: dict[str, type[Target]] = {cls.name: cls for cls in (Probabilities, Embeddings, Loss)}
+
+
+def as_target(target: str | Target | Callable[[Tensor], Tensor], model: nn.Module, data: Data, task: Task) -> Target:
+    """A target from its name, from a function of the outputs, or from itself, bound to a problem.
+
+    Raises:
+        InvalidInputError: an unknown name.
+        InvalidTypeError: anything else.
+    """
+    if isinstance(target, str):
+        if target not in TARGETS:
+            raise InvalidInputError(f"Expected a target among {sorted(TARGETS)} or a function (got '{target}')")
+        target = TARGETS[target]()
+    elif not isinstance(target, Target):
+        if not callable(target):
+            raise InvalidTypeError(f"Expected a target's name, a Target or a function (got {type(target).__name__})")
+        target = Function(target)
+    return target.bind(model, data, task)

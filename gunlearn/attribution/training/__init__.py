@@ -1,0 +1,1 @@
+"""The model would have been trained without an item: estimators of that."""

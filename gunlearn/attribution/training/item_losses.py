@@ -1,0 +1,97 @@
+"""What an item adds to the training loss by itself, for estimators that follow gradients of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gunlearn.attribution.base import InfluenceProblem
+from gunlearn.attribution.distinct_items import Items
+from gunlearn.curvature.training_loss import training_items
+from gunlearn.errors import UnsupportedMethodError
+from gunlearn.tasks.graph.link_prediction import LinkPrediction
+from gunlearn.tasks.graph.node_classification import NodeClassification
+
+
+def require_item_losses(problem: InfluenceProblem) -> None:
+    """Refuse items without a loss of their own.
+
+    Raises:
+        UnsupportedMethodError: edges or features of node classification, or another task.
+    """
+    labelled = isinstance(problem.task, NodeClassification) and problem.items.of == "nodes"
+    if not (labelled or isinstance(problem.task, LinkPrediction)):
+        raise UnsupportedMethodError(
+            f"Expected items with a training loss of their own, edges or nodes of link prediction or nodes of node "
+            f"classification (got {problem.items.of} under '{problem.task.name}')"
+        )
+
+
+def item_losses(problem: InfluenceProblem, outputs: Tensor) -> Tensor:
+    """What each item adds to the mean training loss, given outputs `[num_nodes, dim]`: `[num_items]`.
+
+    Link prediction: an edge adds its own term as a positive example, a node those of all its edges (random negatives,
+    as many as edges, count in the mean but belong to nobody). Node classification: a node adds its label's term,
+    nothing where it is not trained on.
+    """
+    task, training = problem.task, training_items(problem)
+    item, term = own_terms(training, problem.items)
+    ends = task.seeds(training).view(-1, training.num_items)[:, term]
+    mine = task.reading(training, term, ends, outputs.size(0))
+    values = -task.decode(problem.model, outputs, mine).log_prob / training.num_items
+    return values.new_zeros(problem.items.num_items).index_add(0, item, values)
+
+
+def own_terms(training: Any, items: Items) -> tuple[Tensor, Tensor]:
+    """Which terms of the training loss go with an item.
+
+    An edge takes the term that labels it an edge; a node those of all its edges, or its own label's; a feature none.
+    Terms of random pairs that are no edges stay.
+
+    Args:
+        training: the training items.
+        items: the items whose influence is asked for.
+
+    Returns:
+        Item and term of each such pair, `[num_pairs]` each, grouped by item.
+
+    Raises:
+        UnsupportedMethodError: training items of another kind than pairs of nodes or nodes.
+    """
+    none = items.ids.new_empty(0)
+    if items.of == "features":
+        return none, none
+    if hasattr(training, "edge_label_index"):
+        pairs, positive = training.edge_label_index, training.label > 0
+        if items.of == "edges":
+            n = items.num_nodes
+            return _matches(_edge_key(items.ids, n), _edge_key(pairs, n), positive)
+        (item, term), (item_v, term_v) = (_matches(items.ids, end, positive) for end in pairs)
+        both = torch.cat([item, item_v]) * training.num_items + torch.cat([term, term_v])
+        both = both.unique()  # a self-loop has its node at both ends
+        return both // training.num_items, both % training.num_items
+    if hasattr(training, "index"):
+        if items.of == "edges":
+            return none, none
+        return _matches(items.ids, training.index, torch.ones_like(training.index, dtype=torch.bool))
+    raise UnsupportedMethodError(
+        f"Expected training items that are pairs of nodes or nodes (got {type(training).__name__})"
+    )
+
+
+def _edge_key(pairs: Tensor, num_nodes: int) -> Tensor:
+    """Training pairs of an undirected graph come in one direction, the smaller id first, as items do."""
+    return pairs[0] * num_nodes + pairs[1]
+
+
+def _matches(wanted: Tensor, key: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs (i, j) with `wanted[i] == key[j]` and `valid[j]`; `wanted` is sorted and distinct or is made so."""
+    order = torch.argsort(wanted)
+    ordered = wanted[order]
+    place = torch.searchsorted(ordered, key).clamp(max=ordered.numel() - 1)
+    term = ((ordered[place] == key) & valid).nonzero().view(-1)
+    item = order[place[term]]
+    grouped = torch.argsort(item, stable=True)
+    return item[grouped], term[grouped]

@@ -1,0 +1,1 @@
+"""What every room uses: registries, options, checks of arguments, names that load on first use."""

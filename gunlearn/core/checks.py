@@ -1,0 +1,108 @@
+"""Checks of arguments, shared by the functions and the classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.errors import EmptyForgetSetError, InvalidInputError, InvalidRequestError, InvalidTypeError
+
+
+def check_same_shape(name: str, current: Tensor, reference: Tensor) -> None:
+    """Refuse shapes that differ: broadcasting `[n]` with `[n, 1]` would give n x n values without a word."""
+    if current.shape != reference.shape:
+        raise InvalidInputError(
+            f"Expected '{name}' of one shape, current {tuple(current.shape)} "
+            f"(got {tuple(reference.shape)} for the reference)"
+        )
+
+
+def check_categorical(logits: Tensor, items: tuple[int, ...]) -> None:
+    """Refuse logits that are not one row of at least two classes for each of `items`; Bernoulli logits for one."""
+    if logits.shape[:-1] != items or logits.size(-1) < 2:
+        expected = ", ".join(map(str, (*items, "num_classes")))
+        raise InvalidInputError(f"Expected 'logits' [{expected}] with at least two classes (got {tuple(logits.shape)})")
+
+
+def check_token_ids(token_ids: object) -> None:
+    """Refuse what is no tuple of class indices."""
+    fine = isinstance(token_ids, tuple) and token_ids
+    if not fine or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in token_ids):
+        raise InvalidInputError(f"Expected 'token_ids' to be a tuple of class indices >= 0 (got {token_ids!r})")
+
+
+def check_token_range(token_ids: tuple[int, ...], logits: Tensor) -> None:
+    """Refuse class indices that the logits do not have."""
+    if max(token_ids) >= logits.size(-1):
+        raise InvalidInputError(f"Expected 'token_ids' below {logits.size(-1)} classes (got {max(token_ids)})")
+
+
+def check_name(name: str, value: object) -> None:
+    """Refuse what can not name a part of the data."""
+    if not isinstance(value, str) or not value:
+        raise InvalidInputError(f"Expected '{name}' to name a part of the data (got {value!r})")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is not one of `choices`."""
+    if value not in choices:
+        raise InvalidInputError(f"Expected '{name}' to be one of {', '.join(map(repr, choices))} (got {value!r})")
+
+
+def check_number(name: str, value: object, *, positive: bool = False, minimum: float = -math.inf) -> None:
+    """Refuse what is no finite number, is below `minimum`, or is not positive where it must be."""
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < minimum or (positive and value <= 0):
+        kind = "positive finite" if positive else "finite" if minimum == -math.inf else f"finite (>= {minimum:g})"
+        raise InvalidInputError(f"Expected '{name}' to be a {kind} number (got {value!r})")
+
+
+def the_one_given(request: Any, names: Sequence[str]) -> str:
+    """Which of the ways to name things was used; exactly one must be.
+
+    Raises:
+        InvalidRequestError: none or several.
+    """
+    given = [name for name in names if getattr(request, name) is not None]
+    if len(given) != 1:
+        raise InvalidRequestError(f"Expected exactly one of {', '.join(names)} (got {', '.join(given) or 'none'})")
+    return given[0]
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what is no integer."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise InvalidRequestError(f"Expected 'seed' to be an integer (got {seed!r})")
+
+
+def check_size(ratio: Any, count: Any, noun: str) -> None:
+    """Refuse a ratio outside (0, 1), and a count that is no positive integer.
+
+    Raises:
+        EmptyForgetSetError: a count of 0.
+        InvalidRequestError: any other.
+    """
+    if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < ratio < 1):
+        raise InvalidRequestError(f"Expected 0 < ratio < 1 (got {ratio!r})")
+    if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < 0):
+        raise InvalidRequestError(f"Expected 'count' to be a positive integer (got {count!r})")
+    if count == 0:
+        raise EmptyForgetSetError(f"Expected at least one {noun} to forget (got count=0)")
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no initialised module with parameters, all of them finite."""
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
+    if not any(True for _ in model.parameters()):
+        raise InvalidInputError(f"Expected a model with parameters (got {type(model).__name__} with none)")
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+            raise InvalidInputError(f"Expected an initialised model (got lazy parameter '{name}'); call it once first")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InvalidInputError(f"Expected a model with finite weights (got NaN or infinity in '{name}')")

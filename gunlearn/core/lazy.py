@@ -1,0 +1,38 @@
+"""Public names of a package that load on first use, so that one part of it can be had without the rest."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+
+def lazy(
+    package: str, homes: Mapping[str, Sequence[str]], parts: Sequence[str] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` for a package.
+
+    Args:
+        package: its `__name__`.
+        homes: modules, and the names that each of them holds.
+        parts: subpackages that are names of the package too.
+
+    Returns:
+        The two functions, to be assigned in the package.
+    """
+    home_of = {name: home for home, names in homes.items() for name in names}
+    module = sys.modules[package]
+
+    def __getattr__(name: str) -> Any:
+        if name in parts:
+            return import_module(f"{package}.{name}")
+        if name not in home_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        # `gunlearn.attribution` is a package as well, and callable: a name that is there is never hidden.
+        return module.__dict__.setdefault(name, getattr(import_module(home_of[name]), name))
+
+    def __dir__() -> list[str]:
+        return sorted({*module.__dict__, *home_of})
+
+    return __getattr__, __dir__

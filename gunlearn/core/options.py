@@ -1,0 +1,123 @@
+"""Options: how users type them, which ones a class has, and of which type their values are."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from gunlearn.errors import InvalidInputError
+
+_WORDS = {"true": True, "false": False, "none": None, "null": None}  # `literal_eval` knows python's spelling alone
+_KINDS: dict[Any, tuple[type, str]] = {
+    bool: (bool, "True or False"),
+    int: (Integral, "an integer"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+}
+
+
+def parse_value(text: str) -> Any:
+    """A python or JSON literal where it is one (`5`, `1e-3`, `None`, `true`, `[1, 2]`), else the text itself."""
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def parse_pair(argument: str, what: str) -> tuple[str, Any]:
+    """Key and value of `key=value`.
+
+    Args:
+        argument: what the user typed.
+        what: its name for errors: `"--training-arg"`.
+
+    Raises:
+        InvalidInputError: no key, or no `=`.
+    """
+    key, equals, text = argument.partition("=")
+    if not equals or not key.strip():
+        raise InvalidInputError(f"Expected {what} key=value (got '{argument}')")
+    return key.strip(), parse_value(text.strip())
+
+
+def typed_options(arguments: Sequence[str], known: Mapping[str, Sequence[str]], what: str) -> dict[str, dict[str, Any]]:
+    """Options of each of several things of a kind.
+
+    Args:
+        arguments: `name.key=value` for one, or `key=value` for each that has the option.
+        known: the options of each.
+        what: the kind, for errors: `"method"`.
+
+    Returns:
+        Options by name.
+
+    Raises:
+        InvalidInputError: no `=`, an unknown name, an option that none of them has.
+    """
+    out: dict[str, dict[str, Any]] = {name: {} for name in known}
+    specific: dict[str, dict[str, Any]] = {name: {} for name in known}
+    for argument in arguments:
+        key, value = parse_pair(argument, f"a {what} argument {what}.key=value or")
+        name, dot, option = key.rpartition(".")
+        if dot and name not in known:
+            raise InvalidInputError(f"Expected a {what} argument of {sorted(known)} (got '{argument}')")
+        takers = [taker for taker in ([name] if dot else known) if option in known[taker]]
+        if not takers:
+            listed = "; ".join(f"{n}: {', '.join(known[n]) or 'none'}" for n in ([name] if dot else known))
+            raise InvalidInputError(f"Expected an option of the chosen {what}s ({listed}) (got '{argument}')")
+        for taker in takers:  # the one said for it alone wins, whatever the order
+            (specific if dot else out)[taker][option] = value
+    return {name: {**out[name], **specific[name]} for name in out}
+
+
+def option_names(cls: type) -> tuple[str, ...]:
+    """Names of the options of a dataclass; a class may narrow them by `options()`."""
+    own = getattr(cls, "options", None)
+    return tuple(own()) if callable(own) else tuple(f.name for f in dataclasses.fields(cls) if f.init)
+
+
+def check_options(cls: type, options: Mapping[str, Any], name: str) -> None:
+    """Refuse values that are not of the type that the class says.
+
+    Args:
+        cls: a dataclass.
+        options: values by name.
+        name: of the thing that has the options, for errors.
+
+    Raises:
+        InvalidInputError: the first value of a wrong type.
+    """
+    try:
+        hints = get_type_hints(cls, vars(sys.modules[cls.__module__]))
+    except NameError:  # an annotation that exists for type checkers alone
+        return
+    for option, value in options.items():
+        expected = _mismatch(hints.get(option), value)
+        if expected is not None:
+            raise InvalidInputError(f"Expected '{option}' of '{name}' to be {expected} (got {value!r})")
+
+
+def _mismatch(hint: Any, value: Any) -> str | None:
+    """What was expected in place of `value`; `None` where it fits, or where the type is not one of the simple ones."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    words = []
+    for kind in kinds:
+        if kind is type(None):
+            if value is None:
+                return None
+            words.append("None")
+        elif kind in _KINDS:
+            accepted, word = _KINDS[kind]
+            if isinstance(value, accepted) and not (isinstance(value, bool) and kind is not bool):
+                return None
+            words.append(word)
+        else:
+            return None
+    return " or ".join(words)

@@ -1,0 +1,132 @@
+"""Registries: names that stand for classes, which are imported when they are first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, Generic, TypeVar
+
+from gunlearn.core.options import check_options, option_names
+from gunlearn.errors import InvalidInputError
+
+T = TypeVar("T")
+
+
+def did_you_mean(name: object, known: Mapping[str, Any] | list[str]) -> str:
+    """The end of a sentence that names what was probably meant; empty where nothing is like it."""
+    close = get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+class Registry(Mapping[str, type[T]], Generic[T]):
+    """Classes by their names. A class can be built from a string: `"name"` or `"name:variant"`.
+
+    Args:
+        kind: what is registered, for error messages: `"method"`.
+        homes: `"module:Class"` by name; the module is imported when the class is asked for.
+        renamed: names that there were once, with what to write instead.
+
+    Example:
+        >>> orders = Registry("mapping", {"ordered": "collections:OrderedDict"})
+        >>> orders["ordered"].__name__
+        'OrderedDict'
+    """
+
+    def __init__(self, kind: str, homes: Mapping[str, str], renamed: Mapping[str, str] | None = None) -> None:
+        """Nothing is imported yet."""
+        self.kind, self._homes, self._renamed = kind, dict(homes), dict(renamed or {})
+        self._loaded: dict[str, type[T]] = {}
+
+    def __getitem__(self, name: str) -> type[T]:
+        """The class of that name; raises `KeyError` where there is none."""
+        if name not in self._loaded:
+            module, _, attribute = self._homes[name].partition(":")
+            self._loaded[name] = getattr(import_module(module), attribute)
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Names in the order of registration."""
+        return iter(self._homes)
+
+    def __len__(self) -> int:
+        """Number of names."""
+        return len(self._homes)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether the name is registered; imports nothing."""
+        return name in self._homes
+
+    def home(self, name: str) -> str:
+        """Name of the module that holds a class."""
+        return self._homes[name].partition(":")[0]
+
+    def register(self, cls: type[T]) -> type[T]:
+        """Add a class under its attribute `name`; usable as a decorator.
+
+        Raises:
+            InvalidInputError: the name is taken.
+        """
+        name = getattr(cls, "name", "")
+        if not name or name in self._homes:
+            raise InvalidInputError(f"Expected a {self.kind} with a 'name' that is not taken (got {name!r})")
+        self._homes[name], self._loaded[name] = f"{cls.__module__}:{cls.__qualname__}", cls
+        return cls
+
+    def find(self, name: object) -> type[T]:
+        """The class of that name.
+
+        Raises:
+            InvalidInputError: there is none; the message says what was probably meant.
+        """
+        if not isinstance(name, str) or name not in self._homes:
+            instead = self._renamed.get(str(name))
+            hint = f"; it is called '{instead}' now" if instead else did_you_mean(name, self._homes)
+            article = "an" if self.kind[0] in "aeiou" else "a"
+            raise InvalidInputError(f"Expected {article} {self.kind} among {sorted(self._homes)} (got {name!r}){hint}")
+        return self[name]
+
+    def variant(self, spec: str) -> tuple[type[T], dict[str, Any]]:
+        """Class and options of `"name"` or `"name:variant"`.
+
+        Raises:
+            InvalidInputError: an unknown name or variant.
+        """
+        name, _, variant = str(spec).partition(":")
+        if spec in self._renamed:
+            self.find(spec)
+        cls = self.find(name)
+        variants: Mapping[str, dict[str, Any]] = getattr(cls, "variants", {})
+        if variant and variant not in variants:
+            raise InvalidInputError(
+                f"Expected a variant of '{name}' among {sorted(variants)} (got '{variant}')"
+                f"{did_you_mean(variant, list(variants))}"
+            )
+        return cls, dict(variants.get(variant, {}))
+
+    def build(self, spec: str | T, options: Mapping[str, Any]) -> T:
+        """An object from its name and options, or the object itself.
+
+        Raises:
+            InvalidInputError: an unknown name, variant or option, a value of the wrong type, or options beside an
+                object.
+        """
+        if not isinstance(spec, str):
+            if options:
+                raise InvalidInputError(
+                    f"Expected options with a {self.kind}'s name only (got an object and {sorted(options)})"
+                )
+            return spec
+        cls, fixed = self.variant(spec)
+        self.check_known(spec, cls, options)
+        check_options(cls, options, spec)
+        return cls(**{**fixed, **options})
+
+    def check_known(self, name: str, cls: type[T], options: Mapping[str, Any]) -> None:
+        """Refuse options that a class does not have."""
+        known = option_names(cls)
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise InvalidInputError(
+                f"Expected options of '{name}' among {sorted(known)} (got {unknown}){did_you_mean(unknown[0], known)}"
+            )

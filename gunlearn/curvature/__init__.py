@@ -1,0 +1,1 @@
+"""Products with curvature, solvers, Fisher information: what second-order methods and influence share."""

@@ -1,0 +1,202 @@
+"""From questions and answers to rows of token ids: where the answer starts is exact, and masks go by length."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm.data.records import shape_of
+from gunlearn.llm.model.causal_lm import IGNORE
+
+#: How a question is put where the tokenizer has no chat template.
+TEMPLATE = "Question: {question}\nAnswer: {answer}"
+LONG_ANSWERS = ("error", "cut")
+
+
+def encode(
+    records: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    *,
+    template: str | None = None,
+    chat: bool | None = None,
+    system: str | None = None,
+    max_length: int | None = None,
+    long_answers: str = "error",
+    bos: bool | None = None,
+    eos: bool = True,
+) -> list[dict[str, Any]]:
+    """Tokenise records into rows for `UnlearnTrainer`.
+
+    The prompt's tokens are those that the model is given when it is asked. Those of the answer are what the tokenizer
+    makes of the two together, or, where it would merge across the boundary, of the answer alone. Labels are the
+    answer's tokens; all tokens of a record of bare `text`.
+
+    Args:
+        records: see `read_records`. `question` + `answer` go through the chat template or `template`, `messages`
+            through the chat template (the last one is the answer), `prompt` + `completion` and `text` stay as they are.
+            With `target` (a string of the answer, or several) in each record, rows have a `target_mask` of its tokens.
+        tokenizer: of transformers. A padding token is not needed.
+        template: holds `{question}` and then `{answer}`; blanks before `{answer}` belong to the answer's first token.
+            `TEMPLATE` by default.
+        chat: put questions through `tokenizer.apply_chat_template`; by default where the tokenizer has a chat template
+            and no `template` is given.
+        system: message put first in chats that have none.
+        max_length: of a row. Prompts are cut from the left, answers kept whole.
+        long_answers: what becomes of answers that do not fit even so: `"error"`, or `"cut"`, with a warning.
+        bos: begin with the tokenizer's token for it; by default where the tokenizer does so itself, not in chats, whose
+            templates say it.
+        eos: end answers with the end-of-sequence token, unless a chat template has closed them.
+
+    Returns:
+        A row per record: `input_ids`, `labels` (-100 in the prompt), `target_mask` if there are targets, and the
+        strings `prompt` and `answer`.
+
+    Raises:
+        InvalidInputError: empty answers or answers too long (the message names the rows, counted from 1), a chat
+            without a template, a template without its two fields, or for chats; a system message where there is no
+            chat; targets that no answer has.
+
+    Warns:
+        UserWarning: answers or prompts were cut.
+    """
+    if template is not None:
+        if chat:
+            raise InvalidInputError("Expected 'template' or chat=True (got both)")
+        chat = False
+    template = TEMPLATE if template is None else template
+    if template.count("{question}") != 1 or template.count("{answer}") != 1:
+        raise InvalidInputError(f"Expected 'template' with {{question}} and {{answer}} once each (got {template!r})")
+    if template.index("{question}") > template.index("{answer}"):
+        raise InvalidInputError(f"Expected 'template' with {{question}} before {{answer}} (got {template!r})")
+    if long_answers not in LONG_ANSWERS:
+        raise InvalidInputError(f"Expected 'long_answers' among {LONG_ANSWERS} (got {long_answers!r})")
+    if max_length is not None and max_length < 2:
+        raise InvalidInputError(f"Expected 'max_length' of at least 2 (got {max_length})")
+    texts = [_text_of(record, i, tokenizer, template, chat, system) for i, record in enumerate(records, 1)]
+    # Bare texts beside chats of other parts have no use for a system message; prompts would be expected to show it.
+    asked = getattr(tokenizer, "chat_template", None) is None or any(text[0] for text in texts)
+    if system is not None and asked and not any(text[3] for text in texts):
+        raise InvalidInputError("Expected rows that go through a chat template for 'system' (got none)")
+    _refuse("answers that are not empty", [i for i, text in enumerate(texts, 1) if not text[2]])
+    targets = [record.get("target") for record in records]
+    if any(t is not None for t in targets):
+        _refuse("'target' in every row or in none", [i for i, t in enumerate(targets, 1) if t is None])
+    begins = {chatted: _begin(tokenizer, bos, chatted) for chatted in {text[3] for text in texts}}
+    rows, too_long, shortened = [], [], []
+    for i, ((prompt, answer, plain, chatted), target) in enumerate(zip(texts, targets, strict=True), 1):
+        begin = begins[chatted]
+        before, after, spans = _tokens(tokenizer, prompt, answer, offsets=target is not None)
+        mask = None if target is None else _target_mask(answer, target, spans, i)
+        if eos and tokenizer.eos_token_id is not None and not (chatted and after[-1] in tokenizer.all_special_ids):
+            after.append(tokenizer.eos_token_id)
+            mask = None if mask is None else [*mask, False]
+        if max_length is not None:
+            context = begin or before[-1:]  # the answer's first token is predicted from something
+            room = max_length - len(begin) - len(after)
+            if max_length < len(context) + len(after):
+                too_long.append(i)
+                begin, before, after = context, [], after[: max_length - len(context)]
+                mask = None if mask is None else mask[: len(after)]
+            else:
+                shortened += [i] if len(before) > room else []
+                before = before[max(0, len(before) - room) :]
+        head = begin + before
+        row = {"input_ids": head + after, "labels": [IGNORE] * len(head) + after}
+        if mask is not None:
+            row["target_mask"] = [False] * len(head) + mask
+        rows.append(row | {"prompt": prompt, "answer": plain})
+    if shortened:
+        warnings.warn(
+            f"prompts of {len(shortened)} rows were cut from the left, to fit into {max_length} tokens: "
+            f"{named_rows(shortened)}",
+            UserWarning,
+            stacklevel=2,
+        )
+    if long_answers == "error":
+        _refuse(f"answers that fit into {max_length} tokens", too_long)
+    elif too_long:
+        warnings.warn(f"answers of {named_rows(too_long)} were cut to {max_length} tokens", UserWarning, stacklevel=2)
+    return rows
+
+
+def _text_of(
+    record: Mapping[str, Any], number: int, tokenizer: Any, template: str, chat: bool | None, system: str | None
+) -> tuple[str, str, str, bool]:
+    """Prompt, what follows it, the bare answer, and whether a chat template made them."""
+    shape = shape_of(record, f"row {number}")
+    has_template = getattr(tokenizer, "chat_template", None) is not None
+    if shape == ("text",):
+        return "", record["text"], record["text"].strip(), False
+    if shape == ("prompt", "completion"):
+        return record["prompt"], record["completion"], record["completion"].strip(), False
+    if shape == ("question", "answer") and not (has_template if chat is None else chat):
+        before, after = template.split("{answer}")
+        head = before.rstrip(" ")
+        answer = record["answer"].strip()
+        return head.replace("{question}", record["question"]), before[len(head) :] + answer + after, answer, False
+    if not has_template:
+        raise InvalidInputError(f"Expected a tokenizer with a chat template for a chat (got none, row {number})")
+    if shape == ("messages",):
+        messages = [{"role": m["role"], "content": m["content"]} for m in record["messages"]]
+    else:
+        messages = [{"role": "user", "content": record["question"]}, {"role": "assistant", "content": record["answer"]}]
+    if system is not None and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    if not whole.startswith(prompt):
+        raise InvalidInputError(
+            f"Expected a chat template whose prompt begins the whole chat (got one that changes it, row {number}); "
+            "use chat=False or records of 'prompt' and 'completion'"
+        )
+    # Blanks after the closing token are never generated.
+    return prompt, whole[len(prompt) :].rstrip(), messages[-1]["content"].strip(), True
+
+
+def _tokens(tokenizer: Any, prompt: str, answer: str, offsets: bool) -> tuple[list[int], list[int], list]:
+    """Tokens of prompt and answer, and the characters of `answer` that each of its tokens covers."""
+    if offsets and not tokenizer.is_fast:
+        raise InvalidInputError(f"Expected a fast tokenizer for 'target' (got {type(tokenizer).__name__})")
+    how = {"add_special_tokens": False, "verbose": False, "return_offsets_mapping": offsets}
+    before = tokenizer(prompt, **how)["input_ids"] if prompt else []
+    both, shift = tokenizer(prompt + answer, **how), len(prompt)
+    start = len(before)
+    if both["input_ids"][:start] != before or len(both["input_ids"]) == start:
+        both, shift, start = tokenizer(answer, **how), 0, 0
+    spans = [(a - shift, b - shift) for a, b in both["offset_mapping"][start:]] if offsets else []
+    return list(before), list(both["input_ids"][start:]), spans
+
+
+def _target_mask(answer: str, target: Any, spans: list[tuple[int, int]], number: int) -> list[bool]:
+    """Tokens that cover a character of any occurrence of the targets."""
+    covered: set[int] = set()
+    for word in [target] if isinstance(target, str) else list(target):
+        start = answer.find(word) if word else -1
+        if start < 0:
+            raise InvalidInputError(f"Expected 'target' to be a part of the answer (got {word!r} in row {number})")
+        while start >= 0:
+            covered.update(range(start, start + len(word)))
+            start = answer.find(word, start + 1)
+    return [not covered.isdisjoint(range(a, b)) for a, b in spans]
+
+
+def _begin(tokenizer: Any, bos: bool | None, chatted: bool) -> list[int]:
+    token = tokenizer.bos_token_id
+    if bos is None:
+        bos = not chatted and token is not None and tokenizer("a")["input_ids"][:1] == [token]
+    if bos and token is None:
+        raise InvalidInputError("Expected a tokenizer with a token to begin with for bos=True (got none)")
+    return [token] if bos else []
+
+
+def _refuse(expected: str, rows: list[int]) -> None:
+    if rows:
+        raise InvalidInputError(f"Expected {expected} (got {len(rows)} others: {named_rows(rows)})")
+
+
+def named_rows(rows: list[int], most: int = 10) -> str:
+    """Row numbers in words, the first few of many."""
+    shown = ", ".join(map(str, rows[:most]))
+    return f"{'row' if len(rows) == 1 else 'rows'} {shown}{', ...' if len(rows) > most else ''}"

@@ -1,0 +1,158 @@
+"""What to keep beside each forgotten document: a near one on another topic, one in another style, a world fact."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from rank_bm25 import BM25Plus
+
+from gunlearn.errors import DatasetNotFoundError, InvalidInputError
+from gunlearn.llm.data.encoding import encode
+from gunlearn.llm.data.records import read_records, shape_of
+from gunlearn.llm.data.target_tokens import folded, words_of
+
+Records = Sequence[Mapping[str, Any]]
+Entities = Callable[[str], Iterable[str]] | Collection[str]
+
+
+@dataclass(frozen=True)
+class RetainTriples:
+    """A record of each kind for each forgotten document, in their order.
+
+    Args:
+        generic: near in words, without any of the document's entities.
+        style: in another style.
+        world: facts of the world.
+    """
+
+    generic: tuple[Mapping[str, Any], ...]
+    style: tuple[Mapping[str, Any], ...]
+    world: tuple[Mapping[str, Any], ...]
+
+    def rows(self, tokenizer: Any, **how: Any) -> dict[str, list[dict[str, Any]]]:
+        """Rows by part, for `UnlearnTrainer(paired=...)`.
+
+        Args:
+            tokenizer: of transformers.
+            how: arguments of `encode`.
+        """
+        return {part: encode(getattr(self, part), tokenizer, **how) for part in ("generic", "style", "world")}
+
+
+def retain_triples(
+    forget: Any, generic: Any, world: Any, style: Any = None, *, entities: Entities, seed: int = 0
+) -> RetainTriples:
+    """The retain sets of `"OBLIVIATE" <https://arxiv.org/abs/2505.04416>`_, from what the user has.
+
+    In the paper a large language model writes the candidates for the generic documents, and the world facts are from
+    WikiText. Nothing is written or fetched here.
+
+    Args:
+        forget: documents to forget: texts, records (see `read_records`), or a file of records, or of a text per line
+            (`.txt`).
+        generic: candidates on other topics, likewise.
+        world: texts that state facts of the world, likewise.
+        style: texts of other genres, likewise; by default the generic documents in another order, which is what the
+            paper does for questions and answers.
+        entities: names that a generic document must not share: a list, or a function that finds them in a text.
+        seed: of the order in which texts of `style` and `world` are taken.
+
+    Raises:
+        InvalidInputError: nothing in a set, or no candidate without a document's entities.
+        DatasetNotFoundError: no such file.
+    """
+    documents, candidates, facts = (as_records(source) for source in (forget, generic, world))
+    draw = random.Random(seed)
+    nearest = nearest_without_shared(list(map(text_of, documents)), list(map(text_of, candidates)), entities)
+    chosen = [candidates[i] for i in nearest]
+    others = draw.sample(chosen, len(chosen)) if style is None else _taken(as_records(style), len(documents), draw)
+    return RetainTriples(tuple(chosen), tuple(others), tuple(_taken(facts, len(documents), draw)))
+
+
+def nearest_without_shared(documents: Sequence[str], candidates: Sequence[str], entities: Entities) -> list[int]:
+    """For each document the candidate that is nearest by BM25 among those that have none of its entities.
+
+    BM25+, under which a word counts even where half of few candidates have it.
+
+    Args:
+        documents: texts.
+        candidates: texts.
+        entities: names (or one), or a function that finds them in a text. A name is compared word by word, whatever its
+            case, possessives and hyphens.
+
+    Returns:
+        Numbers of the candidates, one per document.
+
+    Raises:
+        InvalidInputError: no candidates, or documents that share an entity with all of them.
+    """
+    if isinstance(entities, str):
+        entities = (entities,)
+    if not candidates:
+        raise InvalidInputError("Expected candidates to choose from (got none)")
+    words = [_plain(text).split() for text in candidates]
+    spaced = [f" {' '.join(w)} " for w in words]
+    index = BM25Plus([w or [""] for w in words])  # it divides by the documents' lengths
+    chosen, without = [], []
+    for number, document in enumerate(documents, 1):
+        own = f" {_plain(document)} "
+        found = entities(document) if callable(entities) else [e for e in entities if f" {_plain(e)} " in own]
+        names = [f" {name} " for name in map(_plain, found) if name]
+        allowed = [i for i, text in enumerate(spaced) if not any(name in text for name in names)]
+        if not allowed:
+            without.append(number)
+            continue
+        scores = index.get_scores(own.split())
+        chosen.append(max(allowed, key=lambda i: scores[i]))
+    if without:
+        raise InvalidInputError(
+            f"Expected a candidate without entities of its document, for each (got none for documents {without[:10]})"
+        )
+    return chosen
+
+
+def as_records(source: Any) -> Records:
+    """Records from texts, records, or a file of either.
+
+    Raises:
+        InvalidInputError: there is nothing in it, or something else.
+        DatasetNotFoundError: no such file.
+    """
+    if isinstance(source, str | PathLike):
+        path = Path(source)
+        if path.suffix != ".txt":
+            return read_records(path)
+        if not path.is_file():
+            raise DatasetNotFoundError(f"Expected a file of texts (got {path}, which is no file)")
+        source = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    records = [{"text": value} if isinstance(value, str) else value for value in source]
+    if not records:
+        raise InvalidInputError("Expected at least one text (got none)")
+    for i, record in enumerate(records, 1):
+        shape_of(record, f"row {i}")
+    return records
+
+
+def text_of(record: Mapping[str, Any]) -> str:
+    """All that a record says."""
+    shape = shape_of(record, "a record")
+    if shape == ("messages",):
+        return " ".join(message["content"] for message in record["messages"])
+    return " ".join(record[name] for name in shape)
+
+
+def _taken(records: Records, count: int, draw: random.Random) -> list[Mapping[str, Any]]:
+    """As many as wanted, each as often as any other, give or take one."""
+    out: list[Mapping[str, Any]] = []
+    while len(out) < count:
+        out.extend(draw.sample(list(records), min(len(records), count - len(out))))
+    return out
+
+
+def _plain(text: str) -> str:
+    return " ".join(folded(word) for word in words_of(text))

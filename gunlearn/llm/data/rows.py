@@ -1,0 +1,155 @@
+"""Rows from whatever the caller has, and rows that are both to be forgotten and to be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+import torch
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm.data.encoding import encode, named_rows
+from gunlearn.llm.data.records import read_records, shape_of
+from gunlearn.llm.model.causal_lm import IGNORE
+
+OVERLAPS = ("error", "drop", "keep")
+
+
+def as_rows(
+    source: Any, tokenizer: Any, of: str = "", **how: Any
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+    """Rows from whatever the caller has.
+
+    Args:
+        source: the path of a file of records, records, or rows that already have `input_ids` and `labels`.
+        tokenizer: of transformers.
+        of: the part's name, for messages.
+        how: arguments of `encode`.
+
+    Returns:
+        The rows, and the records they were made of (`None` for rows).
+
+    Raises:
+        InvalidInputError: as `read_records` and `encode`; there is nothing in it, or no label in any of its rows; no
+            sequence, records mixed with rows, rows without tokens or with other labels than tokens.
+    """
+    named = f" of '{of}'" if of else ""
+    records = read_records(source) if isinstance(source, str | PathLike) else _listed(source, named)
+    if not records:
+        raise InvalidInputError(f"Expected at least one row{named} (got none)")
+    encoded = [isinstance(record, Mapping) and "input_ids" in record for record in records]
+    if any(encoded) and not all(encoded):
+        other = encoded.index(not encoded[0]) + 1
+        raise InvalidInputError(f"Expected records or rows with 'input_ids' (got both, row {other}{named} is another)")
+    try:
+        rows = _checked(records) if encoded[0] else encode(records, tokenizer, **how)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{error}{named}") from error
+    if not any(map(is_labelled, rows)):
+        raise InvalidInputError(f"Expected rows with labelled tokens after the first (got none{named})")
+    return rows, None if encoded[0] else records
+
+
+def is_labelled(row: Mapping[str, Any]) -> bool:
+    """Whether any token has a label, the first one apart, which nothing predicts."""
+    return bool((torch.as_tensor(row["labels"])[1:] != IGNORE).any())
+
+
+def _listed(source: Any, named: str) -> list[Any]:
+    if isinstance(source, Mapping) or not (isinstance(source, Iterable) or hasattr(source, "__getitem__")):
+        raise InvalidInputError(f"Expected a path or a sequence of rows (got {type(source).__name__}{named})")
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        return [source[i] for i in range(len(source))]
+    return list(source)
+
+
+def _checked(rows: list[Any]) -> list[Any]:
+    for i, row in enumerate(rows, 1):
+        if "labels" not in row:
+            raise InvalidInputError(f"Expected rows with 'input_ids' and 'labels' (got {sorted(row)} in row {i})")
+        tokens, labels = len(row["input_ids"]), len(row["labels"])
+        if not tokens or tokens != labels:
+            raise InvalidInputError(
+                f"Expected rows of one token or more with as many labels (got {tokens} and {labels} in row {i})"
+            )
+    return rows
+
+
+def _said(row: Mapping[str, Any], record: Mapping[str, Any] | None, tokenizer: Any) -> set[Any]:
+    """All that a row can be known by: its tokens and its texts, in lower case, with single blanks."""
+    tokens, texts = tuple(map(int, row["input_ids"])), []
+    if tokenizer is not None:
+        # Other special tokens, that of unknown words among them, tell rows apart.
+        around = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+        texts.append(tokenizer.decode([token for token in tokens if token not in around]))
+    if record is not None:
+        turns = [turn["content"] for turn in record.get("messages", ()) if turn["role"] != "system"]
+        fields = shape_of(record, "a record")
+        texts.append(" ".join(turns if fields == ("messages",) else [record[name] for name in fields]))
+    return {tokens, *(" ".join(text.lower().split()) for text in texts)} - {""}
+
+
+def check_ids(model: Any, parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Refuse rows of a tokenizer that is not the model's.
+
+    Args:
+        model: a model of transformers.
+        parts: rows by name.
+
+    Raises:
+        InvalidInputError: a token that the model has no embedding for.
+    """
+    known = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    for name, rows in parts.items():
+        most = max(int(max(row["input_ids"])) for row in rows)
+        if known is not None and most >= known:
+            raise InvalidInputError(
+                f"Expected tokens below {known}, which the model has embeddings for (got {most} in '{name}'); "
+                "take the model's own tokenizer, or call model.resize_token_embeddings(len(tokenizer))"
+            )
+
+
+def separate(
+    forget: Sequence[Mapping],
+    retain: Sequence[Mapping],
+    overlap: str = "error",
+    tokenizer: Any = None,
+    records: tuple[Sequence[Mapping] | None, Sequence[Mapping] | None] = (None, None),
+) -> list[Mapping]:
+    """Retained rows, once rows that are also to be forgotten have been dealt with.
+
+    Rows are in both if they have the same tokens, or the same text, be it decoded or, of records, question and answer,
+    prompt and completion, the turns of a chat, or the bare text, whatever the template. Case and blanks do not count.
+    Not seen are the same fact in other words or another order, a row that is a part of another one, and other
+    punctuation.
+
+    Args:
+        forget: rows.
+        retain: rows.
+        overlap: `"error"` refuses rows that are in both, `"drop"` takes them out of `retain`, `"keep"` lets them be.
+        tokenizer: decodes rows; without one tokens and records are compared alone.
+        records: what rows to forget and to retain were made of, where they were.
+
+    Raises:
+        InvalidInputError: rows in both, with their number and where they are; or nothing is left to retain.
+    """
+    if overlap not in OVERLAPS:
+        raise InvalidInputError(f"Expected 'overlap' among {OVERLAPS} (got {overlap!r})")
+    forgotten, kept = (
+        [_said(row, record, tokenizer) for row, record in zip(rows, of or [None] * len(rows), strict=True)]
+        for rows, of in zip((forget, retain), records, strict=True)
+    )
+    known = set().union(*forgotten)
+    both = [i for i, said in enumerate(kept) if not known.isdisjoint(said)]
+    if overlap == "keep" or not both:
+        return list(retain)
+    if overlap == "error":
+        raise InvalidInputError(
+            f"Expected forget and retain without common rows (got {len(both)} of them, "
+            f"{named_rows([i + 1 for i in both])} of retain); overlap='drop' takes them out of retain"
+        )
+    kept = [row for i, row in enumerate(retain) if i not in set(both)]
+    if not kept:
+        raise InvalidInputError("Expected rows to retain that are not forgotten (got none)")
+    return kept

@@ -1,0 +1,102 @@
+"""TOFU: questions about authors who do not exist, to be learned and then forgotten."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from gunlearn.errors import DatasetNotFoundError, InvalidInputError
+from gunlearn.llm.data.encoding import encode
+from gunlearn.llm.data.records import read_records
+
+#: Each forget split, and the rest of the authors.
+RETAIN_OF = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+SPLITS = (
+    "full",
+    *RETAIN_OF,
+    *RETAIN_OF.values(),
+    *(f"{name}_perturbed" for name in (*RETAIN_OF, "retain", "real_authors", "world_facts")),
+)
+HUB = "locuslab/TOFU"
+
+
+def load_tofu(split: str, root: str | PathLike[str] | None = None) -> list[dict[str, Any]]:
+    """Records of a split of TOFU (`arXiv:2401.06121 <https://arxiv.org/abs/2401.06121>`_).
+
+    Args:
+        split: `"full"`, `"forget01"`, `"forget05"`, `"forget10"`, `"retain99"`, `"retain95"`, `"retain90"`; with
+            `paraphrased_answer` and `perturbed_answer` (a list) beside each answer `"forget10_perturbed"` and its kin,
+            `"retain_perturbed"`, `"real_authors_perturbed"`, `"world_facts_perturbed"` (the last two not paraphrased).
+        root: folder with `TOFU/forget10.json` or `forget10.json`, one JSON object per line; without it
+            `$GUNLEARN_DATA`, else `./data`, and where the file is in neither, the Hugging Face Hub.
+
+    Returns:
+        Objects with `question` and `answer`.
+
+    Raises:
+        InvalidInputError: an unknown split.
+        DatasetNotFoundError: no such file, and the Hub cannot be reached.
+    """
+    if split not in SPLITS:
+        raise InvalidInputError(f"Expected 'split' among {SPLITS} (got {split!r})")
+    path = _file(f"{split}.json", root)
+    if path is not None:
+        return read_records(path)
+    if root is not None:
+        raise DatasetNotFoundError(f"Expected {split}.json or TOFU/{split}.json in {root} (got neither)")
+    from datasets import load_dataset
+
+    try:
+        return [dict(record) for record in load_dataset(HUB, split, split="train")]
+    except (OSError, ValueError) as error:
+        raise DatasetNotFoundError(
+            f"Expected TOFU/{split}.json in $GUNLEARN_DATA or ./data, or a connection to the Hub "
+            f"(got {type(error).__name__})"
+        ) from error
+
+
+def tofu_refusals(root: str | PathLike[str] | None = None) -> list[str]:
+    """The hundred ways of TOFU to say "I don't know", from `idontknow.jsonl`: a line of plain text each.
+
+    Raises:
+        DatasetNotFoundError: no such file.
+    """
+    path = _file("idontknow.jsonl", root)
+    if path is None:
+        raise DatasetNotFoundError(f"Expected TOFU/idontknow.jsonl in {root or '$GUNLEARN_DATA or ./data'} (got none)")
+    return [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+
+
+def answer_rows(records: Sequence[Mapping[str, Any]], tokenizer: Any, field: str, **how: Any) -> list[Any]:
+    """Rows of the same questions with the answers of another field.
+
+    Args:
+        records: of a `_perturbed` split.
+        tokenizer: of transformers.
+        field: `"paraphrased_answer"`, `"perturbed_answer"`. Records without it keep their `answer`, as those of
+            `real_authors_perturbed` have no paraphrase.
+        how: arguments of `encode`.
+
+    Returns:
+        A row per record, or a list of rows where the field holds a list of answers.
+    """
+    given = [record.get(field, record["answer"]) for record in records]
+    lists = [answers if isinstance(answers, list) else [answers] for answers in given]
+    flat = [
+        {"question": record["question"], "answer": answer}
+        for record, answers in zip(records, lists, strict=True)
+        for answer in answers
+    ]
+    rows = iter(encode(flat, tokenizer, **how))
+    return [
+        [next(rows) for _ in answers] if isinstance(answer, list) else next(rows)
+        for answer, answers in zip(given, lists, strict=True)
+    ]
+
+
+def _file(name: str, root: str | PathLike[str] | None) -> Path | None:
+    folder = Path(root if root is not None else os.environ.get("GUNLEARN_DATA") or "data")
+    return next((path for path in (folder / "TOFU" / name, folder / name) if path.is_file()), None)

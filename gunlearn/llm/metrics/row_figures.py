@@ -1,0 +1,48 @@
+"""What a model knows of some rows, in four figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from gunlearn.llm.data.rows import is_labelled
+from gunlearn.llm.metrics.memorization import exact_memorization, extraction_strength
+from gunlearn.llm.metrics.scoring import token_scores
+
+#: Name of each figure, and what it is.
+FIGURES = {
+    "prob": "mean over rows of p(answer)^(1/tokens)",
+    "nll": "negative log-likelihood per token, in nats",
+    "exact_memorization": "share of tokens that are the model's first choice",
+    "extraction_strength": "share of an answer that the model completes by itself",
+}
+
+
+def figures(
+    model: nn.Module, parts: Mapping[str, Sequence[Mapping[str, Any]]], most: int = 256, batch_size: int = 8
+) -> dict[str, dict[str, float]]:
+    """Measure some rows of each part.
+
+    Args:
+        model: a causal language model; not changed.
+        parts: rows by name; those without any label are left out.
+        most: rows per part, evenly spaced; with 0 nothing is measured.
+        batch_size: rows at a time.
+
+    Returns:
+        The figures of `FIGURES` by part.
+    """
+    out = {}
+    for name, given in parts.items() if most else ():
+        rows = [row for row in given if is_labelled(row)]
+        step = max(1, len(rows) / most)
+        scores = token_scores(model, [rows[int(i * step)] for i in range(min(most, len(rows)))], batch_size)
+        out[name] = {
+            "prob": float(scores.mean_log_prob.exp().mean()),
+            "nll": -float(scores.log_prob.sum() / scores.length.sum()),
+            "exact_memorization": float(exact_memorization(scores).mean()),
+            "extraction_strength": float(extraction_strength(scores).mean()),
+        }
+    return out

@@ -1,0 +1,145 @@
+"""Functional alignment of causal language models: both answer the same prompts, and both score all the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.core.checks import check_choice
+from gunlearn.llm.metrics.generation import Samples, draw, end_tokens
+from gunlearn.llm.metrics.scoring import answer_logits, prompt_of
+from gunlearn.llm.model.frozen import check_vocabulary
+from gunlearn.llm.model.head import CHUNK, device_of, evaluating
+from gunlearn.metrics.alignment import ESTIMATORS, Alignment, Sampler, StepTerms, align, categorical_kl
+
+
+class TextAlignment:
+    r"""Supplies the core (`gunlearn.metrics.alignment`) with texts.
+
+    An answer ends with its end-of-sequence token, which counts; nothing after it does. Answers are scored in float32,
+    behind their own prompts, padded on the right, so that every token keeps its position.
+
+    `"rao_blackwell"` replaces each token's log-ratio by the exact divergence over the vocabulary,
+
+    .. math:: \sum_t \sum_v p(v | x, y_{<t}) [\log p(v | x, y_{<t}) - \log q(v | x, y_{<t})]
+
+    which has the same expectation by the chain rule, is never negative, and varies far less.
+
+    Args:
+        prompts: rows (what comes before their first label), or token ids.
+        tokenizer: names the token that ends an answer; or its id, or several ids (chats may end in more than one way).
+        sampler: how answers are drawn.
+        estimator: `"rao_blackwell"` or `"monte_carlo"`.
+        max_new_tokens: where answers are cut off: the beginnings are then compared, a lower bound.
+        batch_size: answers at a time.
+        chunk: logits held at a time.
+
+    Raises:
+        InvalidInputError: an unknown estimator, a row without a prompt, or no token that ends an answer.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Mapping[str, Any] | Sequence[int]],
+        tokenizer: Any,
+        sampler: Sampler | None = None,
+        estimator: str = "rao_blackwell",
+        max_new_tokens: int = 64,
+        batch_size: int = 64,
+        chunk: int = CHUNK,
+    ) -> None:
+        """See the class."""
+        check_choice("estimator", estimator, ESTIMATORS)
+        self.prompts = [prompt_of(prompts[i]) for i in range(len(prompts))]
+        self.ends = end_tokens(tokenizer)
+        self.sampler, self.estimator = sampler or Sampler(), estimator
+        self.max_new_tokens, self.batch_size, self.chunk = max_new_tokens, batch_size, chunk
+
+    def draw(self, model: nn.Module) -> Samples:
+        """The model's answers."""
+        return draw(model, self.prompts, self.ends, self.sampler, self.max_new_tokens, self.batch_size)
+
+    def terms(self, samples: Samples, p: nn.Module, q: nn.Module) -> StepTerms:
+        r"""Terms of :math:`KL(p \| q)` at answers of `p`, `[num_prompts, num_samples, num_tokens]`.
+
+        Raises:
+            InvalidInputError: the models' vocabularies differ.
+        """
+        check_vocabulary(p, q)
+        mask = samples.mask.flatten(0, 1)
+        per_prompt, lengths = samples.mask.size(1), mask.sum(1)
+        total = lengths + torch.tensor([len(x) for x in samples.prompts]).repeat_interleave(per_prompt)
+        values = torch.zeros(mask.shape)
+        tokens = samples.tokens.flatten(0, 1)
+        with evaluating(p), evaluating(q), torch.no_grad():
+            for index in total.argsort().split(self.batch_size):
+                ids = torch.zeros(len(index), int(total[index].max()), dtype=torch.long)
+                scored = torch.zeros(ids.shape, dtype=torch.bool)
+                for row, i in enumerate(index.tolist()):
+                    prompt, length = samples.prompts[i // per_prompt], int(lengths[i])
+                    ids[row, : len(prompt)] = torch.tensor(prompt)
+                    scored[row, len(prompt) : len(prompt) + length] = True
+                    ids[row, len(prompt) : len(prompt) + length] = tokens[i, :length]
+                read = torch.arange(ids.size(1)) < total[index, None]
+                found = torch.cat(self._steps(p, q, ids, read.long(), scored[:, 1:]))
+                values[index] = torch.zeros(len(index), mask.size(1)).masked_scatter(mask[index], found)
+        truncated = 1 - float(samples.ended.double().mean())
+        return StepTerms(values.reshape(samples.mask.shape), samples.mask, truncated)
+
+    def _steps(self, p: nn.Module, q: nn.Module, ids: Tensor, read: Tensor, scored: Tensor) -> list[Tensor]:
+        label, out, logits = ids[:, 1:][scored], [], []
+        for model in (p, q):
+            device = device_of(model)
+            inputs = {"input_ids": ids.to(device), "attention_mask": read.to(device)}
+            logits.append(answer_logits(model, inputs, scored.to(device), self.chunk))
+        for a, b in zip(*logits, strict=True):
+            b = b.to(a.device)
+            if self.estimator == "rao_blackwell":
+                out.append(categorical_kl(a, b).float().cpu())
+            else:
+                y, label = label[: a.size(0), None].to(a.device), label[a.size(0) :]
+                ratio = a.log_softmax(-1).gather(1, y) - b.log_softmax(-1).gather(1, y)
+                out.append(ratio[:, 0].float().cpu())
+        return out
+
+
+def functional_alignment(
+    current: nn.Module,
+    reference: nn.Module,
+    prompts: Sequence[Mapping[str, Any] | Sequence[int]],
+    tokenizer: Any,
+    sampler: Sampler | None = None,
+    estimator: str = "rao_blackwell",
+    per: str = "sequence",
+    max_new_tokens: int = 64,
+    batch_size: int = 64,
+) -> Alignment:
+    """Symmetric divergence of two models' answers, in nats; 0 means that they answer alike.
+
+    A reconstruction of FADE, see `gunlearn.metrics.alignment`; to compare several models with several retrained ones,
+    with a noise floor, use `gunlearn.metrics.standings` with a `TextAlignment`.
+
+    Args:
+        current: the model to judge.
+        reference: the model retrained without the forgotten rows.
+        prompts: see `TextAlignment`.
+        tokenizer: see `TextAlignment`.
+        sampler: see `TextAlignment`.
+        estimator: see `TextAlignment`.
+        per: `"sequence"` or `"token"`.
+        max_new_tokens: where answers are cut off.
+        batch_size: answers at a time.
+
+    Example:
+        >>> functional_alignment(unlearned, retrained, forget_rows, tokenizer).value  # doctest: +SKIP
+    """
+    supplier = TextAlignment(prompts, tokenizer, sampler, estimator, max_new_tokens, batch_size)
+    both = ((current, reference), (reference, current))
+    terms = [supplier.terms(supplier.draw(p), p, q) for p, q in both]
+    return align(*terms, estimator, per, supplier.sampler)
+
+
+fade_metric = functional_alignment

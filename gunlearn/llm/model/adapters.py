@@ -1,0 +1,118 @@
+"""Adapters by name, and models that have nothing to train."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
+
+ADAPTERS = ("lora", "bounded")
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no causal language model.
+
+    Raises:
+        InvalidTypeError: no module, a path, say.
+        UnsupportedModelError: a model of transformers without a head over the vocabulary.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(
+            f"Expected a model of transformers (got {type(model).__name__}); load it with "
+            "AutoModelForCausalLM.from_pretrained(...)"
+        )
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is None:
+        raise UnsupportedModelError(
+            f"Expected a causal language model, with a head over its vocabulary (got {type(model).__name__}); load it "
+            "with AutoModelForCausalLM"
+        )
+
+
+def check_trainable(model: nn.Module, peft: Any = None) -> None:
+    """Refuse a model that cannot be trained as it is.
+
+    Args:
+        model: a causal language model.
+        peft: see `with_adapter`.
+
+    Raises:
+        InvalidInputError: a quantised or frozen model without an adapter, or a second adapter.
+    """
+    adapted = hasattr(model, "peft_config")
+    if peft is not None:
+        if adapted:
+            raise InvalidInputError(
+                "Expected a model without an adapter for 'peft' (got one that has one); merge it first, or leave out "
+                "'peft' to train it"
+            )
+        return
+    quantised = getattr(model, "is_quantized", False) and not adapted
+    if adapted and not any(p.requires_grad for p in model.parameters()):
+        raise InvalidInputError(
+            "Expected a model with parameters to train (got a frozen adapter); load it with is_trainable=True, or call "
+            "merge_and_unload()"
+        )
+    if quantised or not any(p.requires_grad for p in model.parameters()):
+        raise InvalidInputError(
+            f"Expected a model with parameters to train (got a {'quantised' if quantised else 'frozen'} one); "
+            "train an adapter: peft='lora' or 'bounded' (--peft lora)"
+        )
+
+
+def precision(model: nn.Module) -> str:
+    """Types of the weights that are trained, `"float32"`.
+
+    Warns:
+        UserWarning: some have half precision. A step of 1e-5 is less than half the distance between two such numbers,
+            unless the weight is small.
+    """
+    found = {p.dtype for p in model.parameters() if p.requires_grad}
+    if found & {torch.bfloat16, torch.float16}:
+        warnings.warn(
+            "Expected weights to train in float32 (got half precision, in which small steps are rounded away and most "
+            "weights stay as they are); load the model with dtype=torch.float32, or train an adapter",
+            UserWarning,
+            stacklevel=3,
+        )
+    return ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found))
+
+
+def with_adapter(model: nn.Module, peft: Any) -> nn.Module:
+    """Put an adapter into a model, in place.
+
+    Args:
+        model: a model of transformers.
+        peft: `None` for none, `"lora"` (rank 8, on all linear layers but the head), `"bounded"` (`BoundedConfig`, on
+            the feed-forward layers), or a configuration of peft.
+
+    Returns:
+        The model for training; the given one without an adapter.
+
+    Raises:
+        InvalidInputError: another name.
+        InvalidTypeError: no configuration.
+    """
+    if peft is None:
+        return model
+    from peft import LoraConfig, PeftConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    if peft == "lora":
+        transposed = any(isinstance(module, Conv1D) for module in model.modules())
+        peft = LoraConfig(
+            task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear", fan_in_fan_out=transposed
+        )
+    elif peft == "bounded":
+        from gunlearn.llm.model.bounded import BoundedConfig
+
+        peft = BoundedConfig(task_type="CAUSAL_LM")
+    elif isinstance(peft, str):
+        raise InvalidInputError(f"Expected 'peft' among {ADAPTERS} (got {peft!r})")
+    if not isinstance(peft, PeftConfig):
+        raise InvalidTypeError(f"Expected 'peft' as one of {ADAPTERS} or a PeftConfig (got {type(peft).__name__})")
+    return get_peft_model(model, peft)

@@ -1,0 +1,156 @@
+"""Adding and subtracting adapters: what one has learned, as a change of the weights it sits on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.llm.model.bounded_layer import BoundedLinear
+from gunlearn.llm.model.head import unwrap
+
+#: Settings of peft under which an adapter is more than one product per layer.
+_MORE = {
+    "modules_to_save": "whole modules are trained beside it",
+    "trainable_token_indices": "rows of the embeddings are trained beside it",
+    "target_parameters": "it sits on parameters, not on layers",
+    "lora_bias": "its B has a bias",
+}
+
+
+@torch.no_grad()
+def adapter_delta(model: nn.Module, adapter: str = "default") -> dict[str, Tensor]:
+    r"""The change of each weight that an adapter makes: the product, :math:`s B A` for LoRA.
+
+    Arithmetic on adapters means arithmetic on these. Subtracting `A` and `B` by themselves is something else: the
+    product of two differences has mixed terms.
+
+    Args:
+        model: a model with adapters of LoRA or `BoundedConfig`, from `get_peft_model` or injected.
+        adapter: which one.
+
+    Returns:
+        `{module: change}` in the layout of each module's weight, by the names that modules have in the model without
+        adapters.
+
+    Raises:
+        InvalidInputError: no layer has that adapter, or it is merged into the weights.
+        UnsupportedModelError: part of what the adapter does is no change of a weight matrix and would be lost.
+    """
+    base = _base(model)
+    _check_complete(model, adapter)
+    delta = {}
+    for name, layer in base.named_modules():
+        if isinstance(layer, BaseTunerLayer) and adapter in layer._get_available_adapters():
+            if not isinstance(layer, (LoraLayer, BoundedLinear)) or getattr(layer, "lora_variant", {}).get(adapter):
+                raise UnsupportedModelError(
+                    f"Expected plain LoRA or bounded adapters, which add one matrix to a weight (got {layer!r:.80})"
+                )
+            if adapter in layer.merged_adapters:
+                raise InvalidInputError(f"Expected an adapter that is not merged (got '{adapter}'); unmerge it first")
+            delta[name] = layer.get_delta_weight(adapter).detach().clone()
+    if not delta:
+        raise InvalidInputError(f"Expected a model with an adapter '{adapter}' (got {type(model).__name__})")
+    return delta
+
+
+@torch.no_grad()
+def add_delta(model: nn.Module, delta: Mapping[str, Tensor], scale: float = 1.0, inplace: bool = False) -> nn.Module:
+    r"""The model at :math:`\theta + \lambda\,\Delta`; a negative scale subtracts.
+
+    Sums are in float32 (float64 for float64) and rounded once: adding and subtracting again restores the weights to
+    1e-6 in float32, but to a rounding step only in half precision.
+
+    Args:
+        model: with adapters (their base weights change) or without.
+        delta: from `adapter_delta`.
+        scale: :math:`\lambda`.
+        inplace: change this model; a copy by default.
+
+    Raises:
+        InvalidInputError: a module is missing, or its weight has another shape, or is shared with another module.
+        UnsupportedModelError: weights are quantised.
+    """
+    weights = base_weights(model, delta)  # refuses before it copies or changes anything
+    if not inplace:
+        model = copy.deepcopy(model)
+        weights = base_weights(model, delta)
+    for name, change in delta.items():
+        weight = weights[name]
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        change = change.to(weight.device, wide)
+        weight.copy_(weight.to(wide) + scale * change)
+    return model
+
+
+def negate_adapter(model: nn.Module, adapter: str = "default", inplace: bool = False) -> nn.Module:
+    """The model with the opposite adapter, exactly: `B` becomes `-B`.
+
+    Args:
+        model: with an adapter of LoRA or `BoundedConfig`.
+        adapter: which one.
+        inplace: change this model; a copy by default.
+
+    Raises:
+        InvalidInputError: as for `adapter_delta`.
+        UnsupportedModelError: as for `adapter_delta`.
+    """
+    names = adapter_delta(model, adapter)
+    if not inplace:
+        model = copy.deepcopy(model)
+    with torch.no_grad():
+        for name in names:
+            layer = _base(model).get_submodule(name)
+            if isinstance(layer, BoundedLinear):
+                layer.bounded_B[adapter].neg_()
+            elif adapter in layer.lora_B:
+                layer.lora_B[adapter].weight.neg_()
+            else:
+                layer.lora_embedding_B[adapter].neg_()
+    return model
+
+
+def base_weights(model: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+    """The weight that each change belongs to; see `add_delta` for what is refused."""
+    base, out = _base(model), {}
+    owners: dict[int, int] = {}
+    for _, parameter in base.named_parameters(remove_duplicate=False):
+        owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    modules = dict(base.named_modules())
+    for name, change in delta.items():
+        module = modules.get(name)
+        layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        weight = getattr(layer, "weight", None)
+        if not isinstance(weight, nn.Parameter):
+            raise InvalidInputError(f"Expected a model with a weight at '{name}' (got {type(module).__name__})")
+        if not weight.is_floating_point():
+            raise UnsupportedModelError(f"Expected floating point weights at '{name}' (got {weight.dtype})")
+        if weight.shape != change.shape:
+            raise InvalidInputError(
+                f"Expected a change of shape {tuple(weight.shape)} for '{name}' (got {tuple(change.shape)})"
+            )
+        if owners[id(weight)] > 1:
+            raise InvalidInputError(
+                f"Expected a weight of its own at '{name}' (got one that is tied to another module's); untie it first"
+            )
+        out[name] = weight
+    return out
+
+
+def _base(model: nn.Module) -> nn.Module:
+    model = unwrap(model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _check_complete(model: nn.Module, adapter: str) -> None:
+    config = getattr(unwrap(model), "peft_config", {}).get(adapter)
+    more = [f"'{name}': {why}" for name, why in _MORE.items() if getattr(config, name, None)]
+    if getattr(config, "bias", "none") != "none":
+        more.append("'bias': biases are trained beside it")
+    if more:
+        raise UnsupportedModelError(f"Expected an adapter that only changes weight matrices (got {'; '.join(more)})")

@@ -1,0 +1,180 @@
+"""Bounded adapters for peft: weights that ascent cannot drive away without end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PeftConfig
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm.model.bounded_layer import PHI, BoundedLinear
+
+TYPE = "BOUNDED"
+_FAMILIES = {
+    ("gate_proj", "up_proj", "down_proj"): "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text olmo olmo2 smollm3",
+    ("gate_up_proj", "down_proj"): "phi3 glm glm4",
+    ("fc1", "fc2"): "phi opt",
+    ("mlp.c_fc", "mlp.c_proj"): "gpt2 gpt_neo gpt_bigcode",
+    ("dense_h_to_4h", "dense_4h_to_h"): "gpt_neox bloom falcon",
+    ("fc_in", "fc_out"): "gptj",
+}
+#: The linear layers of the feed-forward blocks, by `model_type`.
+MLP_LINEARS = {model_type: names for names, types in _FAMILIES.items() for model_type in types.split()}
+
+
+@dataclass
+class BoundedConfig(PeftConfig):
+    r"""Adapters whose change of the weights is bounded, :math:`\Delta W = s\,\varphi(\omega B A)`.
+
+    After "Bounded Parameter-Efficient Unlearning" (arXiv 2509.24166): gradient ascent on the forget data makes the
+    weights of feed-forward layers grow without bound, and a bounded function on their adapters stops that. That
+    `phi` acts on the product `B A`, and the default of the bound, are a reconstruction (the form that sine-activated
+    low-rank adaptation uses), not the paper's text.
+
+    What is bounded is each entry of the weights' change, and with it their norm. The forget loss is not: this is
+    stability of what is retained under ascent, no more. A smaller learning rate is the control to compare with.
+
+    Works wherever a configuration of peft does, `get_peft_model(model, BoundedConfig())`, and on any `nn.Module` with
+    linear layers by `target_modules`. A saved adapter loads with `PeftModel.from_pretrained` once this module is
+    imported.
+
+    `omega` multiplies the slope at zero, which is `s * omega`: keep that product, or the learning rate changes with it.
+    Where :math:`|\omega B A| > \pi/2` the sine has turned: see `adapter_norms`.
+
+    Args:
+        r: rank of `B A`.
+        alpha: numerator of the default bound; `None` takes `r`.
+        omega: frequency.
+        phi: `"sin"`, `"tanh"`, or `"identity"` (no bound; LoRA with the same slope).
+        bound: :math:`s`; `None` takes `(alpha / r) / sqrt(in_features)`, of the size of a freshly drawn weight.
+        dropout: on the adapter's input.
+        target_modules: names or a regular expression; `None` takes the linear layers of the feed-forward blocks.
+        exclude_modules: names or a regular expression.
+        layers_to_transform: indices of layers.
+        layers_pattern: name of the list of layers.
+        modules_to_save: further modules to train in full.
+
+    Raises:
+        InvalidInputError: a rank, frequency, bound, function or dropout out of range.
+    """
+
+    r: int = field(default=8)
+    alpha: float | None = field(default=None)
+    omega: float = field(default=10.0)
+    phi: str = field(default="sin")
+    bound: float | None = field(default=None)
+    dropout: float = field(default=0.0)
+    target_modules: list[str] | str | None = field(default=None)
+    exclude_modules: list[str] | str | None = field(default=None)
+    layers_to_transform: list[int] | int | None = field(default=None)
+    layers_pattern: list[str] | str | None = field(default=None)
+    modules_to_save: list[str] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        self.peft_type = TYPE
+        if not isinstance(self.r, int) or self.r < 1:
+            raise InvalidInputError(f"Expected 'r' to be a positive integer (got {self.r!r})")
+        if self.phi not in PHI:
+            raise InvalidInputError(f"Expected 'phi' among {tuple(PHI)} (got {self.phi!r})")
+        for name in ("alpha", "omega", "bound"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InvalidInputError(f"Expected '{name}' to be positive and finite (got {value!r})")
+        if not 0 <= self.dropout < 1:
+            raise InvalidInputError(f"Expected 'dropout' in [0, 1) (got {self.dropout!r})")
+
+    def scale(self, in_features: int) -> float:
+        """The bound for a layer that reads `in_features` numbers."""
+        if self.bound is not None:
+            return self.bound
+        return (self.r if self.alpha is None else self.alpha) / self.r / math.sqrt(in_features)
+
+
+class BoundedModel(BaseTuner):
+    """The tuner behind `BoundedConfig`; made by `peft.get_peft_model`."""
+
+    prefix = "bounded_"
+    tuner_layer_cls = BoundedLinear
+    target_module_mapping = MLP_LINEARS
+
+    def _prepare_adapter_config(self, peft_config: BoundedConfig, model_config: dict[str, Any]) -> BoundedConfig:
+        if peft_config.target_modules is None:
+            peft_config.target_modules = mlp_linears(model_config.get("model_type"))
+        return peft_config
+
+    def _create_and_replace(
+        self,
+        peft_config: BoundedConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(target, BoundedLinear):
+            target.update_layer(adapter_name, peft_config)
+            return
+        layer = BoundedLinear(target, adapter_name, peft_config)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+
+def mlp_linears(model_type: str | None) -> list[str]:
+    """Names of the linear layers in the feed-forward blocks of an architecture.
+
+    Raises:
+        InvalidInputError: an unknown one.
+    """
+    if model_type not in MLP_LINEARS:
+        raise InvalidInputError(
+            f"Expected 'target_modules' for models of type {model_type!r} (got none); known are {sorted(MLP_LINEARS)}"
+        )
+    return list(MLP_LINEARS[model_type])
+
+
+@torch.no_grad()
+def adapter_norms(model: nn.Module, adapter: str = "default") -> dict[str, dict[str, float]]:
+    r"""How large a bounded adapter has become, layer by layer.
+
+    Args:
+        model: a model with bounded adapters.
+        adapter: which one.
+
+    Returns:
+        For each adapted module `bound` (infinite for `phi="identity"`), `max` and `frobenius` of :math:`\Delta W`, and
+        `beyond`: the share of entries with :math:`|\omega B A| > \pi/2`, where the sine falls again.
+
+    Raises:
+        InvalidInputError: no layer has that adapter.
+    """
+    report = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, BoundedLinear) and adapter in layer.bounded_A:
+            delta = layer.get_delta_weight(adapter)
+            angle = layer.bounded_omega[adapter] * (layer.bounded_B[adapter] @ layer.bounded_A[adapter])
+            free = layer.bounded_phi[adapter] == "identity"
+            report[name.removeprefix("base_model.model.")] = {
+                "bound": math.inf if free else layer.bounded_scale[adapter],
+                "max": float(delta.abs().max()),
+                "frobenius": float(delta.norm()),
+                "beyond": float((angle.abs() > math.pi / 2).double().mean()),
+            }
+    if not report:
+        raise InvalidInputError(f"Expected a model with a bounded adapter '{adapter}' (got {type(model).__name__})")
+    return report
+
+
+# peft's own `register_peft_method` admits the names of its enumeration alone; its tables take any string.
+PEFT_TYPE_TO_CONFIG_MAPPING[TYPE] = BoundedConfig
+PEFT_TYPE_TO_TUNER_MAPPING[TYPE] = BoundedModel
+PEFT_TYPE_TO_PREFIX_MAPPING[TYPE] = BoundedModel.prefix

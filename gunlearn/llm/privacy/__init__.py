@@ -1,0 +1,1 @@
+"""DP2Unlearning: private base models."""

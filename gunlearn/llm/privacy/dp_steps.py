@@ -1,0 +1,154 @@
+"""Pieces of DP-SGD over opacus: gradients per record, noise for a budget, refusals."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gunlearn.core.checks import check_choice, check_number
+from gunlearn.errors import InvalidInputError, MissingExtraError, UnsupportedModelError
+from gunlearn.llm.model.causal_lm import IGNORE, model_inputs
+from gunlearn.llm.model.head import device_of
+from gunlearn.llm.privacy.dp_card import CHOICES
+from gunlearn.losses.reduction import full_precision
+
+try:
+    from opacus.accountants import create_accountant
+    from opacus.accountants.utils import get_noise_multiplier
+    from opacus.grad_sample import GradSampleHooks
+    from opacus.optimizers import DPOptimizer
+except ImportError as error:
+    raise MissingExtraError(
+        'Expected opacus for gunlearn.llm.privacy.dp_training (not installed); pip install "gunlearn[llm,dp]"'
+    ) from error
+
+__all__ = [
+    "DPOptimizer",
+    "Rows",
+    "add_hooks",
+    "check_settings",
+    "create_accountant",
+    "declared_choices",
+    "epsilon_spent",
+    "noise_for",
+    "record_gradients",
+    "row_losses",
+]
+
+ACCOUNTANTS = ("rdp", "prv")
+Rows = Sequence[Mapping[str, Any]]
+
+
+def record_gradients(model: nn.Module, records: Sequence[Rows], collator: Callable[[Rows], Any]) -> None:
+    """Leave each record's own gradient in `grad_sample` of every trained parameter, `[num_records, *shape]`."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not records:
+        for p in trained.values():
+            p.grad_sample = p.new_zeros(0, *p.shape)
+        return
+    device = device_of(model)
+    batch = {name: value.to(device) for name, value in collator([row for rows in records for row in rows]).items()}
+    record = torch.tensor([i for i, rows in enumerate(records) for _ in rows], device=device)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Full backward hook is firing")  # token ids have no gradient
+        (row_losses(model, batch) / torch.bincount(record)[record]).sum().backward()
+    missing = [name for name, p in trained.items() if p.grad_sample is None]
+    if missing:
+        raise UnsupportedModelError(
+            f"Expected gradients per record of every trained weight (got none of {missing[:3]})"
+        )
+    if len(records) < len(record):
+        for p in trained.values():
+            p.grad_sample = p.new_zeros(len(records), *p.shape).index_add(0, record, p.grad_sample)
+
+
+def row_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Mean negative log-likelihood of each row's labelled tokens, `[batch]`; 0 for a row without any.
+
+    Positions are given per row: layers see no batch dimension of size 1, which has no gradient per record.
+    """
+    inputs, label = model_inputs(model, batch)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if "position_ids" in inspect.signature(inner.forward).parameters:
+        ones = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+        inputs["position_ids"] = (ones.long().cumsum(1) - 1).clamp_min(0)
+    logits = full_precision(model(**inputs, use_cache=False).logits[:, :-1])
+    loss = nn.functional.cross_entropy(logits.transpose(1, 2), label, reduction="none", ignore_index=IGNORE)
+    return loss.sum(1) / (label != IGNORE).sum(1).clamp_min(1)
+
+
+def add_hooks(model: nn.Module) -> GradSampleHooks:
+    """Hooks that fill `grad_sample`; `cleanup` takes them off again."""
+    try:
+        return GradSampleHooks(model, loss_reduction="sum")
+    except NotImplementedError as error:
+        raise UnsupportedModelError(f"Expected layers with gradients per record (got {error})") from error
+
+
+@lru_cache(maxsize=32)  # the search takes seconds
+def noise_for(epsilon: float, delta: float, rate: float, steps: int, accountant: str) -> float:
+    """The least noise multiplier (to 1 % of epsilon) with which the accountant stays within the budget."""
+    settings = {"target_epsilon": epsilon, "target_delta": delta, "sample_rate": rate, "steps": steps}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a bound could be tighter
+        try:
+            return get_noise_multiplier(**settings, accountant=accountant, epsilon_tolerance=epsilon / 100)
+        except ValueError as error:
+            raise InvalidInputError(f"Expected an 'epsilon' that noise can reach (got {epsilon:g}: {error})") from error
+
+
+def epsilon_spent(meter: Any, delta: float) -> float:
+    """The accountant's figure for the steps it has been told of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(meter.get_epsilon(delta))
+
+
+def declared_choices(chosen: Collection[str], acknowledge: bool) -> tuple[str, ...]:
+    """Names of `CHOICES` that were declared; refused unless acknowledged."""
+    declared = (chosen,) if isinstance(chosen, str) else tuple(sorted(chosen))
+    for name in declared:
+        check_choice("chosen_on_private_data", name, tuple(CHOICES))
+    if declared and not acknowledge:
+        raise InvalidInputError(
+            f"Expected nothing that was chosen on private rows, the guarantee is void (got {', '.join(declared)}); "
+            "acknowledge=True trains nevertheless and says so in the card"
+        )
+    return declared
+
+
+def check_settings(
+    model: nn.Module,
+    accountant: str,
+    max_grad_norm: float,
+    lr: float,
+    batch_size: int,
+    physical_batch_size: int,
+    epochs: float | None,
+    steps: int | None,
+) -> None:
+    """Refuse settings and models that DP-SGD cannot take; see `gunlearn.llm.privacy.dp_training.dp_train`."""
+    check_choice("accountant", accountant, ACCOUNTANTS)
+    for name, value in (("max_grad_norm", max_grad_norm), ("lr", lr), ("batch_size", batch_size)):
+        check_number(name, value, positive=True)
+    check_number("physical_batch_size", physical_batch_size, minimum=1)
+    if (epochs is None) == (steps is None):
+        raise InvalidInputError(f"Expected either 'epochs' or 'steps' (got epochs={epochs!r}, steps={steps!r})")
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise InvalidInputError(f"Expected 'steps' to be a whole number of at least 1 (got {steps!r})")
+    if epochs is not None:
+        check_number("epochs", epochs, positive=True)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
+    norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    if norms:
+        raise UnsupportedModelError(
+            f"Expected a model without batch normalisation, which mixes the records of a batch (got {norms[:3]})"
+        )

@@ -1,0 +1,213 @@
+"""Reveal and release: unlearning with no forget data given, in rounds of adapters fitted and subtracted."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
+from gunlearn.llm.data.collate import collator_of
+from gunlearn.llm.model.arithmetic import add_delta, base_weights
+from gunlearn.llm.model.bounded import mlp_linears
+from gunlearn.llm.recipes.instructions import Instruction
+from gunlearn.llm.recipes.reveal import Revealed, Revealer
+from gunlearn.llm.training.adapter_fit import ReleaseOptions, fit_adapter
+from gunlearn.llm.training.until import mean_nll
+
+
+@dataclass(frozen=True, eq=False)
+class ReleaseRound:
+    """The model after a round; round 0 is the one before.
+
+    Args:
+        hit_rate: share of what it now says under the instructions that is about the concept.
+        rows: revealed by it, for the next round.
+        scale: how much was subtracted in this round.
+        retain_nll: loss of the retain rows, in nats per token, if there are any.
+        metrics: the caller's figures.
+        weights: of the modules that change.
+    """
+
+    hit_rate: float
+    rows: int
+    scale: float
+    retain_nll: float | None
+    metrics: dict[str, float]
+    weights: dict[str, Tensor] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class ReleaseResult:
+    """What came of it.
+
+    Args:
+        model: after the best round, in evaluation mode.
+        best_round: its number; 0 where no round is better than the model was before.
+        history: every round, from 0 on.
+        stopped: why no more rounds followed.
+    """
+
+    model: nn.Module
+    best_round: int
+    history: list[ReleaseRound]
+    stopped: str
+
+    def model_at(self, number: int) -> nn.Module:
+        """A copy of the model after a round."""
+        return _with_weights(copy.deepcopy(self.model), self.history[number].weights)
+
+
+def reveal_and_release(
+    model: nn.Module,
+    tokenizer: Any,
+    score: Callable[[str], float],
+    instructions: Sequence[Instruction | str],
+    rounds: int = 4,
+    retain_rows: Sequence[Mapping[str, Any]] | None = None,
+    options: ReleaseOptions | None = None,
+    metrics: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    **reveal: Any,
+) -> ReleaseResult:
+    r"""Unlearn a concept that the model itself gives the examples of.
+
+    Each round asks the model what it knows (`Revealer`), fits an adapter to what it says, and subtracts that adapter's
+    product from the weights, :math:`\theta - \lambda s B_F A_F`. Retain rows have an adapter of their own, kept apart
+    from the first by orthogonality, whose product is added, :math:`+ \mu s B_R A_R`. Rounds end once little is
+    revealed. The first rounds may look inert.
+
+    After "Reveal and Release" (arXiv 2509.14624); the loop is known, its numbers, the place of the orthogonality, the
+    line search and the choice of the best round are a reconstruction. The best round has the smallest sum of hit rate
+    and lost probability of the retain rows' tokens. A retrained model has hits by
+    chance too: set `stop_rate` where chance is, or the last round may go past it (`ReleaseResult.model_at`).
+
+    Without retain rows the model is damaged beyond the concept. Rows that it writes itself do:
+    `Revealer(tokenizer, lambda text: 1 - score(text), neutral_instructions).reveal(model).rows`.
+
+    Args:
+        model: a causal language model, left as it is; adapters on it are merged into the copy first.
+        tokenizer: of transformers.
+        score: how much a text is about the concept, from 0 to 1.
+        instructions: see `Revealer`.
+        rounds: at most.
+        retain_rows: rows to keep the model's behaviour on.
+        options: how adapters are fitted and subtracted.
+        metrics: called with the model after each round; its figures are kept in the history.
+        reveal: further arguments of `Revealer`.
+
+    Raises:
+        EmptyForgetSetError: the model reveals too little for a first round: nothing would be unlearned.
+        InvalidInputError: a tolerance without retain rows, or an architecture whose modules have to be named.
+        DivergenceError: an adapter's loss, a released weight or the loss of the retain rows became NaN or infinite.
+
+    Warns:
+        UserWarning: no round is better than none.
+    """
+    options = options or ReleaseOptions()
+    if options.tolerance is not None and not retain_rows:
+        raise InvalidInputError("Expected 'retain_rows' to hold to a tolerance (got none)")
+    revealer = Revealer(tokenizer, score, instructions, **reveal)
+    model = copy.deepcopy(model)
+    model = (model.merge_and_unload() if hasattr(model, "merge_and_unload") else model).eval()
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    targets = options.target_modules or mlp_linears(getattr(getattr(model, "config", None), "model_type", None))
+
+    def record(found: Revealed, scale: float, names: Sequence[str]) -> ReleaseRound:
+        nll = mean_nll(model, retain_rows, collator_of(model), options.batch_size) if retain_rows else None
+        if nll is not None and not math.isfinite(nll):
+            raise DivergenceError(f"Expected a finite loss of the retain rows (got {nll} in round {len(history)})")
+        figures = dict(metrics(model)) if metrics else {}
+        return ReleaseRound(found.hit_rate, len(found.rows), scale, nll, figures, _weights(model, names))
+
+    found = revealer.reveal(model, seed=0)
+    if found.hit_rate < options.stop_rate or len(found.rows) < options.min_rows:
+        raise EmptyForgetSetError(
+            f"Expected instructions under which the model speaks of the concept (got {len(found.rows)} usable rows, "
+            f"{found.hit_rate:.0%} of the texts); other instructions, a lower threshold or min_rows may help"
+        )
+    history: list[ReleaseRound] = []
+    stopped = f"all {rounds} rounds"
+    for number in range(1, rounds + 1):
+        seed = 2 * (options.seed * 1000 + number)
+        forget, factors = fit_adapter(model, found.rows, targets, options, seed)
+        if not history:
+            history.append(record(found, 0.0, list(forget)))
+        retain = None
+        if retain_rows:
+            retain, _ = fit_adapter(model, retain_rows, targets, options, seed + 1, apart_from=factors)
+        before = history[-1].retain_nll
+        scale = _release(model, forget, retain, retain_rows, options, before)
+        if scale is None:
+            stopped = f"no scale keeps the retain rows within {options.tolerance}"
+            break
+        broken = [name for name, weight in _weights(model, list(forget)).items() if not bool(weight.isfinite().all())]
+        if broken:
+            raise DivergenceError(
+                f"Expected finite weights after round {number} (got NaN or infinity in {broken[:3]}); "
+                "a smaller 'scale' or 'lr' may help"
+            )
+        found = revealer.reveal(model, seed=number)
+        history.append(record(found, scale, list(forget)))
+        if found.hit_rate < options.stop_rate or len(found.rows) < options.min_rows:
+            stopped = f"{found.hit_rate:.0%} of the texts, {len(found.rows)} distinct rows"
+            break
+    best = _best(history)
+    if best == 0:
+        warnings.warn(
+            f"Expected a round that is better than the model before (got none of {len(history) - 1}; {stopped}): "
+            "the model is returned as it was; 'history' and 'model_at' have the rounds",
+            stacklevel=2,
+        )
+    _with_weights(model, history[best].weights)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trainable)
+    return ReleaseResult(model, best, history, stopped)
+
+
+def _release(
+    model: nn.Module,
+    forget: Mapping[str, Tensor],
+    retain: Mapping[str, Tensor] | None,
+    rows: Sequence[Mapping[str, Any]] | None,
+    options: ReleaseOptions,
+    before: float | None,
+) -> float | None:
+    """Subtract and add in place; the scale that was used, or `None` where none keeps to the tolerance."""
+    start = _weights(model, list(forget))
+    for scale in [options.scale] if options.tolerance is None else sorted(options.scales, reverse=True):
+        add_delta(model, forget, -scale, inplace=True)
+        if retain is not None:
+            add_delta(model, retain, options.retain_scale, inplace=True)
+        if (
+            options.tolerance is None
+            or mean_nll(model, rows, collator_of(model), options.batch_size) <= before + options.tolerance
+        ):
+            return scale
+        _with_weights(model, start)
+    return None
+
+
+def _best(history: Sequence[ReleaseRound]) -> int:
+    def regret(number: int) -> float:
+        after, before = history[number].retain_nll, history[0].retain_nll
+        lost = 0.0 if after is None else max(0.0, math.exp(-before) - math.exp(-after))
+        return history[number].hit_rate + lost
+
+    return min(range(len(history)), key=regret)
+
+
+def _weights(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    return {name: model.get_submodule(name).weight.detach().cpu().clone() for name in names}
+
+
+@torch.no_grad()
+def _with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    for name, weight in base_weights(model, weights).items():
+        weight.copy_(weights[name])
+    return model

@@ -1,0 +1,179 @@
+"""Forget data from the model itself: instructions under which it shows what it knows, and what it then says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm.metrics.generation import draw, end_tokens
+from gunlearn.llm.model.causal_lm import IGNORE
+from gunlearn.llm.model.head import device_of, evaluating
+from gunlearn.llm.recipes.bandit import NeuralUCB
+from gunlearn.llm.recipes.instructions import Instruction
+from gunlearn.metrics.alignment import Sampler
+
+
+@dataclass(frozen=True, eq=False)
+class Revealed:
+    """What a model has shown.
+
+    Args:
+        rows: distinct texts that score high, as rows for training; each also has its `text`.
+        hit_rate: share of all texts under the chosen instructions that score high.
+        rewards: mean score of each instruction that was tried, by its number.
+        chosen: numbers of the chosen instructions, best first.
+    """
+
+    rows: list[dict[str, Any]]
+    hit_rate: float
+    rewards: dict[int, float]
+    chosen: list[int]
+
+
+@dataclass(frozen=True)
+class Revealer:
+    """Finds instructions under which a model speaks of a concept, and keeps what it says.
+
+    The reward of an instruction is the mean score of what the model generates. Where a budget allows for fewer
+    instructions than there are, `NeuralUCB` over their embeddings decides which to try.
+
+    A reconstruction: that instructions are optimised by NeuralUCB is known of "Reveal and Release" (arXiv 2509.14624),
+    its rewards and filters are not.
+
+    Args:
+        tokenizer: of transformers.
+        score: how much a text is about the concept, from 0 to 1: a classifier, a search for names.
+        instructions: to choose from; a string is an `Instruction` that keeps nothing.
+        samples: texts per instruction.
+        temperature: a low one shows what the model is sure of. Fitting texts drawn at 1 under the very prompt that the
+            rows keep has no expected gradient.
+        max_new_tokens: where texts are cut off.
+        threshold: score from which a text is kept.
+        budget: instructions to try; `None` tries all.
+        top: instructions to choose among those tried; `None` takes all of them.
+        bos: begin with the tokenizer's token for it; by default where the tokenizer does so itself.
+        embed: `(model, instruction texts) -> [num_instructions, dim]` for the bandit; by default the mean of the
+            model's last hidden states.
+        bandit: further arguments of `NeuralUCB`.
+        seed: of the draws and of the bandit.
+        ends: ids that end a text; by default those of `gunlearn.llm.metrics.end_tokens`.
+
+    Raises:
+        InvalidInputError: no instructions, or a number out of range.
+    """
+
+    tokenizer: Any
+    score: Callable[[str], float]
+    instructions: Sequence[Instruction | str]
+    samples: int = 4
+    temperature: float = 0.1
+    max_new_tokens: int = 64
+    threshold: float = 0.5
+    budget: int | None = None
+    top: int | None = None
+    bos: bool | None = None
+    embed: Callable[[nn.Module, list[str]], Tensor] | None = None
+    bandit: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    ends: int | Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the instructions and numbers."""
+        if isinstance(self.instructions, str) or not len(self.instructions):
+            raise InvalidInputError(f"Expected a list of instructions (got {self.instructions!r:.80})")
+        plain = [Instruction(i) if isinstance(i, str) else i for i in self.instructions]
+        object.__setattr__(self, "instructions", plain)
+        for name in ("samples", "budget", "top"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidInputError(f"Expected '{name}' of at least 1 (got {value})")
+
+    def reveal(self, model: nn.Module, seed: int = 0) -> Revealed:
+        """Ask the model.
+
+        Args:
+            model: a causal language model; left as it is.
+            seed: added to the revealer's own, for draws that differ from round to round.
+
+        Raises:
+            InvalidInputError: a score that is no finite number.
+        """
+        seed = 2 * (self.seed + seed)
+        everything = list(range(len(self.instructions)))
+        if self.budget is None or self.budget >= len(everything):
+            said = self._ask(model, everything, seed)
+        else:
+            said = self._search(model, seed)
+        rewards = {arm: sum(s for _, _, s in texts) / len(texts) for arm, texts in said.items()}
+        chosen = sorted(rewards, key=lambda arm: -rewards[arm])[: self.top]
+        counted = {arm: said[arm] for arm in chosen}
+        if len(chosen) < len(everything):  # counting the texts they were chosen for would flatter them
+            counted = self._ask(model, chosen, seed + 1)
+        hits = [score >= self.threshold for texts in counted.values() for _, _, score in texts]
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for arm in chosen:
+            for tokens, text, score in {id(x): x for x in said[arm] + counted[arm]}.values():
+                key = (self.instructions[arm].keep, " ".join(text.lower().split()))
+                if score >= self.threshold and key not in rows:
+                    rows[key] = self._row(self.instructions[arm].keep, tokens, text)
+        usable = [row for row in rows.values() if len(row["input_ids"]) > 1]
+        return Revealed(usable, sum(hits) / len(hits), rewards, chosen)
+
+    def _search(self, model: nn.Module, seed: int) -> dict[int, list[tuple[list[int], str, float]]]:
+        texts = [instruction.text for instruction in self.instructions]
+        features = (self.embed or self._embed)(model, texts)
+        bandit = NeuralUCB(features, **{"seed": self.seed, **self.bandit})
+        said: dict[int, list[tuple[list[int], str, float]]] = {}
+        for _ in range(self.budget):
+            arm = bandit.choose(said)  # each once: a second look at the same prompt tells little at low temperatures
+            said.update(self._ask(model, [arm], seed))
+            bandit.update(arm, sum(score for _, _, score in said[arm]) / self.samples)
+        return said
+
+    def _ask(self, model: nn.Module, arms: list[int], seed: int) -> dict[int, list[tuple[list[int], str, float]]]:
+        """Token ids (with the token that ends them), text and score of what the model says, by instruction."""
+        prompts = [self._ids(self.instructions[arm].text) for arm in arms]
+        sampler = Sampler(self.samples, self.temperature, seed=seed)
+        ends = end_tokens(self.tokenizer if self.ends is None else self.ends)
+        answers = draw(model, prompts, ends, sampler, self.max_new_tokens)
+        said = {}
+        for i, arm in enumerate(arms):
+            tokens = [t[m].tolist() for t, m in zip(answers.tokens[i], answers.mask[i], strict=True)]
+            texts = [self.tokenizer.decode(t, skip_special_tokens=True).strip() for t in tokens]
+            said[arm] = [(t, text, self._score(text)) for t, text in zip(tokens, texts, strict=True)]
+        return said
+
+    def _score(self, text: str) -> float:
+        value = float(self.score(text))
+        if not math.isfinite(value):
+            raise InvalidInputError(f"Expected a finite score for every text (got {value} for {text!r:.60})")
+        return value
+
+    def _ids(self, text: str, needed: bool = True) -> list[int]:
+        begin, bos = self.tokenizer.bos_token_id, self.bos
+        if bos is None:
+            bos = begin is not None and self.tokenizer("a")["input_ids"][:1] == [begin]
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        ids = [begin] * bool(bos and ids[:1] != [begin]) + list(ids)
+        if needed and not ids:
+            raise InvalidInputError("Expected instructions of at least one token (got an empty one, and bos=False)")
+        return ids
+
+    def _row(self, keep: str, tokens: list[int], text: str) -> dict[str, Any]:
+        head = self._ids(keep, needed=False)
+        return {"input_ids": head + tokens, "labels": [IGNORE] * len(head) + tokens, "text": text}
+
+    def _embed(self, model: nn.Module, texts: list[str]) -> Tensor:
+        out = []
+        with evaluating(model), torch.no_grad():
+            for text in texts:
+                ids = torch.tensor([self._ids(text)], device=device_of(model))
+                states = model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+                out.append(states[-1][0].float().mean(0).cpu())
+        return torch.stack(out)

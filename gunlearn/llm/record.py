@@ -1,0 +1,219 @@
+"""An unlearned language model with its record: what was done, with what settings, and what it changed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm.card import loading, movement, unchanged
+from gunlearn.llm.data.rows import is_labelled
+from gunlearn.llm.metrics.row_figures import FIGURES, figures
+from gunlearn.llm.metrics.scoring import prompt_of
+from gunlearn.llm.model.causal_lm import IGNORE
+from gunlearn.llm.model.frozen import check_vocabulary
+
+RECORD = "unlearning.json"
+#: What a saved model or adapter consists of; left by a former run, it would be loaded in place of the new one.
+OUTPUTS = ("config.json", "adapter_config.json", "adapter_model*", "model*.safetensors", "pytorch_model*.bin")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LLMResult:
+    """What `unlearn` hands back.
+
+    Args:
+        model: the unlearned model, or the adapted one.
+        tokenizer: the caller's.
+        history: the loss and its terms at each logged step.
+        settings: all that the run depended on, plain values.
+        seconds: of the whole call.
+        before: figures by part before, see `figures`.
+        after: the same afterwards.
+        parts: the rows that were forgotten and those to retain, as they were read.
+        retrained: figures of a model retrained without the forgotten rows, see `compared`.
+        alignment: divergence from that model in nats, `"before"` and `"after"`.
+        figure_rows: rows of each part that were measured.
+        batch_size: rows at a time.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    history: list[dict[str, float]]
+    settings: dict[str, Any]
+    seconds: float
+    before: Mapping[str, Mapping[str, float]]
+    after: Mapping[str, Mapping[str, float]]
+    parts: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    retrained: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    alignment: Mapping[str, float] = field(default_factory=dict)
+    figure_rows: int = 256
+    batch_size: int = 8
+
+    def compared(
+        self, original: nn.Module, retrained: nn.Module, most: int = 32, max_new_tokens: int | None = None
+    ) -> LLMResult:
+        """The same result, held against a model that was trained without the forgotten rows.
+
+        Args:
+            original: the model before.
+            retrained: the model to be like.
+            most: questions that are answered for the alignment; see `functional_alignment`. Rows without a prompt are
+                left out; where none has one, there are figures alone.
+            max_new_tokens: length of those answers; that of the longest forgotten one by default, and never more than
+                the models' contexts have room for.
+
+        Raises:
+            InvalidInputError: another vocabulary.
+        """
+        from gunlearn.llm.metrics.text_alignment import functional_alignment
+
+        check_vocabulary(self.model, retrained)
+        context = min(map(_context, (original, self.model, retrained)))
+        rows = [row for row in self.parts["forget"] if is_labelled(row) and 0 < _before(row) < context][:most]
+        found = {}
+        if rows:
+            length = max_new_tokens or max(sum(int(label) != IGNORE for label in row["labels"]) for row in rows)
+            length = int(min(length, context - max(map(_before, rows))))
+            how = {"tokenizer": self.tokenizer, "max_new_tokens": length, "batch_size": self.batch_size}
+            found = {
+                name: functional_alignment(model, retrained, rows, **how).value
+                for name, model in (("before", original), ("after", self.model))
+            }
+        measured = figures(retrained, self.parts, self.figure_rows, self.batch_size)
+        return replace(self, retrained=measured, alignment=found)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Heading and rows of all figures."""
+        columns = {"before": self.before, "after": self.after}
+        columns |= {"retrained": self.retrained} if self.retrained or self.alignment else {}
+        body = [
+            [part, name, *(f"{column[part][name]:.4g}" for column in columns.values())]
+            for part, found in self.after.items()
+            for name in found
+        ]
+        if self.alignment:
+            body.append(["forget", "alignment", *(f"{self.alignment[k]:.4g}" for k in ("before", "after")), "0"])
+        return ["part", "figure", *columns], body
+
+    def __repr__(self) -> str:
+        """What was done, and all figures."""
+        s = self.settings
+        lines = [[s["objective"], f"{s['steps']} steps, {self.seconds:.0f} s"]]
+        if self.after or self.alignment:
+            head, body = self.table()
+            widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+            lines += [[cell.ljust(n) for cell, n in zip(row, widths, strict=True)] for row in (head, *body)]
+        if unchanged(self.before, self.after):
+            lines.append(["no measurable effect on the rows to forget"])
+        return "\n".join("  ".join(line).rstrip() for line in lines)
+
+    def card(self, folder: str | PathLike[str] | None = None) -> str:
+        """A model card in markdown.
+
+        Args:
+            folder: where the model is, for the code that loads it; that of the card by default.
+        """
+        s = self.settings
+        front = {"library_name": "peft" if s["adapter"] else "transformers", "tags": ["unlearning", "gunlearn"]}
+        if s["base_model"]:
+            front["base_model"] = s["base_model"]
+        lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items()), "---", ""]
+        lines += [f"# {Path(s['base_model']).name or 'Model'}, trained to forget", ""]
+        lines += [
+            f"Trained to forget {s['rows']['forget']} rows with gunlearn {s['versions']['gunlearn']}"
+            f" ({s['method'] or 'an objective of its own'}): {s['steps']} steps, {self.seconds:.0f} s.",
+            "",
+            f"    {s['objective']}",
+            "",
+        ]
+        if s.get("in_no_loss"):
+            lines += [f"No loss read the rows of {', '.join(s['in_no_loss'])}: they were measured, at most.", ""]
+        lines += [line for sentence in movement(self.before, self.after) for line in (sentence, "")]
+        lines += ["To load it:", "", "```python", *loading(s, None if folder is None else Path(folder)), "```", ""]
+        if self.after or self.alignment:
+            head, body = self.table()
+            lines += [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
+            lines += [f"| {' | '.join(row)} |" for row in body] + [""]
+            lines += [f"- `{name}`: {what}" for name, what in FIGURES.items() if self.after]
+            if self.alignment:
+                lines += [
+                    "- `alignment`: divergence of answers from the retrained model's, in nats; 0 if they are alike"
+                ]
+            lines += [""]
+        if "float16" in s["parameters"]["precision"]:  # bfloat16, too
+            lines += [
+                f"The weights were trained in {s['parameters']['precision']}, in which small steps are rounded away:",
+                "most of them may be what they were.",
+                "",
+            ]
+        lines += [
+            "These figures say how the model answers the rows it was made to forget. They do not prove that nothing of",
+            "them is left: compare with a model that was trained without them, and try to relearn them.",
+            "",
+            f"All settings: `{RECORD}`.",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def save(self, folder: str | PathLike[str]) -> Path:
+        """Write model or adapter, tokenizer and `write_record` to a folder.
+
+        An adapter is saved alone, without the model it belongs to.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InvalidInputError: it is a file, or holds a model or an adapter already.
+        """
+        folder = Path(folder)
+        check_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.write_record(folder)  # last: peft writes a card of its own
+        return folder
+
+    def write_record(self, folder: str | PathLike[str]) -> None:
+        """Write card (`README.md`) and record (`unlearning.json`)."""
+        names = ("settings", "seconds", "before", "after", "retrained", "alignment", "history")
+        record = {name: getattr(self, name) for name in names}
+        (Path(folder) / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+        (Path(folder) / "README.md").write_text(self.card(folder), encoding="utf-8")
+
+
+def check_folder(folder: str | PathLike[str]) -> None:
+    """Refuse a place that outputs cannot go to without being mixed with others.
+
+    Raises:
+        InvalidInputError: it is a file, or holds a model or an adapter already.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInputError(f"Expected a folder for the outputs (got {folder}, which is a file)")
+    held = sorted(path.name for pattern in OUTPUTS for path in folder.glob(pattern))
+    if held:
+        raise InvalidInputError(
+            f"Expected a folder without a model or an adapter for the outputs (got {folder}, which holds "
+            f"{', '.join(held)}); take another one (--out), or empty it"
+        )
+
+
+def _context(model: nn.Module) -> float:
+    """Most tokens that a model reads, infinite where it does not say."""
+    return getattr(getattr(model, "config", None), "max_position_embeddings", None) or math.inf
+
+
+def _before(row: Mapping[str, Any]) -> int:
+    """Number of tokens before the first label."""
+    try:
+        return len(prompt_of(row))
+    except InvalidInputError:
+        return 0

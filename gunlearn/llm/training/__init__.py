@@ -1,0 +1,1 @@
+"""A transformers Trainer for objectives."""

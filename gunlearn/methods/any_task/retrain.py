@@ -1,0 +1,81 @@
+"""Retraining: the gold standard, and its price."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+from torch_geometric.data import Data
+
+from gunlearn.errors import UnsupportedModelError
+from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.training.callbacks import EarlyStopping
+from gunlearn.training.feeding import BatchOptions
+from gunlearn.training.from_scratch import reset_model, train_from_scratch
+from gunlearn.training.loop import TrainArguments
+
+
+@dataclass(frozen=True)
+class Retrain(Method):
+    """Train again from new weights without the forgotten data: the gold standard, and its price.
+
+    Args:
+        epochs: as many as the base model had.
+        lr: Adam's learning rate.
+        weight_decay: Adam's L2 penalty.
+        eval_every: epochs between validations; the best on the validation loss is kept.
+        patience: evaluations without improvement before the run stops; `None` runs to the end.
+        train: the caller's own training function `train(data, seed) -> model`, used instead.
+        batch_size: retained items per step, an epoch being one step; `None` reads them all.
+        sampler: what the model reads for a batch: `"k_hop"`, `"neighbor"` or `"random_node"`, see `GradientMethod`.
+        num_neighbors: neighbours per layer for `sampler="neighbor"`.
+    """
+
+    epochs: int = 2000
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    eval_every: int = 50
+    patience: int | None = None
+    train: Callable[[Data, int], nn.Module] | None = None
+    batch_size: int | None = None
+    sampler: str = "k_hop"
+    num_neighbors: tuple[int, ...] | None = None
+
+    name = "retrain"
+    summary = "train from new weights without the forgotten data"
+    needs = "retained data, retraining"
+    cost = "a whole training"
+
+    def __post_init__(self) -> None:
+        """Refuse bad batches at construction."""
+        BatchOptions(self.batch_size, self.sampler, self.num_neighbors)
+
+    def run(self, problem: Problem) -> Outcome:
+        """See `Method.run`."""
+        data = problem.partition.retain_data
+        if self.train is not None:
+            # A shallow copy: what their function sets on it must not change the partition.
+            model = self.train(copy.copy(data), problem.seed)
+            if not isinstance(model, nn.Module):
+                raise UnsupportedModelError(f"Expected 'train' to return a torch module (got {type(model).__name__})")
+            return Outcome(model.eval(), None)
+        model = reset_model(problem.model).requires_grad_()
+        args = TrainArguments(
+            self.epochs,
+            self.lr,
+            self.weight_decay,
+            eval_every=self.eval_every,
+            keep="best" if self.eval_every else "last",
+            progress=problem.progress,
+            checkpoint_dir=problem.checkpoint_dir,
+            fingerprint=problem.fingerprint,
+            batch_size=self.batch_size,
+            sampler=self.sampler,
+            num_neighbors=self.num_neighbors,
+        )
+        extra = [] if self.patience is None else [EarlyStopping(self.patience)]
+        state = train_from_scratch(model, data, problem.task, args, [*problem.callbacks, *extra])
+        recipe = {"epochs": self.epochs, "lr": self.lr, "weight_decay": self.weight_decay}
+        return Outcome(model, state, {"recipe": recipe})

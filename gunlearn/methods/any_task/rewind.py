@@ -1,0 +1,106 @@
+"""Models along the way of a run, and the one to go back to."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.errors import UnsupportedMethodError
+from gunlearn.losses import Prediction
+from gunlearn.methods.base import Problem
+from gunlearn.methods.gradient import forget_items, predict_part
+from gunlearn.tasks.base import Parts
+from gunlearn.training.callbacks import StatefulCallback, TrainControl, TrainState
+
+
+class Candidates(StatefulCallback):
+    """Keeps the model after every step, and ends with the one whose forget error is nearest to a reference.
+
+    The reference is the last model's error on validation items with labels that occur in the forget set. Of models with
+    the same error on the forget set one is kept, the earliest or the latest: there are at most as many as items.
+
+    Args:
+        problem: the problem being solved.
+        parts: its parts.
+        tie_break: `"earliest"` or `"latest"`.
+
+    Raises:
+        UnsupportedMethodError: no validation item has a label of the forget set.
+    """
+
+    def __init__(self, problem: Problem, parts: Parts, tie_break: str) -> None:
+        """Find the validation items."""
+        self.problem, self.parts, self.latest = problem, parts, tie_break == "latest"
+        self.kept: dict[int, dict[str, Any]] = {}  # wrong predictions -> the step they were made after, and the weights
+        self.held_out = problem.task.validation_items(problem.partition.retain_data)
+        forgotten = forget_items(parts, "scrub_r")
+        self.num_forget = forgotten.num_items
+        self.notes: dict[str, Any] = {}
+        self.same = torch.isin(labels_of(self.held_out), labels_of(forgotten).unique())
+        if not bool(self.same.any()):
+            raise UnsupportedMethodError(
+                "Expected validation items of the forgotten classes for 'scrub_r' (got none); use 'scrub'"
+            )
+
+    def on_train_begin(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
+        """The original model is candidate 0."""
+        if state.epoch == 0:
+            self._add(kwargs["model"], 0)
+
+    def on_epoch_end(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
+        """The next candidate."""
+        self._add(kwargs["model"], state.epoch)
+
+    @torch.no_grad()
+    def on_train_end(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
+        """Put the chosen candidate's weights into the model; its step becomes `state.best_epoch`."""
+        model, data = kwargs["model"], self.problem.partition.retain_data
+        reference = float(wrong(self.problem.task.predict(model, data, self.held_out))[self.same].double().mean())
+
+        def rank(errors: int) -> tuple[float, int]:
+            step = self.kept[errors]["epoch"]
+            return abs(errors / self.num_forget - reference), -step if self.latest else step
+
+        errors = min(self.kept, key=rank)
+        model.load_state_dict(self.kept[errors]["model"])
+        state.best_epoch, state.best_metric = self.kept[errors]["epoch"], rank(errors)[0]
+        self.notes = {
+            "chosen": state.best_epoch,
+            "forget_error": errors / self.num_forget,
+            "reference_error": reference,
+            "candidates": len(self.kept),
+        }
+
+    @torch.no_grad()
+    def _add(self, model: nn.Module, epoch: int) -> None:
+        modes = [module.training for module in model.modules()]
+        model.eval()
+        errors = int(wrong(predict_part(self.problem.task, model, self.parts, "forget")).sum())
+        for module, mode in zip(model.modules(), modes, strict=True):
+            module.training = mode
+        if self.latest or errors not in self.kept:
+            self.kept[errors] = {"epoch": epoch, "model": copy.deepcopy(model.state_dict())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `StatefulCallback`."""
+        return {"kept": self.kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `StatefulCallback`."""
+        self.kept = dict(state["kept"])
+
+
+def labels_of(items: Any) -> Tensor:
+    """The label of each item `[num_items]`, whatever the task."""
+    return items.label if hasattr(items, "label") else items.y
+
+
+def wrong(prediction: Prediction) -> Tensor:
+    """Which items' own labels are not the most likely ones, boolean `[num_items]`; ties are right."""
+    if prediction.logits.shape == prediction.log_prob.shape:  # Bernoulli: less likely than not
+        return prediction.log_prob.exp() < 0.5
+    # Of the same numbers as the label's own, so that the largest one equals itself.
+    return prediction.log_prob < prediction.logits.log_softmax(-1).max(-1).values

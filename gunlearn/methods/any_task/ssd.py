@@ -1,0 +1,120 @@
+"""SSD: selective synaptic dampening (arXiv 2308.07707)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gunlearn.curvature.fisher import check_probes, fisher_diagonal
+from gunlearn.errors import InvalidInputError
+from gunlearn.losses.functional import sum_tokens
+from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.methods.gradient import forget_items
+
+ALPHA = {"default": 3.0, "paper": 10.0}
+
+
+@dataclass(frozen=True)
+class SSD(Method):
+    r"""Shrink the weights that matter more to the forget set than to all training data; no training step.
+
+    With importances :math:`I` the mean squared gradients of the items' losses (the empirical Fisher's diagonal), `f` of
+    the forget set and `D` of all training data,
+
+    .. math:: \theta \leftarrow \min\Big(\lambda \frac{I_D}{I_f}, 1\Big)\, \theta \quad \text{where} \; I_f > \alpha I_D
+
+    Importances are those of the model as it was trained: in evaluation mode, on the graph with what is forgotten. For
+    link prediction all data are all training edges, without random non-edges.
+
+    Args:
+        mode: `"default"` or `"paper"`; fills in `alpha`, 3 or the paper's 10.
+        alpha: how many times as important a weight must be; smaller shrinks more weights. Where a share `s` of all
+            items is forgotten, none can be more than `1 / s` times as important: 10 is refused for one of ten classes.
+        dampening: :math:`\lambda`, 1 in the paper; smaller shrinks further.
+        probes: random sign vectors that importances are estimated with, see `importance.fisher_diagonal`; `None` is
+            exact, with a backward pass per item.
+    """
+
+    mode: str = "default"
+    alpha: float | None = None
+    dampening: float = 1.0
+    probes: int | None = 64
+
+    name = "ssd"
+    summary = "shrink weights that matter much more to the forget set than to all training data"
+    paper = "arXiv 2308.07707"
+    needs = "retained data"
+    cost = "two times `probes` backward passes"
+    variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
+
+    def __post_init__(self) -> None:
+        """Fill in the mode's setting, and refuse numbers that cannot be meant."""
+        if self.mode not in ALPHA:
+            raise InvalidInputError(f"Expected 'mode' among {sorted(ALPHA)} (got {self.mode!r})")
+        if self.alpha is None:
+            object.__setattr__(self, "alpha", ALPHA[self.mode])
+        for name in ("alpha", "dampening"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InvalidInputError(f"Expected '{name}' > 0 (got {getattr(self, name)})")
+        check_probes(self.probes)
+
+    @property
+    def label(self) -> str:
+        """The mode."""
+        return self.mode
+
+    def run(self, problem: Problem) -> Outcome:
+        """See `Method.run`; `notes["dampened"]` is the share of weights that were shrunk.
+
+        Raises:
+            InvalidInputError: `alpha` is larger than any ratio of importances can be.
+        """
+        model, task = problem.model.eval(), problem.task
+        parts = task.parts(problem.partition, "full", model)
+        forget_items(parts, self.name)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
+        rest = "retain_edges" if "retain_edges" in parts.names else "retain"  # a random non-edge is nobody's data
+        items = parts.sample(["forget", rest])
+        outputs = task.encode(model, parts.data)
+        losses = {name: -sum_tokens(task.decode(model, outputs, item).log_prob) for name, item in items.items()}
+        losses[rest] = losses[rest][others(items[rest], items["forget"])]
+        if all(getattr(item, "fixed", True) for item in items.values()):
+            counts = [losses["forget"].numel(), losses[rest].numel()]
+        else:  # batches say nothing of how many there are
+            counts = [problem.partition.num_forget, problem.partition.num_retain]
+        share = counts[0] / sum(counts)
+        if self.alpha * share >= 1:  # I_D is at least that share of I_f
+            raise InvalidInputError(
+                f"Expected 'alpha' below {1 / share:.3g} where {share:.1%} of all items are forgotten: no weight is so "
+                f"many times as important to them (got {self.alpha}, which would change nothing)"
+            )
+        importance = {name: fisher_diagonal(values, parameters, self.probes) for name, values in losses.items()}
+        dampened = 0
+        with torch.no_grad():
+            for parameter, forget, retain in zip(parameters, importance["forget"], importance[rest], strict=True):
+                everything = share * forget + (1 - share) * retain
+                chosen = forget > self.alpha * everything
+                factor = (self.dampening * everything / forget).clamp(max=1)
+                parameter.mul_(torch.where(chosen, factor, 1))
+                dampened += int(chosen.sum())
+        return Outcome(model, notes={"dampened": dampened / sum(p.numel() for p in parameters)})
+
+
+def others(items: Any, forget: Any) -> Tensor | slice:
+    """Which items are not among the forgotten ones: those that lose features alone are both, and count once.
+
+    Args:
+        items: pairs, nodes or graphs by their numbers, or independent items, of which none is both.
+        forget: of the same kind.
+    """
+    if hasattr(items, "edge_label_index"):
+        pairs, gone = items.edge_label_index, forget.edge_label_index
+        size = 1 + max(int(edges.max()) if edges.numel() else 0 for edges in (pairs, gone))
+        return ~torch.isin(pairs[0] * size + pairs[1], gone[0] * size + gone[1])
+    return ~torch.isin(items.index, forget.index) if hasattr(items, "index") else slice(None)

@@ -1,0 +1,102 @@
+"""Run one method on one problem: copies, random state, clock, memory, record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gunlearn.cost import PeakMemory, Stopwatch
+from gunlearn.errors import DivergenceError, InvalidTypeError
+from gunlearn.methods.base import Method, Problem
+from gunlearn.methods.gradient import freeze
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks.base import Task
+from gunlearn.training.callbacks import Callback
+from gunlearn.training.result import Result
+from gunlearn.training.run import device_of, fingerprint_of, notes_of_path, private_copy
+
+
+class _Clocked(Callback):
+    """Wraps the caller's callbacks and keeps their time and memory out of the method's."""
+
+    def __init__(self, callbacks: Sequence[Callback], watch: Stopwatch, memory: PeakMemory) -> None:
+        self.callbacks, self.watch, self.memory = callbacks, watch, memory
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("on_"):
+            return object.__getattribute__(self, name)
+
+        def tell(*args: Any, **kwargs: Any) -> None:
+            with self.watch.paused(), self.memory.paused():
+                for callback in self.callbacks:
+                    method = getattr(callback, name, None)
+                    if method is not None:
+                        method(*args, **kwargs)
+
+        return tell
+
+
+def run_method(
+    method: Method,
+    model: nn.Module,
+    partition: Any,
+    task: Task,
+    seed: int = 0,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = False,
+    checkpoint_dir: str | Path | None = None,
+) -> Result:
+    """Unlearn `partition` from a copy of `model`.
+
+    Raises:
+        UnsupportedMethodError: the method cannot do this; see its `supports`.
+        DivergenceError: the method ended in NaN or infinity.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
+    method.supports(task, partition)
+    with isolated_rng(seed):
+        original = freeze(private_copy(model))
+        memory, watch = PeakMemory(device_of(model)), Stopwatch()
+        problem = Problem(
+            model=private_copy(model),
+            reference=original,
+            partition=partition,
+            task=task,
+            seed=seed,
+            callbacks=[_Clocked(callbacks, watch, memory)] if callbacks else (),
+            progress=progress,
+            checkpoint_dir=checkpoint_dir,
+            fingerprint=""
+            if checkpoint_dir is None
+            else fingerprint_of(
+                [method.name, method.config(), partition.request_hash], task, seed, model, partition.data
+            ),
+        )
+        outcome = method.run(problem)
+        state = outcome.state
+        seconds = watch.seconds + (0.0 if state is None else state.seconds_before)
+    for name, tensor in outcome.model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise DivergenceError(f"Expected finite weights from '{method.name}' (got NaN or infinity in '{name}')")
+    return Result(
+        model=outcome.model.eval(),
+        method=method.name,
+        mode=method.label,
+        config=method.config(),
+        seed=seed,
+        request_hash=partition.request_hash,
+        num_forget=partition.num_forget,
+        epochs=None if state is None else state.epoch,
+        seconds=seconds,
+        peak_memory_mb=memory.mb,
+        history=[] if state is None else state.log_history,
+        notes={**outcome.notes, **notes_of_path(outcome.model)},
+        partition=partition,
+        task=task,
+        original=original,
+    )

@@ -1,0 +1,86 @@
+"""The nodes that a request is about, where a method reads them, and what their features reach."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.requests.apply import without_features
+from gunlearn.requests.regions import k_hop_mask
+from gunlearn.tasks.graph.base import GraphTask
+from gunlearn.tasks.graph.beside import beside
+
+READ = ("original", "isolated")
+
+
+def forgotten_entities(partition: Any) -> Tensor:
+    """Nodes that go or lose features, and end points of edges that go by themselves; sorted ids `[k]`."""
+    edges, gone = partition.forget_edge_index, partition.forget_nodes
+    ends = edges[:, ~torch.isin(edges, gone).any(dim=0)] if "edges" in partition.forgets else edges[:, :0]
+    return torch.cat([gone, partition.feature_nodes, ends.flatten()]).unique()
+
+
+def surrounding(data: Data, entities: Tensor, num_hops: int) -> Tensor:
+    """Other nodes within `num_hops` of the entities, sorted ids `[k]`."""
+    start = torch.zeros(int(data.num_nodes), dtype=torch.bool, device=data.edge_index.device)
+    start[entities] = True
+    near = k_hop_mask(data.edge_index, start, num_hops) & ~start
+    return near.nonzero().view(-1)
+
+
+def entity_graph(
+    task: GraphTask, partition: Any, entities: Tensor, read: str, message_graph: str, model: nn.Module | None
+) -> tuple[Data, Callable[[Tensor], Tensor]]:
+    """What the model reads, and where in it the entities are.
+
+    Args:
+        task: how the model is called.
+        partition: what a request resolved to.
+        entities: from `forgotten_entities`.
+        read: `"original"`, as the original graph shows them (beside the retained one), or `"isolated"`, in the
+            retained graph, where forgotten nodes keep their features but no edge.
+        message_graph: `"retain"`, or `"full"` for the original graph alone.
+        model: see `Task.parts`.
+    """
+    if message_graph == "full":
+        return partition.data, lambda nodes: nodes
+    if read == "original":
+        return beside(partition.retain_data, partition.data, entities, model, task.encode)
+    data = copy.copy(partition.retain_data)
+    data.x = without_features(partition.data.x, partition.forget_features)
+    return data, lambda nodes: nodes
+
+
+def check_read(read: str) -> None:
+    """Refuse an unknown way to read entities."""
+    if read not in READ:
+        raise InvalidInputError(f"Expected 'read' among {READ} (got {read!r})")
+
+
+def inverted_features(x: Tensor, nodes: Tensor) -> Tensor:
+    """`1 - x` in the rows of `nodes`, the other rows as they are: dense or CSR `[num_nodes, num_features]`.
+
+    Of CSR features the inverted rows become full ones, the rest stays sparse.
+    """
+    if x.layout == torch.strided:
+        return x.index_copy(0, nodes, 1 - x[nodes])
+    pointer, column, value = x.crow_indices(), x.col_indices(), x.values()
+    row = torch.repeat_interleave(torch.arange(x.size(0), device=x.device), pointer.diff())
+    slot = torch.full((x.size(0),), -1, device=x.device)
+    slot[nodes] = torch.arange(nodes.numel(), device=x.device)
+    inside = slot[row] >= 0
+    block = value.new_ones(nodes.numel(), x.size(1))
+    block[slot[row[inside]], column[inside].long()] -= value[inside]
+    width = torch.arange(x.size(1), device=x.device)
+    rows = torch.cat([row[~inside], nodes.repeat_interleave(x.size(1))])
+    columns = torch.cat([column[~inside].long(), width.repeat(nodes.numel())])
+    values, order = torch.cat([value[~inside], block.flatten()]), rows.argsort(stable=True)
+    pointer = torch.cat([pointer.new_zeros(1), torch.bincount(rows, minlength=x.size(0)).cumsum(0).to(pointer.dtype)])
+    column = columns[order].to(column.dtype)
+    return torch.sparse_csr_tensor(pointer, column, values[order], size=x.shape, check_invariants=False)

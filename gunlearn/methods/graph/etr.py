@@ -1,0 +1,212 @@
+"""ETR: erase then rectify, without a training step (arXiv 2409.16684)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from torch_geometric.data import Data
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.losses import Prediction
+from gunlearn.methods.base import Method, Outcome, Problem, fill_in
+from gunlearn.methods.gradient import FrozenStatistics
+from gunlearn.nn.kernels.subgraph import propagation_depth
+from gunlearn.tasks.base import Task
+from gunlearn.tasks.graph.base import GraphTask
+from gunlearn.tasks.graph.link_prediction import LinkPrediction
+from gunlearn.tasks.graph.node_classification import node_items, training_nodes
+
+_DEFAULT = {"lr": 0.3, "erase_ratio": 0.01, "label_smoothing": 0.0, "dropout": False, "rectify": "erased"}
+_PAPER = {**_DEFAULT, "label_smoothing": 0.1, "dropout": True, "rectify": "original"}
+MODES = {"default": _DEFAULT, "paper": _PAPER}
+
+
+@dataclass(frozen=True)
+class ETR(Method):
+    r"""Shrinks the weights that matter to what is forgotten, then corrects by one gradient; three to four gradients.
+
+    With `g` the gradient of a mean loss and importances :math:`I = g^2`, of all training items, of those that go (`f`)
+    and of those that stay but are within reach of the request (`k`), all on the original graph:
+
+    .. math:: b_1 = \min(I_{all} / I_f, 1), \qquad b_2 = \min(I_{all}^2 / (I_f I_k), 1)
+
+    In each tensor the entries with :math:`b_1` up to its `erase_ratio`-quantile :math:`q` are multiplied by
+    :math:`b_1 / q`, then those not yet touched by :math:`b_2` likewise. Where no training item goes (features, and
+    edges under node classification) there is one factor, :math:`b = \min(I_{all} / I_k, 1)`. The correction is a step
+    against
+
+    .. math:: \tfrac nm g_{all} - \tfrac um g_f - \tfrac im g_k + \tfrac im g'_k
+
+    for `n` training items, `u` that go, `m` that stay, `i` within reach, and :math:`g'_k` on the retained graph. As
+    items out of reach have the same gradient on both graphs, that *is* the gradient of the retained items' mean loss on
+    the retained graph.
+
+    `mode="paper"` has dropout on and labels smoothed by 0.1 while gradients are taken, and takes all of them at the
+    original weights, so that the correction does not know what was erased. `mode="default"` takes gradients of the loss
+    as it is, and the last one at the erased weights, at the same price.
+
+    Args:
+        mode: `"default"` or `"paper"`; fills in every option that is `None`.
+        lr: length of the correction, as a multiple of the gradient.
+        erase_ratio: share of each tensor's entries that each factor may shrink, in [0, 1); 0 erases nothing.
+        label_smoothing: share of the loss that is spread over all classes, in [0, 1).
+        dropout: keep dropout on while gradients are taken; batch statistics never change.
+        rectify: take the correction at the `"erased"` or the `"original"` weights.
+    """
+
+    mode: str = "default"
+    lr: float | None = None
+    erase_ratio: float | None = None
+    label_smoothing: float | None = None
+    dropout: bool | None = None
+    rectify: str | None = None
+
+    name = "etr"
+    summary = "shrink the weights that what is forgotten depends on, correct by one gradient"
+    paper = "arXiv 2409.16684"
+    requests = ("edges", "nodes", "features")
+    tasks = ("link_prediction", "node_classification")
+    needs = "retained data"
+    cost = "three to four gradients"
+    variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
+
+    def __post_init__(self) -> None:
+        """Fill in the mode's settings, refuse what cannot be meant."""
+        fill_in(self, MODES)
+        if not 0 <= self.lr < math.inf:
+            raise InvalidInputError(f"Expected 'lr' >= 0 (got {self.lr})")
+        for name in ("erase_ratio", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InvalidInputError(f"Expected '{name}' in [0, 1) (got {getattr(self, name)})")
+        if self.rectify not in ("erased", "original"):
+            raise InvalidInputError(f"Expected 'rectify' to be 'erased' or 'original' (got {self.rectify!r})")
+
+    @property
+    def label(self) -> str:
+        """The mode."""
+        return self.mode
+
+    def run(self, problem: Problem) -> Outcome:
+        """See `Method.run`; `notes["erased"]` is the share of weights that were shrunk."""
+        model, task, partition = problem.model, problem.task, problem.partition
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
+        # Negatives are the same on both graphs.
+        retain = task.parts(partition, "retain", names=["retain"]).sample(["retain"])["retain"]
+        gone = removed_items(task, partition)
+        reach = within_reach(problem, retain)
+        model.train(self.dropout)
+
+        def losses(data: Data, groups: Sequence[Any]) -> list[Tensor]:
+            with FrozenStatistics(model) if self.dropout else nullcontext():
+                outputs = task.encode(model, data)
+            return [_smoothed(task.decode(model, outputs, items), self.label_smoothing) for items in groups]
+
+        kept, lost = losses(partition.data, (retain, gone))
+        out, near, gone_sum = (_gradient(v, parameters) for v in (kept[~reach], kept[reach], lost))
+        total, num_gone = kept.numel() + lost.numel(), lost.numel()
+        if self.rectify == "original":
+            step = _gradient(losses(partition.retain_data, (retain,))[0][reach], parameters)
+            step = [a + b for a, b in zip(out, step, strict=True)]
+        mean = [(a + b + c) / total for a, b, c in zip(out, near, gone_sum, strict=True)]
+        near = [g / max(int(reach.sum()), 1) for g in near]
+        gone_mean = [g / max(num_gone, 1) for g in gone_sum] if num_gone else None
+        erased = erase(parameters, mean, gone_mean, near, self.erase_ratio)
+        if self.rectify == "erased":
+            step = _gradient(losses(partition.retain_data, (retain,))[0], parameters)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, step, strict=True):
+                parameter.sub_(gradient, alpha=self.lr / kept.numel())
+        notes = {
+            "erased": erased / sum(p.numel() for p in parameters),
+            "items": {"removed": num_gone, "within_reach": int(reach.sum()), "retained": kept.numel()},
+        }
+        return Outcome(model.eval(), notes=notes)
+
+
+def removed_items(task: Task, partition: Any) -> Any:
+    """Training items that are none any more, to be read on the original graph; possibly none."""
+    if isinstance(task, LinkPrediction):
+        return task.edge_items(partition.data, partition.forget_edge_index)
+    gone = partition.forget_nodes
+    return node_items(partition.data, gone[torch.isin(gone, training_nodes(partition.data).index)])
+
+
+def within_reach(problem: Problem, items: Any) -> Tensor:
+    """Which items' outputs the request may change: an end within as many hops as the model has, `[num_items]`."""
+    encode = partial(GraphTask.encode, problem.task)  # the plain pass: it only counts layers, on a few nodes
+    depth = propagation_depth(problem.reference, problem.partition.data, encode)
+    affected = problem.partition.affected_nodes(depth)
+    return affected[problem.task.seeds(items)].view(-1, items.num_items).any(dim=0)
+
+
+@torch.no_grad()
+def erase(
+    parameters: Sequence[Tensor],
+    everything: Sequence[Tensor],
+    gone: Sequence[Tensor] | None,
+    near: Sequence[Tensor],
+    ratio: float,
+) -> int:
+    """Shrink weights in place by `ETR`'s factors.
+
+    Args:
+        parameters: the weights.
+        everything: gradient of the mean loss of all items, a tensor per parameter.
+        gone: the same of removed items; `None` where there are none.
+        near: the same of the items within reach.
+        ratio: share of a tensor's entries that a factor may shrink.
+
+    Returns:
+        How many entries were shrunk.
+    """
+    count = 0
+    for i, parameter in enumerate(parameters if ratio else ()):
+        factors = [everything[i] / near[i]]
+        if gone is not None:
+            factors = [everything[i] / gone[i], everything[i] / gone[i] * factors[0]]
+        free = torch.ones_like(parameter, dtype=torch.bool)
+        for factor in factors:
+            # Squared after the division, or small gradients underflow. 0 / 0 is nothing to erase.
+            factor = factor.square().nan_to_num(1.0).clamp(max=1)
+            limit = quantile(factor, ratio)
+            chosen = free & (factor <= limit) & (factor < 1)
+            parameter.mul_(torch.where(chosen, factor / limit, 1).nan_to_num(0.0))
+            free &= ~chosen
+        count += int((~free).sum())
+    return count
+
+
+def quantile(values: Tensor, q: float) -> Tensor:
+    """`torch.quantile` by linear interpolation, for tensors of any size."""
+    values = values.flatten()
+    place = q * (values.numel() - 1)
+    low, high = (values.kthvalue(int(k) + 1).values for k in (math.floor(place), math.ceil(place)))
+    return low + (high - low) * (place - math.floor(place))
+
+
+def _smoothed(prediction: Prediction, smoothing: float) -> Tensor:
+    """Negative log-likelihoods with smoothed labels, `[num_items]`."""
+    nll, logits = -prediction.log_prob, prediction.logits
+    if not smoothing:
+        return nll
+    edge = logits.dim() == 1
+    uniform = (logsigmoid(logits) + logsigmoid(-logits)) / 2 if edge else logits.log_softmax(-1).mean(-1)
+    return (1 - smoothing) * nll - smoothing * uniform
+
+
+def _gradient(losses: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Gradient of the losses' sum; zeros where it does not depend on a parameter."""
+    if not losses.numel():
+        return [torch.zeros_like(p) for p in parameters]
+    found = torch.autograd.grad(losses.sum(), list(parameters), retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]

@@ -1,0 +1,321 @@
+"""MEGU: weights and an operator on the logits evolve together (arXiv 2401.11760)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+from torch_geometric.nn.conv.gcn_conv import gcn_norm
+
+from gunlearn.core.checks import check_number
+from gunlearn.errors import DivergenceError, InvalidInputError
+from gunlearn.losses import NLL, GradientAscent, Loss, Objective, Prediction, functional
+from gunlearn.methods.base import Outcome, Problem, check_whole, fill_in
+from gunlearn.methods.gradient import FrozenStatistics, GradientMethod
+from gunlearn.methods.graph.entities import (
+    check_read,
+    entity_graph,
+    forgotten_entities,
+    inverted_features,
+    surrounding,
+)
+from gunlearn.nn.kernels.sparse import sparse_matrix
+from gunlearn.nn.kernels.subgraph import Subgraph
+from gunlearn.tasks.base import Parts, Task
+from gunlearn.tasks.graph.node_classification import NodeItems
+
+OPERATOR = "mutual_operator"
+INITS = ("identity", "random")
+_COLUMNS = 256  # features that are propagated at a time
+_DEFAULT = {"epochs": 30, "lr": 1e-3, "kappa": 0.4, "temperature": 1.5, "init": "identity", "read": "original"}
+_PAPER = {**_DEFAULT, "lr": 1e-2, "kappa": 0.01, "init": "random", "read": "isolated"}
+MODES = {"default": _DEFAULT, "paper": _PAPER}
+
+
+@dataclass(frozen=True)
+class MEGU(GradientMethod):
+    r"""Mutual evolution: an operator `T` on the logits unlearns, the weights follow it and hold the neighbourhood.
+
+    With `o` the logits, `T o` those after a linear map of C classes, the entities `V` that are forgotten, their highly
+    influenced neighbours `N`, and the original model's predicted classes :math:`\hat y`,
+
+    .. math:: \kappa \big( KL_\tau(\bar{To} \| o)_V - CE(To, \hat y)_V \big)
+              + KL_\tau(\bar o \| To)_N + CE(o, \hat y)_N
+
+    where a bar takes no gradient: at the entities the weights follow the operator, around them the operator follows the
+    weights. No true label is read. The operator leaves the model at the end, and nothing is done to predictions
+    afterwards: the authors pass theirs, and no other method's, through 160 steps of label smoothing over the graph,
+    which their figures owe their height to.
+
+    Entities are forgotten nodes, nodes that lose features, and end points of forgotten edges. `N` are the nodes within
+    `num_hops` whose propagated features turn most, by the cosine, when the entities' features `x` become `1 - x`; how
+    far is "most" is where the similarities leave a gap of 0.1. Without any, the training nodes that stay take its part.
+
+    `mode="default"` starts the operator at the identity and reads entities as the original graph shows them.
+    `mode="paper"` starts it at random and reads them in the graph that is left, forgotten nodes with their features and
+    no edges. The optimiser is Adam where the authors take plain SGD at .04 to .09, so the learning rate is ours.
+
+    Args:
+        mode: `"default"` or `"paper"`; fills in every option that is `None`.
+        epochs: optimiser steps, 30 in the paper.
+        lr: Adam's learning rate.
+        kappa: weight of the entities' terms.
+        temperature: of both divergences.
+        num_hops: how far neighbours are looked for.
+        init: where the operator starts, `"identity"` or `"random"`.
+        read: where entities are read, `"original"` or `"isolated"`.
+    """
+
+    epochs: int | None = None  # type: ignore[assignment]
+    lr: float | None = None  # type: ignore[assignment]
+    mode: str = "default"
+    kappa: float | None = None
+    temperature: float | None = None
+    num_hops: int = 2
+    init: str | None = None
+    read: str | None = None
+
+    name = "megu"
+    summary = "an operator on the logits unlearns, the weights evolve with it and keep the neighbourhood"
+    paper = "arXiv 2401.11760"
+    requests = ("edges", "nodes", "features")
+    tasks = ("node_classification",)
+    needs = "reference model"
+    cost = "`epochs` passes"
+    variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
+
+    def __post_init__(self) -> None:
+        """Fill in the mode's settings, refuse what cannot be meant."""
+        fill_in(self, MODES)
+        if not 0 < self.kappa < math.inf:
+            raise InvalidInputError(f"Expected 'kappa' > 0 (got {self.kappa})")
+        check_whole(self, num_hops=1)
+        if self.init not in INITS:
+            raise InvalidInputError(f"Expected 'init' among {INITS} (got {self.init!r})")
+        check_read(self.read)
+        for name in ("batch_size", "retain_samples"):
+            if getattr(self, name) is not None:
+                raise InvalidInputError(
+                    f"Expected no '{name}' for 'megu', which reads entities and their neighbours, not retained items "
+                    f"(got {getattr(self, name)!r})"
+                )
+        super().__post_init__()
+
+    def objective(self) -> Objective:
+        """All four terms."""
+        unlearn = self.kappa * Follow(self.temperature, on="forget") + self.kappa * GradientAscent(on="forget")
+        return unlearn + Follow(self.temperature, on="neighbours") + NLL(on="neighbours")
+
+    def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
+        """Batch statistics stay those of training."""
+        return FrozenStatistics
+
+    def run(self, problem: Problem) -> Outcome:
+        """See `Method.run`; `notes["neighbours"]` is the number of highly influenced ones."""
+        task, partition, model = problem.task, problem.partition, problem.model
+        with torch.no_grad():
+            logits = task.encode(problem.reference, partition.data)
+        entities = forgotten_entities(partition)
+        near = influenced(partition, entities, self.num_hops)
+        count = near.numel()
+        if not count:
+            near = task.training_parts(partition.retain_data).sample(["retain"])["retain"].index
+        mutual = MutualTask(task, logits.argmax(dim=1), entities, near, self.read)
+        operator = nn.Linear(logits.size(1), logits.size(1)).to(logits)
+        if self.init == "identity":
+            nn.init.eye_(operator.weight)
+            nn.init.zeros_(operator.bias)
+        # A part of the model while it trains, so that the loop steps, saves and resumes it too.
+        model.add_module(OPERATOR, operator)
+        try:
+            outcome = super().run(replace(problem, task=mutual))
+        finally:
+            delattr(model, OPERATOR)
+        outcome.notes |= {"neighbours": count, "changed_predictions": self._changed(problem, outcome.model)}
+        return outcome
+
+    @torch.no_grad()
+    def _changed(self, problem: Problem, model: nn.Module) -> float:
+        """Share of the training nodes that stay whose predicted class is another now.
+
+        Nothing in the objective holds nodes that are neither entities nor near them, so a model can come to harm.
+        """
+        task, data = problem.task, problem.partition.retain_data
+        stay = task.training_parts(data).sample(["retain"])["retain"].index
+        before, after = (task.encode(m.eval(), data)[stay].argmax(dim=1) for m in (problem.reference, model))
+        share = float((before != after).double().mean())
+        if share > 0.5 and self.mode == "default":
+            raise DivergenceError(
+                f"Expected the unlearned model to keep most predictions on what stays (got {share:.0%} changed); lower "
+                "'lr' or 'epochs'"
+            )
+        if share > 0.2:
+            warnings.warn(
+                f"{share:.0%} of the training nodes that stay are predicted otherwise now; lower 'lr' or 'epochs'",
+                stacklevel=2,
+            )
+        return share
+
+
+def influenced(partition: Any, entities: Tensor, num_hops: int) -> Tensor:
+    """Highly influenced neighbours of the entities, sorted ids `[k]`; see `MEGU`."""
+    data, near = partition.data, surrounding(partition.data, entities, num_hops)
+    if not near.numel():
+        return near
+    size, x = int(data.num_nodes), data.x
+    edge_index, weight = gcn_norm(data.edge_index, None, size, dtype=x.dtype)
+    adjacency = sparse_matrix(edge_index[1], edge_index[0], weight, (size, size))
+    features = x, inverted_features(x, entities)
+    dots = x.new_zeros(3, near.numel(), layout=torch.strided)
+    for start in range(0, x.size(1), _COLUMNS):
+        before, after = (_columns(value, start) for value in features)
+        for _ in range(num_hops):
+            before, after = adjacency @ before, adjacency @ after
+        a, b = before[near], after[near]
+        dots += torch.stack([(a * b).sum(1), (a * a).sum(1), (b * b).sum(1)])
+    cosine = dots[0] / (dots[1] * dots[2]).sqrt().clamp_min(1e-12)
+    return near[cosine <= gap(cosine)]
+
+
+def gap(similarity: Tensor) -> float:
+    """The first of 0.1, 0.2, ... that lies above some similarities, with none in the 0.1 beyond it."""
+    count = 0
+    for tenth in range(1, 11):
+        now = int((similarity <= tenth / 10).sum())
+        if now and now == count:
+            return tenth / 10
+        count = now
+    return 1.0 + 1e-6  # above rounding errors too
+
+
+def _columns(x: Tensor, start: int) -> Tensor:
+    """Some columns of dense or CSR features, dense `[num_nodes, k]`."""
+    stop = min(start + _COLUMNS, x.size(1))
+    if x.layout == torch.strided:
+        return x[:, start:stop].contiguous()
+    chosen = torch.zeros(x.size(1), stop - start, dtype=x.dtype, device=x.device)
+    chosen[start:stop].fill_diagonal_(1)
+    return x @ chosen
+
+
+@dataclass(frozen=True, repr=False)
+class Follow(Loss):
+    r"""Divergence of the logits from the embeddings read as logits, which take no gradient: one head follows another.
+
+    .. math:: KL\big(p_\tau(\bar e) \,\|\, p_\tau(z)\big), \qquad p_\tau(z) = \mathrm{softmax}(z / \tau)
+
+    Args:
+        temperature: both are divided by it.
+    """
+
+    name = "follow"
+    summary = "divergence of one head's prediction from another's"
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the temperature at construction."""
+        super().__post_init__()
+        check_number("temperature", self.temperature, positive=True)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Both heads."""
+        return ("logits", "embeddings")
+
+    def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
+        """See `functional.kl_divergence`."""
+        leader = current.embeddings.detach() / self.temperature
+        return functional.kl_divergence(current.logits / self.temperature, leader, bernoulli=False)
+
+
+@dataclass(frozen=True)
+class HeadItems(NodeItems):
+    """Nodes that are read through both heads.
+
+    Args:
+        entity: the operator's likelihood counts and the model follows it; else the other way round.
+    """
+
+    entity: bool = False
+
+
+class MutualParts(Parts):
+    """Entities and their neighbours, with the classes that the original model predicts."""
+
+    names: ClassVar[dict[str, str]] = {"forget": "the entities", "neighbours": "the highly influenced nodes"}
+
+    def __init__(self, data: Data, items: dict[str, HeadItems]) -> None:
+        """`items` by part, in terms of `data`."""
+        self.data, self.items = data, items
+
+    def sample(self, names: Collection[str]) -> dict[str, HeadItems]:
+        """See `Parts.sample`."""
+        return {name: self.items[name] for name in names}
+
+
+class MutualTask(Task):
+    """A classification of nodes with two heads: the model's logits, and those after the operator.
+
+    Args:
+        task: what the model predicts.
+        label: classes that the original model predicts, `[num_nodes]`.
+        entities: ids of the nodes that are forgotten.
+        near: ids of the nodes to hold.
+        read: see `entities.entity_graph`.
+    """
+
+    def __init__(self, task: Task, label: Tensor, entities: Tensor, near: Tensor, read: str) -> None:
+        """See the class."""
+        self.task, self.label, self.entities, self.near, self.read = task, label, entities, near, read
+        self.name, self.summary = task.name, task.summary
+
+    def encode(self, model: nn.Module, data: Data) -> Tensor:
+        """The model's own logits."""
+        return self.task.encode(model, data)
+
+    def decode(self, model: nn.Module, outputs: Tensor, items: NodeItems) -> Prediction:
+        """The model's prediction; of `HeadItems` the follower's logits, and the leader's as embeddings."""
+        plain = self.task.decode(model, outputs, items)
+        if not isinstance(items, HeadItems):
+            return plain
+        changed = getattr(model, OPERATOR)(plain.logits)
+        if not items.entity:
+            return plain.replace(logits=changed, embeddings=plain.logits)
+        log_prob = changed.log_softmax(dim=-1).gather(1, items.label.view(-1, 1)).view(-1)
+        return plain.replace(log_prob=log_prob, embeddings=changed)
+
+    def seeds(self, items: NodeItems) -> Tensor:
+        """See `Task.seeds`."""
+        return self.task.seeds(items)
+
+    def relabel(self, items: NodeItems, subgraph: Subgraph) -> NodeItems:
+        """See `Task.relabel`."""
+        return self.task.relabel(items, subgraph)
+
+    def parts(
+        self,
+        partition: Any,
+        message_graph: str = "retain",
+        model: nn.Module | None = None,
+        names: Collection[str] | None = None,
+    ) -> MutualParts:
+        """See `Task.parts`."""
+        data, place = entity_graph(self.task, partition, self.entities, self.read, message_graph, model)
+        forget = HeadItems(place(self.entities), self.label[self.entities], entity=True)
+        return MutualParts(data, {"forget": forget, "neighbours": HeadItems(self.near, self.label[self.near])})
+
+    def training_parts(self, data: Data) -> Parts:
+        """See `Task.training_parts`."""
+        return self.task.training_parts(data)
+
+    def validation_items(self, data: Data) -> Any | None:
+        """See `Task.validation_items`."""
+        return self.task.validation_items(data)

@@ -1,0 +1,126 @@
+"""How far down to push each forgotten edge: to where it is told apart, or to where an unseen edge would score."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+from torch_geometric.data import Data
+
+from gunlearn.errors import UnsupportedMethodError
+from gunlearn.losses import Prediction
+from gunlearn.methods.base import Problem
+from gunlearn.methods.graph.pair_features import pair_features
+from gunlearn.training.feeding import small_subgraph
+from gunlearn.training.processes import processes
+
+MIN_HELD_OUT, NEIGHBORS = 30, 20
+
+
+def check_held_out(data: Data) -> None:
+    """Refuse data with too few held-out edges to compare with.
+
+    Raises:
+        UnsupportedMethodError: fewer than `MIN_HELD_OUT` validation edges.
+    """
+    number = data.val_pos_edge_index.size(1) if "val_pos_edge_index" in data else 0
+    if number < MIN_HELD_OUT:
+        raise UnsupportedMethodError(
+            f"Expected at least {MIN_HELD_OUT} validation edges ('val_pos_edge_index') for until='unseen' "
+            f"(got {number})"
+        )
+
+
+def unseen_scores(problem: Problem) -> Tensor:
+    r"""Expected score of each forgotten edge for a model trained without it, `[num_forget]`.
+
+    Validation edges are true edges that the original model never saw. For a forgotten edge `e`, let `m_e` and `v_e` be
+    mean and variance of the scores (original model, retained graph) of the validation edges most like it in degrees,
+    common neighbours and feature similarity, and `s_e` its own score. Then
+
+    .. math:: t_e = m_e + w (s_e - m_e - \overline{s - m}), \quad w = \min(1, \bar v / \mathrm{Var}(s - m))
+
+    takes away what all forgotten edges gained by being seen (the mean of `s - m`), and of what sets an edge apart from
+    its like it leaves the share `w` that unseen edges show as well. Plain means mislead, because forgotten and
+    validation edges differ in all these covariates. Test edges are not looked at.
+
+    The method refuses data with fewer than `MIN_HELD_OUT` validation edges before it starts.
+    """
+    data, task = problem.partition.retain_data, problem.task
+    held_out = data.val_pos_edge_index
+    forget = problem.partition.forget_edge_index
+    with torch.no_grad():
+        outputs = task.encode(problem.reference, data)
+        seen, unseen = (
+            task.decode(problem.reference, outputs, task.edge_items(data, pairs)).logits for pairs in (forget, held_out)
+        )
+    covariates = pair_features(data, held_out)
+    scaler = StandardScaler().fit(covariates)
+    matches = NearestNeighbors(n_neighbors=NEIGHBORS).fit(scaler.transform(covariates))
+    index = matches.kneighbors(scaler.transform(pair_features(data, forget)), return_distance=False)
+    like = unseen.double().cpu()[torch.from_numpy(index)]
+    mean, gap = like.mean(dim=1), seen.double().cpu() - like.mean(dim=1)
+    spread = float(gap.var(correction=0))
+    share = min(1.0, float(like.var(dim=1).mean()) / spread) if spread > 0 else 1.0
+    return (mean + share * (gap - gap.mean())).to(seen)
+
+
+def separated_scores(problem: Problem, share: float = 0.05) -> Tensor:
+    """The score below which `share` of the retained edges lie (original model, retained graph), `[num_forget]`."""
+    data, task, partition = problem.partition.retain_data, problem.task, problem.partition
+    with torch.no_grad():
+        items = task.edge_items(data, partition.retain_edge_index)
+        score = task.decode(problem.reference, task.encode(problem.reference, data), items).logits
+    quantile = np.quantile(score.double().cpu().numpy(), share)  # torch's own refuses large inputs
+    return torch.full((partition.num_forget,), float(quantile), dtype=score.dtype, device=score.device)
+
+
+#: What `until` can say: how far down each forgotten edge is pushed.
+TARGETS = {"separated": separated_scores, "unseen": unseen_scores}
+
+
+class ScoreTarget:
+    """Lets each forgotten edge go once its score is at its target, and ends the run when nearly all are.
+
+    Args:
+        problem: the problem being solved.
+        until: a name of `TARGETS`.
+        done: share of edges that must have reached their target.
+        narrow: look at the subgraph around the forgotten edges alone, where that gives the same scores.
+    """
+
+    def __init__(self, problem: Problem, until: str, done: float = 0.95, narrow: bool = True) -> None:
+        """Compute the targets."""
+        self.problem, self.done = problem, done
+        self.target = TARGETS[until](problem)
+        self.data, task = problem.partition.retain_data, problem.task
+        self.items = task.edge_items(self.data, problem.partition.forget_edge_index)
+        found = None
+        if narrow:
+            found = small_subgraph(problem.model, task, self.data, task.seeds(self.items), training=False)
+        if found is not None:
+            self.data, self.items = found[0].data, task.relabel(self.items, found[0])
+
+    @torch.no_grad()
+    def above(self) -> Tensor:
+        """Edges still above their target: plain messages, retained graph, evaluation mode; bool `[num_forget]`."""
+        model, task = self.problem.model, self.problem.task
+        mode = model.training
+        model.eval()
+        outputs = task.encode(model, self.data)
+        score = task.decode(model, outputs, self.items).logits
+        model.train(mode)
+        return score > self.target
+
+    def release(self, predictions: dict[str, Prediction]) -> dict[str, Prediction]:
+        """Weight 0 for forgotten edges that are at their target."""
+        forget = predictions["forget"]
+        weight = processes().rows(self._active).to(forget.log_prob.dtype)
+        return {**predictions, "forget": forget.replace(weight=weight)}
+
+    def reached(self) -> bool:
+        """Asked before each step."""
+        self._active = self.above()
+        return bool((~self._active).double().mean() >= self.done)

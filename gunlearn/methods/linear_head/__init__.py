@@ -1,0 +1,1 @@
+"""Methods for linear heads on propagated features, with certificates."""

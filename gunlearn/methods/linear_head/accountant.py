@@ -1,0 +1,94 @@
+"""The (epsilon, delta) accountant of linear heads: what a certificate assumes, what was spent, when to train anew."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.methods.linear_head.convex import Logistic
+from gunlearn.nn.layers.linear_head import LinearHead
+
+
+@dataclass(frozen=True)
+class Accountant:
+    """Certified removal by loss perturbation (Guo et al., arXiv 1911.03030, theorem 3).
+
+    Training minimises `L(w) + b w` with `b ~ N(0, alpha^2 I)`. A model whose gradient `||grad L(w) + b||` on what is
+    retained is at most `alpha epsilon / sqrt(2 ln(1.5 / delta))`, a sum over nodes and over all classes together,
+    cannot be told from one trained without the forgotten data, but by `(epsilon, delta)`. Bounds of that gradient add
+    up from request to request on the head itself; the request must not depend on `b`.
+
+    Args:
+        epsilon: above 0 and at most 1: the tail bound behind the formula is false beyond.
+        delta: in (0, 1).
+
+    Raises:
+        InvalidInputError: others.
+    """
+
+    epsilon: float = 1.0
+    delta: float = 1e-4
+
+    def __post_init__(self) -> None:
+        """Refuse what the theorem does not cover."""
+        if not (0 < self.epsilon <= 1 and 0 < self.delta < 1):
+            raise InvalidInputError(
+                f"Expected epsilon in (0, 1] and delta in (0, 1) (got {self.epsilon} and {self.delta})"
+            )
+
+    def budget(self, alpha: float) -> float:
+        """The largest gradient norm that the certificate allows, for noise of standard deviation `alpha`."""
+        return alpha * self.epsilon / math.sqrt(2 * math.log(1.5 / self.delta))
+
+    def doubt(self, head: LinearHead | None, problem: Logistic, residual: Tensor, allowed: Tensor) -> str:
+        """Why no certificate can be given; empty if nothing speaks against it.
+
+        Args:
+            head: with its record; `None` for a model without one.
+            problem: on the data before the request.
+            residual: norm of its gradient at the weights, per class.
+            allowed: what the record says that it is at most.
+        """
+        if head is None:
+            return "no record of the training: see gunlearn.methods.fit_linear_head"
+        lam, alpha = float(head.lam), float(head.alpha)
+        if not lam > 0:
+            return f"the loss is not strictly convex: lambda is {lam:g}"
+        if not alpha > 0:
+            return f"trained without perturbation: alpha is {alpha:g}"
+        objection = no_draw(problem.perturbation, alpha)
+        if objection:
+            return objection
+        off = residual > allowed
+        if bool(off.any()):
+            return (
+                "not at the optimum of the perturbed loss on this data: the gradient's norm is "
+                f"{float(residual.norm()):.3g}, the record says at most {float(allowed.norm()):.3g}"
+            )
+        return ""
+
+    def certificate(self, status: str, spent: float, alpha: float, reason: str = "") -> dict[str, Any]:
+        """What stands in a result's `notes["certificate"]`."""
+        return {
+            "status": status,
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "spent": spent,
+            "budget": self.budget(alpha),
+            "reason": reason,
+        }
+
+
+def no_draw(perturbation: Tensor, alpha: float) -> str:
+    """Why a perturbation, of any shape, cannot have been drawn from `N(0, alpha^2 I)`; empty if its norm allows it.
+
+    Its squared norm over `alpha^2` is chi-square, the root of that close to normal of variance 1 / 2.
+    """
+    norm = float(perturbation.norm())
+    if abs(math.sqrt(2) * norm / alpha - math.sqrt(2 * perturbation.numel() - 1)) <= 6:
+        return ""
+    return f"the recorded perturbation is no draw of N(0, {alpha:g}^2): its norm is {norm:.3g}"

@@ -1,0 +1,188 @@
+"""Certified removal from linear heads: one Newton step, its residual bounded and accounted for (CGU)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.methods.linear_head.accountant import Accountant
+from gunlearn.methods.linear_head.convex import CURVATURE_CHANGE, SLOPE_CHANGE, Logistic, spectral_bound
+from gunlearn.methods.linear_head.head_training import head_rows, problem_of, rounding, signs, solve_head
+from gunlearn.methods.linear_head.propagation import propagated
+from gunlearn.nn.layers.linear_head import HeadView, head_of
+from gunlearn.tasks.graph.node_classification import training_nodes
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Propagated features of the training nodes, before and after a request.
+
+    Args:
+        old: `[n_old, f]`.
+        new: `[n_new, f]`.
+        residues: before and after, what the features' errors are made of (`Pushed.residues`); empty where exact.
+        doubt: why their error is not bounded, if so.
+        notes: remarks for the result.
+    """
+
+    old: Tensor
+    new: Tensor
+    residues: tuple[list[tuple[float, Tensor]], list[tuple[float, Tensor]]] = ((), ())  # type: ignore[assignment]
+    doubt: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CGU(Method):
+    """Certified graph unlearning (arXiv 2206.09140): a Newton step on exactly propagated features.
+
+    `w + Delta` with `Delta = H'^-1 (grad L(w; D) - grad L(w; D'))`, `H'` the Hessian on the retained data, raises the
+    gradient's norm by at most `gamma max_i ||z_i|| ||Delta|| ||Z' Delta|| sigma_max(Z')`. The paper assumes rows of
+    length at most 1, which symmetric normalisation does not give: here the longest row's length is a factor. The paper
+    has `gamma = 1/4` (variant `"paper"`); `1 / (12 sqrt 3)` is enough, half the Lipschitz constant of the logistic
+    loss's second derivative, and leaves budget for five times as many requests. To the bound are added what conjugate
+    gradients leave over and what rounding to the model's precision does. Once the bounds of all requests so far are
+    over the budget, the head is trained anew, with a new perturbation.
+
+    `result.notes["certificate"]` has `status` (`"certified"`, `"retrained"` or `"uncertified"`), `epsilon`, `delta`,
+    `spent`, `budget` and `reason`. See `Accountant` and `fit_linear_head` for what is assumed and checked. A model that
+    was trained in another way takes the same step and comes back `"uncertified"`.
+
+    Args:
+        epsilon: of the certificate, in (0, 1].
+        delta: of the certificate, in (0, 1).
+        lam: ridge per training node, for a model without a record of its own.
+        bound: `"tight"` or `"paper"`, see above.
+    """
+
+    epsilon: float = 1.0
+    delta: float = 1e-4
+    lam: float = 1e-3
+    bound: str = "tight"
+
+    name = "cgu"
+    summary = "one Newton step on a linear head, its residual accounted for"
+    paper = "arXiv 2206.09140"
+    requests = ("edges", "nodes", "features")
+    tasks = ("node_classification",)
+    needs = "retained data, second order, linear head, retraining"
+    certified = True
+    cost = "a propagation and one Newton step; a training of the head once the budget is spent"
+    variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"bound": "paper"}}
+
+    def __post_init__(self) -> None:
+        """Refuse bad options at construction."""
+        _ = self.accountant
+        if not self.lam > 0 or self.bound not in ("tight", "paper"):
+            raise InvalidInputError(
+                f"Expected lam > 0 and a bound 'tight' or 'paper' (got {self.lam} and {self.bound!r})"
+            )
+
+    @property
+    def label(self) -> str:
+        """Whose bound."""
+        return "paper" if self.bound == "paper" else "default"
+
+    @property
+    def accountant(self) -> Accountant:
+        """Of these options."""
+        return Accountant(self.epsilon, self.delta)
+
+    def features(self, view: HeadView, partition: Any, old: Tensor, new: Tensor) -> Features:
+        """Propagated features of training nodes before, `[n_old]`, and after, `[n_new]`."""
+        data, retain = partition.data, partition.retain_data
+        before, after = propagated(data, old, view.hops, view.normalize), None
+        after = propagated(retain, new, view.hops, view.normalize)
+        return Features(before, after, notes={"propagation": {"rows": int(retain.num_nodes)}})
+
+    def gap(self, problem: Logistic, weight: Tensor, residues: list[tuple[float, Tensor]]) -> Tensor:
+        """How far the gradient may be from that on exact features, `[num_classes]`: exact features leave none."""
+        return torch.zeros_like(weight[0])
+
+    @torch.no_grad()
+    def run(self, problem: Problem) -> Outcome:
+        """See `Method.run`.
+
+        Raises:
+            UnsupportedModelError: the model is not a linear head, or one for least squares.
+        """
+        view, partition = head_of(problem.model), problem.partition
+        head, device = view.record, partition.data.edge_index.device
+        if head is not None and head.loss != "logistic":
+            raise UnsupportedModelError(f"Expected a logistic head (got '{head.loss}'); see method 'graph_editor'")
+        old, new = training_nodes(partition.data), training_nodes(partition.retain_data)
+        features = self.features(view, partition, old.index.to(device), new.index.to(device))
+        weight = view.weight
+
+        def objective(rows: Tensor, sign: Tensor) -> Logistic:
+            if head is not None and float(head.lam) > 0:
+                return problem_of(head, head_rows(view, rows), sign)
+            return Logistic(head_rows(view, rows), sign, self.lam, torch.zeros_like(weight))
+
+        before, after = objective(features.old, signs(view, old)), objective(features.new, signs(view, new))
+        if head is None:
+            self.check_output(problem, before.z @ weight, old.index)
+
+        gradient = before.gradient(weight)
+        step, left = after.newton(weight, gradient - after.gradient(weight))
+        moved = view.put(weight + step)
+        largest = spectral_bound(after.z)
+        longest = float(after.z.norm(dim=1).max())
+        gamma = CURVATURE_CHANGE / 2 if self.bound == "tight" else 1 / 4
+        bound = gamma * longest * step.norm(dim=0) * (after.z @ step).norm(dim=0) * largest
+        lost = (SLOPE_CHANGE * largest**2 + after.ridge) * (moved - weight - step).norm(dim=0)
+        bound = bound + left + lost + rounding(after.z)
+
+        gap_old, gap_new = (
+            self.gap(p, w, r) for p, w, r in zip((before, after), (weight, moved), features.residues, strict=True)
+        )
+        known = (torch.zeros_like(bound),) * 2 if head is None else (head.spent.double(), head.gap.double())
+        residual, slack = gradient.norm(dim=0), rounding(before.z)
+        allowed = known[0] + known[1] + gap_old + slack
+        # Features known in the same way as at the last request have no error that would add up.
+        spent = torch.where(residual <= known[0] + slack, known[0] + slack, allowed) + bound
+        total, alpha = float((spent + gap_new).norm()), 0.0 if head is None else float(head.alpha)
+        accountant = self.accountant
+        doubt = accountant.doubt(head, before, residual, allowed) or features.doubt
+        notes = features.notes | {"bound": float(bound.norm()), "longest_row": longest}
+        if doubt or total <= accountant.budget(alpha):
+            if head is not None:
+                head.spent.copy_(spent)
+                head.gap.copy_(gap_new)
+            certificate = accountant.certificate("uncertified" if doubt else "certified", total, alpha, doubt)
+            return Outcome(problem.model.eval(), notes=notes | {"certificate": certificate})
+        reason = f"{total:.3g} would have been spent: trained anew with a new perturbation"
+        fresh = solve_head(head, features.new, after.sign, float(head.lam), alpha, self.new_seed(problem))
+        head.gap.copy_(self.gap(fresh, view.weight, features.residues[1]))
+        total = float((head.spent + head.gap).norm())
+        doubt = "" if total <= accountant.budget(alpha) else f"even a new head leaves {total:.3g}, over the budget"
+        certificate = accountant.certificate("uncertified" if doubt else "retrained", total, alpha, doubt or reason)
+        return Outcome(problem.model.eval(), notes=notes | {"certificate": certificate})
+
+    @staticmethod
+    def new_seed(problem: Problem) -> int:
+        """Of a perturbation that is not the one drawn for the first training, whatever seed that had."""
+        old = problem.model.perturbation.double().cpu().contiguous().numpy().tobytes()
+        digest = hashlib.sha256(f"{problem.seed}:{problem.partition.request_hash}".encode() + old).digest()
+        return int.from_bytes(digest[:7], "big")
+
+    @staticmethod
+    def check_output(problem: Problem, logits: Tensor, nodes: Tensor) -> None:
+        """Ask the model itself whether it is what it seems to be.
+
+        Raises:
+            UnsupportedModelError: it does something to the layer's output.
+        """
+        out = problem.task.encode(problem.reference, problem.partition.data)[nodes].double()
+        size = 1e-2 * float(logits.abs().max())
+        if out.shape != logits.shape or not torch.allclose(out, logits, rtol=1e-2, atol=size):
+            raise UnsupportedModelError(
+                "Expected a linear head, whose output is one linear map of propagated features "
+                f"(got {type(problem.model).__name__}, whose output is another)"
+            )

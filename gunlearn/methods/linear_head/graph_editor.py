@@ -1,0 +1,105 @@
+"""GraphEditor: exact removal from least-squares heads by the Woodbury identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gunlearn.errors import UnsupportedModelError
+from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.methods.linear_head.convex import one_vs_rest
+from gunlearn.methods.linear_head.propagation import propagated
+from gunlearn.nn.layers.linear_head import head_of
+from gunlearn.tasks.graph.node_classification import node_items, training_nodes
+
+CHUNK = 256  # rows removed, and as many added, per solve
+
+
+@dataclass(frozen=True)
+class GraphEditor(Method):
+    """GraphEditor (Cong and Mahdavi, 2023): the ridge regression that a fit without the forgotten data gives.
+
+    Rows of training nodes whose propagated features change are taken out, and added again as they are after; those of
+    forgotten nodes are only taken out. With `U` these rows, `T` their targets and `J` the diagonal of -1 (out) and 1
+    (in), `S = (Z^T Z + lam I)^-1` and the weights `W` become
+    `S - S U^T (J + U S U^T)^-1 U S` and `W + S U^T (J + U S U^T)^-1 (T - U W)`.
+
+    Exact up to rounding: the head keeps `S` and `W` in double precision. It must be as `fit_linear_head`, or this
+    method, left it, and the data what it was fitted to. `result.notes["rows"]` says how many rows went and came. The
+    paper's fine-tuning afterwards is left out: it would undo exactness.
+    """
+
+    name = "graph_editor"
+    summary = "the exact least-squares head without the forgotten data, by low-rank updates"
+    paper = "GraphEditor: An Efficient Graph Representation Learning and Unlearning Approach (2023)"
+    requests = ("edges", "nodes", "features")
+    tasks = ("node_classification",)
+    needs = "linear head"
+    cost = "num_features^2 for each training node whose propagated features change"
+
+    @torch.no_grad()
+    def run(self, problem: Problem) -> Outcome:
+        """See `Method.run`.
+
+        Raises:
+            UnsupportedModelError: no least-squares head, or its weights were changed since it was fitted.
+        """
+        view, partition = head_of(problem.model), problem.partition
+        head = view.record
+        if head is None or head.loss != "least_squares" or not float(head.lam) > 0:
+            raise UnsupportedModelError(
+                "Expected a linear head for least squares, fitted by gunlearn.methods.fit_linear_head: "
+                "LinearHead(..., loss='least_squares') "
+                f"(got {type(head or problem.model).__name__}{'' if head is None else f' for {head.loss}'})"
+            )
+        kept, now = head.solution.float(), head.lin.weight.float()  # as coarse as weights may have been stored
+        if not torch.allclose(kept, now, rtol=1e-6, atol=1e-6 * float(kept.abs().max())):
+            raise UnsupportedModelError(
+                "Expected the weights that least squares gave (got others: the head was trained on, or converted)"
+            )
+        near, rows = partition.affected_nodes(len(view.hops) - 1), []
+        for data in (partition.data, partition.retain_data):
+            nodes = training_nodes(data).index
+            nodes = nodes[near[nodes]]
+            target = one_vs_rest(node_items(data, nodes).label, view.num_classes)
+            rows.append((nodes, propagated(data, nodes, view.hops, view.normalize), target))
+        (old, out, old_target), (new, into, new_target) = rows
+        stays = torch.isin(old, new)  # every node trained on after was trained on before
+        same = (out[stays] == into).all(dim=1)
+        leaves, enters = torch.ones_like(stays).index_fill(0, stays.nonzero().view(-1)[same], False), ~same
+        inverse, weight = head.inverse.double(), head.solution.double().t().contiguous()
+        inverse, weight = edited(inverse, weight, (out[leaves], old_target[leaves]), (into[enters], new_target[enters]))
+        head.inverse.copy_(inverse)
+        head.solution.copy_(weight.t())
+        view.put(head.solution.double().t())
+        count = {"removed": int(leaves.sum()), "added": int(enters.sum())}
+        return Outcome(problem.model.eval(), notes={"rows": count})
+
+
+def edited(
+    inverse: Tensor, weight: Tensor, out: tuple[Tensor, Tensor], into: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Ridge regression after some rows went and others came.
+
+    Args:
+        inverse: `(Z^T Z + lam I)^-1`, `[f, f]`.
+        weight: `[f, num_classes]`.
+        out: rows `[k, f]` and their targets `[k, num_classes]` that go.
+        into: those that come.
+
+    Returns:
+        Inverse and weights after.
+    """
+    for start in range(0, max(out[0].size(0), into[0].size(0)), CHUNK):
+        part = slice(start, start + CHUNK)
+        rows, target = torch.cat([out[0][part], into[0][part]]), torch.cat([out[1][part], into[1][part]])
+        sign = rows.new_ones(rows.size(0))
+        sign[: out[0][part].size(0)] = -1
+        reach = inverse @ rows.t()
+        core = sign.diag() + rows @ reach
+        weight = weight + reach @ torch.linalg.solve(core, target - rows @ weight)
+        inverse = inverse - reach @ torch.linalg.solve(core, reach.t())
+        inverse = (inverse + inverse.t()) / 2
+    return inverse, weight

@@ -1,0 +1,74 @@
+"""Rows of `sum_l weights[l] S^l X`, exactly, from no more of the graph than they depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_features, sparse_matrix
+from gunlearn.nn.kernels.subgraph import csr_rows, k_hop_subgraph
+from gunlearn.nn.layers.linear_head import normalised, row_scale
+
+BLOCK = 512  # columns of features that are dense at one time
+
+
+def dense_rows(x: Tensor, nodes: Tensor, normalize: bool) -> Tensor:
+    """Rows of dense or CSR features in double precision, `[num_rows, num_features]`; scaled to length 1 on demand."""
+    rows = csr_rows(x, nodes).to_dense() if x.layout == torch.sparse_csr else x[nodes]
+    rows = rows.double()
+    return rows * row_scale(x)[nodes].unsqueeze(-1) if normalize else rows
+
+
+def column_blocks(x: Tensor, normalize: bool) -> Iterator[tuple[slice, Tensor]]:
+    """All rows of the features, some columns at a time: double precision `[num_nodes, block]`."""
+    scale = row_scale(x).unsqueeze(-1) if normalize else None
+    for start in range(0, x.size(1), BLOCK):
+        columns = slice(start, min(start + BLOCK, x.size(1)))
+        if x.layout == torch.sparse_csr:
+            pick = torch.zeros(x.size(1), columns.stop - start, dtype=x.dtype, device=x.device)
+            pick[columns] = torch.eye(columns.stop - start, dtype=x.dtype, device=x.device)
+            block = (sparse_features(x) @ pick).double()
+        else:
+            block = x[:, columns].double()
+        yield columns, block if scale is None else block * scale
+
+
+def adjacency(edge_index: Tensor, num_nodes: int) -> SparseMatrix:
+    """`S` in double precision, `[num_nodes, num_nodes]`; made once per graph."""
+
+    def build() -> SparseMatrix:
+        (source, target), norm = normalised(edge_index, num_nodes, torch.float64)
+        return sparse_matrix(target, source, norm, (num_nodes, num_nodes))
+
+    return memo(edge_index, ("adjacency", num_nodes), build)
+
+
+@torch.no_grad()
+def propagated(data: Data, nodes: Tensor, hops: Sequence[float], normalize: bool) -> Tensor:
+    """Propagated features of some nodes, in double precision `[num_rows, num_features]`.
+
+    Args:
+        data: with `x`, dense or CSR, and `edge_index`.
+        nodes: ids, `[num_rows]`.
+        hops: weight of each power of `S`.
+        normalize: scale rows of `x` to length 1 first.
+    """
+    x = data.x
+    if not nodes.numel():
+        return torch.zeros(0, x.size(1), dtype=torch.float64, device=x.device)
+    part = k_hop_subgraph(data, nodes, len(hops) - 1, max_edges=data.edge_index.size(1) // 2)
+    if part is not None:
+        data, nodes, x = part.data, part.relabel(nodes), part.data.x
+    matrix = adjacency(data.edge_index, int(data.num_nodes))
+    out = torch.empty(nodes.numel(), x.size(1), dtype=torch.float64, device=x.device)
+    for columns, h in column_blocks(x, normalize):
+        total = hops[0] * h[nodes]
+        for hop in hops[1:]:
+            h = matrix @ h
+            total = total + hop * h[nodes] if hop else total
+        out[:, columns] = total
+    return out

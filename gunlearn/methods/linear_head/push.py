@@ -1,0 +1,188 @@
+"""Propagated features kept up to date by lazy forward push: a removal costs what it reaches, not the whole graph.
+
+After ScaleGUN (arXiv 2408.09212), whole rows at a time. With `d` the in-degrees, self-loop included, and
+`q_0 = D^-1/2 X`, the walk `q_(l+1) = D^-1 A q_l` gives `S^l X = D^1/2 q_l`. Each level has a reserve and a residue,
+`r_(l+1) = D^-1 A q_l - q_(l+1)`; a row is pushed, from residue to reserve and on to the neighbours' next residue,
+where `max_j sqrt(d_i) |r_ij| > r_max`. Level 0 and the last one have no residue. A removal changes the rows of
+`D^-1 A` at the touched nodes alone: these are repaired by the definition of the residue, then pushed on.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.utils import add_remaining_self_loops
+
+from gunlearn.methods.linear_head.propagation import column_blocks, dense_rows
+from gunlearn.nn.kernels.memo import memo, remembered
+from gunlearn.nn.kernels.sparse import SparseMatrix, csr, sparse_matrix
+from gunlearn.nn.kernels.subgraph import csr_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """`D^-1 A` of a graph, rows by target, and the in-degrees `[num_nodes]`, self-loops included."""
+
+    matrix: SparseMatrix
+    degree: Tensor
+
+    @classmethod
+    def of(cls, edge_index: Tensor, num_nodes: int) -> Walk:
+        """Made once per graph."""
+
+        def build() -> Walk:
+            (source, target), _ = add_remaining_self_loops(edge_index, num_nodes=num_nodes)
+            degree = torch.bincount(target, minlength=num_nodes).double()
+            return cls(sparse_matrix(target, source, 1 / degree[target], (num_nodes, num_nodes)), degree)
+
+        return memo(edge_index, ("walk", num_nodes), build)
+
+    def receivers(self, nodes: Tensor) -> Tensor:
+        """Who hears of them, themselves included: sorted ids."""
+        return csr_rows(self.matrix.transpose, nodes).col_indices().unique()
+
+    def sends(self, nodes: Tensor, reached: Tensor) -> Tensor:
+        """From the rows of some nodes to those of all their receivers, CSR `[num_reached, num_nodes]`."""
+        if nodes.numel() == self.degree.numel():
+            return self.matrix.matrix
+        some = csr_rows(self.matrix.transpose, nodes)
+        column = torch.repeat_interleave(torch.arange(nodes.numel(), device=nodes.device), some.crow_indices().diff())
+        place = torch.searchsorted(reached, some.col_indices())
+        return csr(place, column, some.values(), (reached.numel(), nodes.numel()))
+
+
+@dataclass(eq=False)
+class Pushed:
+    """Reserves and residues of one graph.
+
+    Args:
+        x: the features it was made from, weakly, with their version.
+        reserve: levels 1 to K, `[num_nodes, num_features]` each, double precision.
+        residue: levels 1 to K - 1.
+        r_max: rows with a larger residue are pushed.
+        normalize: rows of `x` are scaled to length 1.
+        pushed: rows pushed by the last change, over all levels.
+        repaired: rows repaired by it.
+    """
+
+    x: tuple[Any, int]
+    reserve: list[Tensor]
+    residue: list[Tensor]
+    r_max: float
+    normalize: bool
+    pushed: int = 0
+    repaired: int = 0
+
+    @classmethod
+    def build(cls, data: Data, num_hops: int, r_max: float, normalize: bool) -> Pushed:
+        """From nothing, for a whole graph."""
+        x, num_nodes = data.x, int(data.num_nodes)
+        walk, every = Walk.of(data.edge_index, num_nodes), torch.arange(num_nodes, device=x.device)
+        shape = (num_nodes, x.size(1))
+        reserve = [torch.zeros(shape, dtype=torch.float64, device=x.device) for _ in range(num_hops)]
+        state = cls((weakref.ref(x), x._version), reserve, [torch.zeros_like(r) for r in reserve[1:]], r_max, normalize)
+        if num_hops:
+            first = state.residue[0] if state.residue else reserve[0]
+            for columns, block in column_blocks(x, normalize):
+                first[:, columns] = walk.matrix @ (block / walk.degree.sqrt().unsqueeze(-1))
+            state._push(walk, every)
+        return state
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether it was made from these features, unchanged since."""
+        return self.x[0]() is x and self.x[1] == x._version
+
+    def after(self, old: Data, new: Data, touched: Tensor) -> Pushed:
+        """The state of a graph of which something was taken, this one staying as it is.
+
+        Args:
+            old: the graph of this state.
+            new: the graph after, with the same nodes.
+            touched: ids, sorted, of all nodes whose features or in-edges differ, `[k]`.
+        """
+        num_nodes = int(new.num_nodes)
+        before, walk = Walk.of(old.edge_index, num_nodes), Walk.of(new.edge_index, num_nodes)
+        reserve, residue = [r.clone() for r in self.reserve], [r.clone() for r in self.residue]
+        state = Pushed((weakref.ref(new.x), new.x._version), reserve, residue, self.r_max, self.normalize)
+        if not reserve:
+            return state
+        state.repaired = touched.numel()
+        rows = csr_rows(walk.matrix.matrix, touched)
+        senders = rows.col_indices().unique()
+        place = torch.searchsorted(senders, rows.col_indices())
+        size = (touched.numel(), senders.numel())
+        rows = torch.sparse_csr_tensor(rows.crow_indices(), place, rows.values(), size=size, check_invariants=False)
+        for level in range(1, len(reserve) + 1):
+            past = self._start(old, before, senders) if level == 1 else self.reserve[level - 2][senders]
+            if level == len(reserve):
+                reserve[-1][touched] = rows @ past
+            else:
+                residue[level - 1][touched] = rows @ past - reserve[level - 1][touched]
+        change = self._start(new, walk, touched) - self._start(old, before, touched)
+        reached = walk.receivers(touched)
+        state._send(walk, touched, change, reached, 1)
+        state._push(walk, torch.cat([reached, touched]).unique(), touched)
+        return state
+
+    def _start(self, data: Data, walk: Walk, nodes: Tensor) -> Tensor:
+        return dense_rows(data.x, nodes, self.normalize) / walk.degree[nodes].sqrt().unsqueeze(-1)
+
+    def _send(self, walk: Walk, nodes: Tensor, change: Tensor, reached: Tensor, level: int) -> None:
+        """What a change of the reserves of `nodes` does to the next level: its residue, or the last reserve."""
+        table = self.reserve[-1] if level == len(self.reserve) else self.residue[level - 1]
+        table.index_add_(0, reached, walk.sends(nodes, reached) @ change)
+
+    def _push(self, walk: Walk, reached: Tensor, touched: Tensor | None = None) -> None:
+        """Push what is over the threshold among `reached`, level by level; at each the touched rows are looked at."""
+        root = walk.degree.sqrt()
+        for now in range(1, len(self.reserve)):
+            size = self.residue[now - 1][reached].abs().amax(dim=1) * root[reached]
+            nodes = reached[size > self.r_max]
+            self.pushed += nodes.numel()
+            change = self.residue[now - 1][nodes]
+            self.reserve[now - 1].index_add_(0, nodes, change)
+            self.residue[now - 1][nodes] = 0
+            reached = walk.receivers(nodes)
+            self._send(walk, nodes, change, reached, now + 1)
+            if touched is not None:
+                reached = torch.cat([reached, touched]).unique()
+
+    def rows(self, data: Data, nodes: Tensor, hops: Sequence[float]) -> Tensor:
+        """`sum_l hops[l] S^l X` of some nodes, approximately: `[num_rows, num_features]`."""
+        walk = Walk.of(data.edge_index, int(data.num_nodes))
+        out = sum(hop * table[nodes] for hop, table in zip(hops[1:], self.reserve, strict=True) if hop)
+        out = out + hops[0] * self._start(data, walk, nodes) if hops[0] else out
+        return walk.degree[nodes].sqrt().unsqueeze(-1) * out
+
+    def residues(self, data: Data, hops: Sequence[float]) -> list[tuple[float, Tensor]]:
+        """What the error is made of: for each level its largest weight, and the rows of `D^1/2 r` that are not zero.
+
+        The error of `rows` is a sum of `S^k D^1/2 r_l` whose coefficients are these at most in sum.
+        """
+        root = Walk.of(data.edge_index, int(data.num_nodes)).degree.sqrt().unsqueeze(-1)
+        weights = [sum(map(abs, hops[level:])) for level in range(1, len(hops))]
+        out = []
+        for weight, table in zip(weights, self.residue, strict=False):
+            there = table.any(dim=1)
+            out.append((weight, (root * table)[there] if bool(there.any()) else table[:0]))
+        return out
+
+
+def pushed_state(data: Data, num_hops: int, r_max: float, normalize: bool) -> tuple[Pushed, bool]:
+    """The state of a graph, and whether it was there already; kept as long as its `edge_index` lives."""
+    tag = ("pushed", num_hops, r_max, normalize)
+    known = remembered(data.edge_index, tag)
+    if known is not None and known.fits(data.x):
+        return known, True
+    return Pushed.build(data, num_hops, r_max, normalize), False
+
+
+def keep_state(data: Data, state: Pushed, num_hops: int) -> None:
+    """Remember the state of a graph, for the next request."""
+    memo(data.edge_index, ("pushed", num_hops, state.r_max, state.normalize), lambda: state)

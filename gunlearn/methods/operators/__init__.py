@@ -1,0 +1,1 @@
+"""Methods that train operators put after layers."""

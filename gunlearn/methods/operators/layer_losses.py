@@ -1,0 +1,176 @@
+"""Who a request affects, layer by layer, and the losses on what layers return."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch_geometric.data import Data
+
+from gunlearn.losses import Objective, ObjectiveValue, Prediction
+from gunlearn.methods.base import Problem
+from gunlearn.methods.operators.layers import hops_of
+from gunlearn.nn.attach.contexts import message_passing_layers
+from gunlearn.nn.attach.operators import DeletionOperator, View
+from gunlearn.tasks.graph.negatives import NegativeSampler
+
+
+class Affected:
+    """Who is affected by a request, layer by layer.
+
+    Args:
+        problem: of a partition with what is forgotten.
+        names: layers in the order in which a pass calls them.
+
+    Attributes:
+        ends: end points of forgotten edges that do not go with a node, `[2 * num_edges]`.
+        alone: forgotten nodes, and nodes that lose features, `[k]`.
+        last: hops after the last layer.
+    """
+
+    def __init__(self, problem: Problem, names: list[str]) -> None:
+        """See the class."""
+        self.partition, layers = problem.partition, message_passing_layers(problem.reference)
+        self.last, self.hops = 0, {}
+        for name in names:
+            self.last += hops_of(layers[name])
+            self.hops[name] = self.last
+        partition = self.partition
+        edges, gone = partition.forget_edge_index, partition.forget_nodes
+        self.ends = edges[:, ~torch.isin(edges, gone).any(dim=0)].flatten()
+        self.alone = torch.cat([gone, partition.feature_nodes]).unique()
+        self._nodes: dict[int, Tensor] = {}
+
+    def nodes(self, num_hops: int) -> Tensor:
+        """Nodes within so many hops of what is forgotten, sorted ids `[k]`."""
+        if num_hops not in self._nodes:
+            self._nodes[num_hops] = self.partition.affected_nodes(num_hops).nonzero().view(-1)
+        return self._nodes[num_hops]
+
+    def kept(self, name: str) -> Tensor:
+        """Affected nodes after a layer that are not forgotten themselves, sorted ids `[k]`."""
+        nodes = self.nodes(self.hops[name])
+        return nodes[~torch.isin(nodes, torch.cat([self.ends, self.alone]))]
+
+    def operators(self, calls: list[tuple[str, Tensor]], init: str) -> dict[str, DeletionOperator]:
+        """A new operator after each layer."""
+        size = int(self.partition.data.num_nodes)
+        outputs = dict(calls)
+        return {
+            name: DeletionOperator(self.nodes(hops), size, outputs[name].size(1), init, outputs[name].dtype)
+            for name, hops in self.hops.items()
+        }
+
+    def graph(self) -> Data:
+        """The original graph with the edges between affected nodes alone, the forgotten ones among them."""
+        data = copy.copy(self.partition.data)
+        inside = self.partition.affected_nodes(self.last)[data.edge_index].all(dim=0)
+        for name in ("edge_index", "edge_weight", "edge_attr", "edge_type"):
+            if name in data and data[name] is not None:
+                data[name] = data[name][:, inside] if name == "edge_index" else data[name][inside]
+        return data
+
+    def sizes(self) -> dict[str, int]:
+        """Number of affected nodes after each layer."""
+        return {name: self.nodes(hops).numel() for name, hops in self.hops.items()}
+
+
+class LayerLosses:
+    """The objective after each call of a layer, added up.
+
+    Args:
+        objective: reads `"forget"` and `"affected"`.
+        calls: layer and output `[num_nodes, channels]` of the original model, call by call.
+        affected: who is affected.
+        operators: by layer.
+        views: of the pass over the message graph, and of the one over the original graph if there is one.
+        fixed: draw random pairs once.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        calls: list[tuple[str, Tensor]],
+        affected: Affected,
+        operators: dict[str, DeletionOperator],
+        views: dict[str, View],
+        fixed: bool,
+    ) -> None:
+        """See the class."""
+        self.objective, self.calls, self.affected, self.views = objective, calls, affected, views
+        self.operators = [operators[name] for name, _ in calls]
+        self.fixed, data = fixed, affected.partition.data
+        self.sampler = NegativeSampler(data.edge_index, int(data.num_nodes)) if self._forgets(affected.ends) else None
+        others = torch.ones(int(data.num_nodes), dtype=torch.bool, device=data.edge_index.device)
+        others[affected.alone] = False
+        self.others = others.nonzero().view(-1)
+        self.kept = [affected.kept(name) for name, _ in calls]
+        self.kept_place = [self._place("message", i, kept) for i, kept in enumerate(self.kept)]
+        self.kept_target = [h[kept] for (_, h), kept in zip(calls, self.kept, strict=True)]
+        self.alone = "original" if "original" in views else "message"
+        self.ends_place = [self._place("message", i, affected.ends) for i in range(len(calls))]
+        self.alone_place = [self._place(self.alone, i, affected.alone) for i in range(len(calls))]
+        self.drawn = self.draw() if fixed else None
+
+    def _forgets(self, nodes: Tensor) -> bool:
+        return "forget" in self.objective.parts and bool(nodes.numel())
+
+    def _place(self, view: str, call: int, nodes: Tensor) -> Tensor:
+        return torch.searchsorted(self.views[view].rows[self.operators[call]][1], nodes)
+
+    def draw(self) -> Tensor:
+        """Random nodes: the end points of non-edges for `ends`, others for `alone`, `[num_ends + num_alone]`."""
+        ends, alone = self.affected.ends, self.affected.alone
+        drawn = []
+        if self._forgets(ends):
+            pairs = self.sampler.sample(ends.numel() // 2)
+            drawn.append(pairs[:, torch.randperm(pairs.size(1), device=pairs.device)].flatten())  # they come sorted
+        if self._forgets(alone):
+            drawn.append(self.others[torch.randint(self.others.numel(), (alone.numel(),), device=alone.device)])
+        return torch.cat(drawn) if drawn else ends[:0]
+
+    def __call__(self) -> ObjectiveValue:
+        """The losses of the last passes."""
+        drawn = self.draw() if self.drawn is None else self.drawn
+        values = []
+        for i, (_, before) in enumerate(self.calls):
+            message = self.views["message"].record[i]
+            gone = torch.cat([message[self.ends_place[i]], self.views[self.alone].record[i][self.alone_place[i]]])
+            current = {"forget": gone, "affected": message[self.kept_place[i]]}
+            target = {"forget": before[drawn], "affected": self.kept_target[i]}
+            nothing = self.operators[i].weight.sum(dim=1)[None, :] * 0  # a layer without such nodes has loss zero
+            for name in self.objective.parts:
+                if not len(current[name]):
+                    current[name], target[name] = nothing, torch.zeros_like(nothing)
+            values.append(self.objective(*({k: _rows(v[k]) for k in self.objective.parts} for v in (current, target))))
+        terms = {name: sum(value.terms[name] for value in values) for name in self.objective.labels}
+        return ObjectiveValue(sum(value.total for value in values), terms)
+
+
+def _rows(embeddings: Tensor) -> Prediction:
+    return Prediction(log_prob=embeddings.new_zeros(embeddings.size(0)), embeddings=embeddings)
+
+
+def set_mode(model: nn.Module, dropout: bool) -> None:
+    """Evaluation mode; with dropout training mode, but for what would change running statistics."""
+    model.train(dropout)
+    for module in model.modules():
+        if isinstance(module, _NormBase):
+            module.eval()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Inside the block the parameters that the model has now do not learn."""
+    learns = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        for parameter in learns:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, flag in learns.items():
+            parameter.requires_grad_(flag)

@@ -1,0 +1,1 @@
+"""Methods that take one step by inverse curvature."""

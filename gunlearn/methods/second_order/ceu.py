@@ -1,0 +1,123 @@
+"""CEU: Newton's step by conjugate gradients, certified where the loss is strictly convex."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient
+from gunlearn.errors import InvalidInputError
+from gunlearn.methods.linear_head.accountant import no_draw
+from gunlearn.methods.second_order.influence_update import InfluenceUpdate
+from gunlearn.methods.second_order.removal import Removal
+
+STATIONARY = 1e-2  # gradient of the perturbed loss before the request, as a share of the perturbation: at a minimum
+
+
+@dataclass(frozen=True)
+class CEU(InfluenceUpdate):
+    r"""Certified edge unlearning (Wu et al., KDD 2023): Newton's step, the loss perturbed in training.
+
+    The certificate needs a model that minimises
+
+    .. math:: L_b(\theta) = \frac1n \sum_i \ell_i + \frac{\lambda}{2} \|\theta\|^2 + \frac1n b^\top \theta, \qquad
+              b \sim N(0, \alpha^2 I),
+
+    strictly convex: logits linear in the weights (one linear layer) and :math:`\lambda > 0`. With :math:`\beta` the
+    norm of :math:`n \nabla L_b` on the retained data after the step, the new weights are those that training on the
+    retained data (over the same `n`) with another `b`, at distance :math:`\beta`, would have; so removal is
+    :math:`(\epsilon, \delta)`-certified for :math:`\epsilon = \beta \sqrt{2 \ln (1.5 / \delta)} / \alpha` (Guo et al.,
+    arXiv 1911.03030, theorem 3). :math:`\beta` is computed at this model, in place of a worst case.
+    `notes["certificate"]` has the `status`, with epsilon, delta and beta, or the `reason` for "uncertified": no
+    perturbation named, or none of that standard deviation; no strict convexity; not at the minimum of the perturbed
+    loss; an epsilon above 1, where the tail bound behind the formula is false.
+
+    Args:
+        curvature: see `InfluenceUpdate`, as the next five.
+        damping: see there.
+        tolerance: see there.
+        max_iterations: see there.
+        max_distance: see there.
+        weight_decay: see there; lambda (authors: 0.01).
+        perturbation: `b` that the model was trained with, `[num_params]` in the order of `model.parameters()`.
+        noise: standard deviation that `b` was drawn with, alpha (authors: 0.1).
+        delta: of the certificate.
+    """
+
+    perturbation: Tensor | None = None
+    noise: float = 0.1
+    delta: float = 1e-4
+
+    name = "ceu"
+    summary = "Newton's step by conjugate gradients; certified for a strictly convex, perturbed loss"
+    paper = "Certified Edge Unlearning for Graph Neural Networks (KDD 2023)"
+    certified = True
+
+    def __post_init__(self) -> None:
+        """Refuse bad options at construction."""
+        super().__post_init__()
+        if not (self.noise > 0 and 0 < self.delta < 1):
+            raise InvalidInputError(f"Expected noise > 0 and 0 < delta < 1 (got {self.noise} and {self.delta})")
+
+    def config(self) -> dict[str, Any]:
+        """See `Method.config`; of the perturbation its length."""
+        b = self.perturbation
+        return {**super().config(), "perturbation": None if b is None else float(b.norm())}
+
+    def remarks(self, removal: Removal, before: Tensor) -> dict[str, Any]:
+        """The certificate, or why there is none."""
+        objection = self.objection(removal, before)
+        if objection:
+            return {"certificate": {"status": "uncertified", "reason": objection}}
+        beta = float(self.slope(removal.rest).norm())
+        epsilon = beta * math.sqrt(2 * math.log(1.5 / self.delta)) / self.noise
+        if not epsilon <= 1:
+            reason = f"epsilon would be {epsilon:.3g}, and the bound holds up to 1"
+            return {"certificate": {"status": "uncertified", "reason": reason}}
+        return {"certificate": {"status": "certified", "epsilon": epsilon, "delta": self.delta, "beta": beta}}
+
+    def objection(self, removal: Removal, before: Tensor) -> str:
+        """What of the certificate's assumptions does not hold; empty where all do."""
+        if self.perturbation is None:
+            return "no perturbation was named that the model was trained with"
+        if self.perturbation.shape != before.shape:
+            raise InvalidInputError(
+                f"Expected a perturbation of shape {tuple(before.shape)} (got {tuple(self.perturbation.shape)})"
+            )
+        if not self.weight_decay > 0:
+            return "without weight decay the loss is not strictly convex"
+        after = removal.weights()
+        step = before.norm().clamp(min=1.0) * torch.nn.functional.normalize(torch.ones_like(before), dim=0)
+        with torch.no_grad():
+            at, ahead, behind = (_logits(removal, theta) for theta in (before, before + step, before - step))
+        removal.put(before)
+        slope = self.slope(removal.whole)
+        removal.put(after)
+        if float((ahead + behind - 2 * at).norm()) > 1e-4 * float((ahead - behind).norm()):
+            return "the logits are not linear in the weights, so the loss is not strictly convex"
+        objection = no_draw(self.perturbation, self.noise)
+        if objection:
+            return objection
+        size = float(self.perturbation.norm())
+        if float(slope.norm()) > STATIONARY * size:
+            return (
+                "the model is not at the minimum of the perturbed loss "
+                f"(a gradient of {float(slope.norm()):.3g} beside a perturbation of {size:.3g})"
+            )
+        return ""
+
+    def slope(self, loss: TrainingLoss) -> Tensor:
+        """Gradient of the summed, regularised and perturbed loss, `[num_params]`."""
+        theta = flat([p.detach() for p in loss.params])
+        summed = gradient(loss(), loss.params) + self.weight_decay * theta
+        return summed * loss.weight.numel() + self.perturbation.to(theta)
+
+
+def _logits(removal: Removal, theta: Tensor) -> Tensor:
+    removal.put(theta)
+    logits = removal.whole.predict(removal.whole.outputs()).logits
+    return logits.detach()

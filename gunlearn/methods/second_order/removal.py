@@ -1,0 +1,103 @@
+"""The training loss with the items of a request and without: what a step of the weights has to make up for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient
+from gunlearn.errors import InvalidInputError
+from gunlearn.methods.base import Problem
+from gunlearn.seed import isolated_rng
+
+
+@dataclass(frozen=True)
+class Removal:
+    r"""The training loss with the request's items and without, both over the same `n` terms.
+
+    What leaves has the weight 0 and `n` stays. Under link prediction the forgotten edges' positive terms leave, and all
+    negatives weigh less by the same share: a model trained on the rest would have drawn so many fewer. Under node
+    classification the terms of forgotten nodes leave. Where features go, terms stay, and read zeros.
+
+    Attributes:
+        whole: the loss on the graph as it was, all terms.
+        rest: the loss on the retained graph, its terms.
+        push: :math:`v / n = \nabla L(\theta; G) - \nabla L_r(\theta; G_r)`, `[num_params]`.
+    """
+
+    whole: TrainingLoss
+    rest: TrainingLoss
+    push: Tensor
+
+    @classmethod
+    def of(cls, problem: Problem, structural: bool = True) -> Removal:
+        """The removal that a problem asks for; without `structural` the push leaves the graph as it was.
+
+        Raises:
+            InvalidInputError: every parameter is frozen, or the loss is not finite.
+        """
+        model, task, partition = problem.model.eval(), problem.task, problem.partition
+        if not any(p.requires_grad for p in model.parameters()):
+            raise InvalidInputError("Expected a model with trainable parameters (got all of them frozen)")
+        with isolated_rng(problem.seed):
+            items = task.training_parts(partition.data).sample(["retain"])["retain"]
+        ones = torch.ones(items.num_items, dtype=next(model.parameters()).dtype, device=items.label.device)
+        whole = TrainingLoss(model, task, partition.data, items, ones, kernels=True)
+        rest = replace(whole, data=partition.retain_data, weight=retained_weight(items, partition).to(ones))
+        pushing = rest if structural else replace(rest, data=partition.data)
+        push = gradient(whole(), whole.params) - gradient(pushing(), whole.params)
+        if not torch.isfinite(push).all():
+            raise InvalidInputError("Expected a finite gradient of the training loss (got NaN or infinity)")
+        return cls(whole, rest, push)
+
+    @property
+    def num_terms(self) -> int:
+        """`n`."""
+        return self.whole.weight.numel()
+
+    def weights(self) -> Tensor:
+        """The trained parameters as one vector `[num_params]`, copied."""
+        return flat([p.detach() for p in self.whole.params])
+
+    @torch.no_grad()
+    def put(self, theta: Tensor) -> None:
+        """Make `theta` `[num_params]` the model's parameters."""
+        sizes = [p.numel() for p in self.whole.params]
+        for parameter, part in zip(self.whole.params, theta.split(sizes), strict=True):
+            parameter.copy_(part.view_as(parameter))
+
+    @cached_property
+    def loss_before(self) -> tuple[float, float]:
+        """`L_r` of the model as it came, asked for before it moves, and of zero outputs."""
+        return self.retained_loss(self.weights()), self.rest.uninformed()
+
+    @torch.no_grad()
+    def retained_loss(self, theta: Tensor) -> float:
+        """`L_r` at `theta`; the model keeps its own parameters."""
+        own = self.weights()
+        self.put(theta)
+        try:
+            return float(self.rest())
+        finally:
+            self.put(own)
+
+
+def retained_weight(items: Any, partition: Any) -> Tensor:
+    """Weight of each training term once the request is executed, `[n]`; see `Removal`.
+
+    Args:
+        items: training items of the original graph: node pairs, or nodes.
+        partition: what the request resolved to.
+    """
+    if not hasattr(items, "edge_label_index"):
+        return (~torch.isin(items.index, partition.forget_nodes)).double()
+    n = int(partition.data.num_nodes)
+    (u, v), (s, t) = items.edge_label_index, partition.forget_edge_index
+    positive = items.label > 0
+    gone = positive & torch.isin(u * n + v, s * n + t)
+    share = float(gone.sum() / positive.sum())
+    return torch.where(positive, (~gone).double(), 1.0 - share)

@@ -1,0 +1,244 @@
+"""GraphEraser: shards of the graph with a model each; a request retrains the shards it touches (arXiv 2103.14991)."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from gunlearn.cost import Stopwatch
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.methods.base import Method, Outcome, Problem, check_whole
+from gunlearn.methods.shards.partitioning import balanced_kmeans, label_propagation, random_partition
+from gunlearn.nn.kernels.subgraph import part_of
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks.base import Task
+from gunlearn.tasks.graph.node_classification import labels, training_nodes
+from gunlearn.training.from_scratch import reset_model, train_from_scratch
+from gunlearn.training.loop import TrainArguments
+
+PARTITIONS = ("blpa", "bekm", "random")
+AGGREGATIONS = ("learned", "mean")
+
+
+class ShardEnsemble(nn.Module):
+    """Models of shards, read as one: the logarithm of the weighted mean of their predicted probabilities.
+
+    `draws` counts how often each shard got new weights: under the same seed they are others each time.
+
+    Called as `model(x, edge_index)` on the whole graph, with `edge_weight` and `edge_attr` where the shards' models
+    take them. The weights are no parameters: they are fitted by `fit_weights`.
+
+    Args:
+        model: what each shard has a copy of.
+        shard: the shard of each node, integers `[num_nodes]`.
+        num_shards: k.
+    """
+
+    def __init__(self, model: nn.Module, shard: Tensor, num_shards: int) -> None:
+        """Equal weights, untrained copies."""
+        super().__init__()
+        self.models = nn.ModuleList(copy.deepcopy(model) for _ in range(num_shards))
+        self.register_buffer("shard", shard)
+        self.register_buffer("weight", torch.full((num_shards,), 1 / num_shards, device=shard.device))
+        self.register_buffer("draws", torch.zeros(num_shards, dtype=torch.long, device=shard.device))
+        names = inspect.signature(model.forward).parameters
+        self.takes = tuple(name for name in ("edge_weight", "edge_attr") if name in names)
+
+    def forward(
+        self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None, edge_attr: Tensor | None = None
+    ) -> Tensor:
+        """Log-probabilities `[num_nodes, num_classes]`."""
+        optional = {"edge_weight": edge_weight, "edge_attr": edge_attr}
+        given = {name: optional[name] for name in self.takes if optional[name] is not None}
+        logits = torch.stack([model(x, edge_index, **given).log_softmax(dim=-1) for model in self.models])
+        return (logits + self.weight.log().view(-1, 1, 1)).logsumexp(dim=0)
+
+
+@dataclass(frozen=True)
+class GraphEraser(Method):
+    r"""Trains a model on each shard of the graph; a request retrains the shards that hold what is forgotten.
+
+    A shard is a set of nodes with the edges among them: edges between shards are in none. `partition="blpa"` balances
+    label propagation, `"bekm"` k-means on the model's outputs (see `partitioning`), `"random"` ignores the graph. The
+    result is a `ShardEnsemble`: each shard's model reads the whole retained graph, and its probabilities are averaged
+    with weights :math:`w \ge 0, \sum w = 1` that maximise the likelihood of the retained training nodes (a concave
+    problem, solved by EM; the authors take the softmax of a weighted sum, fitted by Adam).
+
+    A request touches the shard of every forgotten node and of every node that loses features, and the shards that hold
+    a forgotten edge; an edge between shards touches none. Touched shards start from new weights, on what is left of
+    them. The others stay as they are, bit by bit. So what the shards' *models* learned is exactly as if they had never
+    seen the data, and nothing else is: the partition was made with it, and is kept.
+
+    A model that is no `ShardEnsemble` yet is partitioned and trained in shards first. That belongs to training, not to
+    the request: `notes` hold `setup_seconds` and `request_seconds`. Shards that the request would throw away at once
+    are not trained before (retraining them does not depend on what they were), so that a first request takes no longer
+    than it must. Hand the result to the next request with its `data`, and there is no setup.
+
+    There is no link prediction: shards train apart, so their embeddings have unrelated axes, and neither their mean nor
+    a score between two of them means anything.
+
+    Args:
+        num_shards: k, 10 to 100 in the paper; the more, the cheaper a request and the worse the model.
+        partition: `"blpa"`, `"bekm"` or `"random"`.
+        slack: how much larger than `n / k` a shard may be, as a share.
+        aggregation: `"learned"` weights or the `"mean"`.
+        shard_epochs: optimiser steps for each shard.
+        lr: Adam's learning rate.
+        weight_decay: Adam's L2 penalty.
+        eval_every: steps between validations on the shard's own validation nodes; the best is kept. `None` keeps the
+            last.
+    """
+
+    num_shards: int = 4
+    partition: str = "blpa"
+    slack: float = 0.1
+    aggregation: str = "learned"
+    shard_epochs: int = 200
+    lr: float = 1e-2
+    weight_decay: float = 0.0
+    eval_every: int | None = 50
+
+    name = "grapheraser"
+    summary = "a model per shard of the graph; those of touched shards are trained again"
+    paper = "arXiv 2103.14991"
+    requests = ("edges", "nodes", "features")
+    tasks = ("node_classification",)
+    needs = "retained data, retraining"
+    cost = "a training of the touched shards"
+    variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "bekm": {"partition": "bekm"}}
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        check_whole(self, num_shards=1)
+        for name, known in (("partition", PARTITIONS), ("aggregation", AGGREGATIONS)):
+            if getattr(self, name) not in known:
+                raise InvalidInputError(f"Expected '{name}' among {known} (got {getattr(self, name)!r})")
+        if not 0 <= self.slack < math.inf:
+            raise InvalidInputError(f"Expected 'slack' >= 0 (got {self.slack})")
+        TrainArguments(self.shard_epochs, self.lr, self.weight_decay, eval_every=self.eval_every)
+
+    @property
+    def label(self) -> str:
+        """The kind of partition, where it is not the usual one."""
+        return "default" if self.partition == "blpa" else self.partition
+
+    def run(self, problem: Problem) -> Outcome:
+        """See `Method.run`; `notes["touched"]` lists the shards that were trained again."""
+        watch, request, model = Stopwatch(), problem.partition, problem.model
+        data, given = request.data, isinstance(problem.model, ShardEnsemble)
+        if given:
+            ensemble = model
+            if ensemble.shard.numel() != data.num_nodes:
+                raise UnsupportedModelError(
+                    f"Expected an ensemble of shards of {data.num_nodes} nodes (got {ensemble.shard.numel()})"
+                )
+        else:
+            shard = self._shards(problem)
+            ensemble = ShardEnsemble(model, shard, self.num_shards).requires_grad_()
+        touched = touched_shards(ensemble.shard, request)
+        if not given:
+            for number in sorted(set(range(self.num_shards)) - set(touched)):
+                self._train(ensemble, number, data, problem)
+        setup = 0.0 if given else watch.seconds
+        for number in touched:
+            self._train(ensemble, number, request.retain_data, problem)
+        fit_weights(ensemble, request.retain_data, problem.task, self.aggregation == "learned")
+        sizes = torch.bincount(ensemble.shard, minlength=len(ensemble.models)).tolist()
+        notes = {
+            "touched": touched,
+            "shard_sizes": sizes,
+            "weights": ensemble.weight.tolist(),
+            "setup_seconds": setup,
+            "request_seconds": watch.seconds - setup,
+        }
+        return Outcome(ensemble.eval(), notes=notes)
+
+    @torch.no_grad()
+    def _shards(self, problem: Problem) -> Tensor:
+        """The shard of each node; made once, on the data before the first request."""
+        data = problem.partition.data
+        size = int(data.num_nodes)
+        if self.num_shards > size:
+            raise InvalidInputError(f"Expected at most {size} shards, one per node (got {self.num_shards})")
+        if self.partition == "random":
+            return random_partition(size, self.num_shards).to(data.edge_index.device)
+        if self.partition == "blpa":
+            return label_propagation(data.edge_index, size, self.num_shards, self.slack)
+        return balanced_kmeans(problem.task.encode(problem.reference, data), self.num_shards, self.slack)
+
+    def _train(self, ensemble: ShardEnsemble, number: int, data: Data, problem: Problem) -> None:
+        """Train one shard's model from new weights, under a random state that no other shard has a part in."""
+        part = shard_graph(data, ensemble.shard, number)
+        draws = int(ensemble.draws[number])
+        ensemble.draws[number] += 1
+        with isolated_rng(problem.seed * 1_000_003 + draws * len(ensemble.models) + number):
+            fresh = reset_model(ensemble.models[number]).requires_grad_()
+            ensemble.models[number] = fresh
+            if num_training_nodes(part):
+                keep = "last" if self.eval_every is None else "best"
+                args = TrainArguments(
+                    self.shard_epochs, self.lr, self.weight_decay, eval_every=self.eval_every, keep=keep
+                )
+                train_from_scratch(fresh, part, problem.task, args)
+
+
+def touched_shards(shard: Tensor, request: Any) -> list[int]:
+    """Shards that hold something forgotten, sorted.
+
+    Args:
+        shard: of each node `[num_nodes]`.
+        request: what a request resolved to.
+    """
+    ends = shard[request.forget_edge_index]
+    inside = ends[0, ends[0] == ends[1]]
+    return torch.cat([inside, shard[request.forget_nodes], shard[request.feature_nodes]]).unique().tolist()
+
+
+def shard_graph(data: Data, shard: Tensor, number: int) -> Data:
+    """The nodes of one shard and the edges among them."""
+    inside = shard == number
+    place = inside.cumsum(0) - 1
+    edges = inside[data.edge_index].all(dim=0).nonzero().view(-1)
+    return part_of(data, inside.nonzero().view(-1), edges, place[data.edge_index[:, edges]]).data
+
+
+def num_training_nodes(data: Data) -> int:
+    """Nodes that a model may learn from; a shard may have none."""
+    if "train_mask" in data:
+        return int(data.train_mask.sum())
+    held_out = sum((data[name] for name in ("val_mask", "test_mask") if name in data), torch.zeros_like(labels(data)))
+    return int(((labels(data) >= 0) & (held_out == 0)).sum())
+
+
+@torch.no_grad()
+def fit_weights(ensemble: ShardEnsemble, data: Data, task: Task, learned: bool, steps: int = 200) -> None:
+    """Set the weights of shards that hold training nodes; those of the others are zero.
+
+    Args:
+        ensemble: changed in place.
+        data: the retained graph; labels of its training nodes alone are read.
+        task: how models are called.
+        learned: by the mixture's likelihood, else equal.
+        steps: of EM; each raises the likelihood.
+    """
+    items = training_nodes(data)
+    alive = torch.zeros_like(ensemble.weight, dtype=torch.bool)
+    alive[ensemble.shard[items.index].unique()] = True
+    weight = alive / alive.sum()
+    if learned:
+        ensemble.eval()
+        log_prob = [task.predict(model, data, items).log_prob for model in ensemble.models]
+        prob = torch.stack(log_prob, dim=1).double().exp()
+        weight = weight.double()
+        for _ in range(steps):
+            share = prob * weight
+            weight = (share / share.sum(dim=1, keepdim=True).clamp_min(1e-300)).mean(dim=0)
+        weight = weight / weight.sum()
+    ensemble.weight.copy_(weight)

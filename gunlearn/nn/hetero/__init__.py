@@ -1,0 +1,13 @@
+"""Heterogeneous models and graphs as models and graphs of one type."""
+
+from __future__ import annotations
+
+from gunlearn.core.lazy import lazy
+
+_HOMES = {
+    "gunlearn.nn.hetero.homogeneous": ("homogeneous",),
+    "gunlearn.nn.hetero.wrapper": ("HeteroWrapper",),
+}
+
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

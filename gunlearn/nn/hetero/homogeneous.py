@@ -1,0 +1,113 @@
+"""Models of heterogeneous graphs as models of one graph with types, so that requests, tasks and methods apply."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data, HeteroData
+
+from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.nn.hetero.wrapper import HeteroWrapper, type_numbers
+
+_MASKS = ("train_mask", "val_mask", "test_mask")
+
+
+def homogeneous(model: nn.Module, data: HeteroData) -> tuple[HeteroWrapper, Data]:
+    """A heterogeneous graph and its model as one graph and a model of it: every request, task and method takes these.
+
+    Nodes are numbered type by type and edges relation by relation, both in the order of `data`; `wrapper.ids` and
+    `wrapper.edge_ids` translate. A relation and its reverse (`rev_*` of `ToUndirected`) are two relations: to forget
+    both directions name both.
+
+    Args:
+        model: called as `model(x_dict, edge_index_dict)`, returns a dictionary of rows by node type; `to_hetero` of
+            PyG makes such models, `HeteroConv` layers make them up. It becomes a submodule of the wrapper, uncopied.
+        data: features `x` (dense or CSR, of one dtype) of at least one node type, `edge_index` of every relation. Left
+            as it is.
+
+    Returns:
+        The wrapper, and a `Data` with `x` `[num_nodes, widest]` (narrower types padded with zeros, types without
+        features all zero), `edge_index` `[2, E]`, `edge_type` `[E]`, `node_type` `[num_nodes]` and, where a type has
+        them, integer labels `y` `[num_nodes]` (-1 elsewhere) and boolean `*_mask` (false elsewhere). What else `data`
+        holds stays behind.
+
+    Raises:
+        InvalidTypeError: other types than these.
+        InvalidInputError: no features, features of several dtypes, or a relation without `edge_index`.
+
+    Example:
+        >>> wrapper, data = homogeneous(to_hetero(sage, hetero.metadata()), hetero)
+        >>> cites = ("paper", "cites", "paper")
+        >>> request = ForgetEdges(edge_ids=wrapper.edge_ids(data, cites, [3, 8]))
+        >>> hetero_model = unlearn(wrapper, data, request, "npo").model.model
+    """
+    if not isinstance(model, nn.Module) or not isinstance(data, HeteroData):
+        got = f"{type(model).__name__} and {type(data).__name__}"
+        raise InvalidTypeError(f"Expected a torch module and a torch_geometric HeteroData (got {got})")
+    features = {kind: data[kind]["x"] for kind in data.node_types if isinstance(data[kind].get("x"), Tensor)}
+    dtypes = {x.dtype for x in features.values()}
+    if len(dtypes) != 1:
+        raise InvalidInputError(
+            f"Expected features 'x' of one dtype on some node type (got {sorted(map(str, dtypes))})"
+        )
+    bad = [relation for relation in data.edge_types if not isinstance(data[relation].get("edge_index"), Tensor)]
+    if bad or not data.edge_types:
+        raise InvalidInputError(f"Expected an edge_index of every relation (got {bad or 'no relation'})")
+    nodes = {kind: int(data[kind].num_nodes) for kind in data.node_types}
+    edges = {relation: data[relation]["edge_index"].size(1) for relation in data.edge_types}
+    widths = {kind: x.size(1) for kind, x in features.items()}
+    wrapper = HeteroWrapper(model, nodes, edges, widths)
+
+    device = data[data.edge_types[0]]["edge_index"].device
+    out = Data(num_nodes=sum(nodes.values()))
+    out.x = _stacked(nodes, features)
+    out.edge_index = torch.cat(
+        [
+            torch.stack(
+                [wrapper.ids(kind, row) for kind, row in zip((src, dst), data[src, name, dst].edge_index, strict=True)]
+            )
+            for src, name, dst in data.edge_types
+        ],
+        dim=1,
+    )
+    out.node_type, out.edge_type = (type_numbers(count, device) for count in (nodes, edges))
+    wrapper.node_type = out.node_type.clone()
+    for key, rest in (("y", -1), *((mask, False) for mask in _MASKS)):
+        given = {kind: data[kind].get(key) for kind in nodes}
+        given = {kind: v for kind, v in given.items() if isinstance(v, Tensor) and _fits(v, nodes[kind], key)}
+        if given:
+            out[key] = torch.full((out.num_nodes,), rest, device=device)
+            for kind, value in given.items():
+                out[key][wrapper.ids(kind).to(device)] = value.view(-1).to(out[key])
+    return wrapper, out
+
+
+def _stacked(nodes: dict[str, int], features: dict[str, Tensor]) -> Tensor:
+    """Features of all types below each other, padded with zeros; CSR where any of them is."""
+    some = next(iter(features.values()))
+    widest, total = max(x.size(1) for x in features.values()), sum(nodes.values())
+    if all(x.layout == torch.strided for x in features.values()):
+        out, start = some.new_zeros(total, widest), 0
+        for kind, count in nodes.items():
+            if kind in features:
+                out[start : start + count, : features[kind].size(1)] = features[kind].detach()
+            start += count
+        return out
+    crow, col, value, entries = [torch.zeros(1, dtype=torch.long, device=some.device)], [], [], 0
+    for kind, count in nodes.items():
+        if kind in features:
+            x = features[kind].detach()
+            x = x if x.layout == torch.sparse_csr else x.to_sparse_csr()
+            crow.append(x.crow_indices()[1:] + entries)
+            col.append(x.col_indices())
+            value.append(x.values())
+            entries += x.values().numel()
+        else:
+            crow.append(torch.full((count,), entries, device=some.device))
+    parts = torch.cat(crow), torch.cat(col), torch.cat(value)
+    return torch.sparse_csr_tensor(*parts, size=(total, widest), check_invariants=False)
+
+
+def _fits(value: Tensor, size: int, key: str) -> bool:
+    kind = value.dtype == torch.bool if key in _MASKS else not (value.is_floating_point() or value.dtype == torch.bool)
+    return kind and value.numel() == size and value.size(0) == size

@@ -1,0 +1,113 @@
+"""Nodes, edges and features of one graph, taken apart by type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from gunlearn.errors import UnsupportedModelError
+from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.subgraph import csr_rows
+
+
+@dataclass(frozen=True)
+class TypedNodes:
+    """Nodes by type.
+
+    Attributes:
+        rows: ids of each type's nodes, ascending.
+        place: number of each node within its type `[num_nodes]`.
+        position: number of each node among all, type after type `[num_nodes]`.
+    """
+
+    rows: dict[str, Tensor]
+    place: Tensor
+    position: Tensor
+
+
+@dataclass(frozen=True)
+class TypedEdges:
+    """Edges by relation.
+
+    Attributes:
+        local: each relation's edge_index `[2, num_edges]`, by numbers within the types.
+        whole: the same by the ids of the one graph; a key is Python's `id` of the tensor in `local`.
+    """
+
+    local: dict[tuple[str, str, str], Tensor]
+    whole: dict[int, Tensor]
+
+
+def nodes_by_type(node_type: Tensor, kinds: list[str]) -> TypedNodes:
+    """Take nodes apart.
+
+    Args:
+        node_type: `[num_nodes]`, in any order.
+        kinds: names of the types.
+
+    Raises:
+        UnsupportedModelError: a number that stands for no type.
+    """
+    order, count = _grouped(node_type, len(kinds), "node type")
+    position = torch.empty_like(order)
+    position[order] = torch.arange(order.numel(), device=order.device)
+    place = position - (count.cumsum(0) - count)[node_type]
+    return TypedNodes(dict(zip(kinds, order.split(count.tolist()), strict=True)), place, position)
+
+
+def edges_by_type(
+    edge_index: Tensor, edge_type: Tensor, node_type: Tensor, nodes: TypedNodes, relations: list[tuple[str, str, str]]
+) -> TypedEdges:
+    """Take edges apart; within a relation they keep their order.
+
+    Args:
+        edge_index: `[2, E]`.
+        edge_type: `[E]`.
+        node_type: `[num_nodes]`.
+        nodes: the nodes taken apart.
+        relations: names of the relations.
+
+    Raises:
+        UnsupportedModelError: a number that stands for no relation, or an edge between other types than its relation's.
+    """
+    order, count = _grouped(edge_type, len(relations), "relation")
+    number = {kind: i for i, kind in enumerate(nodes.rows)}
+    ends = torch.tensor([[number[src], number[dst]] for src, _, dst in relations], device=edge_type.device)
+    if not torch.equal(node_type[edge_index], ends.t()[:, edge_type]):
+        raise UnsupportedModelError(
+            "Expected every edge between nodes of its relation's types (got others; a part of a heterogeneous graph "
+            "needs the types of all its nodes)"
+        )
+    whole = edge_index.index_select(1, order).split(count.tolist(), dim=1)
+    local = {relation: nodes.place[pairs] for relation, pairs in zip(relations, whole, strict=True)}
+    return TypedEdges(local, {id(a): b for a, b in zip(local.values(), whole, strict=True)})
+
+
+def _grouped(kind: Tensor, number: int, what: str) -> tuple[Tensor, Tensor]:
+    """Order that sorts by kind, otherwise as before, and how many there are of each."""
+    if kind.numel() and (int(kind.min()) < 0 or int(kind.max()) >= number):
+        raise UnsupportedModelError(f"Expected a {what} in [0, {number}) (got {int(kind.min())} to {int(kind.max())})")
+    return kind.argsort(stable=True), torch.bincount(kind, minlength=number)
+
+
+def remember(tensors: tuple[Tensor, ...], tag: Any, build: Callable[[], Any]) -> Any:
+    """`memo` of what is derived from several tensors."""
+    options: dict[str, Any] = {}
+    for tensor in tensors[:-1]:
+        options = {"store": memo(tensor, ("with", *tag), WeakTensorKeyDictionary, **options)}
+    return memo(tensors[-1], tag, build, **options)
+
+
+def columns_of(x: Tensor, rows: Tensor, width: int) -> Tensor:
+    """The first columns of some rows, CSR from CSR."""
+    if x.layout == torch.strided:
+        return x.index_select(0, rows)[:, :width].contiguous()
+    part = csr_rows(x, rows)
+    return torch.sparse_csr_tensor(
+        part.crow_indices(), part.col_indices(), part.values(), (rows.numel(), width), check_invariants=False
+    )

@@ -1,0 +1,1 @@
+"""Sparse products, the fast path, subgraphs, and memory of derived values."""

@@ -1,0 +1,251 @@
+"""The part of a graph that some nodes' outputs depend on, cut out at a cost proportional to its size."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+from torch_geometric.nn import MessagePassing
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.nn.attach.contexts import CACHES
+from gunlearn.nn.attach.overrides import Override
+from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.sparse import argsort, sort
+
+# Lists of edges other than the graph itself, and what goes with them: their ids mean nothing on a part of the graph.
+_OTHER_EDGES = re.compile(r"^(train|val|test)_.*edge|edge_index$|^edge_label|^adj(_t)?$")
+_SIZES = ("num_nodes", "num_edges")
+
+
+@dataclass(frozen=True, eq=False)
+class Subgraph:
+    """A part of a graph with its nodes renumbered.
+
+    Args:
+        data: the part, with node and edge attributes gathered and without held-out edges.
+        n_id: original id of each node, `[num_nodes]`.
+        e_id: original column of each edge, `[num_edges]`.
+        ids: original ids of the nodes that can be asked for, sorted, `[num_ids]`.
+        place: their new ids, `[num_ids]`.
+    """
+
+    data: Data
+    n_id: Tensor
+    e_id: Tensor
+    ids: Tensor
+    place: Tensor
+
+    def relabel(self, index: Tensor) -> Tensor:
+        """New ids of nodes, in the shape of `index`.
+
+        Raises:
+            InvalidInputError: a node that is not in the part (or only at its rim).
+        """
+        slot = torch.searchsorted(self.ids, index.contiguous()).clamp_(max=max(self.ids.numel() - 1, 0))
+        if index.numel() and (self.ids.numel() == 0 or not torch.equal(self.ids[slot], index)):
+            raise InvalidInputError("Expected nodes of the subgraph (got others)")
+        return self.place[slot]
+
+
+@dataclass(eq=False)
+class _InEdges:
+    """Columns of `edge_index` grouped by target, and a map that is -1 everywhere between two calls."""
+
+    pointer: Tensor  # [num_nodes + 1]
+    column: Tensor  # [num_edges]
+    slot: Tensor  # [num_nodes]
+    lock: Lock = field(default_factory=Lock)  # of the map: one call at a time
+
+
+def _in_edges(edge_index: Tensor, num_nodes: int) -> _InEdges:
+    def build() -> _InEdges:
+        target = edge_index[1]
+        column = argsort(target, stable=True)
+        pointer = torch._convert_indices_from_coo_to_csr(target[column], num_nodes)
+        return _InEdges(pointer, column, torch.full((num_nodes,), -1, device=target.device))
+
+    return memo(edge_index, ("in_edges", num_nodes), build)
+
+
+def _ranges(start: Tensor, count: Tensor) -> Tensor:
+    """`start[i], ..., start[i] + count[i] - 1` for every `i`, one after the other."""
+    offset = torch.repeat_interleave(start - count.cumsum(0) + count, count)
+    return offset + torch.arange(offset.numel(), device=offset.device)
+
+
+def spans(ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Places of the groups `index`, one after the other, and the size of each group."""
+    start, count = ptr[index], ptr[index + 1] - ptr[index]
+    return _ranges(start, count), count
+
+
+def k_hop_subgraph(data: Data, seeds: Tensor, num_hops: int, max_edges: int | None = None) -> Subgraph | None:
+    """What `num_hops` message passing layers read to compute the outputs of `seeds`, exactly.
+
+    All edges into nodes within `num_hops` of a seed are kept, so that these nodes have their full degree: symmetric
+    normalisation reads it at the furthest sender too. Of the senders one hop further out only their number counts; one
+    node (the last) stands for all of them, so that the rim costs no features and no outputs.
+
+    Exact for layers of `flow="source_to_target"` whose normalisation reads in-degrees (all of PyG's that use
+    `gcn_norm`), and models that mix nodes through messages alone. Attributes that list other edges are dropped.
+
+    Args:
+        data: with `edge_index` `[2, num_edges]`.
+        seeds: node ids, in any order, repeated or not, `[num_seeds]`.
+        num_hops: number of message passing steps, see `propagation_depth`.
+        max_edges: give up beyond so many edges, early.
+
+    Returns:
+        The part, in the order of the original ids; `None` where it has more than `max_edges` edges.
+    """
+    edge_index, num_nodes = data.edge_index, int(data.num_nodes)
+    graph = _in_edges(edge_index, num_nodes)
+    slot, touched = graph.slot, []
+
+    def new(nodes: Tensor) -> Tensor:
+        """Nodes not seen before, once each."""
+        nodes = nodes[slot[nodes] < 0]
+        number = torch.arange(nodes.numel(), device=nodes.device)
+        slot[nodes] = number  # of several copies one stays
+        nodes = nodes[slot[nodes] == number]
+        touched.append(nodes)
+        return nodes
+
+    graph.lock.acquire()
+    try:
+        frontier, total = new(seeds), 0
+        for _ in range(num_hops + 1):
+            start = graph.pointer[frontier]
+            count = graph.pointer[frontier + 1] - start
+            total += int(count.sum())
+            if max_edges is not None and total > max_edges:
+                return None
+            frontier = new(edge_index[0][graph.column[_ranges(start, count)]])
+        inner, rim = sort(torch.cat(touched[:-1])), frontier
+        slot[inner] = torch.arange(inner.numel(), device=inner.device)
+        slot[rim] = inner.numel()
+        start = graph.pointer[inner]
+        count = graph.pointer[inner + 1] - start
+        e_id = graph.column[_ranges(start, count)]
+        target = torch.repeat_interleave(slot[inner], count)
+        local = torch.stack([slot[edge_index[0][e_id]], target])
+    finally:
+        for nodes in touched:
+            slot[nodes] = -1
+        graph.lock.release()
+    n_id = torch.cat([inner, rim[:1]])
+    place = torch.arange(inner.numel(), device=inner.device)
+    return Subgraph(gather(data, n_id, e_id, local), n_id, e_id, inner, place)
+
+
+def part_of(data: Data, n_id: Tensor, e_id: Tensor, edge_index: Tensor) -> Subgraph:
+    """A part that someone else cut out: nodes `n_id` and columns `e_id`, renumbered as `edge_index`."""
+    order = argsort(n_id)
+    return Subgraph(gather(data, n_id, e_id, edge_index), n_id, e_id, n_id[order], order)
+
+
+def gather(data: Data, n_id: Tensor, e_id: Tensor, edge_index: Tensor) -> Data:
+    """Data with the given nodes and edges: their attributes gathered, other lists of edges dropped, the rest shared."""
+    probe = copy.copy(data)  # `is_node_attr` keeps its answers on the object it is asked on
+    out = Data(edge_index=edge_index, num_nodes=n_id.numel())
+    for key in data.keys():  # noqa: SIM118 - iterating a Data yields pairs
+        value = data[key]
+        if key in _SIZES or _OTHER_EDGES.search(key):
+            continue
+        if probe.is_node_attr(key):
+            value = _select(value, n_id, data.__cat_dim__(key, value))
+        elif probe.is_edge_attr(key):
+            value = _select(value, e_id, data.__cat_dim__(key, value))
+        out[key] = value
+    return out
+
+
+def _select(value: Any, index: Tensor, dim: int) -> Any:
+    if isinstance(value, Tensor):
+        if value.layout == torch.sparse_csr and dim == 0:
+            return csr_rows(value, index)
+        return value.index_select(dim, index.to(value.device))
+    if isinstance(value, np.ndarray):
+        return np.take(value, index.cpu().numpy(), axis=dim)
+    return type(value)(value[i] for i in index.tolist())
+
+
+def csr_rows(matrix: Tensor, index: Tensor) -> Tensor:
+    """Rows of a CSR matrix, in the order asked for, as a CSR matrix `[num_index, num_cols]`."""
+    pointer, index = matrix.crow_indices(), index.to(matrix.device)
+    start = pointer[index]
+    count = pointer[index + 1] - start
+    entry = _ranges(start, count)
+    crow = torch.cat([pointer.new_zeros(1), count.cumsum(0)])
+    size = (index.numel(), matrix.size(1))
+    columns, values = matrix.col_indices()[entry], matrix.values()[entry]
+    return torch.sparse_csr_tensor(crow, columns, values, size=size, check_invariants=False)
+
+
+class _Count(Override):
+    """Counts calls; a layer's `forward` counts as one step unless its own `propagate` calls were counted."""
+
+    def __init__(self, layer: MessagePassing, method: str, counter: list[int]) -> None:
+        super().__init__(layer, "")
+        self.method, self.counter = method, counter
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        before = self.counter[0]
+        out = self.original(*args, **kwargs)
+        if self.method == "propagate" or self.counter[0] == before:
+            self.counter[0] += 1
+        return out
+
+
+def _unchanged(h: Tensor) -> Tensor:
+    return h
+
+
+@torch.no_grad()
+def propagation_depth(model: nn.Module, data: Data, encode: Callable[[nn.Module, Data], Any] | None = None) -> int:
+    """How many times messages are sent in one pass: no output depends on a node further away than that.
+
+    Counted while the model runs on a few nodes of the graph, so a layer used twice counts twice and `APPNP(K=10)` ten
+    times. Parallel branches are added up, which is safe. Modules with a true attribute `by_node`, which know the nodes
+    of their one graph by their rows and send no messages, hand on what they are given meanwhile.
+
+    Args:
+        model: any module; left as it was.
+        data: what the model runs on.
+        encode: how to call it; `model(data.x, data.edge_index)` by default.
+    """
+    few = k_hop_subgraph(data, data.edge_index.new_zeros(1), 1)
+    model = getattr(model, "_orig_mod", model)  # the wrapper of torch.compile
+    mode, counter = {module: module.training for module in model.modules()}, [0]
+    try:
+        with ExitStack() as stack:
+            for module in mode:
+                if getattr(module, "by_node", False):
+                    module.__dict__["forward"] = _unchanged
+                    stack.callback(module.__dict__.pop, "forward")
+            for layer in {id(m): m for m in model.modules() if isinstance(m, MessagePassing)}.values():
+                # A cached layer would send nothing, or keep the few nodes' graph.
+                for name in ("cached", *CACHES):
+                    if name in layer.__dict__:
+                        stack.callback(layer.__dict__.__setitem__, name, layer.__dict__[name])
+                        layer.__dict__[name] = False if name == "cached" else None
+                for method in ("forward", "propagate"):
+                    override = _Count(layer, method, counter)
+                    override.install()
+                    stack.callback(override.uninstall)
+            model.eval()
+            model(few.data.x, few.data.edge_index) if encode is None else encode(model, few.data)
+    finally:
+        for module, training in mode.items():
+            module.training = training
+    return counter[0]

@@ -1,0 +1,235 @@
+"""INPO's influence-aware message function as a native layer."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+from torch_geometric.nn import MessagePassing
+from torch_geometric.nn.conv.gcn_conv import gcn_norm
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.nn.attach.contexts import ScaledMessages
+from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.sparse import KERNEL_DTYPES, SparseMatrix, kernels_enabled, sparse_features, sparse_matrix
+from gunlearn.nn.kernels.subgraph import Subgraph
+
+
+@dataclass(eq=False)
+class _Scale:
+    """Message scales in force, with the adjacencies they were folded into (gone when the scales are)."""
+
+    edge_index: Tensor
+    value: Tensor
+    outer: _Scale | None = None  # of an enclosing block: scales multiply
+    adjacencies: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
+
+    def __getstate__(self) -> dict:  # weak references cannot be copied
+        return self.__dict__ | {"adjacencies": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, adjacencies=WeakTensorKeyDictionary())
+
+
+class InfluenceAwareConv(MessagePassing):
+    r"""Graph convolution whose messages can be damped edge by edge ("IMPNN", arXiv 2510.19479).
+
+    .. math:: h_v = \sum_{u \in N(v) \cup \{v\}} c_{uv} \frac{e_{uv}}{\sqrt{d_u d_v}} W x_u + b
+
+    With all scales `c` at 1 it equals PyG's `GCNConv`. INPO sets `c_uv = exp(-(s_u + s_v))` on chosen edges, where `s`
+    is the influence of a node; see `influence_scale`. The scales are constants: they are folded into the adjacency
+    once, and the layer runs as one CSR product.
+
+    Args:
+        in_channels: size of the input features.
+        out_channels: size of the output.
+        bias: add a learned bias, zero at the start.
+
+    Shapes: `x` `[num_nodes, in_channels]` (dense, or a `SparseMatrix`), `edge_index` `[2, num_edges]`, `edge_weight`
+    `[num_edges]` or `None`; output `[num_nodes, out_channels]`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
+        """See the class."""
+        super().__init__(aggr="add")
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.lin = nn.Linear(in_channels, out_channels, bias=False)
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self._scale: _Scale | None = None  # set by `MessageScale`
+        self.ran: str | None = None  # how the last pass went: "csr", "csr sparse" (features) or "plain"
+
+    def reset_parameters(self) -> None:
+        """Draw new weights (torch's `Linear` default) and zero the bias."""
+        super().reset_parameters()
+        self.lin.reset_parameters()
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor | SparseMatrix, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
+        """One convolution; see the class for shapes."""
+        x = x if isinstance(x, SparseMatrix) or x.layout == torch.strided else sparse_features(x)
+        h = x @ self.lin.weight.t() if isinstance(x, SparseMatrix) else self.lin(x)
+        if not isinstance(edge_index, Tensor) or edge_index.layout != torch.strided:
+            raise InvalidInputError("Expected a plain 'edge_index' of shape [2, num_edges] (got a sparse adjacency)")
+        plain = self._needs_plain_path(h, edge_weight)
+        if not torch.compiler.is_compiling():
+            self.ran = "plain" if plain else "csr sparse" if isinstance(x, SparseMatrix) else "csr"
+        if plain:
+            index, weight = self._normalised(edge_index, edge_weight, h.size(0), h.dtype)
+            out = self.propagate(index, x=h, edge_weight=weight)
+        else:
+            out = self._adjacency(edge_index, edge_weight, h.size(0), h.dtype) @ h
+        return out if self.bias is None else out.add_(self.bias)  # a sum nobody else has seen: no need for a copy
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the last output is the caller's alone, free to be changed in place."""
+        hooked = self._forward_hooks or self._backward_hooks or self._backward_pre_hooks or "forward" in self.__dict__
+        return self.ran is not None and self.ran != "plain" and not hooked
+
+    def message(self, x_j: Tensor, edge_weight: Tensor) -> Tensor:
+        """The normalised, scaled message `[num_edges, out_channels]`."""
+        return edge_weight.view(-1, 1) * x_j
+
+    def _needs_plain_path(self, h: Tensor, edge_weight: Tensor | None) -> bool:
+        """What is attached, explainers, compilers, low precision and learned edge weights need explicit messages."""
+        attached = "propagate" in self.__dict__ or "message" in self.__dict__
+        learned = edge_weight is not None and edge_weight.requires_grad
+        low = h.dtype not in KERNEL_DTYPES
+        unfit = attached or learned or low or torch.compiler.is_compiling()
+        return bool(unfit or needs_messages(self) or not kernels_enabled())
+
+    def _normalised(self, edge_index: Tensor, edge_weight: Tensor | None, num_nodes: int, dtype: torch.dtype) -> tuple:
+        index, weight = gcn_norm(edge_index, edge_weight, num_nodes, dtype=dtype)
+        weight, scale = weight.to(dtype), self._scale
+        while scale is not None:
+            weight = weight * pair_values(index, scale.edge_index, scale.value, num_nodes).to(dtype)
+            scale = scale.outer
+        return index, weight
+
+    def _adjacency(
+        self, edge_index: Tensor, edge_weight: Tensor | None, num_nodes: int, dtype: torch.dtype
+    ) -> SparseMatrix:
+        def build() -> SparseMatrix:
+            (source, target), weight = self._normalised(edge_index, edge_weight, num_nodes, dtype)
+            return sparse_matrix(target, source, weight, (num_nodes, num_nodes))
+
+        if edge_weight is not None:
+            return build()
+        store = {} if self._scale is None else {"store": self._scale.adjacencies}
+        return memo(edge_index, ("gcn", num_nodes, dtype), build, **store)
+
+    def __repr__(self) -> str:
+        """Name and sizes."""
+        return f"{type(self).__name__}({self.in_channels}, {self.out_channels})"
+
+
+def needs_messages(layer: MessagePassing) -> bool:
+    """Whether an explainer or one of PyG's hooks waits for the layer's messages."""
+    return bool(layer.explain) or any(
+        getattr(layer, name, None)
+        for name in ("_message_forward_hooks", "_message_forward_pre_hooks", "_propagate_forward_pre_hooks",
+                     "_aggregate_forward_pre_hooks", "_propagate_forward_hooks", "_aggregate_forward_hooks",
+                     "_edge_update_forward_hooks", "_edge_update_forward_pre_hooks",
+                     "_message_and_aggregate_forward_hooks", "_message_and_aggregate_forward_pre_hooks")
+    )  # fmt: skip
+
+
+def pair_values(edge_index: Tensor, named_index: Tensor, named_value: Tensor, num_nodes: int) -> Tensor:
+    """Value of each column of `edge_index` by its end points; columns that are not named get 1.
+
+    Args:
+        edge_index: `[2, num_edges]`.
+        named_index: `[2, num_named]`; pairs outside `[0, num_nodes)` match nothing, as in a batch without them.
+        named_value: `[num_named]`.
+        num_nodes: number of nodes.
+    """
+    inside = ((named_index >= 0) & (named_index < num_nodes)).all(dim=0)  # else keys of two pairs would be the same
+    named_index, named_value = named_index[:, inside], named_value[inside]
+    key, order = (named_index[0] * num_nodes + named_index[1]).sort()
+    query = edge_index[0] * num_nodes + edge_index[1]
+    slot = torch.searchsorted(key, query).clamp_(max=max(key.numel() - 1, 0))
+    if key.numel() == 0:
+        return torch.ones(query.numel(), device=edge_index.device)
+    found = key[slot] == query
+    value = named_value[order][slot]
+    return torch.where(found, value, torch.ones_like(value))
+
+
+def influence_scale(influence: Tensor, edge_index: Tensor) -> Tensor:
+    r"""Message scale `exp(-(s_u + s_v))` of each edge, `[num_edges]` (INPO, arXiv 2510.19479).
+
+    Args:
+        influence: influence of each node, in [0, 1], `[num_nodes]`.
+        edge_index: `[2, num_edges]`.
+
+    Raises:
+        InvalidInputError: the influence holds NaN or infinity.
+    """
+    if not torch.isfinite(influence).all():
+        raise InvalidInputError("Expected finite influence scores (got NaN or infinity)")
+    return torch.exp(-(influence[edge_index[0]] + influence[edge_index[1]]))
+
+
+class MessageScale:
+    """Scale the messages of the named edges in every layer: natively where a layer can, by attaching elsewhere.
+
+    A context manager that can be entered again and again; what it computes is kept between entries. Scales of nested
+    blocks multiply.
+
+    Args:
+        model: any module with PyG `MessagePassing` layers.
+        edge_index: the edges to scale, `[2, num_edges]`; a pair `(v, v)` names the self-loop a layer adds.
+        scale: factor of each edge, `[num_edges]`, finite, not negative, a constant; copies of a pair share one.
+
+    Raises:
+        InvalidInputError: a scale that is learned, negative or not finite, or differs between copies of a pair.
+    """
+
+    def __init__(self, model: nn.Module, edge_index: Tensor, scale: Tensor) -> None:
+        """See the class."""
+        if scale.requires_grad or not torch.isfinite(scale).all() or (scale < 0).any():
+            raise InvalidInputError("Expected constant, finite message scales >= 0 (got others)")
+        if scale.shape != edge_index.shape[1:]:
+            raise InvalidInputError(
+                f"Expected one scale for each of {edge_index.size(1)} edges (got shape {tuple(scale.shape)})"
+            )
+        key, order = (edge_index[0] * 2**32 + edge_index[1]).sort()
+        copy, value = key[1:] == key[:-1], scale[order]
+        if not torch.allclose(value[1:][copy], value[:-1][copy], rtol=1e-6, atol=0.0):
+            raise InvalidInputError("Expected one scale for all copies of an edge (got copies that differ)")
+        self.model, self.key, self.value = model, key, value
+        layers = [m for m in model.modules() if isinstance(m, MessagePassing)]
+        self.native = [m for m in layers if isinstance(m, InfluenceAwareConv)]
+        self.attach = len(self.native) < len(layers) or not layers
+        self.scale = _Scale(edge_index, scale)
+        self.attached = ScaledMessages(model, edge_index, scale) if self.attach else None
+        self.stack: list[ExitStack] = []
+
+    def on(self, subgraph: Subgraph) -> MessageScale:
+        """The same scales on a part of the graph with its own numbering; it costs what the part does."""
+        loops = torch.arange(subgraph.n_id.numel(), device=subgraph.n_id.device).expand(2, -1)
+        local = torch.cat([subgraph.data.edge_index, loops], dim=1)
+        key = subgraph.n_id[local[0]] * 2**32 + subgraph.n_id[local[1]]
+        slot = torch.searchsorted(self.key, key).clamp_(max=max(self.key.numel() - 1, 0))
+        found = self.key[slot] == key if self.key.numel() else torch.zeros_like(key, dtype=torch.bool)
+        return MessageScale(self.model, local[:, found], self.value[slot[found]])
+
+    def __enter__(self) -> None:
+        """Put the scales in force."""
+        stack = ExitStack()
+        if self.attach:
+            stack.enter_context(self.attached)
+        else:
+            for layer in self.native:
+                stack.callback(setattr, layer, "_scale", layer._scale)
+                outer = layer._scale
+                layer._scale = self.scale if outer is None else _Scale(self.scale.edge_index, self.scale.value, outer)
+        self.stack.append(stack)
+
+    def __exit__(self, *exception: object) -> None:
+        """Put everything back."""
+        self.stack.pop().close()

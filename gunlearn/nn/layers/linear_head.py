@@ -1,0 +1,183 @@
+"""One linear map on propagated features: the model whose training problem is convex."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing, SGConv
+from torch_geometric.nn.conv.gcn_conv import gcn_norm
+
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.sparse import known_sparse
+
+LOSSES = ("logistic", "least_squares")
+
+
+class LinearHead(MessagePassing):
+    """Logits `sum_l weights[l] S^l X W` with `S` the symmetrically normalised adjacency with self-loops.
+
+    The default is SGC (arXiv 1902.07153), other weights are a generalised PageRank. Train it like any model, or by
+    `gunlearn.methods.fit_linear_head`, which solves its convex problem and leaves on the model what a later certificate
+    depends on. These buffers travel with the model: `lam` (ridge), `alpha` (standard deviation of the perturbation),
+    `perturbation` `[num_classes, in_channels]`, and the bound on the training gradient's norm per class, in two parts:
+    `spent` (adds up from request to request) and `gap` (of features known approximately, replaced each time). A head
+    for least squares keeps `inverse` `[in_channels, in_channels]` and `solution`, its weights in double precision.
+
+    Args:
+        in_channels: number of input features.
+        num_classes: number of classes.
+        K: steps of propagation.
+        weights: of each power of `S`, `K + 1` numbers; `None` for `S^K` alone.
+        loss: what `fit_linear_head` minimises: `"logistic"` (one against the rest) or `"least_squares"`.
+        normalize: scale rows of `x` to length 1 first, as certificates want them; rows of zeros stay.
+
+    Raises:
+        InvalidInputError: wrong sizes, weights or loss.
+
+    Shapes: `x` `[num_nodes, in_channels]`, dense or CSR, `edge_index` `[2, num_edges]`; output
+    `[num_nodes, num_classes]`. The map comes first, so that sparse features stay sparse.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        K: int = 2,
+        weights: Sequence[float] | None = None,
+        loss: str = "logistic",
+        normalize: bool = True,
+    ) -> None:
+        """See the class."""
+        super().__init__(aggr="add")
+        if min(in_channels, num_classes) < 1 or K < 0 or loss not in LOSSES:
+            raise InvalidInputError(
+                f"Expected sizes >= 1, K >= 0 and a loss among {LOSSES} "
+                f"(got {in_channels}, {num_classes}, K={K}, loss={loss!r})"
+            )
+        if weights is not None and len(weights) != K + 1:
+            raise InvalidInputError(f"Expected a weight for each of {K + 1} powers (got {len(weights)})")
+        self.hops = tuple(map(float, weights)) if weights is not None else (0.0,) * K + (1.0,)
+        self.loss, self.normalize = loss, normalize
+        self.lin = nn.Linear(in_channels, num_classes, bias=False)
+        shapes = {"lam": (), "alpha": (), "spent": (num_classes,), "gap": (num_classes,)}
+        shapes["perturbation"] = (num_classes, in_channels)
+        if loss == "least_squares":
+            shapes |= {"inverse": (in_channels, in_channels), "solution": (num_classes, in_channels)}
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+
+    def reset_parameters(self) -> None:
+        """Draw new weights; what was recorded of the old ones goes."""
+        if hasattr(self, "lin"):  # the base class calls this before there are any
+            self.lin.reset_parameters()
+            for buffer in self.buffers():
+                buffer.zero_()
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """Logits; see the class for shapes."""
+        weight = self.lin.weight
+        if x.dtype != weight.dtype:
+            x = x.to(weight.dtype)
+        sparse = known_sparse(x)
+        h = self.lin(x) if sparse is None else sparse @ weight.t()
+        if self.normalize:
+            h = h * row_scale(x).to(h.dtype).unsqueeze(-1)
+        edge_index, norm = normalised(edge_index, x.size(0), h.dtype)
+        out = self.hops[0] * h
+        for hop in self.hops[1:]:
+            h = self.propagate(edge_index, x=h, edge_weight=norm)
+            out = out + hop * h if hop else out
+        return out
+
+    def message(self, x_j: Tensor, edge_weight: Tensor) -> Tensor:
+        """The sender's row times the weight."""
+        return edge_weight.unsqueeze(-1) * x_j
+
+
+@dataclass(frozen=True, eq=False)
+class HeadView:
+    """What a method has to know of a model that is one linear map on propagated features.
+
+    Args:
+        model: the model.
+        lin: its linear map.
+        hops: weight of each power of `S`.
+        normalize: rows of `x` are scaled to length 1.
+        record: the same model where it is a `LinearHead`, with the buffers of its training.
+    """
+
+    model: nn.Module
+    lin: nn.Module
+    hops: tuple[float, ...]
+    normalize: bool
+    record: LinearHead | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """Weights in double precision, a bias as the last row: `[in_channels (+ 1), num_classes]`."""
+        parts = [self.lin.weight] if self.lin.bias is None else [self.lin.weight, self.lin.bias[:, None]]
+        return torch.cat([part.detach().double() for part in parts], dim=1).t().contiguous()
+
+    @torch.no_grad()
+    def put(self, weight: Tensor) -> Tensor:
+        """Set the weights, `[in_channels (+ 1), num_classes]`; returns them as rounded to the model's precision."""
+        self.lin.weight.copy_(weight[: self.lin.weight.size(1)].t())
+        if self.lin.bias is not None:
+            self.lin.bias.copy_(weight[-1])
+        return self.weight
+
+    @property
+    def num_classes(self) -> int:
+        """Columns of the weights."""
+        return self.lin.weight.size(0)
+
+
+def head_of(model: nn.Module) -> HeadView:
+    """A `LinearHead`, or a model of one's own that is exactly one `SGConv`.
+
+    Raises:
+        UnsupportedModelError: any other model.
+    """
+    if isinstance(model, LinearHead):
+        return HeadView(model, model.lin, model.hops, model.normalize, model)
+    layers = [module for module in model.modules() if isinstance(module, MessagePassing)]
+    if len(layers) == 1 and type(layers[0]) is SGConv and layers[0].add_self_loops:
+        layer = layers[0]
+        others = {id(p) for p in model.parameters()} - {id(p) for p in layer.parameters()}
+        if not others:
+            return HeadView(model, layer.lin, (0.0,) * layer.K + (1.0,), normalize=False)
+    raise UnsupportedModelError(
+        "Expected a linear head: a gunlearn.nn.LinearHead, or a model that is one SGConv with self-loops and nothing "
+        f"else (got {type(model).__name__})"
+    )
+
+
+def row_scale(x: Tensor) -> Tensor:
+    """`1 / ||x_i||` of each row of dense or CSR features, 1 for rows of zeros: double precision `[num_nodes]`.
+
+    Made once per tensor.
+    """
+
+    def build() -> Tensor:
+        if x.layout == torch.sparse_csr:
+            row = torch.repeat_interleave(torch.arange(x.size(0), device=x.device), x.crow_indices().diff())
+            square = x.values().double() ** 2
+            length = square.new_zeros(x.size(0)).index_add(0, row, square).sqrt()
+        else:
+            length = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
+        return torch.where(length > 0, 1 / length, 1.0)
+
+    return build() if x.requires_grad else memo(x, "row_scale", build)
+
+
+def normalised(edge_index: Tensor, num_nodes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Edges with self-loops and their weights in `S`: `[2, num_edges + num_nodes]` and `[num_edges + num_nodes]`."""
+
+    def build() -> tuple[Tensor, Tensor]:
+        return gcn_norm(edge_index, None, num_nodes, dtype=dtype)
+
+    return memo(edge_index, ("gcn_norm", num_nodes, dtype), build)

@@ -1,0 +1,209 @@
+"""Models the command line trains; a user brings their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch_geometric.nn as pyg
+from torch import Tensor, nn
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.nn.kernels.sparse import sparse_features
+from gunlearn.nn.layers.influence_conv import InfluenceAwareConv
+
+
+class GCN(nn.Module):
+    """Stack of graph convolutions with ReLU between, the encoder of the edge-unlearning literature (128-64).
+
+    Args:
+        in_channels: number of input features.
+        hidden_channels: size of the hidden layers.
+        out_channels: size of the embeddings.
+        num_layers: number of convolutions.
+        dropout: probability, after each ReLU, in training alone.
+
+    Raises:
+        InvalidInputError: no layer, or a dropout outside [0, 1].
+
+    Shapes: `x` `[num_nodes, in_channels]`, `edge_index` `[2, num_edges]`; output `[num_nodes, out_channels]`.
+    Bag-of-words features run through a sparse product by themselves.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int = 128,
+        out_channels: int = 64,
+        num_layers: int = 2,
+        dropout: float = 0.0,
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        if num_layers < 1 or not 0 <= dropout <= 1:
+            raise InvalidInputError(
+                f"Expected num_layers >= 1 and dropout in [0, 1] (got num_layers={num_layers}, dropout={dropout})"
+            )
+        sizes = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
+        self.convs = nn.ModuleList(InfluenceAwareConv(a, b) for a, b in pairwise(sizes))
+        self.dropout = dropout
+
+    def reset_parameters(self) -> None:
+        """Draw new weights."""
+        for conv in self.convs:
+            conv.reset_parameters()
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
+        """Node embeddings; see the class for shapes."""
+        h = sparse_features(x)
+        h = x if h is None else h
+        for conv in self.convs[:-1]:
+            h = conv(h, edge_index, edge_weight)
+            h = h.relu_() if conv.fresh and not torch.compiler.is_compiling() else h.relu()
+            if self.dropout:
+                h = torch.dropout(h, self.dropout, self.training)
+        return self.convs[-1](h, edge_index, edge_weight)
+
+
+class APPNPNet(nn.Module):
+    """A perceptron followed by personalised PageRank (arXiv 1810.05997), PyG's `APPNP`.
+
+    Args:
+        in_channels: number of input features.
+        hidden_channels: size of the hidden layers.
+        out_channels: size of the output.
+        num_layers: linear maps of the perceptron, ReLU between.
+        dropout: probability, after each ReLU, in training alone.
+        K: steps of propagation.
+        alpha: probability of going back to the perceptron's output.
+
+    Shapes: as `GCN`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        num_layers: int = 2,
+        dropout: float = 0.0,
+        K: int = 10,
+        alpha: float = 0.1,
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        sizes = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
+        self.lins = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.propagation = pyg.APPNP(K, alpha)
+        self.dropout = dropout
+
+    def reset_parameters(self) -> None:
+        """Draw new weights."""
+        for lin in self.lins:
+            lin.reset_parameters()
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
+        """A row per node; see the class for shapes."""
+        for lin in self.lins[:-1]:
+            x = torch.dropout(lin(x).relu(), self.dropout, self.training)
+        return self.propagation(self.lins[-1](x), edge_index, edge_weight)
+
+
+class GCNIINet(nn.Module):
+    """Deep graph convolutions with initial residual and identity mapping (arXiv 2007.02133), PyG's `GCN2Conv`.
+
+    Args:
+        in_channels: number of input features.
+        hidden_channels: size of all hidden layers.
+        out_channels: size of the output.
+        num_layers: convolutions, between a linear map before and one after them.
+        dropout: probability, after each ReLU, in training alone.
+        alpha: share of the first hidden layer in each.
+        theta: strength of the weights; layer `l` has `beta = log(theta / l + 1)`.
+
+    Shapes: as `GCN`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        num_layers: int = 2,
+        dropout: float = 0.0,
+        alpha: float = 0.1,
+        theta: float = 0.5,
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        self.first = nn.Linear(in_channels, hidden_channels)
+        layers = range(1, num_layers + 1)
+        self.convs = nn.ModuleList(pyg.GCN2Conv(hidden_channels, alpha, theta, layer) for layer in layers)
+        self.last = nn.Linear(hidden_channels, out_channels)
+        self.dropout = dropout
+
+    def reset_parameters(self) -> None:
+        """Draw new weights."""
+        for module in (self.first, *self.convs, self.last):
+            module.reset_parameters()
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
+        """A row per node; see the class for shapes."""
+        h = start = torch.dropout(self.first(x).relu(), self.dropout, self.training)
+        for conv in self.convs:
+            h = torch.dropout(conv(h, start, edge_index, edge_weight).relu(), self.dropout, self.training)
+        return self.last(h)
+
+
+def _sgc(in_channels: int, hidden_channels: int, out_channels: int, num_layers: int, **options: Any) -> nn.Module:
+    return pyg.SGConv(in_channels, out_channels, K=num_layers, **options)
+
+
+#: Models by name, built by `backbone`.
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "gcn": GCN,
+    "sage": pyg.GraphSAGE,
+    "gat": pyg.GAT,
+    "gin": pyg.GIN,
+    "sgc": _sgc,
+    "appnp": APPNPNet,
+    "gcnii": GCNIINet,
+}
+
+
+def backbone(
+    name: str, in_channels: int, hidden_channels: int, out_channels: int, num_layers: int = 2, **options: Any
+) -> nn.Module:
+    """A new model of the graph unlearning literature, called as `model(x, edge_index)`.
+
+    Apart from `"gcn"`, which is `GCN`, they are PyG's layers: `"sage"`, `"gat"` and `"gin"` its stacks with ReLU
+    between; `"sgc"` a linear map of features propagated `num_layers` times (it has no hidden layer); `"appnp"` and
+    `"gcnii"` see `APPNPNet` and `GCNIINet`. Features in CSR go through tasks (`unlearn`, `train`, ...).
+
+    Args:
+        name: one of `BACKBONES`.
+        in_channels: number of input features.
+        hidden_channels: size of the hidden layers.
+        out_channels: size of a row of the output.
+        num_layers: number of convolutions (of `"sgc"` propagations, of `"appnp"` linear maps).
+        **options: of the model, such as `dropout` (all but `"sgc"`), `heads` (`"gat"`), `aggr` (`"sage"`).
+
+    Raises:
+        InvalidInputError: an unknown name or option, or a size below 1.
+
+    Example:
+        >>> backbone("gat", 16, 8, 4, heads=2)
+        GAT(16, 4, num_layers=2)
+    """
+    if name not in BACKBONES:
+        raise InvalidInputError(f"Expected a backbone among {sorted(BACKBONES)} (got {name!r})")
+    sizes = {"in_channels": in_channels, "hidden_channels": hidden_channels, "out_channels": out_channels}
+    sizes["num_layers"] = num_layers
+    if min(sizes.values()) < 1 or not 0 <= options.get("dropout", 0) <= 1:
+        raise InvalidInputError(f"Expected sizes >= 1 and dropout in [0, 1] (got {sizes | options})")
+    try:
+        return BACKBONES[name](**sizes, **options)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"Expected options that '{name}' takes (got {options}: {error})") from error

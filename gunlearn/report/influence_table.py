@@ -1,0 +1,161 @@
+"""The study of influence estimators drawn: tables, and a self-contained HTML report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader
+
+from gunlearn.attribution import ESTIMATORS
+from gunlearn.attribution.study.study import Study
+from gunlearn.bench.store import atomic_write
+from gunlearn.report.influence_plots import draw_study
+from gunlearn.report.listing import ARXIV
+from gunlearn.report.plots import data_uri
+from gunlearn.report.table import ABSENT, markdown_escape, markdown_lines
+from gunlearn.training.result import versions
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HEADINGS = (
+    "estimator", "question", "Spearman", "95 % interval", "Kendall", "Pearson", "top 1 %", "seconds", "peak MiB",
+)  # fmt: skip
+MARKS = {
+    "truth": ("=", "is the truth itself: its row says what the truth costs."),
+    "behind": ("*", "no better than chance (the interval reaches 0 or below) or than the degree of the nodes."),
+    "other": ("†", "answers the other question than the truth does: shown for comparison, not a fair test."),
+}
+QUESTIONS = {
+    "removal": "the model stays as it is and the graph changes: what happens to what it says?",
+    "training": "what would the model say, had it been trained without the item?",
+}
+
+
+def influence_report(study: Study, path: str | Path) -> Path:
+    """Write the report of a study: the table, scatter plots, recovery curves, cost against quality."""
+    environment = Environment(loader=PackageLoader("gunlearn.report", "templates"), autoescape=True)
+    settings = study.settings
+    title = f"Influence of {settings['of']}" + (f": {settings['dataset']}" if settings.get("dataset") else "")
+    text = environment.get_template("influence.html.j2").render(
+        title=title,
+        study=settings,
+        question=QUESTIONS[settings["truth_question"]],
+        what=_what(settings),
+        headings=HEADINGS,
+        rows=[cells(row) for row in study.rows],
+        footnotes=footnotes(study.rows),
+        plots=[(name, words, data_uri(figure)) for name, words, figure in draw_study(study)],
+        settings=_settings(settings),
+        estimators=[_described(row) for row in study.rows],
+        versions=versions(),
+    )
+    return atomic_write(path, text)
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """The texts of one row, in the order of `HEADINGS`."""
+    marks = "".join(f" {MARKS[name][0]}" for name in _marks(row))
+    interval = row.get("spearman_ci")
+    return [
+        row["estimator"] + marks,
+        row["question"],
+        _number(row["spearman"], ".3f"),
+        ABSENT if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
+        _number(row["kendall"], ".3f"),
+        _number(row["pearson"], ".3f"),
+        _number(row["precision_at_1pct"], ".0%"),
+        _seconds(row["seconds"]),
+        _number(row["peak_memory_mb"], ".0f"),
+    ]
+
+
+def footnotes(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Notes below a table: what the marks mean, what failed."""
+    used = {name for row in rows for name in _marks(row)}
+    notes = [f"{mark} {words}" for name, (mark, words) in MARKS.items() if name in used]
+    return notes + [f"{row['estimator']} failed: {row['error']}" for row in rows if row["error"]]
+
+
+def influence_rich_table(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:
+    """The table for the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    notes = "\n".join(footnotes(rows))
+    table = Table(title=None if title is None else Text(title), caption=Text(notes, justify="left") if notes else None)
+    for k, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="left" if k < 2 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, cells(row)))
+    return table
+
+
+def influence_markdown_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The table in markdown."""
+    rule = ["---" if k < 2 else "---:" for k in range(len(HEADINGS))]
+    text = "\n".join(markdown_lines(HEADINGS, [cells(row) for row in rows], rule))
+    return text + "".join(f"\n\n{markdown_escape(note)}" for note in footnotes(rows))
+
+
+def study_title(study: Study) -> str:
+    """One line: what was compared with what."""
+    s = study.settings
+    name = f"{s['dataset']}, " if s.get("dataset") else ""
+    count = f"{s['num_items']} {'groups of ' if s['grouped'] else ''}{s['of']}"
+    return f"{name}{s['model']}: {count}, target {s['target']}, truth {s['truth']}"
+
+
+def _marks(row: dict[str, Any]) -> list[str]:
+    other = row["question"] != row["truth_question"] and row["estimator"] not in ("random", "degree")
+    held = {"truth": row["is_truth"], "behind": bool(row["behind"]), "other": other}
+    return [name for name in MARKS if held[name]]
+
+
+def _number(value: float | None, spec: str) -> str:
+    return ABSENT if value is None else format(value, spec)
+
+
+def _seconds(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _what(settings: dict[str, Any]) -> str:
+    known = {
+        "probabilities": "the sum over nodes of the L1 change of the softmaxed outputs",
+        "embeddings": "the sum over nodes of the L2 change of the outputs",
+        "loss": "the change of the mean loss of the validation items (above 0: the loss rises without the item)",
+    }
+    return known.get(settings["target"], "the change of a number computed from the outputs")
+
+
+def _settings(settings: dict[str, Any]) -> dict[str, str]:
+    names = {
+        "dataset": "data set", "num_nodes": "nodes", "num_edges": "columns of edge_index", "model": "model",
+        "task": "task", "of": "items", "num_items": "compared", "num_scored": "scored by estimators",
+        "target": "target", "truth_summary": "truth", "num_resamples": "bootstrap resamples", "seed": "seed",
+    }  # fmt: skip
+    out = {words: str(settings[name]) for name, words in names.items() if settings.get(name) is not None}
+    out["cost of the truth"] = f"{_seconds(settings['truth_seconds'])} s"
+    for name in ("recipe", "truth_notes"):
+        if settings.get(name):
+            out[name.replace("_", " of the ") if name == "recipe" else "notes of the truth"] = ", ".join(
+                f"{key} {value}" for key, value in settings[name].items()
+            )
+    return out
+
+
+def _described(row: dict[str, Any]) -> dict[str, Any]:
+    cls = ESTIMATORS.get(row["estimator"].partition(" (")[0])
+    paper = "" if cls is None else cls.paper
+    number = paper.removeprefix("arXiv ") if paper.startswith("arXiv ") else None
+    return {
+        "label": row["estimator"],
+        "summary": "" if cls is None else cls.summary,
+        "paper": paper,
+        "address": f"{ARXIV}{number}" if number else None,
+        "options": ", ".join(f"{name} {value}" for name, value in row["options"].items() if value is not None),
+        "notes": ", ".join(f"{name}: {value}" for name, value in row["notes"].items()),
+    }

@@ -1,0 +1,100 @@
+"""What tasks on a graph share: how anybody's model is called on it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.nn.kernels.fast import fast_path
+from gunlearn.nn.kernels.sparse import sparse_features
+from gunlearn.tasks.base import Task
+from gunlearn.tasks.graph.beside import beside
+
+
+class GraphTask(Task):
+    """A task whose model reads a graph in one pass and returns a row per node.
+
+    The model is called as `model(x, edge_index)`, with `edge_weight` and `edge_attr` too where its signature names
+    them and the data has them.
+
+    Attributes:
+        rows: what a row of the output is, and its size, for error messages.
+    """
+
+    rows: ClassVar[tuple[str, str]] = ("embeddings", "dim")
+
+    def entry(self, model: nn.Module) -> Callable[..., Any]:
+        """What of the model is called."""
+        return model
+
+    def num_rows(self, data: Data) -> int:
+        """How many rows the output has."""
+        return int(data.num_nodes)
+
+    def encode(self, model: nn.Module, data: Data) -> Tensor:
+        """One row per node, `[num_nodes, dim]`.
+
+        Raises:
+            UnsupportedModelError: the model does not return one finite-sized floating point row per node.
+        """
+        accepted = self.accepted(model)
+        optional = {key: data[key] for key in accepted if key in data and data[key] is not None}
+        x = data.x
+        if isinstance(x, Tensor):
+            sparse_features(x)  # made once, where features are bags of words; linear maps find it
+        try:
+            with fast_path(model):
+                out = self.entry(model)(x, data.edge_index, **optional)
+        except (RuntimeError, NotImplementedError) as error:
+            if not isinstance(x, Tensor) or x.layout == torch.strided or "Sparse" not in str(error):
+                raise
+            raise UnsupportedModelError(
+                f"Expected a model that takes features of layout {x.layout} (got {type(model).__name__}: "
+                f"{str(error).splitlines()[0][:120]}); pass x.to_dense()"
+            ) from error
+        if (
+            not isinstance(out, Tensor)
+            or out.dim() != 2
+            or out.size(0) != self.num_rows(data)
+            or not out.is_floating_point()
+        ):
+            got = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
+            name, size = self.rows
+            raise UnsupportedModelError(
+                f"Expected the model to return {name} of shape [{self.num_rows(data)}, {size}] (got {got})"
+            )
+        return out
+
+    def graphs(
+        self, partition: Any, message_graph: str, model: nn.Module | None, forget: Tensor
+    ) -> tuple[Data, Callable[[Tensor], Tensor]]:
+        """What the model reads while unlearning, and where in it the nodes of forgotten items are.
+
+        Args:
+            partition: what a request resolved to.
+            message_graph: `"retain"` or `"full"`.
+            model: see `Task.parts`.
+            forget: nodes of forgotten items, in any order `[k]`.
+
+        Raises:
+            InvalidInputError: another `message_graph`.
+        """
+        if message_graph not in ("retain", "full"):
+            raise InvalidInputError(f"Expected 'message_graph' to be 'retain' or 'full' (got '{message_graph}')")
+        data = partition.retain_data if message_graph == "retain" else partition.data
+        if message_graph == "full" or partition.forgets == ("edges",) or not forget.numel():
+            return data, lambda nodes: nodes
+        return beside(data, partition.data, forget, model, self.encode)
+
+    def accepted(self, model: nn.Module) -> list[str]:
+        """Per-edge arguments that the model takes."""
+        inner = getattr(model, "_orig_mod", model)  # the wrapper of torch.compile takes anything
+        function = self.entry(inner)
+        names = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters
+        return [key for key in ("edge_weight", "edge_attr", "edge_type", "node_type") if key in names]

@@ -1,0 +1,87 @@
+"""Two graphs read in one pass: the retained one, and beside it what a forgotten node's output depended on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from gunlearn.errors import GunlearnError
+from gunlearn.nn.kernels.subgraph import k_hop_subgraph, propagation_depth
+from gunlearn.requests.training_graph import num_graphs
+from gunlearn.seed import isolated_rng
+
+_READ = ("edge_weight", "edge_attr", "edge_type", "node_type")
+
+
+def beside(
+    retain: Data,
+    original: Data,
+    seeds: Tensor,
+    model: nn.Module | None = None,
+    encode: Callable[[nn.Module, Data], Tensor] | None = None,
+) -> tuple[Data, Callable[[Tensor], Tensor]]:
+    """The retained graph, and next to it, unconnected, the part of the original one that `seeds` depend on.
+
+    A forgotten node is nothing in the retained graph: no features, no edges. What a model says of it can only be asked
+    where it still is. As one graph of two parts both are read in one pass.
+
+    Args:
+        retain: the retained graph of `num_nodes` nodes.
+        original: the graph as it was, with the same node numbers.
+        seeds: nodes to be read there, `[k]`.
+        model: cut the original down to what this model reads for them, where that gives the same outputs; `None`
+            takes all of it.
+        encode: one pass of the model over a graph (`Task.encode`).
+
+    Returns:
+        The joint graph, and the function from node numbers of the original (among `seeds`) to its own.
+    """
+    part, place = original, lambda nodes: nodes
+    if model is not None and seeds.numel():
+        found = _cut(original, seeds.unique(), model, encode)
+        if found is not None:
+            part, place = found.data, found.relabel
+    num_retain = int(retain.num_nodes)
+    joint = Data(
+        x=_stack(retain.x, part.x),
+        edge_index=torch.cat([retain.edge_index, part.edge_index + num_retain], dim=1),
+        num_nodes=num_retain + int(part.num_nodes),
+    )
+    if "batch" in retain:
+        joint.batch = torch.cat([retain.batch, part.batch + num_graphs(retain)])
+        joint.num_graphs = 2 * num_graphs(retain)
+    for name in _READ:
+        if isinstance(retain.get(name), Tensor):
+            joint[name] = torch.cat([retain[name], part[name]])
+    return joint, lambda nodes: place(nodes) + num_retain
+
+
+def is_joint(data: Data, partition: Any) -> bool:
+    """Whether a graph was made by `beside`."""
+    return data is not partition.data and data is not partition.retain_data
+
+
+def _cut(original: Data, seeds: Tensor, model: nn.Module, encode: Callable[[nn.Module, Data], Tensor]):
+    probe = copy.deepcopy(model).eval()
+    try:
+        with isolated_rng(), torch.no_grad():
+            part = k_hop_subgraph(original, seeds, propagation_depth(probe, original, encode))
+            full, cut = encode(probe, original)[seeds], encode(probe, part.data)[part.relabel(seeds)]
+    except (GunlearnError, RuntimeError, IndexError):  # whatever a model made for one graph raises on another
+        return None
+    return part if torch.allclose(cut, full, rtol=1e-4, atol=1e-5 * float(full.abs().max())) else None
+
+
+def _stack(one: Tensor, other: Tensor) -> Tensor:
+    """Rows of both; CSR stays CSR."""
+    if one.layout == torch.strided:
+        return torch.cat([one, other])
+    crow = torch.cat([one.crow_indices(), other.crow_indices()[1:] + one.crow_indices()[-1]])
+    size = (one.size(0) + other.size(0), one.size(1))
+    column, value = (torch.cat([getattr(m, name)() for m in (one, other)]) for name in ("col_indices", "values"))
+    return torch.sparse_csr_tensor(crow, column, value, size=size, check_invariants=False)

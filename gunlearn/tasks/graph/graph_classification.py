@@ -1,0 +1,85 @@
+"""Graph classification: an item is a whole graph of a batch, its label one of several classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from gunlearn.requests.training_graph import num_graphs
+from gunlearn.tasks.graph.beside import beside
+from gunlearn.tasks.graph.node_classification import (
+    NodeClassification,
+    NodeItems,
+    NodeParts,
+    node_items,
+    training_nodes,
+)
+
+
+class GraphClassification(NodeClassification):
+    """Each graph of a batch is an item of class `data.y`; the model returns logits `[num_graphs, num_classes]`.
+
+    `data` is a `torch_geometric.data.Batch` of all graphs, with `y` and the masks `[num_graphs]` of the split; the
+    model is called as `model(x, edge_index, batch=batch)`. A forgotten graph keeps its number and loses all else (see
+    `gunlearn.requests.apply`); what the model still knows of it is asked on the original batch. Forgotten nodes and
+    edges change their graph's input, whose label stays.
+    """
+
+    name = "graph_classification"
+    summary = "which class is this graph?"
+    requests = ("edges", "nodes", "features", "graphs")
+
+    def num_rows(self, data: Data) -> int:
+        """See `GraphTask.num_rows`."""
+        return num_graphs(data)
+
+    def accepted(self, model: nn.Module) -> list[str]:
+        """See `GraphTask.accepted`; the batch vector always."""
+        return [*super().accepted(model), "batch"]
+
+    def train_items(self, data: Data) -> NodeItems:
+        """See `NodeClassification.train_items`."""
+        return training_nodes(data, num_graphs(data))
+
+    def forgotten(self, partition: Any) -> NodeItems:
+        """Forgotten training graphs, and those that lose nodes or features, with the labels they had."""
+        data = partition.data
+        nodes = torch.cat([partition.forget_nodes, partition.feature_nodes]).unique()
+        graphs = torch.cat([partition.forget_graphs, data.batch[nodes]]).unique()
+        return node_items(data, graphs[torch.isin(graphs, self.train_items(data).index)], num_graphs(data))
+
+    def touched(self, partition: Any) -> NodeItems:
+        """See `NodeClassification.touched`."""
+        graphs = partition.data.batch[partition.touched_nodes].unique()
+        items = node_items(partition.retain_data, graphs, num_graphs(partition.data))
+        return NodeItems(items.index[items.label >= 0], items.label[items.label >= 0])
+
+    def graphs(
+        self, partition: Any, message_graph: str, model: nn.Module | None, forget: Tensor
+    ) -> tuple[Data, Callable[[Tensor], Tensor]]:
+        """See `GraphTask.graphs`: forgotten graphs are read in a second copy of the batch, as it was."""
+        if message_graph != "retain" or partition.forgets == ("edges",) or not forget.numel():
+            return super().graphs(partition, message_graph, None, forget[:0])
+        before = num_graphs(partition.data)
+        data, _ = beside(partition.retain_data, partition.data, forget[:0])
+        return data, lambda graphs: graphs + before
+
+    def parts(
+        self,
+        partition: Any,
+        message_graph: str = "retain",
+        model: nn.Module | None = None,
+        names: Collection[str] | None = None,
+    ) -> NodeParts:
+        """See `Task.parts`; graphs have no distance to each other, so that they are one stratum."""
+        parts = super().parts(partition, message_graph, model, names)
+        parts.start = None
+        return parts
+
+    def seeds(self, items: NodeItems) -> Tensor | None:
+        """See `Task.seeds`: rows are graphs, so that there are none to name."""
+        return None

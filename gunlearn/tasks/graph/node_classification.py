@@ -1,0 +1,254 @@
+"""Node classification: an item is a node, its label one of several classes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+from torch_geometric.data import Data
+
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
+from gunlearn.losses import Prediction
+from gunlearn.nn.kernels.subgraph import Subgraph
+from gunlearn.tasks.base import Parts
+from gunlearn.tasks.graph.base import GraphTask
+from gunlearn.tasks.graph.beside import is_joint
+from gunlearn.tasks.sampling import Draw, edge_strata
+
+MASKS = ("train_mask", "val_mask", "test_mask")
+
+
+@dataclass(frozen=True)
+class NodeItems:
+    """Nodes with their classes.
+
+    Args:
+        index: node ids, `[num_items]`.
+        label: their classes, integers from 0, `[num_items]`.
+        fixed: the same at every step, so that a reference prediction of them can be kept.
+        weight: of each item's loss value, `[num_items]`; `None` for equal ones.
+    """
+
+    index: Tensor
+    label: Tensor
+    fixed: bool = True
+    weight: Tensor | None = None
+
+    @property
+    def num_items(self) -> int:
+        """Number of nodes."""
+        return self.label.numel()
+
+    def share(self, rank: int, world: int) -> NodeItems:
+        """Every `world`-th node, from `rank` on."""
+        weight = None if self.weight is None else self.weight[rank::world]
+        return replace(self, index=self.index[rank::world], label=self.label[rank::world], weight=weight)
+
+
+class NodeParts(Parts):
+    """Parts of a node classification problem; see `names`."""
+
+    names: ClassVar[dict[str, str]] = {
+        "forget": "training nodes that go, or lose features, with their labels, as the original graph shows them",
+        "retain": "the training nodes that stay",
+    }
+
+    def __init__(
+        self, data: Data, retain: NodeItems, start: Tensor | None = None, forget: NodeItems | None = None
+    ) -> None:
+        """`start` are the nodes that a request touches, `[num_start]`: strata are distances to them."""
+        self.data, self.retain, self.start, self.forget = data, retain, start, forget
+        self.draw: Draw | None = None
+
+    def strata(self) -> Tensor:
+        """Distance of each training node to what is forgotten; one stratum without any."""
+        index = self.retain.index
+        if self.start is None:
+            return torch.zeros_like(index)
+        return edge_strata(index[None], self.start, self.data.edge_index, self.data.num_nodes)
+
+    def limit(self, draw: Draw) -> None:
+        """See `Parts.limit`."""
+        self.draw = draw
+
+    def sample(self, names: Collection[str]) -> dict[str, NodeItems]:
+        """See `Parts.sample`.
+
+        Raises:
+            UnsupportedMethodError: the forget part of an edge request: a forgotten edge has no label.
+            InvalidInputError: an unknown part.
+        """
+        if "forget" in names and self.forget is None:
+            raise UnsupportedMethodError(
+                "Expected a method that reads retained items alone: under node classification a forgotten edge leaves "
+                "the graph, and has no label whose likelihood could be lowered (got one that reads 'forget')"
+            )
+        unknown = sorted(set(names) - set(self.names))
+        if unknown:
+            raise InvalidInputError(f"Expected parts among {list(self.names)} (got {unknown})")
+        retain = self.retain
+        if self.draw is not None:
+            index, weight = self.draw()
+            index = index.to(retain.index.device)
+            retain = NodeItems(retain.index[index], retain.label[index], fixed=False, weight=weight)
+        items = {"forget": self.forget, "retain": retain}
+        return {name: items[name] for name in names}
+
+
+class NodeClassification(GraphTask):
+    """Each node is an item of class `data.y`; the model returns logits `[num_nodes, num_classes]`.
+
+    Training reads the labels of `data.train_mask`; without one, those of all nodes that `val_mask` and `test_mask`
+    leave. Negative labels mean "unlabelled". To forget an edge means that messages no longer pass along it: it has no
+    label of its own, so methods that raise the loss of the forgotten items do not apply. To forget a node, or features
+    of one, means that the model shall not know its label from what the original graph shows of it.
+    """
+
+    name = "node_classification"
+    summary = "which class is this node?"
+    requests = ("edges", "nodes", "features")
+    rows = ("logits", "num_classes")
+
+    def train_items(self, data: Data) -> NodeItems:
+        """What may be learned from."""
+        return training_nodes(data)
+
+    def forgotten(self, partition: Any) -> NodeItems:
+        """Forgotten training items, with the labels they had."""
+        return forgotten_nodes(partition)
+
+    def touched(self, partition: Any) -> NodeItems:
+        """Labelled items that stay, but whose input the request changes at first hand."""
+        nodes = partition.touched_nodes
+        return node_items(partition.retain_data, nodes[labels(partition.retain_data)[nodes] >= 0])
+
+    def decode(self, model: nn.Module, outputs: Tensor, items: NodeItems) -> Prediction:
+        """Categorical prediction of each node.
+
+        Raises:
+            UnsupportedModelError: the model knows fewer classes than there are.
+        """
+        classes = int(items.label.max()) + 1 if items.num_items else 0
+        if outputs.size(1) < classes:
+            raise UnsupportedModelError(f"Expected logits of at least {classes} classes (got {outputs.size(1)})")
+        logits = outputs[items.index]
+        log_prob = log_softmax(logits, dim=-1).gather(1, items.label.view(-1, 1)).view(-1)
+        weight = None if items.weight is None else items.weight.to(logits)
+        return Prediction(log_prob=log_prob, logits=logits, weight=weight)
+
+    def seeds(self, items: NodeItems) -> Tensor:
+        """See `Task.seeds`."""
+        return items.index
+
+    def relabel(self, items: NodeItems, subgraph: Subgraph) -> NodeItems:
+        """See `Task.relabel`."""
+        return replace(items, index=subgraph.relabel(items.index))
+
+    def reading(self, items: NodeItems, index: Tensor, ends: Tensor, num_rows: int) -> NodeItems:
+        """See `Task.reading`."""
+        return NodeItems(ends[0], items.label[index], fixed=False)
+
+    def parts(
+        self,
+        partition: Any,
+        message_graph: str = "retain",
+        model: nn.Module | None = None,
+        names: Collection[str] | None = None,
+    ) -> NodeParts:
+        """See `Task.parts`."""
+        forget = None if partition.forgets == ("edges",) else self.forgotten(partition)
+        none = partition.touched_nodes[:0]
+        read = forget is not None and (names is None or "forget" in names)
+        data, place = self.graphs(partition, message_graph, model, forget.index if read else none)
+        if forget is not None:
+            forget = replace(forget, index=place(forget.index))
+        parts = NodeParts(data, self.train_items(partition.retain_data), partition.touched_nodes, forget)
+        parts.joint = is_joint(data, partition)
+        return parts
+
+    def training_parts(self, data: Data) -> NodeParts:
+        """See `Task.training_parts`."""
+        return NodeParts(data, self.train_items(data))
+
+    def validation_items(self, data: Data) -> NodeItems | None:
+        """Labelled nodes of `data.val_mask`."""
+        return self.held_out_items(data, "val")
+
+    def held_out_items(self, data: Data, part: str) -> NodeItems | None:
+        """Labelled nodes of `{part}_mask`, `None` where there are none.
+
+        Args:
+            data: with `y` `[num_nodes]`.
+            part: `"val"` or `"test"`.
+        """
+        name = f"{part}_mask"
+        if name not in data:
+            return None
+        size = self.num_rows(data)
+        known = labels(data, size) >= 0
+        items = node_items(data, _mask(data, name, size) & known, size)
+        return items if items.num_items else None
+
+
+def training_nodes(data: Data, size: int | None = None) -> NodeItems:
+    """The nodes whose labels may be learned from; of `size` items, where these are no nodes.
+
+    Raises:
+        InvalidInputError: no labels, none of them for training, or an unlabelled training node.
+    """
+    size = int(data.num_nodes) if size is None else size
+    known = labels(data, size) >= 0
+    if "train_mask" in data:
+        mask = _mask(data, "train_mask", size)
+        if bool((mask & ~known).any()):
+            raise InvalidInputError(
+                f"Expected a label of every training node (got {int((mask & ~known).sum())} without)"
+            )
+    else:
+        mask = known
+        for name in MASKS[1:]:
+            mask = mask & ~_mask(data, name, size) if name in data else mask
+    if not bool(mask.any()):
+        raise InvalidInputError("Expected training nodes with labels (got none); see gunlearn.node_split")
+    return node_items(data, mask, size)
+
+
+def forgotten_nodes(partition: Any) -> NodeItems:
+    """Training nodes of the original data that go or lose features, with their labels; none where no such node is one.
+
+    Validation and test nodes may be forgotten, but no label of theirs enters a loss.
+    """
+    nodes = torch.cat([partition.forget_nodes, partition.feature_nodes]).unique()
+    trained = training_nodes(partition.data).index
+    return node_items(partition.data, nodes[torch.isin(nodes, trained)])
+
+
+def node_items(data: Data, nodes: Tensor, size: int | None = None) -> NodeItems:
+    """Nodes with their labels, from a mask `[num_nodes]` or ids `[num_items]`."""
+    index = nodes.nonzero().view(-1) if nodes.dtype == torch.bool else nodes
+    return NodeItems(index, labels(data, size)[index])
+
+
+def labels(data: Data, size: int | None = None) -> Tensor:
+    """Classes of the nodes `[num_nodes]`; negative ones are unknown.
+
+    Raises:
+        InvalidInputError: none, or not one integer per node.
+    """
+    y, size = data.get("y"), int(data.num_nodes) if size is None else size
+    if not isinstance(y, Tensor) or y.is_floating_point() or y.dtype == torch.bool or y.numel() != size:
+        got = f"{tuple(y.shape)} of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
+        raise InvalidInputError(f"Expected integer labels data.y of shape [{size}] (got {got})")
+    return y.view(-1).long()
+
+
+def _mask(data: Data, name: str, size: int) -> Tensor:
+    mask = data[name]
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (size,):
+        got = f"{tuple(mask.shape)} of {mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
+        raise InvalidInputError(f"Expected a boolean data.{name} of shape [{size}] (got {got})")
+    return mask

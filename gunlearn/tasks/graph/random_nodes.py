@@ -1,0 +1,115 @@
+"""Training on random parts of the nodes with the edges inside them, as PyG's `RandomNodeLoader` cuts a graph up."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.nn.kernels.sparse import EdgePattern, argsort
+from gunlearn.nn.kernels.subgraph import Subgraph, part_of
+from gunlearn.tasks.base import Parts
+from gunlearn.tasks.graph.link_prediction import EdgeItems, EdgeParts
+from gunlearn.tasks.graph.negatives import NegativeSampler
+from gunlearn.tasks.sampling import ShuffledBatches
+
+
+class RandomNodeParts(Parts):
+    r"""Parts of a link prediction problem on one random part of the nodes after another.
+
+    A pass cuts the nodes into parts of equal size at random (like PyG's `RandomNodeLoader` with `shuffle=True`); a step
+    reads one part: the model sends messages along the edges inside it alone, which is an approximation, and the items
+    are the retained edges inside it. An edge lies inside a part with probability
+
+    .. math:: q = \sum_p \frac{N_p (N_p - 1)}{N (N - 1)} \quad (q = 1 \text{ for a self-loop}),
+
+    so of all `R` retained edges the `m` in one of `P` parts weigh `P m / (R q)`: the mean over random parts of what a
+    step reads is the mean over all edges.
+
+    Args:
+        parts: the problem on the whole graph.
+        batch_size: how many retained edges a part would hold if none were cut.
+        seed: of the partitions.
+
+    Raises:
+        InvalidInputError: parts of fewer than two nodes.
+
+    Attributes:
+        batches: hands out the parts; set its `step`.
+        subgraph: the part that `sample` read last; its items carry its node ids.
+    """
+
+    def __init__(self, parts: EdgeParts, batch_size: int, seed: int) -> None:
+        """See the class."""
+        self.names, self.data, self.whole = parts.names, parts.data, parts
+        self.num_nodes, num_edges = int(parts.num_nodes), parts.retain.size(1)
+        self.num_parts = max(1, -(-num_edges // batch_size))
+        size = -(-self.num_nodes // self.num_parts)
+        self.batches = ShuffledBatches(self.num_nodes, size, seed)
+        self.num_parts = self.batches.num_batches  # rounding up the size may leave fewer
+        sizes = [size] * (self.num_parts - 1) + [self.num_nodes - size * (self.num_parts - 1)]
+        if min(sizes) < 2:
+            raise InvalidInputError(f"Expected parts of at least 2 nodes (got {min(sizes)}); raise 'batch_size'")
+        self.inside = sum(n * (n - 1) for n in sizes) / (self.num_nodes * (self.num_nodes - 1))
+        self.subgraph: Subgraph | None = None
+        self._cut: tuple[int, tuple] | None = None
+
+    def _pass(self) -> tuple:
+        """Part and new id of each node; columns inside each part of the graph, the retained and the known edges."""
+        number = self.batches.step // self.num_parts
+        if self._cut is None or self._cut[0] != number:
+            device = self.data.edge_index.device
+            order = self.batches.order().to(device)
+            part = torch.empty_like(order)
+            part[order] = torch.arange(self.num_nodes, device=device) // self.batches.batch_size
+            nodes = argsort(part, stable=True)  # within a part in the order of their ids
+            local = torch.empty_like(nodes)
+            local[nodes] = torch.arange(self.num_nodes, device=device) % self.batches.batch_size
+            whole = self.whole
+            lists = [_inside(part, e, self.num_parts) for e in (self.data.edge_index, whole.retain, whole.known)]
+            self._cut = number, (nodes.split(self.batches.batch_size), local, *lists)
+        return self._cut[1]
+
+    def sample(self, names: Collection[str]) -> dict[str, EdgeItems]:
+        """See `Parts.sample`; sets `subgraph`."""
+        bad = [name for name in names if name == "forget" or name not in self.names]
+        if bad:
+            known = [name for name in self.names if name != "forget"]
+            raise InvalidInputError(f"Expected parts among {known} for sampler='random_node' (got {bad})")
+        place, whole = self.batches.place, self.whole
+        nodes, local, graph, retained, known = self._pass()
+        n_id, e_id = nodes[place], graph[place]
+        self.subgraph = part_of(self.data, n_id, e_id, local[self.data.edge_index[:, e_id]])
+        pairs = whole.retain[:, retained[place]]
+        inside = torch.full_like(pairs[0], self.inside, dtype=torch.double).masked_fill_(pairs[0] == pairs[1], 1.0)
+        weight = self.num_parts * pairs.size(1) / (whole.retain.size(1) * inside)
+        edges = self._items(local[pairs], 1.0, weight)
+        out, fresh = {}, None
+        for name in names:
+            if name != "retain_edges" and fresh is None:
+                fresh = self._items(self._negatives(local[whole.known[:, known[place]]], pairs.size(1)), 0.0, None)
+            out[name] = {"retain_edges": edges, "non_edges": fresh}.get(name) or edges.followed_by(fresh)
+        return out
+
+    def _negatives(self, known: Tensor, number: int) -> Tensor:
+        """Absent pairs inside the part; none where the part has none, being a single node or complete."""
+        avoid = self.whole.negatives == "non_edges"
+        try:
+            part = self.subgraph.data
+            return NegativeSampler(known, part.num_nodes, avoid, part.get("forgotten_mask")).sample(number)
+        except InvalidInputError:
+            return known[:, :0]
+
+    def _items(self, pairs: Tensor, label: float, weight: Tensor | None) -> EdgeItems:
+        label = torch.full((pairs.size(1),), label, device=pairs.device)
+        return EdgeItems((EdgePattern(pairs, self.subgraph.data.num_nodes),), label, fixed=False, weight=weight)
+
+
+def _inside(part: Tensor, edges: Tensor, num_parts: int) -> tuple[Tensor, ...]:
+    """Columns of `edges` with both end points in part 0, in part 1, ..."""
+    own = part[edges[0]]
+    columns = (own == part[edges[1]]).nonzero().view(-1)
+    own = own[columns]
+    return columns[argsort(own, stable=True)].split(torch.bincount(own, minlength=num_parts).tolist())

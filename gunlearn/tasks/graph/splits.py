@@ -1,0 +1,138 @@
+"""Splits of a graph's edges, or of its nodes, into training, validation and test sets."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.utils import coalesce, is_undirected, negative_sampling, to_undirected
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.requests.apply import select_entries
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks.graph.negatives import NegativeSampler
+from gunlearn.tasks.graph.node_classification import MASKS, labels
+
+PROTOCOLS = ("random", "inpo")
+
+
+def link_split(
+    data: Data, val_ratio: float = 0.05, test_ratio: float = 0.05, seed: int = 0, protocol: str = "random"
+) -> Data:
+    """Hold out edges for validation and test; the rest is the training graph, for messages and supervision alike.
+
+    Args:
+        data: the whole graph. Undirected graphs are split by undirected edges, directed ones by directed edges.
+        val_ratio: share of the edges held out for validation.
+        test_ratio: share held out for test.
+        seed: of the permutation and of the held-out negatives.
+        protocol: `"random"` draws held-out negatives among pairs that are no edge of the whole graph. `"inpo"` repeats
+            the official INPO code to the bit: self-loops ignored, negatives that avoid only their own positives.
+
+    Returns:
+        A new `Data` with `edge_index` `[2, num_train_columns]` (both directions where undirected) and, one column per
+        edge, `train_pos_edge_index`, `val_pos_edge_index`, `val_neg_edge_index`, `test_pos_edge_index`,
+        `test_neg_edge_index`. The input is left as it is.
+
+    Raises:
+        InvalidInputError: unknown protocol, bad ratios, too few edges, already split data.
+    """
+    if protocol not in PROTOCOLS:
+        raise InvalidInputError(f"Expected 'protocol' to be one of {PROTOCOLS} (got '{protocol}')")
+    if not (val_ratio >= 0 and test_ratio >= 0 and val_ratio + test_ratio < 1):
+        raise InvalidInputError(f"Expected held-out ratios that leave training edges (got {val_ratio}, {test_ratio})")
+    if "test_pos_edge_index" in data:
+        raise InvalidInputError("Expected a whole graph (got data that already holds a link split)")
+    edges = coalesce(data.edge_index, num_nodes=data.num_nodes)
+    undirected = is_undirected(edges, num_nodes=data.num_nodes)  # a copy of one direction does not make it directed
+    row, col = edges
+    edges = edges[:, row < col] if undirected else edges[:, row != col]
+    num_val, num_test = math.floor(val_ratio * edges.size(1)), math.floor(test_ratio * edges.size(1))
+    if not (edges.size(1) - num_val - num_test > 0 and num_test > 0 and num_val > 0):
+        raise InvalidInputError(f"Expected enough edges to hold out {val_ratio} and {test_ratio} (got {edges.size(1)})")
+
+    with isolated_rng(seed):
+        perm = torch.randperm(edges.size(1))
+        test, val = edges[:, perm[:num_test]], edges[:, perm[num_test : num_test + num_val]]
+        train = edges[:, perm[num_test + num_val :]]
+        if protocol == "inpo":
+            test_neg, val_neg = (
+                negative_sampling(pos, num_nodes=data.num_nodes, num_neg_samples=pos.size(1)) for pos in (test, val)
+            )
+        else:
+            sampler = NegativeSampler(data.edge_index, data.num_nodes)
+            test_neg, val_neg = sampler.sample(num_test), sampler.sample(num_val)
+
+    out = _with_training_edges(data, train, undirected)
+    out.train_pos_edge_index = train
+    out.val_pos_edge_index, out.val_neg_edge_index = val, val_neg
+    out.test_pos_edge_index, out.test_neg_edge_index = test, test_neg
+    return out
+
+
+def _with_training_edges(data: Data, train: Tensor, undirected: bool) -> Data:
+    out = Data(**{key: data[key] for key in data.keys() if not data.is_edge_attr(key)})  # noqa: SIM118 - PyG's `keys`
+    out.num_nodes = data.num_nodes
+    attributes = [key for key in data.keys() if data.is_edge_attr(key) and key != "edge_index"]  # noqa: SIM118
+    if not attributes:
+        out.edge_index = to_undirected(train, num_nodes=data.num_nodes) if undirected else train
+        return out
+    row, col = data.edge_index  # with attributes the columns keep their order and their values
+    first, second = (torch.minimum(row, col), torch.maximum(row, col)) if undirected else (row, col)
+    keep = torch.isin(first * data.num_nodes + second, train[0] * data.num_nodes + train[1])
+    out.edge_index = data.edge_index[:, keep]
+    for key in attributes:
+        out[key] = select_entries(data[key], keep, data.__cat_dim__(key, data[key]))
+    return out
+
+
+def node_split(
+    data: Data, val_ratio: float = 0.1, test_ratio: float = 0.1, train_per_class: int | None = None, seed: int = 0
+) -> Data:
+    """Hold out labelled nodes for validation and test; the others' labels are for training.
+
+    The graph stays whole: held-out nodes still pass messages on (transductive). Masks that are there already, such as
+    those of Planetoid's public split, are replaced.
+
+    Args:
+        data: with labels `y` `[num_nodes]`; negative ones are in no mask.
+        val_ratio: share of the labelled nodes held out for validation.
+        test_ratio: share held out for test.
+        train_per_class: train on so many nodes of each class among the others; `None` trains on all of them.
+        seed: of the draw; the global random state is left alone.
+
+    Returns:
+        A shallow copy with `train_mask`, `val_mask`, `test_mask`, boolean `[num_nodes]`, disjoint.
+
+    Raises:
+        InvalidInputError: bad labels, ratios or counts, or too few nodes.
+    """
+    if not (val_ratio >= 0 and test_ratio >= 0 and val_ratio + test_ratio < 1):
+        raise InvalidInputError(f"Expected held-out ratios that leave training nodes (got {val_ratio}, {test_ratio})")
+    if train_per_class is not None and (isinstance(train_per_class, bool) or train_per_class < 1):
+        raise InvalidInputError(f"Expected 'train_per_class' >= 1 or None (got {train_per_class!r})")
+    y = labels(data)
+    known = (y >= 0).nonzero().view(-1)
+    with isolated_rng(seed):
+        known = known[torch.randperm(known.numel()).to(known.device)]
+    val, test = int(val_ratio * known.numel()), int(test_ratio * known.numel())
+    val, test, train = known.split([val, test, known.numel() - val - test])
+    if train_per_class is not None:
+        present = torch.bincount(y[known]) > 0
+        count = torch.bincount(y[train], minlength=present.numel())
+        if int(count[present].min()) < train_per_class:
+            raise InvalidInputError(
+                f"Expected at least {train_per_class} training nodes of each class (got {int(count[present].min())})"
+            )
+        order = train[torch.argsort(y[train], stable=True)]
+        before = torch.repeat_interleave(count.cumsum(0) - count, count)
+        train = order[torch.arange(order.numel(), device=order.device) - before < train_per_class]
+    if not train.numel():
+        raise InvalidInputError("Expected training nodes with labels (got none)")
+    out = copy.copy(data)
+    for name, index in zip(MASKS, (train, val, test), strict=True):
+        out[name] = torch.zeros(data.num_nodes, dtype=torch.bool, device=y.device).index_fill(0, index, True)
+    return out

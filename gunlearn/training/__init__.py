@@ -1,0 +1,28 @@
+"""THE loop: base models, retraining and every optimised method run through it. Names load on first use."""
+
+from __future__ import annotations
+
+from gunlearn.core.lazy import lazy
+
+_HOMES = {
+    "gunlearn.training.callbacks": (
+        "Callback",
+        "EarlyStopping",
+        "StatefulCallback",
+        "TrainControl",
+        "TrainState",
+    ),
+    "gunlearn.training.from_scratch": (
+        "reset_model",
+        "train_from_scratch",
+    ),
+    "gunlearn.training.loop": (
+        "TrainArguments",
+        "fit",
+    ),
+    "gunlearn.training.result": ("Result",),
+    "gunlearn.training.run": ("run_training",),
+}
+
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -1,0 +1,78 @@
+"""Checkpoints: everything a run needs to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gunlearn.errors import CheckpointError
+from gunlearn.seed import get_rng_state, set_rng_state
+from gunlearn.training.callbacks import TrainState
+
+NAME = "checkpoint.pt"
+
+
+def save_checkpoint(directory: str | Path, fingerprint: str, state: TrainState, tensors: dict[str, Any]) -> Path:
+    """Write a checkpoint in one stroke: a run killed while writing leaves the previous one whole.
+
+    Args:
+        directory: made where absent.
+        fingerprint: of the run; only the same run may resume from it.
+        state: where the run stands.
+        tensors: state dicts of model and optimiser, and the best weights so far.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    rng = get_rng_state()
+    name, keys, *rest = rng["numpy"]
+    rng["numpy"] = (name, keys.tolist(), *rest)
+    payload = {"fingerprint": fingerprint, "state": asdict(state), "rng": rng, **tensors}
+    handle, temporary = tempfile.mkstemp(dir=directory, suffix=".part")
+    os.close(handle)
+    try:
+        torch.save(payload, temporary)
+        os.replace(temporary, directory / NAME)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return directory / NAME
+
+
+def load_checkpoint(directory: str | Path, fingerprint: str) -> dict[str, Any] | None:
+    """Read a checkpoint and put the random state back; `None` where there is none.
+
+    Raises:
+        CheckpointError: the file is damaged or belongs to another run.
+    """
+    path = Path(directory) / NAME
+    if not path.is_file():
+        return None
+    try:
+        payload = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        raise CheckpointError(
+            f"Expected a readable checkpoint (got a damaged {path}); delete it to start anew"
+        ) from error
+    if not isinstance(payload, dict) or payload.get("fingerprint") != fingerprint:
+        raise CheckpointError(
+            f"Expected a checkpoint of this very run (got one with other settings, data or request in {path}); "
+            "delete it or choose another checkpoint directory"
+        )
+    name, keys, *rest = payload["rng"]["numpy"]
+    payload["rng"]["numpy"] = (name, np.asarray(keys, dtype=np.uint32), *rest)
+    python = payload["rng"]["python"]
+    payload["rng"]["python"] = (python[0], tuple(python[1]), python[2])
+    set_rng_state(payload["rng"])
+    payload["state"] = TrainState(**payload["state"])
+    return payload
+
+
+def delete_checkpoint(directory: str | Path) -> None:
+    """Remove a finished run's checkpoint."""
+    (Path(directory) / NAME).unlink(missing_ok=True)

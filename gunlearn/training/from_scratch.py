@@ -1,0 +1,109 @@
+"""Training a model from scratch: base models and the retrained gold standard."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from gunlearn.errors import UnsupportedModelError
+from gunlearn.losses import NLL, as_objective
+from gunlearn.nn.attach.operators import strip_operators
+from gunlearn.tasks.base import Task
+from gunlearn.training.callbacks import Callback, TrainState
+from gunlearn.training.feeding import BatchOptions, Feed
+from gunlearn.training.loop import TrainArguments, fit
+from gunlearn.training.processes import processes
+
+
+def train_from_scratch(
+    model: nn.Module,
+    data: Data,
+    task: Task,
+    args: TrainArguments,
+    callbacks: Sequence[Callback] = (),
+) -> TrainState:
+    """Fit `model` in place to all of `data` by its negative log-likelihood, selecting on validation items if there are.
+
+    Args:
+        model: freshly initialised.
+        data: what may be learned from; a forgotten edge must not be in it.
+        task: what the model predicts.
+        args: settings; `keep="best"` falls back to the last epoch where the data holds no validation items.
+        callbacks: told of the loop's events.
+    """
+    objective = as_objective(NLL(on="retain"))
+    reading = BatchOptions(args.batch_size, args.sampler, args.num_neighbors)
+    feed = Feed(model, task, task.training_parts(data), objective.parts, reading)
+    held_out, together = task.validation_items(data), processes()
+
+    def step():
+        items = feed.sample()
+        with together.apart(model):
+            read, mine, subgraph = feed.read(together.share(items))
+        with together.apart(model) if subgraph is not None else nullcontext():
+            outputs = task.encode(model, read)
+        with together.apart(model):
+            current = {name: task.decode(model, outputs, mine[name]) for name in objective.parts}
+        return together.evaluate(objective, items, current)
+
+    def validate() -> float:
+        return float(-task.predict(model, data, held_out).log_prob.mean())
+
+    if held_out is None:
+        args = TrainArguments(**{**args.__dict__, "keep": "last", "eval_every": None})
+    if feed.batches is not None:
+        callbacks = [*callbacks, feed]
+    return fit(model, step, args, callbacks, None if held_out is None else validate)
+
+
+def reset_model(model: nn.Module) -> nn.Module:
+    """A copy of `model` with newly drawn weights, through each module's own `reset_parameters`.
+
+    Models of transformers are built anew from their configuration.
+
+    Deletion operators are left off: they belong to what was unlearned, not to the architecture.
+
+    Raises:
+        UnsupportedModelError: a module holds parameters but cannot reset them, or does not.
+    """
+    fresh = strip_operators(copy.deepcopy(model))
+    if hasattr(fresh, "reset_parameters"):
+        fresh.reset_parameters()
+    elif hasattr(type(fresh), "post_init") and hasattr(fresh, "config"):
+        like = next(fresh.parameters())
+        fresh = type(fresh)(fresh.config).to(like.device, like.dtype)
+    else:
+        for name, module in fresh.named_modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+            elif any(True for _ in module.parameters(recurse=False)):
+                raise UnsupportedModelError(
+                    "Expected every module with parameters to have 'reset_parameters' "
+                    f"(got '{name or type(module).__name__}' without); pass your own training function to retrain"
+                )
+    # What is still the same was trained on the data to forget, unless it is a constant start (a bias of zeros).
+    before = model.state_dict()
+    for name, value in fresh.state_dict().items():
+        if (
+            not isinstance(value, Tensor)
+            or not torch.equal(value, before[name])
+            or bool((value == value.flatten()[:1]).all())
+        ):
+            continue
+        if name in dict(fresh.named_parameters()):
+            raise UnsupportedModelError(
+                f"Expected 'reset_parameters' to draw all weights anew (got '{name}' unchanged); "
+                "pass your own training function to retrain this model"
+            )
+        warnings.warn(
+            f"buffer '{name}' kept its value in the model to retrain; if it was learned from data, pass your own "
+            "training function",
+            stacklevel=2,
+        )
+    return fresh

@@ -1,0 +1,236 @@
+"""THE training loop: base models, retraining and every optimised method run through `fit`."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from gunlearn.cost import Stopwatch
+from gunlearn.errors import DivergenceError, InvalidInputError
+from gunlearn.losses import ObjectiveValue
+from gunlearn.seed import isolated_rng
+from gunlearn.training.callbacks import Callback, StatefulCallback, TrainControl, TrainState
+from gunlearn.training.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
+from gunlearn.training.processes import Processes, processes
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Settings of one run of the loop.
+
+    Args:
+        epochs: number of optimiser steps (a step reads the whole graph, or one batch per part).
+        lr: Adam's learning rate.
+        weight_decay: Adam's L2 penalty.
+        max_grad_norm: clip the gradient's norm; `None` does not clip.
+        eval_every: epochs between evaluations on validation items; `None` never evaluates.
+        keep: `"last"` epoch or `"best"` on the validation loss.
+        progress: show a progress bar.
+        checkpoint_dir: write checkpoints there, and resume from the one that lies there.
+        checkpoint_every: epochs between checkpoints.
+        keep_gradients: add to the first step's gradient what the parameters already hold (a paper's accident, repeated
+            in its paper mode).
+        fingerprint: names the run, so that no other run resumes from its checkpoint.
+        batch_size: retained items per step, for whoever makes the steps; `None` reads them all.
+        sampler: what the model reads for a batch, see `GradientMethod`.
+        num_neighbors: neighbours per layer for `sampler="neighbor"`.
+    """
+
+    epochs: int
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+    eval_every: int | None = None
+    keep: str = "last"
+    progress: bool = False
+    checkpoint_dir: str | Path | None = None
+    checkpoint_every: int = 50
+    keep_gradients: bool = False
+    fingerprint: str = ""
+    batch_size: int | None = None
+    sampler: str = "k_hop"
+    num_neighbors: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        # Written so that NaN is refused as well.
+        if not (self.epochs >= 0 and 0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
+            raise InvalidInputError(
+                "Expected epochs >= 0, lr > 0 and weight_decay >= 0 "
+                f"(got {self.epochs}, {self.lr} and {self.weight_decay})"
+            )
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:  # a negative norm turns gradients around
+            raise InvalidInputError(f"Expected 'max_grad_norm' > 0 or None (got {self.max_grad_norm})")
+        if self.keep not in ("last", "best"):
+            raise InvalidInputError(f"Expected 'keep' to be 'last' or 'best' (got '{self.keep}')")
+        for name in ("eval_every", "checkpoint_every"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InvalidInputError(f"Expected '{name}' of at least 1 (got {getattr(self, name)})")
+
+
+def fit(
+    model: nn.Module,
+    step: Callable[[], ObjectiveValue],
+    args: TrainArguments,
+    callbacks: Sequence[Callback] = (),
+    validate: Callable[[], float] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> TrainState:
+    """Minimise what `step` returns over the parameters of `model`, in place.
+
+    On several processes (`gunlearn.training.processes`) `step` evaluates this one's share; the main one decides when
+    to stop, writes checkpoints and shows the progress bar.
+
+    Args:
+        model: the module to train; `step` closes over it.
+        step: evaluates the objective of one step.
+        args: settings.
+        callbacks: told of each event that they have a method for, in order; neither their time nor their use of
+            random numbers is the run's; the state of a `StatefulCallback` is checkpointed.
+        validate: loss on validation items, in nats; needed by `eval_every` and `keep="best"`.
+        stop: asked before each step; `True` ends the run.
+
+    Returns:
+        The final state; `state.epoch` is the number of steps taken.
+
+    Raises:
+        DivergenceError: the loss or a parameter is NaN or infinite.
+        CheckpointError: `args.checkpoint_dir` holds another run's checkpoint.
+    """
+    if args.keep == "best" and (validate is None or args.eval_every is None):
+        raise InvalidInputError("Expected validation items and 'eval_every' for keep='best' (got none)")
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
+    # One kernel for all parameters, where there is one: several times as fast as a pass per operation.
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    optimizer = torch.optim.Adam(parameters, lr=args.lr, weight_decay=args.weight_decay, fused=fused)
+    state, control, best = TrainState(max_epochs=args.epochs), TrainControl(), None
+    stateful = [callback for callback in callbacks if isinstance(callback, StatefulCallback)]
+    if args.checkpoint_dir is not None:
+        saved = load_checkpoint(args.checkpoint_dir, args.fingerprint)
+        if saved is not None:
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+            state, best = saved["state"], saved["best"]
+            for callback, kept in zip(stateful, saved["callbacks"], strict=True):
+                callback.load_state_dict(kept)
+            state.seconds_before = state.seconds
+    together = processes()
+    together.check_alike(model, state.epoch)
+    watch, first = Stopwatch(state.seconds), state.epoch
+    if state.epoch or not args.keep_gradients:
+        optimizer.zero_grad(set_to_none=True)
+
+    def tell(event: str, **kwargs: object) -> None:
+        if callbacks:
+            state.seconds = watch.seconds
+            with watch.paused(), isolated_rng():
+                for callback in callbacks:
+                    method = getattr(callback, event, None)
+                    if method is not None:
+                        method(args, state, control, model=model, optimizer=optimizer, **kwargs)
+
+    def agree() -> None:
+        asked = together.agree(control.should_training_stop, control.should_save)
+        control.should_training_stop, control.should_save = map(bool, asked)
+
+    model.train()
+    tell("on_train_begin")
+    agree()
+    hidden = not (args.progress and together.main)
+    bar = tqdm(total=args.epochs, initial=state.epoch, disable=hidden, leave=False, unit="epoch")
+    with bar:
+        while state.epoch < args.epochs and not control.should_training_stop:
+            if stop is not None and together.agree(stop())[0]:
+                break
+            tell("on_epoch_begin")
+            model.train()
+            together.turn = 3 * state.epoch
+            record = _step(optimizer, parameters, step, args, state.epoch, together)
+            state.epoch += 1
+            state.log_history.append({"epoch": state.epoch, **record})
+            tell("on_step_end")
+            due = args.eval_every is not None and (state.epoch % args.eval_every == 0 or state.epoch == args.epochs)
+            if validate is not None and due:
+                loss = together.agree(_validated(model, validate))[0]
+                state.log_history[-1]["val_loss"] = loss
+                if state.best_metric is None or loss < state.best_metric:
+                    state.best_metric, state.best_epoch = loss, state.epoch
+                    best = copy.deepcopy(model.state_dict()) if args.keep == "best" else None
+                tell("on_evaluate", metrics=state.log_history[-1])
+            tell("on_epoch_end")
+            agree()
+            state.seconds = watch.seconds
+            due = state.epoch % args.checkpoint_every == 0 or control.should_save
+            # Not where the run ends: resumed from there it would go on.
+            if args.checkpoint_dir is not None and due and not control.should_training_stop:
+                control.should_save = False
+                with watch.paused():
+                    tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
+                    tensors["callbacks"] = [callback.state_dict() for callback in stateful]
+                    if together.main:
+                        save_checkpoint(args.checkpoint_dir, args.fingerprint, state, tensors)
+                    together.wait()
+                tell("on_save")
+            bar.update()
+            bar.set_postfix(loss=f"{record['loss']:.4f}")
+    if args.keep == "best" and best is not None:
+        model.load_state_dict(best)
+    optimizer.zero_grad(set_to_none=True)  # the last gradient speaks of what was to be forgotten
+    model.eval()
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise DivergenceError(f"Expected finite parameters (got NaN or infinity in '{name}')")
+    if state.epoch > first and best is None:  # finite parameters may still be too large to compute with
+        with torch.no_grad():
+            _record(together.average(step()), state.epoch)
+    state.seconds = watch.seconds
+    tell("on_train_end")
+    if args.checkpoint_dir is not None:
+        if together.main:
+            delete_checkpoint(args.checkpoint_dir)
+        together.wait()
+    return state
+
+
+def _step(
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    step: Callable[[], ObjectiveValue],
+    args: TrainArguments,
+    epoch: int,
+    together: Processes,
+) -> dict[str, float]:
+    value = step()
+    value.total.backward()
+    record = _record(together.average(value, parameters), epoch)
+    if args.max_grad_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return record
+
+
+def _record(value: ObjectiveValue, epoch: int) -> dict[str, float]:
+    record = {"loss": float(value.total.detach()), **{name: float(term) for name, term in value.terms.items()}}
+    bad = [name for name, number in record.items() if not math.isfinite(number)]
+    if bad:
+        raise DivergenceError(f"Expected finite losses (got NaN or infinity in {bad} after {epoch} epochs)")
+    return record
+
+
+@torch.no_grad()
+def _validated(model: nn.Module, validate: Callable[[], float]) -> float:
+    model.eval()
+    loss = validate()
+    if loss != loss:
+        raise DivergenceError("Expected a finite validation loss (got NaN)")
+    return loss

@@ -1,0 +1,172 @@
+"""One case per estimator, kind of item and kind of target; the graphs and models that the contract tests run them on.
+
+Cases come from `ESTIMATORS`: a new estimator is tested as soon as it is registered. What it needs to be quick on a
+small graph, or what it cannot promise, is said here.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv
+from torch_geometric.utils import k_hop_subgraph
+
+import gunlearn as gu
+from gunlearn.attribution import ESTIMATORS, Estimator
+from gunlearn.errors import UnsupportedMethodError
+
+OPTIONS: dict[str, dict[str, Any]] = {name: {"tolerance": 1e-8} for name in ("if", "edge_edit", "gif")}
+"""Options that make an estimator quick, or exact enough for the tests' tolerance."""
+
+TARGETS = {"distance": "probabilities", "value": "loss"}
+HIDDEN, OUT = 8, 4
+
+
+@dataclass(frozen=True)
+class EstimatorCase:
+    """An estimator with what it is asked.
+
+    Args:
+        estimator: its name.
+        of: kind of the items.
+        target: name of the target.
+    """
+
+    estimator: str
+    of: str
+    target: str
+
+    @property
+    def cls(self) -> type[Estimator]:
+        return ESTIMATORS[self.estimator]
+
+    def __str__(self) -> str:
+        return f"{self.estimator}-{self.of}-{self.target}"
+
+
+CASES = [
+    EstimatorCase(name, of, TARGETS[kind])
+    for name, cls in ESTIMATORS.items()
+    for of, kind in itertools.product(cls.of, cls.targets)
+]
+
+
+class Stack(nn.Module):
+    """What a user writes: two convolutions with BatchNorm, ReLU and dropout between."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([first, second])
+        self.norm = nn.BatchNorm1d(HIDDEN)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.convs[1](self.dropout(self.norm(self.convs[0](x, edge_index)).relu()), edge_index)
+
+
+def _perceptron(size: int, out: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(size, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, out))
+
+
+MODELS = {
+    "gcn": lambda size: Stack(GCNConv(size, HIDDEN), GCNConv(HIDDEN, OUT)),
+    "sage": lambda size: Stack(SAGEConv(size, HIDDEN), SAGEConv(HIDDEN, OUT)),
+    "gat": lambda size: Stack(GATConv(size, HIDDEN // 2, heads=2, dropout=0.3), GATConv(HIDDEN, OUT)),
+    "gin": lambda size: Stack(GINConv(_perceptron(size, HIDDEN)), GINConv(_perceptron(HIDDEN, OUT))),
+}
+
+
+def double(data: Data) -> Data:
+    """Features in double precision, so that the order of sums is below the tests' tolerance."""
+    data.x = data.x.double()
+    return data
+
+
+@functools.cache
+def _karate() -> Data:
+    return double(gu.link_split(gu.load("karate"), 0.1, 0.1, seed=0))
+
+
+def karate() -> Data:
+    """Zachary's club with held-out edges; the features are the identity."""
+    return copy.copy(_karate())
+
+
+def cora_sample(root: Path) -> Data:
+    """The papers around Cora's most cited one, with 50 of their words."""
+    data = gu.load("Cora", root)
+    hub = int(data.edge_index[1].bincount().argmax())
+    nodes, edge_index, _, _ = k_hop_subgraph(hub, 1, data.edge_index, relabel_nodes=True)
+    words = data.x[nodes].sum(dim=0).topk(50).indices
+    part = Data(x=data.x[nodes][:, words], edge_index=edge_index, num_nodes=nodes.numel())
+    return double(gu.link_split(part, 0.1, 0.1))
+
+
+def awkward() -> Data:
+    """A directed graph with self-loops, a node without edges, one with a single edge."""
+    edges = [(0, 1), (1, 2), (2, 0), (2, 2), (0, 3), (3, 4), (4, 1), (5, 0), (4, 4), (1, 3), (2, 4)]
+    generator = torch.Generator().manual_seed(0)
+    data = Data(x=torch.rand(7, 5, generator=generator), edge_index=torch.tensor(edges).t(), num_nodes=7)
+    held = torch.tensor([[0, 3], [2, 1]]), torch.tensor([[5, 3], [1, 0]])
+    data.val_pos_edge_index, data.val_neg_edge_index = held
+    data.train_pos_edge_index = data.edge_index
+    return double(data)
+
+
+@functools.cache
+def _trained(name: str) -> nn.Module:
+    data = copy.copy(_karate())
+    data.x = data.x.float()
+    return gu.train(fresh(name, data), data, epochs=200, lr=1e-2, eval_every=50).model.double().eval()
+
+
+def trained(name: str) -> nn.Module:
+    """A model trained on `karate()`; a copy, yours to change."""
+    return copy.deepcopy(_trained(name))
+
+
+def fresh(name: str, data: Data, seed: int = 0) -> nn.Module:
+    """A new model for a graph, in evaluation mode, in the precision of its features."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return MODELS[name](data.num_features).to(data.x.dtype).eval()
+
+
+def some_items(data: Data, of: str) -> Tensor:
+    """A few items, out of order: of edges both directions of one, and others."""
+    if of == "edges":
+        column = [7, 0, 3, 11, 5, 2] if data.num_edges > 11 else [3, 0, 10, 5, 2]
+        chosen = data.edge_index[:, column]
+        return torch.cat([chosen, chosen[:, :1].flip(0)], dim=1) if data.is_undirected() else chosen
+    return torch.tensor([4, 0, 3, 1])
+
+
+def scores(case: EstimatorCase, model: nn.Module, data: Data, **more: Any) -> Tensor:
+    """`gunlearn.attribution` of the case."""
+    given = {
+        "of": case.of,
+        "estimator": case.estimator,
+        "target": case.target,
+        "items": some_items(data, case.of),
+        **OPTIONS.get(case.estimator, {}),
+        **more,
+    }
+    return gu.influence(model, data, **given)
+
+
+@functools.cache
+def accepts(case: EstimatorCase, name: str) -> bool:
+    """The estimator does not refuse such a model."""
+    try:
+        scores(case, trained(name), karate())
+    except UnsupportedMethodError:
+        return False
+    return True

@@ -1,0 +1,111 @@
+"""Small problems in double precision, and their dense oracles, for the tests of second-order influence."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch_geometric.data import Data
+from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv
+
+import gunlearn as gu
+from gunlearn.attribution import InfluenceProblem, resolve_items
+from gunlearn.attribution.targets import as_target
+from gunlearn.losses import Prediction
+from gunlearn.tasks import NodeClassification, as_task
+
+
+class Net(nn.Module):
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second, self.dropout = first, second, nn.Dropout(0.5)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        # tanh: finite differences must not meet a kink
+        return self.second(self.dropout(self.first(x, edge_index).tanh()), edge_index)
+
+
+class WeightedNet(Net):
+    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
+        h = self.dropout(self.first(x, edge_index, edge_weight).tanh())
+        return self.second(h, edge_index, edge_weight)
+
+
+def _gin(size: int, out: int) -> GINConv:
+    return GINConv(nn.Sequential(nn.Linear(size, 4), nn.Tanh(), nn.Linear(4, out)))
+
+
+NETS = {
+    "gcn": lambda size: WeightedNet(GCNConv(size, 4), GCNConv(4, 3)),
+    "sage": lambda size: Net(SAGEConv(size, 4), SAGEConv(4, 3)),
+    "gat": lambda size: Net(GATConv(size, 2, heads=2), GATConv(4, 3)),
+    "gin": lambda size: Net(_gin(size, 4), _gin(4, 3)),
+}
+TASKS = ("node_classification", "link_prediction")
+
+
+def net(name: str, size: int = 5, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return NETS[name](size).double()
+
+
+def graph(num_nodes: int = 14, seed: int = 0) -> Data:
+    """Undirected, random, with labels and held-out items of both tasks."""
+    g = torch.Generator().manual_seed(seed)
+    upper = torch.triu_indices(num_nodes, num_nodes, offset=1)
+    upper = upper[:, torch.rand(upper.size(1), generator=g) < 0.25]
+    ring = torch.stack([torch.arange(num_nodes), (torch.arange(num_nodes) + 1) % num_nodes]).sort(dim=0).values
+    edges = torch.cat([upper, ring], dim=1).unique(dim=1)
+    held, edges = edges[:, ::6], edges[:, torch.arange(edges.size(1)) % 6 != 0]
+    data = Data(
+        x=torch.randn(num_nodes, 5, generator=g, dtype=torch.float64),
+        edge_index=torch.cat([edges, edges.flip(0)], dim=1),
+        y=torch.randint(3, (num_nodes,), generator=g),
+        val_pos_edge_index=held,
+        val_neg_edge_index=torch.tensor([[0, 1], [5, 9]]),
+    )
+    data.train_mask = torch.arange(num_nodes) % 3 != 0
+    data.val_mask = ~data.train_mask
+    return data
+
+
+def problem(
+    model: nn.Module, data: Data, task: Any, of: str = "edges", items: Any = None, target: Any = "loss"
+) -> InfluenceProblem:
+    task, (distinct, _) = as_task(task), resolve_items(data, of, items)
+    out = InfluenceProblem.of(model, data, task, distinct, seed=0)
+    out.target = as_target(target, out.model, out.data, task)
+    return out
+
+
+def trained(model: nn.Module, data: Data, task: Any, epochs: int = 300, weight_decay: float = 1e-2) -> nn.Module:
+    return gu.train(
+        model, data, task, epochs=epochs, lr=0.02, weight_decay=weight_decay, eval_every=epochs
+    ).model.eval()
+
+
+def start(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+
+def outputs_at(model: nn.Module, data: Data, theta: Tensor) -> Tensor:
+    """The model's outputs as a function of all its parameters in one vector, by PyG's own forward pass."""
+    state, first = {}, 0
+    for name, p in model.named_parameters():
+        state[name] = theta[first : first + p.numel()].view_as(p)
+        first += p.numel()
+    return functional_call(copy.deepcopy(model).eval(), state, (data.x, data.edge_index))
+
+
+class Regression(NodeClassification):
+    """Least squares on each node's scalar `data.y`: everything about it is a closed form for a linear model."""
+
+    name = "regression"
+
+    def decode(self, model: nn.Module, outputs: Tensor, items: Any) -> Prediction:
+        z = outputs[items.index, 0]
+        return Prediction(log_prob=-0.5 * (z - items.label.to(z)) ** 2, logits=z)

@@ -1,0 +1,293 @@
+"""What every estimator must do, run over all cases and models that users bring."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+import gunlearn as gu
+import gunlearn.attribution as package
+from gunlearn.attribution import ESTIMATORS, Estimator
+from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
+from tests.attribution.cases import (
+    CASES,
+    MODELS,
+    OPTIONS,
+    EstimatorCase,
+    accepts,
+    awkward,
+    cora_sample,
+    fresh,
+    karate,
+    scores,
+    some_items,
+    trained,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # a few epochs are no training
+per_case = pytest.mark.parametrize("case", CASES, ids=str)
+per_estimator = pytest.mark.parametrize("name", ESTIMATORS)
+VALUE = [case for case in CASES if case.target == "loss"]
+ONCE = {name: next(case for case in CASES if case.estimator == name) for name in ESTIMATORS}
+
+
+def close(one, other):
+    """Within a ten-thousandth of the largest score: sums in another order, linear systems solved to a residual."""
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
+@per_case
+@pytest.mark.parametrize("model", MODELS)
+def test_one_finite_score_per_item_whatever_the_order(case, model):
+    if not accepts(case, model):
+        pytest.skip("the estimator refuses such a model")
+    model, data = trained(model), karate()
+    items = some_items(data, case.of)
+    found = scores(case, model, data)
+    assert found.shape == (items.size(-1),)
+    assert found.is_floating_point()
+    assert torch.isfinite(found).all()
+    assert found.unique().numel() > 1
+    if case.target == "probabilities":
+        assert (found >= 0).all()
+    if case.of == "edges":
+        assert found[0] == found[-1]  # the other direction of the same edge
+    order = torch.randperm(items.size(-1), generator=torch.Generator().manual_seed(1))
+    close(scores(case, model, data, items=items[..., order]), found[order])
+
+
+@per_case
+def test_order_of_the_columns_says_nothing(case):
+    model, data = trained("sage"), karate()
+    shuffled = karate()
+    order = torch.randperm(data.num_edges, generator=torch.Generator().manual_seed(1))
+    shuffled.edge_index = data.edge_index[:, order]
+    items = some_items(data, case.of)
+    close(scores(case, model, shuffled, items=items), scores(case, model, data, items=items))
+
+
+@per_estimator
+def test_all_edges_are_the_default(name):
+    case, model, data = ONCE[name], trained("gcn"), karate()
+    if case.of != "edges":
+        pytest.skip("no estimator of edges")
+    found = scores(case, model, data, items=None)
+    assert found.shape == (data.num_edges,)
+    both = {(u, v): score for (u, v), score in zip(data.edge_index.t().tolist(), found.tolist(), strict=True)}
+    assert all(both[v, u] == score for (u, v), score in both.items())
+
+
+def state(model, data):
+    """Everything that must stay: weights, buffers, gradients, modes, hooks, attributes; tensors of the data."""
+    out = {f"weight {name}": tensor.clone() for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        out[f"grad {name}"] = None if parameter.grad is None else parameter.grad.clone()
+        out[f"requires {name}"] = parameter.requires_grad
+    for name, module in model.named_modules():
+        out[f"mode {name}"] = module.training
+        out[f"attributes {name}"] = sorted(vars(module))
+        hooks = {key: len(value) for key, value in vars(module).items() if "hooks" in key and value is not None}
+        out[f"hooks {name}"] = hooks
+    for key in data.keys():  # noqa: SIM118
+        value = data[key]
+        out[f"data {key}"] = value.clone() if isinstance(value, torch.Tensor) else value
+    out["random"] = torch.get_rng_state()
+    return out
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        equal = torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
+        assert equal, name
+
+
+def hostile(name):
+    """A trained model in an untidy state: training mode, a frozen parameter, left-over gradients, a hook."""
+    model = trained(name).train()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    next(model.parameters()).requires_grad_(False)
+    model.convs[0].register_forward_hook(no_op)
+    return model
+
+
+def no_op(*args):
+    """A hook of the caller's."""
+
+
+@per_case
+def test_nothing_of_the_callers_is_touched(case):
+    model, data = hostile("sage"), karate()
+    before = state(model, data)
+    scores(case, model, data)
+    same(state(model, data), before)
+
+
+class Breaks(nn.Module):
+    """Breaks at the `at`-th pass, in any copy."""
+
+    calls = 0
+    at = 2
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, edge_index):
+        Breaks.calls += 1
+        if Breaks.calls == Breaks.at:
+            raise RuntimeError("broken")
+        return self.inner(x, edge_index)
+
+
+@per_case
+@pytest.mark.parametrize("at", [2, 4])
+def test_nothing_is_left_behind_after_a_failure(case, at, monkeypatch):
+    model, data = Breaks(trained("gcn")), karate()
+    monkeypatch.setattr(Breaks, "calls", 0)
+    monkeypatch.setattr(Breaks, "at", at)
+    before = state(model, data)
+    try:
+        scores(case, model, data)
+    except (RuntimeError, GunlearnError):
+        assert Breaks.calls >= at
+    same(state(model, data), before)
+    monkeypatch.setattr(Breaks, "at", 0)
+    wanted = scores(case, trained("gcn"), data)  # and the next call knows nothing of it
+    close(scores(case, model, data), wanted)
+
+
+@per_case
+def test_dropout_and_running_averages_stand_still(case):
+    data, name = karate(), "gat" if accepts(case, "gat") else "sage"
+    found = scores(case, trained(name).train(), data)
+    close(found, scores(case, trained(name).eval(), data))
+    model = trained(name).train()
+    model.dropout.p = 0.9
+    close(scores(case, model, data), found)
+
+
+@per_case
+def test_same_seed_same_bits(case):
+    model, data = trained("sage"), karate()
+    first = scores(case, model, data, seed=3)
+    torch.rand(5)
+    assert first.equal(scores(case, model, data, seed=3))
+
+
+def test_random_scores_follow_the_seed():
+    """The control of the test above: an estimator that is nothing but its seed."""
+    case, model, data = ONCE["random"], trained("sage"), karate()
+    assert not scores(case, model, data, seed=3).equal(scores(case, model, data, seed=4))
+
+
+@per_case
+def test_awkward_graphs(case):
+    """Directed, with self-loops, a node without edges, one with a single edge."""
+    data = awkward()
+    found = scores(case, fresh("gcn", data), data)
+    assert torch.isfinite(found).all()
+
+
+@per_case
+def test_sparse_features_are_the_same_features(case):
+    model, data = trained("gcn"), karate()
+    sparse = karate()
+    sparse.x = data.x.to_sparse_csr()
+    close(scores(case, model, sparse), scores(case, model, data))
+
+
+@per_estimator
+def test_real_graph(name, data_root):
+    case, data = ONCE[name], cora_sample(data_root)
+    found = scores(case, fresh("gcn", data), data)
+    assert torch.isfinite(found).all()
+
+
+@per_estimator
+@pytest.mark.parametrize(
+    ("of", "items"), [("edges", [[0, 1], [0, 999]]), ("edges", [[0], [-1]]), ("nodes", [34]), ("features", [34])]
+)
+def test_items_outside_the_graph(name, of, items):
+    case = EstimatorCase(name, of, ONCE[name].target)
+    with pytest.raises(InvalidInputError, match="Expected"):
+        scores(case, trained("gcn"), karate(), items=items)
+
+
+@pytest.mark.parametrize("case", VALUE, ids=str)
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [(lambda z: z.sum() * float("nan"), "finite"), (lambda z: z.sum(dim=1), "scalar"), (lambda z: 1.0, "scalar")],
+)
+def test_targets_that_are_no_number(case, target, words):
+    if case.estimator == "random":
+        pytest.skip("never looks at the target")
+    with pytest.raises(InvalidInputError, match=words):
+        scores(case, trained("gcn"), karate(), target=target)
+
+
+@pytest.mark.parametrize("case", VALUE, ids=str)
+def test_function_of_the_outputs(case):
+    found = scores(case, trained("gcn"), karate(), target=lambda z: z.square().mean())
+    assert torch.isfinite(found).all()
+
+
+@per_estimator
+def test_a_model_without_message_passing(name):
+    class Plain(nn.Linear):
+        def forward(self, x, edge_index):
+            return super().forward(x)
+
+    with pytest.raises(UnsupportedModelError, match="MessagePassing"):
+        scores(ONCE[name], Plain(34, 4).double(), karate())
+
+
+@per_estimator
+def test_unknown_options_are_refused(name):
+    with pytest.raises(InvalidInputError, match="options"):
+        scores(ONCE[name], trained("gcn"), karate(), no_such_option=1)
+
+
+@per_estimator
+def test_what_it_cannot_do_is_refused_with_the_reason(name):
+    cls = ESTIMATORS[name]
+    for of in {"edges", "nodes", "features"} - set(cls.of):
+        with pytest.raises(GunlearnError, match=name):
+            scores(EstimatorCase(name, of, ONCE[name].target), trained("gcn"), karate())
+    for kind, target in {"distance": "embeddings", "value": "loss"}.items():
+        if kind not in cls.targets:
+            with pytest.raises(GunlearnError, match=name):
+                scores(ONCE[name], trained("gcn"), karate(), target=target)
+
+
+@per_case
+def test_common_models_are_taken(case):
+    assert accepts(case, "gcn")
+    assert accepts(case, "sage")
+
+
+def test_every_estimator_is_registered_and_described():
+    def leaves(cls: type) -> set[type]:
+        below = set().union(*(leaves(sub) for sub in cls.__subclasses__()), set())
+        own = {cls} if cls.__module__.startswith("gunlearn.") and "name" in vars(cls) else set()
+        return own | below
+
+    assert leaves(Estimator) == set(ESTIMATORS.values())
+    assert set(OPTIONS) <= set(ESTIMATORS)
+    for name, cls in ESTIMATORS.items():
+        assert name == cls.name
+        assert cls.summary
+        assert cls.cost
+        assert cls.question in ("removal", "training")
+        assert cls.of
+        assert set(cls.targets) <= {"distance", "value"}
+        assert dataclasses.is_dataclass(cls)
+        assert cls.__dataclass_params__.frozen
+        for option in cls.options():
+            assert option in inspect.getdoc(cls), f"{name}: {option} is not described"
+    assert gu.attribution.ESTIMATORS is package.ESTIMATORS

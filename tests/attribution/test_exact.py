@@ -1,0 +1,156 @@
+"""`exact` gives `brute`'s numbers from the changed rows alone, for every layer it has a rule for."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from torch import nn
+
+import gunlearn as gu
+from tests.attribution.removal import (
+    GRAPHS,
+    HIDDEN,
+    MODELS,
+    NODES,
+    OUT,
+    SIZE,
+    Stack,
+    both,
+    built,
+    directed,
+    off,
+    perceptron,
+    randomised,
+    tangled,
+    weighted,
+)
+
+CLOSE = 1e-9
+ENTRIES = torch.stack([torch.arange(NODES), torch.arange(NODES) % SIZE])
+
+
+def reads_weights(name):
+    """Models that get the weights of `weighted()`; the others are as on any undirected graph."""
+    return "gcn" in name or name in ("mixed", "mixed back", "pyg.GCN", "gunlearn.GCN")
+
+
+CASES = [(m, g) for m in MODELS for g in GRAPHS if g != "weighted" or reads_weights(m)]
+
+
+@pytest.mark.parametrize("of", ["edges", "nodes", "features"])
+@pytest.mark.parametrize(("model", "graph"), CASES)
+def test_same_numbers_as_brute(model, graph, of):
+    error, path = both(built(model), GRAPHS[graph](), of=of, target="embeddings")
+    assert path == "changed rows"
+    assert error < CLOSE
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_single_entries(model):
+    error, path = both(built(model), tangled(), of="features", items=ENTRIES, target="embeddings")
+    assert path == "changed rows"
+    assert error < CLOSE
+
+
+def squares(z):
+    return z[:10].square().sum() - z[3, 0] * z[12, 1]
+
+
+def labelled(data):
+    """Labels and held-out items of both tasks."""
+    g = torch.Generator().manual_seed(0)
+    data.y = torch.randint(OUT, (NODES,), generator=g)
+    data.train_mask = torch.arange(NODES) % 3 == 0
+    data.val_mask = ~data.train_mask
+    data.val_pos_edge_index = torch.tensor([[0, 0, 1, 5, 8], [1, 2, 3, 16, 8]])
+    data.val_neg_edge_index = torch.randint(NODES, (2, 12), generator=g)
+    return data
+
+
+@pytest.mark.parametrize("of", ["edges", "nodes", "features"])
+@pytest.mark.parametrize("task", ["link_prediction", "node_classification"])
+@pytest.mark.parametrize("target", ["probabilities", "loss", squares])
+@pytest.mark.parametrize("model", ["gcn", "gat heads", "skips"])
+def test_every_target(model, target, task, of):
+    error, path = both(built(model), labelled(directed()), task, of=of, target=target)
+    assert path == "changed rows"
+    assert error < CLOSE
+
+
+@pytest.mark.parametrize("of", ["edges", "nodes", "features"])
+@pytest.mark.parametrize("model", ["gcn", "gatv2 residual", "skips"])
+def test_small_batches_give_the_same(model, of):
+    """Items of one batch must not see each other."""
+    data = tangled()
+    wanted = gu.influence(built(model), data, of=of)
+    for rows in (1, 64):
+        assert off(gu.influence(built(model), data, of=of, rows=rows), wanted) < 1e-12
+
+
+def test_each_item_alone():
+    data, model = tangled(), built("gat heads")
+    for of, count in (("edges", data.num_edges), ("nodes", NODES)):
+        wanted = gu.influence(model, data, of=of)
+        for i in range(0, count, 9):
+            item = data.edge_index[:, i : i + 1] if of == "edges" else torch.tensor([i])
+            found = gu.influence(model, data, of=of, items=item)
+            assert float((found - wanted[i]).abs()) < 1e-12 * float(wanted.max())
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"add_self_loops": False}, {"normalize": False}, {"improved": True}])
+def test_copies_of_a_weighted_loop(kwargs):
+    """Several loops of one node, with weights: what the layer makes of them, the scores follow."""
+    data = weighted()
+    index = torch.cat([data.edge_index, torch.tensor([[3, 3, 17], [3, 3, 17]])], dim=1)
+    weight = torch.cat([data.edge_weight, torch.tensor([0.3, 0.1, 0.7], dtype=torch.float64)])
+    data.edge_index, data.edge_weight = index, weight
+    model = randomised(Stack(pyg.GCNConv(SIZE, HIDDEN, **kwargs), pyg.GCNConv(HIDDEN, OUT, **kwargs)))
+    with pytest.warns(gu.attribution.SlowEstimatorWarning) if kwargs in ({}, {"improved": True}) else nullcontext():
+        for of in ("edges", "nodes"):
+            assert both(model, data, of=of, target=squares)[0] < CLOSE
+
+
+def test_a_graph_of_one_edge_and_items_without_effect():
+    graph = tangled()
+    graph.edge_index = torch.tensor([[0], [1]])
+    for name in ("gcn", "sage", "gin", "gat heads", "skips"):
+        assert both(built(name), graph, target="embeddings")[0] < CLOSE
+        alone = gu.influence(built(name), graph, of="nodes", items=[7])  # no edges
+        assert alone.tolist() == [0.0]
+
+
+CONVS = {
+    "gcn": lambda a, b: pyg.GCNConv(a, b),
+    "sage": lambda a, b: pyg.SAGEConv(a, b),
+    "gin": lambda a, b: pyg.GINConv(perceptron(a, b)),
+    "gat": lambda a, b: pyg.GATConv(a, b),
+}
+
+
+class Sparse(nn.Module):
+    """Two convolutions behind a linear map, which takes sparse features."""
+
+    def __init__(self, conv, size):
+        super().__init__()
+        self.convs = nn.ModuleList([conv(size, 16), conv(16, 7)])
+
+    def forward(self, x, edge_index):
+        return self.convs[1](self.convs[0](x, edge_index).relu(), edge_index)
+
+
+@pytest.mark.parametrize("conv", CONVS)
+@pytest.mark.parametrize(("name", "sparse"), [("Cora", False), ("Cora", True), ("CiteSeer", True), ("Photo", False)])
+def test_real_graphs(name, sparse, conv, data_root):
+    data = gu.load(name, data_root, sparse=sparse)
+    data.x = data.x.double() if name != "Photo" else data.x[:, :32].double()  # it has edges enough
+    model = randomised(Sparse(CONVS[conv], data.num_features))
+    g = torch.Generator().manual_seed(0)
+    for of, count in (("edges", 30), ("nodes", 2 if name == "Photo" else 6)):
+        chosen = torch.randint(data.num_edges, (count,), generator=g)
+        items = data.edge_index[:, chosen] if of == "edges" else data.edge_index[0, chosen]
+        error, path = both(model, data, of=of, items=items)
+        assert path == "changed rows"
+        assert error < CLOSE

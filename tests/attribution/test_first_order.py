@@ -1,0 +1,264 @@
+"""First-order influence: Jacobians by dense autograd and finite differences, their norms by Cauchy probes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from torch import nn
+from torch.autograd.functional import jacobian
+from torch_geometric.data import Data
+
+import gunlearn as gu
+from gunlearn.attribution import FirstOrder, resolve_items
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from tests.attribution.removal import HIDDEN, OUT, SIZE, Stack, built, off, randomised, weighted
+
+NODES = 12
+
+
+def graph() -> Data:
+    """Undirected, without loops or copies."""
+    g = torch.Generator().manual_seed(0)
+    upper = torch.triu_indices(NODES, NODES, offset=1)
+    upper = upper[:, torch.rand(upper.size(1), generator=g) < 0.25]
+    x = torch.randn(NODES, SIZE, generator=g, dtype=torch.float64)
+    return Data(x=x, edge_index=torch.cat([upper, upper.flip(0)], dim=1), num_nodes=NODES)
+
+
+def smooth(h):
+    return h.tanh()
+
+
+class Weighted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = pyg.GCNConv(SIZE, HIDDEN), pyg.GCNConv(HIDDEN, OUT)
+
+    def forward(self, x, edge_index, edge_weight=None):
+        return self.second(smooth(self.first(x, edge_index, edge_weight)), edge_index, edge_weight)
+
+
+class ScaledGAT(pyg.GATConv):
+    """The oracle: the layer's own message, written out, times a scale; loops that the layer adds come last."""
+
+    scale = None
+
+    def message(self, x_j, alpha):
+        out = alpha.unsqueeze(-1) * x_j
+        if self.scale is None:
+            return out
+        scale = torch.cat([self.scale, self.scale.new_ones(NODES)])
+        return scale.view(-1, 1, 1) * out
+
+
+class Attention(nn.Module):
+    def __init__(self, conv=pyg.GATConv):
+        super().__init__()
+        self.first, self.second = conv(SIZE, 3, heads=2), conv(6, OUT)
+
+    def forward(self, x, edge_index):
+        return self.second(smooth(self.first(x, edge_index)), edge_index)
+
+
+def by_weight(model, data):
+    weight = data.get("edge_weight")
+    weight = 1.0 if weight is None else weight
+    return lambda mask: model(data.x, data.edge_index, mask * weight)
+
+
+def by_message(model, data):
+    oracle = Attention(ScaledGAT).double().eval()
+    oracle.load_state_dict(model.state_dict())
+
+    def run(mask):
+        oracle.first.scale = oracle.second.scale = mask
+        return oracle(data.x, data.edge_index)
+
+    return run
+
+
+def of_items(gradient, items):
+    """Sum over the columns of each item, `[..., num_columns]` to `[num_items, ...]`."""
+    held = [items.column[items.column_ptr[i] : items.column_ptr[i + 1]] for i in range(items.num_items)]
+    return torch.stack([gradient[..., column].sum(dim=-1) for column in held])
+
+
+def norms(run, data, of, target):
+    """`[num_asked]`: the norm of each item's column of the dense Jacobian."""
+
+    def values(mask):
+        z = run(mask)
+        return z.softmax(dim=1) if target == "probabilities" else z
+
+    items, place = resolve_items(data, of)
+    ones = torch.ones(data.num_edges, dtype=torch.float64)
+    columns = of_items(jacobian(values, ones), items)  # [num_items, num_nodes, dim]
+    size = columns.abs().sum(dim=(1, 2)) if target == "probabilities" else columns.norm(dim=2).sum(dim=1)
+    return size[place]
+
+
+PROBLEMS = {
+    "gcn": (Weighted, graph, by_weight, "weight"),
+    "gcn weighted": (Weighted, weighted, by_weight, "weight"),
+    "gat": (Attention, graph, by_message, "message"),
+}
+
+
+@pytest.mark.parametrize("target", ["probabilities", "embeddings"])
+@pytest.mark.parametrize("of", ["edges", "nodes"])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_every_output_in_turn_is_the_dense_jacobian(name, of, target):
+    make, data, oracle, mask = PROBLEMS[name]
+    model, data = randomised(make()), data()
+    result = gu.attribution.estimate(model, data, of=of, estimator="first_order", probes=None, mask=mask, target=target)
+    wanted = norms(oracle(model, data), data, of, target)
+    assert result.notes["mask"] == mask
+    assert off(result.scores, wanted) < 1e-9
+    other = norms(oracle(model, data), data, of, {"probabilities": "embeddings"}.get(target, "probabilities"))
+    assert off(result.scores, other) > 1e-2  # the control: norms differ
+
+
+def test_masks_are_two_questions():
+    """Degrees follow a weight, and not a scaled message."""
+    model, data = randomised(Weighted()), graph()
+    weight, message = (
+        gu.influence(model, data, estimator="first_order", probes=None, mask=mask) for mask in ("weight", "message")
+    )
+    assert off(message, weight) > 1e-2
+
+
+def test_features_are_entries_times_their_gradient():
+    model, data = randomised(Attention()), graph()
+    dense = jacobian(lambda x: model(x, data.edge_index), data.x)  # [num_nodes, dim, num_nodes, num_features]
+    per_entry = dense * data.x
+    for items, moved in (
+        (None, per_entry.sum(dim=2).permute(2, 0, 1)),
+        (torch.tensor([[0, 3], [1, 4]]), torch.stack([per_entry[:, :, 0, 1], per_entry[:, :, 3, 4]])),
+    ):
+        given = {"of": "features", "items": items, "target": "embeddings", "estimator": "first_order", "probes": None}
+        wanted = moved.norm(dim=2).sum(dim=1)
+        assert off(gu.influence(model, data, **given), wanted) < 1e-9
+        sparse = data.clone()
+        sparse.x = data.x.to_sparse_csr()
+        assert off(gu.influence(model, sparse, **given), wanted) < 1e-9
+
+
+def number(z):
+    return z.softmax(dim=1)[:, 0].square().sum() + z[3].prod()
+
+
+@pytest.mark.parametrize("of", ["edges", "nodes"])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_values_are_finite_differences(name, of):
+    make, data, oracle, mask = PROBLEMS[name]
+    model, data = randomised(make()), data()
+    found = gu.influence(model, data, of=of, estimator="first_order", mask=mask, target=number)
+    run, (items, place) = oracle(model, data), resolve_items(data, of)
+    step, wanted = 1e-5, torch.zeros(items.num_items, dtype=torch.float64)
+    for i in range(items.num_items):
+        direction = torch.zeros(data.num_edges, dtype=torch.float64)
+        direction[items.column[items.column_ptr[i] : items.column_ptr[i + 1]]] = step
+        with torch.no_grad():
+            wanted[i] = (number(run(1 - direction)) - number(run(1 + direction))) / (2 * step)  # taking it out
+    assert off(found, wanted[place]) < 1e-7
+    assert off(-found, wanted[place]) > 1  # the control: the sign
+
+
+def log_ratio(target, probes=300):
+    model, data = randomised(Weighted()), graph()
+    exactly = gu.influence(model, data, estimator="first_order", probes=None, target=target)
+    found = gu.influence(model, data, estimator="first_order", probes=probes, target=target)
+    return (found / exactly).log()
+
+
+@pytest.mark.parametrize("target", ["probabilities", "embeddings"])
+def test_cauchy_probes_estimate_the_norm(target):
+    ratio = log_ratio(target)
+    error = torch.pi / 2 / 300**0.5  # standard deviation of log |Cauchy| over the root of the number of probes
+    assert abs(float(ratio.mean())) < 3 * error
+    assert float(ratio.square().mean().sqrt()) < 2 * error
+
+
+def test_few_probes_are_as_far_off_as_they_say():
+    """The control of the bound above: with a hundredth of the probes the error is ten times as large."""
+    ratio = log_ratio("probabilities", probes=3)
+    error = torch.pi / 2 / 3**0.5
+    assert error / 3 < float(ratio.square().mean().sqrt()) < 2 * error
+
+
+@pytest.mark.parametrize("target", ["probabilities", "embeddings"])
+def test_gaussian_probes_do_not(target, monkeypatch):
+    """The control: without the denominator the probes measure another norm."""
+    draw, calls = torch.randn, []
+
+    def every_other_is_one(*args, **kwargs):
+        calls.append(args)
+        out = draw(*args, **kwargs)
+        return torch.ones_like(out) if len(calls) % 2 == 0 else out
+
+    model, data = randomised(Weighted()), graph()
+    exactly = gu.influence(model, data, estimator="first_order", probes=None, target=target)
+    monkeypatch.setattr(torch, "randn", every_other_is_one)
+    found = gu.influence(model, data, estimator="first_order", probes=300, target=target)
+    assert len(calls) == 600
+    assert float((found / exactly).log().mean()) < -0.5
+
+
+def test_seed_says_which_probes():
+    model, data = randomised(Weighted()), graph()
+    one, again, other = (gu.influence(model, data, estimator="first_order", seed=seed) for seed in (0, 0, 1))
+    assert one.equal(again)
+    assert not one.allclose(other)
+
+
+def test_a_model_that_takes_weights_and_ignores_them():
+    """PyG's GAT has the argument; its layers never see it."""
+    model, data = randomised(pyg.GAT(SIZE, HIDDEN, 2, OUT)), graph()
+    result = gu.attribution.estimate(model, data, estimator="first_order", probes=None)
+    assert result.notes["mask"] == "message"
+    assert (result.scores > 0).all()
+    explicit = gu.influence(model, data, estimator="first_order", probes=None, mask="message")
+    assert result.scores.equal(explicit)
+
+
+@pytest.mark.parametrize("make", [lambda: pyg.GAT(SIZE, HIDDEN, 2, OUT), Attention])
+def test_weights_of_a_model_without(make):
+    with pytest.raises(UnsupportedModelError, match="edge_weight"):
+        gu.influence(randomised(make()), graph(), estimator="first_order", mask="weight")
+
+
+def test_weights_are_the_default_where_they_are_read():
+    for model, mask in ((Weighted(), "weight"), (Attention(), "message"), (Stack(pyg.SAGEConv(SIZE, OUT)), "message")):
+        result = gu.attribution.estimate(randomised(model), graph(), estimator="first_order", probes=1)
+        assert result.notes["mask"] == mask
+
+
+def test_a_model_without_a_gradient():
+    class Cut(Attention):
+        def forward(self, x, edge_index):
+            return super().forward(x, edge_index).detach()
+
+    for of in ("edges", "features"):
+        with pytest.raises(UnsupportedModelError, match="gradient"):
+            gu.influence(randomised(Cut()), graph(), of=of, estimator="first_order")
+
+
+@pytest.mark.parametrize("kwargs", [{"probes": 0}, {"probes": -3}, {"mask": "edges"}, {"mask": ""}])
+def test_bad_options(kwargs):
+    with pytest.raises(InvalidInputError, match="Expected"):
+        FirstOrder(**kwargs)
+
+
+def test_inside_no_grad_and_with_frozen_weights():
+    model, data = randomised(Weighted()), graph()
+    wanted = gu.influence(model, data, estimator="first_order", target=number)
+    model.requires_grad_(False)
+    with torch.no_grad():
+        assert gu.influence(model, data, estimator="first_order", target=number).equal(wanted)
+
+
+def test_no_gradient_is_left_on_the_model():
+    model = built("gcn")
+    gu.influence(model, graph(), estimator="first_order", target=number)
+    assert all(p.grad is None for p in model.parameters())

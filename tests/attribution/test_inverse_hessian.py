@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.functional import hessian, jacobian
+from torch.nn.functional import cross_entropy
+from torch_geometric.data import Data
+from torch_geometric.nn import SGConv
+
+import gunlearn as gu
+from gunlearn.attribution import GIF, EdgeEdit, InverseHessian
+from gunlearn.curvature.training_loss import TrainingLoss
+from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError, UnsupportedMethodError
+from tests.attribution.second_order import Regression, graph, net, outputs_at, problem, start, trained
+
+LAMBDA = 0.05
+
+
+def without_edge(data: Data, i: int, ids: Tensor) -> Data:
+    u, v = ids[:, i].tolist()
+    pairs = zip(*data.edge_index.tolist(), strict=True)
+    keep = torch.tensor([{a, b} != {u, v} for a, b in pairs])
+    out = copy.copy(data)
+    out.edge_index = data.edge_index[:, keep]
+    return out
+
+
+def node_loss(model: nn.Module, data: Data, theta: Tensor, mask: str = "train_mask") -> Tensor:
+    return cross_entropy(outputs_at(model, data, theta)[data[mask]], data.y[data[mask]])
+
+
+def slope(function, theta: Tensor) -> Tensor:
+    theta = theta.clone().requires_grad_()
+    return torch.autograd.grad(function(theta), theta)[0]
+
+
+def dense_gauss_newton(model: nn.Module, data: Data, theta: Tensor) -> Tensor:
+    def logits(t: Tensor) -> Tensor:
+        return outputs_at(model, data, t)[data.train_mask]
+
+    jac, p = jacobian(logits, theta), logits(theta).softmax(dim=-1)
+    bent = (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]) / len(p)
+    return torch.einsum("nip,nij,njq->pq", jac, bent, jac)
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[nn.Module, Data]:
+    data = graph()
+    return trained(net("gcn"), data, "node_classification"), data
+
+
+def test_edge_edit_is_its_formula_on_dense_matrices(case: tuple[nn.Module, Data]) -> None:
+    model, data = case
+    theta, given = start(model), problem(model, data, "node_classification")
+    matrix = dense_gauss_newton(model, data, theta) + LAMBDA * torch.eye(len(theta))
+    s = torch.linalg.solve(matrix, slope(lambda t: node_loss(model, data, t, "val_mask"), theta))
+    shift, message = [], []
+    for i in range(given.items.num_items):
+        edited = without_edge(data, i, given.items.ids)
+        change = slope(lambda t, e=edited: node_loss(model, e, t), theta) - slope(
+            lambda t: node_loss(model, data, t), theta
+        )
+        shift.append(float(-s @ change))
+        message.append(float(node_loss(model, edited, theta, "val_mask") - node_loss(model, data, theta, "val_mask")))
+    options = {"damping": LAMBDA, "tolerance": 1e-10}
+    for terms, wanted in (("shift", shift), ("message", message), ("both", np.add(shift, message))):
+        found = EdgeEdit(terms=terms, **options).scores(problem(model, data, "node_classification"))
+        np.testing.assert_allclose(found.numpy(), wanted, atol=1e-9)
+        assert np.abs(wanted).max() > 1e-4
+    # the controls: other damping, other curvature
+    other = EdgeEdit(terms="shift", damping=2 * LAMBDA).scores(given)
+    bent = EdgeEdit(terms="shift", curvature="hessian", damping=1.0).scores(given)
+    assert np.abs(other.numpy() - shift).max() > 1e-5
+    assert np.abs(bent.numpy() - shift).max() > 1e-5
+
+
+def test_first_order_edit_is_the_derivative_in_edge_weights(case: tuple[nn.Module, Data]) -> None:
+    model, data = case
+    given = problem(model, data, "node_classification", items=data.edge_index[:, :4])
+    options = {"damping": LAMBDA, "tolerance": 1e-10}
+    for terms in ("shift", "message"):
+        found = EdgeEdit(edit="first_order", terms=terms, **options).scores(given)
+        s = EdgeEdit(**options).solve(given, TrainingLoss.of(given))
+        for i in range(given.items.num_items):
+
+            def along(weight: float, i: int = i, terms: str = terms, s: Tensor = s) -> float:
+                w = torch.ones(data.edge_index.size(1), dtype=torch.float64)
+                w[given.items.column[given.items.column_ptr[i] : given.items.column_ptr[i + 1]]] = weight
+                params = list(given.model.parameters())
+                out = given.model(data.x, data.edge_index, w)
+                mask = data.val_mask if terms == "message" else data.train_mask
+                value = cross_entropy(out[mask], data.y[mask])
+                if terms == "message":
+                    return value.item()
+                return -float(torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, params)]) @ s)
+
+            wanted = -(along(1 + 1e-4) - along(1 - 1e-4)) / 2e-4
+            assert float(found[i]) == pytest.approx(wanted, rel=1e-5, abs=1e-9)
+    with pytest.raises(UnsupportedMethodError, match="edge_weight"):
+        EdgeEdit(edit="first_order").scores(problem(net("gat"), data, "node_classification"))
+    with pytest.raises(UnsupportedMethodError, match="features"):
+        EdgeEdit(edit="first_order").scores(problem(model, data, "node_classification", of="features"))
+
+
+@pytest.mark.parametrize("of", ["edges", "nodes"])
+def test_own_terms_of_link_prediction(of: str) -> None:
+    """`if` against gradients of single terms; nodes and edges."""
+    data = graph()
+    model = trained(net("gcn"), data, "link_prediction")
+    given = problem(model, data, "link_prediction", of)
+    loss, theta = TrainingLoss.of(given), start(model)
+    n = loss.items.num_items
+
+    def terms(t: Tensor) -> Tensor:
+        out, (u, v) = outputs_at(model, data, t), loss.items.edge_label_index
+        sign = 2 * loss.items.label - 1
+        return -torch.nn.functional.logsigmoid(sign * (out[u] * out[v]).sum(dim=-1))
+
+    matrix = hessian(lambda t: terms(t).mean(), theta) + 2.0 * torch.eye(len(theta))
+    f = slope(lambda t: given.target.value(outputs_at(model, data, t)), theta)
+    per_term = jacobian(terms, theta) @ torch.linalg.solve(matrix, f) / n
+    pairs, wanted = loss.items.edge_label_index.t().tolist(), []
+    for i in range(given.items.num_items):
+        ids = given.items.ids[..., i].tolist()
+        mine = [
+            j
+            for j, (pair, y) in enumerate(zip(pairs, loss.items.label, strict=True))
+            if y == 1 and (pair == ids if of == "edges" else ids in pair)
+        ]
+        wanted.append(float(per_term[mine].sum()))
+    found = InverseHessian(curvature="hessian", damping=2.0, tolerance=1e-10).scores(given)
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-10)
+    assert np.abs(wanted).max() > 1e-4
+    # with messages: the gradient of what is left, on the graph that is left
+    exact = EdgeEdit(terms="shift", curvature="hessian", damping=2.0, tolerance=1e-10).scores(given)
+    s = torch.linalg.solve(matrix, f)
+    for i in (0, 3, given.items.num_items - 1):
+        ids, edited = given.items.ids[..., i].tolist(), given.items.edited(data, i)
+
+        def left(t: Tensor, ids: object = ids, edited: Data = edited) -> Tensor:
+            out, (u, v) = outputs_at(model, edited, t), loss.items.edge_label_index
+            value = -torch.nn.functional.logsigmoid((2 * loss.items.label - 1) * (out[u] * out[v]).sum(dim=-1))
+            gone = [
+                y == 1 and (p == ids if of == "edges" else ids in p)
+                for p, y in zip(pairs, loss.items.label, strict=True)
+            ]
+            return value[~torch.tensor(gone)].sum() / n
+
+        wanted_i = float(-s @ (slope(left, theta) - slope(lambda t: terms(t).mean(), theta)))
+        assert float(exact[i]) == pytest.approx(wanted_i, abs=1e-9)
+        assert abs(wanted_i - wanted[i]) > 1e-6  # the control: own terms alone
+
+
+def test_a_least_squares_model_moves_as_the_closed_form_says() -> None:
+    """Linear model, squares: leaving out a node's term solves a linear system that numpy solves anew."""
+    data = graph()
+    data.y = torch.arange(14) % 4
+    model = SGConv(5, 1, K=2, bias=False).double()
+    a = SGConv(5, 5, K=2, bias=False).double()
+    nn.init.eye_(a.lin.weight)
+    rows = a(data.x, data.edge_index).detach().numpy()
+    mask = data.train_mask.numpy()
+    x, y, n = rows[mask], data.y.numpy()[mask].astype(float), int(mask.sum())
+    optimum = np.linalg.solve(x.T @ x / n + LAMBDA * np.eye(5), x.T @ y / n)
+    model.lin.weight.data = torch.from_numpy(optimum)[None]
+
+    given = problem(model, data, Regression(), "nodes", torch.tensor([1, 2, 4]), target=lambda z: z[0, 0])
+    found = InverseHessian(weight_decay=LAMBDA, damping=0.0, tolerance=1e-12).scores(given)
+    wanted = []
+    for node in (1, 2, 4):
+        r = rows[node] @ optimum - data.y[node].item()
+        moved = optimum + np.linalg.solve(x.T @ x / n + LAMBDA * np.eye(5), rows[node] * r / n)
+        wanted.append(rows[0] @ (moved - optimum))
+        # and to first order it is what refitting without the node does
+        others = np.delete(np.arange(14), node)[mask[np.delete(np.arange(14), node)]]
+        refit = np.linalg.solve(
+            rows[others].T @ rows[others] / n + LAMBDA * np.eye(5), rows[others].T @ data.y.numpy()[others] / n
+        )
+        assert np.sign(rows[0] @ (refit - optimum)) == np.sign(wanted[-1])
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-9)
+    assert given.notes["gradient_norm"] < 1e-10  # a stationary point with its weight decay
+    assert given.notes["residual"] < 1e-10
+    assert given.notes["damping"] == 0
+
+
+def test_gif_paper_mode_is_the_truncated_series_on_the_summed_hessian(case: tuple[nn.Module, Data]) -> None:
+    model, data = case
+    theta, n = start(model), int(data.train_mask.sum())
+    given = problem(model, data, "node_classification", items=data.edge_index[:, :3])
+    summed = hessian(lambda t: n * node_loss(model, data, t), theta)
+    f = slope(lambda t: node_loss(model, data, t, "val_mask"), theta)
+    wanted = []
+    for i in range(given.items.num_items):
+        edited = without_edge(data, i, given.items.ids)
+        v = n * slope(lambda t: node_loss(model, data, t), theta) - n * slope(
+            lambda t, e=edited: node_loss(model, e, t), theta
+        )
+        h = v.clone()
+        for _ in range(100):
+            h = v + h - summed @ h / 500
+        wanted.append(float(f @ h / 500))
+    found = GIF(mode="paper").scores(given)
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-8)
+    assert 0.01 < given.notes["residual"] <= 1  # far from solved, and it says so
+    with pytest.raises(DivergenceError, match="scale"):
+        GIF(mode="paper", scale=0.1).scores(given)
+
+
+def test_chosen_damping_lifts_a_hessian_that_is_not_positive(case: tuple[nn.Module, Data]) -> None:
+    data = graph()
+    model = net("gcn", seed=3)  # not trained: its Hessian has negative eigenvalues
+    eigenvalues = torch.linalg.eigvalsh(hessian(lambda t: node_loss(model, data, t), start(model)))
+    assert eigenvalues[0] < -0.01
+    given = problem(model, data, "node_classification")
+    with pytest.warns(UserWarning, match="does not look trained"):
+        GIF().scores(given)
+    assert given.notes["damping"] > -float(eigenvalues[0])
+    assert given.notes["largest_eigenvalue"] == pytest.approx(float(eigenvalues[-1]), rel=1e-3)
+    assert given.notes["smallest_eigenvalue"] == pytest.approx(float(eigenvalues[0]), rel=1e-2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for damping in (0.0, -0.5 * float(eigenvalues[0])):
+            with pytest.raises(DivergenceError, match="positive definite"):
+                GIF(damping=damping).scores(given)
+        EdgeEdit(damping=1e-3).scores(given)  # Gauss-Newton is never negative
+        with pytest.raises(DivergenceError, match="residual"):
+            EdgeEdit(damping=1e-3, tolerance=1e-12, max_iterations=2).scores(given)
+
+
+def test_a_trained_model_does_not_warn(case: tuple[nn.Module, Data]) -> None:
+    model, data = case
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        EdgeEdit(weight_decay=1e-2, terms="shift").scores(problem(model, data, "node_classification"))
+
+
+def test_dropout_and_the_callers_model_are_left_alone(case: tuple[nn.Module, Data]) -> None:
+    model, data = case
+    training = copy.deepcopy(model).train()
+    before = copy.deepcopy(training.state_dict())
+    options = {"task": "node_classification", "estimator": "edge_edit", "target": "loss", "weight_decay": 1e-2}
+    found = gu.influence(training, data, **options)
+    assert torch.equal(found, gu.influence(model, data, **options))
+    assert training.training
+    assert all(torch.equal(v, training.state_dict()[k]) for k, v in before.items())
+    columns = {tuple(c): float(s) for c, s in zip(data.edge_index.t().tolist(), found, strict=True)}
+    assert all(columns[u, v] == columns[v, u] for u, v in columns)
+    assert found.unique().numel() > 5
+
+
+@pytest.mark.parametrize("of", ["nodes", "features"])
+def test_other_items(case: tuple[nn.Module, Data], of: str) -> None:
+    model, data = case
+    given = problem(model, data, "node_classification", of)
+    message = EdgeEdit(terms="message").scores(given)
+    brute = gu.influence(model, data, "node_classification", of=of, estimator="brute", target="loss")
+    torch.testing.assert_close(message, brute)
+    assert float(EdgeEdit(terms="shift").scores(given).abs().max()) > 1e-6
+
+
+def test_refusals(case: tuple[nn.Module, Data]) -> None:
+    model, data = case
+    with pytest.raises(UnsupportedMethodError, match="edge_edit"):
+        gu.influence(model, data, "node_classification", estimator="if", target="loss")
+    with pytest.raises(UnsupportedMethodError, match="value"):
+        gu.influence(model, data, "node_classification", estimator="edge_edit", target="probabilities")
+    with pytest.raises(InvalidInputError, match="finite"):
+        gu.influence(model, data, "node_classification", estimator="gif", target=lambda z: z.sum() * float("nan"))
+    for wrong in (
+        {"damping": -1.0}, {"tolerance": 0.0}, {"max_iterations": 0}, {"edit": "none"}, {"terms": "neither"},
+        {"damping": float("nan")}, {"curvature": "fisher"}, {"weight_decay": -1.0},
+    ):  # fmt: skip
+        with pytest.raises(GunlearnError):
+            EdgeEdit(**wrong).scores(problem(model, data, "node_classification"))
+    with pytest.raises(InvalidInputError, match="mode"):
+        GIF(mode="fast")

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import networkx as nx
+import numpy as np
+import torch
+from torch_geometric.data import Data
+from torch_geometric.utils import from_networkx
+
+from gunlearn.methods.graph.pair_features import NAMES, pair_features
+
+
+def problem(seed: int = 0) -> tuple[nx.Graph, Data]:
+    graph = nx.gnp_random_graph(25, 0.2, seed=seed)
+    graph.add_node(25)  # isolated
+    data = from_networkx(graph)
+    data.num_nodes = 26
+    data.x = torch.rand(26, 7, generator=torch.Generator().manual_seed(seed))
+    return graph, data
+
+
+def slow(graph: nx.Graph, data: Data, u: int, v: int) -> list[float]:
+    degree = dict(graph.degree)
+    graph = graph.copy()
+    if graph.has_edge(u, v):
+        graph.remove_edge(u, v)
+    common = list(nx.common_neighbors(graph, u, v))
+    x = data.x.double().numpy()
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+    around = [x[n] + sum((x[m] for m in graph[n]), np.zeros(7)) for n in (u, v)]
+    low, high = sorted((graph.degree[u], graph.degree[v]))
+    adamic_adar = sum(1 / np.log(max(degree[w], 2)) for w in common)
+    return [np.log1p(low), np.log1p(high), np.log1p(len(common)), adamic_adar, cosine(x[u], x[v]), cosine(*around)]
+
+
+def test_equals_networkx_pair_by_pair() -> None:
+    graph, data = problem()
+    pairs = torch.tensor([[0, 1, 2, 3, 25, 4, 10], [5, 9, 3, 25, 7, 20, 11]])
+    linked = torch.tensor(sorted(graph.edges)[:12]).t()
+    pairs = torch.cat([pairs, linked, linked.flip(0)], dim=1)
+    got = pair_features(data, pairs)
+    want = np.array([slow(graph, data, u, v) for u, v in pairs.t().tolist()])
+    assert got.shape == (pairs.size(1), len(NAMES))
+    np.testing.assert_allclose(got, want, atol=1e-9)
+
+
+def test_a_pair_looks_the_same_with_and_without_its_own_edge() -> None:
+    graph, data = problem(1)
+    u, v = next(iter(graph.edges))
+    pair = torch.tensor([[u], [v]])
+    keep = ~(((data.edge_index[0] == u) & (data.edge_index[1] == v)) | ((data.edge_index == pair.flip(0)).all(dim=0)))
+    without = Data(x=data.x, edge_index=data.edge_index[:, keep], num_nodes=26)
+    names = [NAMES.index(n) for n in ("log_min_degree", "log_max_degree", "log_common_neighbors", "smoothed_cosine")]
+    np.testing.assert_allclose(pair_features(data, pair)[:, names], pair_features(without, pair)[:, names], atol=1e-12)
+    # Control: another pair does change when that edge goes.
+    other = torch.tensor([[u], [next(n for n in graph.nodes if n not in (u, v))]])
+    assert not np.allclose(pair_features(data, other)[:, names], pair_features(without, other)[:, names])

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import gunlearn as gu
+from gunlearn.attribution import ESTIMATORS, Estimator
+from gunlearn.attribution.study.agreement import agreement
+from gunlearn.attribution.study.study import influence_study
+from gunlearn.attribution.study.truths import TRUTHS, TrueValues, Truth
+from gunlearn.bench.influence_grid import read_study, write_study
+from gunlearn.bench.store import plain
+from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError, UnsupportedMethodError
+from gunlearn.report.influence_plots import draw_study
+from gunlearn.report.influence_table import cells, footnotes, influence_markdown_table, influence_report
+from tests.methods.cases import make_data, trained_model
+
+ROW = {
+    "dataset", "model", "of", "target", "estimator", "truth", "spearman", "spearman_ci", "kendall", "pearson",
+    "precision_at_1pct", "seconds", "peak_memory_mb", "num_items",
+}  # fmt: skip
+FEW = {"num_resamples": 50}
+
+
+@dataclass(frozen=True)
+class Made(Estimator):
+    """Scores that the test makes: a power of the true ones."""
+
+    sign: float = 1.0
+    fail: str = ""
+
+    name = "made"
+    summary = "of the test"
+    question = "removal"
+    of = ("edges", "nodes")
+    targets = ("distance", "value")
+
+    def scores(self, problem):
+        if self.fail == "nan":
+            return torch.full((problem.items.num_items,), float("nan"))
+        if self.fail:
+            raise RuntimeError(self.fail)
+        problem.notes["said"] = self.sign
+        true = ESTIMATORS["brute"]().scores(problem)
+        return self.sign * true.sign() * true.abs() ** 3
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_data()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return trained_model("sage")
+
+
+@pytest.fixture(scope="module")
+def study(model, data):
+    chosen = [Made(), Made(sign=-1.0), "degree", "random", "brute"]
+    return influence_study(model, data, estimators=chosen, truth="brute", num_items=40, dataset="made", **FEW)
+
+
+def test_rows_have_the_fields_and_are_json(study):
+    for row in study.rows:
+        assert set(row) >= ROW
+        assert (row["dataset"], row["model"], row["of"], row["target"]) == ("made", "Stack", "edges", "probabilities")
+        assert (row["num_items"], row["truth"], row["error"]) == (40, "brute", None)
+        assert row["seconds"] > 0
+    json.dumps(plain(study.rows), allow_nan=False)
+
+
+def test_figures_are_those_of_the_scores(study, model, data):
+    assert set(study.estimates) == {"made", "made (sign=-1.0)", "degree", "random", "brute"}
+    scores = gu.influence(model, data, estimator="brute", items=study.items)
+    torch.testing.assert_close(study.truth, scores)
+    degree = gu.influence(model, data, estimator="degree", items=study.items)
+    torch.testing.assert_close(study.estimates["degree"], degree)
+    assert study["degree"]["spearman"] == pytest.approx(stats.spearmanr(scores, degree).statistic)
+    assert study["made"]["spearman"] == pytest.approx(1)
+    assert study["made"]["pearson"] < 0.999
+    assert study["made (sign=-1.0)"]["spearman"] == pytest.approx(-1)
+    assert study["made"]["notes"] == {"said": 1.0}
+
+
+def test_the_truth_among_the_estimators_is_marked_and_computed_once(study, model, data, monkeypatch):
+    assert [row["is_truth"] for row in study.rows] == [False, False, False, False, True]
+    calls = []
+    plainly = ESTIMATORS["brute"].scores
+    monkeypatch.setattr(ESTIMATORS["brute"], "scores", lambda self, p: calls.append(1) or plainly(self, p))
+    again = influence_study(model, data, estimators=["brute"], truth="brute", num_items=5, **FEW)
+    assert len(calls) == 1
+    assert again["brute"]["spearman"] == pytest.approx(1)
+    assert again["brute"]["seconds"] == again.settings["truth_seconds"]
+
+
+def test_what_does_not_beat_the_controls_is_marked(study):
+    assert study["made (sign=-1.0)"]["behind"] == ["random", "degree"]
+    assert study["made"]["behind"] == study["brute"]["behind"] == study["random"]["behind"] == []
+    marked = {row["estimator"]: cells(row)[0] for row in study.rows}
+    assert marked["made (sign=-1.0)"].endswith(" *")
+    assert marked["brute"].endswith(" =")
+    assert marked["made"] == "made"
+    assert sum(note[0] in "*=" for note in footnotes(study.rows)) == 2
+
+
+def test_degree_is_a_bar_even_where_nobody_asked_for_it(study, model, data):
+    assert study["degree"]["spearman"] > 0.05  # else this test says nothing
+    alone = influence_study(model, data, estimators=[Made(sign=-1.0)], truth="brute", num_items=40, **FEW)
+    assert alone["made"]["behind"] == ["random", "degree"]
+    assert [row["estimator"] for row in alone.rows] == ["made"]
+
+
+def test_estimators_of_the_other_question_are_marked(model, data, monkeypatch):
+    monkeypatch.setattr(Made, "question", "training")
+    study = influence_study(model, data, estimators=[Made(), "random"], truth="brute", num_items=5, **FEW)
+    assert cells(study["made"])[0] == "made †"
+    assert "†" not in cells(study["random"])[0]
+
+
+def test_a_failing_estimator_has_a_row_and_the_others_go_on(model, data):
+    chosen = [Made(fail="out of\n memory"), Made(fail="nan"), "degree"]
+    told = []
+    study = influence_study(model, data, estimators=chosen, truth="brute", num_items=5, report=told.append, **FEW)
+    assert told == study.rows
+    assert study.rows[0]["error"] == "out of memory"
+    assert "finite" in study.rows[1]["error"]
+    assert study.rows[0]["spearman"] is study.rows[0]["seconds"] is None
+    assert study.rows[2]["error"] is None
+    assert set(study.estimates) == {"degree"}
+    features = influence_study(model, data, of="features", estimators=["degree", "random"], truth="brute", **FEW)
+    assert "features" in features["degree"]["error"]
+
+
+def test_truth_of_a_sample_of_the_items(model, data):
+    study = influence_study(model, data, estimators=["degree", "brute"], truth="brute", truth_items=7, seed=3, **FEW)
+    assert study.truth.shape == (7,)
+    torch.testing.assert_close(study.truth, gu.influence(model, data, estimator="brute", items=study.items))
+    torch.testing.assert_close(
+        study.estimates["degree"], gu.influence(model, data, estimator="degree", items=study.items)
+    )
+    distinct = data.edge_index.size(1) // 2
+    assert (study["degree"]["num_items"], study["degree"]["num_scored"]) == (7, distinct)
+    assert study["brute"]["num_scored"] == 7
+    other = influence_study(model, data, estimators=["degree"], truth="brute", truth_items=7, seed=4, **FEW)
+    assert not study.items.equal(other.items)
+
+
+def test_by_default_all_that_fit_the_question_and_the_target(model, data):
+    def fits(of, kind, question):
+        return {
+            name for name, cls in ESTIMATORS.items()
+            if of in cls.of and kind in cls.targets and name != "brute"
+            and (cls.question == question or name in ("random", "degree"))
+        }  # fmt: skip
+
+    study = influence_study(model, data, of="nodes", num_items=6, **FEW)
+    named = {row["estimator"] for row in study.rows}
+    assert {"nora", "degree", "random"} <= named <= fits("nodes", "distance", "removal")
+    study = influence_study(model, data, target="loss", num_items=6, **FEW)
+    assert {row["estimator"] for row in study.rows} <= fits("edges", "value", "removal")
+    assert study.settings["signed"]
+
+
+def test_same_seed_same_study_and_nobody_is_touched(model, data):
+    model.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    runs = [influence_study(model, data, estimators=["random", "nora"], truth="brute", num_items=9, **FEW)
+            for _ in range(2)]  # fmt: skip
+    for name in ("random", "nora"):
+        assert runs[0].estimates[name].equal(runs[1].estimates[name])
+        assert runs[0][name]["spearman_ci"] == runs[1][name]["spearman_ci"]
+    assert state.equal(torch.get_rng_state())
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+    assert model.training
+
+
+def test_truths_of_groups_compare_sums(model, data, monkeypatch):
+    groups = [torch.tensor([0, 1]), torch.tensor([2]), torch.tensor([0, 3, 4]), torch.tensor([1, 4])]
+    values = torch.tensor([3.0, 1.0, 4.0, 1.5])
+    truth = Truth("grouped", "training", "made", lambda p, train, options: TrueValues(values, groups, {"floor": 1}))
+    monkeypatch.setitem(TRUTHS, "grouped", truth)
+    study = influence_study(model, data, estimators=["degree"], truth="grouped", num_items=5, **FEW)
+    items = torch.stack([study.items[:, i] for i in range(5)], dim=1)
+    degree = gu.influence(model, data, estimator="degree", items=items)
+    sums = np.array([float(degree[g].sum()) for g in groups])
+    assert study["degree"]["spearman"] == pytest.approx(agreement(values, sums, num_resamples=1)["spearman"])
+    assert study["degree"]["num_items"] == 4
+    assert study.settings["truth_notes"] == {"floor": 1}
+    assert study.settings["grouped"]
+
+
+def test_options_that_truth_and_estimators_share(model, data, monkeypatch):
+    said = []
+
+    def compute(problem, train, options):
+        said.append(options)
+        return TrueValues(torch.arange(5.0))
+
+    truth = Truth("shared", "removal", "made", compute, defaults={"beta": 3.0})
+    monkeypatch.setitem(TRUTHS, "shared", truth)
+    given = {"estimators": ["nora", "degree"], "truth": "shared", "num_items": 5, **FEW}
+    assert influence_study(model, data, **given)["nora"]["options"]["beta"] == 3
+    assert influence_study(model, data, truth_options={"beta": 4.0}, **given)["nora"]["options"]["beta"] == 4
+    assert influence_study(model, data, options={"nora": {"beta": 5.0}}, **given)["nora"]["options"]["beta"] == 5
+    assert said == [{"beta": 3.0}, {"beta": 4.0}, {"beta": 3.0}]
+
+
+def test_written_and_read_and_drawn(study, tmp_path):
+    write_study(study, tmp_path)
+    assert json.loads((tmp_path / "influence.json").read_text()) == plain(study.rows)
+    assert (tmp_path / "influence.csv").read_text().count("\n") == 1 + len(study.rows)
+    again = read_study(tmp_path)
+    assert again.truth.equal(study.truth)
+    assert all(again.estimates[name].equal(scores) for name, scores in study.estimates.items())
+    first = influence_report(study, tmp_path / "a.html").read_text()
+    assert influence_report(again, tmp_path / "b.html").read_text() == first
+    assert {name for name, _, _ in draw_study(study)} == {"scatter", "ranks", "recovery", "cost"}
+    assert first.count("<img") == 4
+    assert "<script" not in first
+    for row in study.rows:
+        assert row["estimator"] in first
+    assert "as it is and the graph changes" in first
+    assert influence_markdown_table(study.rows).count("\n| ") == 1 + len(study.rows)
+    (tmp_path / "influence.npz").write_bytes(b"broken")
+    with pytest.raises(CheckpointError, match="influence"):
+        read_study(tmp_path)
+
+
+def test_report_of_failures_and_constants_alone(model, data, tmp_path):
+    study = influence_study(
+        model, data, estimators=[Made(fail="<script>$x_$")], truth="brute", num_items=2, dataset="a<b$", **FEW
+    )
+    html = influence_report(study, tmp_path / "r.html").read_text()
+    assert "<script" not in html
+    assert "made failed" in html
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "words"),
+    [
+        ({"truth": "nope"}, InvalidInputError, "truth"),
+        ({"estimators": ["nope"]}, InvalidInputError, "estimator"),
+        ({"estimators": []}, InvalidInputError, "at least one"),
+        ({"estimators": "nora"}, InvalidInputError, "list"),
+        ({"options": {"nora": {"gamma": 1}}}, InvalidInputError, "gamma"),
+        ({"options": {"brut": {}}}, InvalidInputError, "brut"),
+        ({"num_items": 0}, InvalidInputError, "num_items"),
+        ({"truth_items": -1}, InvalidInputError, "truth_items"),
+        ({"truth": "pbrf"}, UnsupportedMethodError, "value"),
+        ({"truth": "nora", "of": "features"}, UnsupportedMethodError, "features"),
+        ({"target": "nope"}, InvalidInputError, "target"),
+        ({"items": [[0], [10**6]]}, InvalidInputError, "nodes"),
+    ],
+)
+def test_wrong_input(model, data, more, error, words):
+    with pytest.raises(error, match=words):
+        influence_study(model, data, **{"estimators": ["nora"], "truth": "brute", "num_items": 3, **FEW, **more})
+
+
+def test_no_model_and_no_data(model, data):
+    with pytest.raises(InvalidTypeError, match="model"):
+        influence_study(lambda x: x, data)
+    with pytest.raises(InvalidTypeError, match="data"):
+        influence_study(model, data.edge_index)
