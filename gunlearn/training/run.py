@@ -15,8 +15,6 @@ from torch_geometric.data import Data
 
 from gunlearn.cost import PeakMemory
 from gunlearn.errors import UnsupportedModelError
-from gunlearn.nn.attach.contexts import CACHES
-from gunlearn.nn.kernels.fast import path_of
 from gunlearn.nn.kernels.sparse import dense_parts
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
@@ -30,7 +28,7 @@ def run_training(
     model: nn.Module, data: Data, task: Task, args: TrainArguments, seed: int, callbacks: Sequence[Callback] = ()
 ) -> Result:
     """Train a copy of `model` (as initialised by the caller) on `data`."""
-    model = private_copy(model)
+    model = private_copy(model, task)
     if args.checkpoint_dir is not None:
         settings = {**vars(args), "progress": None, "checkpoint_dir": None, "checkpoint_every": None}
         args = replace(args, fingerprint=fingerprint_of(["train", settings], task, seed, model, data))
@@ -47,15 +45,9 @@ def run_training(
         seconds=state.seconds,
         peak_memory_mb=memory.mb,
         history=state.log_history,
-        notes={"best_epoch": state.best_epoch, "best_val_loss": state.best_metric, **notes_of_path(model)},
+        notes={"best_epoch": state.best_epoch, "best_val_loss": state.best_metric, **task.remarks(model)},
         task=task,
     )
-
-
-def notes_of_path(model: nn.Module) -> dict[str, str]:
-    """Which way the layers ran, CSR products or gather-scatter; nothing where there are no such layers."""
-    path = path_of(model)
-    return {} if path is None else {"path": path}
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -63,8 +55,8 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def private_copy(model: nn.Module) -> nn.Module:
-    """A deep copy to work on. PyG's `cached=True` layers forget the one graph they saw: it holds the forgotten edges.
+def private_copy(model: nn.Module, task: Task) -> nn.Module:
+    """Return a deep copy to work on, ready for other data (`Task.adopt`).
 
     Raises:
         UnsupportedModelError: the model holds what cannot be copied.
@@ -76,13 +68,7 @@ def private_copy(model: nn.Module) -> nn.Module:
             f"Expected a model that can be copied (got: {error}); detach or delete tensors that a forward pass left "
             "on it"
         ) from error
-    for module in model.modules():
-        if getattr(module, "cached", None) is True:
-            module.cached = False
-            for name in CACHES:
-                if name in module.__dict__:
-                    setattr(module, name, None)
-    return model
+    return task.adopt(model)
 
 
 def fingerprint_of(settings: list[Any], task: Task, seed: int, model: nn.Module, data: Data) -> str:

@@ -14,7 +14,7 @@ from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMeth
 from gunlearn.llm.model.head import CHUNK, head_comes_last, output_head, replaced_head, token_log_prob, unwrap
 from gunlearn.losses import Prediction
 from gunlearn.losses.reduction import full_precision
-from gunlearn.tasks.base import Task
+from gunlearn.tasks.base import Task, View
 from gunlearn.tasks.items.arrays import ArrayParts, training_mask
 
 if TYPE_CHECKING:
@@ -42,6 +42,15 @@ class TextItems(dict[str, Tensor]):
             UnsupportedMethodError: always.
         """
         raise UnsupportedMethodError("Expected a method that works on labels per token (got one of a label per item)")
+
+    @property
+    def mask(self) -> Tensor:
+        """Which predictions count, see `answer_tokens`."""
+        return answer_tokens(self)
+
+    def take(self, index: Tensor) -> TextItems:
+        """Return some of the sequences, `[k]`."""
+        return TextItems({name: value[index] for name, value in self.items()})
 
     def share(self, rank: int, world: int) -> TextItems:
         """Every `world`-th sequence, from `rank` on."""
@@ -154,14 +163,9 @@ class CausalLM(Task):
     def _embeddings(self, out: Any) -> Tensor | None:
         return out.hidden_states[self.layer][:, :-1] if "embeddings" in self.reads else None
 
-    def parts(
-        self,
-        partition: Any,
-        message_graph: str = "retain",
-        model: nn.Module | None = None,
-        names: Collection[str] | None = None,
-    ) -> TextParts:
-        """See `Task.parts`; there is no graph to choose."""
+    def make_parts(self, view: View) -> TextParts:
+        """Return the parts; there is no graph to choose."""
+        partition = view.partition
         sizes = {"forget": self.batch_size, "retain": self.batch_size}
         return TextParts(partition.data, partition.forget_mask, partition.retain_mask, sizes)
 

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.nn.kernels.fast import fast_path
+from gunlearn.nn.attach.contexts import CACHES
+from gunlearn.nn.kernels.fast import fast_path, path_of
 from gunlearn.nn.kernels.sparse import sparse_features
-from gunlearn.tasks.base import Task
+from gunlearn.tasks.base import Parts, Reader, Task
 from gunlearn.tasks.graph.beside import beside
+from gunlearn.tasks.graph.reading import GraphReader
+from gunlearn.tasks.sampling import BatchOptions
 
 
 class GraphTask(Task):
@@ -28,6 +31,28 @@ class GraphTask(Task):
     """
 
     rows: ClassVar[tuple[str, str]] = ("embeddings", "dim")
+    shared_pass = True
+
+    def reader(
+        self, model: nn.Module, parts: Parts, names: tuple[str, ...], options: BatchOptions, around: Any
+    ) -> Reader:
+        """Read parts of the graph where the options say so, or where that is smaller and exact."""
+        return GraphReader(model, self, parts, names, options, around)
+
+    def adopt(self, model: nn.Module) -> nn.Module:
+        """Let layers with `cached=True` forget the one graph they saw: it holds the forgotten edges."""
+        for module in model.modules():
+            if getattr(module, "cached", None) is True:
+                module.cached = False
+                for name in CACHES:
+                    if name in module.__dict__:
+                        setattr(module, name, None)
+        return model
+
+    def remarks(self, model: nn.Module) -> dict[str, Any]:
+        """Say which way the layers ran: CSR products or gather-scatter."""
+        path = path_of(model)
+        return {} if path is None else {"path": path}
 
     def entry(self, model: nn.Module) -> Callable[..., Any]:
         """What of the model is called."""
