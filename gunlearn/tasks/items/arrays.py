@@ -13,6 +13,7 @@ from torch.nn.functional import log_softmax
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.tasks.base import Parts, Task, View
+from gunlearn.tasks.items.tables import as_table, rows_at
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -95,7 +96,7 @@ class ArrayParts(Parts):
 
     def items(self, index: Tensor, fixed: bool) -> Any:
         """The rows `index`; `fixed` where they are the same at every step."""
-        return ArrayItems(self.data.x[index], self.data.y[index], fixed)
+        return ArrayItems(*rows_at(self.data, index), fixed)
 
 
 class ImageClassification(Task):
@@ -137,7 +138,11 @@ class ImageClassification(Task):
 
     def validation_items(self, data: Data) -> ArrayItems | None:
         """Rows of `data.val_mask`."""
-        return ArrayItems(data.x[data.val_mask], data.y[data.val_mask]) if "val_mask" in data else None
+        return ArrayItems(*rows_at(data, data.val_mask)) if "val_mask" in data else None
+
+    def check_data(self, data: Any) -> Any:
+        """Return a table of the items; see `as_table`."""
+        return as_table(data)
 
 
 def training_mask(data: Data) -> Tensor:
