@@ -9,7 +9,6 @@ from typing import Any
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.recipes.plan import OURS, Given, LLMMethod, Plan
 from gunlearn.losses import (
-    CEU,
     DPO,
     IHL,
     KTO,
@@ -17,6 +16,7 @@ from gunlearn.losses import (
     RMU,
     UNDIAL,
     WGA,
+    CrossEntropyUnlearning,
     FlatLogits,
     GradientAscent,
     JSDToRefusal,
@@ -149,7 +149,13 @@ METHODS: dict[str, LLMMethod] = {
         LLMMethod("wga", "ascent, weighted by how likely tokens are", WGA),
         LLMMethod("satimp", "ascent on half-known tokens", SatImp, forget_weight=0.1),
         LLMMethod("undial", "distils the model without the forgotten token", UNDIAL, retain_weight=0.0, lr=1e-4),
-        LLMMethod("ceu", "cross-entropy without the token", CEU, retain_weight=0.0, settings={"skip_first": 1}),
+        LLMMethod(
+            "ceu",
+            "cross-entropy without the token",
+            CrossEntropyUnlearning,
+            retain_weight=0.0,
+            settings={"skip_first": 1},
+        ),
         LLMMethod("ihl", "inverted hinge: the runner-up takes over", IHL, source=OURS),
         LLMMethod(
             "jensun",
