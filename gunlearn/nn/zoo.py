@@ -40,7 +40,6 @@ class GCN(nn.Module):
         num_layers: int = 2,
         dropout: float = 0.0,
     ) -> None:
-        """See the class."""
         super().__init__()
         if num_layers < 1 or not 0 <= dropout <= 1:
             raise InvalidInputError(
@@ -92,7 +91,6 @@ class APPNPNet(nn.Module):
         K: int = 10,
         alpha: float = 0.1,
     ) -> None:
-        """See the class."""
         super().__init__()
         sizes = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
         self.lins = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
@@ -136,7 +134,6 @@ class GCNIINet(nn.Module):
         alpha: float = 0.1,
         theta: float = 0.5,
     ) -> None:
-        """See the class."""
         super().__init__()
         self.first = nn.Linear(in_channels, hidden_channels)
         layers = range(1, num_layers + 1)

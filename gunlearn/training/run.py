@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 
 from gunlearn.cost import PeakMemory
 from gunlearn.errors import UnsupportedModelError
-from gunlearn.nn.attach.contexts import CACHES
+from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.nn.kernels.fast import path_of
 from gunlearn.nn.kernels.sparse import dense_parts
 from gunlearn.seed import isolated_rng

@@ -38,7 +38,6 @@ class HeteroWrapper(nn.Module):
         num_edges: Mapping[tuple[str, str, str], int],
         widths: Mapping[str, int],
     ) -> None:
-        """See the class."""
         super().__init__()
         self.model = model
         self.num_nodes, self.num_edges, self.widths = dict(num_nodes), dict(num_edges), dict(widths)
@@ -146,7 +145,6 @@ class _WholeLookup(EdgeLookup):
         self.whole = whole
 
     def find(self, edge_index: Tensor) -> tuple[Tensor, Tensor]:
-        """See `EdgeLookup.find`."""
         if id(edge_index) not in self.whole:
             raise UnsupportedModelError(
                 "Expected layers that send messages along the relation's own edge_index, whose edges are known in the "

@@ -350,7 +350,6 @@ class EdgePattern:
     """
 
     def __init__(self, edge_index: Tensor, num_nodes: int, keep: bool = False) -> None:
-        """See the class."""
         if edge_index.dim() != 2 or edge_index.size(0) != 2:
             raise InvalidInputError(f"Expected 'edge_index' of shape [2, num_pairs] (got {tuple(edge_index.shape)})")
         _check_ids("node", edge_index, num_nodes)

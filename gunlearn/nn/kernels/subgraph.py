@@ -17,7 +17,7 @@ from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.nn.attach.contexts import CACHES
+from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.nn.attach.overrides import Override
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.sparse import argsort, sort

@@ -53,7 +53,6 @@ class InfluenceAwareConv(MessagePassing):
     """
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
-        """See the class."""
         super().__init__(aggr="add")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.lin = nn.Linear(in_channels, out_channels, bias=False)
@@ -190,7 +189,6 @@ class MessageScale:
     """
 
     def __init__(self, model: nn.Module, edge_index: Tensor, scale: Tensor) -> None:
-        """See the class."""
         if scale.requires_grad or not torch.isfinite(scale).all() or (scale < 0).any():
             raise InvalidInputError("Expected constant, finite message scales >= 0 (got others)")
         if scale.shape != edge_index.shape[1:]:

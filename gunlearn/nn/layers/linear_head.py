@@ -51,7 +51,6 @@ class LinearHead(MessagePassing):
         loss: str = "logistic",
         normalize: bool = True,
     ) -> None:
-        """See the class."""
         super().__init__(aggr="add")
         if min(in_channels, num_classes) < 1 or K < 0 or loss not in LOSSES:
             raise InvalidInputError(
