@@ -16,8 +16,8 @@ from torch_geometric.data import Data
 from gunlearn.cost import PeakMemory
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.nn.attach.message_layers import CACHES
+from gunlearn.nn.kernels.bag_of_words import dense_parts
 from gunlearn.nn.kernels.fast import path_of
-from gunlearn.nn.kernels.sparse import dense_parts
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.training.callbacks import Callback

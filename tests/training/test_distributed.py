@@ -18,7 +18,7 @@ from gunlearn.errors import InvalidInputError, MissingExtraError, UnsupportedMod
 from gunlearn.losses import NLL, NPO, GradientAscent, Prediction
 from gunlearn.methods import INPO, NPOMethod
 from gunlearn.methods.graph.score_targets import ScoreTarget
-from gunlearn.nn.kernels.sparse import EdgePattern
+from gunlearn.nn.kernels.edge_scores import EdgePattern
 from gunlearn.tasks.graph.link_prediction import EdgeItems
 from gunlearn.tasks.items.arrays import ArrayItems
 from gunlearn.training.processes import Processes, processes, world_size

@@ -11,6 +11,7 @@ from torch_geometric import EdgeIndex
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.sparse import row_of_entries
 
 MAX_NODES = 2**31
 """Largest supported number of nodes: two ids share one int64 key."""
@@ -96,9 +97,7 @@ def edge_pairs(adjacency: Any, layer: str) -> Tensor:
             f"(got {adjacency.dtype} of shape {list(adjacency.shape)})"
         )
     if isinstance(adjacency, Tensor) and adjacency.layout == torch.sparse_csr:
-        degree = adjacency.crow_indices().diff()
-        target = torch.repeat_interleave(torch.arange(degree.numel(), device=degree.device), degree)
-        return torch.stack([adjacency.col_indices(), target])
+        return torch.stack([adjacency.col_indices(), row_of_entries(adjacency.crow_indices())])
     if isinstance(adjacency, Tensor) and adjacency.layout == torch.sparse_coo:
         return adjacency._indices().flip(0)
     kind = adjacency.layout if isinstance(adjacency, Tensor) else type(adjacency).__name__

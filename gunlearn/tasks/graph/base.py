@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.fast import fast_path
-from gunlearn.nn.kernels.sparse import sparse_features
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.beside import beside
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.nn.kernels.sparse import EdgePattern, argsort
+from gunlearn.nn.kernels.edge_scores import EdgePattern
+from gunlearn.nn.kernels.sorting import argsort
 from gunlearn.nn.kernels.subgraph import Subgraph, part_of
 from gunlearn.tasks.base import Parts
 from gunlearn.tasks.graph.link_prediction import EdgeItems, EdgeParts
