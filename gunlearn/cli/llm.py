@@ -172,7 +172,7 @@ class LLMMethods:
 
     def __call__(self) -> int:
         """Print the table."""
-        from gunlearn.llm.recipes.methods import methods_listing
+        from gunlearn.report.listing import methods_listing
 
         return print_table(*methods_listing(), self.markdown)
 
