@@ -181,7 +181,7 @@ def influence(
         estimator: a name (`gunlearn estimators` lists them) or an `Estimator`.
         target: what influence is on: `"probabilities"` (sum over nodes of the L1 change of the softmaxed outputs),
             `"embeddings"` (sum of L2 changes), `"loss"` (change of the mean loss of the validation items, or of those
-            of `gunlearn.attribution.Loss(items)`), or a function of the outputs `[num_nodes, dim]` to a scalar.
+            of `gunlearn.attribution.ItemLoss(items)`), or a function of the outputs `[num_nodes, dim]` to a scalar.
         items: edges `[2, k]`, nodes `[k]`, columns of `x` `[k]` or single entries (node, column) `[2, k]`; `None` for
             every column of `edge_index`, every node, every column of `x`.
         seed: of whatever is random; the caller's random state is left as it is.

@@ -16,7 +16,7 @@ import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from torch_geometric.data import Data
 
-from gunlearn.attribution.removal.nora import edge_scores, nora
+from gunlearn.attribution.removal.nora import inpo_edge_scores, nora
 from gunlearn.bench.config import Cell, GridConfig
 from gunlearn.bench.course import Course, histogram
 from gunlearn.bench.models import ModelStore, content_hash
@@ -127,7 +127,7 @@ class _Problem:
         self.partition = None if cell.by == "influence" else cell.request().resolve(data)
         self.base = store.base(data, cell.seed)
         if self.partition is None:
-            scores = edge_scores(nora(self.base.model, data), data.edge_index)
+            scores = inpo_edge_scores(nora(self.base.model, data), data.edge_index)
             self.partition = cell.request().resolve(data, scores)
         offsets = (1000, 2000) if config.references else ()
         self.references = [store.retrained(self.base, self.partition, offset + cell.seed) for offset in offsets]

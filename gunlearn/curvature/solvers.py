@@ -15,7 +15,10 @@ from gunlearn.errors import DivergenceError, InvalidInputError
 class Symmetric(Protocol):
     """A symmetric matrix known by its products with vectors `[size]`."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """Length of the vectors."""
+        ...
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """The product with `v` `[size]`."""

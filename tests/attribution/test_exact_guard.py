@@ -13,9 +13,9 @@ from torch_geometric.utils import add_self_loops, to_undirected
 
 import gunlearn as gu
 from gunlearn.attribution import ESTIMATORS, InfluenceProblem, SlowEstimatorWarning, resolve_items
-from gunlearn.attribution.removal import exact, layer_rules
+from gunlearn.attribution.removal import layer_rules, recording
 from gunlearn.attribution.removal.balls import Balls
-from gunlearn.attribution.removal.exact import Recording
+from gunlearn.attribution.removal.recording import Recording
 from gunlearn.attribution.targets import Embeddings
 from gunlearn.tasks import as_task
 from tests.attribution.removal import HIDDEN, NODES, OUT, SIZE, Stack, built, directed, off, randomised, tangled
@@ -313,11 +313,11 @@ def test_an_exception_within_the_network_of_gin():
 
     model = randomised(Stack(pyg.GINConv(nn.Sequential(nn.Linear(SIZE, OUT), Breaks()))))
     problem = problem_of(model, tangled())
-    recording, _ = exact.record(problem)
+    made, _ = recording.record(problem)
     before = attributes(problem.model)
     Breaks.armed = True
     with pytest.raises(KeyboardInterrupt):
-        list(recording.changes(problem.items))
+        list(made.changes(problem.items))
     assert attributes(problem.model) == before
 
 

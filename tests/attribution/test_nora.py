@@ -15,7 +15,7 @@ from torch.nn.functional import dropout
 from torch_geometric.data import Data
 from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv
 
-from gunlearn.attribution import edge_scores, min_max, nora
+from gunlearn.attribution import inpo_edge_scores, min_max, nora
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn import GCN, plain_path
 
@@ -389,16 +389,16 @@ def test_edge_scores_and_min_max():
     edge_index = torch.tensor([[0, 1, 2, 2], [1, 2, 2, 3]])
     assert min_max(influence).tolist() == scaled
     expected = [scaled[u] + scaled[v] for u, v in edge_index.t().tolist()]
-    assert edge_scores(influence, edge_index).tolist() == expected
-    assert torch.equal(edge_scores(influence, edge_index.flip(0)), edge_scores(influence, edge_index))
-    assert edge_scores(influence * 7 + 2, edge_index).tolist() == pytest.approx(expected)  # scale and shift free
+    assert inpo_edge_scores(influence, edge_index).tolist() == expected
+    assert torch.equal(inpo_edge_scores(influence, edge_index.flip(0)), inpo_edge_scores(influence, edge_index))
+    assert inpo_edge_scores(influence * 7 + 2, edge_index).tolist() == pytest.approx(expected)  # scale and shift free
     assert min_max(torch.full((3,), 2.5)).tolist() == [0.0, 0.0, 0.0]
     for bad in (float("nan"), float("inf"), -float("inf")):
         spoiled = torch.tensor([1.0, bad, 2.0])
         with pytest.raises(InvalidInputError, match="finite"):
             min_max(spoiled)
         with pytest.raises(InvalidInputError, match="finite"):
-            edge_scores(spoiled, torch.tensor([[0], [2]]))
+            inpo_edge_scores(spoiled, torch.tensor([[0], [2]]))
 
 
 # Sparse features ##############################################################

@@ -9,7 +9,7 @@ import torch
 from torch_geometric.data import Data
 
 import gunlearn as gu
-from gunlearn.attribution import Embeddings, Loss, Probabilities
+from gunlearn.attribution import Embeddings, ItemLoss, Probabilities
 from gunlearn.attribution.targets import Distance, Value, as_target
 from gunlearn.errors import GunlearnError, InvalidInputError, InvalidTypeError
 from gunlearn.tasks import as_task
@@ -31,7 +31,7 @@ def held_out() -> Data:
     return data
 
 
-def bound(task: str) -> Loss:
+def bound(task: str) -> ItemLoss:
     data = held_out()
     return as_target("loss", built("gcn"), data, as_task(task))
 
@@ -152,11 +152,11 @@ def test_loss_of_given_items_is_not_that_of_the_validation_items():
     data = held_out()
     items = as_task("node_classification").validation_items(data)
     every = gu.influence(built("gcn"), data, "node_classification", target="loss")
-    same = gu.influence(built("gcn"), data, "node_classification", target=Loss(items))
+    same = gu.influence(built("gcn"), data, "node_classification", target=ItemLoss(items))
     assert every.equal(same)
     data.val_mask = ~data.val_mask
     other = as_task("node_classification").validation_items(data)
-    assert not every.allclose(gu.influence(built("gcn"), data, "node_classification", target=Loss(other)))
+    assert not every.allclose(gu.influence(built("gcn"), data, "node_classification", target=ItemLoss(other)))
 
 
 @pytest.mark.parametrize("estimator", ["brute", "exact", "first_order"])
