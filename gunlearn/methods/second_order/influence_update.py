@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gunlearn.curvature.products import KINDS, Curvature, SplitGaussNewton
+from gunlearn.curvature.products import CURVATURES, Curvature, SplitGaussNewton
 from gunlearn.curvature.solvers import Krylov, krylov
 from gunlearn.curvature.training_loss import TrainingLoss
 from gunlearn.errors import DivergenceError, InvalidInputError
@@ -63,8 +63,8 @@ class InfluenceUpdate(Method):
 
     def __post_init__(self) -> None:
         """Refuse bad options at construction."""
-        if self.curvature not in KINDS:
-            raise InvalidInputError(f"Expected 'curvature' among {KINDS} (got {self.curvature!r})")
+        if self.curvature not in CURVATURES:
+            raise InvalidInputError(f"Expected 'curvature' among {CURVATURES} (got {self.curvature!r})")
         if self.damping is not None and not self.damping >= 0:
             raise InvalidInputError(f"Expected 'damping' >= 0 or None (got {self.damping})")
         if not (0 < self.tolerance < 1 and self.max_iterations >= 1):
