@@ -9,7 +9,7 @@ from torch_geometric.data import Data
 
 from gunlearn.bench.models import Recipe
 from gunlearn.bench.options import method_options
-from gunlearn.datasets.registry import DATASETS
+from gunlearn.datasets.catalogue import DATASETS
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
 from gunlearn.methods.base import Method

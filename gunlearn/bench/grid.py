@@ -21,7 +21,7 @@ from gunlearn.bench.config import Cell, GridConfig
 from gunlearn.bench.course import Course, histogram
 from gunlearn.bench.models import ModelStore, content_hash
 from gunlearn.bench.store import RowStore, atomic_write, csv_text, plain
-from gunlearn.datasets.registry import load
+from gunlearn.datasets.catalogue import load
 from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method

@@ -25,7 +25,7 @@ from gunlearn.bench.grid import resolve_device, threads
 from gunlearn.bench.models import ModelStore, Recipe
 from gunlearn.bench.options import typed_options
 from gunlearn.bench.store import atomic_write, csv_text, plain
-from gunlearn.datasets.registry import load
+from gunlearn.datasets.catalogue import load
 from gunlearn.errors import CheckpointError, InvalidInputError, UnsupportedModelError
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task

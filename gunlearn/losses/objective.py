@@ -43,7 +43,6 @@ class Composable:
         return tuple(dict.fromkeys(("log_prob", *read)))
 
     def __add__(self, other: object) -> Objective:
-        """The sum of two losses or objectives."""
         return Objective(self.terms + other.terms) if isinstance(other, Composable) else NotImplemented
 
     def __radd__(self, other: object) -> Objective:
@@ -51,11 +50,9 @@ class Composable:
         return Objective(self.terms) if isinstance(other, int) and other == 0 else NotImplemented
 
     def __sub__(self, other: object) -> Objective:
-        """The difference of two losses or objectives."""
         return self + -other if isinstance(other, Composable) else NotImplemented
 
     def __neg__(self) -> Objective:
-        """All weights with the opposite sign."""
         return -1.0 * self
 
     def __mul__(self, weight: object) -> Objective:

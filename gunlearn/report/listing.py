@@ -71,7 +71,7 @@ def losses_listing() -> tuple[list[str], list[list[str]]]:
 
 def datasets_listing(root: str | PathLike[str] | None = None) -> tuple[list[str], list[list[str]]]:
     """Heading and rows of all named data sets, and whether their files are there."""
-    from gunlearn.datasets.registry import available
+    from gunlearn.datasets.catalogue import available
 
     head = ["data set", "nodes", "directed edges", "source", "at hand"]
     rows = []

@@ -13,8 +13,8 @@ from torch import Tensor
 from gunlearn.errors import InvalidRequestError, InvalidTypeError
 from gunlearn.requests.apply import select_entries
 from gunlearn.requests.base import Request
-from gunlearn.requests.ids import RequestByIds, training_mask
-from gunlearn.requests.partition import content_hash
+from gunlearn.requests.ids import RequestByIds, trainable_mask
+from gunlearn.requests.partition import ids_hash
 from gunlearn.requests.training_graph import TrainingGraph
 
 
@@ -112,7 +112,7 @@ class ForgetItems(RequestByIds):
             forget_mask=forget,
             retain_mask=train & ~forget,
             retain_data=_without_rows(data, forget),
-            request_hash=content_hash(self.kind, forget.numel(), rows),
+            request_hash=ids_hash(self.kind, forget.numel(), rows),
         )
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Tensor:
@@ -132,7 +132,7 @@ def split_rows(rows: list[Any], num_forget: int) -> ItemPartition:
 
 
 def training_rows(data: Any) -> Tensor:
-    """Return which rows of `data.x` may be learned from, boolean `[num_items]`; see `training_mask`.
+    """Return which rows of `data.x` may be learned from, boolean `[num_items]`; see `trainable_mask`.
 
     Raises:
         InvalidTypeError: `data` is no `Data`, nor another object with attributes `x` and `y`.
@@ -147,7 +147,7 @@ def training_rows(data: Any) -> Tensor:
     num_items = data.x.size(0)
     if data.y.size(0) != num_items:
         raise InvalidRequestError(f"Expected one label for each of {num_items} items (got {data.y.size(0)})")
-    return training_mask(data, num_items, data.x.device)
+    return trainable_mask(data, num_items, data.x.device)
 
 
 def _names(data: Any) -> list[str]:
