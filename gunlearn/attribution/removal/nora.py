@@ -68,12 +68,10 @@ def nora(
         product = value * grad
         if row is None:
             norm = product.flatten(1).norm(p=p, dim=1)
-        else:  # the stored entries of sparse features; a zero contributes nothing
-            size = product.abs()
-            if p == math.inf:
-                norm = scatter(size, row, dim=0, dim_size=num_nodes, reduce="max")
-            else:
-                norm = scatter(size.pow(p), row, dim=0, dim_size=num_nodes, reduce="sum").pow(1 / p)
+        elif p == math.inf:  # the stored entries of sparse features; a zero contributes nothing
+            norm = scatter(product.abs(), row, dim=0, dim_size=num_nodes, reduce="max")
+        else:
+            norm = scatter(product.abs().pow(p), row, dim=0, dim_size=num_nodes, reduce="sum").pow(1 / p)
         if norm.numel() != num_nodes:
             raise UnsupportedModelError(
                 f"Expected layers that read a row per node, {num_nodes} (got {norm.numel()}): NORA does not know "
@@ -115,12 +113,10 @@ def _layer_inputs(model: nn.Module, data: Data) -> list[tuple[Tensor, Tensor, Te
     """
     features = None if data.x is None else sparse_features(data.x.detach())
     if features is not None and data.x.dtype == next((p.dtype for p in model.parameters()), None):
+        crow, col, size = features.matrix.crow_indices(), features.matrix.col_indices(), features.shape
         values = features.matrix.values().detach().requires_grad_()
-        pattern = features.matrix
-        nan = torch.full_like(values, float("nan"))
-        stand_in = torch.sparse_csr_tensor(
-            pattern.crow_indices(), pattern.col_indices(), nan, size=pattern.shape, check_invariants=False
-        )
+        nan = torch.full_like(values, math.nan)
+        stand_in = torch.sparse_csr_tensor(crow, col, nan, size=size, check_invariants=False)
         memo(stand_in, "sparse_features", lambda: features.with_values(values))
         try:
             found = _captured(model, data, stand_in, values, features.rows)

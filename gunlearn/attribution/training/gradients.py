@@ -42,11 +42,9 @@ class Gradients:
         with without_torch_scatter():  # its segment kernels cannot be differentiated twice
             outputs = problem.encode(problem.data)
         value = problem.value(outputs)
-        self.parameters = parameters
-        found: Sequence[Tensor | None] = [None] * len(parameters)
+        self.parameters, self.target = parameters, [torch.zeros_like(p) for p in parameters]
         if value.requires_grad:
-            found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-        self.target = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+            self.target = list(torch.autograd.grad(value, parameters, retain_graph=True, materialize_grads=True))
         with second_order(problem.model):  # scores of pairs are differentiated twice
             self.losses = item_losses(problem, outputs)
             self.weight = torch.ones_like(self.losses, requires_grad=True)
@@ -54,13 +52,10 @@ class Gradients:
 
     def along(self, direction: Sequence[Tensor]) -> Tensor:
         """Return the dot product of `direction` with every item's gradient, `[num_items]`."""
-        total = torch.zeros((), dtype=self.losses.dtype, device=self.losses.device)
-        for g, v in zip(self.pull, direction, strict=True):
-            if g is not None and g.requires_grad:
-                total = total + (g * v).sum()
-        if not total.requires_grad:
+        terms = [(g * v).sum() for g, v in zip(self.pull, direction, strict=True) if g is not None and g.requires_grad]
+        if not terms:
             return torch.zeros_like(self.losses)
-        return torch.autograd.grad(total, self.weight, retain_graph=True)[0]
+        return torch.autograd.grad(sum(terms[1:], start=terms[0]), self.weight, retain_graph=True)[0]
 
     def norms(self, probes: int | None) -> Tensor:
         """Return the Euclidean norm of every item's gradient, `[num_items]`.
@@ -133,18 +128,16 @@ class TracIn(_GradientEstimator):
         return found
 
     def _states(self) -> tuple[list[Any], list[float]]:
-        states: list[Any] = [None]
-        known = [1.0]
         if isinstance(self.checkpoints, str | Path):
-            states, known = _read(Path(self.checkpoints))
-        elif self.checkpoints is not None:
-            states = [c.state_dict() if isinstance(c, nn.Module) else c for c in self.checkpoints]
-            known = [1.0] * len(states)
+            states, rates = _read(Path(self.checkpoints))
+        else:
+            given = [None] if self.checkpoints is None else self.checkpoints
+            states = [c.state_dict() if isinstance(c, nn.Module) else c for c in given]
+            rates = [1.0] * len(states)
         if not states:
             raise InvalidInputError(f"Expected at least one checkpoint (got none in {self.checkpoints!r})")
-        if self.lr is None:
-            return states, known
-        rates = [float(self.lr)] * len(states) if isinstance(self.lr, int | float) else [float(r) for r in self.lr]
+        if self.lr is not None:
+            rates = [float(self.lr)] * len(states) if isinstance(self.lr, int | float) else [float(r) for r in self.lr]
         if len(rates) != len(states):
             raise InvalidInputError(f"Expected one 'lr' for each of {len(states)} checkpoints (got {len(rates)})")
         return states, rates
@@ -215,7 +208,7 @@ def last_layer(model: nn.Module) -> list[nn.Parameter]:
     return found
 
 
-def _read(folder: Path) -> tuple[list[dict[str, Tensor]], list[float]]:
+def _read(folder: Path) -> tuple[list[Any], list[float]]:
     """Return the weights of every saved result in a folder, in the order of their paths, and their learning rates."""
     states, rates = [], []
     for path in sorted(folder.rglob("*.safetensors")):
