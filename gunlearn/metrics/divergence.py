@@ -1,0 +1,94 @@
+"""Distance to retrained models, and the noise floor that it has to be held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import combinations
+
+from torch import Tensor
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.losses.functional import categorical_js_divergence, js_divergence
+from gunlearn.metrics.base import Figure
+from gunlearn.metrics.view import View
+
+
+class ForgetDivergence(Figure):
+    """Mean Jensen-Shannon divergence (nats per item) of forgotten items, averaged over the retrained models.
+
+    A retrained model is compared with the other ones only.
+
+    Raises:
+        InvalidInputError: NaN among the probabilities.
+    """
+
+    name, heading, floor, part = "js_forget", "JS forget", "js_floor_forget", "forget"
+    legend = "Jensen-Shannon divergence to retrained models on forgotten items, in nats per item"
+    better = "lower"
+
+    def compute(self, view: View) -> float | None:
+        return mean_divergence(((view, other) for other in view.references), self.part)
+
+    def spec(self, mean: float) -> str:
+        return ".4f" if mean >= 5e-4 else ".1e"
+
+    def cell(self, mean: float, std: float | None) -> str:
+        return super().cell(mean, std or None)  # 0: the distance between two, seen from both sides
+
+
+class HeldOutDivergence(ForgetDivergence):
+    """The same for test items."""
+
+    name, heading, floor, part = "js_test", "JS test", "js_floor_test", "test"
+    legend = "the same divergence on test items"
+
+
+class RetainDivergence(ForgetDivergence):
+    """The same for training items that stay."""
+
+    name, heading, floor, part = "js_retain", "JS retain", "js_floor_retain", "retain"
+    legend = "the same divergence on retained training items"
+
+
+class ForgetFloor(Figure):
+    """Mean divergence of forgotten items over pairs of retrained models: what two honest retrainings differ by."""
+
+    name, part = "js_floor_forget", "forget"
+    legend = "noise floor of js_forget: the divergence between two retrained models"
+
+    def compute(self, view: View) -> float | None:
+        return mean_divergence(combinations(view.problem.references, 2), self.part)
+
+
+class HeldOutFloor(ForgetFloor):
+    """The same for test items."""
+
+    name, part = "js_floor_test", "test"
+    legend = "noise floor of js_test"
+
+
+class RetainFloor(ForgetFloor):
+    """The same for training items that stay."""
+
+    name, part = "js_floor_retain", "retain"
+    legend = "noise floor of js_retain"
+
+
+def mean_divergence(pairs: Iterable[tuple[View, View]], part: str) -> float | None:
+    """Return the mean over pairs of views of the mean divergence over items; `None` without pairs or items."""
+    values = []
+    for p, q in pairs:
+        value = _divergence(p.probability(part), q.probability(part))
+        if value is None:
+            return None
+        values.append(value)
+    return sum(values) / len(values) if values else None
+
+
+def _divergence(p: Tensor | None, q: Tensor | None) -> float | None:
+    if p is None or q is None or not p.numel():
+        return None
+    divergence = float((js_divergence if p.dim() == 1 else categorical_js_divergence)(p, q).mean())
+    if divergence != divergence:
+        raise InvalidInputError("Expected probabilities without NaN (got some); the model is broken")
+    return divergence
