@@ -26,7 +26,7 @@ from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
 from gunlearn.metrics.problem import evaluator, headline, row_names
-from gunlearn.metrics.view import View
+from gunlearn.metrics.view import ModelView
 from gunlearn.tasks.named import as_task
 from gunlearn.training.processes import world_size
 from gunlearn.training.result import Result, versions
@@ -168,7 +168,7 @@ class _Problem:
             "hist_forget": None,
         }
 
-    def _row(self, view: View, result: Result) -> dict[str, Any]:
+    def _row(self, view: ModelView, result: Result) -> dict[str, Any]:
         """What came out of a run; its seed is the cell's."""
         row = {**self._frame(result.method, result.mode), **view.row(), "seed": self.cell.seed}
         return {**row, "options": result.config, "notes": result.notes}

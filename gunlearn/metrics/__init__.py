@@ -68,7 +68,7 @@ _HOMES = {
     "gunlearn.metrics.ranking": ("forget_separation", "separation"),
     "gunlearn.metrics.standing": ("Standing", "standings"),
     "gunlearn.metrics.texts": ("TokenScores", "drma", "exact_memorization", "extraction_strength"),
-    "gunlearn.metrics.view": ("View", "histogram"),
+    "gunlearn.metrics.view": ("ModelView", "histogram"),
 }
 for _home in (*_FIGURES.values(), *_EVALUATORS.values()):
     _module, _, _name = _home.partition(":")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gunlearn.metrics.base import CLASSES, Figure
-from gunlearn.metrics.view import View
+from gunlearn.metrics.view import ModelView
 
 
 class HeldOutAccuracy(Figure):
@@ -13,7 +13,7 @@ class HeldOutAccuracy(Figure):
     legend = "accuracy on test items"
     tasks, part = CLASSES, "test"
 
-    def compute(self, view: View) -> float | None:
+    def compute(self, view: ModelView) -> float | None:
         probability, label = view.probability(self.part), view.label(self.part)
         if probability is None or label is None or not probability.size(0):
             return None

@@ -20,7 +20,7 @@ ENTRIES = (
 
 
 class Figure(ABC):
-    """A number that is measured of a model: a subclass names and explains it, and computes it from a `View`.
+    """A number that is measured of a model: a subclass names and explains it, and computes it from a `ModelView`.
 
     Attributes:
         name: key in rows.
@@ -59,7 +59,7 @@ class Figure(ABC):
         """Return the number, `None` where it cannot be had.
 
         Args:
-            view: a `View`; of texts a `TextView`.
+            view: a `ModelView`; of texts a `TextView`.
         """
 
     def spec(self, mean: float) -> str:

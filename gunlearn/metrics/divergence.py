@@ -10,7 +10,7 @@ from torch import Tensor
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses.functional import categorical_js_divergence, js_divergence
 from gunlearn.metrics.base import Figure
-from gunlearn.metrics.view import View
+from gunlearn.metrics.view import ModelView
 
 
 class ForgetDivergence(Figure):
@@ -26,7 +26,7 @@ class ForgetDivergence(Figure):
     legend = "Jensen-Shannon divergence to retrained models on forgotten items, in nats per item"
     better = "lower"
 
-    def compute(self, view: View) -> float | None:
+    def compute(self, view: ModelView) -> float | None:
         return mean_divergence(((view, other) for other in view.references), self.part)
 
     def spec(self, mean: float) -> str:
@@ -56,7 +56,7 @@ class ForgetFloor(Figure):
     name, part = "js_floor_forget", "forget"
     legend = "noise floor of js_forget: the divergence between two retrained models"
 
-    def compute(self, view: View) -> float | None:
+    def compute(self, view: ModelView) -> float | None:
         return mean_divergence(combinations(view.problem.references, 2), self.part)
 
 
@@ -74,7 +74,7 @@ class RetainFloor(ForgetFloor):
     legend = "noise floor of js_retain"
 
 
-def mean_divergence(pairs: Iterable[tuple[View, View]], part: str) -> float | None:
+def mean_divergence(pairs: Iterable[tuple[ModelView, ModelView]], part: str) -> float | None:
     """Return the mean over pairs of views of the mean divergence over items; `None` without pairs or items."""
     values = []
     for p, q in pairs:

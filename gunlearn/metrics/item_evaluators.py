@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -10,8 +11,17 @@ from torch import Tensor, nn
 from gunlearn.losses import Prediction
 from gunlearn.metrics.problem import Evaluator, logits_of
 from gunlearn.tasks.items.arrays import ArrayItems
+from gunlearn.tasks.items.tables import rows_at
 
 BATCH = 1024  # items at a time
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Rows `index` `[num_items]` of a table of items, not yet loaded."""
+
+    data: Any
+    index: Tensor
 
 
 class CategoricalEvaluator(Evaluator):
@@ -38,18 +48,15 @@ class ItemEvaluator(CategoricalEvaluator):
         data = self.partition.data
         masks = {"forget": self.partition.forget_mask, "retain": self.partition.retain_mask}
         masks["test"] = data.test_mask if "test_mask" in data else torch.zeros_like(masks["forget"])
-        return {
-            part: (ArrayItems(data.x[mask], data.y[mask]) if bool(mask.any()) else None, data)
-            for part, mask in masks.items()
-        }
+        rows = {part: TableRows(data, mask.nonzero().view(-1)) for part, mask in masks.items()}
+        return {part: (items if items.index.numel() else None, data) for part, items in rows.items()}
 
-    def label(self, items: ArrayItems) -> Tensor:
-        return items.y
-
-    def decode(self, model: nn.Module, outputs: Any, items: ArrayItems) -> Prediction:
-        """Return predictions of items, read `BATCH` at a time."""
-        batches = zip(items.x.split(BATCH), items.y.split(BATCH), strict=True)
-        found = [self.task.decode(model, outputs, ArrayItems(x, y)) for x, y in batches]
+    def decode(self, model: nn.Module, outputs: Any, items: TableRows) -> Prediction:
+        """Return predictions with labels of items, loaded `BATCH` at a time."""
+        batches = (ArrayItems(*rows_at(items.data, index)) for index in items.index.split(BATCH))
+        found = [(self.task.decode(model, outputs, batch), batch.y) for batch in batches]
         return Prediction(
-            log_prob=torch.cat([p.log_prob for p in found]), logits=torch.cat([logits_of(p) for p in found])
+            log_prob=torch.cat([prediction.log_prob for prediction, _ in found]),
+            logits=torch.cat([logits_of(prediction) for prediction, _ in found]),
+            label=torch.cat([y for _, y in found]),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gunlearn.metrics.base import LINKS, Figure
-from gunlearn.metrics.view import View
+from gunlearn.metrics.view import ModelView
 
 
 class ForgetProbability(Figure):
@@ -12,7 +12,7 @@ class ForgetProbability(Figure):
     name, part = "forget_prob", "forget"
     legend = "mean probability of the forgotten items' own labels"
 
-    def compute(self, view: View) -> float | None:
+    def compute(self, view: ModelView) -> float | None:
         likelihood = view.likelihood(self.part)
         return None if likelihood is None or not likelihood.numel() else float(likelihood.mean())
 

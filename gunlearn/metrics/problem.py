@@ -14,7 +14,7 @@ from gunlearn.errors import InvalidInputError, UnsupportedMethodError, Unsupport
 from gunlearn.losses import Prediction
 from gunlearn.metrics import EVALUATORS, FIGURES
 from gunlearn.metrics.base import Figure, figures_of
-from gunlearn.metrics.view import View
+from gunlearn.metrics.view import ModelView
 from gunlearn.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Evaluator(ABC):
 
     def refer_to(self, references: Sequence[nn.Module]) -> None:
         """Compare with these retrained models from now on; their predictions are made at once."""
-        self.references = [View(self, model) for model in references]
+        self.references = [ModelView(self, model) for model in references]
         for view in self.references:
             _ = view.predictions
         for p, q in combinations(self.references, 2):
@@ -75,19 +75,15 @@ class Evaluator(ABC):
 
     @abstractmethod
     def probability(self, prediction: Prediction) -> Tensor:
-        """See `View.probability`."""
+        """See `ModelView.probability`."""
 
     @abstractmethod
     def likelihood(self, prediction: Prediction) -> Tensor:
-        """See `View.likelihood`."""
+        """See `ModelView.likelihood`."""
 
     @abstractmethod
     def score(self, prediction: Prediction) -> Tensor:
-        """See `View.score`."""
-
-    def label(self, items: Any) -> Tensor:
-        """Return the labels of items, `[num_items]`."""
-        return items.label
+        """See `ModelView.score`."""
 
     def encode(self, model: nn.Module, data: Any) -> Any:
         """Run the task's shared pass over the data."""
@@ -97,9 +93,9 @@ class Evaluator(ABC):
         """Return predictions of items from what `encode` returned."""
         return self.task.decode(model, outputs, items)
 
-    def view(self, model: nn.Module, result: Result | None = None, full_graph: bool = False) -> View:
-        """Return the view of a model, see `View`."""
-        return View(self, model, result, full_graph)
+    def view(self, model: nn.Module, result: Result | None = None, full_graph: bool = False) -> ModelView:
+        """Return the view of a model, see `ModelView`."""
+        return ModelView(self, model, result, full_graph)
 
     def row(self, model: nn.Module) -> dict[str, float | None]:
         """Return all figures of a model by name."""

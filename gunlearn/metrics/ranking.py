@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.metrics.base import CLASSES, LINKS, Figure
-from gunlearn.metrics.view import View
+from gunlearn.metrics.view import ModelView
 
 Pair = tuple[float | None, float | None]
 
@@ -74,7 +74,7 @@ class RetainAUC(Figure):
     legend = "test edges against non-edges"
     tasks = LINKS
 
-    def compute(self, view: View) -> float | None:
+    def compute(self, view: ModelView) -> float | None:
         return _test_separation(view)[0]
 
 
@@ -85,7 +85,7 @@ class RetainAP(Figure):
     legend = "average precision of test edges against non-edges"
     tasks = LINKS
 
-    def compute(self, view: View) -> float | None:
+    def compute(self, view: ModelView) -> float | None:
         return _test_separation(view)[1]
 
 
@@ -103,7 +103,7 @@ class ForgetAUC(Figure):
     def __init__(self, draws: int = 5) -> None:
         self.draws = draws
 
-    def compute(self, view: View) -> float | None:
+    def compute(self, view: ModelView) -> float | None:
         return _forget_separation(view, self.draws)[0]
 
 
@@ -113,7 +113,7 @@ class ForgetAP(ForgetAUC):
     name, heading, words = "forget_ap", "", ""
     legend = "average precision of retained against forgotten edges"
 
-    def compute(self, view: View) -> float | None:
+    def compute(self, view: ModelView) -> float | None:
         return _forget_separation(view, self.draws)[1]
 
 
@@ -128,7 +128,7 @@ class MembershipAUC(Figure):
     legend = "how well the model's scores tell forgotten items from test items that it never saw"
     tasks, hidden = (*LINKS, *CLASSES), LINKS
 
-    def compute(self, view: View) -> float | None:
+    def compute(self, view: ModelView) -> float | None:
         forget, label = view.score("forget"), view.label("forget")
         unseen, unseen_label = view.score("unseen"), view.label("unseen")
         if forget is None or label is None or unseen is None or unseen_label is None:
@@ -144,14 +144,14 @@ class MembershipAUC(Figure):
         return aucs[0] if len(aucs) == 1 else total / weight if aucs else None
 
 
-def _test_separation(view: View) -> Pair:
+def _test_separation(view: ModelView) -> Pair:
     score, label = view.score("test"), view.label("test")
     if score is None or label is None:
         return None, None
     return view.once("test separation", lambda: separation(score[label == 1], score[label != 1]))
 
 
-def _forget_separation(view: View, draws: int) -> Pair:
+def _forget_separation(view: ModelView, draws: int) -> Pair:
     forget, retain = view.score("forget"), view.score("retain")
     if forget is None or retain is None:
         return None, None

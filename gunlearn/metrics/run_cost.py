@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gunlearn.metrics.base import Figure
-from gunlearn.metrics.view import View
+from gunlearn.metrics.view import ModelView
 
 
 class Seconds(Figure):
@@ -13,7 +13,7 @@ class Seconds(Figure):
     legend = "wall time of the method, without the training of the model before"
     better, of_run = "lower", True
 
-    def compute(self, view: View) -> float | None:
+    def compute(self, view: ModelView) -> float | None:
         return None if view.result is None else getattr(view.result, self.name)
 
     def spec(self, mean: float) -> str:

@@ -21,7 +21,7 @@ BINS = 40
 Value = TypeVar("Value")
 
 
-class View:
+class ModelView:
     """One model on one problem. Predictions are made when a figure first asks for them, and kept.
 
     Args:
@@ -57,17 +57,18 @@ class View:
                 module.training = mode
         return found
 
-    def items(self, part: str) -> Any | None:
-        """Return the items of `"forget"`, `"retain"`, `"test"` or `"unseen"`, `None` where there are none.
-
-        `"unseen"` are the test items that membership inference compares forgotten items with.
-        """
-        return self.problem.items[self.problem.aliases.get(part, part)][0]
-
     def label(self, part: str) -> Tensor | None:
-        """Return the labels of the items, `[num_items]`."""
-        items = self.items(part)
-        return None if items is None else self.problem.label(items)
+        """Return the labels of the items, `[num_items]`; `None` where there are none.
+
+        Args:
+            part: `"forget"`, `"retain"`, `"test"`, or `"unseen"`: the test items that membership inference compares
+                forgotten items with.
+        """
+        part = self.problem.aliases.get(part, part)
+        items, prediction = self.problem.items[part][0], self.predictions[part]
+        if items is None or prediction is None:
+            return None
+        return items.label if prediction.label is None else prediction.label
 
     def probability(self, part: str) -> Tensor | None:
         """Return probabilities in float64: of pairs `[num_items]`, of classes `[num_items, num_classes]`."""
@@ -88,7 +89,7 @@ class View:
         return self._kept[key]
 
     @property
-    def references(self) -> list[View]:
+    def references(self) -> list[ModelView]:
         """The retrained models, without this one itself."""
         return [view for view in self.problem.references if view.model is not self.model]
 
