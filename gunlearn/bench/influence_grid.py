@@ -135,6 +135,8 @@ def run_influence(
     Raises:
         GunlearnError: the data, the model or the truth cannot be had; an estimator's failure is a row with an `error`.
     """
+    from gunlearn.report.influence_table import influence_report
+
     task = as_task(config.task)
     function = None if config.model is None else load_function(config.model)
     with threads(config.threads):
@@ -157,6 +159,7 @@ def run_influence(
     if function is None:
         study.settings["recipe"] = vars(config.recipe)
     write_study(study, out)
+    influence_report(study, Path(out) / f"{_STEM}.html")
     return study
 
 

@@ -127,13 +127,12 @@ class Influence:
         import sys
 
         from gunlearn.bench.influence_grid import run_influence
-        from gunlearn.report.influence_table import influence_report, influence_rich_table, study_title
+        from gunlearn.report.influence_table import influence_rich_table, study_title
 
         report = _tell if self.progress else None
         study = run_influence(self.config(), self.folder, report, bars=self.progress and sys.stderr.isatty())
-        path = influence_report(study, self.folder / "influence.html")
         show(influence_rich_table(study.rows, study_title(study)))
-        print(f"report: {path}")
+        print(f"report: {self.folder / 'influence.html'}")
         return 1 if all(row["error"] for row in study.rows) else 0
 
 

@@ -7,11 +7,9 @@ from gunlearn.metrics.view import ModelView
 
 
 class HeldOutAccuracy(Figure):
-    """Share of test items whose likeliest class is their own."""
+    """Accuracy on test items."""
 
-    name, heading, words = "test_acc", "acc. test", "test accuracy"
-    legend = "accuracy on test items"
-    tasks, part = CLASSES, "test"
+    name, heading, words, part, tasks = "test_acc", "acc. test", "test accuracy", "test", CLASSES
 
     def compute(self, view: ModelView) -> float | None:
         probability, label = view.probability(self.part), view.label(self.part)
@@ -21,14 +19,12 @@ class HeldOutAccuracy(Figure):
 
 
 class RetainAccuracy(HeldOutAccuracy):
-    """The same for the training items that stay."""
+    """Accuracy on retained training items."""
 
     name, heading, words, part = "retain_acc", "", "", "retain"
-    legend = "accuracy on retained training items"
 
 
 class ForgetAccuracy(HeldOutAccuracy):
-    """The same for forgotten items, as the original data show them."""
+    """Accuracy on forgotten items, as the original data show them."""
 
     name, heading, words, part = "forget_acc", "acc. forget", "", "forget"
-    legend = "accuracy on forgotten items, read on the original data"

@@ -25,7 +25,7 @@ class Figure(ABC):
     Attributes:
         name: key in rows.
         heading: of its column in tables; empty for a figure without a column.
-        legend: one sentence that explains it.
+        legend: one sentence that explains it; by default the first line of the class's docstring.
         tasks: names of the tasks that have it; empty for all that `gunlearn.evaluate` takes.
         better: `"higher"`, `"lower"`, or `"retrained"`: the nearer to the value of a retrained model the better.
         format: format specification of its numbers.
@@ -37,7 +37,8 @@ class Figure(ABC):
     Example:
         >>> from gunlearn.metrics import Figure
         >>> class Certainty(Figure):
-        ...     name, heading, legend = "certainty", "certainty", "mean probability of test items' likeliest class"
+        ...     "Mean probability of test items' likeliest class."
+        ...     name, heading = "certainty", "certainty"
         ...     def compute(self, view):
         ...         probability = view.probability("test")
         ...         return None if probability is None else float(probability.amax(-1).mean())
@@ -53,6 +54,11 @@ class Figure(ABC):
     floor: str = ""
     hidden: tuple[str, ...] = ()
     of_run: bool = False
+
+    def __init_subclass__(cls) -> None:
+        """Take the legend from the docstring where the class names none."""
+        if "legend" not in vars(cls) and cls.__doc__:
+            cls.legend = cls.__doc__.partition("\n")[0]
 
     @abstractmethod
     def compute(self, view: Any) -> float | None:

@@ -14,17 +14,15 @@ from gunlearn.metrics.view import ModelView
 
 
 class ForgetDivergence(Figure):
-    """Mean Jensen-Shannon divergence (nats per item) of forgotten items, averaged over the retrained models.
+    """Jensen-Shannon divergence to retrained models on forgotten items, in nats per item.
 
-    A retrained model is compared with the other ones only.
+    The mean over the retrained models; one of them is compared with the other ones only.
 
     Raises:
         InvalidInputError: NaN among the probabilities.
     """
 
-    name, heading, floor, part = "js_forget", "JS forget", "js_floor_forget", "forget"
-    legend = "Jensen-Shannon divergence to retrained models on forgotten items, in nats per item"
-    better = "lower"
+    name, heading, floor, part, better = "js_forget", "JS forget", "js_floor_forget", "forget", "lower"
 
     def compute(self, view: ModelView) -> float | None:
         return mean_divergence(((view, other) for other in view.references), self.part)
@@ -37,41 +35,36 @@ class ForgetDivergence(Figure):
 
 
 class HeldOutDivergence(ForgetDivergence):
-    """The same for test items."""
+    """The same divergence on test items."""
 
     name, heading, floor, part = "js_test", "JS test", "js_floor_test", "test"
-    legend = "the same divergence on test items"
 
 
 class RetainDivergence(ForgetDivergence):
-    """The same for training items that stay."""
+    """The same divergence on retained training items."""
 
     name, heading, floor, part = "js_retain", "JS retain", "js_floor_retain", "retain"
-    legend = "the same divergence on retained training items"
 
 
 class ForgetFloor(Figure):
-    """Mean divergence of forgotten items over pairs of retrained models: what two honest retrainings differ by."""
+    """Noise floor of js_forget: the mean divergence between two retrained models."""
 
     name, part = "js_floor_forget", "forget"
-    legend = "noise floor of js_forget: the divergence between two retrained models"
 
     def compute(self, view: ModelView) -> float | None:
         return mean_divergence(combinations(view.problem.references, 2), self.part)
 
 
 class HeldOutFloor(ForgetFloor):
-    """The same for test items."""
+    """Noise floor of js_test."""
 
     name, part = "js_floor_test", "test"
-    legend = "noise floor of js_test"
 
 
 class RetainFloor(ForgetFloor):
-    """The same for training items that stay."""
+    """Noise floor of js_retain."""
 
     name, part = "js_floor_retain", "retain"
-    legend = "noise floor of js_retain"
 
 
 def mean_divergence(pairs: Iterable[tuple[ModelView, ModelView]], part: str) -> float | None:

@@ -7,10 +7,9 @@ from gunlearn.metrics.view import ModelView
 
 
 class ForgetProbability(Figure):
-    """Mean over forgotten items of the probability of their own label."""
+    """Mean probability of the forgotten items' own labels."""
 
     name, part = "forget_prob", "forget"
-    legend = "mean probability of the forgotten items' own labels"
 
     def compute(self, view: ModelView) -> float | None:
         likelihood = view.likelihood(self.part)
@@ -18,7 +17,6 @@ class ForgetProbability(Figure):
 
 
 class RetainProbability(ForgetProbability):
-    """Mean over retained edges of their probability."""
+    """Mean probability of the retained edges."""
 
     name, part, tasks = "retain_prob", "retain", LINKS
-    legend = "mean probability of the retained edges"

@@ -68,36 +68,31 @@ def _refuse_nan(*scores: Tensor) -> None:
 
 
 class RetainAUC(Figure):
-    """AUC of test edges against their negatives."""
+    """AUC of test edges against non-edges."""
 
-    name, heading, words = "retain_auc", "AUC retain", "retain AUC (test edges)"
-    legend = "test edges against non-edges"
-    tasks = LINKS
+    name, heading, words, tasks = "retain_auc", "AUC retain", "retain AUC (test edges)", LINKS
 
     def compute(self, view: ModelView) -> float | None:
         return _test_separation(view)[0]
 
 
 class RetainAP(Figure):
-    """Average precision of test edges against their negatives."""
+    """Average precision of test edges against non-edges."""
 
-    name = "retain_ap"
-    legend = "average precision of test edges against non-edges"
-    tasks = LINKS
+    name, tasks = "retain_ap", LINKS
 
     def compute(self, view: ModelView) -> float | None:
         return _test_separation(view)[1]
 
 
 class ForgetAUC(Figure):
-    """AUC of `forget_separation`.
+    """AUC of retained against forgotten edges.
 
     Args:
-        draws: equal-size draws of retained edges.
+        draws: equal-size draws of retained edges, see `forget_separation`.
     """
 
     name, heading, words = "forget_auc", "AUC forget", "forget AUC (retained against forgotten edges)"
-    legend = "retained against forgotten edges"
     tasks = LINKS
 
     def __init__(self, draws: int = 5) -> None:
@@ -108,24 +103,23 @@ class ForgetAUC(Figure):
 
 
 class ForgetAP(ForgetAUC):
-    """Average precision of `forget_separation`."""
+    """Average precision of retained against forgotten edges."""
 
     name, heading, words = "forget_ap", "", ""
-    legend = "average precision of retained against forgotten edges"
 
     def compute(self, view: ModelView) -> float | None:
         return _forget_separation(view, self.draws)[1]
 
 
 class MembershipAUC(Figure):
-    """AUC of the simplest membership inference: how well scores tell forgotten from unseen test items of their class.
+    """How well scores tell forgotten items from test items of their class, which the model never saw.
 
-    Averaged over classes by their number of forgotten items: against all test items it would measure the class as well.
-    The two kinds may differ in other ways, so the value of an honest retraining is what to compare with, not one half.
+    The simplest membership inference. Averaged over classes by their number of forgotten items: against all test items
+    it would measure the class as well. The two kinds may differ in other ways, so the value of an honest retraining is
+    what to compare with, not one half.
     """
 
     name, heading, words = "mia_auc", "MIA AUC", "membership inference AUC"
-    legend = "how well the model's scores tell forgotten items from test items that it never saw"
     tasks, hidden = (*LINKS, *CLASSES), LINKS
 
     def compute(self, view: ModelView) -> float | None:

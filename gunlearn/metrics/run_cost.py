@@ -7,11 +7,9 @@ from gunlearn.metrics.view import ModelView
 
 
 class Seconds(Figure):
-    """Wall time of the method."""
+    """Wall time of the method, without the training of the model before."""
 
-    name, heading = "seconds", "seconds"
-    legend = "wall time of the method, without the training of the model before"
-    better, of_run = "lower", True
+    name, heading, better, of_run = "seconds", "seconds", "lower", True
 
     def compute(self, view: ModelView) -> float | None:
         return None if view.result is None else getattr(view.result, self.name)
@@ -21,24 +19,21 @@ class Seconds(Figure):
 
 
 class SecondsPerEpoch(Seconds):
-    """Wall time of one epoch."""
+    """Mean wall time of an epoch; none for methods without epochs."""
 
     name, heading = "seconds_per_epoch", ""
-    legend = "mean wall time of an epoch; none for methods without epochs"
 
 
 class Epochs(Seconds):
-    """Optimiser steps."""
+    """Epochs that the method ran."""
 
     name, heading = "epochs", ""
-    legend = "optimiser steps taken"
 
 
 class PeakMemoryMB(Seconds):
-    """Peak memory in MiB."""
+    """Peak memory of the process while the method ran, model, data and libraries included."""
 
     name, heading = "peak_memory_mb", "peak MiB"
-    legend = "peak memory of the process while the method ran, model, data and libraries included"
 
     def cell(self, mean: float, std: float | None) -> str:
         return f"{mean:.0f}"

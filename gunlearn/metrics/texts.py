@@ -95,80 +95,69 @@ def drma(scores: TokenScores, per_token: bool = False) -> float:
 
 
 class AnswerProbability(Figure):
-    """Mean probability of answers, each the geometric mean over its tokens; TOFU's."""
+    """Mean over rows of p(answer)^(1/tokens)."""
 
     name, heading, tasks = "prob", "probability", TEXTS
-    legend = "mean over rows of p(answer)^(1/tokens)"
 
     def compute(self, view: TextView) -> float | None:
         return _mean(view.likelihood)
 
 
 class TokenNLL(Figure):
-    """Negative log-likelihood per token."""
+    """Negative log-likelihood per token, in nats."""
 
     name, heading, tasks = "nll", "NLL", TEXTS
-    legend = "negative log-likelihood per token, in nats"
 
     def compute(self, view: TextView) -> float | None:
         return -float(view.scores.log_prob.sum() / view.scores.length.sum())
 
 
 class ExactMemorization(Figure):
-    """Mean of `exact_memorization`."""
+    """Share of tokens that are the model's first choice."""
 
     name, heading, tasks = "exact_memorization", "exact memorisation", TEXTS
-    legend = "share of tokens that are the model's first choice"
 
     def compute(self, view: TextView) -> float | None:
         return _mean(exact_memorization(view.scores)) if view.in_full else None
 
 
 class ExtractionStrength(Figure):
-    """Mean of `extraction_strength`."""
+    """Share of an answer that the model completes by itself."""
 
     name, heading, tasks = "extraction_strength", "extraction strength", TEXTS
-    legend = "share of an answer that the model completes by itself"
 
     def compute(self, view: TextView) -> float | None:
         return _mean(extraction_strength(view.scores)) if view.in_full else None
 
 
 class DRMA(Figure):
-    """`drma` of documents."""
+    """Expected number of tokens of a document that the model says right."""
 
-    name, heading, tasks = "drma", "DRMA", TEXTS
-    legend = "expected number of tokens of a document that the model says right"
-
-    def compute(self, view: TextView) -> float | None:
-        return drma(view.scores) if view.in_full else None
-
-
-class DRMAPerToken(Figure):
-    """`drma` divided by the length of each document."""
-
-    name, heading, tasks = "drma_per_token", "DRMA per token", TEXTS
-    legend = "DRMA, each document divided by its length"
+    name, heading, tasks, per_token = "drma", "DRMA", TEXTS, False
 
     def compute(self, view: TextView) -> float | None:
-        return drma(view.scores, per_token=True) if view.in_full else None
+        return drma(view.scores, self.per_token) if view.in_full else None
+
+
+class DRMAPerToken(DRMA):
+    """DRMA, each document's divided by its length."""
+
+    name, heading, per_token = "drma_per_token", "DRMA per token", True
 
 
 class RougeL(Figure):
-    """Mean ROUGE-L recall of generated answers."""
+    """ROUGE-L recall of generated answers."""
 
     name, heading, tasks = "rougeL", "ROUGE-L", TEXTS
-    legend = "ROUGE-L recall of generated answers"
 
     def compute(self, view: TextView) -> float | None:
         return None if view.rouge is None else _mean(view.rouge)
 
 
 class TruthRatio(Figure):
-    """Summary of truth ratios."""
+    """Probability of wrong answers over the right one's: how near to 1 where forgotten, how far below elsewhere."""
 
     name, heading, tasks = "truth_ratio", "truth ratio", TEXTS
-    legend = "probability of wrong answers over that of the right one: near 1 on forgotten rows, else one minus it"
 
     def compute(self, view: TextView) -> float | None:
         return view.truth

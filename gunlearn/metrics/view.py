@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SETS = ("forget", "test", "retain")
 BINS = 40
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 
 
 class ModelView:
@@ -82,7 +82,7 @@ class ModelView:
         """Return what items are ranked by, `[num_items]`: the higher, the surer the model is of them."""
         return self._read(self.problem.score, part)
 
-    def once(self, key: Any, compute: Callable[[], Value]) -> Value:
+    def once(self, key: Any, compute: Callable[[], _Value]) -> _Value:
         """Return what `compute` returned the first time that `key` was asked for."""
         if key not in self._kept:
             self._kept[key] = compute()

@@ -6,9 +6,15 @@ from gunlearn.core.lazy import lazy
 
 _HOMES = {
     "gunlearn.report.html": ("evaluation_report", "grid_report"),
+    "gunlearn.report.influence_table": (
+        "influence_markdown_table",
+        "influence_report",
+        "influence_rich_table",
+        "study_title",
+    ),
     "gunlearn.report.listing": ("estimators_table", "figures_table", "losses_table", "methods_table"),
     "gunlearn.report.table": ("markdown_table", "rich_table", "text_table"),
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)
-__getattr__, __dir__ = lazy(__name__, _HOMES)
+__getattr__, __dir__ = lazy(__name__, _HOMES, parts=("html", "influence_table", "listing", "summary", "table"))

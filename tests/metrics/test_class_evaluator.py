@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 from sklearn.metrics import accuracy_score, roc_auc_score
 from torch import nn
+from torch.utils.data import Dataset
 from torch_geometric.data import Data
 
 import gunlearn as gu
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.metrics import ClassEvaluator, evaluator
+from gunlearn.tasks.items.tables import as_table
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +106,17 @@ def test_an_evaluator_for_every_task_with_one(problem):
         evaluator(Words(), partition)
 
 
+class Pairs(Dataset):
+    def __init__(self, pairs: list) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, i: int) -> tuple:
+        return self.pairs[i]
+
+
 def test_independent_items(monkeypatch):
     """Figures of a classifier of rows, from its logits by hand; items may come in several batches."""
     torch.manual_seed(0)
@@ -130,6 +145,12 @@ def test_independent_items(monkeypatch):
     ]
     assert len(aucs) == 3
     assert row["mia_auc"] == pytest.approx(np.average([auc for auc, _ in aucs], weights=[n for _, n in aucs]))
+    pairs = list(zip(data.x, data.y.tolist(), strict=True))  # a map-style data set: items are loaded batch by batch
+    table = SimpleNamespace(**{**vars(partition), "data": as_table(Pairs(pairs)), "forgets": ("items",)})
+    loaded = evaluator(gu.ImageClassification(), table, [a, b]).row(model)
+    same = ("forget_acc", "retain_acc", "forget_prob", "js_forget", "js_floor_retain")
+    assert [loaded[name] for name in same] == pytest.approx([row[name] for name in same])
+    assert loaded["test_acc"] is None
     del data.test_mask
     row = evaluator(gu.ImageClassification(), gu.ForgetItems(count=12, seed=1).resolve(data)).row(model)
     assert row["forget_acc"] is not None

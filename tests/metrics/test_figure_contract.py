@@ -73,7 +73,7 @@ def test_every_figure_is_in_rows_tables_and_legend(task: str, tmp_path: Any) -> 
         figure = FIGURES[name]()
         assert (figure.heading in head) == figure.is_column([task])
         if figure.is_column([task]):
-            assert f"{figure.heading}: {figure.legend}." in html
+            assert f"{figure.heading}: {figure.legend}" in html
             assert f"<th>{figure.heading}</th>" in html
             assert f"| {figure.heading} |" in markdown_table(found.rows)
     assert set(EVALUATORS[task].headline) <= set(found)
@@ -82,10 +82,9 @@ def test_every_figure_is_in_rows_tables_and_legend(task: str, tmp_path: Any) -> 
 
 
 class Certainty(Figure):
-    """Mean probability of the likeliest class."""
+    """Mean probability of test items' likeliest class."""
 
     name, heading, better, format = "certainty", "certainty", "retrained", ".4f"
-    legend = "mean probability of test items' likeliest class"
 
     def compute(self, view: Any) -> float | None:
         probability = view.probability("test")
@@ -104,7 +103,7 @@ def test_a_figure_of_ones_own(tmp_path: Any) -> None:
     assert f"{found['certainty']:.4f}" in str(found)
     html = found.report(tmp_path / "r.html").read_text()
     assert "<th>certainty</th>" in html
-    assert f"certainty: {Certainty.legend}." in unescape(html)
+    assert "certainty: Mean probability of test items' likeliest class. " in unescape(html)
     assert "certainty" in found.save_csv(tmp_path / "rows.csv").read_text().splitlines()[0].split(",")
     again = type(found).load(found.save(tmp_path / "evaluation.json"))
     assert dict(again) == dict(found)
