@@ -6,6 +6,7 @@ import doctest
 import inspect
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch_geometric.data import Data
 
 import gunlearn as gu
 import gunlearn.api
-from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError, UnsupportedMethodError
+from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError
 from tests.methods.cases import fresh_model, make_data, run, same_weights, trained_model
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -143,10 +144,34 @@ def test_what_cannot_be_evaluated(result: gu.Result, tmp_path: Any) -> None:
         gu.evaluate(loaded)
     with pytest.raises(InvalidInputError, match="either 'train' or 'references'"):
         gu.evaluate(result, train=lambda data, seed: None, references=[fresh_model("gcn")])
-    data = Data(x=torch.randn(20, 4), y=torch.arange(20) % 2)
-    images = gu.unlearn(nn.Linear(4, 2), data, gu.ForgetItems(count=2), "npo", "image_classification", epochs=1)
-    with pytest.raises(UnsupportedMethodError, match="got 'image_classification'"):
-        gu.evaluate(images)
+
+
+def test_an_evaluation_is_a_mapping_of_figures(result: gu.Result) -> None:
+    table = gu.evaluate(result)
+    assert isinstance(table, Mapping)
+    assert {"forget_auc", "js_test", "seconds"} <= set(table) == dict(table).keys()
+    assert len(table) == len(list(table))
+    assert table.get("forget_auc") == table.rows[0]["forget_auc"]
+    assert "test_acc" not in table  # no figure of links
+
+
+def test_images_are_evaluated() -> None:
+    data = Data(x=torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), y=torch.arange(60) % 2)
+    data.test_mask = torch.arange(60) >= 40
+    result = gu.unlearn(nn.Linear(4, 2), data, gu.ForgetItems(count=6), "npo", "image_classification", epochs=1)
+    seen: list[int] = []
+
+    def train(data: Data, seed: int) -> nn.Module:
+        seen.append(data.x.size(0))
+        torch.manual_seed(seed)
+        return nn.Linear(4, 2)
+
+    table = gu.evaluate(result, train=train)
+    assert seen == [54, 54]
+    assert [row["method"] for row in table.rows] == ["npo", "retrain", "retrain", "utu"]
+    named = ("test_acc", "retain_acc", "forget_acc", "forget_prob", "mia_auc", *JS, *FLOORS)
+    assert all(0 <= table[name] <= 1 for name in named)
+    assert "acc. forget" in str(table)
 
 
 @pytest.mark.parametrize(

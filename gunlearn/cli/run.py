@@ -149,6 +149,7 @@ class Run:
         """Run the grid; 1 if every method failed."""
         from gunlearn.bench.backends import cluster
         from gunlearn.bench.grid import run_grid
+        from gunlearn.report.html import grid_report
         from gunlearn.report.table import rich_table
 
         try:
@@ -162,12 +163,13 @@ class Run:
             kept = len(RowStore(self.folder / ROWS).read())
             say(f"interrupted: {kept} rows are kept in {self.folder}; the same command goes on from there")
             return 130
+        report = grid_report(rows, self.folder / "report.html")
         first = rows[0]
         kind = first["forget"]
         share = f"ratio {first['ratio']} of {kind}" if first["ratio"] is not None else f"{first['count']} {kind}"
         where = f", region {first['region']}" if kind == "edges" else ""
         show(rich_table(rows, f"{first['dataset']}, {first['task'].replace('_', ' ')}, {share} forgotten{where}"))
-        print(f"report: {self.folder / 'report.html'}")
+        print(f"report: {report}")
         asked = {name.partition(":")[0] for name in self.methods} - {"retrain"}
         tried = [row for row in rows if row["method"] in asked]
         return 1 if tried and all(row["error"] for row in tried) else 0

@@ -33,7 +33,7 @@ _HOMES = {
     "gunlearn.llm.recipes.methods": ("TokenMethod",),
     "gunlearn.llm.metrics.text_alignment": ("TextAlignment", "fade_metric", "functional_alignment"),
     "gunlearn.llm.metrics.attacks": ("quantized", "relearn"),
-    "gunlearn.llm.metrics.evaluation": ("evaluate",),
+    "gunlearn.llm.metrics.evaluation": ("evaluate_language_models",),
     "gunlearn.llm.data.pairing": ("PairedDataset",),
     "gunlearn.llm.recipes.plan": ("Plan",),
     "gunlearn.llm.training.backend": ("TrainerBackend",),
@@ -58,4 +58,5 @@ _HOMES = {
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)
-__getattr__, __dir__ = lazy(__name__, _HOMES)
+_RENAMED = {"evaluate": "gunlearn.llm.evaluate_language_models"}
+__getattr__, __dir__ = lazy(__name__, _HOMES, renamed=_RENAMED)

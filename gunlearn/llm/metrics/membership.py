@@ -18,11 +18,11 @@ from torch.func import functional_call
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import collator_of
-from gunlearn.llm.metrics.scoring import TokenScores
 from gunlearn.llm.model.causal_lm import IGNORE, model_inputs
 from gunlearn.llm.model.head import device_of, evaluating
 from gunlearn.losses.reduction import full_precision
 from gunlearn.metrics.ranking import separation
+from gunlearn.metrics.texts import TokenScores
 
 
 def loss_score(scores: TokenScores) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from gunlearn.llm.data.collate import collator_of
 from gunlearn.llm.model.causal_lm import IGNORE, answer_tokens, model_inputs
 from gunlearn.llm.model.head import CHUNK, device_of, evaluating, head_comes_last, output_head, replaced_head
 from gunlearn.losses.reduction import full_precision
+from gunlearn.metrics.texts import TokenScores
 
 COLUMNS = ("input_ids", "labels", "attention_mask")  # of a row; others may be there in some rows alone
 
@@ -45,35 +45,6 @@ def answer_logits(model: nn.Module, inputs: Mapping[str, Tensor], mask: Tensor, 
         logits = model(**inputs, use_cache=False).logits[:, :-1][mask]
         for piece in logits.split(max(1, chunk // logits.size(-1))):
             yield full_precision(piece)
-
-
-@dataclass(frozen=True, eq=False)
-class TokenScores:
-    """Figures per labelled token, `[num_rows, num_tokens]`, zero elsewhere; on the CPU.
-
-    Args:
-        log_prob: log-likelihood of the token, in nats.
-        mask: which tokens have a label.
-        first: whether the token was the model's first choice.
-        mean: expected log-likelihood of a token under the model there, minus its entropy.
-        std: standard deviation of that log-likelihood.
-    """
-
-    log_prob: Tensor
-    mask: Tensor
-    first: Tensor
-    mean: Tensor
-    std: Tensor
-
-    @property
-    def length(self) -> Tensor:
-        """Number of labelled tokens per row, `[num_rows]`."""
-        return self.mask.sum(1)
-
-    @property
-    def mean_log_prob(self) -> Tensor:
-        """Per row, `[num_rows]`; NaN without labels."""
-        return self.log_prob.sum(1) / self.length
 
 
 def token_scores(

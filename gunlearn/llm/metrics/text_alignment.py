@@ -13,7 +13,7 @@ from gunlearn.llm.metrics.generation import Samples, draw, end_tokens
 from gunlearn.llm.metrics.scoring import answer_logits, prompt_of
 from gunlearn.llm.model.frozen import check_vocabulary
 from gunlearn.llm.model.head import CHUNK, device_of, evaluating
-from gunlearn.metrics.alignment import ESTIMATORS, Alignment, Sampler, StepTerms, align, categorical_kl
+from gunlearn.metrics.alignment import KL_ESTIMATORS, Alignment, Sampler, StepTerms, align, categorical_kl
 
 
 class TextAlignment:
@@ -52,7 +52,7 @@ class TextAlignment:
         chunk: int = CHUNK,
     ) -> None:
         """See the class."""
-        check_choice("estimator", estimator, ESTIMATORS)
+        check_choice("estimator", estimator, KL_ESTIMATORS)
         self.prompts = [prompt_of(prompts[i]) for i in range(len(prompts))]
         self.ends = end_tokens(tokenizer)
         self.sampler, self.estimator = sampler or Sampler(), estimator

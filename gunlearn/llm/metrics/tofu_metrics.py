@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.metrics.generation import context_of, draw, end_tokens
-from gunlearn.llm.metrics.scoring import TokenScores, prompt_of, token_scores
+from gunlearn.llm.metrics.scoring import prompt_of, token_scores
 from gunlearn.llm.model.causal_lm import IGNORE
+from gunlearn.metrics.texts import TokenScores
 
 MEANS = ("geometric", "arithmetic")
 AGGREGATORS = ("closer_to_1_better", "true_better", "prob_mean")
