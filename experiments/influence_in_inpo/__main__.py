@@ -20,7 +20,7 @@ from experiments.influence_in_inpo.cell import CellRun, Study
 from experiments.influence_in_inpo.report import report
 from gunlearn.attribution import ESTIMATORS
 from gunlearn.bench import Recipe
-from gunlearn.bench.store import RowStore, plain
+from gunlearn.bench.store import RowStore, json_plain
 
 RATIO = {"Cora": 0.025, "DBLP": 0.005, "CS": 0.005, "karate": 0.1}
 
@@ -90,7 +90,7 @@ def run(args: Args) -> list[dict[str, Any]]:
             if key not in done:
                 cell = cell or CellRun(study, dataset, seed, forget)
                 row = cell.row(mode, case) if own == mode else cell.baseline(case)
-                done[key] = store.add(plain({"key": key, **row}))
+                done[key] = store.add(json_plain({"key": key, **row}))
                 print(
                     key, {k: row.get(k) for k in ("retain_auc", "forget_auc", "seconds")}, file=sys.stderr, flush=True
                 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from gunlearn.cli.console import show
+import gunlearn
 from gunlearn.cli.fields import Flag, Folder
 
 
@@ -23,9 +23,7 @@ class Methods:
 
     def __call__(self) -> int:
         """Print the table."""
-        from gunlearn.report.listing import methods_listing
-
-        return print_table(*methods_listing(), self.markdown)
+        return gunlearn.cli.console.print_table(*gunlearn.report.listing.methods_listing(), self.markdown)
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,7 @@ class Estimators:
 
     def __call__(self) -> int:
         """Print the table."""
-        from gunlearn.report.listing import estimators_listing
-
-        return print_table(*estimators_listing(), self.markdown)
+        return gunlearn.cli.console.print_table(*gunlearn.report.listing.estimators_listing(), self.markdown)
 
 
 @dataclass(frozen=True)
@@ -59,9 +55,7 @@ class Datasets:
 
     def __call__(self) -> int:
         """Print the table."""
-        from gunlearn.report.listing import datasets_listing
-
-        return print_table(*datasets_listing(self.root), self.markdown)
+        return gunlearn.cli.console.print_table(*gunlearn.report.listing.datasets_listing(self.root), self.markdown)
 
 
 @dataclass(frozen=True)
@@ -76,9 +70,7 @@ class Losses:
 
     def __call__(self) -> int:
         """Print the table."""
-        from gunlearn.report.listing import losses_listing
-
-        return print_table(*losses_listing(), self.markdown)
+        return gunlearn.cli.console.print_table(*gunlearn.report.listing.losses_listing(), self.markdown)
 
 
 @dataclass(frozen=True)
@@ -97,50 +89,19 @@ class Report:
         """Write the report, print the table."""
         if (self.out / "influence.json").is_file():
             return self._influence()
-        from gunlearn.bench.store import read_results
-        from gunlearn.report.html import grid_report
-        from gunlearn.report.table import markdown_table, rich_table
-
-        rows = read_results(self.out)
-        path = grid_report(rows, self.out / "report.html")
-        if self.markdown:
-            print(markdown_table(rows))
-        else:
-            show(rich_table(rows))
+        rows = gunlearn.bench.read_results(self.out)
+        path = gunlearn.report.grid_report(rows, self.out / "report.html")
+        gunlearn.cli.console.print_rows(rows, self.markdown)
+        if not self.markdown:
             print(f"report: {path}")
         return 0
 
     def _influence(self) -> int:
-        from gunlearn.bench.influence_grid import read_study
-        from gunlearn.report.influence_table import (
-            influence_markdown_table,
-            influence_report,
-            influence_rich_table,
-            study_title,
-        )
-
-        study = read_study(self.out)
-        path = influence_report(study, self.out / "influence.html")
+        report, study = gunlearn.report, gunlearn.bench.read_study(self.out)
+        path = report.influence_report(study, self.out / "influence.html")
         if self.markdown:
-            print(influence_markdown_table(study.rows))
+            print(report.influence_markdown_table(study.rows))
         else:
-            show(influence_rich_table(study.rows, study_title(study)))
+            gunlearn.cli.console.show(report.influence_rich_table(study.rows, report.study_title(study)))
             print(f"report: {path}")
         return 0
-
-
-def print_table(head: list[str], body: list[list[str]], markdown: bool) -> int:
-    """Print a table, in colour or as markdown; the exit code is 0."""
-    if markdown:
-        from gunlearn.report.listing import listing_markdown
-
-        print(listing_markdown(head, body))
-        return 0
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*head)
-    for row in body:
-        table.add_row(*map(Text, row))
-    show(table)
-    return 0
