@@ -5,7 +5,6 @@ python -m experiments.influence_in_inpo --root DATA --out runs/influence_in_inpo
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 import tyro
 
+from experiments.common import StudyArgs, write_results
 from experiments.influence_in_inpo.cases import CASES, FORGET_SETS, PAPER_CASES, Scores, available
 from experiments.influence_in_inpo.cell import CellRun, Study
 from experiments.influence_in_inpo.report import report
@@ -26,12 +26,10 @@ RATIO = {"Cora": 0.025, "DBLP": 0.005, "CS": 0.005, "karate": 0.1}
 
 
 @dataclass
-class Args:
+class Args(StudyArgs):
     """What to run; rows that are there already are kept.
 
     Attributes:
-        out: folder of the outputs.
-        root: folder of the data sets.
         models: folder of trained models.
         datasets: which of them.
         cases: scores to compare; all of the mode by default.
@@ -43,11 +41,8 @@ class Args:
             its learning rate, which comes at least as far on validation edges.
         lr: their learning rate.
         threads: torch's.
-        smoke: the karate club and a few epochs, to see that everything runs.
     """
 
-    out: Path
-    root: Path | None = None
     models: Path | None = None
     datasets: tuple[str, ...] = ("Cora", "DBLP")
     cases: tuple[str, ...] = ()
@@ -58,7 +53,6 @@ class Args:
     epochs: int = 500
     lr: float = 5e-3
     threads: int = 1
-    smoke: bool = False
 
 
 def wanted(args: Args) -> Iterator[tuple[str, int, str, str, list[str]]]:
@@ -103,11 +97,9 @@ def main(args: Args) -> None:
     if args.smoke:
         args = replace(args, datasets=("karate",), seeds=(0, 1), epochs=20)
     torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
     rows = run(args)
-    (args.out / "results.json").write_text(json.dumps(rows, indent=1))
     tables = report(rows, tuple(CASES))
-    (args.out / "tables.md").write_text(tables)
+    write_results(args.out, rows, tables)
     print(tables)
 
 
