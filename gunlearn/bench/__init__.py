@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gunlearn.bench.backends import cluster
-from gunlearn.bench.config import Cell, GridConfig, suite
+from gunlearn.bench.cell import Cell
+from gunlearn.bench.config import GridConfig, suite
 from gunlearn.bench.grid import run_grid
 from gunlearn.bench.influence_grid import InfluenceConfig, run_influence
 from gunlearn.bench.models import ModelStore, Recipe

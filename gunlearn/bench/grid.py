@@ -17,7 +17,8 @@ from joblib import Parallel, delayed, effective_n_jobs
 from torch_geometric.data import Data
 
 from gunlearn.attribution.removal.nora import edge_scores, nora
-from gunlearn.bench.config import Cell, GridConfig
+from gunlearn.bench.cell import Cell
+from gunlearn.bench.config import GridConfig
 from gunlearn.bench.course import Course, histogram
 from gunlearn.bench.models import ModelStore, content_hash
 from gunlearn.bench.store import ROWS_FILE, RowStore, atomic_write, csv_text, json_plain

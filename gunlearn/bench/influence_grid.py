@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,15 +13,15 @@ from torch_geometric.data import Data
 
 from gunlearn.attribution import ESTIMATORS
 from gunlearn.attribution.study.study import Study, influence_study
-from gunlearn.bench.config import GRAPH_TASKS, canonical_name
+from gunlearn.bench.cell import GRAPH_TASKS, canonical_name
 from gunlearn.bench.grid import resolve_device, threads
 from gunlearn.bench.models import ModelStore, Recipe
+from gunlearn.bench.own_model import own_model
 from gunlearn.bench.study_files import write_study
 from gunlearn.core.checks import check_choice
 from gunlearn.core.options import parse_pair, typed_options
 from gunlearn.datasets.registry import load
-from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.seed import isolated_rng
+from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.node_classification import labels
 from gunlearn.tasks.graph.splits import link_split, node_split
@@ -118,15 +116,15 @@ def run_influence(
         GunlearnError: the data, the model or the truth cannot be had; an estimator's failure is a row with an `error`.
     """
     task = as_task(config.task)
-    function = None if config.model is None else load_function(config.model)
+    own = None if config.model is None else own_model(config.model)
     with threads(config.threads):
-        data = load(config.dataset, config.root, sparse=function is None)
+        data = load(config.dataset, config.root, sparse=own is None)
         split = link_split if config.task == "link_prediction" else _node_split
         data = split(data, seed=config.seed).to(resolve_device(config.device))
-        if function is None:
+        if own is None:
             model, train = _recipe_model(config, data, task, Path(config.models or Path(out) / "models"), bars)
         else:
-            model, train = _called(function, data, config.seed), lambda part, seed: _called(function, part, seed)
+            model, train = own(data, config.seed), own
         if config.double:
             model, data = copy.deepcopy(model).double(), copy.copy(data)
             data.x, train = data.x.double(), _single(train)
@@ -136,47 +134,10 @@ def run_influence(
             options=config.estimator_options(), truth_options=config.truth_options(), train=train,
             dataset=canonical_name(config.dataset) or Path(config.dataset).resolve().name, report=report,
         )  # fmt: skip
-    if function is None:
+    if own is None:
         study.settings["recipe"] = vars(config.recipe)
     write_study(study, out)
     return study
-
-
-def load_function(path: str) -> Callable[..., Any]:
-    """Load a function of a Python file from `PATH.py:FUNCTION`.
-
-    Raises:
-        InvalidInputError: no such file or function, or a file that does not run.
-    """
-    file, colon, name = path.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        raise InvalidInputError(f"Expected a model as PATH.py:FUNCTION (got '{path}')")
-    if not Path(file).is_file():
-        raise InvalidInputError(f"Expected a file with function '{name}' (got no '{file}')")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    if spec is None or spec.loader is None:
-        raise InvalidInputError(f"Expected a Python file (got '{file}')")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)  # classes of the file must be found by their module's name
-    sys.path.insert(0, str(Path(file).resolve().parent))  # as python does for a script
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise InvalidInputError(f"Expected '{file}' to run (got {type(error).__name__}: {error})") from error
-    finally:
-        sys.path.pop(0)
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise InvalidInputError(f"Expected a function '{name}' in '{file}' (got {type(function).__name__})")
-    return function
-
-
-def _called(function: Callable[..., Any], data: Data, seed: int) -> nn.Module:
-    with isolated_rng(seed):
-        model = function(data, seed)
-    if not isinstance(model, nn.Module):
-        raise UnsupportedModelError(f"Expected the function to return a torch module (got {type(model).__name__})")
-    return model
 
 
 def _recipe_model(

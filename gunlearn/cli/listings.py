@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from gunlearn.cli.fields import Flag, Folder
 
 
 @dataclass(frozen=True)
-class Methods:
-    """List the unlearning methods.
+class _Listing(ABC):
+    """List what there is.
 
     Args:
         markdown: Print a markdown table.
@@ -23,54 +24,46 @@ class Methods:
 
     def __call__(self) -> int:
         """Print the table."""
-        return gunlearn.cli.console.print_table(*gunlearn.report.listing.methods_listing(), self.markdown)
+        return gunlearn.cli.console.print_table(*self.table(), self.markdown)
+
+    @abstractmethod
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Return heading and rows."""
+
+
+class Methods(_Listing):
+    """List the unlearning methods."""
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        return gunlearn.report.listing.methods_listing()
+
+
+class Estimators(_Listing):
+    """List the estimators of influence."""
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        return gunlearn.report.listing.estimators_listing()
+
+
+class Losses(_Listing):
+    """List the losses."""
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        return gunlearn.report.listing.losses_listing()
 
 
 @dataclass(frozen=True)
-class Estimators:
-    """List the estimators of influence.
-
-    Args:
-        markdown: Print a markdown table.
-    """
-
-    markdown: Flag = False
-
-    def __call__(self) -> int:
-        """Print the table."""
-        return gunlearn.cli.console.print_table(*gunlearn.report.listing.estimators_listing(), self.markdown)
-
-
-@dataclass(frozen=True)
-class Datasets:
+class Datasets(_Listing):
     """List the data sets, and whether their files are at hand.
 
     Args:
         root: Folder of the raw files; without it $GUNLEARN_DATA, else ./data.
-        markdown: Print a markdown table.
     """
 
     root: Folder = None
-    markdown: Flag = False
 
-    def __call__(self) -> int:
-        """Print the table."""
-        return gunlearn.cli.console.print_table(*gunlearn.report.listing.datasets_listing(self.root), self.markdown)
-
-
-@dataclass(frozen=True)
-class Losses:
-    """List the losses.
-
-    Args:
-        markdown: Print a markdown table.
-    """
-
-    markdown: Flag = False
-
-    def __call__(self) -> int:
-        """Print the table."""
-        return gunlearn.cli.console.print_table(*gunlearn.report.listing.losses_listing(), self.markdown)
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        return gunlearn.report.listing.datasets_listing(self.root)
 
 
 @dataclass(frozen=True)
