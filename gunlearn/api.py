@@ -15,18 +15,18 @@ from gunlearn.attribution.estimation import estimate
 from gunlearn.attribution.targets import Target
 from gunlearn.core.checks import check_model
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.methods import METHODS
 from gunlearn.methods.any_task.retrain import Retrain
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
+from gunlearn.methods.published import build_method
 from gunlearn.metrics.base import Evaluator
 from gunlearn.metrics.named import evaluator as evaluator_of
 from gunlearn.requests.base import Request
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.inputs import check_data
 from gunlearn.tasks.named import as_task
 from gunlearn.training.callbacks import Callback
 from gunlearn.training.loop import TrainArguments
+from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 from gunlearn.training.result import Result
 from gunlearn.training.run import run_training
 
@@ -47,6 +47,9 @@ def train(
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
     checkpoint_dir: str | Path | None = None,
+    steps: int | None = None,
+    optimizer: OptimizerSpec = "adam",
+    scheduler: SchedulerSpec | None = None,
 ) -> Result:
     """Train a copy of `model` on `data`, keeping the best on the validation loss where the data holds a split.
 
@@ -54,11 +57,11 @@ def train(
         model: freshly initialised; called as `model(x, edge_index)`.
         data: training graph, with held-out edges from `gunlearn.tasks.link_split`.
         task: what the model predicts.
-        epochs: optimiser steps; each reads all edges, or a batch of them.
-        lr: Adam's learning rate.
-        weight_decay: Adam's L2 penalty.
+        epochs: passes over the items; without `batch_size` a pass is one optimiser step.
+        lr: learning rate.
+        weight_decay: the optimiser's own; an L2 penalty for Adam and SGD.
         eval_every: epochs between validations.
-        batch_size: training edges per step, the next of a random permutation; `None` reads them all.
+        batch_size: training items per step, the next of a random permutation; `None` reads them all.
         sampler: what the model reads for a batch: `"k_hop"` (exact), `"neighbor"` (needs pyg-lib) or `"random_node"`
             (approximate); see `gunlearn.methods.GradientMethod`.
         num_neighbors: neighbours per layer for `sampler="neighbor"`.
@@ -66,12 +69,16 @@ def train(
         callbacks: told of the loop's events.
         progress: show a progress bar.
         checkpoint_dir: checkpoint there, resume from there.
+        steps: optimiser steps, in place of `epochs`.
+        optimizer: a name of `torch.optim`, or a function from parameters to an optimiser.
+        scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to a scheduler.
 
     Returns:
         A `Result` whose `model` is the trained copy.
     """
     check_model(model)
-    check_data(data)
+    task = as_task(task)
+    data = task.check_data(data)
     args = TrainArguments(
         epochs,
         lr,
@@ -83,8 +90,9 @@ def train(
         batch_size=batch_size,
         sampler=sampler,
         num_neighbors=num_neighbors,
+        steps=steps,
     )
-    return run_training(model, data, as_task(task), args, seed, callbacks)
+    return run_training(model, data, task, args, seed, callbacks, optimizer, scheduler)
 
 
 def unlearn(
@@ -104,7 +112,9 @@ def unlearn(
 
     Args:
         model: any trained module called as `model(x, edge_index, ...)` with PyG message passing layers. It is copied.
-        data: what it was trained on: `x` `[num_nodes, num_features]`, `edge_index` `[2, num_edges]`. Left as it is.
+        data: what it was trained on, left as it is. For tasks on graphs a `Data` of `x` `[num_nodes, num_features]` and
+            `edge_index` `[2, num_edges]`; for independent items a pair of tensors, a map-style data set or a loader;
+            for language models rows of `input_ids` and `labels`.
         request: what to forget.
         method: a name (`gunlearn methods` lists them), `"name:variant"`, or a `Method` object.
         task: what the model predicts: a name or a `Task`.
@@ -133,10 +143,11 @@ def unlearn(
         3
     """
     check_model(model)
-    check_data(data)
+    task = as_task(task)
+    data = task.check_data(data)
     if not isinstance(request, Request):
         raise InvalidTypeError(f"Expected 'request' to be a forget request (got {type(request).__name__})")
-    task, method = as_task(task), METHODS.build(method, options)
+    method = build_method(method, options, task, model)
     scores = None
     if request.needs_scores:
         scores = influence(model, data, task, of="edges")

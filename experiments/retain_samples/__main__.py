@@ -24,7 +24,8 @@ from gunlearn.metrics import LinkEvaluator
 from gunlearn.requests import Partition
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks import LinkPrediction, StratifiedSampler, link_split
-from gunlearn.training.feeding import BatchOptions, Feed
+from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.feeding import Feed
 
 FIGURES = ("retain_auc", "forget_auc", "js_retain", "js_forget")
 

@@ -79,8 +79,8 @@ class Method(ABC):
     - `variants`: label -> options; each is a row of its own in a comparison.
     """
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
+    name: ClassVar[str] = "own"
+    summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     requests: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ()

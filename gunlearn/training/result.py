@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
 from dataclasses import dataclass, field
@@ -10,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch_geometric
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gunlearn.errors import CheckpointError
-from gunlearn.nn.attach.operators import restore_operators
 
 RECORD, WEIGHTS = "result.json", "model.safetensors"
 
@@ -101,13 +100,14 @@ class Result:
         Raises:
             CheckpointError: files are missing, damaged, or do not fit the model.
         """
-        import copy
-
         directory, model = Path(directory), copy.deepcopy(model)
         try:
             record = json.loads((directory / RECORD).read_text())
             weights = load_file(directory / WEIGHTS)
-            restore_operators(model, weights)
+            if any(".deletions." in f".{name}" for name in weights):
+                from gunlearn.nn.attach.operators import restore_operators  # loads PyG, which most models do without
+
+                restore_operators(model, weights)
             model.load_state_dict(weights)
             return cls(model=model.eval(), **record)
         except OSError as error:
@@ -136,6 +136,6 @@ def versions() -> dict[str, str]:
     return {
         "gunlearn": own,
         "torch": torch.__version__,
-        "torch_geometric": torch_geometric.__version__,
+        "torch_geometric": version("torch_geometric"),
         "python": platform.python_version(),
     }

@@ -16,7 +16,7 @@ from gunlearn.attribution import min_max, nora
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import TopologicalEntropy
 from gunlearn.methods import INPO
-from gunlearn.methods.graph.score_targets import TARGETS
+from gunlearn.tasks.graph.score_targets import TARGETS
 from tests.methods.cases import fresh_model, make_data, run, same_weights, trained_model, weights
 
 FORGET = gu.ForgetEdges(count=12, seed=3)

@@ -253,7 +253,7 @@ def test_one_record_per_epoch_with_every_term(case: MethodCase) -> None:
         # A method in phases has other terms at other steps.
         objective = as_objective(NLL(on="retain")) if case.method == "retrain" else method.objective_at(epoch)
         terms = {label: weight for (weight, _), label in zip(objective.terms, objective.labels, strict=True)}
-        assert set(record) - {"val_loss"} == {"epoch", "loss"} | set(terms)
+        assert set(record) - {"val_loss"} == {"epoch", "step", "loss"} | set(terms)
         assert all(np.isfinite(value) for value in record.values())
         assert record["loss"] == pytest.approx(
             sum(weight * record[label] for label, weight in terms.items()), rel=1e-4, abs=1e-5

@@ -10,9 +10,9 @@ import gunlearn as gu
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import NPO, Prediction
 from gunlearn.methods import INPO, FineTune, NPOMethod, Problem, run_method
-from gunlearn.methods.graph.pair_features import pair_features
-from gunlearn.methods.graph.score_targets import NEIGHBORS, ScoreTarget, separated_scores, unseen_scores
 from gunlearn.tasks import LinkPrediction
+from gunlearn.tasks.graph.pair_features import pair_features
+from gunlearn.tasks.graph.score_targets import NEIGHBORS, ScoreTarget, separated_scores, unseen_scores
 
 
 @pytest.fixture(scope="module")

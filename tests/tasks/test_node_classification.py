@@ -19,7 +19,8 @@ from gunlearn.losses import NLL, as_objective
 from gunlearn.nn.kernels.subgraph import k_hop_subgraph
 from gunlearn.tasks import NodeClassification, NodeItems, as_task, node_split
 from gunlearn.tasks.graph.node_classification import training_nodes
-from gunlearn.training.feeding import BatchOptions, Feed
+from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.feeding import Feed
 
 NUM_NODES, NUM_CLASSES = 40, 3
 

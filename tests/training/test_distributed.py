@@ -17,9 +17,9 @@ import gunlearn as gu
 from gunlearn.errors import InvalidInputError, MissingExtraError, UnsupportedModelError
 from gunlearn.losses import NLL, NPO, GradientAscent, Prediction
 from gunlearn.methods import INPO, NPOMethod
-from gunlearn.methods.graph.score_targets import ScoreTarget
 from gunlearn.nn.kernels.sparse import EdgePattern
 from gunlearn.tasks.graph.link_prediction import EdgeItems
+from gunlearn.tasks.graph.score_targets import ScoreTarget
 from gunlearn.tasks.items.arrays import ArrayItems
 from gunlearn.training.processes import Processes, processes, world_size
 from tests.methods.cases import fresh_model, make_data, run, trained_model

@@ -20,7 +20,9 @@ from gunlearn.errors import InvalidInputError, MissingExtraError, UnsupportedMet
 from gunlearn.losses import NLL, as_objective
 from gunlearn.nn import k_hop_subgraph
 from gunlearn.tasks import LinkPrediction
-from gunlearn.training.feeding import BatchOptions, Feed, is_exact
+from gunlearn.tasks.graph.reading import is_exact
+from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.feeding import Feed
 from tests.methods.cases import same_weights
 
 REQUEST = gu.ForgetEdges(count=2, seed=1)

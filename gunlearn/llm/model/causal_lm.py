@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gunlearn.core.registry import Registry
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.llm.model.head import CHUNK, head_comes_last, output_head, replaced_head, token_log_prob, unwrap
 from gunlearn.losses import Prediction
 from gunlearn.losses.reduction import full_precision
-from gunlearn.tasks.base import Task
+from gunlearn.tasks.base import Task, View
 from gunlearn.tasks.items.arrays import ArrayParts, training_mask
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 IGNORE = -100  # the label of tokens that take no part, as in transformers
 READS = ("log_prob", "logits", "embeddings", "label")
+
+
+#: Loaded when a model is trained: the task itself needs no Trainer.
+BACKENDS: Registry = Registry("backend", {"trainer": "gunlearn.llm.training.backend:TrainerBackend"})
 
 
 class TextItems(dict[str, Tensor]):
@@ -42,6 +47,15 @@ class TextItems(dict[str, Tensor]):
             UnsupportedMethodError: always.
         """
         raise UnsupportedMethodError("Expected a method that works on labels per token (got one of a label per item)")
+
+    @property
+    def mask(self) -> Tensor:
+        """Which predictions count, see `answer_tokens`."""
+        return answer_tokens(self)
+
+    def take(self, index: Tensor) -> TextItems:
+        """Return some of the sequences, `[k]`."""
+        return TextItems({name: value[index] for name, value in self.items()})
 
     def share(self, rank: int, world: int) -> TextItems:
         """Every `world`-th sequence, from `rank` on."""
@@ -70,9 +84,11 @@ class CausalLM(Task):
             last one.
         batch_size: sequences of each part per step of `gunlearn.unlearn`; `None` reads all.
         chunk: logits held at a time.
+        backend: what trains: `"trainer"`, a transformers Trainer with default settings (for methods that are an
+            objective over the forgotten rows; others run by the package's own loop), a `TrainerBackend`, or `"loop"`.
 
     Raises:
-        InvalidInputError: unknown fields.
+        InvalidInputError: unknown fields or backend.
     """
 
     name = "causal_lm"
@@ -85,16 +101,39 @@ class CausalLM(Task):
         layer: int = -1,
         batch_size: int | None = None,
         chunk: int = CHUNK,
+        backend: Any = "trainer",
     ) -> None:
         """See the class."""
         unknown = sorted(set(reads) - set(READS))
         if unknown:
             raise InvalidInputError(f"Expected 'reads' among {READS} (got {unknown})")
+        if isinstance(backend, str) and backend not in ("trainer", "loop"):
+            raise InvalidInputError(f"Expected 'backend' to be 'trainer', 'loop' or an object (got {backend!r})")
         self.reads, self.layer, self.batch_size, self.chunk = tuple(reads), layer, batch_size, chunk
+        self.backend = backend
+
+    def by(self, backend: Any) -> CausalLM:
+        """Return the same task with another backend."""
+        return type(self)(self.reads, self.layer, self.batch_size, self.chunk, backend)
+
+    def at_layer(self, layer: int) -> CausalLM:
+        """Return a task that reads another layer's hidden states, in whole batches."""
+        return type(self)(layer=layer, chunk=self.chunk, backend=self.backend)
+
+    def runner(self, method: Any) -> Any | None:
+        """Return the Trainer, for methods that are an objective over the forgotten rows; see `TrainerBackend.runs`."""
+        if self.backend == "loop":
+            return None
+        backend = BACKENDS["trainer"]() if self.backend == "trainer" else self.backend
+        return backend.run if backend.runs(method) else None
+
+    def adapts(self, model: nn.Module) -> bool:
+        """Return whether the model has an adapter, or gets one."""
+        return super().adapts(model) or getattr(self.backend, "peft", None) is not None
 
     def reading(self, reads: Collection[str]) -> CausalLM:
         """The same task with other fields."""
-        return type(self)(reads, self.layer, self.batch_size, self.chunk)
+        return type(self)(reads, self.layer, self.batch_size, self.chunk, self.backend)
 
     def decode(self, model: nn.Module, outputs: None, items: Mapping[str, Tensor]) -> Prediction:
         """Predictions of the labelled tokens.
@@ -154,14 +193,9 @@ class CausalLM(Task):
     def _embeddings(self, out: Any) -> Tensor | None:
         return out.hidden_states[self.layer][:, :-1] if "embeddings" in self.reads else None
 
-    def parts(
-        self,
-        partition: Any,
-        message_graph: str = "retain",
-        model: nn.Module | None = None,
-        names: Collection[str] | None = None,
-    ) -> TextParts:
-        """See `Task.parts`; there is no graph to choose."""
+    def make_parts(self, view: View) -> TextParts:
+        """Return the parts; there is no graph to choose."""
+        partition = view.partition
         sizes = {"forget": self.batch_size, "retain": self.batch_size}
         return TextParts(partition.data, partition.forget_mask, partition.retain_mask, sizes)
 
@@ -184,8 +218,30 @@ class TextParts(ArrayParts):
         return items
 
 
-def rows(data: Data, index: Tensor) -> TextItems:
+def rows_of(data: Any, mask: Tensor) -> list[Any]:
+    """Return the rows that a mask names, without padding, as a Trainer reads them.
+
+    Args:
+        data: rows of `input_ids` and `labels`, or a `Data` of `x` and `y` `[num_items, tokens]`.
+        mask: boolean `[num_items]`.
+    """
+    chosen = mask.nonzero().view(-1).tolist()
+    if isinstance(data, list):
+        return [data[i] for i in chosen]
+    out = []
+    for i in chosen:
+        there = data.attention_mask[i].bool() if "attention_mask" in data else torch.ones_like(data.x[i]).bool()
+        out.append({"input_ids": data.x[i][there].tolist(), "labels": data.y[i][there].tolist()})
+    return out
+
+
+def rows(data: Any, index: Tensor) -> TextItems:
     """Some rows of `data.x`, `data.y` and `data.attention_mask` (default: all ones)."""
+    if isinstance(data, list):
+        from gunlearn.llm.data.collate import PartCollator  # makes TextItems, so that it imports this module
+
+        chosen = index.nonzero().view(-1) if index.dtype == torch.bool else index
+        return PartCollator().pad([data[i] for i in chosen.tolist()])
     mask = data.attention_mask if "attention_mask" in data else torch.ones_like(data.x)
     return TextItems(input_ids=data.x[index], attention_mask=mask[index], labels=data.y[index])
 

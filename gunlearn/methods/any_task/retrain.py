@@ -11,8 +11,8 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.callbacks import EarlyStopping
-from gunlearn.training.feeding import BatchOptions
 from gunlearn.training.from_scratch import reset_model, train_from_scratch
 from gunlearn.training.loop import TrainArguments
 

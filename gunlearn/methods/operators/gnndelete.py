@@ -15,7 +15,8 @@ from gunlearn.methods.operators.layer_losses import Affected, LayerLosses, froze
 from gunlearn.methods.operators.layers import layer_outputs
 from gunlearn.nn.attach.operators import INITS, View, attach_operators, detach_operators, rows_in, viewed
 from gunlearn.nn.kernels.subgraph import Subgraph
-from gunlearn.training.feeding import SUBGRAPH, small_subgraph
+from gunlearn.tasks.graph.reading import small_subgraph
+from gunlearn.tasks.sampling import SUBGRAPH
 from gunlearn.training.loop import TrainArguments, fit
 
 GRAPHS = ("retain", "full", "affected")
