@@ -13,7 +13,7 @@ from gunlearn.cli.fields import Flag, Folder
 
 
 @dataclass(frozen=True)
-class _Listing(ABC):
+class Listing(ABC):
     """List what there is.
 
     Args:
@@ -31,21 +31,21 @@ class _Listing(ABC):
         """Return heading and rows."""
 
 
-class Methods(_Listing):
+class Methods(Listing):
     """List the unlearning methods."""
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         return gunlearn.report.listing.methods_listing()
 
 
-class Estimators(_Listing):
+class Estimators(Listing):
     """List the estimators of influence."""
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         return gunlearn.report.listing.estimators_listing()
 
 
-class Losses(_Listing):
+class Losses(Listing):
     """List the losses."""
 
     def table(self) -> tuple[list[str], list[list[str]]]:
@@ -53,7 +53,7 @@ class Losses(_Listing):
 
 
 @dataclass(frozen=True)
-class Datasets(_Listing):
+class Datasets(Listing):
     """List the data sets, and whether their files are at hand.
 
     Args:

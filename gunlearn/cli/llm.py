@@ -10,6 +10,7 @@ import tyro
 
 import gunlearn
 from gunlearn.cli.fields import Flag, Folder, Pairs, Real, Text, Whole
+from gunlearn.cli.listings import Listing
 from gunlearn.core.options import parse_pair
 from gunlearn.errors import DivergenceError
 
@@ -87,13 +88,12 @@ class LLM:
 
     def __call__(self) -> int:
         """Unlearn, save, print the table; return 1 if the loss diverged."""
-        from gunlearn.llm.recipes.methods import named_method  # here: it loads torch, which help can do without
-        from gunlearn.llm.record import check_folder  # here: for the same reason
+        from gunlearn.llm.record import check_folder  # here: it loads torch, which help can do without
 
         # Errors of options and files come before a model is loaded.
         check_folder(self.folder)
         options = dict(parse_pair(argument, "--method-arg") for argument in self.method_arg)
-        named_method(self.method).plan(options)
+        gunlearn.methods.build_method(self.method, options, gunlearn.llm.CausalLM())
         training = dict(parse_pair(argument, "--training-arg") for argument in self.training_arg)
         training |= {"use_cpu": True} if self.device == "cpu" else {}
         files = {name: getattr(self, name) for name in ("forget", "retain", "alternative")}
@@ -149,18 +149,9 @@ class LLM:
         return 0
 
 
-@dataclass(frozen=True)
-class LLMMethods:
-    """List the unlearning methods of 'gunlearn llm'.
+class LLMMethods(Listing):
+    """List the unlearning methods with settings published for language models, and these settings."""
 
-    Args:
-        markdown: Print a markdown table.
-    """
-
-    markdown: Flag = False
-
-    def __call__(self) -> int:
-        """Print the table."""
-        from gunlearn.llm.recipes.methods import methods_listing  # here: it loads torch
-
-        return gunlearn.cli.console.print_table(*methods_listing(), self.markdown)
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        (_, *head), body = gunlearn.methods.settings_listing()
+        return head, [row for task, *row in body if task == "causal_lm"]
