@@ -12,6 +12,7 @@ from gunlearn.cli.grid_command import Run
 from gunlearn.datasets import DATASETS
 from gunlearn.losses import LOSSES
 from gunlearn.methods import METHODS
+from gunlearn.report import markdown_table
 from tests.command import call, refusal
 from tests.conftest import REPOSITORY
 
@@ -173,6 +174,7 @@ def test_a_suite_of_several_problems(tmp_path, capsys):
         "original": False, "retrain": False, "utu": False, "megu": True,
     }  # fmt: skip
     assert all("node_classification" in r["error"] for r in rows if r["method"] == "megu")
+    assert "| karate, forget nodes, ratio 0.2 | utu | default | 2 |" in markdown_table(rows)
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == len(rows)
     capsys.readouterr()
     assert call("report", str(tmp_path), "--markdown") == 0

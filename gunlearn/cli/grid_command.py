@@ -74,13 +74,7 @@ class Run:
     dataset: Text = None
     datasets: Texts = ()
     root: Folder = None
-    methods: Variants = (
-        "retrain",
-        "utu",
-        "gradient_ascent",
-        "npo",
-        "inpo",
-    )
+    methods: Variants = ("retrain", "utu", "gradient_ascent", "npo", "inpo")
     task: tuple[Literal["link_prediction", "node_classification"], ...] = ("link_prediction",)
     forget: tuple[Literal["edges", "nodes", "features"], ...] = ("edges",)
     ratio: Real = None

@@ -12,7 +12,7 @@ import gunlearn
 from gunlearn.cli.fields import Flag, Folder, Pairs, Real, Text, Whole
 from gunlearn.cli.listings import Listing
 from gunlearn.core.options import parse_pair
-from gunlearn.errors import DivergenceError
+from gunlearn.errors import DivergenceError, InvalidInputError
 
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 
@@ -100,6 +100,11 @@ class LLM:
         records = {name: None if path is None else gunlearn.llm.read_records(path) for name, path in files.items()}
         encoding = {"chat": None if self.chat else False, "system": self.system, "long_answers": self.long_answers}
         encoding |= {} if self.template is None else {"template": self.template}
+        same = ("method", "peft", "epochs", "lr", "batch_size", "seed", "max_length", "overlap", "progress")
+        settings = {name: getattr(self, name) for name in same} | {"options": options, "encoding": encoding}
+        clash = sorted(set(training) & {*settings, *records})
+        if clash:
+            raise InvalidInputError(f"Expected options of 'gunlearn llm' as such, --{clash[0]} (got --training-arg)")
         console, loading = gunlearn.cli.console, gunlearn.cli.language_models
         loading.check_device(self.device)
         with loading.quiet(self.progress):
@@ -113,24 +118,8 @@ class LLM:
             if base is not None:
                 loading.rename(model, str(base))
             try:
-                result = gunlearn.llm.unlearn(
-                    model,
-                    tokenizer,
-                    method=self.method,
-                    **records,
-                    options=options,
-                    peft=self.peft,
-                    epochs=self.epochs,
-                    lr=self.lr,
-                    batch_size=self.batch_size,
-                    seed=self.seed,
-                    max_length=self.max_length,
-                    encoding=encoding,
-                    overlap=self.overlap,
-                    progress=self.progress,
-                    in_place=retrained is None and base is None,
-                    **training,
-                )
+                settings["in_place"] = retrained is None and base is None
+                result = gunlearn.llm.unlearn(model, tokenizer, **records, **settings, **training)
             except DivergenceError as error:
                 if self.debug:
                     raise
