@@ -16,13 +16,12 @@ import tyro
 
 from experiments.common import StudyArgs, write_results
 from experiments.influence_in_inpo.cases import CASES, FORGET_SETS, PAPER_CASES, Scores, available
-from experiments.influence_in_inpo.cell import CellRun, Study
+from experiments.influence_in_inpo.cell import CellRun
 from experiments.influence_in_inpo.report import report
 from gunlearn.attribution import ESTIMATORS
-from gunlearn.bench import Recipe
-from gunlearn.bench.store import RowStore, json_plain
-
-RATIO = {"Cora": 0.025, "DBLP": 0.005, "CS": 0.005, "karate": 0.1}
+from gunlearn.bench import ROWS_FILE, ModelStore, Recipe, RowStore
+from gunlearn.bench.store import json_plain
+from gunlearn.tasks import LinkPrediction
 
 
 @dataclass
@@ -72,9 +71,9 @@ def run(args: Args) -> list[dict[str, Any]]:
     """All rows, those of earlier runs included."""
     truth = "exact" if "exact" in ESTIMATORS else "brute"
     recipe = Recipe(epochs=args.epochs, lr=args.lr, eval_every=min(50, args.epochs))
-    scores = Scores(args.out / "scores", truth)
-    study = Study(args.root, args.models or args.out / "models", recipe, scores, RATIO, 5 if args.smoke else None)
-    store, rows = RowStore(args.out / "rows.jsonl"), []
+    scores, epochs = Scores(args.out / "scores", truth), 5 if args.smoke else None
+    models = ModelStore(args.models or args.out / "models", recipe, LinkPrediction())
+    store, rows = RowStore(args.out / ROWS_FILE), []
     done = store.read()
     for dataset, seed, forget, mode, cases in wanted(args):
         cell: CellRun | None = None
@@ -82,7 +81,7 @@ def run(args: Args) -> list[dict[str, Any]]:
             own = "-" if case in ("retrain", "utu") else mode
             key = f"{dataset} {seed} {forget} {own} {case} {args.epochs} {args.lr}"
             if key not in done:
-                cell = cell or CellRun(study, dataset, seed, forget)
+                cell = cell or CellRun(models, scores, args.root, dataset, seed, forget, epochs)
                 row = cell.row(mode, case) if own == mode else cell.baseline(case)
                 done[key] = store.add(json_plain({"key": key, **row}))
                 print(

@@ -20,7 +20,7 @@ from scipy.stats import t as student
 from experiments.common import markdown
 from experiments.influence_in_inpo.cases import CASES
 from experiments.influence_in_inpo.cell import LEVELS
-from gunlearn.bench.store import RowStore
+from gunlearn.bench import ROWS_FILE, RowStore
 
 Rows = Sequence[dict[str, Any]]
 #: Column -> figure; JS divergences in multiples of what two retrainings differ by.
@@ -148,7 +148,7 @@ def summary(rows: Rows, cases: Sequence[str]) -> str:
 
 def main(directory: Path) -> None:
     """Write `results.json` beside this file and the tables between the README's marks."""
-    here, rows = Path(__file__).parent, list(RowStore(directory / "rows.jsonl").read().values())
+    here, rows = Path(__file__).parent, list(RowStore(directory / ROWS_FILE).read().values())
     short = [{k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()} for row in rows]
     (here / "results.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in short) + "\n]\n")
     rows = json.loads((here / "results.json").read_text())  # the tables are those of the rounded rows

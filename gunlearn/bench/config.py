@@ -24,21 +24,15 @@ class GridConfig:
     """One problem under several seeds, and the methods to run on it; see `suite` for several problems.
 
     Args:
-        dataset: see `Cell`.
+        dataset, protocol, ratio, count, by, task, forget: see `Cell`.
         methods: `name` (every variant) or `name:variant`. The untouched model and the retrained one are always added.
         root: folder of the raw files.
-        protocol: see `Cell`.
-        ratio: see `Cell`.
-        count: see `Cell`.
         region: see `Cell`; `None` is `"any"`, with protocol `"inpo"` the only one that it knows, `"in"`.
-        by: see `Cell`.
         seeds: one cell each.
         recipe: of the base model and the retrained references.
         method_args: `key=value` or `method.key=value`.
         device: `"cpu"`, `"cuda"` or `"auto"`.
         threads: torch's threads; `None` leaves them.
-        task: see `Cell`.
-        forget: see `Cell`.
         references: retrain twice, for distances and their noise floor; without, those figures are `None`.
         models: folder of trained models, to share between grids; `None` is `models` in the output folder.
 

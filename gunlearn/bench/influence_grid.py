@@ -38,11 +38,7 @@ class InfluenceConfig:
         estimators: names; `None` for all that fit, see `influence_study`.
         root: folder of the raw files.
         task: `"link_prediction"` or `"node_classification"`.
-        of: see `influence_study`, as for `target`, `truth`, `num_items` and `truth_items`.
-        target: what the items influence.
-        truth: what estimates are compared with.
-        num_items: size of the sample of items; `None` for all.
-        truth_items: size of the sample whose truth is computed.
+        of, target, truth, num_items, truth_items: see `influence_study`.
         seed: of the split, the base model, samples, estimators and bootstrap.
         recipe: of the base model.
         model: `PATH.py:FUNCTION`, a function `(data, seed) -> trained model` in place of the recipe.
