@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.subgraph import spans
-from gunlearn.requests.apply import select_entries, without
+from gunlearn.requests.apply import data_without, select_entries
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import TrainingGraph, same_both_ways
 
@@ -117,7 +117,7 @@ class Items:
 
 def _without_columns(data: Data, gone: Tensor) -> Data:
     graph = TrainingGraph(data)
-    return without(graph, Selection.of(graph, gone))
+    return data_without(graph, Selection.of(graph, gone))
 
 
 def without_entries(x: Tensor, row: Tensor, col: Tensor) -> Tensor:

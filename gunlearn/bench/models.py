@@ -19,7 +19,7 @@ from gunlearn.bench.store import locked
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.methods.any_task.retrain import Retrain
 from gunlearn.methods.door import run_method
-from gunlearn.nn.kernels.sparse import dense_parts
+from gunlearn.nn.kernels.bag_of_words import dense_parts
 from gunlearn.nn.zoo import BACKBONES, backbone
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task

@@ -104,7 +104,9 @@ class LLM:
         settings = {name: getattr(self, name) for name in same} | {"options": options, "encoding": encoding}
         clash = sorted(set(training) & {*settings, *records})
         if clash:
-            raise InvalidInputError(f"Expected options of 'gunlearn llm' as such, --{clash[0]} (got --training-arg)")
+            raise InvalidInputError(
+                f"Expected options of 'gunlearn llm' as such: --{clash[0].replace('_', '-')} (got --training-arg)"
+            )
         console, loading = gunlearn.cli.console, gunlearn.cli.language_models
         loading.check_device(self.device)
         with loading.quiet(self.progress):

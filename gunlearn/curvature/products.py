@@ -50,7 +50,6 @@ class Curvature:
         data: Data | None = None,
         weight: Tensor | None = None,
     ) -> None:
-        """See the class."""
         if kind not in KINDS:
             raise InvalidInputError(f"Expected 'curvature' among {KINDS} (got {kind!r})")
         if not weight_decay >= 0:
@@ -118,7 +117,6 @@ class SplitGaussNewton:
     def __init__(
         self, loss: TrainingLoss, weight_decay: float = 0.0, data: Data | None = None, weight: Tensor | None = None
     ) -> None:
-        """See the class."""
         self.loss, self.params, self.weight_decay = loss, loss.params, weight_decay
         self._outputs = loss.outputs(data)
         self._u = torch.zeros_like(self._outputs, requires_grad=True)

@@ -15,9 +15,9 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Prediction
-from gunlearn.nn.attach.contexts import suspended_caches
+from gunlearn.nn.attach.message_layers import suspended_caches
 from gunlearn.nn.kernels.scatter import without_torch_scatter
-from gunlearn.nn.kernels.sparse import plain_path
+from gunlearn.nn.kernels.switch import plain_path
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 

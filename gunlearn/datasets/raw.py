@@ -20,7 +20,7 @@ from torch_geometric.transforms import NormalizeFeatures
 from gunlearn.datasets.locate import cache_folder, missing_files, writable_cache
 from gunlearn.datasets.own import build
 from gunlearn.errors import DatasetNotFoundError, GunlearnError, InvalidInputError
-from gunlearn.nn.kernels.sparse import MAX_DENSITY
+from gunlearn.nn.kernels.bag_of_words import MAX_DENSITY
 
 
 def _canonical(data: Data) -> Data:

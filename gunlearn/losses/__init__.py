@@ -1,6 +1,6 @@
-"""The loss layer, for any model: losses per item that compose into objectives.
+"""Losses per item for any model, which compose into objectives.
 
-Knows torch alone. A loss reads `Prediction` objects (log-likelihoods, logits, embeddings), whoever made them:
+They depend on torch alone. A loss reads `Prediction` objects (log-likelihoods, logits, embeddings):
 
     >>> from gunlearn.losses import NLL, NPO, TopologicalEntropy
     >>> NPO(beta=5) + 1.0 * NLL(on="retain") + 0.5 * TopologicalEntropy()
@@ -10,7 +10,7 @@ Knows torch alone. A loss reads `Prediction` objects (log-likelihoods, logits, e
 from __future__ import annotations
 
 from gunlearn.losses import functional
-from gunlearn.losses.adjusted import CEU, IHL, UNDIAL, FlatLogits
+from gunlearn.losses.adjusted import IHL, UNDIAL, CrossEntropyUnlearning, FlatLogits
 from gunlearn.losses.base import Loss
 from gunlearn.losses.distillation import Distillation
 from gunlearn.losses.entropy import TopologicalEntropy
@@ -30,7 +30,6 @@ from gunlearn.losses.simple_preference import SimNPO
 from gunlearn.losses.vocabulary import MaskedVocabulary
 
 __all__ = [
-    "CEU",
     "DPO",
     "IHL",
     "KTO",
@@ -40,6 +39,7 @@ __all__ = [
     "RMU",
     "UNDIAL",
     "WGA",
+    "CrossEntropyUnlearning",
     "Distillation",
     "FlatLogits",
     "GradientAscent",

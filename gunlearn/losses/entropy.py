@@ -1,4 +1,4 @@
-"""Losses of embeddings read as distributions."""
+"""A loss that reads embeddings as distributions."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class TopologicalEntropy(Loss):
 
     .. math:: -\sum_d \mathrm{softmax}(z^{ref})_d \, \log \mathrm{softmax}(z)_d
 
-    Keeps the local structure around what is forgotten: on the end points of forgotten edges it asks for embeddings that
-    stay, as distributions over features, where they were. INPO weighs it with 0.5 to 0.8. Its minimum is the entropy of
-    the reference's embeddings, not 0.
+    Keeps the local structure around forgotten edges: the embeddings of their end points, read as distributions over
+    features, stay as they were. INPO weighs it with 0.5 to 0.8. Its minimum is the entropy of the reference's
+    embeddings, not 0.
 
     Example:
         >>> TopologicalEntropy(on="retain").parts
@@ -32,12 +32,8 @@ class TopologicalEntropy(Loss):
     arxiv = "2510.19479"
     needs_reference = True
     level = ("embedding",)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Embeddings alone."""
-        return ("embeddings",)
+    reads = ("embeddings",)
 
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
-        """See `functional.topological_entropy`."""
-        return functional.topological_entropy(current.embeddings, reference.embeddings, current.item_dims("embeddings"))
+        embeddings, before = current.require("embeddings"), reference.require("embeddings")
+        return functional.topological_entropy(embeddings, before, current.item_dims("embeddings"))

@@ -1,4 +1,4 @@
-"""Losses that hold a model close to the one before unlearning."""
+"""Losses that keep a model close to the one before unlearning."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from torch import Tensor
 from gunlearn.core.checks import check_choice
 from gunlearn.losses import functional
 from gunlearn.losses.base import Loss
+from gunlearn.losses.divergences import DIRECTIONS
 from gunlearn.losses.prediction import Prediction
-
-FIELDS = ("embeddings", "logits")
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,33 +34,27 @@ class KLToReference(Loss):
     paper = "TOFU: A Task of Fictitious Unlearning for LLMs"
     arxiv = "2401.06121"
     needs_reference = True
+    reads = ("logits",)
 
     direction: str = "forward"
     _: KW_ONLY
     on: str = "retain"
 
     def __post_init__(self) -> None:
-        """Check the direction at construction."""
         super().__post_init__()
-        check_choice("direction", self.direction, functional.DIRECTIONS)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Logits alone."""
-        return ("logits",)
+        check_choice("direction", self.direction, DIRECTIONS)
 
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
-        """See `functional.kl_divergence`."""
-        bernoulli = current.logits.shape == current.log_prob.shape
-        return functional.kl_divergence(current.logits, reference.logits, self.direction, bernoulli)
+        logits = current.require("logits")
+        bernoulli = logits.shape == current.log_prob.shape
+        return functional.kl_divergence(logits, reference.require("logits"), self.direction, bernoulli)
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class MSEToReference(Loss):
     """Squared distance from the reference, the retain loss of RMU in `"WMDP" <https://arxiv.org/abs/2403.03218>`_.
 
-    A mean over features (and over the end points of an edge) for each item, or for each token where there is one
-    embedding per token.
+    The value of an item (of a token, where each has an embedding) is a mean over features and end points of an edge.
 
     Args:
         field: `"embeddings"` or `"logits"`.
@@ -82,17 +75,13 @@ class MSEToReference(Loss):
     field: str = "embeddings"
 
     def __post_init__(self) -> None:
-        """Check the field at construction."""
         super().__post_init__()
-        check_choice("field", self.field, FIELDS)
+        check_choice("field", self.field, ("embeddings", "logits"))
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The one field compared."""
+        """The field that is compared."""
         return (self.field,)
 
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
-        """See `functional.mse`."""
-        return functional.mse(
-            getattr(current, self.field), getattr(reference, self.field), current.item_dims(self.field)
-        )
+        return functional.mse(current.require(self.field), reference.require(self.field), current.item_dims(self.field))

@@ -19,7 +19,7 @@ class SimNPO(Loss):
     .. math:: -\frac{2}{\beta} \log\sigma\Big(-\tfrac{\beta}{|y|} \log p(y) - \gamma\Big), \qquad
         \gamma = \beta\delta
 
-    An item fades out once its loss per token is well above :math:`\delta`, whatever the model said of it before.
+    The gradient of an item fades out once its loss per token is well above :math:`\delta`.
 
     Args:
         beta: inverse temperature; 4.5 in the authors' and open-unlearning's settings for TOFU (weight of the term 0.125
@@ -35,21 +35,15 @@ class SimNPO(Loss):
     summary = "lowers the likelihood per token of the forgotten data, ever more slowly, without a reference"
     paper = "Simplicity Prevails: Rethinking Negative Preference Optimization for LLM Unlearning"
     arxiv = "2410.07163"
+    whole_items = True
 
     beta: float = 4.5
     delta: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the numbers at construction."""
         super().__post_init__()
         check_number("beta", self.beta, positive=True)
         check_number("delta", self.delta)
 
-    @property
-    def whole_items(self) -> bool:
-        """Always: one value per sequence."""
-        return True
-
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
-        """See `functional.sim_npo`."""
         return functional.sim_npo(functional.mean_tokens(current.log_prob, current.mask), self.beta, self.delta)

@@ -82,21 +82,16 @@ def build_method(spec: str | Method, options: Mapping[str, Any], task: Task, mod
     Raises:
         InvalidInputError: an unknown name, variant or option, a value of the wrong type, or options beside an object.
     """
-    if not isinstance(spec, str):
-        built: Method = METHODS.build(spec, options)
-        return built
-    cls, variant = METHODS.variant(spec)
-    METHODS.check_known(spec, cls, options)
-    found = published(spec, task)
-    if found is None:
-        made: Method = METHODS.build(spec, options)
-        return made
-    settings = dict(found.options)
-    if model is not None and task.adapts(model):
-        settings["lr"] = found.rate(adapter=True)
-    settings = {name: value for name, value in settings.items() if name not in variant}
-    made = METHODS.build(spec, {**settings, **options})
-    return made
+    settings: dict[str, Any] = {}
+    if isinstance(spec, str):
+        cls, variant = METHODS.variant(spec)
+        METHODS.check_known(spec, cls, options)
+        found = published(spec, task)
+        if found is not None:
+            settings = {name: value for name, value in found.options.items() if name not in variant}
+            if model is not None and task.adapts(model):
+                settings["lr"] = found.rate(adapter=True)
+    return METHODS.build(spec, {**settings, **options})
 
 
 def settings_listing() -> tuple[list[str], list[list[str]]]:

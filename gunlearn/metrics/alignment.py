@@ -26,7 +26,7 @@ from torch import Tensor
 
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
-from gunlearn.losses.functional import kl_divergence
+from gunlearn.losses.divergences import kl_divergence
 
 ESTIMATORS = ("rao_blackwell", "monte_carlo")
 PER = ("sequence", "token")

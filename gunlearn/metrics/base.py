@@ -13,8 +13,8 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Prediction
-from gunlearn.losses.functional import categorical_js_divergence, js_divergence
-from gunlearn.nn.attach.contexts import suspended_caches
+from gunlearn.losses.divergences import categorical_js_divergence, js_divergence
+from gunlearn.nn.attach.message_layers import suspended_caches
 from gunlearn.tasks.base import Task
 
 SETS = ("forget", "test", "retain")

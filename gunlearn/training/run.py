@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gunlearn.cost import PeakMemory
 from gunlearn.errors import UnsupportedModelError
-from gunlearn.nn.kernels.sparse import dense_parts
+from gunlearn.nn.kernels.bag_of_words import dense_parts
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.training.callbacks import Callback

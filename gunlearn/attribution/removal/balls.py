@@ -13,7 +13,7 @@ from torch import Tensor
 from gunlearn.attribution.distinct_items import Items
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.scatter import scatter
-from gunlearn.nn.kernels.sparse import argsort
+from gunlearn.nn.kernels.sorting import argsort
 from gunlearn.nn.kernels.subgraph import spans
 
 ROWS = 1 << 16  # rows per batch, as far as they can be foreseen: some ten MiB of intermediate results

@@ -18,7 +18,7 @@ from gunlearn.attribution.removal.balls import ROWS, Balls, batches, structure_o
 from gunlearn.attribution.removal.brute import Brute
 from gunlearn.attribution.removal.layer_rules import Rule, rule_for
 from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
-from gunlearn.nn.attach.contexts import message_passing_layers
+from gunlearn.nn.attach.message_layers import message_passing_layers
 from gunlearn.nn.attach.overrides import Override
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.subgraph import csr_rows

@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from gunlearn.attribution.removal.balls import Balls, Structure
 from gunlearn.nn.attach.overrides import Override
-from gunlearn.nn.kernels.fast import first_linear
 from gunlearn.nn.kernels.scatter import scatter
 from gunlearn.nn.kernels.sparse import SparseMatrix, csr
+from gunlearn.nn.kernels.sparse_linear import first_linear
 from gunlearn.nn.kernels.subgraph import spans
 from gunlearn.nn.layers.influence_conv import InfluenceAwareConv, needs_messages
 

@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 from gunlearn.attribution.distinct_items import Items
 from gunlearn.attribution.targets import Target, as_target
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
-from gunlearn.nn.attach.contexts import suspended_caches
+from gunlearn.nn.attach.message_layers import suspended_caches
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.node_classification import NodeClassification, training_nodes

@@ -18,7 +18,7 @@ from gunlearn.llm.model.causal_lm import CausalLM
 from gunlearn.llm.model.head import evaluating
 from gunlearn.llm.training.projection import project_conflict, zeros_for_none
 from gunlearn.llm.training.trainer import UnlearnTrainer, answer_mask
-from gunlearn.losses import CEU, NPO, GradientAscent, KLToReference, Loss, Objective
+from gunlearn.losses import NPO, CrossEntropyUnlearning, GradientAscent, KLToReference, Loss, Objective
 
 TARGET, REST = "forget:target", "forget:rest"
 FORGET_LOSSES = ("npo", "ga", "ceu")
@@ -58,7 +58,7 @@ def dto(forget_loss: str | Loss = "npo", lambda_: float = 1.0, beta: float = 0.5
     else:
         check_choice("forget_loss", forget_loss, FORGET_LOSSES)
         losses = {"npo": lambda: NPO(beta, per="token", on=TARGET), "ga": lambda: GradientAscent(on=TARGET)}
-        loss = losses.get(forget_loss, lambda: CEU(on=TARGET))()
+        loss = losses.get(forget_loss, lambda: CrossEntropyUnlearning(on=TARGET))()
     return loss + lambda_ * KLToReference(on=REST)
 
 

@@ -1,4 +1,4 @@
-"""Methods that only language models have: a forget loss and a retain loss on tokens. Settings: `methods/published.py`."""
+"""Methods that only language models have: a forget loss and a retain loss on tokens (settings: `published.py`)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from gunlearn.llm.recipes.direct_tokens import dto
 from gunlearn.llm.recipes.plan import RETAIN_LOSSES, Given, Plan
 from gunlearn.llm.training.primal_dual_callback import PrimalDualCallback
 from gunlearn.losses import (
-    CEU,
     DPO,
     IHL,
     KTO,
     RMU,
     UNDIAL,
     WGA,
+    CrossEntropyUnlearning,
     FlatLogits,
     JSDToRefusal,
     KLToReference,
@@ -250,7 +250,7 @@ def token_method(
         "paper": f"arXiv {loss.arxiv}" if loss.arxiv else loss.paper,
         "needs": ", ".join(filter(None, (retained, "reference model" if reference else ""))),
         "loss": loss,
-        "__doc__": f"{summary[0].upper()}{summary[1:]}; options are those of `losses.{loss.__name__}` and `TokenMethod`.",
+        "__doc__": f"{summary.capitalize()}; options are those of `losses.{loss.__name__}` and of `TokenMethod`.",
         "__module__": __name__,
     }
     made = dataclasses.make_dataclass(f"{loss.__name__}Method", fields, bases=(base,), namespace=namespace, frozen=True)
@@ -265,7 +265,7 @@ WGAMethod = token_method("wga", WGA, "ascent, weighted by how likely tokens are"
 SatImpMethod = token_method("satimp", SatImp, "ascent on half-known tokens", forget_weight=0.1)
 UNDIALMethod = token_method("undial", UNDIAL, "distils the model without the forgotten token", retain_weight=0.0)
 CEUnlearningMethod = token_method(
-    "ce_unlearning", CEU, "cross-entropy without the token", retain_weight=0.0, skip_first=1
+    "ce_unlearning", CrossEntropyUnlearning, "cross-entropy without the token", retain_weight=0.0, skip_first=1
 )
 IHLMethod = token_method("ihl", IHL, "inverted hinge: the runner-up takes over")
 JensUnMethod = token_method(

@@ -13,7 +13,7 @@ from gunlearn.losses import MSEToReference, Objective, ObjectiveValue
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.operators.layer_losses import Affected, LayerLosses, frozen, set_mode
 from gunlearn.methods.operators.layers import layer_outputs
-from gunlearn.nn.attach.operators import INITS, View, attach_operators, detach_operators, rows_in, viewed
+from gunlearn.nn.attach.operators import OPERATOR_INITS, View, attach_operators, detach_operators, rows_in, viewed
 from gunlearn.nn.kernels.subgraph import Subgraph
 from gunlearn.tasks.graph.reading import small_subgraph
 from gunlearn.tasks.sampling import SUBGRAPH
@@ -70,7 +70,7 @@ class LayerWise(Method):
         for name, value in (_PAPER if self.mode == "paper" else {**_DEFAULT, **self.defaults}).items():
             if name in self.options() and getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name, known in (("init", INITS), ("message_graph", GRAPHS), ("subgraph", SUBGRAPH)):
+        for name, known in (("init", OPERATOR_INITS), ("message_graph", GRAPHS), ("subgraph", SUBGRAPH)):
             if getattr(self, name) not in known:
                 raise InvalidInputError(f"Expected '{name}' among {known} (got {getattr(self, name)!r})")
         TrainArguments(self.epochs, self.lr)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
-from gunlearn.nn.attach.contexts import CACHES
-from gunlearn.nn.kernels.fast import fast_path, path_of
-from gunlearn.nn.kernels.sparse import sparse_features
+from gunlearn.nn.attach.message_layers import CACHES
+from gunlearn.nn.kernels.bag_of_words import sparse_features
+from gunlearn.nn.kernels.fast import fast_path
+from gunlearn.nn.kernels.paths import path_of
 from gunlearn.tasks.base import Parts, Reader, Task
 from gunlearn.tasks.graph.beside import beside
 from gunlearn.tasks.graph.reading import GraphReader
