@@ -17,6 +17,7 @@ import tyro
 from experiments.tofu_small.methods import Budget, names, run
 from experiments.tofu_small.problem import Problem, Recipe
 from experiments.tofu_small.table import markdown
+from gunlearn.bench.store import atomic_write
 from gunlearn.llm.metrics import evaluate_language_models
 from gunlearn.metrics.alignment import Sampler
 
@@ -87,8 +88,7 @@ def main(args: Args) -> dict:
         )
         rows = [row | {key: costs[row["model"]].get(key) for key in COST} for row in figures]
         results[f"forget{percent:02d}"] = {"rows": rows, "recipe": vars(recipe), "seconds": time.perf_counter() - began}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=1))
+        atomic_write(path, json.dumps(results, indent=1))
         print(f"\n{percent} % of {len(problem.full)} questions\n\n{markdown(rows)}")
     return results
 

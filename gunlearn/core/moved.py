@@ -9,7 +9,9 @@ from typing import Any
 
 MOVED = {
     "gunlearn.bench.influence": "gunlearn.bench.influence_grid",
+    "gunlearn.bench.options": "gunlearn.core.options",
     "gunlearn.cli.options": "gunlearn.cli.fields",
+    "gunlearn.cli.run": "gunlearn.cli.grid_command",
     "gunlearn.influence": "gunlearn.attribution",
     "gunlearn.influence.agreement": "gunlearn.attribution.study.agreement",
     "gunlearn.influence.balls": "gunlearn.attribution.removal.balls",

@@ -59,6 +59,7 @@ _HOMES = {
     "gunlearn.methods.base": ("Method", "Outcome", "Problem"),
     "gunlearn.methods.door": ("run_method",),
     "gunlearn.methods.linear_head.head_training": ("fit_linear_head",),
+    "gunlearn.methods.published": ("PUBLISHED", "build_method", "settings_listing"),
     "gunlearn.training.callbacks": ("Callback", "EarlyStopping", "TrainControl", "TrainState"),
     "gunlearn.training.from_scratch": ("reset_model", "train_from_scratch"),
     "gunlearn.training.loop": ("TrainArguments", "fit"),

@@ -8,7 +8,7 @@ from itertools import combinations
 from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.losses.functional import categorical_js_divergence, js_divergence
+from gunlearn.losses.divergences import categorical_js_divergence, js_divergence
 from gunlearn.metrics.base import Figure
 from gunlearn.metrics.view import ModelView
 

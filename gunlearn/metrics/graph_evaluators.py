@@ -13,7 +13,7 @@ from gunlearn.losses import Prediction
 from gunlearn.metrics.base import Figure
 from gunlearn.metrics.item_evaluators import CategoricalEvaluator
 from gunlearn.metrics.problem import Evaluator, logits_of
-from gunlearn.nn.attach.contexts import suspended_caches
+from gunlearn.nn.attach.message_layers import suspended_caches
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.link_prediction import LinkPrediction, forgotten_edges
 from gunlearn.tasks.graph.node_classification import NodeClassification

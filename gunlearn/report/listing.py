@@ -6,7 +6,7 @@ import re
 from os import PathLike
 
 from gunlearn.attribution import ESTIMATORS
-from gunlearn.datasets.registry import available
+from gunlearn.datasets.catalogue import available
 from gunlearn.losses import LOSSES
 from gunlearn.methods import METHODS
 from gunlearn.metrics import FIGURES

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from gunlearn.bench.store import atomic_write, csv_text, plain
+from gunlearn.bench.store import atomic_write, csv_text
 from gunlearn.errors import CheckpointError, InvalidInputError, UnsupportedMethodError
+from gunlearn.llm.training.arguments import plain
 from gunlearn.methods.any_task.retrain import Retrain
 from gunlearn.methods.door import run_method
 from gunlearn.metrics import FIGURES

@@ -38,7 +38,7 @@ class Line:
         failed: number of the others.
         fails: its utility is more than `LOSS` below retraining's.
         behind_utu: its distance to retraining is not below that of simply taking things out of the graph.
-        dataset: name, `None` where the rows know none.
+        dataset: name, and what else tells the problem from others in the table; `None` where the rows know none.
         task: name, `None` where the rows know none.
     """
 
@@ -89,11 +89,12 @@ def problems(rows: Sequence[Row]) -> list[list[Row]]:
 def summarise(rows: Sequence[Row]) -> list[Line]:
     """Return the lines of all problems, in order of first appearance."""
     lines: list[Line] = []
-    for group in problems(rows):
+    groups = problems(rows)
+    for group, name in zip(groups, _names(groups), strict=True):
         here: dict[tuple[str, str], Line] = {}
         for row in group:
             key = row["method"], row.get("mode") or "default"
-            line = here.setdefault(key, Line(*key, dataset=row.get("dataset"), task=row.get("task")))
+            line = here.setdefault(key, Line(*key, dataset=name, task=row.get("task")))
             if row.get("error"):
                 line.failed += 1
                 line.errors += [row["error"]] if row["error"] not in line.errors else []
@@ -107,6 +108,14 @@ def summarise(rows: Sequence[Row]) -> list[Line]:
                 line.fails = lost is not None and -lost > LOSS
         lines += here.values()
     return lines
+
+
+def _names(groups: Sequence[Sequence[Row]]) -> list[str | None]:
+    """Return the data set of each problem, with the settings in which problems differ."""
+    firsts = [group[0] for group in groups]
+    differ = [name for name in _PROBLEM[1:] if len({first.get(name) for first in firsts}) > 1]
+    more = [[f"{name} {first[name]}" for name in differ if first.get(name) is not None] for first in firsts]
+    return [", ".join(filter(None, [first.get("dataset"), *m])) or None for first, m in zip(firsts, more, strict=True)]
 
 
 def _mean_gap(line: Line, lines: Iterable[Line], method: str, name: str) -> float | None:

@@ -128,7 +128,7 @@ def split_rows(rows: list[Any], num_forget: int) -> ItemPartition:
     """Split rows of token ids, of which the first `num_forget` are to be forgotten, and the others may be none."""
     forget = torch.arange(len(rows)) < num_forget
     ids = forget.nonzero().view(1, -1)
-    return ItemPartition(rows, "items", forget, ~forget, rows[num_forget:], content_hash("items", len(rows), ids))
+    return ItemPartition(rows, "items", forget, ~forget, rows[num_forget:], ids_hash("items", len(rows), ids))
 
 
 def training_rows(data: Any) -> Tensor:

@@ -13,8 +13,8 @@ from gunlearn.attribution import ESTIMATORS, Estimator
 from gunlearn.attribution.study.agreement import agreement
 from gunlearn.attribution.study.study import influence_study
 from gunlearn.attribution.study.truths import TRUTHS, TrueValues, Truth
-from gunlearn.bench.influence_grid import read_study, write_study
-from gunlearn.bench.store import plain
+from gunlearn.bench import read_study, write_study
+from gunlearn.bench.store import json_plain
 from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError, UnsupportedMethodError
 from gunlearn.report.influence_plots import draw_study
 from gunlearn.report.influence_table import (
@@ -77,7 +77,7 @@ def test_rows_have_the_fields_and_are_json(study):
         assert (row["dataset"], row["model"], row["of"], row["target"]) == ("made", "Stack", "edges", "probabilities")
         assert (row["num_items"], row["truth"], row["error"]) == (40, "brute", None)
         assert row["seconds"] > 0
-    json.dumps(plain(study.rows), allow_nan=False)
+    json.dumps(json_plain(study.rows), allow_nan=False)
 
 
 def test_figures_are_those_of_the_scores(study, model, data):
@@ -219,7 +219,7 @@ def test_options_that_truth_and_estimators_share(model, data, monkeypatch):
 
 def test_written_and_read_and_drawn(study, tmp_path):
     write_study(study, tmp_path)
-    assert json.loads((tmp_path / "influence.json").read_text()) == plain(study.rows)
+    assert json.loads((tmp_path / "influence.json").read_text()) == json_plain(study.rows)
     assert (tmp_path / "influence.csv").read_text().count("\n") == 1 + len(study.rows)
     again = read_study(tmp_path)
     assert again.truth.equal(study.truth)
