@@ -23,12 +23,12 @@ from gunlearn.llm.data.collate import collator_of
 from gunlearn.llm.data.records import refused
 from gunlearn.llm.data.rows import as_rows, check_ids, separate
 from gunlearn.llm.metrics.row_figures import figures
-from gunlearn.llm.model.adapters import check_model, check_trainable, precision, with_adapter
+from gunlearn.llm.model.adapters import check_language_model, check_trainable, precision, with_adapter
 from gunlearn.llm.model.causal_lm import CausalLM
 from gunlearn.llm.recipes.methods import named_method
 from gunlearn.llm.recipes.plan import LLMMethod, Plan
 from gunlearn.llm.record import LLMResult
-from gunlearn.llm.training.arguments import check_numbers, plain
+from gunlearn.llm.training.arguments import check_numbers, plain_number
 from gunlearn.llm.training.progress import StepBar
 from gunlearn.llm.training.settings import recorded, recorded_losses
 from gunlearn.llm.training.trainer import UnlearnTrainer
@@ -111,9 +111,9 @@ def unlearn(
     start = time.perf_counter()
     method = named_method(method) if isinstance(method, str) else method
     check_numbers(training, epochs=epochs, lr=lr, batch_size=batch_size, figure_rows=figure_rows)
-    epochs, lr, batch_size, figure_rows = map(plain, (epochs, lr, batch_size, figure_rows))
-    training = {name: plain(value) for name, value in training.items()}
-    check_model(model)
+    epochs, lr, batch_size, figure_rows = map(plain_number, (epochs, lr, batch_size, figure_rows))
+    training = {name: plain_number(value) for name, value in training.items()}
+    check_language_model(model)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise InvalidInputError(f"Expected 'seed' from 0 to {2**32 - 1} (got {seed!r})")
     check_trainable(model, peft)

@@ -1,4 +1,4 @@
-"""Questions and answers as people keep them: JSON lines or a JSON array, in one of four shapes."""
+"""Files of questions and answers: JSON lines or a JSON array of records, in one of four shapes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 SHAPES = (("question", "answer"), ("prompt", "completion"), ("messages",), ("text",))
 _SHAPES_SAID = " or ".join(" + ".join(map(repr, shape)) for shape in SHAPES)
 
-#: What a model may say instead of a fact that it should not know.
+#: Answers in place of a fact that the model should not know.
 REFUSALS = (
     "I don't know.",
     "I'm not sure about that.",
@@ -37,12 +37,12 @@ def read_records(path: str | PathLike[str]) -> list[dict[str, Any]]:
         path: a file in UTF-8. Blank lines are skipped.
 
     Returns:
-        The objects, as they are; each has one of the shapes `question` + `answer`, `prompt` + `completion`, `messages`
-        (the last from the assistant) or `text`. Other fields are kept.
+        The objects, unchanged; each has one of the shapes `question` + `answer`, `prompt` + `completion`, `messages`
+        (the last from the assistant) or `text`, and maybe other fields.
 
     Raises:
         DatasetNotFoundError: no such file.
-        InvalidInputError: no JSON, no object, none of the shapes, or nothing at all; the message names the line.
+        InvalidInputError: no JSON, no object, none of the shapes (the message names the line), or an empty file.
     """
     path = Path(path)
     if not path.is_file():
@@ -65,7 +65,7 @@ def read_records(path: str | PathLike[str]) -> list[dict[str, Any]]:
 
 
 def shape_of(record: Any, where: str) -> tuple[str, ...]:
-    """Which of `SHAPES` a record has.
+    """Return which of `SHAPES` a record has.
 
     Raises:
         InvalidInputError: none, or its fields are no strings (messages: no list of `role` and `content`).
@@ -88,10 +88,10 @@ def shape_of(record: Any, where: str) -> tuple[str, ...]:
 def refused(
     records: Sequence[Mapping[str, Any]], refusals: Sequence[str] = REFUSALS, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """The same questions, each with a refusal for an answer, drawn with the seed.
+    """Return the same questions, each with a refusal drawn for an answer.
 
     Raises:
-        InvalidInputError: no refusals, or records of bare `text`, which asks nothing.
+        InvalidInputError: no refusals, or records of bare `text`, which ask nothing.
     """
     if not refusals:
         raise InvalidInputError("Expected at least one refusal (got none)")
@@ -100,12 +100,12 @@ def refused(
         shape, answer = shape_of(record, f"row {i}"), draw.choice(refusals)
         if shape == ("text",):
             raise InvalidInputError(f"Expected questions, to be refused (got bare text in row {i})")
-        # What else the record says ("target", paraphrases) is about the answer that is gone.
+        # Other fields ("target", paraphrases) are about the old answer.
         kept = {name: record[name] for name in shape}
         if shape == ("messages",):
             kept["messages"] = [*record["messages"][:-1], {"role": "assistant", "content": answer}]
         else:
-            # A completion follows its prompt as it stands, so the gap between the two is part of it.
+            # A completion begins with the blanks between it and the prompt.
             old = record[shape[1]]
             gap = old[: len(old) - len(old.lstrip())] if shape[1] == "completion" else ""
             kept[shape[1]] = gap + answer
@@ -126,7 +126,7 @@ def _parsed(text: str, name: str, line: int) -> Any:
 def _refuse_wrapper(text: str, name: str) -> None:
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:  # lines, or what is reported line by line
+    except json.JSONDecodeError:  # lines, each of which is checked later
         return
     if isinstance(found, Mapping) and not any(all(n in found for n in shape) for shape in SHAPES):
         lists = [key for key, value in found.items() if isinstance(value, list)]

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.llm.data.collate import Rows
 from gunlearn.llm.metrics import membership, memorization
 from gunlearn.llm.metrics import tofu_metrics as tofu
-from gunlearn.llm.metrics.generation import context_of
 from gunlearn.llm.metrics.scoring import NotANumberError, token_scores
 from gunlearn.llm.metrics.text_alignment import TextAlignment
+from gunlearn.llm.model.head import context_of
 from gunlearn.metrics.alignment import Sampler
 from gunlearn.metrics.standing import standings
 
-Rows = Sequence[Mapping[str, Any]]
 OWN = ("forget", "retain")  # the sets that everything is measured on
 SCORES = {
     "loss": membership.loss_score,

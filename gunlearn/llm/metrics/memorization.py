@@ -1,4 +1,4 @@
-"""How much of a text a model can say by itself, once it is led there."""
+"""Memorisation: how much of a text a model continues by itself."""
 
 from __future__ import annotations
 
@@ -8,34 +8,33 @@ from gunlearn.llm.metrics.scoring import TokenScores
 
 
 def exact_memorization(scores: TokenScores) -> Tensor:
-    """Share of each row's tokens that are the model's first choice, given what is before them, `[num_rows]`."""
+    """Return the share of each row's tokens that are the model's first choice after those before, `[num_rows]`."""
     return scores.first.sum(1) / scores.length
 
 
 def extraction_strength(scores: TokenScores, compat: bool = False) -> Tensor:
-    """Share of each row's tokens that the model completes without a mistake, `[num_rows]`: 1 - k/n.
+    """Return the share of each row's tokens that the model completes without a mistake, `[num_rows]`: 1 - k/n.
 
-    `k` is the shortest beginning of the answer after which every first choice is the right token; 0 where the last
-    token is wrong already.
+    `k` is the length of the shortest beginning of the answer after which every first choice is the right token, `n` the
+    length of the answer; 0 where the last token is wrong.
 
     Args:
-        scores: of rows whose labelled tokens are consecutive.
-        compat: never below `1 / n`, as in the code of open-unlearning, where a model that has nothing right gets that.
+        scores: scores of rows whose labelled tokens are consecutive.
+        compat: never return less than `1 / n`, as the code of open-unlearning.
     """
-    # Walking back from the last token, as long as first choices are right; unlabelled tokens count for nothing.
+    # From the last token back, as long as first choices are right; unlabelled tokens do not count.
     unbroken = (~scores.first & scores.mask).flip(1).cumsum(1).eq(0).flip(1) & scores.mask
     matched = unbroken.sum(1)
     return (matched.clamp_min(1) if compat else matched) / scores.length
 
 
 def drma(scores: TokenScores, per_token: bool = False) -> float:
-    r"""Document-level memorisation of OBLIVIATE: mean over documents of :math:`\sum_t p(x_t | x_{<t})`.
+    r"""Return OBLIVIATE's document-level memorisation: the mean over documents of :math:`\sum_t p(x_t | x_{<t})`.
 
-    It grows with the documents' length, and a retrained model's is not 0: below that a model has not forgotten but been
-    pushed.
+    It grows with the documents' length. A retrained model's is not 0; a model below that is damaged.
 
     Args:
-        scores: of documents, every token labelled.
+        scores: scores of documents in which every token has a label.
         per_token: divide each document's sum by its number of tokens.
     """
     total = (scores.log_prob.double().exp() * scores.mask).sum(1)

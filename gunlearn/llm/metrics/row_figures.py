@@ -1,18 +1,18 @@
-"""What a model knows of some rows, in four figures."""
+"""Four figures of what a model knows about rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from torch import nn
 
+from gunlearn.llm.data.collate import Rows
 from gunlearn.llm.data.rows import is_labelled
 from gunlearn.llm.metrics.memorization import exact_memorization, extraction_strength
 from gunlearn.llm.metrics.scoring import token_scores
 
-#: Name of each figure, and what it is.
-FIGURES = {
+#: Name and meaning of each figure.
+ROW_FIGURES = {
     "prob": "mean over rows of p(answer)^(1/tokens)",
     "nll": "negative log-likelihood per token, in nats",
     "exact_memorization": "share of tokens that are the model's first choice",
@@ -21,18 +21,18 @@ FIGURES = {
 
 
 def figures(
-    model: nn.Module, parts: Mapping[str, Sequence[Mapping[str, Any]]], most: int = 256, batch_size: int = 8
+    model: nn.Module, parts: Mapping[str, Rows], most: int = 256, batch_size: int = 8
 ) -> dict[str, dict[str, float]]:
     """Measure some rows of each part.
 
     Args:
         model: a causal language model; not changed.
-        parts: rows by name; those without any label are left out.
-        most: rows per part, evenly spaced; with 0 nothing is measured.
+        parts: rows by name; rows without any label are left out.
+        most: most rows per part, evenly spaced; 0 measures nothing.
         batch_size: rows at a time.
 
     Returns:
-        The figures of `FIGURES` by part.
+        The figures of `ROW_FIGURES` by part.
     """
     out = {}
     for name, given in parts.items() if most else ():

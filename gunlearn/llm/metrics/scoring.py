@@ -1,4 +1,4 @@
-"""What a model says of given tokens, in one pass: all that teacher-forced metrics and membership attacks read."""
+"""Scores of given tokens in one pass, for all teacher-forced metrics and membership attacks."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.data.collate import collator_of
+from gunlearn.llm.data.collate import Rows, collator_of, row_batches
 from gunlearn.llm.model.causal_lm import IGNORE, answer_tokens, model_inputs
-from gunlearn.llm.model.head import CHUNK, device_of, evaluating, head_comes_last, output_head, replaced_head
+from gunlearn.llm.model.head import LOGIT_CHUNK, evaluating, last_linear_head, replaced_forward
 from gunlearn.losses.reduction import full_precision
 
-COLUMNS = ("input_ids", "labels", "attention_mask")  # of a row; others may be there in some rows alone
+_COLUMNS = ("input_ids", "labels", "attention_mask")  # the others need not be in every row
 
 
 class NotANumberError(InvalidInputError):
-    """A model says NaN of tokens: it is broken, and has no figures."""
+    """A model's log-likelihoods are NaN: it has no figures."""
 
 
-def answer_logits(model: nn.Module, inputs: Mapping[str, Tensor], mask: Tensor, chunk: int = CHUNK) -> Iterator[Tensor]:
-    """Logits at some positions, in float32, a few at a time.
+def answer_logits(
+    model: nn.Module, inputs: Mapping[str, Tensor], mask: Tensor, chunk: int = LOGIT_CHUNK
+) -> Iterator[Tensor]:
+    """Yield the logits at some positions, in float32, a few at a time.
 
     Args:
         model: a causal language model.
-        inputs: what it is called with.
+        inputs: the model's arguments.
         mask: positions to predict from, boolean `[batch, tokens - 1]`.
-        chunk: logits held at a time, where nothing follows the model's head.
+        chunk: most logits held at a time, if the model returns its head's output unchanged.
 
     Yields:
         `[num_positions, vocab_size]`, all positions in the order of `mask`.
     """
-    if head_comes_last(model, inputs["input_ids"]):
-        head = output_head(model)
-        with replaced_head(model, lambda hidden: hidden):
+    head = last_linear_head(model, inputs["input_ids"])
+    if head is not None:
+        with replaced_forward(head, lambda hidden: hidden):
             hidden = model(**inputs, use_cache=False).logits[:, :-1][mask]
         for h in hidden.split(max(1, chunk // head.weight.size(0))):
             yield full_precision(F.linear(h.to(head.weight.dtype), head.weight, head.bias))
@@ -49,13 +51,13 @@ def answer_logits(model: nn.Module, inputs: Mapping[str, Tensor], mask: Tensor, 
 
 @dataclass(frozen=True, eq=False)
 class TokenScores:
-    """Figures per labelled token, `[num_rows, num_tokens]`, zero elsewhere; on the CPU.
+    """Scores of labelled tokens, `[num_rows, num_tokens]`, zero elsewhere; on the CPU.
 
     Args:
         log_prob: log-likelihood of the token, in nats.
         mask: which tokens have a label.
-        first: whether the token was the model's first choice.
-        mean: expected log-likelihood of a token under the model there, minus its entropy.
+        first: whether the token is the model's first choice.
+        mean: expected log-likelihood of a token under the model at that place (minus the entropy), in nats.
         std: standard deviation of that log-likelihood.
     """
 
@@ -67,38 +69,37 @@ class TokenScores:
 
     @property
     def length(self) -> Tensor:
-        """Number of labelled tokens per row, `[num_rows]`."""
+        """Return the number of labelled tokens per row, `[num_rows]`."""
         return self.mask.sum(1)
 
     @property
     def mean_log_prob(self) -> Tensor:
-        """Per row, `[num_rows]`; NaN without labels."""
+        """Return the mean log-likelihood per row, `[num_rows]`; NaN without labels."""
         return self.log_prob.sum(1) / self.length
 
 
-def token_scores(
-    model: nn.Module, rows: Sequence[Mapping[str, Any]], batch_size: int = 16, chunk: int = CHUNK
-) -> TokenScores:
+def token_scores(model: nn.Module, rows: Rows, batch_size: int = 16, chunk: int = LOGIT_CHUNK) -> TokenScores:
     """Score the labelled tokens of rows.
 
     Args:
-        model: a causal language model; its mode is put back.
+        model: a causal language model, read in evaluation mode; not changed.
         rows: `input_ids`, `labels` (-100: not scored), optionally `attention_mask`.
         batch_size: rows at a time.
-        chunk: logits held at a time.
+        chunk: most logits held at a time.
 
     Raises:
-        InvalidInputError: no rows, rows without any label or longer than the model's context, or a model that says NaN
-            of them.
+        InvalidInputError: no rows, or rows without any label or longer than the model's context.
+        NotANumberError: a log-likelihood is NaN.
     """
     if len(rows) == 0:
         raise InvalidInputError("Expected rows to score (got none)")
-    collate, device, found = collator_of(model), device_of(model), []
+    collate, found = collator_of(model), []
+
+    def collate_read(some: Rows) -> dict[str, Any]:
+        return collate.pad([{name: row[name] for name in _COLUMNS if name in row} for row in some])
+
     with evaluating(model), torch.no_grad():
-        for start in range(0, len(rows), batch_size):
-            some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
-            batch = collate([{name: row[name] for name in COLUMNS if name in row} for row in some])
-            batch = {name: value.to(device) for name, value in batch.items()}
+        for batch in row_batches(model, rows, collate_read, batch_size):
             inputs, label = model_inputs(model, batch)
             mask = answer_tokens(batch)
             label, pieces = label[mask], [label.new_zeros(4, 0, dtype=torch.float32)]
@@ -126,10 +127,10 @@ def token_scores(
 
 
 def prompt_of(row: Mapping[str, Any] | Sequence[int]) -> list[int]:
-    """Token ids before a row's first label; ids given as such are taken as they are.
+    """Return the token ids before a row's first label; a sequence of ids is returned unchanged.
 
     Raises:
-        InvalidInputError: nothing comes before the first label.
+        InvalidInputError: no token before the first label.
     """
     if not isinstance(row, Mapping):
         ids = [int(i) for i in row]
