@@ -57,9 +57,8 @@ class PartCollator:
         """Return one part's rows as tensors `[batch, tokens]`."""
         whole = [self._tensors(row) for row in rows]
         if any(row.keys() != whole[0].keys() for row in whole):
-            raise InvalidInputError(
-                f"Expected rows of a batch with the same columns (got {sorted({tuple(row) for row in whole})})"
-            )
+            columns = sorted({tuple(row) for row in whole})
+            raise InvalidInputError(f"Expected rows of a batch with the same columns (got {columns})")
         length = max(2, max(row["input_ids"].numel() for row in whole))
         out = TextItems()
         for name in whole[0]:
@@ -104,14 +103,7 @@ def row_batch(rows: list[Any], collator: Collator, device: torch.device) -> dict
 
 
 def row_batches(model: nn.Module, rows: Any, collator: Collator, batch_size: int) -> Iterator[dict[str, Tensor]]:
-    """Yield batches of rows in their order, on the model's device; a data loader would draw a random number.
-
-    Args:
-        model: a causal language model.
-        rows: anything with a length and integer indices.
-        collator: makes a batch of rows.
-        batch_size: rows at a time.
-    """
+    """Yield batches of rows in their order, on the model's device; a data loader would draw a random number."""
     for start in range(0, len(rows), batch_size):
         some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
         yield row_batch(some, collator, model_device(model))

@@ -40,28 +40,24 @@ def encode(
     """Tokenise records into rows for `UnlearnTrainer`.
 
     Prompt and answer are tokenised together, or apart where the tokenizer would merge across the boundary: a row begins
-    with exactly the tokens that the model reads when it is asked. Labels are the answer's tokens, or all tokens of a
-    record of bare `text`.
+    with exactly the tokens that the model reads when it is asked. Labels are the answer's tokens, all of bare `text`.
 
     Args:
         records: see `read_records`. `question` + `answer` go through the chat template or `template`, `messages`
             through the chat template (the last one is the answer), `prompt` + `completion` and `text` stay unchanged.
             With `target` (one or more strings in the answer) in each record, rows have a `target_mask` of its tokens.
         tokenizer: a tokenizer of transformers. It needs no padding token.
-        template: holds `{question}` and then `{answer}`; blanks before `{answer}` belong to the answer's first token.
-            `TEMPLATE` by default.
-        chat: put questions through `tokenizer.apply_chat_template`; by default where the tokenizer has a chat template
-            and no `template` is given.
+        template: `{question}`, then `{answer}`, whose first token has the blanks before it; `TEMPLATE` by default.
+        chat: apply the tokenizer's chat template to questions; by default where it has one and `template` is not given.
         system: first message for chats without a system message.
         max_length: most tokens of a row. Prompts are cut from the left, answers kept whole.
         long_answers: for answers that still do not fit, `"error"` raises and `"cut"` cuts them with a warning.
-        bos: begin with the tokenizer's begin token; by default where the tokenizer itself does. The templates of chats
-            add their own.
+        bos: begin with the tokenizer's begin token; by default where the tokenizer itself does, never in chats.
         eos: end answers with the end-of-sequence token, unless a chat template has closed them.
 
     Returns:
-        A row per record: `input_ids`, `labels` (-100 in the prompt), `target_mask` if there are targets, and the
-        strings `prompt` and `answer`.
+        A row per record: `input_ids`, `labels` (-100 in the prompt), `target_mask` for targets, and the texts `prompt`
+        and `answer`.
 
     Raises:
         InvalidInputError: empty answers or answers too long (the message names the rows, counted from 1), a chat
@@ -97,25 +93,23 @@ def encode(
     for i, (text, target) in enumerate(zip(texts, targets, strict=True), 1):
         begin = begins[text.chatted]
         before, after, spans = _tokens(tokenizer, text.prompt, text.after, offsets=target is not None)
-        mask = None if target is None else _target_mask(text.after, target, spans, i)
+        mask = [] if target is None else _target_mask(text.after, target, spans, i)
         closed = text.chatted and after[-1] in tokenizer.all_special_ids
         if eos and tokenizer.eos_token_id is not None and not closed:
             after.append(tokenizer.eos_token_id)
-            mask = None if mask is None else [*mask, False]
         if max_length is not None:
             context = begin or before[-1:]  # one token at least, to predict the answer's first token from
             room = max_length - len(begin) - len(after)
             if max_length < len(context) + len(after):
                 too_long.append(i)
                 begin, before, after = context, [], after[: max_length - len(context)]
-                mask = None if mask is None else mask[: len(after)]
             else:
                 shortened += [i] if len(before) > room else []
                 before = before[max(0, len(before) - room) :]
         head = begin + before
         row: dict[str, Any] = {"input_ids": head + after, "labels": [IGNORE] * len(head) + after}
-        if mask is not None:
-            row["target_mask"] = [False] * len(head) + mask
+        if target is not None:  # padded for the end token, or cut with the answer
+            row["target_mask"] = ([False] * len(head) + mask + [False])[: len(head) + len(after)]
         rows.append(row | {"prompt": text.prompt, "answer": text.answer})
     if shortened:
         warnings.warn(

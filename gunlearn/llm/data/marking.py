@@ -35,8 +35,7 @@ def select_tokens(
     r"""Return rows with the column `target_mask`: true at the tokens to forget, false at the rest.
 
     Marks the :math:`\lceil \rho n \rceil` best of a row's :math:`n` eligible tokens, at least one; among equal scores
-    the earlier token. Rows without labels get no mark. Where a selector returns booleans, they are the choice and
-    `ratio` does not apply.
+    the earlier token. Rows without labels get no mark. Booleans from a selector are the choice, whatever the ratio.
 
     Args:
         model: the model before unlearning, read in evaluation mode; not changed.

@@ -49,9 +49,8 @@ class PairedDataset(Dataset):
                 raise InvalidInputError(f"Expected rows in part '{name}' (got none)")
         for name, rows in self.paired.items():
             if _length(name, rows) != len(forget):
-                raise InvalidInputError(
-                    f"Expected part '{name}' with one row for each of {len(forget)} forgotten rows (got {len(rows)})"
-                )
+                each = f"one row for each of {len(forget)} forgotten rows"
+                raise InvalidInputError(f"Expected part '{name}' with {each} (got {len(rows)})")
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:

@@ -54,7 +54,7 @@ def read_records(path: str | PathLike[str]) -> list[dict[str, Any]]:
     _refuse_wrapper(text, path.name)
     if text.lstrip().startswith("["):
         found = [(f"entry {i}", entry) for i, entry in enumerate(_parsed(text, path.name, 1), 1)]
-    else:  # split at newlines alone: JSON strings may hold other line separators
+    else:  # split at newlines only: JSON strings may hold other line separators
         lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
         found = [(f"line {i}", _parsed(line, path.name, i)) for i, line in lines]
     if not found:
@@ -70,17 +70,15 @@ def shape_of(record: Any, where: str) -> tuple[str, ...]:
     Raises:
         InvalidInputError: none, or its fields are no strings (messages: no list of `role` and `content`).
     """
-    if not isinstance(record, Mapping):
-        raise InvalidInputError(f"Expected an object with {_SHAPES_SAID} (got {type(record).__name__} in {where})")
-    for shape in SHAPES:
-        if all(name in record for name in shape):
-            break
-    else:
-        raise InvalidInputError(f"Expected an object with {_SHAPES_SAID} (got {sorted(record)} in {where})")
+    shape = next((s for s in SHAPES if isinstance(record, Mapping) and all(name in record for name in s)), None)
+    if shape is None:
+        got = sorted(record) if isinstance(record, Mapping) else type(record).__name__
+        raise InvalidInputError(f"Expected an object with {_SHAPES_SAID} (got {got} in {where})")
     if shape == ("messages",):
         _check_messages(record["messages"], where)
+        return shape
     for name in shape:
-        if name != "messages" and not isinstance(record[name], str):
+        if not isinstance(record[name], str):
             raise InvalidInputError(f"Expected '{name}' as a string (got {type(record[name]).__name__} in {where})")
     return shape
 
@@ -117,10 +115,8 @@ def _parsed(text: str, name: str, line: int) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        at = line + error.lineno - 1
-        raise InvalidInputError(
-            f"Expected JSON in line {at} of {name} (got {error.msg} at column {error.colno})"
-        ) from None
+        where = f"line {line + error.lineno - 1} of {name}"
+        raise InvalidInputError(f"Expected JSON in {where} (got {error.msg} at column {error.colno})") from None
 
 
 def _refuse_wrapper(text: str, name: str) -> None:
@@ -143,9 +139,7 @@ def _check_messages(messages: Any, where: str) -> None:
         for m in messages
     )
     if not good:
-        raise InvalidInputError(
-            f"Expected 'messages' as a list of 'role' and 'content' strings (got others in {where})"
-        )
+        raise InvalidInputError(f"Expected 'messages' of 'role' and 'content' strings (got others in {where})")
     if not messages or messages[-1]["role"] != "assistant":
         last = messages[-1]["role"] if messages else "nothing"
         raise InvalidInputError(f"Expected 'messages' that end with the assistant's answer (got {last} in {where})")

@@ -49,16 +49,14 @@ def retain_triples(
 ) -> RetainTriples:
     """Build the retain sets of `"OBLIVIATE" <https://arxiv.org/abs/2505.04416>`_ from the caller's texts.
 
-    In the paper a large language model writes the candidates for the generic documents, and WikiText gives the world
-    facts. Here nothing is written or fetched.
+    In the paper a language model writes the generic candidates, and WikiText gives the world facts; here the caller.
 
     Args:
         forget: documents to forget: texts, records (see `read_records`), or a file of records or of a text per line
             (`.txt`).
         generic: candidates on other topics, in the same forms.
         world: texts that state facts of the world, in the same forms.
-        style: texts of other genres, in the same forms; by default the generic documents in another order, as in the
-            paper for questions and answers.
+        style: texts of other genres, in the same forms; by default the generic ones in another order, as the paper.
         entities: names that a generic document must not share: a list, or a function that finds them in a text.
         seed: seed of the order in which texts of `style` and `world` are taken.
 
@@ -82,8 +80,7 @@ def nearest_without_shared(documents: Sequence[str], candidates: Sequence[str], 
     Args:
         documents: texts.
         candidates: texts.
-        entities: names (or one), or a function that finds them in a text. Names are compared word by word; case,
-            possessives and hyphens do not count.
+        entities: names (or one), or a function that finds them in a text; case, possessives and hyphens do not count.
 
     Returns:
         Index of a candidate for each document.
@@ -110,9 +107,7 @@ def nearest_without_shared(documents: Sequence[str], candidates: Sequence[str], 
         scores = index.get_scores(own.split())
         chosen.append(max(allowed, key=lambda i: scores[i]))
     if without:
-        raise InvalidInputError(
-            f"Expected a candidate without entities of its document, for each (got none for documents {without[:10]})"
-        )
+        raise InvalidInputError(f"Expected a candidate without its entities (got none for documents {without[:10]})")
     return chosen
 
 

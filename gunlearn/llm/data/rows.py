@@ -72,9 +72,7 @@ def _checked(rows: list[Any]) -> list[Any]:
             raise InvalidInputError(f"Expected rows with 'input_ids' and 'labels' (got {sorted(row)} in row {i})")
         tokens, labels = len(row["input_ids"]), len(row["labels"])
         if not tokens or tokens != labels:
-            raise InvalidInputError(
-                f"Expected rows of one token or more with as many labels (got {tokens} and {labels} in row {i})"
-            )
+            raise InvalidInputError(f"Expected tokens and as many labels (got {tokens} and {labels} in row {i})")
     return rows
 
 
@@ -93,11 +91,7 @@ def _compared(row: Mapping[str, Any], record: Mapping[str, Any] | None, tokenize
 
 
 def check_ids(model: Any, parts: Mapping[str, Rows]) -> None:
-    """Refuse rows that another model's tokenizer made.
-
-    Args:
-        model: a model of transformers.
-        parts: rows by name of the part.
+    """Refuse rows (by part) that another model's tokenizer made.
 
     Raises:
         InvalidInputError: a token that the model has no embedding for.

@@ -31,8 +31,7 @@ class TokenSelector(Protocol):
             batch: `input_ids`, `attention_mask` and `labels` `[batch, tokens]`.
 
         Returns:
-            `[batch, tokens - 1]`, entry `t` about token `t + 1`, 0 where there is no label. A boolean tensor is the
-            choice itself.
+            `[batch, tokens - 1]`, entry `t` about token `t + 1`, 0 without a label; booleans are the choice itself.
         """
 
 
@@ -87,10 +86,8 @@ class ProbeDelta:
         \theta' = \theta + \eta \, g / \|g\|, \quad g = -\nabla_\theta \sum_t \log p_\theta(x_t | x_{<t})
 
     A reconstruction: the "delta score" of `DTO <https://arxiv.org/abs/2510.00125>`_ is not known to us. Each sequence
-    has its own step, so that scores do not depend on the batch. Trainable parameters are moved and put back; their
-    `grad` stays as it is.
-
-    The step moves each weight by very little: below float32 it is rounded away, and scores are 0 or noise.
+    has its own step, so that scores do not depend on the batch. Trainable parameters are moved and put back. Below
+    float32 the small step is rounded away, and scores are 0 or noise.
 
     Args:
         step: length :math:`\eta` of the step in the space of all trainable parameters.

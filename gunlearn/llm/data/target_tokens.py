@@ -22,8 +22,7 @@ class TargetTokens:
     Args:
         words: the words that the tokens are pieces of.
         token_ids: sorted ids, for `obliviate` and `MaskedVocabulary`.
-        dropped: pieces left out because they are common elsewhere, with the share of background documents that hold
-            them.
+        dropped: pieces left out for being common elsewhere, with the share of background documents that hold them.
         unmasked: words without any token left, which nothing rules out.
     """
 
@@ -45,16 +44,14 @@ def target_tokens(
 ) -> TargetTokens:
     """Find the target tokens of `"OBLIVIATE" <https://arxiv.org/abs/2505.04416>`_: the pieces of a topic's words.
 
-    The paper asks a large language model for the words. A reconstruction: the frequency ratio takes its place here, and
-    the filter of common pieces is ours. Without the filter, pieces of rare words that are words themselves ("a", "the")
-    are ruled out everywhere.
+    The paper asks a large language model for the words. A reconstruction: a frequency ratio takes its place here, and a
+    filter of common pieces is ours. Without it, pieces that are words themselves ("a", "the") are ruled out everywhere.
 
     Args:
         forget_texts: documents to forget.
         background_texts: documents on other topics, as many as possible; for ratio and filter.
         tokenizer: a tokenizer of transformers.
-        words: the words (or names of several words), or a function that finds them in texts (a named entity
-            recogniser); by default `frequent_words`.
+        words: words or names, or a function that finds them in texts (an entity recogniser); else `frequent_words`.
         min_ratio: see `frequent_words`.
         min_count: see `frequent_words`.
         max_document_frequency: tokens in a larger share of the background documents are dropped.
@@ -98,16 +95,8 @@ def frequent_words(
 
     .. math:: r(w) = \frac{(c_f(w) + 1) / (n_f + V)}{(c_b(w) + 1) / (n_b + V)}
 
-    with counts :math:`c` of `w` whatever its case, :math:`n` words in all and :math:`V` different ones.
-
-    Args:
-        forget_texts: texts to find words in.
-        background_texts: texts to compare with.
-        min_ratio: least :math:`r`.
-        min_count: least :math:`c_f`.
-
-    Returns:
-        The words as they are written.
+    with counts :math:`c` of `w` whatever its case, :math:`n` words in all and :math:`V` different ones. Returns the
+    words as they are written, with at least `min_ratio` for :math:`r` and `min_count` for :math:`c_f`.
     """
     check_number("min_ratio", min_ratio, positive=True)
     check_number("min_count", min_count, minimum=1)

@@ -76,8 +76,7 @@ def answer_rows(records: Sequence[Mapping[str, Any]], tokenizer: Any, field: str
     Args:
         records: records of a `_perturbed` split.
         tokenizer: a tokenizer of transformers.
-        field: `"paraphrased_answer"` or `"perturbed_answer"`. Records without it (`real_authors_perturbed` has no
-            paraphrases) keep their `answer`.
+        field: `"paraphrased_answer"` or `"perturbed_answer"`; records without it keep their `answer`.
         how: arguments of `encode`.
 
     Returns:

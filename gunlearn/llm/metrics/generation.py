@@ -59,9 +59,7 @@ def end_tokens(tokenizer: Any) -> tuple[int, ...]:
         closing = _closing_token(tokenizer)
         ids += () if closing is None or closing in ids else (closing,)
     if not ids:
-        raise InvalidInputError(
-            f"Expected a tokenizer with 'eos_token_id', or that id (got {type(tokenizer).__name__})"
-        )
+        raise InvalidInputError(f"Expected a tokenizer with 'eos_token_id', or the id (got {type(tokenizer).__name__})")
     return ids
 
 
@@ -106,9 +104,7 @@ def draw_answers(
     context = context_of(model)
     longest = max(map(len, prompts)) + max_new_tokens
     if context is not None and longest > context:
-        raise InvalidInputError(
-            f"Expected prompts and answers within the model's context of {context} tokens (got {longest})"
-        )
+        raise InvalidInputError(f"Expected prompts and answers within a context of {context} tokens (got {longest})")
     per_prompt = 1 if sampler is None else sampler.n_samples
     generator = torch.Generator().manual_seed(0 if sampler is None else sampler.seed)
     uniform = torch.rand(len(prompts) * per_prompt, max_new_tokens, generator=generator, dtype=torch.float64)

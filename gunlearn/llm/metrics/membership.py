@@ -73,11 +73,10 @@ def reference_score(scores: TokenScores, reference: TokenScores) -> Tensor:
 def gradient_score(model: nn.Module, rows: Rows) -> Tensor:
     """Return minus the size of each row's loss gradient, `[num_rows]`: the mean of the parameters' norms.
 
-    Rows are read one at a time. Gradients are those of the trainable parameters, or of all if none is trainable; the
-    model is not changed.
+    Rows are read one at a time. Gradients are those of the trainable parameters, or of all if none is trainable.
 
     Args:
-        model: a causal language model.
+        model: a causal language model; not changed.
         rows: rows with `input_ids` and `labels`.
 
     Raises:
@@ -117,8 +116,7 @@ def privacy_leak(auc: float, reference_auc: float = 0.5) -> float:
     """PrivLeak, `arXiv:2407.06460 <https://arxiv.org/abs/2407.06460>`_: distance of `1 - auc` from a retrained model's.
 
     Returns:
-        Percent of the retrained model's: 0 is best; negative where members are still found, positive where they are
-        conspicuously unlikely.
+        Percent of the retrained model's: negative where members are found, positive where they are too unlikely.
     """
     return ((1 - auc) - (1 - reference_auc)) / (1 - reference_auc) * 100
 

@@ -23,16 +23,13 @@ ROW_FIGURES = {
 def figures(
     model: nn.Module, parts: Mapping[str, Rows], most: int = 256, batch_size: int = 8
 ) -> dict[str, dict[str, float]]:
-    """Measure some rows of each part.
+    """Return the figures of `ROW_FIGURES` by part.
 
     Args:
         model: a causal language model; not changed.
         parts: rows by name; rows without any label are left out.
         most: most rows per part, evenly spaced; 0 measures nothing.
         batch_size: rows at a time.
-
-    Returns:
-        The figures of `ROW_FIGURES` by part.
     """
     out = {}
     for name, given in parts.items() if most else ():

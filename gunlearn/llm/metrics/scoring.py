@@ -26,16 +26,9 @@ class NotANumberError(InvalidInputError):
 def answer_logits(
     model: nn.Module, inputs: Mapping[str, Tensor], mask: Tensor, chunk: int = LOGIT_CHUNK
 ) -> Iterator[Tensor]:
-    """Yield the logits at some positions, in float32, a few at a time.
+    """Yield logits `[num_positions, vocab_size]` in float32 at the positions of a boolean mask `[batch, tokens - 1]`.
 
-    Args:
-        model: a causal language model.
-        inputs: the model's arguments.
-        mask: positions to predict from, boolean `[batch, tokens - 1]`.
-        chunk: most logits held at a time, if the model returns its head's output unchanged.
-
-    Yields:
-        `[num_positions, vocab_size]`, all positions in the order of `mask`.
+    At most `chunk` logits are held at a time, if the model returns its head's output unchanged.
     """
     head = last_linear_head(model, inputs["input_ids"])
     if head is not None:

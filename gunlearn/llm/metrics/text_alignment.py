@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.core.checks import check_choice
+from gunlearn.llm.data.collate import PartCollator
 from gunlearn.llm.metrics.generation import Samples, draw_answers, end_tokens
 from gunlearn.llm.metrics.scoring import answer_logits, prompt_of
+from gunlearn.llm.model.causal_lm import IGNORE
 from gunlearn.llm.model.frozen import check_vocabulary
 from gunlearn.llm.model.head import LOGIT_CHUNK, evaluating, model_device
 from gunlearn.metrics.alignment import ESTIMATORS, Alignment, Sampler, StepTerms, align, categorical_kl
@@ -69,32 +71,26 @@ class TextAlignment:
             InvalidInputError: the models' vocabularies differ.
         """
         check_vocabulary(p, q)
-        mask = samples.mask.flatten(0, 1)
-        per_prompt, lengths = samples.mask.size(1), mask.sum(1)
-        total = lengths + torch.tensor([len(x) for x in samples.prompts]).repeat_interleave(per_prompt)
-        values = torch.zeros(mask.shape)
-        tokens = samples.tokens.flatten(0, 1)
+        mask, rows = samples.mask.flatten(0, 1), []
+        for i, tokens in enumerate(samples.tokens.flatten(0, 1)):
+            prompt, answer = samples.prompts[i // samples.mask.size(1)], tokens[mask[i]].tolist()
+            rows.append({"input_ids": prompt + answer, "labels": [IGNORE] * len(prompt) + answer})
+        values, total = torch.zeros(mask.shape), torch.tensor([len(row["input_ids"]) for row in rows])
         with evaluating(p), evaluating(q), torch.no_grad():
             for index in total.argsort().split(self.batch_size):
-                ids = torch.zeros(len(index), int(total[index].max()), dtype=torch.long)
-                scored = torch.zeros(ids.shape, dtype=torch.bool)
-                for row, i in enumerate(index.tolist()):
-                    prompt, length = samples.prompts[i // per_prompt], int(lengths[i])
-                    ids[row, : len(prompt)] = torch.tensor(prompt)
-                    scored[row, len(prompt) : len(prompt) + length] = True
-                    ids[row, len(prompt) : len(prompt) + length] = tokens[i, :length]
-                read = torch.arange(ids.size(1)) < total[index, None]
-                found = torch.cat(self._steps(p, q, ids, read.long(), scored[:, 1:]))
+                batch = PartCollator().pad([rows[i] for i in index.tolist()])
+                found = torch.cat(self._steps(p, q, batch))
                 values[index] = torch.zeros(len(index), mask.size(1)).masked_scatter(mask[index], found)
         truncated = 1 - float(samples.ended.double().mean())
         return StepTerms(values.reshape(samples.mask.shape), samples.mask, truncated)
 
-    def _steps(self, p: nn.Module, q: nn.Module, ids: Tensor, read: Tensor, scored: Tensor) -> list[Tensor]:
-        label, out, logits = ids[:, 1:][scored], [], []
+    def _steps(self, p: nn.Module, q: nn.Module, batch: Mapping[str, Tensor]) -> list[Tensor]:
+        labels = batch["labels"][:, 1:]
+        label, out, logits = labels[labels != IGNORE], [], []
         for model in (p, q):
             device = model_device(model)
-            inputs = {"input_ids": ids.to(device), "attention_mask": read.to(device)}
-            logits.append(answer_logits(model, inputs, scored.to(device), self.chunk))
+            inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+            logits.append(answer_logits(model, inputs, (labels != IGNORE).to(device), self.chunk))
         for a, b in zip(*logits, strict=True):
             b = b.to(a.device)
             if self.estimator == "rao_blackwell":

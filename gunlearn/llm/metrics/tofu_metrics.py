@@ -138,8 +138,7 @@ def answers_of(
         model: a causal language model.
         rows: rows with `input_ids` and `labels`.
         tokenizer: the model's tokenizer.
-        max_new_tokens: most tokens of an answer; by default one more than the longest of the rows' own answers, within
-            the model's context.
+        max_new_tokens: most tokens of an answer; by default one more than the rows' longest, within the context.
         batch_size: answers at a time.
         ends: ids that end an answer; by default those of `end_tokens`.
     """

@@ -37,30 +37,27 @@ def check_language_model(model: Any) -> None:
 
 
 def check_trainable(model: nn.Module, peft: Any = None) -> None:
-    """Refuse a model with nothing to train, or with an adapter where another one is asked for.
-
-    Args:
-        model: a causal language model.
-        peft: the adapter to train, see `with_adapter`.
+    """Refuse a model with nothing to train, given the adapter `peft` to put in (see `with_adapter`).
 
     Raises:
         InvalidInputError: a quantised or frozen model without an adapter, or a second adapter.
     """
     adapted = hasattr(model, "peft_config")
+    if peft is not None and adapted:
+        raise InvalidInputError(
+            "Expected a model without an adapter for 'peft' (got one that has one); merge it first, or leave out "
+            "'peft' to train it"
+        )
     if peft is not None:
-        if adapted:
-            raise InvalidInputError(
-                "Expected a model without an adapter for 'peft' (got one that has one); merge it first, or leave out "
-                "'peft' to train it"
-            )
         return
-    quantised = getattr(model, "is_quantized", False) and not adapted
-    if adapted and not any(p.requires_grad for p in model.parameters()):
+    frozen = not any(p.requires_grad for p in model.parameters())
+    if adapted and frozen:
         raise InvalidInputError(
             "Expected a model with parameters to train (got a frozen adapter); load it with is_trainable=True, or call "
             "merge_and_unload()"
         )
-    if quantised or not any(p.requires_grad for p in model.parameters()):
+    quantised = getattr(model, "is_quantized", False) and not adapted
+    if quantised or frozen:
         raise InvalidInputError(
             f"Expected a model with parameters to train (got a {'quantised' if quantised else 'frozen'} one); "
             "train an adapter: peft='lora' or 'bounded' (--peft lora)"

@@ -35,8 +35,7 @@ def adapter_delta(model: nn.Module, adapter: str = "default") -> dict[str, Tenso
         adapter: name of the adapter.
 
     Returns:
-        `{module: change}` in the layout of each module's weight; modules have their names in the model without
-        adapters.
+        `{module: change}` in the layout of each weight, by the modules' names in the model without adapters.
 
     Raises:
         InvalidInputError: no layer has that adapter, or it is merged into the weights.
@@ -47,9 +46,7 @@ def adapter_delta(model: nn.Module, adapter: str = "default") -> dict[str, Tenso
     for name, layer in without_peft(model).named_modules():
         if isinstance(layer, BaseTunerLayer) and adapter in layer._get_available_adapters():
             if not isinstance(layer, (LoraLayer, BoundedLinear)) or getattr(layer, "lora_variant", {}).get(adapter):
-                raise UnsupportedModelError(
-                    f"Expected plain LoRA or bounded adapters, which add one matrix to a weight (got {layer!r:.80})"
-                )
+                raise UnsupportedModelError(f"Expected plain LoRA or bounded adapters (got {layer!r:.80})")
             if adapter in layer.merged_adapters:
                 raise InvalidInputError(f"Expected an adapter that is not merged (got '{adapter}'); unmerge it first")
             change: Tensor = layer.get_delta_weight(adapter)  # type: ignore[union-attr]  # LoRA's layers define it
@@ -137,13 +134,10 @@ def base_weights(model: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, nn.
         if not weight.is_floating_point():
             raise UnsupportedModelError(f"Expected floating point weights at '{name}' (got {weight.dtype})")
         if weight.shape != change.shape:
-            raise InvalidInputError(
-                f"Expected a change of shape {tuple(weight.shape)} for '{name}' (got {tuple(change.shape)})"
-            )
+            shapes = tuple(weight.shape), tuple(change.shape)
+            raise InvalidInputError(f"Expected a change of shape {shapes[0]} for '{name}' (got {shapes[1]})")
         if owners[id(weight)] > 1:
-            raise InvalidInputError(
-                f"Expected a weight of its own at '{name}' (got one that is tied to another module's); untie it first"
-            )
+            raise InvalidInputError(f"Expected an untied weight at '{name}' (got one tied to another); untie it first")
         out[name] = weight
     return out
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +12,10 @@ from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
+from gunlearn.core.checks import check_choice, check_number
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.model.bounded_layer import PHI, BoundedLinear
+from gunlearn.llm.training.arguments import check_whole
 
 TYPE = "BOUNDED"
 _FAMILIES = {
@@ -34,8 +36,7 @@ class BoundedConfig(PeftConfig):
 
     After "Bounded Parameter-Efficient Unlearning" (arXiv 2509.24166): gradient ascent on the forget data makes the
     weights of feed-forward layers grow without bound, and a bounded function on their adapters stops that. A
-    reconstruction: that `phi` acts on the product `B A` (as in sine-activated low-rank adaptation) and the default
-    bound are ours.
+    reconstruction: the place of `phi` (as in sine-activated low-rank adaptation) and the default bound are ours.
 
     The bound holds for each entry of the weights' change, and so for its norm, not for the forget loss: retained rows
     stay more stable under ascent, no more. Compare with a smaller learning rate.
@@ -64,29 +65,26 @@ class BoundedConfig(PeftConfig):
         InvalidInputError: a rank, frequency, bound, function or dropout out of range.
     """
 
-    r: int = field(default=8)
-    alpha: float | None = field(default=None)
-    omega: float = field(default=10.0)
-    phi: str = field(default="sin")
-    bound: float | None = field(default=None)
-    dropout: float = field(default=0.0)
-    target_modules: list[str] | str | None = field(default=None)
-    exclude_modules: list[str] | str | None = field(default=None)
-    layers_to_transform: list[int] | int | None = field(default=None)
-    layers_pattern: list[str] | str | None = field(default=None)
-    modules_to_save: list[str] | None = field(default=None)
+    r: int = 8
+    alpha: float | None = None
+    omega: float = 10.0
+    phi: str = "sin"
+    bound: float | None = None
+    dropout: float = 0.0
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = TYPE
-        if not isinstance(self.r, int) or self.r < 1:
-            raise InvalidInputError(f"Expected 'r' to be a positive integer (got {self.r!r})")
-        if self.phi not in PHI:
-            raise InvalidInputError(f"Expected 'phi' among {tuple(PHI)} (got {self.phi!r})")
+        check_whole("r", self.r)
+        check_choice("phi", self.phi, tuple(PHI))
         for name in ("alpha", "omega", "bound"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InvalidInputError(f"Expected '{name}' to be positive and finite (got {value!r})")
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), positive=True)
         if not 0 <= self.dropout < 1:
             raise InvalidInputError(f"Expected 'dropout' in [0, 1) (got {self.dropout!r})")
 
@@ -116,9 +114,8 @@ class BoundedModel(BaseTuner):
         target: nn.Module,
         target_name: str,
         parent: nn.Module,
-        current_key: str,
-        *args: Any,
-        **kwargs: Any,
+        *_: Any,
+        **__: Any,
     ) -> None:
         if isinstance(target, BoundedLinear):
             target.update_layer(adapter_name, peft_config)
@@ -136,9 +133,8 @@ def mlp_linears(model_type: str | None) -> list[str]:
         InvalidInputError: an unknown architecture.
     """
     if model_type not in MLP_LINEARS:
-        raise InvalidInputError(
-            f"Expected 'target_modules' for models of type {model_type!r} (got none); known are {sorted(MLP_LINEARS)}"
-        )
+        known = f"known types are {sorted(MLP_LINEARS)}"
+        raise InvalidInputError(f"Expected 'target_modules' for models of type {model_type!r} (got none); {known}")
     return list(MLP_LINEARS[model_type])
 
 

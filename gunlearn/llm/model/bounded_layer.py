@@ -29,10 +29,7 @@ def bounded_delta(a: Tensor, b: Tensor, scale: float, omega: float, phi: str = "
         b: `[out_features, r]`.
         scale: the bound :math:`s`.
         omega: frequency.
-        phi: `"sin"`, `"tanh"` or `"identity"`.
-
-    Returns:
-        `[out_features, in_features]`.
+        phi: name of the function, of `PHI`.
     """
     return scale * PHI[phi](omega * (b @ a))
 
@@ -59,9 +56,8 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: Any) -> None:
         super().__init__()
         if not isinstance(base_layer, (nn.Linear, Conv1D)) or not base_layer.weight.is_floating_point():
-            raise UnsupportedModelError(
-                f"Expected linear layers with floating point weights to adapt (got {type(base_layer).__name__})"
-            )
+            kind = type(base_layer).__name__
+            raise UnsupportedModelError(f"Expected linear layers with floating point weights to adapt (got {kind})")
         self.base_layer = base_layer
         self.fan_in_fan_out = isinstance(base_layer, Conv1D)
         shape = base_layer.weight.shape

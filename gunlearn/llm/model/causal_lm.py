@@ -105,49 +105,38 @@ class CausalLM(Task):
             UnsupportedModelError: the model returns no logits.
         """
         inputs, label = model_inputs(model, items)
-        mask = answer_tokens(items)
+        mask, embedded = answer_tokens(items), "embeddings" in self.reads
         label = torch.where(mask, label, 0)
+        more = {"use_cache": False, **({"output_hidden_states": True} if embedded else {})}
         head = None if "logits" in self.reads else last_linear_head(model, inputs["input_ids"])
-        if head is not None:
-            log_prob, embeddings = self._without_logits(model, head, inputs, label, mask)
-            return Prediction(log_prob=log_prob, mask=mask, label=self._given("label", label), embeddings=embeddings)
-        out = model(**inputs, **self._extras())
-        logits = getattr(out, "logits", None)
-        if not isinstance(logits, Tensor) or logits.shape[:2] != inputs["input_ids"].shape:
-            got = type(out).__name__ if not isinstance(logits, Tensor) else tuple(logits.shape)
-            raise UnsupportedModelError(f"Expected a causal language model that returns logits per token (got {got})")
-        logits = logits[:, :-1]
-        log_prob = full_precision(logits.new_zeros(mask.shape)).masked_scatter(
-            mask, -F.cross_entropy(full_precision(logits[mask]), label[mask], reduction="none")
-        )
+        if head is None:
+            out = model(**inputs, **more)
+            logits = getattr(out, "logits", None)
+            if not isinstance(logits, Tensor) or logits.shape[:2] != inputs["input_ids"].shape:
+                got = type(out).__name__ if not isinstance(logits, Tensor) else tuple(logits.shape)
+                raise UnsupportedModelError(f"Expected a language model that returns logits per token (got {got})")
+            logits = logits[:, :-1]
+            log_prob = full_precision(logits.new_zeros(mask.shape)).masked_scatter(
+                mask, -F.cross_entropy(full_precision(logits[mask]), label[mask], reduction="none")
+            )
+        else:
+            last, logits = head, None
+
+            def compute(hidden: Tensor) -> Tensor:
+                chosen = token_log_prob(hidden[:, :-1][mask], last.weight, last.bias, label[mask], self.chunk)
+                # One column more and a last dimension, for models that look at the shape of their logits.
+                return F.pad(chosen.new_zeros(mask.shape).masked_scatter(mask, chosen), (0, 1)).unsqueeze(-1)
+
+            with replaced_forward(head, compute):
+                out = model(**inputs, **more)
+            log_prob = out.logits[:, :-1, 0]
         return Prediction(
             log_prob=log_prob,
-            logits=self._given("logits", logits),
-            embeddings=self._embeddings(out),
+            logits=logits if "logits" in self.reads else None,
+            embeddings=out.hidden_states[self.layer][:, :-1] if embedded else None,
             mask=mask,
-            label=self._given("label", label),
+            label=label if "label" in self.reads else None,
         )
-
-    def _without_logits(
-        self, model: nn.Module, head: nn.Linear, inputs: dict[str, Tensor], label: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        def compute(hidden: Tensor) -> Tensor:
-            chosen = token_log_prob(hidden[:, :-1][mask], head.weight, head.bias, label[mask], self.chunk)
-            # One column more and a last dimension, for models that look at the shape of their logits.
-            return F.pad(chosen.new_zeros(mask.shape).masked_scatter(mask, chosen), (0, 1)).unsqueeze(-1)
-
-        with replaced_forward(head, compute):
-            out = model(**inputs, **self._extras())
-        return out.logits[:, :-1, 0], self._embeddings(out)
-
-    def _given(self, name: str, value: Tensor) -> Tensor | None:
-        return value if name in self.reads else None
-
-    def _extras(self) -> dict[str, bool]:
-        return {"use_cache": False, **({"output_hidden_states": True} if "embeddings" in self.reads else {})}
-
-    def _embeddings(self, out: Any) -> Tensor | None:
-        return out.hidden_states[self.layer][:, :-1] if "embeddings" in self.reads else None
 
     def parts(
         self,
@@ -224,14 +213,11 @@ def model_inputs(model: nn.Module, items: Mapping[str, Tensor]) -> tuple[dict[st
             raise InvalidInputError(f"Expected a batch with tensors 'input_ids' and 'labels' (got {sorted(items)})")
     input_ids, labels, mask = items["input_ids"], items["labels"], items.get("attention_mask")
     if input_ids.dim() != 2 or input_ids.size(1) < 2:
-        raise InvalidInputError(
-            f"Expected 'input_ids' [batch, tokens] of at least two tokens (got {tuple(input_ids.shape)})"
-        )
+        raise InvalidInputError(f"Expected 'input_ids' of at least two tokens (got {tuple(input_ids.shape)})")
     for name, value in (("labels", labels), ("attention_mask", mask)):
         if value is not None and value.shape != input_ids.shape:
-            raise InvalidInputError(
-                f"Expected '{name}' of the shape of 'input_ids' {tuple(input_ids.shape)} (got {tuple(value.shape)})"
-            )
+            shapes = tuple(input_ids.shape), tuple(value.shape)
+            raise InvalidInputError(f"Expected '{name}' of the shape of 'input_ids', {shapes[0]} (got {shapes[1]})")
     inputs = {"input_ids": input_ids}
     if mask is not None:
         inputs["attention_mask"] = mask

@@ -62,9 +62,7 @@ class FrozenReference:
     def of(self, model: nn.Module) -> Iterator[nn.Module]:
         """Give the frozen model for the length of a block, in evaluation mode and without gradients.
 
-        Args:
-            model: the model in training, in its distributed wrapper if it has one: a sharded model can only be called
-                through that.
+        `model` is the model in training, in its distributed wrapper: a sharded model can only be called through that.
         """
         if self.frozen is None:
             with _without_adapter(unwrap(model)), torch.no_grad():
@@ -103,12 +101,7 @@ def check_apart(model: nn.Module, reference: nn.Module) -> None:
 
 
 def objection_to_adapter(model: nn.Module, probe: Mapping[str, Tensor] | None) -> str | None:
-    """Return why the model with its adapter disabled is not the model as it is now; `None` if it is.
-
-    Args:
-        model: with an adapter or without.
-        probe: a batch with at least `input_ids` `[batch, tokens]`, to compare the two on.
-    """
+    """Return why the model with its adapter disabled is not the model as it is now, by a batch; `None` if it is."""
     if not callable(getattr(model, "disable_adapter", None)):
         return f"{type(model).__name__} without 'disable_adapter'"
     if probe is None:

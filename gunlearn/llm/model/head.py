@@ -149,12 +149,8 @@ _LAST: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def last_linear_head(model: nn.Module, input_ids: Tensor) -> nn.Linear | None:
     """Return the model's head if it is a plain linear layer whose output the model returns unchanged, else `None`.
 
-    Tried once per model, on a few tokens: some architectures cap or scale logits behind the head. Sharded and compiled
-    models, and heads with an adapter or a hook, give `None` untried.
-
-    Args:
-        model: a causal language model.
-        input_ids: token ids `[batch, tokens]` to try it with.
+    Tried once per model, on a few tokens `input_ids` `[batch, tokens]`: some architectures cap or scale logits behind
+    the head. Sharded and compiled models, and heads with an adapter or a hook, give `None` untried.
     """
     inner, head = unwrap(model), output_head(model)
     if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter:

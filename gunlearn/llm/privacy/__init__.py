@@ -5,9 +5,8 @@ from __future__ import annotations
 from gunlearn.core.lazy import lazy
 
 _HOMES = {
-    "gunlearn.llm.privacy.dp_base": ("DP2Model", "DPBase"),
+    "gunlearn.llm.privacy.dp_base": ("DP2Model", "DPBase", "finetune", "unlearn_from_base"),
     "gunlearn.llm.privacy.dp_card": ("DPCard",),
-    "gunlearn.llm.privacy.dp_second_phase": ("finetune", "unlearn_from_base"),
     "gunlearn.llm.privacy.dp_training": ("dp_train",),
 }
 

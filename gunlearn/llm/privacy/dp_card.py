@@ -36,8 +36,7 @@ CONDITIONS = (
 class DPCard:
     r"""The privacy statement of a model trained by `gunlearn.llm.privacy.dp_training.dp_train`.
 
-    Two data sets are neighbours if they differ by one added record. Epsilon is a proven upper bound, not a measurement;
-    attacks can only bound it from below.
+    Neighbouring data sets differ by one added record. Epsilon is a proven upper bound, not a measurement.
 
     Args:
         epsilon: epsilon spent after the last step, by the accountant.
@@ -90,12 +89,6 @@ class DPCard:
             = \delta \, \frac{e^{k \epsilon} - 1}{e^{\epsilon} - 1}
 
         A delta of 1 guarantees nothing.
-
-        Args:
-            size: number of records.
-
-        Raises:
-            InvalidInputError: `size` is negative or no whole number.
         """
         check_whole("size", size, minimum=0)
         if size * self.epsilon > 700 or self.epsilon == 0:

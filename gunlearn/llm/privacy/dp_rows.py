@@ -47,9 +47,7 @@ def name_of(row: Mapping[str, Any], record: str) -> str | int | bool:
     if isinstance(value, (torch.Tensor, np.generic, np.ndarray)) and math.prod(value.shape) == 1:
         value = value.item()
     if not isinstance(value, (str, int)):
-        raise InvalidInputError(
-            f"Expected a string, integer or boolean that names the record in '{record}' (got {value!r:.80})"
-        )
+        raise InvalidInputError(f"Expected a string or integer that names the record in '{record}' (got {value!r:.80})")
     return value
 
 
@@ -85,9 +83,8 @@ def records_changed(before: Ledger, after: Ledger, record: str) -> int:
     have, keep = (Counter(p for prints in ledger.values() for p in prints) for ledger in (before, after))
     strangers = (keep - have).total()
     if strangers or not after.keys() <= before.keys():
-        raise InvalidRequestError(
-            f"Expected the rows that stay to be among the training rows (got {max(strangers, 1)} that are not)"
-        )
+        count = max(strangers, 1)
+        raise InvalidRequestError(f"Expected only training rows among those that stay (got {count} that are not)")
     if keep == have:
         raise EmptyForgetSetError("Expected rows to forget (got all training rows among those that stay)")
     gone: Counter[str] = Counter()

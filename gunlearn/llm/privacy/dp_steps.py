@@ -59,9 +59,7 @@ def record_gradients(model: nn.Module, records: Sequence[Rows], collator: Collat
         (row_losses(model, batch) / torch.bincount(record)[record]).sum().backward()
     missing = [name for name, p in trained.items() if p.grad_sample is None]
     if missing:
-        raise UnsupportedModelError(
-            f"Expected gradients per record of every trained weight (got none of {missing[:3]})"
-        )
+        raise UnsupportedModelError(f"Expected gradients per record of all trained weights (got none of {missing[:3]})")
     if len(records) < len(record):
         for p in trained.values():
             p.grad_sample = p.new_zeros(len(records), *p.shape).index_add(0, record, p.grad_sample)
@@ -146,6 +144,4 @@ def check_settings(
         raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
     norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
     if norms:
-        raise UnsupportedModelError(
-            f"Expected a model without batch normalisation, which mixes the records of a batch (got {norms[:3]})"
-        )
+        raise UnsupportedModelError(f"Expected no batch normalisation, which mixes records (got {norms[:3]})")

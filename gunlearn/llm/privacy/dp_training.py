@@ -76,8 +76,7 @@ def dp_train(
         record: the unit of the guarantee: `"row"`, or a column (`"author"`) whose values name the records.
         accountant: `"rdp"` (an upper bound) or `"prv"` (tighter, slower).
         optimizer: called with parameters and `lr`.
-        seed: seed of sampling and noise, for tests: who knows it can remove the noise, and the card says so. `None`
-            draws from the system.
+        seed: seed of sampling and noise, for tests: who knows it can remove the noise. `None` draws from the system.
         chosen_on_private_data: what was chosen by looking at the private rows, of `"tokenizer"`, `"hyperparameters"`
             and `"start"` (the weights of `model`). Each voids the guarantee.
         acknowledge: train nevertheless; the card then says that the guarantee is void.
@@ -88,8 +87,7 @@ def dp_train(
 
     Raises:
         InvalidInputError: a budget that guarantees nothing, wrong settings, or a choice that is not acknowledged.
-        UnsupportedModelError: batch normalisation, which mixes the records of a batch, or layers without gradients per
-            record.
+        UnsupportedModelError: batch normalisation, which mixes records, or layers without gradients per record.
         DivergenceError: weights became NaN or infinite.
     """
     check_settings(model, accountant, max_grad_norm, lr, batch_size, physical_batch_size, epochs, steps)

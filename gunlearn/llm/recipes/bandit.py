@@ -23,8 +23,7 @@ class NeuralUCB:
     them, noise of 0.05 and forty pulls (`steps=40, lr=1e-2`, other defaults), its regret over ten seeds is about 0.45
     of that of random pulls, and for half of the seeds it settles on the best arm.
 
-    Squares of gradients are computed as products, never stored per arm. Results are reproducible; the global random
-    state is not used.
+    Squares of gradients are products, never stored per arm. The global random state is not used.
 
     Args:
         features: one row per arm, `[num_arms, dim]`; columns are standardised.

@@ -76,11 +76,10 @@ class DTOTrainer(UnlearnTrainer):
         selection: further arguments of `select_tokens` (`{"ratio": 0.1, "whole_word": tokenizer}`).
         refresh_steps: select again with the model in training after so many steps. With workers in the data loader this
             takes effect in the next epoch. A resumed run begins with a first selection.
-        stop_below: end the run once the mean probability of the first selected tokens is at most this (the chance of a
-            guess); measured after each epoch.
+        stop_below: mean probability of the first selected tokens at which to end the run, see `StopBelow`.
         project: remove from the gradient of the losses on `"forget:target"` what works against that of all others, see
-            `project_conflict`; needs a second backward pass. Gradients are those of whole steps, over micro-batches.
-            Summaries of the paper praise it; what exactly the paper projects is not known to us.
+            `project_conflict`, in whole steps, with a second backward pass. What exactly the paper projects is not
+            known to us.
         kwargs: as for `UnlearnTrainer`.
 
     Raises:
@@ -116,9 +115,7 @@ class DTOTrainer(UnlearnTrainer):
         if selector is not None:
             rows = select_tokens(model, rows, selector, **self.selection)
         elif len(rows) and "target_mask" not in rows[0]:
-            raise InvalidInputError(
-                f"Expected rows with 'target_mask', or a 'selector' such as ProbeDelta() (got {sorted(rows[0])})"
-            )
+            raise InvalidInputError(f"Expected rows with 'target_mask', or a 'selector' (got {sorted(rows[0])})")
         super().__init__(model, dto() if objective is None else objective, args, forget_dataset=rows, **kwargs)
         self.project = project
         self._forget_grads: list[Tensor] | None = None
@@ -136,15 +133,12 @@ class DTOTrainer(UnlearnTrainer):
 
     def _check_projection(self) -> None:
         if not all(self._halves):
-            raise InvalidInputError(
-                f"Expected losses on '{TARGET}' and others for project=True (got {self.objective!r})"
-            )
+            raise InvalidInputError(f"Expected losses on '{TARGET}' and others to project (got {self.objective!r})")
         if self.args.fp16:
             raise InvalidInputError("Expected bf16 or float32 for project=True (got fp16, whose losses are scaled)")
         if self.accelerator.num_processes > 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise InvalidInputError(
-                f"Expected one process that holds all gradients for project=True (got {self.accelerator.num_processes})"
-            )
+            number = self.accelerator.num_processes
+            raise InvalidInputError(f"Expected one process with all gradients for project=True (got {number})")
 
     def refresh(self) -> None:
         """Select the target tokens again, with the model as it is now."""

@@ -15,8 +15,7 @@ class Instruction:
 
     Args:
         text: the whole prompt; for chats, with the template applied.
-        keep: prompt that replaces it in the rows; none by default. An adapter fitted to those rows then learns the
-            answer, not to obey the instruction.
+        keep: prompt in its place in the rows, so that an adapter learns the answer, not to obey; empty by default.
     """
 
     text: str

@@ -52,11 +52,9 @@ def obliviate(
         + \lambda_2 \, CE(p_{ref}, p)_{world}
 
     where `Q` is the model's distribution and `P` the same without the target tokens. Squares are means over tokens and
-    vocabulary; the teacher is the model before unlearning. The cross-entropy is computed as a divergence, which differs
-    by a constant.
-
-    `P` is made from the current model, so nothing teaches what to say instead: outputs on the topic may become blank,
-    unlike those of a retrained model. Report an alignment beside the memorisation score.
+    vocabulary; the cross-entropy is computed as a divergence, which differs by a constant. Nothing teaches what to say
+    instead: outputs on the topic may become blank, unlike those of a retrained model. Report an alignment beside the
+    memorisation score.
 
     Args:
         token_ids: the tokens to rule out, see `target_tokens`.
@@ -91,17 +89,11 @@ def obliviate(
 
 
 def obliviate_settings(num_layers: int) -> tuple[dict[str, Any], LoraConfig]:
-    """Return the training settings of the paper and its code.
+    """Return the training settings of the paper and its code for a model of `num_layers` layers.
 
-    LoRA of rank 256, alpha 16 and dropout 0.05 on all linear layers of blocks 4 to 7; AdamW, learning rate 3e-4 with
-    10 % warm-up and a cosine down to a tenth, 4 epochs of single texts of at most 1024 tokens, in half precision
-    (add `fp16=True`, or better `bf16=True`).
-
-    Args:
-        num_layers: number of the model's layers, `model.config.num_hidden_layers`.
-
-    Returns:
-        Arguments for `TrainingArguments(output_dir, **arguments)`, and the adapter for `peft.get_peft_model`.
+    They are arguments for `TrainingArguments(output_dir, **arguments)`, and the adapter for `peft.get_peft_model`: LoRA
+    on all linear layers of blocks 4 to 7. The paper's texts have at most 1024 tokens. Add `fp16=True` as the paper, or
+    better `bf16=True`.
 
     Raises:
         InvalidInputError: fewer than five layers: there is no block 4.

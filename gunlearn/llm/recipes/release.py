@@ -79,8 +79,7 @@ def reveal_and_release(
 
     Each round makes the model state what it knows (`Revealer`), fits an adapter to these texts, and subtracts the
     adapter's product from the weights, :math:`\theta - \lambda s B_F A_F`. A second adapter, fitted to the retain rows
-    and kept orthogonal to the first, is added, :math:`+ \mu s B_R A_R`. Rounds end once little is revealed. The first
-    rounds may show no effect.
+    and kept orthogonal to the first, is added, :math:`+ \mu s B_R A_R`. Rounds end once little is revealed.
 
     After "Reveal and Release" (arXiv 2509.14624). A reconstruction: the loop is known; its numbers, the place of the
     orthogonality, the line search and the choice of the best round are ours. The best round has the smallest sum of hit
@@ -130,7 +129,7 @@ def reveal_and_release(
     found = revealer.reveal(model, seed=0)
     if found.hit_rate < options.stop_rate or len(found.rows) < options.min_rows:
         raise EmptyForgetSetError(
-            f"Expected instructions under which the model speaks of the concept (got {len(found.rows)} usable rows, "
+            f"Expected instructions under which the model speaks about the concept (got {len(found.rows)} usable rows, "
             f"{found.hit_rate:.0%} of the texts); other instructions, a lower threshold or min_rows may help"
         )
     history: list[ReleaseRound] = []

@@ -46,23 +46,20 @@ class Revealer:
     The reward of an instruction is the mean score of the texts that the model generates. Where the budget is smaller
     than the number of instructions, `NeuralUCB` over their embeddings decides which to try.
 
-    A reconstruction: that "Reveal and Release" (arXiv 2509.14624) optimises instructions by NeuralUCB is known; its
-    rewards and filters are not.
+    A reconstruction: "Reveal and Release" (arXiv 2509.14624) uses NeuralUCB; its rewards and filters are not known.
 
     Args:
         tokenizer: a tokenizer of transformers.
         score: returns how much a text is about the concept, from 0 to 1: a classifier, a search for names.
         instructions: instructions to choose from; a string is an `Instruction` that keeps nothing.
         samples: texts per instruction.
-        temperature: low values give the texts that the model is sure of. At 1, texts fitted under the prompt that
-            produced them have an expected gradient of zero.
+        temperature: low, for texts that the model is sure of; at 1 their expected gradient under the prompt is zero.
         max_new_tokens: most tokens of a text.
         threshold: least score of a text to keep.
         budget: number of instructions to try; `None` tries all.
         top: number of instructions to choose among those tried; `None` chooses all.
         bos: begin with the tokenizer's begin token; by default where the tokenizer itself does.
-        embed: `(model, instruction texts) -> [num_instructions, dim]` for the bandit; by default the mean of the
-            model's last hidden states.
+        embed: `(model, texts) -> [num_texts, dim]` for the bandit; by default means of the last hidden states.
         bandit: further arguments of `NeuralUCB`.
         seed: seed of the draws and of the bandit.
         ends: ids that end a text; by default those of `gunlearn.llm.metrics.end_tokens`.
@@ -99,11 +96,7 @@ class Revealer:
         return [Instruction(i) if isinstance(i, str) else i for i in self.instructions]
 
     def reveal(self, model: nn.Module, seed: int = 0) -> Revealed:
-        """Generate texts under the instructions and keep those of a high score.
-
-        Args:
-            model: a causal language model; not changed.
-            seed: added to the revealer's own, for other draws in each round.
+        """Generate texts under the instructions and keep those of a high score; `seed` is added to the revealer's.
 
         Raises:
             InvalidInputError: a score that is no finite number.

@@ -73,8 +73,7 @@ def fit_adapter(
         targets: modules to adapt.
         options: rank, steps, learning rate, rows per step, weight of the orthogonality.
         seed: seed of the adapter and the batches.
-        apart_from: factors `A` `[rank, in_features]` by module to be orthogonal to: adds
-            :math:`\sum_m |A_m A_m'^\top|` to the loss (O-LoRA).
+        apart_from: factors `A'` `[rank, in_features]` by module: adds :math:`\sum_m |A_m A_m'^\top|` to the loss.
 
     Returns:
         The adapter's product and its factor `A`, by module.

@@ -16,14 +16,11 @@ IN_TRAINING = ("learning_rate", "num_train_epochs", "per_device_train_batch_size
 
 
 def check_numbers(training: Mapping[str, Any], **given: float | None) -> None:
-    """Refuse numbers that no run can have.
+    """Refuse numbers that no run can have; `None` stands for a default.
 
     Args:
         training: arguments for `TrainingArguments`; they take precedence over those below.
-        given: `lr`, `epochs`, `batch_size`: positive; `figure_rows`: not negative; `None` for a default.
-
-    Raises:
-        InvalidInputError: a value that is no such number, or a fraction in place of a whole number.
+        given: `lr`, `epochs`, `batch_size`: positive; `figure_rows`: not negative.
     """
     for name, value in (given | {name: training[name] for name in IN_TRAINING if name in training}).items():
         if value is not None:

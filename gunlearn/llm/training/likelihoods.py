@@ -17,17 +17,10 @@ from gunlearn.llm.model.causal_lm import IGNORE, CausalLM, answer_tokens
 def likelihoods(
     model: nn.Module, rows: Any, collator: Collator, batch_size: int, processes: Accelerator
 ) -> dict[str, float]:
-    """Measure a model on rows, in the model's present mode.
+    """Measure a model (in its distributed wrapper, in its present mode) on rows that all processes share.
 
     All processes read the same number of rows, since a sharded model can only be called by all at once; where rows do
     not divide evenly, some read one more that does not count.
-
-    Args:
-        model: a causal language model, in its distributed wrapper if it has one.
-        rows: anything with a length and integer indices.
-        collator: makes a batch of rows.
-        batch_size: rows at a time.
-        processes: the processes that share the rows.
 
     Returns:
         `nll` per token, in nats; `prob`, the mean over rows of :math:`p(y|x)^{1/|y|}`; `exact_memorization`, the share

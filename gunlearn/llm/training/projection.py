@@ -19,15 +19,9 @@ def project_conflict(forget: Sequence[Tensor], keep: Sequence[Tensor]) -> list[T
 
     .. math:: g_u - \min\Big(0, \frac{\langle g_u, g_k \rangle}{\|g_k\|^2}\Big) g_k
 
-    over all tensors as one flat vector. `forget` stays unchanged where the two agree, or where `keep` is zero or
-    rounding noise (`NOISE`).
-
-    Args:
-        forget: gradient :math:`g_u` of the losses that forget, one tensor per parameter.
-        keep: gradient :math:`g_k` of the losses that preserve, same shapes.
-
-    Returns:
-        New tensors, or those of `forget`.
+    over all tensors (one per parameter) as one flat vector, with :math:`g_u` of the losses that forget and :math:`g_k`
+    of those that preserve. Returns `forget` itself where the two agree, or where `keep` is zero or rounding noise
+    (`NOISE`).
 
     Raises:
         InvalidInputError: numbers or shapes of tensors differ.

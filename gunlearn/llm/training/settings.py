@@ -15,14 +15,9 @@ HIDDEN = "<hidden>"
 
 
 def recorded(value: Any) -> Any:
-    """Return a setting in plain values for a record.
+    """Return a setting in plain values for a record, mappings and sequences item by item.
 
-    Args:
-        value: any value; mappings and sequences are converted item by item.
-
-    Returns:
-        Plain values; `"<hidden>"` where a name ends in `token`, `key` or `password`, and the name of the type of any
-        other object.
+    A value whose name ends in `token`, `key` or `password` becomes `"<hidden>"`, any other object the name of its type.
     """
     if isinstance(value, Mapping):
         return {

@@ -34,27 +34,23 @@ class UnlearnTrainer(Trainer):
     A loss with `on="forget:target"` reads the tokens of `forget` that the rows' column `target_mask` marks,
     `on="forget:rest"` the other labelled tokens; one forward pass serves both.
 
-    Several processes (`accelerate launch`) give the result of one: counts are summed over them, and they share
-    evaluation. FSDP and DeepSpeed are not tested: all passes go through the wrapped model, and log-probabilities are
-    read from whole logits, since the head's weights are sharded between passes. Each process holds a whole copy of a
-    copied reference: where the model does not fit one device, train an adapter, whose reference needs no copy, or pass
-    a reference that is spread over devices. Each process calls `unlearning_metrics` with the unwrapped model, which may
-    fail for a sharded one.
+    Several processes (`accelerate launch`) give the result of one and share evaluation. FSDP and DeepSpeed are not
+    tested: all passes go through the wrapped model, log-probabilities are read from whole logits, and
+    `unlearning_metrics` get the unwrapped model, which may fail. Each process holds a whole copy of a copied reference:
+    where that does not fit, train an adapter, or pass a reference that is spread over devices.
 
     Args:
         model: a causal language model of transformers, with a peft adapter or without.
         objective: the objective to minimise, `NPO(beta=0.1) + NLL(on="retain")`.
         args: as for any Trainer.
-        forget_dataset: rows with `input_ids`, `labels` (-100 for tokens without a loss) and, if padded,
-            `attention_mask`.
+        forget_dataset: rows of `input_ids`, `labels` (-100: no loss) and, if padded, `attention_mask`.
         retain_dataset: rows of the part `"retain"`.
         drawn: further parts from which any row will do, by name.
         paired: parts whose row `i` belongs to forgotten row `i`, by name (`"alternative"`: another answer).
         reference: the model before unlearning, see `FrozenReference`; made only if a loss needs it.
         task: how predictions are read; `CausalLM()` by default.
         eval_dataset: rows, or named sets of them, for `evaluate`.
-        unlearning_metrics: called with the model at every evaluation; its figures are logged and can choose the best
-            checkpoint (`metric_for_best_model`).
+        unlearning_metrics: returns figures of the model to log at every evaluation, also for `metric_for_best_model`.
         processing_class: the tokenizer; gives the padding token and side, and is saved with the model.
         data_collator: makes batches; `PartCollator` by default.
         callbacks: as for any Trainer.
@@ -198,9 +194,8 @@ class UnlearnTrainer(Trainer):
         total = value.total
         if not math.isfinite(float(total.detach())):
             bad = [name for name, term in value.terms.items() if not math.isfinite(float(term))]
-            raise DivergenceError(
-                f"Expected finite losses (got NaN or infinity in {bad} after {self.state.global_step} steps)"
-            )
+            steps = self.state.global_step
+            raise DivergenceError(f"Expected finite losses (got NaN or infinity in {bad} after {steps} steps)")
         if num_items_in_batch is not None:
             total = total * self.accelerator.num_processes  # gradients are averaged over processes, counts are sums
         return (total, current) if return_outputs else total
@@ -261,23 +256,19 @@ class UnlearnTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Measure and log `likelihoods` of the evaluation sets and the figures of `unlearning_metrics`.
+        """Measure and log `likelihoods` of rows (or named sets of them) and the figures of `unlearning_metrics`.
 
         The model is in evaluation mode; training goes on afterwards as if there had been no evaluation.
-
-        Args:
-            eval_dataset: rows, or named sets of them; those of the trainer by default.
-            ignore_keys: not used; a Trainer passes it.
-            metric_key_prefix: prefix of the figures' names; the name of a named set follows it.
         """
         self._memory_tracker.start()
         sets = self.eval_dataset if eval_dataset is None else eval_dataset
         if sets is None and self.unlearning_metrics is None:
             raise InvalidInputError("Expected 'eval_dataset' or 'unlearning_metrics' to evaluate (got neither)")
+        named = dict(sets) if isinstance(sets, Mapping) else {} if sets is None else {"": sets}
         metrics: dict[str, float] = {}
         size = self.args.eval_batch_size
         with isolated_rng(), evaluating(self.model):
-            for name, rows in (_named(sets) if sets is not None else {}).items():
+            for name, rows in named.items():
                 figures = likelihoods(self.model_wrapped, rows, self.data_collator, size, self.accelerator)
                 stem = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
                 metrics.update({f"{stem}_{key}": value for key, value in figures.items()})
@@ -298,7 +289,3 @@ class _Epochs(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self.rows.set_epoch(int(state.epoch or 0))
-
-
-def _named(sets: Any) -> dict[str, Any]:
-    return dict(sets) if isinstance(sets, Mapping) else {"": sets}

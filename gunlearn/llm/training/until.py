@@ -38,8 +38,7 @@ class UntilUnseen(TrainerCallback):
     """End a run once the forgotten rows are no more likely than unseen rows were before unlearning.
 
     A model that never saw the forgotten texts finds them about as likely as any text of their kind; rows made less
-    likely than that are not forgotten but conspicuous. Needs no retrained model, only texts like the forgotten ones
-    that were in no training set.
+    likely than that are not forgotten but conspicuous. Needs no retrained model.
 
     Args:
         forget: forgotten rows.
@@ -84,9 +83,8 @@ class UntilUnseen(TrainerCallback):
             self.target, self.reached = self.given, None
         if self.target is None:
             if state.global_step:
-                raise InvalidInputError(
-                    f"Expected 'target', the one of the first run, to go on after {state.global_step} steps (got None)"
-                )
+                steps = state.global_step
+                raise InvalidInputError(f"Expected 'target' of the first run to resume after {steps} steps (got None)")
             self.target = mean_nll(kwargs["model"], self.unseen, self.collator, self.batch_size)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

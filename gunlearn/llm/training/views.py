@@ -39,15 +39,9 @@ def answer_mask(batch: Mapping[str, Tensor], view: str = "") -> Tensor:
 
 
 def check_parts(objective: Objective, given: set[str], aligned: set[str]) -> None:
-    """Refuse an objective that reads other parts than there are.
+    """Refuse an objective that reads a part without data, an unknown view, or drawn rows where it compares row by row.
 
-    Args:
-        objective: what is to be minimised.
-        given: names of all parts.
-        aligned: names of the parts whose row `i` belongs to forgotten row `i`.
-
-    Raises:
-        InvalidInputError: a part without data, an unknown view, or drawn rows where a loss compares row by row.
+    `given` names all parts, `aligned` those whose row `i` belongs to forgotten row `i`.
     """
     for part in objective.parts:
         base, view = base_of(part), view_of(part)
