@@ -28,7 +28,7 @@ _HOMES = {
     "gunlearn.llm.model.causal_lm": ("IGNORE", "CausalLM", "TextItems"),
     "gunlearn.llm.data.collate": ("PartCollator",),
     "gunlearn.llm.data.rows": ("as_rows", "separate"),
-    "gunlearn.llm.recipes.direct_tokens": ("DTOTrainer", "StopBelow", "dto"),
+    "gunlearn.llm.recipes.direct_tokens": ("DTOTrainer", "dto"),
     "gunlearn.llm.data.encoding": ("encode",),
     "gunlearn.llm.recipes.methods": ("TokenMethod",),
     "gunlearn.llm.metrics.text_alignment": ("TextAlignment", "fade_metric", "functional_alignment"),
@@ -54,7 +54,7 @@ _HOMES = {
     ),
     "gunlearn.llm.data.tofu": ("answer_rows", "load_tofu", "tofu_refusals"),
     "gunlearn.llm.training.trainer": ("UnlearnTrainer",),
-    "gunlearn.llm.training.until": ("UntilUnseen",),
+    "gunlearn.llm.training.until": ("StopBelow", "UntilUnseen"),
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)

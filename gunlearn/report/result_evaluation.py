@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from gunlearn.bench.store import atomic_write, csv_text
+from gunlearn.bench.store import atomic_write, csv_text, json_plain
 from gunlearn.errors import CheckpointError, InvalidInputError, UnsupportedMethodError
-from gunlearn.llm.training.arguments import plain
 from gunlearn.methods.any_task.retrain import Retrain
 from gunlearn.methods.door import run_method
 from gunlearn.metrics import FIGURES
@@ -68,7 +67,7 @@ class Evaluation(Mapping[str, Any]):
         """Write everything but models as JSON: of what was forgotten the number and a hash alone."""
         described = ("name", "heading", "legend", "tasks", "better", "format", "words", "floor", "hidden", "of_run")
         own = [{k: getattr(f, k) for k in described} for name, f in self.figures.items() if name not in FIGURES]
-        text = json.dumps({"rows": plain(self.drawn), "figures": own}, indent=1, allow_nan=False)
+        text = json.dumps({"rows": json_plain(self.drawn), "figures": own}, indent=1, allow_nan=False)
         return atomic_write(path, text + "\n")
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What an unlearned language model is worth, and what it still knows. Names load on first use."""
+"""Metrics of unlearned language models: utility, memorisation, membership, attacks. Names load on first use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _HOMES = {
     "gunlearn.llm.metrics.text_alignment": ("TextAlignment", "fade_metric", "functional_alignment"),
     "gunlearn.llm.metrics.attacks": ("Curve", "quantized", "relearn", "shown_rows"),
     "gunlearn.llm.metrics.evaluation": ("ATTACKS", "ModelFigures", "evaluate_language_models"),
-    "gunlearn.llm.metrics.generation": ("Samples", "draw", "end_tokens"),
+    "gunlearn.llm.metrics.generation": ("Samples", "draw_answers", "end_tokens"),
     "gunlearn.llm.metrics.membership": (
         "gradient_score",
         "loss_score",

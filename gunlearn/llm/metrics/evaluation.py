@@ -12,17 +12,17 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.llm.data.collate import Rows
 from gunlearn.llm.metrics import membership
 from gunlearn.llm.metrics import tofu_metrics as tofu
-from gunlearn.llm.metrics.generation import context_of
 from gunlearn.llm.metrics.row_figures import RowsView
 from gunlearn.llm.metrics.scoring import NotANumberError, token_scores
 from gunlearn.llm.metrics.text_alignment import TextAlignment
+from gunlearn.llm.model.head import context_of
 from gunlearn.metrics.alignment import Sampler
 from gunlearn.metrics.base import Figure, figures_of
 from gunlearn.metrics.standing import standings
 
-_Rows = Sequence[Mapping[str, Any]]
 OWN = ("forget", "retain")  # the sets that everything is measured on
 SCORES = {
     "loss": membership.loss_score,
@@ -60,12 +60,12 @@ class ModelFigures(list[dict[str, Any]]):
 def evaluate_language_models(
     models: Mapping[str, nn.Module],
     tokenizer: Any,
-    forget_rows: _Rows,
-    retain_rows: _Rows,
+    forget_rows: Rows,
+    retain_rows: Rows,
     references: Sequence[nn.Module] = (),
-    holdout_rows: _Rows | None = None,
+    holdout_rows: Rows | None = None,
     original: nn.Module | None = None,
-    utility_rows: Mapping[str, _Rows] | None = None,
+    utility_rows: Mapping[str, Rows] | None = None,
     sampler: Sampler | None = None,
     attacks: Sequence[str] = ("loss", "zlib", "min_k", "min_k_plus"),
     align_on: Sequence[str] = OWN,
@@ -204,8 +204,8 @@ def _among(model: nn.Module, models: Sequence[nn.Module]) -> bool:
 def _membership(
     model: nn.Module,
     tokenizer: Any,
-    forget_rows: _Rows,
-    holdout_rows: _Rows,
+    forget_rows: Rows,
+    holdout_rows: Rows,
     attacks: Sequence[str],
     batch_size: int,
 ) -> dict[str, float]:
@@ -226,7 +226,7 @@ def _membership(
     return {f"mia_{attack}": membership.membership_auc(*sides) for attack, sides in found.items()}
 
 
-def _beyond(model: nn.Module, reference: nn.Module, forget_rows: _Rows, holdout_rows: _Rows, batch_size: int) -> float:
+def _beyond(model: nn.Module, reference: nn.Module, forget_rows: Rows, holdout_rows: Rows, batch_size: int) -> float:
     """AUC of what the model finds likelier than a reference does."""
     sides = [
         membership.reference_score(*(token_scores(m, rows, batch_size) for m in (model, reference)))

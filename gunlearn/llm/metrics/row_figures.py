@@ -94,8 +94,8 @@ def figures(
 
     Args:
         model: a causal language model; not changed.
-        parts: rows by name; those without any label are left out.
-        most: rows per part, evenly spaced; with 0 nothing is measured.
+        parts: rows by name; rows without any label are left out.
+        most: most rows per part, evenly spaced; 0 measures nothing.
         batch_size: rows at a time.
 
     Returns:
