@@ -218,6 +218,7 @@ def fit(
                 tell("on_save")
             bar.update()
             bar.set_postfix(loss=f"{record['loss']:.4f}")
+    state.epoch = -(-state.step // steps_per_epoch)  # a pass that the run ended in counts
     if args.keep == "best" and best is not None:
         model.load_state_dict(best)
     optimizer.zero_grad(set_to_none=True)  # the last gradient tells what was to be forgotten
