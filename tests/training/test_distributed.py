@@ -32,7 +32,7 @@ accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixe
 """.split()
 COMPARED = [
     "train", "npo", "graddiff", "inpo:paper", "inpo:default", "inpo:unseen", "graddiff in batches", "npo on samples",
-    "one edge", "until", "early stopping", "pyg", "autoencoder", "images", "batches", "whole", "resumed",
+    "one edge", "until", "early stopping", "pyg", "autoencoder", "images", "batches", "accumulated", "whole", "resumed",
 ]  # fmt: skip
 needs_accelerate = pytest.mark.skipif(
     importlib.util.find_spec("accelerate") is None, reason="needs accelerate: pip install 'gunlearn[distributed]'"
