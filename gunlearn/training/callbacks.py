@@ -13,7 +13,7 @@ class TrainState:
     """Where a run stands; saved with every checkpoint.
 
     Attributes:
-        epoch: passes done.
+        epoch: passes done; at the end of the run, the pass that it ended in counts.
         max_epochs: passes planned.
         step: optimiser steps done; a pass that reads everything at once is one step.
         max_steps: optimiser steps planned.

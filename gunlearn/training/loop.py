@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,11 @@ class TrainArguments:
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
         # Written so that NaN is refused as well.
-        if not (self.epochs >= 0 and 0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
-            raise InvalidInputError(
-                "Expected epochs >= 0, lr > 0 and weight_decay >= 0 "
-                f"(got {self.epochs}, {self.lr} and {self.weight_decay})"
-            )
-        if self.steps is not None and not self.steps >= 0:
-            raise InvalidInputError(f"Expected 'steps' >= 0 or None (got {self.steps})")
+        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
+            raise InvalidInputError(f"Expected lr > 0 and weight_decay >= 0 (got {self.lr} and {self.weight_decay})")
+        for name, value in (("epochs", self.epochs), ("steps", 0 if self.steps is None else self.steps)):
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+                raise InvalidInputError(f"Expected '{name}' to be an integer >= 0 (got {value!r})")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:  # a negative norm turns gradients around
             raise InvalidInputError(f"Expected 'max_grad_norm' > 0 or None (got {self.max_grad_norm})")
         if self.keep not in ("last", "best"):
@@ -182,7 +181,7 @@ def fit(
                 tell("on_epoch_begin")
             tell("on_step_begin")
             model.train()
-            together.turn = 3 * state.step
+            together.turn = state.step << 16  # no step comes near as many uses
             record = _step(optimizer, parameters, step, args, state.step, together, penalty)
             if scheduler is not None:
                 scheduler.step()
@@ -218,6 +217,7 @@ def fit(
                 tell("on_save")
             bar.update()
             bar.set_postfix(loss=f"{record['loss']:.4f}")
+    state.epoch = -(-state.step // steps_per_epoch)  # a pass that the run ended in counts
     if args.keep == "best" and best is not None:
         model.load_state_dict(best)
     optimizer.zero_grad(set_to_none=True)  # the last gradient tells what was to be forgotten

@@ -141,12 +141,12 @@ def test_a_step_reads_some_of_the_retained_nodes(options: dict[str, int], reques
             return super().decode(model, outputs, items)
 
     steps = {"contrast_steps": 0, "ascent_steps": 0, "descent_steps": 1, "subgraph": "never"}
-    run_method(Cognac(epochs=12, **steps, **options), model, partition, Watch())
+    run_method(Cognac(steps=12, **steps, **options), model, partition, Watch())
     assert [len(batch) for batch in seen[:2]] == [5, 5]
     assert len(seen) == 12
     assert set().union(*seen) <= retained
     assert len(set().union(*seen)) > 5
-    run_method(Cognac(epochs=4, **options), model, partition, TASK)  # all phases, on subgraphs where that is exact
+    run_method(Cognac(steps=4, **options), model, partition, TASK)  # all phases, on subgraphs where that is exact
     seen.clear()
     run_method(Cognac(epochs=1, **steps), model, partition, Watch())
     assert set(seen[0]) == retained  # control

@@ -16,7 +16,7 @@ from gunlearn.attribution import min_max, nora
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import TopologicalEntropy
 from gunlearn.methods import INPO
-from gunlearn.tasks.graph.score_targets import TARGETS
+from gunlearn.tasks.graph.score_targets import SCORE_TARGETS
 from tests.methods.cases import fresh_model, make_data, run, same_weights, trained_model, weights
 
 FORGET = gu.ForgetEdges(count=12, seed=3)
@@ -323,7 +323,7 @@ def test_until_unseen_lets_edges_go(method: str, monkeypatch: pytest.MonkeyPatch
     more = {"epochs": 5, "lr": 1e-2, **({"kl_weight": 1.0} if method == "inpo" else {})}
 
     def until(target: Tensor) -> gu.Result:
-        monkeypatch.setitem(TARGETS, "unseen", lambda problem: target)
+        monkeypatch.setitem(SCORE_TARGETS, "unseen", lambda *problem: target)
         return run(method, model, data, FORGET, until="unseen", **more)
 
     low, high = torch.full((12,), -1e6), torch.full((12,), 1e6)

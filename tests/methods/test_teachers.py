@@ -78,7 +78,7 @@ class OwnLabel(RandomLabel):
     """Random labels turned around: the forget set is learned with its own ones."""
 
     def adapt(self, problem: Any, parts: Any) -> Any:
-        return (lambda predictions: predictions), None
+        return (lambda predictions, rows: predictions), None
 
 
 @dataclass(frozen=True)

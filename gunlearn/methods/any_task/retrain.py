@@ -28,7 +28,7 @@ class Retrain(Method):
         eval_every: epochs between validations; the best on the validation loss is kept.
         patience: evaluations without improvement before the run stops; `None` runs to the end.
         train: the caller's own training function `train(data, seed) -> model`, used instead.
-        batch_size: retained items per step, an epoch being one step; `None` reads them all.
+        batch_size: retained items per step; `None` reads them all.
         sampler: what the model reads for a batch: `"k_hop"`, `"neighbor"` or `"random_node"`, see `GradientMethod`.
         num_neighbors: neighbours per layer for `sampler="neighbor"`.
     """

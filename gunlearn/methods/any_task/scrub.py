@@ -140,7 +140,7 @@ class Scrub(GradientMethod):
 class ScrubR(Scrub):
     r"""SCRUB+R: SCRUB, then back to the step after which the forget set was as badly predicted as unseen items are.
 
-    Candidates are the original model (number 0) and the model after each step. The reference is the error of the last
+    Candidates are the original model (number 0) and the model after each pass. The reference is the error of the last
     one on validation items of the classes that the forget set holds (for link prediction, validation edges); the
     candidate whose error on the forget set comes closest is the result. `notes` say which (`chosen`), its error
     (`forget_error`) and the reference (`reference_error`). One model is kept for each distinct error that occurred.

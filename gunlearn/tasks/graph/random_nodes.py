@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -134,7 +135,7 @@ class RandomNodeReader(GraphReader):
             raise UnsupportedMethodError("Expected no forget part for sampler='random_node' (got one); use 'k_hop'")
         # Drawn here, before a checkpoint is read, so that a resumed run has the same permutations.
         cut = RandomNodeParts(parts, options.batch_size, int(torch.randint(2**31, ())))
-        Reader.__init__(self, cut, around)
+        Reader.__init__(self, cut, nullcontext() if around is None else around)
         self.task, self.names, self.options, self.extract = task, names, options, None
         self._narrow = None
         self.cut, self.batches, self.note = cut, cut.batches, f"{cut.num_parts} random parts of the nodes"
