@@ -36,12 +36,13 @@ test: $(STAMP)  ## Run the fast tests
 test-all: $(STAMP)  ## Run all tests, the slow ones too
 	$(PY) -m pytest -q -m ""
 
-lint: $(STAMP)  ## Check style and formatting
+lint: $(STAMP)  ## Check style, formatting and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) .ci/type_errors.py
 
 bench: $(STAMP)  ## Time what has a benchmark
 	$(PY) -m pytest -q -m "" --benchmark-only
 
 clean:  ## Remove .venv and build products, not runs/
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks

@@ -48,9 +48,12 @@ class ForgetEdges(Request):
         InvalidRequestError: any other wrong argument.
 
     Example:
+        >>> from torch_geometric.data import Data
+        >>> data = Data(edge_index=torch.tensor([[0, 1, 1, 2, 2, 3], [1, 0, 2, 1, 3, 2]]), num_nodes=4)
         >>> ForgetEdges([(0, 1), (3, 2)]).resolve(data).num_forget
         2
-        >>> ForgetEdges(ratio=0.005, region="out", seed=1).resolve(data).retain_data
+        >>> ForgetEdges(ratio=0.4, seed=1).resolve(data).retain_data
+        Data(edge_index=[2, 4], num_nodes=4)
     """
 
     kind: ClassVar[str] = "edges"

@@ -133,9 +133,11 @@ class ForgetNodes(_ForgetIds):
         InvalidRequestError: any other wrong argument.
 
     Example:
-        >>> ForgetNodes([4, 7]).resolve(data).forget_nodes
-        tensor([4, 7])
-        >>> ForgetNodes(mask=data.y == 3)  # a whole class
+        >>> data = Data(edge_index=torch.tensor([[0, 1, 2], [1, 2, 0]]), y=torch.tensor([0, 3, 1]), num_nodes=3)
+        >>> ForgetNodes([0]).resolve(data).retain_data.edge_index.tolist()
+        [[1], [2]]
+        >>> ForgetNodes(mask=data.y == 3).resolve(data).forget_nodes  # a whole class
+        tensor([1])
     """
 
     kind: ClassVar[str] = "nodes"

@@ -36,10 +36,12 @@ def homogeneous(model: nn.Module, data: HeteroData) -> tuple[HeteroWrapper, Data
         InvalidInputError: no features, features of several dtypes, or a relation without `edge_index`.
 
     Example:
-        >>> wrapper, data = homogeneous(to_hetero(sage, hetero.metadata()), hetero)
+        >>> from torch_geometric.nn import GraphSAGE, to_hetero
         >>> cites = ("paper", "cites", "paper")
-        >>> request = ForgetEdges(edge_ids=wrapper.edge_ids(data, cites, [3, 8]))
-        >>> hetero_model = unlearn(wrapper, data, request, "npo").model.model
+        >>> hetero = HeteroData({"paper": {"x": torch.eye(3)}, cites: {"edge_index": torch.tensor([[0, 1], [1, 2]])}})
+        >>> wrapper, data = homogeneous(to_hetero(GraphSAGE(3, 4, 1), hetero.metadata()), hetero)
+        >>> wrapper.edge_ids(data, cites, [1])  # to forget: ForgetEdges(edge_ids=...)
+        tensor([1])
     """
     if not isinstance(model, nn.Module) or not isinstance(data, HeteroData):
         got = f"{type(model).__name__} and {type(data).__name__}"
