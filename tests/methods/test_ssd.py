@@ -14,15 +14,7 @@ import gunlearn as gu
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import SSD, run_method
 from tests.methods.cases import same_weights
-from tests.methods.forgetting import (
-    IMAGES,
-    LINKS,
-    NODES,
-    digits,
-    karate,
-    on_digits,
-    threes,
-)
+from tests.methods.forgetting import IMAGES, LINKS, NODES, digits, karate, on_digits, threes
 
 
 def importances(mask: Tensor) -> list[np.ndarray]:

@@ -19,16 +19,7 @@ from gunlearn.methods import D2DGN, BadTeacher, NPOMethod, RandomLabel, run_meth
 from gunlearn.methods.any_task.teachers import other_log_prob
 from gunlearn.methods.base import Problem
 from tests.methods.cases import make_data, run, same_weights, trained_model, weights
-from tests.methods.forgetting import (
-    IMAGES,
-    LINKS,
-    NODES,
-    digits,
-    karate,
-    karate_losses,
-    on_karate,
-    threes,
-)
+from tests.methods.forgetting import IMAGES, LINKS, NODES, digits, karate, karate_losses, on_karate, threes
 
 
 def test_other_labels_are_even_and_never_the_own() -> None:
