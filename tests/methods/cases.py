@@ -34,6 +34,7 @@ class MethodCase:
         learns: the parts that it learns from; none where it learns from what layers return.
         reads_forgotten: the forgotten edges pass messages while it learns.
         validates: it looks at validation items.
+        chooses: it may return another epoch than the last.
         bad: options that it refuses.
     """
 
@@ -48,6 +49,7 @@ class MethodCase:
     learns: tuple[str, ...] = ("forget", "retain")
     reads_forgotten: bool = False
     validates: bool = False
+    chooses: bool = False
     bad: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -65,7 +67,8 @@ BETAS = ({"beta": 0.0}, {"beta": -1.0}, {"beta": NAN})
 
 CASES = [
     MethodCase(
-        "retrain", options={"epochs": 4, "eval_every": 2}, from_scratch=True, learns=RETAIN, validates=True
+        "retrain", options={"epochs": 4, "eval_every": 2}, from_scratch=True, learns=RETAIN, validates=True,
+        chooses=True,
     ),
     MethodCase("auto", trains=False, random=False, options={"budget": 0.01}, bad=({"budget": 0},)),
     MethodCase("finetune", options={"epochs": 4}, learns=RETAIN),
@@ -96,7 +99,8 @@ CASES = [
     MethodCase("scrub", "paper", {"epochs": 4, "max_steps": 1, "min_steps": 1}),
     MethodCase("scrub", "paper_large", {"epochs": 4, "max_steps": 1, "min_steps": 1}),
     MethodCase(
-        "scrub_r", options={"epochs": 4, "max_steps": 1, "min_steps": 1}, validates=True, bad=({"tie_break": "middle"},)
+        "scrub_r", options={"epochs": 4, "max_steps": 1, "min_steps": 1}, validates=True, chooses=True,
+        bad=({"tie_break": "middle"},),
     ),
     MethodCase(
         "imu", options={"epochs": 4}, random=False, learns=FORGET,

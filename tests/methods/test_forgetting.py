@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,9 +12,20 @@ import torch
 import gunlearn as gu
 from gunlearn.errors import EmptyForgetSetError, UnsupportedMethodError
 from gunlearn.losses import Objective
-from gunlearn.methods import IMU, SSD, BadTeacher, FineTune, Method, NPOMethod, RandomLabel, Scrub
+from gunlearn.methods import (
+    IMU,
+    SSD,
+    BadTeacher,
+    FineTune,
+    GradDiff,
+    GradientAscentMethod,
+    Method,
+    NPOMethod,
+    RandomLabel,
+    Scrub,
+)
 from tests.methods.cases import same_weights
-from tests.methods.forgetting import NODES, changes, class_figures, digits, karate, on_digits, on_karate
+from tests.methods.forgetting import NODES, changes, class_figures, classifier, digits, karate, on_digits, on_karate
 
 
 def flipped(method: Method) -> Method:
@@ -61,7 +73,12 @@ class Row:
 KL = NPOMethod(retain_weight=0.0, kl_weight=1.0, lr=5e-3)
 FEW = {"epochs": 40, "max_epochs": 2, "max_steps": 15, "lr": 5e-3}
 IMU_DIGITS = IMU(epochs=60, lr=2e-3)
+DIGITS = {"epochs": 40, "lr": 5e-3}
+NPO_DIGITS, GRADDIFF, ASCENT = NPOMethod(**DIGITS), GradDiff(**DIGITS), GradientAscentMethod(**DIGITS)
 ROWS = {
+    "gradient_ascent": Row(ASCENT, 0.5, 1.0, [(GradientAscentMethod(epochs=0), 0.05), (flipped(ASCENT), 0.05)]),
+    "graddiff": Row(GRADDIFF, 0.5, 0.5, [(GradDiff(epochs=0), 0.05), (flipped(GRADDIFF), 0.05)]),
+    "npo": Row(NPO_DIGITS, 0.5, 0.5, [(NPOMethod(epochs=0), 0.05), (flipped(NPO_DIGITS), 0.05)]),
     "random_label": Row(
         RandomLabel(retain_weight=10.0), 0.7, 0.05, [(RandomLabel(epochs=0), 0.3), (OwnLabel(), 0.05)],
         RandomLabel(lr=1e-2), karate_controls=[RandomLabel(epochs=0), FineTune(), OwnLabel(lr=1e-2)],
@@ -108,6 +125,20 @@ def test_karates_edges_and_nodes_are_forgotten(name: str, task: str) -> None:
     assert forget > max(row.rise, row.ratio * retain)
     for control in row.karate_controls:
         assert changes(on_karate(control, task), task)[0] < row.part * forget, control
+
+
+@pytest.mark.parametrize(("name", "learns_labels"), [("etr", True), ("cognac", True), ("megu", False)])
+def test_no_label_of_a_held_out_node_is_read(name: str, learns_labels: bool) -> None:
+    model, data = classifier()
+    train = data.train_mask.nonzero().view(-1)
+    request = gu.ForgetNodes([*train[:2].tolist(), int(data.test_mask.nonzero()[0])])
+    held_out, learned = copy.copy(data), copy.copy(data)
+    held_out.y = torch.where(data.train_mask, data.y, (data.y + 1) % 4)
+    learned.y = torch.where(data.train_mask, (data.y + 1) % 4, data.y)
+    options = {} if name == "etr" else {"epochs": 5}
+    one, two, three = (gu.unlearn(model, d, request, name, NODES, **options).model for d in (data, held_out, learned))
+    assert same_weights(one, two)
+    assert same_weights(one, three) != learns_labels  # control, where training labels are read
 
 
 def test_shrinking_forgets_where_growing_does_not() -> None:

@@ -266,20 +266,6 @@ def test_paper_mode_steps() -> None:
     assert max(float((ours[n] - t).abs().max()) for n, t in two_steps(estimate_first=False).items()) > 2e-4
 
 
-def test_paper_mode_keeps_the_last_epoch() -> None:
-    seen = {}
-
-    class Watch(gu.Callback):
-        def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-            assert (args.weight_decay, args.keep, args.eval_every, args.max_grad_norm) == (5e-7, "last", None, None)
-            seen[state.epoch] = weights(model)
-
-    result = run("inpo:paper", trained_model(), make_data(), FORGET, epochs=4, lr=1e-2, callbacks=[Watch()])
-    assert sorted(seen) == [1, 2, 3, 4]
-    assert all(torch.equal(value, seen[4][name]) for name, value in result.model.state_dict().items())
-    assert any(not torch.equal(value, seen[3][name]) for name, value in result.model.state_dict().items())
-
-
 def test_each_idea_can_be_switched_off_and_matters() -> None:
     model, data = trained_model(), make_data()
     whole = run("inpo", model, data, FORGET, epochs=3, lr=1e-2, entropy_weight=0.5, kl_weight=5.0, retain_weight=1.0)

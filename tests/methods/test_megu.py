@@ -160,16 +160,6 @@ def test_the_operator_leaves_the_model_when_a_run_breaks() -> None:
     assert not hasattr(callback.model, OPERATOR)
 
 
-def test_no_true_label_is_read() -> None:
-    model, data = classifier()
-    spoiled = copy.copy(data)
-    spoiled.y = (data.y + 1) % 4
-    results = [
-        gu.unlearn(model, d, REQUESTS["nodes"], "megu", "node_classification", epochs=3).model for d in (data, spoiled)
-    ]
-    assert same_weights(*results)
-
-
 def test_isolated_nodes_have_no_neighbours_and_the_rest_holds() -> None:
     data = ring()
     data.edge_index = data.edge_index[:, (data.edge_index != 5).all(0)]

@@ -27,6 +27,7 @@ from tests.methods.cases import (
     run,
     same_weights,
     trained_model,
+    weights,
 )
 
 per_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -263,8 +264,18 @@ def test_modes_tell_variants_apart() -> None:
 
 
 @per_training_case
-def test_one_record_per_epoch_with_every_term(case: MethodCase) -> None:
-    result = run(case, trained_model("gcn"), make_data())
+def test_the_last_epoch_counts_and_its_record_has_every_term(case: MethodCase) -> None:
+    last: list[dict[str, Tensor]] = []
+
+    class Watch(gu.Callback):
+        def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+            last.append(weights(model))
+
+    result = run(case, trained_model("gcn"), make_data(), callbacks=[Watch()])
+    if not case.chooses:  # no epoch is chosen on figures of the validation, test or forget set
+        found = result.model.state_dict()
+        assert all(torch.equal(found[name], value) for name, value in last[-1].items() if name in found)
+        assert any(not torch.equal(value, last[-2][name]) for name, value in last[-1].items())
     method = built(case)
     assert [record["epoch"] for record in result.history] == [1, 2, 3, 4]
     for epoch, record in enumerate(result.history):

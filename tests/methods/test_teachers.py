@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch_geometric.data import Data
+from torch import nn
 
-import gunlearn as gu
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.losses import Prediction
-from gunlearn.methods import D2DGN, BadTeacher, NPOMethod, RandomLabel, run_method
+from gunlearn.methods import D2DGN, BadTeacher, NPOMethod, RandomLabel
 from gunlearn.methods.any_task.teachers import other_log_prob
 from gunlearn.methods.base import Problem
 from tests.methods.cases import make_data, run, same_weights, trained_model, weights
-from tests.methods.forgetting import IMAGES, LINKS, NODES, digits, karate, karate_losses, on_karate, threes
+from tests.methods.forgetting import LINKS, karate, karate_losses, on_karate
 
 
 def test_other_labels_are_even_and_never_the_own() -> None:
@@ -127,65 +125,3 @@ def test_the_student_knows_the_retained_part(task: str) -> None:
     assert forget > retain
     other = on_karate(D2DGN(epochs=150, alpha=1.0), task)  # control: without the random teacher
     assert karate_losses(other.model, task)[0] < forget
-
-
-def test_deleted_edges_are_not_in_the_students_message_graph() -> None:
-    """Another package trains the student on the whole graph, the deleted edges among its messages."""
-
-    class Watch(gu.LinkPrediction):
-        def __init__(self) -> None:
-            super().__init__()
-            self.seen: list[Data] = []
-
-        def encode(self, model: nn.Module, data: Data) -> Tensor:
-            self.seen.append(data)
-            return super().encode(model, data)
-
-    task, data = Watch(), make_data()
-    result = run("d2dgn", trained_model("gcn"), data, epochs=3, eval_every=1, task=task)
-    gone = {tuple(edge) for edge in result.partition.forget_edge_index.t().tolist()}
-    assert len(task.seen) > 3
-    for graph in task.seen:
-        assert not gone & {tuple(edge) for edge in graph.edge_index.t().tolist()}
-    assert gone <= {tuple(edge) for edge in data.edge_index.t().tolist()}  # control: they were there
-
-
-def test_no_epoch_is_chosen_on_test_figures() -> None:
-    """Another package keeps the epoch that is best on the test set: here the last one stays, whatever the test says."""
-    data = make_data()
-    spoiled = data.clone()
-    spoiled.test_pos_edge_index, spoiled.test_neg_edge_index = data.test_neg_edge_index, data.test_pos_edge_index
-    results = [run("d2dgn", trained_model("gcn"), d, epochs=6, lr=0.05, eval_every=1) for d in (data, spoiled)]
-    assert same_weights(results[0].model, results[1].model)
-    last: list[dict[str, Tensor]] = []
-
-    class Last(gu.Callback):
-        def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-            last[:] = [weights(model)]
-
-    result = run("d2dgn", trained_model("gcn"), data, epochs=6, lr=0.05, eval_every=1, callbacks=[Last()])
-    assert all(torch.equal(value, last[0][name]) for name, value in weights(result.model).items())
-
-
-def test_labels_are_drawn_once_under_the_seed() -> None:
-    results = [run_method(RandomLabel(epochs=3), digits()[0], threes(), IMAGES, seed=s) for s in (1, 1, 2)]
-    assert same_weights(results[0].model, results[1].model)
-    assert not same_weights(results[0].model, results[2].model)
-
-
-@pytest.mark.parametrize("name", ["random_label", "bad_teacher", "npo", "graddiff", "gradient_ascent"])
-def test_forgotten_nodes_do_not_enter_the_statistics_of_what_stays(name: str) -> None:
-    """Both graphs pass through batch normalisation together: its running statistics stay those of training."""
-    model, data = trained_model("sage"), gu.node_split(make_data(), 0.2, 0.2)
-    before = {key: value.clone() for key, value in model.norm.named_buffers()}
-
-    def statistics(method: str, request: gu.Request, task: Any = NODES) -> dict[str, Tensor]:
-        return dict(gu.unlearn(model, data, request, method, task, epochs=3).model.norm.named_buffers())
-
-    joint = statistics(name, gu.ForgetNodes(count=3, seed=1))
-    assert all(torch.equal(value, before[key]) for key, value in joint.items())
-    for alone in (
-        statistics("finetune", gu.ForgetNodes(count=3, seed=1)),
-        statistics(name, gu.ForgetEdges(count=3, seed=1), LINKS),
-    ):  # controls: on the retained graph alone they follow the weights
-        assert not torch.equal(alone["running_mean"], before["running_mean"])
