@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import inspect
 import subprocess
 import sys
@@ -46,14 +45,6 @@ def js(p: np.ndarray, q: np.ndarray) -> float:
 
     m = (p + q) / 2
     return float((kl(p, m) + kl(q, m)).mean() / 2)
-
-
-def test_the_example_in_the_docstring_runs() -> None:
-    found = [t for t in doctest.DocTestFinder().find(gunlearn.api, "api") if t.examples]
-    assert found
-    runner = doctest.DocTestRunner()
-    for test in found:
-        assert runner.run(test).failed == 0
 
 
 def test_without_references_distances_are_none(result: gu.Result) -> None:
