@@ -112,9 +112,11 @@ class Method(ABC):
         return "default"
 
     def config(self) -> dict[str, Any]:
-        """All options, plain values only."""
+        """Return all options as plain values; of functions their names, which are the same in every process."""
         return {
-            f.name: value if isinstance(value, str | int | float | bool | None) else repr(value)
+            f.name: value
+            if isinstance(value, str | int | float | bool | None)
+            else getattr(value, "__qualname__", None) or repr(value)
             for f in dataclasses.fields(self)  # type: ignore[arg-type]
             for value in [getattr(self, f.name)]
         }

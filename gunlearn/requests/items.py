@@ -140,14 +140,16 @@ def training_rows(data: Any) -> Tensor:
     """
     if not (hasattr(data, "x") and hasattr(data, "y")):
         raise InvalidTypeError(f"Expected a torch_geometric.data.Data (got {type(data).__name__})")
-    if any(not isinstance(value, Tensor) or value.dim() == 0 for value in (data.x, data.y)):
+    if any(not isinstance(value, Tensor) and not hasattr(value, "dataset") for value in (data.x, data.y)) or any(
+        len(value.shape) == 0 for value in (data.x, data.y)
+    ):
         raise InvalidRequestError(f"Expected data with tensors 'x' and 'y' (got a Data with {sorted(_names(data))})")
     if getattr(data, "edge_index", None) is not None:
         raise InvalidRequestError("Expected independent items (got a graph: the data has an 'edge_index')")
-    num_items = data.x.size(0)
-    if data.y.size(0) != num_items:
-        raise InvalidRequestError(f"Expected one label for each of {num_items} items (got {data.y.size(0)})")
-    return trainable_mask(data, num_items, data.x.device)
+    num_items = data.x.shape[0]
+    if data.y.shape[0] != num_items:
+        raise InvalidRequestError(f"Expected one label for each of {num_items} items (got {data.y.shape[0]})")
+    return trainable_mask(data, num_items, getattr(data.x, "device", torch.device("cpu")))
 
 
 def _names(data: Any) -> list[str]:
@@ -163,7 +165,9 @@ def _without_rows(data: Any, forget: Tensor) -> Any:
             along = value.ndim > 0 and value.shape[0] == num_items
         else:
             along = isinstance(value, list | tuple) and len(value) == num_items
-        if along:
+        if hasattr(value, "dataset"):  # a column of a data set, whose items are loaded when they are read
+            setattr(retain, name, value.select(~forget))
+        elif along:
             setattr(retain, name, select_entries(value, ~forget, 0))
     if "num_nodes" in _names(data):
         retain.num_nodes = int((~forget).sum())

@@ -15,8 +15,9 @@ from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMeth
 from gunlearn.llm.model.head import LOGIT_CHUNK, last_linear_head, replaced_forward, token_log_prob, without_peft
 from gunlearn.losses import Prediction
 from gunlearn.losses.reduction import full_precision
+from gunlearn.requests.ids import trainable_mask
 from gunlearn.tasks.base import Task, View
-from gunlearn.tasks.items.arrays import ArrayParts, training_mask
+from gunlearn.tasks.items.arrays import ArrayParts
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -184,7 +185,12 @@ class CausalLM(Task):
         return TextParts(partition.data, partition.forget_mask, partition.retain_mask, sizes)
 
     def training_parts(self, data: Data) -> TextParts:
-        return TextParts(data, None, training_mask(data), {"retain": self.batch_size})
+        return TextParts(
+            data,
+            None,
+            trainable_mask(data, len(data) if isinstance(data, list) else data.x.shape[0]),
+            {"retain": self.batch_size},
+        )
 
     def validation_items(self, data: Data) -> TextItems | None:
         return rows(data, data.val_mask) if "val_mask" in data else None
