@@ -16,7 +16,7 @@ from torch_geometric.data import Data
 from gunlearn.attribution.distinct_items import Items, plain_edges
 from gunlearn.attribution.targets import Probabilities, Target, as_target, as_value
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
-from gunlearn.nn.attach.contexts import message_passing_layers, suspended_caches
+from gunlearn.nn.attach.message_layers import message_passing_layers, suspended_caches
 from gunlearn.tasks.base import Task
 
 

@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.subgraph import spans
-from gunlearn.requests.apply import select_entries, without
+from gunlearn.requests.apply import data_without, select_entries
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import TrainingGraph, same_both_ways
 
@@ -102,7 +102,7 @@ class Items:
         out = copy.copy(data)
         if gone.any():
             graph = TrainingGraph(data)
-            out = without(graph, Selection.of(graph, gone))
+            out = data_without(graph, Selection.of(graph, gone))
         if taken.entry.numel():
             out.x = without_entries(data.x, *taken.entry)
         return out

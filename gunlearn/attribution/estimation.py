@@ -17,7 +17,7 @@ from gunlearn.core.checks import check_model
 from gunlearn.errors import InvalidInputError
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.inputs import check_data
+from gunlearn.tasks.graph.base import check_graph
 from gunlearn.tasks.named import as_task
 
 
@@ -35,7 +35,7 @@ def estimate(
 ) -> Influence:
     """Return what `influence` returns, with the estimator's remarks (residuals, damping, fallbacks) in `notes`."""
     check_model(model)
-    check_data(data)
+    check_graph(data)
     built = ESTIMATORS.build(estimator, options)
     with isolated_rng(seed):
         distinct, place = resolve_items(data, of, items)

@@ -14,7 +14,6 @@ from torch_geometric.nn import MessagePassing
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.methods import METHODS
 from gunlearn.methods.base import Method, Outcome, Problem
-from gunlearn.methods.graph.score_targets import check_held_out
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
 
@@ -80,7 +79,7 @@ class Auto(Method):
             return "utu", {}, f"the budget is below {CHEAP:g} of retraining"
         if task.name == "link_prediction":
             attaches = any(isinstance(module, MessagePassing) for module in model.modules())
-            able = partition.forgets == ("edges",) and attaches and has_held_out(partition.data)
+            able = partition.forgets == ("edges",) and attaches and has_held_out(task, partition.data)
             if able and self.budget >= LARGE:
                 return "inpo", {"until": "unseen"}, "edges under link prediction, with validation edges to compare with"
             why = f"a budget below {LARGE:g}" if able else "without what 'inpo' until unseen needs"
@@ -108,10 +107,10 @@ def share_that_stays(task: Task, partition: Any) -> float:
     return after / before
 
 
-def has_held_out(data: Data) -> bool:
-    """Whether `until="unseen"` has validation edges to compare with."""
+def has_held_out(task: Task, data: Data) -> bool:
+    """Return whether `until="unseen"` has validation edges to compare with."""
     try:
-        check_held_out(data)
+        task.check_target("unseen", data)
     except UnsupportedMethodError:
         return False
     return True

@@ -17,7 +17,7 @@ from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.training.callbacks import Callback
 from gunlearn.training.result import Result
-from gunlearn.training.run import device_of, fingerprint_of, notes_of_path, private_copy
+from gunlearn.training.run import device_of, fingerprint_of, private_copy
 
 
 class _Clocked(Callback):
@@ -59,11 +59,14 @@ def run_method(
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
     method.supports(task, partition)
+    runner = task.runner(method)
+    if runner is not None:
+        return runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
     with isolated_rng(seed):
-        original = freeze(private_copy(model))
+        original = freeze(private_copy(model, task))
         memory, watch = PeakMemory(device_of(model)), Stopwatch()
         problem = Problem(
-            model=private_copy(model),
+            model=private_copy(model, task),
             reference=original,
             partition=partition,
             task=task,
@@ -95,7 +98,7 @@ def run_method(
         seconds=seconds,
         peak_memory_mb=memory.mb,
         history=[] if state is None else state.log_history,
-        notes={**outcome.notes, **notes_of_path(outcome.model)},
+        notes={**outcome.notes, **task.remarks(outcome.model)},
         partition=partition,
         task=task,
         original=original,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,42 +13,54 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError, UnsupportedMethodError
-from gunlearn.losses import Objective, ObjectiveValue, Prediction, as_objective
+from gunlearn.losses import Loss, Objective, Prediction, as_objective
 from gunlearn.methods.base import Method, Outcome, Problem
-from gunlearn.methods.graph.score_targets import TARGETS, ScoreTarget, check_held_out
-from gunlearn.nn.kernels.subgraph import Subgraph
-from gunlearn.tasks.base import Parts, Task
-from gunlearn.tasks.graph.link_prediction import LinkPrediction
-from gunlearn.training.feeding import BatchOptions, Feed
+from gunlearn.tasks.base import STOP_TARGETS, Parts, Task
+from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.callbacks import Callback, TrainState
+from gunlearn.training.feeding import Feed
 from gunlearn.training.loop import TrainArguments, fit
-from gunlearn.training.processes import processes
+from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec, check_optimizer, check_scheduler
+from gunlearn.training.step import Change, ObjectiveStep, Reference
 
 
 @dataclass(frozen=True)
 class GradientMethod(Method):
-    """Minimises an objective over all parameters, starting from the trained model.
+    """Minimises an objective over the model's parameters, starting from the trained model.
+
+    What a method may change, each by overriding one function: `objective` and `objective_at` (phases), `rate_at` (the
+    learning rate of a phase), `make_optimizer`, `parts` (what is read), `teachers` (what predictions are compared
+    with), `trainable` (what learns), `penalty` (what is added to gradients), `surroundings` (the context of a pass),
+    `adapt` (predictions before the losses, and a stop condition).
 
     Args:
-        epochs: optimiser steps.
-        lr: Adam's learning rate.
-        weight_decay: Adam's L2 penalty.
+        epochs: passes over the items; without `batch_size` a pass is one optimiser step.
+        lr: learning rate.
+        weight_decay: the optimiser's own; an L2 penalty for Adam and SGD.
         max_grad_norm: clip the gradient's norm; `None` does not.
         eval_every: epochs between evaluations on validation items, which `EarlyStopping` waits for; `None` never does.
         message_graph: what message passing reads while unlearning: `"retain"` or `"full"`.
         until: `"end"` pushes every forgotten item for all epochs. `"unseen"` lets each forgotten edge go where it
             scores like true edges that the model never saw, `"separated"` where it scores below 95 % of the retained
             edges; the run ends when nearly all are there (link prediction, objectives with a forget part; see
-            `targets.py`).
+            `tasks/graph/score_targets.py`).
         retain_samples: each step reads so many retained items, stratified by their distance to the forget set and
             weighted so that losses are unbiased, and as many negatives; `None` reads them all.
-        batch_size: each step reads the next so many retained items of a random permutation, and the whole forget set;
-            an epoch stays one optimiser step. `None` reads them all.
+        batch_size: each step reads the next so many items of each part, in the order of a random permutation; a pass
+            is over the retained items where the objective reads any, else over the forgotten ones. `None` reads all.
         sampler: what the model reads for a batch: `"k_hop"`, all that the items' outputs depend on (exact);
             `"neighbor"`, `num_neighbors` random neighbours per layer (PyG's `NeighborLoader`; needs pyg-lib);
             `"random_node"`, random parts of the nodes without the edges between them (methods without a forget part).
         num_neighbors: neighbours per layer for `sampler="neighbor"`.
         subgraph: encode only the subgraph that the step's items depend on: `"auto"` where it has at most half of the
             edges and gives the outputs of the whole graph (tried once), `"always"` or `"never"`.
+        steps: optimiser steps, in place of `epochs`.
+        accumulate: read all forgotten items at each step, `batch_size` at a time, and add up their gradients. With
+            `until` they are read whole in any case.
+        optimizer: a name of `torch.optim`, or a function from parameters to an optimiser.
+        optimizer_options: further arguments of the named optimiser, `{"momentum": 0.9}`.
+        scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to a scheduler.
+        scheduler_options: arguments of the named scheduler.
     """
 
     epochs: int = 100
@@ -63,18 +75,48 @@ class GradientMethod(Method):
     sampler: str = "k_hop"
     num_neighbors: tuple[int, ...] | None = None
     subgraph: str = "auto"
+    steps: int | None = None
+    accumulate: bool = False
+    optimizer: OptimizerSpec = "adam"
+    optimizer_options: Mapping[str, Any] | None = None
+    scheduler: SchedulerSpec | None = None
+    scheduler_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Refuse bad options at construction, not at the first step."""
-        TrainArguments(self.epochs, self.lr, self.weight_decay, self.max_grad_norm, self.eval_every)
+        self.arguments()
         _ = self.reading
         if self.message_graph not in ("retain", "full"):
             raise InvalidInputError(f"Expected 'message_graph' to be 'retain' or 'full' (got '{self.message_graph}')")
-        parts = as_objective(self.objective()).parts
-        if self.until != "end" and self.until not in TARGETS:
-            raise InvalidInputError(f"Expected 'until' to be 'end' or one of {sorted(TARGETS)} (got {self.until!r})")
+        objective = as_objective(self.objective())
+        parts = objective.parts
+        if self.until != "end" and self.until not in STOP_TARGETS:
+            raise InvalidInputError(f"Expected 'until' to be 'end' or one of {STOP_TARGETS} (got {self.until!r})")
         if self.until != "end" and "forget" not in parts:
             raise InvalidInputError(f"Expected a method with a forget loss for 'until' (got '{self.name}')")
+        if self.retain_samples is not None and not set(parts) - {"forget"}:
+            raise InvalidInputError(
+                f"Expected no 'retain_samples' for '{self.name}', which reads no retained items "
+                f"(got {self.retain_samples})"
+            )
+        if self.accumulate and "forget" not in parts:
+            raise InvalidInputError(f"Expected no 'accumulate' for '{self.name}', which reads no forgotten items")
+        if self.accumulate and self.batch_size is None:
+            raise InvalidInputError("Expected 'batch_size' with 'accumulate' (got None)")
+        if self.accumulate and any(len(loss.on_parts) > 1 for _, loss in objective.terms):
+            raise InvalidInputError(f"Expected losses of one part each with 'accumulate' (got {objective!r})")
+        check_optimizer(self.optimizer, self.optimizer_options)
+        check_scheduler(self.scheduler, self.scheduler_options)
+        if callable(self.optimizer) and self.weight_decay:
+            raise InvalidInputError(f"Expected no 'weight_decay' beside an optimizer's own (got {self.weight_decay})")
+        if self.scheduler is not None and type(self).rate_at is not GradientMethod.rate_at:
+            raise InvalidInputError(f"Expected no 'scheduler' for '{self.name}', whose phases set the learning rate")
+
+    def arguments(self, **more: Any) -> TrainArguments:
+        """Return the loop's settings."""
+        return TrainArguments(
+            self.epochs, self.lr, self.weight_decay, self.max_grad_norm, self.eval_every, steps=self.steps, **more
+        )
 
     @property
     def reading(self) -> BatchOptions:
@@ -90,25 +132,50 @@ class GradientMethod(Method):
     def supports(self, task: Task, partition: Any) -> None:
         """See `Method.supports`."""
         super().supports(task, partition)
-        if self.until != "end" and not isinstance(task, LinkPrediction):
-            raise UnsupportedMethodError(f"Expected link prediction for 'until' (got '{task.name}')")
-        if self.until == "unseen":
-            check_held_out(partition.data)
+        if self.until != "end":
+            task.check_target(self.until, partition.data)
+        if not task.shared_pass:
+            for name, usual in (("message_graph", "retain"), ("subgraph", "auto"), ("sampler", "k_hop")):
+                if getattr(self, name) != usual:
+                    raise UnsupportedMethodError(
+                        f"Expected no '{name}' for task '{task.name}', which reads no graph "
+                        f"(got {getattr(self, name)!r})"
+                    )
 
     @abstractmethod
-    def objective(self) -> Objective:
-        """The objective; losses read the parts that the task names."""
+    def objective(self) -> Loss | Objective:
+        """Return the objective; losses read the parts that the task names."""
 
-    def objective_at(self, epoch: int) -> Objective:
-        """What the step after `epoch` steps minimises, where a method goes in phases; made of terms of `objective`."""
+    def objective_at(self, step: int) -> Objective:
+        """Return what the step after `step` steps minimises; made of terms of `objective`."""
         return as_objective(self.objective())
 
+    def rate_at(self, step: int) -> float | None:
+        """Return the learning rate of a step, for methods whose phases have their own; `None` leaves it."""
+        return None
+
+    def make_optimizer(self, problem: Problem) -> OptimizerSpec:
+        """Return the optimiser, or a function that makes it."""
+        return self.optimizer
+
+    def parts(self, problem: Problem, names: Collection[str]) -> Parts:
+        """Return the parts of the problem that the objective reads."""
+        return problem.task.parts(problem.partition, self.message_graph, problem.model, names)
+
     def teachers(self, problem: Problem) -> dict[str, nn.Module]:
-        """Frozen models, by part, that predictions are compared with in the original model's place."""
+        """Return frozen models, by part, that predictions are compared with in the original model's place."""
         return {}
 
+    def trainable(self, model: nn.Module) -> list[nn.Parameter] | None:
+        """Return the parameters that learn; `None` for all that require a gradient."""
+        return None
+
+    def penalty(self, model: nn.Module) -> Callable[[], None] | None:
+        """Return what adds a penalty's gradient to that of each step; the recorded losses are without it."""
+        return None
+
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
-        """Makes, for a model, a context that is entered anew around each of its training passes; empty by default.
+        """Return what makes, for a model, a context that is entered anew around each training pass; empty by default.
 
         One with a method `on(subgraph)` that makes the same context for a part of the graph lets steps read parts.
         """
@@ -116,7 +183,7 @@ class GradientMethod(Method):
 
     @torch.no_grad()
     def reference_outputs(self, problem: Problem, parts: Parts, around: AbstractContextManager) -> Any:
-        """What the original model computes, once: on the same graph and in the same surroundings as the current one.
+        """Return what the original model computes on the same graph and in the same surroundings as the current one.
 
         So the two agree before the first step, and differ by what unlearning did to the weights alone.
         """
@@ -124,25 +191,30 @@ class GradientMethod(Method):
             return problem.task.encode(problem.reference, parts.data)
 
     def prepare(self, problem: Problem) -> bool:
-        """Whether gradients that this left on the model belong to the first step; nothing by default."""
+        """Return whether gradients that this left on the model belong to the first step; nothing by default."""
         return False
 
-    def adapt(self, problem: Problem, parts: Parts) -> tuple[Callable[[dict], dict], Callable[[], bool] | None]:
-        """A change of the current predictions before the losses, and a stop condition.
+    def adapt(self, problem: Problem, parts: Parts) -> tuple[Change, Callable[[], bool] | None]:
+        """Return a change of the current predictions before the losses, and a stop condition.
 
         With `until` edges at their target leave the forget losses, and the run ends when all are there.
         """
         if self.until == "end":
-            return (lambda predictions: predictions), None
-        target = ScoreTarget(problem, self.until, narrow=self.subgraph != "never")
+            return (lambda predictions, rows: predictions), None
+        models = problem.model, problem.reference
+        target = problem.task.target(self.until, *models, problem.partition, self.subgraph != "never")
         return target.release, target.reached
 
     def run(self, problem: Problem) -> Outcome:
         """See `Method.run`."""
+        with only(problem.model, self.trainable(problem.model)):
+            return self._run(problem)
+
+    def _run(self, problem: Problem) -> Outcome:
         objective, task = as_objective(self.objective()), problem.task
-        parts = task.parts(problem.partition, self.message_graph, problem.model, objective.parts)
-        if "forget" in objective.parts:
-            forget_items(parts, self.name)
+        parts = self.parts(problem, objective.parts)
+        if "forget" in objective.parts and parts.count("forget") == 0:
+            raise no_forget_items(self.name)
         change, stop = self.adapt(problem, parts)
         surroundings = self.surroundings(problem)
         if parts.joint and type(self).surroundings is GradientMethod.surroundings:
@@ -151,41 +223,21 @@ class GradientMethod(Method):
         compared = {**dict.fromkeys(objective.reference_parts, problem.reference), **self.teachers(problem)}
         for teacher in dict.fromkeys(compared.values()):
             view, names = replace(problem, reference=teacher), tuple(n for n, m in compared.items() if m is teacher)
-            references.append(Reference(view, names, self.reference_outputs(view, parts, surroundings(teacher))))
-        args = TrainArguments(
-            self.epochs,
-            self.lr,
-            self.weight_decay,
-            self.max_grad_norm,
-            self.eval_every,
+            outputs = self.reference_outputs(view, parts, surroundings(teacher))
+            references.append(Reference(teacher, task, names, outputs))
+        args = self.arguments(
             progress=problem.progress,
             checkpoint_dir=problem.checkpoint_dir,
             keep_gradients=self.prepare(problem),
             fingerprint=problem.fingerprint,
         )
-        together = processes()
         around = surroundings(problem.model)  # around training passes alone: callbacks see the plain model
-        feed = Feed(problem.model, task, parts, objective.parts, self.reading, around)
+        whole = self.accumulate or self.until != "end"
+        feed = Feed(problem.model, task, parts, objective.parts, self.reading, around, whole)
         phased = type(self).objective_at is not GradientMethod.objective_at
-
-        def step() -> ObjectiveValue:
-            now, items = self.objective_at(feed.epoch) if phased else objective, feed.sample()
-            with together.apart(problem.model):
-                data, mine, subgraph = feed.read(together.share(items))
-            # Patterns of pairs are made for the joint graph; items that are rows are not.
-            if parts.joint and subgraph is None and "forget" not in now.parts and not isinstance(task, LinkPrediction):
-                data = problem.partition.retain_data  # its rows come first in the joint graph
-            own = together.apart(problem.model) if subgraph is not None else nullcontext()
-            with feed.surroundings(subgraph):
-                with own:
-                    outputs = task.encode(problem.model, data)
-                with together.apart(problem.model):
-                    current = {name: task.decode(problem.model, outputs, mine[name]) for name in now.parts}
-            before = {}
-            for reference in references:
-                before.update(reference({name: mine[name] for name in now.reference_parts}, subgraph))
-            return together.evaluate(now, items, change(current) if "forget" in current else current, before)
-
+        rated = type(self).rate_at is not GradientMethod.rate_at
+        objective_at = self.objective_at if phased else lambda step: objective
+        step = ObjectiveStep(problem.model, task, feed, objective_at, references, change)
         data, held_out = problem.partition.retain_data, None
         if self.eval_every is not None:
             held_out = task.validation_items(data)
@@ -195,39 +247,59 @@ class GradientMethod(Method):
         def validate() -> float:
             return float(-task.predict(problem.model, data, held_out).log_prob.mean())
 
-        callbacks = [*problem.callbacks, feed] if feed.batches is not None or phased else problem.callbacks
-        state = fit(problem.model, step, args, callbacks, None if held_out is None else validate, stop)
-        return Outcome(problem.model, state, {**self.notes(problem), "graph": feed.note})
+        callbacks = [*problem.callbacks, feed] if feed.counts_steps or phased else problem.callbacks
+        optimizer = self.make_optimizer(problem)
+        state = fit(
+            problem.model,
+            step,
+            args,
+            [_Rates(self.rate_at), *callbacks] if rated else callbacks,
+            None if held_out is None else validate,
+            stop,
+            optimizer=optimizer,
+            optimizer_options=None if callable(optimizer) else self.optimizer_options,
+            scheduler=self.scheduler,
+            scheduler_options=self.scheduler_options,
+            steps_per_epoch=feed.steps_per_epoch,
+            penalty=self.penalty(problem.model),
+        )
+        return Outcome(problem.model, state, {**self.notes(problem, parts), "graph": feed.note})
 
-    def notes(self, problem: Problem) -> dict:
-        """Remarks for the result."""
+    def notes(self, problem: Problem, parts: Parts) -> dict[str, Any]:
+        """Return remarks for the result."""
         return {"message_graph": self.message_graph, "until": self.until}
 
 
-class Reference:
-    """Predictions of the frozen original model, computed once wherever the items stay the same."""
+class _Rates(Callback):
+    """Sets the optimiser's learning rate before each step."""
 
-    def __init__(self, problem: Problem, parts: tuple[str, ...], outputs: Any) -> None:
-        """`outputs` is what the original model computed, for `task.decode`."""
-        self.model, self.task, self.parts, self.outputs = problem.reference, problem.task, parts, outputs
-        self.kept: dict[str, Prediction] = {}
+    def __init__(self, rate_at: Callable[[int], float | None]) -> None:
+        self.rate_at = rate_at
 
-    @torch.no_grad()
-    def __call__(self, items: dict, subgraph: Subgraph | None = None) -> dict[str, Prediction]:
-        """Reference predictions of the parts that the objective compares with; `items` in terms of `subgraph`."""
-        outputs = None
-        out = {}
-        for name in (n for n in self.parts if n in items):
-            if name not in self.kept:
-                if outputs is None:
-                    outputs = self.outputs if subgraph is None else self.outputs[subgraph.n_id]
-                prediction = self.task.decode(self.model, outputs, items[name]).detach()
-                if not getattr(items[name], "fixed", False):
-                    out[name] = prediction
-                    continue
-                self.kept[name] = prediction
-            out[name] = self.kept[name]
-        return out
+    def on_step_begin(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
+        rate = self.rate_at(state.step)
+        if rate is not None:
+            for group in kwargs["optimizer"].param_groups:
+                group["lr"] = rate
+
+
+@contextmanager
+def only(model: nn.Module, parameters: Collection[nn.Parameter] | None) -> Iterator[None]:
+    """Let no other parameters than these learn inside the block; `None` changes nothing."""
+    chosen = None if parameters is None else {id(p) for p in parameters}
+    others = [] if chosen is None else [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
+    try:
+        for parameter in others:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+def no_forget_items(method: str) -> EmptyForgetSetError:
+    """Return the error of a request that names nothing that the task has an item for."""
+    return EmptyForgetSetError(f"Expected forgotten training items for '{method}' (got a request that names none)")
 
 
 def forget_items(parts: Parts, method: str) -> Any:
@@ -238,7 +310,7 @@ def forget_items(parts: Parts, method: str) -> Any:
     """
     items = parts.sample(["forget"])["forget"]
     if items.num_items == 0:
-        raise EmptyForgetSetError(f"Expected forgotten training items for '{method}' (got a request that names none)")
+        raise no_forget_items(method)
     return items
 
 
@@ -272,7 +344,7 @@ class FrozenStatistics(AbstractContextManager):
         for layer, mode in zip(self.layers, self.modes, strict=True):
             layer.train(mode)
 
-    def on(self, subgraph: Subgraph) -> FrozenStatistics:
+    def on(self, subgraph: Any) -> FrozenStatistics:
         """The same on a part of the graph."""
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -15,7 +16,25 @@ if TYPE_CHECKING:  # tasks without graphs load none of it
     from torch_geometric.data import Data
 
     from gunlearn.nn.kernels.subgraph import Subgraph
-    from gunlearn.tasks.sampling import Draw
+    from gunlearn.tasks.sampling import BatchOptions, Draw
+
+
+#: How far forgotten items may be pushed before they are let go, for tasks that know such targets.
+STOP_TARGETS = ("separated", "unseen")
+
+
+@dataclass(frozen=True)
+class View:
+    """What of a problem is read; the arguments of `Task.parts`."""
+
+    partition: Any
+    message_graph: str = "retain"
+    model: nn.Module | None = None
+    names: tuple[str, ...] | None = None
+
+    def reads(self, name: str) -> bool:
+        """Whether a part will be asked for."""
+        return self.names is None or name in self.names
 
 
 class Parts(ABC):
@@ -25,15 +44,21 @@ class Parts(ABC):
         names: the parts that can be asked for, with what they hold.
         data: what the model reads (the message graph, for a graph task).
         joint: the forgotten items' part of the original graph is in `data` too, beside the retained graph.
+        retained: what suffices in place of `data` where no forgotten item is read; `None` where there is no such thing.
     """
 
     names: ClassVar[dict[str, str]]
     data: Data
     joint: bool = False
+    retained: Data | None = None
 
     @abstractmethod
     def sample(self, names: Collection[str]) -> dict[str, Any]:
         """Items of the named parts for one step; randomness comes from torch's global generator."""
+
+    def count(self, name: str) -> int:
+        """Return the number of items of a part."""
+        return self.sample([name])[name].num_items
 
     def strata(self) -> Tensor:
         """Stratum of each retained item for `StratifiedSampler`, integers `[num_retained]`.
@@ -45,9 +70,49 @@ class Parts(ABC):
             f"Expected a task that reads retained items in batches (got {type(self).__name__} without 'strata')"
         )
 
-    def limit(self, draw: Draw) -> None:
-        """From now on each step reads the retained items that `draw` names. Offered wherever `strata` is."""
-        self.strata()
+    def limit(self, draw: Draw, part: str = "retain") -> None:
+        """Read at each step only the items of a part that `draw` names.
+
+        Raises:
+            UnsupportedMethodError: the items of that part can only be read all at once.
+        """
+        raise UnsupportedMethodError(
+            f"Expected a task that reads '{part}' items in batches (got {type(self).__name__} without 'limit')"
+        )
+
+
+class Reader:
+    """What the model reads in one step: here all of it.
+
+    Args:
+        parts: of the problem.
+        around: the context around training passes.
+
+    Attributes:
+        parts: where to sample from; a reader may put others in the place of those it was given.
+        batches: whose `step` must be set before each step, if any.
+        note: what steps read, for the result.
+    """
+
+    def __init__(self, parts: Parts, around: Any = None) -> None:
+        """Read everything."""
+        self.parts, self.around, self.batches, self.note = parts, around, None, "full"
+
+    def read(self, items: dict, needed: Collection[str] | None = None) -> tuple[Any, dict, Any]:
+        """Return what the model must read for `items`, the items in its terms, and the part of the graph, if any.
+
+        Args:
+            items: of each part that was sampled.
+            needed: the parts that this step's objective reads; `None` for all.
+        """
+        parts = self.parts
+        if parts.retained is not None and needed is not None and "forget" not in needed:
+            return parts.retained, items, None
+        return parts.data, items, None
+
+    def surroundings(self, subgraph: Any) -> Any:
+        """Return the context around a pass over `subgraph`."""
+        return self.around
 
 
 class Task(ABC):
@@ -64,6 +129,9 @@ class Task(ABC):
     def encode(self, model: nn.Module, data: Data) -> Any:
         """One pass over `data`, shared by every part; `None` where there is nothing to share."""
         return None
+
+    #: One pass serves the items of all parts: reading them in batches saves no pass.
+    shared_pass: ClassVar[bool] = False
 
     @abstractmethod
     def decode(self, model: nn.Module, outputs: Any, items: Any) -> Prediction:
@@ -92,10 +160,37 @@ class Task(ABC):
         raise NotImplementedError
 
     def predict(self, model: nn.Module, data: Data, items: Any) -> Prediction:
-        """`decode` after `encode`."""
-        return self.decode(model, self.encode(model, data), items)
+        """`read` after `encode`."""
+        return self.read(model, self.encode(model, data), items)
 
-    @abstractmethod
+    def reader(
+        self, model: nn.Module, parts: Parts, names: tuple[str, ...], options: BatchOptions, around: Any
+    ) -> Reader:
+        """Decide what the model reads in a step; everything, unless a task knows better.
+
+        Args:
+            model: the model that will be trained.
+            parts: of the problem.
+            names: the parts that the objective reads.
+            options: how much a step reads.
+            around: the context around training passes.
+
+        Raises:
+            UnsupportedMethodError: the options ask for what the task, the model or the context cannot do.
+        """
+        if options.subgraph == "always":
+            raise UnsupportedMethodError(f"Expected a task on a graph for subgraph='always' (got '{self.name}')")
+        if options.sampler != "k_hop":
+            raise UnsupportedMethodError(
+                f"Expected a task on a graph for sampler='{options.sampler}' (got '{self.name}')"
+            )
+        return Reader(parts, around)
+
+    def read(self, model: nn.Module, outputs: Any, items: Any) -> Prediction:
+        """`decode`, or the items' own way to be read where they have one (`items.decode(task, model, outputs)`)."""
+        own = getattr(items, "decode", None)
+        return self.decode(model, outputs, items) if own is None else own(self, model, outputs)
+
     def parts(
         self,
         partition: Any,
@@ -103,7 +198,7 @@ class Task(ABC):
         model: nn.Module | None = None,
         names: Collection[str] | None = None,
     ) -> Parts:
-        """Parts of an unlearning problem.
+        """Return the parts of an unlearning problem; subclasses implement `make_parts`.
 
         Args:
             partition: what a request resolved to.
@@ -112,6 +207,56 @@ class Task(ABC):
             model: whose reach decides how much of the original graph that takes; `None` takes all of it.
             names: the parts that will be asked for; `None` for any. The original graph is read for `"forget"` alone.
         """
+        return self.make_parts(View(partition, message_graph, model, None if names is None else tuple(names)))
+
+    def check_target(self, until: str, data: Any) -> None:
+        """Refuse a target that the task or its data do not have.
+
+        Raises:
+            UnsupportedMethodError: with the reason.
+        """
+        raise UnsupportedMethodError(f"Expected link prediction for 'until' (got '{self.name}')")
+
+    def target(self, until: str, model: nn.Module, reference: nn.Module, partition: Any, narrow: bool) -> Any:
+        """Return the target down to which forgotten items are pushed; see `check_target`.
+
+        Args:
+            until: one of `STOP_TARGETS`.
+            model: the model that unlearns.
+            reference: the model as it was.
+            partition: what is forgotten.
+            narrow: look at a part of the graph, where that gives the same.
+        """
+        raise UnsupportedMethodError(f"Expected link prediction for 'until' (got '{self.name}')")
+
+    def adopt(self, model: nn.Module) -> nn.Module:
+        """Make a private copy of a caller's model ready for other data; it is returned."""
+        return model
+
+    def check_data(self, data: Any) -> Any:
+        """Return the data in the form that the task reads.
+
+        Raises:
+            InvalidTypeError: data of the wrong kind.
+            InvalidInputError: values that are not finite.
+        """
+        return data
+
+    def adapts(self, model: nn.Module) -> bool:
+        """Return whether an adapter is trained in the place of the model's own weights."""
+        return hasattr(model, "peft_config")
+
+    def runner(self, method: Any) -> Any | None:
+        """Return what runs a method in the place of the package's own loop; `None` for the loop."""
+        return None
+
+    def remarks(self, model: nn.Module) -> dict[str, Any]:
+        """Return what a result says of how the model ran."""
+        return {}
+
+    @abstractmethod
+    def make_parts(self, view: View) -> Parts:
+        """Return the parts that a view of the problem asks for; see `parts`."""
 
     @abstractmethod
     def training_parts(self, data: Data) -> Parts:

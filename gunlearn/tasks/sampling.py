@@ -3,19 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.nn.kernels.sparse import argsort
+from gunlearn.nn.kernels.sorting import argsort
 
 #: Draws items for one step: their indices `[num_drawn]`, and their weights `[num_drawn]` or `None` for equal ones.
 Draw = Callable[[], tuple[Tensor, Tensor | None]]
-NUM_HOPS = 2
+_NUM_HOPS = 2
+SAMPLERS = ("k_hop", "random_node", "neighbor")
+SUBGRAPH = ("auto", "never", "always")
 
 
-def edge_strata(edges: Tensor, start: Tensor, edge_index: Tensor, num_nodes: int, num_hops: int = NUM_HOPS) -> Tensor:
+@dataclass(frozen=True)
+class BatchOptions:
+    """How much a step reads; see `GradientMethod` for the fields.
+
+    Raises:
+        InvalidInputError: unknown names, numbers below 1, or options that exclude each other.
+    """
+
+    batch_size: int | None = None
+    sampler: str = "k_hop"
+    num_neighbors: tuple[int, ...] | None = None
+    retain_samples: int | None = None
+    subgraph: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        for name, known in (("sampler", SAMPLERS), ("subgraph", SUBGRAPH)):
+            if getattr(self, name) not in known:
+                raise InvalidInputError(f"Expected '{name}' among {known} (got {getattr(self, name)!r})")
+        for name in ("batch_size", "retain_samples"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise InvalidInputError(f"Expected '{name}' to be an integer >= 1 or None (got {value!r})")
+        if self.batch_size is not None and self.retain_samples is not None:
+            raise InvalidInputError("Expected either 'batch_size' or 'retain_samples' (got both)")
+        if self.sampler != "k_hop" and self.batch_size is None:
+            raise InvalidInputError(f"Expected 'batch_size' for sampler='{self.sampler}' (got None)")
+        if (self.num_neighbors is not None) != (self.sampler == "neighbor"):
+            raise InvalidInputError(
+                f"Expected 'num_neighbors' (one number per layer) with sampler='neighbor' alone "
+                f"(got {self.num_neighbors} with '{self.sampler}')"
+            )
+
+
+def edge_strata(edges: Tensor, start: Tensor, edge_index: Tensor, num_nodes: int, num_hops: int = _NUM_HOPS) -> Tensor:
     """Distance of each edge to a set of nodes, `[num_edges]`: 0 if it touches one, ..., `num_hops + 1` if beyond.
 
     Args:

@@ -13,9 +13,11 @@ class TrainState:
     """Where a run stands; saved with every checkpoint.
 
     Attributes:
-        epoch: epochs done.
-        max_epochs: epochs planned.
-        log_history: one record per epoch: `epoch`, `loss`, one value per loss term, and what evaluations added.
+        epoch: passes done; at the end of the run, the pass that it ended in counts.
+        max_epochs: passes planned.
+        step: optimiser steps done; a pass that reads everything at once is one step.
+        max_steps: optimiser steps planned.
+        log_history: one record per step: `epoch`, `step`, `loss`, one value per loss term, and what evaluations added.
         best_metric: lowest value of the selection metric so far.
         best_epoch: where it was seen.
         seconds: wall time of the steps and of evaluations that choose a model, in seconds.
@@ -24,6 +26,8 @@ class TrainState:
 
     epoch: int = 0
     max_epochs: int = 0
+    step: int = 0
+    max_steps: int = 0
     log_history: list[dict[str, float]] = field(default_factory=list)
     best_metric: float | None = None
     best_epoch: int | None = None
@@ -53,6 +57,9 @@ class Callback:
 
     def on_epoch_begin(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
         """Before each epoch."""
+
+    def on_step_begin(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
+        """Before each optimiser step."""
 
     def on_step_end(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
         """After each optimiser step."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +14,12 @@ from gunlearn.errors import UnsupportedModelError
 from gunlearn.losses import NLL, as_objective
 from gunlearn.nn.attach.operators import strip_operators
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.callbacks import Callback, TrainState
-from gunlearn.training.feeding import BatchOptions, Feed
+from gunlearn.training.feeding import Feed
 from gunlearn.training.loop import TrainArguments, fit
-from gunlearn.training.processes import processes
+from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
+from gunlearn.training.step import ObjectiveStep
 
 
 def train_from_scratch(
@@ -27,6 +28,8 @@ def train_from_scratch(
     task: Task,
     args: TrainArguments,
     callbacks: Sequence[Callback] = (),
+    optimizer: OptimizerSpec = "adam",
+    scheduler: SchedulerSpec | None = None,
 ) -> TrainState:
     """Fit `model` in place to all of `data` by its negative log-likelihood, selecting on validation items if there are.
 
@@ -36,30 +39,32 @@ def train_from_scratch(
         task: what the model predicts.
         args: settings; `keep="best"` falls back to the last epoch where the data holds no validation items.
         callbacks: told of the loop's events.
+        optimizer: see `fit`.
+        scheduler: see `fit`.
     """
     objective = as_objective(NLL(on="retain"))
     reading = BatchOptions(args.batch_size, args.sampler, args.num_neighbors)
     feed = Feed(model, task, task.training_parts(data), objective.parts, reading)
-    held_out, together = task.validation_items(data), processes()
-
-    def step():
-        items = feed.sample()
-        with together.apart(model):
-            read, mine, subgraph = feed.read(together.share(items))
-        with together.apart(model) if subgraph is not None else nullcontext():
-            outputs = task.encode(model, read)
-        with together.apart(model):
-            current = {name: task.decode(model, outputs, mine[name]) for name in objective.parts}
-        return together.evaluate(objective, items, current)
+    held_out = task.validation_items(data)
+    step = ObjectiveStep(model, task, feed, lambda step: objective)
 
     def validate() -> float:
         return float(-task.predict(model, data, held_out).log_prob.mean())
 
     if held_out is None:
         args = TrainArguments(**{**args.__dict__, "keep": "last", "eval_every": None})
-    if feed.batches is not None:
+    if feed.counts_steps:
         callbacks = [*callbacks, feed]
-    return fit(model, step, args, callbacks, None if held_out is None else validate)
+    return fit(
+        model,
+        step,
+        args,
+        callbacks,
+        None if held_out is None else validate,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        steps_per_epoch=feed.steps_per_epoch,
+    )
 
 
 def reset_model(model: nn.Module) -> nn.Module:

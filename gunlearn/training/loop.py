@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from gunlearn.cost import Stopwatch
@@ -18,6 +20,7 @@ from gunlearn.losses import ObjectiveValue
 from gunlearn.seed import isolated_rng
 from gunlearn.training.callbacks import Callback, StatefulCallback, TrainControl, TrainState
 from gunlearn.training.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
+from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
 from gunlearn.training.processes import Processes, processes
 
 
@@ -26,9 +29,9 @@ class TrainArguments:
     """Settings of one run of the loop.
 
     Args:
-        epochs: number of optimiser steps (a step reads the whole graph, or one batch per part).
-        lr: Adam's learning rate.
-        weight_decay: Adam's L2 penalty.
+        epochs: passes over the items; without `batch_size` a pass is one optimiser step.
+        lr: learning rate.
+        weight_decay: the optimiser's own; an L2 penalty for Adam and SGD.
         max_grad_norm: clip the gradient's norm; `None` does not clip.
         eval_every: epochs between evaluations on validation items; `None` never evaluates.
         keep: `"last"` epoch or `"best"` on the validation loss.
@@ -38,9 +41,10 @@ class TrainArguments:
         keep_gradients: add to the first step's gradient what the parameters already hold (a paper's accident, repeated
             in its paper mode).
         fingerprint: names the run, so that no other run resumes from its checkpoint.
-        batch_size: retained items per step, for whoever makes the steps; `None` reads them all.
+        batch_size: items of each part per step; `None` reads them all.
         sampler: what the model reads for a batch, see `GradientMethod`.
         num_neighbors: neighbours per layer for `sampler="neighbor"`.
+        steps: optimiser steps, in place of `epochs`.
     """
 
     epochs: int
@@ -57,15 +61,16 @@ class TrainArguments:
     batch_size: int | None = None
     sampler: str = "k_hop"
     num_neighbors: tuple[int, ...] | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
         # Written so that NaN is refused as well.
-        if not (self.epochs >= 0 and 0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
-            raise InvalidInputError(
-                "Expected epochs >= 0, lr > 0 and weight_decay >= 0 "
-                f"(got {self.epochs}, {self.lr} and {self.weight_decay})"
-            )
+        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
+            raise InvalidInputError(f"Expected lr > 0 and weight_decay >= 0 (got {self.lr} and {self.weight_decay})")
+        for name, value in (("epochs", self.epochs), ("steps", 0 if self.steps is None else self.steps)):
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+                raise InvalidInputError(f"Expected '{name}' to be an integer >= 0 (got {value!r})")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:  # a negative norm turns gradients around
             raise InvalidInputError(f"Expected 'max_grad_norm' > 0 or None (got {self.max_grad_norm})")
         if self.keep not in ("last", "best"):
@@ -75,13 +80,24 @@ class TrainArguments:
                 raise InvalidInputError(f"Expected '{name}' of at least 1 (got {getattr(self, name)})")
 
 
+#: Evaluates the objective of one step: in one piece, or in pieces whose values add up to it.
+Step = Callable[[], ObjectiveValue | Iterable[ObjectiveValue]]
+
+
 def fit(
     model: nn.Module,
-    step: Callable[[], ObjectiveValue],
+    step: Step,
     args: TrainArguments,
     callbacks: Sequence[Callback] = (),
     validate: Callable[[], float] | None = None,
     stop: Callable[[], bool] | None = None,
+    *,
+    optimizer: OptimizerSpec = "adam",
+    optimizer_options: Mapping[str, Any] | None = None,
+    scheduler: SchedulerSpec | None = None,
+    scheduler_options: Mapping[str, Any] | None = None,
+    steps_per_epoch: int = 1,
+    penalty: Callable[[], None] | None = None,
 ) -> TrainState:
     """Minimise what `step` returns over the parameters of `model`, in place.
 
@@ -90,15 +106,22 @@ def fit(
 
     Args:
         model: the module to train; `step` closes over it.
-        step: evaluates the objective of one step.
+        step: evaluates the objective of one step. Where it returns several values, their gradients are accumulated.
         args: settings.
         callbacks: told of each event that they have a method for, in order; neither their time nor their use of
             random numbers is the run's; the state of a `StatefulCallback` is checkpointed.
         validate: loss on validation items, in nats; needed by `eval_every` and `keep="best"`.
         stop: asked before each step; `True` ends the run.
+        optimizer: a name of `torch.optim` (`"adam"`, `"SGD"`, ...), or a function from parameters to an optimiser.
+        optimizer_options: further arguments of the named optimiser.
+        scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to a scheduler; stepped after
+            each optimiser step.
+        scheduler_options: arguments of the named scheduler.
+        steps_per_epoch: optimiser steps of one pass over the items.
+        penalty: called after the gradient of each step is there, to add to it.
 
     Returns:
-        The final state; `state.epoch` is the number of steps taken.
+        The final state; `state.step` is the number of steps taken.
 
     Raises:
         DivergenceError: the loss or a parameter is NaN or infinite.
@@ -109,24 +132,27 @@ def fit(
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
-    # One kernel for all parameters, where there is one: several times as fast as a pass per operation.
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    optimizer = torch.optim.Adam(parameters, lr=args.lr, weight_decay=args.weight_decay, fused=fused)
-    state, control, best = TrainState(max_epochs=args.epochs), TrainControl(), None
+    optimizer = make_optimizer(optimizer, parameters, args.lr, args.weight_decay, optimizer_options)
+    scheduler = make_scheduler(scheduler, optimizer, scheduler_options)
+    max_steps = args.epochs * steps_per_epoch if args.steps is None else args.steps
+    state = TrainState(max_epochs=-(-max_steps // steps_per_epoch), max_steps=max_steps)
+    control, best = TrainControl(), None
     stateful = [callback for callback in callbacks if isinstance(callback, StatefulCallback)]
     if args.checkpoint_dir is not None:
         saved = load_checkpoint(args.checkpoint_dir, args.fingerprint)
         if saved is not None:
             model.load_state_dict(saved["model"])
             optimizer.load_state_dict(saved["optimizer"])
+            if scheduler is not None:
+                scheduler.load_state_dict(saved["scheduler"])
             state, best = saved["state"], saved["best"]
             for callback, kept in zip(stateful, saved["callbacks"], strict=True):
                 callback.load_state_dict(kept)
             state.seconds_before = state.seconds
     together = processes()
-    together.check_alike(model, state.epoch)
-    watch, first = Stopwatch(state.seconds), state.epoch
-    if state.epoch or not args.keep_gradients:
+    together.check_alike(model, state.step)
+    watch, first = Stopwatch(state.seconds), state.step
+    if state.step or not args.keep_gradients:
         optimizer.zero_grad(set_to_none=True)
 
     def tell(event: str, **kwargs: object) -> None:
@@ -146,19 +172,26 @@ def fit(
     tell("on_train_begin")
     agree()
     hidden = not (args.progress and together.main)
-    bar = tqdm(total=args.epochs, initial=state.epoch, disable=hidden, leave=False, unit="epoch")
+    bar = tqdm(total=max_steps, initial=state.step, disable=hidden, leave=False, unit="step")
     with bar:
-        while state.epoch < args.epochs and not control.should_training_stop:
+        while state.step < max_steps and not control.should_training_stop:
             if stop is not None and together.agree(stop())[0]:
                 break
-            tell("on_epoch_begin")
+            if state.step % steps_per_epoch == 0:
+                tell("on_epoch_begin")
+            tell("on_step_begin")
             model.train()
-            together.turn = 3 * state.epoch
-            record = _step(optimizer, parameters, step, args, state.epoch, together)
-            state.epoch += 1
-            state.log_history.append({"epoch": state.epoch, **record})
+            together.turn = state.step << 16  # no step comes near as many uses
+            record = _step(optimizer, parameters, step, args, state.step, together, penalty)
+            if scheduler is not None:
+                scheduler.step()
+            state.step += 1
+            ended = state.step % steps_per_epoch == 0 or state.step == max_steps
+            state.epoch = -(-state.step // steps_per_epoch) if ended else state.step // steps_per_epoch
+            state.log_history.append({"epoch": -(-state.step // steps_per_epoch), "step": state.step, **record})
             tell("on_step_end")
-            due = args.eval_every is not None and (state.epoch % args.eval_every == 0 or state.epoch == args.epochs)
+            last = state.step == max_steps
+            due = ended and args.eval_every is not None and (state.epoch % args.eval_every == 0 or last)
             if validate is not None and due:
                 loss = together.agree(_validated(model, validate))[0]
                 state.log_history[-1]["val_loss"] = loss
@@ -166,32 +199,35 @@ def fit(
                     state.best_metric, state.best_epoch = loss, state.epoch
                     best = copy.deepcopy(model.state_dict()) if args.keep == "best" else None
                 tell("on_evaluate", metrics=state.log_history[-1])
-            tell("on_epoch_end")
+            if ended:
+                tell("on_epoch_end")
             agree()
             state.seconds = watch.seconds
-            due = state.epoch % args.checkpoint_every == 0 or control.should_save
+            due = (ended and state.epoch % args.checkpoint_every == 0) or control.should_save
             # Not where the run ends: resumed from there it would go on.
             if args.checkpoint_dir is not None and due and not control.should_training_stop:
                 control.should_save = False
                 with watch.paused():
                     tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
                     tensors["callbacks"] = [callback.state_dict() for callback in stateful]
+                    tensors["scheduler"] = None if scheduler is None else scheduler.state_dict()
                     if together.main:
                         save_checkpoint(args.checkpoint_dir, args.fingerprint, state, tensors)
                     together.wait()
                 tell("on_save")
             bar.update()
             bar.set_postfix(loss=f"{record['loss']:.4f}")
+    state.epoch = -(-state.step // steps_per_epoch)  # a pass that the run ended in counts
     if args.keep == "best" and best is not None:
         model.load_state_dict(best)
-    optimizer.zero_grad(set_to_none=True)  # the last gradient speaks of what was to be forgotten
+    optimizer.zero_grad(set_to_none=True)  # the last gradient tells what was to be forgotten
     model.eval()
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise DivergenceError(f"Expected finite parameters (got NaN or infinity in '{name}')")
-    if state.epoch > first and best is None:  # finite parameters may still be too large to compute with
+    if state.step > first and best is None:  # finite parameters may still be too large to compute with
         with torch.no_grad():
-            _record(together.average(step()), state.epoch)
+            _record(together.average(_total(step())), state.step)
     state.seconds = watch.seconds
     tell("on_train_end")
     if args.checkpoint_dir is not None:
@@ -202,28 +238,63 @@ def fit(
 
 
 def _step(
-    optimizer: torch.optim.Optimizer,
+    optimizer: Any,
     parameters: list[nn.Parameter],
-    step: Callable[[], ObjectiveValue],
+    step: Step,
     args: TrainArguments,
-    epoch: int,
+    number: int,
     together: Processes,
+    penalty: Callable[[], None] | None,
 ) -> dict[str, float]:
-    value = step()
-    value.total.backward()
-    record = _record(together.average(value, parameters), epoch)
-    if args.max_grad_norm is not None:
-        nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
-    optimizer.step()
+    """Take one optimiser step; return the losses before it."""
+
+    def gradients() -> ObjectiveValue:
+        value = _total(step(), backward=True)
+        value = together.average(value, parameters)
+        if penalty is not None:
+            penalty()
+        if args.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+        return value
+
+    if isinstance(optimizer, torch.optim.LBFGS):
+        values: list[ObjectiveValue] = []
+
+        def closure() -> Tensor:
+            optimizer.zero_grad(set_to_none=True)
+            values.append(gradients())
+            return values[-1].total
+
+        optimizer.step(closure)
+        record = _record(values[0], number)
+    else:
+        record = _record(gradients(), number)
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return record
 
 
-def _record(value: ObjectiveValue, epoch: int) -> dict[str, float]:
+def _total(value: ObjectiveValue | Iterable[ObjectiveValue], backward: bool = False) -> ObjectiveValue:
+    """Add up the pieces of a step; with `backward` accumulate the gradient of each before the next is computed."""
+    pieces = []
+    for piece in [value] if isinstance(value, ObjectiveValue) else value:
+        if backward:
+            piece.total.backward()
+        pieces.append(ObjectiveValue(piece.total.detach(), piece.terms) if backward else piece)
+    if len(pieces) == 1:
+        return pieces[0]
+    terms: dict[str, Tensor] = {}
+    for piece in pieces:
+        for name, term in piece.terms.items():
+            terms[name] = terms[name] + term if name in terms else term
+    return ObjectiveValue(torch.stack([piece.total for piece in pieces]).sum(), terms)
+
+
+def _record(value: ObjectiveValue, number: int) -> dict[str, float]:
     record = {"loss": float(value.total.detach()), **{name: float(term) for name, term in value.terms.items()}}
-    bad = [name for name, number in record.items() if not math.isfinite(number)]
+    bad = [name for name, loss in record.items() if not math.isfinite(loss)]
     if bad:
-        raise DivergenceError(f"Expected finite losses (got NaN or infinity in {bad} after {epoch} epochs)")
+        raise DivergenceError(f"Expected finite losses (got NaN or infinity in {bad} after {number} steps)")
     return record
 
 

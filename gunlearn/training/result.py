@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
 from dataclasses import dataclass, field
@@ -10,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch_geometric
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gunlearn.errors import CheckpointError
-from gunlearn.nn.attach.operators import restore_operators
 
 RECORD, WEIGHTS = "result.json", "model.safetensors"
 
@@ -33,10 +32,11 @@ class Result:
         seed: of the run; `None` for a model of unknown origin.
         request_hash: of what was forgotten; `None` for a base model.
         num_forget: how many items were forgotten.
-        epochs: optimiser steps taken; `None` where the caller's own function trained.
+        epochs: passes over the items, a pass that the run ended in included; `None` where the caller's own function
+            trained.
         seconds: wall time, influence estimate included, curves for reports left out.
         peak_memory_mb: peak memory while the method ran, in MiB; `None` where it could not be measured.
-        history: one record per epoch.
+        history: one record per optimiser step, see `TrainState.log_history`.
         notes: remarks of the method.
         versions: of python and the packages that matter.
         partition: what the request resolved to (not saved).
@@ -64,7 +64,9 @@ class Result:
     @property
     def data(self) -> Any:
         """What the model is to be used on: the caller's data without the forgotten items; `None` once loaded."""
-        return None if self.partition is None else self.partition.retain_data
+        retained = None if self.partition is None else self.partition.retain_data
+        back = getattr(retained, "back", None)  # a table of items, made of whatever the caller had
+        return retained if back is None else back(retained)
 
     @property
     def seconds_per_epoch(self) -> float | None:
@@ -101,13 +103,14 @@ class Result:
         Raises:
             CheckpointError: files are missing, damaged, or do not fit the model.
         """
-        import copy
-
         directory, model = Path(directory), copy.deepcopy(model)
         try:
             record = json.loads((directory / RECORD).read_text())
             weights = load_file(directory / WEIGHTS)
-            restore_operators(model, weights)
+            if any(".deletions." in f".{name}" for name in weights):
+                from gunlearn.nn.attach.operators import restore_operators  # loads PyG, which most models do without
+
+                restore_operators(model, weights)
             model.load_state_dict(weights)
             return cls(model=model.eval(), **record)
         except OSError as error:
@@ -136,6 +139,6 @@ def versions() -> dict[str, str]:
     return {
         "gunlearn": own,
         "torch": torch.__version__,
-        "torch_geometric": torch_geometric.__version__,
+        "torch_geometric": version("torch_geometric"),
         "python": platform.python_version(),
     }

@@ -11,32 +11,37 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Data
 
 from gunlearn.cost import PeakMemory
 from gunlearn.errors import UnsupportedModelError
-from gunlearn.nn.attach.contexts import CACHES
-from gunlearn.nn.kernels.fast import path_of
-from gunlearn.nn.kernels.sparse import dense_parts
+from gunlearn.nn.kernels.bag_of_words import dense_parts
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.training.callbacks import Callback
 from gunlearn.training.from_scratch import train_from_scratch
 from gunlearn.training.loop import TrainArguments
+from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 from gunlearn.training.result import Result
 
 
 def run_training(
-    model: nn.Module, data: Data, task: Task, args: TrainArguments, seed: int, callbacks: Sequence[Callback] = ()
+    model: nn.Module,
+    data: Any,
+    task: Task,
+    args: TrainArguments,
+    seed: int,
+    callbacks: Sequence[Callback] = (),
+    optimizer: OptimizerSpec = "adam",
+    scheduler: SchedulerSpec | None = None,
 ) -> Result:
     """Train a copy of `model` (as initialised by the caller) on `data`."""
-    model = private_copy(model)
+    model = private_copy(model, task)
     if args.checkpoint_dir is not None:
         settings = {**vars(args), "progress": None, "checkpoint_dir": None, "checkpoint_every": None}
         args = replace(args, fingerprint=fingerprint_of(["train", settings], task, seed, model, data))
     with isolated_rng(seed):
         memory = PeakMemory(device_of(model))
-        state = train_from_scratch(model, data, task, args, callbacks)
+        state = train_from_scratch(model, data, task, args, callbacks, optimizer, scheduler)
     config = {key: value for key, value in args.__dict__.items() if key not in ("checkpoint_dir", "fingerprint")}
     return Result(
         model=model.eval(),
@@ -47,15 +52,9 @@ def run_training(
         seconds=state.seconds,
         peak_memory_mb=memory.mb,
         history=state.log_history,
-        notes={"best_epoch": state.best_epoch, "best_val_loss": state.best_metric, **notes_of_path(model)},
+        notes={"best_epoch": state.best_epoch, "best_val_loss": state.best_metric, **task.remarks(model)},
         task=task,
     )
-
-
-def notes_of_path(model: nn.Module) -> dict[str, str]:
-    """Which way the layers ran, CSR products or gather-scatter; nothing where there are no such layers."""
-    path = path_of(model)
-    return {} if path is None else {"path": path}
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -63,8 +62,8 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def private_copy(model: nn.Module) -> nn.Module:
-    """A deep copy to work on. PyG's `cached=True` layers forget the one graph they saw: it holds the forgotten edges.
+def private_copy(model: nn.Module, task: Task) -> nn.Module:
+    """Return a deep copy to work on, ready for other data (`Task.adopt`).
 
     Raises:
         UnsupportedModelError: the model holds what cannot be copied.
@@ -76,16 +75,10 @@ def private_copy(model: nn.Module) -> nn.Module:
             f"Expected a model that can be copied (got: {error}); detach or delete tensors that a forward pass left "
             "on it"
         ) from error
-    for module in model.modules():
-        if getattr(module, "cached", None) is True:
-            module.cached = False
-            for name in CACHES:
-                if name in module.__dict__:
-                    setattr(module, name, None)
-    return model
+    return task.adopt(model)
 
 
-def fingerprint_of(settings: list[Any], task: Task, seed: int, model: nn.Module, data: Data) -> str:
+def fingerprint_of(settings: list[Any], task: Task, seed: int, model: nn.Module, data: Any) -> str:
     """Of all that decides how a run goes: settings, weights (and which of them are trained), data."""
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     digest = hashlib.sha256(json.dumps([*settings, task.name, vars(task), seed, trained], default=repr).encode())

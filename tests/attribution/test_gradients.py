@@ -18,7 +18,7 @@ from gunlearn.attribution import estimate
 from gunlearn.attribution.training.gradients import last_layer
 from gunlearn.errors import CheckpointError, InvalidInputError, UnsupportedMethodError
 from gunlearn.methods import Result
-from gunlearn.nn.kernels.sparse import PlainPathWarning, plain_path
+from gunlearn.nn.kernels.switch import PlainPathWarning, plain_path
 from gunlearn.tasks.graph.link_prediction import one_direction
 from tests.attribution.second_order import NETS, net
 

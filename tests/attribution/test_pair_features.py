@@ -6,7 +6,7 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.utils import from_networkx
 
-from gunlearn.methods.graph.pair_features import NAMES, pair_features
+from gunlearn.tasks.graph.pair_features import NAMES, pair_features
 
 
 def problem(seed: int = 0) -> tuple[nx.Graph, Data]:

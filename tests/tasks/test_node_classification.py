@@ -19,7 +19,8 @@ from gunlearn.losses import NLL, as_objective
 from gunlearn.nn.kernels.subgraph import k_hop_subgraph
 from gunlearn.tasks import NodeClassification, NodeItems, as_task, node_split
 from gunlearn.tasks.graph.node_classification import training_nodes
-from gunlearn.training.feeding import BatchOptions, Feed
+from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.feeding import Feed
 
 NUM_NODES, NUM_CLASSES = 40, 3
 
@@ -223,14 +224,14 @@ def test_batches_read_all_training_nodes_once_per_pass():
     names = as_objective(NLL(on="retain")).parts
     feed = Feed(make().eval(), task, task.training_parts(data), names, BatchOptions(batch_size=6))
     seen = []
-    for step in range(feed.batches.num_batches):
-        feed.batches.step = step
+    for step in range(feed.steps_per_epoch):
+        feed.draws["retain"].step = step
         seen.append(feed.sample()["retain"])
     index, label = (torch.cat([getattr(items, name) for items in seen]) for name in ("index", "label"))
     assert sorted(index.tolist()) == training_nodes(data).index.tolist()
     assert torch.equal(label, data.y[index])
     result = gu.train(make(), data, task, epochs=4, batch_size=6)
-    assert result.epochs == 4
+    assert (result.epochs, len(result.history)) == (4, 4 * feed.steps_per_epoch)
     shares = [training_nodes(data).share(rank, 3) for rank in range(3)]
     assert sum(s.num_items for s in shares) == training_nodes(data).num_items
     assert torch.equal(shares[1].label, data.y[shares[1].index])

@@ -20,7 +20,9 @@ from gunlearn.errors import InvalidInputError, MissingExtraError, UnsupportedMet
 from gunlearn.losses import NLL, as_objective
 from gunlearn.nn import k_hop_subgraph
 from gunlearn.tasks import LinkPrediction
-from gunlearn.training.feeding import BatchOptions, Feed, is_exact
+from gunlearn.tasks.graph.reading import is_exact
+from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.feeding import Feed
 from tests.methods.cases import same_weights
 
 REQUEST = gu.ForgetEdges(count=2, seed=1)
@@ -149,10 +151,10 @@ def exhaust(
     if negatives is not None:
         queue = iter(negatives.t().tolist())  # the feed tried one batch
     loss, gradient = 0.0, [torch.zeros_like(p) for p in model.parameters()]
-    for step in range(1 if feed.batches is None else feed.batches.num_batches):
-        if feed.batches is not None:
-            feed.batches.step = step
-        data_, items, _ = feed.read(feed.sample())
+    for step in range(feed.steps_per_epoch):
+        for draw in feed.draws.values():
+            draw.step = step
+        data_, items, _ = feed.reader.read(feed.sample())
         outputs = task.encode(model, data_)
         current = {name: task.decode(model, outputs, items[name]) for name in objective.parts}
         value = objective(current).total
@@ -194,7 +196,7 @@ def test_exhausted_batches_are_the_full_batch(conv: type[nn.Module], subgraph: s
 @pytest.mark.parametrize("options", [{"batch_size": 40}, {"batch_size": 60, "sampler": "random_node"}])
 def test_training_in_batches_learns_and_repeats(options: dict[str, Any]) -> None:
     data = graph(120, 300)
-    trained = gu.train(gu.GCN(6, 8, 4), data, epochs=60, lr=1e-2, eval_every=20, **options)
+    trained = gu.train(gu.GCN(6, 8, 4), data, epochs=12, lr=1e-2, eval_every=4, **options)
     losses = [record["loss"] for record in trained.history]
     assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
     assert trained.config["batch_size"] == options["batch_size"]
@@ -247,8 +249,9 @@ def test_images_come_in_batches_too() -> None:
     forgotten = gu.unlearn(result.model, data, gu.ForgetItems([1, 2]), "graddiff", batch_size=16, **unlearn)
     assert forgotten.notes["graph"] == "full"
     for options, message in (
-        ({"batch_size": 16, "sampler": "random_node"}, "link prediction for sampler='random_node'"),
-        ({"batch_size": 16, "subgraph": "always"}, "task on a graph for subgraph='always'"),
+        ({"batch_size": 16, "sampler": "random_node"}, "no 'sampler' for task 'image_classification'"),
+        ({"batch_size": 16, "subgraph": "always"}, "no 'subgraph' for task 'image_classification'"),
+        ({"message_graph": "full"}, "no 'message_graph' for task 'image_classification'"),
     ):
         with pytest.raises(UnsupportedMethodError, match=message):
             gu.unlearn(result.model, data, gu.ForgetItems([1, 2]), "finetune", **unlearn, **options)
@@ -274,8 +277,8 @@ def test_bad_options_are_refused_at_construction(options: dict[str, Any], messag
 
 def test_what_cannot_be_read_in_parts_is_refused() -> None:
     data, model = graph(120, 300), gu.GCN(6, 8, 4)
-    with pytest.raises(UnsupportedMethodError, match="reads retained items for 'batch_size'"):
-        run(model, data, "gradient_ascent", batch_size=10)
+    with pytest.raises(InvalidInputError, match="no 'retain_samples' for 'gradient_ascent'"):
+        run(model, data, "gradient_ascent", retain_samples=10)
     with pytest.raises(UnsupportedMethodError, match="no forget part for sampler='random_node'"):
         run(model, data, "graddiff", batch_size=10, sampler="random_node")
     with pytest.raises(InvalidInputError, match="'retain_samples' between the number of strata"):

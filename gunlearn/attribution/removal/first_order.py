@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from gunlearn.attribution.base import Estimator, InfluenceProblem
 from gunlearn.attribution.targets import Probabilities, Value
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.nn.attach.contexts import message_passing_layers, scaled_messages
+from gunlearn.nn.attach.contexts import scaled_messages
+from gunlearn.nn.attach.message_layers import message_passing_layers
 from gunlearn.nn.kernels.scatter import scatter
 from gunlearn.tasks.graph.base import GraphTask
 

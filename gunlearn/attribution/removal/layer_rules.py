@@ -13,8 +13,8 @@ from gunlearn.attribution.removal.attention_rule import GATRule
 from gunlearn.attribution.removal.linear_rule import LinearRule, Rule
 from gunlearn.attribution.removal.structure import Structure
 from gunlearn.nn.attach.overrides import Override
-from gunlearn.nn.kernels.fast import first_linear
 from gunlearn.nn.kernels.sparse import SparseMatrix
+from gunlearn.nn.kernels.sparse_linear import first_linear
 from gunlearn.nn.layers.influence_conv import InfluenceAwareConv, needs_messages
 
 

@@ -10,10 +10,11 @@ from torch_geometric.data import Data
 from torch_geometric.utils import remove_self_loops
 
 from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
-from gunlearn.nn.attach.contexts import message_passing_layers, suspended_caches
+from gunlearn.nn.attach.message_layers import message_passing_layers, suspended_caches
+from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.scatter import scatter
-from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_features, sparse_matrix
+from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_matrix
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.link_prediction import LinkPrediction
 

@@ -18,7 +18,7 @@ from gunlearn.attribution.removal.layer_rules import rule_for
 from gunlearn.attribution.removal.linear_rule import Rule
 from gunlearn.attribution.removal.structure import structure_of
 from gunlearn.errors import GunlearnError, UnsupportedModelError
-from gunlearn.nn.attach.contexts import message_passing_layers
+from gunlearn.nn.attach.message_layers import message_passing_layers
 from gunlearn.nn.attach.overrides import Override
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.subgraph import csr_rows

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.scatter import scatter
-from gunlearn.nn.kernels.sparse import argsort
+from gunlearn.nn.kernels.sorting import argsort
 
 
 def structure_of(edge_index: Tensor, num_nodes: int) -> Structure:

@@ -21,7 +21,7 @@ from gunlearn.attribution.training.retraining_influence import Train
 from gunlearn.core.checks import check_model
 from gunlearn.errors import GunlearnError
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.inputs import check_data
+from gunlearn.tasks.graph.base import check_graph
 from gunlearn.tasks.named import as_task
 
 _FIGURES = (
@@ -123,7 +123,7 @@ def influence_study(
         1.0
     """
     check_model(model)
-    check_data(data)
+    check_graph(data)
     given = {name: dict(values) for name, values in (options or {}).items()}
     known = truth_named(truth, ESTIMATORS, {**given.get(truth_estimator(truth), {}), **(truth_options or {})})
     setting = Setting(model, data, as_task(task), of, target, items, seed)

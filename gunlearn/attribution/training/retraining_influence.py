@@ -16,7 +16,7 @@ from gunlearn.attribution.distinct_items import Items, check_range
 from gunlearn.attribution.targets import Target, as_target, as_value
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.nn.attach.contexts import suspended_caches
+from gunlearn.nn.attach.message_layers import suspended_caches
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.node_classification import NodeClassification, training_nodes

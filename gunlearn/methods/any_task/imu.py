@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -18,11 +18,10 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.losses import GradientAscent, Objective, Prediction, as_objective
 from gunlearn.losses.functional import sum_tokens
 from gunlearn.losses.influence_weights import item_weights
-from gunlearn.methods.base import Outcome, Problem, fill_in
+from gunlearn.methods.base import Problem, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, predict_part
 from gunlearn.tasks.base import Parts
-from gunlearn.training.callbacks import Callback
-from gunlearn.training.processes import processes
+from gunlearn.training.step import Change
 
 _DEFAULT = {"epochs": 30, "lr": 2e-3, "weight_decay": 0.0, "top": 1.0, "l1": 0.0}
 _PAPER = {"epochs": 30, "lr": 1e-2, "weight_decay": 5e-4, "top": 0.1, "l1": 0.2}
@@ -100,7 +99,24 @@ class IMU(GradientMethod):
         """Running statistics stay: every step reads the forget set alone."""
         return FrozenStatistics
 
-    def adapt(self, problem: Problem, parts: Parts) -> tuple[Callable[[dict], dict], Callable[[], bool] | None]:
+    def trainable(self, model: nn.Module) -> list[nn.Parameter] | None:
+        """With `scope="head"` the parameters of the last layer."""
+        if not any(p.requires_grad for p in model.parameters()):
+            raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
+        return last_layer(model) if self.scope == "head" else None
+
+    def penalty(self, model: nn.Module) -> Callable[[], None] | None:
+        """The subgradient of the L1 penalty on the head; influences are of the plain loss."""
+        head = last_layer(model)
+
+        def add() -> None:
+            for parameter in head:
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter.detach().sign(), alpha=self.l1)
+
+        return add if self.l1 else None
+
+    def adapt(self, problem: Problem, parts: Parts) -> tuple[Change, Callable[[], bool] | None]:
         """Weights of the forgotten items, with the mean 1."""
         change, stop = super().adapt(problem, parts)
         model = problem.model.eval()
@@ -110,47 +126,15 @@ class IMU(GradientMethod):
         weight = item_weights(influence, self.top, self.cap)
         weight = weight / weight.mean()
 
-        def weigh(predictions: dict[str, Prediction]) -> dict[str, Prediction]:
-            forget = change(predictions)["forget"]
-            own = processes().rows(weight)
+        def weigh(predictions: dict[str, Prediction], rows: Callable[[Tensor], Tensor]) -> dict[str, Prediction]:
+            forget = change(predictions, rows)["forget"]
+            own = rows(weight)
             return {
                 **predictions,
                 "forget": forget.replace(weight=own if forget.weight is None else own * forget.weight),
             }
 
         return weigh, stop
-
-    def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`; with `scope="head"` the other parameters stand still."""
-        trained = [p for p in problem.model.parameters() if p.requires_grad]
-        if not trained:
-            raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
-        head = last_layer(problem.model)
-        mine = {id(p) for p in head}
-        others = [p for p in trained if id(p) not in mine] if self.scope == "head" else []
-        penalty = _Penalty(head, self.l1)
-        try:
-            for parameter in others:
-                parameter.requires_grad_(False)
-            return super().run(replace(problem, callbacks=[penalty, *problem.callbacks]) if self.l1 else problem)
-        finally:
-            for parameter in others:
-                parameter.requires_grad_(True)
-            penalty.remove()
-
-
-class _Penalty(Callback):
-    """Adds an L1 penalty's subgradient to gradients of the steps alone: influences are of the plain loss."""
-
-    def __init__(self, parameters: list[nn.Parameter], weight: float) -> None:
-        self.parameters, self.weight, self.hooks = parameters, weight, []
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.hooks = [p.register_hook(lambda g, p=p: g + self.weight * p.detach().sign()) for p in self.parameters]
-
-    def remove(self) -> None:
-        for hook in self.hooks:
-            hook.remove()
 
 
 def head_influence(losses: Tensor, head: list[nn.Parameter], damping: float, probes: int | None = None) -> Tensor:

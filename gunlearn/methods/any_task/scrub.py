@@ -110,12 +110,12 @@ class Scrub(GradientMethod):
         """All terms of both phases."""
         return self._maximise() + self._minimise()
 
-    def objective_at(self, epoch: int) -> Objective:
+    def objective_at(self, step: int) -> Objective:
         """The phase that a step belongs to."""
-        cycle, step = divmod(epoch, self.max_steps + self.min_steps)
-        if cycle >= self.max_epochs or step >= self.max_steps:
+        cycle, place = divmod(step, self.max_steps + self.min_steps)
+        if cycle >= self.max_epochs or place >= self.max_steps:
             return self._minimise()
-        return as_objective(GradientAscent(on="forget")) if epoch == 0 and self.ascent_first else self._maximise()
+        return as_objective(GradientAscent(on="forget")) if step == 0 and self.ascent_first else self._maximise()
 
     def _maximise(self) -> Objective:
         return -1.0 * Distillation(self.temperature, on="forget")
@@ -131,7 +131,7 @@ class Scrub(GradientMethod):
     def run(self, problem: Problem) -> Outcome:
         """See `Method.run`; says at the end which way the forget set went."""
         outcome = super().run(problem)
-        parts = problem.task.parts(problem.partition, self.message_graph, problem.model)
+        parts = self.parts(problem, ("forget",))
         outcome.notes.update(_direction(problem, outcome.model.eval(), parts, self.temperature))
         return outcome
 
@@ -140,7 +140,7 @@ class Scrub(GradientMethod):
 class ScrubR(Scrub):
     r"""SCRUB+R: SCRUB, then back to the step after which the forget set was as badly predicted as unseen items are.
 
-    Candidates are the original model (number 0) and the model after each step. The reference is the error of the last
+    Candidates are the original model (number 0) and the model after each pass. The reference is the error of the last
     one on validation items of the classes that the forget set holds (for link prediction, validation edges); the
     candidate whose error on the forget set comes closest is the result. `notes` say which (`chosen`), its error
     (`forget_error`) and the reference (`reference_error`). One model is kept for each distinct error that occurred.
@@ -173,7 +173,7 @@ class ScrubR(Scrub):
 
     def run(self, problem: Problem) -> Outcome:
         """See `Method.run`; the candidates put the chosen one into the model at the end."""
-        parts = problem.task.parts(problem.partition, self.message_graph, problem.model)
+        parts = self.parts(problem, ("forget",))
         candidates = Candidates(problem, parts, self.tie_break)
         outcome = super().run(replace(problem, callbacks=[candidates, *problem.callbacks]))
         outcome.notes.update(candidates.notes)

@@ -17,7 +17,7 @@ from gunlearn.methods.base import Outcome, Problem
 from gunlearn.methods.gradient import GradientMethod, forget_items, freeze
 from gunlearn.tasks.base import Parts
 from gunlearn.training.from_scratch import reset_model
-from gunlearn.training.processes import processes
+from gunlearn.training.step import Change
 
 
 def weighted(forget: tuple[float, Loss], retain: tuple[float, Loss]) -> Objective:
@@ -53,16 +53,15 @@ class RandomLabel(GradientMethod):
         _check_weight("retain_weight", self.retain_weight)
         return weighted((1.0, NLL(on="forget")), (self.retain_weight, NLL(on="retain")))
 
-    def adapt(self, problem: Problem, parts: Parts) -> tuple[Callable[[dict], dict], Callable[[], bool] | None]:
+    def adapt(self, problem: Problem, parts: Parts) -> tuple[Change, Callable[[], bool] | None]:
         """The likelihood of another label in place of the own one's."""
         change, stop = super().adapt(problem, parts)
         label = labels_of(forget_items(parts, self.name))
         draw = torch.rand(label.size(0)).to(label.device)
 
-        def relabel(predictions: dict[str, Prediction]) -> dict[str, Prediction]:
-            forget = change(predictions)["forget"]
-            together = processes()
-            other = other_log_prob(forget, together.rows(label), together.rows(draw))
+        def relabel(predictions: dict[str, Prediction], rows: Callable[[Tensor], Tensor]) -> dict[str, Prediction]:
+            forget = change(predictions, rows)["forget"]
+            other = other_log_prob(forget, rows(label), rows(draw))
             return {**predictions, "forget": forget.replace(log_prob=other)}
 
         return relabel, stop

@@ -12,18 +12,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import NLL, Distillation, GradientAscent, Loss, Objective, Prediction, as_objective
-from gunlearn.methods.base import Outcome, Problem, check_whole, fill_in
+from gunlearn.methods.base import Problem, check_whole, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod
 from gunlearn.methods.graph.entities import entity_graph, forgotten_entities, inverted_features, surrounding
-from gunlearn.nn.kernels.subgraph import Subgraph
 from gunlearn.tasks.base import Parts, Task
 from gunlearn.tasks.graph.node_classification import NodeParts, node_items, training_nodes
 from gunlearn.tasks.sampling import Draw
-from gunlearn.training.callbacks import Callback, TrainState
 
 PHASES = ("contrast", "ascent", "descent")
 MODES = {"default": {"descent_lr": 2e-3, "descent_steps": 3}, "paper": {"descent_lr": 1.5e-2, "descent_steps": 1}}
@@ -105,19 +102,19 @@ class Cognac(GradientMethod):
                 raise InvalidInputError(f"Expected '{name}' >= 0 (got {getattr(self, name)})")
         super().__post_init__()
 
-    def phase(self, epoch: int) -> str:
-        """The phase of the step after `epoch` steps."""
+    def phase(self, step: int) -> str:
+        """Return the phase of a step."""
         steps = (self.contrast_steps, self.ascent_steps, self.descent_steps)
-        place = epoch % sum(steps)
+        place = step % sum(steps)
         return PHASES[0] if place < steps[0] else PHASES[1] if place < steps[0] + steps[1] else PHASES[2]
 
     def objective(self) -> Objective:
         """The terms of all phases."""
         return Contrast(self.margin, on="affected") + GradientAscent(on="forget") + self._descent()
 
-    def objective_at(self, epoch: int) -> Objective:
+    def objective_at(self, step: int) -> Objective:
         """The phase's."""
-        phase = self.phase(epoch)
+        phase = self.phase(step)
         if phase == "descent":
             return self._descent()
         return as_objective(Contrast(self.margin, on="affected") if phase == "contrast" else GradientAscent())
@@ -130,16 +127,26 @@ class Cognac(GradientMethod):
         """Batch statistics stay those of training."""
         return FrozenStatistics
 
-    def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`; `notes["affected"]` is the number of affected nodes."""
-        entities = forgotten_entities(problem.partition)
+    def rate_at(self, step: int) -> float:
+        """The phase's."""
+        return {"contrast": self.lr, "ascent": self.ascent_lr, "descent": self.descent_lr}[self.phase(step)]
+
+    def parts(self, problem: Problem, names: Collection[str]) -> ContrastParts:
+        """Affected nodes in triples, forgotten training nodes as the original graph shows them, those that stay."""
+        task, partition = problem.task, problem.partition
+        entities = forgotten_entities(partition)
         nodes = affected(problem, entities, self.num_hops, self.fraction)
-        task = ContrastTask(problem.task, entities, nodes, self.num_hops)
-        rates = {"contrast": self.lr, "ascent": self.ascent_lr, "descent": self.descent_lr}
-        watch = _Rates(lambda epoch: rates[self.phase(epoch)])
-        outcome = super().run(replace(problem, task=task, callbacks=[watch, *problem.callbacks]))
-        outcome.notes["affected"] = nodes.numel()
-        return outcome
+        data, place = entity_graph(task, partition, entities, "original", self.message_graph, problem.model)
+        size = int(partition.data.num_nodes)
+        walk = Walk(partition.retain_data.edge_index, size, self.num_hops, entities)
+        learned = entities[torch.isin(entities, training_nodes(partition.data).index)]
+        forget = replace(node_items(partition.data, learned), index=place(learned))
+        plain = NodeParts(data, training_nodes(partition.retain_data), partition.touched_nodes, forget)
+        return ContrastParts(plain, walk, nodes, place(entities))
+
+    def notes(self, problem: Problem, parts: Parts) -> dict[str, Any]:
+        """Add `"affected"`, the number of affected nodes."""
+        return {**super().notes(problem, parts), "affected": parts.count("affected")}
 
 
 @torch.no_grad()
@@ -153,17 +160,6 @@ def affected(problem: Problem, entities: Tensor, num_hops: int, fraction: float)
     change = (after - before).abs().mean(dim=1)
     best = change.topk(math.ceil(fraction * near.numel())).indices
     return near[best].sort().values
-
-
-class _Rates(Callback):
-    """Sets the optimiser's learning rate before each step."""
-
-    def __init__(self, rate: Callable[[int], float]) -> None:
-        self.rate = rate
-
-    def on_epoch_begin(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
-        for group in kwargs["optimizer"].param_groups:
-            group["lr"] = self.rate(state.epoch)
 
 
 @dataclass(frozen=True, repr=False)
@@ -212,6 +208,10 @@ class TripleItems:
         """Every `world`-th triple, from `rank` on."""
         return replace(self, index=self.index[rank::world])
 
+    def decode(self, task: Task, model: nn.Module, outputs: Tensor) -> Prediction:
+        """Predict nothing; hand on the outputs of each triple as embeddings `[num_items, 3, dim]`."""
+        return Prediction(log_prob=outputs.new_zeros(self.num_items), embeddings=outputs[self.index])
+
 
 class ContrastParts(Parts):
     """What Cognac's phases read; see `names`."""
@@ -235,9 +235,13 @@ class ContrastParts(Parts):
         """See `NodeParts.strata`."""
         return self.plain.strata()
 
-    def limit(self, draw: Draw) -> None:
-        """See `Parts.limit`."""
-        self.plain.limit(draw)
+    def count(self, name: str) -> int:
+        """Return the number of items of a part."""
+        return self.nodes.numel() if name == "affected" else self.plain.count(name)
+
+    def limit(self, draw: Draw, part: str = "retain") -> None:
+        """Read batches of that part."""
+        self.plain.limit(draw, part)
 
     def sample(self, names: Collection[str]) -> dict[str, Any]:
         """See `Parts.sample`."""
@@ -275,61 +279,3 @@ class Walk:
             slot = torch.where(goes, self.start[place] + step, 0)
             place = torch.where(goes, self.target[slot], place) if self.target.numel() else place
         return torch.where(torch.isin(place, self.avoid), nodes, place)
-
-
-class ContrastTask(Task):
-    """A classification of nodes that can read triples of nodes too.
-
-    Args:
-        task: what the model predicts.
-        entities: ids of what is forgotten.
-        nodes: ids of the affected nodes.
-        num_hops: how far a neighbour may be.
-    """
-
-    def __init__(self, task: Task, entities: Tensor, nodes: Tensor, num_hops: int) -> None:
-        """See the class."""
-        self.task, self.entities, self.nodes, self.num_hops = task, entities, nodes, num_hops
-        self.name, self.summary = task.name, task.summary
-
-    def encode(self, model: nn.Module, data: Data) -> Tensor:
-        """The model's own logits."""
-        return self.task.encode(model, data)
-
-    def decode(self, model: nn.Module, outputs: Tensor, items: Any) -> Prediction:
-        """The task's prediction; of triples the logits as embeddings, and no likelihood."""
-        if not isinstance(items, TripleItems):
-            return self.task.decode(model, outputs, items)
-        return Prediction(log_prob=outputs.new_zeros(items.num_items), embeddings=outputs[items.index])
-
-    def seeds(self, items: Any) -> Tensor:
-        """See `Task.seeds`."""
-        return items.index.flatten()
-
-    def relabel(self, items: Any, subgraph: Subgraph) -> Any:
-        """See `Task.relabel`."""
-        return replace(items, index=subgraph.relabel(items.index))
-
-    def parts(
-        self,
-        partition: Any,
-        message_graph: str = "retain",
-        model: nn.Module | None = None,
-        names: Collection[str] | None = None,
-    ) -> ContrastParts:
-        """See `Task.parts`."""
-        data, place = entity_graph(self.task, partition, self.entities, "original", message_graph, model)
-        size = int(partition.data.num_nodes)
-        walk = Walk(partition.retain_data.edge_index, size, self.num_hops, self.entities)
-        learned = self.entities[torch.isin(self.entities, training_nodes(partition.data).index)]
-        forget = replace(node_items(partition.data, learned), index=place(learned))
-        plain = NodeParts(data, training_nodes(partition.retain_data), partition.touched_nodes, forget)
-        return ContrastParts(plain, walk, self.nodes, place(self.entities))
-
-    def training_parts(self, data: Data) -> Parts:
-        """See `Task.training_parts`."""
-        return self.task.training_parts(data)
-
-    def validation_items(self, data: Data) -> Any | None:
-        """See `Task.validation_items`."""
-        return self.task.validation_items(data)

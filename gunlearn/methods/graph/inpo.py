@@ -163,10 +163,10 @@ class INPO(GradientMethod):
         ]
         return Objective(tuple((weight, loss) for weight, loss in terms if weight))
 
-    def notes(self, problem: Problem) -> dict:
+    def notes(self, problem: Problem, parts: Parts) -> dict[str, Any]:
         """Remarks for the result."""
         paper = {"preset": self.preset} if self.mode == "paper" else {}
-        return {**super().notes(problem), **paper}
+        return {**super().notes(problem, parts), **paper}
 
     @torch.no_grad()
     def reference_outputs(self, problem: Problem, parts: Parts, around: AbstractContextManager) -> Any:

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -27,7 +27,6 @@ from gunlearn.methods.graph.entities import (
     surrounding,
 )
 from gunlearn.nn.kernels.sparse import sparse_matrix
-from gunlearn.nn.kernels.subgraph import Subgraph
 from gunlearn.tasks.base import Parts, Task
 from gunlearn.tasks.graph.node_classification import NodeItems
 
@@ -117,17 +116,29 @@ class MEGU(GradientMethod):
         """Batch statistics stay those of training."""
         return FrozenStatistics
 
-    def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`; `notes["neighbours"]` is the number of highly influenced ones."""
-        task, partition, model = problem.task, problem.partition, problem.model
+    def parts(self, problem: Problem, names: Collection[str]) -> MutualParts:
+        """Entities and highly influenced neighbours; without any of these, the training nodes that stay."""
+        task, partition = problem.task, problem.partition
         with torch.no_grad():
-            logits = task.encode(problem.reference, partition.data)
+            label = task.encode(problem.reference, partition.data).argmax(dim=1)
         entities = forgotten_entities(partition)
         near = influenced(partition, entities, self.num_hops)
         count = near.numel()
         if not count:
             near = task.training_parts(partition.retain_data).sample(["retain"])["retain"].index
-        mutual = MutualTask(task, logits.argmax(dim=1), entities, near, self.read)
+        data, place = entity_graph(task, partition, entities, self.read, self.message_graph, problem.model)
+        forget = HeadItems(place(entities), label[entities], entity=True)
+        return MutualParts(data, {"forget": forget, "neighbours": HeadItems(near, label[near])}, count)
+
+    def notes(self, problem: Problem, parts: Parts) -> dict[str, Any]:
+        """Add `"neighbours"`, the number of highly influenced ones."""
+        return {**super().notes(problem, parts), "neighbours": parts.num_influenced}
+
+    def run(self, problem: Problem) -> Outcome:
+        """Let an operator on the logits learn along."""
+        model = problem.model
+        with torch.no_grad():
+            logits = problem.task.encode(problem.reference, problem.partition.data)
         operator = nn.Linear(logits.size(1), logits.size(1)).to(logits)
         if self.init == "identity":
             nn.init.eye_(operator.weight)
@@ -135,10 +146,10 @@ class MEGU(GradientMethod):
         # A part of the model while it trains, so that the loop steps, saves and resumes it too.
         model.add_module(OPERATOR, operator)
         try:
-            outcome = super().run(replace(problem, task=mutual))
+            outcome = super().run(problem)
         finally:
             delattr(model, OPERATOR)
-        outcome.notes |= {"neighbours": count, "changed_predictions": self._changed(problem, outcome.model)}
+        outcome.notes["changed_predictions"] = self._changed(problem, outcome.model)
         return outcome
 
     @torch.no_grad()
@@ -238,7 +249,7 @@ class Follow(Loss):
 
 @dataclass(frozen=True)
 class HeadItems(NodeItems):
-    """Nodes that are read through both heads.
+    """Nodes that are read through both heads: the follower's logits, and the leader's as embeddings.
 
     Args:
         entity: the operator's likelihood counts and the model follows it; else the other way round.
@@ -246,76 +257,25 @@ class HeadItems(NodeItems):
 
     entity: bool = False
 
+    def decode(self, task: Task, model: nn.Module, outputs: Tensor) -> Prediction:
+        """Predict by the model's own logits and by those after the operator."""
+        plain = task.decode(model, outputs, self)
+        changed = getattr(model, OPERATOR)(plain.logits)
+        if not self.entity:
+            return plain.replace(logits=changed, embeddings=plain.logits)
+        log_prob = changed.log_softmax(dim=-1).gather(1, self.label.view(-1, 1)).view(-1)
+        return plain.replace(log_prob=log_prob, embeddings=changed)
+
 
 class MutualParts(Parts):
     """Entities and their neighbours, with the classes that the original model predicts."""
 
     names: ClassVar[dict[str, str]] = {"forget": "the entities", "neighbours": "the highly influenced nodes"}
 
-    def __init__(self, data: Data, items: dict[str, HeadItems]) -> None:
+    def __init__(self, data: Data, items: dict[str, HeadItems], num_influenced: int) -> None:
         """`items` by part, in terms of `data`."""
-        self.data, self.items = data, items
+        self.data, self.items, self.num_influenced = data, items, num_influenced
 
     def sample(self, names: Collection[str]) -> dict[str, HeadItems]:
-        """See `Parts.sample`."""
+        """Return the same items at every step."""
         return {name: self.items[name] for name in names}
-
-
-class MutualTask(Task):
-    """A classification of nodes with two heads: the model's logits, and those after the operator.
-
-    Args:
-        task: what the model predicts.
-        label: classes that the original model predicts, `[num_nodes]`.
-        entities: ids of the nodes that are forgotten.
-        near: ids of the nodes to hold.
-        read: see `entities.entity_graph`.
-    """
-
-    def __init__(self, task: Task, label: Tensor, entities: Tensor, near: Tensor, read: str) -> None:
-        """See the class."""
-        self.task, self.label, self.entities, self.near, self.read = task, label, entities, near, read
-        self.name, self.summary = task.name, task.summary
-
-    def encode(self, model: nn.Module, data: Data) -> Tensor:
-        """The model's own logits."""
-        return self.task.encode(model, data)
-
-    def decode(self, model: nn.Module, outputs: Tensor, items: NodeItems) -> Prediction:
-        """The model's prediction; of `HeadItems` the follower's logits, and the leader's as embeddings."""
-        plain = self.task.decode(model, outputs, items)
-        if not isinstance(items, HeadItems):
-            return plain
-        changed = getattr(model, OPERATOR)(plain.logits)
-        if not items.entity:
-            return plain.replace(logits=changed, embeddings=plain.logits)
-        log_prob = changed.log_softmax(dim=-1).gather(1, items.label.view(-1, 1)).view(-1)
-        return plain.replace(log_prob=log_prob, embeddings=changed)
-
-    def seeds(self, items: NodeItems) -> Tensor:
-        """See `Task.seeds`."""
-        return self.task.seeds(items)
-
-    def relabel(self, items: NodeItems, subgraph: Subgraph) -> NodeItems:
-        """See `Task.relabel`."""
-        return self.task.relabel(items, subgraph)
-
-    def parts(
-        self,
-        partition: Any,
-        message_graph: str = "retain",
-        model: nn.Module | None = None,
-        names: Collection[str] | None = None,
-    ) -> MutualParts:
-        """See `Task.parts`."""
-        data, place = entity_graph(self.task, partition, self.entities, self.read, message_graph, model)
-        forget = HeadItems(place(self.entities), self.label[self.entities], entity=True)
-        return MutualParts(data, {"forget": forget, "neighbours": HeadItems(self.near, self.label[self.near])})
-
-    def training_parts(self, data: Data) -> Parts:
-        """See `Task.training_parts`."""
-        return self.task.training_parts(data)
-
-    def validation_items(self, data: Data) -> Any | None:
-        """See `Task.validation_items`."""
-        return self.task.validation_items(data)

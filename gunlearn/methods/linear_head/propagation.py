@@ -9,8 +9,9 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.memo import memo
-from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_features, sparse_matrix
+from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_matrix
 from gunlearn.nn.kernels.subgraph import csr_rows, k_hop_subgraph
 from gunlearn.nn.layers.linear_head import normalised, row_scale
 

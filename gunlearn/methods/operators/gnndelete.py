@@ -14,9 +14,10 @@ from gunlearn.losses import MSEToReference, Objective, ObjectiveValue
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.operators.layer_losses import Affected, LayerLosses, frozen, set_mode
 from gunlearn.methods.operators.layers import layer_outputs
-from gunlearn.nn.attach.operators import INITS, View, attach_operators, detach_operators, rows_in, viewed
+from gunlearn.nn.attach.operators import OPERATOR_INITS, View, attach_operators, detach_operators, rows_in, viewed
 from gunlearn.nn.kernels.subgraph import Subgraph
-from gunlearn.training.feeding import SUBGRAPH, small_subgraph
+from gunlearn.tasks.graph.reading import small_subgraph
+from gunlearn.tasks.sampling import SUBGRAPH
 from gunlearn.training.loop import TrainArguments, fit
 
 GRAPHS = ("retain", "full", "affected")
@@ -69,7 +70,7 @@ class LayerWise(Method):
         for name, value in (_PAPER if self.mode == "paper" else {**_DEFAULT, **self.defaults}).items():
             if name in self.options() and getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name, known in (("init", INITS), ("message_graph", GRAPHS), ("subgraph", SUBGRAPH)):
+        for name, known in (("init", OPERATOR_INITS), ("message_graph", GRAPHS), ("subgraph", SUBGRAPH)):
             check_choice(name, getattr(self, name), known)
         self.arguments()
         self.objective()

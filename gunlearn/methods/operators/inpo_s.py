@@ -14,7 +14,14 @@ from gunlearn.methods.base import Outcome, Problem
 from gunlearn.methods.graph.inpo import INPO
 from gunlearn.methods.operators.layer_losses import Affected, frozen
 from gunlearn.methods.operators.layers import layer_outputs
-from gunlearn.nn.attach.operators import INITS, DeletionOperator, View, attach_operators, detach_operators, viewed
+from gunlearn.nn.attach.operators import (
+    OPERATOR_INITS,
+    DeletionOperator,
+    View,
+    attach_operators,
+    detach_operators,
+    viewed,
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,8 @@ class INPOS(INPO):
         """Refuse bad options at construction."""
         if self.mode != "default":
             raise InvalidInputError(f"Expected mode='default' for 'inpo_s' (got {self.mode!r})")
-        if self.init not in INITS:
-            raise InvalidInputError(f"Expected 'init' among {INITS} (got {self.init!r})")
+        if self.init not in OPERATOR_INITS:
+            raise InvalidInputError(f"Expected 'init' among {OPERATOR_INITS} (got {self.init!r})")
         super().__post_init__()
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:

@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 from gunlearn.losses import Objective, ObjectiveValue, Prediction
 from gunlearn.methods.base import Problem
 from gunlearn.methods.operators.layers import hops_of
-from gunlearn.nn.attach.contexts import message_passing_layers
+from gunlearn.nn.attach.message_layers import message_passing_layers
 from gunlearn.nn.attach.operators import DeletionOperator, View
 from gunlearn.tasks.graph.negatives import NegativeSampler
 

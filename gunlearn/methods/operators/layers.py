@@ -8,7 +8,8 @@ from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import UnsupportedModelError
-from gunlearn.nn.attach.contexts import after_layer, message_passing_layers
+from gunlearn.nn.attach.contexts import after_layer
+from gunlearn.nn.attach.message_layers import message_passing_layers
 from gunlearn.tasks.base import Task
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gunlearn.core.checks import check_choice
-from gunlearn.curvature.products import KINDS, Curvature, SplitGaussNewton
+from gunlearn.curvature.products import CURVATURES, Curvature, SplitGaussNewton
 from gunlearn.curvature.solvers import Krylov, krylov
 from gunlearn.curvature.training_loss import TrainingLoss
 from gunlearn.errors import DivergenceError, InvalidInputError
@@ -63,7 +63,7 @@ class InfluenceUpdate(Method):
 
     def __post_init__(self) -> None:
         """Refuse bad options at construction."""
-        check_choice("curvature", self.curvature, KINDS)
+        check_choice("curvature", self.curvature, CURVATURES)
         if self.damping is not None and not self.damping >= 0:
             raise InvalidInputError(f"Expected 'damping' >= 0 or None (got {self.damping})")
         if not (0 < self.tolerance < 1 and self.max_iterations >= 1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.requests.training_graph import num_graphs
+from gunlearn.tasks.base import View
 from gunlearn.tasks.graph.beside import beside
 from gunlearn.tasks.graph.node_classification import (
     NodeClassification,
@@ -68,15 +69,9 @@ class GraphClassification(NodeClassification):
         data, _ = beside(partition.retain_data, partition.data, forget[:0])
         return data, lambda graphs: graphs + before
 
-    def parts(
-        self,
-        partition: Any,
-        message_graph: str = "retain",
-        model: nn.Module | None = None,
-        names: Collection[str] | None = None,
-    ) -> NodeParts:
-        """See `Task.parts`; graphs have no distance to each other, so that they are one stratum."""
-        parts = super().parts(partition, message_graph, model, names)
+    def make_parts(self, view: View) -> NodeParts:
+        """Return the parts; graphs have no distance to each other, so that they are one stratum."""
+        parts = super().make_parts(view)
         parts.start = None
         return parts
 

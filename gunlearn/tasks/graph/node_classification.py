@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.nn.kernels.subgraph import Subgraph
-from gunlearn.tasks.base import Parts
+from gunlearn.tasks.base import Parts, View
 from gunlearn.tasks.graph.base import GraphTask
 from gunlearn.tasks.graph.beside import is_joint
 from gunlearn.tasks.sampling import Draw, edge_strata
@@ -43,6 +43,11 @@ class NodeItems:
         """Number of nodes."""
         return self.label.numel()
 
+    def take(self, index: Tensor) -> NodeItems:
+        """Return some of the nodes, `[k]`."""
+        weight = None if self.weight is None else self.weight[index]
+        return replace(self, index=self.index[index], label=self.label[index], fixed=False, weight=weight)
+
     def share(self, rank: int, world: int) -> NodeItems:
         """Every `world`-th node, from `rank` on."""
         weight = None if self.weight is None else self.weight[rank::world]
@@ -63,6 +68,11 @@ class NodeParts(Parts):
         """`start` are the nodes that a request touches, `[num_start]`: strata are distances to them."""
         self.data, self.retain, self.start, self.forget = data, retain, start, forget
         self.draw: Draw | None = None
+        self.forget_draw: Draw | None = None
+
+    def count(self, name: str) -> int:
+        """Return the number of forgotten or retained items."""
+        return self.retain.num_items if name == "retain" else super().count(name)
 
     def strata(self) -> Tensor:
         """Distance of each training node to what is forgotten; one stratum without any."""
@@ -71,9 +81,12 @@ class NodeParts(Parts):
             return torch.zeros_like(index)
         return edge_strata(index[None], self.start, self.data.edge_index, self.data.num_nodes)
 
-    def limit(self, draw: Draw) -> None:
-        """See `Parts.limit`."""
-        self.draw = draw
+    def limit(self, draw: Draw, part: str = "retain") -> None:
+        """Read batches of that part."""
+        if part == "forget":
+            self.forget_draw = draw
+        else:
+            self.draw = draw
 
     def sample(self, names: Collection[str]) -> dict[str, NodeItems]:
         """See `Parts.sample`.
@@ -95,7 +108,10 @@ class NodeParts(Parts):
             index, weight = self.draw()
             index = index.to(retain.index.device)
             retain = NodeItems(retain.index[index], retain.label[index], fixed=False, weight=weight)
-        items = {"forget": self.forget, "retain": retain}
+        forget = self.forget
+        if forget is not None and self.forget_draw is not None and "forget" in names:
+            forget = forget.take(self.forget_draw()[0].to(forget.index.device))
+        items = {"forget": forget, "retain": retain}
         return {name: items[name] for name in names}
 
 
@@ -140,11 +156,11 @@ class NodeClassification(GraphTask):
         weight = None if items.weight is None else items.weight.to(logits)
         return Prediction(log_prob=log_prob, logits=logits, weight=weight)
 
-    def seeds(self, items: NodeItems) -> Tensor:
-        """See `Task.seeds`."""
-        return items.index
+    def seeds(self, items: Any) -> Tensor | None:
+        """Return the node ids of items with an `index`, of whatever shape."""
+        return items.index.flatten()
 
-    def relabel(self, items: NodeItems, subgraph: Subgraph) -> NodeItems:
+    def relabel(self, items: Any, subgraph: Subgraph) -> Any:
         """See `Task.relabel`."""
         return replace(items, index=subgraph.relabel(items.index))
 
@@ -152,22 +168,18 @@ class NodeClassification(GraphTask):
         """See `Task.reading`."""
         return NodeItems(ends[0], items.label[index], fixed=False)
 
-    def parts(
-        self,
-        partition: Any,
-        message_graph: str = "retain",
-        model: nn.Module | None = None,
-        names: Collection[str] | None = None,
-    ) -> NodeParts:
-        """See `Task.parts`."""
+    def make_parts(self, view: View) -> NodeParts:
+        """See `Task.make_parts`."""
+        partition = view.partition
         forget = None if partition.forgets == ("edges",) else self.forgotten(partition)
         none = partition.touched_nodes[:0]
-        read = forget is not None and (names is None or "forget" in names)
-        data, place = self.graphs(partition, message_graph, model, forget.index if read else none)
+        read = forget is not None and view.reads("forget")
+        data, place = self.graphs(partition, view.message_graph, view.model, forget.index if read else none)
         if forget is not None:
             forget = replace(forget, index=place(forget.index))
         parts = NodeParts(data, self.train_items(partition.retain_data), partition.touched_nodes, forget)
         parts.joint = is_joint(data, partition)
+        parts.retained = partition.retain_data if parts.joint else None  # its rows come first in the joint graph
         return parts
 
     def training_parts(self, data: Data) -> NodeParts:

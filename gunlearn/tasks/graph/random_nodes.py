@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric.data import Data
 
-from gunlearn.errors import InvalidInputError
-from gunlearn.nn.kernels.sparse import EdgePattern, argsort
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.nn.kernels.edge_scores import EdgePattern
+from gunlearn.nn.kernels.sorting import argsort
 from gunlearn.nn.kernels.subgraph import Subgraph, part_of
-from gunlearn.tasks.base import Parts
-from gunlearn.tasks.graph.link_prediction import EdgeItems, EdgeParts
+from gunlearn.tasks.base import Parts, Reader, Task
+from gunlearn.tasks.graph.edge_items import EdgeItems, EdgeParts
 from gunlearn.tasks.graph.negatives import NegativeSampler
-from gunlearn.tasks.sampling import ShuffledBatches
+from gunlearn.tasks.graph.reading import GraphReader
+from gunlearn.tasks.sampling import BatchOptions, ShuffledBatches
 
 
 class RandomNodeParts(Parts):
@@ -113,3 +118,29 @@ def _inside(part: Tensor, edges: Tensor, num_parts: int) -> tuple[Tensor, ...]:
     columns = (own == part[edges[1]]).nonzero().view(-1)
     own = own[columns]
     return columns[argsort(own, stable=True)].split(torch.bincount(own, minlength=num_parts).tolist())
+
+
+class RandomNodeReader(GraphReader):
+    """Reads one random part of the nodes per step.
+
+    Raises:
+        UnsupportedMethodError: the objective reads forgotten items, or the context works on the whole graph alone.
+    """
+
+    def __init__(
+        self, task: Task, parts: EdgeParts, names: tuple[str, ...], options: BatchOptions, around: Any
+    ) -> None:
+        """Cut the nodes into parts."""
+        if "forget" in names:
+            raise UnsupportedMethodError("Expected no forget part for sampler='random_node' (got one); use 'k_hop'")
+        # Drawn here, before a checkpoint is read, so that a resumed run has the same permutations.
+        cut = RandomNodeParts(parts, options.batch_size, int(torch.randint(2**31, ())))
+        Reader.__init__(self, cut, nullcontext() if around is None else around)
+        self.task, self.names, self.options, self.extract = task, names, options, None
+        self._narrow = None
+        self.cut, self.batches, self.note = cut, cut.batches, f"{cut.num_parts} random parts of the nodes"
+        self.check_around()
+
+    def read(self, items: dict, needed: Collection[str] | None = None) -> tuple[Data, dict, Subgraph | None]:
+        """See `Reader.read`."""
+        return self.cut.subgraph.data, items, self.cut.subgraph

@@ -12,7 +12,9 @@ from torch.nn.functional import log_softmax
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
-from gunlearn.tasks.base import Parts, Task
+from gunlearn.requests.ids import trainable_mask
+from gunlearn.tasks.base import Parts, Task, View
+from gunlearn.tasks.items.tables import as_table, rows_at
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -32,6 +34,10 @@ class ArrayItems:
     def num_items(self) -> int:
         """Number of rows."""
         return self.y.size(0)
+
+    def take(self, index: Tensor) -> ArrayItems:
+        """Return some of the rows, `[k]`."""
+        return replace(self, x=self.x[index], y=self.y[index], fixed=False)
 
     def share(self, rank: int, world: int) -> ArrayItems:
         """Every `world`-th row, from `rank` on."""
@@ -58,7 +64,7 @@ class ArrayParts(Parts):
     ) -> None:
         """See the class."""
         self.data, self.batch_sizes = data, batch_sizes
-        self.draw: Draw | None = None
+        self.draws: dict[str, Draw] = {}
         masks = {"forget": forget_mask, "retain": retain_mask}
         self.index = {name: mask.nonzero().view(-1) for name, mask in masks.items() if mask is not None}
 
@@ -66,9 +72,13 @@ class ArrayParts(Parts):
         """One stratum: rows have no distance to each other."""
         return torch.zeros_like(self.index["retain"])
 
-    def limit(self, draw: Draw) -> None:
-        """See `Parts.limit`."""
-        self.draw = draw
+    def count(self, name: str) -> int:
+        """Return the number of items of a part."""
+        return self.index[name].numel()
+
+    def limit(self, draw: Draw, part: str = "retain") -> None:
+        """Read batches of that part."""
+        self.draws[part] = draw
 
     def sample(self, names: Collection[str]) -> dict[str, ArrayItems]:
         """See `Parts.sample`."""
@@ -78,8 +88,8 @@ class ArrayParts(Parts):
         out = {}
         for name in names:
             index, fixed, size = self.index[name], True, self.batch_sizes.get(name)
-            if name == "retain" and self.draw is not None:
-                index, fixed = index[self.draw()[0].to(index.device)], False  # one stratum: all weights are 1
+            if name in self.draws:
+                index, fixed = index[self.draws[name]()[0].to(index.device)], False  # one stratum: all weights are 1
             elif size is not None and size < index.numel():
                 index, fixed = index[torch.randperm(index.numel())[:size].to(index.device)], False
             out[name] = self.items(index, fixed)
@@ -87,7 +97,7 @@ class ArrayParts(Parts):
 
     def items(self, index: Tensor, fixed: bool) -> Any:
         """The rows `index`; `fixed` where they are the same at every step."""
-        return ArrayItems(self.data.x[index], self.data.y[index], fixed)
+        return ArrayItems(*rows_at(self.data, index), fixed)
 
 
 class ImageClassification(Task):
@@ -117,32 +127,25 @@ class ImageClassification(Task):
         log_prob = log_softmax(logits, dim=-1).gather(1, items.y.view(-1, 1)).view(-1)
         return Prediction(log_prob=log_prob, logits=logits)
 
-    def parts(
-        self,
-        partition: Any,
-        message_graph: str = "retain",
-        model: nn.Module | None = None,
-        names: Collection[str] | None = None,
-    ) -> ArrayParts:
-        """See `Task.parts`; there is no graph to choose."""
+    def make_parts(self, view: View) -> ArrayParts:
+        """Return the parts; there is no graph to choose."""
+        partition = view.partition
         sizes = {"retain": self.batch_size}
         return ArrayParts(partition.data, partition.forget_mask, partition.retain_mask, sizes)
 
     def training_parts(self, data: Data) -> ArrayParts:
         """All training rows (`data.train_mask`, else every row that is not held out) are retained."""
-        return ArrayParts(data, None, training_mask(data), {"retain": self.batch_size})
+        return ArrayParts(
+            data,
+            None,
+            trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu")),
+            {"retain": self.batch_size},
+        )
 
     def validation_items(self, data: Data) -> ArrayItems | None:
         """Rows of `data.val_mask`."""
-        return ArrayItems(data.x[data.val_mask], data.y[data.val_mask]) if "val_mask" in data else None
+        return ArrayItems(*rows_at(data, data.val_mask)) if "val_mask" in data else None
 
-
-def training_mask(data: Data) -> Tensor:
-    """Rows of `data.train_mask`, else every row that is not held out: boolean `[num_items]`."""
-    if "train_mask" in data:
-        return data.train_mask
-    mask = torch.ones(data.x.size(0), dtype=torch.bool, device=data.x.device)
-    for name in ("val_mask", "test_mask"):
-        if name in data:
-            mask = mask & ~data[name]
-    return mask
+    def check_data(self, data: Any) -> Any:
+        """Return a table of the items; see `as_table`."""
+        return as_table(data)

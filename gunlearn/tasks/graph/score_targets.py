@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
+from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.losses import Prediction
-from gunlearn.methods.base import Problem
-from gunlearn.methods.graph.pair_features import pair_features
-from gunlearn.training.feeding import small_subgraph
-from gunlearn.training.processes import processes
+from gunlearn.tasks.graph.pair_features import pair_features
+from gunlearn.tasks.graph.reading import small_subgraph
 
 MIN_HELD_OUT, NEIGHBORS = 30, 20
 
@@ -33,7 +34,7 @@ def check_held_out(data: Data) -> None:
         )
 
 
-def unseen_scores(problem: Problem) -> Tensor:
+def unseen_scores(task: Any, reference: nn.Module, partition: Any) -> Tensor:
     r"""Expected score of each forgotten edge for a model trained without it, `[num_forget]`.
 
     Validation edges are true edges that the original model never saw. For a forgotten edge `e`, let `m_e` and `v_e` be
@@ -48,13 +49,12 @@ def unseen_scores(problem: Problem) -> Tensor:
 
     The method refuses data with fewer than `MIN_HELD_OUT` validation edges before it starts.
     """
-    data, task = problem.partition.retain_data, problem.task
+    data, forget = partition.retain_data, partition.forget_edge_index
     held_out = data.val_pos_edge_index
-    forget = problem.partition.forget_edge_index
     with torch.no_grad():
-        outputs = task.encode(problem.reference, data)
+        outputs = task.encode(reference, data)
         seen, unseen = (
-            task.decode(problem.reference, outputs, task.edge_items(data, pairs)).logits for pairs in (forget, held_out)
+            task.decode(reference, outputs, task.edge_items(data, pairs)).logits for pairs in (forget, held_out)
         )
     covariates = pair_features(data, held_out)
     scaler = StandardScaler().fit(covariates)
@@ -67,46 +67,58 @@ def unseen_scores(problem: Problem) -> Tensor:
     return (mean + share * (gap - gap.mean())).to(seen)
 
 
-def separated_scores(problem: Problem, share: float = 0.05) -> Tensor:
+def separated_scores(task: Any, reference: nn.Module, partition: Any, share: float = 0.05) -> Tensor:
     """The score below which `share` of the retained edges lie (original model, retained graph), `[num_forget]`."""
-    data, task, partition = problem.partition.retain_data, problem.task, problem.partition
+    data = partition.retain_data
     with torch.no_grad():
         items = task.edge_items(data, partition.retain_edge_index)
-        score = task.decode(problem.reference, task.encode(problem.reference, data), items).logits
+        score = task.decode(reference, task.encode(reference, data), items).logits
     quantile = np.quantile(score.double().cpu().numpy(), share)  # torch's own refuses large inputs
     return torch.full((partition.num_forget,), float(quantile), dtype=score.dtype, device=score.device)
 
 
 #: What `until` can say: how far down each forgotten edge is pushed.
-TARGETS = {"separated": separated_scores, "unseen": unseen_scores}
+SCORE_TARGETS = {"separated": separated_scores, "unseen": unseen_scores}
 
 
 class ScoreTarget:
     """Lets each forgotten edge go once its score is at its target, and ends the run when nearly all are.
 
     Args:
-        problem: the problem being solved.
-        until: a name of `TARGETS`.
+        until: a name of `SCORE_TARGETS`.
+        task: the link prediction task.
+        model: the model that unlearns.
+        reference: the model as it was.
+        partition: what is forgotten.
         done: share of edges that must have reached their target.
         narrow: look at the subgraph around the forgotten edges alone, where that gives the same scores.
     """
 
-    def __init__(self, problem: Problem, until: str, done: float = 0.95, narrow: bool = True) -> None:
+    def __init__(
+        self,
+        until: str,
+        task: Any,
+        model: nn.Module,
+        reference: nn.Module,
+        partition: Any,
+        done: float = 0.95,
+        narrow: bool = True,
+    ) -> None:
         """Compute the targets."""
-        self.problem, self.done = problem, done
-        self.target = TARGETS[until](problem)
-        self.data, task = problem.partition.retain_data, problem.task
-        self.items = task.edge_items(self.data, problem.partition.forget_edge_index)
+        self.task, self.model, self.done = task, model, done
+        self.target = SCORE_TARGETS[until](task, reference, partition)
+        self.data = partition.retain_data
+        self.items = task.edge_items(self.data, partition.forget_edge_index)
         found = None
         if narrow:
-            found = small_subgraph(problem.model, task, self.data, task.seeds(self.items), training=False)
+            found = small_subgraph(model, task, self.data, task.seeds(self.items), training=False)
         if found is not None:
             self.data, self.items = found[0].data, task.relabel(self.items, found[0])
 
     @torch.no_grad()
     def above(self) -> Tensor:
         """Edges still above their target: plain messages, retained graph, evaluation mode; bool `[num_forget]`."""
-        model, task = self.problem.model, self.problem.task
+        model, task = self.model, self.task
         mode = model.training
         model.eval()
         outputs = task.encode(model, self.data)
@@ -114,10 +126,10 @@ class ScoreTarget:
         model.train(mode)
         return score > self.target
 
-    def release(self, predictions: dict[str, Prediction]) -> dict[str, Prediction]:
-        """Weight 0 for forgotten edges that are at their target."""
+    def release(self, predictions: dict[str, Prediction], rows: Callable[[Tensor], Tensor]) -> dict[str, Prediction]:
+        """Give weight 0 to forgotten edges that are at their target."""
         forget = predictions["forget"]
-        weight = processes().rows(self._active).to(forget.log_prob.dtype)
+        weight = rows(self._active).to(forget.log_prob.dtype)
         return {**predictions, "forget": forget.replace(weight=weight)}
 
     def reached(self) -> bool:

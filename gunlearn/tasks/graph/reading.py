@@ -1,0 +1,202 @@
+"""What a graph model reads in one step: the whole graph, or the part of it that the step's items depend on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch_geometric import typing as pyg
+from torch_geometric.data import Data
+from torch_geometric.loader import NeighborLoader
+
+from gunlearn.errors import GunlearnError, MissingExtraError, UnsupportedMethodError
+from gunlearn.nn.kernels.subgraph import Subgraph, k_hop_subgraph, part_of, propagation_depth
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks.base import Parts, Reader, Task
+from gunlearn.tasks.sampling import BatchOptions
+
+
+class GraphReader(Reader):
+    """Reads subgraphs where they are smaller than half of the graph, and give the outputs of the whole.
+
+    Args:
+        model: the model that will be trained.
+        task: what it predicts.
+        parts: the problem's parts.
+        names: the parts that the objective reads.
+        options: how much a step reads.
+        around: the context around training passes; see `GradientMethod.surroundings`.
+
+    Raises:
+        UnsupportedMethodError: `subgraph="always"` or a sampler where the model or the context cannot work on a part.
+        MissingExtraError: `sampler="neighbor"` without pyg-lib and torch-sparse.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        parts: Parts,
+        names: tuple[str, ...],
+        options: BatchOptions,
+        around: AbstractContextManager | None = None,
+    ) -> None:
+        """Decide what to read."""
+        super().__init__(parts, nullcontext() if around is None else around)
+        self.task, self.names, self.options = task, names, options
+        self.extract: Callable[[Tensor], Subgraph] | None = None
+        self._kept: tuple[Subgraph, dict] | None = None
+        self._narrow: tuple[Subgraph, AbstractContextManager] | None = None
+        if options.sampler == "random_node":
+            raise UnsupportedMethodError(f"Expected link prediction for sampler='random_node' (got '{task.name}')")
+        if options.sampler == "neighbor":
+            self.extract = _neighbors(parts.data, options.num_neighbors or ())
+            self.check_around()
+            self.note = f"sampled neighbours {tuple(options.num_neighbors or ())}"
+        elif options.sampler == "k_hop" and options.subgraph != "never":
+            self._choose_k_hop(model)
+
+    def _choose_k_hop(self, model: nn.Module) -> None:
+        """Use subgraphs where they are small, and right."""
+        always, data = self.options.subgraph == "always", self.parts.data
+        limited = getattr(self.parts, "draw", None) is not None
+        if not always and not limited and set(self.names) - {"forget"}:
+            return  # all retained items are read, so the whole graph is
+        with isolated_rng():
+            seeds = self._seeds(self.parts.sample(self.names))
+        if always:
+            self.check_around()
+            if seeds is None:
+                raise UnsupportedMethodError(
+                    f"Expected a task of nodes or pairs for subgraph='always' (got '{self.task.name}')"
+                )
+        if seeds is None or not self._narrows():
+            return
+        found = small_subgraph(model, self.task, data, seeds, training=True, always=always)
+        if found is not None:
+            subgraph, depth = found
+            self.extract = lambda nodes: k_hop_subgraph(data, nodes, depth)
+            self.note = f"{depth}-hop subgraph, {subgraph.ids.numel()} of {data.num_nodes} nodes"
+
+    def _seeds(self, items: dict) -> Tensor | None:
+        seeds = [self.task.seeds(item) for item in items.values()]
+        return None if any(s is None for s in seeds) else torch.cat(seeds)
+
+    def _narrows(self) -> bool:
+        return isinstance(self.around, nullcontext) or hasattr(self.around, "on")
+
+    def check_around(self) -> None:
+        """Refuse a context that works on the whole graph alone."""
+        if not self._narrows():
+            raise UnsupportedMethodError(
+                f"Expected surroundings with a method 'on(subgraph)' to work on a part of the graph "
+                f"(got {type(self.around).__name__})"
+            )
+
+    def read(self, items: dict, needed: Collection[str] | None = None) -> tuple[Data, dict, Subgraph | None]:
+        """See `Reader.read`."""
+        if self.extract is None:
+            return super().read(items, needed)
+        if self._kept is None:
+            seeds = self._seeds(items)  # none where a process has no share: some node stands in, for its zero gradient
+            subgraph = self.extract(seeds if seeds.numel() else seeds.new_zeros(1))
+            local = {name: self.task.relabel(item, subgraph) for name, item in items.items()}
+            if not all(getattr(item, "fixed", False) for item in items.values()):
+                return subgraph.data, local, subgraph
+            self._kept = subgraph, local
+        return self._kept[0].data, self._kept[1], self._kept[0]
+
+    def surroundings(self, subgraph: Subgraph | None) -> AbstractContextManager:
+        """See `Reader.surroundings`."""
+        if subgraph is None or isinstance(self.around, nullcontext):
+            return self.around
+        if self._narrow is None or self._narrow[0] is not subgraph:
+            self._narrow = subgraph, self.around.on(subgraph)
+        return self._narrow[1]
+
+
+_DROPOUTS = (
+    "dropout",
+    "alpha_dropout",
+    "feature_dropout",
+    "feature_alpha_dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+)
+
+
+class _NoDropout(TorchFunctionMode):
+    """Dropout keeps everything inside the block, so that two passes in training mode can be compared."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if getattr(func, "__name__", "").rstrip("_") in _DROPOUTS and args:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def small_subgraph(
+    model: nn.Module, task: Task, data: Data, seeds: Tensor, training: bool, always: bool = False
+) -> tuple[Subgraph, int] | None:
+    """The subgraph that the outputs of `seeds` depend on, and its number of hops.
+
+    `None` where it holds more than half of the edges, or the model does not give on it the outputs of the whole graph
+    (see `is_exact`): it may hold an embedding per node, say, or mix nodes in other ways than by messages.
+
+    Raises:
+        UnsupportedMethodError: with `always`, where the outputs differ in evaluation mode (in training mode batch
+            statistics may differ), or it cannot run on a part.
+    """
+    probe, limit = copy.deepcopy(getattr(model, "_orig_mod", model)), data.edge_index.size(1) // 2
+    subgraph, depth, reason = None, 0, "other outputs than on the whole graph"
+    try:
+        with isolated_rng():
+            depth = propagation_depth(probe, data, task.encode)
+        subgraph = k_hop_subgraph(data, seeds, depth, None if always else limit)
+        exact = subgraph is not None and is_exact(probe, task, data, subgraph, seeds, training and not always)
+    except (GunlearnError, RuntimeError, IndexError) as error:  # whatever a model made for one graph raises on another
+        exact, reason = False, str(error)
+    if exact:
+        return subgraph, depth
+    if always:
+        raise UnsupportedMethodError(
+            f"Expected a model that works on a part of the graph for subgraph='always' (got {reason})"
+        )
+    return None
+
+
+@torch.no_grad()
+def is_exact(model: nn.Module, task: Task, data: Data, subgraph: Subgraph, seeds: Tensor, training: bool) -> bool:
+    """Whether the outputs on `seeds` of `model` (a copy to try things on) are the same on the subgraph.
+
+    They are not where it mixes nodes in other ways than by messages (batch normalisation in training mode, graph
+    normalisation, global attention), or draws numbers other than dropout.
+    """
+    model.train(training)
+    with isolated_rng(), _NoDropout():
+        full = task.encode(model, data)[seeds]
+        part = task.encode(model, subgraph.data)[subgraph.relabel(seeds)]
+    return bool(torch.allclose(part, full, rtol=1e-4, atol=1e-5 * float(full.abs().max())))
+
+
+def _neighbors(data: Data, num_neighbors: Collection[int]) -> Callable[[Tensor], Subgraph]:
+    """Return a function that samples neighbours of seeds by PyG's `NeighborLoader`."""
+    if not (pyg.WITH_PYG_LIB or pyg.WITH_TORCH_SPARSE):
+        raise MissingExtraError(
+            "Expected pyg-lib or torch-sparse for sampler='neighbor' (got neither); install pyg-lib as PyG's "
+            "installation guide says, or use sampler='k_hop', which is exact and needs neither"
+        )
+    slim = Data(edge_index=data.edge_index, num_nodes=data.num_nodes)
+    loader = NeighborLoader(slim, num_neighbors=list(num_neighbors), batch_size=1)
+
+    def extract(seeds: Tensor) -> Subgraph:
+        batch = loader(seeds.unique().cpu())
+        device = data.edge_index.device
+        return part_of(data, batch.n_id.to(device), batch.e_id.to(device), batch.edge_index.to(device))
+
+    return extract

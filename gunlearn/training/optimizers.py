@@ -1,0 +1,182 @@
+"""Optimisers and schedulers by PyTorch's names, or from a caller's own function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from gunlearn.core.registry import did_you_mean
+from gunlearn.errors import InvalidInputError, InvalidTypeError
+
+#: A name of `torch.optim`, in any spelling, or a function from parameters to an optimiser.
+OptimizerSpec = str | Callable[[Sequence[nn.Parameter]], Any]
+#: A name of `torch.optim.lr_scheduler`, or a function from an optimiser to a scheduler.
+SchedulerSpec = str | Callable[[Any], Any]
+
+
+def _named(module: Any, base: type) -> dict[str, type]:
+    return {
+        name.lower(): value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base) and value is not base and not name.startswith("_")
+    }
+
+
+def find_optimizer(name: str) -> type[Optimizer]:
+    """Return the class of `torch.optim` with that name, in any spelling.
+
+    Raises:
+        InvalidInputError: there is none.
+        InvalidTypeError: not a name.
+    """
+    return _find(name, _named(torch.optim, Optimizer), "an optimizer of torch.optim")
+
+
+def find_scheduler(name: str) -> type[LRScheduler]:
+    """Return the class of `torch.optim.lr_scheduler` with that name, in any spelling.
+
+    Raises:
+        InvalidInputError: there is none, or it waits for a validation loss (`ReduceLROnPlateau`).
+        InvalidTypeError: not a name.
+    """
+    found = _find(name, _named(torch.optim.lr_scheduler, LRScheduler), "a scheduler of torch.optim.lr_scheduler")
+    if found is ReduceLROnPlateau:
+        raise InvalidInputError(f"Expected a scheduler that follows from the number of the step alone (got {name!r})")
+    return found
+
+
+def _find(name: str, known: dict[str, type], what: str) -> Any:
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"Expected the name of {what}, or a function (got {type(name).__name__})")
+    key = name.lower().replace("_", "").replace("-", "")
+    if key not in known:
+        raise InvalidInputError(f"Expected {what} (got {name!r}){did_you_mean(key, known)}")
+    return known[key]
+
+
+def check_optimizer(spec: OptimizerSpec, options: Mapping[str, Any] | None) -> None:
+    """Refuse unknown names, and options beside a function.
+
+    Raises:
+        InvalidInputError: either of them.
+        InvalidTypeError: neither a name nor a function.
+    """
+    if not callable(spec):
+        find_optimizer(spec)
+    elif options:
+        raise InvalidInputError(f"Expected 'optimizer_options' with a name alone (got a function and {dict(options)})")
+
+
+def check_scheduler(spec: SchedulerSpec | None, options: Mapping[str, Any] | None) -> None:
+    """Refuse what `check_optimizer` refuses, and options without a scheduler."""
+    if spec is not None and not callable(spec):
+        find_scheduler(spec)
+    elif options:
+        raise InvalidInputError(f"Expected 'scheduler_options' with a name alone (got {spec} and {dict(options)})")
+
+
+def make_optimizer(
+    spec: OptimizerSpec,
+    parameters: Sequence[nn.Parameter],
+    lr: float,
+    weight_decay: float = 0.0,
+    options: Mapping[str, Any] | None = None,
+) -> Any:
+    """Build an optimiser.
+
+    Args:
+        spec: a name, or a function that is given the parameters alone and sets its own rates.
+        parameters: what to train.
+        lr: learning rate.
+        weight_decay: as the optimiser means it: an L2 penalty for Adam and SGD, decoupled for AdamW.
+        options: further arguments: `{"momentum": 0.9}`.
+
+    Raises:
+        InvalidInputError: an unknown name, or arguments that the optimiser does not take.
+        InvalidTypeError: a function that returns no optimiser.
+    """
+    check_optimizer(spec, options)
+    if callable(spec):
+        made = spec(parameters)
+        if not (hasattr(made, "step") and hasattr(made, "zero_grad") and hasattr(made, "state_dict")):
+            raise InvalidTypeError(f"Expected the optimizer factory to return an optimizer (got {type(made).__name__})")
+        return made
+    cls = find_optimizer(spec)
+    arguments: dict[str, Any] = {"lr": lr, **(options or {})}
+    if weight_decay or "weight_decay" in inspect.signature(cls).parameters:  # LBFGS and Rprop know no penalty
+        arguments = {"weight_decay": weight_decay, **arguments}
+    # One kernel for all parameters, where there is one: several times as fast as a pass per operation.
+    if (
+        cls in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+        and not {"foreach", "fused", "differentiable"} & set(arguments)
+        and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    ):
+        arguments["fused"] = True
+    try:
+        return cls(parameters, **arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInputError(
+            f"Expected arguments that {cls.__name__} takes (got {sorted(arguments)}: {error})"
+        ) from error
+
+
+def make_scheduler(spec: SchedulerSpec | None, optimizer: Any, options: Mapping[str, Any] | None = None) -> Any | None:
+    """Build a scheduler, which is stepped after each optimiser step; `None` for none.
+
+    Raises:
+        InvalidInputError: an unknown name, or arguments that the scheduler does not take.
+    """
+    check_scheduler(spec, options)
+    if spec is None or callable(spec):
+        return None if spec is None else spec(optimizer)
+    cls = find_scheduler(spec)
+    try:
+        return cls(optimizer, **(options or {}))
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"Expected arguments that {cls.__name__} takes (got {sorted(options or {})}: {error})"
+        ) from error
+
+
+class PhasedOptimizer:
+    """Several optimisers over the same parameters, of which each step uses one: a method's phases keep their own state.
+
+    Args:
+        optimizers: by the name of the phase.
+
+    Attributes:
+        phase: whose turn it is; set before `step`.
+    """
+
+    def __init__(self, optimizers: Mapping[str, Any]) -> None:
+        """Begin with the first phase."""
+        self.optimizers = dict(optimizers)
+        self.phase = next(iter(self.optimizers))
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of the phase's optimiser."""
+        return self.optimizers[self.phase].param_groups
+
+    def step(self) -> None:
+        """Step the phase's optimiser."""
+        self.optimizers[self.phase].step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        self.optimizers[self.phase].zero_grad(set_to_none=set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of all of them."""
+        return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state[name])

@@ -1,0 +1,125 @@
+"""THE objective step: predictions of each part, those of the reference, the objective. For training and unlearning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.losses import Objective, ObjectiveValue, Prediction
+from gunlearn.tasks.base import Task
+from gunlearn.training.feeding import Feed
+from gunlearn.training.processes import processes
+
+#: Changes the current predictions before the losses read them. The second argument picks, of values for all forgotten
+#: items `[num_forget, ...]`, those of the step's items.
+Change = Callable[[dict[str, Prediction], Callable[[Tensor], Tensor]], dict[str, Prediction]]
+
+
+class Reference:
+    """Predictions of a frozen model, computed once wherever the items stay the same.
+
+    Args:
+        model: the frozen model.
+        task: what it predicts.
+        parts: names of the parts that are compared with it.
+        outputs: what it computed on the whole data, for `task.read`.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, parts: tuple[str, ...], outputs: Any) -> None:
+        """Nothing is predicted yet."""
+        self.model, self.task, self.parts, self.outputs = model, task, parts, outputs
+        self.kept: dict[str, Prediction] = {}
+
+    @torch.no_grad()
+    def __call__(self, items: Mapping[str, Any], subgraph: Any = None) -> dict[str, Prediction]:
+        """Return the predictions of the parts that are compared; `items` in terms of `subgraph`."""
+        outputs = None
+        out = {}
+        for name in (n for n in self.parts if n in items):
+            if name not in self.kept:
+                if outputs is None:
+                    outputs = self.outputs if subgraph is None else self.outputs[subgraph.n_id]
+                prediction = self.task.read(self.model, outputs, items[name]).detach()
+                if not getattr(items[name], "fixed", False):
+                    out[name] = prediction
+                    continue
+                self.kept[name] = prediction
+            out[name] = self.kept[name]
+        return out
+
+
+class ObjectiveStep:
+    """Evaluates the objective of one step; what `fit` minimises.
+
+    Args:
+        model: the model in training.
+        task: what it predicts.
+        feed: hands out the items.
+        objective_at: the objective by the number of the step.
+        references: frozen models that losses compare with.
+        change: changes current predictions where the forget part is read.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        feed: Feed,
+        objective_at: Callable[[int], Objective],
+        references: Sequence[Reference] = (),
+        change: Change | None = None,
+    ) -> None:
+        """Nothing is computed yet."""
+        self.model, self.task, self.feed, self.objective_at = model, task, feed, objective_at
+        self.references, self.change = references, change
+
+    def __call__(self) -> ObjectiveValue | Iterator[ObjectiveValue]:
+        """Return the objective's value, or the values of pieces that add up to it."""
+        objective, items = self.objective_at(self.feed.step), self.feed.sample()
+        if self.feed.pieces_of is not None:
+            return self._accumulated(objective, items)
+        current, before = self.predictions(objective, items)
+        return processes().evaluate(objective, items, current, before)
+
+    def predictions(
+        self, objective: Objective, items: dict[str, Any]
+    ) -> tuple[dict[str, Prediction], dict[str, Prediction]]:
+        """Return what the model and the references say of this process's share of the items."""
+        together, model, task, feed = processes(), self.model, self.task, self.feed
+        with together.apart(model):
+            data, mine, subgraph = feed.reader.read(together.share(items), objective.parts)
+        with feed.reader.surroundings(subgraph) or nullcontext():
+            with together.apart(model) if subgraph is not None else nullcontext():
+                outputs = task.encode(model, data)
+            with together.apart(model):
+                current = {name: task.read(model, outputs, mine[name]) for name in objective.parts if name in mine}
+        before: dict[str, Prediction] = {}
+        for reference in self.references:
+            before.update(reference({n: mine[n] for n in objective.reference_parts if n in mine}, subgraph))
+        if self.change is not None and "forget" in current:
+            current = self.change(current, lambda values: feed.rows("forget", values))
+        return current, before
+
+    def _accumulated(self, objective: Objective, items: dict[str, Any]) -> Iterator[ObjectiveValue]:
+        """Evaluate each piece as its share of the whole: means divide by what counts in all pieces."""
+        together = processes()
+        for piece in self.feed.pieces({name: items[name] for name in objective.parts}):
+            terms = tuple(term for term in objective.terms if set(term[1].on_parts) <= set(piece))
+            if not terms:
+                continue
+            own = Objective(terms)
+            current, before = self.predictions(own, piece)
+            if together.world > 1:
+                yield together.evaluate(own, items, current, before)
+            else:
+                yield own(current, before, [_count(loss, items[loss.on]) for _, loss in terms])
+
+
+def _count(loss: Any, items: Any) -> Tensor | float:
+    """Return what the mean of a loss divides by: items, or where items have several entries those that count."""
+    mask = getattr(items, "mask", None)
+    return items.num_items if mask is None else loss.count(mask)
