@@ -65,6 +65,7 @@ def test_a_copy_forgets_and_what_was_given_stays():
     assert {"loss", "npo(forget)", "nll(retain)"} <= result.history[0].keys()
 
 
+@pytest.mark.filterwarnings("ignore:no measurable effect")
 def test_controls_do_not_forget():
     still = run(lr=1e-30)  # rounded away
     assert still.after == still.before
@@ -215,6 +216,7 @@ def test_divergence_is_no_result():
         run(method="gradient_ascent", retain=None, lr=1e30, epochs=2, max_grad_norm=0.0)
 
 
+@pytest.mark.filterwarnings("ignore:prompts of 1 rows were cut")
 def test_answers_too_long_for_the_context_are_refused_before_training():
     context = facts.full().config.max_position_embeddings
     long = {"question": "where does ada live ?", "answer": "oslo " * context}
@@ -239,6 +241,7 @@ def test_records_tell_nothing_of_what_was_forgotten(tmp_path):
     assert len(shown) == 10
 
 
+@pytest.mark.filterwarnings("ignore:no measurable effect")
 def test_the_multiplier_of_pdu_follows_the_retain_loss():
     result = run(method="pdu", options={"epsilon": -1.0, "step": 2.0, "retain_weight": 3.0}, max_steps=2)
     seen = [entry["retain_weight"] for entry in result.history]
