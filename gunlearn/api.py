@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,21 @@ from gunlearn.attribution.base import Estimator
 from gunlearn.attribution.estimation import estimate
 from gunlearn.attribution.targets import Target
 from gunlearn.core.checks import check_model
-from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.methods import METHODS
-from gunlearn.methods.any_task.retrain import Retrain
+from gunlearn.errors import InvalidTypeError
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
-from gunlearn.metrics.base import Evaluator
-from gunlearn.metrics.named import evaluator as evaluator_of
+from gunlearn.methods.published import build_method
+from gunlearn.report.result_evaluation import Evaluation, evaluate
 from gunlearn.requests.base import Request
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.inputs import check_data
 from gunlearn.tasks.named import as_task
 from gunlearn.training.callbacks import Callback
 from gunlearn.training.loop import TrainArguments
+from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 from gunlearn.training.result import Result
 from gunlearn.training.run import run_training
+
+__all__ = ["Evaluation", "evaluate", "influence", "train", "unlearn"]
 
 
 def train(
@@ -47,6 +46,9 @@ def train(
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
     checkpoint_dir: str | Path | None = None,
+    steps: int | None = None,
+    optimizer: OptimizerSpec = "adam",
+    scheduler: SchedulerSpec | None = None,
 ) -> Result:
     """Train a copy of `model` on `data`, keeping the best on the validation loss where the data holds a split.
 
@@ -54,11 +56,11 @@ def train(
         model: freshly initialised; called as `model(x, edge_index)`.
         data: training graph, with held-out edges from `gunlearn.tasks.link_split`.
         task: what the model predicts.
-        epochs: optimiser steps; each reads all edges, or a batch of them.
-        lr: Adam's learning rate.
-        weight_decay: Adam's L2 penalty.
+        epochs: passes over the items; without `batch_size` a pass is one optimiser step.
+        lr: learning rate.
+        weight_decay: the optimiser's own; an L2 penalty for Adam and SGD.
         eval_every: epochs between validations.
-        batch_size: training edges per step, the next of a random permutation; `None` reads them all.
+        batch_size: training items per step, the next of a random permutation; `None` reads them all.
         sampler: what the model reads for a batch: `"k_hop"` (exact), `"neighbor"` (needs pyg-lib) or `"random_node"`
             (approximate); see `gunlearn.methods.GradientMethod`.
         num_neighbors: neighbours per layer for `sampler="neighbor"`.
@@ -66,12 +68,16 @@ def train(
         callbacks: told of the loop's events.
         progress: show a progress bar.
         checkpoint_dir: checkpoint there, resume from there.
+        steps: optimiser steps, in place of `epochs`.
+        optimizer: a name of `torch.optim`, or a function from parameters to an optimiser.
+        scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to a scheduler.
 
     Returns:
         A `Result` whose `model` is the trained copy.
     """
     check_model(model)
-    check_data(data)
+    task = as_task(task)
+    data = task.check_data(data)
     args = TrainArguments(
         epochs,
         lr,
@@ -83,8 +89,9 @@ def train(
         batch_size=batch_size,
         sampler=sampler,
         num_neighbors=num_neighbors,
+        steps=steps,
     )
-    return run_training(model, data, as_task(task), args, seed, callbacks)
+    return run_training(model, data, task, args, seed, callbacks, optimizer, scheduler)
 
 
 def unlearn(
@@ -104,7 +111,9 @@ def unlearn(
 
     Args:
         model: any trained module called as `model(x, edge_index, ...)` with PyG message passing layers. It is copied.
-        data: what it was trained on: `x` `[num_nodes, num_features]`, `edge_index` `[2, num_edges]`. Left as it is.
+        data: what it was trained on, left as it is. For tasks on graphs a `Data` of `x` `[num_nodes, num_features]` and
+            `edge_index` `[2, num_edges]`; for independent items a pair of tensors, a map-style data set or a loader;
+            for language models rows of `input_ids` and `labels`.
         request: what to forget.
         method: a name (`gunlearn methods` lists them), `"name:variant"`, or a `Method` object.
         task: what the model predicts: a name or a `Task`.
@@ -133,10 +142,11 @@ def unlearn(
         3
     """
     check_model(model)
-    check_data(data)
+    task = as_task(task)
+    data = task.check_data(data)
     if not isinstance(request, Request):
         raise InvalidTypeError(f"Expected 'request' to be a forget request (got {type(request).__name__})")
-    task, method = as_task(task), METHODS.build(method, options)
+    method = build_method(method, options, task, model)
     scores = None
     if request.needs_scores:
         scores = influence(model, data, task, of="edges")
@@ -170,7 +180,7 @@ def influence(
         estimator: a name (`gunlearn estimators` lists them) or an `Estimator`.
         target: what influence is on: `"probabilities"` (sum over nodes of the L1 change of the softmaxed outputs),
             `"embeddings"` (sum of L2 changes), `"loss"` (change of the mean loss of the validation items, or of those
-            of `gunlearn.attribution.Loss(items)`), or a function of the outputs `[num_nodes, dim]` to a scalar.
+            of `gunlearn.attribution.ItemLoss(items)`), or a function of the outputs `[num_nodes, dim]` to a scalar.
         items: edges `[2, k]`, nodes `[k]`, columns of `x` `[k]` or single entries (node, column) `[2, k]`; `None` for
             every column of `edge_index`, every node, every column of `x`.
         seed: of whatever is random; the caller's random state is left as it is.
@@ -195,92 +205,3 @@ def influence(
     return estimate(
         model, data, task, of=of, estimator=estimator, target=target, items=items, seed=seed, **options
     ).scores
-
-
-@dataclass
-class Evaluation:
-    """Figures of one result beside its references.
-
-    Attributes:
-        rows: one record per model: the result first, then the references, then `utu`, which every method must beat.
-        result: what was evaluated.
-        evaluator: keeps the references' probabilities.
-    """
-
-    rows: list[dict[str, Any]]
-    result: Result
-    evaluator: Evaluator
-
-    def __getitem__(self, name: str) -> Any:
-        """A figure of the result: `evaluation["forget_auc"]`."""
-        return self.rows[0][name]
-
-    def report(self, path: str | Path) -> Path:
-        """Write a self-contained HTML report."""
-        from gunlearn.report.html import evaluation_report
-
-        return evaluation_report(self, path)
-
-    def __str__(self) -> str:
-        """A plain table."""
-        from gunlearn.report.table import text_table
-
-        return text_table(self.rows)
-
-
-def evaluate(
-    result: Result,
-    train: Callable[[Data, int], nn.Module] | None = None,
-    references: Sequence[nn.Module] = (),
-    seed: int = 0,
-) -> Evaluation:
-    """Compare an unlearned model with models that never saw the data.
-
-    Args:
-        result: what `unlearn` returned.
-        train: the caller's training function `train(data, seed) -> model`; it is called twice, on the retained data,
-            so that distances come with the noise floor between two honest retrainings.
-        references: models already retrained; the floor needs two.
-        seed: the retrainings run under `seed + 1` and `seed + 2`.
-
-    Returns:
-        The figures; distances are `None` without references.
-    """
-    if result.partition is None or result.task is None:
-        raise InvalidInputError("Expected a result of this session (got a loaded one without its partition and task)")
-    if train is not None and references:
-        raise InvalidInputError("Expected either 'train' or 'references' (got both)")
-    given = {"num_forget": result.num_forget, "request_hash": result.request_hash, "seed": None, "epochs": None}
-    retrained = [Result(model=reference, method="retrain", mode="given", **given) for reference in references]
-    if train is not None:
-        retrain = Retrain(train=train)
-        retrained = [
-            run_method(retrain, result.model, result.partition, result.task, seed + k, progress=False) for k in (1, 2)
-        ]
-    evaluator = evaluator_of(result.task, result.partition, [r.model for r in retrained], seed=seed)
-    beside = [] if result.method == "utu" or result.original is None or not retrained else [_untouched(result)]
-    rows = [{**_cost(r), "task": result.task.name, **evaluator.row(r.model)} for r in (result, *retrained, *beside)]
-    return Evaluation(rows, result, evaluator)
-
-
-def _untouched(result: Result) -> Result:
-    """What `utu` would have given: the weights as they were."""
-    return Result(
-        model=result.original,
-        method="utu",
-        seed=result.seed,
-        request_hash=result.request_hash,
-        num_forget=result.num_forget,
-    )
-
-
-def _cost(result: Result) -> dict[str, Any]:
-    return {
-        "method": result.method,
-        "mode": result.mode,
-        "seed": result.seed,
-        "num_forget": result.num_forget,
-        **result.cost(),
-        "request_hash": result.request_hash,
-        "versions": result.versions,
-    }

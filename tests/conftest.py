@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,13 @@ settings.register_profile("gunlearn", deadline=None, max_examples=30, derandomiz
 settings.load_profile("gunlearn")
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give all workers of `pytest -n` one folder for the models that tests train once; workers inherit its name."""
+    if "GUNLEARN_TEST_CACHE" not in os.environ:
+        folder = os.environ["GUNLEARN_TEST_CACHE"] = tempfile.mkdtemp(prefix="gunlearn-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -85,8 +85,8 @@ def results() -> Iterator[tuple[str, Any]]:
 
 
 LLM_METHODS = [
-    "ga", "graddiff", "npo", "npo_kl", "simnpo", "dpo", "kto", "wga", "satimp", "undial", "ceu", "ihl", "jensun", "rmu",
-    "pdu", "dto", "obliviate", "idkdpo",
+    "gradient_ascent", "graddiff", "npo", "npo:kl", "simnpo", "dpo", "kto", "wga", "satimp", "undial", "ce_unlearning",
+    "ihl", "jensun", "rmu", "pdu", "dto", "obliviate",
 ]  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def language_model(method: str, forget: list[dict], retain: list[dict]) -> Any:
 
     alternative = [facts.row(person, kind, phrasing, "oslo") for person in facts.FORGET for kind in facts.VALUES
                    for phrasing in (0, 1)]  # fmt: skip
-    more = {"alternative": alternative} if method in ("dpo", "idkdpo", "kto", "jensun") else {}
+    more = {"alternative": alternative} if method in ("dpo", "kto", "jensun") else {}
     return unlearn(
         facts.full(), facts.tokenizer(), forget, retain, method, epochs=2, lr=1e-3, figure_rows=0, seed=1, **more
     )

@@ -8,40 +8,21 @@ import pytest
 
 from gunlearn.bench import Recipe
 from gunlearn.cli import COMMANDS, main
-from gunlearn.cli.run import Run
+from gunlearn.cli.grid_command import Run
 from gunlearn.datasets import DATASETS
 from gunlearn.losses import LOSSES
 from gunlearn.methods import METHODS
+from gunlearn.report import markdown_table
+from tests.command import call, refusal
 from tests.conftest import REPOSITORY
 
 SMALL = ["--dataset", "karate", "--epochs", "10", "--hidden-channels", "8", "--out-channels", "4", "--no-progress"]
 
 
-def call(*argv):
-    try:
-        main(list(argv))
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
-
-
 def test_run_writes_everything(tmp_path, capsys):
     out = tmp_path / "out"
-    command = [
-        "run",
-        *SMALL,
-        "--methods",
-        "retrain",
-        "utu",
-        "npo:default",
-        "--forget",
-        "edges",
-        "--count",
-        "5",
-        "--seeds",
-        "0",
-        "1",
-    ]
+    words = "--methods retrain utu npo:default --forget edges --count 5 --seeds 0 1"
+    command = ["run", *SMALL, *words.split()]
     command += ["--method-arg", "npo.epochs=2", "--method-arg", "lr=0.01", "--threads", "1", "--out", str(out)]
     assert call(*command) == 0
     printed = capsys.readouterr()
@@ -73,6 +54,11 @@ def test_run_writes_everything(tmp_path, capsys):
         (["run", *SMALL, "--ratio", "0.1", "--count", "3"], "exactly one"),
         (["run", *SMALL, "--count", "1000"], "1000"),
         (["run", *SMALL, "--seed", "1", "--seeds", "1", "2"], "--seed"),
+        (["run", *SMALL, "--datasets", "karate", "lesmis"], "--dataset"),
+        (["run", *SMALL, "--ratio", "0.1", "--ratios", "0.1", "0.2"], "--ratio"),
+        (["run", *SMALL, "--counts", "3", "3"], "twice"),
+        (["run", "--datasets", "karate", "DBLB"], "DBLP"),
+        (["run", *SMALL, "--forget", "edges", "nodes", "--region", "in"], "region"),
         (["run", *SMALL, "--epochs", "-1"], "epochs"),
         (["report", "nowhere"], "results.json"),
     ],
@@ -81,12 +67,7 @@ def test_errors_are_one_line_and_exit_code_2(argv, words, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GUNLEARN_DATA", raising=False)
     monkeypatch.setenv("GUNLEARN_CACHE", str(tmp_path / "cache"))
-    assert call(*argv) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    (line,) = printed.err.splitlines()
-    assert line.startswith("error: Expected")
-    assert words in line
+    assert words in refusal(capsys, *argv)
 
 
 def test_debug_shows_the_traceback(tmp_path):
@@ -97,18 +78,8 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_every_method_failed_is_exit_code_1(tmp_path, capsys):
-    command = [
-        "run",
-        *SMALL,
-        "--count",
-        "5",
-        "--out",
-        str(tmp_path),
-        "--method-arg",
-        "npo.lr=1e30",
-        "--methods",
-        "npo:default",
-    ]
+    words = "--count 5 --method-arg npo.lr=1e30 --methods npo:default"
+    command = ["run", *SMALL, "--out", str(tmp_path), *words.split()]
     assert call(*command) == 1
     assert "failed" in capsys.readouterr().out
     assert call(*command, "utu") == 0
@@ -160,8 +131,56 @@ def test_help_says_every_option(capsys):
 
 
 def test_defaults_are_the_recipes():
-    recipe, run = Recipe(), Run()
-    assert Run(dataset="DBLP").config().recipe == recipe
-    assert run.config().recipe.epochs == 300
-    assert run.config().seeds == (0,)
-    assert Run(seed=42).config().seeds == (42,)
+    (named,), (plain,), (seeded,) = (run.configs() for run in (Run(dataset="DBLP"), Run(), Run(seed=42)))
+    assert named.recipe == Recipe()
+    assert (plain.dataset, plain.recipe.epochs, plain.seeds, plain.ratio) == ("digits", 300, (0,), 0.005)
+    assert seeded.seeds == (42,)
+
+
+def test_a_suite_is_every_combination_with_the_defaults_of_each():
+    run = Run(datasets=("Cora", "karate"), task=("link_prediction", "node_classification"), forget=("edges", "nodes"))
+    found = [
+        (c.dataset, c.task, c.forget, c.ratio, c.recipe.epochs, c.recipe.lr, c.recipe.weight_decay)
+        for c in run.configs()
+    ]
+    links, nodes = ("link_prediction",), ("node_classification",)
+    assert found == [
+        ("Cora", *links, "edges", 0.005, 2000, 1e-3, 0.0),
+        ("Cora", *links, "nodes", 0.05, 2000, 1e-3, 0.0),
+        ("Cora", *nodes, "edges", 0.005, 500, 1e-2, 5e-4),
+        ("Cora", *nodes, "nodes", 0.05, 500, 1e-2, 5e-4),
+        ("karate", *links, "edges", 0.005, 300, 1e-3, 0.0),
+        ("karate", *links, "nodes", 0.05, 300, 1e-3, 0.0),
+        ("karate", *nodes, "edges", 0.005, 300, 1e-2, 5e-4),
+        ("karate", *nodes, "nodes", 0.05, 300, 1e-2, 5e-4),
+    ]
+    assert [c.ratio for c in Run(ratios=(0.1, 0.2)).configs()] == [0.1, 0.2]
+    assert [(c.ratio, c.count) for c in Run(counts=(3, 4)).configs()] == [(None, 3), (None, 4)]
+    assert str(run.folder) == "runs/cora-karate"
+
+
+def test_a_suite_of_several_problems(tmp_path, capsys):
+    words = "--datasets karate lesmis --ratios 0.1 0.2 --forget edges nodes --seeds 0 1 --methods utu megu:default"
+    command = ["run", *words.split(), *SMALL[2:], "--out", str(tmp_path)]
+    assert call(*command) == 0
+    printed = capsys.readouterr().out
+    for dataset in ("karate", "lesmis"):
+        for share in ("ratio 0.1 of edges", "ratio 0.2 of edges", "ratio 0.1 of nodes", "ratio 0.2 of nodes"):
+            assert f"{dataset}, link prediction, {share} forgotten" in printed
+    rows = json.loads((tmp_path / "results.json").read_text())
+    problems = [(r["dataset"], r["forget"], r["ratio"], r["seed"]) for r in rows if r["method"] == "original"]
+    assert len(set(problems)) == len(problems) == 2 * 2 * 2 * 2
+    assert {r["method"]: bool(r["error"]) for r in rows} == {
+        "original": False, "retrain": False, "utu": False, "megu": True,
+    }  # fmt: skip
+    assert all("node_classification" in r["error"] for r in rows if r["method"] == "megu")
+    assert "| karate, forget nodes, ratio 0.2 | utu | default | 2 |" in markdown_table(rows)
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == len(rows)
+    capsys.readouterr()
+    assert call("report", str(tmp_path), "--markdown") == 0
+    assert capsys.readouterr().out.count("### ") == 8
+    one = ["run", "--dataset", "karate", "--ratio", "0.2", "--seed", "1", *words.split()[-3:], *SMALL[2:]]
+    assert call(*one, "--out", str(tmp_path)) == 0  # the same rows, not computed again
+    kept = {row["key"]: row for row in rows}
+    for row in json.loads((tmp_path / "results.json").read_text()):
+        assert row["error"] or row == kept[row["key"]]

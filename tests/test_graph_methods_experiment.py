@@ -17,18 +17,20 @@ def test_smoke(tmp_path, capsys):
     args = Args(tmp_path, tasks=("nodes",), datasets=("karate",), backbones=("gcn",), ratios=(0.1,), seeds=(0,),
                 methods=("utu", "gif:default", "finetune"), smoke=True)  # fmt: skip
     main(args)
-    (rows,) = json.loads((tmp_path / "results.json").read_text()).values()
+    ((name, rows),) = json.loads((tmp_path / "results.json").read_text()).items()
+    assert name == "nodes_gcn_digits_0.05_any"
     assert [row["method"] for row in rows] == ["original", "retrain", "utu", "gif", "finetune"]
     assert not any(row["error"] for row in rows)
     assert "JS forget" in capsys.readouterr().out
 
 
-def test_every_problem_of_the_protocol_is_a_grid_of_its_own(tmp_path):
-    found = dict(grids(Args(tmp_path)))
-    assert len(found) == 4 * 5 * (3 * 3 + 2 + 1)
-    assert {config.ratio for name, config in found.items() if name.startswith("links")} == {0.005, 0.025, 0.05}
-    utu = dict(grids(Args(tmp_path, tasks=("nodes",), methods=("utu",))))
-    assert all(config.method_args == () for config in utu.values())  # it has no penalty to be given
+def test_every_problem_of_the_protocol_is_in_the_suite_once(tmp_path):
+    found = grids(Args(tmp_path))
+    problems = {(c.forget, c.recipe.backbone, c.dataset, c.ratio, c.region) for c in found}
+    assert len(problems) == len(found) == 4 * 5 * (3 * 3 + 2 + 1)
+    assert {config.ratio for config in found if config.forget == "edges"} == {0.005, 0.025, 0.05}
+    utu = grids(Args(tmp_path, tasks=("nodes",), methods=("utu",)))
+    assert all(config.method_args == () for config in utu)  # it has no penalty to be given
 
 
 @pytest.mark.parametrize("task", ["links", "nodes", "features"])

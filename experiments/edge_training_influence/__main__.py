@@ -9,7 +9,6 @@ import json
 import time
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 import gunlearn as gu
+from experiments.common import StudyArgs, markdown, write_results
 from gunlearn.attribution import ESTIMATORS, InfluenceProblem, resolve_items
 from gunlearn.attribution.targets import as_target
 from gunlearn.attribution.training.pbrf import pbrf
@@ -50,23 +50,17 @@ ESTIMATES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @dataclass
-class Args:
+class Args(StudyArgs):
     """What to run.
 
     Attributes:
-        out: folder of the outputs.
-        root: folder of the data sets.
         only: cases to run.
         edges: number of sampled edges, if not the case's own.
-        smoke: a few edges of a small graph, to see that everything runs.
         progress: show a progress bar.
     """
 
-    out: Path
-    root: Path | None = None
     only: tuple[str, ...] = tuple(CASES)
     edges: int | None = None
-    smoke: bool = False
     progress: bool = False
 
 
@@ -165,15 +159,11 @@ def run_case(args: Args, name: str, case: dict[str, Any]) -> list[dict[str, Any]
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a line per case and estimate."""
-    lines = ["| case | estimate | Pearson | Spearman | seconds |", "| --- | --- | ---: | ---: | ---: |"]
+    body = []
     for row in rows:
-        cells = [
-            _cell(row, "pearson"),
-            _cell(row, "spearman"),
-            "-" if "seconds" not in row else f"{row['seconds']:.1f}",
-        ]
-        lines.append("| " + " | ".join([row["case"], row["estimate"], *cells]) + " |")
-    return "\n".join(lines)
+        seconds = "-" if "seconds" not in row else f"{row['seconds']:.1f}"
+        body.append([row["case"], row["estimate"], _cell(row, "pearson"), _cell(row, "spearman"), seconds])
+    return markdown(("case", "estimate", "Pearson", "Spearman", "seconds"), body, left=2)
 
 
 def _cell(row: dict[str, Any], name: str) -> str:
@@ -189,7 +179,6 @@ def _cell(row: dict[str, Any], name: str) -> str:
 
 def main(args: Args) -> None:
     """Run the cases asked for; finished ones are kept in `results.json` and replaced when run again."""
-    args.out.mkdir(parents=True, exist_ok=True)
     # The response leaves weight decay out (it asks for no stationary point), and so must the estimates.
     warnings.filterwarnings("ignore", message="the model does not look trained")
     path = args.out / "results.json"
@@ -198,10 +187,8 @@ def main(args: Args) -> None:
         kept = json.loads(path.read_text()) if path.is_file() else []
         kept = [row for row in kept if row["case"] != name] + rows
         kept.sort(key=lambda row: list(CASES).index(row["case"]))
-        path.write_text(json.dumps(kept, indent=1))
-    rows = json.loads(path.read_text())
-    (args.out / "tables.md").write_text(table(rows) + "\n")
-    print(table(rows))
+        write_results(args.out, kept, table(kept))
+    print(table(json.loads(path.read_text())))
 
 
 if __name__ == "__main__":

@@ -6,16 +6,13 @@ python -m experiments.graph_methods --root DATA --out runs/graph_methods [--smok
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
-from gunlearn.bench import GridConfig, Recipe, run_grid
-from gunlearn.bench.store import atomic_write
+from experiments.common import StudyArgs, write_results
+from gunlearn.bench import GridConfig, Recipe, run_grid, suite
 from gunlearn.methods import METHODS
 from gunlearn.report import markdown_table
 
@@ -29,12 +26,10 @@ LEFT_OUT = ("curve", "hist_forget", "recipe", "options", "versions")
 
 
 @dataclass
-class Args:
+class Args(StudyArgs):
     """What to run; a killed run goes on where it stopped.
 
     Attributes:
-        out: folder of the outputs.
-        root: folder of the data sets.
         tasks: link prediction with edge requests; node classification with node, or with feature requests.
         datasets: names.
         backbones: names.
@@ -42,13 +37,10 @@ class Args:
         regions: where forgotten edges lie.
         seeds: one run each.
         methods: `name` (every variant) or `name:variant`; all that take the task where none are given.
-        references: retrain twice for each problem; without, distances are not had.
+        references: retrain twice for each problem; without, there are no distances.
         n_jobs: processes.
-        smoke: a few epochs on small graphs, to see that everything runs.
     """
 
-    out: Path
-    root: Path | None = None
     tasks: tuple[Literal["links", "nodes", "features"], ...] = ("links", "nodes", "features")
     datasets: tuple[str, ...] = DATASETS
     backbones: tuple[str, ...] = BACKBONES
@@ -58,7 +50,6 @@ class Args:
     methods: tuple[str, ...] = ()
     references: bool = True
     n_jobs: int | None = None
-    smoke: bool = False
 
 
 def recipe(task: str, backbone: str, smoke: bool) -> Recipe:
@@ -87,45 +78,46 @@ def penalty(methods: tuple[str, ...]) -> tuple[str, ...]:
     return ("weight_decay=0.0005",) if takes else ()
 
 
-def grids(args: Args) -> Iterator[tuple[str, GridConfig]]:
-    """A folder's name and a grid for each problem."""
+def grids(args: Args) -> list[GridConfig]:
+    """Every problem of the protocol."""
+    datasets, regions, found = args.datasets, args.regions, []
+    if args.smoke:
+        datasets, regions = ("digits",), ("any",)
     for task in args.tasks:
-        for backbone in args.backbones:
-            for dataset in args.datasets:
-                for ratio in args.ratios or RATIOS[task]:
-                    for region in args.regions if task == "links" else ("any",):
-                        if args.smoke:
-                            dataset, ratio, region = "digits", 0.05, "any"
-                        yield (
-                            f"{task}_{backbone}_{dataset}_{ratio}_{region}",
-                            GridConfig(
-                                dataset,
-                                args.methods or methods_of(task),
-                                root=args.root,
-                                ratio=ratio,
-                                region=region,
-                                seeds=args.seeds,
-                                recipe=recipe(task, backbone, args.smoke),
-                                models=args.out / "models",
-                                task="link_prediction" if task == "links" else "node_classification",
-                                forget="edges" if task == "links" else task,
-                                references=args.references,
-                                # The training's own penalty goes on, where a method has one.
-                                method_args=penalty(args.methods or methods_of(task)) if task != "links" else (),
-                            ),
-                        )
+        links, methods = task == "links", args.methods or methods_of(task)
+        found += suite(
+            recipe=[recipe(task, backbone, args.smoke) for backbone in args.backbones],
+            dataset=datasets,
+            ratio=(0.05,) if args.smoke else args.ratios or RATIOS[task],
+            region=regions if links else "any",
+            methods=methods,
+            root=args.root,
+            seeds=args.seeds,
+            models=args.out / "models",
+            task="link_prediction" if links else "node_classification",
+            forget="edges" if links else task,
+            references=args.references,
+            # The training's own penalty goes on, where a method has one.
+            method_args=() if links else penalty(methods),
+        )
+    return found
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """A row's problem."""
+    task = "links" if row["forget"] == "edges" else row["forget"]
+    return "_".join(map(str, (task, row["backbone"], row["dataset"], row["ratio"], row["region"])))
 
 
 def main(args: Args) -> None:
-    """Run all problems; write `results.json` and `tables.md` anew after each."""
+    """Run all problems as one suite; write `results.json` and `tables.md`."""
     results: dict[str, list[dict[str, Any]]] = {}
-    for name, config in dict(grids(args)).items():
-        rows = run_grid(config, args.out / name, progress=True, n_jobs=args.n_jobs)
-        results[name] = [{k: v for k, v in row.items() if k not in LEFT_OUT} for row in rows]
-        atomic_write(args.out / "results.json", json.dumps(results, indent=0) + "\n")
-        tables = [f"## {key}\n\n{markdown_table(rows)}" for key, rows in results.items()]
-        atomic_write(args.out / "tables.md", "\n\n".join(tables) + "\n")
-        print(tables[-1], flush=True)
+    for row in run_grid(grids(args), args.out / "grid", progress=True, n_jobs=args.n_jobs):
+        kept = {name: value for name, value in row.items() if name not in LEFT_OUT}
+        results.setdefault(name_of(row), []).append(kept)
+    tables = "\n\n".join(f"## {name}\n\n{markdown_table(rows)}" for name, rows in results.items())
+    write_results(args.out, results, tables)
+    print(tables)
 
 
 if __name__ == "__main__":

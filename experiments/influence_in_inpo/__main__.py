@@ -5,7 +5,6 @@ python -m experiments.influence_in_inpo --root DATA --out runs/influence_in_inpo
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -15,23 +14,21 @@ from typing import Any
 import torch
 import tyro
 
+from experiments.common import StudyArgs, write_results
 from experiments.influence_in_inpo.cases import CASES, FORGET_SETS, PAPER_CASES, Scores, available
-from experiments.influence_in_inpo.cell import CellRun, Study
+from experiments.influence_in_inpo.cell import CellRun
 from experiments.influence_in_inpo.report import report
 from gunlearn.attribution import ESTIMATORS
-from gunlearn.bench import Recipe
-from gunlearn.bench.store import RowStore, plain
-
-RATIO = {"Cora": 0.025, "DBLP": 0.005, "CS": 0.005, "karate": 0.1}
+from gunlearn.bench import ROWS_FILE, ModelStore, Recipe, RowStore
+from gunlearn.bench.store import json_plain
+from gunlearn.tasks import LinkPrediction
 
 
 @dataclass
-class Args:
+class Args(StudyArgs):
     """What to run; rows that are there already are kept.
 
     Attributes:
-        out: folder of the outputs.
-        root: folder of the data sets.
         models: folder of trained models.
         datasets: which of them.
         cases: scores to compare; all of the mode by default.
@@ -43,11 +40,8 @@ class Args:
             its learning rate, which comes at least as far on validation edges.
         lr: their learning rate.
         threads: torch's.
-        smoke: the karate club and a few epochs, to see that everything runs.
     """
 
-    out: Path
-    root: Path | None = None
     models: Path | None = None
     datasets: tuple[str, ...] = ("Cora", "DBLP")
     cases: tuple[str, ...] = ()
@@ -58,7 +52,6 @@ class Args:
     epochs: int = 500
     lr: float = 5e-3
     threads: int = 1
-    smoke: bool = False
 
 
 def wanted(args: Args) -> Iterator[tuple[str, int, str, str, list[str]]]:
@@ -78,9 +71,9 @@ def run(args: Args) -> list[dict[str, Any]]:
     """All rows, those of earlier runs included."""
     truth = "exact" if "exact" in ESTIMATORS else "brute"
     recipe = Recipe(epochs=args.epochs, lr=args.lr, eval_every=min(50, args.epochs))
-    scores = Scores(args.out / "scores", truth)
-    study = Study(args.root, args.models or args.out / "models", recipe, scores, RATIO, 5 if args.smoke else None)
-    store, rows = RowStore(args.out / "rows.jsonl"), []
+    scores, epochs = Scores(args.out / "scores", truth), 5 if args.smoke else None
+    models = ModelStore(args.models or args.out / "models", recipe, LinkPrediction())
+    store, rows = RowStore(args.out / ROWS_FILE), []
     done = store.read()
     for dataset, seed, forget, mode, cases in wanted(args):
         cell: CellRun | None = None
@@ -88,9 +81,9 @@ def run(args: Args) -> list[dict[str, Any]]:
             own = "-" if case in ("retrain", "utu") else mode
             key = f"{dataset} {seed} {forget} {own} {case} {args.epochs} {args.lr}"
             if key not in done:
-                cell = cell or CellRun(study, dataset, seed, forget)
+                cell = cell or CellRun(models, scores, args.root, dataset, seed, forget, epochs)
                 row = cell.row(mode, case) if own == mode else cell.baseline(case)
-                done[key] = store.add(plain({"key": key, **row}))
+                done[key] = store.add(json_plain({"key": key, **row}))
                 print(
                     key, {k: row.get(k) for k in ("retain_auc", "forget_auc", "seconds")}, file=sys.stderr, flush=True
                 )
@@ -103,11 +96,9 @@ def main(args: Args) -> None:
     if args.smoke:
         args = replace(args, datasets=("karate",), seeds=(0, 1), epochs=20)
     torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
     rows = run(args)
-    (args.out / "results.json").write_text(json.dumps(rows, indent=1))
     tables = report(rows, tuple(CASES))
-    (args.out / "tables.md").write_text(tables)
+    write_results(args.out, rows, tables)
     print(tables)
 
 

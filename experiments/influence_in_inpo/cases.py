@@ -17,6 +17,8 @@ from gunlearn.requests import ForgetEdges, Partition
 
 #: Share of the edges of highest and of lowest influence that such forget sets are drawn from.
 TENTH = 0.1
+#: Share of the edges to forget.
+RATIO = {"Cora": 0.025, "DBLP": 0.005, "CS": 0.005, "karate": 0.1}
 FORGET_SETS = ("high", "low", "random")
 #: Score, and how it is used. Scores named in `SCORED` are computed once per base model, on its whole training graph.
 CASES: dict[str, dict[str, Any]] = {

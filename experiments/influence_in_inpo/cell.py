@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch_geometric.data import Data
 
-from experiments.influence_in_inpo.cases import CASES, SCORED, Scores, forget_set
-from gunlearn.bench import ModelStore, Recipe
+from experiments.influence_in_inpo.cases import CASES, RATIO, SCORED, Scores, forget_set
+from gunlearn.bench import ModelStore
 from gunlearn.datasets import load
 from gunlearn.methods import INPO, Callback, Problem, Result, UtU, run_method
 from gunlearn.metrics import LinkEvaluator
-from gunlearn.tasks import LinkPrediction, link_split
+from gunlearn.tasks import link_split
 
 #: Share of the way from the original model's forget AUC to 1, where figures are compared at equal forgetting.
 LEVELS = (0.25, 0.5)
@@ -49,38 +48,30 @@ class Curve(Callback):
         return dict.fromkeys(names)
 
 
-@dataclass(frozen=True)
-class Study:
-    """What all cells share.
+class CellRun:
+    """A problem with its base model, forget set and two retrained references.
 
-    Attributes:
-        root: folder of the data sets.
-        models: folder of trained models.
-        recipe: of the base model and the retrained references.
+    Args:
+        store: of base models and references.
         scores: influence of edges.
-        ratio: share of the edges to forget, by data set.
+        root: folder of the data sets.
+        dataset: name.
+        seed: of split, models, forget set and methods.
+        forget: name of the forget set.
         epochs: of INPO; `None` takes the mode's.
     """
 
-    root: Path | None
-    models: Path
-    recipe: Recipe
-    scores: Scores
-    ratio: dict[str, float]
-    epochs: int | None = None
-
-
-class CellRun:
-    """A problem with its base model, forget set and two retrained references in place."""
-
-    def __init__(self, study: Study, dataset: str, seed: int, forget: str) -> None:
-        self.study, self.dataset, self.seed, self.forget, self.task = study, dataset, seed, forget, LinkPrediction()
-        self.data: Data = link_split(load(dataset, study.root, sparse=True), seed=seed)
-        store = ModelStore(study.models, study.recipe, self.task)
+    def __init__(
+        self, store: ModelStore, scores: Scores, root: Path | None, dataset: str, seed: int, forget: str,
+        epochs: int | None = None,
+    ) -> None:  # fmt: skip
+        self.recipe, self.task, self.scores, self.epochs = store.recipe, store.task, scores, epochs
+        self.dataset, self.seed, self.forget = dataset, seed, forget
+        self.data: Data = link_split(load(dataset, root, sparse=True), seed=seed)
         self.base: Result = store.base(self.data, seed)
-        self.key = f"{dataset}-{seed}-{study.recipe.epochs}-{study.recipe.lr}"
-        exact, _ = study.scores.of("exact", self.base, self.data, self.key)
-        self.partition = forget_set(forget, self.data, exact, study.ratio[dataset], seed)
+        self.key = f"{dataset}-{seed}-{self.recipe.epochs}-{self.recipe.lr}"
+        exact, _ = scores.of("exact", self.base, self.data, self.key)
+        self.partition = forget_set(forget, self.data, exact, RATIO[dataset], seed)
         self.references = [store.retrained(self.base, self.partition, offset + seed) for offset in (1000, 2000)]
         self.evaluator = LinkEvaluator(self.task, self.partition, [r.model for r in self.references], seed=seed)
 
@@ -93,10 +84,8 @@ class CellRun:
         """INPO with one case's score; figures under plain messages and, `scaled_*`, under the case's own scales."""
         options, score_seconds = dict(CASES[case]), 0.0
         if options.get("influence") in SCORED:
-            options["influence"], score_seconds = self.study.scores.of(
-                options["influence"], self.base, self.data, self.key
-            )
-        settings = {"mode": mode, "dataset": self.dataset, "epochs": self.study.epochs}
+            options["influence"], score_seconds = self.scores.of(options["influence"], self.base, self.data, self.key)
+        settings = {"mode": mode, "dataset": self.dataset, "epochs": self.epochs}
         method = INPO(**settings, **options)
         curve = Curve(self.evaluator, max(1, method.epochs // 40))
         result = self._run(method, [curve])
@@ -125,10 +114,10 @@ class CellRun:
             "forget": self.forget,
             "mode": mode,
             "case": case,
-            "truth": self.study.scores.truth,
+            "truth": self.scores.truth,
             "num_forget": self.partition.num_forget,
             "request_hash": self.partition.request_hash,
-            "recipe": vars(self.study.recipe),
+            "recipe": vars(self.recipe),
         }
 
     def _figures(self, result: Result, around: Any = None) -> dict[str, float | None]:

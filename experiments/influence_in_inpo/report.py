@@ -17,9 +17,10 @@ from typing import Any
 
 from scipy.stats import t as student
 
+from experiments.common import markdown
 from experiments.influence_in_inpo.cases import CASES
 from experiments.influence_in_inpo.cell import LEVELS
-from gunlearn.bench.store import RowStore
+from gunlearn.bench import ROWS_FILE, RowStore
 
 Rows = Sequence[dict[str, Any]]
 #: Column -> figure; JS divergences in multiples of what two retrainings differ by.
@@ -75,11 +76,6 @@ def select(rows: Rows, **wanted: Any) -> list[dict[str, Any]]:
     return [r for r in rows if all(r[name] == value for name, value in wanted.items())]
 
 
-def lines(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    table = [head, ["---"] + ["---:"] * (len(head) - 1), *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in table)
-
-
 def means(rows: Rows, cases: Sequence[str], columns: dict[str, str]) -> str:
     """Mean figures of each case; in front how many cells went in, in brackets where only some have the figure."""
     cells = []
@@ -91,7 +87,7 @@ def means(rows: Rows, cases: Sequence[str], columns: dict[str, str]) -> str:
             part = "" if len(values) == len(of_case) else f" ({len(values)})"
             shown.append(_shown(mean(values), name) + part if values else "-")
         cells.append(shown)
-    return lines(["score", "runs", *columns], cells)
+    return markdown(["score", "runs", *columns], cells)
 
 
 def differences(rows: Rows, cases: Sequence[str], against: str, columns: dict[str, str]) -> str:
@@ -101,7 +97,7 @@ def differences(rows: Rows, cases: Sequence[str], against: str, columns: dict[st
         if case == against:
             continue
         cells.append([case, *(_difference(paired(select(rows, case=case), base, n), n) for n in columns.values())])
-    return lines([f"minus {against}", *columns], cells)
+    return markdown([f"minus {against}", *columns], cells)
 
 
 def ablation(rows: Rows) -> str:
@@ -115,7 +111,7 @@ def ablation(rows: Rows) -> str:
                 values = [figure(r, f"scaled_{name}" if scaled else name) for r in of_case]
                 shown.append("-" if not values or None in values else _shown(mean(values), name))
             cells.append(shown)
-    return lines(["scaled in training", "in evaluation", *list(COLUMNS)[:-1]], cells)
+    return markdown(["scaled in training", "in evaluation", *list(COLUMNS)[:-1]], cells)
 
 
 def report(rows: Rows, cases: Sequence[str]) -> str:
@@ -152,7 +148,7 @@ def summary(rows: Rows, cases: Sequence[str]) -> str:
 
 def main(directory: Path) -> None:
     """Write `results.json` beside this file and the tables between the README's marks."""
-    here, rows = Path(__file__).parent, list(RowStore(directory / "rows.jsonl").read().values())
+    here, rows = Path(__file__).parent, list(RowStore(directory / ROWS_FILE).read().values())
     short = [{k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()} for row in rows]
     (here / "results.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in short) + "\n]\n")
     rows = json.loads((here / "results.json").read_text())  # the tables are those of the rounded rows

@@ -5,18 +5,19 @@ python -m experiments.inpo_edges --root DATA --out runs/inpo_edges [--smoke] [--
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from experiments.common import StudyArgs, markdown, write_results
 from gunlearn.bench import GridConfig, ModelStore, Recipe, run_grid
 from gunlearn.datasets import load
 from gunlearn.methods import INPO, Callback, run_method
 from gunlearn.metrics import LinkEvaluator
 from gunlearn.report import markdown_table
+from gunlearn.report.summary import problems
 from gunlearn.requests import ForgetEdges
 from gunlearn.tasks import LinkPrediction, link_split
 
@@ -26,6 +27,8 @@ GRIDS: dict[str, dict[str, Any]] = {
     "cs": {"dataset": "CS", "methods": METHODS, "ratio": 0.005, "region": "out", "seeds": (0, 1, 2)},
     "cora": {"dataset": "Cora", "methods": METHODS, "ratio": 0.025, "region": "any", "seeds": (0, 1, 2)},
 }
+#: Graphs that stand for the real ones in a smoke run.
+SMALL = {"dblp": "karate", "cs": "lesmis", "cora": "digits"}
 PROTOCOL: dict[str, tuple[int, ...]] = {"DBLP": (42, 0, 1), "CS": (42,)}
 ABLATION: dict[str, dict[str, Any]] = {
     "INPO": {},
@@ -36,22 +39,16 @@ LEVELS = (0.6, 0.7, 0.8, 0.85, 0.9)
 
 
 @dataclass
-class Args:
+class Args(StudyArgs):
     """What to run.
 
     Attributes:
-        out: folder of the outputs.
-        root: folder of the data sets.
         models: folder of trained models, shared between the parts.
         only: parts to run.
-        smoke: a few epochs on a small graph, to see that everything runs.
     """
 
-    out: Path
-    root: Path | None = None
     models: Path | None = None
     only: tuple[str, ...] = (*GRIDS, "protocol", "ablation")
-    smoke: bool = False
 
 
 class Curve(Callback):
@@ -62,9 +59,8 @@ class Curve(Callback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.epoch % self.every == 0:
-            p = self.evaluator.probabilities(kwargs["model"])
-            figures = {**self.evaluator.utility(p), **self.evaluator.forgetting(p)}
-            self.points.append((state.epoch, figures["forget_auc"], figures["retain_auc"]))
+            view = self.evaluator.view(kwargs["model"])
+            self.points.append((state.epoch, view["forget_auc"], view["retain_auc"]))
 
     def retain_auc_at(self, level: float) -> float | None:
         """Retain AUC where the forget AUC first reaches `level`, interpolated; `None` if it never does."""
@@ -90,40 +86,41 @@ def ablation(args: Args, recipe: Recipe, dataset: str, epochs: int | None) -> li
     return rows
 
 
+def grids(args: Args, shared: dict[str, Any]) -> dict[str, GridConfig]:
+    """The problem of each part that compares methods."""
+    official = {"methods": ("utu", "inpo:paper"), "protocol": "inpo", "ratio": 0.005, "references": False}
+    asked = {name: settings for name, settings in GRIDS.items() if name in args.only}
+    if "protocol" in args.only:
+        asked |= {f"protocol_{name}": {"dataset": name, "seeds": PROTOCOL[name], **official} for name in PROTOCOL}
+    if args.smoke:
+        short = {"method_args": ("epochs=5",)}
+        small = {"ratio": 0.1, "region": "any", "seeds": (0,), **short}
+        asked = {name: {**asked[name], "dataset": SMALL[name], **small} for name in asked if name in SMALL}
+        if "protocol" in args.only:
+            asked["protocol_lesmis"] = {**official, "dataset": "lesmis", "ratio": 0.05, "seeds": (42,), **short}
+    return {name: GridConfig(**settings, **shared) for name, settings in asked.items()}
+
+
 def main(args: Args) -> None:
     """Run the parts asked for and write `results.json` and `tables.md`."""
-    args.out.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(epochs=30, eval_every=10) if args.smoke else Recipe()
-    models = args.models or args.out / "models"
+    found = grids(args, {"root": args.root, "recipe": recipe, "models": args.models or args.out / "models"})
     results: dict[str, Any] = {}
     tables: list[str] = []
-    for name, settings in GRIDS.items():
-        if name in args.only:
-            if args.smoke:
-                settings = {**settings, "dataset": "karate", "ratio": 0.1, "region": "any", "seeds": (0,)}
-                settings["method_args"] = ("epochs=5",)
-            config = GridConfig(**settings, root=args.root, recipe=recipe, models=models)
-            results[name] = run_grid(config, args.out / name, progress=True)
-            tables += [f"## {name}", markdown_table(results[name])]
-    if "protocol" in args.only:
-        for dataset, seeds in PROTOCOL.items() if not args.smoke else [("lesmis", (42,))]:
-            config = GridConfig(
-                dataset, ("utu", "inpo:paper"), root=args.root, protocol="inpo", ratio=0.05 if args.smoke else 0.005,
-                seeds=seeds, recipe=recipe, models=models,
-                references=False, method_args=("epochs=5",) if args.smoke else (),
-            )  # fmt: skip
-            rows = run_grid(config, args.out / f"protocol_{dataset}", progress=True)
-            results[f"protocol_{dataset}"] = rows
-            tables += [f"## official protocol, {dataset}", markdown_table(rows)]
+    if found:
+        rows = run_grid(list(found.values()), args.out / "grid", progress=True)
+        for (name, config), part in zip(found.items(), problems(rows), strict=True):
+            results[name] = part
+            title = f"official protocol, {config.dataset}" if name.startswith("protocol") else name
+            tables += [f"## {title}", markdown_table(part)]
     if "ablation" in args.only:
         rows = ablation(args, recipe, "lesmis" if args.smoke else "DBLP", 5 if args.smoke else None)
         results["ablation"] = rows
         head = ["case", *(f"{level:.2f}" for level in LEVELS)]
         cells = [[row["case"], *(_shown(row[f"retain_auc_at_{level:.2f}"]) for level in LEVELS)] for row in rows]
-        lines = ["| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *cells]]
-        tables += ["## retain AUC where the forget AUC first reaches the level", "\n".join(lines)]
-    (args.out / "results.json").write_text(json.dumps(results, indent=1))
-    (args.out / "tables.md").write_text("\n\n".join(tables) + "\n")
+        title = "## retain AUC where the forget AUC first reaches the level"
+        tables += [title, markdown(head, cells, left=len(head))]
+    write_results(args.out, results, "\n\n".join(tables))
     print("\n\n".join(tables))
 
 

@@ -9,7 +9,6 @@ import copy
 import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +18,11 @@ from torch import nn
 from torch_geometric.data import Data
 
 import gunlearn as gu
+from experiments.common import StudyArgs
 from experiments.removal_influence.tables import tables
 from gunlearn.attribution import FirstOrder, Local, estimate
 from gunlearn.attribution.study.study import influence_study
+from gunlearn.bench.store import atomic_write
 from gunlearn.tasks import link_split
 
 EPOCHS = {"karate": 30, "Cora": 500, "CiteSeer": 500, "Photo": 200, "DBLP": 200, "CS": 100}
@@ -40,26 +41,20 @@ QUALITY = (
 
 
 @dataclass
-class Args:
+class Args(StudyArgs):
     """What to run.
 
     Attributes:
-        out: folder of the outputs.
-        root: folder of the data sets.
         datasets: which of them.
         layers: kinds of convolution whose speed is measured.
         brute: edges removed by brute force, from which its time for all is projected.
         seed: of split, model and sample.
-        smoke: the karate club, to see that everything runs.
     """
 
-    out: Path
-    root: Path | None = None
     datasets: tuple[str, ...] = ("Cora", "CiteSeer", "Photo", "DBLP", "CS")
     layers: tuple[str, ...] = ("GCN", "SAGE", "GIN", "GAT")
     brute: int = 100
     seed: int = 0
-    smoke: bool = False
 
 
 def model_of(kind: str, num_features: int) -> nn.Module:
@@ -111,7 +106,6 @@ def speed(model: nn.Module, data: Data, args: Args, row: dict[str, Any]) -> dict
 
 def main(args: Args) -> None:
     torch.set_num_threads(1)
-    args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "results.json"
     rows = json.loads(path.read_text()) if path.is_file() else []
     if args.smoke:
@@ -130,7 +124,7 @@ def main(args: Args) -> None:
             chosen = model if kind == "GCN" else model_of(kind, data.num_features)
             rows.append(speed(chosen, data if kind == "GCN" else dense(data), args, key))
             print(json.dumps(rows[-1]), flush=True)
-            path.write_text(json.dumps(rows, indent=1) + "\n")
+            atomic_write(path, json.dumps(rows, indent=1) + "\n")
         if any(row["part"] == "quality" and row["dataset"] == name for row in rows):
             continue
         study = influence_study(
@@ -147,8 +141,8 @@ def main(args: Args) -> None:
             share = None if row["seconds"] is None else row["seconds"] / exact
             rows.append({"part": "quality", **row, "share_of_exact": share})
             print(json.dumps(rows[-1]), flush=True)
-        path.write_text(json.dumps(rows, indent=1) + "\n")
-    (args.out / "tables.md").write_text(tables(rows))
+        atomic_write(path, json.dumps(rows, indent=1) + "\n")
+    atomic_write(args.out / "tables.md", tables(rows) + "\n")
 
 
 if __name__ == "__main__":

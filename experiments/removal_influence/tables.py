@@ -7,28 +7,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SPEED = "| graph | layers | edges | exact, s | brute force, s (projected) | ratio | largest difference (float64) |\n"
-QUALITY = "| graph | estimator | Spearman | Kendall | Pearson | top 1 % found | seconds | of exact's |\n"
+from experiments.common import markdown
+
+SPEED = ("graph", "layers", "edges", "exact, s", "brute force, s (projected)", "ratio", "largest difference (float64)")
+QUALITY = ("graph", "estimator", "Spearman", "Kendall", "Pearson", "top 1 % found", "seconds", "of exact's")
 
 
 def tables(rows: list[dict[str, Any]]) -> str:
-    lines = [SPEED, "| --- | --- | ---: | ---: | ---: | ---: | ---: |\n"]
+    speed, quality = [], []
     for row in rows:
         if row["part"] == "speed":
-            lines.append(
-                f"| {row['dataset']} | {row['model']} | {row['num_items']:,} | {row['exact_s']:.2f} "
-                f"| {row['brute_s_projected']:,.0f} | {row['ratio']:.0f} | {row['relative_error_float64']:.0e} |\n"
-            )
-    lines += ["\n", QUALITY, "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"]
-    for row in rows:
-        if row["part"] == "quality":
+            speed.append([
+                row["dataset"], row["model"], f"{row['num_items']:,}", f"{row['exact_s']:.2f}",
+                f"{row['brute_s_projected']:,.0f}", f"{row['ratio']:.0f}", f"{row['relative_error_float64']:.0e}",
+            ])  # fmt: skip
+        else:
             low, high = row["spearman_ci"]
-            lines.append(
-                f"| {row['dataset']} | {row['estimator']} | {row['spearman']:.3f} [{low:.3f}, {high:.3f}] "
-                f"| {row['kendall']:.3f} | {row['pearson']:.3f} | {row['precision_at_1pct']:.2f} "
-                f"| {row['seconds']:.3f} | {row['share_of_exact']:.3f} |\n"
-            )
-    return "".join(lines)
+            quality.append([
+                row["dataset"], row["estimator"], f"{row['spearman']:.3f} [{low:.3f}, {high:.3f}]",
+                f"{row['kendall']:.3f}", f"{row['pearson']:.3f}", f"{row['precision_at_1pct']:.2f}",
+                f"{row['seconds']:.3f}", f"{row['share_of_exact']:.3f}",
+            ])  # fmt: skip
+    return f"{markdown(SPEED, speed, left=2)}\n\n{markdown(QUALITY, quality, left=2)}"
 
 
 if __name__ == "__main__":

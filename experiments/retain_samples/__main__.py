@@ -5,11 +5,9 @@ python -m experiments.retain_samples --root DATA --out runs/retain_samples [--sm
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +15,11 @@ import tyro
 from torch import Tensor, nn
 
 import gunlearn as gu
-from gunlearn.bench import Recipe
+from experiments.common import StudyArgs, markdown, write_results
+from gunlearn.bench import ModelStore, Recipe
 from gunlearn.datasets import load
 from gunlearn.losses import NLL, as_objective
-from gunlearn.methods import Retrain, TrainArguments, run_method
-from gunlearn.methods.door import run_training
+from gunlearn.methods import run_method
 from gunlearn.metrics import LinkEvaluator
 from gunlearn.requests import Partition
 from gunlearn.seed import isolated_rng
@@ -33,28 +31,22 @@ FIGURES = ("retain_auc", "forget_auc", "js_retain", "js_forget")
 
 
 @dataclass
-class Args:
+class Args(StudyArgs):
     """What to run.
 
     Attributes:
-        out: folder of the outputs.
-        root: folder of the data sets.
         datasets: which of them.
         sizes: retained edges per step.
         draws: gradient estimates per row.
         epochs: of the base model and its retrained references.
         seeds: of split, base model, forget set and run.
-        smoke: the karate club and a few epochs, to see that everything runs.
     """
 
-    out: Path
-    root: Path | None = None
     datasets: tuple[str, ...] = ("DBLP", "CS")
     sizes: tuple[int, ...] = (100, 300, 1000, 4000)
     draws: int = 100
     epochs: int = 300
     seeds: tuple[int, ...] = (0,)
-    smoke: bool = False
 
 
 def gradient(model: nn.Module, loss: Tensor) -> Tensor:
@@ -127,20 +119,17 @@ def estimates(args: Args, model: nn.Module, partition: Partition, dataset: str) 
 
 
 def study(args: Args, dataset: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    recipe = Recipe(epochs=args.epochs, eval_every=min(50, args.epochs))
+    recipe, task = Recipe(epochs=args.epochs, eval_every=min(50, args.epochs)), LinkPrediction()
+    store, default = ModelStore(args.out / "models", recipe, task), gu.methods.INPO()
     gradients, results = [], []
     for seed in args.seeds:
         data = link_split(load(dataset, args.root), seed=seed)
         request = (
             gu.ForgetEdges(count=4, seed=seed) if args.smoke else gu.ForgetEdges(ratio=0.005, region="out", seed=seed)
         )
-        partition, task = request.resolve(data), LinkPrediction()
-        arguments = TrainArguments(recipe.epochs, recipe.lr, eval_every=recipe.eval_every, keep="best")
-        base = run_training(recipe.model(data, seed), data, task, arguments, seed)
-        retrain = Retrain(recipe.epochs, recipe.lr, eval_every=recipe.eval_every)
-        references = [run_method(retrain, base.model, partition, task, seed + k).model for k in (1, 2)]
+        partition, base = request.resolve(data), store.base(data, seed)
+        references = [store.retrained(base, partition, seed + k).model for k in (1, 2)]
         evaluator = LinkEvaluator(task, partition, references, seed=seed)
-        default = gu.methods.INPO()
         for size in (*args.sizes, None):
             if size is not None and size >= partition.num_retain:
                 continue
@@ -163,9 +152,7 @@ def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
     def cell(value: Any) -> str:
         return "all" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
-    lines += ["| " + " | ".join(cell(row.get(c)) for c in columns) + " |" for row in rows]
-    return "\n".join(lines)
+    return markdown(columns, ([cell(row.get(name)) for name in columns] for row in rows), left=len(columns))
 
 
 def main(args: Args) -> None:
@@ -176,11 +163,13 @@ def main(args: Args) -> None:
         more = study(args, dataset)
         gradients += more[0]
         results += more[1]
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "results.json").write_text(json.dumps({"gradients": gradients, "results": results}, indent=1))
-    print(table(gradients, ("dataset", "sampling", "size", "near_edges", "error", "near_error", "seconds")))
     columns = ("dataset", "seed", "retain_samples", "epochs", "seconds", "seconds_per_step", *FIGURES, "graph")
-    print(table(results, columns))
+    tables = [
+        table(gradients, ("dataset", "sampling", "size", "near_edges", "error", "near_error", "seconds")),
+        table(results, columns),
+    ]
+    write_results(args.out, {"gradients": gradients, "results": results}, "\n\n".join(tables))
+    print(*tables, sep="\n")
 
 
 if __name__ == "__main__":

@@ -12,20 +12,18 @@ from typing import Any, Literal
 
 import tyro
 
+from experiments.common import StudyArgs
 from experiments.speed.problems import absolute
 from experiments.speed.report import plot, write
 from experiments.speed.study import Study
 
 
 @dataclass
-class Args:
-    """What to measure.
+class Args(StudyArgs):
+    """What to measure; rows that are in the output folder already stay unless they are measured again.
 
     Attributes:
-        out: folder of the outputs; rows that it holds already stay unless they are measured again.
-        root: folder of the data sets.
         device: where to compute.
-        smoke: small graphs and few epochs, all in one process, to see that everything runs.
         only: parts to run.
         datasets: of the steps and runs.
         sizes: undirected edges of the synthetic graphs.
@@ -36,10 +34,7 @@ class Args:
         models: folder of trained models, to share with other runs; `OUT/models` by default.
     """
 
-    out: Path
-    root: Path | None = None
     device: Literal["cpu", "cuda"] = "cpu"
-    smoke: bool = False
     only: tuple[Literal["step", "run", "scale"], ...] = ("step", "run", "scale")
     datasets: tuple[str, ...] | None = None
     sizes: tuple[float, ...] | None = None

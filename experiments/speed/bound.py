@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from experiments import common
+
 WORD = 4
 MAX_DENSITY = 0.05  # of features that are worth a sparse product
 
@@ -115,9 +117,7 @@ def step_bytes(s: Sizes, mode: str, cache: float) -> dict[str, float]:
 
 def markdown(s: Sizes, mode: str, cache: float) -> str:
     """The passes as a table, in MiB."""
-    lines = ["| pass | gathered | compulsory |", "| --- | ---: | ---: |"]
-    for p in passes(s, mode):
-        lines.append(f"| {p.name} | {p.bytes(cache) / 2**20:.1f} | {p.bytes(float('inf')) / 2**20:.1f} |")
-    total = step_bytes(s, mode, cache)
-    lines.append(f"| all | {total['bound'] / 2**20:.1f} | {total['compulsory'] / 2**20:.1f} |")
-    return "\n".join(lines)
+    moved = [(p.name, p.bytes(cache), p.bytes(float("inf"))) for p in passes(s, mode)]
+    moved.append(("all", *step_bytes(s, mode, cache).values()))
+    body = ([name, f"{bound / 2**20:.1f}", f"{least / 2**20:.1f}"] for name, bound, least in moved)
+    return common.markdown(("pass", "gathered", "compulsory"), body)

@@ -12,6 +12,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
+from experiments.common import markdown, write_results
+
 Row = dict[str, Any]
 HERE = Path(__file__).parent
 PARTS = ("step", "run", "retrain", "scale")
@@ -45,9 +47,9 @@ def of_part(rows: Sequence[Row], part: str) -> list[Row]:
 def table(rows: Sequence[Row], part: str) -> str:
     """The rows of one part in markdown."""
     columns = COLUMNS[part]
-    lines = [list(columns.values()), ["---", *["---:"] * (len(columns) - 1)]]
-    lines += [[_shown(row.get(name)) for name in columns] for row in of_part(rows, part)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(
+        list(columns.values()), ([_shown(row.get(name)) for name in columns] for row in of_part(rows, part))
+    )
 
 
 def _shown(value: Any) -> str:
@@ -104,9 +106,8 @@ def plot_ratios(rows: Sequence[Row], path: Path) -> None:
 
 def write(rows: Sequence[Row], out: Path) -> None:
     """`results.json` and `tables.md`."""
-    (out / "results.json").write_text(json.dumps(list(rows), indent=1) + "\n")
     parts = [part for part in PARTS if of_part(rows, part)]
-    (out / "tables.md").write_text("\n\n".join(f"## {part}\n\n{table(rows, part)}" for part in parts) + "\n")
+    write_results(out, list(rows), "\n\n".join(f"## {part}\n\n{table(rows, part)}" for part in parts))
 
 
 def plot(rows: Sequence[Row], out: Path) -> None:

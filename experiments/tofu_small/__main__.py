@@ -17,7 +17,8 @@ import tyro
 from experiments.tofu_small.methods import Budget, names, run
 from experiments.tofu_small.problem import Problem, Recipe
 from experiments.tofu_small.table import markdown
-from gunlearn.llm.metrics import evaluate
+from gunlearn.bench.store import atomic_write
+from gunlearn.llm.metrics import evaluate_language_models
 from gunlearn.metrics.alignment import Sampler
 
 COST = ("seconds", "steps")
@@ -72,7 +73,7 @@ def main(args: Args) -> dict:
         unlearned = {}
         for name in args.methods or names(problem):
             unlearned[name], costs[name] = run(name, problem, original, percent, budget, args.out / "unlearned")
-        figures = evaluate(
+        figures = evaluate_language_models(
             unlearned,
             problem.tokenizer,
             problem.forget(percent)[:most],
@@ -87,8 +88,7 @@ def main(args: Args) -> dict:
         )
         rows = [row | {key: costs[row["model"]].get(key) for key in COST} for row in figures]
         results[f"forget{percent:02d}"] = {"rows": rows, "recipe": vars(recipe), "seconds": time.perf_counter() - began}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=1))
+        atomic_write(path, json.dumps(results, indent=1))
         print(f"\n{percent} % of {len(problem.full)} questions\n\n{markdown(rows)}")
     return results
 

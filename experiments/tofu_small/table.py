@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.common import markdown as table
+
 COLUMNS = {
     "forget_prob": "forget prob",
     "forget_rougeL": "forget ROUGE",
@@ -26,13 +28,12 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
     Nearer means that the whole bootstrap interval lies below the original's value.
     """
-    lines = [f"| model | {' | '.join(COLUMNS.values())} |", f"| --- |{' ---: |' * len(COLUMNS)}"]
+    body = []
     bound = next((row.get("forget_alignment", 0.0) for row in rows if row["model"] == "original"), 0.0)
     for row in order(rows):
         nearer = not reference(row) and row.get("forget_alignment_high", bound) < bound
-        cells = " | ".join(cell(row.get(key)) for key in COLUMNS)
-        lines.append(f"| {row['model']}{' +' if nearer else ''} | {cells} |")
-    return "\n".join(lines)
+        body.append([row["model"] + (" +" if nearer else ""), *(cell(row.get(key)) for key in COLUMNS)])
+    return table(("model", *COLUMNS.values()), body)
 
 
 def reference(row: dict[str, Any]) -> bool:

@@ -14,11 +14,11 @@ BACKENDS = ("loky", "dask", "ray")
 
 @contextmanager
 def cluster(backend: str = "loky", address: str | None = None, n_jobs: int | None = None) -> Iterator[None]:
-    """Inside the block, `run_grid` (and any `joblib.Parallel`) hands its jobs to this backend.
+    """Hand the jobs of `run_grid` (and of any `joblib.Parallel`) inside the block to a backend.
 
     Args:
         backend: `"loky"` (processes of this machine), `"dask"` or `"ray"`.
-        address: of the cluster's scheduler or head; without one, workers are started here and stopped afterwards.
+        address: the cluster's scheduler or head; without one, workers start here and stop afterwards.
         n_jobs: how many jobs run at a time; `None` is 1 for `"loky"`, otherwise as many as the cluster takes.
 
     Raises:
@@ -40,10 +40,10 @@ def cluster(backend: str = "loky", address: str | None = None, n_jobs: int | Non
 @contextmanager
 def _dask(address: str | None, n_jobs: int | None) -> Iterator[None]:
     try:
-        from distributed import Client
+        from distributed import Client  # here: the extra `dask`
     except ImportError as error:
         raise MissingExtraError("Expected 'distributed' for 'dask' (got none); pip install 'gunlearn[dask]'") from error
-    # One thread per worker: cells of one process would wait for each other.
+    # One thread per worker: cells of one process wait for each other.
     local = {"n_workers": n_jobs, "threads_per_worker": 1, "dashboard_address": None}
     try:
         client = Client(**local) if address is None else Client(address)
@@ -56,8 +56,7 @@ def _dask(address: str | None, n_jobs: int | None) -> Iterator[None]:
 @contextmanager
 def _ray(address: str | None, n_jobs: int | None) -> Iterator[None]:
     try:
-        import ray
-        from ray.util.joblib import register_ray
+        import ray.util.joblib  # here: the extra `ray`
     except ImportError as error:
         raise MissingExtraError("Expected 'ray' for 'ray' (got none); pip install 'gunlearn[ray]'") from error
     ours = not ray.is_initialized()
@@ -67,7 +66,7 @@ def _ray(address: str | None, n_jobs: int | None) -> Iterator[None]:
             ray.init("local", **local) if address is None else ray.init(address)
         except ConnectionError as error:
             raise InvalidInputError(f"Expected a Ray cluster at {address!r} (got: {error})") from error
-    register_ray()
+    ray.util.joblib.register_ray()
     try:
         with parallel_config("ray", n_jobs=-1 if n_jobs is None else n_jobs):
             yield

@@ -1,4 +1,4 @@
-"""Run a grid: every method on every cell, rows kept as they come."""
+"""Run a grid: every method on every cell, each row kept as soon as it is ready."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,57 +16,50 @@ import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from torch_geometric.data import Data
 
-from gunlearn.attribution.removal.nora import edge_scores, nora
-from gunlearn.bench.config import Cell, GridConfig
-from gunlearn.bench.course import Course, histogram
+from gunlearn.attribution.removal.nora import inpo_edge_scores, nora
+from gunlearn.bench.cell import Cell
+from gunlearn.bench.config import GridConfig
+from gunlearn.bench.course import Course
 from gunlearn.bench.models import ModelStore, content_hash
-from gunlearn.bench.store import RowStore, atomic_write, csv_text, plain
-from gunlearn.datasets.registry import load
+from gunlearn.bench.store import ROWS_FILE, RowStore, atomic_write, csv_text, json_plain
+from gunlearn.datasets.catalogue import load
 from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
-from gunlearn.metrics import EVALUATORS
-from gunlearn.metrics.named import evaluator
+from gunlearn.metrics.problem import evaluator, headline, row_names
+from gunlearn.metrics.view import ModelView
 from gunlearn.tasks.named import as_task
 from gunlearn.training.processes import world_size
 from gunlearn.training.result import Result, versions
 
-ROWS = "rows.jsonl"
-#: Figures of a row, `None` where one cannot be had.
-FIGURES = (
-    "retain_auc", "retain_ap", "forget_auc", "forget_ap", "forget_prob", "retain_prob",
-    "test_acc", "retain_acc", "forget_acc", "mia_auc",
-    "js_forget", "js_test", "js_retain", "js_floor_forget", "js_floor_test", "js_floor_retain",
-    "seconds", "seconds_per_epoch", "epochs", "peak_memory_mb",
-)  # fmt: skip
 _ALONE = threading.Lock()
 _FORMAT = 3  # raise it when rows change, so that old ones are not taken for new ones
 
 
 def run_grid(
-    config: GridConfig, out: str | Path, progress: bool = False, n_jobs: int | None = None
+    config: GridConfig | Sequence[GridConfig], out: str | Path, progress: bool = False, n_jobs: int | None = None
 ) -> list[dict[str, Any]]:
-    """Run all cells, write `rows.jsonl` as it goes, then `results.json`, `results.csv` and `report.html`.
+    """Run all cells, write `rows.jsonl` as it goes, then `results.json` and `results.csv`.
 
     Rows that are in `rows.jsonl` with the same settings are not computed again; failed ones are tried again. Inside
     `joblib.parallel_config` (or `cluster`) the cells go to that backend, on other machines too if they see the same
     folders under the same names.
 
     Args:
-        config: what to run.
+        config: what to run: one configuration, or several such as `suite` makes.
         out: folder of the outputs.
         progress: bars and one line per finished row on standard error.
         n_jobs: processes; one cell runs in one process. `None` is what `joblib.parallel_config` says, else 1.
 
     Returns:
-        One row per cell and method: the untouched model and the retrained one first, then the methods as asked.
+        One row per cell and method, cells in the order of the configurations: the untouched model and the retrained
+        one first, then the methods.
 
     Raises:
-        GunlearnError: the data, the split or the request cannot be had; a method's failure is a row with an `error`.
-        InvalidInputError: started by `accelerate launch` in several processes, which would all write the same files.
+        GunlearnError: no data, no split or no forget set for a cell; a method's failure is a row with an `error`.
+        InvalidInputError: the same configuration twice; or started by `accelerate launch` in several processes, which
+            would all write the same files.
     """
-    from gunlearn.report.html import grid_report
-
     if n_jobs == 0:
         raise InvalidInputError("Expected 'n_jobs' of at least 1, or -1 for all processors (got 0)")
     if world_size() > 1:
@@ -74,30 +67,34 @@ def run_grid(
             f"Expected a grid to be started once (got {world_size()} launched processes); cells run side by side with "
             "'n_jobs' or a backend of joblib, 'accelerate launch' is for scripts that call 'train' and 'unlearn'"
         )
+    configs = [config] if isinstance(config, GridConfig) else list(config)
+    if not configs or any(one in configs[:k] for k, one in enumerate(configs)):
+        raise InvalidInputError(f"Expected at least one configuration, and none twice (got {len(configs)})")
     # Workers may have been started in other folders.
     out = Path(out).resolve()
-    root = None if config.root is None else Path(config.root).resolve()
-    config = replace(config, root=root, models=Path(config.models or out / "models").resolve())
+    configs = [
+        replace(one, root=one.root and Path(one.root).resolve(), models=Path(one.models or out / "models").resolve())
+        for one in configs
+    ]
     # Bars of several processes would overwrite each other; in a file they are noise.
     bars = progress and effective_n_jobs(n_jobs) == 1 and sys.stderr.isatty()
-    jobs = (delayed(run_cell)(cell, config, out, progress, bars) for cell in config.cells())
+    jobs = (delayed(run_cell)(cell, one, out, progress, bars) for one in configs for cell in one.cells())
     rows = [row for cell_rows in Parallel(n_jobs=n_jobs)(jobs) for row in cell_rows]
     atomic_write(out / "results.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
     atomic_write(out / "results.csv", csv_text(rows))
-    grid_report(rows, out / "report.html")
     return rows
 
 
 def run_cell(
     cell: Cell, config: GridConfig, out: Path, progress: bool = False, bars: bool = False
 ) -> list[dict[str, Any]]:
-    """All rows of one cell; in each process one cell at a time, since runs use the process's random state."""
+    """Return all rows of one cell; a process runs one cell at a time, since runs use its random state."""
     with _ALONE, threads(config.threads):
         device = resolve_device(config.device)
         # Layers that propagate before they multiply gather rows where a method needs them plainly: CSR gives none.
         sparse = config.recipe.backbone not in ("sage", "gin")
         data = cell.split(load(cell.dataset, config.root, sparse=sparse)).to(device)
-        methods, store = config.plan(), RowStore(out / ROWS)
+        methods, store = config.plan(), RowStore(out / ROWS_FILE)
         settings = [_FORMAT, versions()["gunlearn"], asdict(cell), content_hash(data), vars(config.recipe), device.type]
         wanted: list[tuple[str, Method | None]] = [("original", None)]
         if config.references:
@@ -108,52 +105,51 @@ def run_cell(
         keys = [_key([*settings, name, None if m is None else m.config()]) for name, m in wanted]
         rows = {key: row for key, row in store.read().items() if not row.get("error")}
         if any(key not in rows for key in keys):
-            problem = _Problem(cell, config, data, Path(config.models), bars)
+            problem = _Problem(cell, config, data, Path(config.models or out / "models"), bars)
             for key, (name, method) in zip(keys, wanted, strict=True):
                 if key not in rows:
-                    rows[key] = store.add(plain({"key": key, **problem.row(name, method)}))
+                    rows[key] = store.add(json_plain({"key": key, **problem.row(name, method)}))
                     if progress:
                         print(_line(rows[key]), file=sys.stderr, flush=True)
         return [rows[key] for key in keys]
 
 
 class _Problem:
-    """A cell with its base model, forget set and references in place."""
+    """A cell with its base model, forget set and references."""
 
     def __init__(self, cell: Cell, config: GridConfig, data: Data, models: Path, bars: bool) -> None:
         self.cell, self.recipe, self.bars, self.task = cell, config.recipe, bars, as_task(cell.task)
         store = ModelStore(models, config.recipe, self.task, bars)
-        # A request that cannot be resolved is told before the training, unless it needs the trained model.
-        self.partition = None if cell.by == "influence" else cell.request().resolve(data)
+        # A request that cannot be resolved fails before the training, unless it needs the trained model.
+        partition = None if cell.by == "influence" else cell.request().resolve(data)
         self.base = store.base(data, cell.seed)
-        if self.partition is None:
-            scores = edge_scores(nora(self.base.model, data), data.edge_index)
-            self.partition = cell.request().resolve(data, scores)
+        if partition is None:
+            partition = cell.request().resolve(data, inpo_edge_scores(nora(self.base.model, data), data.edge_index))
+        self.partition = partition
         offsets = (1000, 2000) if config.references else ()
         self.references = [store.retrained(self.base, self.partition, offset + cell.seed) for offset in offsets]
         self.evaluator = evaluator(self.task, self.partition, [r.model for r in self.references], seed=cell.seed)
         self.device = data.x.device
 
     def row(self, name: str, method: Method | None) -> dict[str, Any]:
-        """One row; a method that cannot do this, or that diverges, gives one with its `error`."""
+        """Return one row; that of a method that cannot do this, or that diverges, has an `error`."""
         if name == "original":
-            p = self.evaluator.probabilities(self.base.model, full_graph=True)
-            return {**self._frame("original", "full graph"), **self._figures(self.base.model, p)}
+            view = self.evaluator.view(self.base.model, full_graph=True)
+            return {**self._frame("original", "full graph"), **view.row()}
         if method is None:
             first = self.references[0]
-            p = self.evaluator.probabilities(first.model)
-            row = {**self._frame("retrain", "default"), **self._figures(first.model, p), **_record(first)}
+            row = self._row(self.evaluator.view(first.model, first), first)
             return {**row, "notes": {**first.notes, "retrain_seed": first.seed}}
         course = Course(self.evaluator)
         frame = {**self._frame(name, method.label), "options": method.config()}
         try:
             result = run_method(method, self.base.model, self.partition, self.task, self.cell.seed, [course], self.bars)
-            p = self.evaluator.probabilities(result.model)
-            if not all(bool(torch.isfinite(q).all()) for q in (p.forget, p.retain, p.test) if q is not None):
+            view = self.evaluator.view(result.model, result)
+            if not view.is_finite:
                 raise DivergenceError("Expected finite scores of the unlearned model (got NaN)")
         except GunlearnError as error:
             return {**frame, "curve": course.curve, "error": str(error)}
-        return {**frame, **self._figures(result.model, p), **_record(result), "curve": course.curve}
+        return {**self._row(view, result), "curve": course.curve}
 
     def _frame(self, method: str, mode: str) -> dict[str, Any]:
         """What all rows of the cell share, figures not yet had."""
@@ -166,7 +162,7 @@ class _Problem:
             "num_forget": self.partition.num_forget,
             "num_retain": self.partition.num_retain,
             "num_nodes": self.partition.data.num_nodes,
-            **dict.fromkeys(FIGURES),
+            **dict.fromkeys(row_names()),
             "base_seconds": self.base.seconds,
             "request_hash": self.partition.request_hash,
             "recipe": dict(vars(self.recipe)),
@@ -179,23 +175,14 @@ class _Problem:
             "hist_forget": None,
         }
 
-    def _figures(self, model: torch.nn.Module, p: Any) -> dict[str, Any]:
-        e = self.evaluator
-        forget = histogram(e.forget_probability(p))
-        return {**e.utility(p), **e.forgetting(p), **e.distance(model, p), "hist_forget": forget}
-
-
-def _record(result: Result) -> dict[str, Any]:
-    return {
-        **result.cost(),
-        "options": result.config,
-        "notes": result.notes,
-        "versions": result.versions,
-    }
+    def _row(self, view: ModelView, result: Result) -> dict[str, Any]:
+        """What came out of a run; its seed is the cell's."""
+        row = {**self._frame(result.method, result.mode), **view.row(), "seed": self.cell.seed}
+        return {**row, "options": result.config, "notes": result.notes}
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device of a name; `"auto"` takes CUDA where there is one.
+    """Return the device of a name; `"auto"` takes CUDA where there is one.
 
     Raises:
         InvalidInputError: unknown, or CUDA where there is none.
@@ -215,14 +202,14 @@ def _line(row: dict[str, Any]) -> str:
     head = f"{row['dataset']} seed {row['seed']}: {row['method']} ({row['mode']})"
     if row["error"]:
         return f"{head}: {row['error']}"
-    parts = [(words, row[name], ".3f") for name, words in EVALUATORS[row["task"]].headline]
+    parts = [(figure.words or figure.heading, row[figure.name], figure.format) for figure in headline(row["task"])]
     parts.append(("seconds", row["seconds"], ".3g"))
     return f"{head}: " + ", ".join(f"{name} {value:{spec}}" for name, value, spec in parts if value is not None)
 
 
 @contextmanager
 def threads(number: int | None) -> Iterator[None]:
-    """Torch's threads inside the block; `None` leaves them."""
+    """Set torch's threads inside the block; `None` leaves them."""
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(before if number is None else number)

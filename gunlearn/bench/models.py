@@ -1,4 +1,4 @@
-"""Trained models, kept on disk by what they were trained on: base models and retrained references are made once."""
+"""Trained models, kept on disk by what they were trained on: base models and references are trained once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gunlearn.bench.store import locked
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.methods.any_task.retrain import Retrain
 from gunlearn.methods.door import run_method
-from gunlearn.nn.kernels.sparse import dense_parts
+from gunlearn.nn.kernels.bag_of_words import dense_parts
 from gunlearn.nn.zoo import BACKBONES, backbone
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
@@ -45,7 +45,7 @@ class Recipe:
         backbone: name of the model, one of `gunlearn.nn.BACKBONES`.
 
     Raises:
-        InvalidInputError: an unknown backbone.
+        InvalidInputError: an unknown backbone, or a number out of its range.
     """
 
     epochs: int = 2000
@@ -58,12 +58,16 @@ class Recipe:
     backbone: str = "gcn"
 
     def __post_init__(self) -> None:
-        """Refuse an unknown backbone before hours of training."""
+        """Check the settings, before hours of training."""
         if self.backbone not in BACKBONES:
             raise InvalidInputError(f"Expected a backbone among {sorted(BACKBONES)} (got {self.backbone!r})")
+        for name in ("eval_every", "hidden_channels", "out_channels", "num_layers"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"Expected '{name}' of at least 1 (got {getattr(self, name)})")
+        self.arguments()
 
     def model(self, data: Data, seed: int) -> nn.Module:
-        """A new model, its weights drawn under `seed`."""
+        """Return a new model, its weights drawn under `seed`."""
         with isolated_rng(seed):
             classes = "train_mask" in data and data.get("y") is not None
             out_channels = int(data.y.max()) + 1 if classes else self.out_channels
@@ -71,18 +75,18 @@ class Recipe:
             return backbone(self.backbone, *sizes)
 
     def arguments(self, progress: bool = False) -> TrainArguments:
-        """Settings of the loop."""
+        """Return the settings of the loop."""
         return TrainArguments(
             self.epochs, self.lr, self.weight_decay, eval_every=self.eval_every, keep="best", progress=progress
         )
 
     def retrain(self) -> Retrain:
-        """The same recipe as a method."""
+        """Return the same recipe as a method."""
         return Retrain(self.epochs, self.lr, self.weight_decay, self.eval_every)
 
 
 class ModelStore:
-    """Makes models, or reads those made before with the same data, recipe and seed.
+    """Train models, or read those trained before with the same data, recipe and seed.
 
     Args:
         directory: where they are kept.
@@ -92,11 +96,10 @@ class ModelStore:
     """
 
     def __init__(self, directory: str | Path, recipe: Recipe, task: Task, progress: bool = False) -> None:
-        """See the class."""
         self.directory, self.recipe, self.task, self.progress = Path(directory), recipe, task, progress
 
     def base(self, data: Data, seed: int) -> Result:
-        """The model trained on all of `data`, initialised under the same seed."""
+        """Return the model trained on all of `data`, initialised under the same seed."""
         fresh = self.recipe.model(data, seed).to(data.edge_index.device)
         return self._kept(
             fresh,
@@ -105,7 +108,7 @@ class ModelStore:
         )
 
     def retrained(self, base: Result, partition: Any, seed: int) -> Result:
-        """The model trained from new weights without what `partition` forgets."""
+        """Return the model trained from new weights without what `partition` forgets."""
         return self._kept(
             base.model,
             ["retrain", content_hash(partition.data), partition.request_hash, seed],
@@ -115,13 +118,13 @@ class ModelStore:
     def _kept(self, model: nn.Module, key: list[Any], make: Callable[[], Result]) -> Result:
         settings = [_FORMAT, key, vars(self.recipe), self.task.name, vars(self.task)]
         name = hashlib.sha256(json.dumps(settings, default=repr).encode()).hexdigest()[:20]
-        # The lock file stays: removed, it could be another file for the next than for those who wait.
+        # The lock file stays: if it were removed, a new process and those that wait would lock different files.
         directory, lock = self.directory / name, self.directory / f".{name}.lock"
         try:
             return Result.load(directory, model)
         except CheckpointError:
             pass
-        with locked(lock):  # whoever else needs it now waits, instead of training it as well
+        with locked(lock):  # other processes wait for this model instead of training it as well
             try:
                 result = Result.load(directory, model)
             except CheckpointError:
@@ -138,12 +141,12 @@ class ModelStore:
                 try:
                     written.rename(directory)
                     return
-                except OSError:  # something lies there: damaged, since it could not be read, or another process's
+                except OSError:  # the folder exists: a damaged model (it could not be read), or another process's
                     shutil.rmtree(directory, ignore_errors=True)
 
 
 def content_hash(data: Data) -> str:
-    """Hash of what a model can learn from: features, training and validation edges; labels, where masks name them."""
+    """Return a hash of what a model learns from: features, training and validation edges; with masks, labels too."""
     digest = hashlib.sha256()
     names = ["x", "edge_index", "edge_weight", "edge_attr", "val_pos_edge_index", "val_neg_edge_index"]
     for name in [*names, *(("y", "train_mask", "val_mask") if "train_mask" in data else ())]:

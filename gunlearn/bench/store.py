@@ -1,4 +1,4 @@
-"""Rows on disk: one line each, written as they come, so that a killed grid loses the row at hand alone."""
+"""Rows on disk: one line each, written when it is ready, so that a killed grid loses only the row in progress."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,26 +16,26 @@ from typing import Any
 
 from gunlearn.errors import CheckpointError
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
+#: File of the rows in an output folder.
+ROWS_FILE = "rows.jsonl"
 #: Fields that hold lists for plots; they are not in the CSV.
 PLOT_FIELDS = ("curve", "hist_forget")
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[int]:
-    """Have the file `path` (made where absent) for oneself, among the processes of all machines that see it.
+    """Lock the file `path` (made where absent) against all other processes, on other machines too.
 
-    Yields a descriptor to append with. A process that is killed lets go. Where the system has no such locks (Windows),
-    nobody waits.
+    Yields a descriptor to append with. The lock of a killed process is released. Windows has no such locks: there,
+    processes do not wait for each other.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
-        if fcntl is not None:
+        if sys.platform != "win32":
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
     finally:
@@ -42,27 +43,23 @@ def locked(path: Path) -> Iterator[int]:
 
 
 class RowStore:
-    """Rows in a file of JSON lines, each known by its `key`; processes of several machines may add to it.
+    """Rows in a file of JSON lines, each under its `key`; processes of several machines may add to it.
 
     Args:
-        path: the file; made when the first row comes.
+        path: the file; made with the first row.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """See the class."""
         self.path = Path(path)
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Rows by key, the newest where there are several; lines that do not parse (a killed write) are left out."""
+        """Return rows by key, the newest of each; lines that do not parse (a killed write) are left out."""
         return _parse(self.path.read_bytes()) if self.path.is_file() else {}
 
     def add(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Append a row, unless there is one of its key without an error.
+        """Append a row, unless the file has one of its key without an error; return the row in the file.
 
-        So a cell that was given to a second worker, because the first seemed dead, leaves each row once.
-
-        Returns:
-            The row that stands in the file.
+        A cell that a second worker repeats, because the first seemed dead, therefore leaves each row once.
         """
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         with locked(self.path) as descriptor:
@@ -88,21 +85,21 @@ def _parse(lines: bytes) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def plain(value: Any) -> Any:
-    """`value` as JSON holds it: NaN and infinity become `None`, what JSON does not know its text."""
+def json_plain(value: Any) -> Any:
+    """Return `value` as JSON can hold it: NaN and infinity become `None`, unknown objects their text."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {str(key): json_plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
+        return [json_plain(entry) for entry in value]
     return str(value)
 
 
 def atomic_write(path: str | Path, content: str | bytes) -> Path:
-    """Write a whole file or nothing: to a neighbour first, then renamed."""
+    """Write a whole file or nothing: under another name first, then renamed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -120,7 +117,7 @@ def atomic_write(path: str | Path, content: str | bytes) -> Path:
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as CSV: nested fields as JSON, an empty field for `None`, no lists for plots."""
+    """Return rows as CSV: nested fields as JSON, an empty field for `None`, no lists for plots."""
     columns = list(dict.fromkeys(name for row in rows for name in row if name not in PLOT_FIELDS))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -132,12 +129,12 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def read_results(directory: str | Path) -> list[dict[str, Any]]:
-    """Rows of a grid: what its last command asked for; of an unfinished one, the rows that are there.
+    """Return the rows of a grid's last command; of an unfinished one, the rows so far.
 
     Raises:
         CheckpointError: no `results.json` there, or not one of ours.
     """
-    path, unfinished = Path(directory) / "results.json", Path(directory) / "rows.jsonl"
+    path, unfinished = Path(directory) / "results.json", Path(directory) / ROWS_FILE
     if not path.is_file() and unfinished.is_file():
         rows = list(RowStore(unfinished).read().values())
         if rows:

@@ -1,21 +1,23 @@
-"""The `gunlearn` command. Heavy imports wait until a command needs them, so that help comes at once."""
+"""The `gunlearn` command. Heavy modules load when a command uses them (`gunlearn.bench.run_grid`), not for help."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tyro
 
-from gunlearn.cli.console import say
-from gunlearn.cli.influence import Influence
+import gunlearn
+from gunlearn.cli.grid_command import Run
+from gunlearn.cli.influence import InfluenceCommand
 from gunlearn.cli.listings import Datasets, Estimators, Losses, Methods, Report
 from gunlearn.cli.llm import LLM, LLMMethods
-from gunlearn.cli.run import Run
+from gunlearn.core.lazy import lazy
 from gunlearn.errors import GunlearnError
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., Any]] = {
     "run": Run,
-    "influence": Influence,
+    "influence": InfluenceCommand,
     "methods": Methods,
     "estimators": Estimators,
     "datasets": Datasets,
@@ -24,10 +26,11 @@ COMMANDS = {
     "llm-methods": LLMMethods,
     "report": Report,
 }
+__getattr__, __dir__ = lazy(__name__, {}, ("console", "language_models"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of `gunlearn` and `python -m gunlearn`.
+    """Run `gunlearn`, or `python -m gunlearn`.
 
     Raises:
         SystemExit: 1 if every method failed, 2 after a wrong argument, 130 after Ctrl-C.
@@ -40,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (GunlearnError, NotADirectoryError, FileExistsError, PermissionError) as error:
         if getattr(command, "debug", False):
             raise
-        say("error: " + " ".join(str(error).split()), style="red")
+        gunlearn.cli.console.say("error: " + " ".join(str(error).split()), style="red")
         code = 2
     except KeyboardInterrupt:
         code = 130

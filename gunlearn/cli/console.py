@@ -1,20 +1,61 @@
-"""What the command prints, and where."""
+"""What the command prints, and where. Loaded when something is printed: help must not wait for rich."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import gunlearn
 
 
 def say(text: str, style: str | None = None) -> None:
-    """One line on standard error, never wrapped."""
-    from rich.console import Console
-
+    """Print one line on standard error, never wrapped."""
     Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def show(table: object) -> None:
-    """A table on standard output."""
-    from rich.console import Console
-
+    """Print a table on standard output."""
     # Into a file or a pipe, as wide as it needs: a table cut to 80 columns is of no use there.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def print_table(head: list[str], body: list[list[str]], markdown: bool) -> int:
+    """Print a listing, in colour or as markdown; return the exit code 0."""
+    if markdown:
+        print(gunlearn.report.listing.listing_markdown(head, body))
+        return 0
+    table = Table(*head)
+    for row in body:
+        table.add_row(*map(Text, row))
+    show(table)
+    return 0
+
+
+def print_rows(rows: Sequence[dict[str, Any]], markdown: bool = False) -> None:
+    """Print the rows of a grid: a table per problem, under a title that tells it from the others."""
+    problems = gunlearn.report.summary.problems(rows)
+    for group in problems:
+        title = problem_title(group[0])
+        if not markdown:
+            show(gunlearn.report.rich_table(group, title))
+            continue
+        if len(problems) > 1:
+            print(f"### {title}\n")
+        print(gunlearn.report.markdown_table(group))
+
+
+def problem_title(row: Mapping[str, Any]) -> str:
+    """Return data set, task and request of a row in words, and what else is not the default."""
+    kind, ratio = row.get("forget", "edges"), row.get("ratio")
+    share = f"{row.get('count')} {kind}" if ratio is None else f"ratio {ratio} of {kind}"
+    parts = [str(row.get("dataset")), row.get("task", "link_prediction").replace("_", " "), f"{share} forgotten"]
+    if kind == "edges":
+        parts.append(f"region {row.get('region')}")
+    others = (("backbone", "gcn"), ("protocol", "random"), ("by", "random"))
+    parts += [f"{name} {row[name]}" for name, default in others if row.get(name, default) != default]
+    return ", ".join(parts)

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from gunlearn.cli.console import say, show
-from gunlearn.cli.fields import Flag, Folder, Whole
+import gunlearn
+from gunlearn.cli.fields import Flag, Folder, Pairs, Texts, Whole, same_named
+from gunlearn.cli.grid_command import epochs_of
 
 if TYPE_CHECKING:
     from gunlearn.bench.influence_grid import InfluenceConfig
 
-_Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")]
-_KeyValue = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
 _Function = Annotated[str | None, tyro.conf.arg(metavar="PATH.py:FUNCTION", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
-class Influence:
-    """Hold estimators of influence against the truth, and write rows, a table and a report.
+class InfluenceCommand:
+    """Compare estimators of influence with the truth, and write rows, a table and a report.
 
     Two questions are kept apart. Removal: the model stays, the graph changes. Training: the model would have been
-    trained without the item. See 'gunlearn estimators' for who answers which.
+    trained without the item. 'gunlearn estimators' says which estimator answers which.
 
     Args:
         dataset: A name (see 'gunlearn datasets'), or a folder with edges.csv and features.npy.
         root: Folder of the raw files, laid out as PyG does; without it $GUNLEARN_DATA, else ./data.
         estimators: What to compare (see 'gunlearn estimators'); without it all that answer the truth's question for
             these items and this target, and the controls random and degree.
-        truth: What to hold them against: removal (exact), pbrf, retraining, lds, or an estimator's name.
+        truth: What to compare them with: removal (exact), pbrf, retraining, lds, or an estimator's name.
         of: Influence of what.
         target: Influence on what: how far outputs move, or the loss of the validation items.
         task: What the model predicts.
@@ -58,7 +58,7 @@ class Influence:
 
     dataset: str = "digits"
     root: Folder = None
-    estimators: _Names = ()
+    estimators: Texts = ()
     truth: str = "removal"
     of: Literal["edges", "nodes", "features"] = "edges"
     target: Literal["probabilities", "embeddings", "loss"] = "probabilities"
@@ -75,8 +75,8 @@ class Influence:
     hidden_channels: int = 128
     out_channels: int = 64
     num_layers: int = 2
-    estimator_arg: _KeyValue = ()
-    truth_arg: _KeyValue = ()
+    estimator_arg: Pairs = ()
+    truth_arg: Pairs = ()
     double: Flag = False
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     threads: Whole = None
@@ -84,55 +84,28 @@ class Influence:
     debug: Flag = False
 
     def config(self) -> InfluenceConfig:
-        """What the options say, checked."""
-        from gunlearn.bench.influence_grid import InfluenceConfig
-        from gunlearn.bench.models import Recipe
-        from gunlearn.cli.run import epochs_of
-
-        return InfluenceConfig(
-            dataset=self.dataset,
-            estimators=self.estimators or None,
-            root=self.root,
-            task=self.task,
-            of=self.of,
-            target=self.target,
-            truth=self.truth,
-            num_items=self.num_items,
-            truth_items=self.truth_items,
-            seed=self.seed,
-            recipe=Recipe(
-                epochs=epochs_of(self.dataset, self.epochs),
-                lr=self.lr,
-                weight_decay=self.weight_decay,
-                hidden_channels=self.hidden_channels,
-                out_channels=self.out_channels,
-                num_layers=self.num_layers,
-            ),
-            model=self.model,
-            estimator_args=self.estimator_arg,
-            truth_args=self.truth_arg,
-            double=self.double,
-            device=self.device,
-            threads=self.threads,
-            models=self.models,
-        )
+        """Return the study that the options describe."""
+        recipe = same_named(self, gunlearn.bench.Recipe) | {"epochs": epochs_of(self.dataset, self.epochs)}
+        settings = same_named(self, gunlearn.bench.InfluenceConfig) | {
+            "estimators": self.estimators or None,
+            "recipe": gunlearn.bench.Recipe(**recipe),
+            "estimator_args": self.estimator_arg,
+            "truth_args": self.truth_arg,
+        }
+        return gunlearn.bench.InfluenceConfig(**settings)
 
     @property
     def folder(self) -> Path:
-        """Where the outputs go."""
+        """Folder of the outputs."""
         return self.out or Path("runs") / f"{Path(self.dataset).resolve().name.lower()}-influence"
 
     def __call__(self) -> int:
-        """Run the study; 1 if every estimator failed."""
-        import sys
-
-        from gunlearn.bench.influence_grid import run_influence
-        from gunlearn.report.influence_table import influence_rich_table, study_title
-
-        report = _tell if self.progress else None
-        study = run_influence(self.config(), self.folder, report, bars=self.progress and sys.stderr.isatty())
-        show(influence_rich_table(study.rows, study_title(study)))
-        print(f"report: {self.folder / 'influence.html'}")
+        """Run the study; return 1 if every estimator failed."""
+        told, bars = _tell if self.progress else None, self.progress and sys.stderr.isatty()
+        study = gunlearn.bench.run_influence(self.config(), self.folder, told, bars)
+        report = gunlearn.report.influence_report(study, self.folder / "influence.html")
+        gunlearn.cli.console.show(gunlearn.report.influence_rich_table(study.rows, gunlearn.report.study_title(study)))
+        print(f"report: {report}")
         return 1 if all(row["error"] for row in study.rows) else 0
 
 
@@ -142,4 +115,4 @@ def _tell(row: dict[str, Any]) -> None:
     else:
         correlation = "not defined" if row["spearman"] is None else f"{row['spearman']:.3f}"
         said = f"Spearman {correlation}, {row['seconds']:.2g} s"
-    say(f"{row['estimator']}: {said}")
+    gunlearn.cli.console.say(f"{row['estimator']}: {said}")

@@ -1,4 +1,4 @@
-"""Loading language models for the command line."""
+"""Language models for the command line. Loaded when one is needed: it takes transformers and peft."""
 
 from __future__ import annotations
 
@@ -7,16 +7,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+import gunlearn.llm.model.bounded  # noqa: F401  # makes its kind of adapter known to peft
 from gunlearn.errors import InvalidInputError
+from gunlearn.llm.model.frozen import check_vocabulary
+
+__all__ = ["check_device", "check_vocabulary", "is_adapter", "load_language_model", "quiet", "rename"]
+
+
+def check_device(device: str) -> None:
+    """Refuse CUDA where there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidInputError("Expected a CUDA device for --device cuda (got none)")
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a folder holds an adapter of peft."""
+    """Return whether a folder holds an adapter of peft."""
     return (Path(name) / "adapter_config.json").is_file()
 
 
-def load(name: str, dtype: str = "auto") -> tuple[Any, Any]:
-    """Model and tokenizer of a folder or an id; an adapter is merged into its model.
+def load_language_model(name: str, dtype: str = "auto") -> tuple[Any, Any]:
+    """Return model and tokenizer of a folder or an id; an adapter is merged into its model.
 
     Raises:
         InvalidInputError: there is no causal language model, or no tokenizer.
@@ -24,14 +39,8 @@ def load(name: str, dtype: str = "auto") -> tuple[Any, Any]:
     path = Path(name)
     if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1):
         raise InvalidInputError(f"Expected a folder of a model, or an id like owner/name (got {name}: no such folder)")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     try:
         if is_adapter(name):
-            from peft import AutoPeftModelForCausalLM
-
-            import gunlearn.llm.model.bounded  # noqa: F401  # from here on peft knows this kind of adapter too
-
             model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
             for parameter in model.parameters():  # peft froze them; merged, they are the model's own again
                 parameter.requires_grad_(parameter.is_floating_point())
@@ -47,15 +56,13 @@ def load(name: str, dtype: str = "auto") -> tuple[Any, Any]:
 
 
 def rename(model: Any, name: str) -> None:
-    """Say where a model comes from: adapters and records name that place."""
+    """Set where a model comes from: adapters and records name that place."""
     model.name_or_path = model.config.name_or_path = name
 
 
 @contextmanager
 def quiet(progress: bool) -> Iterator[None]:
-    """Without transformers' own bars where none are wanted."""
-    from transformers.utils import logging
-
+    """Hide transformers' own bars inside the block, unless `progress`."""
     shown = logging.is_progress_bar_enabled()
     if not progress:
         logging.disable_progress_bar()

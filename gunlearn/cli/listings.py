@@ -7,13 +7,13 @@ from pathlib import Path
 
 import tyro
 
-from gunlearn.cli.console import show
+import gunlearn
 from gunlearn.cli.fields import Flag, Folder
 
 
 @dataclass(frozen=True)
-class Methods:
-    """List the unlearning methods.
+class Listing:
+    """List what there is.
 
     Args:
         markdown: Print a markdown table.
@@ -23,62 +23,46 @@ class Methods:
 
     def __call__(self) -> int:
         """Print the table."""
-        from gunlearn.report.listing import methods_listing
+        return gunlearn.cli.console.print_table(*self.table(), self.markdown)
 
-        return print_table(*methods_listing(), self.markdown)
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Return heading and rows."""
+        raise NotImplementedError  # an abstract class would make tyro load typeguard, and help slow
+
+
+class Methods(Listing):
+    """List the unlearning methods."""
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        return gunlearn.report.listing.methods_listing()
+
+
+class Estimators(Listing):
+    """List the estimators of influence."""
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        return gunlearn.report.listing.estimators_listing()
+
+
+class Losses(Listing):
+    """List the losses."""
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        return gunlearn.report.listing.losses_listing()
 
 
 @dataclass(frozen=True)
-class Estimators:
-    """List the estimators of influence.
-
-    Args:
-        markdown: Print a markdown table.
-    """
-
-    markdown: Flag = False
-
-    def __call__(self) -> int:
-        """Print the table."""
-        from gunlearn.report.listing import estimators_listing
-
-        return print_table(*estimators_listing(), self.markdown)
-
-
-@dataclass(frozen=True)
-class Datasets:
+class Datasets(Listing):
     """List the data sets, and whether their files are at hand.
 
     Args:
         root: Folder of the raw files; without it $GUNLEARN_DATA, else ./data.
-        markdown: Print a markdown table.
     """
 
     root: Folder = None
-    markdown: Flag = False
 
-    def __call__(self) -> int:
-        """Print the table."""
-        from gunlearn.report.listing import datasets_listing
-
-        return print_table(*datasets_listing(self.root), self.markdown)
-
-
-@dataclass(frozen=True)
-class Losses:
-    """List the losses.
-
-    Args:
-        markdown: Print a markdown table.
-    """
-
-    markdown: Flag = False
-
-    def __call__(self) -> int:
-        """Print the table."""
-        from gunlearn.report.listing import losses_listing
-
-        return print_table(*losses_listing(), self.markdown)
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        return gunlearn.report.listing.datasets_listing(self.root)
 
 
 @dataclass(frozen=True)
@@ -97,50 +81,19 @@ class Report:
         """Write the report, print the table."""
         if (self.out / "influence.json").is_file():
             return self._influence()
-        from gunlearn.bench.store import read_results
-        from gunlearn.report.html import grid_report
-        from gunlearn.report.table import markdown_table, rich_table
-
-        rows = read_results(self.out)
-        path = grid_report(rows, self.out / "report.html")
-        if self.markdown:
-            print(markdown_table(rows))
-        else:
-            show(rich_table(rows))
+        rows = gunlearn.bench.read_results(self.out)
+        path = gunlearn.report.grid_report(rows, self.out / "report.html")
+        gunlearn.cli.console.print_rows(rows, self.markdown)
+        if not self.markdown:
             print(f"report: {path}")
         return 0
 
     def _influence(self) -> int:
-        from gunlearn.bench.influence_grid import read_study
-        from gunlearn.report.influence_table import (
-            influence_markdown_table,
-            influence_report,
-            influence_rich_table,
-            study_title,
-        )
-
-        study = read_study(self.out)
-        path = influence_report(study, self.out / "influence.html")
+        report, study = gunlearn.report, gunlearn.bench.read_study(self.out)
+        path = report.influence_report(study, self.out / "influence.html")
         if self.markdown:
-            print(influence_markdown_table(study.rows))
+            print(report.influence_markdown_table(study.rows))
         else:
-            show(influence_rich_table(study.rows, study_title(study)))
+            gunlearn.cli.console.show(report.influence_rich_table(study.rows, report.study_title(study)))
             print(f"report: {path}")
         return 0
-
-
-def print_table(head: list[str], body: list[list[str]], markdown: bool) -> int:
-    """Print a table, in colour or as markdown; the exit code is 0."""
-    if markdown:
-        from gunlearn.report.listing import listing_markdown
-
-        print(listing_markdown(head, body))
-        return 0
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*head)
-    for row in body:
-        table.add_row(*map(Text, row))
-    show(table)
-    return 0

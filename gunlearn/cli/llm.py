@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from gunlearn.cli.console import say
-from gunlearn.cli.fields import Flag, Folder, Real, Whole
-from gunlearn.cli.language_models import is_adapter, load, quiet, rename
-from gunlearn.cli.listings import print_table
+import gunlearn
+from gunlearn.cli.fields import Flag, Folder, Pairs, Real, Text, Whole
+from gunlearn.cli.listings import Listing
+from gunlearn.core.options import parse_pair
 from gunlearn.errors import DivergenceError, InvalidInputError
 
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
-Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
-Pairs = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
 
 
 @dataclass(frozen=True)
@@ -87,109 +83,66 @@ class LLM:
 
     @property
     def folder(self) -> Path:
-        """Where the outputs go."""
+        """Folder of the outputs."""
         return self.out or Path("runs") / "llm"
 
     def __call__(self) -> int:
-        """Unlearn, save, print the table; 1 if the loss diverged."""
-        from gunlearn.llm.data.records import read_records
-        from gunlearn.llm.recipes.methods import named_method
-        from gunlearn.llm.record import check_folder
+        """Unlearn, save, print the table; return 1 if the loss diverged."""
+        from gunlearn.llm.record import check_folder  # here: it loads torch, which help can do without
 
-        # Whatever is wrong with options and files is said before a model is loaded.
+        # Errors of options and files come before a model is loaded.
         check_folder(self.folder)
-        named_method(self.method).plan(options := pairs("--method-arg", self.method_arg))
-        training = pairs("--training-arg", self.training_arg) | ({"use_cpu": True} if self.device == "cpu" else {})
+        options = dict(parse_pair(argument, "--method-arg") for argument in self.method_arg)
+        gunlearn.methods.build_method(self.method, options, gunlearn.llm.CausalLM())
+        training = dict(parse_pair(argument, "--training-arg") for argument in self.training_arg)
+        training |= {"use_cpu": True} if self.device == "cpu" else {}
         files = {name: getattr(self, name) for name in ("forget", "retain", "alternative")}
-        records = {name: None if path is None else read_records(path) for name, path in files.items()}
+        records = {name: None if path is None else gunlearn.llm.read_records(path) for name, path in files.items()}
         encoding = {"chat": None if self.chat else False, "system": self.system, "long_answers": self.long_answers}
         encoding |= {} if self.template is None else {"template": self.template}
-        from gunlearn.llm.model.frozen import check_vocabulary
-        from gunlearn.llm.unlearning import unlearn
-
-        self._check_device()
-        with quiet(self.progress):
+        same = ("method", "peft", "epochs", "lr", "batch_size", "seed", "max_length", "overlap", "progress")
+        settings = {name: getattr(self, name) for name in same} | {"options": options, "encoding": encoding}
+        clash = sorted(set(training) & {*settings, *records})
+        if clash:
+            raise InvalidInputError(
+                f"Expected options of 'gunlearn llm' as such: --{clash[0].replace('_', '-')} (got --training-arg)"
+            )
+        console, loading = gunlearn.cli.console, gunlearn.cli.language_models
+        loading.check_device(self.device)
+        with loading.quiet(self.progress):
             dtype = "float32" if self.dtype == "auto" and self.peft is None else self.dtype
-            model, tokenizer = load(self.model, dtype)
-            retrained = None if self.reference_model is None else load(self.reference_model, dtype)[0]
-            if retrained is not None:
-                check_vocabulary(model, retrained)
-            base = (self.folder / "base").resolve() if self.peft and is_adapter(self.model) else None
+            model, tokenizer = loading.load_language_model(self.model, dtype)
+            retrained = None
+            if self.reference_model is not None:
+                retrained = loading.load_language_model(self.reference_model, dtype)[0]
+                loading.check_vocabulary(model, retrained)
+            base = (self.folder / "base").resolve() if self.peft and loading.is_adapter(self.model) else None
             if base is not None:
-                rename(model, str(base))
+                loading.rename(model, str(base))
             try:
-                result = unlearn(
-                    model,
-                    tokenizer,
-                    method=self.method,
-                    **records,
-                    options=options,
-                    peft=self.peft,
-                    epochs=self.epochs,
-                    lr=self.lr,
-                    batch_size=self.batch_size,
-                    seed=self.seed,
-                    max_length=self.max_length,
-                    encoding=encoding,
-                    overlap=self.overlap,
-                    progress=self.progress,
-                    in_place=retrained is None and base is None,
-                    **training,
-                )
+                settings["in_place"] = retrained is None and base is None
+                result = gunlearn.llm.unlearn(model, tokenizer, **records, **settings, **training)
             except DivergenceError as error:
                 if self.debug:
                     raise
-                say(f"error: {error}", style="red")
+                console.say(f"error: {error}", style="red")
                 return 1
             if base is not None:  # the new adapter belongs to the merged model, not to the one below it
                 model.save_pretrained(base)
                 tokenizer.save_pretrained(base)
             result.save(self.folder)
             if retrained is not None:
-                print_table(*result.table(), markdown=False)  # the comparison takes its time
+                console.print_table(*result.table(), markdown=False)  # the comparison takes its time
                 result = result.compared(model, retrained)
                 result.write_record(self.folder)
-        print_table(*result.table(), markdown=False)
+        console.print_table(*result.table(), markdown=False)
         print(f"{'adapter' if self.peft else 'model'} and card: {self.folder}")
         return 0
 
-    def _check_device(self) -> None:
-        import torch
 
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InvalidInputError("Expected a CUDA device for --device cuda (got none)")
+class LLMMethods(Listing):
+    """List the unlearning methods with settings published for language models, and these settings."""
 
-
-@dataclass(frozen=True)
-class LLMMethods:
-    """List the unlearning methods of 'gunlearn llm'.
-
-    Args:
-        markdown: Print a markdown table.
-    """
-
-    markdown: Flag = False
-
-    def __call__(self) -> int:
-        """Print the table."""
-        from gunlearn.llm.recipes.methods import methods_listing
-
-        return print_table(*methods_listing(), self.markdown)
-
-
-def pairs(option: str, given: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE options; values are read as JSON where they are JSON, else as text.
-
-    Raises:
-        InvalidInputError: no such pair.
-    """
-    out = {}
-    for pair in given:
-        key, found, value = pair.partition("=")
-        if not key or not found:
-            raise InvalidInputError(f"Expected {option} key=value (got {pair!r})")
-        try:
-            out[key] = json.loads(value)
-        except json.JSONDecodeError:
-            out[key] = value
-    return out
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        (_, *head), body = gunlearn.methods.settings_listing()
+        return head, [row for task, *row in body if task == "causal_lm"]

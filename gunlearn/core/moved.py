@@ -9,7 +9,9 @@ from typing import Any
 
 MOVED = {
     "gunlearn.bench.influence": "gunlearn.bench.influence_grid",
+    "gunlearn.bench.options": "gunlearn.core.options",
     "gunlearn.cli.options": "gunlearn.cli.fields",
+    "gunlearn.cli.run": "gunlearn.cli.grid_command",
     "gunlearn.influence": "gunlearn.attribution",
     "gunlearn.influence.agreement": "gunlearn.attribution.study.agreement",
     "gunlearn.influence.balls": "gunlearn.attribution.removal.balls",
@@ -59,6 +61,7 @@ MOVED = {
     "gunlearn.llm.instructions": "gunlearn.llm.recipes.instructions",
     "gunlearn.llm.likelihoods": "gunlearn.llm.training.likelihoods",
     "gunlearn.llm.methods": "gunlearn.llm.recipes.methods",
+    "gunlearn.llm.metrics.memorization": "gunlearn.metrics.texts",
     "gunlearn.llm.metrics.alignment": "gunlearn.llm.metrics.text_alignment",
     "gunlearn.llm.metrics.tofu": "gunlearn.llm.metrics.tofu_metrics",
     "gunlearn.llm.obliviate": "gunlearn.llm.recipes.obliviate",
@@ -123,6 +126,9 @@ MOVED = {
     "gunlearn.methods.targets": "gunlearn.tasks.graph.score_targets",
     "gunlearn.methods.teachers": "gunlearn.methods.any_task.teachers",
     "gunlearn.methods.training": "gunlearn.training.from_scratch",
+    "gunlearn.metrics.classes": "gunlearn.metrics.graph_evaluators",
+    "gunlearn.metrics.link": "gunlearn.metrics.graph_evaluators",
+    "gunlearn.metrics.named": "gunlearn.metrics.problem",
     "gunlearn.nn.backbones": "gunlearn.nn.zoo",
     "gunlearn.nn.fast": "gunlearn.nn.kernels.fast",
     "gunlearn.nn.hetero_wrapper": "gunlearn.nn.hetero.wrapper",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import types
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -21,13 +22,15 @@ _KINDS: dict[Any, tuple[type, str]] = {
 
 
 def parse_value(text: str) -> Any:
-    """A python or JSON literal where it is one (`5`, `1e-3`, `None`, `true`, `[1, 2]`), else the text itself."""
+    """Return the value of a Python or JSON literal (`5`, `1e-3`, `None`, `true`, `[1, null]`), other texts unread."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    for read in (ast.literal_eval, json.loads):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, TypeError):
+            continue
+    return text
 
 
 def parse_pair(argument: str, what: str) -> tuple[str, Any]:

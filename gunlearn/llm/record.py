@@ -15,26 +15,25 @@ from torch import nn
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.card import loading, movement, unchanged
 from gunlearn.llm.data.rows import is_labelled
-from gunlearn.llm.metrics.row_figures import FIGURES, figures
+from gunlearn.llm.metrics.row_figures import RECORDED, figures
 from gunlearn.llm.metrics.scoring import prompt_of
 from gunlearn.llm.model.causal_lm import IGNORE
 from gunlearn.llm.model.frozen import check_vocabulary
+from gunlearn.metrics import FIGURES
+from gunlearn.training.result import Result
 
-RECORD = "unlearning.json"
+_RECORD = "unlearning.json"
 #: What a saved model or adapter consists of; left by a former run, it would be loaded in place of the new one.
 OUTPUTS = ("config.json", "adapter_config.json", "adapter_model*", "model*.safetensors", "pytorch_model*.bin")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class LLMResult:
-    """What `unlearn` hands back.
+@dataclass(eq=False, repr=False)
+class LLMResult(Result):
+    """A `Result` of a language model: the model or its adapter, figures before and after, and a model card.
 
-    Args:
-        model: the unlearned model, or the adapted one.
+    Attributes:
         tokenizer: the caller's.
-        history: the loss and its terms at each logged step.
         settings: all that the run depended on, plain values.
-        seconds: of the whole call.
         before: figures by part before, see `figures`.
         after: the same afterwards.
         parts: the rows that were forgotten and those to retain, as they were read.
@@ -44,13 +43,10 @@ class LLMResult:
         batch_size: rows at a time.
     """
 
-    model: nn.Module
-    tokenizer: Any
-    history: list[dict[str, float]]
-    settings: dict[str, Any]
-    seconds: float
-    before: Mapping[str, Mapping[str, float]]
-    after: Mapping[str, Mapping[str, float]]
+    tokenizer: Any = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    before: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    after: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     parts: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     retrained: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     alignment: Mapping[str, float] = field(default_factory=dict)
@@ -142,7 +138,7 @@ class LLMResult:
             head, body = self.table()
             lines += [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
             lines += [f"| {' | '.join(row)} |" for row in body] + [""]
-            lines += [f"- `{name}`: {what}" for name, what in FIGURES.items() if self.after]
+            lines += [f"- `{name}`: {FIGURES[name].legend}" for name in RECORDED if self.after]
             if self.alignment:
                 lines += [
                     "- `alignment`: divergence of answers from the retrained model's, in nats; 0 if they are alike"
@@ -158,7 +154,7 @@ class LLMResult:
             "These figures say how the model answers the rows it was made to forget. They do not prove that nothing of",
             "them is left: compare with a model that was trained without them, and try to relearn them.",
             "",
-            f"All settings: `{RECORD}`.",
+            f"All settings: `{_RECORD}`.",
         ]
         return "\n".join(lines) + "\n"
 
@@ -185,7 +181,7 @@ class LLMResult:
         """Write card (`README.md`) and record (`unlearning.json`)."""
         names = ("settings", "seconds", "before", "after", "retrained", "alignment", "history")
         record = {name: getattr(self, name) for name in names}
-        (Path(folder) / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+        (Path(folder) / _RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
         (Path(folder) / "README.md").write_text(self.card(folder), encoding="utf-8")
 
 

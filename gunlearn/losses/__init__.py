@@ -1,6 +1,6 @@
-"""The loss layer, for any model: losses per item that compose into objectives.
+"""Losses per item for any model, which compose into objectives.
 
-Knows torch alone. A loss reads `Prediction` objects (log-likelihoods, logits, embeddings), whoever made them:
+They depend on torch alone. A loss reads `Prediction` objects (log-likelihoods, logits, embeddings):
 
     >>> from gunlearn.losses import NLL, NPO, TopologicalEntropy
     >>> NPO(beta=5) + 1.0 * NLL(on="retain") + 0.5 * TopologicalEntropy()
@@ -10,27 +10,23 @@ Knows torch alone. A loss reads `Prediction` objects (log-likelihoods, logits, e
 from __future__ import annotations
 
 from gunlearn.losses import functional
-from gunlearn.losses.adjusted import CEU, IHL, UNDIAL, FlatLogits
+from gunlearn.losses.adjusted import IHL, UNDIAL, CrossEntropyUnlearning, FlatLogits
 from gunlearn.losses.base import Loss
-from gunlearn.losses.distillation import Distillation
-from gunlearn.losses.entropy import TopologicalEntropy
 from gunlearn.losses.influence_weights import influence_weights
 from gunlearn.losses.likelihood import NLL, GradientAscent, SigmoidNLL
 from gunlearn.losses.misdirection import RMU
 from gunlearn.losses.objective import Objective, ObjectiveValue, as_objective
 from gunlearn.losses.pairwise import DPO, KTO
 from gunlearn.losses.prediction import Prediction
-from gunlearn.losses.preference import NPO
+from gunlearn.losses.preference import NPO, SimNPO
 from gunlearn.losses.primal_dual import PrimalDual
 from gunlearn.losses.reduction import reduce_values
-from gunlearn.losses.reference import KLToReference, MSEToReference
+from gunlearn.losses.reference import Distillation, KLToReference, MSEToReference, TopologicalEntropy
 from gunlearn.losses.refusal import JSDToReference, JSDToRefusal
 from gunlearn.losses.reweighted import WGA, SatImp
-from gunlearn.losses.simple_preference import SimNPO
 from gunlearn.losses.vocabulary import MaskedVocabulary
 
 __all__ = [
-    "CEU",
     "DPO",
     "IHL",
     "KTO",
@@ -40,6 +36,7 @@ __all__ = [
     "RMU",
     "UNDIAL",
     "WGA",
+    "CrossEntropyUnlearning",
     "Distillation",
     "FlatLogits",
     "GradientAscent",

@@ -1,4 +1,4 @@
-"""The base class of all losses: picks its part, checks it, cleans what is masked, reduces."""
+"""The base class of all losses: it picks its part, checks it, zeroes masked entries and reduces."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from gunlearn.losses.reduction import PER_ITEM, REDUCTIONS, fit_mask, reduce_val
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Loss(Composable, ABC):
-    """A number to minimise, computed from what a model predicts on one part of the data.
+    """A number to minimise, computed from a model's predictions on one part of the data.
 
     A subclass is a frozen dataclass with a `values` method and the class attributes below. Losses compose with `+`,
-    `-` and `*` into an `Objective`.
+    `-` and `*` into an `Objective`. A property that is the same for all instances (`reads`, `whole_items`) may be a
+    plain class attribute.
 
     Args:
         on: name of the part of the data this loss reads.
@@ -34,8 +35,8 @@ class Loss(Composable, ABC):
         summary: what it does, in a few words.
         paper: title of the paper, or `None`.
         arxiv: its arXiv number, or `None`.
-        needs_reference: whether predictions of the model before unlearning are needed.
-        bounded_below: whether minimising it can not run away to minus infinity.
+        needs_reference: whether it needs predictions of the model before unlearning.
+        bounded_below: whether it has a lower bound.
         level: what it reads: `"item"`, `"token"`, `"embedding"`.
 
     Raises:
@@ -61,7 +62,6 @@ class Loss(Composable, ABC):
     reduction: str = "mean"
 
     def __post_init__(self) -> None:
-        """Check the fields that all losses share."""
         check_choice("reduction", self.reduction, REDUCTIONS)
         if self.whole_items and self.reduction in ("token_mean", "seq_mean"):
             raise InvalidInputError(
@@ -77,30 +77,30 @@ class Loss(Composable, ABC):
 
     @property
     def on_parts(self) -> tuple[str, ...]:
-        """Names of all parts whose predictions are read; one, unless a loss compares two."""
+        """Names of the parts whose predictions are read: one, or two where a loss compares them."""
         return (self.on,)
 
     @property
     def aligned_parts(self) -> tuple[str, ...]:
-        """Names of the parts that are compared item by item: item `i` of each belongs to item `i` of the others."""
+        """Names of the parts that are compared item by item: item `i` of one with item `i` of the others."""
         return ()
 
     @property
     def whole_items(self) -> bool:
-        """Whether a value is of all tokens of an item together."""
+        """Whether one value stands for all tokens of an item together."""
         return False
 
     @property
     def per_item(self) -> bool:
-        """Whether a mean counts items rather than tokens, where items have several."""
+        """Whether a mean counts items, not tokens, where items have several tokens."""
         return self.whole_items or self.reduction in PER_ITEM
 
     def keep(self, mask: Tensor) -> Tensor:
-        """Which of the entries that a mask keeps this loss reads: all of them, unless it skips some."""
+        """The mask without the entries that this loss skips; by default it skips none."""
         return mask
 
     def count(self, mask: Tensor) -> Tensor:
-        """What a mean divides by: the tokens that the mask `[num_items, num_tokens]` keeps, or the items with any."""
+        """The number a mean divides by: tokens kept by the mask `[num_items, num_tokens]`, or items that keep any."""
         mask = self.keep(mask)
         return mask.flatten(1).any(1).sum() if self.per_item and mask.dim() > 1 else mask.sum()
 
@@ -115,13 +115,14 @@ class Loss(Composable, ABC):
         return f"{self.name}({self.on})"
 
     @abstractmethod
-    def values(self, current: Prediction, reference: Prediction | None, *others: Prediction | None) -> Tensor:
-        """One value per item (or token), before masks and weights.
+    def values(self, *args: Any, **kwargs: Any) -> Tensor:  # so typed, a subclass may name just what it reads
+        """Return one value per item (or token), before masks and weights.
 
-        Args:
-            current: predictions of the current model; in `log_prob` and the fields of `reads`, masked entries are 0.
-            reference: predictions of the reference model on the same items, without gradient; `None` if not needed.
-            others: the same two for each further part of `on_parts`.
+        A subclass defines `values(self, current, reference)`, and two more arguments for each further part of
+        `on_parts`:
+
+        - `current`: predictions of the current model; in `log_prob` and the fields of `reads`, masked entries are 0.
+        - `reference`: predictions of the reference model on the same items, without gradient; `None` if not needed.
 
         Returns:
             `[num_items]` or the shape of `log_prob`.
@@ -133,11 +134,11 @@ class Loss(Composable, ABC):
         reference: Prediction | Mapping[str, Prediction] | None = None,
         count: Tensor | float | None = None,
     ) -> Tensor:
-        """Evaluate on the part `on`.
+        """Evaluate the loss on the part `on`.
 
-        Entries masked in either prediction take no part and get exactly zero gradient, whatever they hold; weights are
-        those of `current`. The reference is a constant: no gradient flows into it. NaN among entries that count is
-        handed on, for the training loop to refuse.
+        Entries masked in either prediction do not count and get exactly zero gradient, whatever they hold. Weights are
+        those of `current`. No gradient flows into the reference. NaN among the entries that count stays in the result:
+        the training loop refuses it.
 
         Args:
             current: predictions of the current model: of this part, or a mapping from part names.
@@ -149,7 +150,7 @@ class Loss(Composable, ABC):
 
         Raises:
             InvalidInputError: the part, the reference or a field is missing, or shapes disagree.
-            InvalidTypeError: something other than predictions came.
+            InvalidTypeError: `current` or `reference` is neither a prediction nor a mapping of predictions.
         """
         given = [self._clean(part, current, reference) for part in self.on_parts]
         own, mask = given[0][0], given[0][2]
@@ -163,18 +164,18 @@ class Loss(Composable, ABC):
         return reduce_values(values, mask, own.weight, self.reduction, count)
 
     def _clean(self, part: str, current: Any, reference: Any) -> tuple[Prediction, Prediction | None, Tensor | None]:
-        """Predictions of a part, without what is masked in either, and the mask."""
+        """Current and reference predictions of a part with masked entries set to 0, and the mask of both."""
         current = self._pick(current, "current", part)
         reference = self._pick(reference, "reference", part).detach() if self.needs_reference else None
         mask = current.mask
         if reference is not None:
             for name in dict.fromkeys(("log_prob", *self.reads)):
-                if name == "label":  # one and the same for both models
+                if name == "label":  # the same for both models
                     continue
                 check_same_shape(f"{name} of {self.label}", getattr(current, name), getattr(reference, name))
             if reference.mask is not None:
                 mask = reference.mask if mask is None else mask & reference.mask
-        if mask is None and type(self).keep is not Loss.keep:  # no mask is made, and no copy, where nothing is skipped
+        if mask is None and type(self).keep is not Loss.keep:  # where nothing is skipped, no mask is made
             mask = torch.ones_like(current.log_prob, dtype=torch.bool)
         mask = None if mask is None else self.keep(mask)
         if reference is not None:
@@ -182,7 +183,7 @@ class Loss(Composable, ABC):
         return current.fill_masked(mask, self.reads), reference, mask
 
     def _pick(self, given: Prediction | Mapping[str, Prediction] | None, role: str, part: str) -> Prediction:
-        """A part of what was handed in, with all the fields this loss reads."""
+        """The prediction of a part, checked to hold all fields that this loss reads."""
         if given is None:
             raise InvalidInputError(f"Expected {role} predictions on '{part}' for {self!r} (got None)")
         if isinstance(given, Mapping):
@@ -209,7 +210,7 @@ class Loss(Composable, ABC):
         """The constructor call: fields that differ from their defaults, and the part unless it is `forget`."""
         shown = {
             f.name: getattr(self, f.name)
-            for f in sorted(fields(self), key=lambda f: f.kw_only)
+            for f in sorted(fields(self), key=lambda f: f.kw_only is True)
             if getattr(self, f.name) != (f.default if f.name != "on" or f.default == "forget" else None)
         }
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"

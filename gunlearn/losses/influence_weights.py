@@ -1,4 +1,4 @@
-"""IMU's weights: items whose gradient pulls the way that all pull are forgotten first (arXiv 2508.01620)."""
+"""IMU's weights: items whose gradients agree with the mean gradient weigh most (arXiv 2508.01620)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from torch import Tensor
 from gunlearn.core.checks import check_categorical, check_choice, check_number
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses.reduction import full_precision
-
-UNITS = ("token", "item")
 
 
 def item_weights(influence: Tensor, top: float = 1.0, cap: float = 0.93) -> Tensor:
@@ -50,24 +48,24 @@ def linear_head_influence(
 
     .. math:: g = (p - y)\, h^T, \qquad F = \tfrac1n \sum_i g_i^2 + \lambda, \qquad \bar g = \tfrac1n \sum_i g_i
 
-    No gradient of a token is ever written down: :math:`F` and :math:`\bar g` of all tokens are matrix products, of
-    whole sequences one sequence at a time. Memory is twice the head's.
+    No gradient of a single token is stored: :math:`F` and :math:`\bar g` are matrix products over all tokens (for
+    `per="item"`, one sequence at a time). Memory is twice the head's.
 
     Args:
         hidden: what the head reads, `[num_items, num_tokens, dim]` or `[num_items, dim]`.
         logits: `[num_items, num_tokens, num_classes]` or `[num_items, num_classes]`.
         label: class indices `[num_items, num_tokens]` or `[num_items]`.
-        mask: boolean, shaped like `label`; the others take no part.
+        mask: boolean, shaped like `label`; masked entries do not count.
         damping: :math:`\lambda`, positive.
-        per: what an influence is of: `"token"`, or `"item"`, a whole sequence, the sum over its tokens.
+        per: whether to return the influence of each `"token"`, or of each `"item"`, the sum over its tokens.
 
     Returns:
-        Shaped like `label`, or `[num_items]`; 0 for what takes no part.
+        Shaped like `label`, or `[num_items]`; 0 for masked entries.
 
     Raises:
         InvalidInputError: shapes that do not fit, or a number out of range.
     """
-    check_choice("per", per, UNITS)
+    check_choice("per", per, ("token", "item"))
     check_number("damping", damping, positive=True)
     check_categorical(logits, label.shape)
     if hidden.shape[:-1] != label.shape:
@@ -103,11 +101,11 @@ def influence_weights(
     top: float = 1.0,
     cap: float = 0.93,
 ) -> Tensor:
-    """IMU's weights of tokens or sequences, with the mean 1 over those that take part.
+    """Return IMU's weights of tokens or sequences, with mean 1 over the unmasked ones.
 
-    For `Prediction.weight` beside `GradientAscent`: `current.replace(weight=influence_weights(...))`. The weights of a
-    batch depend on what is in it. The head is the linear output layer, which reads the last hidden states; the authors
-    take attention weights of three layers of their language models, which have no closed form.
+    Use them with `GradientAscent`: `current.replace(weight=influence_weights(...))`. The weights of an item depend on
+    the rest of its batch. The head is the linear output layer, which reads the last hidden states; the authors use the
+    attention weights of three layers of their language models, which have no closed form.
 
     Args:
         hidden: see `linear_head_influence`, as are `logits`, `label`, `mask`, `damping` and `per`.
@@ -120,7 +118,7 @@ def influence_weights(
         cap: see `item_weights`.
 
     Returns:
-        Shaped like `label`, or `[num_items]`; 0 for what takes no part.
+        Shaped like `label`, or `[num_items]`; 0 for masked entries.
 
     Example:
         >>> h, z = torch.eye(3), torch.zeros(3, 4)

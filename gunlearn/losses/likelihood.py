@@ -1,4 +1,4 @@
-"""Losses of the likelihood alone: learn it, unlearn it."""
+"""Losses of the likelihood alone: learn it, or unlearn it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gunlearn.losses.prediction import Prediction
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class NLL(Loss):
-    r"""Negative log-likelihood, the loss of ordinary training: keeps what the model knows of the retained data.
+    r"""Negative log-likelihood, the loss of ordinary training, which keeps the retained data.
 
     .. math:: -\log p
 
-    On nodes it is the cross-entropy, on edges the binary cross-entropy of each edge's own label (negatives come from
-    the task), on token sequences the mean over all tokens.
+    On nodes it is the cross-entropy, on edges the binary cross-entropy of each edge's own label (the task adds
+    negatives), on token sequences the mean over all tokens.
 
     Example:
         >>> NLL()
@@ -31,7 +31,6 @@ class NLL(Loss):
     on: str = "retain"
 
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
-        """See `functional.nll`."""
         return functional.nll(current.log_prob)
 
 
@@ -41,7 +40,7 @@ class GradientAscent(Loss):
 
     .. math:: +\log p
 
-    It has no minimum: nothing stops the model from being driven arbitrarily far. Use few steps, or `NPO`.
+    It has no minimum, so that many steps ruin the model. Use few, or `NPO`.
 
     Example:
         >>> GradientAscent().bounded_below
@@ -55,13 +54,12 @@ class GradientAscent(Loss):
     bounded_below = False
 
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
-        """The opposite of `functional.nll`."""
         return -functional.nll(current.log_prob)
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class SigmoidNLL(Loss):
-    r"""INPO's retain loss as its official code has it (a sigmoid too many), for that paper's mode alone.
+    r"""INPO's retain loss as in its official code, which applies one sigmoid too many; for that paper's mode alone.
 
     .. math:: \log(1 + e^{-p}) \in [0.313, 0.693]
 
@@ -78,5 +76,4 @@ class SigmoidNLL(Loss):
     on: str = "retain_edges"
 
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
-        """See `functional.sigmoid_nll`."""
         return functional.sigmoid_nll(current.log_prob)

@@ -1,4 +1,4 @@
-"""Losses that lead hidden representations elsewhere."""
+"""A loss that moves hidden representations elsewhere."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ class RMU(Loss):
 
     .. math:: \tfrac1d \| h - c\, u \|^2
 
-    Hidden states of forgotten tokens go to one random point: :math:`u` has uniform random entries and unit norm. The
-    retain side is `MSEToReference`. Which layer is read is the task's affair (`CausalLM(layer=8)` is
-    what `model.layers[7]` hands on), which parameters
-    move the optimiser's; the paper trains three layers up to the one that is read.
+    Moves the hidden states of forgotten tokens to one random point: :math:`u` has uniform random entries and unit norm.
+    The retain loss beside it is `MSEToReference`. The task chooses the layer that is read (`CausalLM(layer=8)` reads
+    the output of `model.layers[7]`), the optimiser the parameters; the paper trains three layers, up to the one read.
 
     Args:
         coefficient: the norm :math:`c` of the point; 6.5 in the authors' settings for a 7B model (retain weight 1200),
-            2 and 20 in open-unlearning's settings and class. What is right grows with the norms of the hidden states.
+            2 and 20 in open-unlearning's settings and class. Raise it with the norms of the hidden states.
         seed: of the direction.
 
     Example:
@@ -35,28 +34,22 @@ class RMU(Loss):
     """
 
     name = "rmu"
-    summary = "leads hidden states of the forgotten data to one random point"
+    summary = "moves hidden states of the forgotten data to one random point"
     paper = "The WMDP Benchmark: Measuring and Reducing Malicious Use With Unlearning"
     arxiv = "2403.03218"
     level = ("token", "embedding")
+    reads = ("embeddings",)
 
     coefficient: float = 6.5
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the fields at construction."""
         super().__post_init__()
         check_number("coefficient", self.coefficient, minimum=0.0)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise InvalidInputError(f"Expected 'seed' to be an integer (got {self.seed!r})")
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Embeddings alone."""
-        return ("embeddings",)
-
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
-        """See `functional.mse` and `functional.control_vector`."""
-        h = functional.full_precision(current.embeddings)
+        h = functional.full_precision(current.require("embeddings"))
         point = self.coefficient * functional.control_vector(h.size(-1), self.seed).to(h)
         return functional.mse(h, point.expand_as(h), current.item_dims("embeddings"))

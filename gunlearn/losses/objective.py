@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from gunlearn.core.checks import check_number
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 class Composable:
     """The algebra that a loss and an objective share: both are sums of weighted losses."""
 
-    terms: tuple[tuple[float, Loss], ...]
+    if TYPE_CHECKING:
+
+        @property
+        def terms(self) -> tuple[tuple[float, Loss], ...]:
+            """Pairs of weight and loss."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -38,7 +43,6 @@ class Composable:
         return tuple(dict.fromkeys(("log_prob", *read)))
 
     def __add__(self, other: object) -> Objective:
-        """The sum of two losses or objectives."""
         return Objective(self.terms + other.terms) if isinstance(other, Composable) else NotImplemented
 
     def __radd__(self, other: object) -> Objective:
@@ -46,15 +50,13 @@ class Composable:
         return Objective(self.terms) if isinstance(other, int) and other == 0 else NotImplemented
 
     def __sub__(self, other: object) -> Objective:
-        """The difference of two losses or objectives."""
         return self + -other if isinstance(other, Composable) else NotImplemented
 
     def __neg__(self) -> Objective:
-        """All weights with the opposite sign."""
         return -1.0 * self
 
     def __mul__(self, weight: object) -> Objective:
-        """All weights times a number; tensors are refused, a weight that is learned is no constant of an objective."""
+        """Multiply all weights with a number; tensors are refused, since weights are constants."""
         if not isinstance(weight, Real) or isinstance(weight, bool):
             return NotImplemented
         return Objective(tuple((float(weight) * w, loss) for w, loss in self.terms))
@@ -64,7 +66,7 @@ class Composable:
 
 @dataclass(frozen=True)
 class ObjectiveValue:
-    """What an objective is worth at one point.
+    """The value of an objective.
 
     Args:
         total: the weighted sum, a differentiable scalar.
@@ -98,7 +100,6 @@ class Objective(Composable):
     terms: tuple[tuple[float, Loss], ...]
 
     def __post_init__(self) -> None:
-        """Check weights and terms."""
         if not self.terms:
             raise InvalidInputError("Expected an objective with at least one loss (got none)")
         for weight, loss in self.terms:
@@ -127,13 +128,13 @@ class Objective(Composable):
         """Evaluate all terms.
 
         Args:
-            current: predictions of the current model by part; a bare prediction serves an objective of one part.
+            current: predictions of the current model by part; for an objective of one part, also its prediction alone.
             reference: predictions of the reference model by part, for `reference_parts`.
             counts: what each term's mean divides by (see `Loss.count`), where these items are one share of a larger
                 batch; the values of the shares then add up to that of the whole.
 
         Returns:
-            The total and the single terms. A total of NaN or infinity is handed on: the training loop refuses it.
+            The total and the single terms. The total may be NaN or infinite: the training loop refuses it.
 
         Raises:
             InvalidInputError: a part or a field is missing, or shapes disagree.
@@ -141,20 +142,21 @@ class Objective(Composable):
         for given, needed in ((current, self.parts), (reference, self.reference_parts)):
             if isinstance(given, Prediction) and len(needed) > 1:
                 raise InvalidInputError(f"Expected a mapping with the parts {', '.join(needed)} (got one Prediction)")
-        counts = [None] * len(self.terms) if counts is None else counts
-        values = [loss(current, reference, n) for (_, loss), n in zip(self.terms, counts, strict=True)]
-        total = sum(weight * value for (weight, _), value in zip(self.terms, values, strict=True))
+        divisors = [None] * len(self.terms) if counts is None else counts
+        values = [loss(current, reference, n) for (_, loss), n in zip(self.terms, divisors, strict=True)]
+        weighted = [weight * value for (weight, _), value in zip(self.terms, values, strict=True)]
+        total = sum(weighted, start=torch.zeros_like(weighted[0]))
         return ObjectiveValue(total, {k: v.detach() for k, v in zip(self.labels, values, strict=True)})
 
     def __repr__(self) -> str:
-        """The expression that builds this objective; a leading weight of 1 is left out."""
+        """The expression that builds this objective, without a leading weight of 1."""
         texts = [f"{weight!r} * {loss!r}" for weight, loss in self.terms]
         # A lone loss keeps its weight: without it the text would read as a Loss, not as an Objective.
         return " + ".join(texts).removeprefix("1.0 * ") if len(texts) > 1 else texts[0]
 
 
 def as_objective(value: Loss | Objective) -> Objective:
-    """A loss as an objective of one term; an objective as it is.
+    """Return a loss as an objective of one term, an objective unchanged.
 
     Raises:
         InvalidTypeError: `value` is neither.

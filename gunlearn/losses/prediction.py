@@ -1,13 +1,15 @@
-"""What a model says about a set of items: the one currency between tasks and losses."""
+"""A model's predictions on a set of items: what tasks make and losses read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gunlearn.core.checks import check_categorical
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 
 
@@ -21,11 +23,11 @@ class Prediction:
             `[num_items, num_tokens, num_classes]`.
         embeddings: hidden representations, `[num_items, ..., dim]` (an edge has two: `[num_items, 2, dim]`); where
             `log_prob` is per token and the sizes fit, `[num_items, num_tokens, dim]` is one embedding per token.
-        mask: boolean, shaped like `log_prob`; `False` entries take no part in any loss (exactly zero gradient).
+        mask: boolean, shaped like `log_prob`; `False` entries count in no loss (exactly zero gradient).
         weight: multiplies each item's loss value: a number, `[num_items]` or broadcastable to `log_prob`; it does
             not enter the denominator of a mean.
-        label: class index of each item's own label (the token that was there), integers shaped like `log_prob`; what
-            `log_prob` is of.
+        label: class index of each item's own label (a sequence's tokens), whose log-likelihood `log_prob` is; integers
+            shaped like `log_prob`.
 
     Raises:
         InvalidInputError: the leading shapes disagree.
@@ -46,7 +48,6 @@ class Prediction:
     label: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Check that all fields describe the same items."""
         shape = self.log_prob.shape
         if not shape:
             raise InvalidInputError("Expected 'log_prob' to hold one value per item (got a single number)")
@@ -75,7 +76,7 @@ class Prediction:
         return self.log_prob.size(0)
 
     def item_dims(self, name: str) -> int:
-        """How many leading dimensions of the field `name` count values: those of `log_prob` where they fit, else 1.
+        """Return how many leading dimensions of the field `name` index values: those of `log_prob` if they fit, else 1.
 
         Per-token log-probabilities `[num_items, num_tokens]` may come with embeddings per token (2) or per item (1).
         """
@@ -84,11 +85,27 @@ class Prediction:
         room = value.dim() - (name == "embeddings")
         return len(shape) if room >= len(shape) and value.shape[: len(shape)] == shape else 1
 
+    def require(self, name: str) -> Tensor:
+        """Return the field `name`.
+
+        Raises:
+            InvalidInputError: the prediction does not hold it.
+        """
+        value = getattr(self, name)
+        if value is None:
+            raise InvalidInputError(f"Expected a prediction with '{name}' (got None)")
+        return value
+
+    def class_logits(self) -> Tensor:
+        """Return the logits, checked to be a row of at least two classes for each value of `log_prob`."""
+        logits = self.require("logits")
+        check_categorical(logits, self.log_prob.shape)
+        return logits
+
     def fill_masked(self, mask: Tensor | None = None, names: Iterable[str] = ("logits", "embeddings")) -> Prediction:
         """Put zeros where `mask` (default: the prediction's own) is `False`, in `log_prob` and the fields `names`.
 
-        The inputs of a loss must be clean before the loss sees them: a `where` on its values alone would still
-        multiply a zero gradient with an infinite derivative, which is NaN.
+        To mask the values of a loss is not enough: zero gradient times an infinite derivative of the loss is NaN.
         """
         mask = self.mask if mask is None else mask
         if mask is None:
@@ -102,14 +119,14 @@ class Prediction:
         return self.replace(mask=mask, **filled)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Prediction:
-        """Apply `function` (detach, a device move) to every tensor that is there."""
-        present = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Prediction(**{name: None if t is None else function(t) for name, t in present.items()})
+        """Apply `function` (such as a move to a device) to every tensor."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return self.replace(**{name: function(t) for name, t in tensors.items() if t is not None})
 
     def detach(self) -> Prediction:
-        """The same prediction, cut off from the graph of computations."""
+        """The same prediction without gradient."""
         return self.map(Tensor.detach)
 
-    def replace(self, **changes: Tensor | None) -> Prediction:
-        """A copy with some fields replaced."""
+    def replace(self, **changes: Any) -> Prediction:
+        """A copy with other tensors (or `None`) in some fields."""
         return replace(self, **changes)

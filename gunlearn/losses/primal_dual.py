@@ -1,4 +1,4 @@
-"""The weight of a retain loss that is held below a bound."""
+"""The weight of a retain loss that must stay below a bound."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ class PrimalDual:
 
     .. math:: \lambda \leftarrow \max\big(0, \lambda + \eta\, (R - \epsilon)\big)
 
-    The step of descent on the model minimises :math:`F + \lambda (R - \epsilon)`, this is the step of ascent on
-    :math:`\lambda`. Where it is asked to, it waits: in open-unlearning five epochs, and it begins at 50 to 100.
+    The model descends on :math:`F + \lambda (R - \epsilon)`; this is the ascent on :math:`\lambda`. In open-unlearning
+    the weight starts at 50 to 100 and stays there for five epochs.
 
     Args:
         epsilon: the bound on the retain loss, in its units.
         step: :math:`\eta`, positive.
-        warmup: updates that leave the weight as it is.
-        weight: what :math:`\lambda` begins with.
+        warmup: number of first updates that leave the weight unchanged.
+        weight: initial :math:`\lambda`.
 
     Raises:
         InvalidInputError: a number out of range.
@@ -30,7 +30,6 @@ class PrimalDual:
     """
 
     def __init__(self, epsilon: float, step: float = 1.0, warmup: int = 0, weight: float = 50.0) -> None:
-        """See the class."""
         check_number("epsilon", epsilon)
         check_number("step", step, positive=True)
         check_number("weight", weight, minimum=0.0)
@@ -40,7 +39,7 @@ class PrimalDual:
         self.updates = 0
 
     def update(self, retain_value: float) -> float:
-        """Take in the retain loss of one step (or epoch), and hand back the weight of the next."""
+        """Update with the retain loss of one step (or epoch); return the weight of the next."""
         check_number("retain_value", retain_value)
         self.updates += 1
         if self.updates > self.warmup:
@@ -48,9 +47,9 @@ class PrimalDual:
         return self.weight
 
     def state_dict(self) -> dict[str, float]:
-        """What changes."""
+        """The weight and the number of updates so far."""
         return {"weight": self.weight, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Put back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.weight, self.updates = float(state["weight"]), int(state["updates"])

@@ -1,4 +1,4 @@
-"""From values per item to one number: masks, weights and averages, apart from the losses."""
+"""From values per item to one number: masks, weights and averages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
 
 REDUCTIONS = ("mean", "sum", "none", "token_mean", "seq_mean", "seq_sum")
-PER_ITEM = ("seq_mean", "seq_sum")  # what makes one value of an item's tokens, before the mean over items
+PER_ITEM = ("seq_mean", "seq_sum")  # reduce each item's tokens to one value, then average over items
 
 
 def reduce_values(
@@ -22,9 +22,9 @@ def reduce_values(
     """Mask, weigh and reduce a loss's values.
 
     The mask takes items out of numerator and denominator; the weight multiplies values and stays out of the
-    denominator. Where nothing is left, the result is a zero that still hangs on the graph, not NaN.
+    denominator. Where nothing is left, the result is a differentiable zero, not NaN.
 
-    A masked value gets an exactly zero gradient. For what lies *behind* the values, clean the inputs as well
+    A masked value gets an exactly zero gradient. Zero the masked inputs of the loss as well
     (`Prediction.fill_masked`): zero times an infinite derivative is NaN.
 
     Args:
@@ -34,8 +34,8 @@ def reduce_values(
         reduction: `"mean"` over all that the mask keeps (`"token_mean"` is another name of it), `"sum"`, or `"none"`
             (masked values are 0). `"seq_sum"` and `"seq_mean"` add up or average each item's tokens first and then
             average over the items that have any: a long item weighs as much as a short one, or by its length.
-        count: what means divide by in place of the number of values (of items) here: where these are one share of a
-            larger batch, the number in all of it.
+        count: what means divide by, in place of the number of values (or items) given here; for one share of a larger
+            batch, the number in the whole batch.
 
     Returns:
         A scalar, or for `"none"` the shape of `values`.
@@ -59,11 +59,11 @@ def reduce_values(
     if reduction == "none":
         return values
     if reduction in PER_ITEM and values.dim() > 1:
-        tokens = values[0].numel() if mask is None else mask.flatten(1).sum(1)
-        values = values.flatten(1).sum(1)
+        tokens = None if mask is None else mask.flatten(1).sum(1)
+        values, size = values.flatten(1).sum(1), values.shape[1:].numel()
         if reduction == "seq_mean":
-            values = values / (max(tokens, 1) if mask is None else tokens.clamp_min(1))
-        mask = None if mask is None else tokens > 0
+            values = values / (max(size, 1) if tokens is None else tokens.clamp_min(1))
+        mask = None if tokens is None else tokens > 0
     if reduction == "sum":
         return values.sum()
     if count is None:
@@ -72,12 +72,12 @@ def reduce_values(
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """Half precision (and integers) to float32; float32 and float64 as they are."""
+    """Convert half precision (and integers) to float32; leave float32 and float64."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def fit_mask(mask: Tensor, values: Tensor) -> Tensor:
-    """A per-token mask for values per item keeps the items with any token left; otherwise it is handed back."""
+    """Reduce a mask per token to one per item where values are per item: items with any token left stay."""
     return mask.flatten(1).any(1) if mask.dim() > values.dim() else mask
 
 

@@ -1,4 +1,4 @@
-"""Losses that teach a refusal or hold a model in place, and stay bounded."""
+"""Bounded losses that teach a refusal or keep a model close to the reference."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from gunlearn.core.checks import check_categorical, check_token_ids, check_token_range
+from gunlearn.core.checks import check_token_ids, check_token_range
 from gunlearn.losses import functional
 from gunlearn.losses.base import Loss
 from gunlearn.losses.prediction import Prediction
@@ -19,15 +19,15 @@ class JSDToRefusal(Loss):
 
     .. math:: JSD(p_t, \mathbb{1}_{r_t}) \le \ln 2
 
-    with :math:`r_t` the refusal's token at each place. Bounded, and flat where the refusal is most unlikely; JensUn
-    adds `JSDToReference` on the retained data.
+    with :math:`r_t` the refusal's token at each position. Bounded, with a small gradient where the refusal is very
+    unlikely. JensUn adds `JSDToReference` on the retained data.
 
-    Without `token_ids` the part's own labels are the refusal: rows hold a forgotten question and a refusal as its
-    answer (part `"alternative"`), and no logits are read. With `token_ids` the part is the forgotten data itself: its
-    labelled tokens are asked to be these, over and over, as in the authors' code.
+    Without `token_ids` the labels of the part are the refusal: its rows are forgotten questions answered by a refusal
+    (part `"alternative"`), and no logits are read. With `token_ids` the part is the forgotten data itself, whose
+    labelled tokens should become these, repeated as often as needed; so does the authors' code.
 
     Args:
-        token_ids: the refusal's tokens, or `None` for the labels.
+        token_ids: tokens of the refusal, or `None` for the labels.
 
     Example:
         >>> JSDToRefusal(), JSDToRefusal((17, 4), on="forget")
@@ -44,29 +44,26 @@ class JSDToRefusal(Loss):
     on: str = "alternative"
 
     def __post_init__(self) -> None:
-        """Check the tokens at construction."""
         super().__post_init__()
         if self.token_ids is not None:
             check_token_ids(self.token_ids)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Log-likelihoods, or logits where the tokens are given."""
         return ("log_prob",) if self.token_ids is None else ("logits",)
 
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
-        """See `functional.js_to_label`."""
         if self.token_ids is None:
             return functional.js_to_label(current.log_prob)
-        check_categorical(current.logits, current.log_prob.shape)
-        check_token_range(self.token_ids, current.logits)
+        logits = current.class_logits()
+        check_token_range(self.token_ids, logits)
         if current.log_prob.dim() == 1:
             place = torch.zeros_like(current.log_prob, dtype=torch.long)
         else:
             mask = torch.ones_like(current.log_prob, dtype=torch.bool) if current.mask is None else current.mask
             place = (mask.long().cumsum(1) - 1).clamp_min(0) % len(self.token_ids)
         refusal = torch.tensor(self.token_ids, device=place.device)[place]
-        log_prob = functional.full_precision(current.logits).log_softmax(-1)
+        log_prob = functional.full_precision(logits).log_softmax(-1)
         return functional.js_to_label(log_prob.gather(-1, refusal.unsqueeze(-1)).squeeze(-1))
 
 
@@ -86,15 +83,9 @@ class JSDToReference(Loss):
     paper = "Unlearning That Lasts: Utility-Preserving, Robust, and Almost Irreversible Forgetting in LLMs"
     arxiv = "2509.02820"
     needs_reference = True
+    reads = ("logits",)
 
     on: str = "retain"
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Logits alone."""
-        return ("logits",)
-
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
-        """See `functional.js_to_reference`."""
-        check_categorical(current.logits, current.log_prob.shape)
-        return functional.js_to_reference(current.logits, reference.logits)
+        return functional.js_to_reference(current.class_logits(), reference.require("logits"))

@@ -1,4 +1,4 @@
-"""Gradient ascent that looks at how well the model knows each token."""
+"""Gradient ascent weighted by how likely the model finds each token."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class WGA(Loss):
 
     .. math:: sg(p^\beta) \log p
 
-    `sg` stops the gradient: it is that of `GradientAscent` times :math:`p^\beta`, so that tokens that are forgotten
-    already are left alone.
+    `sg` stops the gradient, so that the gradient is that of `GradientAscent` times :math:`p^\beta`: tokens that the
+    model has forgotten are left alone.
 
     Args:
-        beta: how fast the weight falls; 1 in open-unlearning. 0 is `GradientAscent`.
+        beta: how fast the weight falls, positive; 1 in open-unlearning. Its limit 0 is `GradientAscent`.
 
     Example:
         >>> import torch
@@ -38,12 +38,10 @@ class WGA(Loss):
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the exponent at construction."""
         super().__post_init__()
         check_number("beta", self.beta, positive=True)
 
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
-        """See `functional.weighted_ascent`."""
         return functional.weighted_ascent(current.log_prob, self.beta)
 
 
@@ -53,7 +51,7 @@ class SatImp(Loss):
 
     .. math:: sg\big(p^{\beta_1} (1 - p)^{\beta_2}\big) \log p
 
-    Tokens that are neither forgotten nor certain weigh most.
+    Weighs tokens most that are neither forgotten nor certain.
 
     Args:
         beta1: exponent of saturation, 5 in open-unlearning (weights 0.1 for this term and 1 for the retained data).
@@ -73,11 +71,9 @@ class SatImp(Loss):
     beta2: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the exponents at construction."""
         super().__post_init__()
         check_number("beta1", self.beta1, positive=True)
         check_number("beta2", self.beta2, minimum=0.0)
 
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
-        """See `functional.weighted_ascent`."""
         return functional.weighted_ascent(current.log_prob, self.beta1, self.beta2)

@@ -1,37 +1,27 @@
-"""Pure tensor functions behind the losses that language models brought: one value per item or token, no reduction.
+"""Pure tensor functions behind the losses of language models: one value per item or token, no reduction.
 
-Part of `gunlearn.losses.functional`. Precision is that module's: float32 at least. Where a target or a weight is made
-of the current model's own predictions, it is a constant for the gradient, as in the papers.
+Part of `gunlearn.losses.functional`, and as precise: float32 at least. No gradient flows through targets and weights
+that are made of the current model's own predictions, as in the papers.
 """
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gunlearn.core.checks import (
-    check_categorical,
-    check_choice,
-    check_number,
-    check_same_shape,
-    check_token_ids,
-    check_token_range,
-)
-from gunlearn.errors import InvalidInputError
+from gunlearn.core.checks import check_categorical, check_number, check_same_shape
+from gunlearn.losses.divergences import cross_entropy
 from gunlearn.losses.reduction import full_precision
-
-MASK_MODES = ("ninf", "zero_logit")
 
 
 def mean_tokens(log_prob: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Log-likelihood per token, :math:`\frac{1}{|y|} \log p(y)`, over the tokens where `mask` is true.
 
     Args:
-        log_prob: `[num_items]` (handed back as it is) or `[num_items, num_tokens]`.
+        log_prob: `[num_items]` (returned unchanged) or `[num_items, num_tokens]`.
         mask: boolean, same shape.
 
     Returns:
@@ -52,7 +42,7 @@ def sim_npo(mean_log_prob: Tensor, beta: float, delta: float = 0.0) -> Tensor:
     Args:
         mean_log_prob: log-likelihood per token of each item, `[num_items]`, see `mean_tokens`.
         beta: inverse temperature, positive.
-        delta: the loss per token from which on an item pulls less; the paper's :math:`\gamma` is
+        delta: the loss per token above which the gradient of an item fades out; the paper's :math:`\gamma` is
             :math:`\beta \delta`.
 
     Returns:
@@ -75,7 +65,7 @@ def dpo(preferred_log_ratio: Tensor, rejected_log_ratio: Tensor, beta: float, sc
         preferred_log_ratio: :math:`r_w` of whole items, `[num_items]`.
         rejected_log_ratio: :math:`r_l`, same shape.
         beta: inverse temperature, positive.
-        scale: multiplies the value by `scale / beta`; `None` leaves it.
+        scale: multiplies the value by `scale / beta`; `None` leaves the value unchanged.
 
     Returns:
         `[num_items]`.
@@ -99,7 +89,7 @@ def kto(log_ratio: Tensor, beta: float, point: Tensor | float = 0.0) -> Tensor:
     Args:
         log_ratio: :math:`r` of whole items, `[num_items]`.
         beta: inverse temperature, positive.
-        point: the reference point :math:`z_0`, a number that carries no gradient.
+        point: the reference point :math:`z_0`, without gradient.
 
     Returns:
         `[num_items]`, between 0 and 1.
@@ -129,7 +119,7 @@ def weighted_ascent(log_prob: Tensor, known: float = 1.0, unknown: float = 0.0) 
     check_number("unknown", unknown, minimum=0.0)
     log_prob = full_precision(log_prob)
     fixed = log_prob.detach()
-    # exp(a log p) and not p ** a: an exponent of 0 is 1 and keeps its digits where p has none.
+    # exp(a log p), not p ** a, which loses its digits where p underflows.
     return (known * fixed).exp() * (-torch.expm1(fixed)).clamp_min(0) ** unknown * log_prob
 
 
@@ -163,7 +153,7 @@ def undial(logits: Tensor, reference_logits: Tensor, label: Tensor, beta: float)
         logits: `[..., num_classes]`.
         reference_logits: the same under the reference, same shape.
         label: class indices `[...]`.
-        beta: how much is taken off the label's logit, positive.
+        beta: how much to lower the label's logit, positive.
 
     Returns:
         `[...]`; its minimum is the entropy of `q`, not 0.
@@ -176,15 +166,15 @@ def undial(logits: Tensor, reference_logits: Tensor, label: Tensor, beta: float)
     check_same_shape("logits", logits, reference_logits)
     z = full_precision(reference_logits)
     index = label.unsqueeze(-1)
-    return _cross_entropy(z.scatter_add(-1, index, z.new_full(index.shape, -beta)).softmax(-1), logits)
+    return cross_entropy(z.scatter_add(-1, index, z.new_full(index.shape, -beta)).softmax(-1), logits)
 
 
-def ceu(logits: Tensor, label: Tensor) -> Tensor:
-    r"""Cross-entropy with own predictions less the label, `arXiv:2503.01224 <https://arxiv.org/abs/2503.01224>`_.
+def cross_entropy_unlearning(logits: Tensor, label: Tensor) -> Tensor:
+    r"""Cross-entropy with the model's own predictions without the label, `arXiv:2503.01224 <https://arxiv.org/abs/2503.01224>`_.
 
     .. math:: -\sum_v q_v \log p_v, \qquad q = sg\big(\mathrm{softmax}(z \text{ with } z_y = -\infty)\big)
 
-    Its gradient, `p - q` by the logits, is that of :math:`-\log(1 - p_y)`.
+    Its gradient with respect to the logits, `p - q`, is that of :math:`-\log(1 - p_y)`.
 
     Args:
         logits: `[..., num_classes]`.
@@ -198,11 +188,11 @@ def ceu(logits: Tensor, label: Tensor) -> Tensor:
     """
     check_categorical(logits, label.shape)
     fixed = full_precision(logits.detach()).scatter(-1, label.unsqueeze(-1), -torch.inf)
-    return _cross_entropy(fixed.softmax(-1), logits)
+    return cross_entropy(fixed.softmax(-1), logits)
 
 
 def flat_logits(logits: Tensor) -> Tensor:
-    r"""How far the largest logit sticks out, `arXiv:2506.05314 <https://arxiv.org/abs/2506.05314>`_.
+    r"""Squared distance of the largest logit from the mean, `arXiv:2506.05314 <https://arxiv.org/abs/2506.05314>`_.
 
     .. math:: \big(\max_v z_v - \tfrac1V \sum_v z_v\big)^2
 
@@ -220,89 +210,16 @@ def flat_logits(logits: Tensor) -> Tensor:
     return (logits.amax(-1) - logits.mean(-1)).square()
 
 
-def js_to_label(log_prob: Tensor) -> Tensor:
-    r"""Jensen-Shannon divergence between predictions and certainty about one class, of its likelihood alone.
-
-    .. math:: JSD(p, \mathbb{1}_y) = \ln 2 + \tfrac12 \big(p_y \ln p_y - (1 + p_y) \ln(1 + p_y)\big)
-
-    Args:
-        log_prob: :math:`\ln p_y`, any shape.
-
-    Returns:
-        Values of the shape of `log_prob`, between 0 (certain) and :math:`\ln 2`.
-    """
-    log_prob = full_precision(log_prob)
-    prob = log_prob.exp()
-    return 0.5 * (prob * log_prob - (1 + prob) * prob.log1p()) + math.log(2)
-
-
-def js_to_reference(logits: Tensor, reference_logits: Tensor) -> Tensor:
-    r"""Jensen-Shannon divergence between the two models' predictions, in nats, from logits.
-
-    .. math:: \tfrac12 KL(p \| m) + \tfrac12 KL(q \| m), \qquad m = \tfrac12 (p + q)
-
-    Args:
-        logits: `[..., num_classes]`.
-        reference_logits: the same under the reference, same shape.
-
-    Returns:
-        `[...]`, between 0 and :math:`\ln 2`.
-
-    Raises:
-        InvalidInputError: shapes differ or there are fewer than two classes.
-    """
-    check_categorical(logits, logits.shape[:-1])
-    check_same_shape("logits", logits, reference_logits)
-    log_p, log_q = (full_precision(z).log_softmax(-1) for z in (logits, reference_logits))
-    middle = torch.logaddexp(log_p, log_q) - math.log(2)
-    return 0.5 * (log_p.exp() * (log_p - middle) + log_q.exp() * (log_q - middle)).sum(-1)
-
-
-def masked_vocabulary(logits: Tensor, target_logits: Tensor, token_ids: tuple[int, ...], mask_mode: str) -> Tensor:
-    r"""Divergence from predictions without some tokens, `arXiv:2505.04416 <https://arxiv.org/abs/2505.04416>`_.
-
-    .. math:: KL(P \| Q), \qquad P = sg\big(\mathrm{softmax}(\tilde z)\big), \quad Q = \mathrm{softmax}(z)
-
-    Args:
-        logits: `[..., num_classes]`.
-        target_logits: what becomes :math:`\tilde z` once the tokens are ruled out, same shape; a constant.
-        token_ids: the tokens, class indices.
-        mask_mode: their logits become `"ninf"`, :math:`-\infty`, or `"zero_logit"`, 0.
-
-    Returns:
-        `[...]`.
-
-    Raises:
-        InvalidInputError: shapes differ, tokens that are not there, no token left, or an unknown mode.
-    """
-    check_choice("mask_mode", mask_mode, MASK_MODES)
-    check_token_ids(token_ids)
-    check_categorical(logits, logits.shape[:-1])
-    check_same_shape("logits", logits, target_logits)
-    check_token_range(token_ids, logits)
-    if mask_mode == "ninf" and len(set(token_ids)) == logits.size(-1):
-        raise InvalidInputError(f"Expected 'token_ids' that leave a class over (got all {logits.size(-1)})")
-    index = torch.tensor(token_ids, device=logits.device)
-    fill = -torch.inf if mask_mode == "ninf" else 0.0
-    target = full_precision(target_logits.detach()).index_fill(-1, index, fill).softmax(-1)
-    return _cross_entropy(target, logits) + torch.xlogy(target, target).sum(-1)
-
-
 @lru_cache(maxsize=16)
 def control_vector(dim: int, seed: int = 0) -> Tensor:
-    """A random direction with positive entries and unit norm, RMU's `u`: one seed, one vector, on any machine.
+    """Return RMU's `u`: a random direction with positive entries and unit norm, the same on every machine.
 
     Args:
         dim: number of features.
         seed: of a generator of its own.
 
     Returns:
-        `[dim]` in float64; not to be changed.
+        `[dim]` in float64; cached, so do not change it in place.
     """
     u = torch.rand(dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return u / u.norm()
-
-
-def _cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
-    log_prob = full_precision(logits).log_softmax(-1)
-    return -(target * torch.where(target == 0, 0, log_prob)).sum(-1)  # 0 log 0 = 0

@@ -36,14 +36,30 @@ _METHODS = {
     "cgu": f"{_HERE}.linear_head.certified:CGU",
     "scalegun": f"{_HERE}.linear_head.scalegun:ScaleGUN",
     "auto": f"{_HERE}.auto:Auto",
+    "simnpo": "gunlearn.llm.recipes.methods:SimNPOMethod",
+    "dpo": "gunlearn.llm.recipes.methods:DPOMethod",
+    "kto": "gunlearn.llm.recipes.methods:KTOMethod",
+    "wga": "gunlearn.llm.recipes.methods:WGAMethod",
+    "satimp": "gunlearn.llm.recipes.methods:SatImpMethod",
+    "undial": "gunlearn.llm.recipes.methods:UNDIALMethod",
+    "ce_unlearning": "gunlearn.llm.recipes.methods:CEUnlearningMethod",
+    "ihl": "gunlearn.llm.recipes.methods:IHLMethod",
+    "jensun": "gunlearn.llm.recipes.methods:JensUnMethod",
+    "rmu": "gunlearn.llm.recipes.methods:RMUMethod",
+    "pdu": "gunlearn.llm.recipes.methods:PDUMethod",
+    "dto": "gunlearn.llm.recipes.methods:DTOMethod",
+    "obliviate": "gunlearn.llm.recipes.methods:ObliviateMethod",
 }
+_RENAMED = {"ga": "gradient_ascent", "npo_kl": "npo:kl", "idkdpo": "dpo"}
 #: Every method by its name.
-METHODS: Registry = Registry("method", _METHODS)
+METHODS: Registry = Registry("method", _METHODS, _RENAMED)
 
 _HOMES = {
+    "gunlearn.methods.any_task.own_objective": ("OwnObjective",),
     "gunlearn.methods.base": ("Method", "Outcome", "Problem"),
     "gunlearn.methods.door": ("run_method",),
     "gunlearn.methods.linear_head.head_training": ("fit_linear_head",),
+    "gunlearn.methods.published": ("PUBLISHED", "build_method", "settings_listing"),
     "gunlearn.training.callbacks": ("Callback", "EarlyStopping", "TrainControl", "TrainState"),
     "gunlearn.training.from_scratch": ("reset_model", "train_from_scratch"),
     "gunlearn.training.loop": ("TrainArguments", "fit"),
@@ -52,7 +68,8 @@ _HOMES = {
 }
 for _home in _METHODS.values():
     _module, _, _name = _home.partition(":")
-    _HOMES[_module] = (*_HOMES.get(_module, ()), _name)
+    if _module.startswith(_HERE):  # others are names of their own room
+        _HOMES[_module] = (*_HOMES.get(_module, ()), _name)
 
 __all__ = sorted(["METHODS", *(name for names in _HOMES.values() for name in names)])
 __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -79,8 +79,8 @@ class Method(ABC):
     - `variants`: label -> options; each is a row of its own in a comparison.
     """
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
+    name: ClassVar[str] = "own"
+    summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     requests: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ()
@@ -112,9 +112,11 @@ class Method(ABC):
         return "default"
 
     def config(self) -> dict[str, Any]:
-        """All options, plain values only."""
+        """Return all options as plain values; of functions their names, which are the same in every process."""
         return {
-            f.name: value if isinstance(value, str | int | float | bool | None) else repr(value)
+            f.name: value
+            if isinstance(value, str | int | float | bool | None)
+            else getattr(value, "__qualname__", None) or repr(value)
             for f in dataclasses.fields(self)  # type: ignore[arg-type]
             for value in [getattr(self, f.name)]
         }

@@ -59,6 +59,9 @@ def run_method(
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
     method.supports(task, partition)
+    runner = task.runner(method)
+    if runner is not None:
+        return runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
     with isolated_rng(seed):
         original = freeze(private_copy(model, task))
         memory, watch = PeakMemory(device_of(model)), Stopwatch()

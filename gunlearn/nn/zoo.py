@@ -1,4 +1,4 @@
-"""Models the command line trains; a user brings their own."""
+"""Models that the command line trains; users may bring their own."""
 
 from __future__ import annotations
 
@@ -9,27 +9,35 @@ from typing import Any
 import torch
 import torch_geometric.nn as pyg
 from torch import Tensor, nn
+from torch_geometric.nn.inits import reset
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.nn.kernels.sparse import sparse_features
+from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.layers.influence_conv import InfluenceAwareConv
 
 
-class GCN(nn.Module):
-    """Stack of graph convolutions with ReLU between, the encoder of the edge-unlearning literature (128-64).
+class _Backbone(nn.Module):
+    def reset_parameters(self) -> None:
+        """Draw new weights."""
+        for child in self.children():
+            reset(child)
+
+
+class GCN(_Backbone):
+    """Graph convolutions with ReLU between them, the encoder of the edge-unlearning literature (128-64).
 
     Args:
         in_channels: number of input features.
         hidden_channels: size of the hidden layers.
         out_channels: size of the embeddings.
         num_layers: number of convolutions.
-        dropout: probability, after each ReLU, in training alone.
+        dropout: probability, after each ReLU, only in training.
 
     Raises:
         InvalidInputError: no layer, or a dropout outside [0, 1].
 
     Shapes: `x` `[num_nodes, in_channels]`, `edge_index` `[2, num_edges]`; output `[num_nodes, out_channels]`.
-    Bag-of-words features run through a sparse product by themselves.
+    Bag-of-words features run as a sparse product.
     """
 
     def __init__(
@@ -40,7 +48,6 @@ class GCN(nn.Module):
         num_layers: int = 2,
         dropout: float = 0.0,
     ) -> None:
-        """See the class."""
         super().__init__()
         if num_layers < 1 or not 0 <= dropout <= 1:
             raise InvalidInputError(
@@ -50,15 +57,8 @@ class GCN(nn.Module):
         self.convs = nn.ModuleList(InfluenceAwareConv(a, b) for a, b in pairwise(sizes))
         self.dropout = dropout
 
-    def reset_parameters(self) -> None:
-        """Draw new weights."""
-        for conv in self.convs:
-            conv.reset_parameters()
-
     def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
-        """Node embeddings; see the class for shapes."""
-        h = sparse_features(x)
-        h = x if h is None else h
+        h = sparse_features(x) or x
         for conv in self.convs[:-1]:
             h = conv(h, edge_index, edge_weight)
             h = h.relu_() if conv.fresh and not torch.compiler.is_compiling() else h.relu()
@@ -67,19 +67,15 @@ class GCN(nn.Module):
         return self.convs[-1](h, edge_index, edge_weight)
 
 
-class APPNPNet(nn.Module):
+class APPNPNet(_Backbone):
     """A perceptron followed by personalised PageRank (arXiv 1810.05997), PyG's `APPNP`.
 
+    Arguments and shapes as for `GCN`, and:
+
     Args:
-        in_channels: number of input features.
-        hidden_channels: size of the hidden layers.
-        out_channels: size of the output.
-        num_layers: linear maps of the perceptron, ReLU between.
-        dropout: probability, after each ReLU, in training alone.
+        num_layers: linear maps of the perceptron, with ReLU between them.
         K: steps of propagation.
         alpha: probability of going back to the perceptron's output.
-
-    Shapes: as `GCN`.
     """
 
     def __init__(
@@ -92,38 +88,27 @@ class APPNPNet(nn.Module):
         K: int = 10,
         alpha: float = 0.1,
     ) -> None:
-        """See the class."""
         super().__init__()
         sizes = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
         self.lins = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.propagation = pyg.APPNP(K, alpha)
         self.dropout = dropout
 
-    def reset_parameters(self) -> None:
-        """Draw new weights."""
-        for lin in self.lins:
-            lin.reset_parameters()
-
     def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
-        """A row per node; see the class for shapes."""
         for lin in self.lins[:-1]:
             x = torch.dropout(lin(x).relu(), self.dropout, self.training)
         return self.propagation(self.lins[-1](x), edge_index, edge_weight)
 
 
-class GCNIINet(nn.Module):
+class GCNIINet(_Backbone):
     """Deep graph convolutions with initial residual and identity mapping (arXiv 2007.02133), PyG's `GCN2Conv`.
 
+    Arguments and shapes as for `GCN`, and:
+
     Args:
-        in_channels: number of input features.
-        hidden_channels: size of all hidden layers.
-        out_channels: size of the output.
-        num_layers: convolutions, between a linear map before and one after them.
-        dropout: probability, after each ReLU, in training alone.
+        num_layers: convolutions, after a first and before a last linear map.
         alpha: share of the first hidden layer in each.
         theta: strength of the weights; layer `l` has `beta = log(theta / l + 1)`.
-
-    Shapes: as `GCN`.
     """
 
     def __init__(
@@ -136,7 +121,6 @@ class GCNIINet(nn.Module):
         alpha: float = 0.1,
         theta: float = 0.5,
     ) -> None:
-        """See the class."""
         super().__init__()
         self.first = nn.Linear(in_channels, hidden_channels)
         layers = range(1, num_layers + 1)
@@ -144,13 +128,7 @@ class GCNIINet(nn.Module):
         self.last = nn.Linear(hidden_channels, out_channels)
         self.dropout = dropout
 
-    def reset_parameters(self) -> None:
-        """Draw new weights."""
-        for module in (self.first, *self.convs, self.last):
-            module.reset_parameters()
-
     def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
-        """A row per node; see the class for shapes."""
         h = start = torch.dropout(self.first(x).relu(), self.dropout, self.training)
         for conv in self.convs:
             h = torch.dropout(conv(h, start, edge_index, edge_weight).relu(), self.dropout, self.training)
@@ -176,11 +154,11 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
 def backbone(
     name: str, in_channels: int, hidden_channels: int, out_channels: int, num_layers: int = 2, **options: Any
 ) -> nn.Module:
-    """A new model of the graph unlearning literature, called as `model(x, edge_index)`.
+    """Return a new model of the graph unlearning literature, called as `model(x, edge_index)`.
 
-    Apart from `"gcn"`, which is `GCN`, they are PyG's layers: `"sage"`, `"gat"` and `"gin"` its stacks with ReLU
-    between; `"sgc"` a linear map of features propagated `num_layers` times (it has no hidden layer); `"appnp"` and
-    `"gcnii"` see `APPNPNet` and `GCNIINet`. Features in CSR go through tasks (`unlearn`, `train`, ...).
+    `"gcn"` is `GCN`; `"sage"`, `"gat"` and `"gin"` are PyG's models, with ReLU between layers; `"sgc"` is a linear map
+    of features propagated `num_layers` times (without a hidden layer); `"appnp"` and `"gcnii"` are `APPNPNet` and
+    `GCNIINet`. With CSR features call them through tasks (`unlearn`, `train`, ...).
 
     Args:
         name: one of `BACKBONES`.

@@ -1,11 +1,11 @@
-"""Taking a selection out of a graph: what is left is what a model may learn from, and be used on.
+"""Taking a selection out of a graph; the rest is what a model may learn from and be used on.
 
-- An **edge** leaves every list it stands in, both directions and all copies, with its attributes.
+- An **edge** leaves every list that holds it, both directions and all copies, with its attributes.
 - A **node** keeps its number, so that the caller's ids stay right, and loses all else: its edges, its row of `x`
   (zeros), its label (`y` is -1), its place in every mask, its row of every other node attribute (zeros), and the
-  held-out pairs it is an end of. Nobody receives a message from it; nothing is trained or evaluated on it.
-- **Features** become zeros; the node keeps label and edges. Of CSR features the entries go, since a stored zero would
-  still tell which there were.
+  held-out pairs that it is an end of. It sends no messages; nothing is trained or evaluated on it.
+- **Features** become zeros; the node keeps label and edges. CSR features lose the entries themselves, since a stored
+  zero would still reveal where they were.
 - A **graph** of a batch loses all its nodes in that way, its label and its place in the masks.
 """
 
@@ -13,27 +13,32 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import TrainingGraph, num_graphs, pair_tensor
 
-# Attributes that list edges of their own: as long as edge_index by accident at most, so never masked with it.
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+# Attributes that list edges of their own; never masked with edge_index, even where they are as long.
 _OTHER_EDGES = re.compile(r"^(train|val|test)_.*edge|edge_index$|edge_label_index$")
-# Training edges listed again as supervision, and what goes with each of their columns.
+# Training edges listed again as supervision, and the attributes that belong to their columns.
 _SUPERVISION = {"train_pos_edge_index": (), "edge_label_index": ("edge_label",)}
 _HELD_OUT = tuple(f"{part}_{sign}_edge_index" for part in ("train", "val", "test") for sign in ("pos", "neg"))
-_STRUCTURE = ("batch", "ptr", "node_type", "n_id")  # say where a node is, not what it is
+_STRUCTURE = ("batch", "ptr", "node_type", "n_id")  # where a node is, not what it is
+_MASKS = ("train_mask", "val_mask", "test_mask")
+#: Name of the mask `[num_nodes]` of forgotten nodes: nothing is drawn among them.
+GONE = "forgotten_mask"
 
 
-def without(graph: TrainingGraph, selection: Selection) -> Data:
-    """A shallow copy of the graph's data without a closed selection; tensors that stay as they are are shared."""
+def data_without(graph: TrainingGraph, selection: Selection) -> Data:
+    """Return a shallow copy of the graph's data without a closed selection; unchanged tensors are shared."""
     data = graph.data
     for name in ("adj", "adj_t"):
         if name in data:
@@ -51,16 +56,11 @@ def without(graph: TrainingGraph, selection: Selection) -> Data:
     return retain
 
 
-_MASKS = ("train_mask", "val_mask", "test_mask")
-#: Name of the mask `[num_nodes]` of nodes that are gone: nothing is drawn among them.
-GONE = "forgotten_mask"
-
-
 def _without_edges(graph: TrainingGraph, forget_mask: Tensor) -> Data:
     data = graph.data
-    # `is_edge_attr` caches its answers on the object it is asked on: ask a copy, whose cache is new.
+    # `is_edge_attr` caches its answers on its object: ask a copy, whose cache is new.
     retain, probe = copy.copy(data), copy.copy(data)
-    # Where PyG infers the number of nodes from edge_index, it would shrink with the edges.
+    # Fixed, because PyG may infer the number of nodes from edge_index, which has fewer edges now.
     retain.num_nodes = probe.num_nodes = graph.num_nodes
     for name in _per_edge(probe, graph.num_columns):
         retain[name] = select_entries(data[name], ~forget_mask, data.__cat_dim__(name, data[name]))
@@ -70,12 +70,12 @@ def _without_edges(graph: TrainingGraph, forget_mask: Tensor) -> Data:
     for name in _SUPERVISION:
         if name not in data:
             continue
-        # A pair stays in the list as long as an edge of any relation between it does.
+        # A pair stays in the list as long as an edge of any relation stays between its nodes.
         key, columns = graph.pair_key(pair_tensor(data, name)), graph.pair_key(graph.edge_index)
         gone, there = columns[forget_mask], columns[~forget_mask]
         _keep_pairs(data, retain, name, ~torch.isin(key, gone) | torch.isin(key, there))
 
-    for name in ("_slice_dict", "_inc_dict"):  # where each graph's edges lay in a batch, which is no longer so
+    for name in ("_slice_dict", "_inc_dict"):  # the old positions of each graph's edges in a batch
         retain.__dict__.pop(name, None)
     if "num_edges" in data:
         retain["num_edges"] = retain.edge_index.size(1)
@@ -150,7 +150,7 @@ def _features(data: Data) -> Tensor:
 
 
 def without_features(x: Tensor, blocks: tuple[tuple[Tensor, Tensor | None], ...]) -> Tensor:
-    """A copy of dense or CSR features `[num_nodes, num_features]` with blocks of entries gone.
+    """Return a copy of dense or CSR features `[num_nodes, num_features]` without blocks of entries.
 
     Args:
         x: the features.
@@ -178,7 +178,7 @@ def without_features(x: Tensor, blocks: tuple[tuple[Tensor, Tensor | None], ...]
 
 def _per_edge(data: Data, num_columns: int) -> list[str]:
     """Names of the attributes that run along the columns of edge_index, by PyG's own rule."""
-    # As many nodes as edges: PyG then goes by the name, but for lists it does not.
+    # With as many nodes as edges PyG decides by the name of a tensor, but not of a list.
     by_name = data.num_nodes == num_columns
     return [
         name

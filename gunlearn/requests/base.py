@@ -6,37 +6,39 @@ import functools
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from torch_geometric.data import Data
 
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.partition import Partition
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import TrainingGraph
 
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
 
 class Request(ABC):
-    """Something to forget, described apart from the data.
+    """Something to forget, described without the data.
 
-    A kind of request says what of a graph goes (`select`) and what it is made of (`content`).
+    A subclass defines `select`, what to take out of a graph, and `content`, what makes two requests equal.
     """
 
-    kind: ClassVar[str]
+    kind: str
 
     @abstractmethod
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Selection | Tensor:
-        """What goes; of edges a mask `[E]` over the columns of `data.edge_index` will do, one column of each enough."""
+        """Return what to forget; for edges, a mask `[E]` over the columns of `data.edge_index`, one of each edge."""
 
     def selection(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
-        """`select`, a mask of edges made a selection."""
+        """`select`, with a mask of edges turned into a selection."""
         selected = self.select(graph, scores)
         return selected if isinstance(selected, Selection) else Selection.of(graph, selected)
 
     @abstractmethod
     def content(self) -> Hashable:
-        """What makes two requests of a kind equal."""
+        """Return what makes two requests of a kind equal."""
 
     def resolve(self, data: Data, scores: Any = None) -> Partition:
         """Split `data` into what to forget and what to retain.
@@ -44,11 +46,11 @@ class Request(ABC):
         Args:
             data: its `edge_index` (`[2, E]`) is the message graph of the *training* edges; held-out edges, if any,
                 are in `val_pos_edge_index` and `test_pos_edge_index`. Never changed.
-            scores: `[E]`, one per column of `data.edge_index`; read by requests that go by influence.
+            scores: `[E]`, one per column of `data.edge_index`; only requests by influence read them.
 
         Returns:
-            The partition. In an undirected graph an edge goes with both its directions and all its copies; a node
-            goes with all its edges.
+            The partition. In an undirected graph an edge is forgotten in both directions and all copies; a node is
+            forgotten with all its edges.
 
         Raises:
             EmptyForgetSetError: nothing to forget.
@@ -66,7 +68,6 @@ class Request(ABC):
         return Partition.of(self.kind, graph, selection, named.forgets)
 
     def __add__(self, other: Request) -> RequestSum:
-        """Forget what either of the two names."""
         return RequestSum(self, other) if isinstance(other, Request) else NotImplemented
 
     @property
@@ -75,40 +76,34 @@ class Request(ABC):
         return getattr(self, "by", None) == "influence"
 
     def __eq__(self, other: object) -> bool:
-        """Equal if of one class and one content."""
         return type(self) is type(other) and self.content() == other.content()
 
     def __hash__(self) -> int:
-        """Agrees with equality."""
         return hash((type(self).__name__, self.content()))
 
 
 class RequestSum(Request):
     """The union of several requests, each resolved against the same original data.
 
-    It is of the kind of its parts, so its partition has the hash of one request that names the same edges.
+    Parts of one kind give the hash of a single request of that kind that names the same things.
     """
 
     def __init__(self, *parts: Request) -> None:
-        """Flatten sums of sums."""
         self.parts: tuple[Request, ...] = tuple(
             inner for part in parts for inner in (part.parts if isinstance(part, RequestSum) else (part,))
         )
         self.kind = "+".join(sorted({part.kind for part in self.parts}))
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
-        """Union of the parts' selections."""
         return functools.reduce(operator.or_, (part.selection(graph, scores) for part in self.parts))
 
     @property
     def needs_scores(self) -> bool:
-        """Whether any part does."""
         return any(part.needs_scores for part in self.parts)
 
     def content(self) -> Hashable:
-        """The set of parts: neither order nor repetition matters to a union."""
+        """The set of parts: order and repetition do not matter."""
         return frozenset(self.parts)
 
     def __repr__(self) -> str:
-        """The parts with plus signs."""
         return " + ".join(map(repr, self.parts))

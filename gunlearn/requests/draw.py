@@ -1,4 +1,4 @@
-"""Drawing a forget set: how many edges, from which candidates, in which order."""
+"""Draws of edges: how many, from which candidates, in which order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
+from gunlearn.errors import InvalidRequestError
+from gunlearn.requests.ids import number_to_draw
 from gunlearn.requests.regions import inpo_edges, region_edges
 from gunlearn.requests.training_graph import TrainingGraph
 from gunlearn.seed import isolated_rng
@@ -15,28 +16,22 @@ from gunlearn.seed import isolated_rng
 if TYPE_CHECKING:
     from gunlearn.requests.edges import ForgetEdges
 
-ORDERS = ("random", "degree", "influence")
-PROTOCOLS = (None, "inpo")
-
 
 def draw_edges(request: ForgetEdges, graph: TrainingGraph, scores: Any) -> Tensor:
-    """Numbers of the drawn edges.
+    """Return the numbers of the drawn edges.
 
-    The draw goes by the sorted edges, not by their order in `data.edge_index`, and is made on the CPU: one seed
+    The draw depends on the sorted edges, not on their order in `data.edge_index`, and is made on the CPU: one seed
     gives one forget set on every device.
 
     Raises:
-        EmptyForgetSetError: the ratio of this few edges is less than one edge.
-        InvalidRequestError: fewer candidates than edges to draw, or no scores to go by.
+        EmptyForgetSetError: the ratio is less than one edge.
+        InvalidRequestError: fewer candidates than edges to draw, or no scores for `by="influence"`.
     """
-    relation = request.edge_type
-    of_relation = None if relation is None else graph.edge_type[graph.first_column] == relation
+    of_relation = None
+    if request.edge_type is not None and graph.edge_type is not None:
+        of_relation = graph.edge_type[graph.first_column] == request.edge_type
     total = graph.num_edges if of_relation is None else int(of_relation.sum())
-    number = request.count if request.count is not None else int(request.ratio * total)
-    if number == 0:
-        raise EmptyForgetSetError(
-            f"Expected a ratio of at least one edge (got {request.ratio} of {total} training edges)"
-        )
+    number = number_to_draw(request.ratio, request.count, total, "edge")
     if request.protocol == "inpo":
         candidates, num_split = inpo_edges(graph)
         region = "in (protocol 'inpo')"
@@ -52,28 +47,28 @@ def draw_edges(request: ForgetEdges, graph: TrainingGraph, scores: Any) -> Tenso
 
     if request.protocol == "inpo":
         with isolated_rng(int(request.seed)):
-            # The first draw after seeding was the split's.
+            # In the official code the split takes the first draw after seeding.
             torch.randperm(num_split)
             order = torch.randperm(num_candidates)
     else:
         order = torch.randperm(num_candidates, generator=torch.Generator().manual_seed(int(request.seed)))
     candidates = candidates[order.to(candidates.device)]
     if request.by != "random":
-        rank = edge_degrees(graph) if request.by == "degree" else edge_scores(graph, scores)
+        rank = _degree_sums(graph) if request.by == "degree" else _largest_scores(graph, scores)
         # Stable, so that the random order decides among equals.
         candidates = candidates[rank[candidates].sort(descending=True, stable=True).indices]
     return candidates[:number]
 
 
-def edge_degrees(graph: TrainingGraph) -> Tensor:
-    """Sum of both end points' degrees, `[num_edges]`; copies count once, self-loops twice, directions together."""
+def _degree_sums(graph: TrainingGraph) -> Tensor:
+    """Sum of both end points' degrees, `[num_edges]`; copies and directions count once, self-loops twice."""
     nodes, position = graph.pairs.unique(return_inverse=True)
     degree = torch.bincount(position.flatten(), minlength=nodes.numel())
     return degree[position].sum(dim=0)
 
 
-def edge_scores(graph: TrainingGraph, scores: Any) -> Tensor:
-    """Largest score among the columns of each edge, `[num_edges]` float64.
+def _largest_scores(graph: TrainingGraph, scores: Any) -> Tensor:
+    """Return the largest score among the columns of each edge, `[num_edges]` float64.
 
     Raises:
         InvalidRequestError: no scores, not one per column, or NaN among them.

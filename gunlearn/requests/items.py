@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
 
-from gunlearn.core.checks import check_seed, check_size, the_one_given
-from gunlearn.errors import EmptyForgetSetError, InvalidRequestError, InvalidTypeError
+from gunlearn.errors import InvalidRequestError, InvalidTypeError
 from gunlearn.requests.apply import select_entries
 from gunlearn.requests.base import Request
-from gunlearn.requests.edges import _named_tensor, _sorted_content
-from gunlearn.requests.partition import _content_hash
+from gunlearn.requests.ids import RequestByIds, trainable_mask
+from gunlearn.requests.partition import ids_hash
 from gunlearn.requests.training_graph import TrainingGraph
 
 
@@ -30,16 +27,16 @@ class ItemPartition:
         kind: the kind of the request.
         forget_mask: boolean `[num_items]` over the rows of `data.x`.
         retain_mask: boolean `[num_items]`, the other *training* rows.
-        retain_data: shallow copy of `data` without the forgotten rows of `x`, `y`, masks and whatever else runs along
-            the items; held-out rows stay.
+        retain_data: shallow copy of `data` without the forgotten rows of `x`, `y`, masks and all other attributes with
+            an entry per item; held-out rows stay.
         request_hash: 16 hex digits of the content: kind, number of items, set of forgotten rows.
     """
 
-    data: Data
+    data: Any
     kind: str
     forget_mask: Tensor
     retain_mask: Tensor
-    retain_data: Data
+    retain_data: Any
     request_hash: str
 
     forgets: ClassVar[tuple[str, ...]] = ("items",)
@@ -60,49 +57,31 @@ class ItemPartition:
         return f"{self.num_forget} {noun} of {self.num_forget + self.num_retain} training items"
 
     def __repr__(self) -> str:
-        """The short text instead of all the tensors."""
         return f"ItemPartition({self.describe()}, request_hash={self.request_hash!r})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ForgetItems(Request):
+class ForgetItems(RequestByIds):
     """Forget training rows of `data.x` and `data.y`, where items are independent (images, texts).
 
-    Exactly one of `index`, `mask`, `ratio` and `count` says which.
+    Exactly one of `index`, `mask`, `ratio` and `count` says which. All rows must be training rows.
 
     Args:
         index: row numbers, `[F]`.
         mask: boolean `[num_items]`.
         ratio: draw `int(ratio * num_training_items)` rows, 0 < ratio < 1.
         count: draw this many rows.
-        seed: of the draw; the global random state is left alone.
+        seed: of the draw; the global random state does not change.
 
     Raises:
         EmptyForgetSetError: nothing is named.
         InvalidRequestError: any other wrong argument.
     """
 
-    kind: ClassVar[str] = "items"
+    kind = "items"
+    noun: ClassVar[str] = "item"
 
-    index: Any = None
-    _: KW_ONLY
-    mask: Any = None
-    ratio: float | None = None
-    count: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check all that can be checked without the data."""
-        the_one_given(self, ("index", "mask", "ratio", "count"))
-        check_seed(self.seed)
-        check_size(self.ratio, self.count, "item")
-        # Copies of our own: the request must not change when the caller's tensor does.
-        if self.index is not None:
-            object.__setattr__(self, "index", _named_tensor(self.index, "index", "item"))
-        if self.mask is not None:
-            object.__setattr__(self, "mask", _own_mask(self.mask))
-
-    def resolve(self, data: Data, scores: Any = None) -> ItemPartition:
+    def resolve(self, data: Any, scores: Any = None) -> ItemPartition:  # type: ignore[override]  # items have no edges
         """Split the items of `data` into what to forget and what to retain.
 
         Args:
@@ -115,139 +94,81 @@ class ForgetItems(Request):
             InvalidRequestError: the request does not fit the data, or would leave no training item.
         """
         train = training_rows(data)
-        forget = torch.zeros_like(train)
-        forget[self._rows(train)] = True
-        if not bool((train & ~forget).any()):
-            raise InvalidRequestError(
-                f"Expected {self!r} to leave something to retain (got all {int(train.sum())} training items)"
-            )
-        rows = forget.nonzero().view(1, -1)
-        return ItemPartition(
-            data=data,
-            kind=self.kind,
-            forget_mask=forget,
-            retain_mask=train & ~forget,
-            retain_data=_without_rows(data, forget),
-            request_hash=_content_hash(self.kind, forget.numel(), rows),
-        )
-
-    def _rows(self, train: Tensor) -> Tensor:
-        """Row numbers to forget, checked against the training rows `[num_items]`."""
-        candidates = train.nonzero().view(-1)
-        if self.ratio is not None or self.count is not None:
-            number = self.count if self.count is not None else int(self.ratio * candidates.numel())
-            if number == 0:
-                raise EmptyForgetSetError(
-                    f"Expected a ratio of at least one item (got {self.ratio} of {candidates.numel()} training items)"
-                )
-            if number > candidates.numel():
-                raise InvalidRequestError(
-                    f"Expected at most the {candidates.numel()} training items (got a draw of {number})"
-                )
-            # On the CPU: one seed gives one forget set on every device.
-            order = torch.randperm(candidates.numel(), generator=torch.Generator().manual_seed(int(self.seed)))
-            return candidates[order[:number].to(candidates.device)]
-        if self.mask is not None:
-            if self.mask.numel() != train.numel():
-                raise InvalidRequestError(f"Expected 'mask' of shape [{train.numel()}] (got [{self.mask.numel()}])")
-            rows = self.mask.nonzero().view(-1).to(train.device)
-        else:
-            rows = self.index.to(train.device)
-            outside = rows[(rows < 0) | (rows >= train.numel())]
-            if outside.numel():
-                raise InvalidRequestError(
-                    f"Expected 'index' in [0, {train.numel()}) (got {outside.numel()} outside: {outside[:5].tolist()})"
-                )
-            named, counts = rows.unique(return_counts=True)
-            if named.numel() != rows.numel():
-                raise InvalidRequestError(f"Expected each row once (got repeated {named[counts > 1][:5].tolist()})")
+        rows = self.ids(train.numel(), train.nonzero().view(-1)).to(train.device)
         held_out = rows[~train[rows]]
         if held_out.numel():
             raise InvalidRequestError(
                 f"Expected training items (got {held_out.numel()} held-out rows: {held_out[:5].tolist()}); "
                 "forget sets come from training items only"
             )
-        return rows
+        forget = torch.zeros_like(train).index_fill(0, rows, True)
+        if not bool((train & ~forget).any()):
+            raise InvalidRequestError(
+                f"Expected {self!r} to leave something to retain (got all {int(train.sum())} training items)"
+            )
+        return ItemPartition(
+            data=data,
+            kind=self.kind,
+            forget_mask=forget,
+            retain_mask=train & ~forget,
+            retain_data=_without_rows(data, forget),
+            request_hash=ids_hash(self.kind, forget.numel(), rows),
+        )
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Tensor:
-        """Items are no edges: a sum with requests on a graph is refused."""
+        """Refuse a sum with requests on a graph: items are no edges."""
         raise InvalidRequestError(f"Expected requests on a graph in a sum (got {self!r})")
 
     def __add__(self, other: Request) -> NoReturn:
-        """Not offered: name the rows of both in one request."""
+        """Refuse a sum: one request can name all rows."""
         raise InvalidRequestError(f"Expected one request for all items (got the sum of {self!r} and {other!r})")
 
-    def content(self) -> Hashable:
-        """All arguments, named rows sorted."""
-        return tuple(_sorted_content(getattr(self, field.name)) for field in fields(self))
 
-    def __repr__(self) -> str:
-        """The arguments that were given; of named rows the first few."""
-        shown = []
-        for name in ("index", "mask", "ratio", "count", "seed"):
-            value = getattr(self, name)
-            if name == "mask" and value is not None:
-                shown.append(f"mask=<{int(value.sum())} of {value.numel()} rows>")
-            elif isinstance(value, Tensor):
-                shown.append(f"[{', '.join(map(str, value[:3].tolist()))}{', ...' if len(value) > 3 else ''}]")
-            elif value not in (None, 0):
-                shown.append(f"{name}={value!r}")
-        return f"ForgetItems({', '.join(shown)})"
+def split_rows(rows: list[Any], num_forget: int) -> ItemPartition:
+    """Split rows of token ids, of which the first `num_forget` are to be forgotten, and the others may be none."""
+    forget = torch.arange(len(rows)) < num_forget
+    ids = forget.nonzero().view(1, -1)
+    return ItemPartition(rows, "items", forget, ~forget, rows[num_forget:], ids_hash("items", len(rows), ids))
 
 
-def training_rows(data: Data) -> Tensor:
-    """Which rows of `data.x` may be learned from, boolean `[num_items]`.
-
-    `data.train_mask` says so; without it, the rows that are in neither `val_mask` nor `test_mask`.
+def training_rows(data: Any) -> Tensor:
+    """Return which rows of `data.x` may be learned from, boolean `[num_items]`; see `trainable_mask`.
 
     Raises:
-        InvalidTypeError: `data` is no `Data`.
+        InvalidTypeError: `data` is no `Data`, nor another object with attributes `x` and `y`.
         InvalidRequestError: no items with labels, a graph, or masks of another shape.
     """
-    if not isinstance(data, Data):
+    if not (hasattr(data, "x") and hasattr(data, "y")):
         raise InvalidTypeError(f"Expected a torch_geometric.data.Data (got {type(data).__name__})")
-    if any(not isinstance(data.get(name), Tensor) or data[name].dim() == 0 for name in ("x", "y")):
-        raise InvalidRequestError(f"Expected data with tensors 'x' and 'y' (got a Data with {sorted(data.keys())})")
-    if data.get("edge_index") is not None:
+    if any(not isinstance(value, Tensor) and not hasattr(value, "dataset") for value in (data.x, data.y)) or any(
+        len(value.shape) == 0 for value in (data.x, data.y)
+    ):
+        raise InvalidRequestError(f"Expected data with tensors 'x' and 'y' (got a Data with {sorted(_names(data))})")
+    if getattr(data, "edge_index", None) is not None:
         raise InvalidRequestError("Expected independent items (got a graph: the data has an 'edge_index')")
-    num_items = data.x.size(0)
-    if data.y.size(0) != num_items:
-        raise InvalidRequestError(f"Expected one label for each of {num_items} items (got {data.y.size(0)})")
-    masks = {name: data[name] for name in ("train_mask", "val_mask", "test_mask") if data.get(name) is not None}
-    for name, mask in masks.items():
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (num_items,):
-            got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-            raise InvalidRequestError(f"Expected 'data.{name}' to be boolean of shape [{num_items}] (got {got})")
-    if "train_mask" in masks:
-        return masks["train_mask"].clone()
-    train = torch.ones(num_items, dtype=torch.bool, device=data.x.device)
-    for mask in masks.values():
-        train &= ~mask
-    return train
+    num_items = data.x.shape[0]
+    if data.y.shape[0] != num_items:
+        raise InvalidRequestError(f"Expected one label for each of {num_items} items (got {data.y.shape[0]})")
+    return trainable_mask(data, num_items, getattr(data.x, "device", torch.device("cpu")))
 
 
-def _own_mask(value: Any) -> Tensor:
-    mask = torch.from_numpy(np.array(value)) if not isinstance(value, Tensor) else value.detach().cpu().clone()
-    if mask.dtype != torch.bool or mask.dim() != 1:
-        raise InvalidRequestError(
-            f"Expected 'mask' as boolean of shape [num_items] (got {mask.dtype} {tuple(mask.shape)})"
-        )
-    if not bool(mask.any()):
-        raise EmptyForgetSetError("Expected 'mask' to name at least one item (got none)")
-    return mask
+def _names(data: Any) -> list[str]:
+    return list(data.keys() if hasattr(data, "keys") else vars(data))
 
 
-def _without_rows(data: Data, forget: Tensor) -> Data:
-    """Copy of the data without the forgotten rows, in whatever runs along the items."""
+def _without_rows(data: Any, forget: Tensor) -> Any:
+    """A copy of the data without the forgotten rows of all attributes that have an entry per item."""
     retain, num_items = copy.copy(data), forget.numel()
-    for name in data.keys():  # noqa: SIM118 - iterating a Data yields pairs
-        value = data[name]
+    for name in _names(data):
+        value = getattr(data, name)
         if isinstance(value, Tensor | np.ndarray):
             along = value.ndim > 0 and value.shape[0] == num_items
         else:
             along = isinstance(value, list | tuple) and len(value) == num_items
-        if along:
-            retain[name] = select_entries(value, ~forget, 0)
-    if "num_nodes" in data:
+        if hasattr(value, "dataset"):  # a column of a data set, whose items are loaded when they are read
+            setattr(retain, name, value.select(~forget))
+        elif along:
+            setattr(retain, name, select_entries(value, ~forget, 0))
+    if "num_nodes" in _names(data):
         retain.num_nodes = int((~forget).sum())
     return retain

@@ -1,20 +1,23 @@
-"""What a request resolves to: the graph split into a part to forget and a part to retain."""
+"""The result of resolving a request: the graph split into a part to forget and a part to retain."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidRequestError
-from gunlearn.requests.apply import without
+from gunlearn.requests.apply import data_without
 from gunlearn.requests.regions import k_hop_mask
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import TrainingGraph
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,15 +27,15 @@ class Partition:
     Args:
         data: the original, the caller's own object; never changed.
         kind: the kind of the request.
-        forgets: kinds of thing that the request names, among `"edges"`, `"nodes"`, `"features"`, `"graphs"`.
+        forgets: kinds of things that the request names, among `"edges"`, `"nodes"`, `"features"`, `"graphs"`.
         forget_mask: boolean `[E]` over the columns of `data.edge_index`, both directions and every copy, those of
             forgotten nodes included.
         forget_edge_index: `[2, num_forget]`, one column per forgotten edge in order of first occurrence;
             row <= col if undirected.
         retain_edge_index: `[2, num_retain]`, the other edges, likewise.
-        forget_nodes: ids `[k]`, sorted, of the nodes that go; those of forgotten graphs too.
-        forget_features: blocks of feature entries that go: node ids `[k]`, and columns `[c]` or `None` for all.
-        forget_graphs: ids `[k]`, sorted, of whole graphs of a batch.
+        forget_nodes: sorted ids `[k]` of forgotten nodes, those of forgotten graphs included.
+        forget_features: forgotten blocks of feature entries: node ids `[k]`, and columns `[c]` or `None` for all.
+        forget_graphs: sorted ids `[k]` of forgotten graphs of a batch.
         retain_data: shallow copy of `data` without all that; node numbers stay. See `gunlearn.requests.apply`.
         is_undirected: an edge stands for both directions, and both are forgotten.
         request_hash: 16 hex digits of the content: kind, number of nodes, all that is forgotten.
@@ -67,16 +70,16 @@ class Partition:
             forget_nodes=selection.nodes,
             forget_features=selection.features,
             forget_graphs=selection.graphs,
-            retain_data=without(graph, selection),
+            retain_data=data_without(graph, selection),
             is_undirected=graph.is_undirected,
             request_hash=_hash(kind, graph, selection, pairs[:, chosen], chosen),
         )
 
     @property
     def num_forget(self) -> int:
-        """How many things go: graphs, nodes, nodes that lose features, and edges that go by themselves.
+        """Number of forgotten graphs, nodes, nodes that lose features, and edges.
 
-        An undirected edge counts once; the edges of a forgotten node go with it, and do not count.
+        An undirected edge counts once; the edges of a forgotten node do not count.
         """
         count = self.forget_graphs.numel() + self.feature_nodes.numel()
         if "nodes" in self.forgets:
@@ -113,10 +116,10 @@ class Partition:
         return self.retain_edge_index.size(1)
 
     def affected_nodes(self, num_hops: int) -> Tensor:
-        """Nodes whose output a model of `num_hops` message passing layers may change: boolean `[num_nodes]`.
+        """Return the nodes whose outputs may change in a model of `num_hops` layers: boolean `[num_nodes]`.
 
         These are the nodes within `num_hops` of a touched node, on the original graph. Hops take directed edges both
-        ways, so that the set covers models of either flow.
+        ways, so that the set is right for models of either flow.
         """
         if isinstance(num_hops, bool) or not isinstance(num_hops, int) or num_hops < 0:
             raise InvalidRequestError(f"Expected 'num_hops' to be an integer >= 0 (got {num_hops!r})")
@@ -138,21 +141,21 @@ class Partition:
         return f"{', '.join(words)}, and with them {edges} of {edges + self.num_retain} training edges"
 
     def __repr__(self) -> str:
-        """The short text instead of all the tensors."""
         return f"Partition({self.describe()}, request_hash={self.request_hash!r})"
 
 
-def _content_hash(kind: str, size: int, sorted_ids: Tensor) -> str:
+def ids_hash(kind: str, size: int, sorted_ids: Tensor) -> str:
+    """Return 16 hex digits that tell a kind of thing, the number of all things and the chosen ids apart."""
     digest = hashlib.sha256(f"{kind}:{size}:".encode())
     digest.update(np.ascontiguousarray(sorted_ids.cpu().numpy(), dtype="<i8").tobytes())
     return digest.hexdigest()[:16]
 
 
 def _hash(kind: str, graph: TrainingGraph, selection: Selection, pairs: Tensor, chosen: Tensor) -> str:
-    """Of edges alone that of their pairs; of more also that of nodes and features."""
-    base = _content_hash(kind, graph.num_nodes, pairs)
+    """Hash the pairs of forgotten edges and, where there are any, nodes, graphs, features and relations."""
+    base = ids_hash(kind, graph.num_nodes, pairs)
     if graph.edge_type is not None:
-        base += _content_hash("edge_type", graph.num_relations, graph.edge_type[graph.first_column][chosen])
+        base += ids_hash("edge_type", graph.num_relations, graph.edge_type[graph.first_column][chosen])
     elif not (selection.nodes.numel() or selection.features):
         return base
     digest = hashlib.sha256(base.encode())

@@ -9,21 +9,21 @@ from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.training_graph import TrainingGraph, check_node_ids, pair_tensor
 
 REGIONS = ("any", "in", "out")
-NUM_HOPS = 2
+_NUM_HOPS = 2
 
 
 def k_hop_mask(edge_index: Tensor, start: Tensor, num_hops: int, both_ways: bool = True) -> Tensor:
-    """Nodes within `num_hops` of the nodes in `start`.
+    """Return the nodes within `num_hops` of the nodes in `start`.
 
     Args:
         edge_index: `[2, n]`, ids below `start.numel()`.
         start: boolean `[num_nodes]`.
         num_hops: number of hops.
-        both_ways: pass edges in both directions; otherwise from col to row only, the "source_to_target" flow of
+        both_ways: follow edges in both directions; otherwise from col to row only, the "source_to_target" flow of
             PyG's `k_hop_subgraph`.
 
     Returns:
-        Boolean mask `[num_nodes]`; `start` is part of it.
+        Boolean mask `[num_nodes]`, `start` included.
     """
     row, col = edge_index
     mask = start.clone()
@@ -39,7 +39,7 @@ def k_hop_mask(edge_index: Tensor, start: Tensor, num_hops: int, both_ways: bool
 
 
 def region_edges(graph: TrainingGraph, region: str) -> Tensor:
-    """Numbers of the training edges in a region, sorted by their end points.
+    """Return the numbers of the training edges in a region, sorted by their end points.
 
     "in" holds the edges with both end points within two hops of an end point of a test edge, hops along training
     edges in either direction (the enclosing subgraph of the test edges; Cheng et al., "GNNDelete", ICLR 2023,
@@ -52,22 +52,22 @@ def region_edges(graph: TrainingGraph, region: str) -> Tensor:
     if region == "any":
         return edges
     row, col = graph.local_pairs
-    near = k_hop_mask(graph.local_pairs, _end_points(graph, "test_pos_edge_index"), NUM_HOPS)
+    near = k_hop_mask(graph.local_pairs, _end_points(graph, "test_pos_edge_index"), _NUM_HOPS)
     inside = near[row] & near[col]
     return edges[inside if region == "in" else ~inside]
 
 
 def inpo_edges(graph: TrainingGraph) -> tuple[Tensor, int]:
-    """Candidates of the official INPO code, in its order, and the length of the permutation its split drew.
+    """Return the candidates of the official INPO code, in its order, and the length of its split's permutation.
 
     The official mask starts from the *validation* edges and follows training edges, stored once as row < col, from
     col to row only. Candidates keep the order of `data.train_pos_edge_index`, the order of the split.
 
     Returns:
-        Edge numbers `[num_candidates]`; number of train, validation and test edges together.
+        Edge numbers `[num_candidates]`, and the number of all train, validation and test edges.
 
     Raises:
-        InvalidRequestError: the split is not there, or is not the official one of this graph.
+        InvalidRequestError: the data hold no split, or not the official one of this graph.
     """
     if not graph.is_undirected:
         raise InvalidRequestError("Expected an undirected graph for protocol 'inpo' (got a directed edge_index)")
@@ -80,7 +80,7 @@ def inpo_edges(graph: TrainingGraph) -> tuple[Tensor, int]:
             f"official split (got {train.size(1)} columns for {graph.num_edges} undirected training edges)"
         )
     row, col = graph.local(train)
-    near = k_hop_mask(graph.local(train), _end_points(graph, "val_pos_edge_index"), NUM_HOPS, both_ways=False)
+    near = k_hop_mask(graph.local(train), _end_points(graph, "val_pos_edge_index"), _NUM_HOPS, both_ways=False)
     num_held_out = sum(pair_tensor(graph.data, f"{part}_pos_edge_index").size(1) for part in ("val", "test"))
     return edges[near[row] & near[col]], graph.num_edges + num_held_out
 

@@ -1,8 +1,9 @@
-"""What a request picks from a graph, before anything is taken out of it."""
+"""What a request selects from a graph, before anything is taken out of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,30 +11,33 @@ from torch import Tensor
 from gunlearn.requests.training_graph import TrainingGraph
 
 
+def _none() -> Tensor:
+    return torch.empty(0, dtype=torch.long)
+
+
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Edges, nodes and feature entries that go; selections add up with `|`.
+    """Edges, nodes, feature entries and graphs to forget; `|` unites selections.
 
     Args:
         edges: boolean `[E]` over the columns of `data.edge_index`; one column of an edge is enough.
-        nodes: ids `[k]` of nodes that go with their features, labels and edges.
-        features: blocks of feature entries: node ids `[k]` and columns `[c]` (`None` for all of them).
+        nodes: ids `[k]` of nodes to forget with their features, labels and edges.
+        features: blocks of feature entries: node ids `[k]` and columns `[c]` (`None` for all columns).
         graphs: ids `[k]` of whole graphs of a batch (`data.batch`).
     """
 
     edges: Tensor
-    nodes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    nodes: Tensor = field(default_factory=_none)
     features: tuple[tuple[Tensor, Tensor | None], ...] = ()
-    graphs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    graphs: Tensor = field(default_factory=_none)
 
     @classmethod
-    def of(cls, graph: TrainingGraph, edges: Tensor | None = None, **parts: object) -> Selection:
-        """A selection of a graph; no edges where none are given."""
+    def of(cls, graph: TrainingGraph, edges: Tensor | None = None, **parts: Any) -> Selection:
+        """Return a selection from a graph, by default of no edges."""
         none = torch.zeros(graph.num_columns, dtype=torch.bool, device=graph.edge_index.device)
-        return cls(none if edges is None else edges, **parts)  # type: ignore[arg-type]
+        return cls(none if edges is None else edges, **parts)
 
     def __or__(self, other: Selection) -> Selection:
-        """What either picks."""
         return Selection(
             self.edges | other.edges,
             torch.cat([self.nodes, other.nodes.to(self.nodes.device)]).unique(),
@@ -43,7 +47,7 @@ class Selection:
 
     @property
     def forgets(self) -> tuple[str, ...]:
-        """Which kinds of thing are named: among `"edges"`, `"nodes"`, `"features"`, `"graphs"`."""
+        """The kinds of things that are selected, among `"edges"`, `"nodes"`, `"features"`, `"graphs"`."""
         named = {
             "edges": bool(self.edges.any()),
             "nodes": self.nodes.numel(),
@@ -53,16 +57,16 @@ class Selection:
         return tuple(name for name, there in named.items() if there)
 
     def closed(self, graph: TrainingGraph) -> Selection:
-        """With all that goes along: nodes of graphs, edges of nodes, both directions and copies of edges; ids sorted.
+        """Add what must be forgotten too: nodes of graphs, edges of nodes, both directions and copies of edges.
 
-        Feature blocks lose the nodes that go anyway; blocks of the same columns become one.
+        Ids are sorted. Feature blocks lose forgotten nodes; blocks of the same columns become one.
         """
         device = graph.edge_index.device
         nodes, graphs = self.nodes.to(device).unique(), self.graphs.to(device).unique()
         if graphs.numel():
             nodes = torch.cat([nodes, torch.isin(graph.data.batch, graphs).nonzero().view(-1)]).unique()
         edges = graph.columns_of(graph.edge_of_column[self.edges])
-        if nodes.numel():  # no mask over the nodes: there may be very many numbers, and few nodes
+        if nodes.numel():  # not by a mask over all nodes, of which there may be very many
             edges = edges | torch.isin(graph.edge_index, nodes).any(dim=0)
         blocks: dict[bytes | None, tuple[list[Tensor], Tensor | None]] = {}
         for ids, columns in self.features:

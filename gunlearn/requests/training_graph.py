@@ -1,12 +1,16 @@
-"""The training graph as a request sees it: every edge once, with a number that can be looked up."""
+"""The distinct edges of a training graph, numbered so that they can be looked up."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidRequestError, InvalidTypeError
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 # `row * num_nodes + col` must fit into int64; above this bound the nodes that have edges are renumbered first.
 MAX_NUM_NODES = 2**31
@@ -15,21 +19,21 @@ MAX_NUM_NODES = 2**31
 class TrainingGraph:
     """Distinct edges of `data.edge_index`, numbered by their sorted end points.
 
-    An edge of an undirected graph is one pair with all its columns (both directions, every copy); an edge of a
-    directed graph is one direction with its copies. A self-loop is one edge. Where the data has an integer `edge_type`
-    `[E]`, an edge is of one relation: the same pair under another relation is another edge.
+    In an undirected graph an edge is one pair with all its columns (both directions, every copy), in a directed graph
+    one direction with its copies. A self-loop is one edge. Where the data has an integer `edge_type` `[E]`, the same
+    pair under another relation is another edge.
 
     Args:
         data: a PyG `Data` whose `edge_index` (`[2, E]`) is the message graph of the training edges.
 
     Raises:
         InvalidTypeError: `data` is no `Data`.
-        InvalidRequestError: no edges to forget from, or an edge_index that is not one.
+        InvalidRequestError: no edges, or an invalid edge_index.
     """
 
     def __init__(self, data: Data) -> None:
-        """Number the edges."""
-        if not isinstance(data, Data):
+        # Asked of the class, as PyG need not be loaded: a HeteroData has edges of several types, and no such rule.
+        if not hasattr(type(data), "is_edge_attr"):
             raise InvalidTypeError(f"Expected a torch_geometric.data.Data (got {type(data).__name__})")
         self.data = data
         self.edge_index = pair_tensor(data, "edge_index")
@@ -46,10 +50,7 @@ class TrainingGraph:
             raise InvalidRequestError(
                 f"Expected nodes^2 x relations below 2^63 (got {self.num_local} and {self.num_relations})"
             )
-        forward, backward = (
-            self._key(self.edge_index, self.edge_type),
-            self._key(self.edge_index.flip(0), self.edge_type),
-        )
+        forward, backward = (self._key(index, self.edge_type) for index in (self.edge_index, self.edge_index.flip(0)))
         self.is_undirected = same_both_ways(forward, backward)
         keys = torch.minimum(forward, backward) if self.is_undirected else forward
         self._keys, self.edge_of_column = keys.unique(return_inverse=True)
@@ -61,7 +62,7 @@ class TrainingGraph:
         """First column of each edge, `[num_edges]`."""
 
     def _key(self, edge_index: Tensor, relation: Tensor | int | None) -> Tensor:
-        """One integer per directed edge; meaningless where a node is outside."""
+        """One integer per directed edge; meaningless where a node is out of range."""
         row, col = self.local(edge_index)
         key = row * self.num_local + col
         return key if relation is None else key * self.num_relations + relation
@@ -84,20 +85,20 @@ class TrainingGraph:
 
     @property
     def local_pairs(self) -> Tensor:
-        """`pairs`, the nodes numbered for masks of `num_local` entries."""
+        """`pairs` in local numbers, which index masks of `num_local` entries."""
         return self.local(self.pairs)
 
     def local(self, nodes: Tensor) -> Tensor:
-        """Numbers of nodes in `[0, num_local)`, -1 for those outside."""
+        """Local numbers of nodes, in `[0, num_local)`; -1 for nodes out of range."""
         if self._nodes is None:
             return torch.where((nodes >= 0) & (nodes < self.num_nodes), nodes, -1)
         position = torch.searchsorted(self._nodes, nodes.contiguous()).clamp_(max=self.num_local - 1)
         return torch.where(self._nodes[position] == nodes, position, -1)
 
     def find(self, edge_index: Tensor, relation: Tensor | int | None = None) -> Tensor:
-        """Number of the edge that each column of `edge_index` (`[2, n]`) names, -1 where there is none: `[n]`.
+        """Return the number of the edge in each column of `edge_index` (`[2, n]`), -1 where there is none: `[n]`.
 
-        In a graph of several relations `relation` (one, or `[n]`) says which.
+        `relation` (one, or `[n]`) is needed in a graph of several relations.
         """
         edge_index = edge_index.to(self.edge_index.device)
         inside = (self.local(edge_index) >= 0).all(dim=0)
@@ -111,45 +112,45 @@ class TrainingGraph:
         return torch.where(inside & (self._keys[position] == keys), position, -1)
 
     def pair_key(self, edge_index: Tensor) -> Tensor:
-        """One integer per pair of nodes, whatever the relation, `[n]`; -1 where a node is outside."""
+        """One integer per pair of nodes, the same for all relations, `[n]`; -1 where a node is out of range."""
         local = self.local(edge_index.to(self.edge_index.device))
         row, col = (local.min(dim=0).values, local.max(dim=0).values) if self.is_undirected else local
         return torch.where((local >= 0).all(dim=0), row * self.num_local + col, -1)
 
     def columns_of(self, edges: Tensor) -> Tensor:
-        """Mask `[E]` over the columns of all the `edges` (numbers, `[n]`)."""
+        """Return the mask `[E]` of all columns of the `edges` (numbers, `[n]`)."""
         chosen = torch.zeros(self.num_edges, dtype=torch.bool, device=self.edge_index.device)
         chosen[edges] = True
         return chosen[self.edge_of_column]
 
 
 def num_graphs(data: Data) -> int:
-    """How many graphs a batch holds: what it says, else the largest number in `data.batch` and one.
+    """Return how many graphs a batch holds: its `num_graphs`, else the largest number in `data.batch` plus one.
 
     Raises:
-        InvalidRequestError: it is no batch.
+        InvalidRequestError: `data` is no batch.
     """
     if not isinstance(data.get("batch"), Tensor):
         raise InvalidRequestError(
             "Expected a batch of graphs with 'data.batch' (got a single graph); see "
             "torch_geometric.data.Batch.from_data_list"
         )
-    said = getattr(data, "num_graphs", None)
-    return int(data.batch.max()) + 1 if said is None else int(said)
+    number = getattr(data, "num_graphs", None)
+    return int(data.batch.max()) + 1 if number is None else int(number)
 
 
 def same_both_ways(forward: Tensor, backward: Tensor) -> bool:
-    """Whether a graph is undirected: symmetric as a set of pairs, whatever the number of copies of each.
+    """Return whether a graph is undirected: symmetric as a set of pairs, however many copies each pair has.
 
     Args:
-        forward: one integer per edge that stands for its pair `[E]`.
-        backward: the same of the reversed edges `[E]`.
+        forward: one integer per edge, a key of its pair `[E]`.
+        backward: the keys of the reversed edges `[E]`.
     """
     return torch.equal(forward.unique(), backward.unique())
 
 
 def relation_tensor(data: Data, num_columns: int) -> Tensor | None:
-    """The relation of each column, `data.edge_type` `[E]`, `None` where there is none.
+    """Return the relation of each column, `data.edge_type` `[E]`, or `None`.
 
     Raises:
         InvalidRequestError: it is no vector of integers >= 0.
@@ -165,10 +166,10 @@ def relation_tensor(data: Data, num_columns: int) -> Tensor | None:
 
 
 def pair_tensor(data: Data, name: str) -> Tensor:
-    """The `[2, n]` int64 attribute `name` of `data`.
+    """Return the attribute `name` of `data`, `[2, n]` int64.
 
     Raises:
-        InvalidRequestError: it is missing or something else.
+        InvalidRequestError: it is missing, or no such tensor.
     """
     value = getattr(data, name, None)
     if value is None:
@@ -176,7 +177,7 @@ def pair_tensor(data: Data, name: str) -> Tensor:
     if not isinstance(value, Tensor) or value.dtype != torch.long or value.dim() != 2 or value.size(0) != 2:
         got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise InvalidRequestError(f"Expected 'data.{name}' to be an int64 tensor of shape [2, n] (got {got})")
-    # PyG's EdgeIndex carries caches that speak of the unfiltered edges.
+    # PyG's EdgeIndex carries caches of the unfiltered edges.
     return value.as_tensor() if hasattr(value, "as_tensor") else value
 
 
@@ -185,9 +186,3 @@ def check_node_ids(edge_index: Tensor, num_nodes: int, name: str) -> None:
     if edge_index.numel() and (int(edge_index.min()) < 0 or int(edge_index.max()) >= num_nodes):
         low, high = int(edge_index.min()), int(edge_index.max())
         raise InvalidRequestError(f"Expected node ids of '{name}' in [0, {num_nodes}) (got {low} to {high})")
-
-
-def show_pairs(edge_index: Tensor, limit: int = 5) -> str:
-    """The first few columns as text: ``(0, 1), (4, 2), ...``."""
-    shown = ", ".join(str(tuple(pair)) for pair in edge_index[:, :limit].t().tolist())
-    return shown + (", ..." if edge_index.size(1) > limit else "")

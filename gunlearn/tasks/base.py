@@ -233,6 +233,23 @@ class Task(ABC):
         """Make a private copy of a caller's model ready for other data; it is returned."""
         return model
 
+    def check_data(self, data: Any) -> Any:
+        """Return the data in the form that the task reads.
+
+        Raises:
+            InvalidTypeError: data of the wrong kind.
+            InvalidInputError: values that are not finite.
+        """
+        return data
+
+    def adapts(self, model: nn.Module) -> bool:
+        """Return whether an adapter is trained in the place of the model's own weights."""
+        return hasattr(model, "peft_config")
+
+    def runner(self, method: Any) -> Any | None:
+        """Return what runs a method in the place of the package's own loop; `None` for the loop."""
+        return None
+
     def remarks(self, model: nn.Module) -> dict[str, Any]:
         """Return what a result says of how the model ran."""
         return {}

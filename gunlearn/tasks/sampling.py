@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.nn.kernels.sparse import argsort
+from gunlearn.nn.kernels.sorting import argsort
 
 #: Draws items for one step: their indices `[num_drawn]`, and their weights `[num_drawn]` or `None` for equal ones.
 Draw = Callable[[], tuple[Tensor, Tensor | None]]

@@ -64,7 +64,9 @@ class Result:
     @property
     def data(self) -> Any:
         """What the model is to be used on: the caller's data without the forgotten items; `None` once loaded."""
-        return None if self.partition is None else self.partition.retain_data
+        retained = None if self.partition is None else self.partition.retain_data
+        back = getattr(retained, "back", None)  # a table of items, made of whatever the caller had
+        return retained if back is None else back(retained)
 
     @property
     def seconds_per_epoch(self) -> float | None:

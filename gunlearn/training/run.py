@@ -11,21 +11,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Data
 
 from gunlearn.cost import PeakMemory
 from gunlearn.errors import UnsupportedModelError
-from gunlearn.nn.kernels.sparse import dense_parts
+from gunlearn.nn.kernels.bag_of_words import dense_parts
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.training.callbacks import Callback
 from gunlearn.training.from_scratch import train_from_scratch
 from gunlearn.training.loop import TrainArguments
+from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 from gunlearn.training.result import Result
 
 
 def run_training(
-    model: nn.Module, data: Data, task: Task, args: TrainArguments, seed: int, callbacks: Sequence[Callback] = ()
+    model: nn.Module,
+    data: Any,
+    task: Task,
+    args: TrainArguments,
+    seed: int,
+    callbacks: Sequence[Callback] = (),
+    optimizer: OptimizerSpec = "adam",
+    scheduler: SchedulerSpec | None = None,
 ) -> Result:
     """Train a copy of `model` (as initialised by the caller) on `data`."""
     model = private_copy(model, task)
@@ -34,7 +41,7 @@ def run_training(
         args = replace(args, fingerprint=fingerprint_of(["train", settings], task, seed, model, data))
     with isolated_rng(seed):
         memory = PeakMemory(device_of(model))
-        state = train_from_scratch(model, data, task, args, callbacks)
+        state = train_from_scratch(model, data, task, args, callbacks, optimizer, scheduler)
     config = {key: value for key, value in args.__dict__.items() if key not in ("checkpoint_dir", "fingerprint")}
     return Result(
         model=model.eval(),
@@ -71,7 +78,7 @@ def private_copy(model: nn.Module, task: Task) -> nn.Module:
     return task.adopt(model)
 
 
-def fingerprint_of(settings: list[Any], task: Task, seed: int, model: nn.Module, data: Data) -> str:
+def fingerprint_of(settings: list[Any], task: Task, seed: int, model: nn.Module, data: Any) -> str:
     """Of all that decides how a run goes: settings, weights (and which of them are trained), data."""
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     digest = hashlib.sha256(json.dumps([*settings, task.name, vars(task), seed, trained], default=repr).encode())

@@ -16,7 +16,7 @@ from gunlearn.curvature.products import Curvature
 from gunlearn.curvature.solvers import conjugate_gradient, lanczos, lissa
 from gunlearn.curvature.training_loss import TrainingLoss, gradient, second_order
 from gunlearn.errors import DivergenceError, InvalidInputError
-from gunlearn.nn.kernels.sparse import kernels_enabled
+from gunlearn.nn.kernels.switch import kernels_enabled
 from tests.attribution.second_order import NETS, TASKS, graph, net, outputs_at, problem, start
 
 

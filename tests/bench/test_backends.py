@@ -7,6 +7,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def test_on_the_command_line(client: Any, tmp_path: Path, capsys: pytest.Capture
 
 def test_two_workers_on_the_same_cell(grid: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     """As where a worker only seemed dead: both take part in every race, one row and one model are left of each."""
-    config = GridConfig(**{**vars(CONFIG), "seeds": (0,), "models": tmp_path / "models"})
+    config = replace(CONFIG, seeds=(0,), models=tmp_path / "models")
     (cell,) = config.cells()
     first, second = Parallel(n_jobs=2)(delayed(run_cell)(cell, config, tmp_path) for _ in range(2))
     assert first == second  # seconds too: both say what stands in the file

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,14 +12,15 @@ from safetensors.torch import load_file
 from scipy.spatial.distance import jensenshannon
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from gunlearn.bench import GridConfig, Recipe, run_grid
-from gunlearn.bench.course import Course, histogram
-from gunlearn.bench.store import RowStore, plain
+from gunlearn.bench import Cell, GridConfig, Recipe, run_grid, suite
+from gunlearn.bench.course import Course
+from gunlearn.bench.store import RowStore, json_plain
 from gunlearn.datasets import load
-from gunlearn.errors import EmptyForgetSetError, InvalidInputError
+from gunlearn.errors import DatasetNotFoundError, EmptyForgetSetError, InvalidInputError
 from gunlearn.methods import METHODS, Callback, run_method
-from gunlearn.metrics import LinkEvaluator
+from gunlearn.metrics import LinkEvaluator, histogram
 from gunlearn.nn import GCN
+from gunlearn.report import grid_report
 from gunlearn.requests import ForgetEdges
 from gunlearn.tasks import LinkPrediction, link_split
 
@@ -174,9 +176,7 @@ def test_killed_run_goes_on(grid, tmp_path, monkeypatch):
 
 def test_other_options_are_other_rows(grid, tmp_path):
     out, rows = grid
-    config = GridConfig(
-        **{**vars(CONFIG), "method_args": ("epochs=4", "npo.beta=3"), "seeds": (0,), "models": out / "models"}
-    )
+    config = replace(CONFIG, method_args=("epochs=4", "npo.beta=3"), seeds=(0,), models=out / "models")
     (tmp_path / "rows.jsonl").write_bytes((out / "rows.jsonl").read_bytes())
     again = run_grid(config, tmp_path)
     assert again[:4] == rows[:4]
@@ -204,7 +204,7 @@ def test_outputs(grid):
 
 def test_a_failed_method_is_a_row_and_is_tried_again(grid, tmp_path, monkeypatch):
     out, _ = grid
-    config = GridConfig(**{**vars(CONFIG), "seeds": (0,), "models": out / "models", "method_args": ("npo.lr=1e30",)})
+    config = replace(CONFIG, seeds=(0,), models=out / "models", method_args=("npo.lr=1e30",))
     rows = run_grid(config, tmp_path)
     bad = rows[-1]
     assert bad["method"] == "npo"
@@ -215,12 +215,12 @@ def test_a_failed_method_is_a_row_and_is_tried_again(grid, tmp_path, monkeypatch
     monkeypatch.setattr("gunlearn.bench.grid.run_method", lambda *a: calls.append(a[0].name) or run_method(*a))
     run_grid(config, tmp_path)
     assert calls == ["npo"]
-    assert "failed" in (tmp_path / "report.html").read_text()
+    assert "failed" in grid_report(rows, tmp_path / "report.html").read_text()
 
 
 def test_without_references_distances_are_none(grid, tmp_path):
     out, rows = grid
-    config = GridConfig(**{**vars(CONFIG), "seeds": (0,), "references": False, "models": out / "models"})
+    config = replace(CONFIG, seeds=(0,), references=False, models=out / "models")
     alone = run_grid(config, tmp_path)
     assert [row["method"] for row in alone] == ["original", "utu", "gradient_ascent", "npo"]
     assert all(row[name] is None for row in alone for name in row if name.startswith("js_"))
@@ -283,8 +283,9 @@ def test_histogram_against_numpy():
     )
 
 
-def test_plain_has_no_nan():
-    assert plain({"a": float("nan"), "b": (1, math.inf, 0.0), "c": None}) == {"a": None, "b": [1, None, 0.0], "c": None}
+def test_json_has_no_nan():
+    given = {"a": float("nan"), "b": (1, math.inf, 0.0), "c": None}
+    assert json_plain(given) == {"a": None, "b": [1, None, 0.0], "c": None}
 
 
 @pytest.mark.parametrize(
@@ -300,12 +301,66 @@ def test_plain_has_no_nan():
         ({"count": None, "ratio": 1.5}, "ratio"),
         ({"protocol": "inpo", "region": "out"}, "region"),
         ({"seeds": (1, 1)}, "seeds"),
-        ({"recipe": Recipe(epochs=-1)}, "epochs"),
+        ({"seeds": (-1,)}, "seeds"),
+        ({"seeds": ()}, "seeds"),
+        ({"threads": 0}, "thread"),
+        ({"task": "graph_classification"}, "node_classification"),
+        ({"forget": "graphs"}, "features"),
+        ({"protocol": "random split"}, "inpo"),
+        ({"forget": "nodes", "region": "in"}, "region"),
+        ({"task": "node_classification", "protocol": "inpo"}, "protocol"),
     ],
 )
 def test_refused_before_anything_runs(change, words):
     with pytest.raises(InvalidInputError, match=words):
-        GridConfig(**{**vars(CONFIG), **change})
+        replace(CONFIG, **change)
+
+
+@pytest.mark.parametrize("change", [{"epochs": -1}, {"lr": 0.0}, {"eval_every": 0}, {"num_layers": 0}])
+def test_recipes_are_refused_at_once(change):
+    with pytest.raises(InvalidInputError, match=next(iter(change))):
+        Recipe(**change)
+
+
+def test_data_sets_that_do_not_exist_are_refused_at_once(tmp_path, monkeypatch):
+    with pytest.raises(DatasetNotFoundError, match="karate"):
+        Cell("karat", "random", 0.1, None, "any", "random", 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "karat").mkdir()
+    assert Cell("karat", "random", 0.1, None, "any", "random", 0).name == "karat"
+
+
+def test_a_suite_is_every_combination_in_order():
+    found = suite(dataset=["karate", "lesmis"], methods=("utu",), count=(3, 4), seeds=(0, 1), recipe=RECIPE)
+    assert [(c.dataset, c.count, c.seeds) for c in found] == [
+        ("karate", 3, (0, 1)), ("karate", 4, (0, 1)), ("lesmis", 3, (0, 1)), ("lesmis", 4, (0, 1)),
+    ]  # fmt: skip
+    assert suite(**vars(CONFIG)) == [CONFIG]
+    with pytest.raises(InvalidInputError, match="region"):
+        suite(dataset="karate", methods=("utu",), forget=("edges", "nodes"), ratio=0.1, region="in")
+
+
+def test_several_problems_in_one_run(grid, tmp_path):
+    """The rows of each are those of a grid of its own; a method that cannot do one of them fails there alone."""
+    out, rows = grid
+    links = replace(CONFIG, seeds=(0,), models=out / "models")
+    nodes = suite(
+        dataset="digits", methods=("megu:default",), method_args=("epochs=2",), forget=("nodes", "features"), count=9,
+        task=("node_classification", "link_prediction"), recipe=RECIPE, references=False,
+    )  # fmt: skip
+    found = run_grid([links, *nodes], tmp_path)
+    assert same(found[:5]) == same(rows[:5])
+    assert [(r["forget"], r["task"], r["method"], bool(r["error"])) for r in found[5:]] == [
+        (forget, task, method, method == "megu" and task == "link_prediction")
+        for forget in ("nodes", "features")
+        for task in ("node_classification", "link_prediction")
+        for method in ("original", "utu", "megu")
+    ]
+    assert [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()] == found
+    assert json.loads((tmp_path / "results.json").read_text()) == found
+    for wrong in ([], [links, *nodes, links]):
+        with pytest.raises(InvalidInputError, match="twice"):
+            run_grid(wrong, tmp_path)
 
 
 def test_unresolvable_request_is_told_before_training(tmp_path):
@@ -321,14 +376,6 @@ def test_every_variant_once_and_presets_by_data_set():
     assert len(plan) == len(METHODS["inpo"].variants)
     assert {method.dataset for method in plan} == {"DBLP"}
     assert GridConfig("dblp", ("inpo:paper",), count=3).plan()[1].epochs == 330  # the authors' table
-
-
-@pytest.mark.parametrize(("text", "value"), [("false", False), ("None", None), ("1e-3", 1e-3), ("retain", "retain")])
-def test_values(text, value):
-    from gunlearn.bench.options import parse_value
-
-    assert parse_value(text) == value
-    assert type(parse_value(text)) is type(value)
 
 
 def test_models_are_kept_by_what_was_forgotten_too(tmp_path):

@@ -14,9 +14,10 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.llm import CausalLM, PartCollator, UnlearnTrainer
 from gunlearn.llm.data.selectors import ProbeDelta, SuffixDelta
 from gunlearn.llm.metrics.text_alignment import functional_alignment
-from gunlearn.llm.recipes.direct_tokens import DTOTrainer, StopBelow, dto
+from gunlearn.llm.recipes.direct_tokens import DTOTrainer, dto
 from gunlearn.llm.training.projection import project_conflict
-from gunlearn.losses import CEU, GradientAscent
+from gunlearn.llm.training.until import StopBelow
+from gunlearn.losses import CrossEntropyUnlearning, GradientAscent
 from gunlearn.metrics.alignment import Sampler
 from tests.llm import facts
 
@@ -295,15 +296,15 @@ def test_selection_is_refreshed_with_the_model_as_it_is(tmp_path):
 
 
 def test_forget_losses():
-    own = CEU(on="forget:target", reduction="seq_mean")
+    own = CrossEntropyUnlearning(on="forget:target", reduction="seq_mean")
     assert dto(own, 2).terms[0] == (1.0, own)
-    assert dto("ceu").terms[0][1] == CEU(on="forget:target")
+    assert dto("ceu").terms[0][1] == CrossEntropyUnlearning(on="forget:target")
     assert dto(beta=0.3).terms[0][1].beta == 0.3
     for bad, match in (({"forget_loss": "dpo"}, "ceu"), ({"lambda_": -1}, "lambda_"), ({"beta": 0}, "beta")):
         with pytest.raises(InvalidInputError, match=match):
             dto(**bad)
     with pytest.raises(InvalidInputError, match="forget:target"):
-        dto(CEU())
+        dto(CrossEntropyUnlearning())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.llm import METHODS, CausalLM, PartCollator
 from gunlearn.llm.recipes.methods import methods_listing, named_method
 from gunlearn.llm.recipes.plan import RETAIN_LOSSES
-from gunlearn.llm.training.trainer import answer_mask
+from gunlearn.llm.training.views import answer_mask
 from gunlearn.losses import LOSSES, NLL, JSDToReference, KLToReference, Loss
 from tests.llm import facts
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gunlearn.llm import CausalLM
-from gunlearn.losses import CEU, UNDIAL, FlatLogits, KLToReference, Prediction
+from gunlearn.losses import UNDIAL, CrossEntropyUnlearning, FlatLogits, KLToReference, Prediction
 from tests.losses.cases import CASES, Case
 
 V = 130  # more than 100, so that the label -100 would be a valid index
@@ -96,7 +96,7 @@ def test_pdu_reads_the_place_that_predicts_and_not_the_next() -> None:
 
 def test_a_batch_without_any_label_is_a_zero() -> None:
     model = Fixed(0, torch.full_like(LABELS, -100))
-    for loss in (FlatLogits(), CEU(skip_first=1)):
+    for loss in (FlatLogits(), CrossEntropyUnlearning(skip_first=1)):
         value = loss(model.read())
         assert value.item() == 0
         value.backward()

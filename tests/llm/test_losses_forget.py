@@ -10,7 +10,6 @@ import torch
 
 from gunlearn.llm import CausalLM, PartCollator
 from gunlearn.losses import (
-    CEU,
     DPO,
     IHL,
     KTO,
@@ -19,6 +18,7 @@ from gunlearn.losses import (
     RMU,
     UNDIAL,
     WGA,
+    CrossEntropyUnlearning,
     JSDToRefusal,
     Loss,
     MaskedVocabulary,
@@ -70,7 +70,7 @@ LOSSES = [
     WGA(),
     SatImp(),
     UNDIAL(),
-    CEU(),
+    CrossEntropyUnlearning(),
     IHL(),
     RMU(coefficient=20.0),
     JSDToRefusal(),
@@ -86,7 +86,7 @@ def test_a_few_steps_forget(loss: Loss) -> None:
     assert retained > forgotten + 0.3
 
 
-@pytest.mark.parametrize("loss", [SimNPO(), KTO(), WGA(), CEU(), IHL()], ids=repr)
+@pytest.mark.parametrize("loss", [SimNPO(), KTO(), WGA(), CrossEntropyUnlearning(), IHL()], ids=repr)
 def test_control_the_sign_flipped_forgets_nothing(loss: Loss) -> None:
     assert after(-1.0 * loss + 0.5 * NLL(on="retain"), steps=6)[0] > 0.8
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from gunlearn.losses import (
-    CEU,
     DPO,
     IHL,
     KTO,
@@ -22,6 +21,7 @@ from gunlearn.losses import (
     RMU,
     UNDIAL,
     WGA,
+    CrossEntropyUnlearning,
     Distillation,
     FlatLogits,
     GradientAscent,
@@ -170,7 +170,7 @@ def ceu_case(skip: int) -> Case:
         return without(c, [int(c["label"])])
 
     return Case(
-        CEU(skip_first=skip),
+        CrossEntropyUnlearning(skip_first=skip),
         lambda c, r: soft_cross_entropy(target(c), softmax(c["logits"])),
         lambda c, r: np.subtract(softmax(c["logits"]), target(c)),
         categorical=True,

@@ -11,7 +11,6 @@ import torch
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import (
-    CEU,
     DPO,
     IHL,
     KTO,
@@ -19,6 +18,7 @@ from gunlearn.losses import (
     RMU,
     UNDIAL,
     WGA,
+    CrossEntropyUnlearning,
     FlatLogits,
     GradientAscent,
     JSDToRefusal,
@@ -201,15 +201,15 @@ def test_undial_is_least_at_its_target() -> None:
 def test_ceu_gradient_is_that_of_unlikelihood_and_skips() -> None:
     current, _ = pair()
     leaf = with_grad(current)
-    found = torch.autograd.grad(CEU()(leaf), leaf.logits)[0]
+    found = torch.autograd.grad(CrossEntropyUnlearning()(leaf), leaf.logits)[0]
     prob = leaf.logits.softmax(-1).gather(-1, leaf.label.unsqueeze(-1)).squeeze(-1)
     unlikelihood = torch.autograd.grad(-(1 - prob)[MASK].log().mean(), leaf.logits)[0]
     torch.testing.assert_close(found, unlikelihood)
-    skipped = torch.autograd.grad(CEU(skip_first=1)(leaf), leaf.logits)[0]
+    skipped = torch.autograd.grad(CrossEntropyUnlearning(skip_first=1)(leaf), leaf.logits)[0]
     first = torch.tensor([[0, 0, 1, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
     assert (skipped[first] == 0).all()
     assert (skipped[MASK & ~first] != 0).any(-1).all()
-    assert CEU(skip_first=9)(leaf).item() == 0
+    assert CrossEntropyUnlearning(skip_first=9)(leaf).item() == 0
 
 
 def test_ihl_and_flat_logits_have_their_ends() -> None:
@@ -286,8 +286,8 @@ def test_rmu_goes_to_one_point_per_seed() -> None:
         (lambda: WGA(beta=-1), "beta"),
         (lambda: SatImp(beta2=-1), "beta2"),
         (lambda: UNDIAL(beta=0), "beta"),
-        (lambda: CEU(skip_first=1.5), "skip_first"),
-        (lambda: CEU(skip_first=1, on="forget:target"), "skip_first"),
+        (lambda: CrossEntropyUnlearning(skip_first=1.5), "skip_first"),
+        (lambda: CrossEntropyUnlearning(skip_first=1, on="forget:target"), "skip_first"),
         (lambda: RMU(coefficient=-1), "coefficient"),
         (lambda: RMU(seed=0.5), "seed"),
         (lambda: JSDToRefusal(()), "token_ids"),

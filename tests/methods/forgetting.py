@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 
 import gunlearn as gu
 from gunlearn.methods import Method, run_method
+from gunlearn.seed import isolated_rng
 from tests.methods.test_items_digits import TASK as IMAGES
 from tests.methods.test_items_digits import figures
 from tests.methods.test_items_digits import problem as digits
@@ -37,6 +39,24 @@ def class_figures(model: nn.Module) -> dict[str, float]:
 def on_digits(method: Method, seed: int = 1) -> gu.Result:
     """The class of threes, forgotten."""
     return run_method(method, digits()[0], threes(), IMAGES, seed=seed)
+
+
+@functools.cache
+def classifier() -> tuple[nn.Module, Any]:
+    """A GCN trained to classify the nodes of the karate club, and the club."""
+    data = gu.node_split(gu.load("karate"), 0.2, 0.2)
+    with isolated_rng(0):
+        model = gu.GCN(data.num_features, 8, 4)
+    return gu.train(model, data, NODES, epochs=60, lr=1e-2).model, data
+
+
+@functools.cache
+def cora(root: Path) -> tuple[nn.Module, Any]:
+    """A GCN trained to classify the nodes of Cora, and Cora."""
+    data = gu.node_split(gu.load("Cora", root))
+    with isolated_rng(0):
+        model = gu.GCN(data.num_features, 16, 7)
+    return gu.train(model, data, NODES, epochs=60, lr=1e-2, eval_every=60).model, data
 
 
 @functools.cache

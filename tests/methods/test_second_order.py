@@ -23,7 +23,7 @@ from gunlearn.curvature.training_loss import TrainingLoss
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMethodError
 from gunlearn.methods import CEU, GIF, IDEA, IF, FineTune, Problem, Retrain, run_method
 from gunlearn.methods.second_order.removal import Removal
-from gunlearn.nn.kernels.sparse import PlainPathWarning
+from gunlearn.nn.kernels.switch import PlainPathWarning
 from gunlearn.seed import isolated_rng
 from tests.methods.cases import same_weights
 

@@ -14,8 +14,8 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn import after_layer, fast_path, path_of, plain_path, removed_edges, scaled_messages
-from gunlearn.nn.kernels.fast import LINEAR
-from gunlearn.nn.kernels.sparse import sparse_features
+from gunlearn.nn.kernels.bag_of_words import sparse_features
+from gunlearn.nn.kernels.fused import LINEAR
 from gunlearn.tasks import LinkPrediction
 
 NUM_NODES, DIM = 40, 70

@@ -16,7 +16,7 @@ from torch_geometric.nn import GATConv, GCNConv, SAGEConv
 
 from gunlearn.errors import GunlearnError, InvalidInputError
 from gunlearn.nn.attach.contexts import after_layer, removed_edges, scaled_messages
-from gunlearn.nn.kernels.sparse import sparse_features
+from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.layers.influence_conv import InfluenceAwareConv, MessageScale, influence_scale, pair_values
 
 NUM_NODES = 12

@@ -14,18 +14,12 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.nn.kernels.bag_of_words import sparse_features
+from gunlearn.nn.kernels.edge_scores import EdgePattern, gather_inner_product
 from gunlearn.nn.kernels.memo import memo
-from gunlearn.nn.kernels.sparse import (
-    EdgePattern,
-    PlainPathWarning,
-    argsort,
-    csr,
-    gather_inner_product,
-    lexsort,
-    sddmm,
-    sparse_features,
-    sparse_matrix,
-)
+from gunlearn.nn.kernels.sorting import argsort, lexsort
+from gunlearn.nn.kernels.sparse import csr, sddmm, sparse_matrix
+from gunlearn.nn.kernels.switch import PlainPathWarning
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 DTYPES = [torch.float32, torch.float64]

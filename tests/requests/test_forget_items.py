@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch_geometric.data import Data
+from torch_geometric.data import Data, HeteroData
 
 import gunlearn as gu
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError, InvalidTypeError
@@ -171,7 +177,7 @@ def test_no_items_named(arguments: dict) -> None:
 RESOLUTION = [
     ({"index": [12]}, r"in \[0, 12\) \(got 1 outside: \[12\]"),
     ({"index": [-1]}, r"got 1 outside: \[-1\]"),
-    ({"index": [1, 1, 2]}, r"each row once \(got repeated \[1\]"),
+    ({"index": [1, 1, 2]}, r"each item once \(got repeated \[1\]"),
     ({"index": [1, 8]}, r"training items \(got 1 held-out rows: \[8\]"),
     ({"index": [11]}, "held-out"),
     ({"mask": mask_of([0, 10])}, "held-out"),
@@ -205,9 +211,30 @@ def test_data_without_items(data: Data, match: str) -> None:
         ForgetItems([0]).resolve(data)
 
 
-def test_items_of_something_else() -> None:
-    with pytest.raises(InvalidTypeError, match="Data"):
-        ForgetItems([0]).resolve({"x": torch.zeros(3, 2)})
+@pytest.mark.parametrize("data", [{"x": torch.zeros(3, 2)}, torch.zeros(3, 2), HeteroData(), None])
+def test_items_of_something_else(data: object) -> None:
+    with pytest.raises(InvalidTypeError, match=f"Data.*{type(data).__name__}"):
+        ForgetItems([0]).resolve(data)
+
+
+def test_any_object_with_rows_and_labels_will_do() -> None:
+    plain, data = SimpleNamespace(**array_data().to_dict()), array_data()
+    ours, theirs = (ForgetItems([1, 4]).resolve(given) for given in (plain, data))
+    assert torch.equal(ours.forget_mask, theirs.forget_mask)
+    assert torch.equal(ours.retain_data.x, theirs.retain_data.x)
+    assert ours.retain_data.names == theirs.retain_data.names
+    assert plain.x.size(0) == 12
+    with pytest.raises(InvalidRequestError, match=r"'x' and 'y' \(got a Data with \['x', 'y'\]"):
+        ForgetItems([0]).resolve(SimpleNamespace(x=torch.zeros(3, 2), y=None))
+
+
+def test_requests_are_had_without_graphs() -> None:
+    script = (
+        "import sys; from gunlearn.requests import ForgetItems, Request; "
+        "assert 'torch_geometric' not in sys.modules, 'torch_geometric'"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(gu.__file__).parent.parent)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
 
 
 def test_items_do_not_add_up() -> None:
@@ -235,7 +262,7 @@ def test_the_request_is_its_own() -> None:
     [
         (ForgetItems([5, 6]), "ForgetItems([5, 6])"),
         (ForgetItems([5, 6, 7, 8]), "ForgetItems([5, 6, 7, ...])"),
-        (ForgetItems(mask=mask_of([1, 2])), "ForgetItems(mask=<2 of 12 rows>)"),
+        (ForgetItems(mask=mask_of([1, 2])), "ForgetItems(mask=<2 of 12 items>)"),
         (ForgetItems(ratio=0.25, seed=3), "ForgetItems(ratio=0.25, seed=3)"),
     ],
 )

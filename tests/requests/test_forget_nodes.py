@@ -254,7 +254,7 @@ def test_whole_graphs():
         (lambda: gu.ForgetNodes([99]), InvalidRequestError, r"\[0, 34\)"),
         (lambda: gu.ForgetNodes([1, 1]), InvalidRequestError, "once"),
         (lambda: gu.ForgetNodes(mask=torch.zeros(34, dtype=torch.bool)), EmptyForgetSetError, "at least one"),
-        (lambda: gu.ForgetNodes(mask=torch.ones(3, dtype=torch.bool)), InvalidRequestError, "mask of 34"),
+        (lambda: gu.ForgetNodes(mask=torch.ones(3, dtype=torch.bool)), InvalidRequestError, r"'mask' of shape \[34\]"),
         (lambda: gu.ForgetNodes(count=99), InvalidRequestError, "at most"),
         (lambda: gu.ForgetNodes(ratio=0.001), EmptyForgetSetError, "at least one"),
         (lambda: gu.ForgetNodes(count=2, by="influence"), InvalidRequestError, "'by'"),

@@ -14,7 +14,7 @@ from torch_geometric.utils import to_undirected
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn import GCN
-from gunlearn.nn.kernels.sparse import EdgePattern
+from gunlearn.nn.kernels.edge_scores import EdgePattern
 from gunlearn.requests import ForgetEdges
 from gunlearn.tasks import TASKS, ImageClassification, LinkPrediction, as_task, link_split
 from gunlearn.tasks.graph.link_prediction import EdgeItems, one_direction

@@ -13,7 +13,7 @@ from torch_geometric.nn import GCNConv
 from torch_geometric.utils import to_undirected
 
 import gunlearn as gu
-from gunlearn.attribution import Loss
+from gunlearn.attribution import ItemLoss
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.losses import NLL, as_objective
 from gunlearn.nn.kernels.subgraph import k_hop_subgraph
@@ -276,7 +276,7 @@ def test_bad_splits(options, message):
 
 def test_loss_target():
     data, task, model = graph(), NodeClassification(), make().eval()
-    target = Loss().bind(model, data, task)
+    target = ItemLoss().bind(model, data, task)
     outputs = model(data.x, data.edge_index)
     torch.testing.assert_close(target.value(outputs), cross_entropy(outputs[data.val_mask], data.y[data.val_mask]))
     scores = gu.influence(model, data, task, estimator="brute", target="loss", items=data.edge_index[:, :3])

@@ -67,13 +67,17 @@ def test_unseen_scores_do_not_look_at_test_edges(problem: Problem) -> None:
     assert not torch.equal(unseen_scores(*given(other)), unseen_scores(*given(problem)))
 
 
-def test_unseen_needs_validation_edges(problem: Problem) -> None:
+@pytest.mark.parametrize(("kept", "match"), [(5, "at least 30 validation edges.*got 5"), (None, "val_pos_edge_index")])
+def test_unseen_needs_validation_edges(problem: Problem, kept: int | None, match: str) -> None:
     partition = copy.copy(problem.partition)
     data = copy.copy(partition.retain_data)
-    data.val_pos_edge_index = data.val_pos_edge_index[:, :5]
+    if kept is None:
+        del data.val_pos_edge_index
+    else:
+        data.val_pos_edge_index = data.val_pos_edge_index[:, :kept]
     object.__setattr__(partition, "retain_data", data)
     object.__setattr__(partition, "data", data)
-    with pytest.raises(UnsupportedMethodError, match=r"at least 30 validation edges.*got 5"):
+    with pytest.raises(UnsupportedMethodError, match=match):
         run_method(INPO(until="unseen"), problem.model, partition, problem.task)
 
 

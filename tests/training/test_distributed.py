@@ -17,7 +17,7 @@ import gunlearn as gu
 from gunlearn.errors import InvalidInputError, MissingExtraError, UnsupportedModelError
 from gunlearn.losses import NLL, NPO, GradientAscent, Prediction
 from gunlearn.methods import INPO, NPOMethod
-from gunlearn.nn.kernels.sparse import EdgePattern
+from gunlearn.nn.kernels.edge_scores import EdgePattern
 from gunlearn.tasks.graph.link_prediction import EdgeItems
 from gunlearn.tasks.graph.score_targets import ScoreTarget
 from gunlearn.tasks.items.arrays import ArrayItems

@@ -1,124 +1,217 @@
-"""Unlearning methods for language models by name, with the settings they were published with."""
+"""Methods that only language models have: a forget loss and a retain loss on tokens (settings: `published.py`)."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
+from gunlearn.core.checks import check_choice, check_number
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.recipes.plan import OURS, Given, LLMMethod, Plan
+from gunlearn.llm.data.collate import collator_of
+from gunlearn.llm.data.marking import select_tokens
+from gunlearn.llm.data.selectors import ProbeDelta
+from gunlearn.llm.data.target_tokens import target_tokens
+from gunlearn.llm.metrics.row_figures import figures
+from gunlearn.llm.recipes.direct_tokens import dto
+from gunlearn.llm.recipes.plan import RETAIN_LOSSES, Given, Plan
+from gunlearn.llm.training.primal_dual_callback import PrimalDualCallback
 from gunlearn.losses import (
-    CEU,
     DPO,
     IHL,
     KTO,
-    NPO,
     RMU,
     UNDIAL,
     WGA,
+    CrossEntropyUnlearning,
     FlatLogits,
-    GradientAscent,
     JSDToRefusal,
     KLToReference,
+    Loss,
     MaskedVocabulary,
+    Objective,
     PrimalDual,
     SatImp,
     SimNPO,
     as_objective,
 )
+from gunlearn.methods.gradient import GradientMethod
+
+_SHARED = ("on", "reduction", "preferred", "point")  # fields of losses that are no options of a method
 
 
-class _RMU(LLMMethod):
+@dataclass(frozen=True)
+class TokenMethod(GradientMethod):
+    """A forget loss with a weight and a retain loss with a weight, over rows of tokens.
+
+    Subclasses have the fields of their forget loss as further options.
+
+    Args:
+        forget_weight: weight of the forget loss.
+        retain_weight: weight of the retain loss; with 0 no retained rows are read.
+        retain_loss: a name of `RETAIN_LOSSES`.
+    """
+
+    forget_weight: float = 1.0
+    retain_weight: float = 1.0
+    retain_loss: str = "nll"
+
+    requests = ("items",)
+    tasks = ("causal_lm",)
+    cost = "`epochs` passes over the forgotten rows"
+    loss: ClassVar[type[Loss]]
+
+    def __post_init__(self) -> None:
+        """Refuse weights below 0 and unknown retain losses."""
+        for name in ("forget_weight", "retain_weight"):
+            check_number(name, getattr(self, name), minimum=0.0)
+        check_choice("retain_loss", self.retain_loss, tuple(RETAIN_LOSSES))
+        super().__post_init__()
+
+    def loss_options(self) -> dict[str, Any]:
+        """Return the fields of the forget loss, as this method has them."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self.loss) if f.name not in _SHARED}
+
+    def forgetting(self, given: Given) -> Plan:
+        """Return the forget side alone."""
+        return Plan(as_objective(self.loss(**self.loss_options())))
+
+    def plan(self, given: Given | None = None) -> Plan:
+        """Put the objective together.
+
+        Args:
+            given: the model that knows, its tokenizer and rows, for methods that look into them.
+        """
+        plan = self.forgetting(given or Given())
+        objective = plan.objective if self.forget_weight == 1 else self.forget_weight * plan.objective
+        if self.retain_weight:
+            objective = objective + self.retain_weight * RETAIN_LOSSES[self.retain_loss]
+        return replace(plan, objective=as_objective(objective))
+
+    def objective(self) -> Objective:
+        """Return the objective, without looking at data."""
+        return self.plan().objective
+
+
+@dataclass(frozen=True)
+class _RMU(TokenMethod):
     """Reads hidden states of one layer."""
 
-    def forgetting(self, options: dict[str, Any], given: Given) -> Plan:
-        """The layer is open-unlearning's `model.layers[7]`, of 32 as here, or the same share of the model's own.
+    layer: int | None = None
+
+    def forgetting(self, given: Given) -> Plan:
+        """Take open-unlearning's `model.layers[7]` of 32, or the same share of the model's own layers.
 
         What that layer hands on is the hidden state after it: those are counted from the token embeddings, 0.
         """
-        layer = options.pop("layer")
+        layer = self.layer
         if layer is None:
             config = getattr(given.model, "config", None)
             depth = getattr(config, "num_hidden_layers", 32)
             layer = min(round(7 / 32 * depth) + 1, depth)
-        return dataclasses.replace(super().forgetting(options, given), layer=layer)
+        return replace(super().forgetting(given), layer=layer)
 
 
-class _DTO(LLMMethod):
-    """Marks tokens first, where the rows bring no marks."""
+@dataclass(frozen=True)
+class DTOMethod(TokenMethod):
+    """Marks tokens first, where the rows bring no marks; see `gunlearn.llm.recipes.direct_tokens`.
 
-    def loss_options(self) -> dict[str, Any]:
-        """Those of `gunlearn.llm.recipes.direct_tokens`, and the share of tokens to mark."""
-        return {"forget_loss": "npo", "lambda_": 1.0, "beta": 0.5, "ratio": 0.2}
+    Args:
+        forget_loss: on the marked tokens, `"npo"` or `"ga"`.
+        lambda_: weight of what holds the other tokens.
+        beta: of NPO.
+        ratio: share of tokens to mark.
+    """
 
-    def forgetting(self, options: dict[str, Any], given: Given) -> Plan:
-        """Rows with `target_mask` are taken as they are."""
-        from gunlearn.llm.data.collate import collator_of
-        from gunlearn.llm.data.marking import select_tokens
-        from gunlearn.llm.data.selectors import ProbeDelta
-        from gunlearn.llm.recipes.direct_tokens import dto
+    forget_loss: str = "npo"
+    lambda_: float = 1.0
+    beta: float = 0.5
+    ratio: float = 0.2
+    retain_weight: float = 0.0
 
-        ratio, rows = options.pop("ratio"), None
+    name = "dto"
+    summary = "forgets the telling tokens of an answer, holds the rest"
+    paper = "Direct token optimisation"
+    needs = "reference model"
+
+    def forgetting(self, given: Given) -> Plan:
+        """Take rows with `target_mask` as they are, mark the others."""
+        rows = None
         if given.model is not None and not all("target_mask" in row for row in given.forget):
             collator = collator_of(given.model, given.tokenizer)
-            rows = select_tokens(given.model, given.forget, ProbeDelta(), ratio, collator=collator)
-        return Plan(dto(**options), forget=rows)
+            rows = select_tokens(given.model, given.forget, ProbeDelta(), self.ratio, collator=collator)
+        objective = dto(forget_loss=self.forget_loss, lambda_=self.lambda_, beta=self.beta)
+        return Plan(objective, forget=rows)
 
 
-class _PDU(LLMMethod):
-    """Holds the retain loss below a bound, with a weight that follows it."""
+@dataclass(frozen=True)
+class PDUMethod(TokenMethod):
+    """Holds the retain loss below a bound, with a weight that follows it and begins with `retain_weight`.
 
-    def loss_options(self) -> dict[str, Any]:
-        """Those of `PrimalDual`; its weight begins with `retain_weight`."""
-        return {"epsilon": None, "step": 1.0, "warmup": 0}
+    Args:
+        epsilon: the bound, in the units of the retain loss; `None` takes that loss before unlearning.
+        step: of the weight.
+        warmup: steps before the weight moves.
+    """
 
-    def plan(self, options: Mapping[str, Any] | None = None, *given: Any, **more: Any) -> Plan:
-        """A bound is in the units of its retain loss, and is worked out for the negative log-likelihood alone."""
-        chosen = self.options() | dict(options or {})
-        if chosen["epsilon"] is None and chosen["retain_loss"] != "nll":
-            raise InvalidInputError(
-                f"Expected 'epsilon', the bound, with retain_loss={chosen['retain_loss']!r} (got none)"
-            )
-        return super().plan(options, *given, **more)
+    epsilon: float | None = None
+    step: float = 1.0
+    warmup: int = 0
+    retain_weight: float = 50.0
 
-    def forgetting(self, options: dict[str, Any], given: Given) -> Plan:
-        """Without a bound, that is the retain loss before unlearning; ours, the paper wants one given."""
-        epsilon = options.pop("epsilon")
+    name = "pdu"
+    summary = "flat logits, the retain loss below a bound"
+    needs = "retained data"
+
+    def __post_init__(self) -> None:
+        """Refuse a bound that would have to be worked out for another loss than the negative log-likelihood."""
+        if self.epsilon is None and self.retain_loss != "nll":
+            raise InvalidInputError(f"Expected 'epsilon', the bound, with retain_loss={self.retain_loss!r} (got none)")
+        super().__post_init__()
+
+    def forgetting(self, given: Given) -> Plan:
+        """Without a bound, take the retain loss before unlearning; the paper wants one given."""
+        epsilon = self.epsilon
         if epsilon is None and given.model is not None and given.retain:
-            from gunlearn.llm.metrics.row_figures import figures
-
             epsilon = figures(given.model, {"retain": given.retain})["retain"]["nll"]
 
         def attach(trainer: Any) -> None:
-            from gunlearn.llm.training.primal_dual_callback import PrimalDualCallback
-
             weight = next((w for w, loss in trainer.objective.terms if loss.on == "retain"), 0.0)
-            PrimalDualCallback(trainer, PrimalDual(epsilon, **options, weight=weight))
+            PrimalDualCallback(trainer, PrimalDual(epsilon, step=self.step, warmup=self.warmup, weight=weight))
 
         return Plan(as_objective(FlatLogits()), attach=attach, found={"epsilon": epsilon})
 
 
-class _Obliviate(LLMMethod):
-    """Finds the words to rule out first. Retained rows serve as generic texts and as world facts."""
+@dataclass(frozen=True)
+class ObliviateMethod(TokenMethod):
+    """Finds the words to rule out first; see `target_tokens`. Retained rows serve as generic texts and world facts.
 
-    def loss_options(self) -> dict[str, Any]:
-        """Those of `gunlearn.llm.target_tokens`, the mask's and the weight of world facts."""
-        return {
-            "words": None,
-            "min_ratio": 10.0,
-            "min_count": 2,
-            "max_document_frequency": 0.05,
-            "mask_mode": "ninf",
-            "world_weight": 0.7,
-        }
+    Args:
+        words: to rule out; found by their frequency where there are none.
+        min_ratio: how much commoner a word must be among forgotten rows.
+        min_count: how often it must occur there.
+        max_document_frequency: in how many retained rows it may occur, as a share.
+        mask_mode: see `MaskedVocabulary`.
+        world_weight: weight of world facts.
+    """
 
-    def forgetting(self, options: dict[str, Any], given: Given) -> Plan:
-        """The texts are whole rows, questions and answers."""
-        from gunlearn.llm.data.target_tokens import target_tokens
+    words: Sequence[str] | None = None
+    min_ratio: float = 10.0
+    min_count: int = 2
+    max_document_frequency: float = 0.05
+    mask_mode: str = "ninf"
+    world_weight: float = 0.7
+    retain_weight: float = 0.2
+    retain_loss: str = "logits"
 
-        mask_mode, weight = options.pop("mask_mode"), options.pop("world_weight")
-        ids = (0,)  # to show the objective, without data
+    name = "obliviate"
+    summary = "rules out telling words, holds logits of retained rows"
+    needs = "retained data, reference model"
+
+    def forgetting(self, given: Given) -> Plan:
+        """Find the words in whole rows, questions and answers."""
+        ids: tuple[int, ...] = (0,)  # to show the objective, without data
         if given.model is not None:
             texts = [
                 [given.tokenizer.decode(row["input_ids"], skip_special_tokens=True) for row in rows]
@@ -128,83 +221,61 @@ class _Obliviate(LLMMethod):
                 raise InvalidInputError(
                     f"Expected rows to retain for '{self.name}' (got none): words are common or not"
                 )
-            ids = target_tokens(*texts, given.tokenizer, **options).token_ids
-        objective = as_objective(MaskedVocabulary(ids, mask_mode=mask_mode))
-        return Plan(objective + weight * KLToReference(on="retain") if weight else objective)
+            rule = {name: getattr(self, name) for name in ("words", "min_ratio", "min_count", "max_document_frequency")}
+            ids = target_tokens(*texts, given.tokenizer, **rule).token_ids
+        objective = as_objective(MaskedVocabulary(ids, mask_mode=self.mask_mode))
+        return Plan(objective + self.world_weight * KLToReference(on="retain") if self.world_weight else objective)
 
 
-#: Every method by its name.
-METHODS: dict[str, LLMMethod] = {
-    method.name: method
-    for method in (
-        LLMMethod("ga", "gradient ascent, nothing retained", GradientAscent, retain_weight=0.0),
-        LLMMethod("graddiff", "gradient ascent, descent on retained rows", GradientAscent),
-        LLMMethod("npo", "negative preference, descent on retained rows", NPO, settings={"beta": 0.1}),
-        LLMMethod(
-            "npo_kl", "negative preference, held to the model before", NPO, retain_loss="kl", settings={"beta": 0.1}
-        ),
-        LLMMethod("simnpo", "negative preference by length, without reference", SimNPO, forget_weight=0.125),
-        LLMMethod("dpo", "prefers another answer, by default a refusal", DPO, settings={"scale": 2.0}),
-        LLMMethod("kto", "makes forgotten answers undesirable", KTO, source=OURS),
-        LLMMethod("wga", "ascent, weighted by how likely tokens are", WGA),
-        LLMMethod("satimp", "ascent on half-known tokens", SatImp, forget_weight=0.1),
-        LLMMethod("undial", "distils the model without the forgotten token", UNDIAL, retain_weight=0.0, lr=1e-4),
-        LLMMethod("ceu", "cross-entropy without the token", CEU, retain_weight=0.0, settings={"skip_first": 1}),
-        LLMMethod("ihl", "inverted hinge: the runner-up takes over", IHL, source=OURS),
-        LLMMethod(
-            "jensun",
-            "bounded divergence to a refusal, held to the model before",
-            JSDToRefusal,
-            retain_loss="jsd",
-            source=OURS,
-        ),
-        _RMU(
-            "rmu",
-            "leads hidden states astray, holds those of retained rows",
-            RMU,
-            retain_loss="hidden",
-            settings={"coefficient": 2.0, "layer": None},
-        ),
-        _PDU("pdu", "flat logits, the retain loss below a bound", FlatLogits, retain_weight=50.0),
-        _DTO("dto", "forgets the telling tokens of an answer, holds the rest", NPO, retain_weight=0.0, source=OURS),
-        _Obliviate(
-            "obliviate",
-            "rules out telling words, holds logits of retained rows",
-            MaskedVocabulary,
-            retain_weight=0.2,
-            retain_loss="logits",
-            lr=3e-5,
-            adapter_lr=3e-4,
-            epochs=4,
-            source="the paper's, for adapters (rank 256, blocks 4 to 7: `obliviate_settings`)",
-        ),
-    )
-}
-METHODS["idkdpo"] = dataclasses.replace(METHODS["dpo"], name="idkdpo", summary="prefers a refusal")
+def token_method(
+    name: str, loss: type[Loss], summary: str, base: type[TokenMethod] = TokenMethod, **defaults: Any
+) -> type[TokenMethod]:
+    """Make a method of a loss on tokens.
 
-
-def named_method(name: str) -> LLMMethod:
-    """The method of that name.
-
-    Raises:
-        InvalidInputError: there is none.
+    Args:
+        name: of the method.
+        loss: its forget loss; the loss's fields become options.
+        summary: what it does, in a few words.
+        base: for methods that do more than minimise the loss.
+        defaults: of options, where they are not those of the loss.
     """
-    if name not in METHODS:
-        raise InvalidInputError(f"Expected a method among {', '.join(METHODS)} (got {name!r})")
-    return METHODS[name]
+    options = [f for f in dataclasses.fields(loss) if f.name not in _SHARED]
+    fields: list[Any] = [(f.name, f.type, defaults.pop(f.name, f.default)) for f in options]
+    fields += [(key, type(value).__name__, value) for key, value in defaults.items()]
+    retained = defaults.get("retain_weight", 1.0) and "retained data"
+    reference = loss.needs_reference or RETAIN_LOSSES[defaults.get("retain_loss", "nll")].needs_reference
+    namespace = {
+        "name": name,
+        "summary": summary,
+        "paper": f"arXiv {loss.arxiv}" if loss.arxiv else loss.paper,
+        "needs": ", ".join(filter(None, (retained, "reference model" if reference else ""))),
+        "loss": loss,
+        "__doc__": f"{summary.capitalize()}; options are those of `losses.{loss.__name__}` and of `TokenMethod`.",
+        "__module__": __name__,
+    }
+    made = dataclasses.make_dataclass(f"{loss.__name__}Method", fields, bases=(base,), namespace=namespace, frozen=True)
+    made.__qualname__ = made.__name__
+    return made
 
 
-def methods_listing() -> tuple[list[str], list[list[str]]]:
-    """Heading and rows of all methods."""
-    head = ["method", "what it does", "objective", "reads", "options", "lr", "lr of adapters", "epochs", "settings of"]
-    body = []
-    for method in METHODS.values():
-        objective = method.plan().objective
-        parts = dict.fromkeys(part.partition(":")[0] for part in objective.parts)
-        options = ", ".join(f"{name}={value}" for name, value in method.options().items())
-        rates = [f"{method.rate(adapter):g}" for adapter in (False, True)]
-        shown = repr(objective).replace("token_ids=(0,)", "telling words")
-        body.append(
-            [method.name, method.summary, shown, ", ".join(parts), options, *rates, str(method.epochs), method.source]
-        )
-    return head, body
+SimNPOMethod = token_method("simnpo", SimNPO, "negative preference by length, without reference", forget_weight=0.125)
+DPOMethod = token_method("dpo", DPO, "prefers another answer, by default a refusal", scale=2.0)
+KTOMethod = token_method("kto", KTO, "makes forgotten answers undesirable")
+WGAMethod = token_method("wga", WGA, "ascent, weighted by how likely tokens are")
+SatImpMethod = token_method("satimp", SatImp, "ascent on half-known tokens", forget_weight=0.1)
+UNDIALMethod = token_method("undial", UNDIAL, "distils the model without the forgotten token", retain_weight=0.0)
+CEUnlearningMethod = token_method(
+    "ce_unlearning", CrossEntropyUnlearning, "cross-entropy without the token", retain_weight=0.0, skip_first=1
+)
+IHLMethod = token_method("ihl", IHL, "inverted hinge: the runner-up takes over")
+JensUnMethod = token_method(
+    "jensun", JSDToRefusal, "bounded divergence to a refusal, held to the model before", retain_loss="jsd"
+)
+RMUMethod = token_method(
+    "rmu",
+    RMU,
+    "leads hidden states astray, holds those of retained rows",
+    _RMU,
+    retain_loss="hidden",
+    coefficient=2.0,
+)

@@ -1,18 +1,12 @@
-"""Attaching to anybody's model without rewriting it: edges removed, messages scaled, operators after a layer."""
+"""Attaching to any model without rewriting it: removed edges, scaled messages, operators after a layer."""
 
 from __future__ import annotations
 
 from gunlearn.core.lazy import lazy
 
 _HOMES = {
-    "gunlearn.nn.attach.contexts": (
-        "after_layer",
-        "message_passing_layers",
-        "removed_edges",
-        "scaled_messages",
-        "suspended_caches",
-        "ScaledMessages",
-    ),
+    "gunlearn.nn.attach.contexts": ("ScaledMessages", "after_layer", "removed_edges", "scaled_messages"),
+    "gunlearn.nn.attach.message_layers": ("message_passing_layers", "suspended_caches"),
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)

@@ -1,4 +1,4 @@
-"""Deletion operators (GNNDelete): a linear map after a layer, on the rows of affected nodes alone."""
+"""Deletion operators (GNNDelete): a linear map after a layer, only on the rows of affected nodes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.nn.attach.contexts import message_passing_layers
+from gunlearn.nn.attach.message_layers import message_passing_layers
 from gunlearn.nn.attach.overrides import AfterLayer, Override
 from gunlearn.nn.kernels.subgraph import Subgraph
 
-INITS = ("identity", "normal", "ones")
-HOME = "deletions"  # where a layer keeps its operators, in the order in which they are applied
+OPERATOR_INITS = ("identity", "normal", "ones")
+HOME = "deletions"  # the submodule of a layer that holds its operators, in the order in which they are applied
 _SAVED = re.compile(rf"^(?:(.*)\.)?{HOME}\.(\d+)\.weight$")
 
 
@@ -26,13 +26,13 @@ class View:
     """How operators behave during a training pass.
 
     Args:
-        rows: of each operator the rows of the graph at hand that it works on, and their node ids, both `[k]`, ids
-            sorted; `None` for the whole graph.
-        layerwise: hand the result on without gradient, so that an operator learns from its own layer's loss alone.
-        keep: compute what lies below the first operator of a pass once: it has no trained weights.
+        rows: for each operator the rows of the current part of the graph that it changes, and their node ids, both
+            `[k]`, ids sorted; `None` for the whole graph.
+        layerwise: pass results on without gradient, so that an operator learns only from its own layer's loss.
+        keep: compute the layers below the first operator only once, since they have no trained weights.
 
     Attributes:
-        record: what the operators returned in the last pass, in the order of their calls, `[k, channels]` each.
+        record: outputs of the operators in the last pass, in the order of their calls, `[k, channels]` each.
     """
 
     rows: dict[DeletionOperator, tuple[Tensor, Tensor]] | None = None
@@ -43,14 +43,14 @@ class View:
 
 
 class DeletionOperator(nn.Module):
-    """`h' = h W` on the rows of some nodes; all other rows stay as they are (GNNDelete, arXiv 2302.13406, eq. 6).
+    """`h' = h W` on the rows of some nodes; all other rows stay unchanged (GNNDelete, arXiv 2302.13406, eq. 6).
 
-    Where another graph is read beside its own (`tasks/beside.py`), rows of its own come first. A second copy of as many
-    rows shows the same nodes, and it works on them there too; rows of anything else stay as they are.
+    Where a pass reads another graph beside its own (`tasks/graph/beside.py`), the rows of its own come first. A second
+    copy of all nodes is changed like the first; further rows of anything else stay unchanged.
 
     Args:
-        nodes: ids of the nodes, sorted, `[k]`.
-        num_nodes: of the graph that these ids speak of.
+        nodes: sorted ids of the nodes, `[k]`.
+        num_nodes: size of the graph that these ids belong to.
         channels: size of the layer's output.
         init: of `W` `[channels, channels]`: `"identity"` changes nothing; `"normal"` draws from `N(0, 1e-3^2)`;
             `"ones"` is 1/1000 everywhere, as in the authors' code.
@@ -60,15 +60,16 @@ class DeletionOperator(nn.Module):
         UnsupportedModelError: called on a smaller graph, whose rows are other nodes.
     """
 
-    by_node = True  # for `propagation_depth`: it reads rows as nodes of one graph, and sends no messages
+    by_node = True  # for `propagation_depth`: reads rows as nodes of one graph, and sends no messages
+    nodes: Tensor
+    num_nodes: Tensor
 
     def __init__(
         self, nodes: Tensor, num_nodes: int, channels: int, init: str = "identity", dtype: torch.dtype | None = None
     ) -> None:
-        """See the class."""
         super().__init__()
-        if init not in INITS:
-            raise InvalidInputError(f"Expected 'init' among {INITS} (got {init!r})")
+        if init not in OPERATOR_INITS:
+            raise InvalidInputError(f"Expected 'init' among {OPERATOR_INITS} (got {init!r})")
         weight = {
             "identity": lambda: torch.eye(channels),
             "normal": lambda: torch.randn(channels, channels) / 1000,
@@ -80,7 +81,7 @@ class DeletionOperator(nn.Module):
         self.view: View | None = None
 
     def forward(self, h: Tensor) -> Tensor:
-        """`[num_nodes, channels]` to the same; more rows are those of a graph beside."""
+        """`[num_nodes, channels]` to the same shape; further rows belong to a graph beside."""
         view, rows, size = self.view, self.nodes, int(self.num_nodes)
         if view is not None and view.rows is not None:
             rows = view.rows[self][0]
@@ -97,17 +98,16 @@ class DeletionOperator(nn.Module):
         return h.index_copy(0, rows, out)
 
     def extra_repr(self) -> str:
-        """Number of nodes and channels."""
         return f"{self.nodes.numel()} of {int(self.num_nodes)} nodes, {self.weight.size(0)} channels"
 
 
 class Deletion(AfterLayer):
-    """Applies an operator after a layer for good: copies and pickles of the model carry it."""
+    """Applies an operator after a layer permanently: copies and pickles of the model carry it."""
 
     operator: DeletionOperator
 
     def original(self, *args: Any, **kwargs: Any) -> Any:
-        """The layer's own output; of the first layer of a pass the one kept, where a view says so."""
+        """Return the layer's own output; with `View.keep`, the first layer's from memory."""
         view = self.operator.view
         if view is None or not view.keep or view.record:
             return super().original(*args, **kwargs)
@@ -118,10 +118,10 @@ class Deletion(AfterLayer):
 
 
 def attach_operators(model: nn.Module, operators: Mapping[str, DeletionOperator]) -> list[Deletion]:
-    """Put operators behind layers for good, as submodules `deletions.<number>` of theirs; see `detach_operators`.
+    """Put operators after layers permanently, as their submodules `deletions.<number>`; see `detach_operators`.
 
-    A model may carry several per layer, one for each request: a new one works on what the older ones return. They are
-    part of its `parameters()` and `state_dict()`, and of copies and pickles of it.
+    A layer may have several, one for each request: a new one reads the output of the older ones. They are part of the
+    model's `parameters()` and `state_dict()`, and of copies and pickles of it.
 
     Args:
         model: changed in place.
@@ -139,7 +139,7 @@ def attach_operators(model: nn.Module, operators: Mapping[str, DeletionOperator]
 
 
 def detach_operators(attached: list[Deletion]) -> None:
-    """Take off what was attached last."""
+    """Undo the last `attach_operators`."""
     for deletion in attached:
         deletion.uninstall()
         home = getattr(deletion.layer, HOME)
@@ -149,7 +149,7 @@ def detach_operators(attached: list[Deletion]) -> None:
 
 
 def strip_operators(model: nn.Module) -> nn.Module:
-    """Take all operators off a model, in place."""
+    """Remove all operators from a model, in place."""
     for layer in model.modules():
         override = layer.__dict__.get(Deletion.method)
         while isinstance(override, Override):
@@ -168,7 +168,7 @@ def restore_operators(model: nn.Module, state_dict: Mapping[str, Tensor]) -> lis
 
     Args:
         model: of the original architecture, changed in place.
-        state_dict: of a model that carries operators, or of one that does not: then nothing happens.
+        state_dict: of a model with operators; for one without them nothing happens.
 
     Example:
         >>> import torch
@@ -180,12 +180,11 @@ def restore_operators(model: nn.Module, state_dict: Mapping[str, Tensor]) -> lis
         >>> template.load_state_dict(model.state_dict())
         <All keys matched successfully>
     """
-    layers, attached = message_passing_layers(model) if any(map(_SAVED.match, state_dict)) else {}, []
-    for key in sorted(filter(_SAVED.match, state_dict), key=lambda k: int(_SAVED.match(k)[2])):
-        name = _SAVED.match(key)[1] or ""
-        stem = key.removesuffix("weight")
-        if name not in layers or len(getattr(layers[name], HOME, ())) > int(_SAVED.match(key)[2]):
-            continue  # another model's, or there already: loading will tell
+    saved = sorted((int(m[2]), m[1] or "", m.string.removesuffix("weight")) for m in map(_SAVED.match, state_dict) if m)
+    layers, attached = message_passing_layers(model) if saved else {}, []
+    for number, name, stem in saved:
+        if name not in layers or len(getattr(layers[name], HOME, ())) > number:
+            continue  # another model's, or attached already: loading reports it
         weight, nodes, size = (state_dict[stem + part] for part in ("weight", "nodes", "num_nodes"))
         operator = DeletionOperator(nodes.clone(), int(size), weight.size(0), dtype=weight.dtype)
         attached += attach_operators(model, {name: operator})
@@ -194,7 +193,7 @@ def restore_operators(model: nn.Module, state_dict: Mapping[str, Tensor]) -> lis
 
 @contextmanager
 def viewed(operators: Collection[DeletionOperator], view: View) -> Iterator[None]:
-    """Inside the block the operators behave as the view says; its record starts empty."""
+    """Inside the block the operators behave as the view says; its record is emptied first."""
     view.record.clear()
     for operator in operators:
         operator.view = view
@@ -206,7 +205,7 @@ def viewed(operators: Collection[DeletionOperator], view: View) -> Iterator[None
 
 
 def rows_in(nodes: Tensor, subgraph: Subgraph | None) -> tuple[Tensor, Tensor]:
-    """Rows of a part of the graph (`None`: the whole) that belong to some of its `nodes`, and their ids."""
+    """Return the rows in a part of the graph (`None`: the whole) of those `nodes` that it holds, and their ids."""
     if subgraph is None:
         return nodes, nodes
     nodes = nodes[torch.isin(nodes, subgraph.ids)]

@@ -1,4 +1,4 @@
-"""Models of heterogeneous graphs as models of one graph with types, so that requests, tasks and methods apply."""
+"""Models of heterogeneous graphs as models of one graph with types, for all requests, tasks and methods."""
 
 from __future__ import annotations
 
@@ -13,33 +13,38 @@ _MASKS = ("train_mask", "val_mask", "test_mask")
 
 
 def homogeneous(model: nn.Module, data: HeteroData) -> tuple[HeteroWrapper, Data]:
-    """A heterogeneous graph and its model as one graph and a model of it: every request, task and method takes these.
+    """Turn a heterogeneous graph and its model into one graph and a model of it, for every request, task and method.
 
     Nodes are numbered type by type and edges relation by relation, both in the order of `data`; `wrapper.ids` and
-    `wrapper.edge_ids` translate. A relation and its reverse (`rev_*` of `ToUndirected`) are two relations: to forget
-    both directions name both.
+    `wrapper.edge_ids` translate. A relation and its reverse (`rev_*` of `ToUndirected`) are two relations: name both to
+    forget both directions.
 
     Args:
-        model: called as `model(x_dict, edge_index_dict)`, returns a dictionary of rows by node type; `to_hetero` of
-            PyG makes such models, `HeteroConv` layers make them up. It becomes a submodule of the wrapper, uncopied.
-        data: features `x` (dense or CSR, of one dtype) of at least one node type, `edge_index` of every relation. Left
-            as it is.
+        model: called as `model(x_dict, edge_index_dict)`, returns a dictionary of rows by node type, like models from
+            PyG's `to_hetero` or of `HeteroConv` layers. It becomes a submodule of the wrapper, not a copy.
+        data: features `x` (dense or CSR, of one dtype) of at least one node type, `edge_index` of every relation. Not
+            changed.
 
     Returns:
         The wrapper, and a `Data` with `x` `[num_nodes, widest]` (narrower types padded with zeros, types without
         features all zero), `edge_index` `[2, E]`, `edge_type` `[E]`, `node_type` `[num_nodes]` and, where a type has
-        them, integer labels `y` `[num_nodes]` (-1 elsewhere) and boolean `*_mask` (false elsewhere). What else `data`
-        holds stays behind.
+        them, integer labels `y` `[num_nodes]` (-1 elsewhere) and boolean `*_mask` (false elsewhere). Other attributes
+        are dropped.
 
     Raises:
         InvalidTypeError: other types than these.
         InvalidInputError: no features, features of several dtypes, or a relation without `edge_index`.
 
     Example:
-        >>> wrapper, data = homogeneous(to_hetero(sage, hetero.metadata()), hetero)
-        >>> cites = ("paper", "cites", "paper")
-        >>> request = ForgetEdges(edge_ids=wrapper.edge_ids(data, cites, [3, 8]))
-        >>> hetero_model = unlearn(wrapper, data, request, "npo").model.model
+        >>> from torch_geometric.nn import HeteroConv, SAGEConv
+        >>> hetero, cites = HeteroData(), ("paper", "cites", "paper")
+        >>> hetero["paper"].x = torch.rand(4, 3)
+        >>> hetero[cites].edge_index = torch.tensor([[0, 1, 2], [1, 2, 3]])
+        >>> wrapper, data = homogeneous(HeteroConv({cites: SAGEConv(3, 2)}), hetero)
+        >>> wrapper(data.x, data.edge_index, data.edge_type).shape
+        torch.Size([4, 2])
+        >>> wrapper.edge_ids(data, cites, [0, 2])  # for ForgetEdges(edge_ids=...)
+        tensor([0, 2])
     """
     if not isinstance(model, nn.Module) or not isinstance(data, HeteroData):
         got = f"{type(model).__name__} and {type(data).__name__}"
@@ -83,7 +88,7 @@ def homogeneous(model: nn.Module, data: HeteroData) -> tuple[HeteroWrapper, Data
 
 
 def _stacked(nodes: dict[str, int], features: dict[str, Tensor]) -> Tensor:
-    """Features of all types below each other, padded with zeros; CSR where any of them is."""
+    """Stack the features of all types, padded with zeros; CSR where any of them is."""
     some = next(iter(features.values()))
     widest, total = max(x.size(1) for x in features.values()), sum(nodes.values())
     if all(x.layout == torch.strided for x in features.values()):

@@ -1,4 +1,4 @@
-"""Nodes, edges and features of one graph, taken apart by type."""
+"""Nodes, edges and features of one graph, split by type."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class TypedEdges:
 
 
 def nodes_by_type(node_type: Tensor, kinds: list[str]) -> TypedNodes:
-    """Take nodes apart.
+    """Split nodes by type.
 
     Args:
         node_type: `[num_nodes]`, in any order.
         kinds: names of the types.
 
     Raises:
-        UnsupportedModelError: a number that stands for no type.
+        UnsupportedModelError: a number without a type.
     """
     order, count = _grouped(node_type, len(kinds), "node type")
     position = torch.empty_like(order)
@@ -63,17 +63,17 @@ def nodes_by_type(node_type: Tensor, kinds: list[str]) -> TypedNodes:
 def edges_by_type(
     edge_index: Tensor, edge_type: Tensor, node_type: Tensor, nodes: TypedNodes, relations: list[tuple[str, str, str]]
 ) -> TypedEdges:
-    """Take edges apart; within a relation they keep their order.
+    """Split edges by relation; within a relation they keep their order.
 
     Args:
         edge_index: `[2, E]`.
         edge_type: `[E]`.
         node_type: `[num_nodes]`.
-        nodes: the nodes taken apart.
+        nodes: the nodes by type.
         relations: names of the relations.
 
     Raises:
-        UnsupportedModelError: a number that stands for no relation, or an edge between other types than its relation's.
+        UnsupportedModelError: a number without a relation, or an edge between other types than its relation's.
     """
     order, count = _grouped(edge_type, len(relations), "relation")
     number = {kind: i for i, kind in enumerate(nodes.rows)}
@@ -89,14 +89,14 @@ def edges_by_type(
 
 
 def _grouped(kind: Tensor, number: int, what: str) -> tuple[Tensor, Tensor]:
-    """Order that sorts by kind, otherwise as before, and how many there are of each."""
+    """Return the stable order by kind, and the number of each kind."""
     if kind.numel() and (int(kind.min()) < 0 or int(kind.max()) >= number):
         raise UnsupportedModelError(f"Expected a {what} in [0, {number}) (got {int(kind.min())} to {int(kind.max())})")
     return kind.argsort(stable=True), torch.bincount(kind, minlength=number)
 
 
 def remember(tensors: tuple[Tensor, ...], tag: Any, build: Callable[[], Any]) -> Any:
-    """`memo` of what is derived from several tensors."""
+    """`memo` of a value derived from several tensors."""
     options: dict[str, Any] = {}
     for tensor in tensors[:-1]:
         options = {"store": memo(tensor, ("with", *tag), WeakTensorKeyDictionary, **options)}
@@ -104,7 +104,7 @@ def remember(tensors: tuple[Tensor, ...], tag: Any, build: Callable[[], Any]) ->
 
 
 def columns_of(x: Tensor, rows: Tensor, width: int) -> Tensor:
-    """The first columns of some rows, CSR from CSR."""
+    """Return the first `width` columns of some rows; CSR stays CSR."""
     if x.layout == torch.strided:
         return x.index_select(0, rows)[:, :width].contiguous()
     part = csr_rows(x, rows)

@@ -1,4 +1,4 @@
-"""A heterogeneous model that is called on one graph with types."""
+"""A heterogeneous model that is called on one graph with types of nodes and edges."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.nn.attach.overrides import EdgeLookup, Override
+from gunlearn.nn.attach.edge_lookup import EdgeLookup
+from gunlearn.nn.attach.overrides import EdgeOverride, Override
 from gunlearn.nn.hetero.typed import TypedNodes, columns_of, edges_by_type, nodes_by_type, remember
+from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.memo import memo
-from gunlearn.nn.kernels.sparse import sparse_features
 
 
 class HeteroWrapper(nn.Module):
     """A heterogeneous model called as `wrapper(x, edge_index, edge_type)`; made by `homogeneous`.
 
-    Takes the types apart, calls the model on them and puts its rows together again, `[num_nodes, dim]`; types that it
-    gives no rows for get zeros. `removed_edges` and `scaled_messages` find edges by the ids of the one graph.
+    It splits the graph by type, calls the model, and joins its rows again, `[num_nodes, dim]`; types without rows get
+    zeros. `removed_edges` and `scaled_messages` find edges by the ids of the one graph.
 
     Args:
         model: the heterogeneous model, kept as `wrapper.model`.
@@ -31,6 +32,8 @@ class HeteroWrapper(nn.Module):
         widths: features of each type that has any.
     """
 
+    node_type: Tensor
+
     def __init__(
         self,
         model: nn.Module,
@@ -38,35 +41,34 @@ class HeteroWrapper(nn.Module):
         num_edges: Mapping[tuple[str, str, str], int],
         widths: Mapping[str, int],
     ) -> None:
-        """See the class."""
         super().__init__()
         self.model = model
         self.num_nodes, self.num_edges, self.widths = dict(num_nodes), dict(num_edges), dict(widths)
         self.register_buffer("node_type", type_numbers(self.num_nodes), persistent=False)
 
     def ids(self, node_type: str, index: Any = None) -> Tensor:
-        """Numbers in the one graph of nodes of a type, all of them or those of `index` `[k]`."""
+        """Return ids in the one graph of a type's nodes, all of them or the `index`-th ones `[k]`."""
         return _translated(self.num_nodes, node_type, index, "node type")
 
     def edge_ids(self, data: Data, edge_type: tuple[str, str, str], index: Any = None) -> Tensor:
-        """Columns of `data.edge_index` of a relation's edges, all of them or the relation's `index`-th ones `[k]`.
+        """Return columns of `data.edge_index` of a relation's edges, all of them or the `index`-th ones `[k]`.
 
-        `data` is what they shall be looked up in: after a request, `result.data`, which has fewer.
+        `data` is the graph to look them up in: after a request `result.data`, which has fewer edges.
         """
         columns = (data.edge_type == self.relation(edge_type)).nonzero().view(-1)
         return columns if index is None else columns[_inside(index, columns.numel(), f"relation {edge_type!r}")]
 
     def relation(self, edge_type: tuple[str, str, str]) -> int:
-        """The number that stands for a relation in `edge_type`, for `ForgetEdges(..., edge_type=)`."""
+        """Return the number of a relation in `edge_type`, for `ForgetEdges(..., edge_type=)`."""
         _known(self.num_edges, edge_type, "relation")
         return list(self.num_edges).index(edge_type)
 
     def by_type(self, rows: Tensor) -> dict[str, Tensor]:
-        """Rows of the one graph `[num_nodes, ...]` by node type."""
+        """Split rows of the one graph `[num_nodes, ...]` by node type."""
         return dict(zip(self.num_nodes, rows.split(list(self.num_nodes.values())), strict=True))
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_type: Tensor, node_type: Tensor | None = None) -> Tensor:
-        """A row per node, `[num_nodes, dim]`.
+        """Return a row per node, `[num_nodes, dim]`.
 
         Args:
             x: padded features `[num_nodes, widest]`.
@@ -94,10 +96,10 @@ class HeteroWrapper(nn.Module):
         def features() -> dict[str, Tensor]:
             parts = {kind: columns_of(x, nodes.rows[kind], width) for kind, width in self.widths.items()}
             for part in parts.values():
-                sparse_features(part)  # made once, where features are bags of words; linear maps find it
+                sparse_features(part)  # made here once; linear maps look it up
             return parts
 
-        # Copies that are remembered with x, as what is derived from them is.
+        # Remembered with x, so that what is derived from these copies is remembered too.
         by_type = features() if x.requires_grad else remember((node_type, x), (*tag, *self.widths.items()), features)
         with self._by_node(edges.whole):
             out = self.model(dict(by_type), dict(edges.local))
@@ -124,8 +126,8 @@ class HeteroWrapper(nn.Module):
 
     @contextmanager
     def _by_node(self, whole: dict[int, Tensor]) -> Iterator[None]:
-        """Inside the block what is attached to the model's layers finds edges by the ids of the one graph."""
-        before = []
+        """Inside the block attachments to the model's layers find edges by the ids of the one graph."""
+        before: list[tuple[EdgeOverride, EdgeLookup]] = []
         try:
             for layer in self.model.modules():
                 if isinstance(layer, MessagePassing):
@@ -139,14 +141,13 @@ class HeteroWrapper(nn.Module):
 
 
 class _WholeLookup(EdgeLookup):
-    """A lookup whose edges are named in the one graph, for layers that number nodes within their types."""
+    """A lookup by ids of the one graph, for layers that number nodes within their types."""
 
     def __init__(self, lookup: EdgeLookup, whole: dict[int, Tensor]) -> None:
         self.__dict__.update(lookup.__dict__)
         self.whole = whole
 
     def find(self, edge_index: Tensor) -> tuple[Tensor, Tensor]:
-        """See `EdgeLookup.find`."""
         if id(edge_index) not in self.whole:
             raise UnsupportedModelError(
                 "Expected layers that send messages along the relation's own edge_index, whose edges are known in the "
@@ -155,11 +156,11 @@ class _WholeLookup(EdgeLookup):
         return super().find(self.whole[id(edge_index)])
 
 
-def _attached(layer: MessagePassing) -> Iterator[Override]:
+def _attached(layer: MessagePassing) -> Iterator[EdgeOverride]:
     for method in ("forward", "propagate"):
         override = layer.__dict__.get(method)
         while isinstance(override, Override):
-            if isinstance(getattr(override, "lookup", None), EdgeLookup):
+            if isinstance(override, EdgeOverride):
                 yield override
             override = override.previous
 

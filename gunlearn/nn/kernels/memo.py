@@ -1,8 +1,8 @@
 """Values derived from a tensor, computed once and forgotten together with the tensor.
 
-Normalised adjacencies and sparse copies of features cost more than one training step. They are kept here, keyed by the
-tensor object itself (weakly) and its version counter: an in-place edit or a new tensor always recomputes, and nothing
-is stored on a model.
+Normalised adjacencies and sparse copies of features cost more than one training step. They are kept here, keyed weakly
+by the tensor object and its version counter: an in-place edit or a new tensor always recomputes, and nothing is stored
+on a model.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _MEMO: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def memo(tensor: Tensor, tag: Any, build: Callable[[], T], store: WeakTensorKeyDictionary = _MEMO) -> T:
+def memo(tensor: Tensor, tag: Any, build: Callable[[], _T], store: WeakTensorKeyDictionary = _MEMO) -> _T:
     """Return `build()` for `tensor`, from memory if this very tensor has not changed since.
 
     Args:
-        tensor: what the value is derived from. Edits that torch does not count (through `.data` or numpy) go unseen.
-        tag: hashable; tells apart several values derived from one tensor.
+        tensor: what the value is derived from. Edits that torch does not count (through `.data` or numpy) are missed.
+        tag: hashable; tells several values derived from one tensor apart.
         build: makes the value; it must not keep a strong reference to `tensor`, else the tensor is never freed.
         store: where values are kept; one for the whole process unless the caller has a shorter-lived one.
     """
@@ -38,7 +38,7 @@ def memo(tensor: Tensor, tag: Any, build: Callable[[], T], store: WeakTensorKeyD
 
 
 def remembered(tensor: Tensor, tag: Any, store: WeakTensorKeyDictionary = _MEMO) -> Any | None:
-    """What `memo` keeps for `tensor` under `tag`; `None` where it was never built or the tensor has changed since."""
+    """Return what `memo` keeps for `tensor` under `tag`; `None` if it was never built or the tensor has changed."""
     if tensor.is_inference():
         return None
     version, values = store.get(tensor, (None, None))

@@ -1,4 +1,4 @@
-"""The part of a graph that some nodes' outputs depend on, cut out at a cost proportional to its size."""
+"""The part of a graph that some nodes' outputs depend on, extracted at a cost proportional to its size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.nn.attach.contexts import CACHES
+from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.nn.attach.overrides import Override
 from gunlearn.nn.kernels.memo import memo
-from gunlearn.nn.kernels.sparse import argsort, sort
+from gunlearn.nn.kernels.sorting import argsort, sort
 
-# Lists of edges other than the graph itself, and what goes with them: their ids mean nothing on a part of the graph.
+# Lists of edges other than the graph itself, and their attributes: their ids are wrong on a part of the graph.
 _OTHER_EDGES = re.compile(r"^(train|val|test)_.*edge|edge_index$|^edge_label|^adj(_t)?$")
 _SIZES = ("num_nodes", "num_edges")
 
@@ -35,7 +35,7 @@ class Subgraph:
         data: the part, with node and edge attributes gathered and without held-out edges.
         n_id: original id of each node, `[num_nodes]`.
         e_id: original column of each edge, `[num_edges]`.
-        ids: original ids of the nodes that can be asked for, sorted, `[num_ids]`.
+        ids: sorted original ids of the nodes that `relabel` knows, `[num_ids]`.
         place: their new ids, `[num_ids]`.
     """
 
@@ -46,7 +46,7 @@ class Subgraph:
     place: Tensor
 
     def relabel(self, index: Tensor) -> Tensor:
-        """New ids of nodes, in the shape of `index`.
+        """Return new ids of nodes, in the shape of `index`.
 
         Raises:
             InvalidInputError: a node that is not in the part (or only at its rim).
@@ -59,12 +59,12 @@ class Subgraph:
 
 @dataclass(eq=False)
 class _InEdges:
-    """Columns of `edge_index` grouped by target, and a map that is -1 everywhere between two calls."""
+    """Columns of `edge_index` grouped by target, and a map from nodes that is -1 everywhere between two calls."""
 
     pointer: Tensor  # [num_nodes + 1]
     column: Tensor  # [num_edges]
     slot: Tensor  # [num_nodes]
-    lock: Lock = field(default_factory=Lock)  # of the map: one call at a time
+    lock: Lock = field(default_factory=Lock)  # one call at a time uses the map
 
 
 def _in_edges(edge_index: Tensor, num_nodes: int) -> _InEdges:
@@ -78,42 +78,49 @@ def _in_edges(edge_index: Tensor, num_nodes: int) -> _InEdges:
 
 
 def _ranges(start: Tensor, count: Tensor) -> Tensor:
-    """`start[i], ..., start[i] + count[i] - 1` for every `i`, one after the other."""
+    """Concatenate `start[i], ..., start[i] + count[i] - 1` over all `i`."""
     offset = torch.repeat_interleave(start - count.cumsum(0) + count, count)
     return offset + torch.arange(offset.numel(), device=offset.device)
 
 
 def spans(ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Places of the groups `index`, one after the other, and the size of each group."""
+    """Return the entries of the groups `index`, group after group, and the size of each group."""
     start, count = ptr[index], ptr[index + 1] - ptr[index]
     return _ranges(start, count), count
 
 
-def k_hop_subgraph(data: Data, seeds: Tensor, num_hops: int, max_edges: int | None = None) -> Subgraph | None:
-    """What `num_hops` message passing layers read to compute the outputs of `seeds`, exactly.
+@overload
+def k_hop_subgraph(data: Data, seeds: Tensor, num_hops: int, max_edges: None = None) -> Subgraph: ...
+@overload
+def k_hop_subgraph(data: Data, seeds: Tensor, num_hops: int, max_edges: int | None) -> Subgraph | None: ...
 
-    All edges into nodes within `num_hops` of a seed are kept, so that these nodes have their full degree: symmetric
-    normalisation reads it at the furthest sender too. Of the senders one hop further out only their number counts; one
-    node (the last) stands for all of them, so that the rim costs no features and no outputs.
+
+def k_hop_subgraph(data: Data, seeds: Tensor, num_hops: int, max_edges: int | None = None) -> Subgraph | None:
+    """Return exactly what `num_hops` message passing layers read to compute the outputs of `seeds`.
+
+    All edges into nodes within `num_hops` of a seed are kept, so that these nodes have their full degree, which
+    symmetric normalisation reads at the furthest senders too. Of the senders one hop further out only the number
+    matters: the last node stands for all of them, so that the rim needs no features and no outputs.
 
     Exact for layers of `flow="source_to_target"` whose normalisation reads in-degrees (all of PyG's that use
-    `gcn_norm`), and models that mix nodes through messages alone. Attributes that list other edges are dropped.
+    `gcn_norm`), in models that mix nodes only through messages. Attributes that list other edges are dropped.
 
     Args:
         data: with `edge_index` `[2, num_edges]`.
         seeds: node ids, in any order, repeated or not, `[num_seeds]`.
         num_hops: number of message passing steps, see `propagation_depth`.
-        max_edges: give up beyond so many edges, early.
+        max_edges: stop early, with `None`, where the part has more edges.
 
     Returns:
         The part, in the order of the original ids; `None` where it has more than `max_edges` edges.
     """
     edge_index, num_nodes = data.edge_index, int(data.num_nodes)
     graph = _in_edges(edge_index, num_nodes)
-    slot, touched = graph.slot, []
+    slot = graph.slot
+    touched: list[Tensor] = []
 
     def new(nodes: Tensor) -> Tensor:
-        """Nodes not seen before, once each."""
+        """Return the nodes not seen before, each once."""
         nodes = nodes[slot[nodes] < 0]
         number = torch.arange(nodes.numel(), device=nodes.device)
         slot[nodes] = number  # of several copies one stays
@@ -129,14 +136,13 @@ def k_hop_subgraph(data: Data, seeds: Tensor, num_hops: int, max_edges: int | No
             count = graph.pointer[frontier + 1] - start
             total += int(count.sum())
             if max_edges is not None and total > max_edges:
-                return None
+                return None  # before any edge is gathered
             frontier = new(edge_index[0][graph.column[_ranges(start, count)]])
         inner, rim = sort(torch.cat(touched[:-1])), frontier
         slot[inner] = torch.arange(inner.numel(), device=inner.device)
         slot[rim] = inner.numel()
-        start = graph.pointer[inner]
-        count = graph.pointer[inner + 1] - start
-        e_id = graph.column[_ranges(start, count)]
+        place, count = spans(graph.pointer, inner)
+        e_id = graph.column[place]
         target = torch.repeat_interleave(slot[inner], count)
         local = torch.stack([slot[edge_index[0][e_id]], target])
     finally:
@@ -149,14 +155,14 @@ def k_hop_subgraph(data: Data, seeds: Tensor, num_hops: int, max_edges: int | No
 
 
 def part_of(data: Data, n_id: Tensor, e_id: Tensor, edge_index: Tensor) -> Subgraph:
-    """A part that someone else cut out: nodes `n_id` and columns `e_id`, renumbered as `edge_index`."""
+    """Return a given part of a graph: nodes `n_id` and columns `e_id`, renumbered as `edge_index`."""
     order = argsort(n_id)
     return Subgraph(gather(data, n_id, e_id, edge_index), n_id, e_id, n_id[order], order)
 
 
 def gather(data: Data, n_id: Tensor, e_id: Tensor, edge_index: Tensor) -> Data:
-    """Data with the given nodes and edges: their attributes gathered, other lists of edges dropped, the rest shared."""
-    probe = copy.copy(data)  # `is_node_attr` keeps its answers on the object it is asked on
+    """Return data of the given nodes and edges and their attributes, without other lists of edges."""
+    probe = copy.copy(data)  # `is_node_attr` caches its answers on its object
     out = Data(edge_index=edge_index, num_nodes=n_id.numel())
     for key in data.keys():  # noqa: SIM118 - iterating a Data yields pairs
         value = data[key]
@@ -181,11 +187,9 @@ def _select(value: Any, index: Tensor, dim: int) -> Any:
 
 
 def csr_rows(matrix: Tensor, index: Tensor) -> Tensor:
-    """Rows of a CSR matrix, in the order asked for, as a CSR matrix `[num_index, num_cols]`."""
+    """Return rows of a CSR matrix, in the order of `index`, as a CSR matrix `[num_index, num_cols]`."""
     pointer, index = matrix.crow_indices(), index.to(matrix.device)
-    start = pointer[index]
-    count = pointer[index + 1] - start
-    entry = _ranges(start, count)
+    entry, count = spans(pointer, index)
     crow = torch.cat([pointer.new_zeros(1), count.cumsum(0)])
     size = (index.numel(), matrix.size(1))
     columns, values = matrix.col_indices()[entry], matrix.values()[entry]
@@ -193,7 +197,7 @@ def csr_rows(matrix: Tensor, index: Tensor) -> Tensor:
 
 
 class _Count(Override):
-    """Counts calls; a layer's `forward` counts as one step unless its own `propagate` calls were counted."""
+    """Counts calls; a layer's `forward` counts as one step if it made no counted `propagate` calls."""
 
     def __init__(self, layer: MessagePassing, method: str, counter: list[int]) -> None:
         super().__init__(layer, "")
@@ -213,14 +217,14 @@ def _unchanged(h: Tensor) -> Tensor:
 
 @torch.no_grad()
 def propagation_depth(model: nn.Module, data: Data, encode: Callable[[nn.Module, Data], Any] | None = None) -> int:
-    """How many times messages are sent in one pass: no output depends on a node further away than that.
+    """Return how many times one pass sends messages: no output depends on a node further away than that.
 
-    Counted while the model runs on a few nodes of the graph, so a layer used twice counts twice and `APPNP(K=10)` ten
-    times. Parallel branches are added up, which is safe. Modules with a true attribute `by_node`, which know the nodes
-    of their one graph by their rows and send no messages, hand on what they are given meanwhile.
+    Counted while the model runs on a few nodes of the graph, so that a layer used twice counts twice and `APPNP(K=10)`
+    ten times. Parallel branches are added up, which is safe. Modules with a true attribute `by_node` read rows as nodes
+    of the whole graph and send no messages; they are skipped.
 
     Args:
-        model: any module; left as it was.
+        model: any module; unchanged afterwards.
         data: what the model runs on.
         encode: how to call it; `model(data.x, data.edge_index)` by default.
     """
@@ -234,7 +238,7 @@ def propagation_depth(model: nn.Module, data: Data, encode: Callable[[nn.Module,
                     module.__dict__["forward"] = _unchanged
                     stack.callback(module.__dict__.pop, "forward")
             for layer in {id(m): m for m in model.modules() if isinstance(m, MessagePassing)}.values():
-                # A cached layer would send nothing, or keep the few nodes' graph.
+                # A layer with a cache would send nothing, or keep the graph of the few nodes.
                 for name in ("cached", *CACHES):
                     if name in layer.__dict__:
                         stack.callback(layer.__dict__.__setitem__, name, layer.__dict__[name])

@@ -13,18 +13,20 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.attach.contexts import ScaledMessages
+from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.memo import memo
-from gunlearn.nn.kernels.sparse import KERNEL_DTYPES, SparseMatrix, kernels_enabled, sparse_features, sparse_matrix
+from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_matrix
 from gunlearn.nn.kernels.subgraph import Subgraph
+from gunlearn.nn.kernels.switch import KERNEL_DTYPES, kernels_enabled
 
 
 @dataclass(eq=False)
 class _Scale:
-    """Message scales in force, with the adjacencies they were folded into (gone when the scales are)."""
+    """Active message scales, with the adjacencies that they were folded into."""
 
     edge_index: Tensor
     value: Tensor
-    outer: _Scale | None = None  # of an enclosing block: scales multiply
+    outer: _Scale | None = None  # of an enclosing block; scales multiply
     adjacencies: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
 
     def __getstate__(self) -> dict:  # weak references cannot be copied
@@ -40,20 +42,19 @@ class InfluenceAwareConv(MessagePassing):
     .. math:: h_v = \sum_{u \in N(v) \cup \{v\}} c_{uv} \frac{e_{uv}}{\sqrt{d_u d_v}} W x_u + b
 
     With all scales `c` at 1 it equals PyG's `GCNConv`. INPO sets `c_uv = exp(-(s_u + s_v))` on chosen edges, where `s`
-    is the influence of a node; see `influence_scale`. The scales are constants: they are folded into the adjacency
-    once, and the layer runs as one CSR product.
+    is the influence of a node; see `influence_scale`. The scales are constants, folded once into the adjacency, so that
+    the layer runs as one CSR product.
 
     Args:
         in_channels: size of the input features.
         out_channels: size of the output.
-        bias: add a learned bias, zero at the start.
+        bias: add a learned bias, initially zero.
 
     Shapes: `x` `[num_nodes, in_channels]` (dense, or a `SparseMatrix`), `edge_index` `[2, num_edges]`, `edge_weight`
     `[num_edges]` or `None`; output `[num_nodes, out_channels]`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
-        """See the class."""
         super().__init__(aggr="add")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.lin = nn.Linear(in_channels, out_channels, bias=False)
@@ -69,8 +70,8 @@ class InfluenceAwareConv(MessagePassing):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor | SparseMatrix, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
-        """One convolution; see the class for shapes."""
-        x = x if isinstance(x, SparseMatrix) or x.layout == torch.strided else sparse_features(x)
+        if isinstance(x, Tensor) and x.layout != torch.strided:
+            x = sparse_features(x) or x
         h = x @ self.lin.weight.t() if isinstance(x, SparseMatrix) else self.lin(x)
         if not isinstance(edge_index, Tensor) or edge_index.layout != torch.strided:
             raise InvalidInputError("Expected a plain 'edge_index' of shape [2, num_edges] (got a sparse adjacency)")
@@ -82,20 +83,19 @@ class InfluenceAwareConv(MessagePassing):
             out = self.propagate(index, x=h, edge_weight=weight)
         else:
             out = self._adjacency(edge_index, edge_weight, h.size(0), h.dtype) @ h
-        return out if self.bias is None else out.add_(self.bias)  # a sum nobody else has seen: no need for a copy
+        return out if self.bias is None else out.add_(self.bias)  # nobody else holds the sum: no copy needed
 
     @property
     def fresh(self) -> bool:
-        """Whether the last output is the caller's alone, free to be changed in place."""
+        """Whether only the caller holds the last output, so that it may change it in place."""
         hooked = self._forward_hooks or self._backward_hooks or self._backward_pre_hooks or "forward" in self.__dict__
         return self.ran is not None and self.ran != "plain" and not hooked
 
     def message(self, x_j: Tensor, edge_weight: Tensor) -> Tensor:
-        """The normalised, scaled message `[num_edges, out_channels]`."""
         return edge_weight.view(-1, 1) * x_j
 
     def _needs_plain_path(self, h: Tensor, edge_weight: Tensor | None) -> bool:
-        """What is attached, explainers, compilers, low precision and learned edge weights need explicit messages."""
+        """Whether attachments, explainers, compilers, half precision or learned edge weights need explicit messages."""
         attached = "propagate" in self.__dict__ or "message" in self.__dict__
         learned = edge_weight is not None and edge_weight.requires_grad
         low = h.dtype not in KERNEL_DTYPES
@@ -123,12 +123,11 @@ class InfluenceAwareConv(MessagePassing):
         return memo(edge_index, ("gcn", num_nodes, dtype), build, **store)
 
     def __repr__(self) -> str:
-        """Name and sizes."""
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels})"
 
 
 def needs_messages(layer: MessagePassing) -> bool:
-    """Whether an explainer or one of PyG's hooks waits for the layer's messages."""
+    """Return whether an explainer or one of PyG's hooks needs the layer's messages."""
     return bool(layer.explain) or any(
         getattr(layer, name, None)
         for name in ("_message_forward_hooks", "_message_forward_pre_hooks", "_propagate_forward_pre_hooks",
@@ -139,7 +138,7 @@ def needs_messages(layer: MessagePassing) -> bool:
 
 
 def pair_values(edge_index: Tensor, named_index: Tensor, named_value: Tensor, num_nodes: int) -> Tensor:
-    """Value of each column of `edge_index` by its end points; columns that are not named get 1.
+    """Return the value of each column of `edge_index` by its end points, 1 for columns that are not named.
 
     Args:
         edge_index: `[2, num_edges]`.
@@ -147,7 +146,7 @@ def pair_values(edge_index: Tensor, named_index: Tensor, named_value: Tensor, nu
         named_value: `[num_named]`.
         num_nodes: number of nodes.
     """
-    inside = ((named_index >= 0) & (named_index < num_nodes)).all(dim=0)  # else keys of two pairs would be the same
+    inside = ((named_index >= 0) & (named_index < num_nodes)).all(dim=0)  # else two pairs could have the same key
     named_index, named_value = named_index[:, inside], named_value[inside]
     key, order = (named_index[0] * num_nodes + named_index[1]).sort()
     query = edge_index[0] * num_nodes + edge_index[1]
@@ -160,7 +159,7 @@ def pair_values(edge_index: Tensor, named_index: Tensor, named_value: Tensor, nu
 
 
 def influence_scale(influence: Tensor, edge_index: Tensor) -> Tensor:
-    r"""Message scale `exp(-(s_u + s_v))` of each edge, `[num_edges]` (INPO, arXiv 2510.19479).
+    r"""Return the message scale `exp(-(s_u + s_v))` of each edge, `[num_edges]` (INPO, arXiv 2510.19479).
 
     Args:
         influence: influence of each node, in [0, 1], `[num_nodes]`.
@@ -175,14 +174,13 @@ def influence_scale(influence: Tensor, edge_index: Tensor) -> Tensor:
 
 
 class MessageScale:
-    """Scale the messages of the named edges in every layer: natively where a layer can, by attaching elsewhere.
+    """Scales the messages of named edges in every layer: natively in `InfluenceAwareConv`, else by attaching.
 
-    A context manager that can be entered again and again; what it computes is kept between entries. Scales of nested
-    blocks multiply.
+    A context manager that can be entered many times and keeps what it computed. Scales of nested blocks multiply.
 
     Args:
         model: any module with PyG `MessagePassing` layers.
-        edge_index: the edges to scale, `[2, num_edges]`; a pair `(v, v)` names the self-loop a layer adds.
+        edge_index: the edges to scale, `[2, num_edges]`; a pair `(v, v)` names the self-loop that a layer adds.
         scale: factor of each edge, `[num_edges]`, finite, not negative, a constant; copies of a pair share one.
 
     Raises:
@@ -190,7 +188,6 @@ class MessageScale:
     """
 
     def __init__(self, model: nn.Module, edge_index: Tensor, scale: Tensor) -> None:
-        """See the class."""
         if scale.requires_grad or not torch.isfinite(scale).all() or (scale < 0).any():
             raise InvalidInputError("Expected constant, finite message scales >= 0 (got others)")
         if scale.shape != edge_index.shape[1:]:
@@ -204,13 +201,13 @@ class MessageScale:
         self.model, self.key, self.value = model, key, value
         layers = [m for m in model.modules() if isinstance(m, MessagePassing)]
         self.native = [m for m in layers if isinstance(m, InfluenceAwareConv)]
-        self.attach = len(self.native) < len(layers) or not layers
+        attach = len(self.native) < len(layers) or not layers
         self.scale = _Scale(edge_index, scale)
-        self.attached = ScaledMessages(model, edge_index, scale) if self.attach else None
+        self.attached = ScaledMessages(model, edge_index, scale) if attach else None
         self.stack: list[ExitStack] = []
 
     def on(self, subgraph: Subgraph) -> MessageScale:
-        """The same scales on a part of the graph with its own numbering; it costs what the part does."""
+        """Return the same scales on a part of the graph with its own numbering, at a cost proportional to the part."""
         loops = torch.arange(subgraph.n_id.numel(), device=subgraph.n_id.device).expand(2, -1)
         local = torch.cat([subgraph.data.edge_index, loops], dim=1)
         key = subgraph.n_id[local[0]] * 2**32 + subgraph.n_id[local[1]]
@@ -219,9 +216,8 @@ class MessageScale:
         return MessageScale(self.model, local[:, found], self.value[slot[found]])
 
     def __enter__(self) -> None:
-        """Put the scales in force."""
         stack = ExitStack()
-        if self.attach:
+        if self.attached is not None:
             stack.enter_context(self.attached)
         else:
             for layer in self.native:
@@ -231,5 +227,4 @@ class MessageScale:
         self.stack.append(stack)
 
     def __exit__(self, *exception: object) -> None:
-        """Put everything back."""
         self.stack.pop().close()

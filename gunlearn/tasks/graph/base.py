@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.nn.attach.contexts import CACHES
-from gunlearn.nn.kernels.fast import fast_path, path_of
-from gunlearn.nn.kernels.sparse import sparse_features
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
+from gunlearn.nn.attach.message_layers import CACHES
+from gunlearn.nn.kernels.bag_of_words import sparse_features
+from gunlearn.nn.kernels.fast import fast_path
+from gunlearn.nn.kernels.paths import path_of
 from gunlearn.tasks.base import Parts, Reader, Task
 from gunlearn.tasks.graph.beside import beside
 from gunlearn.tasks.graph.reading import GraphReader
@@ -38,6 +39,11 @@ class GraphTask(Task):
     ) -> Reader:
         """Read parts of the graph where the options say so, or where that is smaller and exact."""
         return GraphReader(model, self, parts, names, options, around)
+
+    def check_data(self, data: Any) -> Data:
+        """Refuse what is no graph; see `check_graph`."""
+        check_graph(data)
+        return data
 
     def adopt(self, model: nn.Module) -> nn.Module:
         """Let layers with `cached=True` forget the one graph they saw: it holds the forgotten edges."""
@@ -123,3 +129,21 @@ class GraphTask(Task):
         function = self.entry(inner)
         names = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters
         return [key for key in ("edge_weight", "edge_attr", "edge_type", "node_type") if key in names]
+
+
+def check_graph(data: Any) -> None:
+    """Refuse what is no graph, or a graph with features that are not finite.
+
+    Raises:
+        InvalidTypeError: no `Data`.
+        InvalidInputError: features that are not finite, or in a layout that no model reads.
+    """
+    if not isinstance(data, Data):
+        raise InvalidTypeError(f"Expected 'data' to be a torch_geometric Data (got {type(data).__name__})")
+    x = data.get("x")
+    if isinstance(x, Tensor) and x.layout not in (torch.strided, torch.sparse_csr):
+        raise InvalidInputError(f"Expected dense or CSR features 'x' (got {x.layout}); pass x.to_sparse_csr()")
+    if isinstance(x, Tensor) and x.is_floating_point():
+        values = x.values() if x.layout == torch.sparse_csr else x
+        if not torch.isfinite(values).all():
+            raise InvalidInputError("Expected finite features 'x' (got NaN or infinity)")

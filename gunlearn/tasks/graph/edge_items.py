@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.nn.kernels.sparse import EdgePattern
+from gunlearn.nn.kernels.edge_scores import EdgePattern
 from gunlearn.tasks.base import Parts
 from gunlearn.tasks.graph.negatives import NegativeSampler
 from gunlearn.tasks.sampling import Draw, edge_strata

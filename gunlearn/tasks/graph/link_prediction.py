@@ -15,7 +15,7 @@ from torch_geometric.utils import coalesce, is_undirected
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
-from gunlearn.nn.kernels.sparse import EdgePattern
+from gunlearn.nn.kernels.edge_scores import EdgePattern
 from gunlearn.nn.kernels.subgraph import Subgraph
 from gunlearn.requests.apply import GONE
 from gunlearn.tasks.base import Parts, Reader, View

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.nn.kernels.sparse import sort
+from gunlearn.nn.kernels.sorting import sort
 
 
 class NegativeSampler:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
-from gunlearn.nn.kernels.sparse import EdgePattern, argsort
+from gunlearn.nn.kernels.edge_scores import EdgePattern
+from gunlearn.nn.kernels.sorting import argsort
 from gunlearn.nn.kernels.subgraph import Subgraph, part_of
 from gunlearn.tasks.base import Parts, Reader, Task
 from gunlearn.tasks.graph.edge_items import EdgeItems, EdgeParts

@@ -12,7 +12,9 @@ from torch.nn.functional import log_softmax
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
+from gunlearn.requests.ids import trainable_mask
 from gunlearn.tasks.base import Parts, Task, View
+from gunlearn.tasks.items.tables import as_table, rows_at
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -95,7 +97,7 @@ class ArrayParts(Parts):
 
     def items(self, index: Tensor, fixed: bool) -> Any:
         """The rows `index`; `fixed` where they are the same at every step."""
-        return ArrayItems(self.data.x[index], self.data.y[index], fixed)
+        return ArrayItems(*rows_at(self.data, index), fixed)
 
 
 class ImageClassification(Task):
@@ -133,19 +135,17 @@ class ImageClassification(Task):
 
     def training_parts(self, data: Data) -> ArrayParts:
         """All training rows (`data.train_mask`, else every row that is not held out) are retained."""
-        return ArrayParts(data, None, training_mask(data), {"retain": self.batch_size})
+        return ArrayParts(
+            data,
+            None,
+            trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu")),
+            {"retain": self.batch_size},
+        )
 
     def validation_items(self, data: Data) -> ArrayItems | None:
         """Rows of `data.val_mask`."""
-        return ArrayItems(data.x[data.val_mask], data.y[data.val_mask]) if "val_mask" in data else None
+        return ArrayItems(*rows_at(data, data.val_mask)) if "val_mask" in data else None
 
-
-def training_mask(data: Data) -> Tensor:
-    """Rows of `data.train_mask`, else every row that is not held out: boolean `[num_items]`."""
-    if "train_mask" in data:
-        return data.train_mask
-    mask = torch.ones(data.x.size(0), dtype=torch.bool, device=data.x.device)
-    for name in ("val_mask", "test_mask"):
-        if name in data:
-            mask = mask & ~data[name]
-    return mask
+    def check_data(self, data: Any) -> Any:
+        """Return a table of the items; see `as_table`."""
+        return as_table(data)

@@ -1,0 +1,38 @@
+"""What the studies share: options, tables, files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gunlearn.bench.store import atomic_write
+
+
+@dataclass
+class StudyArgs:
+    """What to run.
+
+    Attributes:
+        out: folder of the outputs.
+        root: folder of the data sets.
+        smoke: a small graph and a few epochs, to see that everything runs.
+    """
+
+    out: Path
+    root: Path | None = None
+    smoke: bool = False
+
+
+def markdown(head: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A markdown table; the first `left` columns are aligned to the left, the others to the right."""
+    rule = ["---" if k < left else "---:" for k in range(len(head))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))
+
+
+def write_results(out: Path, results: Any, tables: str) -> None:
+    """Write `results.json` and `tables.md`."""
+    atomic_write(out / "results.json", json.dumps(results, indent=1) + "\n")
+    atomic_write(out / "tables.md", tables + "\n")

@@ -1,0 +1,101 @@
+"""One problem of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch_geometric.data import Data
+
+from gunlearn.core.checks import check_choice
+from gunlearn.datasets.catalogue import DATASETS, find
+from gunlearn.errors import InvalidInputError
+from gunlearn.requests.base import Request
+from gunlearn.requests.edges import ForgetEdges
+from gunlearn.requests.nodes import ForgetFeatures, ForgetNodes
+from gunlearn.tasks.graph.node_classification import MASKS
+from gunlearn.tasks.graph.splits import link_split, node_split
+
+#: Tasks that grids and studies split a named data set for.
+GRAPH_TASKS = ("link_prediction", "node_classification")
+_FORGET: dict[str, Callable[..., Request]] = {"edges": ForgetEdges, "nodes": ForgetNodes, "features": ForgetFeatures}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One problem of a grid: everything that the base model, the forget set and the references depend on.
+
+    Args:
+        dataset: a name, or a folder with `edges.csv` and `features.npy`.
+        protocol: `"random"`, or `"inpo"` for the split and the forget set of the official code.
+        ratio: share of training edges (or nodes) to forget; `None` with `count`.
+        count: number of them; `None` with `ratio`.
+        region: where edges lie, see `ForgetEdges`; the protocol `"inpo"` knows `"in"` alone.
+        by: order of the draw, see `ForgetEdges`.
+        seed: of the split, the draw, the base model and the methods.
+        task: `"link_prediction"` or `"node_classification"`.
+        forget: `"edges"`, `"nodes"` or `"features"`.
+
+    Raises:
+        DatasetNotFoundError: an unknown name.
+        InvalidInputError: settings that do not go together.
+    """
+
+    dataset: str
+    protocol: str
+    ratio: float | None
+    count: int | None
+    region: str
+    by: str
+    seed: int
+    task: str = "link_prediction"
+    forget: str = "edges"
+
+    def __post_init__(self) -> None:
+        """Check the settings, before hours of training."""
+        check_choice("protocol", self.protocol, ("random", "inpo"))
+        check_choice("task", self.task, GRAPH_TASKS)
+        check_choice("forget", self.forget, tuple(_FORGET))
+        if self.seed < 0:
+            raise InvalidInputError(f"Expected seeds >= 0 (got {self.seed})")
+        anywhere = self.protocol == "random" and self.region == "any"
+        if (self.task, self.forget) != ("link_prediction", "edges") and not anywhere:
+            raise InvalidInputError(
+                "Expected protocol 'random' and region 'any' but for edges under link prediction "
+                f"(got '{self.protocol}' and '{self.region}')"
+            )
+        if self.protocol == "inpo" and self.region != "in":
+            raise InvalidInputError(
+                f"Expected region 'in' with protocol 'inpo', whose code draws nowhere else (got '{self.region}')"
+            )
+        if Path(self.dataset).name == self.dataset and not Path(self.dataset).is_dir():
+            find(self.dataset)
+        self.request()
+
+    @property
+    def name(self) -> str:
+        """Name of the data set in tables: the folder's for a path."""
+        return canonical_name(self.dataset) or Path(self.dataset).name
+
+    def request(self) -> Request:
+        """Return the request, drawn under the cell's seed."""
+        drawn = {"ratio": self.ratio, "count": self.count, "by": self.by, "seed": self.seed}
+        if self.forget == "edges":
+            drawn |= {"region": self.region, "protocol": "inpo" if self.protocol == "inpo" else None}
+        return _FORGET[self.forget](**drawn)
+
+    def split(self, data: Data) -> Data:
+        """Return the training, validation and test sets of the task, drawn under the cell's seed."""
+        if self.task == "link_prediction":
+            data = link_split(data, seed=self.seed, protocol=self.protocol)
+            for name in MASKS:  # masks of nodes mean nothing to this task
+                if name in data:
+                    del data[name]
+            return data
+        return node_split(data, seed=self.seed)
+
+
+def canonical_name(dataset: str | Path) -> str | None:
+    """Return a named data set's name as tables write it; `None` for a folder."""
+    return next((name for name in DATASETS if name.lower() == str(dataset).lower()), None)

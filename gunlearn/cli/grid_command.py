@@ -1,0 +1,168 @@
+"""`gunlearn run`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+import gunlearn
+from gunlearn.cli.fields import Flag, Folder, Pairs, Real, Reals, Text, Texts, Variants, Whole, Wholes, same_named
+from gunlearn.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from gunlearn.bench.config import GridConfig
+
+_SMALL = ("digits", "karate", "lesmis")  # converge in a few hundred epochs
+
+
+def epochs_of(dataset: str, epochs: int | None, task: str = "link_prediction") -> int:
+    """Return the epochs of the base model, where the user names none."""
+    if epochs is not None:
+        return epochs
+    return 300 if dataset.lower() in _SMALL else 2000 if task == "link_prediction" else 500
+
+
+@dataclass(frozen=True)
+class Run:
+    """Compare unlearning methods on data sets and requests, and write rows, tables and a report.
+
+    Every data set is combined with every task, every kind of request and every size. A killed run goes on where it
+    stopped when the same command is given again.
+
+    Args:
+        dataset: A name (see 'gunlearn datasets'), or a folder with edges.csv and features.npy; digits by default.
+        datasets: Several of them.
+        root: Folder of the raw files, laid out as PyG does; without it $GUNLEARN_DATA, else ./data.
+        methods: Methods to compare: NAME runs every variant, NAME:VARIANT one (see 'gunlearn methods'). The original
+            and the retrained model are always shown.
+        task: What the model predicts, one or several.
+        forget: What to forget, one or several: training edges, training nodes, or all features of training nodes.
+        ratio: Share of them; 0.005 of the edges, 0.05 of the nodes where neither this nor --count is given.
+        ratios: Several shares.
+        count: Number of them.
+        counts: Several numbers.
+        region: Where edges lie: in or out of the two-hop neighbourhood of the test edges; any by default.
+        by: Which come first: any, edges of most influence on the model, or those of high degree.
+        protocol: A random split, or split and forget set of the official INPO code.
+        seed: Of split, forget set, models and methods; 0 by default.
+        seeds: Several seeds.
+        out: Folder of the outputs; runs/DATASET by default.
+        models: Folder of trained models, to share between runs; OUT/models by default.
+        backbone: The model.
+        epochs: Epochs of the base model and of retraining; 2000 for link prediction, 500 for node classification, on
+            the embedded data sets 300.
+        lr: Learning rate of the base model; 0.001 for link prediction, 0.01 for node classification.
+        weight_decay: L2 penalty of the base model; 0 for link prediction, 0.0005 for node classification.
+        hidden_channels: Size of its hidden layer.
+        out_channels: Size of its embeddings (link prediction).
+        num_layers: Number of its convolutions.
+        method_arg: Option of a method, METHOD.KEY=VALUE, or KEY=VALUE for each method that has it. Can be repeated.
+        device: Where to compute; auto takes CUDA where there is one.
+        n_jobs: Processes; each takes one problem and seed at a time. 1 by default, on a cluster as many as it has.
+        backend: Who runs them: processes of this machine, or the workers of a Dask or Ray cluster that see the same
+            folders.
+        address: Of that cluster; without one, workers are started on this machine.
+        threads: Threads of each process.
+        progress: Show no bars and no lines of progress.
+        debug: Show the traceback of an error.
+    """
+
+    dataset: Text = None
+    datasets: Texts = ()
+    root: Folder = None
+    methods: Variants = ("retrain", "utu", "gradient_ascent", "npo", "inpo")
+    task: tuple[Literal["link_prediction", "node_classification"], ...] = ("link_prediction",)
+    forget: tuple[Literal["edges", "nodes", "features"], ...] = ("edges",)
+    ratio: Real = None
+    ratios: Reals = ()
+    count: Whole = None
+    counts: Wholes = ()
+    region: Annotated[
+        Literal["any", "in", "out"] | None, tyro.conf.arg(metavar="{any,in,out}", help_behavior_hint="")
+    ] = None
+    by: Literal["random", "influence", "degree"] = "random"
+    protocol: Literal["random", "inpo"] = "random"
+    seed: Whole = None
+    seeds: Wholes = ()
+    out: Folder = None
+    models: Folder = None
+    backbone: Literal["gcn", "sage", "gat", "gin", "sgc", "appnp", "gcnii"] = "gcn"
+    epochs: Whole = None
+    lr: Real = None
+    weight_decay: Real = None
+    hidden_channels: int = 128
+    out_channels: int = 64
+    num_layers: int = 2
+    method_arg: Pairs = ()
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    n_jobs: Whole = None
+    backend: Literal["loky", "dask", "ray"] = "loky"
+    address: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="")] = None
+    threads: Whole = None
+    progress: Flag = True
+    debug: Flag = False
+
+    def configs(self) -> list[GridConfig]:
+        """Return the configurations that the options describe, one per problem.
+
+        Raises:
+            GunlearnError: options that cannot be had, alone or together.
+        """
+        ratios, counts, configs = self._given("ratio"), self._given("count"), []
+        for dataset, task, forget in product(self._datasets, self.task, self.forget):
+            links, share = task == "link_prediction", (0.005 if forget == "edges" else 0.05,)
+            recipe = same_named(self, gunlearn.bench.Recipe) | {
+                "epochs": epochs_of(dataset, self.epochs, task),
+                "lr": self.lr if self.lr is not None else 1e-3 if links else 1e-2,
+                "weight_decay": self.weight_decay if self.weight_decay is not None else 0.0 if links else 5e-4,
+            }
+            settings = same_named(self, gunlearn.bench.GridConfig) | {
+                "dataset": dataset,
+                "task": task,
+                "forget": forget,
+                "ratio": ratios or (None if counts else share),
+                "count": counts or None,
+                "seeds": self._given("seed") or (0,),
+                "recipe": gunlearn.bench.Recipe(**recipe),
+                "method_args": self.method_arg,
+            }
+            configs += gunlearn.bench.suite(**settings)
+        return configs
+
+    def _given(self, name: str) -> tuple[Any, ...]:
+        """Return the values of `--name` or `--names`; none where neither is given."""
+        one, several = getattr(self, name), getattr(self, f"{name}s")
+        if one is not None and several:
+            raise InvalidInputError(f"Expected either --{name}s or --{name} (got both)")
+        return several if one is None else (one,)
+
+    @property
+    def _datasets(self) -> tuple[str, ...]:
+        return self._given("dataset") or ("digits",)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the outputs."""
+        return self.out or Path("runs") / "-".join(Path(name).resolve().name.lower() for name in self._datasets)
+
+    def __call__(self) -> int:
+        """Run the grid; return 1 if every method failed."""
+        bench, console = gunlearn.bench, gunlearn.cli.console
+        try:
+            configs = self.configs()
+            with bench.cluster(self.backend, self.address, self.n_jobs):
+                rows = bench.run_grid(configs, self.folder, self.progress)
+        except KeyboardInterrupt:
+            kept = len(bench.RowStore(self.folder / bench.ROWS_FILE).read())
+            console.say(f"interrupted: {kept} rows are kept in {self.folder}; the same command goes on from there")
+            return 130
+        report = gunlearn.report.grid_report(rows, self.folder / "report.html")
+        console.print_rows(rows)
+        print(f"report: {report}")
+        asked = {name.partition(":")[0] for name in self.methods} - {"retrain"}
+        tried = [row for row in rows if row["method"] in asked]
+        return 1 if tried and all(row["error"] for row in tried) else 0

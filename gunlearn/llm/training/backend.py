@@ -1,0 +1,318 @@
+"""Language models are trained by a transformers Trainer: the backend that the task `CausalLM` chooses."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+
+from gunlearn import __version__
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.llm.card import unchanged
+from gunlearn.llm.data.collate import collator_of
+from gunlearn.llm.data.rows import check_ids
+from gunlearn.llm.metrics.row_figures import figures
+from gunlearn.llm.model.adapters import check_language_model, check_trainable, precision, with_adapter
+from gunlearn.llm.model.causal_lm import CausalLM, rows_of
+from gunlearn.llm.recipes.plan import Given, Plan
+from gunlearn.llm.record import LLMResult
+from gunlearn.llm.training.progress import StepBar
+from gunlearn.llm.training.settings import recorded, recorded_losses
+from gunlearn.llm.training.trainer import UnlearnTrainer
+from gunlearn.losses import as_objective
+from gunlearn.methods.gradient import GradientMethod
+from gunlearn.methods.published import published
+from gunlearn.seed import isolated_rng
+from gunlearn.training.optimizers import make_optimizer, make_scheduler
+
+#: What a method may not change for a Trainer to run it: each would need a loop that asks for it.
+_HOOKS = (
+    "adapt", "make_optimizer", "objective_at", "parts", "penalty", "prepare", "rate_at", "reference_outputs",
+    "surroundings", "teachers", "trainable",
+)  # fmt: skip
+#: Options that mean nothing to a Trainer, with the value that leaves them out.
+_UNREAD = {"accumulate": False, "eval_every": None, "retain_samples": None, "until": "end", "num_neighbors": None}
+
+
+@dataclass(frozen=True)
+class TrainerBackend:
+    """Runs methods by `UnlearnTrainer`.
+
+    Args:
+        tokenizer: of the model; collates rows, and is saved along with the result.
+        peft: `None` trains what the model has to train; `"lora"` an adapter on all linear layers, `"bounded"` one on
+            the feed-forward layers (`BoundedConfig`), or a configuration of peft.
+        drawn: further parts from which any row will do, by name.
+        paired: parts whose row `i` belongs to forgotten row `i`, by name.
+        reference: what losses compare with, see `FrozenReference`.
+        in_place: train the given model, which may be too large for a copy.
+        figure_rows: rows of each part that are measured before and after, evenly spaced; 0 measures nothing.
+        training: further `TrainingArguments`; they go before the method's own settings.
+        record: what the result's settings say besides.
+    """
+
+    tokenizer: Any = None
+    peft: Any = None
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+    paired: Mapping[str, Any] = field(default_factory=dict)
+    reference: str | nn.Module = "auto"
+    in_place: bool = False
+    figure_rows: int = 256
+    training: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def runs(self, method: Any) -> bool:
+        """Return whether a method is an objective over the forgotten rows, and nothing more."""
+        if not isinstance(method, GradientMethod):
+            return False
+        if {part.partition(":")[0] for part in as_objective(method.objective()).parts} <= {"retain"}:
+            return False
+        return all(getattr(type(method), hook) is getattr(GradientMethod, hook) for hook in _HOOKS)
+
+    def check(self, method: GradientMethod) -> None:
+        """Refuse options that a Trainer does not read.
+
+        Raises:
+            UnsupportedMethodError: the first one.
+        """
+        for name, usual in _UNREAD.items():
+            if getattr(method, name) != usual:
+                raise UnsupportedMethodError(
+                    f"Expected no '{name}' for a language model, which transformers' Trainer trains "
+                    f"(got {getattr(method, name)!r})"
+                )
+
+    def run(
+        self,
+        method: GradientMethod,
+        model: nn.Module,
+        partition: Any,
+        task: CausalLM,
+        seed: int = 0,
+        callbacks: Sequence[Any] = (),
+        progress: bool = False,
+        checkpoint_dir: Any = None,
+    ) -> LLMResult:
+        """Unlearn `partition` from a copy of `model`, or from the model itself; see `gunlearn.methods.run_method`.
+
+        Raises:
+            InvalidInputError: rows, options or parts that do not fit; no step at all; a frozen or quantised model
+                without an adapter.
+            InvalidTypeError: the model is none (a path).
+            UnsupportedModelError: it has no head over the vocabulary.
+            UnsupportedMethodError: an option that a Trainer does not read.
+            DivergenceError: the loss became NaN or infinite.
+        """
+        start = time.perf_counter()
+        self.check(method)
+        if checkpoint_dir is not None:
+            raise InvalidInputError(
+                "Expected no 'checkpoint_dir' for a language model (got one); give transformers' own arguments, "
+                "save_strategy='steps' and output_dir"
+            )
+        check_language_model(model)
+        check_trainable(model, self.peft)
+        rows, kept = (rows_of(partition.data, mask) for mask in (partition.forget_mask, partition.retain_mask))
+        measured = {"forget": rows} | ({"retain": kept} if kept else {})
+        check_ids(model, measured)
+        plan = _plan(method, Given(model, self.tokenizer, rows, kept))
+        _check_layer(plan, model)
+        rows = rows if plan.forget is None else list(plan.forget)
+        needed = {part.partition(":")[0] for part in plan.objective.parts}
+        if "retain" in needed and not kept:
+            raise InvalidInputError(
+                f"Expected rows to retain, which {plan.objective!r} reads (got none); give some, or retain_weight=0"
+            )
+        paired, drawn = dict(self.paired), dict(self.drawn)
+        drawn |= {"retain": kept} if "retain" in needed else {}
+        unread = sorted({*measured, *drawn} - needed - {"forget"})
+        if "retain" in unread:
+            warnings.warn(f"no loss of {_shown(plan)} reads the rows to retain", UserWarning, stacklevel=3)
+        check_ids(model, paired | drawn)
+        measured["forget"] = rows
+        batch_size = method.batch_size or task.batch_size or 8
+        with isolated_rng(seed), tempfile.TemporaryDirectory() as scratch:
+            trained = with_adapter(model if self.in_place else copy.deepcopy(model), self.peft)
+            weights = precision(trained)
+            arguments = {
+                "output_dir": scratch,
+                "report_to": [],
+                "save_strategy": "no",
+                "logging_steps": 1,
+                "disable_tqdm": True,
+                "per_device_train_batch_size": batch_size,
+                "num_train_epochs": method.epochs,
+                "learning_rate": method.lr,
+                "weight_decay": method.weight_decay,
+                "dataloader_pin_memory": torch.cuda.is_available(),
+                "seed": seed,
+                **({} if method.steps is None else {"max_steps": method.steps}),
+                **({} if method.max_grad_norm == 1.0 else {"max_grad_norm": method.max_grad_norm or 0.0}),
+            } | dict(self.training)
+            bar = StepBar()
+            trainer = UnlearnTrainer(
+                trained,
+                plan.objective,
+                _arguments(arguments),
+                forget_dataset=rows,
+                drawn=drawn,
+                paired=paired,
+                reference=self.reference,
+                task=task.at_layer(plan.layer),
+                data_collator=collator_of(model, self.tokenizer),
+                callbacks=[*map(_adapted, callbacks), *([bar] if progress else [])],
+                **_optimizers(method, trained),
+            )
+            trainer.remove_callback(PrinterCallback)
+            least = trainer.args.train_batch_size * trainer.args.world_size
+            if trainer.args.dataloader_drop_last and len(rows) < least:
+                raise InvalidInputError(
+                    f"Expected at least {least} rows to forget, a whole batch, for dataloader_drop_last "
+                    f"(got {len(rows)})"
+                )
+            if plan.attach is not None:
+                plan.attach(trainer)
+            before = figures(trained, measured, self.figure_rows, batch_size)
+            try:
+                trainer.train()
+            finally:
+                bar.close()
+            if not trainer.state.global_step:
+                raise InvalidInputError("Expected at least one step of training (got none); raise epochs or max_steps")
+            after = figures(trained, measured, self.figure_rows, batch_size)
+        arguments.pop("output_dir")
+        if unchanged(before, after):
+            warnings.warn(
+                f"no measurable effect: the model answers the rows to forget as it did before "
+                f"{trainer.state.global_step} steps; raise lr or epochs",
+                UserWarning,
+                stacklevel=3,
+            )
+        config = method.config() | {name: recorded(value) for name, value in plan.found.items()}
+        config |= {"words": len(method.words)} if getattr(method, "words", None) else {}
+        settings = {
+            "base_model": getattr(getattr(model, "config", None), "_name_or_path", ""),
+            "method": "" if method.name == "own" else method.name,
+            "options": {k: v for k, v in config.items() if k not in _LOOP},
+            "objective": _shown(plan),
+            "losses": recorded_losses(plan.objective),
+            "in_no_loss": unread,
+            "layer": plan.layer,
+            **recorded(self.record),
+            "reference": self.reference if isinstance(self.reference, str) else type(self.reference).__name__,
+            "peft": recorded(self.peft),
+            "adapter": _adapter_settings(trained),
+            "training": recorded(arguments),
+            "steps": trainer.state.global_step,
+            "rows": {name: len(part) for name, part in (measured | paired | drawn).items()},
+            "parameters": {
+                "trained": sum(p.numel() for p in trained.parameters() if p.requires_grad),
+                "all": sum(p.numel() for p in trained.parameters()),
+                "precision": weights,
+            },
+            "versions": {"gunlearn": __version__} | {name: version(name) for name in ("torch", "transformers", "peft")},
+        }
+        source = published(method.name, task)
+        return LLMResult(
+            model=trained.eval(),
+            method=method.name,
+            mode=method.label,
+            config=config,
+            seed=seed,
+            request_hash=partition.request_hash,
+            num_forget=partition.num_forget,
+            epochs=trainer.state.global_step,
+            seconds=time.perf_counter() - start,
+            history=[entry for entry in trainer.state.log_history if "loss" in entry],
+            notes={} if source is None else {"settings_of": source.source},
+            partition=partition,
+            task=task,
+            original=None if self.in_place else model,
+            tokenizer=self.tokenizer,
+            settings=settings,
+            before=before,
+            after=after,
+            parts=measured,
+            figure_rows=self.figure_rows,
+            batch_size=batch_size,
+        )
+
+
+#: Options of the loop; the record has them under "training".
+_LOOP = tuple(f.name for f in dataclasses.fields(GradientMethod))
+
+
+def _plan(method: Any, given: Given) -> Plan:
+    plan = getattr(method, "plan", None)
+    return Plan(as_objective(method.objective())) if plan is None else plan(given)
+
+
+def _check_layer(plan: Plan, model: nn.Module) -> None:
+    depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    if depth is not None and not (isinstance(plan.layer, int) and -depth - 1 <= plan.layer <= depth):
+        raise InvalidInputError(
+            f"Expected 'layer' from {-depth - 1} to {depth}, of {depth} layers (got {plan.layer!r})"
+        )
+
+
+def _shown(plan: Plan) -> str:
+    """Show the objective in a line. Records are handed on with the model: they hold no token of what was forgotten."""
+    return re.sub(r"token_ids=\([^)]*\)", "token_ids=...", repr(plan.objective))
+
+
+def _arguments(given: Mapping[str, Any]) -> TrainingArguments:
+    if given.get("max_steps") == 0:
+        raise InvalidInputError("Expected 'max_steps' of at least 1, or -1 to go by epochs (got 0)")
+    unknown = sorted(set(given) - {f.name for f in dataclasses.fields(TrainingArguments) if f.init})
+    if unknown:
+        raise InvalidInputError(f"Expected arguments of 'unlearn' or of TrainingArguments (got {unknown})")
+    try:
+        return TrainingArguments(**given)
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(f"Expected values that fit TrainingArguments (got: {error})") from error
+
+
+def _optimizers(method: GradientMethod, model: nn.Module) -> dict[str, Any]:
+    """Return the optimiser and scheduler where they are not the Trainer's own (AdamW, linear decay)."""
+    own = isinstance(method.optimizer, str) and method.optimizer.lower() == "adamw" and not method.optimizer_options
+    if own and method.scheduler is None:
+        return {}
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = make_optimizer(method.optimizer, parameters, method.lr, method.weight_decay, method.optimizer_options)
+    return {"optimizers": (optimizer, make_scheduler(method.scheduler, optimizer, method.scheduler_options))}
+
+
+def _adapter_settings(model: nn.Module) -> dict[str, Any] | None:
+    """Return the fields of the active adapter's configuration that say something."""
+    if not hasattr(model, "peft_config"):
+        return None
+    config = recorded(model.peft_config[model.active_adapter].to_dict())
+    return {name: value for name, value in config.items() if value}
+
+
+def _adapted(callback: Any) -> TrainerCallback:
+    """Return a callback of this package as one of transformers; those stay as they are."""
+    return callback if isinstance(callback, TrainerCallback) else _Forwarded(callback)
+
+
+class _Forwarded(TrainerCallback):
+    """Hands the events that a callback knows on to it."""
+
+    def __init__(self, callback: Any) -> None:
+        self.callback = callback
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("on_"):
+            return getattr(object.__getattribute__(self, "callback"), name, lambda *args, **kwargs: None)
+        return object.__getattribute__(self, name)

@@ -1,0 +1,105 @@
+"""Published settings per task: what a method's options are where they are not the defaults of its class. One table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from gunlearn.methods import METHODS
+from gunlearn.methods.base import Method
+from gunlearn.tasks.base import Task
+
+_OPEN_UNLEARNING = "configuration of open-unlearning (batch 32, weight decay 0.01, one epoch of warm-up)"
+_OURS = "none at hand; those of the other methods"
+_PAPER = "the paper's, for adapters (rank 256, blocks 4 to 7: `obliviate_settings`)"
+_ROWS = {"epochs": 10, "lr": 1e-5, "optimizer": "adamw", "weight_decay": 0.01, "max_grad_norm": 1.0}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of one method for one task.
+
+    Args:
+        options: by name.
+        adapter_lr: learning rate where an adapter is trained; ten times `lr` where none was published.
+        source: where the settings come from.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    adapter_lr: float | None = None
+    source: str = _OPEN_UNLEARNING
+
+    def rate(self, adapter: bool) -> float:
+        """Return the learning rate, for all parameters or for those of an adapter."""
+        return (self.adapter_lr or 10 * self.options["lr"]) if adapter else self.options["lr"]
+
+
+def _rows(source: str = _OPEN_UNLEARNING, adapter_lr: float | None = None, **options: Any) -> Settings:
+    return Settings({**_ROWS, **options}, adapter_lr, source)
+
+
+#: By task, then by `"method"` or `"method:variant"`.
+PUBLISHED: dict[str, dict[str, Settings]] = {
+    "causal_lm": {
+        "gradient_ascent": _rows(),
+        "graddiff": _rows(),
+        "npo": _rows(beta=0.1),
+        "simnpo": _rows(),
+        "dpo": _rows(),
+        "kto": _rows(_OURS),
+        "wga": _rows(),
+        "satimp": _rows(),
+        "undial": _rows(lr=1e-4),
+        "ce_unlearning": _rows(),
+        "ihl": _rows(_OURS),
+        "jensun": _rows(_OURS),
+        "rmu": _rows(),
+        "pdu": _rows(),
+        "dto": _rows(_OURS),
+        "obliviate": _rows(_PAPER, 3e-4, lr=3e-5, epochs=4),
+    }
+}
+
+
+def published(spec: str, task: Task) -> Settings | None:
+    """Return the settings of `"method"` or `"method:variant"` for a task; `None` where there are none."""
+    of_task = PUBLISHED.get(task.name, {})
+    return of_task.get(spec) or of_task.get(spec.partition(":")[0])
+
+
+def build_method(spec: str | Method, options: Mapping[str, Any], task: Task, model: nn.Module | None = None) -> Method:
+    """Return a method with the settings published for a task, and the caller's options over these.
+
+    Args:
+        spec: a name, `"name:variant"`, or a `Method` object, which is returned.
+        options: of the method.
+        task: what the model predicts.
+        model: the model; one with an adapter is trained at the adapter's rate.
+
+    Raises:
+        InvalidInputError: an unknown name, variant or option, a value of the wrong type, or options beside an object.
+    """
+    settings: dict[str, Any] = {}
+    if isinstance(spec, str):
+        cls, variant = METHODS.variant(spec)
+        METHODS.check_known(spec, cls, options)
+        found = published(spec, task)
+        if found is not None:
+            settings = {name: value for name, value in found.options.items() if name not in variant}
+            if model is not None and task.adapts(model):
+                settings["lr"] = found.rate(adapter=True)
+    return METHODS.build(spec, {**settings, **options})
+
+
+def settings_listing() -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of the table."""
+    head = ["task", "method", "settings", "lr of adapters", "from"]
+    body = []
+    for task, of_task in PUBLISHED.items():
+        for name, settings in of_task.items():
+            shown = ", ".join(f"{key}={value}" for key, value in settings.options.items())
+            body.append([task, name, shown, f"{settings.rate(adapter=True):g}", settings.source])
+    return head, body

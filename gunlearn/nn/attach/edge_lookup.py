@@ -1,0 +1,161 @@
+"""Edges found by the ids of their end points, in any kind of adjacency that a layer may take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+from torch_geometric import EdgeIndex
+
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.sparse import row_of_entries
+
+MAX_NODES = 2**31
+"""Largest supported number of nodes: two ids share one int64 key."""
+
+
+class EdgeLookup:
+    """Finds edges by their ids `(u, v)`, in a graph of any order and size.
+
+    Args:
+        edge_index: the named edges `[2, num_named]`, int64 ids in `[0, 2**31)`; duplicates count once.
+
+    Attributes:
+        keys: sorted keys of the named pairs `[num_pairs]`.
+        pair: for each column of `edge_index`, its row in `keys` `[num_named]`.
+        count: copies of each pair `[num_pairs]`.
+    """
+
+    def __init__(self, edge_index: Tensor) -> None:
+        self.keys, self.pair, self.count = torch.unique(self.key(edge_index), return_inverse=True, return_counts=True)
+        self._store = WeakTensorKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_store": None}  # weak references cannot be copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _store=WeakTensorKeyDictionary())
+
+    @staticmethod
+    def key(edge_index: Tensor) -> Tensor:
+        """One int64 per edge, `u * 2**32 + v`: independent of the number of nodes, never N x N."""
+        return edge_index[0].long() * 2**32 + edge_index[1].long()
+
+    def find(self, edge_index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the row in `keys` of each edge, and whether it is named at all; both `[num_edges]`.
+
+        Remembered per tensor: layers that share a plain `edge_index`, and the steps of APPNP, compute it once.
+        """
+        if torch.compiler.is_compiling():
+            return self._find(edge_index)
+        return memo(edge_index, "find", lambda: self._find(edge_index), self._store)
+
+    def _find(self, edge_index: Tensor) -> tuple[Tensor, Tensor]:
+        keys = self.keys.to(edge_index.device)
+        key = self.key(edge_index)
+        if keys.numel() == 0:
+            return torch.zeros_like(key), torch.zeros_like(key, dtype=torch.bool)
+        row = torch.searchsorted(keys, key).clamp(max=keys.numel() - 1)
+        return row, keys[row] == key
+
+    def require_all(self, row: Tensor, found: Tensor, layer: str) -> None:
+        """Raise `InvalidInputError` if the layer's graph lacks a named pair."""
+        held = torch.zeros(self.keys.numel(), dtype=torch.bool, device=row.device)
+        held[row[found]] = True
+        if not bool(held.all()):
+            missing = self.keys.to(row.device)[~held]
+            pairs = [(k // 2**32, k % 2**32) for k in missing[:5].tolist()]
+            raise InvalidInputError(
+                f"Expected every named edge in the graph of layer '{layer}' because strict=True "
+                f"(got {missing.numel()} that it does not hold, the first of them {pairs})"
+            )
+
+
+def edge_pairs(adjacency: Any, layer: str) -> Tensor:
+    """Return the columns `(u, v)` of a layer's graph, in the order of its per-edge arguments.
+
+    Args:
+        adjacency: `[2, num_edges]`, an `EdgeIndex`, or PyG's `adj_t` as torch CSR or COO (row = target).
+        layer: name for the error.
+
+    Returns:
+        A plain tensor `[2, num_edges]`.
+
+    Raises:
+        UnsupportedModelError: any other kind of adjacency.
+    """
+    if isinstance(adjacency, EdgeIndex):
+        return adjacency.as_tensor()
+    if isinstance(adjacency, Tensor) and adjacency.layout == torch.strided:
+        if adjacency.dim() == 2 and adjacency.size(0) == 2 and not adjacency.is_floating_point():
+            return adjacency
+        raise UnsupportedModelError(
+            f"Expected 'edge_index' of layer '{layer}' as integers of shape [2, num_edges] "
+            f"(got {adjacency.dtype} of shape {list(adjacency.shape)})"
+        )
+    if isinstance(adjacency, Tensor) and adjacency.layout == torch.sparse_csr:
+        return torch.stack([adjacency.col_indices(), row_of_entries(adjacency.crow_indices())])
+    if isinstance(adjacency, Tensor) and adjacency.layout == torch.sparse_coo:
+        return adjacency._indices().flip(0)
+    kind = adjacency.layout if isinstance(adjacency, Tensor) else type(adjacency).__name__
+    raise UnsupportedModelError(
+        f"Expected the graph of layer '{layer}' as edge_index [2, num_edges], EdgeIndex, or torch sparse CSR or COO; "
+        f"convert it with torch_geometric.utils.to_edge_index (got {kind})"
+    )
+
+
+def adjacency_values(adjacency: Tensor) -> Tensor:
+    """The stored values of a sparse adjacency, `[num_edges]`."""
+    return adjacency._values() if adjacency.layout == torch.sparse_coo else adjacency.values()
+
+
+def keep_edges(adjacency: Tensor, pairs: Tensor, kept: Tensor) -> Tensor:
+    """Return the adjacency of only the edges `kept` `[num_kept]`; sparse stays sparse, `EdgeIndex` becomes plain."""
+    pairs = pairs.index_select(1, kept)
+    if adjacency.layout == torch.strided:
+        return pairs
+    source, target = pairs
+    value = adjacency_values(adjacency).index_select(0, kept)
+    if adjacency.layout == torch.sparse_csr:
+        degree = torch.bincount(target, minlength=adjacency.size(0))
+        ptr = torch.cat([degree.new_zeros(1), degree.cumsum(0)])
+        return torch.sparse_csr_tensor(ptr, source, value, adjacency.shape)
+    index = torch.stack([target, source])
+    return torch.sparse_coo_tensor(index, value, adjacency.shape, is_coalesced=adjacency.is_coalesced())
+
+
+def describe_tensor(value: Any) -> str:
+    """A tensor's dtype and shape, or the type of anything else, for error messages."""
+    return f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def check_edge_index(name: str, edge_index: Any, num_nodes: int | None) -> Tensor:
+    """Return checked edge ids as a plain int64 tensor `[2, num_edges]`, without a copy where possible.
+
+    Raises:
+        InvalidInputError: another shape or dtype, or ids outside `[0, num_nodes)`.
+    """
+    if isinstance(edge_index, EdgeIndex):
+        edge_index = edge_index.as_tensor()
+    integers = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    if (
+        not isinstance(edge_index, Tensor)
+        or edge_index.layout != torch.strided
+        or edge_index.dtype not in integers
+        or edge_index.dim() != 2
+        or edge_index.size(0) != 2
+    ):
+        raise InvalidInputError(
+            f"Expected '{name}' as integers of shape [2, num_edges] (got {describe_tensor(edge_index)})"
+        )
+    edge_index = edge_index.long()
+    limit = MAX_NODES if num_nodes is None else num_nodes
+    if edge_index.numel() and (edge_index.min() < 0 or edge_index.max() >= limit):
+        raise InvalidInputError(
+            f"Expected node ids in [0, {limit}) in '{name}' "
+            f"(got ids from {int(edge_index.min())} to {int(edge_index.max())})"
+        )
+    return edge_index

@@ -1,0 +1,109 @@
+"""The message passing layers of a model, and the caches of those with `cached=True`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+from torch_geometric.nn import MessagePassing
+
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
+
+CACHES = ("_cached_edge_index", "_cached_adj_t", "_cached_x", "_cached_h")
+"""Attributes in which PyG's `cached=True` layers keep what they computed from the first graph they saw."""
+
+
+def message_passing_layers(model: nn.Module) -> dict[str, MessagePassing]:
+    """The outermost message passing layers of a model, by name.
+
+    Layers inside other layers are left out. A layer used twice appears once. The wrapper of `torch.compile` adds
+    nothing to the names.
+
+    Args:
+        model: any module.
+
+    Returns:
+        Name to layer, in the order of `model.named_modules()`; the name is `""` if the model itself is a layer.
+
+    Raises:
+        InvalidTypeError: `model` is no module.
+        UnsupportedModelError: there is no such layer (a scripted model has none either).
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"Expected 'model' to be a torch.nn.Module (got {type(model).__name__})")
+    layers: dict[str, MessagePassing] = {}
+    seen: set[int] = set()
+
+    def visit(module: nn.Module, path: tuple[str, ...]) -> None:
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+        if isinstance(module, MessagePassing):
+            layers[".".join(path)] = module
+            return
+        for name, child in module.named_children():
+            visit(child, path if name == "_orig_mod" else (*path, name))
+
+    visit(model, ())
+    if not layers:
+        inner = getattr(model, "_orig_mod", model)
+        raise UnsupportedModelError(
+            f"Expected a model with torch_geometric.nn.MessagePassing layers (got {type(inner).__name__} without any)"
+        )
+    return layers
+
+
+def choose_layers(model: nn.Module, names: Collection[str] | None) -> dict[str, MessagePassing]:
+    """Return the outermost layers of the given names, all of them by default, in the model's order.
+
+    Raises:
+        InvalidInputError: an unknown name, or a string in place of a collection.
+    """
+    layers = message_passing_layers(model)
+    if names is None:
+        return layers
+    if isinstance(names, str):
+        raise InvalidInputError(f"Expected 'layers' as a collection of names (got the string '{names}')")
+    unknown = [name for name in names if name not in layers]
+    if unknown:
+        raise InvalidInputError(f"Expected names of layers among {list(layers)} (got {unknown})")
+    return {name: layers[name] for name in layers if name in set(names)}
+
+
+def with_nested(layers: Mapping[str, MessagePassing]) -> dict[str, MessagePassing]:
+    """Return the layers and those inside them, each once, since any of them may be the one that sends messages."""
+    found: dict[int, tuple[str, MessagePassing]] = {}
+    for name, layer in layers.items():
+        for inner_name, module in layer.named_modules(prefix=name):
+            if isinstance(module, MessagePassing):
+                found.setdefault(id(module), (inner_name, module))
+    return dict(found.values())
+
+
+def suspend_caches(layers: Mapping[str, MessagePassing], stack: ExitStack) -> None:
+    """Empty and switch off the caches of `cached=True` layers until the stack unwinds.
+
+    They must be off, not only empty: a result on the edited graph (or with a `scale` that is being optimised) must
+    neither serve the next call nor outlive the block. `_alpha`, in which attention layers leave their weights when an
+    exception cuts their forward short, is reset too.
+    """
+    for layer in with_nested(layers).values():
+        state = layer.__dict__
+        saved = {name: state[name] for name in CACHES if name in state}
+        edited: dict[str, Any] = dict.fromkeys(saved)
+        if state.get("cached") is True:
+            saved["cached"], edited["cached"] = True, False
+        if "_alpha" in state and state["_alpha"] is None:
+            saved["_alpha"] = None
+        stack.callback(state.update, saved)
+        state.update(edited)
+
+
+@contextmanager
+def suspended_caches(model: nn.Module) -> Iterator[None]:
+    """Inside the block `cached=True` layers compute afresh; after it they have their old caches back."""
+    with ExitStack() as stack:
+        suspend_caches({name: m for name, m in model.named_modules() if isinstance(m, MessagePassing)}, stack)
+        yield

@@ -1,0 +1,238 @@
+"""PyG's own linear layers as products with their adjacency: what replaces `forward` and `propagate` in `fast_path`."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch_geometric.nn as pyg
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+from torch_geometric.nn import MessagePassing
+from torch_geometric.nn.conv.gcn_conv import gcn_norm
+
+from gunlearn.errors import UnsupportedModelError
+from gunlearn.nn.attach.overrides import AfterLayer, ScaledMessage, ScaledPropagate
+from gunlearn.nn.kernels.bag_of_words import known_sparse
+from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.paths import Paths, Recorded
+from gunlearn.nn.kernels.sorting import lexsort
+from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_matrix
+from gunlearn.nn.kernels.sparse_linear import Propagated, first_linear, is_replaced
+from gunlearn.nn.kernels.switch import KERNEL_DTYPES, kernels_enabled
+from gunlearn.nn.layers.influence_conv import needs_messages
+
+#: Layers whose messages are linear in the senders' rows, and the attribute with the linear maps that follow (or "").
+LINEAR: dict[type, str] = {
+    pyg.GCNConv: "", pyg.SAGEConv: "lin_l", pyg.GINConv: "nn", pyg.SGConv: "lin", pyg.APPNP: "",
+    pyg.GraphConv: "lin_rel", pyg.TAGConv: "lins", pyg.LGConv: "", pyg.GCN2Conv: "", pyg.SSGConv: "",
+}  # fmt: skip
+
+
+class FusedForward(Recorded):
+    """`forward` of a layer: remembers the graph it was called on, and its normalisation."""
+
+    layer: MessagePassing
+
+    def __init__(self, layer: MessagePassing, name: str, paths: Paths, propagate: FusedPropagate) -> None:
+        super().__init__(layer, name, paths)
+        self.propagate = propagate
+        self.names = tuple(inspect.signature(type(layer).forward).parameters)[1:]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        bound = dict(zip(self.names, args, strict=False)) | kwargs
+        x: Any
+        edge_index: Any
+        x, edge_index, edge_weight = (bound.get(k) for k in ("x", "edge_index", "edge_weight"))
+        top = self.previous
+        while isinstance(top, AfterLayer):
+            top = top.previous
+        # Overrides below this one may change the graph from call to call (removed edges), and so may edge dropout.
+        layer, self.propagate.anchor = self.layer, None
+        dropped = type(layer) is pyg.APPNP and layer.dropout > 0 and layer.training
+        # A layer with a cache may work on another graph than this one.
+        dropped |= bool(getattr(layer, "cached", False))
+        if top is None and not dropped and _is_plain(edge_index) and self.propagate.why_not() is None:
+            self.propagate.anchor = edge_index, edge_weight
+            features = known_sparse(x) if type(layer) is pyg.GINConv and self.previous is None else None
+            if features is not None:
+                matrix, first = self.propagate.adjacency(edge_index, (x, x), None, None), first_linear(layer.nn)
+                if first is not None and is_replaced(first):
+                    self.record(None)
+                    return layer.nn(Propagated(features, ((1.0, (matrix,)), (1 + layer.eps, ()))))
+            if self._lends_norm(x, edge_weight):
+                return self._with_norm(x, edge_index, edge_weight, args, kwargs)
+        return self.original(*args, **kwargs)
+
+    def _lends_norm(self, x: Any, edge_weight: Tensor | None) -> bool:
+        layer = self.layer
+        return (
+            type(layer) in (pyg.GCNConv, pyg.APPNP, pyg.GCN2Conv)
+            and layer.normalize
+            and not layer.cached
+            and layer._cached_edge_index is None
+            and isinstance(x, Tensor)
+            and (edge_weight is None or not edge_weight.requires_grad)
+        )
+
+    def _with_norm(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None, args: tuple, kwargs: dict) -> Any:
+        """Run the layer with its normalised graph in the cache of `cached=True`, which is emptied after the call."""
+        layer = self.layer
+        settings = getattr(layer, "improved", False), layer.add_self_loops, layer.flow
+
+        def norm() -> tuple[Tensor, Tensor]:
+            index, weight = gcn_norm(edge_index, edge_weight, x.size(layer.node_dim), *settings, x.dtype)
+            return index.clone() if index is edge_index else index, weight  # a value must not keep its own key alive
+
+        tag = ("gcn_norm", x.size(layer.node_dim), *settings, x.dtype)
+        graph = _memo(edge_index, edge_weight, tag, norm)
+        self.propagate.anchor = graph
+        layer._cached_edge_index = graph
+        try:
+            return self.original(*args, **kwargs)
+        finally:
+            layer._cached_edge_index = None
+
+
+class FusedPropagate(Recorded):
+    """`propagate` of a layer as a product with its adjacency."""
+
+    method = "propagate"
+    layer: MessagePassing
+
+    def __init__(self, layer: MessagePassing, name: str, paths: Paths) -> None:
+        super().__init__(layer, name, paths)
+        self.anchor: tuple[Tensor, Tensor | None] | None = None  # tensors that outlive the call, as keys of the memo
+
+    def why_not(self) -> str | None:
+        """Return why this layer cannot be fused in its present state; `None` if it can."""
+        layer = self.layer
+        if layer.aggr not in ("add", "sum", "mean"):
+            return f"aggr={layer.aggr!r}"
+        if needs_messages(layer):
+            return "hooks or an explainer"
+        if layer.node_dim != -2 or getattr(layer, "_decomposed_layers", 1) not in (None, 1):
+            return "decomposed"
+        if _scales(self.previous, layer) is None:
+            return "an attached 'propagate' or 'message'"
+        if torch.is_autocast_enabled() or torch.compiler.is_compiling() or not kernels_enabled():
+            return "autocast, compiler or function transform"
+        return None
+
+    def __call__(self, edge_index: Any, *args: Any, **kwargs: Any) -> Any:
+        """Sum or mean of the messages to each node `[num_nodes, dim]`."""
+        x: Any
+        reason, size, x = self.why_not(), kwargs.get("size"), kwargs.get("x")
+        sender = x[0] if isinstance(x, tuple | list) else x
+        known = {"x", "edge_weight", "size"}
+        if reason is None and (args or not set(kwargs) <= known or not _is_plain(edge_index)):
+            reason = "another kind of graph or argument"
+        if reason is None and not isinstance(sender, Propagated):
+            dense = isinstance(sender, Tensor) and sender.dim() == 2 and sender.dtype in KERNEL_DTYPES
+            reason = None if dense else "precision"
+        if reason is not None:
+            self.record(reason)
+            if isinstance(sender, Tensor) and sender.layout != torch.strided:
+                raise UnsupportedModelError(
+                    f"Expected dense features for layer '{self.name}' ({type(self.layer).__name__}: {reason}) "
+                    f"(got {sender.layout}); pass x.to_dense()"
+                )
+            return self.original(edge_index, *args, **kwargs)
+        matrix = self.adjacency(edge_index, x, kwargs.get("edge_weight"), size)
+        self.record(None)
+        if isinstance(sender, Propagated):
+            return replace(sender, terms=tuple((c, (*matrices, matrix)) for c, matrices in sender.terms))
+        features = known_sparse(sender)
+        if features is not None and features.matrix.dtype == matrix.matrix.dtype and self._followed_by_linear():
+            return Propagated(features, ((1.0, (matrix,)),))
+        if sender.layout != torch.strided:
+            raise UnsupportedModelError(
+                f"Expected dense features for layer '{self.name}' ({type(self.layer).__name__}) (got {sender.layout}); "
+                "pass x.to_dense()"
+            )
+        return matrix @ sender
+
+    def _followed_by_linear(self) -> bool:
+        """Whether the layer only applies a linear map to the result, one that runs as `SparseLinear`."""
+        attribute = LINEAR[type(self.layer)]
+        if attribute in ("", "nn") or getattr(self.layer, "cached", False):  # a cache must hold a tensor
+            return False
+        maps = getattr(self.layer, attribute)
+        return all(is_replaced(m) for m in (maps if isinstance(maps, nn.ModuleList) else [maps]))
+
+    def adjacency(self, edge_index: Tensor, x: Any, edge_weight: Tensor | None, size: Any) -> SparseMatrix:
+        """Return this layer's matrix `[num_targets, num_senders]` on this graph, scales of messages included."""
+        layer = self.layer
+        sender, target = x if isinstance(x, tuple | list) else (x, x)
+        shape = (sender.size(0), sender.size(0) if target is None else target.size(0))
+        shape = shape if size is None else tuple(a if b is None else b for a, b in zip(shape, size, strict=True))
+        if layer.flow == "source_to_target":
+            shape, (col, row) = shape[::-1], edge_index
+        else:
+            row, col = edge_index
+        dtype = sender.features.matrix.dtype if isinstance(sender, Propagated) else sender.dtype
+        mean, scales = layer.aggr == "mean", _scales(self.previous, layer) or []
+        learned = any(t is not None and t.requires_grad for t in (edge_weight, *(scaled.scale for scaled in scales)))
+
+        def values() -> Tensor:
+            value = torch.ones(row.numel(), dtype=dtype, device=row.device)
+            value = value if edge_weight is None else value * edge_weight.view(-1).to(dtype)
+            for scaled in scales:
+                value = value * scaled._scale_of(edge_index).to(dtype)
+            if mean:
+                count = torch.zeros(shape[0], dtype=dtype, device=row.device)
+                count.index_add_(0, row, torch.ones_like(value))
+                value = value / count.clamp_(min=1)[row]
+            return value
+
+        anchor, anchor_weight = self.anchor or (edge_index, edge_weight)
+        settings = tuple(getattr(layer, k, None) for k in ("improved", "add_self_loops", "normalize", "flow"))
+        tag = ("fast", type(layer).__name__, settings, mean, shape, dtype, anchor is edge_index)
+        if learned:
+            places, order = _memo(anchor, None, (*tag, "places"), lambda: _places(row, col, dtype, shape))
+            return places.with_values(values()[order])
+        if len(scales) > 1:
+            return sparse_matrix(row, col, values(), shape)
+        store = scales[0].folded if scales else None
+        return _memo(anchor, anchor_weight, tag, lambda: sparse_matrix(row, col, values().detach(), shape), store)
+
+
+def _places(row: Tensor, col: Tensor, dtype: torch.dtype, shape: tuple[int, int]) -> tuple[SparseMatrix, Tensor]:
+    return sparse_matrix(row, col, torch.ones(row.numel(), dtype=dtype, device=row.device), shape), lexsort(row, col)
+
+
+def _memo(
+    edge_index: Tensor, edge_weight: Tensor | None, tag: Any, build: Any, store: WeakTensorKeyDictionary | None = None
+) -> Any:
+    """`memo` by a graph and, where it has any, its weights."""
+    options = {} if store is None else {"store": store}
+    if edge_weight is None:
+        return memo(edge_index, tag, build, **options)
+    by_weight = memo(edge_index, (*tag, "by weight"), WeakTensorKeyDictionary, **options)
+    return memo(edge_weight, tag, build, by_weight)
+
+
+def _is_plain(edge_index: Any) -> bool:
+    return (
+        type(edge_index) is Tensor
+        and edge_index.layout == torch.strided
+        and edge_index.dtype == torch.int64
+        and edge_index.dim() == 2
+    )
+
+
+def _scales(propagate: Any, layer: MessagePassing) -> list[ScaledPropagate] | None:
+    """Return the scales attached to the layer's messages; `None` if anything else is attached."""
+    scales, message = [], layer.__dict__.get("message")
+    while isinstance(message, ScaledMessage):
+        scales.append(message.propagate)
+        message = message.previous
+    below = set()
+    while isinstance(propagate, ScaledPropagate):
+        below.add(id(propagate))
+        propagate = propagate.previous
+    # Each scale must belong to a `propagate` below this one, or to one above it, which is at work right now.
+    known = all(id(scaled) in below or scaled.current is not None for scaled in scales)
+    return scales if propagate is None and message is None and known and len(below) <= len(scales) else None

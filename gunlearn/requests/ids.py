@@ -1,0 +1,201 @@
+"""Requests for things that have a number: named one by one, by a mask, or drawn among the training ones."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gunlearn.core.checks import check_seed, check_size, the_one_given
+from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
+from gunlearn.requests.base import Request
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RequestByArguments(Request):
+    """A request that is equal to another one if all its arguments are."""
+
+    noun: ClassVar[str] = "node"
+
+    def content(self) -> Hashable:
+        return tuple(_sorted_content(getattr(self, field.name)) for field in fields(self))
+
+    def __repr__(self) -> str:
+        """The arguments that differ from their defaults; of ids the first few."""
+        shown = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                text = self._show(value)
+                shown.append(text if field.name in ("index", "edge_index") else f"{field.name}={text}")
+            elif value != field.default:
+                shown.append(f"{field.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _show(self, ids: Tensor) -> str:
+        if ids.dtype == torch.bool:
+            return f"<{int(ids.sum())} of {ids.numel()} {self.noun}s>"
+        return f"[{show_columns(ids, 3)}]"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RequestByIds(RequestByArguments):
+    """A request for things with numbers; exactly one of `index`, `mask`, `ratio` and `count` says which."""
+
+    index: Any = None
+    _: KW_ONLY
+    mask: Any = None
+    ratio: float | None = None
+    count: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        the_one_given(self, ("index", "mask", "ratio", "count"))
+        check_seed(self.seed)
+        check_size(self.ratio, self.count, self.noun)
+        # Copies: the request must not change when the caller's tensor does.
+        if self.index is not None:
+            object.__setattr__(self, "index", named_tensor(self.index, "index", self.noun))
+        if self.mask is not None:
+            object.__setattr__(self, "mask", _named_mask(self.mask, self.noun))
+
+    @property
+    def draws(self) -> bool:
+        """Whether the things are drawn, not named."""
+        return self.index is None and self.mask is None
+
+    def ids(self, size: int, candidates: Tensor, rank: Tensor | None = None) -> Tensor:
+        """Return the sorted ids to forget, `[k]` on the CPU.
+
+        Args:
+            size: number of all things.
+            candidates: ids that may be drawn. The draw is made on the CPU: one seed gives one set on every device.
+            rank: `[size]`; the draw takes the largest first, ties at random.
+
+        Raises:
+            EmptyForgetSetError: the ratio is less than one thing.
+            InvalidRequestError: ids outside `[0, size)`, repeated ids, a mask of another size, too few candidates.
+        """
+        noun = self.noun
+        if self.mask is not None:
+            if self.mask.numel() != size:
+                raise InvalidRequestError(f"Expected 'mask' of shape [{size}] (got [{self.mask.numel()}])")
+            return self.mask.nonzero().view(-1)
+        if self.index is not None:
+            check_in_range(self.index, size, f"{noun}s")
+            check_unique(self.index, noun)
+            return self.index.sort().values
+        total = candidates.numel()
+        number = number_to_draw(self.ratio, self.count, total, noun)
+        if number > total:
+            raise InvalidRequestError(f"Expected at most the {total} training {noun}s (got a draw of {number})")
+        drawn = candidates.cpu()[torch.randperm(total, generator=torch.Generator().manual_seed(int(self.seed)))]
+        if rank is not None:
+            drawn = drawn[rank.cpu()[drawn].sort(descending=True, stable=True).indices]
+        return drawn[:number].sort().values
+
+
+def named_tensor(value: Any, name: str, noun: str) -> Tensor:
+    """Return named things as an int64 CPU tensor of its own: `[F]`, or pairs `[2, F]` for `edge_index`.
+
+    Raises:
+        EmptyForgetSetError: nothing is named.
+        InvalidRequestError: another shape, or no integers.
+    """
+    is_list = isinstance(value, (list, tuple))
+    try:
+        tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"Expected '{name}' to hold integers (got {error})") from error
+    if tensor.numel() == 0:
+        raise EmptyForgetSetError(f"Expected '{name}' to name at least one {noun} (got none)")
+    pairs = name == "edge_index"
+    # A list is always one of pairs: two lists of two nodes each could be read either way.
+    if tensor.dim() != 1 + pairs or (pairs and tensor.size(1 if is_list else 0) != 2):
+        expected = "a list of pairs, or a tensor of shape [2, F]" if pairs else "of shape [F]"
+        raise InvalidRequestError(f"Expected '{name}' to be {expected} (got shape {tuple(tensor.shape)})")
+    if pairs and is_list:
+        tensor = tensor.t()
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        hint = "; a boolean mask goes to 'mask='" if tensor.dtype == torch.bool and not pairs else ""
+        raise InvalidRequestError(f"Expected '{name}' to hold integers (got {tensor.dtype}{hint})")
+    return torch.clone(tensor.to("cpu", torch.long)).contiguous()
+
+
+def number_to_draw(ratio: float | None, count: int | None, total: int, noun: str) -> int:
+    """Return how many of `total` things to draw; `ratio` or `count` says so.
+
+    Raises:
+        EmptyForgetSetError: the ratio is less than one thing.
+    """
+    number = int((ratio or 0) * total) if count is None else count
+    if number == 0:
+        raise EmptyForgetSetError(f"Expected a ratio of at least one {noun} (got {ratio} of {total} training {noun}s)")
+    return number
+
+
+def check_in_range(ids: Tensor, size: int, name: str) -> None:
+    """Refuse ids outside `[0, size)`."""
+    outside = ids[(ids < 0) | (ids >= size)]
+    if outside.numel():
+        raise InvalidRequestError(
+            f"Expected {name} in [0, {size}) (got {outside.numel()} outside: {outside[:5].tolist()})"
+        )
+
+
+def check_unique(ids: Tensor, noun: str) -> None:
+    """Refuse ids that are named twice."""
+    distinct, counts = ids.unique(return_counts=True)
+    if distinct.numel() != ids.numel():
+        raise InvalidRequestError(f"Expected each {noun} once (got repeated {distinct[counts > 1][:5].tolist()})")
+
+
+def trainable_mask(data: Any, size: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return which of `size` things a model learned from: `train_mask`, or what `val_mask` and `test_mask` leave.
+
+    Raises:
+        InvalidRequestError: a mask is not boolean, or of another shape.
+    """
+    given = {name: getattr(data, name, None) for name in ("train_mask", "val_mask", "test_mask")}
+    masks = {name: mask for name, mask in given.items() if mask is not None}
+    for name, mask in masks.items():
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (size,):
+            got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise InvalidRequestError(f"Expected 'data.{name}' to be boolean of shape [{size}] (got {got})")
+    if "train_mask" in masks:
+        return masks["train_mask"].clone()
+    free = torch.ones(size, dtype=torch.bool, device=device)
+    for mask in masks.values():
+        free &= ~mask.to(device)
+    return free
+
+
+def show_columns(ids: Tensor, limit: int = 5) -> str:
+    """The first few ids or pairs as text: `4, 7, ...` or `(0, 1), (4, 2), ...`."""
+    shown = [str(tuple(pair)) for pair in ids[:, :limit].t().tolist()] if ids.dim() == 2 else ids[:limit].tolist()
+    return ", ".join(map(str, shown)) + (", ..." if ids.size(-1) > limit else "")
+
+
+def _named_mask(value: Any, noun: str) -> Tensor:
+    mask = torch.as_tensor(value)
+    if mask.dtype != torch.bool or mask.dim() != 1:
+        raise InvalidRequestError(
+            f"Expected 'mask' to be boolean of shape [num_{noun}s] (got {mask.dtype} {tuple(mask.shape)})"
+        )
+    if not bool(mask.any()):
+        raise EmptyForgetSetError(f"Expected 'mask' to name at least one {noun} (got none)")
+    return mask.detach().cpu().clone()
+
+
+def _sorted_content(value: Any) -> Hashable:
+    """A tensor of ids as its sorted columns, a mask as its size and its ids; anything else unchanged."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.dtype == torch.bool:
+        return tuple(value.shape), value.nonzero().numpy().tobytes()
+    array = np.atleast_2d(value.numpy())
+    return array[:, np.lexsort(array[::-1])].tobytes()

@@ -1,0 +1,53 @@
+"""The one parser of options: what `run`, `influence` and `llm` read from the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gunlearn.core.options import parse_pair, parse_value, typed_options
+from gunlearn.errors import InvalidInputError
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("false", False),
+        ("True", True),
+        ("None", None),
+        ("none", None),
+        ("null", None),
+        ("5", 5),
+        ("1e-3", 1e-3),
+        ("[1, 2]", [1, 2]),
+        ("(1, 2)", (1, 2)),
+        ('["a", null, true]', ["a", None, True]),
+        ('{"a": false}', {"a": False}),
+        ("['a']", ["a"]),
+        ('"none"', "none"),
+        ("retain", "retain"),
+        ("a, b", "a, b"),
+        ("{question}", "{question}"),
+        ("{[]: 1}", "{[]: 1}"),
+        ("", ""),
+    ],
+)
+def test_values(text: str, value: Any) -> None:
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+
+
+def test_pairs() -> None:
+    assert parse_pair(" key = a=b ", "--arg") == ("key", "a=b")
+    for wrong in ("key", "=5", ""):
+        with pytest.raises(InvalidInputError, match="--arg key=value"):
+            parse_pair(wrong, "--arg")
+
+
+def test_the_option_said_for_one_alone_wins_whatever_the_order() -> None:
+    known = {"a": ("x", "y"), "b": ("x",)}
+    assert typed_options(["a.x=1", "x=2", "y=null"], known, "thing") == {"a": {"x": 1, "y": None}, "b": {"x": 2}}
+    for wrong, words in (("b.y=1", "b: x"), ("z=1", "a: x, y; b: x"), ("c.x=1", "'a', 'b'"), ("a.=1", "a: x, y")):
+        with pytest.raises(InvalidInputError, match=words):
+            typed_options([wrong], known, "thing")
