@@ -90,3 +90,9 @@ def test_values_of_a_wrong_type_are_refused_by_name(method: str) -> None:
     for option, value in {"epochs": "many", "lr": "1e-3", "steps": "2", "accumulate": 3, "until": 1}.items():
         with pytest.raises(InvalidInputError, match=f"'{option}' of '{method}'"):
             check_options(METHODS[method], {option: value}, method)
+
+
+def test_none_takes_what_the_mode_says() -> None:
+    assert METHODS.build("imu", {"lr": None}).lr == METHODS.build("imu", {}).lr
+    with pytest.raises(InvalidInputError, match="'lr' of 'npo' to be a number"):
+        METHODS.build("npo", {"lr": None})  # control: no mode, no value
