@@ -26,7 +26,6 @@ class UtU(Method):
     cost = "none"
 
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`."""
         return Outcome(problem.model.eval())
 
 
