@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from gunlearn.core.registry import Registry, did_you_mean
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.graph.graph_classification import GraphClassification
-from gunlearn.tasks.graph.link_prediction import LinkPrediction
-from gunlearn.tasks.graph.node_classification import NodeClassification
-from gunlearn.tasks.items.arrays import ImageClassification
 
-TASKS = {task.name: task for task in (LinkPrediction, NodeClassification, GraphClassification, ImageClassification)}
+#: Every task by its name.
+TASKS: Registry[Task] = Registry(
+    "task",
+    {
+        "link_prediction": "gunlearn.tasks.graph.link_prediction:LinkPrediction",
+        "node_classification": "gunlearn.tasks.graph.node_classification:NodeClassification",
+        "graph_classification": "gunlearn.tasks.graph.graph_classification:GraphClassification",
+        "image_classification": "gunlearn.tasks.items.arrays:ImageClassification",
+        "causal_lm": "gunlearn.llm.model.causal_lm:CausalLM",
+    },
+)
 
 
 def as_task(task: str | Task) -> Task:
-    """A task from its name or from itself.
+    """Return a task from its name, or the task itself.
 
     Raises:
         InvalidInputError: an unknown name.
@@ -21,12 +28,8 @@ def as_task(task: str | Task) -> Task:
     """
     if isinstance(task, Task):
         return task
-    if task == "causal_lm":  # loads transformers
-        from gunlearn.llm.model.causal_lm import CausalLM
-
-        return CausalLM()
     if not isinstance(task, str) or task not in TASKS:
         raise InvalidInputError(
-            f"Expected a task among {sorted([*TASKS, 'causal_lm'])} or a Task object (got {task!r})"
+            f"Expected a task among {sorted(TASKS)} or a Task object (got {task!r}){did_you_mean(task, TASKS)}"
         )
     return TASKS[task]()

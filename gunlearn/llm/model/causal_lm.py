@@ -26,8 +26,14 @@ IGNORE = -100  # the label of tokens that no loss reads, as in transformers
 READS = ("log_prob", "logits", "embeddings", "label")
 
 
-#: Loaded when a model is trained: the task itself needs no Trainer.
-_BACKENDS: Registry = Registry("backend", {"trainer": "gunlearn.llm.training.backend:TrainerBackend"})
+#: Loaded when a model is trained: they are made for this task, which needs neither itself.
+_LATER: Registry = Registry(
+    "part of a training",
+    {
+        "collator": "gunlearn.llm.data.collate:PartCollator",
+        "trainer": "gunlearn.llm.training.backend:TrainerBackend",
+    },
+)
 
 
 class TextItems(dict[str, Tensor]):
@@ -121,7 +127,7 @@ class CausalLM(Task):
         """Return the Trainer, for methods that are an objective over the forgotten rows; see `TrainerBackend.runs`."""
         if self.backend == "loop":
             return None
-        backend = _BACKENDS["trainer"]() if self.backend == "trainer" else self.backend
+        backend = _LATER["trainer"]() if self.backend == "trainer" else self.backend
         return backend.run if backend.runs(method) else None
 
     def adapts(self, model: nn.Module) -> bool:
@@ -225,10 +231,9 @@ def rows_of(data: Any, mask: Tensor) -> list[Any]:
 def rows(data: Any, index: Tensor) -> TextItems:
     """Some rows of `data.x`, `data.y` and `data.attention_mask` (default: all ones)."""
     if isinstance(data, list):
-        from gunlearn.llm.data.collate import PartCollator  # makes TextItems, so that it imports this module
-
         chosen = index.nonzero().view(-1) if index.dtype == torch.bool else index
-        return PartCollator().pad([data[i] for i in chosen.tolist()])
+        padded: TextItems = _LATER["collator"]().pad([data[i] for i in chosen.tolist()])
+        return padded
     mask = data.attention_mask if "attention_mask" in data else torch.ones_like(data.x)
     return TextItems(input_ids=data.x[index], attention_mask=mask[index], labels=data.y[index])
 

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from gunlearn import __version__
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.llm.card import unchanged
 from gunlearn.llm.data.collate import collator_of
@@ -35,6 +34,7 @@ from gunlearn.methods.gradient import GradientMethod
 from gunlearn.methods.published import published
 from gunlearn.seed import isolated_rng
 from gunlearn.training.optimizers import make_optimizer, make_scheduler
+from gunlearn.training.result import versions
 
 #: What a method may not change for a Trainer to run it: each would need a loop that asks for it.
 _HOOKS = (
@@ -221,7 +221,8 @@ class TrainerBackend:
                 "all": sum(p.numel() for p in trained.parameters()),
                 "precision": weights,
             },
-            "versions": {"gunlearn": __version__} | {name: version(name) for name in ("torch", "transformers", "peft")},
+            "versions": {"gunlearn": versions()["gunlearn"]}
+            | {name: version(name) for name in ("torch", "transformers", "peft")},
         }
         source = published(method.name, task)
         return LLMResult(
