@@ -152,8 +152,9 @@ def evaluate_language_models(
         useful = [
             row.get(f"{p}_{figure}") for p in sets if p != "forget" for figure in ("prob", "rougeL", "truth_ratio")
         ]
-        if utility_rows and None not in useful:
-            row["model_utility"] = tofu.model_utility(useful)
+        had = [value for value in useful if value is not None]
+        if utility_rows and len(had) == len(useful):
+            row["model_utility"] = tofu.model_utility(had)
     models = {name: model for name, model in models.items() if not _among(model, broken)}
     references = [model for model in references if not _among(model, broken)]
     original = None if original is None or _among(original, broken) else original
@@ -172,10 +173,10 @@ def evaluate_language_models(
         contexts = [n for n in map(context_of, models.values()) if n is not None]
         room = min(contexts, default=math.inf) - max(map(len, supplier.prompts))
         supplier.max_new_tokens = max_new_tokens or int(max(1, min(supplier.max_new_tokens, room)))
-        for name, found in standings(compared, references, supplier, original).items():
-            figures = {"": found.value, "_precision": found.precision, "_recall": found.recall}
-            figures |= dict(zip(("_low", "_high"), found.interval or (), strict=False))
-            figures |= {"_floor": found.floor, "_excess": found.excess, "_gain": found.gain}
+        for name, at in standings(compared, references, supplier, original).items():
+            figures: dict[str, float | None] = {"": at.value, "_precision": at.precision, "_recall": at.recall}
+            figures |= dict(zip(("_low", "_high"), at.interval or (), strict=False))
+            figures |= {"_floor": at.floor, "_excess": at.excess, "_gain": at.gain}
             out.of(name).update({f"{part}_alignment{k}": v for k, v in figures.items() if v is not None})
     return out
 

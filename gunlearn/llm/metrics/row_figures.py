@@ -89,7 +89,7 @@ class RowsView:
 
 def figures(
     model: nn.Module, parts: Mapping[str, Sequence[Mapping[str, Any]]], most: int = 256, batch_size: int = 8
-) -> dict[str, dict[str, float | None]]:
+) -> dict[str, dict[str, float]]:
     """Measure some rows of each part.
 
     Args:
@@ -106,5 +106,6 @@ def figures(
         rows = [row for row in given if is_labelled(row)]
         step = max(1, len(rows) / most)
         view = RowsView(model, [rows[int(i * step)] for i in range(min(most, len(rows)))], batch_size)
-        out[name] = {figure: FIGURES[figure]().compute(view) for figure in RECORDED}
+        found = {figure: FIGURES[figure]().compute(view) for figure in RECORDED}
+        out[name] = {figure: value for figure, value in found.items() if value is not None}
     return out
