@@ -112,11 +112,14 @@ def unlearn(
         reference=reference,
         in_place=in_place,
         figure_rows=figure_rows,
-        training={"per_device_train_batch_size": batch_size} | training,
+        # A part of a pass is an epoch to a Trainer, too.
+        training={"per_device_train_batch_size": batch_size}
+        | ({} if epochs is None else {"num_train_epochs": epochs})
+        | training,
         record={"encoding": how, "overlap": overlap},
     )
     task = CausalLM(backend=backend, batch_size=batch_size)
-    given = {name: value for name, value in (("epochs", epochs), ("lr", lr)) if value is not None}
+    given = {} if lr is None else {"lr": lr}
     built = _method(method, options, given, task, model)
     if not backend.runs(built):
         raise UnsupportedMethodError(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Data
 
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.losses import NLL, as_objective
-from gunlearn.nn.attach.operators import strip_operators
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.callbacks import Callback, TrainState
@@ -24,7 +23,7 @@ from gunlearn.training.step import ObjectiveStep
 
 def train_from_scratch(
     model: nn.Module,
-    data: Data,
+    data: Any,
     task: Task,
     args: TrainArguments,
     callbacks: Sequence[Callback] = (),
@@ -77,7 +76,11 @@ def reset_model(model: nn.Module) -> nn.Module:
     Raises:
         UnsupportedModelError: a module holds parameters but cannot reset them, or does not.
     """
-    fresh = strip_operators(copy.deepcopy(model))
+    fresh = copy.deepcopy(model)
+    if any(hasattr(module, "deletions") for module in fresh.modules()):
+        from gunlearn.nn.attach.operators import strip_operators  # loads PyG, which most models do without
+
+        strip_operators(fresh)
     reset = getattr(fresh, "reset_parameters", None)
     if reset is not None:
         reset()

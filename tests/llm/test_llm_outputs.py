@@ -204,7 +204,7 @@ def test_what_is_no_language_model_is_refused():
         ({"seed": -1}, "'seed'"),
         ({"lr_scheduler_type": "nope"}, "nope"),
         ({"method": "rmu", "options": {"layer": 9}}, "of 2 layers"),
-        ({"method": "rmu", "options": {"layer": "x"}}, "of 2 layers"),
+        ({"method": "rmu", "options": {"layer": "x"}}, "'layer' of 'rmu' to be an integer or None"),
     ],
 )
 def test_values_out_of_range_are_refused(how, words):

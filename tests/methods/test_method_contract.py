@@ -47,7 +47,8 @@ def test_every_method_of_the_package_is_registered() -> None:
         own = {cls} if cls.__module__.startswith("gunlearn.") and "name" in vars(cls) else set()
         return own | below
 
-    assert leaves(Method) == set(METHODS.values())
+    registered = set(METHODS.values())  # loads them all
+    assert leaves(Method) - {Method} == registered
     assert all(name == cls.name and cls.summary and cls.cost for name, cls in METHODS.items())
 
 

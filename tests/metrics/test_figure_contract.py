@@ -161,5 +161,5 @@ def test_figures_know_neither_graphs_nor_transformers() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     loaded = done.stdout.split()
     assert "gunlearn.metrics.ranking" in loaded
-    foreign = ("torch_geometric", "transformers", "gunlearn.nn", "gunlearn.requests", "gunlearn.tasks.graph")
+    foreign = ("torch_geometric", "transformers", "gunlearn.nn", "gunlearn.tasks.graph")
     assert not [name for name in loaded if name.startswith(foreign)]

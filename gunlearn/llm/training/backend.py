@@ -30,6 +30,7 @@ from gunlearn.llm.training.progress import StepBar
 from gunlearn.llm.training.settings import recorded, recorded_losses
 from gunlearn.llm.training.trainer import UnlearnTrainer
 from gunlearn.losses import as_objective
+from gunlearn.methods.any_task.own_objective import OwnObjective
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.methods.published import published
 from gunlearn.seed import isolated_rng
@@ -76,7 +77,8 @@ class TrainerBackend:
         """Return whether a method is an objective over the forgotten rows, and nothing more."""
         if not isinstance(method, GradientMethod):
             return False
-        if {part.partition(":")[0] for part in as_objective(method.objective()).parts} <= {"retain"}:
+        read = {part.partition(":")[0] for part in as_objective(method.objective()).parts}
+        if read <= {"retain"} and not isinstance(method, OwnObjective):
             return False
         return all(getattr(type(method), hook) is getattr(GradientMethod, hook) for hook in _HOOKS)
 
