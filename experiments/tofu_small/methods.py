@@ -40,12 +40,14 @@ class Setting:
 NAMES = tuple(
     "ga graddiff npo npo_kl simnpo idkdpo kto wga satimp undial ceu ihl jensun rmu dto".split()  # noqa: SIM905
 )
+#: Methods that have another name than their rows, which are older.
+METHOD_OF = {"ga": "gradient_ascent", "npo_kl": "npo:kl", "idkdpo": "dpo", "ceu": "ce_unlearning"}
 SETTINGS: dict[str, Setting] = {
     "finetune": Setting(NLL(on="retain")),
-    **{name: Setting(name) for name in NAMES},
+    **{name: Setting(METHOD_OF.get(name, name)) for name in NAMES},
     "graddiff lora": Setting("graddiff", peft="lora"),
     "graddiff bounded": Setting("graddiff", peft="bounded"),
-    **{f"{name} until unseen": Setting(name, until=True) for name in ("ga", "graddiff", "npo")},
+    **{f"{name} until unseen": Setting(METHOD_OF.get(name, name), until=True) for name in ("ga", "graddiff", "npo")},
 }
 
 
@@ -81,7 +83,7 @@ def run(
     callbacks: tuple[Any, ...] = ()
     if setting.until:
         callbacks = (UntilUnseen(forget, problem.unseen, PartCollator(0), batch_size=40),)
-    needs_alternative = setting.method in ("idkdpo", "jensun")
+    needs_alternative = setting.method in ("dpo", "jensun")
     began = time.perf_counter()
     result = unlearn(
         original,

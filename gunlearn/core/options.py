@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
-import sys
 import types
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -98,7 +97,7 @@ def check_options(cls: type, options: Mapping[str, Any], name: str) -> None:
         InvalidInputError: the first value of a wrong type.
     """
     try:
-        hints = get_type_hints(cls, vars(sys.modules[cls.__module__]))
+        hints = get_type_hints(cls)  # each base class in the names of its own module
     except NameError:  # an annotation that exists for type checkers alone
         return
     for option, value in options.items():
