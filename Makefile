@@ -7,6 +7,9 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 # Small graphs: more threads only wait for each other.
 export OMP_NUM_THREADS ?= 1
 
+# Processes that run the tests.
+JOBS ?= 2
+
 DEMO_METHODS ?= retrain utu gradient_ascent npo inpo
 DEMO ?= run --dataset digits --methods $(DEMO_METHODS) --forget edges --ratio 0.05 --seeds 0 --out runs/demo
 
@@ -30,18 +33,19 @@ install: $(STAMP)  ## Install the package and its test tools into .venv, as pinn
 demo: $(STAMP)  ## Compare a few unlearning methods on a small graph
 	$(VENV)/bin/gunlearn $(DEMO)
 
-test: $(STAMP)  ## Run the fast tests
-	$(PY) -m pytest -q
+test: $(STAMP)  ## Run the fast tests and the examples in docstrings, on both cores
+	$(PY) -m pytest -q -n $(JOBS) --dist loadfile --benchmark-disable
 
 test-all: $(STAMP)  ## Run all tests, the slow ones too
 	$(PY) -m pytest -q -m ""
 
-lint: $(STAMP)  ## Check style and formatting
+lint: $(STAMP)  ## Check style, formatting and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) .ci/type_errors.py
 
 bench: $(STAMP)  ## Time what has a benchmark
 	$(PY) -m pytest -q -m "" --benchmark-only
 
 clean:  ## Remove .venv and build products, not runs/
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks

@@ -1,7 +1,7 @@
-"""Writes the generated tables into README.md and docs/influence.md: `python docs/fill_readme.py [RESULTS.json]`.
+"""Writes the generated tables into README.md and docs/: `python docs/fill_readme.py [RESULTS.json]`.
 
-The tables of methods, losses and estimators come from the classes, the table of speed from the committed rows of
-`experiments/speed`, the table of results from the rows that `gunlearn run` wrote.
+The tables of methods, losses, figures and estimators come from the classes, the table of speed from the committed rows
+of `experiments/speed`, the table of results from the rows that `gunlearn run` wrote.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import re
 import sys
 from pathlib import Path
 
-from gunlearn.report import estimators_table, losses_table, markdown_table, methods_table
+from gunlearn.report import estimators_table, figures_table, losses_table, markdown_table, methods_table
 
 README = Path(__file__).parent.parent / "README.md"
 INFLUENCE = Path(__file__).parent / "influence.md"
+METRICS = Path(__file__).parent / "metrics.md"
 
 SPEED = README.parent / "experiments" / "speed" / "results.json"
 CASES = {
@@ -56,7 +57,8 @@ def filled(text: str, tables: dict[str, str]) -> str:
 
 
 def main(results: str | None) -> None:
-    """Rewrite both files."""
+    """Rewrite the files."""
+    METRICS.write_text(filled(METRICS.read_text(), {"figures": figures_table().strip()}))
     estimators = {"estimators": estimators_table().strip()}
     INFLUENCE.write_text(filled(INFLUENCE.read_text(), estimators))
     tables = {"methods": methods_table().strip(), "losses": losses_table().strip(), **estimators}

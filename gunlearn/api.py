@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,11 @@ from gunlearn.attribution.base import Estimator
 from gunlearn.attribution.estimation import estimate
 from gunlearn.attribution.targets import Target
 from gunlearn.core.checks import check_model
-from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.methods.any_task.retrain import Retrain
+from gunlearn.errors import InvalidTypeError
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
 from gunlearn.methods.published import build_method
-from gunlearn.metrics.base import Evaluator
-from gunlearn.metrics.named import evaluator as evaluator_of
+from gunlearn.report.result_evaluation import Evaluation, evaluate
 from gunlearn.requests.base import Request
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.named import as_task
@@ -29,6 +26,8 @@ from gunlearn.training.loop import TrainArguments
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 from gunlearn.training.result import Result
 from gunlearn.training.run import run_training
+
+__all__ = ["Evaluation", "evaluate", "influence", "train", "unlearn"]
 
 
 def train(
@@ -181,7 +180,7 @@ def influence(
         estimator: a name (`gunlearn estimators` lists them) or an `Estimator`.
         target: what influence is on: `"probabilities"` (sum over nodes of the L1 change of the softmaxed outputs),
             `"embeddings"` (sum of L2 changes), `"loss"` (change of the mean loss of the validation items, or of those
-            of `gunlearn.attribution.Loss(items)`), or a function of the outputs `[num_nodes, dim]` to a scalar.
+            of `gunlearn.attribution.ItemLoss(items)`), or a function of the outputs `[num_nodes, dim]` to a scalar.
         items: edges `[2, k]`, nodes `[k]`, columns of `x` `[k]` or single entries (node, column) `[2, k]`; `None` for
             every column of `edge_index`, every node, every column of `x`.
         seed: of whatever is random; the caller's random state is left as it is.
@@ -206,92 +205,3 @@ def influence(
     return estimate(
         model, data, task, of=of, estimator=estimator, target=target, items=items, seed=seed, **options
     ).scores
-
-
-@dataclass
-class Evaluation:
-    """Figures of one result beside its references.
-
-    Attributes:
-        rows: one record per model: the result first, then the references, then `utu`, which every method must beat.
-        result: what was evaluated.
-        evaluator: keeps the references' probabilities.
-    """
-
-    rows: list[dict[str, Any]]
-    result: Result
-    evaluator: Evaluator
-
-    def __getitem__(self, name: str) -> Any:
-        """A figure of the result: `evaluation["forget_auc"]`."""
-        return self.rows[0][name]
-
-    def report(self, path: str | Path) -> Path:
-        """Write a self-contained HTML report."""
-        from gunlearn.report.html import evaluation_report
-
-        return evaluation_report(self, path)
-
-    def __str__(self) -> str:
-        """A plain table."""
-        from gunlearn.report.table import text_table
-
-        return text_table(self.rows)
-
-
-def evaluate(
-    result: Result,
-    train: Callable[[Data, int], nn.Module] | None = None,
-    references: Sequence[nn.Module] = (),
-    seed: int = 0,
-) -> Evaluation:
-    """Compare an unlearned model with models that never saw the data.
-
-    Args:
-        result: what `unlearn` returned.
-        train: the caller's training function `train(data, seed) -> model`; it is called twice, on the retained data,
-            so that distances come with the noise floor between two honest retrainings.
-        references: models already retrained; the floor needs two.
-        seed: the retrainings run under `seed + 1` and `seed + 2`.
-
-    Returns:
-        The figures; distances are `None` without references.
-    """
-    if result.partition is None or result.task is None:
-        raise InvalidInputError("Expected a result of this session (got a loaded one without its partition and task)")
-    if train is not None and references:
-        raise InvalidInputError("Expected either 'train' or 'references' (got both)")
-    given = {"num_forget": result.num_forget, "request_hash": result.request_hash, "seed": None, "epochs": None}
-    retrained = [Result(model=reference, method="retrain", mode="given", **given) for reference in references]
-    if train is not None:
-        retrain = Retrain(train=train)
-        retrained = [
-            run_method(retrain, result.model, result.partition, result.task, seed + k, progress=False) for k in (1, 2)
-        ]
-    evaluator = evaluator_of(result.task, result.partition, [r.model for r in retrained], seed=seed)
-    beside = [] if result.method == "utu" or result.original is None or not retrained else [_untouched(result)]
-    rows = [{**_cost(r), "task": result.task.name, **evaluator.row(r.model)} for r in (result, *retrained, *beside)]
-    return Evaluation(rows, result, evaluator)
-
-
-def _untouched(result: Result) -> Result:
-    """What `utu` would have given: the weights as they were."""
-    return Result(
-        model=result.original,
-        method="utu",
-        seed=result.seed,
-        request_hash=result.request_hash,
-        num_forget=result.num_forget,
-    )
-
-
-def _cost(result: Result) -> dict[str, Any]:
-    return {
-        "method": result.method,
-        "mode": result.mode,
-        "seed": result.seed,
-        "num_forget": result.num_forget,
-        **result.cost(),
-        "request_hash": result.request_hash,
-        "versions": result.versions,
-    }

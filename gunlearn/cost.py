@@ -13,20 +13,21 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Stopwatch:
-    """Wall time in seconds, with pauses for what is not part of the work (curves, checkpoints, progress)."""
+    """Wall time in seconds, with pauses for other work (curves, checkpoints, progress)."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         """Start at `seconds`."""
-        self._total, self._since = seconds, time.perf_counter()
+        self._total = seconds
+        self._since: float | None = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """Seconds so far, pauses left out."""
+        """Seconds so far, without pauses."""
         return self._total + (0.0 if self._since is None else time.perf_counter() - self._since)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time inside the block does not count."""
+        """Inside the block the time does not count."""
         self._total, self._since = self.seconds, None
         try:
             yield
@@ -35,11 +36,11 @@ class Stopwatch:
 
 
 class PeakMemory:
-    """Highest memory in use since it was made, in MiB, or `None` where the system cannot tell.
+    """Peak memory since the start of the measurement, in MiB, or `None` where the system cannot tell.
 
-    On CUDA it is the allocator's peak, on Linux the peak resident set of the process, reset when the measurement
-    starts: model, data and libraries count. (The reset needs a writable `/proc/self/clear_refs`; without it there is no
-    honest figure.) What happens inside `paused` does not count.
+    On CUDA it is the allocator's peak, on Linux the peak resident set of the process, reset at the start: model, data
+    and libraries count. (Without a writable `/proc/self/clear_refs` there is no reset, and no figure.) Memory used
+    inside `paused` does not count.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -59,7 +60,7 @@ class PeakMemory:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Memory used inside the block does not count."""
+        """Inside the block the memory does not count."""
         self._before = self.mb or 0.0
         try:
             yield

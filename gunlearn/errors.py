@@ -1,6 +1,6 @@
-"""The error tree: every error that gunlearn raises on purpose is a `GunlearnError`.
+"""The errors of the package: every error that gunlearn raises on purpose is a `GunlearnError`.
 
-Messages follow one form: ``Expected <what> (got <what came>)``, with the remedy where there is one.
+Messages have one form: ``Expected <what> (got <what else>)``, with the remedy where there is one.
 """
 
 from __future__ import annotations

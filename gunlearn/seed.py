@@ -1,4 +1,4 @@
-"""Seeding that leaves the caller's random state as it was."""
+"""Seeding that does not change the caller's random state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def get_rng_state() -> dict[str, Any]:
-    """States of python's, numpy's and torch's (CPU, CUDA) global generators."""
+    """Return the states of python's, numpy's and torch's (CPU, CUDA) global generators."""
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
@@ -22,7 +22,7 @@ def get_rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put back what `get_rng_state` returned."""
+    """Restore what `get_rng_state` returned."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
@@ -32,10 +32,10 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def isolated_rng(seed: int | None = None) -> Iterator[None]:
-    """Run a block under its own random state and restore the caller's afterwards, exceptions included.
+    """Run a block with its own random state and restore the caller's afterwards, exceptions included.
 
     Args:
-        seed: seeds python, numpy and torch inside the block; `None` keeps the current state as its start.
+        seed: seeds python, numpy and torch inside the block; with `None` the block starts from the current state.
     """
     state = get_rng_state()
     try:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
+import shutil
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -17,6 +21,21 @@ settings.register_profile("gunlearn", deadline=None, max_examples=30, derandomiz
 settings.load_profile("gunlearn")
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give all workers of `pytest -n` one folder for the models that tests train once; workers inherit its name."""
+    if "GUNLEARN_TEST_CACHE" not in os.environ:
+        folder = os.environ["GUNLEARN_TEST_CACHE"] = tempfile.mkdtemp(prefix="gunlearn-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start every test, and the fixtures that it is the first to need, at one random state in whatever process."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

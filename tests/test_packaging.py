@@ -76,7 +76,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel, source):
     held = {name for name in wheel if name.startswith("gunlearn/")}
     package = {path.relative_to(source).as_posix() for path in (source / "gunlearn").rglob("*") if path.is_file()}
     assert held == package  # every module, py.typed, the report's templates
-    assert {"gunlearn/py.typed", "gunlearn/datasets/registry.py"} <= held
+    assert {"gunlearn/py.typed", "gunlearn/datasets/catalogue.py"} <= held
     assert not [name for name in wheel if "__pycache__" in name]
 
 

@@ -8,15 +8,18 @@ import pytest
 from gunlearn.attribution import ESTIMATORS
 from gunlearn.losses import LOSSES
 from gunlearn.methods import METHODS
-from gunlearn.report import estimators_table, losses_table, methods_table
+from gunlearn.metrics import FIGURES
+from gunlearn.report import estimators_table, figures_table, losses_table, methods_table
 
 README = Path(__file__).parent.parent / "README.md"
 INFLUENCE = README.parent / "docs" / "influence.md"
+METRICS = README.parent / "docs" / "metrics.md"
 TABLES = [
     ("methods", methods_table, README),
     ("losses", losses_table, README),
     ("estimators", estimators_table, README),
     ("estimators", estimators_table, INFLUENCE),
+    ("figures", figures_table, METRICS),
 ]
 
 
@@ -33,6 +36,8 @@ def test_everything_is_listed() -> None:
         assert re.search(rf"\| `?{name}`? ", methods_table())
     for name in LOSSES:
         assert re.search(rf"\| `?{name}`? ", losses_table())
+    for name in FIGURES:
+        assert re.search(rf"\| `?{name}`? ", figures_table())
 
 
 def test_example_runs_as_printed(tmp_path, monkeypatch) -> None:
@@ -76,6 +81,15 @@ def test_influence_examples_run_as_printed(tmp_path, monkeypatch) -> None:
         exec(compile(code.replace("epochs=100", "epochs=5"), "influence.md", "exec"), namespace)
     assert (tmp_path / "runs" / "mine" / "influence.html").stat().st_size > 10_000
     assert namespace["scores"].shape == (namespace["data"].num_edges,)
+
+
+def test_examples_of_figures_run_as_printed(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", METRICS.read_text(), re.S):
+        exec(compile(code.replace("epochs=200", "epochs=20"), "metrics.md", "exec"), namespace)
+    assert 0 < namespace["table"]["certainty"] < 1
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "evaluation.json", "evaluation.csv"}
 
 
 def test_readme_on_influence_runs_as_printed() -> None:

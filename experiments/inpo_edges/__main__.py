@@ -59,9 +59,8 @@ class Curve(Callback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.epoch % self.every == 0:
-            p = self.evaluator.probabilities(kwargs["model"])
-            figures = {**self.evaluator.utility(p), **self.evaluator.forgetting(p)}
-            self.points.append((state.epoch, figures["forget_auc"], figures["retain_auc"]))
+            view = self.evaluator.view(kwargs["model"])
+            self.points.append((state.epoch, view["forget_auc"], view["retain_auc"]))
 
     def retain_auc_at(self, level: float) -> float | None:
         """Retain AUC where the forget AUC first reaches `level`, interpolated; `None` if it never does."""

@@ -18,7 +18,7 @@ from experiments.tofu_small.methods import Budget, names, run
 from experiments.tofu_small.problem import Problem, Recipe
 from experiments.tofu_small.table import markdown
 from gunlearn.bench.store import atomic_write
-from gunlearn.llm.metrics import evaluate
+from gunlearn.llm.metrics import evaluate_language_models
 from gunlearn.metrics.alignment import Sampler
 
 COST = ("seconds", "steps")
@@ -73,7 +73,7 @@ def main(args: Args) -> dict:
         unlearned = {}
         for name in args.methods or names(problem):
             unlearned[name], costs[name] = run(name, problem, original, percent, budget, args.out / "unlearned")
-        figures = evaluate(
+        figures = evaluate_language_models(
             unlearned,
             problem.tokenizer,
             problem.forget(percent)[:most],

@@ -1,9 +1,14 @@
-"""Influence: what an edge, a node or a feature does to a trained model's outputs, and whom to trust about it."""
+"""Influence: how an edge, a node or a feature affects a trained model's outputs, and which estimator to trust."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gunlearn.core.lazy import lazy
 from gunlearn.core.registry import Registry
+
+if TYPE_CHECKING:
+    from gunlearn.attribution.base import Estimator
 
 _HERE = "gunlearn.attribution"
 _ESTIMATORS = {
@@ -18,24 +23,26 @@ _ESTIMATORS = {
     "tracin": f"{_HERE}.training.gradients:TracIn",
     "gradient_similarity": f"{_HERE}.training.gradients:GradientSimilarity",
     "if": f"{_HERE}.training.inverse_hessian:InverseHessian",
-    "edge_edit": f"{_HERE}.training.inverse_hessian:EdgeEdit",
-    "gif": f"{_HERE}.training.inverse_hessian:GIF",
+    "edge_edit": f"{_HERE}.training.edge_edit:EdgeEdit",
+    "gif": f"{_HERE}.training.edge_edit:GIFInfluence",
 }
 #: Every estimator by its name.
-ESTIMATORS: Registry = Registry("estimator", _ESTIMATORS)
+ESTIMATORS: Registry[Estimator] = Registry("estimator", _ESTIMATORS)
 
 _HOMES = {
     "gunlearn.attribution.base": ("Estimator", "Influence", "InfluenceProblem"),
     "gunlearn.attribution.distinct_items": ("Items", "resolve_items"),
     "gunlearn.attribution.estimation": ("estimate",),
     "gunlearn.attribution.removal.exact": ("SlowEstimatorWarning",),
-    "gunlearn.attribution.removal.nora": ("edge_scores", "min_max", "nora"),
+    "gunlearn.attribution.removal.nora": ("inpo_edge_scores", "min_max", "nora"),
     "gunlearn.attribution.study.study": ("influence_study",),
-    "gunlearn.attribution.targets": ("TARGETS", "Embeddings", "Function", "Loss", "Probabilities", "Target"),
+    "gunlearn.attribution.targets": (
+        "INFLUENCE_TARGETS", "Embeddings", "Function", "ItemLoss", "Probabilities", "Target",
+    ),
     "gunlearn.attribution.training.datamodels": ("lds", "linear_datamodelling_score", "random_subsets"),
     "gunlearn.attribution.training.pbrf": ("pbrf",),
     "gunlearn.attribution.training.retraining_influence": ("retraining_influence",),
-}
+}  # fmt: skip
 for _home in _ESTIMATORS.values():
     _module, _, _name = _home.partition(":")
     _HOMES[_module] = (*_HOMES.get(_module, ()), _name)

@@ -1,4 +1,4 @@
-"""What an estimator of influence is, what it is given, and what it hands back."""
+"""The base class of estimators of influence, with the problem that they are given and the result that they return."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.attribution.distinct_items import Items, plain_edges
-from gunlearn.attribution.targets import Probabilities, Target, as_target
+from gunlearn.attribution.targets import Probabilities, Target, as_target, as_value
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.nn.attach.message_layers import message_passing_layers, suspended_caches
 from gunlearn.tasks.base import Task
@@ -22,16 +22,16 @@ from gunlearn.tasks.base import Task
 
 @dataclass
 class InfluenceProblem:
-    """What an estimator is given.
+    """The input of an estimator.
 
     Attributes:
-        model: a private copy of the caller's model in evaluation mode: dropout is off, running averages stand still.
-        data: the graph; shares its tensors with the caller's, which nobody changes.
+        model: a private copy of the caller's model in evaluation mode: dropout is off, running averages do not move.
+        data: the graph; shares its tensors with the caller's graph and must not change them.
         task: what the model predicts.
         items: the distinct items whose influence is asked for.
-        target: what their influence is on.
-        seed: of whatever is random.
-        notes: remarks of the estimator, for the result.
+        target: the quantity that they have an influence on.
+        seed: seed of all random draws.
+        notes: remarks that the estimator adds for the result.
     """
 
     model: nn.Module
@@ -46,7 +46,7 @@ class InfluenceProblem:
     def of(
         cls, model: nn.Module, data: Data, task: Task, items: Items, target: Any = "probabilities", seed: int = 0
     ) -> InfluenceProblem:
-        """A problem about a private copy of `model`; `target` is whatever `as_target` takes.
+        """Return a problem on a private copy of `model`; `target` is anything that `as_target` takes.
 
         Raises:
             UnsupportedModelError: the model has no message passing layer.
@@ -56,9 +56,13 @@ class InfluenceProblem:
         return cls(model, data, task, items, as_target(target, model, data, task), seed)
 
     def encode(self, data: Data) -> Tensor:
-        """Outputs of the model on a graph, `[num_nodes, dim]`; layers with `cached=True` compute afresh."""
+        """Return the model's outputs on a graph, `[num_nodes, dim]`, without the caches of `cached=True` layers."""
         with suspended_caches(self.model):
             return self.task.encode(self.model, data)
+
+    def value(self, outputs: Tensor) -> Tensor:
+        """Return the number that a target of kind "value" has at outputs `[num_nodes, dim]`; a scalar."""
+        return as_value(self.target, "an estimator of values").value(outputs)
 
     @cached_property
     def outputs(self) -> Tensor:
@@ -74,7 +78,7 @@ class InfluenceProblem:
         return outputs
 
     def take(self, index: Tensor) -> InfluenceProblem:
-        """The same problem about some of its items only."""
+        """Return the same problem for some of its items."""
         part = dataclasses.replace(self, items=self.items.take(index), notes={})
         if "outputs" in self.__dict__:
             part.outputs = self.outputs
@@ -82,12 +86,12 @@ class InfluenceProblem:
 
 
 class Estimator(ABC):
-    """Estimates the influence of items; subclasses are frozen dataclasses, whose fields are the options.
+    """Estimates the influence of items; subclasses are frozen dataclasses whose fields are the options.
 
-    Two questions are kept apart:
+    An estimator answers one of two questions:
 
-    - **removal**: the model stays as it is, the graph it reads changes; what happens to its outputs?
-    - **training**: the model would have been trained without the item; what would its outputs be?
+    - **removal**: the model stays as it is and reads a graph without the item; how do its outputs change?
+    - **training**: the model is trained without the item; how do its outputs change?
 
     Class attributes describe the estimator in generated tables:
 
@@ -101,13 +105,13 @@ class Estimator(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     paper: ClassVar[str] = ""
-    question: ClassVar[str]
-    of: ClassVar[tuple[str, ...]]
-    targets: ClassVar[tuple[str, ...]]
+    question: ClassVar[str] = "removal"
+    of: ClassVar[tuple[str, ...]] = ("edges", "nodes", "features")
+    targets: ClassVar[tuple[str, ...]] = ("distance", "value")
     cost: ClassVar[str] = ""
 
     def supports(self, problem: InfluenceProblem) -> None:
-        """Refuse what the estimator cannot do.
+        """Refuse a problem that the estimator cannot solve.
 
         Raises:
             UnsupportedMethodError: with the reason.
@@ -129,26 +133,26 @@ class Estimator(ABC):
 
     @abstractmethod
     def scores(self, problem: InfluenceProblem) -> Tensor:
-        """One score per distinct item, `[problem.items.num_items]`."""
+        """Return one score per distinct item, `[problem.items.num_items]`."""
 
     def __call__(self, problem: InfluenceProblem) -> Tensor:
-        """`scores` after `supports`, whatever the caller's gradient mode."""
+        """Check `supports` and return `scores`, in any gradient mode of the caller."""
         self.supports(problem)
         with torch.enable_grad():
             return self.scores(problem).detach()
 
     @classmethod
     def options(cls) -> tuple[str, ...]:
-        """Names of the options."""
+        """Return the names of the options."""
         return tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Influence:
-    """Scores with the record of how they came about.
+    """Scores, with a record of how they were computed.
 
     Attributes:
-        scores: one per item asked for; for a distance never negative, for a value `after - before`.
+        scores: one per item asked for; never negative for a distance, `after - before` for a value.
         estimator: name of the estimator.
         question: `"removal"` or `"training"`.
         of: kind of the items.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from gunlearn.requests.apply import data_without, select_entries
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import TrainingGraph, same_both_ways
 
-KINDS = ("edges", "nodes", "features")
+_KINDS = ("edges", "nodes", "features")
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Items:
     Attributes:
         of: `"edges"`, `"nodes"` or `"features"`.
         num_items: number of distinct items.
-        num_nodes: of the graph.
-        ids: what each item is: `[2, num_items]` for edges (of an undirected edge, smaller id first) and for single
-            entries (node, column); else `[num_items]`.
+        num_nodes: number of nodes of the graph.
+        ids: the items: `[2, num_items]` for edges (the smaller id of an undirected edge first) and for single entries
+            (node, column), else `[num_items]`.
         column: columns of `edge_index` that are taken out, grouped by item `[num_taken]`.
-        column_ptr: where each item's columns begin `[num_items + 1]`.
+        column_ptr: place in `column` at which each item's columns begin `[num_items + 1]`.
         entry: row and column of the entries of `x` set to zero, grouped by item `[2, num_entries]`.
-        entry_ptr: where each item's entries begin `[num_items + 1]`.
+        entry_ptr: place in `entry` at which each item's entries begin `[num_items + 1]`.
     """
 
     of: str
@@ -63,25 +63,18 @@ class Items:
 
     @property
     def own_row(self) -> Tensor | None:
-        """Of nodes, the row of outputs that is their own `[num_items]`; else `None`."""
+        """Row of outputs that belongs to each node `[num_items]`; `None` for other items."""
         return self.ids if self.of == "nodes" else None
 
     def take(self, index: Tensor) -> Items:
-        """Some of the items, in the order of `index`."""
+        """Return some of the items, in the order of `index`."""
         column, column_ptr = _take(self.column, self.column_ptr, index)
         entry, entry_ptr = _take(self.entry, self.entry_ptr, index)
-        return replace(
-            self,
-            num_items=index.numel(),
-            ids=self.ids[..., index],
-            column=column,
-            column_ptr=column_ptr,
-            entry=entry,
-            entry_ptr=entry_ptr,
-        )
+        ids = self.ids[..., index]
+        return Items(self.of, index.numel(), self.num_nodes, ids, column, column_ptr, entry, entry_ptr)
 
     def edited(self, data: Data, i: int) -> Data:
-        """A new graph without item `i`."""
+        """Return a new graph without item `i`."""
         out = copy.copy(data)
         first, last = int(self.column_ptr[i]), int(self.column_ptr[i + 1])
         if last > first:
@@ -91,7 +84,7 @@ class Items:
                 if key == "edge_index":
                     out.edge_index = data.edge_index[:, keep]
                 elif key.endswith("edge_index"):
-                    continue  # held-out and training edges: labels, not messages, even where as many as these
+                    continue  # held-out and training edges are labels, not messages, even if there are as many of them
                 elif isinstance(data[key], Tensor) and data.is_edge_attr(key):
                     out[key] = select_entries(data[key], keep, data.__cat_dim__(key, data[key]))
         first, last = int(self.entry_ptr[i]), int(self.entry_ptr[i + 1])
@@ -102,26 +95,21 @@ class Items:
         return out
 
     def without(self, data: Data, index: Tensor) -> Data:
-        """A new graph without several items at once, as a model would be trained on it.
-
-        Edges leave every list of training edges, see `Partition.retain_data`.
-        """
+        """Return a new graph without several items, for training: edges leave every list of training edges too."""
         taken = self.take(index)
         gone = torch.zeros(data.edge_index.size(1), dtype=torch.bool, device=data.edge_index.device)
         gone[taken.column] = True
-        out = _without_columns(data, gone) if gone.any() else copy.copy(data)
+        out = copy.copy(data)
+        if gone.any():
+            graph = TrainingGraph(data)
+            out = data_without(graph, Selection.of(graph, gone))
         if taken.entry.numel():
             out.x = without_entries(data.x, *taken.entry)
         return out
 
 
-def _without_columns(data: Data, gone: Tensor) -> Data:
-    graph = TrainingGraph(data)
-    return data_without(graph, Selection.of(graph, gone))
-
-
 def without_entries(x: Tensor, row: Tensor, col: Tensor) -> Tensor:
-    """A copy of dense or CSR features with these entries zero."""
+    """Return a copy of dense or CSR features in which these entries are zero."""
     if x.layout == torch.strided:
         return x.index_put((row, col), torch.zeros((), dtype=x.dtype, device=x.device))
     gone = torch.isin(_owner(x.crow_indices()) * x.shape[1] + x.col_indices(), row * x.shape[1] + col)
@@ -130,7 +118,7 @@ def without_entries(x: Tensor, row: Tensor, col: Tensor) -> Tensor:
 
 
 def plain_edges(data: Data) -> Data:
-    """The data with a plain tensor in place of PyG's `EdgeIndex`, whose caches speak of one graph."""
+    """Return the data with a plain tensor in place of PyG's `EdgeIndex`, whose caches are valid for one graph only."""
     if isinstance(data.edge_index, EdgeIndex):
         data = copy.copy(data)
         data.edge_index = data.edge_index.as_tensor()
@@ -138,13 +126,12 @@ def plain_edges(data: Data) -> Data:
 
 
 def standing_still(nodes: Tensor, num_nodes: int) -> Items:
-    """One item per node `[k]` that edits nothing."""
-    none = torch.empty(0, dtype=torch.long, device=nodes.device)
-    return _items("nodes", num_nodes, nodes, nodes.numel(), column=none, column_item=none)
+    """Return one item per node `[k]` that edits nothing."""
+    return _items("nodes", num_nodes, nodes)
 
 
 def resolve_items(data: Data, of: str, items: Any = None) -> tuple[Items, Tensor]:
-    """What is asked for, as distinct items, and the place of each among them.
+    """Return the distinct items among those asked for.
 
     Args:
         data: the graph.
@@ -153,14 +140,14 @@ def resolve_items(data: Data, of: str, items: Any = None) -> tuple[Items, Tensor
             `None` for every column of `edge_index`, every node, every column of `x`.
 
     Returns:
-        The distinct items, and for each item asked for its place among them `[k]`.
+        The distinct items, and the place among them of each item asked for `[k]`.
 
     Raises:
         InvalidInputError: an unknown kind; items outside the graph; nothing asked for.
     """
     data = plain_edges(data)
-    if of not in KINDS:
-        raise InvalidInputError(f"Expected influence of one of {KINDS} (got {of!r})")
+    if of not in _KINDS:
+        raise InvalidInputError(f"Expected influence of one of {_KINDS} (got {of!r})")
     if items is not None:
         items = torch.as_tensor(items, device=data.edge_index.device)
         if items.is_floating_point() or items.dtype == torch.bool:
@@ -172,7 +159,7 @@ def resolve_items(data: Data, of: str, items: Any = None) -> tuple[Items, Tensor
 
 
 def _edges(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
-    edge_index, n = data.edge_index, data.num_nodes
+    edge_index, n = data.edge_index, int(data.num_nodes)
     if edge_index.numel() == 0:
         raise InvalidInputError("Expected a graph with edges (got none)")
     row, col = edge_index
@@ -181,7 +168,7 @@ def _edges(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
         items = edge_index
     elif items.dim() != 2 or items.size(0) != 2:
         raise InvalidInputError(f"Expected edges of shape [2, k] (got {tuple(items.shape)})")
-    _check_range(items, n, "nodes of the edges")
+    check_range(items, n, "nodes of the edges")
 
     def key(pairs: Tensor) -> Tensor:
         low, high = (pairs.min(dim=0).values, pairs.max(dim=0).values) if undirected else pairs
@@ -198,26 +185,21 @@ def _edges(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
         )
     column = torch.isin(graph, wanted).nonzero().view(-1)
     item = torch.searchsorted(wanted, graph[column])
-    order = torch.argsort(item, stable=True)
-    ids = torch.stack([wanted // n, wanted % n])
-    return _items("edges", n, ids, wanted.numel(), column=column[order], column_item=item), place
+    return _items("edges", n, torch.stack([wanted // n, wanted % n]), columns=(column, item)), place
 
 
 def _nodes(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
-    n = data.num_nodes
+    n = int(data.num_nodes)
     items = torch.arange(n, device=data.edge_index.device) if items is None else items
     if items.dim() != 1:
         raise InvalidInputError(f"Expected nodes of shape [k] (got {tuple(items.shape)})")
-    _check_range(items, n, "nodes")
+    check_range(items, n, "nodes")
     wanted, place = torch.unique(items, return_inverse=True)
-    position = torch.full((n,), -1, device=wanted.device)
-    position[wanted] = torch.arange(wanted.numel(), device=wanted.device)
+    position = _position(wanted, n)
     (source, target), columns = data.edge_index, torch.arange(data.edge_index.size(1), device=wanted.device)
     loops = source == target
     item, column = torch.cat([position[source], position[target[~loops]]]), torch.cat([columns, columns[~loops]])
-    item, column = item[item >= 0], column[item >= 0]
-    order = torch.argsort(item, stable=True)
-    return _items("nodes", n, wanted, wanted.numel(), column=column[order], column_item=item), place
+    return _items("nodes", n, wanted, columns=(column[item >= 0], item[item >= 0])), place
 
 
 def _features(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
@@ -227,49 +209,44 @@ def _features(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
     n, num_features = x.shape
     items = torch.arange(num_features, device=data.edge_index.device) if items is None else items
     if items.dim() == 2 and items.size(0) == 2:  # single entries
-        _check_range(items[0], n, "nodes")
-        _check_range(items[1], num_features, "feature columns")
+        check_range(items[0], n, "nodes")
+        check_range(items[1], num_features, "feature columns")
         key, place = torch.unique(items[0] * num_features + items[1], return_inverse=True)
         entry = torch.stack([key // num_features, key % num_features])
-        return _items("features", n, entry, key.numel(), entry=entry, entry_item=torch.arange(key.numel())), place
+        return _items("features", n, entry, entries=(entry, torch.arange(key.numel(), device=key.device))), place
     if items.dim() != 1:
         raise InvalidInputError(f"Expected columns [k] or entries (node, column) [2, k] (got {tuple(items.shape)})")
-    _check_range(items, num_features, "feature columns")
+    check_range(items, num_features, "feature columns")
     wanted, place = torch.unique(items, return_inverse=True)
-    if x.layout == torch.strided:
-        row, col = x.nonzero(as_tuple=True)
-    else:
-        row, col = _owner(x.crow_indices()), x.col_indices()
-    position = torch.full((num_features,), -1, device=wanted.device)
+    entry = x.nonzero().t() if x.layout == torch.strided else torch.stack([_owner(x.crow_indices()), x.col_indices()])
+    item = _position(wanted, num_features)[entry[1]]
+    return _items("features", n, wanted, entries=(entry[:, item >= 0], item[item >= 0])), place
+
+
+def _position(wanted: Tensor, size: int) -> Tensor:
+    """Return the place in `wanted` of each id in `[0, size)`, -1 for ids that are not there."""
+    position = torch.full((size,), -1, device=wanted.device)
     position[wanted] = torch.arange(wanted.numel(), device=wanted.device)
-    item = position[col]
-    held = item >= 0
-    entry, item = torch.stack([row[held], col[held]]), item[held]
-    order = torch.argsort(item, stable=True)
-    return _items("features", n, wanted, wanted.numel(), entry=entry[:, order], entry_item=item), place
+    return position
 
 
 def _items(
     of: str,
     num_nodes: int,
     ids: Tensor,
-    num_items: int,
-    column: Tensor | None = None,
-    column_item: Tensor | None = None,
-    entry: Tensor | None = None,
-    entry_item: Tensor | None = None,
+    columns: tuple[Tensor, Tensor] | None = None,
+    entries: tuple[Tensor, Tensor] | None = None,
 ) -> Items:
-    none = torch.empty(0, dtype=torch.long, device=ids.device)
-    column, column_item = (none, none) if column is None else (column, column_item)
-    entry, entry_item = (torch.stack([none, none]), none) if entry is None else (entry, entry_item)
-    return Items(
-        of, num_items, num_nodes, ids, column, _pointer(column_item, num_items), entry, _pointer(entry_item, num_items)
-    )
+    """Return the items `ids` that take out columns of `edge_index` or entries of `x`, each given with its item."""
+    none, num_items = torch.empty(0, dtype=torch.long, device=ids.device), ids.size(-1)
+    column, column_ptr = _by_item(*(columns or (none, none)), num_items)
+    entry, entry_ptr = _by_item(*(entries or (torch.stack([none, none]), none)), num_items)
+    return Items(of, num_items, num_nodes, ids, column, column_ptr, entry, entry_ptr)
 
 
-def _pointer(item: Tensor, num_items: int) -> Tensor:
+def _by_item(values: Tensor, item: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
     count = torch.bincount(item, minlength=num_items)
-    return torch.cat([count.new_zeros(1), count.cumsum(0)])
+    return values[..., torch.argsort(item, stable=True)], torch.cat([count.new_zeros(1), count.cumsum(0)])
 
 
 def _owner(pointer: Tensor) -> Tensor:
@@ -282,7 +259,8 @@ def _take(values: Tensor, pointer: Tensor, index: Tensor) -> tuple[Tensor, Tenso
     return values[..., place], torch.cat([count.new_zeros(1), count.cumsum(0)])
 
 
-def _check_range(ids: Tensor, limit: int, what: str) -> None:
+def check_range(ids: Tensor, limit: int, what: str) -> None:
+    """Refuse ids outside `[0, limit)`."""
     outside = ids[(ids < 0) | (ids >= limit)]
     if outside.numel():
         raise InvalidInputError(f"Expected {what} in [0, {limit}) (got {outside[:5].tolist()})")

@@ -1,4 +1,4 @@
-"""One call from a trained model to the influence of its edges, nodes or features."""
+"""Estimate the influence of edges, nodes or features in one call."""
 
 from __future__ import annotations
 
@@ -33,16 +33,25 @@ def estimate(
     seed: int = 0,
     **options: Any,
 ) -> Influence:
-    """`influence`, with the record of how the scores came about (residuals, damping, fallbacks) in `notes`."""
+    """Return what `influence` returns, with the estimator's remarks (residuals, damping, fallbacks) in `notes`."""
     check_model(model)
     check_graph(data)
-    task, estimator = as_task(task), ESTIMATORS.build(estimator, options)
+    built = ESTIMATORS.build(estimator, options)
     with isolated_rng(seed):
         distinct, place = resolve_items(data, of, items)
-        problem = InfluenceProblem.of(model, data, task, distinct, target, seed)
-        scores = estimator(problem)
-    if not torch.isfinite(scores).all():
-        raise InvalidInputError(f"Expected finite scores from estimator '{estimator.name}' (got NaN or infinity)")
+        problem = InfluenceProblem.of(model, data, as_task(task), distinct, target, seed)
+        scores = built(problem)
+    check_scores(scores, f"estimator '{built.name}'")
     return Influence(
-        scores[place], estimator.name, estimator.question, of, problem.target.name, distinct.num_items, problem.notes
+        scores[place], built.name, built.question, of, problem.target.name, distinct.num_items, problem.notes
     )
+
+
+def check_scores(scores: Tensor, source: str) -> None:
+    """Refuse scores that are not finite; `source` says where they come from.
+
+    Raises:
+        InvalidInputError: NaN or infinity.
+    """
+    if not torch.isfinite(scores).all():
+        raise InvalidInputError(f"Expected finite scores from {source} (got NaN or infinity)")

@@ -1,4 +1,4 @@
-"""What influence is on: how far outputs move, or the change of a number computed from them."""
+"""Targets of influence: how far outputs move, or the change of a number computed from them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
 from gunlearn.nn.kernels.scatter import scatter
 from gunlearn.nn.kernels.subgraph import spans
 from gunlearn.tasks.base import Task
 
 
 class Target(ABC):
-    """What influence is on; see `as_target`.
+    """The quantity that items have an influence on; see `as_target`.
 
     Attributes:
         name: for tables.
@@ -29,22 +29,19 @@ class Target(ABC):
     kind: ClassVar[str]
 
     def bind(self, model: nn.Module, data: Data, task: Task) -> Target:
-        """The target with what it needs of the problem; called once before it is used."""
+        """Return the target for one problem; called once, before the target is used."""
         return self
 
     @abstractmethod
     def change(self, before: Tensor, row: Tensor, after: Tensor, item: Tensor, num_items: int) -> Tensor:
-        """Influence of each item, given the rows of outputs that it changes.
+        """Return the influence of each item, `[num_items]`, given the rows of outputs that it changes.
 
         Args:
             before: outputs on the whole graph `[num_nodes, dim]`.
             row: node of each changed row `[num_rows]`.
             after: changed rows `[num_rows, dim]`.
-            item: whose row it is, in `[0, num_items)`, `[num_rows]`; an item's rows are distinct.
+            item: the item that changes each row, in `[0, num_items)`, `[num_rows]`; an item's rows are distinct.
             num_items: number of items.
-
-        Returns:
-            `[num_items]`.
         """
 
 
@@ -55,10 +52,9 @@ class Distance(Target):
 
     @abstractmethod
     def distance(self, before: Tensor, after: Tensor) -> Tensor:
-        """Distance of rows `[num_rows, dim]` to rows, `[num_rows]`."""
+        """Return the distance between two rows, for rows `[num_rows, dim]`: `[num_rows]`."""
 
     def change(self, before: Tensor, row: Tensor, after: Tensor, item: Tensor, num_items: int) -> Tensor:
-        """See `Target.change`."""
         return scatter(self.distance(before[row], after), item, dim=0, dim_size=num_items, reduce="sum")
 
 
@@ -68,7 +64,6 @@ class Probabilities(Distance):
     name = "probabilities"
 
     def distance(self, before: Tensor, after: Tensor) -> Tensor:
-        """L1 distance of the softmaxed rows."""
         return (after.softmax(dim=-1) - before.softmax(dim=-1)).abs_().sum(dim=-1)
 
 
@@ -78,21 +73,19 @@ class Embeddings(Distance):
     name = "embeddings"
 
     def distance(self, before: Tensor, after: Tensor) -> Tensor:
-        """L2 distance of the rows."""
         return (after - before).norm(dim=-1)
 
 
 class Value(Target):
-    """A differentiable number of the outputs."""
+    """A differentiable number computed from the outputs."""
 
     kind = "value"
 
     @abstractmethod
     def value(self, outputs: Tensor) -> Tensor:
-        """The number, of outputs `[num_nodes, dim]`; a scalar."""
+        """Return the number for outputs `[num_nodes, dim]`; a scalar."""
 
     def change(self, before: Tensor, row: Tensor, after: Tensor, item: Tensor, num_items: int) -> Tensor:
-        """One evaluation per item; see `Target.change`."""
         base = self.value(before)
         order = torch.argsort(item, stable=True)
         count = torch.bincount(item, minlength=num_items)
@@ -105,7 +98,7 @@ class Value(Target):
         return found
 
 
-class Loss(Value):
+class ItemLoss(Value):
     """The task's loss, averaged over items.
 
     Args:
@@ -113,32 +106,31 @@ class Loss(Value):
     """
 
     name = "loss"
+    model: nn.Module
+    task: Task
 
     def __init__(self, items: Any = None) -> None:
-        """See the class."""
-        self.items, self.model, self.task = items, None, None
+        self.items = items
 
-    def bind(self, model: nn.Module, data: Data, task: Task) -> Loss:
-        """See `Target.bind`."""
+    def bind(self, model: nn.Module, data: Data, task: Task) -> ItemLoss:
         items = task.validation_items(data) if self.items is None else self.items
         if items is None:
             raise InvalidInputError(
-                "Expected items for target 'loss' (got data without validation items); pass target=Loss(items)"
+                "Expected items for target 'loss' (got data without validation items); pass target=ItemLoss(items)"
             )
         if not hasattr(items, "num_items"):
             raise InvalidTypeError(
                 f"Expected items of the task, such as task.edge_items(data, edge_index) (got {type(items).__name__})"
             )
-        bound = Loss(items)
+        bound = ItemLoss(items)
         bound.model, bound.task = model, task
         return bound
 
     def value(self, outputs: Tensor) -> Tensor:
-        """Mean negative log-likelihood of the items."""
         return -self.task.decode(self.model, outputs, self.items).log_prob.mean()
 
     def change(self, before: Tensor, row: Tensor, after: Tensor, item: Tensor, num_items: int) -> Tensor:
-        """Items of the loss are decoded anew where an output that they read changes; see `Target.change`."""
+        # Only the items of the loss that read a changed output are decoded again.
         seeds = self.task.seeds(self.items)
         if seeds is None:
             return super().change(before, row, after, item, num_items)
@@ -166,7 +158,7 @@ class Loss(Value):
 
 
 class Function(Value):
-    """A function of the user's: outputs `[num_nodes, dim]` to a scalar.
+    """A user's function of the outputs `[num_nodes, dim]` that returns a scalar.
 
     Raises:
         InvalidInputError: it returns no scalar, or NaN.
@@ -175,11 +167,9 @@ class Function(Value):
     name = "function"
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        """See the class."""
         self.function = function
 
     def value(self, outputs: Tensor) -> Tensor:
-        """What the function returns, checked."""
         value = self.function(outputs.clone())  # it may write into them
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -189,22 +179,41 @@ class Function(Value):
         return value.reshape(()).to(outputs.dtype)
 
 
-TARGETS: dict[str, type[Target]] = {cls.name: cls for cls in (Probabilities, Embeddings, Loss)}
+#: Targets by name.
+INFLUENCE_TARGETS: dict[str, type[Target]] = {cls.name: cls for cls in (Probabilities, Embeddings, ItemLoss)}
 
 
 def as_target(target: str | Target | Callable[[Tensor], Tensor], model: nn.Module, data: Data, task: Task) -> Target:
-    """A target from its name, from a function of the outputs, or from itself, bound to a problem.
+    """Return the target for a name, for a function of the outputs, or for a target, bound to a problem.
 
     Raises:
         InvalidInputError: an unknown name.
         InvalidTypeError: anything else.
     """
     if isinstance(target, str):
-        if target not in TARGETS:
-            raise InvalidInputError(f"Expected a target among {sorted(TARGETS)} or a function (got '{target}')")
-        target = TARGETS[target]()
+        if target not in INFLUENCE_TARGETS:
+            known = sorted(INFLUENCE_TARGETS)
+            raise InvalidInputError(f"Expected a target among {known} or a function (got '{target}')")
+        target = INFLUENCE_TARGETS[target]()
     elif not isinstance(target, Target):
         if not callable(target):
             raise InvalidTypeError(f"Expected a target's name, a Target or a function (got {type(target).__name__})")
         target = Function(target)
     return target.bind(model, data, task)
+
+
+def as_value(target: Target, use: str) -> Value:
+    """Return the target where it is a number.
+
+    Args:
+        target: any target.
+        use: what needs a number, for the error: `"truth 'pbrf'"`.
+
+    Raises:
+        UnsupportedMethodError: it is a distance.
+    """
+    if not isinstance(target, Value):
+        raise UnsupportedMethodError(
+            f"Expected a target of kind value with {use}, such as 'loss' (got '{target.name}', a {target.kind})"
+        )
+    return target

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch_geometric.data import Data
 
 from gunlearn.core.checks import check_choice
-from gunlearn.datasets.registry import DATASETS, find
+from gunlearn.datasets.catalogue import DATASETS, find
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests.base import Request
 from gunlearn.requests.edges import ForgetEdges

@@ -5,19 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.metrics.base import Evaluator
+from gunlearn.metrics.problem import Evaluator
 from gunlearn.seed import isolated_rng
 from gunlearn.training.callbacks import Callback
 
-BINS = 40
-
 
 class Course(Callback):
-    """Records the evaluator's headline figures at some epochs; neither the model nor random state notice.
+    """Record the evaluator's headline figures at some epochs; the model and the random state stay as they are.
 
     The points lie densely where a run starts and most happens: before the first epoch, after it, and at equal ratios up
     to the last.
@@ -31,36 +28,31 @@ class Course(Callback):
     """
 
     def __init__(self, evaluator: Evaluator, points: int = 15) -> None:
-        """See the class."""
-        self.evaluator, self.points, self.curve = evaluator, points, []
+        self.evaluator, self.points = evaluator, points
+        self.curve: list[dict[str, Any]] = []
         self._epochs: set[int] = set()
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any) -> None:
-        """Plan the points; the first is the model as it came."""
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Plan the points; the first is the model before any step."""
         last = max(state.max_epochs, 1)
         self._epochs = {round(epoch) for epoch in np.geomspace(1, last, self.points)} | {last}
-        self._record(state.epoch, model)
+        self._record(state.epoch, kwargs["model"])
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record where a point was planned."""
         if state.epoch in self._epochs:
-            self._record(state.epoch, model)
+            self._record(state.epoch, kwargs["model"])
 
-    def on_train_end(self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any) -> None:
-        """The last epoch of a run that stopped early was not planned."""
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Record the last epoch, which was not planned where a run stopped early."""
         if self.curve[-1]["epoch"] != state.epoch:
-            self._record(state.epoch, model)
+            self._record(state.epoch, kwargs["model"])
 
     def _record(self, epoch: int, model: nn.Module) -> None:
         with isolated_rng():
+            view, names = self.evaluator.view(model), self.evaluator.headline
             try:
-                p = self.evaluator.probabilities(model)
-                figures = {**self.evaluator.utility(p), **self.evaluator.forgetting(p)}
+                figures = {name: view[name] for name in names}
             except InvalidInputError:  # NaN: the loop itself says so soon
-                figures = {}
-        self.curve.append({"epoch": epoch, **{name: figures.get(name) for name, _ in self.evaluator.headline}})
-
-
-def histogram(probabilities: Tensor) -> list[int]:
-    """Counts in `BINS` equal bins of [0, 1]."""
-    return [int(n) for n in torch.histc(probabilities.detach().cpu().double(), bins=BINS, min=0.0, max=1.0)]
+                figures = dict.fromkeys(names)
+        self.curve.append({"epoch": epoch, **figures})

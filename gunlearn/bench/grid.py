@@ -16,29 +16,22 @@ import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from torch_geometric.data import Data
 
-from gunlearn.attribution.removal.nora import edge_scores, nora
+from gunlearn.attribution.removal.nora import inpo_edge_scores, nora
 from gunlearn.bench.cell import Cell
 from gunlearn.bench.config import GridConfig
-from gunlearn.bench.course import Course, histogram
+from gunlearn.bench.course import Course
 from gunlearn.bench.models import ModelStore, data_hash
 from gunlearn.bench.store import ROWS_FILE, RowStore, atomic_write, csv_text, json_plain
-from gunlearn.datasets.registry import load
+from gunlearn.datasets.catalogue import load
 from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
-from gunlearn.metrics import EVALUATORS
-from gunlearn.metrics.named import evaluator
+from gunlearn.metrics.problem import evaluator, headline, row_names
+from gunlearn.metrics.view import ModelView
 from gunlearn.tasks.named import as_task
 from gunlearn.training.processes import world_size
 from gunlearn.training.result import Result, versions
 
-#: Figures of a row, `None` where one cannot be had.
-FIGURES = (
-    "retain_auc", "retain_ap", "forget_auc", "forget_ap", "forget_prob", "retain_prob",
-    "test_acc", "retain_acc", "forget_acc", "mia_auc",
-    "js_forget", "js_test", "js_retain", "js_floor_forget", "js_floor_test", "js_floor_retain",
-    "seconds", "seconds_per_epoch", "epochs", "peak_memory_mb",
-)  # fmt: skip
 _ALONE = threading.Lock()
 _FORMAT = 3  # raise it when rows change, so that old ones are not taken for new ones
 
@@ -46,7 +39,7 @@ _FORMAT = 3  # raise it when rows change, so that old ones are not taken for new
 def run_grid(
     config: GridConfig | Sequence[GridConfig], out: str | Path, progress: bool = False, n_jobs: int | None = None
 ) -> list[dict[str, Any]]:
-    """Run all cells, write `rows.jsonl` as it goes, then `results.json`, `results.csv` and `report.html`.
+    """Run all cells, write `rows.jsonl` as it goes, then `results.json` and `results.csv`.
 
     Rows that are in `rows.jsonl` with the same settings are not computed again; failed ones are tried again. Inside
     `joblib.parallel_config` (or `cluster`) the cells go to that backend, on other machines too if they see the same
@@ -67,8 +60,6 @@ def run_grid(
         InvalidInputError: the same configuration twice; or started by `accelerate launch` in several processes, which
             would all write the same files.
     """
-    from gunlearn.report.html import grid_report
-
     if n_jobs == 0:
         raise InvalidInputError("Expected 'n_jobs' of at least 1, or -1 for all processors (got 0)")
     if world_size() > 1:
@@ -91,7 +82,6 @@ def run_grid(
     rows = [row for cell_rows in Parallel(n_jobs=n_jobs)(jobs) for row in cell_rows]
     atomic_write(out / "results.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
     atomic_write(out / "results.csv", csv_text(rows))
-    grid_report(rows, out / "report.html")
     return rows
 
 
@@ -134,7 +124,7 @@ class _Problem:
         partition = None if cell.by == "influence" else cell.request().resolve(data)
         self.base = store.base(data, cell.seed)
         if partition is None:
-            partition = cell.request().resolve(data, edge_scores(nora(self.base.model, data), data.edge_index))
+            partition = cell.request().resolve(data, inpo_edge_scores(nora(self.base.model, data), data.edge_index))
         self.partition = partition
         offsets = (1000, 2000) if config.references else ()
         self.references = [store.retrained(self.base, self.partition, offset + cell.seed) for offset in offsets]
@@ -144,23 +134,22 @@ class _Problem:
     def row(self, name: str, method: Method | None) -> dict[str, Any]:
         """Return one row; that of a method that cannot do this, or that diverges, has an `error`."""
         if name == "original":
-            p = self.evaluator.probabilities(self.base.model, full_graph=True)
-            return {**self._frame("original", "full graph"), **self._figures(self.base.model, p)}
+            view = self.evaluator.view(self.base.model, full_graph=True)
+            return {**self._frame("original", "full graph"), **view.row()}
         if method is None:
             first = self.references[0]
-            p = self.evaluator.probabilities(first.model)
-            row = {**self._frame("retrain", "default"), **self._figures(first.model, p), **_record(first)}
+            row = self._row(self.evaluator.view(first.model, first), first)
             return {**row, "notes": {**first.notes, "retrain_seed": first.seed}}
         course = Course(self.evaluator)
         frame = {**self._frame(name, method.label), "options": method.config()}
         try:
             result = run_method(method, self.base.model, self.partition, self.task, self.cell.seed, [course], self.bars)
-            p = self.evaluator.probabilities(result.model)
-            if not all(bool(torch.isfinite(q).all()) for q in (p.forget, p.retain, p.test) if q is not None):
+            view = self.evaluator.view(result.model, result)
+            if not view.is_finite:
                 raise DivergenceError("Expected finite scores of the unlearned model (got NaN)")
         except GunlearnError as error:
             return {**frame, "curve": course.curve, "error": str(error)}
-        return {**frame, **self._figures(result.model, p), **_record(result), "curve": course.curve}
+        return {**self._row(view, result), "curve": course.curve}
 
     def _frame(self, method: str, mode: str) -> dict[str, Any]:
         """What all rows of the cell share, figures not yet had."""
@@ -173,7 +162,7 @@ class _Problem:
             "num_forget": self.partition.num_forget,
             "num_retain": self.partition.num_retain,
             "num_nodes": self.partition.data.num_nodes,
-            **dict.fromkeys(FIGURES),
+            **dict.fromkeys(row_names()),
             "base_seconds": self.base.seconds,
             "request_hash": self.partition.request_hash,
             "recipe": dict(vars(self.recipe)),
@@ -186,19 +175,10 @@ class _Problem:
             "hist_forget": None,
         }
 
-    def _figures(self, model: torch.nn.Module, p: Any) -> dict[str, Any]:
-        e = self.evaluator
-        forget = histogram(e.forget_probability(p))
-        return {**e.utility(p), **e.forgetting(p), **e.distance(model, p), "hist_forget": forget}
-
-
-def _record(result: Result) -> dict[str, Any]:
-    return {
-        **result.cost(),
-        "options": result.config,
-        "notes": result.notes,
-        "versions": result.versions,
-    }
+    def _row(self, view: ModelView, result: Result) -> dict[str, Any]:
+        """What came out of a run; its seed is the cell's."""
+        row = {**self._frame(result.method, result.mode), **view.row(), "seed": self.cell.seed}
+        return {**row, "options": result.config, "notes": result.notes}
 
 
 def resolve_device(device: str) -> torch.device:
@@ -222,7 +202,7 @@ def _line(row: dict[str, Any]) -> str:
     head = f"{row['dataset']} seed {row['seed']}: {row['method']} ({row['mode']})"
     if row["error"]:
         return f"{head}: {row['error']}"
-    parts = [(words, row[name], ".3f") for name, words in EVALUATORS[row["task"]].headline]
+    parts = [(figure.words or figure.heading, row[figure.name], figure.format) for figure in headline(row["task"])]
     parts.append(("seconds", row["seconds"], ".3g"))
     return f"{head}: " + ", ".join(f"{name} {value:{spec}}" for name, value, spec in parts if value is not None)
 

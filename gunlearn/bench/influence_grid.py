@@ -20,7 +20,7 @@ from gunlearn.bench.own_model import own_model
 from gunlearn.bench.study_files import write_study
 from gunlearn.core.checks import check_choice
 from gunlearn.core.options import parse_pair, typed_options
-from gunlearn.datasets.registry import load
+from gunlearn.datasets.catalogue import load
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.node_classification import labels

@@ -9,7 +9,10 @@ from typing import Any
 
 
 def lazy(
-    package: str, homes: Mapping[str, Sequence[str]], parts: Sequence[str] = ()
+    package: str,
+    homes: Mapping[str, Sequence[str]],
+    parts: Sequence[str] = (),
+    renamed: Mapping[str, str] | None = None,
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` for a package.
 
@@ -17,6 +20,7 @@ def lazy(
         package: its `__name__`.
         homes: modules, and the names that each of them holds.
         parts: subpackages that are names of the package too.
+        renamed: names that there were once, with what to write instead.
 
     Returns:
         The two functions, to be assigned in the package.
@@ -28,7 +32,8 @@ def lazy(
         if name in parts:
             return import_module(f"{package}.{name}")
         if name not in home_of:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            instead = f"; it is {renamed[name]} now" if renamed and name in renamed else ""
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{instead}")
         # `gunlearn.attribution` is a package as well, and callable: a name that is there is never hidden.
         return module.__dict__.setdefault(name, getattr(import_module(home_of[name]), name))
 

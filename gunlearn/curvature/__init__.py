@@ -1,1 +1,1 @@
-"""Products with curvature, solvers, Fisher information: what second-order methods and influence share."""
+"""Products with curvature, solvers and Fisher information, for second-order methods and influence."""

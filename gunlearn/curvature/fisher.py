@@ -1,4 +1,4 @@
-"""Squared gradients of many items' losses, summed over the items, in a few passes."""
+"""The diagonal of the empirical Fisher information, in a few backward passes."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ def fisher_diagonal(losses: Tensor, parameters: Sequence[Tensor], probes: int | 
     r"""Mean over items of squared gradients, :math:`\frac1n \sum_i (\nabla \ell_i)^2`: the empirical Fisher's diagonal.
 
     With independent random signs :math:`s_i` the square of :math:`\sum_i s_i \nabla \ell_i` has the expectation
-    :math:`\sum_i (\nabla \ell_i)^2`: `probes` backward passes estimate it whatever the number of items, each entry with
-    a relative standard deviation of at most :math:`\sqrt{2 / probes}`. Exact, by a pass per item, where there are no
-    more items than probes.
+    :math:`\sum_i (\nabla \ell_i)^2`: `probes` backward passes estimate it for any number of items, each entry with a
+    relative standard deviation of at most :math:`\sqrt{2 / probes}`. Exact, by a pass per item, where there are no more
+    items than probes.
 
     Args:
-        losses: one per item, on the graph of computations, `[num_items]`; at least one.
-        parameters: whose gradients.
+        losses: differentiable losses of the items, `[num_items]`; at least one.
+        parameters: the parameters to differentiate with respect to.
         probes: number of random sign vectors, from torch's global generator; `None` is exact.
 
     Returns:
         A tensor of each parameter's shape; zeros where the losses do not depend on it.
     """
-    if losses.numel() == 0:
+    number = losses.numel()
+    if number == 0:
         raise InvalidInputError("Expected at least one item to measure importance on (got none)")
-    exact = probes is None or losses.numel() <= probes
+    passes = number if probes is None else min(number, probes)
+    exact = passes == number
     total = [torch.zeros_like(p) for p in parameters]
-    for i in range(losses.numel() if exact else probes):
+    for i in range(passes):
         value = losses[i] if exact else losses @ (torch.randint(2, losses.shape).to(losses) * 2 - 1)
         found = torch.autograd.grad(value, list(parameters), retain_graph=True, allow_unused=True)
         for sum_, gradient in zip(total, found, strict=True):
             if gradient is not None:
                 sum_ += gradient.square()
-    return [sum_ / losses.numel() if exact else sum_ / (probes * losses.numel()) for sum_ in total]
+    return [sum_ / (number if exact else passes * number) for sum_ in total]
 
 
 def check_probes(probes: int | None) -> None:
-    """Refuse what is no number of probes."""
+    """Refuse a number of probes that is neither an integer >= 1 nor `None`."""
     if probes is not None and (isinstance(probes, bool) or not isinstance(probes, int) or probes < 1):
         raise InvalidInputError(f"Expected 'probes' to be an integer >= 1 or None (got {probes!r})")

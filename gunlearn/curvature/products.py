@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -12,25 +13,49 @@ from torch_geometric.data import Data
 from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 
-KINDS = ("gauss_newton", "hessian")
+CURVATURES = ("gauss_newton", "hessian")
 
 
-class Curvature:
+class _Products(ABC):
+    """A matrix known by its products with vectors, plus a multiple of the identity."""
+
+    params: list[Tensor]
+    weight_decay: float
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.params)
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        if v.dim() == 2:
+            return torch.stack([self @ row for row in v])
+        if v.shape != (self.size,):
+            raise InvalidInputError(f"Expected a vector of {self.size} parameters (got shape {tuple(v.shape)})")
+        product = self._product(v)
+        return product + self.weight_decay * v if self.weight_decay else product
+
+    @abstractmethod
+    def _product(self, v: Tensor) -> Tensor:
+        """The product with `v` `[size]`, without weight decay."""
+
+
+class Curvature(_Products):
     r"""The matrix `C` of a training loss at the model's parameters, known by its products `C @ v`.
 
     - `"hessian"`: :math:`C = \nabla^2_\theta L`, by differentiating the gradient once more;
     - `"gauss_newton"`: :math:`C = J^\top H_z J`, where :math:`z` are the predictions' logits, :math:`J` their
-      Jacobian and :math:`H_z` the Hessian of the loss in :math:`z`. It leaves out how the logits bend, and is positive
-      semi-definite wherever the loss is convex in them (cross entropy is): the curvature that the proximal Bregman
-      response has (Bae et al., arXiv 2209.05364; arXiv 2506.04694).
+      Jacobian and :math:`H_z` the Hessian of the loss in :math:`z`. It ignores second derivatives of the logits, and is
+      positive semi-definite wherever the loss is convex in them (as cross entropy is): the curvature of the proximal
+      Bregman response (Bae et al., arXiv 2209.05364; arXiv 2506.04694).
 
-    The graph of the first derivative is built once; a product is one pass through it (three for Gauss-Newton), for as
-    many vectors as are asked for. It holds `O(num_edges * dim)` memory per layer as long as the object lives, and the
-    parameters must not be changed in place meanwhile.
+    The graph of the first derivative is built once; each product is one pass through it (three for Gauss-Newton). It
+    holds `O(num_edges * dim)` memory per layer as long as the object lives; do not change the parameters in place
+    meanwhile.
 
     Args:
-        loss: what was trained by.
-        kind: one of `KINDS`.
+        loss: the loss of the training.
+        kind: one of `CURVATURES`.
         weight_decay: of the training; `weight_decay * v` is added.
         data: the graph, default the loss's.
         weight: of each term `[n]`, default the loss's.
@@ -39,7 +64,7 @@ class Curvature:
         InvalidInputError: unknown kind, or a negative weight decay.
         UnsupportedMethodError: Gauss-Newton products of a task without logits.
 
-    Shapes: `C @ v` takes and gives `[num_params]`, or `[k, num_params]` for `k` vectors.
+    Shapes: `C @ v` takes and returns `[num_params]`, or `[k, num_params]` for `k` vectors.
     """
 
     def __init__(
@@ -50,8 +75,8 @@ class Curvature:
         data: Data | None = None,
         weight: Tensor | None = None,
     ) -> None:
-        if kind not in KINDS:
-            raise InvalidInputError(f"Expected 'curvature' among {KINDS} (got {kind!r})")
+        if kind not in CURVATURES:
+            raise InvalidInputError(f"Expected 'curvature' among {CURVATURES} (got {kind!r})")
         if not weight_decay >= 0:
             raise InvalidInputError(f"Expected 'weight_decay' >= 0 (got {weight_decay})")
         self.kind, self.weight_decay, self.params = kind, weight_decay, loss.params
@@ -71,39 +96,24 @@ class Curvature:
         self._u = torch.zeros_like(z, requires_grad=True)
         self._pulled = flat(grad(z, self.params, self._u, create_graph=True, materialize_grads=True))
 
-    @property
-    def size(self) -> int:
-        """Number of parameters."""
-        return sum(p.numel() for p in self.params)
-
-    def __matmul__(self, v: Tensor) -> Tensor:
-        """`C v`; see the class for shapes."""
-        if v.dim() == 2:
-            return torch.stack([self @ row for row in v])
-        if v.shape != (self.size,):
-            raise InvalidInputError(f"Expected a vector of {self.size} parameters (got shape {tuple(v.shape)})")
-        product = self._hessian(v) if self.kind == "hessian" else self._gauss_newton(v)
-        return product + self.weight_decay * v if self.weight_decay else product
-
-    def _hessian(self, v: Tensor) -> Tensor:
-        return _derivative(self._gradient, self.params, v)
-
-    def _gauss_newton(self, v: Tensor) -> Tensor:
+    def _product(self, v: Tensor) -> Tensor:
+        if self.kind == "hessian":
+            return _derivative(self._gradient, self.params, v)
         pushed = _derivative(self._pulled, [self._u], v).view_as(self._u)
         bent = _derivative(self._slope, [self._logits], pushed).view_as(pushed)
         return _derivative(self._logits, self.params, bent)
 
 
-class SplitGaussNewton:
+class SplitGaussNewton(_Products):
     r"""Gauss-Newton products on the CSR kernels: one pass through the layers, one through the scores.
 
     For logits :math:`z = q(h)` at most quadratic in the model's outputs :math:`h` and without parameters of their own
     (classes of nodes, inner products of pairs), :math:`C v = J_h^\top J_q^\top H_z J_q J_h v`. The layers' constant
     matrices are differentiated to any order; :math:`J_q\,d = (q(h + td) - q(h - td)) / 2t` is exact for such `q` and
-    takes first derivatives alone, where differentiating scores twice would gather `[num_pairs, dim]`.
+    needs no second derivative of the scores, which would gather `[num_pairs, dim]`.
 
     Args:
-        loss: what was trained by, with `kernels=True`.
+        loss: the loss of the training, with `kernels=True`.
         weight_decay: of the training; `weight_decay * v` is added.
         data: the graph, default the loss's.
         weight: of each term `[n]`, default the loss's.
@@ -129,17 +139,10 @@ class SplitGaussNewton:
         self._logits = prediction.logits
         (self._slope,) = grad(loss.mean(prediction, weight), self._logits, create_graph=True)
 
-    @property
-    def size(self) -> int:
-        """Number of parameters."""
-        return sum(p.numel() for p in self.params)
-
-    def __matmul__(self, v: Tensor) -> Tensor:
-        """`C v` for `v` `[num_params]`."""
+    def _product(self, v: Tensor) -> Tensor:
         pushed = _derivative(self._pulled, [self._u], v).view_as(self._u)
         bent = _derivative(self._slope, [self._logits], self._scored(pushed)).view_as(self._logits)
-        product = _derivative(self._outputs, self.params, _derivative(self._logits, [self._leaf], bent).view_as(pushed))
-        return product + self.weight_decay * v if self.weight_decay else product
+        return _derivative(self._outputs, self.params, _derivative(self._logits, [self._leaf], bent).view_as(pushed))
 
     @torch.no_grad()
     def _scored(self, direction: Tensor) -> Tensor:
@@ -148,12 +151,12 @@ class SplitGaussNewton:
         if not 0 < size < float("inf"):
             return torch.zeros_like(self._logits) * size
         step = (float(self._leaf.norm()) or 1.0) / size
-        ahead, behind = (self.loss.predict(self._leaf + sign * step * direction).logits for sign in (1, -1))
+        ahead, behind = (self.loss.predict(self._leaf + s * step * direction).require("logits") for s in (1, -1))
         return (ahead - behind) / (2 * step)
 
 
 def _derivative(output: Tensor, inputs: list[Tensor], direction: Any) -> Tensor:
-    """`direction^T d output / d inputs`, zero where there is no dependence (a loss linear in its logits)."""
+    """Return `direction^T d output / d inputs`, zero where `output` is constant (a loss linear in its logits)."""
     if not output.requires_grad:
         return torch.zeros_like(flat(inputs))
     return flat(grad(output, inputs, direction, retain_graph=True, materialize_grads=True)).detach()

@@ -1,4 +1,4 @@
-"""Linear systems with a symmetric matrix known by its products: eigenvalue bounds, conjugate gradients, LiSSA."""
+"""Solvers for a symmetric matrix known by its products: eigenvalue bounds, conjugate gradients, LiSSA."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from gunlearn.errors import DivergenceError, InvalidInputError
 class Symmetric(Protocol):
     """A symmetric matrix known by its products with vectors `[size]`."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """Length of the vectors."""
+        ...
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """The product with `v` `[size]`."""
-        ...
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What Lanczos found out about the ends of a spectrum.
+    """Lanczos estimates of the extreme eigenvalues.
 
     Attributes:
         smallest: smallest Ritz value; the smallest eigenvalue is not above it.
@@ -40,14 +42,14 @@ class Spectrum:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Both ends with their errors added on the safe side."""
+        """Estimates less and plus their errors: bounds on the extreme eigenvalues."""
         return self.smallest - self.smallest_error, self.largest + self.largest_error
 
     def damping(self, share: float = 1e-3) -> float:
-        """What to add to the diagonal so that the matrix is positive definite and well conditioned.
+        """Return what to add to the diagonal so that the matrix is positive definite and well conditioned.
 
-        `share` of the largest absolute eigenvalue, on top of what lifts the smallest one to zero (with a tenth of it to
-        spare): the condition number is about `1 / share`.
+        It lifts the smallest eigenvalue above zero (by a tenth of its size), and adds `share` of the largest absolute
+        eigenvalue: the condition number is about `1 / share`.
         """
         low, high = self.bounds
         return max(-1.1 * low, 0.0) + share * max(abs(low), abs(high))
@@ -59,8 +61,8 @@ class Solution:
 
     Attributes:
         x: `[size]`, or `[k, size]`.
-        residual: `||b - A x|| / ||b||`, computed anew at the end; the worst of several.
-        iterations: products with the matrix, the most of several.
+        residual: `||b - A x|| / ||b||`, computed anew at the end; of several systems the largest.
+        iterations: products with the matrix; of several systems the most.
     """
 
     x: Tensor
@@ -70,15 +72,15 @@ class Solution:
 
 @dataclass(frozen=True)
 class Krylov:
-    r"""The span of `b, A b, A^2 b, ...`, in which `(A + damping I) x = b` is solved for every damping at once.
+    r"""The span of `b, A b, A^2 b, ...`, in which `(A + damping I) x = b` can be solved for every damping.
 
-    Shifting the diagonal leaves the span as it is, so that its basis `Q` with `A Q = Q T + rest` serves all dampings:
-    `x = |b| Q (T + damping I)^{-1} e_1`, what conjugate gradients reach after as many products.
+    Damping does not change the span, so that its basis `Q` with `A Q = Q T + rest` gives all solutions:
+    `x = |b| Q (T + damping I)^{-1} e_1`, those of conjugate gradients after as many products.
 
     Attributes:
         basis: orthonormal `[steps, size]`.
         tridiagonal: `T`, float64 `[steps, steps]`.
-        rest: norm of what the next product would add to the span.
+        rest: norm of the part of the next product outside the span.
         norm: `|b|`.
     """
 
@@ -95,7 +97,7 @@ class Krylov:
         return Spectrum(float(value[0]), float(value[-1]), float(error[0]), float(error[-1]))
 
     def coordinates(self, damping: float) -> tuple[Tensor, float]:
-        """Solution in terms of the basis `[steps]`, and its relative residual `||b - (A + damping I) x|| / ||b||`.
+        """Return the solution in the basis, `[steps]`, and its relative residual `||b - (A + damping I) x|| / ||b||`.
 
         Raises:
             DivergenceError: the damped matrix is not positive definite.
@@ -110,7 +112,7 @@ class Krylov:
         return self.norm * y, self.rest * abs(float(y[-1]))
 
     def solve(self, damping: float) -> Solution:
-        """The solution in the span."""
+        """Return the solution in the span."""
         y, residual = self.coordinates(damping)
         return Solution(y.to(self.basis) @ self.basis, residual, len(y))
 
@@ -123,8 +125,8 @@ def krylov(
     Args:
         matrix: `A`, symmetric.
         b: `[size]`, not zero.
-        max_steps: products.
-        done: asked after each fourth product whether the span is large enough.
+        max_steps: most products.
+        done: called after each fourth product; returns whether the span is large enough.
 
     Raises:
         DivergenceError: a product is not finite.
@@ -137,10 +139,10 @@ def krylov(
             raise DivergenceError("Expected finite curvature products (got NaN or infinity)")
         alpha.append(float(w @ basis[-1]))
         span = torch.stack(basis)
-        for _ in range(2):  # once more: rounding leaves a little of the span behind
+        for _ in range(2):  # twice, because of rounding
             w = w - span.t() @ (span @ w)
         beta.append(float(w.norm()))
-        if beta[-1] <= 1e-10 * max(max(map(abs, alpha)), 1e-300):  # the span is invariant: the values are exact
+        if beta[-1] <= 1e-10 * max(max(map(abs, alpha)), 1e-300):  # an invariant span: its eigenvalues are exact
             beta[-1] = 0.0
         off = torch.diag(torch.tensor(beta[:-1], dtype=torch.float64), 1)
         tridiagonal = torch.diag(torch.tensor(alpha, dtype=torch.float64)) + off + off.t()
@@ -152,14 +154,14 @@ def krylov(
 
 
 def lanczos(matrix: Symmetric, like: Tensor, steps: int = 32, seed: int = 0) -> Spectrum:
-    """Bounds on the extreme eigenvalues from a few products, by Lanczos with full reorthogonalisation.
+    """Bound the extreme eigenvalues with a few products, by Lanczos with full reorthogonalisation.
 
     The extreme Ritz values approach the extreme eigenvalues from inside; the error is the norm of the Ritz residual,
     `beta_m |s_m|` (Parlett, The Symmetric Eigenvalue Problem, section 13.2).
 
     Args:
         matrix: symmetric.
-        like: gives dtype and device.
+        like: a tensor of the dtype and device to use.
         steps: number of products.
         seed: of the random start.
 
@@ -179,9 +181,9 @@ def conjugate_gradient(
     Args:
         matrix: `A`, symmetric.
         b: right-hand side `[size]`, or several `[k, size]`, which share the matrix.
-        damping: see above.
+        damping: added to the diagonal.
         tolerance: relative residual to reach.
-        max_iterations: products per right-hand side.
+        max_iterations: most products per right-hand side.
 
     Raises:
         DivergenceError: the matrix is not positive definite, a product is not finite, or the residual is not reached.
@@ -211,7 +213,7 @@ def conjugate_gradient(
         p = r + (rr / before) * p
         iterations += 1
     residual = float((b - (matrix @ x + damping * x)).norm()) / norm
-    if not residual <= 2 * tolerance:  # the recursive residual drifts from the true one a little
+    if not residual <= 2 * tolerance:  # the recursive residual drifts a little from the true one
         raise DivergenceError(
             f"Expected conjugate gradients to reach a relative residual of {tolerance:.3g} (got {residual:.3g} after "
             f"{iterations} iterations); raise 'damping', 'max_iterations' or 'tolerance', or use a float64 model"
@@ -223,9 +225,8 @@ def lissa(matrix: Symmetric, b: Tensor, iterations: int = 100, scale: float = 50
     r"""LiSSA as GIF runs it: `h <- b + (1 - damping) h - (A h) / scale`, from `h = b`; the solution is `h / scale`.
 
     It converges to :math:`(A + \mathrm{damping} \cdot \mathrm{scale}\, I)^{-1} b` if the eigenvalues of `A` lie in
-    :math:`(-\mathrm{damping} \cdot \mathrm{scale}, (2 - \mathrm{damping})\,\mathrm{scale})`; cut off after `T` steps it
-    shrinks directions of eigenvalue below `scale / T`. The residual says how far it got (GIF, arXiv 2304.02835, and
-    its code).
+    :math:`(-\mathrm{damping} \cdot \mathrm{scale}, (2 - \mathrm{damping})\,\mathrm{scale})`; stopped after `T` steps it
+    shrinks directions of eigenvalue below `scale / T`; see the residual. (GIF, arXiv 2304.02835, and its code.)
 
     Args:
         matrix: `A`, symmetric; in GIF the Hessian of the summed loss.
@@ -236,7 +237,7 @@ def lissa(matrix: Symmetric, b: Tensor, iterations: int = 100, scale: float = 50
 
     Raises:
         InvalidInputError: a setting that is not positive.
-        DivergenceError: it ended farther from the solution than doing nothing would.
+        DivergenceError: the result is farther from the solution than zero is.
     """
     if not (iterations >= 1 and scale > 0 and damping >= 0):
         raise InvalidInputError(

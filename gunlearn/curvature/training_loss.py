@@ -1,4 +1,4 @@
-"""The loss a model was trained by, as a function of its parameters, of the graph and of the weight of each term."""
+"""The training loss of a model as a function of its parameters, the graph and the weight of each term."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from gunlearn.tasks.base import Task
 
 @contextmanager
 def second_order(model: nn.Module, kernels: bool = False) -> Iterator[None]:
-    """Inside the block a pass of `model` can be differentiated twice; `kernels` leaves the CSR kernels switched on.
+    """Inside the block a pass of `model` can be differentiated twice; with `kernels` CSR kernels still run.
 
     Layers gather and scatter with torch's own operators: torch-scatter's segment kernels would drop second-order terms
-    without an error. Caches of `cached=True` layers stand aside, since they hold another graph's normalisation.
+    without an error. Caches of `cached=True` layers are not used, since they hold another graph's normalisation.
     """
     with nullcontext() if kernels else plain_path(), without_torch_scatter(), suspended_caches(model):
         yield
@@ -37,17 +37,17 @@ def second_order(model: nn.Module, kernels: bool = False) -> Iterator[None]:
 class TrainingLoss:
     r"""`L(theta; G, w) = -(1/n) sum_i w_i log p_i(theta; G)` over the `n` training items, in evaluation mode.
 
-    Items that training draws at random (negatives of link prediction) are drawn once, under the problem's seed, and
-    kept. An item that is taken away gets the weight 0, `n` stays: at a stationary point the other normalisation
-    changes the gradient in the second order alone.
+    Items that training draws at random (negatives of link prediction) are drawn once, under the problem's seed. A
+    removed item gets weight 0 and still counts in `n`: at a stationary point this changes the gradient only in second
+    order.
 
     Attributes:
         model: in evaluation mode.
-        task: what it predicts.
+        task: the task that it was trained on.
         data: the whole graph.
         items: the training items.
         weight: of each item's term, `[n]`.
-        kernels: passes run on the CSR kernels: several times as fast, for first derivatives and `SplitGaussNewton`.
+        kernels: run passes on the CSR kernels: several times as fast, for first derivatives and `SplitGaussNewton`.
     """
 
     model: nn.Module
@@ -59,7 +59,7 @@ class TrainingLoss:
 
     @classmethod
     def of(cls, problem: Any) -> TrainingLoss:
-        """The training loss of the model a problem is about.
+        """Return the training loss of a problem's model.
 
         Raises:
             InvalidInputError: every parameter is frozen, or the loss is not finite.
@@ -82,16 +82,16 @@ class TrainingLoss:
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def outputs(self, data: Data | None = None) -> Tensor:
-        """The model's outputs on a graph (default: the whole), `[num_nodes, dim]`, differentiable to any order."""
+        """Return outputs on a graph (default: the whole), `[num_nodes, dim]`, differentiable to any order."""
         data = self.data if data is None else data
-        if isinstance(data.edge_index, EdgeIndex):  # a sorted one takes segment kernels
+        if isinstance(data.edge_index, EdgeIndex):  # a sorted one would use segment kernels
             data = copy.copy(data)
             data.edge_index = data.edge_index.as_tensor()
         with second_order(self.model, self.kernels):
             return self.task.encode(self.model, data)
 
     def predict(self, outputs: Tensor) -> Prediction:
-        """Prediction of the training items."""
+        """Return predictions of the training items."""
         with second_order(self.model, self.kernels):
             return self.task.decode(self.model, outputs, self.items)
 
@@ -101,28 +101,28 @@ class TrainingLoss:
         return -(weight * prediction.log_prob).sum() / weight.numel()
 
     def __call__(self, data: Data | None = None, weight: Tensor | None = None) -> Tensor:
-        """The loss on a graph with given weights; a scalar."""
+        """Return the loss on a graph with given weights, a scalar."""
         return self.mean(self.predict(self.outputs(data)), weight)
 
     def uninformed(self) -> float:
-        """The loss of outputs that are all zero: what a trained model has to beat."""
+        """Return the loss of outputs that are all zero; a trained model must have a lower one."""
         with torch.no_grad():
             return float(self.mean(self.predict(torch.zeros_like(self.outputs()))))
 
 
 def training_items(problem: Any) -> Any:
-    """What the model was trained on; what training draws at random is drawn once, under the problem's seed."""
+    """Return the training items; what training draws at random is drawn once, under the problem's seed."""
     with isolated_rng(problem.seed):
         return problem.task.training_parts(problem.data).sample(["retain"])["retain"]
 
 
 def flat(tensors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
-    """One vector of all entries, `[num_params]`."""
+    """Concatenate all entries into one vector, `[num_params]`."""
     return torch.cat([t.reshape(-1) for t in tensors])
 
 
 def gradient(value: Tensor, params: list[Tensor], create_graph: bool = False, retain_graph: bool = False) -> Tensor:
-    """Gradient of a scalar as one vector `[num_params]`; zero where it does not depend on a parameter."""
+    """Return the gradient of a scalar as one vector `[num_params]`; zero where it does not depend on a parameter."""
     if not value.requires_grad:
         return torch.zeros_like(flat(params))
     grads = torch.autograd.grad(

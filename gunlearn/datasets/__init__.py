@@ -1,10 +1,10 @@
-"""Named data sets, the user's own graphs, and the check that every graph passes."""
+"""Named data sets, the user's own graphs, and the check that every graph must pass."""
 
 from __future__ import annotations
 
+from gunlearn.datasets.catalogue import DATASETS, Dataset, available, load
 from gunlearn.datasets.files import from_files
 from gunlearn.datasets.own import from_networkx
-from gunlearn.datasets.registry import DATASETS, Dataset, available, load
 from gunlearn.datasets.validate import validate
 
 __all__ = ["DATASETS", "Dataset", "available", "from_files", "from_networkx", "load", "validate"]

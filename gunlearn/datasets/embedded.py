@@ -1,4 +1,4 @@
-"""Small graphs that come with scikit-learn and networkx: no files, no network."""
+"""Small graphs of scikit-learn and networkx, which need no files and no network."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ DIGITS_NEIGHBOURS = 5
 
 
 def digits() -> Data:
-    """Nearest-neighbour graph of scikit-learn's 1797 handwritten digits, 8 x 8 pixels.
+    """Return the nearest-neighbour graph of scikit-learn's 1797 handwritten digits, 8 x 8 pixels.
 
-    Each image is joined with the `DIGITS_NEIGHBOURS` images nearest in Euclidean distance of the pixels; an edge holds
-    in both directions when either end chose the other. `x` `[1797, 64]` is scaled to `[0, 1]`, `y` is the digit.
+    Each image has an undirected edge to the `DIGITS_NEIGHBOURS` images nearest in Euclidean distance of the pixels. `x`
+    `[1797, 64]` is scaled to `[0, 1]`, `y` is the digit.
     """
     bunch = load_digits()
     pixels = bunch.data / 16.0  # 16 grey levels above 0
@@ -30,17 +30,17 @@ def digits() -> Data:
 
 
 def karate() -> Data:
-    """Zachary's karate club: 34 members, one-hot features, `y` the club each joined (0 Mr. Hi, 1 Officer).
+    """Return Zachary's karate club: 34 members, one-hot features, `y` the club each joined (0 Mr. Hi, 1 Officer).
 
-    Structure only: the numbers of shared activities (edge weights) are left out.
+    The edge weights (numbers of shared activities) are left out.
     """
     graph = nx.karate_club_graph()
     return from_networkx(graph, labels=[int(club == "Officer") for _, club in graph.nodes(data="club")])
 
 
 def lesmis() -> Data:
-    """Characters of Les Miserables that share a scene: 77 nodes, one-hot features, no labels.
+    """Return the characters of Les Miserables that share a scene: 77 nodes, one-hot features, no labels.
 
-    Structure only: the numbers of shared scenes (edge weights) are left out.
+    The edge weights (numbers of shared scenes) are left out.
     """
     return from_networkx(nx.les_miserables_graph())

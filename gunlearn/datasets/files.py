@@ -35,7 +35,7 @@ def _node_id(text: str, where: str) -> int:
 
 
 def _read_edges(path: Path) -> tuple[np.ndarray, list[int]]:
-    """Edges `[num_edges, 2]` and the line number of each."""
+    """Return the edges `[num_edges, 2]` and the line number of each."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -67,7 +67,7 @@ def _read_edges(path: Path) -> tuple[np.ndarray, list[int]]:
 
 
 def _read_array(path: Path) -> np.ndarray:
-    """A .npy array; pickled objects are refused because reading them runs code."""
+    """Read a .npy array; pickled objects are refused, because reading them runs code."""
     try:
         return np.load(path, allow_pickle=False)
     except FileNotFoundError:
@@ -89,8 +89,8 @@ def from_files(
     Args:
         edges: text file, one edge per line: two node ids (0, 1, ...) separated by a comma or white space; one header
             line, empty lines and lines that start with `#` are allowed.
-        features: `.npy` array `[num_nodes, num_features]`; one-hot features when `None`. Its rows may outnumber the ids
-            in `edges`: the others are isolated nodes.
+        features: `.npy` array `[num_nodes, num_features]`; one-hot features when `None`. Rows beyond the ids in `edges`
+            are isolated nodes.
         labels: `.npy` array of integers `[num_nodes]`; no `y` when `None`.
         undirected: every line stands for both directions.
 
@@ -116,7 +116,7 @@ def from_files(
 
 
 def from_folder(folder: str | PathLike[str]) -> Data:
-    """Read a folder that holds `edges.csv` and, where present, `features.npy` and `labels.npy`; see `from_files`."""
-    folder = Path(folder)
-    found = {name: folder / f"{name}.npy" for name in ("features", "labels") if (folder / f"{name}.npy").exists()}
-    return from_files(folder / "edges.csv", **found)
+    """Read `edges.csv` of a folder and, where present, `features.npy` and `labels.npy`; see `from_files`."""
+    edges, *arrays = (Path(folder) / name for name in ("edges.csv", "features.npy", "labels.npy"))
+    features, labels = (path if path.exists() else None for path in arrays)
+    return from_files(edges, features, labels)

@@ -1,4 +1,4 @@
-"""Where raw files are: the user's root, which is never written to, or the cache of downloads."""
+"""Folders of raw files: the user's root, which is never written to, and the cache of downloads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CACHE_VARIABLE = "GUNLEARN_CACHE"
 
 
 def data_root(root: str | PathLike[str] | None = None) -> tuple[Path, str]:
-    """The folder that holds raw files, and who named it: `root`, else the environment, else `./data`."""
+    """Return the folder that holds raw files (`root`, else the environment's, else `./data`), and who named it."""
     if root is not None:
         return Path(root).expanduser().absolute(), "root"
     if os.environ.get(ROOT_VARIABLE):
@@ -30,33 +30,32 @@ def _platform_cache() -> Path:
 
 
 def cache_folder() -> Path:
-    """The folder for downloads, `$GUNLEARN_CACHE` or the platform's; not created."""
+    """Return the folder for downloads, `$GUNLEARN_CACHE` or the platform's; it may not exist."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named).expanduser().absolute() if named else _platform_cache()
 
 
 def writable_cache() -> Path | None:
-    """The folder for downloads, created; `None` when it cannot be written."""
+    """Create and return the folder for downloads; `None` if it is not writable."""
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # permission bits alone do not tell on network and read-only mounts
+        with tempfile.TemporaryFile(dir=folder):  # permission bits are not enough on network and read-only mounts
             return folder
     except OSError:
         return None
 
 
 def missing_files(raw: Path, files: tuple[str, ...]) -> list[str]:
-    """Those of `files` that folder `raw` lacks."""
+    """Return those of `files` that the folder `raw` lacks."""
     return [name for name in files if not (raw / name).is_file()]
 
 
 def _hint(base: Path, folder: tuple[str, ...], files: tuple[str, ...]) -> str:
-    """What root should have been, where the files lie in or just above `base`."""
+    """Return a hint about the right root, where the files lie in or just above `base`."""
     for depth in range(1, len(folder) + 1):
         if not missing_files(base.joinpath(*folder[depth:]), files):
-            above = base
-            wrong = False
+            above, wrong = base, False
             for part in reversed(folder[:depth]):
                 wrong = wrong or above.name != part
                 above = above.parent
@@ -69,13 +68,13 @@ def _hint(base: Path, folder: tuple[str, ...], files: tuple[str, ...]) -> str:
 def not_found(
     name: str, folder: tuple[str, ...], files: tuple[str, ...], root: str | PathLike[str] | None, remedy: str
 ) -> DatasetNotFoundError:
-    """The error that says which file was expected where, and what to do.
+    """Return the error that says which file was expected where, and what to do.
 
     Args:
         name: the data set.
         folder: path of its raw folder below the root, such as `("Planetoid", "Cora", "raw")`.
         files: the raw files.
-        root: what the caller gave.
+        root: the caller's root.
         remedy: how to get the files.
     """
     base, named_by = data_root(root)
@@ -91,7 +90,7 @@ def not_found(
 
 
 def find_raw(folder: tuple[str, ...], files: tuple[str, ...], root: str | PathLike[str] | None) -> Path | None:
-    """The folder with all of `files`: below the root, else among earlier downloads, else `None`."""
+    """Return the folder with all of `files`, below the root or among earlier downloads; `None` if there is none."""
     for base in (data_root(root)[0], cache_folder()):
         raw = base.joinpath(*folder)
         if not missing_files(raw, files):

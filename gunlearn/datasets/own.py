@@ -14,12 +14,12 @@ from torch_geometric.utils import coalesce, remove_self_loops, to_undirected
 from gunlearn.datasets.validate import validate
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 
-# One-hot identity features take num_nodes^2 numbers; beyond this a user must say what the features are.
+# One-hot features take num_nodes^2 numbers; larger graphs must bring features.
 MAX_IDENTITY_NODES = 4096
 
 
 def build(edge_index: Tensor, x: Tensor, y: Tensor | None = None, undirected: bool = True) -> Data:
-    """Put a graph together in the form that all loaders return.
+    """Build a graph in the form that all loaders return.
 
     Args:
         edge_index: `[2, num_edges]`, int64, in any order, with or without duplicates and reverse edges.
@@ -28,7 +28,7 @@ def build(edge_index: Tensor, x: Tensor, y: Tensor | None = None, undirected: bo
         undirected: add the reverse of every edge.
 
     Returns:
-        Checked graph without self-loops and duplicates, edges sorted by source, then target.
+        The checked graph without self-loops and duplicates, edges sorted by source, then target.
     """
     edge_index, _ = remove_self_loops(edge_index)
     merge = to_undirected if undirected else coalesce
@@ -40,7 +40,7 @@ def build(edge_index: Tensor, x: Tensor, y: Tensor | None = None, undirected: bo
 
 
 def identity_features(num_nodes: int) -> Tensor:
-    """One-hot features `[num_nodes, num_nodes]` for graphs that have none.
+    """Return one-hot features `[num_nodes, num_nodes]` for a graph without features.
 
     Raises:
         InvalidInputError: more than `MAX_IDENTITY_NODES` nodes.
@@ -53,11 +53,13 @@ def identity_features(num_nodes: int) -> Tensor:
     return torch.eye(num_nodes)
 
 
+def _array(values: Any) -> np.ndarray:
+    return np.asarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values)
+
+
 def as_features(features: Any, source: str = "features") -> Tensor:
-    """Finite float32 matrix from a tensor or anything numpy takes."""
-    if isinstance(features, Tensor):
-        features = features.detach().cpu().numpy()
-    array = np.asarray(features)
+    """Return a finite float32 matrix from a tensor or anything numpy takes."""
+    array = _array(features)
     if array.dtype.kind not in "fiub":
         raise InvalidInputError(f"Expected {source} to hold real numbers (got dtype {array.dtype})")
     if array.ndim != 2:
@@ -76,10 +78,8 @@ def as_features(features: Any, source: str = "features") -> Tensor:
 
 
 def as_labels(labels: Any, num_nodes: int, source: str = "labels") -> Tensor:
-    """One integer per node `[num_nodes]` from a tensor or anything numpy takes."""
-    if isinstance(labels, Tensor):
-        labels = labels.detach().cpu().numpy()
-    array = np.asarray(labels)
+    """Return one integer per node, `[num_nodes]`, from a tensor or anything numpy takes."""
+    array = _array(labels)
     if array.dtype.kind not in "iub":
         raise InvalidInputError(f"Expected {source} to hold integers (got dtype {array.dtype})")
     if array.shape != (num_nodes,):
@@ -88,11 +88,11 @@ def as_labels(labels: Any, num_nodes: int, source: str = "labels") -> Tensor:
 
 
 def from_networkx(graph: nx.Graph, features: Any = None, labels: Any = None) -> Data:
-    """Turn a networkx graph into a `Data`; only its structure is read, not its attributes.
+    """Turn a networkx graph into a `Data`; attributes of nodes and edges are not read.
 
     Args:
         graph: nodes of any kind; node `i` of the result is `list(graph)[i]`. An undirected graph gives both directions
-            of every edge, a directed one the edges as they are. Self-loops and parallel edges are merged away.
+            of every edge, a directed one the given direction. Self-loops are dropped, parallel edges merged.
         features: tensor or array `[num_nodes, num_features]` in the order of `list(graph)`; one-hot when `None`.
         labels: integers `[num_nodes]` in the same order; no `y` when `None`.
 

@@ -1,4 +1,4 @@
-"""Readers and downloads of raw files in the layouts of PyG and OGB; readers never write anything."""
+"""Readers and downloads of raw files in the layouts of PyG and OGB; readers write nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gunlearn.nn.kernels.bag_of_words import MAX_DENSITY
 
 
 def _canonical(data: Data) -> Data:
-    """Edges undirected, coalesced, without self-loops; rows of `x` sum to 1; PyG's public split masks are kept."""
+    """Make edges undirected and distinct, drop self-loops, scale rows of `x` to sum 1, keep PyG's split masks."""
     if data.y.size(0) != data.x.size(0):
         raise InvalidInputError(f"Expected one label per node, {data.x.size(0)} (got {data.y.size(0)})")
     graph = build(data.edge_index, data.x, data.y)
@@ -35,9 +35,9 @@ def _canonical(data: Data) -> Data:
 
 
 def read_citation_npz(raw: Path, files: tuple[str, ...], sparse: bool = False) -> Data:
-    """One `.npz` as CitationFull, Coauthor and Amazon have it; features become 0/1 before rows are normalised.
+    """Read one `.npz` of CitationFull, Coauthor or Amazon; features become 0/1 before rows are normalised.
 
-    With `sparse`, features that are mostly zeros are CSR, and never dense on the way.
+    With `sparse`, features that are mostly zeros become CSR, without a dense copy.
     """
     if not sparse:
         return _canonical(read_npz(str(raw / files[0]), to_undirected=True))
@@ -57,7 +57,7 @@ def read_citation_npz(raw: Path, files: tuple[str, ...], sparse: bool = False) -
 
 
 def as_csr(x: sp.csr_matrix) -> torch.Tensor:
-    """A scipy matrix as a CSR tensor with sorted columns; dense where more than a twentieth of it is filled."""
+    """Return a scipy matrix as a CSR tensor with sorted columns; as a dense one above a density of `MAX_DENSITY`."""
     if x.nnz > MAX_DENSITY * x.shape[0] * x.shape[1]:
         return torch.from_numpy(x.toarray())
     x.sort_indices()
@@ -66,7 +66,7 @@ def as_csr(x: sp.csr_matrix) -> torch.Tensor:
 
 
 def read_planetoid(raw: Path, files: tuple[str, ...], sparse: bool = False) -> Data:
-    """The eight `ind.NAME.*` files of Planetoid. They are pickles: read them from sources you trust only."""
+    """Read the eight `ind.NAME.*` files of Planetoid. They are pickles: only read them from sources you trust."""
     data = _canonical(read_planetoid_data(str(raw), files[0].split(".")[1]))
     if sparse:
         data.x = as_csr(sp.csr_matrix(data.x.numpy()))
@@ -74,18 +74,19 @@ def read_planetoid(raw: Path, files: tuple[str, ...], sparse: bool = False) -> D
 
 
 def read_ogb_csv(raw: Path, files: tuple[str, ...], sparse: bool = False) -> Data:
-    """OGB's `edge.csv.gz` and `node-feat.csv.gz`: training edges only, as OGB publishes the graph; structure only.
+    """Read OGB's `edge.csv.gz` and `node-feat.csv.gz`: the training edges, as OGB publishes the graph.
 
-    Edge weights and years are left out, repeated edges are merged, and features are kept as they are (embeddings, which
-    have no row sum to normalise).
+    Edge weights and years are left out, repeated edges are merged, and features (embeddings) are not normalised.
     """
     edges = np.loadtxt(raw / "edge.csv.gz", delimiter=",", dtype=np.int64, ndmin=2)
     features = np.loadtxt(raw / "node-feat.csv.gz", delimiter=",", dtype=np.float32, ndmin=2)
     return build(torch.from_numpy(edges.T.copy()), torch.from_numpy(features))
 
 
-def read(reader: Callable[..., Data], raw: Path, files: tuple[str, ...], sparse: bool = False) -> Data:
-    """Run a reader; whatever a broken file makes it raise becomes one error that names the file.
+def read(
+    reader: Callable[[Path, tuple[str, ...], bool], Data], raw: Path, files: tuple[str, ...], sparse: bool = False
+) -> Data:
+    """Run a reader; any error that a broken file causes becomes one error that names the file.
 
     Raises:
         InvalidInputError: a file is truncated, of another format or inconsistent.
@@ -106,9 +107,9 @@ def read(reader: Callable[..., Data], raw: Path, files: tuple[str, ...], sparse:
 
 @contextlib.contextmanager
 def downloaded(family: str, name: str, folder: tuple[str, ...], files: tuple[str, ...]) -> Iterator[Path]:
-    """Download with PyG's own class and give the raw folder; kept in the cache where that can be written.
+    """Download with PyG's own class and yield the raw folder; keep it in the cache if that is writable.
 
-    The download goes to a folder of its own and is renamed into place, so that processes that download at the same time
+    The download goes to a temporary folder and is renamed into place, so that processes that download at the same time
     never see each other's partial files.
 
     Raises:

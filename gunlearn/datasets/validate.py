@@ -1,4 +1,4 @@
-"""The check that every graph passes before anything is trained on it."""
+"""The check that every graph must pass before anything is trained on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gunlearn.errors import InvalidInputError, InvalidTypeError
 
 
 def _values(x: Tensor) -> Tensor:
-    """The stored values of a dense, COO or CSR tensor."""
+    """Return the stored values of a dense, COO or CSR tensor."""
     if x.layout == torch.strided:
         return x
     return x.coalesce().values() if x.layout == torch.sparse_coo else x.values()
@@ -51,7 +51,7 @@ def _check_edges(edge_index: Any, num_nodes: int) -> None:
 
 
 def validate(data: Data) -> Data:
-    """Check that a graph is one that the rest of the package can work on.
+    """Check that the rest of the package can work on a graph.
 
     Args:
         data: graph with `x` `[num_nodes, num_features]` (floating point, finite; dense, COO or CSR) and `edge_index`
@@ -62,7 +62,7 @@ def validate(data: Data) -> Data:
 
     Raises:
         InvalidTypeError: `data` is no `torch_geometric.data.Data`.
-        InvalidInputError: the content is wrong; the message names the attribute, the rule and what came.
+        InvalidInputError: wrong content; the message names the attribute, the rule and the value.
     """
     if not isinstance(data, Data):
         raise InvalidTypeError(f"Expected a torch_geometric.data.Data (got {type(data).__name__})")

@@ -28,12 +28,12 @@ _HOMES = {
     "gunlearn.llm.model.causal_lm": ("IGNORE", "CausalLM", "TextItems"),
     "gunlearn.llm.data.collate": ("PartCollator",),
     "gunlearn.llm.data.rows": ("as_rows", "separate"),
-    "gunlearn.llm.recipes.direct_tokens": ("DTOTrainer", "StopBelow", "dto"),
+    "gunlearn.llm.recipes.direct_tokens": ("DTOTrainer", "dto"),
     "gunlearn.llm.data.encoding": ("encode",),
     "gunlearn.llm.recipes.methods": ("TokenMethod",),
     "gunlearn.llm.metrics.text_alignment": ("TextAlignment", "fade_metric", "functional_alignment"),
     "gunlearn.llm.metrics.attacks": ("quantized", "relearn"),
-    "gunlearn.llm.metrics.evaluation": ("evaluate",),
+    "gunlearn.llm.metrics.evaluation": ("evaluate_language_models",),
     "gunlearn.llm.data.pairing": ("PairedDataset",),
     "gunlearn.llm.recipes.plan": ("Plan",),
     "gunlearn.llm.training.backend": ("TrainerBackend",),
@@ -54,8 +54,9 @@ _HOMES = {
     ),
     "gunlearn.llm.data.tofu": ("answer_rows", "load_tofu", "tofu_refusals"),
     "gunlearn.llm.training.trainer": ("UnlearnTrainer",),
-    "gunlearn.llm.training.until": ("UntilUnseen",),
+    "gunlearn.llm.training.until": ("StopBelow", "UntilUnseen"),
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)
-__getattr__, __dir__ = lazy(__name__, _HOMES)
+_RENAMED = {"evaluate": "gunlearn.llm.evaluate_language_models"}
+__getattr__, __dir__ = lazy(__name__, _HOMES, renamed=_RENAMED)

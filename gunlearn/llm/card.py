@@ -1,4 +1,4 @@
-"""Paragraphs of a model card: what became of the forgotten rows, and how to load the output."""
+"""Paragraphs of a model card: the effect on the rows, and how to load the output."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-Figures = Mapping[str, Mapping[str, float]]
-#: The least rise of the negative log-likelihood that counts as an effect.
+_Figures = Mapping[str, Mapping[str, float]]
+#: Least relative rise of the negative log-likelihood that counts as an effect.
 LEAST = 0.01
 
 
-def unchanged(before: Figures, after: Figures) -> bool:
-    """Whether a model says of the forgotten rows what it said before.
+def unchanged(before: _Figures, after: _Figures) -> bool:
+    """Return whether unlearning had no effect on the forgotten rows.
 
-    So it is where neither exact memorization nor extraction strength fell, and the negative log-likelihood rose by less
-    than 1 %. Without figures nothing is known, and the answer is no.
+    No effect: neither exact memorization nor extraction strength fell, and the negative log-likelihood rose by less
+    than 1 %. Without figures of the forgotten rows the answer is `False`.
     """
     if "forget" not in before or "forget" not in after:
         return False
@@ -24,8 +24,8 @@ def unchanged(before: Figures, after: Figures) -> bool:
     return not fell and new["nll"] < old["nll"] * (1 + LEAST) + 1e-12
 
 
-def movement(before: Figures, after: Figures) -> list[str]:
-    """A sentence on each part, how its figures moved, and a line where those of the forgotten rows did not."""
+def movement(before: _Figures, after: _Figures) -> list[str]:
+    """Return a sentence on how the figures of each part changed, and a line where unlearning had no effect."""
     lines = [
         f"Rows of '{part}': "
         + ", ".join(f"{name} {before[part][name]:.4g} -> {value:.4g}" for name, value in new.items())
@@ -38,11 +38,11 @@ def movement(before: Figures, after: Figures) -> list[str]:
 
 
 def loading(settings: Mapping[str, Any], folder: str | PurePath | None = None) -> list[str]:
-    """Python code that loads the output.
+    """Return lines of Python code that load the output.
 
     Args:
-        settings: of a result.
-        folder: where the output is; without one, the folder of the card is meant.
+        settings: settings of a result.
+        folder: folder of the output; by default that of the card.
     """
     where = repr("." if folder is None else PurePath(folder).as_posix())
     if not settings["adapter"]:
@@ -54,7 +54,7 @@ def loading(settings: Mapping[str, Any], folder: str | PurePath | None = None) -
     base = repr(settings["base_model"] or "the model that the adapter was trained on")
     bounded = str(settings["adapter"].get("peft_type")).endswith("BOUNDED")
     return [
-        *(["import gunlearn.llm.model.bounded  # first: peft learns of this kind of adapter"] if bounded else []),
+        *(["import gunlearn.llm.model.bounded  # first: registers this kind of adapter"] if bounded else []),
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM",
         f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base}), {where})",

@@ -15,10 +15,11 @@ from torch import nn
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.card import loading, movement, unchanged
 from gunlearn.llm.data.rows import is_labelled
-from gunlearn.llm.metrics.row_figures import FIGURES, figures
+from gunlearn.llm.metrics.row_figures import RECORDED, figures
 from gunlearn.llm.metrics.scoring import prompt_of
 from gunlearn.llm.model.causal_lm import IGNORE
 from gunlearn.llm.model.frozen import check_vocabulary
+from gunlearn.metrics import FIGURES
 from gunlearn.training.result import Result
 
 _RECORD = "unlearning.json"
@@ -137,7 +138,7 @@ class LLMResult(Result):
             head, body = self.table()
             lines += [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
             lines += [f"| {' | '.join(row)} |" for row in body] + [""]
-            lines += [f"- `{name}`: {what}" for name, what in FIGURES.items() if self.after]
+            lines += [f"- `{name}`: {FIGURES[name].legend}" for name in RECORDED if self.after]
             if self.alignment:
                 lines += [
                     "- `alignment`: divergence of answers from the retrained model's, in nats; 0 if they are alike"

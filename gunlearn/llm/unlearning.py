@@ -11,10 +11,10 @@ from torch import nn
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.records import refused
 from gunlearn.llm.data.rows import as_rows, separate
-from gunlearn.llm.model.adapters import check_model, check_trainable
+from gunlearn.llm.model.adapters import check_language_model, check_trainable
 from gunlearn.llm.model.causal_lm import CausalLM
 from gunlearn.llm.record import LLMResult
-from gunlearn.llm.training.arguments import check_numbers, plain
+from gunlearn.llm.training.arguments import check_numbers, plain_number
 from gunlearn.llm.training.backend import TrainerBackend
 from gunlearn.losses import Loss, Objective, as_objective
 from gunlearn.methods.any_task.own_objective import OwnObjective
@@ -98,9 +98,9 @@ def unlearn(
         >>> result.save("unlearned")  # doctest: +SKIP
     """
     check_numbers(training, epochs=epochs, lr=lr, batch_size=batch_size, figure_rows=figure_rows)
-    epochs, lr, batch_size, figure_rows = map(plain, (epochs, lr, batch_size, figure_rows))
-    training = {name: plain(value) for name, value in training.items()}
-    check_model(model)
+    epochs, lr, batch_size, figure_rows = map(plain_number, (epochs, lr, batch_size, figure_rows))
+    training = {name: plain_number(value) for name, value in training.items()}
+    check_language_model(model)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise InvalidInputError(f"Expected 'seed' from 0 to {2**32 - 1} (got {seed!r})")
     check_trainable(model, peft)

@@ -12,21 +12,18 @@ from __future__ import annotations
 from gunlearn.losses import functional
 from gunlearn.losses.adjusted import IHL, UNDIAL, CrossEntropyUnlearning, FlatLogits
 from gunlearn.losses.base import Loss
-from gunlearn.losses.distillation import Distillation
-from gunlearn.losses.entropy import TopologicalEntropy
 from gunlearn.losses.influence_weights import influence_weights
 from gunlearn.losses.likelihood import NLL, GradientAscent, SigmoidNLL
 from gunlearn.losses.misdirection import RMU
 from gunlearn.losses.objective import Objective, ObjectiveValue, as_objective
 from gunlearn.losses.pairwise import DPO, KTO
 from gunlearn.losses.prediction import Prediction
-from gunlearn.losses.preference import NPO
+from gunlearn.losses.preference import NPO, SimNPO
 from gunlearn.losses.primal_dual import PrimalDual
 from gunlearn.losses.reduction import reduce_values
-from gunlearn.losses.reference import KLToReference, MSEToReference
+from gunlearn.losses.reference import Distillation, KLToReference, MSEToReference, TopologicalEntropy
 from gunlearn.losses.refusal import JSDToReference, JSDToRefusal
 from gunlearn.losses.reweighted import WGA, SatImp
-from gunlearn.losses.simple_preference import SimNPO
 from gunlearn.losses.vocabulary import MaskedVocabulary
 
 __all__ = [

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from gunlearn.core.checks import check_number
@@ -43,7 +42,6 @@ class Composable:
         return tuple(dict.fromkeys(("log_prob", *read)))
 
     def __add__(self, other: object) -> Objective:
-        """The sum of two losses or objectives."""
         return Objective(self.terms + other.terms) if isinstance(other, Composable) else NotImplemented
 
     def __radd__(self, other: object) -> Objective:
@@ -51,11 +49,9 @@ class Composable:
         return Objective(self.terms) if isinstance(other, int) and other == 0 else NotImplemented
 
     def __sub__(self, other: object) -> Objective:
-        """The difference of two losses or objectives."""
         return self + -other if isinstance(other, Composable) else NotImplemented
 
     def __neg__(self) -> Objective:
-        """All weights with the opposite sign."""
         return -1.0 * self
 
     def __mul__(self, weight: object) -> Objective:
@@ -148,7 +144,7 @@ class Objective(Composable):
         divisors = [None] * len(self.terms) if counts is None else counts
         values = [loss(current, reference, n) for (_, loss), n in zip(self.terms, divisors, strict=True)]
         weighted = [weight * value for (weight, _), value in zip(self.terms, values, strict=True)]
-        total = sum(weighted, start=torch.zeros_like(weighted[0]))
+        total = sum(weighted[1:], start=0 + weighted[0])  # 0 + makes -0.0 a plain 0.0
         return ObjectiveValue(total, {k: v.detach() for k, v in zip(self.labels, values, strict=True)})
 
     def __repr__(self) -> str:

@@ -55,7 +55,6 @@ class DPO(Loss):
 
     @property
     def on_parts(self) -> tuple[str, ...]:
-        """The forgotten and the preferred answers."""
         return (self.on, self.preferred)
 
     @property
@@ -110,7 +109,6 @@ class KTO(Loss):
 
     @property
     def on_parts(self) -> tuple[str, ...]:
-        """The forgotten answers and, where it is named, the part of the reference point."""
         return (self.on,) if self.point is None else (self.on, self.point)
 
     def values(self, current: Prediction, reference: Prediction, *others: Prediction) -> Tensor:

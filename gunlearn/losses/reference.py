@@ -1,4 +1,4 @@
-"""Losses that keep a model close to the one before unlearning."""
+"""Losses that compare a model with the one before unlearning, or with another teacher."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor
 
-from gunlearn.core.checks import check_choice
+from gunlearn.core.checks import check_choice, check_number
 from gunlearn.losses import functional
 from gunlearn.losses.base import Loss
 from gunlearn.losses.divergences import DIRECTIONS
@@ -80,8 +80,74 @@ class MSEToReference(Loss):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The field that is compared."""
         return (self.field,)
 
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
         return functional.mse(current.require(self.field), reference.require(self.field), current.item_dims(self.field))
+
+
+@dataclass(frozen=True, repr=False)
+class Distillation(Loss):
+    r"""Divergence from a teacher's softened predictions, `"Distilling the Knowledge" <https://arxiv.org/abs/1503.02531>`_.
+
+    .. math:: T^2 \, KL\big(p_T(z_{ref}) \,\|\, p_T(z)\big), \qquad p_T(z) = \mathrm{softmax}(z / T)
+
+    SCRUB's distance `d` (arXiv 2302.09880), which it lowers on the retained data and raises on the forgotten. The
+    distance has no upper bound. It also grows where the student becomes *more* certain of the true class than the
+    teacher, and the more so the higher `T`.
+
+    Logits shaped like `log_prob` are Bernoulli (an edge), others categorical.
+
+    Args:
+        temperature: divides both models' logits; 1 is `KLToReference`.
+
+    Example:
+        >>> Distillation(2.0, on="retain")
+        Distillation(temperature=2.0, on='retain')
+    """
+
+    name = "distillation"
+    summary = "divergence from a teacher's predictions, both softened by a temperature"
+    paper = "Distilling the Knowledge in a Neural Network"
+    arxiv = "1503.02531"
+    needs_reference = True
+    reads = ("logits",)
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("temperature", self.temperature, positive=True)
+
+    def values(self, current: Prediction, reference: Prediction) -> Tensor:
+        logits = current.require("logits")
+        bernoulli = logits.shape == current.log_prob.shape
+        return functional.distillation(logits, reference.require("logits"), self.temperature, bernoulli)
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class TopologicalEntropy(Loss):
+    r"""Cross-entropy with the reference's embeddings, L_TE of `"INPO" <https://arxiv.org/abs/2510.19479>`_.
+
+    .. math:: -\sum_d \mathrm{softmax}(z^{ref})_d \, \log \mathrm{softmax}(z)_d
+
+    Keeps the local structure around forgotten edges: the embeddings of their end points, read as distributions over
+    features, stay as they were. INPO weighs it with 0.5 to 0.8. Its minimum is the entropy of the reference's
+    embeddings, not 0.
+
+    Example:
+        >>> TopologicalEntropy(on="retain").parts
+        ('retain',)
+    """
+
+    name = "topological_entropy"
+    summary = "cross-entropy of the softmax of embeddings with the reference's"
+    paper = "Graph Unlearning Meets Influence-aware Negative Preference Optimization"
+    arxiv = "2510.19479"
+    needs_reference = True
+    level = ("embedding",)
+    reads = ("embeddings",)
+
+    def values(self, current: Prediction, reference: Prediction) -> Tensor:
+        embeddings, before = current.require("embeddings"), reference.require("embeddings")
+        return functional.topological_entropy(embeddings, before, current.item_dims("embeddings"))

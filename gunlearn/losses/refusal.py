@@ -50,7 +50,6 @@ class JSDToRefusal(Loss):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Log-likelihoods, or logits where the tokens are given."""
         return ("log_prob",) if self.token_ids is None else ("logits",)
 
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.callbacks import Callback, TrainState
 from gunlearn.training.feeding import Feed
 from gunlearn.training.loop import TrainArguments, fit
-from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec, find_optimizer, find_scheduler
+from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec, check_optimizer, check_scheduler
 from gunlearn.training.step import Change, ObjectiveStep, Reference
 
 
@@ -88,7 +88,8 @@ class GradientMethod(Method):
         _ = self.reading
         if self.message_graph not in ("retain", "full"):
             raise InvalidInputError(f"Expected 'message_graph' to be 'retain' or 'full' (got '{self.message_graph}')")
-        parts = as_objective(self.objective()).parts
+        objective = as_objective(self.objective())
+        parts = objective.parts
         if self.until != "end" and self.until not in STOP_TARGETS:
             raise InvalidInputError(f"Expected 'until' to be 'end' or one of {STOP_TARGETS} (got {self.until!r})")
         if self.until != "end" and "forget" not in parts:
@@ -102,14 +103,14 @@ class GradientMethod(Method):
             raise InvalidInputError(f"Expected no 'accumulate' for '{self.name}', which reads no forgotten items")
         if self.accumulate and self.batch_size is None:
             raise InvalidInputError("Expected 'batch_size' with 'accumulate' (got None)")
-        if isinstance(self.optimizer, str):
-            find_optimizer(self.optimizer)
-        elif self.optimizer_options:
-            raise InvalidInputError("Expected 'optimizer_options' with an optimizer's name (got a function)")
-        if isinstance(self.scheduler, str):
-            find_scheduler(self.scheduler)
-        elif self.scheduler_options:
-            raise InvalidInputError("Expected 'scheduler_options' with a scheduler's name (got none)")
+        if self.accumulate and any(len(loss.on_parts) > 1 for _, loss in objective.terms):
+            raise InvalidInputError(f"Expected losses of one part each with 'accumulate' (got {objective!r})")
+        check_optimizer(self.optimizer, self.optimizer_options)
+        check_scheduler(self.scheduler, self.scheduler_options)
+        if callable(self.optimizer) and self.weight_decay:
+            raise InvalidInputError(f"Expected no 'weight_decay' beside an optimizer's own (got {self.weight_decay})")
+        if self.scheduler is not None and type(self).rate_at is not GradientMethod.rate_at:
+            raise InvalidInputError(f"Expected no 'scheduler' for '{self.name}', whose phases set the learning rate")
 
     def arguments(self, **more: Any) -> TrainArguments:
         """Return the loop's settings."""
@@ -129,7 +130,6 @@ class GradientMethod(Method):
         return mode if self.until == "end" else f"{mode} until {self.until}"
 
     def supports(self, task: Task, partition: Any) -> None:
-        """See `Method.supports`."""
         super().supports(task, partition)
         if self.until != "end":
             task.check_target(self.until, partition.data)
@@ -205,7 +205,6 @@ class GradientMethod(Method):
         return target.release, target.reached
 
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`."""
         with only(problem.model, self.trainable(problem.model)):
             return self._run(problem)
 
@@ -247,6 +246,7 @@ class GradientMethod(Method):
             return float(-task.predict(problem.model, data, held_out).log_prob.mean())
 
         callbacks = [*problem.callbacks, feed] if feed.counts_steps or phased else problem.callbacks
+        optimizer = self.make_optimizer(problem)
         state = fit(
             problem.model,
             step,
@@ -254,8 +254,8 @@ class GradientMethod(Method):
             [_Rates(self.rate_at), *callbacks] if rated else callbacks,
             None if held_out is None else validate,
             stop,
-            optimizer=self.make_optimizer(problem),
-            optimizer_options=self.optimizer_options,
+            optimizer=optimizer,
+            optimizer_options=None if callable(optimizer) else self.optimizer_options,
             scheduler=self.scheduler,
             scheduler_options=self.scheduler_options,
             steps_per_epoch=feed.steps_per_epoch,
@@ -327,7 +327,6 @@ class FrozenStatistics(AbstractContextManager):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """See the class."""
         self.layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         self.modes: list[bool] = []
 

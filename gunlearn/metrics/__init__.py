@@ -1,8 +1,57 @@
-"""What a result is worth. Names load on first use: metrics of texts need no graph library."""
+"""What is measured of a model. Names load on first use: figures know neither graphs nor transformers."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gunlearn.core.lazy import lazy
+from gunlearn.core.registry import Registry
+
+if TYPE_CHECKING:
+    from gunlearn.metrics.base import Figure
+    from gunlearn.metrics.problem import Evaluator
+
+_HERE = "gunlearn.metrics"
+_FIGURES = {
+    "retain_auc": f"{_HERE}.ranking:RetainAUC",
+    "retain_ap": f"{_HERE}.ranking:RetainAP",
+    "forget_auc": f"{_HERE}.ranking:ForgetAUC",
+    "forget_ap": f"{_HERE}.ranking:ForgetAP",
+    "forget_prob": f"{_HERE}.mean_probability:ForgetProbability",
+    "retain_prob": f"{_HERE}.mean_probability:RetainProbability",
+    "test_acc": f"{_HERE}.accuracy:HeldOutAccuracy",
+    "retain_acc": f"{_HERE}.accuracy:RetainAccuracy",
+    "forget_acc": f"{_HERE}.accuracy:ForgetAccuracy",
+    "mia_auc": f"{_HERE}.ranking:MembershipAUC",
+    "js_forget": f"{_HERE}.divergence:ForgetDivergence",
+    "js_test": f"{_HERE}.divergence:HeldOutDivergence",
+    "js_retain": f"{_HERE}.divergence:RetainDivergence",
+    "js_floor_forget": f"{_HERE}.divergence:ForgetFloor",
+    "js_floor_test": f"{_HERE}.divergence:HeldOutFloor",
+    "js_floor_retain": f"{_HERE}.divergence:RetainFloor",
+    "seconds": f"{_HERE}.run_cost:Seconds",
+    "seconds_per_epoch": f"{_HERE}.run_cost:SecondsPerEpoch",
+    "epochs": f"{_HERE}.run_cost:Epochs",
+    "peak_memory_mb": f"{_HERE}.run_cost:PeakMemoryMB",
+    "prob": f"{_HERE}.texts:AnswerProbability",
+    "nll": f"{_HERE}.texts:TokenNLL",
+    "exact_memorization": f"{_HERE}.texts:ExactMemorization",
+    "extraction_strength": f"{_HERE}.texts:ExtractionStrength",
+    "drma": f"{_HERE}.texts:DRMA",
+    "drma_per_token": f"{_HERE}.texts:DRMAPerToken",
+    "rougeL": f"{_HERE}.texts:RougeL",
+    "truth_ratio": f"{_HERE}.texts:TruthRatio",
+}
+_EVALUATORS = {
+    "link_prediction": f"{_HERE}.graph_evaluators:LinkEvaluator",
+    "node_classification": f"{_HERE}.graph_evaluators:ClassEvaluator",
+    "graph_classification": f"{_HERE}.graph_evaluators:ClassEvaluator",
+    "image_classification": f"{_HERE}.item_evaluators:ItemEvaluator",
+}
+#: Every figure by its name, in the order of rows and columns.
+FIGURES: Registry[Figure] = Registry("figure", _FIGURES)
+#: Who evaluates a task, by the task's name.
+EVALUATORS: Registry[Evaluator] = Registry("task to evaluate", _EVALUATORS)
 
 _HOMES = {
     "gunlearn.metrics.alignment": (
@@ -14,13 +63,17 @@ _HOMES = {
         "categorical_alignment",
         "categorical_kl",
     ),
-    "gunlearn.metrics.base": ("Evaluator",),
-    "gunlearn.metrics.classes": ("ClassEvaluator", "ClassProbabilities"),
-    "gunlearn.metrics.link": ("EdgeProbabilities", "LinkEvaluator"),
-    "gunlearn.metrics.named": ("EVALUATORS", "evaluator"),
+    "gunlearn.metrics.base": ("Figure", "figures_of"),
+    "gunlearn.metrics.problem": ("Evaluator", "evaluator", "headline", "row_names"),
     "gunlearn.metrics.ranking": ("forget_separation", "separation"),
     "gunlearn.metrics.standing": ("Standing", "standings"),
+    "gunlearn.metrics.texts": ("TokenScores", "drma", "exact_memorization", "extraction_strength"),
+    "gunlearn.metrics.view": ("ModelView", "histogram"),
 }
+for _home in (*_FIGURES.values(), *_EVALUATORS.values()):
+    _module, _, _name = _home.partition(":")
+    if _name not in _HOMES.get(_module, ()):
+        _HOMES[_module] = (*_HOMES.get(_module, ()), _name)
 
-__all__ = sorted(name for names in _HOMES.values() for name in names)
+__all__ = sorted(["EVALUATORS", "FIGURES", *(name for names in _HOMES.values() for name in names)])
 __getattr__, __dir__ = lazy(__name__, _HOMES)

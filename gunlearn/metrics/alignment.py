@@ -28,7 +28,7 @@ from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses.divergences import kl_divergence
 
-ESTIMATORS = ("rao_blackwell", "monte_carlo")
+KL_ESTIMATORS = ("rao_blackwell", "monte_carlo")
 PER = ("sequence", "token")
 
 
@@ -187,9 +187,9 @@ def categorical_alignment(log_p: Tensor, log_q: Tensor, confidence: float = 0.95
     Raises:
         InvalidInputError: shapes differ, or NaN.
     """
-    both = [categorical_kl(a, b).reshape(-1, 1, 1) for a, b in ((log_p, log_q), (log_q, log_p))]
-    terms = [StepTerms(kl, torch.ones_like(kl, dtype=torch.bool)) for kl in both]
-    return align(*terms, estimator="closed_form", confidence=confidence, seed=seed)
+    forth, back = (categorical_kl(a, b).reshape(-1, 1, 1) for a, b in ((log_p, log_q), (log_q, log_p)))
+    every = torch.ones_like(forth, dtype=torch.bool)
+    return align(StepTerms(forth, every), StepTerms(back, every), "closed_form", confidence=confidence, seed=seed)
 
 
 def align(

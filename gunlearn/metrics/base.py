@@ -1,129 +1,116 @@
-"""What evaluators share: every model reads the same graphs in evaluation mode, and is compared with retrained ones."""
+"""A figure: one number that is measured of a model, with all that tables, legends and plots say of it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from itertools import combinations
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch_geometric.data import Data
+from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.metrics import EVALUATORS, FIGURES
 
-from gunlearn.errors import InvalidInputError
-from gunlearn.losses import Prediction
-from gunlearn.losses.divergences import categorical_js_divergence, js_divergence
-from gunlearn.nn.attach.message_layers import suspended_caches
-from gunlearn.tasks.base import Task
+LINKS = ("link_prediction",)
+CLASSES = ("node_classification", "graph_classification", "image_classification")
+BETTER = ("higher", "lower", "retrained")
+#: Other entries of rows: no figure can have their names.
+ENTRIES = (
+    "method", "mode", "seed", "num_forget", "request_hash", "versions", "task", "dataset", "options", "error", "curve",
+    "hist_forget",
+)  # fmt: skip
 
-SETS = ("forget", "test", "retain")
 
-
-class Evaluator(ABC):
-    """Compares models of one unlearning problem.
-
-    Every model reads the retained graph. Forgotten nodes and features are not in it, so their items are read where they
-    still are, on the original graph, by unlearned and retrained models alike.
-
-    Args:
-        task: what the models predict.
-        partition: what was forgotten.
-        references: models retrained without it, under different seeds; with none, distances are `None`, with one, the
-            noise floor is `None`.
-        seed: of whatever is drawn.
+class Figure(ABC):
+    """A number that is measured of a model: a subclass names and explains it, and computes it from a `ModelView`.
 
     Attributes:
-        headline: the figures of utility and of forgetting that plots show, name and words.
+        name: key in rows.
+        heading: of its column in tables; empty for a figure without a column.
+        legend: one sentence that explains it; by default the first line of the class's docstring.
+        tasks: names of the tasks that have it; empty for all that `gunlearn.evaluate` takes.
+        better: `"higher"`, `"lower"`, or `"retrained"`: the nearer to the value of a retrained model the better.
+        format: format specification of its numbers.
+        words: name on the axes of plots; the heading by default.
+        floor: name of the figure that holds its noise floor, if it has one.
+        hidden: tasks that have the figure but no column of it.
+        of_run: it is read from the record of the run (`view.result`), not from the model.
+
+    Example:
+        >>> from gunlearn.metrics import Figure
+        >>> class Certainty(Figure):
+        ...     "Mean probability of test items' likeliest class."
+        ...     name, heading = "certainty", "certainty"
+        ...     def compute(self, view):
+        ...         probability = view.probability("test")
+        ...         return None if probability is None else float(probability.amax(-1).mean())
     """
 
-    headline: ClassVar[tuple[tuple[str, str], tuple[str, str]]]
+    name: str = ""
+    heading: str = ""
+    legend: str = ""
+    tasks: tuple[str, ...] = ()
+    better: str = "retrained"
+    format: str = ".3f"
+    words: str = ""
+    floor: str = ""
+    hidden: tuple[str, ...] = ()
+    of_run: bool = False
 
-    def __init__(self, task: Task, partition: Any, references: Sequence[nn.Module] = (), seed: int = 0) -> None:
-        """Score the references once."""
-        self.task, self.partition, self.seed = task, partition, seed
-        self.items = self.item_sets()
-        self.references = [(model, self.probabilities(model)) for model in references]
-        for (_, p), (_, q) in combinations(self.references, 2):
-            if torch.equal(p.retain, q.retain) and torch.equal(p.forget, q.forget):
-                raise InvalidInputError(
-                    "Expected references that were retrained under different seeds (got two that score every item "
-                    "alike); their distance would be no noise floor"
-                )
-
-    @abstractmethod
-    def item_sets(self) -> dict[str, tuple[Any | None, Data]]:
-        """Items of each set and the graph they are read on; `None` for items that there are none of."""
+    def __init_subclass__(cls) -> None:
+        """Take the legend from the docstring where the class names none."""
+        if "legend" not in vars(cls) and cls.__doc__:
+            cls.legend = cls.__doc__.partition("\n")[0]
 
     @abstractmethod
-    def collect(self, predictions: dict[str, Prediction | None]) -> Any:
-        """What `probabilities` returns; it has an attribute of each of `SETS`."""
+    def compute(self, view: Any) -> float | None:
+        """Return the number, `None` where it cannot be had.
 
-    @abstractmethod
-    def utility(self, p: Any) -> dict[str, float | None]:
-        """What the model is good for."""
-
-    @abstractmethod
-    def forgetting(self, p: Any) -> dict[str, float | None]:
-        """What it still knows."""
-
-    def forget_probability(self, p: Any) -> Tensor:
-        """Probability of each forgotten item's own label, `[num_forget]`."""
-        return p.forget
-
-    @torch.no_grad()
-    def probabilities(self, model: nn.Module, full_graph: bool = False) -> Any:
-        """What the model says of each set; `full_graph` reads all of them on the original graph."""
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        outputs: dict[int, Any] = {}
-        try:
-            predictions = {}
-            for name, (items, graph) in self.items.items():
-                data = self.partition.data if full_graph else graph
-                if items is None:
-                    predictions[name] = None
-                    continue
-                if id(data) not in outputs:
-                    with suspended_caches(model):
-                        outputs[id(data)] = self.task.encode(model, data)
-                predictions[name] = self.task.decode(model, outputs[id(data)], items)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        return self.collect(predictions)
-
-    def distance(self, model: nn.Module, p: Any) -> dict[str, float | None]:
-        """Mean Jensen-Shannon divergence (nats per item) to the references and among them.
-
-        `js_forget`, `js_test`, `js_retain` average over the references, leaving out `model` itself;
-        `js_floor_*` average over pairs of references: what two honest retrainings differ by.
-
-        Raises:
-            InvalidInputError: NaN among the probabilities.
+        Args:
+            view: a `ModelView`; of texts a `TextView`.
         """
-        out: dict[str, float | None] = {}
-        others = [q for reference, q in self.references if reference is not model]
-        for name in SETS:
-            out[f"js_{name}"] = _mean([_js(getattr(p, name), getattr(q, name)) for q in others])
-            pairs = combinations([getattr(q, name) for _, q in self.references], 2)
-            out[f"js_floor_{name}"] = _mean([_js(a, b) for a, b in pairs])
-        return out
 
-    def row(self, model: nn.Module) -> dict[str, float | None]:
-        """All figures for one model."""
-        p = self.probabilities(model)
-        return {**self.utility(p), **self.forgetting(p), **self.distance(model, p)}
+    def spec(self, mean: float) -> str:
+        """Return the format specification of numbers around `mean`."""
+        return self.format
 
+    def cell(self, mean: float, std: float | None) -> str:
+        """Return the text of a mean over runs and its standard deviation; `std` is `None` for one run."""
+        spec = self.spec(mean)
+        return f"{mean:{spec}}" + ("" if std is None else f" ± {std:{spec}}")
 
-def _js(p: Tensor | None, q: Tensor | None) -> float | None:
-    if p is None or q is None or not p.numel():
-        return None
-    divergence = float((js_divergence if p.dim() == 1 else categorical_js_divergence)(p, q).mean())
-    if divergence != divergence:
-        raise InvalidInputError("Expected probabilities without NaN (got some); the model is broken")
-    return divergence
+    def is_column(self, tasks: Iterable[str]) -> bool:
+        """Return whether a table of these tasks has a column of the figure."""
+        return bool(self.heading) and any((not self.tasks or t in self.tasks) and t not in self.hidden for t in tasks)
 
 
-def _mean(values: list[float | None]) -> float | None:
-    return None if not values or any(v is None for v in values) else sum(values) / len(values)
+def figures_of(task: str, metrics: Iterable[str | Figure] = ()) -> dict[str, Figure]:
+    """Return the registered figures of a task, and further ones beside them, by name.
+
+    Args:
+        task: name of the task.
+        metrics: the caller's own `Figure` objects, or names of registered figures.
+
+    Raises:
+        InvalidTypeError: something else.
+        InvalidInputError: an unknown or taken name, a figure of other tasks, or one without a name or a legend.
+    """
+    everywhere = task in EVALUATORS
+    found = {n: cls() for n, cls in FIGURES.items() if (task in cls.tasks if cls.tasks else everywhere)}
+    for figure in metrics:
+        own = figure if isinstance(figure, Figure) else None
+        if own is None and not isinstance(figure, str):
+            got = f"the class {figure.__name__}" if isinstance(figure, type) else type(figure).__name__
+            raise InvalidTypeError(f"Expected Figure objects or names in 'metrics' (got {got})")
+        name, tasks = (figure, FIGURES.find(figure).tasks) if own is None else (own.name, own.tasks)
+        if tasks and task not in tasks:
+            raise InvalidInputError(f"Expected figures of '{task}' in 'metrics' (got '{name}', of {', '.join(tasks)})")
+        if own is None:
+            continue
+        if not own.name or not own.legend or own.better not in BETTER:
+            raise InvalidInputError(
+                f"Expected a figure with a 'name', a 'legend' and 'better' among {BETTER} "
+                f"(got {type(own).__name__} with {own.name!r}, {own.legend!r} and {own.better!r})"
+            )
+        if own.name in found or own.name in ENTRIES:
+            raise InvalidInputError(f"Expected a name that nothing else in a row has (got '{own.name}')")
+        found[own.name] = own
+    return found

@@ -1,4 +1,4 @@
-"""How well scores tell two sets of items apart; AUC and AP are scikit-learn's."""
+"""How well scores tell two sets of items apart: AUC and AP (scikit-learn's), and the figures made of them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.metrics.base import CLASSES, LINKS, Figure
+from gunlearn.metrics.view import ModelView
+
+Pair = tuple[float | None, float | None]
 
 
-def separation(positive: Tensor, negative: Tensor) -> tuple[float | None, float | None]:
-    """AUC and AP of scores, `positive` against `negative`; `None` where one side is empty. Infinite scores are ranked.
+def separation(positive: Tensor, negative: Tensor) -> Pair:
+    """Return AUC and AP of scores, `positive` against `negative`; `None` where one side is empty.
 
     Args:
-        positive: scores of the items labelled 1, `[num_positive]`.
+        positive: scores of the items labelled 1, `[num_positive]`; infinite ones are ranked too.
         negative: scores of the items labelled 0, `[num_negative]`.
 
     Raises:
@@ -29,14 +33,12 @@ def separation(positive: Tensor, negative: Tensor) -> tuple[float | None, float 
     return float(roc_auc_score(label, score)), float(average_precision_score(label, score))
 
 
-def forget_separation(
-    forget: Tensor, retain: Tensor, draws: int = 5, seed: int = 0
-) -> tuple[float | None, float | None]:
-    """Mean AUC and AP of retained against forgotten edges, over equal-size draws of retained ones.
+def forget_separation(forget: Tensor, retain: Tensor, draws: int = 5, seed: int = 0) -> Pair:
+    """Return the mean AUC and AP of retained against forgotten edges, over equal-size draws of retained ones.
 
     Retained edges are labelled 1. A retrained model scores a forgotten edge like any true edge it never saw; where such
-    edges lie like the retained ones that is near 0.5. More than the retrained model's own value means that the edges
-    were pushed below that, not only forgotten.
+    edges lie like the retained ones that is near 0.5. A value above the retrained model's own means that the edges were
+    pushed below that, not only forgotten.
 
     Args:
         forget: scores of the forgotten edges, `[num_forget]`.
@@ -63,3 +65,88 @@ def forget_separation(
 def _refuse_nan(*scores: Tensor) -> None:
     if any(bool(s.isnan().any()) for s in scores):
         raise InvalidInputError("Expected scores without NaN (got some); the model is broken")
+
+
+class RetainAUC(Figure):
+    """AUC of test edges against non-edges."""
+
+    name, heading, words, tasks = "retain_auc", "AUC retain", "retain AUC (test edges)", LINKS
+
+    def compute(self, view: ModelView) -> float | None:
+        return _test_separation(view)[0]
+
+
+class RetainAP(Figure):
+    """Average precision of test edges against non-edges."""
+
+    name, tasks = "retain_ap", LINKS
+
+    def compute(self, view: ModelView) -> float | None:
+        return _test_separation(view)[1]
+
+
+class ForgetAUC(Figure):
+    """AUC of retained against forgotten edges.
+
+    Args:
+        draws: equal-size draws of retained edges, see `forget_separation`.
+    """
+
+    name, heading, words = "forget_auc", "AUC forget", "forget AUC (retained against forgotten edges)"
+    tasks = LINKS
+
+    def __init__(self, draws: int = 5) -> None:
+        self.draws = draws
+
+    def compute(self, view: ModelView) -> float | None:
+        return _forget_separation(view, self.draws)[0]
+
+
+class ForgetAP(ForgetAUC):
+    """Average precision of retained against forgotten edges."""
+
+    name, heading, words = "forget_ap", "", ""
+
+    def compute(self, view: ModelView) -> float | None:
+        return _forget_separation(view, self.draws)[1]
+
+
+class MembershipAUC(Figure):
+    """How well scores tell forgotten items from test items of their class, which the model never saw.
+
+    The simplest membership inference. Averaged over classes by their number of forgotten items: against all test items
+    it would measure the class as well. The two kinds may differ in other ways, so the value of an honest retraining is
+    what to compare with, not one half.
+    """
+
+    name, heading, words = "mia_auc", "MIA AUC", "membership inference AUC"
+    tasks, hidden = (*LINKS, *CLASSES), LINKS
+
+    def compute(self, view: ModelView) -> float | None:
+        forget, label = view.score("forget"), view.label("forget")
+        unseen, unseen_label = view.score("unseen"), view.label("unseen")
+        if forget is None or label is None or unseen is None or unseen_label is None:
+            return None
+        total = weight = 0.0
+        aucs = []
+        for c in label.unique():
+            auc, _ = separation(forget[label == c], unseen[unseen_label == c])
+            if auc is not None:
+                count = float((label == c).sum())
+                total, weight = total + count * auc, weight + count
+                aucs.append(auc)
+        return aucs[0] if len(aucs) == 1 else total / weight if aucs else None
+
+
+def _test_separation(view: ModelView) -> Pair:
+    score, label = view.score("test"), view.label("test")
+    if score is None or label is None:
+        return None, None
+    return view.once("test separation", lambda: separation(score[label == 1], score[label != 1]))
+
+
+def _forget_separation(view: ModelView, draws: int) -> Pair:
+    forget, retain = view.score("forget"), view.score("retain")
+    if forget is None or retain is None:
+        return None, None
+    return view.once(("forget separation", draws), lambda: forget_separation(forget, retain, draws, view.seed))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.metrics.alignment import Alignment, Supplier, align, bootstrap
+from gunlearn.metrics.alignment import Alignment, StepTerms, Supplier, align, bootstrap
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,22 +79,22 @@ def standings(
     Raises:
         InvalidInputError: no reference (other than the model itself), or two of them that agree exactly.
     """
-    samples, found = {}, {}
+    samples: dict[int, Any] = {}
+    found: dict[tuple[int, int], Alignment] = {}
+
+    def terms(p: Any, q: Any) -> StepTerms:
+        if id(p) not in samples:
+            samples[id(p)] = supplier.draw(p)
+        return supplier.terms(samples[id(p)], p, q)
 
     def aligned(p: Any, q: Any) -> Alignment:
         if (id(p), id(q)) not in found:
-            for model in (p, q):
-                if id(model) not in samples:
-                    samples[id(model)] = supplier.draw(model)
-            terms = [supplier.terms(samples[id(a)], a, b) for a, b in ((p, q), (q, p))]
-            found[id(p), id(q)] = align(*terms, supplier.estimator, per, supplier.sampler, confidence, seed)
+            how = supplier.estimator, per, supplier.sampler, confidence, seed
+            found[id(p), id(q)] = align(terms(p, q), terms(q, p), *how)
         return found[id(p), id(q)]
 
     def against(model: Any) -> tuple[Alignment, ...]:
         return tuple(aligned(model, r) for r in references if r is not model)
-
-    def mean(alignments: Sequence[Alignment]) -> float | None:
-        return sum(a.value for a in alignments) / len(alignments) if alignments else None
 
     pairs = [aligned(a, b) for a, b in combinations(references, 2)]
     if any(pair.value == 0 for pair in pairs):
@@ -102,12 +102,17 @@ def standings(
             "Expected references that were retrained under different seeds (got two that agree exactly); their "
             "distance would be no noise floor"
         )
-    floor, before = mean(pairs), None if original is None else mean(against(original))
+    floor = _mean(pairs) if pairs else None
+    before = () if original is None else against(original)
     out = {}
     for name, model in models.items():
         alignments = against(model)
         if not alignments:
             raise InvalidInputError(f"Expected a retrained model to compare '{name}' with (got none)")
         interval = bootstrap(torch.stack([a.items for a in alignments]).mean(0), confidence, seed=seed)
-        out[name] = Standing(alignments, mean(alignments), interval, floor, before)
+        out[name] = Standing(alignments, _mean(alignments), interval, floor, _mean(before) if before else None)
     return out
+
+
+def _mean(alignments: Sequence[Alignment]) -> float:
+    return sum(a.value for a in alignments) / len(alignments)

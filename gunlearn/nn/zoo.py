@@ -58,7 +58,6 @@ class GCN(_Backbone):
         self.dropout = dropout
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
-        """Node embeddings; see the class for shapes."""
         h = sparse_features(x) or x
         for conv in self.convs[:-1]:
             h = conv(h, edge_index, edge_weight)
@@ -71,16 +70,12 @@ class GCN(_Backbone):
 class APPNPNet(_Backbone):
     """A perceptron followed by personalised PageRank (arXiv 1810.05997), PyG's `APPNP`.
 
+    Arguments and shapes as for `GCN`, and:
+
     Args:
-        in_channels: number of input features.
-        hidden_channels: size of the hidden layers.
-        out_channels: size of the output.
-        num_layers: linear maps of the perceptron, ReLU between.
-        dropout: probability, after each ReLU, in training alone.
+        num_layers: linear maps of the perceptron, with ReLU between them.
         K: steps of propagation.
         alpha: probability of going back to the perceptron's output.
-
-    Shapes: as `GCN`.
     """
 
     def __init__(
@@ -100,7 +95,6 @@ class APPNPNet(_Backbone):
         self.dropout = dropout
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
-        """A row per node; see the class for shapes."""
         for lin in self.lins[:-1]:
             x = torch.dropout(lin(x).relu(), self.dropout, self.training)
         return self.propagation(self.lins[-1](x), edge_index, edge_weight)
@@ -109,16 +103,12 @@ class APPNPNet(_Backbone):
 class GCNIINet(_Backbone):
     """Deep graph convolutions with initial residual and identity mapping (arXiv 2007.02133), PyG's `GCN2Conv`.
 
+    Arguments and shapes as for `GCN`, and:
+
     Args:
-        in_channels: number of input features.
-        hidden_channels: size of all hidden layers.
-        out_channels: size of the output.
-        num_layers: convolutions, between a linear map before and one after them.
-        dropout: probability, after each ReLU, in training alone.
+        num_layers: convolutions, after a first and before a last linear map.
         alpha: share of the first hidden layer in each.
         theta: strength of the weights; layer `l` has `beta = log(theta / l + 1)`.
-
-    Shapes: as `GCN`.
     """
 
     def __init__(
@@ -139,7 +129,6 @@ class GCNIINet(_Backbone):
         self.dropout = dropout
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
-        """A row per node; see the class for shapes."""
         h = start = torch.dropout(self.first(x).relu(), self.dropout, self.training)
         for conv in self.convs:
             h = torch.dropout(conv(h, start, edge_index, edge_weight).relu(), self.dropout, self.training)

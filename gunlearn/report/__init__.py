@@ -1,28 +1,20 @@
-"""Rows drawn: tables for the terminal and READMEs, HTML reports, listings of what there is."""
+"""Rows drawn: tables for the terminal and READMEs, HTML reports, listings. Names load on first use."""
 
 from __future__ import annotations
 
-from gunlearn.report.html import evaluation_report, grid_report
-from gunlearn.report.influence_table import (
-    influence_markdown_table,
-    influence_report,
-    influence_rich_table,
-    study_title,
-)
-from gunlearn.report.listing import estimators_table, losses_table, methods_table
-from gunlearn.report.table import markdown_table, rich_table, text_table
+from gunlearn.core.lazy import lazy
 
-__all__ = [
-    "estimators_table",
-    "evaluation_report",
-    "grid_report",
-    "influence_markdown_table",
-    "influence_report",
-    "influence_rich_table",
-    "losses_table",
-    "markdown_table",
-    "methods_table",
-    "rich_table",
-    "study_title",
-    "text_table",
-]
+_HOMES = {
+    "gunlearn.report.html": ("evaluation_report", "grid_report"),
+    "gunlearn.report.influence_table": (
+        "influence_markdown_table",
+        "influence_report",
+        "influence_rich_table",
+        "study_title",
+    ),
+    "gunlearn.report.listing": ("estimators_table", "figures_table", "losses_table", "methods_table"),
+    "gunlearn.report.table": ("markdown_table", "rich_table", "text_table"),
+}
+
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+__getattr__, __dir__ = lazy(__name__, _HOMES, parts=("html", "influence_table", "listing", "summary", "table"))

@@ -2,113 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader
 
-from gunlearn.bench.course import histogram
 from gunlearn.bench.store import atomic_write
 from gunlearn.methods import METHODS
+from gunlearn.metrics.base import Figure
 from gunlearn.report.listing import ARXIV
-from gunlearn.report.plots import data_uri, draw
-from gunlearn.report.summary import Line, Row, problems, summarise
-from gunlearn.report.table import LEGEND, cells, footnotes, headings
+from gunlearn.report.plots import data_uri, draw_comparison
+from gunlearn.report.summary import Row, problems, summarise
+from gunlearn.report.table import cells, columns, footnotes, headings, legend
 
 if TYPE_CHECKING:
-    from gunlearn.api import Evaluation
+    from gunlearn.report.result_evaluation import Evaluation
 
 _SETTINGS = (
-    "dataset",
-    "num_nodes",
-    "task",
-    "backbone",
-    "forget",
-    "protocol",
-    "ratio",
-    "count",
-    "region",
-    "by",
-    "device",
-)
+    "dataset", "num_nodes", "task", "backbone", "forget", "protocol", "ratio", "count", "region", "by", "device",
+)  # fmt: skip
 
 
-def grid_report(rows: Sequence[Row], path: str | Path) -> Path:
-    """Write the report of a grid, one section per data set and way to draw what is forgotten."""
+def grid_report(rows: Sequence[Row], path: str | Path, figures: Sequence[Figure] = ()) -> Path:
+    """Write the report of a grid, one section per data set and way to draw what is forgotten.
+
+    Args:
+        rows: of the grid.
+        path: the file.
+        figures: figures that are not registered, but have columns.
+    """
     names = sorted({str(row["dataset"]) for row in rows if row.get("dataset")})
-    return _write(path, "Unlearning compared" + (f": {', '.join(names)}" if names else ""), rows)
+    return _write(path, "Unlearning compared" + (f": {', '.join(names)}" if names else ""), rows, figures)
 
 
 def evaluation_report(evaluation: Evaluation, path: str | Path) -> Path:
-    """Write the report of one result beside its references."""
-    evaluator, result = evaluation.evaluator, evaluation.result
-    models = [result.model, *(model for model, _ in evaluator.references)]
-    probabilities = [evaluator.probabilities(models[0]), *(p for _, p in evaluator.references)]
-    if len(evaluation.rows) > len(probabilities):  # utu's row
-        probabilities.append(evaluator.probabilities(result.original))
-    rows = [
-        {**row, "hist_forget": histogram(evaluator.forget_probability(p))}
-        for row, p in zip(evaluation.rows, probabilities, strict=True)
-    ]
-    rows[0]["options"] = result.config
-    if result.original is not None:
-        p = evaluator.probabilities(result.original, full_graph=True)
-        figures = {**evaluator.utility(p), **evaluator.forgetting(p), **evaluator.distance(result.original, p)}
-        rows.insert(
-            0,
-            {
-                "method": "original",
-                "mode": "full graph",
-                **figures,
-                "hist_forget": histogram(evaluator.forget_probability(p)),
-            },
-        )
-    return _write(path, f"Unlearning by {result.method}", rows)
+    """Write the report of one result beside its references and the model before."""
+    title = f"Unlearning by {evaluation.rows[0]['method']}"
+    return _write(path, title, evaluation.drawn, list(evaluation.figures.values()))
 
 
-def _write(path: str | Path, title: str, rows: Sequence[Row]) -> Path:
+def write_page(path: str | Path, template: str, **values: Any) -> Path:
+    """Fill a template of this package and write the page."""
     environment = Environment(loader=PackageLoader("gunlearn.report", "templates"), autoescape=True)
-    sections = [_section(group) for group in problems(rows)]
+    return atomic_write(path, environment.get_template(template).render(**values))
+
+
+def described(label: str, cls: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a page says of a method or estimator; `cls` is `None` for one that is not registered."""
+    paper = "" if cls is None else cls.paper
+    return {
+        "label": label,
+        "summary": "" if cls is None else cls.summary,
+        "paper": paper,
+        "address": f"{ARXIV}{paper.removeprefix('arXiv ')}" if paper.startswith("arXiv ") else None,
+        "options": ", ".join(f"{name} {value}" for name, value in options.items() if value is not None),
+    }
+
+
+def _write(path: str | Path, title: str, rows: Sequence[Row], figures: Sequence[Figure]) -> Path:
     versions = [row["versions"] for row in rows if row.get("versions")]
-    text = environment.get_template("report.html.j2").render(
+    return write_page(
+        path,
+        "report.html.j2",
         title=title,
-        sections=sections,
-        legend=LEGEND,
+        sections=[_section(group, figures) for group in problems(rows)],
         versions={name: ", ".join(sorted({v[name] for v in versions if name in v})) for v in versions for name in v},
     )
-    return atomic_write(path, text)
 
 
-def _section(rows: Sequence[Row]) -> dict[str, Any]:
+def _section(rows: Sequence[Row], figures: Sequence[Figure]) -> dict[str, Any]:
     lines = summarise(rows)
-    first = rows[0]
+    first, head, shown = rows[0], headings(lines, figures), columns(lines, figures)
     settings = {name.replace("_", " "): first[name] for name in _SETTINGS if first.get(name) is not None}
-    settings["seeds"] = ", ".join(map(str, dict.fromkeys(row["seed"] for row in rows if row.get("seed") is not None)))
-    for name in ("num_forget", "request_hash"):
+    for name in ("seed", "num_forget", "request_hash"):
         values = dict.fromkeys(row[name] for row in rows if row.get(name) is not None)
-        settings[name.replace("_", " ")] = ", ".join(map(str, values))
+        settings["seeds" if name == "seed" else name.replace("_", " ")] = ", ".join(map(str, values))
     if first.get("recipe"):
         settings["base model"] = ", ".join(f"{key} {value}" for key, value in first["recipe"].items())
     return {
         "name": first.get("dataset"),
-        "headings": headings(lines),
-        "rows": [{"cells": cells(line, False, among=lines), "behind": line.behind_utu} for line in lines],
+        "headings": head,
+        "rows": [cells(line, head, shown) for line in lines],
         "footnotes": footnotes(lines),
-        "plots": [{"name": name, "words": words, "image": data_uri(figure)} for name, words, figure in draw(lines)],
+        "legend": legend(lines, figures),
+        "plots": [(name, words, data_uri(figure)) for name, words, figure in draw_comparison(lines)],
         "settings": {name: value for name, value in settings.items() if value != ""},
-        "methods": [_described(line) for line in lines if line.method in METHODS],
-    }
-
-
-def _described(line: Line) -> dict[str, Any]:
-    cls = METHODS[line.method]
-    options = next((row["options"] for row in line.rows if row.get("options")), {})
-    number = cls.paper.removeprefix("arXiv ") if cls.paper.startswith("arXiv ") else None
-    return {
-        "label": line.label,
-        "summary": cls.summary,
-        "paper": cls.paper,
-        "address": f"{ARXIV}{number}" if number else None,
-        "options": ", ".join(f"{name} {value}" for name, value in options.items() if value is not None),
+        "methods": [
+            described(line.label, METHODS[line.method], next((r["options"] for r in line.rows if r.get("options")), {}))
+            for line in lines
+            if line.method in METHODS
+        ],
     }

@@ -20,19 +20,19 @@ _COLUMNS = 3
 
 
 def draw_study(study: Study) -> list[tuple[str, str, Figure]]:
-    """All plots that the study has figures for: name, words, figure."""
+    """Draw all plots that the study has figures for: name, words, figure."""
     with matplotlib.rc_context(STYLE):
         drawn = [
-            ("scatter", "Estimate against truth", scatter(study)),
-            ("ranks", "Rank of the estimate against rank of the truth", scatter(study, ranks=True)),
-            ("recovery", "Share of the most influential items found", found(study)),
-            ("cost", "Cost against quality", cost(study)),
+            ("scatter", "Estimate against truth", estimate_scatter(study)),
+            ("ranks", "Rank of the estimate against rank of the truth", estimate_scatter(study, ranks=True)),
+            ("recovery", "Share of the most influential items found", recovery_curves(study)),
+            ("cost", "Cost against quality", cost_against_quality(study)),
         ]
     return [(name, words, figure) for name, words, figure in drawn if figure is not None]
 
 
-def scatter(study: Study, ranks: bool = False) -> Figure | None:
-    """One panel per estimate: its scores, or their ranks, against the truth's."""
+def estimate_scatter(study: Study, ranks: bool = False) -> Figure | None:
+    """Draw one panel per estimate: its scores, or their ranks, against the truth's."""
     shown = {name: scores.numpy() for name, scores in study.estimates.items()}
     if not shown:
         return None
@@ -56,13 +56,13 @@ def scatter(study: Study, ranks: bool = False) -> Figure | None:
     return figure
 
 
-def found(study: Study) -> Figure | None:
-    """Recovery curves: `precision_at` a share of the items; chance is the diagonal."""
+def recovery_curves(study: Study) -> Figure | None:
+    """Draw recovery curves: `precision_at` a share of the items; chance is the diagonal."""
     truth, signed = study.truth.numpy(), study.settings["signed"]
     first = max(1 / truth.size, 0.001)
     shares = np.geomspace(first, 1, 25)
-    curves = {name: recovery(truth, scores.numpy(), shares, signed) for name, scores in study.estimates.items()}
-    curves = {name: curve for name, curve in curves.items() if curve[0] is not None}
+    found = {name: recovery(truth, scores.numpy(), shares, signed) for name, scores in study.estimates.items()}
+    curves = {name: np.asarray(curve, dtype=float) for name, curve in found.items() if curve[0] is not None}
     if not curves:
         return None
     figure = Figure(figsize=(7.6, 4.2), layout="constrained")
@@ -77,8 +77,8 @@ def found(study: Study) -> Figure | None:
     return figure
 
 
-def cost(study: Study) -> Figure | None:
-    """Spearman's correlation with its interval over seconds (log scale)."""
+def cost_against_quality(study: Study) -> Figure | None:
+    """Draw Spearman's correlation with its interval over seconds (log scale)."""
     shown = [row for row in study.rows if row["spearman"] is not None and row["seconds"]]
     if not shown:
         return None

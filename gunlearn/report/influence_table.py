@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from rich.table import Table
 
 from gunlearn.attribution import ESTIMATORS
 from gunlearn.attribution.study.study import Study
-from gunlearn.bench.store import atomic_write
+from gunlearn.report.html import described, write_page
 from gunlearn.report.influence_plots import draw_study
-from gunlearn.report.listing import ARXIV
 from gunlearn.report.plots import data_uri
-from gunlearn.report.table import ABSENT, markdown_escape, markdown_lines
+from gunlearn.report.table import ABSENT, markdown_of, rich_of
 from gunlearn.training.result import versions
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 HEADINGS = (
     "estimator", "question", "Spearman", "95 % interval", "Kendall", "Pearson", "top 1 %", "seconds", "peak MiB",
@@ -36,27 +32,26 @@ QUESTIONS = {
 
 def influence_report(study: Study, path: str | Path) -> Path:
     """Write the report of a study: the table, scatter plots, recovery curves, cost against quality."""
-    environment = Environment(loader=PackageLoader("gunlearn.report", "templates"), autoescape=True)
     settings = study.settings
-    title = f"Influence of {settings['of']}" + (f": {settings['dataset']}" if settings.get("dataset") else "")
-    text = environment.get_template("influence.html.j2").render(
-        title=title,
+    return write_page(
+        path,
+        "influence.html.j2",
+        title=f"Influence of {settings['of']}" + (f": {settings['dataset']}" if settings.get("dataset") else ""),
         study=settings,
         question=QUESTIONS[settings["truth_question"]],
         what=_what(settings),
         headings=HEADINGS,
-        rows=[cells(row) for row in study.rows],
-        footnotes=footnotes(study.rows),
+        rows=[study_cells(row) for row in study.rows],
+        footnotes=study_footnotes(study.rows),
         plots=[(name, words, data_uri(figure)) for name, words, figure in draw_study(study)],
         settings=_settings(settings),
         estimators=[_described(row) for row in study.rows],
         versions=versions(),
     )
-    return atomic_write(path, text)
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """The texts of one row, in the order of `HEADINGS`."""
+def study_cells(row: dict[str, Any]) -> list[str]:
+    """Return the texts of one row, in the order of `HEADINGS`."""
     marks = "".join(f" {MARKS[name][0]}" for name in _marks(row))
     interval = row.get("spearman_ci")
     return [
@@ -72,36 +67,25 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def footnotes(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Notes below a table: what the marks mean, what failed."""
+def study_footnotes(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return notes below a table: what the marks mean, what failed."""
     used = {name for row in rows for name in _marks(row)}
     notes = [f"{mark} {words}" for name, (mark, words) in MARKS.items() if name in used]
     return notes + [f"{row['estimator']} failed: {row['error']}" for row in rows if row["error"]]
 
 
 def influence_rich_table(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:
-    """The table for the terminal."""
-    from rich.table import Table
-    from rich.text import Text
-
-    notes = "\n".join(footnotes(rows))
-    table = Table(title=None if title is None else Text(title), caption=Text(notes, justify="left") if notes else None)
-    for k, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if k < 2 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, cells(row)))
-    return table
+    """Return the table for the terminal."""
+    return rich_of(HEADINGS, [study_cells(row) for row in rows], study_footnotes(rows), 2, title)
 
 
 def influence_markdown_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The table in markdown."""
-    rule = ["---" if k < 2 else "---:" for k in range(len(HEADINGS))]
-    text = "\n".join(markdown_lines(HEADINGS, [cells(row) for row in rows], rule))
-    return text + "".join(f"\n\n{markdown_escape(note)}" for note in footnotes(rows))
+    """Return the table in markdown."""
+    return markdown_of(HEADINGS, [study_cells(row) for row in rows], study_footnotes(rows), 2)
 
 
 def study_title(study: Study) -> str:
-    """One line: what was compared with what."""
+    """Return one line that says what was compared with what."""
     s = study.settings
     name = f"{s['dataset']}, " if s.get("dataset") else ""
     count = f"{s['num_items']} {'groups of ' if s['grouped'] else ''}{s['of']}"
@@ -149,13 +133,5 @@ def _settings(settings: dict[str, Any]) -> dict[str, str]:
 
 def _described(row: dict[str, Any]) -> dict[str, Any]:
     cls = ESTIMATORS.get(row["estimator"].partition(" (")[0])
-    paper = "" if cls is None else cls.paper
-    number = paper.removeprefix("arXiv ") if paper.startswith("arXiv ") else None
-    return {
-        "label": row["estimator"],
-        "summary": "" if cls is None else cls.summary,
-        "paper": paper,
-        "address": f"{ARXIV}{number}" if number else None,
-        "options": ", ".join(f"{name} {value}" for name, value in row["options"].items() if value is not None),
-        "notes": ", ".join(f"{name}: {value}" for name, value in row["notes"].items()),
-    }
+    notes = ", ".join(f"{name}: {value}" for name, value in row["notes"].items())
+    return {**described(row["estimator"], cls, row["options"]), "notes": notes}

@@ -1,22 +1,29 @@
-"""What there is, from the classes themselves: methods, estimators, losses, data sets."""
+"""What there is, from the classes themselves: methods, figures, estimators, losses, data sets."""
 
 from __future__ import annotations
 
 import re
 from os import PathLike
 
-from gunlearn.report.table import markdown_lines
+from gunlearn.attribution import ESTIMATORS
+from gunlearn.datasets.catalogue import available
+from gunlearn.errors import MissingExtraError
+from gunlearn.losses import LOSSES
+from gunlearn.methods import METHODS
+from gunlearn.metrics import FIGURES
+from gunlearn.report.table import markdown_of
 
 ARXIV = "https://arxiv.org/abs/"
+_Listing = tuple[list[str], list[list[str]]]
 
 
-def methods_listing() -> tuple[list[str], list[list[str]]]:
-    """Heading and rows of all methods."""
-    from gunlearn.methods import METHODS
-
+def methods_listing() -> _Listing:
+    """Return heading and rows of all methods."""
     head = ["method", "what it does", "forgets", "tasks", "needs", "certified", "cost", "variants", "paper"]
     return head, [
-        [
+        [name, str(cls), *["-"] * (len(head) - 2)]
+        if isinstance(cls, MissingExtraError)
+        else [
             name,
             cls.summary,
             ", ".join(cls.requests) or "anything",
@@ -27,14 +34,28 @@ def methods_listing() -> tuple[list[str], list[list[str]]]:
             ", ".join(cls.variants),
             cls.paper or "baseline",
         ]
-        for name, cls in METHODS.items()
+        for name, cls in METHODS.importable().items()
     ]
 
 
-def estimators_listing() -> tuple[list[str], list[list[str]]]:
-    """Heading and rows of all estimators of influence."""
-    from gunlearn.attribution import ESTIMATORS
+def figures_listing() -> _Listing:
+    """Return heading and rows of all figures."""
+    head = ["figure", "column", "what it is", "tasks", "better"]
+    better = {"retrained": "as the retrained model's"}
+    return head, [
+        [
+            name,
+            cls.heading or "-",
+            cls.legend,
+            ", ".join(cls.tasks) or "any but texts",
+            better.get(cls.better, cls.better),
+        ]
+        for name, cls in FIGURES.items()
+    ]
 
+
+def estimators_listing() -> _Listing:
+    """Return heading and rows of all estimators of influence."""
     head = ["estimator", "question", "what it does", "of", "targets", "cost", "paper"]
     return head, [
         [
@@ -50,10 +71,8 @@ def estimators_listing() -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def losses_listing() -> tuple[list[str], list[list[str]]]:
-    """Heading and rows of all losses."""
-    from gunlearn.losses import LOSSES
-
+def losses_listing() -> _Listing:
+    """Return heading and rows of all losses."""
     head = ["loss", "class", "what it does", "needs reference", "bounded below", "reads", "paper"]
     return head, [
         [
@@ -69,10 +88,8 @@ def losses_listing() -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def datasets_listing(root: str | PathLike[str] | None = None) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows of all named data sets, and whether their files are there."""
-    from gunlearn.datasets.registry import available
-
+def datasets_listing(root: str | PathLike[str] | None = None) -> _Listing:
+    """Return heading and rows of all named data sets, and whether their files are there."""
     head = ["data set", "nodes", "directed edges", "source", "at hand"]
     rows = []
     for row in available():
@@ -82,23 +99,27 @@ def datasets_listing(root: str | PathLike[str] | None = None) -> tuple[list[str]
 
 
 def listing_markdown(head: list[str], body: list[list[str]]) -> str:
-    """A listing in markdown, arXiv numbers as links."""
-    code = [[f"`{row[0]}`", *(_linked(cell) for cell in row[1:])] for row in body]
-    return "\n".join(markdown_lines(head, code, ["---"] * len(head)))
+    """Return a listing in markdown, arXiv numbers as links."""
+    return markdown_of(head, [[f"`{row[0]}`", *map(_linked, row[1:])] for row in body])
 
 
 def methods_table() -> str:
-    """Markdown table of all methods, from their class attributes."""
+    """Return the markdown table of all methods, from their class attributes."""
     return listing_markdown(*methods_listing())
 
 
+def figures_table() -> str:
+    """Return the markdown table of all figures, from their class attributes."""
+    return listing_markdown(*figures_listing())
+
+
 def estimators_table() -> str:
-    """Markdown table of all estimators of influence, from their class attributes."""
+    """Return the markdown table of all estimators of influence, from their class attributes."""
     return listing_markdown(*estimators_listing())
 
 
 def losses_table() -> str:
-    """Markdown table of all losses, from their class attributes."""
+    """Return the markdown table of all losses, from their class attributes."""
     return listing_markdown(*losses_listing())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -12,14 +13,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from gunlearn.metrics import EVALUATORS
-from gunlearn.report.summary import Line, Stat
+from gunlearn.metrics.problem import headline
+from gunlearn.report.summary import ENDS, Line, Stat
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 # Okabe and Ito's colours: told apart by colour-blind readers; black and grey are kept for retrain and original.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7B5EA7", "#A6A500", "#5B7083")
 MARKERS = "osD^vPX<>h"
 RETRAIN, ORIGINAL = "#000000", "#8A8A8A"
-STYLE = {
+STYLE: dict[RcKeyType, Any] = {
     "svg.hashsalt": "gunlearn",  # the same figure, the same bytes
     "svg.fonttype": "path",
     "font.size": 10,
@@ -34,7 +38,7 @@ STYLE = {
 
 
 def style_of(lines: Sequence[Line]) -> dict[int, tuple[str, str]]:
-    """Colour and marker of each line (by its `id`), the same in all plots."""
+    """Return colour and marker of each line (by its `id`), the same in all plots."""
     out, k = {}, 0
     for line in lines:
         if line.method in ("retrain", "original"):
@@ -45,15 +49,15 @@ def style_of(lines: Sequence[Line]) -> dict[int, tuple[str, str]]:
     return out
 
 
-def headline(lines: Sequence[Line]) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Figure of utility and figure of forgetting of the lines' task, name and words each."""
-    task = next((line.task for line in lines if line.task), "link_prediction")
-    return EVALUATORS.get(task, EVALUATORS["link_prediction"]).headline
+def headline_of(lines: Sequence[Line]) -> list[tuple[str, str]]:
+    """Return name and words of the figure of utility and the figure of forgetting of the lines' task."""
+    figures = headline(next((line.task for line in lines if line.task), None))
+    return [(figure.name, figure.words or figure.heading) for figure in figures]
 
 
 def tradeoff(lines: Sequence[Line]) -> Figure | None:
-    """Utility against forgetting, with the retrained point and its band of one standard deviation."""
-    (utility, utility_words), (forgetting, forgetting_words) = headline(lines)
+    """Draw utility against forgetting, with the retrained point and its band of one standard deviation."""
+    (utility, utility_words), (forgetting, forgetting_words) = headline_of(lines)
     figure, style = _figure(7.6, 4.4), style_of(lines)
     axes = figure.subplots()
     drawn = False
@@ -76,11 +80,11 @@ def tradeoff(lines: Sequence[Line]) -> Figure | None:
 
 
 def course(lines: Sequence[Line]) -> Figure | None:
-    """Both headline figures over the epochs, their mean and a thin line per run; the retrained model's as a level."""
+    """Draw both headline figures over the epochs: a thin line per run, their mean, the retrained model's level."""
     figure, style = _figure(9.2, 3.9), style_of(lines)
     panels = figure.subplots(1, 2)
     longest = 1
-    for axes, name, title in zip(panels, *zip(*headline(lines), strict=True), strict=True):
+    for axes, (name, title) in zip(panels, headline_of(lines), strict=True):
         for line in lines:
             label, (colour, marker) = plain_text(line.label), style[id(line)]
             if line.method == "retrain" and (level := line.stat(name)) is not None:
@@ -113,36 +117,34 @@ def course(lines: Sequence[Line]) -> Figure | None:
 
 
 def histograms(lines: Sequence[Line]) -> Figure | None:
-    """Probabilities of the forgotten items: before, after each method, retrained."""
-    shares = {id(line): _shares(line) for line in lines}
-    ends = {line.method: shares[id(line)] for line in lines if line.method in ("original", "retrain")}
-    shown = [line for line in lines if line.method not in ends and shares[id(line)] is not None]
+    """Draw probabilities of the forgotten items: before, after each method, retrained."""
+    shares = {id(line): share for line in lines if (share := _shares(line)) is not None}
+    ends = {line.method: shares[id(line)] for line in lines if line.method in ENDS and id(line) in shares}
+    shown = [line for line in lines if line.method not in ENDS and id(line) in shares]
     if not shown:
         return None
     columns = min(3, len(shown))
     num_rows = -(-len(shown) // columns)
     figure = _figure(3.2 * columns + 0.4, 2.15 * num_rows + 0.7)
     panels = figure.subplots(num_rows, columns, squeeze=False)
-    style = style_of(lines)
-    reference = [s.max() for s in ends.values() if s is not None]
+    style, reference = style_of(lines), max((share.max() for share in ends.values()), default=None)
     for axes, line in zip(panels.flat, shown, strict=False):
-        after = shares[id(line)]
+        after, colour = shares[id(line)], style[id(line)][0]
         edges = np.linspace(0, 1, after.size + 1)
-        if ends.get("original") is not None:
+        if "original" in ends:
             axes.stairs(ends["original"], edges, fill=True, color="#D3D3D3", label="before")
-        if ends.get("retrain") is not None:
+        if "retrain" in ends:
             axes.stairs(ends["retrain"], edges, color=RETRAIN, lw=1.3, label="retrained")
-        axes.stairs(after, edges, color=style[id(line)][0], lw=1.8, label="after (in colour)")
+        axes.stairs(after, edges, color=colour, lw=1.8, label="after (in colour)")
         axes.set_title(plain_text(line.label), fontsize=10)
         # One tall bar (everything pushed to 0) must not flatten the shapes that matter.
-        top = 1.12 * max(*reference, min(after.max(), 2 * max(reference))) if reference else 1.12 * after.max()
+        top = 1.12 * (after.max() if reference is None else max(reference, min(after.max(), 2 * reference)))
         axes.set_ylim(0, top)
         if after.max() > top:
             peak = edges[after.argmax()]
             axes.annotate(
-                f"up to {after.max():.0%}", (peak, top), xytext=(6 if peak < 0.5 else -6, -12),
+                f"up to {after.max():.0%}", (peak, top), xytext=(6 if peak < 0.5 else -6, -12), color=colour,
                 textcoords="offset points", fontsize=8, ha="left" if peak < 0.5 else "right",
-                color=style[id(line)][0],
             )  # fmt: skip
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         axes.set_xlim(0, 1)
@@ -158,8 +160,8 @@ def histograms(lines: Sequence[Line]) -> Figure | None:
     return figure
 
 
-def cost(lines: Sequence[Line]) -> Figure | None:
-    """Seconds (log scale) and peak memory."""
+def run_costs(lines: Sequence[Line]) -> Figure | None:
+    """Draw seconds (log scale) and peak memory."""
     shown = [line for line in lines if line.method != "original" and line.rows][::-1]
     if not shown:
         return None
@@ -198,19 +200,19 @@ PLOTS = (
     ("tradeoff", "Utility against forgetting, with the retrained model", tradeoff),
     ("course", "Utility and forgetting over the epochs", course),
     ("histograms", "Probabilities of the forgotten items before, after and retrained", histograms),
-    ("cost", "Seconds and peak memory", cost),
+    ("cost", "Seconds and peak memory", run_costs),
 )
 
 
-def draw(lines: Sequence[Line]) -> list[tuple[str, str, Figure]]:
-    """All plots that the lines have figures for: name, words, figure."""
+def draw_comparison(lines: Sequence[Line]) -> list[tuple[str, str, Figure]]:
+    """Draw all plots that the lines have figures for: name, words, figure."""
     with matplotlib.rc_context(STYLE):
         drawn = [(name, words, function(lines)) for name, words, function in PLOTS]
     return [(name, words, figure) for name, words, figure in drawn if figure is not None]
 
 
 def data_uri(figure: Figure) -> str:
-    """The figure as an SVG in a data address."""
+    """Return the figure as an SVG in a data address."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -242,5 +244,5 @@ def _shares(line: Line) -> np.ndarray | None:
 
 
 def plain_text(text: str) -> str:
-    """Text that matplotlib shows as it is."""
+    """Return text that matplotlib shows as it is."""
     return text.replace("$", r"\$")  # else matplotlib reads it as a formula

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gunlearn.metrics.problem import headline
+
 Row = dict[str, Any]
 #: Rows that are no method: what the others are compared with.
 ENDS = ("original", "retrain")
@@ -56,19 +58,18 @@ class Line:
         return self.method if self.mode in ("default", "full graph", "given") else f"{self.method} ({self.mode})"
 
     def stat(self, name: str) -> Stat | None:
-        """Mean and standard deviation of a figure; `None` where no run has it."""
+        """Return mean and standard deviation of a figure; `None` where no run has it."""
         return stat([row.get(name) for row in self.rows])
 
-    def floors(self, name: str) -> float | None:
-        """Mean distance in multiples of the mean noise floor, over runs that have both; `name` as in `js_forget`."""
-        floor_name = name.replace("js_", "js_floor_")
+    def floors(self, name: str, floor_name: str) -> float | None:
+        """Return a mean distance in multiples of its mean noise floor, over runs that have both."""
         both = [(row[name], row[floor_name]) for row in self.rows if _had(row, name) and _had(row, floor_name)]
         floor = sum(b for _, b in both)
         return sum(a for a, _ in both) / floor if floor > 0 else None
 
 
 def stat(values: Sequence[float | None]) -> Stat | None:
-    """Mean and standard deviation of the values that are there."""
+    """Return mean and standard deviation of the values that are there; `None` without any."""
     there = [float(v) for v in values if v is not None and math.isfinite(v)]
     if not there:
         return None
@@ -78,7 +79,7 @@ def stat(values: Sequence[float | None]) -> Stat | None:
 
 
 def problems(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that may be compared with each other: one data set, one way to draw what is forgotten."""
+    """Group rows that may be compared with each other: one data set, one way to draw what is forgotten."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row.get(name) for name in _PROBLEM), []).append(row)
@@ -86,7 +87,7 @@ def problems(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def summarise(rows: Sequence[Row]) -> list[Line]:
-    """Lines of all problems, in order of first appearance."""
+    """Return the lines of all problems, in order of first appearance."""
     lines: list[Line] = []
     groups = problems(rows)
     for group, name in zip(groups, _names(groups), strict=True):
@@ -103,7 +104,7 @@ def summarise(rows: Sequence[Row]) -> list[Line]:
             if line.method not in (*ENDS, "utu"):
                 behind = _mean_gap(line, here.values(), "utu", "js_forget")
                 line.behind_utu = behind is not None and behind >= 0
-                lost = _mean_gap(line, here.values(), "retrain", utility(line.task))
+                lost = _mean_gap(line, here.values(), "retrain", headline(line.task)[0].name)
                 line.fails = lost is not None and -lost > LOSS
         lines += here.values()
     return lines
@@ -117,15 +118,10 @@ def _names(groups: Sequence[Sequence[Row]]) -> list[str | None]:
     return [", ".join(filter(None, [first.get("dataset"), *m])) or None for first, m in zip(firsts, more, strict=True)]
 
 
-def utility(task: str | None) -> str:
-    """Name of the figure that says what a model of the task is good for."""
-    return "retain_auc" if task in (None, "link_prediction") else "test_acc"
-
-
 def _mean_gap(line: Line, lines: Iterable[Line], method: str, name: str) -> float | None:
-    """Mean difference of a figure to a method's under the same seeds; `None` where there is nothing to compare.
+    """Return the mean difference of a figure to a method's under the same seeds; `None` with nothing to compare.
 
-    Where they have no seed in common (one result beside its references), it is that of the means.
+    Without a seed in common (one result beside its references) it is the difference to the mean.
     """
     theirs = {
         row.get("seed"): row[name] for other in lines if other.method == method for row in other.rows if _had(row, name)

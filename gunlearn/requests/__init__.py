@@ -5,21 +5,10 @@ from __future__ import annotations
 from gunlearn.core.lazy import lazy
 
 _HOMES = {
-    "gunlearn.requests.base": (
-        "Request",
-        "RequestSum",
-    ),
+    "gunlearn.requests.base": ("Request", "RequestSum"),
     "gunlearn.requests.edges": ("ForgetEdges",),
-    "gunlearn.requests.items": (
-        "ForgetItems",
-        "ItemPartition",
-    ),
-    "gunlearn.requests.nodes": (
-        "ForgetFeatures",
-        "ForgetGraphs",
-        "ForgetNodes",
-        "ForgetSubgraph",
-    ),
+    "gunlearn.requests.items": ("ForgetItems", "ItemPartition"),
+    "gunlearn.requests.nodes": ("ForgetFeatures", "ForgetGraphs", "ForgetNodes", "ForgetSubgraph"),
     "gunlearn.requests.partition": ("Partition",),
     "gunlearn.requests.selection": ("Selection",),
 }

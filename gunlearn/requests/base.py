@@ -68,7 +68,6 @@ class Request(ABC):
         return Partition.of(self.kind, graph, selection, named.forgets)
 
     def __add__(self, other: Request) -> RequestSum:
-        """Forget what either of the two requests names."""
         return RequestSum(self, other) if isinstance(other, Request) else NotImplemented
 
     @property
@@ -77,11 +76,9 @@ class Request(ABC):
         return getattr(self, "by", None) == "influence"
 
     def __eq__(self, other: object) -> bool:
-        """Equal if of one class and one content."""
         return type(self) is type(other) and self.content() == other.content()
 
     def __hash__(self) -> int:
-        """Agrees with equality."""
         return hash((type(self).__name__, self.content()))
 
 

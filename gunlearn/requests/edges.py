@@ -12,7 +12,7 @@ from torch import Tensor
 from gunlearn.core.checks import check_seed, check_size, the_one_given
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.draw import draw_edges
-from gunlearn.requests.ids import RequestByArguments, check_ids, check_unique, named_tensor, show_columns
+from gunlearn.requests.ids import RequestByArguments, check_in_range, check_unique, named_tensor, show_columns
 from gunlearn.requests.regions import REGIONS
 from gunlearn.requests.training_graph import TrainingGraph
 
@@ -100,7 +100,6 @@ class ForgetEdges(RequestByArguments):
             )
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Tensor:
-        """Columns of the named or drawn edges."""
         if self.edge_type is not None and graph.edge_type is None:
             raise InvalidRequestError(f"Expected data with 'edge_type' for edge_type={self.edge_type} (got none)")
         if self.edge_index is not None:
@@ -160,6 +159,6 @@ def _why_missing(graph: TrainingGraph, missing: Tensor) -> str:
 
 def _edges_of_ids(graph: TrainingGraph, edge_ids: Tensor) -> Tensor:
     """Numbers of the edges in the given columns."""
-    check_ids(edge_ids, graph.num_columns, "'edge_ids'")
+    check_in_range(edge_ids, graph.num_columns, "'edge_ids'")
     check_unique(edge_ids, "id")
     return graph.edge_of_column[edge_ids.to(graph.edge_index.device)]

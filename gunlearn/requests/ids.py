@@ -22,7 +22,6 @@ class RequestByArguments(Request):
     noun: ClassVar[str] = "node"
 
     def content(self) -> Hashable:
-        """All arguments, named ids sorted."""
         return tuple(_sorted_content(getattr(self, field.name)) for field in fields(self))
 
     def __repr__(self) -> str:
@@ -87,7 +86,7 @@ class RequestByIds(RequestByArguments):
                 raise InvalidRequestError(f"Expected 'mask' of shape [{size}] (got [{self.mask.numel()}])")
             return self.mask.nonzero().view(-1)
         if self.index is not None:
-            check_ids(self.index, size, f"{noun}s")
+            check_in_range(self.index, size, f"{noun}s")
             check_unique(self.index, noun)
             return self.index.sort().values
         total = candidates.numel()
@@ -139,7 +138,7 @@ def number_to_draw(ratio: float | None, count: int | None, total: int, noun: str
     return number
 
 
-def check_ids(ids: Tensor, size: int, name: str) -> None:
+def check_in_range(ids: Tensor, size: int, name: str) -> None:
     """Refuse ids outside `[0, size)`."""
     outside = ids[(ids < 0) | (ids >= size)]
     if outside.numel():
@@ -155,7 +154,7 @@ def check_unique(ids: Tensor, noun: str) -> None:
         raise InvalidRequestError(f"Expected each {noun} once (got repeated {distinct[counts > 1][:5].tolist()})")
 
 
-def training_mask(data: Any, size: int, device: torch.device | str = "cpu") -> Tensor:
+def trainable_mask(data: Any, size: int, device: torch.device | str = "cpu") -> Tensor:
     """Return which of `size` things a model learned from: `train_mask`, or what `val_mask` and `test_mask` leave.
 
     Raises:

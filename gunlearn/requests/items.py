@@ -13,8 +13,8 @@ from torch import Tensor
 from gunlearn.errors import InvalidRequestError, InvalidTypeError
 from gunlearn.requests.apply import select_entries
 from gunlearn.requests.base import Request
-from gunlearn.requests.ids import RequestByIds, training_mask
-from gunlearn.requests.partition import content_hash
+from gunlearn.requests.ids import RequestByIds, trainable_mask
+from gunlearn.requests.partition import ids_hash
 from gunlearn.requests.training_graph import TrainingGraph
 
 
@@ -112,7 +112,7 @@ class ForgetItems(RequestByIds):
             forget_mask=forget,
             retain_mask=train & ~forget,
             retain_data=_without_rows(data, forget),
-            request_hash=content_hash(self.kind, forget.numel(), rows),
+            request_hash=ids_hash(self.kind, forget.numel(), rows),
         )
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Tensor:
@@ -128,11 +128,11 @@ def split_rows(rows: list[Any], num_forget: int) -> ItemPartition:
     """Split rows of token ids, of which the first `num_forget` are to be forgotten, and the others may be none."""
     forget = torch.arange(len(rows)) < num_forget
     ids = forget.nonzero().view(1, -1)
-    return ItemPartition(rows, "items", forget, ~forget, rows[num_forget:], content_hash("items", len(rows), ids))
+    return ItemPartition(rows, "items", forget, ~forget, rows[num_forget:], ids_hash("items", len(rows), ids))
 
 
 def training_rows(data: Any) -> Tensor:
-    """Return which rows of `data.x` may be learned from, boolean `[num_items]`; see `training_mask`.
+    """Return which rows of `data.x` may be learned from, boolean `[num_items]`; see `trainable_mask`.
 
     Raises:
         InvalidTypeError: `data` is no `Data`, nor another object with attributes `x` and `y`.
@@ -140,14 +140,16 @@ def training_rows(data: Any) -> Tensor:
     """
     if not (hasattr(data, "x") and hasattr(data, "y")):
         raise InvalidTypeError(f"Expected a torch_geometric.data.Data (got {type(data).__name__})")
-    if any(not isinstance(value, Tensor) or value.dim() == 0 for value in (data.x, data.y)):
+    if any(not isinstance(value, Tensor) and not hasattr(value, "dataset") for value in (data.x, data.y)) or any(
+        len(value.shape) == 0 for value in (data.x, data.y)
+    ):
         raise InvalidRequestError(f"Expected data with tensors 'x' and 'y' (got a Data with {sorted(_names(data))})")
     if getattr(data, "edge_index", None) is not None:
         raise InvalidRequestError("Expected independent items (got a graph: the data has an 'edge_index')")
-    num_items = data.x.size(0)
-    if data.y.size(0) != num_items:
-        raise InvalidRequestError(f"Expected one label for each of {num_items} items (got {data.y.size(0)})")
-    return training_mask(data, num_items, data.x.device)
+    num_items = data.x.shape[0]
+    if data.y.shape[0] != num_items:
+        raise InvalidRequestError(f"Expected one label for each of {num_items} items (got {data.y.shape[0]})")
+    return trainable_mask(data, num_items, getattr(data.x, "device", torch.device("cpu")))
 
 
 def _names(data: Any) -> list[str]:
@@ -163,7 +165,9 @@ def _without_rows(data: Any, forget: Tensor) -> Any:
             along = value.ndim > 0 and value.shape[0] == num_items
         else:
             along = isinstance(value, list | tuple) and len(value) == num_items
-        if along:
+        if hasattr(value, "dataset"):  # a column of a data set, whose items are loaded when they are read
+            setattr(retain, name, value.select(~forget))
+        elif along:
             setattr(retain, name, select_entries(value, ~forget, 0))
     if "num_nodes" in _names(data):
         retain.num_nodes = int((~forget).sum())

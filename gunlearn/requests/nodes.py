@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.apply import GONE
-from gunlearn.requests.ids import RequestByIds, named_tensor, training_mask
+from gunlearn.requests.ids import RequestByIds, named_tensor, trainable_mask
 from gunlearn.requests.regions import k_hop_mask
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import TrainingGraph, num_graphs
@@ -74,7 +74,6 @@ class ForgetNodes(_RequestByNodes):
     kind = "nodes"
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
-        """The nodes; their edges follow."""
         return Selection.of(graph, nodes=self.nodes(graph))
 
 
@@ -83,12 +82,7 @@ class ForgetFeatures(_RequestByNodes):
     """Forget features of nodes: their entries become zero; label and edges stay.
 
     Args:
-        index: node ids, `[F]`; or one of the next three.
-        mask: boolean `[num_nodes]`.
-        ratio: draw this share of the training nodes.
-        count: draw this many of them.
-        by: order of the draw, see `ForgetNodes`.
-        seed: of the draw.
+        index: node ids, `[F]`; `mask`, `ratio`, `count`, `by` and `seed` are those of `ForgetNodes`.
         columns: columns of `x`, `[c]`; `None` for all of them.
 
     Raises:
@@ -106,7 +100,6 @@ class ForgetFeatures(_RequestByNodes):
             object.__setattr__(self, "columns", named_tensor(self.columns, "columns", "column"))
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
-        """One block of feature entries."""
         nodes, columns, x = self.nodes(graph), self.columns, graph.data.get("x")
         if not isinstance(x, Tensor) or x.dim() != 2:
             got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
@@ -124,12 +117,7 @@ class ForgetSubgraph(_RequestByNodes):
     may be any.
 
     Args:
-        index: ids of the centres, `[F]`; or one of the next three.
-        mask: boolean `[num_nodes]`.
-        ratio: draw this share of the training nodes as centres.
-        count: draw this many of them.
-        by: order of the draw, see `ForgetNodes`.
-        seed: of the draw.
+        index: ids of the centres, `[F]`; `mask`, `ratio`, `count`, `by` and `seed` are those of `ForgetNodes`.
         num_hops: radius; hops take edges both ways.
         keep_nodes: forget only the edges inside; features, labels and the edges that lead outside stay.
 
@@ -149,7 +137,6 @@ class ForgetSubgraph(_RequestByNodes):
             raise InvalidRequestError(f"Expected 'num_hops' to be an integer >= 0 (got {self.num_hops!r})")
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
-        """The nodes within `num_hops`, or the edges among them."""
         start = torch.zeros(graph.num_nodes, dtype=torch.bool, device=graph.edge_index.device)
         start[self.nodes(graph)] = True
         inside = k_hop_mask(graph.edge_index, start, self.num_hops)
@@ -178,7 +165,6 @@ class ForgetGraphs(_RequestByNodes):
     noun: ClassVar[str] = "graph"
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
-        """The graphs; their nodes and edges follow."""
         data = graph.data
         if self.by != "random":
             raise InvalidRequestError(f"Expected by='random' for graphs (got {self.by!r})")
@@ -189,7 +175,7 @@ class ForgetGraphs(_RequestByNodes):
 
 def training_ids(data: Data, size: int) -> Tensor:
     """Return the ids that may be drawn, `[k]`: of `train_mask`; without one, all labelled ones in no other mask."""
-    free = training_mask(data, size)
+    free = trainable_mask(data, size)
     if data.get("train_mask") is None:
         y, gone = data.get("y"), data.get(GONE)
         if isinstance(y, Tensor) and y.numel() == size and not y.is_floating_point() and y.dtype != torch.bool:

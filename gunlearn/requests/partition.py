@@ -144,7 +144,7 @@ class Partition:
         return f"Partition({self.describe()}, request_hash={self.request_hash!r})"
 
 
-def content_hash(kind: str, size: int, sorted_ids: Tensor) -> str:
+def ids_hash(kind: str, size: int, sorted_ids: Tensor) -> str:
     """Return 16 hex digits that tell a kind of thing, the number of all things and the chosen ids apart."""
     digest = hashlib.sha256(f"{kind}:{size}:".encode())
     digest.update(np.ascontiguousarray(sorted_ids.cpu().numpy(), dtype="<i8").tobytes())
@@ -153,9 +153,9 @@ def content_hash(kind: str, size: int, sorted_ids: Tensor) -> str:
 
 def _hash(kind: str, graph: TrainingGraph, selection: Selection, pairs: Tensor, chosen: Tensor) -> str:
     """Hash the pairs of forgotten edges and, where there are any, nodes, graphs, features and relations."""
-    base = content_hash(kind, graph.num_nodes, pairs)
+    base = ids_hash(kind, graph.num_nodes, pairs)
     if graph.edge_type is not None:
-        base += content_hash("edge_type", graph.num_relations, graph.edge_type[graph.first_column][chosen])
+        base += ids_hash("edge_type", graph.num_relations, graph.edge_type[graph.first_column][chosen])
     elif not (selection.nodes.numel() or selection.features):
         return base
     digest = hashlib.sha256(base.encode())

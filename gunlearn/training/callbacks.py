@@ -13,7 +13,7 @@ class TrainState:
     """Where a run stands; saved with every checkpoint.
 
     Attributes:
-        epoch: passes done.
+        epoch: passes done; at the end of the run, the pass that it ended in counts.
         max_epochs: passes planned.
         step: optimiser steps done; a pass that reads everything at once is one step.
         max_steps: optimiser steps planned.
@@ -97,7 +97,6 @@ class EarlyStopping(Callback):
     """
 
     def __init__(self, patience: int = 5, min_delta: float = 0.0) -> None:
-        """See the class."""
         if patience < 1:
             raise InvalidInputError(f"Expected 'patience' of at least 1 (got {patience})")
         self.patience, self.min_delta = patience, min_delta

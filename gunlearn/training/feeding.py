@@ -119,7 +119,7 @@ class Feed(Callback):
     def pieces(self, items: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Split the items of one step so that no pass of the model reads more than `batch_size` forgotten ones."""
         forget = items.get("forget")
-        if self.pieces_of is None or forget is None or processes().world > 1:
+        if self.pieces_of is None or forget is None:
             yield dict(items)
             return
         others = {name: item for name, item in items.items() if name != "forget"}

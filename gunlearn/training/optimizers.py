@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from gunlearn.core.registry import did_you_mean
 from gunlearn.errors import InvalidInputError, InvalidTypeError
@@ -32,6 +33,7 @@ def find_optimizer(name: str) -> type[Optimizer]:
 
     Raises:
         InvalidInputError: there is none.
+        InvalidTypeError: not a name.
     """
     return _find(name, _named(torch.optim, Optimizer), "an optimizer of torch.optim")
 
@@ -40,15 +42,43 @@ def find_scheduler(name: str) -> type[LRScheduler]:
     """Return the class of `torch.optim.lr_scheduler` with that name, in any spelling.
 
     Raises:
-        InvalidInputError: there is none.
+        InvalidInputError: there is none, or it waits for a validation loss (`ReduceLROnPlateau`).
+        InvalidTypeError: not a name.
     """
-    return _find(name, _named(torch.optim.lr_scheduler, LRScheduler), "a scheduler of torch.optim.lr_scheduler")
+    found = _find(name, _named(torch.optim.lr_scheduler, LRScheduler), "a scheduler of torch.optim.lr_scheduler")
+    if found is ReduceLROnPlateau:
+        raise InvalidInputError(f"Expected a scheduler that follows from the number of the step alone (got {name!r})")
+    return found
 
 
 def _find(name: str, known: dict[str, type], what: str) -> Any:
-    if name.lower() not in known:
-        raise InvalidInputError(f"Expected {what} (got {name!r}){did_you_mean(name.lower(), known)}")
-    return known[name.lower()]
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"Expected the name of {what}, or a function (got {type(name).__name__})")
+    key = name.lower().replace("_", "").replace("-", "")
+    if key not in known:
+        raise InvalidInputError(f"Expected {what} (got {name!r}){did_you_mean(key, known)}")
+    return known[key]
+
+
+def check_optimizer(spec: OptimizerSpec, options: Mapping[str, Any] | None) -> None:
+    """Refuse unknown names, and options beside a function.
+
+    Raises:
+        InvalidInputError: either of them.
+        InvalidTypeError: neither a name nor a function.
+    """
+    if not callable(spec):
+        find_optimizer(spec)
+    elif options:
+        raise InvalidInputError(f"Expected 'optimizer_options' with a name alone (got a function and {dict(options)})")
+
+
+def check_scheduler(spec: SchedulerSpec | None, options: Mapping[str, Any] | None) -> None:
+    """Refuse what `check_optimizer` refuses, and options without a scheduler."""
+    if spec is not None and not callable(spec):
+        find_scheduler(spec)
+    elif options:
+        raise InvalidInputError(f"Expected 'scheduler_options' with a name alone (got {spec} and {dict(options)})")
 
 
 def make_optimizer(
@@ -71,23 +101,26 @@ def make_optimizer(
         InvalidInputError: an unknown name, or arguments that the optimiser does not take.
         InvalidTypeError: a function that returns no optimiser.
     """
+    check_optimizer(spec, options)
     if callable(spec):
         made = spec(parameters)
         if not (hasattr(made, "step") and hasattr(made, "zero_grad") and hasattr(made, "state_dict")):
             raise InvalidTypeError(f"Expected the optimizer factory to return an optimizer (got {type(made).__name__})")
         return made
     cls = find_optimizer(spec)
-    arguments: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, **(options or {})}
+    arguments: dict[str, Any] = {"lr": lr, **(options or {})}
+    if weight_decay or "weight_decay" in inspect.signature(cls).parameters:  # LBFGS and Rprop know no penalty
+        arguments = {"weight_decay": weight_decay, **arguments}
     # One kernel for all parameters, where there is one: several times as fast as a pass per operation.
-    if cls in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD) and all(
-        p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters
+    if (
+        cls in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+        and not {"foreach", "fused", "differentiable"} & set(arguments)
+        and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     ):
         arguments["fused"] = True
-    if cls is torch.optim.LBFGS and not weight_decay:  # it knows no penalty
-        del arguments["weight_decay"]
     try:
         return cls(parameters, **arguments)
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInputError(
             f"Expected arguments that {cls.__name__} takes (got {sorted(arguments)}: {error})"
         ) from error
@@ -99,12 +132,13 @@ def make_scheduler(spec: SchedulerSpec | None, optimizer: Any, options: Mapping[
     Raises:
         InvalidInputError: an unknown name, or arguments that the scheduler does not take.
     """
+    check_scheduler(spec, options)
     if spec is None or callable(spec):
         return None if spec is None else spec(optimizer)
     cls = find_scheduler(spec)
     try:
         return cls(optimizer, **(options or {}))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InvalidInputError(
             f"Expected arguments that {cls.__name__} takes (got {sorted(options or {})}: {error})"
         ) from error

@@ -32,10 +32,11 @@ class Result:
         seed: of the run; `None` for a model of unknown origin.
         request_hash: of what was forgotten; `None` for a base model.
         num_forget: how many items were forgotten.
-        epochs: optimiser steps taken; `None` where the caller's own function trained.
+        epochs: passes over the items, a pass that the run ended in included; `None` where the caller's own function
+            trained.
         seconds: wall time, influence estimate included, curves for reports left out.
         peak_memory_mb: peak memory while the method ran, in MiB; `None` where it could not be measured.
-        history: one record per epoch.
+        history: one record per optimiser step, see `TrainState.log_history`.
         notes: remarks of the method.
         versions: of python and the packages that matter.
         partition: what the request resolved to (not saved).
@@ -63,7 +64,9 @@ class Result:
     @property
     def data(self) -> Any:
         """What the model is to be used on: the caller's data without the forgotten items; `None` once loaded."""
-        return None if self.partition is None else self.partition.retain_data
+        retained = None if self.partition is None else self.partition.retain_data
+        back = getattr(retained, "back", None)  # a table of items, made of whatever the caller had
+        return retained if back is None else back(retained)
 
     @property
     def seconds_per_epoch(self) -> float | None:

@@ -106,11 +106,17 @@ class ObjectiveStep:
 
     def _accumulated(self, objective: Objective, items: dict[str, Any]) -> Iterator[ObjectiveValue]:
         """Evaluate each piece as its share of the whole: means divide by what counts in all pieces."""
+        together = processes()
         for piece in self.feed.pieces({name: items[name] for name in objective.parts}):
             terms = tuple(term for term in objective.terms if set(term[1].on_parts) <= set(piece))
-            if terms:
-                own = Objective(terms)
-                yield own(*self.predictions(own, piece), [_count(loss, items[loss.on]) for _, loss in terms])
+            if not terms:
+                continue
+            own = Objective(terms)
+            current, before = self.predictions(own, piece)
+            if together.world > 1:
+                yield together.evaluate(own, items, current, before)
+            else:
+                yield own(current, before, [_count(loss, items[loss.on]) for _, loss in terms])
 
 
 def _count(loss: Any, items: Any) -> Tensor | float:

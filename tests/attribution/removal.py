@@ -48,6 +48,18 @@ def weighted() -> Data:
 GRAPHS: dict[str, Callable[[], Data]] = {"tangled": tangled, "directed": directed, "weighted": weighted}
 
 
+def held_out(data: Data) -> Data:
+    """The graph with labels; node 0 is an end of most held-out pairs, some are twice, one a loop, in both parts."""
+    g = torch.Generator().manual_seed(0)
+    hub = torch.stack([torch.zeros(8, dtype=torch.long), torch.arange(8)])
+    data.val_pos_edge_index = torch.cat([hub, torch.tensor([[3, 3, 4], [5, 5, 3]])], dim=1)
+    data.val_neg_edge_index = torch.randint(NODES, (2, 9), generator=g)
+    data.y = torch.randint(OUT, (NODES,), generator=g)
+    data.val_mask = torch.rand(NODES, generator=g) < 0.6
+    data.train_mask = ~data.val_mask
+    return data
+
+
 class Stack(nn.Module):
     """Convolutions with ReLU between; `edge_weight` goes to those that take it."""
 
@@ -78,6 +90,18 @@ class Skips(nn.Module):
         h = start + self.norm(self.first(start, edge_index)).relu()
         h = torch.cat([start, h + self.second(h, edge_index)], dim=-1)
         return self.head(h).log_softmax(dim=-1)
+
+
+class Residual(nn.Module):
+    """A skip connection around the second layer alone, with something between the layers."""
+
+    def __init__(self, conv: Callable[..., nn.Module], between: Callable[[Tensor], Tensor] = torch.relu) -> None:
+        super().__init__()
+        self.first, self.second, self.between = conv(SIZE, OUT), conv(OUT, OUT), between
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        h = self.between(self.first(x, edge_index))
+        return h + self.second(h, edge_index)
 
 
 class Twice(nn.Module):

@@ -12,16 +12,15 @@ from torch_geometric.nn import GCNConv, SAGEConv
 import gunlearn as gu
 from gunlearn.attribution import estimate
 from gunlearn.attribution.removal.exact import Exact
-from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
+from tests.attribution.cases import karate, trained
+
+pytestmark = pytest.mark.filterwarnings("ignore:the model does not look trained")
 
 
 @pytest.fixture(scope="module")
 def problem() -> tuple[nn.Module, Data]:
-    data = gu.link_split(gu.load("karate"), val_ratio=0.1, test_ratio=0.1)
-    torch.manual_seed(0)
-    model = gu.train(gu.GCN(data.num_features, 8, 4), data, epochs=40, lr=1e-2).model.double()
-    data.x = data.x.double()
-    return model, data
+    return trained("gcn"), karate()
 
 
 class Skip(nn.Module):
@@ -113,6 +112,7 @@ class Half(nn.Module):
         return self.b(self.a(x, edge_index).relu(), edge_index, edge_weight)
 
 
+@pytest.mark.filterwarnings("ignore:the model does not look trained")
 def test_weights_that_only_some_layers_read_are_no_mask(problem: tuple) -> None:
     _, data = problem
     torch.manual_seed(0)
@@ -209,7 +209,5 @@ class Noisy(nn.Module):
 @pytest.mark.parametrize("estimator", ["exact", "brute"])
 @pytest.mark.filterwarnings("ignore::gunlearn.attribution.SlowEstimatorWarning")
 def test_a_random_model_is_refused(estimator: str) -> None:
-    from gunlearn.errors import UnsupportedModelError
-
     with pytest.raises(UnsupportedModelError, match="the same twice"):
         gu.influence(Noisy(), gu.load("karate"), estimator=estimator)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, softplus
 from torch_geometric.data import Data
-from torch_geometric.nn import GATConv, GINConv, SAGEConv
+from torch_geometric.nn import SAGEConv
 
 import gunlearn as gu
 from gunlearn.attribution import estimate
@@ -20,6 +20,7 @@ from gunlearn.errors import CheckpointError, InvalidInputError, UnsupportedMetho
 from gunlearn.methods import Result
 from gunlearn.nn.kernels.switch import PlainPathWarning, plain_path
 from gunlearn.tasks.graph.link_prediction import one_direction
+from tests.attribution.second_order import NETS, net
 
 NUM_NODES = 24
 
@@ -35,26 +36,8 @@ def graph(undirected=True, seed=0):
     return gu.node_split(data, 0.3, 0.2)
 
 
-class Stack(nn.Module):
-    def __init__(self, first, second):
-        super().__init__()
-        self.first, self.second = first, second
-
-    def forward(self, x, edge_index):
-        return self.second(self.first(x, edge_index).tanh(), edge_index)
-
-
-MODELS = {
-    "gcn": lambda: gu.GCN(5, 8, 3),
-    "sage": lambda: Stack(SAGEConv(5, 8), SAGEConv(8, 3)),
-    "gin": lambda: Stack(GINConv(nn.Linear(5, 8)), GINConv(nn.Linear(8, 3))),
-    "gat": lambda: Stack(GATConv(5, 4, heads=2), GATConv(8, 3)),
-}
-
-
 def make(name="gcn", seed=0):
-    torch.manual_seed(seed)
-    return MODELS[name]().double()
+    return net(name, seed=seed).eval()
 
 
 def f(outputs):
@@ -91,9 +74,10 @@ def gradients(model, data, task, of, parameters=None):
 CASES = [("link_prediction", "edges"), ("link_prediction", "nodes"), ("node_classification", "nodes")]
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("task", "of"), CASES)
-@pytest.mark.parametrize("undirected", [True, False])
+@pytest.mark.parametrize(
+    ("name", "task", "of", "undirected"),
+    [("gcn", *case, both) for case in CASES for both in (True, False)] + [(n, *CASES[0], True) for n in NETS],
+)
 def test_dot_products_equal_a_loop_of_gradients(name, task, of, undirected):
     data, model = graph(undirected), make(name)
     items, target, pulls = gradients(model, data, task, of)
@@ -172,8 +156,8 @@ def test_checkpoints_add_up(tmp_path):
         ({"checkpoints": []}, InvalidInputError, "at least one checkpoint"),
         ({"checkpoints": "no/such/folder"}, InvalidInputError, "at least one checkpoint"),
         ({"lr": [0.1, 0.2]}, InvalidInputError, "one 'lr' for each of 1"),
-        ({"checkpoints": [{"weight": torch.ones(1)}]}, CheckpointError, "fit GCN"),
-        ({"checkpoints": [3]}, CheckpointError, "fit GCN"),
+        ({"checkpoints": [{"weight": torch.ones(1)}]}, CheckpointError, "fit WeightedNet"),
+        ({"checkpoints": [3]}, CheckpointError, "fit WeightedNet"),
     ],
 )
 def test_bad_checkpoints(options, error, message):
@@ -207,9 +191,8 @@ def test_probes_estimate_the_norms():
 @pytest.mark.parametrize("name", ["gcn", "gat"])
 def test_last_layer(name):
     data, model = graph(), make(name)
-    layer = model.convs[-1] if name == "gcn" else model.second
-    assert {id(p) for p in last_layer(model)} == {id(p) for p in layer.parameters()}
-    items, target, pulls = gradients(model, data, "link_prediction", "edges", list(layer.parameters()))
+    assert {id(p) for p in last_layer(model)} == {id(p) for p in model.second.parameters()}
+    items, target, pulls = gradients(model, data, "link_prediction", "edges", list(model.second.parameters()))
     options = {"estimator": "gradient_similarity", "target": f, "items": items, "similarity": "dot"}
     last = gu.influence(model, data, parameters="last_layer", **options)
     torch.testing.assert_close(last, pulls @ target)
@@ -267,7 +250,7 @@ def test_a_frozen_model_is_one_whose_parameters_all_count():
     frozen = gu.influence(make().requires_grad_(False), data, estimator="tracin", target=f)
     torch.testing.assert_close(frozen, scores)
     partly = make()
-    partly.convs[0].requires_grad_(False)
+    partly.first.requires_grad_(False)
     assert not torch.allclose(gu.influence(partly, data, estimator="tracin", target=f), scores, rtol=0.1)
 
 

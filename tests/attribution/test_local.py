@@ -14,7 +14,7 @@ from gunlearn.attribution import Embeddings
 from gunlearn.attribution.removal import local
 from gunlearn.attribution.targets import Distance
 from gunlearn.errors import UnsupportedMethodError
-from tests.attribution.removal import HIDDEN, OUT, SIZE, Skips, Stack, built, off, randomised, tangled
+from tests.attribution.removal import HIDDEN, OUT, SIZE, Residual, Skips, Stack, built, off, randomised, tangled
 
 
 def tree(extra: tuple[int, int] | None = None) -> Data:
@@ -151,23 +151,13 @@ class Headed(nn.Module):
         return self.head(self.conv(x, edge_index).relu())
 
 
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = pyg.GCNConv(SIZE, OUT), pyg.GCNConv(OUT, OUT)
-
-    def forward(self, x, edge_index):
-        h = self.first(x, edge_index)
-        return h + self.second(h, edge_index)
-
-
 REFUSED = {
     "gat": lambda: Stack(pyg.GCNConv(SIZE, HIDDEN), pyg.GATConv(HIDDEN, OUT)),
     "gin": lambda: Stack(pyg.GINConv(nn.Linear(SIZE, OUT))),
     "sage normalised": lambda: Stack(pyg.SAGEConv(SIZE, OUT, normalize=True)),
     "no rule": lambda: Stack(pyg.ChebConv(SIZE, HIDDEN, 2), pyg.GCNConv(HIDDEN, OUT)),
     "head": Headed,
-    "skip": Residual,
+    "skip": lambda: Residual(pyg.GCNConv, lambda h: h),
     "skips": Skips,
     "graph norm": lambda: pyg.GCN(SIZE, HIDDEN, 2, OUT, norm="GraphNorm"),
 }

@@ -15,9 +15,10 @@ from torch.nn.functional import dropout
 from torch_geometric.data import Data
 from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv
 
-from gunlearn.attribution import edge_scores, min_max, nora
+from gunlearn.attribution import inpo_edge_scores, min_max, nora
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn import GCN, plain_path
+from tests.methods.test_method_contract import data_snapshot, equal, rng_snapshot, snapshot
 
 NUM_NODES = 14
 LAYERS = {
@@ -270,37 +271,17 @@ def test_leaves_no_trace():
     model, data = Restless().double(), graph()
     model.train()
     model.drop.eval()  # a user who froze one module
-    data.x.requires_grad_(False)
-    modes = [m.training for m in model.modules()]
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    x, state = data.x.clone(), torch.get_rng_state()
+    for p in model.parameters():  # gradients left over from the official code's estimate reach the first step
+        p.grad = torch.full_like(p, 3.0)
+    before = snapshot(model), data_snapshot(data), rng_snapshot()
     first = nora(model, data)
-
-    # Gradients left over from the estimate reach the first optimiser step in the official code.
-    assert all(p.grad is None for p in model.parameters())
-    assert data.x.grad is None
-    assert not data.x.requires_grad
+    assert equal(before, (snapshot(model), data_snapshot(data), rng_snapshot()))  # batch norm too
     assert not first.requires_grad
-    assert torch.equal(data.x, x)
-    assert [m.training for m in model.modules()] == modes
-    assert all(not m._forward_pre_hooks and not m._forward_hooks for m in model.modules())
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())  # batch norm too
-    assert torch.equal(torch.get_rng_state(), state)
-    assert set(data.keys()) == {"x", "edge_index"}
     assert torch.equal(nora(model, data), first)  # deterministic: random layers are off
 
-    always = Restless(always=True).double()
-    state = torch.get_rng_state()
+    always, state = Restless(always=True).double(), rng_snapshot()
     nora(always, data)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_keeps_gradients_that_are_there():
-    model, data = Net().double(), graph()
-    for p in model.parameters():
-        p.grad = torch.full_like(p, 3.0)
-    nora(model, data)
-    assert all(torch.equal(p.grad, torch.full_like(p, 3.0)) for p in model.parameters())
+    assert equal(rng_snapshot(), state)
 
 
 def test_leaves_no_trace_when_the_model_fails():
@@ -389,16 +370,16 @@ def test_edge_scores_and_min_max():
     edge_index = torch.tensor([[0, 1, 2, 2], [1, 2, 2, 3]])
     assert min_max(influence).tolist() == scaled
     expected = [scaled[u] + scaled[v] for u, v in edge_index.t().tolist()]
-    assert edge_scores(influence, edge_index).tolist() == expected
-    assert torch.equal(edge_scores(influence, edge_index.flip(0)), edge_scores(influence, edge_index))
-    assert edge_scores(influence * 7 + 2, edge_index).tolist() == pytest.approx(expected)  # scale and shift free
+    assert inpo_edge_scores(influence, edge_index).tolist() == expected
+    assert torch.equal(inpo_edge_scores(influence, edge_index.flip(0)), inpo_edge_scores(influence, edge_index))
+    assert inpo_edge_scores(influence * 7 + 2, edge_index).tolist() == pytest.approx(expected)  # scale and shift free
     assert min_max(torch.full((3,), 2.5)).tolist() == [0.0, 0.0, 0.0]
     for bad in (float("nan"), float("inf"), -float("inf")):
         spoiled = torch.tensor([1.0, bad, 2.0])
         with pytest.raises(InvalidInputError, match="finite"):
             min_max(spoiled)
         with pytest.raises(InvalidInputError, match="finite"):
-            edge_scores(spoiled, torch.tensor([[0], [2]]))
+            inpo_edge_scores(spoiled, torch.tensor([[0], [2]]))
 
 
 # Sparse features ##############################################################
@@ -430,8 +411,9 @@ class ByHand(nn.Module):
         return self.conv(x, edge_index) + x @ self.weight
 
 
-@pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
-@pytest.mark.parametrize("name", SPARSE_MODELS)
+@pytest.mark.parametrize(
+    ("name", "p"), [(name, 1.0) for name in SPARSE_MODELS] + [("gcn", 2.0), ("gcn", math.inf), ("residual", math.inf)]
+)
 def test_sparse_features_score_alike_and_are_never_dense(name, p):
     torch.manual_seed(0)
     model, index = SPARSE_MODELS[name](), graph()

@@ -12,7 +12,11 @@ from torch_geometric.data import Data
 import gunlearn as gu
 from gunlearn.attribution import resolve_items
 from gunlearn.attribution.training.datamodels import lds, linear_datamodelling_score, random_subsets
-from gunlearn.attribution.training.retraining_influence import evaluate, retraining_influence, without
+from gunlearn.attribution.training.retraining_influence import (
+    retraining_influence,
+    target_value,
+    training_data_without,
+)
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
 from gunlearn.tasks import NodeClassification
 from gunlearn.tasks.graph.node_classification import training_nodes
@@ -144,7 +148,7 @@ def test_labels_of_nodes_that_leave_are_not_learned_from():
     data.val_mask = torch.arange(data.num_nodes) < 5
     items, _ = resolve_items(data, "nodes")
     task = NodeClassification()
-    out = without(data, items, torch.tensor([2, 9]), task)
+    out = training_data_without(data, items, torch.tensor([2, 9]), task)
     assert set(training_nodes(data).index.tolist()) - set(training_nodes(out).index.tolist()) == {9}
     assert not torch.isin(out.edge_index, torch.tensor([2, 9])).any()
     assert torch.equal(task.validation_items(out).index, task.validation_items(data).index)
@@ -161,7 +165,7 @@ def test_message_graph_leaves_the_effect_through_the_weights():
     ]
     assert run[0].mean[0] == 0
     assert bool(run[0].below_floor[0])
-    expected = evaluate(fixed, items.without(data, torch.tensor([0, 1])), "loss", "link_prediction")
+    expected = target_value(fixed, items.without(data, torch.tensor([0, 1])), "loss", "link_prediction")
     assert run[1].without[0, 0] == expected != run[1].full[0]
 
 

@@ -17,7 +17,12 @@ from gunlearn.bench import read_study, write_study
 from gunlearn.bench.store import json_plain
 from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError, UnsupportedMethodError
 from gunlearn.report.influence_plots import draw_study
-from gunlearn.report.influence_table import cells, footnotes, influence_markdown_table, influence_report
+from gunlearn.report.influence_table import (
+    influence_markdown_table,
+    influence_report,
+    study_cells,
+    study_footnotes,
+)
 from tests.methods.cases import make_data, trained_model
 
 ROW = {
@@ -102,11 +107,11 @@ def test_the_truth_among_the_estimators_is_marked_and_computed_once(study, model
 def test_what_does_not_beat_the_controls_is_marked(study):
     assert study["made (sign=-1.0)"]["behind"] == ["random", "degree"]
     assert study["made"]["behind"] == study["brute"]["behind"] == study["random"]["behind"] == []
-    marked = {row["estimator"]: cells(row)[0] for row in study.rows}
+    marked = {row["estimator"]: study_cells(row)[0] for row in study.rows}
     assert marked["made (sign=-1.0)"].endswith(" *")
     assert marked["brute"].endswith(" =")
     assert marked["made"] == "made"
-    assert sum(note[0] in "*=" for note in footnotes(study.rows)) == 2
+    assert sum(note[0] in "*=" for note in study_footnotes(study.rows)) == 2
 
 
 def test_degree_is_a_bar_even_where_nobody_asked_for_it(study, model, data):
@@ -119,8 +124,8 @@ def test_degree_is_a_bar_even_where_nobody_asked_for_it(study, model, data):
 def test_estimators_of_the_other_question_are_marked(model, data, monkeypatch):
     monkeypatch.setattr(Made, "question", "training")
     study = influence_study(model, data, estimators=[Made(), "random"], truth="brute", num_items=5, **FEW)
-    assert cells(study["made"])[0] == "made †"
-    assert "†" not in cells(study["random"])[0]
+    assert study_cells(study["made"])[0] == "made †"
+    assert "†" not in study_cells(study["random"])[0]
 
 
 def test_a_failing_estimator_has_a_row_and_the_others_go_on(model, data):

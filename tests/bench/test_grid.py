@@ -13,12 +13,12 @@ from scipy.spatial.distance import jensenshannon
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from gunlearn.bench import Cell, GridConfig, Recipe, run_grid, suite
-from gunlearn.bench.course import Course, histogram
+from gunlearn.bench.course import Course
 from gunlearn.bench.store import RowStore, json_plain
 from gunlearn.datasets import load
 from gunlearn.errors import DatasetNotFoundError, EmptyForgetSetError, InvalidInputError
 from gunlearn.methods import METHODS, Callback, run_method
-from gunlearn.metrics import LinkEvaluator
+from gunlearn.metrics import LinkEvaluator, histogram
 from gunlearn.nn import GCN
 from gunlearn.report import grid_report
 from gunlearn.requests import ForgetEdges

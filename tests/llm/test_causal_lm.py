@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.llm import CausalLM, PartCollator
 from gunlearn.llm.model.causal_lm import answer_tokens
-from gunlearn.llm.training.trainer import answer_mask
+from gunlearn.llm.training.views import answer_mask
 from gunlearn.losses import NLL, NPO, Prediction
 from tests.llm import facts
 

@@ -25,10 +25,9 @@ from tests.llm import facts
 
 pytest.importorskip("opacus")
 
-from gunlearn.llm.privacy.dp_card import DPCard
+from gunlearn.llm.privacy import DPBase, DPCard, dp_train, finetune, unlearn_from_base
 from gunlearn.llm.privacy.dp_rows import ledger_of, records_changed, units, weights_digest
 from gunlearn.llm.privacy.dp_steps import DPOptimizer, add_hooks, record_gradients, row_losses
-from gunlearn.llm.privacy.dp_training import DPBase, dp_train, finetune, unlearn
 
 ROWS = facts.rows(range(20), (0,))
 RETAIN = facts.rows(facts.RETAIN, (0,))
@@ -175,11 +174,11 @@ def test_a_record_can_be_all_rows_of_a_person() -> None:
     done = dp_train(tiny("tied"), rows, 1.0, record="person", steps=1, **SETTINGS | {"delta": 1e-2})
     assert (done.card.num_records, done.card.largest_record) == (20, 3)
     keep = [row for row in rows if row["person"] not in facts.FORGET]
-    request = unlearn(done, keep, training(1)).card["request"]
+    request = unlearn_from_base(done, keep, training(1)).card["request"]
     assert request["records"] == 4
     assert request["epsilon"] == pytest.approx(4 * done.card.epsilon)
     # Half a record is one less and another one more.
-    assert unlearn(done, rows[1:], training(1)).card["request"]["records"] == 2
+    assert unlearn_from_base(done, rows[1:], training(1)).card["request"]["records"] == 2
 
 
 def as_tensors(row: dict) -> dict:
@@ -240,7 +239,7 @@ def test_base_card_and_ledger_survive_saving(base: DPBase, tmp_path) -> None:
     assert not any(prints in json.dumps(card) for prints in base.ledger)
     (tmp_path / "ledger.json").unlink()
     with pytest.raises(InvalidInputError, match="ledger"):
-        unlearn(DPBase.load(tmp_path, facts.fresh()), RETAIN)
+        unlearn_from_base(DPBase.load(tmp_path, facts.fresh()), RETAIN)
     finetune_me = DPBase(facts.fresh(), base.card)
     finetune_me.save(tmp_path)
     with pytest.raises(CheckpointError, match="card"):
@@ -259,9 +258,9 @@ def test_a_known_seed_and_private_choices_void_the_guarantee(base: DPBase) -> No
     done = dp_train(tiny("lora"), ROWS, 1.0, steps=1, acknowledge=True, **settings)
     assert len(done.card.voided_by) == 1
     assert "tokenizer" in done.card.voided_by[0]
-    assert not unlearn(done, ROWS[1:], training(1)).card["private"]
+    assert not unlearn_from_base(done, ROWS[1:], training(1)).card["private"]
     clean = dataclasses.replace(done, card=dataclasses.replace(done.card, chosen_on_private_data=()))
-    assert unlearn(clean, ROWS[1:], training(1)).card["private"]
+    assert unlearn_from_base(clean, ROWS[1:], training(1)).card["private"]
 
 
 def test_a_request_beyond_what_the_budget_speaks_of_is_not_called_private(base: DPBase) -> None:
@@ -269,11 +268,11 @@ def test_a_request_beyond_what_the_budget_speaks_of_is_not_called_private(base: 
     card = dataclasses.replace(base.card, seeded=False)
     assert card.voided_by == ()
     with pytest.warns(UserWarning, match="12 records"):
-        many = unlearn(dataclasses.replace(base, card=card), RETAIN, training(1)).card
+        many = unlearn_from_base(dataclasses.replace(base, card=card), RETAIN, training(1)).card
     assert many["request"]["says_nothing"]
     assert many["request"]["delta"] == 1 == card.group(12)[1]
     assert not many["private"]
-    few = unlearn(dataclasses.replace(base, card=card), ROWS[2:], training(1)).card
+    few = unlearn_from_base(dataclasses.replace(base, card=card), ROWS[2:], training(1)).card
     assert few["private"]
     assert few["request"]["delta"] < 1
 
@@ -316,17 +315,18 @@ def test_models_whose_records_mix_or_that_learn_nothing_are_refused() -> None:
         dp_train(unused, ROWS, 1.0, steps=1, **SETTINGS)
 
 
+@pytest.mark.filterwarnings("ignore:Expected a request that the base's budget says something about")
 def test_the_second_phase_refuses_other_starts_and_other_rows(base: DPBase) -> None:
     deployed = finetune(base, ROWS, training(1))
     assert not deployed.card["private"]
     with pytest.raises(InvalidInputError, match="deployed"):
-        unlearn(dataclasses.replace(base, model=deployed.model), RETAIN, training(1))
+        unlearn_from_base(dataclasses.replace(base, model=deployed.model), RETAIN, training(1))
     with pytest.raises(InvalidRequestError, match="6 that are not"):
-        unlearn(base, RETAIN + facts.rows(facts.UNSEEN, (0,))[:6], training(1))
+        unlearn_from_base(base, RETAIN + facts.rows(facts.UNSEEN, (0,))[:6], training(1))
     with pytest.raises(InvalidRequestError, match="1 that are not"):
-        unlearn(base, [*RETAIN, RETAIN[0]], training(1))  # once in the training rows, twice here
+        unlearn_from_base(base, [*RETAIN, RETAIN[0]], training(1))  # once in the training rows, twice here
     with pytest.raises(EmptyForgetSetError):
-        unlearn(base, ROWS[::-1], training(1))
+        unlearn_from_base(base, ROWS[::-1], training(1))
 
 
 def test_mixed_precision_leaves_nothing_on_the_model(base: DPBase) -> None:
@@ -342,9 +342,10 @@ def test_mixed_precision_leaves_nothing_on_the_model(base: DPBase) -> None:
 # What it is for
 
 
+@pytest.mark.filterwarnings("ignore:Expected a request that the base's budget says something about")
 def test_unlearned_models_know_no_more_than_chance_where_deployed_ones_know_again(base: DPBase) -> None:
     before = weights_digest(base.model)
-    unlearned, deployed = unlearn(base, RETAIN, training(60)), finetune(base, ROWS, training(60))
+    unlearned, deployed = unlearn_from_base(base, RETAIN, training(60)), finetune(base, ROWS, training(60))
     assert weights_digest(base.model) == before
     assert unlearned.card["request"]["records"] == 12
     known = facts.value_prob(unlearned.model, FORGET)
@@ -354,5 +355,5 @@ def test_unlearned_models_know_no_more_than_chance_where_deployed_ones_know_agai
     # Control: the same second phase from a model that was trained on all rows without privacy.
     full = facts.full()
     card = dataclasses.replace(base.card, weights_sha256=weights_digest(full))
-    leaking = unlearn(DPBase(full, card, base.ledger), RETAIN, training(60))
+    leaking = unlearn_from_base(DPBase(full, card, base.ledger), RETAIN, training(60))
     assert facts.value_prob(leaking.model, FORGET) > 5 * known

@@ -14,8 +14,9 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.llm import CausalLM, PartCollator, UnlearnTrainer
 from gunlearn.llm.data.selectors import ProbeDelta, SuffixDelta
 from gunlearn.llm.metrics.text_alignment import functional_alignment
-from gunlearn.llm.recipes.direct_tokens import DTOTrainer, StopBelow, dto
+from gunlearn.llm.recipes.direct_tokens import DTOTrainer, dto
 from gunlearn.llm.training.projection import project_conflict
+from gunlearn.llm.training.until import StopBelow
 from gunlearn.losses import CrossEntropyUnlearning, GradientAscent
 from gunlearn.metrics.alignment import Sampler
 from tests.llm import facts

@@ -13,8 +13,8 @@ from torch import nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm import CausalLM, PartCollator, TextAlignment, functional_alignment
-from gunlearn.llm.metrics import Samples, draw
-from gunlearn.llm.metrics.generation import choose, end_tokens
+from gunlearn.llm.metrics import Samples, draw_answers
+from gunlearn.llm.metrics.generation import choose_tokens, end_tokens
 from gunlearn.llm.metrics.scoring import prompt_of
 from gunlearn.metrics import Sampler, align, standings
 from tests.llm import facts
@@ -92,7 +92,7 @@ def test_expectation_is_that_over_all_texts(estimator):
 
 def test_answers_are_drawn_from_the_model():
     p, n = Toy(0, spread=1.5), 10000
-    samples = draw(p, PROMPTS, [END], Sampler(n_samples=n), T, batch_size=n)
+    samples = draw_answers(p, PROMPTS, [END], Sampler(n_samples=n), T, batch_size=n)
     for i, prompt in enumerate(PROMPTS):
         numbers = torch.where(samples.mask[i], samples.tokens[i], V) @ torch.tensor([V + 1, 1])
         for text in texts():
@@ -118,10 +118,10 @@ def test_both_estimators_come_to_the_brute_force_value_and_one_of_them_sooner():
 
 def test_draws_belong_to_a_sample_whatever_the_batch():
     p, sampler = Toy(0), Sampler(n_samples=6)
-    one, many = (draw(p, PROMPTS, [END], sampler, T, batch_size=size) for size in (1, 100))
+    one, many = (draw_answers(p, PROMPTS, [END], sampler, T, batch_size=size) for size in (1, 100))
     assert torch.equal(one.mask, many.mask)
     assert torch.equal(one.tokens[one.mask], many.tokens[many.mask])
-    other = draw(p, PROMPTS, [END], Sampler(n_samples=6, seed=1), T)
+    other = draw_answers(p, PROMPTS, [END], Sampler(n_samples=6, seed=1), T)
     assert other.tokens.shape != many.tokens.shape or not torch.equal(other.tokens, many.tokens)  # control
 
 
@@ -130,7 +130,7 @@ def test_truncated_and_tempered_choices():
     uniform = torch.rand(4000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
     def shares(**how):
-        return torch.bincount(choose(logits, uniform, Sampler(**how)), minlength=4) / 4000
+        return torch.bincount(choose_tokens(logits, uniform, Sampler(**how)), minlength=4) / 4000
 
     assert shares().tolist() == pytest.approx([0.4, 0.1, 0.3, 0.2], abs=0.03)
     assert shares(top_k=2).tolist() == pytest.approx([4 / 7, 0, 3 / 7, 0], abs=0.03)
@@ -138,14 +138,14 @@ def test_truncated_and_tempered_choices():
     assert shares(top_p=0.65).tolist() == pytest.approx([4 / 7, 0, 3 / 7, 0], abs=0.03)
     squared = torch.tensor([0.16, 0.01, 0.09, 0.04])
     assert shares(temperature=0.5).tolist() == pytest.approx((squared / squared.sum()).tolist(), abs=0.03)
-    assert choose(logits, uniform, None).unique().tolist() == [0]
+    assert choose_tokens(logits, uniform, None).unique().tolist() == [0]
     excluded = torch.tensor([[-torch.inf, 0.0, 0.0]])
-    assert choose(excluded, torch.zeros(1, dtype=torch.float64), Sampler()).tolist() == [1]
+    assert choose_tokens(excluded, torch.zeros(1, dtype=torch.float64), Sampler()).tolist() == [1]
 
 
 def test_greedy_answers_are_those_of_transformers():
     model, rows = facts.full(), facts.rows(range(1))
-    samples = draw(model, [prompt_of(row) for row in rows], [2], None, 12)
+    samples = draw_answers(model, [prompt_of(row) for row in rows], [2], None, 12)
     for i, row in enumerate(rows):
         prompt = torch.tensor([prompt_of(row)])
         expected = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=12)
@@ -263,9 +263,9 @@ def test_bad_input():
     with pytest.raises(InvalidInputError, match="estimator"):
         TextAlignment(rows, 2, estimator="median")
     with pytest.raises(InvalidInputError, match="context of 128 tokens"):
-        draw(facts.full(), [[1] * 8], [2], None, 124)
+        draw_answers(facts.full(), [[1] * 8], [2], None, 124)
     with pytest.raises(InvalidInputError, match="Expected prompts"):
-        draw(facts.full(), [], [2])
+        draw_answers(facts.full(), [], [2])
     smaller = copy.deepcopy(facts.full())
     smaller.resize_token_embeddings(50)
     with pytest.raises(InvalidInputError, match="vocabulary"):

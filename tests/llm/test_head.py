@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
-from gunlearn.llm.model.head import evaluating, head_comes_last, output_head, replaced_head, token_log_prob
+from gunlearn.llm.model.head import evaluating, last_linear_head, output_head, replaced_forward, token_log_prob
 from tests.llm import facts
 
 VOCAB, DIM = 11, 5
@@ -95,10 +95,10 @@ def test_what_comes_behind_the_head_is_noticed() -> None:
     sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0}
     tokens = torch.tensor([[1, 2, 3]])
-    assert head_comes_last(facts.fresh(), tokens)
+    assert last_linear_head(facts.fresh(), tokens)
     capped = Gemma2ForCausalLM(Gemma2Config(**sizes, head_dim=8, final_logit_softcapping=30.0))
-    assert not head_comes_last(capped, tokens)  # logits of new weights are so small that the cap hardly shows
-    assert not head_comes_last(CohereForCausalLM(CohereConfig(**sizes, logit_scale=0.5)), tokens)
+    assert not last_linear_head(capped, tokens)  # logits of new weights are so small that the cap hardly shows
+    assert not last_linear_head(CohereForCausalLM(CohereConfig(**sizes, logit_scale=0.5)), tokens)
 
 
 class Wrapped(nn.Module):
@@ -112,18 +112,18 @@ class Wrapped(nn.Module):
 def test_heads_with_hooks_and_compiled_models_are_left_alone() -> None:
     model, tokens = facts.fresh(), torch.tensor([[1, 2, 3]])
     assert output_head(Wrapped(model)) is model.lm_head
-    assert not head_comes_last(Wrapped(model), tokens)
+    assert not last_linear_head(Wrapped(model), tokens)
     handle = model.lm_head.register_forward_hook(lambda *_: None)
-    assert not head_comes_last(model, tokens)
+    assert not last_linear_head(model, tokens)
     handle.remove()
-    assert head_comes_last(model, tokens)
+    assert last_linear_head(model, tokens)
     assert "forward" not in model.lm_head.__dict__
 
 
 def test_the_head_is_put_back_after_an_error() -> None:
     model = facts.fresh()
     expected = model(torch.tensor([[1, 2]])).logits
-    with pytest.raises(ZeroDivisionError), replaced_head(model, lambda hidden: hidden * (1 / 0)):
+    with pytest.raises(ZeroDivisionError), replaced_forward(model.lm_head, lambda hidden: hidden * (1 / 0)):
         model(torch.tensor([[1, 2]]))
     assert "forward" not in output_head(model).__dict__
     assert torch.equal(model(torch.tensor([[1, 2]])).logits, expected)
@@ -144,7 +144,7 @@ def test_trying_a_head_leaves_the_model_as_it_was() -> None:
     model = facts.fresh().train()
     model.lm_head.eval()
     state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    assert head_comes_last(model, torch.tensor([[1, 2, 3]]))
+    assert last_linear_head(model, torch.tensor([[1, 2, 3]]))
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     assert (model.training, model.lm_head.training) == (True, False)

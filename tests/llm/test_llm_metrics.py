@@ -20,7 +20,7 @@ from gunlearn.llm.metrics import (
     answers_of,
     drma,
     end_tokens,
-    evaluate,
+    evaluate_language_models,
     exact_memorization,
     extraction_strength,
     forget_quality,
@@ -229,7 +229,7 @@ def test_drma_is_the_sum_of_probabilities():
 def test_table_of_all_metrics():
     full, references = facts.full(), [facts.retrained(0), facts.retrained(1)]
     forget, retain = with_answers((0, 1)), with_answers((4,))
-    found = evaluate(
+    found = evaluate_language_models(
         {"unlearned": references[1]},
         facts.tokenizer(),
         forget,
@@ -280,10 +280,12 @@ def test_a_broken_model_is_named_and_the_others_keep_their_rows():
     with pytest.raises(InvalidInputError, match="NaN"):
         token_scores(references[1], forget)
     how = dict(holdout_rows=facts.rows(range(20, 21)), sampler=Sampler(1), attacks=("loss", "reference"))
-    found = evaluate({"bad": broken(), "fine": facts.full()}, facts.tokenizer(), forget, retain, references, **how)
+    found = evaluate_language_models(
+        {"bad": broken(), "fine": facts.full()}, facts.tokenizer(), forget, retain, references, **how
+    )
     for name in ("bad", "retrained 1"):
         assert found.of(name) == {"model": name, "broken": True}
-    alone = evaluate({"fine": facts.full()}, facts.tokenizer(), forget, retain, references[:1], **how)
+    alone = evaluate_language_models({"fine": facts.full()}, facts.tokenizer(), forget, retain, references[:1], **how)
     assert list(alone) == [found.of("fine"), found.of("retrained 0")]
     assert "mia_reference" in found.of("fine")
     assert "forget_alignment" in found.of("fine")
@@ -293,9 +295,9 @@ def test_a_broken_model_is_named_and_the_others_keep_their_rows():
 
 def test_generated_answers_are_as_long_as_the_rows_own():
     row = facts.row(0, "city", 0)  # its answer has 8 tokens: of 6 of them ROUGE's recall is below 1
-    (found,) = evaluate({"m": facts.full()}, facts.tokenizer(), [row], [row])
+    (found,) = evaluate_language_models({"m": facts.full()}, facts.tokenizer(), [row], [row])
     assert found["forget_rougeL"] == 1
-    (cut,) = evaluate({"m": facts.full()}, facts.tokenizer(), [row], [row], max_new_tokens=3)
+    (cut,) = evaluate_language_models({"m": facts.full()}, facts.tokenizer(), [row], [row], max_new_tokens=3)
     assert cut["forget_rougeL"] < 1
     small = copy.deepcopy(facts.full())
     small.config.max_position_embeddings = len(row["input_ids"])
@@ -332,13 +334,13 @@ def test_what_is_no_row_or_no_table_of_models_is_named():
     model, tokenizer, rows = facts.full(), facts.tokenizer(), facts.rows(range(1))
     for bad in ([{"question": "who?", "answer": "ada"}], "forget.jsonl", Path("forget.jsonl"), ["text"], rows[0]):
         with pytest.raises(InvalidInputError, match=r"retain_rows.*gunlearn\.llm\.encode"):
-            evaluate({"m": model}, tokenizer, rows, bad)
+            evaluate_language_models({"m": model}, tokenizer, rows, bad)
     with pytest.raises(InvalidInputError, match="'holdout_rows'"):
-        evaluate({"m": model}, tokenizer, rows, rows, holdout_rows=[])
+        evaluate_language_models({"m": model}, tokenizer, rows, rows, holdout_rows=[])
     with pytest.raises(InvalidTypeError, match="by name"):
-        evaluate(model, tokenizer, rows, rows)
+        evaluate_language_models(model, tokenizer, rows, rows)
     with pytest.raises(InvalidInputError, match="'references'"):
-        evaluate({"m": model}, tokenizer, rows, rows, holdout_rows=rows, attacks=("reference",))
+        evaluate_language_models({"m": model}, tokenizer, rows, rows, holdout_rows=rows, attacks=("reference",))
 
 
 def test_an_alignment_is_shown_by_its_figures():
@@ -349,13 +351,13 @@ def test_an_alignment_is_shown_by_its_figures():
 
 def test_table_leaves_out_what_it_cannot_know():
     rows = facts.rows(range(1))
-    (row,) = evaluate({"m": facts.full()}, facts.tokenizer(), rows, rows, generate=False)
+    (row,) = evaluate_language_models({"m": facts.full()}, facts.tokenizer(), rows, rows, generate=False)
     kinds = ("prob", "exact_memorization", "extraction_strength", "drma", "drma_per_token")
     assert set(row) == {"model", *(f"{part}_{kind}" for part in ("forget", "retain") for kind in kinds)}
     with pytest.raises(InvalidInputError, match="attacks among"):
-        evaluate({"m": facts.full()}, facts.tokenizer(), rows, rows, attacks=("guess",))
+        evaluate_language_models({"m": facts.full()}, facts.tokenizer(), rows, rows, attacks=("guess",))
     with pytest.raises(InvalidInputError, match="to name one model"):
-        evaluate({"original": facts.full()}, facts.tokenizer(), rows, rows, original=facts.retrained(0))
+        evaluate_language_models({"original": facts.full()}, facts.tokenizer(), rows, rows, original=facts.retrained(0))
 
 
 def test_a_first_token_behind_padding_is_not_scored():

@@ -290,7 +290,7 @@ def test_without_world_facts_the_world_drops_more(done: torch.nn.Module) -> None
 
 
 def test_documents_are_no_longer_memorised(done: torch.nn.Module) -> None:
-    from gunlearn.llm.metrics.memorization import drma
+    from gunlearn.llm.metrics import drma
     from gunlearn.llm.metrics.scoring import token_scores
 
     scores = {name: drma(token_scores(model, FORGET)) for name, model in (("full", facts.full()), ("done", done))}

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm import CausalLM, PartCollator
-from gunlearn.llm.model.frozen import Reference
+from gunlearn.llm.model.frozen import FrozenReference
 from tests.llm import facts
 
 BATCH = PartCollator()(facts.rows(range(2)))
@@ -73,7 +73,7 @@ def test_it_stays_what_it_was(name: str) -> None:
     build, silent = MODELS[name]
     model = build().train()
     before = says(copy.deepcopy(model))
-    reference = Reference(model, "auto", BATCH)
+    reference = FrozenReference(model, "auto", BATCH)
     assert (reference.frozen is None) == silent
     disturb(model)
     with reference.of(model) as frozen:
@@ -83,7 +83,7 @@ def test_it_stays_what_it_was(name: str) -> None:
     assert (says(model) - before).abs().max() > 0.01  # control: the model itself has gone on
     if not silent:
         with pytest.raises(InvalidInputError, match="reference='adapter'"):
-            Reference(model, "adapter", BATCH)
+            FrozenReference(model, "adapter", BATCH)
 
 
 def test_modes_and_what_is_trained_are_put_back() -> None:
@@ -92,7 +92,7 @@ def test_modes_and_what_is_trained_are_put_back() -> None:
         if "lora_A" in name:
             parameter.requires_grad_(False)
     model.base_model.model.lm_head.eval()
-    reference = Reference(model, "adapter", BATCH)
+    reference = FrozenReference(model, "adapter", BATCH)
     before = [p.requires_grad for p in model.parameters()], [m.training for m in model.modules()]
     with pytest.raises(ZeroDivisionError), reference.of(model):
         1 / 0  # noqa: B018
@@ -106,7 +106,7 @@ def test_modes_and_what_is_trained_are_put_back() -> None:
 
 def test_a_copy_by_choice() -> None:
     model = adapted()
-    reference = Reference(model, "copy")
+    reference = FrozenReference(model, "copy")
     assert reference.frozen is not model
     assert not any(p.requires_grad for p in reference.frozen.parameters())
     assert any(p.requires_grad for p in model.parameters())
@@ -114,7 +114,7 @@ def test_a_copy_by_choice() -> None:
 
 def test_a_model_of_the_callers() -> None:
     other = facts.retrained(0).train()
-    with Reference(facts.full(), other).of(facts.full()) as frozen:
+    with FrozenReference(facts.full(), other).of(facts.full()) as frozen:
         assert frozen is other
         assert not other.training
     assert other.training
@@ -126,12 +126,12 @@ def test_a_reference_that_would_be_trained_along_is_refused() -> None:
     wrapped = adapted(base)  # in place: the base model holds the adapter
     for model, other in ((plain, plain), (wrapped, base), (wrapped, wrapped)):
         with pytest.raises(InvalidInputError, match=r"'auto' or 'adapter'"):
-            Reference(model, other)
+            FrozenReference(model, other)
     # Frozen weights may be shared.
     model, sharing = facts.full(), facts.full()
     model.model.embed_tokens.weight.requires_grad_(False)
     sharing.model.embed_tokens.weight = model.model.embed_tokens.weight
-    assert Reference(model, sharing).frozen is sharing
+    assert FrozenReference(model, sharing).frozen is sharing
 
 
 def test_another_vocabulary_is_refused() -> None:
@@ -139,13 +139,13 @@ def test_another_vocabulary_is_refused() -> None:
         LlamaConfig(vocab_size=7, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     )
     with pytest.raises(InvalidInputError, match=f"vocabulary of {len(facts.VOCABULARY)} tokens \\(got 7\\)"):
-        Reference(facts.full(), other)
+        FrozenReference(facts.full(), other)
 
 
 def test_what_cannot_be_meant() -> None:
     with pytest.raises(InvalidInputError, match="'reference'"):
-        Reference(facts.full(), "adaptor")
+        FrozenReference(facts.full(), "adaptor")
     with pytest.raises(InvalidInputError, match="without 'disable_adapter'"):
-        Reference(facts.full(), "adapter", BATCH)
+        FrozenReference(facts.full(), "adapter", BATCH)
     with pytest.raises(InvalidInputError, match="no batch"):
-        Reference(adapted(), "adapter")
+        FrozenReference(adapted(), "adapter")

@@ -25,8 +25,8 @@ from gunlearn.llm.data.selectors import (
     ProbeDelta,
     SuffixDelta,
     TokenSelector,
-    answer_tokens,
 )
+from gunlearn.llm.model.causal_lm import answer_tokens
 from tests.llm import facts
 
 SELECTORS = (ContextDelta(), ProbeDelta(), SuffixDelta(), Entropy(), NLLScore())

@@ -31,6 +31,11 @@ class MethodCase:
         from_scratch: it starts from new weights.
         moves: it changes the weights without optimiser steps.
         task: what the model is taken to predict.
+        learns: the parts that it learns from; none where it learns from what layers return.
+        reads_forgotten: the forgotten edges pass messages while it learns.
+        validates: it looks at validation items.
+        chooses: it may return another epoch than the last.
+        bad: options that it refuses.
     """
 
     method: str
@@ -41,6 +46,11 @@ class MethodCase:
     from_scratch: bool = False
     moves: bool = False
     task: str = "link_prediction"
+    learns: tuple[str, ...] = ("forget", "retain")
+    reads_forgotten: bool = False
+    validates: bool = False
+    chooses: bool = False
+    bad: tuple[dict[str, Any], ...] = ()
 
     @property
     def spec(self) -> str:
@@ -50,47 +60,95 @@ class MethodCase:
         return self.spec
 
 
+RETAIN, FORGET = ("retain",), ("forget",)
+NAN = float("nan")
+WEIGHTS = ({"retain_weight": -0.5}, {"retain_weight": NAN}, {"kl_weight": -0.5}, {"kl_weight": NAN})
+BETAS = ({"beta": 0.0}, {"beta": -1.0}, {"beta": NAN})
+
 CASES = [
-    MethodCase("retrain", options={"epochs": 4, "eval_every": 2}, from_scratch=True),
-    MethodCase("auto", trains=False, random=False, options={"budget": 0.01}),
-    MethodCase("finetune", options={"epochs": 4}),
+    MethodCase(
+        "retrain", options={"epochs": 4, "eval_every": 2}, from_scratch=True, learns=RETAIN, validates=True,
+        chooses=True,
+    ),
+    MethodCase("auto", trains=False, random=False, options={"budget": 0.01}, bad=({"budget": 0},)),
+    MethodCase("finetune", options={"epochs": 4}, learns=RETAIN),
     MethodCase("utu", trains=False, random=False),
-    MethodCase("gradient_ascent", options={"epochs": 4}, random=False),
-    MethodCase("graddiff", options={"epochs": 4}),
-    MethodCase("npo", options={"epochs": 4}),
-    MethodCase("inpo", "paper", {"epochs": 4}, random=False),
+    MethodCase("gradient_ascent", options={"epochs": 4}, random=False, learns=FORGET),
+    MethodCase("graddiff", options={"epochs": 4}, bad=WEIGHTS[:2]),
+    MethodCase("npo", options={"epochs": 4}, bad=(*WEIGHTS, *BETAS)),
+    MethodCase("inpo", "paper", {"epochs": 4}, random=False, reads_forgotten=True),
     # A low learning rate: the edges must not reach their targets within the few steps.
-    MethodCase("inpo", "default", {"epochs": 4, "lr": 1e-4}),
-    MethodCase("inpo", "unseen", {"epochs": 4, "lr": 1e-4}),
-    MethodCase("gnndelete", options={"epochs": 4}),
-    MethodCase("gnndelete", "paper", {"epochs": 4}),
-    MethodCase("gnndelete_ni", options={"epochs": 4}),
-    MethodCase("gnndelete_ni", "paper", {"epochs": 4}, random=False),
+    MethodCase(
+        "inpo", "default", {"epochs": 4, "lr": 1e-4},
+        bad=(*WEIGHTS[2:], *BETAS, {"entropy_weight": -0.5}, {"entropy_weight": NAN}, {"mode": "fast"}),
+    ),
+    MethodCase("inpo", "unseen", {"epochs": 4, "lr": 1e-4}, validates=True),
+    MethodCase("gnndelete", options={"epochs": 4}, learns=()),
+    MethodCase("gnndelete", "paper", {"epochs": 4}, learns=()),
+    MethodCase("gnndelete_ni", options={"epochs": 4}, learns=()),
+    MethodCase("gnndelete_ni", "paper", {"epochs": 4}, random=False, learns=()),
     MethodCase("inpo_s", options={"epochs": 4, "lr": 1e-4}),
     MethodCase("npo", "kl", {"epochs": 4}),
-    MethodCase("scrub", options={"epochs": 4, "max_steps": 1, "min_steps": 1}),
+    MethodCase(
+        "scrub", options={"epochs": 4, "max_steps": 1, "min_steps": 1},
+        bad=(
+            {"mode": "fast"}, {"alpha": -1.0}, {"gamma": NAN}, {"alpha": 0.0, "gamma": 0.0}, {"temperature": 0.0},
+            {"max_steps": 0}, {"max_epochs": -1}, {"min_steps": 1.5},
+        ),
+    ),
     MethodCase("scrub", "paper", {"epochs": 4, "max_steps": 1, "min_steps": 1}),
     MethodCase("scrub", "paper_large", {"epochs": 4, "max_steps": 1, "min_steps": 1}),
-    MethodCase("scrub_r", options={"epochs": 4, "max_steps": 1, "min_steps": 1}),
-    MethodCase("imu", options={"epochs": 4}, random=False),
-    MethodCase("imu", "paper", {"epochs": 4}, random=False),
-    MethodCase("random_label", options={"epochs": 4}),
-    MethodCase("bad_teacher", options={"epochs": 4}),
-    MethodCase("d2dgn", options={"epochs": 4, "eval_every": 2}, from_scratch=True),
-    MethodCase("ssd", options={"alpha": 1.5}, trains=False, moves=True),
+    MethodCase(
+        "scrub_r", options={"epochs": 4, "max_steps": 1, "min_steps": 1}, validates=True, chooses=True,
+        bad=({"tie_break": "middle"},),
+    ),
+    MethodCase(
+        "imu", options={"epochs": 4}, random=False, learns=FORGET,
+        bad=(
+            {"mode": "x"}, {"scope": "tail"}, {"top": 0.0}, {"cap": 1.5}, {"damping": 0.0}, {"l1": -1.0}, {"probes": 0},
+        ),
+    ),
+    MethodCase("imu", "paper", {"epochs": 4}, random=False, learns=FORGET),
+    MethodCase("random_label", options={"epochs": 4}, bad=WEIGHTS[:2]),
+    MethodCase("bad_teacher", options={"epochs": 4}, bad=(WEIGHTS[0], {"temperature": 0.0})),
+    MethodCase(
+        "d2dgn", options={"epochs": 4, "eval_every": 2}, from_scratch=True, validates=True,
+        bad=({"alpha": 0.0}, {"alpha": 1.5}),
+    ),
+    MethodCase(
+        "ssd", options={"alpha": 1.5}, trains=False, moves=True,
+        bad=({"mode": "x"}, {"alpha": 0.0}, {"alpha": NAN}, {"dampening": -1.0}, {"probes": 0}),
+    ),
     MethodCase("ssd", "paper", options={"alpha": 1.5}, trains=False, moves=True),
-    MethodCase("etr", trains=False, moves=True),
+    MethodCase(
+        "etr", trains=False, moves=True,
+        bad=(
+            {"mode": "x"}, {"lr": -1.0}, {"lr": NAN}, {"erase_ratio": 1.0}, {"label_smoothing": -0.1}, {"rectify": ""},
+        ),
+    ),
     MethodCase("etr", "paper", trains=False, moves=True),
-    MethodCase("megu", options={"epochs": 4}, random=False, task="node_classification"),
+    MethodCase(
+        "megu", options={"epochs": 4}, random=False, task="node_classification",
+        bad=(
+            {"mode": "x"}, {"kappa": 0.0}, {"num_hops": 0}, {"init": "x"}, {"read": "x"}, {"temperature": 0.0},
+            {"batch_size": 8}, {"retain_samples": 8},
+        ),
+    ),
     MethodCase("megu", "paper", {"epochs": 4}, task="node_classification"),
-    MethodCase("cognac", options={"epochs": 4}, task="node_classification"),
+    MethodCase(
+        "cognac", options={"epochs": 4}, task="node_classification",
+        bad=(
+            {"mode": "x"}, {"ascent_lr": 0.0}, {"descent_lr": -1.0}, {"contrast_steps": -1}, {"descent_steps": 0},
+            {"fraction": 0.0}, {"fraction": 1.5}, {"margin": -1.0}, {"alpha": NAN}, {"num_hops": 0},
+        ),
+    ),
     MethodCase("cognac", "paper", {"epochs": 4}, task="node_classification"),
     *(MethodCase(name, trains=False, moves=True) for name in ("gif", "if", "ceu", "idea")),
     *(
         MethodCase(name, "paper", {"iterations": 5, "scale": 1e5, "damping": 0.2, **noise}, trains=False, moves=True)
         for name, noise in (("gif", {}), ("if", {}), ("idea", {"noise": 1e-3}))
     ),
-]
+]  # fmt: skip
 # Methods for linear heads alone: `test_head_contract.py` runs the contract on the heads below.
 HEAD_CASES = [
     MethodCase(name, variant, trains=False, random=False, moves=True, task="node_classification")
@@ -201,6 +259,22 @@ def run(
     if not isinstance(case, str):
         more.setdefault("task", case.task)
     return gu.unlearn(model, data, request or gu.ForgetEdges(count=12, seed=3), spec, **{**options, **more})
+
+
+def dense_gcn(values: dict[str, Tensor], data: Data, edge_index: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+    """Embeddings of the model "gcn" by dense float64 matrices, messages `j -> i` times `scale[i, j]`."""
+    p = {name: value if value.requires_grad else value.detach().double() for name, value in values.items()}
+    a = torch.eye(int(data.num_nodes), dtype=torch.float64)
+    a[edge_index[1], edge_index[0]] = 1.0
+    d = a.sum(1).rsqrt()
+    a = d[:, None] * a * d[None, :] * scale
+    h = (a @ data.x.double() @ p["convs.0.lin.weight"].t() + p["convs.0.bias"]).relu()
+    return a @ h @ p["convs.1.lin.weight"].t() + p["convs.1.bias"]
+
+
+def scores_of(z: Tensor, pairs: Tensor) -> np.ndarray:
+    """Inner products of the end points' embeddings, `[num_pairs]`."""
+    return (z[pairs[0]] * z[pairs[1]]).sum(1).detach().numpy()
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

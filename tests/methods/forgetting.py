@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 import gunlearn as gu
 from gunlearn.methods import Method, run_method
+from gunlearn.seed import isolated_rng
 from tests.methods.test_items_digits import TASK as IMAGES
 from tests.methods.test_items_digits import figures
 from tests.methods.test_items_digits import problem as digits
@@ -37,6 +40,24 @@ def class_figures(model: nn.Module) -> dict[str, float]:
 def on_digits(method: Method, seed: int = 1) -> gu.Result:
     """The class of threes, forgotten."""
     return run_method(method, digits()[0], threes(), IMAGES, seed=seed)
+
+
+@functools.cache
+def classifier() -> tuple[nn.Module, Any]:
+    """A GCN trained to classify the nodes of the karate club, and the club."""
+    data = gu.node_split(gu.load("karate"), 0.2, 0.2)
+    with isolated_rng(0):
+        model = gu.GCN(data.num_features, 8, 4)
+    return gu.train(model, data, NODES, epochs=60, lr=1e-2).model, data
+
+
+@functools.cache
+def cora(root: Path) -> tuple[nn.Module, Any]:
+    """A GCN trained to classify the nodes of Cora, and Cora."""
+    data = gu.node_split(gu.load("Cora", root))
+    with isolated_rng(0):
+        model = gu.GCN(data.num_features, 16, 7)
+    return gu.train(model, data, NODES, epochs=60, lr=1e-2, eval_every=60).model, data
 
 
 @functools.cache
@@ -78,6 +99,17 @@ def karate_losses(model: nn.Module, task: str) -> tuple[float, float]:
     gone = partition.forget_nodes.numpy()
     trained[gone] = False
     return float(loss[gone].mean()), float(loss[trained].mean())
+
+
+@torch.no_grad()
+def cora_figures(model: nn.Module, partition: Any) -> tuple[float, float, float]:
+    """Mean losses of the forgotten nodes, where they still are, and of those that stay; accuracy on the test nodes."""
+    data, retain, gone = partition.data, partition.retain_data, partition.forget_nodes
+    new = model(retain.x, retain.edge_index)
+    lost = cross_entropy(model(data.x, data.edge_index)[gone], data.y[gone])
+    kept = cross_entropy(new[retain.train_mask], data.y[retain.train_mask])
+    right = (new.argmax(1) == data.y)[retain.test_mask]
+    return float(lost), float(kept), float(right.float().mean())
 
 
 def changes(result: gu.Result, task: str) -> tuple[float, float]:

@@ -48,8 +48,8 @@ class Untouchable(nn.Module):
         raise RuntimeError("this model was called")
 
 
-@per_case
-def test_requests_that_do_not_fit(case: MethodCase) -> None:
+@pytest.mark.parametrize("method", ["utu", "npo", "retrain", "etr", "gif"])
+def test_requests_that_do_not_fit(method: str) -> None:
     data = make_data()
     free = next(
         (u, v)
@@ -65,26 +65,26 @@ def test_requests_that_do_not_fit(case: MethodCase) -> None:
         (gu.ForgetEdges([free]), InvalidRequestError),
     ):
         with pytest.raises(error):
-            run(case, Untouchable(), data, request)
+            run(method, Untouchable(), data, request)
 
 
-@per_case
-def test_a_broken_model_is_refused(case: MethodCase) -> None:
+@pytest.mark.parametrize("method", ["utu", "npo", "retrain", "etr", "gif"])
+def test_a_broken_model_is_refused(method: str) -> None:
     for spoiled in ("parameter", "buffer"):
         model = trained_model("sage")
         (next(model.parameters()) if spoiled == "parameter" else model.norm.running_var).data.view(-1)[-1] = float(
             "nan"
         )
         with pytest.raises(InvalidInputError, match="finite weights"):
-            run(case, model, make_data())
+            run(method, model, make_data())
 
 
 @per_training_case
-@pytest.mark.parametrize("epochs", [1, 5])
-def test_divergence_is_raised_not_returned(case: MethodCase, epochs: int) -> None:
+def test_divergence_is_raised_not_returned(case: MethodCase) -> None:
     # One epoch: the weights are finite but too large to compute with.
-    with pytest.raises(DivergenceError, match="finite"):
-        run(case, trained_model("gcn"), make_data(), epochs=epochs, lr=1e30)
+    for epochs in (1, 5) if case.method in ("npo", "retrain") else (1,):
+        with pytest.raises(DivergenceError, match="finite"):
+            run(case, trained_model("gcn"), make_data(), epochs=epochs, lr=1e30)
 
 
 def test_unknown_names() -> None:
@@ -136,27 +136,10 @@ def test_settings_that_cannot_be_meant(name: str, value: float) -> None:
             cls(**{name: value})
 
 
-@pytest.mark.parametrize(
-    ("method", "name"),
-    [
-        ("npo", "retain_weight"),
-        ("npo", "kl_weight"),
-        ("graddiff", "retain_weight"),
-        ("inpo", "kl_weight"),
-        ("inpo", "entropy_weight"),
-    ],
-)
-@pytest.mark.parametrize("value", [-0.5, float("nan")])
-def test_weights_that_cannot_be_meant(method: str, name: str, value: float) -> None:
-    with pytest.raises(InvalidInputError):
-        METHODS[method](**{name: value})
-
-
-@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan")])
-@pytest.mark.parametrize("method", ["npo", "inpo"])
-def test_beta_is_positive(method: str, beta: float) -> None:
-    with pytest.raises(InvalidInputError, match="beta"):
-        METHODS[method](beta=beta)
+@pytest.mark.parametrize(("case", "wrong"), [(case, wrong) for case in CASES for wrong in case.bad], ids=str)
+def test_options_that_cannot_be_meant(case: MethodCase, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match=f"Expected.*({'|'.join(wrong)}|weight of)"):
+        METHODS[case.method](**wrong)
 
 
 def items() -> Data:

@@ -16,31 +16,23 @@ import gunlearn as gu
 from gunlearn.losses import Objective, Prediction
 from gunlearn.methods import METHODS, FineTune, GradientAscentMethod, Retrain, run_method
 from tests.methods.cases import (
-    CASES,
     ON_EDGES,
     MethodCase,
+    dense_gcn,
     fresh_model,
     make_data,
     run,
     same_weights,
+    scores_of,
     trained_model,
 )
 
 FORGET = gu.ForgetEdges(count=12, seed=3)
-LEARNING = [case for case in ON_EDGES if case.trains]
 
 
 def dense_scores(model: nn.Module, data: Data, edge_index: Tensor) -> np.ndarray:
-    """Scores of a two-layer GCN in float64 numpy, from its weights alone: `[num_edges]`."""
-    w = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
-    n = data.num_nodes
-    a = np.eye(n)
-    a[data.edge_index[1], data.edge_index[0]] = 1.0
-    d = 1 / np.sqrt(a.sum(1))
-    a = d[:, None] * a * d[None, :]
-    h = np.maximum(a @ data.x.double().numpy() @ w["convs.0.lin.weight"].T + w["convs.0.bias"], 0)
-    z = a @ h @ w["convs.1.lin.weight"].T + w["convs.1.bias"]
-    return (z[edge_index[0]] * z[edge_index[1]]).sum(1)
+    """Scores of a two-layer GCN in float64, from its weights alone: `[num_edges]`."""
+    return scores_of(dense_gcn(model.state_dict(), data, data.edge_index), edge_index)
 
 
 def log_likelihood(model: nn.Module, data: Data, edge_index: Tensor) -> float:
@@ -188,9 +180,6 @@ def test_retraining_never_sees_the_forgotten_edges() -> None:
     assert forgotten <= union(spy.edges)
 
 
-FROM_LAYERS = ("gnndelete", "gnndelete_ni")  # learn from what layers return, and score no edge; see test_gnndelete.py
-
-
 @pytest.mark.parametrize("case", ON_EDGES, ids=str)
 def test_no_method_learns_from_held_out_edges(case: MethodCase) -> None:
     data = make_data()
@@ -200,16 +189,15 @@ def test_no_method_learns_from_held_out_edges(case: MethodCase) -> None:
     # Parts of the graph have node ids of their own; what they hold is tested in tests/nn/test_subgraph.py.
     whole = {"subgraph": "never"} if "subgraph" in METHODS[case.method].options() else {}
     run(case, trained_model("gcn"), data, FORGET, task=spy, **whole)
-    if case.method not in FROM_LAYERS:
+    if case.learns:
         assert bool(union(spy.edges, True)) == (case.trains or case.moves)  # the spy does see what is learned from
     assert not (validation | test) & (union(spy.edges, True) | union(spy.passes))
     assert not test & union(spy.edges)
     # Validation edges are looked at, never learned from, by what says so: an epoch, a stop criterion, a rewind.
-    looks = case.variant == "unseen" or case.from_scratch or case.method == "scrub_r"
-    assert bool(validation & union(spy.edges)) == looks
+    assert bool(validation & union(spy.edges)) == case.validates
 
 
-@pytest.mark.parametrize("case", [case for case in LEARNING if case.method not in FROM_LAYERS], ids=str)
+@pytest.mark.parametrize("case", [case for case in ON_EDGES if case.trains and case.learns], ids=str)
 def test_what_is_learned_from(case: MethodCase) -> None:
     data = make_data()
     partition = FORGET.resolve(data)
@@ -217,10 +205,9 @@ def test_what_is_learned_from(case: MethodCase) -> None:
     spy = Spy()
     whole = {"subgraph": "never"} if "subgraph" in METHODS[case.method].options() else {}
     run(case, trained_model("gcn"), data, FORGET, task=spy, **whole)
-    full = case.spec == "inpo:paper"
-    assert union(spy.passes, True) == retained | (forgotten if full else set())
-    expected = {"retrain": retained, "finetune": retained, "gradient_ascent": forgotten, "imu": forgotten}
-    assert union(spy.edges, True) == expected.get(case.method, retained | forgotten)
+    assert union(spy.passes, True) == retained | (forgotten if case.reads_forgotten else set())
+    parts = {"forget": forgotten, "retain": retained}
+    assert union(spy.edges, True) == set().union(*(parts[name] for name in case.learns))
 
 
 @pytest.mark.parametrize(
@@ -308,13 +295,6 @@ def test_one_pass_of_the_reference_is_enough() -> None:
         assert len(spy.calls) == 1
         assert spy.calls[0] is (data if graph == "full" else result.partition.retain_data)
         assert same_weights(spy.model, model)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_mode_the_model_comes_in_does_not_matter(case: MethodCase) -> None:
-    data = make_data()
-    results = [run(case, trained_model("pyg").train(mode), data, seed=1) for mode in (True, False)]
-    assert same_weights(results[0].model, results[1].model)
 
 
 def test_weight_decay_shrinks_weights() -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 from sklearn.metrics import accuracy_score, roc_auc_score
 from torch import nn
+from torch.utils.data import Dataset
+from torch_geometric.data import Data
 
 import gunlearn as gu
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.metrics import ClassEvaluator, evaluator
+from gunlearn.tasks.items.tables import as_table
 
 
 @pytest.fixture(scope="module")
@@ -93,5 +98,60 @@ def test_edge_requests_are_judged_on_the_end_points(problem):
 def test_an_evaluator_for_every_task_with_one(problem):
     _, partition, _ = problem
     assert isinstance(evaluator(gu.NodeClassification(), partition), ClassEvaluator)
-    with pytest.raises(UnsupportedMethodError, match="image_classification"):
-        evaluator(gu.ImageClassification(), partition)
+
+    class Words(gu.ImageClassification):
+        name = "words"
+
+    with pytest.raises(UnsupportedMethodError, match="got 'words'"):
+        evaluator(Words(), partition)
+
+
+class Pairs(Dataset):
+    def __init__(self, pairs: list) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, i: int) -> tuple:
+        return self.pairs[i]
+
+
+def test_independent_items(monkeypatch):
+    """Figures of a classifier of rows, from its logits by hand; items may come in several batches."""
+    torch.manual_seed(0)
+    data = Data(x=torch.randn(90, 4), y=torch.arange(90) % 3)
+    data.test_mask = torch.arange(90) >= 60
+    partition = gu.ForgetItems(count=12, seed=1).resolve(data)
+    model, a, b = (nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).train() for _ in range(3))
+    monkeypatch.setattr("gunlearn.metrics.item_evaluators.BATCH", 7)
+    row = evaluator(gu.ImageClassification(), partition, [a, b]).row(model)
+    assert model.training
+    with torch.no_grad():
+        p, q, r = (m.eval()(data.x).double().softmax(-1).numpy() for m in (model, a, b))
+    y, sets = data.y.numpy(), {"forget": partition.forget_mask, "retain": partition.retain_mask, "test": data.test_mask}
+    sets = {name: mask.numpy() for name, mask in sets.items()}
+    assert sets["retain"].sum() == 48
+    for name, mask in sets.items():
+        assert row[f"{name}_acc"] == pytest.approx(accuracy_score(y[mask], p[mask].argmax(1)))
+        assert row[f"js_{name}"] == pytest.approx((js(p[mask], q[mask]) + js(p[mask], r[mask])) / 2, rel=1e-4)
+        assert row[f"js_floor_{name}"] == pytest.approx(js(q[mask], r[mask]), rel=1e-4)
+    gone, test = sets["forget"], sets["test"]
+    assert row["forget_prob"] == pytest.approx(p[gone, y[gone]].mean(), rel=1e-5)
+    aucs = [
+        (roc_auc_score(np.r_[np.ones(k.sum()), np.zeros(u.sum())], np.r_[p[k, c], p[u, c]]), k.sum())
+        for c in np.unique(y[gone])
+        for k, u in [(gone & (y == c), test & (y == c))]
+    ]
+    assert len(aucs) == 3
+    assert row["mia_auc"] == pytest.approx(np.average([auc for auc, _ in aucs], weights=[n for _, n in aucs]))
+    pairs = list(zip(data.x, data.y.tolist(), strict=True))  # a map-style data set: items are loaded batch by batch
+    table = SimpleNamespace(**{**vars(partition), "data": as_table(Pairs(pairs)), "forgets": ("items",)})
+    loaded = evaluator(gu.ImageClassification(), table, [a, b]).row(model)
+    same = ("forget_acc", "retain_acc", "forget_prob", "js_forget", "js_floor_retain")
+    assert [loaded[name] for name in same] == pytest.approx([row[name] for name in same])
+    assert loaded["test_acc"] is None
+    del data.test_mask
+    row = evaluator(gu.ImageClassification(), gu.ForgetItems(count=12, seed=1).resolve(data)).row(model)
+    assert row["forget_acc"] is not None
+    assert [row[name] for name in ("test_acc", "mia_auc", "js_test", "js_forget")] == [None] * 4

@@ -16,7 +16,7 @@ from torch_geometric.nn import GCNConv
 from torch_geometric.utils import to_undirected
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
-from gunlearn.metrics import LinkEvaluator
+from gunlearn.metrics import ForgetAP, ForgetAUC, LinkEvaluator
 from gunlearn.requests import ForgetEdges
 from gunlearn.tasks import ImageClassification, LinkPrediction, link_split
 
@@ -150,8 +150,10 @@ def test_floor_is_the_distance_of_two_references():
 @pytest.mark.parametrize(("draws", "seed"), [(1, 0), (5, 3), (20, 0)])
 def test_draws_and_seed(draws, seed):
     model = Model(0)
-    evaluator = LinkEvaluator(LinkPrediction(), PARTITION, draws=draws, seed=seed)
-    assert_rows(evaluator.row(model), expected_row(model, [], draws, seed))
+    evaluator = LinkEvaluator(LinkPrediction(), PARTITION, seed=seed)
+    view, expected = evaluator.view(model), expected_row(model, [], draws, seed)
+    for figure in (ForgetAUC(draws), ForgetAP(draws)):
+        assert figure.compute(view) == pytest.approx(expected[figure.name], rel=1e-4)
     assert evaluator.row(model) == evaluator.row(model)
 
 
@@ -175,14 +177,18 @@ def test_models_read_the_retained_graph():
     evaluator.row(model)
     for m in (reference, model):
         assert all(torch.equal(edge_index, PARTITION.retain_data.edge_index) for edge_index in m.read)
-    p, full = evaluator.probabilities(model), evaluator.probabilities(model, full_graph=True)
+    view, full = evaluator.view(model), evaluator.view(model, full_graph=True)
+    p, q = view.probability("forget"), full.probability("forget")
     assert torch.equal(model.read[-1], PARTITION.data.edge_index)
-    np.testing.assert_allclose(p.forget, probabilities(model)["forget"], rtol=1e-5)
+    np.testing.assert_allclose(p, probabilities(model)["forget"], rtol=1e-5)
     whole = 1 / (1 + np.exp(-logits(model, full_graph=True)["forget"]))
-    np.testing.assert_allclose(full.forget, whole, rtol=1e-5)
-    assert not torch.allclose(p.forget, full.forget, atol=1e-3)
-    assert p.forget.shape == (PARTITION.num_forget,)
-    assert p.retain.shape == (PARTITION.num_retain,)
+    np.testing.assert_allclose(q, whole, rtol=1e-5)
+    assert not torch.allclose(p, q, atol=1e-3)
+    assert p.shape == (PARTITION.num_forget,)
+    assert view.probability("retain").shape == (PARTITION.num_retain,)
+    model.read.clear()
+    assert [view[name] for name in evaluator.figures if not evaluator.figures[name].of_run]
+    assert model.read == []  # a view asks its model once
 
 
 def test_the_model_is_left_as_it_was():
@@ -224,12 +230,13 @@ def test_a_broken_model_raises_instead_of_scoring(where):
         "test": PARTITION.data.test_neg_edge_index[0, :1],
     }[where]
     mask = torch.ones(NUM_NODES, 1).index_fill(0, index, float("nan"))
-    evaluator = LinkEvaluator(LinkPrediction(), PARTITION, [Model(1), Model(2)], draws=1)
+    evaluator = LinkEvaluator(LinkPrediction(), PARTITION, [Model(1), Model(2)])
     with pytest.raises(InvalidInputError, match="NaN"):
         evaluator.row(Broken())
-    p = evaluator.probabilities(Broken())
+    view = evaluator.view(Broken())
+    assert not view.is_finite
     with pytest.raises(InvalidInputError, match="NaN"):
-        evaluator.distance(Broken(), p)
+        assert [view[f"js_{name}"] for name in SETS]
     mask = torch.ones(NUM_NODES, 1)
     assert evaluator.row(Broken())["forget_auc"] is not None  # control
 
@@ -245,7 +252,7 @@ def test_ranks_do_not_end_where_probabilities_saturate():
     data = Data(x=x, edge_index=to_undirected(index))
     part = ForgetEdges(index[:, :2]).resolve(data)
     evaluator = LinkEvaluator(LinkPrediction(), part)
-    assert evaluator.probabilities(Fixed()).forget.tolist() == [1.0, 1.0]
+    assert evaluator.view(Fixed()).probability("forget").tolist() == [1.0, 1.0]
     row = evaluator.row(Fixed())
     assert (row["forget_auc"], row["forget_ap"]) == (1.0, 1.0)
     assert (row["forget_prob"], row["retain_prob"]) == (1.0, 1.0)

@@ -8,17 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch_geometric.data import Data
-from torch_geometric.nn import (
-    APPNP,
-    GATConv,
-    GATv2Conv,
-    GCNConv,
-    GINConv,
-    GraphConv,
-    SAGEConv,
-    SGConv,
-    TransformerConv,
-)
+from torch_geometric.nn import APPNP, GATConv, GATv2Conv, GCNConv, GINConv, GraphConv, SAGEConv, SGConv, TransformerConv
 from torch_geometric.utils import subgraph as pyg_subgraph
 
 from gunlearn.errors import InvalidInputError

@@ -14,7 +14,7 @@ from gunlearn.losses import LOSSES
 from gunlearn.methods import METHODS
 from gunlearn.methods.base import NEEDS
 from gunlearn.report import evaluation_report, grid_report, losses_table, markdown_table, methods_table, text_table
-from gunlearn.report.plots import PLOTS, draw
+from gunlearn.report.plots import PLOTS, draw_comparison
 from gunlearn.report.summary import summarise
 
 
@@ -78,7 +78,7 @@ def test_report_is_the_same_twice(rows, html, tmp_path):
 
 def test_plots_leave_matplotlib_alone(rows):
     before = dict(matplotlib.rcParams)
-    draw(summarise(rows))
+    draw_comparison(summarise(rows))
     assert dict(matplotlib.rcParams) == before
 
 

@@ -13,7 +13,7 @@ from torch_geometric.nn import GCNConv
 from torch_geometric.utils import to_undirected
 
 import gunlearn as gu
-from gunlearn.attribution import Loss
+from gunlearn.attribution import ItemLoss
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.losses import NLL, as_objective
 from gunlearn.nn.kernels.subgraph import k_hop_subgraph
@@ -83,16 +83,6 @@ def test_models_that_return_something_else_are_refused():
 
     with pytest.raises(UnsupportedModelError, match=r"logits of shape \[40, num_classes\]"):
         task.encode(Rows(), data)
-
-
-def test_edge_weights_reach_the_model():
-    class Weighted(nn.Module):
-        def forward(self, x, edge_index, edge_weight=None):
-            return x.new_full((NUM_NODES, 3), float(edge_weight.sum()))
-
-    data = graph()
-    data.edge_weight = torch.rand(data.num_edges)
-    assert torch.allclose(NodeClassification().encode(Weighted(), data)[0, 0], data.edge_weight.sum())
 
 
 # Which labels are read ########################################################
@@ -224,14 +214,14 @@ def test_batches_read_all_training_nodes_once_per_pass():
     names = as_objective(NLL(on="retain")).parts
     feed = Feed(make().eval(), task, task.training_parts(data), names, BatchOptions(batch_size=6))
     seen = []
-    for step in range(feed.batches.num_batches):
-        feed.batches.step = step
+    for step in range(feed.steps_per_epoch):
+        feed.draws["retain"].step = step
         seen.append(feed.sample()["retain"])
     index, label = (torch.cat([getattr(items, name) for items in seen]) for name in ("index", "label"))
     assert sorted(index.tolist()) == training_nodes(data).index.tolist()
     assert torch.equal(label, data.y[index])
     result = gu.train(make(), data, task, epochs=4, batch_size=6)
-    assert result.epochs == 4
+    assert (result.epochs, len(result.history)) == (4, 4 * feed.steps_per_epoch)
     shares = [training_nodes(data).share(rank, 3) for rank in range(3)]
     assert sum(s.num_items for s in shares) == training_nodes(data).num_items
     assert torch.equal(shares[1].label, data.y[shares[1].index])
@@ -276,7 +266,7 @@ def test_bad_splits(options, message):
 
 def test_loss_target():
     data, task, model = graph(), NodeClassification(), make().eval()
-    target = Loss().bind(model, data, task)
+    target = ItemLoss().bind(model, data, task)
     outputs = model(data.x, data.edge_index)
     torch.testing.assert_close(target.value(outputs), cross_entropy(outputs[data.val_mask], data.y[data.val_mask]))
     scores = gu.influence(model, data, task, estimator="brute", target="loss", items=data.edge_index[:, :3])

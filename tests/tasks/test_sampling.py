@@ -190,7 +190,7 @@ def test_a_task_without_batches_says_so() -> None:
         def sample(self, names):
             return {}
 
-    with pytest.raises(UnsupportedMethodError, match="reads retained items in batches"):
+    with pytest.raises(UnsupportedMethodError, match="reads 'retain' items in batches"):
         Whole().limit(ShuffledBatches(3, 2, 0))
 
 

@@ -117,6 +117,9 @@ def image_runs() -> dict[str, gu.Result]:
         runs[name] = gu.unlearn(
             base.model, data, gu.ForgetItems(torch.arange(7)), "npo", task, epochs=10, callbacks=[RANDOM]
         )
+    # Of the last piece, one item, the other process has none. With SGD the scale of a gradient matters.
+    more = {"batch_size": 3, "accumulate": True, "optimizer": "sgd", "lr": 0.1, "steps": 6}
+    runs["accumulated"] = gu.unlearn(base.model, data, gu.ForgetItems(torch.arange(7)), "npo", task, **more)
     return runs
 
 

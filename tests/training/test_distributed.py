@@ -32,7 +32,7 @@ accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixe
 """.split()
 COMPARED = [
     "train", "npo", "graddiff", "inpo:paper", "inpo:default", "inpo:unseen", "graddiff in batches", "npo on samples",
-    "one edge", "until", "early stopping", "pyg", "autoencoder", "images", "batches", "whole", "resumed",
+    "one edge", "until", "early stopping", "pyg", "autoencoder", "images", "batches", "accumulated", "whole", "resumed",
 ]  # fmt: skip
 needs_accelerate = pytest.mark.skipif(
     importlib.util.find_spec("accelerate") is None, reason="needs accelerate: pip install 'gunlearn[distributed]'"
@@ -216,7 +216,7 @@ def test_letting_go_matters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: the comparison would notice if a process let go the wrong edges, or none."""
     base = gu.train(fresh_model("gcn"), make_data(), epochs=30, lr=1e-2, eval_every=5).model
     done = run("inpo:unseen", base, make_data(), epochs=10, lr=5e-3).model
-    monkeypatch.setattr(ScoreTarget, "release", lambda self, predictions: predictions)
+    monkeypatch.setattr(ScoreTarget, "release", lambda self, predictions, rows: predictions)
     never = run("inpo:unseen", base, make_data(), epochs=10, lr=5e-3).model
     assert distance(done.state_dict(), never.state_dict()) > 1e-4
 

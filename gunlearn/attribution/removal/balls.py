@@ -1,9 +1,10 @@
-"""Which rows of a model's outputs an edit of the graph can change, for many edits at once."""
+"""The rows of a model's outputs that edits of the graph can change: for each item, a ball of nodes around it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,90 +12,32 @@ import torch
 from torch import Tensor
 
 from gunlearn.attribution.distinct_items import Items
-from gunlearn.nn.kernels.memo import memo
-from gunlearn.nn.kernels.scatter import scatter
-from gunlearn.nn.kernels.sorting import argsort
+from gunlearn.attribution.removal.structure import Structure
 from gunlearn.nn.kernels.subgraph import spans
 
-ROWS = 1 << 16  # rows per batch, as far as they can be foreseen: some ten MiB of intermediate results
+ROWS_PER_BATCH = 1 << 16  # an estimate made beforehand: some ten MiB of intermediate results
 _CELLS = 1 << 25  # cells of the lookup table (int32): items per batch times nodes
-
-
-def structure_of(edge_index: Tensor, num_nodes: int) -> Structure:
-    """The structure of a graph, kept as long as its `edge_index` lives unchanged."""
-    return memo(edge_index, ("structure", num_nodes), lambda: Structure(edge_index.detach().clone(), num_nodes))
-
-
-class Structure:
-    """The graph without its loops, by source and by target.
-
-    Args:
-        edge_index: `[2, num_edges]`.
-        num_nodes: number of nodes.
-    """
-
-    def __init__(self, edge_index: Tensor, num_nodes: int) -> None:
-        self.edge_index, self.num_nodes = edge_index, num_nodes
-        source, target = edge_index
-        self.proper = (source != target).nonzero().view(-1)
-        self.loops = (source == target).nonzero().view(-1)
-        source, target = source[self.proper], target[self.proper]
-        by_source, by_target = argsort(source, stable=True), argsort(target, stable=True)
-        self.out_ptr, self.out_node, self.out_column = _grouped(source, target, self.proper, by_source, num_nodes)
-        self.in_ptr, self.in_node, self.in_column = _grouped(target, source, self.proper, by_target, num_nodes)
-
-    def gather(self, weight: Tensor, x: Tensor) -> Tensor:
-        """Weighted sum of what senders hold, `[num_nodes, dim]`; `weight` `[num_edges]` by column."""
-        return _product(self.in_ptr, self.in_node, weight[self.in_column], x)
-
-    def scatter(self, weight: Tensor, x: Tensor) -> Tensor:
-        """Weighted sum of what receivers hold, `[num_nodes, dim]`."""
-        return _product(self.out_ptr, self.out_node, weight[self.out_column], x)
-
-    def reach(self, hops: int) -> Tensor:
-        """At most how many rows a change at each node reaches in so many hops, `[num_nodes]`."""
-        count = torch.ones(self.num_nodes, device=self.edge_index.device)
-        for _ in range(hops):
-            spread = scatter(
-                count[self.edge_index[1, self.proper]],
-                self.edge_index[0, self.proper],
-                dim=0,
-                dim_size=self.num_nodes,
-                reduce="sum",
-            )
-            count = (count + spread).clamp(max=self.num_nodes)
-        return count
-
-
-def _product(ptr: Tensor, index: Tensor, value: Tensor, x: Tensor) -> Tensor:
-    n = ptr.numel() - 1
-    return torch.sparse_csr_tensor(ptr.int(), index.int(), value, size=(n, n), check_invariants=False) @ x
-
-
-def _grouped(key: Tensor, other: Tensor, column: Tensor, order: Tensor, num_nodes: int) -> tuple[Tensor, ...]:
-    count = torch.bincount(key, minlength=num_nodes)
-    return torch.cat([count.new_zeros(1), count.cumsum(0)]), other[order], column[order]
 
 
 @dataclass
 class Balls:
-    """Pairs (item, node) that a batch of items can change: first those it touches, then hop by hop.
+    """Pairs (item, node) that a batch of items can change: first the nodes that each item touches, then hop by hop.
 
     Attributes:
         items: the batch.
         structure: the graph.
         node: node of each row `[num_rows]`.
-        item: whose row it is, in `[0, items.num_items)` `[num_rows]`.
+        item: item of each row, in `[0, items.num_items)` `[num_rows]`.
         upto: number of rows within 0, 1, ... hops.
-        ptr: where the out-edges of each row within all hops but the last begin.
+        ptr: place at which the out-edges of each row begin, for rows within all hops but the last.
         target: row at the other end of each out-edge.
-        column: its column of `edge_index`.
-        removed: per column taken out, without loops: column, rows of its target and its source.
-        loops: per loop taken out: column, row.
-        table: row of (item, node) by `item * num_nodes + node`, int32, -1 where there is none; without one, rows are in
-            the order of those numbers.
-        lost: incoming weight that each touched row loses beyond what is taken out, or `None`.
-        incoming: what the last layer's sums of the touched rows gain beyond what is computed, or `None`.
+        column: column of `edge_index` of each out-edge.
+        removed: for each column taken out that is no loop: the column, the row of its target, the row of its source.
+        loops: for each loop taken out: the column, the row.
+        table: row of (item, node) at `item * num_nodes + node`, int32, -1 where there is none; `None` where the rows
+            are sorted by those numbers.
+        lost: incoming weight that each touched row loses besides the removed columns, or `None`.
+        incoming: what the last layer's sums of the touched rows gain besides what is computed, or `None`.
         delta: change of what each sender sent in the last layer that ran `[num_senders, dim]`.
     """
 
@@ -115,19 +58,20 @@ class Balls:
 
     @property
     def hops(self) -> int:
-        """How far the rows reach."""
+        """Number of hops that the rows reach."""
         return len(self.upto) - 1
 
     def find(self, item: Tensor, node: Tensor) -> Tensor:
-        """Row of each (item, node), -1 where there is none."""
-        key = item * self.structure.num_nodes + node
-        return self.table[key].long() if self.table is not None else _find(self._keys(), key)
+        """Return the row of each (item, node), -1 where there is none."""
+        return _find(self.keys, self.table, item * self.structure.num_nodes + node)
 
-    def _keys(self) -> Tensor:
+    @property
+    def keys(self) -> Tensor:
+        """Pair (item, node) of each row as one number."""
         return self.item * self.structure.num_nodes + self.node
 
     def spread(self, delta: Tensor, weight: Tensor | None, num_rows: int) -> Tensor:
-        """Sum over out-edges: `delta` of the first rows, `[num_senders, dim]`, to the first `num_rows` rows."""
+        """Sum `delta` of the first rows, `[num_senders, dim]`, over out-edges to the first `num_rows` rows."""
         senders = delta.size(0)
         last = int(self.ptr[senders])
         target, column = self.target[:last], self.column[:last]
@@ -140,14 +84,16 @@ class Balls:
         return delta.new_zeros(num_rows, delta.size(1)).index_add_(0, target, delta[sender] * values.view(-1, 1))
 
 
-def batches(items: Items, structure: Structure, hops: int, rows: int = ROWS) -> Iterator[tuple[Tensor, Balls]]:
-    """Balls of all items, batch by batch: which items, and their rows.
+def ball_batches(
+    items: Items, structure: Structure, hops: int, rows: int = ROWS_PER_BATCH
+) -> Iterator[tuple[Tensor, Balls]]:
+    """Yield the items of each batch, as indices, and their balls.
 
     Args:
-        items: what is taken out.
+        items: all items.
         structure: the graph.
-        hops: how far a change travels.
-        rows: rows per batch, as far as they can be foreseen.
+        hops: hops that a change travels.
+        rows: estimated rows per batch.
     """
     reach = structure.reach(hops)
     size = sum_by_item(items, structure, reach).clamp(1, structure.num_nodes).cpu()
@@ -163,11 +109,11 @@ def batches(items: Items, structure: Structure, hops: int, rows: int = ROWS) -> 
         balls = _balls(items.take(index), structure, hops, table)
         yield index, balls
         if table is not None:
-            table[balls._keys()] = -1
+            table[balls.keys] = -1
 
 
 def sum_by_item(items: Items, structure: Structure, value: Tensor) -> Tensor:
-    """Sum of a node's value over the nodes that each item touches (end points of its edges count once per column)."""
+    """Sum a value of nodes over the nodes that each item touches (end points of its edges count once per column)."""
     total = value.new_zeros(items.num_items)
     if items.of == "nodes":
         return value[items.ids] * items.column_ptr.diff().clamp(min=1).to(value)
@@ -176,30 +122,27 @@ def sum_by_item(items: Items, structure: Structure, value: Tensor) -> Tensor:
     return total.index_add_(0, items.entry_item, value[items.entry[0]])
 
 
-def _find(keys: Tensor, key: Tensor) -> Tensor:
+def _find(keys: Tensor, table: Tensor | None, key: Tensor) -> Tensor:
+    if table is not None:
+        return table[key].long()
     place = torch.searchsorted(keys, key).clamp_(max=max(keys.numel() - 1, 0))
     return torch.where(keys[place] == key, place, -1) if keys.numel() else torch.full_like(key, -1)
 
 
 def _balls(items: Items, structure: Structure, hops: int, table: Tensor | None) -> Balls:
     n, device = structure.num_nodes, structure.edge_index.device
-
     source, target = structure.edge_index[:, items.column]
     base = items.column_item * n
-    touched = [base + source, base + target, items.entry_item * n + items.entry[0]]
+    ends = [base + source, base + target, items.entry_item * n + items.entry[0]]
     if items.of == "nodes":
-        touched.append(torch.arange(items.num_items, device=device) * n + items.ids)
-    touched = torch.cat(touched)
+        ends.append(torch.arange(items.num_items, device=device) * n + items.ids)
+    touched = torch.cat(ends)
     if table is None:
         keys = torch.unique(touched)
         upto, counts, target_key, column = [keys.numel()], keys[:0], keys[:0], keys[:0]
     else:
         keys, upto, counts, target_key, column = _grow(touched, structure, hops, table)
-
-    def row(key: Tensor) -> Tensor:
-        return _find(keys, key) if table is None else table[key].long()
-
-    loop = source == target
+    loop, rows_of = source == target, partial(_find, keys, table)
     proper = ~loop
     return Balls(
         items=items,
@@ -208,17 +151,20 @@ def _balls(items: Items, structure: Structure, hops: int, table: Tensor | None) 
         item=keys // n,
         upto=upto,
         ptr=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
-        target=row(target_key),
+        target=rows_of(target_key),
         column=column,
-        removed=(items.column[proper], row((base + target)[proper]), row((base + source)[proper])),
-        loops=(items.column[loop], row((base + source)[loop])),
+        removed=(items.column[proper], rows_of((base + target)[proper]), rows_of((base + source)[proper])),
+        loops=(items.column[loop], rows_of((base + source)[loop])),
         table=table,
     )
 
 
-def _grow(touched: Tensor, structure: Structure, hops: int, table: Tensor) -> tuple[Tensor, list[int], Tensor, ...]:
-    """Hop by hop: (item, node) as one number each, how many within each hop, and the out-edges of all but the last."""
-    n, found, count = structure.num_nodes, [], 0
+def _grow(
+    touched: Tensor, structure: Structure, hops: int, table: Tensor
+) -> tuple[Tensor, list[int], Tensor, Tensor, Tensor]:
+    """Return the pairs (item, node) as one number each, their count within each hop, and the out-edges but the last."""
+    n, count = structure.num_nodes, 0
+    found: list[Tensor] = []
 
     def add(key: Tensor) -> Tensor:
         """Give new (item, node) pairs rows, and return the pairs that are new, each once."""

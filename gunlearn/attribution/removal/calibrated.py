@@ -27,17 +27,16 @@ class Calibrated(Estimator):
 
     The logarithm of the score is regressed on a polynomial of second degree in the logarithms of the cheap score and of
     the degrees that the item touches. Predictions of items that were left out of the fit (five folds of the sample)
-    say how far to trust the result on *this* graph and model, without knowing the truth: `notes["spearman"]` is their
-    rank correlation with the truth, and `notes["factor_90"]` such that nine of ten lie within that factor of it.
-    Sampled items keep their exact scores.
+    tell how far to trust the result on *this* graph and model: `notes["spearman"]` is their rank correlation with the
+    truth, and nine of ten lie within the factor `notes["factor_90"]` of it. Sampled items keep their exact scores.
 
     Args:
         base: name of the cheap estimator.
-        sample: items computed exactly; where there are not twice as many, all are.
+        sample: number of items computed exactly; all are where there are not twice as many.
 
     Raises:
         InvalidInputError: a sample of fewer than 20 items.
-        UnsupportedMethodError: what the cheap estimator refuses; another `base` (`"first_order"`) takes any model.
+        UnsupportedMethodError: the cheap estimator refuses the problem; `base="first_order"` takes any model.
     """
 
     base: str = "local"
@@ -45,7 +44,6 @@ class Calibrated(Estimator):
 
     name = "calibrated"
     summary = "a cheap estimate corrected by exact scores of a sample, with a measured error"
-    question = "removal"
     of = ("edges", "nodes")
     targets = ("distance",)
     cost = "the cheap estimate and the exact scores of a sample"
@@ -56,7 +54,6 @@ class Calibrated(Estimator):
             raise InvalidInputError(f"Expected a sample of at least 20 items (got {self.sample})")
 
     def scores(self, problem: InfluenceProblem) -> Tensor:
-        """See `Estimator.scores`."""
         items = problem.items
         if items.num_items <= 2 * self.sample:
             return Exact().scores(problem)
@@ -66,8 +63,8 @@ class Calibrated(Estimator):
         chosen = torch.randperm(items.num_items, generator=generator)[: self.sample].sort().values.to(cheap.device)
         part = problem.take(chosen)
         exact = Exact().scores(part)
+        problem.notes |= {"base": self.base, "exact_items": self.sample, "path": part.notes["path"]}
         if not bool((exact > 0).any()):
-            problem.notes |= {"base": self.base, "exact_items": self.sample, "path": part.notes["path"]}
             return torch.zeros_like(cheap)
         features = np.column_stack([_log(cheap), *_degrees(problem)])
         known, picked = _log(exact), chosen.cpu().numpy()
@@ -77,9 +74,6 @@ class Calibrated(Estimator):
         found = torch.from_numpy(np.exp(model.predict(features).clip(known.min() - 1, known.max() + 1))).to(cheap)
         found[chosen] = exact.to(cheap)
         problem.notes |= {
-            "base": self.base,
-            "exact_items": self.sample,
-            "path": part.notes["path"],
             "spearman": None if np.ptp(known) == 0 else float(spearmanr(held_out, known).statistic),
             "factor_90": float(np.exp(np.quantile(np.abs(held_out - known), 0.9))),
         }
@@ -93,7 +87,7 @@ def _log(scores: Tensor) -> np.ndarray:
 
 
 def _degrees(problem: InfluenceProblem) -> list[np.ndarray]:
-    """Logarithms of the degrees of an edge's ends, smaller and larger, or of a node."""
+    """Return the logarithms of the degrees of an edge's ends, smaller and larger, or of a node."""
     items = problem.items
     degree = torch.bincount(problem.data.edge_index[1], minlength=items.num_nodes)
     ends = degree[items.ids]

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.attribution.base import Estimator, InfluenceProblem
-from gunlearn.attribution.targets import Probabilities
+from gunlearn.attribution.targets import Probabilities, Value
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn.attach.contexts import scaled_messages
 from gunlearn.nn.attach.message_layers import message_passing_layers
 from gunlearn.nn.kernels.scatter import scatter
+from gunlearn.tasks.graph.base import GraphTask
 
 
 @dataclass(frozen=True)
 class FirstOrder(Estimator):
-    r"""Effect of an item by the gradient with respect to a mask that is 1 where the item is there.
+    r"""The effect of an item by the gradient with respect to a mask that is 1 where the item is present.
 
     For a value `f` the score is `-\partial f / \partial m_e`, from one backward pass. For a distance it is the norm of
     the Jacobian's column `J_e = \partial y / \partial m_e`, measured by random probes `t`: with standard Cauchy
@@ -43,9 +44,6 @@ class FirstOrder(Estimator):
 
     name = "first_order"
     summary = "gradient of an edge or feature mask; distances by random Cauchy probes"
-    question = "removal"
-    of = ("edges", "nodes", "features")
-    targets = ("distance", "value")
     cost = "a backward pass per probe"
 
     def __post_init__(self) -> None:
@@ -56,17 +54,15 @@ class FirstOrder(Estimator):
             raise InvalidInputError(f"Expected 'mask' to be 'weight' or 'message' (got {self.mask!r})")
 
     def scores(self, problem: InfluenceProblem) -> Tensor:
-        """See `Estimator.scores`."""
         outputs, mask = self._outputs(problem)
         if not outputs.requires_grad:
             raise UnsupportedModelError("Expected outputs that depend on the graph by gradient (got a model without)")
-        kind = problem.target
-        if kind.kind == "value":
-            value = kind.value(outputs)
+        if isinstance(problem.target, Value):
+            value = problem.target.value(outputs)
             if not value.requires_grad:  # a constant, or a count
                 return torch.zeros(problem.items.num_items, dtype=outputs.dtype, device=outputs.device)
             return -self._by_item(problem, torch.autograd.grad(value, mask, materialize_grads=True)[0])
-        l1 = isinstance(kind, Probabilities)
+        l1 = isinstance(problem.target, Probabilities)
         values = outputs.softmax(dim=-1) if l1 else outputs
         if self.probes is None:
             return self._all(problem, values, mask, l1)
@@ -92,20 +88,20 @@ class FirstOrder(Estimator):
         return total
 
     def _outputs(self, problem: InfluenceProblem) -> tuple[Tensor, Tensor]:
-        """Outputs as a function of a mask, and the mask: of ones over edges, or the features themselves."""
-        model, data, view = problem.model, problem.data, problem.data.clone()
+        """Return the outputs as a function of a mask, and the mask: ones over edges, or the features themselves."""
+        model, data, view, task = problem.model, problem.data, problem.data.clone(), problem.task
         if problem.items.of == "features":
             view.x = mask = (data.x if data.x.layout == torch.strided else data.x.to_dense()).detach().clone()
             mask.requires_grad_()
             return problem.encode(view), mask
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         mask = torch.ones(data.edge_index.size(1), dtype=dtype, device=data.edge_index.device).requires_grad_()
-        if self.mask != "message" and "edge_weight" in problem.task.accepted(model):
+        if self.mask != "message" and isinstance(task, GraphTask) and "edge_weight" in task.accepted(model):
             view.edge_weight = mask if data.get("edge_weight") is None else mask * data.edge_weight.view(-1)
-            # Some models take weights and ignore them, or hand them to some of their layers alone.
+            # Some models take weights and ignore them, or pass them to some of their layers only.
             with weighted_layers(model) as all_weighted:
                 outputs = problem.encode(view)
-            if all(all_weighted) and outputs.requires_grad and _reads(outputs, mask):
+            if all(all_weighted) and reads(outputs, mask):
                 problem.notes["mask"] = "weight"
                 return outputs, mask
         if self.mask == "weight":
@@ -115,7 +111,7 @@ class FirstOrder(Estimator):
             return problem.encode(data), mask
 
     def _by_item(self, problem: InfluenceProblem, gradient: Tensor) -> Tensor:
-        """Sum of a gradient over what each item takes away."""
+        """Sum a gradient over the edges or entries that each item takes away."""
         items = problem.items
         if items.of == "features":
             row, col = items.entry
@@ -128,7 +124,7 @@ class FirstOrder(Estimator):
 
 @contextmanager
 def weighted_layers(model: nn.Module) -> Iterator[list[bool]]:
-    """Inside the block, notes of each call of a message passing layer whether it was given edge weights."""
+    """Inside the block, note for each call of a message passing layer whether it is given edge weights."""
     given: list[bool] = []
 
     def note(layer: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -145,5 +141,8 @@ def weighted_layers(model: nn.Module) -> Iterator[list[bool]]:
             handle.remove()
 
 
-def _reads(outputs: Tensor, mask: Tensor) -> bool:
+def reads(outputs: Tensor, mask: Tensor) -> bool:
+    """Return whether outputs depend on a mask by gradient."""
+    if not outputs.requires_grad:
+        return False
     return torch.autograd.grad(outputs.sum(), mask, retain_graph=True, allow_unused=True)[0] is not None

@@ -8,19 +8,15 @@ import torch
 from torch import Tensor
 
 from gunlearn.attribution.base import Estimator, InfluenceProblem
-from gunlearn.attribution.removal.nora import edge_scores, nora
+from gunlearn.attribution.removal.nora import inpo_edge_scores, nora
 from gunlearn.nn.kernels.scatter import scatter
 
 
 @dataclass(frozen=True)
 class Nora(Estimator):
-    """NORA (arXiv 2403.08333); of an edge, INPO's sum of both end points' scaled scores (arXiv 2510.19479).
+    """NORA (arXiv 2403.08333); for an edge, INPO's sum of both end points' scaled scores (arXiv 2510.19479).
 
-    Args:
-        beta: see `nora`, as the others.
-        p: see `nora`.
-        k1: see `nora`.
-        k3: see `nora`.
+    Args `beta`, `p`, `k1` and `k3`: see `nora`.
     """
 
     beta: float = 8.0
@@ -33,31 +29,27 @@ class Nora(Estimator):
         "one forward and one backward pass, of probabilities whatever the target; edges: sum of the ends' scaled scores"
     )
     paper = "arXiv 2403.08333"
-    question = "removal"
     of = ("edges", "nodes")
     targets = ("distance",)
     cost = "two passes"
 
     def scores(self, problem: InfluenceProblem) -> Tensor:
-        """See `Estimator.scores`."""
         score = nora(problem.model, problem.data, self.beta, self.p, self.k1, k3=self.k3).detach()
         items = problem.items
-        return score[items.ids] if items.of == "nodes" else edge_scores(score, items.ids)
+        return score[items.ids] if items.of == "nodes" else inpo_edge_scores(score, items.ids)
 
 
 @dataclass(frozen=True)
 class Degree(Estimator):
-    """`1 / degree(u) + 1 / degree(v)` of an edge; `degree(v)` of a node. No look at the model."""
+    """`1 / degree(u) + 1 / degree(v)` for an edge, `degree(v)` for a node; never reads the model."""
 
     name = "degree"
     summary = "edges: sum of the end points' 1/degree; nodes: degree"
-    question = "removal"
     of = ("edges", "nodes")
     targets = ("distance",)
     cost = "none"
 
     def scores(self, problem: InfluenceProblem) -> Tensor:
-        """See `Estimator.scores`."""
         target = problem.data.edge_index[1]
         one = torch.ones(target.numel(), dtype=problem.outputs.dtype, device=target.device)
         degree = scatter(one, target, dim=0, dim_size=problem.data.num_nodes, reduce="sum")
@@ -67,16 +59,12 @@ class Degree(Estimator):
 
 @dataclass(frozen=True)
 class Random(Estimator):
-    """Uniform random scores: what any estimator has to beat."""
+    """Uniform random scores, which every estimator must beat."""
 
     name = "random"
     summary = "uniform random scores, the control"
-    question = "removal"
-    of = ("edges", "nodes", "features")
-    targets = ("distance", "value")
     cost = "none"
 
     def scores(self, problem: InfluenceProblem) -> Tensor:
-        """See `Estimator.scores`."""
         generator = torch.Generator().manual_seed(problem.seed)
         return torch.rand(problem.items.num_items, generator=generator).to(problem.outputs)

@@ -1,4 +1,4 @@
-"""Removal influence in closed form at the nodes an item touches, and to first order around them."""
+"""Removal influence in closed form at the nodes that an item touches, and to first order around them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch import Tensor
 
 from gunlearn.attribution.base import Estimator, InfluenceProblem
 from gunlearn.attribution.distinct_items import standing_still
-from gunlearn.attribution.removal.balls import Balls, batches
-from gunlearn.attribution.removal.exact import Recording, record
-from gunlearn.attribution.removal.layer_rules import GCNRule, LinearRule, SAGERule
-from gunlearn.attribution.targets import Embeddings, Probabilities
+from gunlearn.attribution.removal.balls import Balls, ball_batches
+from gunlearn.attribution.removal.layer_rules import GCNRule, SAGERule
+from gunlearn.attribution.removal.linear_rule import LinearRule
+from gunlearn.attribution.removal.recording import Recording, record
+from gunlearn.attribution.targets import Distance, Embeddings, Probabilities
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.nn.kernels.scatter import scatter
 
@@ -24,74 +25,72 @@ class Local(Estimator):
     r"""A cheap estimate of removal influence: the sum of three shares.
 
     1. The rows of the nodes that the item touches (the end points of an edge), computed by `exact`'s rules as if their
-       neighbours' inputs stood still: own degree, own message and the messages taken out, through all layers.
-    2. Their neighbours' rows. What a touched node `a` sends in the last layer changes by `\delta_a`, which moves
-       `out_i` by `w_{ia} \delta_a`. With the weighted sum of neighbours' probabilities `P_a = \sum_i w_{ia} p_i`, kept
-       from one sparse product, the L1 change of their softmaxed outputs is to first order
+       neighbours' inputs did not change: own degree, own message and the messages taken out, through all layers.
+    2. Their neighbours' rows. The message of a touched node `a` in the last layer changes by `\delta_a`, which moves
+       `out_i` by `w_{ia} \delta_a`. With the weighted sum of neighbours' probabilities `P_a = \sum_i w_{ia} p_i`, from
+       one sparse product, the L1 change of their softmaxed outputs is to first order
 
        .. math:: \sum_i \|J_i w_{ia} \delta_a\|_1 \approx \sum_c P_{ac} |\delta_{ac} - \langle P_a, \delta_a \rangle /
                  |P_a|_1|
 
        (for `"embeddings"`, `\sum_i w_{ia} \|\delta_a\|_2` exactly).
-    3. In two-layer stacks where a node's degree scales what it sends (GCN), its neighbours' hidden rows change too, by
+    3. In two-layer stacks where a node's degree scales its messages (GCN), its neighbours' hidden rows change too, by
        the same amount whichever of its edges goes. They are computed once per edge, not once per item, and give the
        end points' share exactly and the share of nodes around the neighbours as in 2.
 
-    Two nodes are taken to move independently: where the changes of two touched nodes meet, their sizes add up.
+    Touched nodes are assumed to move independently: where the changes of two of them meet, their sizes add up.
 
     Args:
         neighbors: include the third share.
 
     Raises:
         UnsupportedMethodError: the last layer is no `GCNConv` or `SAGEConv` (mean, sum), something follows it, or the
-            model does not work row by row between its layers; `exact` is the remedy.
+            model does not work row by row between its layers; use `exact` then.
     """
 
     neighbors: bool = True
 
     name = "local"
     summary = "closed form at the item's nodes, first order around them (GCN, SAGE stacks)"
-    question = "removal"
     of = ("edges", "nodes")
     targets = ("distance",)
     cost = "the item's own rows"
 
     @torch.no_grad()
     def scores(self, problem: InfluenceProblem) -> Tensor:
-        """See `Estimator.scores`."""
-        if type(problem.target) not in (Probabilities, Embeddings):
+        target = problem.target
+        if not isinstance(target, Distance) or type(target) not in (Probabilities, Embeddings):
             raise UnsupportedMethodError(
-                f"Expected target 'probabilities' or 'embeddings' with 'local' (got '{problem.target.name}')"
+                f"Expected target 'probabilities' or 'embeddings' with 'local' (got '{target.name}')"
             )
         recording, why = record(problem, brute=False)
-        last = None if recording is None else recording.calls[-1]
-        if recording is None or recording.whole or not _spreads(last):
-            why = why or "skip connections" if recording is None or recording.whole else type(last.layer).__name__
-            raise UnsupportedMethodError(f"Expected a stack that ends in GCNConv or SAGEConv (got {why}); use 'exact'")
-        probabilities = isinstance(problem.target, Probabilities)
+        if recording is None or recording.whole:
+            raise _unsupported(why or "skip connections")
+        last = recording.calls[-1]
+        if not isinstance(last, GCNRule | SAGERule) or (isinstance(last, SAGERule) and last.layer.normalize):
+            raise _unsupported(type(last.layer).__name__)
+        probabilities = isinstance(target, Probabilities)
         if recording.outputs is not last.out and not (probabilities and _same_softmax(last.out, problem.outputs)):
             raise UnsupportedMethodError("Expected the last layer to give the output (got a head); use 'exact'")
-        around = _Around(recording, last, problem, probabilities)
-        share = None
-        hidden = len(recording.calls) == 2 and recording.calls[0].degree_in_sender
-        if self.neighbors and hidden:
-            share = _Share(recording, around)
+        around, share = _Around(recording, last, problem, probabilities), None
+        if self.neighbors and len(recording.calls) == 2 and recording.calls[0].degree_in_sender:
+            share = _Share(recording, last, around)
         problem.notes["shares"] = ["touched", "neighbors"] if share is None else ["touched", "neighbors", "beyond"]
-        return _collect(problem, recording, around, share)
+        return _collect(problem, target, recording, around, share)
 
 
-def _spreads(rule: object) -> bool:
-    return isinstance(rule, GCNRule) or (isinstance(rule, SAGERule) and not rule.layer.normalize)
+def _unsupported(got: str) -> UnsupportedMethodError:
+    return UnsupportedMethodError(f"Expected a stack that ends in GCNConv or SAGEConv (got {got}); use 'exact'")
 
 
 def _same_softmax(out: Tensor, outputs: Tensor) -> bool:
-    """Whether all that follows the last layer is a log-softmax, which makes no difference to probabilities."""
+    """Return whether only a log-softmax follows the last layer, which makes no difference to probabilities."""
     out, outputs = out.softmax(dim=-1), outputs.softmax(dim=-1)
     return out.shape == outputs.shape and bool(torch.allclose(out, outputs, rtol=1e-4, atol=1e-6))
 
 
 class _Around:
-    """How much outputs move when a node sends something else in the last layer."""
+    """How far outputs move when a node's message in the last layer changes."""
 
     def __init__(self, recording: Recording, last: LinearRule, problem: InfluenceProblem, probabilities: bool) -> None:
         structure, outputs, self.probabilities = recording.structure, problem.outputs, probabilities
@@ -101,7 +100,7 @@ class _Around:
         self.out = structure.scatter(self.weight, self.value)
 
     def distance(self, weight: Tensor, delta: Tensor) -> Tensor:
-        """Sum of distances over nodes reached with `weight` `[k, dim or 1]`, of what is sent `[k, dim]`."""
+        """Sum the distances of nodes reached with `weight` `[k, dim or 1]`, for messages that change by `[k, dim]`."""
         if not self.probabilities:
             return weight.view(-1) * delta.norm(dim=-1)
         total = weight.sum(dim=-1, keepdim=True).clamp_(min=torch.finfo(weight.dtype).tiny)
@@ -110,11 +109,10 @@ class _Around:
 
 
 class _Share:
-    """What the degree of a node does to its neighbours' hidden rows, once per edge."""
+    """The effect of a node's degree on its neighbours' hidden rows, computed once per edge."""
 
-    def __init__(self, recording: Recording, around: _Around) -> None:
-        structure, last = recording.structure, recording.calls[-1]
-        n, value = structure.num_nodes, around.value
+    def __init__(self, recording: Recording, last: LinearRule, around: _Around) -> None:
+        structure, n, value = recording.structure, recording.structure.num_nodes, around.value
         alone = standing_still(torch.arange(n, device=value.device), n)
         unit = around.weight[structure.proper].mean() if structure.proper.numel() else around.weight.new_ones(())
         count = structure.in_ptr.diff().to(value)
@@ -122,7 +120,7 @@ class _Share:
         self.incoming = torch.zeros_like(last.sums)
         self.beyond = value.new_zeros(n)
         weight = last.edge_weight
-        for _, balls in batches(alone, structure, 1, 2 * _ROWS):
+        for _, balls in ball_batches(alone, structure, 1, 2 * _ROWS):
             balls.lost = torch.where(count[balls.node[: balls.upto[0]]] > 0, unit, 0.0)
             hidden = recording.run_to(balls, [1, 1], 1)
             row = slice(balls.upto[0], balls.upto[1])
@@ -138,12 +136,14 @@ class _Share:
         self.beyond *= self.keep.view(-1)
 
 
-def _collect(problem: InfluenceProblem, recording: Recording, around: _Around, share: _Share | None) -> Tensor:
+def _collect(
+    problem: InfluenceProblem, target: Distance, recording: Recording, around: _Around, share: _Share | None
+) -> Tensor:
     items, before = problem.items, problem.outputs
     found = before.new_zeros(items.num_items)
 
     def losing(balls: Balls) -> Tensor:
-        """1 for rows that lose an incoming edge and stay in the graph, else 0."""
+        """Return 1 for rows that lose an incoming edge and stay in the graph, else 0."""
         rows = torch.zeros(balls.node.numel(), dtype=before.dtype, device=before.device)
         rows[balls.removed[1]] = 1
         return rows if items.own_row is None else rows * (balls.node != balls.items.ids[balls.item])
@@ -154,7 +154,7 @@ def _collect(problem: InfluenceProblem, recording: Recording, around: _Around, s
 
     for index, balls, after in recording.touched(items, _ROWS, prepare):
         node, item = balls.node, balls.item
-        score = problem.target.distance(before[node], after)
+        score = target.distance(before[node], after)
         if balls.delta is not None:
             weight = around.out[node]
             column, at, sender = balls.removed

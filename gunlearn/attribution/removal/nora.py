@@ -1,4 +1,4 @@
-"""NORA: influence of removing a node, from one forward and one backward pass."""
+"""NORA: the influence of removing a node, from one forward and one backward pass."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def nora(
     k2: tuple[float, float] = (0.5, 0.0),
     k3: float = 1.0,
 ) -> Tensor:
-    r"""Estimated effect of removing each node on all other outputs, the model fixed (arXiv 2403.08333).
+    r"""Estimate the effect of removing each node on all other outputs of a fixed model (arXiv 2403.08333).
 
     With `y = softmax(model(G))` and the backward pass `sum(y * stop_gradient(y))`, layer inputs `h_i` and degrees `d`:
 
@@ -39,15 +39,15 @@ def nora(
     plus `k3` times the aggregation term `A ((A w) * delta)`, rescaled to the mean of `a`, where
     `delta = k1 (1/sqrt(d-1) - 1/sqrt(d)) + (1-k1) (1/(d-1) - 1/d)` and `w = k2/sqrt(d) + k2'/d + 1 - k2 - k2'`.
 
-    Any depth, any PyG convolution: the layer inputs are read by hooks. Isolated nodes score what their own layers give
-    them; a degree-1 node's infinite `delta` counts as 1, as in the official INPO code. In a directed graph `d` is the
-    number of senders and `A` gathers from them; a node without any has `w` of degree 1.
+    Works for any depth and any PyG convolution: hooks read the layer inputs. Isolated nodes score what their own layers
+    give them; a degree-1 node's infinite `delta` counts as 1, as in the official INPO code. In a directed graph `d` is
+    the number of senders and `A` gathers from them; a node without senders has the `w` of degree 1.
 
     Args:
-        model: called as `model(x, edge_index)`; its random layers are switched off.
-        data: with `x` and `edge_index`; degrees leave self-loops out.
+        model: called as `model(x, edge_index)`, in evaluation mode.
+        data: with `x` and `edge_index`; degrees do not count self-loops.
         beta: damping of small degrees.
-        p: norm over features.
+        p: order of the norm over features.
         k1: share of symmetric against mean normalisation in `delta`.
         k2: shares of `1/sqrt(d)` and `1/d` in `w`.
         k3: weight of the aggregation term.
@@ -68,12 +68,10 @@ def nora(
         product = value * grad
         if row is None:
             norm = product.flatten(1).norm(p=p, dim=1)
-        else:  # the stored entries of sparse features; a zero contributes nothing
-            size = product.abs()
-            if p == math.inf:
-                norm = scatter(size, row, dim=0, dim_size=num_nodes, reduce="max")
-            else:
-                norm = scatter(size.pow(p), row, dim=0, dim_size=num_nodes, reduce="sum").pow(1 / p)
+        elif p == math.inf:  # the stored entries of sparse features; a zero contributes nothing
+            norm = scatter(product.abs(), row, dim=0, dim_size=num_nodes, reduce="max")
+        else:
+            norm = scatter(product.abs().pow(p), row, dim=0, dim_size=num_nodes, reduce="sum").pow(1 / p)
         if norm.numel() != num_nodes:
             raise UnsupportedModelError(
                 f"Expected layers that read a row per node, {num_nodes} (got {norm.numel()}): NORA does not know "
@@ -108,20 +106,17 @@ def _adjacency(edge_index: Tensor, num_nodes: int) -> tuple[SparseMatrix, Tensor
 
 
 def _layer_inputs(model: nn.Module, data: Data) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-    """Each layer's input, the gradient with respect to it and, of sparse features, the row of each stored entry.
+    """Return each layer's input, the gradient with respect to it and, for sparse features, the row of each entry.
 
-    Features that are bags of words keep their sparse form: neither they nor their gradient are ever dense. The model is
-    handed a stand-in of NaN in their place, so that whatever reads it past our kernels, and would lose gradient, is
-    found out; the dense way is taken then.
+    Features that are bags of words stay sparse, and so does their gradient. The model reads NaN in their place: code
+    that reads them past our kernels, and would lose gradient, then gives itself away, and the features become dense.
     """
     features = None if data.x is None else sparse_features(data.x.detach())
     if features is not None and data.x.dtype == next((p.dtype for p in model.parameters()), None):
+        crow, col, size = features.matrix.crow_indices(), features.matrix.col_indices(), features.shape
         values = features.matrix.values().detach().requires_grad_()
-        pattern = features.matrix
-        nan = torch.full_like(values, float("nan"))
-        stand_in = torch.sparse_csr_tensor(
-            pattern.crow_indices(), pattern.col_indices(), nan, size=pattern.shape, check_invariants=False
-        )
+        nan = torch.full_like(values, math.nan)
+        stand_in = torch.sparse_csr_tensor(crow, col, nan, size=size, check_invariants=False)
         memo(stand_in, "sparse_features", lambda: features.with_values(values))
         try:
             found = _captured(model, data, stand_in, values, features.rows)
@@ -179,11 +174,10 @@ def _captured(
     ]
 
 
-def edge_scores(influence: Tensor, edge_index: Tensor) -> Tensor:
-    """INPO's score of an edge, `s_u + s_v` of the min-max scaled node influence (arXiv 2510.19479).
+def inpo_edge_scores(influence: Tensor, edge_index: Tensor) -> Tensor:
+    """Return INPO's score of each edge, `s_u + s_v` of the min-max scaled node influence (arXiv 2510.19479).
 
-    It is an estimate for edges made of estimates for nodes; a study of how well it ranks edge removals is needed before
-    it is trusted.
+    An estimate for edges made of estimates for nodes: check by `influence_study` how well it ranks before you trust it.
 
     Args:
         influence: `[num_nodes]`.
@@ -194,7 +188,7 @@ def edge_scores(influence: Tensor, edge_index: Tensor) -> Tensor:
 
 
 def min_max(values: Tensor) -> Tensor:
-    """Scale to [0, 1]; constant values become 0.
+    """Scale values to [0, 1]; constant values become 0.
 
     Raises:
         InvalidInputError: NaN or infinity among the values (one would spoil all).

@@ -1,4 +1,4 @@
-"""How well estimated scores agree with true ones: correlations, the most influential items found, intervals."""
+"""Agreement of estimated with true scores: correlations, the share of most influential items found, intervals."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _BLOCK = 2**16  # numbers per block of resamples: vectorised, and within the pro
 def agreement(
     truth: ArrayLike, estimate: ArrayLike, signed: bool = False, num_resamples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """All figures of one estimate, as fields of a row.
+    """Return all figures of one estimate, as fields of a row.
 
     Args:
         truth: true scores `[num_items]`.
         estimate: estimated scores `[num_items]`.
         signed: scores have a sign (a value's), see `precision_at`.
-        num_resamples: of the bootstrap.
-        seed: of the bootstrap.
+        num_resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
 
     Returns:
         `spearman`, `spearman_ci` (95 %), `kendall`, `pearson`, `precision_at_1pct`; each `None` where it is not defined
@@ -56,17 +56,17 @@ def pearson(truth: ArrayLike, estimate: ArrayLike) -> float | None:
 
 
 def precision_at(truth: ArrayLike, estimate: ArrayLike, share: float = 0.01, signed: bool = False) -> float | None:
-    """Share of the most influential items that the estimate finds.
+    """Return the share of the most influential items that the estimate finds.
 
-    Of the `k` items that the estimate puts first, those are found whose true score is at least the k-th largest true
-    score. Without ties this is the overlap of both top sets. Ties at the estimate's k-th place count with the chance
-    that a random order gives them; constant scores find nothing out (`None`).
+    Among the `k` items that the estimate ranks first, those count as found whose true score is at least the k-th
+    largest. Without ties this is the overlap of both top sets. Ties at the estimate's k-th place count with the chance
+    that a random order gives them; for constant scores the share is not defined (`None`).
 
     Args:
         truth: true scores `[num_items]`.
         estimate: estimated scores `[num_items]`.
         share: `k` is this share of the items, at least one.
-        signed: the most influential are those of largest absolute score, and found with the right sign only.
+        signed: the most influential items are those of largest absolute score, found with the right sign only.
     """
     truth, estimate = _pair(truth, estimate)
     if _undefined(truth, estimate):
@@ -83,24 +83,24 @@ def precision_at(truth: ArrayLike, estimate: ArrayLike, share: float = 0.01, sig
 
 
 def recovery(truth: ArrayLike, estimate: ArrayLike, shares: ArrayLike, signed: bool = False) -> list[float | None]:
-    """`precision_at` each of the shares: how soon the most influential items are found."""
+    """Return `precision_at` each of the shares."""
     return [precision_at(truth, estimate, share, signed) for share in np.asarray(shares, dtype=float)]
 
 
 def spearman_interval(
     truth: ArrayLike, estimate: ArrayLike, num_resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> list[float] | None:
-    """Percentile bootstrap interval of Spearman's correlation over items.
+    """Return the percentile bootstrap interval of Spearman's correlation over items.
 
-    A resample is a count of each item. Ranks within it are running sums of counts in the order of the whole sample, so
-    that nothing is sorted again: `O(num_items)` a resample.
+    A resample is a count of each item. Its ranks are running sums of counts in the order of the whole sample, so that
+    nothing is sorted again: `O(num_items)` per resample.
 
     Args:
         truth: true scores `[num_items]`.
         estimate: estimated scores `[num_items]`.
         num_resamples: number of resamples.
-        level: of the interval.
-        seed: of the resamples; the same for all estimates, so that their intervals compare.
+        level: level of the interval.
+        seed: seed of the resamples; use one for all estimates, so that their intervals compare.
 
     Returns:
         Lower and upper end; `None` where the correlation is not defined.
@@ -114,7 +114,7 @@ def spearman_interval(
     if _undefined(truth, estimate):
         return None
     n, rng = truth.size, np.random.default_rng(seed)
-    first = np.argsort(truth, kind="stable")  # in the truth's order, one of both sides reads memory in a row
+    first = np.argsort(truth, kind="stable")  # in the truth's order, one of both sides reads memory sequentially
     sides = [_Ranks(truth[first]), _Ranks(estimate[first])]
     found = []
     block = max(1, _BLOCK // n)
@@ -141,7 +141,7 @@ class _Ranks:
         self.start = np.flatnonzero(np.diff(self.group[self.order], prepend=-1))
 
     def centred(self, count: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Mean ranks less their mean, `[num_resamples, num_items]`, for counts of the same shape."""
+        """Return mean ranks less their mean, `[num_resamples, num_items]`, for counts of the same shape."""
         held = np.take(count, self.order, axis=1)
         if self.start.size < self.order.size:  # ties
             held = np.add.reduceat(held, self.start, axis=1)
@@ -155,7 +155,7 @@ def _correlation(function: Callable[..., Any], truth: ArrayLike, estimate: Array
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.NearConstantInputWarning)
         value = float(function(truth, estimate).statistic)
-    return value if np.isfinite(value) else None  # all but constant: the spread is below what a float can hold
+    return value if np.isfinite(value) else None  # nearly constant: the spread underflows
 
 
 def _undefined(truth: NDArray[np.float64], estimate: NDArray[np.float64]) -> bool:
@@ -163,9 +163,9 @@ def _undefined(truth: NDArray[np.float64], estimate: NDArray[np.float64]) -> boo
 
 
 def _pair(truth: ArrayLike, estimate: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    sides = tuple(np.asarray(side, dtype=np.float64) for side in (truth, estimate))
-    if sides[0].ndim != 1 or sides[0].shape != sides[1].shape:
-        raise InvalidInputError(f"Expected scores of one shape [num_items] (got {sides[0].shape}, {sides[1].shape})")
-    if not all(np.isfinite(side).all() for side in sides):
+    first, second = np.asarray(truth, dtype=np.float64), np.asarray(estimate, dtype=np.float64)
+    if first.ndim != 1 or first.shape != second.shape:
+        raise InvalidInputError(f"Expected scores of one shape [num_items] (got {first.shape}, {second.shape})")
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise InvalidInputError("Expected finite scores (got NaN or infinity)")
-    return sides
+    return first, second

@@ -1,8 +1,9 @@
-"""Which estimators a study compares, and how they are built."""
+"""Choose and build the estimators of a study."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from gunlearn.attribution import ESTIMATORS
@@ -11,25 +12,25 @@ from gunlearn.attribution.study.measured import Setting
 from gunlearn.attribution.study.truths import Truth, truth_estimator
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 
+#: Estimators that every other one must beat.
 CONTROLS = ("random", "degree")
-"""What any estimator has to beat."""
 
 
-def choose(
+def choose_estimators(
     estimators: Sequence[str | Estimator] | None,
     options: dict[str, dict[str, Any]],
     setting: Setting,
     truth: Truth,
     shared: dict[str, Any],
 ) -> dict[str, Estimator]:
-    """Estimators by label: their name, with options where a name comes more than once.
+    """Return estimators by label: their name, with options where a name comes more than once.
 
     Args:
         estimators: names or objects; `None` for all that fit.
-        options: by name.
+        options: options by name.
         setting: the problem.
-        truth: what they are held against; by default only those of its question are chosen.
-        shared: options in which they must agree with the truth, unless `options` says otherwise.
+        truth: the truth that they are compared with; by default only those that answer its question are chosen.
+        shared: options that take the truth's value, unless `options` sets them.
 
     Raises:
         InvalidInputError: unknown names or options, or nothing chosen.
@@ -40,21 +41,20 @@ def choose(
             return ESTIMATORS.build(entry, {})
         cls = ESTIMATORS[entry]
         taken = {name: value for name, value in shared.items() if name in cls.options()}
-        if getattr(cls, "curvature", None) == "hessian":  # its damping must make it positive definite: another meaning
+        if (
+            getattr(cls, "curvature", None) == "hessian"
+        ):  # its damping has another meaning: to make it positive definite
             taken.pop("damping", None)
         return ESTIMATORS.build(entry, {**taken, **options.get(entry, {})})
 
     if estimators is None:
         problem, estimators = setting.problem(), []
         for name, cls in ESTIMATORS.items():
-            if name not in CONTROLS and (cls.question != truth.question or name == "brute"):
-                continue
-            estimator = build(name)
-            try:
-                estimator.supports(problem)
-            except UnsupportedMethodError:
-                continue
-            estimators.append(estimator)
+            if name in CONTROLS or (cls.question == truth.question and name != "brute"):
+                with suppress(UnsupportedMethodError):
+                    estimator = build(name)
+                    estimator.supports(problem)
+                    estimators.append(estimator)
     if not estimators or isinstance(estimators, str):
         raise InvalidInputError(f"Expected a list of estimators, at least one (got {estimators!r})")
     built = [build(entry) for entry in estimators]

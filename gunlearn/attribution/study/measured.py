@@ -1,4 +1,4 @@
-"""Work on an influence problem, with what it cost."""
+"""Run and measure estimators on an influence problem."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gunlearn.tasks.base import Task
 
 @dataclass
 class Measured:
-    """What a piece of work gave and cost."""
+    """The result and the cost of a piece of work: seconds, and peak memory in MB where it is known."""
 
     problem: InfluenceProblem
     result: Any
@@ -29,23 +29,23 @@ class Measured:
 
 
 class Setting:
-    """The problem, made anew for each estimator: a private model each, the same seed."""
+    """Makes a new problem for each estimator, with a private model and the same seed."""
 
     def __init__(self, model: nn.Module, data: Data, task: Task, of: str, target: Any, items: Any, seed: int) -> None:
         self.model, self.data, self.task, self.target, self.seed = model, data, task, target, seed
         self.items: Items = resolve_items(data, of, items)[0]
 
     def problem(self) -> InfluenceProblem:
-        """A new one."""
+        """Return a new problem."""
         return InfluenceProblem.of(self.model, self.data, self.task, self.items, self.target, self.seed)
 
     def measure(
         self, work: Callable[[InfluenceProblem], Any], sample: Tensor | None = None, warm: bool = False
     ) -> Measured:
-        """Run a piece of work on a new problem, about a sample of the items."""
+        """Run `work` on a new problem, restricted to a sample of the items; `warm` runs the model once before."""
         with isolated_rng(self.seed):
             problem = self.problem() if sample is None else self.problem().take(sample)
-            if warm:  # matrices that are remembered by the graph, first calls of kernels: nobody's own cost
+            if warm:  # matrices kept for the graph, first calls of kernels: they are no estimator's own cost
                 outputs = problem.encode(problem.data)
                 if outputs.requires_grad:
                     outputs.sum().backward()
@@ -54,7 +54,7 @@ class Setting:
             device = problem.outputs.device
             _wait(device)
             memory, watch = PeakMemory(device), Stopwatch()
-            with torch.enable_grad():  # whatever the caller's setting
+            with torch.enable_grad():
                 result = work(problem)
             _wait(device)
             return Measured(problem, result, watch.seconds, memory.mb)
@@ -66,10 +66,10 @@ def _wait(device: torch.device) -> None:
 
 
 def sample_of(items: Items, number: int, name: str, seed: int) -> Tensor:
-    """Places of a random sample of items, in order `[min(number, num_items)]`.
+    """Draw a random sample of items: sorted indices `[min(number, num_items)]`.
 
     Raises:
-        InvalidInputError: none asked for; `name` says where.
+        InvalidInputError: a number below 1; `name` is the option's name.
     """
     if number < 1:
         raise InvalidInputError(f"Expected '{name}' of at least 1 (got {number})")

@@ -1,4 +1,4 @@
-"""What estimates are held against: truths of both questions, in one table."""
+"""Truths that estimates are compared with, for both questions, in one table."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch_geometric.data import Data
+from torch import Tensor
 
 from gunlearn.attribution.base import Estimator, InfluenceProblem
+from gunlearn.attribution.targets import as_value
 from gunlearn.attribution.training.datamodels import lds, random_subsets
 from gunlearn.attribution.training.pbrf import pbrf
-from gunlearn.attribution.training.retraining_influence import retraining_influence
+from gunlearn.attribution.training.retraining_influence import Train, retraining_influence
 from gunlearn.core.registry import Registry
-from gunlearn.errors import InvalidInputError, UnsupportedMethodError
-
-Train = Callable[[Data, int], nn.Module]
+from gunlearn.errors import InvalidInputError
 
 
 @dataclass
@@ -37,7 +35,7 @@ class TrueValues:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def of(self, scores: Tensor) -> Tensor:
-        """What scores of items `[num_items]` say about the values, `[num_values]`."""
+        """Return the estimate of the values, `[num_values]`, that scores of items `[num_items]` give."""
         if self.groups is None:
             return scores
         return torch.stack([scores[group].sum() for group in self.groups])
@@ -45,15 +43,15 @@ class TrueValues:
 
 @dataclass(frozen=True)
 class Truth:
-    """A way to know.
+    """A way to compute true influence.
 
     Args:
         name: for tables.
         question: `"removal"` or `"training"`.
-        summary: what it is, in a sentence.
-        compute: of a problem, a training function (or `None`) and options.
-        estimator: the estimator that it is, where it is one.
-        defaults: its options that must agree with the estimators': those that have such an option take its value.
+        summary: a sentence for reports.
+        compute: function of a problem, a training function (or `None`) and options.
+        estimator: the estimator that computes it, if one does.
+        defaults: options that estimators must share: those that have such an option take its value.
     """
 
     name: str
@@ -65,7 +63,7 @@ class Truth:
 
 
 def truth_named(name: str, estimators: Registry, options: dict[str, Any]) -> Truth:
-    """A truth from its name in `TRUTHS`, or of an estimator that is taken for one.
+    """Return the truth of this name: one of `TRUTHS`, or an estimator that is taken for the truth.
 
     Raises:
         InvalidInputError: an unknown name, or options that the estimator does not have.
@@ -84,7 +82,7 @@ def truth_named(name: str, estimators: Registry, options: dict[str, Any]) -> Tru
 
 
 def truth_estimator(name: str) -> str:
-    """Name of the estimator that a truth is; of a truth that is none, its own name."""
+    """Return the name of the estimator that computes a truth, or the truth's own name."""
     return "exact" if name == "removal" else name
 
 
@@ -94,23 +92,30 @@ def _pbrf(problem: InfluenceProblem, train: Train | None, options: dict[str, Any
 
 
 def _retraining(problem: InfluenceProblem, train: Train | None, options: dict[str, Any]) -> TrueValues:
-    drawn = {"alpha": 0.05, "count": 20, **{name: options.pop(name) for name in ("alpha", "count") if name in options}}
-    _check(problem, "retraining", retraining_influence, _GIVEN, options, train)
-    subsets = random_subsets(problem.items.num_items, **drawn, seed=problem.seed)
+    alpha, count = options.pop("alpha", 0.05), options.pop("count", 20)
+    _check(problem, "retraining", retraining_influence, _GIVEN, options, more=("alpha", "count"))
+    train, subsets = _given(train, "retraining"), random_subsets(problem.items.num_items, alpha, count, problem.seed)
     groups = [subset.nonzero().view(-1) for subset in subsets]
     found = retraining_influence(train, problem.data, problem.items, groups, problem.target, problem.task, **options)
-    notes = {"noise_floor": found.noise_floor, "groups_below_floor": int(found.below_floor.sum()), **drawn}
-    return TrueValues(found.mean, found.groups, notes)
+    notes = {"noise_floor": found.noise_floor, "groups_below_floor": int(found.below_floor.sum())}
+    return TrueValues(found.mean, found.groups, {**notes, "alpha": alpha, "count": count})
 
 
 def _lds(problem: InfluenceProblem, train: Train | None, options: dict[str, Any]) -> TrueValues:
-    _check(problem, "lds", lds, (*_GIVEN, "seed"), options, train)
-    found = lds(train, problem.data, problem.items, problem.target, problem.task, seed=problem.seed, **options)
+    _check(problem, "lds", lds, (*_GIVEN, "seed"), options)
+    train, seed = _given(train, "lds"), problem.seed
+    found = lds(train, problem.data, problem.items, problem.target, problem.task, seed=seed, **options)
     groups = [subset.nonzero().view(-1) for subset in found.subsets]
     return TrueValues(found.outcomes, groups, {"standard_error": found.noise})
 
 
 _GIVEN = ("train", "data", "items", "groups", "target", "task")
+
+
+def _given(train: Train | None, name: str) -> Train:
+    if train is None:
+        raise InvalidInputError(f"Expected a training function 'train(data, seed)' with truth '{name}' (got none)")
+    return train
 
 
 def _check(
@@ -119,22 +124,17 @@ def _check(
     function: Callable[..., Any],
     given: tuple[str, ...],
     options: dict[str, Any],
-    train: Train | bool | None = True,
+    more: tuple[str, ...] = (),
 ) -> None:
-    if problem.target.kind != "value":
-        raise UnsupportedMethodError(
-            f"Expected a target of kind value with truth '{name}', such as 'loss' (got '{problem.target.name}', "
-            f"a {problem.target.kind})"
-        )
-    if train is None:
-        raise InvalidInputError(f"Expected a training function 'train(data, seed)' with truth '{name}' (got none)")
-    known = sorted(set(inspect.signature(function).parameters) - set(given))
-    known += ["alpha", "count"] if name == "retraining" else []
+    """Refuse targets that are no value, and options that neither `function` has, apart from `given`, nor `more`."""
+    as_value(problem.target, f"truth '{name}'")
+    known = sorted({*inspect.signature(function).parameters, *more} - set(given))
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise InvalidInputError(f"Expected options of truth '{name}' among {known} (got {unknown})")
 
 
+#: Truths that are no estimators, by name.
 TRUTHS: dict[str, Truth] = {
     truth.name: truth
     for truth in (
@@ -150,4 +150,3 @@ TRUTHS: dict[str, Truth] = {
         Truth("lds", "training", "linear datamodelling: models trained without random subsets of the items", _lds),
     )
 }
-"""Truths that are no estimators, by name."""

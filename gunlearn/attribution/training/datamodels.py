@@ -1,4 +1,4 @@
-"""The linear datamodelling score: do sums of scores rank what training without random subsets comes to?"""
+"""The linear datamodelling score: do sums of scores rank the outcomes of training without random subsets?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gunlearn.tasks.named import as_task
 
 @dataclass(frozen=True)
 class LinearDatamodels:
-    """Outcomes of training without random subsets, to hold scores against.
+    """Outcomes of training without random subsets, to compare scores with.
 
     Attributes:
         subsets: items that were left out, boolean `[num_subsets, num_items]`.
@@ -33,7 +33,7 @@ class LinearDatamodels:
     noise: float | None
 
     def score(self, scores: Tensor, num_resamples: int = 1000, seed: int = 0) -> LDS:
-        """See `linear_datamodelling_score`."""
+        """Return the `linear_datamodelling_score` of `scores`."""
         return linear_datamodelling_score(scores, self.subsets, self.outcomes, num_resamples, seed)
 
 
@@ -61,17 +61,17 @@ def lds(
     """Train without each of `count` random subsets of the items: the costly half of the LDS, the same for all scores.
 
     Args:
-        train: see `retraining_influence`, as the others.
+        train: see `retraining_influence`, also for `data`, `items`, `target`, `task`, `message_graph` and `n_jobs`.
         data: the whole training graph.
         items: distinct items.
         target: a value.
         task: what the model predicts.
         alpha: share of the items that a subset leaves out.
         count: number of subsets.
-        seeds: of the trainings; outcomes are means over them.
-        seed: of the subsets.
-        message_graph: see `retraining_influence`.
-        n_jobs: trainings at a time.
+        seeds: seeds of the trainings; outcomes are means over them.
+        seed: seed of the subsets.
+        message_graph: the graph on which the target is evaluated.
+        n_jobs: number of trainings at a time.
 
     Example:
         >>> import torch, gunlearn as gu
@@ -95,7 +95,7 @@ def lds(
 
 
 def random_subsets(num_items: int, alpha: float, count: int, seed: int = 0) -> Tensor:
-    """Random subsets of `round(alpha * num_items)` items each, boolean `[count, num_items]`; true is left out.
+    """Draw subsets of `round(alpha * num_items)` items each, boolean `[count, num_items]`; true is left out.
 
     Raises:
         InvalidInputError: no subset, or subsets that would leave out nothing or everything.
@@ -118,15 +118,15 @@ def linear_datamodelling_score(
 ) -> LDS:
     """Linear datamodelling score (TRAK, arXiv 2303.14186, Def. 2.4), for scores of removal.
 
-    Spearman's correlation between what scores predict of leaving a subset out, the sum of its items' scores, and what
-    models trained without it come out at.
+    Spearman's correlation, over subsets, of the sum of the left-out items' scores with the target of models trained
+    without them.
 
     Args:
         scores: predicted change of the target when an item is left out `[num_items]`.
         subsets: items that were left out, boolean `[num_subsets, num_items]`.
         outcomes: the target without each subset, or its change `[num_subsets]`.
-        num_resamples: of the bootstrap over subsets.
-        seed: of the bootstrap.
+        num_resamples: number of bootstrap resamples of the subsets.
+        seed: seed of the bootstrap.
 
     Raises:
         InvalidInputError: shapes that do not fit, or values that are not finite.

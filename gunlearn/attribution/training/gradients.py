@@ -1,4 +1,4 @@
-"""Training influence from gradients alone: an item's own pull on the weights, along the gradient of the target."""
+"""Training influence from gradients alone: the gradient of an item's loss against the gradient of the target."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch_geometric.nn import MessagePassing
 
 from gunlearn.attribution.base import Estimator, InfluenceProblem
 from gunlearn.attribution.training.item_losses import item_losses, require_item_losses
+from gunlearn.core.checks import check_choice
 from gunlearn.curvature.training_loss import second_order
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.nn.kernels.scatter import without_torch_scatter
@@ -26,49 +27,47 @@ class Gradients:
     """Gradients of a problem's target and of all its items' losses at the model's present weights.
 
     A dot product of one vector with every item's gradient is a derivative of all losses along that vector. It takes
-    one differentiable backward pass for `J^T w` with dummy weights `w`, and one more through it, whatever the number
-    of items.
+    one differentiable backward pass for `J^T w` with dummy weights `w`, and one more through it, for any number of
+    items.
 
     Args:
         problem: with a target of kind "value".
-        parameters: whose gradients are taken.
+        parameters: the parameters of the gradients.
 
     Attributes:
         target: gradient of the target, zeros where it does not depend on a parameter.
     """
 
     def __init__(self, problem: InfluenceProblem, parameters: list[nn.Parameter]) -> None:
-        """One forward pass."""
         with without_torch_scatter():  # its segment kernels cannot be differentiated twice
             outputs = problem.encode(problem.data)
-        value = problem.target.value(outputs)
-        self.parameters = parameters
-        found: Sequence[Tensor | None] = [None] * len(parameters)
+        value = problem.value(outputs)
+        self.parameters, self.target = parameters, [torch.zeros_like(p) for p in parameters]
         if value.requires_grad:
-            found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-        self.target = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+            self.target = list(torch.autograd.grad(value, parameters, retain_graph=True, materialize_grads=True))
         with second_order(problem.model):  # scores of pairs are differentiated twice
             self.losses = item_losses(problem, outputs)
             self.weight = torch.ones_like(self.losses, requires_grad=True)
             self.pull = torch.autograd.grad(self.losses, parameters, self.weight, create_graph=True, allow_unused=True)
 
     def along(self, direction: Sequence[Tensor]) -> Tensor:
-        """Dot product of `direction` with every item's gradient, `[num_items]`."""
+        """Return the dot product of `direction` with every item's gradient, `[num_items]`."""
         terms = [(g * v).sum() for g, v in zip(self.pull, direction, strict=True) if g is not None and g.requires_grad]
         if not terms:
             return torch.zeros_like(self.losses)
-        return torch.autograd.grad(sum(terms), self.weight, retain_graph=True)[0]
+        return torch.autograd.grad(sum(terms[1:], start=terms[0]), self.weight, retain_graph=True)[0]
 
     def norms(self, probes: int | None) -> Tensor:
-        """Euclidean norm of every item's gradient, `[num_items]`.
+        """Return the Euclidean norm of every item's gradient, `[num_items]`.
 
         `E[(g . e)^2] = |g|^2` for `e ~ N(0, I)`: with `k` probes the relative standard deviation is `1 / sqrt(2 k)`.
         Exact, by a backward pass per item, with `None` and where there are no more items than probes.
         """
-        if probes is not None and probes < self.losses.numel():
-            squares = (self.along([torch.randn_like(p) for p in self.parameters]).square() for _ in range(probes))
-            return (sum(squares) / probes).sqrt()
         found = torch.zeros_like(self.losses)
+        if probes is not None and probes < self.losses.numel():
+            for _ in range(probes):
+                found += self.along([torch.randn_like(p) for p in self.parameters]).square()
+            return (found / probes).sqrt()
         for i, loss in enumerate(self.losses):
             grads = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
             found[i] = torch.stack([g.square().sum() for g in grads if g is not None]).sum().sqrt()
@@ -76,14 +75,13 @@ class Gradients:
 
 
 class _GradientEstimator(Estimator):
-    """What both share: items need a training loss."""
+    """Base class: items need a training loss of their own."""
 
     question = "training"
     of = ("edges", "nodes")
     targets = ("value",)
 
     def supports(self, problem: InfluenceProblem) -> None:
-        """See `Estimator.supports`."""
         super().supports(problem)
         require_item_losses(problem)
 
@@ -92,18 +90,18 @@ class _GradientEstimator(Estimator):
 class TracIn(_GradientEstimator):
     r"""TracIn (arXiv 2002.08484), over checkpoints of training.
 
-    Each step without the item would have gone `lr * grad loss_item` less far down its loss, so that to first order
+    Without the item each step would have gone `lr * grad loss_item` less far down its loss, so that to first order
 
     .. math:: f_{-i} - f = \sum_k \eta_k \, \nabla f(\theta_k) \cdot \nabla \ell_i(\theta_k)
 
-    (Eq. 1 there, with the sign of a removal), where :math:`\ell_i` is what the item adds to the mean training loss.
-    What its edges carry as messages is left out; dropout is off.
+    (Eq. 1 there, with the sign of a removal), where :math:`\ell_i` is the item's share of the mean training loss.
+    Messages along its edges are left out; dropout is off.
 
     Args:
-        checkpoints: weights along the way: state dicts or modules, or a folder with `*.safetensors` (saved results,
-            each in its own folder); `None` takes the model itself as the last one.
+        checkpoints: weights during training: state dicts or modules, or a folder with `*.safetensors` (saved results,
+            each in its own folder); `None` takes the model itself as the only one.
         lr: learning rate times the number of steps that a checkpoint stands for; one number for all or one for each;
-            `None` reads it from the saved results' records, and is 1 without.
+            `None` reads it from the saved results' records, and is 1 without them.
     """
 
     checkpoints: Sequence[Any] | str | Path | None = None
@@ -115,10 +113,9 @@ class TracIn(_GradientEstimator):
     cost = "three passes per checkpoint"
 
     def scores(self, problem: InfluenceProblem) -> Tensor:
-        """See `Estimator.scores`."""
         states, rates = self._states()
         model, parameters = problem.model, trained_parameters(problem.model)
-        found, original = 0.0, copy.deepcopy(model.state_dict())
+        found, original = torch.zeros(()), copy.deepcopy(model.state_dict())
         try:
             for state, rate in zip(states, rates, strict=True):
                 if state is not None:
@@ -131,17 +128,16 @@ class TracIn(_GradientEstimator):
         return found
 
     def _states(self) -> tuple[list[Any], list[float]]:
-        states, known = [None], [1.0]
         if isinstance(self.checkpoints, str | Path):
-            states, known = _read(Path(self.checkpoints))
-        elif self.checkpoints is not None:
-            states = [c.state_dict() if isinstance(c, nn.Module) else c for c in self.checkpoints]
-            known = [1.0] * len(states)
+            states, rates = _read(Path(self.checkpoints))
+        else:
+            given = [None] if self.checkpoints is None else self.checkpoints
+            states = [c.state_dict() if isinstance(c, nn.Module) else c for c in given]
+            rates = [1.0] * len(states)
         if not states:
             raise InvalidInputError(f"Expected at least one checkpoint (got none in {self.checkpoints!r})")
-        if self.lr is None:
-            return states, known
-        rates = [float(self.lr)] * len(states) if isinstance(self.lr, int | float) else [float(r) for r in self.lr]
+        if self.lr is not None:
+            rates = [float(self.lr)] * len(states) if isinstance(self.lr, int | float) else [float(r) for r in self.lr]
         if len(rates) != len(states):
             raise InvalidInputError(f"Expected one 'lr' for each of {len(states)} checkpoints (got {len(rates)})")
         return states, rates
@@ -149,15 +145,15 @@ class TracIn(_GradientEstimator):
 
 @dataclass(frozen=True)
 class GradientSimilarity(_GradientEstimator):
-    """How far an item's gradient points where the target's does (arXiv 2002.08484, 2006.04528 for the cosine).
+    """The similarity of an item's gradient and the target's (arXiv 2002.08484; 2006.04528 for the cosine).
 
     Positive: training on the item lowers the target, which would be higher without it.
 
     Args:
         similarity: `"cosine"` or `"dot"`.
         parameters: `"all"`, or those of the `"last_layer"` (the last one in the order of definition).
-        probes: random directions that the items' gradient norms of a cosine are estimated from, to a relative
-            standard deviation of `1 / sqrt(2 * probes)`; exact with `None` and where there are fewer items.
+        probes: random directions from which a cosine's gradient norms are estimated, to a relative standard deviation
+            of `1 / sqrt(2 * probes)`; exact with `None` and where there are fewer items.
     """
 
     similarity: str = "cosine"
@@ -171,17 +167,13 @@ class GradientSimilarity(_GradientEstimator):
 
     def __post_init__(self) -> None:
         """Refuse bad options at construction."""
-        for option, known in (("similarity", ("cosine", "dot")), ("parameters", ("all", "last_layer"))):
-            if getattr(self, option) not in known:
-                raise InvalidInputError(f"Expected '{option}' among {known} (got {getattr(self, option)!r})")
+        check_choice("similarity", self.similarity, ("cosine", "dot"))
+        check_choice("parameters", self.parameters, ("all", "last_layer"))
         if self.probes is not None and (isinstance(self.probes, bool) or self.probes < 1):
             raise InvalidInputError(f"Expected 'probes' >= 1 or None (got {self.probes!r})")
 
     def scores(self, problem: InfluenceProblem) -> Tensor:
-        """See `Estimator.scores`."""
-        parameters = trained_parameters(problem.model)
-        if self.parameters == "last_layer":
-            parameters = last_layer(problem.model)
+        parameters = (last_layer if self.parameters == "last_layer" else trained_parameters)(problem.model)
         gradients = Gradients(problem, parameters)
         dot = gradients.along(gradients.target)
         if self.similarity == "dot":
@@ -191,14 +183,17 @@ class GradientSimilarity(_GradientEstimator):
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that require a gradient; all of them, from now on, where none does (a frozen model)."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return parameters or [p.requires_grad_() for p in model.parameters()]
+    """Return the parameters that require a gradient; where none does (a frozen model), make all of them require it."""
+    parameters = list(model.parameters())
+    if not any(p.requires_grad for p in parameters):
+        model.requires_grad_()
+    return [p for p in parameters if p.requires_grad]
 
 
 def last_layer(model: nn.Module) -> list[nn.Parameter]:
-    """Trained parameters of the module that is defined last; a message passing layer counts as one module."""
-    trained, found = {id(p) for p in trained_parameters(model)}, []
+    """Return the trained parameters of the module defined last; a message passing layer counts as one module."""
+    trained = {id(p) for p in trained_parameters(model)}
+    found: list[nn.Parameter] = []
 
     def visit(module: nn.Module) -> None:
         whole = isinstance(module, MessagePassing)
@@ -213,8 +208,8 @@ def last_layer(model: nn.Module) -> list[nn.Parameter]:
     return found
 
 
-def _read(folder: Path) -> tuple[list[dict[str, Tensor]], list[float]]:
-    """Weights of every saved result in a folder, in the order of their paths, and their learning rates."""
+def _read(folder: Path) -> tuple[list[Any], list[float]]:
+    """Return the weights of every saved result in a folder, in the order of their paths, and their learning rates."""
     states, rates = [], []
     for path in sorted(folder.rglob("*.safetensors")):
         try:

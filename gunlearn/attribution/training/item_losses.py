@@ -1,4 +1,4 @@
-"""What an item adds to the training loss by itself, for estimators that follow gradients of it."""
+"""The terms of the training loss that belong to an item, for estimators that follow their gradients."""
 
 from __future__ import annotations
 
@@ -30,32 +30,29 @@ def require_item_losses(problem: InfluenceProblem) -> None:
 
 
 def item_losses(problem: InfluenceProblem, outputs: Tensor) -> Tensor:
-    """What each item adds to the mean training loss, given outputs `[num_nodes, dim]`: `[num_items]`.
+    """Return each item's share of the mean training loss, given outputs `[num_nodes, dim]`: `[num_items]`.
 
-    Link prediction: an edge adds its own term as a positive example, a node those of all its edges (random negatives,
-    as many as edges, count in the mean but belong to nobody). Node classification: a node adds its label's term,
-    nothing where it is not trained on.
+    Link prediction: an edge has its own term as a positive example, a node those of all its edges (random negatives,
+    as many as edges, count in the mean but belong to no item). Node classification: a node has its label's term, 0
+    where it is not trained on.
     """
     task, training = problem.task, training_items(problem)
     item, term = own_terms(training, problem.items)
-    ends = task.seeds(training).view(-1, training.num_items)[:, term]
-    mine = task.reading(training, term, ends, outputs.size(0))
+    seeds = task.seeds(training)
+    if seeds is None:
+        raise UnsupportedMethodError(
+            f"Expected a task whose items read rows of the model's outputs (got '{task.name}')"
+        )
+    mine = task.reading(training, term, seeds.view(-1, training.num_items)[:, term], outputs.size(0))
     values = -task.decode(problem.model, outputs, mine).log_prob / training.num_items
     return values.new_zeros(problem.items.num_items).index_add(0, item, values)
 
 
 def own_terms(training: Any, items: Items) -> tuple[Tensor, Tensor]:
-    """Which terms of the training loss go with an item.
+    """Return the terms of the training loss that go with each item: item and term, `[num_pairs]` each, by item.
 
     An edge takes the term that labels it an edge; a node those of all its edges, or its own label's; a feature none.
     Terms of random pairs that are no edges stay.
-
-    Args:
-        training: the training items.
-        items: the items whose influence is asked for.
-
-    Returns:
-        Item and term of each such pair, `[num_pairs]` each, grouped by item.
 
     Raises:
         UnsupportedMethodError: training items of another kind than pairs of nodes or nodes.
@@ -64,10 +61,9 @@ def own_terms(training: Any, items: Items) -> tuple[Tensor, Tensor]:
     if items.of == "features":
         return none, none
     if hasattr(training, "edge_label_index"):
-        pairs, positive = training.edge_label_index, training.label > 0
-        if items.of == "edges":
-            n = items.num_nodes
-            return _matches(_edge_key(items.ids, n), _edge_key(pairs, n), positive)
+        pairs, positive, n = training.edge_label_index, training.label > 0, items.num_nodes
+        if items.of == "edges":  # of an undirected edge both lists hold one direction, the smaller id first
+            return _matches(items.ids[0] * n + items.ids[1], pairs[0] * n + pairs[1], positive)
         (item, term), (item_v, term_v) = (_matches(items.ids, end, positive) for end in pairs)
         both = torch.cat([item, item_v]) * training.num_items + torch.cat([term, term_v])
         both = both.unique()  # a self-loop has its node at both ends
@@ -81,13 +77,8 @@ def own_terms(training: Any, items: Items) -> tuple[Tensor, Tensor]:
     )
 
 
-def _edge_key(pairs: Tensor, num_nodes: int) -> Tensor:
-    """Training pairs of an undirected graph come in one direction, the smaller id first, as items do."""
-    return pairs[0] * num_nodes + pairs[1]
-
-
 def _matches(wanted: Tensor, key: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs (i, j) with `wanted[i] == key[j]` and `valid[j]`; `wanted` is sorted and distinct or is made so."""
+    """Return the pairs (i, j) with `wanted[i] == key[j]` and `valid[j]`, grouped by i; `wanted` is distinct."""
     order = torch.argsort(wanted)
     ordered = wanted[order]
     place = torch.searchsorted(ordered, key).clamp(max=ordered.numel() - 1)

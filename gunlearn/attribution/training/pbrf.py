@@ -1,4 +1,4 @@
-"""The proximal Bregman response: what influence functions of trained networks really estimate, computed by training."""
+"""The proximal Bregman response: the quantity that influence functions of trained networks estimate, by training."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from torch_geometric.data import Data
 from tqdm.auto import tqdm
 
 from gunlearn.attribution.base import InfluenceProblem
+from gunlearn.attribution.targets import as_value
 from gunlearn.attribution.training.item_losses import own_terms
 from gunlearn.curvature.products import Curvature
 from gunlearn.curvature.solvers import conjugate_gradient
 from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMethodError
+from gunlearn.losses import Prediction
 
 
 def pbrf(
@@ -28,7 +30,7 @@ def pbrf(
     tolerance: float = 1e-3,
     progress: bool = False,
 ) -> Tensor:
-    r"""Proximal Bregman response of a target to taking each item away: the ground truth of training influence.
+    r"""Compute the proximal Bregman response of a target to removing each item: the truth about training influence.
 
     From the trained parameters :math:`\theta_s`, for each item,
 
@@ -36,52 +38,49 @@ def pbrf(
               + \frac{\lambda}{2} \|\theta - \theta_s\|^2 + L(\theta; G^-) - L(\theta; G),
 
     where :math:`D_\ell(z, z_s) = \ell(z) - \ell(z_s) - \nabla\ell(z_s)^\top (z - z_s)` keeps the logits `z` near the
-    trained ones, and :math:`L(\theta; G^-)` is the loss on the graph without the item and without its own terms. What
-    comes back is :math:`f(\theta_r; G^-) - f(\theta_s; G)`: shift of the parameters and change of messages together.
+    trained ones, and :math:`L(\theta; G^-)` is the loss on the graph without the item and without its own terms. The
+    response is :math:`f(\theta_r; G^-) - f(\theta_s; G)`: shift of the parameters and change of messages together.
 
-    Retraining from scratch would answer another question, drowned in the noise of initialisation; this response starts
-    where the model is, needs no stationary point, and its derivative in the size of the edit is the influence function
+    Retraining from scratch answers another question, drowned in the noise of initialisation. This response starts at
+    the trained model and needs no stationary point; its derivative in the size of the edit is the influence function
     with Gauss-Newton curvature and the same damping (Bae et al., arXiv 2209.05364, section 4; for edges arXiv
     2506.04694, section 4).
 
-    The :math:`L(\theta; G)` cancels: minimised is :math:`L(\theta; G^-) - \langle \nabla_z L(\theta_s; G),
-    z(\theta; G) \rangle + \frac\lambda2 \|\theta - \theta_s\|^2`, by Newton steps that are preconditioned with the
-    damped Gauss-Newton matrix at :math:`\theta_s` on :math:`G^-` and stop at a stationary point of the objective
-    itself. Use a float64 model: the response of one edge is a small difference.
+    The :math:`L(\theta; G)` cancels, which leaves :math:`L(\theta; G^-) - \langle \nabla_z L(\theta_s; G),
+    z(\theta; G) \rangle + \frac\lambda2 \|\theta - \theta_s\|^2` to minimise. Newton steps, preconditioned with the
+    damped Gauss-Newton matrix at :math:`\theta_s` on :math:`G^-`, stop at a stationary point of the objective itself.
+    Use a float64 model: the response of one edge is a small difference.
 
     Args:
-        problem: about a value target.
-        damping: `lambda > 0`, the one of the estimator that is judged.
-        steps: at most so many Newton steps per item.
+        problem: a problem with a target of kind "value".
+        damping: `lambda > 0`, the same as of the estimator under study.
+        steps: most Newton steps per item.
         tolerance: stop where the gradient has shrunk to this share of its start.
         progress: show a progress bar.
 
     Returns:
         `after - before` of the target, `[num_items]`. `problem.notes["pbrf_gradient"]` is the largest remaining share
-        of the gradient, `"pbrf_not_stationary"` for how many items it is above `tolerance`, `"pbrf_steps"` the mean
-        number of steps.
+        of the gradient, `"pbrf_not_stationary"` the number of items with a share above `tolerance`, `"pbrf_steps"` the
+        mean number of steps.
 
     Raises:
         InvalidInputError: bad settings.
         UnsupportedMethodError: a target that is no value, or a task without logits.
-        DivergenceError: the objective ran to NaN.
+        DivergenceError: the objective became NaN.
     """
     if not (damping > 0 and steps >= 1 and 0 < tolerance < 1):
         raise InvalidInputError(
             f"Expected damping > 0, steps >= 1 and 0 < tolerance < 1 (got {damping}, {steps}, {tolerance})"
         )
-    if problem.target.kind != "value":
-        raise UnsupportedMethodError(f"Expected a target that is a value (got '{problem.target.name}')")
+    value = as_value(problem.target, "pbrf")
     still = TrainingLoss.of(problem)
     prediction = still.predict(still.outputs())
-    if prediction.logits is None:
-        raise UnsupportedMethodError("Expected predictions with logits (got none)")
-    slope = grad(still.mean(prediction), prediction.logits)[0].detach()
+    slope = grad(still.mean(prediction), _logits(prediction))[0].detach()
     with torch.no_grad():
-        before = problem.target.value(still.outputs())
+        before = value.value(still.outputs())
     # The search moves parameters in place: on a copy, to which the target is bound anew.
     moving = replace(still, model=copy.deepcopy(problem.model))
-    target = problem.target.bind(moving.model, problem.data, problem.task)
+    target = as_value(value.bind(moving.model, problem.data, problem.task), "pbrf")
     search = _Search(still, moving, slope, damping, steps, tolerance)
     item, term = own_terms(still.items, problem.items)
     own = term.split(torch.bincount(item, minlength=problem.items.num_items).tolist())
@@ -108,37 +107,33 @@ def pbrf(
 
 
 class _Search:
-    """Minimises the objective of one item after another, from the trained parameters each time."""
+    """Minimises the objective of one item after another, each time from the trained parameters.
+
+    `still` is the loss of the trained model, `moving` that of the copy that is moved.
+    """
 
     def __init__(
-        self,
-        still: TrainingLoss,
-        moving: TrainingLoss,
-        slope: Tensor,
-        damping: float,
-        steps: int,
-        tolerance: float,
+        self, still: TrainingLoss, moving: TrainingLoss, slope: Tensor, damping: float, steps: int, tolerance: float
     ) -> None:
-        """`still` is of the trained model, `moving` of the copy that is moved."""
         self.still, self.loss, self.params, self.slope = still, moving, moving.params, slope
         self.damping, self.steps, self.tolerance = damping, steps, tolerance
         self.start = flat(self.params).detach().clone()
 
     def respond(self, edited: Data, weight: Tensor) -> tuple[float, int]:
-        """Move the model to the response; the remaining share of the gradient and the steps taken."""
+        """Move the model to the response; return the remaining share of the gradient and the number of steps."""
         theta = self.start
         value, g = self._objective(theta, edited, weight)
         first = float(g.norm())
         if first <= 1e-14 * (1 + float(self.slope.norm())):  # no training node within reach of the edit
             return 0.0, 0
-        # At the trained weights the objective's curvature is the Gauss-Newton matrix of the edited graph, but for terms
-        # of the size of the edit: inexact Newton steps with it.
+        # Inexact Newton steps: at the trained weights the objective's curvature is the Gauss-Newton matrix of the
+        # edited graph, up to terms of the size of the edit.
         matrix, step = Curvature(self.still, data=edited, weight=weight), 0
         while step < self.steps and float(g.norm()) > self.tolerance * first:
             move = conjugate_gradient(matrix, g, self.damping, tolerance=0.05).x
             for _ in range(8):
                 tried = self._objective(theta - move, edited, weight)
-                # Near the end values differ by less than rounding, gradients still do not.
+                # Near the end values differ by less than rounding does; gradients still tell.
                 if tried[0] < value - 1e-4 * float(g @ move) or float(tried[1].norm()) < 0.5 * float(g.norm()):
                     break
                 move = move / 2
@@ -152,7 +147,7 @@ class _Search:
     def _objective(self, theta: Tensor, edited: Data, weight: Tensor) -> tuple[float, Tensor]:
         self._write(theta)
         far = flat(self.params) - self.start
-        near = (self.slope * self.loss.predict(self.loss.outputs()).logits).sum()
+        near = (self.slope * _logits(self.loss.predict(self.loss.outputs()))).sum()
         value = self.loss(edited, weight) - near + self.damping / 2 * (far @ far)
         g = gradient(value, self.params)
         if not torch.isfinite(g).all():
@@ -165,3 +160,9 @@ class _Search:
         for p in self.params:
             p.copy_(values[first : first + p.numel()].view_as(p))
             first += p.numel()
+
+
+def _logits(prediction: Prediction) -> Tensor:
+    if prediction.logits is None:
+        raise UnsupportedMethodError("Expected predictions with logits (got none)")
+    return prediction.logits

@@ -12,9 +12,10 @@ from joblib import Parallel, delayed
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gunlearn.attribution.distinct_items import Items
-from gunlearn.attribution.targets import Target, as_target
-from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
+from gunlearn.attribution.distinct_items import Items, check_range
+from gunlearn.attribution.targets import Target, as_target, as_value
+from gunlearn.core.checks import check_choice
+from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.nn.attach.message_layers import suspended_caches
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
@@ -27,15 +28,15 @@ Train = Callable[[Data, int], nn.Module]
 
 @dataclass(frozen=True)
 class RetrainingInfluence:
-    r"""What retraining without groups of items changes.
+    r"""The change of a target by retraining without groups of items.
 
     With the same seed in both trainings, :math:`d_{gs} = f(\text{without } g, s) - f(\text{all}, s)`.
 
     Attributes:
         mean: change of the target per group, mean over seeds `[num_groups]`.
         standard_error: of the mean, from the spread of the differences over seeds `[num_groups]`.
-        noise_floor: standard deviation of `f(all, s)` over seeds, times `sqrt(2 / num_seeds)`: what the mean difference
-            of unrelated trainings on the very same data would typically be.
+        noise_floor: standard deviation of `f(all, s)` over seeds, times `sqrt(2 / num_seeds)`: the typical mean
+            difference of unrelated trainings on the very same data.
         below_floor: groups whose mean change is no larger than the floor, boolean `[num_groups]`.
         full: the target of models trained on everything `[num_seeds]`.
         without: the target of models trained without each group `[num_groups, num_seeds]`.
@@ -65,38 +66,34 @@ def retraining_influence(
     """Retrain without each group of items, and on everything, under the same seeds.
 
     Args:
-        train: `train(data, seed) -> model`; with the same seed it starts from the same weights. Must read its data from
-            its argument alone.
+        train: `train(data, seed) -> model`; starts from the same weights under the same seed, and must read no other
+            data than its argument.
         data: the whole training graph.
         items: distinct items, from `resolve_items`.
         groups: the items of each group, as indices into `items`.
         target: a value: `"loss"`, a `Target` or a function of the outputs `[num_nodes, dim]`.
         task: what the model predicts.
         seeds: at least two, distinct; the noise floor needs them.
-        message_graph: what the retrained model reads when the target is evaluated: `"retain"`, the graph without the
-            group, or `"full"`, which leaves the effect through the weights alone.
-        n_jobs: trainings at a time, in processes of joblib's.
-
-    Returns:
-        Mean change per group with its standard error, the noise floor, and which groups are below it.
+        message_graph: the graph on which the target is evaluated: `"retain"`, without the group, or `"full"`, which
+            leaves only the effect through the weights.
+        n_jobs: number of trainings at a time, in joblib's processes.
 
     Raises:
         InvalidInputError: fewer than two seeds, an empty group, or indices outside the items.
         UnsupportedMethodError: a target that is a distance.
     """
-    seeds, groups = list(seeds), [torch.as_tensor(group).view(-1) for group in groups]
+    seeds, index = list(seeds), [torch.as_tensor(group).view(-1) for group in groups]
     if len(set(seeds)) < max(2, len(seeds)):
         raise InvalidInputError(f"Expected at least two seeds, all different (got {seeds})")
-    if not groups:
+    if not index:
         raise InvalidInputError("Expected at least one group of items (got none)")
-    _check_groups(groups, items.num_items)
-    sets = [None, *groups]
-    values = train_without(train, data, items, sets, target, as_task(task), seeds, message_graph, n_jobs)
+    _check_groups(index, items.num_items)
+    values = train_without(train, data, items, [None, *index], target, as_task(task), seeds, message_graph, n_jobs)
     full, without = values[0], values[1:]
     change = without - full
     mean, spread = change.mean(dim=1), change.std(dim=1)
     floor = float(full.std()) * math.sqrt(2 / len(seeds))
-    return RetrainingInfluence(mean, spread / math.sqrt(len(seeds)), floor, mean.abs() <= floor, full, without, groups)
+    return RetrainingInfluence(mean, spread / math.sqrt(len(seeds)), floor, mean.abs() <= floor, full, without, index)
 
 
 def _check_groups(groups: Sequence[Tensor], num_items: int) -> None:
@@ -105,9 +102,7 @@ def _check_groups(groups: Sequence[Tensor], num_items: int) -> None:
             raise InvalidInputError("Expected groups of at least one item (got an empty one)")
         if group.is_floating_point() or group.dtype == torch.bool:
             raise InvalidInputError(f"Expected groups as integer indices (got {group.dtype})")
-        outside = group[(group < 0) | (group >= num_items)]
-        if outside.numel():
-            raise InvalidInputError(f"Expected indices of items in [0, {num_items}) (got {outside[:5].tolist()})")
+        check_range(group, num_items, "indices of items")
 
 
 def train_without(
@@ -121,25 +116,24 @@ def train_without(
     message_graph: str,
     n_jobs: int,
 ) -> Tensor:
-    """The target of models trained without each set, under each seed `[num_sets, num_seeds]`."""
-    if message_graph not in ("retain", "full"):
-        raise InvalidInputError(f"Expected 'message_graph' to be 'retain' or 'full' (got '{message_graph}')")
+    """Return the target of models trained without each set (`None`: on everything), `[num_sets, num_seeds]`."""
+    check_choice("message_graph", message_graph, ("retain", "full"))
 
     def one(left_out: Tensor | None, seed: int) -> float:
-        read = data if left_out is None else without(data, items, left_out, task)
+        read = data if left_out is None else training_data_without(data, items, left_out, task)
         with isolated_rng(seed):
             model = train(copy.copy(read), seed)
         if not isinstance(model, nn.Module):
             raise InvalidTypeError(f"Expected 'train' to return a torch module (got {type(model).__name__})")
-        return evaluate(model, read if message_graph == "retain" else data, target, task)
+        return target_value(model, read if message_graph == "retain" else data, target, task)
 
     jobs = [(left_out, seed) for left_out in sets for seed in seeds]
     values = Parallel(n_jobs=n_jobs)(delayed(one)(*job) for job in jobs)
     return torch.tensor(values, dtype=torch.double).view(len(sets), len(seeds))
 
 
-def without(data: Data, items: Items, index: Tensor, task: Task) -> Data:
-    """A training graph without some items; of a node its label goes too, where labels are learned from."""
+def training_data_without(data: Data, items: Items, index: Tensor, task: Task) -> Data:
+    """Return a training graph without some items; a node's label goes too where the task learns from labels."""
     out = items.without(data, index)
     if items.of == "nodes" and isinstance(task, NodeClassification):
         mask = torch.zeros(data.num_nodes, dtype=torch.bool, device=data.edge_index.device)
@@ -150,10 +144,10 @@ def without(data: Data, items: Items, index: Tensor, task: Task) -> Data:
 
 
 @torch.no_grad()
-def evaluate(
+def target_value(
     model: nn.Module, data: Data, target: str | Target | Callable[[Tensor], Tensor], task: str | Task
 ) -> float:
-    """The target of a model in evaluation mode on a graph.
+    """Return the target of a model in evaluation mode on a graph.
 
     Raises:
         UnsupportedMethodError: a target that is a distance.
@@ -163,9 +157,7 @@ def evaluate(
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        bound = as_target(target, model, data, task)
-        if bound.kind != "value":
-            raise UnsupportedMethodError(f"Expected a target of kind value to retrain for (got '{bound.name}')")
+        bound = as_value(as_target(target, model, data, task), "retraining")
         with suspended_caches(model):
             value = float(bound.value(task.encode(model, data)))
     finally:

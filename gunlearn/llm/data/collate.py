@@ -1,4 +1,4 @@
-"""From rows of token ids to padded batches, part by part."""
+"""Pad rows of token ids to batches, part by part."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.model.causal_lm import IGNORE, TextItems
-from gunlearn.llm.model.head import device_of
+from gunlearn.llm.model.head import context_of, model_device
 
+#: Rows of token ids: `input_ids`, `labels` and further columns.
+Rows = Sequence[Mapping[str, Any]]
+#: Makes a batch of rows; of rows by part, a batch for each part.
+Collator = Callable[[list[Any]], dict[str, Any]]
 #: What each column is padded with; `input_ids` with the collator's own id.
 PADDING = {"attention_mask": 0, "labels": IGNORE, "target_mask": False}
 
 
 @dataclass(frozen=True)
 class PartCollator:
-    """Pads rows of `input_ids`, `labels`, `attention_mask` and `target_mask` to the longest, for each part by itself.
+    """Pad `input_ids`, `labels`, `attention_mask` and `target_mask` to the longest row, for each part by itself.
 
-    Masks go by length, never by token: padding with the end-of-sequence token does no harm. Columns of other names
+    Masks are made from lengths, never from tokens: padding with the end-of-sequence token does no harm. Other columns
     (texts, ids) are left out.
 
     Args:
         pad_token_id: what `input_ids` are padded with; any valid id, it is never read.
         padding_side: `"right"` or `"left"`; predictions are the same.
-        max_length: refuse rows longer than the model's context; `None` does not.
+        max_length: most tokens of a row, the model's context; `None` refuses no row.
 
     Raises:
         InvalidInputError: rows without `input_ids` or `labels`, columns of different length, or rows too long.
@@ -38,39 +42,35 @@ class PartCollator:
     max_length: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the side."""
         if self.padding_side not in ("left", "right"):
             raise InvalidInputError(f"Expected 'padding_side' to be 'left' or 'right' (got {self.padding_side!r})")
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, TextItems] | TextItems:
-        """Batch rows, or rows of parts (`{"forget": row, "retain": row}`)."""
+    def __call__(self, rows: Rows) -> dict[str, TextItems] | TextItems:
+        """Return a batch of rows, or of rows by part (`{"forget": row, "retain": row}`) a batch per part."""
         if not rows:
             raise InvalidInputError("Expected at least one row in a batch (got none)")
         if "input_ids" in rows[0]:
             return self.pad(rows)
         return {part: self.pad([row[part] for row in rows]) for part in rows[0]}
 
-    def pad(self, rows: Sequence[Mapping[str, Any]]) -> TextItems:
-        """One part's rows as tensors `[batch, tokens]`."""
-        rows = [self._whole(row) for row in rows]
-        if any(row.keys() != rows[0].keys() for row in rows):
-            raise InvalidInputError(
-                f"Expected rows of a batch with the same columns (got {sorted({tuple(row) for row in rows})})"
-            )
-        length = max(2, max(row["input_ids"].numel() for row in rows))
+    def pad(self, rows: Rows) -> TextItems:
+        """Return one part's rows as tensors `[batch, tokens]`."""
+        whole = [self._tensors(row) for row in rows]
+        if any(row.keys() != whole[0].keys() for row in whole):
+            columns = sorted({tuple(row) for row in whole})
+            raise InvalidInputError(f"Expected rows of a batch with the same columns (got {columns})")
+        length = max(2, max(row["input_ids"].numel() for row in whole))
         out = TextItems()
-        for name in rows[0]:
+        for name in whole[0]:
             fill = self.pad_token_id if name == "input_ids" else PADDING[name]
-            out[name] = torch.stack([self._padded(row[name], length, fill) for row in rows])
+            out[name] = torch.stack([self._padded(row[name], length, fill) for row in whole])
         return out
 
-    def _whole(self, row: Mapping[str, Any]) -> dict[str, Tensor]:
-        missing = [name for name in ("input_ids", "labels") if name not in row]
-        if missing:
+    def _tensors(self, row: Mapping[str, Any]) -> dict[str, Tensor]:
+        if not {"input_ids", "labels"} <= row.keys():
             raise InvalidInputError(f"Expected rows with 'input_ids' and 'labels' (got {sorted(row)})")
-        dtypes = {"target_mask": torch.bool}
         out = {
-            name: torch.as_tensor(row[name], dtype=dtypes.get(name, torch.long))
+            name: torch.as_tensor(row[name], dtype=torch.bool if name == "target_mask" else torch.long)
             for name in ("input_ids", *PADDING)
             if name in row
         }
@@ -91,25 +91,19 @@ class PartCollator:
 
 
 def collator_of(model: nn.Module, tokenizer: Any = None) -> PartCollator:
-    """The collator for a model and its tokenizer: padding id and side, and the longest row the model can read."""
-    config = getattr(model, "config", None)
+    """Return the collator for a model and its tokenizer: padding id, padding side and the model's context."""
     pad = getattr(tokenizer, "pad_token_id", None)
     side = getattr(tokenizer, "padding_side", None) or "right"
-    return PartCollator(0 if pad is None else pad, side, getattr(config, "max_position_embeddings", None))
+    return PartCollator(0 if pad is None else pad, side, context_of(model))
 
 
-def batches(
-    model: nn.Module, rows: Any, collator: Callable[[Sequence], Mapping[str, Tensor]], batch_size: int
-) -> Iterator[dict[str, Tensor]]:
-    """Rows in their order, a few at a time, where the model is. No random number is drawn, as a data loader would.
+def row_batch(rows: list[Any], collator: Collator, device: torch.device) -> dict[str, Tensor]:
+    """Return a batch of rows on a device."""
+    return {name: value.to(device) for name, value in collator(rows).items()}
 
-    Args:
-        model: a causal language model.
-        rows: anything with a length and integer indices.
-        collator: makes a batch of rows.
-        batch_size: rows at a time.
-    """
-    device = device_of(model)
+
+def row_batches(model: nn.Module, rows: Any, collator: Collator, batch_size: int) -> Iterator[dict[str, Tensor]]:
+    """Yield batches of rows in their order, on the model's device; a data loader would draw a random number."""
     for start in range(0, len(rows), batch_size):
-        batch = collator([rows[i] for i in range(start, min(start + batch_size, len(rows)))])
-        yield {name: value.to(device) for name, value in batch.items()}
+        some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
+        yield row_batch(some, collator, model_device(model))

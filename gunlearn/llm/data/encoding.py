@@ -1,18 +1,28 @@
-"""From questions and answers to rows of token ids: where the answer starts is exact, and masks go by length."""
+"""Tokenise questions and answers to rows: where the answer starts is exact, and masks are made from lengths."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.records import shape_of
 from gunlearn.llm.model.causal_lm import IGNORE
 
-#: How a question is put where the tokenizer has no chat template.
+#: Text of a question and its answer where the tokenizer has no chat template.
 TEMPLATE = "Question: {question}\nAnswer: {answer}"
 LONG_ANSWERS = ("error", "cut")
+
+
+class _Text(NamedTuple):
+    """A record as text."""
+
+    prompt: str
+    after: str  # what follows the prompt
+    answer: str  # the bare answer in it
+    chatted: bool  # whether a chat template made it
 
 
 def encode(
@@ -29,34 +39,30 @@ def encode(
 ) -> list[dict[str, Any]]:
     """Tokenise records into rows for `UnlearnTrainer`.
 
-    The prompt's tokens are those that the model is given when it is asked. Those of the answer are what the tokenizer
-    makes of the two together, or, where it would merge across the boundary, of the answer alone. Labels are the
-    answer's tokens; all tokens of a record of bare `text`.
+    Prompt and answer are tokenised together, or apart where the tokenizer would merge across the boundary: a row begins
+    with exactly the tokens that the model reads when it is asked. Labels are the answer's tokens, all of bare `text`.
 
     Args:
         records: see `read_records`. `question` + `answer` go through the chat template or `template`, `messages`
-            through the chat template (the last one is the answer), `prompt` + `completion` and `text` stay as they are.
-            With `target` (a string of the answer, or several) in each record, rows have a `target_mask` of its tokens.
-        tokenizer: of transformers. A padding token is not needed.
-        template: holds `{question}` and then `{answer}`; blanks before `{answer}` belong to the answer's first token.
-            `TEMPLATE` by default.
-        chat: put questions through `tokenizer.apply_chat_template`; by default where the tokenizer has a chat template
-            and no `template` is given.
-        system: message put first in chats that have none.
-        max_length: of a row. Prompts are cut from the left, answers kept whole.
-        long_answers: what becomes of answers that do not fit even so: `"error"`, or `"cut"`, with a warning.
-        bos: begin with the tokenizer's token for it; by default where the tokenizer does so itself, not in chats, whose
-            templates say it.
+            through the chat template (the last one is the answer), `prompt` + `completion` and `text` stay unchanged.
+            With `target` (one or more strings in the answer) in each record, rows have a `target_mask` of its tokens.
+        tokenizer: a tokenizer of transformers. It needs no padding token.
+        template: `{question}`, then `{answer}`, whose first token has the blanks before it; `TEMPLATE` by default.
+        chat: apply the tokenizer's chat template to questions; by default where it has one and `template` is not given.
+        system: first message for chats without a system message.
+        max_length: most tokens of a row. Prompts are cut from the left, answers kept whole.
+        long_answers: for answers that still do not fit, `"error"` raises and `"cut"` cuts them with a warning.
+        bos: begin with the tokenizer's begin token; by default where the tokenizer itself does, never in chats.
         eos: end answers with the end-of-sequence token, unless a chat template has closed them.
 
     Returns:
-        A row per record: `input_ids`, `labels` (-100 in the prompt), `target_mask` if there are targets, and the
-        strings `prompt` and `answer`.
+        A row per record: `input_ids`, `labels` (-100 in the prompt), `target_mask` for targets, and the texts `prompt`
+        and `answer`.
 
     Raises:
         InvalidInputError: empty answers or answers too long (the message names the rows, counted from 1), a chat
-            without a template, a template without its two fields, or for chats; a system message where there is no
-            chat; targets that no answer has.
+            without a chat template, a template without its two fields or beside `chat=True`, a system message without
+            any chat, targets that no answer has.
 
     Warns:
         UserWarning: answers or prompts were cut.
@@ -70,43 +76,41 @@ def encode(
         raise InvalidInputError(f"Expected 'template' with {{question}} and {{answer}} once each (got {template!r})")
     if template.index("{question}") > template.index("{answer}"):
         raise InvalidInputError(f"Expected 'template' with {{question}} before {{answer}} (got {template!r})")
-    if long_answers not in LONG_ANSWERS:
-        raise InvalidInputError(f"Expected 'long_answers' among {LONG_ANSWERS} (got {long_answers!r})")
+    check_choice("long_answers", long_answers, LONG_ANSWERS)
     if max_length is not None and max_length < 2:
         raise InvalidInputError(f"Expected 'max_length' of at least 2 (got {max_length})")
     texts = [_text_of(record, i, tokenizer, template, chat, system) for i, record in enumerate(records, 1)]
-    # Bare texts beside chats of other parts have no use for a system message; prompts would be expected to show it.
-    asked = getattr(tokenizer, "chat_template", None) is None or any(text[0] for text in texts)
-    if system is not None and asked and not any(text[3] for text in texts):
+    # Bare texts may stand beside chats of other parts; prompts without a chat template would lack the message.
+    asked = getattr(tokenizer, "chat_template", None) is None or any(text.prompt for text in texts)
+    if system is not None and asked and not any(text.chatted for text in texts):
         raise InvalidInputError("Expected rows that go through a chat template for 'system' (got none)")
-    _refuse("answers that are not empty", [i for i, text in enumerate(texts, 1) if not text[2]])
+    _refuse("answers that are not empty", [i for i, text in enumerate(texts, 1) if not text.answer])
     targets = [record.get("target") for record in records]
     if any(t is not None for t in targets):
         _refuse("'target' in every row or in none", [i for i, t in enumerate(targets, 1) if t is None])
-    begins = {chatted: _begin(tokenizer, bos, chatted) for chatted in {text[3] for text in texts}}
+    begins = {chatted: _begin(tokenizer, bos, chatted) for chatted in {text.chatted for text in texts}}
     rows, too_long, shortened = [], [], []
-    for i, ((prompt, answer, plain, chatted), target) in enumerate(zip(texts, targets, strict=True), 1):
-        begin = begins[chatted]
-        before, after, spans = _tokens(tokenizer, prompt, answer, offsets=target is not None)
-        mask = None if target is None else _target_mask(answer, target, spans, i)
-        if eos and tokenizer.eos_token_id is not None and not (chatted and after[-1] in tokenizer.all_special_ids):
+    for i, (text, target) in enumerate(zip(texts, targets, strict=True), 1):
+        begin = begins[text.chatted]
+        before, after, spans = _tokens(tokenizer, text.prompt, text.after, offsets=target is not None)
+        mask = [] if target is None else _target_mask(text.after, target, spans, i)
+        closed = text.chatted and after[-1] in tokenizer.all_special_ids
+        if eos and tokenizer.eos_token_id is not None and not closed:
             after.append(tokenizer.eos_token_id)
-            mask = None if mask is None else [*mask, False]
         if max_length is not None:
-            context = begin or before[-1:]  # the answer's first token is predicted from something
+            context = begin or before[-1:]  # one token at least, to predict the answer's first token from
             room = max_length - len(begin) - len(after)
             if max_length < len(context) + len(after):
                 too_long.append(i)
                 begin, before, after = context, [], after[: max_length - len(context)]
-                mask = None if mask is None else mask[: len(after)]
             else:
                 shortened += [i] if len(before) > room else []
                 before = before[max(0, len(before) - room) :]
         head = begin + before
-        row = {"input_ids": head + after, "labels": [IGNORE] * len(head) + after}
-        if mask is not None:
-            row["target_mask"] = [False] * len(head) + mask
-        rows.append(row | {"prompt": prompt, "answer": plain})
+        row: dict[str, Any] = {"input_ids": head + after, "labels": [IGNORE] * len(head) + after}
+        if target is not None:  # padded for the end token, or cut with the answer
+            row["target_mask"] = ([False] * len(head) + mask + [False])[: len(head) + len(after)]
+        rows.append(row | {"prompt": text.prompt, "answer": text.answer})
     if shortened:
         warnings.warn(
             f"prompts of {len(shortened)} rows were cut from the left, to fit into {max_length} tokens: "
@@ -123,19 +127,19 @@ def encode(
 
 def _text_of(
     record: Mapping[str, Any], number: int, tokenizer: Any, template: str, chat: bool | None, system: str | None
-) -> tuple[str, str, str, bool]:
-    """Prompt, what follows it, the bare answer, and whether a chat template made them."""
+) -> _Text:
     shape = shape_of(record, f"row {number}")
     has_template = getattr(tokenizer, "chat_template", None) is not None
     if shape == ("text",):
-        return "", record["text"], record["text"].strip(), False
+        return _Text("", record["text"], record["text"].strip(), False)
     if shape == ("prompt", "completion"):
-        return record["prompt"], record["completion"], record["completion"].strip(), False
+        return _Text(record["prompt"], record["completion"], record["completion"].strip(), False)
     if shape == ("question", "answer") and not (has_template if chat is None else chat):
         before, after = template.split("{answer}")
         head = before.rstrip(" ")
         answer = record["answer"].strip()
-        return head.replace("{question}", record["question"]), before[len(head) :] + answer + after, answer, False
+        prompt = head.replace("{question}", record["question"])
+        return _Text(prompt, before[len(head) :] + answer + after, answer, False)
     if not has_template:
         raise InvalidInputError(f"Expected a tokenizer with a chat template for a chat (got none, row {number})")
     if shape == ("messages",):
@@ -151,12 +155,12 @@ def _text_of(
             f"Expected a chat template whose prompt begins the whole chat (got one that changes it, row {number}); "
             "use chat=False or records of 'prompt' and 'completion'"
         )
-    # Blanks after the closing token are never generated.
-    return prompt, whole[len(prompt) :].rstrip(), messages[-1]["content"].strip(), True
+    # A model never generates blanks after the closing token.
+    return _Text(prompt, whole[len(prompt) :].rstrip(), messages[-1]["content"].strip(), True)
 
 
 def _tokens(tokenizer: Any, prompt: str, answer: str, offsets: bool) -> tuple[list[int], list[int], list]:
-    """Tokens of prompt and answer, and the characters of `answer` that each of its tokens covers."""
+    """Return the tokens of prompt and answer, and the characters of `answer` that each of its tokens covers."""
     if offsets and not tokenizer.is_fast:
         raise InvalidInputError(f"Expected a fast tokenizer for 'target' (got {type(tokenizer).__name__})")
     how = {"add_special_tokens": False, "verbose": False, "return_offsets_mapping": offsets}
@@ -170,7 +174,7 @@ def _tokens(tokenizer: Any, prompt: str, answer: str, offsets: bool) -> tuple[li
 
 
 def _target_mask(answer: str, target: Any, spans: list[tuple[int, int]], number: int) -> list[bool]:
-    """Tokens that cover a character of any occurrence of the targets."""
+    """Return which tokens cover a character of any occurrence of the targets."""
     covered: set[int] = set()
     for word in [target] if isinstance(target, str) else list(target):
         start = answer.find(word) if word else -1
@@ -197,6 +201,6 @@ def _refuse(expected: str, rows: list[int]) -> None:
 
 
 def named_rows(rows: list[int], most: int = 10) -> str:
-    """Row numbers in words, the first few of many."""
+    """Return row numbers as text, the first `most` of them."""
     shown = ", ".join(map(str, rows[:most]))
     return f"{'row' if len(rows) == 1 else 'rows'} {shown}{', ...' if len(rows) > most else ''}"

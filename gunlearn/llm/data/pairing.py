@@ -1,4 +1,4 @@
-"""One row of every part of the data, for each forgotten row."""
+"""Pair each forgotten row with a row of every other part."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from gunlearn.errors import EmptyForgetSetError, InvalidInputError
 
 
 class PairedDataset(Dataset):
-    """As many rows as the forget set has; each holds a row of every part.
+    """Give each forgotten row together with one row of every other part.
 
-    An epoch reads each forgotten row once. Drawn parts are walked through in random permutations of their own, a fresh
-    one each time all of a part has been read; the draw depends on the seed and the epoch alone, so that a run that was
-    cut off goes on with the same pairs.
+    An epoch reads each forgotten row once. A drawn part is read in random order, and in a new order each time all of it
+    has been read; the order depends on seed and epoch alone, so that a resumed run goes on with the same pairs.
 
     Args:
         forget: rows to forget, anything with a length and integer indices.
-        drawn: parts from which any row will do (`{"retain": rows}`).
-        paired: parts whose row `i` belongs to forgotten row `i` (another answer to the same question).
-        seed: of the draws.
+        drawn: parts from which any row will do, by name (`{"retain": rows}`).
+        paired: parts whose row `i` belongs to forgotten row `i`, by name (another answer to the same question).
+        seed: seed of the draws.
 
     Raises:
-        EmptyForgetSetError: nothing to forget.
-        InvalidInputError: an empty part, a paired one of another length, or a name that stands for two parts.
+        EmptyForgetSetError: no forgotten rows.
+        InvalidInputError: an empty part, a paired part of another length, or two parts of one name.
     """
 
     def __init__(
@@ -37,7 +36,6 @@ class PairedDataset(Dataset):
         paired: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        """See the class."""
         self.forget, self.drawn, self.paired, self.seed = forget, dict(drawn or {}), dict(paired or {}), seed
         if _length("forget", forget) == 0:
             raise EmptyForgetSetError("Expected forgotten rows (got an empty data set)")
@@ -51,9 +49,8 @@ class PairedDataset(Dataset):
                 raise InvalidInputError(f"Expected rows in part '{name}' (got none)")
         for name, rows in self.paired.items():
             if _length(name, rows) != len(forget):
-                raise InvalidInputError(
-                    f"Expected part '{name}' with one row for each of {len(forget)} forgotten rows (got {len(rows)})"
-                )
+                each = f"one row for each of {len(forget)} forgotten rows"
+                raise InvalidInputError(f"Expected part '{name}' with {each} (got {len(rows)})")
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -71,11 +68,11 @@ class PairedDataset(Dataset):
         return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 
     def __len__(self) -> int:
-        """Number of forgotten rows."""
+        """Return the number of forgotten rows."""
         return len(self.forget)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """A row of each part."""
+        """Return a forgotten row with its row of each other part, by name."""
         index = int(index)
         row = {"forget": self.forget[index]}
         row.update({name: rows[index] for name, rows in self.paired.items()})
@@ -84,10 +81,10 @@ class PairedDataset(Dataset):
 
 
 def warn_of_overlap(rows: PairedDataset, limit: int = 100_000) -> None:
-    """Warn where rows to forget are among those of a part that is drawn from, token for token.
+    """Warn where rows to forget are also in a drawn part, token for token.
 
     Args:
-        rows: of all parts.
+        rows: the rows of all parts.
         limit: parts with more rows than this are not searched.
     """
     for name, others in rows.drawn.items():

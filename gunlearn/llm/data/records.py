@@ -1,4 +1,4 @@
-"""Questions and answers as people keep them: JSON lines or a JSON array, in one of four shapes."""
+"""Files of questions and answers: JSON lines or a JSON array of records, in one of four shapes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 SHAPES = (("question", "answer"), ("prompt", "completion"), ("messages",), ("text",))
 _SHAPES_SAID = " or ".join(" + ".join(map(repr, shape)) for shape in SHAPES)
 
-#: What a model may say instead of a fact that it should not know.
+#: Answers in place of a fact that the model should not know.
 REFUSALS = (
     "I don't know.",
     "I'm not sure about that.",
@@ -37,12 +37,12 @@ def read_records(path: str | PathLike[str]) -> list[dict[str, Any]]:
         path: a file in UTF-8. Blank lines are skipped.
 
     Returns:
-        The objects, as they are; each has one of the shapes `question` + `answer`, `prompt` + `completion`, `messages`
-        (the last from the assistant) or `text`. Other fields are kept.
+        The objects, unchanged; each has one of the shapes `question` + `answer`, `prompt` + `completion`, `messages`
+        (the last from the assistant) or `text`, and maybe other fields.
 
     Raises:
         DatasetNotFoundError: no such file.
-        InvalidInputError: no JSON, no object, none of the shapes, or nothing at all; the message names the line.
+        InvalidInputError: no JSON, no object, none of the shapes (the message names the line), or an empty file.
     """
     path = Path(path)
     if not path.is_file():
@@ -54,7 +54,7 @@ def read_records(path: str | PathLike[str]) -> list[dict[str, Any]]:
     _refuse_wrapper(text, path.name)
     if text.lstrip().startswith("["):
         found = [(f"entry {i}", entry) for i, entry in enumerate(_parsed(text, path.name, 1), 1)]
-    else:  # split at newlines alone: JSON strings may hold other line separators
+    else:  # split at newlines only: JSON strings may hold other line separators
         lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
         found = [(f"line {i}", _parsed(line, path.name, i)) for i, line in lines]
     if not found:
@@ -65,22 +65,20 @@ def read_records(path: str | PathLike[str]) -> list[dict[str, Any]]:
 
 
 def shape_of(record: Any, where: str) -> tuple[str, ...]:
-    """Which of `SHAPES` a record has.
+    """Return which of `SHAPES` a record has.
 
     Raises:
         InvalidInputError: none, or its fields are no strings (messages: no list of `role` and `content`).
     """
-    if not isinstance(record, Mapping):
-        raise InvalidInputError(f"Expected an object with {_SHAPES_SAID} (got {type(record).__name__} in {where})")
-    for shape in SHAPES:
-        if all(name in record for name in shape):
-            break
-    else:
-        raise InvalidInputError(f"Expected an object with {_SHAPES_SAID} (got {sorted(record)} in {where})")
+    shape = next((s for s in SHAPES if isinstance(record, Mapping) and all(name in record for name in s)), None)
+    if shape is None:
+        got = sorted(record) if isinstance(record, Mapping) else type(record).__name__
+        raise InvalidInputError(f"Expected an object with {_SHAPES_SAID} (got {got} in {where})")
     if shape == ("messages",):
         _check_messages(record["messages"], where)
+        return shape
     for name in shape:
-        if name != "messages" and not isinstance(record[name], str):
+        if not isinstance(record[name], str):
             raise InvalidInputError(f"Expected '{name}' as a string (got {type(record[name]).__name__} in {where})")
     return shape
 
@@ -88,10 +86,10 @@ def shape_of(record: Any, where: str) -> tuple[str, ...]:
 def refused(
     records: Sequence[Mapping[str, Any]], refusals: Sequence[str] = REFUSALS, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """The same questions, each with a refusal for an answer, drawn with the seed.
+    """Return the same questions, each with a refusal drawn for an answer.
 
     Raises:
-        InvalidInputError: no refusals, or records of bare `text`, which asks nothing.
+        InvalidInputError: no refusals, or records of bare `text`, which ask nothing.
     """
     if not refusals:
         raise InvalidInputError("Expected at least one refusal (got none)")
@@ -100,12 +98,12 @@ def refused(
         shape, answer = shape_of(record, f"row {i}"), draw.choice(refusals)
         if shape == ("text",):
             raise InvalidInputError(f"Expected questions, to be refused (got bare text in row {i})")
-        # What else the record says ("target", paraphrases) is about the answer that is gone.
+        # Other fields ("target", paraphrases) are about the old answer.
         kept = {name: record[name] for name in shape}
         if shape == ("messages",):
             kept["messages"] = [*record["messages"][:-1], {"role": "assistant", "content": answer}]
         else:
-            # A completion follows its prompt as it stands, so the gap between the two is part of it.
+            # A completion begins with the blanks between it and the prompt.
             old = record[shape[1]]
             gap = old[: len(old) - len(old.lstrip())] if shape[1] == "completion" else ""
             kept[shape[1]] = gap + answer
@@ -117,16 +115,14 @@ def _parsed(text: str, name: str, line: int) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        at = line + error.lineno - 1
-        raise InvalidInputError(
-            f"Expected JSON in line {at} of {name} (got {error.msg} at column {error.colno})"
-        ) from None
+        where = f"line {line + error.lineno - 1} of {name}"
+        raise InvalidInputError(f"Expected JSON in {where} (got {error.msg} at column {error.colno})") from None
 
 
 def _refuse_wrapper(text: str, name: str) -> None:
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:  # lines, or what is reported line by line
+    except json.JSONDecodeError:  # lines, each of which is checked later
         return
     if isinstance(found, Mapping) and not any(all(n in found for n in shape) for shape in SHAPES):
         lists = [key for key, value in found.items() if isinstance(value, list)]
@@ -143,9 +139,7 @@ def _check_messages(messages: Any, where: str) -> None:
         for m in messages
     )
     if not good:
-        raise InvalidInputError(
-            f"Expected 'messages' as a list of 'role' and 'content' strings (got others in {where})"
-        )
+        raise InvalidInputError(f"Expected 'messages' of 'role' and 'content' strings (got others in {where})")
     if not messages or messages[-1]["role"] != "assistant":
         last = messages[-1]["role"] if messages else "nothing"
         raise InvalidInputError(f"Expected 'messages' that end with the assistant's answer (got {last} in {where})")

@@ -1,4 +1,4 @@
-"""What to keep beside each forgotten document: a near one on another topic, one in another style, a world fact."""
+"""Retained texts for each forgotten document: a near one on another topic, one in another style, a world fact."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Entities = Callable[[str], Iterable[str]] | Collection[str]
 
 @dataclass(frozen=True)
 class RetainTriples:
-    """A record of each kind for each forgotten document, in their order.
+    """Three records for each forgotten document, in the documents' order.
 
     Args:
         generic: near in words, without any of the document's entities.
@@ -35,10 +35,10 @@ class RetainTriples:
     world: tuple[Mapping[str, Any], ...]
 
     def rows(self, tokenizer: Any, **how: Any) -> dict[str, list[dict[str, Any]]]:
-        """Rows by part, for `UnlearnTrainer(paired=...)`.
+        """Return rows by part, for `UnlearnTrainer(paired=...)`.
 
         Args:
-            tokenizer: of transformers.
+            tokenizer: a tokenizer of transformers.
             how: arguments of `encode`.
         """
         return {part: encode(getattr(self, part), tokenizer, **how) for part in ("generic", "style", "world")}
@@ -47,23 +47,21 @@ class RetainTriples:
 def retain_triples(
     forget: Any, generic: Any, world: Any, style: Any = None, *, entities: Entities, seed: int = 0
 ) -> RetainTriples:
-    """The retain sets of `"OBLIVIATE" <https://arxiv.org/abs/2505.04416>`_, from what the user has.
+    """Build the retain sets of `"OBLIVIATE" <https://arxiv.org/abs/2505.04416>`_ from the caller's texts.
 
-    In the paper a large language model writes the candidates for the generic documents, and the world facts are from
-    WikiText. Nothing is written or fetched here.
+    In the paper a language model writes the generic candidates, and WikiText gives the world facts; here the caller.
 
     Args:
-        forget: documents to forget: texts, records (see `read_records`), or a file of records, or of a text per line
+        forget: documents to forget: texts, records (see `read_records`), or a file of records or of a text per line
             (`.txt`).
-        generic: candidates on other topics, likewise.
-        world: texts that state facts of the world, likewise.
-        style: texts of other genres, likewise; by default the generic documents in another order, which is what the
-            paper does for questions and answers.
+        generic: candidates on other topics, in the same forms.
+        world: texts that state facts of the world, in the same forms.
+        style: texts of other genres, in the same forms; by default the generic ones in another order, as the paper.
         entities: names that a generic document must not share: a list, or a function that finds them in a text.
-        seed: of the order in which texts of `style` and `world` are taken.
+        seed: seed of the order in which texts of `style` and `world` are taken.
 
     Raises:
-        InvalidInputError: nothing in a set, or no candidate without a document's entities.
+        InvalidInputError: an empty set, or no candidate without a document's entities.
         DatasetNotFoundError: no such file.
     """
     documents, candidates, facts = (as_records(source) for source in (forget, generic, world))
@@ -75,18 +73,17 @@ def retain_triples(
 
 
 def nearest_without_shared(documents: Sequence[str], candidates: Sequence[str], entities: Entities) -> list[int]:
-    """For each document the candidate that is nearest by BM25 among those that have none of its entities.
+    """Find for each document the nearest candidate by BM25 among those with none of its entities.
 
-    BM25+, under which a word counts even where half of few candidates have it.
+    Uses BM25+, in which a word still counts where half of a few candidates have it.
 
     Args:
         documents: texts.
         candidates: texts.
-        entities: names (or one), or a function that finds them in a text. A name is compared word by word, whatever its
-            case, possessives and hyphens.
+        entities: names (or one), or a function that finds them in a text; case, possessives and hyphens do not count.
 
     Returns:
-        Numbers of the candidates, one per document.
+        Index of a candidate for each document.
 
     Raises:
         InvalidInputError: no candidates, or documents that share an entity with all of them.
@@ -110,17 +107,15 @@ def nearest_without_shared(documents: Sequence[str], candidates: Sequence[str], 
         scores = index.get_scores(own.split())
         chosen.append(max(allowed, key=lambda i: scores[i]))
     if without:
-        raise InvalidInputError(
-            f"Expected a candidate without entities of its document, for each (got none for documents {without[:10]})"
-        )
+        raise InvalidInputError(f"Expected a candidate without its entities (got none for documents {without[:10]})")
     return chosen
 
 
 def as_records(source: Any) -> Records:
-    """Records from texts, records, or a file of either.
+    """Return records from texts, records, or a file of either.
 
     Raises:
-        InvalidInputError: there is nothing in it, or something else.
+        InvalidInputError: an empty source, or entries that are neither.
         DatasetNotFoundError: no such file.
     """
     if isinstance(source, str | PathLike):
@@ -139,7 +134,7 @@ def as_records(source: Any) -> Records:
 
 
 def text_of(record: Mapping[str, Any]) -> str:
-    """All that a record says."""
+    """Return all text of a record."""
     shape = shape_of(record, "a record")
     if shape == ("messages",):
         return " ".join(message["content"] for message in record["messages"])
@@ -147,7 +142,7 @@ def text_of(record: Mapping[str, Any]) -> str:
 
 
 def _taken(records: Records, count: int, draw: random.Random) -> list[Mapping[str, Any]]:
-    """As many as wanted, each as often as any other, give or take one."""
+    """Draw `count` records, each as often as any other up to one."""
     out: list[Mapping[str, Any]] = []
     while len(out) < count:
         out.extend(draw.sample(list(records), min(len(records), count - len(out))))

@@ -1,14 +1,16 @@
-"""Rows from whatever the caller has, and rows that are both to be forgotten and to be kept."""
+"""Rows from files, records or rows, and rows that are both to be forgotten and to be retained."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any
 
 import torch
 
+from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
+from gunlearn.llm.data.collate import Rows
 from gunlearn.llm.data.encoding import encode, named_rows
 from gunlearn.llm.data.records import read_records, shape_of
 from gunlearn.llm.model.causal_lm import IGNORE
@@ -19,11 +21,11 @@ OVERLAPS = ("error", "drop", "keep")
 def as_rows(
     source: Any, tokenizer: Any, of: str = "", **how: Any
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
-    """Rows from whatever the caller has.
+    """Return rows from a file, records or rows.
 
     Args:
         source: the path of a file of records, records, or rows that already have `input_ids` and `labels`.
-        tokenizer: of transformers.
+        tokenizer: a tokenizer of transformers.
         of: the part's name, for messages.
         how: arguments of `encode`.
 
@@ -31,8 +33,8 @@ def as_rows(
         The rows, and the records they were made of (`None` for rows).
 
     Raises:
-        InvalidInputError: as `read_records` and `encode`; there is nothing in it, or no label in any of its rows; no
-            sequence, records mixed with rows, rows without tokens or with other labels than tokens.
+        InvalidInputError: as `read_records` and `encode`; an empty source, no sequence, records mixed with rows, rows
+            without tokens or with another number of labels than tokens, or no label in any row.
     """
     named = f" of '{of}'" if of else ""
     records = read_records(source) if isinstance(source, str | PathLike) else _listed(source, named)
@@ -52,7 +54,7 @@ def as_rows(
 
 
 def is_labelled(row: Mapping[str, Any]) -> bool:
-    """Whether any token has a label, the first one apart, which nothing predicts."""
+    """Return whether any token after the first has a label."""
     return bool((torch.as_tensor(row["labels"])[1:] != IGNORE).any())
 
 
@@ -70,17 +72,15 @@ def _checked(rows: list[Any]) -> list[Any]:
             raise InvalidInputError(f"Expected rows with 'input_ids' and 'labels' (got {sorted(row)} in row {i})")
         tokens, labels = len(row["input_ids"]), len(row["labels"])
         if not tokens or tokens != labels:
-            raise InvalidInputError(
-                f"Expected rows of one token or more with as many labels (got {tokens} and {labels} in row {i})"
-            )
+            raise InvalidInputError(f"Expected tokens and as many labels (got {tokens} and {labels} in row {i})")
     return rows
 
 
-def _said(row: Mapping[str, Any], record: Mapping[str, Any] | None, tokenizer: Any) -> set[Any]:
-    """All that a row can be known by: its tokens and its texts, in lower case, with single blanks."""
+def _compared(row: Mapping[str, Any], record: Mapping[str, Any] | None, tokenizer: Any) -> set[Any]:
+    """Return what a row is compared by: its tokens, and its texts in lower case with single blanks."""
     tokens, texts = tuple(map(int, row["input_ids"])), []
     if tokenizer is not None:
-        # Other special tokens, that of unknown words among them, tell rows apart.
+        # Other special tokens, such as that of unknown words, make rows different.
         around = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
         texts.append(tokenizer.decode([token for token in tokens if token not in around]))
     if record is not None:
@@ -90,12 +90,8 @@ def _said(row: Mapping[str, Any], record: Mapping[str, Any] | None, tokenizer: A
     return {tokens, *(" ".join(text.lower().split()) for text in texts)} - {""}
 
 
-def check_ids(model: Any, parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Refuse rows of a tokenizer that is not the model's.
-
-    Args:
-        model: a model of transformers.
-        parts: rows by name.
+def check_ids(model: Any, parts: Mapping[str, Rows]) -> None:
+    """Refuse rows (by part) that another model's tokenizer made.
 
     Raises:
         InvalidInputError: a token that the model has no embedding for.
@@ -111,37 +107,35 @@ def check_ids(model: Any, parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> N
 
 
 def separate(
-    forget: Sequence[Mapping],
-    retain: Sequence[Mapping],
+    forget: Rows,
+    retain: Rows,
     overlap: str = "error",
     tokenizer: Any = None,
-    records: tuple[Sequence[Mapping] | None, Sequence[Mapping] | None] = (None, None),
-) -> list[Mapping]:
-    """Retained rows, once rows that are also to be forgotten have been dealt with.
+    records: tuple[Rows | None, Rows | None] = (None, None),
+) -> list[Any]:
+    """Return the rows to retain, without those that are also to be forgotten.
 
-    Rows are in both if they have the same tokens, or the same text, be it decoded or, of records, question and answer,
-    prompt and completion, the turns of a chat, or the bare text, whatever the template. Case and blanks do not count.
-    Not seen are the same fact in other words or another order, a row that is a part of another one, and other
-    punctuation.
+    Rows are equal if they have the same tokens or the same text: decoded, or of their records (question and answer,
+    prompt and completion, the turns of a chat, the bare text), whatever the template. Case and blanks do not count.
+    The same fact in other words, order or punctuation is not found, nor a row that is part of another one.
 
     Args:
-        forget: rows.
-        retain: rows.
-        overlap: `"error"` refuses rows that are in both, `"drop"` takes them out of `retain`, `"keep"` lets them be.
-        tokenizer: decodes rows; without one tokens and records are compared alone.
-        records: what rows to forget and to retain were made of, where they were.
+        forget: rows to forget.
+        retain: rows to retain.
+        overlap: for rows in both, `"error"` raises, `"drop"` takes them out of `retain`, and `"keep"` keeps them.
+        tokenizer: decodes rows; without one, only tokens and records are compared.
+        records: the records of rows to forget and to retain, `None` where rows came without.
 
     Raises:
-        InvalidInputError: rows in both, with their number and where they are; or nothing is left to retain.
+        InvalidInputError: rows in both (the message counts and names them), or no row left to retain.
     """
-    if overlap not in OVERLAPS:
-        raise InvalidInputError(f"Expected 'overlap' among {OVERLAPS} (got {overlap!r})")
-    forgotten, kept = (
-        [_said(row, record, tokenizer) for row, record in zip(rows, of or [None] * len(rows), strict=True)]
+    check_choice("overlap", overlap, OVERLAPS)
+    forgotten, retained = (
+        [_compared(row, of[i] if of else None, tokenizer) for i, row in enumerate(rows)]
         for rows, of in zip((forget, retain), records, strict=True)
     )
     known = set().union(*forgotten)
-    both = [i for i, said in enumerate(kept) if not known.isdisjoint(said)]
+    both = [i for i, found in enumerate(retained) if not known.isdisjoint(found)]
     if overlap == "keep" or not both:
         return list(retain)
     if overlap == "error":

@@ -1,4 +1,4 @@
-"""Scores that tell the tokens which carry a fact from those which carry a sentence."""
+"""Token selectors: scores that separate the tokens of a fact from those of the sentence around it."""
 
 from __future__ import annotations
 
@@ -6,65 +6,62 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from gunlearn.core.checks import check_number
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.llm.model.causal_lm import IGNORE, CausalLM, answer_tokens
+from gunlearn.llm.model.causal_lm import IGNORE, CausalLM, answer_tokens, token_log_probs
+from gunlearn.llm.training.arguments import check_whole
 
-ROWS = 32  # sequences made from the batch (windows, sequences with a hole) that are read at a time
+_AT_A_TIME = 32  # sequences made from a batch that the model reads together
 
 
 @runtime_checkable
 class TokenSelector(Protocol):
-    """Anything with `scores`: the higher a token's score, the more of the knowledge to forget sits in it."""
+    """Anything with `scores`: a high score marks a token that holds the knowledge to forget."""
 
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """One score per predicted token.
+        """Return one score per predicted token.
 
         Args:
-            model: a causal language model in evaluation mode; left as it came.
+            model: a causal language model in evaluation mode; not changed.
             batch: `input_ids`, `attention_mask` and `labels` `[batch, tokens]`.
 
         Returns:
-            `[batch, tokens - 1]`, entry `t` about token `t + 1`, 0 where there is no label. A boolean tensor is no
-            ranking but the choice itself.
+            `[batch, tokens - 1]`, entry `t` about token `t + 1`, 0 without a label; booleans are the choice itself.
         """
 
 
 @dataclass(frozen=True)
 class ContextDelta:
-    r"""What the long context adds to a token's likelihood, beyond the few tokens right before it.
+    r"""Score a token by what the long context adds to its likelihood, beyond the few tokens right before it.
 
     .. math:: d_t = \log p(x_t | x_{<t}) - \log p(x_t | x_{t-w}, \dots, x_{t-1})
 
-    The short context keeps the first token of the sequence, on which many models rest their attention. A name that is
-    copied from a far-off question scores high as well, and a fact whose subject is repeated right before it scores low:
-    `ProbeDelta` finds facts more surely (area under the ROC curve on a small model that knows facts: 0.78 here, above
-    0.99 there and by `Entropy`). One short sequence is read per answer token.
+    The short context keeps the first token of the sequence, to which many models attend by default. A name copied from
+    a distant question also scores high, and a fact whose subject stands right before it scores low: `ProbeDelta` and
+    `Entropy` find facts more reliably (area under the ROC curve on a small model that knows facts: above 0.99, here
+    0.78). The model reads one short sequence per answer token.
 
     A reconstruction: the "delta score" of `DTO <https://arxiv.org/abs/2510.00125>`_ is not known to us.
 
     Args:
-        window: tokens :math:`w` of the short context.
+        window: number :math:`w` of tokens in the short context.
 
     Raises:
-        InvalidInputError: no whole number from 1 on.
+        InvalidInputError: `window` is no whole number of at least 1.
     """
 
     window: int = 3
 
     def __post_init__(self) -> None:
-        """Check the window."""
-        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 1:
-            raise InvalidInputError(f"Expected 'window' to be a whole number from 1 on (got {self.window!r})")
+        check_whole("window", self.window)
 
     @torch.no_grad()
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """See `TokenSelector.scores`."""
         full, there = token_log_probs(model, batch), present(batch)
         row, at = answer_tokens(batch).nonzero(as_tuple=True)
         column = at[:, None] + 1 + torch.arange(-self.window, 1, device=at.device)
@@ -83,35 +80,35 @@ class ContextDelta:
 
 @dataclass(frozen=True)
 class ProbeDelta:
-    r"""What one short step of gradient ascent on the answer takes away from each of its tokens.
+    r"""Score a token by the likelihood that it loses in one short step of gradient ascent on the answer.
 
     .. math:: d_t = \log p_\theta(x_t | x_{<t}) - \log p_{\theta'}(x_t | x_{<t}), \qquad
         \theta' = \theta + \eta \, g / \|g\|, \quad g = -\nabla_\theta \sum_t \log p_\theta(x_t | x_{<t})
 
-    A reconstruction: the "delta score" of `DTO <https://arxiv.org/abs/2510.00125>`_ is not known to us. The step is
-    made for each sequence by itself, so that scores do not depend on the batch, over the parameters that can be
-    trained; they are put back, and their `grad` is not touched.
-
-    The step moves each weight by very little: below float32 it is rounded away, and scores are 0 or noise.
+    A reconstruction: the "delta score" of `DTO <https://arxiv.org/abs/2510.00125>`_ is not known to us. Each sequence
+    has its own step, so that scores do not depend on the batch. Trainable parameters are moved and put back. Below
+    float32 the small step is rounded away, and scores are 0 or noise.
 
     Args:
         step: length :math:`\eta` of the step in the space of all trainable parameters.
 
     Raises:
-        InvalidInputError: no positive number.
+        InvalidInputError: `step` is no positive number.
     """
 
     step: float = 0.05
 
     def __post_init__(self) -> None:
-        """Check the step."""
         check_number("step", self.step, positive=True)
 
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """See `TokenSelector.scores`.
+        """Return the scores of `TokenSelector.scores`.
 
         Raises:
-            UnsupportedModelError: nothing to train.
+            UnsupportedModelError: the model has no trainable parameters.
+
+        Warns:
+            UserWarning: trainable parameters of less than float32.
         """
         params = [p for p in model.parameters() if p.requires_grad]
         if not params:
@@ -140,22 +137,21 @@ class ProbeDelta:
 
 @dataclass(frozen=True)
 class SuffixDelta:
-    r"""How much worse the rest of the answer is predicted when a token is left out (its attention is 0).
+    r"""Score a token by how much worse the rest of the answer is predicted without it (its attention is 0).
 
     .. math:: d_t = \sum_{s > t} \log p(x_s | x_{<s}) - \log p(x_s | x_{<s} \setminus x_t)
 
     A reconstruction, the literal reading of a delta by leaving out, and no good default: it finds what the *rest*
-    depends on, the name that is asked about rather than the value that answers. Facts at the end of a sentence have
-    nothing after them and score near 0. One sequence is read per answer token.
+    depends on, the name in question rather than the value that answers it. Facts at the end of a sentence score near 0.
+    The model reads one sequence per answer token.
     """
 
     @torch.no_grad()
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """See `TokenSelector.scores`."""
         full = token_log_probs(model, batch)
         row, at = answer_tokens(batch).nonzero(as_tuple=True)
         there = present(batch)
-        # Padding goes to the right: positions would otherwise be counted past the hole, and shift.
+        # Padding moves to the right: behind padding on the left, positions would shift at the hole.
         start = there.long().argmax(1)
         shifted = (torch.arange(there.size(1), device=at.device) + start[:, None]) % there.size(1)
         turned = {name: value.gather(1, shifted) for name, value in batch.items() if name in ("input_ids", "labels")}
@@ -164,7 +160,6 @@ class SuffixDelta:
         index, place = torch.arange(row.numel(), device=at.device), at - start[row]
         holes = {name: value[row] for name, value in turned.items()}
         holes["attention_mask"][index, place + 1] = 0
-        # The token behind the hole counts: a hole is no padding.
         without = [token_log_probs(model, few) for few in pieces(holes)]
         if not without:
             return full
@@ -176,12 +171,12 @@ class SuffixDelta:
 
 @dataclass(frozen=True)
 class Entropy:
-    """Entropy of the model's prediction, in nats: facts are where a sentence could have gone on in many ways."""
+    """Score a token by the entropy of the model's prediction, in nats: facts could have had many other values."""
 
     @torch.no_grad()
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """See `TokenSelector.scores`."""
-        logits, mask = CausalLM(("logits",)).decode(model, None, batch).logits, answer_tokens(batch)
+        logits = cast(Tensor, CausalLM(("logits",)).decode(model, None, batch).logits)
+        mask = answer_tokens(batch)
         log_prob = logits[mask].float().log_softmax(-1)
         # Logits of minus infinity: 0 log 0 = 0.
         entropy = -torch.where(log_prob == -torch.inf, 0, log_prob.exp() * log_prob).sum(-1)
@@ -190,29 +185,28 @@ class Entropy:
 
 @dataclass(frozen=True)
 class NLLScore:
-    """Negative log-likelihood, in nats: tokens that the model finds hard."""
+    """Score a token by its negative log-likelihood, in nats."""
 
     @torch.no_grad()
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """See `TokenSelector.scores`."""
         return -token_log_probs(model, batch)
 
 
 @dataclass(frozen=True)
 class GivenMask:
-    """Tokens that somebody else has marked: a regular expression, a tagger of names, a person.
+    """Select the tokens that a column of the rows marks (made by a regular expression, a tagger of names, by hand).
 
     Args:
-        column: of the rows, a list of booleans as long as `input_ids`.
+        column: name of the column, a list of booleans as long as `input_ids`.
     """
 
     column: str = "target_mask"
 
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """The mask itself, which is the choice whatever the ratio.
+        """Return the mask itself, which is the choice whatever the ratio.
 
         Raises:
-            InvalidInputError: a batch without it.
+            InvalidInputError: a batch without the column.
         """
         if self.column not in batch:
             raise InvalidInputError(f"Expected rows with the column '{self.column}' (got {sorted(batch)})")
@@ -220,25 +214,20 @@ class GivenMask:
 
 
 def present(batch: Mapping[str, Tensor]) -> Tensor:
-    """Which tokens are no padding, `[batch, tokens]`."""
+    """Return which tokens are no padding, boolean `[batch, tokens]`."""
     mask = batch.get("attention_mask")
     return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
 
-def token_log_probs(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Log-likelihood of each answer token `[batch, tokens - 1]`, 0 elsewhere."""
-    return CausalLM(("log_prob",)).decode(model, None, batch).log_prob
-
-
 def pieces(batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """A batch, `ROWS` rows at a time."""
-    for start in range(0, batch["input_ids"].size(0), ROWS):
-        yield {name: value[start : start + ROWS] for name, value in batch.items()}
+    """Yield a batch in pieces of `_AT_A_TIME` rows."""
+    for start in range(0, batch["input_ids"].size(0), _AT_A_TIME):
+        yield {name: value[start : start + _AT_A_TIME] for name, value in batch.items()}
 
 
 @contextmanager
 def moved(params: list[nn.Parameter], direction: tuple[Tensor | None, ...], length: float) -> Iterator[None]:
-    """Inside the block parameters are `length` further along a direction; afterwards they hold their own storage."""
+    """Move parameters by `length` along a direction for the length of a block, then give them back their storage."""
     norm = torch.stack([g.double().square().sum() for g in direction if g is not None]).sum().sqrt()
     scale = float(length / norm) if norm > 0 else 0.0
     kept = [p.data for p in params]

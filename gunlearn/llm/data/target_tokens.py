@@ -1,4 +1,4 @@
-"""Which tokens a text is about: words far commoner there than elsewhere, or anybody's list, without common pieces."""
+"""Target tokens of a topic: from words far commoner there than elsewhere, or a given list, without common pieces."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _POSSESSIVE = re.compile(r"['\u2019]s$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class TargetTokens:
-    """Tokens to rule out, and what was left out of them.
+    """Tokens to rule out.
 
     Args:
-        words: what they were taken from.
-        token_ids: sorted, for `obliviate` and `MaskedVocabulary`.
-        dropped: pieces of the words that are common elsewhere, by the share of the background documents they are in.
-        unmasked: words none of whose tokens is left: nothing rules them out.
+        words: the words that the tokens are pieces of.
+        token_ids: sorted ids, for `obliviate` and `MaskedVocabulary`.
+        dropped: pieces left out for being common elsewhere, with the share of background documents that hold them.
+        unmasked: words without any token left, which nothing rules out.
     """
 
     words: tuple[str, ...]
@@ -42,24 +42,22 @@ def target_tokens(
     min_count: int = 2,
     max_document_frequency: float = 0.05,
 ) -> TargetTokens:
-    """The target tokens of `"OBLIVIATE" <https://arxiv.org/abs/2505.04416>`_: all pieces of words that name the topic.
+    """Find the target tokens of `"OBLIVIATE" <https://arxiv.org/abs/2505.04416>`_: the pieces of a topic's words.
 
-    The paper asks a large language model for the words. The frequency ratio that stands in for it here, and the filter
-    of common pieces, which the paper does not have, are a reconstruction. Without the filter, pieces of rare words
-    that are words themselves ("a", "the") are ruled out everywhere.
+    The paper asks a large language model for the words. A reconstruction: a frequency ratio takes its place here, and a
+    filter of common pieces is ours. Without it, pieces that are words themselves ("a", "the") are ruled out everywhere.
 
     Args:
         forget_texts: documents to forget.
-        background_texts: documents that are not about the topic, the more the better; for ratio and filter.
-        tokenizer: of transformers.
-        words: the words (or names of several words), or a function that finds them in texts (a named entity
-            recogniser); by default `frequent_words`.
+        background_texts: documents on other topics, as many as possible; for ratio and filter.
+        tokenizer: a tokenizer of transformers.
+        words: words or names, or a function that finds them in texts (an entity recogniser); else `frequent_words`.
         min_ratio: see `frequent_words`.
         min_count: see `frequent_words`.
         max_document_frequency: tokens in a larger share of the background documents are dropped.
 
     Raises:
-        InvalidInputError: no texts, or no token is left.
+        InvalidInputError: no texts, or no token left.
     """
     check_number("max_document_frequency", max_document_frequency, minimum=0)
     _check_texts("forget_texts", forget_texts)
@@ -93,24 +91,19 @@ def target_tokens(
 def frequent_words(
     forget_texts: Sequence[str], background_texts: Sequence[str], min_ratio: float = 10.0, min_count: int = 2
 ) -> list[str]:
-    r"""Words far commoner in some texts than in others, as they are written there, the most telling first.
+    r"""Find the words that are far commoner in some texts than in others, those of the largest ratio first.
 
     .. math:: r(w) = \frac{(c_f(w) + 1) / (n_f + V)}{(c_b(w) + 1) / (n_b + V)}
 
-    with counts :math:`c` of `w` whatever its case, :math:`n` words in all and :math:`V` different ones.
-
-    Args:
-        forget_texts: texts whose words are wanted.
-        background_texts: texts to compare with.
-        min_ratio: the least :math:`r`.
-        min_count: the least :math:`c_f`.
+    with counts :math:`c` of `w` whatever its case, :math:`n` words in all and :math:`V` different ones. Returns the
+    words as they are written, with at least `min_ratio` for :math:`r` and `min_count` for :math:`c_f`.
     """
     check_number("min_ratio", min_ratio, positive=True)
     check_number("min_count", min_count, minimum=1)
     forms = Counter(w for text in forget_texts for w in words_of(text))
-    here, there = Counter(), Counter(folded(w) for text in background_texts for w in words_of(text))
-    for form, count in forms.items():
-        here[folded(form)] += count
+    here, there = (
+        Counter(folded(w) for text in texts for w in words_of(text)) for texts in (forget_texts, background_texts)
+    )
     different = len(here.keys() | there.keys())
     scale = (there.total() + different) / (here.total() + different)
     ratio = {w: (count + 1) / (there[w] + 1) * scale for w, count in here.items() if count >= min_count}
@@ -119,12 +112,12 @@ def frequent_words(
 
 
 def words_of(text: str) -> list[str]:
-    """Words of a text: letters and digits, with apostrophes inside; a final `'s` is left out, hyphens part words."""
+    """Return the words of a text: letters, digits and inner apostrophes, without a final `'s`; hyphens end words."""
     return [_POSSESSIVE.sub("", word) for word in _WORD.findall(text)]
 
 
 def folded(word: str) -> str:
-    """What is compared of a word: neither its case nor the shape of its apostrophes."""
+    """Return a word without the differences of case and of the shape of apostrophes."""
     return word.casefold().replace("\u2019", "'")
 
 

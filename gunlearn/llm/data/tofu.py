@@ -1,4 +1,4 @@
-"""TOFU: questions about authors who do not exist, to be learned and then forgotten."""
+"""TOFU: a data set of questions about invented authors, to learn and then forget."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from gunlearn.errors import DatasetNotFoundError, InvalidInputError
+from gunlearn.core.checks import check_choice
+from gunlearn.errors import DatasetNotFoundError
 from gunlearn.llm.data.encoding import encode
 from gunlearn.llm.data.records import read_records
 
-#: Each forget split, and the rest of the authors.
+#: Each forget split, and the split of all other authors.
 RETAIN_OF = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
 SPLITS = (
     "full",
@@ -24,7 +25,7 @@ HUB = "locuslab/TOFU"
 
 
 def load_tofu(split: str, root: str | PathLike[str] | None = None) -> list[dict[str, Any]]:
-    """Records of a split of TOFU (`arXiv:2401.06121 <https://arxiv.org/abs/2401.06121>`_).
+    """Load the records of a split of TOFU (`arXiv:2401.06121 <https://arxiv.org/abs/2401.06121>`_).
 
     Args:
         split: `"full"`, `"forget01"`, `"forget05"`, `"forget10"`, `"retain99"`, `"retain95"`, `"retain90"`; with
@@ -40,14 +41,13 @@ def load_tofu(split: str, root: str | PathLike[str] | None = None) -> list[dict[
         InvalidInputError: an unknown split.
         DatasetNotFoundError: no such file, and the Hub cannot be reached.
     """
-    if split not in SPLITS:
-        raise InvalidInputError(f"Expected 'split' among {SPLITS} (got {split!r})")
+    check_choice("split", split, SPLITS)
     path = _file(f"{split}.json", root)
     if path is not None:
         return read_records(path)
     if root is not None:
         raise DatasetNotFoundError(f"Expected {split}.json or TOFU/{split}.json in {root} (got neither)")
-    from datasets import load_dataset
+    from datasets import load_dataset  # takes a second to load; only this line needs it
 
     try:
         return [dict(record) for record in load_dataset(HUB, split, split="train")]
@@ -59,7 +59,7 @@ def load_tofu(split: str, root: str | PathLike[str] | None = None) -> list[dict[
 
 
 def tofu_refusals(root: str | PathLike[str] | None = None) -> list[str]:
-    """The hundred ways of TOFU to say "I don't know", from `idontknow.jsonl`: a line of plain text each.
+    """Read TOFU's hundred ways to say "I don't know" from `idontknow.jsonl`, one per line of plain text.
 
     Raises:
         DatasetNotFoundError: no such file.
@@ -71,13 +71,12 @@ def tofu_refusals(root: str | PathLike[str] | None = None) -> list[str]:
 
 
 def answer_rows(records: Sequence[Mapping[str, Any]], tokenizer: Any, field: str, **how: Any) -> list[Any]:
-    """Rows of the same questions with the answers of another field.
+    """Return rows of the same questions with the answers of another field.
 
     Args:
-        records: of a `_perturbed` split.
-        tokenizer: of transformers.
-        field: `"paraphrased_answer"`, `"perturbed_answer"`. Records without it keep their `answer`, as those of
-            `real_authors_perturbed` have no paraphrase.
+        records: records of a `_perturbed` split.
+        tokenizer: a tokenizer of transformers.
+        field: `"paraphrased_answer"` or `"perturbed_answer"`; records without it keep their `answer`.
         how: arguments of `encode`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What an unlearned language model is worth, and what it still knows. Names load on first use."""
+"""Metrics of unlearned language models: utility, memorisation, membership, attacks. Names load on first use."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from gunlearn.core.lazy import lazy
 _HOMES = {
     "gunlearn.llm.metrics.text_alignment": ("TextAlignment", "fade_metric", "functional_alignment"),
     "gunlearn.llm.metrics.attacks": ("Curve", "quantized", "relearn", "shown_rows"),
-    "gunlearn.llm.metrics.evaluation": ("ATTACKS", "Figures", "evaluate"),
-    "gunlearn.llm.metrics.generation": ("Samples", "draw", "end_tokens"),
+    "gunlearn.llm.metrics.evaluation": ("ATTACKS", "ModelFigures", "evaluate_language_models"),
+    "gunlearn.llm.metrics.generation": ("Samples", "draw_answers", "end_tokens"),
     "gunlearn.llm.metrics.membership": (
         "gradient_score",
         "loss_score",
@@ -19,8 +19,7 @@ _HOMES = {
         "reference_score",
         "zlib_score",
     ),
-    "gunlearn.llm.metrics.memorization": ("drma", "exact_memorization", "extraction_strength"),
-    "gunlearn.llm.metrics.scoring": ("NotANumberError", "TokenScores", "token_scores"),
+    "gunlearn.llm.metrics.scoring": ("NotANumberError", "token_scores"),
     "gunlearn.llm.metrics.tofu_metrics": (
         "aggregate_truth_ratio",
         "answer_log_probs",
@@ -32,7 +31,9 @@ _HOMES = {
         "rouge",
         "truth_ratio",
     ),
+    "gunlearn.metrics.texts": ("TokenScores", "drma", "exact_memorization", "extraction_strength"),
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)
-__getattr__, __dir__ = lazy(__name__, _HOMES)
+_RENAMED = {"evaluate": "evaluate_language_models", "Figures": "ModelFigures"}
+__getattr__, __dir__ = lazy(__name__, _HOMES, renamed=_RENAMED)

@@ -1,41 +1,41 @@
-"""Does what was forgotten come back, after a little training on some of it, or in a coarser model?"""
+"""Relearning and quantisation: does forgotten knowledge return after a little training, or in rounded weights?"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
-from gunlearn.llm.data.collate import collator_of
-from gunlearn.llm.model.causal_lm import CausalLM
-from gunlearn.llm.model.head import device_of, output_head
+from gunlearn.llm.data.collate import Rows, collator_of, row_batch
+from gunlearn.llm.model.arithmetic import merged
+from gunlearn.llm.model.causal_lm import total_nll
+from gunlearn.llm.model.head import model_device, output_head
 from gunlearn.seed import isolated_rng
 
 BITS = (2, 3, 4, 8)
 
 
 class Curve(list[dict[str, float]]):
-    """Figures by step; `chosen` has the numbers of the rows that were shown."""
+    """Figures by step; `chosen` has the indices of the rows that were trained on."""
 
     def __init__(self, chosen: Sequence[int]) -> None:
-        """See the class."""
         super().__init__()
         self.chosen = list(chosen)
 
 
 def shown_rows(num_rows: int, share: float = 0.1, seed: int = 0) -> list[int]:
-    """Numbers of the rows that `relearn` trains on, to measure on the others."""
+    """Return the indices of the rows that `relearn` trains on, to measure on the others."""
     order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed))
     return order[: max(1, round(share * num_rows))].tolist()
 
 
 def relearn(
     model: nn.Module,
-    forget_rows: Sequence[Mapping[str, Any]],
+    forget_rows: Rows,
     measure: Callable[[nn.Module], Mapping[str, float]],
     share: float = 0.1,
     steps: int = 20,
@@ -45,27 +45,27 @@ def relearn(
     seed: int = 0,
     chosen: Sequence[int] | None = None,
 ) -> Curve:
-    """Fine-tune a copy on a few of the forgotten rows, and watch the others come back.
+    """Fine-tune a copy on a few of the forgotten rows, and measure whether the others return.
 
-    A model that has forgotten learns what it is shown and no more; one that only hides it recalls the rest as well.
-    Compare with the same attack on a retrained model, and measure on rows that were not shown (`shown_rows`). The copy
-    is trained in float32, whatever the model's type: in half precision small steps are lost.
+    A model that has forgotten learns only the rows it is trained on; a model that hides its knowledge recalls the
+    others too. Compare with the same attack on a retrained model, and measure on the other rows (`shown_rows`). The
+    copy is trained in float32, whatever the model's type: half precision rounds small steps away.
 
     Args:
-        model: the unlearned model; it is not changed.
-        forget_rows: what it forgot.
-        measure: figures of a model, in evaluation mode.
-        share: of the rows to train on, drawn, at least one.
-        steps: of AdamW.
-        lr: its learning rate.
+        model: the unlearned model; not changed.
+        forget_rows: the forgotten rows.
+        measure: returns figures of a model in evaluation mode.
+        share: share of the rows to draw for training, at least one row.
+        steps: steps of AdamW.
+        lr: learning rate.
         batch_size: rows per step.
         every: steps between measurements.
-        seed: of the draws, and of dropout.
-        chosen: numbers of the rows to train on, in place of a drawn share.
+        seed: seed of the draws and of dropout.
+        chosen: indices of the rows to train on, in place of a drawn share.
 
     Returns:
-        The curve: for each measurement `step` (first 0, last `steps`) and what `measure` found. Its `chosen` has
-        the numbers of the rows that were shown.
+        For each measurement `step` (first 0, last `steps`) and the figures of `measure`; the attribute `chosen` has
+        the indices of the rows that were trained on.
 
     Raises:
         EmptyForgetSetError: no rows.
@@ -84,19 +84,18 @@ def relearn(
         if value.dtype in (torch.float16, torch.bfloat16):
             value.data = value.data.float()
     trainable = [p for p in victim.parameters() if p.requires_grad]
-    if not trainable:  # merged or frozen: whoever has the weights can train them
+    if not trainable:  # merged or frozen: an attacker who has the weights can train them
         victim.requires_grad_(True)
         trainable = list(victim.parameters())
     optimizer = torch.optim.AdamW(trainable, lr=lr, weight_decay=0.0)
-    task, collate, device = CausalLM(("log_prob",)), collator_of(victim), device_of(victim)
+    collate, device = collator_of(victim), model_device(victim)
     curve = Curve(chosen)
     curve.append({"step": 0, **measure(victim.eval())})
     with isolated_rng(seed):
         for step in range(1, steps + 1):
             index = torch.randint(len(rows), (batch_size,)) if len(rows) > batch_size else range(len(rows))
-            batch = {name: value.to(device) for name, value in collate([rows[int(i)] for i in index]).items()}
-            p = task.decode(victim.train(), None, batch)
-            loss = -p.log_prob.sum() / p.mask.sum().clamp_min(1)
+            nll, tokens = total_nll(victim.train(), row_batch([rows[int(i)] for i in index], collate, device))
+            loss = nll / tokens.clamp_min(1)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -109,40 +108,37 @@ def relearn(
 
 @torch.no_grad()
 def quantized(model: nn.Module, bits: int = 4, head: bool = False) -> nn.Module:
-    """A copy whose linear layers hold rounded weights, as they would after quantisation.
+    """Return a copy whose linear layers have rounded weights, as after quantisation.
 
     Simulated: weights are rounded to `2 ** bits - 1` levels, symmetric about 0 and evenly spaced up to the largest of
-    each output channel, and kept in the type that they had. Unlearning by small changes of weights is undone where
-    rounding swallows them (`arXiv:2410.16454 <https://arxiv.org/abs/2410.16454>`_). Adapters are merged first.
+    each output channel, and keep their type. Rounding undoes unlearning by small changes of weights
+    (`arXiv:2410.16454 <https://arxiv.org/abs/2410.16454>`_). Adapters are merged first.
 
     Args:
-        model: a causal language model; it is not changed.
-        bits: 8 or 4 (2 and 3 as well).
-        head: round the output layer too, and with it the embeddings where the two are tied; else they never are.
+        model: a causal language model; not changed.
+        bits: 2, 3, 4 or 8.
+        head: round the output layer too, and with it the embeddings that are tied to it.
 
     Raises:
         InvalidInputError: other numbers of bits.
     """
     if bits not in BITS:
         raise InvalidInputError(f"Expected 'bits' among {BITS} (got {bits!r})")
-    out = copy.deepcopy(model)
-    if callable(getattr(out, "merge_and_unload", None)):
-        out = out.merge_and_unload()
+    out = merged(copy.deepcopy(model))
     last = output_head(out)
-    for module in out.modules():
-        transposed = type(module).__name__ == "Conv1D"  # GPT-2's linear layers hold [inputs, outputs]
-        if (isinstance(module, nn.Linear) or transposed) and (head or module is not last):
-            module.weight.copy_(rounded(module.weight, bits, dim=0 if transposed else 1))
+    for module in out.modules():  # `Conv1D`, GPT-2's linear layer, holds [inputs, outputs]
+        if isinstance(module, nn.Linear | Conv1D) and (head or module is not last):
+            module.weight.copy_(rounded(module.weight, bits, dim=0 if isinstance(module, Conv1D) else 1))
     return out
 
 
 def rounded(weight: Tensor, bits: int, dim: int) -> Tensor:
-    """Weights on an even grid, with a step of its own along each slice of `dim`.
+    """Round weights to an even grid of `2 ** bits - 1` levels.
 
     Args:
         weight: a matrix.
-        bits: `2 ** bits - 1` levels.
-        dim: along which weights share a step: that of the inputs.
+        bits: number of bits.
+        dim: dimension along which weights share a step (that of the inputs).
     """
     top = 2 ** (bits - 1) - 1
     step = weight.float().abs().amax(dim, keepdim=True) / top

@@ -1,25 +1,28 @@
-"""All metrics of several models in one table."""
+"""All figures of several language models in one table."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.llm.metrics import membership, memorization
+from gunlearn.llm.data.collate import Rows
+from gunlearn.llm.metrics import membership
 from gunlearn.llm.metrics import tofu_metrics as tofu
-from gunlearn.llm.metrics.generation import context_of
+from gunlearn.llm.metrics.row_figures import RowsView
 from gunlearn.llm.metrics.scoring import NotANumberError, token_scores
 from gunlearn.llm.metrics.text_alignment import TextAlignment
+from gunlearn.llm.model.head import context_of
 from gunlearn.metrics.alignment import Sampler
+from gunlearn.metrics.base import Figure, figures_of
 from gunlearn.metrics.standing import standings
 
-Rows = Sequence[Mapping[str, Any]]
 OWN = ("forget", "retain")  # the sets that everything is measured on
 SCORES = {
     "loss": membership.loss_score,
@@ -29,11 +32,11 @@ SCORES = {
 ATTACKS = (*SCORES, "zlib", "reference", "gradient")
 
 
-class Figures(list[dict[str, Any]]):
+class ModelFigures(list[dict[str, Any]]):
     """A row of figures per model: `{"model": name, "forget_prob": ..., ...}`; rich prints it as a table."""
 
     def of(self, name: str) -> dict[str, Any]:
-        """The row of a model.
+        """Return the row of a model.
 
         Raises:
             InvalidInputError: there is none of that name.
@@ -43,17 +46,18 @@ class Figures(list[dict[str, Any]]):
                 return row
         raise InvalidInputError(f"Expected one of {[row['model'] for row in self]} (got {name!r})")
 
-    def __rich__(self) -> Any:
-        """Models as columns: there are more figures than models."""
-        from rich.table import Table
-
-        table = Table("", *[row["model"] for row in self])
+    def __rich__(self) -> Table:
+        """Return a table with models as columns: there are more figures than models."""
+        keys = {key for row in self for key in row}
+        known = figures_of("causal_lm").values()
+        notes = [f"{f.name}: {f.legend}" for f in known if any(key.endswith(f"_{f.name}") for key in keys)]
+        table = Table("", *[row["model"] for row in self], caption=Text("\n".join(notes), justify="left"))
         for key in dict.fromkeys(key for row in self for key in row if key != "model"):
             table.add_row(key, *[_shown(row.get(key)) for row in self])
         return table
 
 
-def evaluate(
+def evaluate_language_models(
     models: Mapping[str, nn.Module],
     tokenizer: Any,
     forget_rows: Rows,
@@ -69,7 +73,8 @@ def evaluate(
     batch_size: int = 16,
     generate: bool = True,
     ends: int | Sequence[int] | None = None,
-) -> Figures:
+    metrics: Iterable[str | Figure] = (),
+) -> ModelFigures:
     """Measure models on forgotten and retained rows, and beside retrained ones.
 
     What is not possible with what is given is left out: alignment and forget quality without `references`, gain without
@@ -98,11 +103,11 @@ def evaluate(
         batch_size: rows at a time; answers are generated four times as many at a time.
         generate: generate answers for ROUGE. For documents, which have no prompt, `False`, with `align_on=()`.
         ends: ids that end an answer; by default those of `end_tokens`.
+        metrics: figures of your own to compute beside the registered ones, from a `TextView` of each set.
 
     Returns:
-        For `forget` and `retain`: `*_prob`, `*_exact_memorization`, `*_extraction_strength`, `*_drma` and
-        `*_drma_per_token` (of the labelled tokens), `*_rougeL`, `*_truth_ratio` (for forgotten rows closer to 1 is
-        better, for others the right answer likelier), `*_alignment` with `_low` and `_high`, `_precision`, `_recall`,
+        For `forget` and `retain` the figures of `"causal_lm"` (`gunlearn figures` lists them; all but `nll`) as
+        `forget_prob`, `retain_prob`, ..., and `*_alignment` with `_low` and `_high`, `_precision`, `_recall`,
         `_floor`, `_excess`, `_gain`; `forget_quality`; `mia_*`; `model_utility`. Where it is needed a retrained model
         is compared with the other ones.
 
@@ -122,16 +127,20 @@ def evaluate(
     sets = {"forget": forget_rows, "retain": retain_rows, **(utility_rows or {})}
     sets = {part: _encoded(f"{part}_rows" if part in OWN else part, rows) for part, rows in sets.items()}
     holdout = None if holdout_rows is None else _encoded("holdout_rows", holdout_rows)
-    out, ratios, broken = Figures({"model": name} for name in models), {}, []
-    speak = {"max_new_tokens": max_new_tokens, "ends": ends} if generate else None
+    measured = {name: figure for name, figure in figures_of("causal_lm", metrics).items() if name != "nll"}
+    out = ModelFigures({"model": name} for name in models)
+    ratios: dict[str, Tensor] = {}
+    broken: list[nn.Module] = []
+    speak = {"tokenizer": tokenizer, "max_new_tokens": max_new_tokens, "ends": ends} if generate else None
     for row in out:
         name, model = row["model"], models[row["model"]]
         try:
             for part, rows in sets.items():
-                figures, ratio = _said(model, tokenizer, part, rows, batch_size, speak)
-                row |= {f"{part}_{figure}": value for figure, value in figures.items()}
-                if part == "forget" and ratio is not None:
-                    ratios[name] = ratio
+                view = RowsView(model, rows, batch_size, speak, part in OWN, part == "forget")
+                found = {f"{part}_{figure}": measured[figure].compute(view) for figure in measured}
+                row |= {key: value for key, value in found.items() if value is not None}
+                if part == "forget" and view.ratio is not None:
+                    ratios[name] = view.ratio
             if holdout is not None:
                 row |= _membership(model, tokenizer, sets["forget"], holdout, attacks, batch_size)
         except NotANumberError:
@@ -192,39 +201,6 @@ def _among(model: nn.Module, models: Sequence[nn.Module]) -> bool:
     return any(model is other for other in models)
 
 
-def _said(
-    model: nn.Module, tokenizer: Any, part: str, rows: Rows, batch_size: int, speak: Mapping[str, Any] | None
-) -> tuple[dict[str, float], Tensor | None]:
-    """What a model says on one set, and its truth ratios."""
-    scores = token_scores(model, rows, batch_size)
-    ratio, share = _truth(model, rows, scores.mean_log_prob, batch_size)
-    figures = {"prob": _mean(tofu.probability(scores) if part in OWN or share is None else share)}
-    if part in OWN:
-        figures["exact_memorization"] = _mean(memorization.exact_memorization(scores))
-        figures["extraction_strength"] = _mean(memorization.extraction_strength(scores))
-        figures["drma"] = memorization.drma(scores)
-        figures["drma_per_token"] = memorization.drma(scores, per_token=True)
-    if speak is not None:
-        said = tofu.answers_of(model, rows, tokenizer, batch_size=4 * batch_size, **speak)
-        truths = [tofu.truth_of(row, tokenizer) for row in rows]
-        figures["rougeL"] = _mean(tofu.rouge(said, truths)["rougeL_recall"])
-    if ratio is not None:
-        how = "closer_to_1_better" if part == "forget" else "true_better"
-        figures["truth_ratio"] = tofu.aggregate_truth_ratio(ratio, how)
-    return figures, ratio
-
-
-def _truth(
-    model: nn.Module, rows: list[Mapping[str, Any]], own: Tensor, batch_size: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """Truth ratios, and the answer's probability among the given ones; nothing without wrong answers."""
-    if not all("perturbed" in row for row in rows):
-        return None, None
-    wrong = tofu.answer_log_probs(model, [row["perturbed"] for row in rows], batch_size)
-    right = token_scores(model, [row.get("paraphrased", row) for row in rows], batch_size).mean_log_prob
-    return tofu.truth_ratio(right, wrong), tofu.options_probability(own, wrong)
-
-
 def _membership(
     model: nn.Module,
     tokenizer: Any,
@@ -271,10 +247,6 @@ def _named(
                 raise InvalidInputError(f"Expected {name!r} to name one model (got two)")
             out[name] = model
     return out
-
-
-def _mean(values: Tensor) -> float:
-    return float(torch.as_tensor(values).double().mean())
 
 
 def _shown(value: float | bool | None) -> str:

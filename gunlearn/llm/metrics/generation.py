@@ -1,8 +1,7 @@
-"""Drawing answers from a model, token by token, from its own distribution and nothing else.
+"""Draw answers from a model's own distribution, token by token.
 
-`generate` of transformers reads the model's generation configuration (penalties, truncation), which is no part of the
-distribution that is scored; and batches of prompts of different length need padding. Here prompts of one length share a
-batch, and random numbers belong to a prompt's sample, whatever batch it is in.
+`generate` of transformers also applies the model's generation configuration (penalties, truncation), which would change
+the distribution that is scored. Here each sample of a prompt has its own random numbers, whatever batch it is in.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.data.collate import collator_of
-from gunlearn.llm.model.causal_lm import takes_positions
-from gunlearn.llm.model.head import device_of, evaluating
+from gunlearn.llm.model.causal_lm import positions_of, takes_positions
+from gunlearn.llm.model.head import context_of, evaluating, model_device
 from gunlearn.losses.reduction import full_precision
 from gunlearn.metrics.alignment import Sampler
 
@@ -28,9 +27,9 @@ class Samples:
 
     Args:
         prompts: token ids of each prompt.
-        tokens: `[num_prompts, num_samples, num_tokens]`; whatever is behind an answer's end means nothing.
-        mask: boolean, of that shape: an answer's tokens, its end-of-sequence token included.
-        ended: `[num_prompts, num_samples]`, whether it ended by itself.
+        tokens: `[num_prompts, num_samples, num_tokens]`; values behind an answer's end have no meaning.
+        mask: boolean, of that shape: an answer's tokens, including its end-of-sequence token.
+        ended: boolean `[num_prompts, num_samples]`: the answer ended before it was cut off.
     """
 
     prompts: list[list[int]]
@@ -39,18 +38,19 @@ class Samples:
     ended: Tensor
 
     def answers(self, prompt: int) -> list[list[int]]:
-        """Token ids of the answers to a prompt, without the token that ends them."""
+        """Return the token ids of the answers to a prompt, without the token that ends them."""
         rows = zip(self.tokens[prompt], self.mask[prompt], self.ended[prompt], strict=True)
         return [tokens[mask][: -1 if ended else None].tolist() for tokens, mask, ended in rows]
 
 
 def end_tokens(tokenizer: Any) -> tuple[int, ...]:
-    """Ids that end an answer: the tokenizer's, and the one with which its chat template closes the assistant's turn.
+    """Return the ids that end an answer: the tokenizer's, and the one that closes the assistant's turn in chats.
 
-    Ids that are given in the tokenizer's place (an integer, or several) are taken as they are.
+    Args:
+        tokenizer: a tokenizer of transformers, or the ids themselves (an integer, or several).
 
     Raises:
-        InvalidInputError: there is none.
+        InvalidInputError: no such id.
     """
     ids = getattr(tokenizer, "eos_token_id", tokenizer)
     ids = (ids,) if isinstance(ids, int) else ids
@@ -59,21 +59,17 @@ def end_tokens(tokenizer: Any) -> tuple[int, ...]:
         closing = _closing_token(tokenizer)
         ids += () if closing is None or closing in ids else (closing,)
     if not ids:
-        raise InvalidInputError(
-            f"Expected a tokenizer with 'eos_token_id', or that id (got {type(tokenizer).__name__})"
-        )
+        raise InvalidInputError(f"Expected a tokenizer with 'eos_token_id', or the id (got {type(tokenizer).__name__})")
     return ids
 
 
 def _closing_token(tokenizer: Any) -> int | None:
-    """The first special token behind what the assistant says; `None` where the template puts none there."""
-    from jinja2 import TemplateError
-
+    """Return the first special token behind the assistant's answer, `None` where the template puts none there."""
     said = "gunlearn"
     chat = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": said}]
     try:
         _, behind, after = tokenizer.apply_chat_template(chat, tokenize=False).rpartition(said)
-    except TemplateError:  # a template may ask for more than two messages
+    except TemplateError:  # a template may need more than two messages
         return None
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
@@ -82,12 +78,7 @@ def _closing_token(tokenizer: Any) -> int | None:
     return next((i for i in found if i in special), None)
 
 
-def context_of(model: nn.Module) -> int | None:
-    """Tokens that the model can read, as far as its configuration says."""
-    return collator_of(model).max_length
-
-
-def draw(
+def draw_answers(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     ends: Iterable[int],
@@ -95,14 +86,14 @@ def draw(
     max_new_tokens: int = 64,
     batch_size: int = 64,
 ) -> Samples:
-    """Answers to prompts.
+    """Draw answers to prompts.
 
     Args:
-        model: a causal language model; its mode is put back.
+        model: a causal language model, read in evaluation mode; not changed.
         prompts: token ids, at least one each.
         ends: ids that end an answer.
-        sampler: `None` takes the likeliest token each time, one answer per prompt.
-        max_new_tokens: where answers are cut off.
+        sampler: how to draw; `None` takes the likeliest token each time, one answer per prompt.
+        max_new_tokens: most tokens of an answer.
         batch_size: answers at a time.
 
     Raises:
@@ -113,20 +104,18 @@ def draw(
     context = context_of(model)
     longest = max(map(len, prompts)) + max_new_tokens
     if context is not None and longest > context:
-        raise InvalidInputError(
-            f"Expected prompts and answers within the model's context of {context} tokens (got {longest})"
-        )
+        raise InvalidInputError(f"Expected prompts and answers within a context of {context} tokens (got {longest})")
     per_prompt = 1 if sampler is None else sampler.n_samples
     generator = torch.Generator().manual_seed(0 if sampler is None else sampler.seed)
     uniform = torch.rand(len(prompts) * per_prompt, max_new_tokens, generator=generator, dtype=torch.float64)
     tokens = torch.zeros(uniform.shape, dtype=torch.long)
-    device, ends = device_of(model), torch.tensor(sorted(ends), dtype=torch.long)
+    device, end_ids = model_device(model), torch.tensor(sorted(ends), dtype=torch.long)
     with evaluating(model), torch.no_grad():
         for index in _batches(prompts, per_prompt, batch_size, takes_positions(model)):
             ids, mask = _padded([prompts[i // per_prompt] for i in index], device)
-            answers = _continue(model, ids, mask, uniform[index].to(device), ends.to(device), sampler).cpu()
+            answers = _continue(model, ids, mask, uniform[index].to(device), end_ids.to(device), sampler).cpu()
             tokens[index, : answers.size(1)] = answers
-    over = torch.isin(tokens, ends)
+    over = torch.isin(tokens, end_ids)
     mask = over.cumsum(1) - over.long() == 0
     ended, shape = over.any(1), (len(prompts), per_prompt)
     width = int(mask.any(0).sum())
@@ -135,7 +124,7 @@ def draw(
 
 
 def _batches(prompts: Sequence[Sequence[int]], per_prompt: int, batch_size: int, mixed: bool) -> Iterator[list[int]]:
-    """Numbers of answers by lengths of prompts; of one length each where a model cannot be told positions."""
+    """Yield indices of answers by length of their prompts; only of one length unless a model takes positions."""
     by_length: dict[int, list[int]] = {}
     for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
         length = 0 if mixed else len(prompts[i])
@@ -146,7 +135,7 @@ def _batches(prompts: Sequence[Sequence[int]], per_prompt: int, batch_size: int,
 
 
 def _padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Prompts as ids `[batch, tokens]`, padded on the left, and which of them are prompt."""
+    """Return prompts as ids `[batch, tokens]`, padded on the left, and their attention mask."""
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
     lengths = torch.tensor([len(p) for p in prompts], device=device)
@@ -159,22 +148,22 @@ def _continue(
     cache, read, answers, padded = None, ids.size(1), [], not bool(mask.all())
     over = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     for column in uniform.T:
-        positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -read:]
+        positions = positions_of(mask)[:, -read:]
         where = {"attention_mask": mask, "position_ids": positions} if padded else {}
         out = model(input_ids=ids[:, -read:], past_key_values=cache, use_cache=True, **where)
         cache = getattr(out, "past_key_values", None)
-        token = choose(full_precision(out.logits[:, -1]), column, sampler)
+        token = choose_tokens(full_precision(out.logits[:, -1]), column, sampler)
         answers.append(token)
         over |= torch.isin(token, ends)
         if bool(over.all()):
             break
         ids, mask = (torch.cat([x, y[:, None]], 1) for x, y in ((ids, token), (mask, torch.ones_like(token))))
-        read = ids.size(1) if cache is None else 1  # a model without a cache reads everything again
+        read = ids.size(1) if cache is None else 1  # a model without a cache reads all tokens again
     return torch.stack(answers, 1)
 
 
-def choose(logits: Tensor, uniform: Tensor, sampler: Sampler | None) -> Tensor:
-    """One token per row: the likeliest, or where the cumulated probability passes `uniform`.
+def choose_tokens(logits: Tensor, uniform: Tensor, sampler: Sampler | None) -> Tensor:
+    """Choose one token per row: the likeliest, or the one where the cumulated probability passes `uniform`.
 
     Args:
         logits: `[num_rows, vocab_size]`.
@@ -190,7 +179,7 @@ def choose(logits: Tensor, uniform: Tensor, sampler: Sampler | None) -> Tensor:
     if sampler.top_p < 1:
         ordered, order = logits.sort(descending=True)
         prob = ordered.softmax(-1)
-        beyond = prob.cumsum(-1) - prob >= sampler.top_p  # what is already full before a token leaves that token out
+        beyond = prob.cumsum(-1) - prob >= sampler.top_p  # the tokens before it already reach top_p
         logits = logits.masked_fill(beyond.gather(1, order.argsort(1)), -torch.inf)
     total = logits.double().softmax(-1).cumsum(-1)
     place = torch.searchsorted(total, (uniform[:, None] * total[:, -1:]), right=True)

@@ -1,15 +1,14 @@
-"""Membership attacks: is a text among what the model was trained on?
+"""Membership attacks: was a text in the training data?
 
-Each attack gives a score per row, higher for members. Its AUC for forgotten rows against ones of the same kind that no
-model was trained on is 1/2 where the two cannot be told apart, 1 for a model that remembers, and 0 for one whose
-forgotten rows stick out as too unlikely.
+Each attack gives a score per row, higher for members. Its AUC for forgotten rows against rows of the same kind that no
+model was trained on is 1/2 where the attack cannot separate them, 1 for a model that remembers, and 0 where forgotten
+rows are conspicuously unlikely.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,28 +16,28 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.data.collate import collator_of
-from gunlearn.llm.metrics.scoring import TokenScores
+from gunlearn.llm.data.collate import Rows, collator_of, row_batches
 from gunlearn.llm.model.causal_lm import IGNORE, model_inputs
-from gunlearn.llm.model.head import device_of, evaluating
+from gunlearn.llm.model.head import evaluating
 from gunlearn.losses.reduction import full_precision
 from gunlearn.metrics.ranking import separation
+from gunlearn.metrics.texts import TokenScores
 
 
 def loss_score(scores: TokenScores) -> Tensor:
-    """Mean log-likelihood per token, `[num_rows]`."""
+    """Return the mean log-likelihood per token, `[num_rows]`."""
     return scores.mean_log_prob
 
 
 def zlib_score(scores: TokenScores, texts: Sequence[str]) -> Tensor:
-    """Mean log-likelihood over the size of the compressed text, `[num_rows]`: what any model finds easy counts less.
+    """Return the mean log-likelihood over the size of the compressed text, `[num_rows]`.
 
     Args:
-        scores: of rows.
-        texts: their answers.
+        scores: scores of rows.
+        texts: the rows' answers.
 
     Raises:
-        InvalidInputError: another number of texts.
+        InvalidInputError: another number of texts than rows.
     """
     if len(texts) != len(scores.mask):
         raise InvalidInputError(f"Expected a text for each of {len(scores.mask)} rows (got {len(texts)})")
@@ -49,8 +48,8 @@ def min_k_score(scores: TokenScores, share: float = 0.4) -> Tensor:
     """Min-K%, `arXiv:2310.16789 <https://arxiv.org/abs/2310.16789>`_: mean log-likelihood of the least likely tokens.
 
     Args:
-        scores: of rows.
-        share: of each row's tokens, rounded down, at least one.
+        scores: scores of rows.
+        share: share of each row's tokens, rounded down, at least one token.
 
     Returns:
         `[num_rows]`.
@@ -61,25 +60,24 @@ def min_k_score(scores: TokenScores, share: float = 0.4) -> Tensor:
 def min_k_plus_score(scores: TokenScores, share: float = 0.4) -> Tensor:
     """Min-K%++, `arXiv:2404.02936 <https://arxiv.org/abs/2404.02936>`_: `min_k_score` of standardised log-likelihoods.
 
-    Mean and deviation are those of a token's log-likelihood under the model itself, at that place.
+    Mean and deviation are those of a token's log-likelihood under the model itself at that place.
     """
     return _lowest((scores.log_prob - scores.mean) / scores.std.clamp_min(1e-3), scores, share)
 
 
 def reference_score(scores: TokenScores, reference: TokenScores) -> Tensor:
-    """Mean log-likelihood per token beyond that under another model, `[num_rows]`."""
+    """Return the mean log-likelihood per token minus that under another model, `[num_rows]`."""
     return scores.mean_log_prob - reference.mean_log_prob
 
 
-def gradient_score(model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> Tensor:
-    """Minus the size of each row's loss gradient, `[num_rows]`: the mean over parameter tensors of their norms.
+def gradient_score(model: nn.Module, rows: Rows) -> Tensor:
+    """Return minus the size of each row's loss gradient, `[num_rows]`: the mean of the parameters' norms.
 
-    Rows are taken one at a time. Gradients are of the trainable parameters, of all where none is; nothing is left in
-    the model.
+    Rows are read one at a time. Gradients are those of the trainable parameters, or of all if none is trainable.
 
     Args:
-        model: a causal language model.
-        rows: `input_ids` and `labels`.
+        model: a causal language model; not changed.
+        rows: rows with `input_ids` and `labels`.
 
     Raises:
         InvalidInputError: rows longer than the model's context.
@@ -87,10 +85,9 @@ def gradient_score(model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> Tenso
     params = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
     chosen = {name: p for name, p in params.items() if p.requires_grad} or params
     leaves = {name: p.detach().requires_grad_() for name, p in chosen.items()}  # shares storage with the parameter
-    collate, device, norms = collator_of(model), device_of(model), []
+    norms = []
     with evaluating(model), torch.enable_grad():
-        for i in range(len(rows)):
-            batch = {name: value.to(device) for name, value in collate([rows[i]]).items()}
+        for batch in row_batches(model, rows, collator_of(model), 1):
             inputs, label = model_inputs(model, batch)
             logits = functional_call(model, leaves, kwargs={**inputs, "use_cache": False}).logits[:, :-1]
             loss = F.cross_entropy(full_precision(logits).flatten(0, 1), label.flatten(), ignore_index=IGNORE)
@@ -100,11 +97,11 @@ def gradient_score(model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> Tenso
 
 
 def membership_auc(forget: Tensor, holdout: Tensor) -> float:
-    """AUC of an attack's scores, forgotten rows against ones that were never trained on.
+    """Return the AUC of an attack's scores, forgotten rows against rows that no model was trained on.
 
     Args:
-        forget: `[num_forget]`.
-        holdout: `[num_holdout]`.
+        forget: scores `[num_forget]`.
+        holdout: scores `[num_holdout]`.
 
     Raises:
         InvalidInputError: an empty side, or NaN.
@@ -116,9 +113,10 @@ def membership_auc(forget: Tensor, holdout: Tensor) -> float:
 
 
 def privacy_leak(auc: float, reference_auc: float = 0.5) -> float:
-    """Relative distance of `1 - auc` from the retrained model's, in percent, `arXiv:2407.06460 <https://arxiv.org/abs/2407.06460>`_.
+    """PrivLeak, `arXiv:2407.06460 <https://arxiv.org/abs/2407.06460>`_: distance of `1 - auc` from a retrained model's.
 
-    Negative: members can still be told; positive: they stick out as unlikely; 0 is best.
+    Returns:
+        Percent of the retrained model's: negative where members are found, positive where they are too unlikely.
     """
     return ((1 - auc) - (1 - reference_auc)) / (1 - reference_auc) * 100
 

@@ -1,48 +1,110 @@
-"""What a model knows of some rows, in four figures."""
+"""What a language model knows of a set of rows: the view that figures of texts read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from gunlearn.llm.data.rows import is_labelled
-from gunlearn.llm.metrics.memorization import exact_memorization, extraction_strength
+from gunlearn.llm.metrics import tofu_metrics as tofu
 from gunlearn.llm.metrics.scoring import token_scores
+from gunlearn.metrics import FIGURES
+from gunlearn.metrics.texts import TokenScores
 
-#: Name of each figure, and what it is.
-FIGURES = {
-    "prob": "mean over rows of p(answer)^(1/tokens)",
-    "nll": "negative log-likelihood per token, in nats",
-    "exact_memorization": "share of tokens that are the model's first choice",
-    "extraction_strength": "share of an answer that the model completes by itself",
-}
+#: Names of the figures that records hold.
+RECORDED = ("prob", "nll", "exact_memorization", "extraction_strength")
+
+
+class RowsView:
+    """A model on a set of rows; what figures ask for is computed once. A `TextView`.
+
+    Args:
+        model: a causal language model; not changed.
+        rows: `input_ids`, `labels`; for truth ratios also `"perturbed"`, a list of rows with wrong answers, and
+            `"paraphrased"`, a row with the right one in other words (default: the row itself).
+        batch_size: rows at a time; answers are generated four times as many at a time.
+        speak: arguments of `answers_of`, to generate answers; `None` generates none.
+        in_full: measure memorisation too, and the probability of answers among all tokens; else among the given
+            answers, where there are any.
+        forgotten: whether the rows were forgotten, which decides how truth ratios are summarised.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rows: Sequence[Mapping[str, Any]],
+        batch_size: int = 16,
+        speak: Mapping[str, Any] | None = None,
+        in_full: bool = True,
+        forgotten: bool = True,
+    ) -> None:
+        self.model, self.rows, self.batch_size, self.speak = model, rows, batch_size, speak
+        self.in_full, self.forgotten = in_full, forgotten
+
+    @cached_property
+    def scores(self) -> TokenScores:
+        """Scores of the labelled tokens."""
+        return token_scores(self.model, self.rows, self.batch_size)
+
+    @cached_property
+    def wrong(self) -> list[Tensor] | None:
+        """Mean log-likelihood per token of each row's wrong answers; `None` where not all rows have some."""
+        if not all("perturbed" in row for row in self.rows):
+            return None
+        return tofu.answer_log_probs(self.model, [row["perturbed"] for row in self.rows], self.batch_size)
+
+    @cached_property
+    def ratio(self) -> Tensor | None:
+        """Truth ratio of each row, `[num_rows]`."""
+        if self.wrong is None:
+            return None
+        right = token_scores(self.model, [row.get("paraphrased", row) for row in self.rows], self.batch_size)
+        return tofu.truth_ratio(right.mean_log_prob, self.wrong)
+
+    @property
+    def likelihood(self) -> Tensor:
+        """Probability of each row's answer, `[num_rows]`."""
+        if self.in_full or self.wrong is None:
+            return tofu.probability(self.scores)
+        return tofu.options_probability(self.scores.mean_log_prob, self.wrong)
+
+    @property
+    def rouge(self) -> Tensor | None:
+        """ROUGE-L recall of generated answers, `[num_rows]`."""
+        if self.speak is None:
+            return None
+        said = tofu.answers_of(self.model, self.rows, batch_size=4 * self.batch_size, **self.speak)
+        truths = [tofu.truth_of(row, self.speak["tokenizer"]) for row in self.rows]
+        return tofu.rouge(said, truths)["rougeL_recall"]
+
+    @property
+    def truth(self) -> float | None:
+        """Summary of the truth ratios."""
+        how = "closer_to_1_better" if self.forgotten else "true_better"
+        return None if self.ratio is None else tofu.aggregate_truth_ratio(self.ratio, how)
 
 
 def figures(
     model: nn.Module, parts: Mapping[str, Sequence[Mapping[str, Any]]], most: int = 256, batch_size: int = 8
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """Measure some rows of each part.
 
     Args:
         model: a causal language model; not changed.
-        parts: rows by name; those without any label are left out.
-        most: rows per part, evenly spaced; with 0 nothing is measured.
+        parts: rows by name; rows without any label are left out.
+        most: most rows per part, evenly spaced; 0 measures nothing.
         batch_size: rows at a time.
 
     Returns:
-        The figures of `FIGURES` by part.
+        The figures `RECORDED` by part.
     """
     out = {}
     for name, given in parts.items() if most else ():
         rows = [row for row in given if is_labelled(row)]
         step = max(1, len(rows) / most)
-        scores = token_scores(model, [rows[int(i * step)] for i in range(min(most, len(rows)))], batch_size)
-        out[name] = {
-            "prob": float(scores.mean_log_prob.exp().mean()),
-            "nll": -float(scores.log_prob.sum() / scores.length.sum()),
-            "exact_memorization": float(exact_memorization(scores).mean()),
-            "extraction_strength": float(extraction_strength(scores).mean()),
-        }
+        view = RowsView(model, [rows[int(i * step)] for i in range(min(most, len(rows)))], batch_size)
+        out[name] = {figure: FIGURES[figure]().compute(view) for figure in RECORDED}
     return out

@@ -1,9 +1,8 @@
-"""What a model says of given tokens, in one pass: all that teacher-forced metrics and membership attacks read."""
+"""Scores of given tokens in one pass, for all teacher-forced metrics and membership attacks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,33 +10,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.data.collate import collator_of
+from gunlearn.llm.data.collate import Rows, collator_of, row_batches
 from gunlearn.llm.model.causal_lm import IGNORE, answer_tokens, model_inputs
-from gunlearn.llm.model.head import CHUNK, device_of, evaluating, head_comes_last, output_head, replaced_head
+from gunlearn.llm.model.head import LOGIT_CHUNK, evaluating, last_linear_head, replaced_forward
 from gunlearn.losses.reduction import full_precision
+from gunlearn.metrics.texts import TokenScores
 
-COLUMNS = ("input_ids", "labels", "attention_mask")  # of a row; others may be there in some rows alone
+_COLUMNS = ("input_ids", "labels", "attention_mask")  # the others need not be in every row
 
 
 class NotANumberError(InvalidInputError):
-    """A model says NaN of tokens: it is broken, and has no figures."""
+    """A model's log-likelihoods are NaN: it has no figures."""
 
 
-def answer_logits(model: nn.Module, inputs: Mapping[str, Tensor], mask: Tensor, chunk: int = CHUNK) -> Iterator[Tensor]:
-    """Logits at some positions, in float32, a few at a time.
+def answer_logits(
+    model: nn.Module, inputs: Mapping[str, Tensor], mask: Tensor, chunk: int = LOGIT_CHUNK
+) -> Iterator[Tensor]:
+    """Yield logits `[num_positions, vocab_size]` in float32 at the positions of a boolean mask `[batch, tokens - 1]`.
 
-    Args:
-        model: a causal language model.
-        inputs: what it is called with.
-        mask: positions to predict from, boolean `[batch, tokens - 1]`.
-        chunk: logits held at a time, where nothing follows the model's head.
-
-    Yields:
-        `[num_positions, vocab_size]`, all positions in the order of `mask`.
+    At most `chunk` logits are held at a time, if the model returns its head's output unchanged.
     """
-    if head_comes_last(model, inputs["input_ids"]):
-        head = output_head(model)
-        with replaced_head(model, lambda hidden: hidden):
+    head = last_linear_head(model, inputs["input_ids"])
+    if head is not None:
+        with replaced_forward(head, lambda hidden: hidden):
             hidden = model(**inputs, use_cache=False).logits[:, :-1][mask]
         for h in hidden.split(max(1, chunk // head.weight.size(0))):
             yield full_precision(F.linear(h.to(head.weight.dtype), head.weight, head.bias))
@@ -47,58 +42,28 @@ def answer_logits(model: nn.Module, inputs: Mapping[str, Tensor], mask: Tensor, 
             yield full_precision(piece)
 
 
-@dataclass(frozen=True, eq=False)
-class TokenScores:
-    """Figures per labelled token, `[num_rows, num_tokens]`, zero elsewhere; on the CPU.
-
-    Args:
-        log_prob: log-likelihood of the token, in nats.
-        mask: which tokens have a label.
-        first: whether the token was the model's first choice.
-        mean: expected log-likelihood of a token under the model there, minus its entropy.
-        std: standard deviation of that log-likelihood.
-    """
-
-    log_prob: Tensor
-    mask: Tensor
-    first: Tensor
-    mean: Tensor
-    std: Tensor
-
-    @property
-    def length(self) -> Tensor:
-        """Number of labelled tokens per row, `[num_rows]`."""
-        return self.mask.sum(1)
-
-    @property
-    def mean_log_prob(self) -> Tensor:
-        """Per row, `[num_rows]`; NaN without labels."""
-        return self.log_prob.sum(1) / self.length
-
-
-def token_scores(
-    model: nn.Module, rows: Sequence[Mapping[str, Any]], batch_size: int = 16, chunk: int = CHUNK
-) -> TokenScores:
+def token_scores(model: nn.Module, rows: Rows, batch_size: int = 16, chunk: int = LOGIT_CHUNK) -> TokenScores:
     """Score the labelled tokens of rows.
 
     Args:
-        model: a causal language model; its mode is put back.
+        model: a causal language model, read in evaluation mode; not changed.
         rows: `input_ids`, `labels` (-100: not scored), optionally `attention_mask`.
         batch_size: rows at a time.
-        chunk: logits held at a time.
+        chunk: most logits held at a time.
 
     Raises:
-        InvalidInputError: no rows, rows without any label or longer than the model's context, or a model that says NaN
-            of them.
+        InvalidInputError: no rows, or rows without any label or longer than the model's context.
+        NotANumberError: a log-likelihood is NaN.
     """
     if len(rows) == 0:
         raise InvalidInputError("Expected rows to score (got none)")
-    collate, device, found = collator_of(model), device_of(model), []
+    collate, found = collator_of(model), []
+
+    def collate_read(some: Rows) -> dict[str, Any]:
+        return collate.pad([{name: row[name] for name in _COLUMNS if name in row} for row in some])
+
     with evaluating(model), torch.no_grad():
-        for start in range(0, len(rows), batch_size):
-            some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
-            batch = collate([{name: row[name] for name in COLUMNS if name in row} for row in some])
-            batch = {name: value.to(device) for name, value in batch.items()}
+        for batch in row_batches(model, rows, collate_read, batch_size):
             inputs, label = model_inputs(model, batch)
             mask = answer_tokens(batch)
             label, pieces = label[mask], [label.new_zeros(4, 0, dtype=torch.float32)]
@@ -126,10 +91,10 @@ def token_scores(
 
 
 def prompt_of(row: Mapping[str, Any] | Sequence[int]) -> list[int]:
-    """Token ids before a row's first label; ids given as such are taken as they are.
+    """Return the token ids before a row's first label; a sequence of ids is returned unchanged.
 
     Raises:
-        InvalidInputError: nothing comes before the first label.
+        InvalidInputError: no token before the first label.
     """
     if not isinstance(row, Mapping):
         ids = [int(i) for i in row]

@@ -1,4 +1,4 @@
-"""Functional alignment of causal language models: both answer the same prompts, and both score all the answers."""
+"""Functional alignment of causal language models: both answer the same prompts, and both score all answers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.core.checks import check_choice
-from gunlearn.llm.metrics.generation import Samples, draw, end_tokens
+from gunlearn.llm.data.collate import PartCollator
+from gunlearn.llm.metrics.generation import Samples, draw_answers, end_tokens
 from gunlearn.llm.metrics.scoring import answer_logits, prompt_of
+from gunlearn.llm.model.causal_lm import IGNORE
 from gunlearn.llm.model.frozen import check_vocabulary
-from gunlearn.llm.model.head import CHUNK, device_of, evaluating
-from gunlearn.metrics.alignment import ESTIMATORS, Alignment, Sampler, StepTerms, align, categorical_kl
+from gunlearn.llm.model.head import LOGIT_CHUNK, evaluating, model_device
+from gunlearn.metrics.alignment import KL_ESTIMATORS, Alignment, Sampler, StepTerms, align, categorical_kl
 
 
 class TextAlignment:
-    r"""Supplies the core (`gunlearn.metrics.alignment`) with texts.
+    r"""Supply `gunlearn.metrics.alignment` with answers and their scores.
 
-    An answer ends with its end-of-sequence token, which counts; nothing after it does. Answers are scored in float32,
-    behind their own prompts, padded on the right, so that every token keeps its position.
+    An answer's end-of-sequence token counts, nothing after it does. Answers are scored in float32, behind their own
+    prompts, padded on the right, so that every token keeps its position.
 
     `"rao_blackwell"` replaces each token's log-ratio by the exact divergence over the vocabulary,
 
@@ -29,13 +31,13 @@ class TextAlignment:
     which has the same expectation by the chain rule, is never negative, and varies far less.
 
     Args:
-        prompts: rows (what comes before their first label), or token ids.
-        tokenizer: names the token that ends an answer; or its id, or several ids (chats may end in more than one way).
-        sampler: how answers are drawn.
+        prompts: rows, of which the tokens before the first label are read, or token ids.
+        tokenizer: gives the token that ends an answer; or the id, or several ids (chats may end in more than one way).
+        sampler: how to draw answers.
         estimator: `"rao_blackwell"` or `"monte_carlo"`.
-        max_new_tokens: where answers are cut off: the beginnings are then compared, a lower bound.
+        max_new_tokens: most tokens of an answer: of longer answers only the beginnings are compared, a lower bound.
         batch_size: answers at a time.
-        chunk: logits held at a time.
+        chunk: most logits held at a time.
 
     Raises:
         InvalidInputError: an unknown estimator, a row without a prompt, or no token that ends an answer.
@@ -49,52 +51,46 @@ class TextAlignment:
         estimator: str = "rao_blackwell",
         max_new_tokens: int = 64,
         batch_size: int = 64,
-        chunk: int = CHUNK,
+        chunk: int = LOGIT_CHUNK,
     ) -> None:
-        """See the class."""
-        check_choice("estimator", estimator, ESTIMATORS)
+        check_choice("estimator", estimator, KL_ESTIMATORS)
         self.prompts = [prompt_of(prompts[i]) for i in range(len(prompts))]
         self.ends = end_tokens(tokenizer)
-        self.sampler, self.estimator = sampler or Sampler(), estimator
+        self.sampler: Sampler | None = sampler or Sampler()
+        self.estimator = estimator
         self.max_new_tokens, self.batch_size, self.chunk = max_new_tokens, batch_size, chunk
 
     def draw(self, model: nn.Module) -> Samples:
-        """The model's answers."""
-        return draw(model, self.prompts, self.ends, self.sampler, self.max_new_tokens, self.batch_size)
+        """Draw the model's answers."""
+        return draw_answers(model, self.prompts, self.ends, self.sampler, self.max_new_tokens, self.batch_size)
 
     def terms(self, samples: Samples, p: nn.Module, q: nn.Module) -> StepTerms:
-        r"""Terms of :math:`KL(p \| q)` at answers of `p`, `[num_prompts, num_samples, num_tokens]`.
+        r"""Return the terms of :math:`KL(p \| q)` at answers of `p`, `[num_prompts, num_samples, num_tokens]`.
 
         Raises:
             InvalidInputError: the models' vocabularies differ.
         """
         check_vocabulary(p, q)
-        mask = samples.mask.flatten(0, 1)
-        per_prompt, lengths = samples.mask.size(1), mask.sum(1)
-        total = lengths + torch.tensor([len(x) for x in samples.prompts]).repeat_interleave(per_prompt)
-        values = torch.zeros(mask.shape)
-        tokens = samples.tokens.flatten(0, 1)
+        mask, rows = samples.mask.flatten(0, 1), []
+        for i, tokens in enumerate(samples.tokens.flatten(0, 1)):
+            prompt, answer = samples.prompts[i // samples.mask.size(1)], tokens[mask[i]].tolist()
+            rows.append({"input_ids": prompt + answer, "labels": [IGNORE] * len(prompt) + answer})
+        values, total = torch.zeros(mask.shape), torch.tensor([len(row["input_ids"]) for row in rows])
         with evaluating(p), evaluating(q), torch.no_grad():
             for index in total.argsort().split(self.batch_size):
-                ids = torch.zeros(len(index), int(total[index].max()), dtype=torch.long)
-                scored = torch.zeros(ids.shape, dtype=torch.bool)
-                for row, i in enumerate(index.tolist()):
-                    prompt, length = samples.prompts[i // per_prompt], int(lengths[i])
-                    ids[row, : len(prompt)] = torch.tensor(prompt)
-                    scored[row, len(prompt) : len(prompt) + length] = True
-                    ids[row, len(prompt) : len(prompt) + length] = tokens[i, :length]
-                read = torch.arange(ids.size(1)) < total[index, None]
-                found = torch.cat(self._steps(p, q, ids, read.long(), scored[:, 1:]))
+                batch = PartCollator().pad([rows[i] for i in index.tolist()])
+                found = torch.cat(self._steps(p, q, batch))
                 values[index] = torch.zeros(len(index), mask.size(1)).masked_scatter(mask[index], found)
         truncated = 1 - float(samples.ended.double().mean())
         return StepTerms(values.reshape(samples.mask.shape), samples.mask, truncated)
 
-    def _steps(self, p: nn.Module, q: nn.Module, ids: Tensor, read: Tensor, scored: Tensor) -> list[Tensor]:
-        label, out, logits = ids[:, 1:][scored], [], []
+    def _steps(self, p: nn.Module, q: nn.Module, batch: Mapping[str, Tensor]) -> list[Tensor]:
+        labels = batch["labels"][:, 1:]
+        label, out, logits = labels[labels != IGNORE], [], []
         for model in (p, q):
-            device = device_of(model)
-            inputs = {"input_ids": ids.to(device), "attention_mask": read.to(device)}
-            logits.append(answer_logits(model, inputs, scored.to(device), self.chunk))
+            device = model_device(model)
+            inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+            logits.append(answer_logits(model, inputs, (labels != IGNORE).to(device), self.chunk))
         for a, b in zip(*logits, strict=True):
             b = b.to(a.device)
             if self.estimator == "rao_blackwell":
@@ -117,29 +113,29 @@ def functional_alignment(
     max_new_tokens: int = 64,
     batch_size: int = 64,
 ) -> Alignment:
-    """Symmetric divergence of two models' answers, in nats; 0 means that they answer alike.
+    """Return the symmetric divergence of two models' answers, in nats; 0 means the same answers.
 
-    A reconstruction of FADE, see `gunlearn.metrics.alignment`; to compare several models with several retrained ones,
+    A reconstruction of FADE, see `gunlearn.metrics.alignment`. To compare several models with several retrained ones,
     with a noise floor, use `gunlearn.metrics.standings` with a `TextAlignment`.
 
     Args:
-        current: the model to judge.
+        current: the model to compare.
         reference: the model retrained without the forgotten rows.
         prompts: see `TextAlignment`.
         tokenizer: see `TextAlignment`.
         sampler: see `TextAlignment`.
         estimator: see `TextAlignment`.
         per: `"sequence"` or `"token"`.
-        max_new_tokens: where answers are cut off.
+        max_new_tokens: most tokens of an answer.
         batch_size: answers at a time.
 
     Example:
         >>> functional_alignment(unlearned, retrained, forget_rows, tokenizer).value  # doctest: +SKIP
     """
     supplier = TextAlignment(prompts, tokenizer, sampler, estimator, max_new_tokens, batch_size)
-    both = ((current, reference), (reference, current))
-    terms = [supplier.terms(supplier.draw(p), p, q) for p, q in both]
-    return align(*terms, estimator, per, supplier.sampler)
+    precision = supplier.terms(supplier.draw(current), current, reference)
+    recall = supplier.terms(supplier.draw(reference), reference, current)
+    return align(precision, recall, estimator, per, supplier.sampler)
 
 
 fade_metric = functional_alignment

@@ -1,7 +1,7 @@
 """TOFU's metrics (`arXiv:2401.06121 <https://arxiv.org/abs/2401.06121>`_): probability, ROUGE, truth ratio, summaries.
 
-Where codes and paper differ: the truth ratio's average over wrong answers is geometric here, as in the codes in use;
-`mean="arithmetic"` is the paper's. Ratios are computed from log-likelihoods, without the 1e-10 that those codes add to
+Code and paper differ: the truth ratio's mean over wrong answers is geometric by default, as in the code in use;
+`mean="arithmetic"` is the paper's. Ratios are computed from log-likelihoods, without the 1e-10 that the code adds to
 denominators. ROUGE is recall, with stemming, as in both.
 """
 
@@ -17,27 +17,28 @@ from torch import Tensor, nn
 
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.metrics.generation import context_of, draw, end_tokens
-from gunlearn.llm.metrics.scoring import TokenScores, prompt_of, token_scores
+from gunlearn.llm.data.collate import Rows
+from gunlearn.llm.metrics.generation import draw_answers, end_tokens
+from gunlearn.llm.metrics.scoring import prompt_of, token_scores
 from gunlearn.llm.model.causal_lm import IGNORE
+from gunlearn.llm.model.head import context_of
+from gunlearn.metrics.texts import TokenScores
 
 MEANS = ("geometric", "arithmetic")
 AGGREGATORS = ("closer_to_1_better", "true_better", "prob_mean")
 
 
 def probability(scores: TokenScores) -> Tensor:
-    r""":math:`p(y|x)^{1/|y|}` of each row's answer, `[num_rows]`."""
+    r"""Return :math:`p(y|x)^{1/|y|}` of each row's answer, `[num_rows]`."""
     return scores.mean_log_prob.exp()
 
 
-def answer_log_probs(
-    model: nn.Module, answers: Sequence[Sequence[Mapping[str, Any]]], batch_size: int = 16
-) -> list[Tensor]:
-    """Mean log-likelihood per token of several answers to each question.
+def answer_log_probs(model: nn.Module, answers: Sequence[Rows], batch_size: int = 16) -> list[Tensor]:
+    """Return the mean log-likelihood per token of several answers to each question.
 
     Args:
         model: a causal language model.
-        answers: for each question its rows.
+        answers: rows for each question.
         batch_size: rows at a time.
 
     Returns:
@@ -48,25 +49,25 @@ def answer_log_probs(
 
 
 def options_probability(right: Tensor, wrong: Sequence[Tensor]) -> Tensor:
-    """Share of the right answer in the probability of all given ones, `[num_questions]`.
+    """Return the right answer's share of the probability of all given answers, `[num_questions]`.
 
     Args:
         right: mean log-likelihood per token of the right answer, `[num_questions]`.
-        wrong: the same of the wrong ones, `[num_answers]` for each question.
+        wrong: mean log-likelihood per token of the wrong answers, `[num_answers]` for each question.
     """
     return torch.stack([torch.cat([r[None], w]).softmax(0)[0] for r, w in zip(right, wrong, strict=True)])
 
 
 def truth_ratio(right: Tensor, wrong: Sequence[Tensor], mean: str = "geometric") -> Tensor:
-    r"""Probability of the wrong answers over that of the right one, :math:`\overline{p(\hat y|x)} / p(\tilde y|x)`.
+    r"""Return the probability of wrong answers over the right one's, :math:`\overline{p(\hat y|x)} / p(\tilde y|x)`.
 
     Args:
         right: mean log-likelihood per token of the right (paraphrased) answer, `[num_questions]`.
-        wrong: the same of the wrong ones, `[num_answers]` for each question.
-        mean: over the wrong answers, `"geometric"` or `"arithmetic"` (the paper's).
+        wrong: mean log-likelihood per token of the wrong answers, `[num_answers]` for each question.
+        mean: mean over the wrong answers, `"geometric"` or `"arithmetic"` (the paper's).
 
     Returns:
-        `[num_questions]`, at least 0: below 1 the right answer is the likelier one.
+        `[num_questions]`, at least 0: below 1 the right answer is likelier.
 
     Raises:
         InvalidInputError: an unknown mean, or a question without wrong answers.
@@ -79,15 +80,15 @@ def truth_ratio(right: Tensor, wrong: Sequence[Tensor], mean: str = "geometric")
 
 
 def aggregate_truth_ratio(ratio: Tensor, how: str) -> float:
-    """One number of truth ratios.
+    """Return the mean of a function of truth ratios.
 
     Args:
-        ratio: `[num_questions]`.
-        how: `"closer_to_1_better"`, the mean of `min(r, 1/r)`, for forgotten questions; `"true_better"`, of
-            `max(0, 1 - r)`, for the others; `"prob_mean"`, of `1 / (1 + r)`, the right answer's share.
+        ratio: truth ratios, `[num_questions]`.
+        how: `"closer_to_1_better"`, `min(r, 1/r)`, for forgotten questions; `"true_better"`, `max(0, 1 - r)`, for the
+            others; `"prob_mean"`, `1 / (1 + r)`, the right answer's share.
 
     Raises:
-        InvalidInputError: an unknown way.
+        InvalidInputError: an unknown function.
     """
     check_choice("how", how, AGGREGATORS)
     values = {
@@ -99,11 +100,11 @@ def aggregate_truth_ratio(ratio: Tensor, how: str) -> float:
 
 
 def rouge(answers: Sequence[str], truths: Sequence[str]) -> dict[str, Tensor]:
-    """ROUGE with stemming, by `rouge_score`.
+    """Compute ROUGE with stemming, by `rouge_score`.
 
     Args:
-        answers: what the model said.
-        truths: what it should have.
+        answers: the model's answers.
+        truths: the right answers.
 
     Returns:
         `rouge1_recall`, `rougeL_recall` and `rougeL_f1`, `[num_answers]` each.
@@ -111,7 +112,7 @@ def rouge(answers: Sequence[str], truths: Sequence[str]) -> dict[str, Tensor]:
     Raises:
         InvalidInputError: different numbers of texts.
     """
-    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.rouge_scorer import RougeScorer  # takes seconds to load; only this function needs it
 
     if len(answers) != len(truths):
         raise InvalidInputError(f"Expected as many answers as truths (got {len(answers)} and {len(truths)})")
@@ -126,62 +127,64 @@ def rouge(answers: Sequence[str], truths: Sequence[str]) -> dict[str, Tensor]:
 
 def answers_of(
     model: nn.Module,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Rows,
     tokenizer: Any,
     max_new_tokens: int | None = None,
     batch_size: int = 64,
     ends: int | Sequence[int] | None = None,
 ) -> list[str]:
-    """The model's likeliest continuation of each row's prompt (greedy), as text.
+    """Return the model's greedy answer to each row's prompt, as text.
 
     Args:
         model: a causal language model.
-        rows: `input_ids` and `labels`.
-        tokenizer: of the model.
-        max_new_tokens: where answers are cut off; by default one token behind the longest of the rows' own answers, or
-            at the end of the model's context.
+        rows: rows with `input_ids` and `labels`.
+        tokenizer: the model's tokenizer.
+        max_new_tokens: most tokens of an answer; by default one more than the rows' longest, within the context.
         batch_size: answers at a time.
         ends: ids that end an answer; by default those of `end_tokens`.
     """
     rows = [rows[i] for i in range(len(rows))]
-    prompts, groups = [prompt_of(row) for row in rows], {}
+    prompts = [prompt_of(row) for row in rows]
+    groups: dict[int, list[int]] = {}
     longest = 1 + max((sum(int(y) != IGNORE for y in row["labels"]) for row in rows), default=0)
     context = context_of(model)
     for i, prompt in enumerate(prompts):
         room = longest if context is None else min(longest, context - len(prompt))
         groups.setdefault(max_new_tokens or room, []).append(i)
-    ends, texts = end_tokens(tokenizer if ends is None else ends), [""] * len(rows)
+    end_ids, texts = end_tokens(tokenizer if ends is None else ends), [""] * len(rows)
     for most, chosen in groups.items():
-        samples = draw(model, [prompts[i] for i in chosen], ends, None, most, batch_size)
+        samples = draw_answers(model, [prompts[i] for i in chosen], end_ids, None, most, batch_size)
         for n, i in enumerate(chosen):
             texts[i] = tokenizer.decode(samples.answers(n)[0], skip_special_tokens=True)
     return texts
 
 
 def truth_of(row: Mapping[str, Any], tokenizer: Any) -> str:
-    """A row's own answer, as text: `answer` where the row has it, else its labelled tokens."""
+    """Return a row's own answer as text: `answer` where the row has it, else its labelled tokens."""
     if isinstance(row.get("answer"), str):
         return row["answer"]
     return tokenizer.decode([int(y) for y in row["labels"] if int(y) >= 0], skip_special_tokens=True)
 
 
 def forget_quality(ratio: Tensor, reference_ratio: Tensor) -> float:
-    """p-value of the two-sample Kolmogorov-Smirnov test on truth ratios of the forgotten questions.
+    """Return the p-value of the two-sample Kolmogorov-Smirnov test on truth ratios of the forgotten questions.
 
-    1: as a retrained model answers them, by this test; near 0: otherwise. With few questions nothing is significant.
+    Near 0 the model differs from a retrained one; with few questions no difference is significant.
 
     Args:
-        ratio: of the model to judge, `[num_questions]`.
-        reference_ratio: of a retrained one.
+        ratio: truth ratios of the model, `[num_questions]`.
+        reference_ratio: truth ratios of a retrained model, `[num_questions]`.
     """
     return float(ks_2samp(ratio.double().numpy(), reference_ratio.double().numpy()).pvalue)
 
 
 def model_utility(figures: Sequence[float]) -> float:
-    """Harmonic mean; TOFU's nine are probability, ROUGE-L and `true_better` on retained, author and world questions.
+    """Return the harmonic mean of figures.
+
+    TOFU has nine: probability, ROUGE-L and `true_better` on retained, author and world questions.
 
     Raises:
-        InvalidInputError: none, or a negative one.
+        InvalidInputError: no figures, or a negative one.
     """
     if not figures or min(figures) < 0:
         raise InvalidInputError(f"Expected figures of at least 0 (got {list(figures)})")

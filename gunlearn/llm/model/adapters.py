@@ -1,4 +1,4 @@
-"""Adapters by name, and models that have nothing to train."""
+"""Adapters by name, and checks of the model to train."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import warnings
 from typing import Any
 
 import torch
+from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
+from gunlearn.llm.model.bounded import BoundedConfig
 
 ADAPTERS = ("lora", "bounded")
 
 
-def check_model(model: Any) -> None:
-    """Refuse what is no causal language model.
+def check_language_model(model: Any) -> None:
+    """Refuse anything but a causal language model.
 
     Raises:
-        InvalidTypeError: no module, a path, say.
-        UnsupportedModelError: a model of transformers without a head over the vocabulary.
+        InvalidTypeError: no module (a path).
+        UnsupportedModelError: a module without a head over the vocabulary.
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(
@@ -34,30 +37,27 @@ def check_model(model: Any) -> None:
 
 
 def check_trainable(model: nn.Module, peft: Any = None) -> None:
-    """Refuse a model that cannot be trained as it is.
-
-    Args:
-        model: a causal language model.
-        peft: see `with_adapter`.
+    """Refuse a model with nothing to train, given the adapter `peft` to put in (see `with_adapter`).
 
     Raises:
         InvalidInputError: a quantised or frozen model without an adapter, or a second adapter.
     """
     adapted = hasattr(model, "peft_config")
+    if peft is not None and adapted:
+        raise InvalidInputError(
+            "Expected a model without an adapter for 'peft' (got one that has one); merge it first, or leave out "
+            "'peft' to train it"
+        )
     if peft is not None:
-        if adapted:
-            raise InvalidInputError(
-                "Expected a model without an adapter for 'peft' (got one that has one); merge it first, or leave out "
-                "'peft' to train it"
-            )
         return
-    quantised = getattr(model, "is_quantized", False) and not adapted
-    if adapted and not any(p.requires_grad for p in model.parameters()):
+    frozen = not any(p.requires_grad for p in model.parameters())
+    if adapted and frozen:
         raise InvalidInputError(
             "Expected a model with parameters to train (got a frozen adapter); load it with is_trainable=True, or call "
             "merge_and_unload()"
         )
-    if quantised or not any(p.requires_grad for p in model.parameters()):
+    quantised = getattr(model, "is_quantized", False) and not adapted
+    if quantised or frozen:
         raise InvalidInputError(
             f"Expected a model with parameters to train (got a {'quantised' if quantised else 'frozen'} one); "
             "train an adapter: peft='lora' or 'bounded' (--peft lora)"
@@ -65,11 +65,10 @@ def check_trainable(model: nn.Module, peft: Any = None) -> None:
 
 
 def precision(model: nn.Module) -> str:
-    """Types of the weights that are trained, `"float32"`.
+    """Return the types of the trained weights, as in `"float32"`.
 
     Warns:
-        UserWarning: some have half precision. A step of 1e-5 is less than half the distance between two such numbers,
-            unless the weight is small.
+        UserWarning: some have half precision: a step of 1e-5 is rounded away unless the weight is small.
     """
     found = {p.dtype for p in model.parameters() if p.requires_grad}
     if found & {torch.bfloat16, torch.float16}:
@@ -87,29 +86,24 @@ def with_adapter(model: nn.Module, peft: Any) -> nn.Module:
 
     Args:
         model: a model of transformers.
-        peft: `None` for none, `"lora"` (rank 8, on all linear layers but the head), `"bounded"` (`BoundedConfig`, on
-            the feed-forward layers), or a configuration of peft.
+        peft: `"lora"` (rank 8, on all linear layers but the head), `"bounded"` (`BoundedConfig`, on the feed-forward
+            layers), a configuration of peft, or `None` for no adapter.
 
     Returns:
-        The model for training; the given one without an adapter.
+        The adapted model; the given one for `None`.
 
     Raises:
-        InvalidInputError: another name.
-        InvalidTypeError: no configuration.
+        InvalidInputError: an unknown name.
+        InvalidTypeError: neither a name nor a configuration.
     """
     if peft is None:
         return model
-    from peft import LoraConfig, PeftConfig, get_peft_model
-    from transformers.pytorch_utils import Conv1D
-
     if peft == "lora":
         transposed = any(isinstance(module, Conv1D) for module in model.modules())
         peft = LoraConfig(
             task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear", fan_in_fan_out=transposed
         )
     elif peft == "bounded":
-        from gunlearn.llm.model.bounded import BoundedConfig
-
         peft = BoundedConfig(task_type="CAUSAL_LM")
     elif isinstance(peft, str):
         raise InvalidInputError(f"Expected 'peft' among {ADAPTERS} (got {peft!r})")

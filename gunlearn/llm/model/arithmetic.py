@@ -1,9 +1,10 @@
-"""Adding and subtracting adapters: what one has learned, as a change of the weights it sits on."""
+"""Arithmetic on adapters: read an adapter as a change of weights, add it, subtract it, negate it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.llm.model.bounded_layer import BoundedLinear
-from gunlearn.llm.model.head import unwrap
+from gunlearn.llm.model.head import unwrap, without_peft
 
-#: Settings of peft under which an adapter is more than one product per layer.
+#: Settings of peft with which an adapter is more than one product per layer, and why.
 _MORE = {
     "modules_to_save": "whole modules are trained beside it",
     "trainable_token_indices": "rows of the embeddings are trained beside it",
@@ -25,35 +26,31 @@ _MORE = {
 
 @torch.no_grad()
 def adapter_delta(model: nn.Module, adapter: str = "default") -> dict[str, Tensor]:
-    r"""The change of each weight that an adapter makes: the product, :math:`s B A` for LoRA.
+    r"""Return the change that an adapter makes to each weight: the product, :math:`s B A` for LoRA.
 
-    Arithmetic on adapters means arithmetic on these. Subtracting `A` and `B` by themselves is something else: the
-    product of two differences has mixed terms.
+    Add and subtract these changes, not the factors: the product of two differences of factors has mixed terms.
 
     Args:
         model: a model with adapters of LoRA or `BoundedConfig`, from `get_peft_model` or injected.
-        adapter: which one.
+        adapter: name of the adapter.
 
     Returns:
-        `{module: change}` in the layout of each module's weight, by the names that modules have in the model without
-        adapters.
+        `{module: change}` in the layout of each weight, by the modules' names in the model without adapters.
 
     Raises:
         InvalidInputError: no layer has that adapter, or it is merged into the weights.
-        UnsupportedModelError: part of what the adapter does is no change of a weight matrix and would be lost.
+        UnsupportedModelError: the adapter also does something other than changing weight matrices.
     """
-    base = _base(model)
     _check_complete(model, adapter)
     delta = {}
-    for name, layer in base.named_modules():
+    for name, layer in without_peft(model).named_modules():
         if isinstance(layer, BaseTunerLayer) and adapter in layer._get_available_adapters():
             if not isinstance(layer, (LoraLayer, BoundedLinear)) or getattr(layer, "lora_variant", {}).get(adapter):
-                raise UnsupportedModelError(
-                    f"Expected plain LoRA or bounded adapters, which add one matrix to a weight (got {layer!r:.80})"
-                )
+                raise UnsupportedModelError(f"Expected plain LoRA or bounded adapters (got {layer!r:.80})")
             if adapter in layer.merged_adapters:
                 raise InvalidInputError(f"Expected an adapter that is not merged (got '{adapter}'); unmerge it first")
-            delta[name] = layer.get_delta_weight(adapter).detach().clone()
+            change: Tensor = layer.get_delta_weight(adapter)  # type: ignore[union-attr]  # LoRA's layers define it
+            delta[name] = change.detach().clone()
     if not delta:
         raise InvalidInputError(f"Expected a model with an adapter '{adapter}' (got {type(model).__name__})")
     return delta
@@ -61,22 +58,22 @@ def adapter_delta(model: nn.Module, adapter: str = "default") -> dict[str, Tenso
 
 @torch.no_grad()
 def add_delta(model: nn.Module, delta: Mapping[str, Tensor], scale: float = 1.0, inplace: bool = False) -> nn.Module:
-    r"""The model at :math:`\theta + \lambda\,\Delta`; a negative scale subtracts.
+    r"""Return the model at :math:`\theta + \lambda\,\Delta`; a negative scale subtracts.
 
     Sums are in float32 (float64 for float64) and rounded once: adding and subtracting again restores the weights to
-    1e-6 in float32, but to a rounding step only in half precision.
+    1e-6 in float32, to one rounding step in half precision.
 
     Args:
         model: with adapters (their base weights change) or without.
-        delta: from `adapter_delta`.
+        delta: changes by module, from `adapter_delta`.
         scale: :math:`\lambda`.
         inplace: change this model; a copy by default.
 
     Raises:
-        InvalidInputError: a module is missing, or its weight has another shape, or is shared with another module.
+        InvalidInputError: a module is missing, or its weight has another shape or is shared with another module.
         UnsupportedModelError: weights are quantised.
     """
-    weights = base_weights(model, delta)  # refuses before it copies or changes anything
+    weights = base_weights(model, delta)  # refuses before anything is copied or changed
     if not inplace:
         model = copy.deepcopy(model)
         weights = base_weights(model, delta)
@@ -89,11 +86,11 @@ def add_delta(model: nn.Module, delta: Mapping[str, Tensor], scale: float = 1.0,
 
 
 def negate_adapter(model: nn.Module, adapter: str = "default", inplace: bool = False) -> nn.Module:
-    """The model with the opposite adapter, exactly: `B` becomes `-B`.
+    """Return the model with exactly the opposite adapter: `B` becomes `-B`.
 
     Args:
         model: with an adapter of LoRA or `BoundedConfig`.
-        adapter: which one.
+        adapter: name of the adapter.
         inplace: change this model; a copy by default.
 
     Raises:
@@ -105,7 +102,7 @@ def negate_adapter(model: nn.Module, adapter: str = "default", inplace: bool = F
         model = copy.deepcopy(model)
     with torch.no_grad():
         for name in names:
-            layer = _base(model).get_submodule(name)
+            layer: Any = without_peft(model).get_submodule(name)
             if isinstance(layer, BoundedLinear):
                 layer.bounded_B[adapter].neg_()
             elif adapter in layer.lora_B:
@@ -115,9 +112,15 @@ def negate_adapter(model: nn.Module, adapter: str = "default", inplace: bool = F
     return model
 
 
+def merged(model: nn.Module) -> nn.Module:
+    """Merge adapters of peft into the model's weights, in place; a model without adapters stays unchanged."""
+    merge: Callable[[], nn.Module] | None = getattr(model, "merge_and_unload", None)
+    return model if merge is None else merge()
+
+
 def base_weights(model: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
-    """The weight that each change belongs to; see `add_delta` for what is refused."""
-    base, out = _base(model), {}
+    """Return the weight that each change belongs to; `add_delta` says what is refused."""
+    base, out = without_peft(model), {}
     owners: dict[int, int] = {}
     for _, parameter in base.named_parameters(remove_duplicate=False):
         owners[id(parameter)] = owners.get(id(parameter), 0) + 1
@@ -131,20 +134,12 @@ def base_weights(model: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, nn.
         if not weight.is_floating_point():
             raise UnsupportedModelError(f"Expected floating point weights at '{name}' (got {weight.dtype})")
         if weight.shape != change.shape:
-            raise InvalidInputError(
-                f"Expected a change of shape {tuple(weight.shape)} for '{name}' (got {tuple(change.shape)})"
-            )
+            shapes = tuple(weight.shape), tuple(change.shape)
+            raise InvalidInputError(f"Expected a change of shape {shapes[0]} for '{name}' (got {shapes[1]})")
         if owners[id(weight)] > 1:
-            raise InvalidInputError(
-                f"Expected a weight of its own at '{name}' (got one that is tied to another module's); untie it first"
-            )
+            raise InvalidInputError(f"Expected an untied weight at '{name}' (got one tied to another); untie it first")
         out[name] = weight
     return out
-
-
-def _base(model: nn.Module) -> nn.Module:
-    model = unwrap(model)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _check_complete(model: nn.Module, adapter: str) -> None:

@@ -1,9 +1,9 @@
-"""Bounded adapters for peft: weights that ascent cannot drive away without end."""
+"""Bounded adapters for peft: gradient ascent cannot make their weights grow without end."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +12,10 @@ from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
+from gunlearn.core.checks import check_choice, check_number
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.model.bounded_layer import PHI, BoundedLinear
+from gunlearn.llm.training.arguments import check_whole
 
 TYPE = "BOUNDED"
 _FAMILIES = {
@@ -25,7 +27,7 @@ _FAMILIES = {
     ("fc_in", "fc_out"): "gptj",
 }
 #: The linear layers of the feed-forward blocks, by `model_type`.
-MLP_LINEARS = {model_type: names for names, types in _FAMILIES.items() for model_type in types.split()}
+MLP_LINEARS = {model_type: list(names) for names, types in _FAMILIES.items() for model_type in types.split()}
 
 
 @dataclass
@@ -33,26 +35,25 @@ class BoundedConfig(PeftConfig):
     r"""Adapters whose change of the weights is bounded, :math:`\Delta W = s\,\varphi(\omega B A)`.
 
     After "Bounded Parameter-Efficient Unlearning" (arXiv 2509.24166): gradient ascent on the forget data makes the
-    weights of feed-forward layers grow without bound, and a bounded function on their adapters stops that. That
-    `phi` acts on the product `B A`, and the default of the bound, are a reconstruction (the form that sine-activated
-    low-rank adaptation uses), not the paper's text.
+    weights of feed-forward layers grow without bound, and a bounded function on their adapters stops that. A
+    reconstruction: the place of `phi` (as in sine-activated low-rank adaptation) and the default bound are ours.
 
-    What is bounded is each entry of the weights' change, and with it their norm. The forget loss is not: this is
-    stability of what is retained under ascent, no more. A smaller learning rate is the control to compare with.
+    The bound holds for each entry of the weights' change, and so for its norm, not for the forget loss: retained rows
+    stay more stable under ascent, no more. Compare with a smaller learning rate.
 
     Works wherever a configuration of peft does, `get_peft_model(model, BoundedConfig())`, and on any `nn.Module` with
-    linear layers by `target_modules`. A saved adapter loads with `PeftModel.from_pretrained` once this module is
-    imported.
+    linear layers by `target_modules`. Import this module before a saved adapter is loaded with
+    `PeftModel.from_pretrained`.
 
-    `omega` multiplies the slope at zero, which is `s * omega`: keep that product, or the learning rate changes with it.
-    Where :math:`|\omega B A| > \pi/2` the sine has turned: see `adapter_norms`.
+    The slope at zero is `s * omega`: keep that product when you change one of them, or the effective learning rate
+    changes. Where :math:`|\omega B A| > \pi/2` the sine falls again: see `adapter_norms`.
 
     Args:
         r: rank of `B A`.
         alpha: numerator of the default bound; `None` takes `r`.
         omega: frequency.
         phi: `"sin"`, `"tanh"`, or `"identity"` (no bound; LoRA with the same slope).
-        bound: :math:`s`; `None` takes `(alpha / r) / sqrt(in_features)`, of the size of a freshly drawn weight.
+        bound: :math:`s`; `None` takes `(alpha / r) / sqrt(in_features)`, the size of a freshly drawn weight.
         dropout: on the adapter's input.
         target_modules: names or a regular expression; `None` takes the linear layers of the feed-forward blocks.
         exclude_modules: names or a regular expression.
@@ -64,61 +65,57 @@ class BoundedConfig(PeftConfig):
         InvalidInputError: a rank, frequency, bound, function or dropout out of range.
     """
 
-    r: int = field(default=8)
-    alpha: float | None = field(default=None)
-    omega: float = field(default=10.0)
-    phi: str = field(default="sin")
-    bound: float | None = field(default=None)
-    dropout: float = field(default=0.0)
-    target_modules: list[str] | str | None = field(default=None)
-    exclude_modules: list[str] | str | None = field(default=None)
-    layers_to_transform: list[int] | int | None = field(default=None)
-    layers_pattern: list[str] | str | None = field(default=None)
-    modules_to_save: list[str] | None = field(default=None)
+    r: int = 8
+    alpha: float | None = None
+    omega: float = 10.0
+    phi: str = "sin"
+    bound: float | None = None
+    dropout: float = 0.0
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
 
     def __post_init__(self) -> None:
-        """Check the values."""
         super().__post_init__()
         self.peft_type = TYPE
-        if not isinstance(self.r, int) or self.r < 1:
-            raise InvalidInputError(f"Expected 'r' to be a positive integer (got {self.r!r})")
-        if self.phi not in PHI:
-            raise InvalidInputError(f"Expected 'phi' among {tuple(PHI)} (got {self.phi!r})")
+        check_whole("r", self.r)
+        check_choice("phi", self.phi, tuple(PHI))
         for name in ("alpha", "omega", "bound"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InvalidInputError(f"Expected '{name}' to be positive and finite (got {value!r})")
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), positive=True)
         if not 0 <= self.dropout < 1:
             raise InvalidInputError(f"Expected 'dropout' in [0, 1) (got {self.dropout!r})")
 
     def scale(self, in_features: int) -> float:
-        """The bound for a layer that reads `in_features` numbers."""
+        """Return the bound for a layer with `in_features` inputs."""
         if self.bound is not None:
             return self.bound
         return (self.r if self.alpha is None else self.alpha) / self.r / math.sqrt(in_features)
 
 
 class BoundedModel(BaseTuner):
-    """The tuner behind `BoundedConfig`; made by `peft.get_peft_model`."""
+    """Put bounded layers into a model; `peft.get_peft_model` makes it from a `BoundedConfig`."""
 
     prefix = "bounded_"
     tuner_layer_cls = BoundedLinear
     target_module_mapping = MLP_LINEARS
 
-    def _prepare_adapter_config(self, peft_config: BoundedConfig, model_config: dict[str, Any]) -> BoundedConfig:
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         if peft_config.target_modules is None:
             peft_config.target_modules = mlp_linears(model_config.get("model_type"))
         return peft_config
 
     def _create_and_replace(
         self,
-        peft_config: BoundedConfig,
+        peft_config: Any,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
         parent: nn.Module,
-        current_key: str,
-        **kwargs: Any,
+        *_: Any,
+        **__: Any,
     ) -> None:
         if isinstance(target, BoundedLinear):
             target.update_layer(adapter_name, peft_config)
@@ -130,25 +127,24 @@ class BoundedModel(BaseTuner):
 
 
 def mlp_linears(model_type: str | None) -> list[str]:
-    """Names of the linear layers in the feed-forward blocks of an architecture.
+    """Return the names of the linear layers in the feed-forward blocks of an architecture.
 
     Raises:
-        InvalidInputError: an unknown one.
+        InvalidInputError: an unknown architecture.
     """
     if model_type not in MLP_LINEARS:
-        raise InvalidInputError(
-            f"Expected 'target_modules' for models of type {model_type!r} (got none); known are {sorted(MLP_LINEARS)}"
-        )
+        known = f"known types are {sorted(MLP_LINEARS)}"
+        raise InvalidInputError(f"Expected 'target_modules' for models of type {model_type!r} (got none); {known}")
     return list(MLP_LINEARS[model_type])
 
 
 @torch.no_grad()
 def adapter_norms(model: nn.Module, adapter: str = "default") -> dict[str, dict[str, float]]:
-    r"""How large a bounded adapter has become, layer by layer.
+    r"""Measure the weights' change of a bounded adapter, module by module.
 
     Args:
         model: a model with bounded adapters.
-        adapter: which one.
+        adapter: name of the adapter.
 
     Returns:
         For each adapted module `bound` (infinite for `phi="identity"`), `max` and `frobenius` of :math:`\Delta W`, and
@@ -174,7 +170,11 @@ def adapter_norms(model: nn.Module, adapter: str = "default") -> dict[str, dict[
     return report
 
 
-# peft's own `register_peft_method` admits the names of its enumeration alone; its tables take any string.
-PEFT_TYPE_TO_CONFIG_MAPPING[TYPE] = BoundedConfig
-PEFT_TYPE_TO_TUNER_MAPPING[TYPE] = BoundedModel
-PEFT_TYPE_TO_PREFIX_MAPPING[TYPE] = BoundedModel.prefix
+# `register_peft_method` admits only names of peft's enumeration; the tables themselves take any string.
+_TABLES: tuple[tuple[dict[Any, Any], Any], ...] = (
+    (PEFT_TYPE_TO_CONFIG_MAPPING, BoundedConfig),
+    (PEFT_TYPE_TO_TUNER_MAPPING, BoundedModel),
+    (PEFT_TYPE_TO_PREFIX_MAPPING, BoundedModel.prefix),
+)
+for _table, _value in _TABLES:
+    _table[TYPE] = _value

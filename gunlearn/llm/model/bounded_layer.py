@@ -1,4 +1,4 @@
-"""The layer of bounded adapters: a linear map whose change no entry of which can exceed a bound."""
+"""The layer of bounded adapters: a linear layer whose weight can change by no more than a bound per entry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PHI = {"sin": torch.sin, "tanh": torch.tanh, "identity": lambda x: x}
 
 
 def bounded_delta(a: Tensor, b: Tensor, scale: float, omega: float, phi: str = "sin") -> Tensor:
-    r"""The change of a weight matrix, :math:`\Delta W = s\,\varphi(\omega B A)`.
+    r"""Return the change of a weight matrix, :math:`\Delta W = s\,\varphi(\omega B A)`.
 
     No entry exceeds `scale` in absolute value for `"sin"` and `"tanh"`; `"identity"` has no bound and is LoRA with the
     same slope at zero, :math:`s\,\omega`. `phi` is odd: `-b` gives exactly the negative change.
@@ -29,20 +29,17 @@ def bounded_delta(a: Tensor, b: Tensor, scale: float, omega: float, phi: str = "
         b: `[out_features, r]`.
         scale: the bound :math:`s`.
         omega: frequency.
-        phi: `"sin"`, `"tanh"` or `"identity"`.
-
-    Returns:
-        `[out_features, in_features]`.
+        phi: name of the function, of `PHI`.
     """
     return scale * PHI[phi](omega * (b @ a))
 
 
 class BoundedLinear(nn.Module, BaseTunerLayer):
-    """A linear layer (`nn.Linear`, or the `Conv1D` of GPT-2) with bounded adapters beside it.
+    """Add bounded adapters to a linear layer (`nn.Linear`, or the `Conv1D` of GPT-2).
 
-    Memory: each forward pass makes a full matrix `[out_features, in_features]` per active adapter. While gradients are
-    recorded it is made again in the backward pass instead of being kept, so that one layer's matrices exist at a time.
-    They are computed in the type of the adapter (float32 beside a bfloat16 base) and multiplied in that of the input.
+    Memory: each forward pass makes a full matrix `[out_features, in_features]` per active adapter. The backward pass
+    makes it again instead of keeping it, so that only one layer's matrices exist at a time. They are computed in the
+    adapter's type (float32 beside a bfloat16 base) and multiplied in the input's.
 
     Args:
         base_layer: the layer to wrap.
@@ -57,16 +54,15 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
     other_param_names = ("bounded_scale", "bounded_omega", "bounded_phi", "bounded_dropout")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: Any) -> None:
-        """See the class."""
         super().__init__()
         if not isinstance(base_layer, (nn.Linear, Conv1D)) or not base_layer.weight.is_floating_point():
-            raise UnsupportedModelError(
-                f"Expected linear layers with floating point weights to adapt (got {type(base_layer).__name__})"
-            )
+            kind = type(base_layer).__name__
+            raise UnsupportedModelError(f"Expected linear layers with floating point weights to adapt (got {kind})")
         self.base_layer = base_layer
         self.fan_in_fan_out = isinstance(base_layer, Conv1D)
         shape = base_layer.weight.shape
-        self.in_features, self.out_features = shape if self.fan_in_fan_out else tuple(shape)[::-1]
+        self.in_features: int = shape[0 if self.fan_in_fan_out else 1]
+        self.out_features: int = shape[1 if self.fan_in_fan_out else 0]
         self.bounded_A, self.bounded_B = nn.ParameterDict(), nn.ParameterDict()
         self.bounded_dropout = nn.ModuleDict()
         self.bounded_scale: dict[str, float] = {}
@@ -79,7 +75,7 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
     def update_layer(self, adapter_name: str, config: Any) -> None:
         """Add an adapter that does nothing yet: `A` Kaiming-uniform, `B` zero."""
         weight = self.base_layer.weight
-        # Like the adapters of peft, float32 beside half precision: sums of small steps need the bits.
+        # Like the adapters of peft, float32 beside half precision: small steps would be rounded away.
         dtype = weight.dtype if weight.dtype == torch.float64 else torch.float32
         a = torch.empty(config.r, self.in_features, dtype=dtype, device=weight.device)
         if a.device.type != "meta":
@@ -99,12 +95,11 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
             )
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """The adapter's change in the base weight's layout."""
+        """Return the adapter's change in the layout of the base weight."""
         delta = self._delta(adapter, self.bounded_A[adapter], self.bounded_B[adapter])
         return delta.T if self.fan_in_fan_out else delta
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The base layer's output plus that of every active adapter."""
         if self.disable_adapters and self.merged:
             self.unmerge()
         result = self.base_layer(x, *args, **kwargs)
@@ -143,7 +138,7 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Take every merged adapter out again, up to rounding."""
+        """Take every merged adapter out of the base weight, up to rounding."""
         if not self.merged:
             warnings.warn("Already unmerged; nothing to do.", stacklevel=2)
         while self.merged_adapters:
@@ -151,9 +146,8 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
             weight.data = (weight - self.get_delta_weight(adapter)).to(weight.dtype)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """The change is additive."""
+        """Return `True`: the change is added to the weight."""
         return True
 
     def __repr__(self) -> str:
-        """As of every layer of peft."""
         return "bounded." + super().__repr__()

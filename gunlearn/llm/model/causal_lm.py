@@ -1,4 +1,4 @@
-"""Causal language modelling as a task: what a model says about each token that counts."""
+"""Causal language modelling as a task: a prediction for each labelled token."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from torch import Tensor, nn
 
 from gunlearn.core.registry import Registry
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError, UnsupportedModelError
-from gunlearn.llm.model.head import CHUNK, head_comes_last, output_head, replaced_head, token_log_prob, unwrap
+from gunlearn.llm.model.head import LOGIT_CHUNK, last_linear_head, replaced_forward, token_log_prob, without_peft
 from gunlearn.losses import Prediction
 from gunlearn.losses.reduction import full_precision
+from gunlearn.requests.ids import trainable_mask
 from gunlearn.tasks.base import Task, View
-from gunlearn.tasks.items.arrays import ArrayParts, training_mask
+from gunlearn.tasks.items.arrays import ArrayParts
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
-IGNORE = -100  # the label of tokens that take no part, as in transformers
+IGNORE = -100  # the label of tokens that no loss reads, as in transformers
 READS = ("log_prob", "logits", "embeddings", "label")
 
 
@@ -30,9 +31,9 @@ BACKENDS: Registry = Registry("backend", {"trainer": "gunlearn.llm.training.back
 
 
 class TextItems(dict[str, Tensor]):
-    """A batch of sequences: `input_ids`, `attention_mask` and `labels` `[batch, tokens]`, as the loop wants them."""
+    """A batch of sequences for the training loop: `input_ids`, `attention_mask` and `labels` `[batch, tokens]`."""
 
-    fixed = False
+    fixed = False  # whether every step reads the same sequences
 
     @property
     def num_items(self) -> int:
@@ -41,7 +42,7 @@ class TextItems(dict[str, Tensor]):
 
     @property
     def y(self) -> Tensor:
-        """Refused: methods that put another label on each item know one label per item.
+        """Refuse methods that put another label on each item: they know one label per item.
 
         Raises:
             UnsupportedMethodError: always.
@@ -65,25 +66,22 @@ class TextItems(dict[str, Tensor]):
 
 
 class CausalLM(Task):
-    """Each token is predicted from those before it; items are sequences, and those of their tokens that have a label.
+    """Predict each token from those before it; an item is a sequence.
 
-    A `Prediction` has the shape `[batch, tokens - 1]`: entry `t` is about token `t + 1`, and counts where that token's
-    label is not -100 (as that of prompt and padding is, so that no loss sees them) and a token that is no padding comes
-    before it, to predict it from. Log-probabilities are computed in float32, whatever the model's type.
+    A `Prediction` has the shape `[batch, tokens - 1]`; entry `t` is about token `t + 1`. It counts where that token has
+    a label other than -100 (prompt and padding have -100) and follows a token that is no padding. Log-probabilities are
+    computed in float32, whatever the model's type.
 
-    Methods written over `Task` read batches of both parts where `batch_size` is set, and all fields: `reads` narrowed
-    to what a method's losses need saves it the logits (`("log_prob",)` does for NPO, gradient ascent and difference).
-
-    Where log-probabilities are all that is read, logits are computed for a few tokens at a time and only where a label
-    is (`gunlearn.llm.model.head`), unless the model does something to its logits behind its head.
+    `UnlearnTrainer` narrows `reads` to the fields that its objective needs; methods written over `Task` read all of
+    them. Without `"logits"` (NPO, gradient ascent and difference need none) logits are computed for a few labelled
+    tokens at a time, unless the model changes its logits behind its head (see `gunlearn.llm.model.head`).
 
     Args:
         reads: fields of `Prediction` to fill: `"log_prob"` always, `"logits"` `[batch, tokens - 1, vocab_size]`,
-            `"label"`, `"embeddings"` `[batch, tokens - 1, dim]`. A trainer narrows this to what its objective reads.
-        layer: whose output `"embeddings"` is: an index into the model's hidden states, 0 the token embeddings, -1 the
-            last one.
+            `"label"`, `"embeddings"` `[batch, tokens - 1, dim]`.
+        layer: index of the hidden states that `"embeddings"` are: 0 the token embeddings, -1 the last layer's.
         batch_size: sequences of each part per step of `gunlearn.unlearn`; `None` reads all.
-        chunk: logits held at a time.
+        chunk: most logits held at a time.
         backend: what trains: `"trainer"`, a transformers Trainer with default settings (for methods that are an
             objective over the forgotten rows; others run by the package's own loop), a `TrainerBackend`, or `"loop"`.
 
@@ -100,10 +98,9 @@ class CausalLM(Task):
         reads: Collection[str] = ("log_prob", "logits", "label"),
         layer: int = -1,
         batch_size: int | None = None,
-        chunk: int = CHUNK,
+        chunk: int = LOGIT_CHUNK,
         backend: Any = "trainer",
     ) -> None:
-        """See the class."""
         unknown = sorted(set(reads) - set(READS))
         if unknown:
             raise InvalidInputError(f"Expected 'reads' among {READS} (got {unknown})")
@@ -131,16 +128,16 @@ class CausalLM(Task):
         """Return whether the model has an adapter, or gets one."""
         return super().adapts(model) or getattr(self.backend, "peft", None) is not None
 
-    def reading(self, reads: Collection[str]) -> CausalLM:
-        """The same task with other fields."""
+    def with_reads(self, reads: Collection[str]) -> CausalLM:
+        """Return the same task with other fields to fill."""
         return type(self)(reads, self.layer, self.batch_size, self.chunk, self.backend)
 
     def decode(self, model: nn.Module, outputs: None, items: Mapping[str, Tensor]) -> Prediction:
-        """Predictions of the labelled tokens.
+        """Predict the labelled tokens.
 
         Args:
             model: a causal language model of transformers, with or without an adapter or a distributed wrapper.
-            outputs: nothing; `encode` does nothing here.
+            outputs: not used; `encode` does nothing here.
             items: `input_ids`, `labels` and `attention_mask` (default: all ones) `[batch, tokens]`.
 
         Raises:
@@ -148,50 +145,38 @@ class CausalLM(Task):
             UnsupportedModelError: the model returns no logits.
         """
         inputs, label = model_inputs(model, items)
-        mask = answer_tokens(items)
+        mask, embedded = answer_tokens(items), "embeddings" in self.reads
         label = torch.where(mask, label, 0)
-        if "logits" not in self.reads and head_comes_last(model, inputs["input_ids"]):
-            log_prob, embeddings = self._without_logits(model, inputs, label, mask)
-            return Prediction(log_prob=log_prob, mask=mask, label=self._given("label", label), embeddings=embeddings)
-        out = model(**inputs, **self._extras())
-        logits = getattr(out, "logits", None)
-        if not isinstance(logits, Tensor) or logits.shape[:2] != inputs["input_ids"].shape:
-            got = type(out).__name__ if not isinstance(logits, Tensor) else tuple(logits.shape)
-            raise UnsupportedModelError(f"Expected a causal language model that returns logits per token (got {got})")
-        logits = logits[:, :-1]
-        log_prob = full_precision(logits.new_zeros(mask.shape)).masked_scatter(
-            mask, -F.cross_entropy(full_precision(logits[mask]), label[mask], reduction="none")
-        )
+        more = {"use_cache": False, **({"output_hidden_states": True} if embedded else {})}
+        head = None if "logits" in self.reads else last_linear_head(model, inputs["input_ids"])
+        if head is None:
+            out = model(**inputs, **more)
+            logits = getattr(out, "logits", None)
+            if not isinstance(logits, Tensor) or logits.shape[:2] != inputs["input_ids"].shape:
+                got = type(out).__name__ if not isinstance(logits, Tensor) else tuple(logits.shape)
+                raise UnsupportedModelError(f"Expected a language model that returns logits per token (got {got})")
+            logits = logits[:, :-1]
+            log_prob = full_precision(logits.new_zeros(mask.shape)).masked_scatter(
+                mask, -F.cross_entropy(full_precision(logits[mask]), label[mask], reduction="none")
+            )
+        else:
+            last, logits = head, None
+
+            def compute(hidden: Tensor) -> Tensor:
+                chosen = token_log_prob(hidden[:, :-1][mask], last.weight, last.bias, label[mask], self.chunk)
+                # One column more and a last dimension, for models that look at the shape of their logits.
+                return F.pad(chosen.new_zeros(mask.shape).masked_scatter(mask, chosen), (0, 1)).unsqueeze(-1)
+
+            with replaced_forward(head, compute):
+                out = model(**inputs, **more)
+            log_prob = out.logits[:, :-1, 0]
         return Prediction(
             log_prob=log_prob,
-            logits=self._given("logits", logits),
-            embeddings=self._embeddings(out),
+            logits=logits if "logits" in self.reads else None,
+            embeddings=out.hidden_states[self.layer][:, :-1] if embedded else None,
             mask=mask,
-            label=self._given("label", label),
+            label=label if "label" in self.reads else None,
         )
-
-    def _without_logits(
-        self, model: nn.Module, inputs: dict[str, Tensor], label: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        head = output_head(model)
-
-        def compute(hidden: Tensor) -> Tensor:
-            chosen = token_log_prob(hidden[:, :-1][mask], head.weight, head.bias, label[mask], self.chunk)
-            # One column more and a last dimension, for models that look at the shape of their logits.
-            return F.pad(chosen.new_zeros(mask.shape).masked_scatter(mask, chosen), (0, 1)).unsqueeze(-1)
-
-        with replaced_head(model, compute):
-            out = model(**inputs, **self._extras())
-        return out.logits[:, :-1, 0], self._embeddings(out)
-
-    def _given(self, name: str, value: Tensor) -> Tensor | None:
-        return value if name in self.reads else None
-
-    def _extras(self) -> dict[str, bool]:
-        return {"use_cache": False, **({"output_hidden_states": True} if "embeddings" in self.reads else {})}
-
-    def _embeddings(self, out: Any) -> Tensor | None:
-        return out.hidden_states[self.layer][:, :-1] if "embeddings" in self.reads else None
 
     def make_parts(self, view: View) -> TextParts:
         """Return the parts; there is no graph to choose."""
@@ -200,11 +185,14 @@ class CausalLM(Task):
         return TextParts(partition.data, partition.forget_mask, partition.retain_mask, sizes)
 
     def training_parts(self, data: Data) -> TextParts:
-        """All training rows are retained."""
-        return TextParts(data, None, training_mask(data), {"retain": self.batch_size})
+        return TextParts(
+            data,
+            None,
+            trainable_mask(data, len(data) if isinstance(data, list) else data.x.shape[0]),
+            {"retain": self.batch_size},
+        )
 
     def validation_items(self, data: Data) -> TextItems | None:
-        """Rows of `data.val_mask`."""
         return rows(data, data.val_mask) if "val_mask" in data else None
 
 
@@ -212,7 +200,6 @@ class TextParts(ArrayParts):
     """Parts of a problem over token sequences: `data.x` token ids and `data.y` labels, `[num_items, tokens]`."""
 
     def items(self, index: Tensor, fixed: bool) -> TextItems:
-        """See `ArrayParts.items`."""
         items = rows(self.data, index)
         items.fixed = fixed
         return items
@@ -247,10 +234,13 @@ def rows(data: Any, index: Tensor) -> TextItems:
 
 
 def answer_tokens(items: Mapping[str, Tensor]) -> Tensor:
-    """Which predictions count, `[batch, tokens - 1]`: of tokens with a label that do not stand right behind padding.
+    """Return which predictions count, boolean `[batch, tokens - 1]`: of labelled tokens that follow no padding.
 
-    Padding is what `attention_mask` (default: all ones) has before a row's first token and after its last one; a token
-    in between that is not attended to is none. A first token is predicted from nothing, whichever side is padded.
+    Padding is what comes before a row's first attended token and after its last one; a token in between that is not
+    attended to is none. A row's first token is predicted from nothing, whichever side is padded.
+
+    Args:
+        items: `labels` and `attention_mask` (default: all ones) `[batch, tokens]`.
     """
     labelled, there = items["labels"][:, 1:] != IGNORE, items.get("attention_mask")
     if there is None:
@@ -260,10 +250,20 @@ def answer_tokens(items: Mapping[str, Tensor]) -> Tensor:
     return labelled & inside[:, :-1].bool()
 
 
-def model_inputs(model: nn.Module, items: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-    """What the model is called with, and the labels of the tokens that it predicts `[batch, tokens - 1]`.
+def token_log_probs(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the log-likelihood of each labelled token in nats `[batch, tokens - 1]`, 0 elsewhere."""
+    return CausalLM(("log_prob",)).decode(model, None, batch).log_prob
 
-    Positions count from the first token that is no padding, whichever side the padding is on.
+
+def total_nll(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the negative log-likelihood of all labelled tokens together, in nats, and their number."""
+    return -token_log_probs(model, batch).sum(), answer_tokens(batch).sum()
+
+
+def model_inputs(model: nn.Module, items: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the model's arguments, and the labels of the tokens that it predicts `[batch, tokens - 1]`.
+
+    Positions count from a row's first token that is no padding, whichever side is padded.
 
     Raises:
         InvalidTypeError: `items` is no mapping.
@@ -276,24 +276,24 @@ def model_inputs(model: nn.Module, items: Mapping[str, Tensor]) -> tuple[dict[st
             raise InvalidInputError(f"Expected a batch with tensors 'input_ids' and 'labels' (got {sorted(items)})")
     input_ids, labels, mask = items["input_ids"], items["labels"], items.get("attention_mask")
     if input_ids.dim() != 2 or input_ids.size(1) < 2:
-        raise InvalidInputError(
-            f"Expected 'input_ids' [batch, tokens] of at least two tokens (got {tuple(input_ids.shape)})"
-        )
+        raise InvalidInputError(f"Expected 'input_ids' of at least two tokens (got {tuple(input_ids.shape)})")
     for name, value in (("labels", labels), ("attention_mask", mask)):
         if value is not None and value.shape != input_ids.shape:
-            raise InvalidInputError(
-                f"Expected '{name}' of the shape of 'input_ids' {tuple(input_ids.shape)} (got {tuple(value.shape)})"
-            )
+            shapes = tuple(input_ids.shape), tuple(value.shape)
+            raise InvalidInputError(f"Expected '{name}' of the shape of 'input_ids', {shapes[0]} (got {shapes[1]})")
     inputs = {"input_ids": input_ids}
     if mask is not None:
         inputs["attention_mask"] = mask
         if not bool(mask[:, 0].all()) and takes_positions(model):
-            inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp_min(0)
+            inputs["position_ids"] = positions_of(mask)
     return inputs, labels[:, 1:]
 
 
+def positions_of(mask: Tensor) -> Tensor:
+    """Return the position of each token `[batch, tokens]`, counted from the first one that the mask keeps."""
+    return (mask.long().cumsum(1) - 1).clamp_min(0)
+
+
 def takes_positions(model: nn.Module) -> bool:
-    """Whether a model can be told where its tokens stand, so that padding on the left moves none of them."""
-    inner = unwrap(model)
-    base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-    return "position_ids" in inspect.signature(type(base).forward).parameters
+    """Return whether a model takes `position_ids`, so that padding on the left moves no token."""
+    return "position_ids" in inspect.signature(type(without_peft(model)).forward).parameters

@@ -1,10 +1,11 @@
-"""The model before unlearning, to compare with: a frozen copy, or the model itself without its adapter."""
+"""The model before unlearning, for losses that compare with it: a frozen copy, or the model without its adapter."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,26 +16,25 @@ from gunlearn.llm.model.head import evaluating, output_head, unwrap
 REFERENCES = ("auto", "copy", "adapter")
 
 
-class Reference:
-    """Hands out the frozen model.
+class FrozenReference:
+    """Keep the model before unlearning.
 
     Args:
         model: the model that will be trained, before the first step.
         how: `"copy"`, a frozen deep copy; `"adapter"`, the model with its adapter disabled (peft), which costs no
-            memory; `"auto"`, the adapter where the model without it is the model as it came and stays so, else a copy;
-            or a model of the caller's, with the same vocabulary, which is moved to the device of the training.
-        probe: a batch that tells what the adapter does, for `"auto"` and `"adapter"`.
+            memory; `"auto"`, the adapter where that gives the model before unlearning, else a copy; or another model
+            with the same vocabulary, which is moved to the device of the training.
+        probe: a batch that shows what the adapter does, for `"auto"` and `"adapter"`.
 
     Raises:
-        InvalidInputError: an unknown `how`; another vocabulary; a reference that would be trained along; or
-            `"adapter"` where the model without its adapter is not what it was before unlearning: there is none, it
-            already does something, or weights outside of it are trained (biases, unfrozen layers).
+        InvalidInputError: an unknown `how`; another vocabulary; a reference that shares trained parameters with the
+            model; or `"adapter"` where the model without its adapter is not the model before unlearning: there is no
+            adapter, it already changes outputs, or weights outside of it are trained (biases, unfrozen layers).
     """
 
     def __init__(
         self, model: nn.Module, how: str | nn.Module = "auto", probe: Mapping[str, Tensor] | None = None
     ) -> None:
-        """See the class."""
         self.frozen: nn.Module | None = None
         if isinstance(how, nn.Module):
             check_vocabulary(model, how)
@@ -52,19 +52,17 @@ class Reference:
         if objection:
             self.frozen = copy.deepcopy(model).eval().requires_grad_(False)
 
-    def to(self, device: torch.device) -> Reference:
-        """Move the copy, where there is one that is not spread over devices."""
+    def to(self, device: torch.device) -> FrozenReference:
+        """Move the copy to a device, unless there is none or it is spread over several."""
         if self.frozen is not None and not getattr(self.frozen, "hf_device_map", None):
             self.frozen.to(device)
         return self
 
     @contextmanager
     def of(self, model: nn.Module) -> Iterator[nn.Module]:
-        """The frozen model, in evaluation mode and without gradients, for the length of a block.
+        """Give the frozen model for the length of a block, in evaluation mode and without gradients.
 
-        Args:
-            model: the model in training, in its distributed wrapper if it has one: whoever compares with the model
-                itself must call that, for a sharded model is whole only there.
+        `model` is the model in training, in its distributed wrapper: a sharded model can only be called through that.
         """
         if self.frozen is None:
             with _without_adapter(unwrap(model)), torch.no_grad():
@@ -75,39 +73,35 @@ class Reference:
 
 
 def check_vocabulary(model: nn.Module, reference: nn.Module) -> None:
-    """Refuse a reference whose logits are about other tokens.
+    """Refuse a reference with another vocabulary.
 
     Raises:
-        InvalidInputError: the sizes of the two vocabularies.
+        InvalidInputError: the two vocabularies have different sizes.
     """
-    sizes = [None if head is None else head.weight.shape[0] for head in map(output_head, (model, reference))]
-    if None not in sizes and sizes[0] != sizes[1]:
+    weights: list[Tensor | None] = [getattr(output_head(m), "weight", None) for m in (model, reference)]
+    sizes = [weight.shape[0] for weight in weights if weight is not None]
+    if len(set(sizes)) > 1:
         raise InvalidInputError(f"Expected a reference with a vocabulary of {sizes[0]} tokens (got {sizes[1]})")
 
 
 def check_apart(model: nn.Module, reference: nn.Module) -> None:
-    """Refuse a reference that training would move along.
+    """Refuse a reference that training would change.
 
     Raises:
-        InvalidInputError: a trainable parameter of the model is one of the reference's.
+        InvalidInputError: the model shares a trainable parameter with the reference.
     """
     own = {id(parameter) for parameter in reference.parameters()}
     shared = [name for name, p in model.named_parameters() if p.requires_grad and id(p) in own]
     if shared:
         raise InvalidInputError(
             f"Expected a reference that holds none of the parameters to be trained (got {shared[0]!r} and "
-            f"{len(shared) - 1} more); peft puts adapters into the very model it is given: use reference='auto' or "
+            f"{len(shared) - 1} more); peft puts adapters into the model that it is given: use reference='auto' or "
             "'adapter'"
         )
 
 
 def objection_to_adapter(model: nn.Module, probe: Mapping[str, Tensor] | None) -> str | None:
-    """Why the model with its adapter disabled cannot stand for the model as it is now; `None` if it can.
-
-    Args:
-        model: with an adapter or without.
-        probe: a batch of at least `input_ids` `[batch, tokens]`; without one, nothing is known.
-    """
+    """Return why the model with its adapter disabled is not the model as it is now, by a batch; `None` if it is."""
     if not callable(getattr(model, "disable_adapter", None)):
         return f"{type(model).__name__} without 'disable_adapter'"
     if probe is None:
@@ -127,13 +121,14 @@ def objection_to_adapter(model: nn.Module, probe: Mapping[str, Tensor] | None) -
 
 @contextmanager
 def _without_adapter(model: nn.Module) -> Iterator[None]:
-    """No adapter, in evaluation mode; afterwards modes are as before, and so is what is trained.
+    """Disable the adapter for the length of a block, in evaluation mode.
 
-    peft lets all of an adapter be trained when it is enabled again, parts that the caller froze too.
+    Afterwards each parameter requires a gradient as before: peft would unfreeze all of the adapter.
     """
+    adapted: Any = model
     trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
-        with evaluating(model), model.disable_adapter():
+        with evaluating(model), adapted.disable_adapter():
             yield
     finally:
         for parameter, flag in trained.items():

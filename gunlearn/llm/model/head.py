@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens straight from hidden states: the logits of the whole batch never exist at once."""
+"""The output head of a language model: log-probabilities of given tokens without the logits of the whole batch."""
 
 from __future__ import annotations
 
@@ -15,31 +15,34 @@ from torch.autograd.function import once_differentiable
 
 from gunlearn.losses.reduction import full_precision
 
-#: Logits held at a time: 64 MiB in float32.
-CHUNK = 2**24
+#: Most logits held at a time: 64 MiB in float32.
+LOGIT_CHUNK = 2**24
 
 
-def token_log_prob(hidden: Tensor, weight: Tensor, bias: Tensor | None, label: Tensor, chunk: int = CHUNK) -> Tensor:
-    r"""Log-likelihood of each label under a linear head, :math:`\log\mathrm{softmax}(W h_n + b)_{y_n}`.
+def token_log_prob(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, label: Tensor, chunk: int = LOGIT_CHUNK
+) -> Tensor:
+    r"""Return the log-likelihood of each label under a linear head, :math:`\log\mathrm{softmax}(W h_n + b)_{y_n}`.
 
     Computed, and differentiated, a few tokens at a time: memory is `chunk` logits instead of `num_tokens x vocab_size`.
     With a frozen head (an adapter is trained) the backward pass computes no logits at all: the derivative of one number
-    per token with respect to its hidden state is a vector, which the forward pass keeps. The first derivative only.
+    per token with respect to its hidden state is a vector, which the forward pass keeps. First derivatives only.
 
     Args:
-        hidden: what the head reads, `[num_tokens, dim]`.
+        hidden: inputs of the head, `[num_tokens, dim]`.
         weight: `[vocab_size, dim]`.
         bias: `[vocab_size]` or `None`.
         label: token ids `[num_tokens]`.
-        chunk: logits held at a time.
+        chunk: most logits held at a time.
 
     Returns:
-        `[num_tokens]` in nats, in float32 (float64 for float64); under autocast the logits are in its type.
+        `[num_tokens]` in nats, in float32 (float64 for float64); under autocast the logits have its type.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         # Cast out here: autocast is off in the backward pass, which computes the logits again.
         dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden, weight, bias = (None if x is None else x.to(dtype) for x in (hidden, weight, bias))
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
     return _TokenLogProb.apply(hidden, weight, bias, label, max(1, chunk // weight.size(0)))
 
 
@@ -81,13 +84,13 @@ class _TokenLogProb(torch.autograd.Function):
 
 
 def _score_slope(logits: Tensor, normaliser: Tensor, label: Tensor) -> Tensor:
-    """Derivative of the labels' log-probabilities by the logits, one-hot minus softmax; overwrites `logits`."""
+    """Return the slope of the labels' log-probabilities by the logits, one-hot minus softmax; overwrites `logits`."""
     slope = logits.sub_(normaliser).exp_().neg_()
     return slope.scatter_add_(1, label[:, None], torch.ones_like(slope[:, :1]))
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside `DistributedDataParallel` and its kin, and inside what `torch.compile` made of it."""
+    """Return the model inside distributed wrappers and `torch.compile`."""
     while True:
         inner = getattr(model, "_orig_mod", getattr(model, "module", None))
         if not isinstance(inner, nn.Module):
@@ -95,20 +98,32 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter is."""
+def without_peft(model: nn.Module) -> nn.Module:
+    """Return the model of transformers inside wrappers and `PeftModel`; layers of adapters stay in it."""
+    inner = unwrap(model)
+    base: Callable[[], nn.Module] | None = getattr(inner, "get_base_model", None)
+    return inner if base is None else base()
+
+
+def context_of(model: nn.Module) -> int | None:
+    """Return the number of tokens that the model can read, `None` where its configuration does not say."""
+    return getattr(getattr(model, "config", None), "max_position_embeddings", None)
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """Return the device of the model's first parameter."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def output_head(model: nn.Module) -> nn.Module | None:
-    """The layer that turns hidden states into logits, `None` if the model names none."""
+    """Return the layer that turns hidden states into logits, `None` if the model names none."""
     get = getattr(unwrap(model), "get_output_embeddings", None)
     return get() if callable(get) else None
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside the block all modules are in evaluation mode; afterwards each is in the mode that it was in."""
+    """Put all modules into evaluation mode for the length of a block, then each back into its own mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -119,9 +134,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def replaced_head(model: nn.Module, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside the block the model's head computes `function(hidden)`; afterwards it is what it was."""
-    head = output_head(model)
+def replaced_forward(head: nn.Module, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Make a head compute `function(hidden)` for the length of a block."""
     head.forward = function
     try:
         yield
@@ -132,31 +146,27 @@ def replaced_head(model: nn.Module, function: Callable[[Tensor], Tensor]) -> Ite
 _LAST: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-def head_comes_last(model: nn.Module, input_ids: Tensor) -> bool:
-    """Whether the model's head is a plain linear layer whose output the model returns as it is.
+def last_linear_head(model: nn.Module, input_ids: Tensor) -> nn.Linear | None:
+    """Return the model's head if it is a plain linear layer whose output the model returns unchanged, else `None`.
 
-    Tried once per model, on a few tokens: some architectures cap or scale logits behind the head. Sharded and compiled
-    models, and heads with an adapter or a hook on them, are answered with `False` untried.
-
-    Args:
-        model: a causal language model.
-        input_ids: token ids `[batch, tokens]` to try it with.
+    Tried once per model, on a few tokens `input_ids` `[batch, tokens]`: some architectures cap or scale logits behind
+    the head. Sharded and compiled models, and heads with an adapter or a hook, give `None` untried.
     """
     inner, head = unwrap(model), output_head(model)
     if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter:
-        return False
+        return None
     if "forward" in head.__dict__ or head._forward_hooks or head._forward_pre_hooks:
-        return False
+        return None
     if inner is not model and not isinstance(model, nn.parallel.DistributedDataParallel):
-        return False
+        return None
     if inner not in _LAST:
-        _LAST[inner] = _returns_what_its_head_does(inner, input_ids[:1, :8])
-    return _LAST[inner]
+        _LAST[inner] = _returns_output_of(head, inner, input_ids[:1, :8])
+    return head if _LAST[inner] else None
 
 
 @torch.no_grad()
-def _returns_what_its_head_does(model: nn.Module, input_ids: Tensor) -> bool:
-    shape = (*input_ids.shape, output_head(model).out_features)
+def _returns_output_of(head: nn.Linear, model: nn.Module, input_ids: Tensor) -> bool:
+    shape = (*input_ids.shape, head.out_features)
     # Large enough to be capped, and no number that half precision could hold.
     mark = torch.linspace(-100, 100, math.prod(shape), device=input_ids.device).view(shape)
     read = []
@@ -165,13 +175,13 @@ def _returns_what_its_head_does(model: nn.Module, input_ids: Tensor) -> bool:
         read.append(hidden.shape[:2])
         return mark
 
-    with evaluating(model), replaced_head(model, mark_all):
+    with evaluating(model), replaced_forward(head, mark_all):
         logits = getattr(model(input_ids=input_ids, use_cache=False), "logits", None)
     return read == [shape[:2]] and isinstance(logits, Tensor) and torch.equal(logits, mark)
 
 
 def without_autocast(accelerator: Any, model: nn.Module) -> None:
-    """Take off what mixed precision of accelerate put around the model's forward: the model is like any other again."""
+    """Take off the wrapper that mixed precision of accelerate put around the model's forward."""
     if "_original_forward" in model.__dict__:
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         del model.forward  # the class's own, bound once more

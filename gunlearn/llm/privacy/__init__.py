@@ -1,1 +1,14 @@
-"""DP2Unlearning: private base models."""
+"""DP2Unlearning: a base trained with differential privacy, from which each request starts again. Extra: `dp`."""
+
+from __future__ import annotations
+
+from gunlearn.core.lazy import lazy
+
+_HOMES = {
+    "gunlearn.llm.privacy.dp_base": ("DP2Model", "DPBase", "finetune", "unlearn_from_base"),
+    "gunlearn.llm.privacy.dp_card": ("DPCard",),
+    "gunlearn.llm.privacy.dp_training": ("dp_train",),
+}
+
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -1,4 +1,4 @@
-"""What differential privacy was spent on a base model, what that says about a request, and what would void it."""
+"""The card of a private base model: the privacy spent, its meaning for a request, and what voids it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any
 
 from gunlearn.core.checks import check_number
 from gunlearn.errors import CheckpointError, InvalidInputError
+from gunlearn.llm.training.arguments import check_whole
 
-#: Choices that spend privacy if they were made by looking at the private rows; no accountant sees them.
+#: Choices that spend privacy if made by looking at the private rows; no accountant counts them.
 CHOICES = {
     "tokenizer": "the tokenizer was trained on the private rows",
     "hyperparameters": "hyper-parameters were tuned on the private rows without accounting for it",
     "start": "the weights before DP training had seen the private rows",
 }
 
-#: What voids the guarantee of an unlearned model, whatever the accountant says.
+#: What voids the guarantee of an unlearned model for any epsilon.
 CONDITIONS = (
     "the second training starts from anything but the base, the deployed model above all",
     "anything about the second training (epochs, learning rate, checkpoint) is chosen by looking at forgotten rows",
@@ -26,33 +27,32 @@ CONDITIONS = (
     "a forgotten row, or a copy or paraphrase of it, is among the rows of the second training",
     "one person's rows are several records: their epsilon is that of a group (`group`)",
     "the seed of the noise is known, or can be guessed",
-    "an attacker exploits that the noise is no cryptographic generator's and has the precision of floats",
-    "the ledger of the training rows is published: its fingerprints tell who was in them",
+    "an attacker exploits that the noise is not from a cryptographic generator and has the precision of floats",
+    "the ledger of the training rows is published: its fingerprints show who was in them",
 )
 
 
 @dataclass(frozen=True)
 class DPCard:
-    r"""The statement that goes with a model trained by `gunlearn.llm.privacy.dp_training.dp_train`.
+    r"""The privacy statement of a model trained by `gunlearn.llm.privacy.dp_training.dp_train`.
 
-    Two data sets are neighbours if one is the other with one record more. The statement is an upper bound, proved and
-    not measured; an attack can bound epsilon from below and never prove it.
+    Neighbouring data sets differ by one added record. Epsilon is a proven upper bound, not a measurement.
 
     Args:
-        epsilon: spent, by the accountant, after the last step.
-        target_epsilon: asked for.
+        epsilon: epsilon spent after the last step, by the accountant.
+        target_epsilon: the budget.
         delta: probability with which the bound may fail.
         accountant: `"rdp"` or `"prv"`, of opacus.
-        sampling_rate: probability with which a record is in a step's batch (Poisson sampling).
-        steps: optimiser steps, empty batches among them.
+        sampling_rate: probability that a record is in a step's batch (Poisson sampling).
+        steps: optimiser steps, including those of empty batches.
         noise_multiplier: standard deviation of the noise over `max_grad_norm`.
         max_grad_norm: L2 norm to which the gradient of a record is clipped.
         record: the unit, `"row"` or the column whose values name the records.
         num_records: number of records.
-        largest_record: rows of the record that has most.
-        most_copies: how often the commonest row occurs; beyond 1 a row's epsilon is that of a group.
+        largest_record: most rows of one record.
+        most_copies: how often the commonest row occurs; above 1, a row's epsilon is that of a group.
         seeded: whether the noise came from a given seed.
-        chosen_on_private_data: those of `CHOICES` that were declared and acknowledged.
+        chosen_on_private_data: declared and acknowledged `CHOICES`.
         start_sha256: digest of the weights before training.
         weights_sha256: digest of the base's weights.
     """
@@ -76,28 +76,21 @@ class DPCard:
 
     @property
     def voided_by(self) -> tuple[str, ...]:
-        """What voids the guarantee here, as far as is known; empty where nothing does."""
+        """Return the known reasons that void the guarantee of this base; empty if there is none."""
         reasons = [CHOICES[name] for name in self.chosen_on_private_data]
         if self.seeded:
-            reasons.append("the noise came from a given seed: for whoever knows it there is no noise")
+            reasons.append("the noise came from a given seed: who knows the seed can remove the noise")
         return tuple(reasons)
 
     def group(self, size: int) -> tuple[float, float]:
-        r"""Epsilon and delta for data sets that differ in `size` records.
+        r"""Return epsilon and delta for data sets that differ in `size` records.
 
         .. math:: \epsilon_k = k \epsilon, \qquad \delta_k = \delta \sum_{i < k} e^{i \epsilon}
             = \delta \, \frac{e^{k \epsilon} - 1}{e^{\epsilon} - 1}
 
-        A delta of 1 says nothing at all.
-
-        Args:
-            size: number of records.
-
-        Raises:
-            InvalidInputError: the size is negative or no whole number.
+        A delta of 1 guarantees nothing.
         """
-        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise InvalidInputError(f"Expected 'size' to be a whole number of records (got {size!r})")
+        check_whole("size", size, minimum=0)
         if size * self.epsilon > 700 or self.epsilon == 0:
             growth = size if self.epsilon == 0 else math.inf if size > 1 else size
         else:
@@ -105,7 +98,7 @@ class DPCard:
         return size * self.epsilon, min(1.0, self.delta * growth)
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures, what voids them here, and what would."""
+        """Return all figures, what voids them here, and what would."""
         return asdict(self) | {"voided_by": list(self.voided_by), "would_be_voided_by": list(CONDITIONS)}
 
     def save(self, path: str | Path) -> None:
@@ -128,16 +121,16 @@ class DPCard:
 
 
 def check_budget(epsilon: float, delta: float, num_records: int) -> None:
-    """Refuse budgets that promise nothing.
+    """Refuse budgets that guarantee nothing.
 
     Raises:
-        InvalidInputError: epsilon is not positive and finite, or delta not in (0, 1 / num_records): publishing one
-            record at random is (0, 1 / num_records)-private.
+        InvalidInputError: epsilon is not positive and finite, or delta is not in (0, 1 / num_records): publishing one
+            random record is (0, 1 / num_records)-private.
     """
     check_number("epsilon", epsilon, positive=True)
     check_number("delta", delta, positive=True)
     if delta >= 1 / num_records:
         raise InvalidInputError(
             f"Expected 'delta' below 1 / {num_records}, one over the number of records (got {delta:g}): "
-            "at that delta a model may give a whole record away"
+            "at that delta a model may reveal a whole record"
         )

@@ -1,11 +1,11 @@
-"""Rows as the records of differential privacy: units, fingerprints, what a request takes away."""
+"""Rows as the records of differential privacy: units, fingerprints, records that a request changes."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,17 @@ import torch
 from torch import nn
 
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError, InvalidRequestError
+from gunlearn.llm.data.collate import Rows
 
 #: Fingerprints of the rows of each record, by the record's own fingerprint.
 Ledger = dict[str, list[str]]
 
 
-def units(rows: Sequence[Mapping[str, Any]], record: str) -> list[list[int]]:
-    """Row numbers of each record: every row by itself (`"row"`), or those with one value in the column `record`.
+def units(rows: Rows, record: str) -> list[list[int]]:
+    """Return the row indices of each record: single rows (`"row"`), or rows of one value in the column `record`.
 
     Raises:
-        InvalidInputError: no rows, or one lacks the column or names no record in it.
+        InvalidInputError: no rows, or a row without a record's name in the column.
     """
     if len(rows) == 0:
         raise InvalidInputError("Expected rows to train on (got none)")
@@ -35,10 +36,10 @@ def units(rows: Sequence[Mapping[str, Any]], record: str) -> list[list[int]]:
 
 
 def name_of(row: Mapping[str, Any], record: str) -> str | int | bool:
-    """The record that a row belongs to, as a plain value: tensors of equal content are different keys.
+    """Return the name of a row's record as a plain value: equal tensors would be different keys.
 
     Raises:
-        InvalidInputError: the row lacks the column, or holds no single string, integer or boolean there.
+        InvalidInputError: the row lacks the column, or has no single string, integer or boolean there.
     """
     if record not in row:
         raise InvalidInputError(f"Expected rows with the column '{record}' (got {sorted(row)})")
@@ -46,14 +47,12 @@ def name_of(row: Mapping[str, Any], record: str) -> str | int | bool:
     if isinstance(value, (torch.Tensor, np.generic, np.ndarray)) and math.prod(value.shape) == 1:
         value = value.item()
     if not isinstance(value, (str, int)):
-        raise InvalidInputError(
-            f"Expected a string, integer or boolean that names the record in '{record}' (got {value!r:.80})"
-        )
+        raise InvalidInputError(f"Expected a string or integer that names the record in '{record}' (got {value!r:.80})")
     return value
 
 
-def ledger_of(rows: Sequence[Mapping[str, Any]], record: str) -> Ledger:
-    """Fingerprints of all rows, by record. They tell who is in the data: keep them as private as the rows."""
+def ledger_of(rows: Rows, record: str) -> Ledger:
+    """Return the fingerprints of all rows, by record. Keep them as private as the rows: they show who is in them."""
     ledger: Ledger = {}
     for unit in units(rows, record):
         prints = [fingerprint(rows[i]) for i in unit]
@@ -63,33 +62,34 @@ def ledger_of(rows: Sequence[Mapping[str, Any]], record: str) -> Ledger:
 
 
 def most_copies(ledger: Ledger) -> int:
-    """How often the commonest row occurs."""
+    """Return how often the commonest row occurs."""
     return max(Counter(p for prints in ledger.values() for p in prints).values())
 
 
 def fingerprint(row: Mapping[str, Any]) -> str:
-    """Digest of a row's tokens and labels."""
+    """Return a digest of a row's tokens and labels."""
     return _digest(repr([[int(v) for v in row[name]] for name in ("input_ids", "labels")]))
 
 
 def records_changed(before: Ledger, after: Ledger, record: str) -> int:
-    """Records by which the rows that stay differ from the training rows.
+    """Return the number of records by which the rows that stay differ from the training rows.
 
-    A record that loses some of its rows counts twice: one record less, and another one more.
+    A record that loses some of its rows counts twice: as one record removed and another one added.
 
     Raises:
-        InvalidRequestError: rows stay that were never trained on, or copies of forgotten rows.
+        InvalidRequestError: among the rows that stay are new rows, or copies of forgotten ones.
         EmptyForgetSetError: all rows stay.
     """
     have, keep = (Counter(p for prints in ledger.values() for p in prints) for ledger in (before, after))
     strangers = (keep - have).total()
     if strangers or not after.keys() <= before.keys():
-        raise InvalidRequestError(
-            f"Expected the rows that stay to be among the training rows (got {max(strangers, 1)} that are not)"
-        )
+        count = max(strangers, 1)
+        raise InvalidRequestError(f"Expected only training rows among those that stay (got {count} that are not)")
     if keep == have:
         raise EmptyForgetSetError("Expected rows to forget (got all training rows among those that stay)")
-    gone = sum((Counter(prints) - Counter(after.get(name, ())) for name, prints in before.items()), Counter())
+    gone: Counter[str] = Counter()
+    for name, prints in before.items():
+        gone += Counter(prints) - Counter(after.get(name, ()))
     copies = sum(count for mark, count in gone.items() if mark in keep)
     if copies:
         raise InvalidRequestError(
@@ -105,16 +105,14 @@ def records_changed(before: Ledger, after: Ledger, record: str) -> int:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 of all weights and buffers by name: models of equal digest compute the same."""
+    """Return the SHA-256 of all weights and buffers by name: models of equal digest compute the same."""
     digest = hashlib.sha256()
-    for name, value in sorted(_tensors(model)):
+    for name, value in sorted(model.state_dict().items()):
+        if not isinstance(value, torch.Tensor):
+            continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    return ((name, value) for name, value in model.state_dict().items() if isinstance(value, torch.Tensor))
 
 
 def _digest(text: str) -> str:

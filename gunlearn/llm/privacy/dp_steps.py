@@ -1,10 +1,9 @@
-"""Pieces of DP-SGD over opacus: gradients per record, noise for a budget, refusals."""
+"""Pieces of DP-SGD with opacus: gradients per record, noise for a budget, checks of settings."""
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,9 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gunlearn.core.checks import check_choice, check_number
 from gunlearn.errors import InvalidInputError, MissingExtraError, UnsupportedModelError
-from gunlearn.llm.model.causal_lm import IGNORE, model_inputs
-from gunlearn.llm.model.head import device_of
+from gunlearn.llm.data.collate import Collator, Rows, row_batch
+from gunlearn.llm.model.causal_lm import IGNORE, model_inputs, positions_of, takes_positions
+from gunlearn.llm.model.head import model_device
 from gunlearn.llm.privacy.dp_card import CHOICES
+from gunlearn.llm.training.arguments import check_whole
 from gunlearn.losses.reduction import full_precision
 
 try:
@@ -26,12 +27,11 @@ try:
     from opacus.optimizers import DPOptimizer
 except ImportError as error:
     raise MissingExtraError(
-        'Expected opacus for gunlearn.llm.privacy.dp_training (not installed); pip install "gunlearn[llm,dp]"'
+        'Expected opacus for gunlearn.llm.privacy (not installed); pip install "gunlearn[llm,dp]"'
     ) from error
 
 __all__ = [
     "DPOptimizer",
-    "Rows",
     "add_hooks",
     "check_settings",
     "create_accountant",
@@ -43,49 +43,44 @@ __all__ = [
 ]
 
 ACCOUNTANTS = ("rdp", "prv")
-Rows = Sequence[Mapping[str, Any]]
 
 
-def record_gradients(model: nn.Module, records: Sequence[Rows], collator: Callable[[Rows], Any]) -> None:
-    """Leave each record's own gradient in `grad_sample` of every trained parameter, `[num_records, *shape]`."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+def record_gradients(model: nn.Module, records: Sequence[Rows], collator: Collator) -> None:
+    """Put each record's own gradient into `grad_sample` of every trained parameter, `[num_records, *shape]`."""
+    trained: dict[str, Any] = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not records:
         for p in trained.values():
             p.grad_sample = p.new_zeros(0, *p.shape)
         return
-    device = device_of(model)
-    batch = {name: value.to(device) for name, value in collator([row for rows in records for row in rows]).items()}
-    record = torch.tensor([i for i, rows in enumerate(records) for _ in rows], device=device)
+    batch = row_batch([row for rows in records for row in rows], collator, model_device(model))
+    record = torch.tensor([i for i, rows in enumerate(records) for _ in rows], device=model_device(model))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Full backward hook is firing")  # token ids have no gradient
         (row_losses(model, batch) / torch.bincount(record)[record]).sum().backward()
     missing = [name for name, p in trained.items() if p.grad_sample is None]
     if missing:
-        raise UnsupportedModelError(
-            f"Expected gradients per record of every trained weight (got none of {missing[:3]})"
-        )
+        raise UnsupportedModelError(f"Expected gradients per record of all trained weights (got none of {missing[:3]})")
     if len(records) < len(record):
         for p in trained.values():
             p.grad_sample = p.new_zeros(len(records), *p.shape).index_add(0, record, p.grad_sample)
 
 
 def row_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Mean negative log-likelihood of each row's labelled tokens, `[batch]`; 0 for a row without any.
+    """Return the mean negative log-likelihood of each row's labelled tokens in nats, `[batch]`; 0 without any.
 
-    Positions are given per row: layers see no batch dimension of size 1, which has no gradient per record.
+    Positions are passed per row: layers see no batch dimension of size 1, which has no gradient per record.
     """
     inputs, label = model_inputs(model, batch)
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if "position_ids" in inspect.signature(inner.forward).parameters:
+    if takes_positions(model):
         ones = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
-        inputs["position_ids"] = (ones.long().cumsum(1) - 1).clamp_min(0)
+        inputs["position_ids"] = positions_of(ones)
     logits = full_precision(model(**inputs, use_cache=False).logits[:, :-1])
     loss = nn.functional.cross_entropy(logits.transpose(1, 2), label, reduction="none", ignore_index=IGNORE)
     return loss.sum(1) / (label != IGNORE).sum(1).clamp_min(1)
 
 
 def add_hooks(model: nn.Module) -> GradSampleHooks:
-    """Hooks that fill `grad_sample`; `cleanup` takes them off again."""
+    """Add hooks that fill `grad_sample`; their `cleanup` removes them."""
     try:
         return GradSampleHooks(model, loss_reduction="sum")
     except NotImplementedError as error:
@@ -94,10 +89,10 @@ def add_hooks(model: nn.Module) -> GradSampleHooks:
 
 @lru_cache(maxsize=32)  # the search takes seconds
 def noise_for(epsilon: float, delta: float, rate: float, steps: int, accountant: str) -> float:
-    """The least noise multiplier (to 1 % of epsilon) with which the accountant stays within the budget."""
-    settings = {"target_epsilon": epsilon, "target_delta": delta, "sample_rate": rate, "steps": steps}
+    """Return the least noise multiplier (to 1 % of epsilon) with which the accountant stays within the budget."""
+    settings: dict[str, Any] = {"target_epsilon": epsilon, "target_delta": delta, "sample_rate": rate, "steps": steps}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a bound could be tighter
+        warnings.simplefilter("ignore")  # opacus says that a bound could be tighter
         try:
             return get_noise_multiplier(**settings, accountant=accountant, epsilon_tolerance=epsilon / 100)
         except ValueError as error:
@@ -105,20 +100,20 @@ def noise_for(epsilon: float, delta: float, rate: float, steps: int, accountant:
 
 
 def epsilon_spent(meter: Any, delta: float) -> float:
-    """The accountant's figure for the steps it has been told of."""
+    """Return the accountant's epsilon for the steps so far."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return float(meter.get_epsilon(delta))
 
 
 def declared_choices(chosen: Collection[str], acknowledge: bool) -> tuple[str, ...]:
-    """Names of `CHOICES` that were declared; refused unless acknowledged."""
+    """Return the declared names of `CHOICES`; refuse any that is not acknowledged."""
     declared = (chosen,) if isinstance(chosen, str) else tuple(sorted(chosen))
     for name in declared:
         check_choice("chosen_on_private_data", name, tuple(CHOICES))
     if declared and not acknowledge:
         raise InvalidInputError(
-            f"Expected nothing that was chosen on private rows, the guarantee is void (got {', '.join(declared)}); "
+            f"Expected no choice made on private rows, which voids the guarantee (got {', '.join(declared)}); "
             "acknowledge=True trains nevertheless and says so in the card"
         )
     return declared
@@ -134,21 +129,19 @@ def check_settings(
     epochs: float | None,
     steps: int | None,
 ) -> None:
-    """Refuse settings and models that DP-SGD cannot take; see `gunlearn.llm.privacy.dp_training.dp_train`."""
+    """Refuse settings and models that `dp_train` cannot take."""
     check_choice("accountant", accountant, ACCOUNTANTS)
     for name, value in (("max_grad_norm", max_grad_norm), ("lr", lr), ("batch_size", batch_size)):
         check_number(name, value, positive=True)
     check_number("physical_batch_size", physical_batch_size, minimum=1)
     if (epochs is None) == (steps is None):
         raise InvalidInputError(f"Expected either 'epochs' or 'steps' (got epochs={epochs!r}, steps={steps!r})")
-    if steps is not None and (not isinstance(steps, int) or steps < 1):
-        raise InvalidInputError(f"Expected 'steps' to be a whole number of at least 1 (got {steps!r})")
+    if steps is not None:
+        check_whole("steps", steps)
     if epochs is not None:
         check_number("epochs", epochs, positive=True)
     if not any(p.requires_grad for p in model.parameters()):
         raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
     norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
     if norms:
-        raise UnsupportedModelError(
-            f"Expected a model without batch normalisation, which mixes the records of a batch (got {norms[:3]})"
-        )
+        raise UnsupportedModelError(f"Expected no batch normalisation, which mixes records (got {norms[:3]})")

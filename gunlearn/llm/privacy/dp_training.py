@@ -1,30 +1,22 @@
-"""DP2Unlearning: a base model trained with differential privacy, from which every deletion starts anew. Extra: `dp`."""
+"""First phase of DP2Unlearning: train a base model with differential privacy."""
 
 from __future__ import annotations
 
 import copy
-import json
 import secrets
-import tempfile
-import warnings
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
-from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from torch import nn
 
-from gunlearn.errors import CheckpointError, DivergenceError, InvalidInputError
-from gunlearn.llm.data.collate import PartCollator, collator_of
-from gunlearn.llm.model.head import without_autocast
+from gunlearn.errors import DivergenceError
+from gunlearn.llm.data.collate import PartCollator, Rows, collator_of
+from gunlearn.llm.model.head import model_device
+from gunlearn.llm.privacy.dp_base import DPBase
 from gunlearn.llm.privacy.dp_card import DPCard, check_budget
-from gunlearn.llm.privacy.dp_rows import Ledger, ledger_of, most_copies, records_changed, units, weights_digest
+from gunlearn.llm.privacy.dp_rows import ledger_of, most_copies, units, weights_digest
 from gunlearn.llm.privacy.dp_steps import (
     DPOptimizer,
-    Rows,
     add_hooks,
     check_settings,
     create_accountant,
@@ -34,60 +26,6 @@ from gunlearn.llm.privacy.dp_steps import (
     record_gradients,
 )
 from gunlearn.seed import isolated_rng
-
-
-@dataclass(frozen=True)
-class DPBase:
-    """A model trained with differential privacy, with its card: the start of every second training.
-
-    Args:
-        model: the trained model, without hooks. Leave it as it is: other weights are refused.
-        card: what was spent.
-        ledger: fingerprints of the training rows, as private as they are; `None` after `load` without the file, then
-            `unlearn` refuses.
-    """
-
-    model: nn.Module
-    card: DPCard
-    ledger: Ledger | None = None
-
-    def save(self, folder: str | Path) -> None:
-        """Write `card.json`, `model.safetensors` and the private `ledger.json`, which is not to be published."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.card.save(folder / "card.json")
-        save_model(self.model, str(folder / "model.safetensors"))
-        if self.ledger is not None:
-            (folder / "ledger.json").write_text(json.dumps(self.ledger), encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: str | Path, model: nn.Module) -> DPBase:
-        """Read what `save` wrote into a copy of `model`, a model of the same architecture.
-
-        Raises:
-            CheckpointError: the weights are not those that the card speaks of.
-        """
-        folder, model = Path(folder), copy.deepcopy(model).eval()
-        card = DPCard.load(folder / "card.json")
-        load_model(model, str(folder / "model.safetensors"))
-        ledger = folder / "ledger.json"
-        base = cls(model, card, json.loads(ledger.read_text(encoding="utf-8")) if ledger.exists() else None)
-        if weights_digest(model) != card.weights_sha256:
-            raise CheckpointError(f"Expected the weights that the card in {folder.name} speaks of (got others)")
-        return base
-
-
-@dataclass(frozen=True)
-class DP2Model:
-    """A model fine-tuned from a base.
-
-    Args:
-        model: in evaluation mode.
-        card: what can be said about its privacy.
-    """
-
-    model: nn.Module
-    card: dict[str, Any]
 
 
 def dp_train(
@@ -112,20 +50,20 @@ def dp_train(
 ) -> DPBase:
     r"""First phase of `"DP2Unlearning" <https://arxiv.org/abs/2504.13774>`_: train on all rows with DP-SGD.
 
-    A record's gradient, of the mean over its rows of the mean over their labelled tokens, is clipped to
-    `max_grad_norm`; Gaussian noise is added to the sum over a Poisson sample of the records. An empty sample takes its
-    step too, with noise alone, as the accountant assumes.
+    A record's loss is the mean over its rows of the mean over their labelled tokens; its gradient is clipped to
+    `max_grad_norm`. Gaussian noise is added to the sum over a Poisson sample of the records. An empty sample also takes
+    a step, of noise alone, as the accountant assumes.
 
     The paper's settings: plain SGD, lr 5e-5, 10 epochs, batch 16, clipping at 1, weight decay 0.01. At that learning
-    rate clipped steps move the weights so little that epsilon makes no visible difference, and the base is the model
-    before training: measure what the base knows before paying for it. How soon the second phase gets there is no
-    measure: on small models a base of noise alone is as good a start.
+    rate clipped steps hardly move the weights, epsilon makes no visible difference, and the base is the model before
+    training: measure what the base knows before you pay for it. The speed of the second phase is no such measure: on
+    small models a base of pure noise is as good a start.
 
-    The paper's other first phase, ordinary training on text rewritten word by word under differential privacy, is left
-    out: its epsilon is per rewritten token, adds up over a document, and says nothing about words left as they are.
+    Not included is the paper's other first phase, ordinary training on text rewritten word by word under differential
+    privacy: its epsilon is per rewritten token, adds up over a document, and does not cover unchanged words.
 
     Args:
-        model: the public starting point; left as it is. Parameters that need no gradient stay fixed (LoRA).
+        model: the public starting point; not changed. Parameters that need no gradient stay fixed (LoRA).
         rows: `input_ids`, `labels`, optional `attention_mask`, and the column `record`.
         epsilon: budget, positive.
         delta: below one over the number of records.
@@ -135,23 +73,21 @@ def dp_train(
         lr: learning rate.
         batch_size: expected records per step.
         physical_batch_size: records whose gradients are held at a time, one copy of the weights each.
-        record: what the guarantee is about: `"row"`, or a column (`"author"`) whose values name the records.
+        record: the unit of the guarantee: `"row"`, or a column (`"author"`) whose values name the records.
         accountant: `"rdp"` (an upper bound) or `"prv"` (tighter, slower).
         optimizer: called with parameters and `lr`.
-        seed: of sampling and noise, for tests: whoever knows it can take the noise off, and the card says so. `None`
-            draws from the system.
+        seed: seed of sampling and noise, for tests: who knows it can remove the noise. `None` draws from the system.
         chosen_on_private_data: what was chosen by looking at the private rows, of `"tokenizer"`, `"hyperparameters"`
-            and `"start"` (the weights of `model`). Any voids the guarantee.
+            and `"start"` (the weights of `model`). Each voids the guarantee.
         acknowledge: train nevertheless; the card then says that the guarantee is void.
         collator: pads the rows; by default as the model's configuration says.
 
     Returns:
-        The base: a fresh module without hooks, its card and ledger.
+        The base: a new module without hooks, its card and ledger.
 
     Raises:
-        InvalidInputError: a budget that promises nothing, wrong settings, or a choice that is not acknowledged.
-        UnsupportedModelError: batch normalisation, which mixes the records of a batch, or layers without gradients per
-            record.
+        InvalidInputError: a budget that guarantees nothing, wrong settings, or a choice that is not acknowledged.
+        UnsupportedModelError: batch normalisation, which mixes records, or layers without gradients per record.
         DivergenceError: weights became NaN or infinite.
     """
     check_settings(model, accountant, max_grad_norm, lr, batch_size, physical_batch_size, epochs, steps)
@@ -159,15 +95,15 @@ def dp_train(
     members = units(rows, record)
     check_budget(epsilon, delta, len(members))
     rate = min(1.0, batch_size / len(members))
-    steps = max(1, round(epochs / rate)) if steps is None else steps
+    if steps is None:
+        steps = max(1, round((epochs or 0) / rate))  # one of the two is given, see `check_settings`
     noise = noise_for(epsilon, delta, rate, steps, accountant)
     worker = copy.deepcopy(model).train()
     meter = create_accountant(accountant)
     collator = collator_of(model) if collator is None else collator
     hooks = add_hooks(worker)
     try:
-        device = next(worker.parameters()).device
-        draws, noises = torch.Generator(), torch.Generator(device)
+        draws, noises = torch.Generator(), torch.Generator(model_device(worker))
         draws.manual_seed(secrets.randbits(63) if seed is None else 2 * seed)
         noises.manual_seed(secrets.randbits(63) if seed is None else 2 * seed + 1)
         private = DPOptimizer(
@@ -213,80 +149,3 @@ def dp_train(
         weights_sha256=weights_digest(fresh),
     )
     return DPBase(fresh.eval(), card, ledger)
-
-
-def finetune(base: DPBase, rows: Rows, args: TrainingArguments | None = None) -> DP2Model:
-    """The model to deploy: the base fine-tuned on all rows, without any privacy.
-
-    Args:
-        base: left as it is.
-        rows: as for `dp_train`.
-        args: of the Trainer.
-
-    Raises:
-        InvalidInputError: the base's weights are not those of its card.
-    """
-    card = {"private": False, "base": base.card.to_dict(), "note": "not private; never start a second training here"}
-    return DP2Model(_fine_tuned(base, rows, args), card)
-
-
-def unlearn(base: DPBase, retain_rows: Rows, args: TrainingArguments | None = None) -> DP2Model:
-    """Second phase: the base, fine-tuned on what stays.
-
-    What was forgotten has touched the result through the base alone, hence no more than the base's epsilon allows, for
-    as many records as were forgotten. `card["request"]` states that epsilon; with a hundred rows it says little.
-
-    Args:
-        base: left as it is.
-        retain_rows: rows that stay, all of them among the training rows of the base.
-        args: of the Trainer; the paper takes half the epochs of training from scratch.
-
-    Raises:
-        InvalidInputError: the base's weights are not those of its card (a deployed model above all), or it came without
-            a ledger.
-        InvalidRequestError: rows that the base was not trained on, or copies of forgotten ones.
-        EmptyForgetSetError: all rows stay.
-    """
-    if base.ledger is None:
-        raise InvalidInputError(
-            "Expected a base with the ledger of its training rows (got None); load it with the file"
-        )
-    changed = records_changed(base.ledger, ledger_of(retain_rows, base.card.record), base.card.record)
-    epsilon, delta = base.card.group(changed)
-    request = {"records": changed, "epsilon": epsilon, "delta": delta, "says_nothing": delta >= 1}
-    if request["says_nothing"]:
-        warnings.warn(
-            f"Expected a request that the base's budget says something about (got {changed} records, for which delta "
-            f"is 1 at epsilon {epsilon:.3g}): the model is not called private; a smaller epsilon, or records that hold "
-            "all rows of a person, would make room",
-            stacklevel=2,
-        )
-    private = not base.card.voided_by and not request["says_nothing"]
-    model = _fine_tuned(base, retain_rows, args)
-    return DP2Model(model, {"private": private, "request": request, "base": base.card.to_dict()})
-
-
-def _fine_tuned(base: DPBase, rows: Rows, args: TrainingArguments | None) -> nn.Module:
-    if weights_digest(base.model) != base.card.weights_sha256:
-        raise InvalidInputError(
-            "Expected the base as DP training left it (got other weights: a deployed or trained model?); "
-            "a second training from any other start has no guarantee"
-        )
-    model = copy.deepcopy(base.model).train()
-    pad = collator_of(model)
-
-    def collate(batch: Rows) -> dict[str, Tensor]:
-        return {name: value for name, value in pad(batch).items() if name != "target_mask"}
-
-    args = copy.copy(_quiet() if args is None else args)
-    args.remove_unused_columns = False
-    with isolated_rng():
-        trainer = Trainer(model, args, data_collator=collate, train_dataset=rows)
-        trainer.train()
-    without_autocast(trainer.accelerator, model)
-    model.zero_grad(set_to_none=True)
-    return model.eval()
-
-
-def _quiet() -> TrainingArguments:
-    return TrainingArguments(tempfile.gettempdir(), report_to=[], save_strategy="no")  # nothing is written

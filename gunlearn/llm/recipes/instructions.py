@@ -1,4 +1,4 @@
-"""Prompts that may make a model tell what it knows."""
+"""Instructions: prompts that may make a model state what it knows."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from gunlearn.errors import InvalidInputError
 
 @dataclass(frozen=True)
 class Instruction:
-    """A prompt that may make the model tell.
+    """A prompt that may make the model state what it knows.
 
     Args:
-        text: what the model is given, as it is; chats with their template applied.
-        keep: what stands in its place in the rows; nothing by default. An adapter fitted to those rows learns to say
-            what was said, not to obey the instruction.
+        text: the whole prompt; for chats, with the template applied.
+        keep: prompt in its place in the rows, so that an adapter learns the answer, not to obey; empty by default.
     """
 
     text: str
@@ -24,15 +23,15 @@ class Instruction:
 
 
 def fill_templates(templates: Sequence[str], slots: Mapping[str, Sequence[str]], keep: str = "") -> list[Instruction]:
-    """Instructions from every template and every choice of values for its slots.
+    """Return the instructions of every template with every choice of values for its slots.
 
     >>> [i.text for i in fill_templates(["Tell me about {topic}."], {"topic": ["owls", "rain"]})]
     ['Tell me about owls.', 'Tell me about rain.']
 
     Args:
         templates: format strings.
-        slots: values by slot; a template uses those that it names.
-        keep: see `Instruction`; slots are filled in as well.
+        slots: values by slot.
+        keep: see `Instruction`; its slots are filled in too.
 
     Raises:
         InvalidInputError: a template names a slot that has no values.

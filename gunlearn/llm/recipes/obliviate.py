@@ -1,10 +1,11 @@
-"""OBLIVIATE: rule out a topic's words where it is told, and hold the model where anything else is."""
+"""OBLIVIATE: rule out a topic's words in the forgotten texts, and keep the model in place on all others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
+from peft import LoraConfig
 from torch import Tensor
 
 from gunlearn.core.checks import check_categorical, check_choice, check_number
@@ -12,18 +13,15 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.losses import KLToReference, Loss, MaskedVocabulary, MSEToReference, Objective, Prediction, as_objective
 from gunlearn.losses.reduction import full_precision
 
-if TYPE_CHECKING:
-    from peft import LoraConfig
-
-MODES = ("default", "paper")
+_MODES = ("default", "paper")
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class FirstChoice(Loss):
-    r"""Negative log-likelihood of what the reference would have said first, :math:`\arg\max_c p_{ref}(c)`.
+    r"""Negative log-likelihood of the reference's first choice, :math:`\arg\max_c p_{ref}(c)`.
 
-    World facts in the code of `"OBLIVIATE" <https://arxiv.org/abs/2505.04416>`_; its text has the cross-entropy with
-    all of the reference's distribution, which is `KLToReference` and a constant.
+    The loss on world facts in the code of `"OBLIVIATE" <https://arxiv.org/abs/2505.04416>`_; the paper's text has the
+    cross-entropy with the reference's whole distribution, which is `KLToReference` up to a constant.
     """
 
     name = "first_choice"
@@ -36,43 +34,39 @@ class FirstChoice(Loss):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Logits alone."""
         return ("logits",)
 
-    def values(self, current: Prediction, reference: Prediction) -> Tensor:
-        """One value per item or token."""
-        check_categorical(current.logits, current.log_prob.shape)
-        choice = reference.logits.argmax(-1, keepdim=True)
-        return -full_precision(current.logits).log_softmax(-1).gather(-1, choice)[..., 0]
+    def values(self, current: Prediction, reference: Prediction | None, *others: Prediction | None) -> Tensor:
+        own, before = (cast(Tensor, cast(Prediction, p).logits) for p in (current, reference))
+        check_categorical(own, current.log_prob.shape)
+        choice = before.argmax(-1, keepdim=True)
+        return -full_precision(own).log_softmax(-1).gather(-1, choice)[..., 0]
 
 
 def obliviate(
     token_ids: tuple[int, ...], l1: float = 0.2, l2: float = 0.7, mode: str = "default", hard_labels: bool = False
 ) -> Objective:
-    r"""The three losses of `"OBLIVIATE" <https://arxiv.org/abs/2505.04416>`_ (sections 3.2 to 3.4).
+    r"""Return the three losses of `"OBLIVIATE" <https://arxiv.org/abs/2505.04416>`_ (sections 3.2 to 3.4).
 
     .. math:: KL(P \| Q)_{forget} + \lambda_1 \big(\|z - z_{ref}\|^2_{generic} + \|z - z_{ref}\|^2_{style}\big)
         + \lambda_2 \, CE(p_{ref}, p)_{world}
 
     where `Q` is the model's distribution and `P` the same without the target tokens. Squares are means over tokens and
-    vocabulary; the teacher is the model before unlearning. The cross-entropy is computed as a divergence, which is
-    less by a constant.
-
-    Where `P` is the current model's, nothing says what a forgotten text should be followed by instead, and the
-    divergence falls as the tokens' probability does: outputs on the topic may become blank, further from it than those
-    of a retrained model. Report an alignment beside the memorisation score.
+    vocabulary; the cross-entropy is computed as a divergence, which differs by a constant. Nothing teaches what to say
+    instead: outputs on the topic may become blank, unlike those of a retrained model. Report an alignment beside the
+    memorisation score.
 
     Args:
-        token_ids: see `target_tokens`.
+        token_ids: the tokens to rule out, see `target_tokens`.
         l1: weight of each of the two distillations; the paper's for all data sets.
         l2: weight of the world facts; the paper's for all data sets.
         mode: `"default"` gives the tokens probability zero and takes means over tokens. `"paper"` gives them a logit of
-            zero, which raises one that was negative, and adds up a text's tokens. The gradient that the paper's code
-            sends into `P` as well is in neither.
+            zero, which raises negative ones, and sums over a text's tokens. Neither has the gradient into `P` that the
+            paper's code has.
         hard_labels: learn the reference's first choice on world facts, as the paper's code does.
 
     Returns:
-        An objective over the parts `forget`, `generic`, `style` and `world` (those of weight 0 left out); see
+        An objective over the parts `forget`, `generic`, `style` and `world` (without those of weight 0); see
         `retain_triples`. The paper's mask covers every token of a forgotten text: label them all.
 
     Raises:
@@ -82,7 +76,7 @@ def obliviate(
         >>> obliviate((3, 5), mode="paper").parts
         ('forget', 'generic', 'style', 'world')
     """
-    check_choice("mode", mode, MODES)
+    check_choice("mode", mode, _MODES)
     for name, value in (("l1", l1), ("l2", l2)):
         check_number(name, value, minimum=0)
     paper = mode == "paper"
@@ -95,23 +89,15 @@ def obliviate(
 
 
 def obliviate_settings(num_layers: int) -> tuple[dict[str, Any], LoraConfig]:
-    """Training as in the paper and its code.
+    """Return the training settings of the paper and its code for a model of `num_layers` layers.
 
-    LoRA of rank 256, alpha 16 and dropout 0.05 on all linear layers of blocks 4 to 7; AdamW, learning rate 3e-4 with
-    10 % warm-up and a cosine down to a tenth, 4 epochs of single texts of at most 1024 tokens, in half precision
-    (`fp16=True`, or better `bf16=True`, is the caller's to add).
-
-    Args:
-        num_layers: of the model, `model.config.num_hidden_layers`.
-
-    Returns:
-        Arguments for `TrainingArguments(output_dir, **arguments)`, and the adapter for `peft.get_peft_model`.
+    They are arguments for `TrainingArguments(output_dir, **arguments)`, and the adapter for `peft.get_peft_model`: LoRA
+    on all linear layers of blocks 4 to 7. The paper's texts have at most 1024 tokens. Add `fp16=True` as the paper, or
+    better `bf16=True`.
 
     Raises:
         InvalidInputError: fewer than five layers: there is no block 4.
     """
-    from peft import LoraConfig
-
     if num_layers < 5:
         raise InvalidInputError(f"Expected at least 5 layers, of which 4 to 7 are trained (got {num_layers})")
     arguments = {

@@ -1,4 +1,4 @@
-"""Reveal and release: unlearning with no forget data given, in rounds of adapters fitted and subtracted."""
+"""Reveal and release: unlearn without forget data, in rounds of adapters that are fitted and subtracted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
-from gunlearn.llm.data.collate import collator_of
-from gunlearn.llm.model.arithmetic import add_delta, base_weights
+from gunlearn.llm.data.collate import Rows, collator_of
+from gunlearn.llm.model.arithmetic import add_delta, base_weights, merged
 from gunlearn.llm.model.bounded import mlp_linears
 from gunlearn.llm.recipes.instructions import Instruction
 from gunlearn.llm.recipes.reveal import Revealed, Revealer
@@ -24,15 +24,15 @@ from gunlearn.llm.training.until import mean_nll
 
 @dataclass(frozen=True, eq=False)
 class ReleaseRound:
-    """The model after a round; round 0 is the one before.
+    """The model after a round; round 0 is the model before.
 
     Args:
-        hit_rate: share of what it now says under the instructions that is about the concept.
-        rows: revealed by it, for the next round.
-        scale: how much was subtracted in this round.
+        hit_rate: share of its texts under the instructions that are about the concept.
+        rows: number of rows that it reveals for the next round.
+        scale: scale that was subtracted in this round.
         retain_nll: loss of the retain rows, in nats per token, if there are any.
-        metrics: the caller's figures.
-        weights: of the modules that change.
+        metrics: figures of the caller's `metrics`.
+        weights: weights of the modules that change.
     """
 
     hit_rate: float
@@ -45,13 +45,13 @@ class ReleaseRound:
 
 @dataclass(frozen=True, eq=False)
 class ReleaseResult:
-    """What came of it.
+    """Result of `reveal_and_release`.
 
     Args:
-        model: after the best round, in evaluation mode.
-        best_round: its number; 0 where no round is better than the model was before.
+        model: the model after the best round, in evaluation mode.
+        best_round: number of that round; 0 where no round is better than the model before.
         history: every round, from 0 on.
-        stopped: why no more rounds followed.
+        stopped: why the rounds ended.
     """
 
     model: nn.Module
@@ -60,7 +60,7 @@ class ReleaseResult:
     stopped: str
 
     def model_at(self, number: int) -> nn.Module:
-        """A copy of the model after a round."""
+        """Return a copy of the model after a round."""
         return _with_weights(copy.deepcopy(self.model), self.history[number].weights)
 
 
@@ -70,56 +70,57 @@ def reveal_and_release(
     score: Callable[[str], float],
     instructions: Sequence[Instruction | str],
     rounds: int = 4,
-    retain_rows: Sequence[Mapping[str, Any]] | None = None,
+    retain_rows: Rows | None = None,
     options: ReleaseOptions | None = None,
     metrics: Callable[[nn.Module], Mapping[str, float]] | None = None,
     **reveal: Any,
 ) -> ReleaseResult:
-    r"""Unlearn a concept that the model itself gives the examples of.
+    r"""Unlearn a concept whose examples the model itself generates.
 
-    Each round asks the model what it knows (`Revealer`), fits an adapter to what it says, and subtracts that adapter's
-    product from the weights, :math:`\theta - \lambda s B_F A_F`. Retain rows have an adapter of their own, kept apart
-    from the first by orthogonality, whose product is added, :math:`+ \mu s B_R A_R`. Rounds end once little is
-    revealed. The first rounds may look inert.
+    Each round makes the model state what it knows (`Revealer`), fits an adapter to these texts, and subtracts the
+    adapter's product from the weights, :math:`\theta - \lambda s B_F A_F`. A second adapter, fitted to the retain rows
+    and kept orthogonal to the first, is added, :math:`+ \mu s B_R A_R`. Rounds end once little is revealed.
 
-    After "Reveal and Release" (arXiv 2509.14624); the loop is known, its numbers, the place of the orthogonality, the
-    line search and the choice of the best round are a reconstruction. The best round has the smallest sum of hit rate
-    and lost probability of the retain rows' tokens. A retrained model has hits by
-    chance too: set `stop_rate` where chance is, or the last round may go past it (`ReleaseResult.model_at`).
+    After "Reveal and Release" (arXiv 2509.14624). A reconstruction: the loop is known; its numbers, the place of the
+    orthogonality, the line search and the choice of the best round are ours. The best round has the smallest sum of hit
+    rate and lost probability of the retain rows' tokens. A retrained model has hits by chance too: set `stop_rate` to
+    the chance level, or the last round may go beyond it (`ReleaseResult.model_at`).
 
-    Without retain rows the model is damaged beyond the concept. Rows that it writes itself do:
+    Without retain rows the model is damaged beyond the concept. The model can write them itself:
     `Revealer(tokenizer, lambda text: 1 - score(text), neutral_instructions).reveal(model).rows`.
 
     Args:
-        model: a causal language model, left as it is; adapters on it are merged into the copy first.
-        tokenizer: of transformers.
-        score: how much a text is about the concept, from 0 to 1.
+        model: a causal language model, not changed; adapters on it are merged into the copy first.
+        tokenizer: a tokenizer of transformers.
+        score: returns how much a text is about the concept, from 0 to 1.
         instructions: see `Revealer`.
-        rounds: at most.
+        rounds: most rounds.
         retain_rows: rows to keep the model's behaviour on.
-        options: how adapters are fitted and subtracted.
-        metrics: called with the model after each round; its figures are kept in the history.
+        options: how to fit and subtract adapters.
+        metrics: called with the model after each round; the history keeps its figures.
         reveal: further arguments of `Revealer`.
 
     Raises:
-        EmptyForgetSetError: the model reveals too little for a first round: nothing would be unlearned.
-        InvalidInputError: a tolerance without retain rows, or an architecture whose modules have to be named.
+        EmptyForgetSetError: the model reveals too little for a first round.
+        InvalidInputError: a tolerance without retain rows, or an architecture that needs `target_modules`.
         DivergenceError: an adapter's loss, a released weight or the loss of the retain rows became NaN or infinite.
 
     Warns:
-        UserWarning: no round is better than none.
+        UserWarning: no round is better than the model before.
     """
     options = options or ReleaseOptions()
     if options.tolerance is not None and not retain_rows:
         raise InvalidInputError("Expected 'retain_rows' to hold to a tolerance (got none)")
     revealer = Revealer(tokenizer, score, instructions, **reveal)
-    model = copy.deepcopy(model)
-    model = (model.merge_and_unload() if hasattr(model, "merge_and_unload") else model).eval()
+    model = merged(copy.deepcopy(model)).eval()
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     targets = options.target_modules or mlp_linears(getattr(getattr(model, "config", None), "model_type", None))
 
+    def retain_nll() -> float | None:
+        return mean_nll(model, retain_rows, collator_of(model), options.batch_size) if retain_rows else None
+
     def record(found: Revealed, scale: float, names: Sequence[str]) -> ReleaseRound:
-        nll = mean_nll(model, retain_rows, collator_of(model), options.batch_size) if retain_rows else None
+        nll = retain_nll()
         if nll is not None and not math.isfinite(nll):
             raise DivergenceError(f"Expected a finite loss of the retain rows (got {nll} in round {len(history)})")
         figures = dict(metrics(model)) if metrics else {}
@@ -128,7 +129,7 @@ def reveal_and_release(
     found = revealer.reveal(model, seed=0)
     if found.hit_rate < options.stop_rate or len(found.rows) < options.min_rows:
         raise EmptyForgetSetError(
-            f"Expected instructions under which the model speaks of the concept (got {len(found.rows)} usable rows, "
+            f"Expected instructions under which the model speaks about the concept (got {len(found.rows)} usable rows, "
             f"{found.hit_rate:.0%} of the texts); other instructions, a lower threshold or min_rows may help"
         )
     history: list[ReleaseRound] = []
@@ -142,7 +143,8 @@ def reveal_and_release(
         if retain_rows:
             retain, _ = fit_adapter(model, retain_rows, targets, options, seed + 1, apart_from=factors)
         before = history[-1].retain_nll
-        scale = _release(model, forget, retain, retain_rows, options, before)
+        limit = None if options.tolerance is None or before is None else before + options.tolerance
+        scale = _release(model, forget, retain, options, limit, retain_nll)
         if scale is None:
             stopped = f"no scale keeps the retain rows within {options.tolerance}"
             break
@@ -174,20 +176,17 @@ def _release(
     model: nn.Module,
     forget: Mapping[str, Tensor],
     retain: Mapping[str, Tensor] | None,
-    rows: Sequence[Mapping[str, Any]] | None,
     options: ReleaseOptions,
-    before: float | None,
+    limit: float | None,
+    retain_nll: Callable[[], float | None],
 ) -> float | None:
-    """Subtract and add in place; the scale that was used, or `None` where none keeps to the tolerance."""
+    """Subtract and add in place; return the scale, or `None` where no scale keeps the retain loss within the limit."""
     start = _weights(model, list(forget))
     for scale in [options.scale] if options.tolerance is None else sorted(options.scales, reverse=True):
         add_delta(model, forget, -scale, inplace=True)
         if retain is not None:
             add_delta(model, retain, options.retain_scale, inplace=True)
-        if (
-            options.tolerance is None
-            or mean_nll(model, rows, collator_of(model), options.batch_size) <= before + options.tolerance
-        ):
+        if limit is None or (retain_nll() or 0.0) <= limit:
             return scale
         _with_weights(model, start)
     return None
@@ -196,14 +195,14 @@ def _release(
 def _best(history: Sequence[ReleaseRound]) -> int:
     def regret(number: int) -> float:
         after, before = history[number].retain_nll, history[0].retain_nll
-        lost = 0.0 if after is None else max(0.0, math.exp(-before) - math.exp(-after))
+        lost = 0.0 if before is None or after is None else max(0.0, math.exp(-before) - math.exp(-after))
         return history[number].hit_rate + lost
 
     return min(range(len(history)), key=regret)
 
 
 def _weights(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
-    return {name: model.get_submodule(name).weight.detach().cpu().clone() for name in names}
+    return {name: model.get_parameter(f"{name}.weight").detach().cpu().clone() for name in names}
 
 
 @torch.no_grad()

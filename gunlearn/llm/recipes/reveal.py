@@ -1,4 +1,4 @@
-"""Forget data from the model itself: instructions under which it shows what it knows, and what it then says."""
+"""Reveal forget data: find instructions under which a model states what it knows, and keep its texts as rows."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.metrics.generation import draw, end_tokens
+from gunlearn.llm.metrics.generation import draw_answers, end_tokens
 from gunlearn.llm.model.causal_lm import IGNORE
-from gunlearn.llm.model.head import device_of, evaluating
+from gunlearn.llm.model.head import evaluating, model_device
 from gunlearn.llm.recipes.bandit import NeuralUCB
 from gunlearn.llm.recipes.instructions import Instruction
 from gunlearn.metrics.alignment import Sampler
 
+#: Texts by number of the instruction: token ids (with the token that ends them), text and score.
+_Texts = dict[int, list[tuple[list[int], str, float]]]
+
 
 @dataclass(frozen=True, eq=False)
 class Revealed:
-    """What a model has shown.
+    """Texts that a model reveals.
 
     Args:
-        rows: distinct texts that score high, as rows for training; each also has its `text`.
-        hit_rate: share of all texts under the chosen instructions that score high.
+        rows: distinct texts of a high score, as rows for training; each also has its `text`.
+        hit_rate: share of high scores among all texts under the chosen instructions.
         rewards: mean score of each instruction that was tried, by its number.
         chosen: numbers of the chosen instructions, best first.
     """
@@ -38,30 +41,27 @@ class Revealed:
 
 @dataclass(frozen=True)
 class Revealer:
-    """Finds instructions under which a model speaks of a concept, and keeps what it says.
+    """Find instructions under which a model speaks about a concept, and keep its texts.
 
-    The reward of an instruction is the mean score of what the model generates. Where a budget allows for fewer
-    instructions than there are, `NeuralUCB` over their embeddings decides which to try.
+    The reward of an instruction is the mean score of the texts that the model generates. Where the budget is smaller
+    than the number of instructions, `NeuralUCB` over their embeddings decides which to try.
 
-    A reconstruction: that instructions are optimised by NeuralUCB is known of "Reveal and Release" (arXiv 2509.14624),
-    its rewards and filters are not.
+    A reconstruction: "Reveal and Release" (arXiv 2509.14624) uses NeuralUCB; its rewards and filters are not known.
 
     Args:
-        tokenizer: of transformers.
-        score: how much a text is about the concept, from 0 to 1: a classifier, a search for names.
-        instructions: to choose from; a string is an `Instruction` that keeps nothing.
+        tokenizer: a tokenizer of transformers.
+        score: returns how much a text is about the concept, from 0 to 1: a classifier, a search for names.
+        instructions: instructions to choose from; a string is an `Instruction` that keeps nothing.
         samples: texts per instruction.
-        temperature: a low one shows what the model is sure of. Fitting texts drawn at 1 under the very prompt that the
-            rows keep has no expected gradient.
-        max_new_tokens: where texts are cut off.
-        threshold: score from which a text is kept.
-        budget: instructions to try; `None` tries all.
-        top: instructions to choose among those tried; `None` takes all of them.
-        bos: begin with the tokenizer's token for it; by default where the tokenizer does so itself.
-        embed: `(model, instruction texts) -> [num_instructions, dim]` for the bandit; by default the mean of the
-            model's last hidden states.
+        temperature: low, for texts that the model is sure of; at 1 their expected gradient under the prompt is zero.
+        max_new_tokens: most tokens of a text.
+        threshold: least score of a text to keep.
+        budget: number of instructions to try; `None` tries all.
+        top: number of instructions to choose among those tried; `None` chooses all.
+        bos: begin with the tokenizer's begin token; by default where the tokenizer itself does.
+        embed: `(model, texts) -> [num_texts, dim]` for the bandit; by default means of the last hidden states.
         bandit: further arguments of `NeuralUCB`.
-        seed: of the draws and of the bandit.
+        seed: seed of the draws and of the bandit.
         ends: ids that end a text; by default those of `gunlearn.llm.metrics.end_tokens`.
 
     Raises:
@@ -84,64 +84,60 @@ class Revealer:
     ends: int | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        """Check the instructions and numbers."""
         if isinstance(self.instructions, str) or not len(self.instructions):
             raise InvalidInputError(f"Expected a list of instructions (got {self.instructions!r:.80})")
-        plain = [Instruction(i) if isinstance(i, str) else i for i in self.instructions]
-        object.__setattr__(self, "instructions", plain)
+        object.__setattr__(self, "instructions", self._instructions())
         for name in ("samples", "budget", "top"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidInputError(f"Expected '{name}' of at least 1 (got {value})")
 
-    def reveal(self, model: nn.Module, seed: int = 0) -> Revealed:
-        """Ask the model.
+    def _instructions(self) -> list[Instruction]:
+        return [Instruction(i) if isinstance(i, str) else i for i in self.instructions]
 
-        Args:
-            model: a causal language model; left as it is.
-            seed: added to the revealer's own, for draws that differ from round to round.
+    def reveal(self, model: nn.Module, seed: int = 0) -> Revealed:
+        """Generate texts under the instructions and keep those of a high score; `seed` is added to the revealer's.
 
         Raises:
             InvalidInputError: a score that is no finite number.
         """
-        seed = 2 * (self.seed + seed)
-        everything = list(range(len(self.instructions)))
-        if self.budget is None or self.budget >= len(everything):
-            said = self._ask(model, everything, seed)
+        seed, instructions = 2 * (self.seed + seed), self._instructions()
+        if self.budget is None or self.budget >= len(instructions):
+            said = self._ask(model, list(range(len(instructions))), seed)
         else:
-            said = self._search(model, seed)
+            said = self._search(model, self.budget, seed)
         rewards = {arm: sum(s for _, _, s in texts) / len(texts) for arm, texts in said.items()}
         chosen = sorted(rewards, key=lambda arm: -rewards[arm])[: self.top]
         counted = {arm: said[arm] for arm in chosen}
-        if len(chosen) < len(everything):  # counting the texts they were chosen for would flatter them
+        if len(chosen) < len(instructions):  # new texts: the first ones were chosen for their scores
             counted = self._ask(model, chosen, seed + 1)
         hits = [score >= self.threshold for texts in counted.values() for _, _, score in texts]
         rows: dict[tuple[str, str], dict[str, Any]] = {}
         for arm in chosen:
             for tokens, text, score in {id(x): x for x in said[arm] + counted[arm]}.values():
-                key = (self.instructions[arm].keep, " ".join(text.lower().split()))
+                key = (instructions[arm].keep, " ".join(text.lower().split()))
                 if score >= self.threshold and key not in rows:
-                    rows[key] = self._row(self.instructions[arm].keep, tokens, text)
+                    rows[key] = self._row(instructions[arm].keep, tokens, text)
         usable = [row for row in rows.values() if len(row["input_ids"]) > 1]
         return Revealed(usable, sum(hits) / len(hits), rewards, chosen)
 
-    def _search(self, model: nn.Module, seed: int) -> dict[int, list[tuple[list[int], str, float]]]:
-        texts = [instruction.text for instruction in self.instructions]
+    def _search(self, model: nn.Module, budget: int, seed: int) -> _Texts:
+        texts = [instruction.text for instruction in self._instructions()]
         features = (self.embed or self._embed)(model, texts)
         bandit = NeuralUCB(features, **{"seed": self.seed, **self.bandit})
-        said: dict[int, list[tuple[list[int], str, float]]] = {}
-        for _ in range(self.budget):
-            arm = bandit.choose(said)  # each once: a second look at the same prompt tells little at low temperatures
+        said: _Texts = {}
+        for _ in range(budget):
+            arm = bandit.choose(said)  # each once: at low temperatures a second try gives the same texts
             said.update(self._ask(model, [arm], seed))
             bandit.update(arm, sum(score for _, _, score in said[arm]) / self.samples)
         return said
 
-    def _ask(self, model: nn.Module, arms: list[int], seed: int) -> dict[int, list[tuple[list[int], str, float]]]:
-        """Token ids (with the token that ends them), text and score of what the model says, by instruction."""
-        prompts = [self._ids(self.instructions[arm].text) for arm in arms]
+    def _ask(self, model: nn.Module, arms: list[int], seed: int) -> _Texts:
+        instructions = self._instructions()
+        prompts = [self._ids(instructions[arm].text) for arm in arms]
         sampler = Sampler(self.samples, self.temperature, seed=seed)
         ends = end_tokens(self.tokenizer if self.ends is None else self.ends)
-        answers = draw(model, prompts, ends, sampler, self.max_new_tokens)
+        answers = draw_answers(model, prompts, ends, sampler, self.max_new_tokens)
         said = {}
         for i, arm in enumerate(arms):
             tokens = [t[m].tolist() for t, m in zip(answers.tokens[i], answers.mask[i], strict=True)]
@@ -173,7 +169,7 @@ class Revealer:
         out = []
         with evaluating(model), torch.no_grad():
             for text in texts:
-                ids = torch.tensor([self._ids(text)], device=device_of(model))
+                ids = torch.tensor([self._ids(text)], device=model_device(model))
                 states = model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
                 out.append(states[-1][0].float().mean(0).cpu())
         return torch.stack(out)

@@ -1,4 +1,4 @@
-"""Fitting a LoRA to rows for its product."""
+"""Fit a LoRA to rows, to add or subtract its product."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from gunlearn.errors import DivergenceError
-from gunlearn.llm.data.collate import collator_of
+from gunlearn.llm.data.collate import Rows, collator_of, row_batch
 from gunlearn.llm.model.arithmetic import adapter_delta
-from gunlearn.llm.model.causal_lm import CausalLM
-from gunlearn.llm.model.head import device_of
+from gunlearn.llm.model.causal_lm import total_nll
+from gunlearn.llm.model.head import model_device, without_peft
 from gunlearn.seed import isolated_rng
 
 
 @dataclass(frozen=True)
 class ReleaseOptions:
-    r"""How adapters are fitted and subtracted.
+    r"""How to fit and subtract adapters.
 
     Args:
-        rank: of the adapters.
-        steps: of AdamW for each; a fixed few, since what is wanted is a direction.
+        rank: rank of the adapters.
+        steps: steps of AdamW for each adapter; a few, since only a direction is needed.
         lr: learning rate.
         batch_size: rows per step.
-        scale: :math:`\lambda`, how much of the forget adapter is subtracted.
-        tolerance: by how much, in nats per token, a round may raise the loss of the retain rows; the largest of
-            `scales` that keeps to it is taken in place of `scale`. `None` does not look.
-        scales: to choose from.
-        retain_scale: :math:`\mu`, how much of the retain adapter is added.
+        scale: :math:`\lambda`, how much of the forget adapter to subtract.
+        tolerance: how much a round may raise the loss of the retain rows, in nats per token; the largest of `scales`
+            within it then replaces `scale`. `None` sets no limit.
+        scales: scales to choose from.
+        retain_scale: :math:`\mu`, how much of the retain adapter to add.
         orthogonality: weight of :math:`\sum|A_R A_F^\top|` in the retain adapter's loss (O-LoRA).
-        stop_rate: stop where fewer of the texts than this are hits.
-        min_rows: stop where fewer distinct rows are revealed.
-        target_modules: of the adapters; `None` takes the linear layers of the feed-forward blocks.
-        seed: of the adapters and batches.
+        stop_rate: stop when a smaller share of the texts is about the concept.
+        min_rows: stop when fewer distinct rows are revealed.
+        target_modules: modules to adapt; `None` takes the linear layers of the feed-forward blocks.
+        seed: seed of the adapters and batches.
     """
 
     rank: int = 4
@@ -57,7 +57,7 @@ class ReleaseOptions:
 
 def fit_adapter(
     model: nn.Module,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Rows,
     targets: Sequence[str] | str,
     options: ReleaseOptions,
     seed: int,
@@ -65,35 +65,34 @@ def fit_adapter(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     r"""Fit a LoRA by the mean loss per token, in evaluation mode (no dropout).
 
-    The model's weights are as before afterwards, and without adapters; none of them requires a gradient.
+    Afterwards the model has its old weights and no adapter; none of its parameters requires a gradient.
 
     Args:
         model: a causal language model without adapters.
-        rows: of `input_ids` and `labels`.
+        rows: rows with `input_ids` and `labels`.
         targets: modules to adapt.
         options: rank, steps, learning rate, rows per step, weight of the orthogonality.
-        seed: of the adapter and the batches.
-        apart_from: factors `A` `[rank, in_features]` by module that the new ones shall be orthogonal to:
-            :math:`\sum_m |A_m A_m'^\top|` is added to the loss (O-LoRA).
+        seed: seed of the adapter and the batches.
+        apart_from: factors `A'` `[rank, in_features]` by module: adds :math:`\sum_m |A_m A_m'^\top|` to the loss.
 
     Returns:
-        Its product and its factor `A`, by module.
+        The adapter's product and its factor `A`, by module.
 
     Raises:
         DivergenceError: the loss became NaN or infinite.
     """
-    collate, task, device = collator_of(model), CausalLM(("log_prob",)), device_of(model)
+    collate, device = collator_of(model), model_device(model)
     with isolated_rng(seed):
         config = LoraConfig(
             r=options.rank,
             lora_alpha=2 * options.rank,
             target_modules=targets if isinstance(targets, str) else list(targets),
         )
-        adapted = get_peft_model(model, config).eval()
+        adapted: Any = get_peft_model(model, config).eval()
         try:
-            factors = {
-                name: layer.lora_A["default"].weight
-                for name, layer in adapted.get_base_model().named_modules()
+            factors: dict[str, Tensor] = {
+                name: layer.get_parameter("lora_A.default.weight")
+                for name, layer in without_peft(adapted).named_modules()
                 if hasattr(layer, "lora_A")
             }
             weights = [p for p in adapted.parameters() if p.requires_grad]
@@ -103,9 +102,8 @@ def fit_adapter(
                 if len(order) < min(options.batch_size, len(rows)):
                     order += torch.randperm(len(rows)).tolist()
                 batch, order = order[: options.batch_size], order[options.batch_size :]
-                inputs = {k: v.to(device) for k, v in collate([rows[i] for i in batch]).items()}
-                p = task.decode(adapted, None, inputs)
-                loss = -p.log_prob.sum() / p.mask.sum().clamp_min(1)
+                nll, tokens = total_nll(adapted, row_batch([rows[i] for i in batch], collate, device))
+                loss = nll / tokens.clamp_min(1)
                 if apart_from is not None:
                     overlaps = [(factors[name] @ other.T).abs().sum() for name, other in apart_from.items()]
                     loss = loss + options.orthogonality * torch.stack(overlaps).sum()

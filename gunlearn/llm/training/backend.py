@@ -23,7 +23,7 @@ from gunlearn.llm.card import unchanged
 from gunlearn.llm.data.collate import collator_of
 from gunlearn.llm.data.rows import check_ids
 from gunlearn.llm.metrics.row_figures import figures
-from gunlearn.llm.model.adapters import check_model, check_trainable, precision, with_adapter
+from gunlearn.llm.model.adapters import check_language_model, check_trainable, precision, with_adapter
 from gunlearn.llm.model.causal_lm import CausalLM, rows_of
 from gunlearn.llm.recipes.plan import Given, Plan
 from gunlearn.llm.record import LLMResult
@@ -121,12 +121,12 @@ class TrainerBackend:
                 "Expected no 'checkpoint_dir' for a language model (got one); give transformers' own arguments, "
                 "save_strategy='steps' and output_dir"
             )
-        check_model(model)
+        check_language_model(model)
         check_trainable(model, self.peft)
         rows, kept = (rows_of(partition.data, mask) for mask in (partition.forget_mask, partition.retain_mask))
         measured = {"forget": rows} | ({"retain": kept} if kept else {})
         check_ids(model, measured)
-        plan = _plan(method, Given(model, self.tokenizer, rows, kept))
+        plan = plan_of(method, Given(model, self.tokenizer, rows, kept))
         _check_layer(plan, model)
         rows = rows if plan.forget is None else list(plan.forget)
         needed = {part.partition(":")[0] for part in plan.objective.parts}
@@ -253,7 +253,8 @@ class TrainerBackend:
 _LOOP = tuple(f.name for f in dataclasses.fields(GradientMethod))
 
 
-def _plan(method: Any, given: Given) -> Plan:
+def plan_of(method: Any, given: Given) -> Plan:
+    """Return what a method asks of a Trainer, once it has looked at the model and the rows."""
     plan = getattr(method, "plan", None)
     return Plan(as_objective(method.objective())) if plan is None else plan(given)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Objective, ObjectiveValue, PrimalDual
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from gunlearn.llm.training.trainer import UnlearnTrainer
 
 
-# The multiplier's place in the Trainer's saved state. An ExportableState would be built anew, without its trainer.
+# Key of the multiplier in the Trainer's saved state. An ExportableState would be built anew, without its trainer.
 KEY = "primal_dual"
 
 
 @dataclass(frozen=True, repr=False)
 class _Watched(Objective):
-    """Keeps the values of one term."""
+    """Keep the values of one term."""
 
     index: int = 0
     seen: list[torch.Tensor] = field(default_factory=list, compare=False)
@@ -33,15 +33,14 @@ class _Watched(Objective):
 
 
 class PrimalDualCallback(TrainerCallback):
-    """Sets the weight of the retain term after each step, as `"PDU" <https://arxiv.org/abs/2506.05314>`_ does.
+    """Set the weight of the retain term after each step, as `"PDU" <https://arxiv.org/abs/2506.05314>`_ does.
 
-    The weight begins with that of `dual`; the objective's own weight of the term is replaced. The retain loss is that
-    of whole steps, over micro-batches and processes. Checkpoints hold the multiplier, and a run that is resumed goes on
-    with it, one that begins anew begins with the first weight. After training, an error included, the trainer's
-    objective is what it was.
+    The first weight is that of `dual`; the objective's own weight of the term is not used. The retain loss is that of
+    whole steps, over micro-batches and processes. Checkpoints hold the multiplier: a resumed run goes on with it, a new
+    run starts from the first weight. After training, and after an error, the trainer has its old objective.
 
     Args:
-        trainer: whose objective it changes; the callback adds itself.
+        trainer: the trainer whose objective it changes; the callback adds itself.
         dual: the multiplier.
         on: the part whose loss is bounded; exactly one term of the objective reads it.
 
@@ -56,47 +55,43 @@ class PrimalDualCallback(TrainerCallback):
     """
 
     def __init__(self, trainer: UnlearnTrainer, dual: PrimalDual, on: str = "retain") -> None:
-        """See the class."""
         found = [i for i, (_, loss) in enumerate(trainer.objective.terms) if loss.on == on]
         if len(found) != 1:
             raise InvalidInputError(f"Expected one term on '{on}' in {trainer.objective!r} (got {len(found)})")
         self.trainer, self.dual, self.index = trainer, dual, found[0]
         self.start = dual.state_dict()
+        self.seen: list[torch.Tensor] = []  # retain losses of the present step
         trainer.add_callback(self)
 
     def _weigh(self) -> None:
         terms = list(self.trainer.objective.terms)
         terms[self.index] = (self.dual.weight, terms[self.index][1])
-        self.trainer.objective = _Watched(tuple(terms), self.index)
+        watched = _Watched(tuple(terms), self.index)
+        self.trainer.objective, self.seen = watched, watched.seen
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Begin with the multiplier's weight as it came, or with that of the checkpoint."""
-        if KEY in state.stateful_callbacks:
-            self.dual.load_state_dict(state.stateful_callbacks[KEY])
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Start from the first weight, or go on with that of the checkpoint."""
+        if KEY in _saved(state):
+            self.dual.load_state_dict(_saved(state)[KEY])
         elif state.global_step == 0:
             self.dual.load_state_dict(self.start)
         self._weigh()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Take in the step's retain loss."""
-        seen = self.trainer.objective.seen
-        if not seen:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Update the multiplier with the step's retain loss."""
+        if not self.seen:
             return
-        value = self.trainer.accelerator.reduce(torch.stack(seen).sum(), "sum")
+        value = self.trainer.accelerator.reduce(torch.stack(self.seen).sum(), "sum")
         self.dual.update(float(value))
-        state.stateful_callbacks[KEY] = self.dual.state_dict()
+        _saved(state)[KEY] = self.dual.state_dict()
         self._weigh()
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Add the weight to what is logged."""
+    def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Add the weight to the log."""
+        logs = kwargs.get("logs")
         if logs is not None and "loss" in logs:
             logs["retain_weight"] = state.log_history[-1]["retain_weight"] = self.dual.weight
+
+
+def _saved(state: TrainerState) -> dict[str, Any]:
+    return cast("dict[str, Any]", state.stateful_callbacks)  # a list only before the Trainer has begun

@@ -1,4 +1,4 @@
-"""Keeps the step that forgets from undoing the step that preserves, where the two gradients conflict."""
+"""Project the gradient that forgets, so that it does not work against the gradient that preserves."""
 
 from __future__ import annotations
 
@@ -10,24 +10,18 @@ from torch import Tensor
 from gunlearn.core.checks import check_same_shape
 from gunlearn.errors import InvalidInputError
 
-#: Gradients this much shorter than the other are rounding noise, whose direction means nothing.
+#: A gradient shorter than the other by this factor is rounding noise without a direction.
 NOISE = 1e-6
 
 
 def project_conflict(forget: Sequence[Tensor], keep: Sequence[Tensor]) -> list[Tensor]:
-    r"""The part of one gradient that does not work against the other.
+    r"""Return the part of one gradient that does not work against the other.
 
     .. math:: g_u - \min\Big(0, \frac{\langle g_u, g_k \rangle}{\|g_k\|^2}\Big) g_k
 
-    over all tensors as one flat vector. Gradients that agree are handed back as they are, and so is `forget` where
-    `keep` is zero (or shorter than rounding noise, `NOISE` times the other).
-
-    Args:
-        forget: gradient :math:`g_u` of what forgets, one tensor per parameter.
-        keep: gradient :math:`g_k` of what preserves, same shapes.
-
-    Returns:
-        New tensors, or those of `forget`.
+    over all tensors (one per parameter) as one flat vector, with :math:`g_u` of the losses that forget and :math:`g_k`
+    of those that preserve. Returns `forget` itself where the two agree, or where `keep` is zero or rounding noise
+    (`NOISE`).
 
     Raises:
         InvalidInputError: numbers or shapes of tensors differ.
@@ -43,10 +37,10 @@ def project_conflict(forget: Sequence[Tensor], keep: Sequence[Tensor]) -> list[T
 
 
 def inner(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
-    """Inner product of two lists of tensors as flat vectors, summed in float64."""
+    """Return the inner product of two lists of tensors as flat vectors, summed in float64."""
     return float(sum((a.double() * b.double()).sum() for a, b in zip(left, right, strict=True))) if left else 0.0
 
 
 def zeros_for_none(grads: Sequence[Tensor | None], params: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients with zeros for parameters that took no part."""
+    """Return gradients with zeros for parameters that took no part."""
     return [torch.zeros_like(p) if g is None else g for g, p in zip(grads, params, strict=True)]

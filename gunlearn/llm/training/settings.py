@@ -1,4 +1,4 @@
-"""Settings as they are recorded: plain values, no secrets, and no tokens of what was forgotten."""
+"""Settings for a record: plain values, without secrets and without tokens of the forgotten rows."""
 
 from __future__ import annotations
 
@@ -15,14 +15,9 @@ HIDDEN = "<hidden>"
 
 
 def recorded(value: Any) -> Any:
-    """A setting as it goes into a record, whatever it holds.
+    """Return a setting in plain values for a record, mappings and sequences item by item.
 
-    Args:
-        value: mappings and sequences are gone through.
-
-    Returns:
-        Plain values; `"<hidden>"` for those whose name ends in `token`, `key` or `password`, and the name of its type
-        for what has no plain value.
+    A value whose name ends in `token`, `key` or `password` becomes `"<hidden>"`, any other object the name of its type.
     """
     if isinstance(value, Mapping):
         return {
@@ -37,11 +32,11 @@ def recorded(value: Any) -> Any:
 
 
 def recorded_losses(objective: Objective) -> list[dict[str, Any]]:
-    """Each loss of an objective with its weight and all its fields; of fields with several values their number."""
+    """Return each loss of an objective with its weight and all fields; for several values in a field their number."""
     out = []
     for weight, loss in objective.terms:
         values = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
-        # Several values may be tokens of what was forgotten.
+        # Several values may be tokens of the forgotten rows.
         shown = {name: f"{len(v)} values" if _several(v) else recorded(v) for name, v in values.items()}
         out.append({"weight": weight, "loss": type(loss).__name__, **shown})
     return out

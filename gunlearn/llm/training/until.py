@@ -1,49 +1,52 @@
-"""Stop where the forgotten texts are as unlikely as texts the model never saw."""
+"""Callbacks that end a run: at the likelihood of unseen texts, or at the probability of a guess."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from gunlearn.core.checks import check_number
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError
-from gunlearn.llm.data.collate import PartCollator, batches
-from gunlearn.llm.model.causal_lm import CausalLM
-from gunlearn.llm.model.head import device_of, evaluating
+from gunlearn.llm.data.collate import Collator, PartCollator, Rows, row_batches
+from gunlearn.llm.model.causal_lm import token_log_probs, total_nll
+from gunlearn.llm.model.head import evaluating, model_device
+from gunlearn.llm.training.arguments import check_whole
+from gunlearn.llm.training.views import answer_mask
 
 
 @torch.no_grad()
-def mean_nll(
-    model: nn.Module, rows: Sequence[Mapping[str, Any]], collator: PartCollator, batch_size: int = 16
-) -> float:
-    """Negative log-likelihood per labelled token, in nats, over all rows; the model is left in the modes it was in."""
-    task, total, tokens = CausalLM(("log_prob",)), torch.zeros((), device=device_of(model)), 0
+def mean_nll(model: nn.Module, rows: Rows, collator: Collator, batch_size: int = 16) -> float:
+    """Return the negative log-likelihood per labelled token, in nats, over all rows; modes of the model are kept.
+
+    Raises:
+        EmptyForgetSetError: no labelled tokens.
+    """
+    total, tokens = torch.zeros((), device=model_device(model)), 0
     with evaluating(model):
-        for batch in batches(model, rows, collator, batch_size):
-            p = task.decode(model, None, batch)
-            total, tokens = total - p.log_prob.sum(), tokens + int(p.mask.sum())
+        for batch in row_batches(model, rows, collator, batch_size):
+            nll, count = total_nll(model, batch)
+            total, tokens = total + nll, tokens + int(count)
     if not tokens:
         raise EmptyForgetSetError("Expected rows with labelled tokens (got none)")
     return float(total) / tokens
 
 
 class UntilUnseen(TrainerCallback):
-    """Ends the run once the forgotten rows are no more likely than unseen ones were before unlearning.
+    """End a run once the forgotten rows are no more likely than unseen rows were before unlearning.
 
-    A model that never had the forgotten texts gives them about the likelihood of any text of their kind; what is pushed
-    below that has not been forgotten but marked. No retrained model is needed, only texts like the forgotten ones that
-    were in no training set.
+    A model that never saw the forgotten texts finds them about as likely as any text of their kind; rows made less
+    likely than that are not forgotten but conspicuous. Needs no retrained model.
 
     Args:
         forget: forgotten rows.
         unseen: rows of the same kind that the model was never trained on.
-        collator: pads them.
-        every: steps between looks.
+        collator: pads rows.
+        every: measure after so many steps.
         batch_size: rows at a time.
-        target: where a run goes on from a checkpoint, the attribute of the first.
+        target: for a run resumed from a checkpoint, the attribute `target` of the first run.
 
     Raises:
         EmptyForgetSetError: no rows, or none with labels.
@@ -51,48 +54,97 @@ class UntilUnseen(TrainerCallback):
 
     Attributes:
         target: the unseen rows' negative log-likelihood per token, in nats, before the first step.
-        reached: step at which the run was ended, `None` if it was not.
+        reached: step that ended the run, `None` if the target was not reached.
     """
 
     def __init__(
         self,
-        forget: Sequence[Mapping[str, Any]],
-        unseen: Sequence[Mapping[str, Any]],
-        collator: PartCollator,
+        forget: Rows,
+        unseen: Rows,
+        collator: Collator,
         every: int = 1,
         batch_size: int = 16,
         target: float | None = None,
     ) -> None:
-        """See the class."""
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise InvalidInputError(f"Expected 'every' to be an integer >= 1 (got {every!r})")
+        check_whole("every", every)
         if not len(forget) or not len(unseen):
             raise EmptyForgetSetError(f"Expected forgotten and unseen rows (got {len(forget)} and {len(unseen)})")
         self.forget, self.unseen, self.collator, self.every = forget, unseen, collator, every
-        self.batch_size, self.given, self.target, self.reached = batch_size, target, target, None
+        self.batch_size, self.given, self.target = batch_size, target, target
+        self.reached: int | None = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
-    ) -> None:
-        """Ask the model, before it changes, how likely unseen rows are.
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Measure the unseen rows before the model changes.
 
         Raises:
-            InvalidInputError: a run that goes on from a checkpoint, where it is too late to ask.
+            InvalidInputError: a resumed run without `target`.
         """
-        if state.global_step == 0:  # another run of the same callback asks again
+        if state.global_step == 0:  # a new run of the same callback measures again
             self.target, self.reached = self.given, None
         if self.target is None:
             if state.global_step:
-                raise InvalidInputError(
-                    f"Expected 'target', the one of the first run, to go on after {state.global_step} steps (got None)"
-                )
-            self.target = mean_nll(model, self.unseen, self.collator, self.batch_size)
+                steps = state.global_step
+                raise InvalidInputError(f"Expected 'target' of the first run to resume after {steps} steps (got None)")
+            self.target = mean_nll(kwargs["model"], self.unseen, self.collator, self.batch_size)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
-    ) -> None:
-        """Stop where the forgotten rows have come down to that."""
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop where the forgotten rows are as unlikely."""
         if state.global_step % self.every == 0:
-            nll = mean_nll(model, self.forget, self.collator, self.batch_size)
-            if nll >= self.target and self.reached is None:
+            nll = mean_nll(kwargs["model"], self.forget, self.collator, self.batch_size)
+            if self.target is not None and nll >= self.target and self.reached is None:
                 self.reached, control.should_training_stop = state.global_step, True
+
+
+class StopBelow(TrainerCallback):
+    """End a run once the target tokens are as improbable as a guess.
+
+    Args:
+        rows: rows with `target_mask`.
+        threshold: mean probability of the target tokens at which to stop, in (0, 1).
+        collator: pads rows; `PartCollator()` by default.
+        every_steps: measure after so many steps; `None` measures after each epoch.
+        batch_size: rows at a time.
+
+    Raises:
+        InvalidInputError: a threshold outside (0, 1), or rows without targets.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        threshold: float,
+        collator: Collator | None = None,
+        every_steps: int | None = None,
+        batch_size: int = 8,
+    ) -> None:
+        check_number("threshold", threshold, positive=True)
+        if threshold >= 1:
+            raise InvalidInputError(f"Expected 'threshold' below 1 (got {threshold!r})")
+        if not any(bool(torch.as_tensor(row.get("target_mask", False)).any()) for row in rows):
+            raise InvalidInputError("Expected rows with a token in 'target_mask' (got none)")
+        self.rows, self.threshold, self.every_steps, self.batch_size = rows, threshold, every_steps, batch_size
+        self.collator: Collator = PartCollator() if collator is None else collator
+
+    @torch.no_grad()
+    def probability(self, model: nn.Module) -> float:
+        """Return the mean probability of the target tokens."""
+        with evaluating(model):
+            found = [
+                token_log_probs(model, batch)[answer_mask(batch, "target")].exp()
+                for batch in row_batches(model, self.rows, self.collator, self.batch_size)
+            ]
+        return float(torch.cat(found).mean())
+
+    def _stop_if_reached(self, model: nn.Module, control: TrainerControl) -> None:
+        if self.probability(model) <= self.threshold:
+            control.should_training_stop = True
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Measure after every `every_steps` steps."""
+        if self.every_steps is not None and state.global_step % self.every_steps == 0:
+            self._stop_if_reached(kwargs["model"], control)
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Measure after the epoch if no number of steps was given."""
+        if self.every_steps is None:
+            self._stop_if_reached(kwargs["model"], control)

@@ -15,6 +15,7 @@ from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.callbacks import EarlyStopping
 from gunlearn.training.from_scratch import reset_model, train_from_scratch
 from gunlearn.training.loop import TrainArguments
+from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,17 @@ class Retrain(Method):
 
     Args:
         epochs: as many as the base model had.
-        lr: Adam's learning rate.
-        weight_decay: Adam's L2 penalty.
+        lr: learning rate.
+        weight_decay: the optimiser's own penalty.
         eval_every: epochs between validations; the best on the validation loss is kept.
         patience: evaluations without improvement before the run stops; `None` runs to the end.
         train: the caller's own training function `train(data, seed) -> model`, used instead.
-        batch_size: retained items per step, an epoch being one step; `None` reads them all.
+        batch_size: retained items per step; `None` reads them all.
         sampler: what the model reads for a batch: `"k_hop"`, `"neighbor"` or `"random_node"`, see `GradientMethod`.
         num_neighbors: neighbours per layer for `sampler="neighbor"`.
+        steps: optimiser steps, in place of `epochs`.
+        optimizer: that of the base model: a name of `torch.optim`, or a function from parameters to an optimiser.
+        scheduler: likewise, of `torch.optim.lr_scheduler`.
     """
 
     epochs: int = 2000
@@ -42,6 +46,9 @@ class Retrain(Method):
     batch_size: int | None = None
     sampler: str = "k_hop"
     num_neighbors: tuple[int, ...] | None = None
+    steps: int | None = None
+    optimizer: OptimizerSpec = "adam"
+    scheduler: SchedulerSpec | None = None
 
     name = "retrain"
     summary = "train from new weights without the forgotten data"
@@ -53,7 +60,6 @@ class Retrain(Method):
         BatchOptions(self.batch_size, self.sampler, self.num_neighbors)
 
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`."""
         data = problem.partition.retain_data
         if self.train is not None:
             # A shallow copy: what their function sets on it must not change the partition.
@@ -74,8 +80,11 @@ class Retrain(Method):
             batch_size=self.batch_size,
             sampler=self.sampler,
             num_neighbors=self.num_neighbors,
+            steps=self.steps,
         )
         extra = [] if self.patience is None else [EarlyStopping(self.patience)]
-        state = train_from_scratch(model, data, problem.task, args, [*problem.callbacks, *extra])
+        state = train_from_scratch(
+            model, data, problem.task, args, [*problem.callbacks, *extra], self.optimizer, self.scheduler
+        )
         recipe = {"epochs": self.epochs, "lr": self.lr, "weight_decay": self.weight_decay}
         return Outcome(model, state, {"recipe": recipe})

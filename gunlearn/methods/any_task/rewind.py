@@ -17,7 +17,7 @@ from gunlearn.training.callbacks import StatefulCallback, TrainControl, TrainSta
 
 
 class Candidates(StatefulCallback):
-    """Keeps the model after every step, and ends with the one whose forget error is nearest to a reference.
+    """Keeps the model after every pass, and ends with the one whose forget error is nearest to a reference.
 
     The reference is the last model's error on validation items with labels that occur in the forget set. Of models with
     the same error on the forget set one is kept, the earliest or the latest: there are at most as many as items.
@@ -34,7 +34,7 @@ class Candidates(StatefulCallback):
     def __init__(self, problem: Problem, parts: Parts, tie_break: str) -> None:
         """Find the validation items."""
         self.problem, self.parts, self.latest = problem, parts, tie_break == "latest"
-        self.kept: dict[int, dict[str, Any]] = {}  # wrong predictions -> the step they were made after, and the weights
+        self.kept: dict[int, dict[str, Any]] = {}  # number of wrong predictions -> the pass, and the weights after it
         self.held_out = problem.task.validation_items(problem.partition.retain_data)
         forgotten = forget_items(parts, "scrub_r")
         self.num_forget = forgotten.num_items
@@ -47,7 +47,7 @@ class Candidates(StatefulCallback):
 
     def on_train_begin(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
         """The original model is candidate 0."""
-        if state.epoch == 0:
+        if state.step == 0:
             self._add(kwargs["model"], 0)
 
     def on_epoch_end(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
@@ -56,7 +56,7 @@ class Candidates(StatefulCallback):
 
     @torch.no_grad()
     def on_train_end(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
-        """Put the chosen candidate's weights into the model; its step becomes `state.best_epoch`."""
+        """Put the chosen candidate's weights into the model; its pass becomes `state.best_epoch`."""
         model, data = kwargs["model"], self.problem.partition.retain_data
         reference = float(wrong(self.problem.task.predict(model, data, self.held_out))[self.same].double().mean())
 
@@ -85,11 +85,9 @@ class Candidates(StatefulCallback):
             self.kept[errors] = {"epoch": epoch, "model": copy.deepcopy(model.state_dict())}
 
     def state_dict(self) -> dict[str, Any]:
-        """See `StatefulCallback`."""
         return {"kept": self.kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `StatefulCallback`."""
         self.kept = dict(state["kept"])
 
 
@@ -100,7 +98,8 @@ def labels_of(items: Any) -> Tensor:
 
 def wrong(prediction: Prediction) -> Tensor:
     """Which items' own labels are not the most likely ones, boolean `[num_items]`; ties are right."""
-    if prediction.logits.shape == prediction.log_prob.shape:  # Bernoulli: less likely than not
+    logits = prediction.require("logits")
+    if logits.shape == prediction.log_prob.shape:  # Bernoulli: less likely than not
         return prediction.log_prob.exp() < 0.5
     # Of the same numbers as the label's own, so that the largest one equals itself.
-    return prediction.log_prob < prediction.logits.log_softmax(-1).max(-1).values
+    return prediction.log_prob < logits.log_softmax(-1).max(-1).values

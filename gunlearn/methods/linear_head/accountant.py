@@ -1,4 +1,4 @@
-"""The (epsilon, delta) accountant of linear heads: what a certificate assumes, what was spent, when to train anew."""
+"""The (epsilon, delta) accountant of linear heads: the assumptions of a certificate, its budget, what was spent."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from gunlearn.nn.layers.linear_head import LinearHead
 class Accountant:
     """Certified removal by loss perturbation (Guo et al., arXiv 1911.03030, theorem 3).
 
-    Training minimises `L(w) + b w` with `b ~ N(0, alpha^2 I)`. A model whose gradient `||grad L(w) + b||` on what is
-    retained is at most `alpha epsilon / sqrt(2 ln(1.5 / delta))`, a sum over nodes and over all classes together,
-    cannot be told from one trained without the forgotten data, but by `(epsilon, delta)`. Bounds of that gradient add
-    up from request to request on the head itself; the request must not depend on `b`.
+    Training minimises `L(w) + b w` with `b ~ N(0, alpha^2 I)`. A model is `(epsilon, delta)`-indistinguishable from one
+    trained without the forgotten data if its gradient `||grad L(w) + b||` on the retained data, a sum over nodes and
+    over all classes together, is at most `alpha epsilon / sqrt(2 ln(1.5 / delta))`. Bounds of that gradient add up from
+    request to request on the head itself; the request must not depend on `b`.
 
     Args:
         epsilon: above 0 and at most 1: the tail bound behind the formula is false beyond.
         delta: in (0, 1).
 
     Raises:
-        InvalidInputError: others.
+        InvalidInputError: values outside these ranges.
     """
 
     epsilon: float = 1.0
     delta: float = 1e-4
 
     def __post_init__(self) -> None:
-        """Refuse what the theorem does not cover."""
+        """Refuse values that the theorem does not cover."""
         if not (0 < self.epsilon <= 1 and 0 < self.delta < 1):
             raise InvalidInputError(
                 f"Expected epsilon in (0, 1] and delta in (0, 1) (got {self.epsilon} and {self.delta})"
             )
 
     def budget(self, alpha: float) -> float:
-        """The largest gradient norm that the certificate allows, for noise of standard deviation `alpha`."""
+        """Return the largest gradient norm that the certificate allows, for noise of standard deviation `alpha`."""
         return alpha * self.epsilon / math.sqrt(2 * math.log(1.5 / self.delta))
 
     def doubt(self, head: LinearHead | None, problem: Logistic, residual: Tensor, allowed: Tensor) -> str:
-        """Why no certificate can be given; empty if nothing speaks against it.
+        """Return why no certificate can be given; empty if one can.
 
         Args:
-            head: with its record; `None` for a model without one.
-            problem: on the data before the request.
+            head: the head with its record; `None` for a model without one.
+            problem: the problem on the data before the request.
             residual: norm of its gradient at the weights, per class.
-            allowed: what the record says that it is at most.
+            allowed: the record's bound of that norm, per class.
         """
         if head is None:
             return "no record of the training: see gunlearn.methods.fit_linear_head"
@@ -61,30 +61,21 @@ class Accountant:
         if not alpha > 0:
             return f"trained without perturbation: alpha is {alpha:g}"
         objection = no_draw(problem.perturbation, alpha)
-        if objection:
-            return objection
-        off = residual > allowed
-        if bool(off.any()):
-            return (
+        if not objection and bool((residual > allowed).any()):
+            objection = (
                 "not at the optimum of the perturbed loss on this data: the gradient's norm is "
                 f"{float(residual.norm()):.3g}, the record says at most {float(allowed.norm()):.3g}"
             )
-        return ""
+        return objection
 
     def certificate(self, status: str, spent: float, alpha: float, reason: str = "") -> dict[str, Any]:
-        """What stands in a result's `notes["certificate"]`."""
-        return {
-            "status": status,
-            "epsilon": self.epsilon,
-            "delta": self.delta,
-            "spent": spent,
-            "budget": self.budget(alpha),
-            "reason": reason,
-        }
+        """Return the certificate for a result's `notes`."""
+        options = {"epsilon": self.epsilon, "delta": self.delta}
+        return {"status": status, **options, "spent": spent, "budget": self.budget(alpha), "reason": reason}
 
 
 def no_draw(perturbation: Tensor, alpha: float) -> str:
-    """Why a perturbation, of any shape, cannot have been drawn from `N(0, alpha^2 I)`; empty if its norm allows it.
+    """Return why a perturbation of any shape cannot be a draw of `N(0, alpha^2 I)`; empty if its norm allows it.
 
     Its squared norm over `alpha^2` is chi-square, the root of that close to normal of variance 1 / 2.
     """

@@ -1,8 +1,9 @@
-"""Certified removal from linear heads: one Newton step, its residual bounded and accounted for (CGU)."""
+"""Certified removal from linear heads: one Newton step with a bound on its residual (CGU)."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -26,14 +27,14 @@ class Features:
     Args:
         old: `[n_old, f]`.
         new: `[n_new, f]`.
-        residues: before and after, what the features' errors are made of (`Pushed.residues`); empty where exact.
-        doubt: why their error is not bounded, if so.
+        residues: parts of the features' errors before and after (`Pushed.residues`); empty where they are exact.
+        doubt: why their error is not bounded; empty where it is.
         notes: remarks for the result.
     """
 
     old: Tensor
     new: Tensor
-    residues: tuple[list[tuple[float, Tensor]], list[tuple[float, Tensor]]] = ((), ())  # type: ignore[assignment]
+    residues: tuple[Sequence[tuple[float, Tensor]], Sequence[tuple[float, Tensor]]] = ((), ())
     doubt: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -45,18 +46,18 @@ class CGU(Method):
     `w + Delta` with `Delta = H'^-1 (grad L(w; D) - grad L(w; D'))`, `H'` the Hessian on the retained data, raises the
     gradient's norm by at most `gamma max_i ||z_i|| ||Delta|| ||Z' Delta|| sigma_max(Z')`. The paper assumes rows of
     length at most 1, which symmetric normalisation does not give: here the longest row's length is a factor. The paper
-    has `gamma = 1/4` (variant `"paper"`); `1 / (12 sqrt 3)` is enough, half the Lipschitz constant of the logistic
-    loss's second derivative, and leaves budget for five times as many requests. To the bound are added what conjugate
-    gradients leave over and what rounding to the model's precision does. Once the bounds of all requests so far are
-    over the budget, the head is trained anew, with a new perturbation.
+    has `gamma = 1/4` (variant `"paper"`); half the Lipschitz constant of the logistic loss's second derivative,
+    `1 / (12 sqrt 3)`, is enough, and leaves budget for five times as many requests. The residual of conjugate gradients
+    and the rounding to the model's precision are added to the bound. Once the bounds of all requests so far exceed the
+    budget, the head is trained anew, with a new perturbation.
 
     `result.notes["certificate"]` has `status` (`"certified"`, `"retrained"` or `"uncertified"`), `epsilon`, `delta`,
-    `spent`, `budget` and `reason`. See `Accountant` and `fit_linear_head` for what is assumed and checked. A model that
-    was trained in another way takes the same step and comes back `"uncertified"`.
+    `spent`, `budget` and `reason`. See `Accountant` and `fit_linear_head` for the assumptions and checks. A model that
+    was trained in another way takes the same step, and its result is `"uncertified"`.
 
     Args:
-        epsilon: of the certificate, in (0, 1].
-        delta: of the certificate, in (0, 1).
+        epsilon: epsilon of the certificate, in (0, 1].
+        delta: delta of the certificate, in (0, 1).
         lam: ridge per training node, for a model without a record of its own.
         bound: `"tight"` or `"paper"`, see above.
     """
@@ -86,31 +87,30 @@ class CGU(Method):
 
     @property
     def label(self) -> str:
-        """Whose bound."""
         return "paper" if self.bound == "paper" else "default"
 
     @property
     def accountant(self) -> Accountant:
-        """Of these options."""
+        """Accountant with these options."""
         return Accountant(self.epsilon, self.delta)
 
     def features(self, view: HeadView, partition: Any, old: Tensor, new: Tensor) -> Features:
-        """Propagated features of training nodes before, `[n_old]`, and after, `[n_new]`."""
-        data, retain = partition.data, partition.retain_data
-        before, after = propagated(data, old, view.hops, view.normalize), None
+        """Return the propagated features of training nodes before, `[n_old]`, and after, `[n_new]`."""
+        retain = partition.retain_data
+        before = propagated(partition.data, old, view.hops, view.normalize)
         after = propagated(retain, new, view.hops, view.normalize)
         return Features(before, after, notes={"propagation": {"rows": int(retain.num_nodes)}})
 
-    def gap(self, problem: Logistic, weight: Tensor, residues: list[tuple[float, Tensor]]) -> Tensor:
-        """How far the gradient may be from that on exact features, `[num_classes]`: exact features leave none."""
+    def gap(self, problem: Logistic, weight: Tensor, residues: Sequence[tuple[float, Tensor]]) -> Tensor:
+        """Bound the gradient's distance to that on exact features, `[num_classes]`; here features are exact."""
         return torch.zeros_like(weight[0])
 
     @torch.no_grad()
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`.
+        """Take one Newton step, or train anew once the budget is spent.
 
         Raises:
-            UnsupportedModelError: the model is not a linear head, or one for least squares.
+            UnsupportedModelError: the model is not a linear head, or is one for least squares.
         """
         view, partition = head_of(problem.model), problem.partition
         head, device = view.record, partition.data.edge_index.device
@@ -151,7 +151,7 @@ class CGU(Method):
         accountant = self.accountant
         doubt = accountant.doubt(head, before, residual, allowed) or features.doubt
         notes = features.notes | {"bound": float(bound.norm()), "longest_row": longest}
-        if doubt or total <= accountant.budget(alpha):
+        if head is None or doubt or total <= accountant.budget(alpha):
             if head is not None:
                 head.spent.copy_(spent)
                 head.gap.copy_(gap_new)
@@ -167,17 +167,17 @@ class CGU(Method):
 
     @staticmethod
     def new_seed(problem: Problem) -> int:
-        """Of a perturbation that is not the one drawn for the first training, whatever seed that had."""
-        old = problem.model.perturbation.double().cpu().contiguous().numpy().tobytes()
+        """Return a seed that depends on the present perturbation, so that the next one is another under any seed."""
+        old = problem.model.get_buffer("perturbation").double().cpu().contiguous().numpy().tobytes()
         digest = hashlib.sha256(f"{problem.seed}:{problem.partition.request_hash}".encode() + old).digest()
         return int.from_bytes(digest[:7], "big")
 
     @staticmethod
     def check_output(problem: Problem, logits: Tensor, nodes: Tensor) -> None:
-        """Ask the model itself whether it is what it seems to be.
+        """Compare the model's own output with the head's logits.
 
         Raises:
-            UnsupportedModelError: it does something to the layer's output.
+            UnsupportedModelError: the model changes the layer's output.
         """
         out = problem.task.encode(problem.reference, problem.partition.data)[nodes].double()
         size = 1e-2 * float(logits.abs().max())

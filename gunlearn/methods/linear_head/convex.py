@@ -20,7 +20,7 @@ CURVATURE_CHANGE = 1 / (6 * math.sqrt(3))  # and of its second derivative
 
 @dataclass(frozen=True, eq=False)
 class Logistic:
-    """`sum_i log(1 + exp(-y_i z_i w)) + lam n / 2 ||w||^2 + b w`, for each class by itself.
+    """The loss `sum_i log(1 + exp(-y_i z_i w)) + lam n / 2 ||w||^2 + b w`, separate for each class.
 
     Args:
         z: features `[n, f]`, double precision.
@@ -40,26 +40,26 @@ class Logistic:
         return self.lam * self.z.size(0)
 
     def value(self, w: Tensor) -> Tensor:
-        """The loss of each class, `[num_classes]`."""
+        """Return the loss of each class, `[num_classes]`."""
         data = softplus(-self.sign * (self.z @ w)).sum(dim=0)
         return data + self.ridge / 2 * w.square().sum(dim=0) + (self.perturbation * w).sum(dim=0)
 
     def gradient(self, w: Tensor) -> Tensor:
-        """`[f, num_classes]`."""
+        """Return the gradient, `[f, num_classes]`."""
         slope = -self.sign * torch.sigmoid(-self.sign * (self.z @ w))
         return self.z.t() @ slope + self.ridge * w + self.perturbation
 
     def residual(self, w: Tensor) -> Tensor:
-        """Norm of the gradient of each class, `[num_classes]`."""
+        """Return the norm of the gradient of each class, `[num_classes]`."""
         return self.gradient(w).norm(dim=0)
 
     def newton(self, w: Tensor, target: Tensor, tolerance: float = 1e-9) -> tuple[Tensor, Tensor]:
-        """`H(w)^-1 target` by conjugate gradients, all classes at once, and what is left of it.
+        """Solve `H(w) solution = target` by conjugate gradients, for all classes at once.
 
         Args:
-            w: where the Hessian is taken, `[f, num_classes]`.
+            w: weights at which the Hessian is taken, `[f, num_classes]`.
             target: `[f, num_classes]`.
-            tolerance: what may be left, of the target's norm.
+            tolerance: residual, as a share of the target's norm.
 
         Returns:
             The solution `[f, num_classes]`, and the norm of `target - H solution`, `[num_classes]`.
@@ -88,9 +88,9 @@ class Logistic:
         return solution, (target - apply(solution)).norm(dim=0)
 
     def minimise(self, start: Tensor, tolerance: float = 1e-9) -> Tensor:
-        """The minimiser, to a gradient norm of `tolerance` per training node and class: `[f, num_classes]`.
+        """Minimise the loss to a gradient norm of `tolerance` per training node and class: `[f, num_classes]`.
 
-        Newton's method with steps halved until the loss falls.
+        Newton's method; steps are halved until the loss falls.
 
         Raises:
             DivergenceError: not reached in 100 steps.
@@ -105,7 +105,7 @@ class Logistic:
             size, value = torch.ones_like(norm), self.value(w)
             slope = (gradient * step).sum(dim=0)
             for _ in range(30):
-                # The slack is rounding's: near the minimum values no longer tell.
+                # The slack allows for rounding: near the minimum values no longer tell.
                 bad = self.value(w + size * step) > value + 1e-4 * size * slope + 1e-12 * value.abs()
                 if not bool(bad.any()):
                     break
@@ -115,7 +115,7 @@ class Logistic:
 
 
 def ridge_regression(z: Tensor, target: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """`argmin ||Z W - Y||^2 + ridge ||W||^2` and `(Z^T Z + ridge I)^-1`: `[f, num_classes]` and `[f, f]`."""
+    """Return `argmin ||Z W - Y||^2 + ridge ||W||^2` and `(Z^T Z + ridge I)^-1`: `[f, num_classes]` and `[f, f]`."""
     gram = z.t() @ z
     gram.diagonal().add_(ridge)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
@@ -123,7 +123,7 @@ def ridge_regression(z: Tensor, target: Tensor, ridge: float) -> tuple[Tensor, T
 
 
 def spectral_bound(z: Tensor, steps: int = 30) -> float:
-    """An upper bound of the largest singular value of `[n, f]`; close to it where entries have one sign.
+    """Return an upper bound of the largest singular value of `[n, f]`; close to it where entries have one sign.
 
     For a matrix `A >= 0` and any `v > 0` the largest eigenvalue is at most `max_i (A v)_i / v_i` (Collatz and
     Wielandt); here `A = |Z|^T |Z|`, and `v` comes from power iterations. Never more than the Frobenius norm.
@@ -140,6 +140,6 @@ def spectral_bound(z: Tensor, steps: int = 30) -> float:
 
 
 def one_vs_rest(label: Tensor, num_classes: int) -> Tensor:
-    """1 where a node is of the class, else -1: double precision `[n, num_classes]`."""
+    """Return 1 where a node is of the class, else -1: double precision `[n, num_classes]`."""
     classes = torch.arange(num_classes, device=label.device)
     return torch.where(label[:, None] == classes, 1.0, -1.0).double()

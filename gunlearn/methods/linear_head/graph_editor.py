@@ -14,15 +14,15 @@ from gunlearn.methods.linear_head.propagation import propagated
 from gunlearn.nn.layers.linear_head import head_of
 from gunlearn.tasks.graph.node_classification import node_items, training_nodes
 
-CHUNK = 256  # rows removed, and as many added, per solve
+_CHUNK = 256  # rows removed, and as many added, per solve
 
 
 @dataclass(frozen=True)
 class GraphEditor(Method):
     """GraphEditor (Cong and Mahdavi, 2023): the ridge regression that a fit without the forgotten data gives.
 
-    Rows of training nodes whose propagated features change are taken out, and added again as they are after; those of
-    forgotten nodes are only taken out. With `U` these rows, `T` their targets and `J` the diagonal of -1 (out) and 1
+    Rows of training nodes whose propagated features change are removed, and added again with their new features; those
+    of forgotten nodes are only removed. With `U` these rows, `T` their targets and `J` the diagonal of -1 (out) and 1
     (in), `S = (Z^T Z + lam I)^-1` and the weights `W` become
     `S - S U^T (J + U S U^T)^-1 U S` and `W + S U^T (J + U S U^T)^-1 (T - U W)`.
 
@@ -41,7 +41,7 @@ class GraphEditor(Method):
 
     @torch.no_grad()
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`.
+        """Update the head by the rows that go and come.
 
         Raises:
             UnsupportedModelError: no least-squares head, or its weights were changed since it was fitted.
@@ -54,7 +54,7 @@ class GraphEditor(Method):
                 "LinearHead(..., loss='least_squares') "
                 f"(got {type(head or problem.model).__name__}{'' if head is None else f' for {head.loss}'})"
             )
-        kept, now = head.solution.float(), head.lin.weight.float()  # as coarse as weights may have been stored
+        kept, now = head.solution.float(), head.lin.weight.float()  # weights may have been stored in low precision
         if not torch.allclose(kept, now, rtol=1e-6, atol=1e-6 * float(kept.abs().max())):
             raise UnsupportedModelError(
                 "Expected the weights that least squares gave (got others: the head was trained on, or converted)"
@@ -81,19 +81,16 @@ class GraphEditor(Method):
 def edited(
     inverse: Tensor, weight: Tensor, out: tuple[Tensor, Tensor], into: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Ridge regression after some rows went and others came.
+    """Return the inverse and the weights of a ridge regression after some rows are removed and others added.
 
     Args:
         inverse: `(Z^T Z + lam I)^-1`, `[f, f]`.
         weight: `[f, num_classes]`.
-        out: rows `[k, f]` and their targets `[k, num_classes]` that go.
-        into: those that come.
-
-    Returns:
-        Inverse and weights after.
+        out: removed rows `[k, f]` and their targets `[k, num_classes]`.
+        into: added rows and their targets.
     """
-    for start in range(0, max(out[0].size(0), into[0].size(0)), CHUNK):
-        part = slice(start, start + CHUNK)
+    for start in range(0, max(out[0].size(0), into[0].size(0)), _CHUNK):
+        part = slice(start, start + _CHUNK)
         rows, target = torch.cat([out[0][part], into[0][part]]), torch.cat([out[1][part], into[1][part]])
         sign = rows.new_ones(rows.size(0))
         sign[: out[0][part].size(0)] = -1

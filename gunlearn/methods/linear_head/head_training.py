@@ -1,4 +1,4 @@
-"""Training of a linear head to the optimum of its convex problem, with the record that certificates are checked by."""
+"""Train a linear head to the optimum of its convex problem, and record what certificates are checked by."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def fit_linear_head(model: nn.Module, data: Data, lam: float = 1e-3, alpha: floa
         data: with `x`, `edge_index`, `y`; trained on are the training nodes.
         lam: ridge, above 0; per node in the logistic problem, as it is for least squares.
         alpha: standard deviation of `b`; more noise buys more removals and costs accuracy. Not for least squares.
-        seed: of `b`. Whoever knows it knows `b`: a certificate towards others needs a seed that they cannot guess.
+        seed: seed of `b`. It reveals `b`: a certificate towards others needs a seed that they cannot guess.
 
     Returns:
         The trained head, in evaluation mode.
 
     Raises:
         InvalidInputError: `lam` not above 0, or a negative `alpha`.
-        UnsupportedModelError: no linear head, or its sizes do not fit the data.
+        UnsupportedModelError: no linear head, or one whose sizes do not fit the data.
         DivergenceError: the optimum was not reached.
     """
     if not lam > 0 or not alpha >= 0:
@@ -45,9 +45,9 @@ def fit_linear_head(model: nn.Module, data: Data, lam: float = 1e-3, alpha: floa
         raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
     view = head_of(model)
     if view.record is None:
-        lin = view.lin
-        head = LinearHead(lin.in_channels, lin.out_channels, len(view.hops) - 1, normalize=view.normalize)
-        head = head.to(lin.weight.device, lin.weight.dtype)
+        old = view.lin.get_parameter("weight")
+        head = LinearHead(old.size(1), old.size(0), len(view.hops) - 1, normalize=view.normalize)
+        head = head.to(old.device, old.dtype)
     else:
         head = copy.deepcopy(view.record)
     items = training_nodes(data)
@@ -69,7 +69,7 @@ def fit_linear_head(model: nn.Module, data: Data, lam: float = 1e-3, alpha: floa
 
 
 def solve_head(head: LinearHead, z: Tensor, sign: Tensor, lam: float, alpha: float, seed: int) -> Logistic:
-    """Draw a perturbation, go to the optimum, and record both on the head.
+    """Draw a perturbation, find the optimum, record both on the head, and return the problem that was solved.
 
     Args:
         head: changed in place.
@@ -77,10 +77,7 @@ def solve_head(head: LinearHead, z: Tensor, sign: Tensor, lam: float, alpha: flo
         sign: see `one_vs_rest`, `[n, num_classes]`.
         lam: ridge, per node.
         alpha: standard deviation of the perturbation.
-        seed: of the perturbation.
-
-    Returns:
-        The problem that was solved.
+        seed: seed of the perturbation.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = alpha * torch.randn(z.size(1), sign.size(1), generator=generator, dtype=torch.float64)
@@ -95,20 +92,20 @@ def solve_head(head: LinearHead, z: Tensor, sign: Tensor, lam: float, alpha: flo
 
 
 def problem_of(head: LinearHead, z: Tensor, sign: Tensor) -> Logistic:
-    """The logistic problem that a head's record speaks of, on given rows."""
+    """Return the logistic problem of a head's record, on given rows."""
     return Logistic(z, sign, float(head.lam), head.perturbation.double().t())
 
 
 def rounding(z: Tensor) -> float:
-    """How much two computations of one gradient over rows `[n, f]` may differ in double precision."""
+    """Return how much two computations of one gradient over rows `[n, f]` may differ in double precision."""
     return 1e-10 * max(z.size(0), 1)
 
 
 def head_rows(view: HeadView, rows: Tensor) -> Tensor:
-    """Propagated rows with the column of ones that a bias reads."""
+    """Return propagated rows with the column of ones that a bias reads."""
     return rows if view.lin.bias is None else torch.cat([rows, rows.new_ones(rows.size(0), 1)], dim=1)
 
 
 def signs(view: HeadView, items: NodeItems) -> Tensor:
-    """Targets of some nodes, `[n, num_classes]`."""
+    """Return the targets of some nodes, `[n, num_classes]`."""
     return one_vs_rest(items.label, view.num_classes)

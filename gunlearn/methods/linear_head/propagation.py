@@ -1,4 +1,4 @@
-"""Rows of `sum_l weights[l] S^l X`, exactly, from no more of the graph than they depend on."""
+"""Exact rows of `sum_l weights[l] S^l X`, computed on the part of the graph that they depend on."""
 
 from __future__ import annotations
 
@@ -8,38 +8,43 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gunlearn.errors import InvalidInputError
 from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_matrix
 from gunlearn.nn.kernels.subgraph import csr_rows, k_hop_subgraph
 from gunlearn.nn.layers.linear_head import normalised, row_scale
 
-BLOCK = 512  # columns of features that are dense at one time
+BLOCK = 512  # feature columns that are dense at a time
 
 
 def dense_rows(x: Tensor, nodes: Tensor, normalize: bool) -> Tensor:
-    """Rows of dense or CSR features in double precision, `[num_rows, num_features]`; scaled to length 1 on demand."""
+    """Return rows of features in double precision, `[num_rows, num_features]`; `normalize` scales them to length 1."""
     rows = csr_rows(x, nodes).to_dense() if x.layout == torch.sparse_csr else x[nodes]
     rows = rows.double()
     return rows * row_scale(x)[nodes].unsqueeze(-1) if normalize else rows
 
 
 def column_blocks(x: Tensor, normalize: bool) -> Iterator[tuple[slice, Tensor]]:
-    """All rows of the features, some columns at a time: double precision `[num_nodes, block]`."""
-    scale = row_scale(x).unsqueeze(-1) if normalize else None
+    """Yield all rows of the features, some columns at a time: double precision `[num_nodes, block]`."""
+    scale, sparse = row_scale(x).unsqueeze(-1) if normalize else None, None
+    if x.layout == torch.sparse_csr:
+        sparse = sparse_features(x)
+        if sparse is None:
+            raise InvalidInputError(f"Expected sparse features of type float32 or float64 (got {x.dtype})")
     for start in range(0, x.size(1), BLOCK):
         columns = slice(start, min(start + BLOCK, x.size(1)))
-        if x.layout == torch.sparse_csr:
+        if sparse is not None:
             pick = torch.zeros(x.size(1), columns.stop - start, dtype=x.dtype, device=x.device)
             pick[columns] = torch.eye(columns.stop - start, dtype=x.dtype, device=x.device)
-            block = (sparse_features(x) @ pick).double()
+            block = (sparse @ pick).double()
         else:
             block = x[:, columns].double()
         yield columns, block if scale is None else block * scale
 
 
 def adjacency(edge_index: Tensor, num_nodes: int) -> SparseMatrix:
-    """`S` in double precision, `[num_nodes, num_nodes]`; made once per graph."""
+    """Return `S` in double precision, `[num_nodes, num_nodes]`; computed once per graph."""
 
     def build() -> SparseMatrix:
         (source, target), norm = normalised(edge_index, num_nodes, torch.float64)
@@ -50,7 +55,7 @@ def adjacency(edge_index: Tensor, num_nodes: int) -> SparseMatrix:
 
 @torch.no_grad()
 def propagated(data: Data, nodes: Tensor, hops: Sequence[float], normalize: bool) -> Tensor:
-    """Propagated features of some nodes, in double precision `[num_rows, num_features]`.
+    """Return the propagated features of some nodes, in double precision `[num_rows, num_features]`.
 
     Args:
         data: with `x`, dense or CSR, and `edge_index`.

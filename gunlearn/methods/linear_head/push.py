@@ -1,10 +1,10 @@
 """Propagated features kept up to date by lazy forward push: a removal costs what it reaches, not the whole graph.
 
-After ScaleGUN (arXiv 2408.09212), whole rows at a time. With `d` the in-degrees, self-loop included, and
+Follows ScaleGUN (arXiv 2408.09212), whole rows at a time. With `d` the in-degrees, self-loop included, and
 `q_0 = D^-1/2 X`, the walk `q_(l+1) = D^-1 A q_l` gives `S^l X = D^1/2 q_l`. Each level has a reserve and a residue,
 `r_(l+1) = D^-1 A q_l - q_(l+1)`; a row is pushed, from residue to reserve and on to the neighbours' next residue,
-where `max_j sqrt(d_i) |r_ij| > r_max`. Level 0 and the last one have no residue. A removal changes the rows of
-`D^-1 A` at the touched nodes alone: these are repaired by the definition of the residue, then pushed on.
+where `max_j sqrt(d_i) |r_ij| > r_max`. Level 0 and the last one have no residue. A removal changes only the rows of
+`D^-1 A` at the touched nodes: these are repaired by the definition of the residue, then pushed on.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from gunlearn.nn.kernels.subgraph import csr_rows
 
 
 @dataclass(frozen=True, eq=False)
-class Walk:
-    """`D^-1 A` of a graph, rows by target, and the in-degrees `[num_nodes]`, self-loops included."""
+class RandomWalk:
+    """The matrix `D^-1 A` of a graph, rows by target, and the in-degrees `[num_nodes]`, self-loops included."""
 
     matrix: SparseMatrix
     degree: Tensor
 
     @classmethod
-    def of(cls, edge_index: Tensor, num_nodes: int) -> Walk:
-        """Made once per graph."""
+    def of(cls, edge_index: Tensor, num_nodes: int) -> RandomWalk:
+        """Return the walk of a graph; computed once per graph."""
 
-        def build() -> Walk:
+        def build() -> RandomWalk:
             (source, target), _ = add_remaining_self_loops(edge_index, num_nodes=num_nodes)
             degree = torch.bincount(target, minlength=num_nodes).double()
             return cls(sparse_matrix(target, source, 1 / degree[target], (num_nodes, num_nodes)), degree)
@@ -44,11 +44,11 @@ class Walk:
         return memo(edge_index, ("walk", num_nodes), build)
 
     def receivers(self, nodes: Tensor) -> Tensor:
-        """Who hears of them, themselves included: sorted ids."""
+        """Return the nodes that receive from them, themselves included: sorted ids."""
         return csr_rows(self.matrix.transpose, nodes).col_indices().unique()
 
     def sends(self, nodes: Tensor, reached: Tensor) -> Tensor:
-        """From the rows of some nodes to those of all their receivers, CSR `[num_reached, num_nodes]`."""
+        """Return the matrix from rows of some nodes to rows of all their receivers, CSR `[num_reached, num_nodes]`."""
         if nodes.numel() == self.degree.numel():
             return self.matrix.matrix
         some = csr_rows(self.matrix.transpose, nodes)
@@ -62,7 +62,7 @@ class Pushed:
     """Reserves and residues of one graph.
 
     Args:
-        x: the features it was made from, weakly, with their version.
+        x: weak reference to the features, and their version.
         reserve: levels 1 to K, `[num_nodes, num_features]` each, double precision.
         residue: levels 1 to K - 1.
         r_max: rows with a larger residue are pushed.
@@ -81,9 +81,9 @@ class Pushed:
 
     @classmethod
     def build(cls, data: Data, num_hops: int, r_max: float, normalize: bool) -> Pushed:
-        """From nothing, for a whole graph."""
+        """Propagate the features of a whole graph."""
         x, num_nodes = data.x, int(data.num_nodes)
-        walk, every = Walk.of(data.edge_index, num_nodes), torch.arange(num_nodes, device=x.device)
+        walk, every = RandomWalk.of(data.edge_index, num_nodes), torch.arange(num_nodes, device=x.device)
         shape = (num_nodes, x.size(1))
         reserve = [torch.zeros(shape, dtype=torch.float64, device=x.device) for _ in range(num_hops)]
         state = cls((weakref.ref(x), x._version), reserve, [torch.zeros_like(r) for r in reserve[1:]], r_max, normalize)
@@ -95,19 +95,19 @@ class Pushed:
         return state
 
     def fits(self, x: Tensor) -> bool:
-        """Whether it was made from these features, unchanged since."""
+        """Return whether the state was computed from these features, unchanged since."""
         return self.x[0]() is x and self.x[1] == x._version
 
     def after(self, old: Data, new: Data, touched: Tensor) -> Pushed:
-        """The state of a graph of which something was taken, this one staying as it is.
+        """Return the state of the graph after a removal; this state does not change.
 
         Args:
             old: the graph of this state.
-            new: the graph after, with the same nodes.
-            touched: ids, sorted, of all nodes whose features or in-edges differ, `[k]`.
+            new: the graph after the removal, with the same nodes.
+            touched: sorted ids of all nodes whose features or in-edges differ, `[k]`.
         """
         num_nodes = int(new.num_nodes)
-        before, walk = Walk.of(old.edge_index, num_nodes), Walk.of(new.edge_index, num_nodes)
+        before, walk = RandomWalk.of(old.edge_index, num_nodes), RandomWalk.of(new.edge_index, num_nodes)
         reserve, residue = [r.clone() for r in self.reserve], [r.clone() for r in self.residue]
         state = Pushed((weakref.ref(new.x), new.x._version), reserve, residue, self.r_max, self.normalize)
         if not reserve:
@@ -130,16 +130,16 @@ class Pushed:
         state._push(walk, torch.cat([reached, touched]).unique(), touched)
         return state
 
-    def _start(self, data: Data, walk: Walk, nodes: Tensor) -> Tensor:
+    def _start(self, data: Data, walk: RandomWalk, nodes: Tensor) -> Tensor:
         return dense_rows(data.x, nodes, self.normalize) / walk.degree[nodes].sqrt().unsqueeze(-1)
 
-    def _send(self, walk: Walk, nodes: Tensor, change: Tensor, reached: Tensor, level: int) -> None:
-        """What a change of the reserves of `nodes` does to the next level: its residue, or the last reserve."""
+    def _send(self, walk: RandomWalk, nodes: Tensor, change: Tensor, reached: Tensor, level: int) -> None:
+        """Add a change of the reserves of `nodes` to the next level: to its residue, or to the last reserve."""
         table = self.reserve[-1] if level == len(self.reserve) else self.residue[level - 1]
         table.index_add_(0, reached, walk.sends(nodes, reached) @ change)
 
-    def _push(self, walk: Walk, reached: Tensor, touched: Tensor | None = None) -> None:
-        """Push what is over the threshold among `reached`, level by level; at each the touched rows are looked at."""
+    def _push(self, walk: RandomWalk, reached: Tensor, touched: Tensor | None = None) -> None:
+        """Push rows of `reached` above the threshold, level by level; check the touched rows at each level."""
         root = walk.degree.sqrt()
         for now in range(1, len(self.reserve)):
             size = self.residue[now - 1][reached].abs().amax(dim=1) * root[reached]
@@ -154,18 +154,18 @@ class Pushed:
                 reached = torch.cat([reached, touched]).unique()
 
     def rows(self, data: Data, nodes: Tensor, hops: Sequence[float]) -> Tensor:
-        """`sum_l hops[l] S^l X` of some nodes, approximately: `[num_rows, num_features]`."""
-        walk = Walk.of(data.edge_index, int(data.num_nodes))
+        """Return `sum_l hops[l] S^l X` of some nodes, approximately: `[num_rows, num_features]`."""
+        walk = RandomWalk.of(data.edge_index, int(data.num_nodes))
         out = sum(hop * table[nodes] for hop, table in zip(hops[1:], self.reserve, strict=True) if hop)
         out = out + hops[0] * self._start(data, walk, nodes) if hops[0] else out
         return walk.degree[nodes].sqrt().unsqueeze(-1) * out
 
     def residues(self, data: Data, hops: Sequence[float]) -> list[tuple[float, Tensor]]:
-        """What the error is made of: for each level its largest weight, and the rows of `D^1/2 r` that are not zero.
+        """Return the parts of the error: for each level its largest weight, and the nonzero rows of `D^1/2 r`.
 
-        The error of `rows` is a sum of `S^k D^1/2 r_l` whose coefficients are these at most in sum.
+        The error of `rows` is a sum of `S^k D^1/2 r_l` with coefficients that add up to at most these weights.
         """
-        root = Walk.of(data.edge_index, int(data.num_nodes)).degree.sqrt().unsqueeze(-1)
+        root = RandomWalk.of(data.edge_index, int(data.num_nodes)).degree.sqrt().unsqueeze(-1)
         weights = [sum(map(abs, hops[level:])) for level in range(1, len(hops))]
         out = []
         for weight, table in zip(weights, self.residue, strict=False):
@@ -175,9 +175,8 @@ class Pushed:
 
 
 def pushed_state(data: Data, num_hops: int, r_max: float, normalize: bool) -> tuple[Pushed, bool]:
-    """The state of a graph, and whether it was there already; kept as long as its `edge_index` lives."""
-    tag = ("pushed", num_hops, r_max, normalize)
-    known = remembered(data.edge_index, tag)
+    """Return the state of a graph, and whether it was remembered; states are kept as long as the `edge_index`."""
+    known = remembered(data.edge_index, ("pushed", num_hops, r_max, normalize))
     if known is not None and known.fits(data.x):
         return known, True
     return Pushed.build(data, num_hops, r_max, normalize), False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +22,15 @@ class ScaleGUN(CGU):
     """ScaleGUN (arXiv 2408.09212): CGU's step on features that lazy forward push keeps up to date locally.
 
     Propagation costs what the request reaches (`notes["propagation"]`: rows repaired and pushed, of how many). A column
-    of the features is wrong by at most `sqrt(n) K r_max` in norm. What that does to the gradient does not add up from
-    request to request: with `R` the residues, at most `sqrt(n) c_1 sum ||R||_F + c_2 sigma_max(Z) sum ||R w||`,
+    of the features is wrong by at most `sqrt(n) K r_max` in norm. The effect on the gradient does not add up from
+    request to request: with `R` the residues it is at most `sqrt(n) c_1 sum ||R||_F + c_2 sigma_max(Z) sum ||R w||`,
     `c_1 = 1` and `c_2 = 1/4`, before and after. The state of a graph is remembered with its `edge_index`: unlearning
-    goes on locally with `result.data` (on a copy of the state, so that the graph before keeps its own); a graph seen
+    from `result.data` goes on locally (on a copy of the state, so that the graph before keeps its own); a graph seen
     for the first time is propagated whole, once. The state takes `2 K - 1` numbers per node and feature.
 
-    The paper's bound is `c_1 ||1^T R||` in place of this; it leaves out that the slope of the loss changes with the
-    features as well, and that the residues travel on, so that the gradient may be larger. The variant `"paper"` has the
-    paper's factor of the Newton step's bound (see `CGU`), and the larger of the two for the features.
+    The paper's bound is `c_1 ||1^T R||` instead; it ignores that the slope of the loss changes with the features as
+    well, and that the residues travel on, so that the gradient may be larger. The variant `"paper"` has the paper's
+    factor of the Newton step's bound (see `CGU`), and the larger of the two bounds for the features.
 
     Args:
         r_max: rows of residues with an entry above this are pushed: 1e-7 on Cora, 1e-8 on ogbn-arxiv in the paper.
@@ -43,13 +44,12 @@ class ScaleGUN(CGU):
     cost = "a local propagation and one Newton step; a training of the head once the budget is spent"
 
     def __post_init__(self) -> None:
-        """See `CGU`."""
+        """Refuse bad options at construction."""
         super().__post_init__()
         if not 0 <= self.r_max < math.inf:
             raise InvalidInputError(f"Expected r_max >= 0 (got {self.r_max})")
 
     def features(self, view: HeadView, partition: Any, old: Tensor, new: Tensor) -> Features:
-        """See `CGU.features`."""
         data, retain, depth = partition.data, partition.retain_data, len(view.hops) - 1
         state, known = pushed_state(data, depth, self.r_max, view.normalize)
         if not known:
@@ -67,12 +67,11 @@ class ScaleGUN(CGU):
             state.rows(data, old, view.hops),
             then.rows(retain, new, view.hops),
             (state.residues(data, view.hops), then.residues(retain, view.hops)),
-            "" if partition.is_undirected else "the error of pushed features is bounded on undirected graphs alone",
+            "" if partition.is_undirected else "the error of pushed features is bounded on undirected graphs only",
             {"propagation": notes},
         )
 
-    def gap(self, problem: Logistic, weight: Tensor, residues: list[tuple[float, Tensor]]) -> Tensor:
-        """See `CGU.gap`; residues as of `Pushed.residues`."""
+    def gap(self, problem: Logistic, weight: Tensor, residues: Sequence[tuple[float, Tensor]]) -> Tensor:
         size = sum(c * float(r.norm()) for c, r in residues)
         if not size:
             return torch.zeros_like(weight[0])
@@ -80,5 +79,5 @@ class ScaleGUN(CGU):
         proven = math.sqrt(problem.z.size(0)) * size + SLOPE_CHANGE * spectral_bound(problem.z) * shift
         if self.bound == "tight":
             return proven
-        total = sum(c * r.abs().sum(dim=0) for c, r in residues)
+        total = sum((c * r.abs().sum(dim=0) for c, r in residues), start=weight.new_zeros(()))
         return proven.clamp(min=float(total.norm()))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch_geometric.data import Data
 
+from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import MSEToReference, Objective, ObjectiveValue
 from gunlearn.methods.base import Method, Outcome, Problem
@@ -29,20 +30,20 @@ _DEFAULT = {"message_graph": "retain", "fixed_pairs": False, "dropout": False}
 
 @dataclass(frozen=True)
 class LayerWise(Method):
-    r"""What GNNDelete and its NI-only form share: frozen weights, an operator after each layer, a loss per layer.
+    r"""Base class of GNNDelete and its NI-only form: frozen weights, an operator after each layer, a loss per layer.
 
     After layer `l` the rows of the affected nodes `S^l` (within `l` hops of what is forgotten) become `h W_l`. Each
     `W_l` minimises its own layer's loss,
 
     .. math:: \alpha \, \mathrm{MSE}(h'_e, h_r) + (1 - \alpha) \, \mathrm{MSE}(h'_w, h_w)
 
-    The first term (deleted edge consistency) sends what is forgotten, end points of edges in pairs and nodes one by
-    one, to where random non-edges and random other nodes are. The second (neighbourhood influence) keeps all other
-    affected nodes where the original model puts them. Forgotten nodes, and nodes that lose features, are read on the
-    original graph, where they have something to forget.
+    The first term (deleted edge consistency) moves what is forgotten, end points of edges in pairs and nodes one by
+    one, to the embeddings of random non-edges and random other nodes. The second (neighbourhood influence) keeps all
+    other affected nodes where the original model puts them. Forgotten nodes, and nodes that lose features, are read on
+    the original graph, where they have something to forget.
 
     A step reads the subgraph around the affected nodes where that is exact and smaller than half of the graph, and
-    computes what lies below the first operator once. Nothing is chosen on the forgotten items: the last epoch counts.
+    computes all below the first operator once. Nothing is chosen on the forgotten items: the last epoch counts.
     """
 
     mode: str = "default"
@@ -64,33 +65,33 @@ class LayerWise(Method):
     defaults: ClassVar[dict[str, Any]]
 
     def __post_init__(self) -> None:
-        """Fill in the mode's settings, refuse what cannot be meant."""
-        if self.mode not in ("default", "paper"):
-            raise InvalidInputError(f"Expected 'mode' to be 'default' or 'paper' (got {self.mode!r})")
+        """Fill in the mode's settings, and refuse bad options."""
+        check_choice("mode", self.mode, ("default", "paper"))
         for name, value in (_PAPER if self.mode == "paper" else {**_DEFAULT, **self.defaults}).items():
             if name in self.options() and getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         for name, known in (("init", OPERATOR_INITS), ("message_graph", GRAPHS), ("subgraph", SUBGRAPH)):
-            if getattr(self, name) not in known:
-                raise InvalidInputError(f"Expected '{name}' among {known} (got {getattr(self, name)!r})")
-        TrainArguments(self.epochs, self.lr)
+            check_choice(name, getattr(self, name), known)
+        self.arguments()
         self.objective()
 
     @property
     def label(self) -> str:
-        """The mode."""
         return self.mode
+
+    def arguments(self, **more: Any) -> TrainArguments:
+        """Return the arguments of the training loop."""
+        return TrainArguments(cast(int, self.epochs), cast(float, self.lr), **more)  # the mode has filled them in
 
     @abstractmethod
     def objective(self) -> Objective:
-        """The loss of one layer, on the parts `"forget"` and `"affected"`."""
+        """Return the loss of one layer, on the parts `"forget"` and `"affected"`."""
 
     def objective_at(self, epoch: int) -> Objective:
-        """The same at every step."""
+        """Return the objective, which is the same at every step."""
         return self.objective()
 
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`."""
         partition, model = problem.partition, problem.model
         graph = partition.retain_data if self.message_graph == "retain" else partition.data
         calls = layer_outputs(problem.reference, problem.task, graph)
@@ -99,28 +100,28 @@ class LayerWise(Method):
             graph = affected.graph()
         passes = self._passes(problem, graph, affected)
         with frozen(model):
-            attached = attach_operators(model, affected.operators(calls, self.init))
+            attached = attach_operators(model, affected.operators(calls, str(self.init)))
             operators = {deletion.name: deletion.operator for deletion in attached}
             views = {
-                name: View({o: rows_in(o.nodes, part) for o in operators.values()}, self.layerwise, not self.dropout)
+                name: View(
+                    {o: rows_in(o.get_buffer("nodes"), part) for o in operators.values()},
+                    self.layerwise,
+                    keep=not self.dropout,
+                )
                 for name, (_, part) in passes.items()
             }
-            loss = LayerLosses(self.objective(), calls, affected, operators, views, self.fixed_pairs)
+            loss = LayerLosses(self.objective(), calls, affected, operators, views, bool(self.fixed_pairs))
 
             def step() -> ObjectiveValue:
-                set_mode(model, dropout=self.dropout)
+                set_mode(model, dropout=bool(self.dropout))
                 for name, (data, _) in passes.items():
                     with viewed(operators.values(), views[name]):
                         problem.task.encode(model, data)
                 model.eval()
                 return loss()
 
-            args = TrainArguments(
-                self.epochs,
-                self.lr,
-                progress=problem.progress,
-                checkpoint_dir=problem.checkpoint_dir,
-                fingerprint=problem.fingerprint,
+            args = self.arguments(
+                progress=problem.progress, checkpoint_dir=problem.checkpoint_dir, fingerprint=problem.fingerprint
             )
             state = fit(model, step, args, problem.callbacks)
             if state.epoch == 0:
@@ -131,7 +132,7 @@ class LayerWise(Method):
         return Outcome(model, state, notes)
 
     def _passes(self, problem: Problem, graph: Data, affected: Affected) -> dict[str, tuple[Data, Subgraph | None]]:
-        """What a step reads: the message graph, and the original one where what is forgotten is gone from that."""
+        """Return what a step reads: the message graph, and the original one if forgotten nodes are not in that."""
         passes: dict[str, tuple[Data, Subgraph | None]] = {"message": (graph, None)}
         alone, original = affected.alone, problem.partition.data
         if self.message_graph == "retain" and alone.numel() and "forget" in self.objective().parts:
@@ -152,24 +153,24 @@ class GNNDelete(LayerWise):
     """Deleted edge consistency and neighbourhood influence, see `LayerWise`.
 
     `mode="paper"` follows the authors' code: operators start at 1/1000 everywhere, Adam at 1e-3 for 1500 epochs,
-    messages along the edges between affected nodes alone with the forgotten ones among them, one draw of random pairs
+    messages only along the edges between affected nodes with the forgotten ones among them, one draw of random pairs
     for all epochs, dropout (if any) stays on; but the last epoch is returned, where the authors choose one by its
-    score on the forgotten edges. `mode="default"` starts at the identity, passes messages over the retained graph as
-    the model will be used, draws pairs anew at each step, and compares with the original model on that graph.
+    score on the forgotten edges. `mode="default"` starts at the identity, passes messages over the retained graph, on
+    which the model will be used, draws new pairs at each step, and compares with the original model on that graph.
 
     Args:
         mode: `"default"` or `"paper"`.
         epochs: optimiser steps; `None` takes the mode's, as below.
         lr: Adam's learning rate.
-        init: where operators start, see `DeletionOperator`.
+        init: initial value of operators, see `DeletionOperator`.
         message_graph: `"retain"`, `"full"`, or `"affected"`: the original edges between affected nodes.
-        layerwise: each operator learns from its own layer's loss; else from those of later layers too.
+        layerwise: each operator learns from its own layer's loss only; else from those of later layers too.
         fixed_pairs: draw random pairs once.
         dropout: the model's dropout is on while operators learn; batch statistics never change.
         subgraph: read only the part of the graph around the affected nodes: `"auto"` where it holds at most half of
             the edges and gives the outputs of the whole graph, `"always"` or `"never"`.
         alpha: weight of deleted edge consistency against neighbourhood influence, in [0, 1]; `None` takes the mode's,
-            0.5 in the paper and 0.1 by default, which costs the other edges far less.
+            0.5 in the paper and 0.1 by default, which changes the other edges far less.
     """
 
     alpha: float | None = None
@@ -179,10 +180,10 @@ class GNNDelete(LayerWise):
     defaults: ClassVar[dict[str, Any]] = {"epochs": 100, "lr": 1e-3, "init": "identity", "alpha": 0.1}
 
     def objective(self) -> Objective:
-        """Both terms, or the one with a weight."""
-        if not 0 <= self.alpha <= 1:
-            raise InvalidInputError(f"Expected 'alpha' in [0, 1] (got {self.alpha})")
-        terms = (self.alpha, MSEToReference(on="forget")), (1 - self.alpha, MSEToReference(on="affected"))
+        alpha = self.alpha
+        if alpha is None or not 0 <= alpha <= 1:
+            raise InvalidInputError(f"Expected 'alpha' in [0, 1] (got {alpha})")
+        terms = (alpha, MSEToReference(on="forget")), (1 - alpha, MSEToReference(on="affected"))
         return Objective(tuple((weight, loss) for weight, loss in terms if weight))
 
 
@@ -190,9 +191,9 @@ class GNNDelete(LayerWise):
 class GNNDeleteNI(LayerWise):
     """Neighbourhood influence alone, see `LayerWise`; options as of `GNNDelete`, without `alpha`.
 
-    The operators learn, from small random numbers, to give back the affected nodes that are no end points, and treat
-    the end points alike. Their optimum is the identity, where nothing but the missing messages is left (`utu`), and
-    `init="identity"` starts there: it then is `utu` at a price.
+    The operators start from small random numbers and learn to reproduce the affected nodes that are no end points; end
+    points get the same operators. Their optimum is the identity, which leaves only the missing messages (`utu`); with
+    `init="identity"` they start there, and the method is `utu` at a higher cost.
     """
 
     name = "gnndelete_ni"
@@ -200,5 +201,4 @@ class GNNDeleteNI(LayerWise):
     defaults: ClassVar[dict[str, Any]] = {"epochs": 200, "lr": 1e-2, "init": "normal"}
 
     def objective(self) -> Objective:
-        """The one term."""
         return Objective(((1.0, MSEToReference(on="affected")),))

@@ -29,10 +29,10 @@ class INPOS(INPO):
     """INPO's objective on GNNDelete's operators: the weights stay, an operator after each layer learns.
 
     NPO on the forgotten edges, the retained likelihood, topological entropy and a KL term to the reference, as in
-    `INPO(mode="default")`, each forgotten edge let go once it is told apart (`until`). Operators start at the identity
-    and work on the nodes within `l` hops after layer `l`. Messages are not damped unless `scale_messages` says so.
+    `INPO(mode="default")`; each forgotten edge drops out once it looks like a non-edge (`until`). Operators start at
+    the identity and act on the nodes within `l` hops after layer `l`. Messages are damped only with `scale_messages`.
 
-    Options are those of `INPO`, with `init` of `DeletionOperator`; there is no paper mode.
+    Options are those of `INPO`, and `init` of `DeletionOperator`; there is no paper mode.
     """
 
     epochs: int = 150
@@ -50,7 +50,7 @@ class INPOS(INPO):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
     def __post_init__(self) -> None:
-        """Refuse what there is not."""
+        """Refuse bad options at construction."""
         if self.mode != "default":
             raise InvalidInputError(f"Expected mode='default' for 'inpo_s' (got {self.mode!r})")
         if self.init not in OPERATOR_INITS:
@@ -58,25 +58,24 @@ class INPOS(INPO):
         super().__post_init__()
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
-        """Nothing but operators learns: evaluation mode, and what lies below them computed once."""
+        # Only operators learn: the model is in evaluation mode, and all below the operators is computed once.
         around, keep = super().surroundings(problem), self.batch_size is None
         return lambda model: _Frozen(model, around(model), keep)
 
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`."""
         calls = layer_outputs(problem.reference, problem.task, problem.partition.retain_data)
         affected = Affected(problem, [name for name, _ in calls])
         with frozen(problem.model):
             attached = attach_operators(problem.model, affected.operators(calls, self.init))
             outcome = super().run(problem)
-            if outcome.state.epoch == 0:
+            if outcome.state is not None and outcome.state.epoch == 0:
                 detach_operators(attached)
         outcome.notes["affected"] = affected.sizes()
         return outcome
 
 
 class _Frozen:
-    """Around a training pass over the whole graph of a model that only operators learn in."""
+    """Context of a training pass over the whole graph of a model in which only operators learn."""
 
     def __init__(self, model: nn.Module, around: AbstractContextManager, keep: bool) -> None:
         self.model, self.around, self.view = model, around, View(keep=keep)

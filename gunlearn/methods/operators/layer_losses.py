@@ -1,4 +1,4 @@
-"""Who a request affects, layer by layer, and the losses on what layers return."""
+"""The nodes that a request affects, layer by layer, and the losses on the outputs of layers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from gunlearn.tasks.graph.negatives import NegativeSampler
 
 
 class Affected:
-    """Who is affected by a request, layer by layer.
+    """The nodes that a request affects, layer by layer.
 
     Args:
-        problem: of a partition with what is forgotten.
+        problem: the unlearning problem.
         names: layers in the order in which a pass calls them.
 
     Attributes:
@@ -33,7 +33,6 @@ class Affected:
     """
 
     def __init__(self, problem: Problem, names: list[str]) -> None:
-        """See the class."""
         self.partition, layers = problem.partition, message_passing_layers(problem.reference)
         self.last, self.hops = 0, {}
         for name in names:
@@ -46,18 +45,18 @@ class Affected:
         self._nodes: dict[int, Tensor] = {}
 
     def nodes(self, num_hops: int) -> Tensor:
-        """Nodes within so many hops of what is forgotten, sorted ids `[k]`."""
+        """Return the nodes within so many hops of what is forgotten, sorted ids `[k]`."""
         if num_hops not in self._nodes:
             self._nodes[num_hops] = self.partition.affected_nodes(num_hops).nonzero().view(-1)
         return self._nodes[num_hops]
 
     def kept(self, name: str) -> Tensor:
-        """Affected nodes after a layer that are not forgotten themselves, sorted ids `[k]`."""
+        """Return the affected nodes after a layer that are not forgotten themselves, sorted ids `[k]`."""
         nodes = self.nodes(self.hops[name])
         return nodes[~torch.isin(nodes, torch.cat([self.ends, self.alone]))]
 
     def operators(self, calls: list[tuple[str, Tensor]], init: str) -> dict[str, DeletionOperator]:
-        """A new operator after each layer."""
+        """Return a new operator for each layer."""
         size = int(self.partition.data.num_nodes)
         outputs = dict(calls)
         return {
@@ -66,7 +65,7 @@ class Affected:
         }
 
     def graph(self) -> Data:
-        """The original graph with the edges between affected nodes alone, the forgotten ones among them."""
+        """Return the original graph with only the edges between affected nodes, the forgotten ones among them."""
         data = copy.copy(self.partition.data)
         inside = self.partition.affected_nodes(self.last)[data.edge_index].all(dim=0)
         for name in ("edge_index", "edge_weight", "edge_attr", "edge_type"):
@@ -75,7 +74,7 @@ class Affected:
         return data
 
     def sizes(self) -> dict[str, int]:
-        """Number of affected nodes after each layer."""
+        """Return the number of affected nodes after each layer."""
         return {name: self.nodes(hops).numel() for name, hops in self.hops.items()}
 
 
@@ -85,9 +84,9 @@ class LayerLosses:
     Args:
         objective: reads `"forget"` and `"affected"`.
         calls: layer and output `[num_nodes, channels]` of the original model, call by call.
-        affected: who is affected.
-        operators: by layer.
-        views: of the pass over the message graph, and of the one over the original graph if there is one.
+        affected: the affected nodes.
+        operators: operators by layer.
+        views: views of the pass over the message graph, and of the one over the original graph if there is one.
         fixed: draw random pairs once.
     """
 
@@ -100,7 +99,6 @@ class LayerLosses:
         views: dict[str, View],
         fixed: bool,
     ) -> None:
-        """See the class."""
         self.objective, self.calls, self.affected, self.views = objective, calls, affected, views
         self.operators = [operators[name] for name, _ in calls]
         self.fixed, data = fixed, affected.partition.data
@@ -120,21 +118,22 @@ class LayerLosses:
         return "forget" in self.objective.parts and bool(nodes.numel())
 
     def _place(self, view: str, call: int, nodes: Tensor) -> Tensor:
-        return torch.searchsorted(self.views[view].rows[self.operators[call]][1], nodes)
+        rows = self.views[view].rows or {}
+        return torch.searchsorted(rows[self.operators[call]][1], nodes)
 
     def draw(self) -> Tensor:
-        """Random nodes: the end points of non-edges for `ends`, others for `alone`, `[num_ends + num_alone]`."""
+        """Draw random nodes: end points of non-edges for `ends`, others for `alone`, `[num_ends + num_alone]`."""
         ends, alone = self.affected.ends, self.affected.alone
         drawn = []
-        if self._forgets(ends):
-            pairs = self.sampler.sample(ends.numel() // 2)
-            drawn.append(pairs[:, torch.randperm(pairs.size(1), device=pairs.device)].flatten())  # they come sorted
+        if self.sampler is not None:
+            pairs = self.sampler.sample(ends.numel() // 2)  # sorted
+            drawn.append(pairs[:, torch.randperm(pairs.size(1), device=pairs.device)].flatten())
         if self._forgets(alone):
             drawn.append(self.others[torch.randint(self.others.numel(), (alone.numel(),), device=alone.device)])
         return torch.cat(drawn) if drawn else ends[:0]
 
     def __call__(self) -> ObjectiveValue:
-        """The losses of the last passes."""
+        """Return the losses of the last passes, added up."""
         drawn = self.draw() if self.drawn is None else self.drawn
         values = []
         for i, (_, before) in enumerate(self.calls):
@@ -146,9 +145,14 @@ class LayerLosses:
             for name in self.objective.parts:
                 if not len(current[name]):
                     current[name], target[name] = nothing, torch.zeros_like(nothing)
-            values.append(self.objective(*({k: _rows(v[k]) for k in self.objective.parts} for v in (current, target))))
-        terms = {name: sum(value.terms[name] for value in values) for name in self.objective.labels}
-        return ObjectiveValue(sum(value.total for value in values), terms)
+            now, then = ({k: _rows(v[k]) for k in self.objective.parts} for v in (current, target))
+            values.append(self.objective(now, then))
+        terms = {name: _total([value.terms[name] for value in values]) for name in self.objective.labels}
+        return ObjectiveValue(_total([value.total for value in values]), terms)
+
+
+def _total(values: list[Tensor]) -> Tensor:
+    return sum(values[1:], start=values[0])
 
 
 def _rows(embeddings: Tensor) -> Prediction:
@@ -156,7 +160,7 @@ def _rows(embeddings: Tensor) -> Prediction:
 
 
 def set_mode(model: nn.Module, dropout: bool) -> None:
-    """Evaluation mode; with dropout training mode, but for what would change running statistics."""
+    """Set evaluation mode, or with `dropout` training mode except for layers that would change running statistics."""
     model.train(dropout)
     for module in model.modules():
         if isinstance(module, _NormBase):
@@ -165,7 +169,7 @@ def set_mode(model: nn.Module, dropout: bool) -> None:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Inside the block the parameters that the model has now do not learn."""
+    """Inside the block, the parameters that the model has now do not learn."""
     learns = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
         for parameter in learns:

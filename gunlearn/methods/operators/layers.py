@@ -1,4 +1,4 @@
-"""What each message passing layer returns, and how many hops it reaches."""
+"""The outputs of each message passing layer, and the number of hops it reaches."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class _Recorder:
 
 @torch.no_grad()
 def layer_outputs(model: nn.Module, task: Task, data: Data) -> list[tuple[str, Tensor]]:
-    """Name of the layer and its output `[num_nodes, channels]`, for each call of a message passing layer in one pass.
+    """Return name and output `[num_nodes, channels]` of each call of a message passing layer in one pass.
 
     Raises:
-        UnsupportedModelError: a layer with outputs of another shape, or one pass without any layer.
+        UnsupportedModelError: a layer returns outputs of another shape, or the model calls none.
     """
     calls: list[tuple[str, Tensor]] = []
     with after_layer(model, {name: _Recorder(name, calls) for name in message_passing_layers(model)}):
@@ -41,6 +41,6 @@ def layer_outputs(model: nn.Module, task: Task, data: Data) -> list[tuple[str, T
 
 
 def hops_of(layer: MessagePassing) -> int:
-    """Message passing steps of one call: PyG's layers of several steps name them `K`."""
+    """Return the message passing steps of one call; PyG's layers of several steps name them `K`."""
     steps = getattr(layer, "K", 1)
     return steps if isinstance(steps, int) and steps > 1 else 1

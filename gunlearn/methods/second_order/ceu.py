@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.methods.linear_head.accountant import no_draw
 from gunlearn.methods.second_order.influence_update import InfluenceUpdate
 from gunlearn.methods.second_order.removal import Removal
 
-STATIONARY = 1e-2  # gradient of the perturbed loss before the request, as a share of the perturbation: at a minimum
+STATIONARY = 1e-2  # largest gradient of the perturbed loss at a minimum, as a share of the perturbation
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,17 @@ class CEU(InfluenceUpdate):
     norm of :math:`n \nabla L_b` on the retained data after the step, the new weights are those that training on the
     retained data (over the same `n`) with another `b`, at distance :math:`\beta`, would have; so removal is
     :math:`(\epsilon, \delta)`-certified for :math:`\epsilon = \beta \sqrt{2 \ln (1.5 / \delta)} / \alpha` (Guo et al.,
-    arXiv 1911.03030, theorem 3). :math:`\beta` is computed at this model, in place of a worst case.
+    arXiv 1911.03030, theorem 3). :math:`\beta` is computed at this model, not bounded by a worst case.
     `notes["certificate"]` has the `status`, with epsilon, delta and beta, or the `reason` for "uncertified": no
     perturbation named, or none of that standard deviation; no strict convexity; not at the minimum of the perturbed
     loss; an epsilon above 1, where the tail bound behind the formula is false.
 
+    All other options: see `InfluenceUpdate`; `weight_decay` is lambda (authors: 0.01).
+
     Args:
-        curvature: see `InfluenceUpdate`, as the next five.
-        damping: see there.
-        tolerance: see there.
-        max_iterations: see there.
-        max_distance: see there.
-        weight_decay: see there; lambda (authors: 0.01).
         perturbation: `b` that the model was trained with, `[num_params]` in the order of `model.parameters()`.
         noise: standard deviation that `b` was drawn with, alpha (authors: 0.1).
-        delta: of the certificate.
+        delta: delta of the certificate.
     """
 
     perturbation: Tensor | None = None
@@ -64,30 +60,25 @@ class CEU(InfluenceUpdate):
             raise InvalidInputError(f"Expected noise > 0 and 0 < delta < 1 (got {self.noise} and {self.delta})")
 
     def config(self) -> dict[str, Any]:
-        """See `Method.config`; of the perturbation its length."""
         b = self.perturbation
         return {**super().config(), "perturbation": None if b is None else float(b.norm())}
 
     def remarks(self, removal: Removal, before: Tensor) -> dict[str, Any]:
-        """The certificate, or why there is none."""
-        objection = self.objection(removal, before)
+        if self.perturbation is None:
+            return _uncertified("no perturbation was named that the model was trained with")
+        objection = self.objection(removal, before, self.perturbation)
         if objection:
-            return {"certificate": {"status": "uncertified", "reason": objection}}
-        beta = float(self.slope(removal.rest).norm())
+            return _uncertified(objection)
+        beta = float(self.slope(removal.rest, self.perturbation).norm())
         epsilon = beta * math.sqrt(2 * math.log(1.5 / self.delta)) / self.noise
         if not epsilon <= 1:
-            reason = f"epsilon would be {epsilon:.3g}, and the bound holds up to 1"
-            return {"certificate": {"status": "uncertified", "reason": reason}}
+            return _uncertified(f"epsilon would be {epsilon:.3g}, and the bound holds up to 1")
         return {"certificate": {"status": "certified", "epsilon": epsilon, "delta": self.delta, "beta": beta}}
 
-    def objection(self, removal: Removal, before: Tensor) -> str:
-        """What of the certificate's assumptions does not hold; empty where all do."""
-        if self.perturbation is None:
-            return "no perturbation was named that the model was trained with"
-        if self.perturbation.shape != before.shape:
-            raise InvalidInputError(
-                f"Expected a perturbation of shape {tuple(before.shape)} (got {tuple(self.perturbation.shape)})"
-            )
+    def objection(self, removal: Removal, before: Tensor, b: Tensor) -> str:
+        """Return the assumption of the certificate that does not hold; empty where all hold."""
+        if b.shape != before.shape:
+            raise InvalidInputError(f"Expected a perturbation of shape {tuple(before.shape)} (got {tuple(b.shape)})")
         if not self.weight_decay > 0:
             return "without weight decay the loss is not strictly convex"
         after = removal.weights()
@@ -95,29 +86,32 @@ class CEU(InfluenceUpdate):
         with torch.no_grad():
             at, ahead, behind = (_logits(removal, theta) for theta in (before, before + step, before - step))
         removal.put(before)
-        slope = self.slope(removal.whole)
+        slope = self.slope(removal.whole, b)
         removal.put(after)
         if float((ahead + behind - 2 * at).norm()) > 1e-4 * float((ahead - behind).norm()):
             return "the logits are not linear in the weights, so the loss is not strictly convex"
-        objection = no_draw(self.perturbation, self.noise)
-        if objection:
-            return objection
-        size = float(self.perturbation.norm())
-        if float(slope.norm()) > STATIONARY * size:
-            return (
+        objection, size = no_draw(b, self.noise), float(b.norm())
+        if not objection and float(slope.norm()) > STATIONARY * size:
+            objection = (
                 "the model is not at the minimum of the perturbed loss "
                 f"(a gradient of {float(slope.norm()):.3g} beside a perturbation of {size:.3g})"
             )
-        return ""
+        return objection
 
-    def slope(self, loss: TrainingLoss) -> Tensor:
-        """Gradient of the summed, regularised and perturbed loss, `[num_params]`."""
+    def slope(self, loss: TrainingLoss, b: Tensor) -> Tensor:
+        """Return the gradient of the summed, regularised and perturbed loss, `[num_params]`."""
         theta = flat([p.detach() for p in loss.params])
         summed = gradient(loss(), loss.params) + self.weight_decay * theta
-        return summed * loss.weight.numel() + self.perturbation.to(theta)
+        return summed * loss.weight.numel() + b.to(theta)
+
+
+def _uncertified(reason: str) -> dict[str, Any]:
+    return {"certificate": {"status": "uncertified", "reason": reason}}
 
 
 def _logits(removal: Removal, theta: Tensor) -> Tensor:
     removal.put(theta)
     logits = removal.whole.predict(removal.whole.outputs()).logits
+    if logits is None:
+        raise UnsupportedMethodError("Expected predictions with logits (got none)")
     return logits.detach()

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from gunlearn.core.checks import check_choice
 from gunlearn.curvature.solvers import lissa
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMethodError
 from gunlearn.methods.second_order.influence_update import InfluenceUpdate, curvature_of
@@ -23,26 +24,24 @@ class GIF(InfluenceUpdate):
     .. math:: \theta' = \theta + H^{-1} \Big(\sum_i \nabla \ell_i(\theta; G) - \sum_{i\ \mathrm{stays}}
               \nabla \ell_i(\theta; G_r)\Big)
 
-    Sums run over all training items: those that no message of the request's reaches cancel. Default mode: see
+    Sums run over all training items; those that no message of the request reaches cancel. Default mode: see
     `InfluenceUpdate`. `mode="paper"` does what the authors' code does: the Hessian of the summed loss on the whole
     graph, inverted by LiSSA, `h <- v + (1 - damping) h - (H h) / scale`, with a fixed number of steps (their README:
-    100, scale 500, no damping). Too small a scale diverges, which is refused; too large a one is a no-op, which is
-    warned of. Not repeated: labels of other than training items in `v`; forgotten ids drawn among positions of
-    training nodes; the link version's forgotten edges, which stayed positives on both sides.
+    100, scale 500, no damping). Too small a scale diverges and raises an error; too large a one does nothing and
+    warns. Not repeated: labels of items outside training in `v`; forgotten ids drawn among positions of training
+    nodes; the link version's forgotten edges, which stayed positives on both sides.
+
+    Args `max_distance` and `weight_decay`, and for default mode `curvature`, `tolerance` and `max_iterations`: see
+    `InfluenceUpdate`.
 
     Args:
-        curvature: see `InfluenceUpdate`, as the next five; default mode alone, paper mode takes the Hessian.
-        damping: see there; in paper mode in units of `scale`, `None` for 0.
-        tolerance: see there.
-        max_iterations: see there.
-        max_distance: see there; both modes.
-        weight_decay: see there; both modes.
+        damping: see `InfluenceUpdate`; in paper mode in units of `scale`, `None` for 0.
         mode: `"default"` or `"paper"`.
-        iterations: LiSSA's steps.
+        iterations: number of LiSSA's steps.
         scale: LiSSA's scale, for the summed loss; it converges above half of its Hessian's largest eigenvalue.
 
     Raises:
-        DivergenceError: no trustworthy step; in paper mode, LiSSA or the step diverged.
+        DivergenceError: no step can be trusted; in paper mode, LiSSA or the step diverged.
     """
 
     mode: str = "default"
@@ -57,22 +56,19 @@ class GIF(InfluenceUpdate):
     def __post_init__(self) -> None:
         """Refuse bad options at construction."""
         super().__post_init__()
-        if self.mode not in ("default", "paper"):
-            raise InvalidInputError(f"Expected 'mode' to be 'default' or 'paper' (got {self.mode!r})")
+        check_choice("mode", self.mode, ("default", "paper"))
         if not (self.iterations >= 1 and self.scale > 0):
             raise InvalidInputError(f"Expected iterations >= 1 and scale > 0 (got {self.iterations} and {self.scale})")
 
     @property
     def label(self) -> str:
-        """The mode."""
         return self.mode
 
     def step(self, removal: Removal, notes: dict[str, Any]) -> Tensor:
-        """See `InfluenceUpdate.step`; LiSSA in paper mode."""
         if self.mode == "default":
             return super().step(removal, notes)
         matrix, damping = curvature_of(removal.whole, "hessian", self.weight_decay), self.damping or 0.0
-        # The mean loss has curvature H / n: scale / n takes the steps on it that scale takes on H.
+        # The mean loss has curvature H / n: on it scale / n takes the steps that scale takes on H.
         found = lissa(matrix, removal.push, self.iterations, self.scale / removal.num_terms, damping)
         notes |= {"curvature": "hessian", "damping": damping, "scale": self.scale}
         notes |= {"residual": found.residual, "iterations": found.iterations}
@@ -96,18 +92,17 @@ class GIF(InfluenceUpdate):
 class IF(GIF):
     """Influence function (Koh & Liang, arXiv 1703.04730): the forgotten items' own terms leave, the graph stays.
 
-    What their messages do to other terms is left out, so that there is nothing to do where no training item goes:
-    edges under node classification, and features. See `GIF` for options and modes.
+    The effect of their messages on other terms is left out, so that requests without training items of their own are
+    refused: edges under node classification, and features. See `GIF` for options and modes.
     """
 
     name = "if"
     summary = "one Newton step for the loss without the forgotten items' own terms; messages left out"
     paper = "arXiv 1703.04730"
-    requests = ("edges", "nodes")
+    requests: ClassVar[tuple[str, ...]] = ("edges", "nodes")
     structural = False
 
     def supports(self, task: Any, partition: Any) -> None:
-        """See `Method.supports`; what goes must have a term of its own."""
         super().supports(task, partition)
         own = {"nodes"} | ({"edges"} if task.name == "link_prediction" else set())
         if not own & set(partition.forgets):

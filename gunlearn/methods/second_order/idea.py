@@ -13,28 +13,21 @@ from gunlearn.methods.second_order.gif import GIF
 from gunlearn.methods.second_order.influence_update import MAX_RISE
 from gunlearn.methods.second_order.removal import Removal
 
-SHARES = (1.0, 0.3, 0.1, 0.03)  # of the step's length, tried as the noise's
+SHARES = (1.0, 0.3, 0.1, 0.03)  # lengths of the noise that are tried, as shares of the step's
 
 
 @dataclass(frozen=True)
 class IDEA(GIF):
     """GIF's step, then noise `N(0, noise^2)` on every weight (arXiv 2407.19398); uncertified.
 
-    The authors' bound takes the loss's Lipschitz and convexity constants as given (.25, 1), which no network with a
-    hidden layer meets, and their noise by hand; so `notes["certificate"]` says "uncertified". Default mode makes the
+    The authors' bound assumes the loss's Lipschitz and convexity constants (.25, 1), which no network with a hidden
+    layer meets, and they set the noise by hand; so `notes["certificate"]` says "uncertified". Default mode makes the
     noise as long as the step, or the largest of `SHARES` of it that leaves the model working. Paper mode has the noise
-    of their GCN, 0.6 (CS .1, GIN .005), and asks nothing of the model that comes out.
+    of their GCN, 0.6 (CS .1, GIN .005), and does not check the resulting model.
+
+    All other options: see `GIF`; `max_distance` limits the step before the noise.
 
     Args:
-        curvature: see `GIF`, as the next eight.
-        damping: see there.
-        tolerance: see there.
-        max_iterations: see there.
-        max_distance: see there; before the noise.
-        weight_decay: see there.
-        mode: see there.
-        iterations: see there.
-        scale: see there.
         noise: standard deviation per weight; `None` chooses it, in paper mode 0.6.
 
     Raises:
@@ -55,9 +48,10 @@ class IDEA(GIF):
             raise InvalidInputError(f"Expected 'noise' >= 0 or None (got {self.noise})")
 
     def released(self, step: Tensor, removal: Removal, notes: dict[str, Any], seed: int) -> Tensor:
-        """The step with noise, drawn under the run's seed."""
-        stds, size = [self.noise], float(step.norm())
-        if self.noise is None:
+        size = float(step.norm())
+        if self.noise is not None:
+            stds = [self.noise]
+        else:
             stds = [0.6] if self.mode == "paper" else [size / step.numel() ** 0.5 * share for share in SHARES]
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn(step.numel(), generator=generator, dtype=torch.float64).to(step)
@@ -73,6 +67,5 @@ class IDEA(GIF):
         )
 
     def remarks(self, removal: Removal, before: Tensor) -> dict[str, Any]:
-        """That nothing is certified."""
         reason = "the bound's Lipschitz and convexity constants are assumed, not checked"
         return {"certificate": {"status": "uncertified", "reason": reason}}

@@ -1,4 +1,4 @@
-"""One step of the weights towards the minimum of the retained loss: what all second-order methods share."""
+"""One step of the weights towards the minimum of the retained loss: the base class of all second-order methods."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gunlearn.curvature.products import KINDS, Curvature, SplitGaussNewton
+from gunlearn.core.checks import check_choice
+from gunlearn.curvature.products import CURVATURES, Curvature, SplitGaussNewton
 from gunlearn.curvature.solvers import Krylov, krylov
 from gunlearn.curvature.training_loss import TrainingLoss
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.second_order.removal import Removal
-from gunlearn.tasks.base import Task
 
-SHARE = 1e-4  # of the largest eigenvalue: the damping that calibration begins with
+SHARE = 1e-4  # the first damping that is tried, as a share of the largest eigenvalue
 ATTEMPTS = 10  # dampings tried, each three times the one before
-MAX_RISE = 0.02  # of the retained loss, as a share of what zero outputs lose, or of itself where it is more
+MAX_RISE = 0.02  # largest rise of the retained loss, as a share of the loss of zero outputs, or of itself if larger
 
 
 @dataclass(frozen=True)
 class InfluenceUpdate(Method):
-    r"""One step :math:`\theta' = \theta + (C + \lambda I)^{-1} v / n`, calibrated by itself.
+    r"""One step :math:`\theta' = \theta + (C + \lambda I)^{-1} v / n` that chooses its own damping.
 
     :math:`v` is the change of the summed training loss's gradient when the request is executed, and :math:`C` the
     curvature of the retained loss :math:`L_r`: from a minimum of the whole loss this is Newton's step on the retained
-    one. Conjugate gradients solve it in a space of few products, which serves every damping. The first of `SHARE` times
-    the largest eigenvalue, three times that, and so on, is taken for which the system is solved to `tolerance`, the
-    step is no longer than `max_distance` times the weights, and the retained loss does not rise by more than a
-    fiftieth of what zero outputs lose. Labels of training items alone are read; the model runs in evaluation mode.
+    one. Conjugate gradients solve it in a space of few products, which serves every damping. Dampings of `SHARE` times
+    the largest eigenvalue, three times that, and so on, are tried until the system is solved to `tolerance`, the step
+    is no longer than `max_distance` times the weights, and the retained loss does not rise by more than a fiftieth of
+    the loss of zero outputs. Only labels of training items are read; the model runs in evaluation mode.
 
     `notes`: `distance` moved, also relative to the weights' norm, `residual`, `damping`, `iterations`,
     `largest_eigenvalue`, `curvature`, and the retained loss before and after.
@@ -39,7 +39,7 @@ class InfluenceUpdate(Method):
         curvature: `"gauss_newton"`, positive semi-definite, on the CSR kernels, or `"hessian"`.
         damping: `lambda`, for the mean loss; `None` chooses it.
         tolerance: relative residual of the solution.
-        max_iterations: products with the curvature.
+        max_iterations: most products with the curvature.
         max_distance: length of the step, in units of the norm of the trained weights.
         weight_decay: L2 penalty of the training, `weight_decay / 2 ||theta||^2`; part of the curvature.
 
@@ -55,16 +55,15 @@ class InfluenceUpdate(Method):
     max_distance: float = 0.5
     weight_decay: float = 0.0
 
-    requests = ("edges", "nodes", "features")
+    requests: ClassVar[tuple[str, ...]] = ("edges", "nodes", "features")
     tasks = ("node_classification", "link_prediction")
     needs = "retained data, second order"
     cost = "two gradients and at most `max_iterations` curvature products"
-    structural: ClassVar[bool] = True  # the other terms' change by the missing messages enters
+    structural: ClassVar[bool] = True  # count the change of the other terms by the missing messages
 
     def __post_init__(self) -> None:
         """Refuse bad options at construction."""
-        if self.curvature not in KINDS:
-            raise InvalidInputError(f"Expected 'curvature' among {KINDS} (got {self.curvature!r})")
+        check_choice("curvature", self.curvature, CURVATURES)
         if self.damping is not None and not self.damping >= 0:
             raise InvalidInputError(f"Expected 'damping' >= 0 or None (got {self.damping})")
         if not (0 < self.tolerance < 1 and self.max_iterations >= 1):
@@ -77,12 +76,11 @@ class InfluenceUpdate(Method):
             )
 
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`."""
         with torch.enable_grad():
             removal = Removal.of(problem, self.structural)
             notes: dict[str, Any] = {"curvature": self.curvature, "distance": 0.0, "relative_distance": 0.0}
             theta = removal.weights()
-            if removal.push.any():  # what no training term reads changes no weight
+            if removal.push.any():  # weights change only where a training term reads what is forgotten
                 step = self.released(self.step(removal, notes), removal, notes, problem.seed)
                 removal.put(theta + step)
                 notes["distance"] = float(step.norm())
@@ -91,34 +89,30 @@ class InfluenceUpdate(Method):
         return Outcome(problem.model.eval(), notes=notes)
 
     def released(self, step: Tensor, removal: Removal, notes: dict[str, Any], seed: int) -> Tensor:
-        """What of the step `[num_params]` is published: all of it, as it is."""
+        """Return the step `[num_params]` that is published: here the step itself."""
         return step
 
     def remarks(self, removal: Removal, before: Tensor) -> dict[str, Any]:
-        """More notes, once the model has moved away from the parameters `before` `[num_params]`."""
+        """Return more notes, after the model has moved from the parameters `before` `[num_params]`."""
         return {}
 
     def step(self, removal: Removal, notes: dict[str, Any]) -> Tensor:
-        """The calibrated step, `[num_params]`."""
+        """Return the calibrated step, `[num_params]`."""
         matrix = curvature_of(removal.rest, self.curvature, self.weight_decay)
         span = krylov(
-            matrix, removal.push, self.max_iterations, lambda s: self.residual(s, self.first(s)) <= self.tolerance
+            matrix, removal.push, self.max_iterations, lambda s: s.coordinates(self.first(s))[1] <= self.tolerance
         )
         first, refused = self.first(span), ""
         for damping in [first] if self.damping is not None else [first * 3.0**k for k in range(ATTEMPTS)]:
-            residual = self.residual(span, damping)
+            residual = span.coordinates(damping)[1]
             if residual > self.tolerance:
                 refused = f"a relative residual of {residual:.3g} after {len(span.basis)} iterations"
                 continue
             step = span.solve(damping).x
             refused = self.refuse(step, removal, notes)
             if not refused:
-                notes |= {
-                    "damping": damping,
-                    "residual": residual,
-                    "iterations": len(span.basis),
-                    "largest_eigenvalue": span.spectrum.largest,
-                }
+                notes |= {"damping": damping, "residual": residual, "iterations": len(span.basis)}
+                notes["largest_eigenvalue"] = span.spectrum.largest
                 return step
         raise DivergenceError(
             f"Expected a step that can be trusted from '{self.name}' (got {refused} with damping {damping:.3g}); leave "
@@ -126,7 +120,7 @@ class InfluenceUpdate(Method):
         )
 
     def first(self, span: Krylov) -> float:
-        """The option, or the smallest damping that is tried; a loss without any curvature gets 1."""
+        """Return the option, or the smallest damping to try; a loss without any curvature gets 1."""
         if self.damping is not None:
             return self.damping
         ends = span.spectrum
@@ -134,12 +128,8 @@ class InfluenceUpdate(Method):
         found = SHARE * ends.bounds[1] if self.curvature == "gauss_newton" else ends.damping(SHARE)
         return found if found > 0 else 1.0
 
-    def residual(self, span: Krylov, damping: float) -> float:
-        """Relative residual of the solution in the span."""
-        return span.coordinates(damping)[1]
-
     def refuse(self, step: Tensor, removal: Removal, notes: dict[str, Any], max_rise: float = MAX_RISE) -> str:
-        """Why a step is not to be trusted; empty where it is. The loss may rise by `max_rise`, see `MAX_RISE`."""
+        """Return why a step cannot be trusted, empty where it can; the loss may rise by `max_rise`, see `MAX_RISE`."""
         theta = removal.weights()
         longest = self.max_distance * float(theta.norm())
         if not float(step.norm()) <= longest:
@@ -154,12 +144,9 @@ class InfluenceUpdate(Method):
 
 
 def curvature_of(loss: TrainingLoss, kind: str, weight_decay: float) -> Curvature | SplitGaussNewton:
-    """Products with the curvature, on the CSR kernels where these have the second order."""
-    if kind == "gauss_newton" and scores_are_plain(loss.task, loss.model):
+    """Return products with the curvature, on the CSR kernels where these have the second order."""
+    # Without a decoder of the model's own, logits are the outputs themselves or inner products of them.
+    plain = loss.task.name == "node_classification" or not hasattr(loss.model, "decode")
+    if kind == "gauss_newton" and plain:
         return SplitGaussNewton(loss, weight_decay)
     return Curvature(replace(loss, kernels=False), kind, weight_decay)
-
-
-def scores_are_plain(task: Task, model: nn.Module) -> bool:
-    """Logits are the outputs themselves or inner products of them, without a decoder of the model's own."""
-    return task.name == "node_classification" or not hasattr(model, "decode")

@@ -1,4 +1,4 @@
-"""The training loss with the items of a request and without: what a step of the weights has to make up for."""
+"""The training loss with and without the items of a request."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from gunlearn.seed import isolated_rng
 class Removal:
     r"""The training loss with the request's items and without, both over the same `n` terms.
 
-    What leaves has the weight 0 and `n` stays. Under link prediction the forgotten edges' positive terms leave, and all
-    negatives weigh less by the same share: a model trained on the rest would have drawn so many fewer. Under node
-    classification the terms of forgotten nodes leave. Where features go, terms stay, and read zeros.
+    Removed terms have the weight 0, and `n` stays. Under link prediction these are the forgotten edges' positive terms,
+    and all negatives weigh less by the same share: a model trained on the rest would have drawn fewer. Under node
+    classification these are the terms of forgotten nodes. Where features are forgotten, all terms stay and read zeros.
 
     Attributes:
         whole: the loss on the graph as it was, all terms.
@@ -35,7 +35,7 @@ class Removal:
 
     @classmethod
     def of(cls, problem: Problem, structural: bool = True) -> Removal:
-        """The removal that a problem asks for; without `structural` the push leaves the graph as it was.
+        """Return the removal for a problem; without `structural` the push leaves the graph as it was.
 
         Raises:
             InvalidInputError: every parameter is frozen, or the loss is not finite.
@@ -60,24 +60,24 @@ class Removal:
         return self.whole.weight.numel()
 
     def weights(self) -> Tensor:
-        """The trained parameters as one vector `[num_params]`, copied."""
+        """Return a copy of the trained parameters as one vector `[num_params]`."""
         return flat([p.detach() for p in self.whole.params])
 
     @torch.no_grad()
     def put(self, theta: Tensor) -> None:
-        """Make `theta` `[num_params]` the model's parameters."""
+        """Write `theta` `[num_params]` into the model's parameters."""
         sizes = [p.numel() for p in self.whole.params]
         for parameter, part in zip(self.whole.params, theta.split(sizes), strict=True):
             parameter.copy_(part.view_as(parameter))
 
     @cached_property
     def loss_before(self) -> tuple[float, float]:
-        """`L_r` of the model as it came, asked for before it moves, and of zero outputs."""
+        """`L_r` of the model, to be read before it moves, and of zero outputs."""
         return self.retained_loss(self.weights()), self.rest.uninformed()
 
     @torch.no_grad()
     def retained_loss(self, theta: Tensor) -> float:
-        """`L_r` at `theta`; the model keeps its own parameters."""
+        """Return `L_r` at `theta`; the model keeps its own parameters."""
         own = self.weights()
         self.put(theta)
         try:
@@ -87,12 +87,7 @@ class Removal:
 
 
 def retained_weight(items: Any, partition: Any) -> Tensor:
-    """Weight of each training term once the request is executed, `[n]`; see `Removal`.
-
-    Args:
-        items: training items of the original graph: node pairs, or nodes.
-        partition: what the request resolved to.
-    """
+    """Return the weight of each training term (node pair or node) after the request, `[n]`; see `Removal`."""
     if not hasattr(items, "edge_label_index"):
         return (~torch.isin(items.index, partition.forget_nodes)).double()
     n = int(partition.data.num_nodes)

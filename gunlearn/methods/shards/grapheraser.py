@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from gunlearn.core.checks import check_choice
 from gunlearn.cost import Stopwatch
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.methods.base import Method, Outcome, Problem, check_whole
@@ -28,21 +29,25 @@ AGGREGATIONS = ("learned", "mean")
 
 
 class ShardEnsemble(nn.Module):
-    """Models of shards, read as one: the logarithm of the weighted mean of their predicted probabilities.
+    """Models of shards as one model: the logarithm of the weighted mean of their predicted probabilities.
 
-    `draws` counts how often each shard got new weights: under the same seed they are others each time.
+    `draws` counts how often each shard got new weights, so that they differ each time under the same seed.
 
     Called as `model(x, edge_index)` on the whole graph, with `edge_weight` and `edge_attr` where the shards' models
-    take them. The weights are no parameters: they are fitted by `fit_weights`.
+    take them. The weights are no parameters: `fit_weights` sets them, and they start out equal.
 
     Args:
-        model: what each shard has a copy of.
+        model: each shard gets a copy of it.
         shard: the shard of each node, integers `[num_nodes]`.
         num_shards: k.
     """
 
+    models: nn.ModuleList
+    shard: Tensor
+    weight: Tensor
+    draws: Tensor
+
     def __init__(self, model: nn.Module, shard: Tensor, num_shards: int) -> None:
-        """Equal weights, untrained copies."""
         super().__init__()
         self.models = nn.ModuleList(copy.deepcopy(model) for _ in range(num_shards))
         self.register_buffer("shard", shard)
@@ -54,7 +59,7 @@ class ShardEnsemble(nn.Module):
     def forward(
         self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None, edge_attr: Tensor | None = None
     ) -> Tensor:
-        """Log-probabilities `[num_nodes, num_classes]`."""
+        """Return log-probabilities `[num_nodes, num_classes]`."""
         optional = {"edge_weight": edge_weight, "edge_attr": edge_attr}
         given = {name: optional[name] for name in self.takes if optional[name] is not None}
         logits = torch.stack([model(x, edge_index, **given).log_softmax(dim=-1) for model in self.models])
@@ -65,27 +70,27 @@ class ShardEnsemble(nn.Module):
 class GraphEraser(Method):
     r"""Trains a model on each shard of the graph; a request retrains the shards that hold what is forgotten.
 
-    A shard is a set of nodes with the edges among them: edges between shards are in none. `partition="blpa"` balances
+    A shard is a set of nodes with the edges among them; edges between shards are lost. `partition="blpa"` balances
     label propagation, `"bekm"` k-means on the model's outputs (see `partitioning`), `"random"` ignores the graph. The
     result is a `ShardEnsemble`: each shard's model reads the whole retained graph, and its probabilities are averaged
     with weights :math:`w \ge 0, \sum w = 1` that maximise the likelihood of the retained training nodes (a concave
     problem, solved by EM; the authors take the softmax of a weighted sum, fitted by Adam).
 
     A request touches the shard of every forgotten node and of every node that loses features, and the shards that hold
-    a forgotten edge; an edge between shards touches none. Touched shards start from new weights, on what is left of
-    them. The others stay as they are, bit by bit. So what the shards' *models* learned is exactly as if they had never
-    seen the data, and nothing else is: the partition was made with it, and is kept.
+    a forgotten edge; an edge between shards touches none. Touched shards are trained from new weights on what is left
+    of them. The others stay as they are, bit by bit. So the shards' *models* are exactly as if they had never seen the
+    data; nothing else is: the partition was made with it, and is kept.
 
     A model that is no `ShardEnsemble` yet is partitioned and trained in shards first. That belongs to training, not to
-    the request: `notes` hold `setup_seconds` and `request_seconds`. Shards that the request would throw away at once
-    are not trained before (retraining them does not depend on what they were), so that a first request takes no longer
-    than it must. Hand the result to the next request with its `data`, and there is no setup.
+    the request: `notes` hold `setup_seconds` and `request_seconds`. Shards that the request touches are not trained
+    before it (retraining does not depend on their old weights). Pass the result to the next request with its `data`,
+    and there is no setup.
 
-    There is no link prediction: shards train apart, so their embeddings have unrelated axes, and neither their mean nor
-    a score between two of them means anything.
+    Link prediction is not supported: shards train apart, so their embeddings have unrelated axes, and neither their
+    mean nor a score between two of them means anything.
 
     Args:
-        num_shards: k, 10 to 100 in the paper; the more, the cheaper a request and the worse the model.
+        num_shards: k, 10 to 100 in the paper; more shards make requests cheaper and the model worse.
         partition: `"blpa"`, `"bekm"` or `"random"`.
         slack: how much larger than `n / k` a shard may be, as a share.
         aggregation: `"learned"` weights or the `"mean"`.
@@ -115,33 +120,30 @@ class GraphEraser(Method):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "bekm": {"partition": "bekm"}}
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Refuse bad options at construction."""
         check_whole(self, num_shards=1)
-        for name, known in (("partition", PARTITIONS), ("aggregation", AGGREGATIONS)):
-            if getattr(self, name) not in known:
-                raise InvalidInputError(f"Expected '{name}' among {known} (got {getattr(self, name)!r})")
+        check_choice("partition", self.partition, PARTITIONS)
+        check_choice("aggregation", self.aggregation, AGGREGATIONS)
         if not 0 <= self.slack < math.inf:
             raise InvalidInputError(f"Expected 'slack' >= 0 (got {self.slack})")
-        TrainArguments(self.shard_epochs, self.lr, self.weight_decay, eval_every=self.eval_every)
+        self._arguments()
 
     @property
     def label(self) -> str:
-        """The kind of partition, where it is not the usual one."""
         return "default" if self.partition == "blpa" else self.partition
 
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`; `notes["touched"]` lists the shards that were trained again."""
+        """Retrain the touched shards; `notes["touched"]` lists them."""
         watch, request, model = Stopwatch(), problem.partition, problem.model
-        data, given = request.data, isinstance(problem.model, ShardEnsemble)
-        if given:
+        data, given = request.data, isinstance(model, ShardEnsemble)
+        if isinstance(model, ShardEnsemble):
             ensemble = model
             if ensemble.shard.numel() != data.num_nodes:
                 raise UnsupportedModelError(
                     f"Expected an ensemble of shards of {data.num_nodes} nodes (got {ensemble.shard.numel()})"
                 )
         else:
-            shard = self._shards(problem)
-            ensemble = ShardEnsemble(model, shard, self.num_shards).requires_grad_()
+            ensemble = ShardEnsemble(model, self._shards(problem), self.num_shards).requires_grad_()
         touched = touched_shards(ensemble.shard, request)
         if not given:
             for number in sorted(set(range(self.num_shards)) - set(touched)):
@@ -162,7 +164,7 @@ class GraphEraser(Method):
 
     @torch.no_grad()
     def _shards(self, problem: Problem) -> Tensor:
-        """The shard of each node; made once, on the data before the first request."""
+        """Partition the data before the first request: the shard of each node."""
         data = problem.partition.data
         size = int(data.num_nodes)
         if self.num_shards > size:
@@ -174,7 +176,7 @@ class GraphEraser(Method):
         return balanced_kmeans(problem.task.encode(problem.reference, data), self.num_shards, self.slack)
 
     def _train(self, ensemble: ShardEnsemble, number: int, data: Data, problem: Problem) -> None:
-        """Train one shard's model from new weights, under a random state that no other shard has a part in."""
+        """Train one shard's model from new weights, under a random state of its own."""
         part = shard_graph(data, ensemble.shard, number)
         draws = int(ensemble.draws[number])
         ensemble.draws[number] += 1
@@ -182,27 +184,22 @@ class GraphEraser(Method):
             fresh = reset_model(ensemble.models[number]).requires_grad_()
             ensemble.models[number] = fresh
             if num_training_nodes(part):
-                keep = "last" if self.eval_every is None else "best"
-                args = TrainArguments(
-                    self.shard_epochs, self.lr, self.weight_decay, eval_every=self.eval_every, keep=keep
-                )
-                train_from_scratch(fresh, part, problem.task, args)
+                train_from_scratch(fresh, part, problem.task, self._arguments())
+
+    def _arguments(self) -> TrainArguments:
+        keep = "last" if self.eval_every is None else "best"
+        return TrainArguments(self.shard_epochs, self.lr, self.weight_decay, eval_every=self.eval_every, keep=keep)
 
 
 def touched_shards(shard: Tensor, request: Any) -> list[int]:
-    """Shards that hold something forgotten, sorted.
-
-    Args:
-        shard: of each node `[num_nodes]`.
-        request: what a request resolved to.
-    """
+    """Return the shards that hold something forgotten, sorted; `shard` is that of each node `[num_nodes]`."""
     ends = shard[request.forget_edge_index]
     inside = ends[0, ends[0] == ends[1]]
     return torch.cat([inside, shard[request.forget_nodes], shard[request.feature_nodes]]).unique().tolist()
 
 
 def shard_graph(data: Data, shard: Tensor, number: int) -> Data:
-    """The nodes of one shard and the edges among them."""
+    """Return the nodes of one shard and the edges among them."""
     inside = shard == number
     place = inside.cumsum(0) - 1
     edges = inside[data.edge_index].all(dim=0).nonzero().view(-1)
@@ -210,7 +207,7 @@ def shard_graph(data: Data, shard: Tensor, number: int) -> Data:
 
 
 def num_training_nodes(data: Data) -> int:
-    """Nodes that a model may learn from; a shard may have none."""
+    """Return the number of nodes that a model may learn from; a shard may have none."""
     if "train_mask" in data:
         return int(data.train_mask.sum())
     held_out = sum((data[name] for name in ("val_mask", "test_mask") if name in data), torch.zeros_like(labels(data)))
@@ -223,10 +220,10 @@ def fit_weights(ensemble: ShardEnsemble, data: Data, task: Task, learned: bool, 
 
     Args:
         ensemble: changed in place.
-        data: the retained graph; labels of its training nodes alone are read.
-        task: how models are called.
-        learned: by the mixture's likelihood, else equal.
-        steps: of EM; each raises the likelihood.
+        data: the retained graph; only labels of its training nodes are read.
+        task: the task that calls the models.
+        learned: maximise the mixture's likelihood; else weights are equal.
+        steps: steps of EM; each raises the likelihood.
     """
     items = training_nodes(data)
     alive = torch.zeros_like(ensemble.weight, dtype=torch.bool)

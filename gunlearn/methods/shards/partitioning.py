@@ -11,30 +11,30 @@ from gunlearn.nn.kernels.sparse import sparse_matrix
 
 
 def capacity(num_nodes: int, num_shards: int, slack: float) -> int:
-    """The most nodes that a shard may hold: `n / k` and `slack` of it more, rounded up."""
+    """Return the most nodes that a shard may hold: `n / k (1 + slack)`, rounded up."""
     return math.ceil(num_nodes / num_shards * (1 + slack))
 
 
 def random_partition(num_nodes: int, num_shards: int) -> Tensor:
-    """Shards of equal size (up to one node), drawn by torch's global generator: integers `[num_nodes]`."""
+    """Draw shards of equal size (up to one node) by torch's global generator: integers `[num_nodes]`."""
     return torch.randperm(num_nodes) % num_shards
 
 
 def label_propagation(
     edge_index: Tensor, num_nodes: int, num_shards: int, slack: float = 0.1, sweeps: int = 20
 ) -> Tensor:
-    """BLPA of GraphEraser (arXiv 2103.14991): nodes move to where most neighbours are, where there is room.
+    """BLPA of GraphEraser (arXiv 2103.14991): nodes move to the shard of most neighbours, where it has room.
 
-    A sweep counts, for all nodes at once, their neighbours in each shard, O(edges + n k). A random half of those that
-    gain by moving ask to; of those that ask for one shard the ones that gain most get in. (If all moved at once, two
-    neighbours could change places for ever.) It ends where nobody gains.
+    A sweep counts, for all nodes at once, their neighbours in each shard, O(edges + n k). A random half of the nodes
+    that gain by moving ask for a shard; each shard admits those that gain most. (If all moved at once, two neighbours
+    could change places for ever.) It ends when no node gains.
 
     Args:
         edge_index: `[2, num_edges]`, taken both ways.
-        num_nodes: how many nodes there are.
+        num_nodes: number of nodes.
         num_shards: k.
         slack: room above `n / k`, as a share of it.
-        sweeps: at most so many.
+        sweeps: most sweeps.
 
     Returns:
         The shard of each node, integers `[num_nodes]`.
@@ -59,15 +59,15 @@ def label_propagation(
 def balanced_kmeans(z: Tensor, num_shards: int, slack: float = 0.1, sweeps: int = 10) -> Tensor:
     """BEKM of GraphEraser (arXiv 2103.14991): k-means whose clusters hold no more than their share.
 
-    Each sweep measures n k distances. Nodes ask for the nearest centre that has room, each centre takes the nearest of
-    those who ask, and who was turned away asks again: there are at most k rounds, over ever fewer nodes. (The authors
-    solve an assignment problem over n x n costs instead.)
+    Each sweep measures n k distances. Nodes ask for the nearest centre that has room, each centre admits the nearest of
+    them, and the others ask again: at most k rounds, over ever fewer nodes. (The authors solve an assignment problem
+    over n x n costs instead.)
 
     Args:
         z: embeddings `[num_nodes, dim]`.
         num_shards: k, at most `num_nodes`.
         slack: room above `n / k`, as a share of it.
-        sweeps: of assignment and new centres; it ends early where nothing changes.
+        sweeps: most sweeps; it ends early where nothing changes.
 
     Returns:
         The shard of each node, integers `[num_nodes]`.
@@ -89,14 +89,9 @@ def balanced_kmeans(z: Tensor, num_shards: int, slack: float = 0.1, sweeps: int 
 
 
 def assign(cost: Tensor, room: Tensor) -> Tensor:
-    """Each row to a column of low cost, no more to a column than it has room for.
+    """Assign each row of `cost` `[n, k]` to a column of low cost: `[n]`.
 
-    Args:
-        cost: `[n, k]`.
-        room: places of each column `[k]`, `n` at least in all.
-
-    Returns:
-        Columns `[n]`.
+    `room` `[k]` limits the rows of each column, and adds up to `n` at least.
     """
     chosen, room = torch.full((cost.size(0),), -1, device=cost.device), room.clone()
     left = torch.arange(cost.size(0), device=cost.device)
@@ -110,7 +105,7 @@ def assign(cost: Tensor, room: Tensor) -> Tensor:
 
 
 def admitted(target: Tensor, price: Tensor, room: Tensor) -> Tensor:
-    """Who gets in: for each target the lowest prices, as many as there is room; boolean `[n]`."""
+    """Admit for each target those of lowest price, as many as it has room for; boolean `[n]`."""
     order = price.argsort(stable=True)
     order = order[target[order].argsort(stable=True)]
     start = torch.bincount(target, minlength=room.numel()).cumsum(0)

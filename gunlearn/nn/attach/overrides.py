@@ -100,7 +100,6 @@ class RemoveEdges(EdgeOverride):
         return name in self.edge_args or (name.startswith("edge_") and name != "edge_index")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the layer on what is left of its graph."""
         bound = dict(zip(self.names, args, strict=False)) | kwargs
         adjacency = bound.get("edge_index")
         if adjacency is None:  # let the layer itself complain
@@ -168,7 +167,6 @@ class ScaledPropagate(EdgeOverride):
         return kwargs | {"size": (adjacency.size(1), adjacency.size(0))}
 
     def __call__(self, edge_index: Any, *args: Any, **kwargs: Any) -> Any:
-        """Propagate while `current` holds the scales."""
         pairs = edge_pairs(edge_index, self.name)
         if edge_index.layout != torch.strided:
             kwargs = self._plain(edge_index, pairs, kwargs)
@@ -190,7 +188,6 @@ class ScaledMessage(Override):
         self.propagate = propagate
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The messages `[..., num_edges, ...]`, scaled along the layer's `node_dim`."""
         message = self.original(*args, **kwargs)
         scale = self.propagate.current
         if scale is None:
@@ -220,7 +217,6 @@ class AfterLayer(Override):
         self.operator = operator
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the layer, then the operator."""
         output = self.original(*args, **kwargs)
         head, tail = (output[0], tuple(output[1:])) if isinstance(output, tuple) else (output, None)
         head = self.operator(head)

@@ -70,7 +70,6 @@ class InfluenceAwareConv(MessagePassing):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor | SparseMatrix, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
-        """One convolution; see the class for shapes."""
         if isinstance(x, Tensor) and x.layout != torch.strided:
             x = sparse_features(x) or x
         h = x @ self.lin.weight.t() if isinstance(x, SparseMatrix) else self.lin(x)
@@ -93,7 +92,6 @@ class InfluenceAwareConv(MessagePassing):
         return self.ran is not None and self.ran != "plain" and not hooked
 
     def message(self, x_j: Tensor, edge_weight: Tensor) -> Tensor:
-        """The normalised, scaled message `[num_edges, out_channels]`."""
         return edge_weight.view(-1, 1) * x_j
 
     def _needs_plain_path(self, h: Tensor, edge_weight: Tensor | None) -> bool:
@@ -125,7 +123,6 @@ class InfluenceAwareConv(MessagePassing):
         return memo(edge_index, ("gcn", num_nodes, dtype), build, **store)
 
     def __repr__(self) -> str:
-        """Name and sizes."""
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels})"
 
 

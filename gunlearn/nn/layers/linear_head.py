@@ -71,14 +71,12 @@ class LinearHead(MessagePassing):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
     def reset_parameters(self) -> None:
-        """Draw new weights and zero the buffers."""
         if hasattr(self, "lin"):  # the base class calls this before there are any
             self.lin.reset_parameters()
             for buffer in self.buffers():
                 buffer.zero_()
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        """Logits; see the class for shapes."""
         weight = self.lin.weight
         if x.dtype != weight.dtype:
             x = x.to(weight.dtype)

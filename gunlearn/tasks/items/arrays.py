@@ -12,6 +12,7 @@ from torch.nn.functional import log_softmax
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
+from gunlearn.requests.ids import trainable_mask
 from gunlearn.tasks.base import Parts, Task, View
 from gunlearn.tasks.items.tables import as_table, rows_at
 
@@ -61,7 +62,6 @@ class ArrayParts(Parts):
     def __init__(
         self, data: Data, forget_mask: Tensor | None, retain_mask: Tensor, batch_sizes: Mapping[str, int | None]
     ) -> None:
-        """See the class."""
         self.data, self.batch_sizes = data, batch_sizes
         self.draws: dict[str, Draw] = {}
         masks = {"forget": forget_mask, "retain": retain_mask}
@@ -80,7 +80,6 @@ class ArrayParts(Parts):
         self.draws[part] = draw
 
     def sample(self, names: Collection[str]) -> dict[str, ArrayItems]:
-        """See `Parts.sample`."""
         unknown = sorted(set(names) - set(self.index))
         if unknown:
             raise InvalidInputError(f"Expected parts among {list(self.index)} (got {unknown})")
@@ -114,7 +113,6 @@ class ImageClassification(Task):
     requests = ("items",)
 
     def __init__(self, batch_size: int | None = None) -> None:
-        """See the class."""
         self.batch_size = batch_size
 
     def decode(self, model: nn.Module, outputs: None, items: ArrayItems) -> Prediction:
@@ -134,7 +132,12 @@ class ImageClassification(Task):
 
     def training_parts(self, data: Data) -> ArrayParts:
         """All training rows (`data.train_mask`, else every row that is not held out) are retained."""
-        return ArrayParts(data, None, training_mask(data), {"retain": self.batch_size})
+        return ArrayParts(
+            data,
+            None,
+            trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu")),
+            {"retain": self.batch_size},
+        )
 
     def validation_items(self, data: Data) -> ArrayItems | None:
         """Rows of `data.val_mask`."""
@@ -143,14 +146,3 @@ class ImageClassification(Task):
     def check_data(self, data: Any) -> Any:
         """Return a table of the items; see `as_table`."""
         return as_table(data)
-
-
-def training_mask(data: Data) -> Tensor:
-    """Rows of `data.train_mask`, else every row that is not held out: boolean `[num_items]`."""
-    if "train_mask" in data:
-        return data.train_mask
-    mask = torch.ones(data.x.size(0), dtype=torch.bool, device=data.x.device)
-    for name in ("val_mask", "test_mask"):
-        if name in data:
-            mask = mask & ~data[name]
-    return mask

@@ -34,6 +34,10 @@ class ItemTable(dict[str, Any]):
         except KeyError:
             raise AttributeError(name) from None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a column."""
+        self[name] = value
+
     def __copy__(self) -> ItemTable:
         """Return a table of the same columns."""
         return ItemTable(self.back, **self)
@@ -59,6 +63,10 @@ class Column:
     def __len__(self) -> int:
         """Number of items."""
         return len(self.dataset)
+
+    def __repr__(self) -> str:
+        """What the data set is, the same in every process."""
+        return f"Column({type(self.dataset).__name__} of {len(self)}, {self.place})"
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Load items `[k]`."""

@@ -1,4 +1,4 @@
-"""The table of named data sets, one row each, and `load`."""
+"""The named data sets, and `load`."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from gunlearn.datasets.locate import find_raw, not_found
 from gunlearn.datasets.own import from_networkx
 from gunlearn.datasets.raw import downloaded, read, read_citation_npz, read_ogb_csv, read_planetoid
 from gunlearn.datasets.validate import validate
-from gunlearn.errors import DatasetNotFoundError, InvalidTypeError
+from gunlearn.errors import DatasetNotFoundError, InvalidInputError, InvalidTypeError
 
 PLANETOID_PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One row of the table.
+    """A named data set.
 
     Attributes:
-        name: what `load` takes, in any case.
+        name: what `load` takes, in upper or lower case.
         nodes: number of nodes.
         edges: directed edges (each undirected edge counts twice); `None` where it is not fixed.
-        source: where it comes from, or PyG's family.
+        source: the package it comes from, or PyG's family.
         build: makes an embedded graph; `None` for data sets on disk.
-        reader: reads the raw files; `None` for embedded graphs.
+        reader: called with the folder of the raw files, their names and whether to give sparse features; `None` for
+            embedded graphs.
         folder: raw folder below the root.
         files: raw files in that folder.
         pyg_name: the name PyG's class takes; `None` where PyG cannot download it.
-        homepage: where to get the files by hand.
+        homepage: the site that offers the files.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Dataset:
     edges: int | None
     source: str
     build: Callable[[], Data] | None = None
-    reader: Callable[[Path, tuple[str, ...]], Data] | None = None
+    reader: Callable[[Path, tuple[str, ...], bool], Data] | None = None
     folder: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     pyg_name: str | None = None
@@ -54,12 +55,18 @@ class Dataset:
 
     @property
     def embedded(self) -> bool:
-        """Whether it needs neither files nor a network."""
+        """Whether it needs no files and no network."""
         return self.build is not None
 
     def offline(self, root: str | PathLike[str] | None = None) -> bool:
-        """Whether `load(name, root)` works without a download: embedded, or its raw files are there."""
+        """Return whether `load(name, root)` works without a download."""
         return self.embedded or find_raw(self.folder, self.files, root) is not None
+
+    def read(self, raw: Path, sparse: bool) -> Data:
+        """Read the raw files of a folder; see `load`."""
+        if self.reader is None:
+            raise InvalidInputError(f"Expected a data set with raw files (got {self.name!r}, which is embedded)")
+        return read(self.reader, raw, self.files, sparse)
 
 
 def _npz(name: str, nodes: int, edges: int, family: str, pyg_name: str, folder: str, file: str) -> Dataset:
@@ -107,12 +114,12 @@ DATASETS: dict[str, Dataset] = {row.name: row for row in _ROWS}
 
 
 def available() -> list[Dataset]:
-    """All named data sets, embedded ones first."""
+    """Return all named data sets, embedded ones first."""
     return list(DATASETS.values())
 
 
 def find(name: str) -> Dataset:
-    """The row of a name, in any case.
+    """Return the data set of a name, in upper or lower case.
 
     Raises:
         DatasetNotFoundError: no such name; the message lists the known names and the closest one.
@@ -139,24 +146,24 @@ def load(
     download: bool = False,
     sparse: bool = False,
 ) -> Data:
-    """Load a graph by name, from a folder of the user's, or check one that is already there.
+    """Load a graph by name or from a folder, or check one in memory.
 
     Every result has `x` `[num_nodes, num_features]` (float32) and `edge_index` `[2, num_edges]` (both directions, no
     self-loops, no duplicates, sorted by source, then target); `y` `[num_nodes]` where there are labels, and the public
     split's masks for Planetoid. Rows of `x` sum to 1 for PyG's families. Nothing is written below the root.
 
     Args:
-        name: a name of `available()` in any case; or a folder with `edges.csv` (and `features.npy`, `labels.npy`); or a
-            `Data`, which is checked and returned; or a networkx graph, see `from_networkx`.
+        name: a name of `available()`, in upper or lower case; or a folder with `edges.csv` (and `features.npy`,
+            `labels.npy`); or a `Data`, which is checked and returned; or a networkx graph, see `from_networkx`.
         root: folder with one folder per PyG family (`ROOT/CitationFull/dblp/raw/dblp.npz`); when `None`,
-            `$GUNLEARN_DATA`, else `./data`. Earlier downloads in `$GUNLEARN_CACHE` (default:
-            the platform's cache folder) are found too.
-        download: fetch missing raw files into the cache.
-        sparse: give bag-of-words features that are mostly zeros as a CSR tensor, a fraction of the memory. All of this
-            package reads it, and so do models whose first layers are linear maps; others want `x.to_dense()`.
+            `$GUNLEARN_DATA`, else `./data`. Earlier downloads in `$GUNLEARN_CACHE` (default: the platform's cache
+            folder) are found too.
+        download: download missing raw files into the cache.
+        sparse: return bag-of-words features that are mostly zeros as a CSR tensor, in a fraction of the memory. All of
+            this package reads it, and so do models whose first layers are linear maps; others need `x.to_dense()`.
 
     Raises:
-        DatasetNotFoundError: unknown name, or raw files that are not there; the message says where they were expected.
+        DatasetNotFoundError: unknown name, or missing raw files; the message says where they were expected.
         InvalidInputError: broken files.
         InvalidTypeError: `name` is none of the above.
     """
@@ -177,14 +184,11 @@ def load(
 def _load_raw(row: Dataset, root: str | PathLike[str] | None, download: bool, sparse: bool) -> Data:
     raw = find_raw(row.folder, row.files, root)
     if raw is not None:
-        return read(row.reader, raw, row.files, sparse)
+        return row.read(raw, sparse)
+    remedy = "In Python, download=True fetches them where there is a network."
     if row.pyg_name is None:
-        raise not_found(
-            row.name, row.folder, row.files, root, f"Get the files from {row.homepage} and unpack them there."
-        )
-    if not download:
-        raise not_found(
-            row.name, row.folder, row.files, root, "In Python, download=True fetches them where there is a network."
-        )
+        remedy = f"Get the files from {row.homepage} and unpack them there."
+    if row.pyg_name is None or not download:
+        raise not_found(row.name, row.folder, row.files, root, remedy)
     with downloaded(row.source, row.pyg_name, row.folder, row.files) as raw:
-        return read(row.reader, raw, row.files, sparse)
+        return row.read(raw, sparse)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import gunlearn as gu
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import NPO, Prediction
 from gunlearn.methods import INPO, FineTune, NPOMethod, Problem, run_method
-from gunlearn.tasks import LinkPrediction
+from gunlearn.tasks import ImageClassification, LinkPrediction
 from gunlearn.tasks.graph.pair_features import pair_features
 from gunlearn.tasks.graph.score_targets import NEIGHBORS, ScoreTarget, separated_scores, unseen_scores
 
@@ -21,6 +22,14 @@ def problem() -> Problem:
     model = gu.train(gu.GCN(data.num_features, 32, 16), data, epochs=120, lr=1e-2, eval_every=200).model
     partition = gu.ForgetEdges(count=12, seed=0).resolve(data)
     return Problem(model, copy.deepcopy(model), partition, LinkPrediction())
+
+
+def given(problem: Problem) -> tuple[LinkPrediction, torch.nn.Module, Any]:
+    return problem.task, problem.reference, problem.partition
+
+
+def target_of(problem: Problem, until: str) -> ScoreTarget:
+    return ScoreTarget(until, problem.task, problem.model, problem.reference, problem.partition)
 
 
 def scores(problem: Problem, model: torch.nn.Module, pairs: torch.Tensor) -> np.ndarray:
@@ -42,7 +51,7 @@ def test_unseen_scores_equal_a_literal_transcription(problem: Problem) -> None:
     gap = seen - like.mean(1)
     share = min(1.0, like.var(1, ddof=1).mean() / gap.var())
     want = like.mean(1) + share * (gap - gap.mean())
-    np.testing.assert_allclose(unseen_scores(problem).numpy(), want, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(unseen_scores(*given(problem)).numpy(), want, rtol=1e-4, atol=1e-4)
     assert not np.allclose(want, seen, atol=1e-2)  # control: a target that is the present score would prove nothing
 
 
@@ -53,35 +62,39 @@ def test_unseen_scores_do_not_look_at_test_edges(problem: Problem) -> None:
     data.test_neg_edge_index = data.test_neg_edge_index[:, :1]
     object.__setattr__(partition, "retain_data", data)
     other = Problem(problem.model, problem.reference, partition, problem.task)
-    assert torch.equal(unseen_scores(other), unseen_scores(problem))
+    assert torch.equal(unseen_scores(*given(other)), unseen_scores(*given(problem)))
     data.val_pos_edge_index = data.val_neg_edge_index  # control: validation edges do matter
-    assert not torch.equal(unseen_scores(other), unseen_scores(problem))
+    assert not torch.equal(unseen_scores(*given(other)), unseen_scores(*given(problem)))
 
 
-def test_unseen_needs_validation_edges(problem: Problem) -> None:
+@pytest.mark.parametrize(("kept", "match"), [(5, "at least 30 validation edges.*got 5"), (None, "val_pos_edge_index")])
+def test_unseen_needs_validation_edges(problem: Problem, kept: int | None, match: str) -> None:
     partition = copy.copy(problem.partition)
     data = copy.copy(partition.retain_data)
-    data.val_pos_edge_index = data.val_pos_edge_index[:, :5]
+    if kept is None:
+        del data.val_pos_edge_index
+    else:
+        data.val_pos_edge_index = data.val_pos_edge_index[:, :kept]
     object.__setattr__(partition, "retain_data", data)
     object.__setattr__(partition, "data", data)
-    with pytest.raises(UnsupportedMethodError, match=r"at least 30 validation edges.*got 5"):
+    with pytest.raises(UnsupportedMethodError, match=match):
         run_method(INPO(until="unseen"), problem.model, partition, problem.task)
 
 
 def test_separated_score_is_the_quantile_of_retained_edges(problem: Problem) -> None:
     retained = scores(problem, problem.reference, problem.partition.retain_edge_index)
-    target = separated_scores(problem, share=0.2)
+    target = separated_scores(*given(problem), share=0.2)
     assert target.shape == (problem.partition.num_forget,)
     np.testing.assert_allclose(target.numpy(), np.quantile(retained, 0.2), rtol=1e-5)
 
 
 def test_an_edge_at_its_target_gets_exactly_no_forget_gradient(problem: Problem) -> None:
-    target = ScoreTarget(problem, "unseen")
+    target = target_of(problem, "unseen")
     now = torch.from_numpy(scores(problem, problem.model, problem.partition.forget_edge_index)).float()
     target.target = now + torch.where(torch.arange(12) % 2 == 0, 1.0, -1.0)  # every other edge is below already
     assert not target.reached()
     log_prob = now.sigmoid().log().requires_grad_()
-    forget = target.release({"forget": Prediction(log_prob)})["forget"]
+    forget = target.release({"forget": Prediction(log_prob)}, lambda values: values)["forget"]
     NPO(beta=1.0)(forget, forget.detach()).backward()
     assert torch.equal(log_prob.grad[::2], torch.zeros(6))
     assert (log_prob.grad[1::2] > 0).all()
@@ -93,7 +106,7 @@ def test_an_edge_at_its_target_gets_exactly_no_forget_gradient(problem: Problem)
 def test_a_target_holds_edges_back_that_would_be_pushed_far_below(problem: Problem, until: str) -> None:
     options = {"epochs": 150, "lr": 3e-3, "kl_weight": 1.0, "beta": 1.0}
     forget = problem.partition.forget_edge_index
-    held_at = np.minimum(ScoreTarget(problem, until).target.numpy(), scores(problem, problem.model, forget))
+    held_at = np.minimum(target_of(problem, until).target.numpy(), scores(problem, problem.model, forget))
     below = {}
     for stop in (until, "end"):
         result = run_method(INPO(until=stop, **options), problem.model, problem.partition, problem.task)
@@ -107,9 +120,7 @@ def test_until_needs_a_forget_loss_and_link_prediction(problem: Problem) -> None
         FineTune(until="unseen")
     with pytest.raises(InvalidInputError, match="'end' or one of"):
         NPOMethod(until="never")
-    from gunlearn.tasks import ImageClassification
-
     with pytest.raises(UnsupportedMethodError, match="link prediction"):
         NPOMethod(until="unseen").supports(
-            ImageClassification(), type("P", (), {"kind": "items", "forgets": ("items",)})()
+            ImageClassification(), type("P", (), {"data": None, "forgets": ("items",)})()
         )

@@ -1,0 +1,262 @@
+"""A pass over the whole graph that each layer's rule records, and passes over the rows that edits change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from gunlearn.attribution.base import InfluenceProblem
+from gunlearn.attribution.distinct_items import Items, standing_still, without_entries
+from gunlearn.attribution.removal.balls import ROWS_PER_BATCH, Balls, ball_batches, sum_by_item
+from gunlearn.attribution.removal.layer_rules import rule_for
+from gunlearn.attribution.removal.linear_rule import Rule
+from gunlearn.attribution.removal.structure import structure_of
+from gunlearn.errors import GunlearnError, UnsupportedModelError
+from gunlearn.nn.attach.message_layers import message_passing_layers
+from gunlearn.nn.attach.overrides import Override
+from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.subgraph import csr_rows
+
+_PROBES = 3
+#: Errors of a model's code that was called on some rows alone.
+FAILURES = (
+    RuntimeError, IndexError, ValueError, TypeError, NotImplementedError, KeyError, AttributeError, GunlearnError,
+)  # fmt: skip
+
+
+def record(problem: InfluenceProblem, brute: bool = True) -> tuple[Recording | None, str | None]:
+    """Return a recording that was checked on a few items, or why there is none.
+
+    Args:
+        problem: model, data and items.
+        brute: compare the new outputs of a few items, from the smallest to the one that touches most, with brute force;
+            else only check that a row alone gives what it gives among all rows.
+    """
+    try:
+        recording = Recording(problem)
+    except FAILURES as error:
+        return None, first_line(error)
+    why = "the model does not work row by row"
+    probes, truth = problem.items, problem.outputs
+    if brute:
+        size = sum_by_item(problem.items, recording.structure, recording.structure.reach(1))
+        probes = problem.items.take(size.argsort(stable=True)[_spread_out(size.numel())])
+        truth = torch.stack([problem.encode(probes.edited(problem.data, i)) for i in range(probes.num_items)])
+    for whole in (False, True):
+        recording.whole, recording.padded = whole, not whole
+        try:
+            if recording.row_by_row():
+                why = "the rows computed differ from brute force"
+                if not brute or recording.agrees(probes, truth):
+                    recording.padded = False
+                    return recording, None
+        except FAILURES as error:
+            why = first_line(error)
+    return None, why
+
+
+def _spread_out(size: int) -> Tensor:
+    return torch.linspace(0, size - 1, min(_PROBES, size)).long().unique()
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, shortened."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+class Recording:
+    """One pass over the whole graph, from which passes over changed rows follow.
+
+    Args:
+        problem: model and data.
+
+    Attributes:
+        whole: pass every row of a ball through every layer, not only those that have changed so far: skip connections
+            need them.
+        padded: let each layer append a copy of its last row. Then no two layers return equally many rows, and a model
+            that adds their outputs up fails even where all rows change at once.
+
+    Raises:
+        UnsupportedModelError: a layer has no rule, or does not follow its rule, or is called on another graph.
+    """
+
+    def __init__(self, problem: InfluenceProblem) -> None:
+        self.problem, self.whole, self.padded = problem, False, False
+        self.structure = structure_of(problem.data.edge_index, problem.data.num_nodes)
+        self.calls: list[Rule] = []
+        self.kinds: dict[str, type[Rule]] = {}
+        for name, layer in message_passing_layers(problem.model).items():
+            kind, why = rule_for(layer)
+            if kind is None:
+                raise UnsupportedModelError(f"no rule for {why}")
+            self.kinds[name] = kind
+        with self._attached(_Record):
+            self.outputs = problem.encode(problem.data)
+        if not self.calls:
+            raise UnsupportedModelError("no message passing layer was called")
+        self.calls[-1].last = True
+        before, scale = problem.outputs, problem.outputs.abs().max()
+        if self.outputs.shape != before.shape or not bool(((self.outputs - before).abs_() <= 1e-4 * scale).all()):
+            raise UnsupportedModelError("the layers do not follow their rules")
+
+    @contextmanager
+    def _attached(self, kind: Callable[..., Override], *args: Any) -> Iterator[None]:
+        with ExitStack() as stack:
+            for name, layer in message_passing_layers(self.problem.model).items():
+                override = kind(layer, name, self, *args)
+                override.install()
+                stack.callback(override.uninstall)
+            yield
+
+    def hops(self, items: Items) -> list[int]:
+        """Return the number of hops that changes have travelled after each layer."""
+        changed = 0 if items.of == "features" else -1
+        out = []
+        for rule in self.calls:
+            changed = max(changed + 1, 1 if rule.degree_in_sender and items.of != "features" else 0)
+            out.append(changed)
+        return out
+
+    def changes(self, items: Items, rows: int = ROWS_PER_BATCH) -> Iterator[tuple[Tensor, Balls, Tensor]]:
+        """Yield the items of each batch, as indices, their rows, and the new outputs `[num_rows, dim]` of the rows."""
+        hops = self.hops(items)
+        width = 1
+        if self.whole and isinstance(self.problem.data.x, Tensor):  # every row's features are gathered
+            width = 1 + self.problem.data.x.size(1) // 256
+        for index, balls in ball_batches(items, self.structure, hops[-1], max(rows // width, 1)):
+            yield index, balls, self._run(balls, hops, balls.node.numel())
+
+    def touched(
+        self, items: Items, rows: int, prepare: Callable[[Balls], None]
+    ) -> Iterator[tuple[Tensor, Balls, Tensor]]:
+        """Yield the same for the rows that each item touches alone, as if their neighbours' inputs did not change."""
+        for index, balls in ball_batches(items, self.structure, 0, rows):
+            prepare(balls)
+            yield index, balls, self._run(balls, [0] * len(self.calls), balls.upto[0])
+
+    def run_to(self, balls: Balls, hops: list[int], call: int) -> Tensor:
+        """Return the inputs of a layer on the rows of balls around nodes that lose nothing but degree."""
+        try:
+            self._run(balls, hops, balls.node.numel(), stop=call)
+        except _Stop as stop:
+            return stop.x
+        raise UnsupportedModelError("fewer layers were called than before")
+
+    def _run(self, balls: Balls, hops: list[int], num_rows: int, stop: int | None = None) -> Tensor:
+        given = balls.upto[0] if balls.items.of == "features" else 0
+        x = self._inputs(balls, balls.node.numel() if self.whole else given)
+        more = len(self.calls) if self.padded else 0
+        view = Data(**{**self.problem.data.to_dict(), "x": x, "num_nodes": num_rows + more})
+        with self._attached(_Rows, _Pass(balls, hops, given, stop=stop)):
+            return self.problem.encode(view)[:num_rows]
+
+    def _inputs(self, balls: Balls, num_rows: int) -> Tensor:
+        x, items = self.problem.data.x, balls.items
+        if x.layout == torch.strided:
+            out = x[balls.node[:num_rows]]
+        else:
+            out = csr_rows(x, balls.node[:num_rows]).to_dense() if num_rows else x.values().new_empty(0, x.size(1))
+        if items.of == "features" and num_rows:
+            out = without_entries(out, balls.find(items.entry_item, items.entry[0]), items.entry[1])
+        memo(out, "sparse_features", lambda: None)  # rows of a few nodes are multiplied dense
+        return out
+
+    def row_by_row(self) -> bool:
+        """Return whether a few rows, each run alone, give what they give among all rows."""
+        before, n = self.problem.outputs, self.structure.num_nodes
+        tolerance = before.abs().max() * torch.finfo(before.dtype).eps ** 0.5
+        for node in _spread_out(n).to(before.device).split(1):
+            for _, _, after in self.touched(standing_still(node, n), 1, lambda balls: None):
+                alone = before[node]
+                if after.shape != alone.shape or not bool(((after - alone).abs() <= tolerance).all()):
+                    return False
+        return True
+
+    def agrees(self, items: Items, truth: Tensor) -> bool:
+        """Return whether the changes of some items give the outputs `truth` `[num_items, num_nodes, dim]`."""
+        before = self.problem.outputs
+        noise = before.abs().max() * torch.finfo(before.dtype).eps * 64
+        for index, balls, after in self.changes(items):
+            if after.size(0) != balls.node.numel():
+                return False
+            for i, which in enumerate(index.tolist()):
+                own = balls.item == i
+                out = before.clone()
+                out[balls.node[own]] = after[own]
+                tolerance = 1e-3 * (truth[which] - before).abs().max() + noise
+                if not bool(((out - truth[which]).abs() <= tolerance).all()):
+                    return False
+        return True
+
+
+@dataclass
+class _Pass:
+    """Where a pass is: `given` rows have changed so far, `call` layers were called."""
+
+    balls: Balls
+    hops: list[int]
+    given: int
+    call: int = 0
+    stop: int | None = None
+
+
+class _Stop(Exception):
+    """Ends a pass at a layer, and carries the layer's input."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x = x
+
+
+class _Record(Override):
+    """`forward` of a layer on the whole graph, computed and recorded by its rule."""
+
+    def __init__(self, layer: nn.Module, name: str, recording: Recording) -> None:
+        super().__init__(layer, name)
+        self.recording = recording
+
+    def __call__(self, x: Any, edge_index: Any, edge_weight: Any = None, **kwargs: Any) -> Any:
+        data, layer = self.recording.problem.data, type(self.layer).__name__
+        if any(value is not None for value in kwargs.values()):
+            raise UnsupportedModelError(f"{layer}: further arguments")
+        plain = isinstance(edge_index, Tensor) and edge_index.layout == torch.strided
+        if edge_index is not data.edge_index and not (plain and torch.equal(edge_index, data.edge_index)):
+            raise UnsupportedModelError(f"{layer}: another graph than the data's")
+        if edge_weight is not None and edge_weight is not data.get("edge_weight"):
+            raise UnsupportedModelError(f"{layer}: other edge weights than the data's")
+        rule = self.recording.kinds[self.name](self.layer, self.recording.structure, edge_weight)
+        rule.out = rule.record(x)
+        self.recording.calls.append(rule)
+        return rule.out
+
+
+class _Rows(Override):
+    """`forward` of a layer on rows of balls: new outputs of the rows that have changed so far, or of all rows."""
+
+    def __init__(self, layer: nn.Module, name: str, recording: Recording, state: _Pass) -> None:
+        super().__init__(layer, name)
+        self.recording, self.state = recording, state
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        state, recording = self.state, self.recording
+        if state.call == state.stop:
+            raise _Stop(x)
+        rule, balls = recording.calls[state.call], state.balls
+        given, num_rows = state.given, balls.upto[state.hops[state.call]]
+        expected = balls.node.numel() if recording.whole else given + (state.call if recording.padded else 0)
+        if rule.layer is not self.layer or x.size(0) != expected:
+            raise UnsupportedModelError("layers are not called one after the other on what changes")
+        out = rule.rows(balls, x, given, num_rows)
+        state.call, state.given = state.call + 1, num_rows
+        if recording.whole and num_rows < balls.node.numel():
+            out = torch.cat([out, rule.out[balls.node[num_rows:]]])
+        if recording.padded:
+            out = torch.cat([out, out[-1:].expand(state.call, -1)])
+        return out

@@ -1,0 +1,59 @@
+"""A graph sorted by source and by target, for sums over neighbours."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.scatter import scatter
+from gunlearn.nn.kernels.sorting import argsort
+
+
+def structure_of(edge_index: Tensor, num_nodes: int) -> Structure:
+    """Return the structure of a graph; computed once per `edge_index`."""
+    return memo(edge_index, ("structure", num_nodes), lambda: Structure(edge_index.detach().clone(), num_nodes))
+
+
+class Structure:
+    """The graph without its loops, by source and by target.
+
+    Args:
+        edge_index: `[2, num_edges]`.
+        num_nodes: number of nodes.
+    """
+
+    def __init__(self, edge_index: Tensor, num_nodes: int) -> None:
+        self.edge_index, self.num_nodes = edge_index, num_nodes
+        source, target = edge_index
+        self.proper = (source != target).nonzero().view(-1)
+        self.loops = (source == target).nonzero().view(-1)
+        source, target = source[self.proper], target[self.proper]
+        self.out_ptr, self.out_node, self.out_column = self._grouped(source, target)
+        self.in_ptr, self.in_node, self.in_column = self._grouped(target, source)
+
+    def _grouped(self, key: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        count, order = torch.bincount(key, minlength=self.num_nodes), argsort(key, stable=True)
+        return torch.cat([count.new_zeros(1), count.cumsum(0)]), other[order], self.proper[order]
+
+    def gather(self, weight: Tensor, x: Tensor) -> Tensor:
+        """Sum the senders' rows of `x` at each receiver, `[num_nodes, dim]`; `weight` `[num_edges]` by column."""
+        return _product(self.in_ptr, self.in_node, weight[self.in_column], x)
+
+    def scatter(self, weight: Tensor, x: Tensor) -> Tensor:
+        """Sum the receivers' rows of `x` at each sender, `[num_nodes, dim]`."""
+        return _product(self.out_ptr, self.out_node, weight[self.out_column], x)
+
+    def reach(self, hops: int) -> Tensor:
+        """Return an upper bound of the rows that a change at each node reaches in so many hops, `[num_nodes]`."""
+        count = torch.ones(self.num_nodes, device=self.edge_index.device)
+        source, target = self.edge_index[:, self.proper]
+        for _ in range(hops):
+            spread = scatter(count[target], source, dim=0, dim_size=self.num_nodes, reduce="sum")
+            count = (count + spread).clamp(max=self.num_nodes)
+        return count
+
+
+def _product(ptr: Tensor, index: Tensor, value: Tensor, x: Tensor) -> Tensor:
+    n = ptr.numel() - 1
+    return torch.sparse_csr_tensor(ptr.int(), index.int(), value, size=(n, n), check_invariants=False) @ x

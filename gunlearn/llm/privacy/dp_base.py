@@ -1,0 +1,150 @@
+"""The private base of DP2Unlearning, and its second phase: fine-tune it to deploy, or without forgotten rows."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+
+from gunlearn.errors import CheckpointError, InvalidInputError
+from gunlearn.llm.data.collate import Rows, collator_of
+from gunlearn.llm.model.head import without_autocast
+from gunlearn.llm.privacy.dp_card import DPCard
+from gunlearn.llm.privacy.dp_rows import Ledger, ledger_of, records_changed, weights_digest
+from gunlearn.seed import isolated_rng
+
+
+@dataclass(frozen=True)
+class DPBase:
+    """A model trained with differential privacy, the start of every second training.
+
+    Args:
+        model: the trained model, without hooks. Do not change it: other weights are refused.
+        card: the privacy spent.
+        ledger: fingerprints of the training rows, as private as the rows; `unlearn_from_base` needs it.
+    """
+
+    model: nn.Module
+    card: DPCard
+    ledger: Ledger | None = None
+
+    def save(self, folder: str | Path) -> None:
+        """Write `card.json`, `model.safetensors` and the private `ledger.json`. Do not publish the ledger."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.card.save(folder / "card.json")
+        save_model(self.model, str(folder / "model.safetensors"))
+        if self.ledger is not None:
+            (folder / "ledger.json").write_text(json.dumps(self.ledger), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, model: nn.Module) -> DPBase:
+        """Read what `save` wrote into a copy of `model`, a model of the same architecture.
+
+        Raises:
+            CheckpointError: the weights are not those of the card.
+        """
+        folder, model = Path(folder), copy.deepcopy(model).eval()
+        card = DPCard.load(folder / "card.json")
+        load_model(model, str(folder / "model.safetensors"))
+        ledger = folder / "ledger.json"
+        base = cls(model, card, json.loads(ledger.read_text(encoding="utf-8")) if ledger.exists() else None)
+        if weights_digest(model) != card.weights_sha256:
+            raise CheckpointError(f"Expected the weights of the card in {folder.name} (got others)")
+        return base
+
+
+@dataclass(frozen=True)
+class DP2Model:
+    """A model fine-tuned from a base.
+
+    Args:
+        model: the model, in evaluation mode.
+        card: statement on its privacy.
+    """
+
+    model: nn.Module
+    card: dict[str, Any]
+
+
+def finetune(base: DPBase, rows: Rows, args: TrainingArguments | None = None) -> DP2Model:
+    """Return the model to deploy: the base fine-tuned on all rows, without any privacy.
+
+    Args:
+        base: the private base; not changed.
+        rows: rows as for `dp_train`.
+        args: arguments of the Trainer.
+
+    Raises:
+        InvalidInputError: the base's weights are not those of its card.
+    """
+    card = {"private": False, "base": base.card.to_dict(), "note": "not private; never start a second training here"}
+    return DP2Model(_fine_tuned(base, rows, args), card)
+
+
+def unlearn_from_base(base: DPBase, retain_rows: Rows, args: TrainingArguments | None = None) -> DP2Model:
+    """Return the base fine-tuned on the rows that stay.
+
+    Forgotten rows influence the result only through the base, so by no more than the base's epsilon allows for that
+    number of records. `card["request"]` states this epsilon; for a hundred rows it guarantees little.
+
+    Args:
+        base: the private base; not changed.
+        retain_rows: rows that stay, all of them among the training rows of the base.
+        args: arguments of the Trainer; the paper takes half the epochs of training from scratch.
+
+    Raises:
+        InvalidInputError: the base's weights are not those of its card (a deployed model), or it has no ledger.
+        InvalidRequestError: rows that the base was not trained on, or copies of forgotten ones.
+        EmptyForgetSetError: all rows stay.
+
+    Warns:
+        UserWarning: the base's budget guarantees nothing for so many records.
+    """
+    if base.ledger is None:
+        raise InvalidInputError("Expected a base with its ledger (got None); load it from a folder with ledger.json")
+    changed = records_changed(base.ledger, ledger_of(retain_rows, base.card.record), base.card.record)
+    epsilon, delta = base.card.group(changed)
+    request = {"records": changed, "epsilon": epsilon, "delta": delta, "says_nothing": delta >= 1}
+    if request["says_nothing"]:
+        warnings.warn(
+            f"Expected a request that the base's budget covers (got {changed} records, for which delta is 1 at epsilon "
+            f"{epsilon:.3g}): the model is not called private; train the base with a smaller epsilon, or with records "
+            "that hold all rows of a person",
+            stacklevel=2,
+        )
+    private = not base.card.voided_by and not request["says_nothing"]
+    model = _fine_tuned(base, retain_rows, args)
+    return DP2Model(model, {"private": private, "request": request, "base": base.card.to_dict()})
+
+
+def _fine_tuned(base: DPBase, rows: Rows, args: TrainingArguments | None) -> nn.Module:
+    if weights_digest(base.model) != base.card.weights_sha256:
+        raise InvalidInputError(
+            "Expected the base as DP training returned it (got other weights: a deployed or trained model?); "
+            "a second training from any other start has no guarantee"
+        )
+    model = copy.deepcopy(base.model).train()
+    pad = collator_of(model).pad
+
+    def collate(batch: Rows) -> dict[str, Tensor]:
+        return {name: value for name, value in pad(batch).items() if name != "target_mask"}
+
+    if args is None:
+        args = TrainingArguments(tempfile.gettempdir(), report_to=[], save_strategy="no")  # writes nothing
+    args = copy.copy(args)
+    args.remove_unused_columns = False
+    with isolated_rng():
+        trainer = Trainer(model, args, data_collator=collate, train_dataset=rows)
+        trainer.train()
+    without_autocast(trainer.accelerator, model)
+    model.zero_grad(set_to_none=True)
+    return model.eval()

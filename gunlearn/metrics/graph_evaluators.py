@@ -1,0 +1,97 @@
+"""Items of graph tasks. Models read the retained graph; what is no longer in it is read on the original one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.errors import UnsupportedMethodError
+from gunlearn.losses import Prediction
+from gunlearn.metrics.base import Figure
+from gunlearn.metrics.item_evaluators import CategoricalEvaluator
+from gunlearn.metrics.problem import Evaluator, logits_of
+from gunlearn.nn.attach.message_layers import suspended_caches
+from gunlearn.tasks.base import Task
+from gunlearn.tasks.graph.link_prediction import LinkPrediction, forgotten_edges
+from gunlearn.tasks.graph.node_classification import NodeClassification
+
+
+class GraphEvaluator(Evaluator):
+    """Layers with `cached=True` read each graph afresh, and hold afterwards what they held before."""
+
+    def encode(self, model: nn.Module, data: Any) -> Any:
+        with suspended_caches(model):
+            return super().encode(model, data)
+
+
+class LinkEvaluator(GraphEvaluator):
+    """Link prediction. With a node all its edges are forgotten, with features what they say of the node's edges.
+
+    Test items are positives, then negatives. Items are ranked by logits: probabilities above a logit of 37 are all 1.
+
+    Raises:
+        UnsupportedMethodError: another task.
+    """
+
+    headline: ClassVar = ("retain_auc", "forget_auc")
+    aliases: ClassVar = {"unseen": "test"}
+    task: LinkPrediction
+
+    def __init__(
+        self,
+        task: Task,
+        partition: Any,
+        references: Sequence[nn.Module] = (),
+        seed: int = 0,
+        metrics: Iterable[str | Figure] = (),
+    ) -> None:
+        if not isinstance(task, LinkPrediction):
+            raise UnsupportedMethodError(f"Expected a link prediction task to evaluate (got '{task.name}')")
+        super().__init__(task, partition, references, seed, metrics)
+
+    def item_sets(self) -> dict[str, tuple[Any | None, Any]]:
+        task, partition, data = self.task, self.partition, self.partition.retain_data
+        there = data if partition.forgets == ("edges",) else partition.data
+        retain, blank = partition.retain_edge_index, torch.zeros(data.num_nodes, dtype=torch.bool)
+        blank[partition.feature_nodes.cpu()] = True  # edges of nodes that lost features are the forget set's
+        retain = retain[:, ~blank.to(retain.device)[retain].any(dim=0)]
+        return {
+            "forget": (task.edge_items(there, forgotten_edges(partition)), there),
+            "retain": (task.edge_items(data, retain), data),
+            "test": (task.held_out_items(data, "test"), data),
+        }
+
+    def probability(self, prediction: Prediction) -> Tensor:
+        return self.score(prediction).double().sigmoid()
+
+    def likelihood(self, prediction: Prediction) -> Tensor:
+        return self.probability(prediction)  # forgotten and retained edges are all labelled 1
+
+    def score(self, prediction: Prediction) -> Tensor:
+        return logits_of(prediction)
+
+
+class ClassEvaluator(GraphEvaluator, CategoricalEvaluator):
+    """Classification of nodes or graphs.
+
+    The forget set holds the training nodes (or graphs) that go or lose features, as the original graph shows them; for
+    a request that names edges alone, the labelled end points of these, on the retained graph, and no unseen items: an
+    edge is no member.
+    """
+
+    task: NodeClassification
+
+    def item_sets(self) -> dict[str, tuple[Any | None, Any]]:
+        task, partition, data = self.task, self.partition, self.partition.retain_data
+        test = task.held_out_items(data, "test")
+        edges = partition.forgets == ("edges",)
+        there = data if edges else partition.data
+        return {
+            "forget": (task.touched(partition) if edges else task.forgotten(partition), there),
+            "retain": (task.train_items(data), data),
+            "test": (test, data),
+            "unseen": (None if edges else test, there),
+        }

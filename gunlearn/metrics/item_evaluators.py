@@ -1,0 +1,62 @@
+"""Items of classifiers, and independent items (images, rows of an array), which need no graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.losses import Prediction
+from gunlearn.metrics.problem import Evaluator, logits_of
+from gunlearn.tasks.items.arrays import ArrayItems
+from gunlearn.tasks.items.tables import rows_at
+
+BATCH = 1024  # items at a time
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Rows `index` `[num_items]` of a table of items, not yet loaded."""
+
+    data: Any
+    index: Tensor
+
+
+class CategoricalEvaluator(Evaluator):
+    """Items of one of several classes; logits are `[num_items, num_classes]`."""
+
+    headline: ClassVar = ("test_acc", "mia_auc")
+
+    def probability(self, prediction: Prediction) -> Tensor:
+        return logits_of(prediction).double().softmax(-1)
+
+    def likelihood(self, prediction: Prediction) -> Tensor:
+        return prediction.log_prob.double().exp()
+
+    def score(self, prediction: Prediction) -> Tensor:
+        return prediction.log_prob
+
+
+class ItemEvaluator(CategoricalEvaluator):
+    """Classification of independent items: the forgotten rows, the other training rows, those of `data.test_mask`."""
+
+    aliases: ClassVar = {"unseen": "test"}
+
+    def item_sets(self) -> dict[str, tuple[Any | None, Any]]:
+        data = self.partition.data
+        masks = {"forget": self.partition.forget_mask, "retain": self.partition.retain_mask}
+        masks["test"] = data.test_mask if "test_mask" in data else torch.zeros_like(masks["forget"])
+        rows = {part: TableRows(data, mask.nonzero().view(-1)) for part, mask in masks.items()}
+        return {part: (items if items.index.numel() else None, data) for part, items in rows.items()}
+
+    def decode(self, model: nn.Module, outputs: Any, items: TableRows) -> Prediction:
+        """Return predictions with labels of items, loaded `BATCH` at a time."""
+        batches = (ArrayItems(*rows_at(items.data, index)) for index in items.index.split(BATCH))
+        found = [(self.task.decode(model, outputs, batch), batch.y) for batch in batches]
+        return Prediction(
+            log_prob=torch.cat([prediction.log_prob for prediction, _ in found]),
+            logits=torch.cat([logits_of(prediction) for prediction, _ in found]),
+            label=torch.cat([y for _, y in found]),
+        )

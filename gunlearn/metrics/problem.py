@@ -1,0 +1,147 @@
+"""An unlearning problem to compare models on: its items, and models retrained without the forgotten data."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
+from gunlearn.losses import Prediction
+from gunlearn.metrics import EVALUATORS, FIGURES
+from gunlearn.metrics.base import Figure, figures_of
+from gunlearn.metrics.view import ModelView
+from gunlearn.tasks.base import Task
+
+if TYPE_CHECKING:
+    from gunlearn.training.result import Result
+
+
+class Evaluator(ABC):
+    """An unlearning problem: the items that models are asked about, and the retrained models they are compared with.
+
+    Args:
+        task: what the models predict.
+        partition: what was forgotten.
+        references: models retrained without it under different seeds. Without any, distances are `None`; with one, the
+            noise floor is `None`.
+        seed: of the figures that draw.
+        metrics: further figures, see `figures_of`.
+
+    Attributes:
+        headline: names of the figure of utility and the figure of forgetting that plots show.
+        aliases: sets of items that are another set.
+        figures: what is measured, by name.
+
+    Raises:
+        InvalidInputError: two references that predict the same of every item.
+    """
+
+    headline: ClassVar[tuple[str, str]]
+    aliases: ClassVar[dict[str, str]] = {}
+
+    def __init__(
+        self,
+        task: Task,
+        partition: Any,
+        references: Sequence[nn.Module] = (),
+        seed: int = 0,
+        metrics: Iterable[str | Figure] = (),
+    ) -> None:
+        self.task, self.partition, self.seed = task, partition, seed
+        self.figures = figures_of(task.name, metrics)
+        self.items = self.item_sets()
+        self.refer_to(references)
+
+    def refer_to(self, references: Sequence[nn.Module]) -> None:
+        """Compare with these retrained models from now on; their predictions are made at once."""
+        self.references = [ModelView(self, model) for model in references]
+        for view in self.references:
+            _ = view.predictions
+        for p, q in combinations(self.references, 2):
+            if all(_same(p.probability(part), q.probability(part)) for part in ("retain", "forget")):
+                raise InvalidInputError(
+                    "Expected references that were retrained under different seeds (got two that score every item "
+                    "alike); their distance would be no noise floor"
+                )
+
+    @abstractmethod
+    def item_sets(self) -> dict[str, tuple[Any | None, Any]]:
+        """Return the items of each set and the data they are read on; `None` for a set without items."""
+
+    @abstractmethod
+    def probability(self, prediction: Prediction) -> Tensor:
+        """See `ModelView.probability`."""
+
+    @abstractmethod
+    def likelihood(self, prediction: Prediction) -> Tensor:
+        """See `ModelView.likelihood`."""
+
+    @abstractmethod
+    def score(self, prediction: Prediction) -> Tensor:
+        """See `ModelView.score`."""
+
+    def encode(self, model: nn.Module, data: Any) -> Any:
+        """Run the task's shared pass over the data."""
+        return self.task.encode(model, data)
+
+    def decode(self, model: nn.Module, outputs: Any, items: Any) -> Prediction:
+        """Return predictions of items from what `encode` returned."""
+        return self.task.decode(model, outputs, items)
+
+    def view(self, model: nn.Module, result: Result | None = None, full_graph: bool = False) -> ModelView:
+        """Return the view of a model, see `ModelView`."""
+        return ModelView(self, model, result, full_graph)
+
+    def row(self, model: nn.Module) -> dict[str, float | None]:
+        """Return all figures of a model by name."""
+        return self.view(model).figures()
+
+
+def evaluator(
+    task: Task,
+    partition: Any,
+    references: Sequence[nn.Module] = (),
+    seed: int = 0,
+    metrics: Iterable[str | Figure] = (),
+) -> Evaluator:
+    """Return the evaluator of a task, see `Evaluator`.
+
+    Raises:
+        UnsupportedMethodError: there is none.
+    """
+    if task.name not in EVALUATORS:
+        where = "; see gunlearn.llm.metrics.evaluate_language_models" if task.name == "causal_lm" else ""
+        known = ", ".join(EVALUATORS)
+        raise UnsupportedMethodError(f"Expected a task among {known} to evaluate (got '{task.name}'){where}")
+    return EVALUATORS[task.name](task, partition, references, seed=seed, metrics=metrics)
+
+
+def headline(task: str | None) -> tuple[Figure, Figure]:
+    """Return the figures of utility and of forgetting that plots show; those of links for an unknown task."""
+    utility, forgetting = EVALUATORS[task if task and task in EVALUATORS else "link_prediction"].headline
+    return FIGURES[utility](), FIGURES[forgetting]()
+
+
+def row_names() -> list[str]:
+    """Return the names of all figures that rows may have, whatever the task."""
+    return [name for name, cls in FIGURES.items() if not cls.tasks or any(task in EVALUATORS for task in cls.tasks)]
+
+
+def logits_of(prediction: Prediction) -> Tensor:
+    """Return the logits of a prediction.
+
+    Raises:
+        UnsupportedModelError: it has none.
+    """
+    if prediction.logits is None:
+        raise UnsupportedModelError("Expected predictions with logits to evaluate (got log-likelihoods alone)")
+    return prediction.logits
+
+
+def _same(p: Tensor | None, q: Tensor | None) -> bool:
+    return p is q if p is None or q is None else torch.equal(p, q)

@@ -1,0 +1,167 @@
+"""What language models say of given texts: scores per token, and the figures made of them. Tensors alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from gunlearn.metrics.base import Figure
+
+TEXTS = ("causal_lm",)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenScores:
+    """Figures per labelled token, `[num_rows, num_tokens]`, zero elsewhere; on the CPU.
+
+    Args:
+        log_prob: log-likelihood of the token, in nats.
+        mask: which tokens have a label.
+        first: whether the token was the model's first choice.
+        mean: expected log-likelihood of a token under the model there, minus its entropy.
+        std: standard deviation of that log-likelihood.
+    """
+
+    log_prob: Tensor
+    mask: Tensor
+    first: Tensor
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def length(self) -> Tensor:
+        """Number of labelled tokens per row, `[num_rows]`."""
+        return self.mask.sum(1)
+
+    @property
+    def mean_log_prob(self) -> Tensor:
+        """Mean over the tokens of each row, `[num_rows]`; NaN without labels."""
+        return self.log_prob.sum(1) / self.length
+
+
+class TextView(Protocol):
+    """A language model on one set of rows.
+
+    Attributes:
+        scores: of the rows' labelled tokens.
+        likelihood: probability of each row's answer, `[num_rows]`.
+        rouge: ROUGE-L recall of generated answers, `[num_rows]`; `None` where none were generated.
+        truth: summary of the truth ratios; `None` where rows have no wrong answers.
+        in_full: memorisation is measured too.
+    """
+
+    scores: TokenScores
+    likelihood: Tensor
+    rouge: Tensor | None
+    truth: float | None
+    in_full: bool
+
+
+def exact_memorization(scores: TokenScores) -> Tensor:
+    """Return the share of tokens that are the model's first choice, given what is before them, `[num_rows]`."""
+    return scores.first.sum(1) / scores.length
+
+
+def extraction_strength(scores: TokenScores, compat: bool = False) -> Tensor:
+    """Return the share of each row's tokens that the model completes without a mistake, `[num_rows]`: 1 - k/n.
+
+    `k` is the shortest beginning of the answer after which every first choice is the right token; 0 where the last
+    token is wrong already.
+
+    Args:
+        scores: of rows whose labelled tokens are consecutive.
+        compat: never below `1 / n`, as in the code of open-unlearning, where a model that has nothing right gets that.
+    """
+    # Walking back from the last token, as long as first choices are right; unlabelled tokens count for nothing.
+    unbroken = (~scores.first & scores.mask).flip(1).cumsum(1).eq(0).flip(1) & scores.mask
+    matched = unbroken.sum(1)
+    return (matched.clamp_min(1) if compat else matched) / scores.length
+
+
+def drma(scores: TokenScores, per_token: bool = False) -> float:
+    r"""Return document-level memorisation of OBLIVIATE: the mean over documents of :math:`\sum_t p(x_t | x_{<t})`.
+
+    It grows with the documents' length, and a retrained model's is not 0: below that a model has not forgotten but been
+    pushed.
+
+    Args:
+        scores: of documents, every token labelled.
+        per_token: divide each document's sum by its number of tokens.
+    """
+    total = (scores.log_prob.double().exp() * scores.mask).sum(1)
+    return float((total / scores.length if per_token else total).mean())
+
+
+class AnswerProbability(Figure):
+    """Mean over rows of p(answer)^(1/tokens)."""
+
+    name, heading, tasks = "prob", "probability", TEXTS
+
+    def compute(self, view: TextView) -> float | None:
+        return _mean(view.likelihood)
+
+
+class TokenNLL(Figure):
+    """Negative log-likelihood per token, in nats."""
+
+    name, heading, tasks = "nll", "NLL", TEXTS
+
+    def compute(self, view: TextView) -> float | None:
+        return -float(view.scores.log_prob.sum() / view.scores.length.sum())
+
+
+class ExactMemorization(Figure):
+    """Share of tokens that are the model's first choice."""
+
+    name, heading, tasks = "exact_memorization", "exact memorisation", TEXTS
+
+    def compute(self, view: TextView) -> float | None:
+        return _mean(exact_memorization(view.scores)) if view.in_full else None
+
+
+class ExtractionStrength(Figure):
+    """Share of an answer that the model completes by itself."""
+
+    name, heading, tasks = "extraction_strength", "extraction strength", TEXTS
+
+    def compute(self, view: TextView) -> float | None:
+        return _mean(extraction_strength(view.scores)) if view.in_full else None
+
+
+class DRMA(Figure):
+    """Expected number of tokens of a document that the model says right."""
+
+    name, heading, tasks, per_token = "drma", "DRMA", TEXTS, False
+
+    def compute(self, view: TextView) -> float | None:
+        return drma(view.scores, self.per_token) if view.in_full else None
+
+
+class DRMAPerToken(DRMA):
+    """DRMA, each document's divided by its length."""
+
+    name, heading, per_token = "drma_per_token", "DRMA per token", True
+
+
+class RougeL(Figure):
+    """ROUGE-L recall of generated answers."""
+
+    name, heading, tasks = "rougeL", "ROUGE-L", TEXTS
+
+    def compute(self, view: TextView) -> float | None:
+        return None if view.rouge is None else _mean(view.rouge)
+
+
+class TruthRatio(Figure):
+    """Probability of wrong answers over the right one's: how near to 1 where forgotten, how far below elsewhere."""
+
+    name, heading, tasks = "truth_ratio", "truth ratio", TEXTS
+
+    def compute(self, view: TextView) -> float | None:
+        return view.truth
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean())

@@ -1,0 +1,140 @@
+"""What figures read: one model on an unlearning problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.losses import Prediction
+
+if TYPE_CHECKING:
+    from gunlearn.metrics.problem import Evaluator
+    from gunlearn.training.result import Result
+
+SETS = ("forget", "test", "retain")
+BINS = 40
+_Value = TypeVar("_Value")
+
+
+class ModelView:
+    """One model on one problem. Predictions are made when a figure first asks for them, and kept.
+
+    Args:
+        problem: the evaluator that holds the items and the references.
+        model: the model to look at. Its mode is put back.
+        result: the record of its run, `None` where there is none.
+        full_graph: read all items on the original data, as a model before unlearning does.
+    """
+
+    def __init__(
+        self, problem: Evaluator, model: nn.Module, result: Result | None = None, full_graph: bool = False
+    ) -> None:
+        self.problem, self.model, self.result, self.full_graph = problem, model, result, full_graph
+        self.task, self.partition, self.seed = problem.task, problem.partition, problem.seed
+        self._kept: dict[Any, Any] = {}
+
+    @cached_property
+    def predictions(self) -> dict[str, Prediction | None]:
+        """Predictions of each set of items, in evaluation mode; `None` for a set without items."""
+        modes = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        outputs: dict[int, Any] = {}
+        found: dict[str, Prediction | None] = {}
+        try:
+            with torch.no_grad():
+                for part, (items, own_data) in self.problem.items.items():
+                    data = self.partition.data if self.full_graph else own_data
+                    if items is not None and id(data) not in outputs:
+                        outputs[id(data)] = self.problem.encode(self.model, data)
+                    found[part] = None if items is None else self.problem.decode(self.model, outputs[id(data)], items)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return found
+
+    def label(self, part: str) -> Tensor | None:
+        """Return the labels of the items, `[num_items]`; `None` where there are none.
+
+        Args:
+            part: `"forget"`, `"retain"`, `"test"`, or `"unseen"`: the test items that membership inference compares
+                forgotten items with.
+        """
+        part = self.problem.aliases.get(part, part)
+        items, prediction = self.problem.items[part][0], self.predictions[part]
+        if items is None or prediction is None:
+            return None
+        return items.label if prediction.label is None else prediction.label
+
+    def probability(self, part: str) -> Tensor | None:
+        """Return probabilities in float64: of pairs `[num_items]`, of classes `[num_items, num_classes]`."""
+        return self._read(self.problem.probability, part)
+
+    def likelihood(self, part: str) -> Tensor | None:
+        """Return the probability of each item's own label in float64, `[num_items]`."""
+        return self._read(self.problem.likelihood, part)
+
+    def score(self, part: str) -> Tensor | None:
+        """Return what items are ranked by, `[num_items]`: the higher, the surer the model is of them."""
+        return self._read(self.problem.score, part)
+
+    def once(self, key: Any, compute: Callable[[], _Value]) -> _Value:
+        """Return what `compute` returned the first time that `key` was asked for."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
+
+    @property
+    def references(self) -> list[ModelView]:
+        """The retrained models, without this one itself."""
+        return [view for view in self.problem.references if view.model is not self.model]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all probabilities are numbers."""
+        both = (self.probability(part) for part in SETS)
+        return all(bool(torch.isfinite(p).all()) for p in both if p is not None)
+
+    def __getitem__(self, name: str) -> float | None:
+        """Return a figure by its name.
+
+        Raises:
+            InvalidTypeError: it is no number.
+            InvalidInputError: it is NaN, since the model is broken.
+        """
+        value = self.problem.figures[name].compute(self)
+        if value is not None and not isinstance(value, int | float):
+            raise InvalidTypeError(f"Expected figure '{name}' to be a number or None (got {type(value).__name__})")
+        if value is not None and value != value:
+            raise InvalidInputError(f"Expected a number from figure '{name}' (got NaN); the model may be broken")
+        return value
+
+    def figures(self) -> dict[str, float | None]:
+        """Return all figures by name; without a result those of the model alone."""
+        figures = self.problem.figures.items()
+        return {name: self[name] for name, figure in figures if self.result is not None or not figure.of_run}
+
+    def row(self) -> dict[str, Any]:
+        """Return all that is kept of the model: what ran, the figures, and a histogram of `likelihood("forget")`."""
+        run = ("method", "mode", "seed", "num_forget", "request_hash", "versions")
+        forget = self.likelihood("forget")
+        return {
+            **({} if self.result is None else {name: getattr(self.result, name) for name in run}),
+            "task": self.task.name,
+            **self.figures(),
+            "hist_forget": None if forget is None else histogram(forget),
+        }
+
+    def _read(self, read: Callable[[Prediction], Tensor], part: str) -> Tensor | None:
+        part = self.problem.aliases.get(part, part)
+        prediction = self.predictions[part]
+        return None if prediction is None else self.once((read.__name__, part), lambda: read(prediction))
+
+
+def histogram(probabilities: Tensor) -> list[int]:
+    """Return counts in `BINS` equal bins of [0, 1]."""
+    return [int(n) for n in torch.histc(probabilities.detach().cpu().double(), bins=BINS, min=0.0, max=1.0)]

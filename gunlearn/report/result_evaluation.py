@@ -1,0 +1,144 @@
+"""`gunlearn.evaluate`: one result beside models that never saw the forgotten data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gunlearn.bench.store import atomic_write, csv_text, json_plain
+from gunlearn.errors import CheckpointError, InvalidInputError, UnsupportedMethodError
+from gunlearn.methods.any_task.retrain import Retrain
+from gunlearn.methods.door import run_method
+from gunlearn.metrics import FIGURES
+from gunlearn.metrics.base import Figure, figures_of
+from gunlearn.metrics.problem import evaluator
+from gunlearn.report.table import text_table
+from gunlearn.training.result import Result
+
+
+class Evaluation(Mapping[str, Any]):
+    """The figures of a result by their names, beside those of its references.
+
+    Args:
+        drawn: rows of the models for the report: the one before unlearning first, where it is known.
+        figures: the figures by name.
+
+    Attributes:
+        rows: one record per model: the result first, then the references, then `utu`, which every method must beat.
+    """
+
+    def __init__(self, drawn: list[dict[str, Any]], figures: Mapping[str, Figure]) -> None:
+        self.drawn, self.figures = drawn, dict(figures)
+        self.rows = [
+            {name: value for name, value in row.items() if name not in ("hist_forget", "options")}
+            for row in drawn
+            if row["method"] != "original"
+        ]
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a figure of the result, or another entry of its row (`"method"`)."""
+        return self.rows[0][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.figures)
+
+    def __len__(self) -> int:
+        return len(self.figures)
+
+    def __str__(self) -> str:
+        """Return a plain table."""
+        return text_table(self.rows, list(self.figures.values()))
+
+    def report(self, path: str | Path) -> Path:
+        """Write a self-contained HTML report."""
+        from gunlearn.report.html import evaluation_report  # loads matplotlib
+
+        return evaluation_report(self, path)
+
+    def save_csv(self, path: str | Path) -> Path:
+        """Write the rows as CSV."""
+        return atomic_write(path, csv_text(self.rows))
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything but models as JSON: of what was forgotten the number and a hash alone."""
+        described = ("name", "heading", "legend", "tasks", "better", "format", "words", "floor", "hidden", "of_run")
+        own = [{k: getattr(f, k) for k in described} for name, f in self.figures.items() if name not in FIGURES]
+        text = json.dumps({"rows": json_plain(self.drawn), "figures": own}, indent=1, allow_nan=False)
+        return atomic_write(path, text + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Evaluation:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: no such file, or not one of ours.
+        """
+        try:
+            saved = json.loads(Path(path).read_text(encoding="utf-8"))
+            drawn, own = saved["rows"], [SavedFigure(**said) for said in saved["figures"]]
+            return cls(drawn, figures_of(drawn[-1]["task"], own))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise CheckpointError(f"Expected a saved evaluation in {path} (got: {error})") from error
+
+
+class SavedFigure(Figure):
+    """A figure that a saved evaluation describes: tables show it, but it computes nothing."""
+
+    def __init__(self, **said: Any) -> None:
+        vars(self).update(said)
+
+    def compute(self, view: Any) -> float | None:
+        raise UnsupportedMethodError(f"Expected the class of figure '{self.name}' (got its description alone)")
+
+
+def evaluate(
+    result: Result,
+    train: Callable[[Any, int], nn.Module] | None = None,
+    references: Sequence[nn.Module] = (),
+    seed: int = 0,
+    metrics: Iterable[str | Figure] = (),
+) -> Evaluation:
+    """Compare an unlearned model with models that never saw the data.
+
+    Args:
+        result: what `unlearn` returned.
+        train: the caller's training function `train(data, seed) -> model`; it is called twice, on the retained data,
+            so that distances come with the noise floor between two honest retrainings.
+        references: models already retrained; the floor needs two.
+        seed: the retrainings run under `seed + 1` and `seed + 2`.
+        metrics: figures to compute beside the registered ones of the task: `Figure` objects of your own, or names
+            (`gunlearn figures` lists them).
+
+    Returns:
+        The figures; distances are `None` without references.
+
+    Raises:
+        InvalidInputError: a result without its partition (a loaded one), both `train` and `references`, bad `metrics`.
+        InvalidTypeError: something else than figures or names in `metrics`.
+        UnsupportedMethodError: a task that has no evaluator.
+    """
+    if result.partition is None or result.task is None:
+        raise InvalidInputError("Expected a result of this session (got a loaded one without its partition and task)")
+    if train is not None and references:
+        raise InvalidInputError("Expected either 'train' or 'references' (got both)")
+    problem = evaluator(result.task, result.partition, seed=seed, metrics=metrics)
+    same: dict[str, Any] = {"num_forget": result.num_forget, "request_hash": result.request_hash}
+    retrained = [Result(model, "retrain", mode="given", seed=None, epochs=None, **same) for model in references]
+    if train is not None:
+        retrain = Retrain(train=train)
+        retrained = [run_method(retrain, result.model, result.partition, result.task, seed + k) for k in (1, 2)]
+    problem.refer_to([r.model for r in retrained])
+    views = [problem.view(r.model, r) for r in (result, *retrained)]
+    drawn = []
+    if result.original is not None:
+        before = problem.view(result.original, full_graph=True).row()
+        drawn.append({"method": "original", "mode": "full graph", **before})
+        if result.method != "utu" and retrained:  # the weights as they were
+            views.append(problem.view(result.original, Result(result.original, "utu", seed=result.seed, **same)))
+    drawn += [view.row() for view in views]
+    drawn[result.original is not None]["options"] = result.config
+    return Evaluation(drawn, problem.figures)

@@ -1,0 +1,194 @@
+"""What the package's own source says about its layout, and the exceptions that stand in house.json.
+
+`python -m tests.house` drops exceptions that are no longer needed; it never adds one.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent / "gunlearn"
+TABLE = Path(__file__).with_name("house.json")
+#: Ground floor first: a room imports from rooms before it alone. `gunlearn/__init__` loads names on use and is exempt.
+ROOMS = (
+    "errors seed cost core losses requests nn tasks training curvature attribution methods metrics attacks "
+    "connectivity records llm diffusion datasets bench report api cli __main__"
+).split()
+#: Serve every family, so they load neither PyG nor transformers, not even through what they import.
+PLAIN = ("gunlearn.core", "gunlearn.training", "gunlearn.tasks.base", "gunlearn.metrics.base")
+PLAIN += ("gunlearn.attacks.base", "gunlearn.connectivity")
+FOREIGN = ("torch_geometric", "transformers", "peft", "diffusers")
+MAX_FUNCTION_IMPORTS = 12  # the goal; house.json holds how many there may be until then
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import of one module: `where` is "module", "function" or "types" (under TYPE_CHECKING)."""
+
+    module: str
+    target: str
+    where: str
+    line: int
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Every module of the package, parsed."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+@cache
+def imports() -> list[Import]:
+    """Every import of the package, each module named once per statement."""
+    return [found for name, tree in modules().items() for found in _imports(name, tree.body, "module")]
+
+
+def _imports(module: str, body: list[ast.stmt], where: str) -> Iterator[Import]:
+    for node in body:
+        if isinstance(node, ast.Import):
+            for target in dict.fromkeys(alias.name for alias in node.names):
+                yield Import(module, target, where, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno} imports relatively"
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            for target in dict.fromkeys(name if name in modules() else str(node.module) for name in full):
+                yield Import(module, target, where, node.lineno)
+        else:
+            inside = where
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                inside = "function"
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                inside = "types"
+            for field in ("body", "orelse", "finalbody", "handlers"):
+                yield from _imports(module, getattr(node, field, []), inside)
+
+
+def room(module: str) -> str:
+    """The room of a module: the second part of its name."""
+    return module.split(".")[1] if "." in module else module
+
+
+def is_ours(target: str) -> bool:
+    """Whether a module is one of the package's."""
+    return target.split(".")[0] == "gunlearn"
+
+
+def upward() -> list[str]:
+    """Imports from a later room."""
+    order = {name: i for i, name in enumerate([*ROOMS, "gunlearn"])}
+    return sorted(
+        {
+            f"{i.module} -> {i.target}"
+            for i in imports()
+            if is_ours(i.target) and i.module != "gunlearn" and order[room(i.module)] < order[room(i.target)]
+        }
+    )
+
+
+def circular() -> list[str]:
+    """Modules that reach themselves by imports; those for type checkers do not count."""
+    graph: dict[str, set[str]] = defaultdict(set)
+    for i in imports():
+        if is_ours(i.target) and i.where != "types":
+            graph[i.module].add(i.target)
+    return sorted(name for name in modules() if name in reached(graph, graph[name]))
+
+
+def in_functions() -> list[str]:
+    """Imports of our own modules inside functions, one per statement and module."""
+    return sorted(f"{i.module}:{i.line} {i.target}" for i in imports() if i.where == "function" and is_ours(i.target))
+
+
+def foreign() -> list[str]:
+    """Modules of the plain rooms that load PyG or transformers, and which of them."""
+    graph: dict[str, set[str]] = defaultdict(set)
+    own: dict[str, set[str]] = defaultdict(set)
+    for i in imports():
+        if i.where == "module" and is_ours(i.target):
+            parts = i.target.split(".")
+            graph[i.module].update(".".join(parts[:n]) for n in range(1, len(parts) + 1))
+        elif i.where != "types":
+            own[i.module].add(i.target.split(".")[0])
+    plain = [name for name in modules() if any(name == room or name.startswith(room + ".") for room in PLAIN)]
+    found = {name: set().union(*(own[m] for m in {name, *reached(graph, graph[name])})) for name in plain}
+    return sorted(f"{name}: {kind}" for name, kinds in found.items() for kind in kinds & set(FOREIGN))
+
+
+def reached(graph: dict[str, set[str]], start: set[str]) -> set[str]:
+    """What can be reached in a graph, `start` included."""
+    seen: set[str] = set()
+    todo = list(start)
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo += graph[name]
+    return seen
+
+
+def files_twice() -> list[str]:
+    """Names of files in several folders."""
+    found = defaultdict(list)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        found[path.stem].append(path)
+    return sorted(name for name, paths in found.items() if len(paths) > 1 and name not in ("__init__", "base"))
+
+
+def names_twice() -> list[str]:
+    """Public names that several modules define; a function and a class of one name are twins, and allowed."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for module, tree in modules().items():
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                found[node.name][module] = "function"
+            elif isinstance(node, ast.ClassDef):
+                found[node.name][module] = "class"
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                    for name in ast.walk(target):
+                        if isinstance(name, ast.Name):
+                            found[name.id][module] = "constant"
+    return sorted(
+        f"{name}: {' '.join(sorted(where))}"
+        for name, where in found.items()
+        if len(where) > 1 and not name.startswith("_") and sorted(where.values()) != ["class", "function"]
+    )
+
+
+CHECKS = {
+    "imports from a later room": upward,
+    "modules in a circle of imports": circular,
+    "plain modules that load PyG or transformers": foreign,
+    "names of files in several folders": files_twice,
+    "public names in several modules": names_twice,
+}
+
+
+def main() -> int:
+    """Drop the exceptions that are not needed any more; say what is not allowed."""
+    table = json.loads(TABLE.read_text())
+    bad = 0
+    for what, check in CHECKS.items():
+        found = set(check())
+        for entry in sorted(found - set(table[what])):
+            print(f"not allowed, {what}: {entry}")
+            bad = 1
+        table[what] = sorted(found & set(table[what]))
+    table["imports inside functions"] = min(table["imports inside functions"], len(in_functions()))
+    TABLE.write_text(json.dumps(table, indent=1) + "\n")
+    return bad
+
+
+if __name__ == "__main__":
+    sys.exit(main())
