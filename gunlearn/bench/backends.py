@@ -9,7 +9,7 @@ from joblib import parallel_config
 
 from gunlearn.errors import InvalidInputError, MissingExtraError
 
-BACKENDS = ("loky", "dask", "ray")
+_BACKENDS = ("loky", "dask", "ray")
 
 
 @contextmanager
@@ -25,8 +25,8 @@ def cluster(backend: str = "loky", address: str | None = None, n_jobs: int | Non
         InvalidInputError: an unknown backend, or an address for `"loky"`.
         MissingExtraError: the backend is not installed.
     """
-    if backend not in BACKENDS:
-        raise InvalidInputError(f"Expected a backend among {BACKENDS} (got {backend!r})")
+    if backend not in _BACKENDS:
+        raise InvalidInputError(f"Expected a backend among {_BACKENDS} (got {backend!r})")
     if backend == "loky":
         if address is not None:
             raise InvalidInputError(f"Expected an address with 'dask' or 'ray' alone (got {address!r} with 'loky')")

@@ -20,7 +20,7 @@ from gunlearn.attribution.removal.nora import inpo_edge_scores, nora
 from gunlearn.bench.cell import Cell
 from gunlearn.bench.config import GridConfig
 from gunlearn.bench.course import Course
-from gunlearn.bench.models import ModelStore, content_hash
+from gunlearn.bench.models import ModelStore, data_hash
 from gunlearn.bench.store import ROWS_FILE, RowStore, atomic_write, csv_text, json_plain
 from gunlearn.datasets.catalogue import load
 from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError
@@ -95,7 +95,7 @@ def run_cell(
         sparse = config.recipe.backbone not in ("sage", "gin")
         data = cell.split(load(cell.dataset, config.root, sparse=sparse)).to(device)
         methods, store = config.plan(), RowStore(out / ROWS_FILE)
-        settings = [_FORMAT, versions()["gunlearn"], asdict(cell), content_hash(data), vars(config.recipe), device.type]
+        settings = [_FORMAT, versions()["gunlearn"], asdict(cell), data_hash(data), vars(config.recipe), device.type]
         wanted: list[tuple[str, Method | None]] = [("original", None)]
         if config.references:
             wanted.append(("retrain", None))

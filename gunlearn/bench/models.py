@@ -103,7 +103,7 @@ class ModelStore:
         fresh = self.recipe.model(data, seed).to(data.edge_index.device)
         return self._kept(
             fresh,
-            ["base", content_hash(data), seed],
+            ["base", data_hash(data), seed],
             lambda: run_training(fresh, data, self.task, self.recipe.arguments(self.progress), seed),
         )
 
@@ -111,7 +111,7 @@ class ModelStore:
         """Return the model trained from new weights without what `partition` forgets."""
         return self._kept(
             base.model,
-            ["retrain", content_hash(partition.data), partition.request_hash, seed],
+            ["retrain", data_hash(partition.data), partition.request_hash, seed],
             lambda: run_method(self.recipe.retrain(), base.model, partition, self.task, seed, progress=self.progress),
         )
 
@@ -145,7 +145,7 @@ class ModelStore:
                     shutil.rmtree(directory, ignore_errors=True)
 
 
-def content_hash(data: Data) -> str:
+def data_hash(data: Data) -> str:
     """Return a hash of what a model learns from: features, training and validation edges; with masks, labels too."""
     digest = hashlib.sha256()
     names = ["x", "edge_index", "edge_weight", "edge_attr", "val_pos_edge_index", "val_neg_edge_index"]

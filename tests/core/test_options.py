@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
-from gunlearn.core.options import parse_pair, parse_value, typed_options
+from gunlearn.core.options import check_options, parse_pair, parse_value, typed_options
 from gunlearn.errors import InvalidInputError
+from gunlearn.methods import METHODS
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,17 @@ from gunlearn.errors import InvalidInputError
 def test_values(text: str, value: Any) -> None:
     assert parse_value(text) == value
     assert type(parse_value(text)) is type(value)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_options_of_every_method_are_checked(name: str) -> None:
+    """An annotation that cannot be resolved would switch the check off."""
+    cls = METHODS[name]
+    hints = get_type_hints(cls)
+    for option in cls.options():
+        if hints[option] in (int, float, bool, str):
+            with pytest.raises(InvalidInputError, match=f"Expected '{option}' of '{name}' to be"):
+                check_options(cls, {option: ["neither"]}, name)
 
 
 def test_pairs() -> None:
