@@ -168,7 +168,7 @@ def _edges(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
         items = edge_index
     elif items.dim() != 2 or items.size(0) != 2:
         raise InvalidInputError(f"Expected edges of shape [2, k] (got {tuple(items.shape)})")
-    _check_range(items, n, "nodes of the edges")
+    check_range(items, n, "nodes of the edges")
 
     def key(pairs: Tensor) -> Tensor:
         low, high = (pairs.min(dim=0).values, pairs.max(dim=0).values) if undirected else pairs
@@ -193,7 +193,7 @@ def _nodes(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
     items = torch.arange(n, device=data.edge_index.device) if items is None else items
     if items.dim() != 1:
         raise InvalidInputError(f"Expected nodes of shape [k] (got {tuple(items.shape)})")
-    _check_range(items, n, "nodes")
+    check_range(items, n, "nodes")
     wanted, place = torch.unique(items, return_inverse=True)
     position = _position(wanted, n)
     (source, target), columns = data.edge_index, torch.arange(data.edge_index.size(1), device=wanted.device)
@@ -209,14 +209,14 @@ def _features(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
     n, num_features = x.shape
     items = torch.arange(num_features, device=data.edge_index.device) if items is None else items
     if items.dim() == 2 and items.size(0) == 2:  # single entries
-        _check_range(items[0], n, "nodes")
-        _check_range(items[1], num_features, "feature columns")
+        check_range(items[0], n, "nodes")
+        check_range(items[1], num_features, "feature columns")
         key, place = torch.unique(items[0] * num_features + items[1], return_inverse=True)
         entry = torch.stack([key // num_features, key % num_features])
         return _items("features", n, entry, entries=(entry, torch.arange(key.numel(), device=key.device))), place
     if items.dim() != 1:
         raise InvalidInputError(f"Expected columns [k] or entries (node, column) [2, k] (got {tuple(items.shape)})")
-    _check_range(items, num_features, "feature columns")
+    check_range(items, num_features, "feature columns")
     wanted, place = torch.unique(items, return_inverse=True)
     entry = x.nonzero().t() if x.layout == torch.strided else torch.stack([_owner(x.crow_indices()), x.col_indices()])
     item = _position(wanted, num_features)[entry[1]]
@@ -259,7 +259,8 @@ def _take(values: Tensor, pointer: Tensor, index: Tensor) -> tuple[Tensor, Tenso
     return values[..., place], torch.cat([count.new_zeros(1), count.cumsum(0)])
 
 
-def _check_range(ids: Tensor, limit: int, what: str) -> None:
+def check_range(ids: Tensor, limit: int, what: str) -> None:
+    """Refuse ids outside `[0, limit)`."""
     outside = ids[(ids < 0) | (ids >= limit)]
     if outside.numel():
         raise InvalidInputError(f"Expected {what} in [0, {limit}) (got {outside[:5].tolist()})")

@@ -7,6 +7,7 @@ from os import PathLike
 
 from gunlearn.attribution import ESTIMATORS
 from gunlearn.datasets.catalogue import available
+from gunlearn.errors import MissingExtraError
 from gunlearn.losses import LOSSES
 from gunlearn.methods import METHODS
 from gunlearn.metrics import FIGURES
@@ -20,7 +21,9 @@ def methods_listing() -> _Listing:
     """Return heading and rows of all methods."""
     head = ["method", "what it does", "forgets", "tasks", "needs", "certified", "cost", "variants", "paper"]
     return head, [
-        [
+        [name, str(cls), *["-"] * (len(head) - 2)]
+        if isinstance(cls, MissingExtraError)
+        else [
             name,
             cls.summary,
             ", ".join(cls.requests) or "anything",
@@ -31,7 +34,7 @@ def methods_listing() -> _Listing:
             ", ".join(cls.variants),
             cls.paper or "baseline",
         ]
-        for name, cls in METHODS.items()
+        for name, cls in METHODS.importable().items()
     ]
 
 

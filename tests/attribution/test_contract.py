@@ -136,7 +136,7 @@ def test_nothing_is_left_behind_after_a_failure(case, at, monkeypatch):
 
 @per_case
 def test_dropout_and_running_averages_stand_still(case):
-    name = "sage" if usual(case, "gat") is None else "gat"
+    name = "gat" if case == ONCE[case.estimator] and usual(case, "gat") is not None else "sage"
     model = trained(name).train()
     model.dropout.p = 0.9
     close(scores(case, model, karate()), usual(case, name))
@@ -175,16 +175,6 @@ def test_real_graph(name, data_root):
     assert torch.isfinite(found).all()
 
 
-@per_estimator
-@pytest.mark.parametrize(
-    ("of", "items"), [("edges", [[0, 1], [0, 999]]), ("edges", [[0], [-1]]), ("nodes", [34]), ("features", [34])]
-)
-def test_items_outside_the_graph(name, of, items):
-    case = EstimatorCase(name, of, ONCE[name].target)
-    with pytest.raises(InvalidInputError, match="Expected"):
-        scores(case, trained("gcn"), karate(), items=items)
-
-
 @pytest.mark.parametrize("case", VALUE, ids=str)
 @pytest.mark.parametrize(
     ("target", "words"),
@@ -209,14 +199,13 @@ def test_function_of_the_outputs(case):
     assert torch.isfinite(found).all()
 
 
-@per_estimator
-def test_a_model_without_message_passing(name):
+def test_a_model_without_message_passing():
     class Plain(nn.Linear):
         def forward(self, x, edge_index):
             return super().forward(x)
 
     with pytest.raises(UnsupportedModelError, match="MessagePassing"):
-        scores(ONCE[name], Plain(34, 4).double(), karate())
+        scores(ONCE["exact"], Plain(34, 4).double(), karate())
 
 
 @per_estimator

@@ -157,6 +157,11 @@ def test_bad_items(of, items, words):
         resolve_items(weighted(), of, items)
 
 
+def test_every_estimator_is_given_items_of_the_graph():
+    with pytest.raises(InvalidInputError, match="edges of the graph"):
+        gu.influence(built("gcn"), tangled(), items=[[19], [19]])
+
+
 def test_graphs_without_what_is_asked_for():
     with pytest.raises(InvalidInputError, match="edges"):
         resolve_items(Data(edge_index=torch.empty(2, 0, dtype=torch.long), num_nodes=3), "edges")

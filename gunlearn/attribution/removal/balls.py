@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -62,10 +63,11 @@ class Balls:
 
     def find(self, item: Tensor, node: Tensor) -> Tensor:
         """Return the row of each (item, node), -1 where there is none."""
-        key = item * self.structure.num_nodes + node
-        return self.table[key].long() if self.table is not None else _find(self._keys(), key)
+        return _find(self.keys, self.table, item * self.structure.num_nodes + node)
 
-    def _keys(self) -> Tensor:
+    @property
+    def keys(self) -> Tensor:
+        """Pair (item, node) of each row as one number."""
         return self.item * self.structure.num_nodes + self.node
 
     def spread(self, delta: Tensor, weight: Tensor | None, num_rows: int) -> Tensor:
@@ -107,7 +109,7 @@ def ball_batches(
         balls = _balls(items.take(index), structure, hops, table)
         yield index, balls
         if table is not None:
-            table[balls._keys()] = -1
+            table[balls.keys] = -1
 
 
 def sum_by_item(items: Items, structure: Structure, value: Tensor) -> Tensor:
@@ -120,7 +122,9 @@ def sum_by_item(items: Items, structure: Structure, value: Tensor) -> Tensor:
     return total.index_add_(0, items.entry_item, value[items.entry[0]])
 
 
-def _find(keys: Tensor, key: Tensor) -> Tensor:
+def _find(keys: Tensor, table: Tensor | None, key: Tensor) -> Tensor:
+    if table is not None:
+        return table[key].long()
     place = torch.searchsorted(keys, key).clamp_(max=max(keys.numel() - 1, 0))
     return torch.where(keys[place] == key, place, -1) if keys.numel() else torch.full_like(key, -1)
 
@@ -138,11 +142,7 @@ def _balls(items: Items, structure: Structure, hops: int, table: Tensor | None) 
         upto, counts, target_key, column = [keys.numel()], keys[:0], keys[:0], keys[:0]
     else:
         keys, upto, counts, target_key, column = _grow(touched, structure, hops, table)
-
-    def row(key: Tensor) -> Tensor:
-        return _find(keys, key) if table is None else table[key].long()
-
-    loop = source == target
+    loop, rows_of = source == target, partial(_find, keys, table)
     proper = ~loop
     return Balls(
         items=items,
@@ -151,10 +151,10 @@ def _balls(items: Items, structure: Structure, hops: int, table: Tensor | None) 
         item=keys // n,
         upto=upto,
         ptr=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
-        target=row(target_key),
+        target=rows_of(target_key),
         column=column,
-        removed=(items.column[proper], row((base + target)[proper]), row((base + source)[proper])),
-        loops=(items.column[loop], row((base + source)[loop])),
+        removed=(items.column[proper], rows_of((base + target)[proper]), rows_of((base + source)[proper])),
+        loops=(items.column[loop], rows_of((base + source)[loop])),
         table=table,
     )
 

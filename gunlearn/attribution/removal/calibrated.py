@@ -63,8 +63,8 @@ class Calibrated(Estimator):
         chosen = torch.randperm(items.num_items, generator=generator)[: self.sample].sort().values.to(cheap.device)
         part = problem.take(chosen)
         exact = Exact().scores(part)
+        problem.notes |= {"base": self.base, "exact_items": self.sample, "path": part.notes["path"]}
         if not bool((exact > 0).any()):
-            problem.notes |= {"base": self.base, "exact_items": self.sample, "path": part.notes["path"]}
             return torch.zeros_like(cheap)
         features = np.column_stack([_log(cheap), *_degrees(problem)])
         known, picked = _log(exact), chosen.cpu().numpy()
@@ -74,9 +74,6 @@ class Calibrated(Estimator):
         found = torch.from_numpy(np.exp(model.predict(features).clip(known.min() - 1, known.max() + 1))).to(cheap)
         found[chosen] = exact.to(cheap)
         problem.notes |= {
-            "base": self.base,
-            "exact_items": self.sample,
-            "path": part.notes["path"],
             "spearman": None if np.ptp(known) == 0 else float(spearmanr(held_out, known).statistic),
             "factor_90": float(np.exp(np.quantile(np.abs(held_out - known), 0.9))),
         }

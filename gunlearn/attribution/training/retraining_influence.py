@@ -12,7 +12,7 @@ from joblib import Parallel, delayed
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gunlearn.attribution.distinct_items import Items
+from gunlearn.attribution.distinct_items import Items, check_range
 from gunlearn.attribution.targets import Target, as_target, as_value
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError, InvalidTypeError
@@ -102,9 +102,7 @@ def _check_groups(groups: Sequence[Tensor], num_items: int) -> None:
             raise InvalidInputError("Expected groups of at least one item (got an empty one)")
         if group.is_floating_point() or group.dtype == torch.bool:
             raise InvalidInputError(f"Expected groups as integer indices (got {group.dtype})")
-        outside = group[(group < 0) | (group >= num_items)]
-        if outside.numel():
-            raise InvalidInputError(f"Expected indices of items in [0, {num_items}) (got {outside[:5].tolist()})")
+        check_range(group, num_items, "indices of items")
 
 
 def train_without(

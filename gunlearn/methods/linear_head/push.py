@@ -176,8 +176,7 @@ class Pushed:
 
 def pushed_state(data: Data, num_hops: int, r_max: float, normalize: bool) -> tuple[Pushed, bool]:
     """Return the state of a graph, and whether it was remembered; states are kept as long as the `edge_index`."""
-    tag = ("pushed", num_hops, r_max, normalize)
-    known = remembered(data.edge_index, tag)
+    known = remembered(data.edge_index, ("pushed", num_hops, r_max, normalize))
     if known is not None and known.fits(data.x):
         return known, True
     return Pushed.build(data, num_hops, r_max, normalize), False
