@@ -1,17 +1,14 @@
-r"""Functional alignment: how far what one model produces is from what another does, measured both ways.
-
-For models that make things (texts, images, classes) under some condition `x`, with `p` the one to judge and `q` a model
-retrained without the forgotten data,
+r"""Functional alignment: the divergence between the outputs (texts, images, classes) of two models, both ways.
 
 .. math:: A(p, q) = \frac{1}{|X|} \sum_x KL_x(p \| q) + KL_x(q \| p)
 
-the symmetric Kullback-Leibler divergence that FADE is described as (`arXiv:2510.12981
-<https://arxiv.org/abs/2510.12981>`_). A reconstruction from the abstract, model cards and public reviews: the paper's
-normalisation and decoding are not known. 0 means that the models cannot be told apart on `X`; lower is better.
+for prompts `x`, the model `p` to judge and a model `q` retrained without the forgotten data. 0 means that the models
+cannot be told apart on `X`; lower is better. This is how FADE is described (`arXiv:2510.12981
+<https://arxiv.org/abs/2510.12981>`_): reconstructed from the abstract, model cards and public reviews, since the
+paper's normalisation and decoding are not known.
 
-This module knows tensors and callables alone. What draws samples and scores them is a `Supplier`:
-`gunlearn.llm.metrics.TextAlignment` for texts; a diffusion model supplies its per-step Gaussian divergences in the same
-form.
+This module knows tensors and callables alone. A `Supplier` draws samples and scores them:
+`gunlearn.llm.metrics.TextAlignment` for texts; a diffusion model supplies the Gaussian divergence of each step.
 """
 
 from __future__ import annotations
@@ -34,14 +31,14 @@ PER = ("sequence", "token")
 
 @dataclass(frozen=True)
 class Sampler:
-    """How samples are drawn. Those of another kind of model derive from this and answer `exact` themselves.
+    """How samples are drawn. Another kind of model derives its own class and overrides `exact`.
 
     Args:
         n_samples: per prompt.
         temperature: 1 draws from the model itself.
-        top_k: draw among the so many likeliest; 0 among all.
-        top_p: draw among the likeliest that hold this much probability; 1 among all.
-        seed: of the draws, the same for every model: differences are then between models, not between draws.
+        top_k: draw among the `top_k` likeliest; 0 draws among all.
+        top_p: draw among the likeliest that together have this probability; 1 draws among all.
+        seed: of the draws; the same for every model, so that models differ and not draws.
 
     Raises:
         InvalidInputError: a value outside its range.
@@ -68,13 +65,12 @@ class Sampler:
 
 @dataclass(frozen=True, eq=False)
 class StepTerms:
-    r"""One direction, :math:`KL(p \| q)`, in terms per step, at samples of `p`.
+    r"""The terms of :math:`KL(p \| q)` per step, at samples of `p`.
 
     Args:
-        values: `[num_prompts, num_samples, num_steps]` in nats. Their sum over the steps of a sample has the
-            expectation :math:`KL_x(p \| q)`, whether each is a log-ratio (`"monte_carlo"`) or the exact divergence of
-            that step (`"rao_blackwell"`).
-        mask: boolean, of the same shape: which steps there were.
+        values: `[num_prompts, num_samples, num_steps]` in nats: log-ratios (`"monte_carlo"`) or the exact divergence
+            of each step (`"rao_blackwell"`). The sum over steps has the expectation :math:`KL_x(p \| q)` either way.
+        mask: boolean, same shape: the steps that a sample has.
         truncated: share of samples that were cut off before they ended.
 
     Raises:
@@ -98,7 +94,7 @@ class StepTerms:
             raise InvalidInputError("Expected likelihoods without NaN (got some); the model is broken")
 
     def per_sample(self, per: str = "sequence") -> Tensor:
-        """`[num_prompts, num_samples]` in float64: sums over steps, or (`"token"`) means."""
+        """Return sums over steps, or (`"token"`) means: `[num_prompts, num_samples]` in float64."""
         check_choice("per", per, PER)
         total = torch.where(self.mask, self.values, 0).double().sum(-1)
         return total / self.mask.sum(-1) if per == "token" else total
@@ -111,23 +107,23 @@ class Supplier(Protocol):
     estimator: str
 
     def draw(self, model: Any) -> Any:
-        """Samples of a model, in whatever form `terms` reads."""
+        """Return samples of a model in the form that `terms` reads."""
 
     def terms(self, samples: Any, p: Any, q: Any) -> StepTerms:
-        r"""Terms of :math:`KL(p \| q)` at samples of `p`."""
+        r"""Return the terms of :math:`KL(p \| q)` at samples of `p`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    r"""Result of comparing a model with another; lower is better.
+    r"""A model compared with another; lower is better.
 
     Args:
         precision: mean :math:`KL_x(p \| q)`, in nats: large where the model produces what the other finds unlikely.
         recall: mean :math:`KL_x(q \| p)`: large where the model misses what the other produces.
         items: `precision + recall` of each prompt, `[num_prompts]` in float64.
         interval: bootstrap interval of `value` over prompts; `None` with one prompt.
-        error: standard error of `value` from the samples drawn, the prompts given; `None` with one sample.
-        truncated: share of samples that were cut off: `value` then compares what came before.
+        error: standard error of `value` over samples, the prompts given; `None` with one sample.
+        truncated: share of samples that were cut off; `value` compares what comes before.
         estimator: `"rao_blackwell"` or `"monte_carlo"`, or `"closed_form"` without samples.
         per: `"sequence"`, or `"token"` where each sample was divided by its length.
         sampler: how samples were drawn.
@@ -149,7 +145,7 @@ class Alignment:
         return self.precision + self.recall
 
     def __repr__(self) -> str:
-        """The figures; `items` has one number per prompt."""
+        """Return the figures, without the number of each prompt."""
         interval = None if self.interval is None else tuple(float(f"{bound:.4g}") for bound in self.interval)
         return (
             f"Alignment(value={self.value:.4g}, interval={interval}, precision={self.precision:.4g}, "
@@ -158,7 +154,7 @@ class Alignment:
 
 
 def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    r""":math:`\sum_v p_v (\log p_v - \log q_v)`, the exact divergence of one step.
+    r"""Return :math:`\sum_v p_v (\log p_v - \log q_v)`, the exact divergence of one step.
 
     Args:
         log_p: log-probabilities (or logits) `[..., num_classes]`.
@@ -176,7 +172,7 @@ def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def categorical_alignment(log_p: Tensor, log_q: Tensor, confidence: float = 0.95, seed: int = 0) -> Alignment:
-    """Alignment of two classifiers, in closed form: nothing is sampled.
+    """Return the alignment of two classifiers in closed form, without samples.
 
     Args:
         log_p: log-probabilities (or logits) of the model to judge, `[num_items, num_classes]`.
@@ -201,16 +197,16 @@ def align(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Alignment:
-    r"""Both directions' terms as one result.
+    r"""Put the terms of both directions together.
 
-    Warns where the sampler is truncated or tempered: the mean is then no divergence, and with log-ratios it can be
+    Warns where the sampler is truncated or tempered: the mean is no divergence then, and log-ratios can make it
     negative.
 
     Args:
         precision: :math:`KL(p \| q)` at samples of `p`, the model to judge.
         recall: :math:`KL(q \| p)` at as many samples of `q`.
-        estimator: what the terms are; kept in the result.
-        per: `"sequence"`, or `"token"` to divide each sample by its length (a mean rate, no divergence).
+        estimator: kept in the result.
+        per: `"sequence"`, or `"token"` to divide each sample by its length (a rate, no divergence).
         sampler: how the samples were drawn.
         confidence: of the bootstrap interval over prompts.
         seed: of the bootstrap.
@@ -228,7 +224,7 @@ def align(
         raise InvalidInputError(
             f"Expected as many prompts and samples both ways (got {[tuple(h.shape) for h in halves]})"
         )
-    # Summed before the variance: both models' samples come from the same draws, and are no independent ones.
+    # Summed before the variance: samples of both models come from the same draws and are not independent.
     both = halves[0] + halves[1]
     prompts, samples = both.shape
     error = float((both.var(1) / samples).sum().sqrt() / prompts) if samples > 1 else None
@@ -246,7 +242,7 @@ def align(
 
 
 def bootstrap(items: Tensor, confidence: float = 0.95, draws: int = 1000, seed: int = 0) -> tuple[float, float] | None:
-    """Percentile interval of the mean over items drawn with replacement; `None` with fewer than two.
+    """Return the percentile interval of the mean over items drawn with replacement; `None` with fewer than two.
 
     Args:
         items: `[num_items]`, infinite ones included.

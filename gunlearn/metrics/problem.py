@@ -75,15 +75,15 @@ class Evaluator(ABC):
 
     @abstractmethod
     def probability(self, prediction: Prediction) -> Tensor:
-        """See `ModelView.probability`."""
+        """Return probabilities in float64: of pairs `[num_items]`, of classes `[num_items, num_classes]`."""
 
     @abstractmethod
     def likelihood(self, prediction: Prediction) -> Tensor:
-        """See `ModelView.likelihood`."""
+        """Return the probability of each item's own label in float64, `[num_items]`."""
 
     @abstractmethod
     def score(self, prediction: Prediction) -> Tensor:
-        """See `ModelView.score`."""
+        """Return what items are ranked by, `[num_items]`."""
 
     def encode(self, model: nn.Module, data: Any) -> Any:
         """Run the task's shared pass over the data."""

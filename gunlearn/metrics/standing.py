@@ -1,4 +1,4 @@
-"""Models beside retrained ones and the untouched one: alignment, noise floor, gain."""
+"""Alignment of models with retrained ones, its noise floor, and the gain over the untouched model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from gunlearn.metrics.alignment import Alignment, StepTerms, Supplier, align, bo
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """Where a model stands beside retrained ones and the untouched one.
+    """A model compared with retrained ones and with the untouched one.
 
     Args:
         alignments: with each reference.
         value: their mean.
         interval: bootstrap interval of `value` over prompts.
-        floor: mean alignment of the references among themselves, what honest retrainings differ by; `None` with one.
+        floor: mean alignment of the references with each other: how much honest retrainings differ; `None` with one.
         original: mean alignment of the untouched model; `None` without it.
     """
 
@@ -48,7 +48,7 @@ class Standing:
 
     @property
     def gain(self) -> float | None:
-        """`1 - value / original`: above 0 the model came nearer to the retrained ones than the untouched one is."""
+        """`1 - value / original`: above 0 the model is nearer to the retrained ones than the untouched one is."""
         return None if not self.original else 1 - self.value / self.original
 
 
@@ -61,20 +61,20 @@ def standings(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Standing]:
-    """Align models with retrained ones; each model's samples are drawn once.
+    """Compare models with retrained ones; samples of each model are drawn once.
 
     Args:
         models: the models to judge, by name. One that is among the references is compared with the others.
         references: retrained without the forgotten data, under different seeds.
-        supplier: of samples and scores.
+        supplier: draws and scores samples.
         original: the model before unlearning.
         per: see `align`.
         confidence: of the intervals.
         seed: of the bootstrap.
 
     Returns:
-        For each name its `Standing`. Values differ by orders of magnitude once a model has collapsed: plot them on a
-        logarithmic scale, and do not average over methods.
+        The `Standing` of each name. Collapsed models have values orders of magnitude larger: plot on a logarithmic
+        scale, and do not average over methods.
 
     Raises:
         InvalidInputError: no reference (other than the model itself), or two of them that agree exactly.

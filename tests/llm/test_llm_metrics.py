@@ -35,7 +35,7 @@ from gunlearn.llm.metrics import (
     truth_ratio,
 )
 from gunlearn.llm.metrics.tofu_metrics import truth_of
-from gunlearn.metrics import Alignment, Sampler
+from gunlearn.metrics import Alignment, Figure, Sampler
 from tests.llm import facts
 
 PEOPLE = (0, 1, 4, 5)
@@ -347,6 +347,26 @@ def test_an_alignment_is_shown_by_its_figures():
     shown = repr(Alignment(1.25, 0.5, torch.ones(99), (1.5, 2.0), None, 0.0, "monte_carlo", "token", None))
     assert shown == "Alignment(value=1.75, interval=(1.5, 2.0), precision=1.25, recall=0.5, per='token')"
     assert "interval=None" in repr(Alignment(1.25, 0.5, torch.ones(1), None, None, 0.0, "monte_carlo", "token", None))
+
+
+class Tokens(Figure):
+    """Labelled tokens of the rows."""
+
+    name, tasks = "tokens", ("causal_lm",)
+
+    def compute(self, view):
+        return float(view.scores.length.sum())
+
+
+def test_a_figure_of_ones_own_is_measured_on_each_set():
+    sets = facts.rows(range(1)), facts.rows(range(3))
+    found = evaluate_language_models(
+        {"m": facts.full()}, facts.tokenizer(), *sets, generate=False, metrics=[Tokens(), "drma"]
+    )
+    counts = [sum(label != -100 for row in rows for label in row["labels"]) for rows in sets]
+    assert [found[0][f"{part}_tokens"] for part in ("forget", "retain")] == counts
+    with pytest.raises(InvalidInputError, match="of link_prediction"):
+        evaluate_language_models({"m": facts.full()}, facts.tokenizer(), *sets, metrics=["retain_auc"])
 
 
 def test_table_leaves_out_what_it_cannot_know():
