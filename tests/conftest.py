@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -26,6 +28,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if "GUNLEARN_TEST_CACHE" not in os.environ:
         folder = os.environ["GUNLEARN_TEST_CACHE"] = tempfile.mkdtemp(prefix="gunlearn-tests-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start every test, and the fixtures that it is the first to need, at one random state in whatever process."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,6 +12,7 @@ from gunlearn.cli.grid_command import Run
 from gunlearn.datasets import DATASETS
 from gunlearn.losses import LOSSES
 from gunlearn.methods import METHODS
+from gunlearn.metrics import FIGURES
 from gunlearn.report import markdown_table
 from tests.command import call, refusal
 from tests.conftest import REPOSITORY
@@ -99,7 +100,10 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     assert call(*command) == 0
 
 
-@pytest.mark.parametrize(("command", "names"), [("methods", METHODS), ("losses", LOSSES), ("datasets", DATASETS)])
+LISTINGS = {"methods": METHODS, "figures": FIGURES, "losses": LOSSES, "datasets": DATASETS}
+
+
+@pytest.mark.parametrize(("command", "names"), LISTINGS.items())
 def test_listings(command, names, capsys):
     for flags in ([], ["--markdown"]):
         assert call(command, *flags) == 0

@@ -24,6 +24,7 @@ def root(data_root) -> Path:
     return data_root
 
 
+@pytest.mark.filterwarnings("ignore:no loss of .* reads the rows to retain")
 def test_smoke(root, tmp_path, capsys):
     args = Args(root, tmp_path, methods=("npo", "graddiff lora", "ga until unseen"), smoke=True)
     (found,) = main(args).values()

@@ -32,21 +32,21 @@ class Course(Callback):
         self.curve: list[dict[str, Any]] = []
         self._epochs: set[int] = set()
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Plan the points; the first is the model before any step."""
         last = max(state.max_epochs, 1)
         self._epochs = {round(epoch) for epoch in np.geomspace(1, last, self.points)} | {last}
-        self._record(state.epoch, model)
+        self._record(state.epoch, kwargs["model"])
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record where a point was planned."""
         if state.epoch in self._epochs:
-            self._record(state.epoch, model)
+            self._record(state.epoch, kwargs["model"])
 
-    def on_train_end(self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record the last epoch, which was not planned where a run stopped early."""
         if self.curve[-1]["epoch"] != state.epoch:
-            self._record(state.epoch, model)
+            self._record(state.epoch, kwargs["model"])
 
     def _record(self, epoch: int, model: nn.Module) -> None:
         with isolated_rng():

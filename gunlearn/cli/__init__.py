@@ -10,7 +10,7 @@ import tyro
 import gunlearn
 from gunlearn.cli.grid_command import Run
 from gunlearn.cli.influence import InfluenceCommand
-from gunlearn.cli.listings import Datasets, Estimators, Losses, Methods, Report
+from gunlearn.cli.listings import Datasets, Estimators, FiguresCommand, Losses, Methods, Report
 from gunlearn.cli.llm import LLM, LLMMethods
 from gunlearn.core.lazy import lazy
 from gunlearn.errors import GunlearnError
@@ -19,6 +19,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "run": Run,
     "influence": InfluenceCommand,
     "methods": Methods,
+    "figures": FiguresCommand,
     "estimators": Estimators,
     "datasets": Datasets,
     "losses": Losses,

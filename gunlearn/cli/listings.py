@@ -1,4 +1,4 @@
-"""`gunlearn methods`, `estimators`, `datasets`, `losses`, `report`."""
+"""`gunlearn methods`, `figures`, `estimators`, `datasets`, `losses`, `report`."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ class Methods(Listing):
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         return gunlearn.report.listing.methods_listing()
+
+
+class FiguresCommand(Listing):
+    """List the figures that are measured."""
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        return gunlearn.report.listing.figures_listing()
 
 
 class Estimators(Listing):

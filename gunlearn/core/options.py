@@ -86,7 +86,7 @@ def option_names(cls: type) -> tuple[str, ...]:
 
 
 def check_options(cls: type, options: Mapping[str, Any], name: str) -> None:
-    """Refuse values that are not of the type that the class says.
+    """Refuse values that are not of the type that the class says; `None` fits where it is the default.
 
     Args:
         cls: a dataclass.
@@ -100,7 +100,10 @@ def check_options(cls: type, options: Mapping[str, Any], name: str) -> None:
         hints = get_type_hints(cls)
     except NameError:  # an annotation that exists for type checkers alone
         return
+    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
     for option, value in options.items():
+        if value is None and defaults.get(option, value) is None:
+            continue
         expected = _mismatch(hints.get(option), value)
         if expected is not None:
             raise InvalidInputError(f"Expected '{option}' of '{name}' to be {expected} (got {value!r})")

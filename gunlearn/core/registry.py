@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 from gunlearn.core.options import check_options, option_names
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, MissingExtraError
 
 T = TypeVar("T")
 
@@ -56,6 +56,16 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     def __contains__(self, name: object) -> bool:
         """Whether the name is registered; imports nothing."""
         return name in self._homes
+
+    def importable(self) -> dict[str, type[T] | MissingExtraError]:
+        """Return every class by its name; of those whose extra is not installed the error that names it."""
+        out: dict[str, type[T] | MissingExtraError] = {}
+        for name in self:
+            try:
+                out[name] = self[name]
+            except MissingExtraError as error:
+                out[name] = error
+        return out
 
     def home(self, name: str) -> str:
         """Name of the module that holds a class."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from gunlearn.core.checks import check_number
@@ -145,7 +144,7 @@ class Objective(Composable):
         divisors = [None] * len(self.terms) if counts is None else counts
         values = [loss(current, reference, n) for (_, loss), n in zip(self.terms, divisors, strict=True)]
         weighted = [weight * value for (weight, _), value in zip(self.terms, values, strict=True)]
-        total = sum(weighted, start=torch.zeros_like(weighted[0]))
+        total = sum(weighted[1:], start=0 + weighted[0])  # 0 + makes -0.0 a plain 0.0
         return ObjectiveValue(total, {k: v.detach() for k, v in zip(self.labels, values, strict=True)})
 
     def __repr__(self) -> str:

@@ -62,7 +62,7 @@ class Auto(Method):
             raise InvalidInputError(f"Expected 'weight_decay' >= 0 (got {self.weight_decay})")
 
     def supports(self, task: Task, partition: Any) -> None:
-        """See `Method.supports`; there is a method for everything."""
+        """Accept everything: there is a method for each problem."""
 
     def choose(self, task: Task, partition: Any, model: nn.Module) -> tuple[str, dict[str, Any], str]:
         """Name of the method, its options, and the rule that picked it."""
@@ -87,7 +87,6 @@ class Auto(Method):
         return "finetune", {"weight_decay": self.weight_decay}, "classification"
 
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`."""
         name, options, why = self.choose(problem.task, problem.partition, problem.model)
         method = METHODS[name](**options)
         method.supports(problem.task, problem.partition)

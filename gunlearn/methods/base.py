@@ -127,15 +127,20 @@ class Method(ABC):
         return tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
 
 
+#: The default `None` of an option that the method's mode fills in: `lr: float = BY_MODE`.
+BY_MODE: Any = None
+
+
 def fill_in(method: Method, modes: Mapping[str, Mapping[str, Any]]) -> None:
     """Give options that are `None` the value of the method's `mode`; for `__post_init__`.
 
     Raises:
         InvalidInputError: an unknown mode.
     """
-    if method.mode not in modes:
-        raise InvalidInputError(f"Expected 'mode' among {sorted(modes)} (got {method.mode!r})")
-    for name, value in modes[method.mode].items():
+    mode = getattr(method, "mode", "")
+    if mode not in modes:
+        raise InvalidInputError(f"Expected 'mode' among {sorted(modes)} (got {mode!r})")
+    for name, value in modes[mode].items():
         if getattr(method, name) is None:
             object.__setattr__(method, name, value)
 

@@ -130,7 +130,6 @@ class GradientMethod(Method):
         return mode if self.until == "end" else f"{mode} until {self.until}"
 
     def supports(self, task: Task, partition: Any) -> None:
-        """See `Method.supports`."""
         super().supports(task, partition)
         if self.until != "end":
             task.check_target(self.until, partition.data)
@@ -206,7 +205,6 @@ class GradientMethod(Method):
         return target.release, target.reached
 
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`."""
         with only(problem.model, self.trainable(problem.model)):
             return self._run(problem)
 
@@ -329,7 +327,6 @@ class FrozenStatistics(AbstractContextManager):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """See the class."""
         self.layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         self.modes: list[bool] = []
 

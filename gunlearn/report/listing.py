@@ -7,20 +7,23 @@ from os import PathLike
 
 from gunlearn.attribution import ESTIMATORS
 from gunlearn.datasets.catalogue import available
+from gunlearn.errors import MissingExtraError
 from gunlearn.losses import LOSSES
 from gunlearn.methods import METHODS
 from gunlearn.metrics import FIGURES
 from gunlearn.report.table import markdown_of
 
 ARXIV = "https://arxiv.org/abs/"
-Listing = tuple[list[str], list[list[str]]]
+_Listing = tuple[list[str], list[list[str]]]
 
 
-def methods_listing() -> Listing:
+def methods_listing() -> _Listing:
     """Return heading and rows of all methods."""
     head = ["method", "what it does", "forgets", "tasks", "needs", "certified", "cost", "variants", "paper"]
     return head, [
-        [
+        [name, str(cls), *["-"] * (len(head) - 2)]
+        if isinstance(cls, MissingExtraError)
+        else [
             name,
             cls.summary,
             ", ".join(cls.requests) or "anything",
@@ -31,11 +34,11 @@ def methods_listing() -> Listing:
             ", ".join(cls.variants),
             cls.paper or "baseline",
         ]
-        for name, cls in METHODS.items()
+        for name, cls in METHODS.importable().items()
     ]
 
 
-def figures_listing() -> Listing:
+def figures_listing() -> _Listing:
     """Return heading and rows of all figures."""
     head = ["figure", "column", "what it is", "tasks", "better"]
     better = {"retrained": "as the retrained model's"}
@@ -51,7 +54,7 @@ def figures_listing() -> Listing:
     ]
 
 
-def estimators_listing() -> Listing:
+def estimators_listing() -> _Listing:
     """Return heading and rows of all estimators of influence."""
     head = ["estimator", "question", "what it does", "of", "targets", "cost", "paper"]
     return head, [
@@ -68,7 +71,7 @@ def estimators_listing() -> Listing:
     ]
 
 
-def losses_listing() -> Listing:
+def losses_listing() -> _Listing:
     """Return heading and rows of all losses."""
     head = ["loss", "class", "what it does", "needs reference", "bounded below", "reads", "paper"]
     return head, [
@@ -85,7 +88,7 @@ def losses_listing() -> Listing:
     ]
 
 
-def datasets_listing(root: str | PathLike[str] | None = None) -> Listing:
+def datasets_listing(root: str | PathLike[str] | None = None) -> _Listing:
     """Return heading and rows of all named data sets, and whether their files are there."""
     head = ["data set", "nodes", "directed edges", "source", "at hand"]
     rows = []

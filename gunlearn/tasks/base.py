@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # tasks without graphs load none of it
     from torch_geometric.data import Data
 
     from gunlearn.nn.kernels.subgraph import Subgraph
-    from gunlearn.tasks.sampling import BatchOptions, Draw
+    from gunlearn.tasks.sampling import BatchOptions, Draw, ShuffledBatches
 
 
 #: How far forgotten items may be pushed before they are let go, for tasks that know such targets.
@@ -96,7 +96,8 @@ class Reader:
 
     def __init__(self, parts: Parts, around: Any = None) -> None:
         """Read everything."""
-        self.parts, self.around, self.batches, self.note = parts, around, None, "full"
+        self.parts, self.around, self.note = parts, around, "full"
+        self.batches: ShuffledBatches | None = None
 
     def read(self, items: dict, needed: Collection[str] | None = None) -> tuple[Any, dict, Any]:
         """Return what the model must read for `items`, the items in its terms, and the part of the graph, if any.

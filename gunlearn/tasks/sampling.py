@@ -120,7 +120,6 @@ class StratifiedSampler:
     """
 
     def __init__(self, stratum: Tensor, num_samples: int, floor: int | None = None) -> None:
-        """See the class."""
         self.population = torch.bincount(stratum).cpu()
         filled = max(int((self.population > 0).sum()), 1)
         self.count = allocate(self.population, num_samples, num_samples // (10 * filled) if floor is None else floor)
@@ -163,7 +162,6 @@ class ShuffledBatches:
     """
 
     def __init__(self, num_items: int, batch_size: int, seed: int) -> None:
-        """See the class."""
         self.num_items, self.batch_size, self.seed, self.step = num_items, batch_size, seed, 0
         self.num_batches = max(1, -(-num_items // batch_size))
         self._pass, self._order = -1, torch.empty(0, dtype=torch.long)

@@ -97,7 +97,6 @@ class EarlyStopping(Callback):
     """
 
     def __init__(self, patience: int = 5, min_delta: float = 0.0) -> None:
-        """See the class."""
         if patience < 1:
             raise InvalidInputError(f"Expected 'patience' of at least 1 (got {patience})")
         self.patience, self.min_delta = patience, min_delta

@@ -78,8 +78,9 @@ def reset_model(model: nn.Module) -> nn.Module:
         UnsupportedModelError: a module holds parameters but cannot reset them, or does not.
     """
     fresh = strip_operators(copy.deepcopy(model))
-    if hasattr(fresh, "reset_parameters"):
-        fresh.reset_parameters()
+    reset = getattr(fresh, "reset_parameters", None)
+    if reset is not None:
+        reset()
     elif hasattr(type(fresh), "post_init") and hasattr(fresh, "config"):
         like = next(fresh.parameters())
         fresh = type(fresh)(fresh.config).to(like.device, like.dtype)

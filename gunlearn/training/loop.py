@@ -132,8 +132,8 @@ def fit(
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
-    optimizer = make_optimizer(optimizer, parameters, args.lr, args.weight_decay, optimizer_options)
-    scheduler = make_scheduler(scheduler, optimizer, scheduler_options)
+    stepper = make_optimizer(optimizer, parameters, args.lr, args.weight_decay, optimizer_options)
+    schedule = make_scheduler(scheduler, stepper, scheduler_options)
     max_steps = args.epochs * steps_per_epoch if args.steps is None else args.steps
     state = TrainState(max_epochs=-(-max_steps // steps_per_epoch), max_steps=max_steps)
     control, best = TrainControl(), None
@@ -142,9 +142,9 @@ def fit(
         saved = load_checkpoint(args.checkpoint_dir, args.fingerprint)
         if saved is not None:
             model.load_state_dict(saved["model"])
-            optimizer.load_state_dict(saved["optimizer"])
-            if scheduler is not None:
-                scheduler.load_state_dict(saved["scheduler"])
+            stepper.load_state_dict(saved["optimizer"])
+            if schedule is not None:
+                schedule.load_state_dict(saved["scheduler"])
             state, best = saved["state"], saved["best"]
             for callback, kept in zip(stateful, saved["callbacks"], strict=True):
                 callback.load_state_dict(kept)
@@ -153,7 +153,7 @@ def fit(
     together.check_alike(model, state.step)
     watch, first = Stopwatch(state.seconds), state.step
     if state.step or not args.keep_gradients:
-        optimizer.zero_grad(set_to_none=True)
+        stepper.zero_grad(set_to_none=True)
 
     def tell(event: str, **kwargs: object) -> None:
         if callbacks:
@@ -162,7 +162,7 @@ def fit(
                 for callback in callbacks:
                     method = getattr(callback, event, None)
                     if method is not None:
-                        method(args, state, control, model=model, optimizer=optimizer, **kwargs)
+                        method(args, state, control, model=model, optimizer=stepper, **kwargs)
 
     def agree() -> None:
         asked = together.agree(control.should_training_stop, control.should_save)
@@ -182,9 +182,9 @@ def fit(
             tell("on_step_begin")
             model.train()
             together.turn = state.step << 16  # no step comes near as many uses
-            record = _step(optimizer, parameters, step, args, state.step, together, penalty)
-            if scheduler is not None:
-                scheduler.step()
+            record = _step(stepper, parameters, step, args, state.step, together, penalty)
+            if schedule is not None:
+                schedule.step()
             state.step += 1
             ended = state.step % steps_per_epoch == 0 or state.step == max_steps
             state.epoch = -(-state.step // steps_per_epoch) if ended else state.step // steps_per_epoch
@@ -208,9 +208,9 @@ def fit(
             if args.checkpoint_dir is not None and due and not control.should_training_stop:
                 control.should_save = False
                 with watch.paused():
-                    tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
+                    tensors = {"model": model.state_dict(), "optimizer": stepper.state_dict(), "best": best}
                     tensors["callbacks"] = [callback.state_dict() for callback in stateful]
-                    tensors["scheduler"] = None if scheduler is None else scheduler.state_dict()
+                    tensors["scheduler"] = None if schedule is None else schedule.state_dict()
                     if together.main:
                         save_checkpoint(args.checkpoint_dir, args.fingerprint, state, tensors)
                     together.wait()
@@ -220,7 +220,7 @@ def fit(
     state.epoch = -(-state.step // steps_per_epoch)  # a pass that the run ended in counts
     if args.keep == "best" and best is not None:
         model.load_state_dict(best)
-    optimizer.zero_grad(set_to_none=True)  # the last gradient tells what was to be forgotten
+    stepper.zero_grad(set_to_none=True)  # the last gradient would tell what was to be forgotten
     model.eval()
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():

@@ -67,8 +67,8 @@ class Processes:
     """
 
     def __init__(self, rank: int = 0, world: int = 1, device: torch.device | None = None) -> None:
-        """See the class."""
-        self.rank, self.world, self.device, self.turn = rank, world, device, 0
+        self.rank, self.world, self.turn = rank, world, 0
+        self.device = torch.device("cpu") if device is None else device
 
     @property
     def main(self) -> bool:

@@ -112,6 +112,7 @@ class Half(nn.Module):
         return self.b(self.a(x, edge_index).relu(), edge_index, edge_weight)
 
 
+@pytest.mark.filterwarnings("ignore:the model does not look trained")
 def test_weights_that_only_some_layers_read_are_no_mask(problem: tuple) -> None:
     _, data = problem
     torch.manual_seed(0)

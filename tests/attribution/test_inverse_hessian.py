@@ -77,6 +77,7 @@ def test_edge_edit_is_its_formula_on_dense_matrices(case: tuple[nn.Module, Data]
     assert np.abs(bent.numpy() - shift).max() > 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:the model does not look trained")
 def test_first_order_edit_is_the_derivative_in_edge_weights(case: tuple[nn.Module, Data]) -> None:
     model, data = case
     given = problem(model, data, "node_classification", items=data.edge_index[:, :4])
@@ -247,6 +248,7 @@ def test_other_items(case: tuple[nn.Module, Data], of: str) -> None:
     assert float(EdgeEdit(terms="shift").scores(given).abs().max()) > 1e-6
 
 
+@pytest.mark.filterwarnings("ignore:the model does not look trained")
 def test_refusals(case: tuple[nn.Module, Data]) -> None:
     model, data = case
     with pytest.raises(UnsupportedMethodError, match="edge_edit"):

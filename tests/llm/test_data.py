@@ -155,6 +155,7 @@ def test_end_tokens_count_without_padding_token_and_where_it_is_the_end(names):
     assert batch["attention_mask"].sum(1).tolist() == [len(row["input_ids"]) for row in rows]
 
 
+@pytest.mark.filterwarnings("ignore:prompts of 1 rows were cut")
 def test_prompts_are_cut_from_the_left_and_answers_kept():
     tokenizer = bpe(bos_token="<s>")
     (whole,) = encode([ADA], tokenizer, bos=True)

@@ -65,6 +65,7 @@ def test_a_copy_forgets_and_what_was_given_stays():
     assert {"loss", "npo(forget)", "nll(retain)"} <= result.history[0].keys()
 
 
+@pytest.mark.filterwarnings("ignore:no measurable effect")
 def test_controls_do_not_forget():
     still = run(lr=1e-30)  # rounded away
     assert still.after == still.before
@@ -104,7 +105,7 @@ def test_adapters_are_trained_and_saved_alone(peft, tmp_path):
 def test_rows_records_and_files_are_one(tmp_path):
     path = tmp_path / "forget.jsonl"
     path.write_text("\n".join(map(json.dumps, RECORDS)))
-    how = {"max_steps": 1, "method": "ga", "retain": None, "encoding": ENCODING, "figure_rows": 0}
+    how = {"max_steps": 1, "method": "gradient_ascent", "retain": None, "encoding": ENCODING, "figure_rows": 0}
     results = [run(forget, **how) for forget in (FORGET, RECORDS, path)]
     assert same(weights(results[0].model), weights(results[1].model))
     assert same(weights(results[1].model), weights(results[2].model))
@@ -133,7 +134,7 @@ def test_any_objective_and_further_parts_run():
 
 def test_in_place_trains_the_given_model():
     model = copy.deepcopy(facts.full())
-    result = unlearn(model, facts.tokenizer(), FORGET, None, "ga", in_place=True, epochs=1, figure_rows=0)
+    result = unlearn(model, facts.tokenizer(), FORGET, None, "gradient_ascent", in_place=True, epochs=1, figure_rows=0)
     assert result.model is model
     assert not same(weights(model), weights(facts.full()))
 
@@ -212,18 +213,19 @@ def test_overlap_can_be_dropped_and_other_vocabularies_cannot():
 
 def test_divergence_is_no_result():
     with pytest.raises(DivergenceError):
-        run(method="ga", retain=None, lr=1e30, epochs=2, max_grad_norm=0.0)
+        run(method="gradient_ascent", retain=None, lr=1e30, epochs=2, max_grad_norm=0.0)
 
 
+@pytest.mark.filterwarnings("ignore:prompts of 1 rows were cut")
 def test_answers_too_long_for_the_context_are_refused_before_training():
     context = facts.full().config.max_position_embeddings
     long = {"question": "where does ada live ?", "answer": "oslo " * context}
     with pytest.raises(InvalidInputError, match=f"fit into {context}"):
-        run([long], retain=None, method="ga", encoding=ENCODING)
+        run([long], retain=None, method="gradient_ascent", encoding=ENCODING)
     how = ENCODING | {"max_length": context}
     (row,) = encode([{"question": "where " * context, "answer": "oslo"}], facts.tokenizer(), **how)
     assert len(row["input_ids"]) == context
-    run([row], retain=None, method="ga", epochs=1, figure_rows=1)
+    run([row], retain=None, method="gradient_ascent", epochs=1, figure_rows=1)
 
 
 def test_records_tell_nothing_of_what_was_forgotten(tmp_path):
@@ -239,6 +241,7 @@ def test_records_tell_nothing_of_what_was_forgotten(tmp_path):
     assert len(shown) == 10
 
 
+@pytest.mark.filterwarnings("ignore:no measurable effect")
 def test_the_multiplier_of_pdu_follows_the_retain_loss():
     result = run(method="pdu", options={"epsilon": -1.0, "step": 2.0, "retain_weight": 3.0}, max_steps=2)
     seen = [entry["retain_weight"] for entry in result.history]
@@ -322,7 +325,7 @@ def test_what_cannot_be_asked_is_left_out_of_the_comparison(monkeypatch):
 def test_half_precision_hardly_moves_and_says_so():
     share = {}
     for model in (copy.deepcopy(facts.full()).bfloat16(), copy.deepcopy(facts.full())):
-        how = {"method": "ga", "epochs": 1, "figure_rows": 0, "use_cpu": True}
+        how = {"method": "gradient_ascent", "epochs": 1, "figure_rows": 0, "use_cpu": True}
         before = [p.detach().clone() for p in model.parameters()]
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")

@@ -64,6 +64,7 @@ def prob_of(model, answer):
     return float(logits.gather(1, ids[0, 1:, None]).mean().exp())
 
 
+@pytest.mark.filterwarnings("ignore:no measurable effect")
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_any_architecture_is_unlearned_and_saved(kind, tmp_path, files, capsys):
     model, out = saved(tmp_path / "model", kind), tmp_path / "out"
@@ -86,6 +87,7 @@ def test_any_architecture_is_unlearned_and_saved(kind, tmp_path, files, capsys):
     assert "Ada" not in (out / "README.md").read_text() + (out / "unlearning.json").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:no measurable effect")
 def test_an_adapter_is_merged_and_a_retrained_model_compared(tmp_path, files, capsys):
     model, first, second = saved(tmp_path / "model"), tmp_path / "first", tmp_path / "second"
     other = saved(tmp_path / "other", seed=1)
@@ -148,6 +150,7 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, files, monkeypatch, capsy
         main([*base, "--method", "nope", "--debug"])
 
 
+@pytest.mark.filterwarnings("ignore:no loss of .* reads the rows to retain")
 def test_divergence_is_exit_code_1(tmp_path, files, capsys):
     model = saved(tmp_path / "model")
     argv = ["llm", "--model", model, *files, "--lr", "1e30", "--method", "gradient_ascent", "--device", "cpu"]

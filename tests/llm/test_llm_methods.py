@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm import METHODS, CausalLM, PartCollator
-from gunlearn.llm.recipes.methods import methods_listing, named_method
-from gunlearn.llm.recipes.plan import RETAIN_LOSSES
+from gunlearn.llm import CausalLM, PartCollator
+from gunlearn.llm.recipes.plan import Given
+from gunlearn.llm.training.backend import plan_of as plan_of_method
 from gunlearn.llm.training.views import answer_mask
-from gunlearn.losses import LOSSES, NLL, JSDToReference, KLToReference, Loss
+from gunlearn.losses import LOSSES, NLL, JSDToReference, KLToReference, Loss, as_objective
+from gunlearn.methods import METHODS, PUBLISHED, build_method, settings_listing
+from gunlearn.methods.any_task.retained import RETAIN_LOSSES
 from tests.llm import facts
 
 FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)[:24]
@@ -36,7 +38,11 @@ def plan_of(name, model, **options):
     if name == "obliviate":
         options = options | {"min_count": 1, "min_ratio": 1.5, "max_document_frequency": 0.2}
     # Marked rows tell which tokens are facts, for dto.
-    return METHODS[name].plan(options, model, facts.tokenizer(), FORGET, RETAIN)
+    return planned(name, options, Given(model, facts.tokenizer(), FORGET, RETAIN))
+
+
+def planned(name, options=None, given=None):
+    return plan_of_method(build_method(name, options or {}, CausalLM()), given or Given())
 
 
 def value(plan, model, reference):
@@ -63,7 +69,7 @@ def moved(model, grads, by):
     return out
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"rmu", "idkdpo", "npo_kl"}))
+@pytest.mark.parametrize("name", sorted(set(PUBLISHED["causal_lm"]) - {"rmu", "gradient_ascent"}))
 def test_a_step_of_each_method_forgets_and_the_opposite_step_does_not(name):
     full = facts.full()
     model = copy.deepcopy(full)
@@ -86,12 +92,12 @@ def test_misdirection_moves_hidden_states_of_its_layer():
     full = facts.full()
     plan = plan_of("rmu", full)
     assert plan.layer == 1  # of two
-    assert METHODS["rmu"].plan().layer == 8  # of the 32 that are assumed without a model
+    assert planned("rmu").layer == 8  # of the 32 that are assumed without a model
     config = facts.fresh().config
     for depth, layer in ((32, 8), (16, 5), (1, 1)):
         config.num_hidden_layers = depth
         assert plan_of("rmu", types.SimpleNamespace(config=config)).layer == layer
-    assert METHODS["rmu"].plan({"layer": 2}, full).layer == 2
+    assert planned("rmu", {"layer": 2}, Given(full)).layer == 2
     model = copy.deepcopy(full)
     before = value(plan, model, full)
     # A layer nearer to the end does not reach those before it, nor does the head.
@@ -101,33 +107,33 @@ def test_misdirection_moves_hidden_states_of_its_layer():
     assert not any(".layers.1." in name or "lm_head" in name for name in reached)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", PUBLISHED["causal_lm"])
 def test_parts_are_those_there_are(name):
-    method = METHODS[name]
-    objective = method.plan().objective
-    parts = {part.partition(":")[0] for part in objective.parts}
+    method, settings = build_method(name, {}, CausalLM()), PUBLISHED["causal_lm"][name]
+    parts = {part.partition(":")[0] for part in as_objective(method.objective()).parts}
     assert parts - {"forget", "retain"} <= {"alternative"}
-    assert parts >= {"retain"} or method.retain_weight == 0
-    assert "retain" in {p for p in method.plan({"retain_weight": 0.5}).objective.parts}
-    assert method.lr > 0
-    assert method.rate(adapter=True) == pytest.approx(10 * method.lr)
+    assert parts >= {"retain"} or getattr(method, "retain_weight", 0) == 0
+    if name != "gradient_ascent":
+        assert "retain" in planned(name, {"retain_weight": 0.5}).objective.parts
+    assert settings.rate(adapter=False) == method.lr > 0
+    assert settings.rate(adapter=True) == pytest.approx(10 * method.lr)
     assert method.epochs > 0
 
 
 def test_jensun_is_held_by_its_own_divergence():
-    assert METHODS["jensun"].plan().objective.terms[1] == (1.0, JSDToReference(on="retain"))
-    assert METHODS["npo"].plan({"retain_loss": "jsd"}).objective.terms[1] == (1.0, JSDToReference(on="retain"))
+    assert planned("jensun").objective.terms[1] == (1.0, JSDToReference(on="retain"))
+    assert planned("npo", {"retain_loss": "jsd"}).objective.terms[1] == (1.0, JSDToReference(on="retain"))
 
 
 def test_options_reach_the_losses():
-    plan = METHODS["npo"].plan({"beta": 0.3, "forget_weight": 2, "retain_weight": 0.5, "retain_loss": "kl"})
+    plan = planned("npo", {"beta": 0.3, "forget_weight": 2, "retain_weight": 0.5, "retain_loss": "kl"})
     (w0, npo), (w1, held) = plan.objective.terms
     assert (w0, npo.beta, w1, held) == (2.0, 0.3, 0.5, KLToReference(on="retain"))
-    assert METHODS["npo"].plan({"retain_weight": 0}).objective.parts == ("forget",)
-    assert METHODS["simnpo"].plan().objective.terms[0][0] == 0.125
+    assert planned("npo", {"retain_weight": 0}).objective.parts == ("forget",)
+    assert planned("simnpo").objective.terms[0][0] == 0.125
     for name, loss in RETAIN_LOSSES.items():
-        assert METHODS["ga"].plan({"retain_weight": 1, "retain_loss": name}).objective.terms[1] == (1.0, loss)
-    assert METHODS["graddiff"].plan().objective.terms[1][1] == NLL(on="retain")
+        assert planned("graddiff", {"retain_weight": 1, "retain_loss": name}).objective.terms[1] == (1.0, loss)
+    assert planned("graddiff").objective.terms[1][1] == NLL(on="retain")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +141,7 @@ def test_options_reach_the_losses():
     [
         ({"betta": 1}, "'beta'"),
         ({"beta": -1}, "positive"),
-        ({"retain_weight": "a"}, "retain_weight"),
+        ({"retain_weight": "a"}, "'retain_weight' of 'npo' to be a number"),
         ({"retain_weight": -1}, "retain_weight"),
         ({"forget_weight": True}, "forget_weight"),
         ({"retain_loss": "mse"}, "hidden"),
@@ -144,13 +150,13 @@ def test_options_reach_the_losses():
 )
 def test_wrong_options_are_refused(options, words):
     with pytest.raises(InvalidInputError, match=words):
-        METHODS["npo"].plan(options)
+        planned("npo", options)
 
 
 def test_direct_token_optimisation_marks_tokens_where_there_are_no_marks():
     bare = [{k: v for k, v in row.items() if k != "target_mask"} for row in FORGET[:6]]
     full = facts.full()
-    plan = METHODS["dto"].plan({"ratio": 0.2}, full, facts.tokenizer(), bare)
+    plan = planned("dto", {"ratio": 0.2}, Given(full, facts.tokenizer(), bare))
     labelled = [sum(y != -100 for y in row["labels"]) for row in bare]
     assert [sum(row["target_mask"]) for row in plan.forget] == [-(-n // 5) for n in labelled]
     found = [
@@ -160,7 +166,7 @@ def test_direct_token_optimisation_marks_tokens_where_there_are_no_marks():
     assert (
         sum(found) >= 4
     )  # the value is mostly among them; two of about eight tokens drawn blindly hit it a quarter of the time
-    assert METHODS["dto"].plan(None, full, facts.tokenizer(), FORGET).forget is None
+    assert planned("dto", None, Given(full, facts.tokenizer(), FORGET)).forget is None
 
 
 def test_telling_words_are_found_in_rows():
@@ -170,16 +176,19 @@ def test_telling_words_are_found_in_rows():
     assert {facts.NAMES[p] for p in facts.FORGET} <= words
     assert not words & {facts.NAMES[p] for p in facts.RETAIN[:4]}
     with pytest.raises(InvalidInputError, match="retain"):
-        METHODS["obliviate"].plan(None, facts.full(), facts.tokenizer(), FORGET)
+        planned("obliviate", None, Given(facts.full(), facts.tokenizer(), FORGET))
 
 
-def test_the_listing_has_every_method_and_unknown_names_say_so():
-    head, body = methods_listing()
-    assert [row[0] for row in body] == list(METHODS)
+def test_the_listing_has_every_method_and_old_names_say_so():
+    head, body = settings_listing()
+    assert [row[1] for row in body] == list(PUBLISHED["causal_lm"])
     assert {len(row) for row in body} == {len(head)}
-    assert all(issubclass(method.loss, Loss) and method.loss in LOSSES.values() for method in METHODS.values())
-    with pytest.raises(InvalidInputError, match="simnpo"):
-        named_method("nope")
+    own = [cls for cls in map(METHODS.find, PUBLISHED["causal_lm"]) if hasattr(cls, "loss")]
+    assert len(own) > 8
+    assert all(issubclass(cls.loss, Loss) and cls.loss in LOSSES.values() for cls in own)
+    for old, new in (("ga", "gradient_ascent"), ("npo_kl", "npo:kl"), ("idkdpo", "dpo"), ("simnp", "simnpo")):
+        with pytest.raises(InvalidInputError, match=f"'{new}'"):
+            planned(old)
 
 
 def test_the_bound_of_pdu_is_given_or_that_of_its_own_loss():

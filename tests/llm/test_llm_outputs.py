@@ -30,6 +30,7 @@ def run(forget=FORGET, retain=RETAIN, method="npo", **how):
     return unlearn(facts.full(), facts.tokenizer(), forget, retain, method, **(few | how))
 
 
+@pytest.mark.filterwarnings("ignore:no measurable effect")
 def test_an_adapter_folder_is_trained_on_as_a_model(tmp_path, files, capsys):  # noqa: F811
     model, first, second = saved(tmp_path / "model"), tmp_path / "first", tmp_path / "second"
     few = [*files, "--epochs", "1", "--lr", "0.01", "--device", "cpu", "--method", "graddiff"]

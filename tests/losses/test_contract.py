@@ -7,6 +7,7 @@ import importlib
 import math
 import pickle
 import pkgutil
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 import gunlearn.losses
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.losses import LOSSES, Loss, Prediction
-from tests.losses.cases import CASES, FIELDS, Case, expected, make_prediction, slopes, with_grad
+from tests.losses.cases import CASES, FIELDS, REFUSED, Case, expected, make_prediction, slopes, with_grad
 
 per_case = pytest.mark.parametrize("case", CASES, ids=str)
 MASK = torch.tensor([True, False, True, True, False])
@@ -187,16 +188,6 @@ def test_nothing_left_is_a_zero_on_the_graph(case: Case, num_items: int, num_tok
 
 
 @per_case
-def test_permuting_items_permutes_values(case: Case) -> None:
-    current, reference = make_prediction(0), make_prediction(1)
-    order = torch.tensor([3, 0, 4, 1, 2])
-    values = case.values(current, reference)
-    permuted = case.values(current.map(lambda t: t[order]), reference.map(lambda t: t[order]))
-    torch.testing.assert_close(permuted, values[order], rtol=1e-14, atol=1e-15)
-    assert not torch.equal(values, values[order])
-
-
-@per_case
 def test_left_and_right_padding_agree(case: Case) -> None:
     current, reference = make_prediction(0, 4, 3), make_prediction(1, 4, 3)
 
@@ -311,6 +302,12 @@ def test_values_objects(case: Case) -> None:
     assert elsewhere.parts == ("elsewhere", *loss.parts[1:])
     assert elsewhere != loss
     assert eval(repr(elsewhere), vars(gunlearn.losses)) == elsewhere
+
+
+@pytest.mark.parametrize(("build", "field"), REFUSED)
+def test_settings_that_cannot_be_meant_are_refused(build: Callable[[], object], field: str) -> None:
+    with pytest.raises(InvalidInputError, match=rf"(?s)Expected '{field}'.*\(got "):
+        build()
 
 
 @per_case

@@ -81,27 +81,6 @@ def test_npo_adds_up_a_sequence_before_comparing() -> None:
     )
 
 
-@pytest.mark.parametrize("beta", [0, -1.0, float("nan"), float("inf"), "0.1", None, True])
-def test_npo_refuses_beta(beta: object) -> None:
-    with pytest.raises(InvalidInputError, match="Expected 'beta' to be a positive finite number"):
-        NPO(beta=beta)
-
-
-@pytest.mark.parametrize(
-    ("build", "field"),
-    [
-        (lambda: NPO(ratio_offset=-1e-4), "ratio_offset"),
-        (lambda: NPO(ratio_offset=float("inf")), "ratio_offset"),
-        (lambda: NPO(per="sequence"), "per"),
-        (lambda: KLToReference("backward"), "direction"),
-        (lambda: MSEToReference(field="log_prob"), "field"),
-    ],
-)
-def test_other_arguments_are_refused(build: object, field: str) -> None:
-    with pytest.raises(InvalidInputError, match=f"Expected '{field}'"):
-        build()
-
-
 @pytest.mark.parametrize(
     "loss", [KLToReference(), KLToReference("reverse"), MSEToReference(), MSEToReference(field="logits")], ids=repr
 )
@@ -109,13 +88,6 @@ def test_distances_vanish_at_the_reference_alone(loss: Loss) -> None:
     current, other = make_prediction(0), make_prediction(1)
     assert loss(current, current).item() == pytest.approx(0, abs=1e-15)
     assert loss(current, other).item() > 0.1
-
-
-def test_kl_directions_differ_and_mirror() -> None:
-    current, reference = make_prediction(0), make_prediction(1)
-    forward, reverse = KLToReference("forward"), KLToReference("reverse")
-    assert forward(current, reference).item() != pytest.approx(reverse(current, reference).item(), rel=1e-3)
-    torch.testing.assert_close(forward(current, reference), reverse(reference, current))
 
 
 def test_kl_reads_multi_label_logits_as_bernoulli() -> None:

@@ -74,19 +74,3 @@ def test_the_multiplier_rises_above_the_bound_waits_and_stays_positive() -> None
     again = PrimalDual(epsilon=0.2, step=10.0, warmup=1, weight=5.0)
     again.load_state_dict(state)
     assert again.update(0.1) == pytest.approx(9.0)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "name"),
-    [
-        ({"epsilon": float("nan")}, "epsilon"),
-        ({"epsilon": 1, "step": 0}, "step"),
-        ({"epsilon": 1, "warmup": -1}, "warmup"),
-        ({"epsilon": 1, "weight": -1}, "weight"),
-    ],
-)
-def test_the_multiplier_refuses_settings(wrong: dict[str, float], name: str) -> None:
-    with pytest.raises(InvalidInputError, match=f"Expected '{name}'"):
-        PrimalDual(**wrong)
-    with pytest.raises(InvalidInputError, match="Expected 'retain_value'"):
-        PrimalDual(epsilon=1).update(float("inf"))

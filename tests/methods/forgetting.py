@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 import gunlearn as gu
 from gunlearn.methods import Method, run_method
@@ -98,6 +99,17 @@ def karate_losses(model: nn.Module, task: str) -> tuple[float, float]:
     gone = partition.forget_nodes.numpy()
     trained[gone] = False
     return float(loss[gone].mean()), float(loss[trained].mean())
+
+
+@torch.no_grad()
+def cora_figures(model: nn.Module, partition: Any) -> tuple[float, float, float]:
+    """Mean losses of the forgotten nodes, where they still are, and of those that stay; accuracy on the test nodes."""
+    data, retain, gone = partition.data, partition.retain_data, partition.forget_nodes
+    new = model(retain.x, retain.edge_index)
+    lost = cross_entropy(model(data.x, data.edge_index)[gone], data.y[gone])
+    kept = cross_entropy(new[retain.train_mask], data.y[retain.train_mask])
+    right = (new.argmax(1) == data.y)[retain.test_mask]
+    return float(lost), float(kept), float(right.float().mean())
 
 
 def changes(result: gu.Result, task: str) -> tuple[float, float]:

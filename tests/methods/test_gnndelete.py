@@ -225,8 +225,8 @@ def test_losses_and_first_step_are_those_of_a_dense_formulation(
         parts = {k: v + terms[k] for k, v in parts.items()}
         total = total + alpha * terms["forget"] + (1 - alpha) * terms["affected"]
     record = result.history[0]
-    assert record["loss"] == pytest.approx(float(total), rel=1e-4)
-    assert record["mse_to_reference(forget)"] == pytest.approx(float(parts["forget"]), rel=1e-4)
+    assert record["loss"] == pytest.approx(total.item(), rel=1e-4)
+    assert record["mse_to_reference(forget)"] == pytest.approx(parts["forget"].item(), rel=1e-4)
     assert record["mse_to_reference(affected)"] == pytest.approx(0.0, abs=1e-10)  # the identity keeps everything
 
     total.backward()

@@ -32,6 +32,8 @@ from tests.methods.cases import (
 
 per_case = pytest.mark.parametrize("case", CASES, ids=str)
 per_training_case = pytest.mark.parametrize("case", TRAINING, ids=str)
+# A few steps of a paper's settings may do harm, and say so.
+pytestmark = pytest.mark.filterwarnings("ignore:.* of the training nodes that stay are predicted otherwise")
 HOOKS = [name for name in vars(nn.Module()) if "hooks" in name]
 
 

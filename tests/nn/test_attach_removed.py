@@ -116,6 +116,7 @@ def test_further_per_edge_arguments_are_cut_when_named():
         assert torch.equal(model(x, EDGE_INDEX, strength), model.__class__()(x, EDGE_INDEX[:, KEEP], strength[KEEP]))
 
 
+@pytest.mark.filterwarnings("ignore:Converting sparse tensor to CSR format:UserWarning")  # PyG's, of the layout "coo"
 @pytest.mark.parametrize("layout", ["csr", "coo", "edge_index", "sorted_edge_index"])
 @pytest.mark.parametrize("conv", [GCNConv, SAGEConv, GraphConv, GATConv, TransformerConv])
 def test_other_kinds_of_graph(conv, layout):

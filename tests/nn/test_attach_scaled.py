@@ -217,6 +217,7 @@ def test_only_the_layers_named():
     assert torch.equal(out, model.convs[1](hidden.tanh(), EDGE_INDEX))
 
 
+@pytest.mark.filterwarnings("ignore:Converting sparse tensor to CSR format:UserWarning")  # PyG's, of the layout "coo"
 @pytest.mark.parametrize("layout", ["csr", "coo", "edge_index"])
 @pytest.mark.parametrize("conv", [GCNConv, SAGEConv, GraphConv, GATConv, TransformerConv])
 def test_other_kinds_of_graph(conv, layout):

@@ -1,47 +1,17 @@
-"""The "inpo" protocol repeats the forget sets of the official code, to the last edge."""
+"""The "inpo" protocol repeats the forget sets of the official code; its figures: tests/tasks/test_link_split.py."""
 
 from __future__ import annotations
-
-import hashlib
-import os
-import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import Data
-from torch_geometric.datasets import CitationFull, Coauthor
 from torch_geometric.utils import k_hop_subgraph, to_undirected
 
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests import ForgetEdges
 from gunlearn.seed import isolated_rng
-
-# sha256 (first 16 hex digits) of the forget, train and test columns that the official code (sh-qiangchen/INPO,
-# commit 9c111a6) drew with ratio 0.005 and seed 42: figures of that code, not of this package.
-OFFICIAL = {
-    "DBLP": ("4de4bd17fc700b1d", "7a8cd82f85d38539", "e5a980a5bef7d8f6"),
-    "CS": ("220972aa2d17436f", "917520f551f5e228", "20ea41f7c9cc3b83"),
-}
-
-
-def data_root() -> Path:
-    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
-    return Path(os.environ.get("GUNLEARN_DATA", beside))
-
-
-def load(name: str, folder: Path) -> Data:
-    family, sub, dataset = {
-        "DBLP": ("CitationFull", "dblp", CitationFull),
-        "CS": ("Coauthor", "CS", Coauthor),
-    }[name]
-    source = data_root() / family / sub / "raw"
-    if not source.is_dir():
-        pytest.skip(f"needs the raw files of {family} {name} in {family}/{sub}/raw of GUNLEARN_DATA")
-    shutil.copytree(source, folder / sub / "raw")
-    return dataset(str(folder), name)[0]
 
 
 def official_split(edge_index: torch.Tensor, num_nodes: int, seed: int, share: float = 0.05) -> Data:
@@ -58,22 +28,6 @@ def official_split(edge_index: torch.Tensor, num_nodes: int, seed: int, share: f
         val_pos_edge_index=edges[:, val],
         test_pos_edge_index=edges[:, test],
     )
-
-
-def sha(edge_index: torch.Tensor) -> str:
-    return hashlib.sha256(edge_index.contiguous().numpy().tobytes()).hexdigest()[:16]
-
-
-@pytest.mark.parametrize("name", OFFICIAL)
-def test_official_forget_set(name, tmp_path):
-    graph = load(name, tmp_path)
-    data = official_split(graph.edge_index, graph.num_nodes, seed=42)
-    partition = ForgetEdges(ratio=0.005, protocol="inpo", seed=42).resolve(data)
-    found = sha(partition.forget_edge_index), sha(data.train_pos_edge_index), sha(data.test_pos_edge_index)
-    assert found == OFFICIAL[name]
-    # Controls: the draw of our own, and the region around the test edges, are other sets.
-    for other in (ForgetEdges(ratio=0.005, seed=42), ForgetEdges(ratio=0.005, region="in", seed=42)):
-        assert sha(other.resolve(data).forget_edge_index) != found[0]
 
 
 def official_draw(data: Data, number: int, seed: int) -> torch.Tensor:

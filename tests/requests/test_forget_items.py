@@ -130,12 +130,6 @@ def test_drawn_rows(num_train: int, num_held_out: int, seed: int, ratio: float) 
     assert not (by_ratio.forget_mask & by_ratio.retain_mask).any()
 
 
-def test_seeds_draw_differently() -> None:
-    data = Data(x=torch.randn(100, 2), y=torch.zeros(100))
-    hashes = {ForgetItems(count=10, seed=seed).resolve(data).request_hash for seed in range(5)}
-    assert len(hashes) == 5
-
-
 def test_the_hash_is_of_the_content() -> None:
     one = ForgetItems([1]).resolve(array_data()).request_hash
     assert len(one) == 16
@@ -144,34 +138,26 @@ def test_the_hash_is_of_the_content() -> None:
     assert one == ForgetItems([1]).resolve(array_data(x=torch.zeros(12, 3))).request_hash
 
 
-CONSTRUCTION = [
-    ({}, "exactly one of .* none"),
-    ({"index": [0], "count": 1}, "exactly one of .*index, count"),
-    ({"ratio": 1.0}, "0 < ratio < 1"),
-    ({"ratio": float("nan")}, "0 < ratio < 1"),
-    ({"ratio": True}, "0 < ratio < 1"),
-    ({"count": -1}, "positive integer"),
-    ({"count": 2.0}, "positive integer"),
-    ({"count": 1, "seed": 0.5}, "'seed'"),
-    ({"index": [0.5]}, "integers"),
-    ({"index": [True, False]}, "integers"),
-    ({"index": [[0, 1]]}, r"shape \[F\]"),
-    ({"mask": [0, 1]}, "boolean"),
-    ({"mask": torch.ones(2, 2, dtype=torch.bool)}, "boolean"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "match"), CONSTRUCTION)
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"index": [0], "count": 1}, "exactly one of .*index, count"),
+        ({"ratio": 1.0}, "0 < ratio < 1"),
+        ({"count": 2.0}, "positive integer"),
+        ({"count": 1, "seed": 0.5}, "'seed'"),
+        ({"index": [True, False]}, "integers"),
+        ({"index": [[0, 1]]}, r"shape \[F\]"),
+        ({"mask": [0, 1]}, "boolean"),
+        ({"mask": torch.ones(2, 2, dtype=torch.bool)}, "boolean"),
+        ({"index": []}, "at least one"),
+        ({"count": 0}, "at least one"),
+        ({"mask": [False, False]}, "at least one"),
+    ],
+)
 def test_refused_items_without_data(arguments: dict, match: str) -> None:
     with pytest.raises(InvalidRequestError, match=match) as caught:
         ForgetItems(**arguments)
-    assert not isinstance(caught.value, EmptyForgetSetError)
-
-
-@pytest.mark.parametrize("arguments", [{"index": []}, {"count": 0}, {"mask": [False, False]}])
-def test_no_items_named(arguments: dict) -> None:
-    with pytest.raises(EmptyForgetSetError, match=r"at least one"):
-        ForgetItems(**arguments)
+    assert isinstance(caught.value, EmptyForgetSetError) == (match == "at least one")
 
 
 RESOLUTION = [

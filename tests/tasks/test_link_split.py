@@ -52,6 +52,9 @@ def test_official_splits(file, data_root):
     assert torch.equal(split.edge_index, to_undirected(split.train_pos_edge_index, num_nodes=shape[0]))
     partition = ForgetEdges(ratio=0.005, protocol="inpo", seed=42).resolve(split)
     assert sha(partition.forget_edge_index) == OFFICIAL[file][2]
+    # Controls: the draw of our own, and the region around the test edges, are other sets.
+    for other in (ForgetEdges(ratio=0.005, seed=42), ForgetEdges(ratio=0.005, region="in", seed=42)):
+        assert sha(other.resolve(split).forget_edge_index) != OFFICIAL[file][2]
     # Self-loops, repeats and another order of the columns change nothing; another seed does.
     shuffled = torch.cat([edge_index.flip(1), edge_index[:, :9], torch.tensor([[5], [5]])], dim=1)
     again = link_split(Data(edge_index=shuffled, num_nodes=shape[0]), seed=42, protocol="inpo")

@@ -85,16 +85,6 @@ def test_models_that_return_something_else_are_refused():
         task.encode(Rows(), data)
 
 
-def test_edge_weights_reach_the_model():
-    class Weighted(nn.Module):
-        def forward(self, x, edge_index, edge_weight=None):
-            return x.new_full((NUM_NODES, 3), float(edge_weight.sum()))
-
-    data = graph()
-    data.edge_weight = torch.rand(data.num_edges)
-    assert torch.allclose(NodeClassification().encode(Weighted(), data)[0, 0], data.edge_weight.sum())
-
-
 # Which labels are read ########################################################
 
 

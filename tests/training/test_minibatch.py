@@ -69,8 +69,7 @@ def run(model: nn.Module, data: Data, method: str = "gradient_ascent", **options
     return gu.unlearn(model, data, REQUEST, method, **{"epochs": 4, "lr": 1e-2, **options})
 
 
-@pytest.mark.parametrize("conv", [GCNConv, SAGEConv, GATConv])
-@pytest.mark.parametrize("message_graph", ["retain", "full"])
+@pytest.mark.parametrize(("conv", "message_graph"), [(GCNConv, "retain"), (SAGEConv, "full"), (GATConv, "retain")])
 def test_the_forget_set_is_learned_on_its_subgraph(
     conv: type[nn.Module], message_graph: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,8 +113,9 @@ def test_a_part_of_more_than_half_is_not_worth_it() -> None:
     assert run(model_of(), graph(60, 400)).notes["graph"] == "full"
 
 
-@pytest.mark.parametrize("model", [gu.GCN(6, 8, 4), Net(SAGEConv)], ids=["native", "attached"])
-@pytest.mark.parametrize("mode", ["default", "paper"])
+@pytest.mark.parametrize(
+    ("model", "mode"), [(gu.GCN(6, 8, 4), "default"), (Net(SAGEConv), "paper")], ids=["native", "attached"]
+)
 def test_inpo_reads_parts_with_its_message_scales(model: nn.Module, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.functional, "dropout", lambda x, *a, **k: x)
     options = {"mode": mode, "retain_samples": 10, "epochs": 5, "lr": 1e-3, "until": "end"}
@@ -174,8 +174,10 @@ class Propagated(nn.Module):
         return self.prop(self.conv(x, edge_index), edge_index)
 
 
-@pytest.mark.parametrize("subgraph", ["always", "never", "auto"])
-@pytest.mark.parametrize("conv", [GCNConv, SAGEConv, GATConv, Propagated])
+@pytest.mark.parametrize(
+    ("conv", "subgraph"),
+    [(GCNConv, "always"), (GCNConv, "never"), (SAGEConv, "auto"), (GATConv, "always"), (Propagated, "auto")],
+)
 def test_exhausted_batches_are_the_full_batch(conv: type[nn.Module], subgraph: str) -> None:
     data, model = graph(80, 100), (Propagated() if conv is Propagated else model_of(conv)).double().eval()
     data.x = data.x.double()

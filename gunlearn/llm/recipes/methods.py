@@ -15,7 +15,7 @@ from gunlearn.llm.data.selectors import ProbeDelta
 from gunlearn.llm.data.target_tokens import target_tokens
 from gunlearn.llm.metrics.row_figures import figures
 from gunlearn.llm.recipes.direct_tokens import dto
-from gunlearn.llm.recipes.plan import RETAIN_LOSSES, Given, Plan
+from gunlearn.llm.recipes.plan import Given, Plan
 from gunlearn.llm.training.primal_dual_callback import PrimalDualCallback
 from gunlearn.losses import (
     DPO,
@@ -36,6 +36,7 @@ from gunlearn.losses import (
     SimNPO,
     as_objective,
 )
+from gunlearn.methods.any_task.retained import RETAIN_LOSSES
 from gunlearn.methods.gradient import GradientMethod
 
 _SHARED = ("on", "reduction", "preferred", "point")  # fields of losses that are no options of a method

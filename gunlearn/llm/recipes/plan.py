@@ -8,16 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from gunlearn.losses import NLL, JSDToReference, KLToReference, Loss, MSEToReference, Objective
-
-#: What holds the model in place on the retained rows.
-RETAIN_LOSSES: dict[str, Loss] = {
-    "nll": NLL(on="retain"),
-    "kl": KLToReference(on="retain"),
-    "jsd": JSDToReference(on="retain"),
-    "hidden": MSEToReference(on="retain"),
-    "logits": MSEToReference(on="retain", field="logits"),
-}
+from gunlearn.losses import Objective
 
 
 @dataclass(frozen=True)

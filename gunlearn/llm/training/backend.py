@@ -126,7 +126,7 @@ class TrainerBackend:
         rows, kept = (rows_of(partition.data, mask) for mask in (partition.forget_mask, partition.retain_mask))
         measured = {"forget": rows} | ({"retain": kept} if kept else {})
         check_ids(model, measured)
-        plan = _plan(method, Given(model, self.tokenizer, rows, kept))
+        plan = plan_of(method, Given(model, self.tokenizer, rows, kept))
         _check_layer(plan, model)
         rows = rows if plan.forget is None else list(plan.forget)
         needed = {part.partition(":")[0] for part in plan.objective.parts}
@@ -253,7 +253,8 @@ class TrainerBackend:
 _LOOP = tuple(f.name for f in dataclasses.fields(GradientMethod))
 
 
-def _plan(method: Any, given: Given) -> Plan:
+def plan_of(method: Any, given: Given) -> Plan:
+    """Return what a method asks of a Trainer, once it has looked at the model and the rows."""
     plan = getattr(method, "plan", None)
     return Plan(as_objective(method.objective())) if plan is None else plan(given)
 

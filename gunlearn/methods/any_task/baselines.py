@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gunlearn.errors import InvalidInputError
 from gunlearn.losses import NLL, GradientAscent, Objective, as_objective
+from gunlearn.methods.any_task.retained import held
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.gradient import GradientMethod
 
@@ -26,7 +26,6 @@ class UtU(Method):
     cost = "none"
 
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`."""
         return Outcome(problem.model.eval())
 
 
@@ -76,12 +75,16 @@ class GradDiff(GradientMethod):
     Args:
         epochs: optimiser steps.
         retain_weight: weight of the retained data's loss.
+        forget_weight: weight of the ascent.
+        retain_loss: the retained data's loss, a name of `RETAIN_LOSSES`.
         max_grad_norm: clipping, since the ascent is unbounded.
     """
 
     epochs: int = 30
     max_grad_norm: float | None = 1.0
     retain_weight: float = 1.0
+    forget_weight: float = 1.0
+    retain_loss: str = "nll"
 
     name = "graddiff"
     summary = "gradient ascent on the forget set, descent on the retained data"
@@ -91,6 +94,4 @@ class GradDiff(GradientMethod):
 
     def objective(self) -> Objective:
         """Gradient ascent plus the weighted retained loss."""
-        if self.retain_weight < 0:
-            raise InvalidInputError(f"Expected 'retain_weight' >= 0 (got {self.retain_weight})")
-        return GradientAscent(on="forget") + self.retain_weight * NLL(on="retain")
+        return held(self, GradientAscent(on="forget"))

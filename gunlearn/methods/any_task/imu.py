@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +19,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.losses import GradientAscent, Objective, Prediction, as_objective
 from gunlearn.losses.functional import sum_tokens
 from gunlearn.losses.influence_weights import item_weights
-from gunlearn.methods.base import Problem, fill_in
+from gunlearn.methods.base import BY_MODE, Problem, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, predict_part
 from gunlearn.tasks.base import Parts
 from gunlearn.training.step import Change
@@ -61,14 +62,14 @@ class IMU(GradientMethod):
     """
 
     mode: str = "default"
-    epochs: int | None = None  # type: ignore[assignment]
-    lr: float | None = None  # type: ignore[assignment]
-    weight_decay: float | None = None  # type: ignore[assignment]
+    epochs: int = BY_MODE
+    lr: float = BY_MODE
+    weight_decay: float = BY_MODE
     scope: str = "head"
-    top: float | None = None
+    top: float = BY_MODE
     cap: float = 0.93
     damping: float = 0.01
-    l1: float | None = None
+    l1: float = BY_MODE
     probes: int | None = 64
 
     name = "imu"
@@ -158,4 +159,4 @@ def head_influence(losses: Tensor, head: list[nn.Parameter], damping: float, pro
     ]
     if not terms:
         return torch.zeros_like(losses).detach()
-    return -torch.autograd.grad(sum(terms), dummy)[0]
+    return -torch.autograd.grad(reduce(torch.add, terms), dummy)[0]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from gunlearn.errors import InvalidInputError
-from gunlearn.losses import NLL, NPO, KLToReference, Objective
+from gunlearn.core.checks import check_number
+from gunlearn.losses import NPO, KLToReference, Objective
+from gunlearn.methods.any_task.retained import held
 from gunlearn.methods.gradient import GradientMethod
 
 
@@ -20,14 +21,18 @@ class NPOMethod(GradientMethod):
     Args:
         epochs: optimiser steps.
         beta: inverse temperature; towards 0 it becomes gradient ascent.
-        retain_weight: weight of the retained data's negative log-likelihood; 0 leaves it out.
+        retain_weight: weight of the retained data's loss; 0 leaves it out.
         kl_weight: weight of the divergence from the original model on the retained data; 0 leaves it out.
+        forget_weight: weight of NPO.
+        retain_loss: the retained data's loss, a name of `RETAIN_LOSSES`.
     """
 
     epochs: int = 100
     beta: float = 5.0
     retain_weight: float = 1.0
     kl_weight: float = 0.0
+    forget_weight: float = 1.0
+    retain_loss: str = "nll"
 
     name = "npo"
     summary = "negative preference optimisation plus the retained loss, or a divergence that stays small"
@@ -43,12 +48,5 @@ class NPOMethod(GradientMethod):
 
     def objective(self) -> Objective:
         """NPO plus the weighted terms on the retained data."""
-        for name in ("retain_weight", "kl_weight"):
-            if not getattr(self, name) >= 0:
-                raise InvalidInputError(f"Expected '{name}' >= 0 (got {getattr(self, name)})")
-        terms = (
-            (1.0, NPO(beta=self.beta, on="forget")),
-            (self.retain_weight, NLL(on="retain")),
-            (self.kl_weight, KLToReference(on="retain")),
-        )
-        return Objective(tuple(term for term in terms if term[0]))
+        check_number("kl_weight", self.kl_weight, minimum=0.0)
+        return held(self, NPO(beta=self.beta, on="forget"), (self.kl_weight, KLToReference(on="retain")))

@@ -60,7 +60,6 @@ class Retrain(Method):
         BatchOptions(self.batch_size, self.sampler, self.num_neighbors)
 
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`."""
         data = problem.partition.retain_data
         if self.train is not None:
             # A shallow copy: what their function sets on it must not change the partition.

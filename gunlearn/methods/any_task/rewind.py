@@ -85,11 +85,9 @@ class Candidates(StatefulCallback):
             self.kept[errors] = {"epoch": epoch, "model": copy.deepcopy(model.state_dict())}
 
     def state_dict(self) -> dict[str, Any]:
-        """See `StatefulCallback`."""
         return {"kept": self.kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `StatefulCallback`."""
         self.kept = dict(state["kept"])
 
 
@@ -100,7 +98,8 @@ def labels_of(items: Any) -> Tensor:
 
 def wrong(prediction: Prediction) -> Tensor:
     """Which items' own labels are not the most likely ones, boolean `[num_items]`; ties are right."""
-    if prediction.logits.shape == prediction.log_prob.shape:  # Bernoulli: less likely than not
+    logits = prediction.require("logits")
+    if logits.shape == prediction.log_prob.shape:  # Bernoulli: less likely than not
         return prediction.log_prob.exp() < 0.5
     # Of the same numbers as the label's own, so that the largest one equals itself.
-    return prediction.log_prob < prediction.logits.log_softmax(-1).max(-1).values
+    return prediction.log_prob < logits.log_softmax(-1).max(-1).values

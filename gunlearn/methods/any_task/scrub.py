@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import NLL, Distillation, GradientAscent, Objective, as_objective
 from gunlearn.methods.any_task.rewind import Candidates
-from gunlearn.methods.base import Outcome, Problem, check_whole, fill_in
+from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_whole, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, predict_part
 from gunlearn.tasks.base import Parts, Task
 
@@ -29,7 +29,7 @@ _PAPER = {
 }  # fmt: skip
 _PAPER_LARGE = {**_PAPER, "epochs": 56, "temperature": 4.0, "alpha": 1e-3, "gamma": 0.99, "max_epochs": 2,
                 "weight_decay": 5e-4}  # fmt: skip
-MODES = {"default": _DEFAULT, "paper": _PAPER, "paper_large": _PAPER_LARGE}
+MODES: dict[str, dict[str, Any]] = {"default": _DEFAULT, "paper": _PAPER, "paper_large": _PAPER_LARGE}
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,17 @@ class Scrub(GradientMethod):
         ascent_first: let the first step raise the forget set's negative log-likelihood.
     """
 
-    epochs: int | None = None  # type: ignore[assignment]
-    lr: float | None = None  # type: ignore[assignment]
-    weight_decay: float | None = None  # type: ignore[assignment]
+    epochs: int = BY_MODE
+    lr: float = BY_MODE
+    weight_decay: float = BY_MODE
     mode: str = "default"
-    temperature: float | None = None
-    alpha: float | None = None
-    gamma: float | None = None
-    max_epochs: int | None = None
-    max_steps: int | None = None
-    min_steps: int | None = None
-    ascent_first: bool | None = None
+    temperature: float = BY_MODE
+    alpha: float = BY_MODE
+    gamma: float = BY_MODE
+    max_epochs: int = BY_MODE
+    max_steps: int = BY_MODE
+    min_steps: int = BY_MODE
+    ascent_first: bool = BY_MODE
 
     name = "scrub"
     summary = "leave the original model on the forget set, follow it on the retained data, by turns"
@@ -129,7 +129,7 @@ class Scrub(GradientMethod):
         return FrozenStatistics
 
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`; says at the end which way the forget set went."""
+        """Unlearn, and say at the end which way the forget set went."""
         outcome = super().run(problem)
         parts = self.parts(problem, ("forget",))
         outcome.notes.update(_direction(problem, outcome.model.eval(), parts, self.temperature))
@@ -164,7 +164,7 @@ class ScrubR(Scrub):
         super().__post_init__()
 
     def supports(self, task: Task, partition: Any) -> None:
-        """See `Method.supports`; there must be validation items."""
+        """Refuse data without validation items, too."""
         super().supports(task, partition)
         if task.validation_items(partition.retain_data) is None:
             raise UnsupportedMethodError(
@@ -172,7 +172,7 @@ class ScrubR(Scrub):
             )
 
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`; the candidates put the chosen one into the model at the end."""
+        """Unlearn; `Candidates` puts the chosen weights into the model at the end."""
         parts = self.parts(problem, ("forget",))
         candidates = Candidates(problem, parts, self.tie_break)
         outcome = super().run(replace(problem, callbacks=[candidates, *problem.callbacks]))

@@ -12,7 +12,7 @@ from torch import Tensor
 from gunlearn.curvature.fisher import check_probes, fisher_diagonal
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses.functional import sum_tokens
-from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.methods.base import BY_MODE, Method, Outcome, Problem
 from gunlearn.methods.gradient import forget_items
 
 ALPHA = {"default": 3.0, "paper": 10.0}
@@ -40,7 +40,7 @@ class SSD(Method):
     """
 
     mode: str = "default"
-    alpha: float | None = None
+    alpha: float = BY_MODE
     dampening: float = 1.0
     probes: int | None = 64
 
@@ -68,7 +68,7 @@ class SSD(Method):
         return self.mode
 
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`; `notes["dampened"]` is the share of weights that were shrunk.
+        """Dampen weights; `notes["dampened"]` is the share of weights that were shrunk.
 
         Raises:
             InvalidInputError: `alpha` is larger than any ratio of importances can be.

@@ -78,7 +78,7 @@ def other_log_prob(prediction: Prediction, label: Tensor, draw: Tensor) -> Tenso
     Raises:
         UnsupportedMethodError: there is no other class.
     """
-    logits = prediction.logits
+    logits = prediction.require("logits")
     if logits.shape == prediction.log_prob.shape:
         return logsigmoid((1 - 2 * label) * logits)
     classes = logits.size(-1)
@@ -167,7 +167,6 @@ class D2DGN(GradientMethod):
         return {"forget": freeze(reset_model(problem.reference))} if self.alpha < 1 else {}
 
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`."""
         return super().run(replace(problem, model=reset_model(problem.model).requires_grad_()))
 
 

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import NLL, Distillation, GradientAscent, Loss, Objective, Prediction, as_objective
-from gunlearn.methods.base import Problem, check_whole, fill_in
+from gunlearn.methods.base import BY_MODE, Problem, check_whole, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod
 from gunlearn.methods.graph.entities import entity_graph, forgotten_entities, inverted_features, surrounding
 from gunlearn.tasks.base import Parts, Task
@@ -69,10 +69,10 @@ class Cognac(GradientMethod):
     epochs: int = 60
     lr: float = 1e-3
     ascent_lr: float = 2.5e-3
-    descent_lr: float | None = None
+    descent_lr: float = BY_MODE
     contrast_steps: int = 1
     ascent_steps: int = 1
-    descent_steps: int | None = None
+    descent_steps: int = BY_MODE
     fraction: float = 0.1
     num_hops: int = 2
     margin: float = 1.0
@@ -182,7 +182,7 @@ class Contrast(Loss):
 
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
         """One value per item."""
-        anchor, positive, negative = current.embeddings.unbind(dim=1)
+        anchor, positive, negative = current.require("embeddings").unbind(dim=1)
         far = torch.linalg.vector_norm(anchor - negative, dim=-1)
         return torch.linalg.vector_norm(anchor - positive, dim=-1) + (self.margin - far).relu()
 
@@ -232,7 +232,6 @@ class ContrastParts(Parts):
         return self.plain.draw
 
     def strata(self) -> Tensor:
-        """See `NodeParts.strata`."""
         return self.plain.strata()
 
     def count(self, name: str) -> int:
@@ -244,7 +243,6 @@ class ContrastParts(Parts):
         self.plain.limit(draw, part)
 
     def sample(self, names: Collection[str]) -> dict[str, Any]:
-        """See `Parts.sample`."""
         plain = self.plain.sample([name for name in names if name != "affected"])
         return {name: self._triples() if name == "affected" else plain[name] for name in names}
 

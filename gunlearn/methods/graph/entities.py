@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests.apply import without_features
 from gunlearn.requests.regions import k_hop_mask
-from gunlearn.tasks.graph.base import GraphTask
+from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.beside import beside
 
 READ = ("original", "isolated")
@@ -35,7 +35,7 @@ def surrounding(data: Data, entities: Tensor, num_hops: int) -> Tensor:
 
 
 def entity_graph(
-    task: GraphTask, partition: Any, entities: Tensor, read: str, message_graph: str, model: nn.Module | None
+    task: Task, partition: Any, entities: Tensor, read: str, message_graph: str, model: nn.Module | None
 ) -> tuple[Data, Callable[[Tensor], Tensor]]:
     """What the model reads, and where in it the entities are.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Prediction
-from gunlearn.methods.base import Method, Outcome, Problem, fill_in
+from gunlearn.methods.base import BY_MODE, Method, Outcome, Problem, fill_in
 from gunlearn.methods.gradient import FrozenStatistics
 from gunlearn.nn.kernels.subgraph import propagation_depth
 from gunlearn.tasks.base import Task
@@ -63,11 +63,11 @@ class ETR(Method):
     """
 
     mode: str = "default"
-    lr: float | None = None
-    erase_ratio: float | None = None
-    label_smoothing: float | None = None
-    dropout: bool | None = None
-    rectify: str | None = None
+    lr: float = BY_MODE
+    erase_ratio: float = BY_MODE
+    label_smoothing: float = BY_MODE
+    dropout: bool = BY_MODE
+    rectify: str = BY_MODE
 
     name = "etr"
     summary = "shrink the weights that what is forgotten depends on, correct by one gradient"
@@ -95,7 +95,7 @@ class ETR(Method):
         return self.mode
 
     def run(self, problem: Problem) -> Outcome:
-        """See `Method.run`; `notes["erased"]` is the share of weights that were shrunk."""
+        """Erase and rectify; `notes["erased"]` is the share of weights that were shrunk."""
         model, task, partition = problem.model, problem.task, problem.partition
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
@@ -143,7 +143,9 @@ def removed_items(task: Task, partition: Any) -> Any:
 
 def within_reach(problem: Problem, items: Any) -> Tensor:
     """Which items' outputs the request may change: an end within as many hops as the model has, `[num_items]`."""
-    encode = partial(GraphTask.encode, problem.task)  # the plain pass: it only counts layers, on a few nodes
+    encode = partial(
+        GraphTask.encode, cast(GraphTask, problem.task)
+    )  # the plain pass: it only counts layers, on a few nodes
     depth = propagation_depth(problem.reference, problem.partition.data, encode)
     affected = problem.partition.affected_nodes(depth)
     return affected[problem.task.seeds(items)].view(-1, items.num_items).any(dim=0)
@@ -196,9 +198,10 @@ def quantile(values: Tensor, q: float) -> Tensor:
 
 def _smoothed(prediction: Prediction, smoothing: float) -> Tensor:
     """Negative log-likelihoods with smoothed labels, `[num_items]`."""
-    nll, logits = -prediction.log_prob, prediction.logits
+    nll = -prediction.log_prob
     if not smoothing:
         return nll
+    logits = prediction.require("logits")
     edge = logits.dim() == 1
     uniform = (logsigmoid(logits) + logsigmoid(-logits)) / 2 if edge else logits.log_softmax(-1).mean(-1)
     return (1 - smoothing) * nll - smoothing * uniform

@@ -16,7 +16,7 @@ from gunlearn.attribution.base import Estimator
 from gunlearn.attribution.removal.nora import min_max, nora
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import NLL, NPO, KLToReference, Objective, SigmoidNLL, TopologicalEntropy
-from gunlearn.methods.base import Problem
+from gunlearn.methods.base import BY_MODE, Problem
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.methods.graph.message_damping import check_influence, damped, pair_scores
 from gunlearn.nn.layers.influence_conv import MessageScale, influence_scale
@@ -87,16 +87,16 @@ class INPO(GradientMethod):
 
     mode: str = "default"
     dataset: str | None = None
-    epochs: int | None = None  # type: ignore[assignment]
-    lr: float | None = None  # type: ignore[assignment]
-    weight_decay: float | None = None  # type: ignore[assignment]
-    message_graph: str | None = None  # type: ignore[assignment]
-    beta: float | None = None
-    retain_weight: float | None = None
-    entropy_weight: float | None = None
-    kl_weight: float | None = None
+    epochs: int = BY_MODE
+    lr: float = BY_MODE
+    weight_decay: float = BY_MODE
+    message_graph: str = BY_MODE
+    beta: float = BY_MODE
+    retain_weight: float = BY_MODE
+    entropy_weight: float = BY_MODE
+    kl_weight: float = BY_MODE
     scale_messages: bool = True
-    until: str | None = None  # type: ignore[assignment]
+    until: str = BY_MODE
     influence: str | Estimator | Tensor | None = "nora"
     flip_influence: bool = False
     damping: str = "rank"
@@ -145,7 +145,7 @@ class INPO(GradientMethod):
         return self.mode if self.until == usual else f"{self.mode} until {self.until}"
 
     def config(self) -> dict[str, Any]:
-        """See `Method.config`; of given scores their hash, since a tensor's text leaves most of them out."""
+        """Return the options; scores as a tensor are named by their hash, since its text leaves most of them out."""
         config = super().config()
         if isinstance(self.influence, Tensor):
             values = self.influence.detach().cpu().double().numpy().tobytes()
@@ -187,11 +187,12 @@ class INPO(GradientMethod):
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
         """Messages scaled by influence, estimated once on the original model."""
         by_name = self.influence if isinstance(self.influence, str) else ""
-        if not self.scale_messages or by_name == "none":
+        if not self.scale_messages or self.influence is None or by_name == "none":
             return super().surroundings(problem)
         paper, partition = self.mode == "paper", problem.partition
         data = partition.data if paper else partition.retain_data
-        index, named = data.edge_index, slice(None)
+        index: Tensor = data.edge_index
+        named: slice | Tensor = slice(None)
         if paper:
             index, _ = add_remaining_self_loops(index, num_nodes=data.num_nodes)
             touched = torch.zeros(data.num_nodes, dtype=torch.bool, device=index.device)

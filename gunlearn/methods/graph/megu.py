@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from gunlearn.core.checks import check_number
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.losses import NLL, GradientAscent, Loss, Objective, Prediction, functional
-from gunlearn.methods.base import Outcome, Problem, check_whole, fill_in
+from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_whole, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod
 from gunlearn.methods.graph.entities import (
     check_read,
@@ -72,14 +72,14 @@ class MEGU(GradientMethod):
         read: where entities are read, `"original"` or `"isolated"`.
     """
 
-    epochs: int | None = None  # type: ignore[assignment]
-    lr: float | None = None  # type: ignore[assignment]
+    epochs: int = BY_MODE
+    lr: float = BY_MODE
     mode: str = "default"
-    kappa: float | None = None
-    temperature: float | None = None
+    kappa: float = BY_MODE
+    temperature: float = BY_MODE
     num_hops: int = 2
-    init: str | None = None
-    read: str | None = None
+    init: str = BY_MODE
+    read: str = BY_MODE
 
     name = "megu"
     summary = "an operator on the logits unlearns, the weights evolve with it and keep the neighbourhood"
@@ -132,7 +132,7 @@ class MEGU(GradientMethod):
 
     def notes(self, problem: Problem, parts: Parts) -> dict[str, Any]:
         """Add `"neighbours"`, the number of highly influenced ones."""
-        return {**super().notes(problem, parts), "neighbours": parts.num_influenced}
+        return {**super().notes(problem, parts), "neighbours": cast(MutualParts, parts).num_influenced}
 
     def run(self, problem: Problem) -> Outcome:
         """Let an operator on the logits learn along."""
@@ -242,9 +242,8 @@ class Follow(Loss):
         return ("logits", "embeddings")
 
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
-        """See `functional.kl_divergence`."""
-        leader = current.embeddings.detach() / self.temperature
-        return functional.kl_divergence(current.logits / self.temperature, leader, bernoulli=False)
+        leader = current.require("embeddings").detach() / self.temperature
+        return functional.kl_divergence(current.require("logits") / self.temperature, leader, bernoulli=False)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -47,12 +47,13 @@ class GraphTask(Task):
 
     def adopt(self, model: nn.Module) -> nn.Module:
         """Let layers with `cached=True` forget the one graph they saw: it holds the forgotten edges."""
-        for module in model.modules():
-            if getattr(module, "cached", None) is True:
-                module.cached = False
+        layers: Iterable[Any] = model.modules()
+        for layer in layers:
+            if getattr(layer, "cached", None) is True:
+                layer.cached = False
                 for name in CACHES:
-                    if name in module.__dict__:
-                        setattr(module, name, None)
+                    if name in layer.__dict__:
+                        setattr(layer, name, None)
         return model
 
     def remarks(self, model: nn.Module) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.errors import GunlearnError
-from gunlearn.nn.kernels.subgraph import k_hop_subgraph, propagation_depth
+from gunlearn.nn.kernels.subgraph import Subgraph, k_hop_subgraph, propagation_depth
 from gunlearn.requests.training_graph import num_graphs
 from gunlearn.seed import isolated_rng
 
@@ -42,7 +42,7 @@ def beside(
         The joint graph, and the function from node numbers of the original (among `seeds`) to its own.
     """
     part, place = original, lambda nodes: nodes
-    if model is not None and seeds.numel():
+    if model is not None and encode is not None and seeds.numel():
         found = _cut(original, seeds.unique(), model, encode)
         if found is not None:
             part, place = found.data, found.relabel
@@ -66,7 +66,9 @@ def is_joint(data: Data, partition: Any) -> bool:
     return data is not partition.data and data is not partition.retain_data
 
 
-def _cut(original: Data, seeds: Tensor, model: nn.Module, encode: Callable[[nn.Module, Data], Tensor]):
+def _cut(
+    original: Data, seeds: Tensor, model: nn.Module, encode: Callable[[nn.Module, Data], Tensor]
+) -> Subgraph | None:
     probe = copy.deepcopy(model).eval()
     try:
         with isolated_rng(), torch.no_grad():

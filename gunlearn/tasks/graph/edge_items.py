@@ -131,8 +131,9 @@ class EdgeParts(Parts):
         return self._items(self.retain[:, index.to(self.retain.device)], 1.0, fixed=False, weight=weight)
 
     def sample(self, names: Collection[str]) -> dict[str, EdgeItems]:
-        """See `Parts.sample`."""
-        out, edges, fresh = {}, None, None
+        out: dict[str, EdgeItems] = {}
+        edges: EdgeItems | None = None
+        fresh: EdgeItems | None = None
         for name in names:
             if name == "forget" and name in self._fixed:
                 fixed, draw = self._fixed[name], self.forget_draw
@@ -142,9 +143,12 @@ class EdgeParts(Parts):
                 known = [n for n in self.names if n in self._fixed or n != "forget"]
                 raise InvalidInputError(f"Expected a part among {known} (got '{name}')")
             edges = self._retained() if edges is None else edges
-            if name != "retain_edges" and fresh is None:
+            if name == "retain_edges":
+                out[name] = edges
+                continue
+            if fresh is None:
                 fresh = self._items(self.sampler.sample(edges.label.numel()), 0.0, fixed=False)
-            out[name] = {"retain_edges": edges, "non_edges": fresh}.get(name) or edges.followed_by(fresh)
+            out[name] = fresh if name == "non_edges" else edges.followed_by(fresh)
         return out
 
 

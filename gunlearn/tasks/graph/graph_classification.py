@@ -35,15 +35,13 @@ class GraphClassification(NodeClassification):
     requests = ("edges", "nodes", "features", "graphs")
 
     def num_rows(self, data: Data) -> int:
-        """See `GraphTask.num_rows`."""
         return num_graphs(data)
 
     def accepted(self, model: nn.Module) -> list[str]:
-        """See `GraphTask.accepted`; the batch vector always."""
+        """Return the arguments that the model takes, the batch vector always."""
         return [*super().accepted(model), "batch"]
 
     def train_items(self, data: Data) -> NodeItems:
-        """See `NodeClassification.train_items`."""
         return training_nodes(data, num_graphs(data))
 
     def forgotten(self, partition: Any) -> NodeItems:
@@ -54,7 +52,6 @@ class GraphClassification(NodeClassification):
         return node_items(data, graphs[torch.isin(graphs, self.train_items(data).index)], num_graphs(data))
 
     def touched(self, partition: Any) -> NodeItems:
-        """See `NodeClassification.touched`."""
         graphs = partition.data.batch[partition.touched_nodes].unique()
         items = node_items(partition.retain_data, graphs, num_graphs(partition.data))
         return NodeItems(items.index[items.label >= 0], items.label[items.label >= 0])
@@ -62,7 +59,7 @@ class GraphClassification(NodeClassification):
     def graphs(
         self, partition: Any, message_graph: str, model: nn.Module | None, forget: Tensor
     ) -> tuple[Data, Callable[[Tensor], Tensor]]:
-        """See `GraphTask.graphs`: forgotten graphs are read in a second copy of the batch, as it was."""
+        """Read forgotten graphs in a second copy of the batch, as it was."""
         if message_graph != "retain" or partition.forgets == ("edges",) or not forget.numel():
             return super().graphs(partition, message_graph, None, forget[:0])
         before = num_graphs(partition.data)
@@ -76,5 +73,5 @@ class GraphClassification(NodeClassification):
         return parts
 
     def seeds(self, items: NodeItems) -> Tensor | None:
-        """See `Task.seeds`: rows are graphs, so that there are none to name."""
+        """Return `None`: a row is a graph, so that there are no nodes to name."""
         return None

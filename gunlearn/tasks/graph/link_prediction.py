@@ -47,20 +47,20 @@ class LinkPrediction(GraphTask):
     requests = ("edges", "nodes", "features")
 
     def __init__(self, negatives: str = "non_edges") -> None:
-        """See the class."""
         if negatives not in ("non_edges", "uniform"):
             raise InvalidInputError(f"Expected 'negatives' to be 'non_edges' or 'uniform' (got '{negatives}')")
         self.negatives = negatives
 
     def entry(self, model: nn.Module) -> Callable[..., Any]:
-        """See `GraphTask.entry`: the model's own `encode`, where it has one."""
-        return model.encode if hasattr(model, "encode") else model
+        """Return the model's own `encode`, where it has one."""
+        return getattr(model, "encode", model)
 
     def decode(self, model: nn.Module, outputs: Tensor, items: EdgeItems) -> Prediction:
         """Bernoulli prediction of each pair; `logits` `[num_items]` are the scores."""
         ends = outputs[items.edge_label_index.t()] if items.embeddings else None
-        if hasattr(model, "decode"):
-            score = model.decode(outputs, items.edge_label_index, **_as_logits(model))
+        decode = getattr(model, "decode", None)
+        if decode is not None:
+            score = decode(outputs, items.edge_label_index, **_as_logits(model, decode))
             if not isinstance(score, Tensor) or score.numel() != items.label.numel():
                 got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
                 raise UnsupportedModelError(f"Expected 'decode' to score {items.label.numel()} pairs (got {got})")
@@ -68,31 +68,29 @@ class LinkPrediction(GraphTask):
         elif ends is not None:  # gathered already: the gradient comes back in one piece as well
             score = (ends[:, 0] * ends[:, 1]).sum(dim=-1)
         else:
-            score = [chunk.inner_product(outputs) for chunk in items.chunks]
-            score = score[0] if len(score) == 1 else torch.cat(score)
+            scores = [chunk.inner_product(outputs) for chunk in items.chunks]
+            score = scores[0] if len(scores) == 1 else torch.cat(scores)
         sign = 2 * items.label - 1
         weight = None if items.weight is None else items.weight.to(score)
         return Prediction(log_prob=logsigmoid(sign * score), logits=score, embeddings=ends, weight=weight)
 
     def seeds(self, items: EdgeItems) -> Tensor:
-        """See `Task.seeds`: both end points."""
+        """Return both end points."""
         return items.edge_label_index.flatten()
 
     def relabel(self, items: Any, subgraph: Subgraph) -> Any:
-        """See `Task.relabel`."""
         size = subgraph.data.num_nodes
         chunks = tuple(EdgePattern(subgraph.relabel(chunk.edge_index), size) for chunk in items.chunks)
         return replace(items, chunks=chunks)
 
     def reading(self, items: EdgeItems, index: Tensor, ends: Tensor, num_rows: int) -> EdgeItems:
-        """See `Task.reading`."""
         return EdgeItems((EdgePattern(ends, num_rows),), items.label[index], fixed=False)
 
     def reader(
         self, model: nn.Module, parts: Parts, names: tuple[str, ...], options: BatchOptions, around: Any
     ) -> Reader:
         """Cut the graph into random parts where `sampler="random_node"` asks for that."""
-        if options.sampler == "random_node":
+        if options.sampler == "random_node" and isinstance(parts, EdgeParts):
             return RandomNodeReader(self, parts, names, options, around)
         return super().reader(model, parts, names, options, around)
 
@@ -122,7 +120,7 @@ class LinkPrediction(GraphTask):
         return parts
 
     def training_parts(self, data: Data) -> EdgeParts:
-        """See `Task.training_parts`; negatives avoid the edges of `data` alone."""
+        """Return all edges as retained ones; negatives avoid the edges of `data` alone."""
         return EdgeParts(data, None, one_direction(data), data.edge_index, self.negatives, data.get(GONE))
 
     def validation_items(self, data: Data) -> EdgeItems | None:
@@ -169,9 +167,9 @@ def one_direction(data: Data) -> Tensor:
     return edges[:, edges[0] <= edges[1]] if is_undirected(edges, num_nodes=data.num_nodes) else edges
 
 
-def _as_logits(model: nn.Module) -> dict[str, bool]:
-    """The switch that makes `decode` leave out its sigmoid, where there is one: it must not be applied twice."""
-    own = inspect.signature(model.decode).parameters
+def _as_logits(model: nn.Module, decode: Callable[..., Any]) -> dict[str, bool]:
+    """Return the switch that makes `decode` leave out its sigmoid, where there is one: it must not be applied twice."""
+    own = inspect.signature(decode).parameters
     handed_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in own.values())
     decoder = getattr(model, "decoder", None) if handed_on else None
     inner = {} if decoder is None else inspect.signature(getattr(decoder, "forward", decoder)).parameters

@@ -25,7 +25,6 @@ class NegativeSampler:
     def __init__(
         self, edge_index: Tensor, num_nodes: int, avoid_edges: bool = True, gone: Tensor | None = None
     ) -> None:
-        """See the class."""
         self.nodes = None if gone is None else (~gone[:num_nodes]).nonzero().view(-1).to(edge_index.device)
         room = num_nodes if self.nodes is None else self.nodes.numel()
         if room < 2:
@@ -35,7 +34,7 @@ class NegativeSampler:
         if self.known is not None:
             row, col = self.known // num_nodes, self.known % num_nodes
             pairs = row != col
-            if self.nodes is not None:
+            if gone is not None:
                 pairs &= ~(gone[row] | gone[col])
             if int(pairs.sum()) >= room * (room - 1):
                 raise InvalidInputError("Expected a graph with absent edges to draw from (got a complete graph)")

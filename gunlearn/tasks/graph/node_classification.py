@@ -89,7 +89,7 @@ class NodeParts(Parts):
             self.draw = draw
 
     def sample(self, names: Collection[str]) -> dict[str, NodeItems]:
-        """See `Parts.sample`.
+        """Return the nodes of the named parts.
 
         Raises:
             UnsupportedMethodError: the forget part of an edge request: a forgotten edge has no label.
@@ -108,10 +108,10 @@ class NodeParts(Parts):
             index, weight = self.draw()
             index = index.to(retain.index.device)
             retain = NodeItems(retain.index[index], retain.label[index], fixed=False, weight=weight)
-        forget = self.forget
-        if forget is not None and self.forget_draw is not None and "forget" in names:
-            forget = forget.take(self.forget_draw()[0].to(forget.index.device))
-        items = {"forget": forget, "retain": retain}
+        items = {"retain": retain}
+        if self.forget is not None and "forget" in names:
+            forget, draw = self.forget, self.forget_draw
+            items["forget"] = forget if draw is None else forget.take(draw()[0].to(forget.index.device))
         return {name: items[name] for name in names}
 
 
@@ -126,7 +126,7 @@ class NodeClassification(GraphTask):
 
     name = "node_classification"
     summary = "which class is this node?"
-    requests = ("edges", "nodes", "features")
+    requests: ClassVar[tuple[str, ...]] = ("edges", "nodes", "features")
     rows = ("logits", "num_classes")
 
     def train_items(self, data: Data) -> NodeItems:
@@ -161,20 +161,16 @@ class NodeClassification(GraphTask):
         return items.index.flatten()
 
     def relabel(self, items: Any, subgraph: Subgraph) -> Any:
-        """See `Task.relabel`."""
         return replace(items, index=subgraph.relabel(items.index))
 
     def reading(self, items: NodeItems, index: Tensor, ends: Tensor, num_rows: int) -> NodeItems:
-        """See `Task.reading`."""
         return NodeItems(ends[0], items.label[index], fixed=False)
 
     def make_parts(self, view: View) -> NodeParts:
-        """See `Task.make_parts`."""
         partition = view.partition
         forget = None if partition.forgets == ("edges",) else self.forgotten(partition)
-        none = partition.touched_nodes[:0]
-        read = forget is not None and view.reads("forget")
-        data, place = self.graphs(partition, view.message_graph, view.model, forget.index if read else none)
+        read = partition.touched_nodes[:0] if forget is None or not view.reads("forget") else forget.index
+        data, place = self.graphs(partition, view.message_graph, view.model, read)
         if forget is not None:
             forget = replace(forget, index=place(forget.index))
         parts = NodeParts(data, self.train_items(partition.retain_data), partition.touched_nodes, forget)
@@ -183,7 +179,6 @@ class NodeClassification(GraphTask):
         return parts
 
     def training_parts(self, data: Data) -> NodeParts:
-        """See `Task.training_parts`."""
         return NodeParts(data, self.train_items(data))
 
     def validation_items(self, data: Data) -> NodeItems | None:

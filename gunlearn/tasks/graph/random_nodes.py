@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -46,9 +46,10 @@ class RandomNodeParts(Parts):
         subgraph: the part that `sample` read last; its items carry its node ids.
     """
 
+    names = EdgeParts.names
+
     def __init__(self, parts: EdgeParts, batch_size: int, seed: int) -> None:
-        """See the class."""
-        self.names, self.data, self.whole = parts.names, parts.data, parts
+        self.data, self.whole = parts.data, parts
         self.num_nodes, num_edges = int(parts.num_nodes), parts.retain.size(1)
         self.num_parts = max(1, -(-num_edges // batch_size))
         size = -(-self.num_nodes // self.num_parts)
@@ -78,7 +79,7 @@ class RandomNodeParts(Parts):
         return self._cut[1]
 
     def sample(self, names: Collection[str]) -> dict[str, EdgeItems]:
-        """See `Parts.sample`; sets `subgraph`."""
+        """Return the items inside the current part; sets `subgraph`."""
         bad = [name for name in names if name == "forget" or name not in self.names]
         if bad:
             known = [name for name in self.names if name != "forget"]
@@ -87,29 +88,30 @@ class RandomNodeParts(Parts):
         nodes, local, graph, retained, known = self._pass()
         n_id, e_id = nodes[place], graph[place]
         self.subgraph = part_of(self.data, n_id, e_id, local[self.data.edge_index[:, e_id]])
+        part = self.subgraph.data
         pairs = whole.retain[:, retained[place]]
         inside = torch.full_like(pairs[0], self.inside, dtype=torch.double).masked_fill_(pairs[0] == pairs[1], 1.0)
         weight = self.num_parts * pairs.size(1) / (whole.retain.size(1) * inside)
-        edges = self._items(local[pairs], 1.0, weight)
-        out, fresh = {}, None
-        for name in names:
-            if name != "retain_edges" and fresh is None:
-                fresh = self._items(self._negatives(local[whole.known[:, known[place]]], pairs.size(1)), 0.0, None)
-            out[name] = {"retain_edges": edges, "non_edges": fresh}.get(name) or edges.followed_by(fresh)
-        return out
+        edges = _items(local[pairs], 1.0, int(part.num_nodes), weight)
+        out = {"retain_edges": edges}
+        if set(names) - set(out):
+            negatives = self._negatives(part, local[whole.known[:, known[place]]], pairs.size(1))
+            out["non_edges"] = _items(negatives, 0.0, int(part.num_nodes))
+            out["retain"] = edges.followed_by(out["non_edges"])
+        return {name: out[name] for name in names}
 
-    def _negatives(self, known: Tensor, number: int) -> Tensor:
-        """Absent pairs inside the part; none where the part has none, being a single node or complete."""
+    def _negatives(self, part: Data, known: Tensor, number: int) -> Tensor:
+        """Draw absent pairs inside a part; none where it has none, being a single node or complete."""
         avoid = self.whole.negatives == "non_edges"
         try:
-            part = self.subgraph.data
-            return NegativeSampler(known, part.num_nodes, avoid, part.get("forgotten_mask")).sample(number)
+            return NegativeSampler(known, int(part.num_nodes), avoid, part.get("forgotten_mask")).sample(number)
         except InvalidInputError:
             return known[:, :0]
 
-    def _items(self, pairs: Tensor, label: float, weight: Tensor | None) -> EdgeItems:
-        label = torch.full((pairs.size(1),), label, device=pairs.device)
-        return EdgeItems((EdgePattern(pairs, self.subgraph.data.num_nodes),), label, fixed=False, weight=weight)
+
+def _items(pairs: Tensor, label: float, num_nodes: int, weight: Tensor | None = None) -> EdgeItems:
+    labels = torch.full((pairs.size(1),), label, device=pairs.device)
+    return EdgeItems((EdgePattern(pairs, num_nodes),), labels, fixed=False, weight=weight)
 
 
 def _inside(part: Tensor, edges: Tensor, num_parts: int) -> tuple[Tensor, ...]:
@@ -134,7 +136,8 @@ class RandomNodeReader(GraphReader):
         if "forget" in names:
             raise UnsupportedMethodError("Expected no forget part for sampler='random_node' (got one); use 'k_hop'")
         # Drawn here, before a checkpoint is read, so that a resumed run has the same permutations.
-        cut = RandomNodeParts(parts, options.batch_size, int(torch.randint(2**31, ())))
+        size = cast(int, options.batch_size)  # `BatchOptions` refuses a sampler without
+        cut = RandomNodeParts(parts, size, int(torch.randint(2**31, ())))
         Reader.__init__(self, cut, nullcontext() if around is None else around)
         self.task, self.names, self.options, self.extract = task, names, options, None
         self._narrow = None
@@ -142,5 +145,5 @@ class RandomNodeReader(GraphReader):
         self.check_around()
 
     def read(self, items: dict, needed: Collection[str] | None = None) -> tuple[Data, dict, Subgraph | None]:
-        """See `Reader.read`."""
-        return self.cut.subgraph.data, items, self.cut.subgraph
+        subgraph = cast(Subgraph, self.cut.subgraph)  # of `sample`, which drew the items
+        return subgraph.data, items, subgraph

@@ -72,9 +72,7 @@ class GraphReader(Reader):
         if always:
             self.check_around()
             if seeds is None:
-                raise UnsupportedMethodError(
-                    f"Expected a task of nodes or pairs for subgraph='always' (got '{self.task.name}')"
-                )
+                raise self._no_seeds()
         if seeds is None or not self._narrows():
             return
         found = small_subgraph(model, self.task, data, seeds, training=True, always=always)
@@ -84,8 +82,14 @@ class GraphReader(Reader):
             self.note = f"{depth}-hop subgraph, {subgraph.ids.numel()} of {data.num_nodes} nodes"
 
     def _seeds(self, items: dict) -> Tensor | None:
-        seeds = [self.task.seeds(item) for item in items.values()]
-        return None if any(s is None for s in seeds) else torch.cat(seeds)
+        given = [self.task.seeds(item) for item in items.values()]
+        seeds = [s for s in given if s is not None]
+        return torch.cat(seeds) if len(seeds) == len(given) else None
+
+    def _no_seeds(self) -> UnsupportedMethodError:
+        return UnsupportedMethodError(
+            f"Expected a task of nodes or pairs to read a part of the graph (got '{self.task.name}')"
+        )
 
     def _narrows(self) -> bool:
         return isinstance(self.around, nullcontext) or hasattr(self.around, "on")
@@ -99,11 +103,13 @@ class GraphReader(Reader):
             )
 
     def read(self, items: dict, needed: Collection[str] | None = None) -> tuple[Data, dict, Subgraph | None]:
-        """See `Reader.read`."""
         if self.extract is None:
             return super().read(items, needed)
         if self._kept is None:
-            seeds = self._seeds(items)  # none where a process has no share: some node stands in, for its zero gradient
+            seeds = self._seeds(items)
+            if seeds is None:
+                raise self._no_seeds()
+            # A process without a share reads some node, for its zero gradient.
             subgraph = self.extract(seeds if seeds.numel() else seeds.new_zeros(1))
             local = {name: self.task.relabel(item, subgraph) for name, item in items.items()}
             if not all(getattr(item, "fixed", False) for item in items.values()):
@@ -112,7 +118,6 @@ class GraphReader(Reader):
         return self._kept[0].data, self._kept[1], self._kept[0]
 
     def surroundings(self, subgraph: Subgraph | None) -> AbstractContextManager:
-        """See `Reader.surroundings`."""
         if subgraph is None or isinstance(self.around, nullcontext):
             return self.around
         if self._narrow is None or self._narrow[0] is not subgraph:
@@ -153,16 +158,15 @@ def small_subgraph(
             statistics may differ), or it cannot run on a part.
     """
     probe, limit = copy.deepcopy(getattr(model, "_orig_mod", model)), data.edge_index.size(1) // 2
-    subgraph, depth, reason = None, 0, "other outputs than on the whole graph"
+    reason = "other outputs than on the whole graph"
     try:
         with isolated_rng():
             depth = propagation_depth(probe, data, task.encode)
         subgraph = k_hop_subgraph(data, seeds, depth, None if always else limit)
-        exact = subgraph is not None and is_exact(probe, task, data, subgraph, seeds, training and not always)
+        if subgraph is not None and is_exact(probe, task, data, subgraph, seeds, training and not always):
+            return subgraph, depth
     except (GunlearnError, RuntimeError, IndexError) as error:  # whatever a model made for one graph raises on another
-        exact, reason = False, str(error)
-    if exact:
-        return subgraph, depth
+        reason = str(error)
     if always:
         raise UnsupportedMethodError(
             f"Expected a model that works on a part of the graph for subgraph='always' (got {reason})"

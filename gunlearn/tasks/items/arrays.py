@@ -62,7 +62,6 @@ class ArrayParts(Parts):
     def __init__(
         self, data: Data, forget_mask: Tensor | None, retain_mask: Tensor, batch_sizes: Mapping[str, int | None]
     ) -> None:
-        """See the class."""
         self.data, self.batch_sizes = data, batch_sizes
         self.draws: dict[str, Draw] = {}
         masks = {"forget": forget_mask, "retain": retain_mask}
@@ -81,7 +80,6 @@ class ArrayParts(Parts):
         self.draws[part] = draw
 
     def sample(self, names: Collection[str]) -> dict[str, ArrayItems]:
-        """See `Parts.sample`."""
         unknown = sorted(set(names) - set(self.index))
         if unknown:
             raise InvalidInputError(f"Expected parts among {list(self.index)} (got {unknown})")
@@ -115,7 +113,6 @@ class ImageClassification(Task):
     requests = ("items",)
 
     def __init__(self, batch_size: int | None = None) -> None:
-        """See the class."""
         self.batch_size = batch_size
 
     def decode(self, model: nn.Module, outputs: None, items: ArrayItems) -> Prediction:

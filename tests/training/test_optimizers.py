@@ -1,0 +1,257 @@
+"""Optimisers and schedulers: PyTorch's by name or a caller's own, against updates by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gunlearn as gu
+from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.losses import ObjectiveValue
+from gunlearn.methods import FineTune
+from gunlearn.training.loop import TrainArguments, fit
+from gunlearn.training.optimizers import PhasedOptimizer, find_optimizer, find_scheduler, make_optimizer
+from tests.methods.cases import make_data, run, same_weights, trained_model
+
+A = torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+B = torch.tensor([1.0, -2.0], dtype=torch.float64)
+
+
+class Quadratic(nn.Module):
+    """x'Ax / 2 - b'x in float64; its gradient is Ax - b."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.tensor([2.0, -1.0], dtype=torch.float64))
+
+    def step(self) -> ObjectiveValue:
+        loss = 0.5 * self.x @ A @ self.x - B @ self.x
+        return ObjectiveValue(loss, {"quadratic": loss.detach()})
+
+
+class Rates(gu.Callback):
+    """Notes the rate of each group before each step."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[float]] = []
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seen.append([group["lr"] for group in kwargs["optimizer"].param_groups])
+
+
+def end(optimizer: Any, steps: int = 5, lr: float = 0.1, weight_decay: float = 0.0, **more: Any) -> Tensor:
+    model = Quadratic()
+    fit(model, model.step, TrainArguments(steps, lr, weight_decay), optimizer=optimizer, **more)
+    return model.x.detach()
+
+
+def sgd(steps: int, lr: float, momentum: float, decay: float) -> Tensor:
+    x, velocity = Quadratic().x.detach().clone(), torch.zeros(2, dtype=torch.float64)
+    for _ in range(steps):
+        velocity = momentum * velocity + A @ x - B + decay * x
+        x = x - lr * velocity
+    return x
+
+
+def adamw(steps: int, lr: float, decay: float) -> Tensor:
+    x, m, v = Quadratic().x.detach().clone(), torch.zeros(2).double(), torch.zeros(2).double()
+    for t in range(1, steps + 1):
+        g = A @ x - B
+        x = x * (1 - lr * decay)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        x = x - lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+    return x
+
+
+def rmsprop(steps: int, lr: float, alpha: float) -> Tensor:
+    x, v = Quadratic().x.detach().clone(), torch.zeros(2, dtype=torch.float64)
+    for _ in range(steps):
+        g = A @ x - B
+        v = alpha * v + (1 - alpha) * g**2
+        x = x - lr * g / (v.sqrt() + 1e-8)
+    return x
+
+
+@pytest.mark.parametrize("spelling", ["SGD", "sgd", "Sgd"])
+def test_sgd_is_the_update_by_hand(spelling: str) -> None:
+    got = end(spelling, weight_decay=0.2, optimizer_options={"momentum": 0.9})
+    torch.testing.assert_close(got, sgd(5, 0.1, 0.9, 0.2), rtol=1e-12, atol=1e-14)
+    for other in (sgd(5, 0.1, 0.0, 0.2), sgd(5, 0.1, 0.9, 0.0)):  # controls: momentum and penalty do something
+        assert (got - other).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("options", [{}, {"fused": False}, {"foreach": True}])
+def test_others_by_hand(options: dict[str, bool]) -> None:
+    got = end("adam_w", weight_decay=0.3, optimizer_options=options)
+    torch.testing.assert_close(got, adamw(5, 0.1, 0.3), rtol=1e-10, atol=1e-12)
+    got = end("RMSprop", optimizer_options={"alpha": 0.9})
+    torch.testing.assert_close(got, rmsprop(5, 0.1, 0.9), rtol=1e-10, atol=1e-12)
+    assert (got - rmsprop(5, 0.1, 0.99)).abs().max() > 1e-3  # control: the option arrives
+
+
+def test_the_callers_choice_of_a_kernel_is_kept() -> None:
+    parameters = list(Quadratic().parameters())
+    assert make_optimizer("adam", parameters, 0.1).defaults["fused"]
+    assert make_optimizer("adam", parameters, 0.1, options={"fused": False}).defaults["fused"] is False
+
+
+def test_lbfgs_finds_the_optimum() -> None:
+    best = torch.linalg.solve(A, B)
+    exact = {"line_search_fn": "strong_wolfe", "tolerance_grad": 1e-14, "tolerance_change": 1e-16}
+    got = end("lbfgs", steps=2, lr=1.0, optimizer_options=exact)
+    torch.testing.assert_close(got, best, rtol=1e-8, atol=1e-8)
+    assert (end("sgd", steps=2) - best).abs().max() > 0.1  # control: not what any optimiser does in two steps
+
+
+def test_optimizers_without_a_penalty() -> None:
+    assert not torch.equal(end("rprop"), Quadratic().x)
+    for name in ("rprop", "LBFGS"):
+        with pytest.raises(InvalidInputError, match="weight_decay"):
+            end(name, weight_decay=0.1)
+
+
+def test_a_factory_is_given_the_parameters_alone() -> None:
+    given = []
+
+    def factory(parameters: Any) -> torch.optim.Optimizer:
+        given.append(parameters)
+        return torch.optim.SGD(parameters, lr=0.05, momentum=0.5)
+
+    torch.testing.assert_close(end(factory, lr=7.0), sgd(5, 0.05, 0.5, 0.0), rtol=1e-12, atol=1e-14)
+    assert [p.shape for p in given[0]] == [(2,)]
+
+
+def test_groups_of_parameters_have_their_own_rates() -> None:
+    model, start = trained_model("gcn"), trained_model("gcn")
+    names = [name for name, _ in model.named_parameters()]
+
+    def factory(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        first, *rest = parameters
+        return torch.optim.SGD([{"params": [first], "lr": 0.0}, {"params": rest, "lr": 0.5}])
+
+    rates = Rates()
+    done = run("finetune", model, make_data(), epochs=2, optimizer=factory, callbacks=[rates]).model
+    assert rates.seen == [[0.0, 0.5]] * 2
+    moved = {name: not torch.equal(value, start.state_dict()[name]) for name, value in done.named_parameters()}
+    assert moved == {name: name != names[0] for name in names}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options", "expected"),
+    [
+        ("StepLR", {"step_size": 2, "gamma": 0.5}, [0.1, 0.1, 0.05, 0.05, 0.025]),
+        ("exponential_lr", {"gamma": 0.9}, [0.1 * 0.9**t for t in range(5)]),
+        ("LambdaLR", {"lr_lambda": lambda t: 1 / (1 + t)}, [0.1 / (1 + t) for t in range(5)]),
+        (lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [3], 0.1), None, [0.1, 0.1, 0.1, 0.01, 0.01]),
+    ],
+)
+def test_rates_of_schedulers(scheduler: Any, options: dict[str, Any] | None, expected: list[float]) -> None:
+    model, rates = Quadratic(), Rates()
+    fit(
+        model,
+        model.step,
+        TrainArguments(5, 0.1),
+        [rates],
+        optimizer="sgd",
+        scheduler=scheduler,
+        scheduler_options=options,
+    )
+    assert [rate for (rate,) in rates.seen] == pytest.approx(expected, rel=1e-12)
+    x = Quadratic().x.detach()
+    for rate in expected:
+        x = x - rate * (A @ x - B)
+    torch.testing.assert_close(model.x.detach(), x, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "sdg"}, "did you mean 'sgd'"),
+        ({"optimizer": 3}, "name of an optimizer of torch.optim, or a function"),
+        ({"scheduler": "StepRL"}, "did you mean 'steplr'"),
+        ({"scheduler": "ReduceLROnPlateau"}, "number of the step alone"),
+        ({"optimizer": torch.optim.SGD, "optimizer_options": {"momentum": 0.9}}, "with a name alone"),
+        ({"optimizer": torch.optim.SGD, "weight_decay": 0.1}, "no 'weight_decay' beside an optimizer's own"),
+        ({"scheduler_options": {"gamma": 0.9}}, "with a name alone"),
+    ],
+)
+def test_refused_at_construction(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((InvalidInputError, InvalidTypeError), match=message):
+        FineTune(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "adam", "optimizer_options": {"momentum": 0.9}}, "arguments that Adam takes .*momentum"),
+        ({"optimizer": "sgd", "optimizer_options": {"momentum": -1.0}}, "arguments that SGD takes .*momentum"),
+        ({"scheduler": "StepLR", "scheduler_options": {"gama": 1}}, "arguments that StepLR takes .*gama"),
+        ({"optimizer": lambda parameters: "sgd"}, "factory to return an optimizer"),
+    ],
+)
+def test_refused_before_the_first_step(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((InvalidInputError, InvalidTypeError), match=message):
+        end(options.pop("optimizer", "adam"), **options)
+
+
+def test_names_are_pytorchs() -> None:
+    assert find_optimizer("AdamW") is find_optimizer("adamw") is torch.optim.AdamW
+    assert find_scheduler("Cosine_Annealing_LR") is torch.optim.lr_scheduler.CosineAnnealingLR
+
+
+class Kill(gu.Callback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = state.step == 3
+        if state.step == 4:
+            raise KeyboardInterrupt
+
+
+def test_a_resumed_run_keeps_momentum_and_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**more: Any) -> gu.Result:
+        options = {"optimizer_options": {"momentum": 0.9}, "scheduler_options": {"step_size": 2, "gamma": 0.5}}
+        options |= {"epochs": 7, "lr": 0.1, "optimizer": "sgd", "scheduler": "StepLR", **more}
+        return run("finetune", trained_model(), make_data(), **options)
+
+    def resumed() -> gu.Result:
+        with pytest.raises(KeyboardInterrupt):
+            start(callbacks=[Kill()], checkpoint_dir=tmp_path)
+        return start(checkpoint_dir=tmp_path)
+
+    whole = start()
+    assert same_weights(resumed().model, whole.model)
+    for cls in (torch.optim.SGD, torch.optim.lr_scheduler.StepLR):  # control: the state of either matters
+        with monkeypatch.context() as patch:
+            patch.setattr(cls, "load_state_dict", lambda self, state: None)
+            assert not same_weights(resumed().model, whole.model)
+
+
+class Turns(gu.Callback):
+    """Two phases by turns."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if isinstance(kwargs["optimizer"], PhasedOptimizer):
+            kwargs["optimizer"].phase = ("a", "b")[state.step % 2]
+
+
+def phased(parameters: Any) -> PhasedOptimizer:
+    return PhasedOptimizer({name: torch.optim.SGD(parameters, lr=0.1, momentum=0.9) for name in "ab"})
+
+
+def test_phases_keep_their_own_state(tmp_path: Path) -> None:
+    x, velocity = Quadratic().x.detach(), {0: torch.zeros(2).double(), 1: torch.zeros(2).double()}
+    for step in range(6):
+        velocity[step % 2] = 0.9 * velocity[step % 2] + A @ x - B
+        x = x - 0.1 * velocity[step % 2]
+    torch.testing.assert_close(end(phased, 6, callbacks=[Turns()]), x, rtol=1e-12, atol=1e-14)
+    shared = end("sgd", 6, optimizer_options={"momentum": 0.9}, callbacks=[Turns()])
+    assert (shared - x).abs().max() > 1e-2  # control: one state for both ends elsewhere
+    model, args = Quadratic(), TrainArguments(6, 0.1, checkpoint_dir=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, model.step, args, [Turns(), Kill()], optimizer=phased)
+    model = Quadratic()
+    fit(model, model.step, args, [Turns()], optimizer=phased)
+    torch.testing.assert_close(model.x.detach(), x, rtol=1e-12, atol=1e-14)
