@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.functional import jacobian
 from torch.func import functional_call
 from torch_geometric.data import Data
 from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv
@@ -99,6 +101,22 @@ def outputs_at(model: nn.Module, data: Data, theta: Tensor) -> Tensor:
         state[name] = theta[first : first + p.numel()].view_as(p)
         first += p.numel()
     return functional_call(copy.deepcopy(model).eval(), state, (data.x, data.edge_index))
+
+
+def slope(function: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
+    theta = theta.clone().requires_grad_()
+    return torch.autograd.grad(function(theta), theta)[0]
+
+
+def dense_gauss_newton(logits: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
+    """`J^T H_z J` of the mean cross entropy of logits `[n, num_classes]`, or `[n]` for pairs."""
+    jac, z = jacobian(logits, theta), logits(theta)
+    if z.dim() == 1:
+        p = z.sigmoid()
+        return jac.t() @ ((p * (1 - p) / len(p))[:, None] * jac)
+    p = z.softmax(dim=-1)
+    bent = (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]) / len(p)
+    return torch.einsum("nip,nij,njq->pq", jac, bent, jac)
 
 
 class Regression(NodeClassification):

@@ -16,7 +16,17 @@ import gunlearn as gu
 from gunlearn.attribution import EdgeEdit, GIFInfluence, InverseHessian
 from gunlearn.curvature.training_loss import TrainingLoss
 from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError, UnsupportedMethodError
-from tests.attribution.second_order import Regression, graph, net, outputs_at, problem, start, trained
+from tests.attribution.second_order import (
+    Regression,
+    dense_gauss_newton,
+    graph,
+    net,
+    outputs_at,
+    problem,
+    slope,
+    start,
+    trained,
+)
 
 LAMBDA = 0.05
 pytestmark = pytest.mark.filterwarnings("ignore:the model does not look trained")
@@ -35,20 +45,6 @@ def node_loss(model: nn.Module, data: Data, theta: Tensor, mask: str = "train_ma
     return cross_entropy(outputs_at(model, data, theta)[data[mask]], data.y[data[mask]])
 
 
-def slope(function, theta: Tensor) -> Tensor:
-    theta = theta.clone().requires_grad_()
-    return torch.autograd.grad(function(theta), theta)[0]
-
-
-def dense_gauss_newton(model: nn.Module, data: Data, theta: Tensor) -> Tensor:
-    def logits(t: Tensor) -> Tensor:
-        return outputs_at(model, data, t)[data.train_mask]
-
-    jac, p = jacobian(logits, theta), logits(theta).softmax(dim=-1)
-    bent = (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]) / len(p)
-    return torch.einsum("nip,nij,njq->pq", jac, bent, jac)
-
-
 @pytest.fixture(scope="module")
 def case() -> tuple[nn.Module, Data]:
     data = graph()
@@ -58,7 +54,8 @@ def case() -> tuple[nn.Module, Data]:
 def test_edge_edit_is_its_formula_on_dense_matrices(case: tuple[nn.Module, Data]) -> None:
     model, data = case
     theta, given = start(model), problem(model, data, "node_classification")
-    matrix = dense_gauss_newton(model, data, theta) + LAMBDA * torch.eye(len(theta))
+    matrix = dense_gauss_newton(lambda t: outputs_at(model, data, t)[data.train_mask], theta)
+    matrix = matrix + LAMBDA * torch.eye(len(theta))
     s = torch.linalg.solve(matrix, slope(lambda t: node_loss(model, data, t, "val_mask"), theta))
     shift, message = [], []
     for i in range(given.items.num_items):
