@@ -13,7 +13,7 @@ TASKS = {task.name: task for task in (LinkPrediction, NodeClassification, GraphC
 
 
 def as_task(task: str | Task) -> Task:
-    """A task from its name or from itself.
+    """Return a task by its name; a task itself is returned as it is.
 
     Raises:
         InvalidInputError: an unknown name.

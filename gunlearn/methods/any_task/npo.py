@@ -18,7 +18,7 @@ class NPOMethod(GradientMethod):
     predictions from the original model's; the variant `"kl"` is the latter alone.
 
     Args:
-        epochs: optimiser steps.
+        epochs: passes over the items.
         beta: inverse temperature; towards 0 it becomes gradient ascent.
         retain_weight: weight of the retained data's negative log-likelihood; 0 leaves it out.
         kl_weight: weight of the divergence from the original model on the retained data; 0 leaves it out.
@@ -38,11 +38,11 @@ class NPOMethod(GradientMethod):
 
     @property
     def label(self) -> str:
-        """Whether the divergence takes part, and the stop criterion where it is not the usual one."""
+        """Return whether the divergence takes part, and the stop criterion where it is not the usual one."""
         return super().label.replace("default", "kl", 1) if self.kl_weight else super().label
 
     def objective(self) -> Objective:
-        """NPO plus the weighted terms on the retained data."""
+        """Return NPO plus the weighted terms on the retained data."""
         for name in ("retain_weight", "kl_weight"):
             if not getattr(self, name) >= 0:
                 raise InvalidInputError(f"Expected '{name}' >= 0 (got {getattr(self, name)})")
