@@ -55,7 +55,7 @@ class Auto(Method):
     cost = "that of the chosen method"
 
     def __post_init__(self) -> None:
-        """Refuse a budget that is none."""
+        """Refuse a bad budget."""
         if not self.budget > 0:
             raise InvalidInputError(f"Expected 'budget' > 0 (got {self.budget})")
         if not 0 <= self.weight_decay < math.inf:
@@ -65,7 +65,7 @@ class Auto(Method):
         """Accept everything: there is a method for each problem."""
 
     def choose(self, task: Task, partition: Any, model: nn.Module) -> tuple[str, dict[str, Any], str]:
-        """Name of the method, its options, and the rule that picked it."""
+        """Return the name of the method, its options, and the rule that picked it."""
         if isinstance(model, LinearHead) and float(model.alpha) > 0 and task.name == "node_classification":
             large = partition.data.edge_index.size(1) >= MANY_EDGES
             return "scalegun" if large else "cgu", {}, "the model is a linear head trained for certificates"
@@ -96,7 +96,7 @@ class Auto(Method):
 
 
 def share_that_stays(task: Task, partition: Any) -> float:
-    """Share of the training items that stay, by number."""
+    """Return the share of the training items that stay."""
     if task.name == "link_prediction":
         return partition.num_retain / (partition.num_retain + partition.forget_edge_index.size(1))
     before, after = (

@@ -120,12 +120,12 @@ class GradientMethod(Method):
 
     @property
     def reading(self) -> BatchOptions:
-        """How much a step reads."""
+        """Return how much a step reads."""
         return BatchOptions(self.batch_size, self.sampler, self.num_neighbors, self.retain_samples, self.subgraph)
 
     @property
     def label(self) -> str:
-        """The mode, where there is one, and the stop criterion, where it is not the usual one."""
+        """Return the mode, where there is one, and the stop criterion, where it is not the usual one."""
         mode = getattr(self, "mode", "default")
         return mode if self.until == "end" else f"{mode} until {self.until}"
 
@@ -170,11 +170,11 @@ class GradientMethod(Method):
         return None
 
     def penalty(self, model: nn.Module) -> Callable[[], None] | None:
-        """Return what adds a penalty's gradient to that of each step; the recorded losses are without it."""
+        """Return a function that adds a penalty's gradient to that of each step; recorded losses are without it."""
         return None
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
-        """Return what makes, for a model, a context that is entered anew around each training pass; empty by default.
+        """Return a function from a model to a context that each training pass enters anew; empty by default.
 
         One with a method `on(subgraph)` that makes the same context for a part of the graph lets steps read parts.
         """
@@ -190,7 +190,7 @@ class GradientMethod(Method):
             return problem.task.encode(problem.reference, parts.data)
 
     def prepare(self, problem: Problem) -> bool:
-        """Return whether gradients that this left on the model belong to the first step; nothing by default."""
+        """Prepare the model; return whether gradients that this left on it belong to the first step."""
         return False
 
     def adapt(self, problem: Problem, parts: Parts) -> tuple[Change, Callable[[], bool] | None]:
@@ -301,7 +301,7 @@ def no_forget_items(method: str) -> EmptyForgetSetError:
 
 
 def forget_items(parts: Parts, method: str) -> Any:
-    """The items of the forget part.
+    """Return the items of the forget part.
 
     Raises:
         EmptyForgetSetError: there are none: what goes is nothing that the task has an item for.
@@ -313,7 +313,7 @@ def forget_items(parts: Parts, method: str) -> Any:
 
 
 def predict_part(task: Task, model: nn.Module, parts: Parts, name: str) -> Prediction:
-    """What a model says about one part, in the mode it is in."""
+    """Return what a model predicts for one part, in the mode it is in."""
     return task.predict(model, parts.data, parts.sample([name])[name])
 
 
@@ -331,21 +331,21 @@ class FrozenStatistics(AbstractContextManager):
         self.modes: list[bool] = []
 
     def __enter__(self) -> None:
-        """To evaluation mode."""
+        """Set evaluation mode."""
         self.modes = [layer.training for layer in self.layers]
         for layer in self.layers:
             layer.eval()
 
     def __exit__(self, *error: object) -> None:
-        """Back to the modes they had."""
+        """Restore the modes."""
         for layer, mode in zip(self.layers, self.modes, strict=True):
             layer.train(mode)
 
     def on(self, subgraph: Any) -> FrozenStatistics:
-        """The same on a part of the graph."""
+        """Return the same context for a part of the graph."""
         return self
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    """Evaluation mode, no gradients."""
+    """Set evaluation mode and take no gradients; return the model."""
     return model.eval().requires_grad_(False)

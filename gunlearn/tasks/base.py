@@ -25,7 +25,7 @@ STOP_TARGETS = ("separated", "unseen")
 
 @dataclass(frozen=True)
 class View:
-    """What of a problem is read; the arguments of `Task.parts`."""
+    """What to read of a problem: the arguments of `Task.parts`."""
 
     partition: Any
     message_graph: str = "retain"
@@ -33,7 +33,7 @@ class View:
     names: tuple[str, ...] | None = None
 
     def reads(self, name: str) -> bool:
-        """Whether a part will be asked for."""
+        """Return whether a part will be asked for."""
         return self.names is None or name in self.names
 
 
@@ -54,14 +54,14 @@ class Parts(ABC):
 
     @abstractmethod
     def sample(self, names: Collection[str]) -> dict[str, Any]:
-        """Items of the named parts for one step; randomness comes from torch's global generator."""
+        """Return items of the named parts for one step, drawn from torch's global generator where they are random."""
 
     def count(self, name: str) -> int:
         """Return the number of items of a part."""
         return self.sample([name])[name].num_items
 
     def strata(self) -> Tensor:
-        """Stratum of each retained item for `StratifiedSampler`, integers `[num_retained]`.
+        """Return the stratum of each retained item for `StratifiedSampler`, integers `[num_retained]`.
 
         Raises:
             UnsupportedMethodError: the retained items of this task can only be read all at once.
@@ -128,7 +128,7 @@ class Task(ABC):
     requests: ClassVar[tuple[str, ...]] = ()  # kinds of request that name items of this task, empty for any
 
     def encode(self, model: nn.Module, data: Data) -> Any:
-        """One pass over `data`, shared by every part; `None` where there is nothing to share."""
+        """Run one pass over `data`, shared by every part; return `None` where there is nothing to share."""
         return None
 
     #: One pass serves the items of all parts: reading them in batches saves no pass.
@@ -136,21 +136,21 @@ class Task(ABC):
 
     @abstractmethod
     def decode(self, model: nn.Module, outputs: Any, items: Any) -> Prediction:
-        """Prediction for `items`, from what `encode` returned."""
+        """Return the prediction for `items`, from what `encode` returned."""
 
     def seeds(self, items: Any) -> Tensor | None:
-        """Nodes whose rows of `encode`'s output `decode` reads, with repetitions; `None` if it reads anything else.
+        """Return the nodes whose rows of `encode`'s output `decode` reads; `None` if it reads anything else.
 
         Where this names nodes, the output may come from a part of the graph, for items that `relabel` translated.
         """
         return None
 
     def relabel(self, items: Any, subgraph: Subgraph) -> Any:
-        """The same items by the node ids of a part of the graph; needed where `seeds` names nodes."""
+        """Return the same items by the node ids of a part of the graph; needed where `seeds` names nodes."""
         raise NotImplementedError
 
     def reading(self, items: Any, index: Tensor, ends: Tensor, num_rows: int) -> Any:
-        """Some of the items, reading other rows of a table of outputs; needed where `seeds` names nodes.
+        """Return some of the items, which read other rows of a table of outputs; needed where `seeds` names nodes.
 
         Args:
             items: items of this task.
@@ -161,7 +161,7 @@ class Task(ABC):
         raise NotImplementedError
 
     def predict(self, model: nn.Module, data: Data, items: Any) -> Prediction:
-        """`read` after `encode`."""
+        """Run `encode`, then `read`."""
         return self.read(model, self.encode(model, data), items)
 
     def reader(
@@ -188,7 +188,7 @@ class Task(ABC):
         return Reader(parts, around)
 
     def read(self, model: nn.Module, outputs: Any, items: Any) -> Prediction:
-        """`decode`, or the items' own way to be read where they have one (`items.decode(task, model, outputs)`)."""
+        """Run `decode`, or where the items have their own `items.decode(task, model, outputs)`, that."""
         own = getattr(items, "decode", None)
         return self.decode(model, outputs, items) if own is None else own(self, model, outputs)
 
@@ -231,7 +231,7 @@ class Task(ABC):
         raise UnsupportedMethodError(f"Expected link prediction for 'until' (got '{self.name}')")
 
     def adopt(self, model: nn.Module) -> nn.Module:
-        """Make a private copy of a caller's model ready for other data; it is returned."""
+        """Prepare a private copy of a caller's model for other data, and return it."""
         return model
 
     def check_data(self, data: Any) -> Any:
@@ -252,7 +252,7 @@ class Task(ABC):
         return None
 
     def remarks(self, model: nn.Module) -> dict[str, Any]:
-        """Return what a result says of how the model ran."""
+        """Return remarks on how the model ran, for the result."""
         return {}
 
     @abstractmethod
@@ -261,8 +261,8 @@ class Task(ABC):
 
     @abstractmethod
     def training_parts(self, data: Data) -> Parts:
-        """Parts for training a model on all of `data`; only `"retain"` and its kin can be asked for."""
+        """Return the parts for training a model on all of `data`: no `"forget"` part."""
 
     @abstractmethod
     def validation_items(self, data: Data) -> Any | None:
-        """Held-out items to select a base model on, `None` where there are none; never test items."""
+        """Return held-out items to select a base model on, never test items; `None` where there are none."""

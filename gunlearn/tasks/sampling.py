@@ -33,7 +33,7 @@ class BatchOptions:
     subgraph: str = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Refuse bad options."""
         for name, known in (("sampler", SAMPLERS), ("subgraph", SUBGRAPH)):
             if getattr(self, name) not in known:
                 raise InvalidInputError(f"Expected '{name}' among {known} (got {getattr(self, name)!r})")
@@ -53,7 +53,7 @@ class BatchOptions:
 
 
 def edge_strata(edges: Tensor, start: Tensor, edge_index: Tensor, num_nodes: int, num_hops: int = _NUM_HOPS) -> Tensor:
-    """Distance of each edge to a set of nodes, `[num_edges]`: 0 if it touches one, ..., `num_hops + 1` if beyond.
+    """Return the distance of each edge to a set of nodes, `[num_edges]`: 0 if it touches one, `num_hops + 1` if beyond.
 
     Args:
         edges: the edges to sort into strata, `[2, num_edges]`; the nearer end point counts.
@@ -73,7 +73,7 @@ def edge_strata(edges: Tensor, start: Tensor, edge_index: Tensor, num_nodes: int
 
 
 def allocate(population: Tensor, num_samples: int, floor: int) -> Tensor:
-    """How many items to draw from each stratum, `[num_strata]`: in proportion to its size, yet at least `floor`.
+    """Return how many items to draw from each stratum, `[num_strata]`: in proportion to its size, at least `floor`.
 
     Args:
         population: size of each stratum.
@@ -129,7 +129,7 @@ class StratifiedSampler:
         self.weight = torch.repeat_interleave(weight, self.count).to(stratum.device)
 
     def __call__(self) -> tuple[Tensor, Tensor]:
-        """Indices of one draw and their weights, `[num_samples]` each; from torch's global generator."""
+        """Draw indices and their weights, `[num_samples]` each, from torch's global generator."""
         drawn = [
             items[distinct(items.numel(), n, items)] for items, n in zip(self.order, self.count.tolist(), strict=True)
         ]
@@ -137,7 +137,7 @@ class StratifiedSampler:
 
 
 def distinct(population: int, count: int, like: Tensor) -> Tensor:
-    """`count` different numbers below `population`, all sets equally likely; costs what `count` does."""
+    """Draw `count` different numbers below `population`, all sets equally likely; the cost grows with `count` alone."""
     if 2 * count >= population:
         return torch.randperm(population, device=like.device)[:count]
     chosen = like.new_empty(0)
@@ -158,7 +158,7 @@ class ShuffledBatches:
         seed: of the permutations.
 
     Attributes:
-        step: number of the batch to hand out, set by whoever counts steps.
+        step: number of the batch to hand out; the caller sets it.
     """
 
     def __init__(self, num_items: int, batch_size: int, seed: int) -> None:
@@ -168,11 +168,11 @@ class ShuffledBatches:
 
     @property
     def place(self) -> int:
-        """Number of the current batch within its pass."""
+        """Return the number of the current batch within its pass."""
         return self.step % self.num_batches
 
     def order(self) -> Tensor:
-        """The permutation of the current pass, `[num_items]`, on the CPU."""
+        """Return the permutation of the current pass, `[num_items]`, on the CPU."""
         number = self.step // self.num_batches
         if number != self._pass:
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
@@ -180,5 +180,5 @@ class ShuffledBatches:
         return self._order
 
     def __call__(self) -> tuple[Tensor, None]:
-        """Indices of the current batch."""
+        """Return the indices of the current batch."""
         return self.order()[self.place * self.batch_size : (self.place + 1) * self.batch_size], None

@@ -81,11 +81,11 @@ class StatefulCallback(Callback):
     """A callback whose state goes into checkpoints, so that a resumed run has it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values."""
+        """Return tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned, before `on_train_begin`."""
+        """Restore what `state_dict` returned; called before `on_train_begin`."""
 
 
 class EarlyStopping(Callback):

@@ -66,12 +66,12 @@ class Feed(Callback):
 
     @property
     def counts_steps(self) -> bool:
-        """Whether the loop must tell when a step begins."""
+        """Return whether the loop must tell when a step begins."""
         return bool(self.draws)
 
     @property
     def note(self) -> str:
-        """What the steps read, for the result."""
+        """Return what the steps read, for the result."""
         return self.reader.note
 
     def _limit(self, parts: Parts, whole_forget: bool) -> None:

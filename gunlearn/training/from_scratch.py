@@ -67,7 +67,7 @@ def train_from_scratch(
 
 
 def reset_model(model: nn.Module) -> nn.Module:
-    """A copy of `model` with newly drawn weights, through each module's own `reset_parameters`.
+    """Return a copy of `model` with newly drawn weights, by each module's own `reset_parameters`.
 
     Models of transformers are built anew from their configuration.
 

@@ -161,7 +161,7 @@ class PhasedOptimizer:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups of the phase's optimiser."""
+        """Return the parameter groups of the phase's optimiser."""
         return self.optimizers[self.phase].param_groups
 
     def step(self) -> None:
@@ -169,14 +169,14 @@ class PhasedOptimizer:
         self.optimizers[self.phase].step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
+        """Drop the gradients."""
         self.optimizers[self.phase].zero_grad(set_to_none=set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of all of them."""
+        """Return the state of all of them."""
         return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state[name])

@@ -2,7 +2,7 @@
 
 `accelerate launch` starts the same script in every process; nothing in the script changes. All processes keep the same
 model, random state and history: every one draws the same items, decodes each `world`-th of them, and steps by the mean
-gradient. What one process would compute, they compute together, up to the order of sums.
+gradient. The results are those of one process, up to the order of sums.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from gunlearn.seed import isolated_rng
 
 
 def world_size() -> int:
-    """Number of processes that a launcher (`accelerate launch`, `torchrun`) says it started; 1 without one."""
+    """Return the number of processes that a launcher (`accelerate launch`, `torchrun`) started; 1 without one."""
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 @functools.cache
 def processes() -> Processes:
-    """The processes that train together; found out once.
+    """Return the processes that train together; detected once.
 
     Raises:
         MissingExtraError: several were launched, and `accelerate` is not installed.
@@ -55,7 +55,7 @@ def processes() -> Processes:
 
 
 class Processes:
-    """The processes that train together. Alone, every method hands back what it was given.
+    """The processes that train together. With one alone, every method returns what it was given.
 
     Args:
         rank: number of this process.
@@ -72,20 +72,20 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this one writes files and shows progress."""
+        """Return whether this process writes files and shows progress."""
         return self.rank == 0
 
     def share(self, items: Mapping[str, Any]) -> dict[str, Any]:
-        """This process's items of each part: every `world`-th, from `rank` on."""
+        """Return this process's items of each part: every `world`-th, from `rank` on."""
         return dict(items) if self.world == 1 else {k: v.share(self.rank, self.world) for k, v in items.items()}
 
     def rows(self, values: Tensor) -> Tensor:
-        """The rows of `values` `[num_items, ...]` that belong to this process's share."""
+        """Return the rows of `values` `[num_items, ...]` that belong to this process's share."""
         return values if self.world == 1 else values[self.rank :: self.world]
 
     @contextmanager
     def apart(self, model: nn.Module) -> Iterator[None]:
-        """Around what each process computes for its own share: random numbers differ, and are alike again afterwards.
+        """Let random numbers differ between processes inside the block, where each computes on its own share.
 
         Raises:
             UnsupportedModelError: batch normalisation ran on the share, where it would need all items.
@@ -112,7 +112,7 @@ class Processes:
         current: Mapping[str, Prediction],
         reference: Mapping[str, Prediction] | None = None,
     ) -> ObjectiveValue:
-        """The objective on this process's share, so weighted that the mean over processes is its value on all items.
+        """Return the objective on this process's share, weighted so that its mean over processes is that of all items.
 
         Args:
             objective: what to minimise.
@@ -138,7 +138,7 @@ class Processes:
         return ObjectiveValue(value.total, {name: factor * term for (name, term), factor in named})
 
     def average(self, value: ObjectiveValue, parameters: Sequence[nn.Parameter] = ()) -> ObjectiveValue:
-        """Means over processes: of the losses, and in place of the gradients that `parameters` hold; one message."""
+        """Return mean losses over processes, and replace the gradients of `parameters` by their means."""
         if self.world == 1:
             return value
         from accelerate.utils import reduce
@@ -156,7 +156,7 @@ class Processes:
         return ObjectiveValue(mean[0][0], dict(zip(value.terms, mean[0][1:], strict=True)))
 
     def agree(self, *numbers: float) -> list[float]:
-        """What the main process says: decisions that hang on rounding must not part the processes."""
+        """Return the main process's numbers: rounding must not let processes decide differently."""
         if self.world == 1:
             return list(numbers)
         from accelerate.utils import broadcast
@@ -164,17 +164,17 @@ class Processes:
         return broadcast(torch.tensor(numbers, dtype=torch.float64, device=self.device)).tolist()
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self.world > 1:
             from accelerate.utils import wait_for_everyone
 
             wait_for_everyone()
 
-    def check_alike(self, model: nn.Module, epoch: int) -> None:
+    def check_alike(self, model: nn.Module, step: int) -> None:
         """Refuse processes that do not start from the same place.
 
         Raises:
-            InvalidInputError: weights, random state or epoch differ, or the model is on another device.
+            InvalidInputError: weights, random state or step differ, or the model is on another device.
         """
         if self.world == 1:
             return
@@ -186,7 +186,7 @@ class Processes:
                 f"Expected the model and its data on this process's device, {self.device} (got {device}); move them to "
                 "accelerate.PartialState().device, or set the environment variable ACCELERATE_USE_CPU=1"
             )
-        digest = hashlib.sha256(str(epoch).encode())
+        digest = hashlib.sha256(str(step).encode())
         for value in (torch.get_rng_state(), *model.parameters(), *model.buffers()):
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         number = int.from_bytes(digest.digest()[:7], "big")

@@ -63,23 +63,23 @@ class Result:
 
     @property
     def data(self) -> Any:
-        """What the model is to be used on: the caller's data without the forgotten items; `None` once loaded."""
+        """Return the caller's data without the forgotten items, which the model is for; `None` once loaded."""
         retained = None if self.partition is None else self.partition.retain_data
         back = getattr(retained, "back", None)  # a table of items, made of whatever the caller had
         return retained if back is None else back(retained)
 
     @property
     def seconds_per_epoch(self) -> float | None:
-        """Mean wall time of an epoch, in seconds; `None` for a method without epochs."""
+        """Return the mean wall time of an epoch, in seconds; `None` for a method without epochs."""
         return self.seconds / self.epochs if self.epochs and self.seconds is not None else None
 
     def cost(self) -> dict[str, float | None]:
-        """What the run took, as a row's figures."""
+        """Return what the run took, as figures of a row."""
         names = ("seconds", "seconds_per_epoch", "epochs", "peak_memory_mb")
         return {name: getattr(self, name) for name in names}
 
     def record(self) -> dict[str, Any]:
-        """Everything but tensors and live objects."""
+        """Return everything but tensors and live objects."""
         skip = {"model", "partition", "task", "original"}
         return {name: value for name, value in self.__dict__.items() if name not in skip}
 
@@ -131,7 +131,7 @@ class Result:
 
 
 def versions() -> dict[str, str]:
-    """Versions that a figure depends on."""
+    """Return the versions of python and of the packages that a figure depends on."""
     try:
         own = version("gunlearn")
     except PackageNotFoundError:

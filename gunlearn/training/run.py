@@ -79,7 +79,7 @@ def private_copy(model: nn.Module, task: Task) -> nn.Module:
 
 
 def fingerprint_of(settings: list[Any], task: Task, seed: int, model: nn.Module, data: Any) -> str:
-    """Of all that decides how a run goes: settings, weights (and which of them are trained), data."""
+    """Return a hash of all that decides how a run goes: settings, weights (and which of them are trained), data."""
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     digest = hashlib.sha256(json.dumps([*settings, task.name, vars(task), seed, trained], default=repr).encode())
     tensors = {**model.state_dict(), **{f"data.{key}": data[key] for key in sorted(data.keys())}}

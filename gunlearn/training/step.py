@@ -14,8 +14,8 @@ from gunlearn.tasks.base import Task
 from gunlearn.training.feeding import Feed
 from gunlearn.training.processes import processes
 
-#: Changes the current predictions before the losses read them. The second argument picks, of values for all forgotten
-#: items `[num_forget, ...]`, those of the step's items.
+#: Changes the current predictions before the losses read them. The second argument takes values of all forgotten items
+#: `[num_forget, ...]` and returns those of the items at hand.
 Change = Callable[[dict[str, Prediction], Callable[[Tensor], Tensor]], dict[str, Prediction]]
 
 

@@ -34,7 +34,7 @@ class FineTune(GradientMethod):
     """Go on training on the retained data alone.
 
     Args:
-        epochs: optimiser steps.
+        epochs: passes over the items.
     """
 
     epochs: int = 50
@@ -45,7 +45,7 @@ class FineTune(GradientMethod):
     cost = "`epochs` passes"
 
     def objective(self) -> Objective:
-        """The retained data's negative log-likelihood."""
+        """Return the retained data's negative log-likelihood."""
         return as_objective(NLL(on="retain"))
 
 
@@ -54,7 +54,7 @@ class GradientAscentMethod(GradientMethod):
     """Raise the forget set's loss, nothing else; unbounded, so it collapses if it runs long.
 
     Args:
-        epochs: optimiser steps, 10 in the GNNDelete paper's baseline.
+        epochs: passes over the items, 10 in the GNNDelete paper's baseline.
     """
 
     epochs: int = 10
@@ -64,7 +64,7 @@ class GradientAscentMethod(GradientMethod):
     cost = "`epochs` passes"
 
     def objective(self) -> Objective:
-        """Minus the forget set's negative log-likelihood."""
+        """Return minus the forget set's negative log-likelihood."""
         return as_objective(GradientAscent(on="forget"))
 
 
@@ -73,7 +73,7 @@ class GradDiff(GradientMethod):
     """Raise the forget set's loss while lowering the retained one's (arXiv 2203.12817).
 
     Args:
-        epochs: optimiser steps.
+        epochs: passes over the items.
         retain_weight: weight of the retained data's loss.
         forget_weight: weight of the ascent.
         retain_loss: the retained data's loss, a name of `RETAIN_LOSSES`.

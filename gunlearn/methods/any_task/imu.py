@@ -49,9 +49,9 @@ class IMU(GradientMethod):
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
-        epochs: optimiser steps.
-        lr: Adam's learning rate.
-        weight_decay: Adam's L2 penalty.
+        epochs: passes over the items.
+        lr: learning rate.
+        weight_decay: the optimiser's own.
         scope: what is trained, the `"head"` (the trained module that is defined last) or `"all"`. Weights go by the
             head in both.
         top: share of the items with :math:`I_i < 0` that take part, those of the largest :math:`|I_i|`.
@@ -93,21 +93,21 @@ class IMU(GradientMethod):
         super().__post_init__()
 
     def objective(self) -> Objective:
-        """Gradient ascent; `adapt` puts the weights in."""
+        """Return gradient ascent; `adapt` puts the weights in."""
         return as_objective(GradientAscent(on="forget"))
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
-        """Running statistics stay: every step reads the forget set alone."""
+        """Keep running statistics: every step reads the forget set alone."""
         return FrozenStatistics
 
     def trainable(self, model: nn.Module) -> list[nn.Parameter] | None:
-        """With `scope="head"` the parameters of the last layer."""
+        """Return the parameters of the last layer with `scope="head"`, else `None`."""
         if not any(p.requires_grad for p in model.parameters()):
             raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
         return last_layer(model) if self.scope == "head" else None
 
     def penalty(self, model: nn.Module) -> Callable[[], None] | None:
-        """The subgradient of the L1 penalty on the head; influences are of the plain loss."""
+        """Return a function that adds the L1 penalty's subgradient on the head; influences are of the plain loss."""
         head = last_layer(model)
 
         def add() -> None:
@@ -118,7 +118,7 @@ class IMU(GradientMethod):
         return add if self.l1 else None
 
     def adapt(self, problem: Problem, parts: Parts) -> tuple[Change, Callable[[], bool] | None]:
-        """Weights of the forgotten items, with the mean 1."""
+        """Weigh the forgotten items, with the mean 1."""
         change, stop = super().adapt(problem, parts)
         model = problem.model.eval()
         with second_order(model):
@@ -139,7 +139,7 @@ class IMU(GradientMethod):
 
 
 def head_influence(losses: Tensor, head: list[nn.Parameter], damping: float, probes: int | None = None) -> Tensor:
-    r"""Influence :math:`-g_i^T F^{-1} \bar g` of each item on the mean loss of all, `[num_items]`.
+    r"""Return the influence :math:`-g_i^T F^{-1} \bar g` of each item on the mean loss of all, `[num_items]`.
 
     One backward pass through a backward pass gives all products, whatever the number of items.
 

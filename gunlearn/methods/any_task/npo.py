@@ -19,7 +19,7 @@ class NPOMethod(GradientMethod):
     predictions from the original model's; the variant `"kl"` is the latter alone.
 
     Args:
-        epochs: optimiser steps.
+        epochs: passes over the items.
         beta: inverse temperature; towards 0 it becomes gradient ascent.
         retain_weight: weight of the retained data's loss; 0 leaves it out.
         kl_weight: weight of the divergence from the original model on the retained data; 0 leaves it out.
@@ -43,7 +43,7 @@ class NPOMethod(GradientMethod):
 
     @property
     def label(self) -> str:
-        """Whether the divergence takes part, and the stop criterion where it is not the usual one."""
+        """Return whether the divergence takes part, and the stop criterion where it is not the usual one."""
         return super().label.replace("default", "kl", 1) if self.kl_weight else super().label
 
     def objective(self) -> Objective:

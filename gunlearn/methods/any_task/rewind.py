@@ -46,12 +46,12 @@ class Candidates(StatefulCallback):
             )
 
     def on_train_begin(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
-        """The original model is candidate 0."""
+        """Add the original model as candidate 0."""
         if state.step == 0:
             self._add(kwargs["model"], 0)
 
     def on_epoch_end(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
-        """The next candidate."""
+        """Add the next candidate."""
         self._add(kwargs["model"], state.epoch)
 
     @torch.no_grad()
@@ -92,12 +92,12 @@ class Candidates(StatefulCallback):
 
 
 def labels_of(items: Any) -> Tensor:
-    """The label of each item `[num_items]`, whatever the task."""
+    """Return the label of each item `[num_items]`, whatever the task."""
     return items.label if hasattr(items, "label") else items.y
 
 
 def wrong(prediction: Prediction) -> Tensor:
-    """Which items' own labels are not the most likely ones, boolean `[num_items]`; ties are right."""
+    """Return which items' own labels are not the most likely ones, boolean `[num_items]`; ties are right."""
     logits = prediction.require("logits")
     if logits.shape == prediction.log_prob.shape:  # Bernoulli: less likely than not
         return prediction.log_prob.exp() < 0.5

@@ -59,9 +59,9 @@ class Scrub(GradientMethod):
 
     Args:
         mode: `"default"`, `"paper"` or `"paper_large"`; fills in every option that is `None`.
-        epochs: optimiser steps of both kinds.
-        lr: Adam's learning rate.
-        weight_decay: Adam's L2 penalty.
+        epochs: passes over the items; a pass is one step of either kind unless `batch_size` is set.
+        lr: learning rate.
+        weight_decay: the optimiser's own.
         max_grad_norm: clip the gradient's norm; `math.inf` does not.
         temperature: T.
         alpha: weight of the distance to the teacher on the retained data.
@@ -107,11 +107,11 @@ class Scrub(GradientMethod):
         super().__post_init__()
 
     def objective(self) -> Objective:
-        """All terms of both phases."""
+        """Return the terms of both phases."""
         return self._maximise() + self._minimise()
 
     def objective_at(self, step: int) -> Objective:
-        """The phase that a step belongs to."""
+        """Return the objective of the phase that a step belongs to."""
         cycle, place = divmod(step, self.max_steps + self.min_steps)
         if cycle >= self.max_epochs or place >= self.max_steps:
             return self._minimise()
@@ -125,7 +125,7 @@ class Scrub(GradientMethod):
         return Objective(tuple(term for term in terms if term[0]))
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
-        """Running statistics stay: maximising steps read the forget set alone."""
+        """Keep running statistics: maximising steps read the forget set alone."""
         return FrozenStatistics
 
     def run(self, problem: Problem) -> Outcome:
@@ -182,7 +182,7 @@ class ScrubR(Scrub):
 
 @torch.no_grad()
 def _direction(problem: Problem, model: nn.Module, parts: Parts, temperature: float) -> dict[str, Any]:
-    """How far the forget set went from the teacher, and whether to where it is less or more likely."""
+    """Return how far the forget set went from the teacher, and whether it became less or more likely."""
     after, before = (predict_part(problem.task, m, parts, "forget") for m in (model, problem.reference))
     distance = float(Distillation(temperature)(after, before))
     nll: list[Tensor] = [NLL()(p.replace(weight=None)) for p in (before, after)]

@@ -52,7 +52,7 @@ class SSD(Method):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
 
     def __post_init__(self) -> None:
-        """Fill in the mode's setting, and refuse numbers that cannot be meant."""
+        """Fill in the mode's setting, and refuse bad numbers."""
         if self.mode not in ALPHA:
             raise InvalidInputError(f"Expected 'mode' among {sorted(ALPHA)} (got {self.mode!r})")
         if self.alpha is None:
@@ -64,7 +64,7 @@ class SSD(Method):
 
     @property
     def label(self) -> str:
-        """The mode."""
+        """Return the mode."""
         return self.mode
 
     def run(self, problem: Problem) -> Outcome:
@@ -79,7 +79,7 @@ class SSD(Method):
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
             raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
-        rest = "retain_edges" if "retain_edges" in parts.names else "retain"  # a random non-edge is nobody's data
+        rest = "retain_edges" if "retain_edges" in parts.names else "retain"  # random non-edges are no data
         items = parts.sample(["forget", rest])
         outputs = task.encode(model, parts.data)
         losses = {name: -sum_tokens(task.decode(model, outputs, item).log_prob) for name, item in items.items()}
@@ -107,7 +107,7 @@ class SSD(Method):
 
 
 def others(items: Any, forget: Any) -> Tensor | slice:
-    """Which items are not among the forgotten ones: those that lose features alone are both, and count once.
+    """Return which items are not among the forgotten ones: items that only lose features are in both, and count once.
 
     Args:
         items: pairs, nodes or graphs by their numbers, or independent items, of which none is both.

@@ -21,7 +21,7 @@ from gunlearn.training.step import Change
 
 
 def weighted(forget: tuple[float, Loss], retain: tuple[float, Loss]) -> Objective:
-    """Two terms, of which the second may weigh nothing."""
+    """Return an objective of those terms whose weight is not 0."""
     return Objective(tuple(term for term in (forget, retain) if term[0]))
 
 
@@ -33,8 +33,8 @@ class RandomLabel(GradientMethod):
     is one or is none) gets the opposite one. The idea is that of "Amnesiac Machine Learning" (arXiv 2010.10981).
 
     Args:
-        epochs: optimiser steps.
-        lr: Adam's learning rate.
+        epochs: passes over the items.
+        lr: learning rate.
         retain_weight: weight of the retained data's loss; 0 leaves it out.
     """
 
@@ -49,12 +49,12 @@ class RandomLabel(GradientMethod):
     cost = "`epochs` passes"
 
     def objective(self) -> Objective:
-        """The loss of the other labels (`adapt` puts them in) and the weighted retained one."""
+        """Return the loss of the other labels (`adapt` puts them in) and the weighted retained one."""
         _check_weight("retain_weight", self.retain_weight)
         return weighted((1.0, NLL(on="forget")), (self.retain_weight, NLL(on="retain")))
 
     def adapt(self, problem: Problem, parts: Parts) -> tuple[Change, Callable[[], bool] | None]:
-        """The likelihood of another label in place of the own one's."""
+        """Put another label's likelihood in the place of the own one's."""
         change, stop = super().adapt(problem, parts)
         label = labels_of(forget_items(parts, self.name))
         draw = torch.rand(label.size(0)).to(label.device)
@@ -68,7 +68,7 @@ class RandomLabel(GradientMethod):
 
 
 def other_log_prob(prediction: Prediction, label: Tensor, draw: Tensor) -> Tensor:
-    """Log-likelihood of a label that is not the item's own.
+    """Return the log-likelihood of a label that is not the item's own.
 
     Args:
         prediction: with `logits`, Bernoulli `[num_items]` or categorical `[num_items, num_classes]`.
@@ -99,8 +99,8 @@ class BadTeacher(GradientMethod):
     not uniform: what it says of similar items is similar. Both teachers read the graph that the model reads.
 
     Args:
-        epochs: optimiser steps.
-        lr: Adam's learning rate.
+        epochs: passes over the items.
+        lr: learning rate.
         retain_weight: weight of the divergence on the retained data; 0 leaves it out.
         temperature: what all logits are divided by, 1 in the paper.
     """
@@ -117,13 +117,13 @@ class BadTeacher(GradientMethod):
     cost = "`epochs` passes"
 
     def objective(self) -> Objective:
-        """Two divergences; `teachers` says from whom."""
+        """Return two divergences; `teachers` says from which models."""
         _check_weight("retain_weight", self.retain_weight)
         forget, retain = (Distillation(self.temperature, on=part) for part in ("forget", "retain"))
         return weighted((1.0, forget), (self.retain_weight, retain))
 
     def teachers(self, problem: Problem) -> dict[str, nn.Module]:
-        """New weights for the forget part."""
+        """Return a model of new weights for the forget part."""
         return {"forget": freeze(reset_model(problem.reference))}
 
 
@@ -138,8 +138,8 @@ class D2DGN(GradientMethod):
     is after the last one. The paper's term on embeddings is left out: not every task has them.
 
     Args:
-        epochs: optimiser steps; about as many as a training takes.
-        lr: Adam's learning rate.
+        epochs: passes over the items; about as many as a training takes.
+        lr: learning rate.
         alpha: weight of the retained part, in (0, 1].
         temperature: what all logits are divided by.
     """
@@ -156,14 +156,14 @@ class D2DGN(GradientMethod):
     cost = "a whole training"
 
     def objective(self) -> Objective:
-        """Two divergences; `teachers` says from whom."""
+        """Return two divergences; `teachers` says from which models."""
         if not 0 < self.alpha <= 1:
             raise InvalidInputError(f"Expected 'alpha' in (0, 1] (got {self.alpha})")
         forget, retain = (Distillation(self.temperature, on=part) for part in ("forget", "retain"))
         return weighted((1 - self.alpha, forget), (self.alpha, retain))
 
     def teachers(self, problem: Problem) -> dict[str, nn.Module]:
-        """New weights for the forget part, others than the student's."""
+        """Return a model of new weights for the forget part, others than the student's."""
         return {"forget": freeze(reset_model(problem.reference))} if self.alpha < 1 else {}
 
     def run(self, problem: Problem) -> Outcome:

@@ -51,8 +51,8 @@ class Cognac(GradientMethod):
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
-        epochs: optimiser steps of all phases; whole cycles end on the descent.
-        lr: Adam's learning rate for the contrast.
+        epochs: passes over the items; a pass is one step of a phase unless `batch_size` is set.
+        lr: learning rate for the contrast.
         ascent_lr: the same for the ascent.
         descent_lr: the same for the descent.
         contrast_steps: steps of a cycle's first phase; 0 leaves it out.
@@ -109,11 +109,11 @@ class Cognac(GradientMethod):
         return PHASES[0] if place < steps[0] else PHASES[1] if place < steps[0] + steps[1] else PHASES[2]
 
     def objective(self) -> Objective:
-        """The terms of all phases."""
+        """Return the terms of all phases."""
         return Contrast(self.margin, on="affected") + GradientAscent(on="forget") + self._descent()
 
     def objective_at(self, step: int) -> Objective:
-        """The phase's."""
+        """Return the objective of the step's phase."""
         phase = self.phase(step)
         if phase == "descent":
             return self._descent()
@@ -124,15 +124,15 @@ class Cognac(GradientMethod):
         return loss + self.alpha * Distillation(self.temperature, on="retain") if self.alpha else loss
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
-        """Batch statistics stay those of training."""
+        """Keep the batch statistics of training."""
         return FrozenStatistics
 
     def rate_at(self, step: int) -> float:
-        """The phase's."""
+        """Return the learning rate of the step's phase."""
         return {"contrast": self.lr, "ascent": self.ascent_lr, "descent": self.descent_lr}[self.phase(step)]
 
     def parts(self, problem: Problem, names: Collection[str]) -> ContrastParts:
-        """Affected nodes in triples, forgotten training nodes as the original graph shows them, those that stay."""
+        """Return affected nodes in triples, forgotten training nodes (on the original graph), and those that stay."""
         task, partition = problem.task, problem.partition
         entities = forgotten_entities(partition)
         nodes = affected(problem, entities, self.num_hops, self.fraction)
@@ -151,7 +151,7 @@ class Cognac(GradientMethod):
 
 @torch.no_grad()
 def affected(problem: Problem, entities: Tensor, num_hops: int, fraction: float) -> Tensor:
-    """The nodes near the entities that depend on them most, by their ids in the whole graph, sorted `[k]`."""
+    """Return the nodes near the entities that depend on them most, sorted ids in the whole graph `[k]`."""
     task, data = problem.task, problem.partition.data
     near = surrounding(data, entities, num_hops)
     turned = copy.copy(data)
@@ -177,11 +177,11 @@ class Contrast(Loss):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Embeddings alone."""
+        """Return embeddings alone."""
         return ("embeddings",)
 
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
-        """One value per item."""
+        """Return one value per item."""
         anchor, positive, negative = current.require("embeddings").unbind(dim=1)
         far = torch.linalg.vector_norm(anchor - negative, dim=-1)
         return torch.linalg.vector_norm(anchor - positive, dim=-1) + (self.margin - far).relu()
@@ -201,11 +201,11 @@ class TripleItems:
 
     @property
     def num_items(self) -> int:
-        """Number of affected nodes."""
+        """Return the number of affected nodes."""
         return self.index.size(0)
 
     def share(self, rank: int, world: int) -> TripleItems:
-        """Every `world`-th triple, from `rank` on."""
+        """Return every `world`-th triple, from `rank` on."""
         return replace(self, index=self.index[rank::world])
 
     def decode(self, task: Task, model: nn.Module, outputs: Tensor) -> Prediction:
@@ -228,7 +228,7 @@ class ContrastParts(Parts):
 
     @property
     def draw(self) -> Draw | None:
-        """What `limit` was given."""
+        """Return what `limit` was given."""
         return self.plain.draw
 
     def strata(self) -> Tensor:
@@ -252,7 +252,7 @@ class ContrastParts(Parts):
 
 
 class Walk:
-    """A random walk of random length; who has nowhere to go, or would end at something forgotten, stays at home.
+    """A random walk of random length, which stays at its start where it has no way or would end at something forgotten.
 
     Args:
         edge_index: `[2, num_edges]`.
@@ -268,7 +268,7 @@ class Walk:
         self.start, self.num_hops, self.avoid = pad(self.degree.cumsum(0), (1, 0)), num_hops, avoid
 
     def __call__(self, nodes: Tensor) -> Tensor:
-        """Where walks from `nodes` end, ids `[k]`."""
+        """Return where walks from `nodes` end, ids `[k]`."""
         place, length = nodes, torch.randint(1, self.num_hops + 1, nodes.shape, device=nodes.device)
         for hop in range(self.num_hops):
             degree = self.degree[place]

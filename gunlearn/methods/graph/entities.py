@@ -20,14 +20,14 @@ READ = ("original", "isolated")
 
 
 def forgotten_entities(partition: Any) -> Tensor:
-    """Nodes that go or lose features, and end points of edges that go by themselves; sorted ids `[k]`."""
+    """Return nodes that go or lose features, and end points of edges that go without their nodes; sorted ids `[k]`."""
     edges, gone = partition.forget_edge_index, partition.forget_nodes
     ends = edges[:, ~torch.isin(edges, gone).any(dim=0)] if "edges" in partition.forgets else edges[:, :0]
     return torch.cat([gone, partition.feature_nodes, ends.flatten()]).unique()
 
 
 def surrounding(data: Data, entities: Tensor, num_hops: int) -> Tensor:
-    """Other nodes within `num_hops` of the entities, sorted ids `[k]`."""
+    """Return the other nodes within `num_hops` of the entities, sorted ids `[k]`."""
     start = torch.zeros(int(data.num_nodes), dtype=torch.bool, device=data.edge_index.device)
     start[entities] = True
     near = k_hop_mask(data.edge_index, start, num_hops) & ~start
@@ -37,7 +37,7 @@ def surrounding(data: Data, entities: Tensor, num_hops: int) -> Tensor:
 def entity_graph(
     task: Task, partition: Any, entities: Tensor, read: str, message_graph: str, model: nn.Module | None
 ) -> tuple[Data, Callable[[Tensor], Tensor]]:
-    """What the model reads, and where in it the entities are.
+    """Return the graph that the model reads, and a function to the entities' places in it.
 
     Args:
         task: how the model is called.
@@ -64,7 +64,7 @@ def check_read(read: str) -> None:
 
 
 def inverted_features(x: Tensor, nodes: Tensor) -> Tensor:
-    """`1 - x` in the rows of `nodes`, the other rows as they are: dense or CSR `[num_nodes, num_features]`.
+    """Return `1 - x` in the rows of `nodes` and `x` in the others: dense or CSR `[num_nodes, num_features]`.
 
     Of CSR features the inverted rows become full ones, the rest stays sparse.
     """

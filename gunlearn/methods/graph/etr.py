@@ -91,7 +91,7 @@ class ETR(Method):
 
     @property
     def label(self) -> str:
-        """The mode."""
+        """Return the mode."""
         return self.mode
 
     def run(self, problem: Problem) -> Outcome:
@@ -134,7 +134,7 @@ class ETR(Method):
 
 
 def removed_items(task: Task, partition: Any) -> Any:
-    """Training items that are none any more, to be read on the original graph; possibly none."""
+    """Return the training items that go, to be read on the original graph; possibly none."""
     if isinstance(task, LinkPrediction):
         return task.edge_items(partition.data, partition.forget_edge_index)
     gone = partition.forget_nodes
@@ -142,7 +142,7 @@ def removed_items(task: Task, partition: Any) -> Any:
 
 
 def within_reach(problem: Problem, items: Any) -> Tensor:
-    """Which items' outputs the request may change: an end within as many hops as the model has, `[num_items]`."""
+    """Return which items' outputs the request may change, `[num_items]`: those with an end within the model's reach."""
     encode = partial(
         GraphTask.encode, cast(GraphTask, problem.task)
     )  # the plain pass: it only counts layers, on a few nodes
@@ -189,7 +189,7 @@ def erase(
 
 
 def quantile(values: Tensor, q: float) -> Tensor:
-    """`torch.quantile` by linear interpolation, for tensors of any size."""
+    """Return `torch.quantile` by linear interpolation, for tensors of any size."""
     values = values.flatten()
     place = q * (values.numel() - 1)
     low, high = (values.kthvalue(int(k) + 1).values for k in (math.floor(place), math.ceil(place)))
@@ -197,7 +197,7 @@ def quantile(values: Tensor, q: float) -> Tensor:
 
 
 def _smoothed(prediction: Prediction, smoothing: float) -> Tensor:
-    """Negative log-likelihoods with smoothed labels, `[num_items]`."""
+    """Return negative log-likelihoods with smoothed labels, `[num_items]`."""
     nll = -prediction.log_prob
     if not smoothing:
         return nll
@@ -208,7 +208,7 @@ def _smoothed(prediction: Prediction, smoothing: float) -> Tensor:
 
 
 def _gradient(losses: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Gradient of the losses' sum; zeros where it does not depend on a parameter."""
+    """Return the gradient of the losses' sum; zeros where it does not depend on a parameter."""
     if not losses.numel():
         return [torch.zeros_like(p) for p in parameters]
     found = torch.autograd.grad(losses.sum(), list(parameters), retain_graph=True, allow_unused=True)

@@ -62,7 +62,7 @@ class INPO(GradientMethod):
         mode: `"default"` or `"paper"`.
         dataset: name of the data set whose paper settings to take (`PRESETS`); Cora's where it has none, which
             `result.notes["preset"]` tells.
-        epochs: optimiser steps; `None` takes the mode's.
+        epochs: passes over the items; `None` takes the mode's.
         lr: learning rate; `None` takes the mode's.
         weight_decay: L2 penalty; `None` takes the mode's.
         max_grad_norm: clip the gradient's norm.
@@ -135,12 +135,12 @@ class INPO(GradientMethod):
 
     @property
     def preset(self) -> str:
-        """Name of the data set whose settings paper mode takes."""
+        """Return the name of the data set whose settings paper mode takes."""
         return next((name for name in PRESETS if name.lower() == str(self.dataset).lower()), "Cora")
 
     @property
     def label(self) -> str:
-        """Mode, and the stop criterion where it is not the mode's."""
+        """Return the mode, and the stop criterion where it is not the mode's."""
         usual = (_PAPER if self.mode == "paper" else _DEFAULT)["until"]
         return self.mode if self.until == usual else f"{self.mode} until {self.until}"
 
@@ -153,7 +153,7 @@ class INPO(GradientMethod):
         return config
 
     def objective(self) -> Objective:
-        """The paper's three terms, or the repaired ones."""
+        """Return the paper's three terms, or the repaired ones."""
         paper = self.mode == "paper"
         terms = [
             (1.0, NPO(beta=self.beta, ratio_offset=1e-4 if paper else 0.0, on="forget")),
@@ -164,19 +164,19 @@ class INPO(GradientMethod):
         return Objective(tuple((weight, loss) for weight, loss in terms if weight))
 
     def notes(self, problem: Problem, parts: Parts) -> dict[str, Any]:
-        """Remarks for the result."""
+        """Add `"preset"` in paper mode."""
         paper = {"preset": self.preset} if self.mode == "paper" else {}
         return {**super().notes(problem, parts), **paper}
 
     @torch.no_grad()
     def reference_outputs(self, problem: Problem, parts: Parts, around: AbstractContextManager) -> Any:
-        """Paper mode: the original model with plain messages on the full graph."""
+        """Return the original model's outputs; in paper mode with plain messages on the full graph."""
         if self.mode == "paper":
             return problem.task.encode(problem.reference, problem.partition.data)
         return super().reference_outputs(problem, parts, around)
 
     def prepare(self, problem: Problem) -> bool:
-        """Paper mode: leave the influence estimate's gradient, `sum(y * stop_gradient(y))`, on the parameters."""
+        """Leave the influence estimate's gradient, `sum(y * stop_gradient(y))`, on the parameters in paper mode."""
         if self.mode != "paper":
             return False
         # The mode in which the caller left the model must not matter (dropout, BatchNorm's running averages).
@@ -185,7 +185,7 @@ class INPO(GradientMethod):
         return True
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
-        """Messages scaled by influence, estimated once on the original model."""
+        """Scale messages by influence, estimated once on the original model."""
         by_name = self.influence if isinstance(self.influence, str) else ""
         if not self.scale_messages or self.influence is None or by_name == "none":
             return super().surroundings(problem)

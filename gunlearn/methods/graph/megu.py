@@ -63,8 +63,8 @@ class MEGU(GradientMethod):
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
-        epochs: optimiser steps, 30 in the paper.
-        lr: Adam's learning rate.
+        epochs: passes over the items, 30 in the paper.
+        lr: learning rate.
         kappa: weight of the entities' terms.
         temperature: of both divergences.
         num_hops: how far neighbours are looked for.
@@ -108,16 +108,16 @@ class MEGU(GradientMethod):
         super().__post_init__()
 
     def objective(self) -> Objective:
-        """All four terms."""
+        """Return all four terms."""
         unlearn = self.kappa * Follow(self.temperature, on="forget") + self.kappa * GradientAscent(on="forget")
         return unlearn + Follow(self.temperature, on="neighbours") + NLL(on="neighbours")
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
-        """Batch statistics stay those of training."""
+        """Keep the batch statistics of training."""
         return FrozenStatistics
 
     def parts(self, problem: Problem, names: Collection[str]) -> MutualParts:
-        """Entities and highly influenced neighbours; without any of these, the training nodes that stay."""
+        """Return entities and highly influenced neighbours; without such neighbours, the training nodes that stay."""
         task, partition = problem.task, problem.partition
         with torch.no_grad():
             label = task.encode(problem.reference, partition.data).argmax(dim=1)
@@ -135,7 +135,7 @@ class MEGU(GradientMethod):
         return {**super().notes(problem, parts), "neighbours": cast(MutualParts, parts).num_influenced}
 
     def run(self, problem: Problem) -> Outcome:
-        """Let an operator on the logits learn along."""
+        """Unlearn with an operator on the logits that learns along."""
         model = problem.model
         with torch.no_grad():
             logits = problem.task.encode(problem.reference, problem.partition.data)
@@ -154,7 +154,7 @@ class MEGU(GradientMethod):
 
     @torch.no_grad()
     def _changed(self, problem: Problem, model: nn.Module) -> float:
-        """Share of the training nodes that stay whose predicted class is another now.
+        """Return the share of the training nodes that stay whose predicted class changed.
 
         Nothing in the objective holds nodes that are neither entities nor near them, so a model can come to harm.
         """
@@ -176,7 +176,7 @@ class MEGU(GradientMethod):
 
 
 def influenced(partition: Any, entities: Tensor, num_hops: int) -> Tensor:
-    """Highly influenced neighbours of the entities, sorted ids `[k]`; see `MEGU`."""
+    """Return the highly influenced neighbours of the entities, sorted ids `[k]`; see `MEGU`."""
     data, near = partition.data, surrounding(partition.data, entities, num_hops)
     if not near.numel():
         return near
@@ -196,7 +196,7 @@ def influenced(partition: Any, entities: Tensor, num_hops: int) -> Tensor:
 
 
 def gap(similarity: Tensor) -> float:
-    """The first of 0.1, 0.2, ... that lies above some similarities, with none in the 0.1 beyond it."""
+    """Return the first of 0.1, 0.2, ... that lies above some similarities, with none in the 0.1 below it."""
     count = 0
     for tenth in range(1, 11):
         now = int((similarity <= tenth / 10).sum())
@@ -207,7 +207,7 @@ def gap(similarity: Tensor) -> float:
 
 
 def _columns(x: Tensor, start: int) -> Tensor:
-    """Some columns of dense or CSR features, dense `[num_nodes, k]`."""
+    """Return some columns of dense or CSR features, dense `[num_nodes, k]`."""
     stop = min(start + _COLUMNS, x.size(1))
     if x.layout == torch.strided:
         return x[:, start:stop].contiguous()
@@ -238,7 +238,7 @@ class Follow(Loss):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Both heads."""
+        """Return both heads."""
         return ("logits", "embeddings")
 
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:

@@ -48,7 +48,7 @@ def check_influence(influence: Any, damping: str) -> None:
 
 
 def pair_scores(problem: Problem, data: Data, influence: str | Estimator | Tensor, index: Tensor) -> Tensor:
-    """Influence of each pair of `index`, `[num_pairs]`.
+    """Return the influence of each pair of `index`, `[num_pairs]`.
 
     Args:
         problem: the unlearning problem.
@@ -91,7 +91,7 @@ def pair_scores(problem: Problem, data: Data, influence: str | Estimator | Tenso
 
 
 def damped(score: Tensor, scale: Tensor, edge_index: Tensor, damping: str = "rank") -> Tensor:
-    r"""Message scales in the order of `score`: the higher, the smaller.
+    r"""Return message scales in the order of `score`: the higher, the smaller.
 
     - `"rank"`: the values of `scale` dealt out anew, the smallest to the highest score; equal scores share the mean of
       theirs. The distribution stays, so that two scores differ by the order of the edges alone; constant scores give
@@ -118,7 +118,7 @@ def damped(score: Tensor, scale: Tensor, edge_index: Tensor, damping: str = "ran
 
 
 def _estimator(influence: str | Estimator) -> tuple[Estimator, str]:
-    """The estimator of `"name"`, `"name:edges"` or `"name:nodes"`, and the kind of item."""
+    """Return the estimator of `"name"`, `"name:edges"` or `"name:nodes"`, and the kind of item."""
     if not isinstance(influence, str):
         return ESTIMATORS.build(influence, {}), "edges"
     name, _, of = influence.partition(":")

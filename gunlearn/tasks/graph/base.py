@@ -62,15 +62,15 @@ class GraphTask(Task):
         return {} if path is None else {"path": path}
 
     def entry(self, model: nn.Module) -> Callable[..., Any]:
-        """What of the model is called."""
+        """Return the callable to run."""
         return model
 
     def num_rows(self, data: Data) -> int:
-        """How many rows the output has."""
+        """Return the number of rows of the output."""
         return int(data.num_nodes)
 
     def encode(self, model: nn.Module, data: Data) -> Tensor:
-        """One row per node, `[num_nodes, dim]`.
+        """Return one row per node, `[num_nodes, dim]`.
 
         Raises:
             UnsupportedModelError: the model does not return one finite-sized floating point row per node.
@@ -106,7 +106,7 @@ class GraphTask(Task):
     def graphs(
         self, partition: Any, message_graph: str, model: nn.Module | None, forget: Tensor
     ) -> tuple[Data, Callable[[Tensor], Tensor]]:
-        """What the model reads while unlearning, and where in it the nodes of forgotten items are.
+        """Return the graph that is read while unlearning, and a function to the places of forgotten items' nodes in it.
 
         Args:
             partition: what a request resolved to.
@@ -125,7 +125,7 @@ class GraphTask(Task):
         return beside(data, partition.data, forget, model, self.encode)
 
     def accepted(self, model: nn.Module) -> list[str]:
-        """Per-edge arguments that the model takes."""
+        """Return the names of the optional arguments that the model takes."""
         inner = getattr(model, "_orig_mod", model)  # the wrapper of torch.compile takes anything
         function = self.entry(inner)
         names = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters

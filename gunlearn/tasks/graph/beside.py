@@ -25,7 +25,7 @@ def beside(
     model: nn.Module | None = None,
     encode: Callable[[nn.Module, Data], Tensor] | None = None,
 ) -> tuple[Data, Callable[[Tensor], Tensor]]:
-    """The retained graph, and next to it, unconnected, the part of the original one that `seeds` depend on.
+    """Join the retained graph and, unconnected, the part of the original one that `seeds` depend on.
 
     A forgotten node is nothing in the retained graph: no features, no edges. What a model says of it can only be asked
     where it still is. As one graph of two parts both are read in one pass.
@@ -62,7 +62,7 @@ def beside(
 
 
 def is_joint(data: Data, partition: Any) -> bool:
-    """Whether a graph was made by `beside`."""
+    """Return whether a graph was made by `beside`."""
     return data is not partition.data and data is not partition.retain_data
 
 
@@ -80,7 +80,7 @@ def _cut(
 
 
 def _stack(one: Tensor, other: Tensor) -> Tensor:
-    """Rows of both; CSR stays CSR."""
+    """Stack the rows of both; CSR stays CSR."""
     if one.layout == torch.strided:
         return torch.cat([one, other])
     crow = torch.cat([one.crow_indices(), other.crow_indices()[1:] + one.crow_indices()[-1]])

@@ -38,7 +38,7 @@ class EdgeItems:
 
     @property
     def edge_label_index(self) -> Tensor:
-        """All pairs, `[2, num_items]`."""
+        """Return all pairs, `[2, num_items]`."""
         return torch.cat([chunk.edge_index for chunk in self.chunks], dim=1)
 
     @property
@@ -47,7 +47,7 @@ class EdgeItems:
         return self.label.numel()
 
     def followed_by(self, other: EdgeItems) -> EdgeItems:
-        """Both, drawn anew at each step; items without weights weigh 1."""
+        """Return both as one, not fixed; items without weights weigh 1."""
         weight = None
         if self.weight is not None or other.weight is not None:
             ones = (torch.ones_like(i.label) for i in (self, other))
@@ -61,7 +61,7 @@ class EdgeItems:
         return replace(self, chunks=(pairs,), label=self.label[index], fixed=False, weight=weight)
 
     def share(self, rank: int, world: int) -> EdgeItems:
-        """Every `world`-th pair, from `rank` on."""
+        """Return every `world`-th pair, from `rank` on."""
         chunks, start = [], rank
         for chunk in self.chunks:
             chunks.append(_every(chunk, start, world))
@@ -107,7 +107,7 @@ class EdgeParts(Parts):
         return EdgeItems((pattern,), torch.full((edge_index.size(1),), label, device=edge_index.device), **options)
 
     def strata(self) -> Tensor:
-        """Distance of each retained edge to what is forgotten; one stratum without any."""
+        """Return the distance of each retained edge to what is forgotten; one stratum where nothing is."""
         if self.start is None:
             return torch.zeros_like(self.retain[0])
         return edge_strata(self.retain, self.start, self.data.edge_index, self.num_nodes)
@@ -156,7 +156,7 @@ _SHARES: WeakKeyDictionary[EdgePattern, tuple[int, int, EdgePattern]] = WeakKeyD
 
 
 def _every(pattern: EdgePattern, start: int, step: int) -> EdgePattern:
-    """Every `step`-th pair, from `start` on; made once per pattern, since its layout takes sorting."""
+    """Return every `step`-th pair, from `start` on; kept per pattern, since its layout takes sorting."""
     if _SHARES.get(pattern, ())[:2] != (start, step):
         share = EdgePattern(pattern.edge_index[:, start::step].contiguous(), pattern.num_nodes)
         _SHARES[pattern] = (start, step, share)

@@ -45,7 +45,7 @@ class GraphClassification(NodeClassification):
         return training_nodes(data, num_graphs(data))
 
     def forgotten(self, partition: Any) -> NodeItems:
-        """Forgotten training graphs, and those that lose nodes or features, with the labels they had."""
+        """Return forgotten training graphs, and those that lose nodes or features, with the labels they had."""
         data = partition.data
         nodes = torch.cat([partition.forget_nodes, partition.feature_nodes]).unique()
         graphs = torch.cat([partition.forget_graphs, data.batch[nodes]]).unique()

@@ -56,7 +56,7 @@ class LinkPrediction(GraphTask):
         return getattr(model, "encode", model)
 
     def decode(self, model: nn.Module, outputs: Tensor, items: EdgeItems) -> Prediction:
-        """Bernoulli prediction of each pair; `logits` `[num_items]` are the scores."""
+        """Return the Bernoulli prediction of each pair; `logits` `[num_items]` are the scores."""
         ends = outputs[items.edge_label_index.t()] if items.embeddings else None
         decode = getattr(model, "decode", None)
         if decode is not None:
@@ -124,11 +124,11 @@ class LinkPrediction(GraphTask):
         return EdgeParts(data, None, one_direction(data), data.edge_index, self.negatives, data.get(GONE))
 
     def validation_items(self, data: Data) -> EdgeItems | None:
-        """Validation edges and their negatives, where the data holds a split."""
+        """Return validation edges and their negatives, where the data holds a split."""
         return self.held_out_items(data, "val")
 
     def held_out_items(self, data: Data, part: str) -> EdgeItems | None:
-        """Held-out edges (label 1) and their negatives (label 0).
+        """Return held-out edges (label 1) and their negatives (label 0).
 
         Args:
             data: with `{part}_pos_edge_index` and `{part}_neg_edge_index`.
@@ -142,13 +142,13 @@ class LinkPrediction(GraphTask):
         return EdgeItems((EdgePattern(torch.cat([pos, neg], dim=1), data.num_nodes),), label)
 
     def edge_items(self, data: Data, edge_index: Tensor) -> EdgeItems:
-        """Any pairs as items labelled 1, for metrics."""
+        """Return any pairs as items labelled 1, for metrics."""
         label = torch.ones(edge_index.size(1), device=edge_index.device)
         return EdgeItems((EdgePattern(edge_index, data.num_nodes),), label)
 
 
 def forgotten_edges(partition: Any) -> Tensor:
-    """Training edges that a request concerns, `[2, k]`: those that go, and those of nodes that lose features."""
+    """Return the training edges that a request concerns, `[2, k]`: that go, or whose nodes lose features."""
     forget = partition.forget_edge_index
     if partition.data.get("edge_type") is not None:
         key, kept = (row * partition.data.num_nodes + col for row, col in (forget, partition.retain_edge_index))
@@ -162,7 +162,7 @@ def forgotten_edges(partition: Any) -> Tensor:
 
 
 def one_direction(data: Data) -> Tensor:
-    """One column per distinct edge: `row <= col` where the graph is undirected, every distinct column elsewhere."""
+    """Return one column per distinct edge: `row <= col` where the graph is undirected, else every distinct one."""
     edges = coalesce(data.edge_index, num_nodes=data.num_nodes)
     return edges[:, edges[0] <= edges[1]] if is_undirected(edges, num_nodes=data.num_nodes) else edges
 

@@ -49,7 +49,7 @@ class NodeItems:
         return replace(self, index=self.index[index], label=self.label[index], fixed=False, weight=weight)
 
     def share(self, rank: int, world: int) -> NodeItems:
-        """Every `world`-th node, from `rank` on."""
+        """Return every `world`-th node, from `rank` on."""
         weight = None if self.weight is None else self.weight[rank::world]
         return replace(self, index=self.index[rank::world], label=self.label[rank::world], weight=weight)
 
@@ -75,7 +75,7 @@ class NodeParts(Parts):
         return self.retain.num_items if name == "retain" else super().count(name)
 
     def strata(self) -> Tensor:
-        """Distance of each training node to what is forgotten; one stratum without any."""
+        """Return the distance of each training node to what is forgotten; one stratum where nothing is."""
         index = self.retain.index
         if self.start is None:
             return torch.zeros_like(index)
@@ -130,20 +130,20 @@ class NodeClassification(GraphTask):
     rows = ("logits", "num_classes")
 
     def train_items(self, data: Data) -> NodeItems:
-        """What may be learned from."""
+        """Return the items that may be learned from."""
         return training_nodes(data)
 
     def forgotten(self, partition: Any) -> NodeItems:
-        """Forgotten training items, with the labels they had."""
+        """Return the forgotten training items, with the labels they had."""
         return forgotten_nodes(partition)
 
     def touched(self, partition: Any) -> NodeItems:
-        """Labelled items that stay, but whose input the request changes at first hand."""
+        """Return labelled items that stay, but whose own input the request changes."""
         nodes = partition.touched_nodes
         return node_items(partition.retain_data, nodes[labels(partition.retain_data)[nodes] >= 0])
 
     def decode(self, model: nn.Module, outputs: Tensor, items: NodeItems) -> Prediction:
-        """Categorical prediction of each node.
+        """Return the categorical prediction of each node.
 
         Raises:
             UnsupportedModelError: the model knows fewer classes than there are.
@@ -182,11 +182,11 @@ class NodeClassification(GraphTask):
         return NodeParts(data, self.train_items(data))
 
     def validation_items(self, data: Data) -> NodeItems | None:
-        """Labelled nodes of `data.val_mask`."""
+        """Return the labelled nodes of `data.val_mask`."""
         return self.held_out_items(data, "val")
 
     def held_out_items(self, data: Data, part: str) -> NodeItems | None:
-        """Labelled nodes of `{part}_mask`, `None` where there are none.
+        """Return the labelled nodes of `{part}_mask`, `None` where there are none.
 
         Args:
             data: with `y` `[num_nodes]`.
@@ -202,7 +202,7 @@ class NodeClassification(GraphTask):
 
 
 def training_nodes(data: Data, size: int | None = None) -> NodeItems:
-    """The nodes whose labels may be learned from; of `size` items, where these are no nodes.
+    """Return the nodes whose labels may be learned from; of `size` items, where these are no nodes.
 
     Raises:
         InvalidInputError: no labels, none of them for training, or an unlabelled training node.
@@ -225,7 +225,7 @@ def training_nodes(data: Data, size: int | None = None) -> NodeItems:
 
 
 def forgotten_nodes(partition: Any) -> NodeItems:
-    """Training nodes of the original data that go or lose features, with their labels; none where no such node is one.
+    """Return the training nodes of the original data that go or lose features, with their labels; possibly none.
 
     Validation and test nodes may be forgotten, but no label of theirs enters a loss.
     """
@@ -235,13 +235,13 @@ def forgotten_nodes(partition: Any) -> NodeItems:
 
 
 def node_items(data: Data, nodes: Tensor, size: int | None = None) -> NodeItems:
-    """Nodes with their labels, from a mask `[num_nodes]` or ids `[num_items]`."""
+    """Return nodes with their labels, from a mask `[num_nodes]` or ids `[num_items]`."""
     index = nodes.nonzero().view(-1) if nodes.dtype == torch.bool else nodes
     return NodeItems(index, labels(data, size)[index])
 
 
 def labels(data: Data, size: int | None = None) -> Tensor:
-    """Classes of the nodes `[num_nodes]`; negative ones are unknown.
+    """Return the classes of the nodes `[num_nodes]`; negative ones are unknown.
 
     Raises:
         InvalidInputError: none, or not one integer per node.

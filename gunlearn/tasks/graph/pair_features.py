@@ -12,7 +12,7 @@ NAMES = ("log_min_degree", "log_max_degree", "log_common_neighbors", "adamic_ada
 
 
 def pair_features(data: Data, edge_index: Tensor) -> np.ndarray:
-    """Degrees, common neighbours and feature similarity of node pairs, `[num_pairs, 6]` in the order of `NAMES`.
+    """Return degrees, common neighbours and feature similarity of node pairs, `[num_pairs, 6]` in the order of `NAMES`.
 
     The pair's own edge, where there is one, does not count: an edge and a non-edge with the same surroundings look the
     same.
@@ -53,7 +53,7 @@ def pair_features(data: Data, edge_index: Tensor) -> np.ndarray:
 
 
 def _sparse(data: Data) -> sp.csr_matrix:
-    """Features as a sparse matrix, never a second dense copy; one-hot where there are none."""
+    """Return features as a sparse matrix, never a second dense copy; one-hot where there are none."""
     if data.x is None:
         return sp.identity(data.num_nodes, format="csr")
     x = data.x.detach().cpu()

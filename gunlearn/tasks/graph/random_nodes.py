@@ -63,7 +63,7 @@ class RandomNodeParts(Parts):
         self._cut: tuple[int, tuple] | None = None
 
     def _pass(self) -> tuple:
-        """Part and new id of each node; columns inside each part of the graph, the retained and the known edges."""
+        """Return nodes by part, their new ids, and columns inside each part: of the graph, retained and known edges."""
         number = self.batches.step // self.num_parts
         if self._cut is None or self._cut[0] != number:
             device = self.data.edge_index.device
@@ -115,7 +115,7 @@ def _items(pairs: Tensor, label: float, num_nodes: int, weight: Tensor | None = 
 
 
 def _inside(part: Tensor, edges: Tensor, num_parts: int) -> tuple[Tensor, ...]:
-    """Columns of `edges` with both end points in part 0, in part 1, ..."""
+    """Return the columns of `edges` with both end points in part 0, in part 1, ..."""
     own = part[edges[0]]
     columns = (own == part[edges[1]]).nonzero().view(-1)
     own = own[columns]

@@ -62,7 +62,7 @@ class GraphReader(Reader):
             self._choose_k_hop(model)
 
     def _choose_k_hop(self, model: nn.Module) -> None:
-        """Use subgraphs where they are small, and right."""
+        """Read subgraphs where they are small and exact."""
         always, data = self.options.subgraph == "always", self.parts.data
         limited = getattr(self.parts, "draw", None) is not None
         if not always and not limited and set(self.names) - {"forget"}:
@@ -148,7 +148,7 @@ class _NoDropout(TorchFunctionMode):
 def small_subgraph(
     model: nn.Module, task: Task, data: Data, seeds: Tensor, training: bool, always: bool = False
 ) -> tuple[Subgraph, int] | None:
-    """The subgraph that the outputs of `seeds` depend on, and its number of hops.
+    """Return the subgraph that the outputs of `seeds` depend on, and its number of hops.
 
     `None` where it holds more than half of the edges, or the model does not give on it the outputs of the whole graph
     (see `is_exact`): it may hold an embedding per node, say, or mix nodes in other ways than by messages.
@@ -176,7 +176,7 @@ def small_subgraph(
 
 @torch.no_grad()
 def is_exact(model: nn.Module, task: Task, data: Data, subgraph: Subgraph, seeds: Tensor, training: bool) -> bool:
-    """Whether the outputs on `seeds` of `model` (a copy to try things on) are the same on the subgraph.
+    """Return whether the outputs on `seeds` of `model` (a copy to try things on) are the same on the subgraph.
 
     They are not where it mixes nodes in other ways than by messages (batch normalisation in training mode, graph
     normalisation, global attention), or draws numbers other than dropout.

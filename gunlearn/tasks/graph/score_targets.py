@@ -35,7 +35,7 @@ def check_held_out(data: Data) -> None:
 
 
 def unseen_scores(task: Any, reference: nn.Module, partition: Any) -> Tensor:
-    r"""Expected score of each forgotten edge for a model trained without it, `[num_forget]`.
+    r"""Return the expected score of each forgotten edge for a model trained without it, `[num_forget]`.
 
     Validation edges are true edges that the original model never saw. For a forgotten edge `e`, let `m_e` and `v_e` be
     mean and variance of the scores (original model, retained graph) of the validation edges most like it in degrees,
@@ -68,7 +68,7 @@ def unseen_scores(task: Any, reference: nn.Module, partition: Any) -> Tensor:
 
 
 def separated_scores(task: Any, reference: nn.Module, partition: Any, share: float = 0.05) -> Tensor:
-    """The score below which `share` of the retained edges lie (original model, retained graph), `[num_forget]`."""
+    """Return the score that `share` of the retained edges lie below, on the retained graph, `[num_forget]`."""
     data = partition.retain_data
     with torch.no_grad():
         items = task.edge_items(data, partition.retain_edge_index)
@@ -117,7 +117,7 @@ class ScoreTarget:
 
     @torch.no_grad()
     def above(self) -> Tensor:
-        """Edges still above their target: plain messages, retained graph, evaluation mode; bool `[num_forget]`."""
+        """Return which edges are above their target (plain messages, evaluation mode), bool `[num_forget]`."""
         model, task = self.model, self.task
         mode = model.training
         model.eval()
@@ -133,6 +133,6 @@ class ScoreTarget:
         return {**predictions, "forget": forget.replace(weight=weight)}
 
     def reached(self) -> bool:
-        """Asked before each step."""
+        """Return whether enough edges are at their target; asked before each step."""
         self._active = self.above()
         return bool((~self._active).double().mean() >= self.done)
