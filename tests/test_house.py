@@ -19,10 +19,9 @@ def test_nothing_is_added_to_the_exceptions(what: str) -> None:
     assert not allowed - found, f"no longer needed, run `python -m tests.house`: {sorted(allowed - found)}"
 
 
-def test_imports_inside_functions() -> None:
-    allowed, found = TABLE["imports inside functions"], house.in_functions()
-    assert len(found) <= allowed, f"at most {allowed} (goal {house.MAX_FUNCTION_IMPORTS}):\n" + "\n".join(found)
-    assert len(found) == allowed, f"fewer than {allowed}: run `python -m tests.house`"
+def test_few_imports_inside_functions() -> None:
+    found = house.in_functions()
+    assert len(found) <= house.MAX_FUNCTION_IMPORTS, "\n".join(found)
 
 
 def test_every_room_has_its_place() -> None:
@@ -48,7 +47,5 @@ def test_violations_are_found(monkeypatch: pytest.MonkeyPatch) -> None:  # contr
     assert house.circular() == ["gunlearn.tasks.base", "gunlearn.tasks.graph"]
     assert house.foreign() == ["gunlearn.tasks.base: torch_geometric"]
     assert house.in_functions() == ["gunlearn.losses:2 gunlearn.nn", "gunlearn.tasks.graph:2 gunlearn.tasks.base"]
-    assert house.names_twice() == [
-        "g: gunlearn.errors gunlearn.losses gunlearn.nn",
-        "h: gunlearn.tasks.base gunlearn.tasks.graph",
-    ]
+    twice = {"g": ("errors", "losses", "nn"), "h": ("tasks.base", "tasks.graph")}
+    assert house.names_twice() == [f"{name}: gunlearn.{module}" for name in twice for module in twice[name]]
