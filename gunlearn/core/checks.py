@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError, InvalidRequestError, InvalidTypeError
 
@@ -31,8 +32,8 @@ def check_categorical(logits: Tensor, items: tuple[int, ...]) -> None:
 
 def check_token_ids(token_ids: object) -> None:
     """Refuse what is no tuple of class indices."""
-    fine = isinstance(token_ids, tuple) and token_ids
-    if not fine or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in token_ids):
+    ids = token_ids if isinstance(token_ids, tuple) else ()
+    if not ids or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in ids):
         raise InvalidInputError(f"Expected 'token_ids' to be a tuple of class indices >= 0 (got {token_ids!r})")
 
 
@@ -56,8 +57,8 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 def check_number(name: str, value: object, *, positive: bool = False, minimum: float = -math.inf) -> None:
     """Refuse what is no finite number, is below `minimum`, or is not positive where it must be."""
-    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < minimum or (positive and value <= 0):
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(number) or number < minimum or (positive and number <= 0):
         kind = "positive finite" if positive else "finite" if minimum == -math.inf else f"finite (>= {minimum:g})"
         raise InvalidInputError(f"Expected '{name}' to be a {kind} number (got {value!r})")
 
@@ -87,7 +88,7 @@ def check_size(ratio: Any, count: Any, noun: str) -> None:
         EmptyForgetSetError: a count of 0.
         InvalidRequestError: any other.
     """
-    if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < ratio < 1):
+    if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < float(ratio) < 1):
         raise InvalidRequestError(f"Expected 0 < ratio < 1 (got {ratio!r})")
     if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < 0):
         raise InvalidRequestError(f"Expected 'count' to be a positive integer (got {count!r})")
@@ -102,7 +103,7 @@ def check_model(model: Any) -> None:
     if not any(True for _ in model.parameters()):
         raise InvalidInputError(f"Expected a model with parameters (got {type(model).__name__} with none)")
     for name, tensor in model.state_dict().items():
-        if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise InvalidInputError(f"Expected an initialised model (got lazy parameter '{name}'); call it once first")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InvalidInputError(f"Expected a model with finite weights (got NaN or infinity in '{name}')")

@@ -8,6 +8,10 @@ from importlib.abc import MetaPathFinder
 from typing import Any
 
 MOVED = {
+    "gunlearn.datasets.registry": "gunlearn.datasets.catalogue",
+    "gunlearn.losses.distillation": "gunlearn.losses.reference",
+    "gunlearn.losses.entropy": "gunlearn.losses.reference",
+    "gunlearn.losses.simple_preference": "gunlearn.losses.preference",
     "gunlearn.bench.influence": "gunlearn.bench.influence_grid",
     "gunlearn.bench.options": "gunlearn.core.options",
     "gunlearn.cli.options": "gunlearn.cli.fields",
@@ -38,7 +42,7 @@ MOVED = {
     "gunlearn.influence.solvers": "gunlearn.curvature.solvers",
     "gunlearn.influence.study": "gunlearn.attribution.study.study",
     "gunlearn.influence.targets": "gunlearn.attribution.targets",
-    "gunlearn.influence.training_loss": "gunlearn.attribution.training.training_loss",
+    "gunlearn.influence.training_loss": "gunlearn.curvature.training_loss",
     "gunlearn.influence.truths": "gunlearn.attribution.study.truths",
     "gunlearn.llm.adapter_fit": "gunlearn.llm.training.adapter_fit",
     "gunlearn.llm.adapters": "gunlearn.llm.model.adapters",
@@ -139,7 +143,7 @@ MOVED = {
     "gunlearn.nn.subgraph": "gunlearn.nn.kernels.subgraph",
     "gunlearn.nn.typed": "gunlearn.nn.hetero.typed",
     "gunlearn.report.influence": "gunlearn.report.influence_table",
-    "gunlearn.requests.checks": "gunlearn.requests.given",
+    "gunlearn.requests.checks": "gunlearn.core.checks",
     "gunlearn.requests.graph": "gunlearn.requests.training_graph",
     "gunlearn.requests.removal": "gunlearn.requests.apply",
     "gunlearn.tasks.beside": "gunlearn.tasks.graph.beside",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Generic, TypeVar
@@ -13,7 +13,7 @@ from gunlearn.errors import InvalidInputError, MissingExtraError
 T = TypeVar("T")
 
 
-def did_you_mean(name: object, known: Mapping[str, Any] | list[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The end of a sentence that names what was probably meant; empty where nothing is like it."""
     close = get_close_matches(str(name), list(known), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.llm.data.records import refused
 from gunlearn.llm.data.rows import as_rows, separate
 from gunlearn.llm.model.adapters import check_language_model, check_trainable
@@ -118,6 +118,11 @@ def unlearn(
     task = CausalLM(backend=backend, batch_size=batch_size)
     given = {name: value for name, value in (("epochs", epochs), ("lr", lr)) if value is not None}
     built = _method(method, options, given, task, model)
+    if not backend.runs(built):
+        raise UnsupportedMethodError(
+            f"Expected an objective over the forgotten rows for a language model (got '{built.name}'); "
+            "gunlearn.unlearn(..., 'causal_lm') runs other methods"
+        )
     rows, records = as_rows(forget, tokenizer, "forget", **how)
     kept: list[Any] = []
     if retain is not None:
@@ -127,12 +132,12 @@ def unlearn(
     if any(part.partition(":")[0] == "alternative" for part in as_objective(built.objective()).parts):
         if alternative is None and records is None:
             raise InvalidInputError("Expected 'alternative' answers to forgotten rows of token ids (got none)")
-        answers = refused(records, seed=seed) if alternative is None else alternative
+        answers = refused(records or [], seed=seed) if alternative is None else alternative
         paired["alternative"] = as_rows(answers, tokenizer, "alternative", **how)[0]
     drawn = {name: as_rows(more, tokenizer, name, **how)[0] for name, more in (parts or {}).items()}
     task = task.by(replace(backend, drawn=drawn, paired=paired))
-    result: LLMResult = run_method(built, model, split_rows([*rows, *kept], len(rows)), task, seed, callbacks, progress)
-    return result
+    result = run_method(built, model, split_rows([*rows, *kept], len(rows)), task, seed, callbacks, progress)
+    return cast(LLMResult, result)
 
 
 def _method(

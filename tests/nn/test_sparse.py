@@ -339,7 +339,7 @@ def test_inner_product_and_gradient(device, dtype, count, num_nodes):
     torch.testing.assert_close(score.cpu().double(), gram[index[0], index[1]], **TOLERANCE[dtype])
 
 
-@pytest.mark.filterwarnings("ignore::gunlearn.nn.kernels.sparse.PlainPathWarning")
+@pytest.mark.filterwarnings("ignore::gunlearn.nn.kernels.switch.PlainPathWarning")
 @pytest.mark.parametrize("count", [8, 1100])
 def test_inner_product_to_second_order(count):
     pattern = EdgePattern(pairs(34, count), 34)
@@ -353,7 +353,7 @@ def test_inner_product_to_second_order(count):
     assert gradgradcheck(f, z)
 
 
-@pytest.mark.filterwarnings("ignore::gunlearn.nn.kernels.sparse.PlainPathWarning")
+@pytest.mark.filterwarnings("ignore::gunlearn.nn.kernels.switch.PlainPathWarning")
 @pytest.mark.parametrize("count", [8, 1100])
 def test_inner_product_of_views(count):
     # A copy made inside the kernel must not cut the second derivative off: it did, silently.
@@ -370,7 +370,7 @@ def test_inner_product_of_views(count):
     assert plain[1].abs().max() > 0
 
 
-@pytest.mark.filterwarnings("ignore::gunlearn.nn.kernels.sparse.PlainPathWarning")
+@pytest.mark.filterwarnings("ignore::gunlearn.nn.kernels.switch.PlainPathWarning")
 def test_hessian_vector_product_against_finite_differences():
     pattern, index = EdgePattern(pairs(40, 1500), 40), pairs(40, 1500)
     z, v = (torch.randn(40, 4, dtype=torch.float64) for _ in range(2))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gunlearn.core.checks import check_number
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.llm.model.causal_lm import IGNORE, CausalLM, answer_tokens, token_log_probs
-from gunlearn.llm.training.arguments import check_whole
+from gunlearn.llm.training.arguments import check_whole_number
 
 _AT_A_TIME = 32  # sequences made from a batch that the model reads together
 
@@ -58,7 +58,7 @@ class ContextDelta:
     window: int = 3
 
     def __post_init__(self) -> None:
-        check_whole("window", self.window)
+        check_whole_number("window", self.window)
 
     @torch.no_grad()
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

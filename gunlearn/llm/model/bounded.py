@@ -15,7 +15,7 @@ from torch import nn
 from gunlearn.core.checks import check_choice, check_number
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.model.bounded_layer import PHI, BoundedLinear
-from gunlearn.llm.training.arguments import check_whole
+from gunlearn.llm.training.arguments import check_whole_number
 
 TYPE = "BOUNDED"
 _FAMILIES = {
@@ -80,7 +80,7 @@ class BoundedConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = TYPE
-        check_whole("r", self.r)
+        check_whole_number("r", self.r)
         check_choice("phi", self.phi, tuple(PHI))
         for name in ("alpha", "omega", "bound"):
             if getattr(self, name) is not None:

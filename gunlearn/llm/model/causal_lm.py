@@ -27,7 +27,7 @@ READS = ("log_prob", "logits", "embeddings", "label")
 
 
 #: Loaded when a model is trained: the task itself needs no Trainer.
-BACKENDS: Registry = Registry("backend", {"trainer": "gunlearn.llm.training.backend:TrainerBackend"})
+_BACKENDS: Registry = Registry("backend", {"trainer": "gunlearn.llm.training.backend:TrainerBackend"})
 
 
 class TextItems(dict[str, Tensor]):
@@ -121,7 +121,7 @@ class CausalLM(Task):
         """Return the Trainer, for methods that are an objective over the forgotten rows; see `TrainerBackend.runs`."""
         if self.backend == "loop":
             return None
-        backend = BACKENDS["trainer"]() if self.backend == "trainer" else self.backend
+        backend = _BACKENDS["trainer"]() if self.backend == "trainer" else self.backend
         return backend.run if backend.runs(method) else None
 
     def adapts(self, model: nn.Module) -> bool:

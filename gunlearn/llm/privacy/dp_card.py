@@ -10,7 +10,7 @@ from typing import Any
 
 from gunlearn.core.checks import check_number
 from gunlearn.errors import CheckpointError, InvalidInputError
-from gunlearn.llm.training.arguments import check_whole
+from gunlearn.llm.training.arguments import check_whole_number
 
 #: Choices that spend privacy if made by looking at the private rows; no accountant counts them.
 CHOICES = {
@@ -90,7 +90,7 @@ class DPCard:
 
         A delta of 1 guarantees nothing.
         """
-        check_whole("size", size, minimum=0)
+        check_whole_number("size", size, minimum=0)
         if size * self.epsilon > 700 or self.epsilon == 0:
             growth = size if self.epsilon == 0 else math.inf if size > 1 else size
         else:

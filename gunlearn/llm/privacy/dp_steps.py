@@ -17,7 +17,7 @@ from gunlearn.llm.data.collate import Collator, Rows, row_batch
 from gunlearn.llm.model.causal_lm import IGNORE, model_inputs, positions_of, takes_positions
 from gunlearn.llm.model.head import model_device
 from gunlearn.llm.privacy.dp_card import CHOICES
-from gunlearn.llm.training.arguments import check_whole
+from gunlearn.llm.training.arguments import check_whole_number
 from gunlearn.losses.reduction import full_precision
 
 try:
@@ -137,7 +137,7 @@ def check_settings(
     if (epochs is None) == (steps is None):
         raise InvalidInputError(f"Expected either 'epochs' or 'steps' (got epochs={epochs!r}, steps={steps!r})")
     if steps is not None:
-        check_whole("steps", steps)
+        check_whole_number("steps", steps)
     if epochs is not None:
         check_number("epochs", epochs, positive=True)
     if not any(p.requires_grad for p in model.parameters()):

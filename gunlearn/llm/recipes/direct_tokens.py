@@ -14,7 +14,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import collator_of
 from gunlearn.llm.data.marking import select_tokens
 from gunlearn.llm.data.selectors import TokenSelector
-from gunlearn.llm.training.arguments import check_whole
+from gunlearn.llm.training.arguments import check_whole_number
 from gunlearn.llm.training.projection import project_conflict, zeros_for_none
 from gunlearn.llm.training.trainer import UnlearnTrainer
 from gunlearn.llm.training.until import StopBelow
@@ -106,7 +106,7 @@ class DTOTrainer(UnlearnTrainer):
         **kwargs: Any,
     ) -> None:
         if refresh_steps is not None:
-            check_whole("refresh_steps", refresh_steps)
+            check_whole_number("refresh_steps", refresh_steps)
             if selector is None:
                 raise InvalidInputError("Expected a 'selector' for 'refresh_steps' (got None)")
         collator = kwargs.get("data_collator") or collator_of(model, kwargs.get("processing_class"))

@@ -223,7 +223,7 @@ class ObliviateMethod(TokenMethod):
                     f"Expected rows to retain for '{self.name}' (got none): words are common or not"
                 )
             rule = {name: getattr(self, name) for name in ("words", "min_ratio", "min_count", "max_document_frequency")}
-            ids = target_tokens(*texts, given.tokenizer, **rule).token_ids
+            ids = target_tokens(texts[0], texts[1], given.tokenizer, **rule).token_ids
         objective = as_objective(MaskedVocabulary(ids, mask_mode=self.mask_mode))
         return Plan(objective + self.world_weight * KLToReference(on="retain") if self.world_weight else objective)
 

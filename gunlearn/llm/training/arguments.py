@@ -29,7 +29,7 @@ def check_numbers(training: Mapping[str, Any], **given: float | None) -> None:
                 raise InvalidInputError(f"Expected {name!r} to be a whole number (got {value!r})")
 
 
-def check_whole(name: str, value: object, minimum: int = 1) -> None:
+def check_whole_number(name: str, value: object, minimum: int = 1) -> None:
     """Refuse anything but a whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise InvalidInputError(f"Expected '{name}' to be a whole number of at least {minimum} (got {value!r})")

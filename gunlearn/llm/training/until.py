@@ -13,7 +13,7 @@ from gunlearn.errors import EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.data.collate import Collator, PartCollator, Rows, row_batches
 from gunlearn.llm.model.causal_lm import token_log_probs, total_nll
 from gunlearn.llm.model.head import evaluating, model_device
-from gunlearn.llm.training.arguments import check_whole
+from gunlearn.llm.training.arguments import check_whole_number
 from gunlearn.llm.training.views import answer_mask
 
 
@@ -66,7 +66,7 @@ class UntilUnseen(TrainerCallback):
         batch_size: int = 16,
         target: float | None = None,
     ) -> None:
-        check_whole("every", every)
+        check_whole_number("every", every)
         if not len(forget) or not len(unseen):
             raise EmptyForgetSetError(f"Expected forgotten and unseen rows (got {len(forget)} and {len(unseen)})")
         self.forget, self.unseen, self.collator, self.every = forget, unseen, collator, every

@@ -26,7 +26,7 @@ from gunlearn.training.step import Change
 
 _DEFAULT = {"epochs": 30, "lr": 2e-3, "weight_decay": 0.0, "top": 1.0, "l1": 0.0}
 _PAPER = {"epochs": 30, "lr": 1e-2, "weight_decay": 5e-4, "top": 0.1, "l1": 0.2}
-MODES = {"default": _DEFAULT, "paper": _PAPER}
+_MODES = {"default": _DEFAULT, "paper": _PAPER}
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ class IMU(GradientMethod):
 
     def __post_init__(self) -> None:
         """Fill in the mode's settings."""
-        for name, known in (("mode", tuple(MODES)), ("scope", ("head", "all"))):
+        for name, known in (("mode", tuple(_MODES)), ("scope", ("head", "all"))):
             if getattr(self, name) not in known:
                 raise InvalidInputError(f"Expected '{name}' among {known} (got {getattr(self, name)!r})")
-        fill_in(self, MODES)
+        fill_in(self, _MODES)
         for name in ("top", "cap"):
             if not 0 < getattr(self, name) <= 1:
                 raise InvalidInputError(f"Expected '{name}' in (0, 1] (got {getattr(self, name)})")

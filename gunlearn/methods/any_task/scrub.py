@@ -29,7 +29,7 @@ _PAPER = {
 }  # fmt: skip
 _PAPER_LARGE = {**_PAPER, "epochs": 56, "temperature": 4.0, "alpha": 1e-3, "gamma": 0.99, "max_epochs": 2,
                 "weight_decay": 5e-4}  # fmt: skip
-MODES: dict[str, dict[str, Any]] = {"default": _DEFAULT, "paper": _PAPER, "paper_large": _PAPER_LARGE}
+_MODES: dict[str, dict[str, Any]] = {"default": _DEFAULT, "paper": _PAPER, "paper_large": _PAPER_LARGE}
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Scrub(GradientMethod):
 
     def __post_init__(self) -> None:
         """Fill in the mode's settings."""
-        fill_in(self, MODES)
+        fill_in(self, _MODES)
         for name in ("alpha", "gamma"):
             if not getattr(self, name) >= 0:
                 raise InvalidInputError(f"Expected '{name}' >= 0 (got {getattr(self, name)})")

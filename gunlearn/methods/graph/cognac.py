@@ -23,7 +23,7 @@ from gunlearn.tasks.graph.node_classification import NodeParts, node_items, trai
 from gunlearn.tasks.sampling import Draw
 
 PHASES = ("contrast", "ascent", "descent")
-MODES = {"default": {"descent_lr": 2e-3, "descent_steps": 3}, "paper": {"descent_lr": 1.5e-2, "descent_steps": 1}}
+_MODES = {"default": {"descent_lr": 2e-3, "descent_steps": 3}, "paper": {"descent_lr": 1.5e-2, "descent_steps": 1}}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Cognac(GradientMethod):
 
     def __post_init__(self) -> None:
         """Fill in the mode's settings, refuse what cannot be meant."""
-        fill_in(self, MODES)
+        fill_in(self, _MODES)
         for name in ("ascent_lr", "descent_lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidInputError(f"Expected '{name}' > 0 (got {getattr(self, name)})")

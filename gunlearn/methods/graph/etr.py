@@ -26,7 +26,7 @@ from gunlearn.tasks.graph.node_classification import node_items, training_nodes
 
 _DEFAULT = {"lr": 0.3, "erase_ratio": 0.01, "label_smoothing": 0.0, "dropout": False, "rectify": "erased"}
 _PAPER = {**_DEFAULT, "label_smoothing": 0.1, "dropout": True, "rectify": "original"}
-MODES = {"default": _DEFAULT, "paper": _PAPER}
+_MODES = {"default": _DEFAULT, "paper": _PAPER}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class ETR(Method):
 
     def __post_init__(self) -> None:
         """Fill in the mode's settings, refuse what cannot be meant."""
-        fill_in(self, MODES)
+        fill_in(self, _MODES)
         if not 0 <= self.lr < math.inf:
             raise InvalidInputError(f"Expected 'lr' >= 0 (got {self.lr})")
         for name in ("erase_ratio", "label_smoothing"):

@@ -35,7 +35,7 @@ INITS = ("identity", "random")
 _COLUMNS = 256  # features that are propagated at a time
 _DEFAULT = {"epochs": 30, "lr": 1e-3, "kappa": 0.4, "temperature": 1.5, "init": "identity", "read": "original"}
 _PAPER = {**_DEFAULT, "lr": 1e-2, "kappa": 0.01, "init": "random", "read": "isolated"}
-MODES = {"default": _DEFAULT, "paper": _PAPER}
+_MODES = {"default": _DEFAULT, "paper": _PAPER}
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class MEGU(GradientMethod):
 
     def __post_init__(self) -> None:
         """Fill in the mode's settings, refuse what cannot be meant."""
-        fill_in(self, MODES)
+        fill_in(self, _MODES)
         if not 0 < self.kappa < math.inf:
             raise InvalidInputError(f"Expected 'kappa' > 0 (got {self.kappa})")
         check_whole(self, num_hops=1)

@@ -14,7 +14,14 @@ from gunlearn.losses import MSEToReference, Objective, ObjectiveValue
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.operators.layer_losses import Affected, LayerLosses, frozen, set_mode
 from gunlearn.methods.operators.layers import layer_outputs
-from gunlearn.nn.attach.operators import OPERATOR_INITS, View, attach_operators, detach_operators, rows_in, viewed
+from gunlearn.nn.attach.operators import (
+    OPERATOR_INITS,
+    OperatorView,
+    attach_operators,
+    detach_operators,
+    rows_in,
+    viewed,
+)
 from gunlearn.nn.kernels.subgraph import Subgraph
 from gunlearn.tasks.graph.reading import small_subgraph
 from gunlearn.tasks.sampling import SUBGRAPH
@@ -103,7 +110,7 @@ class LayerWise(Method):
             attached = attach_operators(model, affected.operators(calls, str(self.init)))
             operators = {deletion.name: deletion.operator for deletion in attached}
             views = {
-                name: View(
+                name: OperatorView(
                     {o: rows_in(o.get_buffer("nodes"), part) for o in operators.values()},
                     self.layerwise,
                     keep=not self.dropout,

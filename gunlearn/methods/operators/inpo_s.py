@@ -17,7 +17,7 @@ from gunlearn.methods.operators.layers import layer_outputs
 from gunlearn.nn.attach.operators import (
     OPERATOR_INITS,
     DeletionOperator,
-    View,
+    OperatorView,
     attach_operators,
     detach_operators,
     viewed,
@@ -78,7 +78,7 @@ class _Frozen:
     """Context of a training pass over the whole graph of a model in which only operators learn."""
 
     def __init__(self, model: nn.Module, around: AbstractContextManager, keep: bool) -> None:
-        self.model, self.around, self.view = model, around, View(keep=keep)
+        self.model, self.around, self.view = model, around, OperatorView(keep=keep)
         self.operators = [m for m in model.modules() if isinstance(m, DeletionOperator) and m.weight.requires_grad]
         self.stacks: list[ExitStack] = []
 

@@ -15,7 +15,7 @@ from gunlearn.losses import Objective, ObjectiveValue, Prediction
 from gunlearn.methods.base import Problem
 from gunlearn.methods.operators.layers import hops_of
 from gunlearn.nn.attach.message_layers import message_passing_layers
-from gunlearn.nn.attach.operators import DeletionOperator, View
+from gunlearn.nn.attach.operators import DeletionOperator, OperatorView
 from gunlearn.tasks.graph.negatives import NegativeSampler
 
 
@@ -96,7 +96,7 @@ class LayerLosses:
         calls: list[tuple[str, Tensor]],
         affected: Affected,
         operators: dict[str, DeletionOperator],
-        views: dict[str, View],
+        views: dict[str, OperatorView],
         fixed: bool,
     ) -> None:
         self.objective, self.calls, self.affected, self.views = objective, calls, affected, views

@@ -22,7 +22,7 @@ _SAVED = re.compile(rf"^(?:(.*)\.)?{HOME}\.(\d+)\.weight$")
 
 
 @dataclass(eq=False)
-class View:
+class OperatorView:
     """How operators behave during a training pass.
 
     Args:
@@ -78,7 +78,7 @@ class DeletionOperator(nn.Module):
         self.weight = nn.Parameter(weight.to(device=nodes.device, dtype=dtype))
         self.register_buffer("nodes", nodes)
         self.register_buffer("num_nodes", torch.tensor(num_nodes, device=nodes.device))
-        self.view: View | None = None
+        self.view: OperatorView | None = None
 
     def forward(self, h: Tensor) -> Tensor:
         """`[num_nodes, channels]` to the same shape; further rows belong to a graph beside."""
@@ -107,7 +107,7 @@ class Deletion(AfterLayer):
     operator: DeletionOperator
 
     def original(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the layer's own output; with `View.keep`, the first layer's from memory."""
+        """Return the layer's own output; with `OperatorView.keep`, the first layer's from memory."""
         view = self.operator.view
         if view is None or not view.keep or view.record:
             return super().original(*args, **kwargs)
@@ -192,7 +192,7 @@ def restore_operators(model: nn.Module, state_dict: Mapping[str, Tensor]) -> lis
 
 
 @contextmanager
-def viewed(operators: Collection[DeletionOperator], view: View) -> Iterator[None]:
+def viewed(operators: Collection[DeletionOperator], view: OperatorView) -> Iterator[None]:
     """Inside the block the operators behave as the view says; its record is emptied first."""
     view.record.clear()
     for operator in operators:

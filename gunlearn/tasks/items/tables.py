@@ -70,14 +70,14 @@ class Column:
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Load items `[k]`."""
-        return load(self.dataset, index)[self.place]
+        return load_items(self.dataset, index)[self.place]
 
     def select(self, mask: Tensor) -> Column:
         """Return the column of the items that a boolean mask `[num_items]` keeps."""
         return Column(Subset(self.dataset, mask.nonzero().view(-1).tolist()), self.place)
 
 
-def load(dataset: Any, index: Tensor) -> tuple[Tensor, Tensor]:
+def load_items(dataset: Any, index: Tensor) -> tuple[Tensor, Tensor]:
     """Load items `[k]` of a map-style data set: inputs `[k, ...]` and labels `[k]`.
 
     Raises:
@@ -97,7 +97,7 @@ def load(dataset: Any, index: Tensor) -> tuple[Tensor, Tensor]:
 def rows_at(data: Any, index: Tensor) -> tuple[Any, Any]:
     """Return inputs and labels of items `[k]`, each loaded once."""
     x = data.x
-    return load(x.dataset, index) if isinstance(x, Column) else (x[index], data.y[index])
+    return load_items(x.dataset, index) if isinstance(x, Column) else (x[index], data.y[index])
 
 
 def as_table(data: Any) -> Any:
