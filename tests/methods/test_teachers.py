@@ -123,5 +123,6 @@ def test_the_student_knows_the_retained_part(task: str) -> None:
     assert retain < 0.8 * karate_losses(blank, task)[1]  # control: the untrained student
     assert forget > karate_losses(model, task)[0] + 0.05
     assert forget > retain
+    assert [weight for weight, _ in D2DGN(alpha=0.75).objective().terms] == [0.25, 0.75]  # forget, retain
     other = on_karate(D2DGN(epochs=150, alpha=1.0), task)  # control: without the random teacher
     assert karate_losses(other.model, task)[0] < forget
