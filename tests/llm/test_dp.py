@@ -315,7 +315,7 @@ def test_models_whose_records_mix_or_that_learn_nothing_are_refused() -> None:
         dp_train(unused, ROWS, 1.0, steps=1, **SETTINGS)
 
 
-@pytest.mark.filterwarnings("ignore:Expected a request that the base's budget says something about")
+@pytest.mark.filterwarnings("ignore:Expected a request that the base's budget covers")
 def test_the_second_phase_refuses_other_starts_and_other_rows(base: DPBase) -> None:
     deployed = finetune(base, ROWS, training(1))
     assert not deployed.card["private"]
@@ -342,7 +342,7 @@ def test_mixed_precision_leaves_nothing_on_the_model(base: DPBase) -> None:
 # What it is for
 
 
-@pytest.mark.filterwarnings("ignore:Expected a request that the base's budget says something about")
+@pytest.mark.filterwarnings("ignore:Expected a request that the base's budget covers")
 def test_unlearned_models_know_no_more_than_chance_where_deployed_ones_know_again(base: DPBase) -> None:
     before = weights_digest(base.model)
     unlearned, deployed = unlearn_from_base(base, RETAIN, training(60)), finetune(base, ROWS, training(60))

@@ -33,6 +33,7 @@ def unlearn(method: str, task: Any = TASK, **options: Any) -> gu.Result:
     return gu.unlearn(model, data, gu.ForgetItems(torch.arange(len(FORGET))), method, task, **options)
 
 
+@pytest.mark.filterwarnings("ignore:no loss of .* reads the rows to retain")
 @pytest.mark.parametrize(
     ("method", "options"),
     [("gradient_ascent", {}), ("graddiff", {}), ("npo", {"beta": 0.1}), ("scrub", {"max_epochs": 1, "min_steps": 3})],
@@ -66,6 +67,7 @@ def test_going_on_with_the_retained_rows() -> None:
     assert not torch.equal(model.lm_head.weight, problem()[0].lm_head.weight)
 
 
+@pytest.mark.filterwarnings("ignore:no measurable effect")
 def test_fewer_fields_are_enough() -> None:
     request, data = gu.ForgetItems(torch.arange(len(FORGET))), problem()[1]
     one, other = (
@@ -92,6 +94,7 @@ def test_a_retrained_model_starts_from_new_weights() -> None:
     assert facts.accuracy(unlearn("retrain", epochs=30, lr=3e-3).model, RETAIN) > 2 * facts.CHANCE
 
 
+@pytest.mark.filterwarnings("ignore:no loss of .* reads the rows to retain")
 def test_a_bad_teacher_of_new_weights() -> None:
     model = unlearn("bad_teacher", epochs=8).model
     assert facts.value_prob(model, FORGET) < 0.4
