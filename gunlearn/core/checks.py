@@ -63,6 +63,12 @@ def check_number(name: str, value: object, *, positive: bool = False, minimum: f
         raise InvalidInputError(f"Expected '{name}' to be a {kind} number (got {value!r})")
 
 
+def check_whole_number(name: str, value: object, minimum: int = 1) -> None:
+    """Refuse anything but a whole number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise InvalidInputError(f"Expected '{name}' to be a whole number of at least {minimum} (got {value!r})")
+
+
 def the_one_given(request: Any, names: Sequence[str]) -> str:
     """Which of the ways to name things was used; exactly one must be.
 

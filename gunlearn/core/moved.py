@@ -47,7 +47,7 @@ MOVED = {
     "gunlearn.llm.adapter_fit": "gunlearn.llm.training.adapter_fit",
     "gunlearn.llm.adapters": "gunlearn.llm.model.adapters",
     "gunlearn.llm.api": "gunlearn.llm.unlearning",
-    "gunlearn.llm.arguments": "gunlearn.llm.training.arguments",
+    "gunlearn.llm.arguments": "gunlearn.llm.unlearning",
     "gunlearn.llm.arithmetic": "gunlearn.llm.model.arithmetic",
     "gunlearn.llm.bandit": "gunlearn.llm.recipes.bandit",
     "gunlearn.llm.bounded": "gunlearn.llm.model.bounded",

@@ -11,10 +11,9 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from gunlearn.core.checks import check_number
+from gunlearn.core.checks import check_number, check_whole_number
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.llm.model.causal_lm import IGNORE, CausalLM, answer_tokens, token_log_probs
-from gunlearn.llm.training.arguments import check_whole_number
 
 _AT_A_TIME = 32  # sequences made from a batch that the model reads together
 

@@ -21,6 +21,7 @@ _MORE = {
     "trainable_token_indices": "rows of the embeddings are trained beside it",
     "target_parameters": "it sits on parameters, not on layers",
     "lora_bias": "its B has a bias",
+    "bias": "biases are trained beside it",
 }
 
 
@@ -73,29 +74,18 @@ def add_delta(model: nn.Module, delta: Mapping[str, Tensor], scale: float = 1.0,
         InvalidInputError: a module is missing, or its weight has another shape or is shared with another module.
         UnsupportedModelError: weights are quantised.
     """
-    weights = base_weights(model, delta)  # refuses before anything is copied or changed
     if not inplace:
         model = copy.deepcopy(model)
-        weights = base_weights(model, delta)
-    for name, change in delta.items():
-        weight = weights[name]
+    for name, weight in base_weights(model, delta).items():
         wide = torch.promote_types(weight.dtype, torch.float32)
-        change = change.to(weight.device, wide)
-        weight.copy_(weight.to(wide) + scale * change)
+        weight.copy_(weight.to(wide) + scale * delta[name].to(weight.device, wide))
     return model
 
 
 def negate_adapter(model: nn.Module, adapter: str = "default", inplace: bool = False) -> nn.Module:
     """Return the model with exactly the opposite adapter: `B` becomes `-B`.
 
-    Args:
-        model: with an adapter of LoRA or `BoundedConfig`.
-        adapter: name of the adapter.
-        inplace: change this model; a copy by default.
-
-    Raises:
-        InvalidInputError: as for `adapter_delta`.
-        UnsupportedModelError: as for `adapter_delta`.
+    Arguments and errors are those of `adapter_delta`; `inplace` changes this model, not a copy.
     """
     names = adapter_delta(model, adapter)
     if not inplace:
@@ -144,8 +134,6 @@ def base_weights(model: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, nn.
 
 def _check_complete(model: nn.Module, adapter: str) -> None:
     config = getattr(unwrap(model), "peft_config", {}).get(adapter)
-    more = [f"'{name}': {why}" for name, why in _MORE.items() if getattr(config, name, None)]
-    if getattr(config, "bias", "none") != "none":
-        more.append("'bias': biases are trained beside it")
+    more = [f"'{name}': {why}" for name, why in _MORE.items() if (getattr(config, name, None) or "none") != "none"]
     if more:
         raise UnsupportedModelError(f"Expected an adapter that only changes weight matrices (got {'; '.join(more)})")

@@ -12,12 +12,11 @@ from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from gunlearn.core.checks import check_choice, check_number
+from gunlearn.core.checks import check_choice, check_number, check_whole_number
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.model.bounded_layer import PHI, BoundedLinear
-from gunlearn.llm.training.arguments import check_whole_number
 
-TYPE = "BOUNDED"
+TYPE: Any = "BOUNDED"
 _FAMILIES = {
     ("gate_proj", "up_proj", "down_proj"): "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text olmo olmo2 smollm3",
     ("gate_up_proj", "down_proj"): "phi3 glm glm4",
@@ -108,14 +107,7 @@ class BoundedModel(BaseTuner):
         return peft_config
 
     def _create_and_replace(
-        self,
-        peft_config: Any,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        *_: Any,
-        **__: Any,
+        self, peft_config: Any, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module, **__: Any
     ) -> None:
         if isinstance(target, BoundedLinear):
             target.update_layer(adapter_name, peft_config)
@@ -127,11 +119,7 @@ class BoundedModel(BaseTuner):
 
 
 def mlp_linears(model_type: str | None) -> list[str]:
-    """Return the names of the linear layers in the feed-forward blocks of an architecture.
-
-    Raises:
-        InvalidInputError: an unknown architecture.
-    """
+    """Return the names of the linear layers in the feed-forward blocks of an architecture; refuse an unknown one."""
     if model_type not in MLP_LINEARS:
         known = f"known types are {sorted(MLP_LINEARS)}"
         raise InvalidInputError(f"Expected 'target_modules' for models of type {model_type!r} (got none); {known}")
@@ -171,10 +159,6 @@ def adapter_norms(model: nn.Module, adapter: str = "default") -> dict[str, dict[
 
 
 # `register_peft_method` admits only names of peft's enumeration; the tables themselves take any string.
-_TABLES: tuple[tuple[dict[Any, Any], Any], ...] = (
-    (PEFT_TYPE_TO_CONFIG_MAPPING, BoundedConfig),
-    (PEFT_TYPE_TO_TUNER_MAPPING, BoundedModel),
-    (PEFT_TYPE_TO_PREFIX_MAPPING, BoundedModel.prefix),
-)
-for _table, _value in _TABLES:
-    _table[TYPE] = _value
+PEFT_TYPE_TO_CONFIG_MAPPING[TYPE] = BoundedConfig
+PEFT_TYPE_TO_TUNER_MAPPING[TYPE] = BoundedModel
+PEFT_TYPE_TO_PREFIX_MAPPING[TYPE] = BoundedModel.prefix

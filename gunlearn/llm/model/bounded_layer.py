@@ -61,8 +61,7 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
         self.base_layer = base_layer
         self.fan_in_fan_out = isinstance(base_layer, Conv1D)
         shape = base_layer.weight.shape
-        self.in_features: int = shape[0 if self.fan_in_fan_out else 1]
-        self.out_features: int = shape[1 if self.fan_in_fan_out else 0]
+        self.out_features, self.in_features = shape[::-1] if self.fan_in_fan_out else shape
         self.bounded_A, self.bounded_B = nn.ParameterDict(), nn.ParameterDict()
         self.bounded_dropout = nn.ModuleDict()
         self.bounded_scale: dict[str, float] = {}
@@ -90,9 +89,8 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
 
     def _delta(self, adapter: str, a: Tensor, b: Tensor) -> Tensor:
         with torch.autocast(a.device.type, enabled=False):
-            return bounded_delta(
-                a, b, self.bounded_scale[adapter], self.bounded_omega[adapter], self.bounded_phi[adapter]
-            )
+            how = (table[adapter] for table in (self.bounded_scale, self.bounded_omega, self.bounded_phi))
+            return bounded_delta(a, b, *how)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Return the adapter's change in the layout of the base weight."""
@@ -122,11 +120,7 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add adapters (default: the active ones) to the base weight.
-
-        Raises:
-            DivergenceError: with `safe_merge`, the sum is not finite.
-        """
+        """Add adapters (default: the active ones) to the base weight; `safe_merge` refuses a sum that is not finite."""
         for adapter in check_adapters_to_merge(self, adapter_names):
             if adapter in self.bounded_A:
                 weight = self.base_layer.weight

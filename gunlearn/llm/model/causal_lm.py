@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 IGNORE = -100  # the label of tokens that no loss reads, as in transformers
 READS = ("log_prob", "logits", "embeddings", "label")
-
 
 #: Loaded when a model is trained: they are made for this task, which needs neither itself.
 _LATER: Registry = Registry(
@@ -115,16 +115,14 @@ class CausalLM(Task):
         self.reads, self.layer, self.batch_size, self.chunk = tuple(reads), layer, batch_size, chunk
         self.backend = backend
 
-    def by(self, backend: Any) -> CausalLM:
-        """Return the same task with another backend."""
-        return type(self)(self.reads, self.layer, self.batch_size, self.chunk, backend)
-
-    def at_layer(self, layer: int) -> CausalLM:
-        """Return a task that reads another layer's hidden states, in whole batches."""
-        return type(self)(layer=layer, chunk=self.chunk, backend=self.backend)
+    def but(self, **arguments: Any) -> CausalLM:
+        """Return the same task with other arguments."""
+        other = copy.copy(self)
+        other.__dict__.update(arguments)
+        return other
 
     def runner(self, method: Any) -> Any | None:
-        """Return the Trainer, for methods that are an objective over the forgotten rows; see `TrainerBackend.runs`."""
+        """Return what trains by a method, for methods that the backend runs (see `TrainerBackend.runs`)."""
         if self.backend == "loop":
             return None
         backend = _LATER["trainer"]() if self.backend == "trainer" else self.backend
@@ -134,16 +132,12 @@ class CausalLM(Task):
         """Return whether the model has an adapter, or gets one."""
         return super().adapts(model) or getattr(self.backend, "peft", None) is not None
 
-    def with_reads(self, reads: Collection[str]) -> CausalLM:
-        """Return the same task with other fields to fill."""
-        return type(self)(reads, self.layer, self.batch_size, self.chunk, self.backend)
-
     def decode(self, model: nn.Module, outputs: None, items: Mapping[str, Tensor]) -> Prediction:
         """Predict the labelled tokens.
 
         Args:
             model: a causal language model of transformers, with or without an adapter or a distributed wrapper.
-            outputs: not used; `encode` does nothing here.
+            outputs: not used.
             items: `input_ids`, `labels` and `attention_mask` (default: all ones) `[batch, tokens]`.
 
         Raises:
@@ -191,12 +185,8 @@ class CausalLM(Task):
         return TextParts(partition.data, partition.forget_mask, partition.retain_mask, sizes)
 
     def training_parts(self, data: Data) -> TextParts:
-        return TextParts(
-            data,
-            None,
-            trainable_mask(data, len(data) if isinstance(data, list) else data.x.shape[0]),
-            {"retain": self.batch_size},
-        )
+        kept = trainable_mask(data, len(data) if isinstance(data, list) else data.x.shape[0])
+        return TextParts(data, None, kept, {"retain": self.batch_size})
 
     def validation_items(self, data: Data) -> TextItems | None:
         return rows(data, data.val_mask) if "val_mask" in data else None
@@ -212,12 +202,7 @@ class TextParts(ArrayParts):
 
 
 def rows_of(data: Any, mask: Tensor) -> list[Any]:
-    """Return the rows that a mask names, without padding, as a Trainer reads them.
-
-    Args:
-        data: rows of `input_ids` and `labels`, or a `Data` of `x` and `y` `[num_items, tokens]`.
-        mask: boolean `[num_items]`.
-    """
+    """Return the rows of `data` that a boolean mask `[num_items]` names, without padding, as a Trainer reads them."""
     chosen = mask.nonzero().view(-1).tolist()
     if isinstance(data, list):
         return [data[i] for i in chosen]
@@ -229,7 +214,7 @@ def rows_of(data: Any, mask: Tensor) -> list[Any]:
 
 
 def rows(data: Any, index: Tensor) -> TextItems:
-    """Some rows of `data.x`, `data.y` and `data.attention_mask` (default: all ones)."""
+    """Return some rows of a list, or of `data.x`, `data.y` and `data.attention_mask` (default: all ones)."""
     if isinstance(data, list):
         chosen = index.nonzero().view(-1) if index.dtype == torch.bool else index
         padded: TextItems = _LATER["collator"]().pad([data[i] for i in chosen.tolist()])
@@ -243,9 +228,6 @@ def answer_tokens(items: Mapping[str, Tensor]) -> Tensor:
 
     Padding is what comes before a row's first attended token and after its last one; a token in between that is not
     attended to is none. A row's first token is predicted from nothing, whichever side is padded.
-
-    Args:
-        items: `labels` and `attention_mask` (default: all ones) `[batch, tokens]`.
     """
     labelled, there = items["labels"][:, 1:] != IGNORE, items.get("attention_mask")
     if there is None:
@@ -269,10 +251,6 @@ def model_inputs(model: nn.Module, items: Mapping[str, Tensor]) -> tuple[dict[st
     """Return the model's arguments, and the labels of the tokens that it predicts `[batch, tokens - 1]`.
 
     Positions count from a row's first token that is no padding, whichever side is padded.
-
-    Raises:
-        InvalidTypeError: `items` is no mapping.
-        InvalidInputError: fields are missing or disagree, or there are fewer than two tokens.
     """
     if not isinstance(items, Mapping):
         raise InvalidTypeError(f"Expected a batch as a mapping of tensors (got {type(items).__name__})")

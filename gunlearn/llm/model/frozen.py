@@ -73,11 +73,7 @@ class FrozenReference:
 
 
 def check_vocabulary(model: nn.Module, reference: nn.Module) -> None:
-    """Refuse a reference with another vocabulary.
-
-    Raises:
-        InvalidInputError: the two vocabularies have different sizes.
-    """
+    """Refuse a reference whose vocabulary has another size."""
     weights: list[Tensor | None] = [getattr(output_head(m), "weight", None) for m in (model, reference)]
     sizes = [weight.shape[0] for weight in weights if weight is not None]
     if len(set(sizes)) > 1:
@@ -85,11 +81,7 @@ def check_vocabulary(model: nn.Module, reference: nn.Module) -> None:
 
 
 def check_apart(model: nn.Module, reference: nn.Module) -> None:
-    """Refuse a reference that training would change.
-
-    Raises:
-        InvalidInputError: the model shares a trainable parameter with the reference.
-    """
+    """Refuse a reference that shares a trainable parameter with the model, so that training would change it."""
     own = {id(parameter) for parameter in reference.parameters()}
     shared = [name for name, p in model.named_parameters() if p.requires_grad and id(p) in own]
     if shared:

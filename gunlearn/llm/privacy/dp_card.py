@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gunlearn.core.checks import check_number
+from gunlearn.core.checks import check_number, check_whole_number
 from gunlearn.errors import CheckpointError, InvalidInputError
-from gunlearn.llm.training.arguments import check_whole_number
 
 #: Choices that spend privacy if made by looking at the private rows; no accountant counts them.
 CHOICES = {

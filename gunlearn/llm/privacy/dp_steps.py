@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gunlearn.core.checks import check_choice, check_number
+from gunlearn.core.checks import check_choice, check_number, check_whole_number
 from gunlearn.errors import InvalidInputError, MissingExtraError, UnsupportedModelError
 from gunlearn.llm.data.collate import Collator, Rows, row_batch
 from gunlearn.llm.model.causal_lm import IGNORE, model_inputs, positions_of, takes_positions
 from gunlearn.llm.model.head import model_device
 from gunlearn.llm.privacy.dp_card import CHOICES
-from gunlearn.llm.training.arguments import check_whole_number
 from gunlearn.losses.reduction import full_precision
 
 try:

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from gunlearn.core.checks import check_choice, check_number
+from gunlearn.core.checks import check_choice, check_number, check_whole_number
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import collator_of
 from gunlearn.llm.data.marking import select_tokens
 from gunlearn.llm.data.selectors import TokenSelector
-from gunlearn.llm.training.arguments import check_whole_number
 from gunlearn.llm.training.projection import project_conflict, zeros_for_none
 from gunlearn.llm.training.trainer import UnlearnTrainer
 from gunlearn.llm.training.until import StopBelow

@@ -149,7 +149,7 @@ class UnlearnTrainer(Trainer):
         fields: dict[str, list[str]] = defaultdict(list)
         for part in self.objective.parts:
             fields[base_of(part)].extend(self.objective.fields(part))
-        return {part: task.with_reads(tuple(dict.fromkeys(names))) for part, names in fields.items()}
+        return {part: task.but(reads=tuple(dict.fromkeys(names))) for part, names in fields.items()}
 
     def predictions(
         self, model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]]

@@ -8,12 +8,11 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from gunlearn.core.checks import check_number
+from gunlearn.core.checks import check_number, check_whole_number
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.data.collate import Collator, PartCollator, Rows, row_batches
 from gunlearn.llm.model.causal_lm import token_log_probs, total_nll
 from gunlearn.llm.model.head import evaluating, model_device
-from gunlearn.llm.training.arguments import check_whole_number
 from gunlearn.llm.training.views import answer_mask
 
 
