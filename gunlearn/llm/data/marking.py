@@ -121,13 +121,8 @@ def _share(ratio: float, count: int) -> int:
 class WordIndex:
     """Group the pieces of each word, by the marks of byte-level BPE, SentencePiece or WordPiece.
 
-    Special tokens and punctuation are words by themselves. Without marks, each token is a word.
-
-    Args:
-        tokenizer: a tokenizer of transformers; its vocabulary shows which marks it uses.
-
-    Raises:
-        InvalidTypeError: no tokenizer.
+    Special tokens and punctuation are words by themselves. Without marks in its vocabulary, each token of a tokenizer
+    is a word.
     """
 
     def __init__(self, tokenizer: Any) -> None:

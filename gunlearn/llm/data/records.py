@@ -65,11 +65,7 @@ def read_records(path: str | PathLike[str]) -> list[dict[str, Any]]:
 
 
 def shape_of(record: Any, where: str) -> tuple[str, ...]:
-    """Return which of `SHAPES` a record has.
-
-    Raises:
-        InvalidInputError: none, or its fields are no strings (messages: no list of `role` and `content`).
-    """
+    """Return which of `SHAPES` a record has; refuse others, and fields of other types."""
     shape = next((s for s in SHAPES if isinstance(record, Mapping) and all(name in record for name in s)), None)
     if shape is None:
         got = sorted(record) if isinstance(record, Mapping) else type(record).__name__
@@ -99,15 +95,14 @@ def refused(
         if shape == ("text",):
             raise InvalidInputError(f"Expected questions, to be refused (got bare text in row {i})")
         # Other fields ("target", paraphrases) are about the old answer.
-        kept = {name: record[name] for name in shape}
         if shape == ("messages",):
-            kept["messages"] = [*record["messages"][:-1], {"role": "assistant", "content": answer}]
+            out.append({"messages": [*record["messages"][:-1], {"role": "assistant", "content": answer}]})
         else:
             # A completion begins with the blanks between it and the prompt.
-            old = record[shape[1]]
-            gap = old[: len(old) - len(old.lstrip())] if shape[1] == "completion" else ""
-            kept[shape[1]] = gap + answer
-        out.append(kept)
+            asked, said = shape
+            old = record[said]
+            gap = old[: len(old) - len(old.lstrip())] if said == "completion" else ""
+            out.append({asked: record[asked], said: gap + answer})
     return out
 
 
@@ -134,11 +129,9 @@ def _refuse_wrapper(text: str, name: str) -> None:
 
 
 def _check_messages(messages: Any, where: str) -> None:
-    good = isinstance(messages, Sequence) and all(
-        isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in messages
-    )
-    if not good:
+    if not isinstance(messages, Sequence) or not all(
+        isinstance(m, Mapping) and all(isinstance(m.get(name), str) for name in ("role", "content")) for m in messages
+    ):
         raise InvalidInputError(f"Expected 'messages' of 'role' and 'content' strings (got others in {where})")
     if not messages or messages[-1]["role"] != "assistant":
         last = messages[-1]["role"] if messages else "nothing"

@@ -91,11 +91,7 @@ def _compared(row: Mapping[str, Any], record: Mapping[str, Any] | None, tokenize
 
 
 def check_ids(model: Any, parts: Mapping[str, Rows]) -> None:
-    """Refuse rows (by part) that another model's tokenizer made.
-
-    Raises:
-        InvalidInputError: a token that the model has no embedding for.
-    """
+    """Refuse rows (by part) with a token that the model has no embedding for."""
     known = getattr(model.get_input_embeddings(), "num_embeddings", None)
     for name, rows in parts.items():
         most = max(int(max(row["input_ids"])) for row in rows)

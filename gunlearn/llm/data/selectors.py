@@ -23,14 +23,10 @@ class TokenSelector(Protocol):
     """Anything with `scores`: a high score marks a token that holds the knowledge to forget."""
 
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return one score per predicted token.
+        """Return one score per predicted token of a batch (`input_ids`, `attention_mask`, `labels` `[batch, tokens]`).
 
-        Args:
-            model: a causal language model in evaluation mode; not changed.
-            batch: `input_ids`, `attention_mask` and `labels` `[batch, tokens]`.
-
-        Returns:
-            `[batch, tokens - 1]`, entry `t` about token `t + 1`, 0 without a label; booleans are the choice itself.
+        `[batch, tokens - 1]`, entry `t` about token `t + 1`, 0 without a label; booleans are the choice itself. The
+        model is in evaluation mode, and is not changed.
         """
 
 
@@ -101,14 +97,7 @@ class ProbeDelta:
         check_number("step", self.step, positive=True)
 
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the scores of `TokenSelector.scores`.
-
-        Raises:
-            UnsupportedModelError: the model has no trainable parameters.
-
-        Warns:
-            UserWarning: trainable parameters of less than float32.
-        """
+        """Refuse a model without trainable parameters, and warn of parameters of less than float32."""
         params = [p for p in model.parameters() if p.requires_grad]
         if not params:
             raise UnsupportedModelError("Expected a model with trainable parameters for ProbeDelta (got none)")
@@ -202,11 +191,7 @@ class GivenMask:
     column: str = "target_mask"
 
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the mask itself, which is the choice whatever the ratio.
-
-        Raises:
-            InvalidInputError: a batch without the column.
-        """
+        """Return the mask itself, which is the choice whatever the ratio; refuse a batch without it."""
         if self.column not in batch:
             raise InvalidInputError(f"Expected rows with the column '{self.column}' (got {sorted(batch)})")
         return batch[self.column][:, 1:].bool() & answer_tokens(batch)

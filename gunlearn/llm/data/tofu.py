@@ -82,18 +82,14 @@ def answer_rows(records: Sequence[Mapping[str, Any]], tokenizer: Any, field: str
     Returns:
         A row per record, or a list of rows where the field holds a list of answers.
     """
-    given = [record.get(field, record["answer"]) for record in records]
-    lists = [answers if isinstance(answers, list) else [answers] for answers in given]
+    given = [(record["question"], record.get(field, record["answer"])) for record in records]
     flat = [
-        {"question": record["question"], "answer": answer}
-        for record, answers in zip(records, lists, strict=True)
-        for answer in answers
+        {"question": question, "answer": answer}
+        for question, answers in given
+        for answer in (answers if isinstance(answers, list) else [answers])
     ]
     rows = iter(encode(flat, tokenizer, **how))
-    return [
-        [next(rows) for _ in answers] if isinstance(answer, list) else next(rows)
-        for answer, answers in zip(given, lists, strict=True)
-    ]
+    return [[next(rows) for _ in found] if isinstance(found, list) else next(rows) for _, found in given]
 
 
 def _file(name: str, root: str | PathLike[str] | None) -> Path | None:

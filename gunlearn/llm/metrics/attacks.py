@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.data.collate import Rows, collator_of, row_batch
 from gunlearn.llm.model.arithmetic import merged
-from gunlearn.llm.model.causal_lm import total_nll
+from gunlearn.llm.model.causal_lm import token_loss
 from gunlearn.llm.model.head import model_device, output_head
 from gunlearn.seed import isolated_rng
 
@@ -94,8 +94,7 @@ def relearn(
     with isolated_rng(seed):
         for step in range(1, steps + 1):
             index = torch.randint(len(rows), (batch_size,)) if len(rows) > batch_size else range(len(rows))
-            nll, tokens = total_nll(victim.train(), row_batch([rows[int(i)] for i in index], collate, device))
-            loss = nll / tokens.clamp_min(1)
+            loss = token_loss(victim.train(), row_batch([rows[int(i)] for i in index], collate, device))
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -133,13 +132,6 @@ def quantized(model: nn.Module, bits: int = 4, head: bool = False) -> nn.Module:
 
 
 def rounded(weight: Tensor, bits: int, dim: int) -> Tensor:
-    """Round weights to an even grid of `2 ** bits - 1` levels.
-
-    Args:
-        weight: a matrix.
-        bits: number of bits.
-        dim: dimension along which weights share a step (that of the inputs).
-    """
-    top = 2 ** (bits - 1) - 1
-    step = weight.float().abs().amax(dim, keepdim=True) / top
+    """Round a matrix to an even grid of `2 ** bits - 1` levels; weights along `dim`, the inputs', share a step."""
+    step = weight.float().abs().amax(dim, keepdim=True) / (2 ** (bits - 1) - 1)
     return torch.where(step > 0, (weight / step).round() * step, 0).to(weight.dtype)

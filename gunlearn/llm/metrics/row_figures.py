@@ -90,16 +90,9 @@ class RowsView:
 def figures(
     model: nn.Module, parts: Mapping[str, Sequence[Mapping[str, Any]]], most: int = 256, batch_size: int = 8
 ) -> dict[str, dict[str, float]]:
-    """Measure some rows of each part.
+    """Return the figures `RECORDED` by part, of at most `most` evenly spaced rows each; 0 measures nothing.
 
-    Args:
-        model: a causal language model; not changed.
-        parts: rows by name; rows without any label are left out.
-        most: most rows per part, evenly spaced; 0 measures nothing.
-        batch_size: rows at a time.
-
-    Returns:
-        The figures `RECORDED` by part.
+    Rows without any label are left out. The model is not changed.
     """
     out = {}
     for name, given in parts.items() if most else ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -91,19 +92,16 @@ def token_scores(model: nn.Module, rows: Rows, batch_size: int = 16, chunk: int 
 
 
 def prompt_of(row: Mapping[str, Any] | Sequence[int]) -> list[int]:
-    """Return the token ids before a row's first label; a sequence of ids is returned unchanged.
-
-    Raises:
-        InvalidInputError: no token before the first label.
-    """
-    if not isinstance(row, Mapping):
-        ids = [int(i) for i in row]
-    else:
-        mask = row.get("attention_mask")
-        mask = [1] * len(row["input_ids"]) if mask is None else list(mask)
-        kept = [(int(i), int(y)) for i, y, m in zip(row["input_ids"], row["labels"], mask, strict=True) if m]
-        first = next((n for n, (_, y) in enumerate(kept) if y != IGNORE), len(kept))
-        ids = [i for i, _ in kept[:first]]
+    """Return the token ids before a row's first label; refuse none. A sequence of ids is returned unchanged."""
+    ids = prompt_ids(row) if isinstance(row, Mapping) else [int(i) for i in row]
     if not ids:
         raise InvalidInputError("Expected a prompt before the first label (got none); give prompts as token ids")
     return ids
+
+
+def prompt_ids(row: Mapping[str, Any]) -> list[int]:
+    """Return the token ids before a row's first label, without padding; maybe none."""
+    mask = row.get("attention_mask")
+    columns = row["input_ids"], row["labels"], [1] * len(row["input_ids"]) if mask is None else mask
+    kept = [(int(i), int(y)) for i, y, m in zip(*columns, strict=True) if m]
+    return [i for i, _ in takewhile(lambda pair: pair[1] == IGNORE, kept)]

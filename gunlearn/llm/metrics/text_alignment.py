@@ -57,8 +57,8 @@ class TextAlignment:
         self.prompts = [prompt_of(prompts[i]) for i in range(len(prompts))]
         self.ends = end_tokens(tokenizer)
         self.sampler: Sampler | None = sampler or Sampler()
-        self.estimator = estimator
-        self.max_new_tokens, self.batch_size, self.chunk = max_new_tokens, batch_size, chunk
+        self.estimator, self.max_new_tokens = estimator, max_new_tokens
+        self.batch_size, self.chunk = batch_size, chunk
 
     def draw(self, model: nn.Module) -> Samples:
         """Draw the model's answers."""
@@ -118,16 +118,8 @@ def functional_alignment(
     A reconstruction of FADE, see `gunlearn.metrics.alignment`. To compare several models with several retrained ones,
     with a noise floor, use `gunlearn.metrics.standings` with a `TextAlignment`.
 
-    Args:
-        current: the model to compare.
-        reference: the model retrained without the forgotten rows.
-        prompts: see `TextAlignment`.
-        tokenizer: see `TextAlignment`.
-        sampler: see `TextAlignment`.
-        estimator: see `TextAlignment`.
-        per: `"sequence"` or `"token"`.
-        max_new_tokens: most tokens of an answer.
-        batch_size: answers at a time.
+    `current` is compared with `reference`, a model retrained without the forgotten rows; `per` is `"sequence"` or
+    `"token"`, and the other arguments are those of `TextAlignment`.
 
     Example:
         >>> functional_alignment(unlearned, retrained, forget_rows, tokenizer).value  # doctest: +SKIP

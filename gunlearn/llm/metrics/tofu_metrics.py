@@ -34,27 +34,13 @@ def probability(scores: TokenScores) -> Tensor:
 
 
 def answer_log_probs(model: nn.Module, answers: Sequence[Rows], batch_size: int = 16) -> list[Tensor]:
-    """Return the mean log-likelihood per token of several answers to each question.
-
-    Args:
-        model: a causal language model.
-        answers: rows for each question.
-        batch_size: rows at a time.
-
-    Returns:
-        `[num_answers]` for each question.
-    """
+    """Return the mean log-likelihood per token of several answers to each question, `[num_answers]` for each."""
     flat = [row for rows in answers for row in rows]
     return list(token_scores(model, flat, batch_size).mean_log_prob.split([len(rows) for rows in answers]))
 
 
 def options_probability(right: Tensor, wrong: Sequence[Tensor]) -> Tensor:
-    """Return the right answer's share of the probability of all given answers, `[num_questions]`.
-
-    Args:
-        right: mean log-likelihood per token of the right answer, `[num_questions]`.
-        wrong: mean log-likelihood per token of the wrong answers, `[num_answers]` for each question.
-    """
+    """Return the right answer's share of the probability of all given answers, `[num_questions]`; see `truth_ratio`."""
     return torch.stack([torch.cat([r[None], w]).softmax(0)[0] for r, w in zip(right, wrong, strict=True)])
 
 
@@ -100,14 +86,7 @@ def aggregate_truth_ratio(ratio: Tensor, how: str) -> float:
 
 
 def rouge(answers: Sequence[str], truths: Sequence[str]) -> dict[str, Tensor]:
-    """Compute ROUGE with stemming, by `rouge_score`.
-
-    Args:
-        answers: the model's answers.
-        truths: the right answers.
-
-    Returns:
-        `rouge1_recall`, `rougeL_recall` and `rougeL_f1`, `[num_answers]` each.
+    """Compute ROUGE with stemming: `rouge1_recall`, `rougeL_recall` and `rougeL_f1`, `[num_answers]` each.
 
     Raises:
         InvalidInputError: different numbers of texts.
@@ -118,10 +97,10 @@ def rouge(answers: Sequence[str], truths: Sequence[str]) -> dict[str, Tensor]:
         raise InvalidInputError(f"Expected as many answers as truths (got {len(answers)} and {len(truths)})")
     scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
     scores = [scorer.score(truth, answer) for truth, answer in zip(truths, answers, strict=True)]
+    wanted = {"rouge1_recall": "recall", "rougeL_recall": "recall", "rougeL_f1": "fmeasure"}
     return {
-        "rouge1_recall": torch.tensor([s["rouge1"].recall for s in scores]),
-        "rougeL_recall": torch.tensor([s["rougeL"].recall for s in scores]),
-        "rougeL_f1": torch.tensor([s["rougeL"].fmeasure for s in scores]),
+        name: torch.tensor([getattr(score[name.partition("_")[0]], figure) for score in scores])
+        for name, figure in wanted.items()
     }
 
 
@@ -169,11 +148,8 @@ def truth_of(row: Mapping[str, Any], tokenizer: Any) -> str:
 def forget_quality(ratio: Tensor, reference_ratio: Tensor) -> float:
     """Return the p-value of the two-sample Kolmogorov-Smirnov test on truth ratios of the forgotten questions.
 
-    Near 0 the model differs from a retrained one; with few questions no difference is significant.
-
-    Args:
-        ratio: truth ratios of the model, `[num_questions]`.
-        reference_ratio: truth ratios of a retrained model, `[num_questions]`.
+    Ratios are those of the model and of a retrained one, `[num_questions]` each. Near 0 the models differ; with few
+    questions no difference is significant.
     """
     return float(ks_2samp(ratio.double().numpy(), reference_ratio.double().numpy()).pvalue)
 

@@ -247,6 +247,12 @@ def total_nll(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Te
     return -token_log_probs(model, batch).sum(), answer_tokens(batch).sum()
 
 
+def token_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the negative log-likelihood per labelled token, in nats; 0 without any."""
+    nll, tokens = total_nll(model, batch)
+    return nll / tokens.clamp_min(1)
+
+
 def model_inputs(model: nn.Module, items: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
     """Return the model's arguments, and the labels of the tokens that it predicts `[batch, tokens - 1]`.
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import secrets
 from collections.abc import Callable, Collection
+from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from gunlearn.errors import DivergenceError
+from gunlearn.core.checks import check_choice, check_number, check_whole_number
+from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedModelError
 from gunlearn.llm.data.collate import PartCollator, Rows, collator_of
 from gunlearn.llm.model.head import model_device
 from gunlearn.llm.privacy.dp_base import DPBase
@@ -18,7 +21,6 @@ from gunlearn.llm.privacy.dp_rows import ledger_of, most_copies, units, weights_
 from gunlearn.llm.privacy.dp_steps import (
     DPOptimizer,
     add_hooks,
-    check_settings,
     create_accountant,
     declared_choices,
     epsilon_spent,
@@ -26,6 +28,8 @@ from gunlearn.llm.privacy.dp_steps import (
     record_gradients,
 )
 from gunlearn.seed import isolated_rng
+
+ACCOUNTANTS = ("rdp", "prv")
 
 
 def dp_train(
@@ -90,13 +94,21 @@ def dp_train(
         UnsupportedModelError: batch normalisation, which mixes records, or layers without gradients per record.
         DivergenceError: weights became NaN or infinite.
     """
-    check_settings(model, accountant, max_grad_norm, lr, batch_size, physical_batch_size, epochs, steps)
+    check_choice("accountant", accountant, ACCOUNTANTS)
+    for name, value in (("max_grad_norm", max_grad_norm), ("lr", lr), ("batch_size", batch_size)):
+        check_number(name, value, positive=True)
+    check_number("physical_batch_size", physical_batch_size, minimum=1)
+    if (epochs is None) == (steps is None):
+        raise InvalidInputError(f"Expected either 'epochs' or 'steps' (got epochs={epochs!r}, steps={steps!r})")
+    _check_private(model)
     declared = declared_choices(chosen_on_private_data, acknowledge)
     members = units(rows, record)
     check_budget(epsilon, delta, len(members))
     rate = min(1.0, batch_size / len(members))
     if steps is None:
-        steps = max(1, round((epochs or 0) / rate))  # one of the two is given, see `check_settings`
+        check_number("epochs", epochs, positive=True)
+        steps = max(1, round(cast(float, epochs) / rate))
+    check_whole_number("steps", steps)
     noise = noise_for(epsilon, delta, rate, steps, accountant)
     worker = copy.deepcopy(model).train()
     meter = create_accountant(accountant)
@@ -149,3 +161,12 @@ def dp_train(
         weights_sha256=weights_digest(fresh),
     )
     return DPBase(fresh.eval(), card, ledger)
+
+
+def _check_private(model: nn.Module) -> None:
+    """Refuse models that cannot be trained record by record."""
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
+    norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    if norms:
+        raise UnsupportedModelError(f"Expected no batch normalisation, which mixes records (got {norms[:3]})")

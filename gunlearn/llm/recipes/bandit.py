@@ -72,14 +72,7 @@ class NeuralUCB:
         self.rewards: list[float] = []
 
     def choose(self, exclude: Collection[int] = ()) -> int:
-        """Return the arm to pull next.
-
-        Args:
-            exclude: arms not to pull.
-
-        Raises:
-            InvalidInputError: all arms are excluded.
-        """
+        """Return the arm to pull next, none of `exclude`; refuse to exclude all."""
         free = [arm for arm in self.order if arm not in exclude]
         if not free:
             raise InvalidInputError(f"Expected an arm that is not excluded (got {len(self.order)} excluded)")

@@ -20,7 +20,6 @@ from gunlearn.llm.training.until import StopBelow
 from gunlearn.losses import NPO, CrossEntropyUnlearning, GradientAscent, KLToReference, Loss, Objective, Prediction
 
 TARGET, REST = "forget:target", "forget:rest"
-FORGET_LOSSES = ("npo", "ga", "ceu")
 
 
 def dto(forget_loss: str | Loss = "npo", lambda_: float = 1.0, beta: float = 0.5) -> Objective:
@@ -50,17 +49,17 @@ def dto(forget_loss: str | Loss = "npo", lambda_: float = 1.0, beta: float = 0.5
         GradientAscent(on='forget:target') + 5.0 * KLToReference(on='forget:rest')
     """
     check_number("lambda_", lambda_, minimum=0.0)
-    if isinstance(forget_loss, Loss):
-        if forget_loss.on != TARGET:
-            raise InvalidInputError(f"Expected 'forget_loss' with on='{TARGET}' (got {forget_loss!r})")
-        loss = forget_loss
-    else:
-        check_choice("forget_loss", forget_loss, FORGET_LOSSES)
-        if forget_loss == "npo":
-            loss = NPO(beta, per="token", on=TARGET)
-        else:
-            loss = GradientAscent(on=TARGET) if forget_loss == "ga" else CrossEntropyUnlearning(on=TARGET)
-    return loss + lambda_ * KLToReference(on=REST)
+    if not isinstance(forget_loss, Loss):
+        losses: dict[str, Loss] = {
+            "npo": NPO(beta, per="token", on=TARGET),
+            "ga": GradientAscent(on=TARGET),
+            "ceu": CrossEntropyUnlearning(on=TARGET),
+        }
+        check_choice("forget_loss", forget_loss, tuple(losses))
+        forget_loss = losses[forget_loss]
+    if forget_loss.on != TARGET:
+        raise InvalidInputError(f"Expected 'forget_loss' with on='{TARGET}' (got {forget_loss!r})")
+    return forget_loss + lambda_ * KLToReference(on=REST)
 
 
 class DTOTrainer(UnlearnTrainer):
@@ -120,10 +119,6 @@ class DTOTrainer(UnlearnTrainer):
         self._forget_grads: list[Tensor] | None = None
         self._seen: tuple[dict[str, Prediction], dict[str, Prediction]] = ({}, {})
         if project:
-            self._halves = [
-                [i for i, (_, loss) in enumerate(self.objective.terms) if (loss.on == TARGET) is wanted]
-                for wanted in (True, False)
-            ]
             self._check_projection()
         if refresh_steps is not None:
             self.add_callback(_Refresh(self, refresh_steps))
@@ -131,6 +126,10 @@ class DTOTrainer(UnlearnTrainer):
             self.add_callback(StopBelow(rows, stop_below, collator))
 
     def _check_projection(self) -> None:
+        self._halves = [
+            [i for i, (_, loss) in enumerate(self.objective.terms) if (loss.on == TARGET) is wanted]
+            for wanted in (True, False)
+        ]
         if not all(self._halves):
             raise InvalidInputError(f"Expected losses on '{TARGET}' and others to project (got {self.objective!r})")
         if self.args.fp16:
@@ -171,9 +170,8 @@ class DTOTrainer(UnlearnTrainer):
             self._seen = ({}, {})  # frees a batch of logits
         params = [p for p in model.parameters() if p.requires_grad]
         grads = zeros_for_none(torch.autograd.grad(forget, params, retain_graph=True, allow_unused=True), params)
-        self._forget_grads = (
-            grads if self._forget_grads is None else [a + b for a, b in zip(self._forget_grads, grads, strict=True)]
-        )
+        before = self._forget_grads
+        self._forget_grads = grads if before is None else [a + b for a, b in zip(before, grads, strict=True)]
         self.accelerator.backward(keep)
         if self.accelerator.sync_gradients:
             kept = zeros_for_none([p.grad for p in params], params)

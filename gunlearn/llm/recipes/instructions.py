@@ -23,15 +23,12 @@ class Instruction:
 
 
 def fill_templates(templates: Sequence[str], slots: Mapping[str, Sequence[str]], keep: str = "") -> list[Instruction]:
-    """Return the instructions of every template with every choice of values for its slots.
+    """Return the instructions of every template (a format string) with every choice of values for its slots.
 
     >>> [i.text for i in fill_templates(["Tell me about {topic}."], {"topic": ["owls", "rain"]})]
     ['Tell me about owls.', 'Tell me about rain.']
 
-    Args:
-        templates: format strings.
-        slots: values by slot.
-        keep: see `Instruction`; its slots are filled in too.
+    Slots in `keep`, see `Instruction`, are filled in too.
 
     Raises:
         InvalidInputError: a template names a slot that has no values.

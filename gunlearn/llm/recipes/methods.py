@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from gunlearn.core.checks import check_choice, check_number
 from gunlearn.errors import InvalidInputError
@@ -39,7 +39,10 @@ from gunlearn.losses import (
 from gunlearn.methods.any_task.retained import RETAIN_LOSSES
 from gunlearn.methods.gradient import GradientMethod
 
-_SHARED = ("on", "reduction", "preferred", "point")  # fields of losses that are no options of a method
+
+def _options_of(loss: type[Loss]) -> list[dataclasses.Field]:
+    """Return the fields of a loss that are options of a method."""
+    return [f for f in dataclasses.fields(loss) if f.name not in ("on", "reduction", "preferred", "point")]
 
 
 @dataclass(frozen=True)
@@ -70,25 +73,18 @@ class TokenMethod(GradientMethod):
         check_choice("retain_loss", self.retain_loss, tuple(RETAIN_LOSSES))
         super().__post_init__()
 
-    def loss_options(self) -> dict[str, Any]:
-        """Return the fields of the forget loss, as this method has them."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self.loss) if f.name not in _SHARED}
-
     def forgetting(self, given: Given) -> Plan:
-        """Return the forget side alone."""
-        return Plan(as_objective(self.loss(**self.loss_options())))
+        """Return the forget side alone: here the loss with the options that this method has of it."""
+        options = {f.name: getattr(self, f.name) for f in _options_of(self.loss)}
+        return Plan(as_objective(self.loss(**options)))
 
     def plan(self, given: Given | None = None) -> Plan:
-        """Put the objective together.
-
-        Args:
-            given: the model that knows, its tokenizer and rows, for methods that look into them.
-        """
+        """Put the objective together; `given` is for methods that look into the model and the rows."""
         plan = self.forgetting(given or Given())
-        objective = plan.objective if self.forget_weight == 1 else self.forget_weight * plan.objective
+        objective = self.forget_weight * plan.objective
         if self.retain_weight:
-            objective = objective + self.retain_weight * RETAIN_LOSSES[self.retain_loss]
-        return replace(plan, objective=as_objective(objective))
+            objective += self.retain_weight * RETAIN_LOSSES[self.retain_loss]
+        return replace(plan, objective=objective)
 
     def objective(self) -> Objective:
         """Return the objective, without looking at data."""
@@ -108,8 +104,7 @@ class _RMU(TokenMethod):
         """
         layer = self.layer
         if layer is None:
-            config = getattr(given.model, "config", None)
-            depth = getattr(config, "num_hidden_layers", 32)
+            depth = getattr(getattr(given.model, "config", None), "num_hidden_layers", 32)
             layer = min(round(7 / 32 * depth) + 1, depth)
         return replace(super().forgetting(given), layer=layer)
 
@@ -142,8 +137,7 @@ class DTOMethod(TokenMethod):
         if given.model is not None and not all("target_mask" in row for row in given.forget):
             collator = collator_of(given.model, given.tokenizer)
             rows = select_tokens(given.model, given.forget, ProbeDelta(), self.ratio, collator=collator)
-        objective = dto(forget_loss=self.forget_loss, lambda_=self.lambda_, beta=self.beta)
-        return Plan(objective, forget=rows)
+        return Plan(dto(self.forget_loss, self.lambda_, self.beta), forget=rows)
 
 
 @dataclass(frozen=True)
@@ -179,7 +173,9 @@ class PDUMethod(TokenMethod):
 
         def attach(trainer: Any) -> None:
             weight = next((w for w, loss in trainer.objective.terms if loss.on == "retain"), 0.0)
-            PrimalDualCallback(trainer, PrimalDual(epsilon, step=self.step, warmup=self.warmup, weight=weight))
+            PrimalDualCallback(
+                trainer, PrimalDual(cast(float, epsilon), step=self.step, warmup=self.warmup, weight=weight)
+            )
 
         return Plan(as_objective(FlatLogits()), attach=attach, found={"epsilon": epsilon})
 
@@ -214,16 +210,16 @@ class ObliviateMethod(TokenMethod):
         """Find the words in whole rows, questions and answers."""
         ids: tuple[int, ...] = (0,)  # to show the objective, without data
         if given.model is not None:
-            texts = [
-                [given.tokenizer.decode(row["input_ids"], skip_special_tokens=True) for row in rows]
-                for rows in (given.forget, given.retain)
-            ]
-            if not texts[1]:
+            if not given.retain:
                 raise InvalidInputError(
                     f"Expected rows to retain for '{self.name}' (got none): words are common or not"
                 )
+            forget, retain = (
+                [given.tokenizer.decode(row["input_ids"], skip_special_tokens=True) for row in rows]
+                for rows in (given.forget, given.retain)
+            )
             rule = {name: getattr(self, name) for name in ("words", "min_ratio", "min_count", "max_document_frequency")}
-            ids = target_tokens(texts[0], texts[1], given.tokenizer, **rule).token_ids
+            ids = target_tokens(forget, retain, given.tokenizer, **rule).token_ids
         objective = as_objective(MaskedVocabulary(ids, mask_mode=self.mask_mode))
         return Plan(objective + self.world_weight * KLToReference(on="retain") if self.world_weight else objective)
 
@@ -240,8 +236,7 @@ def token_method(
         base: for methods that do more than minimise the loss.
         defaults: of options, where they are not those of the loss.
     """
-    options = [f for f in dataclasses.fields(loss) if f.name not in _SHARED]
-    fields: list[Any] = [(f.name, f.type, defaults.pop(f.name, f.default)) for f in options]
+    fields: list[Any] = [(f.name, f.type, defaults.pop(f.name, f.default)) for f in _options_of(loss)]
     fields += [(key, type(value).__name__, value) for key, value in defaults.items()]
     retained = defaults.get("retain_weight", 1.0) and "retained data"
     reference = loss.needs_reference or RETAIN_LOSSES[defaults.get("retain_loss", "nll")].needs_reference

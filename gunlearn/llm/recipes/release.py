@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,30 +115,34 @@ def reveal_and_release(
     model = merged(copy.deepcopy(model)).eval()
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     targets = options.target_modules or mlp_linears(getattr(getattr(model, "config", None), "model_type", None))
+    history: list[ReleaseRound] = []
+
+    def little(found: Revealed) -> bool:
+        return found.hit_rate < options.stop_rate or len(found.rows) < options.min_rows
 
     def retain_nll() -> float | None:
         return mean_nll(model, retain_rows, collator_of(model), options.batch_size) if retain_rows else None
 
-    def record(found: Revealed, scale: float, names: Sequence[str]) -> ReleaseRound:
+    def record(found: Revealed, scale: float, names: Iterable[str]) -> None:
         nll = retain_nll()
         if nll is not None and not math.isfinite(nll):
             raise DivergenceError(f"Expected a finite loss of the retain rows (got {nll} in round {len(history)})")
         figures = dict(metrics(model)) if metrics else {}
-        return ReleaseRound(found.hit_rate, len(found.rows), scale, nll, figures, _weights(model, names))
+        weights = _weights(model, names)
+        history.append(ReleaseRound(found.hit_rate, len(found.rows), scale, nll, figures, weights))
 
     found = revealer.reveal(model, seed=0)
-    if found.hit_rate < options.stop_rate or len(found.rows) < options.min_rows:
+    if little(found):
         raise EmptyForgetSetError(
             f"Expected instructions under which the model speaks about the concept (got {len(found.rows)} usable rows, "
             f"{found.hit_rate:.0%} of the texts); other instructions, a lower threshold or min_rows may help"
         )
-    history: list[ReleaseRound] = []
     stopped = f"all {rounds} rounds"
     for number in range(1, rounds + 1):
         seed = 2 * (options.seed * 1000 + number)
         forget, factors = fit_adapter(model, found.rows, targets, options, seed)
         if not history:
-            history.append(record(found, 0.0, list(forget)))
+            record(found, 0.0, forget)
         retain = None
         if retain_rows:
             retain, _ = fit_adapter(model, retain_rows, targets, options, seed + 1, apart_from=factors)
@@ -148,18 +152,18 @@ def reveal_and_release(
         if scale is None:
             stopped = f"no scale keeps the retain rows within {options.tolerance}"
             break
-        broken = [name for name, weight in _weights(model, list(forget)).items() if not bool(weight.isfinite().all())]
+        broken = [name for name, weight in _weights(model, forget).items() if not bool(weight.isfinite().all())]
         if broken:
             raise DivergenceError(
                 f"Expected finite weights after round {number} (got NaN or infinity in {broken[:3]}); "
                 "a smaller 'scale' or 'lr' may help"
             )
         found = revealer.reveal(model, seed=number)
-        history.append(record(found, scale, list(forget)))
-        if found.hit_rate < options.stop_rate or len(found.rows) < options.min_rows:
+        record(found, scale, forget)
+        if little(found):
             stopped = f"{found.hit_rate:.0%} of the texts, {len(found.rows)} distinct rows"
             break
-    best = _best(history)
+    best = min(range(len(history)), key=lambda number: _regret(history[number], history[0]))
     if best == 0:
         warnings.warn(
             f"Expected a round that is better than the model before (got none of {len(history) - 1}; {stopped}): "
@@ -181,7 +185,7 @@ def _release(
     retain_nll: Callable[[], float | None],
 ) -> float | None:
     """Subtract and add in place; return the scale, or `None` where no scale keeps the retain loss within the limit."""
-    start = _weights(model, list(forget))
+    start = _weights(model, forget)
     for scale in [options.scale] if options.tolerance is None else sorted(options.scales, reverse=True):
         add_delta(model, forget, -scale, inplace=True)
         if retain is not None:
@@ -192,16 +196,14 @@ def _release(
     return None
 
 
-def _best(history: Sequence[ReleaseRound]) -> int:
-    def regret(number: int) -> float:
-        after, before = history[number].retain_nll, history[0].retain_nll
-        lost = 0.0 if before is None or after is None else max(0.0, math.exp(-before) - math.exp(-after))
-        return history[number].hit_rate + lost
-
-    return min(range(len(history)), key=regret)
+def _regret(after: ReleaseRound, before: ReleaseRound) -> float:
+    """Return the hit rate and the probability of the retain rows' tokens that was lost."""
+    if before.retain_nll is None or after.retain_nll is None:
+        return after.hit_rate
+    return after.hit_rate + max(0.0, math.exp(-before.retain_nll) - math.exp(-after.retain_nll))
 
 
-def _weights(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+def _weights(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     return {name: model.get_parameter(f"{name}.weight").detach().cpu().clone() for name in names}
 
 

@@ -86,7 +86,6 @@ class Revealer:
     def __post_init__(self) -> None:
         if isinstance(self.instructions, str) or not len(self.instructions):
             raise InvalidInputError(f"Expected a list of instructions (got {self.instructions!r:.80})")
-        object.__setattr__(self, "instructions", self._instructions())
         for name in ("samples", "budget", "top"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gunlearn.errors import DivergenceError
 from gunlearn.llm.data.collate import Rows, collator_of, row_batch
 from gunlearn.llm.model.arithmetic import adapter_delta
-from gunlearn.llm.model.causal_lm import total_nll
+from gunlearn.llm.model.causal_lm import token_loss
 from gunlearn.llm.model.head import model_device, without_peft
 from gunlearn.seed import isolated_rng
 
@@ -76,18 +76,12 @@ def fit_adapter(
         apart_from: factors `A'` `[rank, in_features]` by module: adds :math:`\sum_m |A_m A_m'^\top|` to the loss.
 
     Returns:
-        The adapter's product and its factor `A`, by module.
-
-    Raises:
-        DivergenceError: the loss became NaN or infinite.
+        The adapter's product and its factor `A`, by module. Refuses a loss that became NaN or infinite.
     """
     collate, device = collator_of(model), model_device(model)
     with isolated_rng(seed):
-        config = LoraConfig(
-            r=options.rank,
-            lora_alpha=2 * options.rank,
-            target_modules=targets if isinstance(targets, str) else list(targets),
-        )
+        modules = targets if isinstance(targets, str) else list(targets)
+        config = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules=modules)
         adapted: Any = get_peft_model(model, config).eval()
         try:
             factors: dict[str, Tensor] = {
@@ -102,8 +96,7 @@ def fit_adapter(
                 if len(order) < min(options.batch_size, len(rows)):
                     order += torch.randperm(len(rows)).tolist()
                 batch, order = order[: options.batch_size], order[options.batch_size :]
-                nll, tokens = total_nll(adapted, row_batch([rows[i] for i in batch], collate, device))
-                loss = nll / tokens.clamp_min(1)
+                loss = token_loss(adapted, row_batch([rows[i] for i in batch], collate, device))
                 if apart_from is not None:
                     overlaps = [(factors[name] @ other.T).abs().sum() for name, other in apart_from.items()]
                     loss = loss + options.orthogonality * torch.stack(overlaps).sum()

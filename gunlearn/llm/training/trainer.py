@@ -111,9 +111,7 @@ class UnlearnTrainer(Trainer):
         if retain_dataset is not None and "retain" in (drawn or {}):
             raise InvalidInputError("Expected part 'retain' once (got 'retain_dataset' and 'drawn')")
         drawn = dict(drawn or {}) | ({} if retain_dataset is None else {"retain": retain_dataset})
-        rows = PairedDataset(
-            forget_dataset, drawn, paired, seed=args.seed if args.data_seed is None else args.data_seed
-        )
+        rows = PairedDataset(forget_dataset, drawn, paired, args.seed if args.data_seed is None else args.data_seed)
         check_parts(self.objective, {"forget", *rows.drawn, *rows.paired}, {"forget", *rows.paired})
         warn_of_overlap(rows)
         if data_collator is None:
@@ -154,15 +152,10 @@ class UnlearnTrainer(Trainer):
     def predictions(
         self, model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]]
     ) -> tuple[dict[str, Prediction], dict[str, Prediction]]:
-        """Return predictions of the model and of the reference for each part that the objective reads, and its views.
-
-        Args:
-            model: the model in training.
-            inputs: a batch per part.
-        """
-        needed = set(map(base_of, self.objective.reference_parts))
+        """Return predictions of the model and of the reference for each part and view that the objective reads."""
         before = {}
-        if needed and self.reference is not None:
+        if self.reference is not None:
+            needed = set(map(base_of, self.objective.reference_parts))
             with self.reference.of(model) as frozen:
                 before = {part: self.tasks[part].decode(frozen, None, inputs[part]) for part in needed}
         current = {part: task.decode(model, None, inputs[part]) for part, task in self.tasks.items()}
@@ -176,17 +169,9 @@ class UnlearnTrainer(Trainer):
         return current, before
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Mapping[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the objective on one micro-batch: its share of the whole step's value.
-
-        Raises:
-            DivergenceError: the value is NaN or infinite.
-        """
+        """Return the objective on one micro-batch, its share of the whole step's value; refuse NaN and infinity."""
         current, before = self.predictions(model, inputs)
         value = self.objective(current, before, num_items_in_batch)
         for name, term in value.terms.items():

@@ -18,11 +18,7 @@ from gunlearn.llm.training.views import answer_mask
 
 @torch.no_grad()
 def mean_nll(model: nn.Module, rows: Rows, collator: Collator, batch_size: int = 16) -> float:
-    """Return the negative log-likelihood per labelled token, in nats, over all rows; modes of the model are kept.
-
-    Raises:
-        EmptyForgetSetError: no labelled tokens.
-    """
+    """Return the negative log-likelihood per labelled token, in nats, over all rows; refuse rows without labels."""
     total, tokens = torch.zeros((), device=model_device(model)), 0
     with evaluating(model):
         for batch in row_batches(model, rows, collator, batch_size):
@@ -73,11 +69,7 @@ class UntilUnseen(TrainerCallback):
         self.reached: int | None = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Measure the unseen rows before the model changes.
-
-        Raises:
-            InvalidInputError: a resumed run without `target`.
-        """
+        """Measure the unseen rows before the model changes; refuse a resumed run without `target`."""
         if state.global_step == 0:  # a new run of the same callback measures again
             self.target, self.reached = self.given, None
         if self.target is None:
