@@ -143,7 +143,7 @@ def unlearn(
         answers = refused(records or [], seed=seed) if alternative is None else alternative
         paired["alternative"] = as_rows(answers, tokenizer, "alternative", **how)[0]
     drawn = {name: as_rows(more, tokenizer, name, **how)[0] for name, more in (parts or {}).items()}
-    task = task.but(backend=replace(backend, drawn=drawn, paired=paired))
+    task = replace(task, backend=replace(backend, drawn=drawn, paired=paired))
     result = run_method(built, model, split_rows([*rows, *kept], len(rows)), task, seed, callbacks, progress)
     return cast(LLMResult, result)
 

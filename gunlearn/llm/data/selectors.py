@@ -44,10 +44,7 @@ class ContextDelta:
     A reconstruction: the "delta score" of `DTO <https://arxiv.org/abs/2510.00125>`_ is not known to us.
 
     Args:
-        window: number :math:`w` of tokens in the short context.
-
-    Raises:
-        InvalidInputError: `window` is no whole number of at least 1.
+        window: number :math:`w` of tokens in the short context, at least 1.
     """
 
     window: int = 3
@@ -85,10 +82,7 @@ class ProbeDelta:
     float32 the small step is rounded away, and scores are 0 or noise.
 
     Args:
-        step: length :math:`\eta` of the step in the space of all trainable parameters.
-
-    Raises:
-        InvalidInputError: `step` is no positive number.
+        step: length :math:`\eta` of the step in the space of all trainable parameters, positive.
     """
 
     step: float = 0.05

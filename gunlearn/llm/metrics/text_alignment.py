@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from gunlearn.llm.model.head import LOGIT_CHUNK, evaluating, model_device
 from gunlearn.metrics.alignment import KL_ESTIMATORS, Alignment, Sampler, StepTerms, align, categorical_kl
 
 
+@dataclass(eq=False)
 class TextAlignment:
     r"""Supply `gunlearn.metrics.alignment` with answers and their scores.
 
@@ -43,22 +45,19 @@ class TextAlignment:
         InvalidInputError: an unknown estimator, a row without a prompt, or no token that ends an answer.
     """
 
-    def __init__(
-        self,
-        prompts: Sequence[Mapping[str, Any] | Sequence[int]],
-        tokenizer: Any,
-        sampler: Sampler | None = None,
-        estimator: str = "rao_blackwell",
-        max_new_tokens: int = 64,
-        batch_size: int = 64,
-        chunk: int = LOGIT_CHUNK,
-    ) -> None:
-        check_choice("estimator", estimator, KL_ESTIMATORS)
-        self.prompts = [prompt_of(prompts[i]) for i in range(len(prompts))]
-        self.ends = end_tokens(tokenizer)
-        self.sampler: Sampler | None = sampler or Sampler()
-        self.estimator, self.max_new_tokens = estimator, max_new_tokens
-        self.batch_size, self.chunk = batch_size, chunk
+    prompts: Sequence[Any]
+    tokenizer: Any
+    sampler: Sampler | None = None
+    estimator: str = "rao_blackwell"
+    max_new_tokens: int = 64
+    batch_size: int = 64
+    chunk: int = LOGIT_CHUNK
+
+    def __post_init__(self) -> None:
+        check_choice("estimator", self.estimator, KL_ESTIMATORS)
+        self.prompts = [prompt_of(self.prompts[i]) for i in range(len(self.prompts))]
+        self.ends = end_tokens(self.tokenizer)
+        self.sampler = self.sampler or Sampler()
 
     def draw(self, model: nn.Module) -> Samples:
         """Draw the model's answers."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -82,6 +83,7 @@ def add_delta(model: nn.Module, delta: Mapping[str, Tensor], scale: float = 1.0,
     return model
 
 
+@torch.no_grad()
 def negate_adapter(model: nn.Module, adapter: str = "default", inplace: bool = False) -> nn.Module:
     """Return the model with exactly the opposite adapter: `B` becomes `-B`.
 
@@ -90,30 +92,26 @@ def negate_adapter(model: nn.Module, adapter: str = "default", inplace: bool = F
     names = adapter_delta(model, adapter)
     if not inplace:
         model = copy.deepcopy(model)
-    with torch.no_grad():
-        for name in names:
-            layer: Any = without_peft(model).get_submodule(name)
-            if isinstance(layer, BoundedLinear):
-                layer.bounded_B[adapter].neg_()
-            elif adapter in layer.lora_B:
-                layer.lora_B[adapter].weight.neg_()
-            else:
-                layer.lora_embedding_B[adapter].neg_()
+    for name in names:
+        layer: Any = without_peft(model).get_submodule(name)
+        if isinstance(layer, BoundedLinear):
+            factor = layer.bounded_B[adapter]
+        else:
+            factor = layer.lora_B[adapter].weight if adapter in layer.lora_B else layer.lora_embedding_B[adapter]
+        factor.neg_()
     return model
 
 
 def merged(model: nn.Module) -> nn.Module:
     """Merge adapters of peft into the model's weights, in place; a model without adapters stays unchanged."""
-    merge: Callable[[], nn.Module] | None = getattr(model, "merge_and_unload", None)
-    return model if merge is None else merge()
+    adapted: Any = model
+    return adapted.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def base_weights(model: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
     """Return the weight that each change belongs to; `add_delta` says what is refused."""
     base, out = without_peft(model), {}
-    owners: dict[int, int] = {}
-    for _, parameter in base.named_parameters(remove_duplicate=False):
-        owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    owners = Counter(id(parameter) for _, parameter in base.named_parameters(remove_duplicate=False))
     modules = dict(base.named_modules())
     for name, change in delta.items():
         module = modules.get(name)
@@ -124,8 +122,8 @@ def base_weights(model: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, nn.
         if not weight.is_floating_point():
             raise UnsupportedModelError(f"Expected floating point weights at '{name}' (got {weight.dtype})")
         if weight.shape != change.shape:
-            shapes = tuple(weight.shape), tuple(change.shape)
-            raise InvalidInputError(f"Expected a change of shape {shapes[0]} for '{name}' (got {shapes[1]})")
+            wanted, got = tuple(weight.shape), tuple(change.shape)
+            raise InvalidInputError(f"Expected a change of shape {wanted} for '{name}' (got {got})")
         if owners[id(weight)] > 1:
             raise InvalidInputError(f"Expected an untied weight at '{name}' (got one tied to another); untie it first")
         out[name] = weight

@@ -24,30 +24,20 @@ def bounded_delta(a: Tensor, b: Tensor, scale: float, omega: float, phi: str = "
     No entry exceeds `scale` in absolute value for `"sin"` and `"tanh"`; `"identity"` has no bound and is LoRA with the
     same slope at zero, :math:`s\,\omega`. `phi` is odd: `-b` gives exactly the negative change.
 
-    Args:
-        a: `[r, in_features]`.
-        b: `[out_features, r]`.
-        scale: the bound :math:`s`.
-        omega: frequency.
-        phi: name of the function, of `PHI`.
+    Shapes: `a` `[r, in_features]`, `b` `[out_features, r]`; `scale` is the bound :math:`s`, `phi` a name of `PHI`.
     """
     return scale * PHI[phi](omega * (b @ a))
 
 
 class BoundedLinear(nn.Module, BaseTunerLayer):
-    """Add bounded adapters to a linear layer (`nn.Linear`, or the `Conv1D` of GPT-2).
+    """Add bounded adapters, the first by its `BoundedConfig`, to an `nn.Linear` or the `Conv1D` of GPT-2.
 
     Memory: each forward pass makes a full matrix `[out_features, in_features]` per active adapter. The backward pass
     makes it again instead of keeping it, so that only one layer's matrices exist at a time. They are computed in the
     adapter's type (float32 beside a bfloat16 base) and multiplied in the input's.
 
-    Args:
-        base_layer: the layer to wrap.
-        adapter_name: the first adapter's.
-        config: its `BoundedConfig`.
-
     Raises:
-        UnsupportedModelError: neither a linear layer nor a `Conv1D`, or its weights are quantised.
+        UnsupportedModelError: another layer, or its weights are quantised.
     """
 
     adapter_layer_names = ("bounded_A", "bounded_B")

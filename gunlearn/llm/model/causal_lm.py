@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,11 +48,7 @@ class TextItems(dict[str, Tensor]):
 
     @property
     def y(self) -> Tensor:
-        """Refuse methods that put another label on each item: they know one label per item.
-
-        Raises:
-            UnsupportedMethodError: always.
-        """
+        """Refuse methods that put another label on each item: they know one label per item."""
         raise UnsupportedMethodError("Expected a method that works on labels per token (got one of a label per item)")
 
     @property
@@ -71,6 +67,7 @@ class TextItems(dict[str, Tensor]):
         return share
 
 
+@dataclass(eq=False, repr=False)
 class CausalLM(Task):
     """Predict each token from those before it; an item is a sequence.
 
@@ -99,27 +96,19 @@ class CausalLM(Task):
     summary = "which token comes next?"
     requests = ("items",)
 
-    def __init__(
-        self,
-        reads: Collection[str] = ("log_prob", "logits", "label"),
-        layer: int = -1,
-        batch_size: int | None = None,
-        chunk: int = LOGIT_CHUNK,
-        backend: Any = "trainer",
-    ) -> None:
-        unknown = sorted(set(reads) - set(READS))
+    reads: Collection[str] = ("log_prob", "logits", "label")
+    layer: int = -1
+    batch_size: int | None = None
+    chunk: int = LOGIT_CHUNK
+    backend: Any = "trainer"
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.reads) - set(READS))
         if unknown:
             raise InvalidInputError(f"Expected 'reads' among {READS} (got {unknown})")
-        if isinstance(backend, str) and backend not in ("trainer", "loop"):
-            raise InvalidInputError(f"Expected 'backend' to be 'trainer', 'loop' or an object (got {backend!r})")
-        self.reads, self.layer, self.batch_size, self.chunk = tuple(reads), layer, batch_size, chunk
-        self.backend = backend
-
-    def but(self, **arguments: Any) -> CausalLM:
-        """Return the same task with other arguments."""
-        other = copy.copy(self)
-        other.__dict__.update(arguments)
-        return other
+        if isinstance(self.backend, str) and self.backend not in ("trainer", "loop"):
+            raise InvalidInputError(f"Expected 'backend' to be 'trainer', 'loop' or an object (got {self.backend!r})")
+        self.reads = tuple(self.reads)
 
     def runner(self, method: Any) -> Any | None:
         """Return what trains by a method, for methods that the backend runs (see `TrainerBackend.runs`)."""
@@ -260,16 +249,15 @@ def model_inputs(model: nn.Module, items: Mapping[str, Tensor]) -> tuple[dict[st
     """
     if not isinstance(items, Mapping):
         raise InvalidTypeError(f"Expected a batch as a mapping of tensors (got {type(items).__name__})")
-    for name in ("input_ids", "labels"):
-        if not isinstance(items.get(name), Tensor):
-            raise InvalidInputError(f"Expected a batch with tensors 'input_ids' and 'labels' (got {sorted(items)})")
-    input_ids, labels, mask = items["input_ids"], items["labels"], items.get("attention_mask")
+    input_ids, labels, mask = map(items.get, ("input_ids", "labels", "attention_mask"))
+    if not isinstance(input_ids, Tensor) or not isinstance(labels, Tensor):
+        raise InvalidInputError(f"Expected a batch with tensors 'input_ids' and 'labels' (got {sorted(items)})")
     if input_ids.dim() != 2 or input_ids.size(1) < 2:
         raise InvalidInputError(f"Expected 'input_ids' of at least two tokens (got {tuple(input_ids.shape)})")
     for name, value in (("labels", labels), ("attention_mask", mask)):
         if value is not None and value.shape != input_ids.shape:
-            shapes = tuple(input_ids.shape), tuple(value.shape)
-            raise InvalidInputError(f"Expected '{name}' of the shape of 'input_ids', {shapes[0]} (got {shapes[1]})")
+            wanted, got = tuple(input_ids.shape), tuple(value.shape)
+            raise InvalidInputError(f"Expected '{name}' of the shape of 'input_ids', {wanted} (got {got})")
     inputs = {"input_ids": input_ids}
     if mask is not None:
         inputs["attention_mask"] = mask

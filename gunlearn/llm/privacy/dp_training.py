@@ -59,9 +59,8 @@ def dp_train(
     a step, of noise alone, as the accountant assumes.
 
     The paper's settings: plain SGD, lr 5e-5, 10 epochs, batch 16, clipping at 1, weight decay 0.01. At that learning
-    rate clipped steps hardly move the weights, epsilon makes no visible difference, and the base is the model before
-    training: measure what the base knows before you pay for it. The speed of the second phase is no such measure: on
-    small models a base of pure noise is as good a start.
+    rate clipped steps hardly move the weights: measure what the base knows before you pay for it. The speed of the
+    second phase is no such measure: on small models a base of pure noise is as good a start.
 
     Not included is the paper's other first phase, ordinary training on text rewritten word by word under differential
     privacy: its epsilon is per rewritten token, adds up over a document, and does not cover unchanged words.
@@ -110,9 +109,8 @@ def dp_train(
         steps = max(1, round(cast(float, epochs) / rate))
     check_whole_number("steps", steps)
     noise = noise_for(epsilon, delta, rate, steps, accountant)
-    worker = copy.deepcopy(model).train()
-    meter = create_accountant(accountant)
-    collator = collator_of(model) if collator is None else collator
+    worker, meter = copy.deepcopy(model).train(), create_accountant(accountant)
+    collator = collator or collator_of(model)
     hooks = add_hooks(worker)
     try:
         draws, noises = torch.Generator(), torch.Generator(model_device(worker))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.llm.data.encoding import begin_tokens
 from gunlearn.llm.metrics.generation import draw_answers, end_tokens
 from gunlearn.llm.model.causal_lm import IGNORE
 from gunlearn.llm.model.head import evaluating, model_device
@@ -151,11 +152,9 @@ class Revealer:
         return value
 
     def _ids(self, text: str, needed: bool = True) -> list[int]:
-        begin, bos = self.tokenizer.bos_token_id, self.bos
-        if bos is None:
-            bos = begin is not None and self.tokenizer("a")["input_ids"][:1] == [begin]
+        begin = begin_tokens(self.tokenizer, self.bos)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-        ids = [begin] * bool(bos and ids[:1] != [begin]) + list(ids)
+        ids = ([] if ids[:1] == begin else begin) + list(ids)
         if needed and not ids:
             raise InvalidInputError("Expected instructions of at least one token (got an empty one, and bos=False)")
         return ids

@@ -134,7 +134,7 @@ class TrainerBackend:
                 drawn=drawn,
                 paired=self.paired,
                 reference=self.reference,
-                task=task.but(layer=plan.layer),
+                task=dataclasses.replace(task, layer=plan.layer),
                 data_collator=collator_of(model, self.tokenizer),
                 callbacks=[*map(_adapted, callbacks), *([bar] if progress else [])],
                 **_optimizers(method, trained),

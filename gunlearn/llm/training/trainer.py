@@ -6,6 +6,7 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class UnlearnTrainer(Trainer):
     Args:
         model: a causal language model of transformers, with a peft adapter or without.
         objective: the objective to minimise, `NPO(beta=0.1) + NLL(on="retain")`.
-        args: as for any Trainer.
+        args: as for any Trainer, like `callbacks` and `kwargs`.
         forget_dataset: rows of `input_ids`, `labels` (-100: no loss) and, if padded, `attention_mask`.
         retain_dataset: rows of the part `"retain"`.
         drawn: further parts from which any row will do, by name.
@@ -53,8 +54,6 @@ class UnlearnTrainer(Trainer):
         unlearning_metrics: returns figures of the model to log at every evaluation, also for `metric_for_best_model`.
         processing_class: the tokenizer; gives the padding token and side, and is saved with the model.
         data_collator: makes batches; `PartCollator` by default.
-        callbacks: as for any Trainer.
-        kwargs: further arguments of the Trainer.
 
     Raises:
         InvalidInputError: a part that the objective reads is missing, given twice, or drawn where rows must be paired;
@@ -93,7 +92,7 @@ class UnlearnTrainer(Trainer):
         unlearning_metrics: Callable[[nn.Module], Mapping[str, float]] | None = None,
         processing_class: Any = None,
         data_collator: Callable | None = None,
-        callbacks: Sequence[TrainerCallback] | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
         **kwargs: Any,
     ) -> None:
         self.objective = as_objective(objective)
@@ -108,16 +107,22 @@ class UnlearnTrainer(Trainer):
         if getattr(args, "gradient_checkpointing", False) and args.gradient_checkpointing_kwargs is None:
             # The reentrant kind, once the default, trains nothing where inputs need no gradient (an adapter).
             args.gradient_checkpointing_kwargs = {"use_reentrant": False}
-        if retain_dataset is not None and "retain" in (drawn or {}):
-            raise InvalidInputError("Expected part 'retain' once (got 'retain_dataset' and 'drawn')")
-        drawn = dict(drawn or {}) | ({} if retain_dataset is None else {"retain": retain_dataset})
+        drawn = dict(drawn or {})
+        if retain_dataset is not None:
+            if "retain" in drawn:
+                raise InvalidInputError("Expected part 'retain' once (got 'retain_dataset' and 'drawn')")
+            drawn["retain"] = retain_dataset
         rows = PairedDataset(forget_dataset, drawn, paired, args.seed if args.data_seed is None else args.data_seed)
         check_parts(self.objective, {"forget", *rows.drawn, *rows.paired}, {"forget", *rows.paired})
         warn_of_overlap(rows)
         if data_collator is None:
             data_collator = collator_of(model, processing_class)
         self.unlearning_metrics = unlearning_metrics
-        self.tasks = self._tasks(task or CausalLM())
+        fields: dict[str, list[str]] = defaultdict(list)  # of each part, all that losses on it and on its views read
+        for part in self.objective.parts:
+            fields[base_of(part)].extend(self.objective.fields(part))
+        task = task or CausalLM()
+        self.tasks = {part: replace(task, reads=dict.fromkeys(names)) for part, names in fields.items()}
         if unlearning_metrics is not None and eval_dataset is None:
             eval_dataset = {}  # a Trainer refuses to evaluate without one
         self.reference = None
@@ -131,23 +136,17 @@ class UnlearnTrainer(Trainer):
             train_dataset=rows,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            callbacks=None if callbacks is None else list(callbacks),
+            callbacks=list(callbacks or ()),
             **kwargs,
         )
         self.loss_is_scaled_for_ga = True  # means are over whole steps, see `get_batch_samples`
         self.model_accepts_loss_kwargs = False
         self.add_callback(_Epochs(rows))
+        self.step_terms: list[dict[str, Tensor]] = []  # values of each loss, by micro-batch of the present step
         self._terms: dict[str, Tensor] = {}  # sums since the last log
         self._steps = 0
         if self.reference is not None:
             self.reference.to(self.args.device)
-
-    def _tasks(self, task: CausalLM) -> dict[str, CausalLM]:
-        """Return a task for each part that reads the fields of all losses on it and on its views."""
-        fields: dict[str, list[str]] = defaultdict(list)
-        for part in self.objective.parts:
-            fields[base_of(part)].extend(self.objective.fields(part))
-        return {part: task.but(reads=tuple(dict.fromkeys(names))) for part, names in fields.items()}
 
     def predictions(
         self, model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]]
@@ -174,6 +173,7 @@ class UnlearnTrainer(Trainer):
         """Return the objective on one micro-batch, its share of the whole step's value; refuse NaN and infinity."""
         current, before = self.predictions(model, inputs)
         value = self.objective(current, before, num_items_in_batch)
+        self.step_terms.append(value.terms)
         for name, term in value.terms.items():
             self._terms[name] = self._terms.get(name, 0.0) + term
         total = value.total
@@ -191,14 +191,16 @@ class UnlearnTrainer(Trainer):
         if not batches:
             return batches, None
         self._steps += 1
+        self.step_terms.clear()
         each = [
             torch.stack([loss.count(answer_mask(batch[base_of(loss.on)], view_of(loss.on))) for batch in batches]).sum()
             for _, loss in self.objective.terms
         ]
-        counts = torch.stack(each).to(device)
-        if self.accelerator.num_processes > 1:
-            counts = self.accelerator.reduce(counts, "sum")
-        return batches, counts.clamp_min(1).tolist()
+        return batches, self._sum(torch.stack(each).to(device)).clamp_min(1).tolist()
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """Return the sum over all processes."""
+        return self.accelerator.reduce(values, "sum") if self.accelerator.num_processes > 1 else values
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, then delete the last gradient, which holds information on the forgotten rows.
@@ -224,9 +226,7 @@ class UnlearnTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with each term's mean over the steps since the last log under the term's label."""
         if "loss" in logs and self._steps:
-            terms = torch.stack(list(self._terms.values())) / self._steps
-            if self.accelerator.num_processes > 1:
-                terms = self.accelerator.reduce(terms, "sum")
+            terms = self._sum(torch.stack(list(self._terms.values())) / self._steps)
             logs = logs | dict(zip(self._terms, terms.tolist(), strict=True))
             self._terms.clear()
             self._steps = 0
@@ -249,7 +249,7 @@ class UnlearnTrainer(Trainer):
         sets = self.eval_dataset if eval_dataset is None else eval_dataset
         if sets is None and self.unlearning_metrics is None:
             raise InvalidInputError("Expected 'eval_dataset' or 'unlearning_metrics' to evaluate (got neither)")
-        named = dict(sets) if isinstance(sets, Mapping) else {} if sets is None else {"": sets}
+        named = sets if isinstance(sets, Mapping) else {} if sets is None else {"": sets}
         metrics: dict[str, float] = {}
         size = self.args.eval_batch_size
         with isolated_rng(), evaluating(self.model):
