@@ -62,7 +62,7 @@ MOVED = {
     "gunlearn.llm.encoding": "gunlearn.llm.data.encoding",
     "gunlearn.llm.figures": "gunlearn.llm.metrics.row_figures",
     "gunlearn.llm.head": "gunlearn.llm.model.head",
-    "gunlearn.llm.instructions": "gunlearn.llm.recipes.instructions",
+    "gunlearn.llm.instructions": "gunlearn.llm.recipes.reveal",
     "gunlearn.llm.likelihoods": "gunlearn.llm.training.likelihoods",
     "gunlearn.llm.methods": "gunlearn.llm.recipes.methods",
     "gunlearn.llm.metrics.memorization": "gunlearn.metrics.texts",

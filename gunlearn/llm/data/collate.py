@@ -97,8 +97,9 @@ def collator_of(model: nn.Module, tokenizer: Any = None) -> PartCollator:
     return PartCollator(0 if pad is None else pad, side, context_of(model))
 
 
-def row_batch(rows: list[Any], collator: Collator, device: torch.device) -> dict[str, Tensor]:
-    """Return a batch of rows on a device."""
+def row_batch(model: nn.Module, rows: list[Any], collator: Collator) -> dict[str, Tensor]:
+    """Return a batch of rows on the model's device."""
+    device = model_device(model)
     return {name: value.to(device) for name, value in collator(rows).items()}
 
 
@@ -106,4 +107,4 @@ def row_batches(model: nn.Module, rows: Any, collator: Collator, batch_size: int
     """Yield batches of rows in their order, on the model's device; a data loader would draw a random number."""
     for start in range(0, len(rows), batch_size):
         some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
-        yield row_batch(some, collator, model_device(model))
+        yield row_batch(model, some, collator)

@@ -13,7 +13,6 @@ from gunlearn.llm.model.causal_lm import IGNORE
 
 #: Text of a question and its answer where the tokenizer has no chat template.
 TEMPLATE = "Question: {question}\nAnswer: {answer}"
-LONG_ANSWERS = ("error", "cut")
 
 
 class _Text(NamedTuple):
@@ -76,7 +75,7 @@ def encode(
         raise InvalidInputError(f"Expected 'template' with {{question}} and {{answer}} once each (got {template!r})")
     if template.index("{question}") > template.index("{answer}"):
         raise InvalidInputError(f"Expected 'template' with {{question}} before {{answer}} (got {template!r})")
-    check_choice("long_answers", long_answers, LONG_ANSWERS)
+    check_choice("long_answers", long_answers, ("error", "cut"))
     if max_length is not None and max_length < 2:
         raise InvalidInputError(f"Expected 'max_length' of at least 2 (got {max_length})")
     texts = [_text_of(record, i, tokenizer, template, chat, system) for i, record in enumerate(records, 1)]

@@ -15,7 +15,7 @@ from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.llm.data.collate import Collator, PartCollator, Rows, row_batch
 from gunlearn.llm.data.selectors import TokenSelector
 from gunlearn.llm.model.causal_lm import answer_tokens
-from gunlearn.llm.model.head import evaluating, model_device
+from gunlearn.llm.model.head import evaluating
 
 SPACES = ("\u0120", "\u010a", "\u0109", "\u010d", "\u2581")  # byte-level BPE: space, newline, tab, CR; SentencePiece
 BREAKS = (*SPACES, " ", "\n", "\t", "\r", "<0x0A>")  # marks of a new word
@@ -70,7 +70,7 @@ def select_tokens(
     with evaluating(model):
         for start in range(0, len(rows), batch_size):
             some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
-            batch = row_batch([_readable(row, column) for row in some], collator, model_device(model))
+            batch = row_batch(model, [_readable(row, column) for row in some], collator)
             if column is not None and "target_mask" in batch:
                 batch[column] = batch["target_mask"]
             scores = selector.scores(model, batch).detach()

@@ -89,7 +89,8 @@ def refused(
     """
     if not refusals:
         raise InvalidInputError("Expected at least one refusal (got none)")
-    draw, out = random.Random(seed), []
+    draw = random.Random(seed)
+    out: list[dict[str, Any]] = []
     for i, record in enumerate(records, 1):
         shape, answer = shape_of(record, f"row {i}"), draw.choice(refusals)
         if shape == ("text",):

@@ -15,8 +15,6 @@ from gunlearn.llm.data.encoding import encode, named_rows
 from gunlearn.llm.data.records import read_records, shape_of
 from gunlearn.llm.model.causal_lm import IGNORE
 
-OVERLAPS = ("error", "drop", "keep")
-
 
 def as_rows(
     source: Any, tokenizer: Any, of: str = "", **how: Any
@@ -125,7 +123,7 @@ def separate(
     Raises:
         InvalidInputError: rows in both (the message counts and names them), or no row left to retain.
     """
-    check_choice("overlap", overlap, OVERLAPS)
+    check_choice("overlap", overlap, ("error", "drop", "keep"))
     forgotten, retained = (
         [_compared(row, of[i] if of else None, tokenizer) for i, row in enumerate(rows)]
         for rows, of in zip((forget, retain), records, strict=True)

@@ -25,23 +25,14 @@ from gunlearn.metrics.standing import standings
 from gunlearn.metrics.texts import TokenScores
 
 OWN = ("forget", "retain")  # the sets that everything is measured on
-SCORES = {
-    "loss": membership.loss_score,
-    "min_k": membership.min_k_score,
-    "min_k_plus": membership.min_k_plus_score,
-}
-ATTACKS = (*SCORES, "zlib", "reference", "gradient")
+ATTACKS = ("loss", "min_k", "min_k_plus", "zlib", "reference", "gradient")
 
 
 class ModelFigures(list[dict[str, Any]]):
     """A row of figures per model: `{"model": name, "forget_prob": ..., ...}`; rich prints it as a table."""
 
     def of(self, name: str) -> dict[str, Any]:
-        """Return the row of a model.
-
-        Raises:
-            InvalidInputError: there is none of that name.
-        """
+        """Return the row of a model; refuse a name that no row has."""
         for row in self:
             if row["model"] == name:
                 return row
@@ -154,7 +145,7 @@ def evaluate_language_models(
             row.clear()
             row |= {"model": name, "broken": True}
             continue
-        useful = [
+        useful: list[Any] = [
             row.get(f"{p}_{figure}") for p in sets if p != "forget" for figure in ("prob", "rougeL", "truth_ratio")
         ]
         if utility_rows and None not in useful:
@@ -165,8 +156,8 @@ def evaluate_language_models(
     for name, model in models.items():
         other = next((n for r in references if r is not model for n in models if models[n] is r), None)
         if other is not None and holdout is not None and "reference" in attacks:
-            found = map(membership.reference_score, scores[name], scores[other])
-            out.of(name)["mia_reference"] = membership.membership_auc(*found)
+            forget, unseen = map(membership.reference_score, scores[name], scores[other])
+            out.of(name)["mia_reference"] = membership.membership_auc(forget, unseen)
         own, others = ratios[name], [ratios[n] for n in models if n != name and _among(models[n], references)]
         known = [ratio for ratio in others if ratio is not None]
         if own is not None and known:
@@ -210,7 +201,9 @@ def _attacked(attack: str, model: nn.Module, tokenizer: Any, rows: Rows, scores:
     """Return the score of each row by an attack that needs no other model, `[num_rows]`."""
     if attack == "zlib":
         return membership.zlib_score(scores, [tofu.truth_of(row, tokenizer) for row in rows])
-    return membership.gradient_score(model, rows) if attack == "gradient" else SCORES[attack](scores)
+    if attack == "gradient":
+        return membership.gradient_score(model, rows)
+    return getattr(membership, f"{attack}_score")(scores)
 
 
 def _named(

@@ -24,9 +24,6 @@ from gunlearn.llm.model.causal_lm import IGNORE
 from gunlearn.llm.model.head import context_of
 from gunlearn.metrics.texts import TokenScores
 
-MEANS = ("geometric", "arithmetic")
-AGGREGATORS = ("closer_to_1_better", "true_better", "prob_mean")
-
 
 def probability(scores: TokenScores) -> Tensor:
     r"""Return :math:`p(y|x)^{1/|y|}` of each row's answer, `[num_rows]`."""
@@ -58,7 +55,7 @@ def truth_ratio(right: Tensor, wrong: Sequence[Tensor], mean: str = "geometric")
     Raises:
         InvalidInputError: an unknown mean, or a question without wrong answers.
     """
-    check_choice("mean", mean, MEANS)
+    check_choice("mean", mean, ("geometric", "arithmetic"))
     if any(not w.numel() for w in wrong):
         raise InvalidInputError("Expected wrong answers to each question (got a question without)")
     middle = [w.mean() if mean == "geometric" else w.logsumexp(0) - math.log(w.numel()) for w in wrong]
@@ -76,12 +73,12 @@ def aggregate_truth_ratio(ratio: Tensor, how: str) -> float:
     Raises:
         InvalidInputError: an unknown function.
     """
-    check_choice("how", how, AGGREGATORS)
     values = {
         "closer_to_1_better": torch.minimum(ratio, 1 / ratio),
         "true_better": (1 - ratio).clamp_min(0),
         "prob_mean": 1 / (1 + ratio),
     }
+    check_choice("how", how, tuple(values))
     return float(values[how].double().mean())
 
 

@@ -107,7 +107,14 @@ class BoundedModel(BaseTuner):
         return peft_config
 
     def _create_and_replace(
-        self, peft_config: Any, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module, **__: Any
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        *_: Any,
+        **__: Any,
     ) -> None:
         if isinstance(target, BoundedLinear):
             target.update_layer(adapter_name, peft_config)

@@ -50,8 +50,9 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
             raise UnsupportedModelError(f"Expected linear layers with floating point weights to adapt (got {kind})")
         self.base_layer = base_layer
         self.fan_in_fan_out = isinstance(base_layer, Conv1D)
-        shape = base_layer.weight.shape
-        self.out_features, self.in_features = shape[::-1] if self.fan_in_fan_out else shape
+        weight = base_layer.weight.T if self.fan_in_fan_out else base_layer.weight
+        self.out_features: int = weight.shape[0]
+        self.in_features: int = weight.shape[1]
         self.bounded_A, self.bounded_B = nn.ParameterDict(), nn.ParameterDict()
         self.bounded_dropout = nn.ModuleDict()
         self.bounded_scale: dict[str, float] = {}
@@ -79,8 +80,8 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
 
     def _delta(self, adapter: str, a: Tensor, b: Tensor) -> Tensor:
         with torch.autocast(a.device.type, enabled=False):
-            how = (table[adapter] for table in (self.bounded_scale, self.bounded_omega, self.bounded_phi))
-            return bounded_delta(a, b, *how)
+            scale, omega = self.bounded_scale[adapter], self.bounded_omega[adapter]
+            return bounded_delta(a, b, scale, omega, self.bounded_phi[adapter])
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Return the adapter's change in the layout of the base weight."""

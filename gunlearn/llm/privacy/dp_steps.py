@@ -14,7 +14,6 @@ from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError, MissingExtraError, UnsupportedModelError
 from gunlearn.llm.data.collate import Collator, Rows, row_batch
 from gunlearn.llm.model.causal_lm import IGNORE, model_inputs, positions_of, takes_positions
-from gunlearn.llm.model.head import model_device
 from gunlearn.llm.privacy.dp_card import CHOICES
 from gunlearn.losses.reduction import full_precision
 
@@ -36,9 +35,8 @@ def record_gradients(model: nn.Module, records: Sequence[Rows], collator: Collat
         for p in trained.values():
             p.grad_sample = p.new_zeros(0, *p.shape)
         return
-    device = model_device(model)
-    batch = row_batch([row for rows in records for row in rows], collator, device)
-    record = torch.tensor([i for i, rows in enumerate(records) for _ in rows], device=device)
+    batch = row_batch(model, [row for rows in records for row in rows], collator)
+    record = torch.tensor([i for i, rows in enumerate(records) for _ in rows], device=batch["labels"].device)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Full backward hook is firing")  # token ids have no gradient
         (row_losses(model, batch) / torch.bincount(record)[record]).sum().backward()

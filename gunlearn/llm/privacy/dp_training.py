@@ -29,8 +29,6 @@ from gunlearn.llm.privacy.dp_steps import (
 )
 from gunlearn.seed import isolated_rng
 
-ACCOUNTANTS = ("rdp", "prv")
-
 
 def dp_train(
     model: nn.Module,
@@ -93,7 +91,7 @@ def dp_train(
         UnsupportedModelError: batch normalisation, which mixes records, or layers without gradients per record.
         DivergenceError: weights became NaN or infinite.
     """
-    check_choice("accountant", accountant, ACCOUNTANTS)
+    check_choice("accountant", accountant, ("rdp", "prv"))
     for name, value in (("max_grad_norm", max_grad_norm), ("lr", lr), ("batch_size", batch_size)):
         check_number(name, value, positive=True)
     check_number("physical_batch_size", physical_batch_size, minimum=1)

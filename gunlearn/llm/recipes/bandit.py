@@ -86,9 +86,8 @@ class NeuralUCB:
         self.arms.append(arm)
         self.rewards.append(float(reward))
         unit, second = (factor[0] for factor in self._factors(self.x[arm : arm + 1]))
-        for total, square in zip(
-            self.design, (torch.outer(unit, self.x[arm].square()), unit, second, 1.0), strict=True
-        ):
+        squares = torch.outer(unit, self.x[arm].square()), unit, second, torch.ones(())
+        for total, square in zip(self.design, squares, strict=True):
             total += square
         self._fit()
 

@@ -16,8 +16,7 @@ from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputEr
 from gunlearn.llm.data.collate import Rows, collator_of
 from gunlearn.llm.model.arithmetic import add_delta, base_weights, merged
 from gunlearn.llm.model.bounded import mlp_linears
-from gunlearn.llm.recipes.instructions import Instruction
-from gunlearn.llm.recipes.reveal import Revealed, Revealer
+from gunlearn.llm.recipes.reveal import Instruction, Revealed, Revealer
 from gunlearn.llm.training.adapter_fit import ReleaseOptions, fit_adapter
 from gunlearn.llm.training.until import mean_nll
 

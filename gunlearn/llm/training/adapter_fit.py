@@ -15,7 +15,7 @@ from gunlearn.errors import DivergenceError
 from gunlearn.llm.data.collate import Rows, collator_of, row_batch
 from gunlearn.llm.model.arithmetic import adapter_delta
 from gunlearn.llm.model.causal_lm import token_loss
-from gunlearn.llm.model.head import model_device, without_peft
+from gunlearn.llm.model.head import without_peft
 from gunlearn.seed import isolated_rng
 
 
@@ -78,7 +78,7 @@ def fit_adapter(
     Returns:
         The adapter's product and its factor `A`, by module. Refuses a loss that became NaN or infinite.
     """
-    collate, device = collator_of(model), model_device(model)
+    collator = collator_of(model)
     with isolated_rng(seed):
         modules = targets if isinstance(targets, str) else list(targets)
         config = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules=modules)
@@ -96,7 +96,7 @@ def fit_adapter(
                 if len(order) < min(options.batch_size, len(rows)):
                     order += torch.randperm(len(rows)).tolist()
                 batch, order = order[: options.batch_size], order[options.batch_size :]
-                loss = token_loss(adapted, row_batch([rows[i] for i in batch], collate, device))
+                loss = token_loss(adapted, row_batch(adapted, [rows[i] for i in batch], collator))
                 if apart_from is not None:
                     overlaps = [(factors[name] @ other.T).abs().sum() for name, other in apart_from.items()]
                     loss = loss + options.orthogonality * torch.stack(overlaps).sum()

@@ -163,8 +163,8 @@ class TrainerBackend:
                 stacklevel=3,
             )
         config = method.config() | {name: recorded(value) for name, value in plan.found.items()}
-        if getattr(method, "words", None):
-            config["words"] = len(method.words)
+        words = getattr(method, "words", None)
+        config |= {"words": len(words)} if words else {}
         settings = {
             "base_model": getattr(getattr(model, "config", None), "_name_or_path", ""),
             "method": "" if method.name == "own" else method.name,

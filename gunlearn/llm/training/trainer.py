@@ -18,7 +18,7 @@ from gunlearn.llm.data.collate import Collator, collator_of, row_batch
 from gunlearn.llm.data.pairing import PairedDataset, warn_of_overlap
 from gunlearn.llm.model.causal_lm import CausalLM
 from gunlearn.llm.model.frozen import FrozenReference
-from gunlearn.llm.model.head import evaluating, model_device, without_autocast
+from gunlearn.llm.model.head import evaluating, without_autocast
 from gunlearn.llm.training.likelihoods import likelihoods
 from gunlearn.llm.training.views import answer_mask, base_of, check_parts, view_of
 from gunlearn.losses import Loss, Objective, Prediction, as_objective
@@ -127,7 +127,7 @@ class UnlearnTrainer(Trainer):
             eval_dataset = {}  # a Trainer refuses to evaluate without one
         self.reference = None
         if self.objective.reference_parts:
-            probe = row_batch([forget_dataset[0]], data_collator, model_device(model))
+            probe = row_batch(model, [forget_dataset[0]], data_collator)
             self.reference = FrozenReference(model, reference, probe)
         super().__init__(
             model,
