@@ -32,7 +32,7 @@ def select_tokens(
     batch_size: int = 8,
     collator: Collator | None = None,
 ) -> list[dict[str, Any]]:
-    r"""Return rows with the column `target_mask`: true at the tokens to forget, false at the rest.
+    r"""Return new rows with the column `target_mask`, a list of booleans: true at the tokens to forget.
 
     Marks the :math:`\lceil \rho n \rceil` best of a row's :math:`n` eligible tokens, at least one; among equal scores
     the earlier token. Rows without labels get no mark. Booleans from a selector are the choice, whatever the ratio.
@@ -48,9 +48,6 @@ def select_tokens(
             serves as a prompt. Our reading of the paper's "suffix ratio".
         batch_size: rows at a time.
         collator: pads rows; `PartCollator()` by default.
-
-    Returns:
-        New rows, `target_mask` a list of booleans.
 
     Raises:
         InvalidInputError: a ratio outside (0, 1], scores of another shape or NaN.

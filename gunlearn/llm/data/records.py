@@ -79,6 +79,14 @@ def shape_of(record: Any, where: str) -> tuple[str, ...]:
     return shape
 
 
+def text_of(record: Mapping[str, Any], system: bool = True) -> str:
+    """Return all text of a record, on request without that of system messages."""
+    shape = shape_of(record, "a record")
+    if shape == ("messages",):
+        return " ".join(turn["content"] for turn in record["messages"] if system or turn["role"] != "system")
+    return " ".join(record[name] for name in shape)
+
+
 def refused(
     records: Sequence[Mapping[str, Any]], refusals: Sequence[str] = REFUSALS, seed: int = 0
 ) -> list[dict[str, Any]]:

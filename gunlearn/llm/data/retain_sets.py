@@ -13,7 +13,7 @@ from rank_bm25 import BM25Plus
 
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 from gunlearn.llm.data.encoding import encode
-from gunlearn.llm.data.records import read_records, shape_of
+from gunlearn.llm.data.records import read_records, shape_of, text_of
 from gunlearn.llm.data.target_tokens import folded, words_of
 
 Records = Sequence[Mapping[str, Any]]
@@ -115,14 +115,6 @@ def as_records(source: Any) -> Records:
     for i, record in enumerate(records, 1):
         shape_of(record, f"row {i}")
     return records
-
-
-def text_of(record: Mapping[str, Any]) -> str:
-    """Return all text of a record."""
-    shape = shape_of(record, "a record")
-    if shape == ("messages",):
-        return " ".join(message["content"] for message in record["messages"])
-    return " ".join(record[name] for name in shape)
 
 
 def _taken(records: Records, count: int, draw: random.Random) -> list[Mapping[str, Any]]:

@@ -44,13 +44,12 @@ def options_probability(right: Tensor, wrong: Sequence[Tensor]) -> Tensor:
 def truth_ratio(right: Tensor, wrong: Sequence[Tensor], mean: str = "geometric") -> Tensor:
     r"""Return the probability of wrong answers over the right one's, :math:`\overline{p(\hat y|x)} / p(\tilde y|x)`.
 
+    `[num_questions]`, at least 0: below 1 the right answer is likelier.
+
     Args:
         right: mean log-likelihood per token of the right (paraphrased) answer, `[num_questions]`.
         wrong: mean log-likelihood per token of the wrong answers, `[num_answers]` for each question.
         mean: mean over the wrong answers, `"geometric"` or `"arithmetic"` (the paper's).
-
-    Returns:
-        `[num_questions]`, at least 0: below 1 the right answer is likelier.
 
     Raises:
         InvalidInputError: an unknown mean, or a question without wrong answers.

@@ -55,11 +55,7 @@ def check_trainable(model: nn.Module, peft: Any = None) -> None:
 
 
 def precision(model: nn.Module) -> str:
-    """Return the types of the trained weights, as in `"float32"`.
-
-    Warns:
-        UserWarning: some have half precision: a step of 1e-5 is rounded away unless the weight is small.
-    """
+    """Return the types of the trained weights, as in `"float32"`; warn of half precision, which rounds steps away."""
     found = {p.dtype for p in model.parameters() if p.requires_grad}
     if found & {torch.bfloat16, torch.float16}:
         warnings.warn(
@@ -74,14 +70,8 @@ def precision(model: nn.Module) -> str:
 def with_adapter(model: nn.Module, peft: Any) -> nn.Module:
     """Put an adapter into a model, in place.
 
-    Args:
-        model: a model of transformers.
-        peft: `"lora"` (rank 8, on all linear layers but the head), `"bounded"` (`BoundedConfig`, on the feed-forward
-            layers), a configuration of peft, or `None`, which returns the model as it is.
-
-    Raises:
-        InvalidInputError: an unknown name.
-        InvalidTypeError: neither a name nor a configuration.
+    `peft` is `"lora"` (rank 8, on all linear layers but the head), `"bounded"` (`BoundedConfig`, on the feed-forward
+    layers), a configuration of peft, or `None`, which returns the model as it is.
     """
     if peft is None:
         return model

@@ -30,14 +30,12 @@ _MORE = {
 def adapter_delta(model: nn.Module, adapter: str = "default") -> dict[str, Tensor]:
     r"""Return the change that an adapter makes to each weight: the product, :math:`s B A` for LoRA.
 
-    Add and subtract these changes, not the factors: the product of two differences of factors has mixed terms.
+    Returns `{module: change}` in the layout of each weight, by the modules' names in the model without adapters. Add
+    and subtract these changes, not the factors: the product of two differences of factors has mixed terms.
 
     Args:
         model: a model with adapters of LoRA or `BoundedConfig`, from `get_peft_model` or injected.
         adapter: name of the adapter.
-
-    Returns:
-        `{module: change}` in the layout of each weight, by the modules' names in the model without adapters.
 
     Raises:
         InvalidInputError: no layer has that adapter, or it is merged into the weights.

@@ -122,12 +122,9 @@ class CausalLM(Task):
         return super().adapts(model) or getattr(self.backend, "peft", None) is not None
 
     def decode(self, model: nn.Module, outputs: None, items: Mapping[str, Tensor]) -> Prediction:
-        """Predict the labelled tokens.
+        """Predict the labelled tokens of `items`: `input_ids`, `labels` and `attention_mask` (default: all ones).
 
-        Args:
-            model: a causal language model of transformers, with or without an adapter or a distributed wrapper.
-            outputs: not used.
-            items: `input_ids`, `labels` and `attention_mask` (default: all ones) `[batch, tokens]`.
+        The columns are `[batch, tokens]`. The model may have an adapter or a distributed wrapper.
 
         Raises:
             InvalidInputError: fields are missing or disagree.

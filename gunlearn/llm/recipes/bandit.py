@@ -19,11 +19,8 @@ class NeuralUCB:
     network :math:`f` by its parameters and :math:`U = \lambda + \sum g(x_\text{pulled})^2`. After each pull the
     network (one hidden layer, ReLU) is fitted again from the same start.
 
-    It lowers regret more reliably than it finds the best arm: with twenty arms of eight features, rewards linear in
-    them, noise of 0.05 and forty pulls (`steps=40, lr=1e-2`, other defaults), its regret over ten seeds is about 0.45
-    of that of random pulls, and for half of the seeds it settles on the best arm.
-
-    Squares of gradients are products, never stored per arm. The global random state is not used.
+    It lowers regret more reliably than it finds the best arm. Squares of gradients are products, never stored per arm.
+    The global random state is not used.
 
     Args:
         features: one row per arm, `[num_arms, dim]`; columns are standardised.

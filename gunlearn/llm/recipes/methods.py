@@ -227,15 +227,7 @@ class ObliviateMethod(TokenMethod):
 def token_method(
     name: str, loss: type[Loss], summary: str, base: type[TokenMethod] = TokenMethod, **defaults: Any
 ) -> type[TokenMethod]:
-    """Make a method of a loss on tokens.
-
-    Args:
-        name: of the method.
-        loss: its forget loss; the loss's fields become options.
-        summary: what it does, in a few words.
-        base: for methods that do more than minimise the loss.
-        defaults: of options, where they are not those of the loss.
-    """
+    """Make a method of a loss on tokens, whose fields become options, with `defaults` where they are not the loss's."""
     fields: list[Any] = [(f.name, f.type, defaults.pop(f.name, f.default)) for f in _options_of(loss)]
     fields += [(key, type(value).__name__, value) for key, value in defaults.items()]
     retained = defaults.get("retain_weight", 1.0) and "retained data"

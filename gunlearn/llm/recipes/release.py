@@ -119,7 +119,7 @@ def reveal_and_release(
     def little(found: Revealed) -> bool:
         return found.hit_rate < options.stop_rate or len(found.rows) < options.min_rows
 
-    def retain_nll() -> float | None:
+    def retain_nll() -> Any:
         return mean_nll(model, retain_rows, collator_of(model), options.batch_size) if retain_rows else None
 
     def record(found: Revealed, scale: float, names: Iterable[str]) -> None:
@@ -142,16 +142,20 @@ def reveal_and_release(
         forget, factors = fit_adapter(model, found.rows, targets, options, seed)
         if not history:
             record(found, 0.0, forget)
-        retain = None
+        retain: dict[str, Tensor] = {}
         if retain_rows:
             retain, _ = fit_adapter(model, retain_rows, targets, options, seed + 1, apart_from=factors)
-        before = history[-1].retain_nll
-        limit = None if options.tolerance is None or before is None else before + options.tolerance
-        scale = _release(model, forget, retain, options, limit, retain_nll)
-        if scale is None:
+        before = history[-1]
+        for scale in [options.scale] if options.tolerance is None else sorted(options.scales, reverse=True):
+            add_delta(model, forget, -scale, inplace=True)
+            add_delta(model, retain, options.retain_scale, inplace=True)
+            if options.tolerance is None or retain_nll() <= before.retain_nll + options.tolerance:
+                break
+            _with_weights(model, before.weights)
+        else:
             stopped = f"no scale keeps the retain rows within {options.tolerance}"
             break
-        broken = [name for name, weight in _weights(model, forget).items() if not bool(weight.isfinite().all())]
+        broken = [name for name, weight in base_weights(model, forget).items() if not bool(weight.isfinite().all())]
         if broken:
             raise DivergenceError(
                 f"Expected finite weights after round {number} (got NaN or infinity in {broken[:3]}); "
@@ -173,26 +177,6 @@ def reveal_and_release(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trainable)
     return ReleaseResult(model, best, history, stopped)
-
-
-def _release(
-    model: nn.Module,
-    forget: Mapping[str, Tensor],
-    retain: Mapping[str, Tensor] | None,
-    options: ReleaseOptions,
-    limit: float | None,
-    retain_nll: Callable[[], float | None],
-) -> float | None:
-    """Subtract and add in place; return the scale, or `None` where no scale keeps the retain loss within the limit."""
-    start = _weights(model, forget)
-    for scale in [options.scale] if options.tolerance is None else sorted(options.scales, reverse=True):
-        add_delta(model, forget, -scale, inplace=True)
-        if retain is not None:
-            add_delta(model, retain, options.retain_scale, inplace=True)
-        if limit is None or (retain_nll() or 0.0) <= limit:
-            return scale
-        _with_weights(model, start)
-    return None
 
 
 def _regret(after: ReleaseRound, before: ReleaseRound) -> float:

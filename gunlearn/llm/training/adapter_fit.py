@@ -65,18 +65,9 @@ def fit_adapter(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     r"""Fit a LoRA by the mean loss per token, in evaluation mode (no dropout).
 
-    Afterwards the model has its old weights and no adapter; none of its parameters requires a gradient.
-
-    Args:
-        model: a causal language model without adapters.
-        rows: rows with `input_ids` and `labels`.
-        targets: modules to adapt.
-        options: rank, steps, learning rate, rows per step, weight of the orthogonality.
-        seed: seed of the adapter and the batches.
-        apart_from: factors `A'` `[rank, in_features]` by module: adds :math:`\sum_m |A_m A_m'^\top|` to the loss.
-
-    Returns:
-        The adapter's product and its factor `A`, by module. Refuses a loss that became NaN or infinite.
+    Returns the adapter's product and its factor `A`, by module; refuses a loss that became NaN or infinite. Afterwards
+    the model has its old weights and no adapter; none of its parameters requires a gradient. `apart_from` has factors
+    `A'` `[rank, in_features]` by module, and adds :math:`\sum_m |A_m A_m'^\top|` to the loss.
     """
     collator = collator_of(model)
     with isolated_rng(seed):
