@@ -53,9 +53,9 @@ class PartCollator:
             return self.pad(rows)
         return {part: self.pad([row[part] for row in rows]) for part in rows[0]}
 
-    def pad(self, rows: Rows) -> TextItems:
-        """Return one part's rows as tensors `[batch, tokens]`."""
-        whole = [self._tensors(row) for row in rows]
+    def pad(self, rows: Rows, marked: bool = True) -> TextItems:
+        """Return one part's rows as tensors `[batch, tokens]`, on request without `target_mask`."""
+        whole = [self._tensors(row, marked) for row in rows]
         if any(row.keys() != whole[0].keys() for row in whole):
             columns = sorted({tuple(row) for row in whole})
             raise InvalidInputError(f"Expected rows of a batch with the same columns (got {columns})")
@@ -66,13 +66,13 @@ class PartCollator:
             out[name] = torch.stack([self._padded(row[name], length, fill) for row in whole])
         return out
 
-    def _tensors(self, row: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _tensors(self, row: Mapping[str, Any], marked: bool) -> dict[str, Tensor]:
         if not {"input_ids", "labels"} <= row.keys():
             raise InvalidInputError(f"Expected rows with 'input_ids' and 'labels' (got {sorted(row)})")
         out = {
             name: torch.as_tensor(row[name], dtype=torch.bool if name == "target_mask" else torch.long)
             for name in ("input_ids", *PADDING)
-            if name in row
+            if name in row and (marked or name != "target_mask")
         }
         out.setdefault("attention_mask", torch.ones_like(out["input_ids"]))
         lengths = {name: value.numel() for name, value in out.items()}

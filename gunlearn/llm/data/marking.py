@@ -75,7 +75,7 @@ def select_tokens(
             if scores.shape != eligible.shape or bool(scores[eligible].isnan().any()):
                 what = "NaN" if scores.shape == eligible.shape else tuple(scores.shape)
                 raise InvalidInputError(f"Expected scores {tuple(eligible.shape)} without NaN (got {what})")
-            chosen = _best(scores, _suffix(eligible, suffix_ratio), ratio)
+            chosen = _best(scores, eligible, ratio, suffix_ratio)
             for i, row in enumerate(some):
                 length, total = len(row["input_ids"]), chosen.size(1) + 1
                 cut = slice(total - length, None) if left else slice(None, length)
@@ -92,21 +92,14 @@ def _readable(row: Mapping[str, Any], column: str | None) -> dict[str, Any]:
     return seen | ({"target_mask": row[column]} if column is not None and column in row else {})
 
 
-def _suffix(eligible: Tensor, ratio: float) -> Tensor:
-    """Return the last share of each row's eligible tokens."""
-    after = eligible.flip(1).long().cumsum(1).flip(1)  # how many from here on, this one included
-    keep = torch.tensor([[_share(ratio, n)] for n in eligible.sum(1).tolist()], device=eligible.device)
-    return eligible & (after <= keep)
-
-
-def _best(scores: Tensor, eligible: Tensor, ratio: float) -> Tensor:
-    if scores.dtype == torch.bool:
-        return scores & eligible
+def _best(scores: Tensor, eligible: Tensor, ratio: float, suffix_ratio: float) -> Tensor:
+    """Return the best of the last eligible tokens of each row; booleans are the choice itself."""
     chosen = torch.zeros_like(eligible)
     for row, mask, out in zip(scores, eligible, chosen, strict=True):
         at = mask.nonzero()[:, 0]
+        at = at[at.numel() - _share(suffix_ratio, at.numel()) :]
         best = row[at].sort(descending=True, stable=True).indices[: _share(ratio, at.numel())]
-        out[at[best]] = True
+        out[at[row[at] if row.dtype == torch.bool else best]] = True
     return chosen
 
 

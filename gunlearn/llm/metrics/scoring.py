@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -16,8 +17,6 @@ from gunlearn.llm.model.causal_lm import IGNORE, answer_tokens, model_inputs
 from gunlearn.llm.model.head import LOGIT_CHUNK, evaluating, last_linear_head, replaced_forward
 from gunlearn.losses.reduction import full_precision
 from gunlearn.metrics.texts import TokenScores
-
-_COLUMNS = ("input_ids", "labels", "attention_mask")  # the others need not be in every row
 
 
 class NotANumberError(InvalidInputError):
@@ -58,13 +57,9 @@ def token_scores(model: nn.Module, rows: Rows, batch_size: int = 16, chunk: int 
     """
     if len(rows) == 0:
         raise InvalidInputError("Expected rows to score (got none)")
-    collate, found = collator_of(model), []
-
-    def collate_read(some: Rows) -> dict[str, Any]:
-        return collate.pad([{name: row[name] for name in _COLUMNS if name in row} for row in some])
-
+    collate, found = partial(collator_of(model).pad, marked=False), []
     with evaluating(model), torch.no_grad():
-        for batch in row_batches(model, rows, collate_read, batch_size):
+        for batch in row_batches(model, rows, collate, batch_size):
             inputs, label = model_inputs(model, batch)
             mask = answer_tokens(batch)
             label, pieces = label[mask], [label.new_zeros(4, 0, dtype=torch.float32)]

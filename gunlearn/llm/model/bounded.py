@@ -151,11 +151,10 @@ def adapter_norms(model: nn.Module, adapter: str = "default") -> dict[str, dict[
     report = {}
     for name, layer in model.named_modules():
         if isinstance(layer, BoundedLinear) and adapter in layer.bounded_A:
-            delta = layer.get_delta_weight(adapter)
-            angle = layer.bounded_omega[adapter] * (layer.bounded_B[adapter] @ layer.bounded_A[adapter])
-            free = layer.bounded_phi[adapter] == "identity"
+            delta, (scale, omega, phi) = layer.get_delta_weight(adapter), layer.bounded_how[adapter]
+            angle = omega * (layer.bounded_B[adapter] @ layer.bounded_A[adapter])
             report[name.removeprefix("base_model.model.")] = {
-                "bound": math.inf if free else layer.bounded_scale[adapter],
+                "bound": math.inf if phi == "identity" else scale,
                 "max": float(delta.abs().max()),
                 "frobenius": float(delta.norm()),
                 "beyond": float((angle.abs() > math.pi / 2).double().mean()),

@@ -41,7 +41,7 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
     """
 
     adapter_layer_names = ("bounded_A", "bounded_B")
-    other_param_names = ("bounded_scale", "bounded_omega", "bounded_phi", "bounded_dropout")
+    other_param_names = ("bounded_how", "bounded_dropout")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: Any) -> None:
         super().__init__()
@@ -55,9 +55,7 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
         self.in_features: int = weight.shape[1]
         self.bounded_A, self.bounded_B = nn.ParameterDict(), nn.ParameterDict()
         self.bounded_dropout = nn.ModuleDict()
-        self.bounded_scale: dict[str, float] = {}
-        self.bounded_omega: dict[str, float] = {}
-        self.bounded_phi: dict[str, str] = {}
+        self.bounded_how: dict[str, tuple[float, float, str]] = {}  # scale, omega and phi of each adapter
         self.merged_adapters: list[str] = []
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
@@ -73,15 +71,12 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
         b = torch.zeros(self.out_features, config.r, dtype=dtype, device=weight.device)
         self.bounded_A[adapter_name], self.bounded_B[adapter_name] = nn.Parameter(a), nn.Parameter(b)
         self.bounded_dropout[adapter_name] = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
-        self.bounded_scale[adapter_name] = config.scale(self.in_features)
-        self.bounded_omega[adapter_name] = config.omega
-        self.bounded_phi[adapter_name] = config.phi
+        self.bounded_how[adapter_name] = config.scale(self.in_features), config.omega, config.phi
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def _delta(self, adapter: str, a: Tensor, b: Tensor) -> Tensor:
         with torch.autocast(a.device.type, enabled=False):
-            scale, omega = self.bounded_scale[adapter], self.bounded_omega[adapter]
-            return bounded_delta(a, b, scale, omega, self.bounded_phi[adapter])
+            return bounded_delta(a, b, *self.bounded_how[adapter])
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Return the adapter's change in the layout of the base weight."""

@@ -7,11 +7,12 @@ import json
 import tempfile
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_model, save_model
-from torch import Tensor, nn
+from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from gunlearn.errors import CheckpointError, InvalidInputError
@@ -123,11 +124,7 @@ def _fine_tuned(base: DPBase, rows: Rows, args: TrainingArguments | None) -> nn.
             "a second training from any other start has no guarantee"
         )
     model = copy.deepcopy(base.model).train()
-    pad = collator_of(model).pad
-
-    def collate(batch: Rows) -> dict[str, Tensor]:
-        return {name: value for name, value in pad(batch).items() if name != "target_mask"}
-
+    collate = partial(collator_of(model).pad, marked=False)
     if args is None:
         args = TrainingArguments(tempfile.gettempdir(), report_to=[], save_strategy="no")  # writes nothing
     args = copy.copy(args)
