@@ -10,10 +10,10 @@ _Figures = Mapping[str, Mapping[str, float]]
 
 
 def unchanged(before: _Figures, after: _Figures) -> bool:
-    """Return whether unlearning had no effect on the forgotten rows.
+    """Return whether figures of the forgotten rows show no effect; `False` without such figures.
 
-    No effect: neither exact memorization nor extraction strength fell, and the negative log-likelihood rose by less
-    than 1 %. Without figures of the forgotten rows the answer is `False`.
+    That is: neither exact memorization nor extraction strength fell, and the negative log-likelihood rose by less than
+    1 %.
     """
     if "forget" not in before or "forget" not in after:
         return False

@@ -113,11 +113,7 @@ class LLMResult(Result):
         return "\n".join("  ".join(line).rstrip() for line in lines)
 
     def card(self, folder: str | PathLike[str] | None = None) -> str:
-        """Return a model card in markdown.
-
-        Args:
-            folder: where the model is, for the code that loads it; that of the card by default.
-        """
+        """Return a model card in markdown; its code loads the model from `folder`, by default that of the card."""
         s = self.settings
         front = {"library_name": "peft" if s["adapter"] else "transformers", "tags": ["unlearning", "gunlearn"]}
         if s["base_model"]:
@@ -160,12 +156,9 @@ class LLMResult(Result):
         return "\n".join(lines) + "\n"
 
     def save(self, folder: str | PathLike[str]) -> Path:
-        """Write model or adapter, tokenizer and `write_record` to a folder.
+        """Write model or adapter, tokenizer and `write_record` to a folder, and return it.
 
         An adapter is saved alone, without the model it belongs to.
-
-        Returns:
-            The folder.
 
         Raises:
             InvalidInputError: it is a file, or holds a model or an adapter already.

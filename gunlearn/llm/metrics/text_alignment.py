@@ -42,7 +42,8 @@ class TextAlignment:
         chunk: most logits held at a time.
 
     Raises:
-        InvalidInputError: an unknown estimator, a row without a prompt, or no token that ends an answer.
+        InvalidInputError: an unknown estimator, a row without a prompt, no token that ends an answer, or models with
+            different vocabularies.
     """
 
     prompts: Sequence[Any]
@@ -64,11 +65,7 @@ class TextAlignment:
         return draw_answers(model, self.prompts, self.ends, self.sampler, self.max_new_tokens, self.batch_size)
 
     def terms(self, samples: Samples, p: nn.Module, q: nn.Module) -> StepTerms:
-        r"""Return the terms of :math:`KL(p \| q)` at answers of `p`, `[num_prompts, num_samples, num_tokens]`.
-
-        Raises:
-            InvalidInputError: the models' vocabularies differ.
-        """
+        r"""Return the terms of :math:`KL(p \| q)` at answers of `p`, `[num_prompts, num_samples, num_tokens]`."""
         check_vocabulary(p, q)
         mask, rows = samples.mask.flatten(0, 1), []
         for i, tokens in enumerate(samples.tokens.flatten(0, 1)):

@@ -17,7 +17,7 @@ from gunlearn.llm.data.selectors import TokenSelector
 from gunlearn.llm.training.projection import project_conflict, zeros_for_none
 from gunlearn.llm.training.trainer import UnlearnTrainer
 from gunlearn.llm.training.until import StopBelow
-from gunlearn.losses import NPO, CrossEntropyUnlearning, GradientAscent, KLToReference, Loss, Objective, Prediction
+from gunlearn.losses import NPO, CrossEntropyUnlearning, GradientAscent, KLToReference, Loss, Objective
 
 TARGET, REST = "forget:target", "forget:rest"
 
@@ -117,7 +117,6 @@ class DTOTrainer(UnlearnTrainer):
         super().__init__(model, dto() if objective is None else objective, args, forget_dataset=rows, **kwargs)
         self.project = project
         self._forget_grads: list[Tensor] | None = None
-        self._seen: tuple[dict[str, Prediction], dict[str, Prediction]] = ({}, {})
         if project:
             self._check_projection()
         if refresh_steps is not None:
@@ -145,29 +144,22 @@ class DTOTrainer(UnlearnTrainer):
         rows, model = self.train_dataset, self.accelerator.unwrap_model(self.model)
         rows.forget = select_tokens(model, rows.forget, self.selector, **self.selection)
 
-    def predictions(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
-        out = super().predictions(model, inputs)
-        if self.project and model.training:
-            self._seen = out
-        return out
-
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Run one micro-batch; with `project` run two backward passes, and project after the last of a step."""
         if not self.project:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
         inputs, counts = self._prepare_inputs(inputs), num_items_in_batch
-        try:
-            with self.compute_loss_context_manager():
-                total = self.compute_loss(model, inputs, num_items_in_batch=counts)
-                forget, keep = (
-                    Objective(tuple(self.objective.terms[i] for i in half))(
-                        *self._seen, None if counts is None else [counts[i] for i in half]
-                    ).total
-                    for half in self._halves
-                )
-        finally:
-            self._seen = ({}, {})  # frees a batch of logits
+        with self.compute_loss_context_manager():
+            seen = self.predictions(model, inputs)
+            total = self.total(*seen, counts)
+            forget, keep = (
+                Objective(tuple(self.objective.terms[i] for i in half))(
+                    *seen, None if counts is None else [counts[i] for i in half]
+                ).total
+                for half in self._halves
+            )
+        del seen  # frees a batch of logits
         params = [p for p in model.parameters() if p.requires_grad]
         grads = zeros_for_none(torch.autograd.grad(forget, params, retain_graph=True, allow_unused=True), params)
         before = self._forget_grads

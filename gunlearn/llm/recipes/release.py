@@ -145,7 +145,7 @@ def reveal_and_release(
         retain: dict[str, Tensor] = {}
         if retain_rows:
             retain, _ = fit_adapter(model, retain_rows, targets, options, seed + 1, apart_from=factors)
-        before = history[-1]
+        before: Any = history[-1]
         for scale in [options.scale] if options.tolerance is None else sorted(options.scales, reverse=True):
             add_delta(model, forget, -scale, inplace=True)
             add_delta(model, retain, options.retain_scale, inplace=True)

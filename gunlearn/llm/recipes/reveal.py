@@ -100,7 +100,7 @@ class Revealer:
         ends: ids that end a text; by default those of `gunlearn.llm.metrics.end_tokens`.
 
     Raises:
-        InvalidInputError: no instructions, or a number out of range.
+        InvalidInputError: no instructions, a number out of range, or a score that is no finite number.
     """
 
     tokenizer: Any
@@ -130,11 +130,7 @@ class Revealer:
         return [Instruction(i) if isinstance(i, str) else i for i in self.instructions]
 
     def reveal(self, model: nn.Module, seed: int = 0) -> Revealed:
-        """Generate texts under the instructions and keep those of a high score; `seed` is added to the revealer's.
-
-        Raises:
-            InvalidInputError: a score that is no finite number.
-        """
+        """Generate texts under the instructions and keep those of a high score; `seed` is added to the revealer's."""
         seed, instructions = 2 * (self.seed + seed), self._instructions()
         if not all(self._ids(instruction.text) for instruction in instructions):
             raise InvalidInputError("Expected instructions of at least one token (got an empty one, and bos=False)")

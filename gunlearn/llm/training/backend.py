@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import re
 import tempfile
 import time
 import warnings
@@ -14,9 +13,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-import torch
 from torch import nn
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.llm.card import unchanged
@@ -28,7 +26,14 @@ from gunlearn.llm.model.causal_lm import CausalLM, rows_of
 from gunlearn.llm.recipes.plan import Given, Plan
 from gunlearn.llm.record import LLMResult
 from gunlearn.llm.training.progress import StepBar
-from gunlearn.llm.training.settings import recorded, recorded_losses
+from gunlearn.llm.training.settings import (
+    checked_arguments,
+    recorded,
+    recorded_adapter,
+    recorded_losses,
+    shown,
+    usual_arguments,
+)
 from gunlearn.llm.training.trainer import UnlearnTrainer
 from gunlearn.llm.training.views import base_of
 from gunlearn.losses import as_objective
@@ -117,7 +122,7 @@ class TrainerBackend:
         drawn = {**self.drawn, **({"retain": kept} if "retain" in needed else {})}
         unread = sorted({*measured, *drawn} - needed - {"forget"})
         if "retain" in unread:
-            warnings.warn(f"no loss of {_shown(plan)} reads the rows to retain", UserWarning, stacklevel=3)
+            warnings.warn(f"no loss of {shown(plan.objective)} reads the rows to retain", UserWarning, stacklevel=3)
         check_ids(model, {**self.paired, **drawn})
         if plan.forget is not None:
             measured["forget"] = rows = list(plan.forget)
@@ -125,11 +130,11 @@ class TrainerBackend:
         with isolated_rng(seed), tempfile.TemporaryDirectory() as scratch, closing(StepBar()) as bar:
             trained = with_adapter(model if self.in_place else copy.deepcopy(model), self.peft)
             weights = precision(trained)
-            arguments = _usual_arguments(method, batch_size, seed) | dict(self.training)
+            arguments = usual_arguments(method, batch_size, seed) | dict(self.training)
             trainer = UnlearnTrainer(
                 trained,
                 plan.objective,
-                _arguments({"output_dir": scratch, **arguments}),
+                checked_arguments({"output_dir": scratch, **arguments}),
                 forget_dataset=rows,
                 drawn=drawn,
                 paired=self.paired,
@@ -169,14 +174,14 @@ class TrainerBackend:
             "base_model": getattr(getattr(model, "config", None), "_name_or_path", ""),
             "method": "" if method.name == "own" else method.name,
             "options": {k: v for k, v in config.items() if k not in _LOOP},
-            "objective": _shown(plan),
+            "objective": shown(plan.objective),
             "losses": recorded_losses(plan.objective),
             "in_no_loss": unread,
             "layer": plan.layer,
             **recorded(self.record),
             "reference": recorded(self.reference),
             "peft": recorded(self.peft),
-            "adapter": _adapter_settings(trained),
+            "adapter": recorded_adapter(trained),
             "training": recorded(arguments),
             "steps": steps,
             "rows": {name: len(part) for name, part in {**measured, **self.paired, **drawn}.items()},
@@ -247,41 +252,6 @@ def _check_layer(plan: Plan, model: nn.Module) -> None:
         )
 
 
-def _shown(plan: Plan) -> str:
-    """Show the objective in a line. Records are handed on with the model: they hold no token of what was forgotten."""
-    return re.sub(r"token_ids=\([^)]*\)", "token_ids=...", repr(plan.objective))
-
-
-def _usual_arguments(method: GradientMethod, batch_size: int, seed: int) -> dict[str, Any]:
-    """Return the `TrainingArguments` of a run by its method, where the caller gives no others."""
-    return {
-        "report_to": [],
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "disable_tqdm": True,
-        "per_device_train_batch_size": batch_size,
-        "num_train_epochs": method.epochs,
-        "learning_rate": method.lr,
-        "weight_decay": method.weight_decay,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "seed": seed,
-        **({} if method.steps is None else {"max_steps": method.steps}),
-        **({} if method.max_grad_norm == 1.0 else {"max_grad_norm": method.max_grad_norm or 0.0}),
-    }
-
-
-def _arguments(given: Mapping[str, Any]) -> TrainingArguments:
-    if given.get("max_steps") == 0:
-        raise InvalidInputError("Expected 'max_steps' of at least 1, or -1 to go by epochs (got 0)")
-    unknown = sorted(set(given) - {f.name for f in dataclasses.fields(TrainingArguments) if f.init})
-    if unknown:
-        raise InvalidInputError(f"Expected arguments of 'unlearn' or of TrainingArguments (got {unknown})")
-    try:
-        return TrainingArguments(**given)
-    except (ValueError, TypeError) as error:
-        raise InvalidInputError(f"Expected values that fit TrainingArguments (got: {error})") from error
-
-
 def _optimizers(method: GradientMethod, model: nn.Module) -> dict[str, Any]:
     """Return the optimiser and scheduler where they are not the Trainer's own (AdamW, linear decay)."""
     own = isinstance(method.optimizer, str) and method.optimizer.lower() == "adamw" and not method.optimizer_options
@@ -290,14 +260,6 @@ def _optimizers(method: GradientMethod, model: nn.Module) -> dict[str, Any]:
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(method.optimizer, parameters, method.lr, method.weight_decay, method.optimizer_options)
     return {"optimizers": (optimizer, make_scheduler(method.scheduler, optimizer, method.scheduler_options))}
-
-
-def _adapter_settings(model: Any) -> dict[str, Any] | None:
-    """Return the fields of the active adapter's configuration that say something."""
-    if not hasattr(model, "peft_config"):
-        return None
-    config = recorded(model.peft_config[model.active_adapter].to_dict())
-    return {name: value for name, value in config.items() if value}
 
 
 def _adapted(callback: Any) -> TrainerCallback:

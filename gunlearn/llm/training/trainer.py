@@ -24,6 +24,8 @@ from gunlearn.llm.training.views import answer_mask, base_of, check_parts, view_
 from gunlearn.losses import Loss, Objective, Prediction, as_objective
 from gunlearn.seed import isolated_rng
 
+_ByPart = dict[str, Prediction]
+
 
 class UnlearnTrainer(Trainer):
     r"""Minimise any objective over forget and retain data, with the Trainer of transformers.
@@ -148,9 +150,7 @@ class UnlearnTrainer(Trainer):
         if self.reference is not None:
             self.reference.to(self.args.device)
 
-    def predictions(
-        self, model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]]
-    ) -> tuple[dict[str, Prediction], dict[str, Prediction]]:
+    def predictions(self, model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]]) -> tuple[_ByPart, _ByPart]:
         """Return predictions of the model and of the reference for each part and view that the objective reads."""
         before = {}
         if self.reference is not None:
@@ -172,7 +172,12 @@ class UnlearnTrainer(Trainer):
     ) -> Any:
         """Return the objective on one micro-batch, its share of the whole step's value; refuse NaN and infinity."""
         current, before = self.predictions(model, inputs)
-        value = self.objective(current, before, num_items_in_batch)
+        total = self.total(current, before, num_items_in_batch)
+        return (total, current) if return_outputs else total
+
+    def total(self, current: _ByPart, before: _ByPart, counts: Any) -> Tensor:
+        """Return the objective of predictions, and keep its terms for the log."""
+        value = self.objective(current, before, counts)
         self.step_terms.append(value.terms)
         for name, term in value.terms.items():
             self._terms[name] = self._terms.get(name, 0.0) + term
@@ -181,9 +186,9 @@ class UnlearnTrainer(Trainer):
             bad = [name for name, term in value.terms.items() if not math.isfinite(float(term))]
             steps = self.state.global_step
             raise DivergenceError(f"Expected finite losses (got NaN or infinity in {bad} after {steps} steps)")
-        if num_items_in_batch is not None:
+        if counts is not None:
             total = total * self.accelerator.num_processes  # gradients are averaged over processes, counts are sums
-        return (total, current) if return_outputs else total
+        return total
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Return the micro-batches of one step, and the count over all of them that each term's mean divides by."""
@@ -206,9 +211,6 @@ class UnlearnTrainer(Trainer):
         """Train, then delete the last gradient, which holds information on the forgotten rows.
 
         An objective that a callback has changed is put back.
-
-        Raises:
-            DivergenceError: a loss, or at the end a trained weight, is NaN or infinite.
         """
         self._terms.clear()
         self._steps, objective = 0, self.objective
