@@ -189,14 +189,11 @@ class TextParts(ArrayParts):
 
 def rows_of(data: Any, mask: Tensor) -> list[Any]:
     """Return the rows of `data` that a boolean mask `[num_items]` names, without padding, as a Trainer reads them."""
-    chosen = mask.nonzero().view(-1).tolist()
     if isinstance(data, list):
-        return [data[i] for i in chosen]
-    out = []
-    for i in chosen:
-        there = data.attention_mask[i].bool() if "attention_mask" in data else torch.ones_like(data.x[i]).bool()
-        out.append({"input_ids": data.x[i][there].tolist(), "labels": data.y[i][there].tolist()})
-    return out
+        return [data[i] for i in mask.nonzero().view(-1).tolist()]
+    items = rows(data, mask)
+    columns = zip(items["input_ids"], items["labels"], items["attention_mask"].bool(), strict=True)
+    return [{"input_ids": ids[there].tolist(), "labels": y[there].tolist()} for ids, y, there in columns]
 
 
 def rows(data: Any, index: Tensor) -> TextItems:

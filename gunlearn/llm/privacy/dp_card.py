@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gunlearn.core.checks import check_number, check_whole_number
-from gunlearn.errors import CheckpointError, InvalidInputError
+from gunlearn.core.checks import check_whole_number
+from gunlearn.errors import CheckpointError
 
 #: Choices that spend privacy if made by looking at the private rows; no accountant counts them.
 CHOICES = {
@@ -118,14 +118,3 @@ class DPCard:
             raise CheckpointError(f"Expected a card with {', '.join(missing)} (got {sorted(found)})")
         found["chosen_on_private_data"] = tuple(found["chosen_on_private_data"])
         return cls(**{name: found[name] for name in names})
-
-
-def check_budget(epsilon: float, delta: float, num_records: int) -> None:
-    """Refuse budgets that guarantee nothing: publishing one random record is (0, 1 / num_records)-private."""
-    check_number("epsilon", epsilon, positive=True)
-    check_number("delta", delta, positive=True)
-    if delta >= 1 / num_records:
-        raise InvalidInputError(
-            f"Expected 'delta' below 1 / {num_records}, one over the number of records (got {delta:g}): "
-            "at that delta a model may reveal a whole record"
-        )

@@ -15,18 +15,10 @@ from gunlearn.core.checks import check_choice, check_number, check_whole_number
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedModelError
 from gunlearn.llm.data.collate import PartCollator, Rows, collator_of
 from gunlearn.llm.model.head import model_device
+from gunlearn.llm.privacy import dp_steps
 from gunlearn.llm.privacy.dp_base import DPBase
-from gunlearn.llm.privacy.dp_card import DPCard, check_budget
+from gunlearn.llm.privacy.dp_card import DPCard
 from gunlearn.llm.privacy.dp_rows import ledger_of, most_copies, units, weights_digest
-from gunlearn.llm.privacy.dp_steps import (
-    DPOptimizer,
-    add_hooks,
-    create_accountant,
-    declared_choices,
-    epsilon_spent,
-    noise_for,
-    record_gradients,
-)
 from gunlearn.seed import isolated_rng
 
 
@@ -98,23 +90,29 @@ def dp_train(
     if (epochs is None) == (steps is None):
         raise InvalidInputError(f"Expected either 'epochs' or 'steps' (got epochs={epochs!r}, steps={steps!r})")
     _check_private(model)
-    declared = declared_choices(chosen_on_private_data, acknowledge)
+    declared = dp_steps.declared_choices(chosen_on_private_data, acknowledge)
     members = units(rows, record)
-    check_budget(epsilon, delta, len(members))
+    check_number("epsilon", epsilon, positive=True)
+    check_number("delta", delta, positive=True)
+    if delta >= 1 / len(members):  # publishing one random record is (0, 1 / num_records)-private
+        raise InvalidInputError(
+            f"Expected 'delta' below 1 / {len(members)}, one over the number of records (got {delta:g}): "
+            "at that delta a model may reveal a whole record"
+        )
     rate = min(1.0, batch_size / len(members))
     if steps is None:
         check_number("epochs", epochs, positive=True)
         steps = max(1, round(cast(float, epochs) / rate))
     check_whole_number("steps", steps)
-    noise = noise_for(epsilon, delta, rate, steps, accountant)
-    worker, meter = copy.deepcopy(model).train(), create_accountant(accountant)
+    noise = dp_steps.noise_for(epsilon, delta, rate, steps, accountant)
+    worker, meter = copy.deepcopy(model).train(), dp_steps.create_accountant(accountant)
     collator = collator or collator_of(model)
-    hooks = add_hooks(worker)
+    hooks = dp_steps.add_hooks(worker)
     try:
         draws, noises = torch.Generator(), torch.Generator(model_device(worker))
         draws.manual_seed(secrets.randbits(63) if seed is None else 2 * seed)
         noises.manual_seed(secrets.randbits(63) if seed is None else 2 * seed + 1)
-        private = DPOptimizer(
+        private = dp_steps.DPOptimizer(
             optimizer([p for p in worker.parameters() if p.requires_grad], lr=lr),
             noise_multiplier=noise,
             max_grad_norm=max_grad_norm,
@@ -126,7 +124,7 @@ def dp_train(
                 chosen = (torch.rand(len(members), generator=draws) < rate).nonzero()[:, 0].tolist()
                 shares = [chosen[i : i + physical_batch_size] for i in range(0, len(chosen), physical_batch_size)]
                 for i, share in enumerate(shares or [[]]):
-                    record_gradients(worker, [[rows[j] for j in members[u]] for u in share], collator)
+                    dp_steps.record_gradients(worker, [[rows[j] for j in members[u]] for u in share], collator)
                     private.signal_skip_step(i + 1 < len(shares))
                     private.step()
                     private.zero_grad(set_to_none=True)
@@ -139,7 +137,7 @@ def dp_train(
         raise DivergenceError(f"Expected finite weights (got NaN or infinity after {steps} steps at lr {lr:g})")
     ledger = ledger_of(rows, record)
     card = DPCard(
-        epsilon=epsilon_spent(meter, delta),
+        epsilon=dp_steps.epsilon_spent(meter, delta),
         target_epsilon=float(epsilon),
         delta=float(delta),
         accountant=accountant,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
+from gunlearn import losses
 from gunlearn.core.checks import check_choice, check_number
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import collator_of
@@ -17,30 +18,11 @@ from gunlearn.llm.metrics.row_figures import figures
 from gunlearn.llm.recipes.direct_tokens import dto
 from gunlearn.llm.recipes.plan import Given, Plan
 from gunlearn.llm.training.primal_dual_callback import PrimalDualCallback
-from gunlearn.losses import (
-    DPO,
-    IHL,
-    KTO,
-    RMU,
-    UNDIAL,
-    WGA,
-    CrossEntropyUnlearning,
-    FlatLogits,
-    JSDToRefusal,
-    KLToReference,
-    Loss,
-    MaskedVocabulary,
-    Objective,
-    PrimalDual,
-    SatImp,
-    SimNPO,
-    as_objective,
-)
 from gunlearn.methods.any_task.retained import RETAIN_LOSSES
 from gunlearn.methods.gradient import GradientMethod
 
 
-def _options_of(loss: type[Loss]) -> list[dataclasses.Field]:
+def _options_of(loss: type[losses.Loss]) -> list[dataclasses.Field]:
     """Return the fields of a loss that are options of a method."""
     return [f for f in dataclasses.fields(loss) if f.name not in ("on", "reduction", "preferred", "point")]
 
@@ -64,7 +46,7 @@ class TokenMethod(GradientMethod):
     requests = ("items",)
     tasks = ("causal_lm",)
     cost = "`epochs` passes over the forgotten rows"
-    loss: ClassVar[type[Loss]]
+    loss: ClassVar[type[losses.Loss]]
 
     def __post_init__(self) -> None:
         """Refuse weights below 0 and unknown retain losses."""
@@ -76,7 +58,7 @@ class TokenMethod(GradientMethod):
     def forgetting(self, given: Given) -> Plan:
         """Return the forget side alone: here the loss with the options that this method has of it."""
         options = {f.name: getattr(self, f.name) for f in _options_of(self.loss)}
-        return Plan(as_objective(self.loss(**options)))
+        return Plan(losses.as_objective(self.loss(**options)))
 
     def plan(self, given: Given | None = None) -> Plan:
         """Put the objective together; `given` is for methods that look into the model and the rows."""
@@ -86,7 +68,7 @@ class TokenMethod(GradientMethod):
             objective += self.retain_weight * RETAIN_LOSSES[self.retain_loss]
         return replace(plan, objective=objective)
 
-    def objective(self) -> Objective:
+    def objective(self) -> losses.Objective:
         """Return the objective, without looking at data."""
         return self.plan().objective
 
@@ -174,10 +156,10 @@ class PDUMethod(TokenMethod):
         def attach(trainer: Any) -> None:
             weight = next((w for w, loss in trainer.objective.terms if loss.on == "retain"), 0.0)
             PrimalDualCallback(
-                trainer, PrimalDual(cast(float, epsilon), step=self.step, warmup=self.warmup, weight=weight)
+                trainer, losses.PrimalDual(cast(float, epsilon), step=self.step, warmup=self.warmup, weight=weight)
             )
 
-        return Plan(as_objective(FlatLogits()), attach=attach, found={"epsilon": epsilon})
+        return Plan(losses.as_objective(losses.FlatLogits()), attach=attach, found={"epsilon": epsilon})
 
 
 @dataclass(frozen=True)
@@ -220,12 +202,14 @@ class ObliviateMethod(TokenMethod):
             )
             rule = {name: getattr(self, name) for name in ("words", "min_ratio", "min_count", "max_document_frequency")}
             ids = target_tokens(forget, retain, given.tokenizer, **rule).token_ids
-        objective = as_objective(MaskedVocabulary(ids, mask_mode=self.mask_mode))
-        return Plan(objective + self.world_weight * KLToReference(on="retain") if self.world_weight else objective)
+        objective = losses.as_objective(losses.MaskedVocabulary(ids, mask_mode=self.mask_mode))
+        return Plan(
+            objective + self.world_weight * losses.KLToReference(on="retain") if self.world_weight else objective
+        )
 
 
 def token_method(
-    name: str, loss: type[Loss], summary: str, base: type[TokenMethod] = TokenMethod, **defaults: Any
+    name: str, loss: type[losses.Loss], summary: str, base: type[TokenMethod] = TokenMethod, **defaults: Any
 ) -> type[TokenMethod]:
     """Make a method of a loss on tokens, whose fields become options, with `defaults` where they are not the loss's."""
     fields: list[Any] = [(f.name, f.type, defaults.pop(f.name, f.default)) for f in _options_of(loss)]
@@ -246,22 +230,24 @@ def token_method(
     return made
 
 
-SimNPOMethod = token_method("simnpo", SimNPO, "negative preference by length, without reference", forget_weight=0.125)
-DPOMethod = token_method("dpo", DPO, "prefers another answer, by default a refusal", scale=2.0)
-KTOMethod = token_method("kto", KTO, "makes forgotten answers undesirable")
-WGAMethod = token_method("wga", WGA, "ascent, weighted by how likely tokens are")
-SatImpMethod = token_method("satimp", SatImp, "ascent on half-known tokens", forget_weight=0.1)
-UNDIALMethod = token_method("undial", UNDIAL, "distils the model without the forgotten token", retain_weight=0.0)
-CEUnlearningMethod = token_method(
-    "ce_unlearning", CrossEntropyUnlearning, "cross-entropy without the token", retain_weight=0.0, skip_first=1
+SimNPOMethod = token_method(
+    "simnpo", losses.SimNPO, "negative preference by length, without reference", forget_weight=0.125
 )
-IHLMethod = token_method("ihl", IHL, "inverted hinge: the runner-up takes over")
+DPOMethod = token_method("dpo", losses.DPO, "prefers another answer, by default a refusal", scale=2.0)
+KTOMethod = token_method("kto", losses.KTO, "makes forgotten answers undesirable")
+WGAMethod = token_method("wga", losses.WGA, "ascent, weighted by how likely tokens are")
+SatImpMethod = token_method("satimp", losses.SatImp, "ascent on half-known tokens", forget_weight=0.1)
+UNDIALMethod = token_method("undial", losses.UNDIAL, "distils the model without the forgotten token", retain_weight=0.0)
+CEUnlearningMethod = token_method(
+    "ce_unlearning", losses.CrossEntropyUnlearning, "cross-entropy without the token", retain_weight=0.0, skip_first=1
+)
+IHLMethod = token_method("ihl", losses.IHL, "inverted hinge: the runner-up takes over")
 JensUnMethod = token_method(
-    "jensun", JSDToRefusal, "bounded divergence to a refusal, held to the model before", retain_loss="jsd"
+    "jensun", losses.JSDToRefusal, "bounded divergence to a refusal, held to the model before", retain_loss="jsd"
 )
 RMUMethod = token_method(
     "rmu",
-    RMU,
+    losses.RMU,
     "leads hidden states astray, holds those of retained rows",
     _RMU,
     retain_loss="hidden",

@@ -25,15 +25,8 @@ from gunlearn.llm.model.adapters import check_language_model, check_trainable, p
 from gunlearn.llm.model.causal_lm import CausalLM, rows_of
 from gunlearn.llm.recipes.plan import Given, Plan
 from gunlearn.llm.record import LLMResult
+from gunlearn.llm.training import settings
 from gunlearn.llm.training.progress import StepBar
-from gunlearn.llm.training.settings import (
-    checked_arguments,
-    recorded,
-    recorded_adapter,
-    recorded_losses,
-    shown,
-    usual_arguments,
-)
 from gunlearn.llm.training.trainer import UnlearnTrainer
 from gunlearn.llm.training.views import base_of
 from gunlearn.losses import as_objective
@@ -122,7 +115,9 @@ class TrainerBackend:
         drawn = {**self.drawn, **({"retain": kept} if "retain" in needed else {})}
         unread = sorted({*measured, *drawn} - needed - {"forget"})
         if "retain" in unread:
-            warnings.warn(f"no loss of {shown(plan.objective)} reads the rows to retain", UserWarning, stacklevel=3)
+            warnings.warn(
+                f"no loss of {settings.shown(plan.objective)} reads the rows to retain", UserWarning, stacklevel=3
+            )
         check_ids(model, {**self.paired, **drawn})
         if plan.forget is not None:
             measured["forget"] = rows = list(plan.forget)
@@ -130,11 +125,11 @@ class TrainerBackend:
         with isolated_rng(seed), tempfile.TemporaryDirectory() as scratch, closing(StepBar()) as bar:
             trained = with_adapter(model if self.in_place else copy.deepcopy(model), self.peft)
             weights = precision(trained)
-            arguments = usual_arguments(method, batch_size, seed) | dict(self.training)
+            arguments = settings.run_arguments(method, batch_size, seed, self.training)
             trainer = UnlearnTrainer(
                 trained,
                 plan.objective,
-                checked_arguments({"output_dir": scratch, **arguments}),
+                settings.checked_arguments({"output_dir": scratch, **arguments}),
                 forget_dataset=rows,
                 drawn=drawn,
                 paired=self.paired,
@@ -167,22 +162,22 @@ class TrainerBackend:
                 UserWarning,
                 stacklevel=3,
             )
-        config = method.config() | {name: recorded(value) for name, value in plan.found.items()}
+        config = method.config() | {name: settings.recorded(value) for name, value in plan.found.items()}
         words = getattr(method, "words", None)
         config |= {"words": len(words)} if words else {}
-        settings = {
+        record = {
             "base_model": getattr(getattr(model, "config", None), "_name_or_path", ""),
             "method": "" if method.name == "own" else method.name,
             "options": {k: v for k, v in config.items() if k not in _LOOP},
-            "objective": shown(plan.objective),
-            "losses": recorded_losses(plan.objective),
+            "objective": settings.shown(plan.objective),
+            "losses": settings.recorded_losses(plan.objective),
             "in_no_loss": unread,
             "layer": plan.layer,
-            **recorded(self.record),
-            "reference": recorded(self.reference),
-            "peft": recorded(self.peft),
-            "adapter": recorded_adapter(trained),
-            "training": recorded(arguments),
+            **settings.recorded(self.record),
+            "reference": settings.recorded(self.reference),
+            "peft": settings.recorded(self.peft),
+            "adapter": settings.recorded_adapter(trained),
+            "training": settings.recorded(arguments),
             "steps": steps,
             "rows": {name: len(part) for name, part in {**measured, **self.paired, **drawn}.items()},
             "parameters": {
@@ -210,7 +205,7 @@ class TrainerBackend:
             task=task,
             original=None if self.in_place else model,
             tokenizer=self.tokenizer,
-            settings=settings,
+            settings=record,
             before=before,
             after=after,
             parts=measured,

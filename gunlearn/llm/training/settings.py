@@ -65,8 +65,8 @@ def recorded_adapter(model: Any) -> dict[str, Any] | None:
     return {name: value for name, value in config.items() if value}
 
 
-def usual_arguments(method: GradientMethod, batch_size: int, seed: int) -> dict[str, Any]:
-    """Return the `TrainingArguments` of a run by its method, where the caller gives no others."""
+def run_arguments(method: GradientMethod, batch_size: int, seed: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `TrainingArguments` of a run: those of its method, and the caller's over these."""
     return {
         "report_to": [],
         "save_strategy": "no",
@@ -80,6 +80,7 @@ def usual_arguments(method: GradientMethod, batch_size: int, seed: int) -> dict[
         "seed": seed,
         **({} if method.steps is None else {"max_steps": method.steps}),
         **({} if method.max_grad_norm == 1.0 else {"max_grad_norm": method.max_grad_norm or 0.0}),
+        **given,
     }
 
 
