@@ -101,7 +101,7 @@ class LLMResult(Result):
         return ["part", "figure", *columns], body
 
     def __repr__(self) -> str:
-        """What was done, and all figures."""
+        """Return what was done, and all figures."""
         s = self.settings
         lines = [[s["objective"], f"{s['steps']} steps, {self.seconds:.0f} s"]]
         head, body = self.table()

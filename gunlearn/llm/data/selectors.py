@@ -38,10 +38,8 @@ class ContextDelta:
 
     The short context keeps the first token of the sequence, to which many models attend by default. A name copied from
     a distant question also scores high, and a fact whose subject stands right before it scores low: `ProbeDelta` and
-    `Entropy` find facts more reliably (area under the ROC curve on a small model that knows facts: above 0.99, here
-    0.78). The model reads one short sequence per answer token.
-
-    A reconstruction: the "delta score" of `DTO <https://arxiv.org/abs/2510.00125>`_ is not known to us.
+    `Entropy` find facts more reliably. The model reads one short sequence per answer token. A reconstruction: the
+    "delta score" of `DTO <https://arxiv.org/abs/2510.00125>`_ is not known to us.
 
     Args:
         window: number :math:`w` of tokens in the short context, at least 1.

@@ -177,7 +177,7 @@ def evaluate_language_models(
 
 
 def _encoded(name: str, rows: Any) -> list[Mapping[str, Any]]:
-    """The rows as a list, if rows they are."""
+    """Return the rows as a list; refuse anything but rows."""
     if isinstance(rows, (str, Path, Mapping)) or not hasattr(rows, "__getitem__"):
         got = f"{type(rows).__name__} {str(rows)!r:.60}"
     elif not len(rows):

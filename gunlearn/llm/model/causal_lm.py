@@ -61,7 +61,7 @@ class TextItems(dict[str, Tensor]):
         return TextItems({name: value[index] for name, value in self.items()})
 
     def share(self, rank: int, world: int) -> TextItems:
-        """Every `world`-th sequence, from `rank` on."""
+        """Return every `world`-th sequence, from `rank` on."""
         share = TextItems({name: value[rank::world] for name, value in self.items()})
         share.fixed = self.fixed
         return share

@@ -50,10 +50,8 @@ def dp_train(
 
     The paper's settings: plain SGD, lr 5e-5, 10 epochs, batch 16, clipping at 1, weight decay 0.01. At that learning
     rate clipped steps hardly move the weights: measure what the base knows before you pay for it. The speed of the
-    second phase is no such measure: on small models a base of pure noise is as good a start.
-
-    Not included is the paper's other first phase, ordinary training on text rewritten word by word under differential
-    privacy: its epsilon is per rewritten token, adds up over a document, and does not cover unchanged words.
+    second phase is no such measure: on small models a base of pure noise is as good a start. Not included is the
+    paper's other first phase, on rewritten text: its epsilon adds up over a document, and spares unchanged words.
 
     Args:
         model: the public starting point; not changed. Parameters that need no gradient stay fixed (LoRA).

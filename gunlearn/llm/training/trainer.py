@@ -38,9 +38,8 @@ class UnlearnTrainer(Trainer):
     `on="forget:rest"` the other labelled tokens; one forward pass serves both.
 
     Several processes (`accelerate launch`) give the result of one and share evaluation. FSDP and DeepSpeed are not
-    tested: all passes go through the wrapped model, log-probabilities are read from whole logits, and
-    `unlearning_metrics` get the unwrapped model, which may fail. Each process holds a whole copy of a copied reference:
-    where that does not fit, train an adapter, or pass a reference that is spread over devices.
+    tested; `unlearning_metrics` get the unwrapped model, which may fail there. Each process holds a whole copy of a
+    copied reference: where that does not fit, train an adapter, or pass a reference that is spread over devices.
 
     Args:
         model: a causal language model of transformers, with a peft adapter or without.
