@@ -114,46 +114,42 @@ class LLMResult(Result):
 
     def card(self, folder: str | PathLike[str] | None = None) -> str:
         """Return a model card in markdown; its code loads the model from `folder`, by default that of the card."""
-        s = self.settings
+        s, (head, body) = self.settings, self.table()
         front = {"library_name": "peft" if s["adapter"] else "transformers", "tags": ["unlearning", "gunlearn"]}
         if s["base_model"]:
             front["base_model"] = s["base_model"]
-        lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items()), "---", ""]
-        lines += [f"# {Path(s['base_model']).name or 'Model'}, trained to forget", ""]
-        lines += [
-            f"Trained to forget {s['rows']['forget']} rows with gunlearn {s['versions']['gunlearn']}"
-            f" ({s['method'] or 'an objective of its own'}): {s['steps']} steps, {self.seconds:.0f} s.",
-            "",
-            f"    {s['objective']}",
-            "",
+        blocks = [
+            ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items()), "---"],
+            [f"# {Path(s['base_model']).name or 'Model'}, trained to forget"],
+            [
+                f"Trained to forget {s['rows']['forget']} rows with gunlearn {s['versions']['gunlearn']}"
+                f" ({s['method'] or 'an objective of its own'}): {s['steps']} steps, {self.seconds:.0f} s."
+            ],
+            [f"    {s['objective']}"],
         ]
         if s.get("in_no_loss"):
-            lines += [f"No loss read the rows of {', '.join(s['in_no_loss'])}: they were measured, at most.", ""]
-        lines += [line for sentence in movement(self.before, self.after) for line in (sentence, "")]
-        lines += ["To load it:", "", "```python", *loading(s, None if folder is None else Path(folder)), "```", ""]
-        head, body = self.table()
+            blocks.append([f"No loss read the rows of {', '.join(s['in_no_loss'])}: they were measured, at most."])
+        blocks += [[sentence] for sentence in movement(self.before, self.after)]
+        blocks += [["To load it:"], ["```python", *loading(s, None if folder is None else Path(folder)), "```"]]
         if body:
-            lines += [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
-            lines += [f"| {' | '.join(row)} |" for row in body] + [""]
-            lines += [f"- `{name}`: {FIGURES[name].legend}" for name in RECORDED if self.after]
+            rule = "|---|---|" + "---:|" * (len(head) - 2)
+            blocks.append([f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(row)} |" for row in body)])
+            legends = [f"- `{name}`: {FIGURES[name].legend}" for name in RECORDED if self.after]
             if self.alignment:
-                lines.append(
+                legends.append(
                     "- `alignment`: divergence of answers from the retrained model's, in nats; 0 if they are alike"
                 )
-            lines += [""]
-        if "float16" in s["parameters"]["precision"]:  # bfloat16, too
-            lines += [
-                f"The weights were trained in {s['parameters']['precision']}, in which small steps are rounded away:",
-                "most of them may be what they were.",
-                "",
-            ]
-        lines += [
+            blocks.append(legends)
+        precision = s["parameters"]["precision"]
+        if "float16" in precision:  # bfloat16, too
+            half = f"The weights were trained in {precision}, in which small steps are rounded away:"
+            blocks.append([half, "most of them may be what they were."])
+        limits = [
             "These figures say how the model answers the rows it was made to forget. They do not prove that nothing of",
             "them is left: compare with a model that was trained without them, and try to relearn them.",
-            "",
-            f"All settings: `{_RECORD}`.",
         ]
-        return "\n".join(lines) + "\n"
+        blocks += [limits, [f"All settings: `{_RECORD}`."]]
+        return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write model or adapter, tokenizer and `write_record` to a folder, and return it.
