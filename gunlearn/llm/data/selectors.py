@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gunlearn.core.checks import check_number, check_whole_number
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.llm.model.causal_lm import IGNORE, CausalLM, answer_tokens, token_log_probs
+from gunlearn.losses.divergences import cross_entropy
 
 _AT_A_TIME = 32  # sequences made from a batch that the model reads together
 
@@ -155,11 +156,9 @@ class Entropy:
 
     @torch.no_grad()
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        logits = cast(Tensor, CausalLM(("logits",)).decode(model, None, batch).logits)
         mask = answer_tokens(batch)
-        log_prob = logits[mask].float().log_softmax(-1)
-        # Logits of minus infinity: 0 log 0 = 0.
-        entropy = -torch.where(log_prob == -torch.inf, 0, log_prob.exp() * log_prob).sum(-1)
+        logits = cast(Tensor, CausalLM(("logits",)).decode(model, None, batch).logits)[mask].float()
+        entropy = cross_entropy(logits.log_softmax(-1).exp(), logits)
         return entropy.new_zeros(mask.shape).masked_scatter(mask, entropy)
 
 

@@ -165,8 +165,7 @@ def evaluate_language_models(
     compared = {n: m for n, m in models.items() if any(m is not r for r in references)}
     for part in align_on if compared else ():
         supplier = TextAlignment(sets[part], tokenizer if ends is None else ends, sampler, batch_size=4 * batch_size)
-        contexts = [n for n in map(context_of, models.values()) if n is not None]
-        room = min(contexts, default=math.inf) - max(map(len, supplier.prompts))
+        room = min(context_of(model) or math.inf for model in models.values()) - max(map(len, supplier.prompts))
         supplier.max_new_tokens = max_new_tokens or int(max(1, min(supplier.max_new_tokens, room)))
         for name, at in standings(compared, references, supplier, original).items():
             figures: dict[str, float | None] = {"": at.value, "_precision": at.precision, "_recall": at.recall}

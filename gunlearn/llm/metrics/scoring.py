@@ -71,12 +71,13 @@ def token_scores(model: nn.Module, rows: Rows, batch_size: int = 16, chunk: int 
                 mean = (p * clean).sum(-1)
                 std = (p * (clean - mean[:, None]).square()).sum(-1).sqrt()
                 pieces.append(torch.stack([own, (logits.argmax(-1) == y).to(own.dtype), mean, std]))
-            values = torch.cat([piece.to(pieces[-1].dtype) for piece in pieces], 1).cpu()
-            mask = mask.cpu()
-            found.append([values.new_zeros(mask.shape).masked_scatter(mask, v) for v in values] + [mask])
-    width = max(parts[0].size(1) for parts in found)
-    padded = [[F.pad(x, (0, width - x.size(1))) for x in parts] for parts in found]
-    log_prob, first, mean, std, mask = (torch.cat(column) for column in zip(*padded, strict=True))
+            values, mask = torch.cat([piece.to(pieces[-1].dtype) for piece in pieces], 1).cpu(), mask.cpu()
+            table = values.new_zeros(5, *mask.shape)
+            table[:4, mask], table[4] = values, mask
+            found.append(table)
+    width = max(table.size(2) for table in found)
+    log_prob, first, mean, std, labelled = torch.cat([F.pad(x, (0, width - x.size(2))) for x in found], 1)
+    mask = labelled.bool()
     empty = int((~mask.any(1)).sum())
     if empty:
         raise InvalidInputError(f"Expected rows with labelled tokens (got {empty} without)")

@@ -245,11 +245,5 @@ IHLMethod = token_method("ihl", losses.IHL, "inverted hinge: the runner-up takes
 JensUnMethod = token_method(
     "jensun", losses.JSDToRefusal, "bounded divergence to a refusal, held to the model before", retain_loss="jsd"
 )
-RMUMethod = token_method(
-    "rmu",
-    losses.RMU,
-    "leads hidden states astray, holds those of retained rows",
-    _RMU,
-    retain_loss="hidden",
-    coefficient=2.0,
-)
+_ASTRAY = "leads hidden states astray, holds those of retained rows"
+RMUMethod = token_method("rmu", losses.RMU, _ASTRAY, _RMU, retain_loss="hidden", coefficient=2.0)
