@@ -14,16 +14,13 @@ def lazy(
     parts: Sequence[str] = (),
     renamed: Mapping[str, str] | None = None,
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` for a package.
+    """Return `__getattr__` and `__dir__` for a package, to be assigned in it.
 
     Args:
         package: its `__name__`.
         homes: modules, and the names that each of them holds.
         parts: subpackages that are names of the package too.
         renamed: names that there were once, with what to write instead.
-
-    Returns:
-        The two functions, to be assigned in the package.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
     module = sys.modules[package]
