@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -58,14 +58,12 @@ def headline_of(lines: Sequence[Line]) -> list[tuple[str, str]]:
 def tradeoff(lines: Sequence[Line]) -> Figure | None:
     """Draw utility against forgetting, with the retrained point and its band of one standard deviation."""
     (utility, utility_words), (forgetting, forgetting_words) = headline_of(lines)
-    figure, style = _figure(7.6, 4.4), style_of(lines)
+    figure, style = new_figure(7.6, 4.4), style_of(lines)
     axes = figure.subplots()
-    drawn = False
     for line in lines:
         x, y = line.stat(forgetting), line.stat(utility)
         if x is None or y is None:
             continue
-        drawn = True
         colour, marker = style[id(line)]
         if line.method == "retrain":
             _band(axes.axvline, axes.axvspan, x)
@@ -75,13 +73,13 @@ def tradeoff(lines: Sequence[Line]) -> Figure | None:
             markersize=13 if marker == "*" else 8, capsize=3, markeredgecolor="white", markeredgewidth=0.8, zorder=3,
         )  # fmt: skip
     axes.set(xlabel=forgetting_words, ylabel=utility_words)
-    _legend(figure, axes)
-    return figure if drawn else None
+    add_legend(figure, axes)
+    return figure if figure.legends else None
 
 
 def course(lines: Sequence[Line]) -> Figure | None:
     """Draw both headline figures over the epochs: a thin line per run, their mean, the retrained model's level."""
-    figure, style = _figure(9.2, 3.9), style_of(lines)
+    figure, style = new_figure(9.2, 3.9), style_of(lines)
     panels = figure.subplots(1, 2)
     longest = 1
     for axes, (name, title) in zip(panels, headline_of(lines), strict=True):
@@ -112,7 +110,7 @@ def course(lines: Sequence[Line]) -> Figure | None:
         axes.set_xticks(ticks, [str(t) for t in ticks])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(0, longest * 1.15)
-    _legend(figure, panels[0])
+    add_legend(figure, panels[0])
     return figure
 
 
@@ -125,7 +123,7 @@ def histograms(lines: Sequence[Line]) -> Figure | None:
         return None
     columns = min(3, len(shown))
     num_rows = -(-len(shown) // columns)
-    figure = _figure(3.2 * columns + 0.4, 2.15 * num_rows + 0.7)
+    figure = new_figure(3.2 * columns + 0.4, 2.15 * num_rows + 0.7)
     panels = figure.subplots(num_rows, columns, squeeze=False)
     style, reference = style_of(lines), max((share.max() for share in ends.values()), default=None)
     for axes, line in zip(panels.flat, shown, strict=False):
@@ -150,11 +148,8 @@ def histograms(lines: Sequence[Line]) -> Figure | None:
         axes.set_xlim(0, 1)
     for axes in panels.flat[len(shown) :]:
         axes.set_visible(False)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("share of items")
-    for k in range(columns):  # the lowest panel of a column that is there
-        last = num_rows - 1 if (num_rows - 1) * columns + k < len(shown) else num_rows - 2
-        panels[last, k].set_xlabel("probability of the forgotten item")
+    figure.supxlabel("probability of the forgotten item", fontsize=10)
+    figure.supylabel("share of items", fontsize=10)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
@@ -162,11 +157,10 @@ def histograms(lines: Sequence[Line]) -> Figure | None:
 
 def run_costs(lines: Sequence[Line]) -> Figure | None:
     """Draw seconds (log scale) and peak memory."""
-    shown = [line for line in lines if line.method != "original" and line.rows][::-1]
+    shown, style = [line for line in lines if line.method != "original" and line.rows][::-1], style_of(lines)
     if not shown:
         return None
-    style = style_of(lines)
-    figure = _figure(9.2, 0.36 * len(shown) + 1.3)
+    figure = new_figure(9.2, 0.36 * len(shown) + 1.3)
     panels = figure.subplots(1, 2, sharey=True)
     labels = [plain_text(line.label) for line in shown]
     for axes, name, title, text in (
@@ -206,8 +200,13 @@ PLOTS = (
 
 def draw_comparison(lines: Sequence[Line]) -> list[tuple[str, str, Figure]]:
     """Draw all plots that the lines have figures for: name, words, figure."""
+    return draw_all(PLOTS, lines)
+
+
+def draw_all(plots: Iterable[tuple[str, str, Callable]], subject: Any) -> list[tuple[str, str, Figure]]:
+    """Draw those of the plots that the subject has figures for."""
     with matplotlib.rc_context(STYLE):
-        drawn = [(name, words, function(lines)) for name, words, function in PLOTS]
+        drawn = [(name, words, function(subject)) for name, words, function in plots]
     return [(name, words, figure) for name, words, figure in drawn if figure is not None]
 
 
@@ -219,20 +218,22 @@ def data_uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches, without a window."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def add_legend(figure: Figure, axes: Axes) -> None:
+    """Put the legend of `axes`, if they have one, to the right of the figure."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside right upper", fontsize=9)
 
 
 def _band(line: Callable, span: Callable, level: Stat, label: str | None = None) -> None:
     line(level.mean, color=RETRAIN, lw=1, ls="--", label=label, zorder=1)
     if level.std:
         span(level.mean - level.std, level.mean + level.std, color=RETRAIN, alpha=0.08, lw=0, zorder=0)
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside right upper", fontsize=9)
 
 
 def _shares(line: Line) -> np.ndarray | None:
