@@ -53,7 +53,6 @@ class Cell:
     forget: str = "edges"
 
     def __post_init__(self) -> None:
-        """Check the settings, before hours of training."""
         check_choice("protocol", self.protocol, ("random", "inpo"))
         check_choice("task", self.task, GRAPH_TASKS)
         check_choice("forget", self.forget, tuple(_FORGET))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,8 @@ from gunlearn.core.checks import check_choice
 from gunlearn.core.options import parse_pair, typed_options
 from gunlearn.datasets.catalogue import load
 from gunlearn.errors import InvalidInputError
-from gunlearn.tasks.base import Task
-from gunlearn.tasks.graph.node_classification import labels
 from gunlearn.tasks.graph.splits import link_split, node_split
 from gunlearn.tasks.named import as_task
-from gunlearn.training.run import run_training
 
 
 @dataclass(frozen=True)
@@ -34,9 +31,8 @@ class InfluenceConfig:
     """A study on one data set.
 
     Args:
-        dataset: a name, or a folder with `edges.csv` and `features.npy`.
+        dataset, root, device, threads, models: see `GridConfig`.
         estimators: names; `None` for all that fit, see `influence_study`.
-        root: folder of the raw files.
         task: `"link_prediction"` or `"node_classification"`.
         of, target, truth, num_items, truth_items: see `influence_study`.
         seed: of the split, the base model, samples, estimators and bootstrap.
@@ -45,9 +41,6 @@ class InfluenceConfig:
         estimator_args: `key=value` or `estimator.key=value`.
         truth_args: `key=value`.
         double: in double precision, once the model is trained: training influence of single edges needs it.
-        device: `"cpu"`, `"cuda"` or `"auto"`.
-        threads: torch's threads; `None` leaves them.
-        models: folder of trained models; `None` is `models` in the output folder.
 
     Raises:
         InvalidInputError: anything that can be refused before data are read.
@@ -73,7 +66,6 @@ class InfluenceConfig:
     models: str | Path | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings, before minutes of training."""
         check_choice("task", self.task, GRAPH_TASKS)
         unknown = sorted(set(self.estimators or ()) - set(ESTIMATORS))
         if unknown:
@@ -118,7 +110,8 @@ def run_influence(
         split = link_split if config.task == "link_prediction" else _node_split
         data = split(data, seed=config.seed).to(resolve_device(config.device))
         if own is None:
-            model, train = _recipe_model(config, data, task, Path(config.models or Path(out) / "models"), bars)
+            store = ModelStore(config.models or Path(out) / "models", config.recipe, task, bars)
+            model, train = store.base(data, config.seed).model, lambda part, seed: store.train(part, seed).model
         else:
             model, train = own(data, config.seed), own
         if config.double:
@@ -134,20 +127,6 @@ def run_influence(
         study.settings["recipe"] = vars(config.recipe)
     write_study(study, out)
     return study
-
-
-def _recipe_model(
-    config: InfluenceConfig, data: Data, task: Task, models: Path, bars: bool
-) -> tuple[nn.Module, Callable[[Data, int], nn.Module]]:
-    recipe = config.recipe
-    if config.task == "node_classification":
-        recipe = replace(recipe, out_channels=int(labels(data).max()) + 1)
-
-    def train(part: Data, seed: int) -> nn.Module:
-        fresh = recipe.model(part, seed).to(part.edge_index.device)
-        return run_training(fresh, part, task, recipe.arguments(), seed).model
-
-    return ModelStore(models, recipe, task, bars).base(data, config.seed).model, train
 
 
 def _single(train: Callable[[Data, int], nn.Module]) -> Callable[[Data, int], nn.Module]:
