@@ -1,22 +1,27 @@
-"""The committed results of `experiments/inpo_edges` hold what the project promises."""
+"""The committed results of experiments hold what the project promises."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from functools import cache
 from statistics import mean
+from typing import Any
 
 import pytest
 
-RESULTS = Path(__file__).parent.parent / "experiments" / "inpo_edges" / "results.json"
-pytestmark = pytest.mark.skipif(not RESULTS.is_file(), reason="experiments/inpo_edges/results.json is not committed")
+from tests.conftest import REPOSITORY
+
+
+@cache
+def results(experiment: str) -> Any:
+    path = REPOSITORY / "experiments" / experiment / "results.json"
+    if not path.is_file():
+        pytest.skip(f"{path} is not committed")
+    return json.loads(path.read_text())
 
 
 def rows(part: str) -> list[dict]:
-    results = json.loads(RESULTS.read_text())
-    if part not in results:
-        pytest.skip(f"'{part}' is not among the committed results")
-    return results[part]
+    return results("inpo_edges")[part]
 
 
 def average(part: str, figure: str, method: str, mode: str = "default") -> float:
@@ -54,15 +59,9 @@ def test_order_of_the_ablation() -> None:
         assert full > without_scaling > plain
 
 
-SPEED = Path(__file__).parent.parent / "experiments" / "speed" / "results.json"
-
-
 def speed(case: str) -> dict:
-    if not SPEED.is_file():
-        pytest.skip("experiments/speed/results.json is not committed")
-    row = {row["case"]: row for row in json.loads(SPEED.read_text())}[case]
-    assert not row["smoke"]
-    assert row["threads"] == 1
+    row = {row["case"]: row for row in results("speed")}[case]
+    assert (row["smoke"], row["threads"]) == (False, 1)
     return row
 
 
@@ -90,16 +89,10 @@ def test_ten_million_edges() -> None:
     assert large["ours_s"] <= 4 * large["bound_s"]
 
 
-REMOVAL = Path(__file__).parent.parent / "experiments" / "removal_influence" / "results.json"
-
-
 def removal(part: str, dataset: str, **which: str) -> dict:
-    if not REMOVAL.is_file():
-        pytest.skip("experiments/removal_influence/results.json is not committed")
     keys = {"part": part, "dataset": dataset, **which}
-    found = [row for row in json.loads(REMOVAL.read_text()) if keys.items() <= row.items()]
-    assert len(found) == 1, keys
-    return found[0]
+    (found,) = (row for row in results("removal_influence") if keys.items() <= row.items())
+    return found
 
 
 @pytest.mark.parametrize("model", ["GCN", "SAGE", "GIN", "GAT"])

@@ -14,21 +14,16 @@ from typing import Any
 import pytest
 from joblib import Parallel, delayed, parallel_config
 
-from gunlearn.bench import GridConfig, Recipe, cluster, run_grid
+from gunlearn.bench import GridConfig, cluster, run_grid
 from gunlearn.bench.grid import run_cell
 from gunlearn.bench.store import RowStore, locked
 from gunlearn.cli import main
 from gunlearn.errors import InvalidInputError, MissingExtraError
+from tests.bench.cases import RECIPE, same
 
-RECIPE = Recipe(epochs=10, eval_every=5, hidden_channels=8, out_channels=4)
 CONFIG = GridConfig(
     "karate", ("utu", "npo:default"), count=6, seeds=(0, 1, 2), recipe=RECIPE, method_args=("epochs=3",), threads=1
 )
-MEASURED = ("seconds", "seconds_per_epoch", "peak_memory_mb", "base_seconds")
-
-
-def same(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if name not in MEASURED} for row in rows]
 
 
 def keys(out: Path) -> list[str]:
