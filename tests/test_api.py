@@ -58,12 +58,6 @@ def test_with_references(result: gu.Result) -> None:
     assert "retrain" in str(table)
 
 
-def test_one_reference_has_no_floor(result: gu.Result) -> None:
-    table = gu.evaluate(result, references=[fresh_model("gcn", 1)])
-    assert all(table[name] > 0 for name in JS)
-    assert [table[name] for name in FLOORS] == [None] * 3
-
-
 def test_with_a_training_function(result: gu.Result) -> None:
     calls: list[tuple[Data, int]] = []
 
@@ -84,16 +78,6 @@ def test_with_a_training_function(result: gu.Result) -> None:
     assert all(table[name] is not None and table[name] >= 0 for name in JS + FLOORS)
     assert table["js_floor_test"] > 0
     assert all(row["seconds"] > 0 and row["epochs"] is None for row in table.rows[1:3])
-
-
-def test_an_evaluation_changes_nothing(result: gu.Result) -> None:
-    before = {name: value.clone() for name, value in result.model.state_dict().items()}
-    result.model.train()
-    one, two = gu.evaluate(result), gu.evaluate(result)
-    assert result.model.training
-    result.model.eval()
-    assert one.rows == two.rows
-    assert all(torch.equal(value, before[name]) for name, value in result.model.state_dict().items())
 
 
 def test_what_cannot_be_evaluated(result: gu.Result, tmp_path: Any) -> None:
@@ -125,10 +109,7 @@ def test_images_are_evaluated() -> None:
 
     table = gu.evaluate(result, train=train)
     assert seen == [54, 54]
-    assert [row["method"] for row in table.rows] == ["npo", "retrain", "retrain", "utu"]
-    named = ("test_acc", "retain_acc", "forget_acc", "forget_prob", "mia_auc", *JS, *FLOORS)
-    assert all(0 <= table[name] <= 1 for name in named)
-    assert "acc. forget" in str(table)
+    assert all(0 <= table[name] <= 1 for name in ("test_acc", "forget_acc", "mia_auc", *JS, *FLOORS))
 
 
 DAMAGES = {
@@ -180,15 +161,15 @@ def test_training_loss_falls() -> None:
     assert np.mean([r["loss"] for r in history[-5:]]) < np.mean([r["loss"] for r in history[:5]]) - 0.05
 
 
-@pytest.mark.parametrize("of", ["nodes", "edges"])
-def test_influence(of: str) -> None:
-    data = make_data()
-    scores = gu.influence(trained_model("sage"), data, of=of)
-    assert scores.shape == ((64,) if of == "nodes" else (data.num_edges,))
-    assert torch.isfinite(scores).all()
+def test_influence() -> None:
+    data, model = make_data(), trained_model("sage")
+    for of, number in (("nodes", 64), ("edges", data.num_edges)):
+        scores = gu.influence(model, data, of=of)
+        assert scores.shape == (number,)
+        assert torch.isfinite(scores).all()
     for arguments, words in (({"of": "graphs"}, "influence of one of"), ({"estimator": "guess"}, "an estimator among")):
         with pytest.raises(InvalidInputError, match=words):
-            gu.influence(trained_model("sage"), data, **arguments)
+            gu.influence(model, data, **arguments)
 
 
 def test_requests_by_influence_take_the_most_influential() -> None:
