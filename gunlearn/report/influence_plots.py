@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -12,7 +11,7 @@ from scipy.stats import rankdata
 
 from gunlearn.attribution.study.agreement import recovery
 from gunlearn.attribution.study.study import Study
-from gunlearn.report.plots import COLOURS, MARKERS, add_legend, draw_all, new_figure, plain_text
+from gunlearn.report.plots import COLOURS, MARKERS, add_legend, draw_all, new_figure, panel_grid, plain_text
 
 _POINTS = 1500  # per panel: more say nothing and make the file heavy
 _COLUMNS = 3
@@ -25,19 +24,15 @@ def estimate_scatter(study: Study, ranks: bool = False) -> Figure | None:
         return None
     truth = study.truth.numpy()
     drawn = np.random.default_rng(0).permutation(truth.size)[:_POINTS]
-    rows = math.ceil(len(shown) / _COLUMNS)
-    figure = new_figure(9.2, 2.9 * rows)
-    panels = figure.subplots(rows, _COLUMNS, squeeze=False)
+    figure, panels = panel_grid(len(shown), _COLUMNS, 9.2, 2.9)
     style = _style(study)
-    for axes, (name, scores) in zip(panels.flat, shown.items(), strict=False):
+    for axes, (name, scores) in zip(panels, shown.items(), strict=True):
         x, y = (rankdata(truth), rankdata(scores)) if ranks else (truth, scores)
         axes.plot(x[drawn], y[drawn], "o", ms=2.5, alpha=0.5, mew=0, color=style[name][0], rasterized=drawn.size > 500)
         axes.set_title(plain_text(name), fontsize=10)
         if not ranks:
             _scale(axes.set_xscale, x)
             _scale(axes.set_yscale, y)
-    for axes in panels.flat[len(shown) :]:
-        axes.set_visible(False)
     figure.supxlabel("rank of the truth" if ranks else "truth", fontsize=10)
     figure.supylabel("rank of the estimate" if ranks else "estimate (its own units)", fontsize=10)
     return figure

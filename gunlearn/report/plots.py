@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -87,10 +88,8 @@ def course(lines: Sequence[Line]) -> Figure | None:
             label, (colour, marker) = plain_text(line.label), style[id(line)]
             if line.method == "retrain" and (level := line.stat(name)) is not None:
                 _band(axes.axhline, axes.axhspan, level, label="retrain")
-            runs = [
-                {p["epoch"]: p[name] for p in row.get("curve") or [] if p.get(name) is not None} for row in line.rows
-            ]
-            runs = [run for run in runs if run]
+            curves = [[p for p in row.get("curve") or [] if p.get(name) is not None] for row in line.rows]
+            runs = [{p["epoch"]: p[name] for p in curve} for curve in curves if curve]
             if not runs:
                 continue
             longest = max(longest, *(max(run) for run in runs))
@@ -122,11 +121,9 @@ def histograms(lines: Sequence[Line]) -> Figure | None:
     if not shown:
         return None
     columns = min(3, len(shown))
-    num_rows = -(-len(shown) // columns)
-    figure = new_figure(3.2 * columns + 0.4, 2.15 * num_rows + 0.7)
-    panels = figure.subplots(num_rows, columns, squeeze=False)
+    figure, panels = panel_grid(len(shown), columns, 3.2 * columns + 0.4, 2.15, 0.7)
     style, reference = style_of(lines), max((share.max() for share in ends.values()), default=None)
-    for axes, line in zip(panels.flat, shown, strict=False):
+    for axes, line in zip(panels, shown, strict=True):
         after, colour = shares[id(line)], style[id(line)][0]
         edges = np.linspace(0, 1, after.size + 1)
         if "original" in ends:
@@ -146,11 +143,9 @@ def histograms(lines: Sequence[Line]) -> Figure | None:
             )  # fmt: skip
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         axes.set_xlim(0, 1)
-    for axes in panels.flat[len(shown) :]:
-        axes.set_visible(False)
     figure.supxlabel("probability of the forgotten item", fontsize=10)
     figure.supylabel("share of items", fontsize=10)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
+    handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
 
@@ -162,29 +157,20 @@ def run_costs(lines: Sequence[Line]) -> Figure | None:
         return None
     figure = new_figure(9.2, 0.36 * len(shown) + 1.3)
     panels = figure.subplots(1, 2, sharey=True)
-    labels = [plain_text(line.label) for line in shown]
-    for axes, name, title, text in (
-        (panels[0], "seconds", "seconds (log scale)", "{:.2g}"),
-        (panels[1], "peak_memory_mb", "peak memory of the process, MiB", "{:.0f}"),
-    ):
-        stats = [line.stat(name) for line in shown]
-        if name == "seconds":
-            axes.set_xscale("log")
-        there = [s.mean for s in stats if s is not None and s.mean > 0]
-        left = min(there) / 3 if name == "seconds" and there else 0
-        for k, (line, s) in enumerate(zip(shown, stats, strict=True)):
-            if s is None:
-                axes.annotate("not measured", (0, k), xycoords=("axes fraction", "data"), xytext=(4, 0),
-                              textcoords="offset points", va="center", fontsize=9, color="#777777")  # fmt: skip
-                continue
-            axes.barh(k, s.mean - left, left=left, color=style[id(line)][0], height=0.66)
-            number = f"{s.mean:.0f}" if s.mean >= 100 else text.format(s.mean)
-            axes.annotate(number, (s.mean, k), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+    colours, places = [style[id(line)][0] for line in shown], range(len(shown))
+    titles = {"seconds": "seconds (log scale)", "peak_memory_mb": "peak memory of the process, MiB"}
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+        means = [None if (found := line.stat(name)) is None else found.mean for line in shown]
+        there = [mean for mean in means if mean]
+        log = name == "seconds" and bool(there)
+        left = min(there) / 3 if log else 0
+        bars = axes.barh(places, [0 if m is None else m - left for m in means], 0.66, left, color=colours)
+        texts = ["not measured" if m is None else f"{m:.2g}" if log and m < 100 else f"{m:.0f}" for m in means]
+        axes.bar_label(bars, texts, padding=4, fontsize=9)
+        axes.set(xlabel=title, xscale="log" if log else "linear", ylim=(-0.6, len(shown) - 0.4))
         if there:
-            axes.set_xlim(left, max(there) * (6 if name == "seconds" else 1.18))
-        axes.set_xlabel(title)
-        axes.set_yticks(range(len(shown)), labels)
-        axes.set_ylim(-0.6, len(shown) - 0.4)
+            axes.set_xlim(left, max(there) * (6 if log else 1.18))
+        axes.set_yticks(places, [plain_text(line.label) for line in shown])
         axes.grid(visible=False, axis="y")
     return figure
 
@@ -221,6 +207,16 @@ def data_uri(figure: Figure) -> str:
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of a size in inches, without a window."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def panel_grid(number: int, columns: int, width: float, height: float, more: float = 0) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `number` panels, its width and the height of a row (and `more` for all) in inches."""
+    rows = math.ceil(number / columns)
+    figure = new_figure(width, height * rows + more)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[number:]:
+        axes.set_visible(False)
+    return figure, panels[:number]
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:
