@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -115,29 +116,18 @@ class ModelStore:
         name = hashlib.sha256(json.dumps(settings, default=repr).encode()).hexdigest()[:20]
         # The lock file stays: if it were removed, a new process and those that wait would lock different files.
         directory, lock = self.directory / name, self.directory / f".{name}.lock"
-        try:
+        with suppress(CheckpointError):
             return Result.load(directory, model)
-        except CheckpointError:
-            pass
         with locked(lock):  # other processes wait for this model instead of training it as well
-            try:
-                result = Result.load(directory, model)
-            except CheckpointError:
-                result = make()
-                self._save(result, directory)
-        return result
-
-    def _save(self, result: Result, directory: Path) -> None:
-        # Written beside and renamed: a killed write leaves no half model.
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.directory, prefix=".") as beside:
-            written = result.save(Path(beside) / directory.name)
-            for _ in range(2):
-                try:
-                    written.rename(directory)
-                    return
-                except OSError:  # the folder exists: a damaged model (it could not be read), or another process's
-                    shutil.rmtree(directory, ignore_errors=True)
+            with suppress(CheckpointError):
+                return Result.load(directory, model)
+            result = make()
+            # Written beside and renamed: a killed write leaves no half model.
+            with tempfile.TemporaryDirectory(dir=self.directory, prefix=".") as beside:
+                written = result.save(Path(beside) / name)
+                shutil.rmtree(directory, ignore_errors=True)  # a damaged model, which could not be read
+                written.rename(directory)
+            return result
 
 
 def data_hash(data: Data) -> str:
