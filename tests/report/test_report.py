@@ -26,6 +26,7 @@ from gunlearn.report import (
 from gunlearn.report.plots import PLOTS
 from gunlearn.report.summary import summarise
 from tests.bench.cases import RECIPE
+from tests.metrics.cases import problem
 
 
 @pytest.fixture(scope="module")
@@ -143,16 +144,13 @@ def test_two_data_sets_are_told_apart(rows, tmp_path):
 
 
 def test_evaluation_report(tmp_path):
-    data = gu.link_split(gu.load("karate"), val_ratio=0.1, test_ratio=0.1)
-    build = lambda: gu.GCN(data.num_features, 8, 4)  # noqa: E731
-    model = gu.train(build(), data, epochs=10).model
-    result = gu.unlearn(model, data, gu.ForgetEdges(count=5), method="npo", epochs=2)
-    evaluation = gu.evaluate(result, train=lambda d, seed: gu.train(build(), d, epochs=10, seed=seed).model)
+    result, references = problem("link_prediction")
+    evaluation = gu.evaluate(result, references=references)
     html = evaluation_report(evaluation, tmp_path / "r.html").read_text()
-    for name in ("original", "retrain", "npo"):
+    for name in ("original", "retrain", "finetune"):
         assert f"<td>{name}" in html
     assert len(images(html)) == 3  # no course: nothing recorded it
-    assert [line.split()[0] for line in str(evaluation).splitlines()[2:4]] == ["npo", "retrain"]
+    assert [line.split()[0] for line in str(evaluation).splitlines()[2:4]] == ["finetune", "retrain"]
     assert "hist_forget" not in evaluation.rows[0]
     evaluation_report(gu.evaluate(result), tmp_path / "alone.html")
 
