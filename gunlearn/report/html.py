@@ -13,7 +13,7 @@ from gunlearn.methods import METHODS
 from gunlearn.metrics.base import Figure
 from gunlearn.report.listing import ARXIV
 from gunlearn.report.plots import data_uri, draw_comparison
-from gunlearn.report.summary import Row, problems, summarise
+from gunlearn.report.summary import Line, Row, problems, summarise
 from gunlearn.report.table import columns, comparison, legend
 
 if TYPE_CHECKING:
@@ -86,9 +86,12 @@ def _section(rows: Sequence[Row], figures: Sequence[Figure]) -> dict[str, Any]:
         "plots": [(name, words, data_uri(figure)) for name, words, figure in draw_comparison(lines)],
         "settings": {name: value for name, value in settings.items() if value != ""},
         "methods": [
-            described(line.label, METHODS[line.method], options, {})
+            described(line.label, METHODS[line.method], _options(line), {})
             for line in lines
             if line.method in METHODS
-            for options in [next((row["options"] for row in line.rows if row.get("options")), {})]
         ],
     }
+
+
+def _options(line: Line) -> dict[str, Any]:
+    return next((row["options"] for row in line.rows if row.get("options")), {})
