@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
 from statistics import mean
-from typing import Any
 
 import pytest
 
-from tests.conftest import REPOSITORY
-
-
-@cache
-def results(experiment: str) -> Any:
-    path = REPOSITORY / "experiments" / experiment / "results.json"
-    if not path.is_file():
-        pytest.skip(f"{path} is not committed")
-    return json.loads(path.read_text())
-
-
-def rows(part: str) -> list[dict]:
-    return results("inpo_edges")[part]
+from tests.conftest import committed
 
 
 def average(part: str, figure: str, method: str, mode: str = "default") -> float:
-    values = [r[figure] for r in rows(part) if (r["method"], r["mode"]) == (method, mode)]
+    rows = committed("inpo_edges")[part]
+    values = [r[figure] for r in rows if (r["method"], r["mode"]) == (method, mode)]
     assert values
     assert None not in values
     return mean(values)
@@ -53,14 +39,14 @@ def test_paper_mode_repeats_the_official_code(part: str, retain: float, forget: 
 
 
 def test_order_of_the_ablation() -> None:
-    at = {row["case"]: row for row in rows("ablation")}
+    at = {row["case"]: row for row in committed("inpo_edges")["ablation"]}
     for level in ("0.80", "0.85", "0.90"):
         full, without_scaling, plain = (at[c][f"retain_auc_at_{level}"] for c in ("INPO", "NPO+GD+TE", "NPO+GD"))
         assert full > without_scaling > plain
 
 
 def speed(case: str) -> dict:
-    row = {row["case"]: row for row in results("speed")}[case]
+    row = {row["case"]: row for row in committed("speed")}[case]
     assert (row["smoke"], row["threads"]) == (False, 1)
     return row
 
@@ -91,7 +77,7 @@ def test_ten_million_edges() -> None:
 
 def removal(part: str, dataset: str, **which: str) -> dict:
     keys = {"part": part, "dataset": dataset, **which}
-    (found,) = (row for row in results("removal_influence") if keys.items() <= row.items())
+    (found,) = (row for row in committed("removal_influence") if keys.items() <= row.items())
     return found
 
 
