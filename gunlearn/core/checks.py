@@ -88,12 +88,7 @@ def check_seed(seed: Any) -> None:
 
 
 def check_size(ratio: Any, count: Any, noun: str) -> None:
-    """Refuse a ratio outside (0, 1), and a count that is no positive integer.
-
-    Raises:
-        EmptyForgetSetError: a count of 0.
-        InvalidRequestError: any other.
-    """
+    """Refuse a ratio outside (0, 1), and a count that is no positive integer; 0 is an `EmptyForgetSetError`."""
     if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < float(ratio) < 1):
         raise InvalidRequestError(f"Expected 0 < ratio < 1 (got {ratio!r})")
     if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < 0):

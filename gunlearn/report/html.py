@@ -86,9 +86,7 @@ def _section(rows: Sequence[Row], figures: Sequence[Figure]) -> dict[str, Any]:
         "plots": [(name, words, data_uri(figure)) for name, words, figure in draw_comparison(lines)],
         "settings": {name: value for name, value in settings.items() if value != ""},
         "methods": [
-            described(line.label, METHODS[line.method], _options(line), {})
-            for line in lines
-            if line.method in METHODS
+            described(line.label, METHODS[line.method], _options(line), {}) for line in lines if line.method in METHODS
         ],
     }
 

@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from gunlearn.metrics.problem import headline
 from gunlearn.report.summary import ENDS, Line, Stat
@@ -141,7 +141,7 @@ def histograms(lines: Sequence[Line]) -> Figure | None:
                 f"up to {after.max():.0%}", (peak, top), xytext=(6 if peak < 0.5 else -6, -12), color=colour,
                 textcoords="offset points", fontsize=8, ha="left" if peak < 0.5 else "right",
             )  # fmt: skip
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlim(0, 1)
     figure.supxlabel("probability of the forgotten item", fontsize=10)
     figure.supylabel("share of items", fontsize=10)
