@@ -8,14 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from gunlearn.bench import Cell, GridConfig, Recipe, run_grid, suite
 from gunlearn.bench.course import Course
 from gunlearn.bench.store import RowStore, json_plain
 from gunlearn.datasets import load
 from gunlearn.errors import DatasetNotFoundError, EmptyForgetSetError, InvalidInputError
-from gunlearn.methods import METHODS, Callback, run_method
+from gunlearn.methods import METHODS, Callback, Result, run_method
 from gunlearn.metrics import LinkEvaluator, histogram
 from gunlearn.nn import GCN
 from gunlearn.report import grid_report
@@ -48,8 +47,12 @@ def grid(tmp_path_factory):
     return out, run_grid(CONFIG, out)
 
 
-def test_rows_are_complete_and_typed(grid):
-    _, rows = grid
+@pytest.fixture(scope="module")
+def rows(grid):
+    return grid[1]
+
+
+def test_rows_are_complete_and_typed(rows):
     methods = ["original", "retrain", "utu", "gradient_ascent", "npo"]
     assert [(row["seed"], row["method"]) for row in rows] == [(s, m) for s in (0, 1) for m in methods]
     for row in rows:
@@ -61,37 +64,30 @@ def test_rows_are_complete_and_typed(grid):
         assert (sum(row["hist_forget"]), len(row["hist_forget"])) == (6, 40)
 
 
-def test_absent_figures_are_none_not_zero(grid):
-    _, rows = grid
+def test_absent_figures_are_none_not_zero(rows):
     original, utu = row_of(rows, "original"), row_of(rows, "utu")
     assert [original[name] for name in ("seconds", "seconds_per_epoch", "epochs", "peak_memory_mb")] == [None] * 4
     assert original["base_seconds"] > 0
     assert (utu["seconds_per_epoch"], utu["curve"]) == (None, [])
 
 
-def test_options_reach_the_methods(grid):
-    _, rows = grid
+def test_options_reach_the_methods(rows):
     npo = row_of(rows, "npo")
     assert (npo["epochs"], npo["options"]["epochs"], npo["options"]["beta"]) == (4, 4, 2)
     assert row_of(rows, "retrain")["epochs"] == RECIPE.epochs  # epochs=4 was not for it
 
 
-def test_course_has_first_and_last_epoch(grid):
-    npo = row_of(grid[1], "npo")
+def test_course_has_first_and_last_epoch(rows):
+    npo = row_of(rows, "npo")
     assert [point["epoch"] for point in npo["curve"]] == [0, 1, 2, 3, 4]
     assert all(npo["curve"][-1][name] == npo[name] for name in ("retain_auc", "forget_auc"))
 
 
-def saved(out, seed, data):
-    (folder,) = [
-        path.parent
-        for path in (out / "models").glob("*/result.json")
-        for record in [json.loads(path.read_text())]
-        if record["seed"] == seed and record["method"] == "retrain"
-    ]
-    model = GCN(data.num_features, 8, 4)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.eval()
+def kept(out, seed, data):
+    paths = (out / "models").glob("*/result.json")
+    results = [Result.load(path.parent, GCN(data.num_features, 8, 4)) for path in paths]
+    (model,) = (result.model for result in results if (result.method, result.seed) == ("retrain", seed))
+    return model
 
 
 def test_retrain_row_is_that_of_the_models_kept_under_its_seeds(grid):
@@ -101,7 +97,7 @@ def test_retrain_row_is_that_of_the_models_kept_under_its_seeds(grid):
     data = link_split(load("karate"), seed=1)
     partition = ForgetEdges(count=6, seed=1).resolve(data)
     assert row["request_hash"] == partition.request_hash
-    references = [saved(out, seed, data) for seed in (1001, 2001)]
+    references = [kept(out, seed, data) for seed in (1001, 2001)]
     evaluator = LinkEvaluator(LinkPrediction(), partition, references, seed=1)
     expected = evaluator.row(references[0])
     assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-6)
@@ -110,8 +106,7 @@ def test_retrain_row_is_that_of_the_models_kept_under_its_seeds(grid):
     assert row["hist_forget"] == np.histogram(p, bins=40, range=(0, 1))[0].tolist()
 
 
-def test_original_row_reads_the_full_graph(grid):
-    _, rows = grid
+def test_original_row_reads_the_full_graph(rows):
     row = row_of(rows, "original")
     assert row["forget_prob"] != row_of(rows, "utu")["forget_prob"]  # the same weights on the retained graph
     assert (row["mode"], row["options"]) == ("full graph", {})
@@ -157,8 +152,7 @@ def test_other_options_are_other_rows(grid, tmp_path):
     assert again[4]["key"] != rows[4]["key"]
 
 
-def test_two_processes_give_the_same_rows(grid, tmp_path):
-    _, rows = grid
+def test_two_processes_give_the_same_rows(rows, tmp_path):
     for one, two in zip(same(rows), same(run_grid(CONFIG, tmp_path, n_jobs=2)), strict=True):
         assert {name: (value, two[name]) for name, value in one.items() if value != two[name]} == {}
 
