@@ -9,10 +9,9 @@ _HOMES = {
     "gunlearn.bench.cell": ("Cell",),
     "gunlearn.bench.config": ("GridConfig", "suite"),
     "gunlearn.bench.grid": ("run_grid",),
-    "gunlearn.bench.influence_grid": ("InfluenceConfig", "run_influence"),
+    "gunlearn.bench.influence_grid": ("InfluenceConfig", "read_study", "run_influence", "write_study"),
     "gunlearn.bench.models": ("ModelStore", "Recipe"),
     "gunlearn.bench.store": ("ROWS_FILE", "RowStore", "read_results"),
-    "gunlearn.bench.study_files": ("read_study", "write_study"),
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)

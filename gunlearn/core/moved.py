@@ -10,7 +10,7 @@ from typing import Any
 #: Old package, new package, modules; `old=new` for a module that has another name there.
 _MOVES = """
 gunlearn               gunlearn                         influence=attribution
-gunlearn.bench         gunlearn.bench                   influence=influence_grid
+gunlearn.bench         gunlearn.bench                   influence=influence_grid study_files=influence_grid
 gunlearn.bench         gunlearn.core                    options
 gunlearn.cli           gunlearn.cli                     options=fields run=grid_command
 gunlearn.datasets      gunlearn.datasets                registry=catalogue
