@@ -288,6 +288,12 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def nudge(module: nn.Module) -> None:
+    """For `Module.apply`: change the last number of each parameter a little."""
+    for parameter in module.parameters(recurse=False):
+        parameter.data.view(-1)[-1] += 1e-3
+
+
 def registered_specs() -> set[str]:
     """Every method and variant but those of language models alone, whose rows stand in tests/llm."""
     here = {name: cls for name, cls in METHODS.items() if cls.__module__.startswith("gunlearn.methods.")}

@@ -21,6 +21,7 @@ from tests.methods.cases import (
     dense_gcn,
     fresh_model,
     make_data,
+    nudge,
     run,
     same_weights,
     scores_of,
@@ -44,13 +45,8 @@ def test_utu_keeps_the_weights() -> None:
     model = trained_model("pyg")
     result = run("utu", model, make_data())
     assert same_weights(result.model, model)
-    assert not same_weights(result.model, trained_model("pyg").apply(_nudge))  # control
+    assert not same_weights(result.model, trained_model("pyg").apply(nudge))  # control
     assert (result.epochs, result.history, result.seconds_per_epoch) == (0, [], None)
-
-
-def _nudge(module: nn.Module) -> None:
-    for parameter in module.parameters(recurse=False):
-        parameter.data.view(-1)[0] += 1e-7
 
 
 def test_gradient_ascent_raises_the_forget_loss() -> None:

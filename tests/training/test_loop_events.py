@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -14,16 +15,9 @@ from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.losses import ObjectiveValue
 from gunlearn.methods import TrainArguments, TrainControl, TrainState, fit
 from tests.methods.cases import fresh_model, make_data, run, same_weights, trained_model, weights
+from tests.training.callbacks import On
 
-EVENTS = (
-    "on_train_begin",
-    "on_epoch_begin",
-    "on_step_end",
-    "on_evaluate",
-    "on_epoch_end",
-    "on_save",
-    "on_train_end",
-)
+EVENTS = ("train_begin", "epoch_begin", "step_end", "evaluate", "epoch_end", "save", "train_end")
 
 
 class Point(nn.Module):
@@ -38,28 +32,19 @@ class Point(nn.Module):
         return ObjectiveValue(loss, {"square": loss.detach()})
 
 
-class Record(gu.Callback):
-    """Notes every event with what came along."""
+def recording(events: list[str]) -> On:
+    """Note every event, and check what comes along."""
 
-    def __init__(self) -> None:
-        self.events: list[str] = []
+    def note(event: str, args: Any, state: Any, control: Any, model: nn.Module, **more: Any) -> None:
+        kinds = ((args, TrainArguments), (state, TrainState), (control, TrainControl), (model, nn.Module))
+        assert all(isinstance(given, kind) for given, kind in kinds)
+        if event == "evaluate":
+            assert more["metrics"]["val_loss"] == state.log_history[-1]["val_loss"]
+        if event == "epoch_end":
+            assert state.log_history[-1]["epoch"] == state.epoch == len(state.log_history)
+        events.append(f"{event} {state.epoch}")
 
-    def __getattribute__(self, name: str) -> Any:
-        if name not in EVENTS:
-            return super().__getattribute__(name)
-
-        def note(args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            assert isinstance(args, TrainArguments)
-            assert isinstance(state, TrainState)
-            assert isinstance(control, TrainControl)
-            assert isinstance(kwargs["model"], nn.Module)
-            if name == "on_evaluate":
-                assert kwargs["metrics"]["val_loss"] == state.log_history[-1]["val_loss"]
-            if name == "on_epoch_end":
-                assert state.log_history[-1]["epoch"] == state.epoch == len(state.log_history)
-            self.events.append(f"{name[3:]} {state.epoch}")
-
-        return note
+    return On(**{event: functools.partial(note, event) for event in EVENTS})
 
 
 def expected_events(epochs: int, eval_every: int | None, save_every: int | None) -> list[str]:
@@ -73,18 +58,18 @@ def expected_events(epochs: int, eval_every: int | None, save_every: int | None)
 
 
 def test_events_come_in_order(tmp_path: Any) -> None:
-    model, record = Point(), Record()
+    model, events = Point(), []
     args = TrainArguments(4, eval_every=2, checkpoint_dir=tmp_path, checkpoint_every=3)
-    fit(model, model.step, args, [record], validate=lambda: 1.0)
-    assert record.events == expected_events(4, 2, 3)
+    fit(model, model.step, args, [recording(events)], validate=lambda: 1.0)
+    assert events == expected_events(4, 2, 3)
 
 
 def test_events_of_unlearning_and_training() -> None:
-    one, two = Record(), Record()
-    run("npo", trained_model(), make_data(), epochs=2, callbacks=[one])
-    assert one.events == expected_events(2, None, None)
-    gu.train(fresh_model("gcn"), make_data(), epochs=3, eval_every=2, callbacks=[two])
-    assert two.events == expected_events(3, 2, None)
+    one, two = [], []
+    run("npo", trained_model(), make_data(), epochs=2, callbacks=[recording(one)])
+    assert one == expected_events(2, None, None)
+    gu.train(fresh_model("gcn"), make_data(), epochs=3, eval_every=2, callbacks=[recording(two)])
+    assert two == expected_events(3, 2, None)
 
 
 def test_an_object_with_some_of_the_methods_will_do() -> None:
@@ -103,11 +88,10 @@ def test_an_object_with_some_of_the_methods_will_do() -> None:
 
 
 def test_a_callback_can_stop_the_run() -> None:
-    class Stop(gu.Callback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            control.should_training_stop = state.epoch == 3
+    def stop(state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop = state.epoch == 3
 
-    result = run("npo", trained_model(), make_data(), epochs=9, callbacks=[Stop()])
+    result = run("npo", trained_model(), make_data(), epochs=9, callbacks=[On(step_end=stop)])
     assert (result.epochs, len(result.history)) == (3, 3)
     assert same_weights(result.model, run("npo", trained_model(), make_data(), epochs=3).model)
 
@@ -126,15 +110,13 @@ def test_the_stop_condition_is_asked_before_each_step() -> None:
 
 @pytest.mark.parametrize("name", ["sage", "gat"])
 def test_callbacks_that_draw_and_meddle_do_not_change_the_run(name: str) -> None:
-    class Meddle(gu.Callback):
-        def on_epoch_begin(self, *args: Any, model: nn.Module, **kwargs: Any) -> None:
-            torch.manual_seed(7)
-            model.eval()
+    def meddle(model: nn.Module, **_: Any) -> None:
+        torch.manual_seed(7)
+        model.eval()
 
-        on_train_begin = on_step_end = on_epoch_end = on_epoch_begin
-
-    data = make_data()
-    plain, watched = (run("npo", trained_model(name), data, epochs=4, callbacks=c) for c in ((), [Meddle()]))
+    data, events = make_data(), ("train_begin", "epoch_begin", "step_end", "epoch_end")
+    meddler = On(**dict.fromkeys(events, meddle))
+    plain, watched = (run("npo", trained_model(name), data, epochs=4, callbacks=c) for c in ((), [meddler]))
     assert same_weights(plain.model, watched.model)
 
 
@@ -171,12 +153,8 @@ def test_early_stopping_needs_patience() -> None:
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_which_epoch_is_kept(keep: str) -> None:
     model, losses, seen = Point(), iter(LOSSES), {}
-
-    class Watch(gu.Callback):
-        def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-            seen[state.epoch] = model.x.item()
-
-    state = fit(model, model.step, TrainArguments(8, eval_every=1, keep=keep), [Watch()], lambda: next(losses))
+    watch = On(epoch_end=lambda state, **_: seen.update({state.epoch: model.x.item()}))
+    state = fit(model, model.step, TrainArguments(8, eval_every=1, keep=keep), [watch], lambda: next(losses))
     assert (state.best_epoch, state.best_metric) == (6, 3.0)
     assert len(set(seen.values())) == 8
     assert model.x.item() == seen[6 if keep == "best" else 8]
@@ -185,12 +163,8 @@ def test_which_epoch_is_kept(keep: str) -> None:
 
 def test_the_trained_model_is_the_best_on_validation() -> None:
     seen: dict[int, dict] = {}
-
-    class Watch(gu.Callback):
-        def on_evaluate(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-            seen[state.epoch] = weights(model)
-
-    result = gu.train(fresh_model("pyg"), make_data(), epochs=60, lr=0.05, eval_every=5, callbacks=[Watch()])
+    watch = On(evaluate=lambda state, model, **_: seen.update({state.epoch: weights(model)}))
+    result = gu.train(fresh_model("pyg"), make_data(), epochs=60, lr=0.05, eval_every=5, callbacks=[watch])
     losses = {r["epoch"]: r["val_loss"] for r in result.history if "val_loss" in r}
     best = min(losses, key=losses.get)
     assert sorted(losses) == list(range(5, 61, 5))
@@ -229,18 +203,15 @@ def test_seconds_leave_callbacks_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
     seen: list[float] = []
 
-    class Slow(gu.Callback):
-        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            now[0] += 100.0
-            seen.append(state.seconds)
-
-        on_train_begin = on_epoch_begin = on_step_end = on_evaluate = on_save = on_train_end = on_epoch_end
+    def slow(state: Any, **_: Any) -> None:
+        now[0] += 100.0
+        seen.append(state.seconds)
 
     def validate() -> float:
         now[0] += 10.0  # choosing an epoch is part of the method
         return 1.0
 
-    state = fit(model, step, TrainArguments(3, eval_every=2), [Slow()], validate)
+    state = fit(model, step, TrainArguments(3, eval_every=2), [On(**dict.fromkeys(EVENTS, slow))], validate)
     assert state.seconds == len(steps) + 20.0  # validated after epoch 2 and after the last
     assert seen == sorted(seen)
     assert seen[-1] == state.seconds  # and the callbacks are told so

@@ -24,6 +24,7 @@ from gunlearn.tasks.graph.reading import is_exact
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.feeding import Feed
 from tests.methods.cases import same_weights
+from tests.training.callbacks import Kill
 
 REQUEST = gu.ForgetEdges(count=2, seed=1)
 
@@ -206,24 +207,13 @@ def test_training_in_batches_learns_and_repeats(options: dict[str, Any]) -> None
     assert same_weights(retrained[0].model, retrained[1].model)
 
 
-class Stop(gu.methods.Callback):
-    """Stops after the checkpoint of epoch 5, as a kill would."""
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        if state.epoch == 5:
-            control.should_save = True
-
-    def on_save(self, args, state, control, **kwargs):
-        raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("options", [{"batch_size": 50}, {"retain_samples": 30}])
 def test_a_resumed_run_reads_the_same_batches(options: dict[str, Any], tmp_path) -> None:
     data, model = graph(120, 300), gu.GCN(6, 8, 4)
-    options = {"method": "graddiff", "epochs": 11, **options}
+    options = {"method": "graddiff", "epochs": 9, **options}
     straight = run(model, data, **options)
     with pytest.raises(KeyboardInterrupt):
-        run(model, data, **options, checkpoint_dir=tmp_path, callbacks=[Stop()])
+        run(model, data, **options, checkpoint_dir=tmp_path, callbacks=[Kill(5, 6)])
     resumed = run(model, data, **options, checkpoint_dir=tmp_path)
     assert [r["loss"] for r in resumed.history] == [r["loss"] for r in straight.history]
     assert same_weights(straight.model, resumed.model)
@@ -326,24 +316,25 @@ def every_neighbor(sampler: NeighborSampler, seed: Tensor, *args: Any, **kwargs:
     return SamplerOutput(*(torch.tensor(v, dtype=torch.long) for v in (nodes, rows, cols, edges)))
 
 
-def test_neighbors_as_pygs_loader_hands_them_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pyg, "WITH_PYG_LIB", True)
-    monkeypatch.setattr(NeighborSampler, "_sample", every_neighbor)
-    data, model = graph(80, 100), model_of(SAGEConv).eval()  # SAGE reads no degree of senders
-    data.edge_index = data.edge_index[:, torch.randperm(data.num_edges)]
+def check_all_neighbors(data: Data) -> None:
+    model = model_of(SAGEConv).eval()  # SAGE reads no degree of senders
     options = BatchOptions(batch_size=17, sampler="neighbor", num_neighbors=(-1, -1))
     sampled, whole = exhaust(model, data, options, None), exhaust(model, data, BatchOptions(), None)
     assert sampled[0] == pytest.approx(whole[0], rel=1e-5)
     torch.testing.assert_close(sampled[1], whole[1], rtol=1e-4, atol=1e-6)
+
+
+def test_neighbors_as_pygs_loader_hands_them_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyg, "WITH_PYG_LIB", True)
+    monkeypatch.setattr(NeighborSampler, "_sample", every_neighbor)
+    data = graph(80, 100)
+    data.edge_index = data.edge_index[:, torch.randperm(data.num_edges)]
+    check_all_neighbors(data)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyg_lib") is None, reason="needs pyg-lib")
 def test_all_neighbors_are_the_full_batch() -> None:
-    data, model = graph(80, 100), model_of(SAGEConv).eval()
-    options = BatchOptions(batch_size=17, sampler="neighbor", num_neighbors=(-1, -1))
-    sampled, whole = exhaust(model, data, options, None), exhaust(model, data, BatchOptions(), None)
-    assert sampled[0] == pytest.approx(whole[0], rel=1e-5)
-    torch.testing.assert_close(sampled[1], whole[1], rtol=1e-4, atol=1e-6)
+    check_all_neighbors(graph(80, 100))
 
 
 class PerNode(nn.Module):
@@ -365,16 +356,19 @@ class PerNode(nn.Module):
 def test_models_of_one_graph_keep_the_whole_graph(kind: str) -> None:
     data = gu.link_split(gu.load("karate"), seed=0)
     torch.manual_seed(0)
-    model, request = PerNode(kind, data.num_nodes), gu.ForgetEdges(count=2, seed=0)
-    runs = [{"method": "gradient_ascent"}, {"method": "inpo", "retain_samples": 20}, {"method": "inpo"}]
-    runs.append({"method": "finetune", "batch_size": 20})
-    for options in runs:
-        result = gu.unlearn(model, data, request, epochs=2, **options)
+    model = PerNode(kind, data.num_nodes)
+    for method, options in (
+        ("gradient_ascent", {}),
+        ("inpo", {"retain_samples": 20}),
+        ("inpo", {}),
+        ("finetune", {"batch_size": 20}),
+    ):
+        result = run(model, data, method, epochs=2, **options)
         assert result.notes["graph"] == "full"
-        plain = gu.unlearn(model, data, request, epochs=2, subgraph="never", **options)
+        plain = run(model, data, method, epochs=2, subgraph="never", **options)
         assert result.model.passes == plain.model.passes  # trying the subgraph leaves no trace on the model
     with pytest.raises(UnsupportedMethodError, match="always"):
-        gu.unlearn(model, data, request, method="gradient_ascent", epochs=2, subgraph="always")
+        run(model, data, epochs=2, subgraph="always")
 
 
 class OwnMessages(nn.Module):
@@ -391,19 +385,15 @@ class OwnMessages(nn.Module):
 
 def test_messages_that_are_not_counted_are_found_out() -> None:
     data = gu.link_split(gu.load("karate"), seed=0)
-    request = gu.ForgetEdges(count=1, seed=0)
-    result = gu.unlearn(OwnMessages(), data, request, method="gradient_ascent", epochs=1)
-    assert result.notes["graph"] == "full"
+    assert run(OwnMessages(), data, epochs=1).notes["graph"] == "full"
     with pytest.raises(UnsupportedMethodError, match="other outputs"):
-        gu.unlearn(OwnMessages(), data, request, method="gradient_ascent", epochs=1, subgraph="always")
+        run(OwnMessages(), data, epochs=1, subgraph="always")
 
 
 def test_a_complete_part_has_no_negatives() -> None:
     blocks = [torch.combinations(torch.arange(6) + 6 * k).t() for k in range(5)]
-    index = torch.cat(blocks, dim=1)
-    index = torch.cat([index, index.flip(0)], dim=1)
-    data = Data(x=torch.eye(30), edge_index=index, num_nodes=30)
-    result = gu.train(gu.GCN(30, 8, 4), data, epochs=10, batch_size=4, sampler="random_node")
+    data = Data(x=torch.eye(30), edge_index=to_undirected(torch.cat(blocks, dim=1)), num_nodes=30)
+    result = gu.train(gu.GCN(30, 8, 4), data, epochs=3, batch_size=4, sampler="random_node")
     assert all(math.isfinite(record["loss"]) for record in result.history)
 
 

@@ -16,6 +16,7 @@ from gunlearn.methods import FineTune
 from gunlearn.training.loop import TrainArguments, fit
 from gunlearn.training.optimizers import PhasedOptimizer, find_optimizer, find_scheduler, make_optimizer
 from tests.methods.cases import make_data, run, same_weights, trained_model
+from tests.training.callbacks import Kill, On
 
 A = torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
 B = torch.tensor([1.0, -2.0], dtype=torch.float64)
@@ -33,14 +34,9 @@ class Quadratic(nn.Module):
         return ObjectiveValue(loss, {"quadratic": loss.detach()})
 
 
-class Rates(gu.Callback):
-    """Notes the rate of each group before each step."""
-
-    def __init__(self) -> None:
-        self.seen: list[list[float]] = []
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.seen.append([group["lr"] for group in kwargs["optimizer"].param_groups])
+def noting(rates: list[list[float]]) -> On:
+    """Note the rate of each group before each step."""
+    return On(step_begin=lambda optimizer, **_: rates.append([group["lr"] for group in optimizer.param_groups]))
 
 
 def end(optimizer: Any, steps: int = 5, lr: float = 0.1, weight_decay: float = 0.0, **more: Any) -> Tensor:
@@ -133,9 +129,9 @@ def test_groups_of_parameters_have_their_own_rates() -> None:
         first, *rest = parameters
         return torch.optim.SGD([{"params": [first], "lr": 0.0}, {"params": rest, "lr": 0.5}])
 
-    rates = Rates()
-    done = run("finetune", model, make_data(), epochs=2, optimizer=factory, callbacks=[rates]).model
-    assert rates.seen == [[0.0, 0.5]] * 2
+    rates: list[list[float]] = []
+    done = run("finetune", model, make_data(), epochs=2, optimizer=factory, callbacks=[noting(rates)]).model
+    assert rates == [[0.0, 0.5]] * 2
     moved = {name: not torch.equal(value, start.state_dict()[name]) for name, value in done.named_parameters()}
     assert moved == {name: name != names[0] for name in names}
 
@@ -150,21 +146,13 @@ def test_groups_of_parameters_have_their_own_rates() -> None:
     ],
 )
 def test_rates_of_schedulers(scheduler: Any, options: dict[str, Any] | None, expected: list[float]) -> None:
-    model, rates = Quadratic(), Rates()
-    fit(
-        model,
-        model.step,
-        TrainArguments(5, 0.1),
-        [rates],
-        optimizer="sgd",
-        scheduler=scheduler,
-        scheduler_options=options,
-    )
-    assert [rate for (rate,) in rates.seen] == pytest.approx(expected, rel=1e-12)
+    rates: list[list[float]] = []
+    got = end("sgd", callbacks=[noting(rates)], scheduler=scheduler, scheduler_options=options)
+    assert [rate for (rate,) in rates] == pytest.approx(expected, rel=1e-12)
     x = Quadratic().x.detach()
     for rate in expected:
         x = x - rate * (A @ x - B)
-    torch.testing.assert_close(model.x.detach(), x, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(got, x, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -203,13 +191,6 @@ def test_names_are_pytorchs() -> None:
     assert find_scheduler("Cosine_Annealing_LR") is torch.optim.lr_scheduler.CosineAnnealingLR
 
 
-class Kill(gu.Callback):
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_save = state.step == 3
-        if state.step == 4:
-            raise KeyboardInterrupt
-
-
 def test_a_resumed_run_keeps_momentum_and_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(**more: Any) -> gu.Result:
         options = {"optimizer_options": {"momentum": 0.9}, "scheduler_options": {"step_size": 2, "gamma": 0.5}}
@@ -218,7 +199,7 @@ def test_a_resumed_run_keeps_momentum_and_rate(tmp_path: Path, monkeypatch: pyte
 
     def resumed() -> gu.Result:
         with pytest.raises(KeyboardInterrupt):
-            start(callbacks=[Kill()], checkpoint_dir=tmp_path)
+            start(callbacks=[Kill(3, 4, "step")], checkpoint_dir=tmp_path)
         return start(checkpoint_dir=tmp_path)
 
     whole = start()
@@ -229,12 +210,12 @@ def test_a_resumed_run_keeps_momentum_and_rate(tmp_path: Path, monkeypatch: pyte
             assert not same_weights(resumed().model, whole.model)
 
 
-class Turns(gu.Callback):
-    """Two phases by turns."""
+def take_turns(optimizer: Any, state: Any, **_: Any) -> None:
+    if isinstance(optimizer, PhasedOptimizer):
+        optimizer.phase = ("a", "b")[state.step % 2]
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if isinstance(kwargs["optimizer"], PhasedOptimizer):
-            kwargs["optimizer"].phase = ("a", "b")[state.step % 2]
+
+TURNS = On(step_begin=take_turns)
 
 
 def phased(parameters: Any) -> PhasedOptimizer:
@@ -246,12 +227,12 @@ def test_phases_keep_their_own_state(tmp_path: Path) -> None:
     for step in range(6):
         velocity[step % 2] = 0.9 * velocity[step % 2] + A @ x - B
         x = x - 0.1 * velocity[step % 2]
-    torch.testing.assert_close(end(phased, 6, callbacks=[Turns()]), x, rtol=1e-12, atol=1e-14)
-    shared = end("sgd", 6, optimizer_options={"momentum": 0.9}, callbacks=[Turns()])
+    torch.testing.assert_close(end(phased, 6, callbacks=[TURNS]), x, rtol=1e-12, atol=1e-14)
+    shared = end("sgd", 6, optimizer_options={"momentum": 0.9}, callbacks=[TURNS])
     assert (shared - x).abs().max() > 1e-2  # control: one state for both ends elsewhere
     model, args = Quadratic(), TrainArguments(6, 0.1, checkpoint_dir=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        fit(model, model.step, args, [Turns(), Kill()], optimizer=phased)
+        fit(model, model.step, args, [TURNS, Kill(3, 4, "step")], optimizer=phased)
     model = Quadratic()
-    fit(model, model.step, args, [Turns()], optimizer=phased)
+    fit(model, model.step, args, [TURNS], optimizer=phased)
     torch.testing.assert_close(model.x.detach(), x, rtol=1e-12, atol=1e-14)
