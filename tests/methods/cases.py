@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn import GAE, GATConv, GCNConv, GINConv, GraphSAGE, SAGEConv
+from torch_geometric.utils import to_undirected
 
 import gunlearn as gu
 from gunlearn.methods import METHODS, fit_linear_head
 from gunlearn.nn import LinearHead
+from gunlearn.seed import isolated_rng
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,17 @@ CASES = [
         bad=(*WEIGHTS[2:], *BETAS, {"entropy_weight": -0.5}, {"entropy_weight": NAN}, {"mode": "fast"}),
     ),
     MethodCase("inpo", "unseen", {"epochs": 4, "lr": 1e-4}, validates=True),
-    MethodCase("gnndelete", options={"epochs": 4}, learns=()),
+    MethodCase(
+        "gnndelete", options={"epochs": 4}, learns=(),
+        bad=(
+            {"alpha": 1.5}, {"alpha": NAN}, {"mode": "fast"}, {"init": "zeros"}, {"message_graph": "half"},
+            {"subgraph": "some"},
+        ),
+    ),
     MethodCase("gnndelete", "paper", {"epochs": 4}, learns=()),
     MethodCase("gnndelete_ni", options={"epochs": 4}, learns=()),
     MethodCase("gnndelete_ni", "paper", {"epochs": 4}, random=False, learns=()),
-    MethodCase("inpo_s", options={"epochs": 4, "lr": 1e-4}),
+    MethodCase("inpo_s", options={"epochs": 4, "lr": 1e-4}, bad=({"mode": "paper"}, {"init": "zeros"})),
     MethodCase("npo", "kl", {"epochs": 4}),
     MethodCase(
         "scrub", options={"epochs": 4, "max_steps": 1, "min_steps": 1},
@@ -217,11 +226,15 @@ HEADS = {
 }
 
 
-def fresh_model(name: str, seed: int = 0) -> nn.Module:
+def seeded(make: Callable[..., nn.Module], *args: Any, seed: int = 0) -> nn.Module:
     """A new model, its weights drawn under `seed`."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return (MODELS | HEADS)[name]()
+    with isolated_rng(seed):
+        return make(*args)
+
+
+def fresh_model(name: str, seed: int = 0) -> nn.Module:
+    """One of the models above, new."""
+    return seeded((MODELS | HEADS)[name], seed=seed)
 
 
 def make_data(seed: int = 0) -> Data:
@@ -261,13 +274,37 @@ def run(
     return gu.unlearn(model, data, request or gu.ForgetEdges(count=12, seed=3), spec, **{**options, **more})
 
 
+def ring(num_nodes: int = 40, num_features: int = 5) -> Data:
+    """Nodes in a ring, each beside two others, in four classes by turns."""
+    u = torch.arange(num_nodes)
+    x = torch.randn(num_nodes, num_features, generator=torch.Generator().manual_seed(0))
+    return Data(x=x, edge_index=to_undirected(torch.stack([u, (u + 1) % num_nodes])), y=u % 4)
+
+
+def watched(task: Any, seen: Callable[[nn.Module, Data], None]) -> Any:
+    """The task, telling a function of each pass of a model."""
+
+    class Watched(type(gu.tasks.as_task(task))):
+        def encode(self, model: nn.Module, data: Data) -> Tensor:
+            seen(model, data)
+            return super().encode(model, data)
+
+    return Watched()
+
+
+def dense_adjacency(data: Data, edge_index: Tensor | None = None) -> Tensor:
+    """`D^-1/2 (A + I) D^-1/2` of PyG's GCN layers, dense, float64."""
+    row, col = data.edge_index if edge_index is None else edge_index
+    a = torch.eye(int(data.num_nodes), dtype=torch.float64)
+    a[col, row] = 1.0
+    d = a.sum(1).rsqrt()
+    return d[:, None] * a * d
+
+
 def dense_gcn(values: dict[str, Tensor], data: Data, edge_index: Tensor, scale: Tensor | float = 1.0) -> Tensor:
     """Embeddings of the model "gcn" by dense float64 matrices, messages `j -> i` times `scale[i, j]`."""
     p = {name: value if value.requires_grad else value.detach().double() for name, value in values.items()}
-    a = torch.eye(int(data.num_nodes), dtype=torch.float64)
-    a[edge_index[1], edge_index[0]] = 1.0
-    d = a.sum(1).rsqrt()
-    a = d[:, None] * a * d[None, :] * scale
+    a = dense_adjacency(data, edge_index) * scale
     h = (a @ data.x.double() @ p["convs.0.lin.weight"].t() + p["convs.0.bias"]).relu()
     return a @ h @ p["convs.1.lin.weight"].t() + p["convs.1.bias"]
 

@@ -12,13 +12,30 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import gunlearn as gu
+from gunlearn.losses import Objective
 from gunlearn.methods import Method, run_method
-from gunlearn.seed import isolated_rng
+from tests.methods.cases import seeded
 from tests.methods.test_items_digits import TASK as IMAGES
 from tests.methods.test_items_digits import figures
 from tests.methods.test_items_digits import problem as digits
 
 LINKS, NODES = gu.LinkPrediction(), gu.NodeClassification()
+
+
+def flipped(method: Method, part: str = "forget") -> Method:
+    """The method with the signs of its losses on a part turned around."""
+
+    def turned(objective: Any) -> Objective:
+        return Objective(tuple((-w if loss.on == part else w, loss) for w, loss in objective.terms))
+
+    class Flipped(type(method)):
+        def objective(self) -> Objective:
+            return turned(method.objective())
+
+        def objective_at(self, step: int) -> Objective:
+            return turned(method.objective_at(step))
+
+    return Flipped(**vars(method))
 
 
 def threes() -> Any:
@@ -46,8 +63,7 @@ def on_digits(method: Method, seed: int = 1) -> gu.Result:
 def classifier() -> tuple[nn.Module, Any]:
     """A GCN trained to classify the nodes of the karate club, and the club."""
     data = gu.node_split(gu.load("karate"), 0.2, 0.2)
-    with isolated_rng(0):
-        model = gu.GCN(data.num_features, 8, 4)
+    model = seeded(gu.GCN, data.num_features, 8, 4)
     return gu.train(model, data, NODES, epochs=60, lr=1e-2).model, data
 
 
@@ -55,8 +71,7 @@ def classifier() -> tuple[nn.Module, Any]:
 def cora(root: Path) -> tuple[nn.Module, Any]:
     """A GCN trained to classify the nodes of Cora, and Cora."""
     data = gu.node_split(gu.load("Cora", root))
-    with isolated_rng(0):
-        model = gu.GCN(data.num_features, 16, 7)
+    model = seeded(gu.GCN, data.num_features, 16, 7)
     return gu.train(model, data, NODES, epochs=60, lr=1e-2, eval_every=60).model, data
 
 
@@ -69,9 +84,7 @@ def karate(task: str) -> tuple[nn.Module, Any]:
     else:
         data = gu.node_split(gu.load("karate"), 0.2, 0.2, seed=0)
         request, kind = gu.ForgetNodes(count=4, seed=1), NODES
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = gu.GCN(data.num_features, 16, 8)
+    model = seeded(gu.GCN, data.num_features, 16, 8)
     model = gu.train(model, data, kind, epochs=150, lr=1e-2, eval_every=50).model
     return model, request.resolve(data)
 
@@ -116,8 +129,3 @@ def changes(result: gu.Result, task: str) -> tuple[float, float]:
     """By how much the two losses rose."""
     before, after = (karate_losses(model, task) for model in (result.original, result.model))
     return after[0] - before[0], after[1] - before[1]
-
-
-def state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Weights and buffers, copied."""
-    return {name: value.clone() for name, value in model.state_dict().items()}

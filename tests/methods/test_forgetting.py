@@ -11,7 +11,6 @@ import torch
 
 import gunlearn as gu
 from gunlearn.errors import EmptyForgetSetError, UnsupportedMethodError
-from gunlearn.losses import Objective
 from gunlearn.methods import (
     IMU,
     SSD,
@@ -25,18 +24,17 @@ from gunlearn.methods import (
     Scrub,
 )
 from tests.methods.cases import same_weights
-from tests.methods.forgetting import NODES, changes, class_figures, classifier, digits, karate, on_digits, on_karate
-
-
-def flipped(method: Method) -> Method:
-    """The method with the signs of its losses on the forget set turned around."""
-
-    class Flipped(type(method)):
-        def objective_at(self, epoch: int) -> Objective:
-            terms = super().objective_at(epoch).terms
-            return Objective(tuple((-weight if loss.on == "forget" else weight, loss) for weight, loss in terms))
-
-    return Flipped(**vars(method))
+from tests.methods.forgetting import (
+    NODES,
+    changes,
+    class_figures,
+    classifier,
+    digits,
+    flipped,
+    karate,
+    on_digits,
+    on_karate,
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from gunlearn.losses import Prediction
 from gunlearn.methods import Scrub, ScrubR, run_method
 from gunlearn.methods.any_task.scrub import _direction
 from gunlearn.methods.gradient import FrozenStatistics
-from tests.methods.cases import fresh_model, make_data, same_weights
-from tests.methods.forgetting import IMAGES, digits, karate, on_digits, on_karate, state, threes
+from tests.methods.cases import fresh_model, make_data, same_weights, weights
+from tests.methods.forgetting import IMAGES, digits, karate, on_digits, on_karate, threes
+from tests.training.callbacks import On
 
 STUDENT = np.array([[2.0, -1.0, 0.5], [0.0, 1.0, -2.0]])
 TEACHER = np.array([[1.0, 0.0, 3.0], [-1.0, 2.0, 0.5]])
@@ -79,7 +81,7 @@ def test_the_wrong_direction_is_noticed() -> None:
     parts = IMAGES.parts(threes())
 
     def scaled(factor: float) -> dict[str, Any]:
-        other = fresh_copy(model)
+        other = copy.deepcopy(model).eval()
         other[-1].weight.data *= factor
         other[-1].bias.data *= factor
         return _direction(problem, other, parts, 4.0)
@@ -93,15 +95,9 @@ def test_the_wrong_direction_is_noticed() -> None:
     assert (right["direction"], same["direction"], same["forget_divergence"]) == ("right", "right", 0.0)
 
 
-def fresh_copy(model: nn.Module) -> nn.Module:
-    other = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
-    other.load_state_dict(model.state_dict())
-    return other.eval()
-
-
 def test_running_statistics_stay() -> None:
     model = nn.Sequential(nn.BatchNorm1d(64), nn.Linear(64, 10))
-    before = state(model)
+    before = weights(model)
     with FrozenStatistics(model):
         model(torch.randn(7, 64))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -113,27 +109,17 @@ def test_running_statistics_stay() -> None:
     assert not torch.equal(result.model[1].weight, model[1].weight)
 
 
-class Keep(gu.Callback):
-    """The weights after each step."""
-
-    def __init__(self) -> None:
-        self.states: list[dict[str, torch.Tensor]] = []
-
-    def on_epoch_end(self, args: Any, state_: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-        self.states.append(state(model))
-
-
 @pytest.mark.parametrize("tie_break", ["earliest", "latest"])
 def test_rewound_to_the_nearest_candidate(tie_break: str) -> None:
     """Against numpy, over all candidates; the last one repairs little here, so that the choice is not the last."""
     model, data = digits()
-    partition, keep = threes(), Keep()
+    partition, states = threes(), [weights(model)]
+    keep = On(epoch_end=lambda model, **_: states.append(weights(model)))
     options = {"epochs": 12, "lr": 5e-3, "max_epochs": 1, "max_steps": 9, "min_steps": 3}
     result = run_method(ScrubR(tie_break=tie_break, **options), model, partition, IMAGES, callbacks=[keep])
-    states = [state(model), *keep.states]
 
-    def error(weights: dict[str, torch.Tensor], rows: torch.Tensor) -> float:
-        w = {name: value.double().numpy() for name, value in weights.items()}
+    def error(state: dict[str, torch.Tensor], rows: torch.Tensor) -> float:
+        w = {name: value.double().numpy() for name, value in state.items()}
         hidden = np.maximum(data.x[rows].double().numpy() @ w["0.weight"].T + w["0.bias"], 0)
         return float(((hidden @ w["2.weight"].T + w["2.bias"]).argmax(1) != data.y[rows].numpy()).mean())
 
