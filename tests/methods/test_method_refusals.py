@@ -21,7 +21,7 @@ from gunlearn.errors import (
     UnsupportedModelError,
 )
 from gunlearn.methods import METHODS, FineTune, Retrain, TrainArguments
-from tests.methods.cases import CASES, TRAINING, MethodCase, make_data, run, same_weights, trained_model
+from tests.methods.cases import CASES, SHARD_CASES, TRAINING, MethodCase, make_data, run, same_weights, trained_model
 
 per_case = pytest.mark.parametrize("case", CASES, ids=str)
 per_training_case = pytest.mark.parametrize("case", TRAINING, ids=str)
@@ -136,7 +136,10 @@ def test_settings_that_cannot_be_meant(name: str, value: float) -> None:
             cls(**{name: value})
 
 
-@pytest.mark.parametrize(("case", "wrong"), [(case, wrong) for case in CASES for wrong in case.bad], ids=str)
+BAD = [(case, wrong) for case in (*CASES, *SHARD_CASES) for wrong in case.bad]
+
+
+@pytest.mark.parametrize(("case", "wrong"), BAD, ids=str)
 def test_options_that_cannot_be_meant(case: MethodCase, wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match=f"Expected.*({'|'.join(wrong)}|weight of)"):
         METHODS[case.method](**wrong)

@@ -193,7 +193,7 @@ def test_no_method_learns_from_held_out_edges(case: MethodCase) -> None:
     assert bool(validation & union(spy.edges)) == case.validates
 
 
-@pytest.mark.parametrize("case", [case for case in ON_EDGES if case.trains and case.learns], ids=str)
+@pytest.mark.parametrize("case", [case for case in ON_EDGES if case.trains], ids=str)
 def test_what_is_learned_from(case: MethodCase) -> None:
     data = make_data()
     partition = FORGET.resolve(data)
@@ -201,9 +201,12 @@ def test_what_is_learned_from(case: MethodCase) -> None:
     spy = Spy()
     whole = {"subgraph": "never"} if "subgraph" in METHODS[case.method].options() else {}
     run(case, trained_model("gcn"), data, FORGET, task=spy, **whole)
-    assert union(spy.passes, True) == retained | (forgotten if case.reads_forgotten else set())
-    parts = {"forget": forgotten, "retain": retained}
-    assert union(spy.edges, True) == set().union(*(parts[name] for name in case.learns))
+    read, allowed = union(spy.passes, True), retained | (forgotten if case.reads_forgotten else set())
+    nearby = case.method in ("gnndelete", "gnndelete_ni") and case.variant == "paper"  # around what is forgotten alone
+    assert forgotten <= read <= allowed if nearby else read == allowed
+    if case.learns:
+        parts = {"forget": forgotten, "retain": retained}
+        assert union(spy.edges, True) == set().union(*(parts[name] for name in case.learns))
 
 
 @pytest.mark.parametrize(
