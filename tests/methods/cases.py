@@ -38,6 +38,7 @@ class MethodCase:
         reads_forgotten: the forgotten edges pass messages while it learns.
         validates: it looks at validation items.
         chooses: it may return another epoch than the last.
+        head: the linear head that it takes, where it takes no other model.
         bad: options that it refuses.
     """
 
@@ -53,6 +54,7 @@ class MethodCase:
     reads_forgotten: bool = False
     validates: bool = False
     chooses: bool = False
+    head: str = ""
     bad: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -63,6 +65,7 @@ class MethodCase:
         return self.spec
 
 
+IN_CHANNELS, HIDDEN, OUT = 8, 12, 6
 RETAIN, FORGET = ("retain",), ("forget",)
 NAN = float("nan")
 WEIGHTS = ({"retain_weight": -0.5}, {"retain_weight": NAN}, {"kl_weight": -0.5}, {"kl_weight": NAN})
@@ -167,17 +170,17 @@ CASES = [
         for name, noise in (("gif", {}), ("if", {}), ("idea", {"noise": 1e-3}))
     ),
 ]  # fmt: skip
-# Methods for linear heads alone: `test_head_contract.py` runs the contract on the heads below.
+HEADS = {
+    f"{loss}_head": lambda loss=loss: LinearHead(IN_CHANNELS, 4, loss=loss) for loss in ("logistic", "least_squares")
+}
+HEADED = {"trains": False, "random": False, "moves": True, "task": "node_classification"}
 HEAD_CASES = [
-    MethodCase(name, variant, trains=False, random=False, moves=True, task="node_classification")
-    for name, variant in (
-        ("graph_editor", "default"),
-        ("cgu", "default"),
-        ("cgu", "paper"),
-        ("scalegun", "default"),
-        ("scalegun", "paper"),
-    )
-]
+    MethodCase("graph_editor", **HEADED, head="least_squares_head"),
+    *(
+        MethodCase(name, variant, **HEADED, head="logistic_head")
+        for name in ("cgu", "scalegun") for variant in ("default", "paper")
+    ),
+]  # fmt: skip
 # They return a model of another class than they are given: `test_grapheraser.py` holds them to the contract.
 SHARDS = {"trains": False, "from_scratch": True, "moves": True, "task": "node_classification"}
 SHARD_CASES = [
@@ -189,7 +192,6 @@ SHARD_CASES = [
 ]  # fmt: skip
 TRAINING = [case for case in CASES if case.trains]
 ON_EDGES = [case for case in CASES if case.task == "link_prediction"]
-IN_CHANNELS, HIDDEN, OUT = 8, 12, 6
 
 
 class Stack(nn.Module):
@@ -204,6 +206,19 @@ class Stack(nn.Module):
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         h = self.dropout(self.norm(self.convs[0](x, edge_index)).relu())
         return self.convs[1](h, edge_index)
+
+
+class Made(nn.Module):
+    """A model of named modules and a function of it: `Made(lambda m, x, e: m.conv(x, e), conv=GCNConv(8, 4))`."""
+
+    def __init__(self, function: Callable[[Any, Tensor, Tensor], Tensor], **parts: Any) -> None:
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.function(self, x, edge_index)
 
 
 class Autoencoder(nn.Module):
@@ -235,10 +250,6 @@ MODELS = {
     "pyg": lambda: GraphSAGE(IN_CHANNELS, HIDDEN, 2, OUT, dropout=0.3, norm="batch_norm"),
     "gae": lambda: GAE(Stack(GCNConv(IN_CHANNELS, HIDDEN), GCNConv(HIDDEN, OUT))),
     "autoencoder": Autoencoder,
-}
-
-HEADS = {
-    f"{loss}_head": lambda loss=loss: LinearHead(IN_CHANNELS, 4, loss=loss) for loss in ("logistic", "least_squares")
 }
 
 

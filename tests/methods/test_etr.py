@@ -10,13 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, logsigmoid
-from torch_geometric.data import Data
 
 import gunlearn as gu
 from gunlearn.methods import run_method
-from gunlearn.methods.graph.etr import ETR, erase, quantile
+from gunlearn.methods.graph.etr import ETR, erase
 from gunlearn.seed import isolated_rng
-from tests.methods.cases import dense_gcn, make_data, run, same_weights, trained_model
+from tests.methods.cases import dense_gcn, make_data, ring, run, same_weights, trained_model
 from tests.methods.forgetting import classifier, cora, cora_figures
 
 TASK = gu.NodeClassification()
@@ -58,24 +57,9 @@ def test_erasing_is_the_formula_entry_by_entry(gone: bool) -> None:
     np.testing.assert_array_equal(untouched.numpy(), theta)
 
 
-@pytest.mark.parametrize("q", [0.0, 0.01, 0.3, 0.99])
-def test_quantile_is_numpys(q: float) -> None:
-    x = np.random.default_rng(1).normal(size=(13, 17))
-    assert float(quantile(torch.from_numpy(x), q)) == pytest.approx(np.quantile(x, q), rel=1e-12)
-
-
 def dense(weights: list[Tensor], data: Any) -> Tensor:
     """The model's outputs by dense matrices, from the weights in the order of `values`."""
     return dense_gcn(dict(zip(NAMES, weights, strict=True)), data, data.edge_index)
-
-
-def ring() -> Any:
-    """Forty nodes, each beside two others, so that a few of them are far from the rest."""
-    generator, node = torch.Generator().manual_seed(0), torch.arange(40)
-    edge_index = torch.stack([torch.cat([node, (node + 1) % 40]), torch.cat([(node + 1) % 40, node])])
-    data = Data(x=torch.randn(40, 34, generator=generator), edge_index=edge_index)
-    data.y = torch.randint(4, (40,), generator=generator)
-    return gu.node_split(data, 0.2, 0.2)
 
 
 REQUESTS = {
@@ -89,7 +73,7 @@ REQUESTS = {
 @pytest.mark.parametrize("kind", REQUESTS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_correction_is_the_papers_four_gradients(kind: str, smoothing: float) -> None:
-    model, data = classifier()[0], ring()
+    model, data = classifier()[0], gu.node_split(ring(40, 34), 0.2, 0.2)  # in a ring a few nodes are far from the rest
     partition = REQUESTS[kind].resolve(data)
     train = data.train_mask.nonzero().view(-1)
     gone = train[torch.isin(train, partition.forget_nodes)]

@@ -74,7 +74,10 @@ IMU_DIGITS = IMU(epochs=60, lr=2e-3)
 DIGITS = {"epochs": 40, "lr": 5e-3}
 NPO_DIGITS, GRADDIFF, ASCENT = NPOMethod(**DIGITS), GradDiff(**DIGITS), GradientAscentMethod(**DIGITS)
 ROWS = {
-    "gradient_ascent": Row(ASCENT, 0.5, 1.0, [(GradientAscentMethod(epochs=0), 0.05), (flipped(ASCENT), 0.05)]),
+    "gradient_ascent": Row(
+        ASCENT, 0.5, 1.0, [(GradientAscentMethod(epochs=0), 0.05), (flipped(ASCENT), 0.05)],
+        ASCENT, ratio=0.0, karate_controls=[GradientAscentMethod(epochs=0), flipped(ASCENT)],  # nothing holds the rest
+    ),
     "graddiff": Row(GRADDIFF, 0.5, 0.5, [(GradDiff(epochs=0), 0.05), (flipped(GRADDIFF), 0.05)]),
     "npo": Row(NPO_DIGITS, 0.5, 0.5, [(NPOMethod(epochs=0), 0.05), (flipped(NPO_DIGITS), 0.05)]),
     "random_label": Row(

@@ -25,6 +25,7 @@ from gunlearn.nn.attach.operators import DeletionOperator, restore_operators, st
 from gunlearn.nn.kernels.subgraph import propagation_depth
 from gunlearn.tasks.graph.beside import beside
 from tests.methods.cases import (
+    Made,
     dense_adjacency,
     fresh_model,
     make_data,
@@ -385,15 +386,8 @@ def test_other_methods_go_on_from_a_model_with_operators(method: str) -> None:
 
 
 def test_layers_of_several_steps_reach_further() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.spread = GCNConv(5, 4), APPNP(3, 0.1)
-
-        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-            return self.spread(self.conv(x, edge_index), edge_index)
-
-    result = unlearn("gnndelete", Net(), ring(), gu.ForgetEdges([(10, 11)]), epochs=2)
+    model = Made(lambda m, x, e: m.spread(m.conv(x, e), e), conv=GCNConv(5, 4), spread=APPNP(3, 0.1))
+    result = unlearn("gnndelete", model, ring(), gu.ForgetEdges([(10, 11)]), epochs=2)
     assert [o.nodes.numel() for o in operators(result.model)] == [4, 10]  # 1 hop, then 1 + 3 hops around two ends
 
 

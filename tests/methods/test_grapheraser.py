@@ -18,7 +18,7 @@ import gunlearn as gu
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.methods.shards import grapheraser
 from gunlearn.methods.shards.grapheraser import ShardEnsemble, fit_weights, shard_graph
-from gunlearn.methods.shards.partitioning import admitted, assign, balanced_kmeans, capacity, label_propagation
+from gunlearn.methods.shards.partitioning import assign, balanced_kmeans, capacity, label_propagation
 from gunlearn.seed import isolated_rng
 from tests.methods.cases import MODELS, SHARD_CASES, make_data, run, same_weights, trained_model
 from tests.methods.test_method_contract import check_untouched
@@ -43,17 +43,6 @@ def first() -> gu.Result:
 
 
 # Partitions.
-
-
-def test_who_gets_in_by_brute_force() -> None:
-    rng = np.random.default_rng(0)
-    target, price, room = rng.integers(0, 4, 50), rng.normal(size=50), np.array([3, 0, 20, 5])
-    expected = np.zeros(50, bool)
-    for place in range(4):
-        asks = np.flatnonzero(target == place)
-        expected[asks[np.argsort(price[asks])][: room[place]]] = True
-    found = admitted(*(torch.from_numpy(a) for a in (target, price, room)))
-    np.testing.assert_array_equal(found.numpy(), expected)
 
 
 def test_assignment_fills_and_never_overfills() -> None:

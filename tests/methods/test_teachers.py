@@ -16,7 +16,7 @@ from gunlearn.losses import Prediction
 from gunlearn.methods import D2DGN, BadTeacher, NPOMethod, RandomLabel
 from gunlearn.methods.any_task.teachers import other_log_prob
 from gunlearn.methods.base import Problem
-from tests.methods.cases import make_data, run, same_weights, trained_model, weights
+from tests.methods.cases import make_data, run, same_weights, seeded, trained_model, weights
 from tests.methods.forgetting import LINKS, karate, karate_losses, on_karate
 
 
@@ -80,10 +80,8 @@ def test_kl_holds_the_retained_predictions() -> None:
 
 
 def teachers_of(method: Any, model: nn.Module, seed: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        problem = Problem(model=model, reference=copy.deepcopy(model).eval(), partition=None, task=LINKS)
-        return method.teachers(problem)["forget"]
+    problem = Problem(model=model, reference=copy.deepcopy(model).eval(), partition=None, task=LINKS)
+    return seeded(lambda: method.teachers(problem)["forget"], seed=seed)
 
 
 def test_the_incompetent_teacher_has_new_weights_under_the_seed() -> None:

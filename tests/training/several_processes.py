@@ -17,7 +17,7 @@ from gunlearn.errors import GunlearnError
 from gunlearn.methods import Retrain, run_method
 from gunlearn.training import loop as loop_module
 from gunlearn.training.processes import processes
-from tests.methods.cases import fresh_model, make_data, run
+from tests.methods.cases import fresh_model, make_data, run, seeded
 from tests.training.callbacks import Kill, On
 
 RANK = int(os.environ.get("RANK", 0))
@@ -43,9 +43,7 @@ def images(size: int = 101) -> Data:
 
 
 def perceptron(*between: nn.Module) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(16, 24), *between, nn.ReLU(), nn.Linear(24, 10))
+    return seeded(lambda: nn.Sequential(nn.Linear(16, 24), *between, nn.ReLU(), nn.Linear(24, 10)))
 
 
 def double(data: Data) -> Data:

@@ -23,7 +23,7 @@ from gunlearn.tasks import LinkPrediction
 from gunlearn.tasks.graph.reading import is_exact
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.feeding import Feed
-from tests.methods.cases import same_weights
+from tests.methods.cases import Made, same_weights
 from tests.training.callbacks import Kill
 
 REQUEST = gu.ForgetEdges(count=2, seed=1)
@@ -166,21 +166,16 @@ def exhaust(
     return loss, gradient
 
 
-class Propagated(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.prop = SGConv(6, 4, K=2), APPNP(K=1, alpha=0.2)
-
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        return self.prop(self.conv(x, edge_index), edge_index)
+def propagated() -> nn.Module:
+    return Made(lambda m, x, e: m.prop(m.conv(x, e), e), conv=SGConv(6, 4, K=2), prop=APPNP(K=1, alpha=0.2))
 
 
 @pytest.mark.parametrize(
     ("conv", "subgraph"),
-    [(GCNConv, "always"), (GCNConv, "never"), (SAGEConv, "auto"), (GATConv, "always"), (Propagated, "auto")],
+    [(GCNConv, "always"), (GCNConv, "never"), (SAGEConv, "auto"), (GATConv, "always"), (None, "auto")],
 )
-def test_exhausted_batches_are_the_full_batch(conv: type[nn.Module], subgraph: str) -> None:
-    data, model = graph(80, 100), (Propagated() if conv is Propagated else model_of(conv)).double().eval()
+def test_exhausted_batches_are_the_full_batch(conv: type[nn.Module] | None, subgraph: str) -> None:
+    data, model = graph(80, 100), (model_of(conv) if conv else propagated()).double().eval()
     data.x = data.x.double()
     task = LinkPrediction()
     negatives = task.training_parts(data).sampler.sample(task.training_parts(data).retain.size(1))
@@ -231,22 +226,12 @@ def test_methods_take_samples_and_batches(method: str) -> None:
     assert same_weights(everything.model, full.model)
 
 
-def test_images_come_in_batches_too() -> None:
-    generator = torch.Generator().manual_seed(0)
-    data = Data(x=torch.randn(60, 5, generator=generator), y=torch.randint(3, (60,), generator=generator))
-    torch.manual_seed(0)
-    result = gu.train(nn.Linear(5, 3), data, "image_classification", epochs=30, lr=0.05, batch_size=16)
-    assert result.history[-1]["loss"] < result.history[0]["loss"]
-    unlearn = {"task": "image_classification", "epochs": 2}
-    forgotten = gu.unlearn(result.model, data, gu.ForgetItems([1, 2]), "graddiff", batch_size=16, **unlearn)
-    assert forgotten.notes["graph"] == "full"
-    for options, message in (
-        ({"batch_size": 16, "sampler": "random_node"}, "no 'sampler' for task 'image_classification'"),
-        ({"batch_size": 16, "subgraph": "always"}, "no 'subgraph' for task 'image_classification'"),
-        ({"message_graph": "full"}, "no 'message_graph' for task 'image_classification'"),
-    ):
+def test_options_of_graphs_are_refused_for_images() -> None:
+    data = Data(x=torch.randn(60, 5), y=torch.arange(60) % 3)
+    for options in ({"batch_size": 16, "sampler": "random_node"}, {"subgraph": "always"}, {"message_graph": "full"}):
+        message = f"no '{list(options)[-1]}' for task 'image_classification'"
         with pytest.raises(UnsupportedMethodError, match=message):
-            gu.unlearn(result.model, data, gu.ForgetItems([1, 2]), "finetune", **unlearn, **options)
+            gu.unlearn(nn.Linear(5, 3), data, gu.ForgetItems([1]), "finetune", "image_classification", **options)
 
 
 @pytest.mark.parametrize(
@@ -371,23 +356,13 @@ def test_models_of_one_graph_keep_the_whole_graph(kind: str) -> None:
         run(model, data, epochs=2, subgraph="always")
 
 
-class OwnMessages(nn.Module):
-    """Messages that no PyG layer sends."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lin = nn.Linear(34, 4)
-
-    def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
-        h = self.lin(x)
-        return h.index_add(0, edge_index[1], h[edge_index[0]])
-
-
 def test_messages_that_are_not_counted_are_found_out() -> None:
+    """Messages that no PyG layer sends."""
     data = gu.link_split(gu.load("karate"), seed=0)
-    assert run(OwnMessages(), data, epochs=1).notes["graph"] == "full"
+    model = Made(lambda m, x, e: m.lin(x).index_add(0, e[1], m.lin(x)[e[0]]), lin=nn.Linear(34, 4))
+    assert run(model, data, epochs=1).notes["graph"] == "full"
     with pytest.raises(UnsupportedMethodError, match="other outputs"):
-        run(OwnMessages(), data, epochs=1, subgraph="always")
+        run(model, data, epochs=1, subgraph="always")
 
 
 def test_a_complete_part_has_no_negatives() -> None:
