@@ -6,10 +6,9 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, softplus
 
 import gunlearn as gu
 from gunlearn.losses import Objective
@@ -97,21 +96,17 @@ def on_karate(method: Method, task: str, seed: int = 1) -> gu.Result:
 
 @torch.no_grad()
 def karate_losses(model: nn.Module, task: str) -> tuple[float, float]:
-    """Mean losses of what is forgotten and of what is retained, in numpy: edges on the retained graph, nodes with their
-    labels on the graph where they still are."""
+    """Mean losses of what is forgotten and of what is retained: edges on the retained graph, nodes with their labels on
+    the graph where they still are."""
     _, partition = karate(task)
     data = partition.retain_data if task == "edges" else partition.data
-    z = model.eval()(data.x, data.edge_index).double().numpy()
+    z = model.eval()(data.x, data.edge_index).double()
     if task == "edges":
-        return tuple(
-            float(np.logaddexp(0, -(z[e[0]] * z[e[1]]).sum(1)).mean())
-            for e in (partition.forget_edge_index.numpy(), partition.retain_edge_index.numpy())
-        )
-    loss = np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), data.y.numpy()]
-    trained = data.train_mask.numpy().copy()
-    gone = partition.forget_nodes.numpy()
-    trained[gone] = False
-    return float(loss[gone].mean()), float(loss[trained].mean())
+        groups = partition.forget_edge_index, partition.retain_edge_index
+        return tuple(float(softplus(-(z[u] * z[v]).sum(1)).mean()) for u, v in groups)
+    gone, kept = partition.forget_nodes, data.train_mask.clone()
+    kept[gone] = False
+    return tuple(float(cross_entropy(z[rows], data.y[rows])) for rows in (gone, kept))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit, log_softmax, softmax
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
@@ -72,19 +73,14 @@ def dense_embeddings(
     return dense_gcn(w, data, edge_index, torch.as_tensor(scale)).numpy()
 
 
-def softmax(z: np.ndarray) -> np.ndarray:
-    e = np.exp(z - z.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
 def probability(z: np.ndarray, edges: Tensor) -> np.ndarray:
-    return 1 / (1 + np.exp(-(z[edges[0]] * z[edges[1]]).sum(1)))
+    return expit((z[edges[0]] * z[edges[1]]).sum(1))
 
 
 def entropy(z: np.ndarray, reference: np.ndarray, edges: Tensor) -> float:
     """Both directions of each edge, both of its end points, repeats kept, as the official code goes."""
     ends = torch.cat([edges, edges.flip(0)], dim=1).flatten().numpy()
-    return float(-(softmax(reference[ends]) * np.log(softmax(z[ends]))).sum(1).mean())
+    return float(-(softmax(reference[ends], 1) * log_softmax(z[ends], 1)).sum(1).mean())
 
 
 def paper_terms(z: np.ndarray, z_ref: np.ndarray, partition: Any) -> dict[str, float]:

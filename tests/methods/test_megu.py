@@ -6,7 +6,6 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ import gunlearn as gu
 from gunlearn.errors import DivergenceError
 from gunlearn.losses import NLL, Objective, Prediction, as_objective
 from gunlearn.methods import run_method
-from gunlearn.methods.graph.entities import forgotten_entities, inverted_features
+from gunlearn.methods.graph.entities import forgotten_entities
 from gunlearn.methods.graph.megu import MEGU, OPERATOR, Follow, gap, influenced
 from gunlearn.seed import isolated_rng
 from tests.methods.cases import Made, dense_adjacency, ring, same_weights
@@ -33,18 +32,6 @@ def words() -> Data:
     data = gu.node_split(ring(), 0.2, 0.2)
     data.x = (torch.rand(40, 300, generator=torch.Generator().manual_seed(0)) < 0.03).float()
     return data
-
-
-@pytest.mark.parametrize("layout", ["dense", "csr"])
-def test_inverted_features(layout: str) -> None:
-    x, nodes = words().x, torch.tensor([7, 3])
-    expected = x.numpy().copy()
-    expected[[7, 3]] = 1 - expected[[7, 3]]
-    given = x.clone() if layout == "dense" else x.to_sparse_csr()
-    found = inverted_features(given, nodes)
-    assert found.layout == given.layout
-    np.testing.assert_array_equal(found.to_dense().numpy(), expected)
-    np.testing.assert_array_equal(given.to_dense().numpy(), x.numpy())
 
 
 @pytest.mark.parametrize("layout", ["dense", "csr"])

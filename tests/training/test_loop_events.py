@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import gunlearn as gu
-from gunlearn.cost import PeakMemory, Stopwatch
+from gunlearn.cost import PeakMemory
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.losses import ObjectiveValue
 from gunlearn.methods import TrainArguments, TrainControl, TrainState, fit
@@ -215,25 +215,6 @@ def test_seconds_leave_callbacks_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert state.seconds == len(steps) + 20.0  # validated after epoch 2 and after the last
     assert seen == sorted(seen)
     assert seen[-1] == state.seconds  # and the callbacks are told so
-
-
-def test_stopwatch(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    watch = Stopwatch(2.0)
-    now[0] = 5.0
-    assert watch.seconds == 7.0
-
-    def fail() -> None:
-        with watch.paused():
-            now[0] = 50.0
-            assert watch.seconds == 7.0
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    now[0] = 51.0
-    assert watch.seconds == 8.0
 
 
 def test_peak_memory_is_a_number_or_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
