@@ -162,23 +162,10 @@ def test_the_context_restores_after_an_error() -> None:
     assert kernels_enabled()
 
 
-def test_own_terms_by_brute_force() -> None:
-    data = graph()
-    loss = loss_of(net("gcn"), data, "link_prediction")
-    pairs, label = loss.items.edge_label_index.t().tolist(), loss.items.label.tolist()
-    for of in ("edges", "nodes"):
-        items = problem(net("gcn"), data, "link_prediction", of).items.take(torch.tensor([5, 0, 3]))
-        item, term = own_terms(loss.items, items)
-        wanted = set()
-        for i in range(items.num_items):
-            for j, (pair, y) in enumerate(zip(pairs, label, strict=True)):
-                mine = pair == items.ids[:, i].tolist() if of == "edges" else int(items.ids[i]) in pair
-                wanted |= {(i, j)} if mine and y == 1 else set()
-        assert set(zip(item.tolist(), term.tolist(), strict=True)) == wanted
-        assert item.tolist() == sorted(item.tolist())
-        assert wanted
-    labels = loss_of(net("gcn"), data, "node_classification")
-    items = problem(net("gcn"), data, "node_classification", "nodes", torch.tensor([0, 1, 2])).items
+def test_own_terms_of_nodes_are_their_labels() -> None:
+    """Those of edges are tested with the scores that read them, in `tests/attribution/test_inverse_hessian.py`."""
+    labels = loss_of(net("gcn"), graph(), "node_classification")
+    items = problem(net("gcn"), graph(), "node_classification", "nodes", torch.tensor([0, 1, 2])).items
     item, term = own_terms(labels.items, items)
     assert labels.items.index[term].tolist() == [1, 2]
     assert item.tolist() == [1, 2]
@@ -305,12 +292,12 @@ def test_lissa_refuses_divergence() -> None:
 
 def test_bad_settings() -> None:
     loss = loss_of(net("gcn"), graph(), "node_classification")
-    with pytest.raises(InvalidInputError, match="curvature"):
-        Curvature(loss, "fisher")
-    with pytest.raises(InvalidInputError, match="weight_decay"):
-        Curvature(loss, weight_decay=-1.0)
-    with pytest.raises(InvalidInputError, match="vector"):
-        Curvature(loss) @ torch.ones(3)
     frozen = net("gcn").requires_grad_(False)
-    with pytest.raises(InvalidInputError, match="trainable"):
-        loss_of(frozen, graph(), "node_classification")
+    for build, match in (
+        (lambda: Curvature(loss, "fisher"), "curvature"),
+        (lambda: Curvature(loss, weight_decay=-1.0), "weight_decay"),
+        (lambda: Curvature(loss) @ torch.ones(3), "vector"),
+        (lambda: loss_of(frozen, graph(), "node_classification"), "trainable"),
+    ):
+        with pytest.raises(InvalidInputError, match=match):
+            build()

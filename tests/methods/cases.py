@@ -86,7 +86,10 @@ CASES = [
     # A low learning rate: the edges must not reach their targets within the few steps.
     MethodCase(
         "inpo", "default", {"epochs": 4, "lr": 1e-4},
-        bad=(*WEIGHTS[2:], *BETAS, {"entropy_weight": -0.5}, {"entropy_weight": NAN}, {"mode": "fast"}),
+        bad=(
+            *WEIGHTS[2:], *BETAS, {"entropy_weight": -0.5}, {"entropy_weight": NAN}, {"mode": "fast"},
+            {"damping": "square"}, {"influence": "constant", "damping": "min_max"},
+        ),
     ),
     MethodCase("inpo", "unseen", {"epochs": 4, "lr": 1e-4}, validates=True),
     MethodCase(

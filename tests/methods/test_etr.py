@@ -49,7 +49,7 @@ def test_erasing_is_the_formula_entry_by_entry(gone: bool) -> None:
     near, removed = torch.from_numpy(k), torch.from_numpy(f)
     count = erase([given], [torch.from_numpy(g)], [removed] if gone else None, [near], 0.1)
     np.testing.assert_allclose(given.numpy(), expected, rtol=1e-12)
-    assert count == taken.sum() == (21 + 18 + 3 if gone else 21) or count == taken.sum() > 21
+    assert count == taken.sum() > 20
     if gone:
         assert (given[0] == torch.from_numpy(theta[0])).all()
     untouched = torch.from_numpy(theta.copy())

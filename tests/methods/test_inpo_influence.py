@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy.stats import spearmanr
-from torch import Tensor, nn
+from torch import Tensor
 
 import gunlearn as gu
 from gunlearn.attribution import ESTIMATORS, min_max, nora
@@ -115,9 +115,8 @@ def test_rank_by_hand() -> None:
     scale = torch.tensor([0.1, 0.2, 0.4, 0.8, 1.0, 0.5])
     # The highest edges share the mean of the smallest scales; the two self-loops are dealt theirs.
     torch.testing.assert_close(damped(score, scale, index), torch.tensor([0.8, 0.15, 0.15, 0.4, 0.5, 1.0]))
-    torch.testing.assert_close(
-        damped(score, scale, index, "min_max"), (-2 * (score + 9) / 18).exp()
-    )  # `scale` does not matter
+    ranged = (-2 * (score + 9) / 18).exp()  # `scale` does not matter
+    torch.testing.assert_close(damped(score, scale, index, "min_max"), ranged)
     torch.testing.assert_close(damped(torch.zeros(6), scale, index), torch.tensor([0.375] * 4 + [0.75] * 2))
 
 
@@ -160,9 +159,8 @@ def test_self_loops_score_the_mean_of_their_nodes_edges() -> None:
 
 def test_random_goes_by_the_seed() -> None:
     one = problem()
-    drawn = [
-        INPO(influence="random").surroundings(replace(one, seed=seed))(one.model).scale.value for seed in (0, 0, 1)
-    ]
+    seeded = (INPO(influence="random").surroundings(replace(one, seed=seed))(one.model) for seed in (0, 0, 1))
+    drawn = [scale.scale.value for scale in seeded]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
 
@@ -176,8 +174,6 @@ def test_bad_scores_are_refused() -> None:
     model, data, score = trained_model(), make_data(), column_scores()
     bad = score.clone()
     bad[3] = float("nan")
-    lopsided = score.clone()
-    lopsided[0] += 1
     for wrong in (bad, score.long(), score.view(2, -1), bad.nan_to_num(float("inf"))):
         with pytest.raises(InvalidInputError, match="finite influence scores"):
             INPO(influence=wrong)
@@ -187,10 +183,6 @@ def test_bad_scores_are_refused() -> None:
     for options in ({"influence": "nobody"}, {"influence": "degree:faces"}, {"influence": "brute:features"}):
         with pytest.raises(InvalidInputError, match="'none', 'constant'"):
             INPO(**options)
-    with pytest.raises(InvalidInputError, match="'damping' among"):
-        INPO(damping="square")
-    with pytest.raises(InvalidInputError, match="damping='rank'"):
-        INPO(influence="constant", damping="min_max")
     run("inpo", model, data, FORGET, influence=score, epochs=1)  # control
 
 
@@ -199,5 +191,4 @@ def test_any_model_takes_scores_of_edges() -> None:
         model = trained_model(name)
         result = run("inpo", model, make_data(), FORGET, influence=column_scores(), epochs=2, until="end")
         plain = run("inpo", model, make_data(), FORGET, influence="none", epochs=2, until="end")
-        assert isinstance(result.model, nn.Module)
         assert result.history[0] != plain.history[0]

@@ -105,14 +105,15 @@ def test_unknown_names() -> None:
     ):
         with pytest.raises(InvalidInputError, match=match):
             gu.unlearn(model, data, gu.ForgetEdges(count=2), **arguments)
-    with pytest.raises(InvalidTypeError, match="forget request"):
-        gu.unlearn(model, data, torch.tensor([[0], [1]]))
-    with pytest.raises(InvalidTypeError, match="torch module"):
-        gu.unlearn(lambda x, edge_index: x, data, gu.ForgetEdges(count=2))
-    with pytest.raises(InvalidInputError, match="with parameters"):
-        gu.unlearn(nn.ReLU(), data, gu.ForgetEdges(count=2))
-    with pytest.raises(InvalidInputError, match="lazy"):
-        gu.unlearn(GCNConv(-1, 3), data, gu.ForgetEdges(count=2))
+    request = gu.ForgetEdges(count=2)
+    for given, asked, error, match in (
+        (model, torch.tensor([[0], [1]]), InvalidTypeError, "forget request"),
+        (lambda x, edge_index: x, request, InvalidTypeError, "torch module"),
+        (nn.ReLU(), request, InvalidInputError, "with parameters"),
+        (GCNConv(-1, 3), request, InvalidInputError, "lazy"),
+    ):
+        with pytest.raises(error, match=match):
+            gu.unlearn(given, data, asked)
 
 
 NEVER = [("epochs", -1), *(("lr", value) for value in (0.0, -1e-3, float("nan"), float("inf")))]
@@ -170,12 +171,6 @@ def test_errors_of_the_model_are_the_models(case: MethodCase) -> None:
         run(case, Untouchable(), make_data())
 
 
-def test_a_model_that_returns_something_else() -> None:
-    graphwise = Made(lambda m, x, edge_index: m.conv(x, edge_index).mean(0), conv=GCNConv(8, 4))
-    with pytest.raises(UnsupportedModelError, match="embeddings of shape"):
-        run("npo", graphwise, make_data())
-
-
 def test_a_model_that_cannot_be_copied() -> None:
     model, data = trained_model("sage"), make_data()
     model.last = model(data.x, data.edge_index)  # what forward functions like to leave behind
@@ -183,17 +178,19 @@ def test_a_model_that_cannot_be_copied() -> None:
         run("utu", model, data)
 
 
-def test_a_model_without_trainable_parameters() -> None:
-    model = trained_model("gcn").requires_grad_(False)
-    with pytest.raises(InvalidInputError, match="trainable"):
-        run("npo", model, make_data())
+GRAPHWISE = Made(lambda m, x, edge_index: m.conv(x, edge_index).mean(0), conv=GCNConv(8, 4))
+PERCEPTRON = Made(lambda m, x, edge_index: m.lin(x), lin=nn.Linear(8, 4))
 
 
-def test_inpo_needs_message_passing_layers() -> None:
-    perceptron = Made(lambda m, x, edge_index: m.lin(x), lin=nn.Linear(8, 4))
-    with pytest.raises(UnsupportedModelError, match="MessagePassing"):
-        run("inpo", perceptron, make_data(), epochs=1)
-    assert run("npo", perceptron, make_data(), epochs=1).epochs == 1
+def test_models_that_do_not_fit() -> None:
+    for method, model, error, match in (
+        ("npo", GRAPHWISE, UnsupportedModelError, "embeddings of shape"),
+        ("npo", trained_model().requires_grad_(False), InvalidInputError, "trainable"),
+        ("inpo", PERCEPTRON, UnsupportedModelError, "MessagePassing"),
+    ):
+        with pytest.raises(error, match=match):
+            run(method, model, make_data(), epochs=1)
+    assert run("npo", PERCEPTRON, make_data(), epochs=1).epochs == 1
 
 
 class ForgottenReset(Made):
@@ -225,13 +222,10 @@ def test_the_callers_training_function_must_return_a_model() -> None:
     with pytest.raises(UnsupportedModelError, match="return a torch module"):
         run("retrain", trained_model(), make_data(), train=lambda data, seed: None)
 
-    def spoiled(data: Data, seed: int) -> nn.Module:
-        model = trained_model()
-        next(model.parameters()).data.fill_(float("nan"))
-        return model
-
+    model = trained_model()
+    next(model.parameters()).data.fill_(float("nan"))
     with pytest.raises(DivergenceError, match="finite weights"):
-        run("retrain", trained_model(), make_data(), train=spoiled)
+        run("retrain", trained_model(), make_data(), train=lambda data, seed: model)
 
 
 def test_a_cached_layer_does_not_keep_the_forgotten_edges() -> None:

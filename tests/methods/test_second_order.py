@@ -117,19 +117,14 @@ class Convex:
         return int(self.data.train_mask.sum()) if self.task is NODES else self.items.label.numel()
 
     def minimum(self, whole: bool) -> Tensor:
-        theta = torch.zeros(68 if self.task is NODES else 34, dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.LBFGS(
-            [theta], max_iter=300, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
-        )
+        """By dense Newton steps."""
+        theta = torch.zeros(68 if self.task is NODES else 34, dtype=torch.float64)
+        for _ in range(10):
+            theta = theta - torch.linalg.solve(self.hessian(theta, whole), self.slope(theta, whole))
+        return theta
 
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            loss = self.loss(theta, whole)
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
-        return theta.detach()
+    def hessian(self, theta: Tensor, whole: bool) -> Tensor:
+        return torch.autograd.functional.hessian(lambda t: self.loss(t, whole), theta, vectorize=True)
 
     def slope(self, theta: Tensor, whole: bool, messages: bool | None = None) -> Tensor:
         theta = theta.clone().requires_grad_()
@@ -137,9 +132,8 @@ class Convex:
 
     def newton(self, messages: bool = False) -> Tensor:
         """Step from the whole loss's minimum, by dense matrices."""
-        hessian = torch.autograd.functional.hessian(lambda t: self.loss(t, False), self.theta)
         push = self.slope(self.theta, True) - self.slope(self.theta, False, messages)
-        return torch.linalg.solve(hessian, push)
+        return torch.linalg.solve(self.hessian(self.theta, False), push)
 
     def run(self, method: gu.Method) -> tuple[Tensor, gu.Result]:
         result = run_method(method, self.model, self.partition, self.task)
@@ -217,7 +211,7 @@ def test_paper_mode_is_lissa_on_the_summed_hessian() -> None:
     problem = convex("nodes", "nodes")
     step, _ = problem.run(GIF(mode="paper", scale=30.0, iterations=7, damping=0.01, weight_decay=DECAY))
     n = problem.num_terms
-    hessian = n * torch.autograd.functional.hessian(lambda t: problem.loss(t, True), problem.theta)
+    hessian = n * problem.hessian(problem.theta, True)
     v = n * (problem.slope(problem.theta, True) - problem.slope(problem.theta, False))
     h = v.clone()
     for _ in range(7):
