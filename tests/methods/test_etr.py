@@ -15,7 +15,7 @@ import gunlearn as gu
 from gunlearn.methods import run_method
 from gunlearn.methods.graph.etr import ETR, erase
 from gunlearn.seed import isolated_rng
-from tests.methods.cases import dense_gcn, make_data, ring, run, same_weights, trained_model
+from tests.methods.cases import dense_gcn, make_data, ring, run, same_weights, trained_model, watched
 from tests.methods.forgetting import classifier, cora, cora_figures
 
 TASK = gu.NodeClassification()
@@ -140,22 +140,12 @@ def test_link_prediction_takes_the_forgotten_edges_out_of_the_gradient() -> None
 
 @pytest.mark.parametrize("mode", ["default", "paper"])
 def test_it_is_a_handful_of_gradients(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = {"gradients": 0, "passes": 0}
-    grad, encode = torch.autograd.grad, gu.LinkPrediction.encode
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        calls["gradients"] += 1
-        return grad(*args, **kwargs)
-
-    def passed(self: Any, model: nn.Module, data: Any) -> Tensor:
-        calls["passes"] += torch.is_grad_enabled() and data.num_nodes == 64
-        return encode(self, model, data)
-
-    monkeypatch.setattr(torch.autograd, "grad", counted)
-    monkeypatch.setattr(gu.LinkPrediction, "encode", passed)
-    run(f"etr:{mode}", trained_model(), make_data())
-    assert calls["gradients"] <= 4
-    assert calls["passes"] <= 3
+    grad, gradients, passes = torch.autograd.grad, [], []
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **more: gradients.append(1) or grad(*args, **more))
+    whole = watched("link_prediction", lambda _, data: passes.append(torch.is_grad_enabled() and data.num_nodes == 64))
+    run(f"etr:{mode}", trained_model(), make_data(), task=whole)
+    assert len(gradients) <= 4
+    assert 0 < sum(passes) <= 3
 
 
 def test_paper_mode_has_the_papers_numbers() -> None:

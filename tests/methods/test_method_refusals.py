@@ -141,10 +141,6 @@ def test_options_that_cannot_be_meant(case: MethodCase, wrong: dict[str, Any]) -
         METHODS[case.method](**wrong)
 
 
-def items() -> Data:
-    return Data(x=torch.randn(20, 8), y=torch.arange(20) % 2)
-
-
 @pytest.mark.parametrize(
     ("method", "task", "match"),
     [
@@ -155,8 +151,9 @@ def items() -> Data:
     ],
 )
 def test_unsupported_on_items(method: str, task: str, match: str) -> None:
+    data = Data(x=torch.randn(20, 8), y=torch.arange(20) % 2)
     with pytest.raises(UnsupportedMethodError, match=match):
-        gu.unlearn(Untouchable(), items(), gu.ForgetItems(count=2), method, task)
+        gu.unlearn(Untouchable(), data, gu.ForgetItems(count=2), method, task)
 
 
 @per_case

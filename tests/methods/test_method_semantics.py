@@ -25,6 +25,7 @@ from tests.methods.cases import (
     same_weights,
     scores_of,
     trained_model,
+    watched,
 )
 
 FORGET = gu.ForgetEdges(count=12, seed=3)
@@ -202,16 +203,14 @@ def test_retraining_by_the_callers_function() -> None:
 
     x = data.x.clone()
     result = run("retrain", trained_model("sage"), data, FORGET, seed=6, train=train)
-    (given, seed, model), partition = made[0], result.partition
-    assert (len(made), seed) == (1, 6)
+    ((given, seed, model),), partition = made, result.partition
+    assert seed == 6
     assert keys(given.edge_index) == keys(partition.retain_edge_index)
     assert result.model is model
     assert not model.training
     assert torch.equal(partition.retain_data.x, x)
     assert torch.equal(data.x, x)
-    assert result.epochs is None
-    assert result.seconds_per_epoch is None
-    assert result.history == []
+    assert (result.epochs, result.seconds_per_epoch, result.history) == (None, None, [])
     assert "epochs" not in repr(result)
 
 
@@ -226,18 +225,18 @@ def test_retraining_stops_early() -> None:
 def test_one_pass_of_the_reference_is_enough() -> None:
     """The reference is frozen: the original model in evaluation mode, on the graph that the current one reads."""
 
-    class Watch(Spy):
-        def encode(self, model: nn.Module, data: Data) -> Tensor:
-            if not any(p.requires_grad for p in model.parameters()):
-                assert not model.training
-                self.model = model
-                self.calls = [*getattr(self, "calls", []), data]
-            return super().encode(model, data)
+    calls: list[tuple[nn.Module, Data]] = []
+
+    def seen(model: nn.Module, data: Data) -> None:
+        if not any(p.requires_grad for p in model.parameters()):
+            assert not model.training
+            calls.append((model, data))
 
     data, model = make_data(), trained_model("pyg")
     for graph in ("full", "retain"):
-        spy = Watch()
-        result = run("npo", model, data, epochs=5, lr=1e-2, task=spy, message_graph=graph)
-        assert len(spy.calls) == 1
-        assert spy.calls[0] is (data if graph == "full" else result.partition.retain_data)
-        assert same_weights(spy.model, model)
+        calls.clear()
+        more = {"task": watched("link_prediction", seen), "message_graph": graph}
+        result = run("npo", model, data, epochs=5, lr=1e-2, **more)
+        ((reference, read),) = calls
+        assert read is (data if graph == "full" else result.partition.retain_data)
+        assert same_weights(reference, model)

@@ -1,4 +1,4 @@
-"""Optimisers and schedulers: PyTorch's by name or a caller's own, against updates by hand."""
+"""Optimisers and schedulers: PyTorch's by name or a caller's own, against PyTorch's and updates by hand."""
 
 from __future__ import annotations
 
@@ -53,23 +53,14 @@ def sgd(steps: int, lr: float, momentum: float, decay: float) -> Tensor:
     return x
 
 
-def adamw(steps: int, lr: float, decay: float) -> Tensor:
-    x, m, v = Quadratic().x.detach().clone(), torch.zeros(2).double(), torch.zeros(2).double()
-    for t in range(1, steps + 1):
-        g = A @ x - B
-        x = x * (1 - lr * decay)
-        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
-        x = x - lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
-    return x
-
-
-def rmsprop(steps: int, lr: float, alpha: float) -> Tensor:
-    x, v = Quadratic().x.detach().clone(), torch.zeros(2, dtype=torch.float64)
-    for _ in range(steps):
-        g = A @ x - B
-        v = alpha * v + (1 - alpha) * g**2
-        x = x - lr * g / (v.sqrt() + 1e-8)
-    return x
+def torchs(cls: type[torch.optim.Optimizer], **options: Any) -> Tensor:
+    model = Quadratic()
+    optimizer = cls([model.x], **options)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model.step().total.backward()
+        optimizer.step()
+    return model.x.detach()
 
 
 @pytest.mark.parametrize("spelling", ["SGD", "sgd", "Sgd"])
@@ -81,12 +72,12 @@ def test_sgd_is_the_update_by_hand(spelling: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"fused": False}, {"foreach": True}])
-def test_others_by_hand(options: dict[str, bool]) -> None:
-    got = end("adam_w", weight_decay=0.3, optimizer_options=options)
-    torch.testing.assert_close(got, adamw(5, 0.1, 0.3), rtol=1e-10, atol=1e-12)
+def test_others_are_torchs(options: dict[str, bool]) -> None:
+    got, expected = end("adam_w", weight_decay=0.3, optimizer_options=options), {"lr": 0.1, "weight_decay": 0.3}
+    torch.testing.assert_close(got, torchs(torch.optim.AdamW, **expected), rtol=1e-10, atol=1e-12)
     got = end("RMSprop", optimizer_options={"alpha": 0.9})
-    torch.testing.assert_close(got, rmsprop(5, 0.1, 0.9), rtol=1e-10, atol=1e-12)
-    assert (got - rmsprop(5, 0.1, 0.99)).abs().max() > 1e-3  # control: the option arrives
+    torch.testing.assert_close(got, torchs(torch.optim.RMSprop, lr=0.1, alpha=0.9), rtol=1e-10, atol=1e-12)
+    assert (got - torchs(torch.optim.RMSprop, lr=0.1)).abs().max() > 1e-3  # control: the option arrives
 
 
 def test_the_callers_choice_of_a_kernel_is_kept() -> None:
