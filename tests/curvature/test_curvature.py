@@ -28,6 +28,7 @@ from tests.attribution.second_order import (
     slope,
     start,
 )
+from tests.methods.cases import Made
 
 
 def loss_of(model: torch.nn.Module, data: Data, task: str) -> TrainingLoss:
@@ -86,21 +87,10 @@ def test_curvlinops_agrees(kind: str) -> None:
     loss = loss_of(model, data, "node_classification")
     operator = {"hessian": curvlinops.HessianLinearOperator, "gauss_newton": curvlinops.GGNLinearOperator}[kind]
 
-    class Labelled(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.model(x, data.edge_index)[data.train_mask]
-
-    reference = operator(
-        Labelled(),
-        torch.nn.CrossEntropyLoss(),
-        list(model.parameters()),
-        [(data.x, data.y[data.train_mask])],
-        num_data=data.num_nodes,
-    )
+    labelled = Made(lambda m, x, _: m.model(x, data.edge_index)[data.train_mask], model=model)
+    batches = [(data.x, data.y[data.train_mask])]
+    loss_function, parameters = torch.nn.CrossEntropyLoss(), list(model.parameters())
+    reference = operator(labelled, loss_function, parameters, batches, num_data=data.num_nodes)
     v = torch.randn(len(start(model)), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert relative(Curvature(loss, kind) @ v, reference @ v) < 1e-10
 

@@ -214,13 +214,13 @@ class Stack(nn.Module):
 class Made(nn.Module):
     """A model of named modules and a function of it: `Made(lambda m, x, e: m.conv(x, e), conv=GCNConv(8, 4))`."""
 
-    def __init__(self, function: Callable[[Any, Tensor, Tensor], Tensor], **parts: Any) -> None:
+    def __init__(self, function: Callable[..., Tensor], **parts: Any) -> None:
         super().__init__()
         self.function = function
         for name, part in parts.items():
             setattr(self, name, part)
 
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+    def forward(self, x: Tensor, edge_index: Tensor | None = None) -> Tensor:
         return self.function(self, x, edge_index)
 
 
@@ -337,11 +337,6 @@ def dense_gcn(values: dict[str, Tensor], data: Data, edge_index: Tensor, scale: 
     a = dense_adjacency(data, edge_index) * scale
     h = (a @ data.x.double() @ p["convs.0.lin.weight"].t() + p["convs.0.bias"]).relu()
     return a @ h @ p["convs.1.lin.weight"].t() + p["convs.1.bias"]
-
-
-def scores_of(z: Tensor, pairs: Tensor) -> np.ndarray:
-    """Inner products of the end points' embeddings, `[num_pairs]`."""
-    return (z[pairs[0]] * z[pairs[1]]).sum(1).detach().numpy()
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,15 @@ def flipped(method: Method, part: str = "forget") -> Method:
             return turned(method.objective_at(step))
 
     return Flipped(**vars(method))
+
+
+@torch.no_grad()
+def beyond(start: nn.Module, end: nn.Module) -> nn.Module:
+    """The model that the step from `start` to `end` turned around leads to."""
+    out = copy.deepcopy(start)
+    for p, q in zip(out.parameters(), end.parameters(), strict=True):
+        p.copy_(2 * p - q)
+    return out
 
 
 def threes() -> Any:

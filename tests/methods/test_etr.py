@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from gunlearn.methods import run_method
 from gunlearn.methods.graph.etr import ETR, erase
 from gunlearn.seed import isolated_rng
 from tests.methods.cases import dense_gcn, make_data, ring, run, same_weights, trained_model, watched
-from tests.methods.forgetting import classifier, cora, cora_figures
+from tests.methods.forgetting import beyond, classifier, cora, cora_figures
 
 TASK = gu.NodeClassification()
 NAMES = ("convs.0.bias", "convs.0.lin.weight", "convs.1.bias", "convs.1.lin.weight")
@@ -172,14 +171,6 @@ def test_erasing_forgets_and_the_correction_repairs(data_root: Any) -> None:
 
         def by(partition: Any = partition, **options: float) -> nn.Module:
             return run_method(ETR(**options), model, partition, TASK).model
-
-        def beyond(start: nn.Module, end: nn.Module) -> nn.Module:
-            """The step from one to the other turned around."""
-            out = copy.deepcopy(start)
-            with torch.no_grad():
-                for p, q in zip(out.parameters(), end.parameters(), strict=True):
-                    p.copy_(2 * p - q)
-            return out
 
         erased, finetuned, whole = by(erase_ratio=0.05, lr=0.0), by(erase_ratio=0.0), by(erase_ratio=0.05)
         models = (erased, beyond(model, erased), finetuned, whole, beyond(erased, whole))

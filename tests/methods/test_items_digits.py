@@ -46,8 +46,7 @@ def figures(model: nn.Module, data: Data, mask: Tensor) -> tuple[float, float]:
 
 
 def test_the_base_model_is_trained() -> None:
-    model, data = problem()
-    assert figures(model, data, data.test_mask)[0] > 0.93
+    assert figures(*problem(), problem()[1].test_mask)[0] > 0.93
 
 
 def test_a_retain_term_pays_at_equal_forgetting() -> None:
@@ -72,8 +71,7 @@ def test_a_retain_term_pays_at_equal_forgetting() -> None:
 
 
 def test_the_reference_of_items_is_the_original() -> None:
-    model, data = problem()
-    result = gu.unlearn(model, data, request(), "npo", TASK, beta=2.0, epochs=1)
+    result = gu.unlearn(*problem(), request(), "npo", TASK, beta=2.0, epochs=1)
     assert result.history[0]["npo(forget)"] == pytest.approx(math.log(2), rel=1e-5)  # 2 ln 2 / beta
 
 

@@ -16,7 +16,17 @@ from torch_geometric.data import Data
 import gunlearn as gu
 from gunlearn.errors import CheckpointError
 from gunlearn.training.checkpoint import NAME
-from tests.methods.cases import TRAINING, MethodCase, fresh_model, make_data, nudge, run, same_weights, trained_model
+from tests.methods.cases import (
+    TRAINING,
+    Made,
+    MethodCase,
+    fresh_model,
+    make_data,
+    nudge,
+    run,
+    same_weights,
+    trained_model,
+)
 from tests.training.callbacks import Kill, On
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -244,22 +254,12 @@ def test_the_time_of_a_resumed_run_adds_up(tmp_path: Path, monkeypatch: pytest.M
     def tick(**_: Any) -> None:
         now[0] += 1000.0  # of a callback: not counted
 
-    class Slow(nn.Module):
-        """Each forward pass takes a second."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = fresh_model("gcn")
-
-        def reset_parameters(self) -> None:
-            self.inner.reset_parameters()
-
-        def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
-            now[0] += 1.0
-            return self.inner(x, edge_index)
+    def slow(model: nn.Module, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
+        now[0] += 1.0
+        return model.inner(x, edge_index)
 
     def start(**more: Any) -> gu.Result:
-        return run("finetune", Slow(), make_data(), epochs=EPOCHS, **more)
+        return run("finetune", Made(slow, inner=fresh_model("gcn")), make_data(), epochs=EPOCHS, **more)
 
     torch.manual_seed(0)
     whole = start(callbacks=[On(step_end=tick)])
