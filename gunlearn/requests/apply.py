@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.selection import Selection
-from gunlearn.requests.training_graph import TrainingGraph, num_graphs, pair_tensor
+from gunlearn.requests.training_graph import MASKS, TrainingGraph, num_graphs, pair_tensor
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -32,7 +32,6 @@ _OTHER_EDGES = re.compile(r"^(train|val|test)_.*edge|edge_index$|edge_label_inde
 _SUPERVISION = {"train_pos_edge_index": (), "edge_label_index": ("edge_label",)}
 _HELD_OUT = tuple(f"{part}_{sign}_edge_index" for part in ("train", "val", "test") for sign in ("pos", "neg"))
 _STRUCTURE = ("batch", "ptr", "node_type", "n_id")  # where a node is, not what it is
-_MASKS = ("train_mask", "val_mask", "test_mask")
 #: Name of the mask `[num_nodes]` of forgotten nodes: nothing is drawn among them.
 GONE = "forgotten_mask"
 
@@ -50,7 +49,7 @@ def data_without(graph: TrainingGraph, selection: Selection) -> Data:
     if selection.nodes.numel():
         _blank_nodes(graph, retain, selection.nodes)
     if selection.graphs.numel():
-        _blank(retain, selection.graphs, [name for name in ("y", *_MASKS) if _per_graph(data, name)])
+        _blank(retain, selection.graphs, [name for name in ("y", *MASKS) if _per_graph(data, name)])
     if selection.features:
         retain.x = without_features(_features(retain), selection.features)
     return retain

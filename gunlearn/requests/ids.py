@@ -13,6 +13,7 @@ from torch import Tensor
 from gunlearn.core.checks import check_seed, check_size, the_one_given
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.base import Request
+from gunlearn.requests.training_graph import MASKS
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -160,7 +161,7 @@ def trainable_mask(data: Any, size: int, device: torch.device | str = "cpu") -> 
     Raises:
         InvalidRequestError: a mask is not boolean, or of another shape.
     """
-    given = {name: getattr(data, name, None) for name in ("train_mask", "val_mask", "test_mask")}
+    given = {name: getattr(data, name, None) for name in MASKS}
     masks = {name: mask for name, mask in given.items() if mask is not None}
     for name, mask in masks.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (size,):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # `row * num_nodes + col` must fit into int64; above this bound the nodes that have edges are renumbered first.
 MAX_NUM_NODES = 2**31
+MASKS = ("train_mask", "val_mask", "test_mask")
 
 
 class TrainingGraph:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -37,6 +37,34 @@ class View:
         return self.names is None or name in self.names
 
 
+class PartItems:
+    """PartItems of one part, a base for dataclasses whose tensors have a row per item.
+
+    Attributes:
+        fixed: the same at every step, so that a reference prediction of them can be kept.
+    """
+
+    fixed: bool
+
+    @property
+    def num_items(self) -> int:
+        """Return the number of items."""
+        return next(value.size(0) for value in vars(self).values() if isinstance(value, Tensor))
+
+    def rows(self, index: Tensor | slice, **changes: Any) -> Any:
+        """Return some of the items, with other fields changed."""
+        rows = {name: value[index] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(cast(Any, self), **{**rows, **changes})
+
+    def take(self, index: Tensor) -> Any:
+        """Return some of the items, `[k]`."""
+        return self.rows(index, fixed=False)
+
+    def share(self, rank: int, world: int) -> Any:
+        """Return every `world`-th item, from `rank` on."""
+        return self.rows(slice(rank, None, world))
+
+
 class Parts(ABC):
     """The items of each part ("forget", "retain", ...) of one problem, drawn anew at each step where they are random.
 
@@ -45,12 +73,14 @@ class Parts(ABC):
         data: what the model reads (the message graph, for a graph task).
         joint: the forgotten items' part of the original graph is in `data` too, beside the retained graph.
         retained: what suffices in place of `data` where no forgotten item is read; `None` where there is no such thing.
+        draws: what says which items of a part a step reads; `None` where they can only be read all at once.
     """
 
     names: ClassVar[dict[str, str]]
     data: Data
     joint: bool = False
     retained: Data | None = None
+    draws: dict[str, Draw] | None = None
 
     @abstractmethod
     def sample(self, names: Collection[str]) -> dict[str, Any]:
@@ -76,26 +106,34 @@ class Parts(ABC):
         Raises:
             UnsupportedMethodError: the items of that part can only be read all at once.
         """
-        raise UnsupportedMethodError(
-            f"Expected a task that reads '{part}' items in batches (got {type(self).__name__} without 'limit')"
-        )
+        if self.draws is None:
+            raise UnsupportedMethodError(
+                f"Expected a task that reads '{part}' items in batches (got {type(self).__name__} without 'limit')"
+            )
+        self.draws[part] = draw
+
+    def drawn(self, part: str, items: Any) -> Any:
+        """Return the items of a part that this step reads: all of them, unless they are limited."""
+        if not self.draws or part not in self.draws:
+            return items
+        index, weight = self.draws[part]()
+        taken = items.take(index.to(items.label.device))
+        return taken if weight is None else replace(taken, weight=weight)
 
 
 class Reader:
     """What the model reads in one step: here all of it.
 
     Args:
-        parts: of the problem.
+        parts: of the problem; a reader may put others in the place of those it was given.
         around: the context around training passes.
 
     Attributes:
-        parts: where to sample from; a reader may put others in the place of those it was given.
         batches: whose `step` must be set before each step, if any.
         note: what steps read, for the result.
     """
 
     def __init__(self, parts: Parts, around: Any = None) -> None:
-        """Read everything."""
         self.parts, self.around, self.note = parts, around, "full"
         self.batches: ShuffledBatches | None = None
 

@@ -18,9 +18,8 @@ from gunlearn.losses import NLL, Distillation, GradientAscent, Loss, Objective, 
 from gunlearn.methods.base import BY_MODE, Problem, check_whole, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod
 from gunlearn.methods.graph.entities import entity_graph, forgotten_entities, inverted_features, surrounding
-from gunlearn.tasks.base import Parts, Task
+from gunlearn.tasks.base import PartItems, Parts, Task
 from gunlearn.tasks.graph.node_classification import NodeParts, node_items, training_nodes
-from gunlearn.tasks.sampling import Draw
 from gunlearn.training.optimizers import OptimizerSpec, PhasedOptimizer, make_optimizer
 
 PHASES = ("contrast", "ascent", "descent")
@@ -206,7 +205,7 @@ class Contrast(Loss):
 
 
 @dataclass(frozen=True)
-class TripleItems:
+class TripleItems(PartItems):
     """Affected nodes with a positive and a negative each.
 
     Args:
@@ -216,15 +215,6 @@ class TripleItems:
 
     index: Tensor
     fixed: bool = False
-
-    @property
-    def num_items(self) -> int:
-        """Return the number of affected nodes."""
-        return self.index.size(0)
-
-    def share(self, rank: int, world: int) -> TripleItems:
-        """Return every `world`-th triple, from `rank` on."""
-        return replace(self, index=self.index[rank::world])
 
     def decode(self, task: Task, model: nn.Module, outputs: Tensor) -> Prediction:
         """Predict nothing; hand on the outputs of each triple as embeddings `[num_items, 3, dim]`."""
@@ -243,11 +233,7 @@ class ContrastParts(Parts):
     def __init__(self, plain: NodeParts, walk: Walk, nodes: Tensor, entities: Tensor) -> None:
         """`plain` has the two other parts; `entities` are where its data shows them, `[k]`, `nodes` the affected."""
         self.data, self.plain, self.walk, self.nodes, self.entities = plain.data, plain, walk, nodes, entities
-
-    @property
-    def draw(self) -> Draw | None:
-        """Return what `limit` was given."""
-        return self.plain.draw
+        self.draws = plain.draws  # to limit these parts limits those
 
     def strata(self) -> Tensor:
         return self.plain.strata()
@@ -255,10 +241,6 @@ class ContrastParts(Parts):
     def count(self, name: str) -> int:
         """Return the number of items of a part."""
         return self.nodes.numel() if name == "affected" else self.plain.count(name)
-
-    def limit(self, draw: Draw, part: str = "retain") -> None:
-        """Read batches of that part."""
-        self.plain.limit(draw, part)
 
     def sample(self, names: Collection[str]) -> dict[str, Any]:
         plain = self.plain.sample([name for name in names if name != "affected"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -13,19 +13,19 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.kernels.edge_scores import EdgePattern
-from gunlearn.tasks.base import Parts
+from gunlearn.tasks.base import PartItems, Parts
 from gunlearn.tasks.graph.negatives import NegativeSampler
-from gunlearn.tasks.sampling import Draw, edge_strata
+from gunlearn.tasks.sampling import edge_strata
 
 
 @dataclass(frozen=True)
-class EdgeItems:
+class EdgeItems(PartItems):
     """Node pairs with labels.
 
     Args:
         chunks: patterns of pairs; their pairs follow each other.
         label: 1 for an edge, 0 for none, `[num_items]`.
-        fixed: the same at every step, so that a reference prediction of them can be kept.
+        fixed: see `PartItems`.
         embeddings: predictions carry the end points' embeddings `[num_items, 2, dim]`.
         weight: of each item's loss value, `[num_items]`; `None` for equal ones.
     """
@@ -39,35 +39,26 @@ class EdgeItems:
     @property
     def edge_label_index(self) -> Tensor:
         """Return all pairs, `[2, num_items]`."""
-        return torch.cat([chunk.edge_index for chunk in self.chunks], dim=1)
-
-    @property
-    def num_items(self) -> int:
-        """Number of pairs."""
-        return self.label.numel()
+        pairs = [chunk.edge_index for chunk in self.chunks]
+        return pairs[0] if len(pairs) == 1 else torch.cat(pairs, dim=1)
 
     def followed_by(self, other: EdgeItems) -> EdgeItems:
         """Return both as one, not fixed; items without weights weigh 1."""
         weight = None
         if self.weight is not None or other.weight is not None:
-            ones = (torch.ones_like(i.label) for i in (self, other))
-            weight = torch.cat([w if i.weight is None else i.weight for i, w in zip((self, other), ones, strict=True)])
+            weight = torch.cat([torch.ones_like(i.label) if i.weight is None else i.weight for i in (self, other)])
         return EdgeItems(self.chunks + other.chunks, torch.cat([self.label, other.label]), fixed=False, weight=weight)
 
     def take(self, index: Tensor) -> EdgeItems:
-        """Return some of the pairs, `[k]`."""
         pairs = EdgePattern(self.edge_label_index[:, index], self.chunks[0].num_nodes)
-        weight = None if self.weight is None else self.weight[index]
-        return replace(self, chunks=(pairs,), label=self.label[index], fixed=False, weight=weight)
+        return self.rows(index, chunks=(pairs,), fixed=False)
 
     def share(self, rank: int, world: int) -> EdgeItems:
-        """Return every `world`-th pair, from `rank` on."""
         chunks, start = [], rank
         for chunk in self.chunks:
             chunks.append(_every(chunk, start, world))
             start = (start - chunk.edge_index.size(1)) % world
-        weight = None if self.weight is None else self.weight[rank::world]
-        return replace(self, chunks=tuple(chunks), label=self.label[rank::world], weight=weight)
+        return self.rows(slice(rank, None, world), chunks=tuple(chunks))
 
 
 class EdgeParts(Parts):
@@ -93,8 +84,7 @@ class EdgeParts(Parts):
         """Edges that negatives avoid `[2, num_columns]`, nodes that they avoid, nodes that strata are distances to."""
         self.data, self.num_nodes, self.start = data, data.num_nodes, start
         self.forget, self.retain, self.known, self.negatives = forget, retain, known, negatives
-        self.draw: Draw | None = None
-        self.forget_draw: Draw | None = None
+        self.draws = {}
         # In a joint graph, ids of the retained one come first, and `gone` ends with them.
         room = self.num_nodes if gone is None else gone.numel()
         self.sampler = NegativeSampler(known, room, negatives == "non_edges", gone)
@@ -113,43 +103,24 @@ class EdgeParts(Parts):
         return edge_strata(self.retain, self.start, self.data.edge_index, self.num_nodes)
 
     def count(self, name: str) -> int:
-        """Return the number of forgotten or retained edges."""
         pairs = self.forget if name == "forget" else self.retain
         return 0 if pairs is None else pairs.size(1)
 
-    def limit(self, draw: Draw, part: str = "retain") -> None:
-        """Read batches; as many negatives as retained edges are drawn."""
-        if part == "forget":
-            self.forget_draw = draw
-        else:
-            self.draw = draw
-
-    def _retained(self) -> EdgeItems:
-        if self.draw is None:
-            return self._fixed["retain_edges"]
-        index, weight = self.draw()
-        return self._items(self.retain[:, index.to(self.retain.device)], 1.0, fixed=False, weight=weight)
-
     def sample(self, names: Collection[str]) -> dict[str, EdgeItems]:
-        out: dict[str, EdgeItems] = {}
-        edges: EdgeItems | None = None
-        fresh: EdgeItems | None = None
+        known = [name for name in self.names if name in self._fixed or name != "forget"]
         for name in names:
-            if name == "forget" and name in self._fixed:
-                fixed, draw = self._fixed[name], self.forget_draw
-                out[name] = fixed if draw is None else fixed.take(draw()[0].to(fixed.label.device))
-                continue
-            if name not in self.names or name == "forget":
-                known = [n for n in self.names if n in self._fixed or n != "forget"]
+            if name not in known:
                 raise InvalidInputError(f"Expected a part among {known} (got '{name}')")
-            edges = self._retained() if edges is None else edges
-            if name == "retain_edges":
-                out[name] = edges
-                continue
-            if fresh is None:
-                fresh = self._items(self.sampler.sample(edges.label.numel()), 0.0, fixed=False)
-            out[name] = fresh if name == "non_edges" else edges.followed_by(fresh)
-        return out
+        out: dict[str, EdgeItems] = {}
+        if "forget" in names:
+            out["forget"] = self.drawn("forget", self._fixed["forget"])
+        if set(names) - {"forget"}:
+            out["retain_edges"] = self.drawn("retain", self._fixed["retain_edges"])
+        if {"retain", "non_edges"} & set(names):
+            out["non_edges"] = self._items(self.sampler.sample(out["retain_edges"].num_items), 0.0, fixed=False)
+        if "retain" in names:
+            out["retain"] = out["retain_edges"].followed_by(out["non_edges"])
+        return {name: out[name] for name in names}
 
 
 _SHARES: WeakKeyDictionary[EdgePattern, tuple[int, int, EdgePattern]] = WeakKeyDictionary()

@@ -12,13 +12,7 @@ from torch_geometric.data import Data
 from gunlearn.requests.training_graph import num_graphs
 from gunlearn.tasks.base import View
 from gunlearn.tasks.graph.beside import beside
-from gunlearn.tasks.graph.node_classification import (
-    NodeClassification,
-    NodeItems,
-    NodeParts,
-    node_items,
-    training_nodes,
-)
+from gunlearn.tasks.graph.node_classification import NodeClassification, NodeItems, NodeParts
 
 
 class GraphClassification(NodeClassification):
@@ -41,20 +35,9 @@ class GraphClassification(NodeClassification):
         """Return the arguments that the model takes, the batch vector always."""
         return [*super().accepted(model), "batch"]
 
-    def train_items(self, data: Data) -> NodeItems:
-        return training_nodes(data, num_graphs(data))
-
-    def forgotten(self, partition: Any) -> NodeItems:
-        """Return forgotten training graphs, and those that lose nodes or features, with the labels they had."""
-        data = partition.data
-        nodes = torch.cat([partition.forget_nodes, partition.feature_nodes]).unique()
-        graphs = torch.cat([partition.forget_graphs, data.batch[nodes]]).unique()
-        return node_items(data, graphs[torch.isin(graphs, self.train_items(data).index)], num_graphs(data))
-
-    def touched(self, partition: Any) -> NodeItems:
-        graphs = partition.data.batch[partition.touched_nodes].unique()
-        items = node_items(partition.retain_data, graphs, num_graphs(partition.data))
-        return NodeItems(items.index[items.label >= 0], items.label[items.label >= 0])
+    def holding(self, partition: Any, nodes: Tensor) -> Tensor:
+        """Return the graphs of some nodes, and forgotten ones, which may have no nodes."""
+        return torch.cat([partition.forget_graphs, partition.data.batch[nodes]]).unique()
 
     def graphs(
         self, partition: Any, message_graph: str, model: nn.Module | None, forget: Tensor

@@ -14,22 +14,21 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.nn.kernels.subgraph import Subgraph
-from gunlearn.tasks.base import Parts, View
+from gunlearn.requests.training_graph import MASKS
+from gunlearn.tasks.base import PartItems, Parts, View
 from gunlearn.tasks.graph.base import GraphTask
 from gunlearn.tasks.graph.beside import is_joint
-from gunlearn.tasks.sampling import Draw, edge_strata
-
-MASKS = ("train_mask", "val_mask", "test_mask")
+from gunlearn.tasks.sampling import edge_strata
 
 
 @dataclass(frozen=True)
-class NodeItems:
+class NodeItems(PartItems):
     """Nodes with their classes.
 
     Args:
         index: node ids, `[num_items]`.
         label: their classes, integers from 0, `[num_items]`.
-        fixed: the same at every step, so that a reference prediction of them can be kept.
+        fixed: see `PartItems`.
         weight: of each item's loss value, `[num_items]`; `None` for equal ones.
     """
 
@@ -37,21 +36,6 @@ class NodeItems:
     label: Tensor
     fixed: bool = True
     weight: Tensor | None = None
-
-    @property
-    def num_items(self) -> int:
-        """Number of nodes."""
-        return self.label.numel()
-
-    def take(self, index: Tensor) -> NodeItems:
-        """Return some of the nodes, `[k]`."""
-        weight = None if self.weight is None else self.weight[index]
-        return replace(self, index=self.index[index], label=self.label[index], fixed=False, weight=weight)
-
-    def share(self, rank: int, world: int) -> NodeItems:
-        """Return every `world`-th node, from `rank` on."""
-        weight = None if self.weight is None else self.weight[rank::world]
-        return replace(self, index=self.index[rank::world], label=self.label[rank::world], weight=weight)
 
 
 class NodeParts(Parts):
@@ -67,26 +51,17 @@ class NodeParts(Parts):
     ) -> None:
         """`start` are the nodes that a request touches, `[num_start]`: strata are distances to them."""
         self.data, self.retain, self.start, self.forget = data, retain, start, forget
-        self.draw: Draw | None = None
-        self.forget_draw: Draw | None = None
+        self.draws = {}
 
     def count(self, name: str) -> int:
-        """Return the number of forgotten or retained items."""
         return self.retain.num_items if name == "retain" else super().count(name)
 
     def strata(self) -> Tensor:
-        """Return the distance of each training node to what is forgotten; one stratum where nothing is."""
+        """Return the distance of each retained node to what is forgotten; one stratum where nothing is."""
         index = self.retain.index
         if self.start is None:
             return torch.zeros_like(index)
         return edge_strata(index[None], self.start, self.data.edge_index, self.data.num_nodes)
-
-    def limit(self, draw: Draw, part: str = "retain") -> None:
-        """Read batches of that part."""
-        if part == "forget":
-            self.forget_draw = draw
-        else:
-            self.draw = draw
 
     def sample(self, names: Collection[str]) -> dict[str, NodeItems]:
         """Return the nodes of the named parts.
@@ -103,16 +78,8 @@ class NodeParts(Parts):
         unknown = sorted(set(names) - set(self.names))
         if unknown:
             raise InvalidInputError(f"Expected parts among {list(self.names)} (got {unknown})")
-        retain = self.retain
-        if self.draw is not None:
-            index, weight = self.draw()
-            index = index.to(retain.index.device)
-            retain = NodeItems(retain.index[index], retain.label[index], fixed=False, weight=weight)
-        items = {"retain": retain}
-        if self.forget is not None and "forget" in names:
-            forget, draw = self.forget, self.forget_draw
-            items["forget"] = forget if draw is None else forget.take(draw()[0].to(forget.index.device))
-        return {name: items[name] for name in names}
+        items = {"forget": self.forget, "retain": self.retain}
+        return {name: self.drawn(name, items[name]) for name in names}
 
 
 class NodeClassification(GraphTask):
@@ -131,16 +98,26 @@ class NodeClassification(GraphTask):
 
     def train_items(self, data: Data) -> NodeItems:
         """Return the items that may be learned from."""
-        return training_nodes(data)
+        return training_nodes(data, self.num_rows(data))
+
+    def holding(self, partition: Any, nodes: Tensor) -> Tensor:
+        """Return the ids of the items that some nodes belong to: here the nodes themselves."""
+        return nodes
 
     def forgotten(self, partition: Any) -> NodeItems:
-        """Return the forgotten training items, with the labels they had."""
-        return forgotten_nodes(partition)
+        """Return the training items that go or lose features, with the labels they had; possibly none.
+
+        Validation and test items may be forgotten, but no label of theirs enters a loss.
+        """
+        data, nodes = partition.data, torch.cat([partition.forget_nodes, partition.feature_nodes]).unique()
+        items = node_items(data, self.holding(partition, nodes), self.num_rows(data))
+        return items.rows(torch.isin(items.index, self.train_items(data).index))
 
     def touched(self, partition: Any) -> NodeItems:
         """Return labelled items that stay, but whose own input the request changes."""
-        nodes = partition.touched_nodes
-        return node_items(partition.retain_data, nodes[labels(partition.retain_data)[nodes] >= 0])
+        index = self.holding(partition, partition.touched_nodes)
+        items = node_items(partition.retain_data, index, self.num_rows(partition.data))
+        return items.rows(items.label >= 0)
 
     def decode(self, model: nn.Module, outputs: Tensor, items: NodeItems) -> Prediction:
         """Return the categorical prediction of each node.
@@ -192,12 +169,10 @@ class NodeClassification(GraphTask):
             data: with `y` `[num_nodes]`.
             part: `"val"` or `"test"`.
         """
-        name = f"{part}_mask"
+        name, size = f"{part}_mask", self.num_rows(data)
         if name not in data:
             return None
-        size = self.num_rows(data)
-        known = labels(data, size) >= 0
-        items = node_items(data, _mask(data, name, size) & known, size)
+        items = node_items(data, _mask(data, name, size) & (labels(data, size) >= 0), size)
         return items if items.num_items else None
 
 
@@ -222,16 +197,6 @@ def training_nodes(data: Data, size: int | None = None) -> NodeItems:
     if not bool(mask.any()):
         raise InvalidInputError("Expected training nodes with labels (got none); see gunlearn.node_split")
     return node_items(data, mask, size)
-
-
-def forgotten_nodes(partition: Any) -> NodeItems:
-    """Return the training nodes of the original data that go or lose features, with their labels; possibly none.
-
-    Validation and test nodes may be forgotten, but no label of theirs enters a loss.
-    """
-    nodes = torch.cat([partition.forget_nodes, partition.feature_nodes]).unique()
-    trained = training_nodes(partition.data).index
-    return node_items(partition.data, nodes[torch.isin(nodes, trained)])
 
 
 def node_items(data: Data, nodes: Tensor, size: int | None = None) -> NodeItems:

@@ -64,8 +64,7 @@ class GraphReader(Reader):
     def _choose_k_hop(self, model: nn.Module) -> None:
         """Read subgraphs where they are small and exact."""
         always, data = self.options.subgraph == "always", self.parts.data
-        limited = getattr(self.parts, "draw", None) is not None
-        if not always and not limited and set(self.names) - {"forget"}:
+        if not always and "retain" not in (self.parts.draws or {}) and set(self.names) - {"forget"}:
             return  # all retained items are read, so the whole graph is
         with isolated_rng():
             seeds = self._seeds(self.parts.sample(self.names))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn.functional import log_softmax
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.requests.ids import trainable_mask
-from gunlearn.tasks.base import Parts, Task, View
+from gunlearn.tasks.base import PartItems, Parts, Task, View
 from gunlearn.tasks.items.tables import as_table, rows_at
 
 if TYPE_CHECKING:
@@ -23,25 +23,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ArrayItems:
+class ArrayItems(PartItems):
     """Inputs `[num_items, ...]` and integer labels `[num_items]`."""
 
     x: Tensor
     y: Tensor
     fixed: bool = True
-
-    @property
-    def num_items(self) -> int:
-        """Number of rows."""
-        return self.y.size(0)
-
-    def take(self, index: Tensor) -> ArrayItems:
-        """Return some of the rows, `[k]`."""
-        return replace(self, x=self.x[index], y=self.y[index], fixed=False)
-
-    def share(self, rank: int, world: int) -> ArrayItems:
-        """Every `world`-th row, from `rank` on."""
-        return replace(self, x=self.x[rank::world], y=self.y[rank::world])
 
 
 class ArrayParts(Parts):
@@ -68,16 +55,11 @@ class ArrayParts(Parts):
         self.index = {name: mask.nonzero().view(-1) for name, mask in masks.items() if mask is not None}
 
     def strata(self) -> Tensor:
-        """One stratum: rows have no distance to each other."""
+        """Return one stratum: rows have no distance to each other."""
         return torch.zeros_like(self.index["retain"])
 
     def count(self, name: str) -> int:
-        """Return the number of items of a part."""
         return self.index[name].numel()
-
-    def limit(self, draw: Draw, part: str = "retain") -> None:
-        """Read batches of that part."""
-        self.draws[part] = draw
 
     def sample(self, names: Collection[str]) -> dict[str, ArrayItems]:
         unknown = sorted(set(names) - set(self.index))
@@ -94,7 +76,7 @@ class ArrayParts(Parts):
         return out
 
     def items(self, index: Tensor, fixed: bool) -> Any:
-        """The rows `index`; `fixed` where they are the same at every step."""
+        """Return the rows `index`; `fixed` where they are the same at every step."""
         return ArrayItems(*rows_at(self.data, index), fixed)
 
 
@@ -116,7 +98,6 @@ class ImageClassification(Task):
         self.batch_size = batch_size
 
     def decode(self, model: nn.Module, outputs: None, items: ArrayItems) -> Prediction:
-        """Categorical prediction of each item."""
         logits = model(items.x)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.size(0) != items.x.size(0):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -126,18 +107,13 @@ class ImageClassification(Task):
 
     def make_parts(self, view: View) -> ArrayParts:
         """Return the parts; there is no graph to choose."""
-        partition = view.partition
-        sizes = {"retain": self.batch_size}
-        return ArrayParts(partition.data, partition.forget_mask, partition.retain_mask, sizes)
+        part = view.partition
+        return ArrayParts(part.data, part.forget_mask, part.retain_mask, {"retain": self.batch_size})
 
     def training_parts(self, data: Data) -> ArrayParts:
         """All training rows (`data.train_mask`, else every row that is not held out) are retained."""
-        return ArrayParts(
-            data,
-            None,
-            trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu")),
-            {"retain": self.batch_size},
-        )
+        train = trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu"))
+        return ArrayParts(data, None, train, {"retain": self.batch_size})
 
     def validation_items(self, data: Data) -> ArrayItems | None:
         """Rows of `data.val_mask`."""
