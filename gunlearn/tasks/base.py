@@ -38,7 +38,7 @@ class View:
 
 
 class PartItems:
-    """PartItems of one part, a base for dataclasses whose tensors have a row per item.
+    """Items of one part, a base for dataclasses whose tensors have a row per item.
 
     Attributes:
         fixed: the same at every step, so that a reference prediction of them can be kept.

@@ -340,8 +340,8 @@ def test_operators_work_on_the_same_nodes_of_a_copy_of_the_graph() -> None:
     assert place(torch.tensor([3])).tolist() == [n + 3]
     assert not torch.allclose(out, model(joint.x, joint.edge_index), atol=1e-3)  # control: they do something
     # The original is not cut down to a part, whose rows would be other nodes.
-    whole, _ = beside(retain, data, torch.tensor([3]), carried, LP.encode)
-    part, _ = beside(retain, data, torch.tensor([63]), model, LP.encode)
+    whole, _ = beside(retain, data, torch.tensor([3]), carried, LP)
+    part, _ = beside(retain, data, torch.tensor([63]), model, LP)
     assert whole.num_nodes == 2 * n > part.num_nodes
     assert propagation_depth(carried, data) == propagation_depth(model, data) == 2
     assert torch.equal(carried(joint.x, joint.edge_index), out)  # counting left nothing behind

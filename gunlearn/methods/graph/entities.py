@@ -51,7 +51,7 @@ def entity_graph(
     if message_graph == "full":
         return partition.data, lambda nodes: nodes
     if read == "original":
-        return beside(partition.retain_data, partition.data, entities, model, task.encode)
+        return beside(partition.retain_data, partition.data, entities, model, task)
     data = copy.copy(partition.retain_data)
     data.x = without_features(partition.data.x, partition.forget_features)
     return data, lambda nodes: nodes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -47,8 +47,8 @@ class GraphTask(Task):
 
     def adopt(self, model: nn.Module) -> nn.Module:
         """Let layers with `cached=True` forget the one graph they saw: it holds the forgotten edges."""
-        layers: Iterable[Any] = model.modules()
-        for layer in layers:
+        layer: Any
+        for layer in model.modules():
             if getattr(layer, "cached", None) is True:
                 layer.cached = False
                 for name in CACHES:
@@ -57,7 +57,7 @@ class GraphTask(Task):
         return model
 
     def remarks(self, model: nn.Module) -> dict[str, Any]:
-        """Say which way the layers ran: CSR products or gather-scatter."""
+        """Return which way the layers ran: CSR products or gather-scatter."""
         path = path_of(model)
         return {} if path is None else {"path": path}
 
@@ -90,18 +90,11 @@ class GraphTask(Task):
                 f"Expected a model that takes features of layout {x.layout} (got {type(model).__name__}: "
                 f"{str(error).splitlines()[0][:120]}); pass x.to_dense()"
             ) from error
-        if (
-            not isinstance(out, Tensor)
-            or out.dim() != 2
-            or out.size(0) != self.num_rows(data)
-            or not out.is_floating_point()
-        ):
-            got = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
-            name, size = self.rows
-            raise UnsupportedModelError(
-                f"Expected the model to return {name} of shape [{self.num_rows(data)}, {size}] (got {got})"
-            )
-        return out
+        number, (name, size) = self.num_rows(data), self.rows
+        if isinstance(out, Tensor) and out.dim() == 2 and out.size(0) == number and out.is_floating_point():
+            return out
+        got = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
+        raise UnsupportedModelError(f"Expected the model to return {name} of shape [{number}, {size}] (got {got})")
 
     def graphs(
         self, partition: Any, message_graph: str, model: nn.Module | None, forget: Tensor
@@ -122,7 +115,7 @@ class GraphTask(Task):
         data = partition.retain_data if message_graph == "retain" else partition.data
         if message_graph == "full" or partition.forgets == ("edges",) or not forget.numel():
             return data, lambda nodes: nodes
-        return beside(data, partition.data, forget, model, self.encode)
+        return beside(data, partition.data, forget, model, self)
 
     def accepted(self, model: nn.Module) -> list[str]:
         """Return the names of the optional arguments that the model takes."""

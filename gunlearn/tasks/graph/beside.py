@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,20 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gunlearn.errors import GunlearnError
-from gunlearn.nn.kernels.subgraph import Subgraph, k_hop_subgraph, propagation_depth
 from gunlearn.requests.training_graph import num_graphs
-from gunlearn.seed import isolated_rng
+from gunlearn.tasks.base import Task
+from gunlearn.tasks.graph.reading import small_subgraph
 
 _READ = ("edge_weight", "edge_attr", "edge_type", "node_type")
 
 
 def beside(
-    retain: Data,
-    original: Data,
-    seeds: Tensor,
-    model: nn.Module | None = None,
-    encode: Callable[[nn.Module, Data], Tensor] | None = None,
+    retain: Data, original: Data, seeds: Tensor, model: nn.Module | None = None, task: Task | None = None
 ) -> tuple[Data, Callable[[Tensor], Tensor]]:
     """Join the retained graph and, unconnected, the part of the original one that `seeds` depend on.
 
@@ -36,16 +30,16 @@ def beside(
         seeds: nodes to be read there, `[k]`.
         model: cut the original down to what this model reads for them, where that gives the same outputs; `None`
             takes all of it.
-        encode: one pass of the model over a graph (`Task.encode`).
+        task: what the model predicts.
 
     Returns:
         The joint graph, and the function from node numbers of the original (among `seeds`) to its own.
     """
     part, place = original, lambda nodes: nodes
-    if model is not None and encode is not None and seeds.numel():
-        found = _cut(original, seeds.unique(), model, encode)
+    if model is not None and task is not None and seeds.numel():
+        found = small_subgraph(model, task, original, seeds.unique(), training=False, share=1.0)
         if found is not None:
-            part, place = found.data, found.relabel
+            part, place = found[0].data, found[0].relabel
     num_retain = int(retain.num_nodes)
     joint = Data(
         x=_stack(retain.x, part.x),
@@ -64,19 +58,6 @@ def beside(
 def is_joint(data: Data, partition: Any) -> bool:
     """Return whether a graph was made by `beside`."""
     return data is not partition.data and data is not partition.retain_data
-
-
-def _cut(
-    original: Data, seeds: Tensor, model: nn.Module, encode: Callable[[nn.Module, Data], Tensor]
-) -> Subgraph | None:
-    probe = copy.deepcopy(model).eval()
-    try:
-        with isolated_rng(), torch.no_grad():
-            part = k_hop_subgraph(original, seeds, propagation_depth(probe, original, encode))
-            full, cut = encode(probe, original)[seeds], encode(probe, part.data)[part.relabel(seeds)]
-    except (GunlearnError, RuntimeError, IndexError):  # whatever a model made for one graph raises on another
-        return None
-    return part if torch.allclose(cut, full, rtol=1e-4, atol=1e-5 * float(full.abs().max())) else None
 
 
 def _stack(one: Tensor, other: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ class LinkPrediction(GraphTask):
     ) -> Reader:
         """Cut the graph into random parts where `sampler="random_node"` asks for that."""
         if options.sampler == "random_node" and isinstance(parts, EdgeParts):
-            return RandomNodeReader(self, parts, names, options, around)
+            return RandomNodeReader(model, self, parts, names, options, around)
         return super().reader(model, parts, names, options, around)
 
     def check_target(self, until: str, data: Data) -> None:

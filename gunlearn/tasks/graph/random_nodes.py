@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import nullcontext
-from typing import Any, cast
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.nn.kernels.edge_scores import EdgePattern
 from gunlearn.nn.kernels.sorting import argsort
 from gunlearn.nn.kernels.subgraph import Subgraph, part_of
-from gunlearn.tasks.base import Parts, Reader, Task
+from gunlearn.tasks.base import Parts
 from gunlearn.tasks.graph.edge_items import EdgeItems, EdgeParts
 from gunlearn.tasks.graph.negatives import NegativeSampler
 from gunlearn.tasks.graph.reading import GraphReader
-from gunlearn.tasks.sampling import BatchOptions, ShuffledBatches
+from gunlearn.tasks.sampling import ShuffledBatches
 
 
 class RandomNodeParts(Parts):
@@ -129,20 +128,15 @@ class RandomNodeReader(GraphReader):
         UnsupportedMethodError: the objective reads forgotten items, or the context works on the whole graph alone.
     """
 
-    def __init__(
-        self, task: Task, parts: EdgeParts, names: tuple[str, ...], options: BatchOptions, around: Any
-    ) -> None:
+    def choose(self, model: nn.Module) -> None:
         """Cut the nodes into parts."""
-        if "forget" in names:
+        if "forget" in self.names:
             raise UnsupportedMethodError("Expected no forget part for sampler='random_node' (got one); use 'k_hop'")
-        # Drawn here, before a checkpoint is read, so that a resumed run has the same permutations.
-        size = cast(int, options.batch_size)  # `BatchOptions` refuses a sampler without
-        cut = RandomNodeParts(parts, size, int(torch.randint(2**31, ())))
-        Reader.__init__(self, cut, nullcontext() if around is None else around)
-        self.task, self.names, self.options, self.extract = task, names, options, None
-        self._narrow = None
-        self.cut, self.batches, self.note = cut, cut.batches, f"{cut.num_parts} random parts of the nodes"
         self.check_around()
+        # Drawn here, before a checkpoint is read, so that a resumed run has the same permutations.
+        size = cast(int, self.options.batch_size)  # `BatchOptions` refuses a sampler without
+        self.cut = self.parts = RandomNodeParts(cast(EdgeParts, self.parts), size, int(torch.randint(2**31, ())))
+        self.batches, self.note = self.cut.batches, f"{self.cut.num_parts} random parts of the nodes"
 
     def read(self, items: dict, needed: Collection[str] | None = None) -> tuple[Data, dict, Subgraph | None]:
         subgraph = cast(Subgraph, self.cut.subgraph)  # of `sample`, which drew the items

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,19 +46,23 @@ class GraphReader(Reader):
         options: BatchOptions,
         around: AbstractContextManager | None = None,
     ) -> None:
-        """Decide what to read."""
         super().__init__(parts, nullcontext() if around is None else around)
         self.task, self.names, self.options = task, names, options
         self.extract: Callable[[Tensor], Subgraph] | None = None
         self._kept: tuple[Subgraph, dict] | None = None
         self._narrow: tuple[Subgraph, AbstractContextManager] | None = None
+        self.choose(model)
+
+    def choose(self, model: nn.Module) -> None:
+        """Decide what to read."""
+        options, task = self.options, self.task
         if options.sampler == "random_node":
             raise UnsupportedMethodError(f"Expected link prediction for sampler='random_node' (got '{task.name}')")
         if options.sampler == "neighbor":
-            self.extract = _neighbors(parts.data, options.num_neighbors or ())
+            self.extract = _neighbors(self.parts.data, options.num_neighbors or ())
             self.check_around()
             self.note = f"sampled neighbours {tuple(options.num_neighbors or ())}"
-        elif options.sampler == "k_hop" and options.subgraph != "never":
+        elif options.subgraph != "never":
             self._choose_k_hop(model)
 
     def _choose_k_hop(self, model: nn.Module) -> None:
@@ -66,12 +70,10 @@ class GraphReader(Reader):
         always, data = self.options.subgraph == "always", self.parts.data
         if not always and "retain" not in (self.parts.draws or {}) and set(self.names) - {"forget"}:
             return  # all retained items are read, so the whole graph is
-        with isolated_rng():
-            seeds = self._seeds(self.parts.sample(self.names))
         if always:
             self.check_around()
-            if seeds is None:
-                raise self._no_seeds()
+        with isolated_rng():
+            seeds = self._seeds(self.parts.sample(self.names), needed=always)
         if seeds is None or not self._narrows():
             return
         found = small_subgraph(model, self.task, data, seeds, training=True, always=always)
@@ -80,15 +82,17 @@ class GraphReader(Reader):
             self.extract = lambda nodes: k_hop_subgraph(data, nodes, depth)
             self.note = f"{depth}-hop subgraph, {subgraph.ids.numel()} of {data.num_nodes} nodes"
 
-    def _seeds(self, items: dict) -> Tensor | None:
+    def _seeds(self, items: dict, needed: bool) -> Tensor | None:
+        """Return the nodes that the items read; `None` for items of another kind, unless nodes are needed."""
         given = [self.task.seeds(item) for item in items.values()]
         seeds = [s for s in given if s is not None]
-        return torch.cat(seeds) if len(seeds) == len(given) else None
-
-    def _no_seeds(self) -> UnsupportedMethodError:
-        return UnsupportedMethodError(
-            f"Expected a task of nodes or pairs to read a part of the graph (got '{self.task.name}')"
-        )
+        if len(seeds) == len(given):
+            return torch.cat(seeds)
+        if needed:
+            raise UnsupportedMethodError(
+                f"Expected a task of nodes or pairs to read a part of the graph (got '{self.task.name}')"
+            )
+        return None
 
     def _narrows(self) -> bool:
         return isinstance(self.around, nullcontext) or hasattr(self.around, "on")
@@ -105,9 +109,7 @@ class GraphReader(Reader):
         if self.extract is None:
             return super().read(items, needed)
         if self._kept is None:
-            seeds = self._seeds(items)
-            if seeds is None:
-                raise self._no_seeds()
+            seeds = cast(Tensor, self._seeds(items, needed=True))
             # A process without a share reads some node, for its zero gradient.
             subgraph = self.extract(seeds if seeds.numel() else seeds.new_zeros(1))
             local = {name: self.task.relabel(item, subgraph) for name, item in items.items()}
@@ -124,15 +126,8 @@ class GraphReader(Reader):
         return self._narrow[1]
 
 
-_DROPOUTS = (
-    "dropout",
-    "alpha_dropout",
-    "feature_dropout",
-    "feature_alpha_dropout",
-    "dropout1d",
-    "dropout2d",
-    "dropout3d",
-)
+_DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d")
+_DROPOUTS += ("alpha_dropout", "feature_dropout", "feature_alpha_dropout")
 
 
 class _NoDropout(TorchFunctionMode):
@@ -145,18 +140,24 @@ class _NoDropout(TorchFunctionMode):
 
 
 def small_subgraph(
-    model: nn.Module, task: Task, data: Data, seeds: Tensor, training: bool, always: bool = False
+    model: nn.Module,
+    task: Task,
+    data: Data,
+    seeds: Tensor,
+    training: bool,
+    always: bool = False,
+    share: float = 0.5,
 ) -> tuple[Subgraph, int] | None:
     """Return the subgraph that the outputs of `seeds` depend on, and its number of hops.
 
-    `None` where it holds more than half of the edges, or the model does not give on it the outputs of the whole graph
-    (see `is_exact`): it may hold an embedding per node, say, or mix nodes in other ways than by messages.
+    `None` where it holds more than a `share` of the edges, or the model does not give on it the outputs of the whole
+    graph (see `is_exact`): it may hold an embedding per node, say, or mix nodes in other ways than by messages.
 
     Raises:
         UnsupportedMethodError: with `always`, where the outputs differ in evaluation mode (in training mode batch
             statistics may differ), or it cannot run on a part.
     """
-    probe, limit = copy.deepcopy(getattr(model, "_orig_mod", model)), data.edge_index.size(1) // 2
+    probe, limit = copy.deepcopy(getattr(model, "_orig_mod", model)), int(share * data.edge_index.size(1))
     reason = "other outputs than on the whole graph"
     try:
         with isolated_rng():
