@@ -271,7 +271,7 @@ class GradientMethod(Method):
             steps_per_epoch=feed.steps_per_epoch,
             penalty=self.penalty(problem.model),
         )
-        return Outcome(problem.model, state, {**self.notes(problem, parts), "graph": feed.note})
+        return Outcome(problem.model, state, {**self.notes(problem, parts), "graph": feed.reader.note})
 
     def notes(self, problem: Problem, parts: Parts) -> dict[str, Any]:
         """Return remarks for the result."""

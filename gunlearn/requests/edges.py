@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gunlearn.core.checks import check_seed, check_size, the_one_given
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.draw import draw_edges
-from gunlearn.requests.ids import RequestByArguments, check_in_range, check_unique, named_tensor, show_columns
+from gunlearn.requests.ids import RequestByArguments, check_in_range, check_unique, show_columns
 from gunlearn.requests.regions import REGIONS
 from gunlearn.requests.training_graph import TrainingGraph
 
@@ -72,19 +71,15 @@ class ForgetEdges(RequestByArguments):
     edge_type: int | None = None
 
     def __post_init__(self) -> None:
-        given = the_one_given(self, ("edge_index", "edge_ids", "ratio", "count"))
+        given = self.check_arguments(("edge_index", "edge_ids", "ratio", "count"))
         orders = ("random", "degree", "influence")
         for name, allowed in (("region", REGIONS), ("protocol", (None, "inpo")), ("by", orders)):
             if getattr(self, name) not in allowed:
                 raise InvalidRequestError(f"Expected '{name}' to be one of {allowed} (got {getattr(self, name)!r})")
-        check_seed(self.seed)
         if given in ("edge_index", "edge_ids"):
             changed = [f.name for f in fields(self) if f.name in _OF_DRAWS and getattr(self, f.name) != f.default]
             if changed:
                 raise InvalidRequestError(f"Expected {', '.join(changed)} with ratio or count only (got {given})")
-            # A copy: the request must not change when the caller's tensor does.
-            object.__setattr__(self, given, named_tensor(getattr(self, given), given, self.noun))
-        check_size(self.ratio, self.count, "edge")
         if self.edge_type is not None:
             if isinstance(self.edge_type, bool) or not isinstance(self.edge_type, int) or self.edge_type < 0:
                 raise InvalidRequestError(f"Expected 'edge_type' to be an integer >= 0 (got {self.edge_type!r})")
@@ -105,14 +100,16 @@ class ForgetEdges(RequestByArguments):
         if self.edge_index is not None:
             edges = _named_edges(graph, self.edge_index, self.edge_type)
         elif self.edge_ids is not None:
-            edges = _edges_of_ids(graph, self.edge_ids)
+            check_in_range(self.edge_ids, graph.num_columns, "'edge_ids'")
+            check_unique(self.edge_ids, "id")
+            edges = graph.edge_of_column[self.edge_ids.to(graph.edge_index.device)]
         else:
             edges = draw_edges(self, graph, scores)
         return graph.columns_of(edges)
 
 
-def _named_edges(graph: TrainingGraph, edge_index: Tensor, edge_type: int | None = None) -> Tensor:
-    """Numbers of the edges that `edge_index` names; an undirected edge may be named in both directions."""
+def _named_edges(graph: TrainingGraph, edge_index: Tensor, edge_type: int | None) -> Tensor:
+    """Return the numbers of the edges that `edge_index` names; an undirected edge may be named in both directions."""
     named = edge_index.to(graph.edge_index.device)
     if edge_type is None and graph.edge_type is not None:  # all relations between the pair
         key, columns = graph.pair_key(named), graph.pair_key(graph.edge_index)
@@ -155,10 +152,3 @@ def _why_missing(graph: TrainingGraph, missing: Tensor) -> str:
         f"Expected edges of the {'undirected' if graph.is_undirected else 'directed'} training graph (got "
         f"{missing.size(1)} that it does not have: {show_columns(missing)})"
     )
-
-
-def _edges_of_ids(graph: TrainingGraph, edge_ids: Tensor) -> Tensor:
-    """Numbers of the edges in the given columns."""
-    check_in_range(edge_ids, graph.num_columns, "'edge_ids'")
-    check_unique(edge_ids, "id")
-    return graph.edge_of_column[edge_ids.to(graph.edge_index.device)]

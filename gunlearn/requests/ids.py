@@ -22,6 +22,16 @@ class RequestByArguments(Request):
 
     noun: ClassVar[str] = "node"
 
+    def check_arguments(self, ways: tuple[str, ...]) -> str:
+        """Refuse bad arguments; return the one of `ways` that says which things, and keep a copy of what it names."""
+        given = the_one_given(self, ways)
+        check_seed(getattr(self, "seed", 0))
+        check_size(getattr(self, "ratio", None), getattr(self, "count", None), self.noun)
+        if given not in ("ratio", "count"):  # a copy: the request must not change when the caller's tensor does
+            read = _named_mask if given == "mask" else named_tensor
+            object.__setattr__(self, given, read(getattr(self, given), given, self.noun))
+        return given
+
     def content(self) -> Hashable:
         return tuple(_sorted_content(getattr(self, field.name)) for field in fields(self))
 
@@ -30,17 +40,15 @@ class RequestByArguments(Request):
         shown = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                text = self._show(value)
+            if not isinstance(value, Tensor):
+                text = "" if value == field.default else repr(value)
+            elif value.dtype == torch.bool:
+                text = f"<{int(value.sum())} of {value.numel()} {self.noun}s>"
+            else:
+                text = f"[{show_columns(value, 3)}]"
+            if text:
                 shown.append(text if field.name in ("index", "edge_index") else f"{field.name}={text}")
-            elif value != field.default:
-                shown.append(f"{field.name}={value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
-
-    def _show(self, ids: Tensor) -> str:
-        if ids.dtype == torch.bool:
-            return f"<{int(ids.sum())} of {ids.numel()} {self.noun}s>"
-        return f"[{show_columns(ids, 3)}]"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,14 +63,7 @@ class RequestByIds(RequestByArguments):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        the_one_given(self, ("index", "mask", "ratio", "count"))
-        check_seed(self.seed)
-        check_size(self.ratio, self.count, self.noun)
-        # Copies: the request must not change when the caller's tensor does.
-        if self.index is not None:
-            object.__setattr__(self, "index", named_tensor(self.index, "index", self.noun))
-        if self.mask is not None:
-            object.__setattr__(self, "mask", _named_mask(self.mask, self.noun))
+        self.check_arguments(("index", "mask", "ratio", "count"))
 
     @property
     def draws(self) -> bool:
@@ -81,19 +82,18 @@ class RequestByIds(RequestByArguments):
             EmptyForgetSetError: the ratio is less than one thing.
             InvalidRequestError: ids outside `[0, size)`, repeated ids, a mask of another size, too few candidates.
         """
-        noun = self.noun
         if self.mask is not None:
             if self.mask.numel() != size:
                 raise InvalidRequestError(f"Expected 'mask' of shape [{size}] (got [{self.mask.numel()}])")
             return self.mask.nonzero().view(-1)
         if self.index is not None:
-            check_in_range(self.index, size, f"{noun}s")
-            check_unique(self.index, noun)
+            check_in_range(self.index, size, f"{self.noun}s")
+            check_unique(self.index, self.noun)
             return self.index.sort().values
         total = candidates.numel()
-        number = number_to_draw(self.ratio, self.count, total, noun)
+        number = number_to_draw(self.ratio, self.count, total, self.noun)
         if number > total:
-            raise InvalidRequestError(f"Expected at most the {total} training {noun}s (got a draw of {number})")
+            raise InvalidRequestError(f"Expected at most the {total} training {self.noun}s (got a draw of {number})")
         drawn = candidates.cpu()[torch.randperm(total, generator=torch.Generator().manual_seed(int(self.seed)))]
         if rank is not None:
             drawn = drawn[rank.cpu()[drawn].sort(descending=True, stable=True).indices]
@@ -161,8 +161,7 @@ def trainable_mask(data: Any, size: int, device: torch.device | str = "cpu") -> 
     Raises:
         InvalidRequestError: a mask is not boolean, or of another shape.
     """
-    given = {name: getattr(data, name, None) for name in MASKS}
-    masks = {name: mask for name, mask in given.items() if mask is not None}
+    masks = {name: getattr(data, name) for name in MASKS if getattr(data, name, None) is not None}
     for name, mask in masks.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (size,):
             got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
@@ -181,14 +180,14 @@ def show_columns(ids: Tensor, limit: int = 5) -> str:
     return ", ".join(map(str, shown)) + (", ..." if ids.size(-1) > limit else "")
 
 
-def _named_mask(value: Any, noun: str) -> Tensor:
+def _named_mask(value: Any, name: str, noun: str) -> Tensor:
     mask = torch.as_tensor(value)
     if mask.dtype != torch.bool or mask.dim() != 1:
         raise InvalidRequestError(
-            f"Expected 'mask' to be boolean of shape [num_{noun}s] (got {mask.dtype} {tuple(mask.shape)})"
+            f"Expected '{name}' to be boolean of shape [num_{noun}s] (got {mask.dtype} {tuple(mask.shape)})"
         )
     if not bool(mask.any()):
-        raise EmptyForgetSetError(f"Expected 'mask' to name at least one {noun} (got none)")
+        raise EmptyForgetSetError(f"Expected '{name}' to name at least one {noun} (got none)")
     return mask.detach().cpu().clone()
 
 

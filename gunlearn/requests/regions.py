@@ -51,9 +51,9 @@ def region_edges(graph: TrainingGraph, region: str) -> Tensor:
     edges = torch.arange(graph.num_edges, device=graph.edge_index.device)
     if region == "any":
         return edges
-    row, col = graph.local_pairs
-    near = k_hop_mask(graph.local_pairs, _end_points(graph, "test_pos_edge_index"), _NUM_HOPS)
-    inside = near[row] & near[col]
+    pairs = graph.local(graph.pairs)
+    near = k_hop_mask(pairs, _end_points(graph, "test_pos_edge_index"), _NUM_HOPS)
+    inside = near[pairs].all(dim=0)
     return edges[inside if region == "in" else ~inside]
 
 
@@ -79,10 +79,10 @@ def inpo_edges(graph: TrainingGraph) -> tuple[Tensor, int]:
             "Expected 'data.train_pos_edge_index' to hold each training edge once as row < col, in the order of the "
             f"official split (got {train.size(1)} columns for {graph.num_edges} undirected training edges)"
         )
-    row, col = graph.local(train)
-    near = k_hop_mask(graph.local(train), _end_points(graph, "val_pos_edge_index"), _NUM_HOPS, both_ways=False)
+    local = graph.local(train)
+    near = k_hop_mask(local, _end_points(graph, "val_pos_edge_index"), _NUM_HOPS, both_ways=False)
     num_held_out = sum(pair_tensor(graph.data, f"{part}_pos_edge_index").size(1) for part in ("val", "test"))
-    return edges[near[row] & near[col]], graph.num_edges + num_held_out
+    return edges[near[local].all(dim=0)], graph.num_edges + num_held_out
 
 
 def _end_points(graph: TrainingGraph, name: str) -> Tensor:

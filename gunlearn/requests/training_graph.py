@@ -84,13 +84,8 @@ class TrainingGraph:
         pairs = self.edge_index[:, self.first_column]
         return pairs.sort(dim=0).values if self.is_undirected else pairs
 
-    @property
-    def local_pairs(self) -> Tensor:
-        """`pairs` in local numbers, which index masks of `num_local` entries."""
-        return self.local(self.pairs)
-
     def local(self, nodes: Tensor) -> Tensor:
-        """Local numbers of nodes, in `[0, num_local)`; -1 for nodes out of range."""
+        """Return local numbers of nodes, in `[0, num_local)`, which index masks; -1 for nodes out of range."""
         if self._nodes is None:
             return torch.where((nodes >= 0) & (nodes < self.num_nodes), nodes, -1)
         position = torch.searchsorted(self._nodes, nodes.contiguous()).clamp_(max=self.num_local - 1)

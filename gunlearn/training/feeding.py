@@ -50,7 +50,6 @@ class Feed(Callback):
         around: AbstractContextManager | None = None,
         whole_forget: bool = False,
     ) -> None:
-        """Decide what to read."""
         self.task, self.names, self.options = task, tuple(names), options
         self.draws: dict[str, ShuffledBatches] = {}
         self.step = 0
@@ -68,11 +67,6 @@ class Feed(Callback):
     def counts_steps(self) -> bool:
         """Return whether the loop must tell when a step begins."""
         return bool(self.draws)
-
-    @property
-    def note(self) -> str:
-        """Return what the steps read, for the result."""
-        return self.reader.note
 
     def _limit(self, parts: Parts, whole_forget: bool) -> None:
         """Let the parts hand out batches or samples."""

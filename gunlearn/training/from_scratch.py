@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,9 +38,9 @@ def train_from_scratch(
         data: what may be learned from; a forgotten edge must not be in it.
         task: what the model predicts.
         args: settings; `keep="best"` falls back to the last epoch where the data holds no validation items.
-        callbacks: told of the loop's events.
-        optimizer: see `fit`.
-        scheduler: see `fit`.
+        callbacks: told of the loop's events; these and the next two as in `fit`.
+        optimizer: a name, or a function from parameters to an optimiser.
+        scheduler: a name, or a function from the optimiser to a scheduler.
     """
     objective = as_objective(NLL(on="retain"))
     reading = BatchOptions(args.batch_size, args.sampler, args.num_neighbors)
@@ -51,14 +52,12 @@ def train_from_scratch(
         return float(-task.predict(model, data, held_out).log_prob.mean())
 
     if held_out is None:
-        args = TrainArguments(**{**args.__dict__, "keep": "last", "eval_every": None})
-    if feed.counts_steps:
-        callbacks = [*callbacks, feed]
+        args = replace(args, keep="last", eval_every=None)
     return fit(
         model,
         step,
         args,
-        callbacks,
+        [*callbacks, feed] if feed.counts_steps else callbacks,
         None if held_out is None else validate,
         optimizer=optimizer,
         scheduler=scheduler,
@@ -69,9 +68,8 @@ def train_from_scratch(
 def reset_model(model: nn.Module) -> nn.Module:
     """Return a copy of `model` with newly drawn weights, by each module's own `reset_parameters`.
 
-    Models of transformers are built anew from their configuration.
-
-    Deletion operators are left off: they belong to what was unlearned, not to the architecture.
+    Models of transformers are built anew from their configuration. Deletion operators are left off: they belong to
+    what was unlearned, not to the architecture.
 
     Raises:
         UnsupportedModelError: a module holds parameters but cannot reset them, or does not.
@@ -97,15 +95,12 @@ def reset_model(model: nn.Module) -> nn.Module:
                     f"(got '{name or type(module).__name__}' without); pass your own training function to retrain"
                 )
     # What is still the same was trained on the data to forget, unless it is a constant start (a bias of zeros).
-    before = model.state_dict()
+    before, learned = model.state_dict(), dict(fresh.named_parameters())
     for name, value in fresh.state_dict().items():
-        if (
-            not isinstance(value, Tensor)
-            or not torch.equal(value, before[name])
-            or bool((value == value.flatten()[:1]).all())
-        ):
+        constant = not isinstance(value, Tensor) or bool((value == value.flatten()[:1]).all())
+        if constant or not torch.equal(value, before[name]):
             continue
-        if name in dict(fresh.named_parameters()):
+        if name in learned:
             raise UnsupportedModelError(
                 f"Expected 'reset_parameters' to draw all weights anew (got '{name}' unchanged); "
                 "pass your own training function to retrain this model"

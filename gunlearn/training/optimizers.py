@@ -20,12 +20,19 @@ OptimizerSpec = str | Callable[[Sequence[nn.Parameter]], Any]
 SchedulerSpec = str | Callable[[Any], Any]
 
 
-def _named(module: Any, base: type) -> dict[str, type]:
-    return {
+def _find(name: str, module: Any, base: type, what: str) -> Any:
+    """Return the class of a module of torch with that name, in any spelling."""
+    known = {
         name.lower(): value
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, base) and value is not base and not name.startswith("_")
     }
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"Expected the name of {what}, or a function (got {type(name).__name__})")
+    key = name.lower().replace("_", "").replace("-", "")
+    if key not in known:
+        raise InvalidInputError(f"Expected {what} (got {name!r}){did_you_mean(key, known)}")
+    return known[key]
 
 
 def find_optimizer(name: str) -> type[Optimizer]:
@@ -35,7 +42,7 @@ def find_optimizer(name: str) -> type[Optimizer]:
         InvalidInputError: there is none.
         InvalidTypeError: not a name.
     """
-    return _find(name, _named(torch.optim, Optimizer), "an optimizer of torch.optim")
+    return _find(name, torch.optim, Optimizer, "an optimizer of torch.optim")
 
 
 def find_scheduler(name: str) -> type[LRScheduler]:
@@ -45,28 +52,14 @@ def find_scheduler(name: str) -> type[LRScheduler]:
         InvalidInputError: there is none, or it waits for a validation loss (`ReduceLROnPlateau`).
         InvalidTypeError: not a name.
     """
-    found = _find(name, _named(torch.optim.lr_scheduler, LRScheduler), "a scheduler of torch.optim.lr_scheduler")
+    found = _find(name, torch.optim.lr_scheduler, LRScheduler, "a scheduler of torch.optim.lr_scheduler")
     if found is ReduceLROnPlateau:
         raise InvalidInputError(f"Expected a scheduler that follows from the number of the step alone (got {name!r})")
     return found
 
 
-def _find(name: str, known: dict[str, type], what: str) -> Any:
-    if not isinstance(name, str):
-        raise InvalidTypeError(f"Expected the name of {what}, or a function (got {type(name).__name__})")
-    key = name.lower().replace("_", "").replace("-", "")
-    if key not in known:
-        raise InvalidInputError(f"Expected {what} (got {name!r}){did_you_mean(key, known)}")
-    return known[key]
-
-
 def check_optimizer(spec: OptimizerSpec, options: Mapping[str, Any] | None) -> None:
-    """Refuse unknown names, and options beside a function.
-
-    Raises:
-        InvalidInputError: either of them.
-        InvalidTypeError: neither a name nor a function.
-    """
+    """Refuse unknown names, and options beside a function."""
     if not callable(spec):
         find_optimizer(spec)
     elif options:
@@ -74,11 +67,21 @@ def check_optimizer(spec: OptimizerSpec, options: Mapping[str, Any] | None) -> N
 
 
 def check_scheduler(spec: SchedulerSpec | None, options: Mapping[str, Any] | None) -> None:
-    """Refuse what `check_optimizer` refuses, and options without a scheduler."""
+    """Refuse unknown names, and options beside a function or without a scheduler."""
     if spec is not None and not callable(spec):
         find_scheduler(spec)
     elif options:
         raise InvalidInputError(f"Expected 'scheduler_options' with a name alone (got {spec} and {dict(options)})")
+
+
+def _built(cls: type, given: Any, arguments: Mapping[str, Any]) -> Any:
+    """Return the optimiser or scheduler; refuse arguments that it does not take."""
+    try:
+        return cls(given, **arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInputError(
+            f"Expected arguments that {cls.__name__} takes (got {sorted(arguments)}: {error})"
+        ) from error
 
 
 def make_optimizer(
@@ -118,12 +121,7 @@ def make_optimizer(
         and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     ):
         arguments["fused"] = True
-    try:
-        return cls(parameters, **arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidInputError(
-            f"Expected arguments that {cls.__name__} takes (got {sorted(arguments)}: {error})"
-        ) from error
+    return _built(cls, parameters, arguments)
 
 
 def make_scheduler(spec: SchedulerSpec | None, optimizer: Any, options: Mapping[str, Any] | None = None) -> Any | None:
@@ -135,13 +133,7 @@ def make_scheduler(spec: SchedulerSpec | None, optimizer: Any, options: Mapping[
     check_scheduler(spec, options)
     if spec is None or callable(spec):
         return None if spec is None else spec(optimizer)
-    cls = find_scheduler(spec)
-    try:
-        return cls(optimizer, **(options or {}))
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(
-            f"Expected arguments that {cls.__name__} takes (got {sorted(options or {})}: {error})"
-        ) from error
+    return _built(find_scheduler(spec), optimizer, options or {})
 
 
 class PhasedOptimizer:

@@ -30,26 +30,21 @@ class Reference:
     """
 
     def __init__(self, model: nn.Module, task: Task, parts: tuple[str, ...], outputs: Any) -> None:
-        """Nothing is predicted yet."""
         self.model, self.task, self.parts, self.outputs = model, task, parts, outputs
         self.kept: dict[str, Prediction] = {}
 
     @torch.no_grad()
     def __call__(self, items: Mapping[str, Any], subgraph: Any = None) -> dict[str, Prediction]:
         """Return the predictions of the parts that are compared; `items` in terms of `subgraph`."""
-        outputs = None
-        out = {}
-        for name in (n for n in self.parts if n in items):
-            if name not in self.kept:
-                if outputs is None:
-                    outputs = self.outputs if subgraph is None else self.outputs[subgraph.n_id]
-                prediction = self.task.read(self.model, outputs, items[name]).detach()
-                if not getattr(items[name], "fixed", False):
-                    out[name] = prediction
-                    continue
-                self.kept[name] = prediction
-            out[name] = self.kept[name]
-        return out
+        out = dict(self.kept)
+        fresh = [name for name in self.parts if name in items and name not in self.kept]
+        if fresh:
+            outputs = self.outputs if subgraph is None else self.outputs[subgraph.n_id]
+            for name in fresh:
+                out[name] = self.task.read(self.model, outputs, items[name]).detach()
+                if getattr(items[name], "fixed", False):
+                    self.kept[name] = out[name]
+        return {name: out[name] for name in self.parts if name in items}
 
 
 class ObjectiveStep:
@@ -73,7 +68,6 @@ class ObjectiveStep:
         references: Sequence[Reference] = (),
         change: Change | None = None,
     ) -> None:
-        """Nothing is computed yet."""
         self.model, self.task, self.feed, self.objective_at = model, task, feed, objective_at
         self.references, self.change = references, change
 
