@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from gunlearn.datasets import embedded
 from gunlearn.datasets.files import from_folder
 from gunlearn.datasets.locate import find_raw, not_found
 from gunlearn.datasets.own import from_networkx
-from gunlearn.datasets.raw import downloaded, read, read_citation_npz, read_ogb_csv, read_planetoid
+from gunlearn.datasets.raw import downloaded, read_citation_npz, read_ogb_csv, read_planetoid
 from gunlearn.datasets.validate import validate
-from gunlearn.errors import DatasetNotFoundError, InvalidInputError, InvalidTypeError
+from gunlearn.errors import DatasetNotFoundError, GunlearnError, InvalidInputError, InvalidTypeError
 
 PLANETOID_PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
 
@@ -34,8 +34,8 @@ class Dataset:
         edges: directed edges (each undirected edge counts twice); `None` where it is not fixed.
         source: the package it comes from, or PyG's family.
         build: makes an embedded graph; `None` for data sets on disk.
-        reader: called with the folder of the raw files, their names and whether to give sparse features; `None` for
-            embedded graphs.
+        reader: reads the raw files in a folder, given their names, with sparse features or not; `None` for embedded
+            graphs.
         folder: raw folder below the root.
         files: raw files in that folder.
         pyg_name: the name PyG's class takes; `None` where PyG cannot download it.
@@ -63,15 +63,25 @@ class Dataset:
         return self.embedded or find_raw(self.folder, self.files, root) is not None
 
     def read(self, raw: Path, sparse: bool) -> Data:
-        """Read the raw files of a folder; see `load`."""
+        """Read the raw files of a folder; see `load`.
+
+        Raises:
+            InvalidInputError: there are none, or a file is truncated, of another format or inconsistent.
+        """
         if self.reader is None:
             raise InvalidInputError(f"Expected a data set with raw files (got {self.name!r}, which is embedded)")
-        return read(self.reader, raw, self.files, sparse)
-
-
-def _npz(name: str, nodes: int, edges: int, family: str, pyg_name: str, folder: str, file: str) -> Dataset:
-    where = (family, folder, "raw")
-    return Dataset(name, nodes, edges, family, None, read_citation_npz, where, (file,), pyg_name)
+        try:
+            with warnings.catch_warnings():  # PyG's reader adds a filter of its own, old pickles warn of moved modules
+                warnings.simplefilter("ignore")
+                return self.reader(raw, self.files, sparse)
+        except MemoryError:
+            raise
+        except Exception as error:  # unpickling and unzipping broken bytes can raise nearly anything
+            shown = self.files[0] if len(self.files) == 1 else f"{self.files[0]} and its siblings"
+            reason = str(error) if isinstance(error, GunlearnError) else f"{type(error).__name__}: {error}"
+            raise InvalidInputError(
+                f"Expected readable raw files, {shown} in {raw} (got {reason}); replace the files"
+            ) from error
 
 
 def _planetoid(name: str, nodes: int, edges: int) -> Dataset:
@@ -79,9 +89,10 @@ def _planetoid(name: str, nodes: int, edges: int) -> Dataset:
     return Dataset(name, nodes, edges, "Planetoid", None, read_planetoid, ("Planetoid", name, "raw"), files, name)
 
 
-_amazon = partial(_npz, family="Amazon")
-_citation = partial(_npz, family="CitationFull")
-_coauthor = partial(_npz, family="Coauthor")
+def _npz(family: str, name: str, nodes: int, edges: int, file: str, pyg_name: str | None = None) -> Dataset:
+    own = pyg_name or name
+    return Dataset(name, nodes, edges, family, None, read_citation_npz, (family, own, "raw"), (file,), own)
+
 
 _ROWS = [
     Dataset("digits", 1797, None, "scikit-learn", build=embedded.digits),
@@ -90,14 +101,12 @@ _ROWS = [
     _planetoid("Cora", 2708, 10556),
     _planetoid("CiteSeer", 3327, 9104),
     _planetoid("PubMed", 19717, 88648),
-    _citation("CoraFull", 19793, 126842, pyg_name="cora", folder="cora", file="cora.npz"),
-    _citation("DBLP", 17716, 105734, pyg_name="dblp", folder="dblp", file="dblp.npz"),
-    _coauthor("CS", 18333, 163788, pyg_name="CS", folder="CS", file="ms_academic_cs.npz"),
-    _coauthor("Physics", 34493, 495924, pyg_name="Physics", folder="Physics", file="ms_academic_phy.npz"),
-    _amazon("Photo", 7650, 238162, pyg_name="Photo", folder="Photo", file="amazon_electronics_photo.npz"),
-    _amazon(
-        "Computers", 13752, 491722, pyg_name="Computers", folder="Computers", file="amazon_electronics_computers.npz"
-    ),
+    _npz("CitationFull", "CoraFull", 19793, 126842, "cora.npz", "cora"),
+    _npz("CitationFull", "DBLP", 17716, 105734, "dblp.npz", "dblp"),
+    _npz("Coauthor", "CS", 18333, 163788, "ms_academic_cs.npz"),
+    _npz("Coauthor", "Physics", 34493, 495924, "ms_academic_phy.npz"),
+    _npz("Amazon", "Photo", 7650, 238162, "amazon_electronics_photo.npz"),
+    _npz("Amazon", "Computers", 13752, 491722, "amazon_electronics_computers.npz"),
     Dataset(
         "ogbl-collab",
         235868,
@@ -125,19 +134,13 @@ def find(name: str) -> Dataset:
         DatasetNotFoundError: no such name; the message lists the known names and the closest one.
     """
     by_lower = {known.lower(): row for known, row in DATASETS.items()}
-    row = by_lower.get(name.lower())
-    if row is not None:
-        return row
+    if name.lower() in by_lower:
+        return by_lower[name.lower()]
     close = difflib.get_close_matches(name.lower(), by_lower, n=1)
     guess = f" Did you mean {by_lower[close[0]].name!r}?" if close else ""
     raise DatasetNotFoundError(
         f"Expected a data set of {', '.join(DATASETS)}, or a folder with edges.csv (got {name!r}).{guess}"
     )
-
-
-def _is_path(name: str) -> bool:
-    separators = [separator for separator in (os.sep, os.altsep) if separator]
-    return any(separator in name for separator in separators) or Path(name).is_dir()
 
 
 def load(
@@ -175,13 +178,12 @@ def load(
         raise InvalidTypeError(f"Expected the name of a data set, a folder or a Data (got {type(name).__name__})")
     if isinstance(name, PathLike):
         return from_folder(name)
-    if name.lower() not in {known.lower() for known in DATASETS} and _is_path(name):
+    is_path = any(separator in name for separator in (os.sep, os.altsep) if separator) or Path(name).is_dir()
+    if is_path and name.lower() not in {known.lower() for known in DATASETS}:
         return from_folder(Path(name).expanduser())
     row = find(name)
-    return row.build() if row.build is not None else _load_raw(row, root, download, sparse)
-
-
-def _load_raw(row: Dataset, root: str | PathLike[str] | None, download: bool, sparse: bool) -> Data:
+    if row.build is not None:
+        return row.build()
     raw = find_raw(row.folder, row.files, root)
     if raw is not None:
         return row.read(raw, sparse)

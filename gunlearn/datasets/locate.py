@@ -23,16 +23,13 @@ def data_root(root: str | PathLike[str] | None = None) -> tuple[Path, str]:
     return Path("data").absolute(), "the default"
 
 
-def _platform_cache() -> Path:
+def cache_folder() -> Path:
+    """Return the folder for downloads, `$GUNLEARN_CACHE` or the platform's; it may not exist."""
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE]).expanduser().absolute()
     if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
         return Path(os.environ["LOCALAPPDATA"]) / "gunlearn"
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gunlearn"
-
-
-def cache_folder() -> Path:
-    """Return the folder for downloads, `$GUNLEARN_CACHE` or the platform's; it may not exist."""
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named).expanduser().absolute() if named else _platform_cache()
 
 
 def writable_cache() -> Path | None:
@@ -54,14 +51,11 @@ def missing_files(raw: Path, files: tuple[str, ...]) -> list[str]:
 def _hint(base: Path, folder: tuple[str, ...], files: tuple[str, ...]) -> str:
     """Return a hint about the right root, where the files lie in or just above `base`."""
     for depth in range(1, len(folder) + 1):
-        if not missing_files(base.joinpath(*folder[depth:]), files):
-            above, wrong = base, False
-            for part in reversed(folder[:depth]):
-                wrong = wrong or above.name != part
-                above = above.parent
-            if wrong:
-                return f" The files are in {base.joinpath(*folder[depth:])}: move them to the folder named above."
-            return f" The files are in {base.joinpath(*folder[depth:])}: set the root to {above}."
+        found = base.joinpath(*folder[depth:])
+        if not missing_files(found, files):
+            if base.parts[-depth:] == folder[:depth]:
+                return f" The files are in {found}: set the root to {base.parents[depth - 1]}."
+            return f" The files are in {found}: move them to the folder named above."
     return ""
 
 

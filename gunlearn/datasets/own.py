@@ -30,13 +30,9 @@ def build(edge_index: Tensor, x: Tensor, y: Tensor | None = None, undirected: bo
     Returns:
         The checked graph without self-loops and duplicates, edges sorted by source, then target.
     """
-    edge_index, _ = remove_self_loops(edge_index)
     merge = to_undirected if undirected else coalesce
-    edge_index = merge(edge_index, num_nodes=x.size(0))
-    data = Data(x=x, edge_index=edge_index)
-    if y is not None:
-        data.y = y
-    return validate(data)
+    edge_index = merge(remove_self_loops(edge_index)[0], num_nodes=x.size(0))
+    return validate(Data(x=x, edge_index=edge_index, **({} if y is None else {"y": y})))
 
 
 def identity_features(num_nodes: int) -> Tensor:

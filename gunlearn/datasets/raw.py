@@ -7,7 +7,7 @@ import io
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch_geometric.transforms import NormalizeFeatures
 
 from gunlearn.datasets.locate import cache_folder, missing_files, writable_cache
 from gunlearn.datasets.own import build
-from gunlearn.errors import DatasetNotFoundError, GunlearnError, InvalidInputError
+from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 from gunlearn.nn.kernels.bag_of_words import MAX_DENSITY
 
 
@@ -83,28 +83,6 @@ def read_ogb_csv(raw: Path, files: tuple[str, ...], sparse: bool = False) -> Dat
     return build(torch.from_numpy(edges.T.copy()), torch.from_numpy(features))
 
 
-def read(
-    reader: Callable[[Path, tuple[str, ...], bool], Data], raw: Path, files: tuple[str, ...], sparse: bool = False
-) -> Data:
-    """Run a reader; any error that a broken file causes becomes one error that names the file.
-
-    Raises:
-        InvalidInputError: a file is truncated, of another format or inconsistent.
-    """
-    try:
-        with warnings.catch_warnings():  # PyG's reader adds a filter of its own, old pickles warn about moved modules
-            warnings.simplefilter("ignore")
-            return reader(raw, files, sparse)
-    except MemoryError:
-        raise
-    except Exception as error:  # unpickling and unzipping broken bytes can raise nearly anything
-        shown = files[0] if len(files) == 1 else f"{files[0]} and its siblings"
-        reason = str(error) if isinstance(error, GunlearnError) else f"{type(error).__name__}: {error}"
-        raise InvalidInputError(
-            f"Expected readable raw files, {shown} in {raw} (got {reason}); replace the files"
-        ) from error
-
-
 @contextlib.contextmanager
 def downloaded(family: str, name: str, folder: tuple[str, ...], files: tuple[str, ...]) -> Iterator[Path]:
     """Download with PyG's own class and yield the raw folder; keep it in the cache if that is writable.
@@ -121,10 +99,10 @@ def downloaded(family: str, name: str, folder: tuple[str, ...], files: tuple[str
 
     class _RawOnly(pyg_class):  # type: ignore[misc, valid-type]
         def process(self) -> None:
-            """Nothing: our readers work on the raw files."""
+            """Do nothing: our readers work on the raw files."""
 
         def load(self, path: str, *args: object) -> None:
-            """Nothing: there is no processed file."""
+            """Do nothing: there is no processed file."""
 
     cache = writable_cache()
     with tempfile.TemporaryDirectory(prefix="download-", dir=cache) as scratch:

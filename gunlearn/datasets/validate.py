@@ -11,13 +11,6 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 
 
-def _values(x: Tensor) -> Tensor:
-    """Return the stored values of a dense, COO or CSR tensor."""
-    if x.layout == torch.strided:
-        return x
-    return x.coalesce().values() if x.layout == torch.sparse_coo else x.values()
-
-
 def _check_features(x: Any) -> None:
     if not isinstance(x, Tensor):
         raise InvalidInputError(f"Expected data.x to be a tensor [num_nodes, num_features] (got {type(x).__name__})")
@@ -25,10 +18,13 @@ def _check_features(x: Any) -> None:
         raise InvalidInputError(f"Expected data.x of shape [num_nodes, num_features] (got {list(x.shape)})")
     if not x.is_floating_point():
         raise InvalidInputError(f"Expected data.x of a floating point dtype (got {x.dtype}); call data.x.float()")
-    finite = torch.isfinite(_values(x))
-    if not bool(finite.all()):
-        if x.layout != torch.strided:
+    if x.layout != torch.strided:
+        values = x.coalesce().values() if x.layout == torch.sparse_coo else x.values()
+        if not bool(torch.isfinite(values).all()):
             raise InvalidInputError("Expected data.x to be finite (got NaN or infinite values)")
+        return
+    finite = torch.isfinite(x)
+    if not bool(finite.all()):
         row, column = (int(i) for i in (~finite).nonzero()[0])
         raise InvalidInputError(f"Expected data.x to be finite (got {x[row, column].item()} at [{row}, {column}])")
 
