@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from gunlearn.errors import InvalidRequestError
-from gunlearn.requests.draw import draw_edges
+from gunlearn.requests.draw import REGIONS, draw_edges
 from gunlearn.requests.ids import RequestByArguments, check_in_range, check_unique, show_columns
-from gunlearn.requests.regions import REGIONS
 from gunlearn.requests.training_graph import TrainingGraph
 
 _OF_DRAWS = ("region", "protocol", "by")

@@ -11,8 +11,7 @@ from torch import Tensor
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.apply import GONE
 from gunlearn.requests.ids import RequestByIds, named_tensor, trainable_mask
-from gunlearn.requests.regions import k_hop_mask
-from gunlearn.requests.selection import Selection
+from gunlearn.requests.selection import Selection, k_hop_mask
 from gunlearn.requests.training_graph import TrainingGraph, num_graphs
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.apply import data_without
-from gunlearn.requests.regions import k_hop_mask
-from gunlearn.requests.selection import Selection
+from gunlearn.requests.selection import Selection, k_hop_mask
 from gunlearn.requests.training_graph import TrainingGraph
 
 if TYPE_CHECKING:

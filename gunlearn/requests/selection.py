@@ -1,4 +1,4 @@
-"""What a request selects from a graph, before anything is taken out of it."""
+"""What a request selects from a graph, before anything is taken out of it, and what lies near that."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ import torch
 from torch import Tensor
 
 from gunlearn.requests.training_graph import TrainingGraph
-
-
-def _none() -> Tensor:
-    return torch.empty(0, dtype=torch.long)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +23,9 @@ class Selection:
     """
 
     edges: Tensor
-    nodes: Tensor = field(default_factory=_none)
+    nodes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     features: tuple[tuple[Tensor, Tensor | None], ...] = ()
-    graphs: Tensor = field(default_factory=_none)
+    graphs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
     @classmethod
     def of(cls, graph: TrainingGraph, edges: Tensor | None = None, **parts: Any) -> Selection:
@@ -80,3 +76,29 @@ class Selection:
             if ids.numel():
                 merged.append((ids, blocks[key][1]))
         return replace(self, edges=edges, nodes=nodes, features=tuple(merged), graphs=graphs)
+
+
+def k_hop_mask(edge_index: Tensor, start: Tensor, num_hops: int, both_ways: bool = True) -> Tensor:
+    """Return the nodes within `num_hops` of the nodes in `start`.
+
+    Args:
+        edge_index: `[2, n]`, ids below `start.numel()`.
+        start: boolean `[num_nodes]`.
+        num_hops: number of hops.
+        both_ways: follow edges in both directions; otherwise from col to row only, the "source_to_target" flow of
+            PyG's `k_hop_subgraph`.
+
+    Returns:
+        Boolean mask `[num_nodes]`, `start` included.
+    """
+    row, col = edge_index
+    mask = start.clone()
+    for _ in range(num_hops):
+        reached = mask.clone()
+        reached[row[mask[col]]] = True
+        if both_ways:
+            reached[col[mask[row]]] = True
+        if torch.equal(reached, mask):
+            break
+        mask = reached
+    return mask

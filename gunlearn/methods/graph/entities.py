@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests.apply import without_features
-from gunlearn.requests.regions import k_hop_mask
+from gunlearn.requests.selection import k_hop_mask
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.beside import beside
 
