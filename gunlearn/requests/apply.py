@@ -89,8 +89,8 @@ def _keep_pairs(source: Data, retain: Data, name: str, kept: Tensor) -> None:
 
 
 def _blank_nodes(graph: TrainingGraph, retain: Data, nodes: Tensor) -> None:
-    data, gone = graph.data, torch.zeros(graph.num_nodes, dtype=torch.bool, device=graph.edge_index.device)
-    gone[nodes] = True
+    data = graph.data
+    gone = torch.zeros(graph.num_nodes, dtype=torch.bool, device=nodes.device).index_fill_(0, nodes, True)
     for name in {*_HELD_OUT, *_SUPERVISION} & set(data.keys()):
         _keep_pairs(retain, retain, name, ~gone[pair_tensor(retain, name)].any(dim=0))
     probe = copy.copy(data)
@@ -111,39 +111,34 @@ def _blank_nodes(graph: TrainingGraph, retain: Data, nodes: Tensor) -> None:
 
 
 def _blank(retain: Data, rows: Tensor, names: list[str]) -> None:
+    """Make rows of some attributes zeros, and unknown labels of integers -1."""
     for name in names:
         value = retain[name]
         if isinstance(value, np.ndarray):
             value = value.copy()
             value[rows.cpu().numpy()] = 0 if value.dtype.kind in "biufc" else None
             retain[name] = value
-            continue
-        if isinstance(value, (list, tuple)):
+        elif isinstance(value, (list, tuple)):
             gone = set(rows.tolist())
             retain[name] = type(value)(None if i in gone else entry for i, entry in enumerate(value))
-            continue
-        if value.layout != torch.strided:
+        elif value.layout != torch.strided:
             retain[name] = without_features(value, ((rows, None),))
-            continue
-        label = name == "y" and not value.is_floating_point() and value.dtype != torch.bool
-        retain[name] = value.index_fill(0, rows.to(value.device), -1 if label else 0)
+        else:
+            label = name == "y" and not value.is_floating_point() and value.dtype != torch.bool
+            retain[name] = value.index_fill(0, rows.to(value.device), -1 if label else 0)
 
 
 def _per_graph(data: Data, name: str) -> bool:
-    """Whether an attribute has a row per graph of a batch, not per node."""
-    value, batch = data.get(name), data.get("batch")
-    return (
-        isinstance(value, Tensor)
-        and isinstance(batch, Tensor)
-        and value.dim() > 0
-        and value.size(0) == num_graphs(data)
-    )
+    """Return whether an attribute has a row per graph of a batch, not per node."""
+    value = data.get(name)
+    rows = isinstance(value, Tensor) and value.dim() > 0 and isinstance(data.get("batch"), Tensor)
+    return rows and value.size(0) == num_graphs(data)
 
 
 def _features(data: Data) -> Tensor:
     x = data.get("x")
     if not isinstance(x, Tensor) or x.dim() < 1 or x.size(0) != data.num_nodes:
-        got = f"{tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise InvalidRequestError(f"Expected features 'data.x' of shape [{data.num_nodes}, ...] (got {got})")
     return x
 
@@ -176,7 +171,7 @@ def without_features(x: Tensor, blocks: tuple[tuple[Tensor, Tensor | None], ...]
 
 
 def _per_edge(data: Data, num_columns: int) -> list[str]:
-    """Names of the attributes that run along the columns of edge_index, by PyG's own rule."""
+    """Return the names of the attributes that run along the columns of edge_index, by PyG's own rule."""
     # With as many nodes as edges PyG decides by the name of a tensor, but not of a list.
     by_name = data.num_nodes == num_columns
     return [
@@ -190,7 +185,7 @@ def _per_edge(data: Data, num_columns: int) -> list[str]:
 
 
 def select_entries(value: Any, keep: Tensor, dim: int) -> Any:
-    """Entries of a tensor, array or list where `keep` is true."""
+    """Return the entries of a tensor, array or list where `keep` is true."""
     if isinstance(value, Tensor):
         return value.index_select(dim, keep.nonzero().flatten().to(value.device))
     if isinstance(value, np.ndarray):

@@ -103,7 +103,7 @@ def region_edges(graph: TrainingGraph, region: str) -> Tensor:
     if region == "any":
         return edges
     pairs = graph.local(graph.pairs)
-    near = k_hop_mask(pairs, _end_points(graph, "test_pos_edge_index"), _NUM_HOPS)
+    near = k_hop_mask(pairs, _end_points(graph, "test_pos_edge_index"), graph.num_local, _NUM_HOPS)
     inside = near[pairs].all(dim=0)
     return edges[inside if region == "in" else ~inside]
 
@@ -131,18 +131,17 @@ def inpo_edges(graph: TrainingGraph) -> tuple[Tensor, int]:
             f"official split (got {train.size(1)} columns for {graph.num_edges} undirected training edges)"
         )
     local = graph.local(train)
-    near = k_hop_mask(local, _end_points(graph, "val_pos_edge_index"), _NUM_HOPS, both_ways=False)
+    start = _end_points(graph, "val_pos_edge_index")
+    near = k_hop_mask(local, start, graph.num_local, _NUM_HOPS, both_ways=False)
     num_held_out = sum(pair_tensor(graph.data, f"{part}_pos_edge_index").size(1) for part in ("val", "test"))
     return edges[near[local].all(dim=0)], graph.num_edges + num_held_out
 
 
 def _end_points(graph: TrainingGraph, name: str) -> Tensor:
-    """Mask `[num_local]` of the end points of held-out edges."""
+    """Return the end points of held-out edges that have training edges, local ids `[k]`."""
     held_out = pair_tensor(graph.data, name).to(graph.edge_index.device)
     if held_out.size(1) == 0:
         raise InvalidRequestError(f"Expected 'data.{name}' to hold edges (got none)")
     check_node_ids(held_out, graph.num_nodes, f"data.{name}")
     local = graph.local(held_out).flatten()
-    mask = torch.zeros(graph.num_local, dtype=torch.bool, device=local.device)
-    mask[local[local >= 0]] = True
-    return mask
+    return local[local >= 0]

@@ -43,12 +43,12 @@ class ItemPartition:
 
     @property
     def num_forget(self) -> int:
-        """Forgotten items."""
+        """Number of forgotten items."""
         return int(self.forget_mask.sum())
 
     @property
     def num_retain(self) -> int:
-        """Remaining training items."""
+        """Number of remaining training items."""
         return int(self.retain_mask.sum())
 
     def describe(self) -> str:
@@ -140,8 +140,8 @@ def training_rows(data: Any) -> Tensor:
     """
     if not (hasattr(data, "x") and hasattr(data, "y")):
         raise InvalidTypeError(f"Expected a torch_geometric.data.Data (got {type(data).__name__})")
-    if any(not isinstance(value, Tensor) and not hasattr(value, "dataset") for value in (data.x, data.y)) or any(
-        len(value.shape) == 0 for value in (data.x, data.y)
+    if not all(isinstance(v, Tensor) or hasattr(v, "dataset") for v in (data.x, data.y)) or not all(
+        len(v.shape) for v in (data.x, data.y)
     ):
         raise InvalidRequestError(f"Expected data with tensors 'x' and 'y' (got a Data with {sorted(_names(data))})")
     if getattr(data, "edge_index", None) is not None:
@@ -157,17 +157,14 @@ def _names(data: Any) -> list[str]:
 
 
 def _without_rows(data: Any, forget: Tensor) -> Any:
-    """A copy of the data without the forgotten rows of all attributes that have an entry per item."""
+    """Return a copy of the data without the forgotten rows of all attributes that have an entry per item."""
     retain, num_items = copy.copy(data), forget.numel()
     for name in _names(data):
         value = getattr(data, name)
-        if isinstance(value, Tensor | np.ndarray):
-            along = value.ndim > 0 and value.shape[0] == num_items
-        else:
-            along = isinstance(value, list | tuple) and len(value) == num_items
+        sized = isinstance(value, list | tuple) or (isinstance(value, Tensor | np.ndarray) and value.ndim > 0)
         if hasattr(value, "dataset"):  # a column of a data set, whose items are loaded when they are read
             setattr(retain, name, value.select(~forget))
-        elif along:
+        elif sized and len(value) == num_items:
             setattr(retain, name, select_entries(value, ~forget, 0))
     if "num_nodes" in _names(data):
         retain.num_nodes = int((~forget).sum())

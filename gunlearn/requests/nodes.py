@@ -136,9 +136,7 @@ class ForgetSubgraph(_RequestByNodes):
             raise InvalidRequestError(f"Expected 'num_hops' to be an integer >= 0 (got {self.num_hops!r})")
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
-        start = torch.zeros(graph.num_nodes, dtype=torch.bool, device=graph.edge_index.device)
-        start[self.nodes(graph)] = True
-        inside = k_hop_mask(graph.edge_index, start, self.num_hops)
+        inside = k_hop_mask(graph.edge_index, self.nodes(graph), graph.num_nodes, self.num_hops)
         if self.keep_nodes:
             return Selection.of(graph, inside[graph.edge_index].all(dim=0))
         return Selection.of(graph, nodes=inside.nonzero().view(-1))

@@ -84,30 +84,24 @@ class Partition:
         if "nodes" in self.forgets:
             count += self.forget_nodes.numel()
         if "edges" in self.forgets:
-            ends = self.is_forgotten_node[self.forget_edge_index]
-            count += int((~ends.any(dim=0)).sum())
+            count += int((~self.is_forgotten_node[self.forget_edge_index].any(dim=0)).sum())
         return count
 
     @property
     def is_forgotten_node(self) -> Tensor:
         """Mask `[num_nodes]` of `forget_nodes`."""
-        return self._node_mask(self.forget_nodes)
+        none = torch.zeros(int(self.retain_data.num_nodes), dtype=torch.bool, device=self.forget_nodes.device)
+        return none.index_fill_(0, self.forget_nodes, True)
 
     @property
     def feature_nodes(self) -> Tensor:
         """Nodes that lose some or all of their features, sorted ids `[k]`."""
-        blocks = [ids for ids, _ in self.forget_features]
-        return torch.cat(blocks).unique() if blocks else self.forget_nodes.new_empty(0)
+        return torch.cat([self.forget_nodes[:0], *(ids for ids, _ in self.forget_features)]).unique()
 
     @property
     def touched_nodes(self) -> Tensor:
         """End points of forgotten edges, forgotten nodes, nodes that lose features: sorted ids `[k]`."""
         return torch.cat([self.forget_edge_index.flatten(), self.forget_nodes, self.feature_nodes]).unique()
-
-    def _node_mask(self, nodes: Tensor) -> Tensor:
-        mask = torch.zeros(int(self.retain_data.num_nodes), dtype=torch.bool, device=self.data.edge_index.device)
-        mask[nodes] = True
-        return mask
 
     @property
     def num_retain(self) -> int:
@@ -122,7 +116,7 @@ class Partition:
         """
         if isinstance(num_hops, bool) or not isinstance(num_hops, int) or num_hops < 0:
             raise InvalidRequestError(f"Expected 'num_hops' to be an integer >= 0 (got {num_hops!r})")
-        return k_hop_mask(self.data.edge_index, self._node_mask(self.touched_nodes), num_hops)
+        return k_hop_mask(self.data.edge_index, self.touched_nodes, int(self.retain_data.num_nodes), num_hops)
 
     def describe(self) -> str:
         """One line for logs and reports."""

@@ -78,21 +78,19 @@ class Selection:
         return replace(self, edges=edges, nodes=nodes, features=tuple(merged), graphs=graphs)
 
 
-def k_hop_mask(edge_index: Tensor, start: Tensor, num_hops: int, both_ways: bool = True) -> Tensor:
-    """Return the nodes within `num_hops` of the nodes in `start`.
+def k_hop_mask(edge_index: Tensor, start: Tensor, num_nodes: int, num_hops: int, both_ways: bool = True) -> Tensor:
+    """Return the nodes within `num_hops` of some nodes, these included: boolean `[num_nodes]`.
 
     Args:
-        edge_index: `[2, n]`, ids below `start.numel()`.
-        start: boolean `[num_nodes]`.
+        edge_index: `[2, n]`, ids below `num_nodes`.
+        start: ids `[k]`.
+        num_nodes: number of nodes.
         num_hops: number of hops.
         both_ways: follow edges in both directions; otherwise from col to row only, the "source_to_target" flow of
             PyG's `k_hop_subgraph`.
-
-    Returns:
-        Boolean mask `[num_nodes]`, `start` included.
     """
     row, col = edge_index
-    mask = start.clone()
+    mask = torch.zeros(num_nodes, dtype=torch.bool, device=edge_index.device).index_fill_(0, start, True)
     for _ in range(num_hops):
         reached = mask.clone()
         reached[row[mask[col]]] = True

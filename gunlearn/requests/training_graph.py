@@ -63,7 +63,7 @@ class TrainingGraph:
         """First column of each edge, `[num_edges]`."""
 
     def _key(self, edge_index: Tensor, relation: Tensor | int | None) -> Tensor:
-        """One integer per directed edge; meaningless where a node is out of range."""
+        """Return one integer per directed edge; meaningless where a node is out of range."""
         row, col = self.local(edge_index)
         key = row * self.num_local + col
         return key if relation is None else key * self.num_relations + relation
@@ -115,9 +115,8 @@ class TrainingGraph:
 
     def columns_of(self, edges: Tensor) -> Tensor:
         """Return the mask `[E]` of all columns of the `edges` (numbers, `[n]`)."""
-        chosen = torch.zeros(self.num_edges, dtype=torch.bool, device=self.edge_index.device)
-        chosen[edges] = True
-        return chosen[self.edge_of_column]
+        none = torch.zeros(self.num_edges, dtype=torch.bool, device=self.edge_index.device)
+        return none.index_fill_(0, edges, True)[self.edge_of_column]
 
 
 def num_graphs(data: Data) -> int:

@@ -28,10 +28,8 @@ def forgotten_entities(partition: Any) -> Tensor:
 
 def surrounding(data: Data, entities: Tensor, num_hops: int) -> Tensor:
     """Return the other nodes within `num_hops` of the entities, sorted ids `[k]`."""
-    start = torch.zeros(int(data.num_nodes), dtype=torch.bool, device=data.edge_index.device)
-    start[entities] = True
-    near = k_hop_mask(data.edge_index, start, num_hops) & ~start
-    return near.nonzero().view(-1)
+    near = k_hop_mask(data.edge_index, entities, int(data.num_nodes), num_hops)
+    return near.index_fill(0, entities, False).nonzero().view(-1)
 
 
 def entity_graph(
