@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch_geometric.data import Data
 from torch_geometric.nn import GAE, VGAE, GCNConv
-from torch_geometric.utils import to_undirected
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn import GCN
@@ -18,24 +17,13 @@ from gunlearn.nn.kernels.edge_scores import EdgePattern
 from gunlearn.requests import ForgetEdges
 from gunlearn.tasks import TASKS, ImageClassification, LinkPrediction, as_task, link_split
 from gunlearn.tasks.graph.link_prediction import EdgeItems, one_direction
+from tests.tasks.cases import both, columns, random_graph
 
 NUM_NODES = 30
 
 
-def columns(index):
-    return [*map(tuple, index.t().tolist())]
-
-
-def both(pairs):
-    return {*pairs} | {(v, u) for u, v in pairs}
-
-
 def whole_graph(undirected=True, seed=0, count=140):
-    generator = torch.Generator().manual_seed(seed)
-    index = torch.randint(NUM_NODES, (2, count), generator=generator)
-    index = index[:, index[0] != index[1]].unique(dim=1)
-    index = to_undirected(index, num_nodes=NUM_NODES) if undirected else index
-    return Data(x=torch.randn(NUM_NODES, 5, generator=generator), edge_index=index)
+    return random_graph(NUM_NODES, count, undirected, seed)
 
 
 def problem(undirected=True, seed=0, forget=6):
@@ -186,46 +174,30 @@ def test_edge_weights_and_attributes_reach_a_model_that_takes_them():
 
 @pytest.mark.slow
 def test_edge_weights_reach_a_compiled_model():
-    data, task, model = whole_graph(), LinkPrediction(), Weighted()
+    data, model = whole_graph(), Weighted()
     data.edge_weight = torch.rand(data.num_edges)
-    torch.testing.assert_close(
-        task.encode(torch.compile(model, backend="eager"), data), model.conv(data.x, data.edge_index, data.edge_weight)
-    )
-
-
-def returning(value):
-    class Model(nn.Module):
-        def forward(self, x, edge_index):
-            return value
-
-    return Model()
+    got = LinkPrediction().encode(torch.compile(model, backend="eager"), data)
+    torch.testing.assert_close(got, model.conv(data.x, data.edge_index, data.edge_weight))
 
 
 @pytest.mark.parametrize(
-    "value",
+    ("encoded", "decoded", "message"),
     [
-        torch.zeros(NUM_NODES - 1, 4),
-        torch.zeros(NUM_NODES),
-        torch.zeros(NUM_NODES, 4, 1),
-        torch.zeros(NUM_NODES, 4, dtype=torch.long),
-        (torch.zeros(NUM_NODES, 4),),
-        None,
+        *((z, None, r"embeddings of shape \[30, dim\]") for z in (torch.zeros(29, 4), torch.zeros(30), None)),
+        *((z, None, r"embeddings of shape \[30, dim\]") for z in (torch.zeros(30, 4).long(), (torch.zeros(30, 4),))),
+        *((torch.zeros(30, 4), score, "score 20 pairs") for score in (torch.zeros(19), torch.zeros(20, 2), None, 0.5)),
     ],
-    ids=lambda v: str(tuple(v.shape)) if torch.is_tensor(v) else type(v).__name__,
 )
-def test_models_that_return_something_else_are_refused(value):
-    with pytest.raises(UnsupportedModelError, match=r"embeddings of shape \[30, dim\]"):
-        LinkPrediction().encode(returning(value), whole_graph())
+def test_models_that_return_something_else_are_refused(encoded, decoded, message):
+    class Model(nn.Module):
+        def forward(self, x, edge_index):
+            return encoded
 
-
-@pytest.mark.parametrize("value", [torch.zeros(19), torch.zeros(20, 2), None, 0.5])
-def test_decoders_that_return_something_else_are_refused(value):
-    class Model(Encoder):
         def decode(self, z, edge_label_index):
-            return value
+            return decoded
 
     data = whole_graph()
-    with pytest.raises(UnsupportedModelError, match="score 20 pairs"):
+    with pytest.raises(UnsupportedModelError, match=message):
         LinkPrediction().predict(Model(), data, items_of(data.edge_index[:, :20], torch.ones(20), data))
 
 
@@ -273,16 +245,13 @@ def test_parts_hold_what_they_say(undirected, message_graph):
     torch.manual_seed(0)
     model = Encoder()
     z = task.encode(model, parts.data)
-    for name in parts.names:
-        prediction = task.decode(model, z, items[name])
-        assert prediction.num_items == items[name].label.numel()
-        if name != "forget":
-            assert prediction.embeddings is None
-    ends = task.decode(model, z, items["forget"]).embeddings
-    assert ends.shape == (len(forget), 2, 4)
-    for i, (u, v) in enumerate(forget):
-        assert torch.equal(ends[i, 0], z[u])
-        assert torch.equal(ends[i, 1], z[v])
+    predictions = {name: task.decode(model, z, items[name]) for name in parts.names}
+    assert all(prediction.num_items == items[name].num_items for name, prediction in predictions.items())
+    assert [name for name, prediction in predictions.items() if prediction.embeddings is not None] == ["forget"]
+    assert torch.equal(predictions["forget"].embeddings, z[partition.forget_edge_index.t()])
+    for part in ("forgot", "train", ""):
+        with pytest.raises(InvalidInputError, match="Expected a part among"):
+            parts.sample(["retain", part])
 
 
 def test_random_parts_come_from_the_global_generator():
@@ -317,10 +286,6 @@ def test_message_graph():
         task.parts(partition, "train")
 
 
-def labelled(items, label):
-    return set(columns(items.edge_label_index[:, items.label == label]))
-
-
 @settings(max_examples=15)
 @given(
     st.integers(0, 20),
@@ -340,14 +305,10 @@ def test_no_part_shows_held_out_edges_and_retraining_sees_no_forgotten_one(seed,
     unlearn = task.parts(partition, message_graph)
     retrain = task.training_parts(partition.retain_data)
     train = task.training_parts(data)
-    for parts, names in (
-        (unlearn, unlearn.names),
-        (train, ("retain", "retain_edges", "non_edges")),
-        (retrain, ("retain", "retain_edges", "non_edges")),
-    ):
+    for parts in (unlearn, train, retrain):
         shown = set(columns(parts.data.edge_index))
-        for items in parts.sample(names).values():
-            shown |= labelled(items, 1)
+        for items in parts.sample([name for name in parts.names if name != "forget" or parts is unlearn]).values():
+            shown |= set(columns(items.edge_label_index[:, items.label == 1]))
         assert not shown & held_out
         if parts is retrain:
             assert not shown & forgotten
@@ -391,13 +352,6 @@ def test_negatives_avoid_what_is_known_and_nothing_else():
     assert all(u != v for u, v in drawn)
 
 
-@pytest.mark.parametrize("part", ["forgot", "train", ""])
-def test_unknown_parts(part):
-    _, partition = problem()
-    with pytest.raises(InvalidInputError, match="Expected a part among"):
-        LinkPrediction().parts(partition).sample(["retain", part])
-
-
 def test_held_out_items():
     data, partition = problem()
     task = LinkPrediction()
@@ -416,14 +370,9 @@ def test_held_out_items():
     assert task.held_out_items(bare, "test") is None
     del data.test_neg_edge_index
     assert task.held_out_items(data, "test") is None
-
-
-def test_edge_items_are_edges():
-    data = whole_graph()
-    items = LinkPrediction().edge_items(data, data.edge_index[:, :7])
-    assert items.label.tolist() == [1.0] * 7
+    assert task.edge_items(data, data.edge_index[:, :7]).label.tolist() == [1.0] * 7
     with pytest.raises(InvalidInputError, match="ids"):
-        LinkPrediction().edge_items(data, torch.tensor([[0], [NUM_NODES]]))
+        task.edge_items(data, torch.tensor([[0], [NUM_NODES]]))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.requests import ForgetEdges
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks import link_split
+from tests.tasks.cases import both, columns, random_graph
 
 # sha256 (first 16 hex digits) of the int64 arrays that the official code (sh-qiangchen/INPO, commit 9c111a6) drew with
 # seed 42: training, test and forgotten columns. Figures of that code, not of this package.
@@ -29,10 +30,6 @@ OFFICIAL = {
 
 def sha(index):
     return hashlib.sha256(np.ascontiguousarray(index.numpy(), dtype="<i8").tobytes()).hexdigest()[:16]
-
-
-def columns(index):
-    return [*map(tuple, index.t().tolist())]
 
 
 @pytest.mark.parametrize("file", OFFICIAL)
@@ -77,13 +74,6 @@ def test_inpo_protocol_line_by_line():
     assert torch.equal(split.test_neg_edge_index, test_neg)
     assert torch.equal(split.val_neg_edge_index, val_neg)
     assert torch.equal(split.train_pos_edge_index, edges[:, perm[2 * held_out :]])
-
-
-def random_graph(num_nodes, count, undirected=True, seed=0):
-    index = torch.randint(num_nodes, (2, count), generator=torch.Generator().manual_seed(seed))
-    index = index[:, index[0] != index[1]].unique(dim=1)
-    index = to_undirected(index, num_nodes=num_nodes) if undirected else index
-    return Data(x=torch.arange(num_nodes * 2.0).view(num_nodes, 2), edge_index=index)
 
 
 def test_held_out_negatives_know_all_edges_except_in_the_inpo_protocol():
@@ -134,8 +124,8 @@ def test_no_leak_on_random_graphs(data, protocol, val_ratio, test_ratio, with_at
     held_out = set(parts["val"] + parts["test"])
     assert not messages & held_out
     if undirected:
-        assert not messages & {(v, u) for u, v in held_out}
-        assert messages == set(parts["train"]) | {(v, u) for u, v in parts["train"]}
+        assert not messages & both(held_out)
+        assert messages == both(parts["train"])
         # As a set: with attributes a repeated column stays repeated, in one direction if that is how it came.
         assert is_undirected(coalesce(split.edge_index), num_nodes=data.num_nodes)
     else:
@@ -178,7 +168,7 @@ def test_attributes_follow_their_edges(undirected):
     assert kept == sorted(kept)  # columns keep their order
     assert columns(split.edge_index) == [columns(index)[i] for i in kept]
     train = set(columns(split.train_pos_edge_index))
-    train |= {(v, u) for u, v in train} if undirected else set()
+    train |= both(train) if undirected else set()
     assert kept == [i for i, pair in enumerate(columns(index)) if pair in train]  # repeats stay, self-loops go
     assert torch.equal(split.edge_weight, data.edge_weight[kept])
     assert torch.equal(split.edge_attr, data.edge_attr[kept])
@@ -238,7 +228,7 @@ def test_refusals(options, message):
         link_split(random_graph(30, 60), **options)
 
 
-def test_refuses_split_data_and_complete_graphs():
+def test_refused_graphs():
     with pytest.raises(InvalidInputError, match="already holds"):
         link_split(link_split(random_graph(30, 60)))
     complete = torch.combinations(torch.arange(12)).t()

@@ -13,12 +13,9 @@ from scipy.stats import chisquare
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks import NegativeSampler
+from tests.tasks.cases import columns
 
 EDGES = torch.tensor([[0, 1, 2, 2, 5, 3, 0], [1, 0, 3, 2, 0, 3, 1]])  # two self-loops, a repeat, one-way edges
-
-
-def columns(index):
-    return [*map(tuple, index.t().tolist())]
 
 
 def counts(drawn, allowed):

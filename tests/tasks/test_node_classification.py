@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch_geometric.data import Data
 from torch_geometric.nn import GCNConv
-from torch_geometric.utils import to_undirected
 
 import gunlearn as gu
 from gunlearn.attribution import ItemLoss
@@ -21,18 +20,17 @@ from gunlearn.tasks import NodeClassification, NodeItems, as_task, node_split
 from gunlearn.tasks.graph.node_classification import training_nodes
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.feeding import Feed
+from tests.methods.cases import same_weights
+from tests.tasks.cases import random_graph
 
 NUM_NODES, NUM_CLASSES = 40, 3
 
 
-def graph(seed=0, masks=True):
-    generator = torch.Generator().manual_seed(seed)
-    index = to_undirected(torch.randint(NUM_NODES, (2, 60), generator=generator), num_nodes=NUM_NODES)
-    index = index[:, index[0] != index[1]]
-    y = torch.arange(NUM_NODES) % NUM_CLASSES
-    x = torch.randn(NUM_NODES, 5, generator=generator) + torch.nn.functional.one_hot(y, 5)
-    data = Data(x=x, edge_index=index, y=y)
-    return node_split(data, 0.2, 0.3, seed=seed) if masks else data
+def graph(masks=True):
+    data = random_graph(NUM_NODES, 60)
+    data.y = torch.arange(NUM_NODES) % NUM_CLASSES
+    data.x += torch.nn.functional.one_hot(data.y, 5)
+    return node_split(data, 0.2, 0.3, seed=0) if masks else data
 
 
 class Classifier(nn.Module):
@@ -104,6 +102,8 @@ def test_training_reads_the_training_mask_alone():
     without.y = data.y.clone()
     without.y[items.index[0]] = -1
     assert training_nodes(without).index.tolist() == items.index[1:].tolist()
+    without.y = data.y.view(-1, 1)  # as OGB stores them
+    assert training_nodes(without).label.tolist() == items.label.tolist()
     bare = graph(masks=False)
     assert training_nodes(bare).index.tolist() == list(range(NUM_NODES))
     assert task.validation_items(bare) is None
@@ -127,7 +127,7 @@ def test_no_held_out_label_enters_a_loss():
         return gu.train(make(), data, "node_classification", epochs=12, lr=0.05, eval_every=3)
 
     def same(a, b):
-        return all(torch.equal(p, q) for p, q in zip(a.model.parameters(), b.model.parameters(), strict=True))
+        return same_weights(a.model, b.model)
 
     whole = train(data)
     assert whole.history[-1]["loss"] < whole.history[0]["loss"]
@@ -157,12 +157,6 @@ def test_bad_labels_and_masks(change, message):
     data = Data(**fields)
     with pytest.raises(InvalidInputError, match=message):
         NodeClassification().training_parts(data)
-
-
-def test_labels_in_a_column():
-    data = graph()
-    data.y = data.y.view(-1, 1)  # as OGB stores them
-    assert torch.equal(training_nodes(data).label, training_nodes(graph()).label)
 
 
 # Unlearning edges #############################################################
@@ -196,17 +190,13 @@ def test_forgetting_edges():
 
 def test_items_of_a_subgraph_are_the_same_items():
     data, task, model = graph(), NodeClassification(), make().eval()
-    items = replace_index(training_nodes(data), [4, 1])
+    items = training_nodes(data).take(torch.tensor([4, 1]))
     subgraph = k_hop_subgraph(data, task.seeds(items), 2)
     assert subgraph.data.num_nodes < NUM_NODES
     part = task.predict(model, subgraph.data, task.relabel(items, subgraph))
     torch.testing.assert_close(part.log_prob, task.predict(model, data, items).log_prob)
     wrong = task.encode(model, subgraph.data)[:2]  # control: not translated
     assert not torch.allclose(part.logits, wrong)
-
-
-def replace_index(items, places):
-    return NodeItems(items.index[places], items.label[places])
 
 
 def test_batches_read_all_training_nodes_once_per_pass():

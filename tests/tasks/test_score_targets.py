@@ -28,6 +28,14 @@ def given(problem: Problem) -> tuple[LinkPrediction, torch.nn.Module, Any]:
     return problem.task, problem.reference, problem.partition
 
 
+def with_data(problem: Problem) -> tuple[Any, Any]:
+    """A copy of the partition and of its data, which may be changed."""
+    partition, data = copy.copy(problem.partition), copy.copy(problem.partition.retain_data)
+    for name in ("data", "retain_data"):
+        object.__setattr__(partition, name, data)
+    return partition, data
+
+
 def target_of(problem: Problem, until: str) -> ScoreTarget:
     return ScoreTarget(until, problem.task, problem.model, problem.reference, problem.partition)
 
@@ -56,11 +64,9 @@ def test_unseen_scores_equal_a_literal_transcription(problem: Problem) -> None:
 
 
 def test_unseen_scores_do_not_look_at_test_edges(problem: Problem) -> None:
-    partition = copy.copy(problem.partition)
-    data = copy.copy(partition.retain_data)
+    partition, data = with_data(problem)
     data.test_pos_edge_index = data.test_pos_edge_index.flip(1)[:, :1]
     data.test_neg_edge_index = data.test_neg_edge_index[:, :1]
-    object.__setattr__(partition, "retain_data", data)
     other = Problem(problem.model, problem.reference, partition, problem.task)
     assert torch.equal(unseen_scores(*given(other)), unseen_scores(*given(problem)))
     data.val_pos_edge_index = data.val_neg_edge_index  # control: validation edges do matter
@@ -69,14 +75,11 @@ def test_unseen_scores_do_not_look_at_test_edges(problem: Problem) -> None:
 
 @pytest.mark.parametrize(("kept", "match"), [(5, "at least 30 validation edges.*got 5"), (None, "val_pos_edge_index")])
 def test_unseen_needs_validation_edges(problem: Problem, kept: int | None, match: str) -> None:
-    partition = copy.copy(problem.partition)
-    data = copy.copy(partition.retain_data)
+    partition, data = with_data(problem)
     if kept is None:
         del data.val_pos_edge_index
     else:
         data.val_pos_edge_index = data.val_pos_edge_index[:, :kept]
-    object.__setattr__(partition, "retain_data", data)
-    object.__setattr__(partition, "data", data)
     with pytest.raises(UnsupportedMethodError, match=match):
         run_method(INPO(until="unseen"), problem.model, partition, problem.task)
 
