@@ -16,12 +16,9 @@ from torch_geometric.data import Data
 from torch_geometric.utils import to_undirected
 
 from gunlearn.requests import ForgetEdges, Request, RequestSum
+from tests.tasks.cases import columns
 
-SETTINGS = settings(deadline=None, max_examples=50)
-
-
-def columns(edge_index: torch.Tensor) -> list[tuple[int, int]]:
-    return [tuple(pair) for pair in edge_index.t().tolist()]
+SETTINGS = settings(max_examples=50)
 
 
 def canonical(pairs: list[tuple[int, int]]) -> tuple[bool, list[tuple[int, int]]]:
@@ -220,20 +217,13 @@ def test_request_is_frozen_and_keeps_its_own_copy():
         request.seed = 3
 
 
-def test_repr_shows_what_was_given():
+def test_texts():
+    edge_index, text = torch.tensor([[0, 1, 2], [1, 2, 3]]), "1 undirected edge (both directions removed) of 3 "
+    for index, start in ((to_undirected(edge_index), text), (edge_index, "1 directed edge of 3 training edges")):
+        assert ForgetEdges([(1, 2)]).resolve(Data(edge_index=index, num_nodes=4)).describe().startswith(start)
     assert repr(ForgetEdges([(0, 1), (2, 3)])) == "ForgetEdges([(0, 1), (2, 3)])"
     assert repr(ForgetEdges(ratio=0.5, region="out", seed=2)) == "ForgetEdges(ratio=0.5, region='out', seed=2)"
     assert repr(ForgetEdges(edge_ids=range(9))) == "ForgetEdges(edge_ids=[0, 1, 2, ...])"
-
-
-@pytest.mark.parametrize(
-    ("undirected", "text"),
-    [(True, "1 undirected edge (both directions removed) of 3 training edges"), (False, "1 directed edge of 3 ")],
-)
-def test_describe(undirected, text):
-    edge_index = torch.tensor([[0, 1, 2], [1, 2, 3]])
-    data = Data(edge_index=to_undirected(edge_index) if undirected else edge_index, num_nodes=4)
-    assert ForgetEdges([(1, 2)]).resolve(data).describe().startswith(text)
 
 
 def test_edges_listed_again_as_supervision_go_too():

@@ -34,9 +34,7 @@ def array_data(num_items: int = 12, **more: object) -> Data:
 
 
 def mask_of(rows: list[int], num_items: int = 12) -> torch.Tensor:
-    mask = torch.zeros(num_items, dtype=torch.bool)
-    mask[rows] = True
-    return mask
+    return torch.isin(torch.arange(num_items), torch.tensor(rows))
 
 
 @pytest.mark.parametrize(
@@ -50,10 +48,7 @@ def mask_of(rows: list[int], num_items: int = 12) -> torch.Tensor:
     ],
 )
 def test_named_rows(request_: ForgetItems) -> None:
-    data = array_data()
-    before = {
-        name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in data.to_dict().items()
-    }
+    data, before = array_data(), array_data()
     partition = request_.resolve(data)
     assert torch.equal(partition.forget_mask, mask_of([1, 4]))
     assert torch.equal(partition.retain_mask, mask_of([0, 2, 3, 5, 6, 7]))
@@ -73,27 +68,15 @@ def test_named_rows(request_: ForgetItems) -> None:
     assert np.array_equal(retain.weight, np.array(kept) / 2)
     assert torch.equal(retain.prior, data.prior)  # runs along classes
     assert retain.num_nodes == 10
-    assert all(
-        torch.equal(v, data[k]) if isinstance(v, torch.Tensor) else np.all(v == data[k]) for k, v in before.items()
-    )
+    for name, value in before.to_dict().items():
+        assert np.array_equal(value, data[name])
 
 
-def test_nothing_of_a_forgotten_row_is_left() -> None:
-    data = array_data()
-    data.x[4], data.y[4] = 777.0, 777
-    retain = ForgetItems([4]).resolve(data).retain_data
-    assert not any((value == 777).any() for value in retain.to_dict().values() if isinstance(value, torch.Tensor))
-
-
-def test_without_masks_all_rows_are_for_training() -> None:
-    data = Data(x=torch.randn(5, 1, 4, 4), y=torch.zeros(5, 2))
-    partition = ForgetItems([0]).resolve(data)
-    assert partition.num_retain == 4
+def test_which_rows_are_for_training() -> None:
+    partition = ForgetItems([0]).resolve(Data(x=torch.randn(5, 1, 4, 4), y=torch.zeros(5, 2)))
+    assert partition.num_retain == 4  # without masks all
     assert partition.retain_data.x.shape == (4, 1, 4, 4)
     assert partition.retain_data.y.shape == (4, 2)
-
-
-def test_held_out_masks_alone_say_what_is_for_training() -> None:
     data = array_data()
     del data.train_mask
     assert ForgetItems([0]).resolve(data).num_retain == 7
@@ -109,8 +92,7 @@ def test_held_out_masks_alone_say_what_is_for_training() -> None:
 )
 def test_drawn_rows(num_train: int, num_held_out: int, seed: int, ratio: float) -> None:
     total = num_train + num_held_out
-    train = torch.zeros(total, dtype=torch.bool)
-    train[torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:num_train]] = True
+    train = torch.randperm(total, generator=torch.Generator().manual_seed(seed)) < num_train
     data = Data(x=torch.randn(total, 2), y=torch.zeros(total), train_mask=train)
     number = int(ratio * num_train)
     state = torch.get_rng_state()
@@ -143,8 +125,6 @@ def test_the_hash_is_of_the_content() -> None:
     [
         ({"index": [0], "count": 1}, "exactly one of .*index, count"),
         ({"ratio": 1.0}, "0 < ratio < 1"),
-        ({"count": 2.0}, "positive integer"),
-        ({"count": 1, "seed": 0.5}, "'seed'"),
         ({"index": [True, False]}, "integers"),
         ({"index": [[0, 1]]}, r"shape \[F\]"),
         ({"mask": [0, 1]}, "boolean"),
@@ -243,14 +223,7 @@ def test_the_request_is_its_own() -> None:
     assert gu.ForgetItems is ForgetItems
 
 
-@pytest.mark.parametrize(
-    ("request_", "text"),
-    [
-        (ForgetItems([5, 6]), "ForgetItems([5, 6])"),
-        (ForgetItems([5, 6, 7, 8]), "ForgetItems([5, 6, 7, ...])"),
-        (ForgetItems(mask=mask_of([1, 2])), "ForgetItems(mask=<2 of 12 items>)"),
-        (ForgetItems(ratio=0.25, seed=3), "ForgetItems(ratio=0.25, seed=3)"),
-    ],
-)
-def test_items_as_text(request_: ForgetItems, text: str) -> None:
-    assert repr(request_) == text
+def test_items_as_text() -> None:
+    assert repr(ForgetItems([5, 6, 7, 8])) == "ForgetItems([5, 6, 7, ...])"
+    assert repr(ForgetItems(mask=mask_of([1, 2]))) == "ForgetItems(mask=<2 of 12 items>)"
+    assert repr(ForgetItems(ratio=0.25, seed=3)) == "ForgetItems(ratio=0.25, seed=3)"
