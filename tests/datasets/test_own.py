@@ -12,6 +12,7 @@ from gunlearn.datasets import from_files, from_networkx, load, validate
 from gunlearn.datasets.own import MAX_IDENTITY_NODES
 from gunlearn.errors import DatasetNotFoundError, GunlearnError, InvalidInputError, InvalidTypeError
 from tests.conftest import REPOSITORY
+from tests.tasks.cases import columns
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def write(tmp_path):
 
 
 def edges_of(data):
-    return list(map(tuple, data.edge_index.t().tolist()))
+    return columns(data.edge_index)
 
 
 # networkx ####################################################################
@@ -96,10 +97,8 @@ def test_edge_list_forms(write, text):
     data = from_files(*write(text, np.ones((4, 2))))
     assert edges_of(data) == [(0, 1), (1, 0), (1, 2), (2, 1)]
     assert data.num_nodes == 4  # node 3 is isolated
-
-
-def test_directed_files_keep_directions(write):
-    assert edges_of(from_files(*write("0,1\n2,1\n"), undirected=False)) == [(0, 1), (2, 1)]
+    directed = from_files(*write("0,1\n2,1\n"), undirected=False)
+    assert edges_of(directed) == [(0, 1), (2, 1)]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +138,7 @@ def test_bad_features(write, features, message):
         from_files(*write("0,1\n1,2\n", features))
 
 
-def test_bad_bytes(tmp_path, write):
+def test_bad_bytes_and_missing_files(tmp_path, write):
     paths = write("0,1\n", np.ones((2, 1)))
     paths[1].write_bytes(b"")
     with pytest.raises(InvalidInputError, match=r"features\.npy"):
@@ -147,9 +146,6 @@ def test_bad_bytes(tmp_path, write):
     paths[0].write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InvalidInputError, match="text file"):
         from_files(*paths)
-
-
-def test_missing_files(tmp_path, write):
     with pytest.raises(DatasetNotFoundError, match=r"nowhere.edges\.csv"):
         load(tmp_path / "nowhere")
     with pytest.raises(DatasetNotFoundError, match=r"nowhere\.npy"):
@@ -163,10 +159,7 @@ def test_folder_by_name_and_by_path(tmp_path, write):
         data = load(name)
         assert data.x.tolist() == [[0, 1], [2, 3], [4, 5]]
         assert data.y.tolist() == [1, 0, 1]
-
-
-def test_folder_without_features_is_one_hot(tmp_path, write):
-    write("0,1\n1,2\n")
+    (tmp_path / "features.npy").unlink()
     assert torch.equal(load(str(tmp_path)).x, torch.eye(3))
 
 
@@ -229,12 +222,11 @@ def test_validate_refuses(change, message):
         validate(data)
 
 
-@pytest.mark.parametrize("wrong", [None, 3, {"x": 1}])
-def test_wrong_types(wrong):
-    with pytest.raises(InvalidTypeError):
-        validate(wrong)
-    with pytest.raises(InvalidTypeError):
-        load(wrong)
+@pytest.mark.parametrize("check", [validate, load])
+def test_wrong_types(check):
+    for wrong in (None, 3, {"x": 1}):
+        with pytest.raises(InvalidTypeError):
+            check(wrong)
 
 
 @given(st.text(alphabet="0123,- \n#ax.", max_size=30))
