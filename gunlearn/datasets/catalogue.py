@@ -63,11 +63,7 @@ class Dataset:
         return self.embedded or find_raw(self.folder, self.files, root) is not None
 
     def read(self, raw: Path, sparse: bool) -> Data:
-        """Read the raw files of a folder; see `load`.
-
-        Raises:
-            InvalidInputError: there are none, or a file is truncated, of another format or inconsistent.
-        """
+        """Read the raw files of a folder; see `load`."""
         if self.reader is None:
             raise InvalidInputError(f"Expected a data set with raw files (got {self.name!r}, which is embedded)")
         try:
@@ -128,11 +124,7 @@ def available() -> list[Dataset]:
 
 
 def find(name: str) -> Dataset:
-    """Return the data set of a name, in upper or lower case.
-
-    Raises:
-        DatasetNotFoundError: no such name; the message lists the known names and the closest one.
-    """
+    """Return the data set of a name, in upper or lower case."""
     by_lower = {known.lower(): row for known, row in DATASETS.items()}
     if name.lower() in by_lower:
         return by_lower[name.lower()]

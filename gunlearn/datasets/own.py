@@ -36,11 +36,7 @@ def build(edge_index: Tensor, x: Tensor, y: Tensor | None = None, undirected: bo
 
 
 def identity_features(num_nodes: int) -> Tensor:
-    """Return one-hot features `[num_nodes, num_nodes]` for a graph without features.
-
-    Raises:
-        InvalidInputError: more than `MAX_IDENTITY_NODES` nodes.
-    """
+    """Return one-hot features `[num_nodes, num_nodes]` for a graph without features."""
     if num_nodes > MAX_IDENTITY_NODES:
         raise InvalidInputError(
             f"Expected features for a graph of more than {MAX_IDENTITY_NODES} nodes, where one-hot features would be "

@@ -89,9 +89,6 @@ def downloaded(family: str, name: str, folder: tuple[str, ...], files: tuple[str
 
     The download goes to a temporary folder and is renamed into place, so that processes that download at the same time
     never see each other's partial files.
-
-    Raises:
-        DatasetNotFoundError: the download failed.
     """
     import torch_geometric.datasets  # a second of import time that only downloads need
 

@@ -25,10 +25,6 @@ def draw_edges(request: ForgetEdges, graph: TrainingGraph, scores: Any) -> Tenso
 
     The draw depends on the sorted edges, not on their order in `data.edge_index`, and is made on the CPU: one seed
     gives one forget set on every device.
-
-    Raises:
-        EmptyForgetSetError: the ratio is less than one edge.
-        InvalidRequestError: fewer candidates than edges to draw, or no scores for `by="influence"`.
     """
     of_relation = None
     if request.edge_type is not None and graph.edge_type is not None:
@@ -71,11 +67,7 @@ def _degree_sums(graph: TrainingGraph) -> Tensor:
 
 
 def _largest_scores(graph: TrainingGraph, scores: Any) -> Tensor:
-    """Return the largest score among the columns of each edge, `[num_edges]` float64.
-
-    Raises:
-        InvalidRequestError: no scores, not one per column, or NaN among them.
-    """
+    """Return the largest score among the columns of each edge, `[num_edges]` float64."""
     if scores is None:
         raise InvalidRequestError(
             "Expected 'scores', one per column of data.edge_index, for by='influence' (got None); pass them to resolve"
@@ -95,9 +87,6 @@ def region_edges(graph: TrainingGraph, region: str) -> Tensor:
     "in" holds the edges with both end points within two hops of an end point of a test edge, hops along training
     edges in either direction (the enclosing subgraph of the test edges; Cheng et al., "GNNDelete", ICLR 2023,
     section 5); "out" holds the others, "any" all.
-
-    Raises:
-        InvalidRequestError: "in" or "out" where `data` has no `test_pos_edge_index`.
     """
     edges = torch.arange(graph.num_edges, device=graph.edge_index.device)
     if region == "any":
@@ -116,9 +105,6 @@ def inpo_edges(graph: TrainingGraph) -> tuple[Tensor, int]:
 
     Returns:
         Edge numbers `[num_candidates]`, and the number of all train, validation and test edges.
-
-    Raises:
-        InvalidRequestError: the data hold no split, or not the official one of this graph.
     """
     if not graph.is_undirected:
         raise InvalidRequestError("Expected an undirected graph for protocol 'inpo' (got a directed edge_index)")

@@ -77,10 +77,6 @@ class RequestByIds(RequestByArguments):
             size: number of all things.
             candidates: ids that may be drawn. The draw is made on the CPU: one seed gives one set on every device.
             rank: `[size]`; the draw takes the largest first, ties at random.
-
-        Raises:
-            EmptyForgetSetError: the ratio is less than one thing.
-            InvalidRequestError: ids outside `[0, size)`, repeated ids, a mask of another size, too few candidates.
         """
         if self.mask is not None:
             if self.mask.numel() != size:
@@ -101,12 +97,7 @@ class RequestByIds(RequestByArguments):
 
 
 def named_tensor(value: Any, name: str, noun: str) -> Tensor:
-    """Return named things as an int64 CPU tensor of its own: `[F]`, or pairs `[2, F]` for `edge_index`.
-
-    Raises:
-        EmptyForgetSetError: nothing is named.
-        InvalidRequestError: another shape, or no integers.
-    """
+    """Return named things as an int64 CPU tensor of its own: `[F]`, or pairs `[2, F]` for `edge_index`."""
     is_list = isinstance(value, (list, tuple))
     try:
         tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
@@ -128,11 +119,7 @@ def named_tensor(value: Any, name: str, noun: str) -> Tensor:
 
 
 def number_to_draw(ratio: float | None, count: int | None, total: int, noun: str) -> int:
-    """Return how many of `total` things to draw; `ratio` or `count` says so.
-
-    Raises:
-        EmptyForgetSetError: the ratio is less than one thing.
-    """
+    """Return how many of `total` things to draw; `ratio` or `count` says so."""
     number = int((ratio or 0) * total) if count is None else count
     if number == 0:
         raise EmptyForgetSetError(f"Expected a ratio of at least one {noun} (got {ratio} of {total} training {noun}s)")
@@ -156,11 +143,7 @@ def check_unique(ids: Tensor, noun: str) -> None:
 
 
 def trainable_mask(data: Any, size: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return which of `size` things a model learned from: `train_mask`, or what `val_mask` and `test_mask` leave.
-
-    Raises:
-        InvalidRequestError: a mask is not boolean, or of another shape.
-    """
+    """Return which of `size` things a model learned from: `train_mask`, or what `val_mask` and `test_mask` leave."""
     masks = {name: getattr(data, name) for name in MASKS if getattr(data, name, None) is not None}
     for name, mask in masks.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (size,):

@@ -132,12 +132,7 @@ def split_rows(rows: list[Any], num_forget: int) -> ItemPartition:
 
 
 def training_rows(data: Any) -> Tensor:
-    """Return which rows of `data.x` may be learned from, boolean `[num_items]`; see `trainable_mask`.
-
-    Raises:
-        InvalidTypeError: `data` is no `Data`, nor another object with attributes `x` and `y`.
-        InvalidRequestError: no items with labels, a graph, or masks of another shape.
-    """
+    """Return which rows of `data.x` may be learned from, boolean `[num_items]`; see `trainable_mask`."""
     if not (hasattr(data, "x") and hasattr(data, "y")):
         raise InvalidTypeError(f"Expected a torch_geometric.data.Data (got {type(data).__name__})")
     if not all(isinstance(v, Tensor) or hasattr(v, "dataset") for v in (data.x, data.y)) or not all(

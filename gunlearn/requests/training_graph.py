@@ -145,11 +145,7 @@ def same_both_ways(forward: Tensor, backward: Tensor) -> bool:
 
 
 def relation_tensor(data: Data, num_columns: int) -> Tensor | None:
-    """Return the relation of each column, `data.edge_type` `[E]`, or `None`.
-
-    Raises:
-        InvalidRequestError: it is no vector of integers >= 0.
-    """
+    """Return the relation of each column, `data.edge_type` `[E]`, or `None`."""
     value = data.get("edge_type")
     if value is None:
         return None
@@ -161,11 +157,7 @@ def relation_tensor(data: Data, num_columns: int) -> Tensor | None:
 
 
 def pair_tensor(data: Data, name: str) -> Tensor:
-    """Return the attribute `name` of `data`, `[2, n]` int64.
-
-    Raises:
-        InvalidRequestError: it is missing, or no such tensor.
-    """
+    """Return the attribute `name` of `data`, `[2, n]` int64."""
     value = getattr(data, name, None)
     if value is None:
         raise InvalidRequestError(f"Expected data with '{name}' (got a Data with {sorted(data.keys())})")

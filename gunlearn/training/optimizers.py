@@ -36,22 +36,12 @@ def _find(name: str, module: Any, base: type, what: str) -> Any:
 
 
 def find_optimizer(name: str) -> type[Optimizer]:
-    """Return the class of `torch.optim` with that name, in any spelling.
-
-    Raises:
-        InvalidInputError: there is none.
-        InvalidTypeError: not a name.
-    """
+    """Return the class of `torch.optim` with that name, in any spelling."""
     return _find(name, torch.optim, Optimizer, "an optimizer of torch.optim")
 
 
 def find_scheduler(name: str) -> type[LRScheduler]:
-    """Return the class of `torch.optim.lr_scheduler` with that name, in any spelling.
-
-    Raises:
-        InvalidInputError: there is none, or it waits for a validation loss (`ReduceLROnPlateau`).
-        InvalidTypeError: not a name.
-    """
+    """Return the class of `torch.optim.lr_scheduler` with that name, in any spelling."""
     found = _find(name, torch.optim.lr_scheduler, LRScheduler, "a scheduler of torch.optim.lr_scheduler")
     if found is ReduceLROnPlateau:
         raise InvalidInputError(f"Expected a scheduler that follows from the number of the step alone (got {name!r})")

@@ -63,11 +63,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def private_copy(model: nn.Module, task: Task) -> nn.Module:
-    """Return a deep copy to work on, ready for other data (`Task.adopt`).
-
-    Raises:
-        UnsupportedModelError: the model holds what cannot be copied.
-    """
+    """Return a deep copy to work on, ready for other data (`Task.adopt`)."""
     try:
         model = copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:

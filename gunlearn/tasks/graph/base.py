@@ -15,7 +15,7 @@ from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.fast import fast_path
 from gunlearn.nn.kernels.paths import path_of
-from gunlearn.tasks.base import Parts, Reader, Task
+from gunlearn.tasks.base import Parts, Reader, Task, View
 from gunlearn.tasks.graph.beside import beside
 from gunlearn.tasks.graph.reading import GraphReader
 from gunlearn.tasks.sampling import BatchOptions
@@ -37,11 +37,9 @@ class GraphTask(Task):
     def reader(
         self, model: nn.Module, parts: Parts, names: tuple[str, ...], options: BatchOptions, around: Any
     ) -> Reader:
-        """Read parts of the graph where the options say so, or where that is smaller and exact."""
         return GraphReader(model, self, parts, names, options, around)
 
     def check_data(self, data: Any) -> Data:
-        """Refuse what is no graph; see `check_graph`."""
         check_graph(data)
         return data
 
@@ -96,26 +94,28 @@ class GraphTask(Task):
         got = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
         raise UnsupportedModelError(f"Expected the model to return {name} of shape [{number}, {size}] (got {got})")
 
-    def graphs(
-        self, partition: Any, message_graph: str, model: nn.Module | None, forget: Tensor
-    ) -> tuple[Data, Callable[[Tensor], Tensor]]:
+    def graphs(self, view: View, forget: Tensor) -> tuple[Data, Callable[[Tensor], Tensor]]:
         """Return the graph that is read while unlearning, and a function to the places of forgotten items' nodes in it.
 
         Args:
-            partition: what a request resolved to.
-            message_graph: `"retain"` or `"full"`.
-            model: see `Task.parts`.
+            view: of the problem.
             forget: nodes of forgotten items, in any order `[k]`.
 
         Raises:
-            InvalidInputError: another `message_graph`.
+            InvalidInputError: a `message_graph` that is neither `"retain"` nor `"full"`.
         """
-        if message_graph not in ("retain", "full"):
-            raise InvalidInputError(f"Expected 'message_graph' to be 'retain' or 'full' (got '{message_graph}')")
-        data = partition.retain_data if message_graph == "retain" else partition.data
-        if message_graph == "full" or partition.forgets == ("edges",) or not forget.numel():
+        partition, which = view.partition, view.message_graph
+        if which not in ("retain", "full"):
+            raise InvalidInputError(f"Expected 'message_graph' to be 'retain' or 'full' (got '{which}')")
+        data = partition.retain_data if which == "retain" else partition.data
+        whole = which == "full" or partition.forgets == ("edges",)
+        if whole or not view.reads("forget") or not forget.numel():
             return data, lambda nodes: nodes
-        return beside(data, partition.data, forget, model, self)
+        return self.joined(view, forget)
+
+    def joined(self, view: View, forget: Tensor) -> tuple[Data, Callable[[Tensor], Tensor]]:
+        """Return the retained graph with what is read for forgotten nodes beside it; see `graphs`."""
+        return beside(view.partition.retain_data, view.partition.data, forget, view.model, self)
 
     def accepted(self, model: nn.Module) -> list[str]:
         """Return the names of the optional arguments that the model takes."""

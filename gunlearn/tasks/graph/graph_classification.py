@@ -39,14 +39,10 @@ class GraphClassification(NodeClassification):
         """Return the graphs of some nodes, and forgotten ones, which may have no nodes."""
         return torch.cat([partition.forget_graphs, partition.data.batch[nodes]]).unique()
 
-    def graphs(
-        self, partition: Any, message_graph: str, model: nn.Module | None, forget: Tensor
-    ) -> tuple[Data, Callable[[Tensor], Tensor]]:
+    def joined(self, view: View, forget: Tensor) -> tuple[Data, Callable[[Tensor], Tensor]]:
         """Read forgotten graphs in a second copy of the batch, as it was."""
-        if message_graph != "retain" or partition.forgets == ("edges",) or not forget.numel():
-            return super().graphs(partition, message_graph, None, forget[:0])
-        before = num_graphs(partition.data)
-        data, _ = beside(partition.retain_data, partition.data, forget[:0])
+        before = num_graphs(view.partition.data)
+        data, _ = beside(view.partition.retain_data, view.partition.data, forget)
         return data, lambda graphs: graphs + before
 
     def make_parts(self, view: View) -> NodeParts:

@@ -30,9 +30,7 @@ from gunlearn.tasks.sampling import BatchOptions
 class LinkPrediction(GraphTask):
     """Scores node pairs by the model's own `decode(z, edge_label_index)`, else by the inner product of embeddings.
 
-    The model is called as `model(x, edge_index)` (or `model.encode`), with `edge_weight` and `edge_attr` too where its
-    signature names them and the data has them, and returns node embeddings `[num_nodes, dim]`.
-
+    The model (or `model.encode`) returns node embeddings `[num_nodes, dim]`; see `GraphTask` for how it is called. Its
     `decode` returns logits; PyG's `GAE` and `VGAE`, whose `decode` has a `sigmoid` switch, are asked for them.
 
     Args:
@@ -75,7 +73,6 @@ class LinkPrediction(GraphTask):
         return Prediction(log_prob=logsigmoid(sign * score), logits=score, embeddings=ends, weight=weight)
 
     def seeds(self, items: EdgeItems) -> Tensor:
-        """Return both end points."""
         return items.edge_label_index.flatten()
 
     def relabel(self, items: Any, subgraph: Subgraph) -> Any:
@@ -95,12 +92,10 @@ class LinkPrediction(GraphTask):
         return super().reader(model, parts, names, options, around)
 
     def check_target(self, until: str, data: Data) -> None:
-        """Refuse `"unseen"` where too few validation edges can be compared with."""
         if until == "unseen":
             check_held_out(data)
 
     def target(self, until: str, model: nn.Module, reference: nn.Module, partition: Any, narrow: bool) -> ScoreTarget:
-        """Return the scores down to which forgotten edges are pushed."""
         return ScoreTarget(until, self, model, reference, partition, narrow=narrow)
 
     def make_parts(self, view: View) -> EdgeParts:
@@ -110,11 +105,9 @@ class LinkPrediction(GraphTask):
         """
         partition = view.partition
         forget = forgotten_edges(partition)
-        read = forget.flatten() if view.reads("forget") else forget.flatten()[:0]
-        data, place = self.graphs(partition, view.message_graph, view.model, read)
+        data, place = self.graphs(view, forget.flatten())
         known = partition.data.edge_index  # a forgotten edge is not offered as a negative either
-        gone = partition.retain_data.get(GONE)
-        start = partition.touched_nodes
+        gone, start = partition.retain_data.get(GONE), partition.touched_nodes
         parts = EdgeParts(data, place(forget), partition.retain_edge_index, known, self.negatives, gone, start)
         parts.joint = is_joint(data, partition)
         return parts
@@ -124,7 +117,6 @@ class LinkPrediction(GraphTask):
         return EdgeParts(data, None, one_direction(data), data.edge_index, self.negatives, data.get(GONE))
 
     def validation_items(self, data: Data) -> EdgeItems | None:
-        """Return validation edges and their negatives, where the data holds a split."""
         return self.held_out_items(data, "val")
 
     def held_out_items(self, data: Data, part: str) -> EdgeItems | None:
@@ -155,10 +147,8 @@ def forgotten_edges(partition: Any) -> Tensor:
         forget = forget[:, ~torch.isin(key, kept)]
     if "features" not in partition.forgets:
         return forget
-    blank = torch.zeros(partition.data.num_nodes, dtype=torch.bool, device=partition.forget_edge_index.device)
-    blank[partition.feature_nodes] = True
     retain = partition.retain_edge_index
-    return torch.cat([forget, retain[:, blank[retain].any(dim=0)]], dim=1)
+    return torch.cat([forget, retain[:, torch.isin(retain, partition.feature_nodes).any(dim=0)]], dim=1)
 
 
 def one_direction(data: Data) -> Tensor:

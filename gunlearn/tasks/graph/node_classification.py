@@ -146,8 +146,7 @@ class NodeClassification(GraphTask):
     def make_parts(self, view: View) -> NodeParts:
         partition = view.partition
         forget = None if partition.forgets == ("edges",) else self.forgotten(partition)
-        read = partition.touched_nodes[:0] if forget is None or not view.reads("forget") else forget.index
-        data, place = self.graphs(partition, view.message_graph, view.model, read)
+        data, place = self.graphs(view, partition.touched_nodes[:0] if forget is None else forget.index)
         if forget is not None:
             forget = replace(forget, index=place(forget.index))
         parts = NodeParts(data, self.train_items(partition.retain_data), partition.touched_nodes, forget)
@@ -159,7 +158,6 @@ class NodeClassification(GraphTask):
         return NodeParts(data, self.train_items(data))
 
     def validation_items(self, data: Data) -> NodeItems | None:
-        """Return the labelled nodes of `data.val_mask`."""
         return self.held_out_items(data, "val")
 
     def held_out_items(self, data: Data, part: str) -> NodeItems | None:
@@ -206,11 +204,7 @@ def node_items(data: Data, nodes: Tensor, size: int | None = None) -> NodeItems:
 
 
 def labels(data: Data, size: int | None = None) -> Tensor:
-    """Return the classes of the nodes `[num_nodes]`; negative ones are unknown.
-
-    Raises:
-        InvalidInputError: none, or not one integer per node.
-    """
+    """Return the classes of the nodes `[num_nodes]`; negative ones are unknown."""
     y, size = data.get("y"), int(data.num_nodes) if size is None else size
     if not isinstance(y, Tensor) or y.is_floating_point() or y.dtype == torch.bool or y.numel() != size:
         got = f"{tuple(y.shape)} of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__

@@ -21,11 +21,7 @@ MIN_HELD_OUT, NEIGHBORS = 30, 20
 
 
 def check_held_out(data: Data) -> None:
-    """Refuse data with too few held-out edges to compare with.
-
-    Raises:
-        UnsupportedMethodError: fewer than `MIN_HELD_OUT` validation edges.
-    """
+    """Refuse data with too few held-out edges to compare with."""
     number = data.val_pos_edge_index.size(1) if "val_pos_edge_index" in data else 0
     if number < MIN_HELD_OUT:
         raise UnsupportedMethodError(

@@ -23,23 +23,19 @@ class ItemTable(dict[str, Any]):
     back: Callable[[ItemTable], Any]
 
     def __init__(self, back: Callable[[ItemTable], Any] = lambda table: table, **columns: Any) -> None:
-        """Take the columns."""
         super().__init__(**columns)
         object.__setattr__(self, "back", back)
 
     def __getattr__(self, name: str) -> Any:
-        """Return a column."""
         try:
             return self[name]
         except KeyError:
             raise AttributeError(name) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set a column."""
         self[name] = value
 
     def __copy__(self) -> ItemTable:
-        """Return a table of the same columns."""
         return ItemTable(self.back, **self)
 
 
@@ -52,7 +48,6 @@ class Column:
     """
 
     def __init__(self, dataset: Any, place: int) -> None:
-        """Load nothing."""
         self.dataset, self.place = dataset, place
 
     @property
@@ -61,15 +56,13 @@ class Column:
         return (len(self.dataset),)
 
     def __len__(self) -> int:
-        """Number of items."""
         return len(self.dataset)
 
     def __repr__(self) -> str:
-        """What the data set is, the same in every process."""
+        # The same in every process.
         return f"Column({type(self.dataset).__name__} of {len(self)}, {self.place})"
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """Load items `[k]`."""
         return load_items(self.dataset, index)[self.place]
 
     def select(self, mask: Tensor) -> Column:
@@ -78,11 +71,7 @@ class Column:
 
 
 def load_items(dataset: Any, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Load items `[k]` of a map-style data set: inputs `[k, ...]` and labels `[k]`.
-
-    Raises:
-        InvalidInputError: an item is no pair of an input and an integer label.
-    """
+    """Load items `[k]` of a map-style data set: inputs `[k, ...]` and labels `[k]`."""
     chosen = index.nonzero().view(-1) if index.dtype == torch.bool else index
     items = [dataset[i] for i in chosen.tolist()]
     if any(not isinstance(item, list | tuple) or len(item) != 2 for item in items):
