@@ -62,15 +62,7 @@ def _hint(base: Path, folder: tuple[str, ...], files: tuple[str, ...]) -> str:
 def not_found(
     name: str, folder: tuple[str, ...], files: tuple[str, ...], root: str | PathLike[str] | None, remedy: str
 ) -> DatasetNotFoundError:
-    """Return the error that says which file was expected where, and what to do.
-
-    Args:
-        name: the data set.
-        folder: path of its raw folder below the root, such as `("Planetoid", "Cora", "raw")`.
-        files: the raw files.
-        root: the caller's root.
-        remedy: how to get the files.
-    """
+    """Return the error that says which of a data set's raw files was expected where, and what to do."""
     base, named_by = data_root(root)
     raw = base.joinpath(*folder)
     state = "" if base.is_dir() else f" {base} is no folder."

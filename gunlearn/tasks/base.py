@@ -93,6 +93,8 @@ class Parts(ABC):
     def strata(self) -> Tensor:
         """Return the stratum of each retained item for `StratifiedSampler`, integers `[num_retained]`.
 
+        In a graph it is the distance to what is forgotten; where there is none, all items are one stratum.
+
         Raises:
             UnsupportedMethodError: the retained items of this task can only be read all at once.
         """
@@ -212,7 +214,7 @@ class Task(ABC):
             parts: of the problem.
             names: the parts that the objective reads.
             options: how much a step reads.
-            around: the context around training passes.
+            around: the context around training passes; see `GradientMethod.surroundings`.
 
         Raises:
             UnsupportedMethodError: the options ask for what the task, the model or the context cannot do.
@@ -249,11 +251,7 @@ class Task(ABC):
         return self.make_parts(View(partition, message_graph, model, None if names is None else tuple(names)))
 
     def check_target(self, until: str, data: Any) -> None:
-        """Refuse a target that the task or its data do not have.
-
-        Raises:
-            UnsupportedMethodError: with the reason.
-        """
+        """Refuse a target that the task or its data do not have, with an `UnsupportedMethodError`."""
         raise UnsupportedMethodError(f"Expected link prediction for 'until' (got '{self.name}')")
 
     def target(self, until: str, model: nn.Module, reference: nn.Module, partition: Any, narrow: bool) -> Any:

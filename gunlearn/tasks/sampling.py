@@ -33,7 +33,6 @@ class BatchOptions:
     subgraph: str = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse bad options."""
         for name, known in (("sampler", SAMPLERS), ("subgraph", SUBGRAPH)):
             if getattr(self, name) not in known:
                 raise InvalidInputError(f"Expected '{name}' among {known} (got {getattr(self, name)!r})")
@@ -52,16 +51,20 @@ class BatchOptions:
             )
 
 
-def edge_strata(edges: Tensor, start: Tensor, edge_index: Tensor, num_nodes: int, num_hops: int = _NUM_HOPS) -> Tensor:
+def edge_strata(
+    edges: Tensor, start: Tensor | None, edge_index: Tensor, num_nodes: int, num_hops: int = _NUM_HOPS
+) -> Tensor:
     """Return the distance of each edge to a set of nodes, `[num_edges]`: 0 if it touches one, `num_hops + 1` if beyond.
 
     Args:
         edges: the edges to sort into strata, `[2, num_edges]`; the nearer end point counts.
-        start: node ids the distance is measured from, `[num_start]`.
+        start: node ids the distance is measured from, `[num_start]`; `None` puts all edges into one stratum.
         edge_index: the graph, taken both ways, `[2, num_columns]`.
         num_nodes: number of nodes.
         num_hops: the largest distance that is a stratum of its own.
     """
+    if start is None:
+        return torch.zeros_like(edges[0])
     row, col = edge_index
     distance = torch.full((num_nodes,), num_hops + 1, device=edge_index.device)
     distance[start] = 0

@@ -5,21 +5,9 @@ from __future__ import annotations
 from gunlearn.core.lazy import lazy
 
 _HOMES = {
-    "gunlearn.training.callbacks": (
-        "Callback",
-        "EarlyStopping",
-        "StatefulCallback",
-        "TrainControl",
-        "TrainState",
-    ),
-    "gunlearn.training.from_scratch": (
-        "reset_model",
-        "train_from_scratch",
-    ),
-    "gunlearn.training.loop": (
-        "TrainArguments",
-        "fit",
-    ),
+    "gunlearn.training.callbacks": ("Callback", "EarlyStopping", "StatefulCallback", "TrainControl", "TrainState"),
+    "gunlearn.training.from_scratch": ("reset_model", "train_from_scratch"),
+    "gunlearn.training.loop": ("TrainArguments", "fit"),
     "gunlearn.training.result": ("Result",),
     "gunlearn.training.run": ("run_training",),
 }

@@ -22,11 +22,7 @@ NAME = "checkpoint.pt"
 def save_checkpoint(directory: str | Path, fingerprint: str, state: TrainState, tensors: dict[str, Any]) -> Path:
     """Write a checkpoint in one stroke: a run killed while writing leaves the previous one whole.
 
-    Args:
-        directory: made where absent.
-        fingerprint: of the run; only the same run may resume from it.
-        state: where the run stands.
-        tensors: state dicts of model and optimiser, and the best weights so far.
+    Only a run of the same `fingerprint` resumes from it; `tensors` are state dicts, and the best weights so far.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

@@ -23,16 +23,13 @@ class Feed(Callback):
     items where the objective reads any, else over the forgotten ones; the shorter part starts again meanwhile.
 
     Args:
-        model: the model that will be trained.
-        task: what it predicts.
-        parts: the problem's parts; limited to what the options ask for.
+        model: this and the next arguments are those of `Task.reader`.
+        task: what the model predicts.
+        parts: limited to what the options ask for.
         names: the parts that the objective reads.
         options: how much a step reads.
-        around: the context around training passes; see `GradientMethod.surroundings`.
+        around: the context around training passes.
         whole_forget: read all forgotten items at each step, in pieces of `batch_size` whose gradients are accumulated.
-
-    Raises:
-        UnsupportedMethodError: the options ask for what the task or the model cannot do.
 
     Attributes:
         steps_per_epoch: steps of one pass.

@@ -64,7 +64,6 @@ class TrainArguments:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse bad settings."""
         # Written so that NaN is refused as well.
         if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
             raise InvalidInputError(f"Expected lr > 0 and weight_decay >= 0 (got {self.lr} and {self.weight_decay})")

@@ -97,9 +97,6 @@ class EdgeParts(Parts):
         return EdgeItems((pattern,), torch.full((edge_index.size(1),), label, device=edge_index.device), **options)
 
     def strata(self) -> Tensor:
-        """Return the distance of each retained edge to what is forgotten; one stratum where nothing is."""
-        if self.start is None:
-            return torch.zeros_like(self.retain[0])
         return edge_strata(self.retain, self.start, self.data.edge_index, self.num_nodes)
 
     def count(self, name: str) -> int:

@@ -57,11 +57,7 @@ class NodeParts(Parts):
         return self.retain.num_items if name == "retain" else super().count(name)
 
     def strata(self) -> Tensor:
-        """Return the distance of each retained node to what is forgotten; one stratum where nothing is."""
-        index = self.retain.index
-        if self.start is None:
-            return torch.zeros_like(index)
-        return edge_strata(index[None], self.start, self.data.edge_index, self.data.num_nodes)
+        return edge_strata(self.retain.index[None], self.start, self.data.edge_index, self.data.num_nodes)
 
     def sample(self, names: Collection[str]) -> dict[str, NodeItems]:
         """Return the nodes of the named parts.

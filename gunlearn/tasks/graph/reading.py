@@ -24,13 +24,7 @@ from gunlearn.tasks.sampling import BatchOptions
 class GraphReader(Reader):
     """Reads subgraphs where they are smaller than half of the graph, and give the outputs of the whole.
 
-    Args:
-        model: the model that will be trained.
-        task: what it predicts.
-        parts: the problem's parts.
-        names: the parts that the objective reads.
-        options: how much a step reads.
-        around: the context around training passes; see `GradientMethod.surroundings`.
+    The arguments are those of `Task.reader`.
 
     Raises:
         UnsupportedMethodError: `subgraph="always"` or a sampler where the model or the context cannot work on a part.

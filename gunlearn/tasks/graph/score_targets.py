@@ -67,8 +67,7 @@ def separated_scores(task: Any, reference: nn.Module, partition: Any, share: flo
     """Return the score that `share` of the retained edges lie below, on the retained graph, `[num_forget]`."""
     data = partition.retain_data
     with torch.no_grad():
-        items = task.edge_items(data, partition.retain_edge_index)
-        score = task.decode(reference, task.encode(reference, data), items).logits
+        score = task.predict(reference, data, task.edge_items(data, partition.retain_edge_index)).logits
     quantile = np.quantile(score.double().cpu().numpy(), share)  # torch's own refuses large inputs
     return torch.full((partition.num_forget,), float(quantile), dtype=score.dtype, device=score.device)
 
@@ -100,26 +99,21 @@ class ScoreTarget:
         done: float = 0.95,
         narrow: bool = True,
     ) -> None:
-        """Compute the targets."""
         self.task, self.model, self.done = task, model, done
         self.target = SCORE_TARGETS[until](task, reference, partition)
         self.data = partition.retain_data
         self.items = task.edge_items(self.data, partition.forget_edge_index)
-        found = None
-        if narrow:
-            found = small_subgraph(model, task, self.data, task.seeds(self.items), training=False)
+        seeds = task.seeds(self.items)
+        found = small_subgraph(model, task, self.data, seeds, training=False) if narrow else None
         if found is not None:
             self.data, self.items = found[0].data, task.relabel(self.items, found[0])
 
     @torch.no_grad()
     def above(self) -> Tensor:
         """Return which edges are above their target (plain messages, evaluation mode), bool `[num_forget]`."""
-        model, task = self.model, self.task
-        mode = model.training
-        model.eval()
-        outputs = task.encode(model, self.data)
-        score = task.decode(model, outputs, self.items).logits
-        model.train(mode)
+        mode = self.model.training
+        score = self.task.predict(self.model.eval(), self.data, self.items).logits
+        self.model.train(mode)
         return score > self.target
 
     def release(self, predictions: dict[str, Prediction], rows: Callable[[Tensor], Tensor]) -> dict[str, Prediction]:

@@ -55,7 +55,6 @@ class ArrayParts(Parts):
         self.index = {name: mask.nonzero().view(-1) for name, mask in masks.items() if mask is not None}
 
     def strata(self) -> Tensor:
-        """Return one stratum: rows have no distance to each other."""
         return torch.zeros_like(self.index["retain"])
 
     def count(self, name: str) -> int:
@@ -83,6 +82,8 @@ class ArrayParts(Parts):
 class ImageClassification(Task):
     """Each row of `data.x` is an item of class `data.y`; the model is called as `model(x)` and returns logits.
 
+    Training reads the rows of `data.train_mask`; without one, every row that is not held out.
+
     Args:
         batch_size: number of retained items per step; `None` takes all.
 
@@ -106,19 +107,15 @@ class ImageClassification(Task):
         return Prediction(log_prob=log_prob, logits=logits)
 
     def make_parts(self, view: View) -> ArrayParts:
-        """Return the parts; there is no graph to choose."""
         part = view.partition
         return ArrayParts(part.data, part.forget_mask, part.retain_mask, {"retain": self.batch_size})
 
     def training_parts(self, data: Data) -> ArrayParts:
-        """All training rows (`data.train_mask`, else every row that is not held out) are retained."""
         train = trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu"))
         return ArrayParts(data, None, train, {"retain": self.batch_size})
 
     def validation_items(self, data: Data) -> ArrayItems | None:
-        """Rows of `data.val_mask`."""
         return ArrayItems(*rows_at(data, data.val_mask)) if "val_mask" in data else None
 
     def check_data(self, data: Any) -> Any:
-        """Return a table of the items; see `as_table`."""
         return as_table(data)
