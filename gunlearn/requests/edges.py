@@ -133,15 +133,10 @@ def _why_missing(graph: TrainingGraph, missing: Tensor) -> str:
     """Return the message about named edges that are no training edges; it tells held-out ones apart."""
     for name in ("val_pos_edge_index", "test_pos_edge_index"):
         held_out = getattr(graph.data, name, None)
-        if not isinstance(held_out, Tensor) or held_out.numel() == 0:
-            continue
-        held_out = held_out.to(missing.device)
+        pairs = {tuple(pair) for pair in held_out.t().tolist()} if isinstance(held_out, Tensor) else set()
         if graph.is_undirected:
-            held_out = torch.cat([held_out, held_out.flip(0)], dim=1)
-        # Renumbered, so that the keys of any node ids fit into int64.
-        nodes, local = torch.cat([held_out, missing], dim=1).unique(return_inverse=True)
-        keys = local[0] * nodes.numel() + local[1]
-        found = missing[:, torch.isin(keys[held_out.size(1) :], keys[: held_out.size(1)])]
+            pairs |= {(v, u) for u, v in pairs}
+        found = missing[:, [tuple(pair) in pairs for pair in missing.t().tolist()]]
         if found.numel():
             return (
                 f"Expected training edges (got {found.size(1)} held-out edges of '{name}': {show_columns(found)}); "

@@ -21,7 +21,7 @@ from gunlearn.seed import isolated_rng
 from gunlearn.training.callbacks import Callback, StatefulCallback, TrainControl, TrainState
 from gunlearn.training.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
-from gunlearn.training.processes import Processes, processes
+from gunlearn.training.processes import processes
 
 
 @dataclass(frozen=True)
@@ -167,12 +167,19 @@ def fit(
         asked = together.agree(control.should_training_stop, control.should_save)
         control.should_training_stop, control.should_save = map(bool, asked)
 
+    def gradients() -> ObjectiveValue:
+        value = together.average(_total(step(), backward=True), parameters)
+        if penalty is not None:
+            penalty()
+        if args.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+        return value
+
     model.train()
     tell("on_train_begin")
     agree()
     hidden = not (args.progress and together.main)
-    bar = tqdm(total=max_steps, initial=state.step, disable=hidden, leave=False, unit="step")
-    with bar:
+    with tqdm(total=max_steps, initial=state.step, disable=hidden, leave=False, unit="step") as bar:
         while state.step < max_steps and not control.should_training_stop:
             if stop is not None and together.agree(stop())[0]:
                 break
@@ -181,7 +188,7 @@ def fit(
             tell("on_step_begin")
             model.train()
             together.turn = state.step << 16  # no step comes near as many uses
-            record = _step(stepper, parameters, step, args, state.step, together, penalty)
+            record = _step(stepper, gradients, state.step)
             if schedule is not None:
                 schedule.step()
             state.step += 1
@@ -236,26 +243,8 @@ def fit(
     return state
 
 
-def _step(
-    optimizer: Any,
-    parameters: list[nn.Parameter],
-    step: Step,
-    args: TrainArguments,
-    number: int,
-    together: Processes,
-    penalty: Callable[[], None] | None,
-) -> dict[str, float]:
+def _step(optimizer: Any, gradients: Callable[[], ObjectiveValue], number: int) -> dict[str, float]:
     """Take one optimiser step; return the losses before it."""
-
-    def gradients() -> ObjectiveValue:
-        value = _total(step(), backward=True)
-        value = together.average(value, parameters)
-        if penalty is not None:
-            penalty()
-        if args.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
-        return value
-
     if isinstance(optimizer, torch.optim.LBFGS):
         values: list[ObjectiveValue] = []
 

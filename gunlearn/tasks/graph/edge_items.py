@@ -36,6 +36,12 @@ class EdgeItems(PartItems):
     embeddings: bool = False
     weight: Tensor | None = None
 
+    @classmethod
+    def of(cls, pairs: Tensor, label: float, num_nodes: int, keep: bool = False, **options: Any) -> EdgeItems:
+        """Return pairs `[2, num_items]` of one label; see `EdgePattern` for `keep`."""
+        labels = torch.full((pairs.size(1),), label, device=pairs.device)
+        return cls((EdgePattern(pairs, num_nodes, keep),), labels, **options)
+
     @property
     def edge_label_index(self) -> Tensor:
         """Return all pairs, `[2, num_items]`."""
@@ -88,13 +94,9 @@ class EdgeParts(Parts):
         # In a joint graph, ids of the retained one come first, and `gone` ends with them.
         room = self.num_nodes if gone is None else gone.numel()
         self.sampler = NegativeSampler(known, room, negatives == "non_edges", gone)
-        self._fixed = {"retain_edges": self._items(retain, 1.0)}
+        self._fixed = {"retain_edges": EdgeItems.of(retain, 1.0, self.num_nodes, keep=True)}
         if forget is not None:
-            self._fixed["forget"] = self._items(forget, 1.0, embeddings=True)
-
-    def _items(self, edge_index: Tensor, label: float, **options: Any) -> EdgeItems:
-        pattern = EdgePattern(edge_index, self.num_nodes, keep=options.get("fixed", True))
-        return EdgeItems((pattern,), torch.full((edge_index.size(1),), label, device=edge_index.device), **options)
+            self._fixed["forget"] = EdgeItems.of(forget, 1.0, self.num_nodes, keep=True, embeddings=True)
 
     def strata(self) -> Tensor:
         return edge_strata(self.retain, self.start, self.data.edge_index, self.num_nodes)
@@ -114,7 +116,8 @@ class EdgeParts(Parts):
         if set(names) - {"forget"}:
             out["retain_edges"] = self.drawn("retain", self._fixed["retain_edges"])
         if {"retain", "non_edges"} & set(names):
-            out["non_edges"] = self._items(self.sampler.sample(out["retain_edges"].num_items), 0.0, fixed=False)
+            absent = self.sampler.sample(out["retain_edges"].num_items)
+            out["non_edges"] = EdgeItems.of(absent, 0.0, self.num_nodes, fixed=False)
         if "retain" in names:
             out["retain"] = out["retain_edges"].followed_by(out["non_edges"])
         return {name: out[name] for name in names}

@@ -126,17 +126,15 @@ class LinkPrediction(GraphTask):
             data: with `{part}_pos_edge_index` and `{part}_neg_edge_index`.
             part: `"val"` or `"test"`.
         """
-        keys = f"{part}_pos_edge_index", f"{part}_neg_edge_index"
-        if any(key not in data for key in keys):
+        pos, neg = (data.get(f"{part}_{sign}_edge_index") for sign in ("pos", "neg"))
+        if pos is None or neg is None:
             return None
-        pos, neg = (data[key] for key in keys)
         label = torch.cat([torch.ones(pos.size(1)), torch.zeros(neg.size(1))]).to(pos.device)
         return EdgeItems((EdgePattern(torch.cat([pos, neg], dim=1), data.num_nodes),), label)
 
     def edge_items(self, data: Data, edge_index: Tensor) -> EdgeItems:
         """Return any pairs as items labelled 1, for metrics."""
-        label = torch.ones(edge_index.size(1), device=edge_index.device)
-        return EdgeItems((EdgePattern(edge_index, data.num_nodes),), label)
+        return EdgeItems.of(edge_index, 1.0, data.num_nodes)
 
 
 def forgotten_edges(partition: Any) -> Tensor:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
-from gunlearn.nn.kernels.edge_scores import EdgePattern
 from gunlearn.nn.kernels.sorting import argsort
 from gunlearn.nn.kernels.subgraph import Subgraph, part_of
 from gunlearn.tasks.base import Parts
@@ -65,16 +64,15 @@ class RandomNodeParts(Parts):
         """Return nodes by part, their new ids, and columns inside each part: of the graph, retained and known edges."""
         number = self.batches.step // self.num_parts
         if self._cut is None or self._cut[0] != number:
-            device = self.data.edge_index.device
-            order = self.batches.order().to(device)
-            part = torch.empty_like(order)
-            part[order] = torch.arange(self.num_nodes, device=device) // self.batches.batch_size
+            whole, size = self.whole, self.batches.batch_size
+            order = self.batches.order().to(self.data.edge_index.device)
+            place = torch.arange(self.num_nodes, device=order.device)
+            part, local = torch.empty_like(order), torch.empty_like(order)
+            part[order] = place // size
             nodes = argsort(part, stable=True)  # within a part in the order of their ids
-            local = torch.empty_like(nodes)
-            local[nodes] = torch.arange(self.num_nodes, device=device) % self.batches.batch_size
-            whole = self.whole
+            local[nodes] = place % size
             lists = [_inside(part, e, self.num_parts) for e in (self.data.edge_index, whole.retain, whole.known)]
-            self._cut = number, (nodes.split(self.batches.batch_size), local, *lists)
+            self._cut = number, (nodes.split(size), local, *lists)
         return self._cut[1]
 
     def sample(self, names: Collection[str]) -> dict[str, EdgeItems]:
@@ -91,12 +89,12 @@ class RandomNodeParts(Parts):
         pairs = whole.retain[:, retained[place]]
         inside = torch.full_like(pairs[0], self.inside, dtype=torch.double).masked_fill_(pairs[0] == pairs[1], 1.0)
         weight = self.num_parts * pairs.size(1) / (whole.retain.size(1) * inside)
-        edges = _items(local[pairs], 1.0, int(part.num_nodes), weight)
-        out = {"retain_edges": edges}
+        size = int(part.num_nodes)
+        out = {"retain_edges": EdgeItems.of(local[pairs], 1.0, size, fixed=False, weight=weight)}
         if set(names) - set(out):
             negatives = self._negatives(part, local[whole.known[:, known[place]]], pairs.size(1))
-            out["non_edges"] = _items(negatives, 0.0, int(part.num_nodes))
-            out["retain"] = edges.followed_by(out["non_edges"])
+            out["non_edges"] = EdgeItems.of(negatives, 0.0, size, fixed=False)
+            out["retain"] = out["retain_edges"].followed_by(out["non_edges"])
         return {name: out[name] for name in names}
 
     def _negatives(self, part: Data, known: Tensor, number: int) -> Tensor:
@@ -106,11 +104,6 @@ class RandomNodeParts(Parts):
             return NegativeSampler(known, int(part.num_nodes), avoid, part.get("forgotten_mask")).sample(number)
         except InvalidInputError:
             return known[:, :0]
-
-
-def _items(pairs: Tensor, label: float, num_nodes: int, weight: Tensor | None = None) -> EdgeItems:
-    labels = torch.full((pairs.size(1),), label, device=pairs.device)
-    return EdgeItems((EdgePattern(pairs, num_nodes),), labels, fixed=False, weight=weight)
 
 
 def _inside(part: Tensor, edges: Tensor, num_parts: int) -> tuple[Tensor, ...]:
