@@ -14,10 +14,6 @@ from gunlearn.datasets.own import as_features, as_labels, build, identity_featur
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 
 
-def _fields(line: str) -> list[str]:
-    return [field.strip() for field in line.split(",")] if "," in line else line.split()
-
-
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -44,20 +40,17 @@ def _read_edges(path: Path) -> tuple[np.ndarray, list[int]]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"Expected {path} to be a readable text file (got {error})") from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
+    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
     edges: list[tuple[int, int]] = []
     numbers: list[int] = []
-    header_allowed = True
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        fields, where = _fields(line), f"{path}, line {number}"
+    for number, line in lines:
+        where = f"{path}, line {number}"
+        fields = [field.strip() for field in line.split(",")] if "," in line else line.split()
         if len(fields) != 2:
-            raise InvalidInputError(
-                f"Expected 2 columns (source, target) in {where} (got {len(fields)}: {line.strip()[:80]!r})"
-            )
-        is_header = header_allowed and not any(_is_number(field) for field in fields)
-        header_allowed = False
-        if is_header:
+            got = f"{len(fields)}: {line[:80]!r}"
+            raise InvalidInputError(f"Expected 2 columns (source, target) in {where} (got {got})")
+        if number == lines[0][0] and not any(_is_number(field) for field in fields):  # a header
             continue
         edges.append((_node_id(fields[0], where), _node_id(fields[1], where)))
         numbers.append(number)

@@ -21,14 +21,13 @@ MAX_IDENTITY_NODES = 4096
 def build(edge_index: Tensor, x: Tensor, y: Tensor | None = None, undirected: bool = True) -> Data:
     """Build a graph in the form that all loaders return.
 
+    It is checked, has no self-loops and duplicates, and its edges are sorted by source, then target.
+
     Args:
-        edge_index: `[2, num_edges]`, int64, in any order, with or without duplicates and reverse edges.
+        edge_index: `[2, num_edges]`, int64, in any order.
         x: features `[num_nodes, num_features]`.
         y: labels `[num_nodes]`; no `y` attribute when `None`.
         undirected: add the reverse of every edge.
-
-    Returns:
-        The checked graph without self-loops and duplicates, edges sorted by source, then target.
     """
     merge = to_undirected if undirected else coalesce
     edge_index = merge(remove_self_loops(edge_index)[0], num_nodes=x.size(0))

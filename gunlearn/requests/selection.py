@@ -82,9 +82,9 @@ def k_hop_mask(edge_index: Tensor, start: Tensor, num_nodes: int, num_hops: int,
     """Return the nodes within `num_hops` of some nodes, these included: boolean `[num_nodes]`.
 
     Args:
-        edge_index: `[2, n]`, ids below `num_nodes`.
+        edge_index: `[2, n]`.
         start: ids `[k]`.
-        num_nodes: number of nodes.
+        num_nodes: all ids are below.
         num_hops: number of hops.
         both_ways: follow edges in both directions; otherwise from col to row only, the "source_to_target" flow of
             PyG's `k_hop_subgraph`.

@@ -27,6 +27,10 @@ class TrainingGraph:
     Args:
         data: a PyG `Data` whose `edge_index` (`[2, E]`) is the message graph of the training edges.
 
+    Attributes:
+        edge_of_column: number of the edge that each column belongs to, `[E]`.
+        first_column: first column of each edge, `[num_edges]`.
+
     Raises:
         InvalidTypeError: `data` is no `Data`.
         InvalidRequestError: no edges, or an invalid edge_index.
@@ -55,12 +59,9 @@ class TrainingGraph:
         self.is_undirected = same_both_ways(forward, backward)
         keys = torch.minimum(forward, backward) if self.is_undirected else forward
         self._keys, self.edge_of_column = keys.unique(return_inverse=True)
-        """Number of the edge that each column belongs to, `[E]`."""
-
         columns = torch.arange(keys.numel(), device=keys.device)
-        self.first_column = torch.full_like(self._keys, keys.numel())
-        self.first_column.scatter_reduce_(0, self.edge_of_column, columns, "amin")
-        """First column of each edge, `[num_edges]`."""
+        first = torch.full_like(self._keys, keys.numel())
+        self.first_column = first.scatter_reduce_(0, self.edge_of_column, columns, "amin")
 
     def _key(self, edge_index: Tensor, relation: Tensor | int | None) -> Tensor:
         """Return one integer per directed edge; meaningless where a node is out of range."""
@@ -108,7 +109,7 @@ class TrainingGraph:
         return torch.where(inside & (self._keys[position] == keys), position, -1)
 
     def pair_key(self, edge_index: Tensor) -> Tensor:
-        """One integer per pair of nodes, the same for all relations, `[n]`; -1 where a node is out of range."""
+        """Return one integer per pair of nodes, the same for all relations, `[n]`; -1 where a node is out of range."""
         local = self.local(edge_index.to(self.edge_index.device))
         row, col = (local.min(dim=0).values, local.max(dim=0).values) if self.is_undirected else local
         return torch.where((local >= 0).all(dim=0), row * self.num_local + col, -1)
@@ -135,12 +136,7 @@ def num_graphs(data: Data) -> int:
 
 
 def same_both_ways(forward: Tensor, backward: Tensor) -> bool:
-    """Return whether a graph is undirected: symmetric as a set of pairs, however many copies each pair has.
-
-    Args:
-        forward: one integer per edge, a key of its pair `[E]`.
-        backward: the keys of the reversed edges `[E]`.
-    """
+    """Return whether a graph is undirected, as a set of pairs: by keys of its edges and of the reversed ones, `[E]`."""
     return torch.equal(forward.unique(), backward.unique())
 
 

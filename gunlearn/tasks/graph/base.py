@@ -26,12 +26,9 @@ class GraphTask(Task):
 
     The model is called as `model(x, edge_index)`, with `edge_weight` and `edge_attr` too where its signature names
     them and the data has them.
-
-    Attributes:
-        rows: what a row of the output is, and its size, for error messages.
     """
 
-    rows: ClassVar[tuple[str, str]] = ("embeddings", "dim")
+    rows: ClassVar[tuple[str, str]] = ("embeddings", "dim")  # of the output, and their size, for error messages
     shared_pass = True
 
     def reader(
@@ -126,12 +123,7 @@ class GraphTask(Task):
 
 
 def check_graph(data: Any) -> None:
-    """Refuse what is no graph, or a graph with features that are not finite.
-
-    Raises:
-        InvalidTypeError: no `Data`.
-        InvalidInputError: features that are not finite, or in a layout that no model reads.
-    """
+    """Refuse what is no graph, or a graph with features that are not finite, or in a layout that no model reads."""
     if not isinstance(data, Data):
         raise InvalidTypeError(f"Expected 'data' to be a torch_geometric Data (got {type(data).__name__})")
     x = data.get("x")

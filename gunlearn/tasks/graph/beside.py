@@ -25,12 +25,11 @@ def beside(
     where it still is. As one graph of two parts both are read in one pass.
 
     Args:
-        retain: the retained graph of `num_nodes` nodes.
+        retain: the retained graph.
         original: the graph as it was, with the same node numbers.
         seeds: nodes to be read there, `[k]`.
-        model: cut the original down to what this model reads for them, where that gives the same outputs; `None`
-            takes all of it.
-        task: what the model predicts.
+        model: cut the original down to what this model reads for them, where that gives the same outputs of `task`.
+        task: what the model predicts; without model and task all of the original is taken.
 
     Returns:
         The joint graph, and the function from node numbers of the original (among `seeds`) to its own.

@@ -21,7 +21,7 @@ MIN_HELD_OUT, NEIGHBORS = 30, 20
 
 
 def check_held_out(data: Data) -> None:
-    """Refuse data with too few held-out edges to compare with."""
+    """Refuse data with too few held-out edges to compare with, fewer than `MIN_HELD_OUT`."""
     number = data.val_pos_edge_index.size(1) if "val_pos_edge_index" in data else 0
     if number < MIN_HELD_OUT:
         raise UnsupportedMethodError(
@@ -42,8 +42,6 @@ def unseen_scores(task: Any, reference: nn.Module, partition: Any) -> Tensor:
     takes away what all forgotten edges gained by being seen (the mean of `s - m`), and of what sets an edge apart from
     its like it leaves the share `w` that unseen edges show as well. Plain means mislead, because forgotten and
     validation edges differ in all these covariates. Test edges are not looked at.
-
-    The method refuses data with fewer than `MIN_HELD_OUT` validation edges before it starts.
     """
     data, forget = partition.retain_data, partition.forget_edge_index
     held_out = data.val_pos_edge_index
@@ -79,14 +77,7 @@ SCORE_TARGETS = {"separated": separated_scores, "unseen": unseen_scores}
 class ScoreTarget:
     """Lets each forgotten edge go once its score is at its target, and ends the run when nearly all are.
 
-    Args:
-        until: a name of `SCORE_TARGETS`.
-        task: the link prediction task.
-        model: the model that unlearns.
-        reference: the model as it was.
-        partition: what is forgotten.
-        done: share of edges that must have reached their target.
-        narrow: look at the subgraph around the forgotten edges alone, where that gives the same scores.
+    The arguments are those of `Task.target`, and `done`, the share of edges that must have reached their target.
     """
 
     def __init__(

@@ -74,9 +74,9 @@ def link_split(
 
 
 def _with_training_edges(data: Data, train: Tensor, undirected: bool) -> Data:
-    out = Data(**{key: data[key] for key in data.keys() if not data.is_edge_attr(key)})  # noqa: SIM118 - PyG's `keys`
-    out.num_nodes = data.num_nodes
-    attributes = [key for key in data.keys() if data.is_edge_attr(key) and key != "edge_index"]  # noqa: SIM118
+    kept = {key: value for key, value in data if not data.is_edge_attr(key)}
+    out = Data(**{**kept, "num_nodes": data.num_nodes})
+    attributes = [key for key, _ in data if data.is_edge_attr(key) and key != "edge_index"]
     if not attributes:
         out.edge_index = to_undirected(train, num_nodes=data.num_nodes) if undirected else train
         return out
