@@ -9,7 +9,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch_geometric.data import Data
 from torch_geometric.utils import k_hop_subgraph, to_undirected
@@ -18,8 +18,6 @@ from gunlearn.errors import InvalidRequestError
 from gunlearn.requests import ForgetEdges
 from gunlearn.seed import isolated_rng
 from tests.tasks.cases import columns
-
-SETTINGS = settings(max_examples=40)
 
 
 def edge_set(edge_index: torch.Tensor) -> set[tuple[int, ...]]:
@@ -48,7 +46,6 @@ def distinct_edges(data: Data) -> set[tuple[int, int]]:
     return {(min(p), max(p)) if all((v, u) in pairs for u, v in pairs) else p for p in pairs}
 
 
-@SETTINGS
 @given(splits())
 def test_regions_part_the_edges_by_shortest_paths(data):
     # Fails for: one hop or three, hops in one direction only, "or" instead of "and" of the end points.
@@ -67,7 +64,6 @@ def test_regions_part_the_edges_by_shortest_paths(data):
             ForgetEdges(count=len(expected) + 1, region=region).resolve(data)
 
 
-@SETTINGS
 @given(splits(), st.floats(0.01, 0.99), st.integers(0, 2**40))
 def test_ratio_counts_undirected_edges(data, ratio, seed):
     edges = distinct_edges(data)
@@ -79,7 +75,6 @@ def test_ratio_counts_undirected_edges(data, ratio, seed):
     assert by_count.request_hash == partition.request_hash
 
 
-@SETTINGS
 @given(splits(), st.integers(0, 2**40), st.data())
 def test_draw_by_degree_takes_the_largest(data, seed, drawer):
     edges = distinct_edges(data)
@@ -92,7 +87,6 @@ def test_draw_by_degree_takes_the_largest(data, seed, drawer):
     assert min(sums[edge] for edge in taken) >= max(sums[edge] for edge in edges - taken)
 
 
-@SETTINGS
 @given(splits(), st.data())
 def test_draw_by_influence_takes_the_highest_of_both_directions(data, drawer):
     num_columns = data.edge_index.size(1)
@@ -192,7 +186,6 @@ def official_draw(data: Data, number: int, seed: int) -> torch.Tensor:
         return train[:, candidates[torch.randperm(candidates.numel())[:number]]]
 
 
-@SETTINGS
 @given(st.integers(20, 40), st.integers(20, 60), st.integers(0, 2**32), st.integers(1, 8))
 def test_draw_is_that_of_the_official_lines(num_nodes, num_edges, seed, number):
     # Fails for: the first draw instead of the second, sorted candidates, hops in both directions, test edges.

@@ -10,15 +10,13 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch_geometric.data import Data
 from torch_geometric.utils import to_undirected
 
 from gunlearn.requests import ForgetEdges, Request, RequestSum
 from tests.tasks.cases import columns
-
-SETTINGS = settings(max_examples=50)
 
 
 def canonical(pairs: list[tuple[int, int]]) -> tuple[bool, list[tuple[int, int]]]:
@@ -59,7 +57,6 @@ def graphs_with_forgotten(draw: st.DrawFn) -> tuple[Data, set[tuple[int, int]]]:
     return data, forgotten
 
 
-@SETTINGS
 @given(graphs_with_forgotten(), st.randoms(use_true_random=False))
 def test_partition_is_the_one_of_brute_force(case, random):
     # Fails for: one direction or one copy left behind, a mask that is inverted, attributes that are not filtered.
@@ -88,7 +85,6 @@ def test_partition_is_the_one_of_brute_force(case, random):
     assert retain.num_nodes == data.num_nodes
 
 
-@SETTINGS
 @given(graphs_with_forgotten(), st.integers(0, 4))
 def test_affected_nodes_are_those_of_a_breadth_first_search(case, num_hops):
     data, forgotten = case
@@ -100,7 +96,6 @@ def test_affected_nodes_are_those_of_a_breadth_first_search(case, num_hops):
     assert affected.shape == (data.num_nodes,)
 
 
-@SETTINGS
 @given(graphs_with_forgotten())
 def test_all_ways_to_name_edges_agree(case):
     data, forgotten = case
@@ -127,7 +122,6 @@ def test_all_ways_to_name_edges_agree(case):
     assert partitions[0].request_hash == digest.hexdigest()[:16]
 
 
-@SETTINGS
 @given(graphs(), st.data())
 def test_hash_tells_sets_of_edges_apart(data, drawer):
     edges = sorted(set(canonical(columns(data.edge_index))[1]))
@@ -139,7 +133,6 @@ def test_hash_tells_sets_of_edges_apart(data, drawer):
     assert ForgetEdges(sorted(one)).resolve(data).request_hash != hashes[0]
 
 
-@SETTINGS
 @given(graphs_with_forgotten(), st.randoms(use_true_random=False))
 def test_hash_does_not_know_the_order_of_columns(case, random):
     data, forgotten = case
@@ -152,7 +145,6 @@ def test_hash_does_not_know_the_order_of_columns(case, random):
     assert after.forget_mask.tolist() == before.forget_mask[order].tolist()
 
 
-@SETTINGS
 @given(graphs_with_forgotten())
 def test_data_is_untouched(case):
     data, forgotten = case

@@ -36,10 +36,9 @@ class Encoder(nn.Module):
 
     def __init__(self, out=4):
         super().__init__()
-        self.conv, self.calls = GCNConv(5, out), []
+        self.conv = GCNConv(5, out)
 
     def forward(self, x, edge_index):
-        self.calls.append(edge_index)
         return self.conv(x, edge_index)
 
 
@@ -48,13 +47,12 @@ class Scorer(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.mlp, self.calls = GCNConv(5, 4), nn.Linear(8, 1), 0
+        self.conv, self.mlp = GCNConv(5, 4), nn.Linear(8, 1)
 
     def encode(self, x, edge_index):
         return self.conv(x, edge_index)
 
     def decode(self, z, edge_label_index):
-        self.calls += 1
         return self.mlp(torch.cat([z[edge_label_index[0]], z[edge_label_index[1]]], dim=1))
 
     def forward(self, x, edge_index):
@@ -85,8 +83,6 @@ def test_log_prob_is_minus_the_cross_entropy_of_the_score(make, count):
     assert prediction.num_items == count
     torch.testing.assert_close(prediction.logits, score)
     torch.testing.assert_close(prediction.log_prob, expected)
-    probability = torch.where(label == 1, score.sigmoid(), 1 - score.sigmoid())
-    torch.testing.assert_close(task.predict(model, data, items_of(index, label, data)).log_prob.exp(), probability)
     # Controls: a second sigmoid (as in the official retain term) and swapped labels are other numbers.
     for wrong in ((score.sigmoid(), label), (score, 1 - label)):
         other = -binary_cross_entropy_with_logits(*wrong, reduction="none")
@@ -240,6 +236,9 @@ def test_parts_hold_what_they_say(undirected, message_graph):
     again = parts.sample(["non_edges", "forget"])
     assert not torch.equal(again["non_edges"].edge_label_index, items["non_edges"].edge_label_index)
     assert again["forget"] is items["forget"]
+    state = torch.get_rng_state()
+    parts.sample(["forget", "retain_edges"])
+    assert torch.equal(torch.get_rng_state(), state)
     assert {name for name, part in items.items() if part.fixed} == {"forget", "retain_edges"}
 
     torch.manual_seed(0)
@@ -254,34 +253,16 @@ def test_parts_hold_what_they_say(undirected, message_graph):
             parts.sample(["retain", part])
 
 
-def test_random_parts_come_from_the_global_generator():
-    _, partition = problem()
-    parts = LinkPrediction().parts(partition)
-    drawn = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        drawn.append(parts.sample(["retain"])["retain"].edge_label_index)
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
-    state = torch.get_rng_state()
-    parts.sample(["forget", "retain_edges"])
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 def test_message_graph():
     # The official code passes messages along the forgotten edges while it unlearns; "retain" does not.
     data, partition = problem()
-    task, model = LinkPrediction(), Encoder()
+    task = LinkPrediction()
     forgotten = both(columns(partition.forget_edge_index))
-    read = {}
-    for name in ("retain", "full"):
-        task.encode(model, task.parts(partition, name).data)
-        read[name] = set(columns(model.calls[-1]))
+    read = {name: set(columns(task.parts(partition, name).data.edge_index)) for name in ("retain", "full")}
     assert read["full"] == set(columns(data.edge_index))
     assert read["retain"] == read["full"] - forgotten
     assert forgotten <= read["full"]
-    task.encode(model, task.parts(partition).data)
-    assert set(columns(model.calls[-1])) == read["retain"]  # the default
+    assert set(columns(task.parts(partition).data.edge_index)) == read["retain"]  # the default
     with pytest.raises(InvalidInputError, match="message_graph"):
         task.parts(partition, "train")
 
@@ -316,8 +297,7 @@ def test_no_part_shows_held_out_edges_and_retraining_sees_no_forgotten_one(seed,
             assert forgotten <= shown  # control
     # Every retained edge is there, once.
     retained = columns(retrain.sample(["retain_edges"])["retain_edges"].edge_label_index)
-    assert len(retained) == len(set(retained)) == partition.num_retain
-    assert set(retained) == set(columns(partition.retain_edge_index))
+    assert sorted(retained) == sorted(columns(partition.retain_edge_index))
     with pytest.raises(InvalidInputError, match="forget"):
         retrain.sample(["forget"])
 
