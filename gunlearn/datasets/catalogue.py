@@ -13,10 +13,9 @@ from pathlib import Path
 import networkx as nx
 from torch_geometric.data import Data
 
-from gunlearn.datasets import embedded
 from gunlearn.datasets.files import from_folder
 from gunlearn.datasets.locate import find_raw, not_found
-from gunlearn.datasets.own import from_networkx
+from gunlearn.datasets.own import digits, from_networkx, karate, lesmis
 from gunlearn.datasets.raw import downloaded, read_citation_npz, read_ogb_csv, read_planetoid
 from gunlearn.datasets.validate import validate
 from gunlearn.errors import DatasetNotFoundError, GunlearnError, InvalidInputError, InvalidTypeError
@@ -91,9 +90,9 @@ def _npz(family: str, name: str, nodes: int, edges: int, file: str, pyg_name: st
 
 
 _ROWS = [
-    Dataset("digits", 1797, None, "scikit-learn", build=embedded.digits),
-    Dataset("karate", 34, 156, "networkx", build=embedded.karate),
-    Dataset("lesmis", 77, 508, "networkx", build=embedded.lesmis),
+    Dataset("digits", 1797, None, "scikit-learn", build=digits),
+    Dataset("karate", 34, 156, "networkx", build=karate),
+    Dataset("lesmis", 77, 508, "networkx", build=lesmis),
     _planetoid("Cora", 2708, 10556),
     _planetoid("CiteSeer", 3327, 9104),
     _planetoid("PubMed", 19717, 88648),

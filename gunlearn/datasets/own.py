@@ -1,4 +1,4 @@
-"""The user's own graphs in memory: from networkx, or from tensors and arrays."""
+"""Graphs in memory: the user's own, and small ones of scikit-learn and networkx, which need no files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import torch
+from sklearn.datasets import load_digits
+from sklearn.neighbors import kneighbors_graph
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import coalesce, remove_self_loops, to_undirected
@@ -16,6 +18,7 @@ from gunlearn.errors import InvalidInputError, InvalidTypeError
 
 # One-hot features take num_nodes^2 numbers; larger graphs must bring features.
 MAX_IDENTITY_NODES = 4096
+DIGITS_NEIGHBOURS = 5
 
 
 def build(edge_index: Tensor, x: Tensor, y: Tensor | None = None, undirected: bool = True) -> Data:
@@ -104,3 +107,33 @@ def from_networkx(graph: nx.Graph, features: Any = None, labels: Any = None) -> 
     edge_index = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).t()
     y = None if labels is None else as_labels(labels, num_nodes)
     return build(edge_index, x, y, undirected=not graph.is_directed())
+
+
+def digits() -> Data:
+    """Return the nearest-neighbour graph of scikit-learn's 1797 handwritten digits, 8 x 8 pixels.
+
+    Each image has an undirected edge to the `DIGITS_NEIGHBOURS` images nearest in Euclidean distance of the pixels. `x`
+    `[1797, 64]` is scaled to `[0, 1]`, `y` is the digit.
+    """
+    bunch = load_digits()
+    pixels = bunch.data / 16.0  # 16 grey levels above 0
+    neighbours = kneighbors_graph(pixels, DIGITS_NEIGHBOURS, mode="connectivity", include_self=False).tocoo()
+    edge_index = torch.from_numpy(np.stack([neighbours.row, neighbours.col]).astype(np.int64))
+    return build(edge_index, as_features(pixels), as_labels(bunch.target, len(pixels)))
+
+
+def karate() -> Data:
+    """Return Zachary's karate club: 34 members, one-hot features, `y` the club each joined (0 Mr. Hi, 1 Officer).
+
+    The edge weights (numbers of shared activities) are left out.
+    """
+    graph = nx.karate_club_graph()
+    return from_networkx(graph, labels=[int(club == "Officer") for _, club in graph.nodes(data="club")])
+
+
+def lesmis() -> Data:
+    """Return the characters of Les Miserables that share a scene: 77 nodes, one-hot features, no labels.
+
+    The edge weights (numbers of shared scenes) are left out.
+    """
+    return from_networkx(nx.les_miserables_graph())

@@ -255,7 +255,7 @@ class GradientMethod(Method):
         def validate() -> float:
             return float(-task.predict(problem.model, data, held_out).log_prob.mean())
 
-        callbacks = [*problem.callbacks, feed] if feed.counts_steps or phased else problem.callbacks
+        callbacks = [*problem.callbacks, feed] if feed.draws or phased else problem.callbacks
         optimizer = self.make_optimizer(problem)
         state = fit(
             problem.model,

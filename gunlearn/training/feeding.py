@@ -34,6 +34,7 @@ class Feed(Callback):
     Attributes:
         steps_per_epoch: steps of one pass.
         step: number of the next step, set by the loop.
+        draws: what hands out batches; where there are any, the loop must tell when a step begins.
         chunk: which forgotten items of the step the piece at hand holds; `None` for all.
     """
 
@@ -59,11 +60,6 @@ class Feed(Callback):
             self.draws["retain"] = self.reader.batches
         lead = self.draws.get("retain") or self.draws.get("forget")
         self.steps_per_epoch = 1 if lead is None else lead.num_batches
-
-    @property
-    def counts_steps(self) -> bool:
-        """Return whether the loop must tell when a step begins."""
-        return bool(self.draws)
 
     def _limit(self, parts: Parts, whole_forget: bool) -> None:
         """Let the parts hand out batches or samples."""

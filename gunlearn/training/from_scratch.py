@@ -57,7 +57,7 @@ def train_from_scratch(
         model,
         step,
         args,
-        [*callbacks, feed] if feed.counts_steps else callbacks,
+        [*callbacks, feed] if feed.draws else callbacks,
         None if held_out is None else validate,
         optimizer=optimizer,
         scheduler=scheduler,

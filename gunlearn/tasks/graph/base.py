@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -113,6 +114,13 @@ class GraphTask(Task):
     def joined(self, view: View, forget: Tensor) -> tuple[Data, Callable[[Tensor], Tensor]]:
         """Return the retained graph with what is read for forgotten nodes beside it; see `graphs`."""
         return beside(view.partition.retain_data, view.partition.data, forget, view.model, self)
+
+    @abstractmethod
+    def held_out_items(self, data: Data, part: str) -> Any | None:
+        """Return the items of the `"val"` or `"test"` part of a split; `None` where `data` holds none."""
+
+    def validation_items(self, data: Data) -> Any | None:
+        return self.held_out_items(data, "val")
 
     def accepted(self, model: nn.Module) -> list[str]:
         """Return the names of the optional arguments that the model takes."""

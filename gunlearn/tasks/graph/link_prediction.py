@@ -116,16 +116,8 @@ class LinkPrediction(GraphTask):
         """Return all edges as retained ones; negatives avoid the edges of `data` alone."""
         return EdgeParts(data, None, one_direction(data), data.edge_index, self.negatives, data.get(GONE))
 
-    def validation_items(self, data: Data) -> EdgeItems | None:
-        return self.held_out_items(data, "val")
-
     def held_out_items(self, data: Data, part: str) -> EdgeItems | None:
-        """Return held-out edges (label 1) and their negatives (label 0).
-
-        Args:
-            data: with `{part}_pos_edge_index` and `{part}_neg_edge_index`.
-            part: `"val"` or `"test"`.
-        """
+        """Return `{part}_pos_edge_index`, labelled 1, and `{part}_neg_edge_index`, labelled 0."""
         pos, neg = (data.get(f"{part}_{sign}_edge_index") for sign in ("pos", "neg"))
         if pos is None or neg is None:
             return None

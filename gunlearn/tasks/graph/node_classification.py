@@ -153,16 +153,8 @@ class NodeClassification(GraphTask):
     def training_parts(self, data: Data) -> NodeParts:
         return NodeParts(data, self.train_items(data))
 
-    def validation_items(self, data: Data) -> NodeItems | None:
-        return self.held_out_items(data, "val")
-
     def held_out_items(self, data: Data, part: str) -> NodeItems | None:
-        """Return the labelled nodes of `{part}_mask`, `None` where there are none.
-
-        Args:
-            data: with `y` `[num_nodes]`.
-            part: `"val"` or `"test"`.
-        """
+        """Return the labelled nodes of `{part}_mask`."""
         name, size = f"{part}_mask", self.num_rows(data)
         if name not in data:
             return None

@@ -120,8 +120,8 @@ class GraphReader(Reader):
         return self._narrow[1]
 
 
-_DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d")
-_DROPOUTS += ("alpha_dropout", "feature_dropout", "feature_alpha_dropout")
+_DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d"}
+_DROPOUTS |= {"alpha_dropout", "feature_dropout", "feature_alpha_dropout"}
 
 
 class _NoDropout(TorchFunctionMode):
