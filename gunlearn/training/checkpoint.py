@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from gunlearn.errors import CheckpointError
@@ -60,10 +59,6 @@ def load_checkpoint(directory: str | Path, fingerprint: str) -> dict[str, Any] |
             f"Expected a checkpoint of this very run (got one with other settings, data or request in {path}); "
             "delete it or choose another checkpoint directory"
         )
-    name, keys, *rest = payload["rng"]["numpy"]
-    payload["rng"]["numpy"] = (name, np.asarray(keys, dtype=np.uint32), *rest)
-    python = payload["rng"]["python"]
-    payload["rng"]["python"] = (python[0], tuple(python[1]), python[2])
     set_rng_state(payload["rng"])
     payload["state"] = TrainState(**payload["state"])
     return payload

@@ -112,66 +112,40 @@ def test_direction_matters_in_a_directed_graph():
         ForgetEdges([(0, 2)]).resolve(data)
     with pytest.raises(InvalidRequestError, match="does not have"):
         ForgetEdges([(2, 0)]).resolve(data)
-
-
-@pytest.mark.parametrize(
-    ("num_nodes", "edge_index", "named"),
-    [
-        (3, [[0, 1], [2, 2]], (1, -1)),  # 1 * 3 - 1 is the key of (0, 2)
-        (2**62, [[0, 4], [5, 5]], (3, 5)),  # 3 would stand where 4 is in the sorted list of nodes
-    ],
-)
-def test_edges_with_the_key_of_another(num_nodes, edge_index, named):
-    data = Data(edge_index=torch.tensor(edge_index), num_nodes=num_nodes)
+    data.num_nodes, data.edge_index = 2**62, torch.tensor([[0, 4], [5, 5]])
     with pytest.raises(InvalidRequestError, match="does not have"):
-        ForgetEdges([named]).resolve(data)
+        ForgetEdges([(3, 5)]).resolve(data)  # 3 would stand where 4 is in the sorted list of nodes
 
 
+NONE = torch.zeros(2, 0, dtype=torch.long)
 DATA = [
-    (Data(x=torch.zeros(2, 1)), "data with 'edge_index'"),
-    (Data(edge_index=torch.zeros(2, 0, dtype=torch.long), num_nodes=2), "training edges .*none"),
-    (Data(edge_index=torch.zeros(3, 2, dtype=torch.long), num_nodes=2), r"shape \[2, n\]"),
-    (Data(edge_index=torch.zeros(2, 2), num_nodes=2), "int64"),
-    (Data(edge_index=torch.tensor([[0], [5]]), num_nodes=2), r"in \[0, 2\) \(got 0 to 5\)"),
-    (Data(edge_index=torch.tensor([[0], [-1]]), num_nodes=2), r"in \[0, 2\)"),
-    (path(adj_t=torch.eye(7).to_sparse()), "'adj_t' too"),
+    ({}, Data(x=torch.zeros(2, 1)), None, "data with 'edge_index'"),
+    ({}, Data(edge_index=NONE, num_nodes=2), None, "training edges .*none"),
+    ({}, Data(edge_index=torch.zeros(3, 2, dtype=torch.long), num_nodes=2), None, r"shape \[2, n\]"),
+    ({}, Data(edge_index=torch.zeros(2, 2), num_nodes=2), None, "int64"),
+    ({}, Data(edge_index=torch.tensor([[0], [5]]), num_nodes=2), None, r"in \[0, 2\) \(got 0 to 5\)"),
+    ({}, Data(edge_index=torch.tensor([[0], [-1]]), num_nodes=2), None, r"in \[0, 2\)"),
+    ({}, path(adj_t=torch.eye(7).to_sparse()), None, "'adj_t' too"),
+    ({"region": "in"}, path(test_pos_edge_index=None), None, "data with 'test_pos_edge_index'"),
+    ({"region": "out"}, path(test_pos_edge_index=None), None, "data with 'test_pos_edge_index'"),
+    ({"region": "in"}, path(test_pos_edge_index=NONE), None, "hold edges"),
+    ({"region": "out"}, path(test_pos_edge_index=torch.tensor([[0], [7]])), None, r"in \[0, 7\)"),
+    ({"by": "influence"}, path(), torch.zeros(4), r"shape \[8\] \(got \(4,\)\)"),
+    ({"by": "influence"}, path(), torch.zeros(8, 1), "shape"),
+    ({"by": "influence"}, path(), [float("nan")] * 8, "NaN .*8"),
 ]
 
 
-@pytest.mark.parametrize(("data", "match"), DATA)
-def test_unfit_data(data, match):
+@pytest.mark.parametrize(("arguments", "data", "scores", "match"), DATA)
+def test_unfit_data(arguments, data, scores, match):
     with pytest.raises(InvalidRequestError, match=match):
-        ForgetEdges(count=1).resolve(data)
+        ForgetEdges(count=1, **arguments).resolve(data, scores=scores)
 
 
 @pytest.mark.parametrize("data", [HeteroData(), None, torch.zeros(2, 3)])
 def test_not_data_at_all(data):
     with pytest.raises(InvalidTypeError, match=type(data).__name__):
         ForgetEdges(count=1).resolve(data)
-
-
-@pytest.mark.parametrize("region", ["in", "out"])
-@pytest.mark.parametrize(
-    ("held_out", "match"),
-    [
-        (None, "data with 'test_pos_edge_index'"),
-        (torch.zeros(2, 0, dtype=torch.long), "hold edges"),
-        (torch.zeros(4, 2, dtype=torch.long), r"shape \[2, n\]"),
-        (torch.tensor([[0], [7]]), r"in \[0, 7\)"),
-    ],
-)
-def test_region_needs_test_edges(region, held_out, match):
-    with pytest.raises(InvalidRequestError, match=match):
-        ForgetEdges(count=1, region=region).resolve(path(test_pos_edge_index=held_out))
-
-
-@pytest.mark.parametrize(
-    ("scores", "match"),
-    [(torch.zeros(4), r"shape \[8\] \(got \(4,\)\)"), (torch.zeros(8, 1), "shape"), ([float("nan")] * 8, "NaN .*8")],
-)
-def test_unfit_scores(scores, match):
-    with pytest.raises(InvalidRequestError, match=match):
-        ForgetEdges(count=1, by="influence").resolve(path(), scores=scores)
 
 
 @pytest.mark.parametrize("num_hops", [-1, 1.5, True])

@@ -198,41 +198,32 @@ def test_input_and_random_state_are_left_alone():
     random.seed(3)
     np.random.seed(3)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    splits = [
-        link_split(data, seed=s, protocol=p) for s, p in ((0, "random"), (0, "random"), (1, "random"), (0, "inpo"))
-    ]
+    link_split(data, protocol="inpo")
+    first, same, other = (link_split(data, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
     assert np.random.get_state()[1].tolist() == states[2]
-    assert set(data.keys()) == set(before.keys())
-    assert all(torch.equal(data[key], before[key]) for key in before.keys())  # noqa: SIM118 - PyG's `keys`
-    first, same, other, _ = splits
-    assert all(torch.equal(first[key], same[key]) for key in first.keys() if torch.is_tensor(first[key]))  # noqa: SIM118
+    assert data.keys() == before.keys()
+    assert all(torch.equal(data[key], value) for key, value in before)
+    assert all(torch.equal(value, same[key]) for key, value in first if torch.is_tensor(value))
     assert not torch.equal(first.test_pos_edge_index, other.test_pos_edge_index)
     assert not torch.equal(first.test_neg_edge_index, other.test_neg_edge_index)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("data", "options", "message"),
     [
-        ({"protocol": "INPO"}, "protocol"),
-        ({"val_ratio": -0.1}, "ratios"),
-        ({"val_ratio": 0.5, "test_ratio": 0.5}, "ratios"),
-        ({"test_ratio": float("nan")}, "ratios"),
-        ({"val_ratio": 0.001}, "enough edges"),
-        ({"test_ratio": 0.0}, "enough edges"),
+        (random_graph(30, 60), {"protocol": "INPO"}, "protocol"),
+        (random_graph(30, 60), {"val_ratio": -0.1}, "ratios"),
+        (random_graph(30, 60), {"val_ratio": 0.5, "test_ratio": 0.5}, "ratios"),
+        (random_graph(30, 60), {"test_ratio": float("nan")}, "ratios"),
+        (random_graph(30, 60), {"val_ratio": 0.001}, "enough edges"),
+        (random_graph(30, 60), {"test_ratio": 0.0}, "enough edges"),
+        (Data(edge_index=torch.empty(2, 0, dtype=torch.long), num_nodes=5), {}, "enough edges"),
+        (link_split(random_graph(30, 60)), {}, "already holds"),
+        (random_graph(6, 2000), {"val_ratio": 0.1, "test_ratio": 0.1}, "complete"),
     ],
 )
-def test_refusals(options, message):
+def test_refusals(data, options, message):
     with pytest.raises(InvalidInputError, match=message):
-        link_split(random_graph(30, 60), **options)
-
-
-def test_refused_graphs():
-    with pytest.raises(InvalidInputError, match="already holds"):
-        link_split(link_split(random_graph(30, 60)))
-    complete = torch.combinations(torch.arange(12)).t()
-    with pytest.raises(InvalidInputError, match="complete"):
-        link_split(Data(edge_index=to_undirected(complete), num_nodes=12), 0.1, 0.1)
-    with pytest.raises(InvalidInputError, match="enough edges"):
-        link_split(Data(edge_index=torch.empty(2, 0, dtype=torch.long), num_nodes=5))
+        link_split(data, **options)
