@@ -200,13 +200,9 @@ def test_equality_and_hash_by_content():
     assert request != "request"
 
 
-def test_request_is_frozen_and_keeps_its_own_copy():
-    named = torch.tensor([[0], [1]])
-    request = ForgetEdges(named)
-    named[0, 0] = 7
-    assert request == ForgetEdges([(0, 1)])
+def test_request_is_frozen():
     with pytest.raises(FrozenInstanceError):
-        request.seed = 3
+        ForgetEdges([(0, 1)]).seed = 3
 
 
 def test_texts():

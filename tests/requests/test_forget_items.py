@@ -60,9 +60,7 @@ def test_named_rows(request_: ForgetItems) -> None:
 
     kept = [0, 2, 3, 5, 6, 7, 8, 9, 10, 11]
     retain = partition.retain_data
-    assert torch.equal(retain.x, before["x"][kept])
-    assert torch.equal(retain.y, before["y"][kept])
-    for name in ("train_mask", "val_mask", "test_mask"):
+    for name in ("x", "y", "train_mask", "val_mask", "test_mask"):
         assert torch.equal(retain[name], before[name][kept])
     assert retain.names == [f"item {i}" for i in kept]
     assert np.array_equal(retain.weight, np.array(kept) / 2)
@@ -84,12 +82,7 @@ def test_which_rows_are_for_training() -> None:
         ForgetItems([9]).resolve(data)
 
 
-@given(
-    num_train=st.integers(2, 40),
-    num_held_out=st.integers(0, 10),
-    seed=st.integers(0, 2**40),
-    ratio=st.floats(0.01, 0.99),
-)
+@given(st.integers(2, 40), st.integers(0, 10), st.integers(0, 2**40), st.floats(0.01, 0.99))
 def test_drawn_rows(num_train: int, num_held_out: int, seed: int, ratio: float) -> None:
     total = num_train + num_held_out
     train = torch.randperm(total, generator=torch.Generator().manual_seed(seed)) < num_train
@@ -107,9 +100,8 @@ def test_drawn_rows(num_train: int, num_held_out: int, seed: int, ratio: float) 
     assert by_ratio.num_forget == number
     assert torch.equal(by_ratio.forget_mask, by_count.forget_mask)
     assert by_ratio.request_hash == by_count.request_hash
+    assert torch.equal(by_ratio.retain_mask, train & ~by_ratio.forget_mask)
     assert not (by_ratio.forget_mask & ~train).any()
-    assert torch.equal(by_ratio.forget_mask | by_ratio.retain_mask, train)
-    assert not (by_ratio.forget_mask & by_ratio.retain_mask).any()
 
 
 def test_the_hash_is_of_the_content() -> None:
@@ -204,14 +196,9 @@ def test_the_request_is_its_own() -> None:
     request = ForgetItems(rows)
     rows.zero_()
     assert torch.equal(request.resolve(array_data()).forget_mask, mask_of([1, 3]))
-    assert request == ForgetItems([1, 3])
+    assert request == ForgetItems([1, 3]) != ForgetItems([1, 2])
     assert hash(request) == hash(ForgetItems([1, 3]))
-    assert request != ForgetItems([1, 2])
     assert ForgetItems(count=2) != ForgetItems(count=2, seed=1)
-    assert gu.ForgetItems is ForgetItems
-
-
-def test_items_as_text() -> None:
     assert repr(ForgetItems([5, 6, 7, 8])) == "ForgetItems([5, 6, 7, ...])"
     assert repr(ForgetItems(mask=mask_of([1, 2]))) == "ForgetItems(mask=<2 of 12 items>)"
     assert repr(ForgetItems(ratio=0.25, seed=3)) == "ForgetItems(ratio=0.25, seed=3)"

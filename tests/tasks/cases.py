@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
@@ -25,3 +27,11 @@ def random_graph(num_nodes: int, count: int, undirected: bool = True, seed: int 
     index = index[:, index[0] != index[1]].unique(dim=1)
     index = to_undirected(index, num_nodes=num_nodes) if undirected else index
     return Data(x=torch.randn(num_nodes, 5, generator=generator), edge_index=index)
+
+
+def relabelled(data: Data, index: Tensor) -> Data:
+    """A copy of the data with other labels at `index`, ids or a mask."""
+    out = copy.copy(data)
+    out.y = data.y.clone()
+    out.y[index] = (data.y[index] + 1) % (int(data.y.max()) + 1)
+    return out

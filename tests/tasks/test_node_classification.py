@@ -21,7 +21,7 @@ from gunlearn.tasks.graph.node_classification import training_nodes
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.feeding import Feed
 from tests.methods.cases import same_weights
-from tests.tasks.cases import random_graph
+from tests.tasks.cases import random_graph, relabelled
 
 NUM_NODES, NUM_CLASSES = 40, 3
 
@@ -111,14 +111,8 @@ def test_training_reads_the_training_mask_alone():
 
 def test_no_held_out_label_enters_a_loss():
     data = graph()
-    others = {}
-    for name, where in {
-        "test": data.test_mask,
-        "held out": ~data.train_mask,
-        "train": data.train_mask.clone().scatter_(0, data.train_mask.nonzero()[1:, 0], False),
-    }.items():
-        others[name] = copy.copy(data)
-        others[name].y = torch.where(where, (data.y + 1) % NUM_CLASSES, data.y)
+    test, held_out_too = relabelled(data, data.test_mask), relabelled(data, ~data.train_mask)
+    one_training_node = relabelled(data, data.train_mask.nonzero()[:1, 0])
 
     def train(data, held_out=True):
         data = copy.copy(data)
@@ -131,11 +125,11 @@ def test_no_held_out_label_enters_a_loss():
 
     whole = train(data)
     assert whole.history[-1]["loss"] < whole.history[0]["loss"]
-    assert same(whole, train(others["test"]))
-    assert same(train(data, held_out=False), train(others["held out"], held_out=False))
-    assert not same(whole, train(others["train"]))  # control: the label of one training node
+    assert same(whole, train(test))
+    assert same(train(data, held_out=False), train(held_out_too, held_out=False))
+    assert not same(whole, train(one_training_node))  # control
     # Validation labels choose an epoch, and nothing else.
-    losses = [[r["loss"] for r in run.history if "loss" in r] for run in (whole, train(others["held out"]))]
+    losses = [[r["loss"] for r in run.history if "loss" in r] for run in (whole, train(held_out_too))]
     assert losses[0] == losses[1]
 
 
