@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import kneighbors_graph
 from torch import Tensor
 from torch_geometric.data import Data
-from torch_geometric.utils import coalesce, remove_self_loops, to_undirected
+from torch_geometric.utils import coalesce, from_scipy_sparse_matrix, remove_self_loops, to_undirected
 
 from gunlearn.datasets.validate import validate
 from gunlearn.errors import InvalidInputError, InvalidTypeError
@@ -117,9 +117,8 @@ def digits() -> Data:
     """
     bunch = load_digits()
     pixels = bunch.data / 16.0  # 16 grey levels above 0
-    neighbours = kneighbors_graph(pixels, DIGITS_NEIGHBOURS, mode="connectivity", include_self=False).tocoo()
-    edge_index = torch.from_numpy(np.stack([neighbours.row, neighbours.col]).astype(np.int64))
-    return build(edge_index, as_features(pixels), as_labels(bunch.target, len(pixels)))
+    neighbours = kneighbors_graph(pixels, DIGITS_NEIGHBOURS, mode="connectivity", include_self=False)
+    return build(from_scipy_sparse_matrix(neighbours)[0], as_features(pixels), as_labels(bunch.target, len(pixels)))
 
 
 def karate() -> Data:

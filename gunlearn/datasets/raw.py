@@ -16,6 +16,7 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.io import read_npz, read_planetoid_data
 from torch_geometric.transforms import NormalizeFeatures
+from torch_geometric.utils import from_scipy_sparse_matrix
 
 from gunlearn.datasets.locate import cache_folder, missing_files, writable_cache
 from gunlearn.datasets.own import build
@@ -51,9 +52,7 @@ def read_citation_npz(raw: Path, files: tuple[str, ...], sparse: bool = False) -
     x.eliminate_zeros()
     count = np.diff(x.indptr)
     x.data /= np.repeat(count, count)
-    edges = adjacency.tocoo()
-    edge_index = torch.from_numpy(np.stack([edges.row, edges.col]).astype(np.int64))
-    return _canonical(Data(x=as_csr(x), edge_index=edge_index, y=y))
+    return _canonical(Data(x=as_csr(x), edge_index=from_scipy_sparse_matrix(adjacency)[0], y=y))
 
 
 def as_csr(x: sp.csr_matrix) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.kernels.sorting import argsort
+from gunlearn.requests.selection import k_hop_mask
 
 #: Draws items for one step: their indices `[num_drawn]`, and their weights `[num_drawn]` or `None` for equal ones.
 Draw = Callable[[], tuple[Tensor, Tensor | None]]
@@ -65,14 +66,8 @@ def edge_strata(
     """
     if start is None:
         return torch.zeros_like(edges[0])
-    row, col = edge_index
-    distance = torch.full((num_nodes,), num_hops + 1, device=edge_index.device)
-    distance[start] = 0
-    for hop in range(num_hops):
-        near = distance == hop
-        reached = torch.cat([row[near[col]], col[near[row]]])
-        distance[reached[distance[reached] > hop]] = hop + 1
-    return distance[edges].amin(dim=0)
+    near = [k_hop_mask(edge_index, start, num_nodes, hops) for hops in range(num_hops + 1)]
+    return (~torch.stack(near)).sum(dim=0)[edges].amin(dim=0)
 
 
 def allocate(population: Tensor, num_samples: int, floor: int) -> Tensor:

@@ -137,17 +137,16 @@ def fit(
     state = TrainState(max_epochs=-(-max_steps // steps_per_epoch), max_steps=max_steps)
     control, best = TrainControl(), None
     stateful = [callback for callback in callbacks if isinstance(callback, StatefulCallback)]
-    if args.checkpoint_dir is not None:
-        saved = load_checkpoint(args.checkpoint_dir, args.fingerprint)
-        if saved is not None:
-            model.load_state_dict(saved["model"])
-            stepper.load_state_dict(saved["optimizer"])
-            if schedule is not None:
-                schedule.load_state_dict(saved["scheduler"])
-            state, best = saved["state"], saved["best"]
-            for callback, kept in zip(stateful, saved["callbacks"], strict=True):
-                callback.load_state_dict(kept)
-            state.seconds_before = state.seconds
+    saved = None if args.checkpoint_dir is None else load_checkpoint(args.checkpoint_dir, args.fingerprint)
+    if saved is not None:
+        model.load_state_dict(saved["model"])
+        stepper.load_state_dict(saved["optimizer"])
+        if schedule is not None:
+            schedule.load_state_dict(saved["scheduler"])
+        state, best = saved["state"], saved["best"]
+        for callback, kept in zip(stateful, saved["callbacks"], strict=True):
+            callback.load_state_dict(kept)
+        state.seconds_before = state.seconds
     together = processes()
     together.check_alike(model, state.step)
     watch, first = Stopwatch(state.seconds), state.step
@@ -192,24 +191,24 @@ def fit(
             if schedule is not None:
                 schedule.step()
             state.step += 1
-            ended = state.step % steps_per_epoch == 0 or state.step == max_steps
-            state.epoch = -(-state.step // steps_per_epoch) if ended else state.step // steps_per_epoch
-            state.log_history.append({"epoch": -(-state.step // steps_per_epoch), "step": state.step, **record})
+            last, epoch = state.step == max_steps, -(-state.step // steps_per_epoch)
+            ended = state.step % steps_per_epoch == 0 or last
+            state.epoch = epoch if ended else epoch - 1
+            state.log_history.append({"epoch": epoch, "step": state.step, **record})
             tell("on_step_end")
-            last = state.step == max_steps
-            due = ended and args.eval_every is not None and (state.epoch % args.eval_every == 0 or last)
+            due = ended and args.eval_every is not None and (epoch % args.eval_every == 0 or last)
             if validate is not None and due:
                 loss = together.agree(_validated(model, validate))[0]
                 state.log_history[-1]["val_loss"] = loss
                 if state.best_metric is None or loss < state.best_metric:
-                    state.best_metric, state.best_epoch = loss, state.epoch
+                    state.best_metric, state.best_epoch = loss, epoch
                     best = copy.deepcopy(model.state_dict()) if args.keep == "best" else None
                 tell("on_evaluate", metrics=state.log_history[-1])
             if ended:
                 tell("on_epoch_end")
             agree()
             state.seconds = watch.seconds
-            due = (ended and state.epoch % args.checkpoint_every == 0) or control.should_save
+            due = (ended and epoch % args.checkpoint_every == 0) or control.should_save
             # Not where the run ends: resumed from there it would go on.
             if args.checkpoint_dir is not None and due and not control.should_training_stop:
                 control.should_save = False
