@@ -24,13 +24,8 @@ DIGITS_NEIGHBOURS = 5
 def build(edge_index: Tensor, x: Tensor, y: Tensor | None = None, undirected: bool = True) -> Data:
     """Build a graph in the form that all loaders return.
 
-    It is checked, has no self-loops and duplicates, and its edges are sorted by source, then target.
-
-    Args:
-        edge_index: `[2, num_edges]`, int64, in any order.
-        x: features `[num_nodes, num_features]`.
-        y: labels `[num_nodes]`; no `y` attribute when `None`.
-        undirected: add the reverse of every edge.
+    It is checked, has no self-loops and duplicates, and its edges are sorted by source, then target; with `undirected`
+    the reverse of every edge is added. Without labels `y` `[num_nodes]` it has no attribute `y`.
     """
     merge = to_undirected if undirected else coalesce
     edge_index = merge(remove_self_loops(edge_index)[0], num_nodes=x.size(0))

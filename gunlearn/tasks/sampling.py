@@ -77,11 +77,9 @@ def allocate(population: Tensor, num_samples: int, floor: int) -> Tensor:
         population: size of each stratum.
         num_samples: how many in all, at most the sum of `population`.
         floor: least number per stratum; a smaller stratum is taken whole, an empty one not at all.
-
-    Raises:
-        InvalidInputError: fewer samples than strata: what is never drawn cannot be estimated.
     """
     filled = int((population > 0).sum())
+    # With fewer samples than strata something is never drawn, and cannot be estimated.
     if not filled <= num_samples <= int(population.sum()):
         raise InvalidInputError(
             f"Expected 'retain_samples' between the number of strata, {filled}, and of retained items, "

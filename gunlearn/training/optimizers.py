@@ -81,17 +81,12 @@ def make_optimizer(
     weight_decay: float = 0.0,
     options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Build an optimiser.
+    """Build an optimiser from its name, or by a function that is given the parameters alone and sets its own rates.
 
-    Args:
-        spec: a name, or a function that is given the parameters alone and sets its own rates.
-        parameters: what to train.
-        lr: learning rate.
-        weight_decay: as the optimiser means it: an L2 penalty for Adam and SGD, decoupled for AdamW.
-        options: further arguments: `{"momentum": 0.9}`.
+    `weight_decay` is what the optimiser means by it: an L2 penalty for Adam and SGD, decoupled for AdamW.
 
     Raises:
-        InvalidInputError: an unknown name, or arguments that the optimiser does not take.
+        InvalidInputError: an unknown name, or `options` that the optimiser does not take.
         InvalidTypeError: a function that returns no optimiser.
     """
     check_optimizer(spec, options)
@@ -118,7 +113,7 @@ def make_scheduler(spec: SchedulerSpec | None, optimizer: Any, options: Mapping[
     """Build a scheduler, which is stepped after each optimiser step; `None` for none.
 
     Raises:
-        InvalidInputError: an unknown name, or arguments that the scheduler does not take.
+        InvalidInputError: an unknown name, or `options` that the scheduler does not take.
     """
     check_scheduler(spec, options)
     if spec is None or callable(spec):

@@ -114,11 +114,7 @@ class Processes:
     ) -> ObjectiveValue:
         """Return the objective on this process's share, weighted so that its mean over processes is that of all items.
 
-        Args:
-            objective: what to minimise.
-            items: all items of each part, before `share`.
-            current: predictions of the current model on this process's share.
-            reference: the same of the reference model.
+        The predictions are of this process's share, `items` are all items of each part, before `share`.
 
         Raises:
             InvalidInputError: a prediction has a mask: how many entries count on all processes is not known here.

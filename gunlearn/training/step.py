@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ class Reference:
         return {name: out[name] for name in self.parts if name in items}
 
 
+@dataclass(eq=False)
 class ObjectiveStep:
     """Evaluates the objective of one step; what `fit` minimises.
 
@@ -59,17 +61,12 @@ class ObjectiveStep:
         change: changes current predictions where the forget part is read.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        task: Task,
-        feed: Feed,
-        objective_at: Callable[[int], Objective],
-        references: Sequence[Reference] = (),
-        change: Change | None = None,
-    ) -> None:
-        self.model, self.task, self.feed, self.objective_at = model, task, feed, objective_at
-        self.references, self.change = references, change
+    model: nn.Module
+    task: Task
+    feed: Feed
+    objective_at: Callable[[int], Objective]
+    references: Sequence[Reference] = ()
+    change: Change | None = None
 
     def __call__(self) -> ObjectiveValue | Iterator[ObjectiveValue]:
         """Return the objective's value, or the values of pieces that add up to it."""

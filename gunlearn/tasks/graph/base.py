@@ -95,12 +95,7 @@ class GraphTask(Task):
     def graphs(self, view: View, forget: Tensor) -> tuple[Data, Callable[[Tensor], Tensor]]:
         """Return the graph that is read while unlearning, and a function to the places of forgotten items' nodes in it.
 
-        Args:
-            view: of the problem.
-            forget: nodes of forgotten items, in any order `[k]`.
-
-        Raises:
-            InvalidInputError: a `message_graph` that is neither `"retain"` nor `"full"`.
+        `forget` are the nodes of forgotten items, in any order `[k]`.
         """
         partition, which = view.partition, view.message_graph
         if which not in ("retain", "full"):
