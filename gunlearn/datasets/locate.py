@@ -77,8 +77,5 @@ def not_found(
 
 def find_raw(folder: tuple[str, ...], files: tuple[str, ...], root: str | PathLike[str] | None) -> Path | None:
     """Return the folder with all of `files`, below the root or among earlier downloads; `None` if there is none."""
-    for base in (data_root(root)[0], cache_folder()):
-        raw = base.joinpath(*folder)
-        if not missing_files(raw, files):
-            return raw
-    return None
+    places = (base.joinpath(*folder) for base in (data_root(root)[0], cache_folder()))
+    return next((raw for raw in places if not missing_files(raw, files)), None)

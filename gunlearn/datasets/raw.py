@@ -29,9 +29,7 @@ def _canonical(data: Data) -> Data:
     if data.y.size(0) != data.x.size(0):
         raise InvalidInputError(f"Expected one label per node, {data.x.size(0)} (got {data.y.size(0)})")
     graph = build(data.edge_index, data.x, data.y)
-    for key, value in data.items():
-        if key.endswith("_mask"):
-            graph[key] = value
+    graph.update({key: value for key, value in data.items() if key.endswith("_mask")})
     return graph if graph.x.layout == torch.sparse_csr else NormalizeFeatures()(graph)
 
 

@@ -38,12 +38,9 @@ def _check_edges(edge_index: Any, num_nodes: int) -> None:
         raise InvalidInputError(f"Expected data.edge_index of dtype torch.int64 (got {edge_index.dtype})")
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
         raise InvalidInputError(f"Expected data.edge_index of shape [2, num_edges] (got {list(edge_index.shape)})")
-    if edge_index.numel() == 0:
-        return
-    low, high = int(edge_index.min()), int(edge_index.max())
-    if low < 0 or high >= num_nodes:
-        bad = low if low < 0 else high
-        raise InvalidInputError(f"Expected node ids of data.edge_index in [0, {num_nodes - 1}] (got {bad})")
+    outside = edge_index[(edge_index < 0) | (edge_index >= num_nodes)]
+    if outside.numel():
+        raise InvalidInputError(f"Expected node ids of data.edge_index in [0, {num_nodes - 1}] (got {int(outside[0])})")
 
 
 def validate(data: Data) -> Data:

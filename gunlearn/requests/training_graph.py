@@ -28,6 +28,8 @@ class TrainingGraph:
         data: a PyG `Data` whose `edge_index` (`[2, E]`) is the message graph of the training edges.
 
     Attributes:
+        num_columns: columns of `data.edge_index`.
+        num_edges: distinct edges.
         edge_of_column: number of the edge that each column belongs to, `[E]`.
         first_column: first column of each edge, `[num_edges]`.
 
@@ -59,8 +61,9 @@ class TrainingGraph:
         self.is_undirected = same_both_ways(forward, backward)
         keys = torch.minimum(forward, backward) if self.is_undirected else forward
         self._keys, self.edge_of_column = keys.unique(return_inverse=True)
-        columns = torch.arange(keys.numel(), device=keys.device)
-        first = torch.full_like(self._keys, keys.numel())
+        self.num_columns, self.num_edges = keys.numel(), self._keys.numel()
+        columns = torch.arange(self.num_columns, device=keys.device)
+        first = torch.full_like(self._keys, self.num_columns)
         self.first_column = first.scatter_reduce_(0, self.edge_of_column, columns, "amin")
 
     def _key(self, edge_index: Tensor, relation: Tensor | int | None) -> Tensor:
@@ -68,16 +71,6 @@ class TrainingGraph:
         row, col = self.local(edge_index)
         key = row * self.num_local + col
         return key if relation is None else key * self.num_relations + relation
-
-    @property
-    def num_columns(self) -> int:
-        """Columns of `data.edge_index`."""
-        return self.edge_of_column.numel()
-
-    @property
-    def num_edges(self) -> int:
-        """Distinct edges."""
-        return self._keys.numel()
 
     @property
     def pairs(self) -> Tensor:
