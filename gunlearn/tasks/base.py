@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -136,7 +137,8 @@ class Reader:
     """
 
     def __init__(self, parts: Parts, around: Any = None) -> None:
-        self.parts, self.around, self.note = parts, around, "full"
+        self.around = nullcontext() if around is None else around
+        self.parts, self.note = parts, "full"
         self.batches: ShuffledBatches | None = None
 
     def read(self, items: dict, needed: Collection[str] | None = None) -> tuple[Any, dict, Any]:

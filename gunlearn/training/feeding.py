@@ -22,14 +22,8 @@ class Feed(Callback):
     With `batch_size` each part is read in the batches of a random permutation of its own. A pass is over the retained
     items where the objective reads any, else over the forgotten ones; the shorter part starts again meanwhile.
 
-    Args:
-        model: this and the next arguments are those of `Task.reader`.
-        task: what the model predicts.
-        parts: limited to what the options ask for.
-        names: the parts that the objective reads.
-        options: how much a step reads.
-        around: the context around training passes.
-        whole_forget: read all forgotten items at each step, in pieces of `batch_size` whose gradients are accumulated.
+    The arguments are those of `Task.reader`; `parts` are limited to what the options ask for. With `whole_forget` all
+    forgotten items are read at each step, in pieces of `batch_size` whose gradients are accumulated.
 
     Attributes:
         steps_per_epoch: steps of one pass.

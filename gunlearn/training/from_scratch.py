@@ -38,9 +38,9 @@ def train_from_scratch(
         data: what may be learned from; a forgotten edge must not be in it.
         task: what the model predicts.
         args: settings; `keep="best"` falls back to the last epoch where the data holds no validation items.
-        callbacks: told of the loop's events; these and the next two as in `fit`.
-        optimizer: a name, or a function from parameters to an optimiser.
-        scheduler: a name, or a function from the optimiser to a scheduler.
+        callbacks: these and the next two are as in `fit`.
+        optimizer: a name or a function.
+        scheduler: a name or a function.
     """
     objective = as_objective(NLL(on="retain"))
     reading = BatchOptions(args.batch_size, args.sampler, args.num_neighbors)

@@ -83,7 +83,7 @@ class ObjectiveStep:
         together, model, task, feed = processes(), self.model, self.task, self.feed
         with together.apart(model):
             data, mine, subgraph = feed.reader.read(together.share(items), objective.parts)
-        with feed.reader.surroundings(subgraph) or nullcontext():
+        with feed.reader.surroundings(subgraph):
             with together.apart(model) if subgraph is not None else nullcontext():
                 outputs = task.encode(model, data)
             with together.apart(model):

@@ -61,12 +61,6 @@ def test_never_an_edge_and_never_a_self_pair(num_nodes, edges, number, seed):
     assert all(u != v and 0 <= u < num_nodes and 0 <= v < num_nodes for u, v in columns(drawn))
 
 
-def test_only_the_given_direction_is_refused():
-    index = torch.tensor([[0, 0, 1, 2, 2], [1, 2, 2, 0, 1]])  # all but (1, 0)
-    drawn = NegativeSampler(index, 3).sample(20)
-    assert set(columns(drawn)) == {(1, 0)}
-
-
 def test_complete_graphs_are_refused():
     pairs = [(u, v) for u in range(4) for v in range(4)]
     for edges in (pairs, [p for p in pairs if p[0] != p[1]], pairs * 2):
@@ -75,7 +69,9 @@ def test_complete_graphs_are_refused():
             NegativeSampler(index, 4)
         assert NegativeSampler(index, 4, avoid_edges=False).sample(9).shape == (2, 9)
         assert NegativeSampler(index, 5).sample(9).max() == 4  # one more node: all pairs touch it
-    # Self-loops alone fill no place.
+    # Only the given direction is refused, here of all pairs but (1, 0); self-loops alone fill no place.
+    index = torch.tensor([[0, 0, 1, 2, 2], [1, 2, 2, 0, 1]])
+    assert set(columns(NegativeSampler(index, 3).sample(20))) == {(1, 0)}
     assert NegativeSampler(torch.arange(4).repeat(2, 1), 4).sample(9).shape == (2, 9)
     for few in (0, 1):
         with pytest.raises(InvalidInputError, match="at least 2 nodes"):

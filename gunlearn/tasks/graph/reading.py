@@ -40,7 +40,7 @@ class GraphReader(Reader):
         options: BatchOptions,
         around: AbstractContextManager | None = None,
     ) -> None:
-        super().__init__(parts, nullcontext() if around is None else around)
+        super().__init__(parts, around)
         self.task, self.names, self.options = task, names, options
         self.extract: Callable[[Tensor], Subgraph] | None = None
         self._kept: tuple[Subgraph, dict] | None = None
