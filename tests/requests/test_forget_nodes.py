@@ -204,11 +204,15 @@ def triples() -> Data:
 
 def test_a_triple_is_an_edge_of_one_relation():
     data = triples()
+    data.train_pos_edge_index = data.edge_index
     one = gu.ForgetEdges([(0, 1)], edge_type=1).resolve(data)
     assert one.forget_mask.tolist() == [False, False, True, False, False, False]
     assert one.retain_data.edge_type.tolist() == [0, 0, 1, 0, 1]
     both = gu.ForgetEdges([(0, 1)]).resolve(data)
     assert both.forget_mask.tolist() == [True, False, True, False, False, False]
+    # A pair stays in a list of pairs as long as one relation stays.
+    assert torch.equal(one.retain_data.train_pos_edge_index, data.edge_index)
+    assert columns(both.retain_data.train_pos_edge_index) == [(1, 2), (2, 0), (3, 1), (1, 3)]
     other = gu.ForgetEdges([(0, 1)], edge_type=0).resolve(data)
     assert len({one.request_hash, both.request_hash, other.request_hash}) == 3
     drawn = gu.ForgetEdges(count=2, edge_type=0, seed=3).resolve(data)
