@@ -78,6 +78,11 @@ def test_complete_graphs_are_refused():
             NegativeSampler(torch.empty(2, 0, dtype=torch.long), few)
 
 
+def test_no_pair_holds_a_node_that_is_gone():
+    drawn = NegativeSampler(EDGES, 7, gone=torch.arange(7) == 4).sample(2000)
+    assert set(drawn.flatten().tolist()) == {0, 1, 2, 3, 5, 6}
+
+
 def test_source_of_randomness():
     sampler = NegativeSampler(EDGES, 50)
     torch.manual_seed(0)
