@@ -10,7 +10,7 @@ from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMode
 from gunlearn.llm import CausalLM, PartCollator
 from gunlearn.llm.model.causal_lm import answer_tokens
 from gunlearn.llm.training.views import answer_mask
-from gunlearn.losses import NLL, NPO, Prediction
+from gunlearn.losses import NLL, NPO, UNDIAL, CrossEntropyUnlearning, FlatLogits, KLToReference, Loss, Prediction
 from tests.llm import facts
 
 WAYS = [("log_prob",), ("log_prob", "logits", "label")]
@@ -79,18 +79,30 @@ class Shifted(nn.Module):
         return out
 
 
-def test_prompt_and_padding_get_exactly_no_gradient() -> None:
+LOSSES = [
+    NLL(),
+    UNDIAL(),  # elsewhere a label of -100 is taken as an index, so that a token is lowered on prompt and padding
+    KLToReference(),  # elsewhere a sum over all places, padding too
+    FlatLogits(),  # elsewhere read from the place after the one that predicts
+    CrossEntropyUnlearning(skip_first=1),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_prompt_and_padding_get_exactly_no_gradient(loss: Loss) -> None:
     model, given = facts.full(), batch()
     shift = torch.zeros(*given["input_ids"].shape, len(facts.VOCABULARY), requires_grad=True)
-    NLL()(predict(Shifted(model, shift), given, WAYS[1])).backward()
-    touched = shift.grad.abs().sum(-1) > 0
-    expected = torch.zeros_like(touched)
-    expected[:, :-1] = given["labels"][:, 1:] != -100
-    assert torch.equal(touched, expected)
+    before = predict(facts.retrained(0), given, WAYS[1])
+
+    def touched(given: dict[str, Tensor]) -> Tensor:
+        value = loss(predict(Shifted(model, shift), given, WAYS[1]), before.replace(mask=None))
+        return torch.autograd.grad(value, shift)[0].abs().sum(-1) > 0
+
+    answers = given["labels"][:, 1:] != -100
+    assert torch.equal(touched(given)[:, :-1], loss.keep(answers))
+    assert not touched(given)[:, -1].any()
     # Control: labels without the mask of the prompt are seen.
-    shift.grad = None
-    NLL()(predict(Shifted(model, shift), {**given, "labels": given["input_ids"]}, WAYS[1])).backward()
-    assert (shift.grad.abs().sum(-1) > 0).sum() > expected.sum()
+    assert touched({**given, "labels": given["input_ids"]}).sum() > answers.sum()
 
 
 def test_hidden_states_behind_the_answer_get_exactly_no_gradient() -> None:

@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from gunlearn.llm.model.head import evaluating, last_linear_head, output_head, replaced_forward, token_log_prob
 from tests.llm import facts
+from tests.llm.tiny import tiny
 
 VOCAB, DIM = 11, 5
 
@@ -92,13 +92,10 @@ def test_autocast_reaches_the_backward_pass() -> None:
 
 
 def test_what_comes_behind_the_head_is_noticed() -> None:
-    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0}
     tokens = torch.tensor([[1, 2, 3]])
     assert last_linear_head(facts.fresh(), tokens)
-    capped = Gemma2ForCausalLM(Gemma2Config(**sizes, head_dim=8, final_logit_softcapping=30.0))
+    capped = tiny("gemma2", final_logit_softcapping=30.0)
     assert not last_linear_head(capped, tokens)  # logits of new weights are so small that the cap hardly shows
-    assert not last_linear_head(CohereForCausalLM(CohereConfig(**sizes, logit_scale=0.5)), tokens)
 
 
 class Wrapped(nn.Module):

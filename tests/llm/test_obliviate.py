@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import tempfile
 
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, TrainingArguments
+from transformers import PreTrainedTokenizerFast, get_scheduler
 
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
-from gunlearn.llm import UnlearnTrainer, nearest_without_shared, retain_triples, target_tokens
+from gunlearn.llm import nearest_without_shared, retain_triples, target_tokens
 from gunlearn.llm.data.retain_sets import as_records, text_of
 from gunlearn.llm.data.target_tokens import frequent_words
+from gunlearn.llm.metrics import drma, token_scores
 from gunlearn.llm.recipes.obliviate import FirstChoice, obliviate, obliviate_settings
 from gunlearn.losses import MaskedVocabulary, Objective, Prediction
 from tests.llm import facts
+from tests.llm.tiny import tiny
+from tests.llm.training import FORGET, RETAIN, arguments, make
 
-FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)
 DRAWN = {"generic": RETAIN[:48], "style": RETAIN[48:72], "world": RETAIN[72:]}
 VALUES = tuple(sorted({facts.VOCABULARY[row["value"]] for row in FORGET}))
 
@@ -158,8 +159,8 @@ def test_triples_are_read_from_files_and_lists_and_become_rows(tmp_path) -> None
     rows = triples.rows(facts.tokenizer(), bos=True)
     assert set(rows) == {"generic", "style", "world"}
     assert rows["generic"][0]["labels"][1:] == rows["generic"][0]["input_ids"][1:]
-    trainer = UnlearnTrainer(facts.fresh(), obliviate(VALUES), training(1), forget_dataset=FORGET[:6], paired=rows)
-    trainer.train()
+    given = {"forget_dataset": FORGET[:6], "paired": rows}
+    make(model=facts.fresh(), objective=obliviate(VALUES), given=given, max_steps=1).train()
     style = retain_triples(forget, as_records(texts(RETAIN[:9])), ["a fact"], ["a verse"], entities=names).style
     assert [text_of(record) for record in style] == ["a verse"] * 6
     with pytest.raises(DatasetNotFoundError):
@@ -221,22 +222,15 @@ def test_wrong_settings_are_refused() -> None:
 
 
 def test_the_papers_settings_are_arguments_of_trainer_and_adapter() -> None:
-    from peft import get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    arguments, adapter = obliviate_settings(6)
-    made = TrainingArguments(tempfile.gettempdir(), report_to=[], use_cpu=True, **arguments)
+    options, adapter = obliviate_settings(6)
+    made = arguments(**options)
     assert made.get_warmup_steps(200) == 20
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 6, "num_attention_heads": 2}
-    model = get_peft_model(LlamaForCausalLM(LlamaConfig(vocab_size=20, **sizes)), adapter)
+    model = get_peft_model(tiny(num_hidden_layers=6), adapter)
     blocks = {name.split("layers.")[1][0] for name, p in model.named_parameters() if p.requires_grad}
     assert blocks == {"4", "5"}
     optimizer = torch.optim.SGD(model.parameters(), lr=made.learning_rate)
-    from transformers import get_scheduler
-
-    schedule = get_scheduler(
-        made.lr_scheduler_type, optimizer, 20, 200, scheduler_specific_kwargs=made.lr_scheduler_kwargs
-    )
+    shape = made.lr_scheduler_kwargs
+    schedule = get_scheduler(made.lr_scheduler_type, optimizer, 20, 200, scheduler_specific_kwargs=shape)
     rates = []
     for _ in range(200):
         rates.append(schedule.get_last_lr()[0])
@@ -249,16 +243,11 @@ def test_the_papers_settings_are_arguments_of_trainer_and_adapter() -> None:
 # What it does
 
 
-def training(steps: int) -> TrainingArguments:
-    quiet = {"report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no"}
-    sizes = {"max_steps": steps, "learning_rate": 1e-3, "per_device_train_batch_size": 24, "seed": 0}
-    return TrainingArguments(tempfile.gettempdir(), lr_scheduler_type="constant", **quiet, **sizes)
-
-
 def unlearned(objective: Objective, steps: int = 20) -> torch.nn.Module:
-    model = copy.deepcopy(facts.full())
-    UnlearnTrainer(model, objective, training(steps), forget_dataset=FORGET, drawn=DRAWN).train()
-    return model
+    given = {"retain_dataset": None, "drawn": DRAWN}
+    trainer = make(objective=objective, given=given, max_steps=steps, per_device_train_batch_size=24)
+    trainer.train()
+    return trainer.model
 
 
 @pytest.fixture(scope="module")
@@ -290,8 +279,5 @@ def test_without_world_facts_the_world_drops_more(done: torch.nn.Module) -> None
 
 
 def test_documents_are_no_longer_memorised(done: torch.nn.Module) -> None:
-    from gunlearn.llm.metrics import drma
-    from gunlearn.llm.metrics.scoring import token_scores
-
     scores = {name: drma(token_scores(model, FORGET)) for name, model in (("full", facts.full()), ("done", done))}
     assert scores["done"] < scores["full"] - 0.5

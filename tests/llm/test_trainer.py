@@ -69,7 +69,7 @@ def test_evaluation_during_training(tmp_path: Path) -> None:
         return {"value_prob": facts.value_prob(model, FORGET)}
 
     given = {"eval_dataset": {"forget": FORGET, "retain": RETAIN[:10]}, "unlearning_metrics": metrics}
-    trainer = make(tmp_path, adapted(0.3), given=given, eval_strategy="steps", eval_steps=2)
+    trainer = make(tmp_path, adapted(lora_dropout=0.3), given=given, eval_strategy="steps", eval_steps=2)
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "eval_value_prob" in entry]
     assert [entry["step"] for entry in entries] == [2, 4]
@@ -84,7 +84,7 @@ def test_evaluation_during_training(tmp_path: Path) -> None:
     for name, value in expected.items():
         assert entries[-1][f"eval_forget_{name}"] == pytest.approx(value.item(), rel=1e-4)
     # Training goes on as if nobody had looked, dropout included.
-    alone = make(tmp_path, adapted(0.3))
+    alone = make(tmp_path, adapted(lora_dropout=0.3))
     alone.train()
     assert same(weights(alone.model), weights(trainer.model))
 
@@ -148,7 +148,8 @@ def test_a_resumed_run_is_the_whole_run(tmp_path: Path) -> None:
 
     def run(folder: str, **given: Any) -> UnlearnTrainer:
         given["forget_dataset"] = FORGET[:21]
-        return make(tmp_path / folder, adapted(0.3), given=given, max_steps=8, save_strategy="steps", save_steps=4)
+        model, options = adapted(lora_dropout=0.3), {"max_steps": 8, "save_strategy": "steps", "save_steps": 4}
+        return make(tmp_path / folder, model, given=given, **options)
 
     whole = run("whole")
     whole.train()

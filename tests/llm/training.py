@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from gunlearn.llm import UnlearnTrainer
 from gunlearn.losses import NLL, NPO, Loss, Objective
 from tests.llm import facts
 
+ANYWHERE = Path(tempfile.gettempdir())  # where nothing is saved
 OBJECTIVE = NPO(beta=0.1) + NLL(on="retain")
 FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)
 
 
-def arguments(folder: Path, **options: Any) -> TrainingArguments:
+def arguments(folder: Path = ANYWHERE, **options: Any) -> TrainingArguments:
+    """Four steps of eight rows, from which nothing is saved but by choice."""
     settings = {
         "max_steps": 4, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "lr_scheduler_type": "constant",
         "logging_steps": 1, "save_strategy": "no", "report_to": [], "use_cpu": True, "disable_tqdm": True,
@@ -28,26 +31,34 @@ def arguments(folder: Path, **options: Any) -> TrainingArguments:
 
 
 def make(
-    folder: Path,
+    folder: Path = ANYWHERE,
     model: nn.Module | None = None,
-    objective: Loss | Objective = OBJECTIVE,
+    objective: Loss | Objective | None = OBJECTIVE,
     given: dict[str, Any] | None = None,
+    kind: type[UnlearnTrainer] = UnlearnTrainer,
     **options: Any,
 ) -> UnlearnTrainer:
     """A trainer; `given` goes to it, `options` to its arguments."""
     model = facts.full() if model is None else model
     data = {"forget_dataset": FORGET, "retain_dataset": RETAIN} | (given or {})
-    return UnlearnTrainer(model, objective, arguments(folder, **options), **data)
+    return kind(model, objective, arguments(folder, **options), **data)
 
 
-def adapted(dropout: float = 0.0, **options: Any) -> PeftModel:
-    config = {"r": 4, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM", "lora_dropout": dropout}
+def adapted(model: nn.Module | None = None, **options: Any) -> PeftModel:
+    """A model, by default the full one, with a new LoRA adapter."""
+    config = {"r": 4, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}
     torch.manual_seed(0)
-    return get_peft_model(facts.full(), LoraConfig(**(config | options)))
+    return get_peft_model(facts.full() if model is None else model, LoraConfig(**(config | options)))
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
+    """What a model trains, copied."""
     return copy.deepcopy({name: p.detach() for name, p in model.named_parameters() if p.requires_grad})
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """All weights and buffers of a model, copied."""
+    return copy.deepcopy(model.state_dict())
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
