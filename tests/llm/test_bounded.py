@@ -9,24 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from peft import PeftModel, get_peft_model, inject_adapter_in_model
 from torch import nn
-from transformers import (
-    GPT2Config,
-    GPTNeoXConfig,
-    PhiConfig,
-    Qwen2Config,
-    TrainingArguments,
-)
-from transformers.models.auto import AutoModelForCausalLM
 
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedModelError
-from gunlearn.llm import BoundedConfig, CausalLM, PartCollator, UnlearnTrainer, adapter_norms, negate_adapter
+from gunlearn.llm import BoundedConfig, CausalLM, PartCollator, adapter_norms, negate_adapter
 from gunlearn.llm.model.bounded_layer import BoundedLinear, bounded_delta
-from gunlearn.losses import NLL, NPO
 from tests.llm import facts
+from tests.llm.tiny import tiny
+from tests.llm.training import FORGET, RETAIN, adapted, make
 
-FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)
 BOUND = 0.0625
 
 
@@ -35,7 +27,7 @@ def batch():
 
 
 def bounded(model=None, noise=0.0, **config):
-    model = get_peft_model(copy.deepcopy(facts.full() if model is None else model), BoundedConfig(**config)).eval()
+    model = get_peft_model(facts.full() if model is None else model, BoundedConfig(**config)).eval()
     stir(model, noise)
     return model
 
@@ -54,14 +46,12 @@ def logits(model, inputs=None):
 
 
 @cache
-def ascended(phi, seed, lr=5e-2, steps=64, weight=1.0):
+def ascended(phi, steps=48, weight=1.0):
     """Gradient difference on the facts, and norms of the change along the way. `weight` 0 forgets nothing."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model = bounded(r=4, omega=10.0, bound=BOUND, phi=phi)
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.0, fused=True
-    )
-    draw = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-2, weight_decay=0.0)
+    draw = torch.Generator().manual_seed(0)
     collate, task, largest, frobenius = PartCollator(), CausalLM(("log_prob",)), [], []
     for step in range(1, steps + 1):
         means = []
@@ -77,10 +67,9 @@ def ascended(phi, seed, lr=5e-2, steps=64, weight=1.0):
         norms = adapter_norms(model).values()
         largest.append(max(n["max"] for n in norms))
         frobenius.append(math.hypot(*(n["frobenius"] for n in norms)))
-    growth = frobenius[-1] / frobenius[len(frobenius) * 3 // 4 - 1] - 1
     return SimpleNamespace(
         largest=max(largest),
-        growth=growth,
+        growth=frobenius[-1] / frobenius[len(frobenius) * 3 // 4 - 1] - 1,
         forget=facts.accuracy(model, FORGET),
         retain=facts.accuracy(model, RETAIN),
     )
@@ -100,26 +89,15 @@ def test_no_entry_exceeds_the_bound_however_large_the_factors(phi):
     assert bounded_delta(a, b, 0.25, 10.0, "identity").abs().max() > 1e3
 
 
-def test_ascent_keeps_to_the_bound_and_lora_of_the_same_slope_does_not():
-    sine, plain = ascended("sin", 0), ascended("identity", 0)
+def test_ascent_keeps_to_the_bound_stops_growing_and_costs_less_and_lora_of_the_same_slope_does_not():
+    sine, plain = ascended("sin"), ascended("identity")
     assert sine.forget < 0.2
     assert plain.forget < 0.2
     assert sine.largest <= BOUND < 5 * BOUND < plain.largest
-
-
-def test_the_norm_stops_growing():
-    for seed in (0, 1):
-        assert ascended("sin", seed).growth < 0.02
-        assert ascended("identity", seed).growth > 0.04
-
-
-def test_ascent_costs_less_of_what_is_retained():
-    kept = {phi: sum(ascended(phi, seed).retain for seed in (0, 1)) / 2 for phi in ("sin", "identity")}
-    assert kept["sin"] > kept["identity"] + 0.1
-
-
-def test_the_ascent_is_what_does_the_damage():
-    assert ascended("identity", 0, steps=24, weight=0.0).retain > 0.95
+    assert sine.growth < 0.02
+    assert plain.growth > 0.04
+    assert sine.retain > plain.retain + 0.1
+    assert ascended("identity", steps=16, weight=0.0).retain > 0.95  # it is the ascent that does the damage
 
 
 @pytest.mark.parametrize("phi", ["sin", "tanh", "identity"])
@@ -173,29 +151,11 @@ def test_negation_is_exact_and_leaves_the_model_alone():
     assert not torch.equal(logits(opposite), logits(model))
 
 
-ARCHITECTURES = {
-    "gpt2": GPT2Config(vocab_size=60, n_embd=16, n_layer=2, n_head=2, n_positions=32),
-    "gpt_neox": GPTNeoXConfig(
-        vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
-    ),
-    "phi": PhiConfig(vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24),
-    "qwen2": Qwen2Config(
-        vocab_size=60,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=24,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "phi", "qwen2"])
 def test_merged_saved_and_disabled_adapters_agree(name, tmp_path):
-    torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_config(ARCHITECTURES[name]).eval()
+    base = tiny(name)
     inputs = {"input_ids": torch.randint(60, (3, 7))}
-    before, model = logits(base, inputs), bounded(base, r=3, noise=0.3)
+    before, model = logits(base, inputs), bounded(tiny(name), r=3, noise=0.3)
     adapted = {n for n, m in model.named_modules() if isinstance(m, BoundedLinear)}
     assert adapted
     assert all("attn" not in n and "attention" not in n for n in adapted)
@@ -204,7 +164,7 @@ def test_merged_saved_and_disabled_adapters_agree(name, tmp_path):
     with model.disable_adapter():
         assert torch.equal(logits(model, inputs), before)
     model.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path).eval()
+    loaded = PeftModel.from_pretrained(base, tmp_path).eval()
     assert torch.equal(logits(loaded, inputs), after)
     loaded.merge_adapter()
     torch.testing.assert_close(logits(loaded, inputs), after, rtol=0, atol=1e-5)
@@ -238,12 +198,11 @@ def test_a_merge_that_is_not_finite_is_refused():
 
 
 def test_adapters_are_float32_beside_a_bfloat16_base():
-    model = bounded(copy.deepcopy(facts.full()).bfloat16(), r=2, noise=0.1)
+    model = bounded(facts.full().bfloat16(), r=2, noise=0.1)
     layers = [m for m in model.modules() if isinstance(m, BoundedLinear)]
-    assert {p.dtype for layer in layers for p in (*layer.bounded_A.values(), *layer.bounded_B.values())} == {
-        torch.float32
-    }
-    out = model(**{"input_ids": batch()["input_ids"]}).logits
+    factors = [p for layer in layers for p in (*layer.bounded_A.values(), *layer.bounded_B.values())]
+    assert {p.dtype for p in factors} == {torch.float32}
+    out = model(input_ids=batch()["input_ids"]).logits
     assert out.dtype == torch.bfloat16
     out.float().square().mean().backward()
     assert all(torch.isfinite(layer.bounded_B["default"].grad).all() for layer in layers)
@@ -308,25 +267,13 @@ def test_norms_agree_with_dense_algebra():
     assert 0 < found["beyond"] < 1
     assert adapter_norms(bounded(r=4, phi="identity"))["model.layers.0.mlp.up_proj"]["bound"] == math.inf
     with pytest.raises(InvalidInputError, match="bounded adapter"):
-        adapter_norms(get_peft_model(copy.deepcopy(facts.full()), LoraConfig(target_modules=["q_proj"])))
+        adapter_norms(adapted())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_trains_with_the_adapter_off_as_reference(tmp_path, checkpointing):
-    model = bounded(r=2, bound=0.05)
-    args = TrainingArguments(
-        output_dir=str(tmp_path),
-        max_steps=3,
-        per_device_train_batch_size=4,
-        learning_rate=1e-2,
-        report_to=[],
-        save_strategy="no",
-        use_cpu=True,
-        disable_tqdm=True,
-        gradient_checkpointing=checkpointing,
-    )
-    data = {"forget_dataset": FORGET, "retain_dataset": RETAIN}
-    trainer = UnlearnTrainer(model, NPO() + NLL(on="retain"), args, reference="adapter", **data)
+def test_trains_with_the_adapter_off_as_reference(checkpointing):
+    model, options = bounded(r=2, bound=0.05), {"max_steps": 3, "learning_rate": 1e-2}
+    trainer = make(model=model, given={"reference": "adapter"}, gradient_checkpointing=checkpointing, **options)
     assert trainer.reference.frozen is None
     trainer.train()
     with model.disable_adapter():
@@ -346,4 +293,4 @@ def test_unknown_architectures_and_layers_are_named():
     with pytest.raises(InvalidInputError, match="target_modules"):
         get_peft_model(ViTBlock(), BoundedConfig())
     with pytest.raises(UnsupportedModelError, match="Embedding"):
-        get_peft_model(copy.deepcopy(facts.full()), BoundedConfig(target_modules=["embed_tokens"]))
+        get_peft_model(facts.full(), BoundedConfig(target_modules=["embed_tokens"]))

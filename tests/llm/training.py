@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainingArguments
 
-from gunlearn.llm import UnlearnTrainer
+from gunlearn.llm import LLMResult, UnlearnTrainer, unlearn
 from gunlearn.losses import NLL, NPO, Loss, Objective
 from tests.llm import facts
 
@@ -42,6 +42,15 @@ def make(
     model = facts.full() if model is None else model
     data = {"forget_dataset": FORGET, "retain_dataset": RETAIN} | (given or {})
     return kind(model, objective, arguments(folder, **options), **data)
+
+
+def unlearned(
+    forget: Any = FORGET, retain: Any = RETAIN, method: Any = "npo", model: nn.Module | None = None, **how: Any
+) -> LLMResult:
+    """What `gunlearn.llm.unlearn` makes of the full model in one epoch, without figures."""
+    model = facts.full() if model is None else model
+    few = {"epochs": 1, "lr": 1e-3, "figure_rows": 0}
+    return unlearn(model, facts.tokenizer(), forget, retain, method, **(few | how))
 
 
 def adapted(model: nn.Module | None = None, **options: Any) -> PeftModel:
