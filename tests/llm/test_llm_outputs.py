@@ -20,7 +20,7 @@ from gunlearn.losses import NLL, NPO
 from tests.command import call, refusal
 from tests.llm import facts
 from tests.llm.test_data import ADA, BOB, bpe
-from tests.llm.test_llm_cli import files, saved  # noqa: F401  # a fixture
+from tests.llm.test_llm_cli import FEW, files, saved  # noqa: F401  # a fixture
 from tests.llm.training import RETAIN
 from tests.llm.training import unlearned as run
 
@@ -28,7 +28,7 @@ from tests.llm.training import unlearned as run
 @pytest.mark.filterwarnings("ignore:no measurable effect")
 def test_an_adapter_folder_is_trained_on_as_a_model(tmp_path, files, capsys):  # noqa: F811
     model, first, second = saved(tmp_path / "model"), tmp_path / "first", tmp_path / "second"
-    few = [*files, "--epochs", "1", "--lr", "0.01", "--device", "cpu", "--method", "graddiff"]
+    few = [*files, *FEW, "--method", "graddiff"]
     assert call("llm", "--model", model, *few, "--peft", "lora", "--out", str(first)) == 0
     assert call("llm", "--model", str(first), *few, "--out", str(second)) == 0
     parameters = json.loads((second / "unlearning.json").read_text())["settings"]["parameters"]

@@ -35,8 +35,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny(name: str = "llama", **sizes: Any) -> nn.Module:
-    """A new model in evaluation mode, always with the same weights."""
+def tiny(name: str = "llama", seed: int = 0, **sizes: Any) -> nn.Module:
+    """A new model in evaluation mode; a seed gives the same weights each time."""
     config = AutoConfig.for_model(name.removesuffix("_tied"), **(SIZES | ARCHITECTURES[name] | sizes))
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(config).eval()
