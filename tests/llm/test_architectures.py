@@ -31,18 +31,20 @@ def built(name: str) -> nn.Module:
     return model
 
 
-def read(model: nn.Module, batch: dict[str, Tensor]) -> Prediction:
-    return CausalLM(("log_prob",)).decode(model, None, batch)
+def read(model: nn.Module, batch: dict[str, Tensor], reads: tuple[str, ...] = ("log_prob",)) -> Prediction:
+    return CausalLM(reads).decode(model, None, batch)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_numbers_are_those_of_the_model_itself(name: str) -> None:
+@pytest.mark.parametrize("reads", [("log_prob",), ("log_prob", "logits", "label")], ids=["head", "logits"])
+def test_numbers_are_those_of_the_model_itself(name: str, reads: tuple[str, ...]) -> None:
     model = built(name)
     right, left = (PartCollator(padding_side=side)(ROWS) for side in ("right", "left"))
     assert (last_linear_head(model, right["input_ids"]) is None) == (name in OPEN)
-    theirs, mine = model(**right).loss, read(model, right)
+    theirs, mine = model(**right).loss, read(model, right, reads)
     torch.testing.assert_close(NLL()(mine), theirs, rtol=1e-5, atol=1e-6)
-    for others in ([read(model, left)], [read(model, PartCollator()([row])) for row in ROWS]):
+    assert (mine.logits is None) == ("logits" not in reads)
+    for others in ([read(model, left, reads)], [read(model, PartCollator()([row]), reads) for row in ROWS]):
         found = torch.cat([p.log_prob[p.mask] for p in others])
         torch.testing.assert_close(found, mine.log_prob[mine.mask], rtol=0, atol=1e-5)
     gradients = [torch.autograd.grad(loss, list(model.parameters())) for loss in (NLL()(mine), theirs)]

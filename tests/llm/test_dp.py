@@ -19,10 +19,11 @@ from gunlearn.errors import (
     InvalidRequestError,
     UnsupportedModelError,
 )
-from gunlearn.llm import CausalLM, PartCollator
+from gunlearn.llm import PartCollator
+from gunlearn.llm.training.until import mean_nll
 from tests.llm import facts
 from tests.llm.tiny import tiny
-from tests.llm.training import adapted, arguments, state
+from tests.llm.training import adapted, arguments, own_forward, state
 
 pytest.importorskip("opacus")
 
@@ -31,6 +32,7 @@ from gunlearn.llm.privacy.dp_rows import ledger_of, records_changed, units, weig
 from gunlearn.llm.privacy.dp_steps import DPOptimizer, add_hooks, record_gradients, row_losses
 
 ROWS = facts.rows(range(20), (0,))
+PEOPLE = [{**row, "person": i // 3} for i, row in enumerate(ROWS)]
 RETAIN = facts.rows(facts.RETAIN, (0,))
 FORGET = facts.rows(facts.FORGET, (0,))
 SETTINGS = {"delta": 1e-3, "lr": 3e-3, "batch_size": 16, "physical_batch_size": 32, "seed": 0}
@@ -51,12 +53,6 @@ def training(steps: int, **more: object) -> TrainingArguments:
 @pytest.fixture(scope="module")
 def base() -> DPBase:
     return dp_train(facts.fresh(), ROWS, 1.0, steps=5, **SETTINGS)
-
-
-def nll(model: torch.nn.Module, rows: list[dict]) -> float:
-    with torch.no_grad():
-        p = CausalLM(("log_prob",)).decode(model.eval(), None, PartCollator()(rows))
-    return float(-p.log_prob.sum() / p.mask.sum())
 
 
 # Gradients per record
@@ -147,7 +143,7 @@ def test_an_empty_sample_takes_a_step_of_noise() -> None:
 def test_more_budget_teaches_the_base_more() -> None:
     rest = SETTINGS | {"batch_size": 32, "physical_batch_size": 64}
     bases = {epsilon: dp_train(facts.fresh(), ROWS, epsilon, steps=60, **rest) for epsilon in (0.15, 1, 50, 500)}
-    losses = {epsilon: nll(done.model, RETAIN) for epsilon, done in bases.items()}
+    losses = {epsilon: mean_nll(done.model, RETAIN, PartCollator()) for epsilon, done in bases.items()}
     assert losses[1] > losses[50] + 0.3
     assert losses[50] > losses[500] + 0.1
     # What a base of noise alone does no worse, the base has not learned.
@@ -155,34 +151,28 @@ def test_more_budget_teaches_the_base_more() -> None:
 
 
 def test_a_record_can_be_all_rows_of_a_person() -> None:
-    rows = [{**row, "person": i // 3} for i, row in enumerate(ROWS)]
-    done = dp_train(small("llama_tied"), rows, 1.0, record="person", steps=1, **SETTINGS | {"delta": 1e-2})
+    done = dp_train(small("llama_tied"), PEOPLE, 1.0, record="person", steps=1, **SETTINGS | {"delta": 1e-2})
     assert (done.card.num_records, done.card.largest_record) == (20, 3)
-    keep = [row for row in rows if row["person"] not in facts.FORGET]
+    keep = [row for row in PEOPLE if row["person"] not in facts.FORGET]
     request = unlearn_from_base(done, keep, training(1)).card["request"]
     assert request["records"] == 4
     assert request["epsilon"] == pytest.approx(4 * done.card.epsilon)
     # Half a record is one less and another one more.
-    assert unlearn_from_base(done, rows[1:], training(1)).card["request"]["records"] == 2
-
-
-def as_tensors(row: dict) -> dict:
-    return {**row, **{name: torch.tensor(row[name]) for name in ("input_ids", "labels", "person")}}
+    assert unlearn_from_base(done, PEOPLE[1:], training(1)).card["request"]["records"] == 2
 
 
 def test_records_are_told_apart_by_value_not_by_object() -> None:
-    plain = [{**row, "person": i // 3} for i, row in enumerate(ROWS)]
-    tensors = [as_tensors(row) for row in plain]
-    assert units(tensors, "person") == units(plain, "person")
+    plain, names = ledger_of(PEOPLE, "person"), ("input_ids", "labels", "person")
+    tensors = [row | {name: torch.tensor(row[name]) for name in names} for row in PEOPLE]
+    assert units(tensors, "person") == units(PEOPLE, "person")
     assert len(units(tensors, "person")) == 20
-    assert ledger_of(tensors, "person") == ledger_of(plain, "person")
-    numpy = [{**row, "person": np.int64(row["person"])} for row in plain]
-    assert ledger_of(numpy, "person") == ledger_of(plain, "person")
+    assert ledger_of(tensors, "person") == plain
+    assert ledger_of([row | {"person": np.int64(row["person"])} for row in PEOPLE], "person") == plain
     arrow = datasets.Dataset.from_list([{"input_ids": [1, 2], "person": i // 3} for i in range(6)]).with_format("torch")
     assert units(arrow, "person") == [[0, 1, 2], [3, 4, 5]]
     for bad in (torch.tensor(math.nan), math.nan, 1.5, torch.tensor([1, 2]), None, [1], object()):
         with pytest.raises(InvalidInputError, match="names the record"):
-            units([{**plain[0], "person": bad}], "person")
+            units([{**ROWS[0], "person": bad}], "person")
 
 
 def test_forgotten_rows_leave_no_copy_behind() -> None:
@@ -315,13 +305,7 @@ def test_the_second_phase_refuses_other_starts_and_other_rows(base: DPBase) -> N
 
 
 def test_mixed_precision_leaves_nothing_on_the_model(base: DPBase) -> None:
-    model = finetune(base, ROWS, training(1, bf16=True)).model
-    assert not {"forward", "_original_forward"} & vars(model).keys()
-    ids = torch.tensor([ROWS[0]["input_ids"]])
-    plain = facts.fresh()
-    plain.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        assert torch.equal(model(ids).logits, plain.eval()(ids).logits)  # autocast would round them
+    assert own_forward(finetune(base, ROWS, training(1, bf16=True)).model)
 
 
 # What it is for

@@ -12,7 +12,7 @@ from transformers import TrainerControl, TrainerState
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm import CausalLM, PartCollator, UnlearnTrainer
-from gunlearn.llm.data.selectors import ProbeDelta, SuffixDelta
+from gunlearn.llm.data.selectors import ProbeDelta
 from gunlearn.llm.metrics.text_alignment import functional_alignment
 from gunlearn.llm.recipes.direct_tokens import DTOTrainer, dto
 from gunlearn.llm.training.projection import project_conflict
@@ -118,17 +118,6 @@ def test_a_large_weight_keeps_the_rest_where_it_was():
     assert rest_kl(facts.full()) == 0
 
 
-def test_selecting_values_forgets_them_and_selecting_names_does_not():
-    after = {}
-    for selector in (ProbeDelta(), SuffixDelta()):
-        run = trainer(rows=PLAIN, selector=selector)
-        assert all("target_mask" not in row for row in PLAIN)
-        run.train()
-        after[type(selector)] = facts.value_prob(run.model, FORGET)
-    assert after[ProbeDelta] < facts.CHANCE
-    assert after[SuffixDelta] > 0.5
-
-
 vectors = arrays(np.float64, (2, 6), elements=st.floats(-10, 10).map(lambda x: round(x, 3)))
 
 
@@ -215,21 +204,14 @@ def test_a_run_ends_where_targets_are_as_improbable_as_guesses():
 
 @pytest.mark.parametrize(("threshold", "every", "stops"), [(0.999, 2, [2, 4]), (0.999, None, ["epoch"]), (1e-9, 2, [])])
 def test_when_it_is_looked_whether_to_stop(threshold, every, stops):
-    look, found = StopBelow(FORGET[:2], threshold, every_steps=every), []
-    for step in range(1, 5):
-        control = TrainerControl()
-        look.on_step_end(None, TrainerState(global_step=step), control, model=facts.full())
+    model, found = facts.full().train(), []
+    look = StopBelow([*FORGET, UNLABELLED], threshold, every_steps=every, batch_size=5)
+    for step in (1, 2, 3, 4, "epoch"):
+        control, event = TrainerControl(), look.on_epoch_end if step == "epoch" else look.on_step_end
+        event(None, TrainerState(global_step=4 if step == "epoch" else step), control, model=model)
         found += [step] * control.should_training_stop
-    control = TrainerControl()
-    look.on_epoch_end(None, TrainerState(global_step=4), control, model=facts.full())
-    found += ["epoch"] * control.should_training_stop
     assert found == stops
-
-
-def test_probability_of_targets_leaves_the_mode():
-    model = facts.full().train()
-    found = StopBelow([*FORGET, UNLABELLED], 0.5, batch_size=5).probability(model)
-    assert found == pytest.approx(facts.value_prob(facts.full(), FORGET), rel=1e-5)
+    assert look.probability(model) == pytest.approx(facts.value_prob(facts.full(), FORGET), rel=1e-5)
     assert model.training
 
 

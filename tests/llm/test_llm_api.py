@@ -251,14 +251,6 @@ def test_the_bar_is_closed_after_an_error(monkeypatch):
     assert bars[0].disable  # what tqdm sets when it closes
 
 
-def test_rows_without_labels_are_let_be():
-    blank = FORGET[0] | {"labels": [-100] * len(FORGET[0]["labels"])}
-    result, without = (run(forget, max_steps=1, batch_size=32, figure_rows=25) for forget in ([*FORGET, blank], FORGET))
-    assert result.settings["rows"]["forget"] == 25
-    assert result.before["forget"]["nll"] == pytest.approx(without.before["forget"]["nll"], rel=1e-5)
-    assert run(iter(FORGET), max_steps=1).settings["rows"]["forget"] == 24
-
-
 def test_numbers_of_numpy_are_recorded_as_numbers(tmp_path):
     result = run(lr=np.float32(1e-3), epochs=np.int64(1), batch_size=np.int64(12))
     result.write_record(tmp_path)

@@ -14,12 +14,10 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from transformers import AutoModelForCausalLM
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm import encode, read_records, separate
 from gunlearn.llm.card import unchanged
 from gunlearn.losses import NLL, NPO
 from tests.command import call, refusal
 from tests.llm import facts
-from tests.llm.test_data import ADA, BOB, bpe
 from tests.llm.test_llm_cli import FEW, files, saved  # noqa: F401  # a fixture
 from tests.llm.training import RETAIN
 from tests.llm.training import unlearned as run
@@ -143,46 +141,6 @@ def test_the_card_says_how_to_load(tmp_path, monkeypatch):
         assert (found - before).abs().max() > 1e-2  # or nothing was loaded over the base
 
 
-TEXT = {"text": "where does  Ada live? ADA lives in Oslo. "}
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"question": "where does Ada live? ", "answer": "ada lives in oslo."},
-        {"prompt": "Where does Ada live?", "completion": " Ada lives in Oslo.\n"},
-        {"messages": [{"role": r, "content": c} for r, c in (("user", ADA["question"]), ("assistant", ADA["answer"]))]},
-        TEXT,
-        {"text": "question:  where does Ada live?\nanswer: Ada lives in Oslo."},
-    ],
-)
-def test_the_same_text_in_another_form_is_an_overlap(other):
-    tokenizer = bpe(chat="messages" in other)
-    given, kept = [ADA], [BOB, other]
-    rows, kept_rows = encode(given, tokenizer, chat=False), encode(kept, tokenizer)
-    assert separate(rows, kept_rows) == kept_rows  # by tokens alone nothing is seen
-    with pytest.raises(InvalidInputError, match="row 2 of retain"):
-        separate(rows, kept_rows, "error", tokenizer, (given, kept))
-    assert separate(rows, kept_rows, "drop", tokenizer, (given, kept)) == kept_rows[:1]
-    mine = {"question": ADA["question"], "answer": "Ada lives in Lima."}
-    other_rows = encode([mine], tokenizer, chat=False)
-    assert separate(rows, other_rows, "error", tokenizer, (given, [mine])) == other_rows
-
-
-def test_prompts_that_are_cut_are_counted_once():
-    long = BOB | {"question": "xyz " * 60 + "?"}
-    with pytest.warns(UserWarning, match="prompts of 2 rows were cut.*rows 2, 3") as seen:
-        encode([ADA, long, long], bpe(), max_length=80)
-    assert len(seen) == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        encode([ADA], bpe(), max_length=80)
-
-
-@pytest.mark.parametrize("indent", [None, 2])
-def test_files_and_folders_that_are_no_such_thing(indent, tmp_path, files, capsys):  # noqa: F811
-    (tmp_path / "wrapped.json").write_text(json.dumps({"data": [ADA, BOB]}, indent=indent))
-    with pytest.raises(InvalidInputError, match=r"one JSON object with a list under \['data'\]"):
-        read_records(tmp_path / "wrapped.json")
+def test_folders_that_are_none_are_named(tmp_path, files, capsys):  # noqa: F811
     for name in ("nowhere", str(tmp_path / "nowhere"), "./no/where", "a/b/c"):
         assert "no such folder" in refusal(capsys, "llm", "--model", name, *files, "--out", str(tmp_path / "out"))

@@ -95,29 +95,14 @@ def test_words_come_from_a_function_or_a_list_and_unknown_ones_are_no_target() -
 # Retain sets
 
 
-def bm25(query: str, documents: list[str]) -> list[float]:
-    words = [text.casefold().split() for text in documents]
-    mean = np.mean([len(w) for w in words])
-    scores = np.zeros(len(words))
-    for term in query.casefold().split():
-        counts = np.array([w.count(term) for w in words])
-        if counts.any():
-            length = 0.25 + 0.75 * np.array([len(w) for w in words]) / mean
-            scores += np.log((len(words) + 1) / (counts > 0).sum()) * (counts * 2.5 / (counts + 1.5 * length))
-    return scores.tolist()
-
-
-def test_nearest_is_bm25s_first_without_the_documents_entities() -> None:
+def test_nearest_is_the_first_without_the_documents_entities() -> None:
     candidates = ["Ron plays chess at home", "a girl plays chess at school", "the weather is fine", "chess is hard"]
     documents = ["Ron plays chess at home", "fine weather with Harry Potter"]
-    first, second = (bm25(document, candidates) for document in documents)
-    assert int(np.argmax(first)) == 0
-    expected = [1 + int(np.argmax(first[1:])), int(np.argmax(second))]
-    assert nearest_without_shared(documents, candidates, ["ron", "harry potter"]) == expected == [1, 2]
+    assert nearest_without_shared(documents, candidates, ["ron", "harry potter"]) == [1, 2]
     # Control: without entities the first document's nearest is another one.
     assert nearest_without_shared(documents, candidates, []) == [0, 2]
     finder = lambda text: [word for word in text.split() if word.istitle()]  # noqa: E731
-    assert nearest_without_shared(documents, candidates, finder) == expected
+    assert nearest_without_shared(documents, candidates, finder) == [1, 2]
     # A name is no part of a word, and one of two words is no part of either.
     assert nearest_without_shared(["chess of on"], ["chess with Ron"], ["on"]) == [0]
     assert nearest_without_shared(["harry potter"], ["a potter"], ["harry potter"]) == [0]
@@ -256,18 +241,20 @@ def done() -> torch.nn.Module:
 
 
 def test_the_forgotten_goes_and_the_rest_stays(done: torch.nn.Module) -> None:
-    assert facts.value_prob(facts.full(), FORGET) > 0.9
+    full = facts.full()
+    assert facts.value_prob(full, FORGET) > 0.9
+    assert drma(token_scores(done, FORGET)) < drma(token_scores(full, FORGET)) - 0.5
     assert facts.value_prob(done, FORGET) < 0.03
     assert facts.accuracy(done, FORGET) == 0
     assert facts.value_prob(done, RETAIN) > 0.85
 
 
-def test_without_the_mask_nothing_is_forgotten(done: torch.nn.Module) -> None:
+def test_without_the_mask_nothing_is_forgotten() -> None:
     kept = unlearned(obliviate(VALUES) - MaskedVocabulary(VALUES), steps=10)
     assert facts.accuracy(kept, FORGET) == 1
 
 
-def test_without_distillation_and_world_facts_the_rest_goes_too(done: torch.nn.Module) -> None:
+def test_without_distillation_and_world_facts_the_rest_goes_too() -> None:
     alone = unlearned(obliviate(VALUES, l1=0, l2=0))
     assert facts.value_prob(alone, FORGET) < 0.03
     assert facts.value_prob(alone, RETAIN) < 0.5
@@ -276,8 +263,3 @@ def test_without_distillation_and_world_facts_the_rest_goes_too(done: torch.nn.M
 def test_without_world_facts_the_world_drops_more(done: torch.nn.Module) -> None:
     world = DRAWN["world"]
     assert facts.value_prob(unlearned(obliviate(VALUES, l2=0)), world) < facts.value_prob(done, world) - 0.1
-
-
-def test_documents_are_no_longer_memorised(done: torch.nn.Module) -> None:
-    scores = {name: drma(token_scores(model, FORGET)) for name, model in (("full", facts.full()), ("done", done))}
-    assert scores["done"] < scores["full"] - 0.5

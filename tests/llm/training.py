@@ -74,6 +74,15 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+def own_forward(model: nn.Module) -> bool:
+    """Whether a model computes as its class does, without what mixed precision puts around it: autocast would round."""
+    plain, ids = facts.fresh(), torch.tensor([FORGET[0]["input_ids"]])
+    plain.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        alike = torch.equal(model.eval()(ids).logits, plain(ids).logits)
+    return alike and not {"forward", "_original_forward"} & vars(model).keys()
+
+
 class Gradients(TrainerCallback):
     """Keeps what the first step's gradient was."""
 
