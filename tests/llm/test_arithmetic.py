@@ -13,7 +13,7 @@ from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.llm import BoundedConfig, adapter_delta, add_delta, negate_adapter
 from tests.llm import facts
 from tests.llm.tiny import tiny
-from tests.llm.training import same, state
+from tests.llm.training import logits, same, state
 
 MLP = ["gate_proj", "up_proj", "down_proj"]
 LORA = {"target_modules": MLP, "init_lora_weights": False, "r": 3, "lora_alpha": 6}
@@ -30,11 +30,6 @@ def adapted(base=None, config=None):
     return model
 
 
-def logits(model):
-    with torch.no_grad():
-        return model(input_ids=IDS).logits
-
-
 @pytest.mark.parametrize(
     ("base", "config"),
     [
@@ -47,10 +42,10 @@ def logits(model):
 )
 def test_adding_the_product_is_merging_the_adapter(base, config):
     model = adapted(base(), config)
-    expected, plain = logits(model), base()
+    expected, plain = logits(model, IDS), base()
     delta = adapter_delta(model)
-    torch.testing.assert_close(logits(add_delta(plain, delta)), expected, rtol=0, atol=1e-4)
-    assert (logits(plain) - expected).abs().max() > 1e-2
+    torch.testing.assert_close(logits(add_delta(plain, delta), IDS), expected, rtol=0, atol=1e-4)
+    assert (logits(plain, IDS) - expected).abs().max() > 1e-2
 
 
 def test_the_product_is_what_peft_says_it_is():
@@ -86,12 +81,12 @@ def test_products_are_subtracted_and_not_their_factors():
 
 def test_deltas_apply_beneath_an_adapter_and_in_place():
     model = adapted()
-    delta, before = adapter_delta(model), logits(model)
+    delta, before = adapter_delta(model), logits(model, IDS)
     assert add_delta(model, delta, -1.0, inplace=True) is model
-    torch.testing.assert_close(logits(model), logits(facts.full()), rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits(model, IDS), logits(facts.full(), IDS), rtol=0, atol=1e-4)
     negate_adapter(add_delta(model, delta, 2.0, inplace=True), inplace=True)
-    torch.testing.assert_close(logits(model), logits(facts.full()), rtol=0, atol=1e-4)
-    assert not torch.allclose(before, logits(model))
+    torch.testing.assert_close(logits(model, IDS), logits(facts.full(), IDS), rtol=0, atol=1e-4)
+    assert not torch.allclose(before, logits(model, IDS))
 
 
 def test_half_precision_is_rounded_once():

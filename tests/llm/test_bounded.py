@@ -10,21 +10,17 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model, inject_adapter_in_model
 from torch import nn
-from transformers import TrainerCallback
 
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedModelError
-from gunlearn.llm import BoundedConfig, PartCollator, adapter_norms, negate_adapter
+from gunlearn.llm import BoundedConfig, adapter_norms, negate_adapter
 from gunlearn.llm.model.bounded_layer import BoundedLinear, bounded_delta
 from gunlearn.losses import NLL, GradientAscent
 from tests.llm import facts
 from tests.llm.tiny import tiny
-from tests.llm.training import FORGET, RETAIN, adapted, make
+from tests.llm.training import FORGET, RETAIN, EachStep, adapted, logits, make
 
 BOUND = 0.0625
-
-
-def batch():
-    return PartCollator()(FORGET[:6])
+TOKENS = torch.arange(4, 40).reshape(4, 9)
 
 
 def bounded(model=None, noise=0.0, **config):
@@ -41,32 +37,21 @@ def stir(model, noise, seed=0):
                 b.data += noise * torch.randn(b.shape, generator=generator)
 
 
-def logits(model, inputs=None):
-    with torch.no_grad():
-        return model(input_ids=(inputs or batch())["input_ids"]).logits
-
-
-class Norms(TrainerCallback):
-    """Norms of the change, every fourth step."""
-
-    def __init__(self):
-        self.largest, self.frobenius = [], []
-
-    def on_step_end(self, args, state, control, model, **kwargs):
-        if state.global_step % 4 == 0:
-            norms = adapter_norms(model).values()
-            self.largest.append(max(n["max"] for n in norms))
-            self.frobenius.append(math.hypot(*(n["frobenius"] for n in norms)))
-
-
 def ascended(phi, forget=1.0, steps=48):
-    """Gradient difference on the facts, `forget` times the ascent."""
-    model, norms = bounded(r=4, omega=10.0, bound=BOUND, phi=phi), Norms()
+    """Gradient difference on the facts, `forget` times the ascent, and norms of the change at each fourth step."""
+    model, largest, frobenius = bounded(r=4, omega=10.0, bound=BOUND, phi=phi), [], []
+
+    def measure(step, model):
+        if step % 4 == 0:
+            norms = adapter_norms(model).values()
+            largest.append(max(n["max"] for n in norms))
+            frobenius.append(math.hypot(*(n["frobenius"] for n in norms)))
+
     objective, options = forget * GradientAscent() + NLL(on="retain"), {"learning_rate": 5e-2, "max_grad_norm": 0.0}
-    make(model=model, objective=objective, given={"callbacks": [norms]}, max_steps=steps, **options).train()
+    make(model=model, objective=objective, given={"callbacks": [EachStep(measure)]}, max_steps=steps, **options).train()
     return SimpleNamespace(
-        largest=max(norms.largest),
-        growth=norms.frobenius[-1] / norms.frobenius[steps * 3 // 16 - 1] - 1,
+        largest=max(largest),
+        growth=frobenius[-1] / frobenius[steps * 3 // 16 - 1] - 1,
         forget=facts.accuracy(model, FORGET),
         retain=facts.accuracy(model, RETAIN),
     )
@@ -85,8 +70,7 @@ def test_ascent_keeps_to_the_bound_stops_growing_and_costs_less_and_lora_of_the_
     assert sine.forget < 0.2
     assert plain.forget < 0.2
     assert sine.largest <= BOUND < 5 * BOUND < plain.largest
-    assert sine.growth < 0.02
-    assert plain.growth > 0.04
+    assert sine.growth < 0.04 < 0.1 < plain.growth
     assert sine.retain > plain.retain + 0.1
     assert ascended("identity", forget=0.0, steps=16).retain > 0.95  # it is the ascent that does the damage
 
@@ -138,47 +122,46 @@ def test_negation_is_exact_and_leaves_the_model_alone():
     for (name, layer), other in zip(model.named_modules(), opposite.modules(), strict=True):
         if isinstance(layer, BoundedLinear):
             assert torch.equal(layer.get_delta_weight("default"), -other.get_delta_weight("default")), name
-    assert torch.equal(logits(negate_adapter(opposite)), logits(model))
-    assert not torch.equal(logits(opposite), logits(model))
+    assert torch.equal(logits(negate_adapter(opposite), TOKENS), logits(model, TOKENS))
+    assert not torch.equal(logits(opposite, TOKENS), logits(model, TOKENS))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "phi", "qwen2"])
 def test_merged_saved_and_disabled_adapters_agree(name, tmp_path):
     base = tiny(name)
-    inputs = {"input_ids": torch.randint(60, (3, 7))}
-    before, model = logits(base, inputs), bounded(tiny(name), r=3, noise=0.3)
+    before, model = logits(base, TOKENS), bounded(tiny(name), r=3, noise=0.3)
     adapted = {n for n, m in model.named_modules() if isinstance(m, BoundedLinear)}
     assert adapted
     assert all("attn" not in n and "attention" not in n for n in adapted)
-    after = logits(model, inputs)
+    after = logits(model, TOKENS)
     assert (after - before).abs().max() > 1e-3
     with model.disable_adapter():
-        assert torch.equal(logits(model, inputs), before)
+        assert torch.equal(logits(model, TOKENS), before)
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(base, tmp_path).eval()
-    assert torch.equal(logits(loaded, inputs), after)
+    assert torch.equal(logits(loaded, TOKENS), after)
     loaded.merge_adapter()
-    torch.testing.assert_close(logits(loaded, inputs), after, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(loaded, TOKENS), after, rtol=0, atol=1e-5)
     loaded.unmerge_adapter()
-    torch.testing.assert_close(logits(loaded, inputs), after, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(loaded, TOKENS), after, rtol=0, atol=1e-5)
     merged = model.merge_and_unload(safe_merge=True)
     assert not any(isinstance(m, BoundedLinear) for m in merged.modules())
-    torch.testing.assert_close(logits(merged, inputs), after, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(merged, TOKENS), after, rtol=0, atol=1e-5)
 
 
 def test_two_adapters_are_chosen_between_and_summed():
     model = bounded(r=2, noise=0.1)
-    first = logits(model)
+    first = logits(model, TOKENS)
     model.add_adapter("second", BoundedConfig(r=3, phi="tanh"))
-    assert torch.equal(logits(model), first)
+    assert torch.equal(logits(model, TOKENS), first)
     model.set_adapter("second")
     stir(model, 0.1, seed=1)
-    second = logits(model)
+    second = logits(model, TOKENS)
     model.base_model.set_adapter(["default", "second"])
-    both = logits(model)
+    both = logits(model, TOKENS)
     assert not torch.equal(both, first)
     assert not torch.equal(both, second)
-    torch.testing.assert_close(logits(model.merge_and_unload()), both, rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits(model.merge_and_unload(), TOKENS), both, rtol=0, atol=1e-4)
 
 
 def test_a_merge_that_is_not_finite_is_refused():
@@ -193,7 +176,7 @@ def test_adapters_are_float32_beside_a_bfloat16_base():
     layers = [m for m in model.modules() if isinstance(m, BoundedLinear)]
     factors = [p for layer in layers for p in (*layer.bounded_A.values(), *layer.bounded_B.values())]
     assert {p.dtype for p in factors} == {torch.float32}
-    out = model(input_ids=batch()["input_ids"]).logits
+    out = model(input_ids=TOKENS).logits
     assert out.dtype == torch.bfloat16
     out.float().square().mean().backward()
     assert all(torch.isfinite(layer.bounded_B["default"].grad).all() for layer in layers)
@@ -254,7 +237,7 @@ def test_trains_with_the_adapter_off_as_reference(checkpointing):
     assert trainer.reference.frozen is None
     trainer.train()
     with model.disable_adapter():
-        assert torch.equal(logits(model.eval()), logits(facts.full()))
+        assert torch.equal(logits(model, TOKENS), logits(facts.full(), TOKENS))
     assert all(0 < n["max"] <= 0.05 for n in adapter_norms(model).values())
 
 

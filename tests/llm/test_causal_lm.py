@@ -88,12 +88,6 @@ def test_hidden_states_behind_the_answer_get_exactly_no_gradient() -> None:
     assert not touched[:, -1].any()
 
 
-def test_chunks_do_not_matter() -> None:
-    model, given = facts.full(), batch()
-    whole = predict(model, given).log_prob
-    torch.testing.assert_close(CausalLM(("log_prob",), chunk=1).decode(model, None, given).log_prob, whole)
-
-
 @pytest.mark.parametrize("reads", WAYS)
 def test_rows_without_labels_do_no_harm(reads: tuple[str, ...]) -> None:
     model, given = facts.full(), batch()

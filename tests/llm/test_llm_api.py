@@ -14,22 +14,16 @@ from peft import LoraConfig, PeftModel
 
 import gunlearn.llm.model.bounded  # noqa: F401  # bounded adapters load once this is imported
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
-from gunlearn.llm import CausalLM, PartCollator
 from gunlearn.llm.training.progress import StepBar
 from gunlearn.losses import NLL, NPO, GradientAscent
 from gunlearn.seed import get_rng_state
 from tests.llm import facts
 from tests.llm.tiny import tiny
-from tests.llm.training import FORGET, RETAIN, adapted, same, state
+from tests.llm.training import FORGET, RETAIN, UNLABELLED, adapted, logits, same, state
 from tests.llm.training import unlearned as run
 
 RECORDS = [{"question": row["prompt"], "answer": row["answer"]} for row in FORGET]
 ENCODING = {"template": "{question} {answer}", "bos": True}
-
-
-def logits(model):
-    with torch.no_grad():
-        return CausalLM(("logits",)).decode(model.eval(), None, PartCollator()(FORGET[:4])).logits
 
 
 def test_a_copy_forgets_and_what_was_given_stays():
@@ -81,7 +75,8 @@ def test_adapters_are_trained_and_saved_alone(peft, tmp_path):
     result.save(tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
     loaded = PeftModel.from_pretrained(facts.full(), tmp_path)
-    torch.testing.assert_close(logits(loaded), logits(result.model))
+    tokens = torch.tensor([FORGET[0]["input_ids"]])
+    torch.testing.assert_close(logits(loaded, tokens), logits(result.model, tokens))
     record = json.loads((tmp_path / "unlearning.json").read_text())
     assert record["settings"] == json.loads(json.dumps(result.settings))
     assert record["settings"]["adapter"]["r"] == (2 if isinstance(peft, LoraConfig) else 8)
@@ -164,7 +159,7 @@ def test_a_retrained_model_is_a_third_column():
         ({"forget": FORGET[0]}, "got dict of 'forget'"),
         ({"retain": [*RETAIN[:2], RECORDS[0]]}, "got both, row 3 of 'retain'"),
         ({"retain": [*RETAIN[:2], {"input_ids": [], "labels": []}]}, "row 3. of 'retain'"),
-        ({"forget": [row | {"labels": [-100] * len(row["labels"])} for row in FORGET]}, "labelled.*'forget'"),
+        ({"forget": [UNLABELLED] * 2}, "labelled.*'forget'"),
         ({"max_length": 5, "forget": RECORDS}, "fit into 5"),
         ({"reference": tiny(vocab_size=50)}, "vocabulary"),
         ({"seed": -1}, "'seed'"),
@@ -227,8 +222,7 @@ def test_the_multiplier_of_pdu_follows_the_retain_loss():
     seen = [entry["retain_weight"] for entry in result.history]
     assert seen[0] == pytest.approx(3 + 2 * (result.history[0]["nll(retain)"] + 1), rel=1e-4)
     assert seen[1] > seen[0]  # no loss is below -1
-    own = run(method="pdu", max_steps=1, lr=1e-30, figure_rows=24)  # bound by what the retained rows had before
-    assert own.settings["options"]["epsilon"] == pytest.approx(own.before["retain"]["nll"], abs=0.05)
+    own = run(method="pdu", max_steps=1, lr=1e-30)  # bound by what the retained rows had before
     assert own.history[0]["retain_weight"] == pytest.approx(50, abs=0.5)
 
 

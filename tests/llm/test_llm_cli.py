@@ -16,6 +16,7 @@ from tests.command import call, refusal
 from tests.llm import facts
 from tests.llm.test_data import bpe
 from tests.llm.tiny import tiny
+from tests.llm.training import logits
 
 PAIRS = [{"question": f"where does {n} live?", "answer": f"{n} lives in the city of {c}."} for n, c in (
     ("Ada", "Oslo"), ("Bob", "Lima"), ("Cleo", "Rome"), ("Dan", "Bern"),
@@ -40,11 +41,8 @@ def saved(folder, kind="llama", seed=0, **names):
 
 
 def prob_of(model, answer):
-    tokenizer = bpe()
-    ids = torch.tensor([tokenizer(answer, add_special_tokens=False)["input_ids"]])
-    with torch.no_grad():
-        logits = model.eval()(ids).logits[0, :-1].log_softmax(-1)
-    return float(logits.gather(1, ids[0, 1:, None]).mean().exp())
+    tokens = torch.tensor([bpe()(answer, add_special_tokens=False)["input_ids"]])
+    return float(logits(model, tokens)[0, :-1].log_softmax(-1).gather(1, tokens[0, 1:, None]).mean().exp())
 
 
 @pytest.mark.filterwarnings("ignore:no measurable effect")
@@ -92,13 +90,12 @@ def test_an_adapter_is_merged_and_a_retrained_model_compared(tmp_path, files, mo
     card = (second / "README.md").read_text()
     assert "| forget | alignment |" in card
     # The second adapter is loaded with the fine-tuning below it.
-    ids = torch.tensor([[5, 6, 7, 8]])
-    with torch.no_grad():
-        expected = results[1].model(ids).logits
-        loaded = AutoPeftModelForCausalLM.from_pretrained(second).eval()
-        torch.testing.assert_close(loaded(ids).logits, expected, atol=1e-5, rtol=1e-4)
-        control = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), second).eval()
-        assert (control(ids).logits - expected).abs().max() > 1e-3  # the base alone, without the first adapter
+    tokens = torch.tensor([[5, 6, 7, 8]])
+    expected = logits(results[1].model, tokens)
+    loaded = AutoPeftModelForCausalLM.from_pretrained(second)
+    torch.testing.assert_close(logits(loaded, tokens), expected, atol=1e-5, rtol=1e-4)
+    control = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), second)
+    assert (logits(control, tokens) - expected).abs().max() > 1e-3  # the base alone, without the first adapter
     base = str(second / "base")
     assert json.loads((second / "adapter_config.json").read_text())["base_model_name_or_path"] == base
     assert found["settings"]["base_model"] == base
@@ -113,7 +110,6 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, files, monkeypatch, capsy
     other.resize_token_embeddings(len(bpe()))
     other.save_pretrained(small)
     (tmp_path / "bad.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": "a"}')
-    (tmp_path / "empty.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": "a", "answer": ""}')
     (tmp_path / "nothing").mkdir()
     facts.full().save_pretrained(tmp_path / "facts")
     bpe().save_pretrained(tmp_path / "facts")
@@ -123,21 +119,16 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, files, monkeypatch, capsy
         (["llm", "--model", str(tmp_path / "facts"), *files], "embeddings"),
         ([*alone, "--forget", "none.jsonl"], "none.jsonl"),
         ([*alone, "--forget", "bad.jsonl"], "line 2 of bad.jsonl"),
-        ([*alone, "--forget", "empty.jsonl", "--method", "gradient_ascent"], "row 2) of 'forget'"),
-        ([*base, "--retain", "forget.jsonl"], "common rows"),
         ([*alone, "--forget", "forget.jsonl"], "retain_weight=0"),
         ([*base, "--method", "nope"], "simnpo"),
         ([*base, "--method-arg", "betta=1"], "'beta'"),
         ([*base, "--method-arg", "beta"], "key=value"),
-        ([*base, "--method-arg", "beta=-1"], "beta"),
         ([*base, "--training-arg", "epoch=5"], "epoch"),
         ([*base, "--training-arg", "seed=5"], "--seed"),
         ([*base, "--max-length", "8"], "fit into 8 tokens"),
         ([*base, "--template", "{question}"], "{answer}"),
         ([*base, "--system", "be kind"], "'system'"),
         ([*base, "--batch-size", "0"], "'batch_size'"),
-        ([*base, "--lr", "nan"], "'lr'"),
-        ([*base, "--epochs", "0"], "'epochs'"),
         ([*base, "--reference-model", small], "vocabulary"),
         ([*base, "--alternative", "none.jsonl", "--method", "dpo"], "none.jsonl"),
     ]
@@ -185,3 +176,27 @@ def test_half_precision_is_trained_in_float32_unless_told_otherwise(dtype, train
     AutoModelForCausalLM.from_pretrained(model).bfloat16().save_pretrained(model)
     assert call("llm", "--model", model, *files, *FEW, "--dtype", dtype, "--out", str(out)) == 0
     assert json.loads((out / "unlearning.json").read_text())["settings"]["parameters"]["precision"] == trained
+
+
+@pytest.mark.filterwarnings("ignore:no measurable effect")
+def test_an_adapter_folder_is_trained_on_as_a_model(tmp_path, files, capsys):
+    model, first, second = saved(tmp_path / "model"), tmp_path / "first", tmp_path / "second"
+    few = [*files, *FEW, "--method", "graddiff"]
+    assert call("llm", "--model", model, *few, "--peft", "lora", "--out", str(first)) == 0
+    assert call("llm", "--model", str(first), *few, "--out", str(second)) == 0
+    parameters = json.loads((second / "unlearning.json").read_text())["settings"]["parameters"]
+    whole = AutoModelForCausalLM.from_pretrained(second)
+    assert parameters["trained"] == parameters["all"] == sum(p.numel() for p in whole.parameters())
+    # A second run into the same folder would mix a model with an adapter.
+    capsys.readouterr()
+    said = refusal(capsys, "llm", "--model", "none", *few, "--peft", "lora", "--out", str(second))
+    assert "second" in said
+    assert "model.safetensors" in said
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refusal(capsys, "llm", "--model", "none", *few, "--out", str(tmp_path / "file"))
+    assert not (second / "adapter_config.json").exists()
+
+
+def test_folders_that_are_none_are_named(tmp_path, files, capsys):
+    for name in ("nowhere", str(tmp_path / "nowhere"), "./no/where", "a/b/c"):
+        assert "no such folder" in refusal(capsys, "llm", "--model", name, *files, "--out", str(tmp_path / "out"))

@@ -11,26 +11,30 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.llm import CausalLM, PartCollator
 from gunlearn.llm.recipes.plan import Given
 from gunlearn.llm.training.backend import plan_of as plan_of_method
-from gunlearn.llm.training.views import answer_mask
+from gunlearn.llm.training.until import mean_nll
 from gunlearn.losses import LOSSES, NLL, JSDToReference, KLToReference, Loss, as_objective
 from gunlearn.methods import METHODS, PUBLISHED, build_method, settings_listing
 from gunlearn.methods.any_task.retained import RETAIN_LOSSES
 from tests.llm import facts
+from tests.llm.training import FORGET, RETAIN, UNMARKED, make
 
-FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)[:24]
+
+def other(value, values):
+    """The value after one."""
+    return values[(values.index(value) + 1) % len(values)]
 
 
-def other_answers():
-    def other(person, kind):
-        values = facts.VALUES[kind]
-        return values[(values.index(facts.value_of(person, kind)) + 1) % len(values)]
-
-    return [facts.row(p, k, i, other(p, k)) for p in facts.FORGET for k in facts.VALUES for i in (0, 1)]
+OTHERS = [
+    facts.row(p, kind, i, other(facts.value_of(p, kind), values))
+    for p in facts.FORGET
+    for kind, values in facts.VALUES.items()
+    for i in (0, 1)
+]
 
 
 @cache
 def batches():
-    parts = {"forget": FORGET, "retain": RETAIN, "alternative": other_answers()}
+    parts = {"forget": FORGET, "retain": RETAIN[:24], "alternative": OTHERS}
     return {name: PartCollator()(rows) for name, rows in parts.items()}
 
 
@@ -47,17 +51,9 @@ def planned(name, options=None, given=None):
 
 def value(plan, model, reference):
     """The plan's objective on all rows."""
-    current, before = {}, {}
-    for part in plan.objective.parts:
-        base, _, view = part.partition(":")
-        task, batch = CausalLM(plan.objective.fields(part), layer=plan.layer), batches()[base]
-        current[part] = task.decode(model, None, batch)
-        with torch.no_grad():
-            before[part] = task.decode(reference, None, batch)
-        if view:
-            mask = answer_mask(batch, view)
-            current[part], before[part] = current[part].replace(mask=mask), before[part].replace(mask=mask)
-    return plan.objective(current, before).total
+    given = {"paired": {"alternative": OTHERS}, "task": CausalLM(layer=plan.layer), "reference": reference}
+    trainer = make(model=model, objective=plan.objective, given=given)
+    return plan.objective(*trainer.predictions(model, batches())).total
 
 
 def moved(model, grads, by):
@@ -156,10 +152,9 @@ def test_wrong_options_are_refused(options, words):
 
 
 def test_direct_token_optimisation_marks_tokens_where_there_are_no_marks():
-    bare = [{k: v for k, v in row.items() if k != "target_mask"} for row in FORGET[:6]]
     full = facts.full()
-    plan = planned("dto", {"ratio": 0.2}, Given(full, facts.tokenizer(), bare))
-    labelled = [sum(y != -100 for y in row["labels"]) for row in bare]
+    plan = planned("dto", {"ratio": 0.2}, Given(full, facts.tokenizer(), UNMARKED[:6]))
+    labelled = [sum(y != -100 for y in row["labels"]) for row in UNMARKED[:6]]
     assert [sum(row["target_mask"]) for row in plan.forget] == [-(-n // 5) for n in labelled]
     found = [m["target_mask"][r["target_mask"].index(True)] for m, r in zip(plan.forget, FORGET, strict=False)]
     # The value is mostly among them; two of about eight tokens drawn blindly hit it a quarter of the time.
@@ -194,7 +189,4 @@ def test_the_bound_of_pdu_is_given_or_that_of_its_own_loss():
     with pytest.raises(InvalidInputError, match="'epsilon', the bound, with retain_loss='kl'"):
         plan_of("pdu", full, retain_loss="kl")
     assert plan_of("pdu", full, retain_loss="kl", epsilon=0.25).found == {"epsilon": 0.25}
-    with torch.no_grad():
-        p = CausalLM(("log_prob",)).decode(full, None, batches()["retain"])
-    expected = -float(p.log_prob[p.mask].sum() / p.mask.sum())
-    assert plan_of("pdu", full).found["epsilon"] == pytest.approx(expected, rel=1e-4)
+    assert plan_of("pdu", full).found["epsilon"] == pytest.approx(mean_nll(full, RETAIN, PartCollator()), rel=1e-4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import sys
 import warnings
@@ -16,30 +15,9 @@ from transformers import AutoModelForCausalLM
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.card import unchanged
 from gunlearn.losses import NLL, NPO
-from tests.command import call, refusal
 from tests.llm import facts
-from tests.llm.test_llm_cli import FEW, files, saved  # noqa: F401  # a fixture
-from tests.llm.training import RETAIN
+from tests.llm.training import RETAIN, logits
 from tests.llm.training import unlearned as run
-
-
-@pytest.mark.filterwarnings("ignore:no measurable effect")
-def test_an_adapter_folder_is_trained_on_as_a_model(tmp_path, files, capsys):  # noqa: F811
-    model, first, second = saved(tmp_path / "model"), tmp_path / "first", tmp_path / "second"
-    few = [*files, *FEW, "--method", "graddiff"]
-    assert call("llm", "--model", model, *few, "--peft", "lora", "--out", str(first)) == 0
-    assert call("llm", "--model", str(first), *few, "--out", str(second)) == 0
-    parameters = json.loads((second / "unlearning.json").read_text())["settings"]["parameters"]
-    whole = AutoModelForCausalLM.from_pretrained(second)
-    assert parameters["trained"] == parameters["all"] == sum(p.numel() for p in whole.parameters())
-    # A second run into the same folder would mix a model with an adapter.
-    capsys.readouterr()
-    said = refusal(capsys, "llm", "--model", "none", *few, "--peft", "lora", "--out", str(second))
-    assert "second" in said
-    assert "model.safetensors" in said
-    (tmp_path / "file").write_text("")
-    assert "is a file" in refusal(capsys, "llm", "--model", "none", *few, "--out", str(tmp_path / "file"))
-    assert not (second / "adapter_config.json").exists()
 
 
 def test_a_folder_is_saved_to_once(tmp_path):
@@ -120,9 +98,8 @@ def test_the_record_holds_what_was_asked_for():
 def test_the_card_says_how_to_load(tmp_path, monkeypatch):
     facts.full().save_pretrained(tmp_path / "base")
     monkeypatch.chdir(tmp_path)
-    model, ids = AutoModelForCausalLM.from_pretrained("base").eval(), torch.tensor([[1, 4, 5, 6]])
-    with torch.no_grad():
-        before = model(ids).logits
+    model, ids = AutoModelForCausalLM.from_pretrained("base"), torch.tensor([[1, 4, 5, 6]])
+    before = logits(model, ids)
     for peft in ("bounded", "lora", None):
         result = run(method="graddiff", model=model, peft=peft, max_steps=2, lr=1e-2)
         result.save(f"out-{peft}")
@@ -135,12 +112,6 @@ def test_the_card_says_how_to_load(tmp_path, monkeypatch):
             elsewhere.delitem(sys.modules, "gunlearn.llm.model.bounded")
             names = {}
             exec(compile(code, "README.md", "exec"), names)
-        with torch.no_grad():
-            found = names["model"].eval()(ids).logits
-            torch.testing.assert_close(found, result.model(ids).logits, rtol=1e-4, atol=1e-4)
+        found = logits(names["model"], ids)
+        torch.testing.assert_close(found, logits(result.model, ids), rtol=1e-4, atol=1e-4)
         assert (found - before).abs().max() > 1e-2  # or nothing was loaded over the base
-
-
-def test_folders_that_are_none_are_named(tmp_path, files, capsys):  # noqa: F811
-    for name in ("nowhere", str(tmp_path / "nowhere"), "./no/where", "a/b/c"):
-        assert "no such folder" in refusal(capsys, "llm", "--model", name, *files, "--out", str(tmp_path / "out"))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from transformers import TrainerCallback
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm import UnlearnTrainer
 from gunlearn.llm.training.primal_dual_callback import PrimalDualCallback
 from gunlearn.losses import NLL, FlatLogits, PrimalDual
-from tests.llm.training import ANYWHERE, make
+from tests.llm.training import ANYWHERE, EachStep, make
 
 
 def settings() -> PrimalDual:
@@ -60,20 +58,14 @@ def test_a_resumed_run_goes_on_with_the_multiplier(tmp_path: Path) -> None:
     assert logged(again, "retain_weight") == pytest.approx(logged(whole, "retain_weight"), rel=1e-4)
 
 
-class Breaks(TrainerCallback):
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 3:
-            raise ZeroDivisionError
-
-
 def test_an_error_leaves_the_objective_and_another_run_begins_anew() -> None:
-    run = trainer()
+    run, breaks = trainer(), EachStep(lambda step, model: 1 / (3 - step))
     before = run.objective
-    run.add_callback(Breaks)
+    run.add_callback(breaks)
     with pytest.raises(ZeroDivisionError):
         run.train()
     assert run.objective is before
-    run.remove_callback(Breaks)
+    run.remove_callback(breaks)
     run.train()
     by_hand = settings()
     expected = [by_hand.update(value) for value in logged(run, "nll(retain)")]

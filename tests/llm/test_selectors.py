@@ -29,7 +29,8 @@ from gunlearn.llm.data.selectors import (
 )
 from gunlearn.llm.model.causal_lm import answer_tokens
 from tests.llm import facts
-from tests.llm.training import FORGET, same, state
+from tests.llm.test_data import bpe
+from tests.llm.training import FORGET, UNLABELLED, same, state
 
 SELECTORS = (ContextDelta(), ProbeDelta(), SuffixDelta(), Entropy(), NLLScore())
 
@@ -104,7 +105,7 @@ def by_hand(selector, model, row):
 @pytest.mark.parametrize("selector", SELECTORS, ids=lambda s: type(s).__name__)
 def test_scores_are_those_of_the_definition_on_either_side_of_padding(selector):
     model, rows = facts.full(), facts.rows(range(1))[:5]
-    rows = [rows[1], rows[4], {**rows[0], "labels": [-100] * len(rows[0]["labels"])}]  # two lengths, one unlabelled
+    rows = [rows[1], rows[4], UNLABELLED]  # two lengths
     assert isinstance(selector, TokenSelector)
     for side in ("right", "left"):
         batch = PartCollator(padding_side=side)(rows)
@@ -160,19 +161,14 @@ def test_selection_leaves_model_and_rows_as_they_were_and_does_not_depend_on_the
 def test_weights_come_back_when_a_probe_fails():
     model = facts.full()
     weights = state(model)
-    calls, forward = [], model.model.forward
 
-    def second_call_fails(*args, **kwargs):
-        calls.append(torch.is_grad_enabled())
-        if not calls[-1]:
-            moved = any(not torch.equal(p, weights[name]) for name, p in model.named_parameters())
-            raise RuntimeError(f"planted, moved {moved}")
-        return forward(*args, **kwargs)
+    def look_behind_the_step_fails(*_):
+        if not torch.is_grad_enabled():
+            raise RuntimeError(f"planted, moved {not same(state(model), weights)}")
 
     batch = PartCollator()(facts.rows(range(1))[:1])
     ProbeDelta().scores(model, batch)  # the head has been tried
-    calls.clear()
-    model.model.forward = second_call_fails
+    model.model.register_forward_hook(look_behind_the_step_fails)
     with pytest.raises(RuntimeError, match="moved True"):
         ProbeDelta().scores(model, batch)
     assert same(state(model), weights)
@@ -254,25 +250,17 @@ TEXT = "Basil Mahfouz wrote (in 1989) unforgettable tales of Reykjavik, didn't h
 
 
 def subword(kind):
-    words = TEXT.split() + list("abcdefghijklmnopqrstuvwxyz")
+    if kind == "bytes":
+        return bpe()
     if kind == "wordpiece":
-        inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        inner, trainer = Tokenizer(models.WordPiece(unk_token="[UNK]")), trainers.WordPieceTrainer
         inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(show_progress=False, vocab_size=60, special_tokens=["[UNK]", "[SEP]"])
     else:
-        inner = Tokenizer(models.BPE(unk_token=None))
-        metaspace = pre_tokenizers.Metaspace()
-        split = pre_tokenizers.Sequence([metaspace, pre_tokenizers.Punctuation()])
-        inner.pre_tokenizer = pre_tokenizers.ByteLevel(False) if kind == "bytes" else split
-        inner.decoder = decoders.ByteLevel() if kind == "bytes" else decoders.Metaspace()
-        alphabet = pre_tokenizers.ByteLevel.alphabet() if kind == "bytes" else []
-        trainer = trainers.BpeTrainer(
-            show_progress=False,
-            vocab_size=len(alphabet) + (25 if alphabet else 60),
-            special_tokens=["[SEP]"],
-            initial_alphabet=alphabet,
-        )
-    inner.train_from_iterator([TEXT, " ".join(words)], trainer)
+        inner, trainer = Tokenizer(models.BPE()), trainers.BpeTrainer
+        inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+        inner.decoder = decoders.Metaspace()
+    options = {"show_progress": False, "vocab_size": 60, "special_tokens": ["[UNK]", "[SEP]"]}
+    inner.train_from_iterator([TEXT, "a b c d e f g h i j k l m n o p q r s t u v w x y z"], trainer(**options))
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="[SEP]")
 
 

@@ -10,14 +10,29 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import EarlyStoppingCallback, LlamaForCausalLM, TrainerCallback
+from transformers import EarlyStoppingCallback, LlamaForCausalLM
 
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.llm import CausalLM, PartCollator, UnlearnTrainer
 from gunlearn.llm.data.collate import collator_of
 from gunlearn.losses import DPO, NLL, NPO, GradientAscent, JSDToRefusal
-from tests.llm import facts, training
-from tests.llm.training import FORGET, OBJECTIVE, RETAIN, Gradients, adapted, arguments, make, same, weights
+from tests.llm import facts
+from tests.llm.training import (
+    FORGET,
+    OBJECTIVE,
+    RETAIN,
+    UNLABELLED,
+    UNMARKED,
+    EachStep,
+    Gradients,
+    adapted,
+    arguments,
+    logits,
+    make,
+    own_forward,
+    same,
+    weights,
+)
 
 FREE = 1 / 3  # a value that is as likely as this has not been forgotten
 
@@ -92,27 +107,18 @@ def test_evaluation_during_training(tmp_path: Path) -> None:
 
 def test_rows_without_labels_and_short_batches_in_evaluation(tmp_path: Path) -> None:
     trainer = make(tmp_path, per_device_eval_batch_size=3)
-    empty = FORGET[0] | {"labels": [-100] * len(FORGET[0]["labels"])}
-    one, other = trainer.evaluate(FORGET[:7]), trainer.evaluate([*FORGET[:4], empty, *FORGET[4:7]])
+    one, other = trainer.evaluate(FORGET[:7]), trainer.evaluate([*FORGET[:4], UNLABELLED, *FORGET[4:7]])
     assert other == pytest.approx(one, rel=1e-5)
-    for none, words in (([empty], "labelled tokens"), ([], "rows to evaluate")):
+    for none, words in (([UNLABELLED], "labelled tokens"), ([], "rows to evaluate")):
         with pytest.raises(InvalidInputError, match=words):
             trainer.evaluate(none)
     with pytest.raises(InvalidInputError, match="to evaluate"):
         trainer.evaluate()
 
 
-class Snapshots(TrainerCallback):
-    def __init__(self) -> None:
-        self.at: dict[int, dict[str, torch.Tensor]] = {}
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-        self.at[state.global_step] = weights(model)
-
-
 def test_early_stopping_and_the_best_checkpoint(tmp_path: Path) -> None:
-    figures, snapshots = iter([0.5, 0.4, 0.6, 0.7, 0.8, 0.9]), Snapshots()
-    callbacks = [snapshots, EarlyStoppingCallback(2)]
+    figures, seen = iter([0.5, 0.4, 0.6, 0.7, 0.8, 0.9]), {}
+    callbacks = [EachStep(lambda step, model: seen.update({step: weights(model)})), EarlyStoppingCallback(2)]
     trainer = make(
         tmp_path,
         adapted(),
@@ -123,14 +129,13 @@ def test_early_stopping_and_the_best_checkpoint(tmp_path: Path) -> None:
     trainer.train()
     assert trainer.state.global_step == 4
     assert trainer.state.best_global_step == 2
-    assert same(weights(trainer.model), snapshots.at[2])
-    assert not same(weights(trainer.model), snapshots.at[4])
+    assert same(weights(trainer.model), seen[2])
+    assert not same(weights(trainer.model), seen[4])
 
 
-class Die(TrainerCallback):
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 5:
-            raise KeyboardInterrupt
+def die(step: int, model: nn.Module) -> None:
+    if step == 5:
+        raise KeyboardInterrupt
 
 
 def test_a_resumed_run_is_the_whole_run(tmp_path: Path) -> None:
@@ -144,7 +149,7 @@ def test_a_resumed_run_is_the_whole_run(tmp_path: Path) -> None:
     whole = run("whole")
     whole.train()
     with pytest.raises(KeyboardInterrupt):
-        run("killed", callbacks=[Die()]).train()
+        run("killed", callbacks=[EachStep(die)]).train()
     resumed = run("killed")
     resumed.train(resume_from_checkpoint=True)
     assert same(weights(resumed.model), weights(whole.model))
@@ -157,14 +162,14 @@ def test_saved_models_load(tmp_path: Path) -> None:
     trainer.train()
     trainer.save_model(tmp_path / "model")
     loaded = LlamaForCausalLM.from_pretrained(tmp_path / "model")
-    assert torch.equal(loaded(tokens).logits, trainer.model.eval()(tokens).logits)
+    assert torch.equal(logits(loaded, tokens), logits(trainer.model, tokens))
     assert (tmp_path / "model" / "tokenizer.json").exists()
     trainer = make(tmp_path, adapted(), max_steps=1)
     trainer.train()
     trainer.model.save_pretrained(tmp_path / "adapter")
     loaded = PeftModel.from_pretrained(facts.full(), tmp_path / "adapter")
-    assert torch.equal(loaded.eval()(tokens).logits, trainer.model.eval()(tokens).logits)
-    assert not torch.equal(loaded(tokens).logits, facts.full()(tokens).logits)
+    assert torch.equal(logits(loaded, tokens), logits(trainer.model, tokens))
+    assert not torch.equal(logits(loaded, tokens), logits(facts.full(), tokens))
 
 
 def test_gradient_checkpointing_with_an_adapter(tmp_path: Path) -> None:
@@ -204,15 +209,13 @@ def test_views_of_a_part(tmp_path: Path) -> None:
     current, _ = trainer.predictions(trainer.model, batch)
     assert current["forget:target"].log_prob is current["forget:rest"].log_prob  # one pass
     trainer.train()
-    without = [{k: v for k, v in row.items() if k != "target_mask"} for row in FORGET]
     with pytest.raises(InvalidInputError, match="'target_mask'"):
-        make(tmp_path, objective=NLL(on="forget:target"), given={"forget_dataset": without}).train()
+        make(objective=NLL(on="forget:target"), given={"forget_dataset": UNMARKED}).train()
 
 
-class Spoil(TrainerCallback):
-    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-        with torch.no_grad():
-            next(model.parameters())[0] = torch.inf
+@torch.no_grad()
+def spoil(step: int, model: nn.Module) -> None:
+    next(model.parameters())[0] = torch.inf
 
 
 def test_nan_is_never_handed_back(tmp_path: Path) -> None:
@@ -224,7 +227,7 @@ def test_nan_is_never_handed_back(tmp_path: Path) -> None:
     assert "forward" not in model.lm_head.__dict__
     assert all(p.grad is None for p in model.parameters())
     with pytest.raises(DivergenceError, match="finite weights"):
-        make(tmp_path, max_steps=1, given={"callbacks": [Spoil()]}).train()
+        make(tmp_path, max_steps=1, given={"callbacks": [EachStep(spoil)]}).train()
 
 
 LOOSE = {"drawn": {"alternative": RETAIN}}
@@ -270,4 +273,4 @@ def test_mixed_precision_leaves_the_models_own_forward() -> None:
     trainer = make(bf16=True, max_steps=1)
     for _ in range(2):  # another run puts it back on for its length
         trainer.train()
-        assert training.own_forward(trainer.model)
+        assert own_forward(trainer.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from tests.llm import facts
 ANYWHERE = Path(tempfile.gettempdir())  # where nothing is saved
 OBJECTIVE = NPO(beta=0.1) + NLL(on="retain")
 FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)
+UNMARKED = [{name: value for name, value in row.items() if name != "target_mask"} for row in FORGET]
+UNLABELLED = FORGET[0] | {"labels": [-100] * len(FORGET[0]["labels"])}
 
 
 def arguments(folder: Path = ANYWHERE, **options: Any) -> TrainingArguments:
@@ -74,13 +77,27 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+@torch.no_grad()
+def logits(model: nn.Module, tokens: Tensor) -> Tensor:
+    return model.eval()(input_ids=tokens).logits
+
+
 def own_forward(model: nn.Module) -> bool:
     """Whether a model computes as its class does, without what mixed precision puts around it: autocast would round."""
-    plain, ids = facts.fresh(), torch.tensor([FORGET[0]["input_ids"]])
+    plain, tokens = facts.fresh(), torch.tensor([FORGET[0]["input_ids"]])
     plain.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        alike = torch.equal(model.eval()(ids).logits, plain(ids).logits)
+    alike = torch.equal(logits(model, tokens), logits(plain, tokens))
     return alike and not {"forward", "_original_forward"} & vars(model).keys()
+
+
+class EachStep(TrainerCallback):
+    """Calls a function with the step and the model after each step."""
+
+    def __init__(self, function: Callable[[int, nn.Module], Any]) -> None:
+        self.function = function
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+        self.function(state.global_step, model)
 
 
 class Gradients(TrainerCallback):
