@@ -1,12 +1,13 @@
 """Small language models that know facts about people: trained in seconds, forgotten in tests.
 
 Twenty people live in a city, have a job and own a pet; each fact is asked in two phrasings. A full model learns all of
-them, retrained ones all but the four people to forget. Models are trained once per session, and kept between sessions
-where GUNLEARN_TEST_CACHE names a folder.
+them, retrained ones all but the four people to forget. Models are trained once and kept in the folder that
+GUNLEARN_TEST_CACHE names, where it names one.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import random
@@ -46,6 +47,7 @@ TEMPLATES = {
 }
 FORGET, RETAIN, UNSEEN = range(4), range(4, 20), range(20, 24)
 CHANCE = 1 / 12
+FOLDER = Path(os.environ.get("GUNLEARN_TEST_CACHE") or tempfile.mkdtemp(prefix="gunlearn-facts-"))
 _WORDS = sorted(
     {word for pairs in TEMPLATES.values() for pair in pairs for text in pair for word in text.split()} - {"{n}", "{v}"}
     | set(NAMES)
@@ -93,12 +95,14 @@ def fresh(seed: int = 0) -> nn.Module:
     return tiny("llama", seed, vocab_size=len(VOCABULARY), max_position_embeddings=128, **sizes)
 
 
-def trained(data: list[dict], seed: int = 0, steps: int = 300, lr: float = 3e-3, batch: int = 32) -> nn.Module:
-    """A fresh model trained on rows, answers only; from the cache where it has been trained before."""
+@cache
+def _trained(people: range, seed: int, steps: int = 300, lr: float = 3e-3, batch: int = 32) -> nn.Module:
+    """A fresh model trained on all about people, answers only; from the folder where it has been trained before."""
+    data = rows(people)
     content = repr((seed, steps, lr, batch, [r["input_ids"] for r in data], torch.__version__))
-    folder = Path(os.environ.get("GUNLEARN_TEST_CACHE") or _session_folder())
-    path = folder / f"facts-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
-    model = fresh(seed)
+    path = FOLDER / f"facts-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        model = fresh(seed)
     if path.exists():
         model.load_state_dict(load_file(path))
         return model
@@ -111,24 +115,19 @@ def trained(data: list[dict], seed: int = 0, steps: int = 300, lr: float = 3e-3,
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-    folder.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part)
     part.replace(path)
     return model
 
 
-@cache
-def _session_folder() -> str:
-    return tempfile.mkdtemp(prefix="gunlearn-facts-")
-
-
 def full() -> nn.Module:
-    return trained(rows(range(20)))
+    return copy.deepcopy(_trained(range(20), 0))
 
 
 def retrained(seed: int) -> nn.Module:
-    return trained(rows(RETAIN), seed=seed)
+    return copy.deepcopy(_trained(RETAIN, seed))
 
 
 @torch.no_grad()

@@ -149,17 +149,3 @@ def test_adapters_are_merged_first():
     assert torch.equal(found.model.layers[0].mlp.up_proj.weight, rounded(merged, 4, 1))
     assert hasattr(model, "disable_adapter")
     assert any("lora_B" in name for name, _ in model.named_parameters())  # the caller's keeps its adapter
-
-
-def test_small_changes_are_swallowed_by_rounding():
-    full, nudged = facts.full(), facts.full()
-    with torch.no_grad():
-        for p in nudged.model.layers.parameters():
-            p.add_(1e-4 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
-
-    def apart(a, b):
-        pairs = zip(a.model.layers.parameters(), b.model.layers.parameters(), strict=True)
-        return float(torch.cat([(x != y).flatten() for x, y in pairs if x.dim() == 2]).double().mean())
-
-    assert apart(full, nudged) > 0.9
-    assert apart(quantized(full, 4), quantized(nudged, 4)) < 0.9 * apart(full, nudged)

@@ -13,7 +13,7 @@ from torch import nn
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm import TextAlignment, functional_alignment
 from gunlearn.llm.metrics import Samples, draw_answers
-from gunlearn.llm.metrics.generation import choose_tokens, end_tokens
+from gunlearn.llm.metrics.generation import choose_tokens
 from gunlearn.llm.metrics.scoring import prompt_of
 from gunlearn.losses import GradientAscent
 from gunlearn.metrics import Sampler, align, standings
@@ -256,5 +256,3 @@ def test_bad_input():
     supplier = TextAlignment(PROMPTS, END, Sampler(2), max_new_tokens=T)
     with pytest.raises(InvalidInputError, match="the model is broken"):
         align(*[supplier.terms(supplier.draw(Toy(0)), Toy(0), broken)] * 2)
-    assert end_tokens(SimpleNamespace(eos_token_id=2)) == end_tokens(2) == (2,)
-    assert end_tokens(SimpleNamespace(eos_token_id=[7, 3])) == end_tokens([7, 3]) == (7, 3)

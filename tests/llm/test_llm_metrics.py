@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,10 +74,6 @@ def test_scores_are_those_of_transformers_and_plain_sums():
         kept = labels[0, 1:] != -100
         log_p = out.logits[0, :-1][kept].double().log_softmax(-1)
         assert torch.equal(found.first[i][found.mask[i]], log_p.argmax(-1) == labels[0, 1:][kept])
-        mean = (log_p.exp() * log_p).sum(-1)
-        second = (log_p.exp() * log_p**2).sum(-1)
-        assert found.mean[i][found.mask[i]].tolist() == pytest.approx(mean.tolist(), abs=1e-4)
-        assert found.std[i][found.mask[i]].tolist() == pytest.approx((second - mean**2).sqrt().tolist(), abs=1e-3)
     assert torch.equal(found.length, torch.tensor([sum(y != -100 for y in row["labels"]) for row in rows]))
     assert (found.log_prob[~found.mask] == 0).all()
 
@@ -315,7 +312,8 @@ def test_a_chat_template_says_what_closes_a_turn(template, expected):
     tokenizer = copy.deepcopy(facts.tokenizer())
     tokenizer.chat_template = template
     assert end_tokens(tokenizer) == expected
-    assert end_tokens(5) == (5,)
+    assert end_tokens(5) == end_tokens(SimpleNamespace(eos_token_id=5)) == (5,)
+    assert end_tokens([7, 3]) == end_tokens(SimpleNamespace(eos_token_id=[7, 3])) == (7, 3)
 
 
 def test_what_is_no_row_or_no_table_of_models_is_named():
