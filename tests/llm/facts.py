@@ -86,6 +86,12 @@ def row(person: int, kind: str, phrasing: int, value: str | None = None) -> dict
     }
 
 
+def padded(row: dict, num: int = 3) -> dict:
+    """A row's tokens behind padding."""
+    mask = [0] * num + [1] * len(row["labels"])
+    return {"input_ids": [0] * num + row["input_ids"], "labels": [-100] * num + row["labels"], "attention_mask": mask}
+
+
 def rows(people: range, phrasings: tuple[int, ...] = (0, 1)) -> list[dict]:
     return [row(person, kind, phrasing) for person in people for kind in VALUES for phrasing in phrasings]
 

@@ -133,14 +133,10 @@ def test_embeddings_of_a_layer() -> None:
         ({"input_ids": torch.ones(1, 3).long(), "labels": torch.ones(1, 2).long()}, InvalidInputError, "shape of"),
     ],
 )
-def test_bad_batches(given: object, error: type, text: str) -> None:
+def test_bad_batches_and_models(given: object, error: type, text: str) -> None:
     with pytest.raises(error, match=text):
         CausalLM().decode(facts.full(), None, given)
-
-
-def test_a_model_of_another_kind() -> None:
-    given = batch()
     with pytest.raises(UnsupportedModelError, match="returns logits per token"):
-        CausalLM().decode(facts.full().model, None, given)
+        CausalLM().decode(facts.full().model, None, batch())
     with pytest.raises(InvalidInputError, match="'reads'"):
         CausalLM(("logit",))

@@ -228,12 +228,7 @@ def test_nothing_of_the_caller_changes():
 def test_prompts_of_rows():
     row = facts.row(0, "city", 0)
     assert facts.tokenizer().decode(prompt_of(row)) == "<bos> " + row["prompt"]
-    padded = {
-        "input_ids": [0, 0, *row["input_ids"]],
-        "labels": [-100, -100, *row["labels"]],
-        "attention_mask": [0, 0] + [1] * len(row["input_ids"]),
-    }
-    assert prompt_of(padded) == prompt_of(row)
+    assert prompt_of(facts.padded(row)) == prompt_of(row)
     assert prompt_of([4, 5]) == [4, 5]
     with pytest.raises(InvalidInputError, match="prompt before the first label"):
         prompt_of({"input_ids": [1, 2], "labels": [1, 2]})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from gunlearn.llm.model.head import evaluating, last_linear_head, output_head, replaced_forward, token_log_prob
 from tests.llm import facts
 from tests.llm.tiny import tiny
+from tests.llm.training import same, state
 
 VOCAB, DIM = 11, 5
 
@@ -128,8 +127,8 @@ def test_modes_are_put_back_after_an_error() -> None:
 def test_trying_a_head_leaves_the_model_as_it_was() -> None:
     model = facts.fresh().train()
     model.lm_head.eval()
-    state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    before, random = state(model), torch.get_rng_state()
     assert last_linear_head(model, torch.tensor([[1, 2, 3]]))
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert same(state(model), before)
     assert torch.equal(torch.get_rng_state(), random)
     assert (model.training, model.lm_head.training) == (True, False)

@@ -7,7 +7,6 @@ import os
 import types
 import warnings
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
@@ -168,8 +167,9 @@ def test_a_retrained_model_is_a_third_column():
         ({"method": "rmu", "options": {"layer": "x"}}, "'layer' of 'rmu' to be an integer or None"),
         ({"max_steps": 0}, "at least"),
         ({"dataloader_drop_last": True, "batch_size": 32}, "at least"),
-        ({"peft": "lora", "model": adapted()}, "merge"),
-        ({"model": facts.full().requires_grad_(False)}, r"frozen.*--peft lora"),
+        ({"peft": "lora", "model": adapted(facts.fresh())}, "merge"),
+        ({"model": facts.fresh().requires_grad_(False)}, r"frozen.*--peft lora"),
+        ({"model": adapted(facts.fresh()).requires_grad_(False)}, r"is_trainable=True.*merge_and_unload"),
     ],
 )
 def test_what_does_not_fit_is_refused(how, words):
@@ -222,7 +222,8 @@ def test_the_multiplier_of_pdu_follows_the_retain_loss():
     seen = [entry["retain_weight"] for entry in result.history]
     assert seen[0] == pytest.approx(3 + 2 * (result.history[0]["nll(retain)"] + 1), rel=1e-4)
     assert seen[1] > seen[0]  # no loss is below -1
-    own = run(method="pdu", max_steps=1, lr=1e-30)  # bound by what the retained rows had before
+    own = run(method="pdu", max_steps=1, lr=1e-30, figure_rows=24)  # bound by what the retained rows had before
+    assert own.settings["options"]["epsilon"] == pytest.approx(own.before["retain"]["nll"], abs=0.05)
     assert own.history[0]["retain_weight"] == pytest.approx(50, abs=0.5)
 
 
@@ -243,21 +244,6 @@ def test_the_bar_is_closed_after_an_error(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         run(progress=True)
     assert bars[0].disable  # what tqdm sets when it closes
-
-
-def test_numbers_of_numpy_are_recorded_as_numbers(tmp_path):
-    result = run(lr=np.float32(1e-3), epochs=np.int64(1), batch_size=np.int64(12))
-    result.write_record(tmp_path)
-    training = json.loads((tmp_path / "unlearning.json").read_text())["settings"]["training"]
-    assert training["learning_rate"] == pytest.approx(1e-3)
-    assert training["num_train_epochs"] == 1
-
-
-def test_a_frozen_adapter_is_named(tmp_path):
-    run(peft="lora", max_steps=1).save(tmp_path)
-    loaded = PeftModel.from_pretrained(facts.full(), tmp_path)
-    with pytest.raises(InvalidInputError, match=r"is_trainable=True.*merge_and_unload"):
-        run(model=loaded)
 
 
 def bare(row):

@@ -84,15 +84,7 @@ def test_scores_do_not_depend_on_padding_or_the_head_and_leave_the_model_alone()
     expected = token_scores(model, rows)
     assert model.training
     assert all(p.grad is None for p in model.parameters())
-    padded = [
-        {
-            "input_ids": [0] * 3 + row["input_ids"],
-            "labels": [-100] * 3 + row["labels"],
-            "attention_mask": [0] * 3 + [1] * len(row["labels"]),
-        }
-        for row in rows
-    ]
-    shifted = token_scores(model, padded)
+    shifted = token_scores(model, [facts.padded(row) for row in rows])
     assert torch.equal(shifted.length, expected.length)
     assert int(shifted.length[1]) == len(rows[1]["labels"]) - 1
     assert shifted.mean_log_prob.tolist() == pytest.approx(expected.mean_log_prob.tolist(), abs=1e-5)
@@ -169,8 +161,8 @@ def test_rouge_is_the_longest_common_subsequence():
 
 def test_answers_are_generated_from_prompts():
     rows, tokenizer = facts.rows(range(1)), facts.tokenizer()
-    assert answers_of(facts.full(), rows, tokenizer, 12) == [row["answer"] for row in rows]
-    assert answers_of(facts.retrained(0), rows, tokenizer, 12) != [row["answer"] for row in rows]
+    known, unknown = (answers_of(model, rows, tokenizer, 12) for model in (facts.full(), facts.retrained(0)))
+    assert known == [row["answer"] for row in rows] != unknown
     assert truth_of({key: rows[0][key] for key in ("input_ids", "labels")}, tokenizer) == rows[0]["answer"]
 
 

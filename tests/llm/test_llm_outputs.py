@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
@@ -31,11 +33,12 @@ def test_a_folder_is_saved_to_once(tmp_path):
         result.save(tmp_path / "notes.txt")
 
 
-def test_secrets_are_hidden(tmp_path):
-    result = run(hub_token="hf_secret", adam_beta1=0.8, max_steps=1)
-    assert result.settings["training"]["hub_token"] == "<hidden>"
-    assert result.settings["training"]["adam_beta1"] == 0.8
-    result.save(tmp_path)
+def test_secrets_are_hidden_and_numbers_of_numpy_are_numbers(tmp_path):
+    numbers = {"lr": np.float32(1e-3), "epochs": np.int64(1), "batch_size": np.int64(12)}
+    run(hub_token="hf_secret", adam_beta1=0.8, **numbers).save(tmp_path)
+    training = json.loads((tmp_path / "unlearning.json").read_text())["settings"]["training"]
+    assert (training["hub_token"], training["adam_beta1"], training["num_train_epochs"]) == ("<hidden>", 0.8, 1)
+    assert training["learning_rate"] == pytest.approx(1e-3)
     assert not any(b"hf_secret" in path.read_bytes() for path in tmp_path.iterdir())
 
 

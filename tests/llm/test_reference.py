@@ -128,12 +128,9 @@ def test_a_reference_that_would_be_trained_along_is_refused() -> None:
     assert FrozenReference(model, sharing).frozen is sharing
 
 
-def test_another_vocabulary_is_refused() -> None:
+def test_what_cannot_be_meant() -> None:
     with pytest.raises(InvalidInputError, match=f"vocabulary of {len(facts.VOCABULARY)} tokens \\(got 7\\)"):
         FrozenReference(facts.full(), tiny(vocab_size=7))
-
-
-def test_what_cannot_be_meant() -> None:
     with pytest.raises(InvalidInputError, match="'reference'"):
         FrozenReference(facts.full(), "adaptor")
     with pytest.raises(InvalidInputError, match="without 'disable_adapter'"):

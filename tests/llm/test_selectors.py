@@ -104,8 +104,7 @@ def by_hand(selector, model, row):
 
 @pytest.mark.parametrize("selector", SELECTORS, ids=lambda s: type(s).__name__)
 def test_scores_are_those_of_the_definition_on_either_side_of_padding(selector):
-    model, rows = facts.full(), facts.rows(range(1))[:5]
-    rows = [rows[1], rows[4], UNLABELLED]  # two lengths
+    model, rows = facts.full(), [FORGET[1], FORGET[4], UNLABELLED]  # two lengths
     assert isinstance(selector, TokenSelector)
     for side in ("right", "left"):
         batch = PartCollator(padding_side=side)(rows)
@@ -121,15 +120,12 @@ def test_scores_are_those_of_the_definition_on_either_side_of_padding(selector):
 
 
 def test_a_label_on_the_first_token_has_nothing_to_be_predicted_from():
-    row = facts.rows(range(1))[0]
-    short, raw = facts.rows(range(1))[4], {**row, "labels": row["input_ids"]}
-    raw = {name: value[4:] for name, value in raw.items() if isinstance(value, list)}
+    ids = FORGET[0]["input_ids"][4:]
+    rows = [{"input_ids": ids, "labels": ids}, FORGET[4]]  # two lengths
     for selector in SELECTORS:
-        marks = [
-            select_tokens(facts.full(), [raw, short], selector, 1.0, collator=PartCollator(padding_side=side))[0]
-            for side in ("left", "right")
-        ]
-        assert marks[0]["target_mask"] == marks[1]["target_mask"] == [False] + [True] * (len(raw["labels"]) - 1)
+        for side in ("left", "right"):
+            chosen = select_tokens(facts.full(), rows, selector, 1.0, collator=PartCollator(padding_side=side))
+            assert chosen[0]["target_mask"] == [False] + [True] * (len(ids) - 1)
 
 
 def test_a_probe_needs_something_to_train():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -256,17 +257,12 @@ def test_rows_to_forget_among_the_retained_ones(tmp_path: Path) -> None:
         make(tmp_path, given={"retain_dataset": [*RETAIN, *FORGET[:3]]})
 
 
-class Tokenizer:
-    def __init__(self, pad: int | None, side: str) -> None:
-        self.pad_token_id, self.padding_side = pad, side
-
-
 def test_collators_follow_the_tokenizer() -> None:
     model = facts.fresh()
-    context = model.config.max_position_embeddings
-    assert collator_of(model) == PartCollator(0, "right", context)
-    assert collator_of(model, Tokenizer(None, "left")) == PartCollator(0, "left", context)
-    assert collator_of(model, Tokenizer(2, "right")) == PartCollator(2, "right", context)
+    assert collator_of(model) == PartCollator(0, "right", 128)
+    for pad, side in ((None, "left"), (2, "right")):
+        tokenizer = SimpleNamespace(pad_token_id=pad, padding_side=side)
+        assert collator_of(model, tokenizer) == PartCollator(pad or 0, side, 128)
 
 
 def test_mixed_precision_leaves_the_models_own_forward() -> None:
