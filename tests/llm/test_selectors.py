@@ -53,13 +53,15 @@ def test_scores_find_the_values_but_leaving_out_what_the_rest_depends_on():
     assert 0.6 < auc(ContextDelta()) < probe
 
 
-def test_a_probe_of_coarse_weights_is_warned_of():
+def test_a_probe_needs_fine_weights_that_can_be_trained():
     model, batch = facts.full().bfloat16(), PartCollator()(facts.rows(range(1))[:1])
     with pytest.warns(UserWarning, match=r"float32 for ProbeDelta.*bfloat16.*model\.float\(\)"):
         ProbeDelta().scores(model, batch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ProbeDelta().scores(model.float(), batch)
+    with pytest.raises(UnsupportedModelError, match="trainable"):
+        ProbeDelta().scores(model.requires_grad_(False), batch)
 
 
 @torch.no_grad()
@@ -126,12 +128,6 @@ def test_a_label_on_the_first_token_has_nothing_to_be_predicted_from():
         for side in ("left", "right"):
             chosen = select_tokens(facts.full(), rows, selector, 1.0, collator=PartCollator(padding_side=side))
             assert chosen[0]["target_mask"] == [False] + [True] * (len(ids) - 1)
-
-
-def test_a_probe_needs_something_to_train():
-    model = facts.full().requires_grad_(False)
-    with pytest.raises(UnsupportedModelError, match="trainable"):
-        ProbeDelta().scores(model, PartCollator()(facts.rows(range(1))))
 
 
 @pytest.mark.parametrize("selector", [ContextDelta(1), ProbeDelta()], ids=lambda s: type(s).__name__)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import EarlyStoppingCallback, LlamaForCausalLM
+from transformers import EarlyStoppingCallback, LlamaForCausalLM, TrainerCallback
 
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.llm import CausalLM, PartCollator, UnlearnTrainer
@@ -76,7 +76,6 @@ def test_logs_hold_each_term_and_their_sum(tmp_path: Path) -> None:
         assert entry["npo(forget)"] == pytest.approx(2 / 0.1 * torch.log(torch.tensor(2.0)).item(), rel=1e-5)
     assert len([entry for entry in trainer.state.log_history if "loss" in entry]) == 2
     assert trainer.state.total_flos > 0
-    assert all(p.grad is None for p in trainer.model.parameters())
 
 
 def test_evaluation_during_training(tmp_path: Path) -> None:
@@ -229,6 +228,15 @@ def test_nan_is_never_handed_back(tmp_path: Path) -> None:
     assert all(p.grad is None for p in model.parameters())
     with pytest.raises(DivergenceError, match="finite weights"):
         make(tmp_path, max_steps=1, given={"callbacks": [EachStep(spoil)]}).train()
+
+
+def test_an_error_leaves_no_gradient() -> None:
+    breaks = TrainerCallback()
+    breaks.on_pre_optimizer_step = lambda *args, **kwargs: 1 / 0
+    trainer = make(given={"callbacks": [breaks]})
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert all(p.grad is None for p in trainer.model.parameters())
 
 
 LOOSE = {"drawn": {"alternative": RETAIN}}
