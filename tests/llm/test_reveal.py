@@ -18,6 +18,7 @@ from gunlearn.llm.training.until import mean_nll
 from tests.llm import facts
 from tests.llm.training import FORGET, RETAIN, adapted, same, state
 
+pytestmark = pytest.mark.filterwarnings("ignore:Expected a round that is better")
 TRUTHS = {(facts.NAMES[p], facts.value_of(p, kind)) for p in facts.FORGET for kind in facts.VALUES}
 QUESTIONS = [Instruction(row["prompt"], row["prompt"]) for row in FORGET]
 ASK = {"bos": True, "max_new_tokens": 12}
@@ -59,7 +60,6 @@ def test_the_facts_go_round_by_round_and_the_rest_stays():
     assert history[4].metrics["retain"] >= 0.8
 
 
-@pytest.mark.filterwarnings("ignore:Expected a round that is better")
 def test_adding_what_was_revealed_forgets_nothing():
     before, *_, added = (record.metrics["prob"] for record in released(retain=False, rounds=2, scale=-1.0).history)
     assert added >= before
@@ -108,7 +108,6 @@ def test_the_result_is_the_best_round_and_every_round_can_be_had():
     assert not any(m.training for m in result.model.modules())
 
 
-@pytest.mark.filterwarnings("ignore:Expected a round that is better")
 def test_the_line_search_takes_the_largest_scale_within_the_tolerance():
     wide, within, never = (
         told(questions=QUESTIONS[::3], retain=RETAIN[::4], steps=6, tolerance=tolerance, scales=(0.5, 20.0))
@@ -136,7 +135,6 @@ def test_a_round_that_only_harms_is_not_the_result():
         harmed(scale=1e37)
 
 
-@pytest.mark.filterwarnings("ignore:Expected a round that is better")
 def test_adapters_are_merged_into_the_copy_and_random_state_and_caller_stay():
     model = adapted().train()
     before, random_state = state(model), torch.get_rng_state()
