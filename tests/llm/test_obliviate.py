@@ -216,9 +216,9 @@ def test_the_papers_settings_are_arguments_of_trainer_and_adapter() -> None:
 # What it does
 
 
-def unlearned(objective: Objective, steps: int = 20) -> torch.nn.Module:
+def unlearned(objective: Objective) -> torch.nn.Module:
     given = {"retain_dataset": None, "drawn": DRAWN}
-    trainer = make(objective=objective, given=given, max_steps=steps, per_device_train_batch_size=24)
+    trainer = make(objective=objective, given=given, max_steps=10, per_device_train_batch_size=24)
     trainer.train()
     return trainer.model
 
@@ -238,7 +238,7 @@ def test_the_forgotten_goes_and_the_rest_stays(done: torch.nn.Module) -> None:
 
 
 def test_without_the_mask_nothing_is_forgotten() -> None:
-    kept = unlearned(obliviate(VALUES) - MaskedVocabulary(VALUES), steps=10)
+    kept = unlearned(obliviate(VALUES) - MaskedVocabulary(VALUES))
     assert facts.accuracy(kept, FORGET) == 1
 
 
