@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
-def imports_are_no_garbage() -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def imports_are_no_garbage() -> None:
+    """For each file anew: tests of the one before have imported more."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()

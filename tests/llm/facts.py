@@ -1,12 +1,13 @@
 """Small language models that know facts about people: trained in seconds, forgotten in tests.
 
 Twenty people live in a city, have a job and own a pet; each fact is asked in two phrasings. A full model learns all of
-them, retrained ones all but the four people to forget. Models are trained once per session, and kept between sessions
-where GUNLEARN_TEST_CACHE names a folder.
+them, retrained ones all but the four people to forget. Models are trained once and kept in the folder that
+GUNLEARN_TEST_CACHE names, where it names one.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import random
@@ -17,9 +18,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from gunlearn.llm import CausalLM, PartCollator
+from gunlearn.losses import Prediction
+from tests.llm.tiny import tiny
 
 VALUES = {
     "city": "oslo lima cairo quito delhi accra hanoi sofia tunis perth osaka basel".split(),
@@ -43,6 +47,7 @@ TEMPLATES = {
 }
 FORGET, RETAIN, UNSEEN = range(4), range(4, 20), range(20, 24)
 CHANCE = 1 / 12
+FOLDER = Path(os.environ.get("GUNLEARN_TEST_CACHE") or tempfile.mkdtemp(prefix="gunlearn-facts-"))
 _WORDS = sorted(
     {word for pairs in TEMPLATES.values() for pair in pairs for text in pair for word in text.split()} - {"{n}", "{v}"}
     | set(NAMES)
@@ -81,35 +86,32 @@ def row(person: int, kind: str, phrasing: int, value: str | None = None) -> dict
     }
 
 
+def padded(row: dict, num: int = 3) -> dict:
+    """A row's tokens behind padding."""
+    mask = [0] * num + [1] * len(row["labels"])
+    return {"input_ids": [0] * num + row["input_ids"], "labels": [-100] * num + row["labels"], "attention_mask": mask}
+
+
 def rows(people: range, phrasings: tuple[int, ...] = (0, 1)) -> list[dict]:
     return [row(person, kind, phrasing) for person in people for kind in VALUES for phrasing in phrasings]
 
 
-def fresh(seed: int = 0) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
-        max_position_embeddings=128,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return LlamaForCausalLM(config)
+def fresh(seed: int = 0) -> nn.Module:
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4}
+    return tiny("llama", seed, vocab_size=len(VOCABULARY), max_position_embeddings=128, **sizes)
 
 
-def trained(data: list[dict], seed: int = 0, steps: int = 300, lr: float = 3e-3, batch: int = 32) -> LlamaForCausalLM:
-    """A fresh model trained on rows, answers only; from the cache where it has been trained before."""
+@cache
+def _trained(people: range, seed: int, steps: int = 300, lr: float = 3e-3, batch: int = 32) -> nn.Module:
+    """A fresh model trained on all about people, answers only; from the folder where it has been trained before."""
+    data = rows(people)
     content = repr((seed, steps, lr, batch, [r["input_ids"] for r in data], torch.__version__))
-    folder = Path(os.environ.get("GUNLEARN_TEST_CACHE") or _session_folder())
-    path = folder / f"facts-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
-    model = fresh(seed)
+    path = FOLDER / f"facts-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        model = fresh(seed)
     if path.exists():
         model.load_state_dict(load_file(path))
-        return model.eval()
+        return model
     task, collate, draw = CausalLM(("log_prob",)), PartCollator(), random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
@@ -119,38 +121,35 @@ def trained(data: list[dict], seed: int = 0, steps: int = 300, lr: float = 3e-3,
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-    folder.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part)
     part.replace(path)
-    return model.eval()
+    return model
 
 
-@cache
-def _session_folder() -> str:
-    return tempfile.mkdtemp(prefix="gunlearn-facts-")
+def full() -> nn.Module:
+    return copy.deepcopy(_trained(range(20), 0))
 
 
-def full() -> LlamaForCausalLM:
-    return trained(rows(range(20)))
-
-
-def retrained(seed: int) -> LlamaForCausalLM:
-    return trained(rows(RETAIN), seed=seed)
+def retrained(seed: int) -> nn.Module:
+    return copy.deepcopy(_trained(RETAIN, seed))
 
 
 @torch.no_grad()
-def accuracy(model: torch.nn.Module, data: list[dict]) -> float:
-    """Share of rows whose value is the model's first choice, given the question and the words before it."""
+def _at_values(model: nn.Module, data: list[dict]) -> tuple[Prediction, Tensor]:
+    """What a model says of rows, given the question and the words before each token, and where the values are."""
     batch = PartCollator()(data)
-    p = CausalLM(("logits", "label")).decode(model.eval(), None, batch)
-    at = batch["target_mask"][:, 1:]
+    return CausalLM().decode(model.eval(), None, batch), batch["target_mask"][:, 1:]
+
+
+def accuracy(model: nn.Module, data: list[dict]) -> float:
+    """Share of rows whose value is the model's first choice."""
+    p, at = _at_values(model, data)
     return float((p.logits.argmax(-1) == p.label)[at].double().mean())
 
 
-@torch.no_grad()
-def value_prob(model: torch.nn.Module, data: list[dict]) -> float:
+def value_prob(model: nn.Module, data: list[dict]) -> float:
     """Mean probability of the value."""
-    batch = PartCollator()(data)
-    p = CausalLM(("log_prob",)).decode(model.eval(), None, batch)
-    return float(p.log_prob[batch["target_mask"][:, 1:]].exp().mean())
+    p, at = _at_values(model, data)
+    return float(p.log_prob[at].exp().mean())

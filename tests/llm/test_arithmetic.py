@@ -8,21 +8,21 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, get_peft_model
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.llm import BoundedConfig, adapter_delta, add_delta, negate_adapter
 from tests.llm import facts
+from tests.llm.tiny import tiny
+from tests.llm.training import logits, same, state
 
 MLP = ["gate_proj", "up_proj", "down_proj"]
 LORA = {"target_modules": MLP, "init_lora_weights": False, "r": 3, "lora_alpha": 6}
 IDS = torch.arange(4, 40).reshape(4, 9)
 
 
-def adapted(base=None, config=None, dtype=torch.float32):
+def adapted(base=None, config=None):
     torch.manual_seed(0)
-    base = copy.deepcopy(facts.full() if base is None else base).to(dtype)
-    model = get_peft_model(base, config or LoraConfig(**LORA)).eval()
+    model = get_peft_model(facts.full() if base is None else base, config or LoraConfig(**LORA)).eval()
     if isinstance(config, BoundedConfig):
         for name, p in model.named_parameters():
             if "bounded_B" in name:
@@ -30,36 +30,22 @@ def adapted(base=None, config=None, dtype=torch.float32):
     return model
 
 
-def conv1d():
-    torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=16, n_layer=1, n_head=2, n_positions=32)).eval()
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(input_ids=IDS).logits
-
-
-def weights(model):
-    return {n: p.detach().clone() for n, p in model.named_parameters()}
-
-
 @pytest.mark.parametrize(
     ("base", "config"),
     [
-        (None, LoraConfig(**LORA)),
-        (None, LoraConfig(**LORA, use_rslora=True)),
-        (None, BoundedConfig(r=3)),
-        (conv1d, LoraConfig(**LORA | {"target_modules": ["c_fc", "mlp.c_proj"]})),
-        (conv1d, BoundedConfig(r=3)),
+        (facts.full, LoraConfig(**LORA)),
+        (facts.full, LoraConfig(**LORA, use_rslora=True)),
+        (facts.full, BoundedConfig(r=3)),
+        (lambda: tiny("gpt2"), LoraConfig(**LORA | {"target_modules": ["c_fc", "mlp.c_proj"]})),
+        (lambda: tiny("gpt2"), BoundedConfig(r=3)),
     ],
 )
 def test_adding_the_product_is_merging_the_adapter(base, config):
-    model = adapted(None if base is None else base(), config)
-    expected, plain = logits(model), (facts.full() if base is None else base())
+    model = adapted(base(), config)
+    expected, plain = logits(model, IDS), base()
     delta = adapter_delta(model)
-    torch.testing.assert_close(logits(add_delta(plain, delta)), expected, rtol=0, atol=1e-4)
-    assert (logits(plain) - expected).abs().max() > 1e-2
+    torch.testing.assert_close(logits(add_delta(plain, delta), IDS), expected, rtol=0, atol=1e-4)
+    assert (logits(plain, IDS) - expected).abs().max() > 1e-2
 
 
 def test_the_product_is_what_peft_says_it_is():
@@ -72,13 +58,11 @@ def test_the_product_is_what_peft_says_it_is():
 
 def test_subtracting_and_adding_restores_the_weights():
     model = facts.full()
-    before, delta = weights(model), adapter_delta(adapted())
+    before, delta = state(model), adapter_delta(adapted())
     away = add_delta(model, delta, -1.0)
-    back = add_delta(away, delta)
-    for name, weight in before.items():
-        assert torch.equal(dict(model.named_parameters())[name], weight)  # the caller's model is left alone
-        torch.testing.assert_close(dict(back.named_parameters())[name], weight, rtol=0, atol=1e-6)
-    assert any((dict(away.named_parameters())[n] - w).abs().max() > 1e-3 for n, w in before.items())
+    assert same(state(model), before)  # the caller's model is left alone
+    torch.testing.assert_close(state(add_delta(away, delta)), before, rtol=0, atol=1e-6)
+    assert any((weight - before[name]).abs().max() > 1e-3 for name, weight in state(away).items())
 
 
 def test_products_are_subtracted_and_not_their_factors():
@@ -97,17 +81,17 @@ def test_products_are_subtracted_and_not_their_factors():
 
 def test_deltas_apply_beneath_an_adapter_and_in_place():
     model = adapted()
-    delta, before = adapter_delta(model), logits(model)
+    delta, before = adapter_delta(model), logits(model, IDS)
     assert add_delta(model, delta, -1.0, inplace=True) is model
-    torch.testing.assert_close(logits(model), logits(facts.full()), rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits(model, IDS), logits(facts.full(), IDS), rtol=0, atol=1e-4)
     negate_adapter(add_delta(model, delta, 2.0, inplace=True), inplace=True)
-    torch.testing.assert_close(logits(model), logits(facts.full()), rtol=0, atol=1e-4)
-    assert not torch.allclose(before, logits(model))
+    torch.testing.assert_close(logits(model, IDS), logits(facts.full(), IDS), rtol=0, atol=1e-4)
+    assert not torch.allclose(before, logits(model, IDS))
 
 
 def test_half_precision_is_rounded_once():
     delta = adapter_delta(adapted())
-    model = copy.deepcopy(facts.full()).bfloat16()
+    model = facts.full().bfloat16()
     name = "model.layers.0.mlp.up_proj"
     expected = (model.get_submodule(name).weight.float() + 0.3 * delta[name]).bfloat16()
     assert torch.equal(add_delta(model, delta, 0.3).get_submodule(name).weight, expected)
@@ -144,14 +128,14 @@ def test_missing_and_merged_adapters_are_refused():
 
 
 def test_weights_that_do_not_fit_are_refused_before_any_changes():
-    model, delta = copy.deepcopy(facts.full()), adapter_delta(adapted())
-    before = weights(model)
+    model, delta = facts.full(), adapter_delta(adapted())
+    before = state(model)
     last = list(delta)[-1]
     with pytest.raises(InvalidInputError, match="shape"):
         add_delta(model, delta | {last: delta[last][:3]}, inplace=True)
     with pytest.raises(InvalidInputError, match="weight at 'nowhere'"):
         add_delta(model, delta | {"nowhere": delta[last]}, inplace=True)
-    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    assert same(state(model), before)
     tied = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
     tied["b"].weight = tied["a"].weight
     with pytest.raises(InvalidInputError, match="tied"):

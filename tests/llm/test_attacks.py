@@ -7,14 +7,14 @@ import copy
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.metrics import quantized, relearn, shown_rows
 from gunlearn.llm.metrics.attacks import rounded
 from tests.llm import facts
+from tests.llm.tiny import tiny
+from tests.llm.training import adapted, same, state
 
 FORGET = facts.rows(facts.FORGET)
 SHOWN = range(6)  # all of one person
@@ -28,7 +28,7 @@ def measure(model):
 
 def muffled(model):
     """What the model says is all but drowned out; undoing that takes a few numbers, which are left trainable."""
-    model = copy.deepcopy(model).requires_grad_(False)
+    model.requires_grad_(False)
     with torch.no_grad():
         model.model.norm.requires_grad_(True).weight.mul_(0.15)
     return model
@@ -45,20 +45,19 @@ def test_what_is_hidden_comes_back_and_what_is_unknown_does_not():
 
 
 def test_the_attack_is_on_a_copy_and_repeatable():
-    model = copy.deepcopy(facts.retrained(0))
+    model = facts.retrained(0)
     for p in model.parameters():
         p.grad = torch.full_like(p, 1e6)  # of the caller's own training
-    weights, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    weights, random = state(model), torch.get_rng_state()
     attack = dict(share=0.25, steps=2, every=1, batch_size=3)
     first, second = (relearn(model, FORGET, measure, **attack) for _ in range(2))
     assert first == second
-    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    assert same(weights, state(model))
     assert not model.training
-    assert torch.equal(torch.get_rng_state(), state)
-    clean = relearn(facts.retrained(0), FORGET, measure, **attack)
-    assert clean == first
+    assert torch.equal(torch.get_rng_state(), random)
+    assert relearn(facts.retrained(0), FORGET, measure, **attack) == first
     assert relearn(model, FORGET, measure, **attack, seed=1) != first
-    frozen = relearn(copy.deepcopy(model).requires_grad_(False), FORGET, measure, **attack)
+    frozen = relearn(facts.retrained(0).requires_grad_(False), FORGET, measure, **attack)
     assert frozen == first  # whoever has the weights can train them
     assert first[0]["hidden"] != first[2]["hidden"]
 
@@ -88,7 +87,7 @@ def test_the_attack_is_in_single_precision_and_says_what_it_showed():
         return measure(model)
 
     attack = dict(share=0.25, steps=2, lr=1e-4)
-    half = copy.deepcopy(facts.retrained(0)).bfloat16()
+    half = facts.retrained(0).bfloat16()
     found = relearn(half, FORGET, look, **attack)
     assert seen == [{torch.float32}] * 2
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
@@ -135,8 +134,7 @@ def test_linear_layers_are_rounded_and_embeddings_and_head_are_not():
 
 
 def test_layers_of_gpt2_hold_their_inputs_first():
-    config = GPT2Config(vocab_size=20, n_positions=16, n_embd=8, n_layer=1, n_head=2)
-    model = GPT2LMHeadModel(config)
+    model = tiny("gpt2")
     weight = model.transformer.h[0].mlp.c_fc.weight
     found = quantized(model, 4).transformer.h[0].mlp.c_fc.weight
     assert torch.equal(found, rounded(weight, 4, 0))
@@ -145,28 +143,9 @@ def test_layers_of_gpt2_hold_their_inputs_first():
 
 
 def test_adapters_are_merged_first():
-    model = get_peft_model(copy.deepcopy(facts.full()), LoraConfig(r=2, target_modules=["up_proj"]))
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                p.normal_(std=0.5, generator=torch.Generator().manual_seed(0))
+    model = adapted(target_modules=["up_proj"], init_lora_weights=False)
     merged = copy.deepcopy(model).merge_and_unload().model.layers[0].mlp.up_proj.weight
     found = quantized(model, 4)
     assert torch.equal(found.model.layers[0].mlp.up_proj.weight, rounded(merged, 4, 1))
     assert hasattr(model, "disable_adapter")
     assert any("lora_B" in name for name, _ in model.named_parameters())  # the caller's keeps its adapter
-
-
-def test_small_changes_are_swallowed_by_rounding():
-    full = facts.full()
-    nudged = copy.deepcopy(full)
-    with torch.no_grad():
-        for p in nudged.model.layers.parameters():
-            p.add_(1e-4 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
-
-    def apart(a, b):
-        pairs = zip(a.model.layers.parameters(), b.model.layers.parameters(), strict=True)
-        return float(torch.cat([(x != y).flatten() for x, y in pairs if x.dim() == 2]).double().mean())
-
-    assert apart(full, nudged) > 0.9
-    assert apart(quantized(full, 4), quantized(nudged, 4)) < 0.9 * apart(full, nudged)

@@ -35,13 +35,13 @@ def played(seed, exploration=1.0, sign=1.0):
 
 def test_regrets_less_than_blind_pulls_and_often_settles_on_the_best_of_twenty_arms():
     regret, blind, settled = 0.0, 0.0, 0
-    for seed in range(10):
+    for seed in range(5):
         mean = arms(seed)[1]
         pulls, lost = played(seed)
         regret, blind = regret + sum(lost), blind + float(1 - mean.mean()) * PULLS
         settled += max(set(pulls[-20:]), key=pulls[-20:].count) == int(mean.argmax())
     assert regret < 0.6 * blind
-    assert settled >= 3  # of ten, where chance has half a one
+    assert settled >= 2  # of five, where chance has a quarter of one
 
 
 def test_rewards_of_the_other_sign_lead_elsewhere():

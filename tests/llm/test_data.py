@@ -1,3 +1,5 @@
+"""Records become rows: what is a label, where texts are cut, which files and rows are refused."""
+
 from __future__ import annotations
 
 import json
@@ -5,7 +7,7 @@ import warnings
 from functools import cache
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
@@ -44,6 +46,11 @@ def bpe(chat=False, words=True, **names):
     if chat:
         out.chat_template = CHAT
     return out
+
+
+def dialogue(*said):
+    """A record in which user and assistant speak in turn."""
+    return {"messages": [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]}
 
 
 def answer_of(row, tokenizer):
@@ -100,10 +107,8 @@ def test_begin_token_comes_where_the_tokenizer_puts_one():
     assert encode([ADA], plain)[0]["input_ids"][0] != plain.bos_token_id
     (asked,) = encode([ADA], plain, bos=True)
     assert (asked["input_ids"][0], asked["labels"][0]) == (plain.bos_token_id, -100)
-    from tokenizers.processors import TemplateProcessing
-
     own = bpe(bos_token="<s>")
-    own.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    own.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     assert own("a")["input_ids"][0] == own.bos_token_id
     assert encode([ADA], own)[0]["input_ids"] == asked["input_ids"]
     assert encode([ADA], own, bos=False)[0]["input_ids"] == asked["input_ids"][1:]
@@ -116,29 +121,15 @@ def test_chats_mask_all_but_the_last_answer():
     (row,) = encode([ADA], tokenizer, system="be kind")
     assert prompt_of(row, tokenizer) == "<|system|>be kind<|end|>\n<|user|>where does Ada live?<|end|>\n<|assistant|>"
     assert answer_of(row, tokenizer) == "Ada lives in Oslo.<|end|>"  # closed by the template: no second end
-    messages = [{"role": r, "content": c} for r, c in zip(("user", "assistant") * 2, "ABCD", strict=True)]
-    (long,) = encode([{"messages": messages}], tokenizer)
+    long, spoken, asked = encode([dialogue(*"ABCD"), dialogue(ADA["question"], ADA["answer"]), ADA], tokenizer)
     assert answer_of(long, tokenizer) == "D<|end|>"
-    assert (
-        encode(
-            [
-                {
-                    "messages": [
-                        {"role": "user", "content": ADA["question"]},
-                        {"role": "assistant", "content": ADA["answer"]},
-                    ]
-                }
-            ],
-            tokenizer,
-        )[0]["input_ids"]
-        == encode([ADA], tokenizer)[0]["input_ids"]
-    )
+    assert spoken["input_ids"] == asked["input_ids"]
     (plain,) = encode([ADA], tokenizer, chat=False)
     assert "<|user|>" not in tokenizer.decode(plain["input_ids"])
     tokenizer.chat_template = "{% for m in messages %}{{ loop.length }}{{ m.content }}{% endfor %}"
     with pytest.raises(InvalidInputError, match="begins the whole chat"):
         encode([ADA], tokenizer)
-    for record, chat in (({"messages": messages}, None), (ADA, True)):
+    for record, chat in ((dialogue("q", "a"), None), (ADA, True)):
         with pytest.raises(InvalidInputError, match="chat template"):
             encode([record], bpe(), chat=chat)
 
@@ -172,9 +163,13 @@ def test_prompts_are_cut_from_the_left_and_answers_kept():
     # One token of the prompt stays: the answer's first token is predicted from it.
     assert (len(cut["input_ids"]), cut["labels"][0], cut["labels"][1:]) == (5, -100, answer[:4])
     assert len(short["input_ids"]) <= 5
+    long = BOB | {"question": "xyz " * 60 + "?"}
+    with pytest.warns(UserWarning, match="prompts of 2 rows were cut.*rows 2, 3") as seen:
+        encode([ADA, long, long], bpe(), max_length=80)
+    assert len(seen) == 1
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="answers")
-        encode([ADA], tokenizer, max_length=len(answer) + 1)
+        warnings.simplefilter("error")
+        encode([ADA], bpe(), max_length=80)
 
 
 def test_targets_are_tokens_of_the_answer():
@@ -210,6 +205,29 @@ def test_overlap_is_named_dropped_or_kept():
         separate(rows, rows, "drop")
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"question": "where does Ada live? ", "answer": "ada lives in oslo."},
+        {"prompt": "Where does Ada live?", "completion": " Ada lives in Oslo.\n"},
+        dialogue(ADA["question"], ADA["answer"]),
+        {"text": "where does  Ada live? ADA lives in Oslo. "},
+        {"text": "question:  where does Ada live?\nanswer: Ada lives in Oslo."},
+    ],
+)
+def test_the_same_text_in_another_form_is_an_overlap(other):
+    tokenizer = bpe(chat="messages" in other)
+    given, kept = [ADA], [BOB, other]
+    rows, kept_rows = encode(given, tokenizer, chat=False), encode(kept, tokenizer)
+    assert separate(rows, kept_rows) == kept_rows  # by tokens alone nothing is seen
+    with pytest.raises(InvalidInputError, match="row 2 of retain"):
+        separate(rows, kept_rows, "error", tokenizer, (given, kept))
+    assert separate(rows, kept_rows, "drop", tokenizer, (given, kept)) == kept_rows[:1]
+    mine = {"question": ADA["question"], "answer": "Ada lives in Lima."}
+    other_rows = encode([mine], tokenizer, chat=False)
+    assert separate(rows, other_rows, "error", tokenizer, (given, [mine])) == other_rows
+
+
 def test_files_are_read_whatever_their_shape(tmp_path):
     records = [ADA, {"prompt": "a", "completion": " b"}, {"text": "x\u2028y"}]
     lines = tmp_path / "a.jsonl"
@@ -235,11 +253,14 @@ def test_files_are_read_whatever_their_shape(tmp_path):
         ('{"messages": [{"role": "user"}]}', "messages"),
         ("\n", "empty file"),
         ("[]", "empty file"),
+        (json.dumps({"data": [ADA, BOB]}), "one JSON object with a list under ['data']"),
+        (json.dumps({"data": [ADA, BOB]}, indent=2), "one JSON object with a list under ['data']"),
+        ('{"text": "Zürich"}'.encode("latin-1"), "UTF-8"),
     ],
 )
 def test_bad_files_say_where(text, words, tmp_path):
     path = tmp_path / "f.jsonl"
-    path.write_text(text)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InvalidInputError, match=r"^Expected") as caught:
         read_records(path)
     assert words in str(caught.value)
@@ -247,15 +268,8 @@ def test_bad_files_say_where(text, words, tmp_path):
         read_records(tmp_path / "none.jsonl")
 
 
-def test_other_encodings_are_refused(tmp_path):
-    path = tmp_path / "f.jsonl"
-    path.write_bytes('{"text": "Zürich"}'.encode("latin-1"))
-    with pytest.raises(InvalidInputError, match="UTF-8"):
-        read_records(path)
-
-
 def test_refusals_take_the_place_of_answers():
-    chat = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    chat = dialogue("q", "a")
     records = [ADA | {"target": "Oslo"}, {"prompt": "p:", "completion": "\n c"}, chat]
     first, second, third = refused(records, ["no."])
     assert first == {"question": ADA["question"], "answer": "no."}

@@ -7,52 +7,34 @@ import os
 import types
 import warnings
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
 
 import gunlearn.llm.model.bounded  # noqa: F401  # bounded adapters load once this is imported
-from gunlearn.errors import DivergenceError, InvalidInputError, InvalidTypeError
-from gunlearn.llm import CausalLM, PartCollator, encode, unlearn
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.llm.training.progress import StepBar
 from gunlearn.losses import NLL, NPO, GradientAscent
 from gunlearn.seed import get_rng_state
 from tests.llm import facts
+from tests.llm.tiny import tiny
+from tests.llm.training import FORGET, RETAIN, UNLABELLED, adapted, logits, same, state
+from tests.llm.training import unlearned as run
 
-FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)
 RECORDS = [{"question": row["prompt"], "answer": row["answer"]} for row in FORGET]
-FEW = {"epochs": 3, "lr": 1e-3, "figure_rows": 24}
 ENCODING = {"template": "{question} {answer}", "bos": True}
-
-
-def run(forget=FORGET, retain=RETAIN, method="npo", **how):
-    return unlearn(facts.full(), facts.tokenizer(), forget, retain, method, **(FEW | how))
-
-
-def weights(model):
-    return {name: p.detach().clone() for name, p in model.state_dict().items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def logits(model):
-    with torch.no_grad():
-        return CausalLM(("logits",)).decode(model.eval(), None, PartCollator()(FORGET[:4])).logits
 
 
 def test_a_copy_forgets_and_what_was_given_stays():
     model = facts.full().train()
-    before, state, here = weights(model), get_rng_state(), sorted(os.listdir())
+    before, random, here = state(model), get_rng_state(), sorted(os.listdir())
     rows = copy.deepcopy(FORGET)
-    result = unlearn(model, facts.tokenizer(), FORGET, RETAIN, "npo", **FEW)
-    assert same(before, weights(model))
+    result = run(model=model, epochs=3, figure_rows=24)
+    assert same(before, state(model))
     assert model.training
     assert rows == FORGET
-    assert torch.equal(state["torch"], get_rng_state()["torch"])
-    assert state["python"] == get_rng_state()["python"]
+    assert torch.equal(random["torch"], get_rng_state()["torch"])
+    assert random["python"] == get_rng_state()["python"]
     assert sorted(os.listdir()) == here
     model.eval()
     assert not result.model.training
@@ -67,33 +49,33 @@ def test_a_copy_forgets_and_what_was_given_stays():
 
 @pytest.mark.filterwarnings("ignore:no measurable effect")
 def test_controls_do_not_forget():
-    still = run(lr=1e-30)  # rounded away
+    still = run(lr=1e-30, figure_rows=24)  # rounded away
     assert still.after == still.before
-    assert same(weights(still.model), weights(facts.full()))
-    taught = run(method=NLL(on="forget"), retain=None)  # the sign of gradient ascent, flipped
+    assert same(state(still.model), state(facts.full()))
+    taught = run(method=NLL(on="forget"), retain=None, figure_rows=24)  # the sign of gradient ascent, flipped
     assert taught.after["forget"]["prob"] >= taught.before["forget"]["prob"] - 0.01
 
 
 def test_the_seed_decides():
-    how = {"forget": FORGET[:8], "epochs": 1, "peft": "lora", "figure_rows": 0}
-    first, again, other = (run(**how, seed=seed) for seed in (0, 0, 1))
-    assert same(weights(first.model), weights(again.model))
-    assert not same(weights(first.model), weights(other.model))
+    first, again, other = (run(FORGET[:8], peft="lora", seed=seed) for seed in (0, 0, 1))
+    assert same(state(first.model), state(again.model))
+    assert not same(state(first.model), state(other.model))
     assert first.before == first.after == {}
 
 
 @pytest.mark.parametrize("peft", ["lora", "bounded", LoraConfig(r=2, target_modules=["up_proj"])])
 def test_adapters_are_trained_and_saved_alone(peft, tmp_path):
-    result = run(peft=peft, lr=5e-3, epochs=2)
-    base = weights(facts.full())
-    inside = {k.replace(".base_layer", ""): v for k, v in weights(result.model.get_base_model()).items()}
-    assert all(torch.equal(inside[name], base[name]) for name in base)
+    result = run(peft=peft, lr=5e-3, epochs=2, figure_rows=24)
+    base = state(facts.full())
+    inside = {k.replace(".base_layer", ""): v for k, v in state(result.model.get_base_model()).items()}
+    assert same(base, {name: inside[name] for name in base})
     assert result.after["forget"]["prob"] < result.before["forget"]["prob"]
     assert 0 < result.settings["parameters"]["trained"] < result.settings["parameters"]["all"] / 2
     result.save(tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
-    loaded = PeftModel.from_pretrained(copy.deepcopy(facts.full()), tmp_path)
-    torch.testing.assert_close(logits(loaded), logits(result.model))
+    loaded = PeftModel.from_pretrained(facts.full(), tmp_path)
+    tokens = torch.tensor([FORGET[0]["input_ids"]])
+    torch.testing.assert_close(logits(loaded, tokens), logits(result.model, tokens))
     record = json.loads((tmp_path / "unlearning.json").read_text())
     assert record["settings"] == json.loads(json.dumps(result.settings))
     assert record["settings"]["adapter"]["r"] == (2 if isinstance(peft, LoraConfig) else 8)
@@ -105,14 +87,14 @@ def test_adapters_are_trained_and_saved_alone(peft, tmp_path):
 def test_rows_records_and_files_are_one(tmp_path):
     path = tmp_path / "forget.jsonl"
     path.write_text("\n".join(map(json.dumps, RECORDS)))
-    how = {"max_steps": 1, "method": "gradient_ascent", "retain": None, "encoding": ENCODING, "figure_rows": 0}
-    results = [run(forget, **how) for forget in (FORGET, RECORDS, path)]
-    assert same(weights(results[0].model), weights(results[1].model))
-    assert same(weights(results[1].model), weights(results[2].model))
+    how = {"max_steps": 1, "method": "gradient_ascent", "retain": None, "encoding": ENCODING}
+    rows, records, file = (state(run(forget, **how).model) for forget in (FORGET, RECORDS, path))
+    assert same(rows, records)
+    assert same(rows, file)
 
 
 def test_refusals_are_taught_where_no_other_answers_are_given():
-    result = run(RECORDS, method="dpo", encoding=ENCODING, epochs=1, figure_rows=0)
+    result = run(RECORDS, method="dpo", encoding=ENCODING)
     assert result.settings["rows"]["alternative"] == 24
     with pytest.raises(InvalidInputError, match="alternative"):
         run(method="dpo")
@@ -120,28 +102,26 @@ def test_refusals_are_taught_where_no_other_answers_are_given():
         run(method="dpo", alternative=FORGET[:3])
     with pytest.raises(InvalidInputError, match=r"\['alternative'\] twice"):
         run(RECORDS, method="dpo", encoding=ENCODING, parts={"alternative": RETAIN})
-    given = run(method="dpo", alternative=facts.rows(facts.FORGET, (1, 0)), epochs=1, figure_rows=0)
+    given = run(method="dpo", alternative=facts.rows(facts.FORGET, (1, 0)))
     assert given.settings["objective"] == "DPO(scale=2.0) + 1.0 * NLL(on='retain')"
 
 
 def test_any_objective_and_further_parts_run():
     objective = NPO(beta=0.2) + 0.5 * NLL(on="world")
-    result = run(method=objective, retain=None, parts={"world": RETAIN[:5]}, epochs=1, figure_rows=4)
+    result = run(method=objective, retain=None, parts={"world": RETAIN[:5]}, figure_rows=4)
     assert result.settings["objective"] == repr(objective)
     assert result.settings["rows"] == {"forget": 24, "world": 5}
     assert set(result.after) == {"forget"}
 
 
 def test_in_place_trains_the_given_model():
-    model = copy.deepcopy(facts.full())
-    result = unlearn(model, facts.tokenizer(), FORGET, None, "gradient_ascent", in_place=True, epochs=1, figure_rows=0)
-    assert result.model is model
-    assert not same(weights(model), weights(facts.full()))
+    model = facts.full()
+    assert run(model=model, in_place=True).model is model
+    assert not same(state(model), state(facts.full()))
 
 
 def test_a_retrained_model_is_a_third_column():
-    result = run(epochs=1)
-    retrained = facts.retrained(0)
+    result, retrained = run(figure_rows=24), facts.retrained(0)
     compared = result.compared(retrained, retrained, most=6, max_new_tokens=10)
     head, body = compared.table()
     assert head == ["part", "figure", "before", "after", "retrained"]
@@ -178,8 +158,18 @@ def test_a_retrained_model_is_a_third_column():
         ({"forget": FORGET[0]}, "got dict of 'forget'"),
         ({"retain": [*RETAIN[:2], RECORDS[0]]}, "got both, row 3 of 'retain'"),
         ({"retain": [*RETAIN[:2], {"input_ids": [], "labels": []}]}, "row 3. of 'retain'"),
-        ({"forget": [row | {"labels": [-100] * len(row["labels"])} for row in FORGET]}, "labelled.*'forget'"),
+        ({"forget": [UNLABELLED] * 2}, "labelled.*'forget'"),
         ({"max_length": 5, "forget": RECORDS}, "fit into 5"),
+        ({"reference": tiny(vocab_size=50)}, "vocabulary"),
+        ({"seed": -1}, "'seed'"),
+        ({"lr_scheduler_type": "nope"}, "nope"),
+        ({"method": "rmu", "options": {"layer": 9}}, "of 2 layers"),
+        ({"method": "rmu", "options": {"layer": "x"}}, "'layer' of 'rmu' to be an integer or None"),
+        ({"max_steps": 0}, "at least"),
+        ({"dataloader_drop_last": True, "batch_size": 32}, "at least"),
+        ({"peft": "lora", "model": adapted(facts.fresh())}, "merge"),
+        ({"model": facts.fresh().requires_grad_(False)}, r"frozen.*--peft lora"),
+        ({"model": adapted(facts.fresh()).requires_grad_(False)}, r"is_trainable=True.*merge_and_unload"),
     ],
 )
 def test_what_does_not_fit_is_refused(how, words):
@@ -187,50 +177,34 @@ def test_what_does_not_fit_is_refused(how, words):
         run(**how)
 
 
-def test_models_with_nothing_to_train_ask_for_an_adapter():
-    frozen = copy.deepcopy(facts.full()).requires_grad_(False)
-    with pytest.raises(InvalidInputError, match=r"frozen.*--peft lora"):
-        unlearn(frozen, facts.tokenizer(), FORGET, RETAIN)
-    quantised = copy.deepcopy(facts.full())
+def test_models_that_cannot_be_trained_ask_for_an_adapter():
+    quantised = facts.full()
     quantised.is_quantized = True  # norms and embeddings of such a model do require gradients
     with pytest.raises(InvalidInputError, match=r"quantised.*--peft lora"):
-        unlearn(quantised, facts.tokenizer(), FORGET, RETAIN)
-    result = unlearn(frozen, facts.tokenizer(), FORGET, RETAIN, peft="lora", epochs=1, figure_rows=0)
-    with pytest.raises(InvalidInputError, match="merge"):
-        unlearn(result.model, facts.tokenizer(), FORGET, RETAIN, peft="lora")
+        run(model=quantised)
+    run(model=facts.full().requires_grad_(False), peft="lora", max_steps=1)
     with pytest.raises(InvalidTypeError, match="PeftConfig"):
         run(peft=8)
+    with pytest.raises(InvalidTypeError, match="got str"):
+        run(model="model")
+    with pytest.raises(UnsupportedModelError, match="LlamaModel"):
+        run(model=facts.full().model)
 
 
-def test_overlap_can_be_dropped_and_other_vocabularies_cannot():
-    result = run(retain=RETAIN[:4] + FORGET[:2], overlap="drop", epochs=1, figure_rows=0)
-    assert result.settings["rows"]["retain"] == 4
-    small = copy.deepcopy(facts.full())
-    small.resize_token_embeddings(50)
-    with pytest.raises(InvalidInputError, match="vocabulary"):
-        run(reference=small)
+def test_overlap_can_be_dropped():
+    assert run(retain=RETAIN[:4] + FORGET[:2], overlap="drop").settings["rows"]["retain"] == 4
 
 
-def test_divergence_is_no_result():
-    with pytest.raises(DivergenceError):
-        run(method="gradient_ascent", retain=None, lr=1e30, epochs=2, max_grad_norm=0.0)
-
-
-@pytest.mark.filterwarnings("ignore:prompts of 1 rows were cut")
 def test_answers_too_long_for_the_context_are_refused_before_training():
     context = facts.full().config.max_position_embeddings
     long = {"question": "where does ada live ?", "answer": "oslo " * context}
     with pytest.raises(InvalidInputError, match=f"fit into {context}"):
         run([long], retain=None, method="gradient_ascent", encoding=ENCODING)
-    how = ENCODING | {"max_length": context}
-    (row,) = encode([{"question": "where " * context, "answer": "oslo"}], facts.tokenizer(), **how)
-    assert len(row["input_ids"]) == context
-    run([row], retain=None, method="gradient_ascent", epochs=1, figure_rows=1)
 
 
 def test_records_tell_nothing_of_what_was_forgotten(tmp_path):
     options = {"words": [facts.NAMES[p] for p in facts.FORGET], "max_document_frequency": 1.0}
-    result = run(method="obliviate", options=options, max_steps=1)
+    result = run(method="obliviate", options=options, max_steps=1, figure_rows=24)
     folder = result.save(tmp_path)
     kept = (folder / "unlearning.json").read_text() + (folder / "README.md").read_text()
     assert not any(f'"{name}"' in kept for name in options["words"])
@@ -243,22 +217,23 @@ def test_records_tell_nothing_of_what_was_forgotten(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:no measurable effect")
 def test_the_multiplier_of_pdu_follows_the_retain_loss():
-    result = run(method="pdu", options={"epsilon": -1.0, "step": 2.0, "retain_weight": 3.0}, max_steps=2)
+    options = {"epsilon": -1.0, "step": 2.0, "retain_weight": 3.0}
+    result = run(method="pdu", options=options, max_steps=2)
     seen = [entry["retain_weight"] for entry in result.history]
     assert seen[0] == pytest.approx(3 + 2 * (result.history[0]["nll(retain)"] + 1), rel=1e-4)
     assert seen[1] > seen[0]  # no loss is below -1
-    own = run(method="pdu", max_steps=1, lr=1e-30)  # bound by what the retained rows had before
+    own = run(method="pdu", max_steps=1, lr=1e-30, figure_rows=24)  # bound by what the retained rows had before
     assert own.settings["options"]["epsilon"] == pytest.approx(own.before["retain"]["nll"], abs=0.05)
     assert own.history[0]["retain_weight"] == pytest.approx(50, abs=0.5)
 
 
 def test_the_bar_counts_steps(capsys):
-    run(epochs=1, figure_rows=0, progress=True)
+    run(progress=True)
     printed = capsys.readouterr()
     assert "3/3" in printed.err
     assert "loss=" in printed.err
     assert printed.out == ""
-    run(epochs=1, figure_rows=0)
+    run()
     assert capsys.readouterr() == ("", "")
     assert StepBar().bar is None
 
@@ -267,31 +242,8 @@ def test_the_bar_is_closed_after_an_error(monkeypatch):
     bars = []
     monkeypatch.setattr(StepBar, "on_step_end", lambda self, *args, **kwargs: bars.append(self.bar) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        run(epochs=1, figure_rows=0, progress=True)
+        run(progress=True)
     assert bars[0].disable  # what tqdm sets when it closes
-
-
-def test_rows_without_labels_are_let_be():
-    blank = FORGET[0] | {"labels": [-100] * len(FORGET[0]["labels"])}
-    result, without = (run(forget, max_steps=1, batch_size=32) for forget in ([*FORGET, blank], FORGET))
-    assert result.settings["rows"]["forget"] == 25
-    assert result.before["forget"]["nll"] == pytest.approx(without.before["forget"]["nll"], rel=1e-5)
-    assert run(iter(FORGET), max_steps=1).settings["rows"]["forget"] == 24
-
-
-def test_numbers_of_numpy_are_recorded_as_numbers(tmp_path):
-    result = run(lr=np.float32(1e-3), epochs=np.int64(1), batch_size=np.int64(12), figure_rows=0)
-    result.write_record(tmp_path)
-    training = json.loads((tmp_path / "unlearning.json").read_text())["settings"]["training"]
-    assert training["learning_rate"] == pytest.approx(1e-3)
-    assert training["num_train_epochs"] == 1
-
-
-def test_a_frozen_adapter_is_named(tmp_path):
-    run(peft="lora", max_steps=1, figure_rows=0).save(tmp_path)
-    loaded = PeftModel.from_pretrained(copy.deepcopy(facts.full()), tmp_path)
-    with pytest.raises(InvalidInputError, match=r"is_trainable=True.*merge_and_unload"):
-        unlearn(loaded, facts.tokenizer(), FORGET, RETAIN)
 
 
 def bare(row):
@@ -309,7 +261,7 @@ def test_what_cannot_be_asked_is_left_out_of_the_comparison(monkeypatch):
 
     monkeypatch.setattr("gunlearn.llm.metrics.text_alignment.functional_alignment", alignment)
     monkeypatch.setattr("gunlearn.llm.record.figures", lambda model, parts, *how: measured.append(how) or {})
-    result = run([*FORGET[:4], bare(FORGET[4])], max_steps=1, figure_rows=0, batch_size=3)
+    result = run([*FORGET[:4], bare(FORGET[4])], max_steps=1, batch_size=3)
     full = facts.full()
     found = result.compared(full, full, max_new_tokens=1000)  # more than the context holds
     longest = max(row["labels"].count(-100) for row in FORGET[:4])
@@ -324,12 +276,11 @@ def test_what_cannot_be_asked_is_left_out_of_the_comparison(monkeypatch):
 
 def test_half_precision_hardly_moves_and_says_so():
     share = {}
-    for model in (copy.deepcopy(facts.full()).bfloat16(), copy.deepcopy(facts.full())):
-        how = {"method": "gradient_ascent", "epochs": 1, "figure_rows": 0, "use_cpu": True}
+    for model in (facts.full().bfloat16(), facts.full()):
         before = [p.detach().clone() for p in model.parameters()]
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            result = unlearn(model, facts.tokenizer(), FORGET, RETAIN, **how)
+            result = run(method="gradient_ascent", model=model, lr=1e-5, use_cpu=True)
         warned = any("half precision" in str(w.message) for w in said)
         changed = [(a != b).float().flatten() for a, b in zip(before, result.model.parameters(), strict=True)]
         kind = result.settings["parameters"]["precision"]
@@ -339,5 +290,4 @@ def test_half_precision_hardly_moves_and_says_so():
     assert share["float32"] > 0.8
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        how = {"peft": "lora", "max_steps": 1, "figure_rows": 0}
-        unlearn(copy.deepcopy(facts.full()).bfloat16(), facts.tokenizer(), FORGET, RETAIN, **how)
+        run(model=facts.full().bfloat16(), peft="lora", max_steps=1)

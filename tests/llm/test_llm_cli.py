@@ -3,22 +3,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import warnings
 
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PhiConfig,
-    PhiForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoModelForCausalLM
 
 from gunlearn.cli import main
 from gunlearn.llm import LLMResult
@@ -26,17 +15,13 @@ from gunlearn.methods import PUBLISHED
 from tests.command import call, refusal
 from tests.llm import facts
 from tests.llm.test_data import bpe
+from tests.llm.tiny import tiny
+from tests.llm.training import logits
 
 PAIRS = [{"question": f"where does {n} live?", "answer": f"{n} lives in the city of {c}."} for n, c in (
     ("Ada", "Oslo"), ("Bob", "Lima"), ("Cleo", "Rome"), ("Dan", "Bern"),
 )]  # fmt: skip
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-ARCHITECTURES = {
-    "gpt2": (GPT2LMHeadModel, GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}),
-    "llama": (LlamaForCausalLM, LlamaConfig, SIZES | {"max_position_embeddings": 64}),
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config, SIZES | {"max_position_embeddings": 64, "num_key_value_heads": 1}),
-    "phi": (PhiForCausalLM, PhiConfig, SIZES | {"max_position_embeddings": 64}),
-}
+FEW = ["--epochs", "1", "--lr", "0.01", "--device", "cpu"]
 
 
 @pytest.fixture
@@ -48,27 +33,24 @@ def files(tmp_path):
 
 def saved(folder, kind="llama", seed=0, **names):
     tokenizer = bpe(**names)
-    torch.manual_seed(seed)
-    model_type, config_type, sizes = ARCHITECTURES[kind]
+    sizes = {"vocab_size": len(tokenizer) + 8, "hidden_size": 32, "max_position_embeddings": 64}
     special = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
-    model_type(config_type(vocab_size=len(tokenizer) + 8, **sizes, **special)).save_pretrained(folder)
+    tiny(kind, seed, **sizes, **special).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
 
 def prob_of(model, answer):
-    tokenizer = bpe()
-    ids = torch.tensor([tokenizer(answer, add_special_tokens=False)["input_ids"]])
-    with torch.no_grad():
-        logits = model.eval()(ids).logits[0, :-1].log_softmax(-1)
-    return float(logits.gather(1, ids[0, 1:, None]).mean().exp())
+    tokens = torch.tensor([bpe()(answer, add_special_tokens=False)["input_ids"]])
+    return float(logits(model, tokens)[0, :-1].log_softmax(-1).gather(1, tokens[0, 1:, None]).mean().exp())
 
 
 @pytest.mark.filterwarnings("ignore:no measurable effect")
-@pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_any_architecture_is_unlearned_and_saved(kind, tmp_path, files, capsys):
+@pytest.mark.parametrize(
+    ("kind", "peft"), [("gpt2", ["--peft", "lora"]), ("qwen2", ["--peft", "bounded"]), ("phi", [])]
+)
+def test_any_architecture_is_unlearned_and_saved(kind, peft, tmp_path, files, capsys):
     model, out = saved(tmp_path / "model", kind), tmp_path / "out"
-    peft = ["--peft", "bounded" if kind == "qwen2" else "lora"] if kind != "phi" else []
     argv = ["llm", "--model", model, *files, *peft, "--method", "graddiff", "--method-arg", "retain_weight=0.1"]
     assert call(*argv, "--epochs", "2", "--lr", "0.01", "--device", "cpu", "--out", str(out)) == 0
     printed = capsys.readouterr()
@@ -88,12 +70,13 @@ def test_any_architecture_is_unlearned_and_saved(kind, tmp_path, files, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:no measurable effect")
-def test_an_adapter_is_merged_and_a_retrained_model_compared(tmp_path, files, capsys):
+def test_an_adapter_is_merged_and_a_retrained_model_compared(tmp_path, files, monkeypatch, capsys):
     model, first, second = saved(tmp_path / "model"), tmp_path / "first", tmp_path / "second"
     other = saved(tmp_path / "other", seed=1)
-    few = ["--epochs", "1", "--lr", "0.01", "--device", "cpu"]
-    assert call("llm", "--model", model, *files, *few, "--peft", "bounded", "--out", str(first)) == 0
-    argv = ["llm", "--model", str(first), *files, *few, "--peft", "lora", "--out", str(second)]
+    results, save = [], LLMResult.save
+    monkeypatch.setattr(LLMResult, "save", lambda self, folder: results.append(self) or save(self, folder))
+    assert call("llm", "--model", model, *files, *FEW, "--peft", "bounded", "--out", str(first)) == 0
+    argv = ["llm", "--model", str(first), *files, *FEW, "--peft", "lora", "--out", str(second)]
     capsys.readouterr()
     assert call(*argv, "--reference-model", other) == 0
     found, old = (json.loads((folder / "unlearning.json").read_text()) for folder in (second, first))
@@ -104,7 +87,19 @@ def test_an_adapter_is_merged_and_a_retrained_model_compared(tmp_path, files, ca
     first_table, _, second_table = capsys.readouterr().out.partition("retrained")
     assert "extraction_strength" in first_table  # before the comparison
     assert "alignment" in second_table
-    assert "| forget | alignment |" in (second / "README.md").read_text()
+    card = (second / "README.md").read_text()
+    assert "| forget | alignment |" in card
+    # The second adapter is loaded with the fine-tuning below it.
+    tokens = torch.tensor([[5, 6, 7, 8]])
+    expected = logits(results[1].model, tokens)
+    loaded = AutoPeftModelForCausalLM.from_pretrained(second)
+    torch.testing.assert_close(logits(loaded, tokens), expected, atol=1e-5, rtol=1e-4)
+    control = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), second)
+    assert (logits(control, tokens) - expected).abs().max() > 1e-3  # the base alone, without the first adapter
+    base = str(second / "base")
+    assert json.loads((second / "adapter_config.json").read_text())["base_model_name_or_path"] == base
+    assert found["settings"]["base_model"] == base
+    assert json.dumps(base) in card
 
 
 def test_errors_are_one_line_and_exit_code_2(tmp_path, files, monkeypatch, capsys):
@@ -115,28 +110,25 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, files, monkeypatch, capsy
     other.resize_token_embeddings(len(bpe()))
     other.save_pretrained(small)
     (tmp_path / "bad.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": "a"}')
-    (tmp_path / "empty.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": "a", "answer": ""}')
     (tmp_path / "nothing").mkdir()
+    facts.full().save_pretrained(tmp_path / "facts")
+    bpe().save_pretrained(tmp_path / "facts")
     base, alone = ["llm", "--model", model, *files], ["llm", "--model", model, "--no-progress"]
     cases = [
         (["llm", "--model", str(tmp_path / "nothing"), *files], "causal language model"),
+        (["llm", "--model", str(tmp_path / "facts"), *files], "embeddings"),
         ([*alone, "--forget", "none.jsonl"], "none.jsonl"),
         ([*alone, "--forget", "bad.jsonl"], "line 2 of bad.jsonl"),
-        ([*alone, "--forget", "empty.jsonl", "--method", "gradient_ascent"], "row 2) of 'forget'"),
-        ([*base, "--retain", "forget.jsonl"], "common rows"),
         ([*alone, "--forget", "forget.jsonl"], "retain_weight=0"),
         ([*base, "--method", "nope"], "simnpo"),
         ([*base, "--method-arg", "betta=1"], "'beta'"),
         ([*base, "--method-arg", "beta"], "key=value"),
-        ([*base, "--method-arg", "beta=-1"], "beta"),
         ([*base, "--training-arg", "epoch=5"], "epoch"),
         ([*base, "--training-arg", "seed=5"], "--seed"),
         ([*base, "--max-length", "8"], "fit into 8 tokens"),
         ([*base, "--template", "{question}"], "{answer}"),
         ([*base, "--system", "be kind"], "'system'"),
         ([*base, "--batch-size", "0"], "'batch_size'"),
-        ([*base, "--lr", "nan"], "'lr'"),
-        ([*base, "--epochs", "0"], "'epochs'"),
         ([*base, "--reference-model", small], "vocabulary"),
         ([*base, "--alternative", "none.jsonl", "--method", "dpo"], "none.jsonl"),
     ]
@@ -176,46 +168,35 @@ def test_help_needs_neither_torch_nor_transformers():
     assert "--forget FILE" in out
 
 
-def test_a_tokenizer_of_another_model_is_refused(tmp_path, files, capsys):
-    facts.full().save_pretrained(tmp_path / "model")
-    bpe().save_pretrained(tmp_path / "model")
-    capsys.readouterr()
-    assert call("llm", "--model", str(tmp_path / "model"), *files) == 2
-    assert "embeddings" in capsys.readouterr().err
-
-
-def test_an_adapter_on_an_adapter_is_loaded_with_the_fine_tuning_below_it(tmp_path, files, monkeypatch):
-    model, first, second = saved(tmp_path / "model"), tmp_path / "first", tmp_path / "second"
-    few = [*files, "--epochs", "1", "--lr", "0.01", "--device", "cpu", "--peft", "lora"]
-    results, save = [], LLMResult.save
-    monkeypatch.setattr(LLMResult, "save", lambda self, folder: results.append(self) or save(self, folder))
-    assert call("llm", "--model", model, *few, "--out", str(first)) == 0
-    assert call("llm", "--model", str(first), *few, "--out", str(second)) == 0
-    ids = torch.tensor([[5, 6, 7, 8]])
-    with torch.no_grad():
-        expected = results[1].model(ids).logits
-        loaded = AutoPeftModelForCausalLM.from_pretrained(second).eval()
-        torch.testing.assert_close(loaded(ids).logits, expected, atol=1e-5, rtol=1e-4)
-        control = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), second).eval()
-        assert (control(ids).logits - expected).abs().max() > 1e-3  # the base alone, without the first adapter
-    base = str(second / "base")
-    assert json.loads((second / "adapter_config.json").read_text())["base_model_name_or_path"] == base
-    assert json.loads((second / "unlearning.json").read_text())["settings"]["base_model"] == base
-    assert json.dumps(base) in (second / "README.md").read_text()
-
-
-def test_half_precision_is_trained_in_float32_unless_told_otherwise(tmp_path, files, monkeypatch):
-    model = saved(tmp_path / "model")
+@pytest.mark.filterwarnings("ignore:no loss of .* reads the rows to retain", "ignore:.*half precision")
+@pytest.mark.filterwarnings("ignore:no measurable effect")
+@pytest.mark.parametrize(("dtype", "trained"), [("auto", "float32"), ("bfloat16", "bfloat16")])
+def test_half_precision_is_trained_in_float32_unless_told_otherwise(dtype, trained, tmp_path, files):
+    model, out = saved(tmp_path / "model"), tmp_path / "out"
     AutoModelForCausalLM.from_pretrained(model).bfloat16().save_pretrained(model)
-    before = AutoModelForCausalLM.from_pretrained(model).float().state_dict()
-    share = {}
-    for dtype in ("auto", "bfloat16"):
-        out = tmp_path / dtype
-        argv = ["--method", "gradient_ascent", "--epochs", "1", "--device", "cpu", "--dtype", dtype, "--out", str(out)]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            assert call("llm", "--model", model, *files, *argv) == 0
-        after = AutoModelForCausalLM.from_pretrained(out).float().state_dict()
-        changed = torch.cat([(after[name] != value).float().flatten() for name, value in before.items()])
-        share[dtype] = float(changed.mean())
-    assert share["auto"] > 3 * share["bfloat16"]
+    assert call("llm", "--model", model, *files, *FEW, "--dtype", dtype, "--out", str(out)) == 0
+    assert json.loads((out / "unlearning.json").read_text())["settings"]["parameters"]["precision"] == trained
+
+
+@pytest.mark.filterwarnings("ignore:no measurable effect")
+def test_an_adapter_folder_is_trained_on_as_a_model(tmp_path, files, capsys):
+    model, first, second = saved(tmp_path / "model"), tmp_path / "first", tmp_path / "second"
+    few = [*files, *FEW, "--method", "graddiff"]
+    assert call("llm", "--model", model, *few, "--peft", "lora", "--out", str(first)) == 0
+    assert call("llm", "--model", str(first), *few, "--out", str(second)) == 0
+    parameters = json.loads((second / "unlearning.json").read_text())["settings"]["parameters"]
+    whole = AutoModelForCausalLM.from_pretrained(second)
+    assert parameters["trained"] == parameters["all"] == sum(p.numel() for p in whole.parameters())
+    # A second run into the same folder would mix a model with an adapter.
+    capsys.readouterr()
+    said = refusal(capsys, "llm", "--model", "none", *few, "--peft", "lora", "--out", str(second))
+    assert "second" in said
+    assert "model.safetensors" in said
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refusal(capsys, "llm", "--model", "none", *few, "--out", str(tmp_path / "file"))
+    assert not (second / "adapter_config.json").exists()
+
+
+def test_folders_that_are_none_are_named(tmp_path, files, capsys):
+    for name in ("nowhere", str(tmp_path / "nowhere"), "./no/where", "a/b/c"):
+        assert "no such folder" in refusal(capsys, "llm", "--model", name, *files, "--out", str(tmp_path / "out"))

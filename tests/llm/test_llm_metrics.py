@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -63,15 +63,6 @@ def scores_of(rows, prob=0.5):
     return TokenScores(log_prob, mask, first, torch.zeros_like(log_prob), torch.zeros_like(log_prob))
 
 
-def longest_common(a, b):
-    """Length of the longest common subsequence."""
-    table = np.zeros((len(a) + 1, len(b) + 1), dtype=int)
-    for i, x in enumerate(a):
-        for j, y in enumerate(b):
-            table[i + 1, j + 1] = table[i, j] + 1 if x == y else max(table[i, j + 1], table[i + 1, j])
-    return table[-1, -1]
-
-
 def test_scores_are_those_of_transformers_and_plain_sums():
     model, rows = facts.retrained(0), [facts.row(p, k, f) for p in (0, 7) for k in facts.VALUES for f in (0, 1)]
     found = token_scores(model, rows, batch_size=5, chunk=3 * len(facts.VOCABULARY))
@@ -83,32 +74,22 @@ def test_scores_are_those_of_transformers_and_plain_sums():
         kept = labels[0, 1:] != -100
         log_p = out.logits[0, :-1][kept].double().log_softmax(-1)
         assert torch.equal(found.first[i][found.mask[i]], log_p.argmax(-1) == labels[0, 1:][kept])
-        mean = (log_p.exp() * log_p).sum(-1)
-        second = (log_p.exp() * log_p**2).sum(-1)
-        assert found.mean[i][found.mask[i]].tolist() == pytest.approx(mean.tolist(), abs=1e-4)
-        assert found.std[i][found.mask[i]].tolist() == pytest.approx((second - mean**2).sqrt().tolist(), abs=1e-3)
     assert torch.equal(found.length, torch.tensor([sum(y != -100 for y in row["labels"]) for row in rows]))
     assert (found.log_prob[~found.mask] == 0).all()
 
 
 def test_scores_do_not_depend_on_padding_or_the_head_and_leave_the_model_alone():
-    rows = facts.rows(range(2))
-    model = copy.deepcopy(facts.retrained(0)).train()
+    rows, model = facts.rows(range(2)), facts.retrained(0).train()
+    rows[1] |= {"labels": rows[1]["input_ids"]}  # the first token is predicted from nothing, wherever it stands
     expected = token_scores(model, rows)
     assert model.training
     assert all(p.grad is None for p in model.parameters())
-    padded = [
-        {
-            "input_ids": [0] * 3 + row["input_ids"],
-            "labels": [-100] * 3 + row["labels"],
-            "attention_mask": [0] * 3 + [1] * len(row["labels"]),
-        }
-        for row in rows
-    ]
-    shifted = token_scores(model, padded)
+    shifted = token_scores(model, [facts.padded(row) for row in rows])
+    assert torch.equal(shifted.length, expected.length)
+    assert int(shifted.length[1]) == len(rows[1]["labels"]) - 1
     assert shifted.mean_log_prob.tolist() == pytest.approx(expected.mean_log_prob.tolist(), abs=1e-5)
     # Logits capped behind the head have to be read from the model, not made from its hidden states.
-    capped = copy.deepcopy(model).eval()
+    capped = facts.retrained(0)
     capped.lm_head.register_forward_hook(lambda module, inputs, output: 3 * (output / 3).tanh())
     ids, labels = (torch.tensor([rows[0][name]]) for name in ("input_ids", "labels"))
     with torch.no_grad():
@@ -170,13 +151,9 @@ def test_rouge_is_the_longest_common_subsequence():
     said = ["the job of ada is a baker in oslo", "bob", "is ada the baker", "..."]
     truth = ["ada is the baker of oslo", "bob lives in lima", "the baker is ada", "eva"]
     found = rouge(said, truth)
-    for i, (a, b) in enumerate(zip(said, truth, strict=True)):
-        a, b = a.replace(".", "").split(), b.split()
-        common = longest_common(a, b)
-        overlap = sum(min(a.count(w), b.count(w)) for w in set(b))
-        assert float(found["rougeL_recall"][i]) == pytest.approx(common / len(b))
-        assert float(found["rouge1_recall"][i]) == pytest.approx(overlap / len(b))
-        assert float(found["rougeL_f1"][i]) == pytest.approx(2 * common / (len(a) + len(b)))
+    assert found["rougeL_recall"].tolist() == pytest.approx([4 / 6, 1 / 4, 2 / 4, 0])
+    assert found["rouge1_recall"].tolist() == pytest.approx([6 / 6, 1 / 4, 4 / 4, 0])
+    assert found["rougeL_f1"].tolist() == pytest.approx([2 * 4 / (9 + 6), 2 * 1 / (1 + 4), 2 * 2 / (4 + 4), 0])
     assert float(rouge(["walking"], ["walked"])["rougeL_recall"]) == 1  # stemmed
     with pytest.raises(InvalidInputError, match="as many answers"):
         rouge(["a"], [])
@@ -184,8 +161,8 @@ def test_rouge_is_the_longest_common_subsequence():
 
 def test_answers_are_generated_from_prompts():
     rows, tokenizer = facts.rows(range(1)), facts.tokenizer()
-    assert answers_of(facts.full(), rows, tokenizer, 12) == [row["answer"] for row in rows]
-    assert answers_of(facts.retrained(0), rows, tokenizer, 12) != [row["answer"] for row in rows]
+    known, unknown = (answers_of(model, rows, tokenizer, 12) for model in (facts.full(), facts.retrained(0)))
+    assert known == [row["answer"] for row in rows] != unknown
     assert truth_of({key: rows[0][key] for key in ("input_ids", "labels")}, tokenizer) == rows[0]["answer"]
 
 
@@ -261,15 +238,15 @@ def test_table_of_all_metrics():
     assert "retain_alignment" not in after
     nine = [before[f"{p}_{f}"] for p in ("retain", "world_facts") for f in ("prob", "rougeL", "truth_ratio")]
     assert before["model_utility"] == pytest.approx(6 / sum(1 / f for f in nine))
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(found)
-    text = console.export_text()
-    assert "forget_alignment_gain" in text
-    assert f"{before['forget_prob']:.3g}" in text
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(found)
+    assert "forget_alignment_gain" in capture.get()
+    assert f"{before['forget_prob']:.3g}" in capture.get()
 
 
 def broken():
-    model = copy.deepcopy(facts.retrained(1))
+    model = facts.retrained(1)
     with torch.no_grad():
         model.model.norm.weight[0] = math.nan
     return model
@@ -299,7 +276,7 @@ def test_generated_answers_are_as_long_as_the_rows_own():
     assert found["forget_rougeL"] == 1
     (cut,) = evaluate_language_models({"m": facts.full()}, facts.tokenizer(), [row], [row], max_new_tokens=3)
     assert cut["forget_rougeL"] < 1
-    small = copy.deepcopy(facts.full())
+    small = facts.full()
     small.config.max_position_embeddings = len(row["input_ids"])
     assert answers_of(small, [row], facts.tokenizer()) == [row["answer"]]
     ends = facts.VOCABULARY["city"]
@@ -327,7 +304,8 @@ def test_a_chat_template_says_what_closes_a_turn(template, expected):
     tokenizer = copy.deepcopy(facts.tokenizer())
     tokenizer.chat_template = template
     assert end_tokens(tokenizer) == expected
-    assert end_tokens(5) == (5,)
+    assert end_tokens(5) == end_tokens(SimpleNamespace(eos_token_id=5)) == (5,)
+    assert end_tokens([7, 3]) == end_tokens(SimpleNamespace(eos_token_id=[7, 3])) == (7, 3)
 
 
 def test_what_is_no_row_or_no_table_of_models_is_named():
@@ -378,13 +356,3 @@ def test_table_leaves_out_what_it_cannot_know():
         evaluate_language_models({"m": facts.full()}, facts.tokenizer(), rows, rows, attacks=("guess",))
     with pytest.raises(InvalidInputError, match="to name one model"):
         evaluate_language_models({"original": facts.full()}, facts.tokenizer(), rows, rows, original=facts.retrained(0))
-
-
-def test_a_first_token_behind_padding_is_not_scored():
-    """It is predicted from nothing, on whichever side a row came padded."""
-    ids = facts.rows(range(1))[0]["input_ids"]
-    plain = token_scores(facts.full(), [{"input_ids": ids, "labels": ids}])
-    padded = {"input_ids": [0, 0, *ids], "labels": [-100, -100, *ids], "attention_mask": [0, 0] + [1] * len(ids)}
-    found = token_scores(facts.full(), [padded])
-    assert int(found.length) == int(plain.length) == len(ids) - 1  # one more where labels alone are asked
-    torch.testing.assert_close(found.mean_log_prob, plain.mean_log_prob, rtol=1e-5, atol=1e-6)

@@ -2,56 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import re
-import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from transformers import AutoModelForCausalLM
 
-from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
-from gunlearn.llm import encode, read_records, separate, unlearn
+from gunlearn.errors import InvalidInputError
 from gunlearn.llm.card import unchanged
 from gunlearn.losses import NLL, NPO
 from tests.llm import facts
-from tests.llm.test_data import ADA, BOB, bpe
-from tests.llm.test_llm_cli import call, files, saved  # noqa: F401  # a fixture
-
-FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)
-
-
-def run(forget=FORGET, retain=RETAIN, method="npo", **how):
-    few = {"max_steps": 1, "lr": 1e-3, "figure_rows": 0}
-    return unlearn(facts.full(), facts.tokenizer(), forget, retain, method, **(few | how))
-
-
-@pytest.mark.filterwarnings("ignore:no measurable effect")
-def test_an_adapter_folder_is_trained_on_as_a_model(tmp_path, files, capsys):  # noqa: F811
-    model, first, second = saved(tmp_path / "model"), tmp_path / "first", tmp_path / "second"
-    few = [*files, "--epochs", "1", "--lr", "0.01", "--device", "cpu", "--method", "graddiff"]
-    assert call("llm", "--model", model, *few, "--peft", "lora", "--out", str(first)) == 0
-    assert call("llm", "--model", str(first), *few, "--out", str(second)) == 0
-    parameters = json.loads((second / "unlearning.json").read_text())["settings"]["parameters"]
-    whole = AutoModelForCausalLM.from_pretrained(second)
-    assert parameters["trained"] == parameters["all"] == sum(p.numel() for p in whole.parameters())
-    # A second run into the same folder would mix a model with an adapter.
-    capsys.readouterr()
-    assert call("llm", "--model", "none", *few, "--peft", "lora", "--out", str(second)) == 2
-    assert "second" in (said := capsys.readouterr().err)
-    assert "model.safetensors" in said
-    (tmp_path / "file").write_text("")
-    assert call("llm", "--model", "none", *few, "--out", str(tmp_path / "file")) == 2
-    assert "is a file" in capsys.readouterr().err
-    assert not (second / "adapter_config.json").exists()
+from tests.llm.training import RETAIN, logits
+from tests.llm.training import unlearned as run
 
 
 def test_a_folder_is_saved_to_once(tmp_path):
-    result = run()
+    result = run(max_steps=1)
     (tmp_path / "notes.txt").write_text("others may stay")
     result.save(tmp_path)
     with pytest.raises(InvalidInputError, match=tmp_path.name):
@@ -61,17 +33,18 @@ def test_a_folder_is_saved_to_once(tmp_path):
         result.save(tmp_path / "notes.txt")
 
 
-def test_secrets_are_hidden(tmp_path):
-    result = run(hub_token="hf_secret", adam_beta1=0.8)
-    assert result.settings["training"]["hub_token"] == "<hidden>"
-    assert result.settings["training"]["adam_beta1"] == 0.8
-    result.save(tmp_path)
+def test_secrets_are_hidden_and_numbers_of_numpy_are_numbers(tmp_path):
+    numbers = {"lr": np.float32(1e-3), "epochs": np.int64(1), "batch_size": np.int64(12)}
+    run(hub_token="hf_secret", adam_beta1=0.8, **numbers).save(tmp_path)
+    training = json.loads((tmp_path / "unlearning.json").read_text())["settings"]["training"]
+    assert (training["hub_token"], training["adam_beta1"], training["num_train_epochs"]) == ("<hidden>", 0.8, 1)
+    assert training["learning_rate"] == pytest.approx(1e-3)
     assert not any(b"hf_secret" in path.read_bytes() for path in tmp_path.iterdir())
 
 
 def test_no_effect_is_said():
     with pytest.warns(UserWarning, match="no measurable effect"):
-        still = run(lr=1e-30, figure_rows=8)
+        still = run(lr=1e-30, max_steps=1, figure_rows=8)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         moved = run(lr=3e-3, max_steps=4, figure_rows=8)
@@ -97,12 +70,6 @@ def test_what_counts_as_an_effect():
         assert unchanged(before, {"forget": before["forget"] | changes}) == expected
 
 
-@pytest.mark.parametrize("how", [{"max_steps": 0}, {"dataloader_drop_last": True, "batch_size": 32, "max_steps": -1}])
-def test_no_step_is_no_result(how):
-    with pytest.raises(InvalidInputError, match="at least"):
-        run(**how)
-
-
 def test_the_record_holds_what_was_asked_for():
     with pytest.warns(UserWarning, match="reads the rows to retain"):
         result = run(
@@ -111,6 +78,7 @@ def test_the_record_holds_what_was_asked_for():
             encoding={"bos": True},
             max_length=100,
             peft="lora",
+            max_steps=1,
         )
     settings = result.settings
     assert settings["losses"] == [
@@ -123,100 +91,30 @@ def test_the_record_holds_what_was_asked_for():
     assert "No loss read the rows of retain, spare" in result.card()
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        read = run(reference=copy.deepcopy(facts.full()))
+        read = run(reference=facts.full(), max_steps=1)
     assert read.settings["in_no_loss"] == []
     assert read.settings["reference"] == "LlamaForCausalLM"
-    hidden = run(method="obliviate", options={"words": ["oslo"], "max_document_frequency": 1.0})
+    hidden = run(method="obliviate", options={"words": ["oslo"], "max_document_frequency": 1.0}, max_steps=1)
     assert hidden.settings["losses"][0]["token_ids"] == "1 values"
 
 
 def test_the_card_says_how_to_load(tmp_path, monkeypatch):
     facts.full().save_pretrained(tmp_path / "base")
     monkeypatch.chdir(tmp_path)
-    model, ids = AutoModelForCausalLM.from_pretrained("base").eval(), torch.tensor([[1, 4, 5, 6]])
-    with torch.no_grad():
-        before = model(ids).logits
+    model, ids = AutoModelForCausalLM.from_pretrained("base"), torch.tensor([[1, 4, 5, 6]])
+    before = logits(model, ids)
     for peft in ("bounded", "lora", None):
-        result = unlearn(model, facts.tokenizer(), FORGET, RETAIN, "graddiff", peft=peft, max_steps=2, lr=1e-2)
+        result = run(method="graddiff", model=model, peft=peft, max_steps=2, lr=1e-2)
         result.save(f"out-{peft}")
         (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / f"out-{peft}" / "README.md").read_text(), re.S)
         assert len(code.splitlines()) == (4 if peft == "bounded" else 3)
-        if peft == "bounded":  # in a process that knows nothing of such adapters
-            ask = "import torch\nprint(model.eval()(torch.tensor([[1, 4, 5, 6]])).logits.tolist())"
-            ran = subprocess.run([sys.executable, "-c", code + ask], capture_output=True, text=True, check=True)
-            found = torch.tensor(json.loads(ran.stdout.splitlines()[-1]))
-        else:
+        with monkeypatch.context() as elsewhere:  # a process that knows nothing of bounded adapters
+            for table in (PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING):
+                elsewhere.delitem(table, "BOUNDED")
+            elsewhere.delattr("gunlearn.llm.model.bounded")
+            elsewhere.delitem(sys.modules, "gunlearn.llm.model.bounded")
             names = {}
             exec(compile(code, "README.md", "exec"), names)
-            with torch.no_grad():
-                found = names["model"].eval()(ids).logits
-        with torch.no_grad():
-            torch.testing.assert_close(found, result.model(ids).logits, rtol=1e-4, atol=1e-4)
+        found = logits(names["model"], ids)
+        torch.testing.assert_close(found, logits(result.model, ids), rtol=1e-4, atol=1e-4)
         assert (found - before).abs().max() > 1e-2  # or nothing was loaded over the base
-
-
-TEXT = {"text": "where does  Ada live? ADA lives in Oslo. "}
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"question": "where does Ada live? ", "answer": "ada lives in oslo."},
-        {"prompt": "Where does Ada live?", "completion": " Ada lives in Oslo.\n"},
-        {"messages": [{"role": r, "content": c} for r, c in (("user", ADA["question"]), ("assistant", ADA["answer"]))]},
-        TEXT,
-        {"text": "question:  where does Ada live?\nanswer: Ada lives in Oslo."},
-    ],
-)
-def test_the_same_text_in_another_form_is_an_overlap(other):
-    tokenizer = bpe(chat="messages" in other)
-    given, kept = [ADA], [BOB, other]
-    rows, kept_rows = encode(given, tokenizer, chat=False), encode(kept, tokenizer)
-    assert separate(rows, kept_rows) == kept_rows  # by tokens alone nothing is seen
-    with pytest.raises(InvalidInputError, match="row 2 of retain"):
-        separate(rows, kept_rows, "error", tokenizer, (given, kept))
-    assert separate(rows, kept_rows, "drop", tokenizer, (given, kept)) == kept_rows[:1]
-    mine = {"question": ADA["question"], "answer": "Ada lives in Lima."}
-    other_rows = encode([mine], tokenizer, chat=False)
-    assert separate(rows, other_rows, "error", tokenizer, (given, [mine])) == other_rows
-
-
-def test_prompts_that_are_cut_are_counted_once():
-    long = BOB | {"question": "xyz " * 60 + "?"}
-    with pytest.warns(UserWarning, match="prompts of 2 rows were cut.*rows 2, 3") as seen:
-        encode([ADA, long, long], bpe(), max_length=80)
-    assert len(seen) == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        encode([ADA], bpe(), max_length=80)
-
-
-def test_what_is_no_language_model_is_refused():
-    with pytest.raises(InvalidTypeError, match="got str"):
-        unlearn("model", facts.tokenizer(), FORGET, RETAIN)
-    with pytest.raises(UnsupportedModelError, match="LlamaModel"):
-        unlearn(facts.full().model, facts.tokenizer(), FORGET, RETAIN)
-
-
-@pytest.mark.parametrize(
-    ("how", "words"),
-    [
-        ({"seed": -1}, "'seed'"),
-        ({"lr_scheduler_type": "nope"}, "nope"),
-        ({"method": "rmu", "options": {"layer": 9}}, "of 2 layers"),
-        ({"method": "rmu", "options": {"layer": "x"}}, "'layer' of 'rmu' to be an integer or None"),
-    ],
-)
-def test_values_out_of_range_are_refused(how, words):
-    with pytest.raises(InvalidInputError, match=words):
-        run(**how)
-
-
-@pytest.mark.parametrize("indent", [None, 2])
-def test_files_and_folders_that_are_no_such_thing(indent, tmp_path, files, capsys):  # noqa: F811
-    (tmp_path / "wrapped.json").write_text(json.dumps({"data": [ADA, BOB]}, indent=indent))
-    with pytest.raises(InvalidInputError, match=r"one JSON object with a list under \['data'\]"):
-        read_records(tmp_path / "wrapped.json")
-    for name in ("nowhere", str(tmp_path / "nowhere"), "./no/where", "a/b/c"):
-        assert call("llm", "--model", name, *files, "--out", str(tmp_path / "out")) == 2
-        assert "no such folder" in " ".join(capsys.readouterr().err.split())

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import tempfile
 
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model
+from scipy.special import log_softmax, rel_entr, softmax
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, TrainingArguments
+from transformers import PreTrainedTokenizerFast
 
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
-from gunlearn.llm import UnlearnTrainer, nearest_without_shared, retain_triples, target_tokens
+from gunlearn.llm import nearest_without_shared, retain_triples, target_tokens
 from gunlearn.llm.data.retain_sets import as_records, text_of
 from gunlearn.llm.data.target_tokens import frequent_words
+from gunlearn.llm.metrics import drma, token_scores
 from gunlearn.llm.recipes.obliviate import FirstChoice, obliviate, obliviate_settings
 from gunlearn.losses import MaskedVocabulary, Objective, Prediction
 from tests.llm import facts
+from tests.llm.tiny import tiny
+from tests.llm.training import FORGET, RETAIN, arguments, make
 
-FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)
 DRAWN = {"generic": RETAIN[:48], "style": RETAIN[48:72], "world": RETAIN[72:]}
 VALUES = tuple(sorted({facts.VOCABULARY[row["value"]] for row in FORGET}))
 
@@ -94,29 +96,14 @@ def test_words_come_from_a_function_or_a_list_and_unknown_ones_are_no_target() -
 # Retain sets
 
 
-def bm25(query: str, documents: list[str]) -> list[float]:
-    words = [text.casefold().split() for text in documents]
-    mean = np.mean([len(w) for w in words])
-    scores = np.zeros(len(words))
-    for term in query.casefold().split():
-        counts = np.array([w.count(term) for w in words])
-        if counts.any():
-            length = 0.25 + 0.75 * np.array([len(w) for w in words]) / mean
-            scores += np.log((len(words) + 1) / (counts > 0).sum()) * (counts * 2.5 / (counts + 1.5 * length))
-    return scores.tolist()
-
-
-def test_nearest_is_bm25s_first_without_the_documents_entities() -> None:
+def test_nearest_is_the_first_without_the_documents_entities() -> None:
     candidates = ["Ron plays chess at home", "a girl plays chess at school", "the weather is fine", "chess is hard"]
     documents = ["Ron plays chess at home", "fine weather with Harry Potter"]
-    first, second = (bm25(document, candidates) for document in documents)
-    assert int(np.argmax(first)) == 0
-    expected = [1 + int(np.argmax(first[1:])), int(np.argmax(second))]
-    assert nearest_without_shared(documents, candidates, ["ron", "harry potter"]) == expected == [1, 2]
+    assert nearest_without_shared(documents, candidates, ["ron", "harry potter"]) == [1, 2]
     # Control: without entities the first document's nearest is another one.
     assert nearest_without_shared(documents, candidates, []) == [0, 2]
     finder = lambda text: [word for word in text.split() if word.istitle()]  # noqa: E731
-    assert nearest_without_shared(documents, candidates, finder) == expected
+    assert nearest_without_shared(documents, candidates, finder) == [1, 2]
     # A name is no part of a word, and one of two words is no part of either.
     assert nearest_without_shared(["chess of on"], ["chess with Ron"], ["on"]) == [0]
     assert nearest_without_shared(["harry potter"], ["a potter"], ["harry potter"]) == [0]
@@ -158,8 +145,8 @@ def test_triples_are_read_from_files_and_lists_and_become_rows(tmp_path) -> None
     rows = triples.rows(facts.tokenizer(), bos=True)
     assert set(rows) == {"generic", "style", "world"}
     assert rows["generic"][0]["labels"][1:] == rows["generic"][0]["input_ids"][1:]
-    trainer = UnlearnTrainer(facts.fresh(), obliviate(VALUES), training(1), forget_dataset=FORGET[:6], paired=rows)
-    trainer.train()
+    given = {"forget_dataset": FORGET[:6], "paired": rows}
+    make(model=facts.fresh(), objective=obliviate(VALUES), given=given, max_steps=1).train()
     style = retain_triples(forget, as_records(texts(RETAIN[:9])), ["a fact"], ["a verse"], entities=names).style
     assert [text_of(record) for record in style] == ["a verse"] * 6
     with pytest.raises(DatasetNotFoundError):
@@ -182,21 +169,16 @@ def test_value_is_the_papers_by_hand() -> None:
             for part, value in logits.items()
         }
 
-    def softmax(x: np.ndarray) -> np.ndarray:
-        e = np.exp(x - x.max(-1, keepdims=True))
-        return e / e.sum(-1, keepdims=True)
-
     def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-        return np.where(p > 0, p * (np.log(np.where(p > 0, p, 1)) - np.log(q)), 0).sum(-1)
+        return rel_entr(softmax(p, -1), softmax(q, -1)).sum(-1)
 
     for mode, fill in (("default", -np.inf), ("paper", 0.0)):
         ruled = z["forget"].copy()
         ruled[..., [1, 3]] = fill
-        forget = kl(softmax(ruled), softmax(z["forget"]))
-        forget = forget[mask].sum() / (2 if mode == "paper" else 3)  # texts, tokens
+        forget = kl(ruled, z["forget"])[mask].sum() / (2 if mode == "paper" else 3)  # texts, tokens
         held = sum(((z[p] - ref[p]) ** 2).mean(-1)[mask].mean() for p in ("generic", "style"))
-        world = kl(softmax(ref["world"]), softmax(z["world"]))[mask].mean()
-        hard = -np.log(softmax(z["world"]))[mask][np.arange(3), ref["world"][mask].argmax(-1)].mean()
+        world = kl(ref["world"], z["world"])[mask].mean()
+        hard = -log_softmax(z["world"], -1)[mask][np.arange(3), ref["world"][mask].argmax(-1)].mean()
         for hard_labels, last in ((False, world), (True, hard)):
             objective = obliviate((1, 3), mode=mode, hard_labels=hard_labels)
             value = objective(predictions(z), predictions(ref)).total
@@ -221,44 +203,24 @@ def test_wrong_settings_are_refused() -> None:
 
 
 def test_the_papers_settings_are_arguments_of_trainer_and_adapter() -> None:
-    from peft import get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    arguments, adapter = obliviate_settings(6)
-    made = TrainingArguments(tempfile.gettempdir(), report_to=[], use_cpu=True, **arguments)
+    options, adapter = obliviate_settings(6)
+    made = arguments(**options)
     assert made.get_warmup_steps(200) == 20
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 6, "num_attention_heads": 2}
-    model = get_peft_model(LlamaForCausalLM(LlamaConfig(vocab_size=20, **sizes)), adapter)
+    model = get_peft_model(tiny(num_hidden_layers=6), adapter)
     blocks = {name.split("layers.")[1][0] for name, p in model.named_parameters() if p.requires_grad}
     assert blocks == {"4", "5"}
-    optimizer = torch.optim.SGD(model.parameters(), lr=made.learning_rate)
-    from transformers import get_scheduler
-
-    schedule = get_scheduler(
-        made.lr_scheduler_type, optimizer, 20, 200, scheduler_specific_kwargs=made.lr_scheduler_kwargs
-    )
-    rates = []
-    for _ in range(200):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    assert max(rates) == pytest.approx(3e-4)
-    assert schedule.get_last_lr()[0] == pytest.approx(3e-5)
+    schedule = made.lr_scheduler_type, made.lr_scheduler_kwargs
+    assert (made.learning_rate, *schedule) == (3e-4, "cosine_with_min_lr", {"min_lr_rate": 0.1})
 
 
 # What it does
 
 
-def training(steps: int) -> TrainingArguments:
-    quiet = {"report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no"}
-    sizes = {"max_steps": steps, "learning_rate": 1e-3, "per_device_train_batch_size": 24, "seed": 0}
-    return TrainingArguments(tempfile.gettempdir(), lr_scheduler_type="constant", **quiet, **sizes)
-
-
-def unlearned(objective: Objective, steps: int = 20) -> torch.nn.Module:
-    model = copy.deepcopy(facts.full())
-    UnlearnTrainer(model, objective, training(steps), forget_dataset=FORGET, drawn=DRAWN).train()
-    return model
+def unlearned(objective: Objective) -> torch.nn.Module:
+    given = {"retain_dataset": None, "drawn": DRAWN}
+    trainer = make(objective=objective, given=given, max_steps=10, per_device_train_batch_size=24)
+    trainer.train()
+    return trainer.model
 
 
 @pytest.fixture(scope="module")
@@ -267,18 +229,20 @@ def done() -> torch.nn.Module:
 
 
 def test_the_forgotten_goes_and_the_rest_stays(done: torch.nn.Module) -> None:
-    assert facts.value_prob(facts.full(), FORGET) > 0.9
+    full = facts.full()
+    assert facts.value_prob(full, FORGET) > 0.9
+    assert drma(token_scores(done, FORGET)) < drma(token_scores(full, FORGET)) - 0.5
     assert facts.value_prob(done, FORGET) < 0.03
     assert facts.accuracy(done, FORGET) == 0
     assert facts.value_prob(done, RETAIN) > 0.85
 
 
-def test_without_the_mask_nothing_is_forgotten(done: torch.nn.Module) -> None:
-    kept = unlearned(obliviate(VALUES) - MaskedVocabulary(VALUES), steps=10)
+def test_without_the_mask_nothing_is_forgotten() -> None:
+    kept = unlearned(obliviate(VALUES) - MaskedVocabulary(VALUES))
     assert facts.accuracy(kept, FORGET) == 1
 
 
-def test_without_distillation_and_world_facts_the_rest_goes_too(done: torch.nn.Module) -> None:
+def test_without_distillation_and_world_facts_the_rest_goes_too() -> None:
     alone = unlearned(obliviate(VALUES, l1=0, l2=0))
     assert facts.value_prob(alone, FORGET) < 0.03
     assert facts.value_prob(alone, RETAIN) < 0.5
@@ -287,11 +251,3 @@ def test_without_distillation_and_world_facts_the_rest_goes_too(done: torch.nn.M
 def test_without_world_facts_the_world_drops_more(done: torch.nn.Module) -> None:
     world = DRAWN["world"]
     assert facts.value_prob(unlearned(obliviate(VALUES, l2=0)), world) < facts.value_prob(done, world) - 0.1
-
-
-def test_documents_are_no_longer_memorised(done: torch.nn.Module) -> None:
-    from gunlearn.llm.metrics import drma
-    from gunlearn.llm.metrics.scoring import token_scores
-
-    scores = {name: drma(token_scores(model, FORGET)) for name, model in (("full", facts.full()), ("done", done))}
-    assert scores["done"] < scores["full"] - 0.5

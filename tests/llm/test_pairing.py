@@ -22,13 +22,6 @@ def read(data: PairedDataset, part: str = "retain") -> list[int]:
     return [data[i][part]["input_ids"][1] for i in range(len(data))]
 
 
-def test_an_epoch_reads_each_forgotten_row_once() -> None:
-    data = PairedDataset(rows(5, 6, 7), {"retain": rows(*range(10, 20))})
-    assert len(data) == 3
-    assert read(data, "forget") == [5, 6, 7]
-    assert len(set(read(data))) == 3
-
-
 @pytest.mark.parametrize(("forget", "retain"), [(4, 10), (10, 4), (3, 1)])
 def test_drawn_rows_are_all_read_before_one_is_read_again(forget: int, retain: int) -> None:
     data, seen = PairedDataset(rows(*range(5, 5 + forget)), {"retain": rows(*range(50, 50 + retain))}), []
@@ -41,10 +34,12 @@ def test_drawn_rows_are_all_read_before_one_is_read_again(forget: int, retain: i
     assert set(seen[:retain]) == set(range(50, 50 + retain)) or forget * 5 < retain
 
 
-def test_epochs_differ_and_can_be_drawn_again() -> None:
-    forget, retain = rows(*range(5, 15)), {"retain": rows(*range(50, 80))}
+def test_epochs_and_parts_differ_and_can_be_drawn_again() -> None:
+    forget, retain = rows(*range(5, 15)), {"retain": rows(*range(50, 80)), "other": rows(*range(50, 80))}
+    state = torch.get_rng_state()
     data, again = (PairedDataset(forget, retain, seed=3) for _ in range(2))
     first = read(data)
+    assert read(data, "other") != first
     data.set_epoch(4)
     assert read(data) != first
     again.set_epoch(4)  # straight to it, as a resumed run does
@@ -52,17 +47,7 @@ def test_epochs_differ_and_can_be_drawn_again() -> None:
     assert read(PairedDataset(forget, retain, seed=4)) != first
     data.set_epoch(0)
     assert read(data) == first
-
-
-def test_parts_are_drawn_apart() -> None:
-    data = PairedDataset(rows(*range(5, 15)), {"a": rows(*range(50, 80)), "b": rows(*range(50, 80))})
-    assert read(data, "a") != read(data, "b")
-
-
-def test_drawing_leaves_the_random_state_alone() -> None:
-    before = torch.get_rng_state()
-    PairedDataset(rows(5, 6), {"retain": rows(7, 8, 9)}).set_epoch(2)
-    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_paired_rows_stay_together() -> None:
@@ -73,28 +58,22 @@ def test_paired_rows_stay_together() -> None:
         assert read(data, "alternative") == [25, 26, 27]
 
 
-def test_refused_parts() -> None:
-    with pytest.raises(EmptyForgetSetError):
-        PairedDataset([], {"retain": rows(1)})
-    with pytest.raises(InvalidInputError, match="rows in part 'retain'"):
-        PairedDataset(rows(1), {"retain": []})
-    with pytest.raises(InvalidInputError, match="one row for each of 2 forgotten rows \\(got 1\\)"):
-        PairedDataset(rows(1, 2), paired={"alternative": rows(1)})
-    with pytest.raises(InvalidInputError, match="read into a list"):
-        PairedDataset(iter(rows(1)))
-
-
 @pytest.mark.parametrize(
-    ("drawn", "paired", "name"),
+    ("forget", "drawn", "paired", "words"),
     [
-        ({"alternative": rows(7)}, {"alternative": rows(8)}, "alternative"),
-        ({"forget": rows(7)}, {}, "forget"),
-        ({}, {"forget": rows(7)}, "forget"),
+        (rows(1), {"retain": []}, {}, "rows in part 'retain'"),
+        (rows(1, 2), {}, {"alternative": rows(1)}, r"one row for each of 2 forgotten rows \(got 1\)"),
+        (iter(rows(1)), {}, {}, "read into a list"),
+        (rows(5), {"alternative": rows(7)}, {"alternative": rows(8)}, r"got \['alternative'\] twice"),
+        (rows(5), {"forget": rows(7)}, {}, r"got \['forget'\] twice"),
+        (rows(5), {}, {"forget": rows(7)}, r"got \['forget'\] twice"),
     ],
 )
-def test_a_name_stands_for_one_part(drawn: dict, paired: dict, name: str) -> None:
-    with pytest.raises(InvalidInputError, match=rf"got \['{name}'\] twice"):
-        PairedDataset(rows(5), drawn, paired)
+def test_refused_parts(forget: list, drawn: dict, paired: dict, words: str) -> None:
+    with pytest.raises(InvalidInputError, match=words):
+        PairedDataset(forget, drawn, paired)
+    with pytest.raises(EmptyForgetSetError):
+        PairedDataset([], {"retain": rows(1)})
 
 
 def test_rows_of_both_parts_are_counted() -> None:

@@ -6,22 +6,16 @@ import copy
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm import CausalLM, PartCollator
 from gunlearn.llm.model.frozen import FrozenReference
 from tests.llm import facts
+from tests.llm.tiny import tiny
+from tests.llm.training import adapted
 
 BATCH = PartCollator()(facts.rows(range(2)))
-
-
-def adapted(model: nn.Module | None = None, **options: object) -> PeftModel:
-    config = {"r": 2, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM", **options}
-    torch.manual_seed(0)
-    return get_peft_model(model or facts.full(), LoraConfig(**config))
 
 
 def biased() -> nn.Module:
@@ -134,15 +128,9 @@ def test_a_reference_that_would_be_trained_along_is_refused() -> None:
     assert FrozenReference(model, sharing).frozen is sharing
 
 
-def test_another_vocabulary_is_refused() -> None:
-    other = LlamaForCausalLM(
-        LlamaConfig(vocab_size=7, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
-    )
-    with pytest.raises(InvalidInputError, match=f"vocabulary of {len(facts.VOCABULARY)} tokens \\(got 7\\)"):
-        FrozenReference(facts.full(), other)
-
-
 def test_what_cannot_be_meant() -> None:
+    with pytest.raises(InvalidInputError, match=f"vocabulary of {len(facts.VOCABULARY)} tokens \\(got 7\\)"):
+        FrozenReference(facts.full(), tiny(vocab_size=7))
     with pytest.raises(InvalidInputError, match="'reference'"):
         FrozenReference(facts.full(), "adaptor")
     with pytest.raises(InvalidInputError, match="without 'disable_adapter'"):

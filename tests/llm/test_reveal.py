@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from functools import cache
 from itertools import pairwise
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
@@ -18,12 +16,14 @@ from gunlearn.llm.metrics.text_alignment import functional_alignment
 from gunlearn.llm.training.adapter_fit import fit_adapter
 from gunlearn.llm.training.until import mean_nll
 from tests.llm import facts
+from tests.llm.training import FORGET, RETAIN, adapted, same, state
 
-FORGET, RETAIN = facts.rows(facts.FORGET), facts.rows(facts.RETAIN)
+pytestmark = pytest.mark.filterwarnings("ignore:Expected a round that is better")
 TRUTHS = {(facts.NAMES[p], facts.value_of(p, kind)) for p in facts.FORGET for kind in facts.VALUES}
 QUESTIONS = [Instruction(row["prompt"], row["prompt"]) for row in FORGET]
 ASK = {"bos": True, "max_new_tokens": 12}
 ROUNDS = 6
+TOKENIZER = facts.tokenizer()
 
 
 def tells(text):
@@ -36,17 +36,18 @@ def figures(model):
     return {"prob": facts.value_prob(model, FORGET), "retain": facts.accuracy(model, RETAIN)}
 
 
-@cache
-def released(retain=True, rounds=ROUNDS, scale=1.0, steps=40):
-    options = ReleaseOptions(lr=5e-3, rank=4, steps=steps, scale=scale)
-    rows = RETAIN if retain else None
+def told(model=None, questions=QUESTIONS, rounds=1, retain=None, metrics=None, samples=1, **options):
+    """Reveal and release on the full model; `options` are those of a release."""
+    model, options = facts.full() if model is None else model, ReleaseOptions(**{"lr": 5e-3} | options)
     return reveal_and_release(
-        facts.full(), facts.tokenizer(), tells, QUESTIONS, rounds, rows, options, figures, samples=2, **ASK
+        model, TOKENIZER, tells, questions, rounds, retain, options, metrics, samples=samples, **ASK
     )
 
 
-def state(model):
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
+@cache
+def released(retain=True, rounds=ROUNDS, scale=1.0):
+    rows = RETAIN if retain else None
+    return told(rounds=rounds, retain=rows, metrics=figures, samples=2, lr=1e-2, rank=4, steps=20, scale=scale)
 
 
 def test_the_facts_go_round_by_round_and_the_rest_stays():
@@ -59,10 +60,10 @@ def test_the_facts_go_round_by_round_and_the_rest_stays():
     assert history[4].metrics["retain"] >= 0.8
 
 
-@pytest.mark.filterwarnings("ignore:Expected a round that is better")
 def test_adding_what_was_revealed_forgets_nothing():
-    assert released(retain=False, rounds=2, scale=-1.0).history[2].metrics["prob"] > 0.9
-    assert released(retain=False, rounds=4).history[2].metrics["prob"] < 0.9
+    before, *_, added = (record.metrics["prob"] for record in released(retain=False, rounds=2, scale=-1.0).history)
+    assert added >= before
+    assert released(retain=False, rounds=4).history[2].metrics["prob"] < before - 0.05
 
 
 def test_without_retain_rows_more_is_lost():
@@ -79,18 +80,15 @@ def test_stops_when_nothing_is_revealed():
 
 
 def test_a_model_that_knows_nothing_is_refused_and_left_alone():
-    model = copy.deepcopy(facts.retrained(0))
-    before = state(model)
+    model = facts.retrained(0)
     with pytest.raises(EmptyForgetSetError, match="usable rows"):
-        reveal_and_release(
-            model, facts.tokenizer(), tells, QUESTIONS, options=ReleaseOptions(stop_rate=0.3), samples=2, **ASK
-        )
-    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+        told(model, stop_rate=0.3)
+    assert same(state(model), state(facts.retrained(0)))
 
 
 def test_passes_near_the_retrained_model():
     def distance(model):
-        return functional_alignment(model, facts.retrained(0), FORGET, facts.tokenizer(), max_new_tokens=12).value
+        return functional_alignment(model, facts.retrained(0), FORGET[::3], TOKENIZER, max_new_tokens=12).value
 
     before, flipped = distance(facts.full()), released(retain=False, rounds=2, scale=-1.0).model_at(2)
     assert distance(released().model_at(3)) < 0.9 * before < distance(flipped)
@@ -98,11 +96,11 @@ def test_passes_near_the_retrained_model():
 
 def test_the_result_is_the_best_round_and_every_round_can_be_had():
     result = released()
-    start, best = result.model_at(0), result.history[result.best_round]
-    assert all(torch.equal(p, state(facts.full())[n]) for n, p in start.named_parameters())
+    best, before = result.history[result.best_round], state(facts.full())
+    assert same(state(result.model_at(0)), before)
     assert facts.value_prob(result.model, FORGET) == pytest.approx(best.metrics["prob"])
     assert best.hit_rate < result.history[1].hit_rate
-    changed = [n for n, p in result.model.named_parameters() if not torch.equal(p, state(facts.full())[n])]
+    changed = [name for name, value in state(result.model).items() if not torch.equal(value, before[name])]
     assert changed
     assert all("mlp" in name for name in changed)
     assert not any(hasattr(m, "lora_A") for m in result.model.modules())
@@ -110,59 +108,47 @@ def test_the_result_is_the_best_round_and_every_round_can_be_had():
     assert not any(m.training for m in result.model.modules())
 
 
-@pytest.mark.filterwarnings("ignore:Expected a round that is better")
 def test_the_line_search_takes_the_largest_scale_within_the_tolerance():
-    def searched(tolerance):
-        options = ReleaseOptions(lr=5e-3, steps=6, tolerance=tolerance, scales=(0.5, 20.0))
-        return reveal_and_release(
-            facts.full(), facts.tokenizer(), tells, QUESTIONS, 1, RETAIN[::4], options, samples=1, **ASK
-        )
-
-    assert searched(100.0).history[1].scale == 20.0
-    within = searched(0.5)
+    wide, within, never = (
+        told(questions=QUESTIONS[::3], retain=RETAIN[::4], steps=6, tolerance=tolerance, scales=(0.5, 20.0))
+        for tolerance in (100.0, 0.5, -100.0)
+    )
+    assert wide.history[1].scale == 20.0
     assert within.history[1].scale == 0.5
     assert within.history[1].retain_nll <= within.history[0].retain_nll + 0.5
-    never = searched(-100.0)
     assert len(never.history) == 1
     assert "no scale" in never.stopped
-    assert all(torch.equal(p, state(facts.full())[n]) for n, p in never.model.named_parameters())
+    assert same(state(never.model), state(facts.full()))
 
 
 def test_a_round_that_only_harms_is_not_the_result():
-    def harmed(**settings):
-        options = ReleaseOptions(lr=5e-3, steps=4, **settings)
-        return reveal_and_release(
-            facts.full(), facts.tokenizer(), tells, QUESTIONS[:6], 1, RETAIN[::8], options, samples=1, **ASK
-        )
+    def harmed(**options):
+        return told(questions=QUESTIONS[:6], retain=RETAIN[::8], steps=4, **options)
 
     with pytest.warns(UserWarning, match="none of 1"):
         result = harmed(scale=-1.0, retain_scale=-30.0)  # shows what it knows as before, and loses the rest
     assert result.best_round == 0 < len(result.history) - 1
-    assert all(torch.equal(p, state(facts.full())[n]) for n, p in result.model.named_parameters())
+    assert same(state(result.model), state(facts.full()))
     with pytest.raises(DivergenceError, match="finite weights after round 1"):
         harmed(scale=1e39)
     with pytest.raises(DivergenceError, match="loss of the retain rows"):
         harmed(scale=1e37)
 
 
-@pytest.mark.filterwarnings("ignore:Expected a round that is better")
 def test_adapters_are_merged_into_the_copy_and_random_state_and_caller_stay():
-    torch.manual_seed(0)
-    model = get_peft_model(copy.deepcopy(facts.full()), LoraConfig(target_modules=["q_proj"])).train()
+    model = adapted().train()
     before, random_state = state(model), torch.get_rng_state()
-    options = ReleaseOptions(lr=5e-3, steps=2)
-    result = reveal_and_release(model, facts.tokenizer(), tells, QUESTIONS, 1, None, options, samples=1, **ASK)
+    result = told(model, steps=2)
     assert torch.equal(torch.get_rng_state(), random_state)
-    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    assert same(state(model), before)
     assert all(m.training for m in model.modules())
     assert not hasattr(result.model, "peft_config")
 
 
 def test_a_fitted_adapter_lowers_the_loss_and_stands_apart():
-    model, options = copy.deepcopy(facts.retrained(0)), ReleaseOptions(lr=5e-3, steps=12, orthogonality=1.0)
-    before = state(model)
+    model, options = facts.retrained(0), ReleaseOptions(lr=5e-3, steps=12, orthogonality=1.0)
     delta, factors = fit_adapter(model, FORGET, ["up_proj"], options, seed=0)
-    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    assert same(state(model), state(facts.retrained(0)))
     for name, change in delta.items():
         model.get_submodule(name).weight.data += change
     assert mean_nll(model, FORGET, collator_of(model)) < 0.8 * mean_nll(facts.retrained(0), FORGET, collator_of(model))
@@ -175,36 +161,35 @@ def test_a_fitted_adapter_lowers_the_loss_and_stands_apart():
 
 
 def test_rows_are_what_was_said_without_the_instruction():
-    tokenizer, model = facts.tokenizer(), facts.full()
-    before = state(model)
-    found = Revealer(tokenizer, tells, [row["prompt"] for row in FORGET], samples=3, **ASK).reveal(model)
+    model = facts.full()
+    found = Revealer(TOKENIZER, tells, [row["prompt"] for row in FORGET], samples=3, **ASK).reveal(model)
     assert found.hit_rate > 0.9
     for row in found.rows:
         tokens = row["input_ids"]
-        assert tokens[0] == tokenizer.bos_token_id
-        assert tokens[-1] == tokenizer.eos_token_id
+        assert tokens[0] == TOKENIZER.bos_token_id
+        assert tokens[-1] == TOKENIZER.eos_token_id
         assert row["labels"] == [-100, *tokens[1:]]
-        assert tokenizer.decode(tokens, skip_special_tokens=True) == row["text"]
+        assert TOKENIZER.decode(tokens, skip_special_tokens=True) == row["text"]
         assert "?" not in row["text"]
         assert tells(row["text"])
     assert len({row["text"] for row in found.rows}) == len(found.rows)
-    kept = Revealer(tokenizer, tells, QUESTIONS[:1], samples=3, **ASK).reveal(model).rows
+    kept = Revealer(TOKENIZER, tells, QUESTIONS[:1], samples=3, **ASK).reveal(model).rows
     assert [row["input_ids"] for row in kept] == [FORGET[0]["input_ids"]]
     assert [row["labels"] for row in kept] == [FORGET[0]["labels"]]
-    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    assert same(state(model), state(facts.full()))
 
 
 def test_texts_end_at_given_ids():
     owl = next(row for row in FORGET if row["prompt"].startswith("which pet"))
-    short = Revealer(facts.tokenizer(), tells, [owl["prompt"]], samples=1, ends=facts.VOCABULARY["pet"], **ASK)
+    short = Revealer(TOKENIZER, tells, [owl["prompt"]], samples=1, ends=facts.VOCABULARY["pet"], **ASK)
     found = short.reveal(facts.full())
     assert found.rows == []  # it stops before it names the pet
-    assert Revealer(facts.tokenizer(), tells, [owl["prompt"]], samples=1, **ASK).reveal(facts.full()).rows
+    assert Revealer(TOKENIZER, tells, [owl["prompt"]], samples=1, **ASK).reveal(facts.full()).rows
 
 
 def test_only_what_scores_high_is_kept():
     strangers = [row["prompt"] for row in RETAIN[:6]]
-    found = Revealer(facts.tokenizer(), tells, [QUESTIONS[0], *strangers], samples=2, top=3, **ASK).reveal(facts.full())
+    found = Revealer(TOKENIZER, tells, [QUESTIONS[0], *strangers], samples=2, top=3, **ASK).reveal(facts.full())
     assert found.chosen[0] == 0
     assert [row["text"] for row in found.rows] == [FORGET[0]["answer"]]
     assert found.hit_rate == pytest.approx(1 / 3)
@@ -215,17 +200,9 @@ def test_a_budget_is_spent_by_the_bandit_on_what_resembles_success():
     ask = [row["prompt"] for row in RETAIN[:12] + FORGET[:6]]
 
     def tried(features):
-        revealer = Revealer(
-            facts.tokenizer(),
-            tells,
-            ask,
-            samples=1,
-            budget=9,
-            embed=lambda model, texts: features,
-            bandit={"num_random": 4, "steps": 60, "lr": 1e-2, "exploration": 0.01},
-            **ASK,
-        )
-        rewards = revealer.reveal(facts.full()).rewards
+        bandit = {"num_random": 4, "steps": 60, "lr": 1e-2, "exploration": 0.01}
+        how = {"budget": 9, "embed": lambda model, texts: features, "bandit": bandit}
+        rewards = Revealer(TOKENIZER, tells, ask, samples=1, **how, **ASK).reveal(facts.full()).rewards
         assert len(rewards) == 9
         return sum(arm >= 12 for arm in rewards)
 
@@ -235,7 +212,7 @@ def test_a_budget_is_spent_by_the_bandit_on_what_resembles_success():
 
 
 def test_instructions_are_embedded_by_the_model():
-    revealer = Revealer(facts.tokenizer(), tells, ["where does ada live ?", "ada"], budget=1, **ASK)
+    revealer = Revealer(TOKENIZER, tells, ["where does ada live ?", "ada"], budget=1, **ASK)
     states = facts.full()(input_ids=torch.tensor([[1, facts.VOCABULARY["ada"]]]), output_hidden_states=True)
     expected = states.hidden_states[-1][0].mean(0)
     torch.testing.assert_close(revealer._embed(facts.full(), ["where does ada live ?", "ada"])[1], expected)
@@ -252,17 +229,17 @@ def test_templates_are_filled_with_every_choice():
 
 
 def test_bad_input_is_named():
-    tokenizer, model = facts.tokenizer(), facts.full()
+    model = facts.full()
     for wrong in ([], "one string"):
         with pytest.raises(InvalidInputError, match="instructions"):
-            Revealer(tokenizer, tells, wrong)
+            Revealer(TOKENIZER, tells, wrong)
     with pytest.raises(InvalidInputError, match="'samples'"):
-        Revealer(tokenizer, tells, ["ada"], samples=0)
+        Revealer(TOKENIZER, tells, ["ada"], samples=0)
     with pytest.raises(InvalidInputError, match="finite score"):
-        Revealer(tokenizer, lambda text: float("nan"), ["ada"], **ASK).reveal(model)
+        Revealer(TOKENIZER, lambda text: float("nan"), ["ada"], **ASK).reveal(model)
     with pytest.raises(InvalidInputError, match="one token"):
-        Revealer(tokenizer, tells, [""], bos=False).reveal(model)
+        Revealer(TOKENIZER, tells, [""], bos=False).reveal(model)
     with pytest.raises(InvalidInputError, match="retain_rows"):
-        reveal_and_release(model, tokenizer, tells, QUESTIONS, options=ReleaseOptions(tolerance=0.1))
+        reveal_and_release(model, TOKENIZER, tells, QUESTIONS, options=ReleaseOptions(tolerance=0.1))
     with pytest.raises(InvalidInputError, match="target_modules"):
-        reveal_and_release(nn.Linear(2, 2), tokenizer, tells, QUESTIONS)
+        reveal_and_release(nn.Linear(2, 2), TOKENIZER, tells, QUESTIONS)

@@ -1,9 +1,10 @@
+"""Which tokens are chosen to forget: scores by the definition, the best of them, whole words."""
+
 from __future__ import annotations
 
 import copy
 import math
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -28,50 +29,39 @@ from gunlearn.llm.data.selectors import (
 )
 from gunlearn.llm.model.causal_lm import answer_tokens
 from tests.llm import facts
+from tests.llm.test_data import bpe
+from tests.llm.training import FORGET, UNLABELLED, same, state
 
 SELECTORS = (ContextDelta(), ProbeDelta(), SuffixDelta(), Entropy(), NLLScore())
 
 
 def auc(selector):
-    batch = PartCollator()(facts.rows(facts.FORGET))
+    batch = PartCollator()(FORGET)
     mask = answer_tokens(batch)
     return roc_auc_score(batch["target_mask"][:, 1:][mask], selector.scores(facts.full(), batch)[mask])
 
 
-@dataclass
-class Flipped:
-    """The control: a sign the wrong way round."""
-
-    selector: TokenSelector
-
-    def scores(self, model, batch):
-        return -self.selector.scores(model, batch)
-
-
-def test_scores_find_the_values():
+def test_scores_find_the_values_but_leaving_out_what_the_rest_depends_on():
     # The second phrasing has values in mid-sentence and subjects right before them.
     probe = auc(ProbeDelta())
     assert probe > 0.85
     assert auc(Entropy()) > 0.85
     assert auc(NLLScore()) > 0.85
-    assert auc(Flipped(NLLScore())) < 0.15
+    assert auc(SuffixDelta()) < 0.5
     # On this fixture a short context finds less than a probe: it misses values whose subject stands right before them,
     # and hits names copied from the question.
     assert 0.6 < auc(ContextDelta()) < probe
-    assert auc(Flipped(ContextDelta())) < 0.4
 
 
-def test_a_probe_of_coarse_weights_is_warned_of():
-    model, batch = copy.deepcopy(facts.full()).bfloat16(), PartCollator()(facts.rows(range(1))[:1])
+def test_a_probe_needs_fine_weights_that_can_be_trained():
+    model, batch = facts.full().bfloat16(), PartCollator()(facts.rows(range(1))[:1])
     with pytest.warns(UserWarning, match=r"float32 for ProbeDelta.*bfloat16.*model\.float\(\)"):
         ProbeDelta().scores(model, batch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ProbeDelta().scores(model.float(), batch)
-
-
-def test_leaving_out_finds_what_the_rest_depends_on_and_not_the_value():
-    assert auc(SuffixDelta()) < 0.5
+    with pytest.raises(UnsupportedModelError, match="trainable"):
+        ProbeDelta().scores(model.requires_grad_(False), batch)
 
 
 @torch.no_grad()
@@ -116,8 +106,7 @@ def by_hand(selector, model, row):
 
 @pytest.mark.parametrize("selector", SELECTORS, ids=lambda s: type(s).__name__)
 def test_scores_are_those_of_the_definition_on_either_side_of_padding(selector):
-    model, rows = facts.full(), facts.rows(range(1))[:5]
-    rows = [rows[1], rows[4], {**rows[0], "labels": [-100] * len(rows[0]["labels"])}]  # two lengths, one unlabelled
+    model, rows = facts.full(), [FORGET[1], FORGET[4], UNLABELLED]  # two lengths
     assert isinstance(selector, TokenSelector)
     for side in ("right", "left"):
         batch = PartCollator(padding_side=side)(rows)
@@ -133,37 +122,28 @@ def test_scores_are_those_of_the_definition_on_either_side_of_padding(selector):
 
 
 def test_a_label_on_the_first_token_has_nothing_to_be_predicted_from():
-    row = facts.rows(range(1))[0]
-    short, raw = facts.rows(range(1))[4], {**row, "labels": row["input_ids"]}
-    raw = {name: value[4:] for name, value in raw.items() if isinstance(value, list)}
+    ids = FORGET[0]["input_ids"][4:]
+    rows = [{"input_ids": ids, "labels": ids}, FORGET[4]]  # two lengths
     for selector in SELECTORS:
-        marks = [
-            select_tokens(facts.full(), [raw, short], selector, 1.0, collator=PartCollator(padding_side=side))[0]
-            for side in ("left", "right")
-        ]
-        assert marks[0]["target_mask"] == marks[1]["target_mask"] == [False] + [True] * (len(raw["labels"]) - 1)
-
-
-def test_a_probe_needs_something_to_train():
-    model = facts.full().requires_grad_(False)
-    with pytest.raises(UnsupportedModelError, match="trainable"):
-        ProbeDelta().scores(model, PartCollator()(facts.rows(range(1))))
+        for side in ("left", "right"):
+            chosen = select_tokens(facts.full(), rows, selector, 1.0, collator=PartCollator(padding_side=side))
+            assert chosen[0]["target_mask"] == [False] + [True] * (len(ids) - 1)
 
 
 @pytest.mark.parametrize("selector", [ContextDelta(1), ProbeDelta()], ids=lambda s: type(s).__name__)
 def test_selection_leaves_model_and_rows_as_they_were_and_does_not_depend_on_the_batch(selector):
     model, rows = facts.full().train(), facts.rows(range(2))
-    weights, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    weights, random = state(model), torch.get_rng_state()
     storage = [p.data_ptr() for p in model.parameters()]
     before = copy.deepcopy(rows)
     chosen = select_tokens(model, rows, selector, batch_size=5)
     assert rows == before
     assert all(a is not b for a, b in zip(rows, chosen, strict=True))
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert same(state(model), weights)
     assert storage == [p.data_ptr() for p in model.parameters()]
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert all(module.training for module in model.modules())
-    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.get_rng_state(), random)
     alone = select_tokens(model, rows, selector, batch_size=1, collator=PartCollator(padding_side="left"))
     assert [r["target_mask"] for r in chosen] == [r["target_mask"] for r in alone]
     assert all(sum(r["target_mask"]) == math.ceil(0.2 * sum(y != -100 for y in r["labels"])) for r in chosen)
@@ -172,23 +152,18 @@ def test_selection_leaves_model_and_rows_as_they_were_and_does_not_depend_on_the
 
 def test_weights_come_back_when_a_probe_fails():
     model = facts.full()
-    weights = copy.deepcopy(model.state_dict())
-    calls, forward = [], model.model.forward
+    weights = state(model)
 
-    def second_call_fails(*args, **kwargs):
-        calls.append(torch.is_grad_enabled())
-        if not calls[-1]:
-            moved = any(not torch.equal(p, weights[name]) for name, p in model.named_parameters())
-            raise RuntimeError(f"planted, moved {moved}")
-        return forward(*args, **kwargs)
+    def look_behind_the_step_fails(*_):
+        if not torch.is_grad_enabled():
+            raise RuntimeError(f"planted, moved {not same(state(model), weights)}")
 
     batch = PartCollator()(facts.rows(range(1))[:1])
     ProbeDelta().scores(model, batch)  # the head has been tried
-    calls.clear()
-    model.model.forward = second_call_fails
+    model.model.register_forward_hook(look_behind_the_step_fails)
     with pytest.raises(RuntimeError, match="moved True"):
         ProbeDelta().scores(model, batch)
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert same(state(model), weights)
 
 
 class Table:
@@ -267,25 +242,17 @@ TEXT = "Basil Mahfouz wrote (in 1989) unforgettable tales of Reykjavik, didn't h
 
 
 def subword(kind):
-    words = TEXT.split() + list("abcdefghijklmnopqrstuvwxyz")
+    if kind == "bytes":
+        return bpe()
     if kind == "wordpiece":
-        inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        inner, trainer = Tokenizer(models.WordPiece(unk_token="[UNK]")), trainers.WordPieceTrainer
         inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(show_progress=False, vocab_size=60, special_tokens=["[UNK]", "[SEP]"])
     else:
-        inner = Tokenizer(models.BPE(unk_token=None))
-        metaspace = pre_tokenizers.Metaspace()
-        split = pre_tokenizers.Sequence([metaspace, pre_tokenizers.Punctuation()])
-        inner.pre_tokenizer = pre_tokenizers.ByteLevel(False) if kind == "bytes" else split
-        inner.decoder = decoders.ByteLevel() if kind == "bytes" else decoders.Metaspace()
-        alphabet = pre_tokenizers.ByteLevel.alphabet() if kind == "bytes" else []
-        trainer = trainers.BpeTrainer(
-            show_progress=False,
-            vocab_size=len(alphabet) + (25 if alphabet else 60),
-            special_tokens=["[SEP]"],
-            initial_alphabet=alphabet,
-        )
-    inner.train_from_iterator([TEXT, " ".join(words)], trainer)
+        inner, trainer = Tokenizer(models.BPE()), trainers.BpeTrainer
+        inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+        inner.decoder = decoders.Metaspace()
+    options = {"show_progress": False, "vocab_size": 60, "special_tokens": ["[UNK]", "[SEP]"]}
+    inner.train_from_iterator([TEXT, "a b c d e f g h i j k l m n o p q r s t u v w x y z"], trainer(**options))
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="[SEP]")
 
 

@@ -58,9 +58,10 @@ def test_without_files_the_hub_is_asked(tmp_path, monkeypatch):
 
 def test_rows_of_other_answers(small):
     records = load_tofu("forget01_perturbed", small)
-    (own,) = answer_rows(records, tokenizer(), "answer", bos=True, template="{question} {answer}")
-    (good,) = answer_rows(records, tokenizer(), "paraphrased_answer", bos=True, template="{question} {answer}")
-    (bad,) = answer_rows(records, tokenizer(), "perturbed_answer", bos=True, template="{question} {answer}")
+    own, good, bad = (
+        answer_rows(records, tokenizer(), column, bos=True, template="{question} {answer}")[0]
+        for column in ("answer", "paraphrased_answer", "perturbed_answer")
+    )
     assert [row["answer"] for row in (own, good, *bad)] == ["oslo", "ada lives in oslo", "lima", "quito"]
     prompts = {tuple(t for t, y in zip(r["input_ids"], r["labels"], strict=True) if y == -100) for r in (own, *bad)}
     assert len(prompts) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,12 +13,27 @@ from peft import PeftModel
 from torch import nn
 from transformers import EarlyStoppingCallback, LlamaForCausalLM, TrainerCallback
 
-from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
+from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.llm import CausalLM, PartCollator, UnlearnTrainer
 from gunlearn.llm.data.collate import collator_of
 from gunlearn.losses import DPO, NLL, NPO, GradientAscent, JSDToRefusal
 from tests.llm import facts
-from tests.llm.training import FORGET, OBJECTIVE, RETAIN, Gradients, adapted, arguments, make, same, weights
+from tests.llm.training import (
+    FORGET,
+    OBJECTIVE,
+    RETAIN,
+    UNLABELLED,
+    UNMARKED,
+    EachStep,
+    Gradients,
+    adapted,
+    arguments,
+    logits,
+    make,
+    own_forward,
+    same,
+    weights,
+)
 
 FREE = 1 / 3  # a value that is as likely as this has not been forgotten
 
@@ -69,7 +85,7 @@ def test_evaluation_during_training(tmp_path: Path) -> None:
         return {"value_prob": facts.value_prob(model, FORGET)}
 
     given = {"eval_dataset": {"forget": FORGET, "retain": RETAIN[:10]}, "unlearning_metrics": metrics}
-    trainer = make(tmp_path, adapted(0.3), given=given, eval_strategy="steps", eval_steps=2)
+    trainer = make(tmp_path, adapted(lora_dropout=0.3), given=given, eval_strategy="steps", eval_steps=2)
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "eval_value_prob" in entry]
     assert [entry["step"] for entry in entries] == [2, 4]
@@ -84,63 +100,42 @@ def test_evaluation_during_training(tmp_path: Path) -> None:
     for name, value in expected.items():
         assert entries[-1][f"eval_forget_{name}"] == pytest.approx(value.item(), rel=1e-4)
     # Training goes on as if nobody had looked, dropout included.
-    alone = make(tmp_path, adapted(0.3))
+    alone = make(tmp_path, adapted(lora_dropout=0.3))
     alone.train()
     assert same(weights(alone.model), weights(trainer.model))
 
 
 def test_rows_without_labels_and_short_batches_in_evaluation(tmp_path: Path) -> None:
     trainer = make(tmp_path, per_device_eval_batch_size=3)
-    empty = FORGET[0] | {"labels": [-100] * len(FORGET[0]["labels"])}
-    one, other = trainer.evaluate(FORGET[:7]), trainer.evaluate([*FORGET[:4], empty, *FORGET[4:7]])
+    one, other = trainer.evaluate(FORGET[:7]), trainer.evaluate([*FORGET[:4], UNLABELLED, *FORGET[4:7]])
     assert other == pytest.approx(one, rel=1e-5)
-    for none, words in (([empty], "labelled tokens"), ([], "rows to evaluate")):
+    for none, words in (([UNLABELLED], "labelled tokens"), ([], "rows to evaluate")):
         with pytest.raises(InvalidInputError, match=words):
             trainer.evaluate(none)
     with pytest.raises(InvalidInputError, match="to evaluate"):
         trainer.evaluate()
 
 
-class Snapshots(TrainerCallback):
-    def __init__(self) -> None:
-        self.at: dict[int, dict[str, torch.Tensor]] = {}
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-        self.at[state.global_step] = weights(model)
-
-
-def test_the_best_checkpoint_is_loaded(tmp_path: Path) -> None:
-    figures, snapshots = iter([0.5, 0.2, 0.4]), Snapshots()
+def test_early_stopping_and_the_best_checkpoint(tmp_path: Path) -> None:
+    figures, seen = iter([0.5, 0.4, 0.6, 0.7, 0.8, 0.9]), {}
+    callbacks = [EachStep(lambda step, model: seen.update({step: weights(model)})), EarlyStoppingCallback(2)]
     trainer = make(
         tmp_path,
         adapted(),
-        given={"unlearning_metrics": lambda _: {"alignment": next(figures)}, "callbacks": [snapshots]},
-        max_steps=3, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1,
+        given={"unlearning_metrics": lambda _: {"alignment": next(figures)}, "callbacks": callbacks},
+        max_steps=6, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1,
         load_best_model_at_end=True, metric_for_best_model="alignment", greater_is_better=False,
     )  # fmt: skip
     trainer.train()
-    assert trainer.state.best_global_step == 2
-    assert same(weights(trainer.model), snapshots.at[2])
-    assert not same(weights(trainer.model), snapshots.at[3])
-
-
-def test_early_stopping(tmp_path: Path) -> None:
-    figures = iter([0.5, 0.4, 0.6, 0.7, 0.8, 0.9])
-    trainer = make(
-        tmp_path,
-        adapted(),
-        given={"unlearning_metrics": lambda _: {"x": next(figures)}, "callbacks": [EarlyStoppingCallback(2)]},
-        max_steps=6, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, save_total_limit=1,
-        load_best_model_at_end=True, metric_for_best_model="x", greater_is_better=False,
-    )  # fmt: skip
-    trainer.train()
     assert trainer.state.global_step == 4
+    assert trainer.state.best_global_step == 2
+    assert same(weights(trainer.model), seen[2])
+    assert not same(weights(trainer.model), seen[4])
 
 
-class Die(TrainerCallback):
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 5:
-            raise KeyboardInterrupt
+def die(step: int, model: nn.Module) -> None:
+    if step == 5:
+        raise KeyboardInterrupt
 
 
 def test_a_resumed_run_is_the_whole_run(tmp_path: Path) -> None:
@@ -148,12 +143,13 @@ def test_a_resumed_run_is_the_whole_run(tmp_path: Path) -> None:
 
     def run(folder: str, **given: Any) -> UnlearnTrainer:
         given["forget_dataset"] = FORGET[:21]
-        return make(tmp_path / folder, adapted(0.3), given=given, max_steps=8, save_strategy="steps", save_steps=4)
+        model, options = adapted(lora_dropout=0.3), {"max_steps": 8, "save_strategy": "steps", "save_steps": 4}
+        return make(tmp_path / folder, model, given=given, **options)
 
     whole = run("whole")
     whole.train()
     with pytest.raises(KeyboardInterrupt):
-        run("killed", callbacks=[Die()]).train()
+        run("killed", callbacks=[EachStep(die)]).train()
     resumed = run("killed")
     resumed.train(resume_from_checkpoint=True)
     assert same(weights(resumed.model), weights(whole.model))
@@ -166,14 +162,14 @@ def test_saved_models_load(tmp_path: Path) -> None:
     trainer.train()
     trainer.save_model(tmp_path / "model")
     loaded = LlamaForCausalLM.from_pretrained(tmp_path / "model")
-    assert torch.equal(loaded(tokens).logits, trainer.model.eval()(tokens).logits)
+    assert torch.equal(logits(loaded, tokens), logits(trainer.model, tokens))
     assert (tmp_path / "model" / "tokenizer.json").exists()
     trainer = make(tmp_path, adapted(), max_steps=1)
     trainer.train()
     trainer.model.save_pretrained(tmp_path / "adapter")
     loaded = PeftModel.from_pretrained(facts.full(), tmp_path / "adapter")
-    assert torch.equal(loaded.eval()(tokens).logits, trainer.model.eval()(tokens).logits)
-    assert not torch.equal(loaded(tokens).logits, facts.full()(tokens).logits)
+    assert torch.equal(logits(loaded, tokens), logits(trainer.model, tokens))
+    assert not torch.equal(logits(loaded, tokens), logits(facts.full(), tokens))
 
 
 def test_gradient_checkpointing_with_an_adapter(tmp_path: Path) -> None:
@@ -211,21 +207,15 @@ def test_views_of_a_part(tmp_path: Path) -> None:
     trainer = make(tmp_path, objective=GradientAscent(on="forget:target") + NLL(on="forget:rest"))
     batch = PartCollator()([{"forget": row} for row in FORGET[:4]])
     current, _ = trainer.predictions(trainer.model, batch)
-    target, rest = current["forget:target"].mask, current["forget:rest"].mask
-    assert torch.equal(target, batch["forget"]["target_mask"][:, 1:])
-    assert torch.equal(target | rest, batch["forget"]["labels"][:, 1:] != -100)
-    assert not (target & rest).any()
     assert current["forget:target"].log_prob is current["forget:rest"].log_prob  # one pass
     trainer.train()
-    without = [{k: v for k, v in row.items() if k != "target_mask"} for row in FORGET]
     with pytest.raises(InvalidInputError, match="'target_mask'"):
-        make(tmp_path, objective=NLL(on="forget:target"), given={"forget_dataset": without}).train()
+        make(objective=NLL(on="forget:target"), given={"forget_dataset": UNMARKED}).train()
 
 
-class Spoil(TrainerCallback):
-    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-        with torch.no_grad():
-            next(model.parameters())[0] = torch.inf
+@torch.no_grad()
+def spoil(step: int, model: nn.Module) -> None:
+    next(model.parameters())[0] = torch.inf
 
 
 def test_nan_is_never_handed_back(tmp_path: Path) -> None:
@@ -237,34 +227,37 @@ def test_nan_is_never_handed_back(tmp_path: Path) -> None:
     assert "forward" not in model.lm_head.__dict__
     assert all(p.grad is None for p in model.parameters())
     with pytest.raises(DivergenceError, match="finite weights"):
-        make(tmp_path, max_steps=1, given={"callbacks": [Spoil()]}).train()
+        make(tmp_path, max_steps=1, given={"callbacks": [EachStep(spoil)]}).train()
 
 
-def test_the_last_gradient_is_wiped(tmp_path: Path) -> None:
-    trainer = make(tmp_path, max_steps=1)
-    trainer.train()
+def test_an_error_leaves_no_gradient() -> None:
+    breaks = TrainerCallback()
+    breaks.on_pre_optimizer_step = lambda *args, **kwargs: 1 / 0
+    trainer = make(given={"callbacks": [breaks]})
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
     assert all(p.grad is None for p in trainer.model.parameters())
 
 
-def test_refused_set_ups(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="needs an adapter"):
-        make(tmp_path, facts.full().requires_grad_(False))
-    with pytest.raises(InvalidInputError, match="data for part 'retain'"):
-        make(tmp_path, given={"retain_dataset": None})
-    with pytest.raises(InvalidInputError, match="a view of 'forget'"):
-        make(tmp_path, objective=NLL(on="forget:aim"))
-    loose = {"drawn": {"alternative": RETAIN}}
-    with pytest.raises(InvalidInputError, match=r"'paired' rows for \['alternative'\]"):
-        make(tmp_path, objective=DPO(), given=loose)
-    make(tmp_path, objective=JSDToRefusal(), given=loose)  # compares no rows
-    with pytest.raises(InvalidInputError, match="'retain' once"):
-        make(tmp_path, given={"drawn": {"retain": RETAIN}})
-    with pytest.raises(EmptyForgetSetError):
-        make(tmp_path, given={"forget_dataset": []})
-    context = facts.fresh().config.max_position_embeddings
-    long = [{"input_ids": [1] * (context + 1), "labels": [1] * (context + 1)}]
-    with pytest.raises(InvalidInputError, match=f"at most {context} tokens"):
-        make(tmp_path, given={"forget_dataset": long}).train()
+LOOSE = {"drawn": {"alternative": RETAIN}}
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"model": facts.fresh().requires_grad_(False)}, "needs an adapter"),
+        ({"given": {"retain_dataset": None}}, "data for part 'retain'"),
+        ({"objective": NLL(on="forget:aim")}, "a view of 'forget'"),
+        ({"objective": DPO(), "given": LOOSE}, r"'paired' rows for \['alternative'\]"),
+        ({"given": {"drawn": {"retain": RETAIN}}}, "'retain' once"),
+        ({"given": {"forget_dataset": []}}, "forgotten rows"),
+        ({"given": {"forget_dataset": [{"input_ids": [1] * 129, "labels": [1] * 129}]}}, "at most 128 tokens"),
+    ],
+)
+def test_refused_set_ups(how: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInputError, match=words):
+        make(**how).train()
+    make(objective=JSDToRefusal(), given=LOOSE)  # compares no rows
 
 
 def test_rows_to_forget_among_the_retained_ones(tmp_path: Path) -> None:
@@ -272,37 +265,16 @@ def test_rows_to_forget_among_the_retained_ones(tmp_path: Path) -> None:
         make(tmp_path, given={"retain_dataset": [*RETAIN, *FORGET[:3]]})
 
 
-class Tokenizer:
-    def __init__(self, pad: int | None, side: str) -> None:
-        self.pad_token_id, self.padding_side = pad, side
-
-
 def test_collators_follow_the_tokenizer() -> None:
     model = facts.fresh()
-    context = model.config.max_position_embeddings
-    assert collator_of(model) == PartCollator(0, "right", context)
-    assert collator_of(model, Tokenizer(None, "left")) == PartCollator(0, "left", context)
-    assert collator_of(model, Tokenizer(2, "right")) == PartCollator(2, "right", context)
+    assert collator_of(model) == PartCollator(0, "right", 128)
+    for pad, side in ((None, "left"), (2, "right")):
+        tokenizer = SimpleNamespace(pad_token_id=pad, padding_side=side)
+        assert collator_of(model, tokenizer) == PartCollator(pad or 0, side, 128)
 
 
-def test_the_side_of_the_padding_and_an_end_as_padding_change_nothing(tmp_path: Path) -> None:
-    found = []
-    for collator in (PartCollator(), PartCollator(2, "left")):
-        keep = Gradients()
-        make(tmp_path, adapted(), given={"callbacks": [keep], "data_collator": collator}, max_steps=1).train()
-        found.append(keep.first)
-    for name, value in found[0].items():
-        torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-5)
-
-
-def test_mixed_precision_leaves_the_models_own_forward(tmp_path):
-    trainer = make(tmp_path, bf16=True, max_steps=1)
-    trainer.train()
-    assert not {"forward", "_original_forward"} & set(vars(trainer.model))
-    ids = torch.tensor([RETAIN[0]["input_ids"]])
-    plain = facts.fresh()
-    plain.load_state_dict(trainer.model.state_dict())
-    with torch.no_grad():
-        assert torch.equal(trainer.model.eval()(ids).logits, plain.eval()(ids).logits)
-    trainer.train()  # and another run puts it back on for its length
-    assert "forward" not in vars(trainer.model)
+def test_mixed_precision_leaves_the_models_own_forward() -> None:
+    trainer = make(bf16=True, max_steps=1)
+    for _ in range(2):  # another run puts it back on for its length
+        trainer.train()
+        assert own_forward(trainer.model)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from gunlearn.llm import UnlearnTrainer
-from gunlearn.losses import NLL, NPO, GradientAscent, Loss, Objective
+from gunlearn.losses import NLL, NPO, GradientAscent, Objective
 from tests.llm import facts, several_processes
-from tests.llm.training import FORGET, RETAIN, Gradients, arguments, make
+from tests.llm.training import FORGET, RETAIN, Gradients, make
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCH = """
@@ -42,18 +42,12 @@ class Naive(UnlearnTrainer):
         return batches, None
 
 
-def gradient(
-    folder: Path, objective: Loss | Objective, size: int, cls: type[UnlearnTrainer] = UnlearnTrainer
-) -> dict[str, Tensor]:
+def gradient(objective: Objective, size: int, kind: type[UnlearnTrainer] = UnlearnTrainer) -> dict[str, Tensor]:
     """Of the first step, of eight rows."""
-    keep = Gradients()
-    args = arguments(
-        folder, per_device_train_batch_size=size, gradient_accumulation_steps=8 // size, max_steps=1, max_grad_norm=0.0
-    )
-    cls(
-        facts.full(), objective, args, forget_dataset=uneven(FORGET), retain_dataset=uneven(RETAIN), callbacks=[keep],
-        reference=facts.retrained(0),
-    ).train()  # fmt: skip
+    keep, data = Gradients(), {"forget_dataset": uneven(FORGET), "retain_dataset": uneven(RETAIN)}
+    sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size}
+    given = {**data, "callbacks": [keep], "reference": facts.retrained(0)}
+    make(objective=objective, given=given, kind=kind, max_steps=1, max_grad_norm=0.0, **sizes).train()
     return keep.first
 
 
@@ -73,10 +67,10 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     ],
     ids=["tokens", "items", "views"],
 )
-def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, objective: Objective) -> None:
-    whole, split = gradient(tmp_path, objective, 8), gradient(tmp_path, objective, 2)
+def test_accumulated_gradients_are_those_of_the_whole_batch(objective: Objective) -> None:
+    whole, split = gradient(objective, 8), gradient(objective, 2)
     assert distance(whole, split) < 1e-4
-    assert distance(whole, gradient(tmp_path, objective, 2, Naive)) > 0.02  # control
+    assert distance(whole, gradient(objective, 2, Naive)) > 0.02  # control
 
 
 def test_the_last_step_of_an_epoch_may_be_shorter(tmp_path: Path) -> None:
