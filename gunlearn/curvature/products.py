@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import grad
 from torch_geometric.data import Data
 
+from gunlearn.core.checks import check_choice
 from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 
@@ -75,8 +76,7 @@ class Curvature(_Products):
         data: Data | None = None,
         weight: Tensor | None = None,
     ) -> None:
-        if kind not in CURVATURES:
-            raise InvalidInputError(f"Expected 'curvature' among {CURVATURES} (got {kind!r})")
+        check_choice("curvature", kind, CURVATURES)
         if not weight_decay >= 0:
             raise InvalidInputError(f"Expected 'weight_decay' >= 0 (got {weight_decay})")
         self.kind, self.weight_decay, self.params = kind, weight_decay, loss.params
@@ -115,8 +115,6 @@ class SplitGaussNewton(_Products):
     Args:
         loss: the loss of the training, with `kernels=True`.
         weight_decay: of the training; `weight_decay * v` is added.
-        data: the graph, default the loss's.
-        weight: of each term `[n]`, default the loss's.
 
     Raises:
         UnsupportedMethodError: predictions without logits.
@@ -124,20 +122,17 @@ class SplitGaussNewton(_Products):
 
     kind = "gauss_newton"
 
-    def __init__(
-        self, loss: TrainingLoss, weight_decay: float = 0.0, data: Data | None = None, weight: Tensor | None = None
-    ) -> None:
+    def __init__(self, loss: TrainingLoss, weight_decay: float = 0.0) -> None:
         self.loss, self.params, self.weight_decay = loss, loss.params, weight_decay
-        self._outputs = loss.outputs(data)
+        self._outputs = loss.outputs()
         self._u = torch.zeros_like(self._outputs, requires_grad=True)
-        pulled = grad(self._outputs, self.params, self._u, create_graph=True, materialize_grads=True)
-        self._pulled = flat(pulled)
+        self._pulled = flat(grad(self._outputs, self.params, self._u, create_graph=True, materialize_grads=True))
         self._leaf = self._outputs.detach().requires_grad_()
         prediction = loss.predict(self._leaf)
         if prediction.logits is None:
             raise UnsupportedMethodError("Expected predictions with logits for Gauss-Newton products (got none)")
         self._logits = prediction.logits
-        (self._slope,) = grad(loss.mean(prediction, weight), self._logits, create_graph=True)
+        (self._slope,) = grad(loss.mean(prediction), self._logits, create_graph=True)
 
     def _product(self, v: Tensor) -> Tensor:
         pushed = _derivative(self._pulled, [self._u], v).view_as(self._u)

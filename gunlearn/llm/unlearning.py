@@ -17,7 +17,7 @@ from gunlearn.llm.record import LLMResult
 from gunlearn.llm.training.arguments import check_numbers, plain_number
 from gunlearn.llm.training.backend import TrainerBackend
 from gunlearn.losses import Loss, Objective, as_objective
-from gunlearn.methods.any_task.own_objective import OwnObjective
+from gunlearn.methods.any_task.baselines import OwnObjective
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
 from gunlearn.methods.published import build_method

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import nn
 
+from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.tasks.base import Task
 from gunlearn.training.callbacks import Callback, TrainState
@@ -108,8 +110,8 @@ class Method(ABC):
 
     @property
     def label(self) -> str:
-        """Name of the variant in tables."""
-        return "default"
+        """Name of the variant in tables: the mode, where there is one."""
+        return getattr(self, "mode", "default")
 
     def config(self) -> dict[str, Any]:
         """Return all options as plain values; of functions their names, which are the same in every process."""
@@ -138,11 +140,31 @@ def fill_in(method: Method, modes: Mapping[str, Mapping[str, Any]]) -> None:
         InvalidInputError: an unknown mode.
     """
     mode = getattr(method, "mode", "")
-    if mode not in modes:
-        raise InvalidInputError(f"Expected 'mode' among {sorted(modes)} (got {mode!r})")
+    check_choice("mode", mode, tuple(modes))
     for name, value in modes[mode].items():
         if getattr(method, name) is None:
             object.__setattr__(method, name, value)
+
+
+_INTERVALS: dict[str, Callable[[float], bool]] = {
+    "> 0": lambda value: 0 < value < math.inf,
+    ">= 0": lambda value: 0 <= value < math.inf,
+    "in (0, 1]": lambda value: 0 < value <= 1,
+    "in [0, 1)": lambda value: 0 <= value < 1,
+    "in [0, 1]": lambda value: 0 <= value <= 1,
+}
+
+
+def check_interval(method: Method, bounds: str, *names: str) -> None:
+    """Refuse options that do not lie in one of `_INTERVALS`: NaN and infinity never do.
+
+    Raises:
+        InvalidInputError: the first one that does not.
+    """
+    for name in names:
+        value = getattr(method, name)
+        if not _INTERVALS[bounds](value):
+            raise InvalidInputError(f"Expected '{name}' {bounds} (got {value})")
 
 
 def check_whole(method: Method, **least: int) -> None:

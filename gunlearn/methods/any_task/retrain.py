@@ -56,7 +56,6 @@ class Retrain(Method):
     cost = "a whole training"
 
     def __post_init__(self) -> None:
-        """Refuse bad batches at construction."""
         BatchOptions(self.batch_size, self.sampler, self.num_neighbors)
 
     def run(self, problem: Problem) -> Outcome:

@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import NLL, Distillation, GradientAscent, Objective, as_objective
 from gunlearn.methods.any_task.rewind import Candidates
-from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_whole, fill_in
+from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval, check_whole, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, predict_part
 from gunlearn.tasks.base import Parts, Task
 
@@ -96,18 +97,14 @@ class Scrub(GradientMethod):
     }
 
     def __post_init__(self) -> None:
-        """Fill in the mode's settings."""
         fill_in(self, _MODES)
-        for name in ("alpha", "gamma"):
-            if not getattr(self, name) >= 0:
-                raise InvalidInputError(f"Expected '{name}' >= 0 (got {getattr(self, name)})")
+        check_interval(self, ">= 0", "alpha", "gamma")
         if not self.alpha + self.gamma > 0:
             raise InvalidInputError("Expected a positive 'alpha' or 'gamma' (got 0 for both)")
         check_whole(self, max_epochs=0, max_steps=1, min_steps=0)
         super().__post_init__()
 
     def objective(self) -> Objective:
-        """Return the terms of both phases."""
         return self._maximise() + self._minimise()
 
     def objective_at(self, step: int) -> Objective:
@@ -158,9 +155,7 @@ class ScrubR(Scrub):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
     def __post_init__(self) -> None:
-        """Refuse an unknown rule for ties."""
-        if self.tie_break not in ("earliest", "latest"):
-            raise InvalidInputError(f"Expected 'tie_break' to be 'earliest' or 'latest' (got {self.tie_break!r})")
+        check_choice("tie_break", self.tie_break, ("earliest", "latest"))
         super().__post_init__()
 
     def supports(self, task: Task, partition: Any) -> None:

@@ -13,11 +13,11 @@ from torch import Tensor
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.linear_head.accountant import Accountant
-from gunlearn.methods.linear_head.convex import CURVATURE_CHANGE, SLOPE_CHANGE, Logistic, spectral_bound
-from gunlearn.methods.linear_head.head_training import head_rows, problem_of, rounding, signs, solve_head
+from gunlearn.methods.linear_head.convex import CURVATURE_CHANGE, SLOPE_CHANGE, Logistic, one_vs_rest, spectral_bound
+from gunlearn.methods.linear_head.head_training import problem_of, rounding, solve_head
 from gunlearn.methods.linear_head.propagation import propagated
 from gunlearn.nn.layers.linear_head import HeadView, head_of
-from gunlearn.tasks.graph.node_classification import training_nodes
+from gunlearn.tasks.graph.node_classification import NodeItems, training_nodes
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,6 @@ class CGU(Method):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"bound": "paper"}}
 
     def __post_init__(self) -> None:
-        """Refuse bad options at construction."""
         _ = self.accountant
         if not self.lam > 0 or self.bound not in ("tight", "paper"):
             raise InvalidInputError(
@@ -120,14 +119,16 @@ class CGU(Method):
         features = self.features(view, partition, old.index.to(device), new.index.to(device))
         weight = view.weight
 
-        def objective(rows: Tensor, sign: Tensor) -> Logistic:
+        def objective(rows: Tensor, items: NodeItems) -> Logistic:
+            z = rows if view.lin.bias is None else torch.nn.functional.pad(rows, (0, 1), value=1.0)
+            sign = one_vs_rest(items.label, view.num_classes)
             if head is not None and float(head.lam) > 0:
-                return problem_of(head, head_rows(view, rows), sign)
-            return Logistic(head_rows(view, rows), sign, self.lam, torch.zeros_like(weight))
+                return problem_of(head, z, sign)
+            return Logistic(z, sign, self.lam, torch.zeros_like(weight))
 
-        before, after = objective(features.old, signs(view, old)), objective(features.new, signs(view, new))
+        before, after = objective(features.old, old), objective(features.new, new)
         if head is None:
-            self.check_output(problem, before.z @ weight, old.index)
+            check_output(problem, before.z @ weight, old.index)
 
         gradient = before.gradient(weight)
         step, left = after.newton(weight, gradient - after.gradient(weight))
@@ -158,31 +159,27 @@ class CGU(Method):
             certificate = accountant.certificate("uncertified" if doubt else "certified", total, alpha, doubt)
             return Outcome(problem.model.eval(), notes=notes | {"certificate": certificate})
         reason = f"{total:.3g} would have been spent: trained anew with a new perturbation"
-        fresh = solve_head(head, features.new, after.sign, float(head.lam), alpha, self.new_seed(problem))
+        fresh = solve_head(head, features.new, after.sign, float(head.lam), alpha, new_seed(problem))
         head.gap.copy_(self.gap(fresh, view.weight, features.residues[1]))
         total = float((head.spent + head.gap).norm())
         doubt = "" if total <= accountant.budget(alpha) else f"even a new head leaves {total:.3g}, over the budget"
         certificate = accountant.certificate("uncertified" if doubt else "retrained", total, alpha, doubt or reason)
         return Outcome(problem.model.eval(), notes=notes | {"certificate": certificate})
 
-    @staticmethod
-    def new_seed(problem: Problem) -> int:
-        """Return a seed that depends on the present perturbation, so that the next one is another under any seed."""
-        old = problem.model.get_buffer("perturbation").double().cpu().contiguous().numpy().tobytes()
-        digest = hashlib.sha256(f"{problem.seed}:{problem.partition.request_hash}".encode() + old).digest()
-        return int.from_bytes(digest[:7], "big")
 
-    @staticmethod
-    def check_output(problem: Problem, logits: Tensor, nodes: Tensor) -> None:
-        """Compare the model's own output with the head's logits.
+def new_seed(problem: Problem) -> int:
+    """Return a seed that depends on the present perturbation, so that the next one is another under any seed."""
+    old = problem.model.get_buffer("perturbation").double().cpu().contiguous().numpy().tobytes()
+    digest = hashlib.sha256(f"{problem.seed}:{problem.partition.request_hash}".encode() + old).digest()
+    return int.from_bytes(digest[:7], "big")
 
-        Raises:
-            UnsupportedModelError: the model changes the layer's output.
-        """
-        out = problem.task.encode(problem.reference, problem.partition.data)[nodes].double()
-        size = 1e-2 * float(logits.abs().max())
-        if out.shape != logits.shape or not torch.allclose(out, logits, rtol=1e-2, atol=size):
-            raise UnsupportedModelError(
-                "Expected a linear head, whose output is one linear map of propagated features "
-                f"(got {type(problem.model).__name__}, whose output is another)"
-            )
+
+def check_output(problem: Problem, logits: Tensor, nodes: Tensor) -> None:
+    """Refuse a model whose own output is not the head's logits."""
+    out = problem.task.encode(problem.reference, problem.partition.data)[nodes].double()
+    size = 1e-2 * float(logits.abs().max())
+    if out.shape != logits.shape or not torch.allclose(out, logits, rtol=1e-2, atol=size):
+        raise UnsupportedModelError(
+            "Expected a linear head, whose output is one linear map of propagated features "
+            f"(got {type(problem.model).__name__}, whose output is another)"
+        )

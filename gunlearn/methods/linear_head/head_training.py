@@ -11,8 +11,8 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.methods.linear_head.convex import Logistic, one_vs_rest, ridge_regression
 from gunlearn.methods.linear_head.propagation import propagated
-from gunlearn.nn.layers.linear_head import HeadView, LinearHead, head_of
-from gunlearn.tasks.graph.node_classification import NodeItems, training_nodes
+from gunlearn.nn.layers.linear_head import LinearHead, head_of
+from gunlearn.tasks.graph.node_classification import training_nodes
 
 
 @torch.no_grad()
@@ -99,13 +99,3 @@ def problem_of(head: LinearHead, z: Tensor, sign: Tensor) -> Logistic:
 def rounding(z: Tensor) -> float:
     """Return how much two computations of one gradient over rows `[n, f]` may differ in double precision."""
     return 1e-10 * max(z.size(0), 1)
-
-
-def head_rows(view: HeadView, rows: Tensor) -> Tensor:
-    """Return propagated rows with the column of ones that a bias reads."""
-    return rows if view.lin.bias is None else torch.cat([rows, rows.new_ones(rows.size(0), 1)], dim=1)
-
-
-def signs(view: HeadView, items: NodeItems) -> Tensor:
-    """Return the targets of some nodes, `[n, num_classes]`."""
-    return one_vs_rest(items.label, view.num_classes)

@@ -21,7 +21,7 @@ from torch_geometric.utils import add_remaining_self_loops
 
 from gunlearn.methods.linear_head.propagation import column_blocks, dense_rows
 from gunlearn.nn.kernels.memo import memo, remembered
-from gunlearn.nn.kernels.sparse import SparseMatrix, csr, sparse_matrix
+from gunlearn.nn.kernels.sparse import SparseMatrix, csr, csr_tensor, row_of_entries, sparse_matrix
 from gunlearn.nn.kernels.subgraph import csr_rows
 
 
@@ -52,9 +52,8 @@ class RandomWalk:
         if nodes.numel() == self.degree.numel():
             return self.matrix.matrix
         some = csr_rows(self.matrix.transpose, nodes)
-        column = torch.repeat_interleave(torch.arange(nodes.numel(), device=nodes.device), some.crow_indices().diff())
         place = torch.searchsorted(reached, some.col_indices())
-        return csr(place, column, some.values(), (reached.numel(), nodes.numel()))
+        return csr(place, row_of_entries(some.crow_indices()), some.values(), (reached.numel(), nodes.numel()))
 
 
 @dataclass(eq=False)
@@ -94,10 +93,6 @@ class Pushed:
             state._push(walk, every)
         return state
 
-    def fits(self, x: Tensor) -> bool:
-        """Return whether the state was computed from these features, unchanged since."""
-        return self.x[0]() is x and self.x[1] == x._version
-
     def after(self, old: Data, new: Data, touched: Tensor) -> Pushed:
         """Return the state of the graph after a removal; this state does not change.
 
@@ -116,8 +111,7 @@ class Pushed:
         rows = csr_rows(walk.matrix.matrix, touched)
         senders = rows.col_indices().unique()
         place = torch.searchsorted(senders, rows.col_indices())
-        size = (touched.numel(), senders.numel())
-        rows = torch.sparse_csr_tensor(rows.crow_indices(), place, rows.values(), size=size, check_invariants=False)
+        rows = csr_tensor(rows.crow_indices(), place, rows.values(), (touched.numel(), senders.numel()))
         for level in range(1, len(reserve) + 1):
             past = self._start(old, before, senders) if level == 1 else self.reserve[level - 2][senders]
             if level == len(reserve):
@@ -170,14 +164,14 @@ class Pushed:
         out = []
         for weight, table in zip(weights, self.residue, strict=False):
             there = table.any(dim=1)
-            out.append((weight, (root * table)[there] if bool(there.any()) else table[:0]))
+            out.append((weight, root[there] * table[there]))
         return out
 
 
 def pushed_state(data: Data, num_hops: int, r_max: float, normalize: bool) -> tuple[Pushed, bool]:
     """Return the state of a graph, and whether it was remembered; states are kept as long as the `edge_index`."""
     known = remembered(data.edge_index, ("pushed", num_hops, r_max, normalize))
-    if known is not None and known.fits(data.x):
+    if known is not None and known.x[0]() is data.x and known.x[1] == data.x._version:
         return known, True
     return Pushed.build(data, num_hops, r_max, normalize), False
 

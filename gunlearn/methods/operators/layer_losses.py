@@ -1,22 +1,53 @@
-"""The nodes that a request affects, layer by layer, and the losses on the outputs of layers."""
+"""Outputs layer by layer, the nodes that a request affects there, and the losses on them."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch_geometric.data import Data
+from torch_geometric.nn import MessagePassing
 
+from gunlearn.errors import UnsupportedModelError
 from gunlearn.losses import Objective, ObjectiveValue, Prediction
 from gunlearn.methods.base import Problem
-from gunlearn.methods.operators.layers import hops_of
+from gunlearn.nn.attach.contexts import after_layer
 from gunlearn.nn.attach.message_layers import message_passing_layers
 from gunlearn.nn.attach.operators import DeletionOperator, OperatorView
+from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.negatives import NegativeSampler
+
+
+@torch.no_grad()
+def layer_outputs(model: nn.Module, task: Task, data: Data) -> list[tuple[str, Tensor]]:
+    """Return name and output `[num_nodes, channels]` of each call of a message passing layer in one pass.
+
+    Raises:
+        UnsupportedModelError: a layer returns outputs of another shape, or the model calls none.
+    """
+    calls: list[tuple[str, Tensor]] = []
+
+    def record(name: str, h: Tensor) -> Tensor:
+        calls.append((name, h.clone()))  # the model may go on in place
+        return h
+
+    with after_layer(model, {name: partial(record, name) for name in message_passing_layers(model)}):
+        task.encode(model, data)
+    for name, h in calls:
+        if h.dim() != 2 or h.size(0) != data.num_nodes:
+            raise UnsupportedModelError(
+                f"Expected layer '{name}' to return [{data.num_nodes}, channels] (got {list(h.shape)})"
+            )
+    return calls
+
+
+def hops_of(layer: MessagePassing) -> int:
+    """Return the message passing steps of one call; PyG's layers of several steps name them `K`."""
+    steps = getattr(layer, "K", 1)
+    return steps if isinstance(steps, int) and steps > 1 else 1
 
 
 class Affected:
@@ -165,16 +196,3 @@ def set_mode(model: nn.Module, dropout: bool) -> None:
     for module in model.modules():
         if isinstance(module, _NormBase):
             module.eval()
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Inside the block, the parameters that the model has now do not learn."""
-    learns = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    try:
-        for parameter in learns:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, flag in learns.items():
-            parameter.requires_grad_(flag)

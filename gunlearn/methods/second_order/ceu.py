@@ -54,7 +54,6 @@ class CEU(InfluenceUpdate):
     certified = True
 
     def __post_init__(self) -> None:
-        """Refuse bad options at construction."""
         super().__post_init__()
         if not (self.noise > 0 and 0 < self.delta < 1):
             raise InvalidInputError(f"Expected noise > 0 and 0 < delta < 1 (got {self.noise} and {self.delta})")

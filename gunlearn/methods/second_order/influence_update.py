@@ -62,7 +62,6 @@ class InfluenceUpdate(Method):
     structural: ClassVar[bool] = True  # count the change of the other terms by the missing messages
 
     def __post_init__(self) -> None:
-        """Refuse bad options at construction."""
         check_choice("curvature", self.curvature, CURVATURES)
         if self.damping is not None and not self.damping >= 0:
             raise InvalidInputError(f"Expected 'damping' >= 0 or None (got {self.damping})")

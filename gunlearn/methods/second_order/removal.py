@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient
+from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient, training_items
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods.base import Problem
-from gunlearn.seed import isolated_rng
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,7 @@ class Removal:
             InvalidInputError: every parameter is frozen, or the loss is not finite.
         """
         model, task, partition = problem.model.eval(), problem.task, problem.partition
-        if not any(p.requires_grad for p in model.parameters()):
-            raise InvalidInputError("Expected a model with trainable parameters (got all of them frozen)")
-        with isolated_rng(problem.seed):
-            items = task.training_parts(partition.data).sample(["retain"])["retain"]
+        items = training_items(task, partition.data, problem.seed)
         ones = torch.ones(items.num_items, dtype=next(model.parameters()).dtype, device=items.label.device)
         whole = TrainingLoss(model, task, partition.data, items, ones, kernels=True)
         rest = replace(whole, data=partition.retain_data, weight=retained_weight(items, partition).to(ones))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,12 +14,12 @@ from torch_geometric.data import Data
 from gunlearn.core.checks import check_choice
 from gunlearn.cost import Stopwatch
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.methods.base import Method, Outcome, Problem, check_whole
+from gunlearn.methods.base import Method, Outcome, Problem, check_interval, check_whole
 from gunlearn.methods.shards.partitioning import balanced_kmeans, label_propagation, random_partition
 from gunlearn.nn.kernels.subgraph import part_of
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.graph.node_classification import labels, training_nodes
+from gunlearn.tasks.graph.node_classification import training_nodes
 from gunlearn.training.from_scratch import reset_model, train_from_scratch
 from gunlearn.training.loop import TrainArguments
 
@@ -120,12 +119,10 @@ class GraphEraser(Method):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "bekm": {"partition": "bekm"}}
 
     def __post_init__(self) -> None:
-        """Refuse bad options at construction."""
         check_whole(self, num_shards=1)
         check_choice("partition", self.partition, PARTITIONS)
         check_choice("aggregation", self.aggregation, AGGREGATIONS)
-        if not 0 <= self.slack < math.inf:
-            raise InvalidInputError(f"Expected 'slack' >= 0 (got {self.slack})")
+        check_interval(self, ">= 0", "slack")
         self._arguments()
 
     @property
@@ -177,13 +174,14 @@ class GraphEraser(Method):
 
     def _train(self, ensemble: ShardEnsemble, number: int, data: Data, problem: Problem) -> None:
         """Train one shard's model from new weights, under a random state of its own."""
-        part = shard_graph(data, ensemble.shard, number)
+        learns = (ensemble.shard[training_nodes(data).index] == number).any()
         draws = int(ensemble.draws[number])
         ensemble.draws[number] += 1
         with isolated_rng(problem.seed * 1_000_003 + draws * len(ensemble.models) + number):
             fresh = reset_model(ensemble.models[number]).requires_grad_()
             ensemble.models[number] = fresh
-            if num_training_nodes(part):
+            if learns:
+                part = shard_graph(data, ensemble.shard, number)
                 train_from_scratch(fresh, part, problem.task, self._arguments())
 
     def _arguments(self) -> TrainArguments:
@@ -204,14 +202,6 @@ def shard_graph(data: Data, shard: Tensor, number: int) -> Data:
     place = inside.cumsum(0) - 1
     edges = inside[data.edge_index].all(dim=0).nonzero().view(-1)
     return part_of(data, inside.nonzero().view(-1), edges, place[data.edge_index[:, edges]]).data
-
-
-def num_training_nodes(data: Data) -> int:
-    """Return the number of nodes that a model may learn from; a shard may have none."""
-    if "train_mask" in data:
-        return int(data.train_mask.sum())
-    held_out = sum((data[name] for name in ("val_mask", "test_mask") if name in data), torch.zeros_like(labels(data)))
-    return int(((labels(data) >= 0) & (held_out == 0)).sum())
 
 
 @torch.no_grad()

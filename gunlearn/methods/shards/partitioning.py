@@ -81,10 +81,9 @@ def balanced_kmeans(z: Tensor, num_shards: int, slack: float = 0.1, sweeps: int 
         if torch.equal(found, shard):
             break
         shard = found
-        count = torch.bincount(shard, minlength=num_shards).clamp(min=1).to(z)
+        count = torch.bincount(shard, minlength=num_shards)[:, None]
         sums = torch.zeros_like(centre).index_add_(0, shard, z)
-        empty = torch.bincount(shard, minlength=num_shards) == 0
-        centre = torch.where(empty[:, None], centre, sums / count[:, None])
+        centre = torch.where(count == 0, centre, sums / count.clamp(min=1))
     return shard
 
 
