@@ -20,7 +20,7 @@ def fisher_diagonal(losses: Tensor, parameters: Sequence[Tensor], probes: int | 
 
     Args:
         losses: differentiable losses of the items, `[num_items]`; at least one.
-        parameters: the parameters to differentiate with respect to.
+        parameters: what gradients are taken of.
         probes: number of random sign vectors, from torch's global generator; `None` is exact.
 
     Returns:

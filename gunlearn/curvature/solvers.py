@@ -16,12 +16,9 @@ class Symmetric(Protocol):
     """A symmetric matrix known by its products with vectors `[size]`."""
 
     @property
-    def size(self) -> int:
-        """Length of the vectors."""
-        ...
+    def size(self) -> int: ...
 
-    def __matmul__(self, v: Tensor) -> Tensor:
-        """The product with `v` `[size]`."""
+    def __matmul__(self, v: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -60,9 +57,9 @@ class Solution:
     """Solution of a linear system.
 
     Attributes:
-        x: `[size]`, or `[k, size]`.
-        residual: `||b - A x|| / ||b||`, computed anew at the end; of several systems the largest.
-        iterations: products with the matrix; of several systems the most.
+        x: `[size]`.
+        residual: `||b - A x|| / ||b||`, computed anew at the end.
+        iterations: products with the matrix.
     """
 
     x: Tensor
@@ -104,10 +101,7 @@ class Krylov:
         """
         value, vector = torch.linalg.eigh(self.tridiagonal)
         if not float(value[0]) + damping > 0:
-            raise DivergenceError(
-                f"Expected a positive definite curvature with damping {damping:.3g} (got an eigenvalue of "
-                f"{float(value[0]):.3g}); raise 'damping', leave it to be chosen, or use curvature='gauss_newton'"
-            )
+            raise _indefinite(damping, f"an eigenvalue of {float(value[0]):.3g}")
         y = vector @ (vector[0] / (value + damping))
         return self.norm * y, self.rest * abs(float(y[-1]))
 
@@ -180,19 +174,14 @@ def conjugate_gradient(
 
     Args:
         matrix: `A`, symmetric.
-        b: right-hand side `[size]`, or several `[k, size]`, which share the matrix.
+        b: right-hand side `[size]`.
         damping: added to the diagonal.
         tolerance: relative residual to reach.
-        max_iterations: most products per right-hand side.
+        max_iterations: most products.
 
     Raises:
         DivergenceError: the matrix is not positive definite, a product is not finite, or the residual is not reached.
     """
-    if b.dim() == 2:
-        found = [conjugate_gradient(matrix, row, damping, tolerance, max_iterations) for row in b]
-        return Solution(
-            torch.stack([s.x for s in found]), max(s.residual for s in found), max(s.iterations for s in found)
-        )
     x, norm = torch.zeros_like(b), float(b.norm())
     if norm == 0:
         return Solution(x, 0.0, 0)
@@ -203,10 +192,7 @@ def conjugate_gradient(
         curvature = float(p @ product)
         if not curvature > 0:  # NaN as well
             what = "NaN" if curvature != curvature else f"{curvature / float(p @ p):.3g}"
-            raise DivergenceError(
-                f"Expected a positive definite curvature with damping {damping:.3g} (got {what} along a direction); "
-                "raise 'damping', leave it to be chosen, or use curvature='gauss_newton'"
-            )
+            raise _indefinite(damping, f"{what} along a direction")
         step = rr / curvature
         x, r = x + step * p, r - step * product
         before, rr = rr, r @ r
@@ -219,6 +205,13 @@ def conjugate_gradient(
             f"{iterations} iterations); raise 'damping', 'max_iterations' or 'tolerance', or use a float64 model"
         )
     return Solution(x, residual, iterations)
+
+
+def _indefinite(damping: float, got: str) -> DivergenceError:
+    return DivergenceError(
+        f"Expected a positive definite curvature with damping {damping:.3g} (got {got}); raise 'damping', leave it to "
+        "be chosen, or use curvature='gauss_newton'"
+    )
 
 
 def lissa(matrix: Symmetric, b: Tensor, iterations: int = 100, scale: float = 500.0, damping: float = 0.0) -> Solution:

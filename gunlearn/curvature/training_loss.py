@@ -59,11 +59,7 @@ class TrainingLoss:
 
     @classmethod
     def of(cls, problem: Any) -> TrainingLoss:
-        """Return the training loss of a problem's model.
-
-        Raises:
-            InvalidInputError: every parameter is frozen, or the loss is not finite.
-        """
+        """Return the training loss of a problem's model, which must be finite and have parameters that are trained."""
         learning_parameters(problem.model)
         items = training_items(problem.task, problem.data, problem.seed)
         weight = getattr(items, "weight", None)

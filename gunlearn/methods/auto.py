@@ -35,8 +35,7 @@ class Auto(Method):
        with validation edges to compare with, `budget` of at least 0.3), else `finetune`;
     5. under classification: `finetune`, with the training's own `weight_decay`.
 
-    Rules of thumb from the tables of `experiments/graph_methods`. The budget chooses, it does not bound: what a method
-    takes depends on the training it is compared with.
+    Rules of thumb from the tables of `experiments/graph_methods`. The budget chooses, it does not bound the time.
 
     Args:
         budget: what may be spent, as a share of what retraining would take.

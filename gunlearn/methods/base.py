@@ -60,7 +60,7 @@ class Problem:
 class Outcome:
     """What a method hands back: the unlearned model, the loop's state, and remarks for the result.
 
-    The state is `None` where the method did not train by the loop but by a function of the caller's.
+    The state is `None` where a function of the caller's trained the model.
     """
 
     model: nn.Module
@@ -134,11 +134,7 @@ BY_MODE: Any = None
 
 
 def fill_in(method: Method, modes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give options that are `None` the value of the method's `mode`; for `__post_init__`.
-
-    Raises:
-        InvalidInputError: an unknown mode.
-    """
+    """Give options that are `None` the value of the method's `mode`; for `__post_init__`."""
     mode = getattr(method, "mode", "")
     check_choice("mode", mode, tuple(modes))
     for name, value in modes[mode].items():
@@ -156,11 +152,7 @@ _INTERVALS: dict[str, Callable[[float], bool]] = {
 
 
 def check_interval(method: Method, bounds: str, *names: str) -> None:
-    """Refuse options that do not lie in one of `_INTERVALS`: NaN and infinity never do.
-
-    Raises:
-        InvalidInputError: the first one that does not.
-    """
+    """Refuse options that do not lie in one of `_INTERVALS`: NaN and infinity never do."""
     for name in names:
         value = getattr(method, name)
         if not _INTERVALS[bounds](value):
@@ -168,11 +160,7 @@ def check_interval(method: Method, bounds: str, *names: str) -> None:
 
 
 def check_whole(method: Method, **least: int) -> None:
-    """Refuse options that are no integers of at least so much.
-
-    Raises:
-        InvalidInputError: the first one that is not.
-    """
+    """Refuse options that are no integers of at least so much."""
     for name, bound in least.items():
         value = getattr(method, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < bound:

@@ -216,7 +216,7 @@ def test_bad_scores_are_refused() -> None:
     for options in ({"influence": "nobody"}, {"influence": "degree:faces"}, {"influence": "brute:features"}):
         with pytest.raises(InvalidInputError, match="'none', 'constant'"):
             INPO(**options)
-    with pytest.raises(InvalidInputError, match="'damping' among"):
+    with pytest.raises(InvalidInputError, match="'damping' to be one of"):
         INPO(damping="square")
     with pytest.raises(InvalidInputError, match="damping='rank'"):
         INPO(influence="constant", damping="min_max")

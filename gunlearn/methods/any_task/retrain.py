@@ -20,7 +20,7 @@ from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 
 @dataclass(frozen=True)
 class Retrain(Method):
-    """Train again from new weights without the forgotten data: the gold standard, and its price.
+    """Train again from new weights without the forgotten data.
 
     Args:
         epochs: as many as the base model had.

@@ -42,27 +42,23 @@ class Scrub(GradientMethod):
     .. math:: \max: \; d_{forget}, \qquad \min: \; \gamma \, NLL_{retain} + \alpha \, d_{retain}
 
     A cycle is `max_steps` steps of the first kind, then `min_steps` of the second; after `max_epochs` cycles all steps
-    are of the second kind. The number of maximising steps is what decides how strongly it forgets; a long tail of
-    minimising ones can teach again what was forgotten.
+    are of the second kind. More maximising steps forget more; a long tail of minimising ones can teach it again.
 
     No label of the forget set is read, so `d` rises as well where the student becomes *more* certain of it. A softened
-    teacher (`temperature` above 1) invites that: with 4, forgetting a class of digits mostly fails. The default is 1,
-    and the result's notes say how it went: `forget_nll` before and after, `forget_divergence`, and `direction`,
-    "wrong" (and a warning) where the divergence rose while the forget set's loss fell.
+    teacher (`temperature` above 1) invites that: with 4, forgetting a class of digits mostly fails. The result's notes
+    say how it went: `forget_nll` before and after, `forget_divergence`, and `direction`, "wrong" (and a warning) where
+    the divergence rose while the forget set's loss fell.
 
-    `mode="default"` repairs three things: the first step raises the forget set's loss, because teacher and student
-    agree there, so that the gradient of `d` is zero and the direction would be left to rounding errors; gradients are
-    clipped, for `d` is unbounded; and batch normalisation keeps its running statistics, in all modes.
+    `mode="default"` repairs two things: the first step raises the forget set's loss, because teacher and student agree
+    there and the gradient of `d` is zero; and gradients are clipped, for `d` is unbounded. In all modes batch
+    normalisation keeps its running statistics.
 
-    `mode="paper"` has the numbers of the authors' small-scale notebook, `"paper_large"` of the large-scale one (T = 4,
-    so mind the above), with Adam in both and without their decay of the learning rate; their epochs in batches become
-    4 maximising and 16 minimising steps over all items.
+    `mode="paper"` has the numbers of the authors' small-scale notebook, `"paper_large"` of the large-scale one (T = 4),
+    with Adam and without their decay of the learning rate; their epochs in batches become 4 maximising and 16
+    minimising steps over all items.
 
     Args:
         mode: `"default"`, `"paper"` or `"paper_large"`; fills in every option that is `None`.
-        epochs: passes over the items; a pass is one step of either kind unless `batch_size` is set.
-        lr: learning rate.
-        weight_decay: the optimiser's own.
         max_grad_norm: clip the gradient's norm; `math.inf` does not.
         temperature: T.
         alpha: weight of the distance to the teacher on the retained data.
@@ -99,7 +95,7 @@ class Scrub(GradientMethod):
     def __post_init__(self) -> None:
         fill_in(self, _MODES)
         check_interval(self, ">= 0", "alpha", "gamma")
-        if not self.alpha + self.gamma > 0:
+        if self.alpha == self.gamma == 0:
             raise InvalidInputError("Expected a positive 'alpha' or 'gamma' (got 0 for both)")
         check_whole(self, max_epochs=0, max_steps=1, min_steps=0)
         super().__post_init__()
@@ -140,7 +136,7 @@ class ScrubR(Scrub):
     Candidates are the original model (number 0) and the model after each pass. The reference is the error of the last
     one on validation items of the classes that the forget set holds (for link prediction, validation edges); the
     candidate whose error on the forget set comes closest is the result. `notes` say which (`chosen`), its error
-    (`forget_error`) and the reference (`reference_error`). One model is kept for each distinct error that occurred.
+    (`forget_error`) and the reference (`reference_error`).
 
     Args:
         tie_break: among equally close candidates the `"latest"` (it has learned the retained data longest) or the

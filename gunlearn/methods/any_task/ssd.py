@@ -35,8 +35,7 @@ class SSD(Method):
         alpha: how many times as important a weight must be; smaller shrinks more weights. Where a share `s` of all
             items is forgotten, none can be more than `1 / s` times as important: 10 is refused for one of ten classes.
         dampening: :math:`\lambda`, 1 in the paper; smaller shrinks further.
-        probes: random sign vectors that importances are estimated with, see `importance.fisher_diagonal`; `None` is
-            exact, with a backward pass per item.
+        probes: random sign vectors that importances are estimated with, see `fisher_diagonal`; `None` is exact.
     """
 
     mode: str = "default"
@@ -57,11 +56,7 @@ class SSD(Method):
         check_probes(self.probes)
 
     def run(self, problem: Problem) -> Outcome:
-        """Dampen weights; `notes["dampened"]` is the share of weights that were shrunk.
-
-        Raises:
-            InvalidInputError: `alpha` is larger than any ratio of importances can be.
-        """
+        """Dampen weights; `notes["dampened"]` is the share of weights that were shrunk."""
         model, task = problem.model.eval(), problem.task
         parts = task.parts(problem.partition, "full", model)
         forget_items(parts, self.name)
@@ -94,11 +89,9 @@ class SSD(Method):
 
 
 def others(items: Any, forget: Any) -> Tensor | slice:
-    """Return which items are not among the forgotten ones: items that only lose features are in both, and count once.
+    """Return which items (pairs, nodes or graphs; independent ones never are both) are not among the forgotten ones.
 
-    Args:
-        items: pairs, nodes or graphs by their numbers, or independent items, of which none is both.
-        forget: of the same kind.
+    Items that only lose features are in both, and count once.
     """
     if hasattr(items, "edge_label_index"):
         pairs, gone = items.edge_label_index, forget.edge_label_index

@@ -50,9 +50,8 @@ class ETR(Method):
     items out of reach have the same gradient on both graphs, that *is* the gradient of the retained items' mean loss on
     the retained graph.
 
-    `mode="paper"` has dropout on and labels smoothed by 0.1 while gradients are taken, and takes all of them at the
-    original weights, so that the correction does not know what was erased. `mode="default"` takes gradients of the loss
-    as it is, and the last one at the erased weights, at the same price.
+    `mode="paper"` has dropout on and labels smoothed by 0.1 while gradients are taken, all of them at the original
+    weights. `mode="default"` takes gradients of the loss as it is, and the last one at the erased weights.
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
@@ -146,17 +145,10 @@ def erase(
     near: Sequence[Tensor],
     ratio: float,
 ) -> int:
-    """Shrink weights in place by `ETR`'s factors.
+    """Shrink weights in place by `ETR`'s factors, each at most the share `ratio` of a tensor; return how many.
 
-    Args:
-        parameters: the weights.
-        everything: gradient of the mean loss of all items, a tensor per parameter.
-        gone: the same of removed items; `None` where there are none.
-        near: the same of the items within reach.
-        ratio: share of a tensor's entries that a factor may shrink.
-
-    Returns:
-        How many entries were shrunk.
+    Gradients of the mean loss, of the parameters' shapes, are those of `everything`, of removed items (`gone`, `None`
+    where there are none) and of the items within reach (`near`).
     """
     count = 0
     for i, parameter in enumerate(parameters if ratio else ()):

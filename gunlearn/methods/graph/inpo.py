@@ -48,9 +48,9 @@ class INPO(GradientMethod):
     the retain term a cross-entropy applied to probabilities (a double sigmoid) without negatives, the full graph in
     message passing, messages scaled wherever *both end points* touch a retained edge (so nearly everywhere,
     self-loops and forgotten edges included), a reference with plain messages, Adam with weight decay 5e-7, the last
-    epoch. The gradient that the authors' influence estimate leaves behind enters the first step here as well, for it
-    matters: it is orders of magnitude larger than the objective's, and through Adam's second moment it holds the
-    effective learning rate down for hundreds of epochs (in the ablation without message scaling too).
+    epoch. The gradient that the authors' influence estimate leaves behind enters the first step here as well: it is
+    orders of magnitude larger than the objective's, and through Adam's second moment it holds the effective learning
+    rate down for hundreds of epochs.
 
     `mode="default"` keeps the paper's three ideas and repairs what costs utility: messages over the retained graph,
     scaled on retained edges alone; a retain term with negatives; a KL term to the reference model on retained edges
@@ -71,9 +71,7 @@ class INPO(GradientMethod):
             sum of both end points' scores; an `Estimator` brings its options; a tensor holds a score per column of
             `data.edge_index`. `"constant"` damps all messages alike, `"none"` (or `None`) not at all.
         flip_influence: damp the least influential messages most.
-        damping: how scores other than INPO's own become scales: `"rank"` deals INPO's own scales out in their order (so
-            that scores differ by order alone), `"min_max"` is `exp(-2 m)` of scores scaled to [0, 1]; see
-            `gunlearn.methods.graph.message_damping`.
+        damping: how scores other than INPO's own become scales, `"rank"` or `"min_max"`; see `message_damping.damped`.
     """
 
     mode: str = "default"

@@ -25,9 +25,6 @@ class Accountant:
     Args:
         epsilon: above 0 and at most 1: the tail bound behind the formula is false beyond.
         delta: in (0, 1).
-
-    Raises:
-        InvalidInputError: values outside these ranges.
     """
 
     epsilon: float = 1.0

@@ -52,8 +52,8 @@ class CGU(Method):
     budget, the head is trained anew, with a new perturbation.
 
     `result.notes["certificate"]` has `status` (`"certified"`, `"retrained"` or `"uncertified"`), `epsilon`, `delta`,
-    `spent`, `budget` and `reason`. See `Accountant` and `fit_linear_head` for the assumptions and checks. A model that
-    was trained in another way takes the same step, and its result is `"uncertified"`.
+    `spent`, `budget` and `reason`; see `Accountant` and `fit_linear_head` for the assumptions. A model that was trained
+    in another way takes the same step, uncertified.
 
     Args:
         epsilon: epsilon of the certificate, in (0, 1].
@@ -78,7 +78,7 @@ class CGU(Method):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"bound": "paper"}}
 
     def __post_init__(self) -> None:
-        _ = self.accountant
+        Accountant(self.epsilon, self.delta)
         if not self.lam > 0 or self.bound not in ("tight", "paper"):
             raise InvalidInputError(
                 f"Expected lam > 0 and a bound 'tight' or 'paper' (got {self.lam} and {self.bound!r})"
@@ -87,11 +87,6 @@ class CGU(Method):
     @property
     def label(self) -> str:
         return "paper" if self.bound == "paper" else "default"
-
-    @property
-    def accountant(self) -> Accountant:
-        """Accountant with these options."""
-        return Accountant(self.epsilon, self.delta)
 
     def features(self, view: HeadView, partition: Any, old: Tensor, new: Tensor) -> Features:
         """Return the propagated features of training nodes before, `[n_old]`, and after, `[n_new]`."""
@@ -106,11 +101,7 @@ class CGU(Method):
 
     @torch.no_grad()
     def run(self, problem: Problem) -> Outcome:
-        """Take one Newton step, or train anew once the budget is spent.
-
-        Raises:
-            UnsupportedModelError: the model is not a linear head, or is one for least squares.
-        """
+        """Take one Newton step, or train anew once the budget is spent."""
         view, partition = head_of(problem.model), problem.partition
         head, device = view.record, partition.data.edge_index.device
         if head is not None and head.loss != "logistic":
@@ -149,7 +140,7 @@ class CGU(Method):
         # Features known in the same way as at the last request have no error that would add up.
         spent = torch.where(residual <= known[0] + slack, known[0] + slack, allowed) + bound
         total, alpha = float((spent + gap_new).norm()), 0.0 if head is None else float(head.alpha)
-        accountant = self.accountant
+        accountant = Accountant(self.epsilon, self.delta)
         doubt = accountant.doubt(head, before, residual, allowed) or features.doubt
         notes = features.notes | {"bound": float(bound.norm()), "longest_row": longest}
         if head is None or doubt or total <= accountant.budget(alpha):

@@ -50,7 +50,7 @@ class Logistic:
         return self.z.t() @ slope + self.ridge * w + self.perturbation
 
     def residual(self, w: Tensor) -> Tensor:
-        """Return the norm of the gradient of each class, `[num_classes]`."""
+        """Return the norm of each class's gradient, `[num_classes]`."""
         return self.gradient(w).norm(dim=0)
 
     def newton(self, w: Tensor, target: Tensor, tolerance: float = 1e-9) -> tuple[Tensor, Tensor]:

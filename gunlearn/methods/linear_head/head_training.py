@@ -26,7 +26,7 @@ def fit_linear_head(model: nn.Module, data: Data, lam: float = 1e-3, alpha: floa
     Args:
         model: a `LinearHead`, or one `SGConv` (which becomes a `LinearHead` of its depth, without bias, rows of `x`
             as they are).
-        data: with `x`, `edge_index`, `y`; trained on are the training nodes.
+        data: with `x`, `edge_index`, `y`; the head learns from the training nodes.
         lam: ridge, above 0; per node in the logistic problem, as it is for least squares.
         alpha: standard deviation of `b`; more noise buys more removals and costs accuracy. Not for least squares.
         seed: seed of `b`. It reveals `b`: a certificate towards others needs a seed that they cannot guess.
@@ -71,13 +71,8 @@ def fit_linear_head(model: nn.Module, data: Data, lam: float = 1e-3, alpha: floa
 def solve_head(head: LinearHead, z: Tensor, sign: Tensor, lam: float, alpha: float, seed: int) -> Logistic:
     """Draw a perturbation, find the optimum, record both on the head, and return the problem that was solved.
 
-    Args:
-        head: changed in place.
-        z: propagated features `[n, f]`.
-        sign: see `one_vs_rest`, `[n, num_classes]`.
-        lam: ridge, per node.
-        alpha: standard deviation of the perturbation.
-        seed: seed of the perturbation.
+    Propagated features `z` are `[n, f]`, signs (see `one_vs_rest`) `[n, num_classes]`; for the others see
+    `fit_linear_head`.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = alpha * torch.randn(z.size(1), sign.size(1), generator=generator, dtype=torch.float64)

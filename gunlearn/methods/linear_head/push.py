@@ -94,12 +94,9 @@ class Pushed:
         return state
 
     def after(self, old: Data, new: Data, touched: Tensor) -> Pushed:
-        """Return the state of the graph after a removal; this state does not change.
+        """Return the state of the `new` graph, with the nodes of the `old` one; this state does not change.
 
-        Args:
-            old: the graph of this state.
-            new: the graph after the removal, with the same nodes.
-            touched: sorted ids of all nodes whose features or in-edges differ, `[k]`.
+        `touched` are sorted ids of all nodes whose features or in-edges differ, `[k]`.
         """
         num_nodes = int(new.num_nodes)
         before, walk = RandomWalk.of(old.edge_index, num_nodes), RandomWalk.of(new.edge_index, num_nodes)
@@ -155,9 +152,9 @@ class Pushed:
         return walk.degree[nodes].sqrt().unsqueeze(-1) * out
 
     def residues(self, data: Data, hops: Sequence[float]) -> list[tuple[float, Tensor]]:
-        """Return the parts of the error: for each level its largest weight, and the nonzero rows of `D^1/2 r`.
+        """Return the parts of the error of `rows`, a sum of `S^k D^1/2 r_l`.
 
-        The error of `rows` is a sum of `S^k D^1/2 r_l` with coefficients that add up to at most these weights.
+        For each level these are the largest sum of its coefficients, and the nonzero rows of `D^1/2 r_l`.
         """
         root = RandomWalk.of(data.edge_index, int(data.num_nodes)).degree.sqrt().unsqueeze(-1)
         weights = [sum(map(abs, hops[level:])) for level in range(1, len(hops))]

@@ -47,10 +47,7 @@ class LayerWise(Method):
     The first term (deleted edge consistency) moves what is forgotten, end points of edges in pairs and nodes one by
     one, to the embeddings of random non-edges and random other nodes. The second (neighbourhood influence) keeps all
     other affected nodes where the original model puts them. Forgotten nodes, and nodes that lose features, are read on
-    the original graph, where they have something to forget.
-
-    A step reads the subgraph around the affected nodes where that is exact and smaller than half of the graph, and
-    computes all below the first operator once. Nothing is chosen on the forgotten items: the last epoch counts.
+    the original graph. All below the first operator is computed once. The last epoch counts.
     """
 
     mode: str = "default"
@@ -127,16 +124,13 @@ class LayerWise(Method):
 
     def _passes(self, problem: Problem, graph: Data, affected: Affected) -> dict[str, tuple[Data, Subgraph | None]]:
         """Return what a step reads: the message graph, and the original one if forgotten nodes are not in that."""
-        passes: dict[str, tuple[Data, Subgraph | None]] = {"message": (graph, None)}
-        alone, original = affected.alone, problem.partition.data
-        if self.message_graph == "retain" and alone.numel() and "forget" in self.objective().parts:
-            passes["original"] = (original, None)
-        if self.subgraph == "never":
-            return passes
-        always = self.subgraph == "always"
-        for name, (data, _) in passes.items():
-            seeds = affected.nodes(affected.last) if name == "message" else alone
-            found = small_subgraph(problem.reference, problem.task, data, seeds, training=False, always=always)
+        seeds = {"message": (graph, affected.nodes(affected.last))}
+        if self.message_graph == "retain" and affected.alone.numel() and "forget" in self.objective().parts:
+            seeds["original"] = (problem.partition.data, affected.alone)
+        passes: dict[str, tuple[Data, Subgraph | None]] = {name: (data, None) for name, (data, _) in seeds.items()}
+        for name, (data, nodes) in seeds.items() if self.subgraph != "never" else ():
+            always = self.subgraph == "always"
+            found = small_subgraph(problem.reference, problem.task, data, nodes, training=False, always=always)
             if found is not None:
                 passes[name] = (found[0].data, found[0])
         return passes
@@ -149,8 +143,8 @@ class GNNDelete(LayerWise):
     `mode="paper"` follows the authors' code: operators start at 1/1000 everywhere, Adam at 1e-3 for 1500 epochs,
     messages only along the edges between affected nodes with the forgotten ones among them, one draw of random pairs
     for all epochs, dropout (if any) stays on; but the last epoch is returned, where the authors choose one by its
-    score on the forgotten edges. `mode="default"` starts at the identity, passes messages over the retained graph, on
-    which the model will be used, draws new pairs at each step, and compares with the original model on that graph.
+    score on the forgotten edges. `mode="default"` starts at the identity, passes messages over the retained graph,
+    draws new pairs at each step, and compares with the original model on that graph.
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
@@ -186,9 +180,8 @@ class GNNDelete(LayerWise):
 class GNNDeleteNI(LayerWise):
     """Neighbourhood influence alone, see `LayerWise`; options as of `GNNDelete`, without `alpha`.
 
-    The operators start from small random numbers and learn to reproduce the affected nodes that are no end points; end
-    points get the same operators. Their optimum is the identity, which leaves only the missing messages (`utu`); with
-    `init="identity"` they start there, and the method is `utu` at a higher cost.
+    The operators start from small random numbers. Their optimum is the identity, which leaves only the missing messages
+    (`utu`); with `init="identity"` they start there, and the method is `utu` at a higher cost.
     """
 
     name = "gnndelete_ni"

@@ -29,11 +29,11 @@ from gunlearn.nn.attach.operators import (
 class INPOS(INPO):
     """INPO's objective on GNNDelete's operators: the weights stay, an operator after each layer learns.
 
-    NPO on the forgotten edges, the retained likelihood, topological entropy and a KL term to the reference, as in
-    `INPO(mode="default")`; each forgotten edge drops out once it looks like a non-edge (`until`). Operators start at
-    the identity and act on the nodes within `l` hops after layer `l`. Messages are damped only with `scale_messages`.
+    The objective and the stop criterion are those of `INPO(mode="default")`. Operators act on the nodes within `l` hops
+    after layer `l`. Messages are damped only with `scale_messages`. There is no paper mode.
 
-    Options are those of `INPO`, and `init` of `DeletionOperator`; there is no paper mode.
+    Args:
+        init: where operators start, see `DeletionOperator`.
     """
 
     epochs: int = 150

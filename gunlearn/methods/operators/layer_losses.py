@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
@@ -97,12 +96,8 @@ class Affected:
 
     def graph(self) -> Data:
         """Return the original graph with only the edges between affected nodes, the forgotten ones among them."""
-        data = copy.copy(self.partition.data)
-        inside = self.partition.affected_nodes(self.last)[data.edge_index].all(dim=0)
-        for name in ("edge_index", "edge_weight", "edge_attr", "edge_type"):
-            if name in data and data[name] is not None:
-                data[name] = data[name][:, inside] if name == "edge_index" else data[name][inside]
-        return data
+        data = self.partition.data
+        return data.edge_subgraph(self.partition.affected_nodes(self.last)[data.edge_index].all(dim=0))
 
     def sizes(self) -> dict[str, int]:
         """Return the number of affected nodes after each layer."""
@@ -132,8 +127,9 @@ class LayerLosses:
     ) -> None:
         self.objective, self.calls, self.affected, self.views = objective, calls, affected, views
         self.operators = [operators[name] for name, _ in calls]
-        self.fixed, data = fixed, affected.partition.data
-        self.sampler = NegativeSampler(data.edge_index, int(data.num_nodes)) if self._forgets(affected.ends) else None
+        data = affected.partition.data
+        pairs = "forget" in objective.parts and affected.ends.numel()
+        self.sampler = NegativeSampler(data.edge_index, int(data.num_nodes)) if pairs else None
         others = torch.ones(int(data.num_nodes), dtype=torch.bool, device=data.edge_index.device)
         others[affected.alone] = False
         self.others = others.nonzero().view(-1)
@@ -144,9 +140,6 @@ class LayerLosses:
         self.ends_place = [self._place("message", i, affected.ends) for i in range(len(calls))]
         self.alone_place = [self._place(self.alone, i, affected.alone) for i in range(len(calls))]
         self.drawn = self.draw() if fixed else None
-
-    def _forgets(self, nodes: Tensor) -> bool:
-        return "forget" in self.objective.parts and bool(nodes.numel())
 
     def _place(self, view: str, call: int, nodes: Tensor) -> Tensor:
         rows = self.views[view].rows or {}
@@ -159,7 +152,7 @@ class LayerLosses:
         if self.sampler is not None:
             pairs = self.sampler.sample(ends.numel() // 2)  # sorted
             drawn.append(pairs[:, torch.randperm(pairs.size(1), device=pairs.device)].flatten())
-        if self._forgets(alone):
+        if "forget" in self.objective.parts and alone.numel():
             drawn.append(self.others[torch.randint(self.others.numel(), (alone.numel(),), device=alone.device)])
         return torch.cat(drawn) if drawn else ends[:0]
 
@@ -178,12 +171,8 @@ class LayerLosses:
                     current[name], target[name] = nothing, torch.zeros_like(nothing)
             now, then = ({k: _rows(v[k]) for k in self.objective.parts} for v in (current, target))
             values.append(self.objective(now, then))
-        terms = {name: _total([value.terms[name] for value in values]) for name in self.objective.labels}
-        return ObjectiveValue(_total([value.total for value in values]), terms)
-
-
-def _total(values: list[Tensor]) -> Tensor:
-    return sum(values[1:], start=values[0])
+        terms = {name: reduce(torch.add, [value.terms[name] for value in values]) for name in self.objective.labels}
+        return ObjectiveValue(reduce(torch.add, [value.total for value in values]), terms)
 
 
 def _rows(embeddings: Tensor) -> Prediction:

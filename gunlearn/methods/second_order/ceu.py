@@ -36,9 +36,8 @@ class CEU(InfluenceUpdate):
     perturbation named, or none of that standard deviation; no strict convexity; not at the minimum of the perturbed
     loss; an epsilon above 1, where the tail bound behind the formula is false.
 
-    All other options: see `InfluenceUpdate`; `weight_decay` is lambda (authors: 0.01).
-
     Args:
+        weight_decay: lambda (authors: 0.01).
         perturbation: `b` that the model was trained with, `[num_params]` in the order of `model.parameters()`.
         noise: standard deviation that `b` was drawn with, alpha (authors: 0.1).
         delta: delta of the certificate.

@@ -28,13 +28,10 @@ class GIF(InfluenceUpdate):
 
     Sums run over all training items; those that no message of the request reaches cancel. Default mode: see
     `InfluenceUpdate`. `mode="paper"` does what the authors' code does: the Hessian of the summed loss on the whole
-    graph, inverted by LiSSA, `h <- v + (1 - damping) h - (H h) / scale`, with a fixed number of steps (their README:
-    100, scale 500, no damping). Too small a scale diverges and raises an error; too large a one does nothing and
-    warns. Not repeated: labels of items outside training in `v`; forgotten ids drawn among positions of training
-    nodes; the link version's forgotten edges, which stayed positives on both sides.
-
-    Args `max_distance` and `weight_decay`, and for default mode `curvature`, `tolerance` and `max_iterations`: see
-    `InfluenceUpdate`.
+    graph, inverted by `lissa` with a fixed number of steps (their README: 100, scale 500, no damping); of the other
+    options it reads `max_distance` and `weight_decay`. Too small a scale diverges and raises an error; too large a one
+    does nothing and warns. Not repeated: labels of items outside training in `v`; forgotten ids drawn among positions
+    of training nodes; the link version's forgotten edges, which stayed positives on both sides.
 
     Args:
         damping: see `InfluenceUpdate`; in paper mode in units of `scale`, `None` for 0.
@@ -66,7 +63,7 @@ class GIF(InfluenceUpdate):
             return super().step(removal, notes)
         matrix, damping = curvature_of(removal.whole, "hessian", self.weight_decay), self.damping or 0.0
         # The mean loss has curvature H / n: on it scale / n takes the steps that scale takes on H.
-        found = lissa(matrix, removal.push, self.iterations, self.scale / removal.num_terms, damping)
+        found = lissa(matrix, removal.push, self.iterations, self.scale / removal.whole.weight.numel(), damping)
         notes |= {"curvature": "hessian", "damping": damping, "scale": self.scale}
         notes |= {"residual": found.residual, "iterations": found.iterations}
         refused = self.refuse(found.x, removal, notes)
@@ -90,7 +87,7 @@ class IF(GIF):
     """Influence function (Koh & Liang, arXiv 1703.04730): the forgotten items' own terms leave, the graph stays.
 
     The effect of their messages on other terms is left out, so that requests without training items of their own are
-    refused: edges under node classification, and features. See `GIF` for options and modes.
+    refused: edges under node classification, and features.
     """
 
     name = "if"
@@ -118,7 +115,7 @@ class IDEA(GIF):
     noise as long as the step, or the largest of `SHARES` of it that leaves the model working. Paper mode has the noise
     of their GCN, 0.6 (CS .1, GIN .005), and does not check the resulting model.
 
-    All other options: see `GIF`; `max_distance` limits the step before the noise.
+    `max_distance` limits the step before the noise.
 
     Args:
         noise: standard deviation per weight; `None` chooses it, in paper mode 0.6.

@@ -34,11 +34,7 @@ class Removal:
 
     @classmethod
     def of(cls, problem: Problem, structural: bool = True) -> Removal:
-        """Return the removal for a problem; without `structural` the push leaves the graph as it was.
-
-        Raises:
-            InvalidInputError: every parameter is frozen, or the loss is not finite.
-        """
+        """Return the removal for a problem; without `structural` the push leaves the graph as it was."""
         model, task, partition = problem.model.eval(), problem.task, problem.partition
         items = training_items(task, partition.data, problem.seed)
         ones = torch.ones(items.num_items, dtype=next(model.parameters()).dtype, device=items.label.device)
@@ -49,11 +45,6 @@ class Removal:
         if not torch.isfinite(push).all():
             raise InvalidInputError("Expected a finite gradient of the training loss (got NaN or infinity)")
         return cls(whole, rest, push)
-
-    @property
-    def num_terms(self) -> int:
-        """`n`."""
-        return self.whole.weight.numel()
 
     def weights(self) -> Tensor:
         """Return a copy of the trained parameters as one vector `[num_params]`."""

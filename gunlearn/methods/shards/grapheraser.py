@@ -30,10 +30,9 @@ AGGREGATIONS = ("learned", "mean")
 class ShardEnsemble(nn.Module):
     """Models of shards as one model: the logarithm of the weighted mean of their predicted probabilities.
 
-    `draws` counts how often each shard got new weights, so that they differ each time under the same seed.
-
     Called as `model(x, edge_index)` on the whole graph, with `edge_weight` and `edge_attr` where the shards' models
-    take them. The weights are no parameters: `fit_weights` sets them, and they start out equal.
+    take them. Weights start out equal, and `fit_weights` sets them; `draws` counts how often each shard got new
+    parameters, so that they differ each time under the same seed.
 
     Args:
         model: each shard gets a copy of it.
@@ -69,28 +68,24 @@ class ShardEnsemble(nn.Module):
 class GraphEraser(Method):
     r"""Trains a model on each shard of the graph; a request retrains the shards that hold what is forgotten.
 
-    A shard is a set of nodes with the edges among them; edges between shards are lost. `partition="blpa"` balances
-    label propagation, `"bekm"` k-means on the model's outputs (see `partitioning`), `"random"` ignores the graph. The
-    result is a `ShardEnsemble`: each shard's model reads the whole retained graph, and its probabilities are averaged
-    with weights :math:`w \ge 0, \sum w = 1` that maximise the likelihood of the retained training nodes (a concave
-    problem, solved by EM; the authors take the softmax of a weighted sum, fitted by Adam).
+    A shard is a set of nodes with the edges among them; edges between shards are lost. The result is a `ShardEnsemble`:
+    each shard's model reads the whole retained graph, and its probabilities are averaged with weights
+    :math:`w \ge 0, \sum w = 1` that maximise the likelihood of the retained training nodes, by EM (the authors take the
+    softmax of a weighted sum, fitted by Adam).
 
     A request touches the shard of every forgotten node and of every node that loses features, and the shards that hold
     a forgotten edge; an edge between shards touches none. Touched shards are trained from new weights on what is left
     of them. The others stay as they are, bit by bit. So the shards' *models* are exactly as if they had never seen the
-    data; nothing else is: the partition was made with it, and is kept.
+    data; the partition was made with it, and is kept.
 
-    A model that is no `ShardEnsemble` yet is partitioned and trained in shards first. That belongs to training, not to
-    the request: `notes` hold `setup_seconds` and `request_seconds`. Shards that the request touches are not trained
-    before it (retraining does not depend on their old weights). Pass the result to the next request with its `data`,
-    and there is no setup.
+    A model that is no `ShardEnsemble` yet is partitioned and trained in shards first; `notes` hold `setup_seconds` and
+    `request_seconds`. Pass the result to the next request with its `data`, and there is no setup.
 
-    Link prediction is not supported: shards train apart, so their embeddings have unrelated axes, and neither their
-    mean nor a score between two of them means anything.
+    Link prediction is not supported: shards train apart, so that their embeddings have unrelated axes.
 
     Args:
         num_shards: k, 10 to 100 in the paper; more shards make requests cheaper and the model worse.
-        partition: `"blpa"`, `"bekm"` or `"random"`.
+        partition: `"blpa"`, balanced label propagation; `"bekm"`, balanced k-means on the model's outputs; `"random"`.
         slack: how much larger than `n / k` a shard may be, as a share.
         aggregation: `"learned"` weights or the `"mean"`.
         shard_epochs: optimiser steps for each shard.
@@ -206,14 +201,9 @@ def shard_graph(data: Data, shard: Tensor, number: int) -> Data:
 
 @torch.no_grad()
 def fit_weights(ensemble: ShardEnsemble, data: Data, task: Task, learned: bool, steps: int = 200) -> None:
-    """Set the weights of shards that hold training nodes; those of the others are zero.
+    """Set the weights of shards that hold training nodes of the retained graph; those of the others are zero.
 
-    Args:
-        ensemble: changed in place.
-        data: the retained graph; only labels of its training nodes are read.
-        task: the task that calls the models.
-        learned: maximise the mixture's likelihood; else weights are equal.
-        steps: steps of EM; each raises the likelihood.
+    With `learned` they maximise the mixture's likelihood by so many `steps` of EM; else they are equal.
     """
     items = training_nodes(data)
     alive = torch.zeros_like(ensemble.weight, dtype=torch.bool)

@@ -26,8 +26,8 @@ def label_propagation(
     """BLPA of GraphEraser (arXiv 2103.14991): nodes move to the shard of most neighbours, where it has room.
 
     A sweep counts, for all nodes at once, their neighbours in each shard, O(edges + n k). A random half of the nodes
-    that gain by moving ask for a shard; each shard admits those that gain most. (If all moved at once, two neighbours
-    could change places for ever.) It ends when no node gains.
+    that gain by moving ask for a shard (if all moved, two neighbours could change places for ever); each shard admits
+    those that gain most. It ends when no node gains.
 
     Args:
         edge_index: `[2, num_edges]`, taken both ways.
