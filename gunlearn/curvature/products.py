@@ -50,8 +50,8 @@ class Curvature(_Products):
       positive semi-definite wherever the loss is convex in them (as cross entropy is): the curvature of the proximal
       Bregman response (Bae et al., arXiv 2209.05364; arXiv 2506.04694).
 
-    The graph of the first derivative is built once; each product is one pass through it (three for Gauss-Newton). It
-    holds `O(num_edges * dim)` memory per layer as long as the object lives; do not change the parameters in place
+    `C @ v` takes and returns `[num_params]`, or `[k, num_params]` for `k` vectors. The graph of the first derivative is
+    built once; each product is one pass through it (three for Gauss-Newton). Do not change the parameters in place
     meanwhile.
 
     Args:
@@ -64,8 +64,6 @@ class Curvature(_Products):
     Raises:
         InvalidInputError: unknown kind, or a negative weight decay.
         UnsupportedMethodError: Gauss-Newton products of a task without logits.
-
-    Shapes: `C @ v` takes and returns `[num_params]`, or `[k, num_params]` for `k` vectors.
     """
 
     def __init__(
@@ -108,16 +106,11 @@ class SplitGaussNewton(_Products):
     r"""Gauss-Newton products on the CSR kernels: one pass through the layers, one through the scores.
 
     For logits :math:`z = q(h)` at most quadratic in the model's outputs :math:`h` and without parameters of their own
-    (classes of nodes, inner products of pairs), :math:`C v = J_h^\top J_q^\top H_z J_q J_h v`. The layers' constant
-    matrices are differentiated to any order; :math:`J_q\,d = (q(h + td) - q(h - td)) / 2t` is exact for such `q` and
-    needs no second derivative of the scores, which would gather `[num_pairs, dim]`.
+    (classes of nodes, inner products of pairs), :math:`C v = J_h^\top J_q^\top H_z J_q J_h v`. For such `q`
+    :math:`J_q\,d = (q(h + td) - q(h - td)) / 2t` is exact, and needs no second derivative of the scores, which would
+    gather `[num_pairs, dim]`.
 
-    Args:
-        loss: the loss of the training, with `kernels=True`.
-        weight_decay: of the training; `weight_decay * v` is added.
-
-    Raises:
-        UnsupportedMethodError: predictions without logits.
+    Args and errors: those of `Curvature`; `loss` has `kernels=True`.
     """
 
     kind = "gauss_newton"

@@ -23,13 +23,10 @@ class Symmetric(Protocol):
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Lanczos estimates of the extreme eigenvalues.
+    """Lanczos estimates of the extreme eigenvalues: Ritz values, which lie inside the spectrum.
 
-    Attributes:
-        smallest: smallest Ritz value; the smallest eigenvalue is not above it.
-        largest: largest Ritz value; the largest eigenvalue is not below it.
-        smallest_error: some eigenvalue lies within this distance of `smallest`.
-        largest_error: the same for `largest`.
+    Some eigenvalue lies within `smallest_error` of `smallest`, and one within `largest_error` of `largest` (the norms
+    `beta_m |s_m|` of the Ritz residuals: Parlett, The Symmetric Eigenvalue Problem, section 13.2).
     """
 
     smallest: float
@@ -43,10 +40,9 @@ class Spectrum:
         return self.smallest - self.smallest_error, self.largest + self.largest_error
 
     def damping(self, share: float = 1e-3) -> float:
-        """Return what to add to the diagonal so that the matrix is positive definite and well conditioned.
+        """Return what to add to the diagonal so that the condition number is about `1 / share`.
 
-        It lifts the smallest eigenvalue above zero (by a tenth of its size), and adds `share` of the largest absolute
-        eigenvalue: the condition number is about `1 / share`.
+        It lifts the smallest eigenvalue above zero (by a tenth of its size), and adds `share` of the largest one.
         """
         low, high = self.bounds
         return max(-1.1 * low, 0.0) + share * max(abs(low), abs(high))
@@ -54,13 +50,7 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class Solution:
-    """Solution of a linear system.
-
-    Attributes:
-        x: `[size]`.
-        residual: `||b - A x|| / ||b||`, computed anew at the end.
-        iterations: products with the matrix.
-    """
+    """Solution `x` `[size]` of a linear system, its relative residual `||b - A x|| / ||b||`, and products taken."""
 
     x: Tensor
     residual: float
@@ -94,7 +84,7 @@ class Krylov:
         return Spectrum(float(value[0]), float(value[-1]), float(error[0]), float(error[-1]))
 
     def coordinates(self, damping: float) -> tuple[Tensor, float]:
-        """Return the solution in the basis, `[steps]`, and its relative residual `||b - (A + damping I) x|| / ||b||`.
+        """Return the solution in the basis, `[steps]`, and its relative residual.
 
         Raises:
             DivergenceError: the damped matrix is not positive definite.
@@ -148,19 +138,13 @@ def krylov(
 
 
 def lanczos(matrix: Symmetric, like: Tensor, steps: int = 32, seed: int = 0) -> Spectrum:
-    """Bound the extreme eigenvalues with a few products, by Lanczos with full reorthogonalisation.
-
-    The extreme Ritz values approach the extreme eigenvalues from inside; the error is the norm of the Ritz residual,
-    `beta_m |s_m|` (Parlett, The Symmetric Eigenvalue Problem, section 13.2).
+    """Bound the extreme eigenvalues with a few products: `krylov` from a random start.
 
     Args:
         matrix: symmetric.
         like: a tensor of the dtype and device to use.
         steps: number of products.
         seed: of the random start.
-
-    Raises:
-        DivergenceError: a product is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(matrix.size, generator=generator, dtype=torch.float64).to(like)
@@ -217,9 +201,9 @@ def _indefinite(damping: float, got: str) -> DivergenceError:
 def lissa(matrix: Symmetric, b: Tensor, iterations: int = 100, scale: float = 500.0, damping: float = 0.0) -> Solution:
     r"""LiSSA as GIF runs it: `h <- b + (1 - damping) h - (A h) / scale`, from `h = b`; the solution is `h / scale`.
 
-    It converges to :math:`(A + \mathrm{damping} \cdot \mathrm{scale}\, I)^{-1} b` if the eigenvalues of `A` lie in
-    :math:`(-\mathrm{damping} \cdot \mathrm{scale}, (2 - \mathrm{damping})\,\mathrm{scale})`; stopped after `T` steps it
-    shrinks directions of eigenvalue below `scale / T`; see the residual. (GIF, arXiv 2304.02835, and its code.)
+    It converges to `(A + damping scale I)^-1 b` if the eigenvalues of `A` lie between `-damping scale` and
+    `(2 - damping) scale`; stopped after `T` steps it shrinks directions of eigenvalue below `scale / T`; see the
+    residual. (GIF, arXiv 2304.02835, and its code.)
 
     Args:
         matrix: `A`, symmetric; in GIF the Hessian of the summed loss.

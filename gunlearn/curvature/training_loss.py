@@ -38,8 +38,7 @@ class TrainingLoss:
     r"""`L(theta; G, w) = -(1/n) sum_i w_i log p_i(theta; G)` over the `n` training items, in evaluation mode.
 
     Items that training draws at random (negatives of link prediction) are drawn once, under the problem's seed. A
-    removed item gets weight 0 and still counts in `n`: at a stationary point this changes the gradient only in second
-    order.
+    removed item gets weight 0 and still counts in `n`.
 
     Attributes:
         model: in evaluation mode.

@@ -55,6 +55,11 @@ class Problem:
     checkpoint_dir: str | Path | None = None
     fingerprint: str = ""
 
+    @property
+    def loop_settings(self) -> dict[str, Any]:
+        """Arguments of `TrainArguments` that are the run's, not the method's."""
+        return {name: getattr(self, name) for name in ("progress", "checkpoint_dir", "fingerprint")}
+
 
 @dataclass
 class Outcome:

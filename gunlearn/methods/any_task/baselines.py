@@ -13,9 +13,7 @@ from gunlearn.methods.gradient import GradientMethod
 class UtU(Method):
     """Unlink to unlearn (arXiv 2402.10695): keep the weights, take what is forgotten out of the graph.
 
-    The paper unlinks edges; nodes go with their edges, features become zeros.
-
-    It costs nothing and is hard to beat; what the weights memorised stays.
+    The paper unlinks edges; nodes go with their edges, features become zeros. What the weights memorised stays.
     """
 
     name = "utu"
@@ -45,13 +43,9 @@ class FineTune(GradientMethod):
 
 @dataclass(frozen=True)
 class GradientAscentMethod(GradientMethod):
-    """Raise the forget set's loss, nothing else; unbounded, so it collapses if it runs long.
+    """Raise the forget set's loss, nothing else; unbounded, so it collapses if it runs long."""
 
-    Args:
-        epochs: passes over the items, 10 in the GNNDelete paper's baseline.
-    """
-
-    epochs: int = 10
+    epochs: int = 10  # as the GNNDelete paper's baseline
 
     name = "gradient_ascent"
     summary = "raise the loss of the forget set"

@@ -20,15 +20,12 @@ RETAIN_LOSSES: dict[str, Loss] = {
 
 
 def held(method: Any, forget: Loss, *more: tuple[float, Loss]) -> Objective:
-    """Return a method's forget loss, its retain loss and further terms, without those that weigh nothing.
+    """Return a forget loss, the retain loss of a method's options, and `more` terms, without those that weigh nothing.
 
     Args:
         method: with options `forget_weight`, `retain_weight` and `retain_loss`.
         forget: the forget loss.
-        more: weights and losses of further terms.
-
-    Raises:
-        InvalidInputError: a weight below 0, or an unknown retain loss.
+        more: weights and losses.
     """
     for name in ("forget_weight", "retain_weight"):
         check_number(name, getattr(method, name), minimum=0.0)

@@ -73,13 +73,11 @@ class Retrain(Method):
             self.weight_decay,
             eval_every=self.eval_every,
             keep="best" if self.eval_every else "last",
-            progress=problem.progress,
-            checkpoint_dir=problem.checkpoint_dir,
-            fingerprint=problem.fingerprint,
             batch_size=self.batch_size,
             sampler=self.sampler,
             num_neighbors=self.num_neighbors,
             steps=self.steps,
+            **problem.loop_settings,
         )
         extra = [] if self.patience is None else [EarlyStopping(self.patience)]
         state = train_from_scratch(

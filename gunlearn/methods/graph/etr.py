@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, cast
@@ -95,7 +94,7 @@ class ETR(Method):
         model.train(self.dropout)
 
         def losses(data: Data, groups: Sequence[Any]) -> list[Tensor]:
-            with FrozenStatistics(model) if self.dropout else nullcontext():
+            with FrozenStatistics(model):
                 outputs = task.encode(model, data)
             return [_smoothed(task.decode(model, outputs, items), self.label_smoothing) for items in groups]
 

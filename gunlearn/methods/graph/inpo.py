@@ -52,10 +52,9 @@ class INPO(GradientMethod):
     orders of magnitude larger than the objective's, and through Adam's second moment it holds the effective learning
     rate down for hundreds of epochs.
 
-    `mode="default"` keeps the paper's three ideas and repairs what costs utility: messages over the retained graph,
-    scaled on retained edges alone; a retain term with negatives; a KL term to the reference model on retained edges
-    and on non-edges; and each forgotten edge is let go once it scores below 95 % of the retained edges
-    (`until="separated"`), instead of being pushed to the last epoch.
+    `mode="default"` repairs what costs utility: messages over the retained graph, scaled on retained edges alone; a
+    retain term with negatives; a KL term to the reference model on retained edges and on non-edges; and each forgotten
+    edge is let go once it scores below 95 % of the retained edges (`until="separated"`).
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -64,11 +63,6 @@ class Accountant:
                 f"{float(residual.norm()):.3g}, the record says at most {float(allowed.norm()):.3g}"
             )
         return objection
-
-    def certificate(self, status: str, spent: float, alpha: float, reason: str = "") -> dict[str, Any]:
-        """Return the certificate for a result's `notes`."""
-        options = {"epsilon": self.epsilon, "delta": self.delta}
-        return {"status": status, **options, "spent": spent, "budget": self.budget(alpha), "reason": reason}
 
 
 def no_draw(perturbation: Tensor, alpha: float) -> str:

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.core.checks import check_choice
+from gunlearn.errors import UnsupportedModelError
+from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.methods.linear_head.accountant import Accountant
 from gunlearn.methods.linear_head.convex import CURVATURE_CHANGE, SLOPE_CHANGE, Logistic, one_vs_rest, spectral_bound
 from gunlearn.methods.linear_head.head_training import problem_of, rounding, solve_head
@@ -79,10 +80,8 @@ class CGU(Method):
 
     def __post_init__(self) -> None:
         Accountant(self.epsilon, self.delta)
-        if not self.lam > 0 or self.bound not in ("tight", "paper"):
-            raise InvalidInputError(
-                f"Expected lam > 0 and a bound 'tight' or 'paper' (got {self.lam} and {self.bound!r})"
-            )
+        check_interval(self, "> 0", "lam")
+        check_choice("bound", self.bound, ("tight", "paper"))
 
     @property
     def label(self) -> str:
@@ -142,19 +141,25 @@ class CGU(Method):
         total, alpha = float((spent + gap_new).norm()), 0.0 if head is None else float(head.alpha)
         accountant = Accountant(self.epsilon, self.delta)
         doubt = accountant.doubt(head, before, residual, allowed) or features.doubt
-        notes = features.notes | {"bound": float(bound.norm()), "longest_row": longest}
-        if head is None or doubt or total <= accountant.budget(alpha):
-            if head is not None:
-                head.spent.copy_(spent)
-                head.gap.copy_(gap_new)
-            certificate = accountant.certificate("uncertified" if doubt else "certified", total, alpha, doubt)
-            return Outcome(problem.model.eval(), notes=notes | {"certificate": certificate})
-        reason = f"{total:.3g} would have been spent: trained anew with a new perturbation"
-        fresh = solve_head(head, features.new, after.sign, float(head.lam), alpha, new_seed(problem))
-        head.gap.copy_(self.gap(fresh, view.weight, features.residues[1]))
-        total = float((head.spent + head.gap).norm())
-        doubt = "" if total <= accountant.budget(alpha) else f"even a new head leaves {total:.3g}, over the budget"
-        certificate = accountant.certificate("uncertified" if doubt else "retrained", total, alpha, doubt or reason)
+        notes, reason = features.notes | {"bound": float(bound.norm()), "longest_row": longest}, ""
+        status, budget = "certified", accountant.budget(alpha)
+        if head is not None and not doubt and not total <= budget:
+            status, reason = "retrained", f"{total:.3g} would have been spent: trained anew with a new perturbation"
+            fresh = solve_head(head, features.new, after.sign, float(head.lam), alpha, new_seed(problem))
+            head.gap.copy_(self.gap(fresh, view.weight, features.residues[1]))
+            total = float((head.spent + head.gap).norm())
+            doubt = "" if total <= budget else f"even a new head leaves {total:.3g}, over the budget"
+        elif head is not None:
+            head.spent.copy_(spent)
+            head.gap.copy_(gap_new)
+        certificate = {
+            "status": "uncertified" if doubt else status,
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "spent": total,
+            "budget": budget,
+            "reason": doubt or reason,
+        }
         return Outcome(problem.model.eval(), notes=notes | {"certificate": certificate})
 
 

@@ -56,13 +56,8 @@ class Logistic:
     def newton(self, w: Tensor, target: Tensor, tolerance: float = 1e-9) -> tuple[Tensor, Tensor]:
         """Solve `H(w) solution = target` by conjugate gradients, for all classes at once.
 
-        Args:
-            w: weights at which the Hessian is taken, `[f, num_classes]`.
-            target: `[f, num_classes]`.
-            tolerance: residual, as a share of the target's norm.
-
-        Returns:
-            The solution `[f, num_classes]`, and the norm of `target - H solution`, `[num_classes]`.
+        Weights, target and solution are `[f, num_classes]`; the residual is at most `tolerance` times the target's
+        norm. Its norm `[num_classes]` is returned too.
         """
         p = torch.sigmoid(self.z @ w)
         curvature = p * (1 - p)

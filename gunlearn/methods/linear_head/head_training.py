@@ -17,7 +17,7 @@ from gunlearn.tasks.graph.node_classification import training_nodes
 
 @torch.no_grad()
 def fit_linear_head(model: nn.Module, data: Data, lam: float = 1e-3, alpha: float = 1.0, seed: int = 0) -> LinearHead:
-    """Train a linear head to the minimum of its strictly convex problem; the caller's model stays as it is.
+    """Return a head in evaluation mode, trained to the minimum of its strictly convex problem; `model` stays as it is.
 
     Logistic (Guo et al., arXiv 1911.03030, and CGU, arXiv 2206.09140): each class against the rest,
     `sum_i log(1 + exp(-y_i w z_i)) + lam n / 2 ||w||^2 + b w` over the `n` training nodes, with `b ~ N(0, alpha^2 I)`
@@ -30,9 +30,6 @@ def fit_linear_head(model: nn.Module, data: Data, lam: float = 1e-3, alpha: floa
         lam: ridge, above 0; per node in the logistic problem, as it is for least squares.
         alpha: standard deviation of `b`; more noise buys more removals and costs accuracy. Not for least squares.
         seed: seed of `b`. It reveals `b`: a certificate towards others needs a seed that they cannot guess.
-
-    Returns:
-        The trained head, in evaluation mode.
 
     Raises:
         InvalidInputError: `lam` not above 0, or a negative `alpha`.

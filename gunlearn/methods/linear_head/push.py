@@ -157,12 +157,10 @@ class Pushed:
         For each level these are the largest sum of its coefficients, and the nonzero rows of `D^1/2 r_l`.
         """
         root = RandomWalk.of(data.edge_index, int(data.num_nodes)).degree.sqrt().unsqueeze(-1)
-        weights = [sum(map(abs, hops[level:])) for level in range(1, len(hops))]
-        out = []
-        for weight, table in zip(weights, self.residue, strict=False):
-            there = table.any(dim=1)
-            out.append((weight, root[there] * table[there]))
-        return out
+        return [
+            (sum(map(abs, hops[level:])), (root * table)[table.any(dim=1)])
+            for level, table in enumerate(self.residue, start=1)
+        ]
 
 
 def pushed_state(data: Data, num_hops: int, r_max: float, normalize: bool) -> tuple[Pushed, bool]:

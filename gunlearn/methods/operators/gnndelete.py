@@ -72,11 +72,8 @@ class LayerWise(Method):
         fill_in(self, self.modes)
         for name, known in (("init", OPERATOR_INITS), ("message_graph", GRAPHS), ("subgraph", SUBGRAPH)):
             check_choice(name, getattr(self, name), known)
-        self.arguments()
+        TrainArguments(self.epochs, self.lr)
         self.objective()
-
-    def arguments(self, **more: Any) -> TrainArguments:
-        return TrainArguments(self.epochs, self.lr, **more)
 
     @abstractmethod
     def objective(self) -> Objective:
@@ -111,9 +108,7 @@ class LayerWise(Method):
                 model.eval()
                 return loss()
 
-            args = self.arguments(
-                progress=problem.progress, checkpoint_dir=problem.checkpoint_dir, fingerprint=problem.fingerprint
-            )
+            args = TrainArguments(self.epochs, self.lr, **problem.loop_settings)
             state = fit(model, step, args, problem.callbacks)
             if state.epoch == 0:
                 detach_operators(attached)

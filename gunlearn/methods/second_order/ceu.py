@@ -62,16 +62,16 @@ class CEU(InfluenceUpdate):
         return {**super().config(), "perturbation": None if b is None else float(b.norm())}
 
     def remarks(self, removal: Removal, before: Tensor) -> dict[str, Any]:
-        if self.perturbation is None:
-            return _uncertified("no perturbation was named that the model was trained with")
-        objection = self.objection(removal, before, self.perturbation)
-        if objection:
-            return _uncertified(objection)
-        beta = float(self.slope(removal.rest, self.perturbation).norm())
-        epsilon = beta * math.sqrt(2 * math.log(1.5 / self.delta)) / self.noise
-        if not epsilon <= 1:
-            return _uncertified(f"epsilon would be {epsilon:.3g}, and the bound holds up to 1")
-        return {"certificate": {"status": "certified", "epsilon": epsilon, "delta": self.delta, "beta": beta}}
+        b, objection = self.perturbation, "no perturbation was named that the model was trained with"
+        if b is not None:
+            objection = self.objection(removal, before, b)
+        if b is not None and not objection:
+            beta = float(self.slope(removal.rest, b).norm())
+            epsilon = beta * math.sqrt(2 * math.log(1.5 / self.delta)) / self.noise
+            if epsilon <= 1:
+                return {"certificate": {"status": "certified", "epsilon": epsilon, "delta": self.delta, "beta": beta}}
+            objection = f"epsilon would be {epsilon:.3g}, and the bound holds up to 1"
+        return {"certificate": {"status": "uncertified", "reason": objection}}
 
     def objection(self, removal: Removal, before: Tensor, b: Tensor) -> str:
         """Return the assumption of the certificate that does not hold; empty where all hold."""
@@ -101,10 +101,6 @@ class CEU(InfluenceUpdate):
         theta = flat([p.detach() for p in loss.params])
         summed = gradient(loss(), loss.params) + self.weight_decay * theta
         return summed * loss.weight.numel() + b.to(theta)
-
-
-def _uncertified(reason: str) -> dict[str, Any]:
-    return {"certificate": {"status": "uncertified", "reason": reason}}
 
 
 def _logits(removal: Removal, theta: Tensor) -> Tensor:

@@ -30,10 +30,7 @@ class InfluenceUpdate(Method):
     one. Conjugate gradients solve it in a space of few products, which serves every damping. Dampings of `SHARE` times
     the largest eigenvalue, three times that, and so on, are tried until the system is solved to `tolerance`, the step
     is no longer than `max_distance` times the weights, and the retained loss does not rise by more than a fiftieth of
-    the loss of zero outputs. Only labels of training items are read; the model runs in evaluation mode.
-
-    `notes`: `distance` moved, also relative to the weights' norm, `residual`, `damping`, `iterations`,
-    `largest_eigenvalue`, `curvature`, and the retained loss before and after.
+    the loss of zero outputs; `notes` have all of these. The model runs in evaluation mode.
 
     Args:
         curvature: `"gauss_newton"`, positive semi-definite, on the CSR kernels, or `"hessian"`.
@@ -45,7 +42,6 @@ class InfluenceUpdate(Method):
 
     Raises:
         DivergenceError: no damping gave a step that can be trusted.
-        InvalidInputError: a bad option.
     """
 
     curvature: str = "gauss_newton"

@@ -23,9 +23,6 @@ from gunlearn.tasks.graph.node_classification import training_nodes
 from gunlearn.training.from_scratch import reset_model, train_from_scratch
 from gunlearn.training.loop import TrainArguments
 
-PARTITIONS = ("blpa", "bekm", "random")
-AGGREGATIONS = ("learned", "mean")
-
 
 class ShardEnsemble(nn.Module):
     """Models of shards as one model: the logarithm of the weighted mean of their predicted probabilities.
@@ -115,8 +112,8 @@ class GraphEraser(Method):
 
     def __post_init__(self) -> None:
         check_whole(self, num_shards=1)
-        check_choice("partition", self.partition, PARTITIONS)
-        check_choice("aggregation", self.aggregation, AGGREGATIONS)
+        check_choice("partition", self.partition, ("blpa", "bekm", "random"))
+        check_choice("aggregation", self.aggregation, ("learned", "mean"))
         check_interval(self, ">= 0", "slack")
         self._arguments()
 
