@@ -38,7 +38,7 @@ def surrounding(data: Data, entities: Tensor, num_hops: int) -> Tensor:
 def entity_graph(
     task: Task, partition: Any, entities: Tensor, read: str, message_graph: str, model: nn.Module | None
 ) -> tuple[Data, Callable[[Tensor], Tensor]]:
-    """Return the graph that the model reads, and a function to the entities' places in it.
+    """Return the graph that the model reads, and a function to the places of `forgotten_entities` in it.
 
     Args:
         task: how the model is called.

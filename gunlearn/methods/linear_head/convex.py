@@ -24,7 +24,7 @@ class Logistic:
 
     Args:
         z: features `[n, f]`, double precision.
-        sign: 1 for nodes of the class, -1 for the others, `[n, num_classes]`.
+        sign: targets `y`, see `one_vs_rest`, `[n, num_classes]`.
         lam: ridge, per node.
         perturbation: `b`, `[f, num_classes]`.
     """
@@ -48,10 +48,6 @@ class Logistic:
         """Return the gradient, `[f, num_classes]`."""
         slope = -self.sign * torch.sigmoid(-self.sign * (self.z @ w))
         return self.z.t() @ slope + self.ridge * w + self.perturbation
-
-    def residual(self, w: Tensor) -> Tensor:
-        """Return the norm of each class's gradient, `[num_classes]`."""
-        return self.gradient(w).norm(dim=0)
 
     def newton(self, w: Tensor, target: Tensor, tolerance: float = 1e-9) -> tuple[Tensor, Tensor]:
         """Solve `H(w) solution = target` by conjugate gradients, for all classes at once.

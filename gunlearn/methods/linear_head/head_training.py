@@ -78,7 +78,7 @@ def solve_head(head: LinearHead, z: Tensor, sign: Tensor, lam: float, alpha: flo
     head.alpha.fill_(alpha)
     problem = problem_of(head, z, sign)  # as recorded: buffers may be of lower precision
     weight = head_of(head).put(problem.minimise(torch.zeros_like(noise, device=z.device)))
-    head.spent.copy_(problem.residual(weight) + rounding(z))
+    head.spent.copy_(problem.gradient(weight).norm(dim=0) + rounding(z))
     head.gap.zero_()
     return problem
 

@@ -58,12 +58,12 @@ class RandomWalk:
 
 @dataclass(eq=False)
 class Pushed:
-    """Reserves and residues of one graph.
+    """Reserves (levels 1 to K) and residues (1 to K - 1) of one graph, `[num_nodes, num_features]` in double precision.
 
     Args:
         x: weak reference to the features, and their version.
-        reserve: levels 1 to K, `[num_nodes, num_features]` each, double precision.
-        residue: levels 1 to K - 1.
+        reserve: by level.
+        residue: by level.
         r_max: rows with a larger residue are pushed.
         normalize: rows of `x` are scaled to length 1.
         pushed: rows pushed by the last change, over all levels.

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch_geometric.data import Data
-from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.losses import Objective, ObjectiveValue, Prediction
@@ -43,18 +42,8 @@ def layer_outputs(model: nn.Module, task: Task, data: Data) -> list[tuple[str, T
     return calls
 
 
-def hops_of(layer: MessagePassing) -> int:
-    """Return the message passing steps of one call; PyG's layers of several steps name them `K`."""
-    steps = getattr(layer, "K", 1)
-    return steps if isinstance(steps, int) and steps > 1 else 1
-
-
 class Affected:
-    """The nodes that a request affects, layer by layer.
-
-    Args:
-        problem: the unlearning problem.
-        names: layers in the order in which a pass calls them.
+    """The nodes that a request affects, layer by layer; `names` has the layers in the order in which a pass calls them.
 
     Attributes:
         ends: end points of forgotten edges that do not go with a node, `[2 * num_edges]`.
@@ -66,7 +55,8 @@ class Affected:
         self.partition, layers = problem.partition, message_passing_layers(problem.reference)
         self.last, self.hops = 0, {}
         for name in names:
-            self.last += hops_of(layers[name])
+            steps = getattr(layers[name], "K", 1)  # PyG's layers of several message passing steps name them so
+            self.last += steps if isinstance(steps, int) and steps > 1 else 1
             self.hops[name] = self.last
         partition = self.partition
         edges, gone = partition.forget_edge_index, partition.forget_nodes

@@ -31,10 +31,8 @@ class CEU(InfluenceUpdate):
     norm of :math:`n \nabla L_b` on the retained data after the step, the new weights are those that training on the
     retained data (over the same `n`) with another `b`, at distance :math:`\beta`, would have; so removal is
     :math:`(\epsilon, \delta)`-certified for :math:`\epsilon = \beta \sqrt{2 \ln (1.5 / \delta)} / \alpha` (Guo et al.,
-    arXiv 1911.03030, theorem 3). :math:`\beta` is computed at this model, not bounded by a worst case.
-    `notes["certificate"]` has the `status`, with epsilon, delta and beta, or the `reason` for "uncertified": no
-    perturbation named, or none of that standard deviation; no strict convexity; not at the minimum of the perturbed
-    loss; an epsilon above 1, where the tail bound behind the formula is false.
+    arXiv 1911.03030, theorem 3), where that is at most 1. :math:`\beta` is computed at this model, not bounded by a
+    worst case. `notes["certificate"]` has `status`, epsilon, delta and beta, or the `reason` for "uncertified".
 
     Args:
         weight_decay: lambda (authors: 0.01).

@@ -37,7 +37,6 @@ class ShardEnsemble(nn.Module):
         num_shards: k.
     """
 
-    models: nn.ModuleList
     shard: Tensor
     weight: Tensor
     draws: Tensor
