@@ -139,11 +139,16 @@ BY_MODE: Any = None
 
 
 def fill_in(method: Method, modes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give options that are `None` the value of the method's `mode`; for `__post_init__`."""
+    """Give options that are `None` the value of the method's `mode`; for `__post_init__`.
+
+    `optimizer_options` and `scheduler_options` belong to the mode's own optimiser and scheduler: where the caller names
+    another one, they stay `None`.
+    """
     mode = getattr(method, "mode", "")
     check_choice("mode", mode, tuple(modes))
+    given = {name for name in modes[mode] if getattr(method, name) is not None}
     for name, value in modes[mode].items():
-        if getattr(method, name) is None:
+        if name not in given and name.removesuffix("_options") not in given:
             object.__setattr__(method, name, value)
 
 

@@ -20,7 +20,13 @@ from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.callbacks import Callback, TrainState
 from gunlearn.training.feeding import Feed
 from gunlearn.training.loop import TrainArguments, fit
-from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec, check_optimizer, check_scheduler
+from gunlearn.training.optimizers import (
+    OptimizerSpec,
+    PhasedOptimizer,
+    SchedulerSpec,
+    check_optimizer,
+    check_scheduler,
+)
 from gunlearn.training.step import Change, ObjectiveStep, Reference
 
 
@@ -149,12 +155,16 @@ class GradientMethod(Method):
         """Return what the step after `step` steps minimises; made of terms of `objective`."""
         return as_objective(self.objective())
 
+    def phase(self, step: int) -> str:
+        """Return the name of the phase that a step belongs to, for methods that have some."""
+        return ""
+
     def rate_at(self, step: int) -> float | None:
         """Return the learning rate of a step, for methods whose phases have their own; `None` leaves it."""
         return None
 
     def make_optimizer(self, problem: Problem) -> OptimizerSpec:
-        """Return the optimiser, or a function that makes it."""
+        """Return the optimiser, or a function that makes it: a `PhasedOptimizer` gives each phase its own."""
         return self.optimizer
 
     def parts(self, problem: Problem, names: Collection[str]) -> Parts:
@@ -251,7 +261,7 @@ class GradientMethod(Method):
             problem.model,
             step,
             args,
-            [_Rates(self.rate_at), *callbacks] if rated else callbacks,
+            [_Phases(self), *callbacks] if rated else callbacks,
             None if held_out is None else validate,
             stop,
             optimizer=optimizer,
@@ -268,16 +278,18 @@ class GradientMethod(Method):
         return {"message_graph": self.message_graph, "until": self.until}
 
 
-class _Rates(Callback):
-    """Sets the optimiser's learning rate before each step."""
+class _Phases(Callback):
+    """Sets the phase of a `PhasedOptimizer`, and the learning rate, before each step."""
 
-    def __init__(self, rate_at: Callable[[int], float | None]) -> None:
-        self.rate_at = rate_at
+    def __init__(self, method: GradientMethod) -> None:
+        self.method = method
 
     def on_step_begin(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
-        rate = self.rate_at(state.step)
+        optimizer, rate = kwargs["optimizer"], self.method.rate_at(state.step)
+        if isinstance(optimizer, PhasedOptimizer):
+            optimizer.phase = self.method.phase(state.step)
         if rate is not None:
-            for group in kwargs["optimizer"].param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = rate
 
 

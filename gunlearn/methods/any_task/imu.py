@@ -22,11 +22,15 @@ from gunlearn.losses.influence_weights import item_weights
 from gunlearn.methods.base import BY_MODE, Problem, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, predict_part
 from gunlearn.tasks.base import Parts
+from gunlearn.training.optimizers import OptimizerSpec
 from gunlearn.training.step import Change
 
-_DEFAULT = {"epochs": 30, "lr": 2e-3, "weight_decay": 0.0, "top": 1.0, "l1": 0.0}
-_PAPER = {"epochs": 30, "lr": 1e-2, "weight_decay": 5e-4, "top": 0.1, "l1": 0.2}
-_MODES = {"default": _DEFAULT, "paper": _PAPER}
+_DEFAULT = {"epochs": 30, "optimizer": "adam", "lr": 2e-3, "weight_decay": 0.0, "top": 1.0, "l1": 0.0}
+_PAPER = {
+    "epochs": 30, "optimizer": "sgd", "optimizer_options": {"momentum": 0.9}, "lr": 1e-2, "weight_decay": 5e-4,
+    "top": 0.1, "l1": 0.2,
+}  # fmt: skip
+_MODES: dict[str, dict[str, Any]] = {"default": _DEFAULT, "paper": _PAPER}
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ class IMU(GradientMethod):
     into steps. Nothing holds the retained data in place: forgetting random items this way costs more than a class.
 
     `mode="paper"` adds what the authors' code has besides: the most influential tenth alone, an L1 penalty on the head
-    (its subgradient is added to the gradient, the recorded loss is without), weight decay, a larger learning rate;
-    Adam stands for their SGD. Running statistics of batch normalisation stay in both modes; in their code they drift.
+    (its subgradient is added to the gradient, the recorded loss is without), and SGD with momentum 0.9, weight decay
+    and a larger learning rate. Running statistics of batch normalisation stay in both modes; in their code they drift.
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
@@ -65,6 +69,7 @@ class IMU(GradientMethod):
     epochs: int = BY_MODE
     lr: float = BY_MODE
     weight_decay: float = BY_MODE
+    optimizer: OptimizerSpec = BY_MODE
     scope: str = "head"
     top: float = BY_MODE
     cap: float = 0.93

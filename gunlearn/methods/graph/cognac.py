@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -21,9 +21,13 @@ from gunlearn.methods.graph.entities import entity_graph, forgotten_entities, in
 from gunlearn.tasks.base import Parts, Task
 from gunlearn.tasks.graph.node_classification import NodeParts, node_items, training_nodes
 from gunlearn.tasks.sampling import Draw
+from gunlearn.training.optimizers import OptimizerSpec, PhasedOptimizer, make_optimizer
 
 PHASES = ("contrast", "ascent", "descent")
-_MODES = {"default": {"descent_lr": 2e-3, "descent_steps": 3}, "paper": {"descent_lr": 1.5e-2, "descent_steps": 1}}
+_MODES: dict[str, dict[str, Any]] = {
+    "default": {"descent_lr": 2e-3, "descent_steps": 3, "shared_optimizer": True},
+    "paper": {"descent_lr": 1.5e-2, "descent_steps": 1, "shared_optimizer": False},
+}
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,12 @@ class Cognac(GradientMethod):
     labels are unlearned from what the original graph shows, and learned on the retained graph.
 
     The paper's search over hyper-parameters, and its choice of the best model on validation nodes and forgotten ones,
-    is left out: steps are fixed and the last model counts. Forgotten nodes are read on the original graph. One Adam
-    serves all phases, each at its own rate, where the paper has one per phase.
+    is left out: steps are fixed and the last model counts. Forgotten nodes are read on the original graph.
 
-    `mode="paper"` descends at the paper's rate, once per ascent; by default at a lower one, three times. The paper's
-    other numbers (ascent at .0025, a tenth of the nodes, temperature 4) are the default's too. It tunes the contrast's
-    rate, the margin and `alpha`, so that these are ours in both modes.
+    `mode="paper"` has one Adam per phase and descends at the paper's rate, once per ascent; by default one Adam serves
+    all phases, each at its own rate, and three steps descend at a lower one. The paper's other numbers (ascent at
+    .0025, a tenth of the nodes, temperature 4) are the default's too. It tunes the contrast's rate, the margin and
+    `alpha`, so that these are ours in both modes.
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
@@ -58,6 +62,7 @@ class Cognac(GradientMethod):
         contrast_steps: steps of a cycle's first phase; 0 leaves it out.
         ascent_steps: of its second.
         descent_steps: of its third.
+        shared_optimizer: one optimiser serves all phases; else each phase has its own, which keeps its own state.
         fraction: share of nearby nodes that count as affected, in (0, 1].
         num_hops: how far nodes may be affected.
         margin: how far off the forgotten they are pushed.
@@ -73,6 +78,7 @@ class Cognac(GradientMethod):
     contrast_steps: int = 1
     ascent_steps: int = 1
     descent_steps: int = BY_MODE
+    shared_optimizer: bool = BY_MODE
     fraction: float = 0.1
     num_hops: int = 2
     margin: float = 1.0
@@ -130,6 +136,18 @@ class Cognac(GradientMethod):
     def rate_at(self, step: int) -> float:
         """Return the learning rate of the step's phase."""
         return {"contrast": self.lr, "ascent": self.ascent_lr, "descent": self.descent_lr}[self.phase(step)]
+
+    def make_optimizer(self, problem: Problem) -> OptimizerSpec:
+        """Return one optimiser, or one per phase."""
+        if self.shared_optimizer:
+            return self.optimizer
+        options = self.optimizer_options
+
+        def make(parameters: Sequence[nn.Parameter]) -> PhasedOptimizer:
+            own = {p: make_optimizer(self.optimizer, parameters, self.lr, self.weight_decay, options) for p in PHASES}
+            return PhasedOptimizer(own)
+
+        return make
 
     def parts(self, problem: Problem, names: Collection[str]) -> ContrastParts:
         """Return affected nodes in triples, forgotten training nodes (on the original graph), and those that stay."""
