@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ CURVATURES = ("gauss_newton", "hessian")
 class _Products(ABC):
     """A matrix known by its products with vectors, plus a multiple of the identity."""
 
-    params: list[Tensor]
+    params: Sequence[Tensor]
     weight_decay: float
 
     @property
@@ -143,7 +144,7 @@ class SplitGaussNewton(_Products):
         return (ahead - behind) / (2 * step)
 
 
-def _derivative(output: Tensor, inputs: list[Tensor], direction: Any) -> Tensor:
+def _derivative(output: Tensor, inputs: Sequence[Tensor], direction: Any) -> Tensor:
     """Return `direction^T d output / d inputs`, zero where `output` is constant (a loss linear in its logits)."""
     if not output.requires_grad:
         return torch.zeros_like(flat(inputs))

@@ -83,8 +83,8 @@ class Krylov:
         error = self.rest * vector[-1].abs()
         return Spectrum(float(value[0]), float(value[-1]), float(error[0]), float(error[-1]))
 
-    def coordinates(self, damping: float) -> tuple[Tensor, float]:
-        """Return the solution in the basis, `[steps]`, and its relative residual.
+    def solve(self, damping: float) -> Solution:
+        """Return the solution in the span.
 
         Raises:
             DivergenceError: the damped matrix is not positive definite.
@@ -93,12 +93,7 @@ class Krylov:
         if not float(value[0]) + damping > 0:
             raise _indefinite(damping, f"an eigenvalue of {float(value[0]):.3g}")
         y = vector @ (vector[0] / (value + damping))
-        return self.norm * y, self.rest * abs(float(y[-1]))
-
-    def solve(self, damping: float) -> Solution:
-        """Return the solution in the span."""
-        y, residual = self.coordinates(damping)
-        return Solution(y.to(self.basis) @ self.basis, residual, len(y))
+        return Solution((self.norm * y).to(self.basis) @ self.basis, self.rest * abs(float(y[-1])), len(y))
 
 
 def krylov(

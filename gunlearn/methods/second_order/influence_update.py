@@ -95,20 +95,19 @@ class InfluenceUpdate(Method):
         """Return the calibrated step, `[num_params]`."""
         matrix = curvature_of(removal.rest, self.curvature, self.weight_decay)
         span = krylov(
-            matrix, removal.push, self.max_iterations, lambda s: s.coordinates(self.first(s))[1] <= self.tolerance
+            matrix, removal.push, self.max_iterations, lambda s: s.solve(self.first(s)).residual <= self.tolerance
         )
         first, refused = self.first(span), ""
         for damping in [first] if self.damping is not None else [first * 3.0**k for k in range(ATTEMPTS)]:
-            residual = span.coordinates(damping)[1]
-            if residual > self.tolerance:
-                refused = f"a relative residual of {residual:.3g} after {len(span.basis)} iterations"
+            found = span.solve(damping)
+            if found.residual > self.tolerance:
+                refused = f"a relative residual of {found.residual:.3g} after {found.iterations} iterations"
                 continue
-            step = span.solve(damping).x
-            refused = self.refuse(step, removal, notes)
+            refused = self.refuse(found.x, removal, notes)
             if not refused:
-                notes |= {"damping": damping, "residual": residual, "iterations": len(span.basis)}
+                notes |= {"damping": damping, "residual": found.residual, "iterations": found.iterations}
                 notes["largest_eigenvalue"] = span.spectrum.largest
-                return step
+                return found.x
         raise DivergenceError(
             f"Expected a step that can be trusted from '{self.name}' (got {refused} with damping {damping:.3g}); leave "
             "'damping' to be chosen, raise 'max_iterations', or ask for less at a time"
