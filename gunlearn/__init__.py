@@ -46,23 +46,6 @@ _HOMES = {
         "node_split",
     ),
 }
-_PARTS = (
-    "attribution",
-    "bench",
-    "core",
-    "curvature",
-    "datasets",
-    "errors",
-    "llm",
-    "losses",
-    "methods",
-    "metrics",
-    "nn",
-    "report",
-    "requests",
-    "tasks",
-    "training",
-)
 
 __all__ = sorted(["__version__", *(name for names in _HOMES.values() for name in names)])
-__getattr__, __dir__ = lazy(__name__, _HOMES, _PARTS)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -147,10 +147,7 @@ def unlearn(
     if not isinstance(request, Request):
         raise InvalidTypeError(f"Expected 'request' to be a forget request (got {type(request).__name__})")
     method = build_method(method, options, task, model)
-    scores = None
-    if request.needs_scores:
-        scores = influence(model, data, task, of="edges")
-    partition = request.resolve(data) if scores is None else request.resolve(data, scores)
+    partition = request.resolve(data, influence(model, data, task, of="edges") if request.needs_scores else None)
     return run_method(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
 
 

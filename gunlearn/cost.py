@@ -70,13 +70,8 @@ class PeakMemory:
     @property
     def mb(self) -> float | None:
         """Peak so far, in MiB."""
-        peak = self._peak()
-        return None if peak is None else max(peak, self._before)
-
-    def _peak(self) -> float | None:
         if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**20
-        if not self._works:
-            return None
-        lines = _STATUS.read_text().splitlines()
-        return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), None)
+            return max(torch.cuda.max_memory_allocated(self.device) / 2**20, self._before)
+        lines = _STATUS.read_text().splitlines() if self._works else []
+        peaks = [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")]
+        return max(*peaks, self._before) if peaks else None

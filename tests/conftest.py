@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import json
 import os
 import random
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +54,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in missing.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@functools.cache
+def committed(experiment: str) -> Any:
+    """The committed results of an experiment; without them the test is skipped."""
+    path = REPOSITORY / "experiments" / experiment / "results.json"
+    if not path.is_file():
+        pytest.skip(f"{path} is not committed")
+    return json.loads(path.read_text())
 
 
 @pytest.fixture(scope="session")

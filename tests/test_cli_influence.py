@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 
 from gunlearn.attribution import ESTIMATORS
-from gunlearn.cli import main
-from gunlearn.cli.influence import InfluenceCommand
 from tests.command import call, refusal
 
 SMALL = ["influence", "--dataset", "karate", "--epochs", "5", "--hidden-channels", "8", "--out-channels", "4",
@@ -49,8 +47,9 @@ def own(tmp_path):
 
 def test_writes_everything_and_keeps_the_model(tmp_path, capsys):
     out = tmp_path / "out"
-    command = [*SMALL, "--estimators", "nora", "brute", "--truth", "brute", "--out", str(out)]
-    assert call(*command, "--estimator-arg", "nora.beta=3", "--num-items", "30", "--seed", "1") == 0
+    words = "--estimators nora brute --truth brute --estimator-arg nora.beta=3 --num-items 30 --seed 1"
+    command = [*SMALL, *words.split(), "--out", str(out)]
+    assert call(*command) == 0
     printed = capsys.readouterr()
     assert "Spearman" in printed.out
     assert "nora: Spearman" in printed.err
@@ -62,17 +61,15 @@ def test_writes_everything_and_keeps_the_model(tmp_path, capsys):
     html = (out / "influence.html").read_bytes()
     assert (out / "influence.csv").is_file()
     kept = sorted(path.name for path in (out / "models").iterdir())
-    assert call(*command, "--estimator-arg", "nora.beta=3", "--num-items", "30", "--seed", "1", "--no-progress") == 0
+    assert call(*command, "--no-progress") == 0
     assert sorted(path.name for path in (out / "models").iterdir()) == kept
     again = json.loads((out / "influence.json").read_text())
     assert [row["spearman_ci"] for row in again] == [row["spearman_ci"] for row in rows]
-    printed = capsys.readouterr()
-    assert printed.err == ""
+    assert capsys.readouterr().err == ""
     (out / "influence.html").unlink()
     assert call("report", str(out)) == 0
-    assert re.sub(rb"data:[^\"]*|<td>[^<]*</td>", b"", (out / "influence.html").read_bytes()) == re.sub(
-        rb"data:[^\"]*|<td>[^<]*</td>", b"", html
-    )  # but for the second run's seconds
+    numbers = re.compile(rb"data:[^\"]*|<td>[^<]*</td>")  # the second run's seconds differ
+    assert numbers.sub(b"", (out / "influence.html").read_bytes()) == numbers.sub(b"", html)
     capsys.readouterr()
     assert call("report", str(out), "--markdown") == 0
     assert capsys.readouterr().out.startswith("| estimator |")
@@ -126,8 +123,6 @@ def test_own_model_and_own_graph(own, tmp_path, capsys):
         ([*QUICK, "--model", "mine.py:wrong"], "module"),
         ([*QUICK, "--model", "broken.py:f"], "SyntaxError"),
         (["influence", "--dataset", "DBLB"], "DBLP"),
-        (["influence", "--dataset", "./no/such/folder"], "edges.csv"),
-        (["report", "nowhere"], "results.json"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(argv, words, own, tmp_path, monkeypatch, capsys):
@@ -153,22 +148,3 @@ def test_ctrl_c_and_failures(tmp_path, monkeypatch, capsys):
         assert call(*command, "degree") == 0
         assert call(*command) == 1
     assert "random failed: no memory" in capsys.readouterr().out
-
-
-def test_help_and_listing(capsys):
-    assert call("influence", "--help") == 0
-    printed = capsys.readouterr().out
-    for name in vars(InfluenceCommand()):
-        option = "--no-progress" if name == "progress" else "--" + name.replace("_", "-")
-        assert option in printed
-    for flags in ([], ["--markdown"]):
-        assert call("estimators", *flags) == 0
-        printed = capsys.readouterr().out
-        assert all(name in printed for name in ESTIMATORS)
-
-
-def test_debug_shows_the_traceback(tmp_path):
-    from gunlearn.errors import InvalidInputError
-
-    with pytest.raises(InvalidInputError):
-        main([*QUICK, "--num-items", "0", "--debug", "--out", str(tmp_path)])

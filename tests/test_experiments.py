@@ -1,26 +1,17 @@
-"""The committed results of `experiments/inpo_edges` hold what the project promises."""
+"""The committed results of experiments hold what the project promises."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from statistics import mean
 
 import pytest
 
-RESULTS = Path(__file__).parent.parent / "experiments" / "inpo_edges" / "results.json"
-pytestmark = pytest.mark.skipif(not RESULTS.is_file(), reason="experiments/inpo_edges/results.json is not committed")
-
-
-def rows(part: str) -> list[dict]:
-    results = json.loads(RESULTS.read_text())
-    if part not in results:
-        pytest.skip(f"'{part}' is not among the committed results")
-    return results[part]
+from tests.conftest import committed
 
 
 def average(part: str, figure: str, method: str, mode: str = "default") -> float:
-    values = [r[figure] for r in rows(part) if (r["method"], r["mode"]) == (method, mode)]
+    rows = committed("inpo_edges")[part]
+    values = [r[figure] for r in rows if (r["method"], r["mode"]) == (method, mode)]
     assert values
     assert None not in values
     return mean(values)
@@ -48,21 +39,15 @@ def test_paper_mode_repeats_the_official_code(part: str, retain: float, forget: 
 
 
 def test_order_of_the_ablation() -> None:
-    at = {row["case"]: row for row in rows("ablation")}
+    at = {row["case"]: row for row in committed("inpo_edges")["ablation"]}
     for level in ("0.80", "0.85", "0.90"):
         full, without_scaling, plain = (at[c][f"retain_auc_at_{level}"] for c in ("INPO", "NPO+GD+TE", "NPO+GD"))
         assert full > without_scaling > plain
 
 
-SPEED = Path(__file__).parent.parent / "experiments" / "speed" / "results.json"
-
-
 def speed(case: str) -> dict:
-    if not SPEED.is_file():
-        pytest.skip("experiments/speed/results.json is not committed")
-    row = {row["case"]: row for row in json.loads(SPEED.read_text())}[case]
-    assert not row["smoke"]
-    assert row["threads"] == 1
+    row = {row["case"]: row for row in committed("speed")}[case]
+    assert (row["smoke"], row["threads"]) == (False, 1)
     return row
 
 
@@ -90,16 +75,10 @@ def test_ten_million_edges() -> None:
     assert large["ours_s"] <= 4 * large["bound_s"]
 
 
-REMOVAL = Path(__file__).parent.parent / "experiments" / "removal_influence" / "results.json"
-
-
 def removal(part: str, dataset: str, **which: str) -> dict:
-    if not REMOVAL.is_file():
-        pytest.skip("experiments/removal_influence/results.json is not committed")
     keys = {"part": part, "dataset": dataset, **which}
-    found = [row for row in json.loads(REMOVAL.read_text()) if keys.items() <= row.items()]
-    assert len(found) == 1, keys
-    return found[0]
+    (found,) = (row for row in committed("removal_influence") if keys.items() <= row.items())
+    return found
 
 
 @pytest.mark.parametrize("model", ["GCN", "SAGE", "GIN", "GAT"])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from experiments.graph_methods.__main__ import Args, grids, main, methods_of
 from gunlearn.methods import METHODS
-
-RESULTS = Path(__file__).parent.parent / "experiments" / "graph_methods" / "results.json"
+from gunlearn.report.summary import summarise
+from tests.conftest import committed
 
 
 def test_smoke(tmp_path, capsys):
@@ -41,25 +40,21 @@ def test_every_method_that_takes_the_task_is_in(task):
     assert ("inpo_s" in names) == (task == "links")
 
 
-@pytest.fixture(scope="module")
-def results():
-    return json.loads(RESULTS.read_text())
-
-
-def by_method(rows, seed=0):
+def by_method(problem, seed=0):
+    rows = committed("graph_methods")[problem]
     return {(row["method"], row["mode"]): row for row in rows if row["seed"] == seed and not row["error"]}
 
 
 @pytest.mark.parametrize("dataset", ["DBLP", "CS"])
-def test_link_prediction_stays_near_retraining(results, dataset):
-    rows = by_method(results[f"links_gcn_{dataset}_0.05_any"])
+def test_link_prediction_stays_near_retraining(dataset):
+    rows = by_method(f"links_gcn_{dataset}_0.05_any")
     auc = rows["retrain", "default"]["retain_auc"]
     for method, room in (("utu", 0.01), ("gnndelete_ni", 0.01), ("gif", 0.01), ("gnndelete", 0.05)):
         assert abs(rows[method, "default"]["retain_auc"] - auc) <= room, method
 
 
-def test_what_a_request_costs_on_dblp(results):
-    rows = by_method(results["links_gcn_DBLP_0.05_any"])
+def test_what_a_request_costs_on_dblp():
+    rows = by_method("links_gcn_DBLP_0.05_any")
     retrain = rows["retrain", "default"]["seconds"]
     for method in ("utu", "gif", "etr", "ceu"):
         assert rows[method, "default"]["seconds"] <= retrain / 20, method
@@ -67,10 +62,8 @@ def test_what_a_request_costs_on_dblp(results):
         assert rows[method, "default"]["seconds"] <= retrain / 3, method
 
 
-def test_nodes_of_cora_are_within_three_points_or_marked(results):
-    from gunlearn.report.summary import summarise
-
-    lines = summarise(results["nodes_gcn_Cora_0.1_any"])
+def test_nodes_of_cora_are_within_three_points_or_marked():
+    lines = summarise(committed("graph_methods")["nodes_gcn_Cora_0.1_any"])
     (retrain,) = [line for line in lines if line.method == "retrain"]
     for line in lines:
         if line.method not in ("original", "retrain") and line.rows:

@@ -6,9 +6,9 @@ import ast
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -19,14 +19,15 @@ ROOMS = (
     "connectivity records llm diffusion datasets bench report api cli __main__"
 ).split()
 #: Serve every family, so they load neither PyG nor transformers, not even through what they import.
-PLAIN = ("gunlearn.core", "gunlearn.training", "gunlearn.tasks.base", "gunlearn.metrics.base")
-PLAIN += ("gunlearn.attacks.base", "gunlearn.connectivity")
+PLAIN = ("gunlearn.core", "gunlearn.training", "gunlearn.tasks.base", "gunlearn.attacks.base", "gunlearn.connectivity")
+PLAIN += tuple(
+    f"gunlearn.metrics.{name}" for name in ("base", "problem", "ranking", "divergence", "own_labels", "texts")
+)
 FOREIGN = ("torch_geometric", "transformers", "peft", "diffusers")
 MAX_FUNCTION_IMPORTS = 12
 
 
-@dataclass(frozen=True)
-class Import:
+class Import(NamedTuple):
     """One import of one module: `where` is "module", "function" or "types" (under TYPE_CHECKING)."""
 
     module: str
@@ -48,28 +49,27 @@ def modules() -> dict[str, ast.Module]:
 @cache
 def imports() -> list[Import]:
     """Every import of the package, each module named once per statement."""
-    return [found for name, tree in modules().items() for found in _imports(name, tree.body, "module")]
+    return [found for name, tree in modules().items() for found in _imports(name, tree)]
 
 
-def _imports(module: str, body: list[ast.stmt], where: str) -> Iterator[Import]:
-    for node in body:
+def _imports(module: str, tree: ast.Module) -> Iterator[Import]:
+    places: dict[ast.AST, str] = {}
+    for node in ast.walk(tree):  # parents before their children
+        where = places.get(node, "module")
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            where = "function"
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            where = "types"
+        places |= dict.fromkeys(ast.iter_child_nodes(node), where)
+        targets: list[str] = []
         if isinstance(node, ast.Import):
-            for target in dict.fromkeys(alias.name for alias in node.names):
-                yield Import(module, target, where, node.lineno)
+            targets = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}:{node.lineno} imports relatively"
             names = [alias.name for alias in node.names if not alias.name.startswith("__")]  # metadata loads nothing
             full = [f"{node.module}.{name}" for name in names]
-            for target in dict.fromkeys(name if name in modules() else str(node.module) for name in full):
-                yield Import(module, target, where, node.lineno)
-        else:
-            inside = where
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                inside = "function"
-            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-                inside = "types"
-            for field in ("body", "orelse", "finalbody", "handlers"):
-                yield from _imports(module, getattr(node, field, []), inside)
+            targets = [name if name in modules() else str(node.module) for name in full]
+        yield from (Import(module, target, where, node.lineno) for target in dict.fromkeys(targets))
 
 
 def room(module: str) -> str:
@@ -86,13 +86,9 @@ def upward() -> list[str]:
     """Imports from a later room."""
     order = {name: i for i, name in enumerate(ROOMS)}
     order["gunlearn"] = order["api"]  # the package hands out, on use, what rooms up to there define
-    return sorted(
-        {
-            f"{i.module} -> {i.target}"
-            for i in imports()
-            if is_ours(i.target) and i.module != "gunlearn" and order[room(i.module)] < order[room(i.target)]
-        }
-    )
+    ours = [i for i in imports() if is_ours(i.target) and i.module != "gunlearn"]
+    found = {f"{i.module} -> {i.target}" for i in ours if order[room(i.module)] < order[room(i.target)]}
+    return sorted(found)
 
 
 def circular() -> list[str]:
@@ -119,7 +115,7 @@ def foreign() -> list[str]:
             graph[i.module].update(".".join(parts[:n]) for n in range(1, len(parts) + 1))
         elif i.where != "types":
             own[i.module].add(i.target.split(".")[0])
-    plain = [name for name in modules() if any(name == room or name.startswith(room + ".") for room in PLAIN)]
+    plain = [name for name in modules() if f"{name}.".startswith(tuple(f"{part}." for part in PLAIN))]
     found = {name: set().union(*(own[m] for m in {name, *reached(graph, graph[name])})) for name in plain}
     return sorted(f"{name}: {kind}" for name, kinds in found.items() for kind in kinds & set(FOREIGN))
 
@@ -146,13 +142,12 @@ def files_twice() -> list[str]:
 
 def names_twice() -> list[str]:
     """Public names that several modules define; a function and a class of one name are twins, and allowed."""
+    kinds = {ast.FunctionDef: "function", ast.AsyncFunctionDef: "function", ast.ClassDef: "class"}
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for module, tree in modules().items():
         for node in tree.body:
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                found[node.name][module] = "function"
-            elif isinstance(node, ast.ClassDef):
-                found[node.name][module] = "class"
+            if type(node) in kinds:
+                found[node.name][module] = kinds[type(node)]
             elif isinstance(node, ast.Assign | ast.AnnAssign):
                 for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                     for name in ast.walk(target):
@@ -208,7 +203,7 @@ def test_violations_are_found(monkeypatch: pytest.MonkeyPatch) -> None:  # contr
     }
     trees = {name: ast.parse(source) for name, source in sources.items()}
     monkeypatch.setattr(sys.modules[__name__], "modules", lambda: trees)
-    found = [i for name, tree in trees.items() for i in _imports(name, tree.body, "module")]
+    found = [i for name, tree in trees.items() for i in _imports(name, tree)]
     monkeypatch.setattr(sys.modules[__name__], "imports", lambda: found)
     assert upward() == ["gunlearn.losses -> gunlearn.nn", "gunlearn.nn -> gunlearn.tasks"]
     assert circular() == ["gunlearn.tasks.base", "gunlearn.tasks.graph"]

@@ -18,8 +18,7 @@ from experiments.influence_in_inpo import report
 from experiments.influence_in_inpo.cases import CASES, PAPER_CASES, available, forget_set
 from experiments.influence_in_inpo.cell import Curve
 from gunlearn.methods import INPO
-
-RESULTS = Path(study.__file__).parent / "results.json"
+from tests.conftest import committed
 
 
 def scored() -> tuple[Data, torch.Tensor]:
@@ -131,8 +130,7 @@ def test_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         study.main(args)
 
 
-@pytest.mark.skipif(not RESULTS.is_file(), reason="experiments/influence_in_inpo/results.json is not committed")
 def test_committed_tables_are_those_of_the_committed_rows() -> None:
-    tables = report.summary(json.loads(RESULTS.read_text()), tuple(CASES)).strip()
+    tables = report.summary(committed("influence_in_inpo"), tuple(CASES)).strip()
     assert "paired differences from none" in tables
-    assert tables in RESULTS.with_name("README.md").read_text()
+    assert tables in Path(study.__file__).with_name("README.md").read_text()

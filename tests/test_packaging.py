@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import ast
 import configparser
 import email
-import importlib.util
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -33,12 +30,8 @@ SOURCES = sorted((REPOSITORY / "gunlearn").rglob("*.py"))
 @pytest.fixture(scope="session")
 def source(tmp_path_factory):
     """A copy of the repository's files, so that no build/ folder is left in it, nor an old one used."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     names = listed.stdout.splitlines() if listed.returncode == 0 else []
     if not names:  # an unpacked archive
         ignored = {".venv", "build", "__pycache__"}
@@ -56,9 +49,7 @@ def source(tmp_path_factory):
 def wheel(source, tmp_path_factory):
     """Names and contents of the built wheel; no isolation, so no network is needed."""
     folder = tmp_path_factory.mktemp("wheel")
-    copy = folder / "source"
-    shutil.copytree(source, copy)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(copy)]
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = folder.glob("*.whl")
@@ -100,9 +91,9 @@ def test_torch_scatter_is_exact_and_in_one_extra_only(wheel):
     assert [re.sub("['\" ]", "", line) for line in lines] == ["torch-scatter==2.1.2;extra==scatter"]
 
 
-@pytest.mark.parametrize("line", PROJECT["dependencies"])
-def test_every_dependency_has_a_lower_bound(line):
-    assert any(specifier.operator == ">=" for specifier in Requirement(line).specifier)
+def test_every_dependency_has_a_lower_bound():
+    for line in PROJECT["dependencies"]:
+        assert any(specifier.operator == ">=" for specifier in Requirement(line).specifier), line
 
 
 def constraints():
@@ -132,17 +123,9 @@ def test_setup_cfg_holds_tool_sections_only():
     assert not {"metadata", "options", "options.extras_require", "tool:pytest"} & set(parser.sections())
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-
-
 def test_torch_scatter_is_imported_in_one_file():
-    users = [path.name for path in SOURCES if any(name.split(".")[0] == "torch_scatter" for name in imports(path))]
-    assert users == ["scatter.py"]
+    importing = re.compile(r"^\s*(import|from) torch_scatter\b", re.M)
+    assert [path.name for path in SOURCES if importing.search(path.read_text())] == ["scatter.py"]
 
 
 def test_module_and_entry_point_are_the_same_function():
@@ -199,8 +182,3 @@ def test_without_torch_scatter_restores(monkeypatch, before):
     with pytest.raises(KeyError), _scatter.without_torch_scatter():
         raise KeyError
     assert torch_geometric.typing.WITH_TORCH_SCATTER is before
-
-
-def test_torch_scatter_is_not_reported_where_it_is_absent():
-    if importlib.util.find_spec("torch_scatter") is None:
-        assert not _scatter.HAS_TORCH_SCATTER

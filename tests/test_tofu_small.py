@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,7 @@ from experiments.tofu_small.__main__ import Args, main
 from experiments.tofu_small.methods import SETTINGS
 from experiments.tofu_small.problem import Problem, Recipe
 from experiments.tofu_small.table import markdown
-
-FOLDER = Path(__file__).parent.parent / "experiments" / "tofu_small"
-RESULTS = FOLDER / "results.json"
+from tests.conftest import REPOSITORY, committed
 
 
 @pytest.fixture(scope="module")
@@ -57,24 +54,17 @@ def test_forgotten_and_retained_questions_are_apart(root):
     assert len(row["perturbed"]) == 5
 
 
-def committed() -> dict[str, list[dict]]:
-    return {name: found["rows"] for name, found in json.loads(RESULTS.read_text()).items()}
-
-
-def test_the_readme_shows_what_was_measured():
-    text = (FOLDER / "README.md").read_text()
-    for rows in committed().values():
-        assert markdown(rows) in text
-
-
-def test_every_method_is_in_the_committed_table():
-    for name, rows in committed().items():
-        assert {row["model"] for row in rows} >= set(SETTINGS) | {"original", "retrained 0", "retrained 1"}, name
+def test_the_readme_shows_what_was_measured_of_every_method():
+    text = (REPOSITORY / "experiments" / "tofu_small" / "README.md").read_text()
+    for name, found in committed("tofu_small").items():
+        assert markdown(found["rows"]) in text
+        models = {row["model"] for row in found["rows"]}
+        assert models >= set(SETTINGS) | {"original", "retrained 0", "retrained 1"}, name
 
 
 def test_the_models_know_what_they_learned_and_not_what_they_did_not():
-    for rows in committed().values():
-        by_name = {row["model"]: row for row in rows}
+    for found in committed("tofu_small").values():
+        by_name = {row["model"]: row for row in found["rows"]}
         assert by_name["original"]["forget_prob"] > 0.9
         for name in ("retrained 0", "retrained 1"):
             assert by_name[name]["forget_prob"] < 0.3

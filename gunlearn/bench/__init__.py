@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from gunlearn.bench.backends import cluster
-from gunlearn.bench.cell import Cell
-from gunlearn.bench.config import GridConfig, suite
-from gunlearn.bench.grid import run_grid
-from gunlearn.bench.influence_grid import InfluenceConfig, run_influence
-from gunlearn.bench.models import ModelStore, Recipe
-from gunlearn.bench.store import ROWS_FILE, RowStore, read_results
-from gunlearn.bench.study_files import read_study, write_study
+from gunlearn.core.lazy import lazy
 
-__all__ = [
-    "ROWS_FILE",
-    "Cell",
-    "GridConfig",
-    "InfluenceConfig",
-    "ModelStore",
-    "Recipe",
-    "RowStore",
-    "cluster",
-    "read_results",
-    "read_study",
-    "run_grid",
-    "run_influence",
-    "suite",
-    "write_study",
-]
+_HOMES = {
+    "gunlearn.bench.backends": ("cluster",),
+    "gunlearn.bench.cell": ("Cell",),
+    "gunlearn.bench.config": ("GridConfig", "suite"),
+    "gunlearn.bench.grid": ("run_grid",),
+    "gunlearn.bench.influence_grid": ("InfluenceConfig", "read_study", "run_influence", "write_study"),
+    "gunlearn.bench.models": ("ModelStore", "Recipe"),
+    "gunlearn.bench.store": ("ROWS_FILE", "RowStore", "read_results"),
+}
+
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -53,7 +53,6 @@ class Cell:
     forget: str = "edges"
 
     def __post_init__(self) -> None:
-        """Check the settings, before hours of training."""
         check_choice("protocol", self.protocol, ("random", "inpo"))
         check_choice("task", self.task, GRAPH_TASKS)
         check_choice("forget", self.forget, tuple(_FORGET))
@@ -87,13 +86,12 @@ class Cell:
 
     def split(self, data: Data) -> Data:
         """Return the training, validation and test sets of the task, drawn under the cell's seed."""
-        if self.task == "link_prediction":
-            data = link_split(data, seed=self.seed, protocol=self.protocol)
-            for name in MASKS:  # masks of nodes mean nothing to this task
-                if name in data:
-                    del data[name]
-            return data
-        return node_split(data, seed=self.seed)
+        if self.task == "node_classification":
+            return node_split(data, seed=self.seed)
+        data = link_split(data, seed=self.seed, protocol=self.protocol)
+        for name in set(MASKS) & set(data.keys()):  # masks of nodes mean nothing to this task
+            del data[name]
+        return data
 
 
 def canonical_name(dataset: str | Path) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -30,7 +29,8 @@ class GridConfig:
         region: see `Cell`; `None` is `"any"`, with protocol `"inpo"` the only one that it knows, `"in"`.
         seeds: one cell each.
         recipe: of the base model and the retrained references.
-        method_args: `key=value` or `method.key=value`.
+        method_args: `method.key=value` for one method, `key=value` for each that has the option. Retraining follows the
+            recipe and takes none.
         device: `"cpu"`, `"cuda"` or `"auto"`.
         threads: torch's threads; `None` leaves them.
         references: retrain twice, for distances and their noise floor; without, those figures are `None`.
@@ -60,7 +60,6 @@ class GridConfig:
     forget: str = "edges"
 
     def __post_init__(self) -> None:
-        """Check the settings by what is made of them: cells and methods."""
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise InvalidInputError(f"Expected different seeds, at least one (got {list(self.seeds)})")
         if self.threads is not None and self.threads < 1:
@@ -81,7 +80,13 @@ class GridConfig:
             cls, _ = METHODS.variant(entry)
             labels += [entry] if ":" in entry else [f"{entry}:{variant}" for variant in cls.variants]
         names = [label.partition(":")[0] for label in labels]
-        options = method_options(self.method_args, names)
+        for argument in self.method_args:
+            if argument.partition("=")[0].strip().startswith("retrain."):
+                raise InvalidInputError(
+                    f"Expected retraining's settings as those of the base model, such as --epochs (got '{argument}')"
+                )
+        known = {name: METHODS[name].options() for name in names if name != "retrain"}
+        options = typed_options(self.method_args, known, "method")
         plan: dict[str, Method] = {}
         for label in [*(["utu:default"] if "utu" not in names else []), *labels]:  # utu is what all must beat
             name = label.partition(":")[0]
@@ -114,23 +119,3 @@ def suite(**settings: Any) -> list[GridConfig]:
     several = {name: given for name, given in settings.items() if name in _SEVERAL and isinstance(given, list | tuple)}
     chosen = (dict(zip(several, values, strict=True)) for values in product(*several.values()))
     return [GridConfig(**{**settings, **one}) for one in chosen]
-
-
-def method_options(arguments: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the options of each method.
-
-    Args:
-        arguments: `method.key=value` for one method, or `key=value` for each method that has the option. Retraining
-            follows the base model's recipe and takes none.
-        methods: names of the chosen methods.
-
-    Raises:
-        InvalidInputError: no `=`, a method that was not chosen, an option that none of them has.
-    """
-    for argument in arguments:
-        if argument.partition("=")[0].strip().startswith("retrain."):
-            raise InvalidInputError(
-                f"Expected retraining's settings as those of the base model, such as --epochs (got '{argument}')"
-            )
-    known = {name: METHODS[name].options() for name in methods if name != "retrain"}
-    return {name: {} for name in methods} | typed_options(arguments, known, "method")

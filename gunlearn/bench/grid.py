@@ -27,7 +27,6 @@ from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
 from gunlearn.metrics.problem import evaluator, headline, row_names
-from gunlearn.metrics.view import ModelView
 from gunlearn.tasks.named import as_task
 from gunlearn.training.processes import world_size
 from gunlearn.training.result import Result, versions
@@ -94,14 +93,14 @@ def run_cell(
         # Layers that propagate before they multiply gather rows where a method needs them plainly: CSR gives none.
         sparse = config.recipe.backbone not in ("sage", "gin")
         data = cell.split(load(cell.dataset, config.root, sparse=sparse)).to(device)
-        methods, store = config.plan(), RowStore(out / ROWS_FILE)
+        store = RowStore(out / ROWS_FILE)
         settings = [_FORMAT, versions()["gunlearn"], asdict(cell), data_hash(data), vars(config.recipe), device.type]
         wanted: list[tuple[str, Method | None]] = [("original", None)]
         if config.references:
             wanted.append(("retrain", None))
-        wanted += [(method.name, method) for method in methods]
-        if not config.references:
+        else:
             settings.append("no references")
+        wanted += [(method.name, method) for method in config.plan()]
         keys = [_key([*settings, name, None if m is None else m.config()]) for name, m in wanted]
         rows = {key: row for key, row in store.read().items() if not row.get("error")}
         if any(key not in rows for key in keys):
@@ -119,12 +118,12 @@ class _Problem:
 
     def __init__(self, cell: Cell, config: GridConfig, data: Data, models: Path, bars: bool) -> None:
         self.cell, self.recipe, self.bars, self.task = cell, config.recipe, bars, as_task(cell.task)
-        store = ModelStore(models, config.recipe, self.task, bars)
+        store, request = ModelStore(models, config.recipe, self.task, bars), cell.request()
         # A request that cannot be resolved fails before the training, unless it needs the trained model.
-        partition = None if cell.by == "influence" else cell.request().resolve(data)
+        partition = None if request.needs_scores else request.resolve(data)
         self.base = store.base(data, cell.seed)
         if partition is None:
-            partition = cell.request().resolve(data, inpo_edge_scores(nora(self.base.model, data), data.edge_index))
+            partition = request.resolve(data, inpo_edge_scores(nora(self.base.model, data), data.edge_index))
         self.partition = partition
         offsets = (1000, 2000) if config.references else ()
         self.references = [store.retrained(self.base, self.partition, offset + cell.seed) for offset in offsets]
@@ -134,22 +133,17 @@ class _Problem:
     def row(self, name: str, method: Method | None) -> dict[str, Any]:
         """Return one row; that of a method that cannot do this, or that diverges, has an `error`."""
         if name == "original":
-            view = self.evaluator.view(self.base.model, full_graph=True)
-            return {**self._frame("original", "full graph"), **view.row()}
+            return self._frame(name, "full graph") | self.evaluator.view(self.base.model, full_graph=True).row()
         if method is None:
             first = self.references[0]
-            row = self._row(self.evaluator.view(first.model, first), first)
-            return {**row, "notes": {**first.notes, "retrain_seed": first.seed}}
+            return self._row(first) | {"notes": {**first.notes, "retrain_seed": first.seed}}
         course = Course(self.evaluator)
-        frame = {**self._frame(name, method.label), "options": method.config()}
         try:
             result = run_method(method, self.base.model, self.partition, self.task, self.cell.seed, [course], self.bars)
-            view = self.evaluator.view(result.model, result)
-            if not view.is_finite:
-                raise DivergenceError("Expected finite scores of the unlearned model (got NaN)")
+            row = self._row(result)
         except GunlearnError as error:
-            return {**frame, "curve": course.curve, "error": str(error)}
-        return {**self._row(view, result), "curve": course.curve}
+            row = self._frame(name, method.label) | {"options": method.config(), "error": str(error)}
+        return row | {"curve": course.curve}
 
     def _frame(self, method: str, mode: str) -> dict[str, Any]:
         """What all rows of the cell share, figures not yet had."""
@@ -175,8 +169,11 @@ class _Problem:
             "hist_forget": None,
         }
 
-    def _row(self, view: ModelView, result: Result) -> dict[str, Any]:
+    def _row(self, result: Result) -> dict[str, Any]:
         """What came out of a run; its seed is the cell's."""
+        view = self.evaluator.view(result.model, result)
+        if not view.is_finite:
+            raise DivergenceError("Expected finite scores of the unlearned model (got NaN)")
         row = {**self._frame(result.method, result.mode), **view.row(), "seed": self.cell.seed}
         return {**row, "options": result.config, "notes": result.notes}
 

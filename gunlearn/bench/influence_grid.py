@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import io
+import json
+import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 from torch_geometric.data import Data
 
@@ -17,16 +22,13 @@ from gunlearn.bench.cell import GRAPH_TASKS, canonical_name
 from gunlearn.bench.grid import resolve_device, threads
 from gunlearn.bench.models import ModelStore, Recipe
 from gunlearn.bench.own_model import own_model
-from gunlearn.bench.study_files import write_study
+from gunlearn.bench.store import atomic_write, csv_text, json_plain
 from gunlearn.core.checks import check_choice
 from gunlearn.core.options import parse_pair, typed_options
 from gunlearn.datasets.catalogue import load
-from gunlearn.errors import InvalidInputError
-from gunlearn.tasks.base import Task
-from gunlearn.tasks.graph.node_classification import labels
+from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.tasks.graph.splits import link_split, node_split
 from gunlearn.tasks.named import as_task
-from gunlearn.training.run import run_training
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,8 @@ class InfluenceConfig:
     """A study on one data set.
 
     Args:
-        dataset: a name, or a folder with `edges.csv` and `features.npy`.
+        dataset, root, device, threads, models: see `GridConfig`.
         estimators: names; `None` for all that fit, see `influence_study`.
-        root: folder of the raw files.
         task: `"link_prediction"` or `"node_classification"`.
         of, target, truth, num_items, truth_items: see `influence_study`.
         seed: of the split, the base model, samples, estimators and bootstrap.
@@ -45,9 +46,6 @@ class InfluenceConfig:
         estimator_args: `key=value` or `estimator.key=value`.
         truth_args: `key=value`.
         double: in double precision, once the model is trained: training influence of single edges needs it.
-        device: `"cpu"`, `"cuda"` or `"auto"`.
-        threads: torch's threads; `None` leaves them.
-        models: folder of trained models; `None` is `models` in the output folder.
 
     Raises:
         InvalidInputError: anything that can be refused before data are read.
@@ -73,7 +71,6 @@ class InfluenceConfig:
     models: str | Path | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings, before minutes of training."""
         check_choice("task", self.task, GRAPH_TASKS)
         unknown = sorted(set(self.estimators or ()) - set(ESTIMATORS))
         if unknown:
@@ -118,7 +115,8 @@ def run_influence(
         split = link_split if config.task == "link_prediction" else _node_split
         data = split(data, seed=config.seed).to(resolve_device(config.device))
         if own is None:
-            model, train = _recipe_model(config, data, task, Path(config.models or Path(out) / "models"), bars)
+            store = ModelStore(config.models or Path(out) / "models", config.recipe, task, bars)
+            model, train = store.base(data, config.seed).model, lambda part, seed: store.train(part, seed).model
         else:
             model, train = own(data, config.seed), own
         if config.double:
@@ -136,18 +134,39 @@ def run_influence(
     return study
 
 
-def _recipe_model(
-    config: InfluenceConfig, data: Data, task: Task, models: Path, bars: bool
-) -> tuple[nn.Module, Callable[[Data, int], nn.Module]]:
-    recipe = config.recipe
-    if config.task == "node_classification":
-        recipe = replace(recipe, out_channels=int(labels(data).max()) + 1)
+def write_study(study: Study, out: str | Path) -> None:
+    """Write `influence.json` (rows), `influence.csv`, and `influence.npz` (items, scores, settings) into a folder."""
+    out = Path(out)
+    rows = json_plain(study.rows)
+    atomic_write(out / "influence.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
+    atomic_write(out / "influence.csv", csv_text(rows))
+    arrays: dict[str, Any] = {f"estimate/{name}": scores.numpy() for name, scores in study.estimates.items()}
+    arrays |= {"items": study.items.numpy(), "truth": study.truth.numpy()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays, settings=np.array(json.dumps(json_plain(study.settings))))
+    atomic_write(out / "influence.npz", buffer.getvalue())
 
-    def train(part: Data, seed: int) -> nn.Module:
-        fresh = recipe.model(part, seed).to(part.edge_index.device)
-        return run_training(fresh, part, task, recipe.arguments(), seed).model
 
-    return ModelStore(models, recipe, task, bars).base(data, config.seed).model, train
+def read_study(directory: str | Path) -> Study:
+    """Read what `write_study` wrote.
+
+    Raises:
+        CheckpointError: no study there, or not one of ours.
+    """
+    directory = Path(directory)
+    try:
+        rows = json.loads((directory / "influence.json").read_text(encoding="utf-8"))
+        with np.load(directory / "influence.npz", allow_pickle=False) as held:
+            arrays = {name: held[name] for name in held.files}
+        settings = json.loads(str(arrays.pop("settings")))
+        items, truth = torch.from_numpy(arrays.pop("items")), torch.from_numpy(arrays.pop("truth"))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"Expected the output folder of 'gunlearn influence' with influence.json and influence.npz "
+            f"(got {directory}: {error})"
+        ) from error
+    estimates = {name.removeprefix("estimate/"): torch.from_numpy(scores) for name, scores in arrays.items()}
+    return Study(rows, items, truth, estimates, settings)
 
 
 def _single(train: Callable[[Data, int], nn.Module]) -> Callable[[Data, int], nn.Module]:

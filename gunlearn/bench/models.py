@@ -7,7 +7,9 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,6 @@ class Recipe:
     backbone: str = "gcn"
 
     def __post_init__(self) -> None:
-        """Check the settings, before hours of training."""
         if self.backbone not in BACKBONES:
             raise InvalidInputError(f"Expected a backbone among {sorted(BACKBONES)} (got {self.backbone!r})")
         for name in ("eval_every", "hidden_channels", "out_channels", "num_layers"):
@@ -67,22 +68,18 @@ class Recipe:
         self.arguments()
 
     def model(self, data: Data, seed: int) -> nn.Module:
-        """Return a new model, its weights drawn under `seed`."""
+        """Return a new model on the data's device, its weights drawn under `seed`."""
         with isolated_rng(seed):
             classes = "train_mask" in data and data.get("y") is not None
             out_channels = int(data.y.max()) + 1 if classes else self.out_channels
             sizes = data.num_features, self.hidden_channels, out_channels, self.num_layers
-            return backbone(self.backbone, *sizes)
+            return backbone(self.backbone, *sizes).to(data.edge_index.device)
 
     def arguments(self, progress: bool = False) -> TrainArguments:
         """Return the settings of the loop."""
         return TrainArguments(
             self.epochs, self.lr, self.weight_decay, eval_every=self.eval_every, keep="best", progress=progress
         )
-
-    def retrain(self) -> Retrain:
-        """Return the same recipe as a method."""
-        return Retrain(self.epochs, self.lr, self.weight_decay, self.eval_every)
 
 
 class ModelStore:
@@ -98,51 +95,39 @@ class ModelStore:
     def __init__(self, directory: str | Path, recipe: Recipe, task: Task, progress: bool = False) -> None:
         self.directory, self.recipe, self.task, self.progress = Path(directory), recipe, task, progress
 
+    def train(self, data: Data, seed: int, progress: bool = False) -> Result:
+        """Train a model on all of `data`, initialised under the same seed, without keeping it."""
+        return run_training(self.recipe.model(data, seed), data, self.task, self.recipe.arguments(progress), seed)
+
     def base(self, data: Data, seed: int) -> Result:
         """Return the model trained on all of `data`, initialised under the same seed."""
-        fresh = self.recipe.model(data, seed).to(data.edge_index.device)
-        return self._kept(
-            fresh,
-            ["base", data_hash(data), seed],
-            lambda: run_training(fresh, data, self.task, self.recipe.arguments(self.progress), seed),
-        )
+        key = ["base", data_hash(data), seed]
+        return self._kept(self.recipe.model(data, seed), key, partial(self.train, data, seed, self.progress))
 
     def retrained(self, base: Result, partition: Any, seed: int) -> Result:
         """Return the model trained from new weights without what `partition` forgets."""
-        return self._kept(
-            base.model,
-            ["retrain", data_hash(partition.data), partition.request_hash, seed],
-            lambda: run_method(self.recipe.retrain(), base.model, partition, self.task, seed, progress=self.progress),
-        )
+        recipe, key = self.recipe, ["retrain", data_hash(partition.data), partition.request_hash, seed]
+        method = Retrain(recipe.epochs, recipe.lr, recipe.weight_decay, recipe.eval_every)
+        make = partial(run_method, method, base.model, partition, self.task, seed, progress=self.progress)
+        return self._kept(base.model, key, make)
 
     def _kept(self, model: nn.Module, key: list[Any], make: Callable[[], Result]) -> Result:
         settings = [_FORMAT, key, vars(self.recipe), self.task.name, vars(self.task)]
         name = hashlib.sha256(json.dumps(settings, default=repr).encode()).hexdigest()[:20]
         # The lock file stays: if it were removed, a new process and those that wait would lock different files.
         directory, lock = self.directory / name, self.directory / f".{name}.lock"
-        try:
+        with suppress(CheckpointError):
             return Result.load(directory, model)
-        except CheckpointError:
-            pass
         with locked(lock):  # other processes wait for this model instead of training it as well
-            try:
-                result = Result.load(directory, model)
-            except CheckpointError:
-                result = make()
-                self._save(result, directory)
-        return result
-
-    def _save(self, result: Result, directory: Path) -> None:
-        # Written beside and renamed: a killed write leaves no half model.
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.directory, prefix=".") as beside:
-            written = result.save(Path(beside) / directory.name)
-            for _ in range(2):
-                try:
-                    written.rename(directory)
-                    return
-                except OSError:  # the folder exists: a damaged model (it could not be read), or another process's
-                    shutil.rmtree(directory, ignore_errors=True)
+            with suppress(CheckpointError):
+                return Result.load(directory, model)
+            result = make()
+            # Written beside and renamed: a killed write leaves no half model.
+            with tempfile.TemporaryDirectory(dir=self.directory, prefix=".") as beside:
+                written = result.save(Path(beside) / name)
+                shutil.rmtree(directory, ignore_errors=True)  # a damaged model, which could not be read
+                written.rename(directory)
+            return result
 
 
 def data_hash(data: Data) -> str:
@@ -150,7 +135,7 @@ def data_hash(data: Data) -> str:
     digest = hashlib.sha256()
     names = ["x", "edge_index", "edge_weight", "edge_attr", "val_pos_edge_index", "val_neg_edge_index"]
     for name in [*names, *(("y", "train_mask", "val_mask") if "train_mask" in data else ())]:
-        value = data.get(name) if hasattr(data, "get") else getattr(data, name, None)
+        value = data.get(name)
         if isinstance(value, Tensor):
             digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
             for part in dense_parts(value):

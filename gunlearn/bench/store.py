@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sys
-import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,29 +102,22 @@ def atomic_write(path: str | Path, content: str | bytes) -> Path:
     """Write a whole file or nothing: under another name first, then renamed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        umask = os.umask(0)  # `mkstemp` makes private files
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        return temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     """Return rows as CSV: nested fields as JSON, an empty field for `None`, no lists for plots."""
     columns = list(dict.fromkeys(name for row in rows for name in row if name not in PLOT_FIELDS))
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
     for row in rows:
-        values = [row.get(name) for name in columns]
-        writer.writerow([json.dumps(v) if isinstance(v, dict | list) else "" if v is None else v for v in values])
+        writer.writerow({name: json.dumps(v) if isinstance(v, dict | list) else v for name, v in row.items()})
     return buffer.getvalue()
 
 

@@ -27,7 +27,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "llm-methods": LLMMethods,
     "report": Report,
 }
-__getattr__, __dir__ = lazy(__name__, {}, ("console", "language_models"))
+__getattr__, __dir__ = lazy(__name__, {})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

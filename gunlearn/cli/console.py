@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 import gunlearn
+
+if TYPE_CHECKING:
+    from gunlearn.attribution.study.study import Study
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -28,11 +29,8 @@ def print_table(head: list[str], body: list[list[str]], markdown: bool) -> int:
     """Print a listing, in colour or as markdown; return the exit code 0."""
     if markdown:
         print(gunlearn.report.listing.listing_markdown(head, body))
-        return 0
-    table = Table(*head)
-    for row in body:
-        table.add_row(*map(Text, row))
-    show(table)
+    else:
+        show(gunlearn.report.table.Table(head, body, len(head)).terminal())
     return 0
 
 
@@ -47,6 +45,15 @@ def print_rows(rows: Sequence[dict[str, Any]], markdown: bool = False) -> None:
         if len(problems) > 1:
             print(f"### {title}\n")
         print(gunlearn.report.markdown_table(group))
+
+
+def print_study(study: Study, markdown: bool = False) -> None:
+    """Print the table of a study of influence."""
+    report = gunlearn.report
+    if markdown:
+        print(report.influence_markdown_table(study.rows))
+    else:
+        show(report.influence_rich_table(study.rows, report.study_title(study)))
 
 
 def problem_title(row: Mapping[str, Any]) -> str:

@@ -104,15 +104,12 @@ class InfluenceCommand:
         told, bars = _tell if self.progress else None, self.progress and sys.stderr.isatty()
         study = gunlearn.bench.run_influence(self.config(), self.folder, told, bars)
         report = gunlearn.report.influence_report(study, self.folder / "influence.html")
-        gunlearn.cli.console.show(gunlearn.report.influence_rich_table(study.rows, gunlearn.report.study_title(study)))
+        gunlearn.cli.console.print_study(study)
         print(f"report: {report}")
         return 1 if all(row["error"] for row in study.rows) else 0
 
 
 def _tell(row: dict[str, Any]) -> None:
-    if row["error"]:
-        said = row["error"]
-    else:
-        correlation = "not defined" if row["spearman"] is None else f"{row['spearman']:.3f}"
-        said = f"Spearman {correlation}, {row['seconds']:.2g} s"
+    correlation = "not defined" if row["spearman"] is None else f"{row['spearman']:.3f}"
+    said = row["error"] or f"Spearman {correlation}, {row['seconds']:.2g} s"
     gunlearn.cli.console.say(f"{row['estimator']}: {said}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import tyro
 
@@ -19,6 +20,7 @@ class Listing:
         markdown: Print a markdown table.
     """
 
+    kind: ClassVar[str]
     markdown: Flag = False
 
     def __call__(self) -> int:
@@ -27,35 +29,31 @@ class Listing:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return heading and rows."""
-        raise NotImplementedError  # an abstract class would make tyro load typeguard, and help slow
+        return gunlearn.report.listing.listing(self.kind)
 
 
 class Methods(Listing):
     """List the unlearning methods."""
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        return gunlearn.report.listing.methods_listing()
+    kind = "method"
 
 
 class FiguresCommand(Listing):
     """List the figures that are measured."""
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        return gunlearn.report.listing.figures_listing()
+    kind = "figure"
 
 
 class Estimators(Listing):
     """List the estimators of influence."""
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        return gunlearn.report.listing.estimators_listing()
+    kind = "estimator"
 
 
 class Losses(Listing):
     """List the losses."""
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        return gunlearn.report.listing.losses_listing()
+    kind = "loss"
 
 
 @dataclass(frozen=True)
@@ -86,21 +84,15 @@ class Report:
 
     def __call__(self) -> int:
         """Write the report, print the table."""
+        report, console = gunlearn.report, gunlearn.cli.console
         if (self.out / "influence.json").is_file():
-            return self._influence()
-        rows = gunlearn.bench.read_results(self.out)
-        path = gunlearn.report.grid_report(rows, self.out / "report.html")
-        gunlearn.cli.console.print_rows(rows, self.markdown)
-        if not self.markdown:
-            print(f"report: {path}")
-        return 0
-
-    def _influence(self) -> int:
-        report, study = gunlearn.report, gunlearn.bench.read_study(self.out)
-        path = report.influence_report(study, self.out / "influence.html")
-        if self.markdown:
-            print(report.influence_markdown_table(study.rows))
+            study = gunlearn.bench.read_study(self.out)
+            path = report.influence_report(study, self.out / "influence.html")
+            console.print_study(study, self.markdown)
         else:
-            gunlearn.cli.console.show(report.influence_rich_table(study.rows, report.study_title(study)))
+            rows = gunlearn.bench.read_results(self.out)
+            path = report.grid_report(rows, self.out / "report.html")
+            console.print_rows(rows, self.markdown)
+        if not self.markdown:
             print(f"report: {path}")
         return 0

@@ -63,6 +63,12 @@ def check_number(name: str, value: object, *, positive: bool = False, minimum: f
         raise InvalidInputError(f"Expected '{name}' to be a {kind} number (got {value!r})")
 
 
+def check_whole_number(name: str, value: object, minimum: int = 1) -> None:
+    """Refuse anything but a whole number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise InvalidInputError(f"Expected '{name}' to be a whole number of at least {minimum} (got {value!r})")
+
+
 def the_one_given(request: Any, names: Sequence[str]) -> str:
     """Which of the ways to name things was used; exactly one must be.
 
@@ -82,12 +88,7 @@ def check_seed(seed: Any) -> None:
 
 
 def check_size(ratio: Any, count: Any, noun: str) -> None:
-    """Refuse a ratio outside (0, 1), and a count that is no positive integer.
-
-    Raises:
-        EmptyForgetSetError: a count of 0.
-        InvalidRequestError: any other.
-    """
+    """Refuse a ratio outside (0, 1), and a count that is no positive integer; 0 is an `EmptyForgetSetError`."""
     if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < float(ratio) < 1):
         raise InvalidRequestError(f"Expected 0 < ratio < 1 (got {ratio!r})")
     if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < 0):

@@ -5,37 +5,32 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 
 def lazy(
-    package: str,
-    homes: Mapping[str, Sequence[str]],
-    parts: Sequence[str] = (),
-    renamed: Mapping[str, str] | None = None,
+    package: str, homes: Mapping[str, Sequence[str]], renamed: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` for a package.
+    """Return `__getattr__` and `__dir__` for a package, to be assigned in it; its modules load on first use too.
 
     Args:
         package: its `__name__`.
         homes: modules, and the names that each of them holds.
-        parts: subpackages that are names of the package too.
         renamed: names that there were once, with what to write instead.
-
-    Returns:
-        The two functions, to be assigned in the package.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
     module = sys.modules[package]
+    parts = {part.name for part in iter_modules(module.__path__)}
 
     def __getattr__(name: str) -> Any:
+        if name in home_of:
+            value = module.__dict__[name] = getattr(import_module(home_of[name]), name)
+            return value
         if name in parts:
             return import_module(f"{package}.{name}")
-        if name not in home_of:
-            instead = f"; it is {renamed[name]} now" if renamed and name in renamed else ""
-            raise AttributeError(f"module {package!r} has no attribute {name!r}{instead}")
-        # `gunlearn.attribution` is a package as well, and callable: a name that is there is never hidden.
-        return module.__dict__.setdefault(name, getattr(import_module(home_of[name]), name))
+        instead = f"; it is {renamed[name]} now" if renamed and name in renamed else ""
+        raise AttributeError(f"module {package!r} has no attribute {name!r}{instead}")
 
     def __dir__() -> list[str]:
         return sorted({*module.__dict__, *home_of})

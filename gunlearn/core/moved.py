@@ -3,158 +3,77 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from typing import Any
 
-MOVED = {
-    "gunlearn.datasets.registry": "gunlearn.datasets.catalogue",
-    "gunlearn.losses.distillation": "gunlearn.losses.reference",
-    "gunlearn.losses.entropy": "gunlearn.losses.reference",
-    "gunlearn.losses.simple_preference": "gunlearn.losses.preference",
-    "gunlearn.bench.influence": "gunlearn.bench.influence_grid",
-    "gunlearn.bench.options": "gunlearn.core.options",
-    "gunlearn.cli.options": "gunlearn.cli.fields",
-    "gunlearn.cli.run": "gunlearn.cli.grid_command",
-    "gunlearn.influence": "gunlearn.attribution",
-    "gunlearn.influence.agreement": "gunlearn.attribution.study.agreement",
-    "gunlearn.influence.balls": "gunlearn.attribution.removal.balls",
-    "gunlearn.influence.base": "gunlearn.attribution.base",
-    "gunlearn.influence.brute": "gunlearn.attribution.removal.brute",
-    "gunlearn.influence.calibrated": "gunlearn.attribution.removal.calibrated",
-    "gunlearn.influence.choice": "gunlearn.attribution.study.choice",
-    "gunlearn.influence.curvature": "gunlearn.curvature.products",
-    "gunlearn.influence.datamodels": "gunlearn.attribution.training.datamodels",
-    "gunlearn.influence.exact": "gunlearn.attribution.removal.exact",
-    "gunlearn.influence.first_order": "gunlearn.attribution.removal.first_order",
-    "gunlearn.influence.gradients": "gunlearn.attribution.training.gradients",
-    "gunlearn.influence.heuristics": "gunlearn.attribution.removal.heuristics",
-    "gunlearn.influence.inverse_hessian": "gunlearn.attribution.training.inverse_hessian",
-    "gunlearn.influence.item_losses": "gunlearn.attribution.training.item_losses",
-    "gunlearn.influence.items": "gunlearn.attribution.distinct_items",
-    "gunlearn.influence.layer_rules": "gunlearn.attribution.removal.layer_rules",
-    "gunlearn.influence.local": "gunlearn.attribution.removal.local",
-    "gunlearn.influence.measured": "gunlearn.attribution.study.measured",
-    "gunlearn.influence.nora": "gunlearn.attribution.removal.nora",
-    "gunlearn.influence.pair_features": "gunlearn.tasks.graph.pair_features",
-    "gunlearn.influence.pbrf": "gunlearn.attribution.training.pbrf",
-    "gunlearn.influence.retraining": "gunlearn.attribution.training.retraining_influence",
-    "gunlearn.influence.solvers": "gunlearn.curvature.solvers",
-    "gunlearn.influence.study": "gunlearn.attribution.study.study",
-    "gunlearn.influence.targets": "gunlearn.attribution.targets",
-    "gunlearn.influence.training_loss": "gunlearn.curvature.training_loss",
-    "gunlearn.influence.truths": "gunlearn.attribution.study.truths",
-    "gunlearn.llm.adapter_fit": "gunlearn.llm.training.adapter_fit",
-    "gunlearn.llm.adapters": "gunlearn.llm.model.adapters",
-    "gunlearn.llm.api": "gunlearn.llm.unlearning",
-    "gunlearn.llm.arguments": "gunlearn.llm.training.arguments",
-    "gunlearn.llm.arithmetic": "gunlearn.llm.model.arithmetic",
-    "gunlearn.llm.bandit": "gunlearn.llm.recipes.bandit",
-    "gunlearn.llm.bounded": "gunlearn.llm.model.bounded",
-    "gunlearn.llm.bounded_layer": "gunlearn.llm.model.bounded_layer",
-    "gunlearn.llm.causal_lm": "gunlearn.llm.model.causal_lm",
-    "gunlearn.llm.collate": "gunlearn.llm.data.collate",
-    "gunlearn.llm.direct_tokens": "gunlearn.llm.recipes.direct_tokens",
-    "gunlearn.llm.dp": "gunlearn.llm.privacy.dp_training",
-    "gunlearn.llm.dp_card": "gunlearn.llm.privacy.dp_card",
-    "gunlearn.llm.dp_rows": "gunlearn.llm.privacy.dp_rows",
-    "gunlearn.llm.dp_steps": "gunlearn.llm.privacy.dp_steps",
-    "gunlearn.llm.encoding": "gunlearn.llm.data.encoding",
-    "gunlearn.llm.figures": "gunlearn.llm.metrics.row_figures",
-    "gunlearn.llm.head": "gunlearn.llm.model.head",
-    "gunlearn.llm.instructions": "gunlearn.llm.recipes.instructions",
-    "gunlearn.llm.likelihoods": "gunlearn.llm.training.likelihoods",
-    "gunlearn.llm.methods": "gunlearn.llm.recipes.methods",
-    "gunlearn.llm.metrics.memorization": "gunlearn.metrics.texts",
-    "gunlearn.llm.metrics.alignment": "gunlearn.llm.metrics.text_alignment",
-    "gunlearn.llm.metrics.tofu": "gunlearn.llm.metrics.tofu_metrics",
-    "gunlearn.llm.obliviate": "gunlearn.llm.recipes.obliviate",
-    "gunlearn.llm.pairing": "gunlearn.llm.data.pairing",
-    "gunlearn.llm.plan": "gunlearn.llm.recipes.plan",
-    "gunlearn.llm.primal_dual": "gunlearn.llm.training.primal_dual_callback",
-    "gunlearn.llm.progress": "gunlearn.llm.training.progress",
-    "gunlearn.llm.projection": "gunlearn.llm.training.projection",
-    "gunlearn.llm.records": "gunlearn.llm.data.records",
-    "gunlearn.llm.reference": "gunlearn.llm.model.frozen",
-    "gunlearn.llm.release": "gunlearn.llm.recipes.release",
-    "gunlearn.llm.result": "gunlearn.llm.record",
-    "gunlearn.llm.retain_sets": "gunlearn.llm.data.retain_sets",
-    "gunlearn.llm.reveal": "gunlearn.llm.recipes.reveal",
-    "gunlearn.llm.selection": "gunlearn.llm.data.marking",
-    "gunlearn.llm.selectors": "gunlearn.llm.data.selectors",
-    "gunlearn.llm.settings": "gunlearn.llm.training.settings",
-    "gunlearn.llm.targets": "gunlearn.llm.data.target_tokens",
-    "gunlearn.llm.tofu": "gunlearn.llm.data.tofu",
-    "gunlearn.llm.trainer": "gunlearn.llm.training.trainer",
-    "gunlearn.llm.until": "gunlearn.llm.training.until",
-    "gunlearn.losses.checks": "gunlearn.core.checks",
-    "gunlearn.methods.accountant": "gunlearn.methods.linear_head.accountant",
-    "gunlearn.methods.baselines": "gunlearn.methods.any_task.baselines",
-    "gunlearn.methods.batches": "gunlearn.training.feeding",
-    "gunlearn.methods.callbacks": "gunlearn.training.callbacks",
-    "gunlearn.methods.certified": "gunlearn.methods.linear_head.certified",
-    "gunlearn.methods.ceu": "gunlearn.methods.second_order.ceu",
-    "gunlearn.methods.checkpoint": "gunlearn.training.checkpoint",
-    "gunlearn.methods.cognac": "gunlearn.methods.graph.cognac",
-    "gunlearn.methods.convex": "gunlearn.methods.linear_head.convex",
-    "gunlearn.methods.damping": "gunlearn.methods.graph.message_damping",
-    "gunlearn.methods.deletion": "gunlearn.nn.attach.operators",
-    "gunlearn.methods.distributed": "gunlearn.training.processes",
-    "gunlearn.methods.entities": "gunlearn.methods.graph.entities",
-    "gunlearn.methods.etr": "gunlearn.methods.graph.etr",
-    "gunlearn.methods.gif": "gunlearn.methods.second_order.gif",
-    "gunlearn.methods.gnndelete": "gunlearn.methods.operators.gnndelete",
-    "gunlearn.methods.graph_editor": "gunlearn.methods.linear_head.graph_editor",
-    "gunlearn.methods.grapheraser": "gunlearn.methods.shards.grapheraser",
-    "gunlearn.methods.head_training": "gunlearn.methods.linear_head.head_training",
-    "gunlearn.methods.idea": "gunlearn.methods.second_order.gif",
-    "gunlearn.methods.importance": "gunlearn.curvature.fisher",
-    "gunlearn.methods.imu": "gunlearn.methods.any_task.imu",
-    "gunlearn.methods.influence_update": "gunlearn.methods.second_order.influence_update",
-    "gunlearn.methods.inpo": "gunlearn.methods.graph.inpo",
-    "gunlearn.methods.inpo_s": "gunlearn.methods.operators.inpo_s",
-    "gunlearn.methods.layer_losses": "gunlearn.methods.operators.layer_losses",
-    "gunlearn.methods.loop": "gunlearn.training.loop",
-    "gunlearn.methods.megu": "gunlearn.methods.graph.megu",
-    "gunlearn.methods.npo": "gunlearn.methods.any_task.retained",
-    "gunlearn.methods.partitioning": "gunlearn.methods.shards.partitioning",
-    "gunlearn.methods.propagation": "gunlearn.methods.linear_head.propagation",
-    "gunlearn.methods.push": "gunlearn.methods.linear_head.push",
-    "gunlearn.methods.removal": "gunlearn.methods.second_order.removal",
-    "gunlearn.methods.result": "gunlearn.training.result",
-    "gunlearn.methods.rewind": "gunlearn.methods.any_task.rewind",
-    "gunlearn.methods.run": "gunlearn.methods.door",
-    "gunlearn.methods.scalegun": "gunlearn.methods.linear_head.scalegun",
-    "gunlearn.methods.scrub": "gunlearn.methods.any_task.scrub",
-    "gunlearn.methods.ssd": "gunlearn.methods.any_task.ssd",
-    "gunlearn.methods.targets": "gunlearn.tasks.graph.score_targets",
-    "gunlearn.methods.teachers": "gunlearn.methods.any_task.teachers",
-    "gunlearn.methods.training": "gunlearn.training.from_scratch",
-    "gunlearn.metrics.classes": "gunlearn.metrics.graph_evaluators",
-    "gunlearn.metrics.link": "gunlearn.metrics.graph_evaluators",
-    "gunlearn.metrics.named": "gunlearn.metrics.problem",
-    "gunlearn.nn.backbones": "gunlearn.nn.zoo",
-    "gunlearn.nn.fast": "gunlearn.nn.kernels.fast",
-    "gunlearn.nn.hetero_wrapper": "gunlearn.nn.hetero.wrapper",
-    "gunlearn.nn.influence_conv": "gunlearn.nn.layers.influence_conv",
-    "gunlearn.nn.linear_head": "gunlearn.nn.layers.linear_head",
-    "gunlearn.nn.memo": "gunlearn.nn.kernels.memo",
-    "gunlearn.nn.sparse": "gunlearn.nn.kernels.sparse",
-    "gunlearn.nn.subgraph": "gunlearn.nn.kernels.subgraph",
-    "gunlearn.nn.typed": "gunlearn.nn.hetero.typed",
-    "gunlearn.report.influence": "gunlearn.report.influence_table",
-    "gunlearn.requests.checks": "gunlearn.core.checks",
-    "gunlearn.requests.graph": "gunlearn.requests.training_graph",
-    "gunlearn.requests.removal": "gunlearn.requests.apply",
-    "gunlearn.tasks.beside": "gunlearn.tasks.graph.beside",
-    "gunlearn.tasks.classification": "gunlearn.tasks.items.arrays",
-    "gunlearn.tasks.graph_classification": "gunlearn.tasks.graph.graph_classification",
-    "gunlearn.tasks.link_prediction": "gunlearn.tasks.graph.link_prediction",
-    "gunlearn.tasks.negatives": "gunlearn.tasks.graph.negatives",
-    "gunlearn.tasks.node_classification": "gunlearn.tasks.graph.node_classification",
-    "gunlearn.tasks.random_nodes": "gunlearn.tasks.graph.random_nodes",
-    "gunlearn.tasks.splits": "gunlearn.tasks.graph.splits",
-}
+#: Old package, new package, modules; `old=new` for a module that has another name there.
+_MOVES = """
+gunlearn               gunlearn                         influence=attribution
+gunlearn.bench         gunlearn.bench                   influence=influence_grid study_files=influence_grid
+gunlearn.bench         gunlearn.core                    options
+gunlearn.cli           gunlearn.cli                     options=fields run=grid_command
+gunlearn.datasets      gunlearn.datasets                registry=catalogue
+gunlearn.influence     gunlearn.attribution             base items=distinct_items targets
+gunlearn.influence     gunlearn.attribution.removal     balls brute calibrated exact first_order heuristics
+gunlearn.influence     gunlearn.attribution.removal     layer_rules local nora
+gunlearn.influence     gunlearn.attribution.study       agreement choice measured study truths
+gunlearn.influence     gunlearn.attribution.training    datamodels gradients inverse_hessian item_losses pbrf
+gunlearn.influence     gunlearn.attribution.training    retraining=retraining_influence
+gunlearn.influence     gunlearn.curvature               curvature=products solvers training_loss
+gunlearn.influence     gunlearn.tasks.graph             pair_features
+gunlearn.llm           gunlearn.llm                     api=unlearning arguments=unlearning result=record
+gunlearn.llm           gunlearn.llm.data                collate encoding pairing records retain_sets
+gunlearn.llm           gunlearn.llm.data                selection=marking selectors targets=target_tokens tofu
+gunlearn.llm           gunlearn.llm.metrics             figures=row_figures
+gunlearn.llm           gunlearn.llm.model               adapters arithmetic bounded bounded_layer causal_lm head
+gunlearn.llm           gunlearn.llm.model               reference=frozen
+gunlearn.llm           gunlearn.llm.privacy             dp=dp_training dp_card dp_rows dp_steps
+gunlearn.llm           gunlearn.llm.recipes             bandit direct_tokens instructions=reveal methods obliviate plan
+gunlearn.llm           gunlearn.llm.recipes             release reveal
+gunlearn.llm           gunlearn.llm.training            adapter_fit likelihoods
+gunlearn.llm           gunlearn.llm.training            primal_dual=primal_dual_callback progress projection settings
+gunlearn.llm           gunlearn.llm.training            trainer until
+gunlearn.llm.metrics   gunlearn.llm.metrics             alignment=text_alignment tofu=tofu_metrics
+gunlearn.llm.metrics   gunlearn.metrics                 memorization=texts
+gunlearn.losses        gunlearn.core                    checks
+gunlearn.losses        gunlearn.losses                  distillation=reference entropy=reference
+gunlearn.losses        gunlearn.losses                  simple_preference=preference
+gunlearn.methods       gunlearn.curvature               importance=fisher
+gunlearn.methods       gunlearn.methods                 run=door
+gunlearn.methods       gunlearn.methods.any_task        baselines imu npo=retained rewind scrub ssd teachers
+gunlearn.methods       gunlearn.methods.graph           cognac damping=message_damping entities etr inpo megu
+gunlearn.methods       gunlearn.methods.linear_head     accountant certified convex graph_editor head_training
+gunlearn.methods       gunlearn.methods.linear_head     propagation push scalegun
+gunlearn.methods       gunlearn.methods.operators       gnndelete inpo_s layer_losses
+gunlearn.methods       gunlearn.methods.second_order    ceu gif idea=gif influence_update removal
+gunlearn.methods       gunlearn.methods.shards          grapheraser partitioning
+gunlearn.methods       gunlearn.nn.attach               deletion=operators
+gunlearn.methods       gunlearn.tasks.graph             targets=score_targets
+gunlearn.methods       gunlearn.training                batches=feeding callbacks checkpoint distributed=processes
+gunlearn.methods       gunlearn.training                loop result training=from_scratch
+gunlearn.metrics       gunlearn.metrics                 classes=graph_evaluators link=graph_evaluators named=problem
+gunlearn.nn            gunlearn.nn                      backbones=zoo
+gunlearn.nn            gunlearn.nn.hetero               hetero_wrapper=wrapper typed
+gunlearn.nn            gunlearn.nn.kernels              fast memo sparse subgraph
+gunlearn.nn            gunlearn.nn.layers               influence_conv linear_head
+gunlearn.report        gunlearn.report                  influence=influence_table
+gunlearn.requests      gunlearn.core                    checks
+gunlearn.requests      gunlearn.requests                graph=training_graph removal=apply
+gunlearn.tasks         gunlearn.tasks.graph             beside graph_classification link_prediction negatives
+gunlearn.tasks         gunlearn.tasks.graph             node_classification random_nodes splits
+gunlearn.tasks         gunlearn.tasks.items             classification=arrays
+"""
+
+
+def _moved() -> Iterator[tuple[str, str]]:
+    for row in _MOVES.strip().splitlines():
+        old_package, new_package, *modules = row.split()
+        for old, _, new in (module.partition("=") for module in modules):
+            yield f"{old_package}.{old}", f"{new_package}.{new or old}"
+
+
+MOVED = dict(_moved())
 
 
 class MovedFinder(MetaPathFinder):
@@ -168,7 +87,6 @@ class MovedFinder(MetaPathFinder):
         """
         if fullname in MOVED:
             raise ModuleNotFoundError(f"'{fullname}' has moved: import '{MOVED[fullname]}' instead", name=fullname)
-        return
 
 
 def install() -> None:

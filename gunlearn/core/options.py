@@ -34,15 +34,7 @@ def parse_value(text: str) -> Any:
 
 
 def parse_pair(argument: str, what: str) -> tuple[str, Any]:
-    """Key and value of `key=value`.
-
-    Args:
-        argument: what the user typed.
-        what: its name for errors: `"--training-arg"`.
-
-    Raises:
-        InvalidInputError: no key, or no `=`.
-    """
+    """Return key and value of `key=value`; errors call it `what`: `"--training-arg"`."""
     key, equals, text = argument.partition("=")
     if not equals or not key.strip():
         raise InvalidInputError(f"Expected {what} key=value (got '{argument}')")
@@ -50,52 +42,38 @@ def parse_pair(argument: str, what: str) -> tuple[str, Any]:
 
 
 def typed_options(arguments: Sequence[str], known: Mapping[str, Sequence[str]], what: str) -> dict[str, dict[str, Any]]:
-    """Options of each of several things of a kind.
+    """Return the options of each of several things of a kind, by name.
 
     Args:
         arguments: `name.key=value` for one, or `key=value` for each that has the option.
         known: the options of each.
         what: the kind, for errors: `"method"`.
-
-    Returns:
-        Options by name.
-
-    Raises:
-        InvalidInputError: no `=`, an unknown name, an option that none of them has.
     """
-    out: dict[str, dict[str, Any]] = {name: {} for name in known}
+    general: dict[str, dict[str, Any]] = {name: {} for name in known}
     specific: dict[str, dict[str, Any]] = {name: {} for name in known}
     for argument in arguments:
         key, value = parse_pair(argument, f"a {what} argument {what}.key=value or")
         name, dot, option = key.rpartition(".")
         if dot and name not in known:
             raise InvalidInputError(f"Expected a {what} argument of {sorted(known)} (got '{argument}')")
-        takers = [taker for taker in ([name] if dot else known) if option in known[taker]]
+        meant = [name] if dot else list(known)
+        takers = [taker for taker in meant if option in known[taker]]
         if not takers:
-            listed = "; ".join(f"{n}: {', '.join(known[n]) or 'none'}" for n in ([name] if dot else known))
+            listed = "; ".join(f"{taker}: {', '.join(known[taker]) or 'none'}" for taker in meant)
             raise InvalidInputError(f"Expected an option of the chosen {what}s ({listed}) (got '{argument}')")
         for taker in takers:  # the one said for it alone wins, whatever the order
-            (specific if dot else out)[taker][option] = value
-    return {name: {**out[name], **specific[name]} for name in out}
+            (specific if dot else general)[taker][option] = value
+    return {name: general[name] | specific[name] for name in known}
 
 
 def option_names(cls: type) -> tuple[str, ...]:
-    """Names of the options of a dataclass; a class may narrow them by `options()`."""
+    """Return the names of a dataclass's options; a class may narrow them by `options()`."""
     own = getattr(cls, "options", None)
     return tuple(own()) if callable(own) else tuple(f.name for f in dataclasses.fields(cls) if f.init)
 
 
 def check_options(cls: type, options: Mapping[str, Any], name: str) -> None:
-    """Refuse values that are not of the type that the class says; `None` fits where it is the default.
-
-    Args:
-        cls: a dataclass.
-        options: values by name.
-        name: of the thing that has the options, for errors.
-
-    Raises:
-        InvalidInputError: the first value of a wrong type.
-    """
+    """Refuse values that are not of the type that a dataclass says; `None` fits where it is the default."""
     try:
         hints = get_type_hints(cls)
     except NameError:  # an annotation that exists for type checkers alone
@@ -110,7 +88,7 @@ def check_options(cls: type, options: Mapping[str, Any], name: str) -> None:
 
 
 def _mismatch(hint: Any, value: Any) -> str | None:
-    """What was expected in place of `value`; `None` where it fits, or where the type is not one of the simple ones."""
+    """Return what was expected in place of `value`; `None` where it fits or the type is not one of the simple ones."""
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     words = []
     for kind in kinds:

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """The end of a sentence that names what was probably meant; empty where nothing is like it."""
+    """Return the end of a sentence that names what was probably meant; empty where nothing is like it."""
     close = get_close_matches(str(name), list(known), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
@@ -34,27 +34,21 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     """
 
     def __init__(self, kind: str, homes: Mapping[str, str], renamed: Mapping[str, str] | None = None) -> None:
-        """Nothing is imported yet."""
-        self.kind, self._homes, self._renamed = kind, dict(homes), dict(renamed or {})
-        self._loaded: dict[str, type[T]] = {}
+        self.kind, self._homes, self._renamed = kind, homes, renamed or {}
 
     def __getitem__(self, name: str) -> type[T]:
-        """The class of that name; raises `KeyError` where there is none."""
-        if name not in self._loaded:
-            module, _, attribute = self._homes[name].partition(":")
-            self._loaded[name] = getattr(import_module(module), attribute)
-        return self._loaded[name]
+        """Return the class of that name; raises `KeyError` where there is none."""
+        module, _, attribute = self._homes[name].partition(":")
+        return getattr(import_module(module), attribute)
 
     def __iter__(self) -> Iterator[str]:
-        """Names in the order of registration."""
         return iter(self._homes)
 
     def __len__(self) -> int:
-        """Number of names."""
         return len(self._homes)
 
     def __contains__(self, name: object) -> bool:
-        """Whether the name is registered; imports nothing."""
+        """Return whether the name is registered; imports nothing."""
         return name in self._homes
 
     def importable(self) -> dict[str, type[T] | MissingExtraError]:
@@ -67,28 +61,8 @@ class Registry(Mapping[str, type[T]], Generic[T]):
                 out[name] = error
         return out
 
-    def home(self, name: str) -> str:
-        """Name of the module that holds a class."""
-        return self._homes[name].partition(":")[0]
-
-    def register(self, cls: type[T]) -> type[T]:
-        """Add a class under its attribute `name`; usable as a decorator.
-
-        Raises:
-            InvalidInputError: the name is taken.
-        """
-        name = getattr(cls, "name", "")
-        if not name or name in self._homes:
-            raise InvalidInputError(f"Expected a {self.kind} with a 'name' that is not taken (got {name!r})")
-        self._homes[name], self._loaded[name] = f"{cls.__module__}:{cls.__qualname__}", cls
-        return cls
-
     def find(self, name: object) -> type[T]:
-        """The class of that name.
-
-        Raises:
-            InvalidInputError: there is none; the message says what was probably meant.
-        """
+        """Return the class of that name; the error where there is none says what was probably meant."""
         if not isinstance(name, str) or name not in self._homes:
             instead = self._renamed.get(str(name))
             hint = f"; it is called '{instead}' now" if instead else did_you_mean(name, self._homes)
@@ -97,30 +71,19 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return self[name]
 
     def variant(self, spec: str) -> tuple[type[T], dict[str, Any]]:
-        """Class and options of `"name"` or `"name:variant"`.
-
-        Raises:
-            InvalidInputError: an unknown name or variant.
-        """
+        """Return class and options of `"name"` or `"name:variant"`."""
         name, _, variant = str(spec).partition(":")
         if spec in self._renamed:
             self.find(spec)
         cls = self.find(name)
         variants: Mapping[str, dict[str, Any]] = getattr(cls, "variants", {})
         if variant and variant not in variants:
-            raise InvalidInputError(
-                f"Expected a variant of '{name}' among {sorted(variants)} (got '{variant}')"
-                f"{did_you_mean(variant, list(variants))}"
-            )
+            hint = did_you_mean(variant, variants)
+            raise InvalidInputError(f"Expected a variant of '{name}' among {sorted(variants)} (got '{variant}'){hint}")
         return cls, dict(variants.get(variant, {}))
 
     def build(self, spec: str | T, options: Mapping[str, Any]) -> T:
-        """An object from its name and options, or the object itself.
-
-        Raises:
-            InvalidInputError: an unknown name, variant or option, a value of the wrong type, or options beside an
-                object.
-        """
+        """Return an object from its name and options, or the object itself, which takes no options."""
         if not isinstance(spec, str):
             if options:
                 raise InvalidInputError(

@@ -7,21 +7,19 @@ from pathlib import PurePath
 from typing import Any
 
 _Figures = Mapping[str, Mapping[str, float]]
-#: Least relative rise of the negative log-likelihood that counts as an effect.
-LEAST = 0.01
 
 
 def unchanged(before: _Figures, after: _Figures) -> bool:
-    """Return whether unlearning had no effect on the forgotten rows.
+    """Return whether figures of the forgotten rows show no effect; `False` without such figures.
 
-    No effect: neither exact memorization nor extraction strength fell, and the negative log-likelihood rose by less
-    than 1 %. Without figures of the forgotten rows the answer is `False`.
+    That is: neither exact memorization nor extraction strength fell, and the negative log-likelihood rose by less than
+    1 %.
     """
     if "forget" not in before or "forget" not in after:
         return False
     old, new = before["forget"], after["forget"]
     fell = any(new[name] < old[name] for name in ("exact_memorization", "extraction_strength"))
-    return not fell and new["nll"] < old["nll"] * (1 + LEAST) + 1e-12
+    return not fell and new["nll"] < old["nll"] * 1.01 + 1e-12
 
 
 def movement(before: _Figures, after: _Figures) -> list[str]:
@@ -38,12 +36,7 @@ def movement(before: _Figures, after: _Figures) -> list[str]:
 
 
 def loading(settings: Mapping[str, Any], folder: str | PurePath | None = None) -> list[str]:
-    """Return lines of Python code that load the output.
-
-    Args:
-        settings: settings of a result.
-        folder: folder of the output; by default that of the card.
-    """
+    """Return lines of Python code that load the output of a result's `settings`, by default from the card's folder."""
     where = repr("." if folder is None else PurePath(folder).as_posix())
     if not settings["adapter"]:
         return [

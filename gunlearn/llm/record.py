@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -16,9 +16,10 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.llm.card import loading, movement, unchanged
 from gunlearn.llm.data.rows import is_labelled
 from gunlearn.llm.metrics.row_figures import RECORDED, figures
-from gunlearn.llm.metrics.scoring import prompt_of
+from gunlearn.llm.metrics.scoring import prompt_ids
 from gunlearn.llm.model.causal_lm import IGNORE
 from gunlearn.llm.model.frozen import check_vocabulary
+from gunlearn.llm.model.head import context_of
 from gunlearn.metrics import FIGURES
 from gunlearn.training.result import Result
 
@@ -56,7 +57,7 @@ class LLMResult(Result):
     def compared(
         self, original: nn.Module, retrained: nn.Module, most: int = 32, max_new_tokens: int | None = None
     ) -> LLMResult:
-        """The same result, held against a model that was trained without the forgotten rows.
+        """Return the same result, held against a model that was trained without the forgotten rows.
 
         Args:
             original: the model before.
@@ -72,12 +73,12 @@ class LLMResult(Result):
         from gunlearn.llm.metrics.text_alignment import functional_alignment
 
         check_vocabulary(self.model, retrained)
-        context = min(map(_context, (original, self.model, retrained)))
-        rows = [row for row in self.parts["forget"] if is_labelled(row) and 0 < _before(row) < context][:most]
+        context = min(context_of(model) or math.inf for model in (original, self.model, retrained))
+        rows = [r for r in self.parts["forget"] if is_labelled(r) and 0 < len(prompt_ids(r)) < context][:most]
         found = {}
         if rows:
             length = max_new_tokens or max(sum(int(label) != IGNORE for label in row["labels"]) for row in rows)
-            length = int(min(length, context - max(map(_before, rows))))
+            length = int(min(length, context - max(len(prompt_ids(row)) for row in rows)))
             how = {"tokenizer": self.tokenizer, "max_new_tokens": length, "batch_size": self.batch_size}
             found = {
                 name: functional_alignment(model, retrained, rows, **how).value
@@ -87,7 +88,7 @@ class LLMResult(Result):
         return replace(self, retrained=measured, alignment=found)
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Heading and rows of all figures."""
+        """Return heading and rows of all figures."""
         columns = {"before": self.before, "after": self.after}
         columns |= {"retrained": self.retrained} if self.retrained or self.alignment else {}
         body = [
@@ -100,11 +101,11 @@ class LLMResult(Result):
         return ["part", "figure", *columns], body
 
     def __repr__(self) -> str:
-        """What was done, and all figures."""
+        """Return what was done, and all figures."""
         s = self.settings
         lines = [[s["objective"], f"{s['steps']} steps, {self.seconds:.0f} s"]]
-        if self.after or self.alignment:
-            head, body = self.table()
+        head, body = self.table()
+        if body:
             widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
             lines += [[cell.ljust(n) for cell, n in zip(row, widths, strict=True)] for row in (head, *body)]
         if unchanged(self.before, self.after):
@@ -112,59 +113,48 @@ class LLMResult(Result):
         return "\n".join("  ".join(line).rstrip() for line in lines)
 
     def card(self, folder: str | PathLike[str] | None = None) -> str:
-        """A model card in markdown.
-
-        Args:
-            folder: where the model is, for the code that loads it; that of the card by default.
-        """
-        s = self.settings
+        """Return a model card in markdown; its code loads the model from `folder`, by default that of the card."""
+        s, (head, body) = self.settings, self.table()
         front = {"library_name": "peft" if s["adapter"] else "transformers", "tags": ["unlearning", "gunlearn"]}
         if s["base_model"]:
             front["base_model"] = s["base_model"]
-        lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items()), "---", ""]
-        lines += [f"# {Path(s['base_model']).name or 'Model'}, trained to forget", ""]
-        lines += [
-            f"Trained to forget {s['rows']['forget']} rows with gunlearn {s['versions']['gunlearn']}"
-            f" ({s['method'] or 'an objective of its own'}): {s['steps']} steps, {self.seconds:.0f} s.",
-            "",
-            f"    {s['objective']}",
-            "",
+        blocks = [
+            ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items()), "---"],
+            [f"# {Path(s['base_model']).name or 'Model'}, trained to forget"],
+            [
+                f"Trained to forget {s['rows']['forget']} rows with gunlearn {s['versions']['gunlearn']}"
+                f" ({s['method'] or 'an objective of its own'}): {s['steps']} steps, {self.seconds:.0f} s."
+            ],
+            [f"    {s['objective']}"],
         ]
         if s.get("in_no_loss"):
-            lines += [f"No loss read the rows of {', '.join(s['in_no_loss'])}: they were measured, at most.", ""]
-        lines += [line for sentence in movement(self.before, self.after) for line in (sentence, "")]
-        lines += ["To load it:", "", "```python", *loading(s, None if folder is None else Path(folder)), "```", ""]
-        if self.after or self.alignment:
-            head, body = self.table()
-            lines += [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
-            lines += [f"| {' | '.join(row)} |" for row in body] + [""]
-            lines += [f"- `{name}`: {FIGURES[name].legend}" for name in RECORDED if self.after]
+            blocks.append([f"No loss read the rows of {', '.join(s['in_no_loss'])}: they were measured, at most."])
+        blocks += [[sentence] for sentence in movement(self.before, self.after)]
+        blocks += [["To load it:"], ["```python", *loading(s, None if folder is None else Path(folder)), "```"]]
+        if body:
+            rule = "|---|---|" + "---:|" * (len(head) - 2)
+            blocks.append([f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(row)} |" for row in body)])
+            legends = [f"- `{name}`: {FIGURES[name].legend}" for name in RECORDED if self.after]
             if self.alignment:
-                lines += [
+                legends.append(
                     "- `alignment`: divergence of answers from the retrained model's, in nats; 0 if they are alike"
-                ]
-            lines += [""]
-        if "float16" in s["parameters"]["precision"]:  # bfloat16, too
-            lines += [
-                f"The weights were trained in {s['parameters']['precision']}, in which small steps are rounded away:",
-                "most of them may be what they were.",
-                "",
-            ]
-        lines += [
+                )
+            blocks.append(legends)
+        precision = s["parameters"]["precision"]
+        if "float16" in precision:  # bfloat16, too
+            half = f"The weights were trained in {precision}, in which small steps are rounded away:"
+            blocks.append([half, "most of them may be what they were."])
+        limits = [
             "These figures say how the model answers the rows it was made to forget. They do not prove that nothing of",
             "them is left: compare with a model that was trained without them, and try to relearn them.",
-            "",
-            f"All settings: `{_RECORD}`.",
         ]
-        return "\n".join(lines) + "\n"
+        blocks += [limits, [f"All settings: `{_RECORD}`."]]
+        return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
     def save(self, folder: str | PathLike[str]) -> Path:
-        """Write model or adapter, tokenizer and `write_record` to a folder.
+        """Write model or adapter, tokenizer and `write_record` to a folder, and return it.
 
         An adapter is saved alone, without the model it belongs to.
-
-        Returns:
-            The folder.
 
         Raises:
             InvalidInputError: it is a file, or holds a model or an adapter already.
@@ -172,7 +162,7 @@ class LLMResult(Result):
         folder = Path(folder)
         check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(folder)
+        cast(Any, self.model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.write_record(folder)  # last: peft writes a card of its own
         return folder
@@ -186,11 +176,7 @@ class LLMResult(Result):
 
 
 def check_folder(folder: str | PathLike[str]) -> None:
-    """Refuse a place that outputs cannot go to without being mixed with others.
-
-    Raises:
-        InvalidInputError: it is a file, or holds a model or an adapter already.
-    """
+    """Refuse a file for the outputs, and a folder that holds a model or an adapter already."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"Expected a folder for the outputs (got {folder}, which is a file)")
@@ -200,16 +186,3 @@ def check_folder(folder: str | PathLike[str]) -> None:
             f"Expected a folder without a model or an adapter for the outputs (got {folder}, which holds "
             f"{', '.join(held)}); take another one (--out), or empty it"
         )
-
-
-def _context(model: nn.Module) -> float:
-    """Most tokens that a model reads, infinite where it does not say."""
-    return getattr(getattr(model, "config", None), "max_position_embeddings", None) or math.inf
-
-
-def _before(row: Mapping[str, Any]) -> int:
-    """Number of tokens before the first label."""
-    try:
-        return len(prompt_of(row))
-    except InvalidInputError:
-        return 0

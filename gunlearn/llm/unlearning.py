@@ -6,22 +6,28 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 from torch import nn
 
+from gunlearn.core.checks import check_number
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.llm.data.records import refused
 from gunlearn.llm.data.rows import as_rows, separate
 from gunlearn.llm.model.adapters import check_language_model, check_trainable
 from gunlearn.llm.model.causal_lm import CausalLM
+from gunlearn.llm.model.head import context_of
 from gunlearn.llm.record import LLMResult
-from gunlearn.llm.training.arguments import check_numbers, plain_number
 from gunlearn.llm.training.backend import TrainerBackend
 from gunlearn.losses import Loss, Objective, as_objective
 from gunlearn.methods.any_task.baselines import OwnObjective
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
-from gunlearn.methods.published import build_method
+from gunlearn.methods.published import PUBLISHED, build_method
 from gunlearn.requests.items import split_rows
+
+#: Numbers that are checked: whole ones, and others.
+_WHOLE = ("batch_size", "figure_rows", "per_device_train_batch_size")
+_REAL = ("epochs", "lr", "learning_rate", "num_train_epochs")
 
 
 def unlearn(
@@ -71,7 +77,7 @@ def unlearn(
         max_length: tokens per row; the model's context by default.
         encoding: arguments of `encode`, for records.
         overlap: what to do about rows to forget and to retain, see `separate`.
-        reference: what losses compare with, see `Reference`.
+        reference: what losses compare with, see `FrozenReference`.
         in_place: train the given model, which may be too large for a copy.
         figure_rows: rows of each part that are measured before and after, evenly spaced; 0 measures nothing.
         progress: a bar.
@@ -97,15 +103,14 @@ def unlearn(
         >>> result = unlearn(model, tokenizer, "forget.jsonl", "retain.jsonl", "npo", peft="lora")  # doctest: +SKIP
         >>> result.save("unlearned")  # doctest: +SKIP
     """
-    check_numbers(training, epochs=epochs, lr=lr, batch_size=batch_size, figure_rows=figure_rows)
-    epochs, lr, batch_size, figure_rows = map(plain_number, (epochs, lr, batch_size, figure_rows))
-    training = {name: plain_number(value) for name, value in training.items()}
+    named = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "figure_rows": figure_rows}
+    training = _plain(named | training)
+    epochs, lr, batch_size, figure_rows = map(training.pop, named)
     check_language_model(model)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise InvalidInputError(f"Expected 'seed' from 0 to {2**32 - 1} (got {seed!r})")
     check_trainable(model, peft)
-    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    how = {"max_length": max_length or context} | dict(encoding or {})
+    how = {"max_length": max_length or context_of(model)} | dict(encoding or {})
     backend = TrainerBackend(
         tokenizer,
         peft,
@@ -138,17 +143,24 @@ def unlearn(
         answers = refused(records or [], seed=seed) if alternative is None else alternative
         paired["alternative"] = as_rows(answers, tokenizer, "alternative", **how)[0]
     drawn = {name: as_rows(more, tokenizer, name, **how)[0] for name, more in (parts or {}).items()}
-    task = task.by(replace(backend, drawn=drawn, paired=paired))
+    task = replace(task, backend=replace(backend, drawn=drawn, paired=paired))
     result = run_method(built, model, split_rows([*rows, *kept], len(rows)), task, seed, callbacks, progress)
     return cast(LLMResult, result)
 
 
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return numbers of numpy as numbers of Python; refuse numbers that no run can have (`None` is a default)."""
+    for name in (*_REAL, *_WHOLE):
+        value = values.get(name)
+        if value is not None:
+            check_number(name, value, positive=name != "figure_rows", minimum=0.0)
+            if name in _WHOLE and value != int(value):
+                raise InvalidInputError(f"Expected {name!r} to be a whole number (got {value!r})")
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+
+
 def _method(
-    method: str | Method | Loss | Objective,
-    options: Mapping[str, Any] | None,
-    given: Mapping[str, Any],
-    task: CausalLM,
-    model: nn.Module,
+    method: Any, options: Mapping[str, Any] | None, given: Mapping[str, Any], task: CausalLM, model: Any
 ) -> Any:
     """Return the method with published settings, and the caller's over these."""
     if isinstance(method, str):
@@ -156,7 +168,6 @@ def _method(
     if options:
         raise InvalidInputError(f"Expected options with a method by name (got {sorted(options)} with an objective)")
     if isinstance(method, Method):
-        return replace(method, **given)
-    settings = {"optimizer": "adamw", "weight_decay": 0.01, "max_grad_norm": 1.0, "epochs": 10}
-    rate = {"lr": 1e-4 if task.adapts(model) else 1e-5}
-    return OwnObjective(given=as_objective(method), **{**settings, **rate, **given})
+        return replace(cast(Any, method), **given)
+    usual = PUBLISHED["causal_lm"]["graddiff"]  # an objective of the caller's is trained as the simplest method is
+    return OwnObjective(given=as_objective(method), **{**usual.options, "lr": usual.rate(task.adapts(model)), **given})

@@ -51,7 +51,6 @@ class Sampler:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         if self.n_samples < 1 or self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise InvalidInputError(
                 f"Expected n_samples >= 1, temperature > 0, top_k >= 0 and top_p in (0, 1] (got {self})"
@@ -82,7 +81,6 @@ class StepTerms:
     truncated: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check shapes and values."""
         if self.values.dim() != 3 or self.values.shape != self.mask.shape or not self.values.numel():
             raise InvalidInputError(
                 "Expected 'values' and 'mask' [num_prompts, num_samples, num_steps] "

@@ -96,21 +96,20 @@ def figures_of(task: str, metrics: Iterable[str | Figure] = ()) -> dict[str, Fig
     everywhere = task in EVALUATORS
     found = {n: cls() for n, cls in FIGURES.items() if (task in cls.tasks if cls.tasks else everywhere)}
     for figure in metrics:
-        own = figure if isinstance(figure, Figure) else None
-        if own is None and not isinstance(figure, str):
+        if not isinstance(figure, str | Figure):
             got = f"the class {figure.__name__}" if isinstance(figure, type) else type(figure).__name__
             raise InvalidTypeError(f"Expected Figure objects or names in 'metrics' (got {got})")
-        name, tasks = (figure, FIGURES.find(figure).tasks) if own is None else (own.name, own.tasks)
+        name, tasks = (figure, FIGURES.find(figure).tasks) if isinstance(figure, str) else (figure.name, figure.tasks)
         if tasks and task not in tasks:
             raise InvalidInputError(f"Expected figures of '{task}' in 'metrics' (got '{name}', of {', '.join(tasks)})")
-        if own is None:
+        if isinstance(figure, str):
             continue
-        if not own.name or not own.legend or own.better not in BETTER:
+        if not name or not figure.legend or figure.better not in BETTER:
             raise InvalidInputError(
                 f"Expected a figure with a 'name', a 'legend' and 'better' among {BETTER} "
-                f"(got {type(own).__name__} with {own.name!r}, {own.legend!r} and {own.better!r})"
+                f"(got {type(figure).__name__} with {name!r}, {figure.legend!r} and {figure.better!r})"
             )
-        if own.name in found or own.name in ENTRIES:
-            raise InvalidInputError(f"Expected a name that nothing else in a row has (got '{own.name}')")
-        found[own.name] = own
+        if name in found or name in ENTRIES:
+            raise InvalidInputError(f"Expected a name that nothing else in a row has (got '{name}')")
+        found[name] = figure
     return found

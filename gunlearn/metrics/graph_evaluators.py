@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,11 +9,9 @@ from torch import Tensor, nn
 
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.losses import Prediction
-from gunlearn.metrics.base import Figure
 from gunlearn.metrics.item_evaluators import CategoricalEvaluator
 from gunlearn.metrics.problem import Evaluator, logits_of
 from gunlearn.nn.attach.message_layers import suspended_caches
-from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.link_prediction import LinkPrediction, forgotten_edges
 from gunlearn.tasks.graph.node_classification import NodeClassification
 
@@ -38,21 +35,10 @@ class LinkEvaluator(GraphEvaluator):
 
     headline: ClassVar = ("retain_auc", "forget_auc")
     aliases: ClassVar = {"unseen": "test"}
-    task: LinkPrediction
-
-    def __init__(
-        self,
-        task: Task,
-        partition: Any,
-        references: Sequence[nn.Module] = (),
-        seed: int = 0,
-        metrics: Iterable[str | Figure] = (),
-    ) -> None:
-        if not isinstance(task, LinkPrediction):
-            raise UnsupportedMethodError(f"Expected a link prediction task to evaluate (got '{task.name}')")
-        super().__init__(task, partition, references, seed, metrics)
 
     def item_sets(self) -> dict[str, tuple[Any | None, Any]]:
+        if not isinstance(self.task, LinkPrediction):
+            raise UnsupportedMethodError(f"Expected a link prediction task to evaluate (got '{self.task.name}')")
         task, partition, data = self.task, self.partition, self.partition.retain_data
         there = data if partition.forgets == ("edges",) else partition.data
         retain, blank = partition.retain_edge_index, torch.zeros(data.num_nodes, dtype=torch.bool)

@@ -71,18 +71,19 @@ class RetainAUC(Figure):
     """AUC of test edges against non-edges."""
 
     name, heading, words, tasks = "retain_auc", "AUC retain", "retain AUC (test edges)", LINKS
+    which = 0  # of AUC and AP
 
     def compute(self, view: ModelView) -> float | None:
-        return _test_separation(view)[0]
+        score, label = view.score("test"), view.label("test")
+        if score is None or label is None:
+            return None
+        return view.once("test separation", lambda: separation(score[label == 1], score[label != 1]))[self.which]
 
 
-class RetainAP(Figure):
+class RetainAP(RetainAUC):
     """Average precision of test edges against non-edges."""
 
-    name, tasks = "retain_ap", LINKS
-
-    def compute(self, view: ModelView) -> float | None:
-        return _test_separation(view)[1]
+    name, heading, words, which = "retain_ap", "", "", 1
 
 
 class ForgetAUC(Figure):
@@ -93,22 +94,22 @@ class ForgetAUC(Figure):
     """
 
     name, heading, words = "forget_auc", "AUC forget", "forget AUC (retained against forgotten edges)"
-    tasks = LINKS
+    tasks, which = LINKS, 0
 
     def __init__(self, draws: int = 5) -> None:
         self.draws = draws
 
     def compute(self, view: ModelView) -> float | None:
-        return _forget_separation(view, self.draws)[0]
+        forget, retain, key = view.score("forget"), view.score("retain"), ("forget separation", self.draws)
+        if forget is None or retain is None:
+            return None
+        return view.once(key, lambda: forget_separation(forget, retain, self.draws, view.seed))[self.which]
 
 
 class ForgetAP(ForgetAUC):
     """Average precision of retained against forgotten edges."""
 
-    name, heading, words = "forget_ap", "", ""
-
-    def compute(self, view: ModelView) -> float | None:
-        return _forget_separation(view, self.draws)[1]
+    name, heading, words, which = "forget_ap", "", "", 1
 
 
 class MembershipAUC(Figure):
@@ -136,17 +137,3 @@ class MembershipAUC(Figure):
                 total, weight = total + count * auc, weight + count
                 aucs.append(auc)
         return aucs[0] if len(aucs) == 1 else total / weight if aucs else None
-
-
-def _test_separation(view: ModelView) -> Pair:
-    score, label = view.score("test"), view.label("test")
-    if score is None or label is None:
-        return None, None
-    return view.once("test separation", lambda: separation(score[label == 1], score[label != 1]))
-
-
-def _forget_separation(view: ModelView, draws: int) -> Pair:
-    forget, retain = view.score("forget"), view.score("retain")
-    if forget is None or retain is None:
-        return None, None
-    return view.once(("forget separation", draws), lambda: forget_separation(forget, retain, draws, view.seed))

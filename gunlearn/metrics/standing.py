@@ -34,12 +34,12 @@ class Standing:
     @property
     def precision(self) -> float:
         """Mean over the references."""
-        return sum(a.precision for a in self.alignments) / len(self.alignments)
+        return _mean(self.alignments, "precision")
 
     @property
     def recall(self) -> float:
         """Mean over the references."""
-        return sum(a.recall for a in self.alignments) / len(self.alignments)
+        return _mean(self.alignments, "recall")
 
     @property
     def excess(self) -> float | None:
@@ -114,5 +114,5 @@ def standings(
     return out
 
 
-def _mean(alignments: Sequence[Alignment]) -> float:
-    return sum(a.value for a in alignments) / len(alignments)
+def _mean(alignments: Sequence[Alignment], name: str = "value") -> float:
+    return sum(getattr(a, name) for a in alignments) / len(alignments)

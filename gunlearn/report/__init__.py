@@ -17,4 +17,4 @@ _HOMES = {
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)
-__getattr__, __dir__ = lazy(__name__, _HOMES, parts=("html", "influence_table", "listing", "summary", "table"))
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -13,8 +13,8 @@ from gunlearn.methods import METHODS
 from gunlearn.metrics.base import Figure
 from gunlearn.report.listing import ARXIV
 from gunlearn.report.plots import data_uri, draw_comparison
-from gunlearn.report.summary import Row, problems, summarise
-from gunlearn.report.table import cells, columns, footnotes, headings, legend
+from gunlearn.report.summary import Line, Row, problems, summarise
+from gunlearn.report.table import columns, comparison, legend
 
 if TYPE_CHECKING:
     from gunlearn.report.result_evaluation import Evaluation
@@ -48,7 +48,7 @@ def write_page(path: str | Path, template: str, **values: Any) -> Path:
     return atomic_write(path, environment.get_template(template).render(**values))
 
 
-def described(label: str, cls: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+def described(label: str, cls: Any, options: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, str | None]:
     """Return what a page says of a method or estimator; `cls` is `None` for one that is not registered."""
     paper = "" if cls is None else cls.paper
     return {
@@ -57,6 +57,7 @@ def described(label: str, cls: Any, options: Mapping[str, Any]) -> dict[str, Any
         "paper": paper,
         "address": f"{ARXIV}{paper.removeprefix('arXiv ')}" if paper.startswith("arXiv ") else None,
         "options": ", ".join(f"{name} {value}" for name, value in options.items() if value is not None),
+        "notes": ", ".join(f"{name}: {value}" for name, value in notes.items()),
     }
 
 
@@ -72,25 +73,23 @@ def _write(path: str | Path, title: str, rows: Sequence[Row], figures: Sequence[
 
 
 def _section(rows: Sequence[Row], figures: Sequence[Figure]) -> dict[str, Any]:
-    lines = summarise(rows)
-    first, head, shown = rows[0], headings(lines, figures), columns(lines, figures)
+    lines, first = summarise(rows), rows[0]
     settings = {name.replace("_", " "): first[name] for name in _SETTINGS if first.get(name) is not None}
-    for name in ("seed", "num_forget", "request_hash"):
-        values = dict.fromkeys(row[name] for row in rows if row.get(name) is not None)
-        settings["seeds" if name == "seed" else name.replace("_", " ")] = ", ".join(map(str, values))
+    for name, words in (("seed", "seeds"), ("num_forget", "num forget"), ("request_hash", "request hash")):
+        settings[words] = ", ".join(dict.fromkeys(str(row[name]) for row in rows if row.get(name) is not None))
     if first.get("recipe"):
         settings["base model"] = ", ".join(f"{key} {value}" for key, value in first["recipe"].items())
     return {
         "name": first.get("dataset"),
-        "headings": head,
-        "rows": [cells(line, head, shown) for line in lines],
-        "footnotes": footnotes(lines),
-        "legend": legend(lines, figures),
+        "table": comparison(lines, figures),
+        "legend": legend(columns(lines, figures)),
         "plots": [(name, words, data_uri(figure)) for name, words, figure in draw_comparison(lines)],
         "settings": {name: value for name, value in settings.items() if value != ""},
         "methods": [
-            described(line.label, METHODS[line.method], next((r["options"] for r in line.rows if r.get("options")), {}))
-            for line in lines
-            if line.method in METHODS
+            described(line.label, METHODS[line.method], _options(line), {}) for line in lines if line.method in METHODS
         ],
     }
+
+
+def _options(line: Line) -> dict[str, Any]:
+    return next((row["options"] for row in line.rows if row.get("options")), {})

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from functools import partial
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from gunlearn.attribution.study.agreement import recovery
 from gunlearn.attribution.study.study import Study
-from gunlearn.report.plots import COLOURS, MARKERS, STYLE, plain_text
+from gunlearn.report.plots import COLOURS, MARKERS, add_legend, draw_all, new_figure, panel_grid, plain_text
 
 _POINTS = 1500  # per panel: more say nothing and make the file heavy
 _COLUMNS = 3
-
-
-def draw_study(study: Study) -> list[tuple[str, str, Figure]]:
-    """Draw all plots that the study has figures for: name, words, figure."""
-    with matplotlib.rc_context(STYLE):
-        drawn = [
-            ("scatter", "Estimate against truth", estimate_scatter(study)),
-            ("ranks", "Rank of the estimate against rank of the truth", estimate_scatter(study, ranks=True)),
-            ("recovery", "Share of the most influential items found", recovery_curves(study)),
-            ("cost", "Cost against quality", cost_against_quality(study)),
-        ]
-    return [(name, words, figure) for name, words, figure in drawn if figure is not None]
 
 
 def estimate_scatter(study: Study, ranks: bool = False) -> Figure | None:
@@ -38,19 +24,15 @@ def estimate_scatter(study: Study, ranks: bool = False) -> Figure | None:
         return None
     truth = study.truth.numpy()
     drawn = np.random.default_rng(0).permutation(truth.size)[:_POINTS]
-    rows = math.ceil(len(shown) / _COLUMNS)
-    figure = Figure(figsize=(9.2, 2.9 * rows), layout="constrained")
-    panels = figure.subplots(rows, _COLUMNS, squeeze=False)
+    figure, panels = panel_grid(len(shown), _COLUMNS, 9.2, 2.9)
     style = _style(study)
-    for axes, (name, scores) in zip(panels.flat, shown.items(), strict=False):
+    for axes, (name, scores) in zip(panels, shown.items(), strict=True):
         x, y = (rankdata(truth), rankdata(scores)) if ranks else (truth, scores)
         axes.plot(x[drawn], y[drawn], "o", ms=2.5, alpha=0.5, mew=0, color=style[name][0], rasterized=drawn.size > 500)
         axes.set_title(plain_text(name), fontsize=10)
         if not ranks:
             _scale(axes.set_xscale, x)
             _scale(axes.set_yscale, y)
-    for axes in panels.flat[len(shown) :]:
-        axes.set_visible(False)
     figure.supxlabel("rank of the truth" if ranks else "truth", fontsize=10)
     figure.supylabel("rank of the estimate" if ranks else "estimate (its own units)", fontsize=10)
     return figure
@@ -65,7 +47,7 @@ def recovery_curves(study: Study) -> Figure | None:
     curves = {name: np.asarray(curve, dtype=float) for name, curve in found.items() if curve[0] is not None}
     if not curves:
         return None
-    figure = Figure(figsize=(7.6, 4.2), layout="constrained")
+    figure = new_figure(7.6, 4.2)
     axes, style = figure.subplots(), _style(study)
     axes.plot(shares, shares / 2 if signed else shares, ls="--", lw=1, color="#000000", label="chance")
     for name, curve in curves.items():
@@ -73,7 +55,7 @@ def recovery_curves(study: Study) -> Figure | None:
         axes.plot(shares, curve, color=colour, marker=marker, ms=4, lw=1.4, label=plain_text(name))
     axes.set(xscale="log", ylim=(0, 1.03), xlabel="share of all items looked at, the highest scores first")
     axes.set_ylabel("share of as many most influential found")
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
 
 
@@ -82,7 +64,7 @@ def cost_against_quality(study: Study) -> Figure | None:
     shown = [row for row in study.rows if row["spearman"] is not None and row["seconds"]]
     if not shown:
         return None
-    figure = Figure(figsize=(7.6, 4.2), layout="constrained")
+    figure = new_figure(7.6, 4.2)
     axes, style = figure.subplots(), _style(study)
     axes.axhline(0, color="#000000", lw=1, ls="--")
     for row in shown:
@@ -95,8 +77,22 @@ def cost_against_quality(study: Study) -> Figure | None:
         )  # fmt: skip
     axes.set(xscale="log", xlabel="seconds (log scale)", ylabel="Spearman correlation with the truth")
     axes.set_ylim(min(-0.1, *(row["spearman_ci"][0] for row in shown)) - 0.05, 1.05)
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
+
+
+#: Name of each plot, what it shows in words, and the function that draws it.
+STUDY_PLOTS = (
+    ("scatter", "Estimate against truth", estimate_scatter),
+    ("ranks", "Rank of the estimate against rank of the truth", partial(estimate_scatter, ranks=True)),
+    ("recovery", "Share of the most influential items found", recovery_curves),
+    ("cost", "Cost against quality", cost_against_quality),
+)
+
+
+def draw_study(study: Study) -> list[tuple[str, str, Figure]]:
+    """Draw all plots that the study has figures for: name, words, figure."""
+    return draw_all(STUDY_PLOTS, study)
 
 
 def _style(study: Study) -> dict[str, tuple[str, str]]:
@@ -111,8 +107,3 @@ def _scale(set_scale: Callable[..., None], values: np.ndarray) -> None:
             set_scale("log")
         else:
             set_scale("symlog", linthresh=float(np.median(size)))
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=9)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from gunlearn.attribution import ESTIMATORS
 from gunlearn.attribution.study.study import Study
 from gunlearn.report.html import described, write_page
 from gunlearn.report.influence_plots import draw_study
 from gunlearn.report.plots import data_uri
-from gunlearn.report.table import ABSENT, markdown_of, rich_of
+from gunlearn.report.table import ABSENT, Table
 from gunlearn.training.result import versions
 
 HEADINGS = (
@@ -28,6 +28,11 @@ QUESTIONS = {
     "removal": "the model stays as it is and the graph changes: what happens to what it says?",
     "training": "what would the model say, had it been trained without the item?",
 }
+TARGETS = {
+    "probabilities": "the sum over nodes of the L1 change of the softmaxed outputs",
+    "embeddings": "the sum over nodes of the L2 change of the outputs",
+    "loss": "the change of the mean loss of the validation items (above 0: the loss rises without the item)",
+}
 
 
 def influence_report(study: Study, path: str | Path) -> Path:
@@ -39,13 +44,16 @@ def influence_report(study: Study, path: str | Path) -> Path:
         title=f"Influence of {settings['of']}" + (f": {settings['dataset']}" if settings.get("dataset") else ""),
         study=settings,
         question=QUESTIONS[settings["truth_question"]],
-        what=_what(settings),
-        headings=HEADINGS,
-        rows=[study_cells(row) for row in study.rows],
-        footnotes=study_footnotes(study.rows),
+        what=TARGETS.get(settings["target"], "the change of a number computed from the outputs"),
+        table=_table(study.rows),
         plots=[(name, words, data_uri(figure)) for name, words, figure in draw_study(study)],
         settings=_settings(settings),
-        estimators=[_described(row) for row in study.rows],
+        estimators=[
+            described(
+                row["estimator"], ESTIMATORS.get(row["estimator"].partition(" (")[0]), row["options"], row["notes"]
+            )
+            for row in study.rows
+        ],
         versions=versions(),
     )
 
@@ -74,14 +82,14 @@ def study_footnotes(rows: Sequence[dict[str, Any]]) -> list[str]:
     return notes + [f"{row['estimator']} failed: {row['error']}" for row in rows if row["error"]]
 
 
-def influence_rich_table(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:
+def influence_rich_table(rows: Sequence[dict[str, Any]], title: str | None = None) -> RichTable:
     """Return the table for the terminal."""
-    return rich_of(HEADINGS, [study_cells(row) for row in rows], study_footnotes(rows), 2, title)
+    return _table(rows).terminal(title)
 
 
 def influence_markdown_table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the table in markdown."""
-    return markdown_of(HEADINGS, [study_cells(row) for row in rows], study_footnotes(rows), 2)
+    return _table(rows).markdown()
 
 
 def study_title(study: Study) -> str:
@@ -90,6 +98,10 @@ def study_title(study: Study) -> str:
     name = f"{s['dataset']}, " if s.get("dataset") else ""
     count = f"{s['num_items']} {'groups of ' if s['grouped'] else ''}{s['of']}"
     return f"{name}{s['model']}: {count}, target {s['target']}, truth {s['truth']}"
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
+    return Table(HEADINGS, [study_cells(row) for row in rows], 2, study_footnotes(rows))
 
 
 def _marks(row: dict[str, Any]) -> list[str]:
@@ -106,15 +118,6 @@ def _seconds(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
-def _what(settings: dict[str, Any]) -> str:
-    known = {
-        "probabilities": "the sum over nodes of the L1 change of the softmaxed outputs",
-        "embeddings": "the sum over nodes of the L2 change of the outputs",
-        "loss": "the change of the mean loss of the validation items (above 0: the loss rises without the item)",
-    }
-    return known.get(settings["target"], "the change of a number computed from the outputs")
-
-
 def _settings(settings: dict[str, Any]) -> dict[str, str]:
     names = {
         "dataset": "data set", "num_nodes": "nodes", "num_edges": "columns of edge_index", "model": "model",
@@ -123,15 +126,7 @@ def _settings(settings: dict[str, Any]) -> dict[str, str]:
     }  # fmt: skip
     out = {words: str(settings[name]) for name, words in names.items() if settings.get(name) is not None}
     out["cost of the truth"] = f"{_seconds(settings['truth_seconds'])} s"
-    for name in ("recipe", "truth_notes"):
+    for name, words in (("recipe", "recipe"), ("truth_notes", "notes of the truth")):
         if settings.get(name):
-            out[name.replace("_", " of the ") if name == "recipe" else "notes of the truth"] = ", ".join(
-                f"{key} {value}" for key, value in settings[name].items()
-            )
+            out[words] = ", ".join(f"{key} {value}" for key, value in settings[name].items())
     return out
-
-
-def _described(row: dict[str, Any]) -> dict[str, Any]:
-    cls = ESTIMATORS.get(row["estimator"].partition(" (")[0])
-    notes = ", ".join(f"{name}: {value}" for name, value in row["notes"].items())
-    return {**described(row["estimator"], cls, row["options"]), "notes": notes}

@@ -3,92 +3,70 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from os import PathLike
+from typing import Any
 
 from gunlearn.attribution import ESTIMATORS
+from gunlearn.core.registry import Registry
 from gunlearn.datasets.catalogue import available
 from gunlearn.errors import MissingExtraError
 from gunlearn.losses import LOSSES
 from gunlearn.methods import METHODS
 from gunlearn.metrics import FIGURES
-from gunlearn.report.table import markdown_of
+from gunlearn.report.table import Table
 
 ARXIV = "https://arxiv.org/abs/"
-_Listing = tuple[list[str], list[list[str]]]
+_BETTER = {"retrained": "as the retrained model's"}
+_CLASSES: dict[str, Mapping] = {"method": METHODS, "figure": FIGURES, "estimator": ESTIMATORS, "loss": LOSSES}
+#: What the columns after the name show of a class, by kind.
+_COLUMNS: dict[str, dict[str, Callable[[Any], str]]] = {
+    "method": {
+        "what it does": lambda cls: cls.summary,
+        "forgets": lambda cls: ", ".join(cls.requests) or "anything",
+        "tasks": lambda cls: ", ".join(cls.tasks) or "any",
+        "needs": lambda cls: cls.needs or "nothing more",
+        "certified": lambda cls: "can be" if cls.certified else "no",
+        "cost": lambda cls: cls.cost,
+        "variants": lambda cls: ", ".join(cls.variants),
+        "paper": lambda cls: cls.paper or "baseline",
+    },
+    "figure": {
+        "column": lambda cls: cls.heading or "-",
+        "what it is": lambda cls: cls.legend,
+        "tasks": lambda cls: ", ".join(cls.tasks) or "any but texts",
+        "better": lambda cls: _BETTER.get(cls.better, cls.better),
+    },
+    "estimator": {
+        "question": lambda cls: cls.question,
+        "what it does": lambda cls: cls.summary,
+        "of": lambda cls: ", ".join(cls.of),
+        "targets": lambda cls: ", ".join(cls.targets),
+        "cost": lambda cls: cls.cost or "-",
+        "paper": lambda cls: cls.paper or "-",
+    },
+    "loss": {
+        "class": lambda cls: cls.__name__,
+        "what it does": lambda cls: cls.summary,
+        "needs reference": lambda cls: "yes" if cls.needs_reference else "no",
+        "bounded below": lambda cls: "yes" if cls.bounded_below else "no",
+        "reads": lambda cls: ", ".join(cls.level),
+        "paper": lambda cls: "; ".join(filter(None, [cls.paper, cls.arxiv and f"arXiv {cls.arxiv}"])) or "-",
+    },
+}
 
 
-def methods_listing() -> _Listing:
-    """Return heading and rows of all methods."""
-    head = ["method", "what it does", "forgets", "tasks", "needs", "certified", "cost", "variants", "paper"]
-    return head, [
-        [name, str(cls), *["-"] * (len(head) - 2)]
-        if isinstance(cls, MissingExtraError)
-        else [
-            name,
-            cls.summary,
-            ", ".join(cls.requests) or "anything",
-            ", ".join(cls.tasks) or "any",
-            cls.needs or "nothing more",
-            "can be" if cls.certified else "no",
-            cls.cost,
-            ", ".join(cls.variants),
-            cls.paper or "baseline",
-        ]
-        for name, cls in METHODS.importable().items()
-    ]
+def listing(kind: str) -> tuple[list[str], list[list[str]]]:
+    """Return heading and rows of all things of a kind; of one whose extra is not installed, what to install."""
+    classes, columns, body = _CLASSES[kind], _COLUMNS[kind], []
+    for name, cls in (classes.importable() if isinstance(classes, Registry) else classes).items():
+        missing = isinstance(cls, MissingExtraError)
+        shown = [str(cls), *["-"] * (len(columns) - 1)] if missing else [read(cls) for read in columns.values()]
+        body.append([name, *shown])
+    return [kind, *columns], body
 
 
-def figures_listing() -> _Listing:
-    """Return heading and rows of all figures."""
-    head = ["figure", "column", "what it is", "tasks", "better"]
-    better = {"retrained": "as the retrained model's"}
-    return head, [
-        [
-            name,
-            cls.heading or "-",
-            cls.legend,
-            ", ".join(cls.tasks) or "any but texts",
-            better.get(cls.better, cls.better),
-        ]
-        for name, cls in FIGURES.items()
-    ]
-
-
-def estimators_listing() -> _Listing:
-    """Return heading and rows of all estimators of influence."""
-    head = ["estimator", "question", "what it does", "of", "targets", "cost", "paper"]
-    return head, [
-        [
-            name,
-            cls.question,
-            cls.summary,
-            ", ".join(cls.of),
-            ", ".join(cls.targets),
-            cls.cost or "-",
-            cls.paper or "-",
-        ]
-        for name, cls in ESTIMATORS.items()
-    ]
-
-
-def losses_listing() -> _Listing:
-    """Return heading and rows of all losses."""
-    head = ["loss", "class", "what it does", "needs reference", "bounded below", "reads", "paper"]
-    return head, [
-        [
-            name,
-            cls.__name__,
-            cls.summary,
-            "yes" if cls.needs_reference else "no",
-            "yes" if cls.bounded_below else "no",
-            ", ".join(cls.level),
-            "; ".join(filter(None, [cls.paper, cls.arxiv and f"arXiv {cls.arxiv}"])) or "-",
-        ]
-        for name, cls in LOSSES.items()
-    ]
-
-
-def datasets_listing(root: str | PathLike[str] | None = None) -> _Listing:
+def datasets_listing(root: str | PathLike[str] | None = None) -> tuple[list[str], list[list[str]]]:
     """Return heading and rows of all named data sets, and whether their files are there."""
     head = ["data set", "nodes", "directed edges", "source", "at hand"]
     rows = []
@@ -100,27 +78,27 @@ def datasets_listing(root: str | PathLike[str] | None = None) -> _Listing:
 
 def listing_markdown(head: list[str], body: list[list[str]]) -> str:
     """Return a listing in markdown, arXiv numbers as links."""
-    return markdown_of(head, [[f"`{row[0]}`", *map(_linked, row[1:])] for row in body])
+    return Table(head, [[f"`{row[0]}`", *map(_linked, row[1:])] for row in body], len(head)).markdown()
 
 
 def methods_table() -> str:
     """Return the markdown table of all methods, from their class attributes."""
-    return listing_markdown(*methods_listing())
+    return listing_markdown(*listing("method"))
 
 
 def figures_table() -> str:
     """Return the markdown table of all figures, from their class attributes."""
-    return listing_markdown(*figures_listing())
+    return listing_markdown(*listing("figure"))
 
 
 def estimators_table() -> str:
     """Return the markdown table of all estimators of influence, from their class attributes."""
-    return listing_markdown(*estimators_listing())
+    return listing_markdown(*listing("estimator"))
 
 
 def losses_table() -> str:
     """Return the markdown table of all losses, from their class attributes."""
-    return listing_markdown(*losses_listing())
+    return listing_markdown(*listing("loss"))
 
 
 def _linked(text: str) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from gunlearn.metrics.problem import headline
 from gunlearn.report.summary import ENDS, Line, Stat
@@ -58,14 +59,12 @@ def headline_of(lines: Sequence[Line]) -> list[tuple[str, str]]:
 def tradeoff(lines: Sequence[Line]) -> Figure | None:
     """Draw utility against forgetting, with the retrained point and its band of one standard deviation."""
     (utility, utility_words), (forgetting, forgetting_words) = headline_of(lines)
-    figure, style = _figure(7.6, 4.4), style_of(lines)
+    figure, style = new_figure(7.6, 4.4), style_of(lines)
     axes = figure.subplots()
-    drawn = False
     for line in lines:
         x, y = line.stat(forgetting), line.stat(utility)
         if x is None or y is None:
             continue
-        drawn = True
         colour, marker = style[id(line)]
         if line.method == "retrain":
             _band(axes.axvline, axes.axvspan, x)
@@ -75,13 +74,13 @@ def tradeoff(lines: Sequence[Line]) -> Figure | None:
             markersize=13 if marker == "*" else 8, capsize=3, markeredgecolor="white", markeredgewidth=0.8, zorder=3,
         )  # fmt: skip
     axes.set(xlabel=forgetting_words, ylabel=utility_words)
-    _legend(figure, axes)
-    return figure if drawn else None
+    add_legend(figure, axes)
+    return figure if figure.legends else None
 
 
 def course(lines: Sequence[Line]) -> Figure | None:
     """Draw both headline figures over the epochs: a thin line per run, their mean, the retrained model's level."""
-    figure, style = _figure(9.2, 3.9), style_of(lines)
+    figure, style = new_figure(9.2, 3.9), style_of(lines)
     panels = figure.subplots(1, 2)
     longest = 1
     for axes, (name, title) in zip(panels, headline_of(lines), strict=True):
@@ -89,10 +88,8 @@ def course(lines: Sequence[Line]) -> Figure | None:
             label, (colour, marker) = plain_text(line.label), style[id(line)]
             if line.method == "retrain" and (level := line.stat(name)) is not None:
                 _band(axes.axhline, axes.axhspan, level, label="retrain")
-            runs = [
-                {p["epoch"]: p[name] for p in row.get("curve") or [] if p.get(name) is not None} for row in line.rows
-            ]
-            runs = [run for run in runs if run]
+            curves = [[p for p in row.get("curve") or [] if p.get(name) is not None] for row in line.rows]
+            runs = [{p["epoch"]: p[name] for p in curve} for curve in curves if curve]
             if not runs:
                 continue
             longest = max(longest, *(max(run) for run in runs))
@@ -112,7 +109,7 @@ def course(lines: Sequence[Line]) -> Figure | None:
         axes.set_xticks(ticks, [str(t) for t in ticks])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(0, longest * 1.15)
-    _legend(figure, panels[0])
+    add_legend(figure, panels[0])
     return figure
 
 
@@ -124,11 +121,9 @@ def histograms(lines: Sequence[Line]) -> Figure | None:
     if not shown:
         return None
     columns = min(3, len(shown))
-    num_rows = -(-len(shown) // columns)
-    figure = _figure(3.2 * columns + 0.4, 2.15 * num_rows + 0.7)
-    panels = figure.subplots(num_rows, columns, squeeze=False)
+    figure, panels = panel_grid(len(shown), columns, 3.2 * columns + 0.4, 2.15, 0.7)
     style, reference = style_of(lines), max((share.max() for share in ends.values()), default=None)
-    for axes, line in zip(panels.flat, shown, strict=False):
+    for axes, line in zip(panels, shown, strict=True):
         after, colour = shares[id(line)], style[id(line)][0]
         edges = np.linspace(0, 1, after.size + 1)
         if "original" in ends:
@@ -146,51 +141,36 @@ def histograms(lines: Sequence[Line]) -> Figure | None:
                 f"up to {after.max():.0%}", (peak, top), xytext=(6 if peak < 0.5 else -6, -12), color=colour,
                 textcoords="offset points", fontsize=8, ha="left" if peak < 0.5 else "right",
             )  # fmt: skip
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlim(0, 1)
-    for axes in panels.flat[len(shown) :]:
-        axes.set_visible(False)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("share of items")
-    for k in range(columns):  # the lowest panel of a column that is there
-        last = num_rows - 1 if (num_rows - 1) * columns + k < len(shown) else num_rows - 2
-        panels[last, k].set_xlabel("probability of the forgotten item")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.supxlabel("probability of the forgotten item", fontsize=10)
+    figure.supylabel("share of items", fontsize=10)
+    handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
 
 
 def run_costs(lines: Sequence[Line]) -> Figure | None:
     """Draw seconds (log scale) and peak memory."""
-    shown = [line for line in lines if line.method != "original" and line.rows][::-1]
+    shown, style = [line for line in lines if line.method != "original" and line.rows][::-1], style_of(lines)
     if not shown:
         return None
-    style = style_of(lines)
-    figure = _figure(9.2, 0.36 * len(shown) + 1.3)
+    figure = new_figure(9.2, 0.36 * len(shown) + 1.3)
     panels = figure.subplots(1, 2, sharey=True)
-    labels = [plain_text(line.label) for line in shown]
-    for axes, name, title, text in (
-        (panels[0], "seconds", "seconds (log scale)", "{:.2g}"),
-        (panels[1], "peak_memory_mb", "peak memory of the process, MiB", "{:.0f}"),
-    ):
-        stats = [line.stat(name) for line in shown]
-        if name == "seconds":
-            axes.set_xscale("log")
-        there = [s.mean for s in stats if s is not None and s.mean > 0]
-        left = min(there) / 3 if name == "seconds" and there else 0
-        for k, (line, s) in enumerate(zip(shown, stats, strict=True)):
-            if s is None:
-                axes.annotate("not measured", (0, k), xycoords=("axes fraction", "data"), xytext=(4, 0),
-                              textcoords="offset points", va="center", fontsize=9, color="#777777")  # fmt: skip
-                continue
-            axes.barh(k, s.mean - left, left=left, color=style[id(line)][0], height=0.66)
-            number = f"{s.mean:.0f}" if s.mean >= 100 else text.format(s.mean)
-            axes.annotate(number, (s.mean, k), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+    colours, places = [style[id(line)][0] for line in shown], range(len(shown))
+    titles = {"seconds": "seconds (log scale)", "peak_memory_mb": "peak memory of the process, MiB"}
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+        means = [None if (found := line.stat(name)) is None else found.mean for line in shown]
+        there = [mean for mean in means if mean]
+        log = name == "seconds" and bool(there)
+        left = min(there) / 3 if log else 0
+        bars = axes.barh(places, [0 if m is None else m - left for m in means], 0.66, left, color=colours)
+        texts = ["not measured" if m is None else f"{m:.2g}" if log and m < 100 else f"{m:.0f}" for m in means]
+        axes.bar_label(bars, texts, padding=4, fontsize=9)
+        axes.set(xlabel=title, xscale="log" if log else "linear", ylim=(-0.6, len(shown) - 0.4))
         if there:
-            axes.set_xlim(left, max(there) * (6 if name == "seconds" else 1.18))
-        axes.set_xlabel(title)
-        axes.set_yticks(range(len(shown)), labels)
-        axes.set_ylim(-0.6, len(shown) - 0.4)
+            axes.set_xlim(left, max(there) * (6 if log else 1.18))
+        axes.set_yticks(places, [plain_text(line.label) for line in shown])
         axes.grid(visible=False, axis="y")
     return figure
 
@@ -206,8 +186,13 @@ PLOTS = (
 
 def draw_comparison(lines: Sequence[Line]) -> list[tuple[str, str, Figure]]:
     """Draw all plots that the lines have figures for: name, words, figure."""
+    return draw_all(PLOTS, lines)
+
+
+def draw_all(plots: Iterable[tuple[str, str, Callable]], subject: Any) -> list[tuple[str, str, Figure]]:
+    """Draw those of the plots that the subject has figures for."""
     with matplotlib.rc_context(STYLE):
-        drawn = [(name, words, function(lines)) for name, words, function in PLOTS]
+        drawn = [(name, words, function(subject)) for name, words, function in plots]
     return [(name, words, figure) for name, words, figure in drawn if figure is not None]
 
 
@@ -219,20 +204,32 @@ def data_uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches, without a window."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def panel_grid(number: int, columns: int, width: float, height: float, more: float = 0) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `number` panels, its width and the height of a row (and `more` for all) in inches."""
+    rows = math.ceil(number / columns)
+    figure = new_figure(width, height * rows + more)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[number:]:
+        axes.set_visible(False)
+    return figure, panels[:number]
+
+
+def add_legend(figure: Figure, axes: Axes) -> None:
+    """Put the legend of `axes`, if they have one, to the right of the figure."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside right upper", fontsize=9)
 
 
 def _band(line: Callable, span: Callable, level: Stat, label: str | None = None) -> None:
     line(level.mean, color=RETRAIN, lw=1, ls="--", label=label, zorder=1)
     if level.std:
         span(level.mean - level.std, level.mean + level.std, color=RETRAIN, alpha=0.08, lw=0, zorder=0)
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside right upper", fontsize=9)
 
 
 def _shares(line: Line) -> np.ndarray | None:

@@ -65,7 +65,7 @@ class Evaluation(Mapping[str, Any]):
 
     def save(self, path: str | Path) -> Path:
         """Write everything but models as JSON: of what was forgotten the number and a hash alone."""
-        described = ("name", "heading", "legend", "tasks", "better", "format", "words", "floor", "hidden", "of_run")
+        described = Figure.__annotations__
         own = [{k: getattr(f, k) for k in described} for name, f in self.figures.items() if name not in FIGURES]
         text = json.dumps({"rows": json_plain(self.drawn), "figures": own}, indent=1, allow_nan=False)
         return atomic_write(path, text + "\n")

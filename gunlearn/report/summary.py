@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,6 @@ class Stat:
 
     mean: float
     std: float | None
-    n: int
 
 
 @dataclass
@@ -59,23 +59,16 @@ class Line:
 
     def stat(self, name: str) -> Stat | None:
         """Return mean and standard deviation of a figure; `None` where no run has it."""
-        return stat([row.get(name) for row in self.rows])
+        there = [float(row[name]) for row in self.rows if _had(row, name) and math.isfinite(row[name])]
+        if not there:
+            return None
+        return Stat(statistics.fmean(there), statistics.stdev(there) if len(there) > 1 else None)
 
     def floors(self, name: str, floor_name: str) -> float | None:
         """Return a mean distance in multiples of its mean noise floor, over runs that have both."""
         both = [(row[name], row[floor_name]) for row in self.rows if _had(row, name) and _had(row, floor_name)]
         floor = sum(b for _, b in both)
         return sum(a for a, _ in both) / floor if floor > 0 else None
-
-
-def stat(values: Sequence[float | None]) -> Stat | None:
-    """Return mean and standard deviation of the values that are there; `None` without any."""
-    there = [float(v) for v in values if v is not None and math.isfinite(v)]
-    if not there:
-        return None
-    mean, n = sum(there) / len(there), len(there)
-    std = math.sqrt(sum((v - mean) ** 2 for v in there) / (n - 1)) if n > 1 else None
-    return Stat(mean, std, n)
 
 
 def problems(rows: Sequence[Row]) -> list[list[Row]]:

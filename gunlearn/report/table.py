@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from gunlearn.metrics import FIGURES
@@ -17,6 +18,72 @@ BEHIND = "no closer to retraining on what was forgotten (JS forget) than utu, wh
 FAILED = f"fails: more than {LOSS:g} below retraining in utility (AUC retain, or accuracy on test items)."
 
 
+@dataclass(frozen=True)
+class Table:
+    """Texts in rows and columns.
+
+    Args:
+        head: headings of the columns.
+        body: the rows.
+        left: number of the columns that hold text, from the left; the others hold numbers.
+        notes: what stands below.
+    """
+
+    head: Sequence[str]
+    body: Sequence[Sequence[str]]
+    left: int
+    notes: Sequence[str] = ()
+
+    def text(self) -> str:
+        """Return plain text."""
+        widths = [max(map(len, column)) for column in zip(self.head, *self.body, strict=True)]
+        specs = [f"{'<' if k < self.left else '>'}{width}" for k, width in enumerate(widths)]
+        rows = [self.head, ["-" * width for width in widths], *self.body]
+        lines = ["  ".join(map(format, row, specs)).rstrip() for row in rows]
+        return "\n".join([*lines, *self.notes])
+
+    def markdown(self) -> str:
+        """Return markdown; links `[text](address)` and code stay what they are."""
+        rule = ["---" if k < self.left else "---:" for k in range(len(self.head))]
+        head, *body = ([_escaped(cell) for cell in row] for row in (self.head, *self.body))
+        lines = ["| " + " | ".join(row) + " |" for row in (head, rule, *body)]
+        return "\n".join(lines) + "".join(f"\n\n{_escaped(note)}" for note in self.notes)
+
+    def terminal(self, title: str | None = None) -> RichTable:
+        """Return the table for the terminal."""
+        caption = Text("\n".join(self.notes), justify="left") if self.notes else None
+        table = RichTable(title=None if title is None else Text(title), caption=caption)
+        for k, heading in enumerate(self.head):
+            table.add_column(heading, justify="left" if k < self.left else "right", overflow="fold")
+        for row in self.body:
+            table.add_row(*map(Text, row))
+        return table
+
+
+def comparison(lines: Sequence[Line], figures: Sequence[Figure] = (), floor_on: str = " ") -> Table:
+    """Return the table of lines; the data set is a column where it differs from line to line.
+
+    Args:
+        lines: what to show.
+        figures: figures that are not registered, but have columns.
+        floor_on: what stands between a distance and its multiple of the noise floor.
+    """
+    shown = columns(lines, figures)
+    named = ["data set"] if len({line.dataset for line in lines}) > 1 else []
+    head = [*named, "method", "mode", "runs"]
+    body = []
+    for line in lines:
+        marks = "".join(mark for mark, there in ((MARK, line.behind_utu), (FAILS, line.fails)) if there)
+        runs = f"{len(line.rows)} of {len(line.rows) + line.failed}" if line.failed else str(len(line.rows))
+        row = [str(line.dataset or ABSENT)] if named else []
+        row += [f"{line.method} {marks}".rstrip(), line.mode, runs]
+        body.append(row + [_cell(line, figure, floor_on) for figure in shown])
+    notes = [f"{MARK} {BEHIND}"] if any(line.behind_utu for line in lines) else []
+    notes += [f"{FAILS} {FAILED}"] if any(line.fails for line in lines) else []
+    notes += [f"{line.method} ({line.mode}) failed: {error}" for line in lines for error in line.errors]
+    return Table(head + [figure.heading for figure in shown], body, len(head) - 1, notes)
+
+
 def columns(lines: Sequence[Line], figures: Sequence[Figure] = ()) -> list[Figure]:
     """Return the figures that a table of these lines has columns of: registered ones, then the others in `figures`."""
     tasks = {line.task or "link_prediction" for line in lines}
@@ -24,15 +91,8 @@ def columns(lines: Sequence[Line], figures: Sequence[Figure] = ()) -> list[Figur
     return [figure for figure in known.values() if figure.is_column(tasks)]
 
 
-def headings(lines: Sequence[Line], figures: Sequence[Figure] = ()) -> list[str]:
-    """Return the column headings; the data set is one where it differs from line to line."""
-    named = ["data set"] if len({line.dataset for line in lines}) > 1 else []
-    return [*named, "method", "mode", "runs", *(figure.heading for figure in columns(lines, figures))]
-
-
-def legend(lines: Sequence[Line], figures: Sequence[Figure] = ()) -> str:
+def legend(shown: Sequence[Figure]) -> str:
     """Return what the columns of figures mean."""
-    shown = columns(lines, figures)
     parts = [f"{figure.heading}: {figure.legend.rstrip('.')}." for figure in shown]
     like = [figure.heading for figure in shown if figure.better == "retrained"]
     if like:
@@ -42,34 +102,6 @@ def legend(lines: Sequence[Line], figures: Sequence[Figure] = ()) -> str:
     return " ".join(parts)
 
 
-def cells(line: Line, head: Sequence[str], shown: Sequence[Figure], floor_on: str = " ") -> list[str]:
-    """Return the texts of one line.
-
-    Args:
-        line: what to show.
-        head: column headings.
-        shown: figures of the columns.
-        floor_on: what stands between a distance and its multiple of the noise floor.
-    """
-    runs = str(len(line.rows)) if not line.failed else f"{len(line.rows)} of {len(line.rows) + line.failed}"
-    out = [str(line.dataset or ABSENT)] if head[0] == "data set" else []
-    marks = "".join(mark for mark, there in ((MARK, line.behind_utu), (FAILS, line.fails)) if there)
-    out += [f"{line.method} {marks}".rstrip(), line.mode, runs]
-    for figure in shown:
-        value = line.stat(figure.name)
-        cell = ABSENT if value is None else figure.cell(value.mean, value.std)
-        floors = line.floors(figure.name, figure.floor) if figure.floor else None
-        out.append(cell if floors is None else f"{cell}{floor_on}({floors:.1f}x floor)")
-    return out
-
-
-def footnotes(lines: Sequence[Line]) -> list[str]:
-    """Return the notes below a table."""
-    notes = [f"{MARK} {BEHIND}"] if any(line.behind_utu for line in lines) else []
-    notes += [f"{FAILS} {FAILED}"] if any(line.fails for line in lines) else []
-    return notes + [f"{line.method} ({line.mode}) failed: {error}" for line in lines for error in line.errors]
-
-
 def text_table(rows: Sequence[Row], figures: Sequence[Figure] = ()) -> str:
     """Return plain text: mean ± standard deviation over seeds, one line per method and mode.
 
@@ -77,58 +109,25 @@ def text_table(rows: Sequence[Row], figures: Sequence[Figure] = ()) -> str:
         rows: of a grid or an evaluation.
         figures: figures that are not registered, but have columns.
     """
-    head, body, notes = _table(rows, figures)
-    widths = [max(len(row[k]) for row in (head, *body)) for k in range(len(head))]
-    left = head.index("mode")
-    just = [str.ljust if k <= left else str.rjust for k in range(len(head))]
-    text = [
-        "  ".join(align(cell, width) for align, cell, width in zip(just, row, widths, strict=True))
-        for row in (head, ["-" * width for width in widths], *body)
-    ]
-    return "\n".join([*(line.rstrip() for line in text), *notes])
+    return comparison(summarise(rows), figures).text()
 
 
 def markdown_table(rows: Sequence[Row], figures: Sequence[Figure] = ()) -> str:
     """Return the same in markdown, for READMEs."""
-    head, body, notes = _table(rows, figures)
-    return markdown_of(head, body, notes, head.index("mode") + 1)
+    return comparison(summarise(rows), figures).markdown()
 
 
-def rich_table(rows: Sequence[Row], title: str | None = None, figures: Sequence[Figure] = ()) -> Table:
+def rich_table(rows: Sequence[Row], title: str | None = None, figures: Sequence[Figure] = ()) -> RichTable:
     """Return the same for the terminal; nothing is picked out as the best."""
-    head, body, notes = _table(rows, figures, floor_on="\n")
-    return rich_of(head, body, notes, head.index("mode") + 1, title)
+    return comparison(summarise(rows), figures, floor_on="\n").terminal(title)
 
 
-def _table(
-    rows: Sequence[Row], figures: Sequence[Figure], floor_on: str = " "
-) -> tuple[list[str], list[list[str]], list[str]]:
-    lines = summarise(rows)
-    head, shown = headings(lines, figures), columns(lines, figures)
-    return head, [cells(line, head, shown, floor_on) for line in lines], footnotes(lines)
+def _cell(line: Line, figure: Figure, floor_on: str) -> str:
+    value = line.stat(figure.name)
+    cell = ABSENT if value is None else figure.cell(value.mean, value.std)
+    floors = line.floors(figure.name, figure.floor) if figure.floor else None
+    return cell if floors is None else f"{cell}{floor_on}({floors:.1f}x floor)"
 
 
-def markdown_of(head: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str] = (), left: int = 0) -> str:
-    """Return a markdown table with notes below; the first `left` columns hold text, the others numbers."""
-    rule = ["---" if k < (left or len(head)) else "---:" for k in range(len(head))]
-    texts = [[markdown_escape(cell) for cell in row] for row in (head, *body)]
-    lines = ["| " + " | ".join(row) + " |" for row in (texts[0], rule, *texts[1:])]
-    return "\n".join(lines) + "".join(f"\n\n{markdown_escape(note)}" for note in notes)
-
-
-def markdown_escape(text: str) -> str:
-    """Return text that markdown shows as it is; links `[text](address)` and code stay."""
+def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;").replace("\n", " ")
-
-
-def rich_of(
-    head: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str], left: int, title: str | None = None
-) -> Table:
-    """Return a table for the terminal with notes below; the first `left` columns hold text, the others numbers."""
-    caption = Text("\n".join(notes), justify="left") if notes else None
-    table = Table(title=None if title is None else Text(title), caption=caption)
-    for k, heading in enumerate(head):
-        table.add_column(heading, justify="left" if k < left else "right", overflow="fold")
-    for row in body:
-        table.add_row(*map(Text, row))
-    return table

@@ -14,21 +14,16 @@ from typing import Any
 import pytest
 from joblib import Parallel, delayed, parallel_config
 
-from gunlearn.bench import GridConfig, Recipe, cluster, run_grid
+from gunlearn.bench import GridConfig, cluster, run_grid
 from gunlearn.bench.grid import run_cell
-from gunlearn.bench.store import RowStore, locked
+from gunlearn.bench.store import RowStore
 from gunlearn.cli import main
 from gunlearn.errors import InvalidInputError, MissingExtraError
+from tests.bench.cases import RECIPE, same
 
-RECIPE = Recipe(epochs=10, eval_every=5, hidden_channels=8, out_channels=4)
 CONFIG = GridConfig(
     "karate", ("utu", "npo:default"), count=6, seeds=(0, 1, 2), recipe=RECIPE, method_args=("epochs=3",), threads=1
 )
-MEASURED = ("seconds", "seconds_per_epoch", "peak_memory_mb", "base_seconds")
-
-
-def same(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if name not in MEASURED} for row in rows]
 
 
 def keys(out: Path) -> list[str]:
@@ -127,17 +122,20 @@ def test_threads_take_turns(grid: tuple[Path, list[dict[str, Any]]], tmp_path: P
         assert same(run_grid(CONFIG, tmp_path)) == same(grid[1])
 
 
-def test_a_row_is_added_once_unless_it_failed(tmp_path: Path) -> None:
-    store = RowStore(tmp_path / "rows.jsonl")
+@pytest.fixture
+def store(tmp_path: Path) -> RowStore:
+    return RowStore(tmp_path / "rows.jsonl")
+
+
+def test_a_row_is_added_once_unless_it_failed(store: RowStore) -> None:
     assert store.add({"key": "a", "error": "no", "n": 1})["n"] == 1
     assert store.add({"key": "a", "error": None, "n": 2})["n"] == 2  # tried again
     assert store.add({"key": "a", "error": None, "n": 3})["n"] == 2
     assert [row["n"] for row in store.read().values()] == [2]
-    assert keys(tmp_path) == ["a", "a"]
+    assert keys(store.path.parent) == ["a", "a"]
 
 
-def test_a_row_after_a_killed_write(tmp_path: Path) -> None:
-    store = RowStore(tmp_path / "rows.jsonl")
+def test_a_row_after_a_killed_write(store: RowStore) -> None:
     store.add({"key": "a"})
     with store.path.open("ab") as file:
         file.write(b'{"key": "b", "nu')
@@ -153,16 +151,6 @@ def _many(path: Path, name: int) -> None:
 def test_processes_do_not_mix_their_rows(tmp_path: Path) -> None:
     Parallel(n_jobs=2)(delayed(_many)(tmp_path / "rows.jsonl", name) for name in range(2))
     assert sorted(keys(tmp_path), key=int) == [str(number) for number in range(15)]
-
-
-def test_a_lock_makes_others_wait(tmp_path: Path) -> None:
-    fcntl = pytest.importorskip("fcntl")
-    with locked(tmp_path / "lock"):
-        other = os.open(tmp_path / "lock", os.O_WRONLY)
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.close(other)
 
 
 def test_a_grid_is_started_once(

@@ -8,23 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from scipy.spatial.distance import jensenshannon
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from gunlearn.bench import Cell, GridConfig, Recipe, run_grid, suite
 from gunlearn.bench.course import Course
 from gunlearn.bench.store import RowStore, json_plain
 from gunlearn.datasets import load
 from gunlearn.errors import DatasetNotFoundError, EmptyForgetSetError, InvalidInputError
-from gunlearn.methods import METHODS, Callback, run_method
+from gunlearn.methods import METHODS, Callback, Result, run_method
 from gunlearn.metrics import LinkEvaluator, histogram
 from gunlearn.nn import GCN
 from gunlearn.report import grid_report
 from gunlearn.requests import ForgetEdges
 from gunlearn.tasks import LinkPrediction, link_split
+from tests.bench.cases import RECIPE, row_of, same
+from tests.methods.cases import same_weights
 
-RECIPE = Recipe(epochs=20, eval_every=10, hidden_channels=8, out_channels=4)
 CONFIG = GridConfig(
     dataset="karate",
     methods=("retrain", "utu", "gradient_ascent", "npo:default"),
@@ -41,7 +39,6 @@ js_forget js_test js_retain js_floor_forget js_floor_test js_floor_retain
 seconds seconds_per_epoch epochs peak_memory_mb
 request_hash versions protocol by options notes
 """.split()
-NOT_REPRODUCED = ("seconds", "seconds_per_epoch", "peak_memory_mb", "base_seconds")
 
 
 @pytest.fixture(scope="module")
@@ -50,103 +47,68 @@ def grid(tmp_path_factory):
     return out, run_grid(CONFIG, out)
 
 
-def same(rows):
-    return [{k: v for k, v in row.items() if k not in NOT_REPRODUCED} for row in rows]
+@pytest.fixture(scope="module")
+def rows(grid):
+    return grid[1]
 
 
-def test_rows_are_complete_and_typed(grid):
-    _, rows = grid
+def test_rows_are_complete_and_typed(rows):
     methods = ["original", "retrain", "utu", "gradient_ascent", "npo"]
     assert [(row["seed"], row["method"]) for row in rows] == [(s, m) for s in (0, 1) for m in methods]
     for row in rows:
         assert not set(REQUIRED) - set(row)
         assert row["error"] is None
         assert row["num_forget"] == 6
-        for name in REQUIRED[7:19]:  # the figures
-            assert isinstance(row[name], float)
-            assert math.isfinite(row[name])
+        assert all(isinstance(row[name], float) and math.isfinite(row[name]) for name in REQUIRED[7:19])  # the figures
         assert isinstance(row["versions"], dict)
-        assert sum(row["hist_forget"]) == 6
-        assert len(row["hist_forget"]) == 40
+        assert (sum(row["hist_forget"]), len(row["hist_forget"])) == (6, 40)
 
 
-def test_absent_figures_are_none_not_zero(grid):
-    _, rows = grid
-    for row in rows:
-        if row["method"] == "original":
-            assert [row[n] for n in ("seconds", "seconds_per_epoch", "epochs", "peak_memory_mb")] == [None] * 4
-            assert row["base_seconds"] > 0
-        if row["method"] == "utu":
-            assert row["seconds_per_epoch"] is None
-            assert row["curve"] == []
+def test_absent_figures_are_none_not_zero(rows):
+    original, utu = row_of(rows, "original"), row_of(rows, "utu")
+    assert [original[name] for name in ("seconds", "seconds_per_epoch", "epochs", "peak_memory_mb")] == [None] * 4
+    assert original["base_seconds"] > 0
+    assert (utu["seconds_per_epoch"], utu["curve"]) == (None, [])
 
 
-def test_options_reach_the_methods(grid):
-    _, rows = grid
-    npo = next(row for row in rows if row["method"] == "npo")
+def test_options_reach_the_methods(rows):
+    npo = row_of(rows, "npo")
     assert (npo["epochs"], npo["options"]["epochs"], npo["options"]["beta"]) == (4, 4, 2)
-    retrain = next(row for row in rows if row["method"] == "retrain")
-    assert retrain["epochs"] == RECIPE.epochs  # epochs=4 was not for it
+    assert row_of(rows, "retrain")["epochs"] == RECIPE.epochs  # epochs=4 was not for it
 
 
-def test_course_has_first_and_last_epoch(grid):
-    _, rows = grid
-    for row in rows:
-        if row["method"] == "npo":
-            assert [point["epoch"] for point in row["curve"]] == [0, 1, 2, 3, 4]
-            assert row["curve"][-1]["retain_auc"] == row["retain_auc"]
-            assert row["curve"][-1]["forget_auc"] == row["forget_auc"]
+def test_course_has_first_and_last_epoch(rows):
+    npo = row_of(rows, "npo")
+    assert [point["epoch"] for point in npo["curve"]] == [0, 1, 2, 3, 4]
+    assert all(npo["curve"][-1][name] == npo[name] for name in ("retain_auc", "forget_auc"))
 
 
-def saved(out, seed, data):
-    (folder,) = [
-        path.parent
-        for path in (out / "models").glob("*/result.json")
-        for record in [json.loads(path.read_text())]
-        if record["seed"] == seed and record["method"] == "retrain"
-    ]
-    model = GCN(data.num_features, 8, 4)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.eval()
+def kept(out, seed, data):
+    paths = (out / "models").glob("*/result.json")
+    results = [Result.load(path.parent, GCN(data.num_features, 8, 4)) for path in paths]
+    (model,) = (result.model for result in results if (result.method, result.seed) == ("retrain", seed))
+    return model
 
 
-def probabilities(model, edge_index, x, pairs):
-    with torch.no_grad():
-        z = model(x, edge_index).double().numpy()
-    return 1 / (1 + np.exp(-(z[pairs[0]] * z[pairs[1]]).sum(axis=1)))
-
-
-def divergence(p, q):
-    return np.mean([jensenshannon([a, 1 - a], [b, 1 - b]) ** 2 for a, b in zip(p, q, strict=True)])
-
-
-def test_retrain_row_against_scikit_learn_and_scipy(grid):
+def test_retrain_row_is_that_of_the_models_kept_under_its_seeds(grid):
+    """By the evaluator that tests/metrics holds against scikit-learn and scipy."""
     out, rows = grid
-    row = next(row for row in rows if row["method"] == "retrain" and row["seed"] == 1)
+    row = row_of(rows, "retrain", seed=1)
     data = link_split(load("karate"), seed=1)
     partition = ForgetEdges(count=6, seed=1).resolve(data)
     assert row["request_hash"] == partition.request_hash
-    retain = partition.retain_data.edge_index
-    test = torch.cat([data.test_pos_edge_index, data.test_neg_edge_index], dim=1).numpy()
-    label = np.r_[np.ones(data.test_pos_edge_index.size(1)), np.zeros(data.test_neg_edge_index.size(1))]
-    first, second = (saved(out, seed, data) for seed in (1001, 2001))
-    forget = partition.forget_edge_index.numpy()
-    p, q = (probabilities(model, retain, data.x, test) for model in (first, second))
-    assert row["retain_auc"] == pytest.approx(roc_auc_score(label, p), abs=1e-9)
-    assert row["retain_ap"] == pytest.approx(average_precision_score(label, p), abs=1e-9)
-    assert row["js_test"] == pytest.approx(divergence(p, q), rel=1e-3)
-    p, q = (probabilities(model, retain, data.x, forget) for model in (first, second))
-    assert row["forget_prob"] == pytest.approx(p.mean(), abs=1e-6)
-    assert row["js_forget"] == pytest.approx(divergence(p, q), rel=1e-3)
+    references = [kept(out, seed, data) for seed in (1001, 2001)]
+    evaluator = LinkEvaluator(LinkPrediction(), partition, references, seed=1)
+    expected = evaluator.row(references[0])
+    assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-6)
     assert row["js_floor_forget"] == row["js_forget"]  # its only other reference is the one the floor compares with
+    p = evaluator.view(references[0]).probability("forget").numpy()
     assert row["hist_forget"] == np.histogram(p, bins=40, range=(0, 1))[0].tolist()
 
 
-def test_original_row_reads_the_full_graph(grid):
-    _, rows = grid
-    row = next(row for row in rows if row["method"] == "original" and row["seed"] == 0)
-    utu = next(row for row in rows if row["method"] == "utu" and row["seed"] == 0)
-    assert row["forget_prob"] != utu["forget_prob"]  # the same weights on the retained graph
+def test_original_row_reads_the_full_graph(rows):
+    row = row_of(rows, "original")
+    assert row["forget_prob"] != row_of(rows, "utu")["forget_prob"]  # the same weights on the retained graph
     assert (row["mode"], row["options"]) == ("full graph", {})
 
 
@@ -158,14 +120,20 @@ def test_second_run_computes_nothing(grid, monkeypatch):
     assert (out / "rows.jsonl").read_bytes() == before
 
 
+def counted_runs(monkeypatch):
+    """Names of the methods that grids run from now on."""
+    calls = []
+    monkeypatch.setattr("gunlearn.bench.grid.run_method", lambda *a: calls.append(a[0].name) or run_method(*a))
+    return calls
+
+
 def test_killed_run_goes_on(grid, tmp_path, monkeypatch):
     out, rows = grid
     text = (out / "rows.jsonl").read_bytes()
     lines = text.splitlines(keepends=True)
     (tmp_path / "rows.jsonl").write_bytes(b"".join(lines[:6]) + lines[6][:100])  # cut inside the seventh line
     (tmp_path / "models").symlink_to(out / "models")
-    calls = []
-    monkeypatch.setattr("gunlearn.bench.grid.run_method", lambda *a: calls.append(a[0].name) or run_method(*a))
+    calls = counted_runs(monkeypatch)
     again = run_grid(CONFIG, tmp_path)
     assert same(again) == same(rows)
     assert again[:6] == rows[:6]  # with their seconds: they were kept, not computed again
@@ -184,8 +152,7 @@ def test_other_options_are_other_rows(grid, tmp_path):
     assert again[4]["key"] != rows[4]["key"]
 
 
-def test_two_processes_give_the_same_rows(grid, tmp_path):
-    _, rows = grid
+def test_two_processes_give_the_same_rows(rows, tmp_path):
     for one, two in zip(same(rows), same(run_grid(CONFIG, tmp_path, n_jobs=2)), strict=True):
         assert {name: (value, two[name]) for name, value in one.items() if value != two[name]} == {}
 
@@ -211,8 +178,7 @@ def test_a_failed_method_is_a_row_and_is_tried_again(grid, tmp_path, monkeypatch
     assert "finite" in bad["error"]
     assert all(bad[name] is None for name in REQUIRED[7:23])
     assert [row["error"] for row in rows[:-1]] == [None] * 4
-    calls = []
-    monkeypatch.setattr("gunlearn.bench.grid.run_method", lambda *a: calls.append(a[0].name) or run_method(*a))
+    calls = counted_runs(monkeypatch)
     run_grid(config, tmp_path)
     assert calls == ["npo"]
     assert "failed" in grid_report(rows, tmp_path / "report.html").read_text()
@@ -240,9 +206,14 @@ def test_influence_and_official_protocol(tmp_path):
     assert {(row["request_hash"], row["region"]) for row in rows} == {(expected.request_hash, "in")}
 
 
-def test_course_leaves_random_state_and_mode_alone():
+@pytest.fixture
+def problem():
     data = link_split(load("karate"), seed=0)
-    partition, task = ForgetEdges(count=5).resolve(data), LinkPrediction()
+    return data, ForgetEdges(count=5).resolve(data), LinkPrediction()
+
+
+def test_course_leaves_random_state_and_mode_alone(problem):
+    data, partition, task = problem
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = GCN(data.num_features, 8, 4, dropout=0.5)
@@ -258,16 +229,12 @@ def test_course_leaves_random_state_and_mode_alone():
     seen.clear()
     watched = run_method(method, model, partition, task, 0, [course, Watch()])
     assert seen == without
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(plain_run.model.state_dict().values(), watched.model.state_dict().values(), strict=True)
-    )
+    assert same_weights(plain_run.model, watched.model)
     assert len(course.curve) == 6
 
 
-def test_course_of_a_long_run_has_about_fifteen_points():
-    data = link_split(load("karate"), seed=0)
-    partition, task = ForgetEdges(count=5).resolve(data), LinkPrediction()
+def test_course_of_a_long_run_has_about_fifteen_points(problem):
+    data, partition, task = problem
     course = Course(LinkEvaluator(task, partition))
     run_method(METHODS["finetune"](epochs=200), GCN(data.num_features, 4, 2), partition, task, 0, [course])
     epochs = [point["epoch"] for point in course.curve]
@@ -330,12 +297,8 @@ def test_data_sets_that_do_not_exist_are_refused_at_once(tmp_path, monkeypatch):
     assert Cell("karat", "random", 0.1, None, "any", "random", 0).name == "karat"
 
 
-def test_a_suite_is_every_combination_in_order():
-    found = suite(dataset=["karate", "lesmis"], methods=("utu",), count=(3, 4), seeds=(0, 1), recipe=RECIPE)
-    assert [(c.dataset, c.count, c.seeds) for c in found] == [
-        ("karate", 3, (0, 1)), ("karate", 4, (0, 1)), ("lesmis", 3, (0, 1)), ("lesmis", 4, (0, 1)),
-    ]  # fmt: skip
-    assert suite(**vars(CONFIG)) == [CONFIG]
+def test_a_suite_of_one_and_one_that_is_refused():
+    assert suite(**vars(CONFIG)) == [CONFIG]  # seeds and methods are not combined
     with pytest.raises(InvalidInputError, match="region"):
         suite(dataset="karate", methods=("utu",), forget=("edges", "nodes"), ratio=0.1, region="in")
 

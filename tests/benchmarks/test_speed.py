@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch_geometric.data import Data
 from torch_geometric.nn import GCNConv
 from torch_geometric.utils import barabasi_albert_graph
 
 import gunlearn as gu
 from gunlearn.attribution import nora
-from gunlearn.methods import INPO
+from gunlearn.methods import INPO, run_method
 from gunlearn.nn import EdgePattern, gather_inner_product
 from gunlearn.tasks import LinkPrediction
 
@@ -22,8 +23,6 @@ def data():
     torch.manual_seed(0)
     edge_index = barabasi_albert_graph(5000, 5)
     x = torch.rand(5000, 64, generator=generator)
-    from torch_geometric.data import Data
-
     return gu.link_split(Data(x=x, edge_index=edge_index), seed=0)
 
 
@@ -60,7 +59,5 @@ def test_node_influence(benchmark, data) -> None:
 def test_ten_epochs_of_inpo(benchmark, data, mode: str) -> None:
     method = INPO(mode=mode, epochs=10, until="end")
     partition = gu.ForgetEdges(ratio=0.01, seed=0).resolve(data)
-    from gunlearn.methods import run_method
-
     model = gu.GCN(64)
     benchmark.pedantic(lambda: run_method(method, model, partition, LinkPrediction()), rounds=3)

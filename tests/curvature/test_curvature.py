@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 import gunlearn as gu
 from gunlearn.attribution.training.item_losses import own_terms
 from gunlearn.curvature.products import Curvature
-from gunlearn.curvature.solvers import conjugate_gradient, lanczos, lissa
+from gunlearn.curvature.solvers import conjugate_gradient, krylov, lanczos, lissa
 from gunlearn.curvature.training_loss import TrainingLoss, gradient, second_order
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.nn.kernels.switch import kernels_enabled
@@ -28,6 +28,7 @@ from tests.attribution.second_order import (
     slope,
     start,
 )
+from tests.methods.cases import Made
 
 
 def loss_of(model: torch.nn.Module, data: Data, task: str) -> TrainingLoss:
@@ -86,21 +87,10 @@ def test_curvlinops_agrees(kind: str) -> None:
     loss = loss_of(model, data, "node_classification")
     operator = {"hessian": curvlinops.HessianLinearOperator, "gauss_newton": curvlinops.GGNLinearOperator}[kind]
 
-    class Labelled(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.model(x, data.edge_index)[data.train_mask]
-
-    reference = operator(
-        Labelled(),
-        torch.nn.CrossEntropyLoss(),
-        list(model.parameters()),
-        [(data.x, data.y[data.train_mask])],
-        num_data=data.num_nodes,
-    )
+    labelled = Made(lambda m, x, _: m.model(x, data.edge_index)[data.train_mask], model=model)
+    batches = [(data.x, data.y[data.train_mask])]
+    loss_function, parameters = torch.nn.CrossEntropyLoss(), list(model.parameters())
+    reference = operator(labelled, loss_function, parameters, batches, num_data=data.num_nodes)
     v = torch.randn(len(start(model)), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert relative(Curvature(loss, kind) @ v, reference @ v) < 1e-10
 
@@ -162,23 +152,10 @@ def test_the_context_restores_after_an_error() -> None:
     assert kernels_enabled()
 
 
-def test_own_terms_by_brute_force() -> None:
-    data = graph()
-    loss = loss_of(net("gcn"), data, "link_prediction")
-    pairs, label = loss.items.edge_label_index.t().tolist(), loss.items.label.tolist()
-    for of in ("edges", "nodes"):
-        items = problem(net("gcn"), data, "link_prediction", of).items.take(torch.tensor([5, 0, 3]))
-        item, term = own_terms(loss.items, items)
-        wanted = set()
-        for i in range(items.num_items):
-            for j, (pair, y) in enumerate(zip(pairs, label, strict=True)):
-                mine = pair == items.ids[:, i].tolist() if of == "edges" else int(items.ids[i]) in pair
-                wanted |= {(i, j)} if mine and y == 1 else set()
-        assert set(zip(item.tolist(), term.tolist(), strict=True)) == wanted
-        assert item.tolist() == sorted(item.tolist())
-        assert wanted
-    labels = loss_of(net("gcn"), data, "node_classification")
-    items = problem(net("gcn"), data, "node_classification", "nodes", torch.tensor([0, 1, 2])).items
+def test_own_terms_of_nodes_are_their_labels() -> None:
+    """Those of edges are tested with the scores that read them, in `tests/attribution/test_inverse_hessian.py`."""
+    labels = loss_of(net("gcn"), graph(), "node_classification")
+    items = problem(net("gcn"), graph(), "node_classification", "nodes", torch.tensor([0, 1, 2])).items
     item, term = own_terms(labels.items, items)
     assert labels.items.index[term].tolist() == [1, 2]
     assert item.tolist() == [1, 2]
@@ -243,6 +220,29 @@ def test_conjugate_gradient_solves_the_damped_system() -> None:
     assert conjugate_gradient(matrix, torch.zeros(40).double()).x.abs().max() == 0
 
 
+def test_one_krylov_space_serves_every_damping() -> None:
+    g = torch.Generator().manual_seed(0)
+    root = torch.randn(40, 25, generator=g, dtype=torch.float64)
+    dense, b = root @ root.t(), torch.randn(40, generator=g, dtype=torch.float64)
+    matrix = Dense(dense)
+    for steps in (6, 40):
+        span = krylov(matrix, b, steps)
+        for damping in (0.1, 1.0, 30.0):
+            solution = span.solve(damping)
+            residual = (b - dense @ solution.x - damping * solution.x).norm() / b.norm()
+            assert solution.residual == pytest.approx(float(residual), rel=1e-6, abs=1e-10)
+            exact = torch.linalg.solve(dense + damping * torch.eye(40, dtype=torch.float64), b)
+            assert ((solution.x - exact).norm() < 1e-8 * exact.norm()) == (steps == 40)
+    tolerance = krylov(matrix, b, 6).solve(30.0).residual * 1.001
+    same = conjugate_gradient(matrix, b, 30.0, tolerance)
+    assert same.iterations == 6
+    assert torch.allclose(same.x, krylov(matrix, b, 6).solve(30.0).x, rtol=1e-8)
+    assert krylov(matrix, b, 40).spectrum.largest == pytest.approx(float(torch.linalg.eigvalsh(dense)[-1]), rel=1e-9)
+    assert len(krylov(matrix, b, 40, lambda span: span.solve(30.0).residual < 0.5).basis) < 40
+    with pytest.raises(DivergenceError, match="positive definite"):
+        krylov(Dense(dense - 5 * torch.eye(40)), b, 40).solve(1.0)
+
+
 def test_conjugate_gradient_refuses_what_it_did_not_solve() -> None:
     matrix = with_spectrum(np.logspace(-8, 0, 40).tolist())
     with pytest.raises(DivergenceError, match="relative residual"):
@@ -279,12 +279,12 @@ def test_lissa_refuses_divergence() -> None:
 
 def test_bad_settings() -> None:
     loss = loss_of(net("gcn"), graph(), "node_classification")
-    with pytest.raises(InvalidInputError, match="curvature"):
-        Curvature(loss, "fisher")
-    with pytest.raises(InvalidInputError, match="weight_decay"):
-        Curvature(loss, weight_decay=-1.0)
-    with pytest.raises(InvalidInputError, match="vector"):
-        Curvature(loss) @ torch.ones(3)
     frozen = net("gcn").requires_grad_(False)
-    with pytest.raises(InvalidInputError, match="trainable"):
-        loss_of(frozen, graph(), "node_classification")
+    for build, match in (
+        (lambda: Curvature(loss, "fisher"), "curvature"),
+        (lambda: Curvature(loss, weight_decay=-1.0), "weight_decay"),
+        (lambda: Curvature(loss) @ torch.ones(3), "vector"),
+        (lambda: loss_of(frozen, graph(), "node_classification"), "trainable"),
+    ):
+        with pytest.raises(InvalidInputError, match=match):
+            build()

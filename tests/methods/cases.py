@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn import GAE, GATConv, GCNConv, GINConv, GraphSAGE, SAGEConv
+from torch_geometric.utils import to_undirected
 
 import gunlearn as gu
 from gunlearn.methods import METHODS, fit_linear_head
 from gunlearn.nn import LinearHead
+from gunlearn.seed import isolated_rng
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class MethodCase:
         reads_forgotten: the forgotten edges pass messages while it learns.
         validates: it looks at validation items.
         chooses: it may return another epoch than the last.
+        head: the linear head that it takes, where it takes no other model.
         bad: options that it refuses.
     """
 
@@ -50,6 +54,7 @@ class MethodCase:
     reads_forgotten: bool = False
     validates: bool = False
     chooses: bool = False
+    head: str = ""
     bad: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -60,6 +65,7 @@ class MethodCase:
         return self.spec
 
 
+IN_CHANNELS, HIDDEN, OUT = 8, 12, 6
 RETAIN, FORGET = ("retain",), ("forget",)
 NAN = float("nan")
 WEIGHTS = ({"retain_weight": -0.5}, {"retain_weight": NAN}, {"kl_weight": -0.5}, {"kl_weight": NAN})
@@ -80,14 +86,23 @@ CASES = [
     # A low learning rate: the edges must not reach their targets within the few steps.
     MethodCase(
         "inpo", "default", {"epochs": 4, "lr": 1e-4},
-        bad=(*WEIGHTS[2:], *BETAS, {"entropy_weight": -0.5}, {"entropy_weight": NAN}, {"mode": "fast"}),
+        bad=(
+            *WEIGHTS[2:], *BETAS, {"entropy_weight": -0.5}, {"entropy_weight": NAN}, {"mode": "fast"},
+            {"damping": "square"}, {"influence": "constant", "damping": "min_max"},
+        ),
     ),
     MethodCase("inpo", "unseen", {"epochs": 4, "lr": 1e-4}, validates=True),
-    MethodCase("gnndelete", options={"epochs": 4}, learns=()),
-    MethodCase("gnndelete", "paper", {"epochs": 4}, learns=()),
+    MethodCase(
+        "gnndelete", options={"epochs": 4}, learns=(),
+        bad=(
+            {"alpha": 1.5}, {"alpha": NAN}, {"mode": "fast"}, {"init": "zeros"}, {"message_graph": "half"},
+            {"subgraph": "some"},
+        ),
+    ),
+    MethodCase("gnndelete", "paper", {"epochs": 4}, learns=(), reads_forgotten=True),
     MethodCase("gnndelete_ni", options={"epochs": 4}, learns=()),
-    MethodCase("gnndelete_ni", "paper", {"epochs": 4}, random=False, learns=()),
-    MethodCase("inpo_s", options={"epochs": 4, "lr": 1e-4}),
+    MethodCase("gnndelete_ni", "paper", {"epochs": 4}, random=False, learns=(), reads_forgotten=True),
+    MethodCase("inpo_s", options={"epochs": 4, "lr": 1e-4}, bad=({"mode": "paper"}, {"init": "zeros"})),
     MethodCase("npo", "kl", {"epochs": 4}),
     MethodCase(
         "scrub", options={"epochs": 4, "max_steps": 1, "min_steps": 1},
@@ -143,28 +158,43 @@ CASES = [
         ),
     ),
     MethodCase("cognac", "paper", {"epochs": 4}, task="node_classification"),
-    *(MethodCase(name, trains=False, moves=True) for name in ("gif", "if", "ceu", "idea")),
+    MethodCase(
+        "gif", trains=False, moves=True,
+        bad=(
+            {"curvature": "fisher"}, {"damping": -1.0}, {"tolerance": 1.0}, {"max_distance": 0.0}, {"mode": "fast"},
+            {"scale": 0.0},
+        ),
+    ),
+    MethodCase("if", trains=False, moves=True),
+    MethodCase("ceu", trains=False, moves=True, bad=({"noise": 0.0}, {"delta": 1.0})),
+    MethodCase("idea", trains=False, moves=True, bad=({"noise": -0.1},)),
     *(
         MethodCase(name, "paper", {"iterations": 5, "scale": 1e5, "damping": 0.2, **noise}, trains=False, moves=True)
         for name, noise in (("gif", {}), ("if", {}), ("idea", {"noise": 1e-3}))
     ),
 ]  # fmt: skip
-# Methods for linear heads alone: `test_head_contract.py` runs the contract on the heads below.
+HEADS = {
+    f"{loss}_head": lambda loss=loss: LinearHead(IN_CHANNELS, 4, loss=loss) for loss in ("logistic", "least_squares")
+}
+HEADED = {"trains": False, "random": False, "moves": True, "task": "node_classification"}
 HEAD_CASES = [
-    MethodCase(name, variant, trains=False, random=False, moves=True, task="node_classification")
-    for name, variant in (
-        ("graph_editor", "default"),
-        ("cgu", "default"),
-        ("cgu", "paper"),
-        ("scalegun", "default"),
-        ("scalegun", "paper"),
-    )
-]
+    MethodCase("graph_editor", **HEADED, head="least_squares_head"),
+    *(
+        MethodCase(name, variant, **HEADED, head="logistic_head")
+        for name in ("cgu", "scalegun") for variant in ("default", "paper")
+    ),
+]  # fmt: skip
 # They return a model of another class than they are given: `test_grapheraser.py` holds them to the contract.
-SHARD_CASES = [MethodCase("grapheraser", v, trains=False, from_scratch=True, moves=True) for v in ("default", "bekm")]
+SHARDS = {"trains": False, "from_scratch": True, "moves": True, "task": "node_classification"}
+SHARD_CASES = [
+    MethodCase(
+        "grapheraser", **SHARDS,
+        bad=({"num_shards": 0}, {"partition": "x"}, {"aggregation": "x"}, {"slack": -0.1}),
+    ),
+    MethodCase("grapheraser", "bekm", **SHARDS),
+]  # fmt: skip
 TRAINING = [case for case in CASES if case.trains]
 ON_EDGES = [case for case in CASES if case.task == "link_prediction"]
-IN_CHANNELS, HIDDEN, OUT = 8, 12, 6
 
 
 class Stack(nn.Module):
@@ -179,6 +209,19 @@ class Stack(nn.Module):
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         h = self.dropout(self.norm(self.convs[0](x, edge_index)).relu())
         return self.convs[1](h, edge_index)
+
+
+class Made(nn.Module):
+    """A model of named modules and a function of it: `Made(lambda m, x, e: m.conv(x, e), conv=GCNConv(8, 4))`."""
+
+    def __init__(self, function: Callable[..., Tensor], **parts: Any) -> None:
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor, edge_index: Tensor | None = None) -> Tensor:
+        return self.function(self, x, edge_index)
 
 
 class Autoencoder(nn.Module):
@@ -212,16 +255,16 @@ MODELS = {
     "autoencoder": Autoencoder,
 }
 
-HEADS = {
-    f"{loss}_head": lambda loss=loss: LinearHead(IN_CHANNELS, 4, loss=loss) for loss in ("logistic", "least_squares")
-}
+
+def seeded(make: Callable[..., nn.Module], *args: Any, seed: int = 0) -> nn.Module:
+    """A new model, its weights drawn under `seed`."""
+    with isolated_rng(seed):
+        return make(*args)
 
 
 def fresh_model(name: str, seed: int = 0) -> nn.Module:
-    """A new model, its weights drawn under `seed`."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return (MODELS | HEADS)[name]()
+    """One of the models above, new."""
+    return seeded((MODELS | HEADS)[name], seed=seed)
 
 
 def make_data(seed: int = 0) -> Data:
@@ -261,20 +304,39 @@ def run(
     return gu.unlearn(model, data, request or gu.ForgetEdges(count=12, seed=3), spec, **{**options, **more})
 
 
+def ring(num_nodes: int = 40, num_features: int = 5) -> Data:
+    """Nodes in a ring, each beside two others, in four classes by turns."""
+    u = torch.arange(num_nodes)
+    x = torch.randn(num_nodes, num_features, generator=torch.Generator().manual_seed(0))
+    return Data(x=x, edge_index=to_undirected(torch.stack([u, (u + 1) % num_nodes])), y=u % 4)
+
+
+def watched(task: Any, seen: Callable[[nn.Module, Data], None]) -> Any:
+    """The task, telling a function of each pass of a model."""
+
+    class Watched(type(gu.tasks.as_task(task))):
+        def encode(self, model: nn.Module, data: Data) -> Tensor:
+            seen(model, data)
+            return super().encode(model, data)
+
+    return Watched()
+
+
+def dense_adjacency(data: Data, edge_index: Tensor | None = None) -> Tensor:
+    """`D^-1/2 (A + I) D^-1/2` of PyG's GCN layers, dense, float64."""
+    row, col = data.edge_index if edge_index is None else edge_index
+    a = torch.eye(int(data.num_nodes), dtype=torch.float64)
+    a[col, row] = 1.0
+    d = a.sum(1).rsqrt()
+    return d[:, None] * a * d
+
+
 def dense_gcn(values: dict[str, Tensor], data: Data, edge_index: Tensor, scale: Tensor | float = 1.0) -> Tensor:
     """Embeddings of the model "gcn" by dense float64 matrices, messages `j -> i` times `scale[i, j]`."""
     p = {name: value if value.requires_grad else value.detach().double() for name, value in values.items()}
-    a = torch.eye(int(data.num_nodes), dtype=torch.float64)
-    a[edge_index[1], edge_index[0]] = 1.0
-    d = a.sum(1).rsqrt()
-    a = d[:, None] * a * d[None, :] * scale
+    a = dense_adjacency(data, edge_index) * scale
     h = (a @ data.x.double() @ p["convs.0.lin.weight"].t() + p["convs.0.bias"]).relu()
     return a @ h @ p["convs.1.lin.weight"].t() + p["convs.1.bias"]
-
-
-def scores_of(z: Tensor, pairs: Tensor) -> np.ndarray:
-    """Inner products of the end points' embeddings, `[num_pairs]`."""
-    return (z[pairs[0]] * z[pairs[1]]).sum(1).detach().numpy()
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -286,6 +348,12 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
     """Bit by bit."""
     a, b = one.state_dict(), other.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def nudge(module: nn.Module) -> None:
+    """For `Module.apply`: change the last number of each parameter a little."""
+    for parameter in module.parameters(recurse=False):
+        parameter.data.view(-1)[-1] += 1e-3
 
 
 def registered_specs() -> set[str]:

@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, softplus
 
 import gunlearn as gu
+from gunlearn.losses import Objective
 from gunlearn.methods import Method, run_method
-from gunlearn.seed import isolated_rng
+from tests.methods.cases import seeded
 from tests.methods.test_items_digits import TASK as IMAGES
 from tests.methods.test_items_digits import figures
 from tests.methods.test_items_digits import problem as digits
 
 LINKS, NODES = gu.LinkPrediction(), gu.NodeClassification()
+
+
+def flipped(method: Method, part: str = "forget") -> Method:
+    """The method with the signs of its losses on a part turned around."""
+
+    def turned(objective: Any) -> Objective:
+        return Objective(tuple((-w if loss.on == part else w, loss) for w, loss in objective.terms))
+
+    class Flipped(type(method)):
+        def objective(self) -> Objective:
+            return turned(method.objective())
+
+        def objective_at(self, step: int) -> Objective:
+            return turned(method.objective_at(step))
+
+    return Flipped(**vars(method))
+
+
+@torch.no_grad()
+def beyond(start: nn.Module, end: nn.Module) -> nn.Module:
+    """The model that the step from `start` to `end` turned around leads to."""
+    out = copy.deepcopy(start)
+    for p, q in zip(out.parameters(), end.parameters(), strict=True):
+        p.copy_(2 * p - q)
+    return out
 
 
 def threes() -> Any:
@@ -46,8 +72,7 @@ def on_digits(method: Method, seed: int = 1) -> gu.Result:
 def classifier() -> tuple[nn.Module, Any]:
     """A GCN trained to classify the nodes of the karate club, and the club."""
     data = gu.node_split(gu.load("karate"), 0.2, 0.2)
-    with isolated_rng(0):
-        model = gu.GCN(data.num_features, 8, 4)
+    model = seeded(gu.GCN, data.num_features, 8, 4)
     return gu.train(model, data, NODES, epochs=60, lr=1e-2).model, data
 
 
@@ -55,8 +80,7 @@ def classifier() -> tuple[nn.Module, Any]:
 def cora(root: Path) -> tuple[nn.Module, Any]:
     """A GCN trained to classify the nodes of Cora, and Cora."""
     data = gu.node_split(gu.load("Cora", root))
-    with isolated_rng(0):
-        model = gu.GCN(data.num_features, 16, 7)
+    model = seeded(gu.GCN, data.num_features, 16, 7)
     return gu.train(model, data, NODES, epochs=60, lr=1e-2, eval_every=60).model, data
 
 
@@ -69,9 +93,7 @@ def karate(task: str) -> tuple[nn.Module, Any]:
     else:
         data = gu.node_split(gu.load("karate"), 0.2, 0.2, seed=0)
         request, kind = gu.ForgetNodes(count=4, seed=1), NODES
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = gu.GCN(data.num_features, 16, 8)
+    model = seeded(gu.GCN, data.num_features, 16, 8)
     model = gu.train(model, data, kind, epochs=150, lr=1e-2, eval_every=50).model
     return model, request.resolve(data)
 
@@ -84,21 +106,17 @@ def on_karate(method: Method, task: str, seed: int = 1) -> gu.Result:
 
 @torch.no_grad()
 def karate_losses(model: nn.Module, task: str) -> tuple[float, float]:
-    """Mean losses of what is forgotten and of what is retained, in numpy: edges on the retained graph, nodes with their
-    labels on the graph where they still are."""
+    """Mean losses of what is forgotten and of what is retained: edges on the retained graph, nodes with their labels on
+    the graph where they still are."""
     _, partition = karate(task)
     data = partition.retain_data if task == "edges" else partition.data
-    z = model.eval()(data.x, data.edge_index).double().numpy()
+    z = model.eval()(data.x, data.edge_index).double()
     if task == "edges":
-        return tuple(
-            float(np.logaddexp(0, -(z[e[0]] * z[e[1]]).sum(1)).mean())
-            for e in (partition.forget_edge_index.numpy(), partition.retain_edge_index.numpy())
-        )
-    loss = np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), data.y.numpy()]
-    trained = data.train_mask.numpy().copy()
-    gone = partition.forget_nodes.numpy()
-    trained[gone] = False
-    return float(loss[gone].mean()), float(loss[trained].mean())
+        groups = partition.forget_edge_index, partition.retain_edge_index
+        return tuple(float(softplus(-(z[u] * z[v]).sum(1)).mean()) for u, v in groups)
+    gone, kept = partition.forget_nodes, data.train_mask.clone()
+    kept[gone] = False
+    return tuple(float(cross_entropy(z[rows], data.y[rows])) for rows in (gone, kept))
 
 
 @torch.no_grad()
@@ -116,8 +134,3 @@ def changes(result: gu.Result, task: str) -> tuple[float, float]:
     """By how much the two losses rose."""
     before, after = (karate_losses(model, task) for model in (result.original, result.model))
     return after[0] - before[0], after[1] - before[1]
-
-
-def state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Weights and buffers, copied."""
-    return {name: value.clone() for name, value in model.state_dict().items()}

@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 import gunlearn as gu
 from gunlearn.methods import fit_linear_head
 from gunlearn.nn import LinearHead
+from tests.methods.cases import dense_adjacency
 
 
 def karate() -> Data:
@@ -32,13 +33,8 @@ def small_cora(root: Path, columns: int = 120) -> Data:
 
 def dense_features(data: Data, hops: tuple[float, ...], normalize: bool = True) -> np.ndarray:
     """`sum_l hops[l] S^l X` in numpy, all nodes."""
-    n = int(data.num_nodes)
-    a = np.zeros((n, n))
-    np.add.at(a, (data.edge_index[1].numpy(), data.edge_index[0].numpy()), 1.0)
-    a[np.arange(n), np.arange(n)] = 1.0
-    d = a.sum(1) ** -0.5
-    s = d[:, None] * a * d[None, :]
-    x = data.x.to_dense().double().numpy() if data.x.layout != torch.strided else data.x.double().numpy()
+    s = dense_adjacency(data).numpy()
+    x = data.x.to_dense().double().numpy()
     if normalize:
         length = np.linalg.norm(x, axis=1, keepdims=True)
         x = x / np.where(length > 0, length, 1)

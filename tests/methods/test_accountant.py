@@ -27,24 +27,23 @@ def unlearn(model: torch.nn.Module, data: Data, request: gu.Request = REQUEST, m
     return result, result.notes["certificate"]
 
 
+def exact(shift: float, epsilon: float) -> float:
+    """Smallest delta of a Gaussian mechanism of unit noise (arXiv 1805.06530, theorem 8)."""
+    cdf = NormalDist().cdf
+    return cdf(shift / 2 - epsilon / shift) - math.exp(epsilon) * cdf(-shift / 2 - epsilon / shift)
+
+
 @pytest.mark.parametrize("epsilon", [0.01, 0.3, 1.0])
 @pytest.mark.parametrize("delta", [1e-8, 1e-4, 0.05])
 def test_a_shift_of_the_whole_budget_keeps_epsilon_and_delta(epsilon: float, delta: float) -> None:
-    def exact(shift: float) -> float:
-        """Smallest delta of a Gaussian mechanism of unit noise (arXiv 1805.06530, theorem 8)."""
-        cdf = NormalDist().cdf
-        return cdf(shift / 2 - epsilon / shift) - math.exp(epsilon) * cdf(-shift / 2 - epsilon / shift)
-
     shift = Accountant(epsilon, delta).budget(1.0)
-    assert exact(shift) <= delta
-    assert exact(100 * shift) > delta  # control
+    assert exact(shift, epsilon) <= delta
+    assert exact(100 * shift, epsilon) > delta  # control
     assert Accountant(epsilon, delta).budget(3.0) == pytest.approx(3 * shift)
 
 
 def test_the_formula_is_refused_where_it_is_false() -> None:
-    cdf = NormalDist().cdf
-    shift = 10 / math.sqrt(2 * math.log(1.5 / 1e-4))
-    assert cdf(shift / 2 - 10 / shift) - math.exp(10) * cdf(-shift / 2 - 10 / shift) > 1e-4
+    assert exact(10 / math.sqrt(2 * math.log(1.5 / 1e-4)), 10) > 1e-4
     for wrong in ({"epsilon": 10.0}, {"epsilon": 0.0}, {"delta": 0.0}, {"delta": 1.0}, {"epsilon": math.nan}):
         with pytest.raises(InvalidInputError, match="epsilon"):
             Accountant(**wrong)
@@ -54,15 +53,13 @@ def test_the_formula_is_refused_where_it_is_false() -> None:
 
 @pytest.mark.parametrize("method", ["cgu", "scalegun"])
 def test_budget_not_hard_coded(method: str) -> None:
-    data, budgets = karate(), {}
+    data = karate()
     for alpha in (1.0, 2.0):
         head = fitted(data, alpha=alpha)
         for epsilon, delta in ((1.0, 1e-4), (0.5, 1e-4), (1.0, 1e-2)):
             certificate = unlearn(head, data, method=method, epsilon=epsilon, delta=delta)[1]
-            budgets[alpha, epsilon, delta] = certificate["budget"]
             assert (certificate["epsilon"], certificate["delta"]) == (epsilon, delta)
-    for (alpha, epsilon, delta), budget in budgets.items():
-        assert budget == pytest.approx(alpha * epsilon / math.sqrt(2 * math.log(1.5 / delta)))
+            assert certificate["budget"] == pytest.approx(alpha * epsilon / math.sqrt(2 * math.log(1.5 / delta)))
 
 
 @pytest.mark.parametrize("method", ["cgu", "scalegun", "cgu:paper", "scalegun:paper"])
@@ -106,12 +103,6 @@ def test_a_retrained_perturbation_is_never_the_first_ones() -> None:
         assert all(not torch.allclose(one, other, atol=1e-5) for other in drawn[:i])
 
 
-def broken(head: LinearHead, name: str, value: float) -> LinearHead:
-    head = copy.deepcopy(head)
-    (head.lin.weight.data if name == "weight" else getattr(head, name)).mul_(value)
-    return head
-
-
 @pytest.mark.parametrize("method", ["cgu", "scalegun"])
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
@@ -121,14 +112,16 @@ def broken(head: LinearHead, name: str, value: float) -> LinearHead:
         ("lam", 1.1, "not at the optimum"),
         ("perturbation", 0.0, "no draw of"),
         ("perturbation", 3.0, "no draw of"),
-        ("weight", 1.001, "not at the optimum"),
+        ("lin.weight", 1.001, "not at the optimum"),
     ],
 )
 def test_says_uncertified_where_an_assumption_fails(method: str, name: str, value: float, reason: str) -> None:
     data = karate()
     head = fitted(data, alpha=10.0)
     assert unlearn(head, data, method=method)[1]["status"] == "certified"  # control
-    certificate = unlearn(broken(head, name, value), data, method=method)[1]
+    broken = copy.deepcopy(head)
+    broken.state_dict()[name].mul_(value)
+    certificate = unlearn(broken, data, method=method)[1]
     assert certificate["status"] == "uncertified"
     assert reason in certificate["reason"]
 
@@ -137,16 +130,12 @@ def test_says_uncertified_where_an_assumption_fails(method: str, name: str, valu
 def test_says_uncertified_of_models_trained_in_another_way(method: str) -> None:
     data = karate()
     torch.manual_seed(0)
-    for model, reason in (
-        (SGConv(12, 2, K=2), "no record"),
-        (LinearHead(12, 2), "lambda is 0"),
+    by_adam = {"task": "node_classification", "epochs": 20, "lr": 1e-2}
+    for trained, reason in (
+        (gu.train(SGConv(12, 2, K=2), data, **by_adam).model, "no record"),
+        (gu.train(LinearHead(12, 2), data, **by_adam).model, "lambda is 0"),
         (fitted(data, alpha=0.0), "without perturbation"),
     ):
-        trained = (
-            gu.train(model, data, "node_classification", epochs=20, lr=1e-2).model
-            if reason != "without perturbation"
-            else model
-        )
         result, certificate = unlearn(trained, data, method=method)
         assert certificate["status"] == "uncertified"
         assert reason in certificate["reason"]

@@ -10,11 +10,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.methods import Auto, fit_linear_head
 from gunlearn.nn import LinearHead
 from tests.methods.cases import make_data, same_weights, trained_model
-
-
-def nodes_problem():
-    data = gu.node_split(gu.load("karate"), 0.2, 0.2, seed=0)
-    return data, gu.GCN(data.num_features, 8, int(data.y.max()) + 1)
+from tests.methods.forgetting import classifier
 
 
 def chosen(model, data, request, task, **options):
@@ -22,7 +18,7 @@ def chosen(model, data, request, task, **options):
 
 
 def test_the_rules():
-    data, model = nodes_problem()
+    model, data = classifier()
     few, many, edges = gu.ForgetNodes(count=3), gu.ForgetNodes(ratio=0.6), gu.ForgetEdges(count=3)
     assert chosen(model, data, few, "node_classification") == "finetune"
     assert chosen(model, data, edges, "node_classification") == "finetune"
@@ -46,7 +42,7 @@ def test_the_rules():
 
 
 def test_it_does_what_it_names():
-    data, model = nodes_problem()
+    model, data = classifier()
     request = gu.ForgetNodes(count=3)
     result = gu.unlearn(model, data, request, "auto", "node_classification", seed=4, weight_decay=0.1)
     named = gu.unlearn(model, data, request, result.notes["chosen"], "node_classification", seed=4, weight_decay=0.1)

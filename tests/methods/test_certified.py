@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor, nn
+from torch import nn
 from torch_geometric.data import Data
 from torch_geometric.nn import SGConv
 
@@ -21,6 +21,7 @@ from gunlearn.methods.linear_head.convex import spectral_bound
 from gunlearn.methods.linear_head.propagation import propagated
 from gunlearn.methods.linear_head.push import Pushed, pushed_state
 from gunlearn.nn import LinearHead
+from tests.methods.cases import Made
 from tests.methods.heads import dense_features, fitted, gradient, karate, optimum, small_cora, training_rows
 
 TASK = "node_classification"
@@ -50,7 +51,7 @@ def test_the_bound_holds_over_random_removals(name: str) -> None:
     data = karate()
     head = fitted(data, alpha=50.0)
     before = head.lin.weight.detach()
-    for seed in range(50):
+    for seed in range(12):
         result = gu.unlearn(head, data, draw(data, seed), METHODS[name], TASK)
         assert result.notes["certificate"]["status"] == "certified"
         found = check_bound(head, result)
@@ -178,31 +179,26 @@ def test_a_head_computes_its_definition(hops: tuple[float, ...] | None, sparse: 
         data.x = data.x.to_sparse_csr()
     expected = z @ head.lin.weight.detach().numpy().T
     assert np.allclose(head(data.x, data.edge_index).detach().numpy(), expected, atol=1e-12)
-    nodes = torch.tensor([5, 0, 33])
-    assert np.allclose(propagated(data, nodes, head.hops, True).numpy(), z[[5, 0, 33]], atol=1e-12)
+    for nodes in ([5, 0, 33], [16]):  # of the second a part of the graph is read
+        assert np.allclose(propagated(data, torch.tensor(nodes), head.hops, True).numpy(), z[nodes], atol=1e-12)
     trained = gu.train(head, data, TASK, epochs=3).model  # as any model
     assert not torch.equal(trained.lin.weight, head.lin.weight)
 
 
-class Wrapped(nn.Module):
-    def __init__(self, after: nn.Module) -> None:
-        super().__init__()
-        self.conv, self.after = SGConv(12, 2, K=2), after
-
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        return self.after(self.conv(x, edge_index))
+def wrapped(after: nn.Module) -> nn.Module:
+    return Made(lambda m, x, e: m.after(m.conv(x, e)), conv=SGConv(12, 2, K=2), after=after)
 
 
 def test_which_models_are_linear_heads() -> None:
     data, request = karate(), gu.ForgetNodes([3])
-    for model in (SGConv(12, 2, K=3, bias=False), SGConv(12, 2), Wrapped(nn.Identity())):
+    for model in (SGConv(12, 2, K=3, bias=False), SGConv(12, 2), wrapped(nn.Identity())):
         result = gu.unlearn(model, data, request, "cgu", TASK)
         assert result.notes["certificate"]["status"] == "uncertified"
-    for model in (gu.GCN(12, 8, 2), Wrapped(nn.LogSoftmax(-1)), Wrapped(nn.Linear(2, 2)), nn.Linear(12, 2)):
+    for model in (gu.GCN(12, 8, 2), wrapped(nn.LogSoftmax(-1)), wrapped(nn.Linear(2, 2))):
         with pytest.raises(UnsupportedModelError, match="linear head"):
-            gu.unlearn(model, data, request, "cgu", TASK) if not isinstance(model, nn.Linear) else fit_linear_head(
-                model, data
-            )
+            gu.unlearn(model, data, request, "cgu", TASK)
+    with pytest.raises(UnsupportedModelError, match="linear head"):
+        fit_linear_head(nn.Linear(12, 2), data)
     with pytest.raises(UnsupportedMethodError, match="link_prediction"):
         gu.unlearn(fitted(data), gu.link_split(data, 0.1, 0.1), gu.ForgetEdges(count=2), "cgu")
     with pytest.raises(UnsupportedModelError, match="graph_editor"):
@@ -244,14 +240,6 @@ def test_pushed_features_equal_power_propagation_within_the_stated_error(
         data, state = partition.retain_data, after
     assert (stale > np.sqrt(2708) * (len(hops) - 1) * r_max) == (r_max < 1e-3)
     assert float(error.norm()) > 1e-6 or r_max < 1e-3  # lazy pushes do leave something
-
-
-def test_power_propagation_agrees_with_dense_numpy(data_root: Path) -> None:
-    data = small_cora(data_root, columns=3)
-    exact = dense_features(data, (0.0, 0.5, 0.5))
-    assert np.allclose(propagated(data, torch.arange(2708), (0.0, 0.5, 0.5), True).numpy(), exact, atol=1e-12)
-    few = torch.tensor([7, 1000, 3])
-    assert np.allclose(propagated(data, few, (0.0, 0.5, 0.5), True).numpy(), exact[few], atol=1e-12)
 
 
 def test_propagation_goes_on_where_it_was(data_root: Path) -> None:

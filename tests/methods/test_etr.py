@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, logsigmoid
-from torch_geometric.data import Data
 
 import gunlearn as gu
 from gunlearn.methods import run_method
-from gunlearn.methods.graph.etr import ETR, erase, quantile
+from gunlearn.methods.graph.etr import ETR, erase
 from gunlearn.seed import isolated_rng
-from tests.methods.cases import dense_gcn, make_data, run, same_weights, trained_model
-from tests.methods.forgetting import classifier, cora, cora_figures
+from tests.methods.cases import dense_gcn, make_data, ring, run, same_weights, trained_model, watched
+from tests.methods.forgetting import beyond, classifier, cora, cora_figures
 
 TASK = gu.NodeClassification()
 NAMES = ("convs.0.bias", "convs.0.lin.weight", "convs.1.bias", "convs.1.lin.weight")
@@ -50,7 +48,7 @@ def test_erasing_is_the_formula_entry_by_entry(gone: bool) -> None:
     near, removed = torch.from_numpy(k), torch.from_numpy(f)
     count = erase([given], [torch.from_numpy(g)], [removed] if gone else None, [near], 0.1)
     np.testing.assert_allclose(given.numpy(), expected, rtol=1e-12)
-    assert count == taken.sum() == (21 + 18 + 3 if gone else 21) or count == taken.sum() > 21
+    assert count == taken.sum() > 20
     if gone:
         assert (given[0] == torch.from_numpy(theta[0])).all()
     untouched = torch.from_numpy(theta.copy())
@@ -58,24 +56,9 @@ def test_erasing_is_the_formula_entry_by_entry(gone: bool) -> None:
     np.testing.assert_array_equal(untouched.numpy(), theta)
 
 
-@pytest.mark.parametrize("q", [0.0, 0.01, 0.3, 0.99])
-def test_quantile_is_numpys(q: float) -> None:
-    x = np.random.default_rng(1).normal(size=(13, 17))
-    assert float(quantile(torch.from_numpy(x), q)) == pytest.approx(np.quantile(x, q), rel=1e-12)
-
-
 def dense(weights: list[Tensor], data: Any) -> Tensor:
     """The model's outputs by dense matrices, from the weights in the order of `values`."""
     return dense_gcn(dict(zip(NAMES, weights, strict=True)), data, data.edge_index)
-
-
-def ring() -> Any:
-    """Forty nodes, each beside two others, so that a few of them are far from the rest."""
-    generator, node = torch.Generator().manual_seed(0), torch.arange(40)
-    edge_index = torch.stack([torch.cat([node, (node + 1) % 40]), torch.cat([(node + 1) % 40, node])])
-    data = Data(x=torch.randn(40, 34, generator=generator), edge_index=edge_index)
-    data.y = torch.randint(4, (40,), generator=generator)
-    return gu.node_split(data, 0.2, 0.2)
 
 
 REQUESTS = {
@@ -89,7 +72,7 @@ REQUESTS = {
 @pytest.mark.parametrize("kind", REQUESTS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_correction_is_the_papers_four_gradients(kind: str, smoothing: float) -> None:
-    model, data = classifier()[0], ring()
+    model, data = classifier()[0], gu.node_split(ring(40, 34), 0.2, 0.2)  # in a ring a few nodes are far from the rest
     partition = REQUESTS[kind].resolve(data)
     train = data.train_mask.nonzero().view(-1)
     gone = train[torch.isin(train, partition.forget_nodes)]
@@ -156,22 +139,12 @@ def test_link_prediction_takes_the_forgotten_edges_out_of_the_gradient() -> None
 
 @pytest.mark.parametrize("mode", ["default", "paper"])
 def test_it_is_a_handful_of_gradients(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = {"gradients": 0, "passes": 0}
-    grad, encode = torch.autograd.grad, gu.LinkPrediction.encode
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        calls["gradients"] += 1
-        return grad(*args, **kwargs)
-
-    def passed(self: Any, model: nn.Module, data: Any) -> Tensor:
-        calls["passes"] += torch.is_grad_enabled() and data.num_nodes == 64
-        return encode(self, model, data)
-
-    monkeypatch.setattr(torch.autograd, "grad", counted)
-    monkeypatch.setattr(gu.LinkPrediction, "encode", passed)
-    run(f"etr:{mode}", trained_model(), make_data())
-    assert calls["gradients"] <= 4
-    assert calls["passes"] <= 3
+    grad, gradients, passes = torch.autograd.grad, [], []
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **more: gradients.append(1) or grad(*args, **more))
+    whole = watched("link_prediction", lambda _, data: passes.append(torch.is_grad_enabled() and data.num_nodes == 64))
+    run(f"etr:{mode}", trained_model(), make_data(), task=whole)
+    assert len(gradients) <= 4
+    assert 0 < sum(passes) <= 3
 
 
 def test_paper_mode_has_the_papers_numbers() -> None:
@@ -198,14 +171,6 @@ def test_erasing_forgets_and_the_correction_repairs(data_root: Any) -> None:
 
         def by(partition: Any = partition, **options: float) -> nn.Module:
             return run_method(ETR(**options), model, partition, TASK).model
-
-        def beyond(start: nn.Module, end: nn.Module) -> nn.Module:
-            """The step from one to the other turned around."""
-            out = copy.deepcopy(start)
-            with torch.no_grad():
-                for p, q in zip(out.parameters(), end.parameters(), strict=True):
-                    p.copy_(2 * p - q)
-            return out
 
         erased, finetuned, whole = by(erase_ratio=0.05, lr=0.0), by(erase_ratio=0.0), by(erase_ratio=0.05)
         models = (erased, beyond(model, erased), finetuned, whole, beyond(erased, whole))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import io
 import pickle
 from pathlib import Path
@@ -19,32 +18,38 @@ from torch_geometric.utils import to_undirected
 
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.losses import Objective
 from gunlearn.methods import INPOS, GNNDelete, GNNDeleteNI, run_method
-from gunlearn.methods.operators.layer_losses import Affected, LayerLosses
+from gunlearn.methods.operators.layer_losses import LayerLosses
 from gunlearn.nn import after_layer
-from gunlearn.nn.attach.operators import DeletionOperator, attach_operators, restore_operators, strip_operators
+from gunlearn.nn.attach.operators import DeletionOperator, restore_operators, strip_operators
 from gunlearn.nn.kernels.subgraph import propagation_depth
 from gunlearn.tasks.graph.beside import beside
-from tests.methods.cases import fresh_model, make_data, same_weights, trained_model
+from tests.methods.cases import (
+    Made,
+    dense_adjacency,
+    fresh_model,
+    make_data,
+    ring,
+    same_weights,
+    seeded,
+    trained_model,
+    watched,
+)
+from tests.methods.forgetting import classifier, cora, cora_figures, flipped, karate
 
 FORGET = gu.ForgetEdges(count=6, seed=3)
 LP = gu.LinkPrediction()
 RUNS: dict[str, dict] = {"gnndelete": {}, "gnndelete:paper": {}, "gnndelete_ni": {}, "inpo_s": {"until": "end"}}
 
 
-def adjacency(edge_index: Tensor, num_nodes: int) -> Tensor:
-    """Normalised with self-loops, dense, float64."""
-    a = torch.eye(num_nodes, dtype=torch.float64)
-    a[edge_index[1], edge_index[0]] = 1.0
-    d = a.sum(1).rsqrt()
-    return d[:, None] * a * d[None, :]
+def nn_gcn() -> nn.Module:
+    return seeded(gu.GCN, 5, 8, 4).eval()
 
 
 def layers(model: nn.Module, data: Data, maps: list[dict[str, tuple[Tensor, Tensor]]], cut: bool = False) -> list:
     """Outputs of a two-layer GCN layer by layer, dense, operators as full matrices on masked rows."""
     w = {name: tensor.detach().double() for name, tensor in model.state_dict().items()}
-    a, h, out = adjacency(data.edge_index, data.num_nodes), data.x.double(), []
+    a, h, out = dense_adjacency(data), data.x.double(), []
     for i in range(2):
         h = a @ (h.relu() if i else h) @ w[f"convs.{i}.lin.weight"].t() + w[f"convs.{i}.bias"]
         for one in maps:
@@ -74,15 +79,13 @@ def unlearn(
     return gu.unlearn(model, data, request, method, task, **more)
 
 
-def near(data: Data, start: Tensor, num_hops: int) -> Tensor:
-    """Mask of nodes within so many hops, by a dense adjacency."""
-    a = torch.eye(data.num_nodes, dtype=torch.bool)
-    a[data.edge_index[0], data.edge_index[1]] = a[data.edge_index[1], data.edge_index[0]] = True
-    mask = torch.zeros(data.num_nodes, dtype=torch.bool)
-    mask[start] = True
-    for _ in range(num_hops):
-        mask = a[:, mask].any(dim=1)
-    return mask
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The random end points that runs draw."""
+    seen: list[Tensor] = []
+    draw = LayerLosses.draw
+    monkeypatch.setattr(LayerLosses, "draw", lambda self: seen.append(draw(self)) or seen[-1])
+    return seen
 
 
 def test_an_operator_maps_its_rows_and_no_others() -> None:
@@ -156,36 +159,20 @@ def test_a_second_request_goes_on_top_of_the_first() -> None:
 
 @pytest.mark.parametrize("method", RUNS)
 def test_nobody_else_moves(method: str) -> None:
-    """Rows beyond the l hops of the request are those of the original model on the retained graph."""
-    data = ring()
-    model = nn_gcn()
-    result = unlearn(method, model, data, gu.ForgetEdges([(10, 11)]), epochs=5, lr=1e-1, **RUNS[method])
-    graph = result.data
-    now, before = (m(graph.x, graph.edge_index).detach() for m in (result.model, model))
-    moved = (now - before).abs().amax(dim=1) > 1e-5
-    assert torch.equal(moved, near(data, torch.tensor([10, 11]), 2))
-    assert [o.nodes.tolist() for o in operators(result.model)] == [
-        near(data, torch.tensor([10, 11]), hops).nonzero().view(-1).tolist() for hops in (1, 2)
-    ]
-
-
-def ring(num_nodes: int = 40) -> Data:
-    """A cycle with random features."""
-    u = torch.arange(num_nodes)
-    x = torch.randn(num_nodes, 5, generator=torch.Generator().manual_seed(0))
-    return Data(x=x, edge_index=to_undirected(torch.stack([u, (u + 1) % num_nodes])), y=u % 3)
-
-
-def nn_gcn() -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return gu.GCN(5, 8, 4).eval()
+    """Rows beyond the l hops of the request are those of the original model on the retained graph; ids that a part of
+    the graph has of its own are not taken for those of the whole."""
+    data, model = ring(200), nn_gcn()
+    result = unlearn(method, model, data, gu.ForgetEdges([(150, 151)]), epochs=5, lr=1e-1, **RUNS[method])
+    now, before = (m(data.x, result.data.edge_index).detach() for m in (result.model, model))
+    moved = ((now - before).abs().amax(dim=1) > 1e-5).nonzero().view(-1)
+    assert moved.tolist() == list(range(148, 154))
+    assert [o.nodes.tolist() for o in operators(result.model)] == [[149, 150, 151, 152], moved.tolist()]
 
 
 @pytest.mark.parametrize("layerwise", [True, False])
 @pytest.mark.parametrize("kind", ["edges", "nodes", "features", "edges and nodes"])
 def test_losses_and_first_step_are_those_of_a_dense_formulation(
-    layerwise: bool, kind: str, monkeypatch: pytest.MonkeyPatch
+    layerwise: bool, kind: str, drawn: list[Tensor]
 ) -> None:
     """DEC and NI of both layers in float64, each node looked up by name; Adam's first step is the gradient's sign."""
     request = {
@@ -196,21 +183,19 @@ def test_losses_and_first_step_are_those_of_a_dense_formulation(
     }[kind]
     model, data, alpha, lr = trained_model("gcn"), make_data(), 0.3, 1e-3
     partition = request.resolve(data)
-    seen: list[Tensor] = []
-    draw = LayerLosses.draw
-    monkeypatch.setattr(LayerLosses, "draw", lambda self: seen.append(draw(self)) or seen[-1])
-    method = GNNDelete(epochs=1, lr=lr, alpha=alpha, layerwise=layerwise)
+    init = "identity" if layerwise else "ones"  # the identity keeps all that is to be kept
+    method = GNNDelete(epochs=1, lr=lr, alpha=alpha, layerwise=layerwise, init=init)
     result = run_method(method, model, partition, LP)
     gone = set(partition.forget_nodes.tolist())
     edges = [e for e in partition.forget_edge_index.t().tolist() if not gone & set(e)]
     alone = sorted(gone | set(partition.feature_nodes.tolist()))
     ends = [u for u, _ in edges] + [v for _, v in edges]
-    assert seen[0].numel() == len(ends) + len(alone)
+    assert drawn[0].numel() == len(ends) + len(alone)
 
     maps = {}
     for hops, name, size in ((1, "convs.0", 12), (2, "convs.1", 6)):
-        nodes = near(data, partition.touched_nodes, hops).nonzero().view(-1)
-        maps[name] = nodes, torch.eye(size, dtype=torch.float64, requires_grad=True)
+        nodes = partition.affected_nodes(hops).nonzero().view(-1)
+        maps[name] = nodes, DeletionOperator(nodes, 64, size, init, torch.float64).weight
     retain = layers(model, partition.retain_data, [maps], cut=layerwise)
     original = layers(model, data, [maps], cut=layerwise)
     target = [h.detach() for h in layers(model, partition.retain_data, [])]
@@ -219,7 +204,7 @@ def test_losses_and_first_step_are_those_of_a_dense_formulation(
         h = torch.cat([retain[i][ends], original[i][alone]])
         kept = [v for v in maps[f"convs.{i}"][0].tolist() if v not in set(ends) | set(alone)]
         terms = {
-            "forget": ((h - target[i][seen[0]]) ** 2).mean(),
+            "forget": ((h - target[i][drawn[0]]) ** 2).mean(),
             "affected": ((retain[i] - target[i])[kept] ** 2).mean(),
         }
         parts = {k: v + terms[k] for k, v in parts.items()}
@@ -227,50 +212,35 @@ def test_losses_and_first_step_are_those_of_a_dense_formulation(
     record = result.history[0]
     assert record["loss"] == pytest.approx(total.item(), rel=1e-4)
     assert record["mse_to_reference(forget)"] == pytest.approx(parts["forget"].item(), rel=1e-4)
-    assert record["mse_to_reference(affected)"] == pytest.approx(0.0, abs=1e-10)  # the identity keeps everything
+    assert record["mse_to_reference(affected)"] == pytest.approx(parts["affected"].item(), rel=1e-4, abs=1e-10)
 
     total.backward()
     for name, (_, weight) in maps.items():
-        step = (maps_of(result.model)[name][1] - torch.eye(len(weight), dtype=torch.float64)) / -lr
+        step = (maps_of(result.model)[name][1] - weight.detach()) / -lr
         clear = weight.grad.abs() > 1e-5
         assert clear.double().mean() > 0.5
         assert torch.equal(step[clear].round(), weight.grad[clear].sign())
 
 
-def test_joint_training_differs_from_layerwise() -> None:
-    model, data = trained_model("gcn"), make_data()
-    one, two = (unlearn("gnndelete", model, data, epochs=5, layerwise=flag).model for flag in (True, False))
-    assert not torch.allclose(operators(one)[0].weight, operators(two)[0].weight, atol=1e-5)
-
-
-def test_random_pairs_are_no_edges_and_fresh_unless_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Tensor] = []
-    draw = LayerLosses.draw
-    monkeypatch.setattr(LayerLosses, "draw", lambda self: seen.append(draw(self)) or seen[-1])
+def test_random_pairs_are_no_edges_and_fresh_unless_fixed(drawn: list[Tensor]) -> None:
     data = make_data()
     edges = set(map(tuple, data.edge_index.t().tolist()))
     for fixed, number in ((False, 5), (True, 1)):  # the loop looks once more at the end
-        seen.clear()
+        drawn.clear()
         unlearn("gnndelete", trained_model("gcn"), data, epochs=4, fixed_pairs=fixed)
-        assert len(seen) == number
-        assert len({tuple(s.tolist()) for s in seen}) == number
-        for nodes in seen:
+        assert len(drawn) == len({tuple(nodes.tolist()) for nodes in drawn}) == number
+        for nodes in drawn:
             assert not edges & set(zip(*nodes.view(2, -1).tolist(), strict=True))
 
 
-def test_random_pairs_do_not_follow_the_order_of_nodes() -> None:
+def test_random_pairs_do_not_follow_the_order_of_nodes(drawn: list[Tensor]) -> None:
     """Pairs come sorted from the sampler; a forgotten edge must not meet those with ids like its own."""
-    data = Data(x=torch.ones(400, 2), edge_index=to_undirected(torch.randint(400, (2, 900))))
-    partition = gu.ForgetEdges(count=300, seed=0).resolve(data)
-    problem = type("Problem", (), {"partition": partition, "reference": GCNConv(2, 2)})
-    affected = Affected(problem, [""])
-    losses = object.__new__(LayerLosses)
-    losses.affected, losses.objective = affected, GNNDelete().objective()
-    losses.sampler, losses.others = gu.tasks.NegativeSampler(data.edge_index, 400), torch.arange(400)
-    drawn = losses.draw()[:300]
-    assert abs(np.corrcoef(affected.ends[:300].numpy(), drawn.numpy())[0, 1]) < 0.25
-    assert abs(np.corrcoef(np.arange(300), drawn.numpy())[0, 1]) < 0.25
-    assert abs(np.corrcoef(np.arange(300), np.sort(drawn.numpy()))[0, 1]) > 0.9  # control
+    data = Data(x=torch.ones(400, 5), edge_index=to_undirected(torch.randint(400, (2, 900))))
+    result = unlearn("gnndelete", nn_gcn(), data, gu.ForgetEdges(count=300, seed=0), epochs=1)
+    ends, ids = result.partition.forget_edge_index[0].numpy(), drawn[0][:300].numpy()
+    assert abs(np.corrcoef(ends, ids)[0, 1]) < 0.25
+    assert abs(np.corrcoef(np.arange(300), ids)[0, 1]) < 0.25
+    assert abs(np.corrcoef(np.arange(300), np.sort(ids))[0, 1]) > 0.9  # control
 
 
 @pytest.mark.parametrize("task", ["link_prediction", "node_classification"])
@@ -278,17 +248,16 @@ def test_a_small_request_reads_a_small_part(task: str) -> None:
     data, model = ring(200), nn_gcn()
     sizes: list[int] = []
 
-    class Spy(type(gu.tasks.as_task(task))):
-        def encode(self, model: nn.Module, data: Data) -> Tensor:
-            if torch.is_grad_enabled():
-                sizes.append(data.num_nodes)
-            return super().encode(model, data)
+    def seen(_: nn.Module, data: Data) -> None:
+        if torch.is_grad_enabled():
+            sizes.append(data.num_nodes)
 
+    spy = watched(task, seen)
     for request in (gu.ForgetEdges([(10, 11)]), gu.ForgetNodes([30]), gu.ForgetFeatures([50])):
         results = {}
         for subgraph in ("auto", "always", "never"):
             sizes.clear()
-            results[subgraph] = unlearn("gnndelete", model, data, request, Spy(), epochs=4, lr=1e-2, subgraph=subgraph)
+            results[subgraph] = unlearn("gnndelete", model, data, request, spy, epochs=4, lr=1e-2, subgraph=subgraph)
             assert (max(sizes) < 20) == (subgraph != "never")
         for subgraph in ("auto", "always"):
             for a, b in zip(operators(results[subgraph].model), operators(results["never"].model), strict=True):
@@ -299,17 +268,13 @@ def test_a_small_request_reads_a_small_part(task: str) -> None:
 def test_what_lies_below_the_first_operator_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     model, data = trained_model("gcn"), make_data()
-    forward = type(model.convs[0]).forward
-    monkeypatch.setattr(
-        type(model.convs[0]),
-        "forward",
-        lambda self, x, *rest: calls.append(self.in_channels) or forward(self, x, *rest),
-    )
+    conv = type(model.convs[0])
+    forward = conv.forward
+    monkeypatch.setattr(conv, "forward", lambda self, *args: calls.append(self.in_channels) or forward(self, *args))
     for epochs in (3, 9):
         for method in ("gnndelete", "gnndelete_ni", "inpo_s"):
             calls.clear()
-            more = {"until": "end"} if method == "inpo_s" else {}
-            unlearn(method, model, data, epochs=epochs, **more)
+            unlearn(method, model, data, epochs=epochs, **RUNS[method])
             assert calls.count(8) < 6
             assert calls.count(12) > epochs  # control: the second layer is computed at each step
 
@@ -327,42 +292,19 @@ def test_batch_statistics_and_weights_never_change() -> None:
 def test_paper_mode_reads_the_edges_between_affected_nodes_and_the_forgotten_ones() -> None:
     data, seen = ring(), []
 
-    class Spy(gu.LinkPrediction):
-        def encode(self, model: nn.Module, data: Data) -> Tensor:
-            if torch.is_grad_enabled() and operators(model):
-                seen.append(data.edge_index)
-            return super().encode(model, data)
+    def reads(model: nn.Module, data: Data) -> None:
+        if torch.is_grad_enabled() and operators(model):
+            seen.append(data.edge_index)
 
-    unlearn("gnndelete:paper", nn_gcn(), data, gu.ForgetEdges([(10, 11)]), Spy(), epochs=2)
+    unlearn("gnndelete:paper", nn_gcn(), data, gu.ForgetEdges([(10, 11)]), watched(LP, reads), epochs=2)
     pairs = {tuple(sorted(e)) for e in seen[0].t().tolist()}
     assert pairs == {(8, 9), (9, 10), (10, 11), (11, 12), (12, 13)}
     paper = GNNDelete(mode="paper")
     assert (paper.alpha, paper.lr, paper.epochs, paper.init, paper.fixed_pairs) == (0.5, 1e-3, 1500, "ones", True)
 
 
-def test_messages_never_pass_along_held_out_edges() -> None:
-    data, seen = make_data(), []  # on the whole graph, whose numbers of nodes are those of the held-out edges
-
-    class Spy(gu.LinkPrediction):
-        def encode(self, model: nn.Module, data: Data) -> Tensor:
-            seen.append(data.edge_index)
-            return super().encode(model, data)
-
-    def pairs(edge_index: Tensor) -> set[tuple[int, ...]]:
-        return {tuple(sorted(e)) for e in edge_index.t().tolist()}
-
-    for method, more in RUNS.items():
-        seen.clear()
-        result = unlearn(method, trained_model("gcn"), data, task=Spy(), epochs=2, subgraph="never", **more)
-        read = set().union(*map(pairs, seen))
-        assert not read & (pairs(data.val_pos_edge_index) | pairs(data.test_pos_edge_index))
-        forgotten = pairs(result.partition.forget_edge_index)
-        assert (forgotten <= read) if method == "gnndelete:paper" else not forgotten & read
-
-
-@pytest.mark.parametrize("name", ["gcn", "sage"])
-def test_a_retrained_model_has_no_operators(name: str) -> None:
-    model, data = trained_model(name), make_data()
+def test_a_retrained_model_has_no_operators() -> None:
+    model, data = trained_model("sage"), make_data()
     for method in ("gnndelete", "inpo_s"):
         once = unlearn(method, model, data, epochs=2, **RUNS[method])
         twice = unlearn(method, once.model, once.data, gu.ForgetEdges(count=4, seed=9), epochs=2, **RUNS[method])
@@ -407,13 +349,9 @@ def test_operators_work_on_the_same_nodes_of_a_copy_of_the_graph() -> None:
 
 @pytest.mark.parametrize("method", ["retrain", "npo", "etr", "scrub", "random_label", "bad_teacher", "d2dgn", "megu"])
 def test_other_methods_go_on_from_a_model_with_operators(method: str) -> None:
-    data, task = gu.node_split(gu.load("karate"), 0.2, 0.2, seed=0), "node_classification"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = gu.GCN(data.num_features, 8, 4)
-    model = gu.train(model, data, task, epochs=40, lr=1e-2, eval_every=20).model
+    (model, data), task = classifier(), gu.NodeClassification()
     first = unlearn("gnndelete", model, data, gu.ForgetEdges(count=4, seed=0), task, epochs=5, lr=5e-2)
-    more = {} if method == "etr" else {"epochs": 6, "lr": 1e-2}
+    more = {} if method == "etr" else {"epochs": 6, "lr": 3e-3}
     result = unlearn(method, first.model, first.data, gu.ForgetNodes(count=3, seed=1), task, **more)
     graph, out = result.data, result.model(result.data.x, result.data.edge_index)
     assert torch.isfinite(out).all()
@@ -423,42 +361,17 @@ def test_other_methods_go_on_from_a_model_with_operators(method: str) -> None:
 
 
 def test_layers_of_several_steps_reach_further() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.spread = GCNConv(5, 4), APPNP(3, 0.1)
-
-        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-            return self.spread(self.conv(x, edge_index), edge_index)
-
-    result = unlearn("gnndelete", Net(), ring(), gu.ForgetEdges([(10, 11)]), epochs=2)
+    model = Made(lambda m, x, e: m.spread(m.conv(x, e), e), conv=GCNConv(5, 4), spread=APPNP(3, 0.1))
+    result = unlearn("gnndelete", model, ring(), gu.ForgetEdges([(10, 11)]), epochs=2)
     assert [o.nodes.numel() for o in operators(result.model)] == [4, 10]  # 1 hop, then 1 + 3 hops around two ends
 
 
 # What the methods are for, on real graphs.
 
 
-@functools.cache
-def karate() -> tuple[Data, nn.Module]:
-    data = gu.link_split(gu.load("karate"), 0.1, 0.1, seed=0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = gu.GCN(data.num_features, 16, 8)
-    return data, gu.train(model, data, epochs=100, lr=1e-2, eval_every=50).model
-
-
-class Flipped(GNNDelete):
-    """The sign of the forget term turned around."""
-
-    def objective(self) -> Objective:
-        (weight, loss), *others = super().objective().terms
-        return Objective(((-weight, loss), *others))
-
-
 def test_gnndelete_sends_forgotten_pairs_to_where_random_ones_are_on_karate() -> None:
-    data, model = karate()
-    partition = gu.ForgetEdges(count=5, seed=1).resolve(data)
-    graph = partition.retain_data
+    model, partition = karate("edges")
+    data, graph = partition.data, partition.retain_data
     rng = np.random.default_rng(0)
     known = set(map(tuple, data.edge_index.t().tolist()))
     pairs = [(u, v) for u, v in rng.integers(0, 34, (400, 2)).tolist() if u != v and (u, v) not in known]
@@ -476,15 +389,15 @@ def test_gnndelete_sends_forgotten_pairs_to_where_random_ones_are_on_karate() ->
     start = distance(before)
     more = {"epochs": 150, "lr": 1e-2, "alpha": 0.5}
     assert after(GNNDelete(**more)) < 0.85 * start
-    for control in (GNNDelete(epochs=0), gu.METHODS["utu"](), Flipped(**{**more, "epochs": 10})):
+    for control in (GNNDelete(epochs=0), gu.METHODS["utu"](), flipped(GNNDelete(**{**more, "epochs": 10}))):
         assert after(control) >= 0.999 * start
     assert after(gu.METHODS["finetune"](epochs=20)) > 0.85 * start
 
 
 def test_gnndelete_ni_keeps_the_neighbourhood_and_unlinks_on_karate() -> None:
     """The neighbours come back from where fresh operators put them; end points follow less closely."""
-    data, model = karate()
-    partition = gu.ForgetEdges(count=3, seed=2).resolve(data)
+    model, partition = karate("edges")
+    partition = gu.ForgetEdges(count=3, seed=2).resolve(partition.data)
     graph = partition.retain_data
     before = model(graph.x, graph.edge_index).detach()
     ends = partition.forget_edge_index.flatten().unique()
@@ -495,137 +408,48 @@ def test_gnndelete_ni_keeps_the_neighbourhood_and_unlinks_on_karate() -> None:
         z = run_method(method, model, partition, LP).model(graph.x, graph.edge_index).detach()
         return tuple(float((z - before)[m].norm() / before[m].norm()) for m in (kept, ends))
 
-    class FlippedNI(GNNDeleteNI):
-        def objective(self) -> Objective:
-            return -1.0 * super().objective()
-
     near_by, apart = errors(GNNDeleteNI(epochs=300))
     assert near_by < 0.2
     assert apart > near_by > 0  # the no-op has no error at all, and fine-tuning moves both alike
     assert errors(GNNDeleteNI(epochs=1))[0] > 0.5  # control: fresh operators
-    assert errors(FlippedNI(epochs=50))[0] > 0.5  # control: the sign
+    assert errors(flipped(GNNDeleteNI(epochs=50), "affected"))[0] > 0.5  # control: the sign
     assert errors(GNNDeleteNI(epochs=0)) == (0.0, 0.0)  # control: the no-op
 
 
 def test_gnndelete_ni_from_the_identity_is_utu() -> None:
     """The identity is the optimum of neighbourhood influence, so nothing moves."""
-    data, model = karate()
+    model, data = trained_model("gcn"), make_data()
     result = unlearn(GNNDeleteNI(epochs=20, init="identity"), model, data)
     out = result.model(result.data.x, result.data.edge_index)
     assert torch.equal(out, unlearn("utu", model, data).model(result.data.x, result.data.edge_index))
 
 
-def test_inpo_s_lowers_forgotten_edges_and_holds_the_others_on_karate() -> None:
-    data, model = karate()
-    partition = gu.ForgetEdges(count=5, seed=1).resolve(data)
-
-    def means(method: Any) -> tuple[float, float]:
-        graph = partition.retain_data
-        z = run_method(method, model, partition, LP).model(graph.x, graph.edge_index).detach()
-        return tuple(
-            float((z[e[0]] * z[e[1]]).sum(dim=1).sigmoid().mean())
-            for e in (partition.forget_edge_index, partition.retain_edge_index)
-        )
-
-    class FlippedS(INPOS):
-        def objective(self) -> Objective:
-            (weight, loss), *others = super().objective().terms
-            return Objective(((-weight, loss), *others))
-
-    forget, retain = means(gu.METHODS["utu"]())
-    low, held = means(INPOS(epochs=60, until="end"))
-    assert low < forget - 0.15
-    assert (forget - low) > 2 * (retain - held)
-    for control in (INPOS(epochs=0), FlippedS(epochs=20, until="end"), gu.METHODS["finetune"](epochs=60)):
-        assert means(control)[0] > forget - 0.05
-
-
 def test_node_requests_on_cora(data_root: Path) -> None:
-    data = gu.node_split(gu.load("Cora", data_root), seed=0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = gu.GCN(data.num_features, 16, 7)
-    model = gu.train(model, data, "node_classification", epochs=60, lr=1e-2, eval_every=20).model
-    task = gu.tasks.NodeClassification()
-    nodes = data.train_mask.nonzero().view(-1)[:40]
-    partition = gu.ForgetNodes(nodes).resolve(data)
-    test = partition.retain_data.test_mask
+    model, data = cora(data_root)
+    partition = gu.ForgetNodes(data.train_mask.nonzero().view(-1)[:40]).resolve(data)
 
-    def figures(method: Any) -> tuple[float, float]:
-        """Mean likelihood of the forgotten nodes' own class on the original graph, and test accuracy."""
-        unlearned = run_method(method, model, partition, task).model
-        with torch.no_grad():
-            known = unlearned(data.x, data.edge_index).softmax(dim=1)[nodes, data.y[nodes]].mean()
-            right = unlearned(partition.retain_data.x, partition.retain_data.edge_index)[test].argmax(dim=1)
-        return float(known), float((right == data.y[test]).double().mean())
+    def figures(method: Any) -> tuple[float, float, float]:
+        return cora_figures(run_method(method, model, partition, gu.NodeClassification()).model, partition)
 
-    start, accuracy = figures(gu.METHODS["utu"]())
+    start, _, accuracy = figures(gu.METHODS["utu"]())
     more = {"epochs": 80, "lr": 1e-2, "alpha": 0.5}
-    known, kept = figures(GNNDelete(**more))
-    assert known < start - 0.1
+    lost, _, kept = figures(GNNDelete(**more))
+    assert lost > start + 0.1
     assert kept > accuracy - 0.1
-    for control in (GNNDelete(epochs=0), Flipped(**{**more, "epochs": 10}), GNNDeleteNI(epochs=150)):
-        assert figures(control)[0] > start - 0.1
+    for control in (GNNDelete(epochs=0), flipped(GNNDelete(**{**more, "epochs": 10})), GNNDeleteNI(epochs=150)):
+        assert figures(control)[0] < start + 0.1
 
 
 # Defects of other implementations, by name.
 
 
-def test_regression_no_checkpoint_is_chosen_on_the_forget_set() -> None:
-    model, data = trained_model("gcn"), make_data()
-
-    class Keep(gu.Callback):
-        def __init__(self) -> None:
-            self.weights: list[Tensor] = []
-
-        def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
-            self.weights.append(operators(kwargs["model"])[1].weight.detach().clone())
-
-    for method, more in (
-        ("gnndelete", {}),
-        ("gnndelete:paper", {}),
-        ("gnndelete_ni", {}),
-        ("inpo_s", {"until": "end"}),
-    ):
-        keep = Keep()
-        result = unlearn(method, model, data, epochs=6, lr=5e-2, callbacks=[keep], **more)
-        assert torch.equal(operators(result.model)[1].weight, keep.weights[-1])
-        assert not any(torch.equal(keep.weights[-1], earlier) for earlier in keep.weights[:-1])
-
-
-def test_regression_no_labels_are_read() -> None:
-    data = gu.node_split(ring(60), seed=0)
-    other = copy.copy(data)
-    other.y = (data.y + 1) % 3
-    for request in (gu.ForgetEdges([(10, 11)]), gu.ForgetNodes([int(data.train_mask.nonzero()[0])])):
-        results = [
-            unlearn("gnndelete", nn_gcn(), d, request, "node_classification", epochs=4, lr=1e-2) for d in (data, other)
-        ]
-        for a, b in zip(*(operators(r.model) for r in results), strict=True):
-            assert torch.equal(a.weight, b.weight)
-
-
 def test_regression_nothing_is_as_large_as_all_pairs() -> None:
     """A table of all pairs of 100,000 nodes would take 10 GB as bits alone."""
     data = ring(100_000)
-    for method, more in (
-        ("gnndelete", {}),
-        ("gnndelete:paper", {}),
-        ("gnndelete_ni", {}),
-        ("inpo_s", {"until": "end"}),
-    ):
+    for method, more in RUNS.items():
         result = unlearn(method, nn_gcn(), data, gu.ForgetEdges(count=5, seed=0), epochs=2, **more)
         assert result.epochs == 2
         assert max(t.numel() for t in result.model.state_dict().values()) <= 64
-
-
-def test_regression_local_ids_are_not_global_ones() -> None:
-    """On a part of the graph the same nodes are meant: those near the request move, nodes with small ids do not."""
-    data, model = ring(200), nn_gcn()
-    result = unlearn("gnndelete", model, data, gu.ForgetEdges([(150, 151)]), epochs=5, lr=1e-1, subgraph="always")
-    now, before = (m(data.x, result.data.edge_index).detach() for m in (result.model, model))
-    moved = ((now - before).abs().amax(dim=1) > 1e-5).nonzero().view(-1)
-    assert moved.tolist() == [148, 149, 150, 151, 152, 153]
 
 
 @pytest.mark.parametrize("method", RUNS)
@@ -644,27 +468,3 @@ def test_degenerate_requests(method: str) -> None:
         result = unlearn(method, model, graph, request, epochs=3)
         out = result.model(graph.x, result.data.edge_index)
         assert torch.isfinite(out).all()
-
-
-def test_options_that_cannot_be_meant() -> None:
-    for options, match in (
-        ({"alpha": 1.5}, "'alpha'"),
-        ({"alpha": float("nan")}, "'alpha'"),
-        ({"mode": "fast"}, "'mode'"),
-        ({"init": "zeros"}, "'init'"),
-        ({"message_graph": "half"}, "'message_graph'"),
-        ({"subgraph": "some"}, "'subgraph'"),
-    ):
-        with pytest.raises(InvalidInputError, match=match):
-            GNNDelete(**options)
-    with pytest.raises(InvalidInputError, match="mode"):
-        INPOS(mode="paper")
-    with pytest.raises(InvalidInputError, match="'init'"):
-        INPOS(init="zeros")
-
-
-def test_operators_refuse_another_graph() -> None:
-    model = nn_gcn()
-    attach_operators(model, {"convs.1": DeletionOperator(torch.tensor([1]), 40, 4)})
-    with pytest.raises(UnsupportedModelError, match="40 nodes"):
-        model(torch.randn(10, 5), torch.tensor([[0, 1], [1, 0]]))

@@ -38,7 +38,7 @@ CHANGES = {
     "batch_size": Change(4),
     "sampler": Change("neighbor", {"batch_size": 4}),
     "num_neighbors": Change((5, 5), {"batch_size": 4}),
-    "subgraph": Change("always", {"batch_size": 1}, "notes"),  # exact: the same weights but for rounding
+    "subgraph": Change("always", {"batch_size": 1, "steps": 3}, "notes"),  # exact: the same weights but for rounding
     "steps": Change(4),
     "accumulate": Change(True, {"batch_size": 4}),
     "optimizer": Change("sgd"),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit, log_softmax, softmax
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
@@ -17,6 +18,7 @@ from gunlearn.losses import TopologicalEntropy
 from gunlearn.methods import INPO
 from gunlearn.tasks.graph.score_targets import SCORE_TARGETS
 from tests.methods.cases import dense_gcn, fresh_model, make_data, run, same_weights, trained_model, weights
+from tests.training.callbacks import On
 
 FORGET = gu.ForgetEdges(count=12, seed=3)
 
@@ -71,19 +73,14 @@ def dense_embeddings(
     return dense_gcn(w, data, edge_index, torch.as_tensor(scale)).numpy()
 
 
-def softmax(z: np.ndarray) -> np.ndarray:
-    e = np.exp(z - z.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
 def probability(z: np.ndarray, edges: Tensor) -> np.ndarray:
-    return 1 / (1 + np.exp(-(z[edges[0]] * z[edges[1]]).sum(1)))
+    return expit((z[edges[0]] * z[edges[1]]).sum(1))
 
 
 def entropy(z: np.ndarray, reference: np.ndarray, edges: Tensor) -> float:
     """Both directions of each edge, both of its end points, repeats kept, as the official code goes."""
     ends = torch.cat([edges, edges.flip(0)], dim=1).flatten().numpy()
-    return float(-(softmax(reference[ends]) * np.log(softmax(z[ends]))).sum(1).mean())
+    return float(-(softmax(reference[ends], 1) * log_softmax(z[ends], 1)).sum(1).mean())
 
 
 def paper_terms(z: np.ndarray, z_ref: np.ndarray, partition: Any) -> dict[str, float]:
@@ -187,20 +184,18 @@ def test_default_mode_by_hand() -> None:
 def test_scales_are_in_force_only_in_training_passes(variant: str, name: str) -> None:
     data, seen = make_data(), []
 
-    class Watch(gu.Callback):
-        def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-            model.eval()
-            twin = fresh_model(name, seed=8)
-            twin.load_state_dict(model.state_dict())
-            twin.eval()
-            with torch.no_grad():
-                torch.testing.assert_close(model(data.x, data.edge_index), twin(data.x, data.edge_index))
-            seen.append(state.epoch)
+    def plain_now(state: Any, model: nn.Module, **_: Any) -> None:
+        model.eval()
+        twin = fresh_model(name, seed=8)
+        twin.load_state_dict(model.state_dict())
+        twin.eval()
+        with torch.no_grad():
+            torch.testing.assert_close(model(data.x, data.edge_index), twin(data.x, data.edge_index))
+        seen.append(state.epoch)
 
-        on_train_begin = on_step_end = on_epoch_begin = on_train_end = on_epoch_end
-
-    model = trained_model(name)
-    result = run(f"inpo:{variant}", model, data, FORGET, epochs=2, callbacks=[Watch()])
+    events = ("train_begin", "epoch_begin", "step_end", "epoch_end", "train_end")
+    model, watch = trained_model(name), On(**dict.fromkeys(events, plain_now))
+    result = run(f"inpo:{variant}", model, data, FORGET, epochs=2, callbacks=[watch])
     assert seen == [0, 0, 1, 1, 1, 2, 2, 2]
     twin = fresh_model(name).eval()
     twin.load_state_dict(result.model.state_dict())
@@ -214,12 +209,8 @@ def test_scales_are_in_force_only_in_training_passes(variant: str, name: str) ->
 @pytest.mark.parametrize("variant", ["default", "unseen"])
 def test_the_influence_estimate_leaves_nothing_behind(variant: str) -> None:
     data, seen = make_data(), []
-
-    class Watch(gu.Callback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-            seen.append([p.grad for p in model.parameters()])
-
-    run(f"inpo:{variant}", trained_model(), data, FORGET, epochs=1, callbacks=[Watch()])
+    watch = On(train_begin=lambda model, **_: seen.append([p.grad for p in model.parameters()]))
+    run(f"inpo:{variant}", trained_model(), data, FORGET, epochs=1, callbacks=[watch])
     assert seen == [[None] * 4]
     assert not data.x.requires_grad
     assert data.x.grad is None
@@ -268,10 +259,10 @@ def test_paper_mode_steps() -> None:
 
 def test_each_idea_can_be_switched_off_and_matters() -> None:
     model, data = trained_model(), make_data()
-    whole = run("inpo", model, data, FORGET, epochs=3, lr=1e-2, entropy_weight=0.5, kl_weight=5.0, retain_weight=1.0)
+    options = {"epochs": 3, "lr": 1e-2, "entropy_weight": 0.5, "kl_weight": 5.0, "retain_weight": 1.0}
+    whole = run("inpo", model, data, FORGET, **options)
     for off in ({"entropy_weight": 0.0}, {"kl_weight": 0.0}, {"retain_weight": 0.0}, {"scale_messages": False}):
-        options = {"epochs": 3, "lr": 1e-2, "entropy_weight": 0.5, "kl_weight": 5.0, "retain_weight": 1.0, **off}
-        assert not same_weights(run("inpo", model, data, FORGET, **options).model, whole.model)
+        assert not same_weights(run("inpo", model, data, FORGET, **{**options, **off}).model, whole.model)
 
 
 @pytest.mark.parametrize("method", ["inpo", "gradient_ascent"])
@@ -291,12 +282,11 @@ def test_until_unseen_lets_edges_go(method: str, monkeypatch: pytest.MonkeyPatch
     assert never.history == plain.history  # nobody is let go: an ordinary run
     assert same_weights(never.model, plain.model)
     half = until(torch.cat([low[:6], high[6:]]))
-    label = next(name for name in half.history[0] if name in ("npo(forget)", "gradient_ascent(forget)"))
-    if label == "npo(forget)":  # each edge still in it contributes 2 ln 2 / beta
-        assert half.history[0][label] == pytest.approx(plain.history[0][label] / 2, rel=1e-5)
+    if method == "inpo":  # each edge still in it contributes 2 ln 2 / beta
+        assert half.history[0]["npo(forget)"] == pytest.approx(plain.history[0]["npo(forget)"] / 2, rel=1e-5)
     else:
-        u, v = FORGET.resolve(data).forget_edge_index[:, :6]
-        retain = FORGET.resolve(data).retain_data.edge_index
-        by_hand = np.log(probability(dense_embeddings(weights(model), data, retain), torch.stack([u, v]))).sum() / 12
-        assert half.history[0][label] == pytest.approx(by_hand, rel=1e-4)
+        partition = FORGET.resolve(data)
+        z = dense_embeddings(weights(model), data, partition.retain_data.edge_index)
+        by_hand = np.log(probability(z, partition.forget_edge_index[:, :6])).sum() / 12
+        assert half.history[0]["gradient_ascent(forget)"] == pytest.approx(by_hand, rel=1e-4)
     assert until(torch.cat([low[:1], high[1:]])).epochs == 5  # 11 of 12 are not 95 %

@@ -29,8 +29,11 @@ from tests.methods.cases import (
     trained_model,
     weights,
 )
+from tests.training.callbacks import On
 
+CONTRACT = [*CASES, *HEAD_CASES]
 per_case = pytest.mark.parametrize("case", CASES, ids=str)
+per_contract_case = pytest.mark.parametrize("case", CONTRACT, ids=str)
 per_training_case = pytest.mark.parametrize("case", TRAINING, ids=str)
 # A few steps of a paper's settings may do harm, and say so.
 pytestmark = pytest.mark.filterwarnings("ignore:.* of the training nodes that stay are predicted otherwise")
@@ -38,7 +41,7 @@ HOOKS = [name for name in vars(nn.Module()) if "hooks" in name]
 
 
 def test_every_registered_method_and_variant_has_a_row() -> None:
-    assert sorted(case.spec for case in [*CASES, *HEAD_CASES, *SHARD_CASES]) == sorted(registered_specs())
+    assert sorted(case.spec for case in [*CONTRACT, *SHARD_CASES]) == sorted(registered_specs())
 
 
 def test_every_method_of_the_package_is_registered() -> None:
@@ -140,7 +143,7 @@ def check_untouched(case: MethodCase, name: str, run_it: Any) -> None:
 
 
 # Each method on some model, each model with some methods.
-PAIRS = [(case, list(MODELS)[i % len(MODELS)]) for i, case in enumerate(CASES)]
+PAIRS = [(case, case.head or list(MODELS)[i % len(MODELS)]) for i, case in enumerate(CONTRACT)]
 PAIRS += [(case, name) for case in CASES if case.spec in ("npo:default", "etr:default") for name in MODELS]
 
 
@@ -165,7 +168,7 @@ def test_the_callers_model_data_and_random_state_are_untouched(case: MethodCase,
     check_untouched(case, name, run_it)
 
 
-@per_case
+@per_contract_case
 def test_untouched_when_the_method_raises(case: MethodCase, monkeypatch: pytest.MonkeyPatch) -> None:
     cls = METHODS[case.method]
     original = cls.run
@@ -181,18 +184,17 @@ def test_untouched_when_the_method_raises(case: MethodCase, monkeypatch: pytest.
         with pytest.raises(RuntimeError, match="on purpose"):
             run(case, model, data)
 
-    check_untouched(case, "gat", run_it)
+    check_untouched(case, case.head or "gat", run_it)
 
 
 @per_training_case
 def test_untouched_when_a_callback_raises(case: MethodCase) -> None:
-    class Broken(gu.Callback):
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            raise KeyboardInterrupt
+    def stop(**_: Any) -> None:
+        raise KeyboardInterrupt
 
     def run_it(model: nn.Module, data: Data) -> None:
         with pytest.raises(KeyboardInterrupt):
-            run(case, model, data, callbacks=[Broken()])
+            run(case, model, data, callbacks=[On(step_end=stop)])
 
     check_untouched(case, "sage", run_it)
 
@@ -209,16 +211,15 @@ def alike(one: gu.Result, other: gu.Result) -> bool:
     return same_weights(one.model, other.model) and one.history == other.history
 
 
-@per_case
-@pytest.mark.parametrize("name", ["sage"])
-def test_seeds(case: MethodCase, name: str) -> None:
+@per_contract_case
+def test_seeds(case: MethodCase) -> None:
     data, results = make_data(), []
     for seed, mode in ((1, True), (1, False), (2, False)):
         torch.manual_seed(11 + mode)  # neither the global state has a say, nor the mode that the model comes in
         random.seed(11 + mode)
-        results.append(run(case, trained_model(name).train(mode), data, seed=seed))
+        results.append(run(case, trained_model(case.head or "sage").train(mode), data, seed=seed))
     assert alike(results[0], results[1])
-    assert alike(results[1], results[2]) != (case.random or (case.trains and name != "gcn"))
+    assert alike(results[1], results[2]) != (case.random or case.trains)
 
 
 @per_case
@@ -228,7 +229,7 @@ def test_what_is_random_without_dropout(case: MethodCase) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "name"), [(case, ("pyg", "autoencoder")[i % 2]) for i, case in enumerate(CASES)], ids=str
+    ("case", "name"), [(case, case.head or ("pyg", "autoencoder")[i % 2]) for i, case in enumerate(CONTRACT)], ids=str
 )
 def test_saved_and_loaded(case: MethodCase, name: str, tmp_path: Any) -> None:
     result = run(case, trained_model(name), make_data(), seed=4)
@@ -269,12 +270,8 @@ def test_modes_tell_variants_apart() -> None:
 @per_training_case
 def test_the_last_epoch_counts_and_its_record_has_every_term(case: MethodCase) -> None:
     last: list[dict[str, Tensor]] = []
-
-    class Watch(gu.Callback):
-        def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-            last.append(weights(model))
-
-    result = run(case, trained_model("gcn"), make_data(), callbacks=[Watch()])
+    watch = On(epoch_end=lambda model, **_: last.append(weights(model)))
+    result = run(case, trained_model("gcn"), make_data(), callbacks=[watch])
     if not case.chooses:  # no epoch is chosen on figures of the validation, test or forget set
         found = result.model.state_dict()
         assert all(torch.equal(found[name], value) for name, value in last[-1].items() if name in found)
@@ -300,3 +297,26 @@ def test_no_epochs_no_change(case: MethodCase) -> None:
     result = run(case, model, make_data(), epochs=0)
     assert same_weights(result.model, model) != case.from_scratch
     assert result.history == []
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        gu.ForgetNodes(ratio=0.5),
+        gu.ForgetNodes(mask=make_data().y == 3),  # a whole class
+        gu.ForgetNodes([63]),  # an isolated node
+        gu.ForgetSubgraph([0]),
+        gu.ForgetFeatures(ratio=0.3, columns=[1, 2]),
+        gu.ForgetEdges(ratio=0.5),
+        gu.ForgetNodes([1]) + gu.ForgetEdges(count=3) + gu.ForgetFeatures([4, 5]),
+    ],
+    ids=["half", "class", "isolated", "subgraph", "features", "edges", "sum"],
+)
+@pytest.mark.parametrize("case", HEAD_CASES, ids=str)
+def test_linear_heads_forget_what_any_request_names(case: MethodCase, request_: gu.Request) -> None:
+    model, data = trained_model(case.head), make_data()
+    result = run(case, model, data, request_)
+    changed = not same_weights(result.model, model)
+    assert changed or case.method == "graph_editor"  # of which an isolated test node changes nothing
+    assert result.notes.get("certificate", {}).get("status", "certified") in ("certified", "retrained")
+    assert result.mode == case.variant

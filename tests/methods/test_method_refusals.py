@@ -21,7 +21,17 @@ from gunlearn.errors import (
     UnsupportedModelError,
 )
 from gunlearn.methods import METHODS, FineTune, Retrain, TrainArguments
-from tests.methods.cases import CASES, TRAINING, MethodCase, make_data, run, same_weights, trained_model
+from tests.methods.cases import (
+    CASES,
+    SHARD_CASES,
+    TRAINING,
+    Made,
+    MethodCase,
+    make_data,
+    run,
+    same_weights,
+    trained_model,
+)
 
 per_case = pytest.mark.parametrize("case", CASES, ids=str)
 per_training_case = pytest.mark.parametrize("case", TRAINING, ids=str)
@@ -51,12 +61,8 @@ class Untouchable(nn.Module):
 @pytest.mark.parametrize("method", ["utu", "npo", "retrain", "etr", "gif"])
 def test_requests_that_do_not_fit(method: str) -> None:
     data = make_data()
-    free = next(
-        (u, v)
-        for u in range(64)
-        for v in range(64)
-        if not ((data.edge_index[0] == u) & (data.edge_index[1] == v)).any()
-    )
+    edges = set(map(tuple, data.edge_index.t().tolist()))
+    free = next((u, v) for u in range(64) for v in range(64) if (u, v) not in edges)
     for request, error in (
         (ForgetNothing(), EmptyForgetSetError),
         (gu.ForgetEdges(edge_ids=range(data.num_edges)), InvalidRequestError),
@@ -70,11 +76,9 @@ def test_requests_that_do_not_fit(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["utu", "npo", "retrain", "etr", "gif"])
 def test_a_broken_model_is_refused(method: str) -> None:
-    for spoiled in ("parameter", "buffer"):
+    for spoiled in ("norm.weight", "norm.running_var"):
         model = trained_model("sage")
-        (next(model.parameters()) if spoiled == "parameter" else model.norm.running_var).data.view(-1)[-1] = float(
-            "nan"
-        )
+        model.state_dict()[spoiled][-1] = float("nan")
         with pytest.raises(InvalidInputError, match="finite weights"):
             run(method, model, make_data())
 
@@ -101,31 +105,23 @@ def test_unknown_names() -> None:
     ):
         with pytest.raises(InvalidInputError, match=match):
             gu.unlearn(model, data, gu.ForgetEdges(count=2), **arguments)
-    with pytest.raises(InvalidTypeError, match="forget request"):
-        gu.unlearn(model, data, torch.tensor([[0], [1]]))
-    with pytest.raises(InvalidTypeError, match="torch module"):
-        gu.unlearn(lambda x, edge_index: x, data, gu.ForgetEdges(count=2))
-    with pytest.raises(InvalidInputError, match="with parameters"):
-        gu.unlearn(nn.ReLU(), data, gu.ForgetEdges(count=2))
-    with pytest.raises(InvalidInputError, match="lazy"):
-        gu.unlearn(GCNConv(-1, 3), data, gu.ForgetEdges(count=2))
+    request = gu.ForgetEdges(count=2)
+    for given, asked, error, match in (
+        (model, torch.tensor([[0], [1]]), InvalidTypeError, "forget request"),
+        (lambda x, edge_index: x, request, InvalidTypeError, "torch module"),
+        (nn.ReLU(), request, InvalidInputError, "with parameters"),
+        (GCNConv(-1, 3), request, InvalidInputError, "lazy"),
+    ):
+        with pytest.raises(error, match=match):
+            gu.unlearn(given, data, asked)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("epochs", -1),
-        ("lr", 0.0),
-        ("lr", -1e-3),
-        ("lr", float("nan")),
-        ("lr", float("inf")),
-        ("weight_decay", -1e-3),
-        ("weight_decay", float("nan")),
-        ("max_grad_norm", 0.0),
-        ("max_grad_norm", -1.0),  # clipping to it would turn the gradient around
-        ("max_grad_norm", float("nan")),
-    ],
-)
+NEVER = [("epochs", -1), *(("lr", value) for value in (0.0, -1e-3, float("nan"), float("inf")))]
+NEVER += [(name, value) for name in ("weight_decay", "max_grad_norm") for value in (-1.0, float("nan"))]
+NEVER += [("max_grad_norm", 0.0)]  # clipping to less would turn the gradient around
+
+
+@pytest.mark.parametrize(("name", "value"), NEVER)
 def test_settings_that_cannot_be_meant(name: str, value: float) -> None:
     with pytest.raises(InvalidInputError, match=name):
         TrainArguments(**{"epochs": 1, name: value})
@@ -136,14 +132,13 @@ def test_settings_that_cannot_be_meant(name: str, value: float) -> None:
             cls(**{name: value})
 
 
-@pytest.mark.parametrize(("case", "wrong"), [(case, wrong) for case in CASES for wrong in case.bad], ids=str)
+BAD = [(case, wrong) for case in (*CASES, *SHARD_CASES) for wrong in case.bad]
+
+
+@pytest.mark.parametrize(("case", "wrong"), BAD, ids=str)
 def test_options_that_cannot_be_meant(case: MethodCase, wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match=f"Expected.*({'|'.join(wrong)}|weight of)"):
         METHODS[case.method](**wrong)
-
-
-def items() -> Data:
-    return Data(x=torch.randn(20, 8), y=torch.arange(20) % 2)
 
 
 @pytest.mark.parametrize(
@@ -156,8 +151,9 @@ def items() -> Data:
     ],
 )
 def test_unsupported_on_items(method: str, task: str, match: str) -> None:
+    data = Data(x=torch.randn(20, 8), y=torch.arange(20) % 2)
     with pytest.raises(UnsupportedMethodError, match=match):
-        gu.unlearn(Untouchable(), items(), gu.ForgetItems(count=2), method, task)
+        gu.unlearn(Untouchable(), data, gu.ForgetItems(count=2), method, task)
 
 
 @per_case
@@ -172,15 +168,6 @@ def test_errors_of_the_model_are_the_models(case: MethodCase) -> None:
         run(case, Untouchable(), make_data())
 
 
-def test_a_model_that_returns_something_else() -> None:
-    class Graphwise(Untouchable):
-        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-            return self.conv(x, edge_index).mean(0)
-
-    with pytest.raises(UnsupportedModelError, match="embeddings of shape"):
-        run("npo", Graphwise(), make_data())
-
-
 def test_a_model_that_cannot_be_copied() -> None:
     model, data = trained_model("sage"), make_data()
     model.last = model(data.x, data.edge_index)  # what forward functions like to leave behind
@@ -188,92 +175,59 @@ def test_a_model_that_cannot_be_copied() -> None:
         run("utu", model, data)
 
 
-def test_a_model_without_trainable_parameters() -> None:
-    model = trained_model("gcn").requires_grad_(False)
-    with pytest.raises(InvalidInputError, match="trainable"):
-        run("npo", model, make_data())
+GRAPHWISE = Made(lambda m, x, edge_index: m.conv(x, edge_index).mean(0), conv=GCNConv(8, 4))
+PERCEPTRON = Made(lambda m, x, edge_index: m.lin(x), lin=nn.Linear(8, 4))
 
 
-def test_inpo_needs_message_passing_layers() -> None:
-    class Perceptron(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lin = nn.Linear(8, 4)
-
-        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-            return self.lin(x)
-
-    with pytest.raises(UnsupportedModelError, match="MessagePassing"):
-        run("inpo", Perceptron(), make_data(), epochs=1)
-    assert run("npo", Perceptron(), make_data(), epochs=1).epochs == 1
+def test_models_that_do_not_fit() -> None:
+    for method, model, error, match in (
+        ("npo", GRAPHWISE, UnsupportedModelError, "embeddings of shape"),
+        ("npo", trained_model().requires_grad_(False), InvalidInputError, "trainable"),
+        ("inpo", PERCEPTRON, UnsupportedModelError, "MessagePassing"),
+    ):
+        with pytest.raises(error, match=match):
+            run(method, model, make_data(), epochs=1)
+    assert run("npo", PERCEPTRON, make_data(), epochs=1).epochs == 1
 
 
-class ForgottenReset(nn.Module):
+class ForgottenReset(Made):
     """Its `reset_parameters` leaves one layer as it was trained."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.two = GCNConv(8, 8), GCNConv(8, 4)
 
     def reset_parameters(self) -> None:
         self.one.reset_parameters()
 
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        return self.two(self.one(x, edge_index).relu(), edge_index)
-
 
 def test_retraining_must_start_anew() -> None:
-    class Bare(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.shift = GCNConv(8, 4), nn.Parameter(torch.randn(4))
-
-        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-            return self.conv(x, edge_index) + self.shift
-
-    for cls, match in ((ForgottenReset, "'two"), (Bare, "every module with parameters")):
+    two = {"one": GCNConv(8, 8), "two": GCNConv(8, 4)}
+    shifted = {"conv": GCNConv(8, 4), "shift": nn.Parameter(torch.randn(4))}
+    for model, match in (
+        (ForgottenReset(lambda m, x, e: m.two(m.one(x, e).relu(), e), **two), "'two"),
+        (Made(lambda m, x, e: m.conv(x, e) + m.shift, **shifted), "every module with parameters"),
+    ):
         with pytest.raises(UnsupportedModelError, match=match):
-            run("retrain", cls(), make_data(), epochs=1)
+            run("retrain", model, make_data(), epochs=1)
 
 
 def test_a_buffer_that_stays_is_warned_of() -> None:
-    class Remembers(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = GCNConv(8, 4)
-            self.register_buffer("seen", torch.arange(4.0))
-
-        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-            return self.conv(x, edge_index) + self.seen
-
+    model = Made(lambda m, x, e: m.conv(x, e) + m.seen, conv=GCNConv(8, 4))
+    model.register_buffer("seen", torch.arange(4.0))
     with pytest.warns(UserWarning, match="'seen' kept its value"):
-        run("retrain", Remembers(), make_data(), epochs=1)
+        run("retrain", model, make_data(), epochs=1)
 
 
 def test_the_callers_training_function_must_return_a_model() -> None:
     with pytest.raises(UnsupportedModelError, match="return a torch module"):
         run("retrain", trained_model(), make_data(), train=lambda data, seed: None)
 
-    def spoiled(data: Data, seed: int) -> nn.Module:
-        model = trained_model()
-        next(model.parameters()).data.fill_(float("nan"))
-        return model
-
+    model = trained_model()
+    next(model.parameters()).data.fill_(float("nan"))
     with pytest.raises(DivergenceError, match="finite weights"):
-        run("retrain", trained_model(), make_data(), train=spoiled)
+        run("retrain", trained_model(), make_data(), train=lambda data, seed: model)
 
 
 def test_a_cached_layer_does_not_keep_the_forgotten_edges() -> None:
     # PyG's `cached=True` computes its adjacency once; the unlearned model must read the graph that it is given.
-    class Cached(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = GCNConv(8, 4, cached=True)
-
-        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-            return self.conv(x, edge_index)
-
-    data, model = make_data(), Cached()
+    data, model = make_data(), Made(lambda m, x, e: m.conv(x, e), conv=GCNConv(8, 4, cached=True))
     plain = GCNConv(8, 4)
     plain.load_state_dict(model.conv.state_dict())
     model(data.x, data.edge_index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 import gunlearn as gu
-from gunlearn.losses import Objective, Prediction
-from gunlearn.methods import METHODS, FineTune, GradientAscentMethod, Retrain, run_method
+from gunlearn.losses import Prediction
+from gunlearn.methods import METHODS, Retrain, run_method
 from tests.methods.cases import (
     ON_EDGES,
     MethodCase,
@@ -23,8 +23,8 @@ from tests.methods.cases import (
     make_data,
     run,
     same_weights,
-    scores_of,
     trained_model,
+    watched,
 )
 
 FORGET = gu.ForgetEdges(count=12, seed=3)
@@ -32,44 +32,13 @@ FORGET = gu.ForgetEdges(count=12, seed=3)
 
 def dense_scores(model: nn.Module, data: Data, edge_index: Tensor) -> np.ndarray:
     """Scores of a two-layer GCN in float64, from its weights alone: `[num_edges]`."""
-    return scores_of(dense_gcn(model.state_dict(), data, data.edge_index), edge_index)
+    z, (u, v) = dense_gcn(model.state_dict(), data, data.edge_index), edge_index
+    return (z[u] * z[v]).sum(1).detach().numpy()
 
 
 def log_likelihood(model: nn.Module, data: Data, edge_index: Tensor) -> float:
     """Mean log-probability that these pairs are edges."""
     return float(-np.logaddexp(0, -dense_scores(model, data, edge_index)).mean())
-
-
-def test_utu_keeps_the_weights() -> None:
-    model = trained_model("pyg")
-    result = run("utu", model, make_data())
-    assert same_weights(result.model, model)
-    assert not same_weights(result.model, trained_model("pyg").apply(_nudge))  # control
-    assert (result.epochs, result.history, result.seconds_per_epoch) == (0, [], None)
-
-
-def _nudge(module: nn.Module) -> None:
-    for parameter in module.parameters(recurse=False):
-        parameter.data.view(-1)[0] += 1e-7
-
-
-def test_gradient_ascent_raises_the_forget_loss() -> None:
-    model, data = trained_model(), make_data()
-    partition = FORGET.resolve(data)
-
-    def change(method: GradientAscentMethod) -> float:
-        result = run_method(method, model, partition, gu.LinkPrediction())
-        edges, graph = partition.forget_edge_index, partition.retain_data
-        return log_likelihood(result.model, graph, edges) - log_likelihood(model, graph, edges)
-
-    @dataclass(frozen=True)
-    class Flipped(GradientAscentMethod):
-        def objective(self) -> Objective:
-            return -1.0 * super().objective()
-
-    assert change(GradientAscentMethod(epochs=10, lr=1e-2)) < -0.1
-    assert change(Flipped(epochs=10, lr=1e-2)) > 0  # control: the sign decides
-    assert change(GradientAscentMethod(epochs=0)) == 0
 
 
 def test_finetuning_lowers_the_retained_loss() -> None:
@@ -106,30 +75,6 @@ def test_npo_starts_at_its_closed_form(beta: float) -> None:
     # Control: a reference on the other graph would not start there.
     now, then = (-np.logaddexp(0, -dense_scores(model, graph, edges)) for graph in (partition.retain_data, data))
     assert abs((2 / beta * np.log1p(np.exp(beta * (now - then)))).mean() - 2 * math.log(2) / beta) > 1e-2
-
-
-def test_npo_becomes_gradient_ascent() -> None:
-    model, data = trained_model(), make_data()
-    more = {"epochs": 12, "lr": 0.02, "request": FORGET}
-
-    def vector(method: str, **options: Any) -> Tensor:
-        return torch.cat([v.flatten() for v in run(method, model, data, **more, **options).model.state_dict().values()])
-
-    ascent = vector("gradient_ascent")
-    tiny, large = (vector("npo", beta=beta, retain_weight=0.0) for beta in (1e-4, 5.0))
-    assert (tiny - ascent).norm() < 1e-2 * (large - ascent).norm()
-
-
-def test_graddiff_keeps_more_than_gradient_ascent() -> None:
-    model, data = trained_model(), make_data()
-    partition = FORGET.resolve(data)
-    graph = partition.retain_data
-    results = {m: run(m, model, data, FORGET, epochs=40, lr=1e-2).model for m in ("gradient_ascent", "graddiff", "npo")}
-    retain = {m: log_likelihood(r, graph, partition.retain_edge_index) for m, r in results.items()}
-    forget = {m: log_likelihood(r, graph, partition.forget_edge_index) for m, r in results.items()}
-    before = log_likelihood(model, graph, partition.forget_edge_index)
-    assert all(value < before for value in forget.values())
-    assert retain["gradient_ascent"] < min(retain["graddiff"], retain["npo"]) - 0.05
 
 
 class Spy(gu.LinkPrediction):
@@ -197,7 +142,7 @@ def test_no_method_learns_from_held_out_edges(case: MethodCase) -> None:
     assert bool(validation & union(spy.edges)) == case.validates
 
 
-@pytest.mark.parametrize("case", [case for case in ON_EDGES if case.trains and case.learns], ids=str)
+@pytest.mark.parametrize("case", [case for case in ON_EDGES if case.trains], ids=str)
 def test_what_is_learned_from(case: MethodCase) -> None:
     data = make_data()
     partition = FORGET.resolve(data)
@@ -205,19 +150,21 @@ def test_what_is_learned_from(case: MethodCase) -> None:
     spy = Spy()
     whole = {"subgraph": "never"} if "subgraph" in METHODS[case.method].options() else {}
     run(case, trained_model("gcn"), data, FORGET, task=spy, **whole)
-    assert union(spy.passes, True) == retained | (forgotten if case.reads_forgotten else set())
-    parts = {"forget": forgotten, "retain": retained}
-    assert union(spy.edges, True) == set().union(*(parts[name] for name in case.learns))
+    read, allowed = union(spy.passes, True), retained | (forgotten if case.reads_forgotten else set())
+    nearby = case.method in ("gnndelete", "gnndelete_ni") and case.variant == "paper"  # around what is forgotten alone
+    assert forgotten <= read <= allowed if nearby else read == allowed
+    if case.learns:
+        parts = {"forget": forgotten, "retain": retained}
+        assert union(spy.edges, True) == set().union(*(parts[name] for name in case.learns))
 
 
 @pytest.mark.parametrize(
     "case", [c for c in ON_EDGES if c.trains and not c.from_scratch and c.variant != "paper"], ids=str
 )
-@pytest.mark.parametrize("graph", ["retain", "full"])
-def test_the_message_graph_can_be_chosen(case: MethodCase, graph: str) -> None:
+def test_the_message_graph_can_be_chosen(case: MethodCase) -> None:
     data, spy = make_data(), Spy()
-    run(case, trained_model("gcn"), data, FORGET, task=spy, message_graph=graph)
-    assert (keys(FORGET.resolve(data).forget_edge_index) <= union(spy.passes, True)) == (graph == "full")
+    run(case, trained_model("gcn"), data, FORGET, task=spy, message_graph="full")
+    assert keys(FORGET.resolve(data).forget_edge_index) <= union(spy.passes, True)
 
 
 @pytest.mark.parametrize("name", ["gcn", "pyg", "autoencoder"])
@@ -256,16 +203,14 @@ def test_retraining_by_the_callers_function() -> None:
 
     x = data.x.clone()
     result = run("retrain", trained_model("sage"), data, FORGET, seed=6, train=train)
-    (given, seed, model), partition = made[0], result.partition
-    assert (len(made), seed) == (1, 6)
+    ((given, seed, model),), partition = made, result.partition
+    assert seed == 6
     assert keys(given.edge_index) == keys(partition.retain_edge_index)
     assert result.model is model
     assert not model.training
     assert torch.equal(partition.retain_data.x, x)
     assert torch.equal(data.x, x)
-    assert result.epochs is None
-    assert result.seconds_per_epoch is None
-    assert result.history == []
+    assert (result.epochs, result.seconds_per_epoch, result.history) == (None, None, [])
     assert "epochs" not in repr(result)
 
 
@@ -280,27 +225,18 @@ def test_retraining_stops_early() -> None:
 def test_one_pass_of_the_reference_is_enough() -> None:
     """The reference is frozen: the original model in evaluation mode, on the graph that the current one reads."""
 
-    class Watch(Spy):
-        def encode(self, model: nn.Module, data: Data) -> Tensor:
-            if not any(p.requires_grad for p in model.parameters()):
-                assert not model.training
-                self.model = model
-                self.calls = [*getattr(self, "calls", []), data]
-            return super().encode(model, data)
+    calls: list[tuple[nn.Module, Data]] = []
+
+    def seen(model: nn.Module, data: Data) -> None:
+        if not any(p.requires_grad for p in model.parameters()):
+            assert not model.training
+            calls.append((model, data))
 
     data, model = make_data(), trained_model("pyg")
     for graph in ("full", "retain"):
-        spy = Watch()
-        result = run("npo", model, data, epochs=5, lr=1e-2, task=spy, message_graph=graph)
-        assert len(spy.calls) == 1
-        assert spy.calls[0] is (data if graph == "full" else result.partition.retain_data)
-        assert same_weights(spy.model, model)
-
-
-def test_weight_decay_shrinks_weights() -> None:
-    def size(decay: float) -> float:
-        method = FineTune(epochs=30, lr=1e-2, weight_decay=decay)
-        result = run_method(method, trained_model(), FORGET.resolve(make_data()), gu.LinkPrediction())
-        return sum(float(p.norm()) for p in result.model.parameters())
-
-    assert size(0.5) < size(0.0)
+        calls.clear()
+        more = {"task": watched("link_prediction", seen), "message_graph": graph}
+        result = run("npo", model, data, epochs=5, lr=1e-2, **more)
+        ((reference, read),) = calls
+        assert read is (data if graph == "full" else result.partition.retain_data)
+        assert same_weights(reference, model)

@@ -10,12 +10,7 @@ from torch_geometric.data import Data
 
 import gunlearn as gu
 from tests.methods.cases import make_data, same_weights, trained_model
-
-
-def karate() -> Data:
-    data = gu.node_split(gu.load("karate"), 0.2, 0.2, seed=0)
-    data.x = torch.rand(34, 6, generator=torch.Generator().manual_seed(0))
-    return data
+from tests.methods.forgetting import classifier
 
 
 @pytest.mark.parametrize("name", ["random_label", "bad_teacher", "npo", "graddiff", "gradient_ascent", "scrub"])
@@ -45,7 +40,7 @@ def test_what_goes_is_not_read_by_what_learns_from_the_rest_alone():
 
 
 def test_the_original_graph_is_read_for_the_forget_part_alone():
-    data = karate()
+    _, data = classifier()
     partition, task = gu.ForgetNodes(count=4).resolve(data), gu.NodeClassification()
     assert task.parts(partition, names=["retain"]).data is partition.retain_data
     assert task.parts(partition, names=["forget", "retain"]).data.num_nodes > 34
@@ -73,7 +68,7 @@ def test_a_second_draw_is_among_what_is_left():
 
 
 def test_requests_one_after_the_other_are_one_request():
-    data = karate()
+    _, data = classifier()
     step = gu.ForgetFeatures([9]).resolve(gu.ForgetNodes([3, 8]).resolve(data).retain_data).retain_data
     whole = (gu.ForgetNodes([3, 8]) + gu.ForgetFeatures([9])).resolve(data).retain_data
     assert all(torch.equal(step[name], whole[name]) for name in ("x", "y", "edge_index", "train_mask"))

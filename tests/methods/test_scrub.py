@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from torch import nn
 
 import gunlearn as gu
@@ -15,16 +17,13 @@ from gunlearn.losses import Prediction
 from gunlearn.methods import Scrub, ScrubR, run_method
 from gunlearn.methods.any_task.scrub import _direction
 from gunlearn.methods.gradient import FrozenStatistics
-from tests.methods.cases import fresh_model, make_data, same_weights
-from tests.methods.forgetting import IMAGES, digits, karate, on_digits, on_karate, state, threes
+from tests.methods.cases import fresh_model, make_data, same_weights, weights
+from tests.methods.forgetting import IMAGES, digits, on_digits, on_karate, threes
+from tests.training.callbacks import On
 
 STUDENT = np.array([[2.0, -1.0, 0.5], [0.0, 1.0, -2.0]])
 TEACHER = np.array([[1.0, 0.0, 3.0], [-1.0, 2.0, 0.5]])
 LABEL = np.array([2, 0])
-
-
-def softmax(z: np.ndarray) -> np.ndarray:
-    return np.exp(z) / np.exp(z).sum(-1, keepdims=True)
 
 
 def prediction(logits: np.ndarray) -> Prediction:
@@ -33,7 +32,7 @@ def prediction(logits: np.ndarray) -> Prediction:
 
 
 def distance(temperature: float) -> float:
-    teacher, student = softmax(TEACHER / temperature), softmax(STUDENT / temperature)
+    teacher, student = softmax(TEACHER / temperature, 1), softmax(STUDENT / temperature, 1)
     return float(temperature**2 * (teacher * np.log(teacher / student)).sum(-1).mean())
 
 
@@ -42,11 +41,11 @@ def test_the_losses_of_both_phases(temperature: float) -> None:
     method = Scrub(temperature=temperature, alpha=0.3, gamma=0.7, max_steps=1, min_steps=1, ascent_first=False)
     parts = [{name: prediction(z) for name in ("forget", "retain")} for z in (STUDENT, TEACHER)]
     up, down = (float(method.objective_at(epoch)(*parts).total) for epoch in (0, 1))
-    entropy = -np.log(softmax(STUDENT)[[0, 1], LABEL]).mean()
+    entropy = -np.log(softmax(STUDENT, 1)[[0, 1], LABEL]).mean()
     assert up == pytest.approx(-distance(temperature))  # not scaled by alpha, no labels, KL from the teacher
     assert down == pytest.approx(0.7 * entropy + 0.3 * distance(temperature))
     # Controls: the divergence the other way round, and one without the factor T^2, are other numbers.
-    student, teacher = softmax(STUDENT / temperature), softmax(TEACHER / temperature)
+    student, teacher = softmax(STUDENT / temperature, 1), softmax(TEACHER / temperature, 1)
     assert -up != pytest.approx(temperature**2 * (student * np.log(student / teacher)).sum(-1).mean(), rel=1e-2)
 
 
@@ -56,8 +55,6 @@ def test_which_phase_when() -> None:
     assert "".join(phases) == "ffrrrffrrrrrrr"
     assert method.objective_at(0).labels == ("gradient_ascent(forget)",)
     assert Scrub(ascent_first=False).objective_at(0).labels == ("distillation(forget)",)
-    history = on_digits(Scrub(epochs=12, max_epochs=2, max_steps=2, min_steps=3)).history
-    assert ["".join(sorted(record)).count("forget") for record in history] == [1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0]
 
 
 def test_no_label_of_the_forget_set_is_read() -> None:
@@ -79,7 +76,7 @@ def test_the_wrong_direction_is_noticed() -> None:
     parts = IMAGES.parts(threes())
 
     def scaled(factor: float) -> dict[str, Any]:
-        other = fresh_copy(model)
+        other = copy.deepcopy(model).eval()
         other[-1].weight.data *= factor
         other[-1].bias.data *= factor
         return _direction(problem, other, parts, 4.0)
@@ -93,15 +90,9 @@ def test_the_wrong_direction_is_noticed() -> None:
     assert (right["direction"], same["direction"], same["forget_divergence"]) == ("right", "right", 0.0)
 
 
-def fresh_copy(model: nn.Module) -> nn.Module:
-    other = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
-    other.load_state_dict(model.state_dict())
-    return other.eval()
-
-
 def test_running_statistics_stay() -> None:
     model = nn.Sequential(nn.BatchNorm1d(64), nn.Linear(64, 10))
-    before = state(model)
+    before = weights(model)
     with FrozenStatistics(model):
         model(torch.randn(7, 64))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -113,27 +104,17 @@ def test_running_statistics_stay() -> None:
     assert not torch.equal(result.model[1].weight, model[1].weight)
 
 
-class Keep(gu.Callback):
-    """The weights after each step."""
-
-    def __init__(self) -> None:
-        self.states: list[dict[str, torch.Tensor]] = []
-
-    def on_epoch_end(self, args: Any, state_: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-        self.states.append(state(model))
-
-
 @pytest.mark.parametrize("tie_break", ["earliest", "latest"])
 def test_rewound_to_the_nearest_candidate(tie_break: str) -> None:
     """Against numpy, over all candidates; the last one repairs little here, so that the choice is not the last."""
     model, data = digits()
-    partition, keep = threes(), Keep()
+    partition, states = threes(), [weights(model)]
+    keep = On(epoch_end=lambda model, **_: states.append(weights(model)))
     options = {"epochs": 12, "lr": 5e-3, "max_epochs": 1, "max_steps": 9, "min_steps": 3}
     result = run_method(ScrubR(tie_break=tie_break, **options), model, partition, IMAGES, callbacks=[keep])
-    states = [state(model), *keep.states]
 
-    def error(weights: dict[str, torch.Tensor], rows: torch.Tensor) -> float:
-        w = {name: value.double().numpy() for name, value in weights.items()}
+    def error(state: dict[str, torch.Tensor], rows: torch.Tensor) -> float:
+        w = {name: value.double().numpy() for name, value in state.items()}
         hidden = np.maximum(data.x[rows].double().numpy() @ w["0.weight"].T + w["0.bias"], 0)
         return float(((hidden @ w["2.weight"].T + w["2.bias"]).argmax(1) != data.y[rows].numpy()).mean())
 
@@ -150,12 +131,10 @@ def test_rewound_to_the_nearest_candidate(tie_break: str) -> None:
 
 
 def test_the_original_model_is_candidate_0() -> None:
-    result = run_method(ScrubR(epochs=3, max_epochs=0, lr=1e-6, tie_break="earliest"), digits()[0], threes(), IMAGES)
-    assert result.notes["chosen"] == 0
-    assert same_weights(result.model, digits()[0])
-    latest = run_method(ScrubR(epochs=3, max_epochs=0, lr=1e-6, tie_break="latest"), digits()[0], threes(), IMAGES)
-    assert latest.notes["chosen"] == 3
-    assert not same_weights(latest.model, digits()[0])
+    for tie_break, chosen in (("earliest", 0), ("latest", 3)):
+        result = on_digits(ScrubR(epochs=3, max_epochs=0, lr=1e-6, tie_break=tie_break))
+        assert result.notes["chosen"] == chosen
+        assert same_weights(result.model, digits()[0]) == (chosen == 0)
 
 
 def test_rewinding_needs_validation_items() -> None:
@@ -169,6 +148,5 @@ def test_rewinding_needs_validation_items() -> None:
     request = gu.ForgetItems(threes().forget_mask.nonzero().view(-1))
     with pytest.raises(UnsupportedMethodError, match="of the forgotten classes"):
         gu.unlearn(model, digit, request, "scrub_r", IMAGES, epochs=1)
-    assert on_karate(ScrubR(epochs=2), "edges").notes["chosen"] in (0, 1, 2)
-    assert on_karate(ScrubR(epochs=2), "nodes").notes["chosen"] in (0, 1, 2)
-    assert karate("edges")[1].retain_data.val_pos_edge_index.size(1) > 0
+    for task in ("edges", "nodes"):
+        assert on_karate(ScrubR(epochs=2), task).notes["chosen"] in (0, 1, 2)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from html import unescape
 from typing import Any
 
@@ -18,7 +16,6 @@ from gunlearn.metrics import EVALUATORS, FIGURES, Figure, figures_of
 from gunlearn.metrics.base import BETTER
 from gunlearn.report import figures_table, markdown_table
 from gunlearn.tasks.named import TASKS
-from tests.conftest import REPOSITORY
 from tests.metrics.cases import CASES, FigureCase, problem, view_of
 
 KNOWN = (*TASKS, "causal_lm")
@@ -153,13 +150,3 @@ def test_a_saved_evaluation_holds_no_names_of_what_was_forgotten(tmp_path: Any) 
     for bad in (path, tmp_path / "nowhere.json"):
         with pytest.raises(CheckpointError, match="saved evaluation"):
             type(found).load(bad)
-
-
-def test_figures_know_neither_graphs_nor_transformers() -> None:
-    code = "import sys; from gunlearn.metrics import FIGURES; list(FIGURES.values()); import gunlearn.metrics.problem; "
-    code += "print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    loaded = done.stdout.split()
-    assert "gunlearn.metrics.ranking" in loaded
-    foreign = ("torch_geometric", "transformers", "gunlearn.nn", "gunlearn.tasks.graph")
-    assert not [name for name in loaded if name.startswith(foreign)]

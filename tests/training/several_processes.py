@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch_geometric.data import Data
 
 import gunlearn as gu
@@ -17,47 +17,20 @@ from gunlearn.errors import GunlearnError
 from gunlearn.methods import Retrain, run_method
 from gunlearn.training import loop as loop_module
 from gunlearn.training.processes import processes
-from tests.methods.cases import fresh_model, make_data, run
+from tests.methods.cases import fresh_model, make_data, run, seeded
+from tests.training.callbacks import Kill, On
 
 RANK = int(os.environ.get("RANK", 0))
 
 
-class Stop(gu.Callback):
+def ask(state: Any, control: Any, **_: Any) -> None:
     """The main process alone asks for a checkpoint at epoch 3 and the end at epoch 5."""
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if RANK == 0:
-            control.should_save, control.should_training_stop = state.epoch == 3, state.epoch == 5
+    if RANK == 0:
+        control.should_save, control.should_training_stop = state.epoch == 3, state.epoch == 5
 
 
-class Kill(gu.Callback):
-    """Checkpoints after epochs 2 and 3, dies after epoch 4."""
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_save = state.epoch in (2, 3)
-        if state.epoch == 4:
-            raise KeyboardInterrupt
-
-
-class Random(gu.Callback):
-    """Notes the random state that a run ends with."""
-
-    def __init__(self) -> None:
-        self.states = []
-
-    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        self.states.append(torch.get_rng_state())
-
-
-RANDOM = Random()
-
-
-class Begun(gu.Callback):
-    def __init__(self) -> None:
-        self.epochs = []
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.epochs.append(state.epoch + 1)
+STATES: list[Tensor] = []  # the random states that runs end with
+RANDOM = On(train_end=lambda **_: STATES.append(torch.get_rng_state()))
 
 
 def images(size: int = 101) -> Data:
@@ -70,9 +43,7 @@ def images(size: int = 101) -> Data:
 
 
 def perceptron(*between: nn.Module) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(16, 24), *between, nn.ReLU(), nn.Linear(24, 10))
+    return seeded(lambda: nn.Sequential(nn.Linear(16, 24), *between, nn.ReLU(), nn.Linear(24, 10)))
 
 
 def double(data: Data) -> Data:
@@ -85,10 +56,8 @@ def link_runs() -> dict[str, gu.Result]:
     base = gu.train(fresh_model("gcn"), data, epochs=30, lr=1e-2, eval_every=5)
     runs = {"train": base}
     for name, options in {
-        "npo": {
-            "epochs": 10,
-            "weight_decay": 0.1,
-        },  # beside it the scale of a gradient matters, to Adam alone it does not
+        # Beside a weight decay the scale of a gradient matters, to Adam alone it does not.
+        "npo": {"epochs": 10, "weight_decay": 0.1},
         "graddiff": {"epochs": 10, "eval_every": 5},
         "inpo:paper": {"epochs": 10},
         "inpo:default": {"epochs": 26, "lr": 5e-2},  # fast enough that edges are let go on the way
@@ -134,15 +103,17 @@ def killed_and_resumed(directory: Path) -> tuple[gu.Result, gu.Result, list[int]
     def start(**more: Any) -> gu.Result:
         return run("npo", fresh_model("pyg").double(), double(make_data()), epochs=6, **more)
 
-    whole, begun = start(), Begun()
+    whole, begun = start(), Kill((), None)
     loop_module.save_checkpoint = count
     try:
-        start(callbacks=[Kill()], checkpoint_dir=directory)
+        start(callbacks=[Kill((2, 3), 4)], checkpoint_dir=directory)
     except KeyboardInterrupt:
         resumed = start(callbacks=[begun], checkpoint_dir=directory)
-    stopped = gu.train(fresh_model("gcn"), make_data(), epochs=9, callbacks=[Stop()], checkpoint_dir=directory)
+    stopped = gu.train(
+        fresh_model("gcn"), make_data(), epochs=9, callbacks=[On(epoch_end=ask)], checkpoint_dir=directory
+    )
     loop_module.save_checkpoint = save
-    return whole, resumed, begun.epochs, [*written, stopped.epochs]
+    return whole, resumed, begun.begun, [*written, stopped.epochs]
 
 
 def refused(start: Callable[[], Any]) -> str:
@@ -167,7 +138,7 @@ def main(directory: Path) -> dict[str, Any]:
         "begun": begun,
         "written": written,
         "left": [path.name for path in (directory / "checkpoints").iterdir()],
-        "random": torch.stack(RANDOM.states),
+        "random": torch.stack(STATES),
         "unlike": refused(lambda: gu.train(fresh_model("gcn", seed=RANK), make_data(), epochs=1)),
         "batch norm": refused(lambda: gu.train(perceptron(nn.BatchNorm1d(24)), data, task, epochs=1)),
     }

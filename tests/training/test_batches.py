@@ -21,8 +21,10 @@ from gunlearn.tasks.graph.score_targets import ScoreTarget
 from gunlearn.training import step as step_module
 from gunlearn.training.feeding import Feed
 from tests.methods.cases import make_data, run, same_weights, trained_model
+from tests.training.callbacks import Kill, On
 
 SIZE, FORGET = 16, 300
+EVENTS = ("epoch_begin", "step_begin", "step_end", "epoch_end")
 TASK = gu.ImageClassification()
 
 
@@ -99,21 +101,10 @@ def test_batches_follow_from_the_seed() -> None:
     assert reads[0] == reads[1] != reads[2]
 
 
-class Events(gu.Callback):
-    """Counts events, with the state that they came with."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, int, int]] = []
-
-    def __getattribute__(self, name: str) -> Any:
-        if name not in ("on_epoch_begin", "on_step_begin", "on_step_end", "on_epoch_end"):
-            return super().__getattribute__(name)
-        return lambda args, state, *_, **__: self.seen.append((name[3:], state.epoch, state.step))
-
-
 def test_epochs_are_passes_and_steps_are_steps() -> None:
-    events = Events()
-    result = unlearn("graddiff", images(24), steps=5, batch_size=10, callbacks=[events])  # 3 steps a pass
+    seen: list[tuple[str, int, int]] = []
+    notes = {e: lambda state, e=e, **_: seen.append((e, state.epoch, state.step)) for e in EVENTS}
+    result = unlearn("graddiff", images(24), steps=5, batch_size=10, callbacks=[On(**notes)])  # 3 steps a pass
     assert [(r["epoch"], r["step"]) for r in result.history] == [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5)]
     assert (result.epochs, result.config["epochs"], result.config["steps"]) == (2, 30, 5)
     expected = [("epoch_begin", 0, 0)]
@@ -121,22 +112,13 @@ def test_epochs_are_passes_and_steps_are_steps() -> None:
         expected += [("epoch_begin", 1, 3)] * (step == 4) + [("step_begin", (step - 1) // 3, step - 1)]
         done = step // 3 + (step == 5)
         expected += [("step_end", done, step)] + [("epoch_end", done, step)] * (step in (3, 5))
-    assert events.seen == expected
+    assert seen == expected
     assert len(unlearn("graddiff", images(24), epochs=5, batch_size=10).history) == 15
     assert len(unlearn("graddiff", images(24), epochs=5).history) == 5  # all at once: a pass is a step
     assert unlearn("graddiff", images(24), steps=0, batch_size=10).history == []
     for options in ({"steps": 2.5}, {"steps": -1}, {"epochs": 1.5}, {"steps": True}):
         with pytest.raises(InvalidInputError, match="integer >= 0"):
             GradientAscentMethod(**options)
-
-
-class Kill(gu.Callback):
-    """Dies within the first pass, one step after its checkpoint."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_save = state.step == 3
-        if state.step == 4:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("method", ["graddiff", "random_label", "scrub_r"])
@@ -146,7 +128,7 @@ def test_a_resumed_run_reads_the_same_batches(method: str, accumulate: bool, tmp
     whole = unlearn(method, images(80), **options)
     reads, steps = learned(), len(whole.history)
     with pytest.raises(KeyboardInterrupt):
-        unlearn(method, images(80), **options, callbacks=[Kill()], checkpoint_dir=tmp_path)
+        unlearn(method, images(80), **options, callbacks=[Kill(3, 4, "step")], checkpoint_dir=tmp_path)
     resumed = unlearn(method, images(80), **options, checkpoint_dir=tmp_path)
     assert 0 < len(learned()) < len(reads)
     assert learned() == reads[-len(learned()) :]

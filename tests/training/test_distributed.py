@@ -22,7 +22,7 @@ from gunlearn.tasks.graph.link_prediction import EdgeItems
 from gunlearn.tasks.graph.score_targets import ScoreTarget
 from gunlearn.tasks.items.arrays import ArrayItems
 from gunlearn.training.processes import Processes, processes, world_size
-from tests.methods.cases import fresh_model, make_data, run, trained_model
+from tests.methods.cases import fresh_model, make_data, run
 from tests.training import several_processes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -195,30 +195,31 @@ def test_alone_everything_is_handed_back() -> None:
     alone.wait()
 
 
-def test_the_gradient_of_the_paper_matters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control: the comparison in paper mode would notice if that gradient was lost (or counted twice)."""
-    with_it = run("inpo:paper", trained_model(), make_data(), epochs=10)
-    monkeypatch.setattr(INPO, "prepare", lambda self, problem: False)
-    without = run("inpo:paper", trained_model(), make_data(), epochs=10)
-    assert distance(with_it.model.state_dict(), without.model.state_dict()) > 1e-4
+def twice(self: NPOMethod, usual: Any = NPOMethod.objective) -> Any:
+    return 2.0 * usual(self)
 
 
-def test_the_scale_of_a_gradient_matters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control: the comparison of "npo" would notice a sum over processes in place of the mean."""
-    options = {"epochs": 10, "weight_decay": 0.1}
-    mean = run("npo", trained_model(), make_data(), **options)
-    monkeypatch.setattr(NPOMethod, "objective", lambda self, usual=NPOMethod.objective: 2.0 * usual(self))
-    total = run("npo", trained_model(), make_data(), **options)
-    assert distance(mean.model.state_dict(), total.model.state_dict()) > 1e-4
-
-
-def test_letting_go_matters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control: the comparison would notice if a process let go the wrong edges, or none."""
+@pytest.mark.parametrize(
+    ("spec", "options", "cls", "name", "broken"),
+    [
+        # The gradient that the paper's estimate leaves behind is lost, or counted twice.
+        ("inpo:paper", {}, INPO, "prepare", lambda self, problem: False),
+        # The gradients of the processes are added up, where their mean is due.
+        ("npo", {"weight_decay": 0.1}, NPOMethod, "objective", twice),
+        # A process lets go the wrong edges, or none.
+        ("inpo:unseen", {"lr": 5e-3}, ScoreTarget, "release", lambda self, predictions, rows: predictions),
+    ],
+    ids=["inpo:paper", "npo", "inpo:unseen"],
+)
+def test_the_comparison_would_notice(
+    spec: str, options: dict[str, Any], cls: type, name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Controls of the runs that two processes are compared on."""
     base = gu.train(fresh_model("gcn"), make_data(), epochs=30, lr=1e-2, eval_every=5).model
-    done = run("inpo:unseen", base, make_data(), epochs=10, lr=5e-3).model
-    monkeypatch.setattr(ScoreTarget, "release", lambda self, predictions, rows: predictions)
-    never = run("inpo:unseen", base, make_data(), epochs=10, lr=5e-3).model
-    assert distance(done.state_dict(), never.state_dict()) > 1e-4
+    right = run(spec, base, make_data(), epochs=10, **options).model
+    monkeypatch.setattr(cls, name, broken)
+    wrong = run(spec, base, make_data(), epochs=10, **options).model
+    assert distance(right.state_dict(), wrong.state_dict()) > 1e-4
 
 
 def test_without_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,21 +11,14 @@ import torch
 from torch import nn
 
 import gunlearn as gu
-from gunlearn.cost import PeakMemory, Stopwatch
+from gunlearn.cost import PeakMemory
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.losses import ObjectiveValue
 from gunlearn.methods import TrainArguments, TrainControl, TrainState, fit
 from tests.methods.cases import fresh_model, make_data, run, same_weights, trained_model, weights
+from tests.training.callbacks import On
 
-EVENTS = (
-    "on_train_begin",
-    "on_epoch_begin",
-    "on_step_end",
-    "on_evaluate",
-    "on_epoch_end",
-    "on_save",
-    "on_train_end",
-)
+EVENTS = ("train_begin", "epoch_begin", "step_end", "evaluate", "epoch_end", "save", "train_end")
 
 
 class Point(nn.Module):
@@ -38,28 +33,19 @@ class Point(nn.Module):
         return ObjectiveValue(loss, {"square": loss.detach()})
 
 
-class Record(gu.Callback):
-    """Notes every event with what came along."""
+def recording(events: list[str]) -> On:
+    """Note every event, and check what comes along."""
 
-    def __init__(self) -> None:
-        self.events: list[str] = []
+    def note(event: str, args: Any, state: Any, control: Any, model: nn.Module, **more: Any) -> None:
+        kinds = ((args, TrainArguments), (state, TrainState), (control, TrainControl), (model, nn.Module))
+        assert all(isinstance(given, kind) for given, kind in kinds)
+        if event == "evaluate":
+            assert more["metrics"]["val_loss"] == state.log_history[-1]["val_loss"]
+        if event == "epoch_end":
+            assert state.log_history[-1]["epoch"] == state.epoch == len(state.log_history)
+        events.append(f"{event} {state.epoch}")
 
-    def __getattribute__(self, name: str) -> Any:
-        if name not in EVENTS:
-            return super().__getattribute__(name)
-
-        def note(args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            assert isinstance(args, TrainArguments)
-            assert isinstance(state, TrainState)
-            assert isinstance(control, TrainControl)
-            assert isinstance(kwargs["model"], nn.Module)
-            if name == "on_evaluate":
-                assert kwargs["metrics"]["val_loss"] == state.log_history[-1]["val_loss"]
-            if name == "on_epoch_end":
-                assert state.log_history[-1]["epoch"] == state.epoch == len(state.log_history)
-            self.events.append(f"{name[3:]} {state.epoch}")
-
-        return note
+    return On(**{event: functools.partial(note, event) for event in EVENTS})
 
 
 def expected_events(epochs: int, eval_every: int | None, save_every: int | None) -> list[str]:
@@ -73,41 +59,30 @@ def expected_events(epochs: int, eval_every: int | None, save_every: int | None)
 
 
 def test_events_come_in_order(tmp_path: Any) -> None:
-    model, record = Point(), Record()
-    args = TrainArguments(4, eval_every=2, checkpoint_dir=tmp_path, checkpoint_every=3)
-    fit(model, model.step, args, [record], validate=lambda: 1.0)
-    assert record.events == expected_events(4, 2, 3)
-
-
-def test_events_of_unlearning_and_training() -> None:
-    one, two = Record(), Record()
-    run("npo", trained_model(), make_data(), epochs=2, callbacks=[one])
-    assert one.events == expected_events(2, None, None)
-    gu.train(fresh_model("gcn"), make_data(), epochs=3, eval_every=2, callbacks=[two])
-    assert two.events == expected_events(3, 2, None)
+    fitted, unlearned, trained = [], [], []
+    model, args = Point(), TrainArguments(4, eval_every=2, checkpoint_dir=tmp_path, checkpoint_every=3)
+    fit(model, model.step, args, [recording(fitted)], validate=lambda: 1.0)
+    run("npo", trained_model(), make_data(), epochs=2, callbacks=[recording(unlearned)])
+    gu.train(fresh_model("gcn"), make_data(), epochs=3, eval_every=2, callbacks=[recording(trained)])
+    assert fitted == expected_events(4, 2, 3)
+    assert unlearned == expected_events(2, None, None)
+    assert trained == expected_events(3, 2, None)
 
 
 def test_an_object_with_some_of_the_methods_will_do() -> None:
-    class Half:
-        def __init__(self) -> None:
-            self.seen: list[int] = []
-
-        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-            self.seen.append(state.epoch)
-            return control  # as transformers' callbacks may
-
-    half = Half()
+    seen: list[int] = []
+    # It may return something, as transformers' callbacks do.
+    half = SimpleNamespace(on_epoch_end=lambda args, state, control, **_: seen.append(state.epoch) or control)
     run("npo", trained_model(), make_data(), epochs=2, callbacks=[half])
     gu.train(fresh_model("gcn"), make_data(), epochs=2, callbacks=[half])
-    assert half.seen == [1, 2, 1, 2]
+    assert seen == [1, 2, 1, 2]
 
 
 def test_a_callback_can_stop_the_run() -> None:
-    class Stop(gu.Callback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            control.should_training_stop = state.epoch == 3
+    def stop(state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop = state.epoch == 3
 
-    result = run("npo", trained_model(), make_data(), epochs=9, callbacks=[Stop()])
+    result = run("npo", trained_model(), make_data(), epochs=9, callbacks=[On(step_end=stop)])
     assert (result.epochs, len(result.history)) == (3, 3)
     assert same_weights(result.model, run("npo", trained_model(), make_data(), epochs=3).model)
 
@@ -126,41 +101,29 @@ def test_the_stop_condition_is_asked_before_each_step() -> None:
 
 @pytest.mark.parametrize("name", ["sage", "gat"])
 def test_callbacks_that_draw_and_meddle_do_not_change_the_run(name: str) -> None:
-    class Meddle(gu.Callback):
-        def on_epoch_begin(self, *args: Any, model: nn.Module, **kwargs: Any) -> None:
-            torch.manual_seed(7)
-            model.eval()
+    def meddle(model: nn.Module, **_: Any) -> None:
+        torch.manual_seed(7)
+        model.eval()
 
-        on_train_begin = on_step_end = on_epoch_end = on_epoch_begin
-
-    data = make_data()
-    plain, watched = (run("npo", trained_model(name), data, epochs=4, callbacks=c) for c in ((), [Meddle()]))
+    data, events = make_data(), ("train_begin", "epoch_begin", "step_end", "epoch_end")
+    meddler = On(**dict.fromkeys(events, meddle))
+    plain, watched = (run("npo", trained_model(name), data, epochs=4, callbacks=c) for c in ((), [meddler]))
     assert same_weights(plain.model, watched.model)
-
-
-def stops_at(losses: list[float], patience: int, min_delta: float) -> int:
-    """The rule in words: stop when `patience` evaluations in a row have not beaten the best by `min_delta`."""
-    for end in range(1, len(losses) + 1):
-        best, waited = float("inf"), 0
-        for loss in losses[:end]:
-            if loss < best - min_delta:
-                best, waited = loss, 0
-            else:
-                waited += 1
-        if waited >= patience:
-            return end
-    return len(losses)
 
 
 LOSSES = [5.0, 4.0, 3.95, 4.2, 4.1, 3.0, 3.1, 3.2, 2.9, 2.9, 2.9, 2.9]
 
 
-@pytest.mark.parametrize(("patience", "min_delta"), [(1, 0.0), (2, 0.0), (3, 0.0), (2, 0.1), (4, 0.5), (9, 0.0)])
-def test_early_stopping(patience: int, min_delta: float) -> None:
+@pytest.mark.parametrize(
+    ("patience", "min_delta", "stops_at"),
+    [(1, 0.0, 4), (2, 0.0, 5), (3, 0.0, 12), (2, 0.1, 4), (4, 0.5, 10), (9, 0.0, 12)],
+)
+def test_early_stopping(patience: int, min_delta: float, stops_at: int) -> None:
+    """It stops when `patience` evaluations in a row have not beaten the best by `min_delta`."""
     model, losses = Point(), iter(LOSSES)
     args = TrainArguments(len(LOSSES), eval_every=1)
     state = fit(model, model.step, args, [gu.EarlyStopping(patience, min_delta)], validate=lambda: next(losses))
-    assert state.epoch == stops_at(LOSSES, patience, min_delta)
+    assert state.epoch == stops_at
 
 
 def test_early_stopping_needs_patience() -> None:
@@ -171,12 +134,8 @@ def test_early_stopping_needs_patience() -> None:
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_which_epoch_is_kept(keep: str) -> None:
     model, losses, seen = Point(), iter(LOSSES), {}
-
-    class Watch(gu.Callback):
-        def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-            seen[state.epoch] = model.x.item()
-
-    state = fit(model, model.step, TrainArguments(8, eval_every=1, keep=keep), [Watch()], lambda: next(losses))
+    watch = On(epoch_end=lambda state, **_: seen.update({state.epoch: model.x.item()}))
+    state = fit(model, model.step, TrainArguments(8, eval_every=1, keep=keep), [watch], lambda: next(losses))
     assert (state.best_epoch, state.best_metric) == (6, 3.0)
     assert len(set(seen.values())) == 8
     assert model.x.item() == seen[6 if keep == "best" else 8]
@@ -185,12 +144,8 @@ def test_which_epoch_is_kept(keep: str) -> None:
 
 def test_the_trained_model_is_the_best_on_validation() -> None:
     seen: dict[int, dict] = {}
-
-    class Watch(gu.Callback):
-        def on_evaluate(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-            seen[state.epoch] = weights(model)
-
-    result = gu.train(fresh_model("pyg"), make_data(), epochs=60, lr=0.05, eval_every=5, callbacks=[Watch()])
+    watch = On(evaluate=lambda state, model, **_: seen.update({state.epoch: weights(model)}))
+    result = gu.train(fresh_model("pyg"), make_data(), epochs=60, lr=0.05, eval_every=5, callbacks=[watch])
     losses = {r["epoch"]: r["val_loss"] for r in result.history if "val_loss" in r}
     best = min(losses, key=losses.get)
     assert sorted(losses) == list(range(5, 61, 5))
@@ -229,40 +184,18 @@ def test_seconds_leave_callbacks_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
     seen: list[float] = []
 
-    class Slow(gu.Callback):
-        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            now[0] += 100.0
-            seen.append(state.seconds)
-
-        on_train_begin = on_epoch_begin = on_step_end = on_evaluate = on_save = on_train_end = on_epoch_end
+    def slow(state: Any, **_: Any) -> None:
+        now[0] += 100.0
+        seen.append(state.seconds)
 
     def validate() -> float:
         now[0] += 10.0  # choosing an epoch is part of the method
         return 1.0
 
-    state = fit(model, step, TrainArguments(3, eval_every=2), [Slow()], validate)
+    state = fit(model, step, TrainArguments(3, eval_every=2), [On(**dict.fromkeys(EVENTS, slow))], validate)
     assert state.seconds == len(steps) + 20.0  # validated after epoch 2 and after the last
     assert seen == sorted(seen)
     assert seen[-1] == state.seconds  # and the callbacks are told so
-
-
-def test_stopwatch(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    watch = Stopwatch(2.0)
-    now[0] = 5.0
-    assert watch.seconds == 7.0
-
-    def fail() -> None:
-        with watch.paused():
-            now[0] = 50.0
-            assert watch.seconds == 7.0
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    now[0] = 51.0
-    assert watch.seconds == 8.0
 
 
 def test_peak_memory_is_a_number_or_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

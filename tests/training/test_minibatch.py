@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ from gunlearn.tasks import LinkPrediction
 from gunlearn.tasks.graph.reading import is_exact
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.feeding import Feed
-from tests.methods.cases import same_weights
+from tests.methods.cases import Made, same_weights
+from tests.training.callbacks import Kill
 
 REQUEST = gu.ForgetEdges(count=2, seed=1)
 
@@ -41,15 +43,9 @@ class Net(nn.Module):
         return self.second(nn.functional.dropout(h, 0.3, self.training), edge_index)
 
 
-class Attention(nn.Module):
+def attention() -> nn.Module:
     """Every node looks at all others."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.query = nn.Linear(8, 8)
-
-    def forward(self, h: Tensor) -> Tensor:
-        return h + torch.softmax(self.query(h).mean(dim=1), dim=0) @ h
+    return Made(lambda m, h, _: h + torch.softmax(m.query(h).mean(dim=1), dim=0) @ h, query=nn.Linear(8, 8))
 
 
 def graph(num_nodes: int = 300, num_edges: int = 330) -> Data:
@@ -86,16 +82,21 @@ def test_the_forget_set_is_learned_on_its_subgraph(
     assert full.history[0]["loss"] != pytest.approx(full.history[-1]["loss"], rel=1e-2)  # something was learned
 
 
-@pytest.mark.parametrize("between", [nn.BatchNorm1d, GraphNorm, Attention])
-def test_models_that_mix_all_nodes_keep_the_whole_graph(between: type[nn.Module]) -> None:
-    model = model_of(GCNConv, between() if between is Attention else between(8))
-    assert run(model, graph()).notes["graph"] == "full"
-    if between is nn.BatchNorm1d:  # the same outputs in evaluation mode: statistics of the batch may be accepted
-        assert "subgraph" in run(model, graph(), subgraph="always").notes["graph"]
-    else:
-        with pytest.raises(UnsupportedMethodError, match="other outputs"):
-            run(model, graph(), subgraph="always")
-    assert "subgraph" in run(model_of(), graph()).notes["graph"]  # control: without it
+def own_messages() -> nn.Module:
+    """Messages that no PyG layer sends, so that nobody counts them."""
+    return Made(lambda m, x, e: m.lin(x).index_add(0, e[1], m.lin(x)[e[0]]), lin=nn.Linear(6, 4))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: model_of(GCNConv, GraphNorm(8)), lambda: model_of(GCNConv, attention()), own_messages],
+    ids=["GraphNorm", "attention", "own messages"],
+)
+def test_models_that_read_more_than_a_subgraph_keep_the_whole_graph(make: Callable[[], nn.Module]) -> None:
+    assert run(make(), graph()).notes["graph"] == "full"
+    with pytest.raises(UnsupportedMethodError, match="other outputs"):
+        run(make(), graph(), subgraph="always")
+    assert "subgraph" in run(model_of(), graph()).notes["graph"]  # control
 
 
 def test_batch_normalisation_is_no_obstacle_in_evaluation() -> None:
@@ -104,8 +105,11 @@ def test_batch_normalisation_is_no_obstacle_in_evaluation() -> None:
     subgraph = k_hop_subgraph(data, seeds, 2)
     assert is_exact(model, task, data, subgraph, seeds, training=False)
     assert not is_exact(model, task, data, subgraph, seeds, training=True)
-    tried, untried = (run(model, graph(), subgraph=s).model.between.num_batches_tracked for s in ("auto", "never"))
-    assert tried == untried  # tried on a copy
+    tried, untried = (run(model, data, subgraph=s) for s in ("auto", "never"))
+    assert tried.notes["graph"] == "full"
+    assert tried.model.between.num_batches_tracked == untried.model.between.num_batches_tracked  # tried on a copy
+    # Statistics of the batch may be accepted.
+    assert "subgraph" in run(model, data, subgraph="always").notes["graph"]
     assert not is_exact(model, task, data, k_hop_subgraph(data, seeds, 0), seeds, training=False)
 
 
@@ -165,21 +169,16 @@ def exhaust(
     return loss, gradient
 
 
-class Propagated(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.prop = SGConv(6, 4, K=2), APPNP(K=1, alpha=0.2)
-
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        return self.prop(self.conv(x, edge_index), edge_index)
+def propagated() -> nn.Module:
+    return Made(lambda m, x, e: m.prop(m.conv(x, e), e), conv=SGConv(6, 4, K=2), prop=APPNP(K=1, alpha=0.2))
 
 
 @pytest.mark.parametrize(
     ("conv", "subgraph"),
-    [(GCNConv, "always"), (GCNConv, "never"), (SAGEConv, "auto"), (GATConv, "always"), (Propagated, "auto")],
+    [(GCNConv, "always"), (GCNConv, "never"), (SAGEConv, "auto"), (GATConv, "always"), (None, "auto")],
 )
-def test_exhausted_batches_are_the_full_batch(conv: type[nn.Module], subgraph: str) -> None:
-    data, model = graph(80, 100), (Propagated() if conv is Propagated else model_of(conv)).double().eval()
+def test_exhausted_batches_are_the_full_batch(conv: type[nn.Module] | None, subgraph: str) -> None:
+    data, model = graph(80, 100), (model_of(conv) if conv else propagated()).double().eval()
     data.x = data.x.double()
     task = LinkPrediction()
     negatives = task.training_parts(data).sampler.sample(task.training_parts(data).retain.size(1))
@@ -206,24 +205,13 @@ def test_training_in_batches_learns_and_repeats(options: dict[str, Any]) -> None
     assert same_weights(retrained[0].model, retrained[1].model)
 
 
-class Stop(gu.methods.Callback):
-    """Stops after the checkpoint of epoch 5, as a kill would."""
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        if state.epoch == 5:
-            control.should_save = True
-
-    def on_save(self, args, state, control, **kwargs):
-        raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("options", [{"batch_size": 50}, {"retain_samples": 30}])
 def test_a_resumed_run_reads_the_same_batches(options: dict[str, Any], tmp_path) -> None:
     data, model = graph(120, 300), gu.GCN(6, 8, 4)
-    options = {"method": "graddiff", "epochs": 11, **options}
+    options = {"method": "graddiff", "epochs": 9, **options}
     straight = run(model, data, **options)
     with pytest.raises(KeyboardInterrupt):
-        run(model, data, **options, checkpoint_dir=tmp_path, callbacks=[Stop()])
+        run(model, data, **options, checkpoint_dir=tmp_path, callbacks=[Kill(5, 6)])
     resumed = run(model, data, **options, checkpoint_dir=tmp_path)
     assert [r["loss"] for r in resumed.history] == [r["loss"] for r in straight.history]
     assert same_weights(straight.model, resumed.model)
@@ -241,22 +229,12 @@ def test_methods_take_samples_and_batches(method: str) -> None:
     assert same_weights(everything.model, full.model)
 
 
-def test_images_come_in_batches_too() -> None:
-    generator = torch.Generator().manual_seed(0)
-    data = Data(x=torch.randn(60, 5, generator=generator), y=torch.randint(3, (60,), generator=generator))
-    torch.manual_seed(0)
-    result = gu.train(nn.Linear(5, 3), data, "image_classification", epochs=30, lr=0.05, batch_size=16)
-    assert result.history[-1]["loss"] < result.history[0]["loss"]
-    unlearn = {"task": "image_classification", "epochs": 2}
-    forgotten = gu.unlearn(result.model, data, gu.ForgetItems([1, 2]), "graddiff", batch_size=16, **unlearn)
-    assert forgotten.notes["graph"] == "full"
-    for options, message in (
-        ({"batch_size": 16, "sampler": "random_node"}, "no 'sampler' for task 'image_classification'"),
-        ({"batch_size": 16, "subgraph": "always"}, "no 'subgraph' for task 'image_classification'"),
-        ({"message_graph": "full"}, "no 'message_graph' for task 'image_classification'"),
-    ):
+def test_options_of_graphs_are_refused_for_images() -> None:
+    data = Data(x=torch.randn(60, 5), y=torch.arange(60) % 3)
+    for options in ({"batch_size": 16, "sampler": "random_node"}, {"subgraph": "always"}, {"message_graph": "full"}):
+        message = f"no '{list(options)[-1]}' for task 'image_classification'"
         with pytest.raises(UnsupportedMethodError, match=message):
-            gu.unlearn(result.model, data, gu.ForgetItems([1, 2]), "finetune", **unlearn, **options)
+            gu.unlearn(nn.Linear(5, 3), data, gu.ForgetItems([1]), "finetune", "image_classification", **options)
 
 
 @pytest.mark.parametrize(
@@ -326,84 +304,59 @@ def every_neighbor(sampler: NeighborSampler, seed: Tensor, *args: Any, **kwargs:
     return SamplerOutput(*(torch.tensor(v, dtype=torch.long) for v in (nodes, rows, cols, edges)))
 
 
-def test_neighbors_as_pygs_loader_hands_them_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pyg, "WITH_PYG_LIB", True)
-    monkeypatch.setattr(NeighborSampler, "_sample", every_neighbor)
-    data, model = graph(80, 100), model_of(SAGEConv).eval()  # SAGE reads no degree of senders
-    data.edge_index = data.edge_index[:, torch.randperm(data.num_edges)]
+def check_all_neighbors(data: Data) -> None:
+    model = model_of(SAGEConv).eval()  # SAGE reads no degree of senders
     options = BatchOptions(batch_size=17, sampler="neighbor", num_neighbors=(-1, -1))
     sampled, whole = exhaust(model, data, options, None), exhaust(model, data, BatchOptions(), None)
     assert sampled[0] == pytest.approx(whole[0], rel=1e-5)
     torch.testing.assert_close(sampled[1], whole[1], rtol=1e-4, atol=1e-6)
+
+
+def test_neighbors_as_pygs_loader_hands_them_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyg, "WITH_PYG_LIB", True)
+    monkeypatch.setattr(NeighborSampler, "_sample", every_neighbor)
+    data = graph(80, 100)
+    data.edge_index = data.edge_index[:, torch.randperm(data.num_edges)]
+    check_all_neighbors(data)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyg_lib") is None, reason="needs pyg-lib")
 def test_all_neighbors_are_the_full_batch() -> None:
-    data, model = graph(80, 100), model_of(SAGEConv).eval()
-    options = BatchOptions(batch_size=17, sampler="neighbor", num_neighbors=(-1, -1))
-    sampled, whole = exhaust(model, data, options, None), exhaust(model, data, BatchOptions(), None)
-    assert sampled[0] == pytest.approx(whole[0], rel=1e-5)
-    torch.testing.assert_close(sampled[1], whole[1], rtol=1e-4, atol=1e-6)
+    check_all_neighbors(graph(80, 100))
 
 
-class PerNode(nn.Module):
-    """Holds something for every node, as models without features do: it runs on the whole graph alone."""
-
-    def __init__(self, kind: str, num_nodes: int) -> None:
-        super().__init__()
-        self.kind, self.conv = kind, GCNConv(12 if kind == "position" else 8, 4)
-        self.embedding = nn.Embedding(num_nodes, 8)
-        self.register_buffer("passes", torch.zeros(()))
-
-    def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
-        self.passes += 1
-        h = self.embedding.weight
-        return self.conv(torch.cat([h, x[:, :4]], dim=1) if self.kind == "position" else h, edge_index)
+def per_node(model: Any, x: Tensor, edge_index: Tensor) -> Tensor:
+    """Of a model that holds something for every node, as models without features do: it runs on one graph alone."""
+    model.passes += 1
+    h = model.embedding.weight
+    return model.conv(torch.cat([h, x[:, :4]], dim=1) if model.conv.in_channels == 12 else h, edge_index)
 
 
 @pytest.mark.parametrize("kind", ["embedding", "position"])
 def test_models_of_one_graph_keep_the_whole_graph(kind: str) -> None:
     data = gu.link_split(gu.load("karate"), seed=0)
     torch.manual_seed(0)
-    model, request = PerNode(kind, data.num_nodes), gu.ForgetEdges(count=2, seed=0)
-    runs = [{"method": "gradient_ascent"}, {"method": "inpo", "retain_samples": 20}, {"method": "inpo"}]
-    runs.append({"method": "finetune", "batch_size": 20})
-    for options in runs:
-        result = gu.unlearn(model, data, request, epochs=2, **options)
+    conv = GCNConv(12 if kind == "position" else 8, 4)
+    model = Made(per_node, conv=conv, embedding=nn.Embedding(data.num_nodes, 8))
+    model.register_buffer("passes", torch.zeros(()))
+    for method, options in (
+        ("gradient_ascent", {}),
+        ("inpo", {"retain_samples": 20}),
+        ("inpo", {}),
+        ("finetune", {"batch_size": 20}),
+    ):
+        result = run(model, data, method, epochs=2, **options)
         assert result.notes["graph"] == "full"
-        plain = gu.unlearn(model, data, request, epochs=2, subgraph="never", **options)
+        plain = run(model, data, method, epochs=2, subgraph="never", **options)
         assert result.model.passes == plain.model.passes  # trying the subgraph leaves no trace on the model
     with pytest.raises(UnsupportedMethodError, match="always"):
-        gu.unlearn(model, data, request, method="gradient_ascent", epochs=2, subgraph="always")
-
-
-class OwnMessages(nn.Module):
-    """Messages that no PyG layer sends."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lin = nn.Linear(34, 4)
-
-    def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
-        h = self.lin(x)
-        return h.index_add(0, edge_index[1], h[edge_index[0]])
-
-
-def test_messages_that_are_not_counted_are_found_out() -> None:
-    data = gu.link_split(gu.load("karate"), seed=0)
-    request = gu.ForgetEdges(count=1, seed=0)
-    result = gu.unlearn(OwnMessages(), data, request, method="gradient_ascent", epochs=1)
-    assert result.notes["graph"] == "full"
-    with pytest.raises(UnsupportedMethodError, match="other outputs"):
-        gu.unlearn(OwnMessages(), data, request, method="gradient_ascent", epochs=1, subgraph="always")
+        run(model, data, epochs=2, subgraph="always")
 
 
 def test_a_complete_part_has_no_negatives() -> None:
     blocks = [torch.combinations(torch.arange(6) + 6 * k).t() for k in range(5)]
-    index = torch.cat(blocks, dim=1)
-    index = torch.cat([index, index.flip(0)], dim=1)
-    data = Data(x=torch.eye(30), edge_index=index, num_nodes=30)
-    result = gu.train(gu.GCN(30, 8, 4), data, epochs=10, batch_size=4, sampler="random_node")
+    data = Data(x=torch.eye(30), edge_index=to_undirected(torch.cat(blocks, dim=1)), num_nodes=30)
+    result = gu.train(gu.GCN(30, 8, 4), data, epochs=3, batch_size=4, sampler="random_node")
     assert all(math.isfinite(record["loss"]) for record in result.history)
 
 

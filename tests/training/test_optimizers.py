@@ -1,4 +1,4 @@
-"""Optimisers and schedulers: PyTorch's by name or a caller's own, against updates by hand."""
+"""Optimisers and schedulers: PyTorch's by name or a caller's own, against PyTorch's and updates by hand."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.losses import ObjectiveValue
 from gunlearn.methods import FineTune
 from gunlearn.training.loop import TrainArguments, fit
-from gunlearn.training.optimizers import PhasedOptimizer, find_optimizer, find_scheduler, make_optimizer
+from gunlearn.training.optimizers import PhasedOptimizer, make_optimizer
 from tests.methods.cases import make_data, run, same_weights, trained_model
+from tests.training.callbacks import Kill, On
 
 A = torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
 B = torch.tensor([1.0, -2.0], dtype=torch.float64)
@@ -33,14 +34,9 @@ class Quadratic(nn.Module):
         return ObjectiveValue(loss, {"quadratic": loss.detach()})
 
 
-class Rates(gu.Callback):
-    """Notes the rate of each group before each step."""
-
-    def __init__(self) -> None:
-        self.seen: list[list[float]] = []
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.seen.append([group["lr"] for group in kwargs["optimizer"].param_groups])
+def noting(rates: list[list[float]]) -> On:
+    """Note the rate of each group before each step."""
+    return On(step_begin=lambda optimizer, **_: rates.append([group["lr"] for group in optimizer.param_groups]))
 
 
 def end(optimizer: Any, steps: int = 5, lr: float = 0.1, weight_decay: float = 0.0, **more: Any) -> Tensor:
@@ -57,23 +53,14 @@ def sgd(steps: int, lr: float, momentum: float, decay: float) -> Tensor:
     return x
 
 
-def adamw(steps: int, lr: float, decay: float) -> Tensor:
-    x, m, v = Quadratic().x.detach().clone(), torch.zeros(2).double(), torch.zeros(2).double()
-    for t in range(1, steps + 1):
-        g = A @ x - B
-        x = x * (1 - lr * decay)
-        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
-        x = x - lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
-    return x
-
-
-def rmsprop(steps: int, lr: float, alpha: float) -> Tensor:
-    x, v = Quadratic().x.detach().clone(), torch.zeros(2, dtype=torch.float64)
-    for _ in range(steps):
-        g = A @ x - B
-        v = alpha * v + (1 - alpha) * g**2
-        x = x - lr * g / (v.sqrt() + 1e-8)
-    return x
+def torchs(cls: type[torch.optim.Optimizer], **options: Any) -> Tensor:
+    model = Quadratic()
+    optimizer = cls([model.x], **options)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model.step().total.backward()
+        optimizer.step()
+    return model.x.detach()
 
 
 @pytest.mark.parametrize("spelling", ["SGD", "sgd", "Sgd"])
@@ -85,12 +72,12 @@ def test_sgd_is_the_update_by_hand(spelling: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"fused": False}, {"foreach": True}])
-def test_others_by_hand(options: dict[str, bool]) -> None:
-    got = end("adam_w", weight_decay=0.3, optimizer_options=options)
-    torch.testing.assert_close(got, adamw(5, 0.1, 0.3), rtol=1e-10, atol=1e-12)
+def test_others_are_torchs(options: dict[str, bool]) -> None:
+    got, expected = end("adam_w", weight_decay=0.3, optimizer_options=options), {"lr": 0.1, "weight_decay": 0.3}
+    torch.testing.assert_close(got, torchs(torch.optim.AdamW, **expected), rtol=1e-10, atol=1e-12)
     got = end("RMSprop", optimizer_options={"alpha": 0.9})
-    torch.testing.assert_close(got, rmsprop(5, 0.1, 0.9), rtol=1e-10, atol=1e-12)
-    assert (got - rmsprop(5, 0.1, 0.99)).abs().max() > 1e-3  # control: the option arrives
+    torch.testing.assert_close(got, torchs(torch.optim.RMSprop, lr=0.1, alpha=0.9), rtol=1e-10, atol=1e-12)
+    assert (got - torchs(torch.optim.RMSprop, lr=0.1)).abs().max() > 1e-3  # control: the option arrives
 
 
 def test_the_callers_choice_of_a_kernel_is_kept() -> None:
@@ -133,9 +120,9 @@ def test_groups_of_parameters_have_their_own_rates() -> None:
         first, *rest = parameters
         return torch.optim.SGD([{"params": [first], "lr": 0.0}, {"params": rest, "lr": 0.5}])
 
-    rates = Rates()
-    done = run("finetune", model, make_data(), epochs=2, optimizer=factory, callbacks=[rates]).model
-    assert rates.seen == [[0.0, 0.5]] * 2
+    rates: list[list[float]] = []
+    done = run("finetune", model, make_data(), epochs=2, optimizer=factory, callbacks=[noting(rates)]).model
+    assert rates == [[0.0, 0.5]] * 2
     moved = {name: not torch.equal(value, start.state_dict()[name]) for name, value in done.named_parameters()}
     assert moved == {name: name != names[0] for name in names}
 
@@ -150,64 +137,42 @@ def test_groups_of_parameters_have_their_own_rates() -> None:
     ],
 )
 def test_rates_of_schedulers(scheduler: Any, options: dict[str, Any] | None, expected: list[float]) -> None:
-    model, rates = Quadratic(), Rates()
-    fit(
-        model,
-        model.step,
-        TrainArguments(5, 0.1),
-        [rates],
-        optimizer="sgd",
-        scheduler=scheduler,
-        scheduler_options=options,
-    )
-    assert [rate for (rate,) in rates.seen] == pytest.approx(expected, rel=1e-12)
+    rates: list[list[float]] = []
+    got = end("sgd", callbacks=[noting(rates)], scheduler=scheduler, scheduler_options=options)
+    assert [rate for (rate,) in rates] == pytest.approx(expected, rel=1e-12)
     x = Quadratic().x.detach()
     for rate in expected:
         x = x - rate * (A @ x - B)
-    torch.testing.assert_close(model.x.detach(), x, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(got, x, rtol=1e-12, atol=1e-14)
+
+
+SGD = torch.optim.SGD
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("build", "options", "message"),
     [
-        ({"optimizer": "sdg"}, "did you mean 'sgd'"),
-        ({"optimizer": 3}, "name of an optimizer of torch.optim, or a function"),
-        ({"scheduler": "StepRL"}, "did you mean 'steplr'"),
-        ({"scheduler": "ReduceLROnPlateau"}, "number of the step alone"),
-        ({"optimizer": torch.optim.SGD, "optimizer_options": {"momentum": 0.9}}, "with a name alone"),
-        ({"optimizer": torch.optim.SGD, "weight_decay": 0.1}, "no 'weight_decay' beside an optimizer's own"),
-        ({"scheduler_options": {"gamma": 0.9}}, "with a name alone"),
+        (FineTune, {"optimizer": "sdg"}, "did you mean 'sgd'"),
+        (FineTune, {"optimizer": 3}, "name of an optimizer of torch.optim, or a function"),
+        (FineTune, {"scheduler": "StepRL"}, "did you mean 'steplr'"),
+        (FineTune, {"scheduler": "ReduceLROnPlateau"}, "number of the step alone"),
+        (FineTune, {"optimizer": SGD, "optimizer_options": {"momentum": 0.9}}, "with a name alone"),
+        (FineTune, {"optimizer": SGD, "weight_decay": 0.1}, "no 'weight_decay' beside an optimizer's own"),
+        (FineTune, {"scheduler_options": {"gamma": 0.9}}, "with a name alone"),
+        # What only torch knows is refused before the first step.
+        (end, {"optimizer": "adam", "optimizer_options": {"momentum": 0.9}}, "arguments that Adam takes .*momentum"),
+        (end, {"optimizer": "sgd", "optimizer_options": {"momentum": -1.0}}, "arguments that SGD takes .*momentum"),
+        (
+            end,
+            {"optimizer": "adam", "scheduler": "StepLR", "scheduler_options": {"gama": 1}},
+            "arguments that StepLR takes .*gama",
+        ),
+        (end, {"optimizer": lambda parameters: "sgd"}, "factory to return an optimizer"),
     ],
 )
-def test_refused_at_construction(options: dict[str, Any], message: str) -> None:
+def test_refused(build: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises((InvalidInputError, InvalidTypeError), match=message):
-        FineTune(**options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"optimizer": "adam", "optimizer_options": {"momentum": 0.9}}, "arguments that Adam takes .*momentum"),
-        ({"optimizer": "sgd", "optimizer_options": {"momentum": -1.0}}, "arguments that SGD takes .*momentum"),
-        ({"scheduler": "StepLR", "scheduler_options": {"gama": 1}}, "arguments that StepLR takes .*gama"),
-        ({"optimizer": lambda parameters: "sgd"}, "factory to return an optimizer"),
-    ],
-)
-def test_refused_before_the_first_step(options: dict[str, Any], message: str) -> None:
-    with pytest.raises((InvalidInputError, InvalidTypeError), match=message):
-        end(options.pop("optimizer", "adam"), **options)
-
-
-def test_names_are_pytorchs() -> None:
-    assert find_optimizer("AdamW") is find_optimizer("adamw") is torch.optim.AdamW
-    assert find_scheduler("Cosine_Annealing_LR") is torch.optim.lr_scheduler.CosineAnnealingLR
-
-
-class Kill(gu.Callback):
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_save = state.step == 3
-        if state.step == 4:
-            raise KeyboardInterrupt
+        build(**options)
 
 
 def test_a_resumed_run_keeps_momentum_and_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +183,7 @@ def test_a_resumed_run_keeps_momentum_and_rate(tmp_path: Path, monkeypatch: pyte
 
     def resumed() -> gu.Result:
         with pytest.raises(KeyboardInterrupt):
-            start(callbacks=[Kill()], checkpoint_dir=tmp_path)
+            start(callbacks=[Kill(3, 4, "step")], checkpoint_dir=tmp_path)
         return start(checkpoint_dir=tmp_path)
 
     whole = start()
@@ -229,12 +194,12 @@ def test_a_resumed_run_keeps_momentum_and_rate(tmp_path: Path, monkeypatch: pyte
             assert not same_weights(resumed().model, whole.model)
 
 
-class Turns(gu.Callback):
-    """Two phases by turns."""
+def take_turns(optimizer: Any, state: Any, **_: Any) -> None:
+    if isinstance(optimizer, PhasedOptimizer):
+        optimizer.phase = ("a", "b")[state.step % 2]
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if isinstance(kwargs["optimizer"], PhasedOptimizer):
-            kwargs["optimizer"].phase = ("a", "b")[state.step % 2]
+
+TURNS = On(step_begin=take_turns)
 
 
 def phased(parameters: Any) -> PhasedOptimizer:
@@ -246,12 +211,12 @@ def test_phases_keep_their_own_state(tmp_path: Path) -> None:
     for step in range(6):
         velocity[step % 2] = 0.9 * velocity[step % 2] + A @ x - B
         x = x - 0.1 * velocity[step % 2]
-    torch.testing.assert_close(end(phased, 6, callbacks=[Turns()]), x, rtol=1e-12, atol=1e-14)
-    shared = end("sgd", 6, optimizer_options={"momentum": 0.9}, callbacks=[Turns()])
+    torch.testing.assert_close(end(phased, 6, callbacks=[TURNS]), x, rtol=1e-12, atol=1e-14)
+    shared = end("sgd", 6, optimizer_options={"momentum": 0.9}, callbacks=[TURNS])
     assert (shared - x).abs().max() > 1e-2  # control: one state for both ends elsewhere
     model, args = Quadratic(), TrainArguments(6, 0.1, checkpoint_dir=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        fit(model, model.step, args, [Turns(), Kill()], optimizer=phased)
+        fit(model, model.step, args, [TURNS, Kill(3, 4, "step")], optimizer=phased)
     model = Quadratic()
-    fit(model, model.step, args, [Turns()], optimizer=phased)
+    fit(model, model.step, args, [TURNS], optimizer=phased)
     torch.testing.assert_close(model.x.detach(), x, rtol=1e-12, atol=1e-14)

@@ -53,9 +53,9 @@ class PartCollator:
             return self.pad(rows)
         return {part: self.pad([row[part] for row in rows]) for part in rows[0]}
 
-    def pad(self, rows: Rows) -> TextItems:
-        """Return one part's rows as tensors `[batch, tokens]`."""
-        whole = [self._tensors(row) for row in rows]
+    def pad(self, rows: Rows, marked: bool = True) -> TextItems:
+        """Return one part's rows as tensors `[batch, tokens]`, on request without `target_mask`."""
+        whole = [self._tensors(row, marked) for row in rows]
         if any(row.keys() != whole[0].keys() for row in whole):
             columns = sorted({tuple(row) for row in whole})
             raise InvalidInputError(f"Expected rows of a batch with the same columns (got {columns})")
@@ -66,13 +66,13 @@ class PartCollator:
             out[name] = torch.stack([self._padded(row[name], length, fill) for row in whole])
         return out
 
-    def _tensors(self, row: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _tensors(self, row: Mapping[str, Any], marked: bool) -> dict[str, Tensor]:
         if not {"input_ids", "labels"} <= row.keys():
             raise InvalidInputError(f"Expected rows with 'input_ids' and 'labels' (got {sorted(row)})")
         out = {
             name: torch.as_tensor(row[name], dtype=torch.bool if name == "target_mask" else torch.long)
             for name in ("input_ids", *PADDING)
-            if name in row
+            if name in row and (marked or name != "target_mask")
         }
         out.setdefault("attention_mask", torch.ones_like(out["input_ids"]))
         lengths = {name: value.numel() for name, value in out.items()}
@@ -97,8 +97,9 @@ def collator_of(model: nn.Module, tokenizer: Any = None) -> PartCollator:
     return PartCollator(0 if pad is None else pad, side, context_of(model))
 
 
-def row_batch(rows: list[Any], collator: Collator, device: torch.device) -> dict[str, Tensor]:
-    """Return a batch of rows on a device."""
+def row_batch(model: nn.Module, rows: list[Any], collator: Collator) -> dict[str, Tensor]:
+    """Return a batch of rows on the model's device."""
+    device = model_device(model)
     return {name: value.to(device) for name, value in collator(rows).items()}
 
 
@@ -106,4 +107,4 @@ def row_batches(model: nn.Module, rows: Any, collator: Collator, batch_size: int
     """Yield batches of rows in their order, on the model's device; a data loader would draw a random number."""
     for start in range(0, len(rows), batch_size):
         some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
-        yield row_batch(some, collator, model_device(model))
+        yield row_batch(model, some, collator)

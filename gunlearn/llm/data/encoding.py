@@ -13,7 +13,6 @@ from gunlearn.llm.model.causal_lm import IGNORE
 
 #: Text of a question and its answer where the tokenizer has no chat template.
 TEMPLATE = "Question: {question}\nAnswer: {answer}"
-LONG_ANSWERS = ("error", "cut")
 
 
 class _Text(NamedTuple):
@@ -76,7 +75,7 @@ def encode(
         raise InvalidInputError(f"Expected 'template' with {{question}} and {{answer}} once each (got {template!r})")
     if template.index("{question}") > template.index("{answer}"):
         raise InvalidInputError(f"Expected 'template' with {{question}} before {{answer}} (got {template!r})")
-    check_choice("long_answers", long_answers, LONG_ANSWERS)
+    check_choice("long_answers", long_answers, ("error", "cut"))
     if max_length is not None and max_length < 2:
         raise InvalidInputError(f"Expected 'max_length' of at least 2 (got {max_length})")
     texts = [_text_of(record, i, tokenizer, template, chat, system) for i, record in enumerate(records, 1)]
@@ -88,7 +87,7 @@ def encode(
     targets = [record.get("target") for record in records]
     if any(t is not None for t in targets):
         _refuse("'target' in every row or in none", [i for i, t in enumerate(targets, 1) if t is None])
-    begins = {chatted: _begin(tokenizer, bos, chatted) for chatted in {text.chatted for text in texts}}
+    begins = {chatted: begin_tokens(tokenizer, bos, chatted) for chatted in {text.chatted for text in texts}}
     rows, too_long, shortened = [], [], []
     for i, (text, target) in enumerate(zip(texts, targets, strict=True), 1):
         begin = begins[text.chatted]
@@ -186,7 +185,8 @@ def _target_mask(answer: str, target: Any, spans: list[tuple[int, int]], number:
     return [not covered.isdisjoint(range(a, b)) for a, b in spans]
 
 
-def _begin(tokenizer: Any, bos: bool | None, chatted: bool) -> list[int]:
+def begin_tokens(tokenizer: Any, bos: bool | None, chatted: bool = False) -> list[int]:
+    """Return the token that texts begin with, in a list; by default where the tokenizer itself does, never in chats."""
     token = tokenizer.bos_token_id
     if bos is None:
         bos = not chatted and token is not None and tokenizer("a")["input_ids"][:1] == [token]

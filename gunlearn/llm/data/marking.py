@@ -15,7 +15,7 @@ from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.llm.data.collate import Collator, PartCollator, Rows, row_batch
 from gunlearn.llm.data.selectors import TokenSelector
 from gunlearn.llm.model.causal_lm import answer_tokens
-from gunlearn.llm.model.head import evaluating, model_device
+from gunlearn.llm.model.head import evaluating
 
 SPACES = ("\u0120", "\u010a", "\u0109", "\u010d", "\u2581")  # byte-level BPE: space, newline, tab, CR; SentencePiece
 BREAKS = (*SPACES, " ", "\n", "\t", "\r", "<0x0A>")  # marks of a new word
@@ -32,7 +32,7 @@ def select_tokens(
     batch_size: int = 8,
     collator: Collator | None = None,
 ) -> list[dict[str, Any]]:
-    r"""Return rows with the column `target_mask`: true at the tokens to forget, false at the rest.
+    r"""Return new rows with the column `target_mask`, a list of booleans: true at the tokens to forget.
 
     Marks the :math:`\lceil \rho n \rceil` best of a row's :math:`n` eligible tokens, at least one; among equal scores
     the earlier token. Rows without labels get no mark. Booleans from a selector are the choice, whatever the ratio.
@@ -48,9 +48,6 @@ def select_tokens(
             serves as a prompt. Our reading of the paper's "suffix ratio".
         batch_size: rows at a time.
         collator: pads rows; `PartCollator()` by default.
-
-    Returns:
-        New rows, `target_mask` a list of booleans.
 
     Raises:
         InvalidInputError: a ratio outside (0, 1], scores of another shape or NaN.
@@ -70,7 +67,7 @@ def select_tokens(
     with evaluating(model):
         for start in range(0, len(rows), batch_size):
             some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
-            batch = row_batch([_readable(row, column) for row in some], collator, model_device(model))
+            batch = row_batch(model, [_readable(row, column) for row in some], collator)
             if column is not None and "target_mask" in batch:
                 batch[column] = batch["target_mask"]
             scores = selector.scores(model, batch).detach()
@@ -78,7 +75,7 @@ def select_tokens(
             if scores.shape != eligible.shape or bool(scores[eligible].isnan().any()):
                 what = "NaN" if scores.shape == eligible.shape else tuple(scores.shape)
                 raise InvalidInputError(f"Expected scores {tuple(eligible.shape)} without NaN (got {what})")
-            chosen = _best(scores, _suffix(eligible, suffix_ratio), ratio)
+            chosen = _best(scores, eligible, ratio, suffix_ratio)
             for i, row in enumerate(some):
                 length, total = len(row["input_ids"]), chosen.size(1) + 1
                 cut = slice(total - length, None) if left else slice(None, length)
@@ -95,21 +92,14 @@ def _readable(row: Mapping[str, Any], column: str | None) -> dict[str, Any]:
     return seen | ({"target_mask": row[column]} if column is not None and column in row else {})
 
 
-def _suffix(eligible: Tensor, ratio: float) -> Tensor:
-    """Return the last share of each row's eligible tokens."""
-    after = eligible.flip(1).long().cumsum(1).flip(1)  # how many from here on, this one included
-    keep = torch.tensor([[_share(ratio, n)] for n in eligible.sum(1).tolist()], device=eligible.device)
-    return eligible & (after <= keep)
-
-
-def _best(scores: Tensor, eligible: Tensor, ratio: float) -> Tensor:
-    if scores.dtype == torch.bool:
-        return scores & eligible
+def _best(scores: Tensor, eligible: Tensor, ratio: float, suffix_ratio: float) -> Tensor:
+    """Return the best of the last eligible tokens of each row; booleans are the choice itself."""
     chosen = torch.zeros_like(eligible)
     for row, mask, out in zip(scores, eligible, chosen, strict=True):
         at = mask.nonzero()[:, 0]
+        at = at[at.numel() - _share(suffix_ratio, at.numel()) :]
         best = row[at].sort(descending=True, stable=True).indices[: _share(ratio, at.numel())]
-        out[at[best]] = True
+        out[at[row[at] if row.dtype == torch.bool else best]] = True
     return chosen
 
 
@@ -121,13 +111,8 @@ def _share(ratio: float, count: int) -> int:
 class WordIndex:
     """Group the pieces of each word, by the marks of byte-level BPE, SentencePiece or WordPiece.
 
-    Special tokens and punctuation are words by themselves. Without marks, each token is a word.
-
-    Args:
-        tokenizer: a tokenizer of transformers; its vocabulary shows which marks it uses.
-
-    Raises:
-        InvalidTypeError: no tokenizer.
+    Special tokens and punctuation are words by themselves. Without marks in its vocabulary, each token of a tokenizer
+    is a word.
     """
 
     def __init__(self, tokenizer: Any) -> None:

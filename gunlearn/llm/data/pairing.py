@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
@@ -39,9 +40,8 @@ class PairedDataset(Dataset):
         self.forget, self.drawn, self.paired, self.seed = forget, dict(drawn or {}), dict(paired or {}), seed
         if _length("forget", forget) == 0:
             raise EmptyForgetSetError("Expected forgotten rows (got an empty data set)")
-        twice = sorted(
-            (self.drawn.keys() & self.paired.keys()) | ({"forget"} & (self.drawn.keys() | self.paired.keys()))
-        )
+        names = Counter(["forget", *self.drawn, *self.paired])
+        twice = sorted(name for name, count in names.items() if count > 1)
         if twice:
             raise InvalidInputError(f"Expected each part once, drawn or paired, beside 'forget' (got {twice} twice)")
         for name, rows in self.drawn.items():
@@ -74,19 +74,13 @@ class PairedDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return a forgotten row with its row of each other part, by name."""
         index = int(index)
-        row = {"forget": self.forget[index]}
-        row.update({name: rows[index] for name, rows in self.paired.items()})
-        row.update({name: rows[int(self.choice[name][index])] for name, rows in self.drawn.items()})
-        return row
+        beside = {name: rows[index] for name, rows in self.paired.items()}
+        drawn = {name: rows[int(self.choice[name][index])] for name, rows in self.drawn.items()}
+        return {"forget": self.forget[index], **beside, **drawn}
 
 
 def warn_of_overlap(rows: PairedDataset, limit: int = 100_000) -> None:
-    """Warn where rows to forget are also in a drawn part, token for token.
-
-    Args:
-        rows: the rows of all parts.
-        limit: parts with more rows than this are not searched.
-    """
+    """Warn where rows to forget are also in a drawn part of at most `limit` rows, token for token."""
     for name, others in rows.drawn.items():
         if len(others) <= limit:
             known = set(_tokens(others))
@@ -101,8 +95,8 @@ def warn_of_overlap(rows: PairedDataset, limit: int = 100_000) -> None:
 
 def _tokens(rows: Any) -> Iterator[tuple[int, ...]]:
     # A column of `datasets` is read at once, other rows one by one.
-    column = rows["input_ids"] if "input_ids" in getattr(rows, "column_names", ()) else None
-    for values in (rows[i]["input_ids"] for i in range(len(rows))) if column is None else column:
+    whole = "input_ids" in getattr(rows, "column_names", ())
+    for values in rows["input_ids"] if whole else (rows[i]["input_ids"] for i in range(len(rows))):
         yield tuple(torch.as_tensor(values).tolist())
 
 

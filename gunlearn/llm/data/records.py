@@ -65,11 +65,7 @@ def read_records(path: str | PathLike[str]) -> list[dict[str, Any]]:
 
 
 def shape_of(record: Any, where: str) -> tuple[str, ...]:
-    """Return which of `SHAPES` a record has.
-
-    Raises:
-        InvalidInputError: none, or its fields are no strings (messages: no list of `role` and `content`).
-    """
+    """Return which of `SHAPES` a record has; refuse others, and fields of other types."""
     shape = next((s for s in SHAPES if isinstance(record, Mapping) and all(name in record for name in s)), None)
     if shape is None:
         got = sorted(record) if isinstance(record, Mapping) else type(record).__name__
@@ -83,6 +79,14 @@ def shape_of(record: Any, where: str) -> tuple[str, ...]:
     return shape
 
 
+def text_of(record: Mapping[str, Any], system: bool = True) -> str:
+    """Return all text of a record, on request without that of system messages."""
+    shape = shape_of(record, "a record")
+    if shape == ("messages",):
+        return " ".join(turn["content"] for turn in record["messages"] if system or turn["role"] != "system")
+    return " ".join(record[name] for name in shape)
+
+
 def refused(
     records: Sequence[Mapping[str, Any]], refusals: Sequence[str] = REFUSALS, seed: int = 0
 ) -> list[dict[str, Any]]:
@@ -93,21 +97,21 @@ def refused(
     """
     if not refusals:
         raise InvalidInputError("Expected at least one refusal (got none)")
-    draw, out = random.Random(seed), []
+    draw = random.Random(seed)
+    out: list[dict[str, Any]] = []
     for i, record in enumerate(records, 1):
         shape, answer = shape_of(record, f"row {i}"), draw.choice(refusals)
         if shape == ("text",):
             raise InvalidInputError(f"Expected questions, to be refused (got bare text in row {i})")
         # Other fields ("target", paraphrases) are about the old answer.
-        kept = {name: record[name] for name in shape}
         if shape == ("messages",):
-            kept["messages"] = [*record["messages"][:-1], {"role": "assistant", "content": answer}]
+            out.append({"messages": [*record["messages"][:-1], {"role": "assistant", "content": answer}]})
         else:
             # A completion begins with the blanks between it and the prompt.
-            old = record[shape[1]]
-            gap = old[: len(old) - len(old.lstrip())] if shape[1] == "completion" else ""
-            kept[shape[1]] = gap + answer
-        out.append(kept)
+            asked, said = shape
+            old = record[said]
+            gap = old[: len(old) - len(old.lstrip())] if said == "completion" else ""
+            out.append({asked: record[asked], said: gap + answer})
     return out
 
 
@@ -134,11 +138,9 @@ def _refuse_wrapper(text: str, name: str) -> None:
 
 
 def _check_messages(messages: Any, where: str) -> None:
-    good = isinstance(messages, Sequence) and all(
-        isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in messages
-    )
-    if not good:
+    if not isinstance(messages, Sequence) or not all(
+        isinstance(m, Mapping) and all(isinstance(m.get(name), str) for name in ("role", "content")) for m in messages
+    ):
         raise InvalidInputError(f"Expected 'messages' of 'role' and 'content' strings (got others in {where})")
     if not messages or messages[-1]["role"] != "assistant":
         last = messages[-1]["role"] if messages else "nothing"

@@ -13,7 +13,7 @@ from rank_bm25 import BM25Plus
 
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 from gunlearn.llm.data.encoding import encode
-from gunlearn.llm.data.records import read_records, shape_of
+from gunlearn.llm.data.records import read_records, shape_of, text_of
 from gunlearn.llm.data.target_tokens import folded, words_of
 
 Records = Sequence[Mapping[str, Any]]
@@ -35,12 +35,7 @@ class RetainTriples:
     world: tuple[Mapping[str, Any], ...]
 
     def rows(self, tokenizer: Any, **how: Any) -> dict[str, list[dict[str, Any]]]:
-        """Return rows by part, for `UnlearnTrainer(paired=...)`.
-
-        Args:
-            tokenizer: a tokenizer of transformers.
-            how: arguments of `encode`.
-        """
+        """Return rows by part, for `UnlearnTrainer(paired=...)`; `how` are arguments of `encode`."""
         return {part: encode(getattr(self, part), tokenizer, **how) for part in ("generic", "style", "world")}
 
 
@@ -75,15 +70,9 @@ def retain_triples(
 def nearest_without_shared(documents: Sequence[str], candidates: Sequence[str], entities: Entities) -> list[int]:
     """Find for each document the nearest candidate by BM25 among those with none of its entities.
 
-    Uses BM25+, in which a word still counts where half of a few candidates have it.
-
-    Args:
-        documents: texts.
-        candidates: texts.
-        entities: names (or one), or a function that finds them in a text; case, possessives and hyphens do not count.
-
-    Returns:
-        Index of a candidate for each document.
+    Returns the index of a candidate for each document. Uses BM25+, in which a word still counts where half of a few
+    candidates have it. `entities` are names (or one), or a function that finds them in a text; case, possessives and
+    hyphens do not count.
 
     Raises:
         InvalidInputError: no candidates, or documents that share an entity with all of them.
@@ -112,12 +101,7 @@ def nearest_without_shared(documents: Sequence[str], candidates: Sequence[str], 
 
 
 def as_records(source: Any) -> Records:
-    """Return records from texts, records, or a file of either.
-
-    Raises:
-        InvalidInputError: an empty source, or entries that are neither.
-        DatasetNotFoundError: no such file.
-    """
+    """Return records from texts, records, or a file of either; `retain_triples` says what is refused."""
     if isinstance(source, str | PathLike):
         path = Path(source)
         if path.suffix != ".txt":
@@ -131,14 +115,6 @@ def as_records(source: Any) -> Records:
     for i, record in enumerate(records, 1):
         shape_of(record, f"row {i}")
     return records
-
-
-def text_of(record: Mapping[str, Any]) -> str:
-    """Return all text of a record."""
-    shape = shape_of(record, "a record")
-    if shape == ("messages",):
-        return " ".join(message["content"] for message in record["messages"])
-    return " ".join(record[name] for name in shape)
 
 
 def _taken(records: Records, count: int, draw: random.Random) -> list[Mapping[str, Any]]:

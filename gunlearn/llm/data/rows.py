@@ -12,25 +12,20 @@ from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import Rows
 from gunlearn.llm.data.encoding import encode, named_rows
-from gunlearn.llm.data.records import read_records, shape_of
+from gunlearn.llm.data.records import read_records, text_of
 from gunlearn.llm.model.causal_lm import IGNORE
-
-OVERLAPS = ("error", "drop", "keep")
 
 
 def as_rows(
     source: Any, tokenizer: Any, of: str = "", **how: Any
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
-    """Return rows from a file, records or rows.
+    """Return rows from a file, records or rows, and the records that they were made of (`None` for rows).
 
     Args:
         source: the path of a file of records, records, or rows that already have `input_ids` and `labels`.
         tokenizer: a tokenizer of transformers.
         of: the part's name, for messages.
         how: arguments of `encode`.
-
-    Returns:
-        The rows, and the records they were made of (`None` for rows).
 
     Raises:
         InvalidInputError: as `read_records` and `encode`; an empty source, no sequence, records mixed with rows, rows
@@ -84,18 +79,12 @@ def _compared(row: Mapping[str, Any], record: Mapping[str, Any] | None, tokenize
         around = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
         texts.append(tokenizer.decode([token for token in tokens if token not in around]))
     if record is not None:
-        turns = [turn["content"] for turn in record.get("messages", ()) if turn["role"] != "system"]
-        fields = shape_of(record, "a record")
-        texts.append(" ".join(turns if fields == ("messages",) else [record[name] for name in fields]))
+        texts.append(text_of(record, system=False))
     return {tokens, *(" ".join(text.lower().split()) for text in texts)} - {""}
 
 
 def check_ids(model: Any, parts: Mapping[str, Rows]) -> None:
-    """Refuse rows (by part) that another model's tokenizer made.
-
-    Raises:
-        InvalidInputError: a token that the model has no embedding for.
-    """
+    """Refuse rows (by part) with a token that the model has no embedding for."""
     known = getattr(model.get_input_embeddings(), "num_embeddings", None)
     for name, rows in parts.items():
         most = max(int(max(row["input_ids"])) for row in rows)
@@ -129,7 +118,7 @@ def separate(
     Raises:
         InvalidInputError: rows in both (the message counts and names them), or no row left to retain.
     """
-    check_choice("overlap", overlap, OVERLAPS)
+    check_choice("overlap", overlap, ("error", "drop", "keep"))
     forgotten, retained = (
         [_compared(row, of[i] if of else None, tokenizer) for i, row in enumerate(rows)]
         for rows, of in zip((forget, retain), records, strict=True)
@@ -143,7 +132,7 @@ def separate(
             f"Expected forget and retain without common rows (got {len(both)} of them, "
             f"{named_rows([i + 1 for i in both])} of retain); overlap='drop' takes them out of retain"
         )
-    kept = [row for i, row in enumerate(retain) if i not in set(both)]
+    kept = [row for row, found in zip(retain, retained, strict=True) if known.isdisjoint(found)]
     if not kept:
         raise InvalidInputError("Expected rows to retain that are not forgotten (got none)")
     return kept

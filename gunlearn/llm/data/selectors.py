@@ -11,10 +11,10 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from gunlearn.core.checks import check_number
+from gunlearn.core.checks import check_number, check_whole_number
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.llm.model.causal_lm import IGNORE, CausalLM, answer_tokens, token_log_probs
-from gunlearn.llm.training.arguments import check_whole_number
+from gunlearn.losses.divergences import cross_entropy
 
 _AT_A_TIME = 32  # sequences made from a batch that the model reads together
 
@@ -24,14 +24,10 @@ class TokenSelector(Protocol):
     """Anything with `scores`: a high score marks a token that holds the knowledge to forget."""
 
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return one score per predicted token.
+        """Return one score per predicted token of a batch (`input_ids`, `attention_mask`, `labels` `[batch, tokens]`).
 
-        Args:
-            model: a causal language model in evaluation mode; not changed.
-            batch: `input_ids`, `attention_mask` and `labels` `[batch, tokens]`.
-
-        Returns:
-            `[batch, tokens - 1]`, entry `t` about token `t + 1`, 0 without a label; booleans are the choice itself.
+        `[batch, tokens - 1]`, entry `t` about token `t + 1`, 0 without a label; booleans are the choice itself. The
+        model is in evaluation mode, and is not changed.
         """
 
 
@@ -43,16 +39,11 @@ class ContextDelta:
 
     The short context keeps the first token of the sequence, to which many models attend by default. A name copied from
     a distant question also scores high, and a fact whose subject stands right before it scores low: `ProbeDelta` and
-    `Entropy` find facts more reliably (area under the ROC curve on a small model that knows facts: above 0.99, here
-    0.78). The model reads one short sequence per answer token.
-
-    A reconstruction: the "delta score" of `DTO <https://arxiv.org/abs/2510.00125>`_ is not known to us.
+    `Entropy` find facts more reliably. The model reads one short sequence per answer token. A reconstruction: the
+    "delta score" of `DTO <https://arxiv.org/abs/2510.00125>`_ is not known to us.
 
     Args:
-        window: number :math:`w` of tokens in the short context.
-
-    Raises:
-        InvalidInputError: `window` is no whole number of at least 1.
+        window: number :math:`w` of tokens in the short context, at least 1.
     """
 
     window: int = 3
@@ -90,10 +81,7 @@ class ProbeDelta:
     float32 the small step is rounded away, and scores are 0 or noise.
 
     Args:
-        step: length :math:`\eta` of the step in the space of all trainable parameters.
-
-    Raises:
-        InvalidInputError: `step` is no positive number.
+        step: length :math:`\eta` of the step in the space of all trainable parameters, positive.
     """
 
     step: float = 0.05
@@ -102,14 +90,7 @@ class ProbeDelta:
         check_number("step", self.step, positive=True)
 
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the scores of `TokenSelector.scores`.
-
-        Raises:
-            UnsupportedModelError: the model has no trainable parameters.
-
-        Warns:
-            UserWarning: trainable parameters of less than float32.
-        """
+        """Refuse a model without trainable parameters, and warn of parameters of less than float32."""
         params = [p for p in model.parameters() if p.requires_grad]
         if not params:
             raise UnsupportedModelError("Expected a model with trainable parameters for ProbeDelta (got none)")
@@ -175,11 +156,9 @@ class Entropy:
 
     @torch.no_grad()
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        logits = cast(Tensor, CausalLM(("logits",)).decode(model, None, batch).logits)
         mask = answer_tokens(batch)
-        log_prob = logits[mask].float().log_softmax(-1)
-        # Logits of minus infinity: 0 log 0 = 0.
-        entropy = -torch.where(log_prob == -torch.inf, 0, log_prob.exp() * log_prob).sum(-1)
+        logits = cast(Tensor, CausalLM(("logits",)).decode(model, None, batch).logits)[mask].float()
+        entropy = cross_entropy(logits.log_softmax(-1).exp(), logits)
         return entropy.new_zeros(mask.shape).masked_scatter(mask, entropy)
 
 
@@ -203,11 +182,7 @@ class GivenMask:
     column: str = "target_mask"
 
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the mask itself, which is the choice whatever the ratio.
-
-        Raises:
-            InvalidInputError: a batch without the column.
-        """
+        """Return the mask itself, which is the choice whatever the ratio; refuse a batch without it."""
         if self.column not in batch:
             raise InvalidInputError(f"Expected rows with the column '{self.column}' (got {sorted(batch)})")
         return batch[self.column][:, 1:].bool() & answer_tokens(batch)

@@ -64,9 +64,8 @@ def target_tokens(
     _check_texts("background_texts", background_texts)
     if words is None:
         words = frequent_words(forget_texts, background_texts, min_ratio, min_count)
-    words = tuple(
-        dict.fromkeys((words,) if isinstance(words, str) else words(forget_texts) if callable(words) else words)
-    )
+    words = words(forget_texts) if callable(words) else words
+    words = tuple(dict.fromkeys((words,) if isinstance(words, str) else words))
     special = set(tokenizer.all_special_ids)
     # A word has other tokens after a blank than at the beginning of a line.
     pieces = {w: {i for form in (w, f" {w}") for i in _ids(tokenizer, form)} - special for w in words}
@@ -80,12 +79,9 @@ def target_tokens(
             "lower 'min_ratio' or 'min_count', or raise 'max_document_frequency'"
         )
     dropped = {tokenizer.decode([i]): value for i, value in share.items() if i not in kept}
-    return TargetTokens(
-        words,
-        tuple(sorted(kept)),
-        dict(sorted(dropped.items(), key=lambda pair: -pair[1])),
-        tuple(w for w, ids in pieces.items() if not ids & kept),
-    )
+    commonest_first = dict(sorted(dropped.items(), key=lambda pair: -pair[1]))
+    unmasked = tuple(w for w, ids in pieces.items() if not ids & kept)
+    return TargetTokens(words, tuple(sorted(kept)), commonest_first, unmasked)
 
 
 def frequent_words(

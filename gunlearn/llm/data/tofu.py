@@ -25,7 +25,7 @@ HUB = "locuslab/TOFU"
 
 
 def load_tofu(split: str, root: str | PathLike[str] | None = None) -> list[dict[str, Any]]:
-    """Load the records of a split of TOFU (`arXiv:2401.06121 <https://arxiv.org/abs/2401.06121>`_).
+    """Load the questions and answers of a split of TOFU (`arXiv:2401.06121 <https://arxiv.org/abs/2401.06121>`_).
 
     Args:
         split: `"full"`, `"forget01"`, `"forget05"`, `"forget10"`, `"retain99"`, `"retain95"`, `"retain90"`; with
@@ -33,9 +33,6 @@ def load_tofu(split: str, root: str | PathLike[str] | None = None) -> list[dict[
             `"retain_perturbed"`, `"real_authors_perturbed"`, `"world_facts_perturbed"` (the last two not paraphrased).
         root: folder with `TOFU/forget10.json` or `forget10.json`, one JSON object per line; without it
             `$GUNLEARN_DATA`, else `./data`, and where the file is in neither, the Hugging Face Hub.
-
-    Returns:
-        Objects with `question` and `answer`.
 
     Raises:
         InvalidInputError: an unknown split.
@@ -71,29 +68,22 @@ def tofu_refusals(root: str | PathLike[str] | None = None) -> list[str]:
 
 
 def answer_rows(records: Sequence[Mapping[str, Any]], tokenizer: Any, field: str, **how: Any) -> list[Any]:
-    """Return rows of the same questions with the answers of another field.
+    """Return a row per record with the answer of another field, or a list of rows where that holds several answers.
 
     Args:
         records: records of a `_perturbed` split.
         tokenizer: a tokenizer of transformers.
         field: `"paraphrased_answer"` or `"perturbed_answer"`; records without it keep their `answer`.
         how: arguments of `encode`.
-
-    Returns:
-        A row per record, or a list of rows where the field holds a list of answers.
     """
-    given = [record.get(field, record["answer"]) for record in records]
-    lists = [answers if isinstance(answers, list) else [answers] for answers in given]
+    given = [(record["question"], record.get(field, record["answer"])) for record in records]
     flat = [
-        {"question": record["question"], "answer": answer}
-        for record, answers in zip(records, lists, strict=True)
-        for answer in answers
+        {"question": question, "answer": answer}
+        for question, answers in given
+        for answer in (answers if isinstance(answers, list) else [answers])
     ]
     rows = iter(encode(flat, tokenizer, **how))
-    return [
-        [next(rows) for _ in answers] if isinstance(answer, list) else next(rows)
-        for answer, answers in zip(given, lists, strict=True)
-    ]
+    return [[next(rows) for _ in found] if isinstance(found, list) else next(rows) for _, found in given]
 
 
 def _file(name: str, root: str | PathLike[str] | None) -> Path | None:

@@ -12,11 +12,9 @@ from transformers.pytorch_utils import Conv1D
 from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.data.collate import Rows, collator_of, row_batch
 from gunlearn.llm.model.arithmetic import merged
-from gunlearn.llm.model.causal_lm import total_nll
-from gunlearn.llm.model.head import model_device, output_head
+from gunlearn.llm.model.causal_lm import token_loss
+from gunlearn.llm.model.head import output_head
 from gunlearn.seed import isolated_rng
-
-BITS = (2, 3, 4, 8)
 
 
 class Curve(list[dict[str, float]]):
@@ -88,14 +86,12 @@ def relearn(
         victim.requires_grad_(True)
         trainable = list(victim.parameters())
     optimizer = torch.optim.AdamW(trainable, lr=lr, weight_decay=0.0)
-    collate, device = collator_of(victim), model_device(victim)
-    curve = Curve(chosen)
+    collator, curve = collator_of(victim), Curve(chosen)
     curve.append({"step": 0, **measure(victim.eval())})
     with isolated_rng(seed):
         for step in range(1, steps + 1):
             index = torch.randint(len(rows), (batch_size,)) if len(rows) > batch_size else range(len(rows))
-            nll, tokens = total_nll(victim.train(), row_batch([rows[int(i)] for i in index], collate, device))
-            loss = nll / tokens.clamp_min(1)
+            loss = token_loss(victim.train(), row_batch(victim, [rows[int(i)] for i in index], collator))
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -122,8 +118,8 @@ def quantized(model: nn.Module, bits: int = 4, head: bool = False) -> nn.Module:
     Raises:
         InvalidInputError: other numbers of bits.
     """
-    if bits not in BITS:
-        raise InvalidInputError(f"Expected 'bits' among {BITS} (got {bits!r})")
+    if bits not in (2, 3, 4, 8):
+        raise InvalidInputError(f"Expected 'bits' among (2, 3, 4, 8) (got {bits!r})")
     out = merged(copy.deepcopy(model))
     last = output_head(out)
     for module in out.modules():  # `Conv1D`, GPT-2's linear layer, holds [inputs, outputs]
@@ -133,13 +129,6 @@ def quantized(model: nn.Module, bits: int = 4, head: bool = False) -> nn.Module:
 
 
 def rounded(weight: Tensor, bits: int, dim: int) -> Tensor:
-    """Round weights to an even grid of `2 ** bits - 1` levels.
-
-    Args:
-        weight: a matrix.
-        bits: number of bits.
-        dim: dimension along which weights share a step (that of the inputs).
-    """
-    top = 2 ** (bits - 1) - 1
-    step = weight.float().abs().amax(dim, keepdim=True) / top
+    """Round a matrix to an even grid of `2 ** bits - 1` levels; weights along `dim`, the inputs', share a step."""
+    step = weight.float().abs().amax(dim, keepdim=True) / (2 ** (bits - 1) - 1)
     return torch.where(step > 0, (weight / step).round() * step, 0).to(weight.dtype)

@@ -22,25 +22,17 @@ from gunlearn.llm.model.head import context_of
 from gunlearn.metrics.alignment import Sampler
 from gunlearn.metrics.base import Figure, figures_of
 from gunlearn.metrics.standing import standings
+from gunlearn.metrics.texts import TokenScores
 
 OWN = ("forget", "retain")  # the sets that everything is measured on
-SCORES = {
-    "loss": membership.loss_score,
-    "min_k": membership.min_k_score,
-    "min_k_plus": membership.min_k_plus_score,
-}
-ATTACKS = (*SCORES, "zlib", "reference", "gradient")
+ATTACKS = ("loss", "min_k", "min_k_plus", "zlib", "reference", "gradient")
 
 
 class ModelFigures(list[dict[str, Any]]):
     """A row of figures per model: `{"model": name, "forget_prob": ..., ...}`; rich prints it as a table."""
 
     def of(self, name: str) -> dict[str, Any]:
-        """Return the row of a model.
-
-        Raises:
-            InvalidInputError: there is none of that name.
-        """
+        """Return the row of a model; refuse a name that no row has."""
         for row in self:
             if row["model"] == name:
                 return row
@@ -128,50 +120,52 @@ def evaluate_language_models(
     sets = {part: _encoded(f"{part}_rows" if part in OWN else part, rows) for part, rows in sets.items()}
     holdout = None if holdout_rows is None else _encoded("holdout_rows", holdout_rows)
     measured = {name: figure for name, figure in figures_of("causal_lm", metrics).items() if name != "nll"}
-    out = ModelFigures({"model": name} for name in models)
-    ratios: dict[str, Tensor] = {}
-    broken: list[nn.Module] = []
     speak = {"tokenizer": tokenizer, "max_new_tokens": max_new_tokens, "ends": ends} if generate else None
+    out = ModelFigures({"model": name} for name in models)
+    ratios: dict[str, Tensor | None] = {}
+    scores: dict[str, tuple[TokenScores, TokenScores]] = {}  # of forgotten and held-out rows
     for row in out:
         name, model = row["model"], models[row["model"]]
+        views = {
+            part: RowsView(model, rows, batch_size, speak, part in OWN, part == "forget") for part, rows in sets.items()
+        }
         try:
-            for part, rows in sets.items():
-                view = RowsView(model, rows, batch_size, speak, part in OWN, part == "forget")
+            for part, view in views.items():
                 found = {f"{part}_{figure}": measured[figure].compute(view) for figure in measured}
                 row |= {key: value for key, value in found.items() if value is not None}
-                if part == "forget" and view.ratio is not None:
-                    ratios[name] = view.ratio
             if holdout is not None:
-                row |= _membership(model, tokenizer, sets["forget"], holdout, attacks, batch_size)
+                scores[name] = views["forget"].scores, token_scores(model, holdout, batch_size)
+                sides = list(zip((sets["forget"], holdout), scores[name], strict=True))
+                for attack in attacks:
+                    if attack != "reference":
+                        auc = membership.membership_auc(*(_attacked(attack, model, tokenizer, *side) for side in sides))
+                        row[f"mia_{attack}"] = auc
+            ratios[name] = views["forget"].ratio
         except NotANumberError:
             row.clear()
             row |= {"model": name, "broken": True}
-            ratios.pop(name, None)
-            broken.append(model)
             continue
-        useful = [
+        useful: list[Any] = [
             row.get(f"{p}_{figure}") for p in sets if p != "forget" for figure in ("prob", "rougeL", "truth_ratio")
         ]
-        had = [value for value in useful if value is not None]
-        if utility_rows and len(had) == len(useful):
-            row["model_utility"] = tofu.model_utility(had)
-    models = {name: model for name, model in models.items() if not _among(model, broken)}
-    references = [model for model in references if not _among(model, broken)]
-    original = None if original is None or _among(original, broken) else original
-    if holdout is not None and "reference" in attacks:
-        for name, model in models.items():
-            other = next((r for r in references if r is not model), None)
-            if other is not None:
-                out.of(name)["mia_reference"] = _beyond(model, other, sets["forget"], holdout, batch_size)
-    for name, ratio in ratios.items():
-        others = [n for n in ratios if _among(models[n], references) and n != name]
-        if others:
-            out.of(name)["forget_quality"] = tofu.forget_quality(ratio, ratios[others[0]])
+        if utility_rows and None not in useful:
+            row["model_utility"] = tofu.model_utility(useful)
+    models = {name: models[name] for name in ratios}  # without those that say NaN
+    references = [model for model in references if _among(model, models.values())]
+    original = original if _among(original, models.values()) else None
+    for name, model in models.items():
+        other = next((n for r in references if r is not model for n in models if models[n] is r), None)
+        if other is not None and holdout is not None and "reference" in attacks:
+            forget, unseen = map(membership.reference_score, scores[name], scores[other])
+            out.of(name)["mia_reference"] = membership.membership_auc(forget, unseen)
+        own, others = ratios[name], [ratios[n] for n in models if n != name and _among(models[n], references)]
+        known = [ratio for ratio in others if ratio is not None]
+        if own is not None and known:
+            out.of(name)["forget_quality"] = tofu.forget_quality(own, known[0])
     compared = {n: m for n, m in models.items() if any(m is not r for r in references)}
     for part in align_on if compared else ():
         supplier = TextAlignment(sets[part], tokenizer if ends is None else ends, sampler, batch_size=4 * batch_size)
-        contexts = [n for n in map(context_of, models.values()) if n is not None]
-        room = min(contexts, default=math.inf) - max(map(len, supplier.prompts))
+        room = min(context_of(model) or math.inf for model in models.values()) - max(map(len, supplier.prompts))
         supplier.max_new_tokens = max_new_tokens or int(max(1, min(supplier.max_new_tokens, room)))
         for name, at in standings(compared, references, supplier, original).items():
             figures: dict[str, float | None] = {"": at.value, "_precision": at.precision, "_recall": at.recall}
@@ -182,7 +176,7 @@ def evaluate_language_models(
 
 
 def _encoded(name: str, rows: Any) -> list[Mapping[str, Any]]:
-    """The rows as a list, if rows they are."""
+    """Return the rows as a list; refuse anything but rows."""
     if isinstance(rows, (str, Path, Mapping)) or not hasattr(rows, "__getitem__"):
         got = f"{type(rows).__name__} {str(rows)!r:.60}"
     elif not len(rows):
@@ -198,42 +192,17 @@ def _encoded(name: str, rows: Any) -> list[Mapping[str, Any]]:
     )
 
 
-def _among(model: nn.Module, models: Sequence[nn.Module]) -> bool:
+def _among(model: nn.Module | None, models: Iterable[nn.Module]) -> bool:
     return any(model is other for other in models)
 
 
-def _membership(
-    model: nn.Module,
-    tokenizer: Any,
-    forget_rows: Rows,
-    holdout_rows: Rows,
-    attacks: Sequence[str],
-    batch_size: int,
-) -> dict[str, float]:
-    """AUC of each attack that needs no other model, forgotten rows against held-out ones."""
-    found: dict[str, list[Tensor]] = {}
-    for rows in (forget_rows, holdout_rows):
-        scores = token_scores(model, rows, batch_size)
-        for attack in attacks:
-            if attack == "zlib":
-                value = membership.zlib_score(scores, [tofu.truth_of(row, tokenizer) for row in rows])
-            elif attack == "gradient":
-                value = membership.gradient_score(model, rows)
-            elif attack == "reference":
-                continue
-            else:
-                value = SCORES[attack](scores)
-            found.setdefault(attack, []).append(value)
-    return {f"mia_{attack}": membership.membership_auc(*sides) for attack, sides in found.items()}
-
-
-def _beyond(model: nn.Module, reference: nn.Module, forget_rows: Rows, holdout_rows: Rows, batch_size: int) -> float:
-    """AUC of what the model finds likelier than a reference does."""
-    sides = [
-        membership.reference_score(*(token_scores(m, rows, batch_size) for m in (model, reference)))
-        for rows in (forget_rows, holdout_rows)
-    ]
-    return membership.membership_auc(*sides)
+def _attacked(attack: str, model: nn.Module, tokenizer: Any, rows: Rows, scores: TokenScores) -> Tensor:
+    """Return the score of each row by an attack that needs no other model, `[num_rows]`."""
+    if attack == "zlib":
+        return membership.zlib_score(scores, [tofu.truth_of(row, tokenizer) for row in rows])
+    if attack == "gradient":
+        return membership.gradient_score(model, rows)
+    return getattr(membership, f"{attack}_score")(scores)
 
 
 def _named(

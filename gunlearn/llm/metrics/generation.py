@@ -53,8 +53,7 @@ def end_tokens(tokenizer: Any) -> tuple[int, ...]:
         InvalidInputError: no such id.
     """
     ids = getattr(tokenizer, "eos_token_id", tokenizer)
-    ids = (ids,) if isinstance(ids, int) else ids
-    ids = tuple(ids) if isinstance(ids, (list, tuple, set, frozenset)) else ()
+    ids = (ids,) if isinstance(ids, int) else tuple(ids) if isinstance(ids, (list, tuple, set, frozenset)) else ()
     if getattr(tokenizer, "chat_template", None) is not None:
         closing = _closing_token(tokenizer)
         ids += () if closing is None or closing in ids else (closing,)
@@ -163,12 +162,9 @@ def _continue(
 
 
 def choose_tokens(logits: Tensor, uniform: Tensor, sampler: Sampler | None) -> Tensor:
-    """Choose one token per row: the likeliest, or the one where the cumulated probability passes `uniform`.
+    """Choose a token per row of logits `[num_rows, vocab_size]`: where the cumulated probability passes `uniform`.
 
-    Args:
-        logits: `[num_rows, vocab_size]`.
-        uniform: numbers in [0, 1), `[num_rows]` in float64.
-        sampler: `None` takes the likeliest.
+    `uniform` holds numbers in [0, 1), `[num_rows]` in float64. Without a sampler the likeliest token is chosen.
     """
     if sampler is None:
         return logits.argmax(-1)

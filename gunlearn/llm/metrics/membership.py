@@ -30,11 +30,7 @@ def loss_score(scores: TokenScores) -> Tensor:
 
 
 def zlib_score(scores: TokenScores, texts: Sequence[str]) -> Tensor:
-    """Return the mean log-likelihood over the size of the compressed text, `[num_rows]`.
-
-    Args:
-        scores: scores of rows.
-        texts: the rows' answers.
+    """Return the mean log-likelihood over the size of the compressed text, `[num_rows]`; `texts` are the rows' answers.
 
     Raises:
         InvalidInputError: another number of texts than rows.
@@ -47,12 +43,7 @@ def zlib_score(scores: TokenScores, texts: Sequence[str]) -> Tensor:
 def min_k_score(scores: TokenScores, share: float = 0.4) -> Tensor:
     """Min-K%, `arXiv:2310.16789 <https://arxiv.org/abs/2310.16789>`_: mean log-likelihood of the least likely tokens.
 
-    Args:
-        scores: scores of rows.
-        share: share of each row's tokens, rounded down, at least one token.
-
-    Returns:
-        `[num_rows]`.
+    Returns `[num_rows]`, over a `share` in (0, 1] of each row's tokens, rounded down, at least one token.
     """
     return _lowest(scores.log_prob, scores, share)
 
@@ -75,10 +66,6 @@ def gradient_score(model: nn.Module, rows: Rows) -> Tensor:
 
     Rows are read one at a time. Gradients are those of the trainable parameters, or of all if none is trainable.
 
-    Args:
-        model: a causal language model; not changed.
-        rows: rows with `input_ids` and `labels`.
-
     Raises:
         InvalidInputError: rows longer than the model's context.
     """
@@ -97,11 +84,7 @@ def gradient_score(model: nn.Module, rows: Rows) -> Tensor:
 
 
 def membership_auc(forget: Tensor, holdout: Tensor) -> float:
-    """Return the AUC of an attack's scores, forgotten rows against rows that no model was trained on.
-
-    Args:
-        forget: scores `[num_forget]`.
-        holdout: scores `[num_holdout]`.
+    """Return the AUC of an attack's scores, `[num_forget]` of forgotten rows against `[num_holdout]` of unseen ones.
 
     Raises:
         InvalidInputError: an empty side, or NaN.
@@ -115,8 +98,7 @@ def membership_auc(forget: Tensor, holdout: Tensor) -> float:
 def privacy_leak(auc: float, reference_auc: float = 0.5) -> float:
     """PrivLeak, `arXiv:2407.06460 <https://arxiv.org/abs/2407.06460>`_: distance of `1 - auc` from a retrained model's.
 
-    Returns:
-        Percent of the retrained model's: negative where members are found, positive where they are too unlikely.
+    In percent of the retrained model's: negative where members are found, positive where they are too unlikely.
     """
     return ((1 - auc) - (1 - reference_auc)) / (1 - reference_auc) * 100
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,13 +19,13 @@ from gunlearn.metrics.texts import TokenScores
 RECORDED = ("prob", "nll", "exact_memorization", "extraction_strength")
 
 
+@dataclass(eq=False)
 class RowsView:
     """A model on a set of rows; what figures ask for is computed once. A `TextView`.
 
     Args:
         model: a causal language model; not changed.
-        rows: `input_ids`, `labels`; for truth ratios also `"perturbed"`, a list of rows with wrong answers, and
-            `"paraphrased"`, a row with the right one in other words (default: the row itself).
+        rows: as the `forget_rows` of `evaluate_language_models`.
         batch_size: rows at a time; answers are generated four times as many at a time.
         speak: arguments of `answers_of`, to generate answers; `None` generates none.
         in_full: measure memorisation too, and the probability of answers among all tokens; else among the given
@@ -32,17 +33,12 @@ class RowsView:
         forgotten: whether the rows were forgotten, which decides how truth ratios are summarised.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        rows: Sequence[Mapping[str, Any]],
-        batch_size: int = 16,
-        speak: Mapping[str, Any] | None = None,
-        in_full: bool = True,
-        forgotten: bool = True,
-    ) -> None:
-        self.model, self.rows, self.batch_size, self.speak = model, rows, batch_size, speak
-        self.in_full, self.forgotten = in_full, forgotten
+    model: nn.Module
+    rows: Sequence[Mapping[str, Any]]
+    batch_size: int = 16
+    speak: Mapping[str, Any] | None = None
+    in_full: bool = True
+    forgotten: bool = True
 
     @cached_property
     def scores(self) -> TokenScores:
@@ -90,16 +86,9 @@ class RowsView:
 def figures(
     model: nn.Module, parts: Mapping[str, Sequence[Mapping[str, Any]]], most: int = 256, batch_size: int = 8
 ) -> dict[str, dict[str, float]]:
-    """Measure some rows of each part.
+    """Return the figures `RECORDED` by part, of at most `most` evenly spaced rows each; 0 measures nothing.
 
-    Args:
-        model: a causal language model; not changed.
-        parts: rows by name; rows without any label are left out.
-        most: most rows per part, evenly spaced; 0 measures nothing.
-        batch_size: rows at a time.
-
-    Returns:
-        The figures `RECORDED` by part.
+    Rows without any label are left out. The model is not changed.
     """
     out = {}
     for name, given in parts.items() if most else ():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -15,8 +17,6 @@ from gunlearn.llm.model.causal_lm import IGNORE, answer_tokens, model_inputs
 from gunlearn.llm.model.head import LOGIT_CHUNK, evaluating, last_linear_head, replaced_forward
 from gunlearn.losses.reduction import full_precision
 from gunlearn.metrics.texts import TokenScores
-
-_COLUMNS = ("input_ids", "labels", "attention_mask")  # the others need not be in every row
 
 
 class NotANumberError(InvalidInputError):
@@ -57,13 +57,9 @@ def token_scores(model: nn.Module, rows: Rows, batch_size: int = 16, chunk: int 
     """
     if len(rows) == 0:
         raise InvalidInputError("Expected rows to score (got none)")
-    collate, found = collator_of(model), []
-
-    def collate_read(some: Rows) -> dict[str, Any]:
-        return collate.pad([{name: row[name] for name in _COLUMNS if name in row} for row in some])
-
+    collate, found = partial(collator_of(model).pad, marked=False), []
     with evaluating(model), torch.no_grad():
-        for batch in row_batches(model, rows, collate_read, batch_size):
+        for batch in row_batches(model, rows, collate, batch_size):
             inputs, label = model_inputs(model, batch)
             mask = answer_tokens(batch)
             label, pieces = label[mask], [label.new_zeros(4, 0, dtype=torch.float32)]
@@ -75,12 +71,13 @@ def token_scores(model: nn.Module, rows: Rows, batch_size: int = 16, chunk: int 
                 mean = (p * clean).sum(-1)
                 std = (p * (clean - mean[:, None]).square()).sum(-1).sqrt()
                 pieces.append(torch.stack([own, (logits.argmax(-1) == y).to(own.dtype), mean, std]))
-            values = torch.cat([piece.to(pieces[-1].dtype) for piece in pieces], 1).cpu()
-            mask = mask.cpu()
-            found.append([values.new_zeros(mask.shape).masked_scatter(mask, v) for v in values] + [mask])
-    width = max(parts[0].size(1) for parts in found)
-    padded = [[F.pad(x, (0, width - x.size(1))) for x in parts] for parts in found]
-    log_prob, first, mean, std, mask = (torch.cat(column) for column in zip(*padded, strict=True))
+            values, mask = torch.cat([piece.to(pieces[-1].dtype) for piece in pieces], 1).cpu(), mask.cpu()
+            table = values.new_zeros(5, *mask.shape)
+            table[:4, mask], table[4] = values, mask
+            found.append(table)
+    width = max(table.size(2) for table in found)
+    log_prob, first, mean, std, labelled = torch.cat([F.pad(x, (0, width - x.size(2))) for x in found], 1)
+    mask = labelled.bool()
     empty = int((~mask.any(1)).sum())
     if empty:
         raise InvalidInputError(f"Expected rows with labelled tokens (got {empty} without)")
@@ -91,19 +88,16 @@ def token_scores(model: nn.Module, rows: Rows, batch_size: int = 16, chunk: int 
 
 
 def prompt_of(row: Mapping[str, Any] | Sequence[int]) -> list[int]:
-    """Return the token ids before a row's first label; a sequence of ids is returned unchanged.
-
-    Raises:
-        InvalidInputError: no token before the first label.
-    """
-    if not isinstance(row, Mapping):
-        ids = [int(i) for i in row]
-    else:
-        mask = row.get("attention_mask")
-        mask = [1] * len(row["input_ids"]) if mask is None else list(mask)
-        kept = [(int(i), int(y)) for i, y, m in zip(row["input_ids"], row["labels"], mask, strict=True) if m]
-        first = next((n for n, (_, y) in enumerate(kept) if y != IGNORE), len(kept))
-        ids = [i for i, _ in kept[:first]]
+    """Return the token ids before a row's first label; refuse none. A sequence of ids is returned unchanged."""
+    ids = prompt_ids(row) if isinstance(row, Mapping) else [int(i) for i in row]
     if not ids:
         raise InvalidInputError("Expected a prompt before the first label (got none); give prompts as token ids")
     return ids
+
+
+def prompt_ids(row: Mapping[str, Any]) -> list[int]:
+    """Return the token ids before a row's first label, without padding; maybe none."""
+    mask = row.get("attention_mask")
+    columns = row["input_ids"], row["labels"], [1] * len(row["input_ids"]) if mask is None else mask
+    kept = [(int(i), int(y)) for i, y, m in zip(*columns, strict=True) if m]
+    return [i for i, _ in takewhile(lambda pair: pair[1] == IGNORE, kept)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from gunlearn.llm.model.head import LOGIT_CHUNK, evaluating, model_device
 from gunlearn.metrics.alignment import KL_ESTIMATORS, Alignment, Sampler, StepTerms, align, categorical_kl
 
 
+@dataclass(eq=False)
 class TextAlignment:
     r"""Supply `gunlearn.metrics.alignment` with answers and their scores.
 
@@ -40,36 +42,30 @@ class TextAlignment:
         chunk: most logits held at a time.
 
     Raises:
-        InvalidInputError: an unknown estimator, a row without a prompt, or no token that ends an answer.
+        InvalidInputError: an unknown estimator, a row without a prompt, no token that ends an answer, or models with
+            different vocabularies.
     """
 
-    def __init__(
-        self,
-        prompts: Sequence[Mapping[str, Any] | Sequence[int]],
-        tokenizer: Any,
-        sampler: Sampler | None = None,
-        estimator: str = "rao_blackwell",
-        max_new_tokens: int = 64,
-        batch_size: int = 64,
-        chunk: int = LOGIT_CHUNK,
-    ) -> None:
-        check_choice("estimator", estimator, KL_ESTIMATORS)
-        self.prompts = [prompt_of(prompts[i]) for i in range(len(prompts))]
-        self.ends = end_tokens(tokenizer)
-        self.sampler: Sampler | None = sampler or Sampler()
-        self.estimator = estimator
-        self.max_new_tokens, self.batch_size, self.chunk = max_new_tokens, batch_size, chunk
+    prompts: Sequence[Any]
+    tokenizer: Any
+    sampler: Sampler | None = None
+    estimator: str = "rao_blackwell"
+    max_new_tokens: int = 64
+    batch_size: int = 64
+    chunk: int = LOGIT_CHUNK
+
+    def __post_init__(self) -> None:
+        check_choice("estimator", self.estimator, KL_ESTIMATORS)
+        self.prompts = [prompt_of(self.prompts[i]) for i in range(len(self.prompts))]
+        self.ends = end_tokens(self.tokenizer)
+        self.sampler = self.sampler or Sampler()
 
     def draw(self, model: nn.Module) -> Samples:
         """Draw the model's answers."""
         return draw_answers(model, self.prompts, self.ends, self.sampler, self.max_new_tokens, self.batch_size)
 
     def terms(self, samples: Samples, p: nn.Module, q: nn.Module) -> StepTerms:
-        r"""Return the terms of :math:`KL(p \| q)` at answers of `p`, `[num_prompts, num_samples, num_tokens]`.
-
-        Raises:
-            InvalidInputError: the models' vocabularies differ.
-        """
+        r"""Return the terms of :math:`KL(p \| q)` at answers of `p`, `[num_prompts, num_samples, num_tokens]`."""
         check_vocabulary(p, q)
         mask, rows = samples.mask.flatten(0, 1), []
         for i, tokens in enumerate(samples.tokens.flatten(0, 1)):
@@ -118,16 +114,8 @@ def functional_alignment(
     A reconstruction of FADE, see `gunlearn.metrics.alignment`. To compare several models with several retrained ones,
     with a noise floor, use `gunlearn.metrics.standings` with a `TextAlignment`.
 
-    Args:
-        current: the model to compare.
-        reference: the model retrained without the forgotten rows.
-        prompts: see `TextAlignment`.
-        tokenizer: see `TextAlignment`.
-        sampler: see `TextAlignment`.
-        estimator: see `TextAlignment`.
-        per: `"sequence"` or `"token"`.
-        max_new_tokens: most tokens of an answer.
-        batch_size: answers at a time.
+    `current` is compared with `reference`, a model retrained without the forgotten rows; `per` is `"sequence"` or
+    `"token"`, and the other arguments are those of `TextAlignment`.
 
     Example:
         >>> functional_alignment(unlearned, retrained, forget_rows, tokenizer).value  # doctest: +SKIP

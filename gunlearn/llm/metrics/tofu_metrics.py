@@ -24,9 +24,6 @@ from gunlearn.llm.model.causal_lm import IGNORE
 from gunlearn.llm.model.head import context_of
 from gunlearn.metrics.texts import TokenScores
 
-MEANS = ("geometric", "arithmetic")
-AGGREGATORS = ("closer_to_1_better", "true_better", "prob_mean")
-
 
 def probability(scores: TokenScores) -> Tensor:
     r"""Return :math:`p(y|x)^{1/|y|}` of each row's answer, `[num_rows]`."""
@@ -34,45 +31,30 @@ def probability(scores: TokenScores) -> Tensor:
 
 
 def answer_log_probs(model: nn.Module, answers: Sequence[Rows], batch_size: int = 16) -> list[Tensor]:
-    """Return the mean log-likelihood per token of several answers to each question.
-
-    Args:
-        model: a causal language model.
-        answers: rows for each question.
-        batch_size: rows at a time.
-
-    Returns:
-        `[num_answers]` for each question.
-    """
+    """Return the mean log-likelihood per token of several answers to each question, `[num_answers]` for each."""
     flat = [row for rows in answers for row in rows]
     return list(token_scores(model, flat, batch_size).mean_log_prob.split([len(rows) for rows in answers]))
 
 
 def options_probability(right: Tensor, wrong: Sequence[Tensor]) -> Tensor:
-    """Return the right answer's share of the probability of all given answers, `[num_questions]`.
-
-    Args:
-        right: mean log-likelihood per token of the right answer, `[num_questions]`.
-        wrong: mean log-likelihood per token of the wrong answers, `[num_answers]` for each question.
-    """
+    """Return the right answer's share of the probability of all given answers, `[num_questions]`; see `truth_ratio`."""
     return torch.stack([torch.cat([r[None], w]).softmax(0)[0] for r, w in zip(right, wrong, strict=True)])
 
 
 def truth_ratio(right: Tensor, wrong: Sequence[Tensor], mean: str = "geometric") -> Tensor:
     r"""Return the probability of wrong answers over the right one's, :math:`\overline{p(\hat y|x)} / p(\tilde y|x)`.
 
+    `[num_questions]`, at least 0: below 1 the right answer is likelier.
+
     Args:
         right: mean log-likelihood per token of the right (paraphrased) answer, `[num_questions]`.
         wrong: mean log-likelihood per token of the wrong answers, `[num_answers]` for each question.
         mean: mean over the wrong answers, `"geometric"` or `"arithmetic"` (the paper's).
 
-    Returns:
-        `[num_questions]`, at least 0: below 1 the right answer is likelier.
-
     Raises:
         InvalidInputError: an unknown mean, or a question without wrong answers.
     """
-    check_choice("mean", mean, MEANS)
+    check_choice("mean", mean, ("geometric", "arithmetic"))
     if any(not w.numel() for w in wrong):
         raise InvalidInputError("Expected wrong answers to each question (got a question without)")
     middle = [w.mean() if mean == "geometric" else w.logsumexp(0) - math.log(w.numel()) for w in wrong]
@@ -90,24 +72,17 @@ def aggregate_truth_ratio(ratio: Tensor, how: str) -> float:
     Raises:
         InvalidInputError: an unknown function.
     """
-    check_choice("how", how, AGGREGATORS)
     values = {
         "closer_to_1_better": torch.minimum(ratio, 1 / ratio),
         "true_better": (1 - ratio).clamp_min(0),
         "prob_mean": 1 / (1 + ratio),
     }
+    check_choice("how", how, tuple(values))
     return float(values[how].double().mean())
 
 
 def rouge(answers: Sequence[str], truths: Sequence[str]) -> dict[str, Tensor]:
-    """Compute ROUGE with stemming, by `rouge_score`.
-
-    Args:
-        answers: the model's answers.
-        truths: the right answers.
-
-    Returns:
-        `rouge1_recall`, `rougeL_recall` and `rougeL_f1`, `[num_answers]` each.
+    """Compute ROUGE with stemming: `rouge1_recall`, `rougeL_recall` and `rougeL_f1`, `[num_answers]` each.
 
     Raises:
         InvalidInputError: different numbers of texts.
@@ -118,10 +93,10 @@ def rouge(answers: Sequence[str], truths: Sequence[str]) -> dict[str, Tensor]:
         raise InvalidInputError(f"Expected as many answers as truths (got {len(answers)} and {len(truths)})")
     scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
     scores = [scorer.score(truth, answer) for truth, answer in zip(truths, answers, strict=True)]
+    wanted = {"rouge1_recall": "recall", "rougeL_recall": "recall", "rougeL_f1": "fmeasure"}
     return {
-        "rouge1_recall": torch.tensor([s["rouge1"].recall for s in scores]),
-        "rougeL_recall": torch.tensor([s["rougeL"].recall for s in scores]),
-        "rougeL_f1": torch.tensor([s["rougeL"].fmeasure for s in scores]),
+        name: torch.tensor([getattr(score[name.partition("_")[0]], figure) for score in scores])
+        for name, figure in wanted.items()
     }
 
 
@@ -169,11 +144,8 @@ def truth_of(row: Mapping[str, Any], tokenizer: Any) -> str:
 def forget_quality(ratio: Tensor, reference_ratio: Tensor) -> float:
     """Return the p-value of the two-sample Kolmogorov-Smirnov test on truth ratios of the forgotten questions.
 
-    Near 0 the model differs from a retrained one; with few questions no difference is significant.
-
-    Args:
-        ratio: truth ratios of the model, `[num_questions]`.
-        reference_ratio: truth ratios of a retrained model, `[num_questions]`.
+    Ratios are those of the model and of a retrained one, `[num_questions]` each. Near 0 the models differ; with few
+    questions no difference is significant.
     """
     return float(ks_2samp(ratio.double().numpy(), reference_ratio.double().numpy()).pvalue)
 

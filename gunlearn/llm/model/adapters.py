@@ -17,19 +17,13 @@ ADAPTERS = ("lora", "bounded")
 
 
 def check_language_model(model: Any) -> None:
-    """Refuse anything but a causal language model.
-
-    Raises:
-        InvalidTypeError: no module (a path).
-        UnsupportedModelError: a module without a head over the vocabulary.
-    """
+    """Refuse anything but a module with a head over a vocabulary."""
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(
             f"Expected a model of transformers (got {type(model).__name__}); load it with "
             "AutoModelForCausalLM.from_pretrained(...)"
         )
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    if head is None:
+    if getattr(model, "get_output_embeddings", lambda: None)() is None:
         raise UnsupportedModelError(
             f"Expected a causal language model, with a head over its vocabulary (got {type(model).__name__}); load it "
             "with AutoModelForCausalLM"
@@ -37,18 +31,14 @@ def check_language_model(model: Any) -> None:
 
 
 def check_trainable(model: nn.Module, peft: Any = None) -> None:
-    """Refuse a model with nothing to train, given the adapter `peft` to put in (see `with_adapter`).
-
-    Raises:
-        InvalidInputError: a quantised or frozen model without an adapter, or a second adapter.
-    """
+    """Refuse a model with nothing to train, given the adapter `peft` to put in, and a second adapter."""
     adapted = hasattr(model, "peft_config")
-    if peft is not None and adapted:
-        raise InvalidInputError(
-            "Expected a model without an adapter for 'peft' (got one that has one); merge it first, or leave out "
-            "'peft' to train it"
-        )
     if peft is not None:
+        if adapted:
+            raise InvalidInputError(
+                "Expected a model without an adapter for 'peft' (got one that has one); merge it first, or leave out "
+                "'peft' to train it"
+            )
         return
     frozen = not any(p.requires_grad for p in model.parameters())
     if adapted and frozen:
@@ -65,11 +55,7 @@ def check_trainable(model: nn.Module, peft: Any = None) -> None:
 
 
 def precision(model: nn.Module) -> str:
-    """Return the types of the trained weights, as in `"float32"`.
-
-    Warns:
-        UserWarning: some have half precision: a step of 1e-5 is rounded away unless the weight is small.
-    """
+    """Return the types of the trained weights, as in `"float32"`; warn of half precision, which rounds steps away."""
     found = {p.dtype for p in model.parameters() if p.requires_grad}
     if found & {torch.bfloat16, torch.float16}:
         warnings.warn(
@@ -84,17 +70,8 @@ def precision(model: nn.Module) -> str:
 def with_adapter(model: nn.Module, peft: Any) -> nn.Module:
     """Put an adapter into a model, in place.
 
-    Args:
-        model: a model of transformers.
-        peft: `"lora"` (rank 8, on all linear layers but the head), `"bounded"` (`BoundedConfig`, on the feed-forward
-            layers), a configuration of peft, or `None` for no adapter.
-
-    Returns:
-        The adapted model; the given one for `None`.
-
-    Raises:
-        InvalidInputError: an unknown name.
-        InvalidTypeError: neither a name nor a configuration.
+    `peft` is `"lora"` (rank 8, on all linear layers but the head), `"bounded"` (`BoundedConfig`, on the feed-forward
+    layers), a configuration of peft, or `None`, which returns the model as it is.
     """
     if peft is None:
         return model

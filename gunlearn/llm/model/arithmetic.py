@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ _MORE = {
     "trainable_token_indices": "rows of the embeddings are trained beside it",
     "target_parameters": "it sits on parameters, not on layers",
     "lora_bias": "its B has a bias",
+    "bias": "biases are trained beside it",
 }
 
 
@@ -28,14 +30,12 @@ _MORE = {
 def adapter_delta(model: nn.Module, adapter: str = "default") -> dict[str, Tensor]:
     r"""Return the change that an adapter makes to each weight: the product, :math:`s B A` for LoRA.
 
-    Add and subtract these changes, not the factors: the product of two differences of factors has mixed terms.
+    Returns `{module: change}` in the layout of each weight, by the modules' names in the model without adapters. Add
+    and subtract these changes, not the factors: the product of two differences of factors has mixed terms.
 
     Args:
         model: a model with adapters of LoRA or `BoundedConfig`, from `get_peft_model` or injected.
         adapter: name of the adapter.
-
-    Returns:
-        `{module: change}` in the layout of each weight, by the modules' names in the model without adapters.
 
     Raises:
         InvalidInputError: no layer has that adapter, or it is merged into the weights.
@@ -73,57 +73,43 @@ def add_delta(model: nn.Module, delta: Mapping[str, Tensor], scale: float = 1.0,
         InvalidInputError: a module is missing, or its weight has another shape or is shared with another module.
         UnsupportedModelError: weights are quantised.
     """
-    weights = base_weights(model, delta)  # refuses before anything is copied or changed
     if not inplace:
         model = copy.deepcopy(model)
-        weights = base_weights(model, delta)
-    for name, change in delta.items():
-        weight = weights[name]
+    for name, weight in base_weights(model, delta).items():
         wide = torch.promote_types(weight.dtype, torch.float32)
-        change = change.to(weight.device, wide)
-        weight.copy_(weight.to(wide) + scale * change)
+        weight.copy_(weight.to(wide) + scale * delta[name].to(weight.device, wide))
     return model
 
 
+@torch.no_grad()
 def negate_adapter(model: nn.Module, adapter: str = "default", inplace: bool = False) -> nn.Module:
     """Return the model with exactly the opposite adapter: `B` becomes `-B`.
 
-    Args:
-        model: with an adapter of LoRA or `BoundedConfig`.
-        adapter: name of the adapter.
-        inplace: change this model; a copy by default.
-
-    Raises:
-        InvalidInputError: as for `adapter_delta`.
-        UnsupportedModelError: as for `adapter_delta`.
+    Arguments and errors are those of `adapter_delta`; `inplace` changes this model, not a copy.
     """
     names = adapter_delta(model, adapter)
     if not inplace:
         model = copy.deepcopy(model)
-    with torch.no_grad():
-        for name in names:
-            layer: Any = without_peft(model).get_submodule(name)
-            if isinstance(layer, BoundedLinear):
-                layer.bounded_B[adapter].neg_()
-            elif adapter in layer.lora_B:
-                layer.lora_B[adapter].weight.neg_()
-            else:
-                layer.lora_embedding_B[adapter].neg_()
+    for name in names:
+        layer: Any = without_peft(model).get_submodule(name)
+        if isinstance(layer, BoundedLinear):
+            factor = layer.bounded_B[adapter]
+        else:
+            factor = layer.lora_B[adapter].weight if adapter in layer.lora_B else layer.lora_embedding_B[adapter]
+        factor.neg_()
     return model
 
 
 def merged(model: nn.Module) -> nn.Module:
     """Merge adapters of peft into the model's weights, in place; a model without adapters stays unchanged."""
-    merge: Callable[[], nn.Module] | None = getattr(model, "merge_and_unload", None)
-    return model if merge is None else merge()
+    adapted: Any = model
+    return adapted.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def base_weights(model: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
     """Return the weight that each change belongs to; `add_delta` says what is refused."""
     base, out = without_peft(model), {}
-    owners: dict[int, int] = {}
-    for _, parameter in base.named_parameters(remove_duplicate=False):
-        owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    owners = Counter(id(parameter) for _, parameter in base.named_parameters(remove_duplicate=False))
     modules = dict(base.named_modules())
     for name, change in delta.items():
         module = modules.get(name)
@@ -134,8 +120,8 @@ def base_weights(model: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, nn.
         if not weight.is_floating_point():
             raise UnsupportedModelError(f"Expected floating point weights at '{name}' (got {weight.dtype})")
         if weight.shape != change.shape:
-            shapes = tuple(weight.shape), tuple(change.shape)
-            raise InvalidInputError(f"Expected a change of shape {shapes[0]} for '{name}' (got {shapes[1]})")
+            wanted, got = tuple(weight.shape), tuple(change.shape)
+            raise InvalidInputError(f"Expected a change of shape {wanted} for '{name}' (got {got})")
         if owners[id(weight)] > 1:
             raise InvalidInputError(f"Expected an untied weight at '{name}' (got one tied to another); untie it first")
         out[name] = weight
@@ -144,8 +130,6 @@ def base_weights(model: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, nn.
 
 def _check_complete(model: nn.Module, adapter: str) -> None:
     config = getattr(unwrap(model), "peft_config", {}).get(adapter)
-    more = [f"'{name}': {why}" for name, why in _MORE.items() if getattr(config, name, None)]
-    if getattr(config, "bias", "none") != "none":
-        more.append("'bias': biases are trained beside it")
+    more = [f"'{name}': {why}" for name, why in _MORE.items() if (getattr(config, name, None) or "none") != "none"]
     if more:
         raise UnsupportedModelError(f"Expected an adapter that only changes weight matrices (got {'; '.join(more)})")

@@ -12,12 +12,11 @@ from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from gunlearn.core.checks import check_choice, check_number
+from gunlearn.core.checks import check_choice, check_number, check_whole_number
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.model.bounded_layer import PHI, BoundedLinear
-from gunlearn.llm.training.arguments import check_whole_number
 
-TYPE = "BOUNDED"
+TYPE: Any = "BOUNDED"
 _FAMILIES = {
     ("gate_proj", "up_proj", "down_proj"): "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text olmo olmo2 smollm3",
     ("gate_up_proj", "down_proj"): "phi3 glm glm4",
@@ -127,11 +126,7 @@ class BoundedModel(BaseTuner):
 
 
 def mlp_linears(model_type: str | None) -> list[str]:
-    """Return the names of the linear layers in the feed-forward blocks of an architecture.
-
-    Raises:
-        InvalidInputError: an unknown architecture.
-    """
+    """Return the names of the linear layers in the feed-forward blocks of an architecture; refuse an unknown one."""
     if model_type not in MLP_LINEARS:
         known = f"known types are {sorted(MLP_LINEARS)}"
         raise InvalidInputError(f"Expected 'target_modules' for models of type {model_type!r} (got none); {known}")
@@ -156,11 +151,10 @@ def adapter_norms(model: nn.Module, adapter: str = "default") -> dict[str, dict[
     report = {}
     for name, layer in model.named_modules():
         if isinstance(layer, BoundedLinear) and adapter in layer.bounded_A:
-            delta = layer.get_delta_weight(adapter)
-            angle = layer.bounded_omega[adapter] * (layer.bounded_B[adapter] @ layer.bounded_A[adapter])
-            free = layer.bounded_phi[adapter] == "identity"
+            delta, (scale, omega, phi) = layer.get_delta_weight(adapter), layer.bounded_how[adapter]
+            angle = omega * (layer.bounded_B[adapter] @ layer.bounded_A[adapter])
             report[name.removeprefix("base_model.model.")] = {
-                "bound": math.inf if free else layer.bounded_scale[adapter],
+                "bound": math.inf if phi == "identity" else scale,
                 "max": float(delta.abs().max()),
                 "frobenius": float(delta.norm()),
                 "beyond": float((angle.abs() > math.pi / 2).double().mean()),
@@ -171,10 +165,6 @@ def adapter_norms(model: nn.Module, adapter: str = "default") -> dict[str, dict[
 
 
 # `register_peft_method` admits only names of peft's enumeration; the tables themselves take any string.
-_TABLES: tuple[tuple[dict[Any, Any], Any], ...] = (
-    (PEFT_TYPE_TO_CONFIG_MAPPING, BoundedConfig),
-    (PEFT_TYPE_TO_TUNER_MAPPING, BoundedModel),
-    (PEFT_TYPE_TO_PREFIX_MAPPING, BoundedModel.prefix),
-)
-for _table, _value in _TABLES:
-    _table[TYPE] = _value
+PEFT_TYPE_TO_CONFIG_MAPPING[TYPE] = BoundedConfig
+PEFT_TYPE_TO_TUNER_MAPPING[TYPE] = BoundedModel
+PEFT_TYPE_TO_PREFIX_MAPPING[TYPE] = BoundedModel.prefix

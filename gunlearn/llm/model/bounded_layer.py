@@ -24,34 +24,24 @@ def bounded_delta(a: Tensor, b: Tensor, scale: float, omega: float, phi: str = "
     No entry exceeds `scale` in absolute value for `"sin"` and `"tanh"`; `"identity"` has no bound and is LoRA with the
     same slope at zero, :math:`s\,\omega`. `phi` is odd: `-b` gives exactly the negative change.
 
-    Args:
-        a: `[r, in_features]`.
-        b: `[out_features, r]`.
-        scale: the bound :math:`s`.
-        omega: frequency.
-        phi: name of the function, of `PHI`.
+    Shapes: `a` `[r, in_features]`, `b` `[out_features, r]`; `scale` is the bound :math:`s`, `phi` a name of `PHI`.
     """
     return scale * PHI[phi](omega * (b @ a))
 
 
 class BoundedLinear(nn.Module, BaseTunerLayer):
-    """Add bounded adapters to a linear layer (`nn.Linear`, or the `Conv1D` of GPT-2).
+    """Add bounded adapters, the first by its `BoundedConfig`, to an `nn.Linear` or the `Conv1D` of GPT-2.
 
     Memory: each forward pass makes a full matrix `[out_features, in_features]` per active adapter. The backward pass
     makes it again instead of keeping it, so that only one layer's matrices exist at a time. They are computed in the
     adapter's type (float32 beside a bfloat16 base) and multiplied in the input's.
 
-    Args:
-        base_layer: the layer to wrap.
-        adapter_name: the first adapter's.
-        config: its `BoundedConfig`.
-
     Raises:
-        UnsupportedModelError: neither a linear layer nor a `Conv1D`, or its weights are quantised.
+        UnsupportedModelError: another layer, or its weights are quantised.
     """
 
     adapter_layer_names = ("bounded_A", "bounded_B")
-    other_param_names = ("bounded_scale", "bounded_omega", "bounded_phi", "bounded_dropout")
+    other_param_names = ("bounded_how", "bounded_dropout")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: Any) -> None:
         super().__init__()
@@ -60,14 +50,12 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
             raise UnsupportedModelError(f"Expected linear layers with floating point weights to adapt (got {kind})")
         self.base_layer = base_layer
         self.fan_in_fan_out = isinstance(base_layer, Conv1D)
-        shape = base_layer.weight.shape
-        self.in_features: int = shape[0 if self.fan_in_fan_out else 1]
-        self.out_features: int = shape[1 if self.fan_in_fan_out else 0]
+        weight = base_layer.weight.T if self.fan_in_fan_out else base_layer.weight
+        self.out_features: int = weight.shape[0]
+        self.in_features: int = weight.shape[1]
         self.bounded_A, self.bounded_B = nn.ParameterDict(), nn.ParameterDict()
         self.bounded_dropout = nn.ModuleDict()
-        self.bounded_scale: dict[str, float] = {}
-        self.bounded_omega: dict[str, float] = {}
-        self.bounded_phi: dict[str, str] = {}
+        self.bounded_how: dict[str, tuple[float, float, str]] = {}  # scale, omega and phi of each adapter
         self.merged_adapters: list[str] = []
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
@@ -83,16 +71,12 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
         b = torch.zeros(self.out_features, config.r, dtype=dtype, device=weight.device)
         self.bounded_A[adapter_name], self.bounded_B[adapter_name] = nn.Parameter(a), nn.Parameter(b)
         self.bounded_dropout[adapter_name] = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
-        self.bounded_scale[adapter_name] = config.scale(self.in_features)
-        self.bounded_omega[adapter_name] = config.omega
-        self.bounded_phi[adapter_name] = config.phi
+        self.bounded_how[adapter_name] = config.scale(self.in_features), config.omega, config.phi
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def _delta(self, adapter: str, a: Tensor, b: Tensor) -> Tensor:
         with torch.autocast(a.device.type, enabled=False):
-            return bounded_delta(
-                a, b, self.bounded_scale[adapter], self.bounded_omega[adapter], self.bounded_phi[adapter]
-            )
+            return bounded_delta(a, b, *self.bounded_how[adapter])
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Return the adapter's change in the layout of the base weight."""
@@ -122,11 +106,7 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add adapters (default: the active ones) to the base weight.
-
-        Raises:
-            DivergenceError: with `safe_merge`, the sum is not finite.
-        """
+        """Add adapters (default: the active ones) to the base weight; `safe_merge` refuses a sum that is not finite."""
         for adapter in check_adapters_to_merge(self, adapter_names):
             if adapter in self.bounded_A:
                 weight = self.base_layer.weight

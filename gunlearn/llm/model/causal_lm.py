@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 IGNORE = -100  # the label of tokens that no loss reads, as in transformers
 READS = ("log_prob", "logits", "embeddings", "label")
-
 
 #: Loaded when a model is trained: they are made for this task, which needs neither itself.
 _LATER: Registry = Registry(
@@ -48,11 +48,7 @@ class TextItems(dict[str, Tensor]):
 
     @property
     def y(self) -> Tensor:
-        """Refuse methods that put another label on each item: they know one label per item.
-
-        Raises:
-            UnsupportedMethodError: always.
-        """
+        """Refuse methods that put another label on each item: they know one label per item."""
         raise UnsupportedMethodError("Expected a method that works on labels per token (got one of a label per item)")
 
     @property
@@ -65,12 +61,13 @@ class TextItems(dict[str, Tensor]):
         return TextItems({name: value[index] for name, value in self.items()})
 
     def share(self, rank: int, world: int) -> TextItems:
-        """Every `world`-th sequence, from `rank` on."""
+        """Return every `world`-th sequence, from `rank` on."""
         share = TextItems({name: value[rank::world] for name, value in self.items()})
         share.fixed = self.fixed
         return share
 
 
+@dataclass(eq=False, repr=False)
 class CausalLM(Task):
     """Predict each token from those before it; an item is a sequence.
 
@@ -99,32 +96,22 @@ class CausalLM(Task):
     summary = "which token comes next?"
     requests = ("items",)
 
-    def __init__(
-        self,
-        reads: Collection[str] = ("log_prob", "logits", "label"),
-        layer: int = -1,
-        batch_size: int | None = None,
-        chunk: int = LOGIT_CHUNK,
-        backend: Any = "trainer",
-    ) -> None:
-        unknown = sorted(set(reads) - set(READS))
+    reads: Collection[str] = ("log_prob", "logits", "label")
+    layer: int = -1
+    batch_size: int | None = None
+    chunk: int = LOGIT_CHUNK
+    backend: Any = "trainer"
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.reads) - set(READS))
         if unknown:
             raise InvalidInputError(f"Expected 'reads' among {READS} (got {unknown})")
-        if isinstance(backend, str) and backend not in ("trainer", "loop"):
-            raise InvalidInputError(f"Expected 'backend' to be 'trainer', 'loop' or an object (got {backend!r})")
-        self.reads, self.layer, self.batch_size, self.chunk = tuple(reads), layer, batch_size, chunk
-        self.backend = backend
-
-    def by(self, backend: Any) -> CausalLM:
-        """Return the same task with another backend."""
-        return type(self)(self.reads, self.layer, self.batch_size, self.chunk, backend)
-
-    def at_layer(self, layer: int) -> CausalLM:
-        """Return a task that reads another layer's hidden states, in whole batches."""
-        return type(self)(layer=layer, chunk=self.chunk, backend=self.backend)
+        if isinstance(self.backend, str) and self.backend not in ("trainer", "loop"):
+            raise InvalidInputError(f"Expected 'backend' to be 'trainer', 'loop' or an object (got {self.backend!r})")
+        self.reads = tuple(self.reads)
 
     def runner(self, method: Any) -> Any | None:
-        """Return the Trainer, for methods that are an objective over the forgotten rows; see `TrainerBackend.runs`."""
+        """Return what trains by a method, for methods that the backend runs (see `TrainerBackend.runs`)."""
         if self.backend == "loop":
             return None
         backend = _LATER["trainer"]() if self.backend == "trainer" else self.backend
@@ -134,17 +121,10 @@ class CausalLM(Task):
         """Return whether the model has an adapter, or gets one."""
         return super().adapts(model) or getattr(self.backend, "peft", None) is not None
 
-    def with_reads(self, reads: Collection[str]) -> CausalLM:
-        """Return the same task with other fields to fill."""
-        return type(self)(reads, self.layer, self.batch_size, self.chunk, self.backend)
-
     def decode(self, model: nn.Module, outputs: None, items: Mapping[str, Tensor]) -> Prediction:
-        """Predict the labelled tokens.
+        """Predict the labelled tokens of `items`: `input_ids`, `labels` and `attention_mask` (default: all ones).
 
-        Args:
-            model: a causal language model of transformers, with or without an adapter or a distributed wrapper.
-            outputs: not used; `encode` does nothing here.
-            items: `input_ids`, `labels` and `attention_mask` (default: all ones) `[batch, tokens]`.
+        The columns are `[batch, tokens]`. The model may have an adapter or a distributed wrapper.
 
         Raises:
             InvalidInputError: fields are missing or disagree.
@@ -191,12 +171,8 @@ class CausalLM(Task):
         return TextParts(partition.data, partition.forget_mask, partition.retain_mask, sizes)
 
     def training_parts(self, data: Data) -> TextParts:
-        return TextParts(
-            data,
-            None,
-            trainable_mask(data, len(data) if isinstance(data, list) else data.x.shape[0]),
-            {"retain": self.batch_size},
-        )
+        kept = trainable_mask(data, len(data) if isinstance(data, list) else data.x.shape[0])
+        return TextParts(data, None, kept, {"retain": self.batch_size})
 
     def validation_items(self, data: Data) -> TextItems | None:
         return rows(data, data.val_mask) if "val_mask" in data else None
@@ -212,24 +188,16 @@ class TextParts(ArrayParts):
 
 
 def rows_of(data: Any, mask: Tensor) -> list[Any]:
-    """Return the rows that a mask names, without padding, as a Trainer reads them.
-
-    Args:
-        data: rows of `input_ids` and `labels`, or a `Data` of `x` and `y` `[num_items, tokens]`.
-        mask: boolean `[num_items]`.
-    """
-    chosen = mask.nonzero().view(-1).tolist()
+    """Return the rows of `data` that a boolean mask `[num_items]` names, without padding, as a Trainer reads them."""
     if isinstance(data, list):
-        return [data[i] for i in chosen]
-    out = []
-    for i in chosen:
-        there = data.attention_mask[i].bool() if "attention_mask" in data else torch.ones_like(data.x[i]).bool()
-        out.append({"input_ids": data.x[i][there].tolist(), "labels": data.y[i][there].tolist()})
-    return out
+        return [data[i] for i in mask.nonzero().view(-1).tolist()]
+    items = rows(data, mask)
+    columns = zip(items["input_ids"], items["labels"], items["attention_mask"].bool(), strict=True)
+    return [{"input_ids": ids[there].tolist(), "labels": y[there].tolist()} for ids, y, there in columns]
 
 
 def rows(data: Any, index: Tensor) -> TextItems:
-    """Some rows of `data.x`, `data.y` and `data.attention_mask` (default: all ones)."""
+    """Return some rows of a list, or of `data.x`, `data.y` and `data.attention_mask` (default: all ones)."""
     if isinstance(data, list):
         chosen = index.nonzero().view(-1) if index.dtype == torch.bool else index
         padded: TextItems = _LATER["collator"]().pad([data[i] for i in chosen.tolist()])
@@ -243,9 +211,6 @@ def answer_tokens(items: Mapping[str, Tensor]) -> Tensor:
 
     Padding is what comes before a row's first attended token and after its last one; a token in between that is not
     attended to is none. A row's first token is predicted from nothing, whichever side is padded.
-
-    Args:
-        items: `labels` and `attention_mask` (default: all ones) `[batch, tokens]`.
     """
     labelled, there = items["labels"][:, 1:] != IGNORE, items.get("attention_mask")
     if there is None:
@@ -265,27 +230,28 @@ def total_nll(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Te
     return -token_log_probs(model, batch).sum(), answer_tokens(batch).sum()
 
 
+def token_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the negative log-likelihood per labelled token, in nats; 0 without any."""
+    nll, tokens = total_nll(model, batch)
+    return nll / tokens.clamp_min(1)
+
+
 def model_inputs(model: nn.Module, items: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
     """Return the model's arguments, and the labels of the tokens that it predicts `[batch, tokens - 1]`.
 
     Positions count from a row's first token that is no padding, whichever side is padded.
-
-    Raises:
-        InvalidTypeError: `items` is no mapping.
-        InvalidInputError: fields are missing or disagree, or there are fewer than two tokens.
     """
     if not isinstance(items, Mapping):
         raise InvalidTypeError(f"Expected a batch as a mapping of tensors (got {type(items).__name__})")
-    for name in ("input_ids", "labels"):
-        if not isinstance(items.get(name), Tensor):
-            raise InvalidInputError(f"Expected a batch with tensors 'input_ids' and 'labels' (got {sorted(items)})")
-    input_ids, labels, mask = items["input_ids"], items["labels"], items.get("attention_mask")
+    input_ids, labels, mask = map(items.get, ("input_ids", "labels", "attention_mask"))
+    if not isinstance(input_ids, Tensor) or not isinstance(labels, Tensor):
+        raise InvalidInputError(f"Expected a batch with tensors 'input_ids' and 'labels' (got {sorted(items)})")
     if input_ids.dim() != 2 or input_ids.size(1) < 2:
         raise InvalidInputError(f"Expected 'input_ids' of at least two tokens (got {tuple(input_ids.shape)})")
     for name, value in (("labels", labels), ("attention_mask", mask)):
         if value is not None and value.shape != input_ids.shape:
-            shapes = tuple(input_ids.shape), tuple(value.shape)
-            raise InvalidInputError(f"Expected '{name}' of the shape of 'input_ids', {shapes[0]} (got {shapes[1]})")
+            wanted, got = tuple(input_ids.shape), tuple(value.shape)
+            raise InvalidInputError(f"Expected '{name}' of the shape of 'input_ids', {wanted} (got {got})")
     inputs = {"input_ids": input_ids}
     if mask is not None:
         inputs["attention_mask"] = mask

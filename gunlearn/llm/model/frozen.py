@@ -38,12 +38,12 @@ class FrozenReference:
         self.frozen: nn.Module | None = None
         if isinstance(how, nn.Module):
             check_vocabulary(model, how)
-            check_apart(model, how)
+            _check_apart(model, how)
             self.frozen = how
             return
         if how not in REFERENCES:
             raise InvalidInputError(f"Expected 'reference' to be a model or one of {REFERENCES} (got {how!r})")
-        objection = "no choice" if how == "copy" else objection_to_adapter(model, probe)
+        objection = "no choice" if how == "copy" else _objection_to_adapter(model, probe)
         if how == "adapter" and objection:
             raise InvalidInputError(
                 f"Expected a model that is the original one without its adapter for reference='adapter' "
@@ -64,32 +64,21 @@ class FrozenReference:
 
         `model` is the model in training, in its distributed wrapper: a sharded model can only be called through that.
         """
-        if self.frozen is None:
-            with _without_adapter(unwrap(model)), torch.no_grad():
-                yield model
-        else:
-            with evaluating(self.frozen), torch.no_grad():
-                yield self.frozen
+        before = _without_adapter(unwrap(model)) if self.frozen is None else evaluating(self.frozen)
+        with before, torch.no_grad():
+            yield model if self.frozen is None else self.frozen
 
 
 def check_vocabulary(model: nn.Module, reference: nn.Module) -> None:
-    """Refuse a reference with another vocabulary.
-
-    Raises:
-        InvalidInputError: the two vocabularies have different sizes.
-    """
+    """Refuse a reference whose vocabulary has another size."""
     weights: list[Tensor | None] = [getattr(output_head(m), "weight", None) for m in (model, reference)]
     sizes = [weight.shape[0] for weight in weights if weight is not None]
     if len(set(sizes)) > 1:
         raise InvalidInputError(f"Expected a reference with a vocabulary of {sizes[0]} tokens (got {sizes[1]})")
 
 
-def check_apart(model: nn.Module, reference: nn.Module) -> None:
-    """Refuse a reference that training would change.
-
-    Raises:
-        InvalidInputError: the model shares a trainable parameter with the reference.
-    """
+def _check_apart(model: nn.Module, reference: nn.Module) -> None:
+    """Refuse a reference that shares a trainable parameter with the model, so that training would change it."""
     own = {id(parameter) for parameter in reference.parameters()}
     shared = [name for name, p in model.named_parameters() if p.requires_grad and id(p) in own]
     if shared:
@@ -100,7 +89,7 @@ def check_apart(model: nn.Module, reference: nn.Module) -> None:
         )
 
 
-def objection_to_adapter(model: nn.Module, probe: Mapping[str, Tensor] | None) -> str | None:
+def _objection_to_adapter(model: nn.Module, probe: Mapping[str, Tensor] | None) -> str | None:
     """Return why the model with its adapter disabled is not the model as it is now, by a batch; `None` if it is."""
     if not callable(getattr(model, "disable_adapter", None)):
         return f"{type(model).__name__} without 'disable_adapter'"
@@ -112,10 +101,9 @@ def objection_to_adapter(model: nn.Module, probe: Mapping[str, Tensor] | None) -
     with _without_adapter(model), torch.enable_grad():
         after = model(**inputs, use_cache=False).logits
         trained = [p for p in model.parameters() if p.requires_grad]
-        if after.requires_grad and trained:
-            found = torch.autograd.grad(after.sum(), trained, allow_unused=True)
-            if any(gradient is not None for gradient in found):
-                return "trained weights outside the adapter"
+        found = torch.autograd.grad(after.sum(), trained, allow_unused=True) if after.requires_grad else ()
+        if any(gradient is not None for gradient in found):
+            return "trained weights outside the adapter"
     return None if torch.equal(before, after.detach()) else "an adapter that changes the outputs"
 
 

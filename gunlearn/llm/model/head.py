@@ -28,15 +28,8 @@ def token_log_prob(
     With a frozen head (an adapter is trained) the backward pass computes no logits at all: the derivative of one number
     per token with respect to its hidden state is a vector, which the forward pass keeps. First derivatives only.
 
-    Args:
-        hidden: inputs of the head, `[num_tokens, dim]`.
-        weight: `[vocab_size, dim]`.
-        bias: `[vocab_size]` or `None`.
-        label: token ids `[num_tokens]`.
-        chunk: most logits held at a time.
-
-    Returns:
-        `[num_tokens]` in nats, in float32 (float64 for float64); under autocast the logits have its type.
+    Inputs of the head are `[num_tokens, dim]`, its weight `[vocab_size, dim]`, labels token ids `[num_tokens]`. Returns
+    `[num_tokens]` in nats, in float32 (float64 for float64); under autocast the logits have its type.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         # Cast out here: autocast is off in the backward pass, which computes the logits again.
@@ -91,18 +84,15 @@ def _score_slope(logits: Tensor, normaliser: Tensor, label: Tensor) -> Tensor:
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the model inside distributed wrappers and `torch.compile`."""
-    while True:
-        inner = getattr(model, "_orig_mod", getattr(model, "module", None))
-        if not isinstance(inner, nn.Module):
-            return model
+    while isinstance(inner := getattr(model, "_orig_mod", getattr(model, "module", None)), nn.Module):
         model = inner
+    return model
 
 
 def without_peft(model: nn.Module) -> nn.Module:
     """Return the model of transformers inside wrappers and `PeftModel`; layers of adapters stay in it."""
-    inner = unwrap(model)
-    base: Callable[[], nn.Module] | None = getattr(inner, "get_base_model", None)
-    return inner if base is None else base()
+    inner: Any = unwrap(model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
 def context_of(model: nn.Module) -> int | None:

@@ -7,11 +7,12 @@ import json
 import tempfile
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_model, save_model
-from torch import Tensor, nn
+from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from gunlearn.errors import CheckpointError, InvalidInputError
@@ -64,24 +65,14 @@ class DPBase:
 
 @dataclass(frozen=True)
 class DP2Model:
-    """A model fine-tuned from a base.
-
-    Args:
-        model: the model, in evaluation mode.
-        card: statement on its privacy.
-    """
+    """A model fine-tuned from a base, in evaluation mode, and the statement on its privacy."""
 
     model: nn.Module
     card: dict[str, Any]
 
 
 def finetune(base: DPBase, rows: Rows, args: TrainingArguments | None = None) -> DP2Model:
-    """Return the model to deploy: the base fine-tuned on all rows, without any privacy.
-
-    Args:
-        base: the private base; not changed.
-        rows: rows as for `dp_train`.
-        args: arguments of the Trainer.
+    """Return the model to deploy: the base (not changed) fine-tuned on all rows, without any privacy.
 
     Raises:
         InvalidInputError: the base's weights are not those of its card.
@@ -114,14 +105,14 @@ def unlearn_from_base(base: DPBase, retain_rows: Rows, args: TrainingArguments |
     changed = records_changed(base.ledger, ledger_of(retain_rows, base.card.record), base.card.record)
     epsilon, delta = base.card.group(changed)
     request = {"records": changed, "epsilon": epsilon, "delta": delta, "says_nothing": delta >= 1}
-    if request["says_nothing"]:
+    if delta >= 1:
         warnings.warn(
             f"Expected a request that the base's budget covers (got {changed} records, for which delta is 1 at epsilon "
             f"{epsilon:.3g}): the model is not called private; train the base with a smaller epsilon, or with records "
             "that hold all rows of a person",
             stacklevel=2,
         )
-    private = not base.card.voided_by and not request["says_nothing"]
+    private = not base.card.voided_by and delta < 1
     model = _fine_tuned(base, retain_rows, args)
     return DP2Model(model, {"private": private, "request": request, "base": base.card.to_dict()})
 
@@ -133,11 +124,7 @@ def _fine_tuned(base: DPBase, rows: Rows, args: TrainingArguments | None) -> nn.
             "a second training from any other start has no guarantee"
         )
     model = copy.deepcopy(base.model).train()
-    pad = collator_of(model).pad
-
-    def collate(batch: Rows) -> dict[str, Tensor]:
-        return {name: value for name, value in pad(batch).items() if name != "target_mask"}
-
+    collate = partial(collator_of(model).pad, marked=False)
     if args is None:
         args = TrainingArguments(tempfile.gettempdir(), report_to=[], save_strategy="no")  # writes nothing
     args = copy.copy(args)

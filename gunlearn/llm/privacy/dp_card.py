@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gunlearn.core.checks import check_number
-from gunlearn.errors import CheckpointError, InvalidInputError
-from gunlearn.llm.training.arguments import check_whole_number
+from gunlearn.core.checks import check_whole_number
+from gunlearn.errors import CheckpointError
 
 #: Choices that spend privacy if made by looking at the private rows; no accountant counts them.
 CHOICES = {
@@ -91,10 +90,11 @@ class DPCard:
         A delta of 1 guarantees nothing.
         """
         check_whole_number("size", size, minimum=0)
-        if size * self.epsilon > 700 or self.epsilon == 0:
-            growth = size if self.epsilon == 0 else math.inf if size > 1 else size
+        if self.epsilon == 0 or size <= 1:
+            growth: float = size
         else:
-            growth = math.expm1(size * self.epsilon) / math.expm1(self.epsilon)
+            huge = size * self.epsilon > 700  # `expm1` overflows
+            growth = math.inf if huge else math.expm1(size * self.epsilon) / math.expm1(self.epsilon)
         return size * self.epsilon, min(1.0, self.delta * growth)
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,25 +112,9 @@ class DPCard:
         Raises:
             CheckpointError: fields are missing.
         """
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        missing = [f.name for f in fields(cls) if f.name not in found]
+        found, names = json.loads(Path(path).read_text(encoding="utf-8")), [f.name for f in fields(cls)]
+        missing = [name for name in names if name not in found]
         if missing:
             raise CheckpointError(f"Expected a card with {', '.join(missing)} (got {sorted(found)})")
-        values = {f.name: found[f.name] for f in fields(cls)}
-        return cls(**values | {"chosen_on_private_data": tuple(values["chosen_on_private_data"])})
-
-
-def check_budget(epsilon: float, delta: float, num_records: int) -> None:
-    """Refuse budgets that guarantee nothing.
-
-    Raises:
-        InvalidInputError: epsilon is not positive and finite, or delta is not in (0, 1 / num_records): publishing one
-            random record is (0, 1 / num_records)-private.
-    """
-    check_number("epsilon", epsilon, positive=True)
-    check_number("delta", delta, positive=True)
-    if delta >= 1 / num_records:
-        raise InvalidInputError(
-            f"Expected 'delta' below 1 / {num_records}, one over the number of records (got {delta:g}): "
-            "at that delta a model may reveal a whole record"
-        )
+        found["chosen_on_private_data"] = tuple(found["chosen_on_private_data"])
+        return cls(**{name: found[name] for name in names})

@@ -20,11 +20,7 @@ Ledger = dict[str, list[str]]
 
 
 def units(rows: Rows, record: str) -> list[list[int]]:
-    """Return the row indices of each record: single rows (`"row"`), or rows of one value in the column `record`.
-
-    Raises:
-        InvalidInputError: no rows, or a row without a record's name in the column.
-    """
+    """Return the row indices of each record: single rows (`"row"`), or rows of one value in the column `record`."""
     if len(rows) == 0:
         raise InvalidInputError("Expected rows to train on (got none)")
     if record == "row":
@@ -36,11 +32,7 @@ def units(rows: Rows, record: str) -> list[list[int]]:
 
 
 def name_of(row: Mapping[str, Any], record: str) -> str | int | bool:
-    """Return the name of a row's record as a plain value: equal tensors would be different keys.
-
-    Raises:
-        InvalidInputError: the row lacks the column, or has no single string, integer or boolean there.
-    """
+    """Return the name of a row's record as a plain value: equal tensors would be different keys."""
     if record not in row:
         raise InvalidInputError(f"Expected rows with the column '{record}' (got {sorted(row)})")
     value = row[record]
@@ -63,7 +55,11 @@ def ledger_of(rows: Rows, record: str) -> Ledger:
 
 def most_copies(ledger: Ledger) -> int:
     """Return how often the commonest row occurs."""
-    return max(Counter(p for prints in ledger.values() for p in prints).values())
+    return max(_counts(ledger).values())
+
+
+def _counts(ledger: Ledger) -> Counter[str]:
+    return Counter(p for prints in ledger.values() for p in prints)
 
 
 def fingerprint(row: Mapping[str, Any]) -> str:
@@ -74,22 +70,18 @@ def fingerprint(row: Mapping[str, Any]) -> str:
 def records_changed(before: Ledger, after: Ledger, record: str) -> int:
     """Return the number of records by which the rows that stay differ from the training rows.
 
-    A record that loses some of its rows counts twice: as one record removed and another one added.
-
-    Raises:
-        InvalidRequestError: among the rows that stay are new rows, or copies of forgotten ones.
-        EmptyForgetSetError: all rows stay.
+    A record that loses some of its rows counts twice: as one record removed and another one added. Refuses new rows
+    and copies of forgotten ones among the rows that stay, and a request in which all rows stay.
     """
-    have, keep = (Counter(p for prints in ledger.values() for p in prints) for ledger in (before, after))
+    have, keep = map(_counts, (before, after))
     strangers = (keep - have).total()
     if strangers or not after.keys() <= before.keys():
         count = max(strangers, 1)
         raise InvalidRequestError(f"Expected only training rows among those that stay (got {count} that are not)")
     if keep == have:
         raise EmptyForgetSetError("Expected rows to forget (got all training rows among those that stay)")
-    gone: Counter[str] = Counter()
-    for name, prints in before.items():
-        gone += Counter(prints) - Counter(after.get(name, ()))
+    lost = {name: Counter(prints) - Counter(after.get(name, ())) for name, prints in before.items()}
+    gone = sum(lost.values(), Counter())
     copies = sum(count for mark, count in gone.items() if mark in keep)
     if copies:
         raise InvalidRequestError(
@@ -98,20 +90,16 @@ def records_changed(before: Ledger, after: Ledger, record: str) -> int:
         )
     if record == "row":
         return gone.total()
-    return sum(
-        0 if Counter(prints) == Counter(after.get(name, ())) else 2 if name in after else 1
-        for name, prints in before.items()
-    )
+    return sum(2 if name in after else 1 for name, prints in lost.items() if prints)
 
 
 def weights_digest(model: nn.Module) -> str:
     """Return the SHA-256 of all weights and buffers by name: models of equal digest compute the same."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        if not isinstance(value, torch.Tensor):
-            continue
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Pieces of DP-SGD with opacus: gradients per record, noise for a budget, checks of settings."""
+"""Pieces of DP-SGD with opacus: gradients per record, noise for a budget, declared choices."""
 
 from __future__ import annotations
 
@@ -9,40 +9,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from gunlearn.core.checks import check_choice, check_number
+from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError, MissingExtraError, UnsupportedModelError
 from gunlearn.llm.data.collate import Collator, Rows, row_batch
 from gunlearn.llm.model.causal_lm import IGNORE, model_inputs, positions_of, takes_positions
-from gunlearn.llm.model.head import model_device
 from gunlearn.llm.privacy.dp_card import CHOICES
-from gunlearn.llm.training.arguments import check_whole_number
 from gunlearn.losses.reduction import full_precision
 
 try:
-    from opacus.accountants import create_accountant
+    from opacus.accountants import create_accountant as create_accountant
     from opacus.accountants.utils import get_noise_multiplier
     from opacus.grad_sample import GradSampleHooks
-    from opacus.optimizers import DPOptimizer
+    from opacus.optimizers import DPOptimizer as DPOptimizer
 except ImportError as error:
     raise MissingExtraError(
         'Expected opacus for gunlearn.llm.privacy (not installed); pip install "gunlearn[llm,dp]"'
     ) from error
-
-__all__ = [
-    "DPOptimizer",
-    "add_hooks",
-    "check_settings",
-    "create_accountant",
-    "declared_choices",
-    "epsilon_spent",
-    "noise_for",
-    "record_gradients",
-    "row_losses",
-]
-
-ACCOUNTANTS = ("rdp", "prv")
 
 
 def record_gradients(model: nn.Module, records: Sequence[Rows], collator: Collator) -> None:
@@ -52,8 +35,8 @@ def record_gradients(model: nn.Module, records: Sequence[Rows], collator: Collat
         for p in trained.values():
             p.grad_sample = p.new_zeros(0, *p.shape)
         return
-    batch = row_batch([row for rows in records for row in rows], collator, model_device(model))
-    record = torch.tensor([i for i, rows in enumerate(records) for _ in rows], device=model_device(model))
+    batch = row_batch(model, [row for rows in records for row in rows], collator)
+    record = torch.tensor([i for i, rows in enumerate(records) for _ in rows], device=batch["labels"].device)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Full backward hook is firing")  # token ids have no gradient
         (row_losses(model, batch) / torch.bincount(record)[record]).sum().backward()
@@ -72,8 +55,7 @@ def row_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """
     inputs, label = model_inputs(model, batch)
     if takes_positions(model):
-        ones = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
-        inputs["position_ids"] = positions_of(ones)
+        inputs["position_ids"] = positions_of(inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])))
     logits = full_precision(model(**inputs, use_cache=False).logits[:, :-1])
     loss = nn.functional.cross_entropy(logits.transpose(1, 2), label, reduction="none", ignore_index=IGNORE)
     return loss.sum(1) / (label != IGNORE).sum(1).clamp_min(1)
@@ -117,31 +99,3 @@ def declared_choices(chosen: Collection[str], acknowledge: bool) -> tuple[str, .
             "acknowledge=True trains nevertheless and says so in the card"
         )
     return declared
-
-
-def check_settings(
-    model: nn.Module,
-    accountant: str,
-    max_grad_norm: float,
-    lr: float,
-    batch_size: int,
-    physical_batch_size: int,
-    epochs: float | None,
-    steps: int | None,
-) -> None:
-    """Refuse settings and models that `dp_train` cannot take."""
-    check_choice("accountant", accountant, ACCOUNTANTS)
-    for name, value in (("max_grad_norm", max_grad_norm), ("lr", lr), ("batch_size", batch_size)):
-        check_number(name, value, positive=True)
-    check_number("physical_batch_size", physical_batch_size, minimum=1)
-    if (epochs is None) == (steps is None):
-        raise InvalidInputError(f"Expected either 'epochs' or 'steps' (got epochs={epochs!r}, steps={steps!r})")
-    if steps is not None:
-        check_whole_number("steps", steps)
-    if epochs is not None:
-        check_number("epochs", epochs, positive=True)
-    if not any(p.requires_grad for p in model.parameters()):
-        raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
-    norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
-    if norms:
-        raise UnsupportedModelError(f"Expected no batch normalisation, which mixes records (got {norms[:3]})")

@@ -5,26 +5,20 @@ from __future__ import annotations
 import copy
 import secrets
 from collections.abc import Callable, Collection
+from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from gunlearn.errors import DivergenceError
+from gunlearn.core.checks import check_choice, check_number, check_whole_number
+from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedModelError
 from gunlearn.llm.data.collate import PartCollator, Rows, collator_of
 from gunlearn.llm.model.head import model_device
+from gunlearn.llm.privacy import dp_steps
 from gunlearn.llm.privacy.dp_base import DPBase
-from gunlearn.llm.privacy.dp_card import DPCard, check_budget
+from gunlearn.llm.privacy.dp_card import DPCard
 from gunlearn.llm.privacy.dp_rows import ledger_of, most_copies, units, weights_digest
-from gunlearn.llm.privacy.dp_steps import (
-    DPOptimizer,
-    add_hooks,
-    check_settings,
-    create_accountant,
-    declared_choices,
-    epsilon_spent,
-    noise_for,
-    record_gradients,
-)
 from gunlearn.seed import isolated_rng
 
 
@@ -55,12 +49,9 @@ def dp_train(
     a step, of noise alone, as the accountant assumes.
 
     The paper's settings: plain SGD, lr 5e-5, 10 epochs, batch 16, clipping at 1, weight decay 0.01. At that learning
-    rate clipped steps hardly move the weights, epsilon makes no visible difference, and the base is the model before
-    training: measure what the base knows before you pay for it. The speed of the second phase is no such measure: on
-    small models a base of pure noise is as good a start.
-
-    Not included is the paper's other first phase, ordinary training on text rewritten word by word under differential
-    privacy: its epsilon is per rewritten token, adds up over a document, and does not cover unchanged words.
+    rate clipped steps hardly move the weights: measure what the base knows before you pay for it. The speed of the
+    second phase is no such measure: on small models a base of pure noise is as good a start. Not included is the
+    paper's other first phase, on rewritten text: its epsilon adds up over a document, and spares unchanged words.
 
     Args:
         model: the public starting point; not changed. Parameters that need no gradient stay fixed (LoRA).
@@ -90,23 +81,36 @@ def dp_train(
         UnsupportedModelError: batch normalisation, which mixes records, or layers without gradients per record.
         DivergenceError: weights became NaN or infinite.
     """
-    check_settings(model, accountant, max_grad_norm, lr, batch_size, physical_batch_size, epochs, steps)
-    declared = declared_choices(chosen_on_private_data, acknowledge)
+    check_choice("accountant", accountant, ("rdp", "prv"))
+    for name, value in (("max_grad_norm", max_grad_norm), ("lr", lr), ("batch_size", batch_size)):
+        check_number(name, value, positive=True)
+    check_number("physical_batch_size", physical_batch_size, minimum=1)
+    if (epochs is None) == (steps is None):
+        raise InvalidInputError(f"Expected either 'epochs' or 'steps' (got epochs={epochs!r}, steps={steps!r})")
+    _check_private(model)
+    declared = dp_steps.declared_choices(chosen_on_private_data, acknowledge)
     members = units(rows, record)
-    check_budget(epsilon, delta, len(members))
+    check_number("epsilon", epsilon, positive=True)
+    check_number("delta", delta, positive=True)
+    if delta >= 1 / len(members):  # publishing one random record is (0, 1 / num_records)-private
+        raise InvalidInputError(
+            f"Expected 'delta' below 1 / {len(members)}, one over the number of records (got {delta:g}): "
+            "at that delta a model may reveal a whole record"
+        )
     rate = min(1.0, batch_size / len(members))
     if steps is None:
-        steps = max(1, round((epochs or 0) / rate))  # one of the two is given, see `check_settings`
-    noise = noise_for(epsilon, delta, rate, steps, accountant)
-    worker = copy.deepcopy(model).train()
-    meter = create_accountant(accountant)
-    collator = collator_of(model) if collator is None else collator
-    hooks = add_hooks(worker)
+        check_number("epochs", epochs, positive=True)
+        steps = max(1, round(cast(float, epochs) / rate))
+    check_whole_number("steps", steps)
+    noise = dp_steps.noise_for(epsilon, delta, rate, steps, accountant)
+    worker, meter = copy.deepcopy(model).train(), dp_steps.create_accountant(accountant)
+    collator = collator or collator_of(model)
+    hooks = dp_steps.add_hooks(worker)
     try:
         draws, noises = torch.Generator(), torch.Generator(model_device(worker))
         draws.manual_seed(secrets.randbits(63) if seed is None else 2 * seed)
         noises.manual_seed(secrets.randbits(63) if seed is None else 2 * seed + 1)
-        private = DPOptimizer(
+        private = dp_steps.DPOptimizer(
             optimizer([p for p in worker.parameters() if p.requires_grad], lr=lr),
             noise_multiplier=noise,
             max_grad_norm=max_grad_norm,
@@ -118,7 +122,7 @@ def dp_train(
                 chosen = (torch.rand(len(members), generator=draws) < rate).nonzero()[:, 0].tolist()
                 shares = [chosen[i : i + physical_batch_size] for i in range(0, len(chosen), physical_batch_size)]
                 for i, share in enumerate(shares or [[]]):
-                    record_gradients(worker, [[rows[j] for j in members[u]] for u in share], collator)
+                    dp_steps.record_gradients(worker, [[rows[j] for j in members[u]] for u in share], collator)
                     private.signal_skip_step(i + 1 < len(shares))
                     private.step()
                     private.zero_grad(set_to_none=True)
@@ -131,7 +135,7 @@ def dp_train(
         raise DivergenceError(f"Expected finite weights (got NaN or infinity after {steps} steps at lr {lr:g})")
     ledger = ledger_of(rows, record)
     card = DPCard(
-        epsilon=epsilon_spent(meter, delta),
+        epsilon=dp_steps.epsilon_spent(meter, delta),
         target_epsilon=float(epsilon),
         delta=float(delta),
         accountant=accountant,
@@ -149,3 +153,12 @@ def dp_train(
         weights_sha256=weights_digest(fresh),
     )
     return DPBase(fresh.eval(), card, ledger)
+
+
+def _check_private(model: nn.Module) -> None:
+    """Refuse models that cannot be trained record by record."""
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
+    norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    if norms:
+        raise UnsupportedModelError(f"Expected no batch normalisation, which mixes records (got {norms[:3]})")

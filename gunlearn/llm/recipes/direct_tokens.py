@@ -9,19 +9,17 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from gunlearn.core.checks import check_choice, check_number
+from gunlearn.core.checks import check_choice, check_number, check_whole_number
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import collator_of
 from gunlearn.llm.data.marking import select_tokens
 from gunlearn.llm.data.selectors import TokenSelector
-from gunlearn.llm.training.arguments import check_whole_number
 from gunlearn.llm.training.projection import project_conflict, zeros_for_none
 from gunlearn.llm.training.trainer import UnlearnTrainer
 from gunlearn.llm.training.until import StopBelow
-from gunlearn.losses import NPO, CrossEntropyUnlearning, GradientAscent, KLToReference, Loss, Objective, Prediction
+from gunlearn.losses import NPO, CrossEntropyUnlearning, GradientAscent, KLToReference, Loss, Objective
 
 TARGET, REST = "forget:target", "forget:rest"
-FORGET_LOSSES = ("npo", "ga", "ceu")
 
 
 def dto(forget_loss: str | Loss = "npo", lambda_: float = 1.0, beta: float = 0.5) -> Objective:
@@ -51,17 +49,17 @@ def dto(forget_loss: str | Loss = "npo", lambda_: float = 1.0, beta: float = 0.5
         GradientAscent(on='forget:target') + 5.0 * KLToReference(on='forget:rest')
     """
     check_number("lambda_", lambda_, minimum=0.0)
-    if isinstance(forget_loss, Loss):
-        if forget_loss.on != TARGET:
-            raise InvalidInputError(f"Expected 'forget_loss' with on='{TARGET}' (got {forget_loss!r})")
-        loss = forget_loss
-    else:
-        check_choice("forget_loss", forget_loss, FORGET_LOSSES)
-        if forget_loss == "npo":
-            loss = NPO(beta, per="token", on=TARGET)
-        else:
-            loss = GradientAscent(on=TARGET) if forget_loss == "ga" else CrossEntropyUnlearning(on=TARGET)
-    return loss + lambda_ * KLToReference(on=REST)
+    if not isinstance(forget_loss, Loss):
+        losses: dict[str, Loss] = {
+            "npo": NPO(beta, per="token", on=TARGET),
+            "ga": GradientAscent(on=TARGET),
+            "ceu": CrossEntropyUnlearning(on=TARGET),
+        }
+        check_choice("forget_loss", forget_loss, tuple(losses))
+        forget_loss = losses[forget_loss]
+    if forget_loss.on != TARGET:
+        raise InvalidInputError(f"Expected 'forget_loss' with on='{TARGET}' (got {forget_loss!r})")
+    return forget_loss + lambda_ * KLToReference(on=REST)
 
 
 class DTOTrainer(UnlearnTrainer):
@@ -119,12 +117,7 @@ class DTOTrainer(UnlearnTrainer):
         super().__init__(model, dto() if objective is None else objective, args, forget_dataset=rows, **kwargs)
         self.project = project
         self._forget_grads: list[Tensor] | None = None
-        self._seen: tuple[dict[str, Prediction], dict[str, Prediction]] = ({}, {})
         if project:
-            self._halves = [
-                [i for i, (_, loss) in enumerate(self.objective.terms) if (loss.on == TARGET) is wanted]
-                for wanted in (True, False)
-            ]
             self._check_projection()
         if refresh_steps is not None:
             self.add_callback(_Refresh(self, refresh_steps))
@@ -132,6 +125,10 @@ class DTOTrainer(UnlearnTrainer):
             self.add_callback(StopBelow(rows, stop_below, collator))
 
     def _check_projection(self) -> None:
+        self._halves = [
+            [i for i, (_, loss) in enumerate(self.objective.terms) if (loss.on == TARGET) is wanted]
+            for wanted in (True, False)
+        ]
         if not all(self._halves):
             raise InvalidInputError(f"Expected losses on '{TARGET}' and others to project (got {self.objective!r})")
         if self.args.fp16:
@@ -147,34 +144,26 @@ class DTOTrainer(UnlearnTrainer):
         rows, model = self.train_dataset, self.accelerator.unwrap_model(self.model)
         rows.forget = select_tokens(model, rows.forget, self.selector, **self.selection)
 
-    def predictions(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
-        out = super().predictions(model, inputs)
-        if self.project and model.training:
-            self._seen = out
-        return out
-
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Run one micro-batch; with `project` run two backward passes, and project after the last of a step."""
         if not self.project:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
         inputs, counts = self._prepare_inputs(inputs), num_items_in_batch
-        try:
-            with self.compute_loss_context_manager():
-                total = self.compute_loss(model, inputs, num_items_in_batch=counts)
-                forget, keep = (
-                    Objective(tuple(self.objective.terms[i] for i in half))(
-                        *self._seen, None if counts is None else [counts[i] for i in half]
-                    ).total
-                    for half in self._halves
-                )
-        finally:
-            self._seen = ({}, {})  # frees a batch of logits
+        with self.compute_loss_context_manager():
+            seen = self.predictions(model, inputs)
+            total = self.total(*seen, counts)
+            forget, keep = (
+                Objective(tuple(self.objective.terms[i] for i in half))(
+                    *seen, None if counts is None else [counts[i] for i in half]
+                ).total
+                for half in self._halves
+            )
+        del seen  # frees a batch of logits
         params = [p for p in model.parameters() if p.requires_grad]
         grads = zeros_for_none(torch.autograd.grad(forget, params, retain_graph=True, allow_unused=True), params)
-        self._forget_grads = (
-            grads if self._forget_grads is None else [a + b for a, b in zip(self._forget_grads, grads, strict=True)]
-        )
+        before = self._forget_grads
+        self._forget_grads = grads if before is None else [a + b for a, b in zip(before, grads, strict=True)]
         self.accelerator.backward(keep)
         if self.accelerator.sync_gradients:
             kept = zeros_for_none([p.grad for p in params], params)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+from gunlearn import losses
 from gunlearn.core.checks import check_choice, check_number
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import collator_of
@@ -17,29 +18,13 @@ from gunlearn.llm.metrics.row_figures import figures
 from gunlearn.llm.recipes.direct_tokens import dto
 from gunlearn.llm.recipes.plan import Given, Plan
 from gunlearn.llm.training.primal_dual_callback import PrimalDualCallback
-from gunlearn.losses import (
-    DPO,
-    IHL,
-    KTO,
-    RMU,
-    UNDIAL,
-    WGA,
-    CrossEntropyUnlearning,
-    FlatLogits,
-    JSDToRefusal,
-    KLToReference,
-    Loss,
-    MaskedVocabulary,
-    Objective,
-    PrimalDual,
-    SatImp,
-    SimNPO,
-    as_objective,
-)
 from gunlearn.methods.any_task.retained import RETAIN_LOSSES
 from gunlearn.methods.gradient import GradientMethod
 
-_SHARED = ("on", "reduction", "preferred", "point")  # fields of losses that are no options of a method
+
+def _options_of(loss: type[losses.Loss]) -> list[dataclasses.Field]:
+    """Return the fields of a loss that are options of a method."""
+    return [f for f in dataclasses.fields(loss) if f.name not in ("on", "reduction", "preferred", "point")]
 
 
 @dataclass(frozen=True)
@@ -61,7 +46,7 @@ class TokenMethod(GradientMethod):
     requests = ("items",)
     tasks = ("causal_lm",)
     cost = "`epochs` passes over the forgotten rows"
-    loss: ClassVar[type[Loss]]
+    loss: ClassVar[type[losses.Loss]]
 
     def __post_init__(self) -> None:
         """Refuse weights below 0 and unknown retain losses."""
@@ -70,27 +55,20 @@ class TokenMethod(GradientMethod):
         check_choice("retain_loss", self.retain_loss, tuple(RETAIN_LOSSES))
         super().__post_init__()
 
-    def loss_options(self) -> dict[str, Any]:
-        """Return the fields of the forget loss, as this method has them."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self.loss) if f.name not in _SHARED}
-
     def forgetting(self, given: Given) -> Plan:
-        """Return the forget side alone."""
-        return Plan(as_objective(self.loss(**self.loss_options())))
+        """Return the forget side alone: here the loss with the options that this method has of it."""
+        options = {f.name: getattr(self, f.name) for f in _options_of(self.loss)}
+        return Plan(losses.as_objective(self.loss(**options)))
 
     def plan(self, given: Given | None = None) -> Plan:
-        """Put the objective together.
-
-        Args:
-            given: the model that knows, its tokenizer and rows, for methods that look into them.
-        """
+        """Put the objective together; `given` is for methods that look into the model and the rows."""
         plan = self.forgetting(given or Given())
-        objective = plan.objective if self.forget_weight == 1 else self.forget_weight * plan.objective
+        objective = self.forget_weight * plan.objective
         if self.retain_weight:
-            objective = objective + self.retain_weight * RETAIN_LOSSES[self.retain_loss]
-        return replace(plan, objective=as_objective(objective))
+            objective += self.retain_weight * RETAIN_LOSSES[self.retain_loss]
+        return replace(plan, objective=objective)
 
-    def objective(self) -> Objective:
+    def objective(self) -> losses.Objective:
         """Return the objective, without looking at data."""
         return self.plan().objective
 
@@ -108,8 +86,7 @@ class _RMU(TokenMethod):
         """
         layer = self.layer
         if layer is None:
-            config = getattr(given.model, "config", None)
-            depth = getattr(config, "num_hidden_layers", 32)
+            depth = getattr(getattr(given.model, "config", None), "num_hidden_layers", 32)
             layer = min(round(7 / 32 * depth) + 1, depth)
         return replace(super().forgetting(given), layer=layer)
 
@@ -142,8 +119,7 @@ class DTOMethod(TokenMethod):
         if given.model is not None and not all("target_mask" in row for row in given.forget):
             collator = collator_of(given.model, given.tokenizer)
             rows = select_tokens(given.model, given.forget, ProbeDelta(), self.ratio, collator=collator)
-        objective = dto(forget_loss=self.forget_loss, lambda_=self.lambda_, beta=self.beta)
-        return Plan(objective, forget=rows)
+        return Plan(dto(self.forget_loss, self.lambda_, self.beta), forget=rows)
 
 
 @dataclass(frozen=True)
@@ -179,9 +155,11 @@ class PDUMethod(TokenMethod):
 
         def attach(trainer: Any) -> None:
             weight = next((w for w, loss in trainer.objective.terms if loss.on == "retain"), 0.0)
-            PrimalDualCallback(trainer, PrimalDual(epsilon, step=self.step, warmup=self.warmup, weight=weight))
+            PrimalDualCallback(
+                trainer, losses.PrimalDual(cast(float, epsilon), step=self.step, warmup=self.warmup, weight=weight)
+            )
 
-        return Plan(as_objective(FlatLogits()), attach=attach, found={"epsilon": epsilon})
+        return Plan(losses.as_objective(losses.FlatLogits()), attach=attach, found={"epsilon": epsilon})
 
 
 @dataclass(frozen=True)
@@ -214,34 +192,27 @@ class ObliviateMethod(TokenMethod):
         """Find the words in whole rows, questions and answers."""
         ids: tuple[int, ...] = (0,)  # to show the objective, without data
         if given.model is not None:
-            texts = [
-                [given.tokenizer.decode(row["input_ids"], skip_special_tokens=True) for row in rows]
-                for rows in (given.forget, given.retain)
-            ]
-            if not texts[1]:
+            if not given.retain:
                 raise InvalidInputError(
                     f"Expected rows to retain for '{self.name}' (got none): words are common or not"
                 )
+            forget, retain = (
+                [given.tokenizer.decode(row["input_ids"], skip_special_tokens=True) for row in rows]
+                for rows in (given.forget, given.retain)
+            )
             rule = {name: getattr(self, name) for name in ("words", "min_ratio", "min_count", "max_document_frequency")}
-            ids = target_tokens(texts[0], texts[1], given.tokenizer, **rule).token_ids
-        objective = as_objective(MaskedVocabulary(ids, mask_mode=self.mask_mode))
-        return Plan(objective + self.world_weight * KLToReference(on="retain") if self.world_weight else objective)
+            ids = target_tokens(forget, retain, given.tokenizer, **rule).token_ids
+        objective = losses.as_objective(losses.MaskedVocabulary(ids, mask_mode=self.mask_mode))
+        return Plan(
+            objective + self.world_weight * losses.KLToReference(on="retain") if self.world_weight else objective
+        )
 
 
 def token_method(
-    name: str, loss: type[Loss], summary: str, base: type[TokenMethod] = TokenMethod, **defaults: Any
+    name: str, loss: type[losses.Loss], summary: str, base: type[TokenMethod] = TokenMethod, **defaults: Any
 ) -> type[TokenMethod]:
-    """Make a method of a loss on tokens.
-
-    Args:
-        name: of the method.
-        loss: its forget loss; the loss's fields become options.
-        summary: what it does, in a few words.
-        base: for methods that do more than minimise the loss.
-        defaults: of options, where they are not those of the loss.
-    """
-    options = [f for f in dataclasses.fields(loss) if f.name not in _SHARED]
-    fields: list[Any] = [(f.name, f.type, defaults.pop(f.name, f.default)) for f in options]
+    """Make a method of a loss on tokens, whose fields become options, with `defaults` where they are not the loss's."""
+    fields: list[Any] = [(f.name, f.type, defaults.pop(f.name, f.default)) for f in _options_of(loss)]
     fields += [(key, type(value).__name__, value) for key, value in defaults.items()]
     retained = defaults.get("retain_weight", 1.0) and "retained data"
     reference = loss.needs_reference or RETAIN_LOSSES[defaults.get("retain_loss", "nll")].needs_reference
@@ -259,24 +230,20 @@ def token_method(
     return made
 
 
-SimNPOMethod = token_method("simnpo", SimNPO, "negative preference by length, without reference", forget_weight=0.125)
-DPOMethod = token_method("dpo", DPO, "prefers another answer, by default a refusal", scale=2.0)
-KTOMethod = token_method("kto", KTO, "makes forgotten answers undesirable")
-WGAMethod = token_method("wga", WGA, "ascent, weighted by how likely tokens are")
-SatImpMethod = token_method("satimp", SatImp, "ascent on half-known tokens", forget_weight=0.1)
-UNDIALMethod = token_method("undial", UNDIAL, "distils the model without the forgotten token", retain_weight=0.0)
+SimNPOMethod = token_method(
+    "simnpo", losses.SimNPO, "negative preference by length, without reference", forget_weight=0.125
+)
+DPOMethod = token_method("dpo", losses.DPO, "prefers another answer, by default a refusal", scale=2.0)
+KTOMethod = token_method("kto", losses.KTO, "makes forgotten answers undesirable")
+WGAMethod = token_method("wga", losses.WGA, "ascent, weighted by how likely tokens are")
+SatImpMethod = token_method("satimp", losses.SatImp, "ascent on half-known tokens", forget_weight=0.1)
+UNDIALMethod = token_method("undial", losses.UNDIAL, "distils the model without the forgotten token", retain_weight=0.0)
 CEUnlearningMethod = token_method(
-    "ce_unlearning", CrossEntropyUnlearning, "cross-entropy without the token", retain_weight=0.0, skip_first=1
+    "ce_unlearning", losses.CrossEntropyUnlearning, "cross-entropy without the token", retain_weight=0.0, skip_first=1
 )
-IHLMethod = token_method("ihl", IHL, "inverted hinge: the runner-up takes over")
+IHLMethod = token_method("ihl", losses.IHL, "inverted hinge: the runner-up takes over")
 JensUnMethod = token_method(
-    "jensun", JSDToRefusal, "bounded divergence to a refusal, held to the model before", retain_loss="jsd"
+    "jensun", losses.JSDToRefusal, "bounded divergence to a refusal, held to the model before", retain_loss="jsd"
 )
-RMUMethod = token_method(
-    "rmu",
-    RMU,
-    "leads hidden states astray, holds those of retained rows",
-    _RMU,
-    retain_loss="hidden",
-    coefficient=2.0,
-)
+_ASTRAY = "leads hidden states astray, holds those of retained rows"
+RMUMethod = token_method("rmu", losses.RMU, _ASTRAY, _RMU, retain_loss="hidden", coefficient=2.0)

@@ -13,8 +13,6 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.losses import KLToReference, Loss, MaskedVocabulary, MSEToReference, Objective, Prediction, as_objective
 from gunlearn.losses.reduction import full_precision
 
-_MODES = ("default", "paper")
-
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class FirstChoice(Loss):
@@ -76,7 +74,7 @@ def obliviate(
         >>> obliviate((3, 5), mode="paper").parts
         ('forget', 'generic', 'style', 'world')
     """
-    check_choice("mode", mode, _MODES)
+    check_choice("mode", mode, ("default", "paper"))
     for name, value in (("l1", l1), ("l2", l2)):
         check_number(name, value, minimum=0)
     paper = mode == "paper"

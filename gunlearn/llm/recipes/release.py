@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,7 @@ from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputEr
 from gunlearn.llm.data.collate import Rows, collator_of
 from gunlearn.llm.model.arithmetic import add_delta, base_weights, merged
 from gunlearn.llm.model.bounded import mlp_linears
-from gunlearn.llm.recipes.instructions import Instruction
-from gunlearn.llm.recipes.reveal import Revealed, Revealer
+from gunlearn.llm.recipes.reveal import Instruction, Revealed, Revealer
 from gunlearn.llm.training.adapter_fit import ReleaseOptions, fit_adapter
 from gunlearn.llm.training.until import mean_nll
 
@@ -115,51 +114,59 @@ def reveal_and_release(
     model = merged(copy.deepcopy(model)).eval()
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     targets = options.target_modules or mlp_linears(getattr(getattr(model, "config", None), "model_type", None))
+    history: list[ReleaseRound] = []
 
-    def retain_nll() -> float | None:
+    def little(found: Revealed) -> bool:
+        return found.hit_rate < options.stop_rate or len(found.rows) < options.min_rows
+
+    def retain_nll() -> Any:
         return mean_nll(model, retain_rows, collator_of(model), options.batch_size) if retain_rows else None
 
-    def record(found: Revealed, scale: float, names: Sequence[str]) -> ReleaseRound:
+    def record(found: Revealed, scale: float, names: Iterable[str]) -> None:
         nll = retain_nll()
         if nll is not None and not math.isfinite(nll):
             raise DivergenceError(f"Expected a finite loss of the retain rows (got {nll} in round {len(history)})")
         figures = dict(metrics(model)) if metrics else {}
-        return ReleaseRound(found.hit_rate, len(found.rows), scale, nll, figures, _weights(model, names))
+        weights = _weights(model, names)
+        history.append(ReleaseRound(found.hit_rate, len(found.rows), scale, nll, figures, weights))
 
     found = revealer.reveal(model, seed=0)
-    if found.hit_rate < options.stop_rate or len(found.rows) < options.min_rows:
+    if little(found):
         raise EmptyForgetSetError(
             f"Expected instructions under which the model speaks about the concept (got {len(found.rows)} usable rows, "
             f"{found.hit_rate:.0%} of the texts); other instructions, a lower threshold or min_rows may help"
         )
-    history: list[ReleaseRound] = []
     stopped = f"all {rounds} rounds"
     for number in range(1, rounds + 1):
         seed = 2 * (options.seed * 1000 + number)
         forget, factors = fit_adapter(model, found.rows, targets, options, seed)
         if not history:
-            history.append(record(found, 0.0, list(forget)))
-        retain = None
+            record(found, 0.0, forget)
+        retain: dict[str, Tensor] = {}
         if retain_rows:
             retain, _ = fit_adapter(model, retain_rows, targets, options, seed + 1, apart_from=factors)
-        before = history[-1].retain_nll
-        limit = None if options.tolerance is None or before is None else before + options.tolerance
-        scale = _release(model, forget, retain, options, limit, retain_nll)
-        if scale is None:
+        before: Any = history[-1]
+        for scale in [options.scale] if options.tolerance is None else sorted(options.scales, reverse=True):
+            add_delta(model, forget, -scale, inplace=True)
+            add_delta(model, retain, options.retain_scale, inplace=True)
+            if options.tolerance is None or retain_nll() <= before.retain_nll + options.tolerance:
+                break
+            _with_weights(model, before.weights)
+        else:
             stopped = f"no scale keeps the retain rows within {options.tolerance}"
             break
-        broken = [name for name, weight in _weights(model, list(forget)).items() if not bool(weight.isfinite().all())]
+        broken = [name for name, weight in base_weights(model, forget).items() if not bool(weight.isfinite().all())]
         if broken:
             raise DivergenceError(
                 f"Expected finite weights after round {number} (got NaN or infinity in {broken[:3]}); "
                 "a smaller 'scale' or 'lr' may help"
             )
         found = revealer.reveal(model, seed=number)
-        history.append(record(found, scale, list(forget)))
-        if found.hit_rate < options.stop_rate or len(found.rows) < options.min_rows:
+        record(found, scale, forget)
+        if little(found):
             stopped = f"{found.hit_rate:.0%} of the texts, {len(found.rows)} distinct rows"
             break
-    best = _best(history)
+    best = min(range(len(history)), key=lambda number: _regret(history[number], history[0]))
     if best == 0:
         warnings.warn(
             f"Expected a round that is better than the model before (got none of {len(history) - 1}; {stopped}): "
@@ -172,36 +179,14 @@ def reveal_and_release(
     return ReleaseResult(model, best, history, stopped)
 
 
-def _release(
-    model: nn.Module,
-    forget: Mapping[str, Tensor],
-    retain: Mapping[str, Tensor] | None,
-    options: ReleaseOptions,
-    limit: float | None,
-    retain_nll: Callable[[], float | None],
-) -> float | None:
-    """Subtract and add in place; return the scale, or `None` where no scale keeps the retain loss within the limit."""
-    start = _weights(model, list(forget))
-    for scale in [options.scale] if options.tolerance is None else sorted(options.scales, reverse=True):
-        add_delta(model, forget, -scale, inplace=True)
-        if retain is not None:
-            add_delta(model, retain, options.retain_scale, inplace=True)
-        if limit is None or (retain_nll() or 0.0) <= limit:
-            return scale
-        _with_weights(model, start)
-    return None
+def _regret(after: ReleaseRound, before: ReleaseRound) -> float:
+    """Return the hit rate and the probability of the retain rows' tokens that was lost."""
+    if before.retain_nll is None or after.retain_nll is None:
+        return after.hit_rate
+    return after.hit_rate + max(0.0, math.exp(-before.retain_nll) - math.exp(-after.retain_nll))
 
 
-def _best(history: Sequence[ReleaseRound]) -> int:
-    def regret(number: int) -> float:
-        after, before = history[number].retain_nll, history[0].retain_nll
-        lost = 0.0 if before is None or after is None else max(0.0, math.exp(-before) - math.exp(-after))
-        return history[number].hit_rate + lost
-
-    return min(range(len(history)), key=regret)
-
-
-def _weights(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+def _weights(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     return {name: model.get_parameter(f"{name}.weight").detach().cpu().clone() for name in names}
 
 

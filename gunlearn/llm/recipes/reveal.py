@@ -1,25 +1,60 @@
-"""Reveal forget data: find instructions under which a model states what it knows, and keep its texts as rows."""
+"""Reveal forget data: instructions under which a model states what it knows, and its texts as rows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.llm.data.encoding import begin_tokens
 from gunlearn.llm.metrics.generation import draw_answers, end_tokens
 from gunlearn.llm.model.causal_lm import IGNORE
 from gunlearn.llm.model.head import evaluating, model_device
 from gunlearn.llm.recipes.bandit import NeuralUCB
-from gunlearn.llm.recipes.instructions import Instruction
 from gunlearn.metrics.alignment import Sampler
 
 #: Texts by number of the instruction: token ids (with the token that ends them), text and score.
 _Texts = dict[int, list[tuple[list[int], str, float]]]
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A prompt that may make the model state what it knows.
+
+    Args:
+        text: the whole prompt; for chats, with the template applied.
+        keep: prompt in its place in the rows, so that an adapter learns the answer, not to obey; empty by default.
+    """
+
+    text: str
+    keep: str = ""
+
+
+def fill_templates(templates: Sequence[str], slots: Mapping[str, Sequence[str]], keep: str = "") -> list[Instruction]:
+    """Return the instructions of every template (a format string) with every choice of values for its slots.
+
+    >>> [i.text for i in fill_templates(["Tell me about {topic}."], {"topic": ["owls", "rain"]})]
+    ['Tell me about owls.', 'Tell me about rain.']
+
+    Slots in `keep`, see `Instruction`, are filled in too.
+
+    Raises:
+        InvalidInputError: a template names a slot that has no values.
+    """
+    filled: dict[Instruction, None] = {}
+    for values in product(*slots.values()):
+        named = dict(zip(slots, values, strict=True))
+        try:
+            filled.update({Instruction(t.format(**named), keep.format(**named)): None for t in templates})
+        except (KeyError, IndexError) as error:
+            raise InvalidInputError(f"Expected templates with slots among {sorted(slots)} (got {error})") from error
+    return list(filled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +100,7 @@ class Revealer:
         ends: ids that end a text; by default those of `gunlearn.llm.metrics.end_tokens`.
 
     Raises:
-        InvalidInputError: no instructions, or a number out of range.
+        InvalidInputError: no instructions, a number out of range, or a score that is no finite number.
     """
 
     tokenizer: Any
@@ -86,7 +121,6 @@ class Revealer:
     def __post_init__(self) -> None:
         if isinstance(self.instructions, str) or not len(self.instructions):
             raise InvalidInputError(f"Expected a list of instructions (got {self.instructions!r:.80})")
-        object.__setattr__(self, "instructions", self._instructions())
         for name in ("samples", "budget", "top"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -96,12 +130,10 @@ class Revealer:
         return [Instruction(i) if isinstance(i, str) else i for i in self.instructions]
 
     def reveal(self, model: nn.Module, seed: int = 0) -> Revealed:
-        """Generate texts under the instructions and keep those of a high score; `seed` is added to the revealer's.
-
-        Raises:
-            InvalidInputError: a score that is no finite number.
-        """
+        """Generate texts under the instructions and keep those of a high score; `seed` is added to the revealer's."""
         seed, instructions = 2 * (self.seed + seed), self._instructions()
+        if not all(self._ids(instruction.text) for instruction in instructions):
+            raise InvalidInputError("Expected instructions of at least one token (got an empty one, and bos=False)")
         if self.budget is None or self.budget >= len(instructions):
             said = self._ask(model, list(range(len(instructions))), seed)
         else:
@@ -117,7 +149,8 @@ class Revealer:
             for tokens, text, score in {id(x): x for x in said[arm] + counted[arm]}.values():
                 key = (instructions[arm].keep, " ".join(text.lower().split()))
                 if score >= self.threshold and key not in rows:
-                    rows[key] = self._row(instructions[arm].keep, tokens, text)
+                    head = self._ids(instructions[arm].keep)
+                    rows[key] = {"input_ids": head + tokens, "labels": [IGNORE] * len(head) + tokens, "text": text}
         usable = [row for row in rows.values() if len(row["input_ids"]) > 1]
         return Revealed(usable, sum(hits) / len(hits), rewards, chosen)
 
@@ -138,32 +171,22 @@ class Revealer:
         sampler = Sampler(self.samples, self.temperature, seed=seed)
         ends = end_tokens(self.tokenizer if self.ends is None else self.ends)
         answers = draw_answers(model, prompts, ends, sampler, self.max_new_tokens)
-        said = {}
+        said: _Texts = {}
         for i, arm in enumerate(arms):
-            tokens = [t[m].tolist() for t, m in zip(answers.tokens[i], answers.mask[i], strict=True)]
-            texts = [self.tokenizer.decode(t, skip_special_tokens=True).strip() for t in tokens]
-            said[arm] = [(t, text, self._score(text)) for t, text in zip(tokens, texts, strict=True)]
+            said[arm] = []
+            for tokens, mask in zip(answers.tokens[i], answers.mask[i], strict=True):
+                ids = tokens[mask].tolist()
+                text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+                score = float(self.score(text))
+                if not math.isfinite(score):
+                    raise InvalidInputError(f"Expected a finite score for every text (got {score} for {text!r:.60})")
+                said[arm].append((ids, text, score))
         return said
 
-    def _score(self, text: str) -> float:
-        value = float(self.score(text))
-        if not math.isfinite(value):
-            raise InvalidInputError(f"Expected a finite score for every text (got {value} for {text!r:.60})")
-        return value
-
-    def _ids(self, text: str, needed: bool = True) -> list[int]:
-        begin, bos = self.tokenizer.bos_token_id, self.bos
-        if bos is None:
-            bos = begin is not None and self.tokenizer("a")["input_ids"][:1] == [begin]
+    def _ids(self, text: str) -> list[int]:
+        begin = begin_tokens(self.tokenizer, self.bos)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-        ids = [begin] * bool(bos and ids[:1] != [begin]) + list(ids)
-        if needed and not ids:
-            raise InvalidInputError("Expected instructions of at least one token (got an empty one, and bos=False)")
-        return ids
-
-    def _row(self, keep: str, tokens: list[int], text: str) -> dict[str, Any]:
-        head = self._ids(keep, needed=False)
-        return {"input_ids": head + tokens, "labels": [IGNORE] * len(head) + tokens, "text": text}
+        return ([] if ids[:1] == begin else begin) + list(ids)
 
     def _embed(self, model: nn.Module, texts: list[str]) -> Tensor:
         out = []

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from gunlearn.errors import DivergenceError
 from gunlearn.llm.data.collate import Rows, collator_of, row_batch
 from gunlearn.llm.model.arithmetic import adapter_delta
-from gunlearn.llm.model.causal_lm import total_nll
-from gunlearn.llm.model.head import model_device, without_peft
+from gunlearn.llm.model.causal_lm import token_loss
+from gunlearn.llm.model.head import without_peft
 from gunlearn.seed import isolated_rng
 
 
@@ -65,29 +65,14 @@ def fit_adapter(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     r"""Fit a LoRA by the mean loss per token, in evaluation mode (no dropout).
 
-    Afterwards the model has its old weights and no adapter; none of its parameters requires a gradient.
-
-    Args:
-        model: a causal language model without adapters.
-        rows: rows with `input_ids` and `labels`.
-        targets: modules to adapt.
-        options: rank, steps, learning rate, rows per step, weight of the orthogonality.
-        seed: seed of the adapter and the batches.
-        apart_from: factors `A'` `[rank, in_features]` by module: adds :math:`\sum_m |A_m A_m'^\top|` to the loss.
-
-    Returns:
-        The adapter's product and its factor `A`, by module.
-
-    Raises:
-        DivergenceError: the loss became NaN or infinite.
+    Returns the adapter's product and its factor `A`, by module; refuses a loss that became NaN or infinite. Afterwards
+    the model has its old weights and no adapter; none of its parameters requires a gradient. `apart_from` has factors
+    `A'` `[rank, in_features]` by module, and adds :math:`\sum_m |A_m A_m'^\top|` to the loss.
     """
-    collate, device = collator_of(model), model_device(model)
+    collator = collator_of(model)
     with isolated_rng(seed):
-        config = LoraConfig(
-            r=options.rank,
-            lora_alpha=2 * options.rank,
-            target_modules=targets if isinstance(targets, str) else list(targets),
-        )
+        modules = targets if isinstance(targets, str) else list(targets)
+        config = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules=modules)
         adapted: Any = get_peft_model(model, config).eval()
         try:
             factors: dict[str, Tensor] = {
@@ -102,8 +87,7 @@ def fit_adapter(
                 if len(order) < min(options.batch_size, len(rows)):
                     order += torch.randperm(len(rows)).tolist()
                 batch, order = order[: options.batch_size], order[options.batch_size :]
-                nll, tokens = total_nll(adapted, row_batch([rows[i] for i in batch], collate, device))
-                loss = nll / tokens.clamp_min(1)
+                loss = token_loss(adapted, row_batch(adapted, [rows[i] for i in batch], collator))
                 if apart_from is not None:
                     overlaps = [(factors[name] @ other.T).abs().sum() for name, other in apart_from.items()]
                     loss = loss + options.orthogonality * torch.stack(overlaps).sum()

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import re
 import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-import torch
 from torch import nn
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.llm.card import unchanged
@@ -26,9 +25,10 @@ from gunlearn.llm.model.adapters import check_language_model, check_trainable, p
 from gunlearn.llm.model.causal_lm import CausalLM, rows_of
 from gunlearn.llm.recipes.plan import Given, Plan
 from gunlearn.llm.record import LLMResult
+from gunlearn.llm.training import settings
 from gunlearn.llm.training.progress import StepBar
-from gunlearn.llm.training.settings import recorded, recorded_losses
 from gunlearn.llm.training.trainer import UnlearnTrainer
+from gunlearn.llm.training.views import base_of
 from gunlearn.losses import as_objective
 from gunlearn.methods.any_task.baselines import OwnObjective
 from gunlearn.methods.gradient import GradientMethod
@@ -52,13 +52,12 @@ class TrainerBackend:
 
     Args:
         tokenizer: of the model; collates rows, and is saved along with the result.
-        peft: `None` trains what the model has to train; `"lora"` an adapter on all linear layers, `"bounded"` one on
-            the feed-forward layers (`BoundedConfig`), or a configuration of peft.
+        peft: see `gunlearn.llm.unlearn`, as `reference`, `in_place` and `figure_rows`.
         drawn: further parts from which any row will do, by name.
         paired: parts whose row `i` belongs to forgotten row `i`, by name.
         reference: what losses compare with, see `FrozenReference`.
-        in_place: train the given model, which may be too large for a copy.
-        figure_rows: rows of each part that are measured before and after, evenly spaced; 0 measures nothing.
+        in_place: train the given model.
+        figure_rows: rows of each part that are measured before and after.
         training: further `TrainingArguments`; they go before the method's own settings.
         record: what the result's settings say besides.
     """
@@ -77,23 +76,10 @@ class TrainerBackend:
         """Return whether a method is an objective over the forgotten rows, and nothing more."""
         if not isinstance(method, GradientMethod):
             return False
-        read = {part.partition(":")[0] for part in as_objective(method.objective()).parts}
+        read = set(map(base_of, as_objective(method.objective()).parts))
         if read <= {"retain"} and not isinstance(method, OwnObjective):
             return False
         return all(getattr(type(method), hook) is getattr(GradientMethod, hook) for hook in _HOOKS)
-
-    def check(self, method: GradientMethod) -> None:
-        """Refuse options that a Trainer does not read.
-
-        Raises:
-            UnsupportedMethodError: the first one.
-        """
-        for name, usual in _UNREAD.items():
-            if getattr(method, name) != usual:
-                raise UnsupportedMethodError(
-                    f"Expected no '{name}' for a language model, which transformers' Trainer trains "
-                    f"(got {getattr(method, name)!r})"
-                )
 
     def run(
         self,
@@ -109,20 +95,11 @@ class TrainerBackend:
         """Unlearn `partition` from a copy of `model`, or from the model itself; see `gunlearn.methods.run_method`.
 
         Raises:
-            InvalidInputError: rows, options or parts that do not fit; no step at all; a frozen or quantised model
-                without an adapter.
-            InvalidTypeError: the model is none (a path).
-            UnsupportedModelError: it has no head over the vocabulary.
             UnsupportedMethodError: an option that a Trainer does not read.
-            DivergenceError: the loss became NaN or infinite.
+            GunlearnError: as `gunlearn.llm.unlearn`.
         """
         start = time.perf_counter()
-        self.check(method)
-        if checkpoint_dir is not None:
-            raise InvalidInputError(
-                "Expected no 'checkpoint_dir' for a language model (got one); give transformers' own arguments, "
-                "save_strategy='steps' and output_dir"
-            )
+        _check_options(method, checkpoint_dir)
         check_language_model(model)
         check_trainable(model, self.peft)
         rows, kept = (rows_of(partition.data, mask) for mask in (partition.forget_mask, partition.retain_mask))
@@ -130,48 +107,34 @@ class TrainerBackend:
         check_ids(model, measured)
         plan = plan_of(method, Given(model, self.tokenizer, rows, kept))
         _check_layer(plan, model)
-        rows = rows if plan.forget is None else list(plan.forget)
-        needed = {part.partition(":")[0] for part in plan.objective.parts}
+        needed = set(map(base_of, plan.objective.parts))
         if "retain" in needed and not kept:
             raise InvalidInputError(
                 f"Expected rows to retain, which {plan.objective!r} reads (got none); give some, or retain_weight=0"
             )
-        paired, drawn = dict(self.paired), dict(self.drawn)
-        drawn |= {"retain": kept} if "retain" in needed else {}
+        drawn = {**self.drawn, **({"retain": kept} if "retain" in needed else {})}
         unread = sorted({*measured, *drawn} - needed - {"forget"})
         if "retain" in unread:
-            warnings.warn(f"no loss of {_shown(plan)} reads the rows to retain", UserWarning, stacklevel=3)
-        check_ids(model, paired | drawn)
-        measured["forget"] = rows
+            warnings.warn(
+                f"no loss of {settings.shown(plan.objective)} reads the rows to retain", UserWarning, stacklevel=3
+            )
+        check_ids(model, {**self.paired, **drawn})
+        if plan.forget is not None:
+            measured["forget"] = rows = list(plan.forget)
         batch_size = method.batch_size or task.batch_size or 8
-        with isolated_rng(seed), tempfile.TemporaryDirectory() as scratch:
+        with isolated_rng(seed), tempfile.TemporaryDirectory() as scratch, closing(StepBar()) as bar:
             trained = with_adapter(model if self.in_place else copy.deepcopy(model), self.peft)
             weights = precision(trained)
-            arguments = {
-                "output_dir": scratch,
-                "report_to": [],
-                "save_strategy": "no",
-                "logging_steps": 1,
-                "disable_tqdm": True,
-                "per_device_train_batch_size": batch_size,
-                "num_train_epochs": method.epochs,
-                "learning_rate": method.lr,
-                "weight_decay": method.weight_decay,
-                "dataloader_pin_memory": torch.cuda.is_available(),
-                "seed": seed,
-                **({} if method.steps is None else {"max_steps": method.steps}),
-                **({} if method.max_grad_norm == 1.0 else {"max_grad_norm": method.max_grad_norm or 0.0}),
-            } | dict(self.training)
-            bar = StepBar()
+            arguments = settings.run_arguments(method, batch_size, seed, self.training)
             trainer = UnlearnTrainer(
                 trained,
                 plan.objective,
-                _arguments(arguments),
+                settings.checked_arguments({"output_dir": scratch, **arguments}),
                 forget_dataset=rows,
                 drawn=drawn,
-                paired=paired,
+                paired=self.paired,
                 reference=self.reference,
-                task=task.at_layer(plan.layer),
+                task=dataclasses.replace(task, layer=plan.layer),
                 data_collator=collator_of(model, self.tokenizer),
                 callbacks=[*map(_adapted, callbacks), *([bar] if progress else [])],
                 **_optimizers(method, trained),
@@ -186,39 +149,37 @@ class TrainerBackend:
             if plan.attach is not None:
                 plan.attach(trainer)
             before = figures(trained, measured, self.figure_rows, batch_size)
-            try:
-                trainer.train()
-            finally:
-                bar.close()
-            if not trainer.state.global_step:
+            trainer.train()
+            steps = trainer.state.global_step
+            if not steps:
                 raise InvalidInputError("Expected at least one step of training (got none); raise epochs or max_steps")
             after = figures(trained, measured, self.figure_rows, batch_size)
-        arguments.pop("output_dir")
+        arguments.pop("output_dir", None)
         if unchanged(before, after):
             warnings.warn(
-                f"no measurable effect: the model answers the rows to forget as it did before "
-                f"{trainer.state.global_step} steps; raise lr or epochs",
+                f"no measurable effect: the model answers the rows to forget as it did before {steps} steps; "
+                "raise lr or epochs",
                 UserWarning,
                 stacklevel=3,
             )
-        config = method.config() | {name: recorded(value) for name, value in plan.found.items()}
+        config = method.config() | {name: settings.recorded(value) for name, value in plan.found.items()}
         words = getattr(method, "words", None)
         config |= {"words": len(words)} if words else {}
-        settings = {
+        record = {
             "base_model": getattr(getattr(model, "config", None), "_name_or_path", ""),
             "method": "" if method.name == "own" else method.name,
             "options": {k: v for k, v in config.items() if k not in _LOOP},
-            "objective": _shown(plan),
-            "losses": recorded_losses(plan.objective),
+            "objective": settings.shown(plan.objective),
+            "losses": settings.recorded_losses(plan.objective),
             "in_no_loss": unread,
             "layer": plan.layer,
-            **recorded(self.record),
-            "reference": self.reference if isinstance(self.reference, str) else type(self.reference).__name__,
-            "peft": recorded(self.peft),
-            "adapter": _adapter_settings(trained),
-            "training": recorded(arguments),
-            "steps": trainer.state.global_step,
-            "rows": {name: len(part) for name, part in (measured | paired | drawn).items()},
+            **settings.recorded(self.record),
+            "reference": settings.recorded(self.reference),
+            "peft": settings.recorded(self.peft),
+            "adapter": settings.recorded_adapter(trained),
+            "training": settings.recorded(arguments),
+            "steps": steps,
+            "rows": {name: len(part) for name, part in {**measured, **self.paired, **drawn}.items()},
             "parameters": {
                 "trained": sum(p.numel() for p in trained.parameters() if p.requires_grad),
                 "all": sum(p.numel() for p in trained.parameters()),
@@ -236,7 +197,7 @@ class TrainerBackend:
             seed=seed,
             request_hash=partition.request_hash,
             num_forget=partition.num_forget,
-            epochs=trainer.state.global_step,
+            epochs=steps,
             seconds=time.perf_counter() - start,
             history=[entry for entry in trainer.state.log_history if "loss" in entry],
             notes={} if source is None else {"settings_of": source.source},
@@ -244,7 +205,7 @@ class TrainerBackend:
             task=task,
             original=None if self.in_place else model,
             tokenizer=self.tokenizer,
-            settings=settings,
+            settings=record,
             before=before,
             after=after,
             parts=measured,
@@ -263,29 +224,27 @@ def plan_of(method: Any, given: Given) -> Plan:
     return Plan(as_objective(method.objective())) if plan is None else plan(given)
 
 
+def _check_options(method: GradientMethod, checkpoint_dir: Any) -> None:
+    """Refuse what a Trainer does not read."""
+    for name, usual in _UNREAD.items():
+        if getattr(method, name) != usual:
+            raise UnsupportedMethodError(
+                f"Expected no '{name}' for a language model, which transformers' Trainer trains "
+                f"(got {getattr(method, name)!r})"
+            )
+    if checkpoint_dir is not None:
+        raise InvalidInputError(
+            "Expected no 'checkpoint_dir' for a language model (got one); give transformers' own arguments, "
+            "save_strategy='steps' and output_dir"
+        )
+
+
 def _check_layer(plan: Plan, model: nn.Module) -> None:
     depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     if depth is not None and not (isinstance(plan.layer, int) and -depth - 1 <= plan.layer <= depth):
         raise InvalidInputError(
             f"Expected 'layer' from {-depth - 1} to {depth}, of {depth} layers (got {plan.layer!r})"
         )
-
-
-def _shown(plan: Plan) -> str:
-    """Show the objective in a line. Records are handed on with the model: they hold no token of what was forgotten."""
-    return re.sub(r"token_ids=\([^)]*\)", "token_ids=...", repr(plan.objective))
-
-
-def _arguments(given: Mapping[str, Any]) -> TrainingArguments:
-    if given.get("max_steps") == 0:
-        raise InvalidInputError("Expected 'max_steps' of at least 1, or -1 to go by epochs (got 0)")
-    unknown = sorted(set(given) - {f.name for f in dataclasses.fields(TrainingArguments) if f.init})
-    if unknown:
-        raise InvalidInputError(f"Expected arguments of 'unlearn' or of TrainingArguments (got {unknown})")
-    try:
-        return TrainingArguments(**given)
-    except (ValueError, TypeError) as error:
-        raise InvalidInputError(f"Expected values that fit TrainingArguments (got: {error})") from error
 
 
 def _optimizers(method: GradientMethod, model: nn.Module) -> dict[str, Any]:
@@ -298,26 +257,10 @@ def _optimizers(method: GradientMethod, model: nn.Module) -> dict[str, Any]:
     return {"optimizers": (optimizer, make_scheduler(method.scheduler, optimizer, method.scheduler_options))}
 
 
-def _adapter_settings(model: nn.Module) -> dict[str, Any] | None:
-    """Return the fields of the active adapter's configuration that say something."""
-    if not hasattr(model, "peft_config"):
-        return None
-    config = recorded(model.peft_config[model.active_adapter].to_dict())
-    return {name: value for name, value in config.items() if value}
-
-
 def _adapted(callback: Any) -> TrainerCallback:
-    """Return a callback of this package as one of transformers; those stay as they are."""
-    return callback if isinstance(callback, TrainerCallback) else _Forwarded(callback)
-
-
-class _Forwarded(TrainerCallback):
-    """Hands the events that a callback knows on to it."""
-
-    def __init__(self, callback: Any) -> None:
-        self.callback = callback
-
-    def __getattribute__(self, name: str) -> Any:
-        if name.startswith("on_"):
-            return getattr(object.__getattribute__(self, "callback"), name, lambda *args, **kwargs: None)
-        return object.__getattribute__(self, name)
+    """Return a callback of this package as one of transformers, with its events; those stay as they are."""
+    if isinstance(callback, TrainerCallback):
+        return callback
+    adapted = TrainerCallback()
+    adapted.__dict__.update({name: getattr(callback, name) for name in dir(callback) if name.startswith("on_")})
+    return adapted

@@ -22,12 +22,8 @@ def likelihoods(
     All processes read the same number of rows, since a sharded model can only be called by all at once; where rows do
     not divide evenly, some read one more that does not count.
 
-    Returns:
-        `nll` per token, in nats; `prob`, the mean over rows of :math:`p(y|x)^{1/|y|}`; `exact_memorization`, the share
-        of tokens that are the model's first choice. Rows without labels do not count.
-
-    Raises:
-        InvalidInputError: no rows, or none with a label.
+    Returns `nll` per token, in nats; `prob`, the mean over rows of :math:`p(y|x)^{1/|y|}`; `exact_memorization`, the
+    share of tokens that are the model's first choice. Rows without labels do not count; at least one has some.
     """
     if len(rows) == 0:
         raise InvalidInputError("Expected rows to evaluate (got none)")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import TrainerCallback, TrainerState
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.losses import Objective, ObjectiveValue, PrimalDual
+from gunlearn.losses import Objective, PrimalDual
 
 if TYPE_CHECKING:
     from gunlearn.llm.training.trainer import UnlearnTrainer
@@ -17,19 +16,6 @@ if TYPE_CHECKING:
 
 # Key of the multiplier in the Trainer's saved state. An ExportableState would be built anew, without its trainer.
 KEY = "primal_dual"
-
-
-@dataclass(frozen=True, repr=False)
-class _Watched(Objective):
-    """Keep the values of one term."""
-
-    index: int = 0
-    seen: list[torch.Tensor] = field(default_factory=list, compare=False)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> ObjectiveValue:
-        value = super().__call__(*args, **kwargs)
-        self.seen.append(value.terms[self.labels[self.index]])
-        return value
 
 
 class PrimalDualCallback(TrainerCallback):
@@ -60,14 +46,12 @@ class PrimalDualCallback(TrainerCallback):
             raise InvalidInputError(f"Expected one term on '{on}' in {trainer.objective!r} (got {len(found)})")
         self.trainer, self.dual, self.index = trainer, dual, found[0]
         self.start = dual.state_dict()
-        self.seen: list[torch.Tensor] = []  # retain losses of the present step
         trainer.add_callback(self)
 
     def _weigh(self) -> None:
         terms = list(self.trainer.objective.terms)
         terms[self.index] = (self.dual.weight, terms[self.index][1])
-        watched = _Watched(tuple(terms), self.index)
-        self.trainer.objective, self.seen = watched, watched.seen
+        self.trainer.objective = Objective(tuple(terms))
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start from the first weight, or go on with that of the checkpoint."""
@@ -79,9 +63,9 @@ class PrimalDualCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Update the multiplier with the step's retain loss."""
-        if not self.seen:
-            return
-        value = self.trainer.accelerator.reduce(torch.stack(self.seen).sum(), "sum")
+        label = self.trainer.objective.labels[self.index]
+        seen = torch.stack([terms[label] for terms in self.trainer.step_terms])
+        value = self.trainer.accelerator.reduce(seen.sum(), "sum")
         self.dual.update(float(value))
         _saved(state)[KEY] = self.dual.state_dict()
         self._weigh()

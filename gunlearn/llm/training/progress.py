@@ -9,7 +9,7 @@ from transformers import TrainerCallback, TrainerState
 
 
 class StepBar(TrainerCallback):
-    """Count steps on standard error, with the loss; the bar disappears at the end."""
+    """Count steps on standard error, with the loss; the bar disappears when it is closed."""
 
     bar: tqdm | None = None
 
@@ -29,11 +29,7 @@ class StepBar(TrainerCallback):
         if self.bar is not None and "loss" in logs:
             self.bar.set_postfix(loss=f"{float(logs['loss']):.4g}")
 
-    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Close the bar."""
-        self.close()
-
     def close(self) -> None:
-        """Close the bar after an error in training too, which `on_train_end` does not follow."""
+        """Close the bar; `on_train_end` would not be called after an error."""
         if self.bar is not None:
             self.bar.close()

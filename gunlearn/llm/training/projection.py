@@ -21,10 +21,7 @@ def project_conflict(forget: Sequence[Tensor], keep: Sequence[Tensor]) -> list[T
 
     over all tensors (one per parameter) as one flat vector, with :math:`g_u` of the losses that forget and :math:`g_k`
     of those that preserve. Returns `forget` itself where the two agree, or where `keep` is zero or rounding noise
-    (`NOISE`).
-
-    Raises:
-        InvalidInputError: numbers or shapes of tensors differ.
+    (`NOISE`). Refuses other numbers and shapes of tensors.
     """
     if len(forget) != len(keep):
         raise InvalidInputError(f"Expected as many tensors in both gradients, {len(forget)} (got {len(keep)})")

@@ -1,14 +1,20 @@
-"""Settings for a record: plain values, without secrets and without tokens of the forgotten rows."""
+"""Settings of a run: the Trainer's arguments; plain values for a record, without secrets and forgotten tokens."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import TrainingArguments
+
+from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Objective
+from gunlearn.methods.gradient import GradientMethod
 
 SECRETS = ("token", "key", "password")
 HIDDEN = "<hidden>"
@@ -37,10 +43,55 @@ def recorded_losses(objective: Objective) -> list[dict[str, Any]]:
     for weight, loss in objective.terms:
         values = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
         # Several values may be tokens of the forgotten rows.
-        shown = {name: f"{len(v)} values" if _several(v) else recorded(v) for name, v in values.items()}
-        out.append({"weight": weight, "loss": type(loss).__name__, **shown})
+        plain = {name: f"{len(v)} values" if _several(v) else recorded(v) for name, v in values.items()}
+        out.append({"weight": weight, "loss": type(loss).__name__, **plain})
     return out
+
+
+def shown(objective: Objective) -> str:
+    """Show the objective in a line. Records are handed on with the model: they hold no token of what was forgotten."""
+    return re.sub(r"token_ids=\([^)]*\)", "token_ids=...", repr(objective))
 
 
 def _several(value: Any) -> bool:
     return not isinstance(value, str) and hasattr(value, "__len__") and getattr(value, "ndim", 1) > 0
+
+
+def recorded_adapter(model: Any) -> dict[str, Any] | None:
+    """Return the fields of the active adapter's configuration that say something."""
+    if not hasattr(model, "peft_config"):
+        return None
+    config = recorded(model.peft_config[model.active_adapter].to_dict())
+    return {name: value for name, value in config.items() if value}
+
+
+def run_arguments(method: GradientMethod, batch_size: int, seed: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `TrainingArguments` of a run: those of its method, and the caller's over these."""
+    return {
+        "report_to": [],
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "per_device_train_batch_size": batch_size,
+        "num_train_epochs": method.epochs,
+        "learning_rate": method.lr,
+        "weight_decay": method.weight_decay,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "seed": seed,
+        **({} if method.steps is None else {"max_steps": method.steps}),
+        **({} if method.max_grad_norm == 1.0 else {"max_grad_norm": method.max_grad_norm or 0.0}),
+        **given,
+    }
+
+
+def checked_arguments(given: Mapping[str, Any]) -> TrainingArguments:
+    """Return `TrainingArguments`; refuse unknown ones and values that do not fit."""
+    if given.get("max_steps") == 0:
+        raise InvalidInputError("Expected 'max_steps' of at least 1, or -1 to go by epochs (got 0)")
+    unknown = sorted(set(given) - {f.name for f in dataclasses.fields(TrainingArguments) if f.init})
+    if unknown:
+        raise InvalidInputError(f"Expected arguments of 'unlearn' or of TrainingArguments (got {unknown})")
+    try:
+        return TrainingArguments(**given)
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(f"Expected values that fit TrainingArguments (got: {error})") from error

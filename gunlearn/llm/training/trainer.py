@@ -6,6 +6,7 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,11 +18,13 @@ from gunlearn.llm.data.collate import Collator, collator_of, row_batch
 from gunlearn.llm.data.pairing import PairedDataset, warn_of_overlap
 from gunlearn.llm.model.causal_lm import CausalLM
 from gunlearn.llm.model.frozen import FrozenReference
-from gunlearn.llm.model.head import evaluating, model_device, without_autocast
+from gunlearn.llm.model.head import evaluating, without_autocast
 from gunlearn.llm.training.likelihoods import likelihoods
 from gunlearn.llm.training.views import answer_mask, base_of, check_parts, view_of
 from gunlearn.losses import Loss, Objective, Prediction, as_objective
 from gunlearn.seed import isolated_rng
+
+_ByPart = dict[str, Prediction]
 
 
 class UnlearnTrainer(Trainer):
@@ -35,14 +38,13 @@ class UnlearnTrainer(Trainer):
     `on="forget:rest"` the other labelled tokens; one forward pass serves both.
 
     Several processes (`accelerate launch`) give the result of one and share evaluation. FSDP and DeepSpeed are not
-    tested: all passes go through the wrapped model, log-probabilities are read from whole logits, and
-    `unlearning_metrics` get the unwrapped model, which may fail. Each process holds a whole copy of a copied reference:
-    where that does not fit, train an adapter, or pass a reference that is spread over devices.
+    tested; `unlearning_metrics` get the unwrapped model, which may fail there. Each process holds a whole copy of a
+    copied reference: where that does not fit, train an adapter, or pass a reference that is spread over devices.
 
     Args:
         model: a causal language model of transformers, with a peft adapter or without.
         objective: the objective to minimise, `NPO(beta=0.1) + NLL(on="retain")`.
-        args: as for any Trainer.
+        args: as for any Trainer, like `callbacks` and `kwargs`.
         forget_dataset: rows of `input_ids`, `labels` (-100: no loss) and, if padded, `attention_mask`.
         retain_dataset: rows of the part `"retain"`.
         drawn: further parts from which any row will do, by name.
@@ -53,8 +55,6 @@ class UnlearnTrainer(Trainer):
         unlearning_metrics: returns figures of the model to log at every evaluation, also for `metric_for_best_model`.
         processing_class: the tokenizer; gives the padding token and side, and is saved with the model.
         data_collator: makes batches; `PartCollator` by default.
-        callbacks: as for any Trainer.
-        kwargs: further arguments of the Trainer.
 
     Raises:
         InvalidInputError: a part that the objective reads is missing, given twice, or drawn where rows must be paired;
@@ -93,7 +93,7 @@ class UnlearnTrainer(Trainer):
         unlearning_metrics: Callable[[nn.Module], Mapping[str, float]] | None = None,
         processing_class: Any = None,
         data_collator: Callable | None = None,
-        callbacks: Sequence[TrainerCallback] | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
         **kwargs: Any,
     ) -> None:
         self.objective = as_objective(objective)
@@ -108,23 +108,27 @@ class UnlearnTrainer(Trainer):
         if getattr(args, "gradient_checkpointing", False) and args.gradient_checkpointing_kwargs is None:
             # The reentrant kind, once the default, trains nothing where inputs need no gradient (an adapter).
             args.gradient_checkpointing_kwargs = {"use_reentrant": False}
-        if retain_dataset is not None and "retain" in (drawn or {}):
-            raise InvalidInputError("Expected part 'retain' once (got 'retain_dataset' and 'drawn')")
-        drawn = dict(drawn or {}) | ({} if retain_dataset is None else {"retain": retain_dataset})
-        rows = PairedDataset(
-            forget_dataset, drawn, paired, seed=args.seed if args.data_seed is None else args.data_seed
-        )
+        drawn = dict(drawn or {})
+        if retain_dataset is not None:
+            if "retain" in drawn:
+                raise InvalidInputError("Expected part 'retain' once (got 'retain_dataset' and 'drawn')")
+            drawn["retain"] = retain_dataset
+        rows = PairedDataset(forget_dataset, drawn, paired, args.seed if args.data_seed is None else args.data_seed)
         check_parts(self.objective, {"forget", *rows.drawn, *rows.paired}, {"forget", *rows.paired})
         warn_of_overlap(rows)
         if data_collator is None:
             data_collator = collator_of(model, processing_class)
         self.unlearning_metrics = unlearning_metrics
-        self.tasks = self._tasks(task or CausalLM())
+        fields: dict[str, list[str]] = defaultdict(list)  # of each part, all that losses on it and on its views read
+        for part in self.objective.parts:
+            fields[base_of(part)].extend(self.objective.fields(part))
+        task = task or CausalLM()
+        self.tasks = {part: replace(task, reads=dict.fromkeys(names)) for part, names in fields.items()}
         if unlearning_metrics is not None and eval_dataset is None:
             eval_dataset = {}  # a Trainer refuses to evaluate without one
         self.reference = None
         if self.objective.reference_parts:
-            probe = row_batch([forget_dataset[0]], data_collator, model_device(model))
+            probe = row_batch(model, [forget_dataset[0]], data_collator)
             self.reference = FrozenReference(model, reference, probe)
         super().__init__(
             model,
@@ -133,36 +137,23 @@ class UnlearnTrainer(Trainer):
             train_dataset=rows,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            callbacks=None if callbacks is None else list(callbacks),
+            callbacks=list(callbacks or ()),
             **kwargs,
         )
         self.loss_is_scaled_for_ga = True  # means are over whole steps, see `get_batch_samples`
         self.model_accepts_loss_kwargs = False
         self.add_callback(_Epochs(rows))
+        self.step_terms: list[dict[str, Tensor]] = []  # values of each loss, by micro-batch of the present step
         self._terms: dict[str, Tensor] = {}  # sums since the last log
         self._steps = 0
         if self.reference is not None:
             self.reference.to(self.args.device)
 
-    def _tasks(self, task: CausalLM) -> dict[str, CausalLM]:
-        """Return a task for each part that reads the fields of all losses on it and on its views."""
-        fields: dict[str, list[str]] = defaultdict(list)
-        for part in self.objective.parts:
-            fields[base_of(part)].extend(self.objective.fields(part))
-        return {part: task.with_reads(tuple(dict.fromkeys(names))) for part, names in fields.items()}
-
-    def predictions(
-        self, model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]]
-    ) -> tuple[dict[str, Prediction], dict[str, Prediction]]:
-        """Return predictions of the model and of the reference for each part that the objective reads, and its views.
-
-        Args:
-            model: the model in training.
-            inputs: a batch per part.
-        """
-        needed = set(map(base_of, self.objective.reference_parts))
+    def predictions(self, model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]]) -> tuple[_ByPart, _ByPart]:
+        """Return predictions of the model and of the reference for each part and view that the objective reads."""
         before = {}
-        if needed and self.reference is not None:
+        if self.reference is not None:
+            needed = set(map(base_of, self.objective.reference_parts))
             with self.reference.of(model) as frozen:
                 before = {part: self.tasks[part].decode(frozen, None, inputs[part]) for part in needed}
         current = {part: task.decode(model, None, inputs[part]) for part, task in self.tasks.items()}
@@ -176,19 +167,17 @@ class UnlearnTrainer(Trainer):
         return current, before
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Mapping[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the objective on one micro-batch: its share of the whole step's value.
-
-        Raises:
-            DivergenceError: the value is NaN or infinite.
-        """
+        """Return the objective on one micro-batch, its share of the whole step's value; refuse NaN and infinity."""
         current, before = self.predictions(model, inputs)
-        value = self.objective(current, before, num_items_in_batch)
+        total = self.total(current, before, num_items_in_batch)
+        return (total, current) if return_outputs else total
+
+    def total(self, current: _ByPart, before: _ByPart, counts: Any) -> Tensor:
+        """Return the objective of predictions, and keep its terms for the log."""
+        value = self.objective(current, before, counts)
+        self.step_terms.append(value.terms)
         for name, term in value.terms.items():
             self._terms[name] = self._terms.get(name, 0.0) + term
         total = value.total
@@ -196,9 +185,9 @@ class UnlearnTrainer(Trainer):
             bad = [name for name, term in value.terms.items() if not math.isfinite(float(term))]
             steps = self.state.global_step
             raise DivergenceError(f"Expected finite losses (got NaN or infinity in {bad} after {steps} steps)")
-        if num_items_in_batch is not None:
+        if counts is not None:
             total = total * self.accelerator.num_processes  # gradients are averaged over processes, counts are sums
-        return (total, current) if return_outputs else total
+        return total
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Return the micro-batches of one step, and the count over all of them that each term's mean divides by."""
@@ -206,22 +195,21 @@ class UnlearnTrainer(Trainer):
         if not batches:
             return batches, None
         self._steps += 1
+        self.step_terms.clear()
         each = [
             torch.stack([loss.count(answer_mask(batch[base_of(loss.on)], view_of(loss.on))) for batch in batches]).sum()
             for _, loss in self.objective.terms
         ]
-        counts = torch.stack(each).to(device)
-        if self.accelerator.num_processes > 1:
-            counts = self.accelerator.reduce(counts, "sum")
-        return batches, counts.clamp_min(1).tolist()
+        return batches, self._sum(torch.stack(each).to(device)).clamp_min(1).tolist()
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """Return the sum over all processes."""
+        return self.accelerator.reduce(values, "sum") if self.accelerator.num_processes > 1 else values
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, then delete the last gradient, which holds information on the forgotten rows.
 
         An objective that a callback has changed is put back.
-
-        Raises:
-            DivergenceError: a loss, or at the end a trained weight, is NaN or infinite.
         """
         self._terms.clear()
         self._steps, objective = 0, self.objective
@@ -239,9 +227,7 @@ class UnlearnTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with each term's mean over the steps since the last log under the term's label."""
         if "loss" in logs and self._steps:
-            terms = torch.stack(list(self._terms.values())) / self._steps
-            if self.accelerator.num_processes > 1:
-                terms = self.accelerator.reduce(terms, "sum")
+            terms = self._sum(torch.stack(list(self._terms.values())) / self._steps)
             logs = logs | dict(zip(self._terms, terms.tolist(), strict=True))
             self._terms.clear()
             self._steps = 0
@@ -264,7 +250,7 @@ class UnlearnTrainer(Trainer):
         sets = self.eval_dataset if eval_dataset is None else eval_dataset
         if sets is None and self.unlearning_metrics is None:
             raise InvalidInputError("Expected 'eval_dataset' or 'unlearning_metrics' to evaluate (got neither)")
-        named = dict(sets) if isinstance(sets, Mapping) else {} if sets is None else {"": sets}
+        named = sets if isinstance(sets, Mapping) else {} if sets is None else {"": sets}
         metrics: dict[str, float] = {}
         size = self.args.eval_batch_size
         with isolated_rng(), evaluating(self.model):

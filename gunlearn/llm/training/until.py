@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from gunlearn.core.checks import check_number
+from gunlearn.core.checks import check_number, check_whole_number
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.data.collate import Collator, PartCollator, Rows, row_batches
 from gunlearn.llm.model.causal_lm import token_log_probs, total_nll
 from gunlearn.llm.model.head import evaluating, model_device
-from gunlearn.llm.training.arguments import check_whole_number
 from gunlearn.llm.training.views import answer_mask
 
 
 @torch.no_grad()
 def mean_nll(model: nn.Module, rows: Rows, collator: Collator, batch_size: int = 16) -> float:
-    """Return the negative log-likelihood per labelled token, in nats, over all rows; modes of the model are kept.
-
-    Raises:
-        EmptyForgetSetError: no labelled tokens.
-    """
+    """Return the negative log-likelihood per labelled token, in nats, over all rows; refuse rows without labels."""
     total, tokens = torch.zeros((), device=model_device(model)), 0
     with evaluating(model):
         for batch in row_batches(model, rows, collator, batch_size):
@@ -34,6 +30,7 @@ def mean_nll(model: nn.Module, rows: Rows, collator: Collator, batch_size: int =
     return float(total) / tokens
 
 
+@dataclass(eq=False)
 class UntilUnseen(TrainerCallback):
     """End a run once the forgotten rows are no more likely than unseen rows were before unlearning.
 
@@ -50,41 +47,36 @@ class UntilUnseen(TrainerCallback):
 
     Raises:
         EmptyForgetSetError: no rows, or none with labels.
-        InvalidInputError: `every` below 1.
+        InvalidInputError: `every` below 1; in training, a resumed run without `target`.
 
     Attributes:
         target: the unseen rows' negative log-likelihood per token, in nats, before the first step.
         reached: step that ended the run, `None` if the target was not reached.
     """
 
-    def __init__(
-        self,
-        forget: Rows,
-        unseen: Rows,
-        collator: Collator,
-        every: int = 1,
-        batch_size: int = 16,
-        target: float | None = None,
-    ) -> None:
-        check_whole_number("every", every)
-        if not len(forget) or not len(unseen):
-            raise EmptyForgetSetError(f"Expected forgotten and unseen rows (got {len(forget)} and {len(unseen)})")
-        self.forget, self.unseen, self.collator, self.every = forget, unseen, collator, every
-        self.batch_size, self.given, self.target = batch_size, target, target
+    forget: Rows
+    unseen: Rows
+    collator: Collator
+    every: int = 1
+    batch_size: int = 16
+    target: float | None = None
+
+    def __post_init__(self) -> None:
+        check_whole_number("every", self.every)
+        counts = len(self.forget), len(self.unseen)
+        if not all(counts):
+            raise EmptyForgetSetError(f"Expected forgotten and unseen rows (got {counts[0]} and {counts[1]})")
+        self.given = self.target
         self.reached: int | None = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Measure the unseen rows before the model changes.
-
-        Raises:
-            InvalidInputError: a resumed run without `target`.
-        """
-        if state.global_step == 0:  # a new run of the same callback measures again
+        """Measure the unseen rows before the model changes; refuse a resumed run without `target`."""
+        steps = state.global_step
+        if steps == 0:  # a new run of the same callback measures again
             self.target, self.reached = self.given, None
+        elif self.target is None:
+            raise InvalidInputError(f"Expected 'target' of the first run to resume after {steps} steps (got None)")
         if self.target is None:
-            if state.global_step:
-                steps = state.global_step
-                raise InvalidInputError(f"Expected 'target' of the first run to resume after {steps} steps (got None)")
             self.target = mean_nll(kwargs["model"], self.unseen, self.collator, self.batch_size)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -95,6 +87,7 @@ class UntilUnseen(TrainerCallback):
                 self.reached, control.should_training_stop = state.global_step, True
 
 
+@dataclass(eq=False)
 class StopBelow(TrainerCallback):
     """End a run once the target tokens are as improbable as a guess.
 
@@ -109,21 +102,18 @@ class StopBelow(TrainerCallback):
         InvalidInputError: a threshold outside (0, 1), or rows without targets.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        threshold: float,
-        collator: Collator | None = None,
-        every_steps: int | None = None,
-        batch_size: int = 8,
-    ) -> None:
-        check_number("threshold", threshold, positive=True)
-        if threshold >= 1:
-            raise InvalidInputError(f"Expected 'threshold' below 1 (got {threshold!r})")
-        if not any(bool(torch.as_tensor(row.get("target_mask", False)).any()) for row in rows):
+    rows: Rows
+    threshold: float
+    collator: Collator | None = None
+    every_steps: int | None = None
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        check_number("threshold", self.threshold, positive=True)
+        if self.threshold >= 1:
+            raise InvalidInputError(f"Expected 'threshold' below 1 (got {self.threshold!r})")
+        if not any(bool(torch.as_tensor(row.get("target_mask", False)).any()) for row in self.rows):
             raise InvalidInputError("Expected rows with a token in 'target_mask' (got none)")
-        self.rows, self.threshold, self.every_steps, self.batch_size = rows, threshold, every_steps, batch_size
-        self.collator: Collator = PartCollator() if collator is None else collator
 
     @torch.no_grad()
     def probability(self, model: nn.Module) -> float:
@@ -131,7 +121,7 @@ class StopBelow(TrainerCallback):
         with evaluating(model):
             found = [
                 token_log_probs(model, batch)[answer_mask(batch, "target")].exp()
-                for batch in row_batches(model, self.rows, self.collator, self.batch_size)
+                for batch in row_batches(model, self.rows, self.collator or PartCollator(), self.batch_size)
             ]
         return float(torch.cat(found).mean())
 

@@ -24,11 +24,7 @@ def view_of(part: str) -> str:
 
 
 def answer_mask(batch: Mapping[str, Tensor], view: str = "") -> Tensor:
-    """Return which tokens of a view count, boolean `[batch, tokens - 1]`; all of `answer_tokens` for an empty view.
-
-    Raises:
-        InvalidInputError: a view of rows without `target_mask`.
-    """
+    """Return which tokens of a view count, boolean `[batch, tokens - 1]`; all of `answer_tokens` for an empty view."""
     mask = answer_tokens(batch)
     if not view:
         return mask

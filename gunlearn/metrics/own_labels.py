@@ -1,8 +1,8 @@
-"""Accuracy of classifiers."""
+"""How right a model is about the items' own labels: accuracy and mean probability."""
 
 from __future__ import annotations
 
-from gunlearn.metrics.base import CLASSES, Figure
+from gunlearn.metrics.base import CLASSES, LINKS, Figure
 from gunlearn.metrics.view import ModelView
 
 
@@ -28,3 +28,19 @@ class ForgetAccuracy(HeldOutAccuracy):
     """Accuracy on forgotten items, as the original data show them."""
 
     name, heading, words, part = "forget_acc", "acc. forget", "", "forget"
+
+
+class ForgetProbability(Figure):
+    """Mean probability of the forgotten items' own labels."""
+
+    name, part = "forget_prob", "forget"
+
+    def compute(self, view: ModelView) -> float | None:
+        likelihood = view.likelihood(self.part)
+        return None if likelihood is None or not likelihood.numel() else float(likelihood.mean())
+
+
+class RetainProbability(ForgetProbability):
+    """Mean probability of the retained edges."""
+
+    name, part, tasks = "retain_prob", "retain", LINKS
