@@ -41,12 +41,12 @@ gunlearn.losses        gunlearn.losses                  distillation=reference e
 gunlearn.losses        gunlearn.losses                  simple_preference=preference
 gunlearn.methods       gunlearn.curvature               importance=fisher
 gunlearn.methods       gunlearn.methods                 run=door
-gunlearn.methods       gunlearn.methods.any_task        baselines imu npo rewind scrub ssd teachers
+gunlearn.methods       gunlearn.methods.any_task        baselines imu npo=retained rewind scrub ssd teachers
 gunlearn.methods       gunlearn.methods.graph           cognac damping=message_damping entities etr inpo megu
 gunlearn.methods       gunlearn.methods.linear_head     accountant certified convex graph_editor head_training
 gunlearn.methods       gunlearn.methods.linear_head     propagation push scalegun
 gunlearn.methods       gunlearn.methods.operators       gnndelete inpo_s layer_losses
-gunlearn.methods       gunlearn.methods.second_order    ceu gif idea influence_update removal
+gunlearn.methods       gunlearn.methods.second_order    ceu gif idea=gif influence_update removal
 gunlearn.methods       gunlearn.methods.shards          grapheraser partitioning
 gunlearn.methods       gunlearn.nn.attach               deletion=operators
 gunlearn.methods       gunlearn.tasks.graph             targets=score_targets

@@ -20,7 +20,7 @@ def fisher_diagonal(losses: Tensor, parameters: Sequence[Tensor], probes: int | 
 
     Args:
         losses: differentiable losses of the items, `[num_items]`; at least one.
-        parameters: the parameters to differentiate with respect to.
+        parameters: what gradients are taken of.
         probes: number of random sign vectors, from torch's global generator; `None` is exact.
 
     Returns:
@@ -34,10 +34,9 @@ def fisher_diagonal(losses: Tensor, parameters: Sequence[Tensor], probes: int | 
     total = [torch.zeros_like(p) for p in parameters]
     for i in range(passes):
         value = losses[i] if exact else losses @ (torch.randint(2, losses.shape).to(losses) * 2 - 1)
-        found = torch.autograd.grad(value, list(parameters), retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(value, list(parameters), retain_graph=True, materialize_grads=True)
         for sum_, gradient in zip(total, found, strict=True):
-            if gradient is not None:
-                sum_ += gradient.square()
+            sum_ += gradient.square()
     return [sum_ / (number if exact else passes * number) for sum_ in total]
 
 

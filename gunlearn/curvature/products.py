@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.autograd import grad
 from torch_geometric.data import Data
 
+from gunlearn.core.checks import check_choice
 from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 
@@ -19,7 +21,7 @@ CURVATURES = ("gauss_newton", "hessian")
 class _Products(ABC):
     """A matrix known by its products with vectors, plus a multiple of the identity."""
 
-    params: list[Tensor]
+    params: Sequence[Tensor]
     weight_decay: float
 
     @property
@@ -49,8 +51,8 @@ class Curvature(_Products):
       positive semi-definite wherever the loss is convex in them (as cross entropy is): the curvature of the proximal
       Bregman response (Bae et al., arXiv 2209.05364; arXiv 2506.04694).
 
-    The graph of the first derivative is built once; each product is one pass through it (three for Gauss-Newton). It
-    holds `O(num_edges * dim)` memory per layer as long as the object lives; do not change the parameters in place
+    `C @ v` takes and returns `[num_params]`, or `[k, num_params]` for `k` vectors. The graph of the first derivative is
+    built once; each product is one pass through it (three for Gauss-Newton). Do not change the parameters in place
     meanwhile.
 
     Args:
@@ -63,8 +65,6 @@ class Curvature(_Products):
     Raises:
         InvalidInputError: unknown kind, or a negative weight decay.
         UnsupportedMethodError: Gauss-Newton products of a task without logits.
-
-    Shapes: `C @ v` takes and returns `[num_params]`, or `[k, num_params]` for `k` vectors.
     """
 
     def __init__(
@@ -75,8 +75,7 @@ class Curvature(_Products):
         data: Data | None = None,
         weight: Tensor | None = None,
     ) -> None:
-        if kind not in CURVATURES:
-            raise InvalidInputError(f"Expected 'curvature' among {CURVATURES} (got {kind!r})")
+        check_choice("curvature", kind, CURVATURES)
         if not weight_decay >= 0:
             raise InvalidInputError(f"Expected 'weight_decay' >= 0 (got {weight_decay})")
         self.kind, self.weight_decay, self.params = kind, weight_decay, loss.params
@@ -108,36 +107,26 @@ class SplitGaussNewton(_Products):
     r"""Gauss-Newton products on the CSR kernels: one pass through the layers, one through the scores.
 
     For logits :math:`z = q(h)` at most quadratic in the model's outputs :math:`h` and without parameters of their own
-    (classes of nodes, inner products of pairs), :math:`C v = J_h^\top J_q^\top H_z J_q J_h v`. The layers' constant
-    matrices are differentiated to any order; :math:`J_q\,d = (q(h + td) - q(h - td)) / 2t` is exact for such `q` and
-    needs no second derivative of the scores, which would gather `[num_pairs, dim]`.
+    (classes of nodes, inner products of pairs), :math:`C v = J_h^\top J_q^\top H_z J_q J_h v`. For such `q`
+    :math:`J_q\,d = (q(h + td) - q(h - td)) / 2t` is exact, and needs no second derivative of the scores, which would
+    gather `[num_pairs, dim]`.
 
-    Args:
-        loss: the loss of the training, with `kernels=True`.
-        weight_decay: of the training; `weight_decay * v` is added.
-        data: the graph, default the loss's.
-        weight: of each term `[n]`, default the loss's.
-
-    Raises:
-        UnsupportedMethodError: predictions without logits.
+    Args and errors: those of `Curvature`; `loss` has `kernels=True`.
     """
 
     kind = "gauss_newton"
 
-    def __init__(
-        self, loss: TrainingLoss, weight_decay: float = 0.0, data: Data | None = None, weight: Tensor | None = None
-    ) -> None:
+    def __init__(self, loss: TrainingLoss, weight_decay: float = 0.0) -> None:
         self.loss, self.params, self.weight_decay = loss, loss.params, weight_decay
-        self._outputs = loss.outputs(data)
+        self._outputs = loss.outputs()
         self._u = torch.zeros_like(self._outputs, requires_grad=True)
-        pulled = grad(self._outputs, self.params, self._u, create_graph=True, materialize_grads=True)
-        self._pulled = flat(pulled)
+        self._pulled = flat(grad(self._outputs, self.params, self._u, create_graph=True, materialize_grads=True))
         self._leaf = self._outputs.detach().requires_grad_()
         prediction = loss.predict(self._leaf)
         if prediction.logits is None:
             raise UnsupportedMethodError("Expected predictions with logits for Gauss-Newton products (got none)")
         self._logits = prediction.logits
-        (self._slope,) = grad(loss.mean(prediction, weight), self._logits, create_graph=True)
+        (self._slope,) = grad(loss.mean(prediction), self._logits, create_graph=True)
 
     def _product(self, v: Tensor) -> Tensor:
         pushed = _derivative(self._pulled, [self._u], v).view_as(self._u)
@@ -155,7 +144,7 @@ class SplitGaussNewton(_Products):
         return (ahead - behind) / (2 * step)
 
 
-def _derivative(output: Tensor, inputs: list[Tensor], direction: Any) -> Tensor:
+def _derivative(output: Tensor, inputs: Sequence[Tensor], direction: Any) -> Tensor:
     """Return `direction^T d output / d inputs`, zero where `output` is constant (a loss linear in its logits)."""
     if not output.requires_grad:
         return torch.zeros_like(flat(inputs))

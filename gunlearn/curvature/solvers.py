@@ -16,23 +16,17 @@ class Symmetric(Protocol):
     """A symmetric matrix known by its products with vectors `[size]`."""
 
     @property
-    def size(self) -> int:
-        """Length of the vectors."""
-        ...
+    def size(self) -> int: ...
 
-    def __matmul__(self, v: Tensor) -> Tensor:
-        """The product with `v` `[size]`."""
+    def __matmul__(self, v: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Lanczos estimates of the extreme eigenvalues.
+    """Lanczos estimates of the extreme eigenvalues: Ritz values, which lie inside the spectrum.
 
-    Attributes:
-        smallest: smallest Ritz value; the smallest eigenvalue is not above it.
-        largest: largest Ritz value; the largest eigenvalue is not below it.
-        smallest_error: some eigenvalue lies within this distance of `smallest`.
-        largest_error: the same for `largest`.
+    Some eigenvalue lies within `smallest_error` of `smallest`, and one within `largest_error` of `largest` (the norms
+    `beta_m |s_m|` of the Ritz residuals: Parlett, The Symmetric Eigenvalue Problem, section 13.2).
     """
 
     smallest: float
@@ -46,10 +40,9 @@ class Spectrum:
         return self.smallest - self.smallest_error, self.largest + self.largest_error
 
     def damping(self, share: float = 1e-3) -> float:
-        """Return what to add to the diagonal so that the matrix is positive definite and well conditioned.
+        """Return what to add to the diagonal so that the condition number is about `1 / share`.
 
-        It lifts the smallest eigenvalue above zero (by a tenth of its size), and adds `share` of the largest absolute
-        eigenvalue: the condition number is about `1 / share`.
+        It lifts the smallest eigenvalue above zero (by a tenth of its size), and adds `share` of the largest one.
         """
         low, high = self.bounds
         return max(-1.1 * low, 0.0) + share * max(abs(low), abs(high))
@@ -57,13 +50,7 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class Solution:
-    """Solution of a linear system.
-
-    Attributes:
-        x: `[size]`, or `[k, size]`.
-        residual: `||b - A x|| / ||b||`, computed anew at the end; of several systems the largest.
-        iterations: products with the matrix; of several systems the most.
-    """
+    """Solution `x` `[size]` of a linear system, its relative residual `||b - A x|| / ||b||`, and products taken."""
 
     x: Tensor
     residual: float
@@ -96,25 +83,17 @@ class Krylov:
         error = self.rest * vector[-1].abs()
         return Spectrum(float(value[0]), float(value[-1]), float(error[0]), float(error[-1]))
 
-    def coordinates(self, damping: float) -> tuple[Tensor, float]:
-        """Return the solution in the basis, `[steps]`, and its relative residual `||b - (A + damping I) x|| / ||b||`.
+    def solve(self, damping: float) -> Solution:
+        """Return the solution in the span.
 
         Raises:
             DivergenceError: the damped matrix is not positive definite.
         """
         value, vector = torch.linalg.eigh(self.tridiagonal)
         if not float(value[0]) + damping > 0:
-            raise DivergenceError(
-                f"Expected a positive definite curvature with damping {damping:.3g} (got an eigenvalue of "
-                f"{float(value[0]):.3g}); raise 'damping', leave it to be chosen, or use curvature='gauss_newton'"
-            )
+            raise _indefinite(damping, f"an eigenvalue of {float(value[0]):.3g}")
         y = vector @ (vector[0] / (value + damping))
-        return self.norm * y, self.rest * abs(float(y[-1]))
-
-    def solve(self, damping: float) -> Solution:
-        """Return the solution in the span."""
-        y, residual = self.coordinates(damping)
-        return Solution(y.to(self.basis) @ self.basis, residual, len(y))
+        return Solution((self.norm * y).to(self.basis) @ self.basis, self.rest * abs(float(y[-1])), len(y))
 
 
 def krylov(
@@ -154,19 +133,13 @@ def krylov(
 
 
 def lanczos(matrix: Symmetric, like: Tensor, steps: int = 32, seed: int = 0) -> Spectrum:
-    """Bound the extreme eigenvalues with a few products, by Lanczos with full reorthogonalisation.
-
-    The extreme Ritz values approach the extreme eigenvalues from inside; the error is the norm of the Ritz residual,
-    `beta_m |s_m|` (Parlett, The Symmetric Eigenvalue Problem, section 13.2).
+    """Bound the extreme eigenvalues with a few products: `krylov` from a random start.
 
     Args:
         matrix: symmetric.
         like: a tensor of the dtype and device to use.
         steps: number of products.
         seed: of the random start.
-
-    Raises:
-        DivergenceError: a product is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(matrix.size, generator=generator, dtype=torch.float64).to(like)
@@ -180,19 +153,14 @@ def conjugate_gradient(
 
     Args:
         matrix: `A`, symmetric.
-        b: right-hand side `[size]`, or several `[k, size]`, which share the matrix.
+        b: right-hand side `[size]`.
         damping: added to the diagonal.
         tolerance: relative residual to reach.
-        max_iterations: most products per right-hand side.
+        max_iterations: most products.
 
     Raises:
         DivergenceError: the matrix is not positive definite, a product is not finite, or the residual is not reached.
     """
-    if b.dim() == 2:
-        found = [conjugate_gradient(matrix, row, damping, tolerance, max_iterations) for row in b]
-        return Solution(
-            torch.stack([s.x for s in found]), max(s.residual for s in found), max(s.iterations for s in found)
-        )
     x, norm = torch.zeros_like(b), float(b.norm())
     if norm == 0:
         return Solution(x, 0.0, 0)
@@ -203,10 +171,7 @@ def conjugate_gradient(
         curvature = float(p @ product)
         if not curvature > 0:  # NaN as well
             what = "NaN" if curvature != curvature else f"{curvature / float(p @ p):.3g}"
-            raise DivergenceError(
-                f"Expected a positive definite curvature with damping {damping:.3g} (got {what} along a direction); "
-                "raise 'damping', leave it to be chosen, or use curvature='gauss_newton'"
-            )
+            raise _indefinite(damping, f"{what} along a direction")
         step = rr / curvature
         x, r = x + step * p, r - step * product
         before, rr = rr, r @ r
@@ -221,12 +186,19 @@ def conjugate_gradient(
     return Solution(x, residual, iterations)
 
 
+def _indefinite(damping: float, got: str) -> DivergenceError:
+    return DivergenceError(
+        f"Expected a positive definite curvature with damping {damping:.3g} (got {got}); raise 'damping', leave it to "
+        "be chosen, or use curvature='gauss_newton'"
+    )
+
+
 def lissa(matrix: Symmetric, b: Tensor, iterations: int = 100, scale: float = 500.0, damping: float = 0.0) -> Solution:
     r"""LiSSA as GIF runs it: `h <- b + (1 - damping) h - (A h) / scale`, from `h = b`; the solution is `h / scale`.
 
-    It converges to :math:`(A + \mathrm{damping} \cdot \mathrm{scale}\, I)^{-1} b` if the eigenvalues of `A` lie in
-    :math:`(-\mathrm{damping} \cdot \mathrm{scale}, (2 - \mathrm{damping})\,\mathrm{scale})`; stopped after `T` steps it
-    shrinks directions of eigenvalue below `scale / T`; see the residual. (GIF, arXiv 2304.02835, and its code.)
+    It converges to `(A + damping scale I)^-1 b` if the eigenvalues of `A` lie between `-damping scale` and
+    `(2 - damping) scale`; stopped after `T` steps it shrinks directions of eigenvalue below `scale / T`; see the
+    residual. (GIF, arXiv 2304.02835, and its code.)
 
     Args:
         matrix: `A`, symmetric; in GIF the Hessian of the summed loss.

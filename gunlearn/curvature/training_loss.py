@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -38,8 +38,7 @@ class TrainingLoss:
     r"""`L(theta; G, w) = -(1/n) sum_i w_i log p_i(theta; G)` over the `n` training items, in evaluation mode.
 
     Items that training draws at random (negatives of link prediction) are drawn once, under the problem's seed. A
-    removed item gets weight 0 and still counts in `n`: at a stationary point this changes the gradient only in second
-    order.
+    removed item gets weight 0 and still counts in `n`.
 
     Attributes:
         model: in evaluation mode.
@@ -59,14 +58,9 @@ class TrainingLoss:
 
     @classmethod
     def of(cls, problem: Any) -> TrainingLoss:
-        """Return the training loss of a problem's model.
-
-        Raises:
-            InvalidInputError: every parameter is frozen, or the loss is not finite.
-        """
-        if not any(p.requires_grad for p in problem.model.parameters()):
-            raise InvalidInputError("Expected a model with trainable parameters (got all of them frozen)")
-        items = training_items(problem)
+        """Return the training loss of a problem's model, which must be finite and have parameters that are trained."""
+        learning_parameters(problem.model)
+        items = training_items(problem.task, problem.data, problem.seed)
         weight = getattr(items, "weight", None)
         weight = problem.outputs.new_ones(items.num_items) if weight is None else weight.to(problem.outputs)
         loss = cls(problem.model, problem.task, problem.data, items, weight)
@@ -77,9 +71,9 @@ class TrainingLoss:
         return loss
 
     @property
-    def params(self) -> list[Tensor]:
+    def params(self) -> list[nn.Parameter]:
         """The parameters that are trained."""
-        return [p for p in self.model.parameters() if p.requires_grad]
+        return learning_parameters(self.model)
 
     def outputs(self, data: Data | None = None) -> Tensor:
         """Return outputs on a graph (default: the whole), `[num_nodes, dim]`, differentiable to any order."""
@@ -110,18 +104,30 @@ class TrainingLoss:
             return float(self.mean(self.predict(torch.zeros_like(self.outputs()))))
 
 
-def training_items(problem: Any) -> Any:
-    """Return the training items; what training draws at random is drawn once, under the problem's seed."""
-    with isolated_rng(problem.seed):
-        return problem.task.training_parts(problem.data).sample(["retain"])["retain"]
+def learning_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that are trained.
+
+    Raises:
+        InvalidInputError: every parameter is frozen.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise InvalidInputError("Expected a model with trainable parameters (got all of them frozen)")
+    return parameters
 
 
-def flat(tensors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
+def training_items(task: Task, data: Data, seed: int) -> Any:
+    """Return the training items; what training draws at random is drawn once, under the seed."""
+    with isolated_rng(seed):
+        return task.training_parts(data).sample(["retain"])["retain"]
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
     """Concatenate all entries into one vector, `[num_params]`."""
     return torch.cat([t.reshape(-1) for t in tensors])
 
 
-def gradient(value: Tensor, params: list[Tensor], create_graph: bool = False, retain_graph: bool = False) -> Tensor:
+def gradient(value: Tensor, params: Sequence[Tensor], create_graph: bool = False, retain_graph: bool = False) -> Tensor:
     """Return the gradient of a scalar as one vector `[num_params]`; zero where it does not depend on a parameter."""
     if not value.requires_grad:
         return torch.zeros_like(flat(params))

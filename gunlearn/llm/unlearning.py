@@ -19,7 +19,7 @@ from gunlearn.llm.model.head import context_of
 from gunlearn.llm.record import LLMResult
 from gunlearn.llm.training.backend import TrainerBackend
 from gunlearn.losses import Loss, Objective, as_objective
-from gunlearn.methods.any_task.own_objective import OwnObjective
+from gunlearn.methods.any_task.baselines import OwnObjective
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
 from gunlearn.methods.published import PUBLISHED, build_method

@@ -11,8 +11,8 @@ _METHODS = {
     "finetune": f"{_HERE}.any_task.baselines:FineTune",
     "utu": f"{_HERE}.any_task.baselines:UtU",
     "gradient_ascent": f"{_HERE}.any_task.baselines:GradientAscentMethod",
-    "graddiff": f"{_HERE}.any_task.baselines:GradDiff",
-    "npo": f"{_HERE}.any_task.npo:NPOMethod",
+    "graddiff": f"{_HERE}.any_task.retained:GradDiff",
+    "npo": f"{_HERE}.any_task.retained:NPOMethod",
     "inpo": f"{_HERE}.graph.inpo:INPO",
     "gnndelete": f"{_HERE}.operators.gnndelete:GNNDelete",
     "gnndelete_ni": f"{_HERE}.operators.gnndelete:GNNDeleteNI",
@@ -31,7 +31,7 @@ _METHODS = {
     "gif": f"{_HERE}.second_order.gif:GIF",
     "if": f"{_HERE}.second_order.gif:IF",
     "ceu": f"{_HERE}.second_order.ceu:CEU",
-    "idea": f"{_HERE}.second_order.idea:IDEA",
+    "idea": f"{_HERE}.second_order.gif:IDEA",
     "graph_editor": f"{_HERE}.linear_head.graph_editor:GraphEditor",
     "cgu": f"{_HERE}.linear_head.certified:CGU",
     "scalegun": f"{_HERE}.linear_head.scalegun:ScaleGUN",
@@ -55,7 +55,7 @@ _RENAMED = {"ga": "gradient_ascent", "npo_kl": "npo:kl", "idkdpo": "dpo"}
 METHODS: Registry = Registry("method", _METHODS, _RENAMED)
 
 _HOMES = {
-    "gunlearn.methods.any_task.own_objective": ("OwnObjective",),
+    "gunlearn.methods.any_task.baselines": ("OwnObjective",),
     "gunlearn.methods.base": ("Method", "Outcome", "Problem"),
     "gunlearn.methods.door": ("run_method",),
     "gunlearn.methods.linear_head.head_training": ("fit_linear_head",),

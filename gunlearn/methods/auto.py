@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.methods import METHODS
-from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
 
@@ -36,8 +35,7 @@ class Auto(Method):
        with validation edges to compare with, `budget` of at least 0.3), else `finetune`;
     5. under classification: `finetune`, with the training's own `weight_decay`.
 
-    Rules of thumb from the tables of `experiments/graph_methods`. The budget chooses, it does not bound: what a method
-    takes depends on the training it is compared with.
+    Rules of thumb from the tables of `experiments/graph_methods`. The budget chooses, it does not bound the time.
 
     Args:
         budget: what may be spent, as a share of what retraining would take.
@@ -55,11 +53,9 @@ class Auto(Method):
     cost = "that of the chosen method"
 
     def __post_init__(self) -> None:
-        """Refuse a bad budget."""
         if not self.budget > 0:
             raise InvalidInputError(f"Expected 'budget' > 0 (got {self.budget})")
-        if not 0 <= self.weight_decay < math.inf:
-            raise InvalidInputError(f"Expected 'weight_decay' >= 0 (got {self.weight_decay})")
+        check_interval(self, ">= 0", "weight_decay")
 
     def supports(self, task: Task, partition: Any) -> None:
         """Accept everything: there is a method for each problem."""

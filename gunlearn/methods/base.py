@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import nn
 
+from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.tasks.base import Task
 from gunlearn.training.callbacks import Callback, TrainState
@@ -53,12 +55,17 @@ class Problem:
     checkpoint_dir: str | Path | None = None
     fingerprint: str = ""
 
+    @property
+    def loop_settings(self) -> dict[str, Any]:
+        """Arguments of `TrainArguments` that are the run's, not the method's."""
+        return {name: getattr(self, name) for name in ("progress", "checkpoint_dir", "fingerprint")}
+
 
 @dataclass
 class Outcome:
     """What a method hands back: the unlearned model, the loop's state, and remarks for the result.
 
-    The state is `None` where the method did not train by the loop but by a function of the caller's.
+    The state is `None` where a function of the caller's trained the model.
     """
 
     model: nn.Module
@@ -108,8 +115,8 @@ class Method(ABC):
 
     @property
     def label(self) -> str:
-        """Name of the variant in tables."""
-        return "default"
+        """Name of the variant in tables: the mode, where there is one."""
+        return getattr(self, "mode", "default")
 
     def config(self) -> dict[str, Any]:
         """Return all options as plain values; of functions their names, which are the same in every process."""
@@ -136,25 +143,34 @@ def fill_in(method: Method, modes: Mapping[str, Mapping[str, Any]]) -> None:
 
     `optimizer_options` and `scheduler_options` belong to the mode's own optimiser and scheduler: where the caller names
     another one, they stay `None`.
-
-    Raises:
-        InvalidInputError: an unknown mode.
     """
     mode = getattr(method, "mode", "")
-    if mode not in modes:
-        raise InvalidInputError(f"Expected 'mode' among {sorted(modes)} (got {mode!r})")
+    check_choice("mode", mode, tuple(modes))
     given = {name for name in modes[mode] if getattr(method, name) is not None}
     for name, value in modes[mode].items():
         if name not in given and name.removesuffix("_options") not in given:
             object.__setattr__(method, name, value)
 
 
-def check_whole(method: Method, **least: int) -> None:
-    """Refuse options that are no integers of at least so much.
+_INTERVALS: dict[str, Callable[[float], bool]] = {
+    "> 0": lambda value: 0 < value < math.inf,
+    ">= 0": lambda value: 0 <= value < math.inf,
+    "in (0, 1]": lambda value: 0 < value <= 1,
+    "in [0, 1)": lambda value: 0 <= value < 1,
+    "in [0, 1]": lambda value: 0 <= value <= 1,
+}
 
-    Raises:
-        InvalidInputError: the first one that is not.
-    """
+
+def check_interval(method: Method, bounds: str, *names: str) -> None:
+    """Refuse options that do not lie in one of `_INTERVALS`: NaN and infinity never do."""
+    for name in names:
+        value = getattr(method, name)
+        if not _INTERVALS[bounds](value):
+            raise InvalidInputError(f"Expected '{name}' {bounds} (got {value})")
+
+
+def check_whole(method: Method, **least: int) -> None:
+    """Refuse options that are no integers of at least so much."""
     for name, bound in least.items():
         value = getattr(method, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < bound:

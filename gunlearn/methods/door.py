@@ -65,6 +65,10 @@ def run_method(
     with isolated_rng(seed):
         original = freeze(private_copy(model, task))
         memory, watch = PeakMemory(device_of(model)), Stopwatch()
+        fingerprint = ""
+        if checkpoint_dir is not None:
+            settings = [method.name, method.config(), partition.request_hash]
+            fingerprint = fingerprint_of(settings, task, seed, model, partition.data)
         problem = Problem(
             model=private_copy(model, task),
             reference=original,
@@ -74,11 +78,7 @@ def run_method(
             callbacks=[_Clocked(callbacks, watch, memory)] if callbacks else (),
             progress=progress,
             checkpoint_dir=checkpoint_dir,
-            fingerprint=""
-            if checkpoint_dir is None
-            else fingerprint_of(
-                [method.name, method.config(), partition.request_hash], task, seed, model, partition.data
-            ),
+            fingerprint=fingerprint,
         )
         outcome = method.run(problem)
         state = outcome.state

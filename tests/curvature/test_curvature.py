@@ -210,16 +210,13 @@ def test_damping_makes_an_indefinite_matrix_positive_definite() -> None:
         conjugate_gradient(matrix, VECTOR, 0.1)
 
 
-def test_conjugate_gradient_solves_several_systems() -> None:
+def test_conjugate_gradient_solves_the_damped_system() -> None:
     matrix = with_spectrum(torch.linspace(0.1, 5, 40).tolist())
-    b = torch.randn(3, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    b = torch.randn(40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     found = conjugate_gradient(matrix, b, damping=0.2, tolerance=1e-10)
-    wanted = torch.linalg.solve(matrix.matrix + 0.2 * torch.eye(40), b.t()).t()
-    assert relative(found.x, wanted) < 1e-8
-    assert relative(found.x, torch.linalg.solve(matrix.matrix, b.t()).t()) > 1e-2
-    assert found.residual == pytest.approx(
-        max(float((r - (matrix @ x + 0.2 * x)).norm() / r.norm()) for x, r in zip(found.x, b, strict=True)), rel=1e-6
-    )
+    assert relative(found.x, torch.linalg.solve(matrix.matrix + 0.2 * torch.eye(40), b)) < 1e-8
+    assert relative(found.x, torch.linalg.solve(matrix.matrix, b)) > 1e-2
+    assert found.residual == pytest.approx(relative(matrix @ found.x + 0.2 * found.x, b), rel=1e-6)
     assert conjugate_gradient(matrix, torch.zeros(40).double()).x.abs().max() == 0
 
 

@@ -36,7 +36,7 @@ def item_losses(problem: InfluenceProblem, outputs: Tensor) -> Tensor:
     as many as edges, count in the mean but belong to no item). Node classification: a node has its label's term, 0
     where it is not trained on.
     """
-    task, training = problem.task, training_items(problem)
+    task, training = problem.task, training_items(problem.task, problem.data, problem.seed)
     item, term = own_terms(training, problem.items)
     seeds = task.seeds(training)
     if seeds is None:

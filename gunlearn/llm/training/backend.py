@@ -30,7 +30,7 @@ from gunlearn.llm.training.progress import StepBar
 from gunlearn.llm.training.trainer import UnlearnTrainer
 from gunlearn.llm.training.views import base_of
 from gunlearn.losses import as_objective
-from gunlearn.methods.any_task.own_objective import OwnObjective
+from gunlearn.methods.any_task.baselines import OwnObjective
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.methods.published import published
 from gunlearn.seed import isolated_rng

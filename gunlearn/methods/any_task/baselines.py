@@ -1,11 +1,10 @@
-"""The simple baselines every method must beat: UtU, fine-tuning, gradient ascent, gradient difference."""
+"""The simple baselines every method must beat (UtU, fine-tuning, gradient ascent), and an objective of your own."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from gunlearn.losses import NLL, GradientAscent, Objective, as_objective
-from gunlearn.methods.any_task.retained import held
+from gunlearn.losses import NLL, GradientAscent, Loss, Objective, as_objective
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.gradient import GradientMethod
 
@@ -14,9 +13,7 @@ from gunlearn.methods.gradient import GradientMethod
 class UtU(Method):
     """Unlink to unlearn (arXiv 2402.10695): keep the weights, take what is forgotten out of the graph.
 
-    The paper unlinks edges; nodes go with their edges, features become zeros.
-
-    It costs nothing and is hard to beat; what the weights memorised stays.
+    The paper unlinks edges; nodes go with their edges, features become zeros. What the weights memorised stays.
     """
 
     name = "utu"
@@ -31,11 +28,7 @@ class UtU(Method):
 
 @dataclass(frozen=True)
 class FineTune(GradientMethod):
-    """Go on training on the retained data alone.
-
-    Args:
-        epochs: passes over the items.
-    """
+    """Go on training on the retained data alone."""
 
     epochs: int = 50
 
@@ -45,53 +38,40 @@ class FineTune(GradientMethod):
     cost = "`epochs` passes"
 
     def objective(self) -> Objective:
-        """Return the retained data's negative log-likelihood."""
         return as_objective(NLL(on="retain"))
 
 
 @dataclass(frozen=True)
 class GradientAscentMethod(GradientMethod):
-    """Raise the forget set's loss, nothing else; unbounded, so it collapses if it runs long.
+    """Raise the forget set's loss, nothing else; unbounded, so it collapses if it runs long."""
 
-    Args:
-        epochs: passes over the items, 10 in the GNNDelete paper's baseline.
-    """
-
-    epochs: int = 10
+    epochs: int = 10  # as the GNNDelete paper's baseline
 
     name = "gradient_ascent"
     summary = "raise the loss of the forget set"
     cost = "`epochs` passes"
 
     def objective(self) -> Objective:
-        """Return minus the forget set's negative log-likelihood."""
         return as_objective(GradientAscent(on="forget"))
 
 
 @dataclass(frozen=True)
-class GradDiff(GradientMethod):
-    """Raise the forget set's loss while lowering the retained one's (arXiv 2203.12817).
+class OwnObjective(GradientMethod):
+    """Minimise any objective over the parts that the task names.
 
     Args:
-        epochs: passes over the items.
-        retain_weight: weight of the retained data's loss.
-        forget_weight: weight of the ascent.
-        retain_loss: the retained data's loss, a name of `RETAIN_LOSSES`.
-        max_grad_norm: clipping, since the ascent is unbounded.
+        given: the objective, `NPO(beta=1) + NLL(on="retain")`.
+
+    Example:
+        >>> from gunlearn.losses import NLL, NPO
+        >>> OwnObjective(given=NPO(beta=1.0) + NLL(on="retain"), epochs=20).objective().parts
+        ('forget', 'retain')
     """
 
-    epochs: int = 30
-    max_grad_norm: float | None = 1.0
-    retain_weight: float = 1.0
-    forget_weight: float = 1.0
-    retain_loss: str = "nll"
+    given: Loss | Objective = field(default_factory=lambda: NLL(on="retain"))
 
-    name = "graddiff"
-    summary = "gradient ascent on the forget set, descent on the retained data"
-    paper = "arXiv 2203.12817"
-    needs = "retained data"
+    summary = "an objective of your own"
     cost = "`epochs` passes"
 
     def objective(self) -> Objective:
-        """Gradient ascent plus the weighted retained loss."""
-        return held(self, GradientAscent(on="forget"))
+        return as_objective(self.given)

@@ -20,7 +20,7 @@ from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 
 @dataclass(frozen=True)
 class Retrain(Method):
-    """Train again from new weights without the forgotten data: the gold standard, and its price.
+    """Train again from new weights without the forgotten data.
 
     Args:
         epochs: as many as the base model had.
@@ -56,7 +56,6 @@ class Retrain(Method):
     cost = "a whole training"
 
     def __post_init__(self) -> None:
-        """Refuse bad batches at construction."""
         BatchOptions(self.batch_size, self.sampler, self.num_neighbors)
 
     def run(self, problem: Problem) -> Outcome:
@@ -74,13 +73,11 @@ class Retrain(Method):
             self.weight_decay,
             eval_every=self.eval_every,
             keep="best" if self.eval_every else "last",
-            progress=problem.progress,
-            checkpoint_dir=problem.checkpoint_dir,
-            fingerprint=problem.fingerprint,
             batch_size=self.batch_size,
             sampler=self.sampler,
             num_neighbors=self.num_neighbors,
             steps=self.steps,
+            **problem.loop_settings,
         )
         extra = [] if self.patience is None else [EarlyStopping(self.patience)]
         state = train_from_scratch(

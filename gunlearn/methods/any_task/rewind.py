@@ -17,22 +17,20 @@ from gunlearn.training.callbacks import StatefulCallback, TrainControl, TrainSta
 
 
 class Candidates(StatefulCallback):
-    """Keeps the model after every pass, and ends with the one whose forget error is nearest to a reference.
+    """Keeps models along the way, and ends with the one whose forget error is nearest to a reference; see `ScrubR`.
 
-    The reference is the last model's error on validation items with labels that occur in the forget set. Of models with
-    the same error on the forget set one is kept, the earliest or the latest: there are at most as many as items.
+    Of models with the same error on the forget set one is kept: there are at most as many as items.
 
     Args:
         problem: the problem being solved.
         parts: its parts.
-        tie_break: `"earliest"` or `"latest"`.
+        tie_break: which of them is kept, the `"earliest"` or the `"latest"`.
 
     Raises:
         UnsupportedMethodError: no validation item has a label of the forget set.
     """
 
     def __init__(self, problem: Problem, parts: Parts, tie_break: str) -> None:
-        """Find the validation items."""
         self.problem, self.parts, self.latest = problem, parts, tie_break == "latest"
         self.kept: dict[int, dict[str, Any]] = {}  # number of wrong predictions -> the pass, and the weights after it
         self.held_out = problem.task.validation_items(problem.partition.retain_data)

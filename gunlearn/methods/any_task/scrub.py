@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import NLL, Distillation, GradientAscent, Objective, as_objective
 from gunlearn.methods.any_task.rewind import Candidates
-from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_whole, fill_in
+from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval, check_whole, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, predict_part
 from gunlearn.tasks.base import Parts, Task
 from gunlearn.training.optimizers import OptimizerSpec
@@ -45,27 +46,23 @@ class Scrub(GradientMethod):
     .. math:: \max: \; d_{forget}, \qquad \min: \; \gamma \, NLL_{retain} + \alpha \, d_{retain}
 
     A cycle is `max_steps` steps of the first kind, then `min_steps` of the second; after `max_epochs` cycles all steps
-    are of the second kind. The number of maximising steps is what decides how strongly it forgets; a long tail of
-    minimising ones can teach again what was forgotten.
+    are of the second kind. More maximising steps forget more; a long tail of minimising ones can teach it again.
 
     No label of the forget set is read, so `d` rises as well where the student becomes *more* certain of it. A softened
-    teacher (`temperature` above 1) invites that: with 4, forgetting a class of digits mostly fails. The default is 1,
-    and the result's notes say how it went: `forget_nll` before and after, `forget_divergence`, and `direction`,
-    "wrong" (and a warning) where the divergence rose while the forget set's loss fell.
+    teacher (`temperature` above 1) invites that: with 4, forgetting a class of digits mostly fails. The result's notes
+    say how it went: `forget_nll` before and after, `forget_divergence`, and `direction`, "wrong" (and a warning) where
+    the divergence rose while the forget set's loss fell.
 
-    `mode="default"` repairs three things: the first step raises the forget set's loss, because teacher and student
-    agree there, so that the gradient of `d` is zero and the direction would be left to rounding errors; gradients are
-    clipped, for `d` is unbounded; and batch normalisation keeps its running statistics, in all modes.
+    `mode="default"` repairs two things: the first step raises the forget set's loss, because teacher and student agree
+    there and the gradient of `d` is zero; and gradients are clipped, for `d` is unbounded. In all modes batch
+    normalisation keeps its running statistics.
 
     `mode="paper"` is the authors' small-scale notebook: Adam, whose rate falls to a tenth after their epochs 5, 8 and
-    9. `"paper_large"` is their large-scale one: SGD with momentum 0.9, and T = 4, so mind the above. Their epochs in
+    9. `"paper_large"` is their large-scale one: SGD with momentum 0.9, and T = 4. Their epochs in
     batches become 4 maximising and 16 minimising steps over all items.
 
     Args:
         mode: `"default"`, `"paper"` or `"paper_large"`; fills in every option that is `None`.
-        epochs: passes over the items; a pass is one step of either kind unless `batch_size` is set.
-        lr: learning rate.
-        weight_decay: the optimiser's own.
         max_grad_norm: clip the gradient's norm; `math.inf` does not.
         temperature: T.
         alpha: weight of the distance to the teacher on the retained data.
@@ -101,18 +98,14 @@ class Scrub(GradientMethod):
     }
 
     def __post_init__(self) -> None:
-        """Fill in the mode's settings."""
         fill_in(self, _MODES)
-        for name in ("alpha", "gamma"):
-            if not getattr(self, name) >= 0:
-                raise InvalidInputError(f"Expected '{name}' >= 0 (got {getattr(self, name)})")
-        if not self.alpha + self.gamma > 0:
+        check_interval(self, ">= 0", "alpha", "gamma")
+        if self.alpha == self.gamma == 0:
             raise InvalidInputError("Expected a positive 'alpha' or 'gamma' (got 0 for both)")
         check_whole(self, max_epochs=0, max_steps=1, min_steps=0)
         super().__post_init__()
 
     def objective(self) -> Objective:
-        """Return the terms of both phases."""
         return self._maximise() + self._minimise()
 
     def objective_at(self, step: int) -> Objective:
@@ -148,7 +141,7 @@ class ScrubR(Scrub):
     Candidates are the original model (number 0) and the model after each pass. The reference is the error of the last
     one on validation items of the classes that the forget set holds (for link prediction, validation edges); the
     candidate whose error on the forget set comes closest is the result. `notes` say which (`chosen`), its error
-    (`forget_error`) and the reference (`reference_error`). One model is kept for each distinct error that occurred.
+    (`forget_error`) and the reference (`reference_error`).
 
     Args:
         tie_break: among equally close candidates the `"latest"` (it has learned the retained data longest) or the
@@ -163,9 +156,7 @@ class ScrubR(Scrub):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
     def __post_init__(self) -> None:
-        """Refuse an unknown rule for ties."""
-        if self.tie_break not in ("earliest", "latest"):
-            raise InvalidInputError(f"Expected 'tie_break' to be 'earliest' or 'latest' (got {self.tie_break!r})")
+        check_choice("tie_break", self.tie_break, ("earliest", "latest"))
         super().__post_init__()
 
     def supports(self, task: Task, partition: Any) -> None:

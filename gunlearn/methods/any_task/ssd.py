@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,12 +9,13 @@ import torch
 from torch import Tensor
 
 from gunlearn.curvature.fisher import check_probes, fisher_diagonal
+from gunlearn.curvature.training_loss import learning_parameters
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses.functional import sum_tokens
-from gunlearn.methods.base import BY_MODE, Method, Outcome, Problem
+from gunlearn.methods.base import BY_MODE, Method, Outcome, Problem, check_interval, fill_in
 from gunlearn.methods.gradient import forget_items
 
-ALPHA = {"default": 3.0, "paper": 10.0}
+_MODES = {"default": {"alpha": 3.0}, "paper": {"alpha": 10.0}}
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class SSD(Method):
         alpha: how many times as important a weight must be; smaller shrinks more weights. Where a share `s` of all
             items is forgotten, none can be more than `1 / s` times as important: 10 is refused for one of ten classes.
         dampening: :math:`\lambda`, 1 in the paper; smaller shrinks further.
-        probes: random sign vectors that importances are estimated with, see `importance.fisher_diagonal`; `None` is
-            exact, with a backward pass per item.
+        probes: random sign vectors that importances are estimated with, see `fisher_diagonal`; `None` is exact.
     """
 
     mode: str = "default"
@@ -52,33 +51,16 @@ class SSD(Method):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
 
     def __post_init__(self) -> None:
-        """Fill in the mode's setting, and refuse bad numbers."""
-        if self.mode not in ALPHA:
-            raise InvalidInputError(f"Expected 'mode' among {sorted(ALPHA)} (got {self.mode!r})")
-        if self.alpha is None:
-            object.__setattr__(self, "alpha", ALPHA[self.mode])
-        for name in ("alpha", "dampening"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InvalidInputError(f"Expected '{name}' > 0 (got {getattr(self, name)})")
+        fill_in(self, _MODES)
+        check_interval(self, "> 0", "alpha", "dampening")
         check_probes(self.probes)
 
-    @property
-    def label(self) -> str:
-        """Return the mode."""
-        return self.mode
-
     def run(self, problem: Problem) -> Outcome:
-        """Dampen weights; `notes["dampened"]` is the share of weights that were shrunk.
-
-        Raises:
-            InvalidInputError: `alpha` is larger than any ratio of importances can be.
-        """
+        """Dampen weights; `notes["dampened"]` is the share of weights that were shrunk."""
         model, task = problem.model.eval(), problem.task
         parts = task.parts(problem.partition, "full", model)
         forget_items(parts, self.name)
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        if not parameters:
-            raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
+        parameters = learning_parameters(model)
         rest = "retain_edges" if "retain_edges" in parts.names else "retain"  # random non-edges are no data
         items = parts.sample(["forget", rest])
         outputs = task.encode(model, parts.data)
@@ -107,11 +89,9 @@ class SSD(Method):
 
 
 def others(items: Any, forget: Any) -> Tensor | slice:
-    """Return which items are not among the forgotten ones: items that only lose features are in both, and count once.
+    """Return which items (pairs, nodes or graphs; independent ones never are both) are not among the forgotten ones.
 
-    Args:
-        items: pairs, nodes or graphs by their numbers, or independent items, of which none is both.
-        forget: of the same kind.
+    Items that only lose features are in both, and count once.
     """
     if hasattr(items, "edge_label_index"):
         pairs, gone = items.edge_label_index, forget.edge_label_index

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.nn.kernels.sparse import csr, row_of_entries
 from gunlearn.requests.apply import without_features
 from gunlearn.requests.selection import k_hop_mask
 from gunlearn.tasks.base import Task
@@ -35,7 +36,7 @@ def surrounding(data: Data, entities: Tensor, num_hops: int) -> Tensor:
 def entity_graph(
     task: Task, partition: Any, entities: Tensor, read: str, message_graph: str, model: nn.Module | None
 ) -> tuple[Data, Callable[[Tensor], Tensor]]:
-    """Return the graph that the model reads, and a function to the entities' places in it.
+    """Return the graph that the model reads, and a function to the places of `forgotten_entities` in it.
 
     Args:
         task: how the model is called.
@@ -68,17 +69,13 @@ def inverted_features(x: Tensor, nodes: Tensor) -> Tensor:
     """
     if x.layout == torch.strided:
         return x.index_copy(0, nodes, 1 - x[nodes])
-    pointer, column, value = x.crow_indices(), x.col_indices(), x.values()
-    row = torch.repeat_interleave(torch.arange(x.size(0), device=x.device), pointer.diff())
+    row, column, value = row_of_entries(x.crow_indices()), x.col_indices().long(), x.values()
     slot = torch.full((x.size(0),), -1, device=x.device)
     slot[nodes] = torch.arange(nodes.numel(), device=x.device)
     inside = slot[row] >= 0
     block = value.new_ones(nodes.numel(), x.size(1))
-    block[slot[row[inside]], column[inside].long()] -= value[inside]
+    block[slot[row[inside]], column[inside]] -= value[inside]
     width = torch.arange(x.size(1), device=x.device)
     rows = torch.cat([row[~inside], nodes.repeat_interleave(x.size(1))])
-    columns = torch.cat([column[~inside].long(), width.repeat(nodes.numel())])
-    values, order = torch.cat([value[~inside], block.flatten()]), rows.argsort(stable=True)
-    pointer = torch.cat([pointer.new_zeros(1), torch.bincount(rows, minlength=x.size(0)).cumsum(0).to(pointer.dtype)])
-    column = columns[order].to(column.dtype)
-    return torch.sparse_csr_tensor(pointer, column, values[order], size=x.shape, check_invariants=False)
+    columns = torch.cat([column[~inside], width.repeat(nodes.numel())])
+    return csr(rows, columns, torch.cat([value[~inside], block.flatten()]), (x.size(0), x.size(1)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, cast
@@ -14,9 +13,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from torch_geometric.data import Data
 
-from gunlearn.errors import InvalidInputError
+from gunlearn.core.checks import check_choice
+from gunlearn.curvature.training_loss import learning_parameters
 from gunlearn.losses import Prediction
-from gunlearn.methods.base import BY_MODE, Method, Outcome, Problem, fill_in
+from gunlearn.methods.base import BY_MODE, Method, Outcome, Problem, check_interval, fill_in
 from gunlearn.methods.gradient import FrozenStatistics
 from gunlearn.nn.kernels.subgraph import propagation_depth
 from gunlearn.tasks.base import Task
@@ -49,9 +49,8 @@ class ETR(Method):
     items out of reach have the same gradient on both graphs, that *is* the gradient of the retained items' mean loss on
     the retained graph.
 
-    `mode="paper"` has dropout on and labels smoothed by 0.1 while gradients are taken, and takes all of them at the
-    original weights, so that the correction does not know what was erased. `mode="default"` takes gradients of the loss
-    as it is, and the last one at the erased weights, at the same price.
+    `mode="paper"` has dropout on and labels smoothed by 0.1 while gradients are taken, all of them at the original
+    weights. `mode="default"` takes gradients of the loss as it is, and the last one at the erased weights.
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
@@ -79,27 +78,15 @@ class ETR(Method):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
 
     def __post_init__(self) -> None:
-        """Fill in the mode's settings, refuse what cannot be meant."""
         fill_in(self, _MODES)
-        if not 0 <= self.lr < math.inf:
-            raise InvalidInputError(f"Expected 'lr' >= 0 (got {self.lr})")
-        for name in ("erase_ratio", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InvalidInputError(f"Expected '{name}' in [0, 1) (got {getattr(self, name)})")
-        if self.rectify not in ("erased", "original"):
-            raise InvalidInputError(f"Expected 'rectify' to be 'erased' or 'original' (got {self.rectify!r})")
-
-    @property
-    def label(self) -> str:
-        """Return the mode."""
-        return self.mode
+        check_interval(self, ">= 0", "lr")
+        check_interval(self, "in [0, 1)", "erase_ratio", "label_smoothing")
+        check_choice("rectify", self.rectify, ("erased", "original"))
 
     def run(self, problem: Problem) -> Outcome:
         """Erase and rectify; `notes["erased"]` is the share of weights that were shrunk."""
         model, task, partition = problem.model, problem.task, problem.partition
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        if not parameters:
-            raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
+        parameters = learning_parameters(model)
         # Negatives are the same on both graphs.
         retain = task.parts(partition, "retain", names=["retain"]).sample(["retain"])["retain"]
         gone = removed_items(task, partition)
@@ -107,7 +94,7 @@ class ETR(Method):
         model.train(self.dropout)
 
         def losses(data: Data, groups: Sequence[Any]) -> list[Tensor]:
-            with FrozenStatistics(model) if self.dropout else nullcontext():
+            with FrozenStatistics(model):
                 outputs = task.encode(model, data)
             return [_smoothed(task.decode(model, outputs, items), self.label_smoothing) for items in groups]
 
@@ -143,9 +130,7 @@ def removed_items(task: Task, partition: Any) -> Any:
 
 def within_reach(problem: Problem, items: Any) -> Tensor:
     """Return which items' outputs the request may change, `[num_items]`: those with an end within the model's reach."""
-    encode = partial(
-        GraphTask.encode, cast(GraphTask, problem.task)
-    )  # the plain pass: it only counts layers, on a few nodes
+    encode = partial(GraphTask.encode, cast(GraphTask, problem.task))  # it only counts layers, on a few nodes
     depth = propagation_depth(problem.reference, problem.partition.data, encode)
     affected = problem.partition.affected_nodes(depth)
     return affected[problem.task.seeds(items)].view(-1, items.num_items).any(dim=0)
@@ -159,17 +144,10 @@ def erase(
     near: Sequence[Tensor],
     ratio: float,
 ) -> int:
-    """Shrink weights in place by `ETR`'s factors.
+    """Shrink weights in place by `ETR`'s factors, each at most the share `ratio` of a tensor; return how many.
 
-    Args:
-        parameters: the weights.
-        everything: gradient of the mean loss of all items, a tensor per parameter.
-        gone: the same of removed items; `None` where there are none.
-        near: the same of the items within reach.
-        ratio: share of a tensor's entries that a factor may shrink.
-
-    Returns:
-        How many entries were shrunk.
+    Gradients of the mean loss, of the parameters' shapes, are those of `everything`, of removed items (`gone`, `None`
+    where there are none) and of the items within reach (`near`).
     """
     count = 0
     for i, parameter in enumerate(parameters if ratio else ()):
@@ -211,5 +189,4 @@ def _gradient(losses: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """Return the gradient of the losses' sum; zeros where it does not depend on a parameter."""
     if not losses.numel():
         return [torch.zeros_like(p) for p in parameters]
-    found = torch.autograd.grad(losses.sum(), list(parameters), retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+    return list(torch.autograd.grad(losses.sum(), list(parameters), retain_graph=True, materialize_grads=True))

@@ -14,9 +14,8 @@ from torch_geometric.utils import add_remaining_self_loops
 
 from gunlearn.attribution.base import Estimator
 from gunlearn.attribution.removal.nora import min_max, nora
-from gunlearn.errors import InvalidInputError
 from gunlearn.losses import NLL, NPO, KLToReference, Objective, SigmoidNLL, TopologicalEntropy
-from gunlearn.methods.base import BY_MODE, Problem
+from gunlearn.methods.base import BY_MODE, Problem, check_interval, fill_in
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.methods.graph.message_damping import check_influence, damped, pair_scores
 from gunlearn.nn.layers.influence_conv import MessageScale, influence_scale
@@ -49,40 +48,29 @@ class INPO(GradientMethod):
     the retain term a cross-entropy applied to probabilities (a double sigmoid) without negatives, the full graph in
     message passing, messages scaled wherever *both end points* touch a retained edge (so nearly everywhere,
     self-loops and forgotten edges included), a reference with plain messages, Adam with weight decay 5e-7, the last
-    epoch. The gradient that the authors' influence estimate leaves behind enters the first step here as well, for it
-    matters: it is orders of magnitude larger than the objective's, and through Adam's second moment it holds the
-    effective learning rate down for hundreds of epochs (in the ablation without message scaling too).
+    epoch. The gradient that the authors' influence estimate leaves behind enters the first step here as well: it is
+    orders of magnitude larger than the objective's, and through Adam's second moment it holds the effective learning
+    rate down for hundreds of epochs.
 
-    `mode="default"` keeps the paper's three ideas and repairs what costs utility: messages over the retained graph,
-    scaled on retained edges alone; a retain term with negatives; a KL term to the reference model on retained edges
-    and on non-edges; and each forgotten edge is let go once it scores below 95 % of the retained edges
-    (`until="separated"`), instead of being pushed to the last epoch.
+    `mode="default"` repairs what costs utility: messages over the retained graph, scaled on retained edges alone; a
+    retain term with negatives; a KL term to the reference model on retained edges and on non-edges; and each forgotten
+    edge is let go once it scores below 95 % of the retained edges (`until="separated"`).
 
     Args:
-        mode: `"default"` or `"paper"`.
+        mode: `"default"` or `"paper"`; fills in every option that is `None`.
         dataset: name of the data set whose paper settings to take (`PRESETS`); Cora's where it has none, which
             `result.notes["preset"]` tells.
-        epochs: passes over the items; `None` takes the mode's.
-        lr: learning rate; `None` takes the mode's.
-        weight_decay: L2 penalty; `None` takes the mode's.
-        max_grad_norm: clip the gradient's norm.
-        message_graph: `"retain"` or `"full"`; `None` takes the mode's.
-        beta: inverse temperature of NPO; `None` takes the mode's.
-        retain_weight: weight of the retain term; `None` takes the mode's.
-        entropy_weight: weight of the topological entropy loss; `None` takes the mode's.
-        kl_weight: weight of the KL term to the reference; `None` takes the mode's.
+        beta: inverse temperature of NPO.
+        retain_weight: weight of the retain term.
+        entropy_weight: weight of the topological entropy loss.
+        kl_weight: weight of the KL term to the reference.
         scale_messages: damp messages by influence; `False` is `influence="none"`.
         influence: what decides whose messages are damped most. `"nora"` is INPO's own formula; another removal
             estimator's name (`gunlearn.attribution.ESTIMATORS`) goes by its scores of edges, `"name:nodes"` by the
             sum of both end points' scores; an `Estimator` brings its options; a tensor holds a score per column of
             `data.edge_index`. `"constant"` damps all messages alike, `"none"` (or `None`) not at all.
         flip_influence: damp the least influential messages most.
-        damping: how scores other than INPO's own become scales: `"rank"` deals INPO's own scales out in their order (so
-            that scores differ by order alone), `"min_max"` is `exp(-2 m)` of scores scaled to [0, 1]; see
-            `gunlearn.methods.graph.message_damping`.
-        until: `"end"`, `"separated"` or `"unseen"`, see `GradientMethod`; `None` takes the mode's.
-
-    `retain_samples`, `batch_size`, `sampler`, `num_neighbors` and `subgraph` are `GradientMethod`'s.
+        damping: how scores other than INPO's own become scales, `"rank"` or `"min_max"`; see `message_damping.damped`.
     """
 
     mode: str = "default"
@@ -110,24 +98,14 @@ class INPO(GradientMethod):
     cost = "`epochs` passes and one influence estimate"
     variants: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"mode": "paper"},
-        "default": {"mode": "default"},
+        "default": {},
         "unseen": {"until": "unseen"},
     }
 
     def __post_init__(self) -> None:
-        """Fill in the mode's settings."""
-        if self.mode not in ("default", "paper"):
-            raise InvalidInputError(f"Expected 'mode' to be 'default' or 'paper' (got '{self.mode}')")
-        if self.mode == "paper":
-            settings = {**_PAPER, **PRESETS[self.preset]}
-        else:
-            settings = _UNSEEN if self.until == "unseen" else _DEFAULT
-        for name, value in settings.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        for name in ("retain_weight", "entropy_weight", "kl_weight"):
-            if getattr(self, name) < 0:
-                raise InvalidInputError(f"Expected '{name}' >= 0 (got {getattr(self, name)})")
+        default = _UNSEEN if self.until == "unseen" else _DEFAULT
+        fill_in(self, {"default": default, "paper": {**_PAPER, **PRESETS[self.preset]}})
+        check_interval(self, ">= 0", "retain_weight", "entropy_weight", "kl_weight")
         if self.influence is None:  # "none" as the command line reads it
             object.__setattr__(self, "influence", "none")
         check_influence(self.influence, self.damping)

@@ -12,6 +12,7 @@ from gunlearn.attribution import ESTIMATORS
 from gunlearn.attribution.base import Estimator, InfluenceProblem
 from gunlearn.attribution.distinct_items import resolve_items
 from gunlearn.attribution.removal.nora import min_max
+from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods.base import Problem
 from gunlearn.nn.kernels.scatter import scatter
@@ -19,17 +20,11 @@ from gunlearn.seed import isolated_rng
 
 #: How a score becomes a message scale.
 DAMPING = ("rank", "min_max")
-_KINDS = ("edges", "nodes")
 
 
 def check_influence(influence: Any, damping: str) -> None:
-    """Refuse what cannot damp messages, before anything is computed.
-
-    Raises:
-        InvalidInputError: no such score, scores that are not finite, or no such damping.
-    """
-    if damping not in DAMPING:
-        raise InvalidInputError(f"Expected 'damping' among {DAMPING} (got {damping!r})")
+    """Refuse what cannot damp messages, before anything is computed."""
+    check_choice("damping", damping, DAMPING)
     if isinstance(influence, Tensor):
         if influence.dim() != 1 or not influence.is_floating_point() or not torch.isfinite(influence).all():
             raise InvalidInputError(
@@ -53,14 +48,9 @@ def pair_scores(problem: Problem, data: Data, influence: str | Estimator | Tenso
     Args:
         problem: the unlearning problem.
         data: the graph whose edges are scored: all of the problem's, or those retained.
-        influence: an estimator of edges or its name; `"name:nodes"`, where a pair scores the sum of both end points;
-            `"constant"`; or scores of the columns of the problem's whole `edge_index`.
+        influence: see `INPO`.
         index: the edges of `data`, in order, perhaps without its self-loops and with a self-loop per node in their
             place: `[2, num_pairs]`. Such a self-loop scores the mean of the edges into its node.
-
-    Raises:
-        InvalidInputError: not one score per column.
-        UnsupportedMethodError: the estimator cannot do this.
     """
     if isinstance(influence, str) and influence == "constant":
         return torch.zeros(index.size(1), device=index.device)
@@ -122,7 +112,7 @@ def _estimator(influence: str | Estimator) -> tuple[Estimator, str]:
     if not isinstance(influence, str):
         return ESTIMATORS.build(influence, {}), "edges"
     name, _, of = influence.partition(":")
-    if of not in ("", *_KINDS) or name not in ESTIMATORS:
+    if of not in ("", "edges", "nodes") or name not in ESTIMATORS:
         known = sorted(n for n, cls in ESTIMATORS.items() if cls.question == "removal")
         raise InvalidInputError(
             f"Expected influence 'none', 'constant', or one of {known}, with ':nodes' if wanted (got '{influence}')"

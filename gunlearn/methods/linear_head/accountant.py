@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -25,16 +24,12 @@ class Accountant:
     Args:
         epsilon: above 0 and at most 1: the tail bound behind the formula is false beyond.
         delta: in (0, 1).
-
-    Raises:
-        InvalidInputError: values outside these ranges.
     """
 
     epsilon: float = 1.0
     delta: float = 1e-4
 
     def __post_init__(self) -> None:
-        """Refuse values that the theorem does not cover."""
         if not (0 < self.epsilon <= 1 and 0 < self.delta < 1):
             raise InvalidInputError(
                 f"Expected epsilon in (0, 1] and delta in (0, 1) (got {self.epsilon} and {self.delta})"
@@ -47,11 +42,8 @@ class Accountant:
     def doubt(self, head: LinearHead | None, problem: Logistic, residual: Tensor, allowed: Tensor) -> str:
         """Return why no certificate can be given; empty if one can.
 
-        Args:
-            head: the head with its record; `None` for a model without one.
-            problem: the problem on the data before the request.
-            residual: norm of its gradient at the weights, per class.
-            allowed: the record's bound of that norm, per class.
+        The gradient of the `problem` on the data before the request has the norms `residual` at the weights, and
+        `allowed` by the record, `[num_classes]` each; `head` is `None` for a model without a record.
         """
         if head is None:
             return "no record of the training: see gunlearn.methods.fit_linear_head"
@@ -67,11 +59,6 @@ class Accountant:
                 f"{float(residual.norm()):.3g}, the record says at most {float(allowed.norm()):.3g}"
             )
         return objection
-
-    def certificate(self, status: str, spent: float, alpha: float, reason: str = "") -> dict[str, Any]:
-        """Return the certificate for a result's `notes`."""
-        options = {"epsilon": self.epsilon, "delta": self.delta}
-        return {"status": status, **options, "spent": spent, "budget": self.budget(alpha), "reason": reason}
 
 
 def no_draw(perturbation: Tensor, alpha: float) -> str:

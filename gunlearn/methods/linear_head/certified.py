@@ -10,14 +10,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.methods.base import Method, Outcome, Problem
+from gunlearn.core.checks import check_choice
+from gunlearn.errors import UnsupportedModelError
+from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.methods.linear_head.accountant import Accountant
-from gunlearn.methods.linear_head.convex import CURVATURE_CHANGE, SLOPE_CHANGE, Logistic, spectral_bound
-from gunlearn.methods.linear_head.head_training import head_rows, problem_of, rounding, signs, solve_head
+from gunlearn.methods.linear_head.convex import CURVATURE_CHANGE, SLOPE_CHANGE, Logistic, one_vs_rest, spectral_bound
+from gunlearn.methods.linear_head.head_training import problem_of, rounding, solve_head
 from gunlearn.methods.linear_head.propagation import propagated
 from gunlearn.nn.layers.linear_head import HeadView, head_of
-from gunlearn.tasks.graph.node_classification import training_nodes
+from gunlearn.tasks.graph.node_classification import NodeItems, training_nodes
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +53,8 @@ class CGU(Method):
     budget, the head is trained anew, with a new perturbation.
 
     `result.notes["certificate"]` has `status` (`"certified"`, `"retrained"` or `"uncertified"`), `epsilon`, `delta`,
-    `spent`, `budget` and `reason`. See `Accountant` and `fit_linear_head` for the assumptions and checks. A model that
-    was trained in another way takes the same step, and its result is `"uncertified"`.
+    `spent`, `budget` and `reason`; see `Accountant` and `fit_linear_head` for the assumptions. A model that was trained
+    in another way takes the same step, uncertified.
 
     Args:
         epsilon: epsilon of the certificate, in (0, 1].
@@ -78,21 +79,13 @@ class CGU(Method):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"bound": "paper"}}
 
     def __post_init__(self) -> None:
-        """Refuse bad options at construction."""
-        _ = self.accountant
-        if not self.lam > 0 or self.bound not in ("tight", "paper"):
-            raise InvalidInputError(
-                f"Expected lam > 0 and a bound 'tight' or 'paper' (got {self.lam} and {self.bound!r})"
-            )
+        Accountant(self.epsilon, self.delta)
+        check_interval(self, "> 0", "lam")
+        check_choice("bound", self.bound, ("tight", "paper"))
 
     @property
     def label(self) -> str:
         return "paper" if self.bound == "paper" else "default"
-
-    @property
-    def accountant(self) -> Accountant:
-        """Accountant with these options."""
-        return Accountant(self.epsilon, self.delta)
 
     def features(self, view: HeadView, partition: Any, old: Tensor, new: Tensor) -> Features:
         """Return the propagated features of training nodes before, `[n_old]`, and after, `[n_new]`."""
@@ -107,11 +100,7 @@ class CGU(Method):
 
     @torch.no_grad()
     def run(self, problem: Problem) -> Outcome:
-        """Take one Newton step, or train anew once the budget is spent.
-
-        Raises:
-            UnsupportedModelError: the model is not a linear head, or is one for least squares.
-        """
+        """Take one Newton step, or train anew once the budget is spent."""
         view, partition = head_of(problem.model), problem.partition
         head, device = view.record, partition.data.edge_index.device
         if head is not None and head.loss != "logistic":
@@ -120,14 +109,16 @@ class CGU(Method):
         features = self.features(view, partition, old.index.to(device), new.index.to(device))
         weight = view.weight
 
-        def objective(rows: Tensor, sign: Tensor) -> Logistic:
+        def objective(rows: Tensor, items: NodeItems) -> Logistic:
+            z = rows if view.lin.bias is None else torch.nn.functional.pad(rows, (0, 1), value=1.0)
+            sign = one_vs_rest(items.label, view.num_classes)
             if head is not None and float(head.lam) > 0:
-                return problem_of(head, head_rows(view, rows), sign)
-            return Logistic(head_rows(view, rows), sign, self.lam, torch.zeros_like(weight))
+                return problem_of(head, z, sign)
+            return Logistic(z, sign, self.lam, torch.zeros_like(weight))
 
-        before, after = objective(features.old, signs(view, old)), objective(features.new, signs(view, new))
+        before, after = objective(features.old, old), objective(features.new, new)
         if head is None:
-            self.check_output(problem, before.z @ weight, old.index)
+            check_output(problem, before.z @ weight, old.index)
 
         gradient = before.gradient(weight)
         step, left = after.newton(weight, gradient - after.gradient(weight))
@@ -148,41 +139,43 @@ class CGU(Method):
         # Features known in the same way as at the last request have no error that would add up.
         spent = torch.where(residual <= known[0] + slack, known[0] + slack, allowed) + bound
         total, alpha = float((spent + gap_new).norm()), 0.0 if head is None else float(head.alpha)
-        accountant = self.accountant
+        accountant = Accountant(self.epsilon, self.delta)
         doubt = accountant.doubt(head, before, residual, allowed) or features.doubt
-        notes = features.notes | {"bound": float(bound.norm()), "longest_row": longest}
-        if head is None or doubt or total <= accountant.budget(alpha):
-            if head is not None:
-                head.spent.copy_(spent)
-                head.gap.copy_(gap_new)
-            certificate = accountant.certificate("uncertified" if doubt else "certified", total, alpha, doubt)
-            return Outcome(problem.model.eval(), notes=notes | {"certificate": certificate})
-        reason = f"{total:.3g} would have been spent: trained anew with a new perturbation"
-        fresh = solve_head(head, features.new, after.sign, float(head.lam), alpha, self.new_seed(problem))
-        head.gap.copy_(self.gap(fresh, view.weight, features.residues[1]))
-        total = float((head.spent + head.gap).norm())
-        doubt = "" if total <= accountant.budget(alpha) else f"even a new head leaves {total:.3g}, over the budget"
-        certificate = accountant.certificate("uncertified" if doubt else "retrained", total, alpha, doubt or reason)
+        notes, reason = features.notes | {"bound": float(bound.norm()), "longest_row": longest}, ""
+        status, budget = "certified", accountant.budget(alpha)
+        if head is not None and not doubt and not total <= budget:
+            status, reason = "retrained", f"{total:.3g} would have been spent: trained anew with a new perturbation"
+            fresh = solve_head(head, features.new, after.sign, float(head.lam), alpha, new_seed(problem))
+            head.gap.copy_(self.gap(fresh, view.weight, features.residues[1]))
+            total = float((head.spent + head.gap).norm())
+            doubt = "" if total <= budget else f"even a new head leaves {total:.3g}, over the budget"
+        elif head is not None:
+            head.spent.copy_(spent)
+            head.gap.copy_(gap_new)
+        certificate = {
+            "status": "uncertified" if doubt else status,
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "spent": total,
+            "budget": budget,
+            "reason": doubt or reason,
+        }
         return Outcome(problem.model.eval(), notes=notes | {"certificate": certificate})
 
-    @staticmethod
-    def new_seed(problem: Problem) -> int:
-        """Return a seed that depends on the present perturbation, so that the next one is another under any seed."""
-        old = problem.model.get_buffer("perturbation").double().cpu().contiguous().numpy().tobytes()
-        digest = hashlib.sha256(f"{problem.seed}:{problem.partition.request_hash}".encode() + old).digest()
-        return int.from_bytes(digest[:7], "big")
 
-    @staticmethod
-    def check_output(problem: Problem, logits: Tensor, nodes: Tensor) -> None:
-        """Compare the model's own output with the head's logits.
+def new_seed(problem: Problem) -> int:
+    """Return a seed that depends on the present perturbation, so that the next one is another under any seed."""
+    old = problem.model.get_buffer("perturbation").double().cpu().contiguous().numpy().tobytes()
+    digest = hashlib.sha256(f"{problem.seed}:{problem.partition.request_hash}".encode() + old).digest()
+    return int.from_bytes(digest[:7], "big")
 
-        Raises:
-            UnsupportedModelError: the model changes the layer's output.
-        """
-        out = problem.task.encode(problem.reference, problem.partition.data)[nodes].double()
-        size = 1e-2 * float(logits.abs().max())
-        if out.shape != logits.shape or not torch.allclose(out, logits, rtol=1e-2, atol=size):
-            raise UnsupportedModelError(
-                "Expected a linear head, whose output is one linear map of propagated features "
-                f"(got {type(problem.model).__name__}, whose output is another)"
-            )
+
+def check_output(problem: Problem, logits: Tensor, nodes: Tensor) -> None:
+    """Refuse a model whose own output is not the head's logits."""
+    out = problem.task.encode(problem.reference, problem.partition.data)[nodes].double()
+    size = 1e-2 * float(logits.abs().max())
+    if out.shape != logits.shape or not torch.allclose(out, logits, rtol=1e-2, atol=size):
+        raise UnsupportedModelError(
+            "Expected a linear head, whose output is one linear map of propagated features "
+            f"(got {type(problem.model).__name__}, whose output is another)"
+        )

@@ -24,7 +24,7 @@ class Logistic:
 
     Args:
         z: features `[n, f]`, double precision.
-        sign: 1 for nodes of the class, -1 for the others, `[n, num_classes]`.
+        sign: targets `y`, see `one_vs_rest`, `[n, num_classes]`.
         lam: ridge, per node.
         perturbation: `b`, `[f, num_classes]`.
     """
@@ -49,20 +49,11 @@ class Logistic:
         slope = -self.sign * torch.sigmoid(-self.sign * (self.z @ w))
         return self.z.t() @ slope + self.ridge * w + self.perturbation
 
-    def residual(self, w: Tensor) -> Tensor:
-        """Return the norm of the gradient of each class, `[num_classes]`."""
-        return self.gradient(w).norm(dim=0)
-
     def newton(self, w: Tensor, target: Tensor, tolerance: float = 1e-9) -> tuple[Tensor, Tensor]:
         """Solve `H(w) solution = target` by conjugate gradients, for all classes at once.
 
-        Args:
-            w: weights at which the Hessian is taken, `[f, num_classes]`.
-            target: `[f, num_classes]`.
-            tolerance: residual, as a share of the target's norm.
-
-        Returns:
-            The solution `[f, num_classes]`, and the norm of `target - H solution`, `[num_classes]`.
+        Weights, target and solution are `[f, num_classes]`; the residual is at most `tolerance` times the target's
+        norm. Its norm `[num_classes]` is returned too.
         """
         p = torch.sigmoid(self.z @ w)
         curvature = p * (1 - p)

@@ -12,7 +12,7 @@ from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.linear_head.convex import one_vs_rest
 from gunlearn.methods.linear_head.propagation import propagated
 from gunlearn.nn.layers.linear_head import head_of
-from gunlearn.tasks.graph.node_classification import node_items, training_nodes
+from gunlearn.tasks.graph.node_classification import training_nodes
 
 _CHUNK = 256  # rows removed, and as many added, per solve
 
@@ -28,7 +28,7 @@ class GraphEditor(Method):
 
     Exact up to rounding: the head keeps `S` and `W` in double precision. It must be as `fit_linear_head`, or this
     method, left it, and the data what it was fitted to. `result.notes["rows"]` says how many rows went and came. The
-    paper's fine-tuning afterwards is left out: it would undo exactness.
+    paper's fine-tuning afterwards, which is not exact, is left out.
     """
 
     name = "graph_editor"
@@ -41,11 +41,7 @@ class GraphEditor(Method):
 
     @torch.no_grad()
     def run(self, problem: Problem) -> Outcome:
-        """Update the head by the rows that go and come.
-
-        Raises:
-            UnsupportedModelError: no least-squares head, or its weights were changed since it was fitted.
-        """
+        """Update the head by the rows that go and come."""
         view, partition = head_of(problem.model), problem.partition
         head = view.record
         if head is None or head.loss != "least_squares" or not float(head.lam) > 0:
@@ -61,10 +57,10 @@ class GraphEditor(Method):
             )
         near, rows = partition.affected_nodes(len(view.hops) - 1), []
         for data in (partition.data, partition.retain_data):
-            nodes = training_nodes(data).index
-            nodes = nodes[near[nodes]]
-            target = one_vs_rest(node_items(data, nodes).label, view.num_classes)
-            rows.append((nodes, propagated(data, nodes, view.hops, view.normalize), target))
+            items = training_nodes(data)
+            nodes, label = items.index[near[items.index]], items.label[near[items.index]]
+            z = propagated(data, nodes, view.hops, view.normalize)
+            rows.append((nodes, z, one_vs_rest(label, view.num_classes)))
         (old, out, old_target), (new, into, new_target) = rows
         stays = torch.isin(old, new)  # every node trained on after was trained on before
         same = (out[stays] == into).all(dim=1)
@@ -81,13 +77,9 @@ class GraphEditor(Method):
 def edited(
     inverse: Tensor, weight: Tensor, out: tuple[Tensor, Tensor], into: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Return the inverse and the weights of a ridge regression after some rows are removed and others added.
+    """Return the inverse `[f, f]` and the weights `[f, num_classes]` of a ridge regression on other rows.
 
-    Args:
-        inverse: `(Z^T Z + lam I)^-1`, `[f, f]`.
-        weight: `[f, num_classes]`.
-        out: removed rows `[k, f]` and their targets `[k, num_classes]`.
-        into: added rows and their targets.
+    Rows `[k, f]` with their targets `[k, num_classes]` go `out` and come `into` the problem.
     """
     for start in range(0, max(out[0].size(0), into[0].size(0)), _CHUNK):
         part = slice(start, start + _CHUNK)

@@ -11,13 +11,13 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.methods.linear_head.convex import Logistic, one_vs_rest, ridge_regression
 from gunlearn.methods.linear_head.propagation import propagated
-from gunlearn.nn.layers.linear_head import HeadView, LinearHead, head_of
-from gunlearn.tasks.graph.node_classification import NodeItems, training_nodes
+from gunlearn.nn.layers.linear_head import LinearHead, head_of
+from gunlearn.tasks.graph.node_classification import training_nodes
 
 
 @torch.no_grad()
 def fit_linear_head(model: nn.Module, data: Data, lam: float = 1e-3, alpha: float = 1.0, seed: int = 0) -> LinearHead:
-    """Train a linear head to the minimum of its strictly convex problem; the caller's model stays as it is.
+    """Return a head in evaluation mode, trained to the minimum of its strictly convex problem; `model` stays as it is.
 
     Logistic (Guo et al., arXiv 1911.03030, and CGU, arXiv 2206.09140): each class against the rest,
     `sum_i log(1 + exp(-y_i w z_i)) + lam n / 2 ||w||^2 + b w` over the `n` training nodes, with `b ~ N(0, alpha^2 I)`
@@ -26,13 +26,10 @@ def fit_linear_head(model: nn.Module, data: Data, lam: float = 1e-3, alpha: floa
     Args:
         model: a `LinearHead`, or one `SGConv` (which becomes a `LinearHead` of its depth, without bias, rows of `x`
             as they are).
-        data: with `x`, `edge_index`, `y`; trained on are the training nodes.
+        data: with `x`, `edge_index`, `y`; the head learns from the training nodes.
         lam: ridge, above 0; per node in the logistic problem, as it is for least squares.
         alpha: standard deviation of `b`; more noise buys more removals and costs accuracy. Not for least squares.
         seed: seed of `b`. It reveals `b`: a certificate towards others needs a seed that they cannot guess.
-
-    Returns:
-        The trained head, in evaluation mode.
 
     Raises:
         InvalidInputError: `lam` not above 0, or a negative `alpha`.
@@ -71,13 +68,8 @@ def fit_linear_head(model: nn.Module, data: Data, lam: float = 1e-3, alpha: floa
 def solve_head(head: LinearHead, z: Tensor, sign: Tensor, lam: float, alpha: float, seed: int) -> Logistic:
     """Draw a perturbation, find the optimum, record both on the head, and return the problem that was solved.
 
-    Args:
-        head: changed in place.
-        z: propagated features `[n, f]`.
-        sign: see `one_vs_rest`, `[n, num_classes]`.
-        lam: ridge, per node.
-        alpha: standard deviation of the perturbation.
-        seed: seed of the perturbation.
+    Propagated features `z` are `[n, f]`, signs (see `one_vs_rest`) `[n, num_classes]`; for the others see
+    `fit_linear_head`.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = alpha * torch.randn(z.size(1), sign.size(1), generator=generator, dtype=torch.float64)
@@ -86,7 +78,7 @@ def solve_head(head: LinearHead, z: Tensor, sign: Tensor, lam: float, alpha: flo
     head.alpha.fill_(alpha)
     problem = problem_of(head, z, sign)  # as recorded: buffers may be of lower precision
     weight = head_of(head).put(problem.minimise(torch.zeros_like(noise, device=z.device)))
-    head.spent.copy_(problem.residual(weight) + rounding(z))
+    head.spent.copy_(problem.gradient(weight).norm(dim=0) + rounding(z))
     head.gap.zero_()
     return problem
 
@@ -99,13 +91,3 @@ def problem_of(head: LinearHead, z: Tensor, sign: Tensor) -> Logistic:
 def rounding(z: Tensor) -> float:
     """Return how much two computations of one gradient over rows `[n, f]` may differ in double precision."""
     return 1e-10 * max(z.size(0), 1)
-
-
-def head_rows(view: HeadView, rows: Tensor) -> Tensor:
-    """Return propagated rows with the column of ones that a bias reads."""
-    return rows if view.lin.bias is None else torch.cat([rows, rows.new_ones(rows.size(0), 1)], dim=1)
-
-
-def signs(view: HeadView, items: NodeItems) -> Tensor:
-    """Return the targets of some nodes, `[n, num_classes]`."""
-    return one_vs_rest(items.label, view.num_classes)

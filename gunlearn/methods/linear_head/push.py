@@ -21,7 +21,7 @@ from torch_geometric.utils import add_remaining_self_loops
 
 from gunlearn.methods.linear_head.propagation import column_blocks, dense_rows
 from gunlearn.nn.kernels.memo import memo, remembered
-from gunlearn.nn.kernels.sparse import SparseMatrix, csr, sparse_matrix
+from gunlearn.nn.kernels.sparse import SparseMatrix, csr, csr_tensor, row_of_entries, sparse_matrix
 from gunlearn.nn.kernels.subgraph import csr_rows
 
 
@@ -52,19 +52,18 @@ class RandomWalk:
         if nodes.numel() == self.degree.numel():
             return self.matrix.matrix
         some = csr_rows(self.matrix.transpose, nodes)
-        column = torch.repeat_interleave(torch.arange(nodes.numel(), device=nodes.device), some.crow_indices().diff())
         place = torch.searchsorted(reached, some.col_indices())
-        return csr(place, column, some.values(), (reached.numel(), nodes.numel()))
+        return csr(place, row_of_entries(some.crow_indices()), some.values(), (reached.numel(), nodes.numel()))
 
 
 @dataclass(eq=False)
 class Pushed:
-    """Reserves and residues of one graph.
+    """Reserves (levels 1 to K) and residues (1 to K - 1) of one graph, `[num_nodes, num_features]` in double precision.
 
     Args:
         x: weak reference to the features, and their version.
-        reserve: levels 1 to K, `[num_nodes, num_features]` each, double precision.
-        residue: levels 1 to K - 1.
+        reserve: by level.
+        residue: by level.
         r_max: rows with a larger residue are pushed.
         normalize: rows of `x` are scaled to length 1.
         pushed: rows pushed by the last change, over all levels.
@@ -94,17 +93,10 @@ class Pushed:
             state._push(walk, every)
         return state
 
-    def fits(self, x: Tensor) -> bool:
-        """Return whether the state was computed from these features, unchanged since."""
-        return self.x[0]() is x and self.x[1] == x._version
-
     def after(self, old: Data, new: Data, touched: Tensor) -> Pushed:
-        """Return the state of the graph after a removal; this state does not change.
+        """Return the state of the `new` graph, with the nodes of the `old` one; this state does not change.
 
-        Args:
-            old: the graph of this state.
-            new: the graph after the removal, with the same nodes.
-            touched: sorted ids of all nodes whose features or in-edges differ, `[k]`.
+        `touched` are sorted ids of all nodes whose features or in-edges differ, `[k]`.
         """
         num_nodes = int(new.num_nodes)
         before, walk = RandomWalk.of(old.edge_index, num_nodes), RandomWalk.of(new.edge_index, num_nodes)
@@ -116,8 +108,7 @@ class Pushed:
         rows = csr_rows(walk.matrix.matrix, touched)
         senders = rows.col_indices().unique()
         place = torch.searchsorted(senders, rows.col_indices())
-        size = (touched.numel(), senders.numel())
-        rows = torch.sparse_csr_tensor(rows.crow_indices(), place, rows.values(), size=size, check_invariants=False)
+        rows = csr_tensor(rows.crow_indices(), place, rows.values(), (touched.numel(), senders.numel()))
         for level in range(1, len(reserve) + 1):
             past = self._start(old, before, senders) if level == 1 else self.reserve[level - 2][senders]
             if level == len(reserve):
@@ -161,23 +152,21 @@ class Pushed:
         return walk.degree[nodes].sqrt().unsqueeze(-1) * out
 
     def residues(self, data: Data, hops: Sequence[float]) -> list[tuple[float, Tensor]]:
-        """Return the parts of the error: for each level its largest weight, and the nonzero rows of `D^1/2 r`.
+        """Return the parts of the error of `rows`, a sum of `S^k D^1/2 r_l`.
 
-        The error of `rows` is a sum of `S^k D^1/2 r_l` with coefficients that add up to at most these weights.
+        For each level these are the largest sum of its coefficients, and the nonzero rows of `D^1/2 r_l`.
         """
         root = RandomWalk.of(data.edge_index, int(data.num_nodes)).degree.sqrt().unsqueeze(-1)
-        weights = [sum(map(abs, hops[level:])) for level in range(1, len(hops))]
-        out = []
-        for weight, table in zip(weights, self.residue, strict=False):
-            there = table.any(dim=1)
-            out.append((weight, (root * table)[there] if bool(there.any()) else table[:0]))
-        return out
+        return [
+            (sum(map(abs, hops[level:])), (root * table)[table.any(dim=1)])
+            for level, table in enumerate(self.residue, start=1)
+        ]
 
 
 def pushed_state(data: Data, num_hops: int, r_max: float, normalize: bool) -> tuple[Pushed, bool]:
     """Return the state of a graph, and whether it was remembered; states are kept as long as the `edge_index`."""
     known = remembered(data.edge_index, ("pushed", num_hops, r_max, normalize))
-    if known is not None and known.fits(data.x):
+    if known is not None and known.x[0]() is data.x and known.x[1] == data.x._version:
         return known, True
     return Pushed.build(data, num_hops, r_max, normalize), False
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gunlearn.errors import InvalidInputError
+from gunlearn.methods.base import check_interval
 from gunlearn.methods.linear_head.certified import CGU, Features
 from gunlearn.methods.linear_head.convex import SLOPE_CHANGE, Logistic, spectral_bound
 from gunlearn.methods.linear_head.push import keep_state, pushed_state
@@ -44,10 +44,8 @@ class ScaleGUN(CGU):
     cost = "a local propagation and one Newton step; a training of the head once the budget is spent"
 
     def __post_init__(self) -> None:
-        """Refuse bad options at construction."""
         super().__post_init__()
-        if not 0 <= self.r_max < math.inf:
-            raise InvalidInputError(f"Expected r_max >= 0 (got {self.r_max})")
+        check_interval(self, ">= 0", "r_max")
 
     def features(self, view: HeadView, partition: Any, old: Tensor, new: Tensor) -> Features:
         data, retain, depth = partition.data, partition.retain_data, len(view.hops) - 1

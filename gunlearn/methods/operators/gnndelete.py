@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from torch_geometric.data import Data
 
 from gunlearn.core.checks import check_choice
-from gunlearn.errors import InvalidInputError
 from gunlearn.losses import MSEToReference, Objective, ObjectiveValue
-from gunlearn.methods.base import Method, Outcome, Problem
-from gunlearn.methods.operators.layer_losses import Affected, LayerLosses, frozen, set_mode
-from gunlearn.methods.operators.layers import layer_outputs
+from gunlearn.methods.base import BY_MODE, Method, Outcome, Problem, check_interval, fill_in
+from gunlearn.methods.gradient import only
+from gunlearn.methods.operators.layer_losses import Affected, LayerLosses, layer_outputs, set_mode
 from gunlearn.nn.attach.operators import (
     OPERATOR_INITS,
     OperatorView,
@@ -30,9 +29,10 @@ from gunlearn.training.loop import TrainArguments, fit
 GRAPHS = ("retain", "full", "affected")
 _PAPER = {
     "epochs": 1500, "lr": 1e-3, "init": "ones", "message_graph": "affected", "fixed_pairs": True, "dropout": True,
-    "alpha": 0.5,
 }  # fmt: skip
-_DEFAULT = {"message_graph": "retain", "fixed_pairs": False, "dropout": False}
+_DEFAULT = {
+    "epochs": 100, "lr": 1e-3, "init": "identity", "message_graph": "retain", "fixed_pairs": False, "dropout": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,17 @@ class LayerWise(Method):
     The first term (deleted edge consistency) moves what is forgotten, end points of edges in pairs and nodes one by
     one, to the embeddings of random non-edges and random other nodes. The second (neighbourhood influence) keeps all
     other affected nodes where the original model puts them. Forgotten nodes, and nodes that lose features, are read on
-    the original graph, where they have something to forget.
-
-    A step reads the subgraph around the affected nodes where that is exact and smaller than half of the graph, and
-    computes all below the first operator once. Nothing is chosen on the forgotten items: the last epoch counts.
+    the original graph. All below the first operator is computed once. The last epoch counts.
     """
 
     mode: str = "default"
-    epochs: int | None = None
-    lr: float | None = None
-    init: str | None = None
-    message_graph: str | None = None
+    epochs: int = BY_MODE
+    lr: float = BY_MODE
+    init: str = BY_MODE
+    message_graph: str = BY_MODE
     layerwise: bool = True
-    fixed_pairs: bool | None = None
-    dropout: bool | None = None
+    fixed_pairs: bool = BY_MODE
+    dropout: bool = BY_MODE
     subgraph: str = "auto"
 
     paper = "arXiv 2302.13406"
@@ -69,34 +66,18 @@ class LayerWise(Method):
     needs = "retained data, reference model, layer outputs, trainable layers"
     cost = "`epochs` passes over the affected part, without the first layer"
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
-    defaults: ClassVar[dict[str, Any]]
+    modes: ClassVar[dict[str, dict[str, Any]]]
 
     def __post_init__(self) -> None:
-        """Fill in the mode's settings, and refuse bad options."""
-        check_choice("mode", self.mode, ("default", "paper"))
-        for name, value in (_PAPER if self.mode == "paper" else {**_DEFAULT, **self.defaults}).items():
-            if name in self.options() and getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        fill_in(self, self.modes)
         for name, known in (("init", OPERATOR_INITS), ("message_graph", GRAPHS), ("subgraph", SUBGRAPH)):
             check_choice(name, getattr(self, name), known)
-        self.arguments()
+        TrainArguments(self.epochs, self.lr)
         self.objective()
-
-    @property
-    def label(self) -> str:
-        return self.mode
-
-    def arguments(self, **more: Any) -> TrainArguments:
-        """Return the arguments of the training loop."""
-        return TrainArguments(cast(int, self.epochs), cast(float, self.lr), **more)  # the mode has filled them in
 
     @abstractmethod
     def objective(self) -> Objective:
         """Return the loss of one layer, on the parts `"forget"` and `"affected"`."""
-
-    def objective_at(self, epoch: int) -> Objective:
-        """Return the objective, which is the same at every step."""
-        return self.objective()
 
     def run(self, problem: Problem) -> Outcome:
         partition, model = problem.partition, problem.model
@@ -106,8 +87,8 @@ class LayerWise(Method):
         if self.message_graph == "affected":
             graph = affected.graph()
         passes = self._passes(problem, graph, affected)
-        with frozen(model):
-            attached = attach_operators(model, affected.operators(calls, str(self.init)))
+        with only(model, ()):
+            attached = attach_operators(model, affected.operators(calls, self.init))
             operators = {deletion.name: deletion.operator for deletion in attached}
             views = {
                 name: OperatorView(
@@ -117,19 +98,17 @@ class LayerWise(Method):
                 )
                 for name, (_, part) in passes.items()
             }
-            loss = LayerLosses(self.objective(), calls, affected, operators, views, bool(self.fixed_pairs))
+            loss = LayerLosses(self.objective(), calls, affected, operators, views, self.fixed_pairs)
 
             def step() -> ObjectiveValue:
-                set_mode(model, dropout=bool(self.dropout))
+                set_mode(model, self.dropout)
                 for name, (data, _) in passes.items():
                     with viewed(operators.values(), views[name]):
                         problem.task.encode(model, data)
                 model.eval()
                 return loss()
 
-            args = self.arguments(
-                progress=problem.progress, checkpoint_dir=problem.checkpoint_dir, fingerprint=problem.fingerprint
-            )
+            args = TrainArguments(self.epochs, self.lr, **problem.loop_settings)
             state = fit(model, step, args, problem.callbacks)
             if state.epoch == 0:
                 detach_operators(attached)
@@ -140,16 +119,13 @@ class LayerWise(Method):
 
     def _passes(self, problem: Problem, graph: Data, affected: Affected) -> dict[str, tuple[Data, Subgraph | None]]:
         """Return what a step reads: the message graph, and the original one if forgotten nodes are not in that."""
-        passes: dict[str, tuple[Data, Subgraph | None]] = {"message": (graph, None)}
-        alone, original = affected.alone, problem.partition.data
-        if self.message_graph == "retain" and alone.numel() and "forget" in self.objective().parts:
-            passes["original"] = (original, None)
-        if self.subgraph == "never":
-            return passes
-        always = self.subgraph == "always"
-        for name, (data, _) in passes.items():
-            seeds = affected.nodes(affected.last) if name == "message" else alone
-            found = small_subgraph(problem.reference, problem.task, data, seeds, training=False, always=always)
+        seeds = {"message": (graph, affected.nodes(affected.last))}
+        if self.message_graph == "retain" and affected.alone.numel() and "forget" in self.objective().parts:
+            seeds["original"] = (problem.partition.data, affected.alone)
+        passes: dict[str, tuple[Data, Subgraph | None]] = {name: (data, None) for name, (data, _) in seeds.items()}
+        for name, (data, nodes) in seeds.items() if self.subgraph != "never" else ():
+            always = self.subgraph == "always"
+            found = small_subgraph(problem.reference, problem.task, data, nodes, training=False, always=always)
             if found is not None:
                 passes[name] = (found[0].data, found[0])
         return passes
@@ -162,12 +138,12 @@ class GNNDelete(LayerWise):
     `mode="paper"` follows the authors' code: operators start at 1/1000 everywhere, Adam at 1e-3 for 1500 epochs,
     messages only along the edges between affected nodes with the forgotten ones among them, one draw of random pairs
     for all epochs, dropout (if any) stays on; but the last epoch is returned, where the authors choose one by its
-    score on the forgotten edges. `mode="default"` starts at the identity, passes messages over the retained graph, on
-    which the model will be used, draws new pairs at each step, and compares with the original model on that graph.
+    score on the forgotten edges. `mode="default"` starts at the identity, passes messages over the retained graph,
+    draws new pairs at each step, and compares with the original model on that graph.
 
     Args:
-        mode: `"default"` or `"paper"`.
-        epochs: optimiser steps; `None` takes the mode's, as below.
+        mode: `"default"` or `"paper"`; fills in every option that is `None`.
+        epochs: optimiser steps.
         lr: Adam's learning rate.
         init: initial value of operators, see `DeletionOperator`.
         message_graph: `"retain"`, `"full"`, or `"affected"`: the original edges between affected nodes.
@@ -176,21 +152,22 @@ class GNNDelete(LayerWise):
         dropout: the model's dropout is on while operators learn; batch statistics never change.
         subgraph: read only the part of the graph around the affected nodes: `"auto"` where it holds at most half of
             the edges and gives the outputs of the whole graph, `"always"` or `"never"`.
-        alpha: weight of deleted edge consistency against neighbourhood influence, in [0, 1]; `None` takes the mode's,
-            0.5 in the paper and 0.1 by default, which changes the other edges far less.
+        alpha: weight of deleted edge consistency against neighbourhood influence, in [0, 1]: 0.5 in the paper, and 0.1
+            by default, which changes the other edges far less.
     """
 
-    alpha: float | None = None
+    alpha: float = BY_MODE
 
     name = "gnndelete"
     summary = "deletion operators after each layer: forgotten pairs look random, their neighbourhood stays"
-    defaults: ClassVar[dict[str, Any]] = {"epochs": 100, "lr": 1e-3, "init": "identity", "alpha": 0.1}
+    modes: ClassVar[dict[str, dict[str, Any]]] = {
+        "default": {**_DEFAULT, "alpha": 0.1},
+        "paper": {**_PAPER, "alpha": 0.5},
+    }
 
     def objective(self) -> Objective:
-        alpha = self.alpha
-        if alpha is None or not 0 <= alpha <= 1:
-            raise InvalidInputError(f"Expected 'alpha' in [0, 1] (got {alpha})")
-        terms = (alpha, MSEToReference(on="forget")), (1 - alpha, MSEToReference(on="affected"))
+        check_interval(self, "in [0, 1]", "alpha")
+        terms = (self.alpha, MSEToReference(on="forget")), (1 - self.alpha, MSEToReference(on="affected"))
         return Objective(tuple((weight, loss) for weight, loss in terms if weight))
 
 
@@ -198,14 +175,16 @@ class GNNDelete(LayerWise):
 class GNNDeleteNI(LayerWise):
     """Neighbourhood influence alone, see `LayerWise`; options as of `GNNDelete`, without `alpha`.
 
-    The operators start from small random numbers and learn to reproduce the affected nodes that are no end points; end
-    points get the same operators. Their optimum is the identity, which leaves only the missing messages (`utu`); with
-    `init="identity"` they start there, and the method is `utu` at a higher cost.
+    The operators start from small random numbers. Their optimum is the identity, which leaves only the missing messages
+    (`utu`); with `init="identity"` they start there, and the method is `utu` at a higher cost.
     """
 
     name = "gnndelete_ni"
     summary = "deletion operators that learn to keep the neighbourhood of what is forgotten"
-    defaults: ClassVar[dict[str, Any]] = {"epochs": 200, "lr": 1e-2, "init": "normal"}
+    modes: ClassVar[dict[str, dict[str, Any]]] = {
+        "default": {**_DEFAULT, "epochs": 200, "lr": 1e-2, "init": "normal"},
+        "paper": _PAPER,
+    }
 
     def objective(self) -> Objective:
         return Objective(((1.0, MSEToReference(on="affected")),))

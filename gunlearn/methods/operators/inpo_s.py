@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods.base import Outcome, Problem
+from gunlearn.methods.gradient import only
 from gunlearn.methods.graph.inpo import INPO
-from gunlearn.methods.operators.layer_losses import Affected, frozen
-from gunlearn.methods.operators.layers import layer_outputs
+from gunlearn.methods.operators.layer_losses import Affected, layer_outputs
 from gunlearn.nn.attach.operators import (
     OPERATOR_INITS,
     DeletionOperator,
@@ -28,11 +29,11 @@ from gunlearn.nn.attach.operators import (
 class INPOS(INPO):
     """INPO's objective on GNNDelete's operators: the weights stay, an operator after each layer learns.
 
-    NPO on the forgotten edges, the retained likelihood, topological entropy and a KL term to the reference, as in
-    `INPO(mode="default")`; each forgotten edge drops out once it looks like a non-edge (`until`). Operators start at
-    the identity and act on the nodes within `l` hops after layer `l`. Messages are damped only with `scale_messages`.
+    The objective and the stop criterion are those of `INPO(mode="default")`. Operators act on the nodes within `l` hops
+    after layer `l`. Messages are damped only with `scale_messages`. There is no paper mode.
 
-    Options are those of `INPO`, and `init` of `DeletionOperator`; there is no paper mode.
+    Args:
+        init: where operators start, see `DeletionOperator`.
     """
 
     epochs: int = 150
@@ -50,11 +51,9 @@ class INPOS(INPO):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
     def __post_init__(self) -> None:
-        """Refuse bad options at construction."""
         if self.mode != "default":
             raise InvalidInputError(f"Expected mode='default' for 'inpo_s' (got {self.mode!r})")
-        if self.init not in OPERATOR_INITS:
-            raise InvalidInputError(f"Expected 'init' among {OPERATOR_INITS} (got {self.init!r})")
+        check_choice("init", self.init, OPERATOR_INITS)
         super().__post_init__()
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
@@ -65,7 +64,7 @@ class INPOS(INPO):
     def run(self, problem: Problem) -> Outcome:
         calls = layer_outputs(problem.reference, problem.task, problem.partition.retain_data)
         affected = Affected(problem, [name for name, _ in calls])
-        with frozen(problem.model):
+        with only(problem.model, ()):
             attached = attach_operators(problem.model, affected.operators(calls, self.init))
             outcome = super().run(problem)
             if outcome.state is not None and outcome.state.epoch == 0:

@@ -1,30 +1,49 @@
-"""The nodes that a request affects, layer by layer, and the losses on the outputs of layers."""
+"""Outputs layer by layer, the nodes that a request affects there, and the losses on them."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch_geometric.data import Data
 
+from gunlearn.errors import UnsupportedModelError
 from gunlearn.losses import Objective, ObjectiveValue, Prediction
 from gunlearn.methods.base import Problem
-from gunlearn.methods.operators.layers import hops_of
+from gunlearn.nn.attach.contexts import after_layer
 from gunlearn.nn.attach.message_layers import message_passing_layers
 from gunlearn.nn.attach.operators import DeletionOperator, OperatorView
+from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.negatives import NegativeSampler
 
 
-class Affected:
-    """The nodes that a request affects, layer by layer.
+@torch.no_grad()
+def layer_outputs(model: nn.Module, task: Task, data: Data) -> list[tuple[str, Tensor]]:
+    """Return name and output `[num_nodes, channels]` of each call of a message passing layer in one pass.
 
-    Args:
-        problem: the unlearning problem.
-        names: layers in the order in which a pass calls them.
+    Raises:
+        UnsupportedModelError: a layer returns outputs of another shape, or the model calls none.
+    """
+    calls: list[tuple[str, Tensor]] = []
+
+    def record(name: str, h: Tensor) -> Tensor:
+        calls.append((name, h.clone()))  # the model may go on in place
+        return h
+
+    with after_layer(model, {name: partial(record, name) for name in message_passing_layers(model)}):
+        task.encode(model, data)
+    for name, h in calls:
+        if h.dim() != 2 or h.size(0) != data.num_nodes:
+            raise UnsupportedModelError(
+                f"Expected layer '{name}' to return [{data.num_nodes}, channels] (got {list(h.shape)})"
+            )
+    return calls
+
+
+class Affected:
+    """The nodes that a request affects, layer by layer; `names` has the layers in the order in which a pass calls them.
 
     Attributes:
         ends: end points of forgotten edges that do not go with a node, `[2 * num_edges]`.
@@ -36,7 +55,8 @@ class Affected:
         self.partition, layers = problem.partition, message_passing_layers(problem.reference)
         self.last, self.hops = 0, {}
         for name in names:
-            self.last += hops_of(layers[name])
+            steps = getattr(layers[name], "K", 1)  # PyG's layers of several message passing steps name them so
+            self.last += steps if isinstance(steps, int) and steps > 1 else 1
             self.hops[name] = self.last
         partition = self.partition
         edges, gone = partition.forget_edge_index, partition.forget_nodes
@@ -66,12 +86,8 @@ class Affected:
 
     def graph(self) -> Data:
         """Return the original graph with only the edges between affected nodes, the forgotten ones among them."""
-        data = copy.copy(self.partition.data)
-        inside = self.partition.affected_nodes(self.last)[data.edge_index].all(dim=0)
-        for name in ("edge_index", "edge_weight", "edge_attr", "edge_type"):
-            if name in data and data[name] is not None:
-                data[name] = data[name][:, inside] if name == "edge_index" else data[name][inside]
-        return data
+        data = self.partition.data
+        return data.edge_subgraph(self.partition.affected_nodes(self.last)[data.edge_index].all(dim=0))
 
     def sizes(self) -> dict[str, int]:
         """Return the number of affected nodes after each layer."""
@@ -101,8 +117,9 @@ class LayerLosses:
     ) -> None:
         self.objective, self.calls, self.affected, self.views = objective, calls, affected, views
         self.operators = [operators[name] for name, _ in calls]
-        self.fixed, data = fixed, affected.partition.data
-        self.sampler = NegativeSampler(data.edge_index, int(data.num_nodes)) if self._forgets(affected.ends) else None
+        data = affected.partition.data
+        pairs = "forget" in objective.parts and affected.ends.numel()
+        self.sampler = NegativeSampler(data.edge_index, int(data.num_nodes)) if pairs else None
         others = torch.ones(int(data.num_nodes), dtype=torch.bool, device=data.edge_index.device)
         others[affected.alone] = False
         self.others = others.nonzero().view(-1)
@@ -113,9 +130,6 @@ class LayerLosses:
         self.ends_place = [self._place("message", i, affected.ends) for i in range(len(calls))]
         self.alone_place = [self._place(self.alone, i, affected.alone) for i in range(len(calls))]
         self.drawn = self.draw() if fixed else None
-
-    def _forgets(self, nodes: Tensor) -> bool:
-        return "forget" in self.objective.parts and bool(nodes.numel())
 
     def _place(self, view: str, call: int, nodes: Tensor) -> Tensor:
         rows = self.views[view].rows or {}
@@ -128,7 +142,7 @@ class LayerLosses:
         if self.sampler is not None:
             pairs = self.sampler.sample(ends.numel() // 2)  # sorted
             drawn.append(pairs[:, torch.randperm(pairs.size(1), device=pairs.device)].flatten())
-        if self._forgets(alone):
+        if "forget" in self.objective.parts and alone.numel():
             drawn.append(self.others[torch.randint(self.others.numel(), (alone.numel(),), device=alone.device)])
         return torch.cat(drawn) if drawn else ends[:0]
 
@@ -147,12 +161,8 @@ class LayerLosses:
                     current[name], target[name] = nothing, torch.zeros_like(nothing)
             now, then = ({k: _rows(v[k]) for k in self.objective.parts} for v in (current, target))
             values.append(self.objective(now, then))
-        terms = {name: _total([value.terms[name] for value in values]) for name in self.objective.labels}
-        return ObjectiveValue(_total([value.total for value in values]), terms)
-
-
-def _total(values: list[Tensor]) -> Tensor:
-    return sum(values[1:], start=values[0])
+        terms = {name: reduce(torch.add, [value.terms[name] for value in values]) for name in self.objective.labels}
+        return ObjectiveValue(reduce(torch.add, [value.total for value in values]), terms)
 
 
 def _rows(embeddings: Tensor) -> Prediction:
@@ -165,16 +175,3 @@ def set_mode(model: nn.Module, dropout: bool) -> None:
     for module in model.modules():
         if isinstance(module, _NormBase):
             module.eval()
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Inside the block, the parameters that the model has now do not learn."""
-    learns = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    try:
-        for parameter in learns:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, flag in learns.items():
-            parameter.requires_grad_(flag)

@@ -31,14 +31,11 @@ class CEU(InfluenceUpdate):
     norm of :math:`n \nabla L_b` on the retained data after the step, the new weights are those that training on the
     retained data (over the same `n`) with another `b`, at distance :math:`\beta`, would have; so removal is
     :math:`(\epsilon, \delta)`-certified for :math:`\epsilon = \beta \sqrt{2 \ln (1.5 / \delta)} / \alpha` (Guo et al.,
-    arXiv 1911.03030, theorem 3). :math:`\beta` is computed at this model, not bounded by a worst case.
-    `notes["certificate"]` has the `status`, with epsilon, delta and beta, or the `reason` for "uncertified": no
-    perturbation named, or none of that standard deviation; no strict convexity; not at the minimum of the perturbed
-    loss; an epsilon above 1, where the tail bound behind the formula is false.
-
-    All other options: see `InfluenceUpdate`; `weight_decay` is lambda (authors: 0.01).
+    arXiv 1911.03030, theorem 3), where that is at most 1. :math:`\beta` is computed at this model, not bounded by a
+    worst case. `notes["certificate"]` has `status`, epsilon, delta and beta, or the `reason` for "uncertified".
 
     Args:
+        weight_decay: lambda (authors: 0.01).
         perturbation: `b` that the model was trained with, `[num_params]` in the order of `model.parameters()`.
         noise: standard deviation that `b` was drawn with, alpha (authors: 0.1).
         delta: delta of the certificate.
@@ -54,7 +51,6 @@ class CEU(InfluenceUpdate):
     certified = True
 
     def __post_init__(self) -> None:
-        """Refuse bad options at construction."""
         super().__post_init__()
         if not (self.noise > 0 and 0 < self.delta < 1):
             raise InvalidInputError(f"Expected noise > 0 and 0 < delta < 1 (got {self.noise} and {self.delta})")
@@ -64,16 +60,16 @@ class CEU(InfluenceUpdate):
         return {**super().config(), "perturbation": None if b is None else float(b.norm())}
 
     def remarks(self, removal: Removal, before: Tensor) -> dict[str, Any]:
-        if self.perturbation is None:
-            return _uncertified("no perturbation was named that the model was trained with")
-        objection = self.objection(removal, before, self.perturbation)
-        if objection:
-            return _uncertified(objection)
-        beta = float(self.slope(removal.rest, self.perturbation).norm())
-        epsilon = beta * math.sqrt(2 * math.log(1.5 / self.delta)) / self.noise
-        if not epsilon <= 1:
-            return _uncertified(f"epsilon would be {epsilon:.3g}, and the bound holds up to 1")
-        return {"certificate": {"status": "certified", "epsilon": epsilon, "delta": self.delta, "beta": beta}}
+        b, objection = self.perturbation, "no perturbation was named that the model was trained with"
+        if b is not None:
+            objection = self.objection(removal, before, b)
+        if b is not None and not objection:
+            beta = float(self.slope(removal.rest, b).norm())
+            epsilon = beta * math.sqrt(2 * math.log(1.5 / self.delta)) / self.noise
+            if epsilon <= 1:
+                return {"certificate": {"status": "certified", "epsilon": epsilon, "delta": self.delta, "beta": beta}}
+            objection = f"epsilon would be {epsilon:.3g}, and the bound holds up to 1"
+        return {"certificate": {"status": "uncertified", "reason": objection}}
 
     def objection(self, removal: Removal, before: Tensor, b: Tensor) -> str:
         """Return the assumption of the certificate that does not hold; empty where all hold."""
@@ -103,10 +99,6 @@ class CEU(InfluenceUpdate):
         theta = flat([p.detach() for p in loss.params])
         summed = gradient(loss(), loss.params) + self.weight_decay * theta
         return summed * loss.weight.numel() + b.to(theta)
-
-
-def _uncertified(reason: str) -> dict[str, Any]:
-    return {"certificate": {"status": "uncertified", "reason": reason}}
 
 
 def _logits(removal: Removal, theta: Tensor) -> Tensor:

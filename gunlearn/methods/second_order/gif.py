@@ -1,4 +1,4 @@
-"""GIF and the plain influence function: one step of all weights by an inverse curvature."""
+"""GIF, the plain influence function and IDEA: one step of all weights by an inverse curvature."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from gunlearn.core.checks import check_choice
 from gunlearn.curvature.solvers import lissa
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMethodError
-from gunlearn.methods.second_order.influence_update import InfluenceUpdate, curvature_of
+from gunlearn.methods.second_order.influence_update import MAX_RISE, InfluenceUpdate, curvature_of
 from gunlearn.methods.second_order.removal import Removal
 
 NO_OP = 0.99  # relative residual, above which LiSSA has hardly begun
+SHARES = (1.0, 0.3, 0.1, 0.03)  # lengths of the noise that are tried, as shares of the step's
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,10 @@ class GIF(InfluenceUpdate):
 
     Sums run over all training items; those that no message of the request reaches cancel. Default mode: see
     `InfluenceUpdate`. `mode="paper"` does what the authors' code does: the Hessian of the summed loss on the whole
-    graph, inverted by LiSSA, `h <- v + (1 - damping) h - (H h) / scale`, with a fixed number of steps (their README:
-    100, scale 500, no damping). Too small a scale diverges and raises an error; too large a one does nothing and
-    warns. Not repeated: labels of items outside training in `v`; forgotten ids drawn among positions of training
-    nodes; the link version's forgotten edges, which stayed positives on both sides.
-
-    Args `max_distance` and `weight_decay`, and for default mode `curvature`, `tolerance` and `max_iterations`: see
-    `InfluenceUpdate`.
+    graph, inverted by `lissa` with a fixed number of steps (their README: 100, scale 500, no damping); of the other
+    options it reads `max_distance` and `weight_decay`. Too small a scale diverges and raises an error; too large a one
+    does nothing and warns. Not repeated: labels of items outside training in `v`; forgotten ids drawn among positions
+    of training nodes; the link version's forgotten edges, which stayed positives on both sides.
 
     Args:
         damping: see `InfluenceUpdate`; in paper mode in units of `scale`, `None` for 0.
@@ -54,22 +53,17 @@ class GIF(InfluenceUpdate):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
 
     def __post_init__(self) -> None:
-        """Refuse bad options at construction."""
         super().__post_init__()
         check_choice("mode", self.mode, ("default", "paper"))
         if not (self.iterations >= 1 and self.scale > 0):
             raise InvalidInputError(f"Expected iterations >= 1 and scale > 0 (got {self.iterations} and {self.scale})")
-
-    @property
-    def label(self) -> str:
-        return self.mode
 
     def step(self, removal: Removal, notes: dict[str, Any]) -> Tensor:
         if self.mode == "default":
             return super().step(removal, notes)
         matrix, damping = curvature_of(removal.whole, "hessian", self.weight_decay), self.damping or 0.0
         # The mean loss has curvature H / n: on it scale / n takes the steps that scale takes on H.
-        found = lissa(matrix, removal.push, self.iterations, self.scale / removal.num_terms, damping)
+        found = lissa(matrix, removal.push, self.iterations, self.scale / removal.whole.weight.numel(), damping)
         notes |= {"curvature": "hessian", "damping": damping, "scale": self.scale}
         notes |= {"residual": found.residual, "iterations": found.iterations}
         refused = self.refuse(found.x, removal, notes)
@@ -93,7 +87,7 @@ class IF(GIF):
     """Influence function (Koh & Liang, arXiv 1703.04730): the forgotten items' own terms leave, the graph stays.
 
     The effect of their messages on other terms is left out, so that requests without training items of their own are
-    refused: edges under node classification, and features. See `GIF` for options and modes.
+    refused: edges under node classification, and features.
     """
 
     name = "if"
@@ -110,3 +104,56 @@ class IF(GIF):
                 f"Expected a request for {' or '.join(sorted(own))} under task '{task.name}' for '{self.name}' (got "
                 f"{' and '.join(partition.forgets)}, without terms of their own); use 'gif', which follows messages"
             )
+
+
+@dataclass(frozen=True)
+class IDEA(GIF):
+    """GIF's step, then noise `N(0, noise^2)` on every weight (arXiv 2407.19398); uncertified.
+
+    The authors' bound assumes the loss's Lipschitz and convexity constants (.25, 1), which no network with a hidden
+    layer meets, and they set the noise by hand; so `notes["certificate"]` says "uncertified". Default mode makes the
+    noise as long as the step, or the largest of `SHARES` of it that leaves the model working. Paper mode has the noise
+    of their GCN, 0.6 (CS .1, GIN .005), and does not check the resulting model.
+
+    `max_distance` limits the step before the noise.
+
+    Args:
+        noise: standard deviation per weight; `None` chooses it, in paper mode 0.6.
+
+    Raises:
+        DivergenceError: as `GIF`; in default mode also if the noise spoils the retained loss.
+    """
+
+    noise: float | None = None
+
+    name = "idea"
+    summary = "GIF's step and Gaussian noise"
+    paper = "arXiv 2407.19398"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.noise is not None and not 0 <= self.noise < float("inf"):
+            raise InvalidInputError(f"Expected 'noise' >= 0 or None (got {self.noise})")
+
+    def released(self, step: Tensor, removal: Removal, notes: dict[str, Any], seed: int) -> Tensor:
+        size = float(step.norm())
+        if self.noise is not None:
+            stds = [self.noise]
+        else:
+            stds = [0.6] if self.mode == "paper" else [size / step.numel() ** 0.5 * share for share in SHARES]
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(step.numel(), generator=generator, dtype=torch.float64).to(step)
+        for std in stds:
+            noisy = step + std * drawn
+            refused = self.refuse(noisy, removal, notes, 2 * MAX_RISE)  # notes the retained loss as it is now
+            if not refused or self.mode == "paper":
+                notes |= {"noise": std, "step": size}
+                return noisy
+        raise DivergenceError(
+            f"Expected noise that leaves the model working from '{self.name}' (got {refused} with a standard deviation "
+            f"of {std:.3g}); lower 'noise'"
+        )
+
+    def remarks(self, removal: Removal, before: Tensor) -> dict[str, Any]:
+        reason = "the bound's Lipschitz and convexity constants are assumed, not checked"
+        return {"certificate": {"status": "uncertified", "reason": reason}}

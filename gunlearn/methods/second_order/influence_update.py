@@ -30,10 +30,7 @@ class InfluenceUpdate(Method):
     one. Conjugate gradients solve it in a space of few products, which serves every damping. Dampings of `SHARE` times
     the largest eigenvalue, three times that, and so on, are tried until the system is solved to `tolerance`, the step
     is no longer than `max_distance` times the weights, and the retained loss does not rise by more than a fiftieth of
-    the loss of zero outputs. Only labels of training items are read; the model runs in evaluation mode.
-
-    `notes`: `distance` moved, also relative to the weights' norm, `residual`, `damping`, `iterations`,
-    `largest_eigenvalue`, `curvature`, and the retained loss before and after.
+    the loss of zero outputs; `notes` have all of these. The model runs in evaluation mode.
 
     Args:
         curvature: `"gauss_newton"`, positive semi-definite, on the CSR kernels, or `"hessian"`.
@@ -45,7 +42,6 @@ class InfluenceUpdate(Method):
 
     Raises:
         DivergenceError: no damping gave a step that can be trusted.
-        InvalidInputError: a bad option.
     """
 
     curvature: str = "gauss_newton"
@@ -62,7 +58,6 @@ class InfluenceUpdate(Method):
     structural: ClassVar[bool] = True  # count the change of the other terms by the missing messages
 
     def __post_init__(self) -> None:
-        """Refuse bad options at construction."""
         check_choice("curvature", self.curvature, CURVATURES)
         if self.damping is not None and not self.damping >= 0:
             raise InvalidInputError(f"Expected 'damping' >= 0 or None (got {self.damping})")
@@ -100,20 +95,19 @@ class InfluenceUpdate(Method):
         """Return the calibrated step, `[num_params]`."""
         matrix = curvature_of(removal.rest, self.curvature, self.weight_decay)
         span = krylov(
-            matrix, removal.push, self.max_iterations, lambda s: s.coordinates(self.first(s))[1] <= self.tolerance
+            matrix, removal.push, self.max_iterations, lambda s: s.solve(self.first(s)).residual <= self.tolerance
         )
         first, refused = self.first(span), ""
         for damping in [first] if self.damping is not None else [first * 3.0**k for k in range(ATTEMPTS)]:
-            residual = span.coordinates(damping)[1]
-            if residual > self.tolerance:
-                refused = f"a relative residual of {residual:.3g} after {len(span.basis)} iterations"
+            found = span.solve(damping)
+            if found.residual > self.tolerance:
+                refused = f"a relative residual of {found.residual:.3g} after {found.iterations} iterations"
                 continue
-            step = span.solve(damping).x
-            refused = self.refuse(step, removal, notes)
+            refused = self.refuse(found.x, removal, notes)
             if not refused:
-                notes |= {"damping": damping, "residual": residual, "iterations": len(span.basis)}
+                notes |= {"damping": damping, "residual": found.residual, "iterations": found.iterations}
                 notes["largest_eigenvalue"] = span.spectrum.largest
-                return step
+                return found.x
         raise DivergenceError(
             f"Expected a step that can be trusted from '{self.name}' (got {refused} with damping {damping:.3g}); leave "
             "'damping' to be chosen, raise 'max_iterations', or ask for less at a time"

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient
+from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient, training_items
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods.base import Problem
-from gunlearn.seed import isolated_rng
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,9 @@ class Removal:
 
     @classmethod
     def of(cls, problem: Problem, structural: bool = True) -> Removal:
-        """Return the removal for a problem; without `structural` the push leaves the graph as it was.
-
-        Raises:
-            InvalidInputError: every parameter is frozen, or the loss is not finite.
-        """
+        """Return the removal for a problem; without `structural` the push leaves the graph as it was."""
         model, task, partition = problem.model.eval(), problem.task, problem.partition
-        if not any(p.requires_grad for p in model.parameters()):
-            raise InvalidInputError("Expected a model with trainable parameters (got all of them frozen)")
-        with isolated_rng(problem.seed):
-            items = task.training_parts(partition.data).sample(["retain"])["retain"]
+        items = training_items(task, partition.data, problem.seed)
         ones = torch.ones(items.num_items, dtype=next(model.parameters()).dtype, device=items.label.device)
         whole = TrainingLoss(model, task, partition.data, items, ones, kernels=True)
         rest = replace(whole, data=partition.retain_data, weight=retained_weight(items, partition).to(ones))
@@ -53,11 +45,6 @@ class Removal:
         if not torch.isfinite(push).all():
             raise InvalidInputError("Expected a finite gradient of the training loss (got NaN or infinity)")
         return cls(whole, rest, push)
-
-    @property
-    def num_terms(self) -> int:
-        """`n`."""
-        return self.whole.weight.numel()
 
     def weights(self) -> Tensor:
         """Return a copy of the trained parameters as one vector `[num_params]`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,26 +14,22 @@ from torch_geometric.data import Data
 from gunlearn.core.checks import check_choice
 from gunlearn.cost import Stopwatch
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.methods.base import Method, Outcome, Problem, check_whole
+from gunlearn.methods.base import Method, Outcome, Problem, check_interval, check_whole
 from gunlearn.methods.shards.partitioning import balanced_kmeans, label_propagation, random_partition
 from gunlearn.nn.kernels.subgraph import part_of
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.graph.node_classification import labels, training_nodes
+from gunlearn.tasks.graph.node_classification import training_nodes
 from gunlearn.training.from_scratch import reset_model, train_from_scratch
 from gunlearn.training.loop import TrainArguments
-
-PARTITIONS = ("blpa", "bekm", "random")
-AGGREGATIONS = ("learned", "mean")
 
 
 class ShardEnsemble(nn.Module):
     """Models of shards as one model: the logarithm of the weighted mean of their predicted probabilities.
 
-    `draws` counts how often each shard got new weights, so that they differ each time under the same seed.
-
     Called as `model(x, edge_index)` on the whole graph, with `edge_weight` and `edge_attr` where the shards' models
-    take them. The weights are no parameters: `fit_weights` sets them, and they start out equal.
+    take them. Weights start out equal, and `fit_weights` sets them; `draws` counts how often each shard got new
+    parameters, so that they differ each time under the same seed.
 
     Args:
         model: each shard gets a copy of it.
@@ -42,7 +37,6 @@ class ShardEnsemble(nn.Module):
         num_shards: k.
     """
 
-    models: nn.ModuleList
     shard: Tensor
     weight: Tensor
     draws: Tensor
@@ -70,28 +64,24 @@ class ShardEnsemble(nn.Module):
 class GraphEraser(Method):
     r"""Trains a model on each shard of the graph; a request retrains the shards that hold what is forgotten.
 
-    A shard is a set of nodes with the edges among them; edges between shards are lost. `partition="blpa"` balances
-    label propagation, `"bekm"` k-means on the model's outputs (see `partitioning`), `"random"` ignores the graph. The
-    result is a `ShardEnsemble`: each shard's model reads the whole retained graph, and its probabilities are averaged
-    with weights :math:`w \ge 0, \sum w = 1` that maximise the likelihood of the retained training nodes (a concave
-    problem, solved by EM; the authors take the softmax of a weighted sum, fitted by Adam).
+    A shard is a set of nodes with the edges among them; edges between shards are lost. The result is a `ShardEnsemble`:
+    each shard's model reads the whole retained graph, and its probabilities are averaged with weights
+    :math:`w \ge 0, \sum w = 1` that maximise the likelihood of the retained training nodes, by EM (the authors take the
+    softmax of a weighted sum, fitted by Adam).
 
     A request touches the shard of every forgotten node and of every node that loses features, and the shards that hold
     a forgotten edge; an edge between shards touches none. Touched shards are trained from new weights on what is left
     of them. The others stay as they are, bit by bit. So the shards' *models* are exactly as if they had never seen the
-    data; nothing else is: the partition was made with it, and is kept.
+    data; the partition was made with it, and is kept.
 
-    A model that is no `ShardEnsemble` yet is partitioned and trained in shards first. That belongs to training, not to
-    the request: `notes` hold `setup_seconds` and `request_seconds`. Shards that the request touches are not trained
-    before it (retraining does not depend on their old weights). Pass the result to the next request with its `data`,
-    and there is no setup.
+    A model that is no `ShardEnsemble` yet is partitioned and trained in shards first; `notes` hold `setup_seconds` and
+    `request_seconds`. Pass the result to the next request with its `data`, and there is no setup.
 
-    Link prediction is not supported: shards train apart, so their embeddings have unrelated axes, and neither their
-    mean nor a score between two of them means anything.
+    Link prediction is not supported: shards train apart, so that their embeddings have unrelated axes.
 
     Args:
         num_shards: k, 10 to 100 in the paper; more shards make requests cheaper and the model worse.
-        partition: `"blpa"`, `"bekm"` or `"random"`.
+        partition: `"blpa"`, balanced label propagation; `"bekm"`, balanced k-means on the model's outputs; `"random"`.
         slack: how much larger than `n / k` a shard may be, as a share.
         aggregation: `"learned"` weights or the `"mean"`.
         shard_epochs: optimiser steps for each shard.
@@ -120,12 +110,10 @@ class GraphEraser(Method):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "bekm": {"partition": "bekm"}}
 
     def __post_init__(self) -> None:
-        """Refuse bad options at construction."""
         check_whole(self, num_shards=1)
-        check_choice("partition", self.partition, PARTITIONS)
-        check_choice("aggregation", self.aggregation, AGGREGATIONS)
-        if not 0 <= self.slack < math.inf:
-            raise InvalidInputError(f"Expected 'slack' >= 0 (got {self.slack})")
+        check_choice("partition", self.partition, ("blpa", "bekm", "random"))
+        check_choice("aggregation", self.aggregation, ("learned", "mean"))
+        check_interval(self, ">= 0", "slack")
         self._arguments()
 
     @property
@@ -177,13 +165,14 @@ class GraphEraser(Method):
 
     def _train(self, ensemble: ShardEnsemble, number: int, data: Data, problem: Problem) -> None:
         """Train one shard's model from new weights, under a random state of its own."""
-        part = shard_graph(data, ensemble.shard, number)
+        learns = (ensemble.shard[training_nodes(data).index] == number).any()
         draws = int(ensemble.draws[number])
         ensemble.draws[number] += 1
         with isolated_rng(problem.seed * 1_000_003 + draws * len(ensemble.models) + number):
             fresh = reset_model(ensemble.models[number]).requires_grad_()
             ensemble.models[number] = fresh
-            if num_training_nodes(part):
+            if learns:
+                part = shard_graph(data, ensemble.shard, number)
                 train_from_scratch(fresh, part, problem.task, self._arguments())
 
     def _arguments(self) -> TrainArguments:
@@ -206,24 +195,11 @@ def shard_graph(data: Data, shard: Tensor, number: int) -> Data:
     return part_of(data, inside.nonzero().view(-1), edges, place[data.edge_index[:, edges]]).data
 
 
-def num_training_nodes(data: Data) -> int:
-    """Return the number of nodes that a model may learn from; a shard may have none."""
-    if "train_mask" in data:
-        return int(data.train_mask.sum())
-    held_out = sum((data[name] for name in ("val_mask", "test_mask") if name in data), torch.zeros_like(labels(data)))
-    return int(((labels(data) >= 0) & (held_out == 0)).sum())
-
-
 @torch.no_grad()
 def fit_weights(ensemble: ShardEnsemble, data: Data, task: Task, learned: bool, steps: int = 200) -> None:
-    """Set the weights of shards that hold training nodes; those of the others are zero.
+    """Set the weights of shards that hold training nodes of the retained graph; those of the others are zero.
 
-    Args:
-        ensemble: changed in place.
-        data: the retained graph; only labels of its training nodes are read.
-        task: the task that calls the models.
-        learned: maximise the mixture's likelihood; else weights are equal.
-        steps: steps of EM; each raises the likelihood.
+    With `learned` they maximise the mixture's likelihood by so many `steps` of EM; else they are equal.
     """
     items = training_nodes(data)
     alive = torch.zeros_like(ensemble.weight, dtype=torch.bool)

@@ -26,18 +26,11 @@ def label_propagation(
     """BLPA of GraphEraser (arXiv 2103.14991): nodes move to the shard of most neighbours, where it has room.
 
     A sweep counts, for all nodes at once, their neighbours in each shard, O(edges + n k). A random half of the nodes
-    that gain by moving ask for a shard; each shard admits those that gain most. (If all moved at once, two neighbours
-    could change places for ever.) It ends when no node gains.
+    that gain by moving ask for a shard (if all moved, two neighbours could change places for ever); each shard admits
+    those that gain most. It ends when no node gains.
 
-    Args:
-        edge_index: `[2, num_edges]`, taken both ways.
-        num_nodes: number of nodes.
-        num_shards: k.
-        slack: room above `n / k`, as a share of it.
-        sweeps: most sweeps.
-
-    Returns:
-        The shard of each node, integers `[num_nodes]`.
+    Edges `[2, num_edges]` are taken both ways; `slack` is room above `n / k`, as a share of it. Returns the shard of
+    each node, integers `[num_nodes]`.
     """
     limit, device = capacity(num_nodes, num_shards, slack), edge_index.device
     shard = random_partition(num_nodes, num_shards).to(device)
@@ -61,16 +54,9 @@ def balanced_kmeans(z: Tensor, num_shards: int, slack: float = 0.1, sweeps: int 
 
     Each sweep measures n k distances. Nodes ask for the nearest centre that has room, each centre admits the nearest of
     them, and the others ask again: at most k rounds, over ever fewer nodes. (The authors solve an assignment problem
-    over n x n costs instead.)
+    over n x n costs instead.) It ends early where nothing changes.
 
-    Args:
-        z: embeddings `[num_nodes, dim]`.
-        num_shards: k, at most `num_nodes`.
-        slack: room above `n / k`, as a share of it.
-        sweeps: most sweeps; it ends early where nothing changes.
-
-    Returns:
-        The shard of each node, integers `[num_nodes]`.
+    Embeddings `z` are `[num_nodes, dim]`; for the rest see `label_propagation`.
     """
     size = z.size(0)
     centre = z[torch.randperm(size)[:num_shards].to(z.device)]
@@ -81,10 +67,9 @@ def balanced_kmeans(z: Tensor, num_shards: int, slack: float = 0.1, sweeps: int 
         if torch.equal(found, shard):
             break
         shard = found
-        count = torch.bincount(shard, minlength=num_shards).clamp(min=1).to(z)
+        count = torch.bincount(shard, minlength=num_shards)[:, None]
         sums = torch.zeros_like(centre).index_add_(0, shard, z)
-        empty = torch.bincount(shard, minlength=num_shards) == 0
-        centre = torch.where(empty[:, None], centre, sums / count[:, None])
+        centre = torch.where(count == 0, centre, sums / count.clamp(min=1))
     return shard
 
 
