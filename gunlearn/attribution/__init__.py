@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _HERE = "gunlearn.attribution"
 _ESTIMATORS = {
-    "brute": f"{_HERE}.removal.brute:Brute",
+    "brute": f"{_HERE}.removal.exact:Brute",
     "exact": f"{_HERE}.removal.exact:Exact",
     "local": f"{_HERE}.removal.local:Local",
     "calibrated": f"{_HERE}.removal.calibrated:Calibrated",

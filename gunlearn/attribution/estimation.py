@@ -48,10 +48,6 @@ def estimate(
 
 
 def check_scores(scores: Tensor, source: str) -> None:
-    """Refuse scores that are not finite; `source` says where they come from.
-
-    Raises:
-        InvalidInputError: NaN or infinity.
-    """
+    """Refuse scores that are not finite; `source` says where they come from."""
     if not torch.isfinite(scores).all():
         raise InvalidInputError(f"Expected finite scores from {source} (got NaN or infinity)")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
@@ -108,12 +110,9 @@ class GINRule(LinearRule):
     def finish(self, out: Tensor) -> Tensor:
         if self.first is None:
             return self.layer.nn(out)
-        done = _Done(self.first, out + self.first.bias if isinstance(self.first.bias, Tensor) else out)
-        done.install()
-        try:
+        done = out + self.first.bias if isinstance(self.first.bias, Tensor) else out
+        with replaced_forwards([self.first], lambda first, x: done):
             return self.layer.nn(out)
-        finally:
-            done.uninstall()
 
 
 def _without_bias(linear: nn.Module, x: Any) -> Tensor:
@@ -121,15 +120,24 @@ def _without_bias(linear: nn.Module, x: Any) -> Tensor:
     return out - linear.bias if isinstance(linear.bias, Tensor) else out
 
 
-class _Done(Override):
-    """`forward` of a linear map whose result is known."""
-
-    def __init__(self, layer: nn.Module, out: Tensor) -> None:
+class _Replaced(Override):
+    def __init__(self, layer: nn.Module, function: Callable[..., Any]) -> None:
         super().__init__(layer, "")
-        self.out = out
+        self.function = function
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.out
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self.layer, *args, **kwargs)
+
+
+@contextmanager
+def replaced_forwards(layers: Iterable[nn.Module], function: Callable[..., Any]) -> Iterator[None]:
+    """Inside the block each layer's `forward` is `function(layer, *args, **kwargs)`."""
+    with ExitStack() as stack:
+        for layer in layers:
+            override = _Replaced(layer, function)
+            override.install()
+            stack.callback(override.uninstall)
+        yield
 
 
 RULES: dict[type, type[Rule]] = {

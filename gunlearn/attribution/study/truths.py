@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gunlearn.attribution import ESTIMATORS
 from gunlearn.attribution.base import Estimator, InfluenceProblem
 from gunlearn.attribution.targets import as_value
 from gunlearn.attribution.training.datamodels import lds, random_subsets
 from gunlearn.attribution.training.pbrf import pbrf
 from gunlearn.attribution.training.retraining_influence import Train, retraining_influence
-from gunlearn.core.registry import Registry
 from gunlearn.errors import InvalidInputError
 
 
@@ -62,18 +62,14 @@ class Truth:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-def truth_named(name: str, estimators: Registry, options: dict[str, Any]) -> Truth:
-    """Return the truth of this name: one of `TRUTHS`, or an estimator that is taken for the truth.
-
-    Raises:
-        InvalidInputError: an unknown name, or options that the estimator does not have.
-    """
+def truth_named(name: str, options: dict[str, Any]) -> Truth:
+    """Return the truth of this name: one of `TRUTHS`, or an estimator that is taken for the truth."""
     if name in TRUTHS:
         return TRUTHS[name]
-    if name != "removal" and name not in estimators:
+    if name != "removal" and name not in ESTIMATORS:
         known = ["removal", *TRUTHS]
         raise InvalidInputError(f"Expected a truth among {known} or an estimator's name (got {name!r})")
-    estimator = estimators.build(truth_estimator(name), options)
+    estimator = ESTIMATORS.build(truth_estimator(name), options)
 
     def compute(problem: InfluenceProblem, train: Train | None, options: dict[str, Any]) -> TrueValues:
         return TrueValues(estimator(problem), notes=problem.notes)
