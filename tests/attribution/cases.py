@@ -20,7 +20,7 @@ from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv
 from torch_geometric.utils import k_hop_subgraph
 
 import gunlearn as gu
-from gunlearn.attribution import ESTIMATORS, Estimator
+from gunlearn.attribution import ESTIMATORS
 from gunlearn.errors import UnsupportedMethodError
 from tests.methods.cases import HIDDEN, OUT, Stack
 
@@ -32,21 +32,11 @@ TARGETS = {"distance": "probabilities", "value": "loss"}
 
 @dataclass(frozen=True)
 class EstimatorCase:
-    """An estimator with what it is asked.
-
-    Args:
-        estimator: its name.
-        of: kind of the items.
-        target: name of the target.
-    """
+    """The name of an estimator, with the kind of the items and the name of the target that it is asked about."""
 
     estimator: str
     of: str
     target: str
-
-    @property
-    def cls(self) -> type[Estimator]:
-        return ESTIMATORS[self.estimator]
 
     def __str__(self) -> str:
         return f"{self.estimator}-{self.of}-{self.target}"
