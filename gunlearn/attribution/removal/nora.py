@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.utils import remove_self_loops
 
+from gunlearn.core.modes import evaluating
 from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
 from gunlearn.nn.attach.message_layers import message_passing_layers, suspended_caches
 from gunlearn.nn.kernels.bag_of_words import sparse_features
@@ -152,13 +153,11 @@ def _captured(
 
     layers = message_passing_layers(model)
     handles = [layer.register_forward_pre_hook(capture, with_kwargs=True) for layer in layers.values()]
-    training = {m: m.training for m in model.modules()}
     try:
-        model.eval()
         view = Data(**{**data.to_dict(), "num_nodes": data.num_nodes})
         if x is not None:
             view.x = x
-        with torch.enable_grad(), isolated_rng(), suspended_caches(model):
+        with torch.enable_grad(), isolated_rng(), evaluating(model), suspended_caches(model):
             out = LinkPrediction().encode(model, view).softmax(dim=-1)
             if not captured or not out.requires_grad:
                 raise UnsupportedModelError("Expected gradients with respect to layer inputs (got a model without)")
@@ -166,8 +165,6 @@ def _captured(
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in training.items():
-            module.training = mode
     return [
         (h.detach(), torch.zeros_like(h) if g is None else g, rows if h is values else None)
         for h, g in zip(captured, grads, strict=True)

@@ -15,6 +15,7 @@ from torch_geometric.data import Data
 from gunlearn.attribution.distinct_items import Items, check_range
 from gunlearn.attribution.targets import Target, as_target, as_value
 from gunlearn.core.checks import check_choice
+from gunlearn.core.modes import evaluating
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.nn.attach.message_layers import suspended_caches
 from gunlearn.seed import isolated_rng
@@ -145,15 +146,9 @@ def target_value(
 ) -> float:
     """Return the target, which must be a finite value, of a model in evaluation mode on a graph."""
     task = as_task(task)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        bound = as_value(as_target(target, model, data, task), "retraining")
-        with suspended_caches(model):
-            value = float(bound.value(task.encode(model, data)))
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    bound = as_value(as_target(target, model, data, task), "retraining")
+    with evaluating(model), suspended_caches(model):
+        value = float(bound.value(task.encode(model, data)))
     if not math.isfinite(value):
         raise InvalidInputError(f"Expected a finite target of the retrained model (got {value})")
     return value
