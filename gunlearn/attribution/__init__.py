@@ -30,9 +30,8 @@ _ESTIMATORS = {
 ESTIMATORS: Registry[Estimator] = Registry("estimator", _ESTIMATORS)
 
 _HOMES = {
-    "gunlearn.attribution.base": ("Estimator", "Influence", "InfluenceProblem"),
+    "gunlearn.attribution.base": ("Estimator", "Influence", "InfluenceProblem", "estimate"),
     "gunlearn.attribution.distinct_items": ("Items", "resolve_items"),
-    "gunlearn.attribution.estimation": ("estimate",),
     "gunlearn.attribution.removal.exact": ("SlowEstimatorWarning",),
     "gunlearn.attribution.removal.nora": ("inpo_edge_scores", "min_max", "nora"),
     "gunlearn.attribution.study.study": ("influence_study",),

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.attribution import ESTIMATORS
-from gunlearn.attribution.base import Estimator
-from gunlearn.attribution.estimation import check_scores
+from gunlearn.attribution.base import Estimator, check_scores
 from gunlearn.attribution.study.agreement import agreement, spearman
 from gunlearn.attribution.study.setting import CONTROLS, Setting
 from gunlearn.attribution.study.truths import TrueValues, truth_estimator, truth_named
