@@ -57,16 +57,13 @@ def test_features_become_zero(sparse):
     dense = data.x.clone()
     if sparse:
         data.x = data.x.to_sparse_csr()
-    columns, _ = resolve_items(data, "features")
-    entries, _ = resolve_items(data, "features", torch.stack([torch.arange(NODES), torch.arange(NODES) % SIZE]))
-    for i in range(SIZE):
-        wanted = dense.clone()
-        wanted[:, i] = 0
-        assert columns.edited(data, i).x.to_dense().equal(wanted)
-    for i in range(NODES):
-        wanted = dense.clone()
-        wanted[i, i % SIZE] = 0
-        assert entries.edited(data, i).x.to_dense().equal(wanted)
+    entries = torch.stack([torch.arange(NODES), torch.arange(NODES) % SIZE])
+    for asked, places in ((None, [(slice(None), i) for i in range(SIZE)]), (entries, zip(*entries, strict=True))):
+        items, _ = resolve_items(data, "features", asked)
+        for i, place in enumerate(places):
+            wanted = dense.clone()
+            wanted[place] = 0
+            assert items.edited(data, i).x.to_dense().equal(wanted)
     assert data.x.to_dense().equal(dense)
 
 
@@ -155,11 +152,6 @@ def test_a_nodes_own_output_counts_for_a_value_and_not_for_a_distance():
 def test_bad_items(of, items, words):
     with pytest.raises(InvalidInputError, match=words):
         resolve_items(weighted(), of, items)
-
-
-def test_every_estimator_is_given_items_of_the_graph():
-    with pytest.raises(InvalidInputError, match="edges of the graph"):
-        gu.influence(built("gcn"), tangled(), items=[[19], [19]])
 
 
 def test_graphs_without_what_is_asked_for():

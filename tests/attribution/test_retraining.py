@@ -260,15 +260,7 @@ def test_lds_retrains_without_each_subset():
     other = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     assert truth.score(leave_one_out[other]).value < score.interval[0]
 
-    noisy = lds(
-        lambda data, seed: least_squares(data, seed, jitter=0.05),
-        DATA,
-        ITEMS,
-        target,
-        "node_classification",
-        count=3,
-        seeds=(0, 1, 2),
-    )
-    assert noisy.noise > 0
+    given = {"items": ITEMS, "target": target, "task": "node_classification", "count": 3}
+    assert lds(lambda data, seed: least_squares(data, seed, jitter=0.05), DATA, seeds=(0, 1, 2), **given).noise > 0
     with pytest.raises(InvalidInputError, match="at least one seed"):
-        lds(least_squares, DATA, ITEMS, target, "node_classification", seeds=())
+        lds(least_squares, DATA, seeds=(), **given)

@@ -21,11 +21,9 @@ class GATRule(Rule):
 
     layer: pyg.GATConv | pyg.GATv2Conv
 
-    @staticmethod
-    def unfit(layer: Any) -> str | None:
-        if layer.edge_dim is not None:
-            return "edge attributes"
-        return None if layer.aggr in ("add", "sum") else f"aggr={layer.aggr!r}"
+    @classmethod
+    def unfit(cls, layer: Any) -> str | None:
+        return super().unfit(layer) if layer.edge_dim is None else "edge attributes"
 
     @property
     def _second(self) -> bool:

@@ -29,11 +29,11 @@ class GCNRule(LinearRule):
     def degree_in_sender(self) -> bool:
         return getattr(self.layer, "normalize", True)
 
-    @staticmethod
-    def unfit(layer: Any) -> str | None:
+    @classmethod
+    def unfit(cls, layer: Any) -> str | None:
         if isinstance(layer, InfluenceAwareConv):
             return None if layer._scale is None else "scaled messages"
-        return None if layer.aggr in ("add", "sum") else f"aggr={layer.aggr!r}"
+        return super().unfit(layer)
 
     def send(self, x: Any) -> Tensor:
         return x @ self.layer.lin.weight.t() if isinstance(x, SparseMatrix) else self.layer.lin(x)
@@ -67,12 +67,11 @@ class SAGERule(LinearRule):
     """`SAGEConv` with mean or sum."""
 
     layer: pyg.SAGEConv
+    aggr = ("mean", "add", "sum")
 
-    @staticmethod
-    def unfit(layer: Any) -> str | None:
-        if layer.aggr not in ("mean", "add", "sum"):
-            return f"aggr={layer.aggr!r}"
-        return "project=True" if layer.project else None
+    @classmethod
+    def unfit(cls, layer: Any) -> str | None:
+        return super().unfit(layer) or ("project=True" if layer.project else None)
 
     def send(self, x: Any) -> Tensor:
         return _without_bias(self.layer.lin_l, x)  # the linear map may go before the mean
@@ -96,10 +95,6 @@ class GINRule(LinearRule):
     def __init__(self, layer: pyg.GINConv, structure: Structure, edge_weight: Tensor | None) -> None:
         super().__init__(layer, structure, edge_weight)
         self.first = first_linear(layer.nn)
-
-    @staticmethod
-    def unfit(layer: Any) -> str | None:
-        return None if layer.aggr in ("add", "sum") else f"aggr={layer.aggr!r}"
 
     def send(self, x: Any) -> Tensor:
         return x if self.first is None else _without_bias(self.first, x)
