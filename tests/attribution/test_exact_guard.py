@@ -15,6 +15,7 @@ from gunlearn.attribution import Exact, SlowEstimatorWarning
 from gunlearn.attribution.removal import layer_rules
 from gunlearn.attribution.removal.balls import Balls
 from gunlearn.attribution.removal.recording import Recording, record
+from gunlearn.errors import UnsupportedModelError
 from tests.attribution.removal import (
     HIDDEN,
     NODES,
@@ -286,3 +287,12 @@ def test_an_exception_within_the_network_of_gin():
     with pytest.raises(KeyboardInterrupt):
         list(made.changes(given.items))
     assert attributes(given.model) == before
+
+
+@pytest.mark.parametrize("estimator", ["exact", "brute"])
+@pytest.mark.filterwarnings("ignore::gunlearn.attribution.SlowEstimatorWarning")
+def test_a_random_model_is_refused(estimator):
+    """Dropout that evaluation mode does not switch off."""
+    model = randomised(Between(lambda h: nn.functional.dropout(h, 0.5)))
+    with pytest.raises(UnsupportedModelError, match="the same twice"):
+        gu.influence(model, tangled(), estimator=estimator)

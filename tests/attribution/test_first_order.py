@@ -197,7 +197,7 @@ def test_seed_says_which_probes():
 MASKS = {
     "gcn": (weighted_net, "weight"),
     "gat": (attention, "message"),
-    "sage": (lambda: Stack(pyg.SAGEConv(SIZE, OUT)), "message"),
+    "half": (lambda: Stack(pyg.SAGEConv(SIZE, HIDDEN), pyg.GCNConv(HIDDEN, OUT)), "message"),  # one layer reads them
     "pyg.GAT": (lambda: pyg.GAT(SIZE, HIDDEN, 2, OUT), "message"),  # has the argument; its layers never see it
 }
 

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.autograd.functional import hessian, jacobian
 from torch.nn.functional import cross_entropy
 from torch_geometric.data import Data
-from torch_geometric.nn import SGConv
+from torch_geometric.nn import GCNConv, SAGEConv, SGConv
 
 import gunlearn as gu
 from gunlearn.attribution import EdgeEdit, GIFInfluence, InverseHessian
 from gunlearn.curvature.training_loss import TrainingLoss, flat
 from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError, UnsupportedMethodError
+from tests.attribution.removal import Stack
 from tests.attribution.second_order import (
     Regression,
     dense_gauss_newton,
@@ -98,8 +99,9 @@ def test_first_order_edit_is_the_derivative_in_edge_weights(case: tuple[nn.Modul
         for i in range(items.num_items):
             wanted = -(value(i, 1 + 1e-4, terms) - value(i, 1 - 1e-4, terms)) / 2e-4
             assert float(found[i]) == pytest.approx(wanted, rel=1e-5, abs=1e-9)
-    with pytest.raises(UnsupportedMethodError, match="edge_weight"):
-        EdgeEdit(edit="first_order").scores(problem(net("gat"), data, "node_classification"))
+    for other in (net("gat"), Stack(SAGEConv(5, 6), GCNConv(6, 4)).double()):  # none of the layers, and one of two
+        with pytest.raises(UnsupportedMethodError, match="all of whose layers take 'edge_weight'"):
+            EdgeEdit(edit="first_order").scores(problem(other, data, "node_classification"))
     with pytest.raises(UnsupportedMethodError, match="features"):
         EdgeEdit(edit="first_order").scores(problem(model, data, "node_classification", of="features"))
 

@@ -56,12 +56,9 @@ def test_change_of_the_loss_is_the_loss_after_less_before(task, seed):
 def test_one_end_alone_is_not_enough():
     """The control of the test above: with the other end of each pair as before, pairs that change twice are wrong."""
     target, (before, row, after, item) = bound("link_prediction"), changes()
-    read = target.items
-    label = read.label.to(before)
     z = before.clone()
     z[row[item == 0]] = after[item == 0]
-    u, v = read.edge_label_index
-    sign = 2 * label - 1
+    (u, v), sign = target.items.edge_label_index, 2 * target.items.label.to(before) - 1
 
     def loss(one, other):
         return -torch.nn.functional.logsigmoid(sign * (one[u] * other[v]).sum(dim=1)).mean()
@@ -93,12 +90,12 @@ def test_the_loss_has_a_gradient(task):
 
 def test_distances_by_hand():
     before, row, after, item = changes()
-    for target, f in (
-        (Probabilities(), lambda a, b: sum(abs(p - q) for p, q in zip(a, b, strict=True))),
-        (Embeddings(), math.dist),
-    ):
-        read = (lambda z: z.softmax(dim=1).tolist()) if target.name == "probabilities" else (lambda z: z.tolist())
-        old, new = read(before), read(after)
+
+    def taxi(a, b):
+        return sum(abs(p - q) for p, q in zip(a, b, strict=True))
+
+    for target, f in ((Probabilities(), taxi), (Embeddings(), math.dist)):
+        old, new = ((z.softmax(dim=1) if f is taxi else z).tolist() for z in (before, after))
         wanted = [0.0] * 6
         for k, (r, i) in enumerate(zip(row.tolist(), item.tolist(), strict=True)):
             wanted[i] += f(old[r], new[k])
