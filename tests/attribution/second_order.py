@@ -12,7 +12,7 @@ from torch.autograd.functional import jacobian
 from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector
 from torch_geometric.data import Data
-from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv
+from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, SGConv
 
 import gunlearn as gu
 from gunlearn.attribution import InfluenceProblem, resolve_items
@@ -110,6 +110,13 @@ def dense_gauss_newton(logits: Callable[[Tensor], Tensor], theta: Tensor) -> Ten
     p = z.softmax(dim=-1)
     bent = (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]) / len(p)
     return torch.einsum("nip,nij,njq->pq", jac, bent, jac)
+
+
+def smoothed(data: Data, size: int = 5) -> Tensor:
+    """Features after two normalised propagations, which a linear model reads."""
+    conv = SGConv(size, size, K=2, bias=False).double()
+    nn.init.eye_(conv.lin.weight)
+    return conv(data.x, data.edge_index).detach()
 
 
 class Regression(NodeClassification):

@@ -13,6 +13,7 @@ from gunlearn.attribution import ESTIMATORS, Estimator
 from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
 from tests.attribution import cases
 from tests.attribution.cases import CASES, MODELS, fresh, karate, scores, some_items, trained, usual
+from tests.attribution.removal import directed, held_out
 from tests.methods.test_method_contract import data_snapshot, equal, rng_snapshot, snapshot
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # a few epochs are no training
@@ -143,8 +144,8 @@ def test_random_scores_follow_the_seed():
 
 @per_case
 def test_awkward_graphs(case):
-    """Directed, with self-loops, a node without edges, one with a single edge."""
-    data = cases.awkward()
+    """Directed, with self-loops, copies, nodes without edges and with a single one."""
+    data = held_out(directed())
     found = scores(case, fresh("gcn", data), data)
     assert torch.isfinite(found).all()
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import warnings
 
 import numpy as np
@@ -25,21 +24,13 @@ from tests.attribution.second_order import (
     outputs_at,
     problem,
     slope,
+    smoothed,
     start,
     trained,
 )
 
 LAMBDA = 0.05
 pytestmark = pytest.mark.filterwarnings("ignore:the model does not look trained")
-
-
-def without_edge(data: Data, i: int, ids: Tensor) -> Data:
-    u, v = ids[:, i].tolist()
-    pairs = zip(*data.edge_index.tolist(), strict=True)
-    keep = torch.tensor([{a, b} != {u, v} for a, b in pairs])
-    out = copy.copy(data)
-    out.edge_index = data.edge_index[:, keep]
-    return out
 
 
 def node_loss(model: nn.Module, data: Data, theta: Tensor, mask: str = "train_mask") -> Tensor:
@@ -60,11 +51,9 @@ def test_edge_edit_is_its_formula_on_dense_matrices(case: tuple[nn.Module, Data]
     s = torch.linalg.solve(matrix, slope(lambda t: node_loss(model, data, t, "val_mask"), theta))
     shift, message = [], []
     for i in range(given.items.num_items):
-        edited = without_edge(data, i, given.items.ids)
-        change = slope(lambda t, e=edited: node_loss(model, e, t), theta) - slope(
-            lambda t: node_loss(model, data, t), theta
-        )
-        shift.append(float(-s @ change))
+        edited = given.items.edited(data, i)
+        after, before = (slope(lambda t, g=g: node_loss(model, g, t), theta) for g in (edited, data))
+        shift.append(float(-s @ (after - before)))
         message.append(float(node_loss(model, edited, theta, "val_mask") - node_loss(model, data, theta, "val_mask")))
     options = {"damping": LAMBDA, "tolerance": 1e-10}
     for terms, wanted in (("shift", shift), ("message", message), ("both", np.add(shift, message))):
@@ -147,10 +136,7 @@ def test_a_least_squares_model_moves_as_the_closed_form_says() -> None:
     """Linear model, squares: leaving out a node's term solves a linear system that numpy solves anew."""
     data = graph()
     data.y = torch.arange(14) % 4
-    model = SGConv(5, 1, K=2, bias=False).double()
-    a = SGConv(5, 5, K=2, bias=False).double()
-    nn.init.eye_(a.lin.weight)
-    rows = a(data.x, data.edge_index).detach().numpy()
+    model, rows = SGConv(5, 1, K=2, bias=False).double(), smoothed(data).numpy()
     mask = data.train_mask.numpy()
     x, y, n = rows[mask], data.y.numpy()[mask].astype(float), int(mask.sum())
     optimum = np.linalg.solve(x.T @ x / n + LAMBDA * np.eye(5), x.T @ y / n)
@@ -164,10 +150,9 @@ def test_a_least_squares_model_moves_as_the_closed_form_says() -> None:
         moved = optimum + np.linalg.solve(x.T @ x / n + LAMBDA * np.eye(5), rows[node] * r / n)
         wanted.append(rows[0] @ (moved - optimum))
         # and to first order it is what refitting without the node does
-        others = np.delete(np.arange(14), node)[mask[np.delete(np.arange(14), node)]]
-        refit = np.linalg.solve(
-            rows[others].T @ rows[others] / n + LAMBDA * np.eye(5), rows[others].T @ data.y.numpy()[others] / n
-        )
+        kept = mask & (np.arange(14) != node)
+        x_kept, y_kept = rows[kept], data.y.numpy()[kept]
+        refit = np.linalg.solve(x_kept.T @ x_kept / n + LAMBDA * np.eye(5), x_kept.T @ y_kept / n)
         assert np.sign(rows[0] @ (refit - optimum)) == np.sign(wanted[-1])
     np.testing.assert_allclose(found.numpy(), wanted, atol=1e-9)
     assert given.notes["gradient_norm"] < 1e-10  # a stationary point with its weight decay
@@ -183,10 +168,9 @@ def test_gif_paper_mode_is_the_truncated_series_on_the_summed_hessian(case: tupl
     f = slope(lambda t: node_loss(model, data, t, "val_mask"), theta)
     wanted = []
     for i in range(given.items.num_items):
-        edited = without_edge(data, i, given.items.ids)
-        v = n * slope(lambda t: node_loss(model, data, t), theta) - n * slope(
-            lambda t, e=edited: node_loss(model, e, t), theta
-        )
+        edited = given.items.edited(data, i)
+        before, after = (slope(lambda t, g=g: n * node_loss(model, g, t), theta) for g in (data, edited))
+        v = before - after
         h = v.clone()
         for _ in range(100):
             h = v + h - summed @ h / 500

@@ -12,11 +12,7 @@ from torch_geometric.data import Data
 import gunlearn as gu
 from gunlearn.attribution import resolve_items
 from gunlearn.attribution.training.datamodels import lds, linear_datamodelling_score, random_subsets
-from gunlearn.attribution.training.retraining_influence import (
-    retraining_influence,
-    target_value,
-    training_data_without,
-)
+from gunlearn.attribution.training.retraining_influence import retraining_influence, target_value, training_data_without
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
 from gunlearn.tasks import NodeClassification
 from gunlearn.tasks.graph.node_classification import training_nodes
