@@ -80,14 +80,7 @@ class Balls:
 def ball_batches(
     items: Items, structure: Structure, hops: int, rows: int = ROWS_PER_BATCH
 ) -> Iterator[tuple[Tensor, Balls]]:
-    """Yield the items of each batch, as indices, and their balls.
-
-    Args:
-        items: all items.
-        structure: the graph.
-        hops: hops that a change travels.
-        rows: estimated rows per batch.
-    """
+    """Yield the items of each batch of about so many `rows`, as indices, and their balls of so many `hops`."""
     reach = structure.reach(hops)
     size = sum_by_item(items, structure, reach).clamp(1, structure.num_nodes).cpu()
     limit = max(_CELLS // max(structure.num_nodes, 1), 1)

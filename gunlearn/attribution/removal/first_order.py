@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -122,13 +122,10 @@ def weighted_layers(model: nn.Module) -> Iterator[list[bool]]:
         names = tuple(inspect.signature(type(layer).forward).parameters)[1:]
         given.append((dict(zip(names, args, strict=False)) | kwargs).get("edge_weight") is not None)
 
-    layers = message_passing_layers(model).values()
-    handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
-    try:
+    with ExitStack() as hooks:
+        for layer in message_passing_layers(model).values():
+            hooks.enter_context(layer.register_forward_pre_hook(note, with_kwargs=True))
         yield given
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def reads(outputs: Tensor, mask: Tensor) -> bool:

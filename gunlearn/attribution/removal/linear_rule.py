@@ -18,12 +18,7 @@ from gunlearn.nn.kernels.scatter import scatter
 
 
 class Rule(ABC):
-    """The rule for one call of one layer.
-
-    Args:
-        layer: the convolution.
-        structure: the graph it was called on.
-        edge_weight: weights it was called with, or `None`.
+    """The rule for one call of one layer, on a graph and with edge weights or `None`.
 
     Attributes:
         degree_in_sender: whether a node's own degree scales the messages that it sends.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -151,24 +152,17 @@ def _captured(
             captured.append(h)
         return args, kwargs
 
-    layers = message_passing_layers(model)
-    handles = [layer.register_forward_pre_hook(capture, with_kwargs=True) for layer in layers.values()]
-    try:
-        view = Data(**{**data.to_dict(), "num_nodes": data.num_nodes})
-        if x is not None:
-            view.x = x
-        with torch.enable_grad(), isolated_rng(), evaluating(model), suspended_caches(model):
-            out = LinkPrediction().encode(model, view).softmax(dim=-1)
-            if not captured or not out.requires_grad:
-                raise UnsupportedModelError("Expected gradients with respect to layer inputs (got a model without)")
-            grads = torch.autograd.grad((out * out.detach()).sum(), captured, allow_unused=True)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [
-        (h.detach(), torch.zeros_like(h) if g is None else g, rows if h is values else None)
-        for h, g in zip(captured, grads, strict=True)
-    ]
+    view = Data(**{**data.to_dict(), "num_nodes": data.num_nodes})
+    if x is not None:
+        view.x = x
+    with ExitStack() as hooks, torch.enable_grad(), isolated_rng(), evaluating(model), suspended_caches(model):
+        for layer in message_passing_layers(model).values():
+            hooks.enter_context(layer.register_forward_pre_hook(capture, with_kwargs=True))
+        out = LinkPrediction().encode(model, view).softmax(dim=-1)
+        if not captured or not out.requires_grad:
+            raise UnsupportedModelError("Expected gradients with respect to layer inputs (got a model without)")
+        grads = torch.autograd.grad((out * out.detach()).sum(), captured, materialize_grads=True)
+    return [(h.detach(), g, rows if h is values else None) for h, g in zip(captured, grads, strict=True)]
 
 
 def inpo_edge_scores(influence: Tensor, edge_index: Tensor) -> Tensor:

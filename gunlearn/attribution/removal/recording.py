@@ -69,10 +69,7 @@ def first_line(error: Exception) -> str:
 
 
 class Recording:
-    """One pass over the whole graph, from which passes over changed rows follow.
-
-    Args:
-        problem: model and data.
+    """One pass of a problem's model over the whole graph, from which passes over changed rows follow.
 
     Attributes:
         whole: pass every row of a ball through every layer, not only those that have changed so far: skip connections

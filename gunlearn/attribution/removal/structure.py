@@ -16,12 +16,7 @@ def structure_of(edge_index: Tensor, num_nodes: int) -> Structure:
 
 
 class Structure:
-    """The graph without its loops, by source and by target.
-
-    Args:
-        edge_index: `[2, num_edges]`.
-        num_nodes: number of nodes.
-    """
+    """The graph without its loops, by source and by target."""
 
     def __init__(self, edge_index: Tensor, num_nodes: int) -> None:
         self.edge_index, self.num_nodes = edge_index, num_nodes

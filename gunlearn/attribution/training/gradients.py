@@ -32,10 +32,6 @@ class Gradients:
     one differentiable backward pass for `J^T w` with dummy weights `w`, and one more through it, for any number of
     items.
 
-    Args:
-        problem: with a target of kind "value".
-        parameters: the parameters of the gradients.
-
     Attributes:
         target: gradient of the target, zeros where it does not depend on a parameter.
     """
