@@ -10,14 +10,12 @@ import copy
 import functools
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv
-from torch_geometric.utils import k_hop_subgraph
 
 import gunlearn as gu
 from gunlearn.attribution import ESTIMATORS
@@ -75,16 +73,6 @@ def _karate() -> Data:
 def karate() -> Data:
     """Zachary's club with held-out edges; the features are the identity."""
     return copy.copy(_karate())
-
-
-def cora_sample(root: Path) -> Data:
-    """The papers around Cora's most cited one, with 50 of their words."""
-    data = gu.load("Cora", root)
-    hub = int(data.edge_index[1].bincount().argmax())
-    nodes, edge_index, _, _ = k_hop_subgraph(hub, 1, data.edge_index, relabel_nodes=True)
-    words = data.x[nodes].sum(dim=0).topk(50).indices
-    part = Data(x=data.x[nodes][:, words], edge_index=edge_index, num_nodes=nodes.numel())
-    return double(gu.link_split(part, 0.1, 0.1))
 
 
 @functools.cache

@@ -144,19 +144,23 @@ def test_checkpoints_add_up(tmp_path):
     torch.testing.assert_close(scores(last, checkpoints=str(tmp_path), lr=1).scores, each[0] + each[1])
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"checkpoints": []}, InvalidInputError, "at least one checkpoint"),
-        ({"checkpoints": "no/such/folder"}, InvalidInputError, "at least one checkpoint"),
-        ({"lr": [0.1, 0.2]}, InvalidInputError, "one 'lr' for each of 1"),
-        ({"checkpoints": [{"weight": torch.ones(1)}]}, CheckpointError, "fit WeightedNet"),
-        ({"checkpoints": [3]}, CheckpointError, "fit WeightedNet"),
-    ],
-)
-def test_bad_checkpoints(options, error, message):
+BAD = [
+    ("tracin", {"checkpoints": []}, InvalidInputError, "at least one checkpoint"),
+    ("tracin", {"checkpoints": "no/such/folder"}, InvalidInputError, "at least one checkpoint"),
+    ("tracin", {"lr": [0.1, 0.2]}, InvalidInputError, "one 'lr' for each of 1"),
+    ("tracin", {"checkpoints": [{"weight": torch.ones(1)}]}, CheckpointError, "fit WeightedNet"),
+    ("tracin", {"checkpoints": [3]}, CheckpointError, "fit WeightedNet"),
+    ("gradient_similarity", {"similarity": "euclidean"}, InvalidInputError, "Expected 'similarity'"),
+    ("gradient_similarity", {"parameters": "first"}, InvalidInputError, "Expected 'parameters'"),
+    ("gradient_similarity", {"probes": 0}, InvalidInputError, "Expected 'probes'"),
+    ("gradient_similarity", {"probes": True}, InvalidInputError, "Expected 'probes'"),
+]
+
+
+@pytest.mark.parametrize(("estimator", "options", "error", "message"), BAD)
+def test_bad_options(estimator, options, error, message):
     with pytest.raises(error, match=message):
-        gu.influence(make(), graph(), estimator="tracin", target=f, **options)
+        gu.influence(make(), graph(), estimator=estimator, target=f, **options)
 
 
 def test_damaged_checkpoints(tmp_path):
@@ -209,11 +213,8 @@ def test_a_model_with_its_own_decoder():
             super().__init__()
             self.conv, self.mlp = SAGEConv(5, 4), nn.Linear(8, 1)
 
-        def encode(self, x, edge_index):
-            return self.conv(x, edge_index)
-
         def forward(self, x, edge_index):
-            return self.encode(x, edge_index)
+            return self.conv(x, edge_index)
 
         def decode(self, z, pairs):
             return self.mlp(torch.cat([z[pairs[0]], z[pairs[1]]], dim=1)).tanh()
@@ -221,7 +222,7 @@ def test_a_model_with_its_own_decoder():
     torch.manual_seed(0)
     data, model = gu.link_split(graph(), 0.1, 0.1), Scorer().double()
     edges = one_direction(data)
-    z, parameters = model.encode(data.x, data.edge_index), list(model.parameters())
+    z, parameters = model(data.x, data.edge_index), list(model.parameters())
 
     def loss(pairs, label):
         return softplus(-(2 * label - 1) * model.decode(z, pairs).view(-1))
@@ -246,14 +247,6 @@ def test_a_frozen_model_is_one_whose_parameters_all_count():
 def test_edges_have_no_label_of_their_own(estimator):
     with pytest.raises(UnsupportedMethodError, match=r"training loss of their own.*got edges"):
         gu.influence(make(), graph(), "node_classification", estimator=estimator, target=f)
-
-
-@pytest.mark.parametrize(
-    "options", [{"similarity": "euclidean"}, {"parameters": "first"}, {"probes": 0}, {"probes": True}]
-)
-def test_bad_options(options):
-    with pytest.raises(InvalidInputError, match=f"Expected '{next(iter(options))}'"):
-        gu.influence(make(), graph(), estimator="gradient_similarity", target=f, **options)
 
 
 @pytest.mark.parametrize("of", ["edges", "nodes"])
