@@ -121,6 +121,8 @@ class Recording:
         """Return the inputs of a layer on the rows of balls around nodes that lose nothing but degree."""
         state = _Pass(balls, hops, 0, stop=call)
         self._run(state, balls.node.numel())
+        if state.stopped is None:
+            raise UnsupportedModelError("fewer layers were called than before")
         return state.stopped
 
     def _run(self, state: _Pass, num_rows: int) -> Tensor:
