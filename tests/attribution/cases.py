@@ -22,7 +22,9 @@ from gunlearn.attribution import ESTIMATORS
 from gunlearn.errors import UnsupportedMethodError
 from tests.methods.cases import HIDDEN, OUT, Stack
 
-OPTIONS: dict[str, dict[str, Any]] = {name: {"tolerance": 1e-6} for name in ("if", "edge_edit", "gif")}
+OPTIONS: dict[str, dict[str, Any]] = {
+    name: {"tolerance": 1e-6, "damping": damping} for name, damping in (("if", 1.0), ("edge_edit", 1.0), ("gif", 10.0))
+}
 """Options that make an estimator quick, or exact enough for the tests' tolerance."""
 
 TARGETS = {"distance": "probabilities", "value": "loss"}
