@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gunlearn.attribution.base import Estimator
-from gunlearn.attribution.estimation import estimate
+from gunlearn.attribution.base import Estimator, estimate
 from gunlearn.attribution.targets import Target
 from gunlearn.core.checks import check_model
 from gunlearn.errors import InvalidTypeError

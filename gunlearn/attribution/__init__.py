@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _HERE = "gunlearn.attribution"
 _ESTIMATORS = {
-    "brute": f"{_HERE}.removal.brute:Brute",
+    "brute": f"{_HERE}.removal.exact:Brute",
     "exact": f"{_HERE}.removal.exact:Exact",
     "local": f"{_HERE}.removal.local:Local",
     "calibrated": f"{_HERE}.removal.calibrated:Calibrated",
@@ -30,9 +30,8 @@ _ESTIMATORS = {
 ESTIMATORS: Registry[Estimator] = Registry("estimator", _ESTIMATORS)
 
 _HOMES = {
-    "gunlearn.attribution.base": ("Estimator", "Influence", "InfluenceProblem"),
+    "gunlearn.attribution.base": ("Estimator", "Influence", "InfluenceProblem", "estimate"),
     "gunlearn.attribution.distinct_items": ("Items", "resolve_items"),
-    "gunlearn.attribution.estimation": ("estimate",),
     "gunlearn.attribution.removal.exact": ("SlowEstimatorWarning",),
     "gunlearn.attribution.removal.nora": ("inpo_edge_scores", "min_max", "nora"),
     "gunlearn.attribution.study.study": ("influence_study",),

@@ -1,10 +1,11 @@
-"""The base class of estimators of influence, with the problem that they are given and the result that they return."""
+"""Estimators of influence: the problem that they are given, their base class, the result, and one call for it all."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,11 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gunlearn.attribution.distinct_items import Items, plain_edges
+from gunlearn.attribution import ESTIMATORS
+from gunlearn.attribution.distinct_items import Items, plain_edges, resolve_items
 from gunlearn.attribution.targets import Probabilities, Target, as_target, as_value
+from gunlearn.core.checks import check_model
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.nn.attach.message_layers import message_passing_layers, suspended_caches
+from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.graph.base import check_graph
+from gunlearn.tasks.named import as_task
 
 
 @dataclass
@@ -66,11 +72,7 @@ class InfluenceProblem:
 
     @cached_property
     def outputs(self) -> Tensor:
-        """Outputs on the whole graph, without a gradient `[num_nodes, dim]`.
-
-        Raises:
-            InvalidInputError: they are not finite.
-        """
+        """Outputs on the whole graph, without a gradient `[num_nodes, dim]`; an `InvalidInputError` if not finite."""
         with torch.no_grad():
             outputs = self.encode(self.data)
         if not torch.isfinite(outputs).all():
@@ -111,11 +113,7 @@ class Estimator(ABC):
     cost: ClassVar[str] = ""
 
     def supports(self, problem: InfluenceProblem) -> None:
-        """Refuse a problem that the estimator cannot solve.
-
-        Raises:
-            UnsupportedMethodError: with the reason.
-        """
+        """Refuse a problem that the estimator cannot solve, with the reason, by an `UnsupportedMethodError`."""
         if problem.items.of not in self.of:
             raise UnsupportedMethodError(
                 f"Expected influence of {' or '.join(self.of)} with estimator '{self.name}' (got '{problem.items.of}')"
@@ -168,3 +166,35 @@ class Influence:
     target: str
     num_items: int
     notes: dict[str, Any]
+
+
+def estimate(
+    model: nn.Module,
+    data: Data,
+    task: str | Task = "link_prediction",
+    *,
+    of: str = "edges",
+    estimator: str | Estimator = "exact",
+    target: str | Target | Callable[[Tensor], Tensor] = "probabilities",
+    items: Any = None,
+    seed: int = 0,
+    **options: Any,
+) -> Influence:
+    """Return what `influence` returns, with the estimator's remarks (residuals, damping, fallbacks) in `notes`."""
+    check_model(model)
+    check_graph(data)
+    built = ESTIMATORS.build(estimator, options)
+    with isolated_rng(seed):
+        distinct, place = resolve_items(data, of, items)
+        problem = InfluenceProblem.of(model, data, as_task(task), distinct, target, seed)
+        scores = built(problem)
+    check_scores(scores, f"estimator '{built.name}'")
+    return Influence(
+        scores[place], built.name, built.question, of, problem.target.name, distinct.num_items, problem.notes
+    )
+
+
+def check_scores(scores: Tensor, source: str) -> None:
+    """Refuse scores that are not finite; `source` says where they come from."""
+    if not torch.isfinite(scores).all():
+        raise InvalidInputError(f"Expected finite scores from {source} (got NaN or infinity)")

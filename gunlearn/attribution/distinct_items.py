@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.sorting import argsort
 from gunlearn.nn.kernels.subgraph import spans
 from gunlearn.requests.apply import data_without, select_entries
 from gunlearn.requests.selection import Selection
@@ -68,29 +69,32 @@ class Items:
 
     def take(self, index: Tensor) -> Items:
         """Return some of the items, in the order of `index`."""
-        column, column_ptr = _take(self.column, self.column_ptr, index)
-        entry, entry_ptr = _take(self.entry, self.entry_ptr, index)
-        ids = self.ids[..., index]
-        return Items(self.of, index.numel(), self.num_nodes, ids, column, column_ptr, entry, entry_ptr)
+        (column, num_columns), (entry, num_entries) = spans(self.column_ptr, index), spans(self.entry_ptr, index)
+        return replace(
+            self,
+            num_items=index.numel(),
+            ids=self.ids[..., index],
+            column=self.column[column],
+            column_ptr=starts(num_columns),
+            entry=self.entry[:, entry],
+            entry_ptr=starts(num_entries),
+        )
 
     def edited(self, data: Data, i: int) -> Data:
         """Return a new graph without item `i`."""
         out = copy.copy(data)
-        first, last = int(self.column_ptr[i]), int(self.column_ptr[i + 1])
-        if last > first:
+        column = self.column[self.column_ptr[i] : self.column_ptr[i + 1]]
+        if column.numel():
             keep = torch.ones(data.edge_index.size(1), dtype=torch.bool, device=data.edge_index.device)
-            keep[self.column[first:last]] = False
+            keep[column] = False
             for key in data.keys():  # noqa: SIM118
-                if key == "edge_index":
-                    out.edge_index = data.edge_index[:, keep]
-                elif key.endswith("edge_index"):
-                    continue  # held-out and training edges are labels, not messages, even if there are as many of them
-                elif isinstance(data[key], Tensor) and data.is_edge_attr(key):
+                # Held-out and training edges are labels, not messages, even if there are as many of them.
+                label = key.endswith("edge_index") and key != "edge_index"
+                if not label and isinstance(data[key], Tensor) and data.is_edge_attr(key):
                     out[key] = select_entries(data[key], keep, data.__cat_dim__(key, data[key]))
-        first, last = int(self.entry_ptr[i]), int(self.entry_ptr[i + 1])
-        if last > first:
-            row, col = self.entry[:, first:last]
-            out.x = without_entries(data.x, row, col)
+        entry = self.entry[:, self.entry_ptr[i] : self.entry_ptr[i + 1]]
+        if entry.numel():
+            out.x = without_entries(data.x, *entry)
         out.num_nodes = data.num_nodes
         return out
 
@@ -239,24 +243,25 @@ def _items(
 ) -> Items:
     """Return the items `ids` that take out columns of `edge_index` or entries of `x`, each given with its item."""
     none, num_items = torch.empty(0, dtype=torch.long, device=ids.device), ids.size(-1)
-    column, column_ptr = _by_item(*(columns or (none, none)), num_items)
-    entry, entry_ptr = _by_item(*(entries or (torch.stack([none, none]), none)), num_items)
-    return Items(of, num_items, num_nodes, ids, column, column_ptr, entry, entry_ptr)
+    (column, column_item), (entry, entry_item) = columns or (none, none), entries or (none.view(2, 0), none)
+    by_column, column_ptr = grouped(column_item, num_items)
+    by_entry, entry_ptr = grouped(entry_item, num_items)
+    return Items(of, num_items, num_nodes, ids, column[by_column], column_ptr, entry[:, by_entry], entry_ptr)
 
 
-def _by_item(values: Tensor, item: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
-    count = torch.bincount(item, minlength=num_items)
-    return values[..., torch.argsort(item, stable=True)], torch.cat([count.new_zeros(1), count.cumsum(0)])
+def grouped(key: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return an order that groups keys in `[0, size)`, and the place at which each group begins `[size + 1]`."""
+    return argsort(key, stable=True), starts(torch.bincount(key, minlength=size))
+
+
+def starts(count: Tensor) -> Tensor:
+    """Return the place at which each of some groups of these sizes begins, and where the last ends."""
+    return torch.cat([count.new_zeros(1), count.cumsum(0)])
 
 
 def _owner(pointer: Tensor) -> Tensor:
     count = pointer.diff()
     return torch.repeat_interleave(torch.arange(count.numel(), device=count.device), count)
-
-
-def _take(values: Tensor, pointer: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    place, count = spans(pointer, index)
-    return values[..., place], torch.cat([count.new_zeros(1), count.cumsum(0)])
 
 
 def check_range(ids: Tensor, limit: int, what: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from gunlearn.attribution.distinct_items import grouped
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
 from gunlearn.nn.kernels.scatter import scatter
 from gunlearn.nn.kernels.subgraph import spans
@@ -87,10 +88,9 @@ class Value(Target):
 
     def change(self, before: Tensor, row: Tensor, after: Tensor, item: Tensor, num_items: int) -> Tensor:
         base = self.value(before)
-        order = torch.argsort(item, stable=True)
-        count = torch.bincount(item, minlength=num_items)
+        order, ptr = grouped(item, num_items)
         found = base.new_zeros(num_items)
-        for i, rows in enumerate(order.split(count.tolist())):
+        for i, rows in enumerate(order.split(ptr.diff().tolist())):
             if rows.numel():
                 outputs = before.clone()
                 outputs[row[rows]] = after[rows]
@@ -136,9 +136,7 @@ class ItemLoss(Value):
             return super().change(before, row, after, item, num_items)
         n, num_read = before.size(0), self.items.num_items
         ends = seeds.view(-1, num_read)  # [1 or 2, num_read]: the rows of outputs that each item of the loss reads
-        order = torch.argsort(ends.flatten(), stable=True)
-        ptr = torch.zeros(n + 1, dtype=torch.long, device=row.device)
-        ptr[1:] = torch.bincount(ends.flatten(), minlength=n).cumsum(0)
+        order, ptr = grouped(ends.flatten(), n)
         place, count = spans(ptr, row)
         key = torch.unique(torch.repeat_interleave(item * num_read, count) + order[place] % num_read)
         owner, read = key // num_read, key % num_read
@@ -203,15 +201,7 @@ def as_target(target: str | Target | Callable[[Tensor], Tensor], model: nn.Modul
 
 
 def as_value(target: Target, use: str) -> Value:
-    """Return the target where it is a number.
-
-    Args:
-        target: any target.
-        use: what needs a number, for the error: `"truth 'pbrf'"`.
-
-    Raises:
-        UnsupportedMethodError: it is a distance.
-    """
+    """Return the target, and refuse a distance; `use` says what needs a number: `"truth 'pbrf'"`."""
     if not isinstance(target, Value):
         raise UnsupportedMethodError(
             f"Expected a target of kind value with {use}, such as 'loss' (got '{target.name}', a {target.kind})"

@@ -15,9 +15,9 @@ gunlearn.bench         gunlearn.core                    options
 gunlearn.cli           gunlearn.cli                     options=fields run=grid_command
 gunlearn.datasets      gunlearn.datasets                registry=catalogue
 gunlearn.influence     gunlearn.attribution             base items=distinct_items targets
-gunlearn.influence     gunlearn.attribution.removal     balls brute calibrated exact first_order heuristics
+gunlearn.influence     gunlearn.attribution.removal     balls brute=exact calibrated exact first_order heuristics
 gunlearn.influence     gunlearn.attribution.removal     layer_rules local nora
-gunlearn.influence     gunlearn.attribution.study       agreement choice measured study truths
+gunlearn.influence     gunlearn.attribution.study       agreement choice=setting measured=setting study truths
 gunlearn.influence     gunlearn.attribution.training    datamodels gradients inverse_hessian item_losses pbrf
 gunlearn.influence     gunlearn.attribution.training    retraining=retraining_influence
 gunlearn.influence     gunlearn.curvature               curvature=products solvers training_loss
@@ -38,6 +38,7 @@ gunlearn.llm.metrics   gunlearn.llm.metrics             alignment=text_alignment
 gunlearn.llm.metrics   gunlearn.metrics                 memorization=texts
 gunlearn.losses        gunlearn.core                    checks
 gunlearn.losses        gunlearn.losses                  distillation=reference entropy=reference
+gunlearn.losses        gunlearn.losses                  pairwise=preference refusal=vocabulary reweighted=likelihood
 gunlearn.losses        gunlearn.losses                  simple_preference=preference
 gunlearn.methods       gunlearn.curvature               importance=fisher
 gunlearn.methods       gunlearn.methods                 run=door

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from gunlearn.core.modes import evaluating
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.losses import Prediction
 
@@ -41,20 +42,14 @@ class ModelView:
     @cached_property
     def predictions(self) -> dict[str, Prediction | None]:
         """Predictions of each set of items, in evaluation mode; `None` for a set without items."""
-        modes = {module: module.training for module in self.model.modules()}
-        self.model.eval()
         outputs: dict[int, Any] = {}
         found: dict[str, Prediction | None] = {}
-        try:
-            with torch.no_grad():
-                for part, (items, own_data) in self.problem.items.items():
-                    data = self.partition.data if self.full_graph else own_data
-                    if items is not None and id(data) not in outputs:
-                        outputs[id(data)] = self.problem.encode(self.model, data)
-                    found[part] = None if items is None else self.problem.decode(self.model, outputs[id(data)], items)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with evaluating(self.model), torch.no_grad():
+            for part, (items, own_data) in self.problem.items.items():
+                data = self.partition.data if self.full_graph else own_data
+                if items is not None and id(data) not in outputs:
+                    outputs[id(data)] = self.problem.encode(self.model, data)
+                found[part] = None if items is None else self.problem.decode(self.model, outputs[id(data)], items)
         return found
 
     def label(self, part: str) -> Tensor | None:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 from torch.func import functional_call
+from torch.nn.utils import parameters_to_vector
 from torch_geometric.data import Data
-from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv
+from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, SGConv
 
 import gunlearn as gu
 from gunlearn.attribution import InfluenceProblem, resolve_items
-from gunlearn.attribution.targets import as_target
 from gunlearn.losses import Prediction
 from gunlearn.tasks import NodeClassification, as_task
 
@@ -78,28 +78,21 @@ def graph(num_nodes: int = 14, seed: int = 0) -> Data:
 def problem(
     model: nn.Module, data: Data, task: Any, of: str = "edges", items: Any = None, target: Any = "loss"
 ) -> InfluenceProblem:
-    task, (distinct, _) = as_task(task), resolve_items(data, of, items)
-    out = InfluenceProblem.of(model, data, task, distinct, seed=0)
-    out.target = as_target(target, out.model, out.data, task)
-    return out
+    return InfluenceProblem.of(model, data, as_task(task), resolve_items(data, of, items)[0], target)
 
 
-def trained(model: nn.Module, data: Data, task: Any, epochs: int = 300, weight_decay: float = 1e-2) -> nn.Module:
-    return gu.train(
-        model, data, task, epochs=epochs, lr=0.02, weight_decay=weight_decay, eval_every=epochs
-    ).model.eval()
+def trained(model: nn.Module, data: Data, task: Any, epochs: int = 300) -> nn.Module:
+    return gu.train(model, data, task, epochs=epochs, lr=0.02, weight_decay=1e-2, eval_every=epochs).model.eval()
 
 
 def start(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    return parameters_to_vector(model.parameters()).detach()
 
 
 def outputs_at(model: nn.Module, data: Data, theta: Tensor) -> Tensor:
     """The model's outputs as a function of all its parameters in one vector, by PyG's own forward pass."""
-    state, first = {}, 0
-    for name, p in model.named_parameters():
-        state[name] = theta[first : first + p.numel()].view_as(p)
-        first += p.numel()
+    parts = theta.split([p.numel() for p in model.parameters()])
+    state = {name: part.view_as(p) for (name, p), part in zip(model.named_parameters(), parts, strict=True)}
     return functional_call(copy.deepcopy(model).eval(), state, (data.x, data.edge_index))
 
 
@@ -117,6 +110,13 @@ def dense_gauss_newton(logits: Callable[[Tensor], Tensor], theta: Tensor) -> Ten
     p = z.softmax(dim=-1)
     bent = (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]) / len(p)
     return torch.einsum("nip,nij,njq->pq", jac, bent, jac)
+
+
+def smoothed(data: Data, size: int = 5) -> Tensor:
+    """Features after two normalised propagations, which a linear model reads."""
+    conv = SGConv(size, size, K=2, bias=False).double()
+    nn.init.eye_(conv.lin.weight)
+    return conv(data.x, data.edge_index).detach()
 
 
 class Regression(NodeClassification):

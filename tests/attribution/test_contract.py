@@ -9,24 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-import gunlearn as gu
-import gunlearn.attribution as package
 from gunlearn.attribution import ESTIMATORS, Estimator
 from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
-from tests.attribution.cases import (
-    CASES,
-    MODELS,
-    OPTIONS,
-    EstimatorCase,
-    awkward,
-    cora_sample,
-    fresh,
-    karate,
-    scores,
-    some_items,
-    trained,
-    usual,
-)
+from tests.attribution import cases
+from tests.attribution.cases import CASES, MODELS, fresh, karate, scores, some_items, trained, usual
+from tests.attribution.removal import directed, held_out
 from tests.methods.test_method_contract import data_snapshot, equal, rng_snapshot, snapshot
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # a few epochs are no training
@@ -34,7 +21,7 @@ per_case = pytest.mark.parametrize("case", CASES, ids=str)
 per_estimator = pytest.mark.parametrize("name", ESTIMATORS)
 ONCE = {name: next(case for case in CASES if case.estimator == name) for name in ESTIMATORS}
 VALUE = [next(case for case in CASES if case.estimator == name and case.target == "loss")
-         for name, cls in ESTIMATORS.items() if "value" in cls.targets]  # fmt: skip
+         for name, cls in ESTIMATORS.items() if "value" in cls.targets and name != "random"]  # fmt: skip
 ON_MODELS = [(case, "sage") for case in CASES] + [(c, m) for m in MODELS if m != "sage" for c in ONCE.values()]
 
 
@@ -119,7 +106,8 @@ class Breaks(nn.Module):
         return self.inner(x, edge_index)
 
 
-@pytest.mark.parametrize(("case", "at"), [(case, 2) for case in CASES] + [(c, 4) for c in ONCE.values()], ids=str)
+@pytest.mark.parametrize("at", [2, 4])
+@pytest.mark.parametrize("case", ONCE.values(), ids=str)
 def test_nothing_is_left_behind_after_a_failure(case, at, monkeypatch):
     model, data = Breaks(trained("gcn")), karate()
     monkeypatch.setattr(Breaks, "calls", 0)
@@ -134,18 +122,20 @@ def test_nothing_is_left_behind_after_a_failure(case, at, monkeypatch):
     close(scores(case, model, data), usual(case, "gcn"))  # and the next call knows nothing of it
 
 
-@per_case
-def test_dropout_and_running_averages_stand_still(case):
-    name = "gat" if case == ONCE[case.estimator] and usual(case, "gat") is not None else "sage"
+@per_estimator
+def test_dropout_and_running_averages_stand_still(name):
+    case = ONCE[name]
+    name = "gat" if usual(case, "gat") is not None else "sage"
     model = trained(name).train()
     model.dropout.p = 0.9
     close(scores(case, model, karate()), usual(case, name))
 
 
 @per_case
-def test_same_seed_same_bits(case):
+def test_same_seed_same_bits_in_any_gradient_mode(case):
     torch.rand(5)
-    assert scores(case, trained("sage"), karate()).equal(usual(case, "sage"))
+    with torch.no_grad():
+        assert scores(case, trained("sage"), karate()).equal(usual(case, "sage"))
 
 
 def test_random_scores_follow_the_seed():
@@ -155,8 +145,8 @@ def test_random_scores_follow_the_seed():
 
 @per_case
 def test_awkward_graphs(case):
-    """Directed, with self-loops, a node without edges, one with a single edge."""
-    data = awkward()
+    """Directed, with self-loops, copies, nodes without edges and with a single one."""
+    data = held_out(directed())
     found = scores(case, fresh("gcn", data), data)
     assert torch.isfinite(found).all()
 
@@ -168,44 +158,32 @@ def test_sparse_features_are_the_same_features(case):
     close(scores(case, trained("gcn"), sparse), usual(case, "gcn"))
 
 
-@per_estimator
-def test_real_graph(name, data_root):
-    case, data = ONCE[name], cora_sample(data_root)
-    found = scores(case, fresh("gcn", data), data)
-    assert torch.isfinite(found).all()
-
-
 @pytest.mark.parametrize("case", VALUE, ids=str)
+def test_functions_of_the_outputs(case):
+    """One that the model moves, one that it does not, and one that is no number."""
+    assert scores(case, trained("gcn"), karate(), target=lambda z: z.square().mean()).any()
+    assert not scores(case, trained("gcn"), karate(), target=lambda z: torch.ones(())).any()
+    with pytest.raises(InvalidInputError, match="finite"):
+        scores(case, trained("gcn"), karate(), target=lambda z: z.sum() * float("nan"))
+
+
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        (lambda z: z.sum() * float("nan"), "finite"),
         (lambda z: z.sum() / 0, "finite"),
         (lambda z: z.sum(dim=1), "scalar"),
         (lambda z: 1.0, "scalar"),
         (lambda z: None, "scalar"),
     ],
 )
-def test_targets_that_are_no_number(case, target, words):
-    if case.estimator == "random":
-        pytest.skip("never looks at the target")
+def test_targets_that_are_no_number(target, words):
     with pytest.raises(InvalidInputError, match=words):
-        scores(case, trained("gcn"), karate(), target=target)
-
-
-@pytest.mark.parametrize("case", VALUE, ids=str)
-def test_function_of_the_outputs(case):
-    found = scores(case, trained("gcn"), karate(), target=lambda z: z.square().mean())
-    assert torch.isfinite(found).all()
+        scores(VALUE[0], trained("gcn"), karate(), target=target)
 
 
 def test_a_model_without_message_passing():
-    class Plain(nn.Linear):
-        def forward(self, x, edge_index):
-            return super().forward(x)
-
     with pytest.raises(UnsupportedModelError, match="MessagePassing"):
-        scores(ONCE["exact"], Plain(34, 4).double(), karate())
+        scores(ONCE["exact"], nn.Linear(34, 4).double(), karate())
 
 
 @per_estimator
@@ -219,17 +197,11 @@ def test_what_it_cannot_do_is_refused_with_the_reason(name):
     cls = ESTIMATORS[name]
     for of in {"edges", "nodes", "features"} - set(cls.of):
         with pytest.raises(GunlearnError, match=name):
-            scores(EstimatorCase(name, of, ONCE[name].target), trained("gcn"), karate())
+            scores(cases.EstimatorCase(name, of, ONCE[name].target), trained("gcn"), karate())
     for kind, target in {"distance": "embeddings", "value": "loss"}.items():
         if kind not in cls.targets:
             with pytest.raises(GunlearnError, match=name):
                 scores(ONCE[name], trained("gcn"), karate(), target=target)
-
-
-@per_case
-def test_common_models_are_taken(case):
-    assert usual(case, "gcn") is not None
-    assert usual(case, "sage") is not None
 
 
 def test_every_estimator_is_registered_and_described():
@@ -239,7 +211,7 @@ def test_every_estimator_is_registered_and_described():
         return own | below
 
     assert leaves(Estimator) == set(ESTIMATORS.values())
-    assert set(OPTIONS) <= set(ESTIMATORS)
+    assert set(cases.OPTIONS) <= set(ESTIMATORS)
     for name, cls in ESTIMATORS.items():
         assert name == cls.name
         assert cls.summary
@@ -251,4 +223,3 @@ def test_every_estimator_is_registered_and_described():
         assert cls.__dataclass_params__.frozen
         for option in cls.options():
             assert option in inspect.getdoc(cls), f"{name}: {option} is not described"
-    assert gu.attribution.ESTIMATORS is package.ESTIMATORS

@@ -9,6 +9,8 @@ import torch
 import torch_geometric.nn as pyg
 
 import gunlearn as gu
+from gunlearn.attribution import Exact
+from gunlearn.errors import InvalidInputError
 from tests.attribution.removal import (
     GRAPHS,
     HIDDEN,
@@ -55,7 +57,7 @@ def test_same_numbers_as_brute(model, graph, of):
     assert error < CLOSE
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ALL)
 def test_single_entries(model):
     error, path = both(built(model), tangled(), of="features", items=ENTRIES, target="embeddings")
     assert path == "changed rows"
@@ -96,14 +98,10 @@ def test_small_batches_give_the_same(model, of):
         assert off(gu.influence(built(model), data, of=of, rows=rows), wanted) < 1e-12
 
 
-def test_each_item_alone():
-    data, model = tangled(), built("gat heads")
-    for of, count in (("edges", data.num_edges), ("nodes", NODES)):
-        wanted = gu.influence(model, data, of=of)
-        for i in range(0, count, 9):
-            item = data.edge_index[:, i : i + 1] if of == "edges" else torch.tensor([i])
-            found = gu.influence(model, data, of=of, items=item)
-            assert float((found - wanted[i]).abs()) < 1e-12 * float(wanted.max())
+@pytest.mark.parametrize("rows", [0, -5, "a", True])
+def test_rows_per_batch_are_checked(rows):
+    with pytest.raises(InvalidInputError, match="'rows'"):
+        Exact(rows=rows)
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"add_self_loops": False}, {"normalize": False}, {"improved": True}])

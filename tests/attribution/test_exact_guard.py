@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 
 import pytest
 import torch
@@ -12,12 +11,11 @@ from torch import nn
 from torch_geometric.utils import add_self_loops, to_undirected
 
 import gunlearn as gu
-from gunlearn.attribution import ESTIMATORS, InfluenceProblem, SlowEstimatorWarning, resolve_items
-from gunlearn.attribution.removal import layer_rules, recording
+from gunlearn.attribution import Exact, SlowEstimatorWarning
+from gunlearn.attribution.removal import layer_rules
 from gunlearn.attribution.removal.balls import Balls
-from gunlearn.attribution.removal.recording import Recording
-from gunlearn.attribution.targets import Embeddings
-from gunlearn.tasks import as_task
+from gunlearn.attribution.removal.recording import Recording, record
+from gunlearn.errors import UnsupportedModelError
 from tests.attribution.removal import (
     HIDDEN,
     NODES,
@@ -25,12 +23,14 @@ from tests.attribution.removal import (
     SIZE,
     Residual,
     Stack,
+    both,
     built,
     directed,
     off,
     randomised,
     tangled,
 )
+from tests.attribution.second_order import problem
 
 
 class Doubled(pyg.GCNConv):
@@ -115,35 +115,24 @@ def test_brute_force_where_there_is_no_rule(name, of):
     assert result.scores.equal(truth)
 
 
-def test_no_warning_where_there_is_a_rule():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", SlowEstimatorWarning)
-        gu.influence(built("gcn"), directed())
-
-
 def forward_hooked():
     model = Stack(pyg.GCNConv(SIZE, OUT))
     model.convs[0].register_forward_hook(double)
     return model
 
 
-def cached():
-    return Stack(pyg.GCNConv(SIZE, HIDDEN, cached=True), pyg.GCNConv(HIDDEN, OUT, cached=True))
-
-
 def filled():
-    model = cached().double()
+    model = Stack(pyg.GCNConv(SIZE, HIDDEN, cached=True), pyg.GCNConv(HIDDEN, OUT, cached=True)).double()
     model(directed().x, directed().edge_index)
     return model
 
 
 @pytest.mark.filterwarnings("ignore::gunlearn.attribution.SlowEstimatorWarning")
-@pytest.mark.parametrize("make", [forward_hooked, cached, filled])
+@pytest.mark.parametrize("make", [forward_hooked, filled])
 def test_right_numbers_whatever_the_path(make):
     model, data = randomised(make()), directed()
     for of in ("edges", "nodes"):
-        truth = gu.influence(model, data, of=of, estimator="brute", target="embeddings")
-        assert off(gu.influence(model, data, of=of, target="embeddings"), truth) < 1e-9
+        assert both(model, data, of=of, target="embeddings")[0] < 1e-9
 
 
 def test_caches_do_not_hide_the_edit():
@@ -217,10 +206,9 @@ def test_without_the_guard_the_comparison_sees_it(break_it, name, monkeypatch):
     """So the agreement with brute force in `test_exact` can fail."""
     break_it(monkeypatch)
     monkeypatch.setattr(Recording, "agrees", lambda *args: True)
-    data = tangled()
-    result = gu.attribution.estimate(built(name), data, target="embeddings")
-    assert result.notes["path"] == "changed rows"
-    assert off(result.scores, gu.influence(built(name), data, target="embeddings", estimator="brute")) > 1e-3
+    error, path = both(built(name), tangled(), target="embeddings")
+    assert path == "changed rows"
+    assert error > 1e-3
 
 
 def test_items_that_touch_little_do_not_stand_for_those_that_touch_much():
@@ -236,11 +224,8 @@ def test_items_that_touch_little_do_not_stand_for_those_that_touch_much():
     assert off(result.scores, truth) < 1e-9
 
 
-def problem_of(model, data):
-    items, _ = resolve_items(data, "edges")
-    problem = InfluenceProblem.of(model, data, as_task("link_prediction"), items)
-    problem.target = Embeddings()
-    return problem
+def removals(model):
+    return problem(model, tangled(), "link_prediction", target="embeddings")
 
 
 def attributes(model):
@@ -249,10 +234,10 @@ def attributes(model):
 
 @pytest.mark.parametrize("name", ["gcn", "gat heads", "gin", "skips"])
 def test_no_override_is_left_on_the_copy(name):
-    problem = problem_of(built(name), tangled())
-    before = attributes(problem.model)
-    ESTIMATORS["exact"]().scores(problem)
-    assert attributes(problem.model) == before
+    given = removals(built(name))
+    before = attributes(given.model)
+    Exact().scores(given)
+    assert attributes(given.model) == before
 
 
 class Brittle(Stack):
@@ -274,13 +259,13 @@ def test_no_override_is_left_after_an_exception(name, monkeypatch):
     for at in range(1, 9):
         monkeypatch.setattr(Brittle, "calls", 0)
         monkeypatch.setattr(Brittle, "at", at)
-        problem = problem_of(model, tangled())
-        before = attributes(problem.model)
+        given = removals(model)
+        before = attributes(given.model)
         try:
-            ESTIMATORS["exact"](rows=1 << 8).scores(problem)
+            Exact(rows=1 << 8).scores(given)
         except KeyboardInterrupt:
             reached.append(at)
-        assert attributes(problem.model) == before
+        assert attributes(given.model) == before
     assert reached[:6] == [1, 2, 3, 4, 5, 6]
 
 
@@ -294,10 +279,19 @@ def test_an_exception_within_the_network_of_gin():
             return x
 
     model = randomised(Stack(pyg.GINConv(nn.Sequential(nn.Linear(SIZE, OUT), Breaks()))))
-    problem = problem_of(model, tangled())
-    made, _ = recording.record(problem)
-    before = attributes(problem.model)
+    given = removals(model)
+    made, _ = record(given)
+    before = attributes(given.model)
     Breaks.armed = True
     with pytest.raises(KeyboardInterrupt):
-        list(made.changes(problem.items))
-    assert attributes(problem.model) == before
+        list(made.changes(given.items))
+    assert attributes(given.model) == before
+
+
+@pytest.mark.parametrize("estimator", ["exact", "brute"])
+@pytest.mark.filterwarnings("ignore::gunlearn.attribution.SlowEstimatorWarning")
+def test_a_random_model_is_refused(estimator):
+    """Dropout that evaluation mode does not switch off."""
+    model = randomised(Between(lambda h: nn.functional.dropout(h, 0.5)))
+    with pytest.raises(UnsupportedModelError, match="the same twice"):
+        gu.influence(model, tangled(), estimator=estimator)

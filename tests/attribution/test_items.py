@@ -57,16 +57,13 @@ def test_features_become_zero(sparse):
     dense = data.x.clone()
     if sparse:
         data.x = data.x.to_sparse_csr()
-    columns, _ = resolve_items(data, "features")
-    entries, _ = resolve_items(data, "features", torch.stack([torch.arange(NODES), torch.arange(NODES) % SIZE]))
-    for i in range(SIZE):
-        wanted = dense.clone()
-        wanted[:, i] = 0
-        assert columns.edited(data, i).x.to_dense().equal(wanted)
-    for i in range(NODES):
-        wanted = dense.clone()
-        wanted[i, i % SIZE] = 0
-        assert entries.edited(data, i).x.to_dense().equal(wanted)
+    entries = torch.stack([torch.arange(NODES), torch.arange(NODES) % SIZE])
+    for asked, places in ((None, [(slice(None), i) for i in range(SIZE)]), (entries, zip(*entries, strict=True))):
+        items, _ = resolve_items(data, "features", asked)
+        for i, place in enumerate(places):
+            wanted = dense.clone()
+            wanted[place] = 0
+            assert items.edited(data, i).x.to_dense().equal(wanted)
     assert data.x.to_dense().equal(dense)
 
 
@@ -97,33 +94,22 @@ def test_place_says_where_each_is_and_take_keeps_the_order_asked_for():
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("of", ["edges", "nodes", "features"])
 def test_brute_is_the_model_on_the_edited_graph(graph, of):
-    """Written out here with the caller's model and plain tensors."""
     data, model = GRAPHS[graph](), built("gcn" if graph == "weighted" else "gat heads")
-    found = gu.influence(model, data, of=of, estimator="brute", target="embeddings")
-    value = gu.influence(model, data, of=of, estimator="brute", target=lambda z: z[0].sum())
+    items, place = resolve_items(data, of)
 
-    def run(x, index, keep):
-        more = () if "edge_weight" not in data else (data.edge_weight[keep],)
-        return model(x, index, *more).detach()
+    def run(edited):
+        more = () if "edge_weight" not in data else (edited.edge_weight,)
+        return model(edited.x, edited.edge_index, *more).detach()
 
-    before = run(data.x, data.edge_index, slice(None))
-    both = data.is_undirected()
-    for i in range(len(found)):
-        x, index, keep, own = data.x.clone(), data.edge_index, slice(None), None
-        if of == "edges":
-            u, v = index[:, i].tolist()
-            named = {(u, v), (v, u)} if both else {(u, v)}
-            index, keep = without(data, lambda a, b, named=named: (a, b) in named)
-        elif of == "nodes":
-            index, keep = without(data, lambda a, b, i=i: i in (a, b))
-            own = i
-        else:
-            x[:, i] = 0
-        after = run(x, index, keep)
+    before, distance, value = run(data), [], []
+    for i in range(items.num_items):
+        after = run(items.edited(data, i))
         norm = (after - before).norm(dim=1)
-        distance = norm.sum() - (0 if own is None else norm[own])
-        torch.testing.assert_close(found[i], distance, rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(value[i], after[0].sum() - before[0].sum(), rtol=1e-9, atol=1e-12)
+        distance.append(norm.sum() - (norm[i] if of == "nodes" else 0))
+        value.append(after[0].sum() - before[0].sum())
+    for target, wanted in (("embeddings", distance), (lambda z: z[0].sum(), value)):
+        found = gu.influence(model, data, of=of, estimator="brute", target=target)
+        torch.testing.assert_close(found, torch.stack(wanted)[place], rtol=1e-9, atol=1e-12)
 
 
 def test_a_nodes_own_output_counts_for_a_value_and_not_for_a_distance():
@@ -155,11 +141,6 @@ def test_a_nodes_own_output_counts_for_a_value_and_not_for_a_distance():
 def test_bad_items(of, items, words):
     with pytest.raises(InvalidInputError, match=words):
         resolve_items(weighted(), of, items)
-
-
-def test_every_estimator_is_given_items_of_the_graph():
-    with pytest.raises(InvalidInputError, match="edges of the graph"):
-        gu.influence(built("gcn"), tangled(), items=[[19], [19]])
 
 
 def test_graphs_without_what_is_asked_for():

@@ -205,27 +205,6 @@ def test_equals_the_expression_of_inpo(seed):
     assert not torch.allclose(nora(model, data, k3=0.0).double(), expected, rtol=1e-2)
 
 
-def test_native_backbone_with_sparse_features():
-    torch.manual_seed(0)
-    x = torch.zeros(NUM_NODES, 80)
-    x[torch.arange(NUM_NODES), torch.arange(NUM_NODES) * 5] = 1.0
-    data = Data(x=x, edge_index=graph().edge_index)
-    native = GCN(80, 6, 4)
-
-    class Plain(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.convs = nn.ModuleList([GCNConv(80, 6), GCNConv(6, 4)])
-
-        def forward(self, x, edge_index):
-            self.inputs = [x, self.convs[0](x, edge_index).relu()]
-            return self.convs[1](self.inputs[1], edge_index)
-
-    plain = Plain()
-    plain.load_state_dict(native.state_dict())
-    assert_close(nora(native, data), literal(plain.double(), Data(x=x.double(), edge_index=data.edge_index)))
-
-
 def test_isolated_and_degree_one_nodes_are_finite():
     # The official NaN test, `== np.nan`, is never true; one NaN would spoil the min-max of all nodes.
     model, data = Net().double(), graph()
@@ -313,16 +292,7 @@ def test_follows_edits_of_the_graph():
 
 
 def test_sees_edge_weights_that_the_model_takes():
-    class Weighted(nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.conv = GCNConv(5, 4)
-
-        def forward(self, x, edge_index, edge_weight=None):
-            return self.conv(x, edge_index, edge_weight)
-
-    model, data = Weighted().double(), graph()
+    model, data = GCNConv(5, 4).double(), graph()
     plain = nora(model, data)
     data.edge_weight = torch.linspace(0.1, 3, data.edge_index.size(1), dtype=torch.float64)
     assert not torch.allclose(nora(model, data), plain, rtol=1e-2)
@@ -350,9 +320,9 @@ def test_models_it_cannot_read():
             return self.conv(self.embedding.weight, edge_index)
 
     model, bare = Embedded(), Data(edge_index=data.edge_index, num_nodes=NUM_NODES)
-    assert nora(model, bare).shape == (NUM_NODES,)  # no features at all
+    before = nora(model, bare)  # no features at all
+    assert before.shape == (NUM_NODES,)
     assert all(p.grad is None for p in model.parameters())
-    before = nora(model, bare)
     assert torch.equal(nora(model.requires_grad_(False), bare), before)  # frozen: as a reference model is
 
 
@@ -384,6 +354,16 @@ def test_edge_scores_and_min_max():
 
 # Sparse features ##############################################################
 
+
+class ByHand(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.weight = GCNConv(80, 4), nn.Parameter(torch.randn(80, 4))
+
+    def forward(self, x, edge_index):
+        return self.conv(x, edge_index) + x @ self.weight
+
+
 SPARSE_MODELS = {
     "gcn": lambda: GCN(80, 8, 4),
     "gcn_pyg": lambda: torch_geometric.nn.GCN(80, 8, 2, 4),
@@ -398,17 +378,8 @@ SPARSE_MODELS = {
         "x, edge_index",
         [(GCNConv(80, 4), "x, edge_index -> h"), (lambda x: x[:, :4] * 3, "x -> r"), (lambda h, r: h + r, "h, r -> h")],
     ),
-    "weight_times_features": lambda: ByHand(),
+    "weight_times_features": ByHand,
 }
-
-
-class ByHand(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.weight = GCNConv(80, 4), nn.Parameter(torch.randn(80, 4))
-
-    def forward(self, x, edge_index):
-        return self.conv(x, edge_index) + x @ self.weight
 
 
 @pytest.mark.parametrize(
@@ -416,15 +387,16 @@ class ByHand(nn.Module):
 )
 def test_sparse_features_score_alike_and_are_never_dense(name, p):
     torch.manual_seed(0)
-    model, index = SPARSE_MODELS[name](), graph()
+    model, index = SPARSE_MODELS[name](), graph().edge_index
     x = torch.zeros(NUM_NODES, 80).scatter_(1, torch.randint(80, (NUM_NODES, 3)), torch.rand(NUM_NODES, 3))
-    index = index if isinstance(index, torch.Tensor) else index.edge_index
-    csr = Data(x=x.to_sparse_csr(), edge_index=index, num_nodes=NUM_NODES)
+
+    def run(features):
+        return nora(model, Data(x=features, edge_index=index, num_nodes=NUM_NODES), p=p)
+
     with plain_path():
-        expected = nora(model, Data(x=x, edge_index=index, num_nodes=NUM_NODES), p=p)
-    for data in (Data(x=x.clone(), edge_index=index, num_nodes=NUM_NODES), csr):
-        torch.testing.assert_close(nora(model, data, p=p), expected, rtol=1e-4, atol=1e-6)
+        expected = run(x)
+    for features in (x.clone(), x.to_sparse_csr()):
+        torch.testing.assert_close(run(features), expected, rtol=1e-4, atol=1e-6)
     x[0] *= 5  # control: the features matter to the scores
     with plain_path():
-        other = nora(model, Data(x=x, edge_index=index, num_nodes=NUM_NODES), p=p)
-    assert not torch.allclose(other, expected, rtol=1e-3)
+        assert not torch.allclose(run(x), expected, rtol=1e-3)

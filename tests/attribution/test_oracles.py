@@ -9,39 +9,18 @@ import torch
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, softplus
 from torch.utils.data import DataLoader, TensorDataset
-from torch_geometric.data import Data
-from torch_geometric.nn import GCNConv, SGConv
-from torch_geometric.utils import to_undirected
+from torch_geometric.nn import SGConv
 
 import gunlearn as gu
 from gunlearn.tasks.graph.link_prediction import one_direction
 from gunlearn.tasks.graph.node_classification import training_nodes
+from tests.attribution.second_order import graph, net
 
 NUM_NODES = 20
 
 
-def graph(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    index = to_undirected(torch.randint(NUM_NODES, (2, 30), generator=generator), num_nodes=NUM_NODES)
-    index = index[:, index[0] != index[1]]
-    x = torch.randn(NUM_NODES, 4, generator=generator, dtype=torch.double)
-    return gu.node_split(Data(x=x, edge_index=index, y=torch.arange(NUM_NODES) % 3), 0.3, 0.2)
-
-
-class Plain(torch.nn.Module):
-    """PyG's own layers, which dattri's transforms can follow."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = GCNConv(4, 6), GCNConv(6, 3)
-
-    def forward(self, x, edge_index):
-        return self.second(self.first(x, edge_index).tanh(), edge_index)
-
-
 def make(seed=0):
-    torch.manual_seed(seed)
-    return Plain().double()
+    return net("gcn", seed=seed).eval()
 
 
 # dattri #######################################################################
@@ -77,7 +56,7 @@ def of_pairs(outputs, pair, label):
 
 
 def test_tracin_of_nodes_equals_dattri():
-    data, models, rates = graph(), [make(0), make(1)], [0.3, 0.7]
+    data, models, rates = graph(NUM_NODES), [make(0), make(1)], [0.3, 0.7]
     train = training_nodes(data)
     held_out = gu.NodeClassification().validation_items(data)
     found = dattri_scores(
@@ -92,7 +71,7 @@ def test_tracin_of_nodes_equals_dattri():
 
 
 def test_cosine_of_nodes_equals_dattri():
-    data, model = graph(), make()
+    data, model = graph(NUM_NODES), make()
     train, node = training_nodes(data), data.val_mask.nonzero()[0]
     found = dattri_scores(data, [model], [1.0], (train.index, train.label), (node, data.y[node]), of_nodes, True)[:, 0]
     scores = gu.influence(
@@ -103,7 +82,7 @@ def test_cosine_of_nodes_equals_dattri():
 
 
 def test_tracin_of_edges_equals_dattri():
-    data, model = gu.link_split(graph(), 0.1, 0.1), make()
+    data, model = graph(NUM_NODES), make()
     edges, ones = one_direction(data), torch.ones
     held_out = torch.cat([data.val_pos_edge_index, data.val_neg_edge_index], dim=1).t()
     label = torch.cat([ones(data.val_pos_edge_index.size(1)), torch.zeros(data.val_neg_edge_index.size(1))])
@@ -118,7 +97,7 @@ def test_tracin_of_edges_equals_dattri():
 
 def summed_changes(model, data, node, hops):
     """Sum of |change of an output of `node`| per unit of a feature set to zero, over the features at each distance."""
-    entries = torch.cartesian_prod(torch.arange(NUM_NODES), torch.arange(4)).t()
+    entries = torch.cartesian_prod(torch.arange(NUM_NODES), torch.arange(5)).t()
     found = torch.zeros(NUM_NODES)
     for k in range(3):
         change = gu.influence(
@@ -137,10 +116,10 @@ def summed_changes(model, data, node, hops):
 @pytest.mark.parametrize("linear", [True, False])
 def test_removing_features_of_a_linear_model_sums_to_total_influence(linear):
     influence = pytest.importorskip("torch_geometric.utils.influence", reason="needs PyG 2.7 or newer")
-    data, hops = graph(), 3  # one more than the layers, so that PyG's subgraph has the whole degrees
+    data, hops = graph(NUM_NODES), 3  # one more than the layers, so that PyG's subgraph has the whole degrees
     data.x = data.x.float()  # the only type that it takes
     torch.manual_seed(0)
-    model = SGConv(4, 3, K=2) if linear else make().float()
+    model = SGConv(5, 3, K=2) if linear else make().float()
     torch.manual_seed(1)
     per_node, _ = influence.total_influence(model, data, hops, num_samples=2, normalize=False, average=False)
     torch.manual_seed(1)

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.functional import hessian
 from torch.nn.functional import cross_entropy
 from torch_geometric.data import Data
@@ -13,16 +13,9 @@ from torch_geometric.nn import SGConv
 
 from gunlearn.attribution import EdgeEdit, pbrf
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
-from tests.attribution.second_order import Regression, graph, net, outputs_at, problem, start, trained
+from tests.attribution.second_order import Regression, graph, net, outputs_at, problem, smoothed, start, trained
 
 LAMBDA = 0.1
-
-
-def smoothed(data: Data, size: int = 5) -> Tensor:
-    """Features after two normalised propagations, which a linear model reads."""
-    conv = SGConv(size, size, K=2, bias=False).double()
-    nn.init.eye_(conv.lin.weight)
-    return conv(data.x, data.edge_index).detach()
 
 
 @pytest.mark.parametrize("of", ["edges", "nodes"])

@@ -12,11 +12,7 @@ from torch_geometric.data import Data
 import gunlearn as gu
 from gunlearn.attribution import resolve_items
 from gunlearn.attribution.training.datamodels import lds, linear_datamodelling_score, random_subsets
-from gunlearn.attribution.training.retraining_influence import (
-    retraining_influence,
-    target_value,
-    training_data_without,
-)
+from gunlearn.attribution.training.retraining_influence import retraining_influence, target_value, training_data_without
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
 from gunlearn.tasks import NodeClassification
 from gunlearn.tasks.graph.node_classification import training_nodes
@@ -74,8 +70,17 @@ def closed_form(left_out):
 GROUPS = [[0], [1, 2, 3], [5, 23], list(range(10, 20))]
 
 
+def retrained(train=least_squares, groups=GROUPS, **more):
+    given = {"data": DATA, "items": ITEMS, "target": target, "task": "node_classification", "seeds": (0, 1)}
+    return retraining_influence(train, groups=groups, **given | more)
+
+
+def jittered(jitter):
+    return lambda data, seed: least_squares(data, seed, jitter)
+
+
 def test_change_without_a_group_is_the_closed_form():
-    found = retraining_influence(least_squares, DATA, ITEMS, GROUPS, target, "node_classification", seeds=(0, 1))
+    found = retrained()
     base = closed_form([])
     expected = torch.tensor([closed_form(group) - base for group in GROUPS]).double()
     torch.testing.assert_close(found.mean, expected)
@@ -92,7 +97,7 @@ def test_an_effect_below_the_spread_between_seeds_is_flagged():
         return least_squares(data, seed + 1000 * int(data.train_mask.sum()), jitter=0.03)
 
     groups, seeds = [[0], [3], list(range(20))], range(20)
-    found = retraining_influence(noisy, DATA, ITEMS, groups, target, "node_classification", seeds=seeds)
+    found = retrained(noisy, groups, seeds=seeds)
     exact = [abs(closed_form(group) - closed_form([])) for group in groups]
     spread = np.std(found.full.numpy(), ddof=1)
     assert found.noise_floor == pytest.approx(spread * np.sqrt(2 / 20))
@@ -104,9 +109,7 @@ def test_an_effect_below_the_spread_between_seeds_is_flagged():
     np.testing.assert_allclose(found.standard_error.numpy(), difference.std(axis=1, ddof=1) / np.sqrt(20))
     assert (found.mean[2] - exact[2]).abs() < 4 * found.standard_error[2]
     # The same seeds on both sides cancel the noise of the weights that they share.
-    paired = retraining_influence(
-        lambda data, seed: least_squares(data, seed, jitter=0.03), DATA, ITEMS, groups, target, NodeClassification()
-    )
+    paired = retrained(jittered(0.03), groups, task=NodeClassification(), seeds=range(5))
     assert paired.standard_error[0] < 0.5 * found.standard_error[0]
 
 
@@ -157,31 +160,27 @@ def test_labels_of_nodes_that_leave_are_not_learned_from():
 def test_message_graph_leaves_the_effect_through_the_weights():
     data = gu.link_split(gu.load("karate"), 0.1, 0.1)
     items, _ = resolve_items(data, "edges")
-    torch.manual_seed(0)
     fixed = gu.GCN(data.num_features, 4, 2)
-    run = [
+    full, retain = (
         retraining_influence(lambda d, s: fixed, data, items, [[0, 1]], "loss", seeds=(0, 1), message_graph=name)
         for name in ("full", "retain")
-    ]
-    assert run[0].mean[0] == 0
-    assert bool(run[0].below_floor[0])
+    )
+    assert full.mean[0] == 0
+    assert bool(full.below_floor[0])
     expected = target_value(fixed, items.without(data, torch.tensor([0, 1])), "loss", "link_prediction")
-    assert run[1].without[0, 0] == expected != run[1].full[0]
+    assert retain.without[0, 0] == expected != retain.full[0]
 
 
 @pytest.mark.slow
 def test_several_jobs_give_the_same_numbers():
-    options = {"target": target, "task": "node_classification", "seeds": (0, 1)}
-    one, two = (retraining_influence(least_squares, DATA, ITEMS, GROUPS[:2], n_jobs=n, **options) for n in (1, 2))
+    one, two = (retrained(groups=GROUPS[:2], n_jobs=n) for n in (1, 2))
     assert torch.equal(one.without, two.without)
 
 
 def test_the_random_state_is_left_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    retraining_influence(
-        lambda d, s: Linear(torch.randn(3, 1).double()), DATA, ITEMS, [[0]], target, "node_classification"
-    )
+    retrained(lambda data, seed: Linear(torch.randn(3, 1).double()))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -201,9 +200,8 @@ def test_the_random_state_is_left_alone():
     ],
 )
 def test_refusals(change, error, message):
-    given = {"train": least_squares, "data": DATA, "items": ITEMS, "groups": [[0]], "target": target}
     with pytest.raises(error, match=message):
-        retraining_influence(**{**given, "task": "node_classification", **change})
+        retrained(**change)
 
 
 # Linear datamodelling score ###################################################
@@ -260,15 +258,7 @@ def test_lds_retrains_without_each_subset():
     other = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     assert truth.score(leave_one_out[other]).value < score.interval[0]
 
-    noisy = lds(
-        lambda data, seed: least_squares(data, seed, jitter=0.05),
-        DATA,
-        ITEMS,
-        target,
-        "node_classification",
-        count=3,
-        seeds=(0, 1, 2),
-    )
-    assert noisy.noise > 0
+    given = {"items": ITEMS, "target": target, "task": "node_classification", "count": 3}
+    assert lds(jittered(0.05), DATA, seeds=(0, 1, 2), **given).noise > 0
     with pytest.raises(InvalidInputError, match="at least one seed"):
-        lds(least_squares, DATA, ITEMS, target, "node_classification", seeds=())
+        lds(least_squares, DATA, seeds=(), **given)

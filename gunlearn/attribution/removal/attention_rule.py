@@ -21,11 +21,9 @@ class GATRule(Rule):
 
     layer: pyg.GATConv | pyg.GATv2Conv
 
-    @staticmethod
-    def unfit(layer: Any) -> str | None:
-        if layer.edge_dim is not None:
-            return "edge attributes"
-        return None if layer.aggr in ("add", "sum") else f"aggr={layer.aggr!r}"
+    @classmethod
+    def unfit(cls, layer: Any) -> str | None:
+        return super().unfit(layer) if layer.edge_dim is None else "edge attributes"
 
     @property
     def _second(self) -> bool:
@@ -47,12 +45,10 @@ class GATRule(Rule):
         self.sender, self.receiver = self._project(x)
         self.residual = None if layer.res is None else layer.res(x)
         node = torch.arange(n, device=self.sender.device)
-        if not layer.add_self_loops:
-            loops = self.structure.edge_index[0, self.structure.loops]
-            self.has_loop = torch.bincount(loops, minlength=n)
-        row, other = torch.repeat_interleave(node, self.structure.in_ptr.diff()), self.structure.in_node
-        loop = node if layer.add_self_loops else torch.repeat_interleave(node, self.has_loop)
-        row, other = torch.cat([row, loop]), torch.cat([other, loop])
+        loops = torch.bincount(self.structure.edge_index[0, self.structure.loops], minlength=n)
+        self.has_loop = torch.ones_like(node) if layer.add_self_loops else loops
+        row, loop = (torch.repeat_interleave(node, count) for count in (self.structure.in_ptr.diff(), self.has_loop))
+        row, other = torch.cat([row, loop]), torch.cat([self.structure.in_node, loop])
         return self._attend(self.sender, other, self.receiver, row, self.residual)
 
     def rows(self, balls: Balls, h: Tensor, num_given: int, num_rows: int) -> Tensor:
@@ -77,11 +73,10 @@ class GATRule(Rule):
             keep = torch.ones_like(row, dtype=torch.bool)
             keep[near] = ~torch.isin(key, gone)
             row, other = row[keep], other[keep]
-        itself = torch.arange(num_rows, device=node.device)
+        held = self.has_loop[node]
         if not layer.add_self_loops:
-            held = self.has_loop[node]
             held[balls.loops[1]] = 0  # all columns of a loop go together
-            itself = torch.repeat_interleave(itself, held)
+        itself = torch.repeat_interleave(torch.arange(num_rows, device=node.device), held)
         row, other = torch.cat([row, itself]), torch.cat([other, node[itself]])
         found = balls.find(item[row], other)
         changed = (found >= 0) & (found < num_given)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from gunlearn.attribution.distinct_items import Items
+from gunlearn.attribution.distinct_items import Items, starts
 from gunlearn.attribution.removal.structure import Structure
 from gunlearn.nn.kernels.subgraph import spans
 
@@ -34,8 +33,7 @@ class Balls:
         column: column of `edge_index` of each out-edge.
         removed: for each column taken out that is no loop: the column, the row of its target, the row of its source.
         loops: for each loop taken out: the column, the row.
-        table: row of (item, node) at `item * num_nodes + node`, int32, -1 where there is none; `None` where the rows
-            are sorted by those numbers.
+        row_of: finds the rows of numbers `item * num_nodes + node`; -1 where there is none.
         lost: incoming weight that each touched row loses besides the removed columns, or `None`.
         incoming: what the last layer's sums of the touched rows gain besides what is computed, or `None`.
         delta: change of what each sender sent in the last layer that ran `[num_senders, dim]`.
@@ -51,7 +49,7 @@ class Balls:
     column: Tensor
     removed: tuple[Tensor, Tensor, Tensor]
     loops: tuple[Tensor, Tensor]
-    table: Tensor | None
+    row_of: Callable[[Tensor], Tensor]
     lost: Tensor | None = None
     incoming: Tensor | None = None
     delta: Tensor | None = None
@@ -63,12 +61,7 @@ class Balls:
 
     def find(self, item: Tensor, node: Tensor) -> Tensor:
         """Return the row of each (item, node), -1 where there is none."""
-        return _find(self.keys, self.table, item * self.structure.num_nodes + node)
-
-    @property
-    def keys(self) -> Tensor:
-        """Pair (item, node) of each row as one number."""
-        return self.item * self.structure.num_nodes + self.node
+        return self.row_of(item * self.structure.num_nodes + node)
 
     def spread(self, delta: Tensor, weight: Tensor | None, num_rows: int) -> Tensor:
         """Sum `delta` of the first rows, `[num_senders, dim]`, over out-edges to the first `num_rows` rows."""
@@ -87,14 +80,7 @@ class Balls:
 def ball_batches(
     items: Items, structure: Structure, hops: int, rows: int = ROWS_PER_BATCH
 ) -> Iterator[tuple[Tensor, Balls]]:
-    """Yield the items of each batch, as indices, and their balls.
-
-    Args:
-        items: all items.
-        structure: the graph.
-        hops: hops that a change travels.
-        rows: estimated rows per batch.
-    """
+    """Yield the items of each batch of about so many `rows`, as indices, and their balls of so many `hops`."""
     reach = structure.reach(hops)
     size = sum_by_item(items, structure, reach).clamp(1, structure.num_nodes).cpu()
     limit = max(_CELLS // max(structure.num_nodes, 1), 1)
@@ -109,7 +95,7 @@ def ball_batches(
         balls = _balls(items.take(index), structure, hops, table)
         yield index, balls
         if table is not None:
-            table[balls.keys] = -1
+            table[balls.item * structure.num_nodes + balls.node] = -1
 
 
 def sum_by_item(items: Items, structure: Structure, value: Tensor) -> Tensor:
@@ -120,13 +106,6 @@ def sum_by_item(items: Items, structure: Structure, value: Tensor) -> Tensor:
     for end in structure.edge_index[:, items.column]:
         total.index_add_(0, items.column_item, value[end])
     return total.index_add_(0, items.entry_item, value[items.entry[0]])
-
-
-def _find(keys: Tensor, table: Tensor | None, key: Tensor) -> Tensor:
-    if table is not None:
-        return table[key].long()
-    place = torch.searchsorted(keys, key).clamp_(max=max(keys.numel() - 1, 0))
-    return torch.where(keys[place] == key, place, -1) if keys.numel() else torch.full_like(key, -1)
 
 
 def _balls(items: Items, structure: Structure, hops: int, table: Tensor | None) -> Balls:
@@ -142,7 +121,14 @@ def _balls(items: Items, structure: Structure, hops: int, table: Tensor | None) 
         upto, counts, target_key, column = [keys.numel()], keys[:0], keys[:0], keys[:0]
     else:
         keys, upto, counts, target_key, column = _grow(touched, structure, hops, table)
-    loop, rows_of = source == target, partial(_find, keys, table)
+
+    def row_of(key: Tensor) -> Tensor:
+        if table is not None:
+            return table[key].long()
+        place = torch.searchsorted(keys, key).clamp_(max=max(keys.numel() - 1, 0))
+        return torch.where(keys[place] == key, place, -1) if keys.numel() else torch.full_like(key, -1)
+
+    loop = source == target
     proper = ~loop
     return Balls(
         items=items,
@@ -150,12 +136,12 @@ def _balls(items: Items, structure: Structure, hops: int, table: Tensor | None) 
         node=keys % n,
         item=keys // n,
         upto=upto,
-        ptr=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
-        target=rows_of(target_key),
+        ptr=starts(counts),
+        target=row_of(target_key),
         column=column,
-        removed=(items.column[proper], rows_of((base + target)[proper]), rows_of((base + source)[proper])),
-        loops=(items.column[loop], rows_of((base + source)[loop])),
-        table=table,
+        removed=(items.column[proper], row_of((base + target)[proper]), row_of((base + source)[proper])),
+        loops=(items.column[loop], row_of((base + source)[loop])),
+        row_of=row_of,
     )
 
 

@@ -49,7 +49,6 @@ class Calibrated(Estimator):
     cost = "the cheap estimate and the exact scores of a sample"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be fitted."""
         if self.sample < 20:
             raise InvalidInputError(f"Expected a sample of at least 20 items (got {self.sample})")
 

@@ -1,4 +1,4 @@
-"""Exact removal influence without running the model again: only the rows that change are computed, in batches."""
+"""Removal influence by definition: by a forward pass per item, or the same numbers from the rows that change alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,41 @@ from torch import Tensor
 
 from gunlearn.attribution.base import Estimator, InfluenceProblem
 from gunlearn.attribution.removal.balls import ROWS_PER_BATCH
-from gunlearn.attribution.removal.brute import Brute
 from gunlearn.attribution.removal.recording import FAILURES, Recording, first_line, record
-from gunlearn.errors import InvalidInputError
+from gunlearn.attribution.targets import Value
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
+
+
+@dataclass(frozen=True)
+class Brute(Estimator):
+    """Run the model on the graph without each item in turn: exact for every model and target."""
+
+    name = "brute"
+    summary = "one forward pass per item: exact, any model"
+    cost = "a forward pass per item"
+
+    @torch.no_grad()
+    def scores(self, problem: InfluenceProblem) -> Tensor:
+        items, before, target = problem.items, problem.outputs, problem.target
+        found = before.new_zeros(items.num_items)
+        again = problem.encode(problem.data)
+        if not torch.allclose(again, before, rtol=1e-3, atol=1e-5 * float(before.abs().max())):
+            raise UnsupportedModelError(
+                "Expected a model whose outputs are the same twice in evaluation mode (got others: dropout without "
+                "'training=self.training'?)"
+            )
+        value = target.value(before) if isinstance(target, Value) else before
+        for i in range(items.num_items):
+            after = problem.encode(items.edited(problem.data, i))
+            if isinstance(target, Value):
+                found[i] = target.value(after) - value
+                continue
+            changed = (after != before).any(dim=-1)
+            if items.own_row is not None:
+                changed[items.own_row[i]] = False
+            row = changed.nonzero().view(-1)
+            found[i] = target.change(before, row, after[row], torch.zeros_like(row), 1)[0]
+        return found
 
 
 class SlowEstimatorWarning(UserWarning):
@@ -49,7 +81,6 @@ class Exact(Estimator):
     cost = "the changed rows of each item"
 
     def __post_init__(self) -> None:
-        """Check the option."""
         if isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 1:
             raise InvalidInputError(f"Expected 'rows' to be an integer of at least 1 (got {self.rows!r})")
 
@@ -58,10 +89,9 @@ class Exact(Estimator):
         _ = problem.outputs  # raises the model's own error where it cannot be called at all
         recording, why = record(problem)
         if recording is not None:
+            problem.notes["path"] = "changed rows"
             try:
-                scores = self._changed_rows(problem, recording)
-                problem.notes["path"] = "changed rows"
-                return scores
+                return self._changed_rows(problem, recording)
             except InvalidInputError:  # raised by the target
                 raise
             except FAILURES as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -47,45 +47,47 @@ class FirstOrder(Estimator):
     cost = "a backward pass per probe"
 
     def __post_init__(self) -> None:
-        """Check the options."""
         if self.probes is not None and (not isinstance(self.probes, int) or self.probes < 1):
             raise InvalidInputError(f"Expected at least one probe, or None for all outputs (got {self.probes})")
         if self.mask not in (None, "weight", "message"):
             raise InvalidInputError(f"Expected 'mask' to be 'weight' or 'message' (got {self.mask!r})")
 
     def scores(self, problem: InfluenceProblem) -> Tensor:
-        outputs, mask = self._outputs(problem)
+        items, (outputs, mask) = problem.items, self._outputs(problem)
         if not outputs.requires_grad:
             raise UnsupportedModelError("Expected outputs that depend on the graph by gradient (got a model without)")
+
+        def along(value: Tensor, probe: Tensor | None = None, materialize: bool = False) -> Tensor:
+            """Return the derivative in the entries of the mask that each item takes away, `[num_items]`."""
+            (gradient,) = torch.autograd.grad(value, mask, probe, retain_graph=True, materialize_grads=materialize)
+            gradient = gradient * mask.detach()
+            if items.of == "features":
+                owner, gradient = items.entry_item, gradient[tuple(items.entry)]
+            else:
+                owner, gradient = items.column_item, gradient[items.column]
+            return scatter(gradient, owner, dim=0, dim_size=items.num_items, reduce="sum")
+
+        found = torch.zeros(items.num_items, dtype=outputs.dtype, device=outputs.device)
         if isinstance(problem.target, Value):
-            value = problem.target.value(outputs)
-            if not value.requires_grad:  # a constant, or a count
-                return torch.zeros(problem.items.num_items, dtype=outputs.dtype, device=outputs.device)
-            return -self._by_item(problem, torch.autograd.grad(value, mask, materialize_grads=True)[0])
+            value = problem.target.value(outputs)  # without a gradient: a constant, or a count
+            return -along(value, materialize=True) if value.requires_grad else found
         l1 = isinstance(problem.target, Probabilities)
         values = outputs.softmax(dim=-1) if l1 else outputs
         if self.probes is None:
-            return self._all(problem, values, mask, l1)
+            for row in values:
+                size = torch.zeros_like(found)
+                for value in row:
+                    size += along(value).abs() if l1 else along(value).square()
+                found += size if l1 else size.sqrt()
+            return found
         generator = torch.Generator(device=values.device).manual_seed(problem.seed)
-        found = torch.zeros(problem.items.num_items, dtype=values.dtype, device=values.device)
         for _ in range(self.probes):
-            size = values.shape if l1 else (values.size(0), 1)
+            shape = values.shape if l1 else (values.size(0), 1)
             probe = torch.randn(values.shape, generator=generator, dtype=values.dtype, device=values.device)
-            below = torch.randn(size, generator=generator, dtype=values.dtype, device=values.device).abs()
+            below = torch.randn(shape, generator=generator, dtype=values.dtype, device=values.device).abs()
             probe = probe / below.clamp_(min=torch.finfo(values.dtype).eps)  # a zero is drawn now and then
-            gradient = torch.autograd.grad(values, mask, probe, retain_graph=True)[0]
-            found += self._by_item(problem, gradient).abs().log()
+            found += along(values, probe).abs().log()
         return (found / self.probes).exp()
-
-    def _all(self, problem: InfluenceProblem, values: Tensor, mask: Tensor, l1: bool) -> Tensor:
-        total = torch.zeros(problem.items.num_items, dtype=values.dtype, device=values.device)
-        for row in values:
-            size = torch.zeros_like(total)
-            for value in row:
-                gradient = self._by_item(problem, torch.autograd.grad(value, mask, retain_graph=True)[0])
-                size += gradient.abs() if l1 else gradient.square()
-            total += size if l1 else size.sqrt()
-        return total
 
     def _outputs(self, problem: InfluenceProblem) -> tuple[Tensor, Tensor]:
         """Return the outputs as a function of a mask, and the mask: ones over edges, or the features themselves."""
@@ -110,17 +112,6 @@ class FirstOrder(Estimator):
         with scaled_messages(model, data.edge_index, mask):
             return problem.encode(data), mask
 
-    def _by_item(self, problem: InfluenceProblem, gradient: Tensor) -> Tensor:
-        """Sum a gradient over the edges or entries that each item takes away."""
-        items = problem.items
-        if items.of == "features":
-            row, col = items.entry
-            value = problem.data.x if problem.data.x.layout == torch.strided else problem.data.x.to_dense()
-            owner, gradient = items.entry_item, gradient[row, col] * value[row, col]
-        else:
-            owner, gradient = items.column_item, gradient[items.column]
-        return scatter(gradient, owner, dim=0, dim_size=items.num_items, reduce="sum")
-
 
 @contextmanager
 def weighted_layers(model: nn.Module) -> Iterator[list[bool]]:
@@ -131,14 +122,10 @@ def weighted_layers(model: nn.Module) -> Iterator[list[bool]]:
         names = tuple(inspect.signature(type(layer).forward).parameters)[1:]
         given.append((dict(zip(names, args, strict=False)) | kwargs).get("edge_weight") is not None)
 
-    handles = [
-        layer.register_forward_pre_hook(note, with_kwargs=True) for layer in message_passing_layers(model).values()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for layer in message_passing_layers(model).values():
+            hooks.enter_context(layer.register_forward_pre_hook(note, with_kwargs=True))
         yield given
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def reads(outputs: Tensor, mask: Tensor) -> bool:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch_geometric.utils import degree
 
 from gunlearn.attribution.base import Estimator, InfluenceProblem
 from gunlearn.attribution.removal.nora import inpo_edge_scores, nora
-from gunlearn.nn.kernels.scatter import scatter
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,9 @@ class Degree(Estimator):
     cost = "none"
 
     def scores(self, problem: InfluenceProblem) -> Tensor:
-        target = problem.data.edge_index[1]
-        one = torch.ones(target.numel(), dtype=problem.outputs.dtype, device=target.device)
-        degree = scatter(one, target, dim=0, dim_size=problem.data.num_nodes, reduce="sum")
-        items = problem.items
-        return degree[items.ids] if items.of == "nodes" else (1 / degree.clamp(min=1))[items.ids].sum(dim=0)
+        items, target = problem.items, problem.data.edge_index[1]
+        size = degree(target, problem.data.num_nodes, problem.outputs.dtype)
+        return size[items.ids] if items.of == "nodes" else (1 / size.clamp(min=1))[items.ids].sum(dim=0)
 
 
 @dataclass(frozen=True)

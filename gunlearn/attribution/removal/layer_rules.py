@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
@@ -27,11 +29,11 @@ class GCNRule(LinearRule):
     def degree_in_sender(self) -> bool:
         return getattr(self.layer, "normalize", True)
 
-    @staticmethod
-    def unfit(layer: Any) -> str | None:
+    @classmethod
+    def unfit(cls, layer: Any) -> str | None:
         if isinstance(layer, InfluenceAwareConv):
             return None if layer._scale is None else "scaled messages"
-        return None if layer.aggr in ("add", "sum") else f"aggr={layer.aggr!r}"
+        return super().unfit(layer)
 
     def send(self, x: Any) -> Tensor:
         return x @ self.layer.lin.weight.t() if isinstance(x, SparseMatrix) else self.layer.lin(x)
@@ -65,12 +67,11 @@ class SAGERule(LinearRule):
     """`SAGEConv` with mean or sum."""
 
     layer: pyg.SAGEConv
+    aggr = ("mean", "add", "sum")
 
-    @staticmethod
-    def unfit(layer: Any) -> str | None:
-        if layer.aggr not in ("mean", "add", "sum"):
-            return f"aggr={layer.aggr!r}"
-        return "project=True" if layer.project else None
+    @classmethod
+    def unfit(cls, layer: Any) -> str | None:
+        return super().unfit(layer) or ("project=True" if layer.project else None)
 
     def send(self, x: Any) -> Tensor:
         return _without_bias(self.layer.lin_l, x)  # the linear map may go before the mean
@@ -95,10 +96,6 @@ class GINRule(LinearRule):
         super().__init__(layer, structure, edge_weight)
         self.first = first_linear(layer.nn)
 
-    @staticmethod
-    def unfit(layer: Any) -> str | None:
-        return None if layer.aggr in ("add", "sum") else f"aggr={layer.aggr!r}"
-
     def send(self, x: Any) -> Tensor:
         return x if self.first is None else _without_bias(self.first, x)
 
@@ -108,12 +105,9 @@ class GINRule(LinearRule):
     def finish(self, out: Tensor) -> Tensor:
         if self.first is None:
             return self.layer.nn(out)
-        done = _Done(self.first, out + self.first.bias if isinstance(self.first.bias, Tensor) else out)
-        done.install()
-        try:
+        done = out + self.first.bias if isinstance(self.first.bias, Tensor) else out
+        with replaced_forwards([self.first], lambda first, x: done):
             return self.layer.nn(out)
-        finally:
-            done.uninstall()
 
 
 def _without_bias(linear: nn.Module, x: Any) -> Tensor:
@@ -121,15 +115,24 @@ def _without_bias(linear: nn.Module, x: Any) -> Tensor:
     return out - linear.bias if isinstance(linear.bias, Tensor) else out
 
 
-class _Done(Override):
-    """`forward` of a linear map whose result is known."""
-
-    def __init__(self, layer: nn.Module, out: Tensor) -> None:
+class _Replaced(Override):
+    def __init__(self, layer: nn.Module, function: Callable[..., Any]) -> None:
         super().__init__(layer, "")
-        self.out = out
+        self.function = function
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.out
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self.layer, *args, **kwargs)
+
+
+@contextmanager
+def replaced_forwards(layers: Iterable[nn.Module], function: Callable[..., Any]) -> Iterator[None]:
+    """Inside the block each layer's `forward` is `function(layer, *args, **kwargs)`."""
+    with ExitStack() as stack:
+        for layer in layers:
+            override = _Replaced(layer, function)
+            override.install()
+            stack.callback(override.uninstall)
+        yield
 
 
 RULES: dict[type, type[Rule]] = {

@@ -7,7 +7,7 @@ changes, and no others.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,22 +18,19 @@ from gunlearn.nn.kernels.scatter import scatter
 
 
 class Rule(ABC):
-    """The rule for one call of one layer.
-
-    Args:
-        layer: the convolution.
-        structure: the graph it was called on.
-        edge_weight: weights it was called with, or `None`.
+    """The rule for one call of one layer, on a graph and with edge weights or `None`.
 
     Attributes:
         degree_in_sender: whether a node's own degree scales the messages that it sends.
         out: the layer's output on the whole graph `[num_nodes, dim]`.
         last: whether no other layer follows.
+        aggr: aggregations that the rule holds for.
     """
 
     layer: nn.Module
     out: Tensor
     last = False
+    aggr: ClassVar[tuple[str, ...]] = ("add", "sum")
 
     def __init__(self, layer: nn.Module, structure: Structure, edge_weight: Tensor | None) -> None:
         self.layer, self.structure, self.edge_weight = layer, structure, edge_weight
@@ -42,10 +39,10 @@ class Rule(ABC):
     def degree_in_sender(self) -> bool:
         return False
 
-    @staticmethod
-    def unfit(layer: Any) -> str | None:
+    @classmethod
+    def unfit(cls, layer: Any) -> str | None:
         """Return why the rule does not hold for this layer as it is set; `None` if it holds."""
-        return None
+        return None if layer.aggr in cls.aggr else f"aggr={layer.aggr!r}"
 
     @abstractmethod
     def record(self, x: Any) -> Tensor:

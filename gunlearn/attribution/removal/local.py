@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gunlearn.attribution.base import Estimator, InfluenceProblem
 from gunlearn.attribution.distinct_items import standing_still
-from gunlearn.attribution.removal.balls import Balls, ball_batches
+from gunlearn.attribution.removal.balls import ball_batches
 from gunlearn.attribution.removal.layer_rules import GCNRule, SAGERule
 from gunlearn.attribution.removal.linear_rule import LinearRule
 from gunlearn.attribution.removal.recording import Recording, record
@@ -141,29 +141,20 @@ def _collect(
 ) -> Tensor:
     items, before = problem.items, problem.outputs
     found = before.new_zeros(items.num_items)
-
-    def losing(balls: Balls) -> Tensor:
-        """Return 1 for rows that lose an incoming edge and stay in the graph, else 0."""
-        rows = torch.zeros(balls.node.numel(), dtype=before.dtype, device=before.device)
-        rows[balls.removed[1]] = 1
-        return rows if items.own_row is None else rows * (balls.node != balls.items.ids[balls.item])
-
-    def prepare(balls: Balls) -> None:
-        if share is not None:
-            balls.incoming = share.incoming[balls.node] * losing(balls).view(-1, 1)
-
-    for index, balls, after in recording.touched(items, _ROWS, prepare):
+    for index, balls in ball_batches(items, recording.structure, 0, _ROWS):
         node, item = balls.node, balls.item
-        score = target.distance(before[node], after)
+        counts = torch.ones_like(node, dtype=torch.bool) if items.own_row is None else node != balls.items.ids[item]
+        losing = torch.zeros(node.numel(), dtype=before.dtype, device=before.device)
+        losing[balls.removed[1]] = 1
+        losing *= counts  # 1 for rows that lose an incoming edge and stay in the graph
+        if share is not None:
+            balls.incoming = share.incoming[node] * losing.view(-1, 1)
+        score = target.distance(before[node], recording.touched(balls)) * counts
         if balls.delta is not None:
             weight = around.out[node]
             column, at, sender = balls.removed
             weight.index_add_(0, sender, around.value[node[at]] * around.weight[column].view(-1, 1), alpha=-1)
             other = around.distance(weight.clamp_(min=0), balls.delta)
-            other = other if share is None else other + share.beyond[node] * losing(balls)
-        else:
-            other = torch.zeros_like(score)
-        if items.own_row is not None:
-            score = score * (node != items.own_row[index][item])
-        found[index] = scatter(score + other, item, dim=0, dim_size=index.numel(), reduce="sum")
+            score += other if share is None else other + share.beyond[node] * losing
+        found[index] = scatter(score, item, dim=0, dim_size=index.numel(), reduce="sum")
     return found

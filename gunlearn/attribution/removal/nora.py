@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.utils import remove_self_loops
 
+from gunlearn.core.modes import evaluating
 from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
 from gunlearn.nn.attach.message_layers import message_passing_layers, suspended_caches
 from gunlearn.nn.kernels.bag_of_words import sparse_features
@@ -150,28 +152,17 @@ def _captured(
             captured.append(h)
         return args, kwargs
 
-    layers = message_passing_layers(model)
-    handles = [layer.register_forward_pre_hook(capture, with_kwargs=True) for layer in layers.values()]
-    training = {m: m.training for m in model.modules()}
-    try:
-        model.eval()
-        view = Data(**{**data.to_dict(), "num_nodes": data.num_nodes})
-        if x is not None:
-            view.x = x
-        with torch.enable_grad(), isolated_rng(), suspended_caches(model):
-            out = LinkPrediction().encode(model, view).softmax(dim=-1)
-            if not captured or not out.requires_grad:
-                raise UnsupportedModelError("Expected gradients with respect to layer inputs (got a model without)")
-            grads = torch.autograd.grad((out * out.detach()).sum(), captured, allow_unused=True)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in training.items():
-            module.training = mode
-    return [
-        (h.detach(), torch.zeros_like(h) if g is None else g, rows if h is values else None)
-        for h, g in zip(captured, grads, strict=True)
-    ]
+    view = Data(**{**data.to_dict(), "num_nodes": data.num_nodes})
+    if x is not None:
+        view.x = x
+    with ExitStack() as hooks, torch.enable_grad(), isolated_rng(), evaluating(model), suspended_caches(model):
+        for layer in message_passing_layers(model).values():
+            hooks.enter_context(layer.register_forward_pre_hook(capture, with_kwargs=True))
+        out = LinkPrediction().encode(model, view).softmax(dim=-1)
+        if not captured or not out.requires_grad:
+            raise UnsupportedModelError("Expected gradients with respect to layer inputs (got a model without)")
+        grads = torch.autograd.grad((out * out.detach()).sum(), captured, materialize_grads=True)
+    return [(h.detach(), g, rows if h is values else None) for h, g in zip(captured, grads, strict=True)]
 
 
 def inpo_edge_scores(influence: Tensor, edge_index: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,20 +14,17 @@ from torch_geometric.data import Data
 from gunlearn.attribution.base import InfluenceProblem
 from gunlearn.attribution.distinct_items import Items, standing_still, without_entries
 from gunlearn.attribution.removal.balls import ROWS_PER_BATCH, Balls, ball_batches, sum_by_item
-from gunlearn.attribution.removal.layer_rules import rule_for
+from gunlearn.attribution.removal.layer_rules import replaced_forwards, rule_for
 from gunlearn.attribution.removal.linear_rule import Rule
 from gunlearn.attribution.removal.structure import structure_of
 from gunlearn.errors import GunlearnError, UnsupportedModelError
 from gunlearn.nn.attach.message_layers import message_passing_layers
-from gunlearn.nn.attach.overrides import Override
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.subgraph import csr_rows
 
 _PROBES = 3
 #: Errors of a model's code that was called on some rows alone.
-FAILURES = (
-    RuntimeError, IndexError, ValueError, TypeError, NotImplementedError, KeyError, AttributeError, GunlearnError,
-)  # fmt: skip
+FAILURES = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, GunlearnError)
 
 
 def record(problem: InfluenceProblem, brute: bool = True) -> tuple[Recording | None, str | None]:
@@ -72,10 +69,7 @@ def first_line(error: Exception) -> str:
 
 
 class Recording:
-    """One pass over the whole graph, from which passes over changed rows follow.
-
-    Args:
-        problem: model and data.
+    """One pass of a problem's model over the whole graph, from which passes over changed rows follow.
 
     Attributes:
         whole: pass every row of a ball through every layer, not only those that have changed so far: skip connections
@@ -91,13 +85,13 @@ class Recording:
         self.problem, self.whole, self.padded = problem, False, False
         self.structure = structure_of(problem.data.edge_index, problem.data.num_nodes)
         self.calls: list[Rule] = []
-        self.kinds: dict[str, type[Rule]] = {}
-        for name, layer in message_passing_layers(problem.model).items():
+        self.kinds: dict[nn.Module, type[Rule]] = {}
+        for layer in message_passing_layers(problem.model).values():
             kind, why = rule_for(layer)
             if kind is None:
                 raise UnsupportedModelError(f"no rule for {why}")
-            self.kinds[name] = kind
-        with self._attached(_Record):
+            self.kinds[layer] = kind
+        with replaced_forwards(self.kinds, self._record):
             self.outputs = problem.encode(problem.data)
         if not self.calls:
             raise UnsupportedModelError("no message passing layer was called")
@@ -106,56 +100,72 @@ class Recording:
         if self.outputs.shape != before.shape or not bool(((self.outputs - before).abs_() <= 1e-4 * scale).all()):
             raise UnsupportedModelError("the layers do not follow their rules")
 
-    @contextmanager
-    def _attached(self, kind: Callable[..., Override], *args: Any) -> Iterator[None]:
-        with ExitStack() as stack:
-            for name, layer in message_passing_layers(self.problem.model).items():
-                override = kind(layer, name, self, *args)
-                override.install()
-                stack.callback(override.uninstall)
-            yield
-
-    def hops(self, items: Items) -> list[int]:
-        """Return the number of hops that changes have travelled after each layer."""
-        changed = 0 if items.of == "features" else -1
-        out = []
-        for rule in self.calls:
-            changed = max(changed + 1, 1 if rule.degree_in_sender and items.of != "features" else 0)
-            out.append(changed)
-        return out
-
     def changes(self, items: Items, rows: int = ROWS_PER_BATCH) -> Iterator[tuple[Tensor, Balls, Tensor]]:
         """Yield the items of each batch, as indices, their rows, and the new outputs `[num_rows, dim]` of the rows."""
-        hops = self.hops(items)
+        hops, features = [], items.of == "features"
+        changed = 0 if features else -1
+        for rule in self.calls:  # hops that changes have travelled after each layer
+            changed = max(changed + 1, 1 if rule.degree_in_sender and not features else 0)
+            hops.append(changed)
         width = 1
         if self.whole and isinstance(self.problem.data.x, Tensor):  # every row's features are gathered
             width = 1 + self.problem.data.x.size(1) // 256
         for index, balls in ball_batches(items, self.structure, hops[-1], max(rows // width, 1)):
-            yield index, balls, self._run(balls, hops, balls.node.numel())
+            yield index, balls, self._run(_Pass(balls, hops, balls.upto[0] if features else 0), balls.node.numel())
 
-    def touched(
-        self, items: Items, rows: int, prepare: Callable[[Balls], None]
-    ) -> Iterator[tuple[Tensor, Balls, Tensor]]:
-        """Yield the same for the rows that each item touches alone, as if their neighbours' inputs did not change."""
-        for index, balls in ball_batches(items, self.structure, 0, rows):
-            prepare(balls)
-            yield index, balls, self._run(balls, [0] * len(self.calls), balls.upto[0])
+    def touched(self, balls: Balls) -> Tensor:
+        """Return the new outputs of the rows that items touch, as if their neighbours' inputs did not change."""
+        return self._run(_Pass(balls, [0] * len(self.calls), 0), balls.upto[0])
 
     def run_to(self, balls: Balls, hops: list[int], call: int) -> Tensor:
         """Return the inputs of a layer on the rows of balls around nodes that lose nothing but degree."""
-        try:
-            self._run(balls, hops, balls.node.numel(), stop=call)
-        except _Stop as stop:
-            return stop.x
-        raise UnsupportedModelError("fewer layers were called than before")
+        state = _Pass(balls, hops, 0, stop=call)
+        self._run(state, balls.node.numel())
+        if state.stopped is None:
+            raise UnsupportedModelError("fewer layers were called than before")
+        return state.stopped
 
-    def _run(self, balls: Balls, hops: list[int], num_rows: int, stop: int | None = None) -> Tensor:
-        given = balls.upto[0] if balls.items.of == "features" else 0
-        x = self._inputs(balls, balls.node.numel() if self.whole else given)
+    def _run(self, state: _Pass, num_rows: int) -> Tensor:
+        x = self._inputs(state.balls, state.balls.node.numel() if self.whole else state.given)
         more = len(self.calls) if self.padded else 0
         view = Data(**{**self.problem.data.to_dict(), "x": x, "num_nodes": num_rows + more})
-        with self._attached(_Rows, _Pass(balls, hops, given, stop=stop)):
+        with replaced_forwards(self.kinds, partial(self._rows, state)):
             return self.problem.encode(view)[:num_rows]
+
+    def _record(
+        self, layer: nn.Module, x: Any, edge_index: Any, edge_weight: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Run a layer on the whole graph by its rule, and keep the rule."""
+        data, name = self.problem.data, type(layer).__name__
+        if any(value is not None for value in kwargs.values()):
+            raise UnsupportedModelError(f"{name}: further arguments")
+        plain = isinstance(edge_index, Tensor) and edge_index.layout == torch.strided
+        if edge_index is not data.edge_index and not (plain and torch.equal(edge_index, data.edge_index)):
+            raise UnsupportedModelError(f"{name}: another graph than the data's")
+        if edge_weight is not None and edge_weight is not data.get("edge_weight"):
+            raise UnsupportedModelError(f"{name}: other edge weights than the data's")
+        rule = self.kinds[layer](layer, self.structure, edge_weight)
+        rule.out = rule.record(x)
+        self.calls.append(rule)
+        return rule.out
+
+    def _rows(self, state: _Pass, layer: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Run a layer on rows of balls: return new outputs of the rows that have changed so far, or of all rows."""
+        rule, balls = self.calls[state.call], state.balls
+        if state.call == state.stop:
+            state.stopped = x
+            return rule.out[balls.node]
+        given, num_rows = state.given, balls.upto[state.hops[state.call]]
+        expected = balls.node.numel() if self.whole else given + (state.call if self.padded else 0)
+        if rule.layer is not layer or x.size(0) != expected:
+            raise UnsupportedModelError("layers are not called one after the other on what changes")
+        out = rule.rows(balls, x, given, num_rows)
+        state.call, state.given = state.call + 1, num_rows
+        if self.whole and num_rows < balls.node.numel():
+            out = torch.cat([out, rule.out[balls.node[num_rows:]]])
+        if self.padded:
+            out = torch.cat([out, out[-1:].expand(state.call, -1)])
+        return out
 
     def _inputs(self, balls: Balls, num_rows: int) -> Tensor:
         x, items = self.problem.data.x, balls.items
@@ -173,8 +183,8 @@ class Recording:
         before, n = self.problem.outputs, self.structure.num_nodes
         tolerance = before.abs().max() * torch.finfo(before.dtype).eps ** 0.5
         for node in _spread_out(n).to(before.device).split(1):
-            for _, _, after in self.touched(standing_still(node, n), 1, lambda balls: None):
-                alone = before[node]
+            for _, balls in ball_batches(standing_still(node, n), self.structure, 0, 1):
+                after, alone = self.touched(balls), before[node]
                 if after.shape != alone.shape or not bool(((after - alone).abs() <= tolerance).all()):
                     return False
         return True
@@ -198,65 +208,14 @@ class Recording:
 
 @dataclass
 class _Pass:
-    """Where a pass is: `given` rows have changed so far, `call` layers were called."""
+    """Where a pass is: `given` rows have changed so far, `call` layers were called.
+
+    The layer at call `stop` computes nothing: its input is kept as `stopped`, and all that follows reads old rows.
+    """
 
     balls: Balls
     hops: list[int]
     given: int
     call: int = 0
     stop: int | None = None
-
-
-class _Stop(Exception):
-    """Ends a pass at a layer, and carries the layer's input."""
-
-    def __init__(self, x: Tensor) -> None:
-        super().__init__()
-        self.x = x
-
-
-class _Record(Override):
-    """`forward` of a layer on the whole graph, computed and recorded by its rule."""
-
-    def __init__(self, layer: nn.Module, name: str, recording: Recording) -> None:
-        super().__init__(layer, name)
-        self.recording = recording
-
-    def __call__(self, x: Any, edge_index: Any, edge_weight: Any = None, **kwargs: Any) -> Any:
-        data, layer = self.recording.problem.data, type(self.layer).__name__
-        if any(value is not None for value in kwargs.values()):
-            raise UnsupportedModelError(f"{layer}: further arguments")
-        plain = isinstance(edge_index, Tensor) and edge_index.layout == torch.strided
-        if edge_index is not data.edge_index and not (plain and torch.equal(edge_index, data.edge_index)):
-            raise UnsupportedModelError(f"{layer}: another graph than the data's")
-        if edge_weight is not None and edge_weight is not data.get("edge_weight"):
-            raise UnsupportedModelError(f"{layer}: other edge weights than the data's")
-        rule = self.recording.kinds[self.name](self.layer, self.recording.structure, edge_weight)
-        rule.out = rule.record(x)
-        self.recording.calls.append(rule)
-        return rule.out
-
-
-class _Rows(Override):
-    """`forward` of a layer on rows of balls: new outputs of the rows that have changed so far, or of all rows."""
-
-    def __init__(self, layer: nn.Module, name: str, recording: Recording, state: _Pass) -> None:
-        super().__init__(layer, name)
-        self.recording, self.state = recording, state
-
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        state, recording = self.state, self.recording
-        if state.call == state.stop:
-            raise _Stop(x)
-        rule, balls = recording.calls[state.call], state.balls
-        given, num_rows = state.given, balls.upto[state.hops[state.call]]
-        expected = balls.node.numel() if recording.whole else given + (state.call if recording.padded else 0)
-        if rule.layer is not self.layer or x.size(0) != expected:
-            raise UnsupportedModelError("layers are not called one after the other on what changes")
-        out = rule.rows(balls, x, given, num_rows)
-        state.call, state.given = state.call + 1, num_rows
-        if recording.whole and num_rows < balls.node.numel():
-            out = torch.cat([out, rule.out[balls.node[num_rows:]]])
-        if recording.padded:
-            out = torch.cat([out, out[-1:].expand(state.call, -1)])
-        return out
+    stopped: Tensor | None = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gunlearn.attribution.distinct_items import grouped
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.scatter import scatter
-from gunlearn.nn.kernels.sorting import argsort
 
 
 def structure_of(edge_index: Tensor, num_nodes: int) -> Structure:
@@ -16,12 +16,7 @@ def structure_of(edge_index: Tensor, num_nodes: int) -> Structure:
 
 
 class Structure:
-    """The graph without its loops, by source and by target.
-
-    Args:
-        edge_index: `[2, num_edges]`.
-        num_nodes: number of nodes.
-    """
+    """The graph without its loops, by source and by target."""
 
     def __init__(self, edge_index: Tensor, num_nodes: int) -> None:
         self.edge_index, self.num_nodes = edge_index, num_nodes
@@ -29,12 +24,10 @@ class Structure:
         self.proper = (source != target).nonzero().view(-1)
         self.loops = (source == target).nonzero().view(-1)
         source, target = source[self.proper], target[self.proper]
-        self.out_ptr, self.out_node, self.out_column = self._grouped(source, target)
-        self.in_ptr, self.in_node, self.in_column = self._grouped(target, source)
-
-    def _grouped(self, key: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        count, order = torch.bincount(key, minlength=self.num_nodes), argsort(key, stable=True)
-        return torch.cat([count.new_zeros(1), count.cumsum(0)]), other[order], self.proper[order]
+        order, self.out_ptr = grouped(source, num_nodes)
+        self.out_node, self.out_column = target[order], self.proper[order]
+        order, self.in_ptr = grouped(target, num_nodes)
+        self.in_node, self.in_column = source[order], self.proper[order]
 
     def gather(self, weight: Tensor, x: Tensor) -> Tensor:
         """Sum the senders' rows of `x` at each receiver, `[num_nodes, dim]`; `weight` `[num_edges]` by column."""

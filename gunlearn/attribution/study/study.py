@@ -10,11 +10,9 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.attribution import ESTIMATORS
-from gunlearn.attribution.base import Estimator
-from gunlearn.attribution.estimation import check_scores
+from gunlearn.attribution.base import Estimator, check_scores
 from gunlearn.attribution.study.agreement import agreement, spearman
-from gunlearn.attribution.study.choice import CONTROLS, choose_estimators
-from gunlearn.attribution.study.measured import Setting, sample_of
+from gunlearn.attribution.study.setting import CONTROLS, Setting
 from gunlearn.attribution.study.truths import TrueValues, truth_estimator, truth_named
 from gunlearn.attribution.targets import Target
 from gunlearn.attribution.training.retraining_influence import Train
@@ -124,14 +122,14 @@ def influence_study(
     """
     check_model(model)
     check_graph(data)
-    given = {name: dict(values) for name, values in (options or {}).items()}
-    known = truth_named(truth, ESTIMATORS, {**given.get(truth_estimator(truth), {}), **(truth_options or {})})
+    options, truth_options = options or {}, truth_options or {}
+    known = truth_named(truth, {**options.get(truth_estimator(truth), {}), **truth_options})
     setting = Setting(model, data, as_task(task), of, target, items, seed)
     if num_items is not None:
-        setting.items = setting.items.take(sample_of(setting.items, num_items, "num_items", seed))
-    of_truth = {**known.defaults, **(truth_options or {})}
-    chosen = choose_estimators(estimators, given, setting, known, {name: of_truth[name] for name in known.defaults})
-    sample = None if truth_items is None else sample_of(setting.items, truth_items, "truth_items", seed)
+        setting.items = setting.items.take(setting.sample(num_items, "num_items"))
+    of_truth = {**known.defaults, **truth_options}
+    chosen = setting.choose(estimators, options, known, {name: of_truth[name] for name in known.defaults})
+    sample = None if truth_items is None else setting.sample(truth_items, "truth_items")
     true = setting.measure(lambda p: known.compute(p, train, dict(of_truth)), sample, warm=True)
     values: TrueValues = true.result
     signed = true.problem.target.kind == "value"

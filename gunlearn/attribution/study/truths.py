@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gunlearn.attribution import ESTIMATORS
 from gunlearn.attribution.base import Estimator, InfluenceProblem
 from gunlearn.attribution.targets import as_value
 from gunlearn.attribution.training.datamodels import lds, random_subsets
 from gunlearn.attribution.training.pbrf import pbrf
 from gunlearn.attribution.training.retraining_influence import Train, retraining_influence
-from gunlearn.core.registry import Registry
 from gunlearn.errors import InvalidInputError
 
 
@@ -62,18 +62,14 @@ class Truth:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-def truth_named(name: str, estimators: Registry, options: dict[str, Any]) -> Truth:
-    """Return the truth of this name: one of `TRUTHS`, or an estimator that is taken for the truth.
-
-    Raises:
-        InvalidInputError: an unknown name, or options that the estimator does not have.
-    """
+def truth_named(name: str, options: dict[str, Any]) -> Truth:
+    """Return the truth of this name: one of `TRUTHS`, or an estimator that is taken for the truth."""
     if name in TRUTHS:
         return TRUTHS[name]
-    if name != "removal" and name not in estimators:
+    if name != "removal" and name not in ESTIMATORS:
         known = ["removal", *TRUTHS]
         raise InvalidInputError(f"Expected a truth among {known} or an estimator's name (got {name!r})")
-    estimator = estimators.build(truth_estimator(name), options)
+    estimator = ESTIMATORS.build(truth_estimator(name), options)
 
     def compute(problem: InfluenceProblem, train: Train | None, options: dict[str, Any]) -> TrueValues:
         return TrueValues(estimator(problem), notes=problem.notes)
@@ -87,13 +83,13 @@ def truth_estimator(name: str) -> str:
 
 
 def _pbrf(problem: InfluenceProblem, train: Train | None, options: dict[str, Any]) -> TrueValues:
-    _check(problem, "pbrf", pbrf, ("problem",), options)
+    _check("pbrf", problem, options, pbrf)
     return TrueValues(pbrf(problem, **options).detach(), notes=problem.notes)
 
 
 def _retraining(problem: InfluenceProblem, train: Train | None, options: dict[str, Any]) -> TrueValues:
+    _check("retraining", problem, options, retraining_influence, "alpha", "count")
     alpha, count = options.pop("alpha", 0.05), options.pop("count", 20)
-    _check(problem, "retraining", retraining_influence, _GIVEN, options, more=("alpha", "count"))
     train, subsets = _given(train, "retraining"), random_subsets(problem.items.num_items, alpha, count, problem.seed)
     groups = [subset.nonzero().view(-1) for subset in subsets]
     found = retraining_influence(train, problem.data, problem.items, groups, problem.target, problem.task, **options)
@@ -102,14 +98,11 @@ def _retraining(problem: InfluenceProblem, train: Train | None, options: dict[st
 
 
 def _lds(problem: InfluenceProblem, train: Train | None, options: dict[str, Any]) -> TrueValues:
-    _check(problem, "lds", lds, (*_GIVEN, "seed"), options)
+    _check("lds", problem, options, lds)
     train, seed = _given(train, "lds"), problem.seed
     found = lds(train, problem.data, problem.items, problem.target, problem.task, seed=seed, **options)
     groups = [subset.nonzero().view(-1) for subset in found.subsets]
     return TrueValues(found.outcomes, groups, {"standard_error": found.noise})
-
-
-_GIVEN = ("train", "data", "items", "groups", "target", "task")
 
 
 def _given(train: Train | None, name: str) -> Train:
@@ -118,17 +111,11 @@ def _given(train: Train | None, name: str) -> Train:
     return train
 
 
-def _check(
-    problem: InfluenceProblem,
-    name: str,
-    function: Callable[..., Any],
-    given: tuple[str, ...],
-    options: dict[str, Any],
-    more: tuple[str, ...] = (),
-) -> None:
-    """Refuse targets that are no value, and options that neither `function` has, apart from `given`, nor `more`."""
+def _check(name: str, problem: InfluenceProblem, options: dict[str, Any], function: Any, *more: str) -> None:
+    """Refuse targets that are no value, and options that are neither among `more` nor the function's own."""
     as_value(problem.target, f"truth '{name}'")
-    known = sorted({*inspect.signature(function).parameters, *more} - set(given))
+    of_the_problem = {"problem", "train", "data", "items", "groups", "target", "task", "seed"}
+    known = sorted({*inspect.signature(function).parameters, *more} - of_the_problem)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise InvalidInputError(f"Expected options of truth '{name}' among {known} (got {unknown})")

@@ -60,18 +60,8 @@ def lds(
 ) -> LinearDatamodels:
     """Train without each of `count` random subsets of the items: the costly half of the LDS, the same for all scores.
 
-    Args:
-        train: see `retraining_influence`, also for `data`, `items`, `target`, `task`, `message_graph` and `n_jobs`.
-        data: the whole training graph.
-        items: distinct items.
-        target: a value.
-        task: what the model predicts.
-        alpha: share of the items that a subset leaves out.
-        count: number of subsets.
-        seeds: seeds of the trainings; outcomes are means over them.
-        seed: seed of the subsets.
-        message_graph: the graph on which the target is evaluated.
-        n_jobs: number of trainings at a time.
+    Each subset leaves out a share `alpha` of the items, drawn under `seed`. Outcomes are means over trainings under
+    `seeds`, at least one. All other arguments, and the errors, are those of `retraining_influence`.
 
     Example:
         >>> import torch, gunlearn as gu

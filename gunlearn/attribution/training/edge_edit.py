@@ -56,7 +56,6 @@ class EdgeEdit(InverseHessian):
     cost = "some hundred passes, then two passes per item, or (edit='first_order') two for all"
 
     def __post_init__(self) -> None:
-        """Refuse bad options at construction."""
         super().__post_init__()
         check_choice("edit", self.edit, ("exact", "first_order"))
         check_choice("terms", self.terms, ("both", "shift", "message"))
@@ -105,7 +104,6 @@ class GIFInfluence(EdgeEdit):
     paper = "arXiv 2304.02835"
 
     def __post_init__(self) -> None:
-        """Refuse bad options at construction."""
         super().__post_init__()
         check_choice("mode", self.mode, ("default", "paper"))
 

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.attribution.base import Estimator, InfluenceProblem
-from gunlearn.attribution.training.item_losses import item_losses, require_item_losses
+from gunlearn.attribution.training.item_losses import item_losses
 from gunlearn.core.checks import check_choice
 from gunlearn.curvature.training_loss import second_order
-from gunlearn.errors import CheckpointError, InvalidInputError
+from gunlearn.errors import CheckpointError, InvalidInputError, UnsupportedMethodError
 from gunlearn.nn.kernels.scatter import without_torch_scatter
+from gunlearn.tasks.graph.link_prediction import LinkPrediction
+from gunlearn.tasks.graph.node_classification import NodeClassification
 
 
 class Gradients:
@@ -29,10 +31,6 @@ class Gradients:
     A dot product of one vector with every item's gradient is a derivative of all losses along that vector. It takes
     one differentiable backward pass for `J^T w` with dummy weights `w`, and one more through it, for any number of
     items.
-
-    Args:
-        problem: with a target of kind "value".
-        parameters: the parameters of the gradients.
 
     Attributes:
         target: gradient of the target, zeros where it does not depend on a parameter.
@@ -83,7 +81,12 @@ class _GradientEstimator(Estimator):
 
     def supports(self, problem: InfluenceProblem) -> None:
         super().supports(problem)
-        require_item_losses(problem)
+        task, of = problem.task, problem.items.of
+        if not (isinstance(task, LinkPrediction) or (isinstance(task, NodeClassification) and of == "nodes")):
+            raise UnsupportedMethodError(
+                f"Expected items with a training loss of their own, edges or nodes of link prediction or nodes of node "
+                f"classification (got {of} under '{task.name}')"
+            )
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,6 @@ class GradientSimilarity(_GradientEstimator):
     cost = "three passes; with the cosine one more per probe"
 
     def __post_init__(self) -> None:
-        """Refuse bad options at construction."""
         check_choice("similarity", self.similarity, ("cosine", "dot"))
         check_choice("parameters", self.parameters, ("all", "last_layer"))
         if self.probes is not None and (isinstance(self.probes, bool) or self.probes < 1):

@@ -15,7 +15,7 @@ from gunlearn.attribution.base import Estimator, InfluenceProblem
 from gunlearn.attribution.training.item_losses import own_terms
 from gunlearn.curvature.products import Curvature
 from gunlearn.curvature.solvers import Solution, Spectrum, conjugate_gradient, lanczos
-from gunlearn.curvature.training_loss import TrainingLoss, gradient
+from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMethodError
 
 UNTRAINED = 1.0  # relative gradient norm, above which the loss falls by its own size within reach of the weights
@@ -68,7 +68,6 @@ class InverseHessian(Estimator):
     cost = "some hundred passes, then one for all items"
 
     def __post_init__(self) -> None:
-        """Refuse bad options at construction."""
         if self.damping is not None and not self.damping >= 0:
             raise InvalidInputError(f"Expected 'damping' >= 0 or None (got {self.damping})")
         if not 0 < self.tolerance < 1 or self.max_iterations < 1:
@@ -119,7 +118,7 @@ class InverseHessian(Estimator):
     def look_at_training(self, problem: InfluenceProblem, loss: TrainingLoss) -> None:
         """Note how far the model is from a stationary point of the training loss, and warn where it is far."""
         value = loss()
-        theta = torch.cat([p.detach().reshape(-1) for p in loss.params])
+        theta = flat(loss.params).detach()
         slope, value = gradient(value, loss.params) + self.weight_decay * theta, value.detach()
         uninformed = loss.uninformed()
         relative = float(slope.norm() * theta.norm()) / uninformed if uninformed > 0 else float("nan")

@@ -11,22 +11,6 @@ from gunlearn.attribution.base import InfluenceProblem
 from gunlearn.attribution.distinct_items import Items
 from gunlearn.curvature.training_loss import training_items
 from gunlearn.errors import UnsupportedMethodError
-from gunlearn.tasks.graph.link_prediction import LinkPrediction
-from gunlearn.tasks.graph.node_classification import NodeClassification
-
-
-def require_item_losses(problem: InfluenceProblem) -> None:
-    """Refuse items without a loss of their own.
-
-    Raises:
-        UnsupportedMethodError: edges or features of node classification, or another task.
-    """
-    labelled = isinstance(problem.task, NodeClassification) and problem.items.of == "nodes"
-    if not (labelled or isinstance(problem.task, LinkPrediction)):
-        raise UnsupportedMethodError(
-            f"Expected items with a training loss of their own, edges or nodes of link prediction or nodes of node "
-            f"classification (got {problem.items.of} under '{problem.task.name}')"
-        )
 
 
 def item_losses(problem: InfluenceProblem, outputs: Tensor) -> Tensor:
@@ -52,10 +36,7 @@ def own_terms(training: Any, items: Items) -> tuple[Tensor, Tensor]:
     """Return the terms of the training loss that go with each item: item and term, `[num_pairs]` each, by item.
 
     An edge takes the term that labels it an edge; a node those of all its edges, or its own label's; a feature none.
-    Terms of random pairs that are no edges stay.
-
-    Raises:
-        UnsupportedMethodError: training items of another kind than pairs of nodes or nodes.
+    Terms of random pairs that are no edges stay. Training items must be pairs of nodes, or nodes.
     """
     none = items.ids.new_empty(0)
     if items.of == "features":
@@ -79,10 +60,8 @@ def own_terms(training: Any, items: Items) -> tuple[Tensor, Tensor]:
 
 def _matches(wanted: Tensor, key: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Return the pairs (i, j) with `wanted[i] == key[j]` and `valid[j]`, grouped by i; `wanted` is distinct."""
-    order = torch.argsort(wanted)
-    ordered = wanted[order]
+    ordered, order = wanted.sort()
     place = torch.searchsorted(ordered, key).clamp(max=ordered.numel() - 1)
     term = ((ordered[place] == key) & valid).nonzero().view(-1)
-    item = order[place[term]]
-    grouped = torch.argsort(item, stable=True)
-    return item[grouped], term[grouped]
+    item, by_item = order[place[term]].sort(stable=True)
+    return item, term[by_item]

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 from torch.autograd import grad
+from torch.nn.utils import vector_to_parameters
 from torch_geometric.data import Data
 from tqdm.auto import tqdm
 
@@ -141,11 +142,11 @@ class _Search:
                 break
             theta, step = theta - move, step + 1
             value, g = tried
-        self._write(theta)
+        vector_to_parameters(theta, self.params)
         return float(g.norm()) / first, step
 
     def _objective(self, theta: Tensor, edited: Data, weight: Tensor) -> tuple[float, Tensor]:
-        self._write(theta)
+        vector_to_parameters(theta, self.params)
         far = flat(self.params) - self.start
         near = (self.slope * _logits(self.loss.predict(self.loss.outputs()))).sum()
         value = self.loss(edited, weight) - near + self.damping / 2 * (far @ far)
@@ -153,13 +154,6 @@ class _Search:
         if not torch.isfinite(g).all():
             raise DivergenceError("Expected a finite proximal Bregman objective (got NaN or infinity); raise 'damping'")
         return value.item(), g
-
-    @torch.no_grad()
-    def _write(self, values: Tensor) -> None:
-        first = 0
-        for p in self.params:
-            p.copy_(values[first : first + p.numel()].view_as(p))
-            first += p.numel()
 
 
 def _logits(prediction: Prediction) -> Tensor:

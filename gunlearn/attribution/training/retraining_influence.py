@@ -15,6 +15,7 @@ from torch_geometric.data import Data
 from gunlearn.attribution.distinct_items import Items, check_range
 from gunlearn.attribution.targets import Target, as_target, as_value
 from gunlearn.core.checks import check_choice
+from gunlearn.core.modes import evaluating
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.nn.attach.message_layers import suspended_caches
 from gunlearn.seed import isolated_rng
@@ -87,22 +88,18 @@ def retraining_influence(
         raise InvalidInputError(f"Expected at least two seeds, all different (got {seeds})")
     if not index:
         raise InvalidInputError("Expected at least one group of items (got none)")
-    _check_groups(index, items.num_items)
+    for group in index:
+        if group.numel() == 0:
+            raise InvalidInputError("Expected groups of at least one item (got an empty one)")
+        if group.is_floating_point() or group.dtype == torch.bool:
+            raise InvalidInputError(f"Expected groups as integer indices (got {group.dtype})")
+        check_range(group, items.num_items, "indices of items")
     values = train_without(train, data, items, [None, *index], target, as_task(task), seeds, message_graph, n_jobs)
     full, without = values[0], values[1:]
     change = without - full
     mean, spread = change.mean(dim=1), change.std(dim=1)
     floor = float(full.std()) * math.sqrt(2 / len(seeds))
     return RetrainingInfluence(mean, spread / math.sqrt(len(seeds)), floor, mean.abs() <= floor, full, without, index)
-
-
-def _check_groups(groups: Sequence[Tensor], num_items: int) -> None:
-    for group in groups:
-        if group.numel() == 0:
-            raise InvalidInputError("Expected groups of at least one item (got an empty one)")
-        if group.is_floating_point() or group.dtype == torch.bool:
-            raise InvalidInputError(f"Expected groups as integer indices (got {group.dtype})")
-        check_range(group, num_items, "indices of items")
 
 
 def train_without(
@@ -147,22 +144,11 @@ def training_data_without(data: Data, items: Items, index: Tensor, task: Task) -
 def target_value(
     model: nn.Module, data: Data, target: str | Target | Callable[[Tensor], Tensor], task: str | Task
 ) -> float:
-    """Return the target of a model in evaluation mode on a graph.
-
-    Raises:
-        UnsupportedMethodError: a target that is a distance.
-        InvalidInputError: a value that is not finite.
-    """
+    """Return the target, which must be a finite value, of a model in evaluation mode on a graph."""
     task = as_task(task)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        bound = as_value(as_target(target, model, data, task), "retraining")
-        with suspended_caches(model):
-            value = float(bound.value(task.encode(model, data)))
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    bound = as_value(as_target(target, model, data, task), "retraining")
+    with evaluating(model), suspended_caches(model):
+        value = float(bound.value(task.encode(model, data)))
     if not math.isfinite(value):
         raise InvalidInputError(f"Expected a finite target of the retrained model (got {value})")
     return value

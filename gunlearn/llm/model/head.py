@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from gunlearn.core.modes import evaluating as evaluating
 from gunlearn.losses.reduction import full_precision
 
 #: Most logits held at a time: 64 MiB in float32.
@@ -109,18 +110,6 @@ def output_head(model: nn.Module) -> nn.Module | None:
     """Return the layer that turns hidden states into logits, `None` if the model names none."""
     get = getattr(unwrap(model), "get_output_embeddings", None)
     return get() if callable(get) else None
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put all modules into evaluation mode for the length of a block, then each back into its own mode."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager

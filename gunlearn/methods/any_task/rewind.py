@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gunlearn.core.modes import evaluating
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.losses import Prediction
 from gunlearn.methods.base import Problem
@@ -74,11 +75,8 @@ class Candidates(StatefulCallback):
 
     @torch.no_grad()
     def _add(self, model: nn.Module, epoch: int) -> None:
-        modes = [module.training for module in model.modules()]
-        model.eval()
-        errors = int(wrong(predict_part(self.problem.task, model, self.parts, "forget")).sum())
-        for module, mode in zip(model.modules(), modes, strict=True):
-            module.training = mode
+        with evaluating(model):
+            errors = int(wrong(predict_part(self.problem.task, model, self.parts, "forget")).sum())
         if self.latest or errors not in self.kept:
             self.kept[errors] = {"epoch": epoch, "model": copy.deepcopy(model.state_dict())}
 
