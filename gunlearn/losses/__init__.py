@@ -13,18 +13,15 @@ from gunlearn.losses import functional
 from gunlearn.losses.adjusted import IHL, UNDIAL, CrossEntropyUnlearning, FlatLogits
 from gunlearn.losses.base import Loss
 from gunlearn.losses.influence_weights import influence_weights
-from gunlearn.losses.likelihood import NLL, GradientAscent, SigmoidNLL
+from gunlearn.losses.likelihood import NLL, WGA, GradientAscent, SatImp, SigmoidNLL
 from gunlearn.losses.misdirection import RMU
 from gunlearn.losses.objective import Objective, ObjectiveValue, as_objective
-from gunlearn.losses.pairwise import DPO, KTO
 from gunlearn.losses.prediction import Prediction
-from gunlearn.losses.preference import NPO, SimNPO
+from gunlearn.losses.preference import DPO, KTO, NPO, SimNPO
 from gunlearn.losses.primal_dual import PrimalDual
 from gunlearn.losses.reduction import reduce_values
-from gunlearn.losses.reference import Distillation, KLToReference, MSEToReference, TopologicalEntropy
-from gunlearn.losses.refusal import JSDToReference, JSDToRefusal
-from gunlearn.losses.reweighted import WGA, SatImp
-from gunlearn.losses.vocabulary import MaskedVocabulary
+from gunlearn.losses.reference import Distillation, JSDToReference, KLToReference, MSEToReference, TopologicalEntropy
+from gunlearn.losses.vocabulary import JSDToRefusal, MaskedVocabulary
 
 __all__ = [
     "DPO",

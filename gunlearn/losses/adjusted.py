@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gunlearn.core.checks import check_number
+from gunlearn.core.checks import check_integer
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import functional
-from gunlearn.losses.base import Loss
+from gunlearn.losses.base import POSITIVE, Loss, checked
 from gunlearn.losses.prediction import Prediction
 
 
@@ -35,17 +35,13 @@ class UNDIAL(Loss):
     arxiv = "2402.10052"
     needs_reference = True
     reads = ("logits", "label")
+    checks = checked(beta=POSITIVE)
 
     beta: float = 10.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("beta", self.beta, positive=True)
-
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
-        return functional.undial(
-            current.require("logits"), reference.require("logits"), current.require("label"), self.beta
-        )
+        logits, before = current.require("logits"), reference.require("logits")
+        return functional.undial(logits, before, current.require("label"), self.beta)
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -80,8 +76,7 @@ class CrossEntropyUnlearning(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.skip_first, bool) or not isinstance(self.skip_first, int) or self.skip_first < 0:
-            raise InvalidInputError(f"Expected 'skip_first' to be an integer >= 0 (got {self.skip_first!r})")
+        check_integer("skip_first", self.skip_first, minimum=0)
         if self.skip_first and ":" in self.on:
             raise InvalidInputError(
                 f"Expected 'skip_first' to be 0 on a view, whose first token begins no answer "

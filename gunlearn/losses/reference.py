@@ -6,9 +6,8 @@ from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor
 
-from gunlearn.core.checks import check_choice, check_number
 from gunlearn.losses import functional
-from gunlearn.losses.base import Loss
+from gunlearn.losses.base import POSITIVE, Loss, checked, one_of
 from gunlearn.losses.divergences import DIRECTIONS
 from gunlearn.losses.prediction import Prediction
 
@@ -35,14 +34,11 @@ class KLToReference(Loss):
     arxiv = "2401.06121"
     needs_reference = True
     reads = ("logits",)
+    checks = checked(direction=one_of(*DIRECTIONS))
 
     direction: str = "forward"
     _: KW_ONLY
     on: str = "retain"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("direction", self.direction, DIRECTIONS)
 
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
         logits = current.require("logits")
@@ -70,13 +66,10 @@ class MSEToReference(Loss):
     arxiv = "2403.03218"
     needs_reference = True
     level = ("item", "token", "embedding")
+    checks = checked(field=one_of("embeddings", "logits"))
 
     on: str = "retain"
     field: str = "embeddings"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("field", self.field, ("embeddings", "logits"))
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -112,12 +105,9 @@ class Distillation(Loss):
     arxiv = "1503.02531"
     needs_reference = True
     reads = ("logits",)
+    checks = checked(temperature=POSITIVE)
 
     temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("temperature", self.temperature, positive=True)
 
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
         logits = current.require("logits")
@@ -151,3 +141,27 @@ class TopologicalEntropy(Loss):
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
         embeddings, before = current.require("embeddings"), reference.require("embeddings")
         return functional.topological_entropy(embeddings, before, current.item_dims("embeddings"))
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class JSDToReference(Loss):
+    r"""Jensen-Shannon divergence from the reference, the retain loss of `"JensUn" <https://arxiv.org/abs/2509.02820>`_.
+
+    .. math:: JSD(p, p_{ref}) \le \ln 2
+
+    Example:
+        >>> JSDToReference()
+        JSDToReference(on='retain')
+    """
+
+    name = "jsd_to_reference"
+    summary = "bounded divergence of the predicted distribution from the reference's"
+    paper = "Unlearning That Lasts: Utility-Preserving, Robust, and Almost Irreversible Forgetting in LLMs"
+    arxiv = "2509.02820"
+    needs_reference = True
+    reads = ("logits",)
+
+    on: str = "retain"
+
+    def values(self, current: Prediction, reference: Prediction) -> Tensor:
+        return functional.js_to_reference(current.class_logits(), reference.require("logits"))
