@@ -29,7 +29,8 @@ from torch_geometric.nn import Sequential as PyGSequential
 from torch_geometric.nn.models import GAT, GCN, GraphSAGE
 
 from gunlearn.errors import InvalidTypeError, UnsupportedModelError
-from gunlearn.nn.attach.contexts import message_passing_layers, removed_edges
+from gunlearn.nn.attach.contexts import removed_edges
+from gunlearn.nn.attach.message_layers import message_passing_layers
 
 NUM_NODES, DIM, EDGE_DIM, NUM_RELATIONS = 9, 4, 3, 2
 

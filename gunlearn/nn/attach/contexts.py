@@ -17,26 +17,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.nn.attach.edge_lookup import EdgeLookup, check_edge_index, describe_tensor
-from gunlearn.nn.attach.message_layers import (
-    choose_layers,
-    message_passing_layers,
-    suspend_caches,
-    suspended_caches,
-    with_nested,
+from gunlearn.nn.attach.message_layers import choose_layers, suspended_caches
+from gunlearn.nn.attach.overrides import (
+    AfterLayer,
+    Override,
+    RemoveEdges,
+    ScaledMessage,
+    ScaledPropagate,
+    installed,
 )
-from gunlearn.nn.attach.overrides import AfterLayer, Override, RemoveEdges, ScaledMessage, ScaledPropagate
-
-__all__ = [
-    "ScaledMessages",
-    "after_layer",
-    "message_passing_layers",
-    "removed_edges",
-    "scaled_messages",
-    "suspended_caches",
-]
 
 
 @contextmanager
@@ -110,10 +103,8 @@ def removed_edges(
         named = torch.cat([named, named.flip(0)], dim=1)
     lookup = EdgeLookup(named)
     chosen = choose_layers(model, layers)
-    with ExitStack() as stack:
-        suspend_caches(chosen, stack)
-        for name, layer in chosen.items():
-            _install(RemoveEdges(layer, name, lookup, edge_args, strict), stack)
+    overrides = [RemoveEdges(layer, name, lookup, edge_args, strict) for name, layer in chosen.items()]
+    with suspended_caches(*chosen.values()), installed(overrides):
         yield model
 
 
@@ -175,8 +166,13 @@ class ScaledMessages:
         self._stacks: list[ExitStack] = []
 
     def _make(self) -> list[Override]:
+        layers: dict[MessagePassing, str] = {}
+        for outer, module in self._layers.items():  # a layer inside another may be the one that sends messages
+            for name, layer in module.named_modules(prefix=outer):
+                if isinstance(layer, MessagePassing):
+                    layers.setdefault(layer, name)
         overrides: list[Override] = []
-        for name, layer in with_nested(self._layers).items():
+        for layer, name in layers.items():
             propagate = ScaledPropagate(layer, name, self._lookup, self._scale, self._strict)
             overrides += [propagate, ScaledMessage(layer, name, propagate)]
         return overrides
@@ -184,9 +180,8 @@ class ScaledMessages:
     def __enter__(self) -> None:
         """Scale the messages; inside its own block, once more."""
         with ExitStack() as stack:
-            suspend_caches(self._layers, stack)
-            for override in self._make() if self._stacks else self._overrides:
-                _install(override, stack)
+            stack.enter_context(suspended_caches(*self._layers.values()))
+            stack.enter_context(installed(self._make() if self._stacks else self._overrides))
             self._stacks.append(stack.pop_all())
 
     def __exit__(self, *exception: object) -> None:
@@ -230,15 +225,8 @@ def after_layer(
     for name, one in operators.items():
         if not callable(one):
             raise InvalidTypeError(f"Expected a callable operator for layer '{name}' (got {type(one).__name__})")
-    with ExitStack() as stack:
-        for name, layer in chosen.items():
-            _install(AfterLayer(layer, name, operators[name]), stack)
+    with installed([AfterLayer(layer, name, operators[name]) for name, layer in chosen.items()]):
         yield model
-
-
-def _install(override: Override, stack: ExitStack) -> None:
-    override.install()
-    stack.callback(override.uninstall)
 
 
 def _check_scale(scale: object, lookup: EdgeLookup) -> None:

@@ -10,7 +10,8 @@ message hooks. It does guard instance attributes, so that overrides take effect 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -61,6 +62,16 @@ class Override:
                 top.previous = self.previous
                 return
             top = top.previous
+
+
+@contextmanager
+def installed(overrides: Iterable[Override]) -> Iterator[None]:
+    """Inside the block the overrides replace their methods; the last one is called first."""
+    with ExitStack() as stack:
+        for override in overrides:
+            override.install()
+            stack.callback(override.uninstall)
+        yield
 
 
 class EdgeOverride(Override):
@@ -139,7 +150,8 @@ class ScaledPropagate(EdgeOverride):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, folded=WeakTensorKeyDictionary())
 
-    def _scale_of(self, pairs: Tensor) -> Tensor:
+    def scale_of(self, pairs: Tensor) -> Tensor:
+        """Return the scale of each edge, `[num_edges]`."""
         row, found = self.find(pairs)
         scale = self.scale.to(pairs.device)
         if scale.numel() == 0:
@@ -162,7 +174,7 @@ class ScaledPropagate(EdgeOverride):
             if self.layer.fuse and not bool((values == 1).all()):
                 raise UnsupportedModelError(
                     f"Expected an adjacency of ones for layer '{self.name}', whose messages take no edge weight "
-                    f"(got other values; pass a plain edge_index)"
+                    "(got other values; pass a plain edge_index)"
                 )
         return kwargs | {"size": (adjacency.size(1), adjacency.size(0))}
 
@@ -170,7 +182,7 @@ class ScaledPropagate(EdgeOverride):
         pairs = edge_pairs(edge_index, self.name)
         if edge_index.layout != torch.strided:
             kwargs = self._plain(edge_index, pairs, kwargs)
-        self.current = self._scale_of(pairs)
+        self.current = self.scale_of(pairs)
         try:
             return self.original(pairs, *args, **kwargs)
         finally:

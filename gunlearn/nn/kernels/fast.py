@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from torch import nn
 from torch_geometric.nn import MessagePassing
 
-from gunlearn.nn.attach.overrides import Override
+from gunlearn.nn.attach.overrides import Override, installed
 from gunlearn.nn.kernels.fused import LINEAR, FusedForward, FusedPropagate
 from gunlearn.nn.kernels.paths import PATHS, Paths, Watched, path_of
 from gunlearn.nn.kernels.sparse_linear import LINEAR_MAPS, SparseLinear
@@ -51,15 +51,10 @@ def fast_path(model: nn.Module) -> Iterator[nn.Module]:
                 native[name], module.ran = module, None
             elif isinstance(module, MessagePassing):
                 overrides.append(Watched(module, name, paths))
-    installed: list[Override] = []
     try:
-        for override in overrides:
-            override.install()
-            installed.append(override)
-        yield model
+        with installed(overrides):
+            yield model
     finally:
-        for override in reversed(installed):
-            override.uninstall()
         for name, layer in native.items():
             if layer.ran is not None:
                 (paths.plain if layer.ran == "plain" else paths.fused)[name] = type(layer).__name__

@@ -180,7 +180,7 @@ class FusedPropagate(Recorded):
             value = torch.ones(row.numel(), dtype=dtype, device=row.device)
             value = value if edge_weight is None else value * edge_weight.view(-1).to(dtype)
             for scaled in scales:
-                value = value * scaled._scale_of(edge_index).to(dtype)
+                value = value * scaled.scale_of(edge_index).to(dtype)
             if mean:
                 count = torch.zeros(shape[0], dtype=dtype, device=row.device)
                 count.index_add_(0, row, torch.ones_like(value))

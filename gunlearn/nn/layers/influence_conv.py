@@ -13,6 +13,7 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.attach.contexts import ScaledMessages
+from gunlearn.nn.attach.edge_lookup import EdgeLookup
 from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_matrix
@@ -22,11 +23,10 @@ from gunlearn.nn.kernels.switch import KERNEL_DTYPES, kernels_enabled
 
 @dataclass(eq=False)
 class _Scale:
-    """Active message scales, with the adjacencies that they were folded into."""
+    """Message scales by edge, with the adjacencies that they were folded into."""
 
-    edge_index: Tensor
+    key: Tensor  # sorted, see `EdgeLookup.key`
     value: Tensor
-    outer: _Scale | None = None  # of an enclosing block; scales multiply
     adjacencies: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
 
     def __getstate__(self) -> dict:  # weak references cannot be copied
@@ -34,6 +34,15 @@ class _Scale:
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state, adjacencies=WeakTensorKeyDictionary())
+
+    def find(self, edge_index: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether each edge has a scale, and the scale (1 where it has none); both `[num_edges]`."""
+        key = EdgeLookup.key(edge_index)
+        if self.key.numel() == 0:
+            return torch.zeros_like(key, dtype=torch.bool), torch.ones_like(key, dtype=self.value.dtype)
+        slot = torch.searchsorted(self.key, key).clamp_(max=self.key.numel() - 1)
+        found = self.key[slot] == key
+        return found, torch.where(found, self.value[slot], 1)
 
 
 class InfluenceAwareConv(MessagePassing):
@@ -59,7 +68,7 @@ class InfluenceAwareConv(MessagePassing):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.lin = nn.Linear(in_channels, out_channels, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self._scale: _Scale | None = None  # set by `MessageScale`
+        self._scales: tuple[_Scale, ...] = ()  # of all blocks of `MessageScale` around; they multiply
         self.ran: str | None = None  # how the last pass went: "csr", "csr sparse" (features) or "plain"
 
     def reset_parameters(self) -> None:
@@ -104,10 +113,9 @@ class InfluenceAwareConv(MessagePassing):
 
     def _normalised(self, edge_index: Tensor, edge_weight: Tensor | None, num_nodes: int, dtype: torch.dtype) -> tuple:
         index, weight = gcn_norm(edge_index, edge_weight, num_nodes, dtype=dtype)
-        weight, scale = weight.to(dtype), self._scale
-        while scale is not None:
-            weight = weight * pair_values(index, scale.edge_index, scale.value, num_nodes).to(dtype)
-            scale = scale.outer
+        weight = weight.to(dtype)
+        for scale in reversed(self._scales):
+            weight = weight * scale.find(index)[1].to(dtype)
         return index, weight
 
     def _adjacency(
@@ -117,9 +125,9 @@ class InfluenceAwareConv(MessagePassing):
             (source, target), weight = self._normalised(edge_index, edge_weight, num_nodes, dtype)
             return sparse_matrix(target, source, weight, (num_nodes, num_nodes))
 
-        if edge_weight is not None:
+        if edge_weight is not None or len(self._scales) > 1:
             return build()
-        store = {} if self._scale is None else {"store": self._scale.adjacencies}
+        store = {"store": self._scales[0].adjacencies} if self._scales else {}
         return memo(edge_index, ("gcn", num_nodes, dtype), build, **store)
 
     def __repr__(self) -> str:
@@ -135,27 +143,6 @@ def needs_messages(layer: MessagePassing) -> bool:
                      "_edge_update_forward_hooks", "_edge_update_forward_pre_hooks",
                      "_message_and_aggregate_forward_hooks", "_message_and_aggregate_forward_pre_hooks")
     )  # fmt: skip
-
-
-def pair_values(edge_index: Tensor, named_index: Tensor, named_value: Tensor, num_nodes: int) -> Tensor:
-    """Return the value of each column of `edge_index` by its end points, 1 for columns that are not named.
-
-    Args:
-        edge_index: `[2, num_edges]`.
-        named_index: `[2, num_named]`; pairs outside `[0, num_nodes)` match nothing, as in a batch without them.
-        named_value: `[num_named]`.
-        num_nodes: number of nodes.
-    """
-    inside = ((named_index >= 0) & (named_index < num_nodes)).all(dim=0)  # else two pairs could have the same key
-    named_index, named_value = named_index[:, inside], named_value[inside]
-    key, order = (named_index[0] * num_nodes + named_index[1]).sort()
-    query = edge_index[0] * num_nodes + edge_index[1]
-    slot = torch.searchsorted(key, query).clamp_(max=max(key.numel() - 1, 0))
-    if key.numel() == 0:
-        return torch.ones(query.numel(), device=edge_index.device)
-    found = key[slot] == query
-    value = named_value[order][slot]
-    return torch.where(found, value, torch.ones_like(value))
 
 
 def influence_scale(influence: Tensor, edge_index: Tensor) -> Tensor:
@@ -194,15 +181,14 @@ class MessageScale:
             raise InvalidInputError(
                 f"Expected one scale for each of {edge_index.size(1)} edges (got shape {tuple(scale.shape)})"
             )
-        key, order = (edge_index[0] * 2**32 + edge_index[1]).sort()
+        key, order = EdgeLookup.key(edge_index).sort()
         copy, value = key[1:] == key[:-1], scale[order]
         if not torch.allclose(value[1:][copy], value[:-1][copy], rtol=1e-6, atol=0.0):
             raise InvalidInputError("Expected one scale for all copies of an edge (got copies that differ)")
-        self.model, self.key, self.value = model, key, value
+        self.model, self.scale = model, _Scale(key, value)
         layers = [m for m in model.modules() if isinstance(m, MessagePassing)]
         self.native = [m for m in layers if isinstance(m, InfluenceAwareConv)]
         attach = len(self.native) < len(layers) or not layers
-        self.scale = _Scale(edge_index, scale)
         self.attached = ScaledMessages(model, edge_index, scale) if attach else None
         self.stack: list[ExitStack] = []
 
@@ -210,10 +196,8 @@ class MessageScale:
         """Return the same scales on a part of the graph with its own numbering, at a cost proportional to the part."""
         loops = torch.arange(subgraph.n_id.numel(), device=subgraph.n_id.device).expand(2, -1)
         local = torch.cat([subgraph.data.edge_index, loops], dim=1)
-        key = subgraph.n_id[local[0]] * 2**32 + subgraph.n_id[local[1]]
-        slot = torch.searchsorted(self.key, key).clamp_(max=max(self.key.numel() - 1, 0))
-        found = self.key[slot] == key if self.key.numel() else torch.zeros_like(key, dtype=torch.bool)
-        return MessageScale(self.model, local[:, found], self.value[slot[found]])
+        found, value = self.scale.find(subgraph.n_id[local])
+        return MessageScale(self.model, local[:, found], value[found])
 
     def __enter__(self) -> None:
         stack = ExitStack()
@@ -221,9 +205,8 @@ class MessageScale:
             stack.enter_context(self.attached)
         else:
             for layer in self.native:
-                stack.callback(setattr, layer, "_scale", layer._scale)
-                outer = layer._scale
-                layer._scale = self.scale if outer is None else _Scale(self.scale.edge_index, self.scale.value, outer)
+                stack.callback(setattr, layer, "_scales", layer._scales)
+                layer._scales = (*layer._scales, self.scale)
         self.stack.append(stack)
 
     def __exit__(self, *exception: object) -> None:
