@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.nn.kernels.bag_of_words import sparse_features
@@ -459,9 +460,19 @@ def test_memo_does_not_mix_tags_or_tensors():
     found = [memo(t, tag, lambda t=t, tag=tag: (id(t), tag)) for t in (x, y) for tag in ("a", ("a", 1), ("a", 2))]
     assert len(set(found)) == 6
     assert memo(x, ("a", 2), lambda: "new") == (id(x), ("a", 2))
-    store = type(memo.__defaults__[0])()
-    assert memo(x, "a", lambda: "elsewhere", store) == "elsewhere"
+    assert memo(x, "a", lambda: "elsewhere", WeakTensorKeyDictionary()) == "elsewhere"
     assert memo(x, "a", lambda: "new") == (id(x), "a")
+
+
+def test_memo_of_several_tensors_follows_each_of_them():
+    x, y, calls = torch.zeros(3), torch.zeros(3), []
+    for edited in (x, y, x):
+        for _ in range(2):
+            memo((x, None, y), "tag", counted(calls))
+        edited.add_(1)
+    memo((x, y), "tag", counted(calls))
+    memo((y, x), "tag", counted(calls))
+    assert len(calls) == 5
 
 
 def test_memo_forgets_when_the_tensor_dies():

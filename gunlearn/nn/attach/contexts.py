@@ -1,11 +1,10 @@
 """Context managers that change what a trained model's message passing layers see, send and return.
 
-Removing an edge and silencing its message are different things. `removed_edges` takes edges out before self-loops,
-degrees and attention are computed: the layer works as on the smaller graph. `scaled_messages` leaves degrees, means and
-attention as they are and multiplies the finished messages.
+Removing an edge (`removed_edges`) and silencing its message (`scaled_messages`) are different things: only the first
+changes degrees, means and attention.
 
-All three find the layers by themselves and work on any `torch.nn.Module` that holds PyG `MessagePassing` layers, eager
-or compiled. They nest in each other and leave nothing behind, exceptions included. Parameters and `state_dict()` never
+All find the layers by themselves and work on any `torch.nn.Module` that holds PyG `MessagePassing` layers, eager or
+compiled. They nest in each other and leave nothing behind, exceptions included. Parameters and `state_dict()` never
 change. A deep copy or pickle of the model taken inside the block keeps the change for good, with constant scales.
 """
 
@@ -47,12 +46,11 @@ def removed_edges(
 ) -> Iterator[nn.Module]:
     """Inside the block every layer sees its graph without these edges, before self-loops and normalisation.
 
-    The output is that of the model on the smaller graph, gradients included. Edges are matched by their ids `(u, v)`,
-    so that the model may be called on the graph in another order or on a part of it with the same node ids (a batch
-    with renumbered nodes needs renumbered edges); all copies of a pair vanish. The graph may be a plain `edge_index`,
-    an `EdgeIndex`, or PyG's transposed `adj_t` as torch CSR or COO. Layers with `cached=True` compute afresh inside the
-    block and get their caches back after it. A self-loop `(u, u)` is removed from the graph; a layer that adds
-    self-loops adds its own again, as it would on the smaller graph.
+    The output is that of the model on the smaller graph, gradients included: a layer that adds self-loops adds that of
+    `u` also where `(u, u)` was removed. Edges are matched by their ids `(u, v)`, so that the model may be called on the
+    graph in another order or on a part of it with the same node ids (a batch with renumbered nodes needs renumbered
+    edges); all copies of a pair vanish. The graph may be a plain `edge_index`, an `EdgeIndex`, or PyG's transposed
+    `adj_t` as torch CSR or COO. Layers with `cached=True` compute afresh inside the block and get their caches back.
 
     Args:
         model: any module with message passing layers.

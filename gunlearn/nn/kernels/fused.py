@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch_geometric.nn as pyg
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
@@ -51,10 +50,10 @@ class FusedForward(Recorded):
             top = top.previous
         # Overrides below this one may change the graph from call to call (removed edges), and so may edge dropout.
         layer, self.propagate.anchor = self.layer, None
-        dropped = type(layer) is pyg.APPNP and layer.dropout > 0 and layer.training
+        dropout = type(layer) is pyg.APPNP and layer.dropout > 0 and layer.training
         # A layer with a cache may work on another graph than this one.
-        dropped |= bool(getattr(layer, "cached", False))
-        if top is None and not dropped and _is_plain(edge_index) and self.propagate.why_not() is None:
+        changing = top is not None or dropout or getattr(layer, "cached", False)
+        if not changing and _is_plain(edge_index) and self.propagate.why_not() is None:
             self.propagate.anchor = edge_index, edge_weight
             features = known_sparse(x) if type(layer) is pyg.GINConv and self.previous is None else None
             if features is not None:
@@ -87,7 +86,7 @@ class FusedForward(Recorded):
             return index.clone() if index is edge_index else index, weight  # a value must not keep its own key alive
 
         tag = ("gcn_norm", x.size(layer.node_dim), *settings, x.dtype)
-        graph = _memo(edge_index, edge_weight, tag, norm)
+        graph = memo((edge_index, edge_weight), tag, norm)
         self.propagate.anchor = graph
         layer._cached_edge_index = graph
         try:
@@ -134,11 +133,7 @@ class FusedPropagate(Recorded):
             reason = None if dense else "precision"
         if reason is not None:
             self.record(reason)
-            if isinstance(sender, Tensor) and sender.layout != torch.strided:
-                raise UnsupportedModelError(
-                    f"Expected dense features for layer '{self.name}' ({type(self.layer).__name__}: {reason}) "
-                    f"(got {sender.layout}); pass x.to_dense()"
-                )
+            self._check_dense(sender, f": {reason}")
             return self.original(edge_index, *args, **kwargs)
         matrix = self.adjacency(edge_index, x, kwargs.get("edge_weight"), size)
         self.record(None)
@@ -147,12 +142,15 @@ class FusedPropagate(Recorded):
         features = known_sparse(sender)
         if features is not None and features.matrix.dtype == matrix.matrix.dtype and self._followed_by_linear():
             return Propagated(features, ((1.0, (matrix,)),))
-        if sender.layout != torch.strided:
-            raise UnsupportedModelError(
-                f"Expected dense features for layer '{self.name}' ({type(self.layer).__name__}) (got {sender.layout}); "
-                "pass x.to_dense()"
-            )
+        self._check_dense(sender)
         return matrix @ sender
+
+    def _check_dense(self, x: Any, reason: str = "") -> None:
+        if isinstance(x, Tensor) and x.layout != torch.strided:
+            raise UnsupportedModelError(
+                f"Expected dense features for layer '{self.name}' ({type(self.layer).__name__}{reason}) "
+                f"(got {x.layout}); pass x.to_dense()"
+            )
 
     def _followed_by_linear(self) -> bool:
         """Whether the layer only applies a linear map to the result, one that runs as `SparseLinear`."""
@@ -187,31 +185,20 @@ class FusedPropagate(Recorded):
                 value = value / count.clamp_(min=1)[row]
             return value
 
-        anchor, anchor_weight = self.anchor or (edge_index, edge_weight)
+        anchor, weight = self.anchor or (edge_index, edge_weight)
         settings = tuple(getattr(layer, k, None) for k in ("improved", "add_self_loops", "normalize", "flow"))
         tag = ("fast", type(layer).__name__, settings, mean, shape, dtype, anchor is edge_index)
         if learned:
-            places, order = _memo(anchor, None, (*tag, "places"), lambda: _places(row, col, dtype, shape))
+            places, order = memo(anchor, (*tag, "places"), lambda: _places(row, col, dtype, shape))
             return places.with_values(values()[order])
         if len(scales) > 1:
             return sparse_matrix(row, col, values(), shape)
         store = scales[0].folded if scales else None
-        return _memo(anchor, anchor_weight, tag, lambda: sparse_matrix(row, col, values().detach(), shape), store)
+        return memo((anchor, weight), tag, lambda: sparse_matrix(row, col, values().detach(), shape), store)
 
 
 def _places(row: Tensor, col: Tensor, dtype: torch.dtype, shape: tuple[int, int]) -> tuple[SparseMatrix, Tensor]:
     return sparse_matrix(row, col, torch.ones(row.numel(), dtype=dtype, device=row.device), shape), lexsort(row, col)
-
-
-def _memo(
-    edge_index: Tensor, edge_weight: Tensor | None, tag: Any, build: Any, store: WeakTensorKeyDictionary | None = None
-) -> Any:
-    """`memo` by a graph and, where it has any, its weights."""
-    options = {} if store is None else {"store": store}
-    if edge_weight is None:
-        return memo(edge_index, tag, build, **options)
-    by_weight = memo(edge_index, (*tag, "by weight"), WeakTensorKeyDictionary, **options)
-    return memo(edge_weight, tag, build, by_weight)
 
 
 def _is_plain(edge_index: Any) -> bool:

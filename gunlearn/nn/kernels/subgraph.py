@@ -21,6 +21,7 @@ from gunlearn.nn.attach.message_layers import suspended_caches
 from gunlearn.nn.attach.overrides import Override, installed
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.sorting import argsort, sort
+from gunlearn.nn.kernels.sparse import csr_tensor
 
 # Lists of edges other than the graph itself, and their attributes: their ids are wrong on a part of the graph.
 _OTHER_EDGES = re.compile(r"^(train|val|test)_.*edge|edge_index$|^edge_label|^adj(_t)?$")
@@ -192,8 +193,7 @@ def csr_rows(matrix: Tensor, index: Tensor) -> Tensor:
     entry, count = spans(pointer, index)
     crow = torch.cat([pointer.new_zeros(1), count.cumsum(0)])
     size = (index.numel(), matrix.size(1))
-    columns, values = matrix.col_indices()[entry], matrix.values()[entry]
-    return torch.sparse_csr_tensor(crow, columns, values, size=size, check_invariants=False)
+    return csr_tensor(crow, matrix.col_indices()[entry], matrix.values()[entry], size)
 
 
 class _Count(Override):

@@ -127,8 +127,8 @@ class InfluenceAwareConv(MessagePassing):
 
         if edge_weight is not None or len(self._scales) > 1:
             return build()
-        store = {"store": self._scales[0].adjacencies} if self._scales else {}
-        return memo(edge_index, ("gcn", num_nodes, dtype), build, **store)
+        store = self._scales[0].adjacencies if self._scales else None
+        return memo(edge_index, ("gcn", num_nodes, dtype), build, store)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels})"
