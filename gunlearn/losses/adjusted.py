@@ -23,10 +23,6 @@ class UNDIAL(Loss):
 
     Args:
         beta: how much to lower the logit; 10 in open-unlearning's settings (no retain term, learning rate 1e-4).
-
-    Example:
-        >>> UNDIAL(beta=3.0).reads
-        ('logits', 'label')
     """
 
     name = "undial"
@@ -60,10 +56,6 @@ class CrossEntropyUnlearning(Loss):
 
     Raises:
         InvalidInputError: `skip_first` is no integer >= 0, or not 0 on a view.
-
-    Example:
-        >>> CrossEntropyUnlearning(skip_first=1)
-        CrossEntropyUnlearning(skip_first=1)
     """
 
     name = "ce_unlearning"
@@ -98,10 +90,6 @@ class IHL(Loss):
     .. math:: 1 + p_y - \max_{v \ne y} p_v
 
     Lowers the token, raises the likeliest other one and leaves the rest of the vocabulary alone. Between 0 and 2.
-
-    Example:
-        >>> IHL(on="forget:target")
-        IHL(on='forget:target')
     """
 
     name = "ihl"
@@ -122,10 +110,6 @@ class FlatLogits(Loss):
 
     It is 0 where all tokens are equally likely. PDU adds a retain loss whose weight `PrimalDual` adapts, so that the
     retain loss stays below a bound.
-
-    Example:
-        >>> FlatLogits().reads
-        ('logits',)
     """
 
     name = "flat_logits"

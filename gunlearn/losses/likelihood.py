@@ -17,10 +17,6 @@ class NLL(Loss):
 
     On nodes it is the cross-entropy, on edges the binary cross-entropy of each edge's own label (the task adds
     negatives), on token sequences the mean over all tokens.
-
-    Example:
-        >>> NLL()
-        NLL(on='retain')
     """
 
     name = "nll"
@@ -37,10 +33,6 @@ class GradientAscent(Loss):
     r"""Gradient ascent on the loss of training, `"Knowledge Unlearning" <https://arxiv.org/abs/2210.01504>`_.
 
     Its value :math:`+\log p` has no minimum, so that many steps ruin the model. Use few, or `NPO`.
-
-    Example:
-        >>> GradientAscent().bounded_below
-        False
     """
 
     name = "gradient_ascent"
@@ -58,10 +50,6 @@ class SigmoidNLL(Loss):
     r"""INPO's retain loss as in its official code, which applies one sigmoid too many; for that paper's mode alone.
 
     .. math:: \log(1 + e^{-p}) \in [0.313, 0.693]
-
-    Example:
-        >>> SigmoidNLL()
-        SigmoidNLL(on='retain_edges')
     """
 
     name = "sigmoid_nll"
@@ -116,10 +104,6 @@ class SatImp(Loss):
     Args:
         beta1: exponent of saturation, 5 in open-unlearning (weights 0.1 for this term and 1 for the retained data).
         beta2: exponent of importance, 1 there.
-
-    Example:
-        >>> SatImp(beta2=0.5)
-        SatImp(beta2=0.5)
     """
 
     name = "sat_imp"

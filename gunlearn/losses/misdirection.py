@@ -26,10 +26,6 @@ class RMU(Loss):
         coefficient: the norm :math:`c` of the point; 6.5 in the authors' settings for a 7B model (retain weight 1200),
             2 and 20 in open-unlearning's settings and class. Raise it with the norms of the hidden states.
         seed: of the direction.
-
-    Example:
-        >>> RMU(coefficient=20.0).reads
-        ('embeddings',)
     """
 
     name = "rmu"

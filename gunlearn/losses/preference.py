@@ -72,10 +72,6 @@ class SimNPO(Loss):
         beta: inverse temperature; 4.5 in the authors' and open-unlearning's settings for TOFU (weight of the term 0.125
             beside 1 for the retained data), 1 is the default of open-unlearning's class.
         delta: threshold of the loss per token, 0 in the paper and the code.
-
-    Example:
-        >>> 0.125 * SimNPO()
-        0.125 * SimNPO()
     """
 
     name = "sim_npo"

@@ -22,10 +22,6 @@ class KLToReference(Loss):
 
     Args:
         direction: `"forward"` as above, or `"reverse"`, :math:`KL(p \| p_{ref})`.
-
-    Example:
-        >>> KLToReference(direction="reverse")
-        KLToReference(direction='reverse', on='retain')
     """
 
     name = "kl_to_reference"
@@ -54,10 +50,6 @@ class MSEToReference(Loss):
 
     Args:
         field: `"embeddings"` or `"logits"`.
-
-    Example:
-        >>> MSEToReference(field="logits")
-        MSEToReference(on='retain', field='logits')
     """
 
     name = "mse_to_reference"
@@ -93,10 +85,6 @@ class Distillation(Loss):
 
     Args:
         temperature: divides both models' logits; 1 is `KLToReference`.
-
-    Example:
-        >>> Distillation(2.0, on="retain")
-        Distillation(temperature=2.0, on='retain')
     """
 
     name = "distillation"
@@ -124,10 +112,6 @@ class TopologicalEntropy(Loss):
     Keeps the local structure around forgotten edges: the embeddings of their end points, read as distributions over
     features, stay as they were. INPO weighs it with 0.5 to 0.8. Its minimum is the entropy of the reference's
     embeddings, not 0.
-
-    Example:
-        >>> TopologicalEntropy(on="retain").parts
-        ('retain',)
     """
 
     name = "topological_entropy"
@@ -148,10 +132,6 @@ class JSDToReference(Loss):
     r"""Jensen-Shannon divergence from the reference, the retain loss of `"JensUn" <https://arxiv.org/abs/2509.02820>`_.
 
     .. math:: JSD(p, p_{ref}) \le \ln 2
-
-    Example:
-        >>> JSDToReference()
-        JSDToReference(on='retain')
     """
 
     name = "jsd_to_reference"

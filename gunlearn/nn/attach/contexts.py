@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.nn.attach.edge_lookup import EdgeLookup, check_edge_index, describe_tensor
+from gunlearn.nn.attach.edge_lookup import EdgeLookup, check_edge_index, check_scale, describe_tensor
 from gunlearn.nn.attach.message_layers import choose_layers, suspended_caches
 from gunlearn.nn.attach.overrides import (
     AfterLayer,
@@ -158,7 +158,7 @@ class ScaledMessages:
         num_nodes: int | None = None,
     ) -> None:
         self._lookup = EdgeLookup(check_edge_index("edge_index", edge_index, num_nodes))
-        _check_scale(scale, self._lookup)
+        check_scale(edge_index, scale)
         self._layers, self._scale, self._strict = choose_layers(model, layers), scale, strict
         self._overrides = self._make()
         self._stacks: list[ExitStack] = []
@@ -225,25 +225,3 @@ def after_layer(
             raise InvalidTypeError(f"Expected a callable operator for layer '{name}' (got {type(one).__name__})")
     with installed([AfterLayer(layer, name, operators[name]) for name, layer in chosen.items()]):
         yield model
-
-
-def _check_scale(scale: object, lookup: EdgeLookup) -> None:
-    num_edges = lookup.pair.numel()
-    if not isinstance(scale, Tensor) or not scale.is_floating_point() or scale.shape != (num_edges,):
-        raise InvalidInputError(
-            f"Expected 'scale' as floating point of shape [{num_edges}], one per edge (got {describe_tensor(scale)})"
-        )
-    value = scale.detach()
-    bad = ~torch.isfinite(value) | (value < 0)
-    if bad.any():
-        raise InvalidInputError(f"Expected 'scale' to be finite and >= 0 (got {float(value[bad][0])})")
-    if lookup.keys.numel() == num_edges:
-        return
-    pair = lookup.pair.to(value.device)
-    high = value.new_zeros(lookup.keys.numel()).scatter_reduce(0, pair, value, "amax", include_self=False)
-    low = value.new_zeros(lookup.keys.numel()).scatter_reduce(0, pair, value, "amin", include_self=False)
-    if not torch.allclose(high, low, rtol=1e-6, atol=0.0):
-        raise InvalidInputError(
-            "Expected one scale for all copies of an edge, which share their ids "
-            f"(got copies that differ by {float((high - low).max())})"
-        )

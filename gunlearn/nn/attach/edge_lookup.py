@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 from torch_geometric import EdgeIndex
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.memo import Store, memo
 from gunlearn.nn.kernels.sparse import row_of_entries
 
 MAX_NODES = 2**31
@@ -31,13 +30,7 @@ class EdgeLookup:
 
     def __init__(self, edge_index: Tensor) -> None:
         self.keys, self.pair, self.count = torch.unique(self.key(edge_index), return_inverse=True, return_counts=True)
-        self._store = WeakTensorKeyDictionary()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_store": None}  # weak references cannot be copied
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _store=WeakTensorKeyDictionary())
+        self._store = Store()
 
     @staticmethod
     def key(edge_index: Tensor) -> Tensor:
@@ -159,3 +152,30 @@ def check_edge_index(name: str, edge_index: Any, num_nodes: int | None) -> Tenso
             f"(got ids from {int(edge_index.min())} to {int(edge_index.max())})"
         )
     return edge_index
+
+
+def check_scale(edge_index: Tensor, scale: Any) -> tuple[Tensor, Tensor]:
+    """Return the sorted keys of edges, and their scales `[num_edges]` in this order.
+
+    Raises:
+        InvalidInputError: not one factor >= 0 per edge, or copies of an edge that differ.
+    """
+    num_edges = edge_index.size(1)
+    if not isinstance(scale, Tensor) or not scale.is_floating_point() or scale.shape != (num_edges,):
+        raise InvalidInputError(
+            f"Expected 'scale' as floating point of shape [{num_edges}], one per edge (got {describe_tensor(scale)})"
+        )
+    value = scale.detach()
+    bad = ~torch.isfinite(value) | (value < 0)
+    if bad.any():
+        raise InvalidInputError(f"Expected 'scale' to be finite and >= 0 (got {float(value[bad][0])})")
+    key, order = EdgeLookup.key(edge_index).sort()
+    value = value[order.to(value.device)]
+    copies = (key[1:] == key[:-1]).to(value.device)
+    one, other = value[1:][copies], value[:-1][copies]
+    if not torch.allclose(one, other, rtol=1e-6, atol=0.0):
+        raise InvalidInputError(
+            "Expected one scale for all copies of an edge, which share their ids "
+            f"(got copies that differ by {float((one - other).abs().max())})"
+        )
+    return key, value

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidTypeError, UnsupportedModelError
 from gunlearn.nn.attach.edge_lookup import EdgeLookup, adjacency_values, edge_pairs, keep_edges
+from gunlearn.nn.kernels.memo import Store
 
 
 class Override:
@@ -141,14 +141,11 @@ class ScaledPropagate(EdgeOverride):
         self.scale = scale
         self.current: Tensor | None = None
         self.unique = lookup.keys.numel() == lookup.pair.numel()
-        self.folded = WeakTensorKeyDictionary()  # by graph: adjacencies with constant scales folded in
+        self.folded = Store()  # by graph: adjacencies with constant scales folded in
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of the model keeps the values without gradient: only leaves can be deep-copied.
-        return self.__dict__ | {"scale": self.scale.detach(), "current": None, "folded": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, folded=WeakTensorKeyDictionary())
+        return self.__dict__ | {"scale": self.scale.detach(), "current": None}
 
     def scale_of(self, pairs: Tensor) -> Tensor:
         """Return the scale of each edge, `[num_edges]`."""

@@ -14,14 +14,26 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 _T = TypeVar("_T")
-_MEMO: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+class Store(WeakTensorKeyDictionary):
+    """Where values are kept. Its copies and pickles are empty: weak references cannot be copied."""
+
+    def __deepcopy__(self, copied: dict[int, Any]) -> Store:
+        return Store()
+
+    def __reduce__(self) -> tuple[type[Store], tuple[()]]:
+        return Store, ()
+
+
+_MEMO = Store()
 
 
 def memo(
     source: Tensor | tuple[Tensor | None, ...],
     tag: Any,
     build: Callable[[], _T],
-    store: WeakTensorKeyDictionary | None = None,
+    store: Store | None = None,
 ) -> _T:
     """Return `build()` for a tensor (or several), from memory if this very tensor has not changed since.
 
@@ -33,7 +45,7 @@ def memo(
     """
     *others, tensor = (t for t in source if t is not None) if isinstance(source, tuple) else (source,)
     for other in others:
-        store = memo(other, ("with", tag), WeakTensorKeyDictionary, store)
+        store = memo(other, ("with", tag), Store, store)
     store = _MEMO if store is None else store
     if tensor.is_inference():  # inference tensors have no version counter
         return build()

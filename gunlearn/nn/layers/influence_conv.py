@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.attach.contexts import ScaledMessages
-from gunlearn.nn.attach.edge_lookup import EdgeLookup
+from gunlearn.nn.attach.edge_lookup import EdgeLookup, check_scale
 from gunlearn.nn.kernels.bag_of_words import sparse_features
-from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.memo import Store, memo
 from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_matrix
 from gunlearn.nn.kernels.subgraph import Subgraph
 from gunlearn.nn.kernels.switch import KERNEL_DTYPES, kernels_enabled
@@ -27,13 +26,7 @@ class _Scale:
 
     key: Tensor  # sorted, see `EdgeLookup.key`
     value: Tensor
-    adjacencies: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
-
-    def __getstate__(self) -> dict:  # weak references cannot be copied
-        return self.__dict__ | {"adjacencies": None}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state, adjacencies=WeakTensorKeyDictionary())
+    adjacencies: Store = field(default_factory=Store)
 
     def find(self, edge_index: Tensor) -> tuple[Tensor, Tensor]:
         """Whether each edge has a scale, and the scale (1 where it has none); both `[num_edges]`."""
@@ -175,16 +168,9 @@ class MessageScale:
     """
 
     def __init__(self, model: nn.Module, edge_index: Tensor, scale: Tensor) -> None:
-        if scale.requires_grad or not torch.isfinite(scale).all() or (scale < 0).any():
-            raise InvalidInputError("Expected constant, finite message scales >= 0 (got others)")
-        if scale.shape != edge_index.shape[1:]:
-            raise InvalidInputError(
-                f"Expected one scale for each of {edge_index.size(1)} edges (got shape {tuple(scale.shape)})"
-            )
-        key, order = EdgeLookup.key(edge_index).sort()
-        copy, value = key[1:] == key[:-1], scale[order]
-        if not torch.allclose(value[1:][copy], value[:-1][copy], rtol=1e-6, atol=0.0):
-            raise InvalidInputError("Expected one scale for all copies of an edge (got copies that differ)")
+        if scale.requires_grad:
+            raise InvalidInputError("Expected constant message scales (got some that need a gradient)")
+        key, value = check_scale(edge_index, scale)
         self.model, self.scale = model, _Scale(key, value)
         layers = [m for m in model.modules() if isinstance(m, MessagePassing)]
         self.native = [m for m in layers if isinstance(m, InfluenceAwareConv)]
