@@ -155,7 +155,7 @@ def check_edge_index(name: str, edge_index: Any, num_nodes: int | None) -> Tenso
 
 
 def check_scale(edge_index: Tensor, scale: Any) -> tuple[Tensor, Tensor]:
-    """Return the sorted keys of edges, and their scales `[num_edges]` in this order.
+    """Return the sorted keys of edges, and the column of each, both `[num_edges]`.
 
     Raises:
         InvalidInputError: not one factor >= 0 per edge, or copies of an edge that differ.
@@ -178,4 +178,4 @@ def check_scale(edge_index: Tensor, scale: Any) -> tuple[Tensor, Tensor]:
             "Expected one scale for all copies of an edge, which share their ids "
             f"(got copies that differ by {float((one - other).abs().max())})"
         )
-    return key, value
+    return key, order

@@ -24,8 +24,10 @@ from gunlearn.nn.kernels.switch import KERNEL_DTYPES, kernels_enabled
 class _Scale:
     """Message scales by edge, with the adjacencies that they were folded into."""
 
-    key: Tensor  # sorted, see `EdgeLookup.key`
+    edge_index: Tensor
     value: Tensor
+    key: Tensor  # sorted, see `EdgeLookup.key`
+    order: Tensor  # for each key its column in `edge_index`
     adjacencies: Store = field(default_factory=Store)
 
     def find(self, edge_index: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,7 +37,7 @@ class _Scale:
             return torch.zeros_like(key, dtype=torch.bool), torch.ones_like(key, dtype=self.value.dtype)
         slot = torch.searchsorted(self.key, key).clamp_(max=self.key.numel() - 1)
         found = self.key[slot] == key
-        return found, torch.where(found, self.value[slot], 1)
+        return found, torch.where(found, self.value[self.order[slot]], 1)
 
 
 class InfluenceAwareConv(MessagePassing):
@@ -170,8 +172,7 @@ class MessageScale:
     def __init__(self, model: nn.Module, edge_index: Tensor, scale: Tensor) -> None:
         if scale.requires_grad:
             raise InvalidInputError("Expected constant message scales (got some that need a gradient)")
-        key, value = check_scale(edge_index, scale)
-        self.model, self.scale = model, _Scale(key, value)
+        self.model, self.scale = model, _Scale(edge_index, scale, *check_scale(edge_index, scale))
         layers = [m for m in model.modules() if isinstance(m, MessagePassing)]
         self.native = [m for m in layers if isinstance(m, InfluenceAwareConv)]
         attach = len(self.native) < len(layers) or not layers
