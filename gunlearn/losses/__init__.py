@@ -1,6 +1,7 @@
 """Losses per item for any model, which compose into objectives.
 
-They depend on torch alone. A loss reads `Prediction` objects (log-likelihoods, logits, embeddings):
+They depend on torch alone. A loss reads `Prediction` objects (log-likelihoods, logits, embeddings); its formula is in
+the docstring of the function of `functional` that it computes.
 
     >>> from gunlearn.losses import NLL, NPO, TopologicalEntropy
     >>> NPO(beta=5) + 1.0 * NLL(on="retain") + 0.5 * TopologicalEntropy()

@@ -15,11 +15,9 @@ from gunlearn.losses.prediction import Prediction
 
 @dataclass(frozen=True, repr=False)
 class UNDIAL(Loss):
-    r"""Self-distillation with adjusted logits, `"UNDIAL" <https://arxiv.org/abs/2402.10052>`_.
+    """Self-distillation with adjusted logits, `"UNDIAL" <https://arxiv.org/abs/2402.10052>`_: `functional.undial`.
 
-    .. math:: -\sum_v q_v \log p_v, \qquad q = \mathrm{softmax}(z_{ref} - \beta\, \mathbb{1}_y)
-
-    The target `q` is the reference's prediction with the token's own logit lowered. The minimum is the entropy of `q`.
+    The target is the reference's prediction with the token's own logit lowered. The minimum is the target's entropy.
 
     Args:
         beta: how much to lower the logit; 10 in open-unlearning's settings (no retain term, learning rate 1e-4).
@@ -42,12 +40,10 @@ class UNDIAL(Loss):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class CrossEntropyUnlearning(Loss):
-    r"""Cross-entropy unlearning, `"CE-U" <https://arxiv.org/abs/2503.01224>`_.
+    r"""Cross-entropy unlearning, `"CE-U" <https://arxiv.org/abs/2503.01224>`_: `functional.cross_entropy_unlearning`.
 
-    .. math:: -\sum_v q_v \log p_v, \qquad q = sg\big(\mathrm{softmax}(z \text{ with } z_y = -\infty)\big)
-
-    The target `q` is the model's own prediction with the token ruled out. The gradient with respect to the logits is
-    `p - q`, that of :math:`-\log(1 - p_y)`.
+    The target is the model's own prediction with the token ruled out. The gradient with respect to the logits is that
+    of :math:`-\log(1 - p_y)`.
 
     Args:
         skip_first: how many of each sequence's first labelled tokens to leave out. 0 is the paper's formula; 1 is
@@ -85,9 +81,7 @@ class CrossEntropyUnlearning(Loss):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class IHL(Loss):
-    r"""Inverted hinge loss, `"LoKU" <https://arxiv.org/abs/2408.06621>`_.
-
-    .. math:: 1 + p_y - \max_{v \ne y} p_v
+    """Inverted hinge loss, `"LoKU" <https://arxiv.org/abs/2408.06621>`_: `functional.inverted_hinge`.
 
     Lowers the token, raises the likeliest other one and leaves the rest of the vocabulary alone. Between 0 and 2.
     """
@@ -104,9 +98,7 @@ class IHL(Loss):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class FlatLogits(Loss):
-    r"""Flat logits, the forget loss of `"PDU" <https://arxiv.org/abs/2506.05314>`_.
-
-    .. math:: \big(\max_v z_v - \tfrac1V \sum_v z_v\big)^2
+    """Flat logits, the forget loss of `"PDU" <https://arxiv.org/abs/2506.05314>`_: `functional.flat_logits`.
 
     It is 0 where all tokens are equally likely. PDU adds a retain loss whose weight `PrimalDual` adapts, so that the
     retain loss stays below a bound.

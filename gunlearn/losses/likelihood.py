@@ -47,9 +47,9 @@ class GradientAscent(Loss):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class SigmoidNLL(Loss):
-    r"""INPO's retain loss as in its official code, which applies one sigmoid too many; for that paper's mode alone.
+    """INPO's retain loss as in its official code, which applies one sigmoid too many; for that paper's mode alone.
 
-    .. math:: \log(1 + e^{-p}) \in [0.313, 0.693]
+    See `functional.sigmoid_nll`.
     """
 
     name = "sigmoid_nll"
@@ -67,10 +67,8 @@ class SigmoidNLL(Loss):
 class WGA(Loss):
     r"""Weighted gradient ascent, `"Rethinking LLM Unlearning Objectives" <https://arxiv.org/abs/2502.19301>`_.
 
-    .. math:: sg(p^\beta) \log p
-
-    `sg` stops the gradient, so that the gradient is that of `GradientAscent` times :math:`p^\beta`: tokens that the
-    model has forgotten are left alone.
+    The gradient is that of `GradientAscent` times :math:`p^\beta`, so that tokens that the model has forgotten are left
+    alone: `functional.weighted_ascent`.
 
     Args:
         beta: how fast the weight falls, positive; 1 in open-unlearning. Its limit 0 is `GradientAscent`.
@@ -95,11 +93,9 @@ class WGA(Loss):
 
 @dataclass(frozen=True, repr=False)
 class SatImp(Loss):
-    r"""Ascent by saturation and importance, `"Exploring Criteria of Loss Reweighting" <https://arxiv.org/abs/2505.11953>`_.
+    """Ascent by saturation and importance, `"Exploring Criteria of Loss Reweighting" <https://arxiv.org/abs/2505.11953>`_.
 
-    .. math:: sg\big(p^{\beta_1} (1 - p)^{\beta_2}\big) \log p
-
-    Weighs tokens most that are neither forgotten nor certain.
+    Weighs tokens most that are neither forgotten nor certain: `functional.weighted_ascent`.
 
     Args:
         beta1: exponent of saturation, 5 in open-unlearning (weights 0.1 for this term and 1 for the retained data).

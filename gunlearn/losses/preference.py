@@ -17,10 +17,8 @@ from gunlearn.losses.reduction import fit_mask, reduce_values
 class NPO(Loss):
     r"""Negative preference optimisation, `"Negative Preference Optimization" <https://arxiv.org/abs/2404.05868>`_.
 
-    .. math:: \frac{2}{\beta} \log\Big(1 + \big(p / p_{ref}\big)^\beta\Big)
-
-    Gradient ascent that fades out once an item is less likely than under the reference: it multiplies the gradient of
-    ascent by :math:`2 p^\beta / (p^\beta + p_{ref}^\beta)`, item by item.
+    Gradient ascent (`functional.npo`) that fades out once an item is less likely than under the reference: it
+    multiplies the gradient of ascent by :math:`2 p^\beta / (p^\beta + p_{ref}^\beta)`, item by item.
 
     Args:
         beta: inverse temperature; 0.1 in the paper (language models), 5 in INPO's code (edges). Towards 0 the gradient
@@ -61,12 +59,9 @@ class NPO(Loss):
 
 @dataclass(frozen=True, repr=False)
 class SimNPO(Loss):
-    r"""Length-normalised NPO without a reference, `"Simplicity Prevails" <https://arxiv.org/abs/2410.07163>`_.
+    """Length-normalised NPO without a reference, `"Simplicity Prevails" <https://arxiv.org/abs/2410.07163>`_.
 
-    .. math:: -\frac{2}{\beta} \log\sigma\Big(-\tfrac{\beta}{|y|} \log p(y) - \gamma\Big), \qquad
-        \gamma = \beta\delta
-
-    The gradient of an item fades out once its loss per token is well above :math:`\delta`.
+    The gradient of an item fades out once its loss per token is well above `delta`: `functional.sim_npo`.
 
     Args:
         beta: inverse temperature; 4.5 in the authors' and open-unlearning's settings for TOFU (weight of the term 0.125
@@ -92,10 +87,8 @@ class SimNPO(Loss):
 class DPO(Loss):
     r"""Direct preference optimisation of another answer, `"DPO" <https://arxiv.org/abs/2305.18290>`_.
 
-    .. math:: -\log\sigma\Big(\beta \log\frac{p(y_w)}{p_{ref}(y_w)} - \beta \log\frac{p(y_l)}{p_{ref}(y_l)}\Big)
-
-    The part `on` holds the forgotten answers :math:`y_l`, the part `preferred` the preferred ones :math:`y_w`; item `i`
-    of both answers the same question. With refusals it is IdkDPO (TOFU, arXiv 2401.06121), with other plausible
+    The part `on` holds the rejected answers of `functional.dpo`, the part `preferred` the preferred ones; item `i` of
+    both answers the same question. With refusals it is IdkDPO (TOFU, arXiv 2401.06121), with other plausible
     answers AltPO. Log-likelihoods are of whole sequences. An item without a preferred answer reduces to NPO; one
     without a forgotten answer does not count.
 

@@ -16,12 +16,11 @@ from gunlearn.losses.prediction import Prediction
 class KLToReference(Loss):
     r"""Kullback-Leibler divergence from the reference's predictions, as in `"TOFU" <https://arxiv.org/abs/2401.06121>`_.
 
-    .. math:: KL(p_{ref} \| p) = \sum_c p_{ref}(c) \log\frac{p_{ref}(c)}{p(c)}
-
-    Logits shaped like `log_prob` are Bernoulli (an edge, each label of a multi-label node), others categorical.
+    See `functional.kl_divergence`. Logits shaped like `log_prob` are Bernoulli (an edge, each label of a multi-label
+    node), others categorical.
 
     Args:
-        direction: `"forward"` as above, or `"reverse"`, :math:`KL(p \| p_{ref})`.
+        direction: `"forward"`, :math:`KL(p_{ref} \| p)`, or `"reverse"`, :math:`KL(p \| p_{ref})`.
     """
 
     name = "kl_to_reference"
@@ -73,13 +72,11 @@ class MSEToReference(Loss):
 
 @dataclass(frozen=True, repr=False)
 class Distillation(Loss):
-    r"""Divergence from a teacher's softened predictions, `"Distilling the Knowledge" <https://arxiv.org/abs/1503.02531>`_.
-
-    .. math:: T^2 \, KL\big(p_T(z_{ref}) \,\|\, p_T(z)\big), \qquad p_T(z) = \mathrm{softmax}(z / T)
+    """Divergence from a teacher's softened predictions, `"Distilling the Knowledge" <https://arxiv.org/abs/1503.02531>`_.
 
     SCRUB's distance `d` (arXiv 2302.09880), which it lowers on the retained data and raises on the forgotten. The
-    distance has no upper bound. It also grows where the student becomes *more* certain of the true class than the
-    teacher, and the more so the higher `T`.
+    distance (`functional.distillation`) has no upper bound. It also grows where the student becomes *more* certain of
+    the true class than the teacher, and the more so the higher the temperature.
 
     Logits shaped like `log_prob` are Bernoulli (an edge), others categorical.
 
@@ -105,13 +102,11 @@ class Distillation(Loss):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class TopologicalEntropy(Loss):
-    r"""Cross-entropy with the reference's embeddings, L_TE of `"INPO" <https://arxiv.org/abs/2510.19479>`_.
-
-    .. math:: -\sum_d \mathrm{softmax}(z^{ref})_d \, \log \mathrm{softmax}(z)_d
+    """Cross-entropy with the reference's embeddings, L_TE of `"INPO" <https://arxiv.org/abs/2510.19479>`_.
 
     Keeps the local structure around forgotten edges: the embeddings of their end points, read as distributions over
-    features, stay as they were. INPO weighs it with 0.5 to 0.8. Its minimum is the entropy of the reference's
-    embeddings, not 0.
+    features, stay as they were (`functional.topological_entropy`). INPO weighs it with 0.5 to 0.8. Its minimum is the
+    entropy of the reference's embeddings, not 0.
     """
 
     name = "topological_entropy"
@@ -129,9 +124,9 @@ class TopologicalEntropy(Loss):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class JSDToReference(Loss):
-    r"""Jensen-Shannon divergence from the reference, the retain loss of `"JensUn" <https://arxiv.org/abs/2509.02820>`_.
+    """Jensen-Shannon divergence from the reference, the retain loss of `"JensUn" <https://arxiv.org/abs/2509.02820>`_.
 
-    .. math:: JSD(p, p_{ref}) \le \ln 2
+    See `functional.js_to_reference`.
     """
 
     name = "jsd_to_reference"

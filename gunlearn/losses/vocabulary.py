@@ -25,15 +25,12 @@ class _WhereTargetIsReference:
 class MaskedVocabulary(Loss):
     r"""Divergence from predictions without some tokens, the mask loss of `"OBLIVIATE" <https://arxiv.org/abs/2505.04416>`_.
 
-    .. math:: KL(P \| Q), \qquad P = sg\big(\mathrm{softmax}(\tilde z)\big), \quad Q = \mathrm{softmax}(z)
-
-    with :math:`\tilde z` the target's logits with the tokens ruled out. Every unmasked position counts, not only those
-    of such tokens. OBLIVIATE adds `0.2 * MSEToReference(field="logits")` on retained texts and
-    `0.7 * KLToReference()` on world facts.
+    See `functional.masked_vocabulary`. Every unmasked position counts, not only those of such tokens. OBLIVIATE adds
+    `0.2 * MSEToReference(field="logits")` on retained texts and `0.7 * KLToReference()` on world facts.
 
     The paper sets the probabilities of the tokens to zero; its code multiplies their logits by 0 (`"zero_logit"`: such
-    a token stays possible, and one with a negative logit becomes *likelier*) and lets gradients flow into `P`. Here
-    `P` is always a constant: with :math:`-\infty` the gradient would be NaN.
+    a token stays possible, and one with a negative logit becomes *likelier*) and lets gradients flow into the target.
+    Here the target is always a constant: with :math:`-\infty` the gradient would be NaN.
 
     Args:
         token_ids: the tokens, in any order.
@@ -69,10 +66,8 @@ class MaskedVocabulary(Loss):
 class JSDToRefusal(Loss):
     r"""Jensen-Shannon divergence from a refusal, the forget loss of `"JensUn" <https://arxiv.org/abs/2509.02820>`_.
 
-    .. math:: JSD(p_t, \mathbb{1}_{r_t}) \le \ln 2
-
-    with :math:`r_t` the refusal's token at each position. Bounded, with a small gradient where the refusal is very
-    unlikely. JensUn adds `JSDToReference` on the retained data.
+    It compares the prediction at each position with the refusal's token (`functional.js_to_label`). Bounded by ln 2,
+    with a small gradient where the refusal is very unlikely. JensUn adds `JSDToReference` on the retained data.
 
     Without `token_ids` the labels of the part are the refusal: its rows are forgotten questions answered by a refusal
     (part `"alternative"`), and no logits are read. With `token_ids` the part is the forgotten data itself, whose

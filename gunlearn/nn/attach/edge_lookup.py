@@ -12,8 +12,7 @@ from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn.kernels.memo import Store, memo
 from gunlearn.nn.kernels.sparse import row_of_entries
 
-MAX_NODES = 2**31
-"""Largest supported number of nodes: two ids share one int64 key."""
+MAX_NODES = 2**31  # two ids share one int64 key
 
 
 class EdgeLookup:
@@ -68,14 +67,9 @@ class EdgeLookup:
 
 
 def edge_pairs(adjacency: Any, layer: str) -> Tensor:
-    """Return the columns `(u, v)` of a layer's graph, in the order of its per-edge arguments.
+    """Return the columns `(u, v)` of a layer's graph, in the order of its per-edge arguments, as a plain tensor.
 
-    Args:
-        adjacency: `[2, num_edges]`, an `EdgeIndex`, or PyG's `adj_t` as torch CSR or COO (row = target).
-        layer: name for the error.
-
-    Returns:
-        A plain tensor `[2, num_edges]`.
+    The graph is `[2, num_edges]`, an `EdgeIndex`, or PyG's `adj_t` as torch CSR or COO (row = target).
 
     Raises:
         UnsupportedModelError: any other kind of adjacency.

@@ -11,8 +11,8 @@ from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 
+#: Attributes in which PyG's `cached=True` layers keep what they computed from the first graph they saw.
 CACHES = ("_cached_edge_index", "_cached_adj_t", "_cached_x", "_cached_h")
-"""Attributes in which PyG's `cached=True` layers keep what they computed from the first graph they saw."""
 
 
 def message_passing_layers(model: nn.Module) -> dict[str, MessagePassing]:
