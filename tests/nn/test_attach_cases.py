@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch_geometric import EdgeIndex
 from torch_geometric.nn import (
     APPNP,
     GATConv,
@@ -29,7 +30,7 @@ from torch_geometric.nn import Sequential as PyGSequential
 from torch_geometric.nn.models import GAT, GCN, GraphSAGE
 
 from gunlearn.errors import InvalidTypeError, UnsupportedModelError
-from gunlearn.nn.attach.contexts import removed_edges
+from gunlearn.nn.attach.contexts import after_layer, removed_edges, scaled_messages
 from gunlearn.nn.attach.message_layers import message_passing_layers
 
 NUM_NODES, DIM, EDGE_DIM, NUM_RELATIONS = 9, 4, 3, 2
@@ -139,6 +140,30 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
 # Directed; a duplicate (0, 1), self-loops at 2 and 5, and node 8 isolated.
 EDGE_INDEX = torch.tensor([[0, 1, 0, 2, 2, 3, 4, 5, 5, 6, 7, 1, 3, 6], [1, 0, 1, 2, 3, 1, 5, 5, 4, 7, 0, 2, 0, 4]])
 REMOVED = torch.tensor([0, 2, 3, 6, 9])  # both copies of (0, 1), the self-loop at 2, (4, 5), (6, 7)
+KEEP = ~torch.isin(torch.arange(EDGE_INDEX.size(1)), REMOVED)
+SCALE = torch.linspace(0.1, 1.9, EDGE_INDEX.size(1), dtype=torch.float64)
+SCALE[2] = SCALE[0]  # one value for both copies of (0, 1)
+#: PyG's fused kernels for sparse graphs treat self-loops and repeated edges in ways of their own.
+SIMPLE = EDGE_INDEX[:, EDGE_INDEX[0] != EDGE_INDEX[1]].unique(dim=1)
+EDITS: dict[str, Callable[[nn.Module], contextlib.AbstractContextManager]] = {
+    "removed": lambda model: removed_edges(model, EDGE_INDEX[:, REMOVED]),
+    "scaled": lambda model: scaled_messages(model, EDGE_INDEX, SCALE),
+    "after": lambda model: after_layer(model, torch.exp),
+}
+
+
+def other_graph(layout: str, edge_index: Tensor, dtype: torch.dtype, weight: Tensor | None = None) -> Tensor:
+    """A graph as PyG's `adj_t`, which holds targets in its rows, or as an `EdgeIndex`."""
+    size = (NUM_NODES, NUM_NODES)
+    weight = torch.ones(edge_index.size(1), dtype=dtype) if weight is None else weight
+    adj_t = torch.sparse_coo_tensor(edge_index.flip(0), weight, size).coalesce()
+    by_target = edge_index[:, edge_index[1].argsort(stable=True)]
+    return {
+        "csr": adj_t.to_sparse_csr,
+        "coo": lambda: adj_t,
+        "edge_index": lambda: EdgeIndex(edge_index.contiguous(), sparse_size=size),
+        "sorted_edge_index": lambda: EdgeIndex(by_target.contiguous(), sparse_size=size, sort_order="col"),
+    }[layout]()
 
 
 def build(case: str) -> tuple[nn.Module, Tensor, dict[str, Tensor]]:

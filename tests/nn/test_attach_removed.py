@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import pickle
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_geometric import EdgeIndex
 from torch_geometric.nn import GATConv, GCNConv, GraphConv, MessagePassing, SAGEConv, TransformerConv
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
@@ -18,17 +16,17 @@ from tests.nn.test_attach_cases import (
     CASES,
     DIM,
     EDGE_INDEX,
+    KEEP,
     NUM_NODES,
     REMOVED,
+    SIMPLE,
     Net,
     assert_same,
     build,
     gradients,
     nothing_left,
+    other_graph,
 )
-
-KEEP = torch.ones(EDGE_INDEX.size(1), dtype=torch.bool)
-KEEP[REMOVED] = False
 
 
 def deleted(model, x, extra, edge_index=EDGE_INDEX, keep=KEEP):
@@ -125,27 +123,13 @@ def test_other_kinds_of_graph(conv, layout):
     # PyG's fused kernel for sorted EdgeIndex knows float32 alone.
     dtype, atol = (torch.float32, 1e-5) if layout == "sorted_edge_index" else (torch.float64, 1e-12)
     model = Net(lambda i, o: conv(i, o)).to(dtype)
-    x, size = torch.randn(NUM_NODES, DIM, dtype=dtype), (NUM_NODES, NUM_NODES)
-    simple = EDGE_INDEX[:, EDGE_INDEX[0] != EDGE_INDEX[1]].unique(dim=1)  # sparse self-loops: PyG's own ways differ
-    keep = torch.arange(simple.size(1)) % 3 != 0
-
-    def graph(edge_index):
-        adj_t = torch.sparse_coo_tensor(
-            edge_index.flip(0), torch.ones(edge_index.size(1), dtype=dtype), size
-        ).coalesce()
-        by_target = edge_index[:, edge_index[1].argsort(stable=True)]
-        return {
-            "csr": lambda: adj_t.to_sparse_csr(),
-            "coo": lambda: adj_t,
-            "edge_index": lambda: EdgeIndex(edge_index.contiguous(), sparse_size=size),
-            "sorted_edge_index": lambda: EdgeIndex(by_target.contiguous(), sparse_size=size, sort_order="col"),
-        }[layout]()
-
-    with nothing_left(model), removed_edges(model, simple[:, ~keep]):
-        out = model(x, graph(simple))
-    assert torch.allclose(out, model(x, graph(simple[:, keep])), rtol=0, atol=atol)
-    assert torch.allclose(out, model(x, simple[:, keep]), rtol=0, atol=atol)
-    assert not torch.allclose(out, model(x, simple))
+    x, keep = torch.randn(NUM_NODES, DIM, dtype=dtype), torch.arange(SIMPLE.size(1)) % 3 != 0
+    whole, part = (other_graph(layout, edge_index, dtype) for edge_index in (SIMPLE, SIMPLE[:, keep]))
+    with nothing_left(model), removed_edges(model, SIMPLE[:, ~keep]):
+        out = model(x, whole)
+    assert torch.allclose(out, model(x, part), rtol=0, atol=atol)
+    assert torch.allclose(out, model(x, SIMPLE[:, keep]), rtol=0, atol=atol)
+    assert not torch.allclose(out, model(x, SIMPLE))
 
 
 def test_unknown_kind_of_graph_is_refused():
@@ -167,22 +151,6 @@ def test_strict_names_what_is_missing():
         model(x, EDGE_INDEX)
     with removed_edges(model, EDGE_INDEX[:, REMOVED], strict=True):
         model(x, EDGE_INDEX)
-
-
-def test_copies_and_pickles_taken_inside_keep_the_edit():
-    for case in ("gcn-cached", "gat", "user"):
-        model, x, extra = build(case)
-        model(x, EDGE_INDEX, **extra)
-        with removed_edges(model, EDGE_INDEX[:, REMOVED]):
-            twins = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
-            want = model(x, EDGE_INDEX, **extra)
-        for twin in twins:
-            twin.load_state_dict(model.state_dict())
-            assert torch.equal(twin(x, EDGE_INDEX, **extra), want)
-        with torch.no_grad():  # the copy is its own model
-            next(twins[0].parameters()).add_(1)
-        assert torch.equal(twins[1](x, EDGE_INDEX, **extra), want)
-        assert not torch.equal(twins[0](x, EDGE_INDEX, **extra), want)
 
 
 LONG = torch.int64

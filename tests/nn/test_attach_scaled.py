@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import pickle
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_geometric import EdgeIndex
 from torch_geometric.nn import APPNP, GATConv, GATv2Conv, GCNConv, GINConv, GraphConv, SAGEConv, SGConv, TransformerConv
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
@@ -19,17 +17,17 @@ from tests.nn.test_attach_cases import (
     DIM,
     EDGE_INDEX,
     NUM_NODES,
+    SCALE,
+    SIMPLE,
     Net,
     assert_same,
     build,
     gradients,
     nothing_left,
+    other_graph,
 )
 
 DOUBLE = torch.float64
-# One value per pair: the two copies of (0, 1) are columns 0 and 2.
-SCALE = torch.linspace(0.1, 1.9, EDGE_INDEX.size(1), dtype=DOUBLE)
-SCALE[2] = SCALE[0]
 
 
 def dense(edge_index, value):
@@ -218,20 +216,15 @@ def test_only_the_layers_named():
 
 
 @pytest.mark.filterwarnings("ignore:Converting sparse tensor to CSR format:UserWarning")  # PyG's, of the layout "coo"
-@pytest.mark.parametrize("layout", ["csr", "coo", "edge_index"])
+@pytest.mark.parametrize("layout", ["csr", "coo", "sorted_edge_index"])
 @pytest.mark.parametrize("conv", [GCNConv, SAGEConv, GraphConv, GATConv, TransformerConv])
 def test_other_kinds_of_graph(conv, layout):
     """Fused kernels never call `message`: an unconverted adjacency fails here."""
-    model, size = Net(lambda i, o: conv(i, o)), (NUM_NODES, NUM_NODES)
-    x, simple = torch.randn(NUM_NODES, DIM), EDGE_INDEX[:, EDGE_INDEX[0] != EDGE_INDEX[1]].unique(dim=1)
-    adj_t = torch.sparse_coo_tensor(simple.flip(0), torch.ones(simple.size(1)), size).coalesce()
-    by_target = simple[:, simple[1].argsort(stable=True)].contiguous()
-    graph = {"csr": adj_t.to_sparse_csr(), "coo": adj_t}.get(layout)
-    graph = EdgeIndex(by_target, sparse_size=size, sort_order="col") if graph is None else graph
-    scale = torch.rand(simple.size(1))
-    with nothing_left(model), scaled_messages(model, simple, scale):
-        assert torch.allclose(model(x, graph), model(x, simple), atol=1e-5)
-    assert not torch.allclose(model(x, graph), _scaled(model, x, simple, scale), atol=1e-3)
+    model, x, scale = Net(lambda i, o: conv(i, o)), torch.randn(NUM_NODES, DIM), torch.rand(SIMPLE.size(1))
+    graph = other_graph(layout, SIMPLE, torch.float32)
+    with nothing_left(model), scaled_messages(model, SIMPLE, scale):
+        assert torch.allclose(model(x, graph), model(x, SIMPLE), atol=1e-5)
+    assert not torch.allclose(model(x, graph), _scaled(model, x, SIMPLE, scale), atol=1e-3)
 
 
 def _scaled(model, x, edge_index, scale):
@@ -240,14 +233,13 @@ def _scaled(model, x, edge_index, scale):
 
 
 def test_weights_inside_an_adjacency():
-    simple = EDGE_INDEX[:, EDGE_INDEX[0] != EDGE_INDEX[1]].unique(dim=1)
-    weight, scale, x = torch.rand(simple.size(1)), torch.rand(simple.size(1)), torch.randn(NUM_NODES, DIM)
-    adj_t = torch.sparse_coo_tensor(simple.flip(0), weight, (NUM_NODES, NUM_NODES)).coalesce().to_sparse_csr()
+    weight, scale, x = torch.rand(SIMPLE.size(1)), torch.rand(SIMPLE.size(1)), torch.randn(NUM_NODES, DIM)
+    adj_t = other_graph("csr", SIMPLE, torch.float32, weight)
     graph, sage = GraphConv(DIM, DIM), SAGEConv(DIM, DIM)
-    with scaled_messages(graph, simple, scale):
-        assert torch.allclose(graph(x, adj_t), graph(x, simple, weight), atol=1e-5)
+    with scaled_messages(graph, SIMPLE, scale):
+        assert torch.allclose(graph(x, adj_t), graph(x, SIMPLE, weight), atol=1e-5)
     # SAGE's fused kernel multiplies by the values, its messages do not: no silent choice between the two.
-    with scaled_messages(sage, simple, scale), pytest.raises(UnsupportedModelError, match="ones"):
+    with scaled_messages(sage, SIMPLE, scale), pytest.raises(UnsupportedModelError, match="ones"):
         sage(x, adj_t)
 
 
@@ -264,18 +256,6 @@ def test_explain_set_before_works_and_set_inside_is_refused():
         model.convs[0].explain = True
         with pytest.raises(UnsupportedModelError, match="explain"):
             model(x, EDGE_INDEX)
-
-
-def test_copies_and_pickles_taken_inside_keep_the_values():
-    model, x, _ = build("gat")
-    score = torch.zeros(NUM_NODES, dtype=DOUBLE, requires_grad=True)
-    scale = torch.exp(-score[EDGE_INDEX].sum(0) - 0.3)  # no leaf: torch refuses to deep-copy such tensors
-    with scaled_messages(model, EDGE_INDEX, scale):
-        twins = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
-        want = model(x, EDGE_INDEX)
-    for twin in twins:
-        assert torch.equal(twin(x, EDGE_INDEX), want)
-    assert not torch.allclose(model(x, EDGE_INDEX), want)
 
 
 NAN = float("nan")
