@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch_geometric.nn import GATConv, GCNConv
 
-from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
+from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.nn.attach.contexts import after_layer, removed_edges, scaled_messages
 from tests.nn.test_attach_cases import CASES, DIM, EDGE_INDEX, EDITS, KEEP, NUM_NODES, REMOVED, build, nothing_left
 
@@ -95,11 +95,6 @@ def test_bad_operators(operator, layers, error, match):
     model, x, _ = build("gcn")
     with nothing_left(model), pytest.raises(error, match=match), after_layer(model, operator, layers):
         model(x, EDGE_INDEX)
-
-
-def test_no_layers_at_all():
-    with pytest.raises(UnsupportedModelError, match="Linear"), after_layer(nn.Linear(2, 2), torch.neg):
-        pass
 
 
 def by_score(model):
