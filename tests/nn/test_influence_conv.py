@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import copy
 import pickle
-from contextlib import ExitStack
+from contextlib import nullcontext
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
 from torch_geometric.nn import GCNConv
 
 from gunlearn.errors import GunlearnError, InvalidInputError
 from gunlearn.nn.attach.contexts import after_layer, removed_edges, scaled_messages
-from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.layers.influence_conv import InfluenceAwareConv, MessageScale, influence_scale
+from tests.nn.test_fast import Net
 
 NUM_NODES = 12
 DTYPES = [torch.float32, torch.float64]
@@ -68,17 +66,6 @@ def assert_same(found, expected, tolerance=1e-6):
         torch.testing.assert_close(a, b.to(a.dtype), rtol=0, atol=tolerance * scale)
 
 
-class Net(nn.Module):
-    """Two layers of any kind."""
-
-    def __init__(self, first, second):
-        super().__init__()
-        self.first, self.second = first, second
-
-    def forward(self, x, edge_index):
-        return self.second(self.first(x, edge_index).relu(), edge_index)
-
-
 def nets(dtype=torch.float64, seed=0):
     torch.manual_seed(seed)
     native = Net(InfluenceAwareConv(5, 6), InfluenceAwareConv(6, 3)).to(dtype)
@@ -107,14 +94,6 @@ def test_equals_gcn_conv(kind, dtype, weighted):
         assert kind == "undirected" or not torch.allclose(flipped, mine(x, edge_index, weight), atol=1e-3)
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=20))
-def test_equals_gcn_conv_on_random_graphs(edges):
-    mine, theirs = layers(torch.float64)
-    edge_index = torch.tensor(edges, dtype=torch.long).view(-1, 2).t()
-    x = features()[:6]
-    assert_same(outcome(mine, x, edge_index), outcome(theirs, x, edge_index), 1e-12)
-
-
 def test_weights_with_zeros_and_without_bias():
     mine, theirs = layers(torch.float64, bias=False)
     edge_index = graph("loops")
@@ -125,15 +104,13 @@ def test_weights_with_zeros_and_without_bias():
 
 
 def test_learned_edge_weights_get_their_gradient():
-    mine, theirs = layers(torch.float64)
     edge_index, x = graph("duplicates"), features()
-    grads = []
-    for conv in (mine, theirs):
-        weight = torch.linspace(0.5, 2, edge_index.size(1), dtype=torch.float64, requires_grad=True)
-        (grad,) = torch.autograd.grad(conv(x, edge_index, weight * 1.5).pow(2).sum(), weight)
-        grads.append(grad)
-    assert grads[1].abs().max() > 0
-    assert_same(grads[:1], grads[1:], 1e-12)
+    weight = torch.linspace(0.5, 2, edge_index.size(1), dtype=torch.float64, requires_grad=True)
+    mine, theirs = (
+        torch.autograd.grad(conv(x, edge_index, weight * 1.5).pow(2).sum(), weight) for conv in layers(torch.float64)
+    )
+    assert theirs[0].abs().max() > 0
+    assert_same(mine, theirs, 1e-12)
 
 
 def test_edge_weights_of_another_precision():
@@ -146,14 +123,12 @@ def test_edge_weights_of_another_precision():
 
 
 def test_second_order_equals_gcn_conv():
-    mine, theirs = layers(torch.float64)
-    found = []
-    for conv in (mine, theirs):
-        (grad,) = torch.autograd.grad(
-            conv(features(), graph("directed")).pow(3).sum(), conv.lin.weight, create_graph=True
-        )
-        found.append(torch.autograd.grad(grad.pow(2).sum(), conv.lin.weight)[0])
-    assert_same(found[:1], found[1:], 1e-12)
+    def curvature(conv):
+        weight, out = conv.lin.weight, conv(features(), graph("directed"))
+        (grad,) = torch.autograd.grad(out.pow(3).sum(), weight, create_graph=True)
+        return torch.autograd.grad(grad.pow(2).sum(), weight)
+
+    assert_same(*map(curvature, layers(torch.float64)), 1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,10 +140,7 @@ def test_plain_path_equals_csr_path(kind, scaled):
     scale = influence_scale(torch.linspace(-0.5, 1, NUM_NODES, dtype=torch.float64), edge_index)  # of copies the same
     found = []
     for module in (conv, explicit):
-        if scaled:
-            with MessageScale(module, edge_index, scale):
-                found.append(outcome(module, x, edge_index))
-        else:
+        with MessageScale(module, edge_index, scale) if scaled else nullcontext():
             found.append(outcome(module, x, edge_index))
     assert_same(*found, 1e-12)
     assert seen, "the explicit path did not send messages"
@@ -209,19 +181,6 @@ def test_compiled_layer():
     mine, theirs = layers(torch.float64)
     compiled = torch.compile(mine, backend="aot_eager")
     assert_same([compiled(features(), graph("directed"))], [theirs(features(), graph("directed"))], 1e-12)
-
-
-def test_sparse_features_in_the_layer():
-    torch.manual_seed(0)
-    x = torch.zeros(NUM_NODES, 80)
-    x[torch.arange(NUM_NODES), torch.arange(NUM_NODES) * 3] = 1.5
-    conv, edge_index = InfluenceAwareConv(80, 4), graph("directed")
-    found = []
-    for given_x in (sparse_features(x), x):
-        out = conv(given_x, edge_index)
-        found.append((out, *torch.autograd.grad(out.pow(2).sum(), conv.parameters())))
-    assert sparse_features(x) is not None
-    assert_same(*found)
 
 
 def test_follows_edits_of_the_graph_and_survives_inference_mode():
@@ -356,32 +315,29 @@ def test_entered_again_and_nested():
     num_edges = edge_index.size(1)
     one = torch.linspace(0.1, 1, num_edges, dtype=torch.float64)
     two = torch.linspace(1.5, 0.5, num_edges // 2, dtype=torch.float64)
-    found = {}
-    for name, model in (("native", native), ("plain", plain)):
+
+    def results(model):
         outer, inner = MessageScale(model, edge_index, one), MessageScale(model, edge_index[:, ::2][:, : len(two)], two)
-        results = [model(x, edge_index)]
+        yield model(x, edge_index)
         with outer:
-            results.append(model(x, edge_index))
+            yield model(x, edge_index)
             with inner:
-                results.append(model(x, edge_index))
+                yield model(x, edge_index)
                 with outer:  # itself inside itself
-                    results.append(model(x, edge_index))
-                results.append(model(x, edge_index))
-            results.append(model(x, edge_index))
+                    yield model(x, edge_index)
+                yield model(x, edge_index)
+            yield model(x, edge_index)
         with inner, outer:
-            results.append(model(x, edge_index))
-        with outer:
-            results.append(model(x, edge_index))
-        results.append(model(x, edge_index))
-        found[name] = results
-    assert_same(found["native"], found["plain"], 1e-12)  # scales of nested blocks multiply, in both
-    plain_, outer, both, squared, both_again, outer_again, swapped, third, last = found["native"]
-    assert torch.equal(plain_, last)
-    assert torch.equal(outer, outer_again)
-    assert torch.equal(outer, third)
-    assert torch.equal(both, both_again)
+            yield model(x, edge_index)
+        yield model(x, edge_index)
+
+    found = list(results(native))
+    assert_same(found, results(plain), 1e-12)  # scales of nested blocks multiply, in both
+    nothing, outer, both, squared, both_again, outer_again, swapped, last = found
+    for a, b in ((nothing, last), (outer, outer_again), (both, both_again)):
+        assert torch.equal(a, b)
     assert torch.allclose(both, swapped, atol=1e-12)
-    for a, b in ((plain_, outer), (outer, both), (both, squared)):
+    for a, b in ((nothing, outer), (outer, both), (both, squared)):
         assert not torch.allclose(a, b, atol=1e-3)
 
 
@@ -395,22 +351,18 @@ def test_scales_inside_an_attached_block_multiply():
         assert_same(inside, outcome(plain, x, edge_index), 1e-12)
 
 
+def fail(_):
+    raise ZeroDivisionError
+
+
 def test_scales_are_gone_after_an_exception():
     for model in nets():
         x, edge_index = features(), graph("undirected")
         before, state = model(x, edge_index), {m: dict(m.__dict__) for m in model.modules()}
         context = MessageScale(model, edge_index, torch.full((edge_index.size(1),), 0.5))
-
-        def fail(*around, model=model, x=x, edge_index=edge_index):
-            with ExitStack() as stack:
-                for one in around:
-                    stack.enter_context(one)
-                model(x, edge_index)
-                raise ZeroDivisionError
-
-        for around in ((context,), (context, context)):
-            with pytest.raises(ZeroDivisionError):
-                fail(*around)
+        for inner in (nullcontext(), context):
+            with pytest.raises(ZeroDivisionError), context, inner:
+                fail(model(x, edge_index))
             assert torch.equal(model(x, edge_index), before)
         with pytest.raises((RuntimeError, ValueError)), context:
             model(x[:, :2], edge_index)  # the model itself fails
