@@ -6,8 +6,6 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch_geometric.nn import GATConv, GCNConv, GraphConv, MessagePassing, SAGEConv, TransformerConv
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
@@ -59,12 +57,6 @@ def test_silenced_messages_are_not_deletion(case):
     with scaled_messages(model, named, torch.zeros(REMOVED.numel(), dtype=torch.float64)):
         out = model(x, EDGE_INDEX, **extra)
     assert not torch.allclose(out, deleted(model, x, extra)[0], atol=1e-3)
-
-
-def test_zero_edge_weight_is_not_deletion_for_a_mean():
-    model, x, extra = build("graph-mean")
-    zero = {"edge_weight": extra["edge_weight"] * KEEP}
-    assert not torch.allclose(model(x, EDGE_INDEX, **zero), deleted(model, x, extra)[0], atol=1e-3)
 
 
 def test_edges_are_matched_by_id_in_any_order_and_subset():
@@ -144,8 +136,9 @@ def test_unknown_kind_of_graph_is_refused():
 def test_strict_names_what_is_missing():
     model, x, _ = build("gcn")
     absent = torch.tensor([[8, 0], [7, 1]])
-    with removed_edges(model, absent):
-        model(x, EDGE_INDEX)
+    with removed_edges(model, absent[:, :1]):
+        inside = model(x, EDGE_INDEX)
+    assert torch.equal(inside, model(x, EDGE_INDEX))
     error = pytest.raises(InvalidInputError, match=r"convs\.0.*1 .*\(8, 7\)")
     with nothing_left(model), error, removed_edges(model, absent, strict=True):
         model(x, EDGE_INDEX)
@@ -180,27 +173,3 @@ def test_bad_input(name):
     model = build("gcn")[0]
     with nothing_left(model), pytest.raises(InvalidInputError, match=match), removed_edges(model, **arguments):
         pass
-
-
-@st.composite
-def graphs(draw):
-    """Directed graphs of 1 to 7 nodes with isolated nodes, self-loops and duplicates; and a removal of some pairs."""
-    num_nodes = draw(st.integers(1, 7))
-    node = st.integers(0, num_nodes - 1)
-    edges = draw(st.lists(st.tuples(node, node), max_size=16))
-    removed = draw(st.lists(st.tuples(node, node), max_size=6))  # may name edges that are not there
-    return num_nodes, edges, removed
-
-
-@settings(deadline=None, max_examples=25)
-@given(graph=graphs(), kind=st.sampled_from(["gcn", "sage", "gat"]))
-def test_deletion_on_random_graphs(graph, kind):
-    num_nodes, edges, removed = graph
-    model, x, _ = build(kind)
-    x = x[:num_nodes]
-    left = [edge for edge in edges if edge not in removed]
-    edge_index, rest, named = (torch.tensor(e, dtype=LONG).view(-1, 2).t() for e in (edges, left, removed))
-    want = model(x, rest)
-    with nothing_left(model), removed_edges(model, named):
-        out = model(x, edge_index)
-        assert_same([out, *gradients(model, out)], [want, *gradients(model, want)])
