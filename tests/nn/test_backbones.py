@@ -133,8 +133,8 @@ def test_reset_gives_the_weights_of_a_new_model():
     assert all(conv.bias.abs().max() == 0 for conv in model.convs)
 
 
-@pytest.mark.parametrize("options", [{"num_layers": 0}, {"num_layers": -1}, {"dropout": 1.5}, {"dropout": -0.1}])
-def test_refusals(options):
+@pytest.mark.parametrize("options", [{"num_layers": 0}, {"dropout": 1.5}, {"dropout": -0.1}])
+def test_gcn_refusals(options):
     with pytest.raises(InvalidInputError, match="Expected num_layers"):
         GCN(NUM_FEATURES, **options)
 

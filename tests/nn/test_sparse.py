@@ -111,20 +111,6 @@ def test_product_to_second_order():
     assert gradgradcheck(f, x)
 
 
-@given(st.data())
-def test_product_equals_dense_on_random_matrices(data):
-    num_rows, num_cols = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
-    cell = st.tuples(st.integers(0, num_rows - 1), st.integers(0, num_cols - 1), st.integers(-3, 3))
-    cells = data.draw(st.lists(cell, max_size=15))
-    row = torch.tensor([c[0] for c in cells], dtype=torch.long)
-    col = torch.tensor([c[1] for c in cells], dtype=torch.long)
-    value = torch.tensor([float(c[2]) for c in cells], dtype=torch.float64)
-    matrix, full = sparse_matrix(row, col, value, (num_rows, num_cols)), dense(row, col, value, (num_rows, num_cols))
-    x = torch.arange(num_cols * 2, dtype=torch.float64).view(num_cols, 2) + 1
-    assert torch.equal(matrix @ x, full @ x)
-    assert torch.equal(matrix.transpose.to_dense(), full.t())
-
-
 # Values that are learned #####################################################
 
 
@@ -358,25 +344,6 @@ def test_inner_product_of_views(count):
     mine, plain = hvp(pattern.inner_product), hvp(lambda z: gather_inner_product(z, index))
     torch.testing.assert_close(mine, plain)
     assert plain[1].abs().max() > 0
-
-
-@pytest.mark.filterwarnings("ignore::gunlearn.nn.kernels.switch.PlainPathWarning")
-def test_hessian_vector_product_against_finite_differences():
-    pattern, index = EdgePattern(pairs(40, 1500), 40), pairs(40, 1500)
-    z, v = (torch.randn(40, 4, dtype=torch.float64) for _ in range(2))
-    label = (torch.arange(1500) % 2).double()
-
-    def gradient(z, create_graph=False, f=pattern.inner_product):
-        z = z if z.requires_grad else z.clone().requires_grad_()
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(f(z), label)
-        return torch.autograd.grad(loss, z, create_graph=create_graph)[0]
-
-    leaf = z.clone().requires_grad_()
-    (hvp,) = torch.autograd.grad((gradient(leaf, create_graph=True) * v).sum(), leaf)
-    step = 1e-5
-    finite = (gradient(z + step * v) - gradient(z - step * v)) / (2 * step)
-    torch.testing.assert_close(hvp, finite, rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(gradient(z), gradient(z, f=lambda z: gather_inner_product(z, index)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
