@@ -27,19 +27,6 @@ class TypedNodes:
     position: Tensor
 
 
-@dataclass(frozen=True)
-class TypedEdges:
-    """Edges by relation.
-
-    Attributes:
-        local: each relation's edge_index `[2, num_edges]`, by numbers within the types.
-        whole: the same by the ids of the one graph; a key is Python's `id` of the tensor in `local`.
-    """
-
-    local: dict[tuple[str, str, str], Tensor]
-    whole: dict[int, Tensor]
-
-
 def nodes_by_type(node_type: Tensor, kinds: list[str]) -> TypedNodes:
     """Split nodes in any order by their types, whose names are `kinds`."""
     order, count = _grouped(node_type, len(kinds), "node type")
@@ -51,8 +38,12 @@ def nodes_by_type(node_type: Tensor, kinds: list[str]) -> TypedNodes:
 
 def edges_by_type(
     edge_index: Tensor, edge_type: Tensor, node_type: Tensor, nodes: TypedNodes, relations: list[tuple[str, str, str]]
-) -> TypedEdges:
+) -> tuple[dict[tuple[str, str, str], Tensor], dict[int, Tensor]]:
     """Split edges by their relations, whose names are `relations`; within a relation they keep their order.
+
+    Returns:
+        Each relation's edge_index by numbers within the types; and the same by the ids of the one graph, under Python's
+        `id` of the former.
 
     Raises:
         UnsupportedModelError: an edge between other types than its relation's.
@@ -67,7 +58,7 @@ def edges_by_type(
         )
     whole = edge_index.index_select(1, order).split(count.tolist(), dim=1)
     local = {relation: nodes.place[pairs] for relation, pairs in zip(relations, whole, strict=True)}
-    return TypedEdges(local, {id(a): b for a, b in zip(local.values(), whole, strict=True)})
+    return local, {id(a): b for a, b in zip(local.values(), whole, strict=True)}
 
 
 def _grouped(kind: Tensor, number: int, what: str) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch_geometric.nn import MessagePassing
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn.attach.edge_lookup import EdgeLookup
 from gunlearn.nn.attach.overrides import EdgeOverride, Override
-from gunlearn.nn.hetero.typed import TypedEdges, TypedNodes, columns_of, edges_by_type, nodes_by_type
+from gunlearn.nn.hetero.typed import TypedNodes, columns_of, edges_by_type, nodes_by_type
 from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.memo import memo
 
@@ -90,9 +90,11 @@ class HeteroWrapper(nn.Module):
             )
         tag = ("hetero", *self.num_nodes, *self.num_edges)
         nodes = memo(node_type, tag, lambda: nodes_by_type(node_type, list(self.num_nodes)))
-
-        def edges() -> TypedEdges:
-            return edges_by_type(edge_index, edge_type, node_type, nodes, list(self.num_edges))
+        edges, whole = memo(
+            (node_type, edge_type, edge_index),
+            tag,
+            lambda: edges_by_type(edge_index, edge_type, node_type, nodes, list(self.num_edges)),
+        )
 
         def features() -> dict[str, Tensor]:
             parts = {kind: columns_of(x, nodes.rows[kind], width) for kind, width in self.widths.items()}
@@ -102,9 +104,8 @@ class HeteroWrapper(nn.Module):
 
         # Remembered with x, so that what is derived from these copies is remembered too.
         by_type = features() if x.requires_grad else memo((node_type, x), (*tag, *self.widths.items()), features)
-        by_relation = memo((node_type, edge_type, edge_index), tag, edges)
-        with self._by_node(by_relation.whole):
-            out = self.model(dict(by_type), dict(by_relation.local))
+        with self._by_node(whole):
+            out = self.model(dict(by_type), dict(edges))
         return self._together(out, nodes)
 
     def _together(self, out: Any, nodes: TypedNodes) -> Tensor:
