@@ -379,7 +379,7 @@ def test_adjacency_is_kept_between_entries_and_follows_the_graph():
     for _ in range(2):
         with context:
             native(x, edge_index)
-    kept = context.scale.adjacencies[edge_index][1]
+    kept = context._folded[edge_index][1]
     assert len(kept) == 1  # one matrix serves both layers and both entries
     edge_index[:, 0] = edge_index[:, 1]  # now a repeated edge
     with context, scaled_messages(plain, named, scale):

@@ -30,7 +30,7 @@ class GCNRule(LinearRule):
     @staticmethod
     def unfit(layer: Any) -> str | None:
         if isinstance(layer, InfluenceAwareConv):
-            return "scaled messages" if layer._scales else None
+            return "scaled messages" if "message" in vars(layer) else None
         return None if layer.aggr in ("add", "sum") else f"aggr={layer.aggr!r}"
 
     def send(self, x: Any) -> Tensor:

@@ -29,6 +29,7 @@ from gunlearn.nn.attach.overrides import (
     ScaledPropagate,
     installed,
 )
+from gunlearn.nn.kernels.memo import Store
 
 
 @contextmanager
@@ -146,7 +147,10 @@ def scaled_messages(
 
 
 class ScaledMessages:
-    """`scaled_messages` that can be entered many times and keeps what it computed; it takes the same arguments."""
+    """`scaled_messages` that can be entered many times and keeps what it computed; it takes the same arguments.
+
+    Scales of nested blocks multiply.
+    """
 
     def __init__(
         self,
@@ -157,9 +161,11 @@ class ScaledMessages:
         strict: bool = False,
         num_nodes: int | None = None,
     ) -> None:
-        self._lookup = EdgeLookup(check_edge_index("edge_index", edge_index, num_nodes))
-        check_scale(edge_index, scale)
-        self._layers, self._scale, self._strict = choose_layers(model, layers), scale, strict
+        self.edge_index = check_edge_index("edge_index", edge_index, num_nodes)
+        self.lookup = EdgeLookup(self.edge_index)
+        check_scale(self.lookup, scale)
+        self._folded = Store()
+        self._layers, self.scale, self._strict = choose_layers(model, layers), scale, strict
         self._overrides = self._make()
         self._stacks: list[ExitStack] = []
 
@@ -171,7 +177,7 @@ class ScaledMessages:
                     layers.setdefault(layer, name)
         overrides: list[Override] = []
         for layer, name in layers.items():
-            propagate = ScaledPropagate(layer, name, self._lookup, self._scale, self._strict)
+            propagate = ScaledPropagate(layer, name, self.lookup, self.scale, self._strict, self._folded)
             overrides += [propagate, ScaledMessage(layer, name, propagate)]
         return overrides
 

@@ -53,6 +53,10 @@ class EdgeLookup:
         row = torch.searchsorted(keys, key).clamp(max=keys.numel() - 1)
         return row, keys[row] == key
 
+    def per_pair(self, value: Tensor) -> Tensor:
+        """Return the value of each pair `[num_pairs]`, that of one of its copies among `[num_named]`."""
+        return value.new_empty(self.keys.numel()).index_copy(0, self.pair.to(value.device), value)
+
     def require_all(self, row: Tensor, found: Tensor, layer: str) -> None:
         """Raise `InvalidInputError` if the layer's graph lacks a named pair."""
         held = torch.zeros(self.keys.numel(), dtype=torch.bool, device=row.device)
@@ -148,13 +152,9 @@ def check_edge_index(name: str, edge_index: Any, num_nodes: int | None) -> Tenso
     return edge_index
 
 
-def check_scale(edge_index: Tensor, scale: Any) -> tuple[Tensor, Tensor]:
-    """Return the sorted keys of edges, and the column of each, both `[num_edges]`.
-
-    Raises:
-        InvalidInputError: not one factor >= 0 per edge, or copies of an edge that differ.
-    """
-    num_edges = edge_index.size(1)
+def check_scale(lookup: EdgeLookup, scale: Any) -> None:
+    """Refuse what is not one factor >= 0 per named edge, the same for copies of an edge."""
+    num_edges = lookup.pair.numel()
     if not isinstance(scale, Tensor) or not scale.is_floating_point() or scale.shape != (num_edges,):
         raise InvalidInputError(
             f"Expected 'scale' as floating point of shape [{num_edges}], one per edge (got {describe_tensor(scale)})"
@@ -163,13 +163,9 @@ def check_scale(edge_index: Tensor, scale: Any) -> tuple[Tensor, Tensor]:
     bad = ~torch.isfinite(value) | (value < 0)
     if bad.any():
         raise InvalidInputError(f"Expected 'scale' to be finite and >= 0 (got {float(value[bad][0])})")
-    key, order = EdgeLookup.key(edge_index).sort()
-    value = value[order.to(value.device)]
-    copies = (key[1:] == key[:-1]).to(value.device)
-    one, other = value[1:][copies], value[:-1][copies]
-    if not torch.allclose(one, other, rtol=1e-6, atol=0.0):
+    one = lookup.per_pair(value)[lookup.pair.to(value.device)]
+    if not torch.allclose(one, value, rtol=1e-6, atol=0.0):
         raise InvalidInputError(
             "Expected one scale for all copies of an edge, which share their ids "
-            f"(got copies that differ by {float((one - other).abs().max())})"
+            f"(got copies that differ by {float((one - value).abs().max())})"
         )
-    return key, order

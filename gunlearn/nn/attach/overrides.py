@@ -136,12 +136,14 @@ class ScaledPropagate(EdgeOverride):
 
     method = "propagate"
 
-    def __init__(self, layer: MessagePassing, name: str, lookup: EdgeLookup, scale: Tensor, strict: bool) -> None:
+    def __init__(
+        self, layer: MessagePassing, name: str, lookup: EdgeLookup, scale: Tensor, strict: bool, folded: Store
+    ) -> None:
         super().__init__(layer, name, lookup, strict)
         self.scale = scale
         self.current: Tensor | None = None
         self.unique = lookup.keys.numel() == lookup.pair.numel()
-        self.folded = Store()  # by graph: adjacencies with constant scales folded in
+        self.folded = folded  # by graph: adjacencies with constant scales folded in, shared by layers
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of the model keeps the values without gradient: only leaves can be deep-copied.
@@ -214,6 +216,21 @@ class ScaledMessage(Override):
         shape = [1] * message.dim()
         shape[dim] = -1
         return message * scale.to(message.dtype).view(shape)
+
+
+def attached_scales(propagate: Any, layer: MessagePassing) -> list[ScaledPropagate] | None:
+    """Return the scales attached to the layer's messages; `None` if anything else is attached."""
+    scales, message = [], layer.__dict__.get("message")
+    while isinstance(message, ScaledMessage):
+        scales.append(message.propagate)
+        message = message.previous
+    below = set()
+    while isinstance(propagate, ScaledPropagate):
+        below.add(id(propagate))
+        propagate = propagate.previous
+    # Each scale must belong to a `propagate` below this one, or to one above it, which is at work right now.
+    known = all(id(scaled) in below or scaled.current is not None for scaled in scales)
+    return scales if propagate is None and message is None and known and len(below) <= len(scales) else None
 
 
 class AfterLayer(Override):

@@ -13,7 +13,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from gunlearn.errors import UnsupportedModelError
-from gunlearn.nn.attach.overrides import AfterLayer, ScaledMessage, ScaledPropagate
+from gunlearn.nn.attach.overrides import AfterLayer, attached_scales
 from gunlearn.nn.kernels.bag_of_words import known_sparse
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.paths import Paths, Recorded
@@ -114,7 +114,7 @@ class FusedPropagate(Recorded):
             return "hooks or an explainer"
         if layer.node_dim != -2 or getattr(layer, "_decomposed_layers", 1) not in (None, 1):
             return "decomposed"
-        if _scales(self.previous, layer) is None:
+        if attached_scales(self.previous, layer) is None:
             return "an attached 'propagate' or 'message'"
         if torch.is_autocast_enabled() or torch.compiler.is_compiling() or not kernels_enabled():
             return "autocast, compiler or function transform"
@@ -171,7 +171,7 @@ class FusedPropagate(Recorded):
         else:
             row, col = edge_index
         dtype = sender.features.matrix.dtype if isinstance(sender, Propagated) else sender.dtype
-        mean, scales = layer.aggr == "mean", _scales(self.previous, layer) or []
+        mean, scales = layer.aggr == "mean", attached_scales(self.previous, layer) or []
         learned = any(t is not None and t.requires_grad for t in (edge_weight, *(scaled.scale for scaled in scales)))
 
         def values() -> Tensor:
@@ -208,18 +208,3 @@ def _is_plain(edge_index: Any) -> bool:
         and edge_index.dtype == torch.int64
         and edge_index.dim() == 2
     )
-
-
-def _scales(propagate: Any, layer: MessagePassing) -> list[ScaledPropagate] | None:
-    """Return the scales attached to the layer's messages; `None` if anything else is attached."""
-    scales, message = [], layer.__dict__.get("message")
-    while isinstance(message, ScaledMessage):
-        scales.append(message.propagate)
-        message = message.previous
-    below = set()
-    while isinstance(propagate, ScaledPropagate):
-        below.add(id(propagate))
-        propagate = propagate.previous
-    # Each scale must belong to a `propagate` below this one, or to one above it, which is at work right now.
-    known = all(id(scaled) in below or scaled.current is not None for scaled in scales)
-    return scales if propagate is None and message is None and known and len(below) <= len(scales) else None

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
@@ -12,32 +9,12 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.attach.contexts import ScaledMessages
-from gunlearn.nn.attach.edge_lookup import EdgeLookup, check_scale
+from gunlearn.nn.attach.overrides import ScaledPropagate, attached_scales
 from gunlearn.nn.kernels.bag_of_words import sparse_features
-from gunlearn.nn.kernels.memo import Store, memo
+from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_matrix
 from gunlearn.nn.kernels.subgraph import Subgraph
 from gunlearn.nn.kernels.switch import KERNEL_DTYPES, kernels_enabled
-
-
-@dataclass(eq=False)
-class _Scale:
-    """Message scales by edge, with the adjacencies that they were folded into."""
-
-    edge_index: Tensor
-    value: Tensor
-    key: Tensor  # sorted, see `EdgeLookup.key`
-    order: Tensor  # for each key its column in `edge_index`
-    adjacencies: Store = field(default_factory=Store)
-
-    def find(self, edge_index: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether each edge has a scale, and the scale (1 where it has none); both `[num_edges]`."""
-        key = EdgeLookup.key(edge_index)
-        if self.key.numel() == 0:
-            return torch.zeros_like(key, dtype=torch.bool), torch.ones_like(key, dtype=self.value.dtype)
-        slot = torch.searchsorted(self.key, key).clamp_(max=self.key.numel() - 1)
-        found = self.key[slot] == key
-        return found, torch.where(found, self.value[self.order[slot]], 1)
 
 
 class InfluenceAwareConv(MessagePassing):
@@ -46,8 +23,8 @@ class InfluenceAwareConv(MessagePassing):
     .. math:: h_v = \sum_{u \in N(v) \cup \{v\}} c_{uv} \frac{e_{uv}}{\sqrt{d_u d_v}} W x_u + b
 
     With all scales `c` at 1 it equals PyG's `GCNConv`. INPO sets `c_uv = exp(-(s_u + s_v))` on chosen edges, where `s`
-    is the influence of a node; see `influence_scale`. The scales are constants, folded once into the adjacency, so that
-    the layer runs as one CSR product.
+    is the influence of a node; see `influence_scale` and `MessageScale`. Constant scales are folded once into the
+    adjacency, so that the layer runs as one CSR product.
 
     Args:
         in_channels: size of the input features.
@@ -63,7 +40,6 @@ class InfluenceAwareConv(MessagePassing):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.lin = nn.Linear(in_channels, out_channels, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self._scales: tuple[_Scale, ...] = ()  # of all blocks of `MessageScale` around; they multiply
         self.ran: str | None = None  # how the last pass went: "csr", "csr sparse" (features) or "plain"
 
     def reset_parameters(self) -> None:
@@ -83,8 +59,8 @@ class InfluenceAwareConv(MessagePassing):
         if not torch.compiler.is_compiling():
             self.ran = "plain" if plain else "csr sparse" if isinstance(x, SparseMatrix) else "csr"
         if plain:
-            index, weight = self._normalised(edge_index, edge_weight, h.size(0), h.dtype)
-            out = self.propagate(index, x=h, edge_weight=weight)
+            index, weight = gcn_norm(edge_index, edge_weight, h.size(0), dtype=h.dtype)
+            out = self.propagate(index, x=h, edge_weight=weight.to(h.dtype))
         else:
             out = self._adjacency(edge_index, edge_weight, h.size(0), h.dtype) @ h
         return out if self.bias is None else out.add_(self.bias)  # nobody else holds the sum: no copy needed
@@ -100,29 +76,30 @@ class InfluenceAwareConv(MessagePassing):
 
     def _needs_plain_path(self, h: Tensor, edge_weight: Tensor | None) -> bool:
         """Whether attachments, explainers, compilers, half precision or learned edge weights need explicit messages."""
-        attached = "propagate" in self.__dict__ or "message" in self.__dict__
-        learned = edge_weight is not None and edge_weight.requires_grad
+        scales = self._scales()
+        learned = any(t is not None and t.requires_grad for t in (edge_weight, *(s.scale for s in scales or [])))
         low = h.dtype not in KERNEL_DTYPES
-        unfit = attached or learned or low or torch.compiler.is_compiling()
+        unfit = scales is None or learned or low or torch.compiler.is_compiling()
         return bool(unfit or needs_messages(self) or not kernels_enabled())
 
-    def _normalised(self, edge_index: Tensor, edge_weight: Tensor | None, num_nodes: int, dtype: torch.dtype) -> tuple:
-        index, weight = gcn_norm(edge_index, edge_weight, num_nodes, dtype=dtype)
-        weight = weight.to(dtype)
-        for scale in reversed(self._scales):
-            weight = weight * scale.find(index)[1].to(dtype)
-        return index, weight
+    def _scales(self) -> list[ScaledPropagate] | None:
+        return attached_scales(self.__dict__.get("propagate"), self)
 
     def _adjacency(
         self, edge_index: Tensor, edge_weight: Tensor | None, num_nodes: int, dtype: torch.dtype
     ) -> SparseMatrix:
-        def build() -> SparseMatrix:
-            (source, target), weight = self._normalised(edge_index, edge_weight, num_nodes, dtype)
-            return sparse_matrix(target, source, weight, (num_nodes, num_nodes))
+        scales = self._scales() or []
 
-        if edge_weight is not None or len(self._scales) > 1:
+        def build() -> SparseMatrix:
+            index, weight = gcn_norm(edge_index, edge_weight, num_nodes, dtype=dtype)
+            weight = weight.to(dtype)
+            for scaled in scales:
+                weight = weight * scaled.scale_of(index).to(dtype)
+            return sparse_matrix(index[1], index[0], weight, (num_nodes, num_nodes))
+
+        if edge_weight is not None or len(scales) > 1:
             return build()
-        store = self._scales[0].adjacencies if self._scales else None
+        store = scales[0].folded if scales else None
         return memo(edge_index, ("gcn", num_nodes, dtype), build, store)
 
     def __repr__(self) -> str:
@@ -155,10 +132,8 @@ def influence_scale(influence: Tensor, edge_index: Tensor) -> Tensor:
     return torch.exp(-(influence[edge_index[0]] + influence[edge_index[1]]))
 
 
-class MessageScale:
-    """Scales the messages of named edges in every layer: natively in `InfluenceAwareConv`, else by attaching.
-
-    A context manager that can be entered many times and keeps what it computed. Scales of nested blocks multiply.
+class MessageScale(ScaledMessages):
+    """`ScaledMessages` with constant scales, which can also be had on a part of the graph.
 
     Args:
         model: any module with PyG `MessagePassing` layers.
@@ -172,29 +147,12 @@ class MessageScale:
     def __init__(self, model: nn.Module, edge_index: Tensor, scale: Tensor) -> None:
         if scale.requires_grad:
             raise InvalidInputError("Expected constant message scales (got some that need a gradient)")
-        self.model, self.scale = model, _Scale(edge_index, scale, *check_scale(edge_index, scale))
-        layers = [m for m in model.modules() if isinstance(m, MessagePassing)]
-        self.native = [m for m in layers if isinstance(m, InfluenceAwareConv)]
-        attach = len(self.native) < len(layers) or not layers
-        self.attached = ScaledMessages(model, edge_index, scale) if attach else None
-        self.stack: list[ExitStack] = []
+        super().__init__(model, edge_index, scale)
+        self.model = model
 
     def on(self, subgraph: Subgraph) -> MessageScale:
         """Return the same scales on a part of the graph with its own numbering, at a cost proportional to the part."""
         loops = torch.arange(subgraph.n_id.numel(), device=subgraph.n_id.device).expand(2, -1)
         local = torch.cat([subgraph.data.edge_index, loops], dim=1)
-        found, value = self.scale.find(subgraph.n_id[local])
-        return MessageScale(self.model, local[:, found], value[found])
-
-    def __enter__(self) -> None:
-        stack = ExitStack()
-        if self.attached is not None:
-            stack.enter_context(self.attached)
-        else:
-            for layer in self.native:
-                stack.callback(setattr, layer, "_scales", layer._scales)
-                layer._scales = (*layer._scales, self.scale)
-        self.stack.append(stack)
-
-    def __exit__(self, *exception: object) -> None:
-        self.stack.pop().close()
+        row, found = self.lookup.find(subgraph.n_id[local])
+        return MessageScale(self.model, local[:, found], self.lookup.per_pair(self.scale)[row[found]])
