@@ -31,6 +31,7 @@ from torch_geometric.nn.models import GAT, GCN, GraphSAGE
 from gunlearn.errors import InvalidTypeError, UnsupportedModelError
 from gunlearn.nn.attach.contexts import after_layer, removed_edges, scaled_messages
 from gunlearn.nn.attach.message_layers import message_passing_layers
+from gunlearn.nn.layers.influence_conv import InfluenceAwareConv
 
 NUM_NODES, DIM, EDGE_DIM, NUM_RELATIONS = 9, 4, 3, 2
 
@@ -122,6 +123,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     "gcn2-cached": (GCN2Net, ()),
     "rgcn": (lambda: Net(lambda i, o: RGCNConv(i, o, NUM_RELATIONS)), (T,)),
     "user": (lambda: Net(UserConv), (A,)),
+    "native": (lambda: Net(InfluenceAwareConv), ()),
     "nested": (lambda: Net(OuterConv), ()),
     "twice": (TwiceNet, (W,)),
     "pyg-sequential": (
@@ -205,7 +207,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
                 state[f"{name}/{key}"] = [(k, id(v)) for k, v in value.items()]
             elif key == "inspector":
                 state[f"{name}/{key}"] = sorted(value._signature_dict)
-            else:
+            elif key != "ran":  # which way the native layer's last pass went
                 state[f"{name}/{key}"] = id(value)
     return state
 
