@@ -7,13 +7,8 @@ import torch
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import reduce_values
-from gunlearn.losses.functional import reduce_values as functional_reduce_values
 
 NAN = float("nan")
-
-
-def test_one_function_under_both_names() -> None:
-    assert reduce_values is functional_reduce_values
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 3)])

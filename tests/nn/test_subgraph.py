@@ -179,6 +179,7 @@ def test_counting_leaves_nothing_behind() -> None:
     model[1].eval()
     state, before = copy.deepcopy(model.state_dict()), set(model[0].__dict__)
     assert propagation_depth(model, data, lambda m, d: m[1](m[0](d.x, d.edge_index))) == 2
+    assert propagation_depth(nn.Linear(8, 2), data, lambda m, d: m(d.x)) == 0
     assert set(model[0].__dict__) == before
     assert model[0].cached is True
     assert model[0]._cached_x is None
@@ -189,10 +190,6 @@ def test_counting_leaves_nothing_behind() -> None:
     with pytest.raises(RuntimeError):
         propagation_depth(model, data, lambda m, d: m[0](d.x[:, :3], d.edge_index))
     assert set(model[0].__dict__) == before
-
-
-def test_a_model_without_messages_has_depth_zero() -> None:
-    assert propagation_depth(nn.Linear(8, 2), sparse_graph(False), lambda m, d: m(d.x)) == 0
 
 
 @pytest.mark.parametrize("name", ["own", "gcn", "sage"])
