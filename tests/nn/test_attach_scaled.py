@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch_geometric.nn import APPNP, GATConv, GATv2Conv, GCNConv, GINConv, Grap
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn.attach.contexts import removed_edges, scaled_messages
+from gunlearn.nn.kernels.fast import fast_path
 from tests.nn.test_attach_cases import (
     CASES,
     DIM,
@@ -193,15 +195,20 @@ def test_edges_are_matched_by_id_in_any_order_and_subset():
         assert not torch.allclose(want, model(x, EDGE_INDEX, **extra))
 
 
-def test_an_edit_of_edge_index_or_scale_in_place_is_seen():
-    model, x, _ = build("sage")
+@pytest.mark.parametrize("case", ["sage", "native"])
+@pytest.mark.parametrize("around", [nullcontext, fast_path])
+def test_an_edit_of_edge_index_or_scale_in_place_is_seen(case, around):
+    model, x, _ = build(case)
     graph, scale = EDGE_INDEX.clone(), SCALE.clone()
-    with scaled_messages(model, EDGE_INDEX, scale):
-        model(x, graph)
-        graph[1, 4], scale[1] = 6, 0.0
+    with around(model), scaled_messages(model, EDGE_INDEX, scale):
+        before = model(x, graph)
+        scale[1] = 0.0
+        middle = model(x, graph)
+        graph[1, 4] = 6
         out = model(x, graph)
+    assert not torch.allclose(before, middle)
     with scaled_messages(model, EDGE_INDEX, scale.clone()):
-        assert torch.equal(out, model(x, graph.clone()))
+        assert torch.allclose(out, model(x, graph.clone()), rtol=0, atol=1e-12)
 
 
 def test_only_the_layers_named():

@@ -193,8 +193,8 @@ class FusedPropagate(Recorded):
             return places.with_values(values()[order])
         if len(scales) > 1:
             return sparse_matrix(row, col, values(), shape)
-        store = scales[0].folded if scales else None
-        return memo((anchor, weight), tag, lambda: sparse_matrix(row, col, values().detach(), shape), store)
+        scale, store = (scales[0].scale, scales[0].folded) if scales else (None, None)
+        return memo((anchor, weight, scale), tag, lambda: sparse_matrix(row, col, values().detach(), shape), store)
 
 
 def _places(row: Tensor, col: Tensor, dtype: torch.dtype, shape: tuple[int, int]) -> tuple[SparseMatrix, Tensor]:

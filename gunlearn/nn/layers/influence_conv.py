@@ -99,8 +99,8 @@ class InfluenceAwareConv(MessagePassing):
 
         if edge_weight is not None or len(scales) > 1:
             return build()
-        store = scales[0].folded if scales else None
-        return memo(edge_index, ("gcn", num_nodes, dtype), build, store)
+        scale, store = (scales[0].scale, scales[0].folded) if scales else (None, None)
+        return memo((edge_index, scale), ("gcn", num_nodes, dtype), build, store)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels})"
