@@ -131,6 +131,8 @@ def test_kto_reference_point_is_a_constant_mean_not_below_zero() -> None:
         assert value.item() == pytest.approx(sum(1 - 1 / (1 + math.exp(-0.5 * (z - r))) for r in ratios) / 2)
         assert torch.autograd.grad(value, leaf.log_prob, allow_unused=True)[0] is None
     assert sum(gaps) != 0  # control: one of the two is above zero, the other cut off
+    whole = dict.fromkeys(("forget", "other"), make_prediction(0, 2).replace(mask=torch.tensor([True, False])))
+    assert loss(whole, whole).item() == pytest.approx(0.5)  # items of one value each
 
 
 def test_kto_saturates_where_npo_does_not() -> None:
