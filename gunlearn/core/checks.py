@@ -30,11 +30,11 @@ def check_categorical(logits: Tensor, items: tuple[int, ...]) -> None:
         raise InvalidInputError(f"Expected 'logits' [{expected}] with at least two classes (got {tuple(logits.shape)})")
 
 
-def check_token_ids(token_ids: object) -> None:
+def check_token_ids(name: str, value: object) -> None:
     """Refuse what is no tuple of class indices."""
-    ids = token_ids if isinstance(token_ids, tuple) else ()
+    ids = value if isinstance(value, tuple) else ()
     if not ids or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in ids):
-        raise InvalidInputError(f"Expected 'token_ids' to be a tuple of class indices >= 0 (got {token_ids!r})")
+        raise InvalidInputError(f"Expected '{name}' to be a tuple of class indices >= 0 (got {value!r})")
 
 
 def check_token_range(token_ids: tuple[int, ...], logits: Tensor) -> None:
@@ -63,10 +63,11 @@ def check_number(name: str, value: object, *, positive: bool = False, minimum: f
         raise InvalidInputError(f"Expected '{name}' to be a {kind} number (got {value!r})")
 
 
-def check_whole_number(name: str, value: object, minimum: int = 1) -> None:
-    """Refuse anything but a whole number of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
-        raise InvalidInputError(f"Expected '{name}' to be a whole number of at least {minimum} (got {value!r})")
+def check_integer(name: str, value: object, *, minimum: int | None = None) -> None:
+    """Refuse what is no integer, or is below `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or (minimum is not None and value < minimum):
+        kind = "an integer" if minimum is None else f"an integer >= {minimum}"
+        raise InvalidInputError(f"Expected '{name}' to be {kind} (got {value!r})")
 
 
 def the_one_given(request: Any, names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Losses per item for any model, which compose into objectives.
 
-They depend on torch alone. A loss reads `Prediction` objects (log-likelihoods, logits, embeddings):
+They depend on torch alone. A loss reads `Prediction` objects (log-likelihoods, logits, embeddings); its formula is in
+the docstring of the function of `functional` that it computes.
 
     >>> from gunlearn.losses import NLL, NPO, TopologicalEntropy
     >>> NPO(beta=5) + 1.0 * NLL(on="retain") + 0.5 * TopologicalEntropy()
@@ -13,18 +14,15 @@ from gunlearn.losses import functional
 from gunlearn.losses.adjusted import IHL, UNDIAL, CrossEntropyUnlearning, FlatLogits
 from gunlearn.losses.base import Loss
 from gunlearn.losses.influence_weights import influence_weights
-from gunlearn.losses.likelihood import NLL, GradientAscent, SigmoidNLL
+from gunlearn.losses.likelihood import NLL, WGA, GradientAscent, SatImp, SigmoidNLL
 from gunlearn.losses.misdirection import RMU
 from gunlearn.losses.objective import Objective, ObjectiveValue, as_objective
-from gunlearn.losses.pairwise import DPO, KTO
 from gunlearn.losses.prediction import Prediction
-from gunlearn.losses.preference import NPO, SimNPO
+from gunlearn.losses.preference import DPO, KTO, NPO, SimNPO
 from gunlearn.losses.primal_dual import PrimalDual
 from gunlearn.losses.reduction import reduce_values
-from gunlearn.losses.reference import Distillation, KLToReference, MSEToReference, TopologicalEntropy
-from gunlearn.losses.refusal import JSDToReference, JSDToRefusal
-from gunlearn.losses.reweighted import WGA, SatImp
-from gunlearn.losses.vocabulary import MaskedVocabulary
+from gunlearn.losses.reference import Distillation, JSDToReference, KLToReference, MSEToReference, TopologicalEntropy
+from gunlearn.losses.vocabulary import JSDToRefusal, MaskedVocabulary
 
 __all__ = [
     "DPO",

@@ -6,27 +6,21 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gunlearn.core.checks import check_number
+from gunlearn.core.checks import check_integer
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import functional
-from gunlearn.losses.base import Loss
+from gunlearn.losses.base import POSITIVE, Loss, checked
 from gunlearn.losses.prediction import Prediction
 
 
 @dataclass(frozen=True, repr=False)
 class UNDIAL(Loss):
-    r"""Self-distillation with adjusted logits, `"UNDIAL" <https://arxiv.org/abs/2402.10052>`_.
+    """Self-distillation with adjusted logits, `"UNDIAL" <https://arxiv.org/abs/2402.10052>`_: `functional.undial`.
 
-    .. math:: -\sum_v q_v \log p_v, \qquad q = \mathrm{softmax}(z_{ref} - \beta\, \mathbb{1}_y)
-
-    The target `q` is the reference's prediction with the token's own logit lowered. The minimum is the entropy of `q`.
+    The target is the reference's prediction with the token's own logit lowered. The minimum is the target's entropy.
 
     Args:
         beta: how much to lower the logit; 10 in open-unlearning's settings (no retain term, learning rate 1e-4).
-
-    Example:
-        >>> UNDIAL(beta=3.0).reads
-        ('logits', 'label')
     """
 
     name = "undial"
@@ -35,27 +29,21 @@ class UNDIAL(Loss):
     arxiv = "2402.10052"
     needs_reference = True
     reads = ("logits", "label")
+    checks = checked(beta=POSITIVE)
 
     beta: float = 10.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("beta", self.beta, positive=True)
-
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
-        return functional.undial(
-            current.require("logits"), reference.require("logits"), current.require("label"), self.beta
-        )
+        logits, before = current.require("logits"), reference.require("logits")
+        return functional.undial(logits, before, current.require("label"), self.beta)
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class CrossEntropyUnlearning(Loss):
-    r"""Cross-entropy unlearning, `"CE-U" <https://arxiv.org/abs/2503.01224>`_.
+    r"""Cross-entropy unlearning, `"CE-U" <https://arxiv.org/abs/2503.01224>`_: `functional.cross_entropy_unlearning`.
 
-    .. math:: -\sum_v q_v \log p_v, \qquad q = sg\big(\mathrm{softmax}(z \text{ with } z_y = -\infty)\big)
-
-    The target `q` is the model's own prediction with the token ruled out. The gradient with respect to the logits is
-    `p - q`, that of :math:`-\log(1 - p_y)`.
+    The target is the model's own prediction with the token ruled out. The gradient with respect to the logits is that
+    of :math:`-\log(1 - p_y)`.
 
     Args:
         skip_first: how many of each sequence's first labelled tokens to leave out. 0 is the paper's formula; 1 is
@@ -64,10 +52,6 @@ class CrossEntropyUnlearning(Loss):
 
     Raises:
         InvalidInputError: `skip_first` is no integer >= 0, or not 0 on a view.
-
-    Example:
-        >>> CrossEntropyUnlearning(skip_first=1)
-        CrossEntropyUnlearning(skip_first=1)
     """
 
     name = "ce_unlearning"
@@ -80,8 +64,7 @@ class CrossEntropyUnlearning(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.skip_first, bool) or not isinstance(self.skip_first, int) or self.skip_first < 0:
-            raise InvalidInputError(f"Expected 'skip_first' to be an integer >= 0 (got {self.skip_first!r})")
+        check_integer("skip_first", self.skip_first, minimum=0)
         if self.skip_first and ":" in self.on:
             raise InvalidInputError(
                 f"Expected 'skip_first' to be 0 on a view, whose first token begins no answer "
@@ -98,15 +81,9 @@ class CrossEntropyUnlearning(Loss):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class IHL(Loss):
-    r"""Inverted hinge loss, `"LoKU" <https://arxiv.org/abs/2408.06621>`_.
-
-    .. math:: 1 + p_y - \max_{v \ne y} p_v
+    """Inverted hinge loss, `"LoKU" <https://arxiv.org/abs/2408.06621>`_: `functional.inverted_hinge`.
 
     Lowers the token, raises the likeliest other one and leaves the rest of the vocabulary alone. Between 0 and 2.
-
-    Example:
-        >>> IHL(on="forget:target")
-        IHL(on='forget:target')
     """
 
     name = "ihl"
@@ -121,16 +98,10 @@ class IHL(Loss):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class FlatLogits(Loss):
-    r"""Flat logits, the forget loss of `"PDU" <https://arxiv.org/abs/2506.05314>`_.
-
-    .. math:: \big(\max_v z_v - \tfrac1V \sum_v z_v\big)^2
+    """Flat logits, the forget loss of `"PDU" <https://arxiv.org/abs/2506.05314>`_: `functional.flat_logits`.
 
     It is 0 where all tokens are equally likely. PDU adds a retain loss whose weight `PrimalDual` adapts, so that the
     retain loss stays below a bound.
-
-    Example:
-        >>> FlatLogits().reads
-        ('logits',)
     """
 
     name = "flat_logits"

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from gunlearn.core.checks import check_choice, check_name, check_same_shape
+from gunlearn.core.checks import check_choice, check_name, check_number, check_same_shape
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.losses.objective import Composable
 from gunlearn.losses.prediction import Prediction
 from gunlearn.losses.reduction import PER_ITEM, REDUCTIONS, fit_mask, reduce_values
+
+FieldCheck = Callable[[str, object], None]
+POSITIVE: FieldCheck = partial(check_number, positive=True)
+NOT_NEGATIVE: FieldCheck = partial(check_number, minimum=0.0)
+
+
+def one_of(*choices: str) -> FieldCheck:
+    """Return the check that refuses anything but these values."""
+    return partial(check_choice, choices=choices)
+
+
+def checked(**checks: FieldCheck) -> Mapping[str, FieldCheck]:
+    """Return the checks of a loss's fields, for `Loss.checks`."""
+    return MappingProxyType(checks)
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -38,6 +54,7 @@ class Loss(Composable, ABC):
         needs_reference: whether it needs predictions of the model before unlearning.
         bounded_below: whether it has a lower bound.
         level: what it reads: `"item"`, `"token"`, `"embedding"`.
+        checks: what is called with the name and the value of a field; not for `None` where that is the default.
 
     Raises:
         InvalidInputError: an unknown reduction, one over tokens where values are of whole items, or an empty part name.
@@ -57,6 +74,7 @@ class Loss(Composable, ABC):
     needs_reference: ClassVar[bool] = False
     bounded_below: ClassVar[bool] = True
     level: ClassVar[tuple[str, ...]] = ("item", "token")
+    checks: ClassVar[Mapping[str, FieldCheck]] = checked()
 
     on: str = "forget"
     reduction: str = "mean"
@@ -69,6 +87,10 @@ class Loss(Composable, ABC):
                 f"items (got {self.reduction!r})"
             )
         check_name("on", self.on)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in self.checks and not (value is None and field.default is None):
+                self.checks[field.name](field.name, value)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -160,8 +182,7 @@ class Loss(Composable, ABC):
                 f"Expected {type(self).__name__}.values to return one value per item, "
                 f"{tuple(own.log_prob.shape)} (got {tuple(values.shape)})"
             )
-        mask = None if mask is None else fit_mask(mask, values)
-        return reduce_values(values, mask, own.weight, self.reduction, count)
+        return reduce_values(values, fit_mask(mask, values), own.weight, self.reduction, count)
 
     def _clean(self, part: str, current: Any, reference: Any) -> tuple[Prediction, Prediction | None, Tensor | None]:
         """Current and reference predictions of a part with masked entries set to 0, and the mask of both."""

@@ -205,7 +205,7 @@ def masked_vocabulary(logits: Tensor, target_logits: Tensor, token_ids: tuple[in
         InvalidInputError: shapes differ, a token is no class, no token is left, or the mode is unknown.
     """
     check_choice("mask_mode", mask_mode, MASK_MODES)
-    check_token_ids(token_ids)
+    check_token_ids("token_ids", token_ids)
     check_categorical(logits, logits.shape[:-1])
     check_same_shape("logits", logits, target_logits)
     check_token_range(token_ids, logits)

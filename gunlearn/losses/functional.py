@@ -66,14 +66,7 @@ __all__ = [
 
 
 def nll(log_prob: Tensor) -> Tensor:
-    r"""Negative log-likelihood :math:`-\log p`.
-
-    Args:
-        log_prob: log-likelihood in nats, `[num_items]` or `[num_items, num_tokens]`.
-
-    Returns:
-        Values of the shape of `log_prob`.
-    """
+    r"""Negative log-likelihood :math:`-\log p` in nats, of any shape."""
     return -full_precision(log_prob)
 
 
@@ -112,13 +105,7 @@ def sigmoid_nll(log_prob: Tensor) -> Tensor:
 
     The official code of INPO (`arXiv:2510.19479 <https://arxiv.org/abs/2510.19479>`_) passes probabilities instead of
     logits, so that the value lies between 0.313 (p = 1) and 0.693 (p = 0). Only for repeating that code; otherwise use
-    `nll`.
-
-    Args:
-        log_prob: log-likelihood in nats, `[num_items]` or `[num_items, num_tokens]`.
-
-    Returns:
-        Values of the shape of `log_prob`.
+    `nll`. The log-likelihood may have any shape.
     """
     return _softplus(-full_precision(log_prob).exp())
 

@@ -107,15 +107,8 @@ def influence_weights(
     the rest of its batch. The head is the linear output layer, which reads the last hidden states; the authors use the
     attention weights of three layers of their language models, which have no closed form.
 
-    Args:
-        hidden: see `linear_head_influence`, as are `logits`, `label`, `mask`, `damping` and `per`.
-        logits: `[..., num_classes]`.
-        label: `[...]`.
-        mask: `[...]`.
-        damping: positive.
-        per: `"token"` or `"item"`.
-        top: see `item_weights`; 0.1 is the default of the authors' code.
-        cap: see `item_weights`.
+    Arguments and errors are those of `linear_head_influence` and, for `top` and `cap`, of `item_weights`; `top=0.1` is
+    the default of the authors' code.
 
     Returns:
         Shaped like `label`, or `[num_items]`; 0 for masked entries.

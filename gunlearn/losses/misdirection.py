@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gunlearn.core.checks import check_number
-from gunlearn.errors import InvalidInputError
+from gunlearn.core.checks import check_integer
 from gunlearn.losses import functional
-from gunlearn.losses.base import Loss
+from gunlearn.losses.base import NOT_NEGATIVE, Loss, checked
 from gunlearn.losses.prediction import Prediction
 
 
@@ -27,10 +26,6 @@ class RMU(Loss):
         coefficient: the norm :math:`c` of the point; 6.5 in the authors' settings for a 7B model (retain weight 1200),
             2 and 20 in open-unlearning's settings and class. Raise it with the norms of the hidden states.
         seed: of the direction.
-
-    Example:
-        >>> RMU(coefficient=20.0).reads
-        ('embeddings',)
     """
 
     name = "rmu"
@@ -39,15 +34,10 @@ class RMU(Loss):
     arxiv = "2403.03218"
     level = ("token", "embedding")
     reads = ("embeddings",)
+    checks = checked(coefficient=NOT_NEGATIVE, seed=check_integer)
 
     coefficient: float = 6.5
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("coefficient", self.coefficient, minimum=0.0)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise InvalidInputError(f"Expected 'seed' to be an integer (got {self.seed!r})")
 
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
         h = functional.full_precision(current.require("embeddings"))

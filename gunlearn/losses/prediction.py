@@ -57,16 +57,13 @@ class Prediction:
                 raise InvalidInputError(
                     f"Expected '{name}' to describe {tuple(shape[:1])} items (got {tuple(value.shape)})"
                 )
-        if self.mask is not None and self.mask.shape != shape:
-            raise InvalidInputError(
-                f"Expected 'mask' to have the shape of 'log_prob' {tuple(shape)} (got {tuple(self.mask.shape)})"
-            )
+        for name, value in (("mask", self.mask), ("label", self.label)):
+            if value is not None and value.shape != shape:
+                raise InvalidInputError(
+                    f"Expected '{name}' to have the shape of 'log_prob' {tuple(shape)} (got {tuple(value.shape)})"
+                )
         if self.mask is not None and self.mask.dtype != torch.bool:
             raise InvalidTypeError(f"Expected 'mask' to be boolean (got {self.mask.dtype})")
-        if self.label is not None and self.label.shape != shape:
-            raise InvalidInputError(
-                f"Expected 'label' to have the shape of 'log_prob' {tuple(shape)} (got {tuple(self.label.shape)})"
-            )
         if self.label is not None and (self.label.is_floating_point() or self.label.dtype == torch.bool):
             raise InvalidTypeError(f"Expected 'label' to be integer class indices (got {self.label.dtype})")
 

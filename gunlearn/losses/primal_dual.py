@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from gunlearn.core.checks import check_number
-from gunlearn.errors import InvalidInputError
+from gunlearn.core.checks import check_integer, check_number
 
 
 class PrimalDual:
@@ -33,8 +32,7 @@ class PrimalDual:
         check_number("epsilon", epsilon)
         check_number("step", step, positive=True)
         check_number("weight", weight, minimum=0.0)
-        if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
-            raise InvalidInputError(f"Expected 'warmup' to be an integer >= 0 (got {warmup!r})")
+        check_integer("warmup", warmup, minimum=0)
         self.epsilon, self.step, self.warmup, self.weight = float(epsilon), float(step), warmup, float(weight)
         self.updates = 0
 

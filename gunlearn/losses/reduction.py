@@ -76,9 +76,9 @@ def full_precision(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def fit_mask(mask: Tensor, values: Tensor) -> Tensor:
+def fit_mask(mask: Tensor | None, values: Tensor) -> Tensor | None:
     """Reduce a mask per token to one per item where values are per item: items with any token left stay."""
-    return mask.flatten(1).any(1) if mask.dim() > values.dim() else mask
+    return mask.flatten(1).any(1) if mask is not None and mask.dim() > values.dim() else mask
 
 
 def _spread(name: str, tensor: Tensor, values: Tensor) -> Tensor:

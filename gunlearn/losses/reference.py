@@ -6,9 +6,8 @@ from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor
 
-from gunlearn.core.checks import check_choice, check_number
 from gunlearn.losses import functional
-from gunlearn.losses.base import Loss
+from gunlearn.losses.base import POSITIVE, Loss, checked, one_of
 from gunlearn.losses.divergences import DIRECTIONS
 from gunlearn.losses.prediction import Prediction
 
@@ -17,16 +16,11 @@ from gunlearn.losses.prediction import Prediction
 class KLToReference(Loss):
     r"""Kullback-Leibler divergence from the reference's predictions, as in `"TOFU" <https://arxiv.org/abs/2401.06121>`_.
 
-    .. math:: KL(p_{ref} \| p) = \sum_c p_{ref}(c) \log\frac{p_{ref}(c)}{p(c)}
-
-    Logits shaped like `log_prob` are Bernoulli (an edge, each label of a multi-label node), others categorical.
+    See `functional.kl_divergence`. Logits shaped like `log_prob` are Bernoulli (an edge, each label of a multi-label
+    node), others categorical.
 
     Args:
-        direction: `"forward"` as above, or `"reverse"`, :math:`KL(p \| p_{ref})`.
-
-    Example:
-        >>> KLToReference(direction="reverse")
-        KLToReference(direction='reverse', on='retain')
+        direction: `"forward"`, :math:`KL(p_{ref} \| p)`, or `"reverse"`, :math:`KL(p \| p_{ref})`.
     """
 
     name = "kl_to_reference"
@@ -35,14 +29,11 @@ class KLToReference(Loss):
     arxiv = "2401.06121"
     needs_reference = True
     reads = ("logits",)
+    checks = checked(direction=one_of(*DIRECTIONS))
 
     direction: str = "forward"
     _: KW_ONLY
     on: str = "retain"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("direction", self.direction, DIRECTIONS)
 
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
         logits = current.require("logits")
@@ -58,10 +49,6 @@ class MSEToReference(Loss):
 
     Args:
         field: `"embeddings"` or `"logits"`.
-
-    Example:
-        >>> MSEToReference(field="logits")
-        MSEToReference(on='retain', field='logits')
     """
 
     name = "mse_to_reference"
@@ -70,13 +57,10 @@ class MSEToReference(Loss):
     arxiv = "2403.03218"
     needs_reference = True
     level = ("item", "token", "embedding")
+    checks = checked(field=one_of("embeddings", "logits"))
 
     on: str = "retain"
     field: str = "embeddings"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("field", self.field, ("embeddings", "logits"))
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -88,22 +72,16 @@ class MSEToReference(Loss):
 
 @dataclass(frozen=True, repr=False)
 class Distillation(Loss):
-    r"""Divergence from a teacher's softened predictions, `"Distilling the Knowledge" <https://arxiv.org/abs/1503.02531>`_.
-
-    .. math:: T^2 \, KL\big(p_T(z_{ref}) \,\|\, p_T(z)\big), \qquad p_T(z) = \mathrm{softmax}(z / T)
+    """Divergence from a teacher's softened predictions, `"Distilling the Knowledge" <https://arxiv.org/abs/1503.02531>`_.
 
     SCRUB's distance `d` (arXiv 2302.09880), which it lowers on the retained data and raises on the forgotten. The
-    distance has no upper bound. It also grows where the student becomes *more* certain of the true class than the
-    teacher, and the more so the higher `T`.
+    distance (`functional.distillation`) has no upper bound. It also grows where the student becomes *more* certain of
+    the true class than the teacher, and the more so the higher the temperature.
 
     Logits shaped like `log_prob` are Bernoulli (an edge), others categorical.
 
     Args:
         temperature: divides both models' logits; 1 is `KLToReference`.
-
-    Example:
-        >>> Distillation(2.0, on="retain")
-        Distillation(temperature=2.0, on='retain')
     """
 
     name = "distillation"
@@ -112,12 +90,9 @@ class Distillation(Loss):
     arxiv = "1503.02531"
     needs_reference = True
     reads = ("logits",)
+    checks = checked(temperature=POSITIVE)
 
     temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("temperature", self.temperature, positive=True)
 
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
         logits = current.require("logits")
@@ -127,17 +102,11 @@ class Distillation(Loss):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class TopologicalEntropy(Loss):
-    r"""Cross-entropy with the reference's embeddings, L_TE of `"INPO" <https://arxiv.org/abs/2510.19479>`_.
-
-    .. math:: -\sum_d \mathrm{softmax}(z^{ref})_d \, \log \mathrm{softmax}(z)_d
+    """Cross-entropy with the reference's embeddings, L_TE of `"INPO" <https://arxiv.org/abs/2510.19479>`_.
 
     Keeps the local structure around forgotten edges: the embeddings of their end points, read as distributions over
-    features, stay as they were. INPO weighs it with 0.5 to 0.8. Its minimum is the entropy of the reference's
-    embeddings, not 0.
-
-    Example:
-        >>> TopologicalEntropy(on="retain").parts
-        ('retain',)
+    features, stay as they were (`functional.topological_entropy`). INPO weighs it with 0.5 to 0.8. Its minimum is the
+    entropy of the reference's embeddings, not 0.
     """
 
     name = "topological_entropy"
@@ -151,3 +120,23 @@ class TopologicalEntropy(Loss):
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
         embeddings, before = current.require("embeddings"), reference.require("embeddings")
         return functional.topological_entropy(embeddings, before, current.item_dims("embeddings"))
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class JSDToReference(Loss):
+    """Jensen-Shannon divergence from the reference, the retain loss of `"JensUn" <https://arxiv.org/abs/2509.02820>`_.
+
+    See `functional.js_to_reference`.
+    """
+
+    name = "jsd_to_reference"
+    summary = "bounded divergence of the predicted distribution from the reference's"
+    paper = "Unlearning That Lasts: Utility-Preserving, Robust, and Almost Irreversible Forgetting in LLMs"
+    arxiv = "2509.02820"
+    needs_reference = True
+    reads = ("logits",)
+
+    on: str = "retain"
+
+    def values(self, current: Prediction, reference: Prediction) -> Tensor:
+        return functional.js_to_reference(current.class_logits(), reference.require("logits"))

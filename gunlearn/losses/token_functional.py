@@ -174,8 +174,6 @@ def cross_entropy_unlearning(logits: Tensor, label: Tensor) -> Tensor:
 
     .. math:: -\sum_v q_v \log p_v, \qquad q = sg\big(\mathrm{softmax}(z \text{ with } z_y = -\infty)\big)
 
-    Its gradient with respect to the logits, `p - q`, is that of :math:`-\log(1 - p_y)`.
-
     Args:
         logits: `[..., num_classes]`.
         label: class indices `[...]`.

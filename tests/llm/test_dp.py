@@ -205,7 +205,7 @@ def test_groups_add_up_epsilon_and_grow_delta(base: DPBase) -> None:
     assert base.card.group(3) == pytest.approx((3 * epsilon, delta * sum(math.exp(i * epsilon) for i in range(3))))
     assert base.card.group(400) == (400 * epsilon, 1.0)
     assert base.card.group(10**6)[1] == 1.0
-    with pytest.raises(InvalidInputError, match="whole number"):
+    with pytest.raises(InvalidInputError, match="an integer >="):
         base.card.group(-1)
 
 

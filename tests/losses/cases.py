@@ -330,7 +330,8 @@ def make_prediction(
 
 def with_grad(prediction: Prediction) -> Prediction:
     """Leaves that collect gradients, for all fields that losses read."""
-    leaves = {name: getattr(prediction, name).detach().clone().requires_grad_() for name in FIELDS}
+    given = {name: getattr(prediction, name) for name in FIELDS if getattr(prediction, name) is not None}
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in given.items()}
     return prediction.replace(**leaves)
 
 

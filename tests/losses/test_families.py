@@ -2,92 +2,29 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.losses import (
-    NLL,
-    NPO,
-    GradientAscent,
-    KLToReference,
-    Loss,
-    MSEToReference,
-    Prediction,
-    TopologicalEntropy,
-)
+from gunlearn.losses import NLL, NPO, KLToReference, MSEToReference, Prediction
 from tests.losses.cases import make_prediction, with_grad
 
 
-def log_prob_grad(loss: Loss, log_prob: torch.Tensor, reference: torch.Tensor, **fields: torch.Tensor) -> torch.Tensor:
-    leaf = log_prob.clone().requires_grad_()
-    (grad,) = torch.autograd.grad(loss(Prediction(leaf, **fields), Prediction(reference)), leaf)
-    return grad
-
-
-@pytest.fixture
-def pair() -> tuple[torch.Tensor, torch.Tensor]:
-    return make_prediction(0, 8).log_prob, make_prediction(1, 8).log_prob
-
-
-@pytest.mark.parametrize(("loss", "sign"), [(NLL(), 1), (GradientAscent(), -1), (NPO(beta=5), -1)])
-def test_a_step_moves_likelihood_the_right_way(loss: Loss, sign: int, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
-    # Control: the sign flipped.
-    assert (-sign * log_prob_grad(loss, *pair) > 0).all()
-
-
-@pytest.mark.parametrize("beta", [0.01, 0.1, 1, 5])
-def test_npo_at_the_reference(beta: float, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
-    same = Prediction(pair[0])
-    assert NPO(beta=beta)(same, same).item() == pytest.approx(2 * math.log(2) / beta, rel=1e-12)
-    # ... where its gradient is gradient ascent's, for every beta.
-    torch.testing.assert_close(log_prob_grad(NPO(beta), pair[0], pair[0]), log_prob_grad(GradientAscent(), *pair))
-
-
-def test_npo_gradient_tends_to_gradient_ascent(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
-    ascent = log_prob_grad(GradientAscent(), *pair)
-    furthest = (pair[0] - pair[1]).abs().max()
-    betas = (5, 1e-1, 1e-3, 1e-5)
-    gaps = [(log_prob_grad(NPO(beta), *pair) - ascent).abs().max() / ascent.max() for beta in betas]
-    # The weight is 1 + tanh(beta * log_ratio / 2), hence the bound on its distance from 1.
-    assert all(gap <= beta * furthest / 2 * (1 + 1e-6) for gap, beta in zip(gaps, betas, strict=True))
-    assert gaps[-1] < 1e-4
-    assert gaps[0] > 0.3  # control: not so for beta = 5
-
-
 @pytest.mark.parametrize("beta", [0.1, 5.0])
-def test_npo_gradient_is_ascent_times_its_weight(beta: float, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
-    p, q = pair[0].exp() ** beta, pair[1].exp() ** beta
-    torch.testing.assert_close(log_prob_grad(NPO(beta), *pair), 2 * p / (p + q) / len(p))
+def test_npo_gradient_is_ascent_times_its_weight(beta: float) -> None:
+    current, reference = with_grad(make_prediction(0, 8)), make_prediction(1, 8)
+    (grad,) = torch.autograd.grad(NPO(beta)(current, reference), current.log_prob)
+    p, q = current.log_prob.exp() ** beta, reference.log_prob.exp() ** beta
+    torch.testing.assert_close(grad, (2 * p / (p + q) / 8).detach())
 
 
-def test_npo_adds_up_a_sequence_before_comparing() -> None:
+def test_npo_leaves_out_masked_tokens_without_the_base_class_too() -> None:
     current, reference = make_prediction(0, 4, 3), make_prediction(1, 4, 3)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 0], [0, 0, 0]], dtype=torch.bool)
-    ratios = [sum((current.log_prob - reference.log_prob)[i, mask[i]].tolist()) for i in range(3)]
-    by_item = sum(2 / 0.5 * math.log(1 + math.exp(0.5 * r)) for r in ratios) / 3  # the empty row counts nowhere
-    ratios = (current.log_prob - reference.log_prob)[mask].tolist()
-    by_token = sum(2 / 0.5 * math.log(1 + math.exp(0.5 * r)) for r in ratios) / 6
     current = current.replace(mask=mask)
-    assert NPO(beta=0.5)(current, reference).item() == pytest.approx(by_item)
-    assert NPO(beta=0.5, per="token")(current, reference).item() == pytest.approx(by_token)
-    assert by_item != pytest.approx(by_token)
-    # The same without the base class in front: a direct call of `values` must leave out masked tokens, too.
     spoiled = current.replace(log_prob=current.log_prob.masked_fill(~mask, float("nan")))
-    torch.testing.assert_close(
-        NPO(beta=0.5).values(spoiled, reference), NPO(beta=0.5).values(current, reference), rtol=0, atol=0
-    )
-
-
-@pytest.mark.parametrize(
-    "loss", [KLToReference(), KLToReference("reverse"), MSEToReference(), MSEToReference(field="logits")], ids=repr
-)
-def test_distances_vanish_at_the_reference_alone(loss: Loss) -> None:
-    current, other = make_prediction(0), make_prediction(1)
-    assert loss(current, current).item() == pytest.approx(0, abs=1e-15)
-    assert loss(current, other).item() > 0.1
+    values = [NPO(beta=0.5).values(prediction, reference) for prediction in (spoiled, current)]
+    torch.testing.assert_close(*values, rtol=0, atol=0)
 
 
 def test_kl_reads_multi_label_logits_as_bernoulli() -> None:
@@ -100,18 +37,6 @@ def test_kl_reads_multi_label_logits_as_bernoulli() -> None:
         for j in range(3)
     ]
     torch.testing.assert_close(KLToReference()(current, reference), torch.stack(per_label).mean())
-
-
-def test_topological_entropy_is_least_and_flat_at_the_reference() -> None:
-    reference = make_prediction(1)
-    loss = TopologicalEntropy()
-    at = with_grad(reference)
-    lowest = loss(at, reference)
-    entropy = torch.distributions.Categorical(logits=reference.embeddings).entropy().mean()
-    torch.testing.assert_close(lowest.detach(), entropy)
-    (grad,) = torch.autograd.grad(lowest, at.embeddings)
-    assert grad.abs().max() < 1e-15
-    assert all(loss(make_prediction(seed), reference) > entropy for seed in (0, 2, 3))
 
 
 def test_item_embeddings_of_token_sequences() -> None:

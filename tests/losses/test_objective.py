@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -63,13 +64,6 @@ def test_algebra(objective: Objective, terms: tuple) -> None:
     assert objective == Objective(terms)
 
 
-def test_composing_leaves_the_operands_alone() -> None:
-    first = NLL() + NPO()
-    before = first.terms
-    _ = 2 * first + GradientAscent()
-    assert first.terms == before
-
-
 @pytest.mark.parametrize(
     "operation",
     [
@@ -89,21 +83,25 @@ def test_unknown_operands_are_type_errors(operation: object) -> None:
         operation()
 
 
-@pytest.mark.parametrize("weight", [float("nan"), float("inf"), float("-inf")])
-def test_weights_must_be_finite(weight: float) -> None:
-    with pytest.raises(InvalidInputError, match=r"weight of NLL\(on='retain'\)' to be a finite number"):
-        weight * NLL()
-
-
-def test_objectives_are_checked() -> None:
-    with pytest.raises(InvalidInputError, match="at least one loss"):
-        Objective(())
-    with pytest.raises(InvalidTypeError, match="Expected a Loss in an objective"):
-        Objective(((1.0, NLL() + NPO()),))
-    with pytest.raises(InvalidTypeError, match="Expected a Loss in an objective"):
-        Objective(((1.0, len),))
-    with pytest.raises(InvalidInputError, match="reduces to one number"):
-        NLL(reduction="none") + NPO()
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        *(
+            (lambda weight=weight: weight * NLL(), InvalidInputError, r"weight of NLL\(on='retain'\)' to be a finite")
+            for weight in (float("nan"), float("inf"), float("-inf"))
+        ),
+        (lambda: Objective(()), InvalidInputError, "at least one loss"),
+        (lambda: Objective(((1.0, NLL() + NPO()),)), InvalidTypeError, "Expected a Loss in an objective"),
+        (lambda: Objective(((1.0, len),)), InvalidTypeError, "Expected a Loss in an objective"),
+        (lambda: NLL(reduction="none") + NPO(), InvalidInputError, "reduces to one number"),
+        (lambda: as_objective(1.0), InvalidTypeError, "got float"),
+        (lambda: MIXED(CURRENT["forget"], REFERENCE), InvalidInputError, "parts forget, retain"),
+        (lambda: (NPO() + KLToReference())(CURRENT, REFERENCE["forget"]), InvalidInputError, "parts forget, retain"),
+    ],
+)
+def test_refusals(build: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        build()
 
 
 def test_parts() -> None:
@@ -117,8 +115,6 @@ def test_parts() -> None:
         )
         assert as_objective(loss).terms == ((1.0, loss),)
     assert as_objective(objective) is objective
-    with pytest.raises(InvalidTypeError, match="got float"):
-        as_objective(1.0)
 
 
 def test_labels_are_unique() -> None:
@@ -154,15 +150,3 @@ def test_a_bare_prediction_serves_one_part_alone() -> None:
     alone = NPO() + GradientAscent()
     same = alone(CURRENT["forget"], REFERENCE["forget"]).total
     torch.testing.assert_close(same, alone(CURRENT, REFERENCE).total)
-    with pytest.raises(InvalidInputError, match="parts forget, retain"):
-        MIXED(CURRENT["forget"], REFERENCE)
-    with pytest.raises(InvalidInputError, match="parts forget, retain"):
-        (NPO() + KLToReference())(CURRENT, REFERENCE["forget"])
-
-
-def test_missing_input_is_named() -> None:
-    with pytest.raises(InvalidInputError, match=r"current predictions on 'retain' .*got 'forget'"):
-        MIXED({"forget": CURRENT["forget"]}, REFERENCE)
-    with pytest.raises(InvalidInputError, match="reference predictions on 'forget'"):
-        MIXED(CURRENT)
-    assert (NLL() + GradientAscent())(CURRENT).total.isfinite()  # no reference needed, none asked for

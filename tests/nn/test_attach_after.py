@@ -11,23 +11,11 @@ import torch
 from torch import nn
 from torch_geometric.nn import GATConv, GCNConv
 
-from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
+from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.nn.attach.contexts import after_layer, removed_edges, scaled_messages
-from tests.nn.test_attach_cases import CASES, DIM, EDGE_INDEX, NUM_NODES, REMOVED, build, nothing_left
+from tests.nn.test_attach_cases import CASES, DIM, EDGE_INDEX, EDITS, KEEP, NUM_NODES, REMOVED, build, nothing_left
 
-MAIN = [
-    "gcn",
-    "gcn-no-loops",
-    "gcn-cached",
-    "sage",
-    "gat",
-    "gatv2",
-    "gin",
-    "graph",
-    "transformer",
-    "appnp-cached",
-    "user",
-]
+MAIN = "gcn gcn-no-loops gcn-cached sage gat gatv2 gin graph transformer appnp-cached user native".split()
 SCALE = torch.full((EDGE_INDEX.size(1),), 0.7, dtype=torch.float64)
 
 
@@ -109,32 +97,40 @@ def test_bad_operators(operator, layers, error, match):
         model(x, EDGE_INDEX)
 
 
-def test_no_layers_at_all():
-    with pytest.raises(UnsupportedModelError, match="Linear"), after_layer(nn.Linear(2, 2), torch.neg):
-        pass
+def by_score(model):
+    """Scales that are no leaf: torch refuses to deep-copy such tensors."""
+    score = torch.zeros(NUM_NODES, dtype=torch.float64, requires_grad=True)
+    return scaled_messages(model, EDGE_INDEX, torch.exp(-score[EDGE_INDEX].sum(0) - 0.3))
 
 
-def test_copies_and_pickles_taken_inside():
-    model, x, _ = build("sage")
-    with after_layer(model, Operator()):
+@pytest.mark.parametrize(
+    "edit", [EDITS["removed"], EDITS["scaled"], by_score, lambda model: after_layer(model, Operator())]
+)
+@pytest.mark.parametrize("case", ["gcn-cached", "gat", "user", "native"])
+def test_copies_and_pickles_taken_inside_keep_the_change(case, edit):
+    model, x, extra = build(case)
+    plain = model(x, EDGE_INDEX, **extra)
+    with edit(model):
         twins = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
-        want = model(x, EDGE_INDEX)
-        keys = list(model.state_dict())
+        want = model(x, EDGE_INDEX, **extra)
     for twin in twins:
-        assert torch.equal(twin(x, EDGE_INDEX), want)
-        assert list(twin.state_dict()) == keys
+        twin.load_state_dict(model.state_dict())
+        torch.testing.assert_close(twin(x, EDGE_INDEX, **extra), want)
+    assert not torch.allclose(plain, want)
+    with torch.no_grad():  # the copy is its own model
+        next(twins[0].parameters()).add_(1)
+    torch.testing.assert_close(twins[1](x, EDGE_INDEX, **extra), want)
+    assert not torch.allclose(twins[0](x, EDGE_INDEX, **extra), want)
 
 
 @pytest.mark.parametrize("case", MAIN)
 def test_contexts_nest_and_unwind_in_order(case):
     model, x, extra = build(case)
     plain = model(x, EDGE_INDEX, **extra)
-    keep = torch.ones(EDGE_INDEX.size(1), dtype=torch.bool)
-    keep[REMOVED] = False
     twin = copy.deepcopy(build(case)[0])  # empty caches
-    rest = {name: value[keep] for name, value in extra.items()}
+    rest = {name: value[KEEP] for name, value in extra.items()}
     with scaled_messages(twin, EDGE_INDEX, SCALE * SCALE), after_layer(twin, lambda h: -torch.exp(h)):
-        want = twin(x, EDGE_INDEX[:, keep], **rest)
+        want = twin(x, EDGE_INDEX[:, KEEP], **rest)
     with nothing_left(model):
         with scaled_messages(model, EDGE_INDEX, SCALE), nothing_left(model):
             scaled = model(x, EDGE_INDEX, **extra)

@@ -11,16 +11,12 @@ import pytest
 import torch
 
 from gunlearn.nn.attach.contexts import after_layer, removed_edges, scaled_messages
-from tests.nn.test_attach_cases import EDGE_INDEX, REMOVED, build, nothing_left
+from tests.nn.test_attach_cases import EDGE_INDEX, REMOVED, SCALE, build, nothing_left
+from tests.nn.test_attach_cases import EDITS as FIRST
 
-SCALE = torch.linspace(0.1, 1.9, EDGE_INDEX.size(1), dtype=torch.float64)
-SCALE[2] = SCALE[0]
-EDITS = {
-    "removed": lambda model: removed_edges(model, EDGE_INDEX[:, REMOVED]),
+EDITS = FIRST | {
     "removed-other": lambda model: removed_edges(model, EDGE_INDEX[:, 7:]),
-    "scaled": lambda model: scaled_messages(model, EDGE_INDEX, SCALE),
     "scaled-other": lambda model: scaled_messages(model, EDGE_INDEX[:, 3:], SCALE[3:].flip(0)),
-    "after": lambda model: after_layer(model, torch.exp),
 }
 
 
@@ -65,7 +61,7 @@ def test_compile_and_run_then_attach(case):
             assert close(compiled(x, EDGE_INDEX, **extra), want["plain"]), name
 
 
-@pytest.mark.parametrize("edit", some_slow("removed", "scaled", "after"))
+@pytest.mark.parametrize("edit", some_slow(*FIRST))
 @pytest.mark.parametrize("case", some_slow("sage", "gcn", "user"))
 def test_attach_then_compile(case, edit):
     want = eager(case)
@@ -88,7 +84,7 @@ def test_other_ways_to_compile():
     parts.convs[0] = torch.compile(parts.convs[0], backend="eager")
     for target, call in ((model, function), *((m, lambda x, m=m: m(x, EDGE_INDEX)) for m in (in_place, parts))):
         assert close(call(x), want["plain"])
-        for name in ("removed", "scaled", "after"):
+        for name in FIRST:
             with nothing_left(target), EDITS[name](target):
                 assert close(call(x), want[name]), name
         assert close(call(x), want["plain"])

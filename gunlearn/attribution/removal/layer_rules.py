@@ -32,7 +32,7 @@ class GCNRule(LinearRule):
     @classmethod
     def unfit(cls, layer: Any) -> str | None:
         if isinstance(layer, InfluenceAwareConv):
-            return None if layer._scale is None else "scaled messages"
+            return "scaled messages" if "message" in vars(layer) else None
         return super().unfit(layer)
 
     def send(self, x: Any) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from gunlearn.core.checks import check_number, check_whole_number
+from gunlearn.core.checks import check_integer, check_number
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.llm.model.causal_lm import IGNORE, CausalLM, answer_tokens, token_log_probs
 from gunlearn.losses.divergences import cross_entropy
@@ -49,7 +49,7 @@ class ContextDelta:
     window: int = 3
 
     def __post_init__(self) -> None:
-        check_whole_number("window", self.window)
+        check_integer("window", self.window, minimum=1)
 
     @torch.no_grad()
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

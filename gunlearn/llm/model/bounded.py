@@ -12,7 +12,7 @@ from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from gunlearn.core.checks import check_choice, check_number, check_whole_number
+from gunlearn.core.checks import check_choice, check_integer, check_number
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.model.bounded_layer import PHI, BoundedLinear
 
@@ -79,7 +79,7 @@ class BoundedConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = TYPE
-        check_whole_number("r", self.r)
+        check_integer("r", self.r, minimum=1)
         check_choice("phi", self.phi, tuple(PHI))
         for name in ("alpha", "omega", "bound"):
             if getattr(self, name) is not None:

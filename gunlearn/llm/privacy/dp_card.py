@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gunlearn.core.checks import check_whole_number
+from gunlearn.core.checks import check_integer
 from gunlearn.errors import CheckpointError
 
 #: Choices that spend privacy if made by looking at the private rows; no accountant counts them.
@@ -89,7 +89,7 @@ class DPCard:
 
         A delta of 1 guarantees nothing.
         """
-        check_whole_number("size", size, minimum=0)
+        check_integer("size", size, minimum=0)
         if self.epsilon == 0 or size <= 1:
             growth: float = size
         else:

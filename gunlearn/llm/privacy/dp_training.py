@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gunlearn.core.checks import check_choice, check_number, check_whole_number
+from gunlearn.core.checks import check_choice, check_integer, check_number
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedModelError
 from gunlearn.llm.data.collate import PartCollator, Rows, collator_of
 from gunlearn.llm.model.head import model_device
@@ -101,7 +101,7 @@ def dp_train(
     if steps is None:
         check_number("epochs", epochs, positive=True)
         steps = max(1, round(cast(float, epochs) / rate))
-    check_whole_number("steps", steps)
+    check_integer("steps", steps, minimum=1)
     noise = dp_steps.noise_for(epsilon, delta, rate, steps, accountant)
     worker, meter = copy.deepcopy(model).train(), dp_steps.create_accountant(accountant)
     collator = collator or collator_of(model)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from gunlearn.core.checks import check_choice, check_number, check_whole_number
+from gunlearn.core.checks import check_choice, check_integer, check_number
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import collator_of
 from gunlearn.llm.data.marking import select_tokens
@@ -104,7 +104,7 @@ class DTOTrainer(UnlearnTrainer):
         **kwargs: Any,
     ) -> None:
         if refresh_steps is not None:
-            check_whole_number("refresh_steps", refresh_steps)
+            check_integer("refresh_steps", refresh_steps, minimum=1)
             if selector is None:
                 raise InvalidInputError("Expected a 'selector' for 'refresh_steps' (got None)")
         collator = kwargs.get("data_collator") or collator_of(model, kwargs.get("processing_class"))

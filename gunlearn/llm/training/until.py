@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from gunlearn.core.checks import check_number, check_whole_number
+from gunlearn.core.checks import check_integer, check_number
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.data.collate import Collator, PartCollator, Rows, row_batches
 from gunlearn.llm.model.causal_lm import token_log_probs, total_nll
@@ -62,7 +62,7 @@ class UntilUnseen(TrainerCallback):
     target: float | None = None
 
     def __post_init__(self) -> None:
-        check_whole_number("every", self.every)
+        check_integer("every", self.every, minimum=1)
         counts = len(self.forget), len(self.unseen)
         if not all(counts):
             raise EmptyForgetSetError(f"Expected forgotten and unseen rows (got {counts[0]} and {counts[1]})")

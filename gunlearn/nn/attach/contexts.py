@@ -1,11 +1,10 @@
 """Context managers that change what a trained model's message passing layers see, send and return.
 
-Removing an edge and silencing its message are different things. `removed_edges` takes edges out before self-loops,
-degrees and attention are computed: the layer works as on the smaller graph. `scaled_messages` leaves degrees, means and
-attention as they are and multiplies the finished messages.
+Removing an edge (`removed_edges`) and silencing its message (`scaled_messages`) are different things: only the first
+changes degrees, means and attention.
 
-All three find the layers by themselves and work on any `torch.nn.Module` that holds PyG `MessagePassing` layers, eager
-or compiled. They nest in each other and leave nothing behind, exceptions included. Parameters and `state_dict()` never
+All find the layers by themselves and work on any `torch.nn.Module` that holds PyG `MessagePassing` layers, eager or
+compiled. They nest in each other and leave nothing behind, exceptions included. Parameters and `state_dict()` never
 change. A deep copy or pickle of the model taken inside the block keeps the change for good, with constant scales.
 """
 
@@ -17,26 +16,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.nn.attach.edge_lookup import EdgeLookup, check_edge_index, describe_tensor
-from gunlearn.nn.attach.message_layers import (
-    choose_layers,
-    message_passing_layers,
-    suspend_caches,
-    suspended_caches,
-    with_nested,
+from gunlearn.nn.attach.edge_lookup import EdgeLookup, check_edge_index, check_scale, describe_tensor
+from gunlearn.nn.attach.message_layers import choose_layers, suspended_caches
+from gunlearn.nn.attach.overrides import (
+    AfterLayer,
+    Override,
+    RemoveEdges,
+    ScaledMessage,
+    ScaledPropagate,
+    installed,
 )
-from gunlearn.nn.attach.overrides import AfterLayer, Override, RemoveEdges, ScaledMessage, ScaledPropagate
-
-__all__ = [
-    "ScaledMessages",
-    "after_layer",
-    "message_passing_layers",
-    "removed_edges",
-    "scaled_messages",
-    "suspended_caches",
-]
+from gunlearn.nn.kernels.memo import Store
 
 
 @contextmanager
@@ -54,12 +47,11 @@ def removed_edges(
 ) -> Iterator[nn.Module]:
     """Inside the block every layer sees its graph without these edges, before self-loops and normalisation.
 
-    The output is that of the model on the smaller graph, gradients included. Edges are matched by their ids `(u, v)`,
-    so that the model may be called on the graph in another order or on a part of it with the same node ids (a batch
-    with renumbered nodes needs renumbered edges); all copies of a pair vanish. The graph may be a plain `edge_index`,
-    an `EdgeIndex`, or PyG's transposed `adj_t` as torch CSR or COO. Layers with `cached=True` compute afresh inside the
-    block and get their caches back after it. A self-loop `(u, u)` is removed from the graph; a layer that adds
-    self-loops adds its own again, as it would on the smaller graph.
+    The output is that of the model on the smaller graph, gradients included: a layer that adds self-loops adds that of
+    `u` also where `(u, u)` was removed. Edges are matched by their ids `(u, v)`, so that the model may be called on the
+    graph in another order or on a part of it with the same node ids (a batch with renumbered nodes needs renumbered
+    edges); all copies of a pair vanish. The graph may be a plain `edge_index`, an `EdgeIndex`, or PyG's transposed
+    `adj_t` as torch CSR or COO. Layers with `cached=True` compute afresh inside the block and get their caches back.
 
     Args:
         model: any module with message passing layers.
@@ -110,10 +102,8 @@ def removed_edges(
         named = torch.cat([named, named.flip(0)], dim=1)
     lookup = EdgeLookup(named)
     chosen = choose_layers(model, layers)
-    with ExitStack() as stack:
-        suspend_caches(chosen, stack)
-        for name, layer in chosen.items():
-            _install(RemoveEdges(layer, name, lookup, edge_args, strict), stack)
+    overrides = [RemoveEdges(layer, name, lookup, edge_args, strict) for name, layer in chosen.items()]
+    with suspended_caches(*chosen.values()), installed(overrides):
         yield model
 
 
@@ -157,7 +147,10 @@ def scaled_messages(
 
 
 class ScaledMessages:
-    """`scaled_messages` that can be entered many times and keeps what it computed; it takes the same arguments."""
+    """`scaled_messages` that can be entered many times and keeps what it computed; it takes the same arguments.
+
+    Scales of nested blocks multiply.
+    """
 
     def __init__(
         self,
@@ -168,25 +161,31 @@ class ScaledMessages:
         strict: bool = False,
         num_nodes: int | None = None,
     ) -> None:
-        self._lookup = EdgeLookup(check_edge_index("edge_index", edge_index, num_nodes))
-        _check_scale(scale, self._lookup)
-        self._layers, self._scale, self._strict = choose_layers(model, layers), scale, strict
+        self.edge_index = check_edge_index("edge_index", edge_index, num_nodes)
+        self.lookup = EdgeLookup(self.edge_index)
+        check_scale(self.lookup, scale)
+        self._folded = Store()
+        self._layers, self.scale, self._strict = choose_layers(model, layers), scale, strict
         self._overrides = self._make()
         self._stacks: list[ExitStack] = []
 
     def _make(self) -> list[Override]:
+        layers: dict[MessagePassing, str] = {}
+        for outer, module in self._layers.items():  # a layer inside another may be the one that sends messages
+            for name, layer in module.named_modules(prefix=outer):
+                if isinstance(layer, MessagePassing):
+                    layers.setdefault(layer, name)
         overrides: list[Override] = []
-        for name, layer in with_nested(self._layers).items():
-            propagate = ScaledPropagate(layer, name, self._lookup, self._scale, self._strict)
+        for layer, name in layers.items():
+            propagate = ScaledPropagate(layer, name, self.lookup, self.scale, self._strict, self._folded)
             overrides += [propagate, ScaledMessage(layer, name, propagate)]
         return overrides
 
     def __enter__(self) -> None:
         """Scale the messages; inside its own block, once more."""
         with ExitStack() as stack:
-            suspend_caches(self._layers, stack)
-            for override in self._make() if self._stacks else self._overrides:
-                _install(override, stack)
+            stack.enter_context(suspended_caches(*self._layers.values()))
+            stack.enter_context(installed(self._make() if self._stacks else self._overrides))
             self._stacks.append(stack.pop_all())
 
     def __exit__(self, *exception: object) -> None:
@@ -230,34 +229,5 @@ def after_layer(
     for name, one in operators.items():
         if not callable(one):
             raise InvalidTypeError(f"Expected a callable operator for layer '{name}' (got {type(one).__name__})")
-    with ExitStack() as stack:
-        for name, layer in chosen.items():
-            _install(AfterLayer(layer, name, operators[name]), stack)
+    with installed([AfterLayer(layer, name, operators[name]) for name, layer in chosen.items()]):
         yield model
-
-
-def _install(override: Override, stack: ExitStack) -> None:
-    override.install()
-    stack.callback(override.uninstall)
-
-
-def _check_scale(scale: object, lookup: EdgeLookup) -> None:
-    num_edges = lookup.pair.numel()
-    if not isinstance(scale, Tensor) or not scale.is_floating_point() or scale.shape != (num_edges,):
-        raise InvalidInputError(
-            f"Expected 'scale' as floating point of shape [{num_edges}], one per edge (got {describe_tensor(scale)})"
-        )
-    value = scale.detach()
-    bad = ~torch.isfinite(value) | (value < 0)
-    if bad.any():
-        raise InvalidInputError(f"Expected 'scale' to be finite and >= 0 (got {float(value[bad][0])})")
-    if lookup.keys.numel() == num_edges:
-        return
-    pair = lookup.pair.to(value.device)
-    high = value.new_zeros(lookup.keys.numel()).scatter_reduce(0, pair, value, "amax", include_self=False)
-    low = value.new_zeros(lookup.keys.numel()).scatter_reduce(0, pair, value, "amin", include_self=False)
-    if not torch.allclose(high, low, rtol=1e-6, atol=0.0):
-        raise InvalidInputError(
-            "Expected one scale for all copies of an edge, which share their ids "
-            f"(got copies that differ by {float((high - low).max())})"
-        )

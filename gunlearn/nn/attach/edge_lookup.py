@@ -6,15 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 from torch_geometric import EdgeIndex
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.memo import Store, memo
 from gunlearn.nn.kernels.sparse import row_of_entries
 
-MAX_NODES = 2**31
-"""Largest supported number of nodes: two ids share one int64 key."""
+MAX_NODES = 2**31  # two ids share one int64 key
 
 
 class EdgeLookup:
@@ -31,13 +29,7 @@ class EdgeLookup:
 
     def __init__(self, edge_index: Tensor) -> None:
         self.keys, self.pair, self.count = torch.unique(self.key(edge_index), return_inverse=True, return_counts=True)
-        self._store = WeakTensorKeyDictionary()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_store": None}  # weak references cannot be copied
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _store=WeakTensorKeyDictionary())
+        self._store = Store()
 
     @staticmethod
     def key(edge_index: Tensor) -> Tensor:
@@ -61,6 +53,10 @@ class EdgeLookup:
         row = torch.searchsorted(keys, key).clamp(max=keys.numel() - 1)
         return row, keys[row] == key
 
+    def per_pair(self, value: Tensor) -> Tensor:
+        """Return the value of each pair `[num_pairs]`, that of one of its copies among `[num_named]`."""
+        return value.new_empty(self.keys.numel()).index_copy(0, self.pair.to(value.device), value)
+
     def require_all(self, row: Tensor, found: Tensor, layer: str) -> None:
         """Raise `InvalidInputError` if the layer's graph lacks a named pair."""
         held = torch.zeros(self.keys.numel(), dtype=torch.bool, device=row.device)
@@ -75,14 +71,9 @@ class EdgeLookup:
 
 
 def edge_pairs(adjacency: Any, layer: str) -> Tensor:
-    """Return the columns `(u, v)` of a layer's graph, in the order of its per-edge arguments.
+    """Return the columns `(u, v)` of a layer's graph, in the order of its per-edge arguments, as a plain tensor.
 
-    Args:
-        adjacency: `[2, num_edges]`, an `EdgeIndex`, or PyG's `adj_t` as torch CSR or COO (row = target).
-        layer: name for the error.
-
-    Returns:
-        A plain tensor `[2, num_edges]`.
+    The graph is `[2, num_edges]`, an `EdgeIndex`, or PyG's `adj_t` as torch CSR or COO (row = target).
 
     Raises:
         UnsupportedModelError: any other kind of adjacency.
@@ -159,3 +150,22 @@ def check_edge_index(name: str, edge_index: Any, num_nodes: int | None) -> Tenso
             f"(got ids from {int(edge_index.min())} to {int(edge_index.max())})"
         )
     return edge_index
+
+
+def check_scale(lookup: EdgeLookup, scale: Any) -> None:
+    """Refuse what is not one factor >= 0 per named edge, the same for copies of an edge."""
+    num_edges = lookup.pair.numel()
+    if not isinstance(scale, Tensor) or not scale.is_floating_point() or scale.shape != (num_edges,):
+        raise InvalidInputError(
+            f"Expected 'scale' as floating point of shape [{num_edges}], one per edge (got {describe_tensor(scale)})"
+        )
+    value = scale.detach()
+    bad = ~torch.isfinite(value) | (value < 0)
+    if bad.any():
+        raise InvalidInputError(f"Expected 'scale' to be finite and >= 0 (got {float(value[bad][0])})")
+    one = lookup.per_pair(value)[lookup.pair.to(value.device)]
+    if not torch.allclose(one, value, rtol=1e-6, atol=0.0):
+        raise InvalidInputError(
+            "Expected one scale for all copies of an edge, which share their ids "
+            f"(got copies that differ by {float((one - value).abs().max())})"
+        )

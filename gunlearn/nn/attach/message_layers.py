@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,8 +11,8 @@ from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 
+#: Attributes in which PyG's `cached=True` layers keep what they computed from the first graph they saw.
 CACHES = ("_cached_edge_index", "_cached_adj_t", "_cached_x", "_cached_h")
-"""Attributes in which PyG's `cached=True` layers keep what they computed from the first graph they saw."""
 
 
 def message_passing_layers(model: nn.Module) -> dict[str, MessagePassing]:
@@ -72,38 +72,23 @@ def choose_layers(model: nn.Module, names: Collection[str] | None) -> dict[str, 
     return {name: layers[name] for name in layers if name in set(names)}
 
 
-def with_nested(layers: Mapping[str, MessagePassing]) -> dict[str, MessagePassing]:
-    """Return the layers and those inside them, each once, since any of them may be the one that sends messages."""
-    found: dict[int, tuple[str, MessagePassing]] = {}
-    for name, layer in layers.items():
-        for inner_name, module in layer.named_modules(prefix=name):
-            if isinstance(module, MessagePassing):
-                found.setdefault(id(module), (inner_name, module))
-    return dict(found.values())
+@contextmanager
+def suspended_caches(*modules: nn.Module) -> Iterator[None]:
+    """Inside the block `cached=True` layers of the modules compute afresh; after it they have their old caches back.
 
-
-def suspend_caches(layers: Mapping[str, MessagePassing], stack: ExitStack) -> None:
-    """Empty and switch off the caches of `cached=True` layers until the stack unwinds.
-
-    They must be off, not only empty: a result on the edited graph (or with a `scale` that is being optimised) must
+    Caches must be off, not only empty: a result on the edited graph (or with a `scale` that is being optimised) must
     neither serve the next call nor outlive the block. `_alpha`, in which attention layers leave their weights when an
     exception cuts their forward short, is reset too.
     """
-    for layer in with_nested(layers).values():
-        state = layer.__dict__
-        saved = {name: state[name] for name in CACHES if name in state}
-        edited: dict[str, Any] = dict.fromkeys(saved)
-        if state.get("cached") is True:
-            saved["cached"], edited["cached"] = True, False
-        if "_alpha" in state and state["_alpha"] is None:
-            saved["_alpha"] = None
-        stack.callback(state.update, saved)
-        state.update(edited)
-
-
-@contextmanager
-def suspended_caches(model: nn.Module) -> Iterator[None]:
-    """Inside the block `cached=True` layers compute afresh; after it they have their old caches back."""
     with ExitStack() as stack:
-        suspend_caches({name: m for name, m in model.named_modules() if isinstance(m, MessagePassing)}, stack)
+        for layer in {m: None for module in modules for m in module.modules() if isinstance(m, MessagePassing)}:
+            state = layer.__dict__
+            saved = {name: state[name] for name in CACHES if name in state}
+            edited: dict[str, Any] = dict.fromkeys(saved)
+            if state.get("cached") is True:
+                saved["cached"], edited["cached"] = True, False
+            if "_alpha" in state and state["_alpha"] is None:
+                saved["_alpha"] = None
+            stack.callback(state.update, saved)
+            state.update(edited)
         yield

@@ -118,14 +118,10 @@ class Deletion(AfterLayer):
 
 
 def attach_operators(model: nn.Module, operators: Mapping[str, DeletionOperator]) -> list[Deletion]:
-    """Put operators after layers permanently, as their submodules `deletions.<number>`; see `detach_operators`.
+    """Put operators after a model's layers permanently, as their submodules `deletions.<number>`, by name of the layer.
 
     A layer may have several, one for each request: a new one reads the output of the older ones. They are part of the
     model's `parameters()` and `state_dict()`, and of copies and pickles of it.
-
-    Args:
-        model: changed in place.
-        operators: by name of the layer (`gunlearn.nn.message_passing_layers`).
     """
     layers, attached = message_passing_layers(model), []
     for name, operator in operators.items():
@@ -164,11 +160,7 @@ def strip_operators(model: nn.Module) -> nn.Module:
 
 
 def restore_operators(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[Deletion]:
-    """Attach the operators that a saved `state_dict` holds to a model without them, so that it can be loaded.
-
-    Args:
-        model: of the original architecture, changed in place.
-        state_dict: of a model with operators; for one without them nothing happens.
+    """Attach the operators that a saved `state_dict` may hold to a model without them, so that it can be loaded.
 
     Example:
         >>> import torch

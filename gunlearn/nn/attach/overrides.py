@@ -10,16 +10,17 @@ message hooks. It does guard instance attributes, so that overrides take effect 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidTypeError, UnsupportedModelError
 from gunlearn.nn.attach.edge_lookup import EdgeLookup, adjacency_values, edge_pairs, keep_edges
+from gunlearn.nn.kernels.memo import Store
 
 
 class Override:
@@ -61,6 +62,16 @@ class Override:
                 top.previous = self.previous
                 return
             top = top.previous
+
+
+@contextmanager
+def installed(overrides: Iterable[Override]) -> Iterator[None]:
+    """Inside the block the overrides replace their methods; the last one is called first."""
+    with ExitStack() as stack:
+        for override in overrides:
+            override.install()
+            stack.callback(override.uninstall)
+        yield
 
 
 class EdgeOverride(Override):
@@ -125,21 +136,21 @@ class ScaledPropagate(EdgeOverride):
 
     method = "propagate"
 
-    def __init__(self, layer: MessagePassing, name: str, lookup: EdgeLookup, scale: Tensor, strict: bool) -> None:
+    def __init__(
+        self, layer: MessagePassing, name: str, lookup: EdgeLookup, scale: Tensor, strict: bool, folded: Store
+    ) -> None:
         super().__init__(layer, name, lookup, strict)
         self.scale = scale
         self.current: Tensor | None = None
         self.unique = lookup.keys.numel() == lookup.pair.numel()
-        self.folded = WeakTensorKeyDictionary()  # by graph: adjacencies with constant scales folded in
+        self.folded = folded  # by graph: adjacencies with constant scales folded in, shared by layers
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of the model keeps the values without gradient: only leaves can be deep-copied.
-        return self.__dict__ | {"scale": self.scale.detach(), "current": None, "folded": None}
+        return self.__dict__ | {"scale": self.scale.detach(), "current": None}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, folded=WeakTensorKeyDictionary())
-
-    def _scale_of(self, pairs: Tensor) -> Tensor:
+    def scale_of(self, pairs: Tensor) -> Tensor:
+        """Return the scale of each edge, `[num_edges]`."""
         row, found = self.find(pairs)
         scale = self.scale.to(pairs.device)
         if scale.numel() == 0:
@@ -162,7 +173,7 @@ class ScaledPropagate(EdgeOverride):
             if self.layer.fuse and not bool((values == 1).all()):
                 raise UnsupportedModelError(
                     f"Expected an adjacency of ones for layer '{self.name}', whose messages take no edge weight "
-                    f"(got other values; pass a plain edge_index)"
+                    "(got other values; pass a plain edge_index)"
                 )
         return kwargs | {"size": (adjacency.size(1), adjacency.size(0))}
 
@@ -170,7 +181,7 @@ class ScaledPropagate(EdgeOverride):
         pairs = edge_pairs(edge_index, self.name)
         if edge_index.layout != torch.strided:
             kwargs = self._plain(edge_index, pairs, kwargs)
-        self.current = self._scale_of(pairs)
+        self.current = self.scale_of(pairs)
         try:
             return self.original(pairs, *args, **kwargs)
         finally:
@@ -205,6 +216,21 @@ class ScaledMessage(Override):
         shape = [1] * message.dim()
         shape[dim] = -1
         return message * scale.to(message.dtype).view(shape)
+
+
+def attached_scales(propagate: Any, layer: MessagePassing) -> list[ScaledPropagate] | None:
+    """Return the scales attached to the layer's messages; `None` if anything else is attached."""
+    scales, message = [], layer.__dict__.get("message")
+    while isinstance(message, ScaledMessage):
+        scales.append(message.propagate)
+        message = message.previous
+    below = set()
+    while isinstance(propagate, ScaledPropagate):
+        below.add(id(propagate))
+        propagate = propagate.previous
+    # Each scale must belong to a `propagate` below this one, or to one above it, which is at work right now.
+    known = all(id(scaled) in below or scaled.current is not None for scaled in scales)
+    return scales if propagate is None and message is None and known and len(below) <= len(scales) else None
 
 
 class AfterLayer(Override):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data, HeteroData
+from torch_geometric.utils.sparse import cat
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.nn.hetero.wrapper import HeteroWrapper, type_numbers
+from gunlearn.nn.kernels.sparse import csr_tensor
 
 _MASKS = ("train_mask", "val_mask", "test_mask")
 
@@ -66,15 +68,11 @@ def homogeneous(model: nn.Module, data: HeteroData) -> tuple[HeteroWrapper, Data
     device = data[data.edge_types[0]]["edge_index"].device
     out = Data(num_nodes=sum(nodes.values()))
     out.x = _stacked(nodes, features)
-    out.edge_index = torch.cat(
-        [
-            torch.stack(
-                [wrapper.ids(kind, row) for kind, row in zip((src, dst), data[src, name, dst].edge_index, strict=True)]
-            )
-            for src, name, dst in data.edge_types
-        ],
-        dim=1,
-    )
+    columns = []
+    for relation in data.edge_types:
+        ends = zip(relation[::2], data[relation].edge_index, strict=True)
+        columns.append(torch.stack([wrapper.ids(kind, row) for kind, row in ends]))
+    out.edge_index = torch.cat(columns, dim=1)
     out.node_type, out.edge_type = (type_numbers(count, device) for count in (nodes, edges))
     wrapper.node_type = out.node_type.clone()
     for key, rest in (("y", -1), *((mask, False) for mask in _MASKS)):
@@ -98,19 +96,15 @@ def _stacked(nodes: dict[str, int], features: dict[str, Tensor]) -> Tensor:
                 out[start : start + count, : features[kind].size(1)] = features[kind].detach()
             start += count
         return out
-    crow, col, value, entries = [torch.zeros(1, dtype=torch.long, device=some.device)], [], [], 0
+    parts = []
     for kind, count in nodes.items():
         if kind in features:
             x = features[kind].detach()
-            x = x if x.layout == torch.sparse_csr else x.to_sparse_csr()
-            crow.append(x.crow_indices()[1:] + entries)
-            col.append(x.col_indices())
-            value.append(x.values())
-            entries += x.values().numel()
         else:
-            crow.append(torch.full((count,), entries, device=some.device))
-    parts = torch.cat(crow), torch.cat(col), torch.cat(value)
-    return torch.sparse_csr_tensor(*parts, size=(total, widest), check_invariants=False)
+            nothing = torch.zeros(0, dtype=torch.long, device=some.device)
+            x = csr_tensor(nothing.new_zeros(count + 1), nothing, nothing.to(some.dtype), (count, widest))
+        parts.append(x if x.layout == torch.sparse_csr else x.to_sparse_csr())
+    return cat(parts, dim=0)
 
 
 def _fits(value: Tensor, size: int, key: str) -> bool:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from gunlearn.errors import UnsupportedModelError
-from gunlearn.nn.kernels.memo import memo
+from gunlearn.nn.kernels.sparse import csr_tensor
 from gunlearn.nn.kernels.subgraph import csr_rows
 
 
@@ -30,29 +27,8 @@ class TypedNodes:
     position: Tensor
 
 
-@dataclass(frozen=True)
-class TypedEdges:
-    """Edges by relation.
-
-    Attributes:
-        local: each relation's edge_index `[2, num_edges]`, by numbers within the types.
-        whole: the same by the ids of the one graph; a key is Python's `id` of the tensor in `local`.
-    """
-
-    local: dict[tuple[str, str, str], Tensor]
-    whole: dict[int, Tensor]
-
-
 def nodes_by_type(node_type: Tensor, kinds: list[str]) -> TypedNodes:
-    """Split nodes by type.
-
-    Args:
-        node_type: `[num_nodes]`, in any order.
-        kinds: names of the types.
-
-    Raises:
-        UnsupportedModelError: a number without a type.
-    """
+    """Split nodes in any order by their types, whose names are `kinds`."""
     order, count = _grouped(node_type, len(kinds), "node type")
     position = torch.empty_like(order)
     position[order] = torch.arange(order.numel(), device=order.device)
@@ -62,18 +38,15 @@ def nodes_by_type(node_type: Tensor, kinds: list[str]) -> TypedNodes:
 
 def edges_by_type(
     edge_index: Tensor, edge_type: Tensor, node_type: Tensor, nodes: TypedNodes, relations: list[tuple[str, str, str]]
-) -> TypedEdges:
-    """Split edges by relation; within a relation they keep their order.
+) -> tuple[dict[tuple[str, str, str], Tensor], dict[int, Tensor]]:
+    """Split edges by their relations, whose names are `relations`; within a relation they keep their order.
 
-    Args:
-        edge_index: `[2, E]`.
-        edge_type: `[E]`.
-        node_type: `[num_nodes]`.
-        nodes: the nodes by type.
-        relations: names of the relations.
+    Returns:
+        Each relation's edge_index by numbers within the types; and the same by the ids of the one graph, under Python's
+        `id` of the former.
 
     Raises:
-        UnsupportedModelError: a number without a relation, or an edge between other types than its relation's.
+        UnsupportedModelError: an edge between other types than its relation's.
     """
     order, count = _grouped(edge_type, len(relations), "relation")
     number = {kind: i for i, kind in enumerate(nodes.rows)}
@@ -85,22 +58,18 @@ def edges_by_type(
         )
     whole = edge_index.index_select(1, order).split(count.tolist(), dim=1)
     local = {relation: nodes.place[pairs] for relation, pairs in zip(relations, whole, strict=True)}
-    return TypedEdges(local, {id(a): b for a, b in zip(local.values(), whole, strict=True)})
+    return local, {id(a): b for a, b in zip(local.values(), whole, strict=True)}
 
 
 def _grouped(kind: Tensor, number: int, what: str) -> tuple[Tensor, Tensor]:
-    """Return the stable order by kind, and the number of each kind."""
+    """Return the stable order by kind, and the number of each kind.
+
+    Raises:
+        UnsupportedModelError: a number that is no kind.
+    """
     if kind.numel() and (int(kind.min()) < 0 or int(kind.max()) >= number):
         raise UnsupportedModelError(f"Expected a {what} in [0, {number}) (got {int(kind.min())} to {int(kind.max())})")
     return kind.argsort(stable=True), torch.bincount(kind, minlength=number)
-
-
-def remember(tensors: tuple[Tensor, ...], tag: Any, build: Callable[[], Any]) -> Any:
-    """`memo` of a value derived from several tensors."""
-    options: dict[str, Any] = {}
-    for tensor in tensors[:-1]:
-        options = {"store": memo(tensor, ("with", *tag), WeakTensorKeyDictionary, **options)}
-    return memo(tensors[-1], tag, build, **options)
 
 
 def columns_of(x: Tensor, rows: Tensor, width: int) -> Tensor:
@@ -108,6 +77,4 @@ def columns_of(x: Tensor, rows: Tensor, width: int) -> Tensor:
     if x.layout == torch.strided:
         return x.index_select(0, rows)[:, :width].contiguous()
     part = csr_rows(x, rows)
-    return torch.sparse_csr_tensor(
-        part.crow_indices(), part.col_indices(), part.values(), (rows.numel(), width), check_invariants=False
-    )
+    return csr_tensor(part.crow_indices(), part.col_indices(), part.values(), (rows.numel(), width))

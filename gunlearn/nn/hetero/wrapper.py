@@ -14,7 +14,7 @@ from torch_geometric.nn import MessagePassing
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn.attach.edge_lookup import EdgeLookup
 from gunlearn.nn.attach.overrides import EdgeOverride, Override
-from gunlearn.nn.hetero.typed import TypedNodes, columns_of, edges_by_type, nodes_by_type, remember
+from gunlearn.nn.hetero.typed import TypedNodes, columns_of, edges_by_type, nodes_by_type
 from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.memo import memo
 
@@ -48,7 +48,10 @@ class HeteroWrapper(nn.Module):
 
     def ids(self, node_type: str, index: Any = None) -> Tensor:
         """Return ids in the one graph of a type's nodes, all of them or the `index`-th ones `[k]`."""
-        return _translated(self.num_nodes, node_type, index, "node type")
+        _known(self.num_nodes, node_type, "node type")
+        names, sizes = list(self.num_nodes), list(self.num_nodes.values())
+        start, size = sum(sizes[: names.index(node_type)]), self.num_nodes[node_type]
+        return (torch.arange(size) if index is None else _inside(index, size, f"node type {node_type!r}")) + start
 
     def edge_ids(self, data: Data, edge_type: tuple[str, str, str], index: Any = None) -> Tensor:
         """Return columns of `data.edge_index` of a relation's edges, all of them or the `index`-th ones `[k]`.
@@ -87,7 +90,7 @@ class HeteroWrapper(nn.Module):
             )
         tag = ("hetero", *self.num_nodes, *self.num_edges)
         nodes = memo(node_type, tag, lambda: nodes_by_type(node_type, list(self.num_nodes)))
-        edges = remember(
+        edges, whole = memo(
             (node_type, edge_type, edge_index),
             tag,
             lambda: edges_by_type(edge_index, edge_type, node_type, nodes, list(self.num_edges)),
@@ -100,9 +103,9 @@ class HeteroWrapper(nn.Module):
             return parts
 
         # Remembered with x, so that what is derived from these copies is remembered too.
-        by_type = features() if x.requires_grad else remember((node_type, x), (*tag, *self.widths.items()), features)
-        with self._by_node(edges.whole):
-            out = self.model(dict(by_type), dict(edges.local))
+        by_type = features() if x.requires_grad else memo((node_type, x), (*tag, *self.widths.items()), features)
+        with self._by_node(whole):
+            out = self.model(dict(by_type), dict(edges))
         return self._together(out, nodes)
 
     def _together(self, out: Any, nodes: TypedNodes) -> Tensor:
@@ -168,13 +171,6 @@ def _attached(layer: MessagePassing) -> Iterator[EdgeOverride]:
 def _known(count: Mapping[Any, int], key: Any, what: str) -> None:
     if key not in count:
         raise InvalidInputError(f"Expected a {what} among {list(count)} (got {key!r})")
-
-
-def _translated(count: Mapping[Any, int], key: Any, index: Any, what: str) -> Tensor:
-    _known(count, key, what)
-    names, sizes = list(count), list(count.values())
-    start, size = sum(sizes[: names.index(key)]), count[key]
-    return (torch.arange(size) if index is None else _inside(index, size, f"{what} {key!r}")) + start
 
 
 def _inside(index: Any, size: int, what: str) -> Tensor:

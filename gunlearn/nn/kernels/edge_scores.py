@@ -31,6 +31,7 @@ class EdgePattern:
             raise InvalidInputError(f"Expected 'edge_index' of shape [2, num_pairs] (got {tuple(edge_index.shape)})")
         check_indices("node", edge_index, num_nodes)
         self.edge_index, self.num_nodes, self.keep = edge_index, num_nodes, keep
+        self.size = num_nodes, num_nodes  # of the matrix whose places the pairs are
 
     @cached_property
     def upper(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -49,11 +50,6 @@ class EdgePattern:
     def _sorted(self, row: Tensor, col: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         order = argsort(row) if row.device.type == "cpu" else lexsort(row, col)
         return (*csr_places(row[order], col[order], self.size), order)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Size of the matrix whose places the pairs are."""
-        return self.num_nodes, self.num_nodes
 
     def inner_product(self, z: Tensor) -> Tensor:
         """Return `<z_u, z_v>` for every pair, `[num_pairs]`; differentiable to any order.

@@ -1,10 +1,4 @@
-"""PyG's own linear layers as CSR products, bag-of-words features as sparse ones, chosen layer by layer.
-
-Where messages are the senders' rows, times a weight at most, and are added up or averaged, a layer is one sparse
-product. Inside `fast_path(model)` the layers of `LINEAR` run that way. Scaled messages are folded into the stored
-values; other attachments (an explainer, hooks on messages, removed edges) and low precision keep the layer's own
-gather-scatter. Weights, `state_dict()` and results (up to rounding) stay the same, and nothing is left behind.
-"""
+"""PyG's own linear layers as CSR products, bag-of-words features as sparse ones, chosen layer by layer."""
 
 from __future__ import annotations
 
@@ -14,22 +8,23 @@ from contextlib import contextmanager
 from torch import nn
 from torch_geometric.nn import MessagePassing
 
-from gunlearn.nn.attach.overrides import Override
+from gunlearn.nn.attach.overrides import Override, installed
 from gunlearn.nn.kernels.fused import LINEAR, FusedForward, FusedPropagate
-from gunlearn.nn.kernels.paths import PATHS, Paths, Watched, path_of
+from gunlearn.nn.kernels.paths import PATHS, Paths, Watched
 from gunlearn.nn.kernels.sparse_linear import LINEAR_MAPS, SparseLinear
 from gunlearn.nn.kernels.switch import kernels_enabled
 from gunlearn.nn.layers.influence_conv import InfluenceAwareConv
-
-__all__ = ["fast_path", "path_of"]
 
 
 @contextmanager
 def fast_path(model: nn.Module) -> Iterator[nn.Module]:
     """Inside the block the model's own PyG layers run as CSR products where their messages allow it.
 
-    Results equal those outside up to rounding, gradients included. Normalisation and CSR matrices are remembered with
-    the `edge_index` tensor. A layer that cannot be fused runs as usual; `path_of(model)` says which.
+    Where messages are the senders' rows, times a weight at most, and are added up or averaged, a layer is one sparse
+    product. Scaled messages are folded into its values; other attachments (an explainer, hooks on messages, removed
+    edges) and low precision keep the layer's own gather-scatter; `path_of(model)` says which. Results equal those
+    outside up to rounding, gradients included. Normalisation and CSR matrices are remembered with the `edge_index`
+    tensor.
 
     Args:
         model: any module; without PyG layers nothing happens.
@@ -51,15 +46,10 @@ def fast_path(model: nn.Module) -> Iterator[nn.Module]:
                 native[name], module.ran = module, None
             elif isinstance(module, MessagePassing):
                 overrides.append(Watched(module, name, paths))
-    installed: list[Override] = []
     try:
-        for override in overrides:
-            override.install()
-            installed.append(override)
-        yield model
+        with installed(overrides):
+            yield model
     finally:
-        for override in reversed(installed):
-            override.uninstall()
         for name, layer in native.items():
             if layer.ran is not None:
                 (paths.plain if layer.ran == "plain" else paths.fused)[name] = type(layer).__name__

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 import torch_geometric.nn as pyg
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from gunlearn.errors import UnsupportedModelError
-from gunlearn.nn.attach.overrides import AfterLayer, ScaledMessage, ScaledPropagate
+from gunlearn.nn.attach.overrides import AfterLayer, attached_scales
 from gunlearn.nn.kernels.bag_of_words import known_sparse
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.paths import Paths, Recorded
@@ -51,10 +50,10 @@ class FusedForward(Recorded):
             top = top.previous
         # Overrides below this one may change the graph from call to call (removed edges), and so may edge dropout.
         layer, self.propagate.anchor = self.layer, None
-        dropped = type(layer) is pyg.APPNP and layer.dropout > 0 and layer.training
+        dropout = type(layer) is pyg.APPNP and layer.dropout > 0 and layer.training
         # A layer with a cache may work on another graph than this one.
-        dropped |= bool(getattr(layer, "cached", False))
-        if top is None and not dropped and _is_plain(edge_index) and self.propagate.why_not() is None:
+        changing = top is not None or dropout or getattr(layer, "cached", False)
+        if not changing and _is_plain(edge_index) and self.propagate.why_not() is None:
             self.propagate.anchor = edge_index, edge_weight
             features = known_sparse(x) if type(layer) is pyg.GINConv and self.previous is None else None
             if features is not None:
@@ -87,7 +86,7 @@ class FusedForward(Recorded):
             return index.clone() if index is edge_index else index, weight  # a value must not keep its own key alive
 
         tag = ("gcn_norm", x.size(layer.node_dim), *settings, x.dtype)
-        graph = _memo(edge_index, edge_weight, tag, norm)
+        graph = memo((edge_index, edge_weight), tag, norm)
         self.propagate.anchor = graph
         layer._cached_edge_index = graph
         try:
@@ -115,7 +114,7 @@ class FusedPropagate(Recorded):
             return "hooks or an explainer"
         if layer.node_dim != -2 or getattr(layer, "_decomposed_layers", 1) not in (None, 1):
             return "decomposed"
-        if _scales(self.previous, layer) is None:
+        if attached_scales(self.previous, layer) is None:
             return "an attached 'propagate' or 'message'"
         if torch.is_autocast_enabled() or torch.compiler.is_compiling() or not kernels_enabled():
             return "autocast, compiler or function transform"
@@ -134,11 +133,7 @@ class FusedPropagate(Recorded):
             reason = None if dense else "precision"
         if reason is not None:
             self.record(reason)
-            if isinstance(sender, Tensor) and sender.layout != torch.strided:
-                raise UnsupportedModelError(
-                    f"Expected dense features for layer '{self.name}' ({type(self.layer).__name__}: {reason}) "
-                    f"(got {sender.layout}); pass x.to_dense()"
-                )
+            self._check_dense(sender, f": {reason}")
             return self.original(edge_index, *args, **kwargs)
         matrix = self.adjacency(edge_index, x, kwargs.get("edge_weight"), size)
         self.record(None)
@@ -147,12 +142,15 @@ class FusedPropagate(Recorded):
         features = known_sparse(sender)
         if features is not None and features.matrix.dtype == matrix.matrix.dtype and self._followed_by_linear():
             return Propagated(features, ((1.0, (matrix,)),))
-        if sender.layout != torch.strided:
-            raise UnsupportedModelError(
-                f"Expected dense features for layer '{self.name}' ({type(self.layer).__name__}) (got {sender.layout}); "
-                "pass x.to_dense()"
-            )
+        self._check_dense(sender)
         return matrix @ sender
+
+    def _check_dense(self, x: Any, reason: str = "") -> None:
+        if isinstance(x, Tensor) and x.layout != torch.strided:
+            raise UnsupportedModelError(
+                f"Expected dense features for layer '{self.name}' ({type(self.layer).__name__}{reason}) "
+                f"(got {x.layout}); pass x.to_dense()"
+            )
 
     def _followed_by_linear(self) -> bool:
         """Whether the layer only applies a linear map to the result, one that runs as `SparseLinear`."""
@@ -173,45 +171,34 @@ class FusedPropagate(Recorded):
         else:
             row, col = edge_index
         dtype = sender.features.matrix.dtype if isinstance(sender, Propagated) else sender.dtype
-        mean, scales = layer.aggr == "mean", _scales(self.previous, layer) or []
+        mean, scales = layer.aggr == "mean", attached_scales(self.previous, layer) or []
         learned = any(t is not None and t.requires_grad for t in (edge_weight, *(scaled.scale for scaled in scales)))
 
         def values() -> Tensor:
             value = torch.ones(row.numel(), dtype=dtype, device=row.device)
             value = value if edge_weight is None else value * edge_weight.view(-1).to(dtype)
             for scaled in scales:
-                value = value * scaled._scale_of(edge_index).to(dtype)
+                value = value * scaled.scale_of(edge_index).to(dtype)
             if mean:
                 count = torch.zeros(shape[0], dtype=dtype, device=row.device)
                 count.index_add_(0, row, torch.ones_like(value))
                 value = value / count.clamp_(min=1)[row]
             return value
 
-        anchor, anchor_weight = self.anchor or (edge_index, edge_weight)
+        anchor, weight = self.anchor or (edge_index, edge_weight)
         settings = tuple(getattr(layer, k, None) for k in ("improved", "add_self_loops", "normalize", "flow"))
         tag = ("fast", type(layer).__name__, settings, mean, shape, dtype, anchor is edge_index)
         if learned:
-            places, order = _memo(anchor, None, (*tag, "places"), lambda: _places(row, col, dtype, shape))
+            places, order = memo(anchor, (*tag, "places"), lambda: _places(row, col, dtype, shape))
             return places.with_values(values()[order])
         if len(scales) > 1:
             return sparse_matrix(row, col, values(), shape)
-        store = scales[0].folded if scales else None
-        return _memo(anchor, anchor_weight, tag, lambda: sparse_matrix(row, col, values().detach(), shape), store)
+        scale, store = (scales[0].scale, scales[0].folded) if scales else (None, None)
+        return memo((anchor, weight, scale), tag, lambda: sparse_matrix(row, col, values().detach(), shape), store)
 
 
 def _places(row: Tensor, col: Tensor, dtype: torch.dtype, shape: tuple[int, int]) -> tuple[SparseMatrix, Tensor]:
     return sparse_matrix(row, col, torch.ones(row.numel(), dtype=dtype, device=row.device), shape), lexsort(row, col)
-
-
-def _memo(
-    edge_index: Tensor, edge_weight: Tensor | None, tag: Any, build: Any, store: WeakTensorKeyDictionary | None = None
-) -> Any:
-    """`memo` by a graph and, where it has any, its weights."""
-    options = {} if store is None else {"store": store}
-    if edge_weight is None:
-        return memo(edge_index, tag, build, **options)
-    by_weight = memo(edge_index, (*tag, "by weight"), WeakTensorKeyDictionary, **options)
-    return memo(edge_weight, tag, build, by_weight)
 
 
 def _is_plain(edge_index: Any) -> bool:
@@ -221,18 +208,3 @@ def _is_plain(edge_index: Any) -> bool:
         and edge_index.dtype == torch.int64
         and edge_index.dim() == 2
     )
-
-
-def _scales(propagate: Any, layer: MessagePassing) -> list[ScaledPropagate] | None:
-    """Return the scales attached to the layer's messages; `None` if anything else is attached."""
-    scales, message = [], layer.__dict__.get("message")
-    while isinstance(message, ScaledMessage):
-        scales.append(message.propagate)
-        message = message.previous
-    below = set()
-    while isinstance(propagate, ScaledPropagate):
-        below.add(id(propagate))
-        propagate = propagate.previous
-    # Each scale must belong to a `propagate` below this one, or to one above it, which is at work right now.
-    known = all(id(scaled) in below or scaled.current is not None for scaled in scales)
-    return scales if propagate is None and message is None and known and len(below) <= len(scales) else None

@@ -14,18 +14,39 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 _T = TypeVar("_T")
-_MEMO: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def memo(tensor: Tensor, tag: Any, build: Callable[[], _T], store: WeakTensorKeyDictionary = _MEMO) -> _T:
-    """Return `build()` for `tensor`, from memory if this very tensor has not changed since.
+class Store(WeakTensorKeyDictionary):
+    """Where values are kept. Its copies and pickles are empty: weak references cannot be copied."""
+
+    def __deepcopy__(self, copied: dict[int, Any]) -> Store:
+        return Store()
+
+    def __reduce__(self) -> tuple[type[Store], tuple[()]]:
+        return Store, ()
+
+
+_MEMO = Store()
+
+
+def memo(
+    source: Tensor | tuple[Tensor | None, ...],
+    tag: Any,
+    build: Callable[[], _T],
+    store: Store | None = None,
+) -> _T:
+    """Return `build()` for a tensor (or several), from memory if this very tensor has not changed since.
 
     Args:
-        tensor: what the value is derived from. Edits that torch does not count (through `.data` or numpy) are missed.
+        source: what the value is derived from. Edits that torch does not count (through `.data` or numpy) are missed.
         tag: hashable; tells several values derived from one tensor apart.
-        build: makes the value; it must not keep a strong reference to `tensor`, else the tensor is never freed.
+        build: makes the value; it must not keep a strong reference to a source, else the tensor is never freed.
         store: where values are kept; one for the whole process unless the caller has a shorter-lived one.
     """
+    *others, tensor = (t for t in source if t is not None) if isinstance(source, tuple) else (source,)
+    for other in others:
+        store = memo(other, ("with", tag), Store, store)
+    store = _MEMO if store is None else store
     if tensor.is_inference():  # inference tensors have no version counter
         return build()
     version, values = store.get(tensor, (None, None))
@@ -37,9 +58,9 @@ def memo(tensor: Tensor, tag: Any, build: Callable[[], _T], store: WeakTensorKey
     return values[tag]
 
 
-def remembered(tensor: Tensor, tag: Any, store: WeakTensorKeyDictionary = _MEMO) -> Any | None:
+def remembered(tensor: Tensor, tag: Any) -> Any | None:
     """Return what `memo` keeps for `tensor` under `tag`; `None` if it was never built or the tensor has changed."""
     if tensor.is_inference():
         return None
-    version, values = store.get(tensor, (None, None))
+    version, values = _MEMO.get(tensor, (None, None))
     return values.get(tag) if version == tensor._version else None

@@ -172,12 +172,8 @@ def sddmm(pattern: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def csr(row: Tensor, col: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
     """Return a CSR tensor of entries in any order; repeated entries stay repeated (products add them up)."""
-    return _csr(row, col, value, size)[0]
-
-
-def _csr(row: Tensor, col: Tensor, value: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     order = lexsort(row, col)
-    return csr_tensor(*csr_places(row[order], col[order], size), value[order], size), order
+    return csr_tensor(*csr_places(row[order], col[order], size), value[order], size)
 
 
 def csr_places(row: Tensor, col: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -212,7 +208,7 @@ def sparse_matrix(row: Tensor, col: Tensor, value: Tensor, size: tuple[int, int]
     for name, index, limit in (("row", row, size[0]), ("col", col, size[1])):
         check_indices(name, index, limit)
     constant = value.detach()
-    matrix, order = _csr(row, col, constant, size)
+    matrix = csr(row, col, constant, size)
     transpose = csr(col, row, constant, size[::-1])
     same = (
         size[0] == size[1]
@@ -221,7 +217,7 @@ def sparse_matrix(row: Tensor, col: Tensor, value: Tensor, size: tuple[int, int]
         and torch.equal(matrix.values(), transpose.values())
     )
     built = SparseMatrix(matrix, matrix if same else transpose)
-    return built.with_values(value[order]) if value.requires_grad else built
+    return built.with_values(value[lexsort(row, col)]) if value.requires_grad else built
 
 
 def check_indices(name: str, index: Tensor, limit: int) -> None:

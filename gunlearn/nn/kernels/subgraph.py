@@ -17,10 +17,11 @@ from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.nn.attach.message_layers import CACHES
-from gunlearn.nn.attach.overrides import Override
+from gunlearn.nn.attach.message_layers import suspended_caches
+from gunlearn.nn.attach.overrides import Override, installed
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.sorting import argsort, sort
+from gunlearn.nn.kernels.sparse import csr_tensor
 
 # Lists of edges other than the graph itself, and their attributes: their ids are wrong on a part of the graph.
 _OTHER_EDGES = re.compile(r"^(train|val|test)_.*edge|edge_index$|^edge_label|^adj(_t)?$")
@@ -192,8 +193,7 @@ def csr_rows(matrix: Tensor, index: Tensor) -> Tensor:
     entry, count = spans(pointer, index)
     crow = torch.cat([pointer.new_zeros(1), count.cumsum(0)])
     size = (index.numel(), matrix.size(1))
-    columns, values = matrix.col_indices()[entry], matrix.values()[entry]
-    return torch.sparse_csr_tensor(crow, columns, values, size=size, check_invariants=False)
+    return csr_tensor(crow, matrix.col_indices()[entry], matrix.values()[entry], size)
 
 
 class _Count(Override):
@@ -237,16 +237,10 @@ def propagation_depth(model: nn.Module, data: Data, encode: Callable[[nn.Module,
                 if getattr(module, "by_node", False):
                     module.__dict__["forward"] = _unchanged
                     stack.callback(module.__dict__.pop, "forward")
-            for layer in {id(m): m for m in model.modules() if isinstance(m, MessagePassing)}.values():
-                # A layer with a cache would send nothing, or keep the graph of the few nodes.
-                for name in ("cached", *CACHES):
-                    if name in layer.__dict__:
-                        stack.callback(layer.__dict__.__setitem__, name, layer.__dict__[name])
-                        layer.__dict__[name] = False if name == "cached" else None
-                for method in ("forward", "propagate"):
-                    override = _Count(layer, method, counter)
-                    override.install()
-                    stack.callback(override.uninstall)
+            stack.enter_context(suspended_caches(model))
+            layers = [m for m in model.modules() if isinstance(m, MessagePassing)]
+            counts = [_Count(layer, method, counter) for layer in layers for method in ("forward", "propagate")]
+            stack.enter_context(installed(counts))
             model.eval()
             model(few.data.x, few.data.edge_index) if encode is None else encode(model, few.data)
     finally:

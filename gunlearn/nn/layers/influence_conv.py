@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.attach.contexts import ScaledMessages
+from gunlearn.nn.attach.overrides import ScaledPropagate, attached_scales
 from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_matrix
 from gunlearn.nn.kernels.subgraph import Subgraph
 from gunlearn.nn.kernels.switch import KERNEL_DTYPES, kernels_enabled
-
-
-@dataclass(eq=False)
-class _Scale:
-    """Active message scales, with the adjacencies that they were folded into."""
-
-    edge_index: Tensor
-    value: Tensor
-    outer: _Scale | None = None  # of an enclosing block; scales multiply
-    adjacencies: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
-
-    def __getstate__(self) -> dict:  # weak references cannot be copied
-        return self.__dict__ | {"adjacencies": None}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state, adjacencies=WeakTensorKeyDictionary())
 
 
 class InfluenceAwareConv(MessagePassing):
@@ -42,8 +23,8 @@ class InfluenceAwareConv(MessagePassing):
     .. math:: h_v = \sum_{u \in N(v) \cup \{v\}} c_{uv} \frac{e_{uv}}{\sqrt{d_u d_v}} W x_u + b
 
     With all scales `c` at 1 it equals PyG's `GCNConv`. INPO sets `c_uv = exp(-(s_u + s_v))` on chosen edges, where `s`
-    is the influence of a node; see `influence_scale`. The scales are constants, folded once into the adjacency, so that
-    the layer runs as one CSR product.
+    is the influence of a node; see `influence_scale` and `MessageScale`. Constant scales are folded once into the
+    adjacency, so that the layer runs as one CSR product.
 
     Args:
         in_channels: size of the input features.
@@ -59,7 +40,6 @@ class InfluenceAwareConv(MessagePassing):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.lin = nn.Linear(in_channels, out_channels, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self._scale: _Scale | None = None  # set by `MessageScale`
         self.ran: str | None = None  # how the last pass went: "csr", "csr sparse" (features) or "plain"
 
     def reset_parameters(self) -> None:
@@ -79,8 +59,8 @@ class InfluenceAwareConv(MessagePassing):
         if not torch.compiler.is_compiling():
             self.ran = "plain" if plain else "csr sparse" if isinstance(x, SparseMatrix) else "csr"
         if plain:
-            index, weight = self._normalised(edge_index, edge_weight, h.size(0), h.dtype)
-            out = self.propagate(index, x=h, edge_weight=weight)
+            index, weight = gcn_norm(edge_index, edge_weight, h.size(0), dtype=h.dtype)
+            out = self.propagate(index, x=h, edge_weight=weight.to(h.dtype))
         else:
             out = self._adjacency(edge_index, edge_weight, h.size(0), h.dtype) @ h
         return out if self.bias is None else out.add_(self.bias)  # nobody else holds the sum: no copy needed
@@ -96,31 +76,31 @@ class InfluenceAwareConv(MessagePassing):
 
     def _needs_plain_path(self, h: Tensor, edge_weight: Tensor | None) -> bool:
         """Whether attachments, explainers, compilers, half precision or learned edge weights need explicit messages."""
-        attached = "propagate" in self.__dict__ or "message" in self.__dict__
-        learned = edge_weight is not None and edge_weight.requires_grad
+        scales = self._scales()
+        learned = any(t is not None and t.requires_grad for t in (edge_weight, *(s.scale for s in scales or [])))
         low = h.dtype not in KERNEL_DTYPES
-        unfit = attached or learned or low or torch.compiler.is_compiling()
+        unfit = scales is None or learned or low or torch.compiler.is_compiling()
         return bool(unfit or needs_messages(self) or not kernels_enabled())
 
-    def _normalised(self, edge_index: Tensor, edge_weight: Tensor | None, num_nodes: int, dtype: torch.dtype) -> tuple:
-        index, weight = gcn_norm(edge_index, edge_weight, num_nodes, dtype=dtype)
-        weight, scale = weight.to(dtype), self._scale
-        while scale is not None:
-            weight = weight * pair_values(index, scale.edge_index, scale.value, num_nodes).to(dtype)
-            scale = scale.outer
-        return index, weight
+    def _scales(self) -> list[ScaledPropagate] | None:
+        return attached_scales(self.__dict__.get("propagate"), self)
 
     def _adjacency(
         self, edge_index: Tensor, edge_weight: Tensor | None, num_nodes: int, dtype: torch.dtype
     ) -> SparseMatrix:
-        def build() -> SparseMatrix:
-            (source, target), weight = self._normalised(edge_index, edge_weight, num_nodes, dtype)
-            return sparse_matrix(target, source, weight, (num_nodes, num_nodes))
+        scales = self._scales() or []
 
-        if edge_weight is not None:
+        def build() -> SparseMatrix:
+            index, weight = gcn_norm(edge_index, edge_weight, num_nodes, dtype=dtype)
+            weight = weight.to(dtype)
+            for scaled in scales:
+                weight = weight * scaled.scale_of(index).to(dtype)
+            return sparse_matrix(index[1], index[0], weight, (num_nodes, num_nodes))
+
+        if edge_weight is not None or len(scales) > 1:
             return build()
-        store = {} if self._scale is None else {"store": self._scale.adjacencies}
-        return memo(edge_index, ("gcn", num_nodes, dtype), build, **store)
+        scale, store = (scales[0].scale, scales[0].folded) if scales else (None, None)
+        return memo((edge_index, scale), ("gcn", num_nodes, dtype), build, store)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels})"
@@ -135,27 +115,6 @@ def needs_messages(layer: MessagePassing) -> bool:
                      "_edge_update_forward_hooks", "_edge_update_forward_pre_hooks",
                      "_message_and_aggregate_forward_hooks", "_message_and_aggregate_forward_pre_hooks")
     )  # fmt: skip
-
-
-def pair_values(edge_index: Tensor, named_index: Tensor, named_value: Tensor, num_nodes: int) -> Tensor:
-    """Return the value of each column of `edge_index` by its end points, 1 for columns that are not named.
-
-    Args:
-        edge_index: `[2, num_edges]`.
-        named_index: `[2, num_named]`; pairs outside `[0, num_nodes)` match nothing, as in a batch without them.
-        named_value: `[num_named]`.
-        num_nodes: number of nodes.
-    """
-    inside = ((named_index >= 0) & (named_index < num_nodes)).all(dim=0)  # else two pairs could have the same key
-    named_index, named_value = named_index[:, inside], named_value[inside]
-    key, order = (named_index[0] * num_nodes + named_index[1]).sort()
-    query = edge_index[0] * num_nodes + edge_index[1]
-    slot = torch.searchsorted(key, query).clamp_(max=max(key.numel() - 1, 0))
-    if key.numel() == 0:
-        return torch.ones(query.numel(), device=edge_index.device)
-    found = key[slot] == query
-    value = named_value[order][slot]
-    return torch.where(found, value, torch.ones_like(value))
 
 
 def influence_scale(influence: Tensor, edge_index: Tensor) -> Tensor:
@@ -173,10 +132,8 @@ def influence_scale(influence: Tensor, edge_index: Tensor) -> Tensor:
     return torch.exp(-(influence[edge_index[0]] + influence[edge_index[1]]))
 
 
-class MessageScale:
-    """Scales the messages of named edges in every layer: natively in `InfluenceAwareConv`, else by attaching.
-
-    A context manager that can be entered many times and keeps what it computed. Scales of nested blocks multiply.
+class MessageScale(ScaledMessages):
+    """`ScaledMessages` with constant scales, which can also be had on a part of the graph.
 
     Args:
         model: any module with PyG `MessagePassing` layers.
@@ -188,43 +145,14 @@ class MessageScale:
     """
 
     def __init__(self, model: nn.Module, edge_index: Tensor, scale: Tensor) -> None:
-        if scale.requires_grad or not torch.isfinite(scale).all() or (scale < 0).any():
-            raise InvalidInputError("Expected constant, finite message scales >= 0 (got others)")
-        if scale.shape != edge_index.shape[1:]:
-            raise InvalidInputError(
-                f"Expected one scale for each of {edge_index.size(1)} edges (got shape {tuple(scale.shape)})"
-            )
-        key, order = (edge_index[0] * 2**32 + edge_index[1]).sort()
-        copy, value = key[1:] == key[:-1], scale[order]
-        if not torch.allclose(value[1:][copy], value[:-1][copy], rtol=1e-6, atol=0.0):
-            raise InvalidInputError("Expected one scale for all copies of an edge (got copies that differ)")
-        self.model, self.key, self.value = model, key, value
-        layers = [m for m in model.modules() if isinstance(m, MessagePassing)]
-        self.native = [m for m in layers if isinstance(m, InfluenceAwareConv)]
-        attach = len(self.native) < len(layers) or not layers
-        self.scale = _Scale(edge_index, scale)
-        self.attached = ScaledMessages(model, edge_index, scale) if attach else None
-        self.stack: list[ExitStack] = []
+        if scale.requires_grad:
+            raise InvalidInputError("Expected constant message scales (got some that need a gradient)")
+        super().__init__(model, edge_index, scale)
+        self.model = model
 
     def on(self, subgraph: Subgraph) -> MessageScale:
         """Return the same scales on a part of the graph with its own numbering, at a cost proportional to the part."""
         loops = torch.arange(subgraph.n_id.numel(), device=subgraph.n_id.device).expand(2, -1)
         local = torch.cat([subgraph.data.edge_index, loops], dim=1)
-        key = subgraph.n_id[local[0]] * 2**32 + subgraph.n_id[local[1]]
-        slot = torch.searchsorted(self.key, key).clamp_(max=max(self.key.numel() - 1, 0))
-        found = self.key[slot] == key if self.key.numel() else torch.zeros_like(key, dtype=torch.bool)
-        return MessageScale(self.model, local[:, found], self.value[slot[found]])
-
-    def __enter__(self) -> None:
-        stack = ExitStack()
-        if self.attached is not None:
-            stack.enter_context(self.attached)
-        else:
-            for layer in self.native:
-                stack.callback(setattr, layer, "_scale", layer._scale)
-                outer = layer._scale
-                layer._scale = self.scale if outer is None else _Scale(self.scale.edge_index, self.scale.value, outer)
-        self.stack.append(stack)
-
-    def __exit__(self, *exception: object) -> None:
-        self.stack.pop().close()
+        row, found = self.lookup.find(subgraph.n_id[local])
+        return MessageScale(self.model, local[:, found], self.lookup.per_pair(self.scale)[row[found]])
