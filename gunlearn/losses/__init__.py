@@ -16,7 +16,7 @@ from gunlearn.losses.base import Loss
 from gunlearn.losses.influence_weights import influence_weights
 from gunlearn.losses.likelihood import NLL, WGA, GradientAscent, SatImp, SigmoidNLL
 from gunlearn.losses.misdirection import RMU
-from gunlearn.losses.objective import Objective, ObjectiveValue, as_objective
+from gunlearn.losses.objective import Objective, ObjectiveValue, as_objective, weighted
 from gunlearn.losses.prediction import Prediction
 from gunlearn.losses.preference import DPO, KTO, NPO, SimNPO
 from gunlearn.losses.primal_dual import PrimalDual
@@ -56,6 +56,7 @@ __all__ = [
     "functional",
     "influence_weights",
     "reduce_values",
+    "weighted",
 ]
 
 #: Every public loss by its name.

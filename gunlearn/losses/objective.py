@@ -168,3 +168,8 @@ def as_objective(value: Loss | Objective) -> Objective:
     if not isinstance(value, Composable):
         raise InvalidTypeError(f"Expected a Loss or an Objective (got {type(value).__name__})")
     return value if isinstance(value, Objective) else Objective(value.terms)
+
+
+def weighted(*terms: tuple[float, Loss]) -> Objective:
+    """Return the objective of the terms whose weight is not 0."""
+    return Objective(tuple((float(weight), loss) for weight, loss in terms if weight))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.attribution.training.gradients import last_layer
+from gunlearn.core.checks import check_choice
 from gunlearn.curvature.fisher import check_probes, fisher_diagonal
 from gunlearn.curvature.training_loss import second_order
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import GradientAscent, Objective, Prediction, as_objective
 from gunlearn.losses.functional import sum_tokens
 from gunlearn.losses.influence_weights import item_weights
-from gunlearn.methods.base import BY_MODE, Problem, fill_in
+from gunlearn.methods.base import BY_MODE, Problem, check_interval, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, predict_part
 from gunlearn.tasks.base import Parts
 from gunlearn.training.optimizers import OptimizerSpec
@@ -53,9 +53,6 @@ class IMU(GradientMethod):
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
-        epochs: passes over the items.
-        lr: learning rate.
-        weight_decay: the optimiser's own.
         scope: what is trained, the `"head"` (the trained module that is defined last) or `"all"`. Weights go by the
             head in both.
         top: share of the items with :math:`I_i < 0` that take part, those of the largest :math:`|I_i|`.
@@ -84,21 +81,15 @@ class IMU(GradientMethod):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
 
     def __post_init__(self) -> None:
-        """Fill in the mode's settings."""
-        for name, known in (("mode", tuple(_MODES)), ("scope", ("head", "all"))):
-            if getattr(self, name) not in known:
-                raise InvalidInputError(f"Expected '{name}' among {known} (got {getattr(self, name)!r})")
         fill_in(self, _MODES)
-        for name in ("top", "cap"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InvalidInputError(f"Expected '{name}' in (0, 1] (got {getattr(self, name)})")
-        if not (0 < self.damping < math.inf and 0 <= self.l1 < math.inf):
-            raise InvalidInputError(f"Expected damping > 0 and l1 >= 0 (got {self.damping} and {self.l1})")
+        check_choice("scope", self.scope, ("head", "all"))
+        check_interval(self, "in (0, 1]", "top", "cap")
+        check_interval(self, "> 0", "damping")
+        check_interval(self, ">= 0", "l1")
         check_probes(self.probes)
         super().__post_init__()
 
     def objective(self) -> Objective:
-        """Return gradient ascent; `adapt` puts the weights in."""
         return as_objective(GradientAscent(on="forget"))
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gunlearn.core.checks import check_choice, check_number
-from gunlearn.losses import NLL, NPO, GradientAscent, JSDToReference, KLToReference, Loss, MSEToReference, Objective
+from gunlearn.losses import (
+    NLL,
+    NPO,
+    GradientAscent,
+    JSDToReference,
+    KLToReference,
+    Loss,
+    MSEToReference,
+    Objective,
+    weighted,
+)
 from gunlearn.methods.gradient import GradientMethod
 
 #: Losses on the retained data by name, for methods that let one choose.
@@ -30,8 +40,8 @@ def held(method: Any, forget: Loss, *more: tuple[float, Loss]) -> Objective:
     for name in ("forget_weight", "retain_weight"):
         check_number(name, getattr(method, name), minimum=0.0)
     check_choice("retain_loss", method.retain_loss, tuple(RETAIN_LOSSES))
-    terms = ((method.forget_weight, forget), (method.retain_weight, RETAIN_LOSSES[method.retain_loss]), *more)
-    return Objective(tuple((float(weight), loss) for weight, loss in terms if weight))
+    retain = (method.retain_weight, RETAIN_LOSSES[method.retain_loss])
+    return weighted((method.forget_weight, forget), retain, *more)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
-from gunlearn.losses import NLL, Distillation, GradientAscent, Objective, as_objective
+from gunlearn.losses import NLL, Distillation, GradientAscent, Objective, as_objective, weighted
 from gunlearn.methods.any_task.rewind import Candidates
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval, check_whole, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, predict_part
@@ -119,8 +119,7 @@ class Scrub(GradientMethod):
         return -1.0 * Distillation(self.temperature, on="forget")
 
     def _minimise(self) -> Objective:
-        terms = ((self.gamma, NLL(on="retain")), (self.alpha, Distillation(self.temperature, on="retain")))
-        return Objective(tuple(term for term in terms if term[0]))
+        return weighted((self.gamma, NLL(on="retain")), (self.alpha, Distillation(self.temperature, on="retain")))
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
         """Keep running statistics: maximising steps read the forget set alone."""

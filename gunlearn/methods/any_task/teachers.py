@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,19 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from gunlearn.errors import InvalidInputError, UnsupportedMethodError
-from gunlearn.losses import NLL, Distillation, Loss, Objective, Prediction
+from gunlearn.errors import UnsupportedMethodError
+from gunlearn.losses import NLL, Distillation, Objective, Prediction, weighted
 from gunlearn.methods.any_task.rewind import labels_of
-from gunlearn.methods.base import Outcome, Problem
+from gunlearn.methods.base import Outcome, Problem, check_interval
 from gunlearn.methods.gradient import GradientMethod, forget_items, freeze
 from gunlearn.tasks.base import Parts
 from gunlearn.training.from_scratch import reset_model
 from gunlearn.training.step import Change
-
-
-def weighted(forget: tuple[float, Loss], retain: tuple[float, Loss]) -> Objective:
-    """Return an objective of those terms whose weight is not 0."""
-    return Objective(tuple(term for term in (forget, retain) if term[0]))
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ class RandomLabel(GradientMethod):
 
     def objective(self) -> Objective:
         """Return the loss of the other labels (`adapt` puts them in) and the weighted retained one."""
-        _check_weight("retain_weight", self.retain_weight)
+        check_interval(self, ">= 0", "retain_weight")
         return weighted((1.0, NLL(on="forget")), (self.retain_weight, NLL(on="retain")))
 
     def adapt(self, problem: Problem, parts: Parts) -> tuple[Change, Callable[[], bool] | None]:
@@ -118,7 +112,7 @@ class BadTeacher(GradientMethod):
 
     def objective(self) -> Objective:
         """Return two divergences; `teachers` says from which models."""
-        _check_weight("retain_weight", self.retain_weight)
+        check_interval(self, ">= 0", "retain_weight")
         forget, retain = (Distillation(self.temperature, on=part) for part in ("forget", "retain"))
         return weighted((1.0, forget), (self.retain_weight, retain))
 
@@ -157,8 +151,7 @@ class D2DGN(GradientMethod):
 
     def objective(self) -> Objective:
         """Return two divergences; `teachers` says from which models."""
-        if not 0 < self.alpha <= 1:
-            raise InvalidInputError(f"Expected 'alpha' in (0, 1] (got {self.alpha})")
+        check_interval(self, "in (0, 1]", "alpha")
         forget, retain = (Distillation(self.temperature, on=part) for part in ("forget", "retain"))
         return weighted((1 - self.alpha, forget), (self.alpha, retain))
 
@@ -168,8 +161,3 @@ class D2DGN(GradientMethod):
 
     def run(self, problem: Problem) -> Outcome:
         return super().run(replace(problem, model=reset_model(problem.model).requires_grad_()))
-
-
-def _check_weight(name: str, value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise InvalidInputError(f"Expected '{name}' >= 0 (got {value})")

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from gunlearn.errors import InvalidInputError
-from gunlearn.losses import NLL, Distillation, GradientAscent, Loss, Objective, Prediction, as_objective
-from gunlearn.methods.base import BY_MODE, Problem, check_whole, fill_in
+from gunlearn.losses import NLL, Distillation, GradientAscent, Loss, Objective, Prediction, as_objective, weighted
+from gunlearn.methods.base import BY_MODE, Problem, check_interval, check_whole, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod
 from gunlearn.methods.graph.entities import entity_graph, forgotten_entities, inverted_features, surrounding
 from gunlearn.tasks.base import PartItems, Parts, Task
@@ -94,50 +93,37 @@ class Cognac(GradientMethod):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
 
     def __post_init__(self) -> None:
-        """Fill in the mode's settings, refuse what cannot be meant."""
         fill_in(self, _MODES)
-        for name in ("ascent_lr", "descent_lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InvalidInputError(f"Expected '{name}' > 0 (got {getattr(self, name)})")
+        check_interval(self, "> 0", "ascent_lr", "descent_lr")
         check_whole(self, contrast_steps=0, ascent_steps=0, descent_steps=1, num_hops=1)
-        if not 0 < self.fraction <= 1:
-            raise InvalidInputError(f"Expected 'fraction' in (0, 1] (got {self.fraction})")
-        for name in ("margin", "alpha"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InvalidInputError(f"Expected '{name}' >= 0 (got {getattr(self, name)})")
+        check_interval(self, "in (0, 1]", "fraction")
+        check_interval(self, ">= 0", "margin", "alpha")
         super().__post_init__()
 
     def phase(self, step: int) -> str:
-        """Return the phase of a step."""
         steps = (self.contrast_steps, self.ascent_steps, self.descent_steps)
         place = step % sum(steps)
         return PHASES[0] if place < steps[0] else PHASES[1] if place < steps[0] + steps[1] else PHASES[2]
 
     def objective(self) -> Objective:
-        """Return the terms of all phases."""
         return Contrast(self.margin, on="affected") + GradientAscent(on="forget") + self._descent()
 
     def objective_at(self, step: int) -> Objective:
-        """Return the objective of the step's phase."""
         phase = self.phase(step)
         if phase == "descent":
             return self._descent()
         return as_objective(Contrast(self.margin, on="affected") if phase == "contrast" else GradientAscent())
 
     def _descent(self) -> Objective:
-        loss = as_objective(NLL(on="retain"))
-        return loss + self.alpha * Distillation(self.temperature, on="retain") if self.alpha else loss
+        return weighted((1.0, NLL(on="retain")), (self.alpha, Distillation(self.temperature, on="retain")))
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
-        """Keep the batch statistics of training."""
         return FrozenStatistics
 
     def rate_at(self, step: int) -> float:
-        """Return the learning rate of the step's phase."""
         return {"contrast": self.lr, "ascent": self.ascent_lr, "descent": self.descent_lr}[self.phase(step)]
 
     def make_optimizer(self, problem: Problem) -> OptimizerSpec:
-        """Return one optimiser, or one per phase."""
         if self.shared_optimizer:
             return self.optimizer
         options = self.optimizer_options
@@ -194,11 +180,9 @@ class Contrast(Loss):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Return embeddings alone."""
         return ("embeddings",)
 
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
-        """Return one value per item."""
         anchor, positive, negative = current.require("embeddings").unbind(dim=1)
         far = torch.linalg.vector_norm(anchor - negative, dim=-1)
         return torch.linalg.vector_norm(anchor - positive, dim=-1) + (self.margin - far).relu()
@@ -239,7 +223,6 @@ class ContrastParts(Parts):
         return self.plain.strata()
 
     def count(self, name: str) -> int:
-        """Return the number of items of a part."""
         return self.nodes.numel() if name == "affected" else self.plain.count(name)
 
     def sample(self, names: Collection[str]) -> dict[str, Any]:

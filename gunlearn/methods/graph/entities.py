@@ -10,14 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gunlearn.errors import InvalidInputError
 from gunlearn.nn.kernels.sparse import csr, row_of_entries
 from gunlearn.requests.apply import without_features
 from gunlearn.requests.selection import k_hop_mask
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.beside import beside
-
-READ = ("original", "isolated")
 
 
 def forgotten_entities(partition: Any) -> Tensor:
@@ -54,12 +51,6 @@ def entity_graph(
     data = copy.copy(partition.retain_data)
     data.x = without_features(partition.data.x, partition.forget_features)
     return data, lambda nodes: nodes
-
-
-def check_read(read: str) -> None:
-    """Refuse an unknown way to read entities."""
-    if read not in READ:
-        raise InvalidInputError(f"Expected 'read' among {READ} (got {read!r})")
 
 
 def inverted_features(x: Tensor, nodes: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch_geometric.utils import add_remaining_self_loops
 
 from gunlearn.attribution.base import Estimator
 from gunlearn.attribution.removal.nora import min_max, nora
-from gunlearn.losses import NLL, NPO, KLToReference, Objective, SigmoidNLL, TopologicalEntropy
+from gunlearn.losses import NLL, NPO, KLToReference, Objective, SigmoidNLL, TopologicalEntropy, weighted
 from gunlearn.methods.base import BY_MODE, Problem, check_interval, fill_in
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.methods.graph.message_damping import check_influence, damped, pair_scores
@@ -133,13 +133,12 @@ class INPO(GradientMethod):
     def objective(self) -> Objective:
         """Return the paper's three terms, or the repaired ones."""
         paper = self.mode == "paper"
-        terms = [
+        return weighted(
             (1.0, NPO(beta=self.beta, ratio_offset=1e-4 if paper else 0.0, on="forget")),
             (self.retain_weight, SigmoidNLL(on="retain_edges") if paper else NLL(on="retain")),
             (self.entropy_weight, TopologicalEntropy(on="forget")),
             (self.kl_weight, KLToReference(on="retain")),
-        ]
-        return Objective(tuple((weight, loss) for weight, loss in terms if weight))
+        )
 
     def notes(self, problem: Problem, parts: Parts) -> dict[str, Any]:
         """Add `"preset"` in paper mode."""

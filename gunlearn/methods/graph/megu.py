@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
@@ -14,25 +13,18 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
-from gunlearn.core.checks import check_number
+from gunlearn.core.checks import check_choice, check_number
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.losses import NLL, GradientAscent, Loss, Objective, Prediction, functional
-from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_whole, fill_in
+from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval, check_whole, fill_in
 from gunlearn.methods.gradient import FrozenStatistics, GradientMethod
-from gunlearn.methods.graph.entities import (
-    check_read,
-    entity_graph,
-    forgotten_entities,
-    inverted_features,
-    surrounding,
-)
+from gunlearn.methods.graph.entities import entity_graph, forgotten_entities, inverted_features, surrounding
 from gunlearn.nn.kernels.sparse import sparse_matrix
 from gunlearn.tasks.base import Parts, Task
 from gunlearn.tasks.graph.node_classification import NodeItems
 from gunlearn.training.optimizers import OptimizerSpec
 
 OPERATOR = "mutual_operator"
-INITS = ("identity", "random")
 _COLUMNS = 256  # features that are propagated at a time
 _DEFAULT = {
     "epochs": 30, "optimizer": "adam", "lr": 1e-3, "kappa": 0.4, "temperature": 1.5, "init": "identity",
@@ -97,14 +89,11 @@ class MEGU(GradientMethod):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
 
     def __post_init__(self) -> None:
-        """Fill in the mode's settings, refuse what cannot be meant."""
         fill_in(self, _MODES)
-        if not 0 < self.kappa < math.inf:
-            raise InvalidInputError(f"Expected 'kappa' > 0 (got {self.kappa})")
+        check_interval(self, "> 0", "kappa")
         check_whole(self, num_hops=1)
-        if self.init not in INITS:
-            raise InvalidInputError(f"Expected 'init' among {INITS} (got {self.init!r})")
-        check_read(self.read)
+        check_choice("init", self.init, ("identity", "random"))
+        check_choice("read", self.read, ("original", "isolated"))
         for name in ("batch_size", "retain_samples"):
             if getattr(self, name) is not None:
                 raise InvalidInputError(
@@ -114,12 +103,10 @@ class MEGU(GradientMethod):
         super().__post_init__()
 
     def objective(self) -> Objective:
-        """Return all four terms."""
         unlearn = self.kappa * Follow(self.temperature, on="forget") + self.kappa * GradientAscent(on="forget")
         return unlearn + Follow(self.temperature, on="neighbours") + NLL(on="neighbours")
 
     def surroundings(self, problem: Problem) -> Callable[[nn.Module], AbstractContextManager]:
-        """Keep the batch statistics of training."""
         return FrozenStatistics
 
     def parts(self, problem: Problem, names: Collection[str]) -> MutualParts:
@@ -238,13 +225,11 @@ class Follow(Loss):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the temperature at construction."""
         super().__post_init__()
         check_number("temperature", self.temperature, positive=True)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Return both heads."""
         return ("logits", "embeddings")
 
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
@@ -282,5 +267,4 @@ class MutualParts(Parts):
         self.data, self.items, self.num_influenced = data, items, num_influenced
 
     def sample(self, names: Collection[str]) -> dict[str, HeadItems]:
-        """Return the same items at every step."""
         return {name: self.items[name] for name in names}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch_geometric.data import Data
 
 from gunlearn.core.checks import check_choice
-from gunlearn.losses import MSEToReference, Objective, ObjectiveValue
+from gunlearn.losses import MSEToReference, Objective, ObjectiveValue, weighted
 from gunlearn.methods.base import BY_MODE, Method, Outcome, Problem, check_interval, fill_in
 from gunlearn.methods.gradient import only
 from gunlearn.methods.operators.layer_losses import Affected, LayerLosses, layer_outputs, set_mode
@@ -167,8 +167,7 @@ class GNNDelete(LayerWise):
 
     def objective(self) -> Objective:
         check_interval(self, "in [0, 1]", "alpha")
-        terms = (self.alpha, MSEToReference(on="forget")), (1 - self.alpha, MSEToReference(on="affected"))
-        return Objective(tuple((weight, loss) for weight, loss in terms if weight))
+        return weighted((self.alpha, MSEToReference(on="forget")), (1 - self.alpha, MSEToReference(on="affected")))
 
 
 @dataclass(frozen=True)
