@@ -51,9 +51,9 @@ def test_nora_is_the_default(mode: str) -> None:
     """Its scales are written out by hand in `test_inpo_modes.py`."""
     usual = scales(mode=mode)
     for same in ({"influence": "nora"}, {"influence": "nora", "damping": "min_max"}):
-        assert torch.equal(scales(mode=mode, **same).scale.value, usual.scale.value)
+        assert torch.equal(scales(mode=mode, **same).scale, usual.scale)
     for other in ({"flip_influence": True}, {"influence": "degree"}):  # controls
-        assert not torch.equal(scales(mode=mode, **other).scale.value, usual.scale.value)
+        assert not torch.equal(scales(mode=mode, **other).scale, usual.scale)
 
 
 @pytest.mark.parametrize(
