@@ -46,7 +46,7 @@ class TextView(Protocol):
 
     Attributes:
         scores: of the rows' labelled tokens.
-        likelihood: p(answer)^(1/tokens) of each row, `[num_rows]`.
+        likelihood: p(answer)^(1/tokens) of each row, or its share among the given answers, `[num_rows]`.
         rouge: ROUGE-L recall of generated answers, `[num_rows]`; `None` where none were generated.
         truth: summary of the truth ratios; `None` where rows have no wrong answers.
         in_full: whether to measure memorisation too.
