@@ -35,7 +35,6 @@ class Table:
     notes: Sequence[str] = ()
 
     def text(self) -> str:
-        """Return plain text."""
         widths = [max(map(len, column)) for column in zip(self.head, *self.body, strict=True)]
         specs = [f"{'<' if k < self.left else '>'}{width}" for k, width in enumerate(widths)]
         rows = [self.head, ["-" * width for width in widths], *self.body]
@@ -50,7 +49,6 @@ class Table:
         return "\n".join(lines) + "".join(f"\n\n{_escaped(note)}" for note in self.notes)
 
     def terminal(self, title: str | None = None) -> RichTable:
-        """Return the table for the terminal."""
         caption = Text("\n".join(self.notes), justify="left") if self.notes else None
         table = RichTable(title=None if title is None else Text(title), caption=caption)
         for k, heading in enumerate(self.head):
