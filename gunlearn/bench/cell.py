@@ -24,7 +24,7 @@ _FORGET: dict[str, Callable[..., Request]] = {"edges": ForgetEdges, "nodes": For
 
 @dataclass(frozen=True)
 class Cell:
-    """One problem of a grid: what base model, forget set and references depend on, beside the recipe.
+    """One problem of a grid: with the recipe, it determines the base model, the forget set and the references.
 
     Args:
         dataset: a name, or a folder with `edges.csv` and `features.npy`.

@@ -130,7 +130,7 @@ class Run:
         return configs
 
     def _given(self, name: str) -> tuple[Any, ...]:
-        """Return the values of `--name` or `--names`, `()` without both."""
+        """Return the values of `--name` or `--names`, `()` where neither is given."""
         one, several = getattr(self, name), getattr(self, f"{name}s")
         if one is not None and several:
             raise InvalidInputError(f"Expected either --{name}s or --{name} (got both)")

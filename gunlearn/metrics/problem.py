@@ -34,7 +34,7 @@ class Evaluator(ABC):
 
     Attributes:
         headline: names of the figures of utility and of forgetting that plots show.
-        aliases: set of items to read for the name of another.
+        aliases: sets of items by another name for them.
         figures: what is measured, by name.
 
     Raises:

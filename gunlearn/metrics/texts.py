@@ -83,8 +83,8 @@ def extraction_strength(scores: TokenScores, compat: bool = False) -> Tensor:
 def drma(scores: TokenScores, per_token: bool = False) -> float:
     r"""Return document-level memorisation of OBLIVIATE: the mean over documents of :math:`\sum_t p(x_t | x_{<t})`.
 
-    It grows with the documents' length. It is above 0 for a retrained model too; a lower value means that the model was
-    pushed, not only that it forgot.
+    It grows with the documents' length. A retrained model's is above 0; a lower value than that means that tokens were
+    suppressed, not only forgotten.
 
     Args:
         scores: of documents, every token labelled.

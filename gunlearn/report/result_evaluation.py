@@ -103,7 +103,8 @@ def evaluate(
         result: what `unlearn` returned.
         train: a training function `train(data, seed) -> model`. It is called twice, on the retained data under
             `seed + 1` and `seed + 2`: the noise floor needs two models.
-        references: models already retrained, instead of `train`. Without either, distances are `None`.
+        references: models already retrained, instead of `train`. One gives no noise floor. Without both,
+            distances are `None`.
         seed: of figures that draw, and of the retrainings.
         metrics: figures beside the registered ones of the task: `Figure` objects of your own, or names (`gunlearn
             figures` lists them).
