@@ -1,7 +1,4 @@
-"""gunlearn: unlearning in graph neural networks, for anybody's trained model.
-
-The public names load on first use, so that a part (`gunlearn.losses`) can be had without the rest.
-"""
+"""gunlearn: unlearning in any trained graph neural network or language model. Public names load on first use."""
 
 from __future__ import annotations
 

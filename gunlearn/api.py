@@ -49,30 +49,27 @@ def train(
     optimizer: OptimizerSpec = "adam",
     scheduler: SchedulerSpec | None = None,
 ) -> Result:
-    """Train a copy of `model` on `data`, keeping the best on the validation loss where the data holds a split.
+    """Return a `Result` with a trained copy of `model`, the best on the validation loss where the data have a split.
 
     Args:
         model: freshly initialised; called as `model(x, edge_index)`.
-        data: training graph, with held-out edges from `gunlearn.tasks.link_split`.
+        data: what to train on; for link prediction a graph with held-out edges from `gunlearn.tasks.link_split`.
         task: what the model predicts.
         epochs: passes over the items; without `batch_size` a pass is one optimiser step.
         lr: learning rate.
         weight_decay: the optimiser's own; an L2 penalty for Adam and SGD.
         eval_every: epochs between validations.
         batch_size: training items per step, the next of a random permutation; `None` reads them all.
-        sampler: what the model reads for a batch: `"k_hop"` (exact), `"neighbor"` (needs pyg-lib) or `"random_node"`
-            (approximate); see `gunlearn.methods.GradientMethod`.
+        sampler: what the model reads for a batch, `"k_hop"` (exact), `"neighbor"` (needs pyg-lib) or `"random_node"`
+            (approximate), see `gunlearn.methods.GradientMethod`.
         num_neighbors: neighbours per layer for `sampler="neighbor"`.
         seed: of negatives and dropout.
-        callbacks: told of the loop's events.
+        callbacks: objects with `TrainerCallback` methods.
         progress: show a progress bar.
-        checkpoint_dir: checkpoint there, resume from there.
+        checkpoint_dir: write checkpoints there, and resume from them.
         steps: optimiser steps, in place of `epochs`.
         optimizer: a name of `torch.optim`, or a function from parameters to an optimiser.
         scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to a scheduler.
-
-    Returns:
-        A `Result` whose `model` is the trained copy.
     """
     check_model(model)
     task = as_task(task)
@@ -106,29 +103,27 @@ def unlearn(
     checkpoint_dir: str | Path | None = None,
     **options: Any,
 ) -> Result:
-    """Make a trained model forget.
+    """Return a `Result` with a copy of a trained model that has forgotten the request.
 
     Args:
-        model: any trained module called as `model(x, edge_index, ...)` with PyG message passing layers. It is copied.
-        data: what it was trained on, left as it is. For tasks on graphs a `Data` of `x` `[num_nodes, num_features]` and
+        model: any trained module that the task can call; on graphs, as `model(x, edge_index, ...)` with PyG message
+            passing layers. It does not change.
+        data: what it was trained on; it does not change. On graphs a `Data` of `x` `[num_nodes, num_features]` and
             `edge_index` `[2, num_edges]`; for independent items a pair of tensors, a map-style data set or a loader;
             for language models rows of `input_ids` and `labels`.
         request: what to forget.
         method: a name (`gunlearn methods` lists them), `"name:variant"`, or a `Method` object.
         task: what the model predicts: a name or a `Task`.
-        seed: of the run; the caller's random state is left as it is.
+        seed: of the run; the caller's random state does not change.
         callbacks: objects with `TrainerCallback` methods.
         progress: show a progress bar.
-        checkpoint_dir: checkpoint there; a killed run called again with the same arguments goes on from there and ends
-            in the same weights.
+        checkpoint_dir: write checkpoints there; a killed run that is called again with the same arguments resumes and
+            ends in the same weights.
         **options: of the method, when it is given by name.
-
-    Returns:
-        The new model with the record of the run.
 
     Raises:
         InvalidRequestError: the request does not fit the data.
-        UnsupportedMethodError: the method cannot do this.
+        UnsupportedMethodError: the method does not support the task, the request or the model.
         UnsupportedModelError: the model cannot be called or attached to.
         DivergenceError: the run ended in NaN.
 
@@ -162,14 +157,14 @@ def influence(
     seed: int = 0,
     **options: Any,
 ) -> Tensor:
-    """Influence of edges, nodes or features on a trained model.
+    """Return the influence of edges, nodes or features on a trained model: one score per item, `[k]`.
 
-    Two questions are kept apart, and each estimator answers one of them (`ESTIMATORS[name].question`): **removal**,
-    where the model stays and the graph it reads changes, and **training**, where the model would have been trained
-    without the item.
+    Each estimator answers one of two questions (`ESTIMATORS[name].question`): **removal**, where the model stays and
+    the graph changes, or **training**, where the model is trained without the item. Both columns of an undirected edge
+    score the same. A distance is never negative; otherwise a score is `after - before`.
 
     Args:
-        model: any trained module with PyG message passing layers. A copy in evaluation mode is used: dropout is off.
+        model: any trained module with PyG message passing layers, read in evaluation mode (no dropout).
         data: with `x` `[num_nodes, num_features]` and `edge_index` `[2, num_edges]`.
         task: what the model predicts.
         of: `"edges"`, `"nodes"` (losing all their edges) or `"features"` (columns of `x` set to zero).
@@ -179,17 +174,13 @@ def influence(
             of `gunlearn.attribution.ItemLoss(items)`), or a function of the outputs `[num_nodes, dim]` to a scalar.
         items: edges `[2, k]`, nodes `[k]`, columns of `x` `[k]` or single entries (node, column) `[2, k]`; `None` for
             every column of `edge_index`, every node, every column of `x`.
-        seed: of whatever is random; the caller's random state is left as it is.
+        seed: of the run; the caller's random state does not change.
         **options: of the estimator, when it is given by name.
-
-    Returns:
-        One score per item `[k]`. Both columns of an undirected edge are one item and score the same. A distance is
-        never negative; of a value it is `after - before`, so that a negative score means that the item held it up.
 
     Raises:
         InvalidInputError: unknown names or options, items outside the graph, a target that is no finite scalar.
         UnsupportedModelError: no message passing layer.
-        UnsupportedMethodError: the estimator cannot do this; the message says why.
+        UnsupportedMethodError: the estimator does not support the task, the items or the target.
 
     Example:
         >>> import gunlearn as gu

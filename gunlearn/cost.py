@@ -13,21 +13,20 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Stopwatch:
-    """Wall time in seconds, with pauses for other work (curves, checkpoints, progress)."""
+    """Wall time in seconds from a given start, without pauses for other work (curves, checkpoints, progress)."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        """Start at `seconds`."""
         self._total = seconds
         self._since: float | None = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """Seconds so far, without pauses."""
+        """Seconds so far."""
         return self._total + (0.0 if self._since is None else time.perf_counter() - self._since)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Inside the block the time does not count."""
+        """Do not count the time inside the block."""
         self._total, self._since = self.seconds, None
         try:
             yield
@@ -36,15 +35,13 @@ class Stopwatch:
 
 
 class PeakMemory:
-    """Peak memory since the start of the measurement, in MiB, or `None` where the system cannot tell.
+    """Peak memory since construction, in MiB, without that inside `paused`; `None` where it cannot be measured.
 
-    On CUDA it is the allocator's peak, on Linux the peak resident set of the process, reset at the start: model, data
-    and libraries count. (Without a writable `/proc/self/clear_refs` there is no reset, and no figure.) Memory used
-    inside `paused` does not count.
+    On CUDA it is the allocator's peak. On Linux it is the peak resident set of the process, with model, data and
+    libraries; it needs a writable `/proc/self/clear_refs`.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        """Start measuring."""
         self.device = torch.device(device)
         self._works, self._before = True, 0.0
         self._reset()
@@ -60,7 +57,7 @@ class PeakMemory:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Inside the block the memory does not count."""
+        """Do not count the memory inside the block."""
         self._before = self.mb or 0.0
         try:
             yield

@@ -1,13 +1,10 @@
-"""The errors of the package: every error that gunlearn raises on purpose is a `GunlearnError`.
-
-Messages have one form: ``Expected <what> (got <what else>)``, with the remedy where there is one.
-"""
+"""Errors. Messages have the form ``Expected <what> (got <what else>)``, with the remedy where there is one."""
 
 from __future__ import annotations
 
 
 class GunlearnError(Exception):
-    """Root of all errors raised on purpose by this package."""
+    """Base of all errors that this package raises on purpose."""
 
 
 class InvalidInputError(GunlearnError, ValueError):
@@ -19,7 +16,7 @@ class InvalidTypeError(GunlearnError, TypeError):
 
 
 class InvalidRequestError(InvalidInputError):
-    """A forget request does not fit the data it is resolved against."""
+    """A forget request has wrong arguments or does not fit the data."""
 
 
 class EmptyForgetSetError(InvalidRequestError):
@@ -35,11 +32,11 @@ class UnsupportedMethodError(GunlearnError, ValueError):
 
 
 class DivergenceError(GunlearnError, ArithmeticError):
-    """A loss or a parameter became NaN or infinite; no such model is ever returned."""
+    """A loss or a parameter became NaN or infinite; no such model is returned."""
 
 
 class DatasetNotFoundError(GunlearnError, FileNotFoundError):
-    """A named data set is neither embedded, nor on disk, nor can it be downloaded."""
+    """A named data set is neither embedded nor on disk, and cannot be downloaded."""
 
 
 class CheckpointError(GunlearnError, ValueError):
@@ -47,4 +44,4 @@ class CheckpointError(GunlearnError, ValueError):
 
 
 class MissingExtraError(GunlearnError, ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed; the message names its extra."""

@@ -12,7 +12,7 @@ import torch
 
 
 def get_rng_state() -> dict[str, Any]:
-    """Return the states of python's, numpy's and torch's (CPU, CUDA) global generators."""
+    """Return the states of the global generators of Python, NumPy and torch (CPU and CUDA)."""
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
@@ -32,10 +32,9 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def isolated_rng(seed: int | None = None) -> Iterator[None]:
-    """Run a block with its own random state and restore the caller's afterwards, exceptions included.
+    """Seed Python, NumPy and torch inside the block and restore the caller's random state, also after exceptions.
 
-    Args:
-        seed: seeds python, numpy and torch inside the block; with `None` the block starts from the current state.
+    With `None` the block starts from the current state.
     """
     state = get_rng_state()
     try:

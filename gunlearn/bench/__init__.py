@@ -1,4 +1,4 @@
-"""Suites of cells (data set x request x task x seed), the methods on each, and studies of influence."""
+"""Grids of cells (data set x request x task x seed) and methods, and studies of influence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the cells of a grid run: processes of this machine, or the workers of a Dask or Ray cluster."""
+"""Backends of a grid: processes of this machine, or the workers of a Dask or Ray cluster."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _BACKENDS = ("loky", "dask", "ray")
 
 @contextmanager
 def cluster(backend: str = "loky", address: str | None = None, n_jobs: int | None = None) -> Iterator[None]:
-    """Hand the jobs of `run_grid` (and of any `joblib.Parallel`) inside the block to a backend.
+    """Run the jobs of `run_grid` (and of any `joblib.Parallel`) inside the block on a backend.
 
     Args:
         backend: `"loky"` (processes of this machine), `"dask"` or `"ray"`.
         address: the cluster's scheduler or head; without one, workers start here and stop afterwards.
-        n_jobs: how many jobs run at a time; `None` is 1 for `"loky"`, otherwise as many as the cluster takes.
+        n_jobs: jobs at a time; `None` is 1 for `"loky"`, otherwise as many as the cluster takes.
 
     Raises:
-        InvalidInputError: an unknown backend, or an address for `"loky"`.
+        InvalidInputError: an unknown backend, an address for `"loky"`, or no cluster at the address.
         MissingExtraError: the backend is not installed.
     """
     if backend not in _BACKENDS:

@@ -1,4 +1,4 @@
-"""One problem of a grid."""
+"""Cells: the problems of a grid."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from gunlearn.requests.nodes import ForgetFeatures, ForgetNodes
 from gunlearn.tasks.graph.node_classification import MASKS
 from gunlearn.tasks.graph.splits import link_split, node_split
 
-#: Tasks that grids and studies split a named data set for.
+#: Tasks of grids and studies.
 GRAPH_TASKS = ("link_prediction", "node_classification")
 _FORGET: dict[str, Callable[..., Request]] = {"edges": ForgetEdges, "nodes": ForgetNodes, "features": ForgetFeatures}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One problem of a grid: everything that the base model, the forget set and the references depend on.
+    """One problem of a grid: with the recipe, it determines the base model, the forget set and the references.
 
     Args:
         dataset: a name, or a folder with `edges.csv` and `features.npy`.
         protocol: `"random"`, or `"inpo"` for the split and the forget set of the official code.
         ratio: share of training edges (or nodes) to forget; `None` with `count`.
         count: number of them; `None` with `ratio`.
-        region: where edges lie, see `ForgetEdges`; the protocol `"inpo"` knows `"in"` alone.
+        region: where edges lie, see `ForgetEdges`; protocol `"inpo"` takes `"in"` only.
         by: order of the draw, see `ForgetEdges`.
         seed: of the split, the draw, the base model and the methods.
         task: `"link_prediction"` or `"node_classification"`.
@@ -39,7 +39,7 @@ class Cell:
 
     Raises:
         DatasetNotFoundError: an unknown name.
-        InvalidInputError: settings that do not go together.
+        InvalidInputError: a wrong setting, or settings that contradict each other.
     """
 
     dataset: str
@@ -74,26 +74,25 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Name of the data set in tables: the folder's for a path."""
+        """Name of the data set in tables; for a path, that of the folder."""
         return canonical_name(self.dataset) or Path(self.dataset).name
 
     def request(self) -> Request:
-        """Return the request, drawn under the cell's seed."""
         drawn = {"ratio": self.ratio, "count": self.count, "by": self.by, "seed": self.seed}
         if self.forget == "edges":
             drawn |= {"region": self.region, "protocol": "inpo" if self.protocol == "inpo" else None}
         return _FORGET[self.forget](**drawn)
 
     def split(self, data: Data) -> Data:
-        """Return the training, validation and test sets of the task, drawn under the cell's seed."""
+        """Return the data with a split into training, validation and test items, drawn under the cell's seed."""
         if self.task == "node_classification":
             return node_split(data, seed=self.seed)
         data = link_split(data, seed=self.seed, protocol=self.protocol)
-        for name in set(MASKS) & set(data.keys()):  # masks of nodes mean nothing to this task
+        for name in set(MASKS) & set(data.keys()):  # link prediction has no masks of nodes
             del data[name]
         return data
 
 
 def canonical_name(dataset: str | Path) -> str | None:
-    """Return a named data set's name as tables write it; `None` for a folder."""
+    """Return the name of a data set as tables write it; `None` for a folder."""
     return next((name for name in DATASETS if name.lower() == str(dataset).lower()), None)

@@ -1,4 +1,4 @@
-"""What a grid is made of: cells, the methods with their options, the recipe of the base model."""
+"""Configurations of a grid: cells, methods with their options, the recipe of the base model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
 from gunlearn.methods.base import Method
 
-#: Settings of which a suite takes several.
+#: Settings that can have several values in a suite.
 _SEVERAL = ("dataset", "task", "forget", "protocol", "ratio", "count", "region", "by", "recipe")
 
 
@@ -24,21 +24,22 @@ class GridConfig:
 
     Args:
         dataset, protocol, ratio, count, by, task, forget: see `Cell`.
-        methods: `name` (every variant) or `name:variant`. The untouched model and the retrained one are always added.
+        methods: `name` (every variant) or `name:variant`. The untouched model, the retrained one and `utu` are added.
         root: folder of the raw files.
-        region: see `Cell`; `None` is `"any"`, with protocol `"inpo"` the only one that it knows, `"in"`.
+        region: see `Cell`; `None` is `"in"` for protocol `"inpo"`, else `"any"`.
         seeds: one cell each.
         recipe: of the base model and the retrained references.
         method_args: `method.key=value` for one method, `key=value` for each that has the option. Retraining follows the
             recipe and takes none.
-        device: `"cpu"`, `"cuda"` or `"auto"`.
-        threads: torch's threads; `None` leaves them.
-        references: retrain twice, for distances and their noise floor; without, those figures are `None`.
+        device: `"cpu"`, `"cuda"` or `"auto"`; `run_grid` checks it.
+        threads: torch's threads; `None` keeps their number.
+        references: retrain twice, for distances and their noise floor; else there is no retrained row, and these
+            figures are `None`.
         models: folder of trained models, to share between grids; `None` is `models` in the output folder.
 
     Raises:
         DatasetNotFoundError: an unknown name.
-        InvalidInputError: anything else that can be refused before data are read.
+        InvalidInputError: any other wrong setting.
     """
 
     dataset: str
@@ -74,7 +75,7 @@ class GridConfig:
         return [Cell(str(self.dataset), *size, seed, self.task, self.forget) for seed in self.seeds]
 
     def plan(self) -> list[Method]:
-        """Return every method in every variant asked for, once each, and `utu`; `retrain` is a reference anyway."""
+        """Return each method and variant asked for once, and `utu`, but not `retrain`, which is a reference."""
         labels: list[str] = []
         for entry in self.methods:
             cls, _ = METHODS.variant(entry)
@@ -88,12 +89,12 @@ class GridConfig:
         known = {name: METHODS[name].options() for name in names if name != "retrain"}
         options = typed_options(self.method_args, known, "method")
         plan: dict[str, Method] = {}
-        for label in [*(["utu:default"] if "utu" not in names else []), *labels]:  # utu is what all must beat
+        for label in [*(["utu:default"] if "utu" not in names else []), *labels]:  # every method must beat utu
             name = label.partition(":")[0]
             if name == "retrain":
                 continue
             given = dict(options.get(name, {}))
-            if "dataset" in METHODS[name].options():  # presets that go by the data set
+            if "dataset" in METHODS[name].options():  # its presets depend on the data set
                 given.setdefault("dataset", canonical_name(self.dataset))
             method = METHODS.build(label, given)
             plan.setdefault(f"{name} {sorted(method.config().items())}", method)
@@ -103,13 +104,11 @@ class GridConfig:
 def suite(**settings: Any) -> list[GridConfig]:
     """Return one configuration per combination of the settings that are given as lists or tuples.
 
-    Args:
-        settings: those of `GridConfig`. Several may be given of `dataset`, `task`, `forget`, `protocol`, `ratio`,
-            `count`, `region`, `by` and `recipe`; the last one given varies fastest. A method that cannot do one of
-            the problems has a row with its `error` there.
+    A method that does not support a problem has a row with an `error` there.
 
-    Raises:
-        InvalidInputError: a combination that `GridConfig` refuses.
+    Args:
+        settings: those of `GridConfig`. `dataset`, `task`, `forget`, `protocol`, `ratio`, `count`, `region`, `by` and
+            `recipe` can have several values; the last one given varies fastest. `GridConfig` refuses bad combinations.
 
     Example:
         >>> grid = suite(dataset="karate", methods=("utu",), forget=("edges", "nodes"), ratio=[0.1, 0.2])

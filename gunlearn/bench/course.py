@@ -1,4 +1,4 @@
-"""The course of a run over its epochs, for plots."""
+"""Figures over the epochs of a run, for plots."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from gunlearn.training.callbacks import Callback
 class Course(Callback):
     """Record the evaluator's headline figures at some epochs; the model and the random state stay as they are.
 
-    The points lie densely where a run starts and most happens: before the first epoch, after it, and at equal ratios up
-    to the last.
+    The points are the start, the first epoch, and further epochs at equal ratios up to the last: most happens early.
 
     Args:
         evaluator: of the problem.
-        points: about how many.
+        points: their number, about.
 
     Attributes:
         curve: one record per point: `epoch` and both figures (`None` where the model gives NaN).
@@ -33,19 +32,16 @@ class Course(Callback):
         self._epochs: set[int] = set()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Plan the points; the first is the model before any step."""
         last = max(state.max_epochs, 1)
         self._epochs = {round(epoch) for epoch in np.geomspace(1, last, self.points)} | {last}
         self._record(state.epoch, kwargs["model"])
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Record where a point was planned."""
         if state.epoch in self._epochs:
             self._record(state.epoch, kwargs["model"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Record the last epoch, which was not planned where a run stopped early."""
-        if self.curve[-1]["epoch"] != state.epoch:
+        if self.curve[-1]["epoch"] != state.epoch:  # the run stopped early
             self._record(state.epoch, kwargs["model"])
 
     def _record(self, epoch: int, model: nn.Module) -> None:
@@ -53,6 +49,6 @@ class Course(Callback):
             view, names = self.evaluator.view(model), self.evaluator.headline
             try:
                 figures = {name: view[name] for name in names}
-            except InvalidInputError:  # NaN: the loop itself says so soon
+            except InvalidInputError:  # NaN: the loop will raise it
                 figures = dict.fromkeys(names)
         self.curve.append({"epoch": epoch, **figures})

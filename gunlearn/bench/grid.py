@@ -1,4 +1,4 @@
-"""Run a grid: every method on every cell, each row kept as soon as it is ready."""
+"""Run a grid: every method on every cell. Each row is written as soon as it is ready."""
 
 from __future__ import annotations
 
@@ -32,32 +32,31 @@ from gunlearn.training.processes import world_size
 from gunlearn.training.result import Result, versions
 
 _ALONE = threading.Lock()
-_FORMAT = 3  # raise it when rows change, so that old ones are not taken for new ones
+_FORMAT = 3  # raise it when rows change: older rows are then computed again
 
 
 def run_grid(
     config: GridConfig | Sequence[GridConfig], out: str | Path, progress: bool = False, n_jobs: int | None = None
 ) -> list[dict[str, Any]]:
-    """Run all cells, write `rows.jsonl` as it goes, then `results.json` and `results.csv`.
+    """Run all cells; write `rows.jsonl` row by row, then `results.json` and `results.csv`.
 
-    Rows that are in `rows.jsonl` with the same settings are not computed again; failed ones are tried again. Inside
-    `joblib.parallel_config` (or `cluster`) the cells go to that backend, on other machines too if they see the same
-    folders under the same names.
+    Rows that `rows.jsonl` holds for the same settings are not computed again, except failed ones. Inside
+    `joblib.parallel_config` (or `cluster`) the cells run on that backend; other machines must see the same folders
+    under the same names.
 
     Args:
-        config: what to run: one configuration, or several such as `suite` makes.
+        config: one configuration, or several such as `suite` makes.
         out: folder of the outputs.
-        progress: bars and one line per finished row on standard error.
-        n_jobs: processes; one cell runs in one process. `None` is what `joblib.parallel_config` says, else 1.
+        progress: show bars and one line per finished row on standard error.
+        n_jobs: processes; a cell takes one. `None` is what `joblib.parallel_config` says, else 1.
 
     Returns:
-        One row per cell and method, cells in the order of the configurations: the untouched model and the retrained
-        one first, then the methods.
+        One row per cell and method, in the order of the configurations; in a cell the untouched model comes first,
+        then the retrained one, then the methods.
 
     Raises:
-        GunlearnError: no data, no split or no forget set for a cell; a method's failure is a row with an `error`.
-        InvalidInputError: the same configuration twice; or started by `accelerate launch` in several processes, which
-            would all write the same files.
+        GunlearnError: a cell has no data, no split or no forget set. A method that fails has a row with an `error`.
+        InvalidInputError: no configuration or one twice, `n_jobs=0`, or several processes of `accelerate launch`.
     """
     if n_jobs == 0:
         raise InvalidInputError("Expected 'n_jobs' of at least 1, or -1 for all processors (got 0)")
@@ -69,13 +68,13 @@ def run_grid(
     configs = [config] if isinstance(config, GridConfig) else list(config)
     if not configs or any(one in configs[:k] for k, one in enumerate(configs)):
         raise InvalidInputError(f"Expected at least one configuration, and none twice (got {len(configs)})")
-    # Workers may have been started in other folders.
+    # Workers may run in other folders.
     out = Path(out).resolve()
     configs = [
         replace(one, root=one.root and Path(one.root).resolve(), models=Path(one.models or out / "models").resolve())
         for one in configs
     ]
-    # Bars of several processes would overwrite each other; in a file they are noise.
+    # Bars of several processes overwrite each other, and bars are noise in a file.
     bars = progress and effective_n_jobs(n_jobs) == 1 and sys.stderr.isatty()
     jobs = (delayed(run_cell)(cell, one, out, progress, bars) for one in configs for cell in one.cells())
     rows = [row for cell_rows in Parallel(n_jobs=n_jobs)(jobs) for row in cell_rows]
@@ -87,10 +86,10 @@ def run_grid(
 def run_cell(
     cell: Cell, config: GridConfig, out: Path, progress: bool = False, bars: bool = False
 ) -> list[dict[str, Any]]:
-    """Return all rows of one cell; a process runs one cell at a time, since runs use its random state."""
+    """Return all rows of one cell. A process runs one cell at a time, since runs use its random state."""
     with _ALONE, threads(config.threads):
         device = resolve_device(config.device)
-        # Layers that propagate before they multiply gather rows where a method needs them plainly: CSR gives none.
+        # SAGE and GIN propagate features before they multiply: their layers gather rows, which CSR does not give.
         sparse = config.recipe.backbone not in ("sage", "gin")
         data = cell.split(load(cell.dataset, config.root, sparse=sparse)).to(device)
         store = RowStore(out / ROWS_FILE)
@@ -119,7 +118,7 @@ class _Problem:
     def __init__(self, cell: Cell, config: GridConfig, data: Data, models: Path, bars: bool) -> None:
         self.cell, self.recipe, self.bars, self.task = cell, config.recipe, bars, as_task(cell.task)
         store, request = ModelStore(models, config.recipe, self.task, bars), cell.request()
-        # A request that cannot be resolved fails before the training, unless it needs the trained model.
+        # Resolve before training, so that a bad request fails early, unless the request needs the trained model.
         partition = None if request.needs_scores else request.resolve(data)
         self.base = store.base(data, cell.seed)
         if partition is None:
@@ -131,7 +130,7 @@ class _Problem:
         self.device = data.x.device
 
     def row(self, name: str, method: Method | None) -> dict[str, Any]:
-        """Return one row; that of a method that cannot do this, or that diverges, has an `error`."""
+        """Return one row; it has an `error` where the method does not support the problem or diverges."""
         if name == "original":
             return self._frame(name, "full graph") | self.evaluator.view(self.base.model, full_graph=True).row()
         if method is None:
@@ -146,7 +145,7 @@ class _Problem:
         return row | {"curve": course.curve}
 
     def _frame(self, method: str, mode: str) -> dict[str, Any]:
-        """What all rows of the cell share, figures not yet had."""
+        """Return the entries that all rows of the cell share, with `None` for figures."""
         return {
             **asdict(self.cell),
             "dataset": self.cell.name,
@@ -170,7 +169,6 @@ class _Problem:
         }
 
     def _row(self, result: Result) -> dict[str, Any]:
-        """What came out of a run; its seed is the cell's."""
         view = self.evaluator.view(result.model, result)
         if not view.is_finite:
             raise DivergenceError("Expected finite scores of the unlearned model (got NaN)")
@@ -179,11 +177,7 @@ class _Problem:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the device of a name; `"auto"` takes CUDA where there is one.
-
-    Raises:
-        InvalidInputError: unknown, or CUDA where there is none.
-    """
+    """Return the device of a name, `"auto"` being CUDA where there is one; refuse unknown and missing devices."""
     if device not in ("cpu", "cuda", "auto"):
         raise InvalidInputError(f"Expected a device 'cpu', 'cuda' or 'auto' (got '{device}')")
     if device == "cuda" and not torch.cuda.is_available():
@@ -206,7 +200,7 @@ def _line(row: dict[str, Any]) -> str:
 
 @contextmanager
 def threads(number: int | None) -> Iterator[None]:
-    """Set torch's threads inside the block; `None` leaves them."""
+    """Set the number of torch's threads inside the block; `None` keeps it."""
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(before if number is None else number)

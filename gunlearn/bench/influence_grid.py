@@ -1,4 +1,4 @@
-"""Influence studies from end to end: data, base model, study, files."""
+"""Studies of influence with data, base model and files."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ class InfluenceConfig:
 
     Args:
         dataset, root, device, threads, models: see `GridConfig`.
-        estimators: names; `None` for all that fit, see `influence_study`.
+        estimators, of, target, truth, num_items, truth_items: see `influence_study`.
         task: `"link_prediction"` or `"node_classification"`.
-        of, target, truth, num_items, truth_items: see `influence_study`.
         seed: of the split, the base model, samples, estimators and bootstrap.
         recipe: of the base model.
         model: `PATH.py:FUNCTION`, a function `(data, seed) -> trained model` in place of the recipe.
         estimator_args: `key=value` or `estimator.key=value`.
         truth_args: `key=value`.
-        double: in double precision, once the model is trained: training influence of single edges needs it.
+        double: study the trained model in double precision; training influence of single edges needs it.
 
     Raises:
-        InvalidInputError: anything that can be refused before data are read.
+        InvalidInputError: an unknown task, estimator or option, or a number out of range; `run_influence` checks the
+            other settings.
     """
 
     dataset: str
@@ -84,29 +84,24 @@ class InfluenceConfig:
         self.truth_options()
 
     def estimator_options(self) -> dict[str, dict[str, Any]]:
-        """Return options by estimator."""
         known = {name: ESTIMATORS[name].options() for name in self.estimators or ESTIMATORS}
         options = typed_options(self.estimator_args, known, "estimator")
         return {name: given for name, given in options.items() if given}
 
     def truth_options(self) -> dict[str, Any]:
-        """Return the options of the truth, which checks their names itself."""
+        """Return the options of the truth; the study checks their names."""
         return dict(parse_pair(argument, "a truth argument") for argument in self.truth_args)
 
 
 def run_influence(
     config: InfluenceConfig, out: str | Path, report: Callable[[dict[str, Any]], None] | None = None, bars: bool = False
 ) -> Study:
-    """Train or load the base model, run the study, write its files (see `write_study`).
+    """Train or load the base model, run the study, write its files (see `write_study`) into the folder `out`.
 
-    Args:
-        config: what to study.
-        out: folder of the outputs.
-        report: called with each row when it is ready.
-        bars: show progress bars of the training.
+    `report` is called with each finished row; `bars` shows the progress of training.
 
     Raises:
-        GunlearnError: the data, the model or the truth cannot be had; an estimator's failure is a row with an `error`.
+        GunlearnError: there is no data, model or truth. An estimator that fails has a row with an `error`.
     """
     task = as_task(config.task)
     own = None if config.model is None else own_model(config.model)
@@ -148,11 +143,7 @@ def write_study(study: Study, out: str | Path) -> None:
 
 
 def read_study(directory: str | Path) -> Study:
-    """Read what `write_study` wrote.
-
-    Raises:
-        CheckpointError: no study there, or not one of ours.
-    """
+    """Read what `write_study` wrote, or raise CheckpointError where there is no such study."""
     directory = Path(directory)
     try:
         rows = json.loads((directory / "influence.json").read_text(encoding="utf-8"))
@@ -170,7 +161,7 @@ def read_study(directory: str | Path) -> Study:
 
 
 def _single(train: Callable[[Data, int], nn.Module]) -> Callable[[Data, int], nn.Module]:
-    """Train in single precision, as the base model was, for a study in double."""
+    """Train in single precision, as the base model was, and return the model in double."""
 
     def wrapped(part: Data, seed: int) -> nn.Module:
         part = copy.copy(part)
@@ -181,5 +172,5 @@ def _single(train: Callable[[Data, int], nn.Module]) -> Callable[[Data, int], nn
 
 
 def _node_split(data: Data, seed: int) -> Data:
-    """Draw masks, unless the data bring some (a public split)."""
+    """Draw masks, unless the data have some (a public split)."""
     return data if "train_mask" in data else node_split(data, seed=seed)

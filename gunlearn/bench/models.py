@@ -1,4 +1,4 @@
-"""Trained models, kept on disk by what they were trained on: base models and references are trained once."""
+"""Trained models on disk, so that base models and references are trained once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from gunlearn.training.loop import TrainArguments
 from gunlearn.training.result import Result
 from gunlearn.training.run import run_training
 
-_FORMAT = 1  # raise it when training changes, so that no old model is mistaken for a new one
+_FORMAT = 1  # raise it when training changes: models are then trained again
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Recipe:
         weight_decay: Adam's L2 penalty.
         eval_every: epochs between validations; the best on the validation loss is kept.
         hidden_channels: size of the hidden layer.
-        out_channels: size of the embeddings; where the data has a split of nodes, as many as classes.
+        out_channels: size of the embeddings; with a split of nodes, the number of classes replaces it.
         num_layers: convolutions.
-        backbone: name of the model, one of `gunlearn.nn.BACKBONES`.
+        backbone: one of `gunlearn.nn.BACKBONES`.
 
     Raises:
         InvalidInputError: an unknown backbone, or a number out of its range.
@@ -76,36 +76,28 @@ class Recipe:
             return backbone(self.backbone, *sizes).to(data.edge_index.device)
 
     def arguments(self, progress: bool = False) -> TrainArguments:
-        """Return the settings of the loop."""
         return TrainArguments(
             self.epochs, self.lr, self.weight_decay, eval_every=self.eval_every, keep="best", progress=progress
         )
 
 
 class ModelStore:
-    """Train models, or read those trained before with the same data, recipe and seed.
-
-    Args:
-        directory: where they are kept.
-        recipe: how they are trained.
-        task: what they predict.
-        progress: show progress bars.
-    """
+    """Train models for a task, or read those from `directory` with the same data, recipe and seed."""
 
     def __init__(self, directory: str | Path, recipe: Recipe, task: Task, progress: bool = False) -> None:
         self.directory, self.recipe, self.task, self.progress = Path(directory), recipe, task, progress
 
     def train(self, data: Data, seed: int, progress: bool = False) -> Result:
-        """Train a model on all of `data`, initialised under the same seed, without keeping it."""
+        """Return a model trained on all of `data`, initialised under the same seed, without keeping it."""
         return run_training(self.recipe.model(data, seed), data, self.task, self.recipe.arguments(progress), seed)
 
     def base(self, data: Data, seed: int) -> Result:
-        """Return the model trained on all of `data`, initialised under the same seed."""
+        """Return what `train` returns, and keep it."""
         key = ["base", data_hash(data), seed]
         return self._kept(self.recipe.model(data, seed), key, partial(self.train, data, seed, self.progress))
 
     def retrained(self, base: Result, partition: Any, seed: int) -> Result:
-        """Return the model trained from new weights without what `partition` forgets."""
+        """Return the model trained from new weights without the forgotten data, and keep it."""
         recipe, key = self.recipe, ["retrain", data_hash(partition.data), partition.request_hash, seed]
         method = Retrain(recipe.epochs, recipe.lr, recipe.weight_decay, recipe.eval_every)
         make = partial(run_method, method, base.model, partition, self.task, seed, progress=self.progress)
@@ -114,24 +106,24 @@ class ModelStore:
     def _kept(self, model: nn.Module, key: list[Any], make: Callable[[], Result]) -> Result:
         settings = [_FORMAT, key, vars(self.recipe), self.task.name, vars(self.task)]
         name = hashlib.sha256(json.dumps(settings, default=repr).encode()).hexdigest()[:20]
-        # The lock file stays: if it were removed, a new process and those that wait would lock different files.
+        # Keep the lock file: after its removal, new and waiting processes would lock different files.
         directory, lock = self.directory / name, self.directory / f".{name}.lock"
         with suppress(CheckpointError):
             return Result.load(directory, model)
-        with locked(lock):  # other processes wait for this model instead of training it as well
+        with locked(lock):  # other processes wait for this model
             with suppress(CheckpointError):
                 return Result.load(directory, model)
             result = make()
-            # Written beside and renamed: a killed write leaves no half model.
+            # Write beside, then rename: a killed write leaves no half model.
             with tempfile.TemporaryDirectory(dir=self.directory, prefix=".") as beside:
                 written = result.save(Path(beside) / name)
-                shutil.rmtree(directory, ignore_errors=True)  # a damaged model, which could not be read
+                shutil.rmtree(directory, ignore_errors=True)  # a damaged model
                 written.rename(directory)
             return result
 
 
 def data_hash(data: Data) -> str:
-    """Return a hash of what a model learns from: features, training and validation edges; with masks, labels too."""
+    """Return a hash of features, training edges (weights, attributes), validation edges; with masks, of labels too."""
     digest = hashlib.sha256()
     names = ["x", "edge_index", "edge_weight", "edge_attr", "val_pos_edge_index", "val_neg_edge_index"]
     for name in [*names, *(("y", "train_mask", "val_mask") if "train_mask" in data else ())]:

@@ -1,4 +1,4 @@
-"""The user's own model in a study: a function of a Python file that returns it."""
+"""The user's own model in a study, from a function in a Python file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from gunlearn.seed import isolated_rng
 
 
 def own_model(path: str) -> Callable[[Data, int], nn.Module]:
-    """Load a function of a Python file from `PATH.py:FUNCTION`.
+    """Return the function `(data, seed) -> trained model` at `PATH.py:FUNCTION`, which runs under the seed.
 
-    Returns:
-        The function: it takes data and a seed, runs under that random state, and returns a trained model. It raises
-        UnsupportedModelError where the user's function returns no torch module.
+    The function raises UnsupportedModelError where the user's code returns no torch module.
 
     Raises:
         InvalidInputError: no such file or function, or a file that does not run.
@@ -49,7 +47,7 @@ def _module(file: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise InvalidInputError(f"Expected a Python file (got '{file}')")
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)  # classes of the file must be found by their module's name
+    sys.modules.setdefault(spec.name, module)  # classes of the file are found by their module's name
     sys.path.insert(0, str(Path(file).resolve().parent))  # as python does for a script
     try:
         spec.loader.exec_module(module)

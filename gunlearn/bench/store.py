@@ -1,4 +1,4 @@
-"""Rows on disk: one line each, written when it is ready, so that a killed grid loses only the row in progress."""
+"""Rows on disk, one line each: a killed grid loses only the row in progress."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ if sys.platform != "win32":
 
 #: File of the rows in an output folder.
 ROWS_FILE = "rows.jsonl"
-#: Fields that hold lists for plots; they are not in the CSV.
+#: Fields with lists for plots.
 PLOT_FIELDS = ("curve", "hist_forget")
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[int]:
-    """Lock the file `path` (made where absent) against all other processes, on other machines too.
+    """Lock the file `path` against other processes, on other machines too; yield a descriptor to append with.
 
-    Yields a descriptor to append with. The lock of a killed process is released. Windows has no such locks: there,
-    processes do not wait for each other.
+    The file is made where absent. A killed process releases its lock. On Windows nothing is locked.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -43,31 +42,24 @@ def locked(path: Path) -> Iterator[int]:
 
 
 class RowStore:
-    """Rows in a file of JSON lines, each under its `key`; processes of several machines may add to it.
-
-    Args:
-        path: the file; made with the first row.
-    """
+    """Rows in a file of JSON lines, each with its `key`; processes of several machines can add rows."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Return rows by key, the newest of each; lines that do not parse (a killed write) are left out."""
+        """Return the newest row of each key, without lines that do not parse (killed writes)."""
         return _parse(self.path.read_bytes()) if self.path.is_file() else {}
 
     def add(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Append a row, unless the file has one of its key without an error; return the row in the file.
-
-        A cell that a second worker repeats, because the first seemed dead, therefore leaves each row once.
-        """
+        """Append a row unless the file has one of its key without error (two workers ran the cell); return that row."""
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         with locked(self.path) as descriptor:
             before = self.path.read_bytes()
             kept = _parse(before).get(row["key"])
             if kept is not None and not kept.get("error"):
                 return kept
-            if before and not before.endswith(b"\n"):  # a killed write: the new row starts on its own line
+            if before and not before.endswith(b"\n"):  # a killed write: start a new line
                 line = b"\n" + line
             os.write(descriptor, line)
             os.fsync(descriptor)
@@ -86,7 +78,7 @@ def _parse(lines: bytes) -> dict[str, dict[str, Any]]:
 
 
 def json_plain(value: Any) -> Any:
-    """Return `value` as JSON can hold it: NaN and infinity become `None`, unknown objects their text."""
+    """Return `value` for JSON: NaN and infinity become `None`, unknown objects become their text."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
@@ -99,7 +91,7 @@ def json_plain(value: Any) -> Any:
 
 
 def atomic_write(path: str | Path, content: str | bytes) -> Path:
-    """Write a whole file or nothing: under another name first, then renamed."""
+    """Write a whole file or nothing, under another name first."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -111,7 +103,7 @@ def atomic_write(path: str | Path, content: str | bytes) -> Path:
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows as CSV: nested fields as JSON, an empty field for `None`, no lists for plots."""
+    """Return rows as CSV: nested fields as JSON, `None` as an empty field, without `PLOT_FIELDS`."""
     columns = list(dict.fromkeys(name for row in rows for name in row if name not in PLOT_FIELDS))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
@@ -122,10 +114,10 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def read_results(directory: str | Path) -> list[dict[str, Any]]:
-    """Return the rows of a grid's last command; of an unfinished one, the rows so far.
+    """Return the rows of the last finished grid in a folder; before one has finished, the rows so far.
 
     Raises:
-        CheckpointError: no `results.json` there, or not one of ours.
+        CheckpointError: no rows there, or a `results.json` that is not a list of rows.
     """
     path, unfinished = Path(directory) / "results.json", Path(directory) / ROWS_FILE
     if not path.is_file() and unfinished.is_file():

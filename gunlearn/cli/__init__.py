@@ -1,4 +1,4 @@
-"""The `gunlearn` command. Heavy modules load when a command uses them (`gunlearn.bench.run_grid`), not for help."""
+"""The `gunlearn` command. Heavy modules load when a command uses them, not for help."""
 
 from __future__ import annotations
 
@@ -31,11 +31,7 @@ __getattr__, __dir__ = lazy(__name__, {})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run `gunlearn`, or `python -m gunlearn`.
-
-    Raises:
-        SystemExit: 1 if every method failed, 2 after a wrong argument, 130 after Ctrl-C.
-    """
+    """Run `gunlearn`. SystemExit has code 1 if all methods failed, 2 after an error, 130 after Ctrl-C."""
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, prog="gunlearn", description="Unlearning in graph neural networks and language models.", args=argv
     )

@@ -1,4 +1,4 @@
-"""What the command prints, and where. Loaded when something is printed: help must not wait for rich."""
+"""Output of the command. Loads when something is printed, so that help does not wait for rich."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ def say(text: str, style: str | None = None) -> None:
 
 
 def show(table: object) -> None:
-    """Print a table on standard output."""
-    # Into a file or a pipe, as wide as it needs: a table cut to 80 columns is of no use there.
+    """Print a table on standard output, 200 columns wide into a file or a pipe."""
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
@@ -35,7 +34,7 @@ def print_table(head: list[str], body: list[list[str]], markdown: bool) -> int:
 
 
 def print_rows(rows: Sequence[dict[str, Any]], markdown: bool = False) -> None:
-    """Print the rows of a grid: a table per problem, under a title that tells it from the others."""
+    """Print the rows of a grid, a table with a title per problem."""
     problems = gunlearn.report.summary.problems(rows)
     for group in problems:
         title = problem_title(group[0])
@@ -57,7 +56,7 @@ def print_study(study: Study, markdown: bool = False) -> None:
 
 
 def problem_title(row: Mapping[str, Any]) -> str:
-    """Return data set, task and request of a row in words, and what else is not the default."""
+    """Return data set, task, request and settings other than the default of a row, in words."""
     kind, ratio = row.get("forget", "edges"), row.get("ratio")
     share = f"{row.get('count')} {kind}" if ratio is None else f"ratio {ratio} of {kind}"
     parts = [str(row.get("dataset")), row.get("task", "link_prediction").replace("_", " "), f"{share} forgotten"]

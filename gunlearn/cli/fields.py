@@ -1,4 +1,4 @@
-"""Kinds of options, and what the help shows for them."""
+"""Kinds of options, with their texts in the help."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-# What the help shows instead of `{None}|PATH` and `(default: None)`.
+# Replace `{None}|PATH` and `(default: None)` in the help.
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 Whole = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 Wholes = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...", help_behavior_hint="")]

@@ -20,7 +20,7 @@ _SMALL = ("digits", "karate", "lesmis")  # converge in a few hundred epochs
 
 
 def epochs_of(dataset: str, epochs: int | None, task: str = "link_prediction") -> int:
-    """Return the epochs of the base model, where the user names none."""
+    """Return the user's number of epochs for the base model, or the default."""
     if epochs is not None:
         return epochs
     return 300 if dataset.lower() in _SMALL else 2000 if task == "link_prediction" else 500
@@ -107,11 +107,7 @@ class Run:
     debug: Flag = False
 
     def configs(self) -> list[GridConfig]:
-        """Return the configurations that the options describe, one per problem.
-
-        Raises:
-            GunlearnError: options that cannot be had, alone or together.
-        """
+        """Return the configurations that the options describe, one per problem."""
         ratios, counts, configs = self._given("ratio"), self._given("count"), []
         for dataset, task, forget in product(self._datasets, self.task, self.forget):
             links, share = task == "link_prediction", (0.005 if forget == "edges" else 0.05,)
@@ -134,7 +130,7 @@ class Run:
         return configs
 
     def _given(self, name: str) -> tuple[Any, ...]:
-        """Return the values of `--name` or `--names`; none where neither is given."""
+        """Return the values of `--name` or `--names`, `()` where neither is given."""
         one, several = getattr(self, name), getattr(self, f"{name}s")
         if one is not None and several:
             raise InvalidInputError(f"Expected either --{name}s or --{name} (got both)")
@@ -146,7 +142,6 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Folder of the outputs."""
         return self.out or Path("runs") / "-".join(Path(name).resolve().name.lower() for name in self._datasets)
 
     def __call__(self) -> int:

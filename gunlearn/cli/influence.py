@@ -84,7 +84,6 @@ class InfluenceCommand:
     debug: Flag = False
 
     def config(self) -> InfluenceConfig:
-        """Return the study that the options describe."""
         recipe = same_named(self, gunlearn.bench.Recipe) | {"epochs": epochs_of(self.dataset, self.epochs)}
         settings = same_named(self, gunlearn.bench.InfluenceConfig) | {
             "estimators": self.estimators or None,
@@ -96,7 +95,6 @@ class InfluenceCommand:
 
     @property
     def folder(self) -> Path:
-        """Folder of the outputs."""
         return self.out or Path("runs") / f"{Path(self.dataset).resolve().name.lower()}-influence"
 
     def __call__(self) -> int:

@@ -1,4 +1,4 @@
-"""Language models for the command line. Loaded when one is needed: it takes transformers and peft."""
+"""Language models for the command line. Loads when needed, since it imports transformers and peft."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-import gunlearn.llm.model.bounded  # noqa: F401  # makes its kind of adapter known to peft
+import gunlearn.llm.model.bounded  # noqa: F401  # registers its adapter with peft
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.model.frozen import check_vocabulary
 
@@ -31,18 +31,14 @@ def is_adapter(name: str) -> bool:
 
 
 def load_language_model(name: str, dtype: str = "auto") -> tuple[Any, Any]:
-    """Return model and tokenizer of a folder or an id; an adapter is merged into its model.
-
-    Raises:
-        InvalidInputError: there is no causal language model, or no tokenizer.
-    """
+    """Return model and tokenizer of a folder or an id, or refuse it; an adapter is merged into its model."""
     path = Path(name)
     if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1):
         raise InvalidInputError(f"Expected a folder of a model, or an id like owner/name (got {name}: no such folder)")
     try:
         if is_adapter(name):
             model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
-            for parameter in model.parameters():  # peft froze them; merged, they are the model's own again
+            for parameter in model.parameters():  # peft froze them
                 parameter.requires_grad_(parameter.is_floating_point())
             rename(model, name)
         else:
@@ -56,7 +52,7 @@ def load_language_model(name: str, dtype: str = "auto") -> tuple[Any, Any]:
 
 
 def rename(model: Any, name: str) -> None:
-    """Set where a model comes from: adapters and records name that place."""
+    """Set the origin of a model that adapters and records name."""
     model.name_or_path = model.config.name_or_path = name
 
 

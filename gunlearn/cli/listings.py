@@ -24,11 +24,9 @@ class Listing:
     markdown: Flag = False
 
     def __call__(self) -> int:
-        """Print the table."""
         return gunlearn.cli.console.print_table(*self.table(), self.markdown)
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Return heading and rows."""
         return gunlearn.report.listing.listing(self.kind)
 
 
@@ -83,7 +81,6 @@ class Report:
     markdown: Flag = False
 
     def __call__(self) -> int:
-        """Write the report, print the table."""
         report, console = gunlearn.report, gunlearn.cli.console
         if (self.out / "influence.json").is_file():
             study = gunlearn.bench.read_study(self.out)

@@ -83,14 +83,13 @@ class LLM:
 
     @property
     def folder(self) -> Path:
-        """Folder of the outputs."""
         return self.out or Path("runs") / "llm"
 
     def __call__(self) -> int:
         """Unlearn, save, print the table; return 1 if the loss diverged."""
-        from gunlearn.llm.record import check_folder  # here: it loads torch, which help can do without
+        from gunlearn.llm.record import check_folder  # loads torch
 
-        # Errors of options and files come before a model is loaded.
+        # Check options and files before a model is loaded.
         check_folder(self.folder)
         options = dict(parse_pair(argument, "--method-arg") for argument in self.method_arg)
         gunlearn.methods.build_method(self.method, options, gunlearn.llm.CausalLM())
@@ -127,12 +126,12 @@ class LLM:
                     raise
                 console.say(f"error: {error}", style="red")
                 return 1
-            if base is not None:  # the new adapter belongs to the merged model, not to the one below it
+            if base is not None:  # the new adapter belongs to the merged model
                 model.save_pretrained(base)
                 tokenizer.save_pretrained(base)
             result.save(self.folder)
             if retrained is not None:
-                console.print_table(*result.table(), markdown=False)  # the comparison takes its time
+                console.print_table(*result.table(), markdown=False)  # before the slow comparison
                 result = result.compared(model, retrained)
                 result.write_record(self.folder)
         console.print_table(*result.table(), markdown=False)

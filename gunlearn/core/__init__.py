@@ -1,1 +1,1 @@
-"""What every room uses: registries, options, checks of arguments, names that load on first use."""
+"""Registries, options, checks of arguments and lazy imports, for all of the package."""

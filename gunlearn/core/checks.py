@@ -1,4 +1,4 @@
-"""Checks of arguments, shared by the functions and the classes."""
+"""Checks of arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gunlearn.errors import EmptyForgetSetError, InvalidInputError, InvalidReque
 
 
 def check_same_shape(name: str, current: Tensor, reference: Tensor) -> None:
-    """Refuse shapes that differ: broadcasting `[n]` with `[n, 1]` would give n x n values without a word."""
+    """Refuse shapes that differ: `[n]` with `[n, 1]` would broadcast to n x n values."""
     if current.shape != reference.shape:
         raise InvalidInputError(
             f"Expected '{name}' of one shape, current {tuple(current.shape)} "
@@ -24,14 +24,14 @@ def check_same_shape(name: str, current: Tensor, reference: Tensor) -> None:
 
 
 def check_categorical(logits: Tensor, items: tuple[int, ...]) -> None:
-    """Refuse logits that are not one row of at least two classes for each of `items`; Bernoulli logits for one."""
+    """Refuse logits that are not `[*items, num_classes]` with at least two classes, such as Bernoulli logits."""
     if logits.shape[:-1] != items or logits.size(-1) < 2:
         expected = ", ".join(map(str, (*items, "num_classes")))
         raise InvalidInputError(f"Expected 'logits' [{expected}] with at least two classes (got {tuple(logits.shape)})")
 
 
 def check_token_ids(name: str, value: object) -> None:
-    """Refuse what is no tuple of class indices."""
+    """Refuse anything but a tuple of class indices."""
     ids = value if isinstance(value, tuple) else ()
     if not ids or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in ids):
         raise InvalidInputError(f"Expected '{name}' to be a tuple of class indices >= 0 (got {value!r})")
@@ -44,7 +44,7 @@ def check_token_range(token_ids: tuple[int, ...], logits: Tensor) -> None:
 
 
 def check_name(name: str, value: object) -> None:
-    """Refuse what can not name a part of the data."""
+    """Refuse anything but a non-empty string, the name of a part of the data."""
     if not isinstance(value, str) or not value:
         raise InvalidInputError(f"Expected '{name}' to name a part of the data (got {value!r})")
 
@@ -56,7 +56,7 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def check_number(name: str, value: object, *, positive: bool = False, minimum: float = -math.inf) -> None:
-    """Refuse what is no finite number, is below `minimum`, or is not positive where it must be."""
+    """Refuse anything but a finite number of at least `minimum`, above 0 if `positive`."""
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     if not math.isfinite(number) or number < minimum or (positive and number <= 0):
         kind = "positive finite" if positive else "finite" if minimum == -math.inf else f"finite (>= {minimum:g})"
@@ -71,11 +71,7 @@ def check_integer(name: str, value: object, *, minimum: int | None = None) -> No
 
 
 def the_one_given(request: Any, names: Sequence[str]) -> str:
-    """Which of the ways to name things was used; exactly one must be.
-
-    Raises:
-        InvalidRequestError: none or several.
-    """
+    """Return the one name of `names` that the request has a value for; InvalidRequestError for none or several."""
     given = [name for name in names if getattr(request, name) is not None]
     if len(given) != 1:
         raise InvalidRequestError(f"Expected exactly one of {', '.join(names)} (got {', '.join(given) or 'none'})")
@@ -83,13 +79,13 @@ def the_one_given(request: Any, names: Sequence[str]) -> str:
 
 
 def check_seed(seed: Any) -> None:
-    """Refuse what is no integer."""
+    """Refuse anything but an integer."""
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise InvalidRequestError(f"Expected 'seed' to be an integer (got {seed!r})")
 
 
 def check_size(ratio: Any, count: Any, noun: str) -> None:
-    """Refuse a ratio outside (0, 1), and a count that is no positive integer; 0 is an `EmptyForgetSetError`."""
+    """Refuse a ratio outside (0, 1) and a count that is no positive integer: EmptyForgetSetError for 0."""
     if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < float(ratio) < 1):
         raise InvalidRequestError(f"Expected 0 < ratio < 1 (got {ratio!r})")
     if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < 0):
@@ -99,7 +95,7 @@ def check_size(ratio: Any, count: Any, noun: str) -> None:
 
 
 def check_model(model: Any) -> None:
-    """Refuse what is no initialised module with parameters, all of them finite."""
+    """Refuse anything but an initialised module with parameters and finite weights and buffers."""
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
     if not any(True for _ in model.parameters()):

@@ -1,4 +1,4 @@
-"""Public names of a package that load on first use, so that one part of it can be had without the rest."""
+"""Public names of a package that load on first use."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 def lazy(
     package: str, homes: Mapping[str, Sequence[str]], renamed: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` for a package, to be assigned in it; its modules load on first use too.
+    """Return `__getattr__` and `__dir__` for a package to assign; its modules load on first use too.
 
     Args:
         package: its `__name__`.
-        homes: modules, and the names that each of them holds.
-        renamed: names that there were once, with what to write instead.
+        homes: names by the module that holds them.
+        renamed: new names by old ones, for errors.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
     module = sys.modules[package]

@@ -1,4 +1,4 @@
-"""Modules of release 0.1 that have another name now: importing one says which."""
+"""Modules of release 0.1 that were renamed: the error of an import names the new module."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from typing import Any
 
-#: Old package, new package, modules; `old=new` for a module that has another name there.
+#: Old package, new package, modules; `old=new` for a renamed module.
 _MOVES = """
 gunlearn               gunlearn                         influence=attribution
 gunlearn.bench         gunlearn.bench                   influence=influence_grid study_files=influence_grid
@@ -78,19 +78,14 @@ MOVED = dict(_moved())
 
 
 class MovedFinder(MetaPathFinder):
-    """Names the new place of a module that has moved. Asked last, so only for modules that nobody else finds."""
+    """Raise ModuleNotFoundError with the new name of a renamed module. It is asked last."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> None:
-        """Refuse a module that has moved; all others are none of its business.
-
-        Raises:
-            ModuleNotFoundError: with the new name.
-        """
         if fullname in MOVED:
             raise ModuleNotFoundError(f"'{fullname}' has moved: import '{MOVED[fullname]}' instead", name=fullname)
 
 
 def install() -> None:
-    """Let imports of moved modules fail with an error that names the new place."""
+    """Add a `MovedFinder` to the finders of imports, once."""
     if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
         sys.meta_path.append(MovedFinder())

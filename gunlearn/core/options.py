@@ -1,4 +1,4 @@
-"""Options: how users type them, which ones a class has, and of which type their values are."""
+"""Options: parse them from text, name those of a class, check the types of their values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from gunlearn.errors import InvalidInputError
 
-_WORDS = {"true": True, "false": False, "none": None, "null": None}  # `literal_eval` knows python's spelling alone
+_WORDS = {"true": True, "false": False, "none": None, "null": None}  # beside Python's spelling
 _KINDS: dict[Any, tuple[type, str]] = {
     bool: (bool, "True or False"),
     int: (Integral, "an integer"),
@@ -22,7 +22,7 @@ _KINDS: dict[Any, tuple[type, str]] = {
 
 
 def parse_value(text: str) -> Any:
-    """Return the value of a Python or JSON literal (`5`, `1e-3`, `None`, `true`, `[1, null]`), other texts unread."""
+    """Return the value of a Python or JSON literal (`5`, `1e-3`, `None`, `true`, `[1, null]`), or the text itself."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     for read in (ast.literal_eval, json.loads):
@@ -34,7 +34,7 @@ def parse_value(text: str) -> Any:
 
 
 def parse_pair(argument: str, what: str) -> tuple[str, Any]:
-    """Return key and value of `key=value`; errors call it `what`: `"--training-arg"`."""
+    """Return key and value of `key=value`; `what` names it in errors: `"--training-arg"`."""
     key, equals, text = argument.partition("=")
     if not equals or not key.strip():
         raise InvalidInputError(f"Expected {what} key=value (got '{argument}')")
@@ -42,11 +42,11 @@ def parse_pair(argument: str, what: str) -> tuple[str, Any]:
 
 
 def typed_options(arguments: Sequence[str], known: Mapping[str, Sequence[str]], what: str) -> dict[str, dict[str, Any]]:
-    """Return the options of each of several things of a kind, by name.
+    """Return the options of several methods or estimators, by their name.
 
     Args:
         arguments: `name.key=value` for one, or `key=value` for each that has the option.
-        known: the options of each.
+        known: names of the options of each.
         what: the kind, for errors: `"method"`.
     """
     general: dict[str, dict[str, Any]] = {name: {} for name in known}
@@ -61,22 +61,22 @@ def typed_options(arguments: Sequence[str], known: Mapping[str, Sequence[str]], 
         if not takers:
             listed = "; ".join(f"{taker}: {', '.join(known[taker]) or 'none'}" for taker in meant)
             raise InvalidInputError(f"Expected an option of the chosen {what}s ({listed}) (got '{argument}')")
-        for taker in takers:  # the one said for it alone wins, whatever the order
+        for taker in takers:  # `name.key` wins over `key` in any order
             (specific if dot else general)[taker][option] = value
     return {name: general[name] | specific[name] for name in known}
 
 
 def option_names(cls: type) -> tuple[str, ...]:
-    """Return the names of a dataclass's options; a class may narrow them by `options()`."""
+    """Return the names of a class's options: those of its `options()`, else the fields of the dataclass."""
     own = getattr(cls, "options", None)
     return tuple(own()) if callable(own) else tuple(f.name for f in dataclasses.fields(cls) if f.init)
 
 
 def check_options(cls: type, options: Mapping[str, Any], name: str) -> None:
-    """Refuse values that are not of the type that a dataclass says; `None` fits where it is the default."""
+    """Refuse values of another type than the field of a dataclass has; `None` fits where it is the default."""
     try:
         hints = get_type_hints(cls)
-    except NameError:  # an annotation that exists for type checkers alone
+    except NameError:  # an annotation for type checkers only
         return
     defaults = {f.name: f.default for f in dataclasses.fields(cls)}
     for option, value in options.items():
@@ -88,7 +88,7 @@ def check_options(cls: type, options: Mapping[str, Any], name: str) -> None:
 
 
 def _mismatch(hint: Any, value: Any) -> str | None:
-    """Return what was expected in place of `value`; `None` where it fits or the type is not one of the simple ones."""
+    """Return the expected type in words; `None` where `value` fits or a type is not in `_KINDS`."""
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     words = []
     for kind in kinds:

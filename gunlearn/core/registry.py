@@ -1,4 +1,4 @@
-"""Registries: names that stand for classes, which are imported when they are first asked for."""
+"""Registries: classes by name, imported on first use."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ T = TypeVar("T")
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return the end of a sentence that names what was probably meant; empty where nothing is like it."""
+    """Return the end of an error message that names the nearest known name; empty where none is near."""
     close = get_close_matches(str(name), list(known), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):
-    """Classes by their names. A class can be built from a string: `"name"` or `"name:variant"`.
+    """Classes by name. Objects are built from a string, `"name"` or `"name:variant"`.
 
     Args:
-        kind: what is registered, for error messages: `"method"`.
-        homes: `"module:Class"` by name; the module is imported when the class is asked for.
-        renamed: names that there were once, with what to write instead.
+        kind: what is registered, for errors: `"method"`.
+        homes: `"module:Class"` by name; the module is imported on first use.
+        renamed: new names by old ones, for errors.
 
     Example:
         >>> orders = Registry("mapping", {"ordered": "collections:OrderedDict"})
@@ -37,7 +37,6 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         self.kind, self._homes, self._renamed = kind, homes, renamed or {}
 
     def __getitem__(self, name: str) -> type[T]:
-        """Return the class of that name; raises `KeyError` where there is none."""
         module, _, attribute = self._homes[name].partition(":")
         return getattr(import_module(module), attribute)
 
@@ -52,7 +51,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return name in self._homes
 
     def importable(self) -> dict[str, type[T] | MissingExtraError]:
-        """Return every class by its name; of those whose extra is not installed the error that names it."""
+        """Return the classes by name; where an extra is not installed, the error that names it."""
         out: dict[str, type[T] | MissingExtraError] = {}
         for name in self:
             try:
@@ -62,7 +61,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return out
 
     def find(self, name: object) -> type[T]:
-        """Return the class of that name; the error where there is none says what was probably meant."""
+        """Return the class of that name, or raise InvalidInputError with the nearest known name."""
         if not isinstance(name, str) or name not in self._homes:
             instead = self._renamed.get(str(name))
             hint = f"; it is called '{instead}' now" if instead else did_you_mean(name, self._homes)
@@ -83,7 +82,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return cls, dict(variants.get(variant, {}))
 
     def build(self, spec: str | T, options: Mapping[str, Any]) -> T:
-        """Return an object from its name and options, or the object itself, which takes no options."""
+        """Return an object from its name and options, or the object itself, for which options are refused."""
         if not isinstance(spec, str):
             if options:
                 raise InvalidInputError(

@@ -1,4 +1,4 @@
-"""What is measured of a model. Names load on first use: figures know neither graphs nor transformers."""
+"""Figures that are measured of a model. Names load on first use, so figures need neither PyG nor transformers."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ _EVALUATORS = {
     "graph_classification": f"{_HERE}.graph_evaluators:ClassEvaluator",
     "image_classification": f"{_HERE}.item_evaluators:ItemEvaluator",
 }
-#: Every figure by its name, in the order of rows and columns.
+#: Figures by name, in the order of rows and columns.
 FIGURES: Registry[Figure] = Registry("figure", _FIGURES)
-#: Who evaluates a task, by the task's name.
+#: Evaluators by the name of the task.
 EVALUATORS: Registry[Evaluator] = Registry("task to evaluate", _EVALUATORS)
 
 _HOMES = {

@@ -2,13 +2,10 @@ r"""Functional alignment: the divergence between the outputs (texts, images, cla
 
 .. math:: A(p, q) = \frac{1}{|X|} \sum_x KL_x(p \| q) + KL_x(q \| p)
 
-for prompts `x`, the model `p` to judge and a model `q` retrained without the forgotten data. 0 means that the models
-cannot be told apart on `X`; lower is better. This is how FADE is described (`arXiv:2510.12981
-<https://arxiv.org/abs/2510.12981>`_): reconstructed from the abstract, model cards and public reviews, since the
-paper's normalisation and decoding are not known.
-
-This module knows tensors and callables alone. A `Supplier` draws samples and scores them:
-`gunlearn.llm.metrics.TextAlignment` for texts; a diffusion model supplies the Gaussian divergence of each step.
+for prompts `x`, the model `p` to judge and a model `q` retrained without the forgotten data. Lower is better; 0: the
+models agree on `X`. Reconstructed from descriptions of FADE (`arXiv:2510.12981 <https://arxiv.org/abs/2510.12981>`_),
+whose normalisation and decoding are unknown. A `Supplier` draws and scores samples: for texts
+`gunlearn.llm.metrics.TextAlignment`; a diffusion model supplies the Gaussian divergence of each step.
 """
 
 from __future__ import annotations
@@ -31,14 +28,14 @@ PER = ("sequence", "token")
 
 @dataclass(frozen=True)
 class Sampler:
-    """How samples are drawn. Another kind of model derives its own class and overrides `exact`.
+    """Settings of the draws from a language model. Other kinds of models derive a class that overrides `exact`.
 
     Args:
-        n_samples: per prompt.
+        n_samples: samples per prompt.
         temperature: 1 draws from the model itself.
         top_k: draw among the `top_k` likeliest; 0 draws among all.
         top_p: draw among the likeliest that together have this probability; 1 draws among all.
-        seed: of the draws; the same for every model, so that models differ and not draws.
+        seed: of the draws, the same for every model.
 
     Raises:
         InvalidInputError: a value outside its range.
@@ -69,7 +66,7 @@ class StepTerms:
     Args:
         values: `[num_prompts, num_samples, num_steps]` in nats: log-ratios (`"monte_carlo"`) or the exact divergence
             of each step (`"rao_blackwell"`). The sum over steps has the expectation :math:`KL_x(p \| q)` either way.
-        mask: boolean, same shape: the steps that a sample has.
+        mask: boolean, same shape: the steps of each sample.
         truncated: share of samples that were cut off before they ended.
 
     Raises:
@@ -92,7 +89,7 @@ class StepTerms:
             raise InvalidInputError("Expected likelihoods without NaN (got some); the model is broken")
 
     def per_sample(self, per: str = "sequence") -> Tensor:
-        """Return sums over steps, or (`"token"`) means: `[num_prompts, num_samples]` in float64."""
+        """Return sums over steps, or means for `"token"`, `[num_prompts, num_samples]` in float64."""
         check_choice("per", per, PER)
         total = torch.where(self.mask, self.values, 0).double().sum(-1)
         return total / self.mask.sum(-1) if per == "token" else total
@@ -105,7 +102,7 @@ class Supplier(Protocol):
     estimator: str
 
     def draw(self, model: Any) -> Any:
-        """Return samples of a model in the form that `terms` reads."""
+        """Return samples of a model, as `terms` reads them."""
 
     def terms(self, samples: Any, p: Any, q: Any) -> StepTerms:
         r"""Return the terms of :math:`KL(p \| q)` at samples of `p`."""
@@ -117,11 +114,11 @@ class Alignment:
 
     Args:
         precision: mean :math:`KL_x(p \| q)`, in nats: large where the model produces what the other finds unlikely.
-        recall: mean :math:`KL_x(q \| p)`: large where the model misses what the other produces.
+        recall: mean :math:`KL_x(q \| p)`, in nats: large where the model misses what the other produces.
         items: `precision + recall` of each prompt, `[num_prompts]` in float64.
         interval: bootstrap interval of `value` over prompts; `None` with one prompt.
-        error: standard error of `value` over samples, the prompts given; `None` with one sample.
-        truncated: share of samples that were cut off; `value` compares what comes before.
+        error: standard error of `value` over samples of these prompts; `None` with one sample.
+        truncated: share of samples that were cut off; `value` compares what comes before the cut.
         estimator: `"rao_blackwell"` or `"monte_carlo"`, or `"closed_form"` without samples.
         per: `"sequence"`, or `"token"` where each sample was divided by its length.
         sampler: how samples were drawn.
@@ -143,7 +140,6 @@ class Alignment:
         return self.precision + self.recall
 
     def __repr__(self) -> str:
-        """Return the figures, without the number of each prompt."""
         interval = None if self.interval is None else tuple(float(f"{bound:.4g}") for bound in self.interval)
         return (
             f"Alignment(value={self.value:.4g}, interval={interval}, precision={self.precision:.4g}, "
@@ -152,21 +148,20 @@ class Alignment:
 
 
 def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    r"""Return :math:`\sum_v p_v (\log p_v - \log q_v)`, the exact divergence of one step.
+    r"""Return the exact divergence :math:`\sum_v p_v (\log p_v - \log q_v)` of each step, `[...]` in nats.
+
+    It is infinite where `q` excludes what `p` does not.
 
     Args:
         log_p: log-probabilities (or logits) `[..., num_classes]`.
         log_q: the same of the other model.
-
-    Returns:
-        `[...]` in nats, at least 0, infinite where `q` excludes what `p` does not.
 
     Raises:
         InvalidInputError: shapes differ.
     """
     if log_p.shape != log_q.shape:
         raise InvalidInputError(f"Expected both models' classes alike (got {tuple(log_p.shape)}, {tuple(log_q.shape)})")
-    return kl_divergence(log_p, log_q, "reverse", bernoulli=False).clamp_min(0)  # below 0 there is rounding alone
+    return kl_divergence(log_p, log_q, "reverse", bernoulli=False).clamp_min(0)  # rounding can go below 0
 
 
 def categorical_alignment(log_p: Tensor, log_q: Tensor, confidence: float = 0.95, seed: int = 0) -> Alignment:
@@ -195,7 +190,7 @@ def align(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Alignment:
-    r"""Put the terms of both directions together.
+    r"""Return the alignment of two models from the terms of both directions.
 
     Warns where the sampler is truncated or tempered: the mean is no divergence then, and log-ratios can make it
     negative.
@@ -205,7 +200,7 @@ def align(
         recall: :math:`KL(q \| p)` at as many samples of `q`.
         estimator: kept in the result.
         per: `"sequence"`, or `"token"` to divide each sample by its length (a rate, no divergence).
-        sampler: how the samples were drawn.
+        sampler: kept too.
         confidence: of the bootstrap interval over prompts.
         seed: of the bootstrap.
 
@@ -222,7 +217,7 @@ def align(
         raise InvalidInputError(
             f"Expected as many prompts and samples both ways (got {[tuple(h.shape) for h in halves]})"
         )
-    # Summed before the variance: samples of both models come from the same draws and are not independent.
+    # Sum first, then take the variance: samples of both models share their draws and are not independent.
     both = halves[0] + halves[1]
     prompts, samples = both.shape
     error = float((both.var(1) / samples).sum().sqrt() / prompts) if samples > 1 else None
@@ -240,13 +235,13 @@ def align(
 
 
 def bootstrap(items: Tensor, confidence: float = 0.95, draws: int = 1000, seed: int = 0) -> tuple[float, float] | None:
-    """Return the percentile interval of the mean over items drawn with replacement; `None` with fewer than two.
+    """Return the percentile interval of the mean over items drawn with replacement; `None` with fewer than two items.
 
     Args:
-        items: `[num_items]`, infinite ones included.
-        confidence: share of the means that lie inside.
+        items: `[num_items]`; values may be infinite.
+        confidence: share of the means inside the interval, refused outside (0, 1).
         draws: number of means.
-        seed: of the draws; the global random state is left alone.
+        seed: of the draws; the global random state does not change.
     """
     if not 0 < confidence < 1:
         raise InvalidInputError(f"Expected 'confidence' between 0 and 1 (got {confidence})")

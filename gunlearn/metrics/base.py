@@ -1,4 +1,4 @@
-"""A figure: one number that is measured of a model, with all that tables, legends and plots say of it."""
+"""Figures: numbers that are measured of a model, with their texts for tables, legends and plots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gunlearn.metrics import EVALUATORS, FIGURES
 LINKS = ("link_prediction",)
 CLASSES = ("node_classification", "graph_classification", "image_classification")
 BETTER = ("higher", "lower", "retrained")
-#: Other entries of rows: no figure can have their names.
+#: Other entries of rows, whose names no figure can have.
 ENTRIES = (
     "method", "mode", "seed", "num_forget", "request_hash", "versions", "task", "dataset", "options", "error", "curve",
     "hist_forget",
@@ -20,19 +20,19 @@ ENTRIES = (
 
 
 class Figure(ABC):
-    """A number that is measured of a model: a subclass names and explains it, and computes it from a `ModelView`.
+    """A number that is measured of a model.
 
     Attributes:
         name: key in rows.
         heading: of its column in tables; empty for a figure without a column.
         legend: one sentence that explains it; by default the first line of the class's docstring.
-        tasks: names of the tasks that have it; empty for all that `gunlearn.evaluate` takes.
+        tasks: names of its tasks; empty for all that `gunlearn.evaluate` takes.
         better: `"higher"`, `"lower"`, or `"retrained"`: the nearer to the value of a retrained model the better.
         format: format specification of its numbers.
         words: name on the axes of plots; the heading by default.
         floor: name of the figure that holds its noise floor, if it has one.
         hidden: tasks that have the figure but no column of it.
-        of_run: it is read from the record of the run (`view.result`), not from the model.
+        of_run: whether it reads the record of the run (`view.result`) instead of the model.
 
     Example:
         >>> from gunlearn.metrics import Figure
@@ -56,17 +56,12 @@ class Figure(ABC):
     of_run: bool = False
 
     def __init_subclass__(cls) -> None:
-        """Take the legend from the docstring where the class names none."""
         if "legend" not in vars(cls) and cls.__doc__:
             cls.legend = cls.__doc__.partition("\n")[0]
 
     @abstractmethod
     def compute(self, view: Any) -> float | None:
-        """Return the number, `None` where it cannot be had.
-
-        Args:
-            view: a `ModelView`; of texts a `TextView`.
-        """
+        """Return the figure of a `ModelView`, or of a `TextView` for texts; `None` where it is not defined."""
 
     def spec(self, mean: float) -> str:
         """Return the format specification of numbers around `mean`."""
@@ -83,15 +78,15 @@ class Figure(ABC):
 
 
 def figures_of(task: str, metrics: Iterable[str | Figure] = ()) -> dict[str, Figure]:
-    """Return the registered figures of a task, and further ones beside them, by name.
+    """Return the registered figures of a task and the caller's own, by name.
 
     Args:
         task: name of the task.
         metrics: the caller's own `Figure` objects, or names of registered figures.
 
     Raises:
-        InvalidTypeError: something else.
-        InvalidInputError: an unknown or taken name, a figure of other tasks, or one without a name or a legend.
+        InvalidTypeError: neither figures nor names.
+        InvalidInputError: an unknown or taken name, a figure of other tasks, no name, no legend, or a bad `better`.
     """
     everywhere = task in EVALUATORS
     found = {n: cls() for n, cls in FIGURES.items() if (task in cls.tasks if cls.tasks else everywhere)}

@@ -1,4 +1,4 @@
-"""Distance to retrained models, and the noise floor that it has to be held against."""
+"""Distance to retrained models, and its noise floor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gunlearn.metrics.view import ModelView
 class ForgetDivergence(Figure):
     """Jensen-Shannon divergence to retrained models on forgotten items, in nats per item.
 
-    The mean over the retrained models; one of them is compared with the other ones only.
+    The mean over the retrained models; one of them is compared with the others.
 
     Raises:
         InvalidInputError: NaN among the probabilities.
@@ -31,7 +31,7 @@ class ForgetDivergence(Figure):
         return ".4f" if mean >= 5e-4 else ".1e"
 
     def cell(self, mean: float, std: float | None) -> str:
-        return super().cell(mean, std or None)  # 0: the distance between two, seen from both sides
+        return super().cell(mean, std or None)  # a std of 0: two models compared with each other
 
 
 class HeldOutDivergence(ForgetDivergence):
@@ -68,7 +68,7 @@ class RetainFloor(ForgetFloor):
 
 
 def mean_divergence(pairs: Iterable[tuple[ModelView, ModelView]], part: str) -> float | None:
-    """Return the mean over pairs of views of the mean divergence over items; `None` without pairs or items."""
+    """Return the divergence of items, averaged over items and pairs of views; `None` without pairs or items."""
     values = []
     for p, q in pairs:
         value = _divergence(p.probability(part), q.probability(part))

@@ -1,4 +1,4 @@
-"""Items of graph tasks. Models read the retained graph; what is no longer in it is read on the original one."""
+"""Items of graph tasks. Models read the retained graph; items that are not in it are read on the original graph."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gunlearn.tasks.graph.node_classification import NodeClassification
 
 
 class GraphEvaluator(Evaluator):
-    """Layers with `cached=True` read each graph afresh, and hold afterwards what they held before."""
+    """Set aside the caches of layers with `cached=True` while models are evaluated."""
 
     def encode(self, model: nn.Module, data: Any) -> Any:
         with suspended_caches(model):
@@ -25,9 +25,9 @@ class GraphEvaluator(Evaluator):
 
 
 class LinkEvaluator(GraphEvaluator):
-    """Link prediction. With a node all its edges are forgotten, with features what they say of the node's edges.
+    """Link prediction. The forget set of nodes, or of their features, holds all edges of these nodes.
 
-    Test items are positives, then negatives. Items are ranked by logits: probabilities above a logit of 37 are all 1.
+    Test items are positives, then negatives. Items are ranked by logits, since probabilities are 1 above a logit of 37.
 
     Raises:
         UnsupportedMethodError: another task.
@@ -42,7 +42,7 @@ class LinkEvaluator(GraphEvaluator):
         task, partition, data = self.task, self.partition, self.partition.retain_data
         there = data if partition.forgets == ("edges",) else partition.data
         retain, blank = partition.retain_edge_index, torch.zeros(data.num_nodes, dtype=torch.bool)
-        blank[partition.feature_nodes.cpu()] = True  # edges of nodes that lost features are the forget set's
+        blank[partition.feature_nodes.cpu()] = True  # their edges belong to the forget set
         retain = retain[:, ~blank.to(retain.device)[retain].any(dim=0)]
         return {
             "forget": (task.edge_items(there, forgotten_edges(partition)), there),
@@ -63,9 +63,9 @@ class LinkEvaluator(GraphEvaluator):
 class ClassEvaluator(GraphEvaluator, CategoricalEvaluator):
     """Classification of nodes or graphs.
 
-    The forget set holds the training nodes (or graphs) that go or lose features, as the original graph shows them; for
-    a request that names edges alone, the labelled end points of these, on the retained graph, and no unseen items: an
-    edge is no member.
+    The forget set holds the training nodes (or graphs) that are removed or lose features, read on the original graph.
+    For edges it holds their labelled end points, read on the retained graph. There are no unseen items then: an edge is
+    no member.
     """
 
     task: NodeClassification

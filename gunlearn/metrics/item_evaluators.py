@@ -1,4 +1,4 @@
-"""Items of classifiers, and independent items (images, rows of an array), which need no graph."""
+"""Evaluators of classifiers, and of independent items (images, rows of an array)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gunlearn.metrics.problem import Evaluator, logits_of
 from gunlearn.tasks.items.arrays import ArrayItems
 from gunlearn.tasks.items.tables import rows_at
 
-BATCH = 1024  # items at a time
+BATCH = 1024  # items that are loaded at a time
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CategoricalEvaluator(Evaluator):
 
 
 class ItemEvaluator(CategoricalEvaluator):
-    """Classification of independent items: the forgotten rows, the other training rows, those of `data.test_mask`."""
+    """Classification of independent items; the test set is `data.test_mask`."""
 
     aliases: ClassVar = {"unseen": "test"}
 
@@ -52,7 +52,6 @@ class ItemEvaluator(CategoricalEvaluator):
         return {part: (items if items.index.numel() else None, data) for part, items in rows.items()}
 
     def decode(self, model: nn.Module, outputs: Any, items: TableRows) -> Prediction:
-        """Return predictions with labels of items, loaded `BATCH` at a time."""
         batches = (ArrayItems(*rows_at(items.data, index)) for index in items.index.split(BATCH))
         found = [(self.task.decode(model, outputs, batch), batch.y) for batch in batches]
         return Prediction(

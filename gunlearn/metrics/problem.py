@@ -1,4 +1,4 @@
-"""An unlearning problem to compare models on: its items, and models retrained without the forgotten data."""
+"""Unlearning problems to compare models on."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class Evaluator(ABC):
-    """An unlearning problem: the items that models are asked about, and the retrained models they are compared with.
+    """An unlearning problem: items to predict, and models retrained without the forgotten data.
 
     Args:
         task: what the models predict.
         partition: what was forgotten.
         references: models retrained without it under different seeds. Without any, distances are `None`; with one, the
             noise floor is `None`.
-        seed: of the figures that draw.
+        seed: of figures that draw.
         metrics: further figures, see `figures_of`.
 
     Attributes:
-        headline: names of the figure of utility and the figure of forgetting that plots show.
-        aliases: sets of items that are another set.
+        headline: names of the figures of utility and of forgetting that plots show.
+        aliases: sets of items by another name for them.
         figures: what is measured, by name.
 
     Raises:
@@ -58,7 +58,7 @@ class Evaluator(ABC):
         self.refer_to(references)
 
     def refer_to(self, references: Sequence[nn.Module]) -> None:
-        """Compare with these retrained models from now on; their predictions are made at once."""
+        """Compare with these retrained models from now on, and predict with each of them."""
         self.references = [ModelView(self, model) for model in references]
         for view in self.references:
             _ = view.predictions
@@ -83,10 +83,10 @@ class Evaluator(ABC):
 
     @abstractmethod
     def score(self, prediction: Prediction) -> Tensor:
-        """Return what items are ranked by, `[num_items]`."""
+        """Return what items are ranked by, `[num_items]`: the higher, the surer the model is of them."""
 
     def encode(self, model: nn.Module, data: Any) -> Any:
-        """Run the task's shared pass over the data."""
+        """Return what the task computes once for all items."""
         return self.task.encode(model, data)
 
     def decode(self, model: nn.Module, outputs: Any, items: Any) -> Prediction:
@@ -94,7 +94,6 @@ class Evaluator(ABC):
         return self.task.decode(model, outputs, items)
 
     def view(self, model: nn.Module, result: Result | None = None, full_graph: bool = False) -> ModelView:
-        """Return the view of a model, see `ModelView`."""
         return ModelView(self, model, result, full_graph)
 
     def row(self, model: nn.Module) -> dict[str, float | None]:
@@ -109,11 +108,7 @@ def evaluator(
     seed: int = 0,
     metrics: Iterable[str | Figure] = (),
 ) -> Evaluator:
-    """Return the evaluator of a task, see `Evaluator`.
-
-    Raises:
-        UnsupportedMethodError: there is none.
-    """
+    """Return the `Evaluator` of a task, or raise UnsupportedMethodError where there is none."""
     if task.name not in EVALUATORS:
         where = "; see gunlearn.llm.metrics.evaluate_language_models" if task.name == "causal_lm" else ""
         known = ", ".join(EVALUATORS)
@@ -122,22 +117,18 @@ def evaluator(
 
 
 def headline(task: str | None) -> tuple[Figure, Figure]:
-    """Return the figures of utility and of forgetting that plots show; those of links for an unknown task."""
+    """Return the figures of utility and of forgetting that plots show; those of link prediction for an unknown task."""
     utility, forgetting = EVALUATORS[task if task and task in EVALUATORS else "link_prediction"].headline
     return FIGURES[utility](), FIGURES[forgetting]()
 
 
 def row_names() -> list[str]:
-    """Return the names of all figures that rows may have, whatever the task."""
+    """Return the names of all figures that rows of any task may have."""
     return [name for name, cls in FIGURES.items() if not cls.tasks or any(task in EVALUATORS for task in cls.tasks)]
 
 
 def logits_of(prediction: Prediction) -> Tensor:
-    """Return the logits of a prediction.
-
-    Raises:
-        UnsupportedModelError: it has none.
-    """
+    """Return the logits of a prediction, or raise UnsupportedModelError where it has none."""
     if prediction.logits is None:
         raise UnsupportedModelError("Expected predictions with logits to evaluate (got log-likelihoods alone)")
     return prediction.logits

@@ -1,4 +1,4 @@
-"""How well scores tell two sets of items apart: AUC and AP (scikit-learn's), and the figures made of them."""
+"""AUC and average precision (AP) of scores of two sets of items, and the figures that use them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ Pair = tuple[float | None, float | None]
 
 
 def separation(positive: Tensor, negative: Tensor) -> Pair:
-    """Return AUC and AP of scores, `positive` against `negative`; `None` where one side is empty.
+    """Return AUC and AP of `positive` `[num_positive]` against `negative` `[num_negative]` scores, infinite ones too.
 
-    Args:
-        positive: scores of the items labelled 1, `[num_positive]`; infinite ones are ranked too.
-        negative: scores of the items labelled 0, `[num_negative]`.
+    Both are `None` where one side is empty.
 
     Raises:
         InvalidInputError: NaN among the scores.
@@ -34,11 +32,10 @@ def separation(positive: Tensor, negative: Tensor) -> Pair:
 
 
 def forget_separation(forget: Tensor, retain: Tensor, draws: int = 5, seed: int = 0) -> Pair:
-    """Return the mean AUC and AP of retained against forgotten edges, over equal-size draws of retained ones.
+    """Return mean AUC and AP of retained (labelled 1) against forgotten edges, over equal-size draws of retained edges.
 
-    Retained edges are labelled 1. A retrained model scores a forgotten edge like any true edge it never saw; where such
-    edges lie like the retained ones that is near 0.5. A value above the retrained model's own means that the edges were
-    pushed below that, not only forgotten.
+    A retrained model scores a forgotten edge like any true edge it never saw: near 0.5 where such edges lie like the
+    retained ones. A value above the retrained model's means that the edges were pushed down, not only forgotten.
 
     Args:
         forget: scores of the forgotten edges, `[num_forget]`.
@@ -47,7 +44,7 @@ def forget_separation(forget: Tensor, retain: Tensor, draws: int = 5, seed: int 
         seed: of the draws.
 
     Raises:
-        InvalidInputError: NaN among the scores, drawn or not.
+        InvalidInputError: NaN among the scores.
     """
     _refuse_nan(forget, retain)
     generator = torch.Generator().manual_seed(seed)
@@ -71,7 +68,7 @@ class RetainAUC(Figure):
     """AUC of test edges against non-edges."""
 
     name, heading, words, tasks = "retain_auc", "AUC retain", "retain AUC (test edges)", LINKS
-    which = 0  # of AUC and AP
+    which = 0  # index into (AUC, AP)
 
     def compute(self, view: ModelView) -> float | None:
         score, label = view.score("test"), view.label("test")
@@ -115,9 +112,9 @@ class ForgetAP(ForgetAUC):
 class MembershipAUC(Figure):
     """How well scores tell forgotten items from test items of their class, which the model never saw.
 
-    The simplest membership inference. Averaged over classes by their number of forgotten items: against all test items
-    it would measure the class as well. The two kinds may differ in other ways, so the value of an honest retraining is
-    what to compare with, not one half.
+    The simplest membership inference, averaged over classes weighted by their number of forgotten items: over all
+    classes at once it would measure the class as well. The two sets may differ in other ways: compare with the value of
+    a retrained model, not with one half.
     """
 
     name, heading, words = "mia_auc", "MIA AUC", "membership inference AUC"

@@ -1,4 +1,4 @@
-"""What a run took."""
+"""Time, epochs and memory of a run."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ class Standing:
     Args:
         alignments: with each reference.
         value: their mean.
-        interval: bootstrap interval of `value` over prompts.
-        floor: mean alignment of the references with each other: how much honest retrainings differ; `None` with one.
+        interval: bootstrap interval of `value` over prompts; `None` with one prompt.
+        floor: mean alignment of the references with each other; `None` with one.
         original: mean alignment of the untouched model; `None` without it.
     """
 
@@ -48,7 +48,7 @@ class Standing:
 
     @property
     def gain(self) -> float | None:
-        """`1 - value / original`: above 0 the model is nearer to the retrained ones than the untouched one is."""
+        """`1 - value / original`; above 0 the model is nearer to the retrained ones than the untouched model is."""
         return None if not self.original else 1 - self.value / self.original
 
 
@@ -63,21 +63,19 @@ def standings(
 ) -> dict[str, Standing]:
     """Compare models with retrained ones; samples of each model are drawn once.
 
+    Collapsed models have values orders of magnitude larger: plot on a logarithmic scale, do not average over methods.
+
     Args:
         models: the models to judge, by name. One that is among the references is compared with the others.
-        references: retrained without the forgotten data, under different seeds.
+        references: models retrained without the forgotten data, under different seeds.
         supplier: draws and scores samples.
         original: the model before unlearning.
         per: see `align`.
         confidence: of the intervals.
         seed: of the bootstrap.
 
-    Returns:
-        The `Standing` of each name. Collapsed models have values orders of magnitude larger: plot on a logarithmic
-        scale, and do not average over methods.
-
     Raises:
-        InvalidInputError: no reference (other than the model itself), or two of them that agree exactly.
+        InvalidInputError: no reference (other than the model itself), or two references that agree exactly.
     """
     samples: dict[int, Any] = {}
     found: dict[tuple[int, int], Alignment] = {}

@@ -1,4 +1,4 @@
-"""What language models say of given texts: scores per token, and the figures made of them. Tensors alone."""
+"""Scores of language models per token of given texts, and the figures that use them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ TEXTS = ("causal_lm",)
 
 @dataclass(frozen=True, eq=False)
 class TokenScores:
-    """Figures per labelled token, `[num_rows, num_tokens]`, zero elsewhere; on the CPU.
+    """Scores per labelled token, `[num_rows, num_tokens]` on the CPU, zero elsewhere.
 
     Args:
         log_prob: log-likelihood of the token, in nats.
         mask: which tokens have a label.
         first: whether the token was the model's first choice.
-        mean: expected log-likelihood of a token under the model there, minus its entropy.
+        mean: expected log-likelihood of a token that the model draws there: its negative entropy.
         std: standard deviation of that log-likelihood.
     """
 
@@ -37,7 +37,7 @@ class TokenScores:
 
     @property
     def mean_log_prob(self) -> Tensor:
-        """Mean over the tokens of each row, `[num_rows]`; NaN without labels."""
+        """Mean over the labelled tokens of each row, `[num_rows]`; NaN without labels."""
         return self.log_prob.sum(1) / self.length
 
 
@@ -46,10 +46,10 @@ class TextView(Protocol):
 
     Attributes:
         scores: of the rows' labelled tokens.
-        likelihood: probability of each row's answer, `[num_rows]`.
+        likelihood: p(answer)^(1/tokens) of each row, or its share among the given answers, `[num_rows]`.
         rouge: ROUGE-L recall of generated answers, `[num_rows]`; `None` where none were generated.
         truth: summary of the truth ratios; `None` where rows have no wrong answers.
-        in_full: memorisation is measured too.
+        in_full: whether to measure memorisation too.
     """
 
     scores: TokenScores
@@ -60,21 +60,21 @@ class TextView(Protocol):
 
 
 def exact_memorization(scores: TokenScores) -> Tensor:
-    """Return the share of tokens that are the model's first choice, given what is before them, `[num_rows]`."""
+    """Return the share of each row's tokens that are the model's first choice, `[num_rows]`."""
     return scores.first.sum(1) / scores.length
 
 
 def extraction_strength(scores: TokenScores, compat: bool = False) -> Tensor:
     """Return the share of each row's tokens that the model completes without a mistake, `[num_rows]`: 1 - k/n.
 
-    `k` is the shortest beginning of the answer after which every first choice is the right token; 0 where the last
-    token is wrong already.
+    `k` is the length of the shortest beginning of the answer after which every first choice is right; `n` where the
+    last token is wrong.
 
     Args:
         scores: of rows whose labelled tokens are consecutive.
-        compat: never below `1 / n`, as in the code of open-unlearning, where a model that has nothing right gets that.
+        compat: return at least `1 / n`, as the code of open-unlearning does.
     """
-    # Walking back from the last token, as long as first choices are right; unlabelled tokens count for nothing.
+    # Walk back from the last token as long as first choices are right; skip unlabelled tokens.
     unbroken = (~scores.first & scores.mask).flip(1).cumsum(1).eq(0).flip(1) & scores.mask
     matched = unbroken.sum(1)
     return (matched.clamp_min(1) if compat else matched) / scores.length
@@ -83,8 +83,8 @@ def extraction_strength(scores: TokenScores, compat: bool = False) -> Tensor:
 def drma(scores: TokenScores, per_token: bool = False) -> float:
     r"""Return document-level memorisation of OBLIVIATE: the mean over documents of :math:`\sum_t p(x_t | x_{<t})`.
 
-    It grows with the documents' length, and a retrained model's is not 0: below that a model has not forgotten but been
-    pushed.
+    It grows with the documents' length. A retrained model's is above 0; a lower value than that means that tokens were
+    suppressed, not only forgotten.
 
     Args:
         scores: of documents, every token labelled.

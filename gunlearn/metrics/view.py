@@ -1,4 +1,4 @@
-"""What figures read: one model on an unlearning problem."""
+"""One model on an unlearning problem, as figures read it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _Value = TypeVar("_Value")
 
 
 class ModelView:
-    """One model on one problem. Predictions are made when a figure first asks for them, and kept.
+    """One model on one problem. It predicts when a figure first asks, and keeps the predictions.
 
     Args:
         problem: the evaluator that holds the items and the references.
-        model: the model to look at. Its mode is put back.
-        result: the record of its run, `None` where there is none.
+        model: the model to evaluate; its training mode does not change.
+        result: the record of its run, if there is one.
         full_graph: read all items on the original data, as a model before unlearning does.
     """
 
@@ -53,11 +53,9 @@ class ModelView:
         return found
 
     def label(self, part: str) -> Tensor | None:
-        """Return the labels of the items, `[num_items]`; `None` where there are none.
+        """Return the labels of the items of a part, `[num_items]`; `None` without items.
 
-        Args:
-            part: `"forget"`, `"retain"`, `"test"`, or `"unseen"`: the test items that membership inference compares
-                forgotten items with.
+        Parts are `"forget"`, `"retain"`, `"test"`, and `"unseen"`: the test items for membership inference.
         """
         part = self.problem.aliases.get(part, part)
         items, prediction = self.problem.items[part][0], self.predictions[part]
@@ -66,41 +64,34 @@ class ModelView:
         return items.label if prediction.label is None else prediction.label
 
     def probability(self, part: str) -> Tensor | None:
-        """Return probabilities in float64: of pairs `[num_items]`, of classes `[num_items, num_classes]`."""
+        """Return `Evaluator.probability` of a part; `None` without items, as for `likelihood` and `score`."""
         return self._read(self.problem.probability, part)
 
     def likelihood(self, part: str) -> Tensor | None:
-        """Return the probability of each item's own label in float64, `[num_items]`."""
         return self._read(self.problem.likelihood, part)
 
     def score(self, part: str) -> Tensor | None:
-        """Return what items are ranked by, `[num_items]`: the higher, the surer the model is of them."""
         return self._read(self.problem.score, part)
 
     def once(self, key: Any, compute: Callable[[], _Value]) -> _Value:
-        """Return what `compute` returned the first time that `key` was asked for."""
+        """Return what `compute` returned at the first call with this `key`."""
         if key not in self._kept:
             self._kept[key] = compute()
         return self._kept[key]
 
     @property
     def references(self) -> list[ModelView]:
-        """The retrained models, without this one itself."""
+        """Views of the retrained models, without that of this model."""
         return [view for view in self.problem.references if view.model is not self.model]
 
     @property
     def is_finite(self) -> bool:
-        """Whether all probabilities are numbers."""
+        """Whether all probabilities are finite."""
         both = (self.probability(part) for part in SETS)
         return all(bool(torch.isfinite(p).all()) for p in both if p is not None)
 
     def __getitem__(self, name: str) -> float | None:
-        """Return a figure by its name.
-
-        Raises:
-            InvalidTypeError: it is no number.
-            InvalidInputError: it is NaN, since the model is broken.
-        """
+        """Return a figure by its name; InvalidTypeError where it is no number, InvalidInputError where it is NaN."""
         value = self.problem.figures[name].compute(self)
         if value is not None and not isinstance(value, int | float):
             raise InvalidTypeError(f"Expected figure '{name}' to be a number or None (got {type(value).__name__})")
@@ -109,12 +100,12 @@ class ModelView:
         return value
 
     def figures(self) -> dict[str, float | None]:
-        """Return all figures by name; without a result those of the model alone."""
+        """Return all figures by name; without a result, only those of the model."""
         figures = self.problem.figures.items()
         return {name: self[name] for name, figure in figures if self.result is not None or not figure.of_run}
 
     def row(self) -> dict[str, Any]:
-        """Return all that is kept of the model: what ran, the figures, and a histogram of `likelihood("forget")`."""
+        """Return what is kept of the model: its run, the figures, a histogram of `likelihood("forget")`."""
         run = ("method", "mode", "seed", "num_forget", "request_hash", "versions")
         forget = self.likelihood("forget")
         return {

@@ -1,4 +1,4 @@
-"""Rows drawn: tables for the terminal and READMEs, HTML reports, listings. Names load on first use."""
+"""Tables for the terminal and READMEs, HTML reports, plots, listings. Names load on first use."""
 
 from __future__ import annotations
 

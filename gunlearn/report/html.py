@@ -1,4 +1,4 @@
-"""Self-contained HTML reports: no script, no address but a paper's."""
+"""Self-contained HTML reports, without scripts or external files."""
 
 from __future__ import annotations
 
@@ -25,19 +25,13 @@ _SETTINGS = (
 
 
 def grid_report(rows: Sequence[Row], path: str | Path, figures: Sequence[Figure] = ()) -> Path:
-    """Write the report of a grid, one section per data set and way to draw what is forgotten.
-
-    Args:
-        rows: of the grid.
-        path: the file.
-        figures: figures that are not registered, but have columns.
-    """
+    """Write the report of a grid's rows, one section per problem; `figures` are columns for unregistered figures."""
     names = sorted({str(row["dataset"]) for row in rows if row.get("dataset")})
     return _write(path, "Unlearning compared" + (f": {', '.join(names)}" if names else ""), rows, figures)
 
 
 def evaluation_report(evaluation: Evaluation, path: str | Path) -> Path:
-    """Write the report of one result beside its references and the model before."""
+    """Write the report of one result, its references and the model before unlearning."""
     title = f"Unlearning by {evaluation.rows[0]['method']}"
     return _write(path, title, evaluation.drawn, list(evaluation.figures.values()))
 
@@ -49,7 +43,7 @@ def write_page(path: str | Path, template: str, **values: Any) -> Path:
 
 
 def described(label: str, cls: Any, options: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return what a page says of a method or estimator; `cls` is `None` for one that is not registered."""
+    """Return the texts of a method or estimator for a page; `cls` is `None` for one that is not registered."""
     paper = "" if cls is None else cls.paper
     return {
         "label": label,

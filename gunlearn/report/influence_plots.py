@@ -13,12 +13,12 @@ from gunlearn.attribution.study.agreement import recovery
 from gunlearn.attribution.study.study import Study
 from gunlearn.report.plots import COLOURS, MARKERS, add_legend, draw_all, new_figure, panel_grid, plain_text
 
-_POINTS = 1500  # per panel: more say nothing and make the file heavy
+_POINTS = 1500  # per panel: more make the file large and show nothing new
 _COLUMNS = 3
 
 
 def estimate_scatter(study: Study, ranks: bool = False) -> Figure | None:
-    """Draw one panel per estimate: its scores, or their ranks, against the truth's."""
+    """Draw one panel per estimate: its scores, or their ranks, against those of the truth."""
     shown = {name: scores.numpy() for name, scores in study.estimates.items()}
     if not shown:
         return None
@@ -39,7 +39,7 @@ def estimate_scatter(study: Study, ranks: bool = False) -> Figure | None:
 
 
 def recovery_curves(study: Study) -> Figure | None:
-    """Draw recovery curves: `precision_at` a share of the items; chance is the diagonal."""
+    """Draw the share of the most influential items found against the share of items looked at."""
     truth, signed = study.truth.numpy(), study.settings["signed"]
     first = max(1 / truth.size, 0.001)
     shares = np.geomspace(first, 1, 25)
@@ -81,7 +81,7 @@ def cost_against_quality(study: Study) -> Figure | None:
     return figure
 
 
-#: Name of each plot, what it shows in words, and the function that draws it.
+#: Name, title and drawing function of each plot.
 STUDY_PLOTS = (
     ("scatter", "Estimate against truth", estimate_scatter),
     ("ranks", "Rank of the estimate against rank of the truth", partial(estimate_scatter, ranks=True)),
@@ -91,7 +91,7 @@ STUDY_PLOTS = (
 
 
 def draw_study(study: Study) -> list[tuple[str, str, Figure]]:
-    """Draw all plots that the study has figures for: name, words, figure."""
+    """Draw the plots that the study has data for, see `draw_all`."""
     return draw_all(STUDY_PLOTS, study)
 
 
@@ -100,7 +100,7 @@ def _style(study: Study) -> dict[str, tuple[str, str]]:
 
 
 def _scale(set_scale: Callable[..., None], values: np.ndarray) -> None:
-    """Logarithmic where the scores are positive and span decades, and so on both sides of zero."""
+    """Set a logarithmic scale (symmetric where values are not all positive) for scores that span decades."""
     size = np.abs(values[values != 0])
     if size.size and size.max() > 30 * np.median(size):
         if values.min() > 0:

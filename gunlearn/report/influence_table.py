@@ -1,4 +1,4 @@
-"""The study of influence estimators drawn: tables, and a self-contained HTML report."""
+"""Tables and the HTML report of a study of influence estimators."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def influence_report(study: Study, path: str | Path) -> Path:
 
 
 def study_cells(row: dict[str, Any]) -> list[str]:
-    """Return the texts of one row, in the order of `HEADINGS`."""
+    """Return the cells of one row, in the order of `HEADINGS`."""
     marks = "".join(f" {MARKS[name][0]}" for name in _marks(row))
     interval = row.get("spearman_ci")
     return [
@@ -76,7 +76,7 @@ def study_cells(row: dict[str, Any]) -> list[str]:
 
 
 def study_footnotes(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return notes below a table: what the marks mean, what failed."""
+    """Return the notes below a table: meanings of the marks, and failures."""
     used = {name for row in rows for name in _marks(row)}
     notes = [f"{mark} {words}" for name, (mark, words) in MARKS.items() if name in used]
     return notes + [f"{row['estimator']} failed: {row['error']}" for row in rows if row["error"]]
@@ -93,7 +93,7 @@ def influence_markdown_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def study_title(study: Study) -> str:
-    """Return one line that says what was compared with what."""
+    """Return data set, model, items, target and truth of a study in one line."""
     s = study.settings
     name = f"{s['dataset']}, " if s.get("dataset") else ""
     count = f"{s['num_items']} {'groups of ' if s['grouped'] else ''}{s['of']}"

@@ -1,4 +1,4 @@
-"""What there is, from the classes themselves: methods, figures, estimators, losses, data sets."""
+"""Listings of methods, figures, estimators, losses (from class attributes) and data sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gunlearn.report.table import Table
 ARXIV = "https://arxiv.org/abs/"
 _BETTER = {"retrained": "as the retrained model's"}
 _CLASSES: dict[str, Mapping] = {"method": METHODS, "figure": FIGURES, "estimator": ESTIMATORS, "loss": LOSSES}
-#: What the columns after the name show of a class, by kind.
+#: Columns after the name, by kind: heading and text of a class.
 _COLUMNS: dict[str, dict[str, Callable[[Any], str]]] = {
     "method": {
         "what it does": lambda cls: cls.summary,
@@ -57,7 +57,7 @@ _COLUMNS: dict[str, dict[str, Callable[[Any], str]]] = {
 
 
 def listing(kind: str) -> tuple[list[str], list[list[str]]]:
-    """Return heading and rows of all things of a kind; of one whose extra is not installed, what to install."""
+    """Return headings, and a row per class of a kind; where its extra is missing, the row says what to install."""
     classes, columns, body = _CLASSES[kind], _COLUMNS[kind], []
     for name, cls in (classes.importable() if isinstance(classes, Registry) else classes).items():
         missing = isinstance(cls, MissingExtraError)
@@ -67,7 +67,7 @@ def listing(kind: str) -> tuple[list[str], list[list[str]]]:
 
 
 def datasets_listing(root: str | PathLike[str] | None = None) -> tuple[list[str], list[list[str]]]:
-    """Return heading and rows of all named data sets, and whether their files are there."""
+    """Return headings, and a row per named data set that says whether its files are at hand."""
     head = ["data set", "nodes", "directed edges", "source", "at hand"]
     rows = []
     for row in available():
@@ -77,27 +77,27 @@ def datasets_listing(root: str | PathLike[str] | None = None) -> tuple[list[str]
 
 
 def listing_markdown(head: list[str], body: list[list[str]]) -> str:
-    """Return a listing in markdown, arXiv numbers as links."""
+    """Return a listing in markdown, with links to arXiv."""
     return Table(head, [[f"`{row[0]}`", *map(_linked, row[1:])] for row in body], len(head)).markdown()
 
 
 def methods_table() -> str:
-    """Return the markdown table of all methods, from their class attributes."""
+    """Return the markdown table of all methods."""
     return listing_markdown(*listing("method"))
 
 
 def figures_table() -> str:
-    """Return the markdown table of all figures, from their class attributes."""
+    """Return the markdown table of all figures."""
     return listing_markdown(*listing("figure"))
 
 
 def estimators_table() -> str:
-    """Return the markdown table of all estimators of influence, from their class attributes."""
+    """Return the markdown table of all estimators of influence."""
     return listing_markdown(*listing("estimator"))
 
 
 def losses_table() -> str:
-    """Return the markdown table of all losses, from their class attributes."""
+    """Return the markdown table of all losses."""
     return listing_markdown(*listing("loss"))
 
 

@@ -1,4 +1,4 @@
-"""Plots of a comparison, through matplotlib's objects: no global state, no window."""
+"""Plots of a comparison, made with matplotlib's objects: no global state, no window."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gunlearn.report.summary import ENDS, Line, Stat
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
-# Okabe and Ito's colours: told apart by colour-blind readers; black and grey are kept for retrain and original.
+# Okabe and Ito's colours for colour-blind readers; black and grey are for retrain and original.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7B5EA7", "#A6A500", "#5B7083")
 MARKERS = "osD^vPX<>h"
 RETRAIN, ORIGINAL = "#000000", "#8A8A8A"
@@ -51,13 +51,13 @@ def style_of(lines: Sequence[Line]) -> dict[int, tuple[str, str]]:
 
 
 def headline_of(lines: Sequence[Line]) -> list[tuple[str, str]]:
-    """Return name and words of the figure of utility and the figure of forgetting of the lines' task."""
+    """Return name and words of the figures of utility and of forgetting of the lines' task."""
     figures = headline(next((line.task for line in lines if line.task), None))
     return [(figure.name, figure.words or figure.heading) for figure in figures]
 
 
 def tradeoff(lines: Sequence[Line]) -> Figure | None:
-    """Draw utility against forgetting, with the retrained point and its band of one standard deviation."""
+    """Draw utility against forgetting; a band shows one standard deviation around retraining."""
     (utility, utility_words), (forgetting, forgetting_words) = headline_of(lines)
     figure, style = new_figure(7.6, 4.4), style_of(lines)
     axes = figure.subplots()
@@ -96,7 +96,7 @@ def course(lines: Sequence[Line]) -> Figure | None:
             if len(runs) > 1:
                 for run in runs:
                     axes.plot(list(run), list(run.values()), color=colour, lw=0.8, alpha=0.3)
-            # The mean goes as far as all runs do; one that stopped early has points of its own.
+            # The mean covers the epochs that all runs have; a run that stopped early has points of its own.
             epochs = sorted(set.intersection(*(set(run) for run in runs)))
             mean = [sum(run[epoch] for run in runs) / len(runs) for epoch in epochs]
             axes.plot(epochs, mean, color=colour, lw=2, label=label, marker=marker, markevery=[-1], mec="white", ms=8)
@@ -132,7 +132,7 @@ def histograms(lines: Sequence[Line]) -> Figure | None:
             axes.stairs(ends["retrain"], edges, color=RETRAIN, lw=1.3, label="retrained")
         axes.stairs(after, edges, color=colour, lw=1.8, label="after (in colour)")
         axes.set_title(plain_text(line.label), fontsize=10)
-        # One tall bar (everything pushed to 0) must not flatten the shapes that matter.
+        # One tall bar (everything pushed to 0) must not flatten the other shapes.
         top = 1.12 * (after.max() if reference is None else max(reference, min(after.max(), 2 * reference)))
         axes.set_ylim(0, top)
         if after.max() > top:
@@ -175,7 +175,7 @@ def run_costs(lines: Sequence[Line]) -> Figure | None:
     return figure
 
 
-#: Name of each plot, what it shows in words, and the function that draws it.
+#: Name, title and drawing function of each plot.
 PLOTS = (
     ("tradeoff", "Utility against forgetting, with the retrained model", tradeoff),
     ("course", "Utility and forgetting over the epochs", course),
@@ -185,19 +185,19 @@ PLOTS = (
 
 
 def draw_comparison(lines: Sequence[Line]) -> list[tuple[str, str, Figure]]:
-    """Draw all plots that the lines have figures for: name, words, figure."""
+    """Draw the plots that the lines have data for, see `draw_all`."""
     return draw_all(PLOTS, lines)
 
 
 def draw_all(plots: Iterable[tuple[str, str, Callable]], subject: Any) -> list[tuple[str, str, Figure]]:
-    """Draw those of the plots that the subject has figures for."""
+    """Draw the plots that the subject has data for; return name, title and figure of each."""
     with matplotlib.rc_context(STYLE):
         drawn = [(name, words, function(subject)) for name, words, function in plots]
     return [(name, words, figure) for name, words, figure in drawn if figure is not None]
 
 
 def data_uri(figure: Figure) -> str:
-    """Return the figure as an SVG in a data address."""
+    """Return the figure as an SVG in a data URI."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -205,12 +205,12 @@ def data_uri(figure: Figure) -> str:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of a size in inches, without a window."""
+    """Return an empty figure of a size in inches."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def panel_grid(number: int, columns: int, width: float, height: float, more: float = 0) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `number` panels, its width and the height of a row (and `more` for all) in inches."""
+    """Return a figure with `number` panels; `width`, `height` of a row and `more` height are in inches."""
     rows = math.ceil(number / columns)
     figure = new_figure(width, height * rows + more)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -220,7 +220,7 @@ def panel_grid(number: int, columns: int, width: float, height: float, more: flo
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:
-    """Put the legend of `axes`, if they have one, to the right of the figure."""
+    """Put the legend of `axes`, if there is one, to the right of the figure."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside right upper", fontsize=9)
@@ -241,5 +241,5 @@ def _shares(line: Line) -> np.ndarray | None:
 
 
 def plain_text(text: str) -> str:
-    """Return text that matplotlib shows as it is."""
-    return text.replace("$", r"\$")  # else matplotlib reads it as a formula
+    """Escape `$`, which matplotlib reads as the start of a formula."""
+    return text.replace("$", r"\$")

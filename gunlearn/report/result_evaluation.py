@@ -1,4 +1,4 @@
-"""`gunlearn.evaluate`: one result beside models that never saw the forgotten data."""
+"""`gunlearn.evaluate`: compare a result with models that never saw the forgotten data."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Evaluation(Mapping[str, Any]):
     """The figures of a result by their names, beside those of its references.
 
     Args:
-        drawn: rows of the models for the report: the one before unlearning first, where it is known.
+        drawn: rows of the models for the report; the model before unlearning comes first, where it is known.
         figures: the figures by name.
 
     Attributes:
-        rows: one record per model: the result first, then the references, then `utu`, which every method must beat.
+        rows: one row per model: the result, the references, then `utu`, which every method must beat.
     """
 
     def __init__(self, drawn: list[dict[str, Any]], figures: Mapping[str, Figure]) -> None:
@@ -50,7 +50,6 @@ class Evaluation(Mapping[str, Any]):
         return len(self.figures)
 
     def __str__(self) -> str:
-        """Return a plain table."""
         return text_table(self.rows, list(self.figures.values()))
 
     def report(self, path: str | Path) -> Path:
@@ -64,7 +63,7 @@ class Evaluation(Mapping[str, Any]):
         return atomic_write(path, csv_text(self.rows))
 
     def save(self, path: str | Path) -> Path:
-        """Write everything but models as JSON: of what was forgotten the number and a hash alone."""
+        """Write everything but the models as JSON; forgotten data appear as a number and a hash only."""
         described = Figure.__annotations__
         own = [{k: getattr(f, k) for k in described} for name, f in self.figures.items() if name not in FIGURES]
         text = json.dumps({"rows": json_plain(self.drawn), "figures": own}, indent=1, allow_nan=False)
@@ -72,11 +71,7 @@ class Evaluation(Mapping[str, Any]):
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
-        """Read what `save` wrote.
-
-        Raises:
-            CheckpointError: no such file, or not one of ours.
-        """
+        """Read what `save` wrote; CheckpointError where there is no such file, or `save` did not write it."""
         try:
             saved = json.loads(Path(path).read_text(encoding="utf-8"))
             drawn, own = saved["rows"], [SavedFigure(**said) for said in saved["figures"]]
@@ -86,7 +81,7 @@ class Evaluation(Mapping[str, Any]):
 
 
 class SavedFigure(Figure):
-    """A figure that a saved evaluation describes: tables show it, but it computes nothing."""
+    """The description of a figure in a saved evaluation: tables show it, but it computes nothing."""
 
     def __init__(self, **said: Any) -> None:
         vars(self).update(said)
@@ -106,20 +101,18 @@ def evaluate(
 
     Args:
         result: what `unlearn` returned.
-        train: the caller's training function `train(data, seed) -> model`; it is called twice, on the retained data,
-            so that distances come with the noise floor between two honest retrainings.
-        references: models already retrained; the floor needs two.
-        seed: the retrainings run under `seed + 1` and `seed + 2`.
-        metrics: figures to compute beside the registered ones of the task: `Figure` objects of your own, or names
-            (`gunlearn figures` lists them).
-
-    Returns:
-        The figures; distances are `None` without references.
+        train: a training function `train(data, seed) -> model`. It is called twice, on the retained data under
+            `seed + 1` and `seed + 2`: the noise floor needs two models.
+        references: models already retrained, instead of `train`. One gives no noise floor. Without both,
+            distances are `None`.
+        seed: of figures that draw, and of the retrainings.
+        metrics: figures beside the registered ones of the task: `Figure` objects of your own, or names (`gunlearn
+            figures` lists them).
 
     Raises:
-        InvalidInputError: a result without its partition (a loaded one), both `train` and `references`, bad `metrics`.
-        InvalidTypeError: something else than figures or names in `metrics`.
-        UnsupportedMethodError: a task that has no evaluator.
+        InvalidInputError: a loaded result (it has no partition), both `train` and `references`, or bad `metrics`.
+        InvalidTypeError: neither figures nor names in `metrics`.
+        UnsupportedMethodError: a task without evaluator.
     """
     if result.partition is None or result.task is None:
         raise InvalidInputError("Expected a result of this session (got a loaded one without its partition and task)")
@@ -137,7 +130,7 @@ def evaluate(
     if result.original is not None:
         before = problem.view(result.original, full_graph=True).row()
         drawn.append({"method": "original", "mode": "full graph", **before})
-        if result.method != "utu" and retrained:  # the weights as they were
+        if result.method != "utu" and retrained:  # utu keeps the weights
             views.append(problem.view(result.original, Result(result.original, "utu", seed=result.seed, **same)))
     drawn += [view.row() for view in views]
     drawn[result.original is not None]["options"] = result.config

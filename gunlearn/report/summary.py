@@ -1,4 +1,4 @@
-"""Rows of several seeds put together: one line per method and mode."""
+"""Rows of several seeds summarised: one line per method and mode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from gunlearn.metrics.problem import headline
 
 Row = dict[str, Any]
-#: Rows that are no method: what the others are compared with.
+#: Names of rows that are no method, but what methods are compared with.
 ENDS = ("original", "retrain")
 #: How much utility (AUC or accuracy) a method may lose against retraining before tables mark it as failing.
 LOSS = 0.03
@@ -34,12 +34,12 @@ class Line:
         method: name of the method.
         mode: its variant.
         rows: the runs that gave figures.
-        errors: what the others said, each message once.
-        failed: number of the others.
-        fails: its utility is more than `LOSS` below retraining's.
-        behind_utu: its distance to retraining is not below that of simply taking things out of the graph.
-        dataset: name, and what else tells the problem from others in the table; `None` where the rows know none.
-        task: name, `None` where the rows know none.
+        errors: messages of the runs that failed, each once.
+        failed: number of the runs that failed.
+        fails: whether its utility is more than `LOSS` below retraining's.
+        behind_utu: whether its distance to retraining is no lower than that of `utu`.
+        dataset: name, and the settings in which problems of the table differ; `None` where rows have none.
+        task: name; `None` where rows have none.
     """
 
     method: str
@@ -72,7 +72,7 @@ class Line:
 
 
 def problems(rows: Sequence[Row]) -> list[list[Row]]:
-    """Group rows that may be compared with each other: one data set, one way to draw what is forgotten."""
+    """Group rows that can be compared: one data set and one way to draw what is forgotten."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row.get(name) for name in _PROBLEM), []).append(row)
@@ -104,7 +104,6 @@ def summarise(rows: Sequence[Row]) -> list[Line]:
 
 
 def _names(groups: Sequence[Sequence[Row]]) -> list[str | None]:
-    """Return the data set of each problem, with the settings in which problems differ."""
     firsts = [group[0] for group in groups]
     differ = [name for name in _PROBLEM[1:] if len({first.get(name) for first in firsts}) > 1]
     more = [[f"{name} {first[name]}" for name in differ if first.get(name) is not None] for first in firsts]
@@ -112,10 +111,7 @@ def _names(groups: Sequence[Sequence[Row]]) -> list[str | None]:
 
 
 def _mean_gap(line: Line, lines: Iterable[Line], method: str, name: str) -> float | None:
-    """Return the mean difference of a figure to a method's under the same seeds; `None` with nothing to compare.
-
-    Without a seed in common (one result beside its references) it is the difference to the mean.
-    """
+    """Return the mean difference of a figure to a method's: seed by seed, or to its mean without a common seed."""
     theirs = {
         row.get("seed"): row[name] for other in lines if other.method == method for row in other.rows if _had(row, name)
     }

@@ -1,4 +1,4 @@
-"""Comparisons as tables: plain text, markdown, terminal."""
+"""Tables as plain text, markdown, or for the terminal."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Table:
     Args:
         head: headings of the columns.
         body: the rows.
-        left: number of the columns that hold text, from the left; the others hold numbers.
-        notes: what stands below.
+        left: number of columns with text, from the left; the others hold numbers.
+        notes: lines below the table.
     """
 
     head: Sequence[str]
@@ -35,7 +35,6 @@ class Table:
     notes: Sequence[str] = ()
 
     def text(self) -> str:
-        """Return plain text."""
         widths = [max(map(len, column)) for column in zip(self.head, *self.body, strict=True)]
         specs = [f"{'<' if k < self.left else '>'}{width}" for k, width in enumerate(widths)]
         rows = [self.head, ["-" * width for width in widths], *self.body]
@@ -43,14 +42,13 @@ class Table:
         return "\n".join([*lines, *self.notes])
 
     def markdown(self) -> str:
-        """Return markdown; links `[text](address)` and code stay what they are."""
+        """Return markdown; links `[text](address)` and code are kept."""
         rule = ["---" if k < self.left else "---:" for k in range(len(self.head))]
         head, *body = ([_escaped(cell) for cell in row] for row in (self.head, *self.body))
         lines = ["| " + " | ".join(row) + " |" for row in (head, rule, *body)]
         return "\n".join(lines) + "".join(f"\n\n{_escaped(note)}" for note in self.notes)
 
     def terminal(self, title: str | None = None) -> RichTable:
-        """Return the table for the terminal."""
         caption = Text("\n".join(self.notes), justify="left") if self.notes else None
         table = RichTable(title=None if title is None else Text(title), caption=caption)
         for k, heading in enumerate(self.head):
@@ -63,10 +61,7 @@ class Table:
 def comparison(lines: Sequence[Line], figures: Sequence[Figure] = (), floor_on: str = " ") -> Table:
     """Return the table of lines; the data set is a column where it differs from line to line.
 
-    Args:
-        lines: what to show.
-        figures: figures that are not registered, but have columns.
-        floor_on: what stands between a distance and its multiple of the noise floor.
+    `figures` are those that are not registered; `floor_on` separates a distance from its multiple of the noise floor.
     """
     shown = columns(lines, figures)
     named = ["data set"] if len({line.dataset for line in lines}) > 1 else []
@@ -85,14 +80,14 @@ def comparison(lines: Sequence[Line], figures: Sequence[Figure] = (), floor_on: 
 
 
 def columns(lines: Sequence[Line], figures: Sequence[Figure] = ()) -> list[Figure]:
-    """Return the figures that a table of these lines has columns of: registered ones, then the others in `figures`."""
+    """Return the figures that are columns of a table of these lines: registered ones, then others in `figures`."""
     tasks = {line.task or "link_prediction" for line in lines}
     known = {**{name: cls() for name, cls in FIGURES.items()}, **{figure.name: figure for figure in figures}}
     return [figure for figure in known.values() if figure.is_column(tasks)]
 
 
 def legend(shown: Sequence[Figure]) -> str:
-    """Return what the columns of figures mean."""
+    """Return the meaning of each column, in sentences."""
     parts = [f"{figure.heading}: {figure.legend.rstrip('.')}." for figure in shown]
     like = [figure.heading for figure in shown if figure.better == "retrained"]
     if like:
@@ -103,22 +98,17 @@ def legend(shown: Sequence[Figure]) -> str:
 
 
 def text_table(rows: Sequence[Row], figures: Sequence[Figure] = ()) -> str:
-    """Return plain text: mean ± standard deviation over seeds, one line per method and mode.
-
-    Args:
-        rows: of a grid or an evaluation.
-        figures: figures that are not registered, but have columns.
-    """
+    """Return rows as plain text: mean ± standard deviation over seeds, a line per method and mode; see `comparison`."""
     return comparison(summarise(rows), figures).text()
 
 
 def markdown_table(rows: Sequence[Row], figures: Sequence[Figure] = ()) -> str:
-    """Return the same in markdown, for READMEs."""
+    """Return the table of `text_table` in markdown."""
     return comparison(summarise(rows), figures).markdown()
 
 
 def rich_table(rows: Sequence[Row], title: str | None = None, figures: Sequence[Figure] = ()) -> RichTable:
-    """Return the same for the terminal; nothing is picked out as the best."""
+    """Return the table of `text_table` for the terminal."""
     return comparison(summarise(rows), figures, floor_on="\n").terminal(title)
 
 
