@@ -98,7 +98,7 @@ class NeuralUCB:
         return F.relu(self.x @ w.T + b) @ v + c
 
     def _factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return squared slopes `[n, hidden]` by hidden biases (times squared features: by weights), by output weights."""
+        """Return squared slopes `[n, hidden]` by hidden biases (for weights, times squared `x`) and output weights."""
         w, b, v, _ = self.weights
         before = x @ w.T + b
         return ((before > 0) * v).square(), F.relu(before).square()
