@@ -143,7 +143,7 @@ class LLMResult(Result):
         return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
     def save(self, folder: str | PathLike[str]) -> Path:
-        """Write model (or adapter alone), tokenizer and record to a folder; `check_folder` says which are refused."""
+        """Write model (or adapter alone), tokenizer and record to a folder and return it; raise as `check_folder`."""
         folder = Path(folder)
         check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ class LLMResult(Result):
 
 
 def check_folder(folder: str | PathLike[str]) -> None:
-    """Refuse a file, and a folder that already holds a model or an adapter."""
+    """Raise `InvalidInputError` for a file, and for a folder that already holds a model or an adapter."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"Expected a folder for the outputs (got {folder}, which is a file)")

@@ -26,7 +26,6 @@ class Samples:
     """Answers of one model, on the CPU.
 
     Args:
-        prompts: token ids of each prompt.
         tokens: `[num_prompts, num_samples, num_tokens]`; values after an answer's end have no meaning.
         mask: boolean, of that shape: an answer's tokens, including its end-of-sequence token.
         ended: boolean `[num_prompts, num_samples]`: the answer ended before it was cut off.

@@ -77,7 +77,7 @@ def gradient_score(model: nn.Module, rows: Rows) -> Tensor:
 
 
 def membership_auc(forget: Tensor, holdout: Tensor) -> float:
-    """Return the AUC of scores `[num_forget]` against unseen rows' `[num_holdout]`; refuse an empty side and NaN."""
+    """Return the AUC of scores `[num_forget]` against those of unseen rows `[num_holdout]`; refuse no scores or NaN."""
     auc, _ = separation(forget, holdout)
     if auc is None:
         raise InvalidInputError(f"Expected scores on both sides (got {forget.numel()} and {holdout.numel()})")

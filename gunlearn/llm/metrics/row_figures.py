@@ -24,7 +24,6 @@ class RowsView:
     """A `TextView` of a model; scores are computed once.
 
     Args:
-        model: a causal language model; not changed.
         rows: as the `forget_rows` of `evaluate_language_models`.
         batch_size: rows at a time; answers are generated four times as many at a time.
         speak: arguments of `answers_of`, to generate answers; `None` generates none.

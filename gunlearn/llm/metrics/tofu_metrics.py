@@ -77,7 +77,7 @@ def aggregate_truth_ratio(ratio: Tensor, how: str) -> float:
 
 
 def rouge(answers: Sequence[str], truths: Sequence[str]) -> dict[str, Tensor]:
-    """Return ROUGE with stemming, of as many answers as truths: `rouge1_recall`, `rougeL_recall` and `rougeL_f1`."""
+    """Return ROUGE with stemming, `[num_answers]` each: `rouge1_recall`, `rougeL_recall` and `rougeL_f1`."""
     from rouge_score.rouge_scorer import RougeScorer  # takes seconds to load; only this function needs it
 
     if len(answers) != len(truths):

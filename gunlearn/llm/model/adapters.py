@@ -17,7 +17,7 @@ ADAPTERS = ("lora", "bounded")
 
 
 def check_language_model(model: Any) -> None:
-    """Refuse objects that are no module with a head over a vocabulary."""
+    """Refuse everything but a module with a head over a vocabulary."""
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(
             f"Expected a model of transformers (got {type(model).__name__}); load it with "

@@ -27,7 +27,6 @@ class PrimalDualCallback(TrainerCallback):
 
     Args:
         trainer: the trainer whose objective it changes; the callback adds itself.
-        dual: the multiplier.
         on: the part whose loss is bounded; exactly one term of the objective must read it.
 
     Example:

@@ -38,7 +38,6 @@ class UntilUnseen(TrainerCallback):
     less likely, they are conspicuous. Needs no retrained model.
 
     Args:
-        forget: forgotten rows.
         unseen: rows of the same kind that the model was never trained on.
         collator: pads rows.
         every: steps between measurements.
