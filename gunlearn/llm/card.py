@@ -10,10 +10,9 @@ _Figures = Mapping[str, Mapping[str, float]]
 
 
 def unchanged(before: _Figures, after: _Figures) -> bool:
-    """Return whether figures of the forgotten rows show no effect; `False` without such figures.
+    """Return whether the forgotten rows show no effect; `False` without their figures.
 
-    That is: neither exact memorization nor extraction strength fell, and the negative log-likelihood rose by less than
-    1 %.
+    No effect: neither exact memorization nor extraction strength fell, and the negative log-likelihood rose by < 1 %.
     """
     if "forget" not in before or "forget" not in after:
         return False

@@ -24,7 +24,7 @@ from gunlearn.metrics import FIGURES
 from gunlearn.training.result import Result
 
 _RECORD = "unlearning.json"
-#: What a saved model or adapter consists of; left by a former run, it would be loaded in place of the new one.
+#: Files of a saved model or adapter: those of an earlier run would be loaded in place of the new ones.
 OUTPUTS = ("config.json", "adapter_config.json", "adapter_model*", "model*.safetensors", "pytorch_model*.bin")
 
 
@@ -33,15 +33,13 @@ class LLMResult(Result):
     """A `Result` of a language model: the model or its adapter, figures before and after, and a model card.
 
     Attributes:
-        tokenizer: the caller's.
-        settings: all that the run depended on, plain values.
-        before: figures by part before, see `figures`.
-        after: the same afterwards.
-        parts: the rows that were forgotten and those to retain, as they were read.
+        settings: all settings of the run, as plain values.
+        before: figures by part before unlearning, see `figures`.
+        after: the same after unlearning.
+        parts: rows to forget and to retain.
         retrained: figures of a model retrained without the forgotten rows, see `compared`.
         alignment: divergence from that model in nats, `"before"` and `"after"`.
-        figure_rows: rows of each part that were measured.
-        batch_size: rows at a time.
+        figure_rows: most rows of each part to measure.
     """
 
     tokenizer: Any = None
@@ -57,18 +55,12 @@ class LLMResult(Result):
     def compared(
         self, original: nn.Module, retrained: nn.Module, most: int = 32, max_new_tokens: int | None = None
     ) -> LLMResult:
-        """Return the same result, held against a model that was trained without the forgotten rows.
+        """Return the same result with figures of `retrained`, a model trained without the forgotten rows.
 
-        Args:
-            original: the model before.
-            retrained: the model to be like.
-            most: questions that are answered for the alignment; see `functional_alignment`. Rows without a prompt are
-                left out; where none has one, there are figures alone.
-            max_new_tokens: length of those answers; that of the longest forgotten one by default, and never more than
-                the models' contexts have room for.
-
-        Raises:
-            InvalidInputError: another vocabulary.
+        Also compares answers of `original`, the model before unlearning, and of the unlearned model with those of
+        `retrained`, on `most` prompts (see `functional_alignment`; left out where no row has a prompt). Answers have up
+        to `max_new_tokens`, by default as many as the longest forgotten one, within the models' contexts. Refuses a
+        model with another vocabulary.
         """
         from gunlearn.llm.metrics.text_alignment import functional_alignment
 
@@ -101,7 +93,6 @@ class LLMResult(Result):
         return ["part", "figure", *columns], body
 
     def __repr__(self) -> str:
-        """Return what was done, and all figures."""
         s = self.settings
         lines = [[s["objective"], f"{s['steps']} steps, {self.seconds:.0f} s"]]
         head, body = self.table()
@@ -113,7 +104,7 @@ class LLMResult(Result):
         return "\n".join("  ".join(line).rstrip() for line in lines)
 
     def card(self, folder: str | PathLike[str] | None = None) -> str:
-        """Return a model card in markdown; its code loads the model from `folder`, by default that of the card."""
+        """Return a model card in markdown; its code loads the model from `folder`, by default the card's folder."""
         s, (head, body) = self.settings, self.table()
         front = {"library_name": "peft" if s["adapter"] else "transformers", "tags": ["unlearning", "gunlearn"]}
         if s["base_model"]:
@@ -152,13 +143,7 @@ class LLMResult(Result):
         return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
     def save(self, folder: str | PathLike[str]) -> Path:
-        """Write model or adapter, tokenizer and `write_record` to a folder, and return it.
-
-        An adapter is saved alone, without the model it belongs to.
-
-        Raises:
-            InvalidInputError: it is a file, or holds a model or an adapter already.
-        """
+        """Write model (or adapter alone), tokenizer and record to a folder and return it; raise as `check_folder`."""
         folder = Path(folder)
         check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +161,7 @@ class LLMResult(Result):
 
 
 def check_folder(folder: str | PathLike[str]) -> None:
-    """Refuse a file for the outputs, and a folder that holds a model or an adapter already."""
+    """Raise `InvalidInputError` for a file, and for a folder that already holds a model or an adapter."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"Expected a folder for the outputs (got {folder}, which is a file)")

@@ -25,7 +25,7 @@ from gunlearn.methods.door import run_method
 from gunlearn.methods.published import PUBLISHED, build_method
 from gunlearn.requests.items import split_rows
 
-#: Numbers that are checked: whole ones, and others.
+#: Options that must be whole numbers, and other numbers.
 _WHOLE = ("batch_size", "figure_rows", "per_device_train_batch_size")
 _REAL = ("epochs", "lr", "learning_rate", "num_train_epochs")
 
@@ -55,48 +55,43 @@ def unlearn(
     callbacks: tuple[Any, ...] = (),
     **training: Any,
 ) -> LLMResult:
-    """Unlearn rows in a copy of a model.
+    """Unlearn rows in a copy of a model; the caller's random state stays as it was.
 
     Args:
-        model: a causal language model of transformers, with a peft adapter or without. Not changed, unless `in_place`.
+        model: a causal language model of transformers, with or without a peft adapter. Not changed, unless `in_place`.
         tokenizer: its tokenizer. Not changed.
         forget: the path of a file (see `read_records`), records, or rows with `input_ids` and `labels`.
-        retain: the same of what is to stay; methods whose objective reads it need it.
+        retain: what to keep, in the same forms; required if the method's objective reads it.
         method: a name of `gunlearn.METHODS` (`"name:variant"`), a method, or any objective over the parts `"forget"`
             and `"retain"`.
-        options: of the method.
-        peft: `None` trains what the model has to train; `"lora"` an adapter on all linear layers, `"bounded"` one on
-            the feed-forward layers (`BoundedConfig`), or a configuration of peft.
-        alternative: other answers to the forgotten questions, in their order, for methods that prefer them; refusals by
-            default.
-        parts: rows of further parts that an objective of one's own reads, by name; any row will do.
-        epochs: over the forgotten rows; the method's published number by default.
+        options: options of the method.
+        peft: `None` trains the model's trainable parameters; `"lora"` an adapter on all linear layers, `"bounded"` one
+            on the feed-forward layers (`BoundedConfig`), or a configuration of peft.
+        alternative: other answers to the forgotten questions, in the same order, for methods that prefer them; refusals
+            by default.
+        parts: rows of further parts that your own objective reads, by name; drawn at random.
+        epochs: passes over the forgotten rows; the method's published number by default.
         lr: learning rate; the published one by default, ten times that for an adapter.
         batch_size: forgotten rows per step and device, beside as many of each other part.
-        seed: of adapters, order and dropout.
+        seed: seed of adapters, order and dropout.
         max_length: tokens per row; the model's context by default.
         encoding: arguments of `encode`, for records.
-        overlap: what to do about rows to forget and to retain, see `separate`.
-        reference: what losses compare with, see `FrozenReference`.
-        in_place: train the given model, which may be too large for a copy.
-        figure_rows: rows of each part that are measured before and after, evenly spaced; 0 measures nothing.
-        progress: a bar.
+        overlap: what to do with rows in both `forget` and `retain`, see `separate`.
+        reference: the model that losses compare with, see `FrozenReference`.
+        in_place: train the given model itself, if it is too large for a copy.
+        figure_rows: rows of each part to measure before and after, evenly spaced; 0 measures nothing.
+        progress: show a progress bar.
         callbacks: further callbacks of transformers.
         training: further `TrainingArguments` (`gradient_accumulation_steps=4`, `bf16=True`, `use_cpu=True`).
 
-    Returns:
-        The unlearned model with history, settings and figures; the caller's random state is as it was.
-
     Raises:
-        InvalidInputError: rows, options or parts that do not fit; no step at all; a frozen or quantised model without
-            an adapter.
-        InvalidTypeError: the model is none (a path).
+        InvalidInputError: rows, options or parts that do not fit; no step; a frozen or quantised model without adapter.
+        InvalidTypeError: `model` is not a module (a path, say).
         UnsupportedModelError: it has no head over the vocabulary.
         DivergenceError: the loss became NaN or infinite.
 
     Warns:
-        UserWarning: rows to retain that no loss reads, no measurable effect on those to forget, or weights of half
-            precision to train.
+        UserWarning: no loss reads `retain`, no measurable effect on `forget`, or weights to train in half precision.
 
     Example:
         >>> from gunlearn.llm import unlearn
@@ -117,7 +112,7 @@ def unlearn(
         reference=reference,
         in_place=in_place,
         figure_rows=figure_rows,
-        # A part of a pass is an epoch to a Trainer, too.
+        # A Trainer also takes fractions of an epoch.
         training={"per_device_train_batch_size": batch_size}
         | ({} if epochs is None else {"num_train_epochs": epochs})
         | training,
@@ -149,7 +144,7 @@ def unlearn(
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return numbers of numpy as numbers of Python; refuse numbers that no run can have (`None` is a default)."""
+    """Return numbers of numpy as numbers of Python; refuse numbers out of range (`None` is a default)."""
     for name in (*_REAL, *_WHOLE):
         value = values.get(name)
         if value is not None:
@@ -162,12 +157,12 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 def _method(
     method: Any, options: Mapping[str, Any] | None, given: Mapping[str, Any], task: CausalLM, model: Any
 ) -> Any:
-    """Return the method with published settings, and the caller's over these."""
+    """Return the method with its published settings, overridden by the caller's."""
     if isinstance(method, str):
         return build_method(method, {**given, **(options or {})}, task, model)
     if options:
         raise InvalidInputError(f"Expected options with a method by name (got {sorted(options)} with an objective)")
     if isinstance(method, Method):
         return replace(cast(Any, method), **given)
-    usual = PUBLISHED["causal_lm"]["graddiff"]  # an objective of the caller's is trained as the simplest method is
+    usual = PUBLISHED["causal_lm"]["graddiff"]  # settings of the simplest method for own objectives
     return OwnObjective(given=as_objective(method), **{**usual.options, "lr": usual.rate(task.adapts(model)), **given})

@@ -25,11 +25,10 @@ PADDING = {"attention_mask": 0, "labels": IGNORE, "target_mask": False}
 class PartCollator:
     """Pad `input_ids`, `labels`, `attention_mask` and `target_mask` to the longest row, for each part by itself.
 
-    Masks are made from lengths, never from tokens: padding with the end-of-sequence token does no harm. Other columns
-    (texts, ids) are left out.
+    Masks follow from lengths, never from tokens, so the end-of-sequence token can pad. Other columns are left out.
 
     Args:
-        pad_token_id: what `input_ids` are padded with; any valid id, it is never read.
+        pad_token_id: any valid id; no prediction depends on it.
         padding_side: `"right"` or `"left"`; predictions are the same.
         max_length: most tokens of a row, the model's context; `None` refuses no row.
 
@@ -104,7 +103,7 @@ def row_batch(model: nn.Module, rows: list[Any], collator: Collator) -> dict[str
 
 
 def row_batches(model: nn.Module, rows: Any, collator: Collator, batch_size: int) -> Iterator[dict[str, Tensor]]:
-    """Yield batches of rows in their order, on the model's device; a data loader would draw a random number."""
+    """Yield batches of rows in order, on the model's device; draw no random number, unlike a data loader."""
     for start in range(0, len(rows), batch_size):
         some = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
         yield row_batch(model, some, collator)

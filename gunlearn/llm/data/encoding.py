@@ -1,4 +1,4 @@
-"""Tokenise questions and answers to rows: where the answer starts is exact, and masks are made from lengths."""
+"""Tokenise questions and answers into rows, with an exact boundary between prompt and answer."""
 
 from __future__ import annotations
 
@@ -38,14 +38,15 @@ def encode(
 ) -> list[dict[str, Any]]:
     """Tokenise records into rows for `UnlearnTrainer`.
 
-    Prompt and answer are tokenised together, or apart where the tokenizer would merge across the boundary: a row begins
-    with exactly the tokens that the model reads when it is asked. Labels are the answer's tokens, all of bare `text`.
+    A row has `input_ids`, `labels` (the answer's tokens, -100 in the prompt; all tokens of bare `text`), the texts
+    `prompt` and `answer`, and `target_mask` for targets. It begins with exactly the tokens that the model reads when
+    asked: prompt and answer are tokenised together, or apart where the tokenizer would merge across the boundary.
 
     Args:
         records: see `read_records`. `question` + `answer` go through the chat template or `template`, `messages`
             through the chat template (the last one is the answer), `prompt` + `completion` and `text` stay unchanged.
             With `target` (one or more strings in the answer) in each record, rows have a `target_mask` of its tokens.
-        tokenizer: a tokenizer of transformers. It needs no padding token.
+        tokenizer: a tokenizer of transformers; needs no padding token.
         template: `{question}`, then `{answer}`, whose first token has the blanks before it; `TEMPLATE` by default.
         chat: apply the tokenizer's chat template to questions; by default where it has one and `template` is not given.
         system: first message for chats without a system message.
@@ -54,14 +55,10 @@ def encode(
         bos: begin with the tokenizer's begin token; by default where the tokenizer itself does, never in chats.
         eos: end answers with the end-of-sequence token, unless a chat template has closed them.
 
-    Returns:
-        A row per record: `input_ids`, `labels` (-100 in the prompt), `target_mask` for targets, and the texts `prompt`
-        and `answer`.
-
     Raises:
-        InvalidInputError: empty answers or answers too long (the message names the rows, counted from 1), a chat
-            without a chat template, a template without its two fields or beside `chat=True`, a system message without
-            any chat, targets that no answer has.
+        InvalidInputError: empty or too long answers (the message names the rows, counted from 1), a chat without a chat
+            template, a template without its two fields or beside `chat=True`, a system message without any chat,
+            targets that their answer lacks.
 
     Warns:
         UserWarning: answers or prompts were cut.
@@ -79,7 +76,7 @@ def encode(
     if max_length is not None and max_length < 2:
         raise InvalidInputError(f"Expected 'max_length' of at least 2 (got {max_length})")
     texts = [_text_of(record, i, tokenizer, template, chat, system) for i, record in enumerate(records, 1)]
-    # Bare texts may stand beside chats of other parts; prompts without a chat template would lack the message.
+    # Bare texts need no system message (other parts may be chats); prompts without a chat template would lose it.
     asked = getattr(tokenizer, "chat_template", None) is None or any(text.prompt for text in texts)
     if system is not None and asked and not any(text.chatted for text in texts):
         raise InvalidInputError("Expected rows that go through a chat template for 'system' (got none)")

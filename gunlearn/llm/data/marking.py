@@ -19,7 +19,7 @@ from gunlearn.llm.model.head import evaluating
 
 SPACES = ("\u0120", "\u010a", "\u0109", "\u010d", "\u2581")  # byte-level BPE: space, newline, tab, CR; SentencePiece
 BREAKS = (*SPACES, " ", "\n", "\t", "\r", "<0x0A>")  # marks of a new word
-CONTINUED = "##"  # WordPiece's mark of a word that goes on
+CONTINUED = "##"  # WordPiece's mark of a piece inside a word
 
 
 def select_tokens(
@@ -34,8 +34,8 @@ def select_tokens(
 ) -> list[dict[str, Any]]:
     r"""Return new rows with the column `target_mask`, a list of booleans: true at the tokens to forget.
 
-    Marks the :math:`\lceil \rho n \rceil` best of a row's :math:`n` eligible tokens, at least one; among equal scores
-    the earlier token. Rows without labels get no mark. Booleans from a selector are the choice, whatever the ratio.
+    Marks the :math:`\lceil \rho n \rceil` best of a row's :math:`n` eligible tokens, at least one; of equal scores the
+    earlier token. Rows without labels get no mark. Booleans from a selector mark the true tokens, whatever the ratio.
 
     Args:
         model: the model before unlearning, read in evaluation mode; not changed.
@@ -43,9 +43,9 @@ def select_tokens(
         selector: scores the tokens.
         ratio: :math:`\rho`, the share of the eligible tokens to mark, in (0, 1].
         whole_word: a tokenizer: where one piece of a word is marked, mark all its eligible pieces, even beyond `ratio`.
-            Scripts without spaces have no marks of where words begin.
-        suffix_ratio: only the last share of the labelled tokens is eligible, in (0, 1]: for plain text, whose beginning
-            serves as a prompt. Our reading of the paper's "suffix ratio".
+            Does not work for scripts without spaces.
+        suffix_ratio: only this last share of the labelled tokens is eligible, in (0, 1]: for plain text, whose
+            beginning serves as a prompt. Our reading of the paper's "suffix ratio".
         batch_size: rows at a time.
         collator: pads rows; `PartCollator()` by default.
 
@@ -87,7 +87,7 @@ def select_tokens(
 
 
 def _readable(row: Mapping[str, Any], column: str | None) -> dict[str, Any]:
-    """Return what a selector reads of a row: its mask's column as `target_mask`, which collators know."""
+    """Return the columns that a selector reads, with its mask's column named `target_mask`, which collators know."""
     seen = {name: row[name] for name in ("input_ids", "labels", "attention_mask") if name in row}
     return seen | ({"target_mask": row[column]} if column is not None and column in row else {})
 
@@ -104,15 +104,14 @@ def _best(scores: Tensor, eligible: Tensor, ratio: float, suffix_ratio: float) -
 
 
 def _share(ratio: float, count: int) -> int:
-    """Return the share rounded up, unless only rounding made the product exceed a whole number (0.07 x 100)."""
+    """Return `ratio * count` rounded up, without rounding errors (0.07 x 100 exceeds 7)."""
     return math.ceil(ratio * count - 1e-9)
 
 
 class WordIndex:
     """Group the pieces of each word, by the marks of byte-level BPE, SentencePiece or WordPiece.
 
-    Special tokens and punctuation are words by themselves. Without marks in its vocabulary, each token of a tokenizer
-    is a word.
+    Special tokens and punctuation are words of their own; in a vocabulary without marks every token is one.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -146,7 +145,7 @@ class WordIndex:
         return token in self.special or (bool(text) and all(c in string.punctuation for c in text))
 
     def complete(self, input_ids: Sequence[int] | Tensor, mark: list[bool], may: list[bool]) -> list[bool]:
-        """Return a mask in which each word with a marked piece has all its pieces marked that `may` be."""
+        """Return a mask in which each word with a marked piece has all pieces marked that `may` allows."""
         words = self.words(input_ids)
         hit = {word for word, marked in zip(words, mark, strict=True) if marked}
         return [allowed and word in hit for word, allowed in zip(words, may, strict=True)]

@@ -14,16 +14,15 @@ from gunlearn.errors import EmptyForgetSetError, InvalidInputError
 
 
 class PairedDataset(Dataset):
-    """Give each forgotten row together with one row of every other part.
+    """Map an index to a forgotten row and one row of every other part, by name.
 
-    An epoch reads each forgotten row once. A drawn part is read in random order, and in a new order each time all of it
-    has been read; the order depends on seed and epoch alone, so that a resumed run goes on with the same pairs.
+    An epoch reads each forgotten row once. A drawn part is read in random order, in a new order after each pass; the
+    order depends on seed and epoch alone, so that a resumed run reads the same pairs.
 
     Args:
         forget: rows to forget, anything with a length and integer indices.
-        drawn: parts from which any row will do, by name (`{"retain": rows}`).
+        drawn: parts to draw rows from at random, by name (`{"retain": rows}`).
         paired: parts whose row `i` belongs to forgotten row `i`, by name (another answer to the same question).
-        seed: seed of the draws.
 
     Raises:
         EmptyForgetSetError: no forgotten rows.
@@ -68,11 +67,9 @@ class PairedDataset(Dataset):
         return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 
     def __len__(self) -> int:
-        """Return the number of forgotten rows."""
         return len(self.forget)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return a forgotten row with its row of each other part, by name."""
         index = int(index)
         beside = {name: rows[index] for name, rows in self.paired.items()}
         drawn = {name: rows[int(self.choice[name][index])] for name, rows in self.drawn.items()}

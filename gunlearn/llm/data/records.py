@@ -31,14 +31,10 @@ REFUSALS = (
 
 
 def read_records(path: str | PathLike[str]) -> list[dict[str, Any]]:
-    """Read a file of records: one JSON object per line, or one JSON array of objects.
+    """Read records from a UTF-8 file: one JSON object per line, or one JSON array of objects.
 
-    Args:
-        path: a file in UTF-8. Blank lines are skipped.
-
-    Returns:
-        The objects, unchanged; each has one of the shapes `question` + `answer`, `prompt` + `completion`, `messages`
-        (the last from the assistant) or `text`, and maybe other fields.
+    Each has the fields `question` and `answer`, `prompt` and `completion`, `messages` (the last from the assistant) or
+    `text`, and maybe others. Blank lines are skipped.
 
     Raises:
         DatasetNotFoundError: no such file.
@@ -80,7 +76,7 @@ def shape_of(record: Any, where: str) -> tuple[str, ...]:
 
 
 def text_of(record: Mapping[str, Any], system: bool = True) -> str:
-    """Return all text of a record, on request without that of system messages."""
+    """Return all text of a record, with or without system messages."""
     shape = shape_of(record, "a record")
     if shape == ("messages",):
         return " ".join(turn["content"] for turn in record["messages"] if system or turn["role"] != "system")
@@ -90,11 +86,7 @@ def text_of(record: Mapping[str, Any], system: bool = True) -> str:
 def refused(
     records: Sequence[Mapping[str, Any]], refusals: Sequence[str] = REFUSALS, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Return the same questions, each with a refusal drawn for an answer.
-
-    Raises:
-        InvalidInputError: no refusals, or records of bare `text`, which ask nothing.
-    """
+    """Return the same questions, each answered by a random refusal; refuse records of bare `text`."""
     if not refusals:
         raise InvalidInputError("Expected at least one refusal (got none)")
     draw = random.Random(seed)

@@ -24,10 +24,7 @@ Entities = Callable[[str], Iterable[str]] | Collection[str]
 class RetainTriples:
     """Three records for each forgotten document, in the documents' order.
 
-    Args:
-        generic: near in words, without any of the document's entities.
-        style: in another style.
-        world: facts of the world.
+    `generic` is near in words but shares no entity, `style` is written in another style, `world` states world facts.
     """
 
     generic: tuple[Mapping[str, Any], ...]
@@ -44,16 +41,17 @@ def retain_triples(
 ) -> RetainTriples:
     """Build the retain sets of `"OBLIVIATE" <https://arxiv.org/abs/2505.04416>`_ from the caller's texts.
 
-    In the paper a language model writes the generic candidates, and WikiText gives the world facts; here the caller.
+    In the paper a language model writes the generic candidates and WikiText gives the world facts; here the caller does
+    both.
 
     Args:
         forget: documents to forget: texts, records (see `read_records`), or a file of records or of a text per line
             (`.txt`).
         generic: candidates on other topics, in the same forms.
         world: texts that state facts of the world, in the same forms.
-        style: texts of other genres, in the same forms; by default the generic ones in another order, as the paper.
+        style: texts of other genres, in the same forms; by default the generic ones in another order, as in the paper.
         entities: names that a generic document must not share: a list, or a function that finds them in a text.
-        seed: seed of the order in which texts of `style` and `world` are taken.
+        seed: seed of the order of `style` and `world`.
 
     Raises:
         InvalidInputError: an empty set, or no candidate without a document's entities.
@@ -68,14 +66,11 @@ def retain_triples(
 
 
 def nearest_without_shared(documents: Sequence[str], candidates: Sequence[str], entities: Entities) -> list[int]:
-    """Find for each document the nearest candidate by BM25 among those with none of its entities.
+    """Return for each document the index of the nearest candidate by BM25 among those with none of its entities.
 
-    Returns the index of a candidate for each document. Uses BM25+, in which a word still counts where half of a few
-    candidates have it. `entities` are names (or one), or a function that finds them in a text; case, possessives and
-    hyphens do not count.
-
-    Raises:
-        InvalidInputError: no candidates, or documents that share an entity with all of them.
+    Uses BM25+, in which a word that half of the candidates have still counts. `entities` are names (or one name), or a
+    function that finds them in a text; case, possessives and hyphens do not count. Refuses documents without such a
+    candidate.
     """
     if isinstance(entities, str):
         entities = (entities,)
@@ -101,7 +96,7 @@ def nearest_without_shared(documents: Sequence[str], candidates: Sequence[str], 
 
 
 def as_records(source: Any) -> Records:
-    """Return records from texts, records, or a file of either; `retain_triples` says what is refused."""
+    """Return records from texts, records, or a file of either; raise as `retain_triples`."""
     if isinstance(source, str | PathLike):
         path = Path(source)
         if path.suffix != ".txt":
@@ -118,7 +113,7 @@ def as_records(source: Any) -> Records:
 
 
 def _taken(records: Records, count: int, draw: random.Random) -> list[Mapping[str, Any]]:
-    """Draw `count` records, each as often as any other up to one."""
+    """Draw `count` records, all equally often (give or take one)."""
     out: list[Mapping[str, Any]] = []
     while len(out) < count:
         out.extend(draw.sample(list(records), min(len(records), count - len(out))))

@@ -19,7 +19,7 @@ from gunlearn.llm.model.causal_lm import IGNORE
 def as_rows(
     source: Any, tokenizer: Any, of: str = "", **how: Any
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
-    """Return rows from a file, records or rows, and the records that they were made of (`None` for rows).
+    """Return rows from a file, records or rows, and the records behind them (`None` for rows).
 
     Args:
         source: the path of a file of records, records, or rows that already have `input_ids` and `labels`.
@@ -28,8 +28,8 @@ def as_rows(
         how: arguments of `encode`.
 
     Raises:
-        InvalidInputError: as `read_records` and `encode`; an empty source, no sequence, records mixed with rows, rows
-            without tokens or with another number of labels than tokens, or no label in any row.
+        InvalidInputError: as `read_records` and `encode`; no sequence, no rows, records mixed with rows, rows without
+            tokens or with more or fewer labels than tokens, or no label in any row.
     """
     named = f" of '{of}'" if of else ""
     records = read_records(source) if isinstance(source, str | PathLike) else _listed(source, named)
@@ -72,10 +72,10 @@ def _checked(rows: list[Any]) -> list[Any]:
 
 
 def _compared(row: Mapping[str, Any], record: Mapping[str, Any] | None, tokenizer: Any) -> set[Any]:
-    """Return what a row is compared by: its tokens, and its texts in lower case with single blanks."""
+    """Return the values to compare a row by: its tokens, and its texts in lower case with single blanks."""
     tokens, texts = tuple(map(int, row["input_ids"])), []
     if tokenizer is not None:
-        # Other special tokens, such as that of unknown words, make rows different.
+        # Other special tokens, such as the one for unknown words, distinguish rows.
         around = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
         texts.append(tokenizer.decode([token for token in tokens if token not in around]))
     if record is not None:
@@ -104,16 +104,16 @@ def separate(
 ) -> list[Any]:
     """Return the rows to retain, without those that are also to be forgotten.
 
-    Rows are equal if they have the same tokens or the same text: decoded, or of their records (question and answer,
-    prompt and completion, the turns of a chat, the bare text), whatever the template. Case and blanks do not count.
-    The same fact in other words, order or punctuation is not found, nor a row that is part of another one.
+    Rows are equal if they have the same tokens or the same text: decoded, or of their records, whatever the template.
+    Case and blanks do not count. Does not find the same fact in other words, order or punctuation, or a row inside
+    another one.
 
     Args:
         forget: rows to forget.
         retain: rows to retain.
         overlap: for rows in both, `"error"` raises, `"drop"` takes them out of `retain`, and `"keep"` keeps them.
         tokenizer: decodes rows; without one, only tokens and records are compared.
-        records: the records of rows to forget and to retain, `None` where rows came without.
+        records: the records of both sets of rows, `None` where there are none.
 
     Raises:
         InvalidInputError: rows in both (the message counts and names them), or no row left to retain.

@@ -24,16 +24,16 @@ class TokenSelector(Protocol):
     """Anything with `scores`: a high score marks a token that holds the knowledge to forget."""
 
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return one score per predicted token of a batch (`input_ids`, `attention_mask`, `labels` `[batch, tokens]`).
+        """Return scores `[batch, tokens - 1]` of a batch (`input_ids`, `attention_mask`, `labels` `[batch, tokens]`).
 
-        `[batch, tokens - 1]`, entry `t` about token `t + 1`, 0 without a label; booleans are the choice itself. The
-        model is in evaluation mode, and is not changed.
+        Entry `t` scores token `t + 1`, 0 without a label; booleans select tokens directly. The model is in evaluation
+        mode and stays unchanged.
         """
 
 
 @dataclass(frozen=True)
 class ContextDelta:
-    r"""Score a token by what the long context adds to its likelihood, beyond the few tokens right before it.
+    r"""Score a token by how much the long context raises its likelihood, compared with the few tokens before it.
 
     .. math:: d_t = \log p(x_t | x_{<t}) - \log p(x_t | x_{t-w}, \dots, x_{t-1})
 
@@ -77,8 +77,8 @@ class ProbeDelta:
         \theta' = \theta + \eta \, g / \|g\|, \quad g = -\nabla_\theta \sum_t \log p_\theta(x_t | x_{<t})
 
     A reconstruction: the "delta score" of `DTO <https://arxiv.org/abs/2510.00125>`_ is not known to us. Each sequence
-    has its own step, so that scores do not depend on the batch. Trainable parameters are moved and put back. Below
-    float32 the small step is rounded away, and scores are 0 or noise.
+    has its own step, so that scores do not depend on the batch. The model needs trainable parameters; they are moved
+    and put back. Below float32 the small step is rounded away, and scores are 0 or noise (a warning says so).
 
     Args:
         step: length :math:`\eta` of the step in the space of all trainable parameters, positive.
@@ -90,7 +90,6 @@ class ProbeDelta:
         check_number("step", self.step, positive=True)
 
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Refuse a model without trainable parameters, and warn of parameters of less than float32."""
         params = [p for p in model.parameters() if p.requires_grad]
         if not params:
             raise UnsupportedModelError("Expected a model with trainable parameters for ProbeDelta (got none)")
@@ -122,9 +121,9 @@ class SuffixDelta:
 
     .. math:: d_t = \sum_{s > t} \log p(x_s | x_{<s}) - \log p(x_s | x_{<s} \setminus x_t)
 
-    A reconstruction, the literal reading of a delta by leaving out, and no good default: it finds what the *rest*
-    depends on, the name in question rather than the value that answers it. Facts at the end of a sentence score near 0.
-    The model reads one sequence per answer token.
+    A reconstruction (a delta by leaving out), and a poor default: it finds what the *rest* depends on, the name in
+    question rather than the value that answers it. Facts at the end of a sentence score near 0. The model reads one
+    sequence per answer token.
     """
 
     @torch.no_grad()
@@ -152,7 +151,7 @@ class SuffixDelta:
 
 @dataclass(frozen=True)
 class Entropy:
-    """Score a token by the entropy of the model's prediction, in nats: facts could have had many other values."""
+    """Score a token by the entropy of the model's prediction, in nats: it is high where many values are plausible."""
 
     @torch.no_grad()
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -182,14 +181,13 @@ class GivenMask:
     column: str = "target_mask"
 
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the mask itself, which is the choice whatever the ratio; refuse a batch without it."""
         if self.column not in batch:
             raise InvalidInputError(f"Expected rows with the column '{self.column}' (got {sorted(batch)})")
         return batch[self.column][:, 1:].bool() & answer_tokens(batch)
 
 
 def present(batch: Mapping[str, Tensor]) -> Tensor:
-    """Return which tokens are no padding, boolean `[batch, tokens]`."""
+    """Return which tokens are not padding, boolean `[batch, tokens]`."""
     mask = batch.get("attention_mask")
     return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
@@ -202,7 +200,7 @@ def pieces(batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 @contextmanager
 def moved(params: list[nn.Parameter], direction: tuple[Tensor | None, ...], length: float) -> Iterator[None]:
-    """Move parameters by `length` along a direction for the length of a block, then give them back their storage."""
+    """Move parameters by `length` along a direction inside the block, then restore their old storage."""
     norm = torch.stack([g.double().square().sum() for g in direction if g is not None]).sum().sqrt()
     scale = float(length / norm) if norm > 0 else 0.0
     kept = [p.data for p in params]

@@ -1,4 +1,4 @@
-"""Target tokens of a topic: from words far commoner there than elsewhere, or a given list, without common pieces."""
+"""Target tokens of a topic: pieces of given words or of words much commoner there than elsewhere."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class TargetTokens:
     Args:
         words: the words that the tokens are pieces of.
         token_ids: sorted ids, for `obliviate` and `MaskedVocabulary`.
-        dropped: pieces left out for being common elsewhere, with the share of background documents that hold them.
-        unmasked: words without any token left, which nothing rules out.
+        dropped: pieces that are common elsewhere, with the share of background documents that hold them.
+        unmasked: words of which all tokens were dropped.
     """
 
     words: tuple[str, ...]
@@ -44,8 +44,8 @@ def target_tokens(
 ) -> TargetTokens:
     """Find the target tokens of `"OBLIVIATE" <https://arxiv.org/abs/2505.04416>`_: the pieces of a topic's words.
 
-    The paper asks a large language model for the words. A reconstruction: a frequency ratio takes its place here, and a
-    filter of common pieces is ours. Without it, pieces that are words themselves ("a", "the") are ruled out everywhere.
+    A reconstruction: the paper asks a large language model for the words, we compare frequencies. The filter of common
+    pieces is ours: without it, pieces that are words themselves ("a", "the") are ruled out everywhere.
 
     Args:
         forget_texts: documents to forget.
@@ -108,12 +108,12 @@ def frequent_words(
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text: letters, digits and inner apostrophes, without a final `'s`; hyphens end words."""
+    """Return the words of a text: letters, digits and inner apostrophes, without a final `'s`; hyphens split words."""
     return [_POSSESSIVE.sub("", word) for word in _WORD.findall(text)]
 
 
 def folded(word: str) -> str:
-    """Return a word without the differences of case and of the shape of apostrophes."""
+    """Return a word in folded case with straight apostrophes."""
     return word.casefold().replace("\u2019", "'")
 
 

@@ -56,11 +56,7 @@ def load_tofu(split: str, root: str | PathLike[str] | None = None) -> list[dict[
 
 
 def tofu_refusals(root: str | PathLike[str] | None = None) -> list[str]:
-    """Read TOFU's hundred ways to say "I don't know" from `idontknow.jsonl`, one per line of plain text.
-
-    Raises:
-        DatasetNotFoundError: no such file.
-    """
+    """Read TOFU's 100 ways to say "I don't know" from `idontknow.jsonl` (plain text) in `root`, see `load_tofu`."""
     path = _file("idontknow.jsonl", root)
     if path is None:
         raise DatasetNotFoundError(f"Expected TOFU/idontknow.jsonl in {root or '$GUNLEARN_DATA or ./data'} (got none)")
@@ -68,7 +64,7 @@ def tofu_refusals(root: str | PathLike[str] | None = None) -> list[str]:
 
 
 def answer_rows(records: Sequence[Mapping[str, Any]], tokenizer: Any, field: str, **how: Any) -> list[Any]:
-    """Return a row per record with the answer of another field, or a list of rows where that holds several answers.
+    """Return a row per record with the answer of another field, or a list of rows if it has several answers.
 
     Args:
         records: records of a `_perturbed` split.

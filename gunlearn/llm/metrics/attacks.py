@@ -46,24 +46,11 @@ def relearn(
     """Fine-tune a copy on a few of the forgotten rows, and measure whether the others return.
 
     A model that has forgotten learns only the rows it is trained on; a model that hides its knowledge recalls the
-    others too. Compare with the same attack on a retrained model, and measure on the other rows (`shown_rows`). The
-    copy is trained in float32, whatever the model's type: half precision rounds small steps away.
+    others too. Compare with the same attack on a retrained model, and measure on the other rows (`shown_rows`).
 
-    Args:
-        model: the unlearned model; not changed.
-        forget_rows: the forgotten rows.
-        measure: returns figures of a model in evaluation mode.
-        share: share of the rows to draw for training, at least one row.
-        steps: steps of AdamW.
-        lr: learning rate.
-        batch_size: rows per step.
-        every: steps between measurements.
-        seed: seed of the draws and of dropout.
-        chosen: indices of the rows to train on, in place of a drawn share.
-
-    Returns:
-        For each measurement `step` (first 0, last `steps`) and the figures of `measure`; the attribute `chosen` has
-        the indices of the rows that were trained on.
+    Trains a `share` of the rows, at least one, or those at the indices `chosen`, by AdamW in float32, whatever the
+    model's type: half precision rounds small steps away. `measure` returns figures of a model in evaluation mode; the
+    curve has them with their `step`: 0, every `every` steps, and the last.
 
     Raises:
         EmptyForgetSetError: no rows.
@@ -108,15 +95,8 @@ def quantized(model: nn.Module, bits: int = 4, head: bool = False) -> nn.Module:
 
     Simulated: weights are rounded to `2 ** bits - 1` levels, symmetric about 0 and evenly spaced up to the largest of
     each output channel, and keep their type. Rounding undoes unlearning by small changes of weights
-    (`arXiv:2410.16454 <https://arxiv.org/abs/2410.16454>`_). Adapters are merged first.
-
-    Args:
-        model: a causal language model; not changed.
-        bits: 2, 3, 4 or 8.
-        head: round the output layer too, and with it the embeddings that are tied to it.
-
-    Raises:
-        InvalidInputError: other numbers of bits.
+    (`arXiv:2410.16454 <https://arxiv.org/abs/2410.16454>`_). Adapters are merged first. `bits` are 2, 3, 4 or 8;
+    `head` rounds the output layer too, and with it tied embeddings.
     """
     if bits not in (2, 3, 4, 8):
         raise InvalidInputError(f"Expected 'bits' among (2, 3, 4, 8) (got {bits!r})")

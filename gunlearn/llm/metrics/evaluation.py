@@ -29,7 +29,7 @@ ATTACKS = ("loss", "min_k", "min_k_plus", "zlib", "reference", "gradient")
 
 
 class ModelFigures(list[dict[str, Any]]):
-    """A row of figures per model: `{"model": name, "forget_prob": ..., ...}`; rich prints it as a table."""
+    """A row of figures per model, `{"model": name, "forget_prob": ..., ...}`; rich prints one column per model."""
 
     def of(self, name: str) -> dict[str, Any]:
         """Return the row of a model; refuse a name that no row has."""
@@ -39,7 +39,6 @@ class ModelFigures(list[dict[str, Any]]):
         raise InvalidInputError(f"Expected one of {[row['model'] for row in self]} (got {name!r})")
 
     def __rich__(self) -> Table:
-        """Return a table with models as columns: there are more figures than models."""
         keys = {key for row in self for key in row}
         known = figures_of("causal_lm").values()
         notes = [f"{f.name}: {f.legend}" for f in known if any(key.endswith(f"_{f.name}") for key in keys)]
@@ -67,41 +66,38 @@ def evaluate_language_models(
     ends: int | Sequence[int] | None = None,
     metrics: Iterable[str | Figure] = (),
 ) -> ModelFigures:
-    """Measure models on forgotten and retained rows, and beside retrained ones.
+    """Measure models on forgotten and retained rows, and compare them with retrained ones.
 
-    What is not possible with what is given is left out: alignment and forget quality without `references`, gain without
-    `original`, floor and excess with one reference, membership without `holdout_rows`, truth ratios where rows have no
-    `"perturbed"`, utility where not all its sets have. Of a model that says NaN anywhere the table only has that it is
-    `"broken"`; nothing is compared with it.
+    Returns per model the figures of `"causal_lm"` (`gunlearn figures` lists them; all but `nll`) as `forget_prob`,
+    `retain_prob`, ..., and `*_alignment` with `_low`, `_high`, `_precision`, `_recall`, `_floor`, `_excess`, `_gain`;
+    `forget_quality`; `mia_*`; `model_utility`. A retrained model is compared with the other retrained ones.
+
+    Leaves out alignment and forget quality without `references`, gain without `original`, floor and excess with one
+    reference, membership without `holdout_rows`, truth ratios where rows have no `"perturbed"`, and utility unless all
+    its sets have it. A model that returns NaN is marked `"broken"`, without figures; nothing is compared with it.
 
     Args:
-        models: by name. `original` and `references` are added as `"original"`, `"retrained 0"`, ... unless they are
-            there under another name.
-        tokenizer: of all of them.
+        models: models by name. `original` and `references` are added as `"original"`, `"retrained 0"`, ... unless they
+            have another name.
+        tokenizer: the tokenizer of all models.
         forget_rows: `input_ids`, `labels`; for truth ratios also `"perturbed"`, a list of rows with wrong answers, and
             `"paraphrased"`, a row with the right one in other words (default: the row itself).
-        retain_rows: the same for a sample of what is kept.
+        retain_rows: the same for a sample of the rows to keep.
         references: models retrained without the forgotten rows, under different seeds.
         holdout_rows: rows like the forgotten ones that no model has seen.
         original: the model before unlearning.
-        utility_rows: further sets of TOFU's model utility, `{"real_authors": ..., "world_facts": ...}`; their
-            probability is that among the given answers.
-        sampler: of the alignment.
-        attacks: membership attacks among `ATTACKS`; `"reference"` compares with the first of `references`
-            that is not the model itself.
+        utility_rows: further sets of TOFU's model utility, `{"real_authors": ..., "world_facts": ...}`; the probability
+            of an answer is its share among the given answers.
+        sampler: how to draw answers for the alignment.
+        attacks: membership attacks among `ATTACKS`; `"reference"` compares with the first of `references` that is not
+            the model itself.
         align_on: sets of prompts for the alignment, `"forget"` and `"retain"`.
-        max_new_tokens: of generated answers. By default ROUGE's are as long as the rows' own, see `answers_of`, and the
-            alignment's of 64 tokens, or of what the models' context leaves.
+        max_new_tokens: length of generated answers. By default that of the rows' own for ROUGE (see `answers_of`), 64
+            tokens for the alignment, or less in a short context.
         batch_size: rows at a time; answers are generated four times as many at a time.
-        generate: generate answers for ROUGE. For documents, which have no prompt, `False`, with `align_on=()`.
+        generate: generate answers for ROUGE. Set `False`, and `align_on=()`, for documents, which have no prompt.
         ends: ids that end an answer; by default those of `end_tokens`.
-        metrics: figures of your own to compute beside the registered ones, from a `TextView` of each set.
-
-    Returns:
-        For `forget` and `retain` the figures of `"causal_lm"` (`gunlearn figures` lists them; all but `nll`) as
-        `forget_prob`, `retain_prob`, ..., and `*_alignment` with `_low` and `_high`, `_precision`, `_recall`,
-        `_floor`, `_excess`, `_gain`; `forget_quality`; `mia_*`; `model_utility`. Where it is needed a retrained model
-        is compared with the other ones.
+        metrics: your own figures to compute beside the registered ones, from a `TextView` of each set.
 
     Raises:
         InvalidInputError: unknown attacks or sets, no models, an empty set, rows that are not encoded, or the attack
@@ -150,7 +146,7 @@ def evaluate_language_models(
         ]
         if utility_rows and None not in useful:
             row["model_utility"] = tofu.model_utility(useful)
-    models = {name: models[name] for name in ratios}  # without those that say NaN
+    models = {name: models[name] for name in ratios}  # without broken ones
     references = [model for model in references if _among(model, models.values())]
     original = original if _among(original, models.values()) else None
     for name, model in models.items():
@@ -176,7 +172,7 @@ def evaluate_language_models(
 
 
 def _encoded(name: str, rows: Any) -> list[Mapping[str, Any]]:
-    """Return the rows as a list; refuse anything but rows."""
+    """Return the rows as a list; refuse other objects."""
     if isinstance(rows, (str, Path, Mapping)) or not hasattr(rows, "__getitem__"):
         got = f"{type(rows).__name__} {str(rows)!r:.60}"
     elif not len(rows):

@@ -1,7 +1,7 @@
 """Draw answers from a model's own distribution, token by token.
 
-`generate` of transformers also applies the model's generation configuration (penalties, truncation), which would change
-the distribution that is scored. Here each sample of a prompt has its own random numbers, whatever batch it is in.
+`generate` of transformers also applies the model's generation configuration (penalties, truncation), and so draws from
+another distribution than is scored. Here each sample has its own random numbers, whatever batch it is in.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ class Samples:
     """Answers of one model, on the CPU.
 
     Args:
-        prompts: token ids of each prompt.
-        tokens: `[num_prompts, num_samples, num_tokens]`; values behind an answer's end have no meaning.
+        tokens: `[num_prompts, num_samples, num_tokens]`; values after an answer's end have no meaning.
         mask: boolean, of that shape: an answer's tokens, including its end-of-sequence token.
         ended: boolean `[num_prompts, num_samples]`: the answer ended before it was cut off.
     """
@@ -46,11 +45,7 @@ class Samples:
 def end_tokens(tokenizer: Any) -> tuple[int, ...]:
     """Return the ids that end an answer: the tokenizer's, and the one that closes the assistant's turn in chats.
 
-    Args:
-        tokenizer: a tokenizer of transformers, or the ids themselves (an integer, or several).
-
-    Raises:
-        InvalidInputError: no such id.
+    `tokenizer` may also be the ids themselves (an integer, or several). Refuses a tokenizer without such an id.
     """
     ids = getattr(tokenizer, "eos_token_id", tokenizer)
     ids = (ids,) if isinstance(ids, int) else tuple(ids) if isinstance(ids, (list, tuple, set, frozenset)) else ()
@@ -63,7 +58,7 @@ def end_tokens(tokenizer: Any) -> tuple[int, ...]:
 
 
 def _closing_token(tokenizer: Any) -> int | None:
-    """Return the first special token behind the assistant's answer, `None` where the template puts none there."""
+    """Return the first special token after the assistant's answer in the template, `None` without one."""
     said = "gunlearn"
     chat = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": said}]
     try:
@@ -123,7 +118,7 @@ def draw_answers(
 
 
 def _batches(prompts: Sequence[Sequence[int]], per_prompt: int, batch_size: int, mixed: bool) -> Iterator[list[int]]:
-    """Yield indices of answers by length of their prompts; only of one length unless a model takes positions."""
+    """Yield indices of answers by length of their prompts; of one length only if not `mixed`."""
     by_length: dict[int, list[int]] = {}
     for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
         length = 0 if mixed else len(prompts[i])
@@ -162,9 +157,9 @@ def _continue(
 
 
 def choose_tokens(logits: Tensor, uniform: Tensor, sampler: Sampler | None) -> Tensor:
-    """Choose a token per row of logits `[num_rows, vocab_size]`: where the cumulated probability passes `uniform`.
+    """Choose a token per row of logits `[num_rows, vocab_size]`, where the cumulated probability passes `uniform`.
 
-    `uniform` holds numbers in [0, 1), `[num_rows]` in float64. Without a sampler the likeliest token is chosen.
+    `uniform` holds numbers in [0, 1), `[num_rows]` in float64. Without a sampler chooses the likeliest token.
     """
     if sampler is None:
         return logits.argmax(-1)

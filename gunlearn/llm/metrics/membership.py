@@ -1,8 +1,7 @@
 """Membership attacks: was a text in the training data?
 
-Each attack gives a score per row, higher for members. Its AUC for forgotten rows against rows of the same kind that no
-model was trained on is 1/2 where the attack cannot separate them, 1 for a model that remembers, and 0 where forgotten
-rows are conspicuously unlikely.
+Each attack scores rows, higher for members. The AUC of forgotten rows against unseen rows of the same kind is 1/2 where
+the attack cannot separate them, 1 for a model that remembers, and 0 where forgotten rows are conspicuously unlikely.
 """
 
 from __future__ import annotations
@@ -30,11 +29,7 @@ def loss_score(scores: TokenScores) -> Tensor:
 
 
 def zlib_score(scores: TokenScores, texts: Sequence[str]) -> Tensor:
-    """Return the mean log-likelihood over the size of the compressed text, `[num_rows]`; `texts` are the rows' answers.
-
-    Raises:
-        InvalidInputError: another number of texts than rows.
-    """
+    """Return mean log-likelihood / size of the compressed answer, `[num_rows]`; `texts` has an answer per row."""
     if len(texts) != len(scores.mask):
         raise InvalidInputError(f"Expected a text for each of {len(scores.mask)} rows (got {len(texts)})")
     return scores.mean_log_prob / torch.tensor([len(zlib.compress(text.encode())) for text in texts])
@@ -51,7 +46,7 @@ def min_k_score(scores: TokenScores, share: float = 0.4) -> Tensor:
 def min_k_plus_score(scores: TokenScores, share: float = 0.4) -> Tensor:
     """Min-K%++, `arXiv:2404.02936 <https://arxiv.org/abs/2404.02936>`_: `min_k_score` of standardised log-likelihoods.
 
-    Mean and deviation are those of a token's log-likelihood under the model itself at that place.
+    Mean and deviation are those of the log-likelihood of tokens drawn from the model at that place.
     """
     return _lowest((scores.log_prob - scores.mean) / scores.std.clamp_min(1e-3), scores, share)
 
@@ -64,10 +59,8 @@ def reference_score(scores: TokenScores, reference: TokenScores) -> Tensor:
 def gradient_score(model: nn.Module, rows: Rows) -> Tensor:
     """Return minus the size of each row's loss gradient, `[num_rows]`: the mean of the parameters' norms.
 
-    Rows are read one at a time. Gradients are those of the trainable parameters, or of all if none is trainable.
-
-    Raises:
-        InvalidInputError: rows longer than the model's context.
+    Reads one row at a time, within the model's context. Gradients are those of the trainable parameters, or of all if
+    none is trainable.
     """
     params = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
     chosen = {name: p for name, p in params.items() if p.requires_grad} or params
@@ -84,11 +77,7 @@ def gradient_score(model: nn.Module, rows: Rows) -> Tensor:
 
 
 def membership_auc(forget: Tensor, holdout: Tensor) -> float:
-    """Return the AUC of an attack's scores, `[num_forget]` of forgotten rows against `[num_holdout]` of unseen ones.
-
-    Raises:
-        InvalidInputError: an empty side, or NaN.
-    """
+    """Return the AUC of scores `[num_forget]` against those of unseen rows `[num_holdout]`; refuse no scores or NaN."""
     auc, _ = separation(forget, holdout)
     if auc is None:
         raise InvalidInputError(f"Expected scores on both sides (got {forget.numel()} and {holdout.numel()})")
@@ -98,7 +87,7 @@ def membership_auc(forget: Tensor, holdout: Tensor) -> float:
 def privacy_leak(auc: float, reference_auc: float = 0.5) -> float:
     """PrivLeak, `arXiv:2407.06460 <https://arxiv.org/abs/2407.06460>`_: distance of `1 - auc` from a retrained model's.
 
-    In percent of the retrained model's: negative where members are found, positive where they are too unlikely.
+    In percent of the latter: negative where the attack finds members, positive where they are too unlikely.
     """
     return ((1 - auc) - (1 - reference_auc)) / (1 - reference_auc) * 100
 

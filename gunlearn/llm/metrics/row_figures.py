@@ -1,4 +1,4 @@
-"""What a language model knows of a set of rows: the view that figures of texts read."""
+"""A language model on a set of rows: the view that figures of texts read."""
 
 from __future__ import annotations
 
@@ -21,16 +21,14 @@ RECORDED = ("prob", "nll", "exact_memorization", "extraction_strength")
 
 @dataclass(eq=False)
 class RowsView:
-    """A model on a set of rows; what figures ask for is computed once. A `TextView`.
+    """A `TextView` of a model; scores are computed once.
 
     Args:
-        model: a causal language model; not changed.
         rows: as the `forget_rows` of `evaluate_language_models`.
         batch_size: rows at a time; answers are generated four times as many at a time.
         speak: arguments of `answers_of`, to generate answers; `None` generates none.
-        in_full: measure memorisation too, and the probability of answers among all tokens; else among the given
-            answers, where there are any.
-        forgotten: whether the rows were forgotten, which decides how truth ratios are summarised.
+        in_full: measure memorisation too, and answers' probability among all texts; else among the given answers.
+        forgotten: whether the rows were forgotten; decides the summary of truth ratios.
     """
 
     model: nn.Module
@@ -42,7 +40,6 @@ class RowsView:
 
     @cached_property
     def scores(self) -> TokenScores:
-        """Scores of the labelled tokens."""
         return token_scores(self.model, self.rows, self.batch_size)
 
     @cached_property
@@ -62,14 +59,12 @@ class RowsView:
 
     @property
     def likelihood(self) -> Tensor:
-        """Probability of each row's answer, `[num_rows]`."""
         if self.in_full or self.wrong is None:
             return tofu.probability(self.scores)
         return tofu.options_probability(self.scores.mean_log_prob, self.wrong)
 
     @property
     def rouge(self) -> Tensor | None:
-        """ROUGE-L recall of generated answers, `[num_rows]`."""
         if self.speak is None:
             return None
         said = tofu.answers_of(self.model, self.rows, batch_size=4 * self.batch_size, **self.speak)
@@ -78,7 +73,6 @@ class RowsView:
 
     @property
     def truth(self) -> float | None:
-        """Summary of the truth ratios."""
         how = "closer_to_1_better" if self.forgotten else "true_better"
         return None if self.ratio is None else tofu.aggregate_truth_ratio(self.ratio, how)
 
@@ -86,10 +80,7 @@ class RowsView:
 def figures(
     model: nn.Module, parts: Mapping[str, Sequence[Mapping[str, Any]]], most: int = 256, batch_size: int = 8
 ) -> dict[str, dict[str, float]]:
-    """Return the figures `RECORDED` by part, of at most `most` evenly spaced rows each; 0 measures nothing.
-
-    Rows without any label are left out. The model is not changed.
-    """
+    """Return the figures `RECORDED` by part, of at most `most` evenly spaced labelled rows each; 0 measures nothing."""
     out = {}
     for name, given in parts.items() if most else ():
         rows = [row for row in given if is_labelled(row)]

@@ -20,7 +20,7 @@ from gunlearn.metrics.texts import TokenScores
 
 
 class NotANumberError(InvalidInputError):
-    """A model's log-likelihoods are NaN: it has no figures."""
+    """A model's log-likelihoods are NaN."""
 
 
 def answer_logits(
@@ -28,7 +28,7 @@ def answer_logits(
 ) -> Iterator[Tensor]:
     """Yield logits `[num_positions, vocab_size]` in float32 at the positions of a boolean mask `[batch, tokens - 1]`.
 
-    At most `chunk` logits are held at a time, if the model returns its head's output unchanged.
+    Holds at most `chunk` logits at a time, if the model returns its head's output unchanged.
     """
     head = last_linear_head(model, inputs["input_ids"])
     if head is not None:
@@ -43,13 +43,7 @@ def answer_logits(
 
 
 def token_scores(model: nn.Module, rows: Rows, batch_size: int = 16, chunk: int = LOGIT_CHUNK) -> TokenScores:
-    """Score the labelled tokens of rows.
-
-    Args:
-        model: a causal language model, read in evaluation mode; not changed.
-        rows: `input_ids`, `labels` (-100: not scored), optionally `attention_mask`.
-        batch_size: rows at a time.
-        chunk: most logits held at a time.
+    """Score the labelled tokens of rows, in evaluation mode; `chunk` is the number of logits to hold at a time.
 
     Raises:
         InvalidInputError: no rows, or rows without any label or longer than the model's context.
@@ -88,7 +82,7 @@ def token_scores(model: nn.Module, rows: Rows, batch_size: int = 16, chunk: int 
 
 
 def prompt_of(row: Mapping[str, Any] | Sequence[int]) -> list[int]:
-    """Return the token ids before a row's first label; refuse none. A sequence of ids is returned unchanged."""
+    """Return the token ids before a row's first label, or the given ids; refuse an empty prompt."""
     ids = prompt_ids(row) if isinstance(row, Mapping) else [int(i) for i in row]
     if not ids:
         raise InvalidInputError("Expected a prompt before the first label (got none); give prompts as token ids")
@@ -96,7 +90,7 @@ def prompt_of(row: Mapping[str, Any] | Sequence[int]) -> list[int]:
 
 
 def prompt_ids(row: Mapping[str, Any]) -> list[int]:
-    """Return the token ids before a row's first label, without padding; maybe none."""
+    """Return the token ids before a row's first label, without padding; maybe an empty list."""
     mask = row.get("attention_mask")
     columns = row["input_ids"], row["labels"], [1] * len(row["input_ids"]) if mask is None else mask
     kept = [(int(i), int(y)) for i, y, m in zip(*columns, strict=True) if m]

@@ -23,8 +23,8 @@ from gunlearn.metrics.alignment import KL_ESTIMATORS, Alignment, Sampler, StepTe
 class TextAlignment:
     r"""Supply `gunlearn.metrics.alignment` with answers and their scores.
 
-    An answer's end-of-sequence token counts, nothing after it does. Answers are scored in float32, behind their own
-    prompts, padded on the right, so that every token keeps its position.
+    An answer's end-of-sequence token counts. Answers are scored in float32, after their prompts, padded on the right,
+    so that every token keeps its position.
 
     `"rao_blackwell"` replaces each token's log-ratio by the exact divergence over the vocabulary,
 
@@ -34,11 +34,9 @@ class TextAlignment:
 
     Args:
         prompts: rows, of which the tokens before the first label are read, or token ids.
-        tokenizer: gives the token that ends an answer; or the id, or several ids (chats may end in more than one way).
-        sampler: how to draw answers.
+        tokenizer: gives the tokens that end an answer; or their ids, see `end_tokens`.
         estimator: `"rao_blackwell"` or `"monte_carlo"`.
         max_new_tokens: most tokens of an answer: of longer answers only the beginnings are compared, a lower bound.
-        batch_size: answers at a time.
         chunk: most logits held at a time.
 
     Raises:
@@ -61,11 +59,9 @@ class TextAlignment:
         self.sampler = self.sampler or Sampler()
 
     def draw(self, model: nn.Module) -> Samples:
-        """Draw the model's answers."""
         return draw_answers(model, self.prompts, self.ends, self.sampler, self.max_new_tokens, self.batch_size)
 
     def terms(self, samples: Samples, p: nn.Module, q: nn.Module) -> StepTerms:
-        r"""Return the terms of :math:`KL(p \| q)` at answers of `p`, `[num_prompts, num_samples, num_tokens]`."""
         check_vocabulary(p, q)
         mask, rows = samples.mask.flatten(0, 1), []
         for i, tokens in enumerate(samples.tokens.flatten(0, 1)):
@@ -111,11 +107,9 @@ def functional_alignment(
 ) -> Alignment:
     """Return the symmetric divergence of two models' answers, in nats; 0 means the same answers.
 
-    A reconstruction of FADE, see `gunlearn.metrics.alignment`. To compare several models with several retrained ones,
-    with a noise floor, use `gunlearn.metrics.standings` with a `TextAlignment`.
-
-    `current` is compared with `reference`, a model retrained without the forgotten rows; `per` is `"sequence"` or
-    `"token"`, and the other arguments are those of `TextAlignment`.
+    A reconstruction of FADE, see `gunlearn.metrics.alignment`. `reference` was retrained without the forgotten rows;
+    `per` is `"sequence"` or `"token"`; further arguments are those of `TextAlignment`. To compare several models with
+    several retrained ones, with a noise floor, use `gunlearn.metrics.standings` with a `TextAlignment`.
 
     Example:
         >>> functional_alignment(unlearned, retrained, forget_rows, tokenizer).value  # doctest: +SKIP

@@ -1,6 +1,6 @@
 """TOFU's metrics (`arXiv:2401.06121 <https://arxiv.org/abs/2401.06121>`_): probability, ROUGE, truth ratio, summaries.
 
-Code and paper differ: the truth ratio's mean over wrong answers is geometric by default, as in the code in use;
+TOFU's code and paper differ: the truth ratio's mean over wrong answers is geometric by default, as in the code;
 `mean="arithmetic"` is the paper's. Ratios are computed from log-likelihoods, without the 1e-10 that the code adds to
 denominators. ROUGE is recall, with stemming, as in both.
 """
@@ -62,15 +62,10 @@ def truth_ratio(right: Tensor, wrong: Sequence[Tensor], mean: str = "geometric")
 
 
 def aggregate_truth_ratio(ratio: Tensor, how: str) -> float:
-    """Return the mean of a function of truth ratios.
+    """Return the mean of a function of truth ratios `[num_questions]`.
 
-    Args:
-        ratio: truth ratios, `[num_questions]`.
-        how: `"closer_to_1_better"`, `min(r, 1/r)`, for forgotten questions; `"true_better"`, `max(0, 1 - r)`, for the
-            others; `"prob_mean"`, `1 / (1 + r)`, the right answer's share.
-
-    Raises:
-        InvalidInputError: an unknown function.
+    `how` is `"closer_to_1_better"`, `min(r, 1/r)`, for forgotten questions; `"true_better"`, `max(0, 1 - r)`, for the
+    others; or `"prob_mean"`, `1 / (1 + r)`, the right answer's share.
     """
     values = {
         "closer_to_1_better": torch.minimum(ratio, 1 / ratio),
@@ -82,11 +77,7 @@ def aggregate_truth_ratio(ratio: Tensor, how: str) -> float:
 
 
 def rouge(answers: Sequence[str], truths: Sequence[str]) -> dict[str, Tensor]:
-    """Compute ROUGE with stemming: `rouge1_recall`, `rougeL_recall` and `rougeL_f1`, `[num_answers]` each.
-
-    Raises:
-        InvalidInputError: different numbers of texts.
-    """
+    """Return ROUGE with stemming, `[num_answers]` each: `rouge1_recall`, `rougeL_recall` and `rougeL_f1`."""
     from rouge_score.rouge_scorer import RougeScorer  # takes seconds to load; only this function needs it
 
     if len(answers) != len(truths):
@@ -110,13 +101,8 @@ def answers_of(
 ) -> list[str]:
     """Return the model's greedy answer to each row's prompt, as text.
 
-    Args:
-        model: a causal language model.
-        rows: rows with `input_ids` and `labels`.
-        tokenizer: the model's tokenizer.
-        max_new_tokens: most tokens of an answer; by default one more than the rows' longest, within the context.
-        batch_size: answers at a time.
-        ends: ids that end an answer; by default those of `end_tokens`.
+    Answers have up to `max_new_tokens`, by default one more than the rows' longest, within the context; they end with
+    an id of `ends`, by default of `end_tokens`.
     """
     rows = [rows[i] for i in range(len(rows))]
     prompts = [prompt_of(row) for row in rows]
@@ -135,7 +121,7 @@ def answers_of(
 
 
 def truth_of(row: Mapping[str, Any], tokenizer: Any) -> str:
-    """Return a row's own answer as text: `answer` where the row has it, else its labelled tokens."""
+    """Return a row's own answer as text: its `answer`, else its labelled tokens."""
     if isinstance(row.get("answer"), str):
         return row["answer"]
     return tokenizer.decode([int(y) for y in row["labels"] if int(y) >= 0], skip_special_tokens=True)
@@ -144,19 +130,16 @@ def truth_of(row: Mapping[str, Any], tokenizer: Any) -> str:
 def forget_quality(ratio: Tensor, reference_ratio: Tensor) -> float:
     """Return the p-value of the two-sample Kolmogorov-Smirnov test on truth ratios of the forgotten questions.
 
-    Ratios are those of the model and of a retrained one, `[num_questions]` each. Near 0 the models differ; with few
+    The ratios of the model and of a retrained one are `[num_questions]` each. Near 0 the models differ; with few
     questions no difference is significant.
     """
     return float(ks_2samp(ratio.double().numpy(), reference_ratio.double().numpy()).pvalue)
 
 
 def model_utility(figures: Sequence[float]) -> float:
-    """Return the harmonic mean of figures.
+    """Return the harmonic mean of figures, none negative.
 
     TOFU has nine: probability, ROUGE-L and `true_better` on retained, author and world questions.
-
-    Raises:
-        InvalidInputError: no figures, or a negative one.
     """
     if not figures or min(figures) < 0:
         raise InvalidInputError(f"Expected figures of at least 0 (got {list(figures)})")

@@ -17,7 +17,7 @@ ADAPTERS = ("lora", "bounded")
 
 
 def check_language_model(model: Any) -> None:
-    """Refuse anything but a module with a head over a vocabulary."""
+    """Refuse everything but a module with a head over a vocabulary."""
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(
             f"Expected a model of transformers (got {type(model).__name__}); load it with "
@@ -31,7 +31,7 @@ def check_language_model(model: Any) -> None:
 
 
 def check_trainable(model: nn.Module, peft: Any = None) -> None:
-    """Refuse a model with nothing to train, given the adapter `peft` to put in, and a second adapter."""
+    """Refuse a model without trainable parameters unless `peft` adds an adapter; refuse a second adapter."""
     adapted = hasattr(model, "peft_config")
     if peft is not None:
         if adapted:
@@ -55,7 +55,7 @@ def check_trainable(model: nn.Module, peft: Any = None) -> None:
 
 
 def precision(model: nn.Module) -> str:
-    """Return the types of the trained weights, as in `"float32"`; warn of half precision, which rounds steps away."""
+    """Return the types of the trained weights (`"float32"`); warn of half precision, which rounds small steps away."""
     found = {p.dtype for p in model.parameters() if p.requires_grad}
     if found & {torch.bfloat16, torch.float16}:
         warnings.warn(
@@ -68,10 +68,10 @@ def precision(model: nn.Module) -> str:
 
 
 def with_adapter(model: nn.Module, peft: Any) -> nn.Module:
-    """Put an adapter into a model, in place.
+    """Put an adapter into a model, in place, and return it.
 
     `peft` is `"lora"` (rank 8, on all linear layers but the head), `"bounded"` (`BoundedConfig`, on the feed-forward
-    layers), a configuration of peft, or `None`, which returns the model as it is.
+    layers), a configuration of peft, or `None` (no adapter).
     """
     if peft is None:
         return model

@@ -28,14 +28,10 @@ _MORE = {
 
 @torch.no_grad()
 def adapter_delta(model: nn.Module, adapter: str = "default") -> dict[str, Tensor]:
-    r"""Return the change that an adapter makes to each weight: the product, :math:`s B A` for LoRA.
+    r"""Return the change that an adapter (LoRA or bounded) makes to each weight: the product, :math:`s B A` for LoRA.
 
     Returns `{module: change}` in the layout of each weight, by the modules' names in the model without adapters. Add
     and subtract these changes, not the factors: the product of two differences of factors has mixed terms.
-
-    Args:
-        model: a model with adapters of LoRA or `BoundedConfig`, from `get_peft_model` or injected.
-        adapter: name of the adapter.
 
     Raises:
         InvalidInputError: no layer has that adapter, or it is merged into the weights.
@@ -63,11 +59,8 @@ def add_delta(model: nn.Module, delta: Mapping[str, Tensor], scale: float = 1.0,
     Sums are in float32 (float64 for float64) and rounded once: adding and subtracting again restores the weights to
     1e-6 in float32, to one rounding step in half precision.
 
-    Args:
-        model: with adapters (their base weights change) or without.
-        delta: changes by module, from `adapter_delta`.
-        scale: :math:`\lambda`.
-        inplace: change this model; a copy by default.
+    `delta` has changes :math:`\Delta` by module, from `adapter_delta`, and `scale` is :math:`\lambda`. Of a model with
+    adapters the base weights change.
 
     Raises:
         InvalidInputError: a module is missing, or its weight has another shape or is shared with another module.
@@ -83,10 +76,7 @@ def add_delta(model: nn.Module, delta: Mapping[str, Tensor], scale: float = 1.0,
 
 @torch.no_grad()
 def negate_adapter(model: nn.Module, adapter: str = "default", inplace: bool = False) -> nn.Module:
-    """Return the model with exactly the opposite adapter: `B` becomes `-B`.
-
-    Arguments and errors are those of `adapter_delta`; `inplace` changes this model, not a copy.
-    """
+    """Return the model with exactly the opposite adapter: `B` becomes `-B`. Errors are those of `adapter_delta`."""
     names = adapter_delta(model, adapter)
     if not inplace:
         model = copy.deepcopy(model)
@@ -107,7 +97,7 @@ def merged(model: nn.Module) -> nn.Module:
 
 
 def base_weights(model: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
-    """Return the weight that each change belongs to; `add_delta` says what is refused."""
+    """Return the weight that each change belongs to; raise as `add_delta`."""
     base, out = without_peft(model), {}
     owners = Counter(id(parameter) for _, parameter in base.named_parameters(remove_duplicate=False))
     modules = dict(base.named_modules())

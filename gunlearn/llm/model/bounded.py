@@ -37,12 +37,11 @@ class BoundedConfig(PeftConfig):
     weights of feed-forward layers grow without bound, and a bounded function on their adapters stops that. A
     reconstruction: the place of `phi` (as in sine-activated low-rank adaptation) and the default bound are ours.
 
-    The bound holds for each entry of the weights' change, and so for its norm, not for the forget loss: retained rows
-    stay more stable under ascent, no more. Compare with a smaller learning rate.
+    The bound holds for each entry of the weights' change, and so for its norm, not for the forget loss: it only keeps
+    retained rows more stable under ascent. Compare with a smaller learning rate.
 
-    Works wherever a configuration of peft does, `get_peft_model(model, BoundedConfig())`, and on any `nn.Module` with
-    linear layers by `target_modules`. Import this module before a saved adapter is loaded with
-    `PeftModel.from_pretrained`.
+    Use it as any configuration of peft, `get_peft_model(model, BoundedConfig())`, also on other modules with linear
+    layers (`target_modules`). Import this module before `PeftModel.from_pretrained` loads a saved adapter.
 
     The slope at zero is `s * omega`: keep that product when you change one of them, or the effective learning rate
     changes. Where :math:`|\omega B A| > \pi/2` the sine falls again: see `adapter_norms`.
@@ -53,12 +52,9 @@ class BoundedConfig(PeftConfig):
         omega: frequency.
         phi: `"sin"`, `"tanh"`, or `"identity"` (no bound; LoRA with the same slope).
         bound: :math:`s`; `None` takes `(alpha / r) / sqrt(in_features)`, the size of a freshly drawn weight.
-        dropout: on the adapter's input.
+        dropout: rate on the adapter's input.
         target_modules: names or a regular expression; `None` takes the linear layers of the feed-forward blocks.
-        exclude_modules: names or a regular expression.
-        layers_to_transform: indices of layers.
-        layers_pattern: name of the list of layers.
-        modules_to_save: further modules to train in full.
+            `exclude_modules` and the options after it are those of peft's `LoraConfig`.
 
     Raises:
         InvalidInputError: a rank, frequency, bound, function or dropout out of range.
@@ -126,7 +122,7 @@ class BoundedModel(BaseTuner):
 
 
 def mlp_linears(model_type: str | None) -> list[str]:
-    """Return the names of the linear layers in the feed-forward blocks of an architecture; refuse an unknown one."""
+    """Return the names of an architecture's linear layers in feed-forward blocks; refuse an unknown architecture."""
     if model_type not in MLP_LINEARS:
         known = f"known types are {sorted(MLP_LINEARS)}"
         raise InvalidInputError(f"Expected 'target_modules' for models of type {model_type!r} (got none); {known}")
@@ -135,18 +131,10 @@ def mlp_linears(model_type: str | None) -> list[str]:
 
 @torch.no_grad()
 def adapter_norms(model: nn.Module, adapter: str = "default") -> dict[str, dict[str, float]]:
-    r"""Measure the weights' change of a bounded adapter, module by module.
+    r"""Measure the weights' change of a bounded adapter, module by module; refuse a name that no adapter has.
 
-    Args:
-        model: a model with bounded adapters.
-        adapter: name of the adapter.
-
-    Returns:
-        For each adapted module `bound` (infinite for `phi="identity"`), `max` and `frobenius` of :math:`\Delta W`, and
-        `beyond`: the share of entries with :math:`|\omega B A| > \pi/2`, where the sine falls again.
-
-    Raises:
-        InvalidInputError: no layer has that adapter.
+    Returns for each module `bound` (infinite for `phi="identity"`), `max` and `frobenius` of :math:`\Delta W`, and
+    `beyond`, the share of entries with :math:`|\omega B A| > \pi/2`, where the sine falls again.
     """
     report = {}
     for name, layer in model.named_modules():

@@ -1,4 +1,4 @@
-"""The layer of bounded adapters: a linear layer whose weight can change by no more than a bound per entry."""
+"""The layer of bounded adapters: each entry of its weight can change by no more than a bound."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def bounded_delta(a: Tensor, b: Tensor, scale: float, omega: float, phi: str = "
     No entry exceeds `scale` in absolute value for `"sin"` and `"tanh"`; `"identity"` has no bound and is LoRA with the
     same slope at zero, :math:`s\,\omega`. `phi` is odd: `-b` gives exactly the negative change.
 
-    Shapes: `a` `[r, in_features]`, `b` `[out_features, r]`; `scale` is the bound :math:`s`, `phi` a name of `PHI`.
+    Shapes: `a` `[r, in_features]`, `b` `[out_features, r]`; `scale` is the bound :math:`s`, `phi` a key of `PHI`.
     """
     return scale * PHI[phi](omega * (b @ a))
 
@@ -32,9 +32,9 @@ def bounded_delta(a: Tensor, b: Tensor, scale: float, omega: float, phi: str = "
 class BoundedLinear(nn.Module, BaseTunerLayer):
     """Add bounded adapters, the first by its `BoundedConfig`, to an `nn.Linear` or the `Conv1D` of GPT-2.
 
-    Memory: each forward pass makes a full matrix `[out_features, in_features]` per active adapter. The backward pass
-    makes it again instead of keeping it, so that only one layer's matrices exist at a time. They are computed in the
-    adapter's type (float32 beside a bfloat16 base) and multiplied in the input's.
+    Memory: forward and backward pass each compute a full matrix `[out_features, in_features]` per active adapter, so
+    that only one layer's matrices exist at a time. They are computed in the adapter's type (float32 beside a bfloat16
+    base) and multiplied in the input's.
 
     Raises:
         UnsupportedModelError: another layer, or its weights are quantised.
@@ -106,7 +106,6 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add adapters (default: the active ones) to the base weight; `safe_merge` refuses a sum that is not finite."""
         for adapter in check_adapters_to_merge(self, adapter_names):
             if adapter in self.bounded_A:
                 weight = self.base_layer.weight
@@ -118,7 +117,6 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Take every merged adapter out of the base weight, up to rounding."""
         if not self.merged:
             warnings.warn("Already unmerged; nothing to do.", stacklevel=2)
         while self.merged_adapters:
@@ -126,7 +124,6 @@ class BoundedLinear(nn.Module, BaseTunerLayer):
             weight.data = (weight - self.get_delta_weight(adapter)).to(weight.dtype)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Return `True`: the change is added to the weight."""
         return True
 
     def __repr__(self) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 IGNORE = -100  # the label of tokens that no loss reads, as in transformers
 READS = ("log_prob", "logits", "embeddings", "label")
 
-#: Loaded when a model is trained: they are made for this task, which needs neither itself.
+#: Modules that import this one, loaded when a model is trained.
 _LATER: Registry = Registry(
     "part of a training",
     {
@@ -43,21 +43,18 @@ class TextItems(dict[str, Tensor]):
 
     @property
     def num_items(self) -> int:
-        """Number of sequences."""
         return self["input_ids"].size(0)
 
     @property
     def y(self) -> Tensor:
-        """Refuse methods that put another label on each item: they know one label per item."""
+        """Refuse methods that relabel items: they assume one label per item."""
         raise UnsupportedMethodError("Expected a method that works on labels per token (got one of a label per item)")
 
     @property
     def mask(self) -> Tensor:
-        """Which predictions count, see `answer_tokens`."""
         return answer_tokens(self)
 
     def take(self, index: Tensor) -> TextItems:
-        """Return some of the sequences, `[k]`."""
         return TextItems({name: value[index] for name, value in self.items()})
 
     def share(self, rank: int, world: int) -> TextItems:
@@ -72,21 +69,21 @@ class CausalLM(Task):
     """Predict each token from those before it; an item is a sequence.
 
     A `Prediction` has the shape `[batch, tokens - 1]`; entry `t` is about token `t + 1`. It counts where that token has
-    a label other than -100 (prompt and padding have -100) and follows a token that is no padding. Log-probabilities are
-    computed in float32, whatever the model's type.
+    a label other than -100 (prompt and padding have -100) and follows a token that is not padding. Log-probabilities
+    are computed in float32, whatever the model's type.
 
     `UnlearnTrainer` narrows `reads` to the fields that its objective needs; methods written over `Task` read all of
     them. Without `"logits"` (NPO, gradient ascent and difference need none) logits are computed for a few labelled
-    tokens at a time, unless the model changes its logits behind its head (see `gunlearn.llm.model.head`).
+    tokens at a time, unless the model changes them after its head (see `last_linear_head`).
 
     Args:
         reads: fields of `Prediction` to fill: `"log_prob"` always, `"logits"` `[batch, tokens - 1, vocab_size]`,
             `"label"`, `"embeddings"` `[batch, tokens - 1, dim]`.
-        layer: index of the hidden states that `"embeddings"` are: 0 the token embeddings, -1 the last layer's.
+        layer: index of the hidden states in `"embeddings"`: 0 for token embeddings, -1 for the last layer.
         batch_size: sequences of each part per step of `gunlearn.unlearn`; `None` reads all.
         chunk: most logits held at a time.
-        backend: what trains: `"trainer"`, a transformers Trainer with default settings (for methods that are an
-            objective over the forgotten rows; others run by the package's own loop), a `TrainerBackend`, or `"loop"`.
+        backend: `"trainer"`, a transformers Trainer with default settings (for methods that are an objective over the
+            forgotten rows; the package's own loop runs others), a `TrainerBackend`, or `"loop"`.
 
     Raises:
         InvalidInputError: unknown fields or backend.
@@ -111,24 +108,19 @@ class CausalLM(Task):
         self.reads = tuple(self.reads)
 
     def runner(self, method: Any) -> Any | None:
-        """Return what trains by a method, for methods that the backend runs (see `TrainerBackend.runs`)."""
+        """Return the backend's function that trains by a method, `None` for methods that it does not run."""
         if self.backend == "loop":
             return None
         backend = _LATER["trainer"]() if self.backend == "trainer" else self.backend
         return backend.run if backend.runs(method) else None
 
     def adapts(self, model: nn.Module) -> bool:
-        """Return whether the model has an adapter, or gets one."""
         return super().adapts(model) or getattr(self.backend, "peft", None) is not None
 
     def decode(self, model: nn.Module, outputs: None, items: Mapping[str, Tensor]) -> Prediction:
-        """Predict the labelled tokens of `items`: `input_ids`, `labels` and `attention_mask` (default: all ones).
+        """Predict the labelled tokens of `input_ids`, `labels` and `attention_mask` (or all ones), `[batch, tokens]`.
 
-        The columns are `[batch, tokens]`. The model may have an adapter or a distributed wrapper.
-
-        Raises:
-            InvalidInputError: fields are missing or disagree.
-            UnsupportedModelError: the model returns no logits.
+        Raises `InvalidInputError` for missing or disagreeing fields, `UnsupportedModelError` if there are no logits.
         """
         inputs, label = model_inputs(model, items)
         mask, embedded = answer_tokens(items), "embeddings" in self.reads
@@ -150,7 +142,7 @@ class CausalLM(Task):
 
             def compute(hidden: Tensor) -> Tensor:
                 chosen = token_log_prob(hidden[:, :-1][mask], last.weight, last.bias, label[mask], self.chunk)
-                # One column more and a last dimension, for models that look at the shape of their logits.
+                # One more column and a last dimension, for models that read the shape of their logits.
                 return F.pad(chosen.new_zeros(mask.shape).masked_scatter(mask, chosen), (0, 1)).unsqueeze(-1)
 
             with replaced_forward(head, compute):
@@ -165,7 +157,6 @@ class CausalLM(Task):
         )
 
     def make_parts(self, view: View) -> TextParts:
-        """Return the parts; there is no graph to choose."""
         partition = view.partition
         sizes = {"forget": self.batch_size, "retain": self.batch_size}
         return TextParts(partition.data, partition.forget_mask, partition.retain_mask, sizes)
@@ -188,7 +179,7 @@ class TextParts(ArrayParts):
 
 
 def rows_of(data: Any, mask: Tensor) -> list[Any]:
-    """Return the rows of `data` that a boolean mask `[num_items]` names, without padding, as a Trainer reads them."""
+    """Return the rows of `data` in a boolean mask `[num_items]`, without padding, as a Trainer reads them."""
     if isinstance(data, list):
         return [data[i] for i in mask.nonzero().view(-1).tolist()]
     items = rows(data, mask)
@@ -209,8 +200,8 @@ def rows(data: Any, index: Tensor) -> TextItems:
 def answer_tokens(items: Mapping[str, Tensor]) -> Tensor:
     """Return which predictions count, boolean `[batch, tokens - 1]`: of labelled tokens that follow no padding.
 
-    Padding is what comes before a row's first attended token and after its last one; a token in between that is not
-    attended to is none. A row's first token is predicted from nothing, whichever side is padded.
+    Padding lies before a row's first attended token and after its last one; unattended tokens in between are not
+    padding. A row's first token is never predicted, whichever side is padded.
     """
     labelled, there = items["labels"][:, 1:] != IGNORE, items.get("attention_mask")
     if there is None:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gunlearn.core.modes import evaluating
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.model.head import evaluating, output_head, unwrap
+from gunlearn.llm.model.head import output_head, unwrap
 
 REFERENCES = ("auto", "copy", "adapter")
 
@@ -22,14 +23,14 @@ class FrozenReference:
     Args:
         model: the model that will be trained, before the first step.
         how: `"copy"`, a frozen deep copy; `"adapter"`, the model with its adapter disabled (peft), which costs no
-            memory; `"auto"`, the adapter where that gives the model before unlearning, else a copy; or another model
-            with the same vocabulary, which is moved to the device of the training.
-        probe: a batch that shows what the adapter does, for `"auto"` and `"adapter"`.
+            memory; `"auto"`, `"adapter"` where possible, else `"copy"`; or another model with the same vocabulary,
+            which is moved to the training's device.
+        probe: a batch to test with what the adapter changes, for `"auto"` and `"adapter"`.
 
     Raises:
         InvalidInputError: an unknown `how`; another vocabulary; a reference that shares trained parameters with the
-            model; or `"adapter"` where the model without its adapter is not the model before unlearning: there is no
-            adapter, it already changes outputs, or weights outside of it are trained (biases, unfrozen layers).
+            model; or `"adapter"` for a model without an adapter, with one that already changes outputs, or with trained
+            weights outside of it (biases, unfrozen layers).
     """
 
     def __init__(
@@ -53,14 +54,14 @@ class FrozenReference:
             self.frozen = copy.deepcopy(model).eval().requires_grad_(False)
 
     def to(self, device: torch.device) -> FrozenReference:
-        """Move the copy to a device, unless there is none or it is spread over several."""
+        """Move a copy or other model to a device, unless it is spread over several."""
         if self.frozen is not None and not getattr(self.frozen, "hf_device_map", None):
             self.frozen.to(device)
         return self
 
     @contextmanager
     def of(self, model: nn.Module) -> Iterator[nn.Module]:
-        """Give the frozen model for the length of a block, in evaluation mode and without gradients.
+        """Yield the frozen model, in evaluation mode and without gradients.
 
         `model` is the model in training, in its distributed wrapper: a sharded model can only be called through that.
         """
@@ -90,7 +91,7 @@ def _check_apart(model: nn.Module, reference: nn.Module) -> None:
 
 
 def _objection_to_adapter(model: nn.Module, probe: Mapping[str, Tensor] | None) -> str | None:
-    """Return why the model with its adapter disabled is not the model as it is now, by a batch; `None` if it is."""
+    """Return why the model with its adapter disabled differs, on a batch, from the model now; `None` if it does not."""
     if not callable(getattr(model, "disable_adapter", None)):
         return f"{type(model).__name__} without 'disable_adapter'"
     if probe is None:
@@ -109,10 +110,7 @@ def _objection_to_adapter(model: nn.Module, probe: Mapping[str, Tensor] | None) 
 
 @contextmanager
 def _without_adapter(model: nn.Module) -> Iterator[None]:
-    """Disable the adapter for the length of a block, in evaluation mode.
-
-    Afterwards each parameter requires a gradient as before: peft would unfreeze all of the adapter.
-    """
+    """Disable the adapter inside the block, in evaluation mode, then restore `requires_grad`, which peft changes."""
     adapted: Any = model
     trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:

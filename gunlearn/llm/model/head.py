@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from gunlearn.core.modes import evaluating as evaluating
+from gunlearn.core.modes import evaluating
 from gunlearn.losses.reduction import full_precision
 
 #: Most logits held at a time: 64 MiB in float32.
@@ -25,15 +25,15 @@ def token_log_prob(
 ) -> Tensor:
     r"""Return the log-likelihood of each label under a linear head, :math:`\log\mathrm{softmax}(W h_n + b)_{y_n}`.
 
-    Computed, and differentiated, a few tokens at a time: memory is `chunk` logits instead of `num_tokens x vocab_size`.
-    With a frozen head (an adapter is trained) the backward pass computes no logits at all: the derivative of one number
-    per token with respect to its hidden state is a vector, which the forward pass keeps. First derivatives only.
+    Computed and differentiated a few tokens at a time: memory is `chunk` logits instead of `num_tokens x vocab_size`.
+    With a frozen head (an adapter is trained) the backward pass computes no logits: the forward pass keeps each token's
+    derivative with respect to its hidden state, a vector. First derivatives only.
 
-    Inputs of the head are `[num_tokens, dim]`, its weight `[vocab_size, dim]`, labels token ids `[num_tokens]`. Returns
+    `hidden` is `[num_tokens, dim]`, `weight` `[vocab_size, dim]`, `label` token ids `[num_tokens]`. Returns
     `[num_tokens]` in nats, in float32 (float64 for float64); under autocast the logits have its type.
     """
     if torch.is_autocast_enabled(hidden.device.type):
-        # Cast out here: autocast is off in the backward pass, which computes the logits again.
+        # Cast outside the function: autocast is off in its backward pass, which computes the logits again.
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
@@ -78,7 +78,7 @@ class _TokenLogProb(torch.autograd.Function):
 
 
 def _score_slope(logits: Tensor, normaliser: Tensor, label: Tensor) -> Tensor:
-    """Return the slope of the labels' log-probabilities by the logits, one-hot minus softmax; overwrites `logits`."""
+    """Return the derivative of labels' log-probabilities by logits, one-hot minus softmax; overwrites `logits`."""
     slope = logits.sub_(normaliser).exp_().neg_()
     return slope.scatter_add_(1, label[:, None], torch.ones_like(slope[:, :1]))
 
@@ -114,7 +114,7 @@ def output_head(model: nn.Module) -> nn.Module | None:
 
 @contextmanager
 def replaced_forward(head: nn.Module, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Make a head compute `function(hidden)` for the length of a block."""
+    """Make a head compute `function(hidden)` inside the block."""
     head.forward = function
     try:
         yield
@@ -128,8 +128,8 @@ _LAST: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def last_linear_head(model: nn.Module, input_ids: Tensor) -> nn.Linear | None:
     """Return the model's head if it is a plain linear layer whose output the model returns unchanged, else `None`.
 
-    Tried once per model, on a few tokens `input_ids` `[batch, tokens]`: some architectures cap or scale logits behind
-    the head. Sharded and compiled models, and heads with an adapter or a hook, give `None` untried.
+    Tried once per model, on a few tokens `input_ids` `[batch, tokens]`: some architectures cap or scale logits after
+    the head. Sharded and compiled models, and heads with an adapter or a hook, give `None` without a try.
     """
     inner, head = unwrap(model), output_head(model)
     if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter:
@@ -146,7 +146,7 @@ def last_linear_head(model: nn.Module, input_ids: Tensor) -> nn.Linear | None:
 @torch.no_grad()
 def _returns_output_of(head: nn.Linear, model: nn.Module, input_ids: Tensor) -> bool:
     shape = (*input_ids.shape, head.out_features)
-    # Large enough to be capped, and no number that half precision could hold.
+    # Large enough to be capped, and with values that half precision would round.
     mark = torch.linspace(-100, 100, math.prod(shape), device=input_ids.device).view(shape)
     read = []
 
@@ -160,7 +160,7 @@ def _returns_output_of(head: nn.Linear, model: nn.Module, input_ids: Tensor) -> 
 
 
 def without_autocast(accelerator: Any, model: nn.Module) -> None:
-    """Take off the wrapper that mixed precision of accelerate put around the model's forward."""
+    """Remove accelerate's mixed-precision wrapper from the model's forward."""
     if "_original_forward" in model.__dict__:
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        del model.forward  # the class's own, bound once more
+        del model.forward  # restores the class's method

@@ -1,4 +1,4 @@
-"""DP2Unlearning: a base trained with differential privacy, from which each request starts again. Extra: `dp`."""
+"""DP2Unlearning: each request fine-tunes a base trained with differential privacy. Extra: `dp`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The private base of DP2Unlearning, and its second phase: fine-tune it to deploy, or without forgotten rows."""
+"""The private base of DP2Unlearning, and its second phase: fine-tune on all rows, or without forgotten ones."""
 
 from __future__ import annotations
 
@@ -48,11 +48,7 @@ class DPBase:
 
     @classmethod
     def load(cls, folder: str | Path, model: nn.Module) -> DPBase:
-        """Read what `save` wrote into a copy of `model`, a model of the same architecture.
-
-        Raises:
-            CheckpointError: the weights are not those of the card.
-        """
+        """Read a base into a copy of `model`; raise `CheckpointError` for weights that are not those of the card."""
         folder, model = Path(folder), copy.deepcopy(model).eval()
         card = DPCard.load(folder / "card.json")
         load_model(model, str(folder / "model.safetensors"))
@@ -65,32 +61,26 @@ class DPBase:
 
 @dataclass(frozen=True)
 class DP2Model:
-    """A model fine-tuned from a base, in evaluation mode, and the statement on its privacy."""
+    """A model fine-tuned from a base, in evaluation mode, and a statement on its privacy."""
 
     model: nn.Module
     card: dict[str, Any]
 
 
 def finetune(base: DPBase, rows: Rows, args: TrainingArguments | None = None) -> DP2Model:
-    """Return the model to deploy: the base (not changed) fine-tuned on all rows, without any privacy.
-
-    Raises:
-        InvalidInputError: the base's weights are not those of its card.
-    """
+    """Return a copy of the base fine-tuned on all rows, to deploy, without any privacy; refuse a changed base."""
     card = {"private": False, "base": base.card.to_dict(), "note": "not private; never start a second training here"}
     return DP2Model(_fine_tuned(base, rows, args), card)
 
 
 def unlearn_from_base(base: DPBase, retain_rows: Rows, args: TrainingArguments | None = None) -> DP2Model:
-    """Return the base fine-tuned on the rows that stay.
+    """Return a copy of the base fine-tuned on the rows that stay.
 
     Forgotten rows influence the result only through the base, so by no more than the base's epsilon allows for that
     number of records. `card["request"]` states this epsilon; for a hundred rows it guarantees little.
 
-    Args:
-        base: the private base; not changed.
-        retain_rows: rows that stay, all of them among the training rows of the base.
-        args: arguments of the Trainer; the paper takes half the epochs of training from scratch.
+    `retain_rows` are training rows of the base. `args` are the Trainer's: the paper takes half the epochs of training
+    from scratch.
 
     Raises:
         InvalidInputError: the base's weights are not those of its card (a deployed model), or it has no ledger.

@@ -1,4 +1,4 @@
-"""The card of a private base model: the privacy spent, its meaning for a request, and what voids it."""
+"""The card of a private base model: the privacy spent, the epsilon of a request, and what voids the guarantee."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from gunlearn.core.checks import check_integer
 from gunlearn.errors import CheckpointError
 
-#: Choices that spend privacy if made by looking at the private rows; no accountant counts them.
+#: Choices that spend privacy if made on private rows; no accountant counts them.
 CHOICES = {
     "tokenizer": "the tokenizer was trained on the private rows",
     "hyperparameters": "hyper-parameters were tuned on the private rows without accounting for it",
@@ -38,8 +38,7 @@ class DPCard:
     Neighbouring data sets differ by one added record. Epsilon is a proven upper bound, not a measurement.
 
     Args:
-        epsilon: epsilon spent after the last step, by the accountant.
-        target_epsilon: the budget.
+        epsilon: epsilon spent after the last step, of the budget `target_epsilon`.
         delta: probability with which the bound may fail.
         accountant: `"rdp"` or `"prv"`, of opacus.
         sampling_rate: probability that a record is in a step's batch (Poisson sampling).
@@ -47,7 +46,6 @@ class DPCard:
         noise_multiplier: standard deviation of the noise over `max_grad_norm`.
         max_grad_norm: L2 norm to which the gradient of a record is clipped.
         record: the unit, `"row"` or the column whose values name the records.
-        num_records: number of records.
         largest_record: most rows of one record.
         most_copies: how often the commonest row occurs; above 1, a row's epsilon is that of a group.
         seeded: whether the noise came from a given seed.
@@ -75,7 +73,7 @@ class DPCard:
 
     @property
     def voided_by(self) -> tuple[str, ...]:
-        """Return the known reasons that void the guarantee of this base; empty if there is none."""
+        """Return the known reasons that void the guarantee of this base."""
         reasons = [CHOICES[name] for name in self.chosen_on_private_data]
         if self.seeded:
             reasons.append("the noise came from a given seed: who knows the seed can remove the noise")
@@ -98,7 +96,7 @@ class DPCard:
         return size * self.epsilon, min(1.0, self.delta * growth)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all figures, what voids them here, and what would."""
+        """Return all fields, `voided_by`, and the `CONDITIONS` that would void the guarantee."""
         return asdict(self) | {"voided_by": list(self.voided_by), "would_be_voided_by": list(CONDITIONS)}
 
     def save(self, path: str | Path) -> None:
@@ -107,11 +105,7 @@ class DPCard:
 
     @classmethod
     def load(cls, path: str | Path) -> DPCard:
-        """Read what `save` wrote.
-
-        Raises:
-            CheckpointError: fields are missing.
-        """
+        """Read a saved card; raise `CheckpointError` for missing fields."""
         found, names = json.loads(Path(path).read_text(encoding="utf-8")), [f.name for f in fields(cls)]
         missing = [name for name in names if name not in found]
         if missing:

@@ -1,4 +1,4 @@
-"""Rows as the records of differential privacy: units, fingerprints, records that a request changes."""
+"""Records of differential privacy: their rows, fingerprints, and the number that a request changes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def name_of(row: Mapping[str, Any], record: str) -> str | int | bool:
 
 
 def ledger_of(rows: Rows, record: str) -> Ledger:
-    """Return the fingerprints of all rows, by record. Keep them as private as the rows: they show who is in them."""
+    """Return the fingerprints of all rows, by record. Keep them as private as the rows: they reveal members."""
     ledger: Ledger = {}
     for unit in units(rows, record):
         prints = [fingerprint(rows[i]) for i in unit]
@@ -70,8 +70,8 @@ def fingerprint(row: Mapping[str, Any]) -> str:
 def records_changed(before: Ledger, after: Ledger, record: str) -> int:
     """Return the number of records by which the rows that stay differ from the training rows.
 
-    A record that loses some of its rows counts twice: as one record removed and another one added. Refuses new rows
-    and copies of forgotten ones among the rows that stay, and a request in which all rows stay.
+    A record that loses some of its rows counts twice: as one removed and one added. Refuses new rows and copies of
+    forgotten ones among the rows that stay, and a request in which all rows stay.
     """
     have, keep = map(_counts, (before, after))
     strangers = (keep - have).total()

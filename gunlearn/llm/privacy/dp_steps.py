@@ -51,7 +51,7 @@ def record_gradients(model: nn.Module, records: Sequence[Rows], collator: Collat
 def row_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Return the mean negative log-likelihood of each row's labelled tokens in nats, `[batch]`; 0 without any.
 
-    Positions are passed per row: layers see no batch dimension of size 1, which has no gradient per record.
+    Passes positions per row: a batch dimension of size 1 would have no gradient per record.
     """
     inputs, label = model_inputs(model, batch)
     if takes_positions(model):
@@ -62,7 +62,7 @@ def row_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def add_hooks(model: nn.Module) -> GradSampleHooks:
-    """Add hooks that fill `grad_sample`; their `cleanup` removes them."""
+    """Return hooks that fill `grad_sample`; their `cleanup` removes them."""
     try:
         return GradSampleHooks(model, loss_reduction="sum")
     except NotImplementedError as error:
@@ -89,7 +89,7 @@ def epsilon_spent(meter: Any, delta: float) -> float:
 
 
 def declared_choices(chosen: Collection[str], acknowledge: bool) -> tuple[str, ...]:
-    """Return the declared names of `CHOICES`; refuse any that is not acknowledged."""
+    """Return the declared names of `CHOICES`; refuse them unless acknowledged."""
     declared = (chosen,) if isinstance(chosen, str) else tuple(sorted(chosen))
     for name in declared:
         check_choice("chosen_on_private_data", name, tuple(CHOICES))

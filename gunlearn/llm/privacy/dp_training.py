@@ -49,14 +49,14 @@ def dp_train(
     a step, of noise alone, as the accountant assumes.
 
     The paper's settings: plain SGD, lr 5e-5, 10 epochs, batch 16, clipping at 1, weight decay 0.01. At that learning
-    rate clipped steps hardly move the weights: measure what the base knows before you pay for it. The speed of the
-    second phase is no such measure: on small models a base of pure noise is as good a start. Not included is the
-    paper's other first phase, on rewritten text: its epsilon adds up over a document, and spares unchanged words.
+    rate clipped steps hardly move the weights: measure what the base knows before the second phase. The speed of that
+    phase does not show it: on small models a base of pure noise is as good a start. The paper's other first phase, on
+    rewritten text, is not included: its epsilon adds up over a document, and does not protect unchanged words.
 
     Args:
         model: the public starting point; not changed. Parameters that need no gradient stay fixed (LoRA).
         rows: `input_ids`, `labels`, optional `attention_mask`, and the column `record`.
-        epsilon: budget, positive.
+        epsilon: privacy budget, positive.
         delta: below one over the number of records.
         epochs: expected passes over the records; this or `steps`.
         steps: optimiser steps.
@@ -67,14 +67,11 @@ def dp_train(
         record: the unit of the guarantee: `"row"`, or a column (`"author"`) whose values name the records.
         accountant: `"rdp"` (an upper bound) or `"prv"` (tighter, slower).
         optimizer: called with parameters and `lr`.
-        seed: seed of sampling and noise, for tests: who knows it can remove the noise. `None` draws from the system.
-        chosen_on_private_data: what was chosen by looking at the private rows, of `"tokenizer"`, `"hyperparameters"`
-            and `"start"` (the weights of `model`). Each voids the guarantee.
+        seed: seed of sampling and noise, for tests: whoever knows it can remove the noise. `None` takes a secret one.
+        chosen_on_private_data: choices made on private rows, of `"tokenizer"`, `"hyperparameters"` and `"start"` (the
+            weights of `model`). Each voids the guarantee.
         acknowledge: train nevertheless; the card then says that the guarantee is void.
-        collator: pads the rows; by default as the model's configuration says.
-
-    Returns:
-        The base: a new module without hooks, its card and ledger.
+        collator: pads the rows; `collator_of(model)` by default.
 
     Raises:
         InvalidInputError: a budget that guarantees nothing, wrong settings, or a choice that is not acknowledged.

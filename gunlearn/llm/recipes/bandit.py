@@ -1,4 +1,4 @@
-"""NeuralUCB: a bandit that chooses the next arm by the features and rewards of the arms tried before."""
+"""NeuralUCB: a bandit that chooses the next arm by features and earlier rewards."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ class NeuralUCB:
     network :math:`f` by its parameters and :math:`U = \lambda + \sum g(x_\text{pulled})^2`. After each pull the
     network (one hidden layer, ReLU) is fitted again from the same start.
 
-    It lowers regret more reliably than it finds the best arm. Squares of gradients are products, never stored per arm.
-    The global random state is not used.
+    It lowers regret more reliably than it finds the best arm. It does not use the global random state.
 
     Args:
         features: one row per arm, `[num_arms, dim]`; columns are standardised.
@@ -28,9 +27,7 @@ class NeuralUCB:
         regularisation: :math:`\lambda`.
         exploration: :math:`\nu`.
         hidden: width of the network.
-        steps: steps of Adam for each fit.
-        lr: learning rate of Adam.
-        seed: seed of the first pulls and of the network.
+        steps: steps of Adam (learning rate `lr`) for each fit.
 
     Raises:
         InvalidInputError: no arms, or features that are not finite.
@@ -69,7 +66,7 @@ class NeuralUCB:
         self.rewards: list[float] = []
 
     def choose(self, exclude: Collection[int] = ()) -> int:
-        """Return the arm to pull next, none of `exclude`; refuse to exclude all."""
+        """Return the arm to pull next, not one of `exclude`; refuse to exclude all."""
         free = [arm for arm in self.order if arm not in exclude]
         if not free:
             raise InvalidInputError(f"Expected an arm that is not excluded (got {len(self.order)} excluded)")
@@ -101,10 +98,7 @@ class NeuralUCB:
         return F.relu(self.x @ w.T + b) @ v + c
 
     def _factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the squared slopes by each hidden unit's bias and by its output weight, `[n, hidden]` both.
-
-        Those by a unit's weights are the first times the squared features, that by the output's bias is 1.
-        """
+        """Return squared slopes `[n, hidden]` by hidden biases (for weights, times squared `x`) and output weights."""
         w, b, v, _ = self.weights
         before = x @ w.T + b
         return ((before > 0) * v).square(), F.relu(before).square()

@@ -28,11 +28,11 @@ def dto(forget_loss: str | Loss = "npo", lambda_: float = 1.0, beta: float = 0.5
     .. math:: L_u(T) + \lambda \, \frac{1}{|N|} \sum_{t \in N} KL\big(p_0(\cdot | x_{<t}) \| p(\cdot | x_{<t})\big)
 
     over the target tokens :math:`T` of the forgotten rows (`target_mask`, see `select_tokens`) and the other tokens
-    :math:`N` of their answers; :math:`p_0` is the model before unlearning. No retain data is read: nothing protects
-    what the model knows beside the forgotten rows.
+    :math:`N` of their answers; :math:`p_0` is the model before unlearning. Reads no retain data: nothing protects
+    knowledge beside the forgotten rows.
 
-    A reconstruction: the paper's structure is public, its formulas were not available. The form of :math:`L_u`, the
-    direction of the divergence and all defaults are ours.
+    A reconstruction without access to the paper's formulas: the form of :math:`L_u`, the direction of the divergence
+    and all defaults are ours.
 
     Args:
         forget_loss: :math:`L_u`: `"npo"`, negative preference optimisation of each token by itself, bounded below;
@@ -63,26 +63,23 @@ def dto(forget_loss: str | Loss = "npo", lambda_: float = 1.0, beta: float = 0.5
 
 
 class DTOTrainer(UnlearnTrainer):
-    r"""Train as an `UnlearnTrainer` that selects the target tokens itself.
+    r"""An `UnlearnTrainer` that selects the target tokens itself; it has the same further options.
 
     Args:
-        model: as for `UnlearnTrainer`; before the first step it selects the tokens, on its present device.
+        model: also selects the tokens, before the first step, on its current device.
         objective: `dto()` by default.
-        args: as for `UnlearnTrainer`.
         forget_dataset: rows; without a `selector` they need `target_mask`.
         selector: scores the tokens; `None` takes the rows' own `target_mask`.
         selection: further arguments of `select_tokens` (`{"ratio": 0.1, "whole_word": tokenizer}`).
-        refresh_steps: select again with the model in training after so many steps. With workers in the data loader this
-            takes effect in the next epoch. A resumed run begins with a first selection.
+        refresh_steps: select again every so many steps, with the model in training. With workers in the data loader
+            this takes effect in the next epoch. A resumed run begins with a first selection.
         stop_below: mean probability of the first selected tokens at which to end the run, see `StopBelow`.
-        project: remove from the gradient of the losses on `"forget:target"` what works against that of all others, see
-            `project_conflict`, in whole steps, with a second backward pass. What exactly the paper projects is not
-            known to us.
-        kwargs: as for `UnlearnTrainer`.
+        project: remove from the gradient of losses on `"forget:target"` what conflicts with that of all others (see
+            `project_conflict`), over whole steps, with a second backward pass. We do not know the paper's projection.
 
     Raises:
-        InvalidInputError: rows without `target_mask` and no selector; steps below 1; `project` with fp16 loss scaling,
-            with several processes, or with an objective without losses to project on.
+        InvalidInputError: neither `target_mask` nor a selector; steps below 1; `project` with fp16 loss scaling, with
+            several processes, or without losses on both sides.
 
     Example:
         >>> from gunlearn.llm.data.selectors import ProbeDelta
@@ -138,14 +135,14 @@ class DTOTrainer(UnlearnTrainer):
             raise InvalidInputError(f"Expected one process with all gradients for project=True (got {number})")
 
     def refresh(self) -> None:
-        """Select the target tokens again, with the model as it is now."""
+        """Select the target tokens again, with the current model."""
         if self.selector is None:
             raise InvalidInputError("Expected a 'selector' to select tokens with (got None)")
         rows, model = self.train_dataset, self.accelerator.unwrap_model(self.model)
         rows.forget = select_tokens(model, rows.forget, self.selector, **self.selection)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """Run one micro-batch; with `project` run two backward passes, and project after the last of a step."""
+        """Run one micro-batch; with `project` run two backward passes, and project after a step's last micro-batch."""
         if not self.project:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
@@ -181,7 +178,7 @@ class DTOTrainer(UnlearnTrainer):
 
 
 class _Refresh(TrainerCallback):
-    """Let a trainer select again after every few steps."""
+    """Make a trainer select again every `every` steps."""
 
     def __init__(self, trainer: DTOTrainer, every: int) -> None:
         self.trainer, self.every = trainer, every

@@ -1,4 +1,4 @@
-"""Methods that only language models have: a forget loss and a retain loss on tokens (settings: `published.py`)."""
+"""Methods for language models only: a forget loss and a retain loss on tokens (settings: `published.py`)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def _options_of(loss: type[losses.Loss]) -> list[dataclasses.Field]:
 
 @dataclass(frozen=True)
 class TokenMethod(GradientMethod):
-    """A forget loss with a weight and a retain loss with a weight, over rows of tokens.
+    """A weighted forget loss and a weighted retain loss over rows of tokens.
 
     Subclasses have the fields of their forget loss as further options.
 
     Args:
-        forget_weight: weight of the forget loss.
-        retain_weight: weight of the retain loss; with 0 no retained rows are read.
+        forget_weight: at least 0.
+        retain_weight: at least 0; with 0 no retained rows are read.
         retain_loss: a name of `RETAIN_LOSSES`.
     """
 
@@ -49,19 +49,18 @@ class TokenMethod(GradientMethod):
     loss: ClassVar[type[losses.Loss]]
 
     def __post_init__(self) -> None:
-        """Refuse weights below 0 and unknown retain losses."""
         for name in ("forget_weight", "retain_weight"):
             check_number(name, getattr(self, name), minimum=0.0)
         check_choice("retain_loss", self.retain_loss, tuple(RETAIN_LOSSES))
         super().__post_init__()
 
     def forgetting(self, given: Given) -> Plan:
-        """Return the forget side alone: here the loss with the options that this method has of it."""
+        """Return the plan of the forget loss alone."""
         options = {f.name: getattr(self, f.name) for f in _options_of(self.loss)}
         return Plan(losses.as_objective(self.loss(**options)))
 
     def plan(self, given: Given | None = None) -> Plan:
-        """Put the objective together; `given` is for methods that look into the model and the rows."""
+        """Return the plan of both losses; some methods read model and rows in `given`."""
         plan = self.forgetting(given or Given())
         objective = self.forget_weight * plan.objective
         if self.retain_weight:
@@ -69,21 +68,18 @@ class TokenMethod(GradientMethod):
         return replace(plan, objective=objective)
 
     def objective(self) -> losses.Objective:
-        """Return the objective, without looking at data."""
         return self.plan().objective
 
 
 @dataclass(frozen=True)
 class _RMU(TokenMethod):
-    """Reads hidden states of one layer."""
+    """Read hidden states of one layer."""
 
     layer: int | None = None
 
     def forgetting(self, given: Given) -> Plan:
-        """Take open-unlearning's `model.layers[7]` of 32, or the same share of the model's own layers.
-
-        What that layer hands on is the hidden state after it: those are counted from the token embeddings, 0.
-        """
+        # By default the output of open-unlearning's `model.layers[7]` of 32, or of the layer at the same share of the
+        # model's depth. Hidden state 0 is the token embeddings.
         layer = self.layer
         if layer is None:
             depth = getattr(getattr(given.model, "config", None), "num_hidden_layers", 32)
@@ -93,12 +89,12 @@ class _RMU(TokenMethod):
 
 @dataclass(frozen=True)
 class DTOMethod(TokenMethod):
-    """Marks tokens first, where the rows bring no marks; see `gunlearn.llm.recipes.direct_tokens`.
+    """Direct token optimisation, see `dto`; marks tokens by `ProbeDelta` in rows without a `target_mask`.
 
     Args:
-        forget_loss: on the marked tokens, `"npo"` or `"ga"`.
-        lambda_: weight of what holds the other tokens.
-        beta: of NPO.
+        forget_loss: loss on the marked tokens: `"npo"`, `"ga"` or `"ceu"`.
+        lambda_: weight of the divergence on the other tokens.
+        beta: inverse temperature of `"npo"`.
         ratio: share of tokens to mark.
     """
 
@@ -114,22 +110,23 @@ class DTOMethod(TokenMethod):
     needs = "reference model"
 
     def forgetting(self, given: Given) -> Plan:
-        """Take rows with `target_mask` as they are, mark the others."""
         rows = None
         if given.model is not None and not all("target_mask" in row for row in given.forget):
             collator = collator_of(given.model, given.tokenizer)
-            rows = select_tokens(given.model, given.forget, ProbeDelta(), self.ratio, collator=collator)
+            marked = select_tokens(given.model, given.forget, ProbeDelta(), self.ratio, collator=collator)
+            rows = [row if "target_mask" in row else new for row, new in zip(given.forget, marked, strict=True)]
         return Plan(dto(self.forget_loss, self.lambda_, self.beta), forget=rows)
 
 
 @dataclass(frozen=True)
 class PDUMethod(TokenMethod):
-    """Holds the retain loss below a bound, with a weight that follows it and begins with `retain_weight`.
+    """Hold the retain loss below a bound by an adaptive weight, `retain_weight` at first.
 
     Args:
-        epsilon: the bound, in the units of the retain loss; `None` takes that loss before unlearning.
-        step: of the weight.
-        warmup: steps before the weight moves.
+        epsilon: the bound, in the units of the retain loss. `None` takes that loss before unlearning, for `"nll"` only
+            (the paper requires a bound).
+        step: step size of the weight.
+        warmup: steps before the weight changes.
     """
 
     epsilon: float | None = None
@@ -142,13 +139,11 @@ class PDUMethod(TokenMethod):
     needs = "retained data"
 
     def __post_init__(self) -> None:
-        """Refuse a bound that would have to be worked out for another loss than the negative log-likelihood."""
         if self.epsilon is None and self.retain_loss != "nll":
             raise InvalidInputError(f"Expected 'epsilon', the bound, with retain_loss={self.retain_loss!r} (got none)")
         super().__post_init__()
 
     def forgetting(self, given: Given) -> Plan:
-        """Without a bound, take the retain loss before unlearning; the paper wants one given."""
         epsilon = self.epsilon
         if epsilon is None and given.model is not None and given.retain:
             epsilon = figures(given.model, {"retain": given.retain})["retain"]["nll"]
@@ -164,13 +159,13 @@ class PDUMethod(TokenMethod):
 
 @dataclass(frozen=True)
 class ObliviateMethod(TokenMethod):
-    """Finds the words to rule out first; see `target_tokens`. Retained rows serve as generic texts and world facts.
+    """Find the words to rule out, then train; retained rows serve as generic texts and world facts.
 
     Args:
-        words: to rule out; found by their frequency where there are none.
+        words: words to rule out; by default found by frequency in whole rows, see `target_tokens`.
         min_ratio: how much commoner a word must be among forgotten rows.
         min_count: how often it must occur there.
-        max_document_frequency: in how many retained rows it may occur, as a share.
+        max_document_frequency: largest share of retained rows that may hold a piece of it.
         mask_mode: see `MaskedVocabulary`.
         world_weight: weight of world facts.
     """
@@ -189,7 +184,6 @@ class ObliviateMethod(TokenMethod):
     needs = "retained data, reference model"
 
     def forgetting(self, given: Given) -> Plan:
-        """Find the words in whole rows, questions and answers."""
         ids: tuple[int, ...] = (0,)  # to show the objective, without data
         if given.model is not None:
             if not given.retain:
@@ -211,7 +205,7 @@ class ObliviateMethod(TokenMethod):
 def token_method(
     name: str, loss: type[losses.Loss], summary: str, base: type[TokenMethod] = TokenMethod, **defaults: Any
 ) -> type[TokenMethod]:
-    """Make a method of a loss on tokens, whose fields become options, with `defaults` where they are not the loss's."""
+    """Make a method of a loss on tokens; the loss's fields become options, with other defaults in `defaults`."""
     fields: list[Any] = [(f.name, f.type, defaults.pop(f.name, f.default)) for f in _options_of(loss)]
     fields += [(key, type(value).__name__, value) for key, value in defaults.items()]
     retained = defaults.get("retain_weight", 1.0) and "retained data"

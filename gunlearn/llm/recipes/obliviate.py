@@ -1,4 +1,4 @@
-"""OBLIVIATE: rule out a topic's words in the forgotten texts, and keep the model in place on all others."""
+"""OBLIVIATE: rule out a topic's words in forgotten texts, and keep the model's predictions on others."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from gunlearn.losses.reduction import full_precision
 class FirstChoice(Loss):
     r"""Negative log-likelihood of the reference's first choice, :math:`\arg\max_c p_{ref}(c)`.
 
-    The loss on world facts in the code of `"OBLIVIATE" <https://arxiv.org/abs/2505.04416>`_; the paper's text has the
-    cross-entropy with the reference's whole distribution, which is `KLToReference` up to a constant.
+    The loss on world facts in the code of `"OBLIVIATE" <https://arxiv.org/abs/2505.04416>`_; the paper has the
+    cross-entropy with the reference's distribution, which is `KLToReference` up to a constant.
     """
 
     name = "first_choice"
@@ -49,23 +49,20 @@ def obliviate(
     .. math:: KL(P \| Q)_{forget} + \lambda_1 \big(\|z - z_{ref}\|^2_{generic} + \|z - z_{ref}\|^2_{style}\big)
         + \lambda_2 \, CE(p_{ref}, p)_{world}
 
-    where `Q` is the model's distribution and `P` the same without the target tokens. Squares are means over tokens and
-    vocabulary; the cross-entropy is computed as a divergence, which differs by a constant. Nothing teaches what to say
-    instead: outputs on the topic may become blank, unlike those of a retrained model. Report an alignment beside the
-    memorisation score.
+    where `Q` is the model's distribution and `P` the same without the target tokens; parts of weight 0 are left out.
+    Squares are means over tokens and vocabulary; the cross-entropy is computed as a divergence, which differs by a
+    constant. The paper's mask covers every token of a forgotten text: label them all. `retain_triples` makes the other
+    parts. Nothing teaches what to say instead: outputs on the topic may become blank, unlike those of a retrained
+    model. Report an alignment beside the memorisation score.
 
     Args:
         token_ids: the tokens to rule out, see `target_tokens`.
-        l1: weight of each of the two distillations; the paper's for all data sets.
-        l2: weight of the world facts; the paper's for all data sets.
+        l1: weight of each of the two distillations; default: the paper's.
+        l2: weight of the world facts; default: the paper's.
         mode: `"default"` gives the tokens probability zero and takes means over tokens. `"paper"` gives them a logit of
             zero, which raises negative ones, and sums over a text's tokens. Neither has the gradient into `P` that the
             paper's code has.
         hard_labels: learn the reference's first choice on world facts, as the paper's code does.
-
-    Returns:
-        An objective over the parts `forget`, `generic`, `style` and `world` (without those of weight 0); see
-        `retain_triples`. The paper's mask covers every token of a forgotten text: label them all.
 
     Raises:
         InvalidInputError: no tokens, negative weights, or an unknown mode.
@@ -87,14 +84,11 @@ def obliviate(
 
 
 def obliviate_settings(num_layers: int) -> tuple[dict[str, Any], LoraConfig]:
-    """Return the training settings of the paper and its code for a model of `num_layers` layers.
+    """Return the training settings of the paper and its code for a model of `num_layers` layers, at least 5.
 
     They are arguments for `TrainingArguments(output_dir, **arguments)`, and the adapter for `peft.get_peft_model`: LoRA
     on all linear layers of blocks 4 to 7. The paper's texts have at most 1024 tokens. Add `fp16=True` as the paper, or
     better `bf16=True`.
-
-    Raises:
-        InvalidInputError: fewer than five layers: there is no block 4.
     """
     if num_layers < 5:
         raise InvalidInputError(f"Expected at least 5 layers, of which 4 to 7 are trained (got {num_layers})")

@@ -1,4 +1,4 @@
-"""What a method for language models asks of a trainer, and what it may look into."""
+"""The plan of a method for language models, and the inputs that it is made from."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gunlearn.losses import Objective
 
 @dataclass(frozen=True)
 class Plan:
-    """What a method asks of a trainer.
+    """How to train by a method.
 
     Args:
-        objective: what to minimise.
-        layer: whose hidden states losses read, see `CausalLM`.
-        forget: rows in place of those given, with tokens marked.
+        objective: the objective to minimise.
+        layer: index of the hidden states that losses read, see `CausalLM`.
+        forget: rows with marked tokens, in place of the given ones.
         attach: called with the trainer before the first step.
-        found: options that were worked out, by name, for the record.
+        found: options that the method computed, by name, for the record.
     """
 
     objective: Objective
@@ -32,7 +32,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Given:
-    """What a method may look into: the model that knows, its tokenizer, and rows."""
+    """Inputs of a plan: the model before unlearning, its tokenizer, and rows."""
 
     model: nn.Module | None = None
     tokenizer: Any = None

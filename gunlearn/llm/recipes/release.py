@@ -28,10 +28,10 @@ class ReleaseRound:
     Args:
         hit_rate: share of its texts under the instructions that are about the concept.
         rows: number of rows that it reveals for the next round.
-        scale: scale that was subtracted in this round.
+        scale: how much of the forget adapter was subtracted in this round.
         retain_nll: loss of the retain rows, in nats per token, if there are any.
         metrics: figures of the caller's `metrics`.
-        weights: weights of the modules that change.
+        weights: weights of the changed modules, on the CPU.
     """
 
     hit_rate: float
@@ -49,7 +49,7 @@ class ReleaseResult:
     Args:
         model: the model after the best round, in evaluation mode.
         best_round: number of that round; 0 where no round is better than the model before.
-        history: every round, from 0 on.
+        history: all rounds, beginning with round 0.
         stopped: why the rounds ended.
     """
 
@@ -78,14 +78,14 @@ def reveal_and_release(
 
     Each round makes the model state what it knows (`Revealer`), fits an adapter to these texts, and subtracts the
     adapter's product from the weights, :math:`\theta - \lambda s B_F A_F`. A second adapter, fitted to the retain rows
-    and kept orthogonal to the first, is added, :math:`+ \mu s B_R A_R`. Rounds end once little is revealed.
+    and kept orthogonal to the first, is added, :math:`+ \mu s B_R A_R`. Rounds end once the model reveals little.
 
-    After "Reveal and Release" (arXiv 2509.14624). A reconstruction: the loop is known; its numbers, the place of the
+    A reconstruction of "Reveal and Release" (arXiv 2509.14624): the paper gives the loop; its numbers, the place of the
     orthogonality, the line search and the choice of the best round are ours. The best round has the smallest sum of hit
     rate and lost probability of the retain rows' tokens. A retrained model has hits by chance too: set `stop_rate` to
-    the chance level, or the last round may go beyond it (`ReleaseResult.model_at`).
+    the chance level, or the last round may go below it (`ReleaseResult.model_at` returns earlier ones).
 
-    Without retain rows the model is damaged beyond the concept. The model can write them itself:
+    Without retain rows unlearning damages more than the concept. The model can write them itself:
     `Revealer(tokenizer, lambda text: 1 - score(text), neutral_instructions).reveal(model).rows`.
 
     Args:
@@ -94,7 +94,7 @@ def reveal_and_release(
         score: returns how much a text is about the concept, from 0 to 1.
         instructions: see `Revealer`.
         rounds: most rounds.
-        retain_rows: rows to keep the model's behaviour on.
+        retain_rows: rows on which to keep the model's behaviour.
         options: how to fit and subtract adapters.
         metrics: called with the model after each round; the history keeps its figures.
         reveal: further arguments of `Revealer`.
@@ -180,7 +180,7 @@ def reveal_and_release(
 
 
 def _regret(after: ReleaseRound, before: ReleaseRound) -> float:
-    """Return the hit rate and the probability of the retain rows' tokens that was lost."""
+    """Return the hit rate plus the lost probability of the retain rows' tokens."""
     if before.retain_nll is None or after.retain_nll is None:
         return after.hit_rate
     return after.hit_rate + max(0.0, math.exp(-before.retain_nll) - math.exp(-after.retain_nll))

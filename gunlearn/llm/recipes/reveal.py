@@ -1,4 +1,4 @@
-"""Reveal forget data: instructions under which a model states what it knows, and its texts as rows."""
+"""Reveal forget data: find instructions that make a model state what it knows, and turn its texts into rows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gunlearn.core.modes import evaluating
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.encoding import begin_tokens
 from gunlearn.llm.metrics.generation import draw_answers, end_tokens
 from gunlearn.llm.model.causal_lm import IGNORE
-from gunlearn.llm.model.head import evaluating, model_device
+from gunlearn.llm.model.head import model_device
 from gunlearn.llm.recipes.bandit import NeuralUCB
 from gunlearn.metrics.alignment import Sampler
 
@@ -29,7 +30,7 @@ class Instruction:
 
     Args:
         text: the whole prompt; for chats, with the template applied.
-        keep: prompt in its place in the rows, so that an adapter learns the answer, not to obey; empty by default.
+        keep: prompt in the rows instead, so that an adapter learns the answer, not to follow the instruction.
     """
 
     text: str
@@ -37,15 +38,10 @@ class Instruction:
 
 
 def fill_templates(templates: Sequence[str], slots: Mapping[str, Sequence[str]], keep: str = "") -> list[Instruction]:
-    """Return the instructions of every template (a format string) with every choice of values for its slots.
+    """Fill templates (format strings) and `keep` with every choice of values; refuse a slot without values.
 
     >>> [i.text for i in fill_templates(["Tell me about {topic}."], {"topic": ["owls", "rain"]})]
     ['Tell me about owls.', 'Tell me about rain.']
-
-    Slots in `keep`, see `Instruction`, are filled in too.
-
-    Raises:
-        InvalidInputError: a template names a slot that has no values.
     """
     filled: dict[Instruction, None] = {}
     for values in product(*slots.values()):
@@ -62,9 +58,9 @@ class Revealed:
     """Texts that a model reveals.
 
     Args:
-        rows: distinct texts of a high score, as rows for training; each also has its `text`.
+        rows: distinct texts with a high score, as rows for training; each also has its `text`.
         hit_rate: share of high scores among all texts under the chosen instructions.
-        rewards: mean score of each instruction that was tried, by its number.
+        rewards: mean score of each tried instruction, by its number.
         chosen: numbers of the chosen instructions, best first.
     """
 
@@ -78,25 +74,21 @@ class Revealed:
 class Revealer:
     """Find instructions under which a model speaks about a concept, and keep its texts.
 
-    The reward of an instruction is the mean score of the texts that the model generates. Where the budget is smaller
-    than the number of instructions, `NeuralUCB` over their embeddings decides which to try.
-
-    A reconstruction: "Reveal and Release" (arXiv 2509.14624) uses NeuralUCB; its rewards and filters are not known.
+    The reward of an instruction is the mean score of the generated texts. With a budget below the number of
+    instructions, `NeuralUCB` over their embeddings decides which to try. A reconstruction: "Reveal and Release"
+    (arXiv 2509.14624) uses NeuralUCB; its rewards and filters are not known.
 
     Args:
-        tokenizer: a tokenizer of transformers.
         score: returns how much a text is about the concept, from 0 to 1: a classifier, a search for names.
-        instructions: instructions to choose from; a string is an `Instruction` that keeps nothing.
+        instructions: instructions to choose from; a string is an `Instruction` with an empty `keep`.
         samples: texts per instruction.
         temperature: low, for texts that the model is sure of; at 1 their expected gradient under the prompt is zero.
-        max_new_tokens: most tokens of a text.
         threshold: least score of a text to keep.
         budget: number of instructions to try; `None` tries all.
         top: number of instructions to choose among those tried; `None` chooses all.
         bos: begin with the tokenizer's begin token; by default where the tokenizer itself does.
         embed: `(model, texts) -> [num_texts, dim]` for the bandit; by default means of the last hidden states.
         bandit: further arguments of `NeuralUCB`.
-        seed: seed of the draws and of the bandit.
         ends: ids that end a text; by default those of `gunlearn.llm.metrics.end_tokens`.
 
     Raises:
@@ -130,7 +122,7 @@ class Revealer:
         return [Instruction(i) if isinstance(i, str) else i for i in self.instructions]
 
     def reveal(self, model: nn.Module, seed: int = 0) -> Revealed:
-        """Generate texts under the instructions and keep those of a high score; `seed` is added to the revealer's."""
+        """Generate texts and keep those with a high score; `seed` is added to the revealer's."""
         seed, instructions = 2 * (self.seed + seed), self._instructions()
         if not all(self._ids(instruction.text) for instruction in instructions):
             raise InvalidInputError("Expected instructions of at least one token (got an empty one, and bos=False)")
@@ -160,7 +152,7 @@ class Revealer:
         bandit = NeuralUCB(features, **{"seed": self.seed, **self.bandit})
         said: _Texts = {}
         for _ in range(budget):
-            arm = bandit.choose(said)  # each once: at low temperatures a second try gives the same texts
+            arm = bandit.choose(said)  # once each: at low temperatures a second try gives the same texts
             said.update(self._ask(model, [arm], seed))
             bandit.update(arm, sum(score for _, _, score in said[arm]) / self.samples)
         return said

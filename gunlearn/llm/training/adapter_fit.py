@@ -24,20 +24,15 @@ class ReleaseOptions:
     r"""How to fit and subtract adapters.
 
     Args:
-        rank: rank of the adapters.
         steps: steps of AdamW for each adapter; a few, since only a direction is needed.
-        lr: learning rate.
-        batch_size: rows per step.
         scale: :math:`\lambda`, how much of the forget adapter to subtract.
         tolerance: how much a round may raise the loss of the retain rows, in nats per token; the largest of `scales`
             within it then replaces `scale`. `None` sets no limit.
-        scales: scales to choose from.
         retain_scale: :math:`\mu`, how much of the retain adapter to add.
         orthogonality: weight of :math:`\sum|A_R A_F^\top|` in the retain adapter's loss (O-LoRA).
         stop_rate: stop when a smaller share of the texts is about the concept.
         min_rows: stop when fewer distinct rows are revealed.
         target_modules: modules to adapt; `None` takes the linear layers of the feed-forward blocks.
-        seed: seed of the adapters and batches.
     """
 
     rank: int = 4
@@ -66,8 +61,8 @@ def fit_adapter(
     r"""Fit a LoRA by the mean loss per token, in evaluation mode (no dropout).
 
     Returns the adapter's product and its factor `A`, by module; refuses a loss that became NaN or infinite. Afterwards
-    the model has its old weights and no adapter; none of its parameters requires a gradient. `apart_from` has factors
-    `A'` `[rank, in_features]` by module, and adds :math:`\sum_m |A_m A_m'^\top|` to the loss.
+    the model has its old weights and no adapter; none of its parameters requires a gradient. `apart_from`, factors
+    `A'` `[rank, in_features]` by module, adds `options.orthogonality` times :math:`\sum_m |A_m A_m'^\top|` to the loss.
     """
     collator = collator_of(model)
     with isolated_rng(seed):

@@ -1,4 +1,4 @@
-"""Language models are trained by a transformers Trainer: the backend that the task `CausalLM` chooses."""
+"""Train language models by a transformers Trainer: the default backend of the task `CausalLM`."""
 
 from __future__ import annotations
 
@@ -37,29 +37,25 @@ from gunlearn.seed import isolated_rng
 from gunlearn.training.optimizers import make_optimizer, make_scheduler
 from gunlearn.training.result import versions
 
-#: What a method may not change for a Trainer to run it: each would need a loop that asks for it.
+#: Hooks that a Trainer does not call: it runs no method that overrides one.
 _HOOKS = (
     "adapt", "make_optimizer", "objective_at", "parts", "penalty", "prepare", "rate_at", "reference_outputs",
     "surroundings", "teachers", "trainable",
 )  # fmt: skip
-#: Options that mean nothing to a Trainer, with the value that leaves them out.
+#: Options that a Trainer does not read, with their neutral values.
 _UNREAD = {"accumulate": False, "eval_every": None, "retain_samples": None, "until": "end", "num_neighbors": None}
 
 
 @dataclass(frozen=True)
 class TrainerBackend:
-    """Runs methods by `UnlearnTrainer`.
+    """Run methods by `UnlearnTrainer`; see `gunlearn.llm.unlearn` for options that are not explained here.
 
     Args:
-        tokenizer: of the model; collates rows, and is saved along with the result.
-        peft: see `gunlearn.llm.unlearn`, as `reference`, `in_place` and `figure_rows`.
-        drawn: further parts from which any row will do, by name.
+        tokenizer: the model's; collates rows, and is saved with the result.
+        drawn: further parts to draw rows from at random, by name.
         paired: parts whose row `i` belongs to forgotten row `i`, by name.
-        reference: what losses compare with, see `FrozenReference`.
-        in_place: train the given model.
-        figure_rows: rows of each part that are measured before and after.
-        training: further `TrainingArguments`; they go before the method's own settings.
-        record: what the result's settings say besides.
+        training: further `TrainingArguments`; they override the method's settings.
+        record: further entries of the result's settings.
     """
 
     tokenizer: Any = None
@@ -73,7 +69,7 @@ class TrainerBackend:
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def runs(self, method: Any) -> bool:
-        """Return whether a method is an objective over the forgotten rows, and nothing more."""
+        """Return whether a method is only an objective over the forgotten rows."""
         if not isinstance(method, GradientMethod):
             return False
         read = set(map(base_of, as_objective(method.objective()).parts))
@@ -94,9 +90,7 @@ class TrainerBackend:
     ) -> LLMResult:
         """Unlearn `partition` from a copy of `model`, or from the model itself; see `gunlearn.methods.run_method`.
 
-        Raises:
-            UnsupportedMethodError: an option that a Trainer does not read.
-            GunlearnError: as `gunlearn.llm.unlearn`.
+        Raises `UnsupportedMethodError` for options that a Trainer does not read, else as `gunlearn.llm.unlearn`.
         """
         start = time.perf_counter()
         _check_options(method, checkpoint_dir)
@@ -219,13 +213,13 @@ _LOOP = tuple(f.name for f in dataclasses.fields(GradientMethod))
 
 
 def plan_of(method: Any, given: Given) -> Plan:
-    """Return what a method asks of a Trainer, once it has looked at the model and the rows."""
+    """Return a method's plan for the given model and rows."""
     plan = getattr(method, "plan", None)
     return Plan(as_objective(method.objective())) if plan is None else plan(given)
 
 
 def _check_options(method: GradientMethod, checkpoint_dir: Any) -> None:
-    """Refuse what a Trainer does not read."""
+    """Refuse options that a Trainer does not read."""
     for name, usual in _UNREAD.items():
         if getattr(method, name) != usual:
             raise UnsupportedMethodError(
@@ -258,7 +252,7 @@ def _optimizers(method: GradientMethod, model: nn.Module) -> dict[str, Any]:
 
 
 def _adapted(callback: Any) -> TrainerCallback:
-    """Return a callback of this package as one of transformers, with its events; those stay as they are."""
+    """Return a callback of this package as one of transformers; leave those of transformers unchanged."""
     if isinstance(callback, TrainerCallback):
         return callback
     adapted = TrainerCallback()

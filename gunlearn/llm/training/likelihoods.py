@@ -17,13 +17,11 @@ from gunlearn.llm.model.causal_lm import IGNORE, CausalLM, answer_tokens
 def likelihoods(
     model: nn.Module, rows: Any, collator: Collator, batch_size: int, processes: Accelerator
 ) -> dict[str, float]:
-    """Measure a model (in its distributed wrapper, in its present mode) on rows that all processes share.
-
-    All processes read the same number of rows, since a sharded model can only be called by all at once; where rows do
-    not divide evenly, some read one more that does not count.
+    """Measure a model (in its distributed wrapper and current mode) on rows that all processes share.
 
     Returns `nll` per token, in nats; `prob`, the mean over rows of :math:`p(y|x)^{1/|y|}`; `exact_memorization`, the
-    share of tokens that are the model's first choice. Rows without labels do not count; at least one has some.
+    share of tokens that are the model's first choice. Rows without labels do not count; refuses rows without any label.
+    A sharded model needs all processes at once: where rows do not divide evenly, some read one more, not counted.
     """
     if len(rows) == 0:
         raise InvalidInputError("Expected rows to evaluate (got none)")

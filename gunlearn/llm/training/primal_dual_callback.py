@@ -21,17 +21,13 @@ KEY = "primal_dual"
 class PrimalDualCallback(TrainerCallback):
     """Set the weight of the retain term after each step, as `"PDU" <https://arxiv.org/abs/2506.05314>`_ does.
 
-    The first weight is that of `dual`; the objective's own weight of the term is not used. The retain loss is that of
-    whole steps, over micro-batches and processes. Checkpoints hold the multiplier: a resumed run goes on with it, a new
-    run starts from the first weight. After training, and after an error, the trainer has its old objective.
+    The first weight is that of `dual`, not the objective's. The retain loss is that of whole steps, over micro-batches
+    and processes. A run resumed from a checkpoint continues with its multiplier, a new run starts from the first
+    weight. After training, and after an error, the trainer has its old objective.
 
     Args:
         trainer: the trainer whose objective it changes; the callback adds itself.
-        dual: the multiplier.
-        on: the part whose loss is bounded; exactly one term of the objective reads it.
-
-    Raises:
-        InvalidInputError: no such term, or several.
+        on: the part whose loss is bounded; exactly one term of the objective must read it.
 
     Example:
         >>> objective = FlatLogits() + NLL(on="retain")  # doctest: +SKIP
@@ -54,7 +50,6 @@ class PrimalDualCallback(TrainerCallback):
         self.trainer.objective = Objective(tuple(terms))
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Start from the first weight, or go on with that of the checkpoint."""
         if KEY in _saved(state):
             self.dual.load_state_dict(_saved(state)[KEY])
         elif state.global_step == 0:
@@ -62,7 +57,6 @@ class PrimalDualCallback(TrainerCallback):
         self._weigh()
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Update the multiplier with the step's retain loss."""
         label = self.trainer.objective.labels[self.index]
         seen = torch.stack([terms[label] for terms in self.trainer.step_terms])
         value = self.trainer.accelerator.reduce(seen.sum(), "sum")
@@ -71,7 +65,6 @@ class PrimalDualCallback(TrainerCallback):
         self._weigh()
 
     def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Add the weight to the log."""
         logs = kwargs.get("logs")
         if logs is not None and "loss" in logs:
             logs["retain_weight"] = state.log_history[-1]["retain_weight"] = self.dual.weight

@@ -9,27 +9,24 @@ from transformers import TrainerCallback, TrainerState
 
 
 class StepBar(TrainerCallback):
-    """Count steps on standard error, with the loss; the bar disappears when it is closed."""
+    """Count steps on standard error of the first process, with the loss; `close` removes the bar."""
 
     bar: tqdm | None = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Open the bar, in the first process only."""
         hidden = not state.is_local_process_zero
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, disable=hidden, leave=False, unit="step")
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Count the step."""
         if self.bar is not None:
             self.bar.update(1)
 
     def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Show the loss."""
         logs = kwargs.get("logs") or {}
         if self.bar is not None and "loss" in logs:
             self.bar.set_postfix(loss=f"{float(logs['loss']):.4g}")
 
     def close(self) -> None:
-        """Close the bar; `on_train_end` would not be called after an error."""
+        """Close the bar, also after an error, when transformers does not call `on_train_end`."""
         if self.bar is not None:
             self.bar.close()

@@ -1,4 +1,4 @@
-"""Project the gradient that forgets, so that it does not work against the gradient that preserves."""
+"""Project the forgetting gradient so that it does not conflict with the preserving gradient."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ NOISE = 1e-6
 
 
 def project_conflict(forget: Sequence[Tensor], keep: Sequence[Tensor]) -> list[Tensor]:
-    r"""Return the part of one gradient that does not work against the other.
+    r"""Return the part of one gradient that does not conflict with the other.
 
     .. math:: g_u - \min\Big(0, \frac{\langle g_u, g_k \rangle}{\|g_k\|^2}\Big) g_k
 
-    over all tensors (one per parameter) as one flat vector, with :math:`g_u` of the losses that forget and :math:`g_k`
-    of those that preserve. Returns `forget` itself where the two agree, or where `keep` is zero or rounding noise
-    (`NOISE`). Refuses other numbers and shapes of tensors.
+    over all tensors (one per parameter) as one flat vector, with :math:`g_u` in `forget` and :math:`g_k` in `keep`.
+    Returns `forget` unchanged where the two agree, or where `keep` is zero or rounding noise (`NOISE`). Refuses lists
+    of different lengths or shapes.
     """
     if len(forget) != len(keep):
         raise InvalidInputError(f"Expected as many tensors in both gradients, {len(forget)} (got {len(keep)})")
@@ -39,5 +39,5 @@ def inner(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
 
 
 def zeros_for_none(grads: Sequence[Tensor | None], params: Sequence[Tensor]) -> list[Tensor]:
-    """Return gradients with zeros for parameters that took no part."""
+    """Return gradients, with zeros in place of `None`."""
     return [torch.zeros_like(p) if g is None else g for g, p in zip(grads, params, strict=True)]

@@ -1,4 +1,4 @@
-"""Settings of a run: the Trainer's arguments; plain values for a record, without secrets and forgotten tokens."""
+"""Settings of a run: the Trainer's arguments, and plain values for a record without secrets and forgotten tokens."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def recorded(value: Any) -> Any:
 
 
 def recorded_losses(objective: Objective) -> list[dict[str, Any]]:
-    """Return each loss of an objective with its weight and all fields; for several values in a field their number."""
+    """Return each loss of an objective with its weight and all fields; of a field with several values, their number."""
     out = []
     for weight, loss in objective.terms:
         values = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
@@ -49,7 +49,7 @@ def recorded_losses(objective: Objective) -> list[dict[str, Any]]:
 
 
 def shown(objective: Objective) -> str:
-    """Show the objective in a line. Records are handed on with the model: they hold no token of what was forgotten."""
+    """Return the objective as text without token ids: records are published, and must not hold forgotten tokens."""
     return re.sub(r"token_ids=\([^)]*\)", "token_ids=...", repr(objective))
 
 
@@ -58,7 +58,7 @@ def _several(value: Any) -> bool:
 
 
 def recorded_adapter(model: Any) -> dict[str, Any] | None:
-    """Return the fields of the active adapter's configuration that say something."""
+    """Return the fields of the active adapter's configuration that are not empty."""
     if not hasattr(model, "peft_config"):
         return None
     config = recorded(model.peft_config[model.active_adapter].to_dict())
@@ -66,7 +66,7 @@ def recorded_adapter(model: Any) -> dict[str, Any] | None:
 
 
 def run_arguments(method: GradientMethod, batch_size: int, seed: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `TrainingArguments` of a run: those of its method, and the caller's over these."""
+    """Return the `TrainingArguments` of a run: the method's, overridden by the caller's."""
     return {
         "report_to": [],
         "save_strategy": "no",

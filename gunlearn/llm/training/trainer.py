@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
+from gunlearn.core.modes import evaluating
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.llm.data.collate import Collator, collator_of, row_batch
 from gunlearn.llm.data.pairing import PairedDataset, warn_of_overlap
 from gunlearn.llm.model.causal_lm import CausalLM
 from gunlearn.llm.model.frozen import FrozenReference
-from gunlearn.llm.model.head import evaluating, without_autocast
+from gunlearn.llm.model.head import without_autocast
 from gunlearn.llm.training.likelihoods import likelihoods
 from gunlearn.llm.training.views import answer_mask, base_of, check_parts, view_of
 from gunlearn.losses import Loss, Objective, Prediction, as_objective
@@ -28,11 +29,10 @@ _ByPart = dict[str, Prediction]
 
 
 class UnlearnTrainer(Trainer):
-    r"""Minimise any objective over forget and retain data, with the Trainer of transformers.
+    r"""Minimise any objective over forget and retain data, with the Trainer of transformers, in place.
 
-    Trains `model` in place, as every Trainer does. An epoch reads each forgotten row once, beside as many rows of each
-    other part. A step's loss is that of all its micro-batches together: each mean is over the tokens (or sequences) of
-    the whole step, however they are split over accumulation steps and processes.
+    An epoch reads each forgotten row once, beside as many rows of each other part. Each mean in a step's loss is over
+    the tokens (or sequences) of the whole step, however they are split over accumulation steps and processes.
 
     A loss with `on="forget:target"` reads the tokens of `forget` that the rows' column `target_mask` marks,
     `on="forget:rest"` the other labelled tokens; one forward pass serves both.
@@ -42,15 +42,15 @@ class UnlearnTrainer(Trainer):
     copied reference: where that does not fit, train an adapter, or pass a reference that is spread over devices.
 
     Args:
-        model: a causal language model of transformers, with a peft adapter or without.
-        objective: the objective to minimise, `NPO(beta=0.1) + NLL(on="retain")`.
+        model: a causal language model of transformers, with or without a peft adapter.
+        objective: a loss or a weighted sum of losses.
         args: as for any Trainer, like `callbacks` and `kwargs`.
         forget_dataset: rows of `input_ids`, `labels` (-100: no loss) and, if padded, `attention_mask`.
         retain_dataset: rows of the part `"retain"`.
-        drawn: further parts from which any row will do, by name.
+        drawn: further parts to draw rows from at random, by name.
         paired: parts whose row `i` belongs to forgotten row `i`, by name (`"alternative"`: another answer).
         reference: the model before unlearning, see `FrozenReference`; made only if a loss needs it.
-        task: how predictions are read; `CausalLM()` by default.
+        task: computes predictions; `CausalLM()` by default.
         eval_dataset: rows, or named sets of them, for `evaluate`.
         unlearning_metrics: returns figures of the model to log at every evaluation, also for `metric_for_best_model`.
         processing_class: the tokenizer; gives the padding token and side, and is saved with the model.
@@ -63,7 +63,7 @@ class UnlearnTrainer(Trainer):
         DivergenceError: in `train`, a loss or a trained weight is NaN or infinite.
 
     Warns:
-        UserWarning: rows to forget are in a drawn part: one loss unlearns what another one learns.
+        UserWarning: rows to forget are also in a drawn part: one loss unlearns what another one learns.
 
     Example:
         >>> from gunlearn.losses import NLL, NPO
@@ -103,7 +103,7 @@ class UnlearnTrainer(Trainer):
                 "needs an adapter: peft.get_peft_model(model, LoraConfig(...))"
             )
         args = TrainingArguments(output_dir="unlearned", report_to=[]) if args is None else copy.copy(args)
-        args.remove_unused_columns = False  # the model takes no argument of a part's name
+        args.remove_unused_columns = False  # parts are no arguments of the model
         args.dataloader_persistent_workers = False  # they would keep the pairs of the first epoch
         if getattr(args, "gradient_checkpointing", False) and args.gradient_checkpointing_kwargs is None:
             # The reentrant kind, once the default, trains nothing where inputs need no gradient (an adapter).
@@ -119,7 +119,7 @@ class UnlearnTrainer(Trainer):
         if data_collator is None:
             data_collator = collator_of(model, processing_class)
         self.unlearning_metrics = unlearning_metrics
-        fields: dict[str, list[str]] = defaultdict(list)  # of each part, all that losses on it and on its views read
+        fields: dict[str, list[str]] = defaultdict(list)  # what losses read, by part
         for part in self.objective.parts:
             fields[base_of(part)].extend(self.objective.fields(part))
         task = task or CausalLM()
@@ -169,13 +169,13 @@ class UnlearnTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the objective on one micro-batch, its share of the whole step's value; refuse NaN and infinity."""
+        """Return a micro-batch's share of the whole step's objective; refuse NaN and infinity."""
         current, before = self.predictions(model, inputs)
         total = self.total(current, before, num_items_in_batch)
         return (total, current) if return_outputs else total
 
     def total(self, current: _ByPart, before: _ByPart, counts: Any) -> Tensor:
-        """Return the objective of predictions, and keep its terms for the log."""
+        """Return the objective of predictions; keep its terms for the log."""
         value = self.objective(current, before, counts)
         self.step_terms.append(value.terms)
         for name, term in value.terms.items():
@@ -190,7 +190,7 @@ class UnlearnTrainer(Trainer):
         return total
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
-        """Return the micro-batches of one step, and the count over all of them that each term's mean divides by."""
+        """Return the micro-batches of one step, and each term's count over all of them, which its mean divides by."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
@@ -207,10 +207,7 @@ class UnlearnTrainer(Trainer):
         return self.accelerator.reduce(values, "sum") if self.accelerator.num_processes > 1 else values
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train, then delete the last gradient, which holds information on the forgotten rows.
-
-        An objective that a callback has changed is put back.
-        """
+        """Train; then delete the last gradient, which reveals forgotten rows, and restore a changed objective."""
         self._terms.clear()
         self._steps, objective = 0, self.objective
         try:
@@ -225,7 +222,7 @@ class UnlearnTrainer(Trainer):
         return output
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log, with each term's mean over the steps since the last log under the term's label."""
+        """Log, adding each term's mean over the steps since the last log."""
         if "loss" in logs and self._steps:
             terms = self._sum(torch.stack(list(self._terms.values())) / self._steps)
             logs = logs | dict(zip(self._terms, terms.tolist(), strict=True))
@@ -242,10 +239,7 @@ class UnlearnTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Measure and log `likelihoods` of rows (or named sets of them) and the figures of `unlearning_metrics`.
-
-        The model is in evaluation mode; training goes on afterwards as if there had been no evaluation.
-        """
+        """Measure and log `likelihoods` and the figures of `unlearning_metrics`, without any effect on training."""
         self._memory_tracker.start()
         sets = self.eval_dataset if eval_dataset is None else eval_dataset
         if sets is None and self.unlearning_metrics is None:
@@ -268,7 +262,7 @@ class UnlearnTrainer(Trainer):
 
 
 class _Epochs(TrainerCallback):
-    """Tell the rows which epoch it is: data loaders of several processes tell only their sampler."""
+    """Tell the rows the epoch: data loaders of several processes tell only their sampler."""
 
     def __init__(self, rows: PairedDataset) -> None:
         self.rows = rows

@@ -1,4 +1,4 @@
-"""Callbacks that end a run: at the likelihood of unseen texts, or at the probability of a guess."""
+"""Callbacks that end a run when forgotten rows are as unlikely as unseen ones, or target tokens as a guess."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from gunlearn.core.checks import check_integer, check_number
+from gunlearn.core.modes import evaluating
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.data.collate import Collator, PartCollator, Rows, row_batches
 from gunlearn.llm.model.causal_lm import token_log_probs, total_nll
-from gunlearn.llm.model.head import evaluating, model_device
+from gunlearn.llm.model.head import model_device
 from gunlearn.llm.training.views import answer_mask
 
 
@@ -34,15 +35,13 @@ def mean_nll(model: nn.Module, rows: Rows, collator: Collator, batch_size: int =
 class UntilUnseen(TrainerCallback):
     """End a run once the forgotten rows are no more likely than unseen rows were before unlearning.
 
-    A model that never saw the forgotten texts finds them about as likely as any text of their kind; rows made less
-    likely than that are not forgotten but conspicuous. Needs no retrained model.
+    A model that never saw the forgotten texts finds them about as likely as other texts of their kind; if they are much
+    less likely, they are conspicuous. Needs no retrained model.
 
     Args:
-        forget: forgotten rows.
         unseen: rows of the same kind that the model was never trained on.
         collator: pads rows.
-        every: measure after so many steps.
-        batch_size: rows at a time.
+        every: steps between measurements.
         target: for a run resumed from a checkpoint, the attribute `target` of the first run.
 
     Raises:
@@ -70,7 +69,6 @@ class UntilUnseen(TrainerCallback):
         self.reached: int | None = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Measure the unseen rows before the model changes; refuse a resumed run without `target`."""
         steps = state.global_step
         if steps == 0:  # a new run of the same callback measures again
             self.target, self.reached = self.given, None
@@ -80,7 +78,6 @@ class UntilUnseen(TrainerCallback):
             self.target = mean_nll(kwargs["model"], self.unseen, self.collator, self.batch_size)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stop where the forgotten rows are as unlikely."""
         if state.global_step % self.every == 0:
             nll = mean_nll(kwargs["model"], self.forget, self.collator, self.batch_size)
             if self.target is not None and nll >= self.target and self.reached is None:
@@ -95,8 +92,7 @@ class StopBelow(TrainerCallback):
         rows: rows with `target_mask`.
         threshold: mean probability of the target tokens at which to stop, in (0, 1).
         collator: pads rows; `PartCollator()` by default.
-        every_steps: measure after so many steps; `None` measures after each epoch.
-        batch_size: rows at a time.
+        every_steps: steps between measurements; `None` measures after each epoch.
 
     Raises:
         InvalidInputError: a threshold outside (0, 1), or rows without targets.
@@ -130,11 +126,9 @@ class StopBelow(TrainerCallback):
             control.should_training_stop = True
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Measure after every `every_steps` steps."""
         if self.every_steps is not None and state.global_step % self.every_steps == 0:
             self._stop_if_reached(kwargs["model"], control)
 
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Measure after the epoch if no number of steps was given."""
         if self.every_steps is None:
             self._stop_if_reached(kwargs["model"], control)

@@ -1,4 +1,4 @@
-"""Views of a part: `"forget:target"` is the part `"forget"`, and of it the tokens that `target_mask` marks."""
+"""Views of a part: `"forget:target"` are the tokens of the part `"forget"` that `target_mask` marks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def view_of(part: str) -> str:
 
 
 def answer_mask(batch: Mapping[str, Tensor], view: str = "") -> Tensor:
-    """Return which tokens of a view count, boolean `[batch, tokens - 1]`; all of `answer_tokens` for an empty view."""
+    """Return which tokens count in a view, boolean `[batch, tokens - 1]`; all `answer_tokens` in an empty view."""
     mask = answer_tokens(batch)
     if not view:
         return mask
