@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gunlearn.llm.model.head import evaluating, last_linear_head, output_head, replaced_forward, token_log_prob
+from gunlearn.core.modes import evaluating
+from gunlearn.llm.model.head import last_linear_head, output_head, replaced_forward, token_log_prob
 from tests.llm import facts
 from tests.llm.tiny import tiny
 from tests.llm.training import same, state

@@ -156,6 +156,9 @@ def test_direct_token_optimisation_marks_tokens_where_there_are_no_marks():
     # The value is mostly among them; two of about eight tokens drawn blindly hit it a quarter of the time.
     assert sum(found) >= 4
     assert planned("dto", None, Given(full, facts.tokenizer(), FORGET)).forget is None
+    own = [FORGET[0] | {"target_mask": [False] * len(FORGET[0]["input_ids"])}, UNMARKED[1]]
+    mixed = planned("dto", {"ratio": 0.2}, Given(full, facts.tokenizer(), own)).forget
+    assert [sum(row["target_mask"]) for row in mixed] == [0, -(-labelled[1] // 5)]  # the caller's marks stay
 
 
 def test_telling_words_are_found_in_rows():
