@@ -8,16 +8,15 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+from gunlearn.core.moved import MOVED
 
-def lazy(
-    package: str, homes: Mapping[str, Sequence[str]], renamed: Mapping[str, str] | None = None
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+
+def lazy(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` for a package to assign; its modules load on first use too.
 
     Args:
         package: its `__name__`.
         homes: names by the module that holds them.
-        renamed: new names by old ones, for errors.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
     module = sys.modules[package]
@@ -29,8 +28,8 @@ def lazy(
             return value
         if name in parts:
             return import_module(f"{package}.{name}")
-        instead = f"; it is {renamed[name]} now" if renamed and name in renamed else ""
-        raise AttributeError(f"module {package!r} has no attribute {name!r}{instead}")
+        new = MOVED.get(f"{package}.{name}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}" + (f"; it is {new!r} now" if new else ""))
 
     def __dir__() -> list[str]:
         return sorted({*module.__dict__, *home_of})

@@ -13,7 +13,7 @@ gunlearn               gunlearn                         influence=attribution
 gunlearn.bench         gunlearn.bench                   influence=influence_grid study_files=influence_grid
 gunlearn.bench         gunlearn.core                    options
 gunlearn.cli           gunlearn.cli                     options=fields run=grid_command
-gunlearn.datasets      gunlearn.datasets                registry=catalogue
+gunlearn.datasets      gunlearn.datasets                registry=catalogue embedded=own
 gunlearn.influence     gunlearn.attribution             base items=distinct_items targets
 gunlearn.influence     gunlearn.attribution.removal     balls brute=exact calibrated exact first_order heuristics
 gunlearn.influence     gunlearn.attribution.removal     layer_rules local nora
@@ -23,6 +23,8 @@ gunlearn.influence     gunlearn.attribution.training    retraining=retraining_in
 gunlearn.influence     gunlearn.curvature               curvature=products solvers training_loss
 gunlearn.influence     gunlearn.tasks.graph             pair_features
 gunlearn.llm           gunlearn.llm                     api=unlearning arguments=unlearning result=record
+gunlearn.llm           gunlearn.llm                     evaluate=evaluate_language_models
+gunlearn.llm           gunlearn.methods                 LLMMethod=Method METHODS
 gunlearn.llm           gunlearn.llm.data                collate encoding pairing records retain_sets
 gunlearn.llm           gunlearn.llm.data                selection=marking selectors targets=target_tokens tofu
 gunlearn.llm           gunlearn.llm.metrics             figures=row_figures
@@ -35,13 +37,15 @@ gunlearn.llm           gunlearn.llm.training            adapter_fit likelihoods
 gunlearn.llm           gunlearn.llm.training            primal_dual=primal_dual_callback progress projection settings
 gunlearn.llm           gunlearn.llm.training            trainer until
 gunlearn.llm.metrics   gunlearn.llm.metrics             alignment=text_alignment tofu=tofu_metrics
+gunlearn.llm.metrics   gunlearn.llm.metrics             Figures=ModelFigures evaluate=evaluate_language_models
 gunlearn.llm.metrics   gunlearn.metrics                 memorization=texts
 gunlearn.losses        gunlearn.core                    checks
+gunlearn.losses        gunlearn.losses                  CEU=CrossEntropyUnlearning
 gunlearn.losses        gunlearn.losses                  distillation=reference entropy=reference
 gunlearn.losses        gunlearn.losses                  pairwise=preference refusal=vocabulary reweighted=likelihood
 gunlearn.losses        gunlearn.losses                  simple_preference=preference
 gunlearn.methods       gunlearn.curvature               importance=fisher
-gunlearn.methods       gunlearn.methods                 run=door
+gunlearn.methods       gunlearn.methods                 build=build_method run=door
 gunlearn.methods       gunlearn.methods.any_task        baselines imu npo=retained rewind scrub ssd teachers
 gunlearn.methods       gunlearn.methods.graph           cognac damping=message_damping entities etr inpo megu
 gunlearn.methods       gunlearn.methods.linear_head     accountant certified convex graph_editor head_training
@@ -53,6 +57,7 @@ gunlearn.methods       gunlearn.nn.attach               deletion=operators
 gunlearn.methods       gunlearn.tasks.graph             targets=score_targets
 gunlearn.methods       gunlearn.training                batches=feeding callbacks checkpoint distributed=processes
 gunlearn.methods       gunlearn.training                loop result training=from_scratch
+gunlearn.metrics       gunlearn.metrics                 ClassProbabilities=ModelView EdgeProbabilities=ModelView
 gunlearn.metrics       gunlearn.metrics                 classes=graph_evaluators link=graph_evaluators named=problem
 gunlearn.nn            gunlearn.nn                      backbones=zoo
 gunlearn.nn            gunlearn.nn.hetero               hetero_wrapper=wrapper typed
@@ -60,7 +65,8 @@ gunlearn.nn            gunlearn.nn.kernels              fast memo sparse subgrap
 gunlearn.nn            gunlearn.nn.layers               influence_conv linear_head
 gunlearn.report        gunlearn.report                  influence=influence_table
 gunlearn.requests      gunlearn.core                    checks
-gunlearn.requests      gunlearn.requests                graph=training_graph removal=apply
+gunlearn.requests      gunlearn.requests                graph=training_graph regions=draw removal=apply
+gunlearn.tasks.graph   gunlearn.tasks                   GraphTask
 gunlearn.tasks         gunlearn.tasks.graph             beside graph_classification link_prediction negatives
 gunlearn.tasks         gunlearn.tasks.graph             node_classification random_nodes splits
 gunlearn.tasks         gunlearn.tasks.items             classification=arrays
@@ -78,11 +84,12 @@ MOVED = dict(_moved())
 
 
 class MovedFinder(MetaPathFinder):
-    """Raise ModuleNotFoundError with the new name of a renamed module. It is asked last."""
+    """Raise ModuleNotFoundError with the new name of a renamed module, or name of a package. It is asked last."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> None:
         if fullname in MOVED:
-            raise ModuleNotFoundError(f"'{fullname}' has moved: import '{MOVED[fullname]}' instead", name=fullname)
+            # Without `name=`: `from package import old` would catch the error and say less.
+            raise ModuleNotFoundError(f"'{fullname}' has moved: import '{MOVED[fullname]}' instead")
 
 
 def install() -> None:

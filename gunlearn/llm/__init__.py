@@ -57,5 +57,4 @@ _HOMES = {
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)
-_RENAMED = {"evaluate": "gunlearn.llm.evaluate_language_models"}
-__getattr__, __dir__ = lazy(__name__, _HOMES, renamed=_RENAMED)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

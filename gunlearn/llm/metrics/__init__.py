@@ -35,5 +35,4 @@ _HOMES = {
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)
-_RENAMED = {"evaluate": "evaluate_language_models", "Figures": "ModelFigures"}
-__getattr__, __dir__ = lazy(__name__, _HOMES, renamed=_RENAMED)
+__getattr__, __dir__ = lazy(__name__, _HOMES)
