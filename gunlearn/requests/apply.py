@@ -1,4 +1,4 @@
-"""Taking a selection out of a graph; the rest is what a model may learn from and be used on.
+"""Take a selection out of a graph; the rest is what a model may learn from and be used on.
 
 - An **edge** leaves every list that holds it, both directions and all copies, with its attributes.
 - A **node** keeps its number, so that the caller's ids stay right, and loses all else: its edges, its row of `x`
@@ -111,7 +111,7 @@ def _blank_nodes(graph: TrainingGraph, retain: Data, nodes: Tensor) -> None:
 
 
 def _blank(retain: Data, rows: Tensor, names: list[str]) -> None:
-    """Make rows of some attributes zeros, and unknown labels of integers -1."""
+    """Set rows of some attributes to zero, and unknown labels of integers to -1."""
     for name in names:
         value = retain[name]
         if isinstance(value, np.ndarray):
@@ -146,9 +146,7 @@ def _features(data: Data) -> Tensor:
 def without_features(x: Tensor, blocks: tuple[tuple[Tensor, Tensor | None], ...]) -> Tensor:
     """Return a copy of dense or CSR features `[num_nodes, num_features]` without blocks of entries.
 
-    Args:
-        x: the features.
-        blocks: node ids `[k]` and columns `[c]`, `None` for all columns.
+    A block is node ids `[k]` and columns `[c]`, `None` for all columns.
     """
     if x.layout == torch.strided:
         x = x.clone()
