@@ -113,16 +113,11 @@ def topological_entropy(embeddings: Tensor, reference_embeddings: Tensor, item_d
 
     .. math:: -\sum_d \mathrm{softmax}(z^{ref})_d \, \log \mathrm{softmax}(z)_d
 
-    averaged over the dimensions between items and features (the two end points of an edge), `[num_items]`. Its minimum,
-    the entropy of the reference, is not 0; its gradient vanishes where the two embeddings agree up to a constant.
+    averaged over the dimensions between items and features (the two end points of an edge). Its minimum, the entropy of
+    the reference, is not 0; its gradient vanishes where the two embeddings agree up to a constant.
 
-    Args:
-        embeddings: `[num_items, ..., dim]`.
-        reference_embeddings: the same under the reference, same shape.
-        item_dims: number of leading dimensions that the result keeps (2 for `[num_items, num_tokens, dim]`).
-
-    Raises:
-        InvalidInputError: shapes differ or there is no feature dimension.
+    Both arguments are `[num_items, ..., dim]`, and the result keeps the first `item_dims` dimensions (2 for
+    `[num_items, num_tokens, dim]`). Shapes that differ or lack a feature dimension raise `InvalidInputError`.
     """
     check_same_shape("embeddings", embeddings, reference_embeddings)
     if embeddings.dim() <= item_dims:

@@ -152,10 +152,7 @@ class Objective(Composable):
 
 
 def as_objective(value: Loss | Objective) -> Objective:
-    """Return a loss as an objective of one term, an objective unchanged.
-
-    Raises:
-        InvalidTypeError: `value` is neither.
+    """Return a loss as an objective of one term, an objective unchanged; anything else raises `InvalidTypeError`.
 
     Example:
         >>> from gunlearn.losses import NLL, as_objective

@@ -34,14 +34,9 @@ def sim_npo(mean_log_prob: Tensor, beta: float, delta: float = 0.0) -> Tensor:
 
     .. math:: -\frac{2}{\beta} \log\sigma\Big(\beta \big(-\tfrac{1}{|y|} \log p(y) - \delta\big)\Big)
 
-    Args:
-        mean_log_prob: log-likelihood per token of each item, `[num_items]`, see `mean_tokens`.
-        beta: inverse temperature, positive.
-        delta: the loss per token above which the gradient of an item fades out; the paper's :math:`\gamma` is
-            :math:`\beta \delta`.
-
-    Raises:
-        InvalidInputError: `beta` is not positive or `delta` not finite.
+    `mean_log_prob` comes from `mean_tokens`. The gradient of an item fades out once its loss per token is above
+    `delta`; the paper's :math:`\gamma` is :math:`\beta \delta`. A `beta` that is not positive or an infinite `delta`
+    raises `InvalidInputError`.
     """
     check_number("beta", beta, positive=True)
     check_number("delta", delta)

@@ -39,7 +39,7 @@ class TrainingGraph:
     """
 
     def __init__(self, data: Data) -> None:
-        # Asked of the class, as PyG need not be loaded: a HeteroData has edges of several types, and no such rule.
+        # Checked on the class, without importing PyG; a HeteroData has no `is_edge_attr`.
         if not hasattr(type(data), "is_edge_attr"):
             raise InvalidTypeError(f"Expected a torch_geometric.data.Data (got {type(data).__name__})")
         self.data = data
