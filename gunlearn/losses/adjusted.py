@@ -95,7 +95,7 @@ class IHL(Loss):
 class FlatLogits(Loss):
     """Flat logits, the forget loss of `"PDU" <https://arxiv.org/abs/2506.05314>`_: `functional.flat_logits`.
 
-    PDU adds a retain loss, whose weight `PrimalDual` adapts so that this loss stays below a bound.
+    PDU adds a retain loss whose weight `PrimalDual` adapts so that the retain loss stays below a bound.
     """
 
     name = "flat_logits"

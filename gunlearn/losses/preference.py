@@ -65,7 +65,7 @@ class SimNPO(Loss):
 
     Args:
         beta: inverse temperature; 4.5 in the authors' and open-unlearning's settings for TOFU (weight of the term 0.125
-            beside 1 for the retained data), 1 in open-unlearning's class.
+            beside 1 for the retained data), 1 by default in open-unlearning's class.
         delta: threshold of the loss per token, 0 in the paper and the code.
     """
 

@@ -2,8 +2,8 @@
 
 - An **edge** leaves every list that holds it, both directions and all copies, with its attributes.
 - A **node** keeps its number, so that the caller's ids stay right, and loses all else: its edges, its row of `x`
-  (zeros), its label (`y` is -1), its place in every mask, its row of every other node attribute (zeros), and the
-  held-out pairs that it is an end of. It sends no messages; nothing is trained or evaluated on it.
+  (zeros), its label (-1; zeros where `y` does not hold integers), its place in every mask, its row of every other node
+  attribute (zeros), and the held-out pairs that it is an end of. Nothing is trained or evaluated on it.
 - **Features** become zeros; the node keeps label and edges. CSR features lose the entries themselves, since a stored
   zero would still reveal where they were.
 - A **graph** of a batch loses all its nodes in that way, its label and its place in the masks.

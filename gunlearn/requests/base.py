@@ -1,4 +1,4 @@
-"""What all requests share: resolving to a partition, equality by content, and sums."""
+"""The base of all requests: resolving to a partition, equality by content, and sums."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ class Request(ABC):
         Raises:
             EmptyForgetSetError: nothing to forget.
             InvalidRequestError: the request does not fit the data, or would leave no edge.
+            InvalidTypeError: `data` is no `Data`.
         """
         graph = TrainingGraph(data)
         named = self.selection(graph, scores)

@@ -90,6 +90,7 @@ class ForgetItems(RequestByIds):
         Raises:
             EmptyForgetSetError: nothing to forget.
             InvalidRequestError: the request does not fit the data, or would leave no training item.
+            InvalidTypeError: `data` has no `x` and `y`.
         """
         train = training_rows(data)
         rows = self.ids(train.numel(), train.nonzero().view(-1)).to(train.device)

@@ -34,7 +34,7 @@ class View:
     names: tuple[str, ...] | None = None
 
     def reads(self, name: str) -> bool:
-        """Return whether a part will be asked for."""
+        """Return whether a part will be read."""
         return self.names is None or name in self.names
 
 
@@ -70,7 +70,7 @@ class Parts(ABC):
     """The items of each part ("forget", "retain", ...) of one problem, drawn anew at each step where they are random.
 
     Attributes:
-        names: the parts that can be asked for, with what they hold.
+        names: the parts of this problem, each with a description.
         data: what the model reads (the message graph, for a graph task).
         joint: `data` also holds the forgotten items' part of the original graph, beside the retained graph.
         retained: what the model reads instead of `data` where no forgotten item is read; `None` for `data`.
@@ -236,7 +236,7 @@ class Task(ABC):
             message_graph: `"retain"` or `"full"`: the graph the model reads while unlearning. Forgotten nodes and
                 features are not in the retained graph: their items are read beside it, on the original one.
             model: its reach decides how much of the original graph that takes; `None` takes all of it.
-            names: the parts that will be asked for; `None` for any. The original graph is read for `"forget"` alone.
+            names: the parts that will be read; `None` for any. The original graph is read for `"forget"` alone.
         """
         return self.make_parts(View(partition, message_graph, model, None if names is None else tuple(names)))
 

@@ -69,8 +69,8 @@ def edge_strata(
 def allocate(population: Tensor, num_samples: int, floor: int) -> Tensor:
     """Return how many items to draw from each stratum, `[num_strata]`: in proportion to its size, at least `floor`.
 
-    A stratum of fewer items than `floor` is taken whole, an empty one not at all. `population` holds the sizes of the
-    strata, and `num_samples` is at most their sum.
+    `floor` is cut to an equal share of the `num_samples`, and at least 1. A smaller stratum is taken whole, an empty
+    one not at all. `population` holds the sizes of the strata; `num_samples` is at most their sum.
     """
     filled = int((population > 0).sum())
     # With fewer samples than strata something is never drawn, and cannot be estimated.

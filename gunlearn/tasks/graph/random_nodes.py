@@ -122,7 +122,6 @@ class RandomNodeReader(GraphReader):
     """
 
     def choose(self, model: nn.Module) -> None:
-        """Cut the nodes into parts."""
         if "forget" in self.names:
             raise UnsupportedMethodError("Expected no forget part for sampler='random_node' (got one); use 'k_hop'")
         self.check_around()
