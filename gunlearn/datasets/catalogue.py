@@ -142,7 +142,7 @@ def load(
 ) -> Data:
     """Load a graph by name or from a folder, or check one in memory.
 
-    Every result has `x` `[num_nodes, num_features]` (float32) and `edge_index` `[2, num_edges]` (both directions, no
+    A named graph has `x` `[num_nodes, num_features]` (float32) and `edge_index` `[2, num_edges]` (both directions, no
     self-loops, no duplicates, sorted by source, then target); `y` `[num_nodes]` where there are labels, and the public
     split's masks for Planetoid. Rows of `x` sum to 1 for PyG's families. Nothing is written below the root.
 

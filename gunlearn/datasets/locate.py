@@ -49,7 +49,7 @@ def missing_files(raw: Path, files: tuple[str, ...]) -> list[str]:
 
 
 def _hint(base: Path, folder: tuple[str, ...], files: tuple[str, ...]) -> str:
-    """Return a hint about the right root, where the files lie in or just above `base`."""
+    """Return a hint at the right root, if the files lie in or just above `base`."""
     for depth in range(1, len(folder) + 1):
         found = base.joinpath(*folder[depth:])
         if not missing_files(found, files):
@@ -62,7 +62,7 @@ def _hint(base: Path, folder: tuple[str, ...], files: tuple[str, ...]) -> str:
 def not_found(
     name: str, folder: tuple[str, ...], files: tuple[str, ...], root: str | PathLike[str] | None, remedy: str
 ) -> DatasetNotFoundError:
-    """Return the error that says which of a data set's raw files was expected where, and what to do."""
+    """Return the error that names the missing raw files of a data set, their folder, and the remedy."""
     base, named_by = data_root(root)
     raw = base.joinpath(*folder)
     state = "" if base.is_dir() else f" {base} is no folder."

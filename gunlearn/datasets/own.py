@@ -22,10 +22,10 @@ DIGITS_NEIGHBOURS = 5
 
 
 def build(edge_index: Tensor, x: Tensor, y: Tensor | None = None, undirected: bool = True) -> Data:
-    """Build a graph in the form that all loaders return.
+    """Build a graph in the form that all loaders return, without `y` where there are no labels.
 
     It is checked, has no self-loops and duplicates, and its edges are sorted by source, then target; with `undirected`
-    the reverse of every edge is added. Without labels `y` `[num_nodes]` it has no attribute `y`.
+    the reverse of every edge is added.
     """
     merge = to_undirected if undirected else coalesce
     edge_index = merge(remove_self_loops(edge_index)[0], num_nodes=x.size(0))
@@ -117,17 +117,11 @@ def digits() -> Data:
 
 
 def karate() -> Data:
-    """Return Zachary's karate club: 34 members, one-hot features, `y` the club each joined (0 Mr. Hi, 1 Officer).
-
-    The edge weights (numbers of shared activities) are left out.
-    """
+    """Return Zachary's karate club: 34 members, one-hot features, no weights, `y` the club (0 Mr. Hi, 1 Officer)."""
     graph = nx.karate_club_graph()
     return from_networkx(graph, labels=[int(club == "Officer") for _, club in graph.nodes(data="club")])
 
 
 def lesmis() -> Data:
-    """Return the characters of Les Miserables that share a scene: 77 nodes, one-hot features, no labels.
-
-    The edge weights (numbers of shared scenes) are left out.
-    """
+    """Return the characters of Les Miserables that share a scene: 77 nodes, one-hot features, no labels, no weights."""
     return from_networkx(nx.les_miserables_graph())

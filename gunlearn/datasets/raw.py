@@ -84,8 +84,7 @@ def read_ogb_csv(raw: Path, files: tuple[str, ...], sparse: bool = False) -> Dat
 def downloaded(family: str, name: str, folder: tuple[str, ...], files: tuple[str, ...]) -> Iterator[Path]:
     """Download with PyG's own class and yield the raw folder; keep it in the cache if that is writable.
 
-    The download goes to a temporary folder and is renamed into place, so that processes that download at the same time
-    never see each other's partial files.
+    The download is renamed into place from a temporary folder: parallel downloads never see each other's partial files.
     """
     import torch_geometric.datasets  # a second of import time that only downloads need
 

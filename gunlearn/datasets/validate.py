@@ -44,14 +44,11 @@ def _check_edges(edge_index: Any, num_nodes: int) -> None:
 
 
 def validate(data: Data) -> Data:
-    """Check that the rest of the package can work on a graph.
+    """Return `data` itself, checked to be a graph that the rest of the package can work on.
 
     Args:
         data: graph with `x` `[num_nodes, num_features]` (floating point, finite; dense, COO or CSR) and `edge_index`
             `[2, num_edges]` (int64, ids below `num_nodes`).
-
-    Returns:
-        The same object, unchanged.
 
     Raises:
         InvalidTypeError: `data` is no `torch_geometric.data.Data`.

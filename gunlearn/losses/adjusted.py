@@ -17,10 +17,9 @@ from gunlearn.losses.prediction import Prediction
 class UNDIAL(Loss):
     """Self-distillation with adjusted logits, `"UNDIAL" <https://arxiv.org/abs/2402.10052>`_: `functional.undial`.
 
-    The target is the reference's prediction with the token's own logit lowered. The minimum is the target's entropy.
-
     Args:
-        beta: how much to lower the logit; 10 in open-unlearning's settings (no retain term, learning rate 1e-4).
+        beta: how much to lower the token's logit in the reference's prediction; 10 in open-unlearning's settings (no
+            retain term, learning rate 1e-4).
     """
 
     name = "undial"
@@ -42,11 +41,10 @@ class UNDIAL(Loss):
 class CrossEntropyUnlearning(Loss):
     r"""Cross-entropy unlearning, `"CE-U" <https://arxiv.org/abs/2503.01224>`_: `functional.cross_entropy_unlearning`.
 
-    The target is the model's own prediction with the token ruled out. The gradient with respect to the logits is that
-    of :math:`-\log(1 - p_y)`.
+    The gradient with respect to the logits is that of :math:`-\log(1 - p_y)`.
 
     Args:
-        skip_first: how many of each sequence's first labelled tokens to leave out. 0 is the paper's formula; 1 is
+        skip_first: number of first labelled tokens of each sequence to leave out. 0 is the paper's formula; 1 is
             open-unlearning's setting, after a footnote of the paper: the first word of an answer is no fact. Must be 0
             on a view of a part (`on="forget:target"`), whose first token does not begin an answer.
 
@@ -72,7 +70,7 @@ class CrossEntropyUnlearning(Loss):
             )
 
     def keep(self, mask: Tensor) -> Tensor:
-        """The mask without the first tokens of each sequence; items that are no sequences stay."""
+        """Leave out the first tokens of each sequence; items that are no sequences stay."""
         return mask if mask.dim() < 2 else mask & (mask.long().cumsum(1) > self.skip_first)
 
     def values(self, current: Prediction, reference: Prediction | None = None) -> Tensor:
@@ -81,10 +79,7 @@ class CrossEntropyUnlearning(Loss):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class IHL(Loss):
-    """Inverted hinge loss, `"LoKU" <https://arxiv.org/abs/2408.06621>`_: `functional.inverted_hinge`.
-
-    Lowers the token, raises the likeliest other one and leaves the rest of the vocabulary alone. Between 0 and 2.
-    """
+    """Inverted hinge loss, `"LoKU" <https://arxiv.org/abs/2408.06621>`_: `functional.inverted_hinge`."""
 
     name = "ihl"
     summary = "hinge loss that lowers the forgotten token and raises the likeliest other one"
@@ -100,8 +95,7 @@ class IHL(Loss):
 class FlatLogits(Loss):
     """Flat logits, the forget loss of `"PDU" <https://arxiv.org/abs/2506.05314>`_: `functional.flat_logits`.
 
-    It is 0 where all tokens are equally likely. PDU adds a retain loss whose weight `PrimalDual` adapts, so that the
-    retain loss stays below a bound.
+    PDU adds a retain loss whose weight `PrimalDual` adapts so that the retain loss stays below a bound.
     """
 
     name = "flat_logits"

@@ -118,7 +118,7 @@ class Loss(Composable, ABC):
         return self.whole_items or self.reduction in PER_ITEM
 
     def keep(self, mask: Tensor) -> Tensor:
-        """The mask without the entries that this loss skips; by default it skips none."""
+        """Return the mask without the entries that this loss skips; by default it skips none."""
         return mask
 
     def count(self, mask: Tensor) -> Tensor:
@@ -138,16 +138,12 @@ class Loss(Composable, ABC):
 
     @abstractmethod
     def values(self, *args: Any, **kwargs: Any) -> Tensor:  # so typed, a subclass may name just what it reads
-        """Return one value per item (or token), before masks and weights.
+        """Return one value per item or token, `[num_items]` or shaped like `log_prob`, before masks and weights.
 
         A subclass defines `values(self, current, reference)`, and two more arguments for each further part of
-        `on_parts`:
-
-        - `current`: predictions of the current model; in `log_prob` and the fields of `reads`, masked entries are 0.
-        - `reference`: predictions of the reference model on the same items, without gradient; `None` if not needed.
-
-        Returns:
-            `[num_items]` or the shape of `log_prob`.
+        `on_parts`. `current` holds the current model's predictions; in `log_prob` and the fields of `reads`, masked
+        entries are 0. `reference` holds the reference model's on the same items, without gradient; `None` if not
+        needed.
         """
 
     def __call__(
@@ -156,7 +152,7 @@ class Loss(Composable, ABC):
         reference: Prediction | Mapping[str, Prediction] | None = None,
         count: Tensor | float | None = None,
     ) -> Tensor:
-        """Evaluate the loss on the part `on`.
+        """Return the loss on the part `on`: a scalar, or the weighted value of each item for `reduction="none"`.
 
         Entries masked in either prediction do not count and get exactly zero gradient, whatever they hold. Weights are
         those of `current`. No gradient flows into the reference. NaN among the entries that count stays in the result:
@@ -166,9 +162,6 @@ class Loss(Composable, ABC):
             current: predictions of the current model: of this part, or a mapping from part names.
             reference: predictions of the reference model, likewise.
             count: what a mean divides by, where these items are one share of a larger batch; see `Loss.count`.
-
-        Returns:
-            A scalar (for `reduction="none"` the weighted value of each item).
 
         Raises:
             InvalidInputError: the part, the reference or a field is missing, or shapes disagree.
@@ -185,7 +178,7 @@ class Loss(Composable, ABC):
         return reduce_values(values, fit_mask(mask, values), own.weight, self.reduction, count)
 
     def _clean(self, part: str, current: Any, reference: Any) -> tuple[Prediction, Prediction | None, Tensor | None]:
-        """Current and reference predictions of a part with masked entries set to 0, and the mask of both."""
+        """Return both predictions of a part with masked entries set to 0, and the mask of both."""
         current = self._pick(current, "current", part)
         reference = self._pick(reference, "reference", part).detach() if self.needs_reference else None
         mask = current.mask
@@ -204,7 +197,7 @@ class Loss(Composable, ABC):
         return current.fill_masked(mask, self.reads), reference, mask
 
     def _pick(self, given: Prediction | Mapping[str, Prediction] | None, role: str, part: str) -> Prediction:
-        """The prediction of a part, checked to hold all fields that this loss reads."""
+        """Return the prediction of a part, checked to hold all fields that this loss reads."""
         if given is None:
             raise InvalidInputError(f"Expected {role} predictions on '{part}' for {self!r} (got None)")
         if isinstance(given, Mapping):

@@ -1,7 +1,4 @@
-"""Pure tensor functions that compare two distributions: cross-entropy, Kullback-Leibler, Jensen-Shannon.
-
-Part of `gunlearn.losses.functional`, and as precise: float32 at least.
-"""
+"""Pure tensor functions that compare two distributions, part of `gunlearn.losses.functional`: in float32 at least."""
 
 from __future__ import annotations
 
@@ -39,19 +36,16 @@ def kl_divergence(
 
     .. math:: \text{forward: } \sum_c q_c \log\frac{q_c}{p_c}, \qquad \text{reverse: } \sum_c p_c \log\frac{p_c}{q_c}
 
-    with :math:`p` the current and :math:`q` the reference distribution: forward is KL(reference || current), reverse is
-    KL(current || reference).
+    with :math:`p` the current and :math:`q` the reference distribution. The result has the shape of `logits`, without
+    the classes if categorical.
 
     Args:
-        logits: `[num_items]` (Bernoulli), or categorical `[num_items, num_classes]`, `[num_items, num_tokens,
-            num_classes]`.
+        logits: `[num_items]` (Bernoulli), or categorical `[num_items, num_classes]`,
+            `[num_items, num_tokens, num_classes]`.
         reference_logits: the same under the reference, same shape.
         direction: `"forward"` or `"reverse"`.
         bernoulli: read each logit as a distribution of its own (multi-label `[num_items, num_labels]`); by default only
             one-dimensional logits are read so.
-
-    Returns:
-        `[num_items]` or `[num_items, num_tokens]`: the shape of `logits`, less the classes if categorical.
 
     Raises:
         InvalidInputError: shapes differ, the direction is unknown, or there are fewer than two classes.
@@ -83,19 +77,8 @@ def distillation(
 
     .. math:: T^2 \, KL\big(\mathrm{softmax}(z_{teacher} / T) \,\|\, \mathrm{softmax}(z / T)\big)
 
-    The factor keeps the size of gradients independent of the temperature.
-
-    Args:
-        logits: of the student, as for `kl_divergence`.
-        teacher_logits: the same of the teacher, same shape.
-        temperature: positive; 1 is `kl_divergence`.
-        bernoulli: see `kl_divergence`.
-
-    Returns:
-        See `kl_divergence`.
-
-    Raises:
-        InvalidInputError: shapes differ, the temperature is not positive, or there are fewer than two classes.
+    The factor keeps the size of gradients independent of the temperature, which must be positive; 1 is `kl_divergence`.
+    Shapes, result, `bernoulli` and errors are those of `kl_divergence`.
     """
     check_number("temperature", temperature, positive=True)
     student, teacher = (full_precision(z) / temperature for z in (logits, teacher_logits))
@@ -107,17 +90,8 @@ def js_divergence(prob: Tensor, reference_prob: Tensor) -> Tensor:
 
     .. math:: \tfrac12 KL(p \| m) + \tfrac12 KL(q \| m), \qquad m = \tfrac12 (p + q)
 
-    A metric, not a loss: the derivative is infinite at probabilities of exactly 0 and 1.
-
-    Args:
-        prob: probabilities `[num_items]` (or any shape), clamped to [0, 1].
-        reference_prob: the same under the reference, same shape.
-
-    Returns:
-        Values of the shape of `prob`.
-
-    Raises:
-        InvalidInputError: shapes differ.
+    A metric, not a loss: the derivative is infinite at probabilities of exactly 0 and 1. Both arguments are
+    probabilities of the same shape (else `InvalidInputError`), `[num_items]` or any other; they are clamped to [0, 1].
     """
     check_same_shape("prob", prob, reference_prob)
     p, q = (full_precision(x).clamp(0, 1) for x in (prob, reference_prob))
@@ -130,17 +104,9 @@ def js_divergence(prob: Tensor, reference_prob: Tensor) -> Tensor:
 
 
 def categorical_js_divergence(prob: Tensor, reference_prob: Tensor) -> Tensor:
-    r"""Jensen-Shannon divergence between two categorical distributions, in nats: `js_divergence` for more classes.
+    """Jensen-Shannon divergence of two categorical distributions, `[...]` in nats: `js_divergence` for more classes.
 
-    Args:
-        prob: probabilities of the classes `[..., num_classes]`.
-        reference_prob: the same under the reference, same shape.
-
-    Returns:
-        `[...]`, one value per item.
-
-    Raises:
-        InvalidInputError: shapes differ.
+    Both arguments are probabilities `[..., num_classes]` of the same shape, else `InvalidInputError`.
     """
     check_same_shape("prob", prob, reference_prob)
     p, q = (full_precision(x).clamp(0, 1) for x in (prob, reference_prob))
@@ -154,11 +120,8 @@ def js_to_label(log_prob: Tensor) -> Tensor:
 
     .. math:: JSD(p, \mathbb{1}_y) = \ln 2 + \tfrac12 \big(p_y \ln p_y - (1 + p_y) \ln(1 + p_y)\big)
 
-    Args:
-        log_prob: :math:`\ln p_y`, any shape.
-
-    Returns:
-        Values of the shape of `log_prob`, between 0 (certain) and :math:`\ln 2`.
+    `log_prob` is :math:`\ln p_y`, of any shape; the result has that shape and lies between 0 (certain) and
+    :math:`\ln 2`.
     """
     log_prob = full_precision(log_prob)
     prob = log_prob.exp()
@@ -166,19 +129,10 @@ def js_to_label(log_prob: Tensor) -> Tensor:
 
 
 def js_to_reference(logits: Tensor, reference_logits: Tensor) -> Tensor:
-    r"""Jensen-Shannon divergence between the two models' predictions, in nats, from logits.
+    r"""Jensen-Shannon divergence between the two models' predictions, `[...]` in nats, at most :math:`\ln 2`.
 
-    .. math:: \tfrac12 KL(p \| m) + \tfrac12 KL(q \| m), \qquad m = \tfrac12 (p + q)
-
-    Args:
-        logits: `[..., num_classes]`.
-        reference_logits: the same under the reference, same shape.
-
-    Returns:
-        `[...]`, between 0 and :math:`\ln 2`.
-
-    Raises:
-        InvalidInputError: shapes differ or there are fewer than two classes.
+    It is `categorical_js_divergence` computed from logits `[..., num_classes]` of the same shape, with at least two
+    classes; other shapes raise `InvalidInputError`.
     """
     check_categorical(logits, logits.shape[:-1])
     check_same_shape("logits", logits, reference_logits)
@@ -193,13 +147,10 @@ def masked_vocabulary(logits: Tensor, target_logits: Tensor, token_ids: tuple[in
     .. math:: KL(P \| Q), \qquad P = sg\big(\mathrm{softmax}(\tilde z)\big), \quad Q = \mathrm{softmax}(z)
 
     Args:
-        logits: `[..., num_classes]`.
+        logits: `[..., num_classes]`; the result is `[...]`.
         target_logits: :math:`\tilde z` before the tokens are ruled out, same shape; without gradient.
         token_ids: the tokens, class indices.
         mask_mode: sets their logits to :math:`-\infty` (`"ninf"`) or 0 (`"zero_logit"`).
-
-    Returns:
-        `[...]`.
 
     Raises:
         InvalidInputError: shapes differ, a token is no class, no token is left, or the mode is unknown.

@@ -76,7 +76,8 @@ def npo(log_prob: Tensor, reference_log_prob: Tensor, beta: float, ratio_offset:
     .. math:: \frac{2}{\beta} \log\Big(1 + \big(p / p_{ref} + c\big)^\beta\Big)
 
     Computed in log space as `(2 / beta) * softplus(beta * log_ratio)`: finite for every finite log-ratio, with a
-    derivative between 0 and 2.
+    derivative between 0 and 2. The result has the shape of `log_prob`; it is `2 ln 2 / beta` where the models agree and
+    `c = 0`.
 
     Args:
         log_prob: log-likelihood under the current model, `[num_items]` or `[num_items, num_tokens]`.
@@ -84,9 +85,6 @@ def npo(log_prob: Tensor, reference_log_prob: Tensor, beta: float, ratio_offset:
         beta: inverse temperature, positive; its limit 0 is gradient ascent (up to a constant).
         ratio_offset: the constant :math:`c \ge 0` that the official code of INPO (arXiv 2510.19479) adds to the ratio
             (1e-4); 0 is the paper's loss.
-
-    Returns:
-        Values of the shape of `log_prob`; `2 ln 2 / beta` where the models agree and `c = 0`.
 
     Raises:
         InvalidInputError: shapes differ, `beta` is not positive or `ratio_offset` is negative.
@@ -105,7 +103,7 @@ def sigmoid_nll(log_prob: Tensor) -> Tensor:
 
     The official code of INPO (`arXiv:2510.19479 <https://arxiv.org/abs/2510.19479>`_) passes probabilities instead of
     logits, so that the value lies between 0.313 (p = 1) and 0.693 (p = 0). Only for repeating that code; otherwise use
-    `nll`. The log-likelihood may have any shape.
+    `nll`. `log_prob` may have any shape.
     """
     return _softplus(-full_precision(log_prob).exp())
 
@@ -118,16 +116,8 @@ def topological_entropy(embeddings: Tensor, reference_embeddings: Tensor, item_d
     averaged over the dimensions between items and features (the two end points of an edge). Its minimum, the entropy of
     the reference, is not 0; its gradient vanishes where the two embeddings agree up to a constant.
 
-    Args:
-        embeddings: `[num_items, ..., dim]`.
-        reference_embeddings: the same under the reference, same shape.
-        item_dims: number of leading dimensions that the result keeps (2 for `[num_items, num_tokens, dim]`).
-
-    Returns:
-        `[num_items]`, or the first `item_dims` sizes of `embeddings`.
-
-    Raises:
-        InvalidInputError: shapes differ or there is no feature dimension.
+    Both arguments are `[num_items, ..., dim]`, and the result keeps the first `item_dims` dimensions (2 for
+    `[num_items, num_tokens, dim]`). Shapes that differ or lack a feature dimension raise `InvalidInputError`.
     """
     check_same_shape("embeddings", embeddings, reference_embeddings)
     if embeddings.dim() <= item_dims:
@@ -137,32 +127,19 @@ def topological_entropy(embeddings: Tensor, reference_embeddings: Tensor, item_d
 
 
 def mse(values: Tensor, reference: Tensor, item_dims: int = 1) -> Tensor:
-    """Squared difference, averaged over all dimensions but the first `item_dims`.
+    """Squared difference of tensors `[num_items, ...]`, averaged over all but the first `item_dims` dimensions.
 
-    Args:
-        values: `[num_items, ...]`.
-        reference: the same under the reference, same shape.
-        item_dims: number of leading dimensions that the result keeps (2 for `[num_items, num_tokens, dim]`).
-
-    Returns:
-        `[num_items]`, or the first `item_dims` sizes of `values`.
-
-    Raises:
-        InvalidInputError: shapes differ.
+    Shapes that differ raise `InvalidInputError`. `item_dims` is 2 for `[num_items, num_tokens, dim]`.
     """
     check_same_shape("values", values, reference)
     return _mean_rest((full_precision(values) - full_precision(reference)).square(), item_dims)
 
 
 def sum_tokens(log_prob: Tensor, mask: Tensor | None = None) -> Tensor:
-    r"""Log-likelihood of a whole item, :math:`\sum_t \log p(y_t | y_{<t})`, over the tokens where `mask` is true.
+    r"""Log-likelihood of whole items, :math:`\sum_t \log p(y_t | y_{<t})`, `[num_items]`.
 
-    Args:
-        log_prob: `[num_items]` (returned unchanged) or `[num_items, num_tokens]`.
-        mask: boolean, same shape.
-
-    Returns:
-        `[num_items]`.
+    `log_prob` is `[num_items]` (returned unchanged) or `[num_items, num_tokens]`; the sum is over the tokens where the
+    boolean `mask` of that shape is true.
     """
     log_prob = full_precision(log_prob)
     if log_prob.dim() == 1:

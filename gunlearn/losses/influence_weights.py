@@ -15,13 +15,12 @@ from gunlearn.losses.reduction import full_precision
 def item_weights(influence: Tensor, top: float = 1.0, cap: float = 0.93) -> Tensor:
     r"""Weights of items, :math:`\min(\sqrt{|I_i|}, q)` where :math:`I_i < 0` and 0 elsewhere, `[num_items]`.
 
+    All weights are 1 where no item has a negative influence (all losses are flat).
+
     Args:
         influence: `[num_items]`.
         top: share of the items with negative influence that keep their weight (at least one), the largest first.
-        cap: the quantile `q` of all :math:`\sqrt{|I|}`; where it is 0, of those that keep their weight.
-
-    Returns:
-        Weights; all ones where no item has a negative influence (all losses are flat).
+        cap: level of the quantile `q` of all :math:`\sqrt{|I|}`; where `q` is 0, of those that keep their weight.
     """
     size = influence.abs().sqrt()
     kept = influence < 0
@@ -44,7 +43,7 @@ def linear_head_influence(
     damping: float = 0.01,
     per: str = "token",
 ) -> Tensor:
-    r"""Influence :math:`-g_i^T F^{-1} \bar g` under a linear head without bias, in closed form.
+    r"""Influence :math:`-g_i^T F^{-1} \bar g` under a linear head without bias, in closed form; 0 for masked entries.
 
     .. math:: g = (p - y)\, h^T, \qquad F = \tfrac1n \sum_i g_i^2 + \lambda, \qquad \bar g = \tfrac1n \sum_i g_i
 
@@ -52,15 +51,13 @@ def linear_head_influence(
     `per="item"`, one sequence at a time). Memory is twice the head's.
 
     Args:
-        hidden: what the head reads, `[num_items, num_tokens, dim]` or `[num_items, dim]`.
+        hidden: the head's input, `[num_items, num_tokens, dim]` or `[num_items, dim]`.
         logits: `[num_items, num_tokens, num_classes]` or `[num_items, num_classes]`.
         label: class indices `[num_items, num_tokens]` or `[num_items]`.
         mask: boolean, shaped like `label`; masked entries do not count.
         damping: :math:`\lambda`, positive.
-        per: whether to return the influence of each `"token"`, or of each `"item"`, the sum over its tokens.
-
-    Returns:
-        Shaped like `label`, or `[num_items]`; 0 for masked entries.
+        per: `"token"` returns the influence of each token, shaped like `label`; `"item"` its sum over each item's
+            tokens, `[num_items]`.
 
     Raises:
         InvalidInputError: shapes that do not fit, or a number out of range.
@@ -101,7 +98,7 @@ def influence_weights(
     top: float = 1.0,
     cap: float = 0.93,
 ) -> Tensor:
-    """Return IMU's weights of tokens or sequences, with mean 1 over the unmasked ones.
+    """Return IMU's weights of tokens (shaped like `label`) or items `[num_items]`: mean 1, and 0 for masked entries.
 
     Use them with `GradientAscent`: `current.replace(weight=influence_weights(...))`. The weights of an item depend on
     the rest of its batch. The head is the linear output layer, which reads the last hidden states; the authors use the
@@ -109,9 +106,6 @@ def influence_weights(
 
     Arguments and errors are those of `linear_head_influence` and, for `top` and `cap`, of `item_weights`; `top=0.1` is
     the default of the authors' code.
-
-    Returns:
-        Shaped like `label`, or `[num_items]`; 0 for masked entries.
 
     Example:
         >>> h, z = torch.eye(3), torch.zeros(3, 4)

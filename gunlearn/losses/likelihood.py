@@ -1,4 +1,4 @@
-"""Losses of the likelihood alone: learn it, or unlearn it, each token by itself."""
+"""Losses of the likelihood alone, which learn or unlearn each token by itself."""
 
 from __future__ import annotations
 
@@ -47,10 +47,7 @@ class GradientAscent(Loss):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class SigmoidNLL(Loss):
-    """INPO's retain loss as in its official code, which applies one sigmoid too many; for that paper's mode alone.
-
-    See `functional.sigmoid_nll`.
-    """
+    """INPO's retain loss for its paper mode: its code applies one sigmoid too many, see `functional.sigmoid_nll`."""
 
     name = "sigmoid_nll"
     summary = "cross-entropy with logits applied to a probability, as INPO's code does"
@@ -67,8 +64,8 @@ class SigmoidNLL(Loss):
 class WGA(Loss):
     r"""Weighted gradient ascent, `"Rethinking LLM Unlearning Objectives" <https://arxiv.org/abs/2502.19301>`_.
 
-    The gradient is that of `GradientAscent` times :math:`p^\beta`, so that tokens that the model has forgotten are left
-    alone: `functional.weighted_ascent`.
+    The gradient is that of `GradientAscent` times :math:`p^\beta`, so that forgotten tokens are left alone:
+    `functional.weighted_ascent`.
 
     Args:
         beta: how fast the weight falls, positive; 1 in open-unlearning. Its limit 0 is `GradientAscent`.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Composable:
-    """The algebra that a loss and an objective share: both are sums of weighted losses."""
+    """The algebra that losses and objectives share: both are sums of weighted losses."""
 
     if TYPE_CHECKING:
 
@@ -124,16 +124,13 @@ class Objective(Composable):
         reference: Prediction | Mapping[str, Prediction] | None = None,
         counts: Sequence[Tensor | float] | None = None,
     ) -> ObjectiveValue:
-        """Evaluate all terms.
+        """Evaluate all terms; the total may be NaN or infinite, which the training loop refuses.
 
         Args:
             current: predictions of the current model by part; for an objective of one part, also its prediction alone.
             reference: predictions of the reference model by part, for `reference_parts`.
             counts: what each term's mean divides by (see `Loss.count`), where these items are one share of a larger
                 batch; the values of the shares then add up to that of the whole.
-
-        Returns:
-            The total and the single terms. The total may be NaN or infinite: the training loop refuses it.
 
         Raises:
             InvalidInputError: a part or a field is missing, or shapes disagree.
@@ -155,10 +152,7 @@ class Objective(Composable):
 
 
 def as_objective(value: Loss | Objective) -> Objective:
-    """Return a loss as an objective of one term, an objective unchanged.
-
-    Raises:
-        InvalidTypeError: `value` is neither.
+    """Return a loss as an objective of one term, an objective unchanged; anything else raises `InvalidTypeError`.
 
     Example:
         >>> from gunlearn.losses import NLL, as_objective

@@ -83,11 +83,7 @@ class Prediction:
         return len(shape) if room >= len(shape) and value.shape[: len(shape)] == shape else 1
 
     def require(self, name: str) -> Tensor:
-        """Return the field `name`.
-
-        Raises:
-            InvalidInputError: the prediction does not hold it.
-        """
+        """Return the field `name`; raise `InvalidInputError` where it is `None`."""
         value = getattr(self, name)
         if value is None:
             raise InvalidInputError(f"Expected a prediction with '{name}' (got None)")
@@ -121,9 +117,9 @@ class Prediction:
         return self.replace(**{name: function(t) for name, t in tensors.items() if t is not None})
 
     def detach(self) -> Prediction:
-        """The same prediction without gradient."""
+        """Return the same prediction without gradient."""
         return self.map(Tensor.detach)
 
     def replace(self, **changes: Any) -> Prediction:
-        """A copy with other tensors (or `None`) in some fields."""
+        """Return a copy with other tensors (or `None`) in some fields."""
         return replace(self, **changes)

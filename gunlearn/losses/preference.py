@@ -65,7 +65,7 @@ class SimNPO(Loss):
 
     Args:
         beta: inverse temperature; 4.5 in the authors' and open-unlearning's settings for TOFU (weight of the term 0.125
-            beside 1 for the retained data), 1 is the default of open-unlearning's class.
+            beside 1 for the retained data), 1 by default in open-unlearning's class.
         delta: threshold of the loss per token, 0 in the paper and the code.
     """
 
@@ -85,17 +85,17 @@ class SimNPO(Loss):
 
 @dataclass(frozen=True, repr=False)
 class DPO(Loss):
-    r"""Direct preference optimisation of another answer, `"DPO" <https://arxiv.org/abs/2305.18290>`_.
+    """Direct preference optimisation of another answer, `"DPO" <https://arxiv.org/abs/2305.18290>`_: `functional.dpo`.
 
-    The part `on` holds the rejected answers of `functional.dpo`, the part `preferred` the preferred ones; item `i` of
-    both answers the same question. With refusals it is IdkDPO (TOFU, arXiv 2401.06121), with other plausible
-    answers AltPO. Log-likelihoods are of whole sequences. An item without a preferred answer reduces to NPO; one
-    without a forgotten answer does not count.
+    The part `on` holds the rejected answers, `preferred` the preferred ones; item `i` of both answers the same
+    question. With refusals it is IdkDPO (TOFU, arXiv 2401.06121), with other plausible answers AltPO. Log-likelihoods
+    are of whole sequences. An item without a preferred answer reduces to NPO; one without a forgotten answer does not
+    count.
 
     Args:
         beta: inverse temperature; 0.1 in the paper and in open-unlearning.
-        scale: multiplies the value by `scale / beta`; `None`, the factor 1, is the paper's and TRL's, 2 is
-            open-unlearning's, which makes it comparable with `NPO`.
+        scale: multiplies the value by `scale / beta`; `None` (factor 1) is the paper's and TRL's, 2 is
+            open-unlearning's, comparable with `NPO`.
         preferred: name of the part with the preferred answers.
 
     Example:
@@ -143,9 +143,9 @@ class KTO(Loss):
 
     Args:
         beta: inverse temperature, 0.1 in the paper.
-        point: name of the part that :math:`z_0` is computed on, in the paper questions paired with answers to others;
-            `None` is :math:`z_0 = 0`. It carries no gradient. It is a mean over the items of one call, so that the
-            value of a batch given in shares differs from that of the whole batch.
+        point: name of the part that :math:`z_0` is computed on, without gradient; in the paper questions paired with
+            answers to others. `None` is :math:`z_0 = 0`. It is a mean over the items of one call: a batch given in
+            shares has another value than the whole batch.
 
     Example:
         >>> KTO(point="mismatched").on_parts
@@ -176,6 +176,6 @@ class KTO(Loss):
 
 
 def log_ratio(current: Prediction, reference: Prediction) -> Tensor:
-    """Log-likelihood of each whole item less that under the reference, in nats, `[num_items]`."""
+    """Return the log-likelihood of each whole item minus that under the reference, in nats, `[num_items]`."""
     now, before = (functional.sum_tokens(x.log_prob, current.mask) for x in (current, reference))
     return now - before

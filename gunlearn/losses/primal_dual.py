@@ -45,7 +45,7 @@ class PrimalDual:
         return self.weight
 
     def state_dict(self) -> dict[str, float]:
-        """The weight and the number of updates so far."""
+        """Return the weight and the number of updates so far."""
         return {"weight": self.weight, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, float]) -> None:

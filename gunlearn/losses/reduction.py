@@ -19,13 +19,12 @@ def reduce_values(
     reduction: str = "mean",
     count: Tensor | float | None = None,
 ) -> Tensor:
-    """Mask, weigh and reduce a loss's values.
+    """Mask, weigh and reduce a loss's values to a scalar, or for `"none"` to the shape of `values`.
 
     The mask takes items out of numerator and denominator; the weight multiplies values and stays out of the
-    denominator. Where nothing is left, the result is a differentiable zero, not NaN.
-
-    A masked value gets an exactly zero gradient. Zero the masked inputs of the loss as well
-    (`Prediction.fill_masked`): zero times an infinite derivative is NaN.
+    denominator. Where nothing is left, the result is a differentiable zero, not NaN. A masked value gets an exactly
+    zero gradient. Zero the masked inputs of the loss as well (`Prediction.fill_masked`): zero times an infinite
+    derivative is NaN.
 
     Args:
         values: `[num_items]` or `[num_items, num_tokens]`.
@@ -33,12 +32,9 @@ def reduce_values(
         weight: a number, `[num_items]` or broadcastable to `values` (`[1, num_tokens]` weighs positions).
         reduction: `"mean"` over all that the mask keeps (`"token_mean"` is another name of it), `"sum"`, or `"none"`
             (masked values are 0). `"seq_sum"` and `"seq_mean"` add up or average each item's tokens first and then
-            average over the items that have any: a long item weighs as much as a short one, or by its length.
+            average over the items that have any: with `"seq_mean"` a long item weighs as much as a short one.
         count: what means divide by, in place of the number of values (or items) given here; for one share of a larger
             batch, the number in the whole batch.
-
-    Returns:
-        A scalar, or for `"none"` the shape of `values`.
 
     Raises:
         InvalidInputError: unknown reduction, or shapes that do not fit.

@@ -45,7 +45,7 @@ class KLToReference(Loss):
 class MSEToReference(Loss):
     """Squared distance from the reference, the retain loss of RMU in `"WMDP" <https://arxiv.org/abs/2403.03218>`_.
 
-    The value of an item (of a token, where each has an embedding) is a mean over features and end points of an edge.
+    It is a mean over features and end points of an edge, per item or (where each has an embedding) per token.
 
     Args:
         field: `"embeddings"` or `"logits"`.
@@ -76,9 +76,7 @@ class Distillation(Loss):
 
     SCRUB's distance `d` (arXiv 2302.09880), which it lowers on the retained data and raises on the forgotten. The
     distance (`functional.distillation`) has no upper bound. It also grows where the student becomes *more* certain of
-    the true class than the teacher, and the more so the higher the temperature.
-
-    Logits shaped like `log_prob` are Bernoulli (an edge), others categorical.
+    the true class than the teacher, and the more so the higher the temperature. Logits are read as by `KLToReference`.
 
     Args:
         temperature: divides both models' logits; 1 is `KLToReference`.
@@ -105,8 +103,7 @@ class TopologicalEntropy(Loss):
     """Cross-entropy with the reference's embeddings, L_TE of `"INPO" <https://arxiv.org/abs/2510.19479>`_.
 
     Keeps the local structure around forgotten edges: the embeddings of their end points, read as distributions over
-    features, stay as they were (`functional.topological_entropy`). INPO weighs it with 0.5 to 0.8. Its minimum is the
-    entropy of the reference's embeddings, not 0.
+    features, stay the same (`functional.topological_entropy`). INPO weighs it with 0.5 to 0.8. Its minimum is not 0.
     """
 
     name = "topological_entropy"
@@ -124,10 +121,7 @@ class TopologicalEntropy(Loss):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class JSDToReference(Loss):
-    """Jensen-Shannon divergence from the reference, the retain loss of `"JensUn" <https://arxiv.org/abs/2509.02820>`_.
-
-    See `functional.js_to_reference`.
-    """
+    """The retain loss of `"JensUn" <https://arxiv.org/abs/2509.02820>`_: `functional.js_to_reference`."""
 
     name = "jsd_to_reference"
     summary = "bounded divergence of the predicted distribution from the reference's"

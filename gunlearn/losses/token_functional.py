@@ -1,7 +1,7 @@
-"""Pure tensor functions behind the losses of language models: one value per item or token, no reduction.
+"""Pure tensor functions behind the losses of language models, part of `gunlearn.losses.functional`.
 
-Part of `gunlearn.losses.functional`, and as precise: float32 at least. No gradient flows through targets and weights
-that are made of the current model's own predictions, as in the papers.
+Like those they compute in float32 at least and return one value per item or token. No gradient flows through targets
+and weights that are made of the current model's own predictions, as in the papers.
 """
 
 from __future__ import annotations
@@ -18,14 +18,9 @@ from gunlearn.losses.reduction import full_precision
 
 
 def mean_tokens(log_prob: Tensor, mask: Tensor | None = None) -> Tensor:
-    r"""Log-likelihood per token, :math:`\frac{1}{|y|} \log p(y)`, over the tokens where `mask` is true.
+    r"""Log-likelihood per token, :math:`\frac{1}{|y|} \log p(y)`, `[num_items]`; 0 for items without a token.
 
-    Args:
-        log_prob: `[num_items]` (returned unchanged) or `[num_items, num_tokens]`.
-        mask: boolean, same shape.
-
-    Returns:
-        `[num_items]`; 0 for items without a token.
+    Arguments are those of `functional.sum_tokens`.
     """
     log_prob = full_precision(log_prob)
     if log_prob.dim() == 1:
@@ -35,21 +30,13 @@ def mean_tokens(log_prob: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def sim_npo(mean_log_prob: Tensor, beta: float, delta: float = 0.0) -> Tensor:
-    r"""Simple negative preference optimisation, `arXiv:2410.07163 <https://arxiv.org/abs/2410.07163>`_.
+    r"""Simple negative preference optimisation, `[num_items]`, `arXiv:2410.07163 <https://arxiv.org/abs/2410.07163>`_.
 
     .. math:: -\frac{2}{\beta} \log\sigma\Big(\beta \big(-\tfrac{1}{|y|} \log p(y) - \delta\big)\Big)
 
-    Args:
-        mean_log_prob: log-likelihood per token of each item, `[num_items]`, see `mean_tokens`.
-        beta: inverse temperature, positive.
-        delta: the loss per token above which the gradient of an item fades out; the paper's :math:`\gamma` is
-            :math:`\beta \delta`.
-
-    Returns:
-        Values of the shape of `mean_log_prob`.
-
-    Raises:
-        InvalidInputError: `beta` is not positive or `delta` not finite.
+    `mean_log_prob` comes from `mean_tokens`. The gradient of an item fades out once its loss per token is above
+    `delta`; the paper's :math:`\gamma` is :math:`\beta \delta`. A `beta` that is not positive or an infinite `delta`
+    raises `InvalidInputError`.
     """
     check_number("beta", beta, positive=True)
     check_number("delta", delta)
@@ -57,7 +44,7 @@ def sim_npo(mean_log_prob: Tensor, beta: float, delta: float = 0.0) -> Tensor:
 
 
 def dpo(preferred_log_ratio: Tensor, rejected_log_ratio: Tensor, beta: float, scale: float | None = None) -> Tensor:
-    r"""Direct preference optimisation, equation 7 of `arXiv:2305.18290 <https://arxiv.org/abs/2305.18290>`_.
+    r"""Direct preference optimisation, `[num_items]`, eq. 7 of `arXiv:2305.18290 <https://arxiv.org/abs/2305.18290>`_.
 
     .. math:: -\log\sigma\big(\beta (r_w - r_l)\big), \qquad r = \log p(y) - \log p_{ref}(y)
 
@@ -65,10 +52,7 @@ def dpo(preferred_log_ratio: Tensor, rejected_log_ratio: Tensor, beta: float, sc
         preferred_log_ratio: :math:`r_w` of whole items, `[num_items]`.
         rejected_log_ratio: :math:`r_l`, same shape.
         beta: inverse temperature, positive.
-        scale: multiplies the value by `scale / beta`; `None` leaves the value unchanged.
-
-    Returns:
-        `[num_items]`.
+        scale: multiplies the value by `scale / beta`; `None` leaves it unchanged.
 
     Raises:
         InvalidInputError: shapes differ, or a number is not positive.
@@ -82,20 +66,12 @@ def dpo(preferred_log_ratio: Tensor, rejected_log_ratio: Tensor, beta: float, sc
 
 
 def kto(log_ratio: Tensor, beta: float, point: Tensor | float = 0.0) -> Tensor:
-    r"""The undesirable half of KTO, `arXiv:2402.01306 <https://arxiv.org/abs/2402.01306>`_.
+    r"""The undesirable half of KTO, `[num_items]` in [0, 1], `arXiv:2402.01306 <https://arxiv.org/abs/2402.01306>`_.
 
     .. math:: 1 - \sigma\big(\beta (z_0 - r)\big), \qquad r = \log p(y) - \log p_{ref}(y)
 
-    Args:
-        log_ratio: :math:`r` of whole items, `[num_items]`.
-        beta: inverse temperature, positive.
-        point: the reference point :math:`z_0`, without gradient.
-
-    Returns:
-        `[num_items]`, between 0 and 1.
-
-    Raises:
-        InvalidInputError: `beta` is not positive.
+    `log_ratio` is :math:`r` of whole items, `[num_items]`, and `point` the reference point :math:`z_0`, without
+    gradient. The inverse temperature `beta` must be positive, else `InvalidInputError`.
     """
     check_number("beta", beta, positive=True)
     return torch.sigmoid(beta * (full_precision(log_ratio) - point))
@@ -104,16 +80,8 @@ def kto(log_ratio: Tensor, beta: float, point: Tensor | float = 0.0) -> Tensor:
 def weighted_ascent(log_prob: Tensor, known: float = 1.0, unknown: float = 0.0) -> Tensor:
     r"""Gradient ascent with a weight that depends on how likely the token is: :math:`sg(p^a (1-p)^b) \log p`.
 
-    Args:
-        log_prob: `[num_items]` or `[num_items, num_tokens]`.
-        known: the exponent :math:`a \ge 0` of `p`.
-        unknown: the exponent :math:`b \ge 0` of `1 - p`.
-
-    Returns:
-        Values of the shape of `log_prob`, not below :math:`-1/(e a)`.
-
-    Raises:
-        InvalidInputError: a negative exponent.
+    `known` is the exponent :math:`a`, `unknown` the exponent :math:`b`; negative ones raise `InvalidInputError`. The
+    result has the shape of `log_prob`, `[num_items]` or `[num_items, num_tokens]`, and is not below :math:`-1/(e a)`.
     """
     check_number("known", known, minimum=0.0)
     check_number("unknown", unknown, minimum=0.0)
@@ -124,19 +92,12 @@ def weighted_ascent(log_prob: Tensor, known: float = 1.0, unknown: float = 0.0) 
 
 
 def inverted_hinge(logits: Tensor, label: Tensor) -> Tensor:
-    r"""Inverted hinge loss, `arXiv:2408.06621 <https://arxiv.org/abs/2408.06621>`_.
+    r"""Inverted hinge loss, between 0 and 2, `arXiv:2408.06621 <https://arxiv.org/abs/2408.06621>`_.
 
     .. math:: 1 + p_y - \max_{v \ne y} p_v
 
-    Args:
-        logits: `[..., num_classes]`.
-        label: class indices `[...]`.
-
-    Returns:
-        `[...]`, between 0 and 2.
-
-    Raises:
-        InvalidInputError: shapes that do not fit.
+    `logits` are `[..., num_classes]`, `label` class indices `[...]`, the result `[...]`; other shapes raise
+    `InvalidInputError`.
     """
     check_categorical(logits, label.shape)
     prob = full_precision(logits).softmax(-1)
@@ -149,17 +110,8 @@ def undial(logits: Tensor, reference_logits: Tensor, label: Tensor, beta: float)
 
     .. math:: -\sum_v q_v \log p_v, \qquad q = \mathrm{softmax}(z_{ref} - \beta\, \mathbb{1}_y)
 
-    Args:
-        logits: `[..., num_classes]`.
-        reference_logits: the same under the reference, same shape.
-        label: class indices `[...]`.
-        beta: how much to lower the label's logit, positive.
-
-    Returns:
-        `[...]`; its minimum is the entropy of `q`, not 0.
-
-    Raises:
-        InvalidInputError: shapes that do not fit, or `beta` is not positive.
+    Its minimum is the entropy of `q`, not 0. Both models' logits are `[..., num_classes]`, `label` class indices
+    `[...]`, the result `[...]`; other shapes, or a `beta` that is not positive, raise `InvalidInputError`.
     """
     check_number("beta", beta, positive=True)
     check_categorical(logits, label.shape)
@@ -170,19 +122,11 @@ def undial(logits: Tensor, reference_logits: Tensor, label: Tensor, beta: float)
 
 
 def cross_entropy_unlearning(logits: Tensor, label: Tensor) -> Tensor:
-    r"""Cross-entropy with the model's own predictions without the label, `arXiv:2503.01224 <https://arxiv.org/abs/2503.01224>`_.
+    r"""Cross-entropy with the model's own predictions less the label, `arXiv:2503.01224 <https://arxiv.org/abs/2503.01224>`_.
 
     .. math:: -\sum_v q_v \log p_v, \qquad q = sg\big(\mathrm{softmax}(z \text{ with } z_y = -\infty)\big)
 
-    Args:
-        logits: `[..., num_classes]`.
-        label: class indices `[...]`.
-
-    Returns:
-        `[...]`.
-
-    Raises:
-        InvalidInputError: shapes that do not fit.
+    Shapes and errors are those of `inverted_hinge`.
     """
     check_categorical(logits, label.shape)
     fixed = full_precision(logits.detach()).scatter(-1, label.unsqueeze(-1), -torch.inf)
@@ -194,14 +138,8 @@ def flat_logits(logits: Tensor) -> Tensor:
 
     .. math:: \big(\max_v z_v - \tfrac1V \sum_v z_v\big)^2
 
-    Args:
-        logits: `[..., num_classes]`.
-
-    Returns:
-        `[...]`; 0 where all classes are equally likely.
-
-    Raises:
-        InvalidInputError: fewer than two classes.
+    `logits` are `[..., num_classes]`, the result `[...]`; it is 0 where all classes are equally likely. Fewer than two
+    classes raise `InvalidInputError`.
     """
     check_categorical(logits, logits.shape[:-1])
     logits = full_precision(logits)
@@ -210,14 +148,9 @@ def flat_logits(logits: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def control_vector(dim: int, seed: int = 0) -> Tensor:
-    """Return RMU's `u`: a random direction with positive entries and unit norm, the same on every machine.
+    """Return RMU's `u`, `[dim]` in float64: a direction with positive entries and unit norm, the same on every machine.
 
-    Args:
-        dim: number of features.
-        seed: of a generator of its own.
-
-    Returns:
-        `[dim]` in float64; cached, so do not change it in place.
+    It is drawn at random by `seed`, and cached: do not change it in place.
     """
     u = torch.rand(dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return u / u.norm()

@@ -1,4 +1,4 @@
-"""What to forget: a request names it, and resolves against data to a partition. Names load on first use."""
+"""Requests name the things to forget and resolve against data to a partition. Names load on first use."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Taking a selection out of a graph; the rest is what a model may learn from and be used on.
+"""Take a selection out of a graph; the rest is what a model may learn from and be used on.
 
 - An **edge** leaves every list that holds it, both directions and all copies, with its attributes.
 - A **node** keeps its number, so that the caller's ids stay right, and loses all else: its edges, its row of `x`
-  (zeros), its label (`y` is -1), its place in every mask, its row of every other node attribute (zeros), and the
-  held-out pairs that it is an end of. It sends no messages; nothing is trained or evaluated on it.
+  (zeros), its label (-1; zeros where `y` does not hold integers), its place in every mask, its row of every other node
+  attribute (zeros), and the held-out pairs that it is an end of. Nothing is trained or evaluated on it.
 - **Features** become zeros; the node keeps label and edges. CSR features lose the entries themselves, since a stored
   zero would still reveal where they were.
 - A **graph** of a batch loses all its nodes in that way, its label and its place in the masks.
@@ -111,7 +111,7 @@ def _blank_nodes(graph: TrainingGraph, retain: Data, nodes: Tensor) -> None:
 
 
 def _blank(retain: Data, rows: Tensor, names: list[str]) -> None:
-    """Make rows of some attributes zeros, and unknown labels of integers -1."""
+    """Set rows of some attributes to zero, and unknown labels of integers to -1."""
     for name in names:
         value = retain[name]
         if isinstance(value, np.ndarray):
@@ -146,9 +146,7 @@ def _features(data: Data) -> Tensor:
 def without_features(x: Tensor, blocks: tuple[tuple[Tensor, Tensor | None], ...]) -> Tensor:
     """Return a copy of dense or CSR features `[num_nodes, num_features]` without blocks of entries.
 
-    Args:
-        x: the features.
-        blocks: node ids `[k]` and columns `[c]`, `None` for all columns.
+    A block is node ids `[k]` and columns `[c]`, `None` for all columns.
     """
     if x.layout == torch.strided:
         x = x.clone()

@@ -1,4 +1,4 @@
-"""What all requests share: resolving to a partition, equality by content, and sums."""
+"""The base of all requests: resolving to a partition, equality by content, and sums."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Request(ABC):
         """Return what to forget; for edges, a mask `[E]` over the columns of `data.edge_index`, one of each edge."""
 
     def selection(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
-        """`select`, with a mask of edges turned into a selection."""
+        """Return the result of `select`, with a mask of edges turned into a selection."""
         selected = self.select(graph, scores)
         return selected if isinstance(selected, Selection) else Selection.of(graph, selected)
 
@@ -43,18 +43,18 @@ class Request(ABC):
     def resolve(self, data: Data, scores: Any = None) -> Partition:
         """Split `data` into what to forget and what to retain.
 
-        Args:
-            data: its `edge_index` (`[2, E]`) is the message graph of the *training* edges; held-out edges, if any,
-                are in `val_pos_edge_index` and `test_pos_edge_index`. Never changed.
-            scores: `[E]`, one per column of `data.edge_index`; only requests by influence read them.
+        In an undirected graph an edge is forgotten in both directions and all copies; a node is forgotten with all its
+        edges.
 
-        Returns:
-            The partition. In an undirected graph an edge is forgotten in both directions and all copies; a node is
-            forgotten with all its edges.
+        Args:
+            data: its `edge_index` (`[2, E]`) is the message graph of the *training* edges; held-out edges, if any, are
+                in `val_pos_edge_index` and `test_pos_edge_index`. Never changed.
+            scores: `[E]`, one per column of `data.edge_index`; only requests by influence read them.
 
         Raises:
             EmptyForgetSetError: nothing to forget.
             InvalidRequestError: the request does not fit the data, or would leave no edge.
+            InvalidTypeError: `data` is no `Data`.
         """
         graph = TrainingGraph(data)
         named = self.selection(graph, scores)
@@ -102,7 +102,7 @@ class RequestSum(Request):
         return any(part.needs_scores for part in self.parts)
 
     def content(self) -> Hashable:
-        """The set of parts: order and repetition do not matter."""
+        """Return the set of parts: order and repetition do not matter."""
         return frozenset(self.parts)
 
     def __repr__(self) -> str:

@@ -60,7 +60,7 @@ def draw_edges(request: ForgetEdges, graph: TrainingGraph, scores: Any) -> Tenso
 
 
 def _degree_sums(graph: TrainingGraph) -> Tensor:
-    """Sum of both end points' degrees, `[num_edges]`; copies and directions count once, self-loops twice."""
+    """Return the sum of both end points' degrees, `[num_edges]`; copies and directions count once, self-loops twice."""
     nodes, position = graph.pairs.unique(return_inverse=True)
     degree = torch.bincount(position.flatten(), minlength=nodes.numel())
     return degree[position].sum(dim=0)
@@ -84,9 +84,8 @@ def _largest_scores(graph: TrainingGraph, scores: Any) -> Tensor:
 def region_edges(graph: TrainingGraph, region: str) -> Tensor:
     """Return the numbers of the training edges in a region, sorted by their end points.
 
-    "in" holds the edges with both end points within two hops of an end point of a test edge, hops along training
-    edges in either direction (the enclosing subgraph of the test edges; Cheng et al., "GNNDelete", ICLR 2023,
-    section 5); "out" holds the others, "any" all.
+    "in" holds the edges with both end points within two hops of an end point of a test edge, hops along training edges
+    in either direction (Cheng et al., "GNNDelete", ICLR 2023, section 5); "out" holds the others, "any" all.
     """
     edges = torch.arange(graph.num_edges, device=graph.edge_index.device)
     if region == "any":
@@ -98,13 +97,11 @@ def region_edges(graph: TrainingGraph, region: str) -> Tensor:
 
 
 def inpo_edges(graph: TrainingGraph) -> tuple[Tensor, int]:
-    """Return the candidates of the official INPO code, in its order, and the length of its split's permutation.
+    """Return the candidates of the official INPO code `[num_candidates]`, in its order, and the number of all edges.
 
-    The official mask starts from the *validation* edges and follows training edges, stored once as row < col, from
-    col to row only. Candidates keep the order of `data.train_pos_edge_index`, the order of the split.
-
-    Returns:
-        Edge numbers `[num_candidates]`, and the number of all train, validation and test edges.
+    The official mask starts from the *validation* edges and follows training edges, stored once as row < col, from col
+    to row only. Candidates keep the order of `data.train_pos_edge_index`, the order of the split. The second number
+    (train, validation and test edges) is the length of the split's permutation.
     """
     if not graph.is_undirected:
         raise InvalidRequestError("Expected an undirected graph for protocol 'inpo' (got a directed edge_index)")

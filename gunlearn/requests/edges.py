@@ -26,8 +26,8 @@ class ForgetEdges(RequestByArguments):
     every copy too.
 
     Args:
-        edge_index: the edges, `[2, F]` (tensor or array) or a list of pairs. Both directions of an undirected edge
-            may be given; they count once.
+        edge_index: the edges, `[2, F]` (tensor or array) or a list of pairs. Both directions of an undirected edge may
+            be given; they count once.
         edge_ids: the edges as columns of `data.edge_index`, `[F]`.
         ratio: draw `int(ratio * num_training_edges)` edges, 0 < ratio < 1.
         count: draw this many edges.
@@ -38,8 +38,8 @@ class ForgetEdges(RequestByArguments):
         by: order of the draw: "random", "degree" (largest sum of the end points' degrees first, ties at random) or
             "influence" (highest score first; `resolve` needs `scores`; an edge has the largest score of its columns).
         seed: of the draw; the global random state does not change.
-        edge_type: the relation, in a graph with `data.edge_type` `[E]` (triples of a knowledge graph): named edges and
-            drawn ones are of this relation. `None` means every relation between the named nodes.
+        edge_type: the relation of named and drawn edges, in a graph with `data.edge_type` `[E]` (triples of a knowledge
+            graph). `None` means every relation between the named nodes.
 
     Raises:
         EmptyForgetSetError: no edges are named.
@@ -130,7 +130,7 @@ def _named_edges(graph: TrainingGraph, edge_index: Tensor, edge_type: int | None
 
 
 def _why_missing(graph: TrainingGraph, missing: Tensor) -> str:
-    """Return the message about named edges that are no training edges; it tells held-out ones apart."""
+    """Return the message about named edges that are no training edges; held-out edges get their own message."""
     for name in ("val_pos_edge_index", "test_pos_edge_index"):
         held_out = getattr(graph.data, name, None)
         pairs = {tuple(pair) for pair in held_out.t().tolist()} if isinstance(held_out, Tensor) else set()

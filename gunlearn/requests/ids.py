@@ -1,4 +1,4 @@
-"""Requests for things that have a number: named one by one, by a mask, or drawn among the training ones."""
+"""Requests for things with numbers: named one by one, by a mask, or drawn among the training ones."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gunlearn.requests.training_graph import MASKS
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RequestByArguments(Request):
-    """A request that is equal to another one if all its arguments are."""
+    """A request that equals another if all arguments are equal."""
 
     noun: ClassVar[str] = "node"
 
     def check_arguments(self, ways: tuple[str, ...]) -> str:
-        """Refuse bad arguments; return the one of `ways` that says which things, and keep a copy of what it names."""
+        """Refuse bad arguments; return the one of `ways` that was given, and store a copy of its value."""
         given = the_one_given(self, ways)
         check_seed(getattr(self, "seed", 0))
         check_size(getattr(self, "ratio", None), getattr(self, "count", None), self.noun)
@@ -36,7 +36,7 @@ class RequestByArguments(Request):
         return tuple(_sorted_content(getattr(self, field.name)) for field in fields(self))
 
     def __repr__(self) -> str:
-        """The arguments that differ from their defaults; of ids the first few."""
+        """Show the arguments that differ from their defaults; of ids the first few."""
         shown = []
         for field in fields(self):
             value = getattr(self, field.name)
@@ -97,7 +97,7 @@ class RequestByIds(RequestByArguments):
 
 
 def named_tensor(value: Any, name: str, noun: str) -> Tensor:
-    """Return named things as an int64 CPU tensor of its own: `[F]`, or pairs `[2, F]` for `edge_index`."""
+    """Return a copy of named things as an int64 CPU tensor: `[F]`, or pairs `[2, F]` for `edge_index`."""
     is_list = isinstance(value, (list, tuple))
     try:
         tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
@@ -119,7 +119,7 @@ def named_tensor(value: Any, name: str, noun: str) -> Tensor:
 
 
 def number_to_draw(ratio: float | None, count: int | None, total: int, noun: str) -> int:
-    """Return how many of `total` things to draw; `ratio` or `count` says so."""
+    """Return how many of `total` things to draw, by `ratio` or `count`."""
     number = int((ratio or 0) * total) if count is None else count
     if number == 0:
         raise EmptyForgetSetError(f"Expected a ratio of at least one {noun} (got {ratio} of {total} training {noun}s)")
@@ -143,7 +143,7 @@ def check_unique(ids: Tensor, noun: str) -> None:
 
 
 def trainable_mask(data: Any, size: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return which of `size` things a model learned from: `train_mask`, or what `val_mask` and `test_mask` leave."""
+    """Return the mask `[size]` of what a model learned from: `train_mask`, or what `val_mask` and `test_mask` leave."""
     masks = {name: getattr(data, name) for name in MASKS if getattr(data, name, None) is not None}
     for name, mask in masks.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (size,):
@@ -158,7 +158,7 @@ def trainable_mask(data: Any, size: int, device: torch.device | str = "cpu") -> 
 
 
 def show_columns(ids: Tensor, limit: int = 5) -> str:
-    """The first few ids or pairs as text: `4, 7, ...` or `(0, 1), (4, 2), ...`."""
+    """Return the first few ids or pairs as text: `4, 7, ...` or `(0, 1), (4, 2), ...`."""
     shown = [str(tuple(pair)) for pair in ids[:, :limit].t().tolist()] if ids.dim() == 2 else ids[:limit].tolist()
     return ", ".join(map(str, shown)) + (", ..." if ids.size(-1) > limit else "")
 
@@ -175,7 +175,7 @@ def _named_mask(value: Any, name: str, noun: str) -> Tensor:
 
 
 def _sorted_content(value: Any) -> Hashable:
-    """A tensor of ids as its sorted columns, a mask as its size and its ids; anything else unchanged."""
+    """Return a tensor of ids as its sorted columns, a mask as its size and its ids, anything else unchanged."""
     if not isinstance(value, Tensor):
         return value
     if value.dtype == torch.bool:

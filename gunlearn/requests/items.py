@@ -23,7 +23,7 @@ class ItemPartition:
     """Independent items, split by a request.
 
     Args:
-        data: the original, the caller's own object; never changed.
+        data: the caller's own object; never changed.
         kind: the kind of the request.
         forget_mask: boolean `[num_items]` over the rows of `data.x`.
         retain_mask: boolean `[num_items]`, the other *training* rows.
@@ -52,7 +52,7 @@ class ItemPartition:
         return int(self.retain_mask.sum())
 
     def describe(self) -> str:
-        """One line for logs and reports."""
+        """Return one line for logs and reports."""
         noun = "item" if self.num_forget == 1 else "items"
         return f"{self.num_forget} {noun} of {self.num_forget + self.num_retain} training items"
 
@@ -82,16 +82,15 @@ class ForgetItems(RequestByIds):
     noun: ClassVar[str] = "item"
 
     def resolve(self, data: Any, scores: Any = None) -> ItemPartition:  # type: ignore[override]  # items have no edges
-        """Split the items of `data` into what to forget and what to retain.
+        """Split the items of `data` into what to forget and what to retain; `scores` are not read.
 
-        Args:
-            data: `x` `[num_items, ...]`, `y` `[num_items, ...]` and, where some rows are held out, `train_mask` (or
-                `val_mask` and `test_mask`). Never changed.
-            scores: not read.
+        `data` holds `x` `[num_items, ...]`, `y` `[num_items, ...]` and, where some rows are held out, `train_mask` (or
+        `val_mask` and `test_mask`). It is never changed.
 
         Raises:
             EmptyForgetSetError: nothing to forget.
             InvalidRequestError: the request does not fit the data, or would leave no training item.
+            InvalidTypeError: `data` has no `x` and `y`.
         """
         train = training_rows(data)
         rows = self.ids(train.numel(), train.nonzero().view(-1)).to(train.device)
@@ -125,7 +124,7 @@ class ForgetItems(RequestByIds):
 
 
 def split_rows(rows: list[Any], num_forget: int) -> ItemPartition:
-    """Split rows of token ids, of which the first `num_forget` are to be forgotten, and the others may be none."""
+    """Split rows of token ids: the first `num_forget` are forgotten, the others (possibly none) retained."""
     forget = torch.arange(len(rows)) < num_forget
     ids = forget.nonzero().view(1, -1)
     return ItemPartition(rows, "items", forget, ~forget, rows[num_forget:], ids_hash("items", len(rows), ids))

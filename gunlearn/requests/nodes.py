@@ -46,8 +46,8 @@ class ForgetNodes(_RequestByNodes):
     """Forget nodes: features, label and all edges; see `gunlearn.requests.apply` for what is left.
 
     Exactly one of `index`, `mask`, `ratio` and `count` says which. Any node may be named; draws are among the training
-    nodes (`data.train_mask`; without one, those outside `val_mask` and `test_mask`). All ids are global ids of the
-    graph.
+    nodes (`data.train_mask`; without one, labelled nodes outside `val_mask` and `test_mask`). All ids are global ids of
+    the graph.
 
     Args:
         index: node ids, `[F]`.
@@ -112,8 +112,8 @@ class ForgetFeatures(_RequestByNodes):
 class ForgetSubgraph(_RequestByNodes):
     """Forget the subgraph around some nodes: all nodes within `num_hops` of them, or only the edges among these.
 
-    With `num_hops=0` it is the subgraph that the nodes induce. Drawn centres are training nodes; the nodes around them
-    may be any.
+    With `num_hops=0` it is the subgraph that the nodes induce. Drawn centres are training nodes; their neighbours may
+    be any.
 
     Args:
         index: ids of the centres, `[F]`; `mask`, `ratio`, `count`, `by` and `seed` are those of `ForgetNodes`.

@@ -24,13 +24,13 @@ class Partition:
     """A training graph of `E` columns, split by a request.
 
     Args:
-        data: the original, the caller's own object; never changed.
+        data: the caller's own object; never changed.
         kind: the kind of the request.
         forgets: kinds of things that the request names, among `"edges"`, `"nodes"`, `"features"`, `"graphs"`.
         forget_mask: boolean `[E]` over the columns of `data.edge_index`, both directions and every copy, those of
             forgotten nodes included.
-        forget_edge_index: `[2, num_forget]`, one column per forgotten edge in order of first occurrence;
-            row <= col if undirected.
+        forget_edge_index: `[2, num_forget]`, one column per forgotten edge in order of first occurrence; row <= col if
+            undirected.
         retain_edge_index: `[2, num_retain]`, the other edges, likewise.
         forget_nodes: sorted ids `[k]` of forgotten nodes, those of forgotten graphs included.
         forget_features: forgotten blocks of feature entries: node ids `[k]`, and columns `[c]` or `None` for all.
@@ -111,15 +111,15 @@ class Partition:
     def affected_nodes(self, num_hops: int) -> Tensor:
         """Return the nodes whose outputs may change in a model of `num_hops` layers: boolean `[num_nodes]`.
 
-        These are the nodes within `num_hops` of a touched node, on the original graph. Hops take directed edges both
-        ways, so that the set is right for models of either flow.
+        These are the nodes within `num_hops` of a touched node, on the original graph, along edges in either direction,
+        so that the set is right for models of either flow.
         """
         if isinstance(num_hops, bool) or not isinstance(num_hops, int) or num_hops < 0:
             raise InvalidRequestError(f"Expected 'num_hops' to be an integer >= 0 (got {num_hops!r})")
         return k_hop_mask(self.data.edge_index, self.touched_nodes, int(self.retain_data.num_nodes), num_hops)
 
     def describe(self) -> str:
-        """One line for logs and reports."""
+        """Return one line for logs and reports."""
         if self.forgets == ("edges",):
             noun = "edge" if self.num_forget == 1 else "edges"
             sort = f"undirected {noun} (both directions removed)" if self.is_undirected else f"directed {noun}"
@@ -138,7 +138,7 @@ class Partition:
 
 
 def ids_hash(kind: str, size: int, sorted_ids: Tensor) -> str:
-    """Return 16 hex digits that tell a kind of thing, the number of all things and the chosen ids apart."""
+    """Return 16 hex digits from a kind of thing, the number of all things and the chosen ids."""
     digest = hashlib.sha256(f"{kind}:{size}:".encode())
     digest.update(np.ascontiguousarray(sorted_ids.cpu().numpy(), dtype="<i8").tobytes())
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What a request selects from a graph, before anything is taken out of it, and what lies near that."""
+"""The things that a request selects from a graph, and the nodes within some hops."""
 
 from __future__ import annotations
 
@@ -79,15 +79,10 @@ class Selection:
 
 
 def k_hop_mask(edge_index: Tensor, start: Tensor, num_nodes: int, num_hops: int, both_ways: bool = True) -> Tensor:
-    """Return the nodes within `num_hops` of some nodes, these included: boolean `[num_nodes]`.
+    """Return the nodes within `num_hops` of the nodes `start` (ids `[k]`), these included: boolean `[num_nodes]`.
 
-    Args:
-        edge_index: `[2, n]`.
-        start: ids `[k]`.
-        num_nodes: all ids are below.
-        num_hops: number of hops.
-        both_ways: follow edges in both directions; otherwise from col to row only, the "source_to_target" flow of
-            PyG's `k_hop_subgraph`.
+    `both_ways` follows edges in both directions; otherwise from col to row only, the "source_to_target" flow of PyG's
+    `k_hop_subgraph`.
     """
     row, col = edge_index
     mask = torch.zeros(num_nodes, dtype=torch.bool, device=edge_index.device).index_fill_(0, start, True)

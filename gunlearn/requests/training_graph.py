@@ -39,7 +39,7 @@ class TrainingGraph:
     """
 
     def __init__(self, data: Data) -> None:
-        # Asked of the class, as PyG need not be loaded: a HeteroData has edges of several types, and no such rule.
+        # Checked on the class, without importing PyG; a HeteroData has no `is_edge_attr`.
         if not hasattr(type(data), "is_edge_attr"):
             raise InvalidTypeError(f"Expected a torch_geometric.data.Data (got {type(data).__name__})")
         self.data = data
@@ -86,7 +86,7 @@ class TrainingGraph:
         return torch.where(self._nodes[position] == nodes, position, -1)
 
     def find(self, edge_index: Tensor, relation: Tensor | int | None = None) -> Tensor:
-        """Return the number of the edge in each column of `edge_index` (`[2, n]`), -1 where there is none: `[n]`.
+        """Return the edge number of each column of `edge_index` (`[2, n]`), -1 where there is none: `[n]`.
 
         `relation` (one, or `[n]`) is needed in a graph of several relations.
         """
@@ -114,11 +114,7 @@ class TrainingGraph:
 
 
 def num_graphs(data: Data) -> int:
-    """Return how many graphs a batch holds: its `num_graphs`, else the largest number in `data.batch` plus one.
-
-    Raises:
-        InvalidRequestError: `data` is no batch.
-    """
+    """Return how many graphs a batch holds: its `num_graphs`, else the largest number in `data.batch` plus one."""
     if not isinstance(data.get("batch"), Tensor):
         raise InvalidRequestError(
             "Expected a batch of graphs with 'data.batch' (got a single graph); see "
@@ -129,7 +125,7 @@ def num_graphs(data: Data) -> int:
 
 
 def same_both_ways(forward: Tensor, backward: Tensor) -> bool:
-    """Return whether a graph is undirected, as a set of pairs: by keys of its edges and of the reversed ones, `[E]`."""
+    """Return whether a graph is undirected as a set of pairs, from keys `[E]` of its edges and of the reversed ones."""
     return torch.equal(forward.unique(), backward.unique())
 
 

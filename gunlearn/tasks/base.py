@@ -1,4 +1,4 @@
-"""What a task is: it says what a model predicts, item by item, and which items each part of a problem holds."""
+"""The base of all tasks: what a model predicts, item by item, and which items each part of a problem holds."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:  # tasks without graphs load none of it
     from gunlearn.tasks.sampling import BatchOptions, Draw, ShuffledBatches
 
 
-#: How far forgotten items may be pushed before they are let go, for tasks that know such targets.
+#: Targets at which forgotten items are released, for tasks that have them.
 STOP_TARGETS = ("separated", "unseen")
 
 
 @dataclass(frozen=True)
 class View:
-    """What to read of a problem: the arguments of `Task.parts`."""
+    """The arguments of `Task.parts`: what to read of a problem."""
 
     partition: Any
     message_graph: str = "retain"
@@ -34,7 +34,7 @@ class View:
     names: tuple[str, ...] | None = None
 
     def reads(self, name: str) -> bool:
-        """Return whether a part will be asked for."""
+        """Return whether a part will be read."""
         return self.names is None or name in self.names
 
 
@@ -42,7 +42,7 @@ class PartItems:
     """Items of one part, a base for dataclasses whose tensors have a row per item.
 
     Attributes:
-        fixed: the same at every step, so that a reference prediction of them can be kept.
+        fixed: the items are the same at every step, so that a reference prediction of them can be kept.
     """
 
     fixed: bool
@@ -70,11 +70,12 @@ class Parts(ABC):
     """The items of each part ("forget", "retain", ...) of one problem, drawn anew at each step where they are random.
 
     Attributes:
-        names: the parts that can be asked for, with what they hold.
+        names: the parts of this problem, each with a description.
         data: what the model reads (the message graph, for a graph task).
-        joint: the forgotten items' part of the original graph is in `data` too, beside the retained graph.
-        retained: what suffices in place of `data` where no forgotten item is read; `None` where there is no such thing.
-        draws: what says which items of a part a step reads; `None` where they can only be read all at once.
+        joint: `data` also holds the forgotten items' part of the original graph, beside the retained graph.
+        retained: what the model reads instead of `data` where no forgotten item is read; `None` for `data`.
+        draws: by part, the function that says which items a step reads; `None` where items can only be read all at
+            once.
     """
 
     names: ClassVar[dict[str, str]]
@@ -94,10 +95,8 @@ class Parts(ABC):
     def strata(self) -> Tensor:
         """Return the stratum of each retained item for `StratifiedSampler`, integers `[num_retained]`.
 
-        In a graph it is the distance to what is forgotten; where there is none, all items are one stratum.
-
-        Raises:
-            UnsupportedMethodError: the retained items of this task can only be read all at once.
+        In a graph it is the distance to what is forgotten; elsewhere all items are one stratum. A task that can only
+        read all retained items at once raises `UnsupportedMethodError`.
         """
         raise UnsupportedMethodError(
             f"Expected a task that reads retained items in batches (got {type(self).__name__} without 'strata')"
@@ -106,8 +105,7 @@ class Parts(ABC):
     def limit(self, draw: Draw, part: str = "retain") -> None:
         """Read at each step only the items of a part that `draw` names.
 
-        Raises:
-            UnsupportedMethodError: the items of that part can only be read all at once.
+        A task that can only read these items all at once raises `UnsupportedMethodError`.
         """
         if self.draws is None:
             raise UnsupportedMethodError(
@@ -125,10 +123,10 @@ class Parts(ABC):
 
 
 class Reader:
-    """What the model reads in one step: here all of it.
+    """The base of what a model reads in one step; this one reads everything.
 
     Args:
-        parts: of the problem; a reader may put others in the place of those it was given.
+        parts: of the problem; a reader may replace them.
         around: the context around training passes.
 
     Attributes:
@@ -144,9 +142,7 @@ class Reader:
     def read(self, items: dict, needed: Collection[str] | None = None) -> tuple[Any, dict, Any]:
         """Return what the model must read for `items`, the items in its terms, and the part of the graph, if any.
 
-        Args:
-            items: of each part that was sampled.
-            needed: the parts that this step's objective reads; `None` for all.
+        `needed` names the parts that this step's objective reads, of all sampled `items`; `None` for all.
         """
         parts = self.parts
         if parts.retained is not None and needed is not None and "forget" not in needed:
@@ -188,17 +184,13 @@ class Task(ABC):
         return None
 
     def relabel(self, items: Any, subgraph: Subgraph) -> Any:
-        """Return the same items by the node ids of a part of the graph; needed where `seeds` names nodes."""
+        """Return the same items with the node ids of a part of the graph; needed where `seeds` names nodes."""
         raise NotImplementedError
 
     def reading(self, items: Any, index: Tensor, ends: Tensor, num_rows: int) -> Any:
-        """Return some of the items, which read other rows of a table of outputs; needed where `seeds` names nodes.
+        """Return the items `index` `[k]`, reading other rows of a table of outputs; needed where `seeds` names nodes.
 
-        Args:
-            items: items of this task.
-            index: which of them `[k]`.
-            ends: the rows that they read, one line per end `[1 or 2, k]`.
-            num_rows: rows of the table.
+        `ends` are the rows that they read, one line per end `[1 or 2, k]`, of `num_rows` in the table.
         """
         raise NotImplementedError
 
@@ -209,14 +201,10 @@ class Task(ABC):
     def reader(
         self, model: nn.Module, parts: Parts, names: tuple[str, ...], options: BatchOptions, around: Any
     ) -> Reader:
-        """Decide what the model reads in a step; everything, unless a task knows better.
+        """Return the object that chooses the model's input in each step: all of it, unless a task overrides this.
 
-        Args:
-            model: the model that will be trained.
-            parts: of the problem.
-            names: the parts that the objective reads.
-            options: how much a step reads.
-            around: the context around training passes; see `GradientMethod.surroundings`.
+        `names` are the parts that the objective reads, `options` say how much a step reads, and `around` is the context
+        around training passes (see `GradientMethod.surroundings`).
 
         Raises:
             UnsupportedMethodError: the options ask for what the task, the model or the context cannot do.
@@ -230,7 +218,7 @@ class Task(ABC):
         return Reader(parts, around)
 
     def read(self, model: nn.Module, outputs: Any, items: Any) -> Prediction:
-        """Run `decode`, or where the items have their own `items.decode(task, model, outputs)`, that."""
+        """Run `decode`, or `items.decode(task, model, outputs)` where the items have it."""
         own = getattr(items, "decode", None)
         return self.decode(model, outputs, items) if own is None else own(self, model, outputs)
 
@@ -247,24 +235,20 @@ class Task(ABC):
             partition: what a request resolved to.
             message_graph: `"retain"` or `"full"`: the graph the model reads while unlearning. Forgotten nodes and
                 features are not in the retained graph: their items are read beside it, on the original one.
-            model: whose reach decides how much of the original graph that takes; `None` takes all of it.
-            names: the parts that will be asked for; `None` for any. The original graph is read for `"forget"` alone.
+            model: its reach decides how much of the original graph that takes; `None` takes all of it.
+            names: the parts that will be read; `None` for any. The original graph is read for `"forget"` alone.
         """
         return self.make_parts(View(partition, message_graph, model, None if names is None else tuple(names)))
 
     def check_target(self, until: str, data: Any) -> None:
-        """Refuse a target that the task or its data do not have, with an `UnsupportedMethodError`."""
+        """Raise `UnsupportedMethodError` for a target that the task or its data do not have."""
         raise UnsupportedMethodError(f"Expected link prediction for 'until' (got '{self.name}')")
 
     def target(self, until: str, model: nn.Module, reference: nn.Module, partition: Any, narrow: bool) -> Any:
         """Return the target down to which forgotten items are pushed; see `check_target`.
 
-        Args:
-            until: one of `STOP_TARGETS`.
-            model: the model that unlearns.
-            reference: the model as it was.
-            partition: what is forgotten.
-            narrow: look at a part of the graph, where that gives the same.
+        `until` is one of `STOP_TARGETS`, `model` unlearns, `reference` is the model before unlearning; `narrow` reads
+        only a part of the graph, where that gives the same.
         """
         raise UnsupportedMethodError(f"Expected link prediction for 'until' (got '{self.name}')")
 
@@ -282,11 +266,11 @@ class Task(ABC):
         return data
 
     def adapts(self, model: nn.Module) -> bool:
-        """Return whether an adapter is trained in the place of the model's own weights."""
+        """Return whether an adapter is trained instead of the model's own weights."""
         return hasattr(model, "peft_config")
 
     def runner(self, method: Any) -> Any | None:
-        """Return what runs a method in the place of the package's own loop; `None` for the loop."""
+        """Return what runs a method instead of the package's own loop; `None` for the loop."""
         return None
 
     def remarks(self, model: nn.Module) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which retained items a step reads: a stratified sample with weights, or the next batch of a permutation."""
+"""Choice of the retained items that a step reads: a weighted stratified sample, or the next batch of a permutation."""
 
 from __future__ import annotations
 
@@ -57,12 +57,8 @@ def edge_strata(
 ) -> Tensor:
     """Return the distance of each edge to a set of nodes, `[num_edges]`: 0 if it touches one, `num_hops + 1` if beyond.
 
-    Args:
-        edges: the edges to sort into strata, `[2, num_edges]`; the nearer end point counts.
-        start: node ids the distance is measured from, `[num_start]`; `None` puts all edges into one stratum.
-        edge_index: the graph, taken both ways, `[2, num_columns]`.
-        num_nodes: number of nodes.
-        num_hops: the largest distance that is a stratum of its own.
+    The nearer end point of `edges` `[2, num_edges]` counts, on the graph `edge_index` `[2, num_columns]` taken both
+    ways. `start` are the ids of the nodes, `[num_start]`; `None` puts all edges into one stratum.
     """
     if start is None:
         return torch.zeros_like(edges[0])
@@ -73,10 +69,8 @@ def edge_strata(
 def allocate(population: Tensor, num_samples: int, floor: int) -> Tensor:
     """Return how many items to draw from each stratum, `[num_strata]`: in proportion to its size, at least `floor`.
 
-    Args:
-        population: size of each stratum.
-        num_samples: how many in all, at most the sum of `population`.
-        floor: least number per stratum; a smaller stratum is taken whole, an empty one not at all.
+    `floor` is cut to an equal share of the `num_samples`, and at least 1. A smaller stratum is taken whole, an empty
+    one not at all. `population` holds the sizes of the strata; `num_samples` is at most their sum.
     """
     filled = int((population > 0).sum())
     # With fewer samples than strata something is never drawn, and cannot be estimated.
@@ -89,7 +83,7 @@ def allocate(population: Tensor, num_samples: int, floor: int) -> Tensor:
     room, rest = population - least, num_samples - int(least.sum())
     exact = room * (rest / max(int(room.sum()), 1))
     count = exact.floor().long()
-    # What rounding left over goes to the largest fractions; there is room, for `exact <= room`.
+    # Items that rounding left over go to the largest fractions; `exact <= room`, so there is room.
     fraction = torch.where(count < room, exact - count, -1.0)
     count[fraction.argsort(descending=True, stable=True)[: rest - int(count.sum())]] += 1
     return least + count
@@ -109,7 +103,7 @@ class StratifiedSampler:
     Args:
         stratum: stratum of each item, `[num_items]`, integers from 0.
         num_samples: `n`.
-        floor: least number per stratum; a tenth of what equal shares would be by default.
+        floor: least number per stratum; by default a tenth of an equal share.
 
     Raises:
         InvalidInputError: fewer samples than strata, or more than items.
@@ -146,7 +140,7 @@ def distinct(population: int, count: int, like: Tensor) -> Tensor:
 class ShuffledBatches:
     """The batches of one random permutation after another; each pass reads every item once.
 
-    The permutation follows from the seed and the number of the step alone, so that a resumed run goes on where it was.
+    The permutation follows from the seed and the number of the step alone, so that a resumed run goes on unchanged.
 
     Args:
         num_items: number of items.

@@ -1,4 +1,4 @@
-"""What tasks on a graph share: how anybody's model is called on it."""
+"""The base of tasks on a graph: how a model is called on it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class GraphTask(Task):
         return data
 
     def adopt(self, model: nn.Module) -> nn.Module:
-        """Let layers with `cached=True` forget the one graph they saw: it holds the forgotten edges."""
+        """Empty the caches of layers with `cached=True`, which hold the forgotten edges, and turn caching off."""
         layer: Any
         for layer in model.modules():
             if getattr(layer, "cached", None) is True:
@@ -53,7 +53,7 @@ class GraphTask(Task):
         return model
 
     def remarks(self, model: nn.Module) -> dict[str, Any]:
-        """Return which way the layers ran: CSR products or gather-scatter."""
+        """Return how the layers ran: CSR products or gather-scatter."""
         path = path_of(model)
         return {} if path is None else {"path": path}
 
@@ -68,8 +68,7 @@ class GraphTask(Task):
     def encode(self, model: nn.Module, data: Data) -> Tensor:
         """Return one row per node, `[num_nodes, dim]`.
 
-        Raises:
-            UnsupportedModelError: the model does not return one finite-sized floating point row per node.
+        A model that does not return a floating point row per node raises `UnsupportedModelError`.
         """
         accepted = self.accepted(model)
         optional = {key: data[key] for key in accepted if key in data and data[key] is not None}
@@ -107,7 +106,7 @@ class GraphTask(Task):
         return self.joined(view, forget)
 
     def joined(self, view: View, forget: Tensor) -> tuple[Data, Callable[[Tensor], Tensor]]:
-        """Return the retained graph with what is read for forgotten nodes beside it; see `graphs`."""
+        """Return the retained graph with the original part for forgotten nodes beside it; see `graphs`."""
         return beside(view.partition.retain_data, view.partition.data, forget, view.model, self)
 
     @abstractmethod
@@ -126,7 +125,7 @@ class GraphTask(Task):
 
 
 def check_graph(data: Any) -> None:
-    """Refuse what is no graph, or a graph with features that are not finite, or in a layout that no model reads."""
+    """Refuse an object that is no graph, and features that are not finite or in a layout that no model reads."""
     if not isinstance(data, Data):
         raise InvalidTypeError(f"Expected 'data' to be a torch_geometric Data (got {type(data).__name__})")
     x = data.get("x")

@@ -1,4 +1,4 @@
-"""Two graphs read in one pass: the retained one, and beside it what a forgotten node's output depended on."""
+"""Two graphs read in one pass: the retained one, and beside it the part of the original that forgotten nodes read."""
 
 from __future__ import annotations
 
@@ -19,20 +19,18 @@ _READ = ("edge_weight", "edge_attr", "edge_type", "node_type")
 def beside(
     retain: Data, original: Data, seeds: Tensor, model: nn.Module | None = None, task: Task | None = None
 ) -> tuple[Data, Callable[[Tensor], Tensor]]:
-    """Join the retained graph and, unconnected, the part of the original one that `seeds` depend on.
+    """Return the retained graph joined with what `seeds` read of the original one, and the map of node numbers.
 
-    A forgotten node is nothing in the retained graph: no features, no edges. What a model says of it can only be asked
-    where it still is. As one graph of two parts both are read in one pass.
+    The two are not connected. A forgotten node has no features and no edges in the retained graph, so a model's
+    prediction of it is read on the original one, in the same pass. The map takes numbers of the original (among
+    `seeds`) to those of the joint graph.
 
     Args:
         retain: the retained graph.
-        original: the graph as it was, with the same node numbers.
+        original: the graph before the request, with the same node numbers.
         seeds: nodes to be read there, `[k]`.
-        model: cut the original down to what this model reads for them, where that gives the same outputs of `task`.
+        model: reduce the original to what this model reads for them, where that gives the same outputs of `task`.
         task: what the model predicts; without model and task all of the original is taken.
-
-    Returns:
-        The joint graph, and the function from node numbers of the original (among `seeds`) to its own.
     """
     part, place = original, lambda nodes: nodes
     if model is not None and task is not None and seeds.numel():

@@ -23,7 +23,7 @@ class EdgeItems(PartItems):
     """Node pairs with labels.
 
     Args:
-        chunks: patterns of pairs; their pairs follow each other.
+        chunks: patterns of pairs, one after the other.
         label: 1 for an edge, 0 for none, `[num_items]`.
         fixed: see `PartItems`.
         embeddings: predictions carry the end points' embeddings `[num_items, 2, dim]`.
@@ -49,7 +49,7 @@ class EdgeItems(PartItems):
         return pairs[0] if len(pairs) == 1 else torch.cat(pairs, dim=1)
 
     def followed_by(self, other: EdgeItems) -> EdgeItems:
-        """Return both as one, not fixed; items without weights weigh 1."""
+        """Return both in one object, not fixed; items without weights weigh 1."""
         weight = None
         if self.weight is not None or other.weight is not None:
             weight = torch.cat([torch.ones_like(i.label) if i.weight is None else i.weight for i in (self, other)])
@@ -87,7 +87,7 @@ class EdgeParts(Parts):
         gone: Tensor | None = None,
         start: Tensor | None = None,
     ) -> None:
-        """Edges that negatives avoid `[2, num_columns]`, nodes that they avoid, nodes that strata are distances to."""
+        """Negatives avoid edges `known` `[2, num_columns]` and nodes `gone`; strata are distances to nodes `start`."""
         self.data, self.num_nodes, self.start = data, data.num_nodes, start
         self.forget, self.retain, self.known, self.negatives = forget, retain, known, negatives
         self.draws = {}
@@ -127,7 +127,7 @@ _SHARES: WeakKeyDictionary[EdgePattern, tuple[int, int, EdgePattern]] = WeakKeyD
 
 
 def _every(pattern: EdgePattern, start: int, step: int) -> EdgePattern:
-    """Return every `step`-th pair, from `start` on; kept per pattern, since its layout takes sorting."""
+    """Return every `step`-th pair, from `start` on; cached per pattern, since its layout takes sorting."""
     if _SHARES.get(pattern, ())[:2] != (start, step):
         share = EdgePattern(pattern.edge_index[:, start::step].contiguous(), pattern.num_nodes)
         _SHARES[pattern] = (start, step, share)

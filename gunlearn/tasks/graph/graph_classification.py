@@ -20,8 +20,8 @@ class GraphClassification(NodeClassification):
 
     `data` is a `torch_geometric.data.Batch` of all graphs, with `y` and the masks `[num_graphs]` of the split; the
     model is called as `model(x, edge_index, batch=batch)`. A forgotten graph keeps its number and loses all else (see
-    `gunlearn.requests.apply`); what the model still knows of it is asked on the original batch. Forgotten nodes and
-    edges change their graph's input, whose label stays.
+    `gunlearn.requests.apply`); the model's prediction of it is read on the original batch. Forgotten nodes and edges
+    change their graph's input, whose label stays.
     """
 
     name = "graph_classification"
@@ -40,17 +40,17 @@ class GraphClassification(NodeClassification):
         return torch.cat([partition.forget_graphs, partition.data.batch[nodes]]).unique()
 
     def joined(self, view: View, forget: Tensor) -> tuple[Data, Callable[[Tensor], Tensor]]:
-        """Read forgotten graphs in a second copy of the batch, as it was."""
+        """Read forgotten graphs in a second copy of the batch, the original one."""
         before = num_graphs(view.partition.data)
         data, _ = beside(view.partition.retain_data, view.partition.data, forget)
         return data, lambda graphs: graphs + before
 
     def make_parts(self, view: View) -> NodeParts:
-        """Return the parts; graphs have no distance to each other, so that they are one stratum."""
+        """Return the parts, with all graphs in one stratum: graphs have no distance to each other."""
         parts = super().make_parts(view)
         parts.start = None
         return parts
 
     def seeds(self, items: NodeItems) -> Tensor | None:
-        """Return `None`: a row is a graph, so that there are no nodes to name."""
+        """Return `None`: a row is a graph, not a node."""
         return None

@@ -31,13 +31,14 @@ class LinkPrediction(GraphTask):
     """Scores node pairs by the model's own `decode(z, edge_label_index)`, else by the inner product of embeddings.
 
     The model (or `model.encode`) returns node embeddings `[num_nodes, dim]`; see `GraphTask` for how it is called. Its
-    `decode` returns logits; PyG's `GAE` and `VGAE`, whose `decode` has a `sigmoid` switch, are asked for them.
+    `decode` returns logits; PyG's `GAE` and `VGAE` are called with `sigmoid=False`.
 
     Args:
         negatives: `"non_edges"` (uniform pairs that are no training edges) or `"uniform"` (any pairs).
 
     Raises:
-        UnsupportedModelError: the model does not return one finite-sized floating point row per node.
+        InvalidInputError: another value of `negatives`.
+        UnsupportedModelError: the model does not return one floating point row per node, or one score per pair.
     """
 
     name = "link_prediction"
@@ -86,7 +87,7 @@ class LinkPrediction(GraphTask):
     def reader(
         self, model: nn.Module, parts: Parts, names: tuple[str, ...], options: BatchOptions, around: Any
     ) -> Reader:
-        """Cut the graph into random parts where `sampler="random_node"` asks for that."""
+        """Cut the graph into random parts for `sampler="random_node"`."""
         if options.sampler == "random_node" and isinstance(parts, EdgeParts):
             return RandomNodeReader(model, self, parts, names, options, around)
         return super().reader(model, parts, names, options, around)
@@ -99,7 +100,7 @@ class LinkPrediction(GraphTask):
         return ScoreTarget(until, self, model, reference, partition, narrow=narrow)
 
     def make_parts(self, view: View) -> EdgeParts:
-        """Return the parts. With a node all its edges are to be forgotten, with features what they say of the edges.
+        """Return the parts; `"forget"` holds all edges of forgotten nodes and of nodes that lose features, too.
 
         Pairs are scored, not triples: a pair that another relation keeps joined is not to be forgotten.
         """
@@ -130,7 +131,7 @@ class LinkPrediction(GraphTask):
 
 
 def forgotten_edges(partition: Any) -> Tensor:
-    """Return the training edges that a request concerns, `[2, k]`: that go, or whose nodes lose features."""
+    """Return the edges of the forget part, `[2, k]`: those that go, and those of nodes that lose features."""
     forget = partition.forget_edge_index
     if partition.data.get("edge_type") is not None:
         key, kept = (row * partition.data.num_nodes + col for row, col in (forget, partition.retain_edge_index))
@@ -148,7 +149,7 @@ def one_direction(data: Data) -> Tensor:
 
 
 def _as_logits(model: nn.Module, decode: Callable[..., Any]) -> dict[str, bool]:
-    """Return the switch that makes `decode` leave out its sigmoid, where there is one: it must not be applied twice."""
+    """Return the arguments that make `decode` leave out its sigmoid: it must not be applied twice."""
     own = inspect.signature(decode).parameters
     handed_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in own.values())
     decoder = getattr(model, "decoder", None) if handed_on else None

@@ -19,7 +19,7 @@ class NegativeSampler:
         gone: nodes that no pair may hold, boolean `[num_nodes]`; `None` for none.
 
     Raises:
-        InvalidInputError: fewer than two nodes, or hardly any non-edge to find.
+        InvalidInputError: fewer than two nodes, or a complete graph.
     """
 
     def __init__(
@@ -38,18 +38,13 @@ class NegativeSampler:
                 pairs &= ~(gone[row] | gone[col])
             if int(pairs.sum()) >= room * (room - 1):
                 raise InvalidInputError("Expected a graph with absent edges to draw from (got a complete graph)")
-            # Most pairs are no edges, and one look into a table of the keys' last bits says so.
+            # Most pairs are no edges: one look-up in a table of the keys' last bits shows it.
             self.last_bits = 2 ** min(max(64 * self.known.numel(), 1).bit_length(), 27) - 1
             self.table = torch.zeros(self.last_bits + 1, dtype=torch.bool, device=self.device)
             self.table[self.known & self.last_bits] = True
 
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw `[2, num_samples]` pairs in the order of their rows; pairs may repeat.
-
-        Args:
-            num_samples: how many.
-            generator: source of randomness, torch's global one by default.
-        """
+        """Draw pairs `[2, num_samples]`, ordered by row, which may repeat; by default from torch's global generator."""
         key = self._draw(num_samples, generator)
         while True:  # replace what was refused, until nothing is
             key = sort(key)  # sorted queries are found faster, and the pairs' CSR pattern needs this order anyway

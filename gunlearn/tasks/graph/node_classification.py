@@ -49,7 +49,7 @@ class NodeParts(Parts):
     def __init__(
         self, data: Data, retain: NodeItems, start: Tensor | None = None, forget: NodeItems | None = None
     ) -> None:
-        """`start` are the nodes that a request touches, `[num_start]`: strata are distances to them."""
+        """Strata are distances to the nodes `start` `[num_start]`, those that a request touches."""
         self.data, self.retain, self.start, self.forget = data, retain, start, forget
         self.draws = {}
 
@@ -60,12 +60,7 @@ class NodeParts(Parts):
         return edge_strata(self.retain.index[None], self.start, self.data.edge_index, self.data.num_nodes)
 
     def sample(self, names: Collection[str]) -> dict[str, NodeItems]:
-        """Return the nodes of the named parts.
-
-        Raises:
-            UnsupportedMethodError: the forget part of an edge request: a forgotten edge has no label.
-            InvalidInputError: an unknown part.
-        """
+        """Return the nodes of the named parts; the forget part of an edge request raises `UnsupportedMethodError`."""
         if "forget" in names and self.forget is None:
             raise UnsupportedMethodError(
                 "Expected a method that reads retained items alone: under node classification a forgotten edge leaves "
@@ -81,10 +76,10 @@ class NodeParts(Parts):
 class NodeClassification(GraphTask):
     """Each node is an item of class `data.y`; the model returns logits `[num_nodes, num_classes]`.
 
-    Training reads the labels of `data.train_mask`; without one, those of all nodes that `val_mask` and `test_mask`
-    leave. Negative labels mean "unlabelled". To forget an edge means that messages no longer pass along it: it has no
-    label of its own, so methods that raise the loss of the forgotten items do not apply. To forget a node, or features
-    of one, means that the model shall not know its label from what the original graph shows of it.
+    Training reads the labels of `data.train_mask`; without one, those of all nodes outside `val_mask` and `test_mask`.
+    Negative labels mean "unlabelled". To forget an edge means that messages no longer pass along it: it has no label of
+    its own, so methods that raise the loss of the forgotten items do not apply. To forget a node, or features of one,
+    means that the model must not know its label from what the original graph shows of it.
     """
 
     name = "node_classification"
@@ -101,9 +96,9 @@ class NodeClassification(GraphTask):
         return nodes
 
     def forgotten(self, partition: Any) -> NodeItems:
-        """Return the training items that go or lose features, with the labels they had; possibly none.
+        """Return the training items that go or lose features, with their original labels; possibly none.
 
-        Validation and test items may be forgotten, but no label of theirs enters a loss.
+        Validation and test items may be forgotten, but their labels enter no loss.
         """
         data, nodes = partition.data, torch.cat([partition.forget_nodes, partition.feature_nodes]).unique()
         items = node_items(data, self.holding(partition, nodes), self.num_rows(data))
@@ -118,8 +113,7 @@ class NodeClassification(GraphTask):
     def decode(self, model: nn.Module, outputs: Tensor, items: NodeItems) -> Prediction:
         """Return the categorical prediction of each node.
 
-        Raises:
-            UnsupportedModelError: the model knows fewer classes than there are.
+        A model with fewer classes than the labels raises `UnsupportedModelError`.
         """
         classes = int(items.label.max()) + 1 if items.num_items else 0
         if outputs.size(1) < classes:

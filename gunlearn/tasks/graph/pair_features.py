@@ -1,4 +1,4 @@
-"""What two nodes have in common, as the graph and the features tell it: covariates for matching edges with edges."""
+"""Graph and feature similarity of two nodes: covariates for matching edges with edges."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ def pair_features(data: Data, edge_index: Tensor) -> np.ndarray:
     """Return degrees, common neighbours and feature similarity of node pairs, `[num_pairs, 6]` in the order of `NAMES`.
 
     The pair's own edge, where there is one, does not count: an edge and a non-edge with the same surroundings look the
-    same.
-
-    Args:
-        data: graph with `edge_index` `[2, num_edges]` (read as undirected) and `x` `[num_nodes, num_features]`.
-        edge_index: the pairs, `[2, num_pairs]`.
+    same. `data.edge_index` is read as undirected; `edge_index` are the pairs, `[2, num_pairs]`.
     """
     num_nodes = data.num_nodes
     row, col = data.edge_index.cpu().numpy()

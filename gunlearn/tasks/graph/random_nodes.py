@@ -28,12 +28,12 @@ class RandomNodeParts(Parts):
 
     .. math:: q = \sum_p \frac{N_p (N_p - 1)}{N (N - 1)} \quad (q = 1 \text{ for a self-loop}),
 
-    so of all `R` retained edges the `m` in one of `P` parts weigh `P m / (R q)`: the mean over random parts of what a
-    step reads is the mean over all edges.
+    so of all `R` retained edges the `m` in one of `P` parts weigh `P m / (R q)`: in the mean over random parts, a step
+    reads the mean over all edges.
 
     Args:
         parts: the problem on the whole graph.
-        batch_size: how many retained edges a part would hold if none were cut.
+        batch_size: number of retained edges per part if no edge were cut.
         seed: of the partitions.
 
     Raises:
@@ -98,7 +98,7 @@ class RandomNodeParts(Parts):
         return {name: out[name] for name in names}
 
     def _negatives(self, part: Data, known: Tensor, number: int) -> Tensor:
-        """Draw absent pairs inside a part; none where it has none, being a single node or complete."""
+        """Draw absent pairs inside a part; none in a single node or a complete graph."""
         avoid = self.whole.negatives == "non_edges"
         try:
             return NegativeSampler(known, int(part.num_nodes), avoid, part.get("forgotten_mask")).sample(number)
@@ -122,7 +122,6 @@ class RandomNodeReader(GraphReader):
     """
 
     def choose(self, model: nn.Module) -> None:
-        """Cut the nodes into parts."""
         if "forget" in self.names:
             raise UnsupportedMethodError("Expected no forget part for sampler='random_node' (got one); use 'k_hop'")
         self.check_around()

@@ -1,4 +1,4 @@
-"""What a graph model reads in one step: the whole graph, or the part of it that the step's items depend on."""
+"""Input of a graph model in one step: the whole graph, or the part of it that the step's items depend on."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class GraphReader(Reader):
             return super().read(items, needed)
         if self._kept is None:
             seeds = cast(Tensor, self._seeds(items, needed=True))
-            # A process without a share reads some node, for its zero gradient.
+            # A process without items reads one node, so that its gradient is zero, not missing.
             subgraph = self.extract(seeds if seeds.numel() else seeds.new_zeros(1))
             local = {name: self.task.relabel(item, subgraph) for name, item in items.items()}
             if not all(getattr(item, "fixed", False) for item in items.values()):
@@ -144,12 +144,9 @@ def small_subgraph(
 ) -> tuple[Subgraph, int] | None:
     """Return the subgraph that the outputs of `seeds` depend on, and its number of hops.
 
-    `None` where it holds more than a `share` of the edges, or the model does not give on it the outputs of the whole
-    graph (see `is_exact`): it may hold an embedding per node, say, or mix nodes in other ways than by messages.
-
-    Raises:
-        UnsupportedMethodError: with `always`, where the outputs differ in evaluation mode (in training mode batch
-            statistics may differ), or it cannot run on a part.
+    `None` where it holds more than a `share` of the edges, or the model's outputs on it differ from those on the whole
+    graph (see `is_exact`). With `always`, `share` does not count, outputs are compared in evaluation mode alone (in
+    training mode batch statistics may differ), and a difference raises `UnsupportedMethodError`.
     """
     probe, limit = copy.deepcopy(getattr(model, "_orig_mod", model)), int(share * data.edge_index.size(1))
     reason = "other outputs than on the whole graph"
@@ -159,7 +156,7 @@ def small_subgraph(
         subgraph = k_hop_subgraph(data, seeds, depth, None if always else limit)
         if subgraph is not None and is_exact(probe, task, data, subgraph, seeds, training and not always):
             return subgraph, depth
-    except (GunlearnError, RuntimeError, IndexError) as error:  # whatever a model made for one graph raises on another
+    except (GunlearnError, RuntimeError, IndexError) as error:  # errors of a model made for one graph
         reason = str(error)
     if always:
         raise UnsupportedMethodError(
@@ -170,9 +167,9 @@ def small_subgraph(
 
 @torch.no_grad()
 def is_exact(model: nn.Module, task: Task, data: Data, subgraph: Subgraph, seeds: Tensor, training: bool) -> bool:
-    """Return whether the outputs on `seeds` of `model` (a copy to try things on) are the same on the subgraph.
+    """Return whether `model` (a copy, which may be changed) gives the same outputs of `seeds` on the subgraph.
 
-    They are not where it mixes nodes in other ways than by messages (batch normalisation in training mode, graph
+    It does not where it mixes nodes in other ways than by messages (batch normalisation in training mode, graph
     normalisation, global attention), or draws numbers other than dropout.
     """
     model.train(training)

@@ -1,4 +1,4 @@
-"""How far down to push each forgotten edge: to where it is told apart, or to where an unseen edge would score."""
+"""Score targets for forgotten edges: where an edge is told apart, or where an unseen edge would score."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def unseen_scores(task: Any, reference: nn.Module, partition: Any) -> Tensor:
 
     .. math:: t_e = m_e + w (s_e - m_e - \overline{s - m}), \quad w = \min(1, \bar v / \mathrm{Var}(s - m))
 
-    takes away what all forgotten edges gained by being seen (the mean of `s - m`), and of what sets an edge apart from
-    its like it leaves the share `w` that unseen edges show as well. Plain means mislead, because forgotten and
-    validation edges differ in all these covariates. Test edges are not looked at.
+    removes the mean of `s - m`, which all forgotten edges gained by being seen, and keeps of an edge's own deviation
+    the share `w` that unseen edges show as well. Plain means mislead, because forgotten and validation edges differ in
+    all these covariates. Test edges are not read.
     """
     data, forget = partition.retain_data, partition.forget_edge_index
     held_out = data.val_pos_edge_index
@@ -62,7 +62,7 @@ def unseen_scores(task: Any, reference: nn.Module, partition: Any) -> Tensor:
 
 
 def separated_scores(task: Any, reference: nn.Module, partition: Any, share: float = 0.05) -> Tensor:
-    """Return the score that `share` of the retained edges lie below, on the retained graph, `[num_forget]`."""
+    """Return the score below which `share` of the retained edges lie, on the retained graph, `[num_forget]`."""
     data = partition.retain_data
     with torch.no_grad():
         score = task.predict(reference, data, task.edge_items(data, partition.retain_edge_index)).logits
@@ -70,12 +70,12 @@ def separated_scores(task: Any, reference: nn.Module, partition: Any, share: flo
     return torch.full((partition.num_forget,), float(quantile), dtype=score.dtype, device=score.device)
 
 
-#: What `until` can say: how far down each forgotten edge is pushed.
+#: Functions of the target scores by the value of `until`.
 SCORE_TARGETS = {"separated": separated_scores, "unseen": unseen_scores}
 
 
 class ScoreTarget:
-    """Lets each forgotten edge go once its score is at its target, and ends the run when nearly all are.
+    """Releases each forgotten edge once its score is at its target, and ends the run when nearly all are.
 
     The arguments are those of `Task.target`, and `done`, the share of edges that must have reached their target.
     """
@@ -114,6 +114,6 @@ class ScoreTarget:
         return {**predictions, "forget": forget.replace(weight=weight)}
 
     def reached(self) -> bool:
-        """Return whether enough edges are at their target; asked before each step."""
+        """Return whether enough edges are at their target; called before each step."""
         self._active = self.above()
         return bool((~self._active).double().mean() >= self.done)

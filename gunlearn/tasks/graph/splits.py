@@ -35,7 +35,7 @@ def link_split(
     Returns:
         A new `Data` with `edge_index` `[2, num_train_columns]` (both directions where undirected) and, one column per
         edge, `train_pos_edge_index`, `val_pos_edge_index`, `val_neg_edge_index`, `test_pos_edge_index`,
-        `test_neg_edge_index`. The input is left as it is.
+        `test_neg_edge_index`. `data` does not change.
 
     Raises:
         InvalidInputError: unknown protocol, bad ratios, too few edges, already split data.
@@ -94,15 +94,15 @@ def node_split(
 ) -> Data:
     """Hold out labelled nodes for validation and test; the others' labels are for training.
 
-    The graph stays whole: held-out nodes still pass messages on (transductive). Masks that are there already, such as
-    those of Planetoid's public split, are replaced.
+    The graph stays whole: held-out nodes still pass messages on (transductive). Existing masks, such as those of
+    Planetoid's public split, are replaced.
 
     Args:
         data: with labels `y` `[num_nodes]`; negative ones are in no mask.
         val_ratio: share of the labelled nodes held out for validation.
         test_ratio: share held out for test.
-        train_per_class: train on so many nodes of each class among the others; `None` trains on all of them.
-        seed: of the draw; the global random state is left alone.
+        train_per_class: number of training nodes of each class among the others; `None` trains on all of them.
+        seed: of the draw; the global random state does not change.
 
     Returns:
         A shallow copy with `train_mask`, `val_mask`, `test_mask`, boolean `[num_nodes]`, disjoint.

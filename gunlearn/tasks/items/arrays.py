@@ -1,4 +1,4 @@
-"""Classification of independent items: the proof that nothing in losses and loop is bound to graphs."""
+"""Classification of independent items, without graphs."""
 
 from __future__ import annotations
 

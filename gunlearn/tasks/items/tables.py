@@ -1,4 +1,4 @@
-"""Independent items as users have them: tensors, a map-style data set, a loader."""
+"""Independent items in the forms that users have: tensors, a map-style data set, a loader."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ItemTable(dict[str, Any]):
     """Columns by name, `x` and `y` among them; columns are attributes too.
 
     Args:
-        back: makes what the user had of a table with fewer rows.
+        back: turns a table with fewer rows into the user's own form.
         columns: tensors `[num_items, ...]`, or `Column`s of a data set.
     """
 
@@ -40,7 +40,7 @@ class ItemTable(dict[str, Any]):
 
 
 class Column:
-    """One of the two entries of each item of a map-style data set; items are loaded when they are asked for.
+    """One of the two entries of each item of a map-style data set; items are loaded when they are read.
 
     Args:
         dataset: `dataset[i]` is a pair of an input and an integer label.
