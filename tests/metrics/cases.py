@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch_geometric.data import Data
 
 import gunlearn as gu
 from gunlearn.metrics import TokenScores, evaluator
-from tests.tasks.test_graph_classification import Pooled, ego_graphs
+from tests.tasks.cases import CASES as TASK_CASES
 
 
 @dataclass(frozen=True)
@@ -69,30 +68,12 @@ CASES = [
 ]
 
 
-def _models(build: Any) -> list[nn.Module]:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return [build() for _ in range(3)]
-
-
 @functools.cache
 def problem(task: str) -> tuple[gu.Result, list[nn.Module]]:
     """An unlearned model of the task with the record of its run, and two others in place of retrained ones."""
-    karate = gu.load("karate")
-    if task == "link_prediction":
-        data, request = gu.link_split(karate, 0.1, 0.1), gu.ForgetEdges(count=5)
-        models = _models(lambda: gu.GCN(data.num_features, 8, 4))
-    elif task == "node_classification":
-        data, request = gu.node_split(karate, 0.2, 0.3, seed=0), gu.ForgetNodes(count=5, seed=2)
-        models = _models(lambda: gu.GCN(data.num_features, 8, 4))
-    elif task == "graph_classification":
-        data, request = ego_graphs(), gu.ForgetGraphs(count=4, seed=1)
-        models = _models(Pooled)
-    else:
-        data, request = Data(x=torch.arange(160.0).view(40, 4).sin(), y=torch.arange(40) % 2), gu.ForgetItems(count=8)
-        data.test_mask = torch.arange(40) >= 28
-        models = _models(lambda: nn.Linear(4, 2))
-    return gu.unlearn(models[0], data, request, "finetune", task, epochs=2), models[1:]
+    (case,) = [case for case in TASK_CASES if case.task == task]
+    models = case.models(3)
+    return gu.unlearn(models[0], case.data(), case.request, "finetune", task, epochs=2), models[1:]
 
 
 def text_view() -> SimpleNamespace:

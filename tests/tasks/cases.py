@@ -1,13 +1,87 @@
-"""Graphs and sets of edges that tests of tasks and requests share."""
+"""One row per registered task, and the graphs and sets of edges that tests of tasks and requests share."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.utils import to_undirected
+
+import gunlearn as gu
+from gunlearn.seed import isolated_rng
+
+
+@dataclass(frozen=True)
+class TaskCase:
+    """A small problem of a task.
+
+    Args:
+        task: its name.
+        data: what to learn.
+        request: what to forget of it.
+        model: a new model.
+    """
+
+    task: str
+    data: Callable[[], Any]
+    request: gu.Request
+    model: Callable[[], nn.Module]
+
+    def __str__(self) -> str:
+        return self.task
+
+    def models(self, count: int) -> list[nn.Module]:
+        with isolated_rng(7):
+            return [self.model() for _ in range(count)]
+
+
+def _table() -> Data:
+    x, y = torch.arange(160.0).view(40, 4).sin(), torch.arange(40) % 2
+    return Data(x=x, y=y, test_mask=torch.arange(40) >= 28)
+
+
+def _ego_graphs() -> Data:
+    from tests.tasks.test_graph_classification import ego_graphs
+
+    return ego_graphs()
+
+
+def _pooled() -> nn.Module:
+    from tests.tasks.test_graph_classification import Pooled
+
+    return Pooled()
+
+
+def _texts() -> Data:
+    ids = torch.randint(7, (10, 6), generator=torch.Generator().manual_seed(0))
+    return Data(x=ids, y=ids.clone(), attention_mask=torch.ones_like(ids))
+
+
+def _language_model() -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=7, max_position_embeddings=8, pad_token_id=None, **sizes))
+
+
+CASES = [
+    TaskCase(
+        "link_prediction", lambda: gu.link_split(gu.load("karate"), 0.1, 0.1), gu.ForgetEdges(count=5),
+        lambda: gu.GCN(34, 8, 4),
+    ),
+    TaskCase(
+        "node_classification", lambda: gu.node_split(gu.load("karate"), 0.2, 0.3, seed=0),
+        gu.ForgetNodes(count=5, seed=2), lambda: gu.GCN(34, 8, 4),
+    ),
+    TaskCase("graph_classification", _ego_graphs, gu.ForgetGraphs(count=4, seed=1), _pooled),
+    TaskCase("image_classification", _table, gu.ForgetItems(count=8), lambda: nn.Linear(4, 2)),
+    TaskCase("causal_lm", _texts, gu.ForgetItems(count=3), _language_model),
+]  # fmt: skip
 
 
 def columns(edge_index: Tensor) -> list[tuple[int, ...]]:

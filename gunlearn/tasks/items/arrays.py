@@ -103,6 +103,9 @@ class ImageClassification(Task):
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.size(0) != items.x.size(0):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UnsupportedModelError(f"Expected logits of shape [{items.x.size(0)}, num_classes] (got {got})")
+        classes = int(items.y.max()) + 1 if items.y.numel() else 0
+        if logits.size(1) < classes:
+            raise UnsupportedModelError(f"Expected logits of at least {classes} classes (got {logits.size(1)})")
         log_prob = log_softmax(logits, dim=-1).gather(1, items.y.view(-1, 1)).view(-1)
         return Prediction(log_prob=log_prob, logits=logits)
 
