@@ -1,4 +1,4 @@
-"""Unlearning methods, a file each. A name is imported when it is used, so that no method needs what another needs."""
+"""Unlearning methods, one file each; a name is imported on first use, so that no method needs what another needs."""
 
 from __future__ import annotations
 
