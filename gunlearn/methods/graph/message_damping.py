@@ -1,4 +1,4 @@
-"""What INPO damps messages by: any influence score of edges, brought to the distribution of INPO's own."""
+"""How INPO damps messages by influence scores of edges other than its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DAMPING = ("rank", "min_max")
 
 
 def check_influence(influence: Any, damping: str) -> None:
-    """Refuse what cannot damp messages, before anything is computed."""
+    """Refuse an `influence` that cannot damp messages."""
     check_choice("damping", damping, DAMPING)
     if isinstance(influence, Tensor):
         if influence.dim() != 1 or not influence.is_floating_point() or not torch.isfinite(influence).all():
@@ -47,10 +47,10 @@ def pair_scores(problem: Problem, data: Data, influence: str | Estimator | Tenso
 
     Args:
         problem: the unlearning problem.
-        data: the graph whose edges are scored: all of the problem's, or those retained.
+        data: the graph whose edges are scored: the original or the retained one.
         influence: see `INPO`.
-        index: the edges of `data`, in order, perhaps without its self-loops and with a self-loop per node in their
-            place: `[2, num_pairs]`. Such a self-loop scores the mean of the edges into its node.
+        index: the edges of `data` in order, `[2, num_pairs]`; or its edges without self-loops, then a self-loop per
+            node, which scores the mean of the edges into the node.
     """
     if isinstance(influence, str) and influence == "constant":
         return torch.zeros(index.size(1), device=index.device)
@@ -81,13 +81,13 @@ def pair_scores(problem: Problem, data: Data, influence: str | Estimator | Tenso
 
 
 def damped(score: Tensor, scale: Tensor, edge_index: Tensor, damping: str = "rank") -> Tensor:
-    r"""Return message scales in the order of `score`: the higher, the smaller.
+    """Return message scales in the order of `score`: the higher the score, the smaller the scale.
 
-    - `"rank"`: the values of `scale` dealt out anew, the smallest to the highest score; equal scores share the mean of
-      theirs. The distribution stays, so that two scores differ by the order of the edges alone; constant scores give
-      the mean scale everywhere. Self-loops are dealt theirs among themselves.
-    - `"min_max"`: `exp(-2 m)` with scores `m` scaled to [0, 1], the range of INPO's formula; how much is damped then
-      depends on how the scores are spread as well.
+    - `"rank"`: sorts the values of `scale` by score; equal scores share the mean of theirs, so constant scores give the
+      mean scale everywhere. The distribution stays: two scores differ only by the order of edges. Self-loops exchange
+      scales among themselves only.
+    - `"min_max"`: `exp(-2 m)` with scores `m` scaled to [0, 1], the range of INPO's formula; here the spread of the
+      scores matters as well.
 
     Args:
         score: `[num_edges]`.

@@ -27,11 +27,11 @@ class GIF(InfluenceUpdate):
               \nabla \ell_i(\theta; G_r)\Big)
 
     Sums run over all training items; those that no message of the request reaches cancel. Default mode: see
-    `InfluenceUpdate`. `mode="paper"` does what the authors' code does: the Hessian of the summed loss on the whole
-    graph, inverted by `lissa` with a fixed number of steps (their README: 100, scale 500, no damping); of the other
-    options it reads `max_distance` and `weight_decay`. Too small a scale diverges and raises an error; too large a one
-    does nothing and warns. Not repeated: labels of items outside training in `v`; forgotten ids drawn among positions
-    of training nodes; the link version's forgotten edges, which stayed positives on both sides.
+    `InfluenceUpdate`. `mode="paper"` follows the authors' code: the Hessian of the summed loss on the whole graph,
+    inverted by `lissa` with a fixed number of steps (their README: 100, scale 500, no damping); of the other options it
+    reads `max_distance` and `weight_decay`. Too small a scale diverges and raises an error; too large a one does
+    nothing and warns. Not repeated: labels of items outside training in `v`; forgotten ids drawn among positions of
+    training nodes; the link version's forgotten edges, which stayed positives on both sides.
 
     Args:
         damping: see `InfluenceUpdate`; in paper mode in units of `scale`, `None` for 0.
@@ -86,8 +86,8 @@ class GIF(InfluenceUpdate):
 class IF(GIF):
     """Influence function (Koh & Liang, arXiv 1703.04730): the forgotten items' own terms leave, the graph stays.
 
-    The effect of their messages on other terms is left out, so that requests without training items of their own are
-    refused: edges under node classification, and features.
+    It ignores their messages to other items, so it refuses requests without training items of their own: features, and
+    edges under node classification.
     """
 
     name = "if"
@@ -110,12 +110,10 @@ class IF(GIF):
 class IDEA(GIF):
     """GIF's step, then noise `N(0, noise^2)` on every weight (arXiv 2407.19398); uncertified.
 
-    The authors' bound assumes the loss's Lipschitz and convexity constants (.25, 1), which no network with a hidden
-    layer meets, and they set the noise by hand; so `notes["certificate"]` says "uncertified". Default mode makes the
-    noise as long as the step, or the largest of `SHARES` of it that leaves the model working. Paper mode has the noise
-    of their GCN, 0.6 (CS .1, GIN .005), and does not check the resulting model.
-
-    `max_distance` limits the step before the noise.
+    The authors' bound assumes Lipschitz and convexity constants of the loss (.25, 1) that no network with a hidden
+    layer meets, and they set the noise by hand; so `notes["certificate"]` says "uncertified". Default mode takes noise
+    as long as the step, or the largest of `SHARES` of it with which the model still works. Paper mode takes the noise
+    of their GCN, 0.6 (CS .1, GIN .005), and does not check the model. `max_distance` limits the step before the noise.
 
     Args:
         noise: standard deviation per weight; `None` chooses it, in paper mode 0.6.
