@@ -68,7 +68,7 @@ _HOMES = {
 }
 for _home in _METHODS.values():
     _module, _, _name = _home.partition(":")
-    if _module.startswith(_HERE):  # others are names of their own room
+    if _module.startswith(_HERE):  # other rooms export their own
         _HOMES[_module] = (*_HOMES.get(_module, ()), _name)
 
 __all__ = sorted(["METHODS", *(name for names in _HOMES.values() for name in names)])

@@ -16,8 +16,8 @@ from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
 
-CHEAP = 0.05  # share of retraining's time below which only what costs nothing fits
-LARGE = 0.3  # what 'inpo' until unseen takes for a twentieth of the edges
+CHEAP = 0.05  # share of retraining's time below which only free methods fit
+LARGE = 0.3  # share that 'inpo' until unseen takes for a twentieth of the edges
 MANY_EDGES = 1_000_000
 
 

@@ -20,7 +20,7 @@ from gunlearn.training.callbacks import Callback, TrainState
 #: What methods may need beyond the model and the forget set.
 NEEDS = (
     "retained data",  # training items that stay
-    "reference model",  # outputs of the model as it was
+    "reference model",  # outputs of the original model
     "second order",  # derivatives of the gradient
     "layer outputs",  # what each message passing layer returns
     "trainable layers",  # layers of its own, put into the model
@@ -117,7 +117,6 @@ class Method(ABC):
 
     @classmethod
     def options(cls) -> tuple[str, ...]:
-        """Return the names of the options."""
         return tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
 
 

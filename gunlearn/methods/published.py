@@ -23,7 +23,6 @@ class Settings:
     """Settings of one method for one task.
 
     Args:
-        options: by name.
         adapter_lr: learning rate for adapters; `None` is ten times `lr`.
         source: where the settings come from.
     """
@@ -73,11 +72,8 @@ def published(spec: str, task: Task) -> Settings | None:
 def build_method(spec: str | Method, options: Mapping[str, Any], task: Task, model: nn.Module | None = None) -> Method:
     """Return a method with the settings published for a task; the caller's `options` override them.
 
-    Args:
-        spec: a name, `"name:variant"`, or a `Method` object, which is returned.
-        options: of the method.
-        task: what the model predicts.
-        model: the model; one with an adapter gets the adapter's learning rate.
+    `spec` is a name, `"name:variant"`, or a `Method` object, which is returned. A `model` with an adapter gets the
+    adapter's learning rate.
 
     Raises:
         InvalidInputError: an unknown name, variant or option, a value of the wrong type, or options beside an object.

@@ -9,7 +9,7 @@ from gunlearn.core.checks import check_choice, check_number
 from gunlearn.losses import NLL, NPO, GradientAscent, JSDToReference, KLToReference, Loss, MSEToReference, Objective
 from gunlearn.methods.gradient import GradientMethod
 
-#: Losses on the retained data by name, for methods that let one choose.
+#: Losses on the retained data by name.
 RETAIN_LOSSES: dict[str, Loss] = {
     "nll": NLL(on="retain"),
     "kl": KLToReference(on="retain"),
@@ -36,8 +36,6 @@ class GradDiff(GradientMethod):
     """Raise the forget set's loss and lower the retained one's (arXiv 2203.12817).
 
     Args:
-        retain_weight: weight of the retained data's loss.
-        forget_weight: weight of the ascent.
         retain_loss: the retained data's loss, a name of `RETAIN_LOSSES`.
         max_grad_norm: clipping, since the ascent is unbounded.
     """
@@ -69,7 +67,6 @@ class NPOMethod(GradientMethod):
         beta: inverse temperature; towards 0 NPO becomes gradient ascent.
         retain_weight: weight of the retained data's loss; 0 drops it.
         kl_weight: weight of the divergence from the original model on the retained data; 0 drops it.
-        forget_weight: weight of NPO.
         retain_loss: the retained data's loss, a name of `RETAIN_LOSSES`.
     """
 

@@ -24,7 +24,6 @@ class Retrain(Method):
 
     Args:
         epochs: as many as the base model had.
-        lr: learning rate.
         weight_decay: the optimiser's own penalty.
         eval_every: epochs between validations; the model with the best validation loss is kept.
         patience: evaluations without improvement before the run stops; `None` never stops early.
@@ -60,7 +59,7 @@ class Retrain(Method):
     def run(self, problem: Problem) -> Outcome:
         data = problem.partition.retain_data
         if self.train is not None:
-            # A shallow copy: what their function sets on it must not change the partition.
+            # A shallow copy: the function must not change the partition.
             model = self.train(copy.copy(data), problem.seed)
             if not isinstance(model, nn.Module):
                 raise UnsupportedModelError(f"Expected 'train' to return a torch module (got {type(model).__name__})")

@@ -90,5 +90,5 @@ def wrong(prediction: Prediction) -> Tensor:
     logits = prediction.require("logits")
     if logits.shape == prediction.log_prob.shape:  # Bernoulli: less likely than not
         return prediction.log_prob.exp() < 0.5
-    # Of the same numbers as the label's own, so that the largest one equals itself.
+    # Computed as the label's own log-probability is, so that equal logits compare equal.
     return prediction.log_prob < logits.log_softmax(-1).max(-1).values

@@ -24,7 +24,7 @@ _DEFAULT = {
     "epochs": 100, "optimizer": "adam", "lr": 2e-3, "weight_decay": 0.0, "max_grad_norm": 1.0, "temperature": 1.0,
     "alpha": 0.5, "gamma": 1.0, "max_epochs": 3, "max_steps": 5, "min_steps": 5, "ascent_first": True,
 }  # fmt: skip
-# Two of the authors' notebooks. Their epochs pass over the data in batches: so many full steps stand for one.
+# Two of the authors' notebooks. Full steps over all items stand for the batches of an epoch.
 _PAPER = {
     **_DEFAULT, "epochs": 172, "lr": 5e-4, "weight_decay": 0.1, "max_grad_norm": None, "temperature": 2.0,
     "max_steps": 4, "min_steps": 16, "ascent_first": False,
@@ -68,9 +68,6 @@ class Scrub(GradientMethod):
         alpha: weight of the distance to the teacher on the retained data.
         gamma: weight of the retained data's negative log-likelihood.
         max_epochs: cycles with maximising steps, `msteps` in the authors' code.
-        max_steps: maximising steps of a cycle.
-        min_steps: minimising steps of a cycle.
-        ascent_first: the first step raises the forget set's negative log-likelihood.
     """
 
     epochs: int = BY_MODE

@@ -60,17 +60,17 @@ class SSD(Method):
         parts = task.parts(problem.partition, "full", model)
         forget_items(parts, self.name)
         parameters = learning_parameters(model)
-        rest = "retain_edges" if "retain_edges" in parts.names else "retain"  # random non-edges are no data
+        rest = "retain_edges" if "retain_edges" in parts.names else "retain"  # leave out random non-edges
         items = parts.sample(["forget", rest])
         outputs = task.encode(model, parts.data)
         losses = {name: -sum_tokens(task.decode(model, outputs, item).log_prob) for name, item in items.items()}
         losses[rest] = losses[rest][others(items[rest], items["forget"])]
         if all(getattr(item, "fixed", True) for item in items.values()):
             counts = [losses["forget"].numel(), losses[rest].numel()]
-        else:  # batches say nothing of how many there are
+        else:  # batches do not tell the number of items
             counts = [problem.partition.num_forget, problem.partition.num_retain]
         share = counts[0] / sum(counts)
-        if self.alpha * share >= 1:  # I_D is at least that share of I_f
+        if self.alpha * share >= 1:  # I_D >= share * I_f
             raise InvalidInputError(
                 f"Expected 'alpha' below {1 / share:.3g} where {share:.1%} of all items are forgotten: no weight is so "
                 f"many times as important to them (got {self.alpha}, which would change nothing)"

@@ -36,16 +36,11 @@ def surrounding(data: Data, entities: Tensor, num_hops: int) -> Tensor:
 def entity_graph(
     task: Task, partition: Any, entities: Tensor, read: str, message_graph: str, model: nn.Module | None
 ) -> tuple[Data, Callable[[Tensor], Tensor]]:
-    """Return the graph that the model reads, and a function from node ids to the places of `forgotten_entities` in it.
+    """Return the graph that the model reads, and a function from `forgotten_entities` to their places in it.
 
-    Args:
-        task: how the model is called.
-        partition: the resolved request.
-        entities: from `forgotten_entities`.
-        read: `"original"`, as in the original graph (put beside the retained one), or `"isolated"`, in the retained
-            graph, where forgotten nodes keep their features but no edge.
-        message_graph: `"retain"`, or `"full"` for the original graph alone.
-        model: see `Task.parts`.
+    With `read="original"` entities are as in the original graph (put beside the retained one), with `"isolated"` they
+    are in the retained graph, where forgotten nodes keep their features but no edge. `message_graph` is `"retain"`, or
+    `"full"` for the original graph alone. For `model` see `Task.parts`.
     """
     if message_graph == "full":
         return partition.data, lambda nodes: nodes

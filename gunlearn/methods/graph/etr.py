@@ -38,9 +38,9 @@ class ETR(Method):
 
     .. math:: b_1 = \min(I_{all} / I_f, 1), \qquad b_2 = \min(I_{all}^2 / (I_f I_k), 1)
 
-    In each tensor the entries with :math:`b_1` up to its `erase_ratio`-quantile :math:`q` are multiplied by :math:`b_1
-    / q`, then those not yet touched by :math:`b_2` likewise. If no training item goes (features, and edges under node
-    classification) there is one factor, :math:`b = \min(I_{all} / I_k, 1)`. The correction is a step against
+    In each tensor the entries with :math:`b_1` up to its `erase_ratio`-quantile :math:`q` are multiplied by
+    :math:`b_1 / q`, then those not yet touched by :math:`b_2` likewise. If no training item goes (features, and edges
+    under node classification) there is one factor, :math:`b = \min(I_{all} / I_k, 1)`. The correction is a step against
 
     .. math:: \tfrac nm g_{all} - \tfrac um g_f - \tfrac im g_k + \tfrac im g'_k
 
@@ -129,7 +129,7 @@ def removed_items(task: Task, partition: Any) -> Any:
 
 def within_reach(problem: Problem, items: Any) -> Tensor:
     """Return the mask `[num_items]` of items with an end within the model's reach of the request."""
-    encode = partial(GraphTask.encode, cast(GraphTask, problem.task))  # it only counts layers, on a few nodes
+    encode = partial(GraphTask.encode, cast(GraphTask, problem.task))  # only to count layers
     depth = propagation_depth(problem.reference, problem.partition.data, encode)
     affected = problem.partition.affected_nodes(depth)
     return affected[problem.task.seeds(items)].view(-1, items.num_items).any(dim=0)
@@ -155,7 +155,7 @@ def erase(
             factors = [everything[i] / gone[i], everything[i] / gone[i] * factors[0]]
         free = torch.ones_like(parameter, dtype=torch.bool)
         for factor in factors:
-            # Squared after the division, or small gradients underflow. 0 / 0 is nothing to erase.
+            # Squared after the division, or small gradients underflow. 0 / 0 becomes 1: erase nothing.
             factor = factor.square().nan_to_num(1.0).clamp(max=1)
             limit = quantile(factor, ratio)
             chosen = free & (factor <= limit) & (factor < 1)

@@ -60,9 +60,6 @@ class INPO(GradientMethod):
         dataset: name of the data set whose paper settings to take (`PRESETS`), Cora's for an unknown one;
             `result.notes["preset"]` names it.
         beta: inverse temperature of NPO.
-        retain_weight: weight of the retain term.
-        entropy_weight: weight of the topological entropy loss.
-        kl_weight: weight of the KL term to the reference.
         scale_messages: damp messages by influence; `False` is `influence="none"`.
         influence: which messages to damp most. `"nora"` is INPO's own formula; another removal estimator's name
             (`gunlearn.attribution.ESTIMATORS`) takes its scores of edges, `"name:nodes"` the sum of both end points'
@@ -105,7 +102,7 @@ class INPO(GradientMethod):
         default = _UNSEEN if self.until == "unseen" else _DEFAULT
         fill_in(self, {"default": default, "paper": {**_PAPER, **PRESETS[self.preset]}})
         check_interval(self, ">= 0", "retain_weight", "entropy_weight", "kl_weight")
-        if self.influence is None:  # "none" as the command line reads it
+        if self.influence is None:  # the command line reads "none" as None
             object.__setattr__(self, "influence", "none")
         check_influence(self.influence, self.damping)
         super().__post_init__()
@@ -154,7 +151,7 @@ class INPO(GradientMethod):
         """Leave the influence estimate's gradient, `sum(y * stop_gradient(y))`, on the parameters in paper mode."""
         if self.mode != "paper":
             return False
-        # The mode in which the caller left the model must not matter (dropout, BatchNorm's running averages).
+        # Evaluation mode: dropout and batch statistics must not depend on the mode that the caller left.
         outputs = problem.task.encode(problem.model.eval(), problem.partition.data).softmax(dim=-1)
         outputs.backward(gradient=outputs.detach())
         return True
@@ -176,7 +173,7 @@ class INPO(GradientMethod):
         pairs = index[:, named]
         scale = influence_scale(min_max(nora(problem.reference, data)).detach(), pairs)
         if by_name != "nora" or self.flip_influence:
-            # INPO's own score of a pair is one of nodes.
+            # INPO scores nodes, not pairs.
             by = "nora:nodes" if by_name == "nora" else self.influence
             score = pair_scores(problem, data, by, index)[named]
             scale = damped(-score if self.flip_influence else score, scale, pairs, self.damping)

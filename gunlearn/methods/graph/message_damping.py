@@ -43,14 +43,10 @@ def check_influence(influence: Any, damping: str) -> None:
 
 
 def pair_scores(problem: Problem, data: Data, influence: str | Estimator | Tensor, index: Tensor) -> Tensor:
-    """Return the influence of each pair of `index`, `[num_pairs]`.
+    """Return the influence (see `INPO`) of each pair of `index` on the graph `data`, `[num_pairs]`.
 
-    Args:
-        problem: the unlearning problem.
-        data: the graph whose edges are scored: the original or the retained one.
-        influence: see `INPO`.
-        index: the edges of `data` in order, `[2, num_pairs]`; or its edges without self-loops, then a self-loop per
-            node, which scores the mean of the edges into the node.
+    `data` is the original or the retained graph. `index` `[2, num_pairs]` holds its edges in order; or those without
+    self-loops, then a self-loop per node, which scores the mean of the edges into the node.
     """
     if isinstance(influence, str) and influence == "constant":
         return torch.zeros(index.size(1), device=index.device)
@@ -81,19 +77,13 @@ def pair_scores(problem: Problem, data: Data, influence: str | Estimator | Tenso
 
 
 def damped(score: Tensor, scale: Tensor, edge_index: Tensor, damping: str = "rank") -> Tensor:
-    """Return message scales in the order of `score`: the higher the score, the smaller the scale.
+    """Return message scales in the order of `score`: the higher the score, the smaller the scale; `[num_edges]` each.
 
     - `"rank"`: sorts the values of `scale` by score; equal scores share the mean of theirs, so constant scores give the
       mean scale everywhere. The distribution stays: two scores differ only by the order of edges. Self-loops exchange
       scales among themselves only.
     - `"min_max"`: `exp(-2 m)` with scores `m` scaled to [0, 1], the range of INPO's formula; here the spread of the
       scores matters as well.
-
-    Args:
-        score: `[num_edges]`.
-        scale: message scales whose distribution `"rank"` keeps, `[num_edges]`.
-        edge_index: `[2, num_edges]`.
-        damping: one of `DAMPING`.
     """
     if damping == "min_max":
         return torch.exp(-2 * min_max(score)).to(scale)

@@ -30,7 +30,6 @@ class Features:
         new: `[n_new, f]`.
         residues: errors of the features before and after (`Pushed.residues`); empty if exact.
         doubt: why their error has no bound; empty if it has one.
-        notes: remarks for the result.
     """
 
     old: Tensor
@@ -135,7 +134,7 @@ class CGU(Method):
         known = (torch.zeros_like(bound),) * 2 if head is None else (head.spent.double(), head.gap.double())
         residual, slack = gradient.norm(dim=0), rounding(before.z)
         allowed = known[0] + known[1] + gap_old + slack
-        # Features known in the same way as at the last request have no error that would add up.
+        # The features' error does not add up if they are computed as at the last request.
         spent = torch.where(residual <= known[0] + slack, known[0] + slack, allowed) + bound
         total, alpha = float((spent + gap_new).norm()), 0.0 if head is None else float(head.alpha)
         accountant = Accountant(self.epsilon, self.delta)

@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 from gunlearn.errors import DivergenceError
 
 SLOPE_CHANGE = 0.25  # Lipschitz constant of the logistic loss's derivative
-CURVATURE_CHANGE = 1 / (6 * math.sqrt(3))  # and of its second derivative
+CURVATURE_CHANGE = 1 / (6 * math.sqrt(3))  # that of its second derivative
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ class Logistic:
             size, value = torch.ones_like(norm), self.value(w)
             slope = (gradient * step).sum(dim=0)
             for _ in range(30):
-                # The slack allows for rounding: near the minimum values no longer tell.
+                # The slack allows for rounding near the minimum.
                 bad = self.value(w + size * step) > value + 1e-4 * size * slope + 1e-12 * value.abs()
                 if not bool(bad.any()):
                     break

@@ -19,9 +19,9 @@ from gunlearn.tasks.graph.node_classification import training_nodes
 def fit_linear_head(model: nn.Module, data: Data, lam: float = 1e-3, alpha: float = 1.0, seed: int = 0) -> LinearHead:
     """Return a head in evaluation mode, trained to the minimum of its strictly convex problem; `model` does not change.
 
-    Logistic (Guo et al., arXiv 1911.03030, and CGU, arXiv 2206.09140): each class against the rest, `sum_i log(1 +
-    exp(-y_i w z_i)) + lam n / 2 ||w||^2 + b w` over the `n` training nodes, with `b ~ N(0, alpha^2 I)` drawn once;
-    without `b` no certificate holds. Least squares: `||Z W - Y||^2 + lam ||W||^2` with `Y` of 1 and -1.
+    Logistic (Guo et al., arXiv 1911.03030, and CGU, arXiv 2206.09140): each class against the rest,
+    `sum_i log(1 + exp(-y_i w z_i)) + lam n / 2 ||w||^2 + b w` over the `n` training nodes, with `b ~ N(0, alpha^2 I)`
+    drawn once; without `b` no certificate holds. Least squares: `||Z W - Y||^2 + lam ||W||^2` with `Y` of 1 and -1.
 
     Args:
         model: a `LinearHead`, or one `SGConv` (becomes a `LinearHead` of its depth, without bias, rows of `x` as they

@@ -1,10 +1,10 @@
 """Propagated features updated by lazy forward push: a removal costs what it reaches, not the whole graph.
 
-Follows ScaleGUN (arXiv 2408.09212), whole rows at a time. With `d` the in-degrees, self-loop included, and `q_0 =
-D^-1/2 X`, the walk `q_(l+1) = D^-1 A q_l` gives `S^l X = D^1/2 q_l`. Each level has a reserve and a residue, `r_(l+1) =
-D^-1 A q_l - q_(l+1)`; a row with `max_j sqrt(d_i) |r_ij| > r_max` is pushed from residue to reserve and on to the
-neighbours' next residue. Level 0 and the last one have no residue. A removal changes only the rows of `D^-1 A` at the
-touched nodes: they are recomputed by the definition of the residue, then pushed.
+Follows ScaleGUN (arXiv 2408.09212), whole rows at a time. With `d` the in-degrees, self-loop included, and
+`q_0 = D^-1/2 X`, the walk `q_(l+1) = D^-1 A q_l` gives `S^l X = D^1/2 q_l`. Each level has a reserve and a residue,
+`r_(l+1) = D^-1 A q_l - q_(l+1)`; a row with `max_j sqrt(d_i) |r_ij| > r_max` is pushed from residue to reserve and on
+to the neighbours' next residue. Level 0 and the last one have no residue. A removal changes only the rows of `D^-1 A`
+at the touched nodes: they are recomputed by the definition of the residue, then pushed.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def layer_outputs(model: nn.Module, task: Task, data: Data) -> list[tuple[str, T
     calls: list[tuple[str, Tensor]] = []
 
     def record(name: str, h: Tensor) -> Tensor:
-        calls.append((name, h.clone()))  # the model may go on in place
+        calls.append((name, h.clone()))  # later layers may change it in place
         return h
 
     with after_layer(model, {name: partial(record, name) for name in message_passing_layers(model)}):
@@ -55,7 +55,7 @@ class Affected:
         self.partition, layers = problem.partition, message_passing_layers(problem.reference)
         self.last, self.hops = 0, {}
         for name in names:
-            steps = getattr(layers[name], "K", 1)  # PyG's layers of several message passing steps name them so
+            steps = getattr(layers[name], "K", 1)  # PyG's name for the number of message passing steps
             self.last += steps if isinstance(steps, int) and steps > 1 else 1
             self.hops[name] = self.last
         partition = self.partition
@@ -76,7 +76,6 @@ class Affected:
         return nodes[~torch.isin(nodes, torch.cat([self.ends, self.alone]))]
 
     def operators(self, calls: list[tuple[str, Tensor]], init: str) -> dict[str, DeletionOperator]:
-        """Return a new operator for each layer."""
         size = int(self.partition.data.num_nodes)
         outputs = dict(calls)
         return {
@@ -100,8 +99,6 @@ class LayerLosses:
     Args:
         objective: reads `"forget"` and `"affected"`.
         calls: layer and output `[num_nodes, channels]` of the original model, call by call.
-        affected: the affected nodes.
-        operators: by layer.
         views: of the pass over the `"message"` graph and, if there is one, over the `"original"` graph.
         fixed: draw random pairs once.
     """

@@ -29,10 +29,10 @@ class CEU(InfluenceUpdate):
 
     strictly convex: logits linear in the weights (one linear layer) and :math:`\lambda > 0`. With :math:`\beta` the
     norm of :math:`n \nabla L_b` on the retained data after the step, training on the retained data (over the same `n`)
-    with another `b`, at distance :math:`\beta`, gives the new weights; so removal is :math:`(\epsilon,
-    \delta)`-certified for :math:`\epsilon = \beta \sqrt{2 \ln (1.5 / \delta)} / \alpha` (Guo et al., arXiv 1911.03030,
-    theorem 3), if that is at most 1. :math:`\beta` is computed at this model, not bounded by a worst case.
-    `notes["certificate"]` has `status`, epsilon, delta and beta, or the `reason` for "uncertified".
+    with another `b`, at distance :math:`\beta`, gives the new weights; so removal is
+    :math:`(\epsilon, \delta)`-certified for :math:`\epsilon = \beta \sqrt{2 \ln (1.5 / \delta)} / \alpha` (Guo et al.,
+    arXiv 1911.03030, theorem 3), if that is at most 1. :math:`\beta` is computed at this model, not bounded by a worst
+    case. `notes["certificate"]` has `status`, epsilon, delta and beta, or the `reason` for "uncertified".
 
     Args:
         weight_decay: lambda (authors: 0.01).

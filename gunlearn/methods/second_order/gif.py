@@ -15,8 +15,8 @@ from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMetho
 from gunlearn.methods.second_order.influence_update import MAX_RISE, InfluenceUpdate, curvature_of
 from gunlearn.methods.second_order.removal import Removal
 
-NO_OP = 0.99  # relative residual, above which LiSSA has hardly begun
-SHARES = (1.0, 0.3, 0.1, 0.03)  # lengths of the noise that are tried, as shares of the step's
+NO_OP = 0.99  # relative residual above which LiSSA hardly moved
+SHARES = (1.0, 0.3, 0.1, 0.03)  # lengths of the noise to try, as shares of the step's
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class GIF(InfluenceUpdate):
         if self.mode == "default":
             return super().step(removal, notes)
         matrix, damping = curvature_of(removal.whole, "hessian", self.weight_decay), self.damping or 0.0
-        # The mean loss has curvature H / n: on it scale / n takes the steps that scale takes on H.
+        # The mean loss has curvature H / n, so scale / n on it takes the same steps as scale on H.
         found = lissa(matrix, removal.push, self.iterations, self.scale / removal.whole.weight.numel(), damping)
         notes |= {"curvature": "hessian", "damping": damping, "scale": self.scale}
         notes |= {"residual": found.residual, "iterations": found.iterations}
@@ -143,7 +143,7 @@ class IDEA(GIF):
         drawn = torch.randn(step.numel(), generator=generator, dtype=torch.float64).to(step)
         for std in stds:
             noisy = step + std * drawn
-            refused = self.refuse(noisy, removal, notes, 2 * MAX_RISE)  # notes the retained loss as it is now
+            refused = self.refuse(noisy, removal, notes, 2 * MAX_RISE)  # updates the loss in notes
             if not refused or self.mode == "paper":
                 notes |= {"noise": std, "step": size}
                 return noisy

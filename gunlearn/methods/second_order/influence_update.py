@@ -16,8 +16,8 @@ from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.second_order.removal import Removal
 
-SHARE = 1e-4  # the first damping that is tried, as a share of the largest eigenvalue
-ATTEMPTS = 10  # dampings tried, each three times the one before
+SHARE = 1e-4  # first damping to try, as a share of the largest eigenvalue
+ATTEMPTS = 10  # dampings to try, each three times the one before
 MAX_RISE = 0.02  # largest rise of the retained loss, as a share of the loss of zero outputs, or of itself if larger
 
 
@@ -55,7 +55,7 @@ class InfluenceUpdate(Method):
     tasks = ("node_classification", "link_prediction")
     needs = "retained data, second order"
     cost = "two gradients and at most `max_iterations` curvature products"
-    structural: ClassVar[bool] = True  # count the change of the other terms by the missing messages
+    structural: ClassVar[bool] = True  # count how missing messages change the other terms
 
     def __post_init__(self) -> None:
         check_choice("curvature", self.curvature, CURVATURES)
@@ -75,7 +75,7 @@ class InfluenceUpdate(Method):
             removal = Removal.of(problem, self.structural)
             notes: dict[str, Any] = {"curvature": self.curvature, "distance": 0.0, "relative_distance": 0.0}
             theta = removal.weights()
-            if removal.push.any():  # weights change only where a training term reads what is forgotten
+            if removal.push.any():  # else no training term reads what is forgotten
                 step = self.released(self.step(removal, notes), removal, notes, problem.seed)
                 removal.put(theta + step)
                 notes["distance"] = float(step.norm())
@@ -118,7 +118,7 @@ class InfluenceUpdate(Method):
         if self.damping is not None:
             return self.damping
         ends = span.spectrum
-        # A Gauss-Newton matrix has no negative eigenvalue: an unconverged bound below zero says nothing.
+        # A Gauss-Newton matrix has no negative eigenvalue: ignore an unconverged bound below zero.
         found = SHARE * ends.bounds[1] if self.curvature == "gauss_newton" else ends.damping(SHARE)
         return found if found > 0 else 1.0
 

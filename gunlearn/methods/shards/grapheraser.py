@@ -34,7 +34,6 @@ class ShardEnsemble(nn.Module):
     Args:
         model: each shard gets a copy of it.
         shard: the shard of each node, integers `[num_nodes]`.
-        num_shards: k.
     """
 
     shard: Tensor
@@ -65,9 +64,9 @@ class GraphEraser(Method):
     r"""Trains a model on each shard of the graph; a request retrains the shards that hold what is forgotten.
 
     A shard is a set of nodes with the edges among them; edges between shards are lost. The result is a `ShardEnsemble`:
-    each shard's model reads the whole retained graph, and its probabilities are averaged with weights :math:`w \ge 0,
-    \sum w = 1` that maximise the likelihood of the retained training nodes, by EM (the authors take the softmax of a
-    weighted sum, fitted by Adam).
+    each shard's model reads the whole retained graph, and its probabilities are averaged with weights
+    :math:`w \ge 0, \sum w = 1` that maximise the likelihood of the retained training nodes, by EM (the authors take the
+    softmax of a weighted sum, fitted by Adam).
 
     A request touches the shards of forgotten nodes, of nodes that lose features, and of forgotten edges; an edge
     between shards touches none. Touched shards are trained from new weights on the rest of their data, the others stay
