@@ -31,7 +31,7 @@ class Auto(Method):
     2. `budget >= 1`, or at most half of the training items would stay: `retrain`, by `train` if given;
     3. `budget` below a twentieth: `utu`, which costs nothing;
     4. link prediction: `inpo` until each edge scores like unseen ones (edge requests, message passing layers,
-    validation edges and a `budget` of at least 0.3), else `finetune`;
+       validation edges and a `budget` of at least 0.3), else `finetune`;
     5. classification: `finetune`, with the training's own `weight_decay`.
 
     Rules of thumb from the tables of `experiments/graph_methods`. The budget chooses; it does not limit the time.

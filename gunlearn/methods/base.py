@@ -127,8 +127,7 @@ BY_MODE: Any = None
 def fill_in(method: Method, modes: Mapping[str, Mapping[str, Any]]) -> None:
     """Set options that are `None` to the values of the method's `mode`; call it in `__post_init__`.
 
-    `optimizer_options` and `scheduler_options` stay `None` if the caller names another optimiser or scheduler than the
-    mode.
+    `optimizer_options` and `scheduler_options` stay `None` if the caller names an optimiser or scheduler.
     """
     mode = getattr(method, "mode", "")
     check_choice("mode", mode, tuple(modes))

@@ -72,8 +72,7 @@ def published(spec: str, task: Task) -> Settings | None:
 def build_method(spec: str | Method, options: Mapping[str, Any], task: Task, model: nn.Module | None = None) -> Method:
     """Return a method with the settings published for a task; the caller's `options` override them.
 
-    `spec` is a name, `"name:variant"`, or a `Method` object, which is returned. A `model` with an adapter gets the
-    adapter's learning rate.
+    `spec` is a name, `"name:variant"`, or a `Method`, which is returned. A `model` with an adapter takes its rate.
 
     Raises:
         InvalidInputError: an unknown name, variant or option, a value of the wrong type, or options beside an object.

@@ -85,7 +85,7 @@ class StatefulCallback(Callback):
 
 
 class EarlyStopping(Callback):
-    """Stop when the validation loss has not improved by `min_delta` for `patience` evaluations."""
+    """Stop when the validation loss has not improved by more than `min_delta` for `patience` evaluations."""
 
     def __init__(self, patience: int = 5, min_delta: float = 0.0) -> None:
         if patience < 1:

@@ -13,8 +13,7 @@ from gunlearn.methods.gradient import GradientMethod
 class UtU(Method):
     """Unlink to unlearn (arXiv 2402.10695): keep the weights, remove what is forgotten from the graph.
 
-    The paper unlinks edges; here nodes go with their edges, and features become zeros. What the weights memorised
-    stays.
+    The paper unlinks edges; nodes go with their edges, and features become zeros. The weights keep what they memorised.
     """
 
     name = "utu"

@@ -145,8 +145,7 @@ def erase(
 ) -> int:
     """Shrink weights in place by `ETR`'s factors, each at most the share `ratio` of a tensor; return how many.
 
-    `everything`, `gone` (`None` for none) and `near` are gradients of the mean losses of all, removed and reached
-    items.
+    `everything`, `gone` (`None` for none) and `near`: gradients of the mean losses of all, removed and reached items.
     """
     count = 0
     for i, parameter in enumerate(parameters if ratio else ()):

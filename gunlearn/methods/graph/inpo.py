@@ -66,7 +66,7 @@ class INPO(GradientMethod):
             scores; an `Estimator` brings its options; a tensor holds a score per column of `data.edge_index`.
             `"constant"` damps all messages alike, `"none"` (or `None`) none.
         flip_influence: damp the least influential messages most.
-        damping: how scores other than INPO's own become scales, see `message_damping.damped`.
+        damping: `"rank"` or `"min_max"`: how scores other than INPO's own become scales, see `message_damping.damped`.
     """
 
     mode: str = "default"

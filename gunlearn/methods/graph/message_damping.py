@@ -79,9 +79,8 @@ def pair_scores(problem: Problem, data: Data, influence: str | Estimator | Tenso
 def damped(score: Tensor, scale: Tensor, edge_index: Tensor, damping: str = "rank") -> Tensor:
     """Return message scales in the order of `score`: the higher the score, the smaller the scale; `[num_edges]` each.
 
-    - `"rank"`: sorts the values of `scale` by score; equal scores share the mean of theirs, so constant scores give the
-      mean scale everywhere. The distribution stays: two scores differ only by the order of edges. Self-loops exchange
-      scales among themselves only.
+    - `"rank"`: the smallest value of `scale` goes to the highest score, and so on; equal scores share the mean of their
+      values. The distribution stays, and only the order of scores matters. Self-loops share only their own values.
     - `"min_max"`: `exp(-2 m)` with scores `m` scaled to [0, 1], the range of INPO's formula; here the spread of the
       scores matters as well.
     """

@@ -52,8 +52,8 @@ class Logistic:
     def newton(self, w: Tensor, target: Tensor, tolerance: float = 1e-9) -> tuple[Tensor, Tensor]:
         """Solve `H(w) solution = target` by conjugate gradients, for all classes at once.
 
-        Returns the solution `[f, num_classes]` and the residual's norm `[num_classes]`, at most `tolerance` times the
-        target's.
+        Returns the solution `[f, num_classes]` and the residual's norm `[num_classes]`; it stops at `tolerance` times
+        the target's norm, or after `10 f` steps.
         """
         p = torch.sigmoid(self.z @ w)
         curvature = p * (1 - p)

@@ -24,8 +24,7 @@ def fit_linear_head(model: nn.Module, data: Data, lam: float = 1e-3, alpha: floa
     drawn once; without `b` no certificate holds. Least squares: `||Z W - Y||^2 + lam ||W||^2` with `Y` of 1 and -1.
 
     Args:
-        model: a `LinearHead`, or one `SGConv` (becomes a `LinearHead` of its depth, without bias, rows of `x` as they
-            are).
+        model: a `LinearHead`, or one `SGConv`, which becomes a `LinearHead` of its depth without bias or `normalize`.
         data: with `x`, `edge_index`, `y`; the head learns from the training nodes.
         lam: ridge, above 0; per node in the logistic problem, as it is for least squares.
         alpha: standard deviation of `b`; more noise buys more removals and costs accuracy. Not for least squares.
