@@ -17,8 +17,7 @@ def fisher_diagonal(losses: Tensor, parameters: Sequence[Tensor], probes: int | 
     no loss depends on a parameter. With independent random signs :math:`s_i` the square of
     :math:`\sum_i s_i \nabla \ell_i` has the expectation :math:`\sum_i (\nabla \ell_i)^2`: `probes` backward passes,
     with signs from torch's global generator, estimate it for any number of items, each entry with a relative standard
-    deviation of at most :math:`\sqrt{2 / probes}`. Exact, by a pass per item, for `None` or at least as many probes as
-    items.
+    deviation of at most :math:`\sqrt{2 / probes}`. Exact, by a pass per item, for `None` or no fewer probes than items.
     """
     number = losses.numel()
     if number == 0:

@@ -51,8 +51,7 @@ class Curvature(_Products):
       (Bae et al., arXiv 2209.05364; arXiv 2506.04694).
 
     `C @ v` takes and returns `[num_params]`, or `[k, num_params]` for `k` vectors. The graph of the first derivative is
-    built once; a product is one pass through it (three for Gauss-Newton). Do not change the parameters in place
-    meanwhile.
+    built once; a product is one pass through it (Gauss-Newton: three). Never change the parameters in place meanwhile.
 
     Args:
         kind: one of `CURVATURES`.

@@ -96,10 +96,8 @@ def krylov(
 ) -> Krylov:
     """Build the span of `b` `[size]`, not zero, by Lanczos with full reorthogonalisation.
 
-    It ends after `max_steps` products, or when `done`, called after each fourth one, returns `True`.
-
-    Raises:
-        DivergenceError: a product is not finite.
+    It ends after `max_steps` products, or when `done`, called after each fourth one, returns `True`. A product that is
+    not finite raises `DivergenceError`.
     """
     norm = b.norm()
     basis, alpha, beta = [b / norm], [], []
@@ -175,8 +173,7 @@ def lissa(matrix: Symmetric, b: Tensor, iterations: int = 100, scale: float = 50
 
     It converges to `(A + damping scale I)^-1 b` if the eigenvalues of `A` (in GIF the Hessian of the summed loss) lie
     between `-damping scale` and `(2 - damping) scale`: without damping, `scale` must exceed half the largest one.
-    Stopped after `T` steps it shrinks directions of eigenvalue below `scale / T`; see the residual. (GIF, arXiv
-    2304.02835, and its code.)
+    Stopped after `T` steps it shrinks directions of eigenvalue below `scale / T`. (GIF, arXiv 2304.02835, and code.)
 
     Raises:
         InvalidInputError: `iterations` or `scale` not positive, or a negative `damping`.

@@ -38,8 +38,7 @@ class TrainArguments:
         progress: show a progress bar.
         checkpoint_dir: folder to write checkpoints to and to resume from.
         checkpoint_every: epochs between checkpoints.
-        keep_gradients: add the gradients that the parameters already hold to the first step's (a quirk of a paper
-            mode).
+        keep_gradients: the first step adds the gradients that the parameters hold (a quirk of a paper mode).
         fingerprint: names the run; a checkpoint of another run is refused.
         batch_size: items of each part per step; `None` reads them all.
         sampler: what the model reads for a batch, see `GradientMethod`.
@@ -113,8 +112,7 @@ def fit(
         stop: called before each step; `True` ends the run.
         optimizer: a name of `torch.optim` (`"adam"`, `"SGD"`, ...), or a function from parameters to an optimiser.
         optimizer_options: further arguments of the named optimiser.
-        scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to a scheduler; stepped after
-            each optimiser step.
+        scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to one; stepped at each step.
         scheduler_options: arguments of the named scheduler.
         steps_per_epoch: optimiser steps of one pass over the items.
         penalty: called after each step's backward pass, to add to the gradients.

@@ -110,11 +110,7 @@ def make_optimizer(
 
 
 def make_scheduler(spec: SchedulerSpec | None, optimizer: Any, options: Mapping[str, Any] | None = None) -> Any | None:
-    """Build a scheduler, to be stepped after each optimiser step; return `None` for `None`.
-
-    Raises:
-        InvalidInputError: an unknown name, or `options` that the scheduler does not take.
-    """
+    """Build a scheduler, to be stepped after each optimiser step, or return `None`; errors: see `make_optimizer`."""
     check_scheduler(spec, options)
     if spec is None or callable(spec):
         return None if spec is None else spec(optimizer)
@@ -124,8 +120,7 @@ def make_scheduler(spec: SchedulerSpec | None, optimizer: Any, options: Mapping[
 class PhasedOptimizer:
     """Several optimisers by phase over the same parameters, so that each phase keeps its own state.
 
-    Set `phase`, at first the first key of `optimizers`, before `step`; the methods act on the phase's optimiser, and
-    state dicts hold all of them.
+    Set `phase` (at first the first of `optimizers`) before `step`. State dicts hold all optimisers.
     """
 
     def __init__(self, optimizers: Mapping[str, Any]) -> None:

@@ -85,8 +85,7 @@ class Processes:
     def apart(self, model: nn.Module) -> Iterator[None]:
         """Let random numbers differ between processes inside the block, where each computes on its own share.
 
-        Raises:
-            UnsupportedModelError: batch normalisation ran on the share; it needs all items.
+        Batch normalisation in training, which needs all items, raises `UnsupportedModelError`.
         """
         if self.world == 1:
             yield

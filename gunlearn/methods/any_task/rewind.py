@@ -21,9 +21,7 @@ class Candidates(StatefulCallback):
     """Keeps a model per pass and restores the one whose forget error is nearest to a reference; see `ScrubR`.
 
     Of models with the same error on the forget set it keeps one, the `"earliest"` or the `"latest"` by `tie_break`.
-
-    Raises:
-        UnsupportedMethodError: no validation item has a label of the forget set.
+    Without validation items of the forgotten labels it raises `UnsupportedMethodError`.
     """
 
     def __init__(self, problem: Problem, parts: Parts, tie_break: str) -> None:

@@ -50,12 +50,10 @@ class Scrub(GradientMethod):
 
     SCRUB reads no label of the forget set, so `d` also rises when the student becomes *more* certain of it. A softened
     teacher (`temperature` above 1) invites that: with 4, forgetting a class of digits mostly fails. `notes` hold
-    `forget_nll` (before, after), `forget_divergence` and `direction`: "wrong", with a warning, if the divergence rose
-    while the forget set's loss fell.
+    `forget_nll` (before, after), `forget_divergence` and `direction`: "wrong" if both `d` rose and the loss fell.
 
     `mode="default"` repairs two things: the first step raises the forget set's loss, since the gradient of `d` is zero
-    while teacher and student agree; and gradients are clipped, since `d` is unbounded. In all modes batch normalisation
-    keeps its running statistics.
+    while teacher and student agree; and gradients are clipped, since `d` is unbounded. All modes keep batch statistics.
 
     `mode="paper"` is the authors' small-scale notebook: Adam, whose rate falls to a tenth after their epochs 5, 8 and
     9. `"paper_large"` is their large-scale one: SGD with momentum 0.9, T = 4. Their epochs in batches become 4
@@ -139,8 +137,7 @@ class ScrubR(Scrub):
     error on the forget set comes closest; `notes` hold `chosen`, `forget_error` and `reference_error`.
 
     Args:
-        tie_break: among equally close candidates the `"latest"` (it has learned the retained data longest) or, like the
-            authors' code, the `"earliest"`.
+        tie_break: take the `"latest"` of equally close candidates, or like the authors' code the `"earliest"`.
     """
 
     tie_break: str = "latest"

@@ -44,9 +44,8 @@ class ETR(Method):
 
     .. math:: \tfrac nm g_{all} - \tfrac um g_f - \tfrac im g_k + \tfrac im g'_k
 
-    for `n` training items, `u` that go, `m` that stay, `i` within reach, and :math:`g'_k` on the retained graph. This
-    *is* the gradient of the retained items' mean loss on the retained graph, as items out of reach have the same
-    gradient on both graphs.
+    for `n` training items, `u` that go, `m` that stay, `i` within reach, and :math:`g'_k` on the retained graph: the
+    gradient of the retained items' mean loss there, as items out of reach have the same gradient on both graphs.
 
     `mode="paper"` takes all gradients at the original weights, with dropout on and labels smoothed by 0.1.
     `mode="default"` takes gradients of the plain loss, the last one at the erased weights. `notes["erased"]` is the

@@ -57,8 +57,7 @@ class INPO(GradientMethod):
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
-        dataset: name of the data set whose paper settings to take (`PRESETS`), Cora's for an unknown one;
-            `result.notes["preset"]` names it.
+        dataset: take the paper's settings of this data set (`PRESETS`), Cora's if unknown; see `notes["preset"]`.
         beta: inverse temperature of NPO.
         scale_messages: damp messages by influence; `False` is `influence="none"`.
         influence: which messages to damp most. `"nora"` is INPO's own formula; another removal estimator's name

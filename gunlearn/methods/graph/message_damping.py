@@ -81,8 +81,7 @@ def damped(score: Tensor, scale: Tensor, edge_index: Tensor, damping: str = "ran
 
     - `"rank"`: the smallest value of `scale` goes to the highest score, and so on; equal scores share the mean of their
       values. The distribution stays, and only the order of scores matters. Self-loops share only their own values.
-    - `"min_max"`: `exp(-2 m)` with scores `m` scaled to [0, 1], the range of INPO's formula; here the spread of the
-      scores matters as well.
+    - `"min_max"`: `exp(-2 m)` with scores `m` scaled to [0, 1], the range of INPO's formula; the spread counts too.
     """
     if damping == "min_max":
         return torch.exp(-2 * min_max(score)).to(scale)

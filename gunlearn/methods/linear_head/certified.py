@@ -56,8 +56,7 @@ class CGU(Method):
     another way takes the same step, uncertified.
 
     Args:
-        epsilon: epsilon of the certificate, in (0, 1].
-        delta: delta of the certificate, in (0, 1).
+        epsilon: of the certificate, in (0, 1]; `delta` in (0, 1).
         lam: ridge per training node, for a model without a record of its own.
         bound: `"tight"` or `"paper"`, the `gamma` above.
     """

@@ -27,8 +27,7 @@ class GraphEditor(Method):
     `W + S U^T (J + U S U^T)^-1 (T - U W)`.
 
     Exact up to rounding: the head keeps `S` and `W` in double precision. Head and data must be as `fit_linear_head`, or
-    this method, left them. `result.notes["rows"]` counts removed and added rows. The paper's fine-tuning afterwards,
-    which is not exact, is left out.
+    this method, left them. `result.notes["rows"]` counts removed and added rows. Not here: the paper's fine-tuning.
     """
 
     name = "graph_editor"

@@ -143,8 +143,6 @@ class GNNDelete(LayerWise):
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
-        epochs: optimiser steps.
-        lr: Adam's learning rate.
         init: initial value of operators, see `DeletionOperator`.
         message_graph: `"retain"`, `"full"`, or `"affected"`: the original edges between affected nodes.
         layerwise: each operator learns from its own layer's loss only; else from those of later layers too.

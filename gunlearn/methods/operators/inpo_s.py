@@ -29,8 +29,7 @@ from gunlearn.nn.attach.operators import (
 class INPOS(INPO):
     """INPO's objective on GNNDelete's operators: the weights stay, an operator after each layer learns.
 
-    Objective and stop criterion are those of `INPO(mode="default")`; there is no paper mode. Operators act on the nodes
-    within `l` hops after layer `l`.
+    Objective and stop criterion are those of `INPO(mode="default")`; no paper mode. For the operators see `LayerWise`.
 
     Args:
         init: initial value of operators, see `DeletionOperator`.

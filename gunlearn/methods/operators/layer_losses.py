@@ -23,8 +23,7 @@ from gunlearn.tasks.graph.negatives import NegativeSampler
 def layer_outputs(model: nn.Module, task: Task, data: Data) -> list[tuple[str, Tensor]]:
     """Return name and output `[num_nodes, channels]` of each call of a message passing layer in one pass.
 
-    Raises:
-        UnsupportedModelError: a layer returns outputs of another shape, or the model calls none.
+    Other shapes, or a model without such calls, raise `UnsupportedModelError`.
     """
     calls: list[tuple[str, Tensor]] = []
 

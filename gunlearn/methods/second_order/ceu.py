@@ -38,7 +38,6 @@ class CEU(InfluenceUpdate):
         weight_decay: lambda (authors: 0.01).
         perturbation: `b` of the model's training, `[num_params]` in the order of `model.parameters()`.
         noise: alpha, the standard deviation of `b` (authors: 0.1).
-        delta: delta of the certificate.
     """
 
     perturbation: Tensor | None = None

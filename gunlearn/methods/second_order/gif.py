@@ -35,7 +35,6 @@ class GIF(InfluenceUpdate):
 
     Args:
         damping: see `InfluenceUpdate`; in paper mode in units of `scale`, `None` for 0.
-        mode: `"default"` or `"paper"`.
         iterations: number of LiSSA's steps.
         scale: LiSSA's scale, for the summed loss; it converges above half of its Hessian's largest eigenvalue.
 
@@ -86,8 +85,7 @@ class GIF(InfluenceUpdate):
 class IF(GIF):
     """Influence function (Koh & Liang, arXiv 1703.04730): the forgotten items' own terms leave, the graph stays.
 
-    It ignores their messages to other items, so it refuses requests without training items of their own: features, and
-    edges under node classification.
+    It ignores their messages, so it refuses requests without own terms: features, edges under node classification.
     """
 
     name = "if"

@@ -84,10 +84,8 @@ class GraphEraser(Method):
         slack: how much larger than `n / k` a shard may be, as a share.
         aggregation: `"learned"` weights or the `"mean"`.
         shard_epochs: optimiser steps for each shard.
-        lr: Adam's learning rate.
         weight_decay: Adam's L2 penalty.
-        eval_every: steps between validations on the shard's own validation nodes; the best is kept. `None` keeps the
-            last.
+        eval_every: steps between validations on the shard's validation nodes, to keep the best; `None` keeps the last.
     """
 
     num_shards: int = 4

@@ -25,12 +25,10 @@ def label_propagation(
 ) -> Tensor:
     """BLPA of GraphEraser (arXiv 2103.14991): nodes move to the shard of most neighbours, if it has room.
 
-    A sweep counts all nodes' neighbours in each shard, O(edges + n k). A random half of the nodes that gain by moving
-    ask for a shard (if all moved, two neighbours could change places for ever); each shard admits those that gain most.
-    It ends when no node gains.
+    Each of at most `sweeps` counts all nodes' neighbours in each shard, O(edges + n k). A random half of the nodes that
+    gain by moving ask for a shard (else two neighbours could swap for ever); each shard admits those that gain most.
 
-    Edges `[2, num_edges]` count both ways; `slack` is room above `n / k`, as a share of it. Returns each node's shard,
-    integers `[num_nodes]`.
+    Edges `[2, num_edges]` count both ways; `slack` is room above `n / k`, as a share. Returns the shards `[num_nodes]`.
     """
     limit, device = capacity(num_nodes, num_shards, slack), edge_index.device
     shard = random_partition(num_nodes, num_shards).to(device)
