@@ -50,7 +50,8 @@ class Scrub(GradientMethod):
 
     SCRUB reads no label of the forget set, so `d` also rises when the student becomes *more* certain of it. A softened
     teacher (`temperature` above 1) invites that: with 4, forgetting a class of digits mostly fails. `notes` hold
-    `forget_nll` (before, after), `forget_divergence` and `direction`: "wrong" if both `d` rose and the loss fell.
+    `forget_nll` (before, after), `forget_divergence` and `direction`: "wrong", with a warning, if `d` rose and
+    the loss fell.
 
     `mode="default"` repairs two things: the first step raises the forget set's loss, since the gradient of `d` is zero
     while teacher and student agree; and gradients are clipped, since `d` is unbounded. All modes keep batch statistics.

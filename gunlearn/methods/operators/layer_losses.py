@@ -23,7 +23,7 @@ from gunlearn.tasks.graph.negatives import NegativeSampler
 def layer_outputs(model: nn.Module, task: Task, data: Data) -> list[tuple[str, Tensor]]:
     """Return name and output `[num_nodes, channels]` of each call of a message passing layer in one pass.
 
-    Other shapes, or a model without such calls, raise `UnsupportedModelError`.
+    Other shapes, or a model without such layers, raise `UnsupportedModelError`.
     """
     calls: list[tuple[str, Tensor]] = []
 

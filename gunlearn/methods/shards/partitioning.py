@@ -25,8 +25,9 @@ def label_propagation(
 ) -> Tensor:
     """BLPA of GraphEraser (arXiv 2103.14991): nodes move to the shard of most neighbours, if it has room.
 
-    Each of at most `sweeps` counts all nodes' neighbours in each shard, O(edges + n k). A random half of the nodes that
-    gain by moving ask for a shard (else two neighbours could swap for ever); each shard admits those that gain most.
+    A sweep counts all nodes' neighbours in each shard, O(edges + n k). A random half of the nodes that gain by moving
+    ask for a shard (else two neighbours could swap for ever); each shard admits those that gain most. It ends after
+    `sweeps`, or when no node gains.
 
     Edges `[2, num_edges]` count both ways; `slack` is room above `n / k`, as a share. Returns the shards `[num_nodes]`.
     """
