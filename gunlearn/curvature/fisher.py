@@ -11,20 +11,13 @@ from gunlearn.errors import InvalidInputError
 
 
 def fisher_diagonal(losses: Tensor, parameters: Sequence[Tensor], probes: int | None) -> list[Tensor]:
-    r"""Mean over items of squared gradients, :math:`\frac1n \sum_i (\nabla \ell_i)^2`: the empirical Fisher's diagonal.
+    r"""Return the empirical Fisher's diagonal in the parameters' shapes: mean over items of squared gradients.
 
-    With independent random signs :math:`s_i` the square of :math:`\sum_i s_i \nabla \ell_i` has the expectation
-    :math:`\sum_i (\nabla \ell_i)^2`: `probes` backward passes estimate it for any number of items, each entry with a
-    relative standard deviation of at most :math:`\sqrt{2 / probes}`. Exact, by a pass per item, where there are no more
-    items than probes.
-
-    Args:
-        losses: differentiable losses of the items, `[num_items]`; at least one.
-        parameters: what gradients are taken of.
-        probes: number of random sign vectors, from torch's global generator; `None` is exact.
-
-    Returns:
-        A tensor of each parameter's shape; zeros where the losses do not depend on it.
+    That is :math:`\frac1n \sum_i (\nabla \ell_i)^2` for differentiable losses `[num_items]`, at least one; zero where
+    no loss depends on a parameter. With independent random signs :math:`s_i` the square of
+    :math:`\sum_i s_i \nabla \ell_i` has the expectation :math:`\sum_i (\nabla \ell_i)^2`: `probes` backward passes,
+    with signs from torch's global generator, estimate it for any number of items, each entry with a relative standard
+    deviation of at most :math:`\sqrt{2 / probes}`. Exact, by a pass per item, for `None` or no fewer probes than items.
     """
     number = losses.numel()
     if number == 0:

@@ -1,4 +1,4 @@
-"""Products of the training loss's Hessian, or its Gauss-Newton part, with vectors: for any PyG model, exactly."""
+"""Exact products of vectors with the training loss's Hessian, or its Gauss-Newton part, for any PyG model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ class _Products(ABC):
 
     @property
     def size(self) -> int:
-        """Number of parameters."""
         return sum(p.numel() for p in self.params)
 
     def __matmul__(self, v: Tensor) -> Tensor:
@@ -39,24 +38,22 @@ class _Products(ABC):
 
     @abstractmethod
     def _product(self, v: Tensor) -> Tensor:
-        """The product with `v` `[size]`, without weight decay."""
+        """Return the product with `v` `[size]`, without weight decay."""
 
 
 class Curvature(_Products):
     r"""The matrix `C` of a training loss at the model's parameters, known by its products `C @ v`.
 
     - `"hessian"`: :math:`C = \nabla^2_\theta L`, by differentiating the gradient once more;
-    - `"gauss_newton"`: :math:`C = J^\top H_z J`, where :math:`z` are the predictions' logits, :math:`J` their
-      Jacobian and :math:`H_z` the Hessian of the loss in :math:`z`. It ignores second derivatives of the logits, and is
-      positive semi-definite wherever the loss is convex in them (as cross entropy is): the curvature of the proximal
-      Bregman response (Bae et al., arXiv 2209.05364; arXiv 2506.04694).
+    - `"gauss_newton"`: :math:`C = J^\top H_z J`, where :math:`z` are the predictions' logits, :math:`J` their Jacobian
+      and :math:`H_z` the Hessian of the loss in :math:`z`. It ignores second derivatives of the logits, and is positive
+      semi-definite if the loss is convex in them (as cross entropy is): the curvature of the proximal Bregman response
+      (Bae et al., arXiv 2209.05364; arXiv 2506.04694).
 
     `C @ v` takes and returns `[num_params]`, or `[k, num_params]` for `k` vectors. The graph of the first derivative is
-    built once; each product is one pass through it (three for Gauss-Newton). Do not change the parameters in place
-    meanwhile.
+    built once; a product is one pass through it (Gauss-Newton: three). Never change the parameters in place meanwhile.
 
     Args:
-        loss: the loss of the training.
         kind: one of `CURVATURES`.
         weight_decay: of the training; `weight_decay * v` is added.
         data: the graph, default the loss's.
@@ -91,7 +88,7 @@ class Curvature(_Products):
             )
         self._logits = z
         (self._slope,) = grad(value, z, create_graph=True)
-        # J^T u is linear in u: its derivative in u, applied to v, is J v (a forward-mode product by two backward ones).
+        # J^T u is linear in u: its derivative in u, applied to v, is J v.
         self._u = torch.zeros_like(z, requires_grad=True)
         self._pulled = flat(grad(z, self.params, self._u, create_graph=True, materialize_grads=True))
 
@@ -109,9 +106,7 @@ class SplitGaussNewton(_Products):
     For logits :math:`z = q(h)` at most quadratic in the model's outputs :math:`h` and without parameters of their own
     (classes of nodes, inner products of pairs), :math:`C v = J_h^\top J_q^\top H_z J_q J_h v`. For such `q`
     :math:`J_q\,d = (q(h + td) - q(h - td)) / 2t` is exact, and needs no second derivative of the scores, which would
-    gather `[num_pairs, dim]`.
-
-    Args and errors: those of `Curvature`; `loss` has `kernels=True`.
+    gather `[num_pairs, dim]`. Args and errors: see `Curvature`; `loss` has `kernels=True`.
     """
 
     kind = "gauss_newton"
@@ -135,7 +130,7 @@ class SplitGaussNewton(_Products):
 
     @torch.no_grad()
     def _scored(self, direction: Tensor) -> Tensor:
-        """`J_q direction`, in the shape of the logits."""
+        """Return `J_q direction` in the shape of the logits."""
         size = float(direction.norm())
         if not 0 < size < float("inf"):
             return torch.zeros_like(self._logits) * size

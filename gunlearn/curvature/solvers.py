@@ -36,11 +36,11 @@ class Spectrum:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Estimates less and plus their errors: bounds on the extreme eigenvalues."""
+        """Return bounds on the extreme eigenvalues: estimates less and plus their errors."""
         return self.smallest - self.smallest_error, self.largest + self.largest_error
 
     def damping(self, share: float = 1e-3) -> float:
-        """Return what to add to the diagonal so that the condition number is about `1 / share`.
+        """Return what to add to the diagonal for a condition number of about `1 / share`.
 
         It lifts the smallest eigenvalue above zero (by a tenth of its size), and adds `share` of the largest one.
         """
@@ -59,10 +59,10 @@ class Solution:
 
 @dataclass(frozen=True)
 class Krylov:
-    r"""The span of `b, A b, A^2 b, ...`, in which `(A + damping I) x = b` can be solved for every damping.
+    """The span of `b, A b, A^2 b, ...`, which solves `(A + damping I) x = b` for every damping.
 
-    Damping does not change the span, so that its basis `Q` with `A Q = Q T + rest` gives all solutions:
-    `x = |b| Q (T + damping I)^{-1} e_1`, those of conjugate gradients after as many products.
+    Its basis `Q` with `A Q = Q T + rest` does not depend on the damping: `x = |b| Q (T + damping I)^{-1} e_1`, the
+    solution of conjugate gradients after as many products.
 
     Attributes:
         basis: orthonormal `[steps, size]`.
@@ -78,17 +78,12 @@ class Krylov:
 
     @property
     def spectrum(self) -> Spectrum:
-        """Bounds on the extreme eigenvalues."""
         value, vector = torch.linalg.eigh(self.tridiagonal)
         error = self.rest * vector[-1].abs()
         return Spectrum(float(value[0]), float(value[-1]), float(error[0]), float(error[-1]))
 
     def solve(self, damping: float) -> Solution:
-        """Return the solution in the span.
-
-        Raises:
-            DivergenceError: the damped matrix is not positive definite.
-        """
+        """Return the solution in the span; raise `DivergenceError` if the damped matrix is not positive definite."""
         value, vector = torch.linalg.eigh(self.tridiagonal)
         if not float(value[0]) + damping > 0:
             raise _indefinite(damping, f"an eigenvalue of {float(value[0]):.3g}")
@@ -99,16 +94,10 @@ class Krylov:
 def krylov(
     matrix: Symmetric, b: Tensor, max_steps: int = 32, done: Callable[[Krylov], bool] = lambda span: False
 ) -> Krylov:
-    """Build the span by Lanczos with full reorthogonalisation.
+    """Build the span of `b` `[size]`, not zero, by Lanczos with full reorthogonalisation.
 
-    Args:
-        matrix: `A`, symmetric.
-        b: `[size]`, not zero.
-        max_steps: most products.
-        done: called after each fourth product; returns whether the span is large enough.
-
-    Raises:
-        DivergenceError: a product is not finite.
+    It ends after `max_steps` products, or when `done`, called after each fourth one, returns `True`. A product that is
+    not finite raises `DivergenceError`.
     """
     norm = b.norm()
     basis, alpha, beta = [b / norm], [], []
@@ -133,14 +122,7 @@ def krylov(
 
 
 def lanczos(matrix: Symmetric, like: Tensor, steps: int = 32, seed: int = 0) -> Spectrum:
-    """Bound the extreme eigenvalues with a few products: `krylov` from a random start.
-
-    Args:
-        matrix: symmetric.
-        like: a tensor of the dtype and device to use.
-        steps: number of products.
-        seed: of the random start.
-    """
+    """Bound the extreme eigenvalues with few products: `krylov` from a random start, of dtype and device of `like`."""
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(matrix.size, generator=generator, dtype=torch.float64).to(like)
     return krylov(matrix, start, steps).spectrum
@@ -149,14 +131,7 @@ def lanczos(matrix: Symmetric, like: Tensor, steps: int = 32, seed: int = 0) -> 
 def conjugate_gradient(
     matrix: Symmetric, b: Tensor, damping: float = 0.0, tolerance: float = 1e-4, max_iterations: int = 1000
 ) -> Solution:
-    """Solve `(A + damping I) x = b` for a positive definite matrix.
-
-    Args:
-        matrix: `A`, symmetric.
-        b: right-hand side `[size]`.
-        damping: added to the diagonal.
-        tolerance: relative residual to reach.
-        max_iterations: most products.
+    """Solve `(A + damping I) x = b` `[size]` for a positive definite matrix, to a relative residual of `tolerance`.
 
     Raises:
         DivergenceError: the matrix is not positive definite, a product is not finite, or the residual is not reached.
@@ -194,21 +169,14 @@ def _indefinite(damping: float, got: str) -> DivergenceError:
 
 
 def lissa(matrix: Symmetric, b: Tensor, iterations: int = 100, scale: float = 500.0, damping: float = 0.0) -> Solution:
-    r"""LiSSA as GIF runs it: `h <- b + (1 - damping) h - (A h) / scale`, from `h = b`; the solution is `h / scale`.
+    """LiSSA as GIF runs it: `h <- b + (1 - damping) h - (A h) / scale` from `h = b`; the solution is `h / scale`.
 
-    It converges to `(A + damping scale I)^-1 b` if the eigenvalues of `A` lie between `-damping scale` and
-    `(2 - damping) scale`; stopped after `T` steps it shrinks directions of eigenvalue below `scale / T`; see the
-    residual. (GIF, arXiv 2304.02835, and its code.)
-
-    Args:
-        matrix: `A`, symmetric; in GIF the Hessian of the summed loss.
-        b: right-hand side `[size]`.
-        iterations: number of steps.
-        scale: above half the largest eigenvalue.
-        damping: in units of `scale`.
+    It converges to `(A + damping scale I)^-1 b` if the eigenvalues of `A` (in GIF the Hessian of the summed loss) lie
+    between `-damping scale` and `(2 - damping) scale`: without damping, `scale` must exceed half the largest one.
+    Stopped after `T` steps it shrinks directions of eigenvalue below `scale / T`. (GIF, arXiv 2304.02835, and code.)
 
     Raises:
-        InvalidInputError: a setting that is not positive.
+        InvalidInputError: `iterations` or `scale` not positive, or a negative `damping`.
         DivergenceError: the result is farther from the solution than zero is.
     """
     if not (iterations >= 1 and scale > 0 and damping >= 0):

@@ -24,10 +24,10 @@ from gunlearn.tasks.base import Task
 
 @contextmanager
 def second_order(model: nn.Module, kernels: bool = False) -> Iterator[None]:
-    """Inside the block a pass of `model` can be differentiated twice; with `kernels` CSR kernels still run.
+    """Let passes of `model` inside the block be differentiated twice; with `kernels` CSR kernels still run.
 
     Layers gather and scatter with torch's own operators: torch-scatter's segment kernels would drop second-order terms
-    without an error. Caches of `cached=True` layers are not used, since they hold another graph's normalisation.
+    without an error. Caches of `cached=True` layers are off, since they hold another graph's normalisation.
     """
     with nullcontext() if kernels else plain_path(), without_torch_scatter(), suspended_caches(model):
         yield
@@ -35,14 +35,12 @@ def second_order(model: nn.Module, kernels: bool = False) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class TrainingLoss:
-    r"""`L(theta; G, w) = -(1/n) sum_i w_i log p_i(theta; G)` over the `n` training items, in evaluation mode.
+    """`L(theta; G, w) = -(1/n) sum_i w_i log p_i(theta; G)` over the `n` training items, in evaluation mode.
 
     Items that training draws at random (negatives of link prediction) are drawn once, under the problem's seed. A
     removed item gets weight 0 and still counts in `n`.
 
     Attributes:
-        model: in evaluation mode.
-        task: the task that it was trained on.
         data: the whole graph.
         items: the training items.
         weight: of each item's term, `[n]`.
@@ -58,7 +56,7 @@ class TrainingLoss:
 
     @classmethod
     def of(cls, problem: Any) -> TrainingLoss:
-        """Return the training loss of a problem's model, which must be finite and have parameters that are trained."""
+        """Return the training loss of a problem's model; refuse an infinite or NaN loss, and a frozen model."""
         learning_parameters(problem.model)
         items = training_items(problem.task, problem.data, problem.seed)
         weight = getattr(items, "weight", None)
@@ -72,11 +70,10 @@ class TrainingLoss:
 
     @property
     def params(self) -> list[nn.Parameter]:
-        """The parameters that are trained."""
         return learning_parameters(self.model)
 
     def outputs(self, data: Data | None = None) -> Tensor:
-        """Return outputs on a graph (default: the whole), `[num_nodes, dim]`, differentiable to any order."""
+        """Return outputs `[num_nodes, dim]` on a graph (default: the whole), differentiable to any order."""
         data = self.data if data is None else data
         if isinstance(data.edge_index, EdgeIndex):  # a sorted one would use segment kernels
             data = copy.copy(data)
@@ -90,7 +87,6 @@ class TrainingLoss:
             return self.task.decode(self.model, outputs, self.items)
 
     def mean(self, prediction: Prediction, weight: Tensor | None = None) -> Tensor:
-        """`-(1/n) sum_i w_i log p_i`."""
         weight = self.weight if weight is None else weight
         return -(weight * prediction.log_prob).sum() / weight.numel()
 
@@ -99,17 +95,13 @@ class TrainingLoss:
         return self.mean(self.predict(self.outputs(data)), weight)
 
     def uninformed(self) -> float:
-        """Return the loss of outputs that are all zero; a trained model must have a lower one."""
+        """Return the loss of all-zero outputs; a trained model must have a lower one."""
         with torch.no_grad():
             return float(self.mean(self.predict(torch.zeros_like(self.outputs()))))
 
 
 def learning_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that are trained.
-
-    Raises:
-        InvalidInputError: every parameter is frozen.
-    """
+    """Return the parameters that are trained; raise `InvalidInputError` if all are frozen."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InvalidInputError("Expected a model with trainable parameters (got all of them frozen)")

@@ -1,4 +1,4 @@
-"""Unlearning methods, a file each. A name is imported when it is used, so that no method needs what another needs."""
+"""Unlearning methods, one file each; a name is imported on first use, so that no method needs what another needs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _HOMES = {
 }
 for _home in _METHODS.values():
     _module, _, _name = _home.partition(":")
-    if _module.startswith(_HERE):  # others are names of their own room
+    if _module.startswith(_HERE):  # other rooms export their own
         _HOMES[_module] = (*_HOMES.get(_module, ()), _name)
 
 __all__ = sorted(["METHODS", *(name for names in _HOMES.values() for name in names)])

@@ -1,4 +1,4 @@
-"""Let the request, the task, the model and the budget choose the method."""
+"""Choose the method by request, task, model and budget."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
 
-CHEAP = 0.05  # share of retraining's time below which only what costs nothing fits
-LARGE = 0.3  # what 'inpo' until unseen takes for a twentieth of the edges
+CHEAP = 0.05  # share of retraining's time below which only free methods fit
+LARGE = 0.3  # share that 'inpo' until unseen takes for a twentieth of the edges
 MANY_EDGES = 1_000_000
 
 
 @dataclass(frozen=True)
 class Auto(Method):
-    """Pick a method by fixed rules; `result.notes["chosen"]` and `["why"]` say which, and by which rule.
+    """Pick a method by fixed rules; `result.notes["chosen"]` and `["why"]` name the method and the rule.
 
-    In this order:
+    The first rule that applies counts:
 
-    1. a linear head that was trained for certificates (`fit_linear_head`): `cgu`, from a million edges on `scalegun`;
-    2. `budget >= 1`, or at most half of the training items would stay: `retrain`, by your own function `train` where
-       you give one, else by `Retrain`'s settings;
+    1. a linear head trained for certificates (`fit_linear_head`): `cgu`, from a million edges on `scalegun`;
+    2. `budget >= 1`, or at most half of the training items would stay: `retrain`, by `train` if given;
     3. `budget` below a twentieth: `utu`, which costs nothing;
-    4. under link prediction: `inpo` until each edge scores like unseen ones (edges alone, message passing layers, data
-       with validation edges to compare with, `budget` of at least 0.3), else `finetune`;
-    5. under classification: `finetune`, with the training's own `weight_decay`.
+    4. link prediction: `inpo` until each edge scores like unseen ones (edge requests, message passing layers,
+       validation edges and a `budget` of at least 0.3), else `finetune`;
+    5. classification: `finetune`, with the training's own `weight_decay`.
 
-    Rules of thumb from the tables of `experiments/graph_methods`. The budget chooses, it does not bound the time.
+    Rules of thumb from the tables of `experiments/graph_methods`. The budget chooses; it does not limit the time.
 
     Args:
-        budget: what may be spent, as a share of what retraining would take.
-        weight_decay: the penalty that the model was trained with, for rule 5; without it fine-tuning drifts away.
+        budget: share of retraining's time that may be spent.
+        weight_decay: the penalty of the model's training, for rule 5; without it fine-tuning drifts away.
         train: your training function `train(data, seed) -> model`, for rule 2.
     """
 
@@ -103,7 +102,7 @@ def share_that_stays(task: Task, partition: Any) -> float:
 
 
 def has_held_out(task: Task, data: Data) -> bool:
-    """Return whether `until="unseen"` has validation edges to compare with."""
+    """Return whether the data has validation edges for `until="unseen"`."""
     try:
         task.check_target("unseen", data)
     except UnsupportedMethodError:

@@ -1,4 +1,4 @@
-"""What an unlearning method is, and what it returns."""
+"""The base class of unlearning methods, what a method gets and what it returns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gunlearn.training.callbacks import Callback, TrainState
 #: What methods may need beyond the model and the forget set.
 NEEDS = (
     "retained data",  # training items that stay
-    "reference model",  # outputs of the model as it was
+    "reference model",  # outputs of the original model
     "second order",  # derivatives of the gradient
     "layer outputs",  # what each message passing layer returns
     "trainable layers",  # layers of its own, put into the model
@@ -31,18 +31,12 @@ NEEDS = (
 
 @dataclass(frozen=True)
 class Problem:
-    """What a method is given.
+    """What a method gets: copies of the caller's model, the resolved request, the task, settings of the run.
 
     Attributes:
-        model: a private copy of the caller's model, free to change.
-        reference: another private copy, in evaluation mode, never changed.
-        partition: what the request resolved to.
-        task: what the model predicts.
-        seed: of the run.
-        callbacks: told of the loop's events.
-        progress: show a progress bar.
-        checkpoint_dir: where to checkpoint and resume.
-        fingerprint: of the whole run.
+        model: a copy to change.
+        reference: a copy in evaluation mode, never changed.
+        fingerprint: hash of the whole run; a checkpoint of another run is refused.
     """
 
     model: nn.Module
@@ -57,16 +51,13 @@ class Problem:
 
     @property
     def loop_settings(self) -> dict[str, Any]:
-        """Arguments of `TrainArguments` that are the run's, not the method's."""
+        """Return the arguments of `TrainArguments` that the run sets, not the method."""
         return {name: getattr(self, name) for name in ("progress", "checkpoint_dir", "fingerprint")}
 
 
 @dataclass
 class Outcome:
-    """What a method hands back: the unlearned model, the loop's state, and remarks for the result.
-
-    The state is `None` where a function of the caller's trained the model.
-    """
+    """The unlearned model, the loop's state (`None` if the caller's function trained), and notes for the result."""
 
     model: nn.Module
     state: TrainState | None = field(default_factory=TrainState)
@@ -74,14 +65,14 @@ class Outcome:
 
 
 class Method(ABC):
-    """Turns (model, data, request) into an unlearned model; subclasses are dataclasses, one file each.
+    """Base class: turns (model, data, request) into an unlearned model. Subclasses are dataclasses, one file each.
 
-    Class attributes describe the method in generated tables:
+    Generated tables show these class attributes:
 
     - `name`, `summary`, `paper` (title or arXiv id, empty for a baseline);
-    - `requests`: kinds of request it takes, empty for any; `tasks`: names of tasks, empty for any;
-    - `needs`: what it needs beyond the model and the forget set: words of `NEEDS`, with commas between;
-    - `certified`: it can come with a guarantee; the result's `notes["certificate"]` says whether it does;
+    - `requests`, `tasks`: kinds of request and names of tasks that it takes, empty for any;
+    - `needs`: words of `NEEDS`, separated by commas;
+    - `certified`: it can give a guarantee; `notes["certificate"]` of the result says whether it does;
     - `cost`: passes over the data, in words;
     - `variants`: label -> options; each is a row of its own in a comparison.
     """
@@ -97,11 +88,7 @@ class Method(ABC):
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
     def supports(self, task: Task, partition: Any) -> None:
-        """Refuse what the method cannot do.
-
-        Raises:
-            UnsupportedMethodError: with the reason.
-        """
+        """Raise `UnsupportedMethodError` with the reason if the method cannot do this."""
         if self.tasks and task.name not in self.tasks:
             raise UnsupportedMethodError(f"Expected a task among {self.tasks} for '{self.name}' (got '{task.name}')")
         for kinds, whose in ((getattr(task, "requests", ()), f"task '{task.name}'"), (self.requests, f"'{self.name}'")):
@@ -115,11 +102,11 @@ class Method(ABC):
 
     @property
     def label(self) -> str:
-        """Name of the variant in tables: the mode, where there is one."""
+        """Return the name of the variant in tables: the mode, if there is one."""
         return getattr(self, "mode", "default")
 
     def config(self) -> dict[str, Any]:
-        """Return all options as plain values; of functions their names, which are the same in every process."""
+        """Return all options as plain values; functions by their names, which are the same in every process."""
         return {
             f.name: value
             if isinstance(value, str | int | float | bool | None)
@@ -130,7 +117,6 @@ class Method(ABC):
 
     @classmethod
     def options(cls) -> tuple[str, ...]:
-        """Names of the options."""
         return tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
 
 
@@ -139,10 +125,9 @@ BY_MODE: Any = None
 
 
 def fill_in(method: Method, modes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give options that are `None` the value of the method's `mode`; for `__post_init__`.
+    """Set options that are `None` to the values of the method's `mode`; call it in `__post_init__`.
 
-    `optimizer_options` and `scheduler_options` belong to the mode's own optimiser and scheduler: where the caller names
-    another one, they stay `None`.
+    `optimizer_options` and `scheduler_options` stay `None` if the caller names an optimiser or scheduler.
     """
     mode = getattr(method, "mode", "")
     check_choice("mode", mode, tuple(modes))
@@ -162,7 +147,7 @@ _INTERVALS: dict[str, Callable[[float], bool]] = {
 
 
 def check_interval(method: Method, bounds: str, *names: str) -> None:
-    """Refuse options that do not lie in one of `_INTERVALS`: NaN and infinity never do."""
+    """Refuse options outside one of `_INTERVALS`, NaN and infinity included."""
     for name in names:
         value = getattr(method, name)
         if not _INTERVALS[bounds](value):
@@ -170,7 +155,7 @@ def check_interval(method: Method, bounds: str, *names: str) -> None:
 
 
 def check_whole(method: Method, **least: int) -> None:
-    """Refuse options that are no integers of at least so much."""
+    """Refuse options that are not integers of at least the given bound."""
     for name, bound in least.items():
         value = getattr(method, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < bound:

@@ -21,7 +21,7 @@ from gunlearn.training.run import device_of, fingerprint_of, private_copy
 
 
 class _Clocked(Callback):
-    """Wraps the caller's callbacks and keeps their time and memory out of the method's."""
+    """Calls the caller's callbacks without charging their time and memory to the method."""
 
     def __init__(self, callbacks: Sequence[Callback], watch: Stopwatch, memory: PeakMemory) -> None:
         self.callbacks, self.watch, self.memory = callbacks, watch, memory
@@ -53,7 +53,7 @@ def run_method(
     """Unlearn `partition` from a copy of `model`.
 
     Raises:
-        UnsupportedMethodError: the method cannot do this; see its `supports`.
+        UnsupportedMethodError: see `Method.supports`.
         DivergenceError: the method ended in NaN or infinity.
     """
     if not isinstance(model, nn.Module):

@@ -1,4 +1,4 @@
-"""Published settings per task: what a method's options are where they are not the defaults of its class. One table."""
+"""One table of published settings per task: options that differ from the defaults of a method's class."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ class Settings:
     """Settings of one method for one task.
 
     Args:
-        options: by name.
-        adapter_lr: learning rate where an adapter is trained; ten times `lr` where none was published.
+        adapter_lr: learning rate for adapters; `None` is ten times `lr`.
         source: where the settings come from.
     """
 
@@ -33,7 +32,7 @@ class Settings:
     source: str = _OPEN_UNLEARNING
 
     def rate(self, adapter: bool) -> float:
-        """Return the learning rate, for all parameters or for those of an adapter."""
+        """Return the learning rate for all parameters, or for an adapter."""
         return (self.adapter_lr or 10 * self.options["lr"]) if adapter else self.options["lr"]
 
 
@@ -65,19 +64,15 @@ PUBLISHED: dict[str, dict[str, Settings]] = {
 
 
 def published(spec: str, task: Task) -> Settings | None:
-    """Return the settings of `"method"` or `"method:variant"` for a task; `None` where there are none."""
+    """Return the settings of `"method"` or `"method:variant"` for a task; `None` if there are none."""
     of_task = PUBLISHED.get(task.name, {})
     return of_task.get(spec) or of_task.get(spec.partition(":")[0])
 
 
 def build_method(spec: str | Method, options: Mapping[str, Any], task: Task, model: nn.Module | None = None) -> Method:
-    """Return a method with the settings published for a task, and the caller's options over these.
+    """Return a method with the settings published for a task; the caller's `options` override them.
 
-    Args:
-        spec: a name, `"name:variant"`, or a `Method` object, which is returned.
-        options: of the method.
-        task: what the model predicts.
-        model: the model; one with an adapter is trained at the adapter's rate.
+    `spec` is a name, `"name:variant"`, or a `Method`, which is returned. A `model` with an adapter takes its rate.
 
     Raises:
         InvalidInputError: an unknown name, variant or option, a value of the wrong type, or options beside an object.
@@ -95,7 +90,7 @@ def build_method(spec: str | Method, options: Mapping[str, Any], task: Task, mod
 
 
 def settings_listing() -> tuple[list[str], list[list[str]]]:
-    """Heading and rows of the table."""
+    """Return the heading and the rows of the table."""
     head = ["task", "method", "settings", "lr of adapters", "from"]
     body = []
     for task, of_task in PUBLISHED.items():

@@ -13,15 +13,12 @@ class TrainState:
     """Where a run stands; saved with every checkpoint.
 
     Attributes:
-        epoch: passes done; at the end of the run, the pass that it ended in counts.
-        max_epochs: passes planned.
+        epoch: passes done; the pass in which the run ends counts.
         step: optimiser steps done; a pass that reads everything at once is one step.
-        max_steps: optimiser steps planned.
-        log_history: one record per step: `epoch`, `step`, `loss`, one value per loss term, and what evaluations added.
-        best_metric: lowest value of the selection metric so far.
-        best_epoch: where it was seen.
+        log_history: one record per step: `epoch`, `step`, `loss`, one value per loss term, and values of evaluations.
+        best_metric: lowest value of the selection metric so far; `best_epoch` is its pass.
         seconds: wall time of the steps and of evaluations that choose a model, in seconds.
-        seconds_before: the share of `seconds` that was spent before the run was resumed.
+        seconds_before: the share of `seconds` before the run was resumed.
     """
 
     epoch: int = 0
@@ -46,10 +43,9 @@ class TrainControl:
 class Callback:
     """Does nothing at every event; override what you need.
 
-    Each method is called as `callback.on_...(args, state, control, model=model, **kwargs)`: the objects are this
-    module's `TrainState` and `TrainControl` and the loop's arguments. Time spent in callbacks is not charged to the
-    method, and random numbers drawn there do not change the run. An object of another class will do, with only some of
-    the methods.
+    Each method is called as `callback.on_...(args, state, control, model=model, **kwargs)` with the loop's arguments
+    and this module's `TrainState` and `TrainControl`. The method is not charged for a callback's time, and random
+    numbers drawn in callbacks do not change the run. An object of any class with some of these methods will do.
     """
 
     def on_train_begin(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
@@ -78,7 +74,7 @@ class Callback:
 
 
 class StatefulCallback(Callback):
-    """A callback whose state goes into checkpoints, so that a resumed run has it."""
+    """A callback whose state is saved in checkpoints and restored on resume."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values."""
@@ -89,12 +85,7 @@ class StatefulCallback(Callback):
 
 
 class EarlyStopping(Callback):
-    """Stop when the validation loss has not improved for `patience` evaluations.
-
-    Args:
-        patience: evaluations to wait.
-        min_delta: an improvement smaller than this does not count.
-    """
+    """Stop when the validation loss has not improved by more than `min_delta` for `patience` evaluations."""
 
     def __init__(self, patience: int = 5, min_delta: float = 0.0) -> None:
         if patience < 1:
@@ -102,7 +93,6 @@ class EarlyStopping(Callback):
         self.patience, self.min_delta = patience, min_delta
 
     def on_evaluate(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
-        """Count from the history, so that a resumed run stops where an uninterrupted one does."""
         losses = [record["val_loss"] for record in state.log_history if "val_loss" in record]
         best, waited = float("inf"), 0
         for loss in losses:

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if nothing had happened."""
+"""Checkpoints: everything that a run needs to resume exactly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "checkpoint.pt"
 
 
 def save_checkpoint(directory: str | Path, fingerprint: str, state: TrainState, tensors: dict[str, Any]) -> Path:
-    """Write a checkpoint in one stroke: a run killed while writing leaves the previous one whole.
+    """Write a checkpoint atomically: a run killed while writing keeps the previous one.
 
     Only a run of the same `fingerprint` resumes from it; `tensors` are state dicts, and the best weights so far.
     """
@@ -40,7 +40,7 @@ def save_checkpoint(directory: str | Path, fingerprint: str, state: TrainState, 
 
 
 def load_checkpoint(directory: str | Path, fingerprint: str) -> dict[str, Any] | None:
-    """Read a checkpoint and put the random state back; `None` where there is none.
+    """Read a checkpoint and restore the random state; return `None` if there is none.
 
     Raises:
         CheckpointError: the file is damaged or belongs to another run.

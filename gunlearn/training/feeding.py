@@ -1,4 +1,4 @@
-"""Hands out the items of each step: all of every part, or batches of it."""
+"""The items of each step: all of every part, or batches of it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from gunlearn.training.processes import processes
 class Feed(Callback):
     """Hands out a step's items, and what the model must read for them.
 
-    With `batch_size` each part is read in the batches of a random permutation of its own. A pass is over the retained
-    items where the objective reads any, else over the forgotten ones; the shorter part starts again meanwhile.
-
-    The arguments are those of `Task.reader`; `parts` are limited to what the options ask for. With `whole_forget` all
-    forgotten items are read at each step, in pieces of `batch_size` whose gradients are accumulated.
+    With `batch_size` each part is read in batches of its own random permutation. A pass is over the retained items if
+    the objective reads any, else over the forgotten ones; the shorter part starts again meanwhile. With `whole_forget`
+    each step reads all forgotten items, in pieces of `batch_size` whose gradients are accumulated. The other arguments
+    are those of `Task.reader`.
 
     Attributes:
         steps_per_epoch: steps of one pass.
         step: number of the next step, set by the loop.
-        draws: what hands out batches; where there are any, the loop must tell when a step begins.
-        chunk: which forgotten items of the step the piece at hand holds; `None` for all.
+        draws: samplers of batches; if there are any, the loop must report the begin of each step.
+        chunk: which forgotten items the present piece holds; `None` for all.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Feed(Callback):
         self.steps_per_epoch = 1 if lead is None else lead.num_batches
 
     def _limit(self, parts: Parts, whole_forget: bool) -> None:
-        """Let the parts hand out batches or samples."""
+        """Make the parts hand out batches or samples."""
         options, retained = self.options, bool(set(self.names) - {"forget"})
         if options.retain_samples is not None:
             if not retained:
@@ -79,7 +78,6 @@ class Feed(Callback):
                 parts.limit(draw, name)
 
     def on_step_begin(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
-        """Go to the phase and the batch of this step, also after a resume."""
         self.step = state.step
         for draw in self.draws.values():
             draw.step = state.step
@@ -98,7 +96,7 @@ class Feed(Callback):
         return processes().rows(values)
 
     def pieces(self, items: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Split the items of one step so that no pass of the model reads more than `batch_size` forgotten ones."""
+        """Split one step's items into pieces with at most `batch_size` forgotten ones."""
         forget = items.get("forget")
         if self.pieces_of is None or forget is None:
             yield dict(items)

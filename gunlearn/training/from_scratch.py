@@ -1,4 +1,4 @@
-"""Training a model from scratch: base models and the retrained gold standard."""
+"""Training from new weights, for base models and the retrained gold standard."""
 
 from __future__ import annotations
 
@@ -31,16 +31,10 @@ def train_from_scratch(
     optimizer: OptimizerSpec = "adam",
     scheduler: SchedulerSpec | None = None,
 ) -> TrainState:
-    """Fit `model` in place to all of `data` by its negative log-likelihood, selecting on validation items if there are.
+    """Fit a freshly initialised `model` in place to all of `data` by its negative log-likelihood.
 
-    Args:
-        model: freshly initialised.
-        data: what may be learned from; a forgotten edge must not be in it.
-        task: what the model predicts.
-        args: settings; `keep="best"` falls back to the last epoch where the data holds no validation items.
-        callbacks: these and the next two are as in `fit`.
-        optimizer: a name or a function.
-        scheduler: a name or a function.
+    `data` must not hold forgotten items. `args.keep="best"` selects the epoch on validation items, and falls back to
+    the last one if the data holds none. For the other arguments see `fit`.
     """
     objective = as_objective(NLL(on="retain"))
     reading = BatchOptions(args.batch_size, args.sampler, args.num_neighbors)
@@ -68,7 +62,7 @@ def train_from_scratch(
 def reset_model(model: nn.Module) -> nn.Module:
     """Return a copy of `model` with newly drawn weights, by each module's own `reset_parameters`.
 
-    Models of transformers are built anew from their configuration. Deletion operators are left off: they belong to
+    Models of transformers are built anew from their configuration. The copy has no deletion operators: they belong to
     what was unlearned, not to the architecture.
 
     Raises:
@@ -76,7 +70,7 @@ def reset_model(model: nn.Module) -> nn.Module:
     """
     fresh = copy.deepcopy(model)
     if any(hasattr(module, "deletions") for module in fresh.modules()):
-        from gunlearn.nn.attach.operators import strip_operators  # loads PyG, which most models do without
+        from gunlearn.nn.attach.operators import strip_operators  # loads PyG, so only if needed
 
         strip_operators(fresh)
     reset = getattr(fresh, "reset_parameters", None)
@@ -94,7 +88,7 @@ def reset_model(model: nn.Module) -> nn.Module:
                     "Expected every module with parameters to have 'reset_parameters' "
                     f"(got '{name or type(module).__name__}' without); pass your own training function to retrain"
                 )
-    # What is still the same was trained on the data to forget, unless it is a constant start (a bias of zeros).
+    # Unchanged values were learned from the data to forget, unless constant (a bias of zeros).
     before, learned = model.state_dict(), dict(fresh.named_parameters())
     for name, value in fresh.state_dict().items():
         constant = not isinstance(value, Tensor) or bool((value == value.flatten()[:1]).all())

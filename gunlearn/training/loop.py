@@ -36,11 +36,10 @@ class TrainArguments:
         eval_every: epochs between evaluations on validation items; `None` never evaluates.
         keep: `"last"` epoch or `"best"` on the validation loss.
         progress: show a progress bar.
-        checkpoint_dir: write checkpoints there, and resume from the one that lies there.
+        checkpoint_dir: folder to write checkpoints to and to resume from.
         checkpoint_every: epochs between checkpoints.
-        keep_gradients: add to the first step's gradient what the parameters already hold (a paper's accident, repeated
-            in its paper mode).
-        fingerprint: names the run, so that no other run resumes from its checkpoint.
+        keep_gradients: the first step adds the gradients that the parameters hold (a quirk of a paper mode).
+        fingerprint: names the run; a checkpoint of another run is refused.
         batch_size: items of each part per step; `None` reads them all.
         sampler: what the model reads for a batch, see `GradientMethod`.
         num_neighbors: neighbours per layer for `sampler="neighbor"`.
@@ -64,13 +63,13 @@ class TrainArguments:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        # Written so that NaN is refused as well.
+        # In this form NaN is refused as well.
         if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
             raise InvalidInputError(f"Expected lr > 0 and weight_decay >= 0 (got {self.lr} and {self.weight_decay})")
         for name, value in (("epochs", self.epochs), ("steps", 0 if self.steps is None else self.steps)):
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
                 raise InvalidInputError(f"Expected '{name}' to be an integer >= 0 (got {value!r})")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:  # a negative norm turns gradients around
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:  # a negative norm would flip gradients
             raise InvalidInputError(f"Expected 'max_grad_norm' > 0 or None (got {self.max_grad_norm})")
         if self.keep not in ("last", "best"):
             raise InvalidInputError(f"Expected 'keep' to be 'last' or 'best' (got '{self.keep}')")
@@ -98,29 +97,25 @@ def fit(
     steps_per_epoch: int = 1,
     penalty: Callable[[], None] | None = None,
 ) -> TrainState:
-    """Minimise what `step` returns over the parameters of `model`, in place.
+    """Minimise what `step` returns over the parameters of `model`, in place; return the final state.
 
-    On several processes (`gunlearn.training.processes`) `step` evaluates this one's share; the main one decides when
-    to stop, writes checkpoints and shows the progress bar.
+    On several processes (`gunlearn.training.processes`) `step` evaluates this process's share; the main one decides
+    when to stop, writes checkpoints and shows the progress bar.
 
     Args:
         model: the module to train; `step` closes over it.
-        step: evaluates the objective of one step. Where it returns several values, their gradients are accumulated.
+        step: evaluates the objective of one step; gradients of several values are accumulated.
         args: settings.
-        callbacks: told of each event that they have a method for, in order; neither their time nor their use of
-            random numbers is the run's; the state of a `StatefulCallback` is checkpointed.
+        callbacks: called at each event that they have a method for, in order; their time and random numbers are not the
+            run's; the state of a `StatefulCallback` is checkpointed.
         validate: loss on validation items, in nats; needed by `eval_every` and `keep="best"`.
-        stop: asked before each step; `True` ends the run.
+        stop: called before each step; `True` ends the run.
         optimizer: a name of `torch.optim` (`"adam"`, `"SGD"`, ...), or a function from parameters to an optimiser.
         optimizer_options: further arguments of the named optimiser.
-        scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to a scheduler; stepped after
-            each optimiser step.
+        scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to one; stepped at each step.
         scheduler_options: arguments of the named scheduler.
         steps_per_epoch: optimiser steps of one pass over the items.
-        penalty: called after the gradient of each step is there, to add to it.
-
-    Returns:
-        The final state; `state.step` is the number of steps taken.
+        penalty: called after each step's backward pass, to add to the gradients.
 
     Raises:
         DivergenceError: the loss or a parameter is NaN or infinite.
@@ -186,7 +181,7 @@ def fit(
                 tell("on_epoch_begin")
             tell("on_step_begin")
             model.train()
-            together.turn = state.step << 16  # no step comes near as many uses
+            together.turn = state.step << 16  # no step uses so many
             record = _step(stepper, gradients, state.step)
             if schedule is not None:
                 schedule.step()
@@ -209,7 +204,7 @@ def fit(
             agree()
             state.seconds = watch.seconds
             due = (ended and epoch % args.checkpoint_every == 0) or control.should_save
-            # Not where the run ends: resumed from there it would go on.
+            # Not at the end of a run: resumed from there it would continue.
             if args.checkpoint_dir is not None and due and not control.should_training_stop:
                 control.should_save = False
                 with watch.paused():
@@ -222,10 +217,10 @@ def fit(
                 tell("on_save")
             bar.update()
             bar.set_postfix(loss=f"{record['loss']:.4f}")
-    state.epoch = -(-state.step // steps_per_epoch)  # a pass that the run ended in counts
+    state.epoch = -(-state.step // steps_per_epoch)  # an unfinished pass counts
     if args.keep == "best" and best is not None:
         model.load_state_dict(best)
-    stepper.zero_grad(set_to_none=True)  # the last gradient would tell what was to be forgotten
+    stepper.zero_grad(set_to_none=True)  # the last gradient would reveal the forget set
     model.eval()
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -262,7 +257,7 @@ def _step(optimizer: Any, gradients: Callable[[], ObjectiveValue], number: int) 
 
 
 def _total(value: ObjectiveValue | Iterable[ObjectiveValue], backward: bool = False) -> ObjectiveValue:
-    """Add up the pieces of a step; with `backward` accumulate the gradient of each before the next is computed."""
+    """Add up the pieces of a step; with `backward` accumulate each one's gradient before the next is computed."""
     pieces = []
     for piece in [value] if isinstance(value, ObjectiveValue) else value:
         if backward:

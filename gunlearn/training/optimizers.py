@@ -81,7 +81,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Build an optimiser from its name, or by a function that is given the parameters alone and sets its own rates.
+    """Build an optimiser from its name, or by a function of the parameters alone that sets its own rates.
 
     `weight_decay` is what the optimiser means by it: an L2 penalty for Adam and SGD, decoupled for AdamW.
 
@@ -97,9 +97,9 @@ def make_optimizer(
         return made
     cls = find_optimizer(spec)
     arguments: dict[str, Any] = {"lr": lr, **(options or {})}
-    if weight_decay or "weight_decay" in inspect.signature(cls).parameters:  # LBFGS and Rprop know no penalty
+    if weight_decay or "weight_decay" in inspect.signature(cls).parameters:  # LBFGS and Rprop take no penalty
         arguments = {"weight_decay": weight_decay, **arguments}
-    # One kernel for all parameters, where there is one: several times as fast as a pass per operation.
+    # One fused kernel, if there is one, is several times as fast.
     if (
         cls in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
         and not {"foreach", "fused", "differentiable"} & set(arguments)
@@ -110,11 +110,7 @@ def make_optimizer(
 
 
 def make_scheduler(spec: SchedulerSpec | None, optimizer: Any, options: Mapping[str, Any] | None = None) -> Any | None:
-    """Build a scheduler, which is stepped after each optimiser step; `None` for none.
-
-    Raises:
-        InvalidInputError: an unknown name, or `options` that the scheduler does not take.
-    """
+    """Build a scheduler, to be stepped after each optimiser step, or return `None`; errors: see `make_optimizer`."""
     check_scheduler(spec, options)
     if spec is None or callable(spec):
         return None if spec is None else spec(optimizer)
@@ -122,38 +118,28 @@ def make_scheduler(spec: SchedulerSpec | None, optimizer: Any, options: Mapping[
 
 
 class PhasedOptimizer:
-    """Several optimisers over the same parameters, of which each step uses one: a method's phases keep their own state.
+    """Several optimisers by phase over the same parameters, so that each phase keeps its own state.
 
-    Args:
-        optimizers: by the name of the phase.
-
-    Attributes:
-        phase: whose turn it is; set before `step`.
+    Set `phase` (at first the first of `optimizers`) before `step`. State dicts hold all optimisers.
     """
 
     def __init__(self, optimizers: Mapping[str, Any]) -> None:
-        """Begin with the first phase."""
         self.optimizers = dict(optimizers)
         self.phase = next(iter(self.optimizers))
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Return the parameter groups of the phase's optimiser."""
         return self.optimizers[self.phase].param_groups
 
     def step(self) -> None:
-        """Step the phase's optimiser."""
         self.optimizers[self.phase].step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients."""
         self.optimizers[self.phase].zero_grad(set_to_none=set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of all of them."""
         return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state[name])

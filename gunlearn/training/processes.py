@@ -1,8 +1,8 @@
 """Several processes on one problem: each decodes a share of the items, and gradients are averaged.
 
-`accelerate launch` starts the same script in every process; nothing in the script changes. All processes keep the same
-model, random state and history: every one draws the same items, decodes each `world`-th of them, and steps by the mean
-gradient. The results are those of one process, up to the order of sums.
+`accelerate launch` starts the same unchanged script in every process. All processes keep the same model, random state
+and history: each draws the same items, decodes every `world`-th of them, and steps by the mean gradient. The results
+are those of one process, up to the order of sums.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def processes() -> Processes:
 
     Raises:
         MissingExtraError: several were launched, and `accelerate` is not installed.
-        InvalidInputError: several were launched, and `accelerate` was told otherwise.
+        InvalidInputError: several were launched, and `accelerate` joined another number of them.
     """
     if world_size() == 1:
         return Processes()
@@ -46,7 +46,7 @@ def processes() -> Processes:
             f"Expected 'accelerate' for {world_size()} processes (got none); pip install 'gunlearn[distributed]'"
         ) from error
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
-    if state.num_processes != world_size():  # an Accelerator that the script made, on a machine without CUDA
+    if state.num_processes != world_size():  # the script made an Accelerator without CUDA
         raise InvalidInputError(
             f"Expected accelerate to join {world_size()} processes (got {state.num_processes}); without CUDA set the "
             "environment variable ACCELERATE_USE_CPU=1"
@@ -55,11 +55,9 @@ def processes() -> Processes:
 
 
 class Processes:
-    """The processes that train together. With one alone, every method returns what it was given.
+    """The processes that train together. In a single one every method returns its input.
 
     Args:
-        rank: number of this process.
-        world: how many there are.
         device: where this process communicates; its model must be there.
 
     Attributes:
@@ -80,15 +78,14 @@ class Processes:
         return dict(items) if self.world == 1 else {k: v.share(self.rank, self.world) for k, v in items.items()}
 
     def rows(self, values: Tensor) -> Tensor:
-        """Return the rows of `values` `[num_items, ...]` that belong to this process's share."""
+        """Return this process's rows of `values` `[num_items, ...]`."""
         return values if self.world == 1 else values[self.rank :: self.world]
 
     @contextmanager
     def apart(self, model: nn.Module) -> Iterator[None]:
         """Let random numbers differ between processes inside the block, where each computes on its own share.
 
-        Raises:
-            UnsupportedModelError: batch normalisation ran on the share, where it would need all items.
+        Batch normalisation in training, which needs all items, raises `UnsupportedModelError`.
         """
         if self.world == 1:
             yield
@@ -97,7 +94,7 @@ class Processes:
             seed = int(torch.randint(2**31, ()))
         hooks = [m.register_forward_pre_hook(_refuse) for m in model.modules() if isinstance(m, _BatchNorm)]
         try:
-            # The turn enters, since a model that draws numbers here alone would draw the same ones at each step.
+            # With the turn, a model that draws numbers only here draws other ones at each step.
             with isolated_rng(seed + self.turn * self.world + self.rank):
                 yield
         finally:
@@ -114,10 +111,8 @@ class Processes:
     ) -> ObjectiveValue:
         """Return the objective on this process's share, weighted so that its mean over processes is that of all items.
 
-        The predictions are of this process's share, `items` are all items of each part, before `share`.
-
-        Raises:
-            InvalidInputError: a prediction has a mask: how many entries count on all processes is not known here.
+        Predictions are of the share, `items` are all items of each part. Raises `InvalidInputError` for a prediction
+        with a mask: the number of entries that count on all processes is unknown here.
         """
         if self.world == 1:
             return objective(current, reference)
@@ -140,14 +135,14 @@ class Processes:
         from accelerate.utils import reduce
 
         losses = torch.stack([value.total.detach(), *value.terms.values()])
-        # A parameter that no process has a gradient for stays without: an optimiser leaves it alone.
+        # A parameter without a gradient on any process keeps none, so that the optimiser skips it.
         present = losses.new_tensor([p.grad is not None for p in parameters])
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         sizes = [len(losses), len(present), *(gradient.numel() for gradient in gradients)]
         mean = reduce(torch.cat([losses, present, *(g.reshape(-1) for g in gradients)]), "mean").split(sizes)
         for parameter, gradient, there in zip(parameters, mean[2:], mean[1].tolist(), strict=True):
             if there:
-                # In the parameter's own memory layout, which the fused optimiser takes for granted.
+                # In the parameter's memory layout, which the fused optimiser assumes.
                 parameter.grad = torch.empty_like(parameter).copy_(gradient.view_as(parameter))
         return ObjectiveValue(mean[0][0], dict(zip(value.terms, mean[0][1:], strict=True)))
 
@@ -160,18 +155,13 @@ class Processes:
         return broadcast(torch.tensor(numbers, dtype=torch.float64, device=self.device)).tolist()
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
         if self.world > 1:
             from accelerate.utils import wait_for_everyone
 
             wait_for_everyone()
 
     def check_alike(self, model: nn.Module, step: int) -> None:
-        """Refuse processes that do not start from the same place.
-
-        Raises:
-            InvalidInputError: weights, random state or step differ, or the model is on another device.
-        """
+        """Refuse processes that differ in weights, random state or step, or a model on another device."""
         if self.world == 1:
             return
         from accelerate.utils import gather

@@ -1,4 +1,4 @@
-"""What an unlearning run returns, and how it is kept."""
+"""The result of an unlearning run, saved and loaded."""
 
 from __future__ import annotations
 
@@ -22,25 +22,19 @@ RECORD, WEIGHTS = "result.json", "model.safetensors"
 
 @dataclass
 class Result:
-    """An unlearned (or trained) model and the record of how it came about.
+    """An unlearned (or trained) model and the record of its run.
 
     Attributes:
-        model: a new module in evaluation mode; the caller's own is as it was.
-        method: name of the method.
+        model: a new module in evaluation mode; the caller's own did not change.
         mode: its variant.
-        config: its options.
         seed: of the run; `None` for a model of unknown origin.
-        request_hash: of what was forgotten; `None` for a base model.
-        num_forget: how many items were forgotten.
-        epochs: passes over the items, a pass that the run ended in included; `None` where the caller's own function
-            trained.
+        request_hash: hash of the request; `None` for a base model.
+        epochs: passes over the items, the one in which the run ended included; `None` if the caller's function trained.
         seconds: wall time, influence estimate included, curves for reports left out.
-        peak_memory_mb: peak memory while the method ran, in MiB; `None` where it could not be measured.
+        peak_memory_mb: peak memory while the method ran, in MiB; `None` if it could not be measured.
         history: one record per optimiser step, see `TrainState.log_history`.
         notes: remarks of the method.
-        versions: of python and the packages that matter.
-        partition: what the request resolved to (not saved).
-        task: what the model predicts (not saved).
+        partition: the resolved request (not saved).
         original: a copy of the model before (not saved).
     """
 
@@ -63,9 +57,9 @@ class Result:
 
     @property
     def data(self) -> Any:
-        """Return the caller's data without the forgotten items, which the model is for; `None` once loaded."""
+        """Return the caller's data without the forgotten items; `None` for a loaded result."""
         retained = None if self.partition is None else self.partition.retain_data
-        back = getattr(retained, "back", None)  # a table of items, made of whatever the caller had
+        back = getattr(retained, "back", None)  # a table of items, converted from the caller's data
         return retained if back is None else back(retained)
 
     @property
@@ -74,7 +68,7 @@ class Result:
         return self.seconds / self.epochs if self.epochs and self.seconds is not None else None
 
     def cost(self) -> dict[str, float | None]:
-        """Return what the run took, as figures of a row."""
+        """Return the cost of the run, as figures of a row."""
         names = ("seconds", "seconds_per_epoch", "epochs", "peak_memory_mb")
         return {name: getattr(self, name) for name in names}
 
@@ -94,11 +88,7 @@ class Result:
 
     @classmethod
     def load(cls, directory: str | Path, model: nn.Module) -> Result:
-        """Read back what `save` wrote.
-
-        Args:
-            directory: where it was saved.
-            model: a module of the same architecture; it is copied, and the saved weights are put into the copy.
+        """Read what `save` wrote into a copy of `model`, a module of the same architecture.
 
         Raises:
             CheckpointError: files are missing, damaged, or do not fit the model.
@@ -108,7 +98,7 @@ class Result:
             record = json.loads((directory / RECORD).read_text())
             weights = load_file(directory / WEIGHTS)
             if any(".deletions." in f".{name}" for name in weights):
-                from gunlearn.nn.attach.operators import restore_operators  # loads PyG, which most models do without
+                from gunlearn.nn.attach.operators import restore_operators  # loads PyG, so only if needed
 
                 restore_operators(model, weights)
             model.load_state_dict(weights)
@@ -123,7 +113,6 @@ class Result:
             ) from error
 
     def __repr__(self) -> str:
-        """One line."""
         cost = "" if self.epochs is None else f", {self.epochs} epochs"
         cost += "" if self.seconds is None else f", {self.seconds:.1f} s"
         path = f"; {self.notes['path']}" if "path" in self.notes else ""

@@ -63,7 +63,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def private_copy(model: nn.Module, task: Task) -> nn.Module:
-    """Return a deep copy to work on, ready for other data (`Task.adopt`)."""
+    """Return a deep copy of `model`, adapted by `Task.adopt`."""
     try:
         model = copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:

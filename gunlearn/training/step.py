@@ -1,4 +1,4 @@
-"""THE objective step: predictions of each part, those of the reference, the objective. For training and unlearning."""
+"""The objective step of training and unlearning: predictions of each part and of the reference, then the objective."""
 
 from __future__ import annotations
 
@@ -21,13 +21,11 @@ Change = Callable[[dict[str, Prediction], Callable[[Tensor], Tensor]], dict[str,
 
 
 class Reference:
-    """Predictions of a frozen model, computed once wherever the items stay the same.
+    """Predictions of a frozen model, computed once for parts whose items stay the same.
 
     Args:
-        model: the frozen model.
-        task: what it predicts.
-        parts: names of the parts that are compared with it.
-        outputs: what it computed on the whole data, for `task.read`.
+        parts: names of the parts to compare with it.
+        outputs: its outputs on the whole data, for `task.read`.
     """
 
     def __init__(self, model: nn.Module, task: Task, parts: tuple[str, ...], outputs: Any) -> None:
@@ -36,7 +34,7 @@ class Reference:
 
     @torch.no_grad()
     def __call__(self, items: Mapping[str, Any], subgraph: Any = None) -> dict[str, Prediction]:
-        """Return the predictions of the parts that are compared; `items` in terms of `subgraph`."""
+        """Return the predictions of the compared parts; `items` are numbered as in `subgraph`."""
         out = dict(self.kept)
         fresh = [name for name in self.parts if name in items and name not in self.kept]
         if fresh:
@@ -50,15 +48,12 @@ class Reference:
 
 @dataclass(eq=False)
 class ObjectiveStep:
-    """Evaluates the objective of one step; what `fit` minimises.
+    """Evaluates the objective of one step, which `fit` minimises.
 
     Args:
-        model: the model in training.
-        task: what it predicts.
-        feed: hands out the items.
         objective_at: the objective by the number of the step.
         references: frozen models that losses compare with.
-        change: changes current predictions where the forget part is read.
+        change: changes current predictions of steps that read the forget part.
     """
 
     model: nn.Module
@@ -79,7 +74,7 @@ class ObjectiveStep:
     def predictions(
         self, objective: Objective, items: dict[str, Any]
     ) -> tuple[dict[str, Prediction], dict[str, Prediction]]:
-        """Return what the model and the references say of this process's share of the items."""
+        """Return the predictions of the model and of the references on this process's share of the items."""
         together, model, task, feed = processes(), self.model, self.task, self.feed
         with together.apart(model):
             data, mine, subgraph = feed.reader.read(together.share(items), objective.parts)
@@ -96,7 +91,7 @@ class ObjectiveStep:
         return current, before
 
     def _accumulated(self, objective: Objective, items: dict[str, Any]) -> Iterator[ObjectiveValue]:
-        """Evaluate each piece as its share of the whole: means divide by what counts in all pieces."""
+        """Evaluate each piece as its share of the whole: means divide by the count over all pieces."""
         together = processes()
         for piece in self.feed.pieces({name: items[name] for name in objective.parts}):
             terms = tuple(term for term in objective.terms if set(term[1].on_parts) <= set(piece))

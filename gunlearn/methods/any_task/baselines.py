@@ -1,4 +1,4 @@
-"""The simple baselines every method must beat (UtU, fine-tuning, gradient ascent), and an objective of your own."""
+"""Simple baselines (UtU, fine-tuning, gradient ascent), and an objective of your own."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from gunlearn.methods.gradient import GradientMethod
 
 @dataclass(frozen=True)
 class UtU(Method):
-    """Unlink to unlearn (arXiv 2402.10695): keep the weights, take what is forgotten out of the graph.
+    """Unlink to unlearn (arXiv 2402.10695): keep the weights, remove what is forgotten from the graph.
 
-    The paper unlinks edges; nodes go with their edges, features become zeros. What the weights memorised stays.
+    The paper unlinks edges; nodes go with their edges, and features become zeros. The weights keep what they memorised.
     """
 
     name = "utu"
@@ -28,7 +28,7 @@ class UtU(Method):
 
 @dataclass(frozen=True)
 class FineTune(GradientMethod):
-    """Go on training on the retained data alone."""
+    """Continue training on the retained data alone."""
 
     epochs: int = 50
 
@@ -43,7 +43,7 @@ class FineTune(GradientMethod):
 
 @dataclass(frozen=True)
 class GradientAscentMethod(GradientMethod):
-    """Raise the forget set's loss, nothing else; unbounded, so it collapses if it runs long."""
+    """Raise the forget set's loss, nothing else; unbounded, so a long run collapses."""
 
     epochs: int = 10  # as the GNNDelete paper's baseline
 

@@ -1,4 +1,4 @@
-"""Methods that forget and hold the retained data in place: gradient difference and NPO."""
+"""Methods that forget and keep the retained data in place: gradient difference and NPO."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gunlearn.losses import (
 )
 from gunlearn.methods.gradient import GradientMethod
 
-#: Losses on the retained data by name, for methods that let one choose.
+#: Losses on the retained data by name.
 RETAIN_LOSSES: dict[str, Loss] = {
     "nll": NLL(on="retain"),
     "kl": KLToReference(on="retain"),
@@ -30,12 +30,9 @@ RETAIN_LOSSES: dict[str, Loss] = {
 
 
 def held(method: Any, forget: Loss, *more: tuple[float, Loss]) -> Objective:
-    """Return a forget loss, the retain loss of a method's options, and `more` terms, without those that weigh nothing.
+    """Return the weighted sum of `forget`, the retain loss and `more` terms, without terms of weight 0.
 
-    Args:
-        method: with options `forget_weight`, `retain_weight` and `retain_loss`.
-        forget: the forget loss.
-        more: weights and losses.
+    `method` has the options `forget_weight`, `retain_weight` and `retain_loss`; `more` are weights and losses.
     """
     for name in ("forget_weight", "retain_weight"):
         check_number(name, getattr(method, name), minimum=0.0)
@@ -46,11 +43,9 @@ def held(method: Any, forget: Loss, *more: tuple[float, Loss]) -> Objective:
 
 @dataclass(frozen=True)
 class GradDiff(GradientMethod):
-    """Raise the forget set's loss while lowering the retained one's (arXiv 2203.12817).
+    """Raise the forget set's loss and lower the retained one's (arXiv 2203.12817).
 
     Args:
-        retain_weight: weight of the retained data's loss.
-        forget_weight: weight of the ascent.
         retain_loss: the retained data's loss, a name of `RETAIN_LOSSES`.
         max_grad_norm: clipping, since the ascent is unbounded.
     """
@@ -73,16 +68,15 @@ class GradDiff(GradientMethod):
 
 @dataclass(frozen=True)
 class NPOMethod(GradientMethod):
-    """NPO on the forget set, plus what keeps the retained data as it is (arXiv 2404.05868).
+    """NPO on the forget set, plus terms that keep the retained data in place (arXiv 2404.05868).
 
-    The paper's "NPO+RT" adds the retained data's negative log-likelihood, its "NPO+KL" the divergence of the retained
-    predictions from the original model's; the variant `"kl"` is the latter alone.
+    The default is the paper's "NPO+RT": plus the retained data's negative log-likelihood. The variant `"kl"` is its
+    "NPO+KL": plus the divergence of the retained predictions from the original model's, without the likelihood.
 
     Args:
-        beta: inverse temperature; towards 0 it becomes gradient ascent.
-        retain_weight: weight of the retained data's loss; 0 leaves it out.
-        kl_weight: weight of the divergence from the original model on the retained data; 0 leaves it out.
-        forget_weight: weight of NPO.
+        beta: inverse temperature; towards 0 NPO becomes gradient ascent.
+        retain_weight: weight of the retained data's loss; 0 drops it.
+        kl_weight: weight of the divergence from the original model on the retained data; 0 drops it.
         retain_loss: the retained data's loss, a name of `RETAIN_LOSSES`.
     """
 
@@ -101,7 +95,6 @@ class NPOMethod(GradientMethod):
 
     @property
     def label(self) -> str:
-        """Return whether the divergence takes part, and the stop criterion where it is not the usual one."""
         return super().label.replace("default", "kl", 1) if self.kl_weight else super().label
 
     def objective(self) -> Objective:

@@ -1,4 +1,4 @@
-"""Retraining: the gold standard, and its price."""
+"""Retraining, the gold standard."""
 
 from __future__ import annotations
 
@@ -24,14 +24,12 @@ class Retrain(Method):
 
     Args:
         epochs: as many as the base model had.
-        lr: learning rate.
         weight_decay: the optimiser's own penalty.
-        eval_every: epochs between validations; the best on the validation loss is kept.
-        patience: evaluations without improvement before the run stops; `None` runs to the end.
-        train: the caller's own training function `train(data, seed) -> model`, used instead.
+        eval_every: epochs between validations; the model with the best validation loss is kept.
+        patience: evaluations without improvement before the run stops; `None` never stops early.
+        train: your training function `train(data, seed) -> model`; it replaces all other options.
         batch_size: retained items per step; `None` reads them all.
-        sampler: what the model reads for a batch: `"k_hop"`, `"neighbor"` or `"random_node"`, see `GradientMethod`.
-        num_neighbors: neighbours per layer for `sampler="neighbor"`.
+        sampler: see `GradientMethod`, like `num_neighbors`.
         steps: optimiser steps, in place of `epochs`.
         optimizer: that of the base model: a name of `torch.optim`, or a function from parameters to an optimiser.
         scheduler: likewise, of `torch.optim.lr_scheduler`.
@@ -61,7 +59,7 @@ class Retrain(Method):
     def run(self, problem: Problem) -> Outcome:
         data = problem.partition.retain_data
         if self.train is not None:
-            # A shallow copy: what their function sets on it must not change the partition.
+            # A shallow copy: the function must not change the partition.
             model = self.train(copy.copy(data), problem.seed)
             if not isinstance(model, nn.Module):
                 raise UnsupportedModelError(f"Expected 'train' to return a torch module (got {type(model).__name__})")

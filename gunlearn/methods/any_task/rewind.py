@@ -1,4 +1,4 @@
-"""Models along the way of a run, and the one to go back to."""
+"""Models along the way of a run, and the choice of the one to return."""
 
 from __future__ import annotations
 
@@ -18,17 +18,10 @@ from gunlearn.training.callbacks import StatefulCallback, TrainControl, TrainSta
 
 
 class Candidates(StatefulCallback):
-    """Keeps models along the way, and ends with the one whose forget error is nearest to a reference; see `ScrubR`.
+    """Keeps a model per pass and restores the one whose forget error is nearest to a reference; see `ScrubR`.
 
-    Of models with the same error on the forget set one is kept: there are at most as many as items.
-
-    Args:
-        problem: the problem being solved.
-        parts: its parts.
-        tie_break: which of them is kept, the `"earliest"` or the `"latest"`.
-
-    Raises:
-        UnsupportedMethodError: no validation item has a label of the forget set.
+    Of models with the same error on the forget set it keeps one, the `"earliest"` or the `"latest"` by `tie_break`.
+    Without validation items of the forgotten labels it raises `UnsupportedMethodError`.
     """
 
     def __init__(self, problem: Problem, parts: Parts, tie_break: str) -> None:
@@ -45,17 +38,15 @@ class Candidates(StatefulCallback):
             )
 
     def on_train_begin(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
-        """Add the original model as candidate 0."""
         if state.step == 0:
             self._add(kwargs["model"], 0)
 
     def on_epoch_end(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
-        """Add the next candidate."""
         self._add(kwargs["model"], state.epoch)
 
     @torch.no_grad()
     def on_train_end(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
-        """Put the chosen candidate's weights into the model; its pass becomes `state.best_epoch`."""
+        """Load the chosen candidate's weights into the model; its pass becomes `state.best_epoch`."""
         model, data = kwargs["model"], self.problem.partition.retain_data
         reference = float(wrong(self.problem.task.predict(model, data, self.held_out))[self.same].double().mean())
 
@@ -88,14 +79,14 @@ class Candidates(StatefulCallback):
 
 
 def labels_of(items: Any) -> Tensor:
-    """Return the label of each item `[num_items]`, whatever the task."""
+    """Return the label of each item `[num_items]` of any task."""
     return items.label if hasattr(items, "label") else items.y
 
 
 def wrong(prediction: Prediction) -> Tensor:
-    """Return which items' own labels are not the most likely ones, boolean `[num_items]`; ties are right."""
+    """Return the mask `[num_items]` of items whose own label is not the most likely one; ties are right."""
     logits = prediction.require("logits")
     if logits.shape == prediction.log_prob.shape:  # Bernoulli: less likely than not
         return prediction.log_prob.exp() < 0.5
-    # Of the same numbers as the label's own, so that the largest one equals itself.
+    # Computed as the label's own log-probability is, so that equal logits compare equal.
     return prediction.log_prob < logits.log_softmax(-1).max(-1).values

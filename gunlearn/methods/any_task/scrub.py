@@ -1,4 +1,4 @@
-"""SCRUB and its rewound variant (arXiv 2302.09880): away from a teacher on what goes, towards it on what stays."""
+"""SCRUB and its rewound variant (arXiv 2302.09880)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DEFAULT = {
     "epochs": 100, "optimizer": "adam", "lr": 2e-3, "weight_decay": 0.0, "max_grad_norm": 1.0, "temperature": 1.0,
     "alpha": 0.5, "gamma": 1.0, "max_epochs": 3, "max_steps": 5, "min_steps": 5, "ascent_first": True,
 }  # fmt: skip
-# Two of the authors' notebooks. Their epochs pass over the data in batches: so many full steps stand for one.
+# Two of the authors' notebooks. Full steps over all items stand for the batches of an epoch.
 _PAPER = {
     **_DEFAULT, "epochs": 172, "lr": 5e-4, "weight_decay": 0.1, "max_grad_norm": None, "temperature": 2.0,
     "max_steps": 4, "min_steps": 16, "ascent_first": False,
@@ -39,27 +39,26 @@ _MODES: dict[str, dict[str, Any]] = {"default": _DEFAULT, "paper": _PAPER, "pape
 
 @dataclass(frozen=True)
 class Scrub(GradientMethod):
-    r"""SCRUB: alternates steps that leave the teacher on the forget set with steps that follow it on the retained data.
+    r"""SCRUB: alternates steps away from the teacher on the forget set with steps towards it on the retained data.
 
     With the original model as the teacher and :math:`d = T^2 KL(p_T^{teacher} \| p_T)` (`losses.Distillation`),
 
     .. math:: \max: \; d_{forget}, \qquad \min: \; \gamma \, NLL_{retain} + \alpha \, d_{retain}
 
-    A cycle is `max_steps` steps of the first kind, then `min_steps` of the second; after `max_epochs` cycles all steps
-    are of the second kind. More maximising steps forget more; a long tail of minimising ones can teach it again.
+    A cycle is `max_steps` maximising steps, then `min_steps` minimising ones; after `max_epochs` cycles all steps
+    minimise. More maximising steps forget more; a long tail of minimising ones can teach the forget set again.
 
-    No label of the forget set is read, so `d` rises as well where the student becomes *more* certain of it. A softened
-    teacher (`temperature` above 1) invites that: with 4, forgetting a class of digits mostly fails. The result's notes
-    say how it went: `forget_nll` before and after, `forget_divergence`, and `direction`, "wrong" (and a warning) where
-    the divergence rose while the forget set's loss fell.
+    SCRUB reads no label of the forget set, so `d` also rises when the student becomes *more* certain of it. A softened
+    teacher (`temperature` above 1) invites that: with 4, forgetting a class of digits mostly fails. `notes` hold
+    `forget_nll` (before, after), `forget_divergence` and `direction`: "wrong", with a warning, if `d` rose and
+    the loss fell.
 
-    `mode="default"` repairs two things: the first step raises the forget set's loss, because teacher and student agree
-    there and the gradient of `d` is zero; and gradients are clipped, for `d` is unbounded. In all modes batch
-    normalisation keeps its running statistics.
+    `mode="default"` repairs two things: the first step raises the forget set's loss, since the gradient of `d` is zero
+    while teacher and student agree; and gradients are clipped, since `d` is unbounded. All modes keep batch statistics.
 
     `mode="paper"` is the authors' small-scale notebook: Adam, whose rate falls to a tenth after their epochs 5, 8 and
-    9. `"paper_large"` is their large-scale one: SGD with momentum 0.9, and T = 4. Their epochs in
-    batches become 4 maximising and 16 minimising steps over all items.
+    9. `"paper_large"` is their large-scale one: SGD with momentum 0.9, T = 4. Their epochs in batches become 4
+    maximising and 16 minimising steps over all items.
 
     Args:
         mode: `"default"`, `"paper"` or `"paper_large"`; fills in every option that is `None`.
@@ -67,10 +66,7 @@ class Scrub(GradientMethod):
         temperature: T.
         alpha: weight of the distance to the teacher on the retained data.
         gamma: weight of the retained data's negative log-likelihood.
-        max_epochs: cycles that hold maximising steps, `msteps` in the authors' code.
-        max_steps: maximising steps of a cycle.
-        min_steps: minimising steps of a cycle.
-        ascent_first: let the first step raise the forget set's negative log-likelihood.
+        max_epochs: cycles with maximising steps, `msteps` in the authors' code.
     """
 
     epochs: int = BY_MODE
@@ -109,7 +105,7 @@ class Scrub(GradientMethod):
         return self._maximise() + self._minimise()
 
     def objective_at(self, step: int) -> Objective:
-        """Return the objective of the phase that a step belongs to."""
+        """Return the objective of the phase of a step."""
         cycle, place = divmod(step, self.max_steps + self.min_steps)
         if cycle >= self.max_epochs or place >= self.max_steps:
             return self._minimise()
@@ -126,7 +122,6 @@ class Scrub(GradientMethod):
         return FrozenStatistics
 
     def run(self, problem: Problem) -> Outcome:
-        """Unlearn, and say at the end which way the forget set went."""
         outcome = super().run(problem)
         parts = self.parts(problem, ("forget",))
         outcome.notes.update(_direction(problem, outcome.model.eval(), parts, self.temperature))
@@ -135,16 +130,14 @@ class Scrub(GradientMethod):
 
 @dataclass(frozen=True)
 class ScrubR(Scrub):
-    r"""SCRUB+R: SCRUB, then back to the step after which the forget set was as badly predicted as unseen items are.
+    """SCRUB+R: SCRUB, then back to the pass after which the forget set was predicted as badly as unseen items are.
 
-    Candidates are the original model (number 0) and the model after each pass. The reference is the error of the last
-    one on validation items of the classes that the forget set holds (for link prediction, validation edges); the
-    candidate whose error on the forget set comes closest is the result. `notes` say which (`chosen`), its error
-    (`forget_error`) and the reference (`reference_error`).
+    Candidates are the original model (number 0) and the model after each pass. The reference is the last model's error
+    on validation items of the forgotten classes (link prediction: validation edges). The result is the candidate whose
+    error on the forget set comes closest; `notes` hold `chosen`, `forget_error` and `reference_error`.
 
     Args:
-        tie_break: among equally close candidates the `"latest"` (it has learned the retained data longest) or the
-            `"earliest"`, as the authors' code.
+        tie_break: take the `"latest"` of equally close candidates, or like the authors' code the `"earliest"`.
     """
 
     tie_break: str = "latest"
@@ -159,7 +152,6 @@ class ScrubR(Scrub):
         super().__post_init__()
 
     def supports(self, task: Task, partition: Any) -> None:
-        """Refuse data without validation items, too."""
         super().supports(task, partition)
         if task.validation_items(partition.retain_data) is None:
             raise UnsupportedMethodError(
@@ -167,7 +159,6 @@ class ScrubR(Scrub):
             )
 
     def run(self, problem: Problem) -> Outcome:
-        """Unlearn; `Candidates` puts the chosen weights into the model at the end."""
         parts = self.parts(problem, ("forget",))
         candidates = Candidates(problem, parts, self.tie_break)
         outcome = super().run(replace(problem, callbacks=[candidates, *problem.callbacks]))
@@ -177,7 +168,7 @@ class ScrubR(Scrub):
 
 @torch.no_grad()
 def _direction(problem: Problem, model: nn.Module, parts: Parts, temperature: float) -> dict[str, Any]:
-    """Return how far the forget set went from the teacher, and whether it became less or more likely."""
+    """Return how far the forget set moved from the teacher, and whether it became less or more likely."""
     after, before = (predict_part(problem.task, m, parts, "forget") for m in (model, problem.reference))
     distance = float(Distillation(temperature)(after, before))
     nll: list[Tensor] = [NLL()(p.replace(weight=None)) for p in (before, after)]

@@ -27,15 +27,15 @@ class SSD(Method):
 
     .. math:: \theta \leftarrow \min\Big(\lambda \frac{I_D}{I_f}, 1\Big)\, \theta \quad \text{where} \; I_f > \alpha I_D
 
-    Importances are those of the model as it was trained: in evaluation mode, on the graph with what is forgotten. For
-    link prediction all data are all training edges, without random non-edges.
+    Importances are taken in evaluation mode on the original graph. For link prediction all data are all training edges,
+    without random non-edges. `notes["dampened"]` is the share of weights that were shrunk.
 
     Args:
         mode: `"default"` or `"paper"`; fills in `alpha`, 3 or the paper's 10.
-        alpha: how many times as important a weight must be; smaller shrinks more weights. Where a share `s` of all
-            items is forgotten, none can be more than `1 / s` times as important: 10 is refused for one of ten classes.
+        alpha: how many times as important a weight must be; smaller shrinks more weights. If a share `s` of all items
+            is forgotten, no weight is more than `1 / s` times as important: 10 is refused for one of ten classes.
         dampening: :math:`\lambda`, 1 in the paper; smaller shrinks further.
-        probes: random sign vectors that importances are estimated with, see `fisher_diagonal`; `None` is exact.
+        probes: random sign vectors that estimate importances, see `fisher_diagonal`; `None` is exact.
     """
 
     mode: str = "default"
@@ -56,22 +56,21 @@ class SSD(Method):
         check_probes(self.probes)
 
     def run(self, problem: Problem) -> Outcome:
-        """Dampen weights; `notes["dampened"]` is the share of weights that were shrunk."""
         model, task = problem.model.eval(), problem.task
         parts = task.parts(problem.partition, "full", model)
         forget_items(parts, self.name)
         parameters = learning_parameters(model)
-        rest = "retain_edges" if "retain_edges" in parts.names else "retain"  # random non-edges are no data
+        rest = "retain_edges" if "retain_edges" in parts.names else "retain"  # leave out random non-edges
         items = parts.sample(["forget", rest])
         outputs = task.encode(model, parts.data)
         losses = {name: -sum_tokens(task.decode(model, outputs, item).log_prob) for name, item in items.items()}
         losses[rest] = losses[rest][others(items[rest], items["forget"])]
         if all(getattr(item, "fixed", True) for item in items.values()):
             counts = [losses["forget"].numel(), losses[rest].numel()]
-        else:  # batches say nothing of how many there are
+        else:  # batches do not tell the number of items
             counts = [problem.partition.num_forget, problem.partition.num_retain]
         share = counts[0] / sum(counts)
-        if self.alpha * share >= 1:  # I_D is at least that share of I_f
+        if self.alpha * share >= 1:  # I_D >= share * I_f
             raise InvalidInputError(
                 f"Expected 'alpha' below {1 / share:.3g} where {share:.1%} of all items are forgotten: no weight is so "
                 f"many times as important to them (got {self.alpha}, which would change nothing)"
@@ -89,9 +88,9 @@ class SSD(Method):
 
 
 def others(items: Any, forget: Any) -> Tensor | slice:
-    """Return which items (pairs, nodes or graphs; independent ones never are both) are not among the forgotten ones.
+    """Return which items are not forgotten too: a mask `[num_items]`, or a full slice for independent items.
 
-    Items that only lose features are in both, and count once.
+    Items that only lose features are in both sets, and count once.
     """
     if hasattr(items, "edge_label_index"):
         pairs, gone = items.edge_label_index, forget.edge_label_index

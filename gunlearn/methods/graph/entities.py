@@ -1,4 +1,4 @@
-"""The nodes that a request is about, where a method reads them, and what their features reach."""
+"""The nodes of a request, the graph on which a method reads them, and their inverted features."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gunlearn.tasks.graph.beside import beside
 
 
 def forgotten_entities(partition: Any) -> Tensor:
-    """Return nodes that go or lose features, and end points of edges that go without their nodes; sorted ids `[k]`."""
+    """Return sorted ids `[k]` of nodes that go or lose features, and of end points of edges that go without nodes."""
     edges, gone = partition.forget_edge_index, partition.forget_nodes
     ends = edges[:, ~torch.isin(edges, gone).any(dim=0)] if "edges" in partition.forgets else edges[:, :0]
     return torch.cat([gone, partition.feature_nodes, ends.flatten()]).unique()
@@ -33,16 +33,11 @@ def surrounding(data: Data, entities: Tensor, num_hops: int) -> Tensor:
 def entity_graph(
     task: Task, partition: Any, entities: Tensor, read: str, message_graph: str, model: nn.Module | None
 ) -> tuple[Data, Callable[[Tensor], Tensor]]:
-    """Return the graph that the model reads, and a function to the places of `forgotten_entities` in it.
+    """Return the graph that the model reads, and a function from `forgotten_entities` to their places in it.
 
-    Args:
-        task: how the model is called.
-        partition: what a request resolved to.
-        entities: from `forgotten_entities`.
-        read: `"original"`, as the original graph shows them (beside the retained one), or `"isolated"`, in the
-            retained graph, where forgotten nodes keep their features but no edge.
-        message_graph: `"retain"`, or `"full"` for the original graph alone.
-        model: see `Task.parts`.
+    With `read="original"` entities are as in the original graph (put beside the retained one), with `"isolated"` they
+    are in the retained graph, where forgotten nodes keep their features but no edge. `message_graph` is `"retain"`, or
+    `"full"` for the original graph alone. For `model` see `Task.parts`.
     """
     if message_graph == "full":
         return partition.data, lambda nodes: nodes
@@ -54,9 +49,9 @@ def entity_graph(
 
 
 def inverted_features(x: Tensor, nodes: Tensor) -> Tensor:
-    """Return `1 - x` in the rows of `nodes` and `x` in the others: dense or CSR `[num_nodes, num_features]`.
+    """Return `x` `[num_nodes, num_features]`, dense or CSR, with `1 - x` in the rows of `nodes`.
 
-    Of CSR features the inverted rows become full ones, the rest stays sparse.
+    Inverted rows of CSR features are full, the rest stays sparse.
     """
     if x.layout == torch.strided:
         return x.index_copy(0, nodes, 1 - x[nodes])

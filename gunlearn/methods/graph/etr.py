@@ -1,4 +1,4 @@
-"""ETR: erase then rectify, without a training step (arXiv 2409.16684)."""
+"""ETR: erase, then rectify, without a training step (arXiv 2409.16684)."""
 
 from __future__ import annotations
 
@@ -31,33 +31,32 @@ _MODES = {"default": _DEFAULT, "paper": _PAPER}
 
 @dataclass(frozen=True)
 class ETR(Method):
-    r"""Shrinks the weights that matter to what is forgotten, then corrects by one gradient; three to four gradients.
+    r"""Shrinks the weights that matter to what is forgotten, then corrects by one gradient step.
 
-    With `g` the gradient of a mean loss and importances :math:`I = g^2`, of all training items, of those that go (`f`)
-    and of those that stay but are within reach of the request (`k`), all on the original graph:
+    With `g` the gradient of a mean loss and importances :math:`I = g^2` on the original graph, of all training items,
+    of those that go (`f`) and of those that stay within reach of the request (`k`):
 
     .. math:: b_1 = \min(I_{all} / I_f, 1), \qquad b_2 = \min(I_{all}^2 / (I_f I_k), 1)
 
     In each tensor the entries with :math:`b_1` up to its `erase_ratio`-quantile :math:`q` are multiplied by
-    :math:`b_1 / q`, then those not yet touched by :math:`b_2` likewise. Where no training item goes (features, and
-    edges under node classification) there is one factor, :math:`b = \min(I_{all} / I_k, 1)`. The correction is a step
-    against
+    :math:`b_1 / q`, then those not yet touched by :math:`b_2` likewise. If no training item goes (features, and edges
+    under node classification) there is one factor, :math:`b = \min(I_{all} / I_k, 1)`. The correction is a step against
 
     .. math:: \tfrac nm g_{all} - \tfrac um g_f - \tfrac im g_k + \tfrac im g'_k
 
-    for `n` training items, `u` that go, `m` that stay, `i` within reach, and :math:`g'_k` on the retained graph. As
-    items out of reach have the same gradient on both graphs, that *is* the gradient of the retained items' mean loss on
-    the retained graph.
+    for `n` training items, `u` that go, `m` that stay, `i` within reach, and :math:`g'_k` on the retained graph: the
+    gradient of the retained items' mean loss there, as items out of reach have the same gradient on both graphs.
 
-    `mode="paper"` has dropout on and labels smoothed by 0.1 while gradients are taken, all of them at the original
-    weights. `mode="default"` takes gradients of the loss as it is, and the last one at the erased weights.
+    `mode="paper"` takes all gradients at the original weights, with dropout on and labels smoothed by 0.1.
+    `mode="default"` takes gradients of the plain loss, the last one at the erased weights. `notes["erased"]` is the
+    share of weights that were shrunk.
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
         lr: length of the correction, as a multiple of the gradient.
         erase_ratio: share of each tensor's entries that each factor may shrink, in [0, 1); 0 erases nothing.
         label_smoothing: share of the loss that is spread over all classes, in [0, 1).
-        dropout: keep dropout on while gradients are taken; batch statistics never change.
+        dropout: keep dropout on for the gradients; batch statistics never change.
         rectify: take the correction at the `"erased"` or the `"original"` weights.
     """
 
@@ -84,7 +83,6 @@ class ETR(Method):
         check_choice("rectify", self.rectify, ("erased", "original"))
 
     def run(self, problem: Problem) -> Outcome:
-        """Erase and rectify; `notes["erased"]` is the share of weights that were shrunk."""
         model, task, partition = problem.model, problem.task, problem.partition
         parameters = learning_parameters(model)
         # Negatives are the same on both graphs.
@@ -129,8 +127,8 @@ def removed_items(task: Task, partition: Any) -> Any:
 
 
 def within_reach(problem: Problem, items: Any) -> Tensor:
-    """Return which items' outputs the request may change, `[num_items]`: those with an end within the model's reach."""
-    encode = partial(GraphTask.encode, cast(GraphTask, problem.task))  # it only counts layers, on a few nodes
+    """Return the mask `[num_items]` of items with an end within the model's reach of the request."""
+    encode = partial(GraphTask.encode, cast(GraphTask, problem.task))  # only to count layers
     depth = propagation_depth(problem.reference, problem.partition.data, encode)
     affected = problem.partition.affected_nodes(depth)
     return affected[problem.task.seeds(items)].view(-1, items.num_items).any(dim=0)
@@ -146,8 +144,7 @@ def erase(
 ) -> int:
     """Shrink weights in place by `ETR`'s factors, each at most the share `ratio` of a tensor; return how many.
 
-    Gradients of the mean loss, of the parameters' shapes, are those of `everything`, of removed items (`gone`, `None`
-    where there are none) and of the items within reach (`near`).
+    `everything`, `gone` (`None` for none) and `near`: gradients of the mean losses of all, removed and reached items.
     """
     count = 0
     for i, parameter in enumerate(parameters if ratio else ()):
@@ -156,7 +153,7 @@ def erase(
             factors = [everything[i] / gone[i], everything[i] / gone[i] * factors[0]]
         free = torch.ones_like(parameter, dtype=torch.bool)
         for factor in factors:
-            # Squared after the division, or small gradients underflow. 0 / 0 is nothing to erase.
+            # Squared after the division, or small gradients underflow. 0 / 0 becomes 1: erase nothing.
             factor = factor.square().nan_to_num(1.0).clamp(max=1)
             limit = quantile(factor, ratio)
             chosen = free & (factor <= limit) & (factor < 1)

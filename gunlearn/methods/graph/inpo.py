@@ -42,35 +42,30 @@ _PAPER = {"weight_decay": 5e-7, "beta": 5.0, "kl_weight": 0.0, "message_graph": 
 
 @dataclass(frozen=True)
 class INPO(GradientMethod):
-    r"""NPO on the forgotten edges, damped messages on influential edges, a topological entropy loss.
+    """NPO on the forgotten edges, damped messages on influential edges, a topological entropy loss.
 
-    `mode="paper"` follows the authors' code, quirks included: probabilities in NPO with an offset of 1e-4 in the ratio,
-    the retain term a cross-entropy applied to probabilities (a double sigmoid) without negatives, the full graph in
-    message passing, messages scaled wherever *both end points* touch a retained edge (so nearly everywhere,
-    self-loops and forgotten edges included), a reference with plain messages, Adam with weight decay 5e-7, the last
-    epoch. The gradient that the authors' influence estimate leaves behind enters the first step here as well: it is
-    orders of magnitude larger than the objective's, and through Adam's second moment it holds the effective learning
-    rate down for hundreds of epochs.
+    `mode="paper"` follows the authors' code, quirks included: probabilities in NPO with an offset of 1e-4 in the ratio;
+    as retain term a cross-entropy of probabilities (a double sigmoid) without negatives; the full graph in message
+    passing; messages scaled wherever *both end points* touch a retained edge (so nearly everywhere, self-loops and
+    forgotten edges included); a reference with plain messages; Adam with weight decay 5e-7; the last epoch. The
+    gradient that the authors' influence estimate leaves behind enters the first step: it is orders of magnitude larger
+    than the objective's, and through Adam's second moment it lowers the effective learning rate for hundreds of epochs.
 
     `mode="default"` repairs what costs utility: messages over the retained graph, scaled on retained edges alone; a
-    retain term with negatives; a KL term to the reference model on retained edges and on non-edges; and each forgotten
-    edge is let go once it scores below 95 % of the retained edges (`until="separated"`).
+    retain term with negatives; a KL term to the reference model on retained edges and non-edges; a forgotten edge
+    leaves the objective once it scores below 95 % of the retained edges (`until="separated"`).
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
-        dataset: name of the data set whose paper settings to take (`PRESETS`); Cora's where it has none, which
-            `result.notes["preset"]` tells.
+        dataset: take the paper's settings of this data set (`PRESETS`), Cora's if unknown; see `notes["preset"]`.
         beta: inverse temperature of NPO.
-        retain_weight: weight of the retain term.
-        entropy_weight: weight of the topological entropy loss.
-        kl_weight: weight of the KL term to the reference.
         scale_messages: damp messages by influence; `False` is `influence="none"`.
-        influence: what decides whose messages are damped most. `"nora"` is INPO's own formula; another removal
-            estimator's name (`gunlearn.attribution.ESTIMATORS`) goes by its scores of edges, `"name:nodes"` by the
-            sum of both end points' scores; an `Estimator` brings its options; a tensor holds a score per column of
-            `data.edge_index`. `"constant"` damps all messages alike, `"none"` (or `None`) not at all.
+        influence: which messages to damp most. `"nora"` is INPO's own formula; another removal estimator's name
+            (`gunlearn.attribution.ESTIMATORS`) takes its scores of edges, `"name:nodes"` the sum of both end points'
+            scores; an `Estimator` brings its options; a tensor holds a score per column of `data.edge_index`.
+            `"constant"` damps all messages alike, `"none"` (or `None`) none.
         flip_influence: damp the least influential messages most.
-        damping: how scores other than INPO's own become scales, `"rank"` or `"min_max"`; see `message_damping.damped`.
+        damping: `"rank"` or `"min_max"`: how scores other than INPO's own become scales, see `message_damping.damped`.
     """
 
     mode: str = "default"
@@ -106,7 +101,7 @@ class INPO(GradientMethod):
         default = _UNSEEN if self.until == "unseen" else _DEFAULT
         fill_in(self, {"default": default, "paper": {**_PAPER, **PRESETS[self.preset]}})
         check_interval(self, ">= 0", "retain_weight", "entropy_weight", "kl_weight")
-        if self.influence is None:  # "none" as the command line reads it
+        if self.influence is None:  # the command line reads "none" as None
             object.__setattr__(self, "influence", "none")
         check_influence(self.influence, self.damping)
         super().__post_init__()
@@ -118,12 +113,12 @@ class INPO(GradientMethod):
 
     @property
     def label(self) -> str:
-        """Return the mode, and the stop criterion where it is not the mode's."""
+        """Return the mode, and the stop criterion if it is not the mode's."""
         usual = (_PAPER if self.mode == "paper" else _DEFAULT)["until"]
         return self.mode if self.until == usual else f"{self.mode} until {self.until}"
 
     def config(self) -> dict[str, Any]:
-        """Return the options; scores as a tensor are named by their hash, since its text leaves most of them out."""
+        """Return the options; a tensor of scores by its hash, since its text omits most of them."""
         config = super().config()
         if isinstance(self.influence, Tensor):
             values = self.influence.detach().cpu().double().numpy().tobytes()
@@ -131,7 +126,6 @@ class INPO(GradientMethod):
         return config
 
     def objective(self) -> Objective:
-        """Return the paper's three terms, or the repaired ones."""
         paper = self.mode == "paper"
         return weighted(
             (1.0, NPO(beta=self.beta, ratio_offset=1e-4 if paper else 0.0, on="forget")),
@@ -141,7 +135,6 @@ class INPO(GradientMethod):
         )
 
     def notes(self, problem: Problem, parts: Parts) -> dict[str, Any]:
-        """Add `"preset"` in paper mode."""
         paper = {"preset": self.preset} if self.mode == "paper" else {}
         return {**super().notes(problem, parts), **paper}
 
@@ -156,7 +149,7 @@ class INPO(GradientMethod):
         """Leave the influence estimate's gradient, `sum(y * stop_gradient(y))`, on the parameters in paper mode."""
         if self.mode != "paper":
             return False
-        # The mode in which the caller left the model must not matter (dropout, BatchNorm's running averages).
+        # Evaluation mode: dropout and batch statistics must not depend on the mode that the caller left.
         outputs = problem.task.encode(problem.model.eval(), problem.partition.data).softmax(dim=-1)
         outputs.backward(gradient=outputs.detach())
         return True
@@ -178,7 +171,7 @@ class INPO(GradientMethod):
         pairs = index[:, named]
         scale = influence_scale(min_max(nora(problem.reference, data)).detach(), pairs)
         if by_name != "nora" or self.flip_influence:
-            # INPO's own score of a pair is one of nodes.
+            # INPO scores nodes, not pairs.
             by = "nora:nodes" if by_name == "nora" else self.influence
             score = pair_scores(problem, data, by, index)[named]
             scale = damped(-score if self.flip_influence else score, scale, pairs, self.damping)

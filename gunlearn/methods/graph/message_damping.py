@@ -1,4 +1,4 @@
-"""What INPO damps messages by: any influence score of edges, brought to the distribution of INPO's own."""
+"""How INPO damps messages by influence scores of edges other than its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DAMPING = ("rank", "min_max")
 
 
 def check_influence(influence: Any, damping: str) -> None:
-    """Refuse what cannot damp messages, before anything is computed."""
+    """Refuse an `influence` that cannot damp messages."""
     check_choice("damping", damping, DAMPING)
     if isinstance(influence, Tensor):
         if influence.dim() != 1 or not influence.is_floating_point() or not torch.isfinite(influence).all():
@@ -43,14 +43,10 @@ def check_influence(influence: Any, damping: str) -> None:
 
 
 def pair_scores(problem: Problem, data: Data, influence: str | Estimator | Tensor, index: Tensor) -> Tensor:
-    """Return the influence of each pair of `index`, `[num_pairs]`.
+    """Return the influence (see `INPO`) of each pair of `index` on the graph `data`, `[num_pairs]`.
 
-    Args:
-        problem: the unlearning problem.
-        data: the graph whose edges are scored: all of the problem's, or those retained.
-        influence: see `INPO`.
-        index: the edges of `data`, in order, perhaps without its self-loops and with a self-loop per node in their
-            place: `[2, num_pairs]`. Such a self-loop scores the mean of the edges into its node.
+    `data` is the original or the retained graph. `index` `[2, num_pairs]` holds its edges in order; or those without
+    self-loops, then a self-loop per node, which scores the mean of the edges into the node.
     """
     if isinstance(influence, str) and influence == "constant":
         return torch.zeros(index.size(1), device=index.device)
@@ -81,19 +77,11 @@ def pair_scores(problem: Problem, data: Data, influence: str | Estimator | Tenso
 
 
 def damped(score: Tensor, scale: Tensor, edge_index: Tensor, damping: str = "rank") -> Tensor:
-    r"""Return message scales in the order of `score`: the higher, the smaller.
+    """Return message scales in the order of `score`: the higher the score, the smaller the scale; `[num_edges]` each.
 
-    - `"rank"`: the values of `scale` dealt out anew, the smallest to the highest score; equal scores share the mean of
-      theirs. The distribution stays, so that two scores differ by the order of the edges alone; constant scores give
-      the mean scale everywhere. Self-loops are dealt theirs among themselves.
-    - `"min_max"`: `exp(-2 m)` with scores `m` scaled to [0, 1], the range of INPO's formula; how much is damped then
-      depends on how the scores are spread as well.
-
-    Args:
-        score: `[num_edges]`.
-        scale: message scales whose distribution `"rank"` keeps, `[num_edges]`.
-        edge_index: `[2, num_edges]`.
-        damping: one of `DAMPING`.
+    - `"rank"`: the smallest value of `scale` goes to the highest score, and so on; equal scores share the mean of their
+      values. The distribution stays, and only the order of scores matters. Self-loops share only their own values.
+    - `"min_max"`: `exp(-2 m)` with scores `m` scaled to [0, 1], the range of INPO's formula; the spread counts too.
     """
     if damping == "min_max":
         return torch.exp(-2 * min_max(score)).to(scale)

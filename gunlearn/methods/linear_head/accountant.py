@@ -1,4 +1,4 @@
-"""The (epsilon, delta) accountant of linear heads: the assumptions of a certificate, its budget, what was spent."""
+"""The (epsilon, delta) accountant of linear heads: assumptions of a certificate, and its budget."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Accountant:
 
     Training minimises `L(w) + b w` with `b ~ N(0, alpha^2 I)`. A model is `(epsilon, delta)`-indistinguishable from one
     trained without the forgotten data if its gradient `||grad L(w) + b||` on the retained data, a sum over nodes and
-    over all classes together, is at most `alpha epsilon / sqrt(2 ln(1.5 / delta))`. Bounds of that gradient add up from
-    request to request on the head itself; the request must not depend on `b`.
+    over all classes together, is at most `alpha epsilon / sqrt(2 ln(1.5 / delta))`. The head records the sum of the
+    gradient's bounds over its requests, which must not depend on `b`.
 
     Args:
-        epsilon: above 0 and at most 1: the tail bound behind the formula is false beyond.
+        epsilon: in (0, 1]; above 1 the tail bound behind the formula is false.
         delta: in (0, 1).
     """
 
@@ -40,9 +40,9 @@ class Accountant:
         return alpha * self.epsilon / math.sqrt(2 * math.log(1.5 / self.delta))
 
     def doubt(self, head: LinearHead | None, problem: Logistic, residual: Tensor, allowed: Tensor) -> str:
-        """Return why no certificate can be given; empty if one can.
+        """Return why there is no certificate; empty if there is one.
 
-        The gradient of the `problem` on the data before the request has the norms `residual` at the weights, and
+        The gradient of `problem`, on the data before the request, has the norms `residual` at the weights and at most
         `allowed` by the record, `[num_classes]` each; `head` is `None` for a model without a record.
         """
         if head is None:
@@ -62,9 +62,9 @@ class Accountant:
 
 
 def no_draw(perturbation: Tensor, alpha: float) -> str:
-    """Return why a perturbation of any shape cannot be a draw of `N(0, alpha^2 I)`; empty if its norm allows it.
+    """Return why a perturbation cannot be a draw of `N(0, alpha^2 I)`; empty if its norm allows it.
 
-    Its squared norm over `alpha^2` is chi-square, the root of that close to normal of variance 1 / 2.
+    Its squared norm over `alpha^2` is chi-square, the root of that close to normal with variance 1 / 2.
     """
     norm = float(perturbation.norm())
     if abs(math.sqrt(2) * norm / alpha - math.sqrt(2 * perturbation.numel() - 1)) <= 6:

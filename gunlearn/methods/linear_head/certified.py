@@ -28,9 +28,8 @@ class Features:
     Args:
         old: `[n_old, f]`.
         new: `[n_new, f]`.
-        residues: parts of the features' errors before and after (`Pushed.residues`); empty where they are exact.
-        doubt: why their error is not bounded; empty where it is.
-        notes: remarks for the result.
+        residues: errors of the features before and after (`Pushed.residues`); empty if exact.
+        doubt: why their error has no bound; empty if it has one.
     """
 
     old: Tensor
@@ -46,21 +45,20 @@ class CGU(Method):
 
     `w + Delta` with `Delta = H'^-1 (grad L(w; D) - grad L(w; D'))`, `H'` the Hessian on the retained data, raises the
     gradient's norm by at most `gamma max_i ||z_i|| ||Delta|| ||Z' Delta|| sigma_max(Z')`. The paper assumes rows of
-    length at most 1, which symmetric normalisation does not give: here the longest row's length is a factor. The paper
-    has `gamma = 1/4` (variant `"paper"`); half the Lipschitz constant of the logistic loss's second derivative,
-    `1 / (12 sqrt 3)`, is enough, and leaves budget for five times as many requests. The residual of conjugate gradients
-    and the rounding to the model's precision are added to the bound. Once the bounds of all requests so far exceed the
-    budget, the head is trained anew, with a new perturbation.
+    length at most 1, which symmetric normalisation does not give; so the longest row's length is a factor here. The
+    variant `"paper"` has the paper's `gamma = 1/4`; half the Lipschitz constant of the logistic loss's second
+    derivative, `1 / (12 sqrt 3)`, is enough, and leaves budget for five times as many requests. The bound includes the
+    residual of conjugate gradients and the rounding to the model's precision. Once the bounds of all requests exceed
+    the budget, the head is trained anew with a new perturbation.
 
     `result.notes["certificate"]` has `status` (`"certified"`, `"retrained"` or `"uncertified"`), `epsilon`, `delta`,
-    `spent`, `budget` and `reason`; see `Accountant` and `fit_linear_head` for the assumptions. A model that was trained
-    in another way takes the same step, uncertified.
+    `spent`, `budget` and `reason`; see `Accountant` and `fit_linear_head` for the assumptions. A model trained in
+    another way takes the same step, uncertified.
 
     Args:
-        epsilon: epsilon of the certificate, in (0, 1].
-        delta: delta of the certificate, in (0, 1).
+        epsilon: of the certificate, in (0, 1]; `delta` in (0, 1).
         lam: ridge per training node, for a model without a record of its own.
-        bound: `"tight"` or `"paper"`, see above.
+        bound: `"tight"` or `"paper"`, the `gamma` above.
     """
 
     epsilon: float = 1.0
@@ -100,7 +98,6 @@ class CGU(Method):
 
     @torch.no_grad()
     def run(self, problem: Problem) -> Outcome:
-        """Take one Newton step, or train anew once the budget is spent."""
         view, partition = head_of(problem.model), problem.partition
         head, device = view.record, partition.data.edge_index.device
         if head is not None and head.loss != "logistic":
@@ -136,7 +133,7 @@ class CGU(Method):
         known = (torch.zeros_like(bound),) * 2 if head is None else (head.spent.double(), head.gap.double())
         residual, slack = gradient.norm(dim=0), rounding(before.z)
         allowed = known[0] + known[1] + gap_old + slack
-        # Features known in the same way as at the last request have no error that would add up.
+        # The features' error does not add up if they are computed as at the last request.
         spent = torch.where(residual <= known[0] + slack, known[0] + slack, allowed) + bound
         total, alpha = float((spent + gap_new).norm()), 0.0 if head is None else float(head.alpha)
         accountant = Accountant(self.epsilon, self.delta)
@@ -164,14 +161,14 @@ class CGU(Method):
 
 
 def new_seed(problem: Problem) -> int:
-    """Return a seed that depends on the present perturbation, so that the next one is another under any seed."""
+    """Return a seed from the present perturbation, so that the next one differs under any seed of the run."""
     old = problem.model.get_buffer("perturbation").double().cpu().contiguous().numpy().tobytes()
     digest = hashlib.sha256(f"{problem.seed}:{problem.partition.request_hash}".encode() + old).digest()
     return int.from_bytes(digest[:7], "big")
 
 
 def check_output(problem: Problem, logits: Tensor, nodes: Tensor) -> None:
-    """Refuse a model whose own output is not the head's logits."""
+    """Refuse a model whose output is not the head's logits."""
     out = problem.task.encode(problem.reference, problem.partition.data)[nodes].double()
     size = 1e-2 * float(logits.abs().max())
     if out.shape != logits.shape or not torch.allclose(out, logits, rtol=1e-2, atol=size):

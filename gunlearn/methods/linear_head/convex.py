@@ -1,6 +1,6 @@
-"""The convex problems of linear heads: perturbed one-vs-rest logistic regression and ridge, solved to a known residual.
+"""The convex problems of linear heads: perturbed one-vs-rest logistic regression, and ridge regression.
 
-Losses are sums over the training nodes, not means: certificates are stated in their units.
+Losses are sums over the training nodes, not means, since certificates count in these units.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 from gunlearn.errors import DivergenceError
 
 SLOPE_CHANGE = 0.25  # Lipschitz constant of the logistic loss's derivative
-CURVATURE_CHANGE = 1 / (6 * math.sqrt(3))  # and of its second derivative
+CURVATURE_CHANGE = 1 / (6 * math.sqrt(3))  # that of its second derivative
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +52,8 @@ class Logistic:
     def newton(self, w: Tensor, target: Tensor, tolerance: float = 1e-9) -> tuple[Tensor, Tensor]:
         """Solve `H(w) solution = target` by conjugate gradients, for all classes at once.
 
-        Weights, target and solution are `[f, num_classes]`; the residual is at most `tolerance` times the target's
-        norm. Its norm `[num_classes]` is returned too.
+        Returns the solution `[f, num_classes]` and the residual's norm `[num_classes]`; it stops at `tolerance` times
+        the target's norm, or after `10 f` steps.
         """
         p = torch.sigmoid(self.z @ w)
         curvature = p * (1 - p)
@@ -81,10 +81,7 @@ class Logistic:
     def minimise(self, start: Tensor, tolerance: float = 1e-9) -> Tensor:
         """Minimise the loss to a gradient norm of `tolerance` per training node and class: `[f, num_classes]`.
 
-        Newton's method; steps are halved until the loss falls.
-
-        Raises:
-            DivergenceError: not reached in 100 steps.
+        Newton's method with step halving; raises `DivergenceError` after 100 steps.
         """
         w = start
         for _ in range(100):
@@ -96,7 +93,7 @@ class Logistic:
             size, value = torch.ones_like(norm), self.value(w)
             slope = (gradient * step).sum(dim=0)
             for _ in range(30):
-                # The slack allows for rounding: near the minimum values no longer tell.
+                # The slack allows for rounding near the minimum.
                 bad = self.value(w + size * step) > value + 1e-4 * size * slope + 1e-12 * value.abs()
                 if not bool(bad.any()):
                     break
@@ -114,7 +111,7 @@ def ridge_regression(z: Tensor, target: Tensor, ridge: float) -> tuple[Tensor, T
 
 
 def spectral_bound(z: Tensor, steps: int = 30) -> float:
-    """Return an upper bound of the largest singular value of `[n, f]`; close to it where entries have one sign.
+    """Return an upper bound of the largest singular value of `[n, f]`; close to it if entries have one sign.
 
     For a matrix `A >= 0` and any `v > 0` the largest eigenvalue is at most `max_i (A v)_i / v_i` (Collatz and
     Wielandt); here `A = |Z|^T |Z|`, and `v` comes from power iterations. Never more than the Frobenius norm.
@@ -131,6 +128,6 @@ def spectral_bound(z: Tensor, steps: int = 30) -> float:
 
 
 def one_vs_rest(label: Tensor, num_classes: int) -> Tensor:
-    """Return 1 where a node is of the class, else -1: double precision `[n, num_classes]`."""
+    """Return 1 if a node is of the class, else -1: double precision `[num_nodes, num_classes]`."""
     classes = torch.arange(num_classes, device=label.device)
     return torch.where(label[:, None] == classes, 1.0, -1.0).double()

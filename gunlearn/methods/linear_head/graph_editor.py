@@ -21,14 +21,13 @@ _CHUNK = 256  # rows removed, and as many added, per solve
 class GraphEditor(Method):
     """GraphEditor (Cong and Mahdavi, 2023): the ridge regression that a fit without the forgotten data gives.
 
-    Rows of training nodes whose propagated features change are removed, and added again with their new features; those
-    of forgotten nodes are only removed. With `U` these rows, `T` their targets and `J` the diagonal of -1 (out) and 1
-    (in), `S = (Z^T Z + lam I)^-1` and the weights `W` become
-    `S - S U^T (J + U S U^T)^-1 U S` and `W + S U^T (J + U S U^T)^-1 (T - U W)`.
+    Rows of training nodes whose propagated features change are removed, and those of nodes that stay added again with
+    new features. With `U` these rows, `T` their targets, `J` the diagonal of -1 (out) and 1 (in),
+    `S = (Z^T Z + lam I)^-1` and the weights `W` become `S - S U^T (J + U S U^T)^-1 U S` and
+    `W + S U^T (J + U S U^T)^-1 (T - U W)`.
 
-    Exact up to rounding: the head keeps `S` and `W` in double precision. It must be as `fit_linear_head`, or this
-    method, left it, and the data what it was fitted to. `result.notes["rows"]` says how many rows went and came. The
-    paper's fine-tuning afterwards, which is not exact, is left out.
+    Exact up to rounding: the head keeps `S` and `W` in double precision. Head and data must be as `fit_linear_head`, or
+    this method, left them. `result.notes["rows"]` counts removed and added rows. Not here: the paper's fine-tuning.
     """
 
     name = "graph_editor"
@@ -41,7 +40,6 @@ class GraphEditor(Method):
 
     @torch.no_grad()
     def run(self, problem: Problem) -> Outcome:
-        """Update the head by the rows that go and come."""
         view, partition = head_of(problem.model), problem.partition
         head = view.record
         if head is None or head.loss != "least_squares" or not float(head.lam) > 0:
@@ -50,7 +48,7 @@ class GraphEditor(Method):
                 "LinearHead(..., loss='least_squares') "
                 f"(got {type(head or problem.model).__name__}{'' if head is None else f' for {head.loss}'})"
             )
-        kept, now = head.solution.float(), head.lin.weight.float()  # weights may have been stored in low precision
+        kept, now = head.solution.float(), head.lin.weight.float()  # in case weights were stored in low precision
         if not torch.allclose(kept, now, rtol=1e-6, atol=1e-6 * float(kept.abs().max())):
             raise UnsupportedModelError(
                 "Expected the weights that least squares gave (got others: the head was trained on, or converted)"
@@ -62,7 +60,7 @@ class GraphEditor(Method):
             z = propagated(data, nodes, view.hops, view.normalize)
             rows.append((nodes, z, one_vs_rest(label, view.num_classes)))
         (old, out, old_target), (new, into, new_target) = rows
-        stays = torch.isin(old, new)  # every node trained on after was trained on before
+        stays = torch.isin(old, new)  # `new` is a subset of `old`
         same = (out[stays] == into).all(dim=1)
         leaves, enters = torch.ones_like(stays).index_fill(0, stays.nonzero().view(-1)[same], False), ~same
         inverse, weight = head.inverse.double(), head.solution.double().t().contiguous()
@@ -79,7 +77,7 @@ def edited(
 ) -> tuple[Tensor, Tensor]:
     """Return the inverse `[f, f]` and the weights `[f, num_classes]` of a ridge regression on other rows.
 
-    Rows `[k, f]` with their targets `[k, num_classes]` go `out` and come `into` the problem.
+    `out` and `into` are the removed and the added rows `[k, f]`, each with targets `[k, num_classes]`.
     """
     for start in range(0, max(out[0].size(0), into[0].size(0)), _CHUNK):
         part = slice(start, start + _CHUNK)

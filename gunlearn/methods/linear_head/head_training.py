@@ -1,4 +1,4 @@
-"""Train a linear head to the optimum of its convex problem, and record what certificates are checked by."""
+"""Train a linear head to the optimum of its convex problem, and record what certificates need."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from gunlearn.tasks.graph.node_classification import training_nodes
 
 @torch.no_grad()
 def fit_linear_head(model: nn.Module, data: Data, lam: float = 1e-3, alpha: float = 1.0, seed: int = 0) -> LinearHead:
-    """Return a head in evaluation mode, trained to the minimum of its strictly convex problem; `model` stays as it is.
+    """Return a head in evaluation mode, trained to the minimum of its strictly convex problem; `model` does not change.
 
     Logistic (Guo et al., arXiv 1911.03030, and CGU, arXiv 2206.09140): each class against the rest,
     `sum_i log(1 + exp(-y_i w z_i)) + lam n / 2 ||w||^2 + b w` over the `n` training nodes, with `b ~ N(0, alpha^2 I)`
-    drawn once; without it no certificate holds. Least squares: `||Z W - Y||^2 + lam ||W||^2` with `Y` of 1 and -1.
+    drawn once; without `b` no certificate holds. Least squares: `||Z W - Y||^2 + lam ||W||^2` with `Y` of 1 and -1.
 
     Args:
-        model: a `LinearHead`, or one `SGConv` (which becomes a `LinearHead` of its depth, without bias, rows of `x`
-            as they are).
+        model: a `LinearHead`, or one `SGConv`, which becomes a `LinearHead` of its depth without bias or `normalize`.
         data: with `x`, `edge_index`, `y`; the head learns from the training nodes.
         lam: ridge, above 0; per node in the logistic problem, as it is for least squares.
         alpha: standard deviation of `b`; more noise buys more removals and costs accuracy. Not for least squares.
@@ -68,8 +67,7 @@ def fit_linear_head(model: nn.Module, data: Data, lam: float = 1e-3, alpha: floa
 def solve_head(head: LinearHead, z: Tensor, sign: Tensor, lam: float, alpha: float, seed: int) -> Logistic:
     """Draw a perturbation, find the optimum, record both on the head, and return the problem that was solved.
 
-    Propagated features `z` are `[n, f]`, signs (see `one_vs_rest`) `[n, num_classes]`; for the others see
-    `fit_linear_head`.
+    Propagated features `z` are `[n, f]`, signs (see `one_vs_rest`) `[n, num_classes]`; see `fit_linear_head`.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = alpha * torch.randn(z.size(1), sign.size(1), generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Exact rows of `sum_l weights[l] S^l X`, computed on the part of the graph that they depend on."""
+"""Exact rows of `sum_l hops[l] S^l X`, computed on the part of the graph that they depend on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def dense_rows(x: Tensor, nodes: Tensor, normalize: bool) -> Tensor:
 
 
 def column_blocks(x: Tensor, normalize: bool) -> Iterator[tuple[slice, Tensor]]:
-    """Yield all rows of the features, some columns at a time: double precision `[num_nodes, block]`."""
+    """Yield blocks of feature columns, all rows of each: double precision `[num_nodes, block]`."""
     scale, sparse = row_scale(x).unsqueeze(-1) if normalize else None, None
     if x.layout == torch.sparse_csr:
         sparse = sparse_features(x)
@@ -55,13 +55,9 @@ def adjacency(edge_index: Tensor, num_nodes: int) -> SparseMatrix:
 
 @torch.no_grad()
 def propagated(data: Data, nodes: Tensor, hops: Sequence[float], normalize: bool) -> Tensor:
-    """Return the propagated features of some nodes, in double precision `[num_rows, num_features]`.
+    """Return the propagated features of some `nodes`, in double precision `[num_rows, num_features]`.
 
-    Args:
-        data: with `x`, dense or CSR, and `edge_index`.
-        nodes: ids, `[num_rows]`.
-        hops: weight of each power of `S`.
-        normalize: scale rows of `x` to length 1 first.
+    `hops` are the weights of the powers of `S`; `normalize` scales rows of `data.x` (dense or CSR) to length 1 first.
     """
     x = data.x
     if not nodes.numel():

@@ -1,10 +1,10 @@
-"""Propagated features kept up to date by lazy forward push: a removal costs what it reaches, not the whole graph.
+"""Propagated features updated by lazy forward push: a removal costs what it reaches, not the whole graph.
 
 Follows ScaleGUN (arXiv 2408.09212), whole rows at a time. With `d` the in-degrees, self-loop included, and
 `q_0 = D^-1/2 X`, the walk `q_(l+1) = D^-1 A q_l` gives `S^l X = D^1/2 q_l`. Each level has a reserve and a residue,
-`r_(l+1) = D^-1 A q_l - q_(l+1)`; a row is pushed, from residue to reserve and on to the neighbours' next residue,
-where `max_j sqrt(d_i) |r_ij| > r_max`. Level 0 and the last one have no residue. A removal changes only the rows of
-`D^-1 A` at the touched nodes: these are repaired by the definition of the residue, then pushed on.
+`r_(l+1) = D^-1 A q_l - q_(l+1)`; a row with `max_j sqrt(d_i) |r_ij| > r_max` is pushed from residue to reserve and on
+to the neighbours' next residue. Level 0 and the last one have no residue. A removal changes only the rows of `D^-1 A`
+at the touched nodes: they are recomputed by the definition of the residue, then pushed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RandomWalk:
         return memo(edge_index, ("walk", num_nodes), build)
 
     def receivers(self, nodes: Tensor) -> Tensor:
-        """Return the nodes that receive from them, themselves included: sorted ids."""
+        """Return sorted ids of `nodes` and of the nodes that receive from them."""
         return csr_rows(self.matrix.transpose, nodes).col_indices().unique()
 
     def sends(self, nodes: Tensor, reached: Tensor) -> Tensor:
@@ -62,12 +62,11 @@ class Pushed:
 
     Args:
         x: weak reference to the features, and their version.
-        reserve: by level.
-        residue: by level.
+        reserve: by level, like `residue`.
         r_max: rows with a larger residue are pushed.
-        normalize: rows of `x` are scaled to length 1.
+        normalize: scale rows of `x` to length 1.
         pushed: rows pushed by the last change, over all levels.
-        repaired: rows repaired by it.
+        repaired: rows recomputed by it.
     """
 
     x: tuple[Any, int]
@@ -96,7 +95,7 @@ class Pushed:
     def after(self, old: Data, new: Data, touched: Tensor) -> Pushed:
         """Return the state of the `new` graph, with the nodes of the `old` one; this state does not change.
 
-        `touched` are sorted ids of all nodes whose features or in-edges differ, `[k]`.
+        `touched` are sorted ids `[k]` of all nodes whose features or in-edges differ.
         """
         num_nodes = int(new.num_nodes)
         before, walk = RandomWalk.of(old.edge_index, num_nodes), RandomWalk.of(new.edge_index, num_nodes)
@@ -125,12 +124,12 @@ class Pushed:
         return dense_rows(data.x, nodes, self.normalize) / walk.degree[nodes].sqrt().unsqueeze(-1)
 
     def _send(self, walk: RandomWalk, nodes: Tensor, change: Tensor, reached: Tensor, level: int) -> None:
-        """Add a change of the reserves of `nodes` to the next level: to its residue, or to the last reserve."""
+        """Add a change of the reserves of `nodes` to the next level's residue, or to the last reserve."""
         table = self.reserve[-1] if level == len(self.reserve) else self.residue[level - 1]
         table.index_add_(0, reached, walk.sends(nodes, reached) @ change)
 
     def _push(self, walk: RandomWalk, reached: Tensor, touched: Tensor | None = None) -> None:
-        """Push rows of `reached` above the threshold, level by level; check the touched rows at each level."""
+        """Push rows of `reached` above the threshold level by level, and check the touched rows at each level."""
         root = walk.degree.sqrt()
         for now in range(1, len(self.reserve)):
             size = self.residue[now - 1][reached].abs().amax(dim=1) * root[reached]
@@ -154,7 +153,7 @@ class Pushed:
     def residues(self, data: Data, hops: Sequence[float]) -> list[tuple[float, Tensor]]:
         """Return the parts of the error of `rows`, a sum of `S^k D^1/2 r_l`.
 
-        For each level these are the largest sum of its coefficients, and the nonzero rows of `D^1/2 r_l`.
+        Each level has the largest sum of its coefficients, and the nonzero rows of `D^1/2 r_l`.
         """
         root = RandomWalk.of(data.edge_index, int(data.num_nodes)).degree.sqrt().unsqueeze(-1)
         return [
@@ -164,7 +163,7 @@ class Pushed:
 
 
 def pushed_state(data: Data, num_hops: int, r_max: float, normalize: bool) -> tuple[Pushed, bool]:
-    """Return the state of a graph, and whether it was remembered; states are kept as long as the `edge_index`."""
+    """Return the state of a graph, and whether it was remembered (as long as its `edge_index` lives)."""
     known = remembered(data.edge_index, ("pushed", num_hops, r_max, normalize))
     if known is not None and known.x[0]() is data.x and known.x[1] == data.x._version:
         return known, True

@@ -1,4 +1,4 @@
-"""ScaleGUN: certified removal from linear heads whose features are propagated by local pushes."""
+"""ScaleGUN: certified removal from linear heads, with features propagated by local pushes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ from gunlearn.nn.layers.linear_head import HeadView
 
 @dataclass(frozen=True)
 class ScaleGUN(CGU):
-    """ScaleGUN (arXiv 2408.09212): CGU's step on features that lazy forward push keeps up to date locally.
+    """ScaleGUN (arXiv 2408.09212): CGU's step on features that lazy forward push updates locally.
 
-    Propagation costs what the request reaches (`notes["propagation"]`: rows repaired and pushed, of how many). A column
-    of the features is wrong by at most `sqrt(n) K r_max` in norm. The effect on the gradient does not add up from
-    request to request: with `R` the residues it is at most `sqrt(n) c_1 sum ||R||_F + c_2 sigma_max(Z) sum ||R w||`,
-    `c_1 = 1` and `c_2 = 1/4`, before and after. The state of a graph is remembered with its `edge_index`: unlearning
-    from `result.data` goes on locally (on a copy of the state, so that the graph before keeps its own); a graph seen
-    for the first time is propagated whole, once. The state takes `2 K - 1` numbers per node and feature.
+    Propagation costs what the request reaches (`notes["propagation"]`: rows repaired and pushed, of how many). The
+    error of a feature column has a norm of at most `sqrt(n) K r_max`. Its effect on the gradient does not add up over
+    requests: with `R` the residues it is at most `sqrt(n) c_1 sum ||R||_F + c_2 sigma_max(Z) sum ||R w||`, `c_1 = 1`
+    and `c_2 = 1/4`, before and after. A graph's state, `2 K - 1` numbers per node and feature, is kept with its
+    `edge_index`: unlearning from `result.data` continues on a copy of it; a new graph is propagated whole, once.
 
-    The paper's bound is `c_1 ||1^T R||` instead; it ignores that the slope of the loss changes with the features as
-    well, and that the residues travel on, so that the gradient may be larger. The variant `"paper"` has the paper's
-    factor of the Newton step's bound (see `CGU`), and the larger of the two bounds for the features.
+    The paper's bound is `c_1 ||1^T R||`; it ignores that the slope of the loss changes with the features, and that the
+    residues travel on, so that the gradient may be larger. The variant `"paper"` takes the paper's factor of the Newton
+    step's bound (see `CGU`), and the larger of the two bounds for the features.
 
     Args:
         r_max: rows of residues with an entry above this are pushed: 1e-7 on Cora, 1e-8 on ogbn-arxiv in the paper.

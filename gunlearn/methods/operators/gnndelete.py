@@ -44,10 +44,10 @@ class LayerWise(Method):
 
     .. math:: \alpha \, \mathrm{MSE}(h'_e, h_r) + (1 - \alpha) \, \mathrm{MSE}(h'_w, h_w)
 
-    The first term (deleted edge consistency) moves what is forgotten, end points of edges in pairs and nodes one by
-    one, to the embeddings of random non-edges and random other nodes. The second (neighbourhood influence) keeps all
-    other affected nodes where the original model puts them. Forgotten nodes, and nodes that lose features, are read on
-    the original graph. All below the first operator is computed once. The last epoch counts.
+    The first term (deleted edge consistency) moves what is forgotten to random embeddings: end points of edges, in
+    pairs, to those of random non-edges, nodes to those of random other nodes. The second (neighbourhood influence)
+    keeps all other affected nodes where the original model puts them. Forgotten nodes, and nodes that lose features,
+    are read on the original graph. Everything below the first operator is computed once. The last epoch is returned.
     """
 
     mode: str = "default"
@@ -118,7 +118,7 @@ class LayerWise(Method):
         return Outcome(model, state, notes)
 
     def _passes(self, problem: Problem, graph: Data, affected: Affected) -> dict[str, tuple[Data, Subgraph | None]]:
-        """Return what a step reads: the message graph, and the original one if forgotten nodes are not in that."""
+        """Return what a step reads: the message graph, and the original one if it lacks forgotten nodes."""
         seeds = {"message": (graph, affected.nodes(affected.last))}
         if self.message_graph == "retain" and affected.alone.numel() and "forget" in self.objective().parts:
             seeds["original"] = (problem.partition.data, affected.alone)
@@ -136,22 +136,20 @@ class GNNDelete(LayerWise):
     """Deleted edge consistency and neighbourhood influence, see `LayerWise`.
 
     `mode="paper"` follows the authors' code: operators start at 1/1000 everywhere, Adam at 1e-3 for 1500 epochs,
-    messages only along the edges between affected nodes with the forgotten ones among them, one draw of random pairs
-    for all epochs, dropout (if any) stays on; but the last epoch is returned, where the authors choose one by its
-    score on the forgotten edges. `mode="default"` starts at the identity, passes messages over the retained graph,
-    draws new pairs at each step, and compares with the original model on that graph.
+    messages only along the original edges between affected nodes (forgotten ones included), one draw of random pairs
+    for all epochs, dropout (if any) stays on. But it returns the last epoch; the authors choose one by its score on the
+    forgotten edges. `mode="default"` starts at the identity, passes messages over the retained graph, draws new pairs
+    at each step, and compares with the original model on that graph.
 
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
-        epochs: optimiser steps.
-        lr: Adam's learning rate.
         init: initial value of operators, see `DeletionOperator`.
         message_graph: `"retain"`, `"full"`, or `"affected"`: the original edges between affected nodes.
         layerwise: each operator learns from its own layer's loss only; else from those of later layers too.
         fixed_pairs: draw random pairs once.
-        dropout: the model's dropout is on while operators learn; batch statistics never change.
-        subgraph: read only the part of the graph around the affected nodes: `"auto"` where it holds at most half of
-            the edges and gives the outputs of the whole graph, `"always"` or `"never"`.
+        dropout: keep the model's dropout on while operators learn; batch statistics never change.
+        subgraph: read only the part of the graph around the affected nodes: `"auto"` if it holds at most half of the
+            edges and gives the outputs of the whole graph, `"always"` or `"never"`.
         alpha: weight of deleted edge consistency against neighbourhood influence, in [0, 1]: 0.5 in the paper, and 0.1
             by default, which changes the other edges far less.
     """
@@ -172,10 +170,10 @@ class GNNDelete(LayerWise):
 
 @dataclass(frozen=True)
 class GNNDeleteNI(LayerWise):
-    """Neighbourhood influence alone, see `LayerWise`; options as of `GNNDelete`, without `alpha`.
+    """Neighbourhood influence alone, see `LayerWise`; options of `GNNDelete` without `alpha`.
 
-    The operators start from small random numbers. Their optimum is the identity, which leaves only the missing messages
-    (`utu`); with `init="identity"` they start there, and the method is `utu` at a higher cost.
+    The optimum of the operators is the identity, which leaves only the missing messages (`utu`). They start from small
+    random numbers; with `init="identity"` the method is `utu` at a higher cost.
     """
 
     name = "gnndelete_ni"

@@ -29,11 +29,10 @@ from gunlearn.nn.attach.operators import (
 class INPOS(INPO):
     """INPO's objective on GNNDelete's operators: the weights stay, an operator after each layer learns.
 
-    The objective and the stop criterion are those of `INPO(mode="default")`. Operators act on the nodes within `l` hops
-    after layer `l`. Messages are damped only with `scale_messages`. There is no paper mode.
+    Objective and stop criterion are those of `INPO(mode="default")`; no paper mode. For the operators see `LayerWise`.
 
     Args:
-        init: where operators start, see `DeletionOperator`.
+        init: initial value of operators, see `DeletionOperator`.
     """
 
     epochs: int = 150
@@ -74,7 +73,7 @@ class INPOS(INPO):
 
 
 class _Frozen:
-    """Context of a training pass over the whole graph of a model in which only operators learn."""
+    """Context of a training pass over the whole graph in which only operators learn."""
 
     def __init__(self, model: nn.Module, around: AbstractContextManager, keep: bool) -> None:
         self.model, self.around, self.view = model, around, OperatorView(keep=keep)

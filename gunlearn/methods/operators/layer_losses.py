@@ -23,13 +23,12 @@ from gunlearn.tasks.graph.negatives import NegativeSampler
 def layer_outputs(model: nn.Module, task: Task, data: Data) -> list[tuple[str, Tensor]]:
     """Return name and output `[num_nodes, channels]` of each call of a message passing layer in one pass.
 
-    Raises:
-        UnsupportedModelError: a layer returns outputs of another shape, or the model calls none.
+    Other shapes, or a model without such layers, raise `UnsupportedModelError`.
     """
     calls: list[tuple[str, Tensor]] = []
 
     def record(name: str, h: Tensor) -> Tensor:
-        calls.append((name, h.clone()))  # the model may go on in place
+        calls.append((name, h.clone()))  # later layers may change it in place
         return h
 
     with after_layer(model, {name: partial(record, name) for name in message_passing_layers(model)}):
@@ -43,7 +42,7 @@ def layer_outputs(model: nn.Module, task: Task, data: Data) -> list[tuple[str, T
 
 
 class Affected:
-    """The nodes that a request affects, layer by layer; `names` has the layers in the order in which a pass calls them.
+    """The nodes that a request affects, layer by layer; `names` lists the layers in the order of their calls.
 
     Attributes:
         ends: end points of forgotten edges that do not go with a node, `[2 * num_edges]`.
@@ -55,7 +54,7 @@ class Affected:
         self.partition, layers = problem.partition, message_passing_layers(problem.reference)
         self.last, self.hops = 0, {}
         for name in names:
-            steps = getattr(layers[name], "K", 1)  # PyG's layers of several message passing steps name them so
+            steps = getattr(layers[name], "K", 1)  # PyG's name for the number of message passing steps
             self.last += steps if isinstance(steps, int) and steps > 1 else 1
             self.hops[name] = self.last
         partition = self.partition
@@ -65,18 +64,17 @@ class Affected:
         self._nodes: dict[int, Tensor] = {}
 
     def nodes(self, num_hops: int) -> Tensor:
-        """Return the nodes within so many hops of what is forgotten, sorted ids `[k]`."""
+        """Return sorted ids `[k]` of the nodes within `num_hops` of what is forgotten."""
         if num_hops not in self._nodes:
             self._nodes[num_hops] = self.partition.affected_nodes(num_hops).nonzero().view(-1)
         return self._nodes[num_hops]
 
     def kept(self, name: str) -> Tensor:
-        """Return the affected nodes after a layer that are not forgotten themselves, sorted ids `[k]`."""
+        """Return sorted ids `[k]` of the affected nodes after a layer that are not forgotten themselves."""
         nodes = self.nodes(self.hops[name])
         return nodes[~torch.isin(nodes, torch.cat([self.ends, self.alone]))]
 
     def operators(self, calls: list[tuple[str, Tensor]], init: str) -> dict[str, DeletionOperator]:
-        """Return a new operator for each layer."""
         size = int(self.partition.data.num_nodes)
         outputs = dict(calls)
         return {
@@ -85,7 +83,7 @@ class Affected:
         }
 
     def graph(self) -> Data:
-        """Return the original graph with only the edges between affected nodes, the forgotten ones among them."""
+        """Return the original graph with only the edges between affected nodes, forgotten ones included."""
         data = self.partition.data
         return data.edge_subgraph(self.partition.affected_nodes(self.last)[data.edge_index].all(dim=0))
 
@@ -95,14 +93,12 @@ class Affected:
 
 
 class LayerLosses:
-    """The objective after each call of a layer, added up.
+    """The sum of the objective over all calls of layers.
 
     Args:
         objective: reads `"forget"` and `"affected"`.
         calls: layer and output `[num_nodes, channels]` of the original model, call by call.
-        affected: the affected nodes.
-        operators: operators by layer.
-        views: views of the pass over the message graph, and of the one over the original graph if there is one.
+        views: of the pass over the `"message"` graph and, if there is one, over the `"original"` graph.
         fixed: draw random pairs once.
     """
 
@@ -147,7 +143,6 @@ class LayerLosses:
         return torch.cat(drawn) if drawn else ends[:0]
 
     def __call__(self) -> ObjectiveValue:
-        """Return the losses of the last passes, added up."""
         drawn = self.draw() if self.drawn is None else self.drawn
         values = []
         for i, (_, before) in enumerate(self.calls):
@@ -170,7 +165,7 @@ def _rows(embeddings: Tensor) -> Prediction:
 
 
 def set_mode(model: nn.Module, dropout: bool) -> None:
-    """Set evaluation mode, or with `dropout` training mode except for layers that would change running statistics."""
+    """Set evaluation mode; with `dropout` training mode, except for layers with running statistics."""
     model.train(dropout)
     for module in model.modules():
         if isinstance(module, _NormBase):

@@ -1,4 +1,4 @@
-"""CEU: Newton's step by conjugate gradients, certified where the loss is strictly convex."""
+"""CEU: Newton's step by conjugate gradients, certified if the loss is strictly convex."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STATIONARY = 1e-2  # largest gradient of the perturbed loss at a minimum, as a s
 
 @dataclass(frozen=True)
 class CEU(InfluenceUpdate):
-    r"""Certified edge unlearning (Wu et al., KDD 2023): Newton's step, the loss perturbed in training.
+    r"""Certified edge unlearning (Wu et al., KDD 2023): Newton's step after training on a perturbed loss.
 
     The certificate needs a model that minimises
 
@@ -28,17 +28,16 @@ class CEU(InfluenceUpdate):
               b \sim N(0, \alpha^2 I),
 
     strictly convex: logits linear in the weights (one linear layer) and :math:`\lambda > 0`. With :math:`\beta` the
-    norm of :math:`n \nabla L_b` on the retained data after the step, the new weights are those that training on the
-    retained data (over the same `n`) with another `b`, at distance :math:`\beta`, would have; so removal is
+    norm of :math:`n \nabla L_b` on the retained data after the step, training on the retained data (over the same `n`)
+    with another `b`, at distance :math:`\beta`, gives the new weights; so removal is
     :math:`(\epsilon, \delta)`-certified for :math:`\epsilon = \beta \sqrt{2 \ln (1.5 / \delta)} / \alpha` (Guo et al.,
-    arXiv 1911.03030, theorem 3), where that is at most 1. :math:`\beta` is computed at this model, not bounded by a
-    worst case. `notes["certificate"]` has `status`, epsilon, delta and beta, or the `reason` for "uncertified".
+    arXiv 1911.03030, theorem 3), if that is at most 1. :math:`\beta` is computed at this model, not bounded by a worst
+    case. `notes["certificate"]` has `status`, epsilon, delta and beta, or the `reason` for "uncertified".
 
     Args:
         weight_decay: lambda (authors: 0.01).
-        perturbation: `b` that the model was trained with, `[num_params]` in the order of `model.parameters()`.
-        noise: standard deviation that `b` was drawn with, alpha (authors: 0.1).
-        delta: delta of the certificate.
+        perturbation: `b` of the model's training, `[num_params]` in the order of `model.parameters()`.
+        noise: alpha, the standard deviation of `b` (authors: 0.1).
     """
 
     perturbation: Tensor | None = None
@@ -72,7 +71,7 @@ class CEU(InfluenceUpdate):
         return {"certificate": {"status": "uncertified", "reason": objection}}
 
     def objection(self, removal: Removal, before: Tensor, b: Tensor) -> str:
-        """Return the assumption of the certificate that does not hold; empty where all hold."""
+        """Return the assumption of the certificate that fails; empty if all hold."""
         if b.shape != before.shape:
             raise InvalidInputError(f"Expected a perturbation of shape {tuple(before.shape)} (got {tuple(b.shape)})")
         if not self.weight_decay > 0:

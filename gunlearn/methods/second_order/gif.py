@@ -15,8 +15,8 @@ from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMetho
 from gunlearn.methods.second_order.influence_update import MAX_RISE, InfluenceUpdate, curvature_of
 from gunlearn.methods.second_order.removal import Removal
 
-NO_OP = 0.99  # relative residual, above which LiSSA has hardly begun
-SHARES = (1.0, 0.3, 0.1, 0.03)  # lengths of the noise that are tried, as shares of the step's
+NO_OP = 0.99  # relative residual above which LiSSA hardly moved
+SHARES = (1.0, 0.3, 0.1, 0.03)  # lengths of the noise to try, as shares of the step's
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,14 @@ class GIF(InfluenceUpdate):
               \nabla \ell_i(\theta; G_r)\Big)
 
     Sums run over all training items; those that no message of the request reaches cancel. Default mode: see
-    `InfluenceUpdate`. `mode="paper"` does what the authors' code does: the Hessian of the summed loss on the whole
-    graph, inverted by `lissa` with a fixed number of steps (their README: 100, scale 500, no damping); of the other
-    options it reads `max_distance` and `weight_decay`. Too small a scale diverges and raises an error; too large a one
-    does nothing and warns. Not repeated: labels of items outside training in `v`; forgotten ids drawn among positions
-    of training nodes; the link version's forgotten edges, which stayed positives on both sides.
+    `InfluenceUpdate`. `mode="paper"` follows the authors' code: the Hessian of the summed loss on the whole graph,
+    inverted by `lissa` with a fixed number of steps (their README: 100, scale 500, no damping); of the other options it
+    reads `max_distance` and `weight_decay`. Too small a scale diverges and raises an error; too large a one does
+    nothing and warns. Not repeated: labels of items outside training in `v`; forgotten ids drawn among positions of
+    training nodes; the link version's forgotten edges, which stayed positives on both sides.
 
     Args:
         damping: see `InfluenceUpdate`; in paper mode in units of `scale`, `None` for 0.
-        mode: `"default"` or `"paper"`.
         iterations: number of LiSSA's steps.
         scale: LiSSA's scale, for the summed loss; it converges above half of its Hessian's largest eigenvalue.
 
@@ -62,7 +61,7 @@ class GIF(InfluenceUpdate):
         if self.mode == "default":
             return super().step(removal, notes)
         matrix, damping = curvature_of(removal.whole, "hessian", self.weight_decay), self.damping or 0.0
-        # The mean loss has curvature H / n: on it scale / n takes the steps that scale takes on H.
+        # The mean loss has curvature H / n, so scale / n on it takes the same steps as scale on H.
         found = lissa(matrix, removal.push, self.iterations, self.scale / removal.whole.weight.numel(), damping)
         notes |= {"curvature": "hessian", "damping": damping, "scale": self.scale}
         notes |= {"residual": found.residual, "iterations": found.iterations}
@@ -86,8 +85,7 @@ class GIF(InfluenceUpdate):
 class IF(GIF):
     """Influence function (Koh & Liang, arXiv 1703.04730): the forgotten items' own terms leave, the graph stays.
 
-    The effect of their messages on other terms is left out, so that requests without training items of their own are
-    refused: edges under node classification, and features.
+    It ignores their messages, so it refuses requests without own terms: features, edges under node classification.
     """
 
     name = "if"
@@ -110,12 +108,10 @@ class IF(GIF):
 class IDEA(GIF):
     """GIF's step, then noise `N(0, noise^2)` on every weight (arXiv 2407.19398); uncertified.
 
-    The authors' bound assumes the loss's Lipschitz and convexity constants (.25, 1), which no network with a hidden
-    layer meets, and they set the noise by hand; so `notes["certificate"]` says "uncertified". Default mode makes the
-    noise as long as the step, or the largest of `SHARES` of it that leaves the model working. Paper mode has the noise
-    of their GCN, 0.6 (CS .1, GIN .005), and does not check the resulting model.
-
-    `max_distance` limits the step before the noise.
+    The authors' bound assumes Lipschitz and convexity constants of the loss (.25, 1) that no network with a hidden
+    layer meets, and they set the noise by hand; so `notes["certificate"]` says "uncertified". Default mode takes noise
+    as long as the step, or the largest of `SHARES` of it with which the model still works. Paper mode takes the noise
+    of their GCN, 0.6 (CS .1, GIN .005), and does not check the model. `max_distance` limits the step before the noise.
 
     Args:
         noise: standard deviation per weight; `None` chooses it, in paper mode 0.6.
@@ -145,7 +141,7 @@ class IDEA(GIF):
         drawn = torch.randn(step.numel(), generator=generator, dtype=torch.float64).to(step)
         for std in stds:
             noisy = step + std * drawn
-            refused = self.refuse(noisy, removal, notes, 2 * MAX_RISE)  # notes the retained loss as it is now
+            refused = self.refuse(noisy, removal, notes, 2 * MAX_RISE)  # updates the loss in notes
             if not refused or self.mode == "paper":
                 notes |= {"noise": std, "step": size}
                 return noisy

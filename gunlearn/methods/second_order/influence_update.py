@@ -1,4 +1,4 @@
-"""One step of the weights towards the minimum of the retained loss: the base class of all second-order methods."""
+"""The base class of second-order methods: one step of the weights towards the minimum of the retained loss."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.second_order.removal import Removal
 
-SHARE = 1e-4  # the first damping that is tried, as a share of the largest eigenvalue
-ATTEMPTS = 10  # dampings tried, each three times the one before
+SHARE = 1e-4  # first damping to try, as a share of the largest eigenvalue
+ATTEMPTS = 10  # dampings to try, each three times the one before
 MAX_RISE = 0.02  # largest rise of the retained loss, as a share of the loss of zero outputs, or of itself if larger
 
 
@@ -25,12 +25,12 @@ MAX_RISE = 0.02  # largest rise of the retained loss, as a share of the loss of 
 class InfluenceUpdate(Method):
     r"""One step :math:`\theta' = \theta + (C + \lambda I)^{-1} v / n` that chooses its own damping.
 
-    :math:`v` is the change of the summed training loss's gradient when the request is executed, and :math:`C` the
-    curvature of the retained loss :math:`L_r`: from a minimum of the whole loss this is Newton's step on the retained
-    one. Conjugate gradients solve it in a space of few products, which serves every damping. Dampings of `SHARE` times
-    the largest eigenvalue, three times that, and so on, are tried until the system is solved to `tolerance`, the step
-    is no longer than `max_distance` times the weights, and the retained loss does not rise by more than a fiftieth of
-    the loss of zero outputs; `notes` have all of these. The model runs in evaluation mode.
+    :math:`v` is the change of the summed training loss's gradient by the request, :math:`C` the curvature of the
+    retained loss :math:`L_r`: from a minimum of the whole loss this is Newton's step on the retained one. Conjugate
+    gradients solve it in one small Krylov space for every damping. Dampings of `SHARE` times the largest eigenvalue,
+    three times that, and so on, are tried until the residual is at most `tolerance`, the step is no longer than
+    `max_distance` times the weights, and the retained loss does not rise by more than `MAX_RISE`; `notes` hold all of
+    these. The model runs in evaluation mode.
 
     Args:
         curvature: `"gauss_newton"`, positive semi-definite, on the CSR kernels, or `"hessian"`.
@@ -55,7 +55,7 @@ class InfluenceUpdate(Method):
     tasks = ("node_classification", "link_prediction")
     needs = "retained data, second order"
     cost = "two gradients and at most `max_iterations` curvature products"
-    structural: ClassVar[bool] = True  # count the change of the other terms by the missing messages
+    structural: ClassVar[bool] = True  # count how missing messages change the other terms
 
     def __post_init__(self) -> None:
         check_choice("curvature", self.curvature, CURVATURES)
@@ -75,7 +75,7 @@ class InfluenceUpdate(Method):
             removal = Removal.of(problem, self.structural)
             notes: dict[str, Any] = {"curvature": self.curvature, "distance": 0.0, "relative_distance": 0.0}
             theta = removal.weights()
-            if removal.push.any():  # weights change only where a training term reads what is forgotten
+            if removal.push.any():  # else no training term reads what is forgotten
                 step = self.released(self.step(removal, notes), removal, notes, problem.seed)
                 removal.put(theta + step)
                 notes["distance"] = float(step.norm())
@@ -84,15 +84,15 @@ class InfluenceUpdate(Method):
         return Outcome(problem.model.eval(), notes=notes)
 
     def released(self, step: Tensor, removal: Removal, notes: dict[str, Any], seed: int) -> Tensor:
-        """Return the step `[num_params]` that is published: here the step itself."""
+        """Return the step `[num_params]` to publish: here the step itself."""
         return step
 
     def remarks(self, removal: Removal, before: Tensor) -> dict[str, Any]:
-        """Return more notes, after the model has moved from the parameters `before` `[num_params]`."""
+        """Return more notes once the model has moved from the parameters `before` `[num_params]`."""
         return {}
 
     def step(self, removal: Removal, notes: dict[str, Any]) -> Tensor:
-        """Return the calibrated step, `[num_params]`."""
+        """Return the step with the first damping that can be trusted, `[num_params]`."""
         matrix = curvature_of(removal.rest, self.curvature, self.weight_decay)
         span = krylov(
             matrix, removal.push, self.max_iterations, lambda s: s.solve(self.first(s)).residual <= self.tolerance
@@ -114,16 +114,16 @@ class InfluenceUpdate(Method):
         )
 
     def first(self, span: Krylov) -> float:
-        """Return the option, or the smallest damping to try; a loss without any curvature gets 1."""
+        """Return the option `damping`, or the smallest damping to try; 1 for a loss without curvature."""
         if self.damping is not None:
             return self.damping
         ends = span.spectrum
-        # A Gauss-Newton matrix has no negative eigenvalue: an unconverged bound below zero says nothing.
+        # A Gauss-Newton matrix has no negative eigenvalue: ignore an unconverged bound below zero.
         found = SHARE * ends.bounds[1] if self.curvature == "gauss_newton" else ends.damping(SHARE)
         return found if found > 0 else 1.0
 
     def refuse(self, step: Tensor, removal: Removal, notes: dict[str, Any], max_rise: float = MAX_RISE) -> str:
-        """Return why a step cannot be trusted, empty where it can; the loss may rise by `max_rise`, see `MAX_RISE`."""
+        """Return why a step cannot be trusted, empty if it can; the loss may rise by `max_rise`, see `MAX_RISE`."""
         theta = removal.weights()
         longest = self.max_distance * float(theta.norm())
         if not float(step.norm()) <= longest:
@@ -138,7 +138,7 @@ class InfluenceUpdate(Method):
 
 
 def curvature_of(loss: TrainingLoss, kind: str, weight_decay: float) -> Curvature | SplitGaussNewton:
-    """Return products with the curvature, on the CSR kernels where these have the second order."""
+    """Return products with the curvature, on the CSR kernels if these have the second order."""
     # Without a decoder of the model's own, logits are the outputs themselves or inner products of them.
     plain = loss.task.name == "node_classification" or not hasattr(loss.model, "decode")
     if kind == "gauss_newton" and plain:

@@ -18,13 +18,13 @@ from gunlearn.methods.base import Problem
 class Removal:
     r"""The training loss with the request's items and without, both over the same `n` terms.
 
-    Removed terms have the weight 0, and `n` stays. Under link prediction these are the forgotten edges' positive terms,
-    and all negatives weigh less by the same share: a model trained on the rest would have drawn fewer. Under node
-    classification these are the terms of forgotten nodes. Where features are forgotten, all terms stay and read zeros.
+    Removed terms get the weight 0, and `n` stays. Link prediction removes the forgotten edges' positive terms, and all
+    negatives weigh less by the same share: a model trained on the rest would have drawn fewer. Node classification
+    removes the terms of forgotten nodes. If features are forgotten, all terms stay and read zeros.
 
     Attributes:
-        whole: the loss on the graph as it was, all terms.
-        rest: the loss on the retained graph, its terms.
+        whole: the loss of all terms on the original graph.
+        rest: the loss of the retained terms on the retained graph.
         push: :math:`v / n = \nabla L(\theta; G) - \nabla L_r(\theta; G_r)`, `[num_params]`.
     """
 
@@ -34,7 +34,7 @@ class Removal:
 
     @classmethod
     def of(cls, problem: Problem, structural: bool = True) -> Removal:
-        """Return the removal for a problem; without `structural` the push leaves the graph as it was."""
+        """Return the removal of a problem; without `structural`, `push` ignores that the graph changes."""
         model, task, partition = problem.model.eval(), problem.task, problem.partition
         items = training_items(task, partition.data, problem.seed)
         ones = torch.ones(items.num_items, dtype=next(model.parameters()).dtype, device=items.label.device)
@@ -59,7 +59,7 @@ class Removal:
 
     @cached_property
     def loss_before(self) -> tuple[float, float]:
-        """`L_r` of the model, to be read before it moves, and of zero outputs."""
+        """Return `L_r` of the model and of zero outputs; read it before the model moves."""
         return self.retained_loss(self.weights()), self.rest.uninformed()
 
     @torch.no_grad()

@@ -27,14 +27,13 @@ from gunlearn.training.loop import TrainArguments
 class ShardEnsemble(nn.Module):
     """Models of shards as one model: the logarithm of the weighted mean of their predicted probabilities.
 
-    Called as `model(x, edge_index)` on the whole graph, with `edge_weight` and `edge_attr` where the shards' models
-    take them. Weights start out equal, and `fit_weights` sets them; `draws` counts how often each shard got new
-    parameters, so that they differ each time under the same seed.
+    Called as `model(x, edge_index)` on the whole graph, with `edge_weight` and `edge_attr` if the shards' models take
+    them. Weights start equal, see `fit_weights`. `draws` counts how often each shard got new parameters, so that they
+    differ each time under the same seed.
 
     Args:
         model: each shard gets a copy of it.
         shard: the shard of each node, integers `[num_nodes]`.
-        num_shards: k.
     """
 
     shard: Tensor
@@ -69,15 +68,15 @@ class GraphEraser(Method):
     :math:`w \ge 0, \sum w = 1` that maximise the likelihood of the retained training nodes, by EM (the authors take the
     softmax of a weighted sum, fitted by Adam).
 
-    A request touches the shard of every forgotten node and of every node that loses features, and the shards that hold
-    a forgotten edge; an edge between shards touches none. Touched shards are trained from new weights on what is left
-    of them. The others stay as they are, bit by bit. So the shards' *models* are exactly as if they had never seen the
-    data; the partition was made with it, and is kept.
+    A request touches the shards of forgotten nodes, of nodes that lose features, and of forgotten edges; an edge
+    between shards touches none. Touched shards are trained from new weights on the rest of their data, the others stay
+    as they are, bit by bit. So the shards' *models* are exactly as if they had never seen the forgotten data; the
+    partition was made with it, and stays.
 
-    A model that is no `ShardEnsemble` yet is partitioned and trained in shards first; `notes` hold `setup_seconds` and
-    `request_seconds`. Pass the result to the next request with its `data`, and there is no setup.
+    A model that is no `ShardEnsemble` is first partitioned and trained in shards; `notes` hold `touched` shards,
+    `setup_seconds` and `request_seconds`. Pass the result and its `data` to the next request to skip the setup.
 
-    Link prediction is not supported: shards train apart, so that their embeddings have unrelated axes.
+    No link prediction: shards train apart, so their embeddings have unrelated axes.
 
     Args:
         num_shards: k, 10 to 100 in the paper; more shards make requests cheaper and the model worse.
@@ -85,10 +84,8 @@ class GraphEraser(Method):
         slack: how much larger than `n / k` a shard may be, as a share.
         aggregation: `"learned"` weights or the `"mean"`.
         shard_epochs: optimiser steps for each shard.
-        lr: Adam's learning rate.
         weight_decay: Adam's L2 penalty.
-        eval_every: steps between validations on the shard's own validation nodes; the best is kept. `None` keeps the
-            last.
+        eval_every: steps between validations on the shard's validation nodes, to keep the best; `None` keeps the last.
     """
 
     num_shards: int = 4
@@ -121,7 +118,6 @@ class GraphEraser(Method):
         return "default" if self.partition == "blpa" else self.partition
 
     def run(self, problem: Problem) -> Outcome:
-        """Retrain the touched shards; `notes["touched"]` lists them."""
         watch, request, model = Stopwatch(), problem.partition, problem.model
         data, given = request.data, isinstance(model, ShardEnsemble)
         if isinstance(model, ShardEnsemble):
@@ -152,7 +148,7 @@ class GraphEraser(Method):
 
     @torch.no_grad()
     def _shards(self, problem: Problem) -> Tensor:
-        """Partition the data before the first request: the shard of each node."""
+        """Return the shard of each node, before the first request."""
         data = problem.partition.data
         size = int(data.num_nodes)
         if self.num_shards > size:
@@ -181,7 +177,7 @@ class GraphEraser(Method):
 
 
 def touched_shards(shard: Tensor, request: Any) -> list[int]:
-    """Return the shards that hold something forgotten, sorted; `shard` is that of each node `[num_nodes]`."""
+    """Return the sorted shards that hold something forgotten; `shard` is that of each node `[num_nodes]`."""
     ends = shard[request.forget_edge_index]
     inside = ends[0, ends[0] == ends[1]]
     return torch.cat([inside, shard[request.forget_nodes], shard[request.feature_nodes]]).unique().tolist()
@@ -197,9 +193,9 @@ def shard_graph(data: Data, shard: Tensor, number: int) -> Data:
 
 @torch.no_grad()
 def fit_weights(ensemble: ShardEnsemble, data: Data, task: Task, learned: bool, steps: int = 200) -> None:
-    """Set the weights of shards that hold training nodes of the retained graph; those of the others are zero.
+    """Set the weights of shards with training nodes of the retained graph; the others get zero.
 
-    With `learned` they maximise the mixture's likelihood by so many `steps` of EM; else they are equal.
+    With `learned` they maximise the mixture's likelihood by `steps` of EM; else they are equal.
     """
     items = training_nodes(data)
     alive = torch.zeros_like(ensemble.weight, dtype=torch.bool)

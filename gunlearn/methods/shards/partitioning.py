@@ -16,21 +16,20 @@ def capacity(num_nodes: int, num_shards: int, slack: float) -> int:
 
 
 def random_partition(num_nodes: int, num_shards: int) -> Tensor:
-    """Draw shards of equal size (up to one node) by torch's global generator: integers `[num_nodes]`."""
+    """Draw shards of equal size (up to one node) from torch's global generator: integers `[num_nodes]`."""
     return torch.randperm(num_nodes) % num_shards
 
 
 def label_propagation(
     edge_index: Tensor, num_nodes: int, num_shards: int, slack: float = 0.1, sweeps: int = 20
 ) -> Tensor:
-    """BLPA of GraphEraser (arXiv 2103.14991): nodes move to the shard of most neighbours, where it has room.
+    """BLPA of GraphEraser (arXiv 2103.14991): nodes move to the shard of most neighbours, if it has room.
 
-    A sweep counts, for all nodes at once, their neighbours in each shard, O(edges + n k). A random half of the nodes
-    that gain by moving ask for a shard (if all moved, two neighbours could change places for ever); each shard admits
-    those that gain most. It ends when no node gains.
+    A sweep counts all nodes' neighbours in each shard, O(edges + n k). A random half of the nodes that gain by moving
+    ask for a shard (else two neighbours could swap for ever); each shard admits those that gain most. It ends after
+    `sweeps`, or when no node gains.
 
-    Edges `[2, num_edges]` are taken both ways; `slack` is room above `n / k`, as a share of it. Returns the shard of
-    each node, integers `[num_nodes]`.
+    Edges `[2, num_edges]` count both ways; `slack` is room above `n / k`, as a share. Returns the shards `[num_nodes]`.
     """
     limit, device = capacity(num_nodes, num_shards, slack), edge_index.device
     shard = random_partition(num_nodes, num_shards).to(device)
@@ -50,13 +49,11 @@ def label_propagation(
 
 
 def balanced_kmeans(z: Tensor, num_shards: int, slack: float = 0.1, sweeps: int = 10) -> Tensor:
-    """BEKM of GraphEraser (arXiv 2103.14991): k-means whose clusters hold no more than their share.
+    """BEKM of GraphEraser (arXiv 2103.14991): k-means with clusters of limited size.
 
-    Each sweep measures n k distances. Nodes ask for the nearest centre that has room, each centre admits the nearest of
-    them, and the others ask again: at most k rounds, over ever fewer nodes. (The authors solve an assignment problem
-    over n x n costs instead.) It ends early where nothing changes.
-
-    Embeddings `z` are `[num_nodes, dim]`; for the rest see `label_propagation`.
+    Each sweep measures n k distances. Nodes ask for the nearest centre with room, each centre admits the nearest of
+    them, and the others ask again: at most k rounds. (The authors solve an assignment problem over n x n costs
+    instead.) It ends when nothing changes. Embeddings `z` are `[num_nodes, dim]`; for the rest see `label_propagation`.
     """
     size = z.size(0)
     centre = z[torch.randperm(size)[:num_shards].to(z.device)]
@@ -76,7 +73,7 @@ def balanced_kmeans(z: Tensor, num_shards: int, slack: float = 0.1, sweeps: int 
 def assign(cost: Tensor, room: Tensor) -> Tensor:
     """Assign each row of `cost` `[n, k]` to a column of low cost: `[n]`.
 
-    `room` `[k]` limits the rows of each column, and adds up to `n` at least.
+    `room` `[k]` limits the rows of each column; its sum is at least `n`.
     """
     chosen, room = torch.full((cost.size(0),), -1, device=cost.device), room.clone()
     left = torch.arange(cost.size(0), device=cost.device)
@@ -90,7 +87,7 @@ def assign(cost: Tensor, room: Tensor) -> Tensor:
 
 
 def admitted(target: Tensor, price: Tensor, room: Tensor) -> Tensor:
-    """Admit for each target those of lowest price, as many as it has room for; boolean `[n]`."""
+    """Admit for each target as many of lowest price as it has room for; boolean `[n]`."""
     order = price.argsort(stable=True)
     order = order[target[order].argsort(stable=True)]
     start = torch.bincount(target, minlength=room.numel()).cumsum(0)
