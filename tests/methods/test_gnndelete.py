@@ -468,3 +468,9 @@ def test_degenerate_requests(method: str) -> None:
         result = unlearn(method, model, graph, request, epochs=3)
         out = result.model(graph.x, result.data.edge_index)
         assert torch.isfinite(out).all()
+
+
+def test_layers_that_are_never_called_are_refused() -> None:
+    model = Made(lambda m, x, e: m.lin(x), conv=GCNConv(8, 6), lin=nn.Linear(8, 6))
+    with pytest.raises(UnsupportedModelError, match="call its message passing layers"):
+        gu.unlearn(model, make_data(), gu.ForgetEdges(count=4), "gnndelete", epochs=1)

@@ -25,7 +25,7 @@ class Retrain(Method):
     Args:
         epochs: as many as the base model had.
         weight_decay: the optimiser's own penalty.
-        eval_every: epochs between validations; the model with the best validation loss is kept.
+        eval_every: epochs between validations; the model with the best validation loss is kept; `None` keeps the last.
         patience: evaluations without improvement before the run stops; `None` never stops early.
         train: your training function `train(data, seed) -> model`; it replaces all other options.
         batch_size: retained items per step; `None` reads them all.
@@ -38,7 +38,7 @@ class Retrain(Method):
     epochs: int = 2000
     lr: float = 1e-3
     weight_decay: float = 0.0
-    eval_every: int = 50
+    eval_every: int | None = 50
     patience: int | None = None
     train: Callable[[Data, int], nn.Module] | None = None
     batch_size: int | None = None
@@ -70,7 +70,7 @@ class Retrain(Method):
             self.lr,
             self.weight_decay,
             eval_every=self.eval_every,
-            keep="best" if self.eval_every else "last",
+            keep="last" if self.eval_every is None else "best",
             batch_size=self.batch_size,
             sampler=self.sampler,
             num_neighbors=self.num_neighbors,

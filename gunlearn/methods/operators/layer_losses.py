@@ -23,7 +23,7 @@ from gunlearn.tasks.graph.negatives import NegativeSampler
 def layer_outputs(model: nn.Module, task: Task, data: Data) -> list[tuple[str, Tensor]]:
     """Return name and output `[num_nodes, channels]` of each call of a message passing layer in one pass.
 
-    Other shapes, or a model without such layers, raise `UnsupportedModelError`.
+    Other shapes, or a model that has or calls no such layer, raise `UnsupportedModelError`.
     """
     calls: list[tuple[str, Tensor]] = []
 
@@ -33,6 +33,8 @@ def layer_outputs(model: nn.Module, task: Task, data: Data) -> list[tuple[str, T
 
     with after_layer(model, {name: partial(record, name) for name in message_passing_layers(model)}):
         task.encode(model, data)
+    if not calls:
+        raise UnsupportedModelError("Expected the model to call its message passing layers (got a pass without)")
     for name, h in calls:
         if h.dim() != 2 or h.size(0) != data.num_nodes:
             raise UnsupportedModelError(
