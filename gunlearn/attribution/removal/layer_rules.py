@@ -1,4 +1,4 @@
-"""The rule of each kind of convolution, and the choice among them."""
+"""The rule of each kind of convolution, and the choice of a layer's rule."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gunlearn.nn.layers.influence_conv import InfluenceAwareConv, needs_messages
 
 
 class GCNRule(LinearRule):
-    """`GCNConv`, and our own `InfluenceAwareConv` without scales."""
+    """`GCNConv`, and `InfluenceAwareConv` without scales."""
 
     layer: pyg.GCNConv
 
@@ -88,7 +88,7 @@ class SAGERule(LinearRule):
 
 
 class GINRule(LinearRule):
-    """`GINConv`; a linear map at the start of its network goes before the sum."""
+    """`GINConv`; its network's first linear map is applied before the sum."""
 
     layer: pyg.GINConv
 
@@ -147,7 +147,7 @@ RULES: dict[type, type[Rule]] = {
 
 
 def rule_for(layer: nn.Module) -> tuple[type[Rule] | None, str | None]:
-    """Return the rule of a layer, or why there is none."""
+    """Return a layer's rule, or the reason why there is none."""
     rule = RULES.get(type(layer))
     if rule is None:
         return None, type(layer).__name__
