@@ -33,10 +33,7 @@ class InfluenceProblem:
     Attributes:
         model: a private copy of the caller's model in evaluation mode.
         data: the graph; shares its tensors with the caller's graph and must not change them.
-        task: what the model predicts.
-        items: the distinct items.
         target: the quantity that the items influence.
-        seed: seed of all random draws.
         notes: the estimator's remarks for the result.
     """
 
@@ -54,8 +51,7 @@ class InfluenceProblem:
     ) -> InfluenceProblem:
         """Return a problem on a private copy of `model`; `target` is anything that `as_target` takes.
 
-        Raises:
-            UnsupportedModelError: the model has no message passing layer.
+        A model without message passing layers raises `UnsupportedModelError`.
         """
         message_passing_layers(model)  # raises where there is none
         model, data = copy.deepcopy(model).eval(), plain_edges(copy.copy(data))
@@ -151,10 +147,8 @@ class Influence:
 
     Attributes:
         scores: one per item asked for; never negative for a distance, `after - before` for a value.
-        estimator: name of the estimator.
         question: `"removal"` or `"training"`.
         of: kind of the items.
-        target: name of the target.
         num_items: number of distinct items (both columns of an undirected edge are one).
         notes: the estimator's remarks: residuals, damping, fallbacks.
     """

@@ -32,8 +32,6 @@ class Items:
 
     Attributes:
         of: `"edges"`, `"nodes"` or `"features"`.
-        num_items: number of distinct items.
-        num_nodes: number of nodes of the graph.
         ids: `[2, num_items]` for edges (smaller id of an undirected edge first) and single entries (node, column), else
             `[num_items]`.
         column: removed columns of `edge_index`, grouped by item `[num_taken]`.
@@ -87,7 +85,7 @@ class Items:
             keep = torch.ones(data.edge_index.size(1), dtype=torch.bool, device=data.edge_index.device)
             keep[column] = False
             for key in data.keys():  # noqa: SIM118
-                # Held-out and training edges are labels, not messages, even if there are as many of them.
+                # Held-out and training edges are labels, not messages, even where the counts agree.
                 label = key.endswith("edge_index") and key != "edge_index"
                 if not label and isinstance(data[key], Tensor) and data.is_edge_attr(key):
                     out[key] = select_entries(data[key], keep, data.__cat_dim__(key, data[key]))

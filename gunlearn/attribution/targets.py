@@ -176,9 +176,7 @@ INFLUENCE_TARGETS: dict[str, type[Target]] = {cls.name: cls for cls in (Probabil
 def as_target(target: str | Target | Callable[[Tensor], Tensor], model: nn.Module, data: Data, task: Task) -> Target:
     """Return the target, bound to a problem, for a name, a function of the outputs, or a `Target`.
 
-    Raises:
-        InvalidInputError: an unknown name.
-        InvalidTypeError: anything else.
+    An unknown name raises `InvalidInputError`, another type `InvalidTypeError`.
     """
     if isinstance(target, str):
         if target not in INFLUENCE_TARGETS:

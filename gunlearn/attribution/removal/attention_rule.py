@@ -75,7 +75,7 @@ class GATRule(Rule):
             row, other = row[keep], other[keep]
         held = self.has_loop[node]
         if not layer.add_self_loops:
-            held[balls.loops[1]] = 0  # all columns of a loop go together
+            held[balls.loops[1]] = 0  # all columns of a loop are removed together
         itself = torch.repeat_interleave(torch.arange(num_rows, device=node.device), held)
         row, other = torch.cat([row, itself]), torch.cat([other, node[itself]])
         found = balls.find(item[row], other)

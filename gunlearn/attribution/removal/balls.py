@@ -14,7 +14,7 @@ from gunlearn.attribution.distinct_items import Items, starts
 from gunlearn.attribution.removal.structure import Structure
 from gunlearn.nn.kernels.subgraph import spans
 
-ROWS_PER_BATCH = 1 << 16  # an estimate made beforehand: some ten MiB of intermediate results
+ROWS_PER_BATCH = 1 << 16  # estimated beforehand; about ten MiB of intermediate results
 _CELLS = 1 << 25  # cells of the lookup table (int32): items per batch times nodes
 
 
@@ -23,8 +23,6 @@ class Balls:
     """Pairs (item, node) that a batch of items can change: touched nodes first, then hop by hop.
 
     Attributes:
-        items: the batch.
-        structure: the graph.
         node: node of each row `[num_rows]`.
         item: item of each row, in `[0, items.num_items)` `[num_rows]`.
         upto: number of rows within 0, 1, ... hops.
@@ -69,7 +67,7 @@ class Balls:
         last = int(self.ptr[senders])
         target, column = self.target[:last], self.column[:last]
         values = torch.ones(last, dtype=delta.dtype, device=delta.device) if weight is None else weight[column]
-        if delta.device.type == "cpu":  # compressed by sender as it is: the product needs no sorting
+        if delta.device.type == "cpu":  # already compressed by sender: the product needs no sorting
             index = target.numpy().astype(np.int32), self.ptr[: senders + 1].numpy().astype(np.int32)
             matrix = sp.csc_matrix((values.numpy(), *index), shape=(num_rows, senders))
             return torch.from_numpy(matrix @ delta.numpy())
@@ -158,7 +156,7 @@ def _grow(
         key = key[table[key] < 0]
         place = torch.arange(key.numel(), dtype=torch.int32, device=key.device)
         table[key] = place
-        key = key[table[key] == place]  # one of several equal ones won
+        key = key[table[key] == place]  # one of several equal keys remains
         table[key] = torch.arange(count, count + key.numel(), dtype=torch.int32, device=key.device)
         count += key.numel()
         found.append(key)

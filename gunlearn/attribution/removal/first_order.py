@@ -68,7 +68,7 @@ class FirstOrder(Estimator):
 
         found = torch.zeros(items.num_items, dtype=outputs.dtype, device=outputs.device)
         if isinstance(problem.target, Value):
-            value = problem.target.value(outputs)  # without a gradient: a constant, or a count
+            value = problem.target.value(outputs)  # no gradient: a constant, or a count
             return -along(value, materialize=True) if value.requires_grad else found
         l1 = isinstance(problem.target, Probabilities)
         values = outputs.softmax(dim=-1) if l1 else outputs
@@ -84,7 +84,7 @@ class FirstOrder(Estimator):
             shape = values.shape if l1 else (values.size(0), 1)
             probe = torch.randn(values.shape, generator=generator, dtype=values.dtype, device=values.device)
             below = torch.randn(shape, generator=generator, dtype=values.dtype, device=values.device).abs()
-            probe = probe / below.clamp_(min=torch.finfo(values.dtype).eps)  # a zero is drawn now and then
+            probe = probe / below.clamp_(min=torch.finfo(values.dtype).eps)  # a draw may be 0
             found += along(values, probe).abs().log()
         return (found / self.probes).exp()
 

@@ -53,13 +53,13 @@ class GCNRule(LinearRule):
         held, lost = super().loop_weights()
         if not self.degree_in_sender or not getattr(self.layer, "add_self_loops", True):
             return held, lost
-        if self.edge_weight is None:  # one loop of weight 1, whether it was there or not
+        if self.edge_weight is None:  # one loop of weight 1, whether the graph had it or not
             return torch.ones_like(held), torch.zeros_like(lost)
         fill = 2.0 if getattr(self.layer, "improved", False) else 1.0
         source = self.structure.edge_index[0, self.structure.loops]
         count, lost = torch.bincount(source, minlength=held.numel()), lost.clone()
         loop = torch.where(count > 0, held, fill)
-        lost[self.structure.loops] = ((loop - fill) / count.clamp(min=1))[source]  # an item takes all copies of a loop
+        lost[self.structure.loops] = ((loop - fill) / count.clamp(min=1))[source]  # items take all copies of a loop
         return loop, lost
 
 

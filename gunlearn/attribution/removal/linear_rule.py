@@ -110,7 +110,7 @@ class LinearRule(Rule):
         lost = lost if balls.lost is None else lost + balls.lost
         degree = self.degree[node[:touched]]
         left = degree - lost
-        # Weights that are all gone leave rounding errors, which a root would blow up.
+        # Removing all weights leaves rounding errors, which a root would blow up.
         left = left.masked_fill(left.abs() <= 16 * torch.finfo(left.dtype).eps * degree.abs(), 0.0)
         r, s = self.scales(left)
 
@@ -139,7 +139,7 @@ class LinearRule(Rule):
             went = new[loop_at] if senders else self.sent[node[loop_at]]
             sums.index_add_(0, loop_at, went * loop_gone.view(-1, 1), alpha=-1)
         if weight is None or not bool((weight < 0).any()):
-            sums[:touched][left == 0] = 0  # no neighbour is left; a rounding error might be normalised afterwards
+            sums[:touched][left == 0] = 0  # no neighbour is left; normalisation would blow up a rounding error
         if r is not None and self.r is not None:
             factor = self.r[node[:num_rows]]
             factor[:touched] = r

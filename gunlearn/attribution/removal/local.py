@@ -17,7 +17,7 @@ from gunlearn.attribution.targets import Distance, Embeddings, Probabilities
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.nn.kernels.scatter import scatter
 
-_ROWS = 8192  # rows at a time: what they need stays in the cache
+_ROWS = 8192  # rows at a time, so that their data stay in the cache
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class _Share:
         alone = standing_still(torch.arange(n, device=value.device), n)
         unit = around.weight[structure.proper].mean() if structure.proper.numel() else around.weight.new_ones(())
         count = structure.in_ptr.diff().to(value)
-        self.keep = (1 - 1 / count.clamp(min=1)).view(-1, 1)  # all its neighbours but the one it lost
+        self.keep = (1 - 1 / count.clamp(min=1)).view(-1, 1)  # the node keeps all neighbours but one
         self.incoming = torch.zeros_like(last.sums)
         self.beyond = value.new_zeros(n)
         weight = last.edge_weight

@@ -120,7 +120,7 @@ def _layer_inputs(model: nn.Module, data: Data) -> list[tuple[Tensor, Tensor, Te
         try:
             found = _captured(model, data, stand_in, values, features.rows)
         except (RuntimeError, NotImplementedError, GunlearnError):
-            found = None  # a layer that takes no sparse features
+            found = None  # the layer takes no sparse features
         if found is not None and all(bool(torch.isfinite(grad).all()) for _, grad, _ in found):
             return found
     x = data.x
@@ -141,7 +141,7 @@ def _captured(
             h = values
         elif not isinstance(h, Tensor) or not h.is_floating_point():
             return args, kwargs
-        elif not h.requires_grad:  # behind a frozen embedding, say
+        elif not h.requires_grad:  # behind a frozen embedding, for example
             h = h.detach().requires_grad_()
             whole = (h, *whole[1:]) if isinstance(whole, tuple | list) else h
             args, kwargs = ((whole, *args[1:]), kwargs) if args else (args, {**kwargs, "x": whole})

@@ -30,7 +30,7 @@ class Structure:
         self.in_node, self.in_column = source[order], self.proper[order]
 
     def gather(self, weight: Tensor, x: Tensor) -> Tensor:
-        """Sum the senders' rows of `x`, times `weight` `[num_edges]` by column, at each receiver, `[num_nodes, dim]`."""
+        """Sum the senders' rows of `x`, times `weight` `[num_edges]`, at each receiver, `[num_nodes, dim]`."""
         return _product(self.in_ptr, self.in_node, weight[self.in_column], x)
 
     def scatter(self, weight: Tensor, x: Tensor) -> Tensor:

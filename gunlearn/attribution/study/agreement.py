@@ -77,7 +77,7 @@ def precision_at(truth: ArrayLike, estimate: ArrayLike, share: float = 0.01, sig
         found &= np.sign(truth) == np.sign(estimate)
     last = np.partition(guess, -k)[-k]
     first, tied = guess > last, guess == last
-    places = k - first.sum()  # for the tied ones
+    places = k - first.sum()  # for tied items
     return float((found[first].sum() + places * found[tied].mean()) / k)
 
 
@@ -110,7 +110,7 @@ def spearman_interval(
     if _undefined(truth, estimate):
         return None
     n, rng = truth.size, np.random.default_rng(seed)
-    first = np.argsort(truth, kind="stable")  # in the truth's order, one of both sides reads memory sequentially
+    first = np.argsort(truth, kind="stable")  # in this order one side reads memory sequentially
     sides = [_Ranks(truth[first]), _Ranks(estimate[first])]
     found = []
     block = max(1, _BLOCK // n)

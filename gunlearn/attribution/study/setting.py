@@ -20,7 +20,7 @@ from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 
-#: Estimators that every other one must beat.
+#: Controls: estimators that every other one must beat.
 CONTROLS = ("random", "degree")
 
 
@@ -59,7 +59,7 @@ class Setting:
         """Run `work` on a new problem, restricted to a sample of the items; `warm` runs the model once before."""
         with isolated_rng(self.seed):
             problem = self.problem() if sample is None else self.problem().take(sample)
-            if warm:  # matrices kept for the graph, first calls of kernels: they are no estimator's own cost
+            if warm:  # cached matrices and first kernel calls are not the estimator's own cost
                 outputs = problem.encode(problem.data)
                 if outputs.requires_grad:
                     outputs.sum().backward()
@@ -90,7 +90,7 @@ class Setting:
                 return ESTIMATORS.build(entry, {})
             cls = ESTIMATORS[entry]
             taken = {name: value for name, value in shared.items() if name in cls.options()}
-            if getattr(cls, "curvature", None) == "hessian":  # its damping makes it positive definite: another meaning
+            if getattr(cls, "curvature", None) == "hessian":  # its damping makes it positive definite
                 taken.pop("damping", None)
             return ESTIMATORS.build(entry, {**taken, **options.get(entry, {})})
 

@@ -87,8 +87,7 @@ def lds(
 def random_subsets(num_items: int, alpha: float, count: int, seed: int = 0) -> Tensor:
     """Draw subsets of `round(alpha * num_items)` items each, boolean `[count, num_items]`; true is left out.
 
-    Raises:
-        InvalidInputError: no subset, or subsets of nothing or everything.
+    No subset, or subsets of nothing or everything, raise `InvalidInputError`.
     """
     size = round(alpha * num_items)
     if count < 1 or not 0 < size < num_items:

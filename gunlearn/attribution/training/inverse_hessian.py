@@ -18,7 +18,7 @@ from gunlearn.curvature.solvers import Solution, Spectrum, conjugate_gradient, l
 from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMethodError
 
-UNTRAINED = 1.0  # relative gradient norm, above which the loss falls by its own size within reach of the weights
+UNTRAINED = 1.0  # relative gradient norm; above it the loss can fall by its own size within reach of the weights
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def pbrf(
     slope = grad(still.mean(prediction), _logits(prediction))[0].detach()
     with torch.no_grad():
         before = value.value(still.outputs())
-    # The search moves parameters in place: on a copy, to which the target is bound anew.
+    # The search moves the parameters of a copy in place; the target is bound to that copy.
     moving = replace(still, model=copy.deepcopy(problem.model))
     target = as_value(value.bind(moving.model, problem.data, problem.task), "pbrf")
     search = _Search(still, moving, slope, damping, steps, tolerance)
