@@ -16,11 +16,9 @@ from gunlearn.nn.kernels.scatter import scatter
 class Rule(ABC):
     """The rule for one call of one layer: it records the whole graph's output, then recomputes changed rows.
 
-    Attributes:
-        degree_in_sender: whether a node's own degree scales the messages that it sends.
-        out: the layer's output on the whole graph `[num_nodes, dim]`.
-        last: whether no other layer follows.
-        aggr: aggregations that the rule holds for.
+    `out` is the layer's output on the whole graph `[num_nodes, dim]`; `last` tells that no other layer follows. The
+    rule holds for the aggregations `aggr`; `degree_in_sender` tells that a node's degree scales the messages that it
+    sends.
     """
 
     layer: nn.Module

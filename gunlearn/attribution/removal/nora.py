@@ -165,11 +165,8 @@ def _captured(
 def inpo_edge_scores(influence: Tensor, edge_index: Tensor) -> Tensor:
     """Return INPO's score of each edge, `[num_edges]`: `s_u + s_v` of min-max scaled node influence (arXiv 2510.19479).
 
-    Built from estimates for nodes: check with `influence_study` how well it ranks before you trust it.
-
-    Args:
-        influence: `[num_nodes]`.
-        edge_index: `[2, num_edges]`.
+    `influence` is `[num_nodes]`. The score combines estimates for nodes: check with `influence_study` how well it ranks
+    before you trust it.
     """
     scaled = min_max(influence)
     return scaled[edge_index[0]] + scaled[edge_index[1]]

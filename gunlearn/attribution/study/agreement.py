@@ -18,17 +18,10 @@ _BLOCK = 2**16  # numbers per block of resamples: vectorised, and within the pro
 def agreement(
     truth: ArrayLike, estimate: ArrayLike, signed: bool = False, num_resamples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """Return all figures of one estimate, as fields of a row.
+    """Return all figures of one estimate, given true and estimated scores `[num_items]`, as fields of a row.
 
     These are `spearman`, `spearman_ci` (95 %), `kendall`, `pearson` and `precision_at_1pct`; each is `None` where
-    undefined (fewer than three items, constant scores).
-
-    Args:
-        truth: true scores `[num_items]`.
-        estimate: estimated scores `[num_items]`.
-        signed: scores have a sign (a value's), see `precision_at`.
-        num_resamples: number of bootstrap resamples.
-        seed: seed of the bootstrap.
+    undefined (fewer than three items, constant scores). `signed`: see `precision_at`.
     """
     return {
         "spearman": spearman(truth, estimate),
@@ -57,15 +50,10 @@ def pearson(truth: ArrayLike, estimate: ArrayLike) -> float | None:
 def precision_at(truth: ArrayLike, estimate: ArrayLike, share: float = 0.01, signed: bool = False) -> float | None:
     """Return the share of the most influential items that the estimate finds.
 
-    Of the estimate's top `k` items, those whose true score is at least the k-th largest count as found. Without ties
-    this is the overlap of both top sets. Ties at the estimate's k-th place count with the chance that a random order
-    gives them; constant scores give `None`.
-
-    Args:
-        truth: true scores `[num_items]`.
-        estimate: estimated scores `[num_items]`.
-        share: `k` is this share of the items, at least one.
-        signed: rank by absolute score; only items with the right sign count.
+    Of the estimate's top `k` items (a `share` of all, at least one), those whose true score is at least the k-th
+    largest count as found. Without ties this is the overlap of both top sets. Ties at the estimate's k-th place count
+    with the chance that a random order gives them; constant scores give `None`. `signed` ranks by absolute score and
+    counts only items with the right sign.
     """
     truth, estimate = _pair(truth, estimate)
     if _undefined(truth, estimate):
@@ -92,17 +80,8 @@ def spearman_interval(
     """Return the percentile bootstrap interval of Spearman's correlation over items: lower, upper; `None` if undefined.
 
     A resample is a count of each item; running sums of counts in the whole sample's order give its ranks without
-    another sort: `O(num_items)` per resample.
-
-    Args:
-        truth: true scores `[num_items]`.
-        estimate: estimated scores `[num_items]`.
-        num_resamples: number of resamples.
-        level: level of the interval.
-        seed: seed of the resamples; use one seed for all estimates to compare their intervals.
-
-    Raises:
-        InvalidInputError: no resample; a level outside (0, 1).
+    another sort: `O(num_items)` per resample. Use one `seed` for all estimates to compare their intervals. No resample
+    or a `level` outside (0, 1) raises `InvalidInputError`.
     """
     if num_resamples < 1 or not 0 < level < 1:
         raise InvalidInputError(f"Expected resamples and 0 < level < 1 (got {num_resamples}, {level})")

@@ -45,7 +45,6 @@ class Truth:
     """A way to compute true influence.
 
     Args:
-        name: for tables.
         question: `"removal"` or `"training"`.
         summary: a sentence for reports.
         compute: function of a problem, a training function (or `None`) and options.

@@ -113,7 +113,7 @@ def linear_datamodelling_score(
         scores: predicted change of the target when an item is left out `[num_items]`.
         subsets: left-out items, boolean `[num_subsets, num_items]`.
         outcomes: the target without each subset, or its change `[num_subsets]`.
-        num_resamples: number of bootstrap resamples of the subsets.
+        num_resamples: number of bootstrap resamples.
         seed: seed of the bootstrap.
 
     Raises:

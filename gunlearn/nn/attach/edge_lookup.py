@@ -18,8 +18,7 @@ MAX_NODES = 2**31  # two ids share one int64 key
 class EdgeLookup:
     """Finds edges by their ids `(u, v)`, in a graph of any order and size.
 
-    Args:
-        edge_index: the named edges `[2, num_named]`, int64 ids in `[0, 2**31)`; duplicates count once.
+    `edge_index` names edges `[2, num_named]`, int64 ids in `[0, 2**31)`; duplicates count once.
 
     Attributes:
         keys: sorted keys of the named pairs `[num_pairs]`.

@@ -16,10 +16,8 @@ from gunlearn.nn.kernels.subgraph import csr_rows
 class TypedNodes:
     """Nodes by type.
 
-    Attributes:
-        rows: ids of each type's nodes, ascending.
-        place: number of each node within its type `[num_nodes]`.
-        position: number of each node among all, type after type `[num_nodes]`.
+    `rows` holds each type's ids, ascending; `place` each node's number within its type, `position` its number among
+    all, type after type (`[num_nodes]` both).
     """
 
     rows: dict[str, Tensor]

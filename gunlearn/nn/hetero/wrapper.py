@@ -71,16 +71,10 @@ class HeteroWrapper(nn.Module):
         return dict(zip(self.num_nodes, rows.split(list(self.num_nodes.values())), strict=True))
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_type: Tensor, node_type: Tensor | None = None) -> Tensor:
-        """Return a row per node, `[num_nodes, dim]`.
+        """Return a row per node, `[num_nodes, dim]`, from padded features `[num_nodes, widest]`.
 
-        Args:
-            x: padded features `[num_nodes, widest]`.
-            edge_index: `[2, E]`.
-            edge_type: `[E]`.
-            node_type: `[num_nodes]`; required for a part of the graph or several copies of it.
-
-        Raises:
-            UnsupportedModelError: types that do not fit, or a model that does not return a dictionary of rows.
+        `edge_index` is `[2, E]`, `edge_type` `[E]`; a part of the graph, or several copies of it, need `node_type`
+        `[num_nodes]`. `UnsupportedModelError` for types that do not fit, or a model that returns no dictionary of rows.
         """
         node_type = self.node_type if node_type is None else node_type
         if x.size(0) != node_type.numel() or edge_type.shape != edge_index.shape[1:]:

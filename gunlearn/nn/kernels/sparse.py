@@ -150,10 +150,7 @@ class _LearnedSpMM(torch.autograd.Function):
 def sddmm(pattern: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Return `<a_i, b_j>` at each stored place `(i, j)`, `[num_entries]` in CSR order; not differentiable.
 
-    Args:
-        pattern: CSR `[num_rows, num_cols]`; only its places are read.
-        a: `[num_rows, dim]`.
-        b: `[num_cols, dim]`.
+    Only the places of `pattern` (CSR `[num_rows, num_cols]`) are read; `a` is `[num_rows, dim]`, `b` `[num_cols, dim]`.
     """
     num_entries = pattern.col_indices().numel()
     # The kernel refuses more entries than places (repeated entries).
@@ -190,10 +187,8 @@ def csr_tensor(pointer: Tensor, col: Tensor, value: Tensor, size: torch.Size | t
 def sparse_matrix(row: Tensor, col: Tensor, value: Tensor, size: tuple[int, int]) -> SparseMatrix:
     """Build a `SparseMatrix` of `size` `(num_rows, num_cols)` from entries in any order.
 
-    `row`, `col` and floating-point `value` are `[num_entries]`; the matrix needs a gradient if `value` does.
-
-    Raises:
-        InvalidInputError: ids outside the matrix (the kernels would access other memory).
+    `row`, `col` and floating-point `value` are `[num_entries]`; the matrix needs a gradient if `value` does. Ids
+    outside the matrix raise `InvalidInputError`: the kernels would access other memory.
     """
     for name, index, limit in (("row", row, size[0]), ("col", col, size[1])):
         check_indices(name, index, limit)

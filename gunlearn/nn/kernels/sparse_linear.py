@@ -18,11 +18,9 @@ LINEAR_MAPS = (nn.Linear, pyg.Linear)
 
 @dataclass(frozen=True)
 class Propagated:
-    """`sum_k c_k A_k X` for sparse features `X`, computed only after a linear map that follows.
+    """`sum_k c_k A_k X` for sparse features `X` `[num_nodes, num_features]`, computed after a linear map that follows.
 
-    Args:
-        features: `X`, `[num_nodes, num_features]`.
-        terms: pairs of a coefficient and the matrices applied to `X`, in this order.
+    `terms` are pairs of a coefficient and the matrices applied to `X`, in this order.
     """
 
     features: SparseMatrix

@@ -101,12 +101,8 @@ def k_hop_subgraph(data: Data, seeds: Tensor, num_hops: int, max_edges: int | No
 
     Exact for layers of `flow="source_to_target"` whose normalisation reads in-degrees (all of PyG's that use
     `gcn_norm`), in models that mix nodes only through messages. Attributes that list other edges are dropped.
-
-    Args:
-        data: with `edge_index` `[2, num_edges]`.
-        seeds: node ids, in any order, repeated or not, `[num_seeds]`.
-        num_hops: number of message passing steps, see `propagation_depth`.
-        max_edges: return `None` early if the part has more edges.
+    `propagation_depth` finds `num_hops`; `seeds` are node ids `[num_seeds]`. A part of more than `max_edges` edges
+    gives `None`, before any edge is gathered.
     """
     edge_index, num_nodes = data.edge_index, int(data.num_nodes)
     graph = _in_edges(edge_index, num_nodes)
@@ -213,12 +209,8 @@ def propagation_depth(model: nn.Module, data: Data, encode: Callable[[nn.Module,
 
     Counted in a run on a few nodes of the graph: a layer used twice counts twice, `APPNP(K=10)` ten times. Parallel
     branches add up, which is safe. Modules with a true attribute `by_node` read rows as nodes of the whole graph and
-    send no messages; they are skipped.
-
-    Args:
-        model: any module; unchanged afterwards.
-        data: what the model runs on.
-        encode: how to call it; `model(data.x, data.edge_index)` by default.
+    send no messages; they are skipped. `encode(model, data)` is `model(data.x, data.edge_index)` by default; the model
+    is unchanged afterwards.
     """
     few = k_hop_subgraph(data, data.edge_index.new_zeros(1), 1)
     model = getattr(model, "_orig_mod", model)  # the wrapper of torch.compile

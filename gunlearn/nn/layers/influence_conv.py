@@ -116,12 +116,7 @@ def needs_messages(layer: MessagePassing) -> bool:
 def influence_scale(influence: Tensor, edge_index: Tensor) -> Tensor:
     r"""Return the message scale `exp(-(s_u + s_v))` of each edge, `[num_edges]` (INPO, arXiv 2510.19479).
 
-    Args:
-        influence: influence of each node, in [0, 1], `[num_nodes]`.
-        edge_index: `[2, num_edges]`.
-
-    Raises:
-        InvalidInputError: the influence holds NaN or infinity.
+    `influence` is `s`, in [0, 1], `[num_nodes]`; NaN or infinity raise `InvalidInputError`.
     """
     if not torch.isfinite(influence).all():
         raise InvalidInputError("Expected finite influence scores (got NaN or infinity)")
@@ -132,7 +127,6 @@ class MessageScale(ScaledMessages):
     """`ScaledMessages` with constant scales, which can move to a part of the graph (`on`).
 
     Args:
-        model: any module with PyG `MessagePassing` layers.
         edge_index: the edges to scale, `[2, num_edges]`; a pair `(v, v)` names the self-loop that a layer adds.
         scale: factor of each edge, `[num_edges]`, finite, not negative, a constant; copies of a pair share one.
 
