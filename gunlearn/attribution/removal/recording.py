@@ -71,8 +71,7 @@ class Recording:
 
     With `whole`, every row of a ball passes through every layer, as skip connections need. With `padded`, each layer
     appends a copy of its last row: no two layers return equally many rows, so that a model that adds their outputs
-    fails even if all rows change at once. `UnsupportedModelError` if a layer has no rule, breaks it, or reads another
-    graph.
+    fails even if all rows change at once. A layer without a rule, or that breaks it, raises `UnsupportedModelError`.
     """
 
     def __init__(self, problem: InfluenceProblem) -> None:

@@ -37,7 +37,7 @@ class InverseHessian(Estimator):
     Own terms: an edge's positive term or those of all a node's edges (link prediction), a node's label term (node
     classification). Random negatives are drawn once, under the seed, so a model that saw new ones at each step is not
     quite stationary. `notes` hold the damping, the spectrum's bounds, the residual, the training loss and the relative
-    norm of its gradient, `||grad L|| ||theta|| / L(zero outputs)`.
+    norm of its gradient, weight decay included: `||grad L|| ||theta|| / L(zero outputs)`.
 
     Args:
         curvature: `C`: `"gauss_newton"`, positive semi-definite, or `"hessian"`.

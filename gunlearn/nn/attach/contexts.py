@@ -3,7 +3,7 @@
 Removing an edge (`removed_edges`) and silencing its message (`scaled_messages`) differ: only the first changes degrees,
 means and attention.
 
-All work on any `torch.nn.Module` with PyG `MessagePassing` layers, eager or compiled, and yield the model. They nest
+All work on any `torch.nn.Module` with PyG `MessagePassing` layers, eager or compiled; the functions yield it. They nest
 and leave nothing behind, exceptions included. Parameters and `state_dict()` never change. A deep copy or pickle of the
 model taken inside the block keeps the change for good, with constant scales.
 """
