@@ -1,4 +1,4 @@
-"""Influence: how an edge, a node or a feature affects a trained model's outputs, and which estimator to trust."""
+"""Influence of an edge, a node or a feature on a trained model's outputs: estimators, and studies that compare them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimators of influence: the problem that they are given, their base class, the result, and one call for it all."""
+"""Estimators of influence: their input, base class and result, and `estimate`."""
 
 from __future__ import annotations
 
@@ -31,13 +31,10 @@ class InfluenceProblem:
     """The input of an estimator.
 
     Attributes:
-        model: a private copy of the caller's model in evaluation mode: dropout is off, running averages do not move.
+        model: a private copy of the caller's model in evaluation mode.
         data: the graph; shares its tensors with the caller's graph and must not change them.
-        task: what the model predicts.
-        items: the distinct items whose influence is asked for.
-        target: the quantity that they have an influence on.
-        seed: seed of all random draws.
-        notes: remarks that the estimator adds for the result.
+        target: the quantity that the items influence.
+        notes: the estimator's remarks for the result.
     """
 
     model: nn.Module
@@ -54,8 +51,7 @@ class InfluenceProblem:
     ) -> InfluenceProblem:
         """Return a problem on a private copy of `model`; `target` is anything that `as_target` takes.
 
-        Raises:
-            UnsupportedModelError: the model has no message passing layer.
+        A model without message passing layers raises `UnsupportedModelError`.
         """
         message_passing_layers(model)  # raises where there is none
         model, data = copy.deepcopy(model).eval(), plain_edges(copy.copy(data))
@@ -67,12 +63,12 @@ class InfluenceProblem:
             return self.task.encode(self.model, data)
 
     def value(self, outputs: Tensor) -> Tensor:
-        """Return the number that a target of kind "value" has at outputs `[num_nodes, dim]`; a scalar."""
+        """Return the target's value, a scalar, at outputs `[num_nodes, dim]`."""
         return as_value(self.target, "an estimator of values").value(outputs)
 
     @cached_property
     def outputs(self) -> Tensor:
-        """Outputs on the whole graph, without a gradient `[num_nodes, dim]`; an `InvalidInputError` if not finite."""
+        """Outputs on the whole graph, without a gradient `[num_nodes, dim]`; `InvalidInputError` if not finite."""
         with torch.no_grad():
             outputs = self.encode(self.data)
         if not torch.isfinite(outputs).all():
@@ -90,10 +86,10 @@ class InfluenceProblem:
 class Estimator(ABC):
     """Estimates the influence of items; subclasses are frozen dataclasses whose fields are the options.
 
-    An estimator answers one of two questions:
+    An estimator answers one of two questions. How do the outputs change if
 
-    - **removal**: the model stays as it is and reads a graph without the item; how do its outputs change?
-    - **training**: the model is trained without the item; how do its outputs change?
+    - **removal**: the same model reads a graph without the item?
+    - **training**: the model is trained without the item?
 
     Class attributes describe the estimator in generated tables:
 
@@ -113,7 +109,7 @@ class Estimator(ABC):
     cost: ClassVar[str] = ""
 
     def supports(self, problem: InfluenceProblem) -> None:
-        """Refuse a problem that the estimator cannot solve, with the reason, by an `UnsupportedMethodError`."""
+        """Raise `UnsupportedMethodError`, with the reason, for a problem that the estimator cannot solve."""
         if problem.items.of not in self.of:
             raise UnsupportedMethodError(
                 f"Expected influence of {' or '.join(self.of)} with estimator '{self.name}' (got '{problem.items.of}')"
@@ -134,7 +130,7 @@ class Estimator(ABC):
         """Return one score per distinct item, `[problem.items.num_items]`."""
 
     def __call__(self, problem: InfluenceProblem) -> Tensor:
-        """Check `supports` and return `scores`, in any gradient mode of the caller."""
+        """Check `supports` and return `scores`, whatever the caller's gradient mode."""
         self.supports(problem)
         with torch.enable_grad():
             return self.scores(problem).detach()
@@ -151,12 +147,10 @@ class Influence:
 
     Attributes:
         scores: one per item asked for; never negative for a distance, `after - before` for a value.
-        estimator: name of the estimator.
         question: `"removal"` or `"training"`.
         of: kind of the items.
-        target: name of the target.
         num_items: number of distinct items (both columns of an undirected edge are one).
-        notes: remarks of the estimator: residuals, damping, fallbacks.
+        notes: the estimator's remarks: residuals, damping, fallbacks.
     """
 
     scores: Tensor
@@ -180,7 +174,7 @@ def estimate(
     seed: int = 0,
     **options: Any,
 ) -> Influence:
-    """Return what `influence` returns, with the estimator's remarks (residuals, damping, fallbacks) in `notes`."""
+    """Return the scores of `influence` with the estimator's remarks (residuals, damping, fallbacks) in `notes`."""
     check_model(model)
     check_graph(data)
     built = ESTIMATORS.build(estimator, options)
@@ -195,6 +189,6 @@ def estimate(
 
 
 def check_scores(scores: Tensor, source: str) -> None:
-    """Refuse scores that are not finite; `source` says where they come from."""
+    """Raise `InvalidInputError` for scores that are not finite; `source` names their origin."""
     if not torch.isfinite(scores).all():
         raise InvalidInputError(f"Expected finite scores from {source} (got NaN or infinity)")

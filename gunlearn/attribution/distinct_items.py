@@ -26,21 +26,18 @@ _KINDS = ("edges", "nodes", "features")
 class Items:
     """Distinct items, each an edit of the graph.
 
-    - an **edge** takes out every column of its pair; in an undirected graph (`edge_index` symmetric as a set of
-      pairs) that means both directions;
-    - a **node** loses all its edges, to and from it; its own output does not count towards a distance;
-    - a **feature** sets a column of `x` to zero for every node, or the entry of one node.
+    - An **edge** removes every column of its pair, in an undirected graph (symmetric `edge_index`) of both directions.
+    - A **node** loses all its edges, to and from it; a distance leaves its own output out.
+    - A **feature** sets a column of `x` to zero for every node, or the entry of one node.
 
     Attributes:
         of: `"edges"`, `"nodes"` or `"features"`.
-        num_items: number of distinct items.
-        num_nodes: number of nodes of the graph.
-        ids: the items: `[2, num_items]` for edges (the smaller id of an undirected edge first) and for single entries
-            (node, column), else `[num_items]`.
-        column: columns of `edge_index` that are taken out, grouped by item `[num_taken]`.
-        column_ptr: place in `column` at which each item's columns begin `[num_items + 1]`.
+        ids: `[2, num_items]` for edges (smaller id of an undirected edge first) and single entries (node, column), else
+            `[num_items]`.
+        column: removed columns of `edge_index`, grouped by item `[num_taken]`.
+        column_ptr: start of each item's columns in `column` `[num_items + 1]`.
         entry: row and column of the entries of `x` set to zero, grouped by item `[2, num_entries]`.
-        entry_ptr: place in `entry` at which each item's entries begin `[num_items + 1]`.
+        entry_ptr: start of each item's entries in `entry` `[num_items + 1]`.
     """
 
     of: str
@@ -54,17 +51,17 @@ class Items:
 
     @property
     def column_item(self) -> Tensor:
-        """Item of each of `column`, `[num_taken]`."""
+        """Item of each removed column, `[num_taken]`."""
         return _owner(self.column_ptr)
 
     @property
     def entry_item(self) -> Tensor:
-        """Item of each of `entry`, `[num_entries]`."""
+        """Item of each zeroed entry, `[num_entries]`."""
         return _owner(self.entry_ptr)
 
     @property
     def own_row(self) -> Tensor | None:
-        """Row of outputs that belongs to each node `[num_items]`; `None` for other items."""
+        """Each item's own output row, `[num_items]`, for nodes; `None` for other items."""
         return self.ids if self.of == "nodes" else None
 
     def take(self, index: Tensor) -> Items:
@@ -81,14 +78,14 @@ class Items:
         )
 
     def edited(self, data: Data, i: int) -> Data:
-        """Return a new graph without item `i`."""
+        """Return a new graph without item `i`; labels (held-out and training edges) stay."""
         out = copy.copy(data)
         column = self.column[self.column_ptr[i] : self.column_ptr[i + 1]]
         if column.numel():
             keep = torch.ones(data.edge_index.size(1), dtype=torch.bool, device=data.edge_index.device)
             keep[column] = False
             for key in data.keys():  # noqa: SIM118
-                # Held-out and training edges are labels, not messages, even if there are as many of them.
+                # Held-out and training edges are labels, not messages, even where the counts agree.
                 label = key.endswith("edge_index") and key != "edge_index"
                 if not label and isinstance(data[key], Tensor) and data.is_edge_attr(key):
                     out[key] = select_entries(data[key], keep, data.__cat_dim__(key, data[key]))
@@ -99,7 +96,7 @@ class Items:
         return out
 
     def without(self, data: Data, index: Tensor) -> Data:
-        """Return a new graph without several items, for training: edges leave every list of training edges too."""
+        """Return a new training graph without several items: edges leave every list of training edges too."""
         taken = self.take(index)
         gone = torch.zeros(data.edge_index.size(1), dtype=torch.bool, device=data.edge_index.device)
         gone[taken.column] = True
@@ -122,7 +119,7 @@ def without_entries(x: Tensor, row: Tensor, col: Tensor) -> Tensor:
 
 
 def plain_edges(data: Data) -> Data:
-    """Return the data with a plain tensor in place of PyG's `EdgeIndex`, whose caches are valid for one graph only."""
+    """Return the data with a plain tensor in place of an `EdgeIndex`, whose caches hold for one graph only."""
     if isinstance(data.edge_index, EdgeIndex):
         data = copy.copy(data)
         data.edge_index = data.edge_index.as_tensor()
@@ -130,12 +127,12 @@ def plain_edges(data: Data) -> Data:
 
 
 def standing_still(nodes: Tensor, num_nodes: int) -> Items:
-    """Return one item per node `[k]` that edits nothing."""
+    """Return one item per node `[k]` that changes nothing."""
     return _items("nodes", num_nodes, nodes)
 
 
 def resolve_items(data: Data, of: str, items: Any = None) -> tuple[Items, Tensor]:
-    """Return the distinct items among those asked for.
+    """Return the distinct items, and the place among them of each item asked for `[k]`.
 
     Args:
         data: the graph.
@@ -143,11 +140,8 @@ def resolve_items(data: Data, of: str, items: Any = None) -> tuple[Items, Tensor
         items: edges `[2, k]`, nodes `[k]`, columns of `x` `[k]`, or single entries of `x` (node, column) `[2, k]`;
             `None` for every column of `edge_index`, every node, every column of `x`.
 
-    Returns:
-        The distinct items, and the place among them of each item asked for `[k]`.
-
     Raises:
-        InvalidInputError: an unknown kind; items outside the graph; nothing asked for.
+        InvalidInputError: an unknown kind, items outside the graph, or no items.
     """
     data = plain_edges(data)
     if of not in _KINDS:
@@ -228,7 +222,7 @@ def _features(data: Data, items: Tensor | None) -> tuple[Items, Tensor]:
 
 
 def _position(wanted: Tensor, size: int) -> Tensor:
-    """Return the place in `wanted` of each id in `[0, size)`, -1 for ids that are not there."""
+    """Return the place in `wanted` of each id in `[0, size)`, -1 for missing ids."""
     position = torch.full((size,), -1, device=wanted.device)
     position[wanted] = torch.arange(wanted.numel(), device=wanted.device)
     return position
@@ -241,7 +235,7 @@ def _items(
     columns: tuple[Tensor, Tensor] | None = None,
     entries: tuple[Tensor, Tensor] | None = None,
 ) -> Items:
-    """Return the items `ids` that take out columns of `edge_index` or entries of `x`, each given with its item."""
+    """Return the items `ids`; `columns` and `entries` hold what is removed, and its item."""
     none, num_items = torch.empty(0, dtype=torch.long, device=ids.device), ids.size(-1)
     (column, column_item), (entry, entry_item) = columns or (none, none), entries or (none.view(2, 0), none)
     by_column, column_ptr = grouped(column_item, num_items)
@@ -250,12 +244,12 @@ def _items(
 
 
 def grouped(key: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Return an order that groups keys in `[0, size)`, and the place at which each group begins `[size + 1]`."""
+    """Return an order that groups keys in `[0, size)`, and the start of each group `[size + 1]`."""
     return argsort(key, stable=True), starts(torch.bincount(key, minlength=size))
 
 
 def starts(count: Tensor) -> Tensor:
-    """Return the place at which each of some groups of these sizes begins, and where the last ends."""
+    """Return the start of each group, given the group sizes, and the end of the last."""
     return torch.cat([count.new_zeros(1), count.cumsum(0)])
 
 

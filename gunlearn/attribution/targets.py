@@ -18,7 +18,7 @@ from gunlearn.tasks.base import Task
 
 
 class Target(ABC):
-    """The quantity that items have an influence on; see `as_target`.
+    """The quantity that items influence; see `as_target`.
 
     Attributes:
         name: for tables.
@@ -30,12 +30,12 @@ class Target(ABC):
     kind: ClassVar[str]
 
     def bind(self, model: nn.Module, data: Data, task: Task) -> Target:
-        """Return the target for one problem; called once, before the target is used."""
+        """Return the target for one problem; called once, before use."""
         return self
 
     @abstractmethod
     def change(self, before: Tensor, row: Tensor, after: Tensor, item: Tensor, num_items: int) -> Tensor:
-        """Return the influence of each item, `[num_items]`, given the rows of outputs that it changes.
+        """Return the influence of each item, `[num_items]`, given the output rows that it changes.
 
         Args:
             before: outputs on the whole graph `[num_nodes, dim]`.
@@ -53,14 +53,14 @@ class Distance(Target):
 
     @abstractmethod
     def distance(self, before: Tensor, after: Tensor) -> Tensor:
-        """Return the distance between two rows, for rows `[num_rows, dim]`: `[num_rows]`."""
+        """Return the distance of each pair of rows, `[num_rows]`, for rows `[num_rows, dim]`."""
 
     def change(self, before: Tensor, row: Tensor, after: Tensor, item: Tensor, num_items: int) -> Tensor:
         return scatter(self.distance(before[row], after), item, dim=0, dim_size=num_items, reduce="sum")
 
 
 class Probabilities(Distance):
-    r"""`sum_i ||softmax(y_i) - softmax(y'_i)||_1`, over all nodes (for nodes, all others): NORA's target."""
+    r"""`sum_i ||softmax(y_i) - softmax(y'_i)||_1` over all nodes (a node item: all others), NORA's target."""
 
     name = "probabilities"
 
@@ -69,7 +69,7 @@ class Probabilities(Distance):
 
 
 class Embeddings(Distance):
-    r"""`sum_i ||y_i - y'_i||_2`, over all nodes (for nodes, all others)."""
+    r"""`sum_i ||y_i - y'_i||_2` over all nodes (a node item: all others)."""
 
     name = "embeddings"
 
@@ -84,7 +84,7 @@ class Value(Target):
 
     @abstractmethod
     def value(self, outputs: Tensor) -> Tensor:
-        """Return the number for outputs `[num_nodes, dim]`; a scalar."""
+        """Return the number, a scalar, for outputs `[num_nodes, dim]`."""
 
     def change(self, before: Tensor, row: Tensor, after: Tensor, item: Tensor, num_items: int) -> Tensor:
         base = self.value(before)
@@ -99,11 +99,7 @@ class Value(Target):
 
 
 class ItemLoss(Value):
-    """The task's loss, averaged over items.
-
-    Args:
-        items: items of the task; `None` for the held-out validation items of the data.
-    """
+    """The task's mean loss over `items` of the task; `None` takes the data's held-out validation items."""
 
     name = "loss"
     model: nn.Module
@@ -156,11 +152,7 @@ class ItemLoss(Value):
 
 
 class Function(Value):
-    """A user's function of the outputs `[num_nodes, dim]` that returns a scalar.
-
-    Raises:
-        InvalidInputError: it returns no scalar, or NaN.
-    """
+    """A user's function of the outputs `[num_nodes, dim]` that returns a scalar; others raise `InvalidInputError`."""
 
     name = "function"
 
@@ -182,11 +174,9 @@ INFLUENCE_TARGETS: dict[str, type[Target]] = {cls.name: cls for cls in (Probabil
 
 
 def as_target(target: str | Target | Callable[[Tensor], Tensor], model: nn.Module, data: Data, task: Task) -> Target:
-    """Return the target for a name, for a function of the outputs, or for a target, bound to a problem.
+    """Return the target, bound to a problem, for a name, a function of the outputs, or a `Target`.
 
-    Raises:
-        InvalidInputError: an unknown name.
-        InvalidTypeError: anything else.
+    An unknown name raises `InvalidInputError`, another type `InvalidTypeError`.
     """
     if isinstance(target, str):
         if target not in INFLUENCE_TARGETS:
@@ -201,7 +191,7 @@ def as_target(target: str | Target | Callable[[Tensor], Tensor], model: nn.Modul
 
 
 def as_value(target: Target, use: str) -> Value:
-    """Return the target, and refuse a distance; `use` says what needs a number: `"truth 'pbrf'"`."""
+    """Return the target if it is a value, else raise; `use` says what needs a value: `"truth 'pbrf'"`."""
     if not isinstance(target, Value):
         raise UnsupportedMethodError(
             f"Expected a target of kind value with {use}, such as 'loss' (got '{target.name}', a {target.kind})"

@@ -1,4 +1,4 @@
-"""Attaching to any model, kernels, layers, models. Names load on first use."""
+"""Attachments to any model, kernels, layers, models."""
 
 from __future__ import annotations
 

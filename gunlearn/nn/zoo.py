@@ -1,4 +1,4 @@
-"""Models that the command line trains; users may bring their own."""
+"""Models that the command line trains."""
 
 from __future__ import annotations
 
@@ -27,9 +27,6 @@ class GCN(_Backbone):
     """Graph convolutions with ReLU between them, the encoder of the edge-unlearning literature (128-64).
 
     Args:
-        in_channels: number of input features.
-        hidden_channels: size of the hidden layers.
-        out_channels: size of the embeddings.
         num_layers: number of convolutions.
         dropout: probability, after each ReLU, only in training.
 
@@ -68,9 +65,7 @@ class GCN(_Backbone):
 
 
 class APPNPNet(_Backbone):
-    """A perceptron followed by personalised PageRank (arXiv 1810.05997), PyG's `APPNP`.
-
-    Arguments and shapes as for `GCN`, and:
+    """A perceptron followed by personalised PageRank (arXiv 1810.05997), PyG's `APPNP`; see `GCN` for the rest.
 
     Args:
         num_layers: linear maps of the perceptron, with ReLU between them.
@@ -103,7 +98,7 @@ class APPNPNet(_Backbone):
 class GCNIINet(_Backbone):
     """Deep graph convolutions with initial residual and identity mapping (arXiv 2007.02133), PyG's `GCN2Conv`.
 
-    Arguments and shapes as for `GCN`, and:
+    Other arguments and shapes: see `GCN`.
 
     Args:
         num_layers: convolutions, after a first and before a last linear map.

@@ -1,1 +1,1 @@
-"""The model stays, the graph it reads changes: estimators of that."""
+"""Estimators of removal influence: the same model reads a graph without the item."""

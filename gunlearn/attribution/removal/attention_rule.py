@@ -1,4 +1,4 @@
-"""The rule of attention layers, which is computed anew for the rows that an edit changes."""
+"""The rule of attention layers: attention is recomputed for the rows that an edit changes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class GATRule(Rule):
         return isinstance(self.layer, pyg.GATv2Conv)
 
     def _project(self, x: Any) -> tuple[Tensor, Tensor]:
-        """Return the messages, and what the attention reads at receivers: `[n, heads, channels]` each."""
+        """Return the messages and the receivers' part of the attention, `[n, heads, channels]` each."""
         layer, shape = self.layer, (-1, self.layer.heads, self.layer.out_channels)
         if self._second:
             sender = layer.lin_l(x).view(shape)
@@ -75,7 +75,7 @@ class GATRule(Rule):
             row, other = row[keep], other[keep]
         held = self.has_loop[node]
         if not layer.add_self_loops:
-            held[balls.loops[1]] = 0  # all columns of a loop go together
+            held[balls.loops[1]] = 0  # all columns of a loop are removed together
         itself = torch.repeat_interleave(torch.arange(num_rows, device=node.device), held)
         row, other = torch.cat([row, itself]), torch.cat([other, node[itself]])
         found = balls.find(item[row], other)

@@ -1,4 +1,4 @@
-"""The rows of a model's outputs that edits of the graph can change: for each item, a ball of nodes around it."""
+"""The output rows that graph edits can change: for each item, a ball of nodes around it."""
 
 from __future__ import annotations
 
@@ -14,29 +14,27 @@ from gunlearn.attribution.distinct_items import Items, starts
 from gunlearn.attribution.removal.structure import Structure
 from gunlearn.nn.kernels.subgraph import spans
 
-ROWS_PER_BATCH = 1 << 16  # an estimate made beforehand: some ten MiB of intermediate results
+ROWS_PER_BATCH = 1 << 16  # estimated beforehand; about ten MiB of intermediate results
 _CELLS = 1 << 25  # cells of the lookup table (int32): items per batch times nodes
 
 
 @dataclass
 class Balls:
-    """Pairs (item, node) that a batch of items can change: first the nodes that each item touches, then hop by hop.
+    """Pairs (item, node) that a batch of items can change: touched nodes first, then hop by hop.
 
     Attributes:
-        items: the batch.
-        structure: the graph.
         node: node of each row `[num_rows]`.
         item: item of each row, in `[0, items.num_items)` `[num_rows]`.
         upto: number of rows within 0, 1, ... hops.
-        ptr: place at which the out-edges of each row begin, for rows within all hops but the last.
+        ptr: start of each row's out-edges, for rows within all hops but the last.
         target: row at the other end of each out-edge.
         column: column of `edge_index` of each out-edge.
-        removed: for each column taken out that is no loop: the column, the row of its target, the row of its source.
-        loops: for each loop taken out: the column, the row.
+        removed: for each removed column that is no loop: the column, its target's row, its source's row.
+        loops: for each removed loop: the column, the row.
         row_of: finds the rows of numbers `item * num_nodes + node`; -1 where there is none.
         lost: incoming weight that each touched row loses besides the removed columns, or `None`.
-        incoming: what the last layer's sums of the touched rows gain besides what is computed, or `None`.
-        delta: change of what each sender sent in the last layer that ran `[num_senders, dim]`.
+        incoming: what the touched rows' sums in the last layer gain besides computed changes, or `None`.
+        delta: change of each sender's message in the last layer that ran `[num_senders, dim]`.
     """
 
     items: Items
@@ -60,7 +58,7 @@ class Balls:
         return len(self.upto) - 1
 
     def find(self, item: Tensor, node: Tensor) -> Tensor:
-        """Return the row of each (item, node), -1 where there is none."""
+        """Return the row of each (item, node), -1 if there is none."""
         return self.row_of(item * self.structure.num_nodes + node)
 
     def spread(self, delta: Tensor, weight: Tensor | None, num_rows: int) -> Tensor:
@@ -69,7 +67,7 @@ class Balls:
         last = int(self.ptr[senders])
         target, column = self.target[:last], self.column[:last]
         values = torch.ones(last, dtype=delta.dtype, device=delta.device) if weight is None else weight[column]
-        if delta.device.type == "cpu":  # compressed by sender as it is: the product needs no sorting
+        if delta.device.type == "cpu":  # already compressed by sender: the product needs no sorting
             index = target.numpy().astype(np.int32), self.ptr[: senders + 1].numpy().astype(np.int32)
             matrix = sp.csc_matrix((values.numpy(), *index), shape=(num_rows, senders))
             return torch.from_numpy(matrix @ delta.numpy())
@@ -80,7 +78,7 @@ class Balls:
 def ball_batches(
     items: Items, structure: Structure, hops: int, rows: int = ROWS_PER_BATCH
 ) -> Iterator[tuple[Tensor, Balls]]:
-    """Yield the items of each batch of about so many `rows`, as indices, and their balls of so many `hops`."""
+    """Yield batches of items with about `rows` rows: their indices, and their balls of `hops` hops."""
     reach = structure.reach(hops)
     size = sum_by_item(items, structure, reach).clamp(1, structure.num_nodes).cpu()
     limit = max(_CELLS // max(structure.num_nodes, 1), 1)
@@ -99,7 +97,7 @@ def ball_batches(
 
 
 def sum_by_item(items: Items, structure: Structure, value: Tensor) -> Tensor:
-    """Sum a value of nodes over the nodes that each item touches (end points of its edges count once per column)."""
+    """Sum a value of nodes over the nodes that each item touches (ends of its edges count once per column)."""
     total = value.new_zeros(items.num_items)
     if items.of == "nodes":
         return value[items.ids] * items.column_ptr.diff().clamp(min=1).to(value)
@@ -148,17 +146,17 @@ def _balls(items: Items, structure: Structure, hops: int, table: Tensor | None) 
 def _grow(
     touched: Tensor, structure: Structure, hops: int, table: Tensor
 ) -> tuple[Tensor, list[int], Tensor, Tensor, Tensor]:
-    """Return the pairs (item, node) as one number each, their count within each hop, and the out-edges but the last."""
+    """Return the pairs (item, node) as numbers, their count within each hop, and all but the last hop's out-edges."""
     n, count = structure.num_nodes, 0
     found: list[Tensor] = []
 
     def add(key: Tensor) -> Tensor:
-        """Give new (item, node) pairs rows, and return the pairs that are new, each once."""
+        """Give new (item, node) pairs rows, and return the new pairs, each once."""
         nonlocal count
         key = key[table[key] < 0]
         place = torch.arange(key.numel(), dtype=torch.int32, device=key.device)
         table[key] = place
-        key = key[table[key] == place]  # one of several equal ones won
+        key = key[table[key] == place]  # one of several equal keys remains
         table[key] = torch.arange(count, count + key.numel(), dtype=torch.int32, device=key.device)
         count += key.numel()
         found.append(key)

@@ -1,4 +1,4 @@
-"""A cheap estimate corrected by the exact influence of a few items, with a measured error."""
+"""A cheap estimate, corrected by the exact influence of a few items."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class Calibrated(Estimator):
-    r"""Exact influence of a random sample, from which a ridge regression corrects a cheap estimate of the rest.
+    r"""Exact influence of a random sample; a ridge regression on it corrects a cheap estimate of the rest.
 
     The logarithm of the score is regressed on a polynomial of second degree in the logarithms of the cheap score and of
-    the degrees that the item touches. Predictions of items that were left out of the fit (five folds of the sample)
-    tell how far to trust the result on *this* graph and model: `notes["spearman"]` is their rank correlation with the
-    truth, and nine of ten lie within the factor `notes["factor_90"]` of it. Sampled items keep their exact scores.
+    the item's degrees. Predictions of left-out items (five folds of the sample) measure the error on *this* graph and
+    model: `notes["spearman"]` is their rank correlation with the truth, and nine of ten lie within the factor
+    `notes["factor_90"]` of it. Sampled items keep their exact scores.
 
     Args:
         base: name of the cheap estimator.
-        sample: number of items computed exactly; all are where there are not twice as many.
+        sample: number of exact items; all items are exact if there are at most twice as many.
 
     Raises:
         InvalidInputError: a sample of fewer than 20 items.
@@ -86,7 +86,7 @@ def _log(scores: Tensor) -> np.ndarray:
 
 
 def _degrees(problem: InfluenceProblem) -> list[np.ndarray]:
-    """Return the logarithms of the degrees of an edge's ends, smaller and larger, or of a node."""
+    """Return the log degree of each node, or of an edge's ends (smaller, larger)."""
     items = problem.items
     degree = torch.bincount(problem.data.edge_index[1], minlength=items.num_nodes)
     ends = degree[items.ids]

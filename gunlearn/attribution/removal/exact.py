@@ -1,4 +1,4 @@
-"""Removal influence by definition: by a forward pass per item, or the same numbers from the rows that change alone."""
+"""Removal influence by definition: a forward pass per item, or only the rows that change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gunlearn.errors import InvalidInputError, UnsupportedModelError
 
 @dataclass(frozen=True)
 class Brute(Estimator):
-    """Run the model on the graph without each item in turn: exact for every model and target."""
+    """Run the model on the graph without each item: exact for every model and target."""
 
     name = "brute"
     summary = "one forward pass per item: exact, any model"
@@ -48,27 +48,27 @@ class Brute(Estimator):
 
 
 class SlowEstimatorWarning(UserWarning):
-    """An estimator took a slower way, to the same result."""
+    """An estimator used a slower way, with the same result."""
 
 
 @dataclass(frozen=True)
 class Exact(Estimator):
-    r"""The scores of `brute`, by computing only the rows that an item changes, layer by layer.
+    r"""The scores of `brute`, from only the rows that an item changes, layer by layer.
 
-    An edit changes a layer's outputs within one more hop of it than its inputs. From what each layer computed on the
-    whole graph, a linear layer's new output follows from the differences alone,
+    Each layer carries an edit's changes one hop further. From the values recorded on the whole graph, a linear layer's
+    new output follows from the differences alone,
 
     .. math::
         out'_i = f\Big(r'_i \big(q_i + \sum_j a_{ij} (s'_j m'_j - s_j m_j) - \sum_{\text{removed } j} a_{ij} s'_j m'_j
         \big) + root'_i\Big), \quad q_i = \sum_j a_{ij} s_j m_j,
 
-    where only changed senders enter the sum; attention (GAT, GATv2) is computed anew for the rows it changes. All that
-    stands between the layers (activations, normalisation in evaluation mode, linear maps, skip connections, heads)
-    must work row by row: the model's own code runs on the changed rows.
+    where only changed senders enter the sum; attention (GAT, GATv2) is recomputed for the rows that change. Everything
+    between the layers (activations, normalisation in evaluation mode, linear maps, skip connections, heads) must work
+    row by row: the model's own code runs on the changed rows.
 
-    Takes stacks of `GCNConv`, `SAGEConv` (mean, sum), `GINConv`, `GATConv`, `GATv2Conv` in any mixture. It first runs a
-    few rows alone and a few items by brute force; where they disagree, and for any other layer, all items are run by
-    brute force, with a `SlowEstimatorWarning`.
+    Takes stacks of `GCNConv`, `SAGEConv` (mean, sum), `GINConv`, `GATConv`, `GATv2Conv` in any mixture. It first checks
+    a few rows alone and a few items by brute force; if they disagree, and for other layers, all items run by brute
+    force, with a `SlowEstimatorWarning`.
 
     Args:
         rows: changed rows per batch, about: memory against speed.

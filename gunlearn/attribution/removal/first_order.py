@@ -1,4 +1,4 @@
-"""Removal influence to first order: the gradient with respect to a mask on edges or on features."""
+"""First-order removal influence: the gradient with respect to a mask on edges or features."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from gunlearn.tasks.graph.base import GraphTask
 
 @dataclass(frozen=True)
 class FirstOrder(Estimator):
-    r"""The effect of an item by the gradient with respect to a mask that is 1 where the item is present.
+    r"""The gradient with respect to a mask that is 1 where the item is present.
 
     For a value `f` the score is `-\partial f / \partial m_e`, from one backward pass. For a distance it is the norm of
-    the Jacobian's column `J_e = \partial y / \partial m_e`, measured by random probes `t`: with standard Cauchy
-    entries `\langle t, J_e \rangle` has the distribution of `|J_e|_1` times a Cauchy variable (P. Indyk, JACM 2006),
-    and with rows that are multivariate Cauchy, of `\sum_i |J_{ie}|_2`. The geometric mean over probes of its size
-    estimates the norm, with a standard error of `1.57 / sqrt(probes)` of its logarithm.
+    the Jacobian's column `J_e = \partial y / \partial m_e`, from random probes `t`: with standard Cauchy entries
+    `\langle t, J_e \rangle` has the distribution of `|J_e|_1` times a Cauchy variable (P. Indyk, JACM 2006); with
+    multivariate Cauchy rows, of `\sum_i |J_{ie}|_2`. The geometric mean of its size over probes estimates the norm; its
+    logarithm has a standard error of `1.57 / sqrt(probes)`.
 
-    First order is far from removal where one edge more or less changes a degree by much; `local` and `exact` are not.
-    A node's own output counts here, unlike in `exact`.
+    First order is far from removal where one edge changes a degree by much; use `local` or `exact` there. A node's own
+    output counts here, unlike in `exact`.
 
     Args:
-        probes: number of random probes, each a backward pass; `None` takes every output in its turn, which gives the
-            norm exactly and is for small graphs.
+        probes: number of random probes, each a backward pass; `None` takes every output in turn: exact, for small
+            graphs.
         mask: `"weight"` differentiates the model's `edge_weight` argument, normalisation included; `"message"` scales
-            finished messages in every layer, degrees as they are; by default weights where the model takes them.
+            finished messages in every layer and keeps degrees; the default is weights where the model takes them.
     """
 
     probes: int | None = 32
@@ -58,7 +58,6 @@ class FirstOrder(Estimator):
             raise UnsupportedModelError("Expected outputs that depend on the graph by gradient (got a model without)")
 
         def along(value: Tensor, probe: Tensor | None = None, materialize: bool = False) -> Tensor:
-            """Return the derivative in the entries of the mask that each item takes away, `[num_items]`."""
             (gradient,) = torch.autograd.grad(value, mask, probe, retain_graph=True, materialize_grads=materialize)
             gradient = gradient * mask.detach()
             if items.of == "features":
@@ -69,7 +68,7 @@ class FirstOrder(Estimator):
 
         found = torch.zeros(items.num_items, dtype=outputs.dtype, device=outputs.device)
         if isinstance(problem.target, Value):
-            value = problem.target.value(outputs)  # without a gradient: a constant, or a count
+            value = problem.target.value(outputs)  # no gradient: a constant, or a count
             return -along(value, materialize=True) if value.requires_grad else found
         l1 = isinstance(problem.target, Probabilities)
         values = outputs.softmax(dim=-1) if l1 else outputs
@@ -85,12 +84,12 @@ class FirstOrder(Estimator):
             shape = values.shape if l1 else (values.size(0), 1)
             probe = torch.randn(values.shape, generator=generator, dtype=values.dtype, device=values.device)
             below = torch.randn(shape, generator=generator, dtype=values.dtype, device=values.device).abs()
-            probe = probe / below.clamp_(min=torch.finfo(values.dtype).eps)  # a zero is drawn now and then
+            probe = probe / below.clamp_(min=torch.finfo(values.dtype).eps)  # a draw may be 0
             found += along(values, probe).abs().log()
         return (found / self.probes).exp()
 
     def _outputs(self, problem: InfluenceProblem) -> tuple[Tensor, Tensor]:
-        """Return the outputs as a function of a mask, and the mask: ones over edges, or the features themselves."""
+        """Return the outputs as a function of a mask, and the mask: ones over edges, or the features."""
         model, data, view, task = problem.model, problem.data, problem.data.clone(), problem.task
         if problem.items.of == "features":
             view.x = mask = (data.x if data.x.layout == torch.strided else data.x.to_dense()).detach().clone()
@@ -115,7 +114,7 @@ class FirstOrder(Estimator):
 
 @contextmanager
 def weighted_layers(model: nn.Module) -> Iterator[list[bool]]:
-    """Inside the block, note for each call of a message passing layer whether it is given edge weights."""
+    """Inside the block, note for each call of a message passing layer whether it gets edge weights."""
     given: list[bool] = []
 
     def note(layer: nn.Module, args: tuple, kwargs: dict) -> None:

@@ -1,4 +1,4 @@
-"""Scores that were proposed in place of removal influence: NORA, INPO's sum of it, degrees."""
+"""Cheap stand-ins for removal influence: NORA, INPO's sum of it, degrees."""
 
 from __future__ import annotations
 

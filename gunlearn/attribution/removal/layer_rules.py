@@ -1,4 +1,4 @@
-"""The rule of each kind of convolution, and the choice among them."""
+"""The rule of each kind of convolution, and the choice of a layer's rule."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gunlearn.nn.layers.influence_conv import InfluenceAwareConv, needs_messages
 
 
 class GCNRule(LinearRule):
-    """`GCNConv`, and our own `InfluenceAwareConv` without scales."""
+    """`GCNConv`, and `InfluenceAwareConv` without scales."""
 
     layer: pyg.GCNConv
 
@@ -53,13 +53,13 @@ class GCNRule(LinearRule):
         held, lost = super().loop_weights()
         if not self.degree_in_sender or not getattr(self.layer, "add_self_loops", True):
             return held, lost
-        if self.edge_weight is None:  # one loop of weight 1, whether it was there or not
+        if self.edge_weight is None:  # one loop of weight 1, whether the graph had it or not
             return torch.ones_like(held), torch.zeros_like(lost)
         fill = 2.0 if getattr(self.layer, "improved", False) else 1.0
         source = self.structure.edge_index[0, self.structure.loops]
         count, lost = torch.bincount(source, minlength=held.numel()), lost.clone()
         loop = torch.where(count > 0, held, fill)
-        lost[self.structure.loops] = ((loop - fill) / count.clamp(min=1))[source]  # an item takes all copies of a loop
+        lost[self.structure.loops] = ((loop - fill) / count.clamp(min=1))[source]  # items take all copies of a loop
         return loop, lost
 
 
@@ -88,7 +88,7 @@ class SAGERule(LinearRule):
 
 
 class GINRule(LinearRule):
-    """`GINConv`; a linear map at the start of its network goes before the sum."""
+    """`GINConv`; its network's first linear map is applied before the sum."""
 
     layer: pyg.GINConv
 
@@ -147,7 +147,7 @@ RULES: dict[type, type[Rule]] = {
 
 
 def rule_for(layer: nn.Module) -> tuple[type[Rule] | None, str | None]:
-    """Return the rule of a layer, or why there is none."""
+    """Return a layer's rule, or the reason why there is none."""
     rule = RULES.get(type(layer))
     if rule is None:
         return None, type(layer).__name__

@@ -1,8 +1,4 @@
-"""Rules: how a layer's output changes when few of its inputs and edges do. Here: layers linear in their messages.
-
-A rule remembers what the layer computed on the whole graph. From that it computes the rows that a batch of edits
-changes, and no others.
-"""
+"""Rules compute a layer's output only for the rows that edits change. Here: layers linear in their messages."""
 
 from __future__ import annotations
 
@@ -18,13 +14,11 @@ from gunlearn.nn.kernels.scatter import scatter
 
 
 class Rule(ABC):
-    """The rule for one call of one layer, on a graph and with edge weights or `None`.
+    """The rule for one call of one layer: it records the whole graph's output, then recomputes changed rows.
 
-    Attributes:
-        degree_in_sender: whether a node's own degree scales the messages that it sends.
-        out: the layer's output on the whole graph `[num_nodes, dim]`.
-        last: whether no other layer follows.
-        aggr: aggregations that the rule holds for.
+    `out` is the layer's output on the whole graph `[num_nodes, dim]`; `last` tells that no other layer follows. The
+    rule holds for the aggregations `aggr`; `degree_in_sender` tells that a node's degree scales the messages that it
+    sends.
     """
 
     layer: nn.Module
@@ -41,22 +35,18 @@ class Rule(ABC):
 
     @classmethod
     def unfit(cls, layer: Any) -> str | None:
-        """Return why the rule does not hold for this layer as it is set; `None` if it holds."""
+        """Return why the rule does not hold for this layer; `None` if it holds."""
         return None if layer.aggr in cls.aggr else f"aggr={layer.aggr!r}"
 
     @abstractmethod
     def record(self, x: Any) -> Tensor:
-        """Compute the layer's output on the whole graph by the rule, and remember what `rows` needs."""
+        """Compute the layer's output on the whole graph by the rule, and keep what `rows` needs."""
 
     @abstractmethod
     def rows(self, balls: Balls, h: Tensor, num_given: int, num_rows: int) -> Tensor:
-        """Return the new outputs of the first `num_rows` rows.
+        """Return the new outputs of the first `num_rows` rows, those whose output may change.
 
-        Args:
-            balls: the rows.
-            h: new inputs of the first `num_given` rows at least; all other inputs are unchanged.
-            num_given: number of rows whose input may have changed.
-            num_rows: number of rows whose output may change.
+        `h` holds the new inputs of at least the first `num_given` rows of `balls`; all other inputs are unchanged.
         """
 
 
@@ -68,7 +58,7 @@ class LinearRule(Rule):
         """Return the messages `m` for inputs `[num_rows, dim]`."""
 
     def root(self, x: Any, message: Tensor) -> Tensor | None:
-        """Return what a node adds from its own input, given its message; `None` for nothing."""
+        """Return a node's contribution from its own input, given its message; `None` for nothing."""
         return None
 
     @abstractmethod
@@ -80,7 +70,7 @@ class LinearRule(Rule):
         return None, None
 
     def loop_weights(self) -> tuple[Tensor, Tensor]:
-        """Return the loop weight of each node `[num_nodes]`, and what a removed loop takes from it `[num_edges]`."""
+        """Return each node's loop weight `[num_nodes]`, and its loss by a removed loop `[num_edges]`."""
         weight, loops = self.weights(), self.structure.loops
         source, size = self.structure.edge_index[0, loops], self.structure.num_nodes
         return scatter(weight[loops], source, dim=0, dim_size=size, reduce="sum"), weight
@@ -118,7 +108,7 @@ class LinearRule(Rule):
         lost = lost if balls.lost is None else lost + balls.lost
         degree = self.degree[node[:touched]]
         left = degree - lost
-        # Weights that are all gone leave rounding errors, which a root would blow up.
+        # Removing all weights leaves rounding errors, which a root would blow up.
         left = left.masked_fill(left.abs() <= 16 * torch.finfo(left.dtype).eps * degree.abs(), 0.0)
         r, s = self.scales(left)
 
@@ -147,7 +137,7 @@ class LinearRule(Rule):
             went = new[loop_at] if senders else self.sent[node[loop_at]]
             sums.index_add_(0, loop_at, went * loop_gone.view(-1, 1), alpha=-1)
         if weight is None or not bool((weight < 0).any()):
-            sums[:touched][left == 0] = 0  # no neighbour is left; a rounding error might be normalised afterwards
+            sums[:touched][left == 0] = 0  # no neighbour is left; normalisation would blow up a rounding error
         if r is not None and self.r is not None:
             factor = self.r[node[:num_rows]]
             factor[:touched] = r

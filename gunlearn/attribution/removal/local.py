@@ -1,4 +1,4 @@
-"""Removal influence in closed form at the nodes that an item touches, and to first order around them."""
+"""Removal influence in closed form at the item's nodes, and to first order around them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from gunlearn.attribution.targets import Distance, Embeddings, Probabilities
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.nn.kernels.scatter import scatter
 
-_ROWS = 8192  # rows at a time: what they need stays in the cache
+_ROWS = 8192  # rows at a time, so that their data stay in the cache
 
 
 @dataclass(frozen=True)
 class Local(Estimator):
     r"""A cheap estimate of removal influence: the sum of three shares.
 
-    1. The rows of the nodes that the item touches (the end points of an edge), computed by `exact`'s rules as if their
-       neighbours' inputs did not change: own degree, own message and the messages taken out, through all layers.
+    1. The rows of the nodes that the item touches (the end points of an edge), by `exact`'s rules as if their
+       neighbours' inputs stayed: own degree, own message and the removed messages, through all layers.
     2. Their neighbours' rows. The message of a touched node `a` in the last layer changes by `\delta_a`, which moves
        `out_i` by `w_{ia} \delta_a`. With the weighted sum of neighbours' probabilities `P_a = \sum_i w_{ia} p_i`, from
        one sparse product, the L1 change of their softmaxed outputs is to first order
@@ -34,9 +34,9 @@ class Local(Estimator):
                  |P_a|_1|
 
        (for `"embeddings"`, `\sum_i w_{ia} \|\delta_a\|_2` exactly).
-    3. In two-layer stacks where a node's degree scales its messages (GCN), its neighbours' hidden rows change too, by
-       the same amount whichever of its edges goes. They are computed once per edge, not once per item, and give the
-       end points' share exactly and the share of nodes around the neighbours as in 2.
+    3. In two-layer stacks where a node's degree scales its messages (GCN), its neighbours' hidden rows change too,
+       equally for each of its edges. Computed once per edge, they give the end points' share exactly and that of nodes
+       around the neighbours as in 2.
 
     Touched nodes are assumed to move independently: where the changes of two of them meet, their sizes add up.
 
@@ -84,13 +84,13 @@ def _unsupported(got: str) -> UnsupportedMethodError:
 
 
 def _same_softmax(out: Tensor, outputs: Tensor) -> bool:
-    """Return whether only a log-softmax follows the last layer, which makes no difference to probabilities."""
+    """Return whether at most a log-softmax, which keeps probabilities, follows the last layer."""
     out, outputs = out.softmax(dim=-1), outputs.softmax(dim=-1)
     return out.shape == outputs.shape and bool(torch.allclose(out, outputs, rtol=1e-4, atol=1e-6))
 
 
 class _Around:
-    """How far outputs move when a node's message in the last layer changes."""
+    """Output changes that follow from a changed message in the last layer."""
 
     def __init__(self, recording: Recording, last: LinearRule, problem: InfluenceProblem, probabilities: bool) -> None:
         structure, outputs, self.probabilities = recording.structure, problem.outputs, probabilities
@@ -116,7 +116,7 @@ class _Share:
         alone = standing_still(torch.arange(n, device=value.device), n)
         unit = around.weight[structure.proper].mean() if structure.proper.numel() else around.weight.new_ones(())
         count = structure.in_ptr.diff().to(value)
-        self.keep = (1 - 1 / count.clamp(min=1)).view(-1, 1)  # all its neighbours but the one it lost
+        self.keep = (1 - 1 / count.clamp(min=1)).view(-1, 1)  # the node keeps all neighbours but one
         self.incoming = torch.zeros_like(last.sums)
         self.beyond = value.new_zeros(n)
         weight = last.edge_weight

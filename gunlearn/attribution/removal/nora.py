@@ -30,7 +30,7 @@ def nora(
     k2: tuple[float, float] = (0.5, 0.0),
     k3: float = 1.0,
 ) -> Tensor:
-    r"""Estimate the effect of removing each node on all other outputs of a fixed model (arXiv 2403.08333).
+    r"""Estimate the effect of removing each node on all other outputs, `[num_nodes]`, >= 0 (arXiv 2403.08333).
 
     With `y = softmax(model(G))` and the backward pass `sum(y * stop_gradient(y))`, layer inputs `h_i` and degrees `d`:
 
@@ -53,9 +53,6 @@ def nora(
         k1: share of symmetric against mean normalisation in `delta`.
         k2: shares of `1/sqrt(d)` and `1/d` in `w`.
         k3: weight of the aggregation term.
-
-    Returns:
-        One score per node, not negative, `[num_nodes]`.
 
     Raises:
         UnsupportedModelError: no message passing layer, or no gradient through one.
@@ -108,10 +105,10 @@ def _adjacency(edge_index: Tensor, num_nodes: int) -> tuple[SparseMatrix, Tensor
 
 
 def _layer_inputs(model: nn.Module, data: Data) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-    """Return each layer's input, the gradient with respect to it and, for sparse features, the row of each entry.
+    """Return each layer's input, its gradient and, for sparse features, the row of each entry.
 
-    Features that are bags of words stay sparse, and so does their gradient. The model reads NaN in their place: code
-    that reads them past our kernels, and would lose gradient, then gives itself away, and the features become dense.
+    Bag-of-words features stay sparse, and so does their gradient. The model reads NaN in their place: NaN outputs
+    reveal code that bypasses our kernels and would lose gradient; the features then become dense.
     """
     features = None if data.x is None else sparse_features(data.x.detach())
     if features is not None and data.x.dtype == next((p.dtype for p in model.parameters()), None):
@@ -123,7 +120,7 @@ def _layer_inputs(model: nn.Module, data: Data) -> list[tuple[Tensor, Tensor, Te
         try:
             found = _captured(model, data, stand_in, values, features.rows)
         except (RuntimeError, NotImplementedError, GunlearnError):
-            found = None  # a layer that takes no sparse features
+            found = None  # the layer takes no sparse features
         if found is not None and all(bool(torch.isfinite(grad).all()) for _, grad, _ in found):
             return found
     x = data.x
@@ -144,7 +141,7 @@ def _captured(
             h = values
         elif not isinstance(h, Tensor) or not h.is_floating_point():
             return args, kwargs
-        elif not h.requires_grad:  # behind a frozen embedding, say
+        elif not h.requires_grad:  # behind a frozen embedding, for example
             h = h.detach().requires_grad_()
             whole = (h, *whole[1:]) if isinstance(whole, tuple | list) else h
             args, kwargs = ((whole, *args[1:]), kwargs) if args else (args, {**kwargs, "x": whole})
@@ -166,24 +163,17 @@ def _captured(
 
 
 def inpo_edge_scores(influence: Tensor, edge_index: Tensor) -> Tensor:
-    """Return INPO's score of each edge, `s_u + s_v` of the min-max scaled node influence (arXiv 2510.19479).
+    """Return INPO's score of each edge, `[num_edges]`: `s_u + s_v` of min-max scaled node influence (arXiv 2510.19479).
 
-    An estimate for edges made of estimates for nodes: check by `influence_study` how well it ranks before you trust it.
-
-    Args:
-        influence: `[num_nodes]`.
-        edge_index: `[2, num_edges]`.
+    `influence` is `[num_nodes]`. The score combines estimates for nodes: check with `influence_study` how well it ranks
+    before you trust it.
     """
     scaled = min_max(influence)
     return scaled[edge_index[0]] + scaled[edge_index[1]]
 
 
 def min_max(values: Tensor) -> Tensor:
-    """Scale values to [0, 1]; constant values become 0.
-
-    Raises:
-        InvalidInputError: NaN or infinity among the values (one would spoil all).
-    """
+    """Scale values to [0, 1]; constant values become 0, NaN and infinity raise `InvalidInputError`."""
     if not torch.isfinite(values).all():
         raise InvalidInputError("Expected finite influence scores (got NaN or infinity)")
     low, high = values.min(), values.max()

@@ -1,4 +1,4 @@
-"""A pass over the whole graph that each layer's rule records, and passes over the rows that edits change."""
+"""Record each layer's rule in a pass over the whole graph, then recompute only the rows that edits change."""
 
 from __future__ import annotations
 
@@ -28,12 +28,10 @@ FAILURES = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, Gu
 
 
 def record(problem: InfluenceProblem, brute: bool = True) -> tuple[Recording | None, str | None]:
-    """Return a recording that was checked on a few items, or why there is none.
+    """Return a recording, checked on a few items, or the reason why there is none.
 
-    Args:
-        problem: model, data and items.
-        brute: compare the new outputs of a few items, from the smallest to the one that touches most, with brute force;
-            else only check that a row alone gives what it gives among all rows.
+    With `brute` the new outputs of a few items, from the smallest to the largest, are compared with brute force; else
+    only whether a row alone gives what it gives among all rows.
     """
     try:
         recording = Recording(problem)
@@ -71,14 +69,9 @@ def first_line(error: Exception) -> str:
 class Recording:
     """One pass of a problem's model over the whole graph, from which passes over changed rows follow.
 
-    Attributes:
-        whole: pass every row of a ball through every layer, not only those that have changed so far: skip connections
-            need them.
-        padded: let each layer append a copy of its last row. Then no two layers return equally many rows, and a model
-            that adds their outputs up fails even where all rows change at once.
-
-    Raises:
-        UnsupportedModelError: a layer has no rule, or does not follow its rule, or is called on another graph.
+    With `whole`, every row of a ball passes through every layer, as skip connections need. With `padded`, each layer
+    appends a copy of its last row: no two layers return equally many rows, so that a model that adds their outputs
+    fails even if all rows change at once. A layer without a rule, or that breaks it, raises `UnsupportedModelError`.
     """
 
     def __init__(self, problem: InfluenceProblem) -> None:
@@ -101,7 +94,7 @@ class Recording:
             raise UnsupportedModelError("the layers do not follow their rules")
 
     def changes(self, items: Items, rows: int = ROWS_PER_BATCH) -> Iterator[tuple[Tensor, Balls, Tensor]]:
-        """Yield the items of each batch, as indices, their rows, and the new outputs `[num_rows, dim]` of the rows."""
+        """Yield each batch of items: their indices, their rows, and the rows' new outputs `[num_rows, dim]`."""
         hops, features = [], items.of == "features"
         changed = 0 if features else -1
         for rule in self.calls:  # hops that changes have travelled after each layer
@@ -114,11 +107,11 @@ class Recording:
             yield index, balls, self._run(_Pass(balls, hops, balls.upto[0] if features else 0), balls.node.numel())
 
     def touched(self, balls: Balls) -> Tensor:
-        """Return the new outputs of the rows that items touch, as if their neighbours' inputs did not change."""
+        """Return the new outputs of the rows that items touch, as if their neighbours' inputs stayed."""
         return self._run(_Pass(balls, [0] * len(self.calls), 0), balls.upto[0])
 
     def run_to(self, balls: Balls, hops: list[int], call: int) -> Tensor:
-        """Return the inputs of a layer on the rows of balls around nodes that lose nothing but degree."""
+        """Return a layer's inputs on the balls' rows, around nodes that lose only degree."""
         state = _Pass(balls, hops, 0, stop=call)
         self._run(state, balls.node.numel())
         if state.stopped is None:
@@ -150,7 +143,7 @@ class Recording:
         return rule.out
 
     def _rows(self, state: _Pass, layer: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Run a layer on rows of balls: return new outputs of the rows that have changed so far, or of all rows."""
+        """Run a layer on rows of balls; return the new outputs of the rows changed so far, or of all rows."""
         rule, balls = self.calls[state.call], state.balls
         if state.call == state.stop:
             state.stopped = x
@@ -179,7 +172,7 @@ class Recording:
         return out
 
     def row_by_row(self) -> bool:
-        """Return whether a few rows, each run alone, give what they give among all rows."""
+        """Return whether a few rows give the same results alone and among all rows."""
         before, n = self.problem.outputs, self.structure.num_nodes
         tolerance = before.abs().max() * torch.finfo(before.dtype).eps ** 0.5
         for node in _spread_out(n).to(before.device).split(1):
@@ -190,7 +183,7 @@ class Recording:
         return True
 
     def agrees(self, items: Items, truth: Tensor) -> bool:
-        """Return whether the changes of some items give the outputs `truth` `[num_items, num_nodes, dim]`."""
+        """Return whether the items' changes give the outputs `truth` `[num_items, num_nodes, dim]`."""
         before = self.problem.outputs
         noise = before.abs().max() * torch.finfo(before.dtype).eps * 64
         for index, balls, after in self.changes(items):
@@ -208,9 +201,9 @@ class Recording:
 
 @dataclass
 class _Pass:
-    """Where a pass is: `given` rows have changed so far, `call` layers were called.
+    """State of a pass: `given` rows have changed so far, `call` layers were called.
 
-    The layer at call `stop` computes nothing: its input is kept as `stopped`, and all that follows reads old rows.
+    The layer at call `stop` keeps its input as `stopped` and computes nothing; later layers read old rows.
     """
 
     balls: Balls

@@ -11,7 +11,7 @@ from gunlearn.nn.kernels.scatter import scatter
 
 
 def structure_of(edge_index: Tensor, num_nodes: int) -> Structure:
-    """Return the structure of a graph; computed once per `edge_index`."""
+    """Return the structure of a graph, computed once per `edge_index`."""
     return memo(edge_index, ("structure", num_nodes), lambda: Structure(edge_index.detach().clone(), num_nodes))
 
 
@@ -30,7 +30,7 @@ class Structure:
         self.in_node, self.in_column = source[order], self.proper[order]
 
     def gather(self, weight: Tensor, x: Tensor) -> Tensor:
-        """Sum the senders' rows of `x` at each receiver, `[num_nodes, dim]`; `weight` `[num_edges]` by column."""
+        """Sum the senders' rows of `x`, times `weight` `[num_edges]`, at each receiver, `[num_nodes, dim]`."""
         return _product(self.in_ptr, self.in_node, weight[self.in_column], x)
 
     def scatter(self, weight: Tensor, x: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class Structure:
         return _product(self.out_ptr, self.out_node, weight[self.out_column], x)
 
     def reach(self, hops: int) -> Tensor:
-        """Return an upper bound of the rows that a change at each node reaches in so many hops, `[num_nodes]`."""
+        """Return an upper bound of the rows that a change at each node reaches within `hops`, `[num_nodes]`."""
         count = torch.ones(self.num_nodes, device=self.edge_index.device)
         source, target = self.edge_index[:, self.proper]
         for _ in range(hops):

@@ -1,1 +1,1 @@
-"""Estimators held against the truth."""
+"""Comparison of estimators with the true influence."""

@@ -1,4 +1,4 @@
-"""Agreement of estimated with true scores: correlations, the share of most influential items found, intervals."""
+"""Agreement of estimated with true scores: correlations, precision at the top, intervals."""
 
 from __future__ import annotations
 
@@ -18,18 +18,10 @@ _BLOCK = 2**16  # numbers per block of resamples: vectorised, and within the pro
 def agreement(
     truth: ArrayLike, estimate: ArrayLike, signed: bool = False, num_resamples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """Return all figures of one estimate, as fields of a row.
+    """Return all figures of one estimate, given true and estimated scores `[num_items]`, as fields of a row.
 
-    Args:
-        truth: true scores `[num_items]`.
-        estimate: estimated scores `[num_items]`.
-        signed: scores have a sign (a value's), see `precision_at`.
-        num_resamples: number of bootstrap resamples.
-        seed: seed of the bootstrap.
-
-    Returns:
-        `spearman`, `spearman_ci` (95 %), `kendall`, `pearson`, `precision_at_1pct`; each `None` where it is not defined
-        (fewer than three items, constant scores).
+    These are `spearman`, `spearman_ci` (95 %), `kendall`, `pearson` and `precision_at_1pct`; each is `None` where
+    undefined (fewer than three items, constant scores). `signed`: see `precision_at`.
     """
     return {
         "spearman": spearman(truth, estimate),
@@ -41,7 +33,7 @@ def agreement(
 
 
 def spearman(truth: ArrayLike, estimate: ArrayLike) -> float | None:
-    """Spearman's correlation of ranks, ties at their mean rank; `None` where one side is constant."""
+    """Spearman's rank correlation, ties at their mean rank; `None` where one side is constant."""
     return _correlation(stats.spearmanr, truth, estimate)
 
 
@@ -58,15 +50,10 @@ def pearson(truth: ArrayLike, estimate: ArrayLike) -> float | None:
 def precision_at(truth: ArrayLike, estimate: ArrayLike, share: float = 0.01, signed: bool = False) -> float | None:
     """Return the share of the most influential items that the estimate finds.
 
-    Among the `k` items that the estimate ranks first, those count as found whose true score is at least the k-th
-    largest. Without ties this is the overlap of both top sets. Ties at the estimate's k-th place count with the chance
-    that a random order gives them; for constant scores the share is not defined (`None`).
-
-    Args:
-        truth: true scores `[num_items]`.
-        estimate: estimated scores `[num_items]`.
-        share: `k` is this share of the items, at least one.
-        signed: the most influential items are those of largest absolute score, found with the right sign only.
+    Of the estimate's top `k` items (a `share` of all, at least one), those whose true score is at least the k-th
+    largest count as found. Without ties this is the overlap of both top sets. Ties at the estimate's k-th place count
+    with the chance that a random order gives them; constant scores give `None`. `signed` ranks by absolute score and
+    counts only items with the right sign.
     """
     truth, estimate = _pair(truth, estimate)
     if _undefined(truth, estimate):
@@ -78,7 +65,7 @@ def precision_at(truth: ArrayLike, estimate: ArrayLike, share: float = 0.01, sig
         found &= np.sign(truth) == np.sign(estimate)
     last = np.partition(guess, -k)[-k]
     first, tied = guess > last, guess == last
-    places = k - first.sum()  # for the tied ones
+    places = k - first.sum()  # for tied items
     return float((found[first].sum() + places * found[tied].mean()) / k)
 
 
@@ -90,23 +77,11 @@ def recovery(truth: ArrayLike, estimate: ArrayLike, shares: ArrayLike, signed: b
 def spearman_interval(
     truth: ArrayLike, estimate: ArrayLike, num_resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> list[float] | None:
-    """Return the percentile bootstrap interval of Spearman's correlation over items.
+    """Return the percentile bootstrap interval of Spearman's correlation over items: lower, upper; `None` if undefined.
 
-    A resample is a count of each item. Its ranks are running sums of counts in the order of the whole sample, so that
-    nothing is sorted again: `O(num_items)` per resample.
-
-    Args:
-        truth: true scores `[num_items]`.
-        estimate: estimated scores `[num_items]`.
-        num_resamples: number of resamples.
-        level: level of the interval.
-        seed: seed of the resamples; use one for all estimates, so that their intervals compare.
-
-    Returns:
-        Lower and upper end; `None` where the correlation is not defined.
-
-    Raises:
-        InvalidInputError: no resample; a level outside (0, 1).
+    A resample is a count of each item; running sums of counts in the whole sample's order give its ranks without
+    another sort: `O(num_items)` per resample. Use one `seed` for all estimates to compare their intervals. No resample
+    or a `level` outside (0, 1) raises `InvalidInputError`.
     """
     if num_resamples < 1 or not 0 < level < 1:
         raise InvalidInputError(f"Expected resamples and 0 < level < 1 (got {num_resamples}, {level})")
@@ -114,7 +89,7 @@ def spearman_interval(
     if _undefined(truth, estimate):
         return None
     n, rng = truth.size, np.random.default_rng(seed)
-    first = np.argsort(truth, kind="stable")  # in the truth's order, one of both sides reads memory sequentially
+    first = np.argsort(truth, kind="stable")  # in this order one side reads memory sequentially
     sides = [_Ranks(truth[first]), _Ranks(estimate[first])]
     found = []
     block = max(1, _BLOCK // n)
@@ -141,7 +116,7 @@ class _Ranks:
         self.start = np.flatnonzero(np.diff(self.group[self.order], prepend=-1))
 
     def centred(self, count: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return mean ranks less their mean, `[num_resamples, num_items]`, for counts of the same shape."""
+        """Return mean ranks minus their mean, `[num_resamples, num_items]`, for counts of the same shape."""
         held = np.take(count, self.order, axis=1)
         if self.start.size < self.order.size:  # ties
             held = np.add.reduceat(held, self.start, axis=1)

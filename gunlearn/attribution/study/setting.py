@@ -1,4 +1,4 @@
-"""The setting of a study: one influence problem, and the estimators that are run on it and measured."""
+"""A study's influence problem, and the estimators that run on it and are measured."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 
-#: Estimators that every other one must beat.
+#: Controls: estimators that every other one must beat.
 CONTROLS = ("random", "degree")
 
 
 @dataclass
 class Measured:
-    """The result and the cost of a piece of work: seconds, and peak memory in MB where it is known."""
+    """A result and its cost: seconds, and peak memory in MB if known."""
 
     problem: InfluenceProblem
     result: Any
@@ -35,7 +35,7 @@ class Measured:
 
 
 class Setting:
-    """Makes a new problem for each estimator, with a private model and the same seed."""
+    """Makes a new problem, with a private model and the same seed, for each estimator."""
 
     def __init__(self, model: nn.Module, data: Data, task: Task, of: str, target: Any, items: Any, seed: int) -> None:
         self.model, self.data, self.task, self.target, self.seed = model, data, task, target, seed
@@ -46,7 +46,7 @@ class Setting:
         return InfluenceProblem.of(self.model, self.data, self.task, self.items, self.target, self.seed)
 
     def sample(self, number: int, name: str) -> Tensor:
-        """Draw a random sample of the items, sorted indices `[min(number, num_items)]`; `name` is the option's."""
+        """Draw a random sample of the items, sorted indices `[min(number, num_items)]`; `name` is the option's name."""
         if number < 1:
             raise InvalidInputError(f"Expected '{name}' of at least 1 (got {number})")
         generator = torch.Generator().manual_seed(self.seed)
@@ -59,7 +59,7 @@ class Setting:
         """Run `work` on a new problem, restricted to a sample of the items; `warm` runs the model once before."""
         with isolated_rng(self.seed):
             problem = self.problem() if sample is None else self.problem().take(sample)
-            if warm:  # matrices kept for the graph, first calls of kernels: they are no estimator's own cost
+            if warm:  # cached matrices and first kernel calls are not the estimator's own cost
                 outputs = problem.encode(problem.data)
                 if outputs.requires_grad:
                     outputs.sum().backward()
@@ -79,13 +79,10 @@ class Setting:
         truth: Truth,
         shared: dict[str, Any],
     ) -> dict[str, Estimator]:
-        """Return estimators by label: their name, with options where a name comes more than once.
+        """Return estimators by label: the name, plus options where a name comes more than once.
 
-        Args:
-            estimators: names or objects; `None` for all that fit.
-            options: options by name.
-            truth: the truth that they are compared with; by default only those that answer its question are chosen.
-            shared: options that take the truth's value, unless `options` sets them.
+        `None` takes all estimators that fit and answer the truth's question. `shared` holds options that take the
+        truth's value, unless `options` (by name) sets them.
         """
 
         def build(entry: str | Estimator) -> Estimator:
@@ -93,7 +90,7 @@ class Setting:
                 return ESTIMATORS.build(entry, {})
             cls = ESTIMATORS[entry]
             taken = {name: value for name, value in shared.items() if name in cls.options()}
-            if getattr(cls, "curvature", None) == "hessian":  # its damping makes it positive definite: another meaning
+            if getattr(cls, "curvature", None) == "hessian":  # its damping makes it positive definite
                 taken.pop("damping", None)
             return ESTIMATORS.build(entry, {**taken, **options.get(entry, {})})
 

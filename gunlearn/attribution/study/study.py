@@ -1,4 +1,4 @@
-"""Compare estimators of influence with the truth, and with each other's cost."""
+"""Compare estimators of influence with the truth, and compare their costs."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class Study:
     """Estimates beside the truth.
 
     Attributes:
-        rows: one per estimator: `dataset`, `model`, `of`, `target`, `estimator`, `truth`, `spearman`, `spearman_ci`
-            (95 %, bootstrap over items), `kendall`, `pearson`, `precision_at_1pct`, `seconds`, `peak_memory_mb`,
-            `num_items` (compared); further `question` and `truth_question`, `num_scored` (items that the seconds
-            count), `is_truth`, `behind` (controls that it does not beat), `options`, `notes`, `seed`, `error`. A figure
-            that is not defined is `None`.
+        rows: one per estimator: `dataset`, `model`, `of`, `target`, `estimator`, `truth`, `spearman`, `spearman_ci` (95
+            %, bootstrap over items), `kendall`, `pearson`, `precision_at_1pct`, `seconds`, `peak_memory_mb`,
+            `num_items` (compared), `question`, `truth_question`, `num_scored` (items that the seconds count),
+            `is_truth`, `behind` (controls that it does not beat), `options`, `notes`, `seed`, `error`. Undefined
+            figures are `None`.
         items: the items compared: `ids` of `gunlearn.attribution.Items`.
         truth: true values `[num_values]`.
         estimates: by estimator, in the order of `truth`.
-        settings: settings of the study, with the seconds and the notes of the truth.
+        settings: settings of the study, with the truth's seconds and notes.
     """
 
     rows: list[dict[str, Any]]
@@ -51,7 +51,6 @@ class Study:
     settings: dict[str, Any]
 
     def __getitem__(self, estimator: str) -> dict[str, Any]:
-        """Return the row of an estimator."""
         for row in self.rows:
             if row["estimator"] == estimator:
                 return row
@@ -79,23 +78,24 @@ def influence_study(
     model_name: str | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
 ) -> Study:
-    """Compare estimators of influence with the truth.
+    """Compare estimators of influence with the truth: return rows, scores and settings.
 
-    Seconds are the estimator's own: the model has run forwards and backwards on the graph before, and each estimator
-    is given the outputs on the whole graph. Peak memory is that of the whole process while the estimator runs.
+    Seconds are the estimator's own: the model ran forwards and backwards before, and the outputs on the whole graph are
+    given. Peak memory is that of the whole process while the estimator runs. An estimator that fails has a row with its
+    `error`; the others go on.
 
     Args:
         model: see `gunlearn.influence`, also for `data`, `task`, `of` and `target`.
         data: the graph.
         task: what the model predicts.
         of: kind of the items.
-        target: the quantity that items have an influence on.
-        estimators: names or objects; `None` for all but `brute` that answer the truth's question for these items and
-            this target, and the controls.
+        target: the quantity that items influence.
+        estimators: names or objects; `None` for the controls and all but `brute` that answer the truth's question for
+            these items and this target.
         truth: `"removal"` (exact), a name in `gunlearn.attribution.study.truths.TRUTHS`, or an estimator's name.
         items: see `gunlearn.influence`; `None` for all.
-        num_items: study a random sample of so many items.
-        truth_items: compute the truth for a random sample of so many items, while estimators score all.
+        num_items: study a random sample of this size.
+        truth_items: compute the truth for a random sample of this size, while estimators score all.
         seed: seed of samples, estimators, truth and bootstrap.
         options: options of estimators, by name.
         truth_options: options of the truth.
@@ -103,10 +103,7 @@ def influence_study(
         num_resamples: number of bootstrap resamples.
         dataset: name for the rows.
         model_name: name for the rows; the model's class by default.
-        report: called with each row once it is complete.
-
-    Returns:
-        Rows, scores and settings. An estimator that fails has a row with its `error`, the others go on.
+        report: called with each complete row.
 
     Raises:
         InvalidInputError: unknown names or options, bad items or target; nothing to compare.
@@ -179,14 +176,14 @@ def influence_study(
 
 
 def _options(estimator: Estimator) -> dict[str, Any]:
-    """Return the options for a row; for checkpoints, and all else that is large, the type."""
+    """Return the options for a row; for large ones, such as checkpoints, the type."""
     values = {name: getattr(estimator, name) for name in estimator.options()}
     small = (bool, int, float, str, type(None))
     return {name: value if isinstance(value, small) else type(value).__name__ for name, value in values.items()}
 
 
 def _behind(row: dict[str, Any], degree: float | None) -> list[str]:
-    """Return the controls that an estimate does not beat; random scores count as uncorrelated, not as one draw."""
+    """Return the controls that an estimate does not beat; random scores count as uncorrelated."""
     if row["error"] is not None or row["spearman"] is None:
         return []
     behind = []

@@ -1,4 +1,4 @@
-"""Truths that estimates are compared with, for both questions, in one table."""
+"""The truths that estimates are compared with, for both questions."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ class TrueValues:
     """True influence of items, or of groups of them.
 
     Attributes:
-        values: one per item, or per group `[num_values]`.
-        groups: the items of each group; `None` where each value is an item's. An estimate of a group is the sum of its
-            members' scores.
+        values: one per item or group `[num_values]`.
+        groups: the items of each group, whose scores an estimate sums; `None` for single items.
         notes: remarks, such as the noise floor.
     """
 
@@ -35,7 +34,7 @@ class TrueValues:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def of(self, scores: Tensor) -> Tensor:
-        """Return the estimate of the values, `[num_values]`, that scores of items `[num_items]` give."""
+        """Return the estimated values, `[num_values]`, for item scores `[num_items]`."""
         if self.groups is None:
             return scores
         return torch.stack([scores[group].sum() for group in self.groups])
@@ -46,12 +45,11 @@ class Truth:
     """A way to compute true influence.
 
     Args:
-        name: for tables.
         question: `"removal"` or `"training"`.
         summary: a sentence for reports.
         compute: function of a problem, a training function (or `None`) and options.
         estimator: the estimator that computes it, if one does.
-        defaults: options that estimators must share: those that have such an option take its value.
+        defaults: options whose values estimators with such options must share.
     """
 
     name: str
@@ -63,7 +61,7 @@ class Truth:
 
 
 def truth_named(name: str, options: dict[str, Any]) -> Truth:
-    """Return the truth of this name: one of `TRUTHS`, or an estimator that is taken for the truth."""
+    """Return the truth of this name: one of `TRUTHS`, or an estimator used as the truth."""
     if name in TRUTHS:
         return TRUTHS[name]
     if name != "removal" and name not in ESTIMATORS:
@@ -112,7 +110,7 @@ def _given(train: Train | None, name: str) -> Train:
 
 
 def _check(name: str, problem: InfluenceProblem, options: dict[str, Any], function: Any, *more: str) -> None:
-    """Refuse targets that are no value, and options that are neither among `more` nor the function's own."""
+    """Raise for targets that are no value, and for options that are neither in `more` nor the function's own."""
     as_value(problem.target, f"truth '{name}'")
     of_the_problem = {"problem", "train", "data", "items", "groups", "target", "task", "seed"}
     known = sorted({*inspect.signature(function).parameters, *more} - of_the_problem)

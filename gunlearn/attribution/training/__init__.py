@@ -1,1 +1,1 @@
-"""The model would have been trained without an item: estimators of that."""
+"""Estimators of training influence: the change had the model been trained without an item."""

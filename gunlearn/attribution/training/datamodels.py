@@ -1,4 +1,4 @@
-"""The linear datamodelling score: do sums of scores rank the outcomes of training without random subsets?"""
+"""The linear datamodelling score: do summed scores rank the outcomes of training without random subsets?"""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from gunlearn.tasks.named import as_task
 
 @dataclass(frozen=True)
 class LinearDatamodels:
-    """Outcomes of training without random subsets, to compare scores with.
+    """Outcomes of training without random subsets, the ground truth for scores.
 
     Attributes:
-        subsets: items that were left out, boolean `[num_subsets, num_items]`.
-        outcomes: the target of models trained without them, mean over seeds `[num_subsets]`.
-        noise: standard error of an outcome from the spread over seeds, root mean square; `None` with one seed.
+        subsets: left-out items, boolean `[num_subsets, num_items]`.
+        outcomes: the target without each subset, mean over seeds `[num_subsets]`.
+        noise: standard error of an outcome over seeds, root mean square; `None` with one seed.
     """
 
     subsets: Tensor
@@ -61,7 +61,7 @@ def lds(
     """Train without each of `count` random subsets of the items: the costly half of the LDS, the same for all scores.
 
     Each subset leaves out a share `alpha` of the items, drawn under `seed`. Outcomes are means over trainings under
-    `seeds`, at least one. All other arguments, and the errors, are those of `retraining_influence`.
+    `seeds`, at least one. Other arguments and errors: see `retraining_influence`.
 
     Example:
         >>> import torch, gunlearn as gu
@@ -87,8 +87,7 @@ def lds(
 def random_subsets(num_items: int, alpha: float, count: int, seed: int = 0) -> Tensor:
     """Draw subsets of `round(alpha * num_items)` items each, boolean `[count, num_items]`; true is left out.
 
-    Raises:
-        InvalidInputError: no subset, or subsets that would leave out nothing or everything.
+    No subset, or subsets of nothing or everything, raise `InvalidInputError`.
     """
     size = round(alpha * num_items)
     if count < 1 or not 0 < size < num_items:
@@ -108,14 +107,13 @@ def linear_datamodelling_score(
 ) -> LDS:
     """Linear datamodelling score (TRAK, arXiv 2303.14186, Def. 2.4), for scores of removal.
 
-    Spearman's correlation, over subsets, of the sum of the left-out items' scores with the target of models trained
-    without them.
+    Spearman's correlation, over subsets, of the left-out items' summed scores with the target without them.
 
     Args:
         scores: predicted change of the target when an item is left out `[num_items]`.
-        subsets: items that were left out, boolean `[num_subsets, num_items]`.
+        subsets: left-out items, boolean `[num_subsets, num_items]`.
         outcomes: the target without each subset, or its change `[num_subsets]`.
-        num_resamples: number of bootstrap resamples of the subsets.
+        num_resamples: number of bootstrap resamples.
         seed: seed of the bootstrap.
 
     Raises:

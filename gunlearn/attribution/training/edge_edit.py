@@ -1,4 +1,4 @@
-"""Training influence of edits of the graph: the parameters shift, and messages change."""
+"""Training influence of graph edits: parameter shift and changed messages."""
 
 from __future__ import annotations
 
@@ -23,23 +23,21 @@ from gunlearn.errors import UnsupportedMethodError
 
 @dataclass(frozen=True)
 class EdgeEdit(InverseHessian):
-    r"""The influence of an edit of the graph: shift of the parameters plus change of the messages (arXiv 2506.04694).
+    r"""The influence of an edit of the graph: parameter shift plus message change (arXiv 2506.04694).
 
-    The item leaves the graph, with its own loss term where it has one, and the losses of all nodes that its messages
-    reached change. With :math:`L` on the edited graph :math:`G^-`,
+    The item leaves the graph, with its own loss term if any, which changes the losses of all nodes that its messages
+    reach. With :math:`L` on the edited graph :math:`G^-` and Gauss-Newton curvature,
 
     .. math:: \underbrace{-s^\top \big(\nabla L(\theta; G^-) - \nabla L(\theta; G)\big)}_{\text{parameter shift}}
               + \underbrace{f(\theta; G^-) - f(\theta; G)}_{\text{message propagation}},
-              \qquad (C + \lambda I)\, s = \nabla f(\theta; G),
+              \qquad (C + \lambda I)\, s = \nabla f(\theta; G).
 
-    with Gauss-Newton curvature. The paper takes the second term to first order, `-df/dA`; with `edit="exact"` both
-    are those of the truly edited graph.
-
+    The paper takes the second term to first order, `-df/dA`; with `edit="exact"` both use the edited graph itself.
     Args `curvature`, `damping`, `tolerance`, `max_iterations` and `weight_decay`: see `InverseHessian`.
 
     Args:
-        edit: `"exact"`, a forward and a backward pass per item, or `"first_order"`, two passes for all items together:
-            edge weights tend to zero, for models that take `edge_weight`.
+        edit: `"exact"`, a forward and a backward pass per item, or `"first_order"`, two passes for all items together,
+            with derivatives in edge weights (the model must take `edge_weight`).
         terms: `"both"`, or `"shift"` or `"message"` alone.
 
     Raises:
@@ -69,16 +67,15 @@ class EdgeEdit(InverseHessian):
 
 @dataclass(frozen=True)
 class GIFInfluence(EdgeEdit):
-    r"""Graph influence function (arXiv 2304.02835): the shift of the parameters alone.
+    r"""Graph influence function (arXiv 2304.02835): the parameter shift alone, read off on the unchanged graph.
 
-    :math:`\Delta\theta = H^{-1} v` with :math:`v` the change of the summed training loss's gradient over all nodes that
-    the item's messages reach; the target's change is read off as :math:`\nabla f^\top \Delta\theta`, on the graph as
-    it was: no message term.
+    :math:`\Delta\theta = H^{-1} v`, where :math:`v` is the change of the summed training loss's gradient over all nodes
+    that the item's messages reach; the target changes by :math:`\nabla f^\top \Delta\theta`.
 
-    `mode="paper"` does what the authors' code does: the Hessian of the summed loss on the whole graph, inverted by
-    LiSSA, `h <- v + (1 - damp) h - (H h) / scale`, with a fixed number of steps and no damping (100 steps, scale 500:
-    their README). Cut off there it is far from solved; `notes["residual"]` says how far. Default mode solves the damped
-    system by conjugate gradients.
+    `mode="paper"` follows the authors' code: LiSSA, `h <- v + (1 - damp) h - (H h) / scale`, on the Hessian of the
+    summed loss on the whole graph, for a fixed number of steps without damping (100 steps, scale 500: their README).
+    That is far from solved; `notes["residual"]` says how far. Default mode solves the damped system by conjugate
+    gradients.
 
     Args `curvature`, `weight_decay`, `tolerance` and `max_iterations` (these two for default mode): see
     `InverseHessian`; `edit` and `terms`: see `EdgeEdit`.
@@ -116,7 +113,7 @@ class GIFInfluence(EdgeEdit):
 
 
 def _exact(problem: InfluenceProblem, loss: TrainingLoss, s: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return both terms, item by item on its edited graph; `[num_items]` each."""
+    """Return both terms, computed item by item on the edited graph; `[num_items]` each."""
     items, params = problem.items, loss.params
     item, term = own_terms(loss.items, items)
     own = term.split(torch.bincount(item, minlength=items.num_items).tolist())
@@ -136,7 +133,7 @@ def _exact(problem: InfluenceProblem, loss: TrainingLoss, s: Tensor | None) -> t
 
 
 def _first_order(problem: InfluenceProblem, loss: TrainingLoss, s: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return both terms for all items at once: derivatives in the weights of edges and terms; `[num_items]` each."""
+    """Return both terms for all items at once, by derivatives in edge and term weights; `[num_items]` each."""
     items, data = problem.items, copy.copy(loss.data)
     if items.of == "features":
         raise UnsupportedMethodError("Expected edges or nodes for a first-order edit (got features); use edit='exact'")
@@ -154,7 +151,7 @@ def _first_order(problem: InfluenceProblem, loss: TrainingLoss, s: Tensor | None
         )
 
     def removed(per_edge: Tensor) -> Tensor:
-        """Sum over the columns that an item takes out, each of which falls from its weight to 0."""
+        """Sum over the columns that an item removes; each falls from its weight to 0."""
         change = -(per_edge * edge_weight.detach())[items.column]
         return loss.weight.new_zeros(items.num_items).index_add(0, items.column_item, change)
 

@@ -1,4 +1,4 @@
-"""Training influence from gradients alone: the gradient of an item's loss against the gradient of the target."""
+"""Training influence from the gradients of the items' losses and of the target."""
 
 from __future__ import annotations
 
@@ -28,12 +28,8 @@ from gunlearn.tasks.graph.node_classification import NodeClassification
 class Gradients:
     """Gradients of a problem's target and of all its items' losses at the model's present weights.
 
-    A dot product of one vector with every item's gradient is a derivative of all losses along that vector. It takes
-    one differentiable backward pass for `J^T w` with dummy weights `w`, and one more through it, for any number of
-    items.
-
-    Attributes:
-        target: gradient of the target, zeros where it does not depend on a parameter.
+    The dot product of one vector with every item's gradient takes one differentiable backward pass for `J^T w` with
+    dummy weights `w`, and one more through it, for any number of items. `target` is the target's gradient.
     """
 
     def __init__(self, problem: InfluenceProblem, parameters: list[nn.Parameter]) -> None:
@@ -59,7 +55,7 @@ class Gradients:
         """Return the Euclidean norm of every item's gradient, `[num_items]`.
 
         `E[(g . e)^2] = |g|^2` for `e ~ N(0, I)`: with `k` probes the relative standard deviation is `1 / sqrt(2 k)`.
-        Exact, by a backward pass per item, with `None` and where there are no more items than probes.
+        Exact, by a backward pass per item, with `None` or no more items than probes.
         """
         found = torch.zeros_like(self.losses)
         if probes is not None and probes < self.losses.numel():
@@ -73,7 +69,7 @@ class Gradients:
 
 
 class _GradientEstimator(Estimator):
-    """Base class: items need a training loss of their own."""
+    """Base class of estimators that need items with a training loss of their own."""
 
     question = "training"
     of = ("edges", "nodes")
@@ -93,7 +89,7 @@ class _GradientEstimator(Estimator):
 class TracIn(_GradientEstimator):
     r"""TracIn (arXiv 2002.08484), over checkpoints of training.
 
-    Without the item each step would have gone `lr * grad loss_item` less far down its loss, so that to first order
+    Without the item each step would have descended `lr * grad loss_item` less, so that to first order
 
     .. math:: f_{-i} - f = \sum_k \eta_k \, \nabla f(\theta_k) \cdot \nabla \ell_i(\theta_k)
 
@@ -101,10 +97,10 @@ class TracIn(_GradientEstimator):
     Messages along its edges are left out; dropout is off.
 
     Args:
-        checkpoints: weights during training: state dicts or modules, or a folder with `*.safetensors` (saved results,
-            each in its own folder); `None` takes the model itself as the only one.
-        lr: learning rate times the number of steps that a checkpoint stands for; one number for all or one for each;
-            `None` reads it from the saved results' records, and is 1 without them.
+        checkpoints: weights during training: state dicts, modules, or a folder of saved results (`*.safetensors`, each
+            in its own folder); `None` takes the model alone.
+        lr: learning rate times the number of steps per checkpoint, one number for all or one each; `None` reads it from
+            the saved results' records, and is 1 without them.
     """
 
     checkpoints: Sequence[Any] | str | Path | None = None
@@ -150,13 +146,13 @@ class TracIn(_GradientEstimator):
 class GradientSimilarity(_GradientEstimator):
     """The similarity of an item's gradient and the target's (arXiv 2002.08484; 2006.04528 for the cosine).
 
-    Positive: training on the item lowers the target, which would be higher without it.
+    Positive: the target would be higher without the item.
 
     Args:
         similarity: `"cosine"` or `"dot"`.
-        parameters: `"all"`, or those of the `"last_layer"` (the last one in the order of definition).
-        probes: random directions from which a cosine's gradient norms are estimated, to a relative standard deviation
-            of `1 / sqrt(2 * probes)`; exact with `None` and where there are fewer items.
+        parameters: `"all"`, or those of the `"last_layer"` (in the order of definition).
+        probes: random directions that estimate a cosine's gradient norms, to a relative standard deviation of
+            `1 / sqrt(2 * probes)`; exact with `None` and where there are fewer items.
     """
 
     similarity: str = "cosine"
@@ -185,7 +181,7 @@ class GradientSimilarity(_GradientEstimator):
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that require a gradient; where none does (a frozen model), make all of them require it."""
+    """Return the parameters that require a gradient; in a wholly frozen model unfreeze all first."""
     parameters = list(model.parameters())
     if not any(p.requires_grad for p in parameters):
         model.requires_grad_()
@@ -211,7 +207,7 @@ def last_layer(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _read(folder: Path) -> tuple[list[Any], list[float]]:
-    """Return the weights of every saved result in a folder, in the order of their paths, and their learning rates."""
+    """Return the weights and learning rates of every saved result in a folder, sorted by path."""
     states, rates = [], []
     for path in sorted(folder.rglob("*.safetensors")):
         try:

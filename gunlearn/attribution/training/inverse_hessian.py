@@ -1,4 +1,4 @@
-"""Influence functions: training influence by an inverse curvature."""
+"""Influence functions: training influence through an inverse curvature."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from gunlearn.curvature.solvers import Solution, Spectrum, conjugate_gradient, l
 from gunlearn.curvature.training_loss import TrainingLoss, flat, gradient
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedMethodError
 
-UNTRAINED = 1.0  # relative gradient norm, above which the loss falls by its own size within reach of the weights
+UNTRAINED = 1.0  # relative gradient norm; above it the loss can fall by its own size within reach of the weights
 
 
 @dataclass(frozen=True)
 class InverseHessian(Estimator):
     r"""Influence function: leave out an item's own loss term, to first order (Koh & Liang, arXiv 1703.04730).
 
-    With :math:`L(\theta) = \frac1n \sum_i \ell_i` at a stationary point, taking term :math:`i` away shifts the
-    parameters by :math:`\Delta\theta = \frac1n (C + \lambda I)^{-1} \nabla \ell_i`, and the target by
+    With :math:`L(\theta) = \frac1n \sum_i \ell_i` at a stationary point, removing term :math:`i` shifts the parameters
+    by :math:`\Delta\theta = \frac1n (C + \lambda I)^{-1} \nabla \ell_i`, and the target by
 
     .. math:: f(\theta + \Delta\theta) - f(\theta) \approx \nabla f^\top \Delta\theta = s^\top \tfrac1n \nabla\ell_i,
               \qquad (C + \lambda I)\, s = \nabla f.
 
-    One system is solved for `s`, by conjugate gradients; all items then take one more pass. The graph stays as it is:
-    the item's effect on *other* terms through message passing is left out (see `EdgeEdit`).
+    Conjugate gradients solve one system for `s`; one more pass serves all items. The item's effect on *other* terms
+    through message passing is left out (see `EdgeEdit`).
 
-    Under link prediction an edge's own term is the one that labels it an edge, a node's are those of its edges; under
-    node classification a node's is its label's. `notes` hold the damping, the bounds on the spectrum, the residual, the
-    training loss and the norm of its gradient, `||grad L|| ||theta|| / L(zero outputs)`. Random negatives are drawn
-    once, under the seed, so a model that saw new ones at each step is not quite stationary.
+    Own terms: an edge's positive term or those of all a node's edges (link prediction), a node's label term (node
+    classification). Random negatives are drawn once, under the seed, so a model that saw new ones at each step is not
+    quite stationary. `notes` hold the damping, the spectrum's bounds, the residual, the training loss and the relative
+    norm of its gradient, weight decay included: `||grad L|| ||theta|| / L(zero outputs)`.
 
     Args:
         curvature: `C`: `"gauss_newton"`, positive semi-definite, or `"hessian"`.
-        damping: `lambda`; `None` chooses it from a Lanczos bound on the spectrum: a thousandth of the largest
-            eigenvalue, plus for a Hessian what makes it positive definite.
+        damping: `lambda`; `None` takes a thousandth of the largest eigenvalue (a Lanczos bound), plus for a Hessian
+            what makes it positive definite.
         tolerance: relative residual of the solution.
         max_iterations: limit of conjugate gradients.
         weight_decay: L2 penalty of the training, `weight_decay / 2 ||theta||^2`; part of the curvature.
@@ -106,7 +106,7 @@ class InverseHessian(Estimator):
         return solution.x
 
     def invert(self, matrix: Curvature, b: Tensor, ends: Spectrum, loss: TrainingLoss) -> tuple[Solution, float]:
-        """Return the solution, and the damping that it was found with; a loss without any curvature gets 1."""
+        """Return the solution and its damping; a loss without any curvature gets damping 1."""
         damping = self.damping if self.damping is not None else ends.damping() or 1.0
         if ends.smallest + damping < 0 and -ends.smallest > 1e-6 * abs(ends.largest):
             raise DivergenceError(
@@ -116,7 +116,7 @@ class InverseHessian(Estimator):
         return conjugate_gradient(matrix, b, damping, self.tolerance, self.max_iterations), damping
 
     def look_at_training(self, problem: InfluenceProblem, loss: TrainingLoss) -> None:
-        """Note how far the model is from a stationary point of the training loss, and warn where it is far."""
+        """Note how far the model is from a minimum of its training loss, and warn if it is far."""
         value = loss()
         theta = flat(loss.params).detach()
         slope, value = gradient(value, loss.params) + self.weight_decay * theta, value.detach()

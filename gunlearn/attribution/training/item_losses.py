@@ -1,4 +1,4 @@
-"""The terms of the training loss that belong to an item, for estimators that follow their gradients."""
+"""Each item's terms of the training loss."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from gunlearn.errors import UnsupportedMethodError
 
 
 def item_losses(problem: InfluenceProblem, outputs: Tensor) -> Tensor:
-    """Return each item's share of the mean training loss, given outputs `[num_nodes, dim]`: `[num_items]`.
+    """Return each item's share of the mean training loss, `[num_items]`, given outputs `[num_nodes, dim]`.
 
-    Link prediction: an edge has its own term as a positive example, a node those of all its edges (random negatives,
-    as many as edges, count in the mean but belong to no item). Node classification: a node has its label's term, 0
-    where it is not trained on.
+    Link prediction: an edge has its own positive term, a node those of all its edges; random negatives (as many as
+    edges) count in the mean but belong to no item. Node classification: a training node has its label's term, others 0.
     """
     task, training = problem.task, training_items(problem.task, problem.data, problem.seed)
     item, term = own_terms(training, problem.items)
@@ -33,10 +32,9 @@ def item_losses(problem: InfluenceProblem, outputs: Tensor) -> Tensor:
 
 
 def own_terms(training: Any, items: Items) -> tuple[Tensor, Tensor]:
-    """Return the terms of the training loss that go with each item: item and term, `[num_pairs]` each, by item.
+    """Return pairs of an item and a term of the loss that belongs to it, `[num_pairs]` each, by item.
 
-    An edge takes the term that labels it an edge; a node those of all its edges, or its own label's; a feature none.
-    Terms of random pairs that are no edges stay. Training items must be pairs of nodes, or nodes.
+    An edge has the term that labels it an edge, a node those of all its edges or its own label's, a feature none.
     """
     none = items.ids.new_empty(0)
     if items.of == "features":
@@ -59,7 +57,7 @@ def own_terms(training: Any, items: Items) -> tuple[Tensor, Tensor]:
 
 
 def _matches(wanted: Tensor, key: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the pairs (i, j) with `wanted[i] == key[j]` and `valid[j]`, grouped by i; `wanted` is distinct."""
+    """Return the pairs (i, j) with `wanted[i] == key[j]` and `valid[j]`, grouped by i; `wanted` has no duplicates."""
     ordered, order = wanted.sort()
     place = torch.searchsorted(ordered, key).clamp(max=ordered.numel() - 1)
     term = ((ordered[place] == key) & valid).nonzero().view(-1)

@@ -1,4 +1,4 @@
-"""The proximal Bregman response: the quantity that influence functions of trained networks estimate, by training."""
+"""The proximal Bregman response, computed by training: what influence functions of trained networks estimate."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pbrf(
     tolerance: float = 1e-3,
     progress: bool = False,
 ) -> Tensor:
-    r"""Compute the proximal Bregman response of a target to removing each item: the truth about training influence.
+    r"""Compute the proximal Bregman response of a target to removing each item, `after - before`, `[num_items]`.
 
     From the trained parameters :math:`\theta_s`, for each item,
 
@@ -39,30 +39,27 @@ def pbrf(
               + \frac{\lambda}{2} \|\theta - \theta_s\|^2 + L(\theta; G^-) - L(\theta; G),
 
     where :math:`D_\ell(z, z_s) = \ell(z) - \ell(z_s) - \nabla\ell(z_s)^\top (z - z_s)` keeps the logits `z` near the
-    trained ones, and :math:`L(\theta; G^-)` is the loss on the graph without the item and without its own terms. The
-    response is :math:`f(\theta_r; G^-) - f(\theta_s; G)`: shift of the parameters and change of messages together.
+    trained ones, and :math:`L(\theta; G^-)` is the loss on the graph without the item and its own terms. The response
+    is :math:`f(\theta_r; G^-) - f(\theta_s; G)`: parameter shift and message change together.
 
-    Retraining from scratch answers another question, drowned in the noise of initialisation. This response starts at
-    the trained model and needs no stationary point; its derivative in the size of the edit is the influence function
-    with Gauss-Newton curvature and the same damping (Bae et al., arXiv 2209.05364, section 4; for edges arXiv
-    2506.04694, section 4).
+    Retraining from scratch answers another question, drowned in the noise of initialisation. This response needs no
+    stationary point; its derivative in the size of the edit is the influence function with Gauss-Newton curvature and
+    the same damping (Bae et al., arXiv 2209.05364, section 4; for edges arXiv 2506.04694, section 4).
 
-    The :math:`L(\theta; G)` cancels, which leaves :math:`L(\theta; G^-) - \langle \nabla_z L(\theta_s; G),
-    z(\theta; G) \rangle + \frac\lambda2 \|\theta - \theta_s\|^2` to minimise. Newton steps, preconditioned with the
-    damped Gauss-Newton matrix at :math:`\theta_s` on :math:`G^-`, stop at a stationary point of the objective itself.
-    Use a float64 model: the response of one edge is a small difference.
+    :math:`L(\theta; G)` cancels: the objective is :math:`L(\theta; G^-) - \langle \nabla_z L(\theta_s; G), z(\theta; G)
+    \rangle + \frac\lambda2 \|\theta - \theta_s\|^2`. Newton steps, preconditioned with the damped Gauss-Newton matrix
+    at :math:`\theta_s` on :math:`G^-`, stop at its stationary point. Use a float64 model: the response of one edge is a
+    small difference.
+
+    `problem.notes` gets `"pbrf_gradient"` (largest remaining share of the gradient), `"pbrf_not_stationary"` (number of
+    items above `tolerance`) and `"pbrf_steps"` (mean number of steps).
 
     Args:
         problem: a problem with a target of kind "value".
-        damping: `lambda > 0`, the same as of the estimator under study.
+        damping: `lambda > 0`; must equal that of the estimator under study.
         steps: most Newton steps per item.
         tolerance: stop where the gradient has shrunk to this share of its start.
         progress: show a progress bar.
-
-    Returns:
-        `after - before` of the target, `[num_items]`. `problem.notes["pbrf_gradient"]` is the largest remaining share
-        of the gradient, `"pbrf_not_stationary"` the number of items with a share above `tolerance`, `"pbrf_steps"` the
-        mean number of steps.
 
     Raises:
         InvalidInputError: bad settings.
@@ -79,7 +76,7 @@ def pbrf(
     slope = grad(still.mean(prediction), _logits(prediction))[0].detach()
     with torch.no_grad():
         before = value.value(still.outputs())
-    # The search moves parameters in place: on a copy, to which the target is bound anew.
+    # The search moves the parameters of a copy in place; the target is bound to that copy.
     moving = replace(still, model=copy.deepcopy(problem.model))
     target = as_value(value.bind(moving.model, problem.data, problem.task), "pbrf")
     search = _Search(still, moving, slope, damping, steps, tolerance)
@@ -108,10 +105,7 @@ def pbrf(
 
 
 class _Search:
-    """Minimises the objective of one item after another, each time from the trained parameters.
-
-    `still` is the loss of the trained model, `moving` that of the copy that is moved.
-    """
+    """Minimises one item's objective after another; `still` is the trained model's loss, `moving` that of its copy."""
 
     def __init__(
         self, still: TrainingLoss, moving: TrainingLoss, slope: Tensor, damping: float, steps: int, tolerance: float

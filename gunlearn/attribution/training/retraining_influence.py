@@ -1,4 +1,4 @@
-"""The truth about training influence: train again without the items, under several seeds."""
+"""Measure training influence by retraining without the items, under several seeds."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class RetrainingInfluence:
     With the same seed in both trainings, :math:`d_{gs} = f(\text{without } g, s) - f(\text{all}, s)`.
 
     Attributes:
-        mean: change of the target per group, mean over seeds `[num_groups]`.
-        standard_error: of the mean, from the spread of the differences over seeds `[num_groups]`.
+        mean: mean change of the target over seeds `[num_groups]`.
+        standard_error: standard error of that mean `[num_groups]`.
         noise_floor: standard deviation of `f(all, s)` over seeds, times `sqrt(2 / num_seeds)`: the typical mean
-            difference of unrelated trainings on the very same data.
-        below_floor: groups whose mean change is no larger than the floor, boolean `[num_groups]`.
+            difference of unrelated trainings on the same data.
+        below_floor: whether the mean change is no larger than the floor, boolean `[num_groups]`.
         full: the target of models trained on everything `[num_seeds]`.
         without: the target of models trained without each group `[num_groups, num_seeds]`.
         groups: the items of each group, as indices.
@@ -67,17 +67,16 @@ def retraining_influence(
     """Retrain without each group of items, and on everything, under the same seeds.
 
     Args:
-        train: `train(data, seed) -> model`; starts from the same weights under the same seed, and must read no other
-            data than its argument.
+        train: `train(data, seed) -> model`; must start from the same weights under the same seed and read only `data`.
         data: the whole training graph.
         items: distinct items, from `resolve_items`.
         groups: the items of each group, as indices into `items`.
         target: a value: `"loss"`, a `Target` or a function of the outputs `[num_nodes, dim]`.
         task: what the model predicts.
-        seeds: at least two, distinct; the noise floor needs them.
-        message_graph: the graph on which the target is evaluated: `"retain"`, without the group, or `"full"`, which
-            leaves only the effect through the weights.
-        n_jobs: number of trainings at a time, in joblib's processes.
+        seeds: at least two, distinct.
+        message_graph: graph on which the target is evaluated: `"retain"` leaves the group out; `"full"` keeps it, which
+            shows the effect through the weights alone.
+        n_jobs: number of parallel trainings, in joblib's processes.
 
     Raises:
         InvalidInputError: fewer than two seeds, an empty group, or indices outside the items.
@@ -130,7 +129,7 @@ def train_without(
 
 
 def training_data_without(data: Data, items: Items, index: Tensor, task: Task) -> Data:
-    """Return a training graph without some items; a node's label goes too where the task learns from labels."""
+    """Return a training graph without some items; node classification forgets a removed node's label too."""
     out = items.without(data, index)
     if items.of == "nodes" and isinstance(task, NodeClassification):
         mask = torch.zeros(data.num_nodes, dtype=torch.bool, device=data.edge_index.device)
@@ -144,7 +143,7 @@ def training_data_without(data: Data, items: Items, index: Tensor, task: Task) -
 def target_value(
     model: nn.Module, data: Data, target: str | Target | Callable[[Tensor], Tensor], task: str | Task
 ) -> float:
-    """Return the target, which must be a finite value, of a model in evaluation mode on a graph."""
+    """Return the target's value, which must be finite, for a model in evaluation mode."""
     task = as_task(task)
     bound = as_value(as_target(target, model, data, task), "retraining")
     with evaluating(model), suspended_caches(model):

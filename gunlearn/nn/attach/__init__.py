@@ -1,4 +1,4 @@
-"""Attaching to any model without rewriting it: removed edges, scaled messages, operators after a layer."""
+"""Attach to any model without rewriting it: removed edges, scaled messages, operators after a layer."""
 
 from __future__ import annotations
 

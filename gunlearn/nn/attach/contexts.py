@@ -1,11 +1,11 @@
 """Context managers that change what a trained model's message passing layers see, send and return.
 
-Removing an edge (`removed_edges`) and silencing its message (`scaled_messages`) are different things: only the first
-changes degrees, means and attention.
+Removing an edge (`removed_edges`) and silencing its message (`scaled_messages`) differ: only the first changes degrees,
+means and attention.
 
-All find the layers by themselves and work on any `torch.nn.Module` that holds PyG `MessagePassing` layers, eager or
-compiled. They nest in each other and leave nothing behind, exceptions included. Parameters and `state_dict()` never
-change. A deep copy or pickle of the model taken inside the block keeps the change for good, with constant scales.
+All work on any `torch.nn.Module` with PyG `MessagePassing` layers, eager or compiled; the functions yield it. They nest
+and leave nothing behind, exceptions included. Parameters and `state_dict()` never change. A deep copy or pickle of the
+model taken inside the block keeps the change for good, with constant scales.
 """
 
 from __future__ import annotations
@@ -48,26 +48,21 @@ def removed_edges(
     """Inside the block every layer sees its graph without these edges, before self-loops and normalisation.
 
     The output is that of the model on the smaller graph, gradients included: a layer that adds self-loops adds that of
-    `u` also where `(u, u)` was removed. Edges are matched by their ids `(u, v)`, so that the model may be called on the
-    graph in another order or on a part of it with the same node ids (a batch with renumbered nodes needs renumbered
-    edges); all copies of a pair vanish. The graph may be a plain `edge_index`, an `EdgeIndex`, or PyG's transposed
-    `adj_t` as torch CSR or COO. Layers with `cached=True` compute afresh inside the block and get their caches back.
+    `u` also where `(u, u)` was removed. Edges match by their ids `(u, v)`: the model may be called on the graph in
+    another order or on a part of it with the same node ids (renumber the edges for a renumbered batch); all copies of a
+    pair vanish. The graph may be a plain `edge_index`, an `EdgeIndex`, or PyG's transposed `adj_t` as torch CSR or COO.
+    Layers with `cached=True` compute afresh inside the block and get their caches back.
 
     Args:
         model: any module with message passing layers.
         edge_index_to_remove: the edges to remove `[2, num_removed]`.
         edge_index: with `mask`, in place of `edge_index_to_remove`: the graph `[2, num_edges]`.
         mask: which columns of `edge_index` to remove, bool `[num_edges]`.
-        both_directions: remove `(v, u)` with every `(u, v)`; by default only the directions given are removed, and
-            the caller of an undirected graph names both.
+        both_directions: remove `(v, u)` with every `(u, v)`; by default only the given directions are removed.
         layers: names of the layers to attach to (see `message_passing_layers`); default all.
         edge_args: names of further per-edge arguments of the layers' `forward`, besides those that begin with `edge_`.
-        strict: raise in `forward` if a layer's graph lacks an edge to remove; by default such an edge has no effect, as
-            in a batch without it.
+        strict: raise in `forward` if a layer's graph lacks an edge to remove; by default such an edge has no effect.
         num_nodes: if given, ids must lie below it.
-
-    Yields:
-        The same model.
 
     Raises:
         InvalidInputError: ids, shapes, dtypes or layer names do not fit.
@@ -123,9 +118,9 @@ def scaled_messages(
 
     with :math:`\mathbf{m}_{uv}` after normalisation and attention: degrees, the denominators of a mean and the softmax
     stay those of the whole graph. INPO's message function is `scale = exp(-(s_u + s_v))`. Every `propagate` of a layer
-    is scaled (each of APPNP's K steps, nested layers too). Edges that are not named, and self-loops that a layer adds,
-    have scale 1; to scale the self-loop of `u`, name `(u, u)`. The result is differentiable in `scale` and in the
-    parameters; each call reads `scale` anew, so that it can be optimised in place inside the block.
+    is scaled (each of APPNP's K steps, nested layers too). Unnamed edges, and self-loops that a layer adds, have scale
+    1; to scale the self-loop of `u`, name `(u, u)`. The result is differentiable in `scale` and the parameters; each
+    call reads `scale` anew, so that it can be optimised in place inside the block.
 
     Args:
         model: any module with message passing layers.
@@ -134,9 +129,6 @@ def scaled_messages(
         layers: names of the layers to attach to (see `message_passing_layers`); default all.
         strict: raise in `forward` if a layer's graph lacks a named edge.
         num_nodes: if given, ids must lie below it.
-
-    Yields:
-        The same model.
 
     Raises:
         InvalidInputError: ids, shapes, dtypes, values or layer names do not fit.
@@ -147,10 +139,7 @@ def scaled_messages(
 
 
 class ScaledMessages:
-    """`scaled_messages` that can be entered many times and keeps what it computed; it takes the same arguments.
-
-    Scales of nested blocks multiply.
-    """
+    """`scaled_messages` as a reusable object that keeps what it computed; same arguments, nested scales multiply."""
 
     def __init__(
         self,
@@ -171,7 +160,7 @@ class ScaledMessages:
 
     def _make(self) -> list[Override]:
         layers: dict[MessagePassing, str] = {}
-        for outer, module in self._layers.items():  # a layer inside another may be the one that sends messages
+        for outer, module in self._layers.items():  # an inner layer may send the messages
             for name, layer in module.named_modules(prefix=outer):
                 if isinstance(layer, MessagePassing):
                     layers.setdefault(layer, name)
@@ -200,18 +189,14 @@ def after_layer(
 ) -> Iterator[nn.Module]:
     """Inside the block `operator` is applied to each layer's output.
 
-    The operator's parameters get gradients, but do not become part of the model's `parameters()` and `state_dict()`.
-    Where a layer returns a tuple (`return_attention_weights=True`), the operator changes its first entry. With nested
-    blocks the outer operator comes first.
+    The operator's parameters get gradients, but do not join the model's `parameters()` and `state_dict()`. Of a tuple
+    (`return_attention_weights=True`), only the first entry changes. With nested blocks the outer operator comes first.
 
     Args:
         model: any module with message passing layers.
-        operator: a function or module from `[num_nodes, channels]` to the same; or a mapping (also an
-            `nn.ModuleDict`) from layer name to such operators, for those layers alone.
+        operator: a function or module from `[num_nodes, channels]` to the same; or a mapping (also an `nn.ModuleDict`)
+            from layer name to such operators, for those layers alone.
         layers: names of the layers to attach one operator to; default all.
-
-    Yields:
-        The same model.
 
     Raises:
         InvalidInputError: an unknown layer name, or `layers` beside a mapping.

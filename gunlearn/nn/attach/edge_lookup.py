@@ -1,4 +1,4 @@
-"""Edges found by the ids of their end points, in any kind of adjacency that a layer may take."""
+"""Find edges by the ids of their end points, in any kind of adjacency that a layer takes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ MAX_NODES = 2**31  # two ids share one int64 key
 class EdgeLookup:
     """Finds edges by their ids `(u, v)`, in a graph of any order and size.
 
-    Args:
-        edge_index: the named edges `[2, num_named]`, int64 ids in `[0, 2**31)`; duplicates count once.
+    `edge_index` names edges `[2, num_named]`, int64 ids in `[0, 2**31)`; duplicates count once.
 
     Attributes:
         keys: sorted keys of the named pairs `[num_pairs]`.
@@ -33,14 +32,11 @@ class EdgeLookup:
 
     @staticmethod
     def key(edge_index: Tensor) -> Tensor:
-        """One int64 per edge, `u * 2**32 + v`: independent of the number of nodes, never N x N."""
+        """Return one int64 per edge, `u * 2**32 + v`, whatever the number of nodes."""
         return edge_index[0].long() * 2**32 + edge_index[1].long()
 
     def find(self, edge_index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the row in `keys` of each edge, and whether it is named at all; both `[num_edges]`.
-
-        Remembered per tensor: layers that share a plain `edge_index`, and the steps of APPNP, compute it once.
-        """
+        """Return the row in `keys` of each edge, and whether it is named, both `[num_edges]`; remembered per tensor."""
         if torch.compiler.is_compiling():
             return self._find(edge_index)
         return memo(edge_index, "find", lambda: self._find(edge_index), self._store)
@@ -54,7 +50,7 @@ class EdgeLookup:
         return row, keys[row] == key
 
     def per_pair(self, value: Tensor) -> Tensor:
-        """Return the value of each pair `[num_pairs]`, that of one of its copies among `[num_named]`."""
+        """Return each pair's value `[num_pairs]`, that of one of its copies among `[num_named]`."""
         return value.new_empty(self.keys.numel()).index_copy(0, self.pair.to(value.device), value)
 
     def require_all(self, row: Tensor, found: Tensor, layer: str) -> None:
@@ -73,10 +69,8 @@ class EdgeLookup:
 def edge_pairs(adjacency: Any, layer: str) -> Tensor:
     """Return the columns `(u, v)` of a layer's graph, in the order of its per-edge arguments, as a plain tensor.
 
-    The graph is `[2, num_edges]`, an `EdgeIndex`, or PyG's `adj_t` as torch CSR or COO (row = target).
-
-    Raises:
-        UnsupportedModelError: any other kind of adjacency.
+    The graph is `[2, num_edges]`, an `EdgeIndex`, or PyG's `adj_t` as torch CSR or COO (row = target); others raise
+    `UnsupportedModelError`.
     """
     if isinstance(adjacency, EdgeIndex):
         return adjacency.as_tensor()
@@ -99,12 +93,12 @@ def edge_pairs(adjacency: Any, layer: str) -> Tensor:
 
 
 def adjacency_values(adjacency: Tensor) -> Tensor:
-    """The stored values of a sparse adjacency, `[num_edges]`."""
+    """Return the stored values of a sparse adjacency, `[num_edges]`."""
     return adjacency._values() if adjacency.layout == torch.sparse_coo else adjacency.values()
 
 
 def keep_edges(adjacency: Tensor, pairs: Tensor, kept: Tensor) -> Tensor:
-    """Return the adjacency of only the edges `kept` `[num_kept]`; sparse stays sparse, `EdgeIndex` becomes plain."""
+    """Return the adjacency of the edges `kept` `[num_kept]` alone; sparse stays sparse, `EdgeIndex` becomes plain."""
     pairs = pairs.index_select(1, kept)
     if adjacency.layout == torch.strided:
         return pairs
@@ -119,15 +113,14 @@ def keep_edges(adjacency: Tensor, pairs: Tensor, kept: Tensor) -> Tensor:
 
 
 def describe_tensor(value: Any) -> str:
-    """A tensor's dtype and shape, or the type of anything else, for error messages."""
+    """Return a tensor's dtype and shape, or anything else's type, for error messages."""
     return f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def check_edge_index(name: str, edge_index: Any, num_nodes: int | None) -> Tensor:
     """Return checked edge ids as a plain int64 tensor `[2, num_edges]`, without a copy where possible.
 
-    Raises:
-        InvalidInputError: another shape or dtype, or ids outside `[0, num_nodes)`.
+    Another shape or dtype, or ids outside `[0, num_nodes)`, raise `InvalidInputError`.
     """
     if isinstance(edge_index, EdgeIndex):
         edge_index = edge_index.as_tensor()
@@ -153,7 +146,7 @@ def check_edge_index(name: str, edge_index: Any, num_nodes: int | None) -> Tenso
 
 
 def check_scale(lookup: EdgeLookup, scale: Any) -> None:
-    """Refuse what is not one factor >= 0 per named edge, the same for copies of an edge."""
+    """Raise unless there is one factor >= 0 per named edge, the same for copies of an edge."""
     num_edges = lookup.pair.numel()
     if not isinstance(scale, Tensor) or not scale.is_floating_point() or scale.shape != (num_edges,):
         raise InvalidInputError(

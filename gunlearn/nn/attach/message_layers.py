@@ -1,4 +1,4 @@
-"""The message passing layers of a model, and the caches of those with `cached=True`."""
+"""A model's message passing layers, and the caches of those with `cached=True`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,10 @@ CACHES = ("_cached_edge_index", "_cached_adj_t", "_cached_x", "_cached_h")
 
 
 def message_passing_layers(model: nn.Module) -> dict[str, MessagePassing]:
-    """The outermost message passing layers of a model, by name.
+    """Return the outermost message passing layers of a model by name, in the order of `model.named_modules()`.
 
-    Layers inside other layers are left out. A layer used twice appears once. The wrapper of `torch.compile` adds
-    nothing to the names.
-
-    Args:
-        model: any module.
-
-    Returns:
-        Name to layer, in the order of `model.named_modules()`; the name is `""` if the model itself is a layer.
+    Layers inside other layers are left out; a layer used twice appears once. A model that is a layer has the name `""`.
+    The wrapper of `torch.compile` adds nothing to the names.
 
     Raises:
         InvalidTypeError: `model` is no module.
@@ -56,10 +50,9 @@ def message_passing_layers(model: nn.Module) -> dict[str, MessagePassing]:
 
 
 def choose_layers(model: nn.Module, names: Collection[str] | None) -> dict[str, MessagePassing]:
-    """Return the outermost layers of the given names, all of them by default, in the model's order.
+    """Return the outermost layers of the given names (default all), in the model's order.
 
-    Raises:
-        InvalidInputError: an unknown name, or a string in place of a collection.
+    An unknown name, or a string in place of a collection, raises `InvalidInputError`.
     """
     layers = message_passing_layers(model)
     if names is None:
@@ -76,9 +69,8 @@ def choose_layers(model: nn.Module, names: Collection[str] | None) -> dict[str, 
 def suspended_caches(*modules: nn.Module) -> Iterator[None]:
     """Inside the block `cached=True` layers of the modules compute afresh; after it they have their old caches back.
 
-    Caches must be off, not only empty: a result on the edited graph (or with a `scale` that is being optimised) must
-    neither serve the next call nor outlive the block. `_alpha`, in which attention layers leave their weights when an
-    exception cuts their forward short, is reset too.
+    Caches are off, not only empty: a result on the edited graph (or with a `scale` under optimisation) must neither
+    serve the next call nor outlive the block. `_alpha`, which attention layers keep after an exception, is reset too.
     """
     with ExitStack() as stack:
         for layer in {m: None for module in modules for m in module.modules() if isinstance(m, MessagePassing)}:

@@ -1,4 +1,4 @@
-"""Deletion operators (GNNDelete): a linear map after a layer, only on the rows of affected nodes."""
+"""Deletion operators (GNNDelete): a linear map after a layer, on the rows of affected nodes alone."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class OperatorView:
     Args:
         rows: for each operator the rows of the current part of the graph that it changes, and their node ids, both
             `[k]`, ids sorted; `None` for the whole graph.
-        layerwise: pass results on without gradient, so that an operator learns only from its own layer's loss.
-        keep: compute the layers below the first operator only once, since they have no trained weights.
+        layerwise: detach results, so that an operator learns only from its own layer's loss.
+        keep: compute the layers below the first operator, which have no trained weights, only once.
 
     Attributes:
         record: outputs of the operators in the last pass, in the order of their calls, `[k, channels]` each.
@@ -81,7 +81,6 @@ class DeletionOperator(nn.Module):
         self.view: OperatorView | None = None
 
     def forward(self, h: Tensor) -> Tensor:
-        """`[num_nodes, channels]` to the same shape; further rows belong to a graph beside."""
         view, rows, size = self.view, self.nodes, int(self.num_nodes)
         if view is not None and view.rows is not None:
             rows = view.rows[self][0]
@@ -120,8 +119,8 @@ class Deletion(AfterLayer):
 def attach_operators(model: nn.Module, operators: Mapping[str, DeletionOperator]) -> list[Deletion]:
     """Put operators after a model's layers permanently, as their submodules `deletions.<number>`, by name of the layer.
 
-    A layer may have several, one for each request: a new one reads the output of the older ones. They are part of the
-    model's `parameters()` and `state_dict()`, and of copies and pickles of it.
+    A layer may have several, one per request: a new one reads the older ones' output. They are part of the model's
+    `parameters()` and `state_dict()`, and of copies and pickles of it.
     """
     layers, attached = message_passing_layers(model), []
     for name, operator in operators.items():
@@ -160,7 +159,7 @@ def strip_operators(model: nn.Module) -> nn.Module:
 
 
 def restore_operators(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[Deletion]:
-    """Attach the operators that a saved `state_dict` may hold to a model without them, so that it can be loaded.
+    """Attach the operators of a saved `state_dict`, if any, to a model without them, so that it can be loaded.
 
     Example:
         >>> import torch
@@ -176,7 +175,7 @@ def restore_operators(model: nn.Module, state_dict: Mapping[str, Tensor]) -> lis
     layers, attached = message_passing_layers(model) if saved else {}, []
     for number, name, stem in saved:
         if name not in layers or len(getattr(layers[name], HOME, ())) > number:
-            continue  # another model's, or attached already: loading reports it
+            continue  # of another model, or already attached: loading reports it
         weight, nodes, size = (state_dict[stem + part] for part in ("weight", "nodes", "num_nodes"))
         operator = DeletionOperator(nodes.clone(), int(size), weight.size(0), dtype=weight.dtype)
         attached += attach_operators(model, {name: operator})
@@ -185,7 +184,7 @@ def restore_operators(model: nn.Module, state_dict: Mapping[str, Tensor]) -> lis
 
 @contextmanager
 def viewed(operators: Collection[DeletionOperator], view: OperatorView) -> Iterator[None]:
-    """Inside the block the operators behave as the view says; its record is emptied first."""
+    """Inside the block the operators behave as `view` says; its record is emptied first."""
     view.record.clear()
     for operator in operators:
         operator.view = view
@@ -197,7 +196,7 @@ def viewed(operators: Collection[DeletionOperator], view: OperatorView) -> Itera
 
 
 def rows_in(nodes: Tensor, subgraph: Subgraph | None) -> tuple[Tensor, Tensor]:
-    """Return the rows in a part of the graph (`None`: the whole) of those `nodes` that it holds, and their ids."""
+    """Return the rows of `nodes` in a part of the graph (`None`: the whole) that holds them, and their ids."""
     if subgraph is None:
         return nodes, nodes
     nodes = nodes[torch.isin(nodes, subgraph.ids)]

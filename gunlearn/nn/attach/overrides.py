@@ -1,10 +1,9 @@
 """Callables that replace a layer's `forward`, `propagate` or `message` while something is attached to it.
 
-They are instance attributes, not hooks. `torch.compile` puts no guard on empty hook dictionaries, so that it ignores a
-hook registered after the first compiled call of a model without graph breaks (SAGE, GIN); and it always skips PyG's
-message hooks. It does guard instance attributes, so that overrides take effect whenever they come and go, without a
-`torch._dynamo.reset()`, which would throw away every compiled model of the process. They also keep PyG's generated
-`propagate`, which `explain=True` would replace by a slower one.
+They are instance attributes, not hooks: `torch.compile` puts no guard on empty hook dictionaries, so it ignores a hook
+registered after the first compiled call of a model without graph breaks (SAGE, GIN), and it always skips PyG's message
+hooks. It guards instance attributes, so overrides take effect without a `torch._dynamo.reset()`, which would discard
+every compiled model of the process. They also keep PyG's generated `propagate`, faster than that of `explain=True`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from gunlearn.nn.kernels.memo import Store
 
 
 class Override:
-    """Replaces one method of one layer, and can call the method that was there before.
+    """Replaces one method of one layer, and can call the previous method.
 
     Module-level and picklable: a copy of the layer taken meanwhile carries its own copy of the override.
     """
@@ -38,18 +37,18 @@ class Override:
         self.previous: Callable[..., Any] | None = None
 
     def original(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the method that this one replaces."""
+        """Call the replaced method."""
         if self.previous is not None:
             return self.previous(*args, **kwargs)
         return getattr(type(self.layer), self.method)(self.layer, *args, **kwargs)
 
     def install(self) -> None:
-        """Replace the method, and remember the one before."""
+        """Replace the method, and remember the previous one."""
         self.previous = self.layer.__dict__.get(self.method)
         self.layer.__dict__[self.method] = self
 
     def uninstall(self) -> None:
-        """Put the method back, also from under overrides that were installed later."""
+        """Restore the method, also from under overrides installed later."""
         top = self.layer.__dict__.get(self.method)
         if top is self:
             if self.previous is None:
@@ -75,7 +74,7 @@ def installed(overrides: Iterable[Override]) -> Iterator[None]:
 
 
 class EdgeOverride(Override):
-    """An override that treats some edges of the layer's graph in another way."""
+    """An override that treats some edges of the layer's graph differently."""
 
     layer: MessagePassing
 
@@ -85,7 +84,7 @@ class EdgeOverride(Override):
         self.strict = strict
 
     def find(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """`EdgeLookup.find`, which with `strict` must find every named edge."""
+        """Return `EdgeLookup.find`, which with `strict` must find every named edge."""
         row, found = self.lookup.find(pairs)
         if self.strict:
             self.lookup.require_all(row, found, self.name)
@@ -113,7 +112,7 @@ class RemoveEdges(EdgeOverride):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = dict(zip(self.names, args, strict=False)) | kwargs
         adjacency = bound.get("edge_index")
-        if adjacency is None:  # let the layer itself complain
+        if adjacency is None:  # the layer itself raises
             return self.original(*args, **kwargs)
         pairs = edge_pairs(adjacency, self.name)
         _, found = self.find(pairs)
@@ -162,7 +161,7 @@ class ScaledPropagate(EdgeOverride):
         return torch.where(found, per_pair[row], scale.new_ones(()))
 
     def _plain(self, adjacency: Tensor, pairs: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of `propagate` once plain pairs replace its sparse adjacency (so that `message` is not fused)."""
+        """Return `propagate`'s arguments with plain pairs for its sparse adjacency, so that `message` is not fused."""
         values = adjacency_values(adjacency)
         for name in ("edge_weight", "edge_attr", "edge_type"):  # PyG's own order in collect.jinja
             if name in kwargs:
@@ -228,13 +227,13 @@ def attached_scales(propagate: Any, layer: MessagePassing) -> list[ScaledPropaga
     while isinstance(propagate, ScaledPropagate):
         below.add(id(propagate))
         propagate = propagate.previous
-    # Each scale must belong to a `propagate` below this one, or to one above it, which is at work right now.
+    # Each scale must belong to a `propagate` below this one, or to one above it, which is running now.
     known = all(id(scaled) in below or scaled.current is not None for scaled in scales)
     return scales if propagate is None and message is None and known and len(below) <= len(scales) else None
 
 
 class AfterLayer(Override):
-    """`forward` of a layer followed by an operator on its output, or on the first entry of an output tuple."""
+    """`forward` of a layer, followed by an operator on its output (of a tuple, the first entry)."""
 
     layer: MessagePassing
 

@@ -1,4 +1,4 @@
-"""Heterogeneous models and graphs as models and graphs of one type."""
+"""Conversion of heterogeneous models and graphs to one type."""
 
 from __future__ import annotations
 

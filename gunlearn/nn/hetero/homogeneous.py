@@ -1,4 +1,4 @@
-"""Models of heterogeneous graphs as models of one graph with types, for all requests, tasks and methods."""
+"""Conversion of heterogeneous models and graphs to one graph with types."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ def homogeneous(model: nn.Module, data: HeteroData) -> tuple[HeteroWrapper, Data
             changed.
 
     Returns:
-        The wrapper, and a `Data` with `x` `[num_nodes, widest]` (narrower types padded with zeros, types without
-        features all zero), `edge_index` `[2, E]`, `edge_type` `[E]`, `node_type` `[num_nodes]` and, where a type has
-        them, integer labels `y` `[num_nodes]` (-1 elsewhere) and boolean `*_mask` (false elsewhere). Other attributes
-        are dropped.
+        The wrapper, and a `Data` with `x` `[num_nodes, widest]` (padded with zeros), `edge_index` `[2, E]`, `edge_type`
+        `[E]`, `node_type` `[num_nodes]` and, where a type has them, integer labels `y` `[num_nodes]` (-1 elsewhere) and
+        boolean `*_mask` (false elsewhere). Other attributes are dropped.
 
     Raises:
         InvalidTypeError: other types than these.
@@ -86,7 +85,7 @@ def homogeneous(model: nn.Module, data: HeteroData) -> tuple[HeteroWrapper, Data
 
 
 def _stacked(nodes: dict[str, int], features: dict[str, Tensor]) -> Tensor:
-    """Stack the features of all types, padded with zeros; CSR where any of them is."""
+    """Stack the features of all types, padded with zeros; CSR if any type's are CSR."""
     some = next(iter(features.values()))
     widest, total = max(x.size(1) for x in features.values()), sum(nodes.values())
     if all(x.layout == torch.strided for x in features.values()):

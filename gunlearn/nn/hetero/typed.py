@@ -1,4 +1,4 @@
-"""Nodes, edges and features of one graph, split by type."""
+"""Split one graph's nodes, edges and features by type."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from gunlearn.nn.kernels.subgraph import csr_rows
 class TypedNodes:
     """Nodes by type.
 
-    Attributes:
-        rows: ids of each type's nodes, ascending.
-        place: number of each node within its type `[num_nodes]`.
-        position: number of each node among all, type after type `[num_nodes]`.
+    `rows` holds each type's ids, ascending; `place` each node's number within its type, `position` its number among
+    all, type after type (`[num_nodes]` both).
     """
 
     rows: dict[str, Tensor]
@@ -28,7 +26,7 @@ class TypedNodes:
 
 
 def nodes_by_type(node_type: Tensor, kinds: list[str]) -> TypedNodes:
-    """Split nodes in any order by their types, whose names are `kinds`."""
+    """Split nodes in any order by type; `kinds` names the types."""
     order, count = _grouped(node_type, len(kinds), "node type")
     position = torch.empty_like(order)
     position[order] = torch.arange(order.numel(), device=order.device)
@@ -39,14 +37,10 @@ def nodes_by_type(node_type: Tensor, kinds: list[str]) -> TypedNodes:
 def edges_by_type(
     edge_index: Tensor, edge_type: Tensor, node_type: Tensor, nodes: TypedNodes, relations: list[tuple[str, str, str]]
 ) -> tuple[dict[tuple[str, str, str], Tensor], dict[int, Tensor]]:
-    """Split edges by their relations, whose names are `relations`; within a relation they keep their order.
+    """Split edges by relation, named by `relations`; within a relation they keep their order.
 
-    Returns:
-        Each relation's edge_index by numbers within the types; and the same by the ids of the one graph, under Python's
-        `id` of the former.
-
-    Raises:
-        UnsupportedModelError: an edge between other types than its relation's.
+    Return each relation's edge_index by numbers within the types; and the same by the ids of the one graph, keyed by
+    Python's `id` of the former. An edge between other types than its relation's raises `UnsupportedModelError`.
     """
     order, count = _grouped(edge_type, len(relations), "relation")
     number = {kind: i for i, kind in enumerate(nodes.rows)}
@@ -62,11 +56,7 @@ def edges_by_type(
 
 
 def _grouped(kind: Tensor, number: int, what: str) -> tuple[Tensor, Tensor]:
-    """Return the stable order by kind, and the number of each kind.
-
-    Raises:
-        UnsupportedModelError: a number that is no kind.
-    """
+    """Return the stable order by kind, and the size of each kind; refuse other numbers."""
     if kind.numel() and (int(kind.min()) < 0 or int(kind.max()) >= number):
         raise UnsupportedModelError(f"Expected a {what} in [0, {number}) (got {int(kind.min())} to {int(kind.max())})")
     return kind.argsort(stable=True), torch.bincount(kind, minlength=number)

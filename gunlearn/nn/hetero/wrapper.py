@@ -1,4 +1,4 @@
-"""A heterogeneous model that is called on one graph with types of nodes and edges."""
+"""A heterogeneous model, called on one graph with node and edge types."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from gunlearn.nn.kernels.memo import memo
 class HeteroWrapper(nn.Module):
     """A heterogeneous model called as `wrapper(x, edge_index, edge_type)`; made by `homogeneous`.
 
-    It splits the graph by type, calls the model, and joins its rows again, `[num_nodes, dim]`; types without rows get
-    zeros. `removed_edges` and `scaled_messages` find edges by the ids of the one graph.
+    It splits the graph by type, calls the model, and joins its rows, `[num_nodes, dim]`; types without rows get zeros.
+    `removed_edges` and `scaled_messages` find edges by the ids of the one graph.
 
     Args:
         model: the heterogeneous model, kept as `wrapper.model`.
@@ -47,16 +47,16 @@ class HeteroWrapper(nn.Module):
         self.register_buffer("node_type", type_numbers(self.num_nodes), persistent=False)
 
     def ids(self, node_type: str, index: Any = None) -> Tensor:
-        """Return ids in the one graph of a type's nodes, all of them or the `index`-th ones `[k]`."""
+        """Return the one graph's ids of a type's nodes: all, or the `index`-th ones `[k]`."""
         _known(self.num_nodes, node_type, "node type")
         names, sizes = list(self.num_nodes), list(self.num_nodes.values())
         start, size = sum(sizes[: names.index(node_type)]), self.num_nodes[node_type]
         return (torch.arange(size) if index is None else _inside(index, size, f"node type {node_type!r}")) + start
 
     def edge_ids(self, data: Data, edge_type: tuple[str, str, str], index: Any = None) -> Tensor:
-        """Return columns of `data.edge_index` of a relation's edges, all of them or the `index`-th ones `[k]`.
+        """Return columns of `data.edge_index` of a relation's edges: all, or the `index`-th ones `[k]`.
 
-        `data` is the graph to look them up in: after a request `result.data`, which has fewer edges.
+        After a request, pass `result.data`, which has fewer edges.
         """
         columns = (data.edge_type == self.relation(edge_type)).nonzero().view(-1)
         return columns if index is None else columns[_inside(index, columns.numel(), f"relation {edge_type!r}")]
@@ -71,16 +71,10 @@ class HeteroWrapper(nn.Module):
         return dict(zip(self.num_nodes, rows.split(list(self.num_nodes.values())), strict=True))
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_type: Tensor, node_type: Tensor | None = None) -> Tensor:
-        """Return a row per node, `[num_nodes, dim]`.
+        """Return a row per node, `[num_nodes, dim]`, from padded features `[num_nodes, widest]`.
 
-        Args:
-            x: padded features `[num_nodes, widest]`.
-            edge_index: `[2, E]`.
-            edge_type: `[E]`.
-            node_type: `[num_nodes]`; needed for a part of the graph or several copies of it.
-
-        Raises:
-            UnsupportedModelError: types that do not fit, or a model that does not return a dictionary of rows.
+        `edge_index` is `[2, E]`, `edge_type` `[E]`; a part of the graph, or several copies of it, need `node_type`
+        `[num_nodes]`. `UnsupportedModelError` for types that do not fit, or a model that returns no dictionary of rows.
         """
         node_type = self.node_type if node_type is None else node_type
         if x.size(0) != node_type.numel() or edge_type.shape != edge_index.shape[1:]:
@@ -129,7 +123,7 @@ class HeteroWrapper(nn.Module):
 
     @contextmanager
     def _by_node(self, whole: dict[int, Tensor]) -> Iterator[None]:
-        """Inside the block attachments to the model's layers find edges by the ids of the one graph."""
+        """Inside the block, attachments to the model's layers find edges by the ids of the one graph."""
         before: list[tuple[EdgeOverride, EdgeLookup]] = []
         try:
             for layer in self.model.modules():
@@ -183,5 +177,5 @@ def _inside(index: Any, size: int, what: str) -> Tensor:
 
 
 def type_numbers(count: Mapping[Any, int], device: Any = None) -> Tensor:
-    """0 as often as the first count, 1 as often as the second, ..."""
+    """Return 0 as often as the first count, 1 as often as the second, ..."""
     return torch.repeat_interleave(torch.tensor(list(count.values()), device=device))

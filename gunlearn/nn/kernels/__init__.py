@@ -1,1 +1,1 @@
-"""Sparse products, the fast path, subgraphs, and memory of derived values."""
+"""Sparse products, the fast path, subgraphs, and memoised values."""

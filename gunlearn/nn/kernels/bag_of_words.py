@@ -1,4 +1,4 @@
-"""Bag-of-words features as sparse matrices, made once per tensor."""
+"""Bag-of-words features as sparse matrices, built once per tensor."""
 
 from __future__ import annotations
 
@@ -13,13 +13,9 @@ MAX_DENSITY = 0.05  # above it a dense product is faster, and a sparse matrix ha
 
 
 def sparse_features(x: Tensor) -> SparseMatrix | None:
-    """Return bag-of-words features as a sparse matrix, or `None` where a dense product is as good.
+    """Return features `[num_nodes, num_features]`, dense or CSR, as a sparse matrix; `None` if dense is as good.
 
-    Made once per tensor. `None` for features that need a gradient and for dtypes without a sparse product (half
-    precision, integers).
-
-    Args:
-        x: `[num_nodes, num_features]`, dense or CSR.
+    Features that need a gradient and dtypes without a sparse product (half precision, integers) give `None` too.
     """
 
     def build() -> SparseMatrix | None:
@@ -40,7 +36,7 @@ def sparse_features(x: Tensor) -> SparseMatrix | None:
 
 
 def known_sparse(x: object) -> SparseMatrix | None:
-    """Return `sparse_features` of a CSR tensor; of a dense one only if they were made before. Never counts zeros."""
+    """Return `sparse_features` of a CSR tensor; of a dense one only if built before (no zeros are counted)."""
     if not isinstance(x, Tensor) or x.requires_grad:
         return None
     if x.layout == torch.sparse_csr:
@@ -49,7 +45,7 @@ def known_sparse(x: object) -> SparseMatrix | None:
 
 
 def dense_parts(x: Tensor) -> tuple[Tensor, ...]:
-    """Return the dense tensors that a tensor is made of: itself, or its indices and values."""
+    """Return a tensor's dense parts: itself, or its indices and values."""
     if x.layout == torch.sparse_csr:
         return x.crow_indices(), x.col_indices(), x.values()
     if x.layout == torch.sparse_coo:

@@ -1,4 +1,4 @@
-"""Inner products of pairs of nodes on CSR kernels, with hand-written gradients."""
+"""Inner products of node pairs on CSR kernels, with hand-written gradients."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gunlearn.nn.kernels.switch import KERNEL_DTYPES, kernels_enabled, warn_seco
 
 
 class EdgePattern:
-    """A fixed set of node pairs, stored so that their inner products and gradients are sparse products.
+    """A fixed set of node pairs whose inner products and gradients are sparse products.
 
     Args:
         edge_index: node pairs `[2, num_pairs]`; repeated pairs and self pairs are allowed.
         num_nodes: number of rows of the embeddings.
-        keep: remember the scores of embeddings without gradient (a reference model's) as long as these live.
+        keep: remember scores of embeddings without gradient (a reference model's) while these live.
 
     Raises:
         InvalidInputError: a wrong shape, or ids outside `[0, num_nodes)` (the kernels would access other memory).
@@ -31,11 +31,11 @@ class EdgePattern:
             raise InvalidInputError(f"Expected 'edge_index' of shape [2, num_pairs] (got {tuple(edge_index.shape)})")
         check_indices("node", edge_index, num_nodes)
         self.edge_index, self.num_nodes, self.keep = edge_index, num_nodes, keep
-        self.size = num_nodes, num_nodes  # of the matrix whose places the pairs are
+        self.size = num_nodes, num_nodes  # of the matrix that has the pairs as places
 
     @cached_property
     def upper(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Row pointer, columns and, for each CSR slot, the pair it holds (`None`: the pairs are in this order)."""
+        """Row pointer, columns and the pair in each CSR slot (`None`: the pairs are in this order)."""
         row, col = self.edge_index
         # On CPU columns need no order within a row: pairs sorted by row (a sampler's, a coalesced graph's) stay.
         if row.device.type == "cpu" and bool((row[1:] >= row[:-1]).all()):
@@ -52,12 +52,9 @@ class EdgePattern:
         return (*csr_places(row[order], col[order], self.size), order)
 
     def inner_product(self, z: Tensor) -> Tensor:
-        """Return `<z_u, z_v>` for every pair, `[num_pairs]`; differentiable to any order.
+        """Return `<z_u, z_v>` for every pair, `[num_pairs]`, given `z` `[num_nodes, dim]`; differentiable to any order.
 
         The second order falls back to gather-scatter, with a `PlainPathWarning`.
-
-        Args:
-            z: node embeddings `[num_nodes, dim]`.
         """
         if z.size(0) != self.num_nodes:
             raise InvalidInputError(f"Expected embeddings of {self.num_nodes} nodes (got {z.size(0)} rows)")
@@ -74,7 +71,7 @@ class EdgePattern:
 
 
 def gather_inner_product(z: Tensor, edge_index: Tensor) -> Tensor:
-    """The plain formulation of `EdgePattern.inner_product`: any dtype, any order of differentiation."""
+    """Return `EdgePattern.inner_product` by plain gathering: any dtype, any order of differentiation."""
     return (z.index_select(0, edge_index[0]) * z.index_select(0, edge_index[1])).sum(dim=-1)
 
 

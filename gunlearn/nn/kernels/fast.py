@@ -1,4 +1,4 @@
-"""PyG's own linear layers as CSR products, bag-of-words features as sparse ones, chosen layer by layer."""
+"""Run PyG's linear layers as CSR products and bag-of-words features as sparse ones, layer by layer."""
 
 from __future__ import annotations
 
@@ -18,19 +18,13 @@ from gunlearn.nn.layers.influence_conv import InfluenceAwareConv
 
 @contextmanager
 def fast_path(model: nn.Module) -> Iterator[nn.Module]:
-    """Inside the block the model's own PyG layers run as CSR products where their messages allow it.
+    """Inside the block the model's PyG layers run as CSR products where their messages allow it; yield the model.
 
-    Where messages are the senders' rows, times a weight at most, and are added up or averaged, a layer is one sparse
-    product. Scaled messages are folded into its values; other attachments (an explainer, hooks on messages, removed
+    A layer is one sparse product if its messages are the senders' rows, times a weight at most, and are added up or
+    averaged. Scaled messages are folded into its values; other attachments (an explainer, hooks on messages, removed
     edges) and low precision keep the layer's own gather-scatter; `path_of(model)` says which. Results equal those
     outside up to rounding, gradients included. Normalisation and CSR matrices are remembered with the `edge_index`
-    tensor.
-
-    Args:
-        model: any module; without PyG layers nothing happens.
-
-    Yields:
-        The same model.
+    tensor. A model without PyG layers runs as it is.
     """
     paths = PATHS[model] = Paths()
     overrides: list[Override] = []

@@ -1,4 +1,4 @@
-"""PyG's own linear layers as products with their adjacency: what replaces `forward` and `propagate` in `fast_path`."""
+"""PyG's linear layers as products with their adjacency: the `forward` and `propagate` of `fast_path`."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class FusedForward(Recorded):
         )
 
     def _with_norm(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None, args: tuple, kwargs: dict) -> Any:
-        """Run the layer with its normalised graph in the cache of `cached=True`, which is emptied after the call."""
+        """Run the layer with its normalised graph in the `cached=True` cache, which is emptied after the call."""
         layer = self.layer
         settings = getattr(layer, "improved", False), layer.add_self_loops, layer.flow
 
@@ -106,7 +106,7 @@ class FusedPropagate(Recorded):
         self.anchor: tuple[Tensor, Tensor | None] | None = None  # tensors that outlive the call, as keys of the memo
 
     def why_not(self) -> str | None:
-        """Return why this layer cannot be fused in its present state; `None` if it can."""
+        """Return why this layer cannot be fused at present; `None` if it can."""
         layer = self.layer
         if layer.aggr not in ("add", "sum", "mean"):
             return f"aggr={layer.aggr!r}"
@@ -121,7 +121,6 @@ class FusedPropagate(Recorded):
         return None
 
     def __call__(self, edge_index: Any, *args: Any, **kwargs: Any) -> Any:
-        """Sum or mean of the messages to each node `[num_nodes, dim]`."""
         x: Any
         reason, size, x = self.why_not(), kwargs.get("size"), kwargs.get("x")
         sender = x[0] if isinstance(x, tuple | list) else x
@@ -153,7 +152,7 @@ class FusedPropagate(Recorded):
             )
 
     def _followed_by_linear(self) -> bool:
-        """Whether the layer only applies a linear map to the result, one that runs as `SparseLinear`."""
+        """Whether only a linear map, run as `SparseLinear`, follows."""
         attribute = LINEAR[type(self.layer)]
         if attribute in ("", "nn") or getattr(self.layer, "cached", False):  # a cache must hold a tensor
             return False
@@ -161,7 +160,7 @@ class FusedPropagate(Recorded):
         return all(is_replaced(m) for m in (maps if isinstance(maps, nn.ModuleList) else [maps]))
 
     def adjacency(self, edge_index: Tensor, x: Any, edge_weight: Tensor | None, size: Any) -> SparseMatrix:
-        """Return this layer's matrix `[num_targets, num_senders]` on this graph, scales of messages included."""
+        """Return this layer's matrix `[num_targets, num_senders]` on this graph, message scales included."""
         layer = self.layer
         sender, target = x if isinstance(x, tuple | list) else (x, x)
         shape = (sender.size(0), sender.size(0) if target is None else target.size(0))

@@ -1,8 +1,7 @@
-"""Values derived from a tensor, computed once and forgotten together with the tensor.
+"""Values derived from a tensor, computed once and freed with the tensor.
 
-Normalised adjacencies and sparse copies of features cost more than one training step. They are kept here, keyed weakly
-by the tensor object and its version counter: an in-place edit or a new tensor always recomputes, and nothing is stored
-on a model.
+Normalised adjacencies and sparse features cost more than one training step. The weak key is the tensor object with its
+version counter: an in-place edit or a new tensor recomputes. Models store nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _T = TypeVar("_T")
 
 
 class Store(WeakTensorKeyDictionary):
-    """Where values are kept. Its copies and pickles are empty: weak references cannot be copied."""
+    """Storage for values. Its copies and pickles are empty: weak references cannot be copied."""
 
     def __deepcopy__(self, copied: dict[int, Any]) -> Store:
         return Store()
@@ -35,13 +34,13 @@ def memo(
     build: Callable[[], _T],
     store: Store | None = None,
 ) -> _T:
-    """Return `build()` for a tensor (or several), from memory if this very tensor has not changed since.
+    """Return `build()` for a tensor (or several), from memory if it has not changed since.
 
     Args:
         source: what the value is derived from. Edits that torch does not count (through `.data` or numpy) are missed.
-        tag: hashable; tells several values derived from one tensor apart.
+        tag: hashable; distinguishes values derived from one tensor.
         build: makes the value; it must not keep a strong reference to a source, else the tensor is never freed.
-        store: where values are kept; one for the whole process unless the caller has a shorter-lived one.
+        store: where values are kept; by default one for the whole process.
     """
     *others, tensor = (t for t in source if t is not None) if isinstance(source, tuple) else (source,)
     for other in others:
@@ -59,7 +58,7 @@ def memo(
 
 
 def remembered(tensor: Tensor, tag: Any) -> Any | None:
-    """Return what `memo` keeps for `tensor` under `tag`; `None` if it was never built or the tensor has changed."""
+    """Return the value that `memo` keeps for `tensor` under `tag`; `None` if not built or the tensor has changed."""
     if tensor.is_inference():
         return None
     version, values = _MEMO.get(tensor, (None, None))

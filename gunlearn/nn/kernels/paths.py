@@ -1,4 +1,4 @@
-"""Which way each layer of a model went in its last pass inside `fast_path`."""
+"""Record the path (fused or plain) of each layer in the last pass inside `fast_path`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PATHS: WeakKeyDictionary[nn.Module, Paths] = WeakKeyDictionary()
 
 
 class Paths:
-    """Names and kinds of a model's layers by the way they went in its last pass."""
+    """Names and kinds of a model's layers by their path in its last pass."""
 
     def __init__(self) -> None:
         self.fused: dict[str, str] = {}
@@ -48,7 +48,7 @@ def path_of(model: nn.Module) -> str | None:
 
 
 class Recorded(Override):
-    """An override that records which way its layer went."""
+    """An override that records its layer's path."""
 
     def __init__(self, layer: nn.Module, name: str, paths: Paths) -> None:
         super().__init__(layer, name)

@@ -1,4 +1,4 @@
-"""The only module that knows of torch-scatter: an optional speed-up that second-order code must not use."""
+"""The only module that imports torch-scatter, an optional speed-up that second-order code must not use."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ except Exception:  # a build against another torch raises OSError, not ImportErr
 def without_torch_scatter() -> Iterator[None]:
     """Inside the block PyG uses its pure-torch reductions, as second-order code needs.
 
-    torch-scatter's segment kernels drop second-order terms without an error, so that Hessian-vector products through
-    attention on sorted or CSR inputs are wrong. The setting is a global of PyG, shared by all threads of the process;
-    it is restored on exit, exceptions included.
+    torch-scatter's segment kernels silently drop second-order terms: Hessian-vector products through attention on
+    sorted or CSR inputs are wrong. The setting is global to PyG and shared by all threads; it is restored on exit.
     """
     before = torch_geometric.typing.WITH_TORCH_SCATTER
     torch_geometric.typing.WITH_TORCH_SCATTER = False

@@ -1,4 +1,4 @@
-"""Sorts of integer keys, on CPU by numpy's vectorised sort."""
+"""Sorts of integer keys; on CPU by numpy's vectorised sort."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 def argsort(key: Tensor, stable: bool = False) -> Tensor:
     """Return the order of integer keys >= 0.
 
-    On CPU it sorts keys and places packed into one integer where these fit (which is stable, and several times as fast
-    as any argsort), else it calls numpy's argsort.
+    On CPU keys and places are packed into one integer if they fit (stable, and several times faster than any argsort);
+    else numpy's argsort runs.
     """
     if key.device.type != "cpu":
         return key.argsort(stable=stable)
@@ -26,10 +26,10 @@ def argsort(key: Tensor, stable: bool = False) -> Tensor:
 
 def lexsort(row: Tensor, col: Tensor) -> Tensor:
     """Return the order of pairs by row, then by column; equal pairs keep their order."""
-    order = argsort(col, stable=True)  # two passes: one key of both leaves no room for the places
+    order = argsort(col, stable=True)  # two passes: a joint key leaves no room for the places
     return order[argsort(row[order], stable=True)]
 
 
 def sort(key: Tensor) -> Tensor:
-    """Return sorted integer keys; on CPU several times as fast as torch's sort."""
+    """Return sorted integer keys; on CPU several times faster than torch's sort."""
     return key.sort()[0] if key.device.type != "cpu" else torch.from_numpy(np.sort(key.numpy()))

@@ -1,8 +1,8 @@
 """CSR kernels: sparse-dense products and sampled dense-dense products, with hand-written gradients.
 
-Gather-scatter message passing moves `[num_edges, dim]` tensors through memory three times a layer; a CSR product moves
-none. The gradient of `A @ x` is `A^T @ grad`, so that both matrices are built once and kept; the gradient with respect
-to the stored values is `grad @ x^T`, computed only at the stored places.
+Gather-scatter moves `[num_edges, dim]` tensors through memory three times a layer; a CSR product moves none. The
+gradient of `A @ x` is `A^T @ grad` (both matrices are built once and kept); that of the stored values is `grad @ x^T`
+at the stored places.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.nn.kernels.sorting import lexsort
 from gunlearn.nn.kernels.switch import in_transform, warn_second_order
 
-with warnings.catch_warnings():  # torch warns once that CSR is in beta, which does not help a user of this package
+with warnings.catch_warnings():  # torch warns once that CSR is in beta
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), size=(1, 1))
 
@@ -29,9 +29,8 @@ class SparseMatrix:
 
     Args:
         matrix: `[num_rows, num_cols]`, `torch.sparse_csr`, constant.
-        transpose: `[num_cols, num_rows]`, `torch.sparse_csr`; the same object where the matrix is symmetric.
-        values: differentiable values in the order of `matrix`, `[num_entries]`; `None` for the constants that `matrix`
-            holds.
+        transpose: `[num_cols, num_rows]`, `torch.sparse_csr`; the same object if the matrix is symmetric.
+        values: differentiable values in the order of `matrix`, `[num_entries]`; `None` for the constants in `matrix`.
     """
 
     matrix: Tensor
@@ -40,13 +39,12 @@ class SparseMatrix:
     parts: tuple[Tensor, Tensor, Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Kept, because the matrix does not return its parts inside `torch.func` transforms.
+        # Kept: inside `torch.func` transforms the matrix does not return its parts.
         parts = self.matrix.crow_indices(), self.matrix.col_indices(), self.matrix.values()
         object.__setattr__(self, "parts", parts)
 
     @property
     def shape(self) -> torch.Size:
-        """`[num_rows, num_cols]`."""
         return self.matrix.shape
 
     @cached_property
@@ -56,14 +54,13 @@ class SparseMatrix:
 
     @cached_property
     def transposed_order(self) -> Tensor:
-        """For each entry of the transpose, its place in `matrix`; `[num_entries]`."""
+        """Place in `matrix` of each entry of the transpose, `[num_entries]`."""
         return lexsort(self.matrix.col_indices(), self.rows)
 
     def with_values(self, values: Tensor) -> SparseMatrix:
         """Return a matrix with other values `[num_entries]` at the same places; they may need a gradient.
 
-        Raises:
-            InvalidInputError: not one value per stored entry.
+        Another number of values raises `InvalidInputError`.
         """
         if values.shape != self.matrix.values().shape:
             raise InvalidInputError(
@@ -76,10 +73,10 @@ class SparseMatrix:
         return out
 
     def __matmul__(self, x: Tensor) -> Tensor:
-        """Multiply with a dense matrix `[num_cols, dim]` of the same dtype.
+        """Multiply with a dense matrix `[num_cols, dim]` of the same dtype; differentiable in `x` to any order.
 
-        Differentiable with respect to `x` to any order. Where the values need a gradient, the first order runs on
-        kernels; the second falls back to gather-scatter, with a `PlainPathWarning`.
+        Where the values need a gradient, the first order runs on kernels; the second falls back to gather-scatter, with
+        a `PlainPathWarning`.
 
         Raises:
             InvalidTypeError: another dtype (half precision has no kernel).
@@ -151,18 +148,12 @@ class _LearnedSpMM(torch.autograd.Function):
 
 
 def sddmm(pattern: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Sampled dense-dense product: `<a_i, b_j>` at each stored place `(i, j)`, not differentiable.
+    """Return `<a_i, b_j>` at each stored place `(i, j)`, `[num_entries]` in CSR order; not differentiable.
 
-    Args:
-        pattern: CSR `[num_rows, num_cols]`; only its places are read.
-        a: `[num_rows, dim]`.
-        b: `[num_cols, dim]`.
-
-    Returns:
-        `[num_entries]`, in the order of the CSR entries.
+    Only the places of `pattern` (CSR `[num_rows, num_cols]`) are read; `a` is `[num_rows, dim]`, `b` `[num_cols, dim]`.
     """
     num_entries = pattern.col_indices().numel()
-    # The kernel refuses more entries than places, which repeated entries can make.
+    # The kernel refuses more entries than places (repeated entries).
     if num_entries > pattern.size(0) * pattern.size(1):
         row = row_of_entries(pattern.crow_indices())
         return (a.index_select(0, row) * b.index_select(0, pattern.col_indices())).sum(dim=-1)
@@ -171,13 +162,13 @@ def sddmm(pattern: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def csr(row: Tensor, col: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return a CSR tensor of entries in any order; repeated entries stay repeated (products add them up)."""
+    """Return a CSR tensor of entries in any order; repeated entries stay (products add them up)."""
     order = lexsort(row, col)
     return csr_tensor(*csr_places(row[order], col[order], size), value[order], size)
 
 
 def csr_places(row: Tensor, col: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return row pointer and columns of sorted entries, in 32 bits where these are enough, as the kernels want them."""
+    """Return row pointer and columns of sorted entries, in 32 bits where possible, as the kernels want them."""
     pointer = torch._convert_indices_from_coo_to_csr(row, size[0])
     small = max(row.numel(), *size) < 2**31
     return (pointer.int(), col.int()) if small else (pointer, col)
@@ -194,16 +185,10 @@ def csr_tensor(pointer: Tensor, col: Tensor, value: Tensor, size: torch.Size | t
 
 
 def sparse_matrix(row: Tensor, col: Tensor, value: Tensor, size: tuple[int, int]) -> SparseMatrix:
-    """Build a `SparseMatrix` from entries in any order.
+    """Build a `SparseMatrix` of `size` `(num_rows, num_cols)` from entries in any order.
 
-    Args:
-        row: row of each entry, `[num_entries]`.
-        col: column of each entry, `[num_entries]`.
-        value: `[num_entries]`, floating point; where it needs a gradient, so does the matrix.
-        size: `(num_rows, num_cols)`.
-
-    Raises:
-        InvalidInputError: ids outside the matrix (the kernels would access other memory).
+    `row`, `col` and floating-point `value` are `[num_entries]`; the matrix needs a gradient if `value` does. Ids
+    outside the matrix raise `InvalidInputError`: the kernels would access other memory.
     """
     for name, index, limit in (("row", row, size[0]), ("col", col, size[1])):
         check_indices(name, index, limit)

@@ -1,4 +1,4 @@
-"""Linear maps of sparse features, before or after messages are sent."""
+"""Linear maps of sparse features, before or after message passing."""
 
 from __future__ import annotations
 
@@ -18,18 +18,16 @@ LINEAR_MAPS = (nn.Linear, pyg.Linear)
 
 @dataclass(frozen=True)
 class Propagated:
-    """`sum_k c_k A_k X` with sparse features `X`, not yet computed, so that a following linear map can go first.
+    """`sum_k c_k A_k X` for sparse features `X` `[num_nodes, num_features]`, computed after a linear map that follows.
 
-    Args:
-        features: `X`, `[num_nodes, num_features]`.
-        terms: pairs of a coefficient and the matrices applied to `X`, in this order.
+    `terms` are pairs of a coefficient and the matrices applied to `X`, in this order.
     """
 
     features: SparseMatrix
     terms: tuple[tuple[Any, tuple[SparseMatrix, ...]], ...]
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """`(sum_k c_k A_k X) weight^T + bias`, computed as `sum_k c_k A_k (X weight^T) + bias`."""
+        """Return `(sum_k c_k A_k X) weight^T + bias`, computed as `sum_k c_k A_k (X weight^T) + bias`."""
         h, parts = self.features @ weight.t(), []
         for coefficient, matrices in self.terms:
             part = h
@@ -64,7 +62,7 @@ class SparseLinear(Recorded):
 
 
 def first_linear(module: nn.Module) -> nn.Module | None:
-    """Return the linear map that a network applies to its input first; `None` if it starts with anything else."""
+    """Return the linear map that a network applies first; `None` if it starts with anything else."""
     if type(module) is nn.Sequential and len(module):
         return first_linear(module[0])
     if type(module) is pyg.MLP and isinstance(module.lins, nn.ModuleList) and len(module.lins):

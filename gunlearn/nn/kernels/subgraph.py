@@ -1,4 +1,4 @@
-"""The part of a graph that some nodes' outputs depend on, extracted at a cost proportional to its size."""
+"""Extract the part of a graph that some nodes' outputs depend on, at a cost proportional to its size."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Subgraph:
     """A part of a graph with its nodes renumbered.
 
     Args:
-        data: the part, with node and edge attributes gathered and without held-out edges.
+        data: the part, with its node and edge attributes and without held-out edges.
         n_id: original id of each node, `[num_nodes]`.
         e_id: original column of each edge, `[num_edges]`.
         ids: sorted original ids of the nodes that `relabel` knows, `[num_ids]`.
@@ -47,11 +47,7 @@ class Subgraph:
     place: Tensor
 
     def relabel(self, index: Tensor) -> Tensor:
-        """Return new ids of nodes, in the shape of `index`.
-
-        Raises:
-            InvalidInputError: a node that is not in the part (or only at its rim).
-        """
+        """Return new ids of nodes, in the shape of `index`; `InvalidInputError` for nodes outside or on the rim."""
         slot = torch.searchsorted(self.ids, index.contiguous()).clamp_(max=max(self.ids.numel() - 1, 0))
         if index.numel() and (self.ids.numel() == 0 or not torch.equal(self.ids[slot], index)):
             raise InvalidInputError("Expected nodes of the subgraph (got others)")
@@ -60,7 +56,7 @@ class Subgraph:
 
 @dataclass(eq=False)
 class _InEdges:
-    """Columns of `edge_index` grouped by target, and a map from nodes that is -1 everywhere between two calls."""
+    """Columns of `edge_index` grouped by target, and a node map that is -1 everywhere between two calls."""
 
     pointer: Tensor  # [num_nodes + 1]
     column: Tensor  # [num_edges]
@@ -85,7 +81,7 @@ def _ranges(start: Tensor, count: Tensor) -> Tensor:
 
 
 def spans(ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the entries of the groups `index`, group after group, and the size of each group."""
+    """Return the entries of the groups `index`, group by group, and each group's size."""
     start, count = ptr[index], ptr[index + 1] - ptr[index]
     return _ranges(start, count), count
 
@@ -99,21 +95,14 @@ def k_hop_subgraph(data: Data, seeds: Tensor, num_hops: int, max_edges: int | No
 def k_hop_subgraph(data: Data, seeds: Tensor, num_hops: int, max_edges: int | None = None) -> Subgraph | None:
     """Return exactly what `num_hops` message passing layers read to compute the outputs of `seeds`.
 
-    All edges into nodes within `num_hops` of a seed are kept, so that these nodes have their full degree, which
-    symmetric normalisation reads at the furthest senders too. Of the senders one hop further out only the number
-    matters: the last node stands for all of them, so that the rim needs no features and no outputs.
+    All edges into nodes within `num_hops` of a seed are kept, so that these nodes keep their full degree, which
+    symmetric normalisation reads. The last node stands for all senders one hop further out: only their number matters,
+    so that this rim needs no features and no outputs.
 
     Exact for layers of `flow="source_to_target"` whose normalisation reads in-degrees (all of PyG's that use
     `gcn_norm`), in models that mix nodes only through messages. Attributes that list other edges are dropped.
-
-    Args:
-        data: with `edge_index` `[2, num_edges]`.
-        seeds: node ids, in any order, repeated or not, `[num_seeds]`.
-        num_hops: number of message passing steps, see `propagation_depth`.
-        max_edges: stop early, with `None`, where the part has more edges.
-
-    Returns:
-        The part, in the order of the original ids; `None` where it has more than `max_edges` edges.
+    `propagation_depth` finds `num_hops`; `seeds` are node ids `[num_seeds]`. A part of more than `max_edges` edges
+    gives `None`, before any edge is gathered.
     """
     edge_index, num_nodes = data.edge_index, int(data.num_nodes)
     graph = _in_edges(edge_index, num_nodes)
@@ -121,10 +110,9 @@ def k_hop_subgraph(data: Data, seeds: Tensor, num_hops: int, max_edges: int | No
     touched: list[Tensor] = []
 
     def new(nodes: Tensor) -> Tensor:
-        """Return the nodes not seen before, each once."""
         nodes = nodes[slot[nodes] < 0]
         number = torch.arange(nodes.numel(), device=nodes.device)
-        slot[nodes] = number  # of several copies one stays
+        slot[nodes] = number  # one of several copies stays
         nodes = nodes[slot[nodes] == number]
         touched.append(nodes)
         return nodes
@@ -162,7 +150,7 @@ def part_of(data: Data, n_id: Tensor, e_id: Tensor, edge_index: Tensor) -> Subgr
 
 
 def gather(data: Data, n_id: Tensor, e_id: Tensor, edge_index: Tensor) -> Data:
-    """Return data of the given nodes and edges and their attributes, without other lists of edges."""
+    """Return data of the given nodes and edges with their attributes, without other lists of edges."""
     probe = copy.copy(data)  # `is_node_attr` caches its answers on its object
     out = Data(edge_index=edge_index, num_nodes=n_id.numel())
     for key in data.keys():  # noqa: SIM118 - iterating a Data yields pairs
@@ -217,16 +205,12 @@ def _unchanged(h: Tensor) -> Tensor:
 
 @torch.no_grad()
 def propagation_depth(model: nn.Module, data: Data, encode: Callable[[nn.Module, Data], Any] | None = None) -> int:
-    """Return how many times one pass sends messages: no output depends on a node further away than that.
+    """Return how many times one pass sends messages: no output depends on a node further away.
 
-    Counted while the model runs on a few nodes of the graph, so that a layer used twice counts twice and `APPNP(K=10)`
-    ten times. Parallel branches are added up, which is safe. Modules with a true attribute `by_node` read rows as nodes
-    of the whole graph and send no messages; they are skipped.
-
-    Args:
-        model: any module; unchanged afterwards.
-        data: what the model runs on.
-        encode: how to call it; `model(data.x, data.edge_index)` by default.
+    Counted in a run on a few nodes of the graph: a layer used twice counts twice, `APPNP(K=10)` ten times. Parallel
+    branches add up, which is safe. Modules with a true attribute `by_node` read rows as nodes of the whole graph and
+    send no messages; they are skipped. `encode(model, data)` is `model(data.x, data.edge_index)` by default; the model
+    is unchanged afterwards.
     """
     few = k_hop_subgraph(data, data.edge_index.new_zeros(1), 1)
     model = getattr(model, "_orig_mod", model)  # the wrapper of torch.compile

@@ -1,4 +1,4 @@
-"""Whether kernels may run, and the warning where one falls back to torch's own operators."""
+"""Whether kernels may run, and the warning for the fallback to torch's own operators."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ENABLED: ContextVar[bool] = ContextVar("gunlearn_kernels", default=True)
 def plain_path() -> Iterator[None]:
     """Inside the block no kernel runs: layers gather and scatter, dense features stay dense.
 
-    For comparisons, and for code that needs torch's own operators everywhere.
+    Use it for comparisons, and for code that needs torch's own operators.
     """
     token = _ENABLED.set(False)
     try:
@@ -37,7 +37,7 @@ def kernels_enabled() -> bool:
 
 
 def in_transform() -> bool:
-    """Return whether a `torch.func` transform is at work."""
+    """Return whether a `torch.func` transform is active."""
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 

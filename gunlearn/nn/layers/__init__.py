@@ -1,1 +1,1 @@
-"""Layers of our own."""
+"""Layers of this package."""

@@ -1,4 +1,4 @@
-"""INPO's influence-aware message function as a native layer."""
+"""A layer with INPO's influence-aware message function."""
 
 from __future__ import annotations
 
@@ -26,10 +26,7 @@ class InfluenceAwareConv(MessagePassing):
     is the influence of a node; see `influence_scale` and `MessageScale`. Constant scales are folded once into the
     adjacency, so that the layer runs as one CSR product.
 
-    Args:
-        in_channels: size of the input features.
-        out_channels: size of the output.
-        bias: add a learned bias, initially zero.
+    `bias` adds a learned bias, initially zero.
 
     Shapes: `x` `[num_nodes, in_channels]` (dense, or a `SparseMatrix`), `edge_index` `[2, num_edges]`, `edge_weight`
     `[num_edges]` or `None`; output `[num_nodes, out_channels]`.
@@ -43,7 +40,6 @@ class InfluenceAwareConv(MessagePassing):
         self.ran: str | None = None  # how the last pass went: "csr", "csr sparse" (features) or "plain"
 
     def reset_parameters(self) -> None:
-        """Draw new weights (torch's `Linear` default) and zero the bias."""
         super().reset_parameters()
         self.lin.reset_parameters()
         if self.bias is not None:
@@ -63,11 +59,11 @@ class InfluenceAwareConv(MessagePassing):
             out = self.propagate(index, x=h, edge_weight=weight.to(h.dtype))
         else:
             out = self._adjacency(edge_index, edge_weight, h.size(0), h.dtype) @ h
-        return out if self.bias is None else out.add_(self.bias)  # nobody else holds the sum: no copy needed
+        return out if self.bias is None else out.add_(self.bias)  # only we hold the sum: no copy needed
 
     @property
     def fresh(self) -> bool:
-        """Whether only the caller holds the last output, so that it may change it in place."""
+        """Whether the caller alone holds the last output and may change it in place."""
         hooked = self._forward_hooks or self._backward_hooks or self._backward_pre_hooks or "forward" in self.__dict__
         return self.ran is not None and self.ran != "plain" and not hooked
 
@@ -120,12 +116,7 @@ def needs_messages(layer: MessagePassing) -> bool:
 def influence_scale(influence: Tensor, edge_index: Tensor) -> Tensor:
     r"""Return the message scale `exp(-(s_u + s_v))` of each edge, `[num_edges]` (INPO, arXiv 2510.19479).
 
-    Args:
-        influence: influence of each node, in [0, 1], `[num_nodes]`.
-        edge_index: `[2, num_edges]`.
-
-    Raises:
-        InvalidInputError: the influence holds NaN or infinity.
+    `influence` is `s`, in [0, 1], `[num_nodes]`; NaN or infinity raise `InvalidInputError`.
     """
     if not torch.isfinite(influence).all():
         raise InvalidInputError("Expected finite influence scores (got NaN or infinity)")
@@ -133,10 +124,9 @@ def influence_scale(influence: Tensor, edge_index: Tensor) -> Tensor:
 
 
 class MessageScale(ScaledMessages):
-    """`ScaledMessages` with constant scales, which can also be had on a part of the graph.
+    """`ScaledMessages` with constant scales, which can move to a part of the graph (`on`).
 
     Args:
-        model: any module with PyG `MessagePassing` layers.
         edge_index: the edges to scale, `[2, num_edges]`; a pair `(v, v)` names the self-loop that a layer adds.
         scale: factor of each edge, `[num_edges]`, finite, not negative, a constant; copies of a pair share one.
 
@@ -151,7 +141,7 @@ class MessageScale(ScaledMessages):
         self.model = model
 
     def on(self, subgraph: Subgraph) -> MessageScale:
-        """Return the same scales on a part of the graph with its own numbering, at a cost proportional to the part."""
+        """Return the same scales on a renumbered part of the graph, at a cost proportional to the part."""
         loops = torch.arange(subgraph.n_id.numel(), device=subgraph.n_id.device).expand(2, -1)
         local = torch.cat([subgraph.data.edge_index, loops], dim=1)
         row, found = self.lookup.find(subgraph.n_id[local])

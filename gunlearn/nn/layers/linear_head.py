@@ -21,16 +21,14 @@ HEAD_LOSSES = ("logistic", "least_squares")
 class LinearHead(MessagePassing):
     """Logits `sum_l weights[l] S^l X W` with `S` the symmetrically normalised adjacency with self-loops.
 
-    The default is SGC (arXiv 1902.07153), other weights are a generalised PageRank. Train it like any model, or by
-    `gunlearn.methods.fit_linear_head`, which solves its convex problem and stores what later certificates need in
-    buffers of the model: `lam` (ridge), `alpha` (standard deviation of the perturbation), `perturbation`
-    `[num_classes, in_channels]`, and the bound on the training gradient's norm per class, in two parts: `spent` (grows
-    with each request) and `gap` (from approximate features, replaced each time). A head for least squares keeps
-    `inverse` `[in_channels, in_channels]` and `solution`, its weights in double precision.
+    The default is SGC (arXiv 1902.07153); other weights are a generalised PageRank. Train it like any model, or by
+    `gunlearn.methods.fit_linear_head`, which solves the convex problem and stores for later certificates, in buffers:
+    `lam` (ridge), `alpha` (standard deviation of the perturbation), `perturbation` `[num_classes, in_channels]`, and
+    the bound on the training gradient's norm per class, in two parts: `spent` (grows with each request) and `gap` (from
+    approximate features, replaced each time). A least-squares head keeps `inverse` `[in_channels, in_channels]` and
+    `solution`, its weights in double precision.
 
     Args:
-        in_channels: number of input features.
-        num_classes: number of classes.
         K: steps of propagation.
         weights: of each power of `S`, `K + 1` numbers; `None` for `S^K` alone.
         loss: what `fit_linear_head` minimises: `"logistic"` (one against the rest) or `"least_squares"`.
@@ -40,7 +38,7 @@ class LinearHead(MessagePassing):
         InvalidInputError: wrong sizes, weights or loss.
 
     Shapes: `x` `[num_nodes, in_channels]`, dense or CSR, `edge_index` `[2, num_edges]`; output
-    `[num_nodes, num_classes]`. The map is applied before propagation, so that sparse features stay sparse.
+    `[num_nodes, num_classes]`. The map goes before propagation, so that sparse features stay sparse.
     """
 
     def __init__(
@@ -71,7 +69,7 @@ class LinearHead(MessagePassing):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
     def reset_parameters(self) -> None:
-        if hasattr(self, "lin"):  # the base class calls this before there are any
+        if hasattr(self, "lin"):  # the base class calls this before `lin` exists
             self.lin.reset_parameters()
             for buffer in self.buffers():
                 buffer.zero_()
@@ -100,8 +98,7 @@ class HeadView:
     """The parts of a model that is one linear map on propagated features.
 
     Args:
-        model: the model.
-        lin: its linear map.
+        lin: the model's linear map.
         hops: weight of each power of `S`.
         normalize: rows of `x` are scaled to length 1.
         record: the model itself if it is a `LinearHead`, with the buffers of its training.
@@ -129,16 +126,11 @@ class HeadView:
 
     @property
     def num_classes(self) -> int:
-        """Columns of the weights."""
         return self.lin.weight.size(0)
 
 
 def head_of(model: nn.Module) -> HeadView:
-    """Return the parts of a `LinearHead`, or of another model that is exactly one `SGConv`.
-
-    Raises:
-        UnsupportedModelError: any other model.
-    """
+    """Return the parts of a `LinearHead` or of exactly one `SGConv`; other models raise `UnsupportedModelError`."""
     if isinstance(model, LinearHead):
         return HeadView(model, model.lin, model.hops, model.normalize, model)
     layers = [module for module in model.modules() if isinstance(module, MessagePassing)]
@@ -154,10 +146,7 @@ def head_of(model: nn.Module) -> HeadView:
 
 
 def row_scale(x: Tensor) -> Tensor:
-    """Return `1 / ||x_i||` of each row of dense or CSR features, 1 for rows of zeros: double precision `[num_nodes]`.
-
-    Made once per tensor.
-    """
+    """Return `1 / ||x_i||` of each row of dense or CSR features, 1 for zero rows, in double precision `[num_nodes]`."""
 
     def build() -> Tensor:
         if x.layout == torch.sparse_csr:
