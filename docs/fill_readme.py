@@ -4,8 +4,6 @@ The tables of methods, losses, figures and estimators come from the classes, the
 of `experiments/speed`, the table of results from the rows that `gunlearn run` wrote.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

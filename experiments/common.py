@@ -1,7 +1,5 @@
 """What the studies share: options, tables, files."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """gunlearn: unlearning in any trained graph neural network or language model. Public names load on first use."""
 
-from __future__ import annotations
-
 from gunlearn.core.lazy import lazy
 from gunlearn.core.moved import install as _install
 

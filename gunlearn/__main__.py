@@ -1,7 +1,5 @@
 """`python -m gunlearn` is the `gunlearn` command."""
 
-from __future__ import annotations
-
 from gunlearn.cli import main
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The functions a user calls."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Errors. Messages have the form ``Expected <what> (got <what else>)``, with the remedy where there is one."""
 
-from __future__ import annotations
-
 
 class GunlearnError(Exception):
     """Base of all errors that this package raises on purpose."""

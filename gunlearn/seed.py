@@ -1,7 +1,5 @@
 """Seeding that does not change the caller's random state."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The `gunlearn` command, run in this process."""
 
-from __future__ import annotations
-
 import pytest
 
 from gunlearn.cli import main

@@ -4,8 +4,6 @@
 bits differ between processors, so that no file of hashes is kept here.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

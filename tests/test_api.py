@@ -1,7 +1,5 @@
 """The functions a user calls: evaluation with and without references, saved results, the example in the docs."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The committed results of experiments hold what the project promises."""
 
-from __future__ import annotations
-
 from statistics import mean
 
 import pytest

@@ -1,7 +1,5 @@
 """The study of all methods: it runs small, and what is committed of it holds what the README says."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

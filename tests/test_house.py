@@ -1,7 +1,5 @@
 """The order of the rooms, read from the package's own source; exceptions may only become fewer."""
 
-from __future__ import annotations
-
 import ast
 import sys
 from collections import defaultdict

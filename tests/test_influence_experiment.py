@@ -1,7 +1,5 @@
 """`experiments/influence_in_inpo`: forget sets, paired differences, and that the study runs and resumes."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

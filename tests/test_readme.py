@@ -1,7 +1,5 @@
 """The generated tables of README and docs are fresh, and the examples run as printed, with fewer epochs."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

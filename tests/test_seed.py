@@ -1,7 +1,5 @@
 """Seeding that the caller does not notice."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

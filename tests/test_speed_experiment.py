@@ -1,7 +1,5 @@
 """`experiments/speed`: the plain baseline does the same maths as the package, and the study runs."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

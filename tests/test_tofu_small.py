@@ -1,7 +1,5 @@
 """The study on TOFU's authors: it runs small, and what is committed of it holds what its README says."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

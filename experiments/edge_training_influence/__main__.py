@@ -3,8 +3,6 @@
 python -m experiments.edge_training_influence --root DATA --out runs/edge_training_influence [--smoke]
 """
 
-from __future__ import annotations
-
 import json
 import time
 import warnings

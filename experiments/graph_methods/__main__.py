@@ -4,8 +4,6 @@ python -m experiments.graph_methods --root DATA --out runs/graph_methods [--smok
     [--datasets Cora ...] [--backbones gcn ...] [--seeds 0 1 2] [--methods utu ...] [--n-jobs 1]
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

@@ -3,8 +3,6 @@
 python -m experiments.graph_methods.heads --root DATA --out runs/heads [--requests 50] [--datasets Cora]
 """
 
-from __future__ import annotations
-
 import json
 import time
 from dataclasses import dataclass

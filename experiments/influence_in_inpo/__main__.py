@@ -3,8 +3,6 @@
 python -m experiments.influence_in_inpo --root DATA --out runs/influence_in_inpo [--smoke] [--datasets Cora DBLP]
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """The forget sets and the variants of INPO that are compared on them."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One problem of the study (data set, seed, forget set) and the rows of its cases."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 `python -m experiments.influence_in_inpo.report DIR` puts the rows in DIR, finished or not, into this folder.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -3,8 +3,6 @@
 python -m experiments.inpo_edges --root DATA --out runs/inpo_edges [--smoke] [--only dblp cs cora protocol ablation]
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 python -m experiments.llm_speed --out runs/llm_speed [--rounds 2] [--steps 3]
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

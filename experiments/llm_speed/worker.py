@@ -1,7 +1,5 @@
 """One training in a process of its own: seconds of CPU per step, and the peak of memory above the start."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import resource

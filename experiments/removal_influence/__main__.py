@@ -3,8 +3,6 @@
 python -m experiments.removal_influence --root DATA --out runs/removal_influence [--smoke] [--datasets Cora DBLP]
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import time

@@ -1,7 +1,5 @@
 """Rows as the two tables of README.md: `python -m experiments.removal_influence.tables results.json`."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -3,8 +3,6 @@
 python -m experiments.retain_samples --root DATA --out runs/retain_samples [--smoke] [--datasets DBLP CS]
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 python -m experiments.speed --root DATA --out runs/speed [--device cpu|cuda] [--smoke] [--only step run scale]
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

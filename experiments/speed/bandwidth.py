@@ -1,7 +1,5 @@
 """Bytes per second that the memory of this device delivers: streams, and rows gathered at random."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -8,8 +8,6 @@ Values and indices have 4 bytes each. Each pass is one product or one fused swee
   the operand fits into the caches).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from experiments import common

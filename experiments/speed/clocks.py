@@ -1,7 +1,5 @@
 """Wall time of steps and peak memory of phases, on CPU and CUDA."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """One function per measurement; each takes and returns what JSON holds, and runs in a process of its own."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable
 from typing import Any

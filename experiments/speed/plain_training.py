@@ -1,7 +1,5 @@
 """The plain PyG formulation of training from new weights and of the evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The problems to measure: the official protocol on named data sets, power-law graphs of any size."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any

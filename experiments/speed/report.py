@@ -1,7 +1,5 @@
 """Tables and plots of the rows; `python -m experiments.speed.report DIR` puts them into the README of this folder."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Power-law graphs of any size: Chung-Lu, its end points drawn by the inverse of their distribution."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch_geometric.data import Data

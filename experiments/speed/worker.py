@@ -1,7 +1,5 @@
 """One measurement in a fresh process with one thread: `python -m experiments.speed.worker '{"measure": ...}'`."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -4,8 +4,6 @@ python -m experiments.tofu_small --root DATA --out runs/tofu_small [--smoke] [--
     [--methods npo graddiff ...]
 """
 
-from __future__ import annotations
-
 import json
 import time
 from dataclasses import dataclass, replace

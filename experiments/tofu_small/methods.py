@@ -1,7 +1,5 @@
 """What is compared, all from the same trained model with the same budget."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The problem: TOFU's authors, a small model that learns them from nothing, and models that never saw some of them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

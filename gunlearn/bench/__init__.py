@@ -1,7 +1,5 @@
 """Grids of cells (data set x request x task x seed) and methods, and studies of influence."""
 
-from __future__ import annotations
-
 from gunlearn.core.lazy import lazy
 
 _HOMES = {

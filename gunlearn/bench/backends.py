@@ -1,7 +1,5 @@
 """Backends of a grid: processes of this machine, or the workers of a Dask or Ray cluster."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

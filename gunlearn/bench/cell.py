@@ -1,7 +1,5 @@
 """Cells: the problems of a grid."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

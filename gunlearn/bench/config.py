@@ -1,7 +1,5 @@
 """Configurations of a grid: cells, methods with their options, the recipe of the base model."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Figures over the epochs of a run, for plots."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Run a grid: every method on every cell. Each row is written as soon as it is ready."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -1,7 +1,5 @@
 """Studies of influence with data, base model and files."""
 
-from __future__ import annotations
-
 import copy
 import io
 import json

@@ -1,7 +1,5 @@
 """Trained models on disk, so that base models and references are trained once."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """The user's own model in a study, from a function in a Python file."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from collections.abc import Callable

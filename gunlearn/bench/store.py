@@ -1,7 +1,5 @@
 """Rows on disk, one line each: a killed grid loses only the row in progress."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

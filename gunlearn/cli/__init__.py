@@ -1,7 +1,5 @@
 """The `gunlearn` command. Heavy modules load when a command uses them, not for help."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

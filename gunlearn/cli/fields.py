@@ -1,7 +1,5 @@
 """Kinds of options, with their texts in the help."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Language models for the command line. Loads when needed, since it imports transformers and peft."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

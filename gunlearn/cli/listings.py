@@ -1,7 +1,5 @@
 """`gunlearn methods`, `figures`, `estimators`, `datasets`, `losses`, `report`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar

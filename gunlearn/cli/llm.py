@@ -1,7 +1,5 @@
 """`gunlearn llm` and `gunlearn llm-methods`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """Modules of release 0.1 that were renamed: the error of an import names the new module."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder

@@ -1,7 +1,5 @@
 """Options: parse them from text, name those of a class, check the types of their values."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """Registries: classes by name, imported on first use."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from importlib import import_module

@@ -1,7 +1,5 @@
 """The diagonal of the empirical Fisher information, in a few backward passes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

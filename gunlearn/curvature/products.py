@@ -1,7 +1,5 @@
 """Exact products of vectors with the training loss's Hessian, or its Gauss-Newton part, for any PyG model."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any

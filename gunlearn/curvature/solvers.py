@@ -1,7 +1,5 @@
 """Solvers for a symmetric matrix known by its products: eigenvalue bounds, conjugate gradients, LiSSA."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol

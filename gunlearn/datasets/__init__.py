@@ -1,7 +1,5 @@
 """Named data sets, the user's own graphs, and the check that every graph must pass."""
 
-from __future__ import annotations
-
 from gunlearn.datasets.catalogue import DATASETS, Dataset, available, load
 from gunlearn.datasets.files import from_files
 from gunlearn.datasets.own import from_networkx

@@ -1,7 +1,5 @@
 """The named data sets, and `load`."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import warnings

@@ -1,7 +1,5 @@
 """The user's own graphs on disk: an edge list and arrays."""
 
-from __future__ import annotations
-
 import re
 from os import PathLike
 from pathlib import Path

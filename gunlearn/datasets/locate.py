@@ -1,7 +1,5 @@
 """Folders of raw files: the user's root, which is never written to, and the cache of downloads."""
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

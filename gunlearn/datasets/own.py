@@ -1,7 +1,5 @@
 """Graphs in memory: the user's own, and small ones of scikit-learn and networkx, which need no files."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import networkx as nx

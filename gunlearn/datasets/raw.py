@@ -1,7 +1,5 @@
 """Readers and downloads of raw files in the layouts of PyG and OGB; readers write nothing."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

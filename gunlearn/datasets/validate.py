@@ -1,7 +1,5 @@
 """The check that every graph must pass before anything is trained on it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -6,8 +6,6 @@
 >>> trainer = UnlearnTrainer(model, objective, forget_dataset=forget, retain_dataset=retain)  # doctest: +SKIP
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 from gunlearn.core.lazy import lazy

@@ -1,7 +1,5 @@
 """Paragraphs of a model card: the effect on the rows, and how to load the output."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any

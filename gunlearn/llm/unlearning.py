@@ -1,7 +1,5 @@
 """One call from a model and two files to an unlearned model with its record."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast

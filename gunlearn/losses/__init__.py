@@ -8,8 +8,6 @@ the docstring of the function of `functional` that it computes.
     NPO(beta=5) + 1.0 * NLL(on='retain') + 0.5 * TopologicalEntropy()
 """
 
-from __future__ import annotations
-
 from gunlearn.losses import functional
 from gunlearn.losses.adjusted import IHL, UNDIAL, CrossEntropyUnlearning, FlatLogits
 from gunlearn.losses.base import Loss

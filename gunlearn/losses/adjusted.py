@@ -1,7 +1,5 @@
 """Losses that move the predictions towards a distribution without the forgotten token, or towards a flat one."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

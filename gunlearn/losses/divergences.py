@@ -1,7 +1,5 @@
 """Pure tensor functions that compare two distributions, part of `gunlearn.losses.functional`: in float32 at least."""
 
-from __future__ import annotations
-
 import math
 
 import torch

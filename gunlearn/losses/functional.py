@@ -4,8 +4,6 @@ Inputs of lower precision than float32 are computed, and returned, in float32: h
 log-softmax over a vocabulary or a sum over many items. Gradients have the input's own type.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """IMU's weights: items whose gradients agree with the mean gradient weigh most (arXiv 2508.01620)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

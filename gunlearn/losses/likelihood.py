@@ -1,7 +1,5 @@
 """Losses of the likelihood alone, which learn or unlearn each token by itself."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """A loss that moves hidden representations elsewhere."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Losses that prefer something else to the forgotten answer: anything, another answer, or a reference point."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor

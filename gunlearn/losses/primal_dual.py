@@ -1,7 +1,5 @@
 """The weight of a retain loss that must stay below a bound."""
 
-from __future__ import annotations
-
 from gunlearn.core.checks import check_integer, check_number
 
 

@@ -1,7 +1,5 @@
 """From values per item to one number: masks, weights and averages."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

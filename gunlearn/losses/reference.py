@@ -1,7 +1,5 @@
 """Losses that compare a model with the one before unlearning, or with another teacher."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor

@@ -4,8 +4,6 @@ Like those they compute in float32 at least and return one value per item or tok
 and weights that are made of the current model's own predictions, as in the papers.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch

@@ -1,7 +1,5 @@
 """Unlearning methods, one file each; a name is imported on first use, so that no method needs what another needs."""
 
-from __future__ import annotations
-
 from gunlearn.core.lazy import lazy
 from gunlearn.core.registry import Registry
 

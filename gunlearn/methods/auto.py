@@ -1,7 +1,5 @@
 """Choose the method by request, task, model and budget."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The base class of unlearning methods, what a method gets and what it returns."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from abc import ABC, abstractmethod

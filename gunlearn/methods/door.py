@@ -1,7 +1,5 @@
 """Run one method on one problem: copies, random state, clock, memory, record."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One table of published settings per task: options that differ from the defaults of a method's class."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -8,8 +8,6 @@ whose normalisation and decoding are unknown. A `Supplier` draws and scores samp
 `gunlearn.llm.metrics.TextAlignment`; a diffusion model supplies the Gaussian divergence of each step.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Figures: numbers that are measured of a model, with their texts for tables, legends and plots."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any

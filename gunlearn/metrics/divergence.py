@@ -1,7 +1,5 @@
 """Distance to retrained models, and its noise floor."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from itertools import combinations
 

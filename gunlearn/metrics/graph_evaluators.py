@@ -1,7 +1,5 @@
 """Items of graph tasks. Models read the retained graph; items that are not in it are read on the original graph."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

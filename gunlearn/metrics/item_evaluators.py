@@ -1,7 +1,5 @@
 """Evaluators of classifiers, and of independent items (images, rows of an array)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """How right a model is about the items' own labels: accuracy and mean probability."""
 
-from __future__ import annotations
-
 from gunlearn.metrics.base import CLASSES, LINKS, Figure
 from gunlearn.metrics.view import ModelView
 

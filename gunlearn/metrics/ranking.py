@@ -1,7 +1,5 @@
 """AUC and average precision (AP) of scores of two sets of items, and the figures that use them."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score

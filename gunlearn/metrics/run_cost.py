@@ -1,7 +1,5 @@
 """Time, epochs and memory of a run."""
 
-from __future__ import annotations
-
 from gunlearn.metrics.base import Figure
 from gunlearn.metrics.view import ModelView
 

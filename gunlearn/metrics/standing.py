@@ -1,7 +1,5 @@
 """Alignment of models with retrained ones, its noise floor, and the gain over the untouched model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations

@@ -1,7 +1,5 @@
 """Scores of language models per token of given texts, and the figures that use them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """Attachments to any model, kernels, layers, models."""
 
-from __future__ import annotations
-
 from gunlearn.core.lazy import lazy
 
 _HOMES = {

@@ -1,7 +1,5 @@
 """Models that the command line trains."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any

@@ -1,7 +1,5 @@
 """Tables for the terminal and READMEs, HTML reports, plots, listings. Names load on first use."""
 
-from __future__ import annotations
-
 from gunlearn.core.lazy import lazy
 
 _HOMES = {

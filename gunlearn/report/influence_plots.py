@@ -1,7 +1,5 @@
 """Plots of a study of influence estimators."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Tables and the HTML report of a study of influence estimators."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

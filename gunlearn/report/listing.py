@@ -1,7 +1,5 @@
 """Listings of methods, figures, estimators, losses (from class attributes) and data sets."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from os import PathLike

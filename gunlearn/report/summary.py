@@ -1,7 +1,5 @@
 """Rows of several seeds summarised: one line per method and mode."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterable, Sequence

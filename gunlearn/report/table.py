@@ -1,7 +1,5 @@
 """Tables as plain text, markdown, or for the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Requests name the things to forget and resolve against data to a partition. Names load on first use."""
 
-from __future__ import annotations
-
 from gunlearn.core.lazy import lazy
 
 _HOMES = {

@@ -1,7 +1,5 @@
 """Requests to forget edges: named one by one, or drawn."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, ClassVar

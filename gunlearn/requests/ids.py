@@ -1,7 +1,5 @@
 """Requests for things with numbers: named one by one, by a mask, or drawn among the training ones."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, ClassVar

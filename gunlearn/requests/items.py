@@ -1,7 +1,5 @@
 """Requests to forget independent items: rows of an array, named one by one, by a mask, or drawn."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn

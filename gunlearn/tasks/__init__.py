@@ -1,7 +1,5 @@
 """Tasks: what a model predicts, item by item. Names load on first use: a text task needs no graph library."""
 
-from __future__ import annotations
-
 from gunlearn.core.lazy import lazy
 
 _HOMES = {

@@ -1,7 +1,5 @@
 """Tasks by their names."""
 
-from __future__ import annotations
-
 from gunlearn.core.registry import Registry, did_you_mean
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Task

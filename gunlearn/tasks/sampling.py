@@ -1,7 +1,5 @@
 """Choice of the retained items that a step reads: a weighted stratified sample, or the next batch of a permutation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

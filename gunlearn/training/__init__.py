@@ -1,7 +1,5 @@
 """THE loop: base models, retraining and every optimised method run through it. Names load on first use."""
 
-from __future__ import annotations
-
 from gunlearn.core.lazy import lazy
 
 _HOMES = {

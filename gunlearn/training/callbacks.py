@@ -1,7 +1,5 @@
 """Callbacks of the training loop, under the names (and call signature) of transformers' `TrainerCallback`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

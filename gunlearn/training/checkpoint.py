@@ -1,7 +1,5 @@
 """Checkpoints: everything that a run needs to resume exactly."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import tempfile

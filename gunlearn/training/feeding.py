@@ -1,7 +1,5 @@
 """The items of each step: all of every part, or batches of it."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any

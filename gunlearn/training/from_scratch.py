@@ -1,7 +1,5 @@
 """Training from new weights, for base models and the retrained gold standard."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Sequence

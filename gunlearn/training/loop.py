@@ -1,7 +1,5 @@
 """THE training loop: base models, retraining and every optimised method run through `fit`."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence

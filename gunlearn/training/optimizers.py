@@ -1,7 +1,5 @@
 """Optimisers and schedulers by PyTorch's names, or from a caller's own function."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

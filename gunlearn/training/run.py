@@ -1,7 +1,5 @@
 """Train one model: copies, random state, clock, memory, record."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The objective step of training and unlearning: predictions of each part and of the reference, then the objective."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass

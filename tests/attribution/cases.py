@@ -4,8 +4,6 @@ Cases come from `ESTIMATORS`: a new estimator is tested as soon as it is registe
 small graph, or what it cannot promise, is said here.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import itertools

@@ -1,7 +1,5 @@
 """Graphs, models and the comparison that the tests of removal influence share; everything in double precision."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Small problems in double precision, and their dense oracles, for the tests of second-order influence."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """What every estimator must do: all cases on one model, one case of each estimator on all models that users bring."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 

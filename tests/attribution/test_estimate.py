@@ -1,7 +1,5 @@
 """What callers and their models do to an estimate: gradient modes, targets that write, multigraphs, skips."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor, nn

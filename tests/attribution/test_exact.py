@@ -1,7 +1,5 @@
 """`exact` gives `brute`'s numbers from the changed rows alone, for every layer it has a rule for."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 import pytest

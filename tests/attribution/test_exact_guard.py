@@ -1,7 +1,5 @@
 """Where `exact` has no rule, or a rule fails, it notices: brute force with a warning, never a wrong number."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """First-order influence: Jacobians by dense autograd and finite differences, their norms by Cauchy probes."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch_geometric.nn as pyg

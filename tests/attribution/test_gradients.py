@@ -1,7 +1,5 @@
 """Gradient-based training influence: loops of plain autograd in float64, and what a step of training does."""
 
-from __future__ import annotations
-
 import warnings
 
 import pytest

@@ -1,7 +1,5 @@
 """Items are distinct edits of the graph; `brute` runs the model on what the edit leaves."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch_geometric.data import Data

@@ -1,7 +1,5 @@
 """The cheap estimate: exact where its two assumptions hold, close on a real graph, refused elsewhere."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch_geometric.nn as pyg

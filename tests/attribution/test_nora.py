@@ -1,7 +1,5 @@
 """NORA against a literal transcription of its formula in python loops, and against the expression of INPO's code."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """Other people's code as an independent oracle, where it computes the same thing."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Retraining as the truth: least squares, whose retrained optimum is a closed form, and controls of every figure."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

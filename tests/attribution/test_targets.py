@@ -1,7 +1,5 @@
 """Targets: how far outputs move, and the change of a number of them."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

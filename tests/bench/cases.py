@@ -1,7 +1,5 @@
 """What the tests of grids share: a small recipe, and rows without what no two runs have alike."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from gunlearn.bench import Recipe

@@ -1,7 +1,5 @@
 """Grids on a cluster of two workers: the rows are those of one process, also where a worker is killed on the way."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

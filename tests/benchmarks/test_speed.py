@@ -1,7 +1,5 @@
 """Timings, run by `make bench`; ratios between neighbours in the table are what to read."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch_geometric.data import Data

@@ -1,7 +1,5 @@
 """The one parser of options: what `run`, `influence` and `llm` read from the command line."""
 
-from __future__ import annotations
-
 from typing import Any, get_type_hints
 
 import pytest

@@ -1,7 +1,5 @@
 """Every training run collects garbage; what was imported is none, and searching it would take most of the time."""
 
-from __future__ import annotations
-
 import gc
 
 import pytest

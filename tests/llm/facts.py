@@ -5,8 +5,6 @@ them, retrained ones all but the four people to forget. Models are trained once 
 GUNLEARN_TEST_CACHE names, where it names one.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """What `test_trainer_accumulation.py` runs in one process and, through `accelerate launch`, in two."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

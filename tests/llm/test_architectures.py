@@ -1,7 +1,5 @@
 """Architectures of transformers from tiny configs, padded on either side: the numbers of their own loss."""
 
-from __future__ import annotations
-
 import functools
 
 import pytest

@@ -1,7 +1,5 @@
 """Adapter arithmetic: products, exact restoration, and what is refused."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Relearning and quantisation: what is hidden comes back, what is unknown does not."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

@@ -1,7 +1,5 @@
 """NeuralUCB: formulas against dense algebra, and the best of twenty arms."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Bounded adapters: bound, exactness, peft's whole life cycle, and retention under ascent."""
 
-from __future__ import annotations
-
 import copy
 import math
 from types import SimpleNamespace

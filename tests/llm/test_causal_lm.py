@@ -1,7 +1,5 @@
 """What the task reads of a model: masks, padding, splits, precision, and both ways to the same numbers."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Records become rows: what is a label, where texts are cut, which files and rows are refused."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from functools import cache

@@ -1,7 +1,5 @@
 """DP2Unlearning: gradients per record, the accountant's figures, what is refused, and what the second phase leaks."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """Functional alignment of language models: brute force over all texts of a toy, and models that know facts."""
 
-from __future__ import annotations
-
 from functools import cache
 from itertools import product
 from types import SimpleNamespace

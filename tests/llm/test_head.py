@@ -1,7 +1,5 @@
 """Log-probabilities in chunks equal float64 autograd over dense logits; heads are found out and put back."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor, nn

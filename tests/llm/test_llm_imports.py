@@ -1,7 +1,5 @@
 """What `gunlearn.llm` loads, and what it says where transformers is missing."""
 
-from __future__ import annotations
-
 import importlib.util
 import runpy
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """TOFU's metrics, memorisation and the table, against transformers, scipy, numpy and plain counting."""
 
-from __future__ import annotations
-
 import copy
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What `unlearn` and `gunlearn llm` leave behind: folders, records, cards."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

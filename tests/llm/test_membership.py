@@ -1,7 +1,5 @@
 """Membership attacks: scores by hand, and what they say of a model that knows and ones that never did."""
 
-from __future__ import annotations
-
 import zlib
 
 import numpy as np

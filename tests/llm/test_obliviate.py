@@ -1,7 +1,5 @@
 """OBLIVIATE: target tokens, retain sets, the three losses, and what each of them is needed for."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which rows meet, epoch by epoch; rows that are in two parts; rows that make no batch."""
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """PDU's multiplier in a Trainer: its sequence by hand, accumulation, resuming."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The README's example, run as it is printed."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

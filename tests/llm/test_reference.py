@@ -1,7 +1,5 @@
 """The model before unlearning stays what it was, and costs a copy only where it must."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Reveal and release on the facts: what is revealed, what is released, and what it costs."""
 
-from __future__ import annotations
-
 from functools import cache
 from itertools import pairwise
 

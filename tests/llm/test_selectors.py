@@ -1,7 +1,5 @@
 """Which tokens are chosen to forget: scores by the definition, the best of them, whole words."""
 
-from __future__ import annotations
-
 import copy
 import math
 import warnings

@@ -1,7 +1,5 @@
 """Methods written for any task unlearn token sequences, or say why they do not."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The trainer forgets what it is told to, keeps its books, and can be stopped, resumed, saved and refused."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """A step is one step, however its rows are split over micro-batches and processes."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

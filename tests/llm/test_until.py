@@ -1,7 +1,5 @@
 """Stopping at the likelihood of unseen texts."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from transformers import TrainerState

@@ -1,7 +1,5 @@
 """Untrained models of real architectures, with as few weights as they take."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

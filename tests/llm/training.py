@@ -1,7 +1,5 @@
 """A trainer for the models that know facts, and what tests read of it."""
 
-from __future__ import annotations
-
 import copy
 import tempfile
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 `tests/losses/test_contract.py` runs every row through all contract tests and fails where a registered loss has none.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What every loss must do, run over all rows of the case table."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 import math

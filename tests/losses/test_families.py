@@ -1,7 +1,5 @@
 """What sets one loss apart from the others."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The pure functions against closed forms and independent libraries."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """The loss layer knows torch alone."""
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """IMU's weights in closed form against gradients by autograd; the multiplier of a retain loss."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Losses compose like numbers."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The currency between tasks and losses."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Masks, weights and averages."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

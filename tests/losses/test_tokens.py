@@ -1,7 +1,5 @@
 """Losses on sequences of tokens, three items of five, against numpy token by token, and what sets each apart."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

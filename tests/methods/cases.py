@@ -1,7 +1,5 @@
 """One row per registered method and variant, and the models and the graph that the contract tests run them on."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Small real problems of each task, and figures of how well they are forgotten, by hand."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from pathlib import Path

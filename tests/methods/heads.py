@@ -1,7 +1,5 @@
 """Dense oracles for linear heads, and the real graphs that their tests run on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

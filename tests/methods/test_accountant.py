@@ -1,7 +1,5 @@
 """The accountant: its formula against the exact Gaussian tail, its checks one by one, and the budget that runs out."""
 
-from __future__ import annotations
-
 import copy
 import math
 from statistics import NormalDist

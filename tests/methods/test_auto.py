@@ -1,7 +1,5 @@
 """Each rule of `auto`, and that it does what the method it names does."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """CGU and ScaleGUN: bounds against exact gradients and optima, convex training, propagation by pushes."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Cognac: phases, contrast and affected nodes against numpy and brute force, its controls on Cora."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """ETR against loops in numpy, dense autograd in float64, and its controls on Cora."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

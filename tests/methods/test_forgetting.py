@@ -1,7 +1,5 @@
 """Methods forget a class of digits, and edges and nodes of the karate club; their controls do not."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """GNNDelete's operators, its losses, and INPO's objective on such operators."""
 
-from __future__ import annotations
-
 import copy
 import io
 import pickle

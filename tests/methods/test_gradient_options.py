@@ -1,7 +1,5 @@
 """An option of an optimised method changes what it does, or is refused: never a third thing."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple

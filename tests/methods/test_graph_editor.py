@@ -1,7 +1,5 @@
 """GraphEditor against a brute-force refit in numpy, and what it refuses."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

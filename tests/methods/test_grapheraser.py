@@ -1,7 +1,5 @@
 """GraphEraser: partitions, what is retrained and what is not, weights, the contract of an ensemble."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from typing import Any

@@ -1,7 +1,5 @@
 """IMU: influences of forgotten items against dense gradients, their weights, and what moves."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

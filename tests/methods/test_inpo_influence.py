@@ -1,7 +1,5 @@
 """INPO's choice of influence score: what it leaves as it was, and what each score does to the message scales."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """INPO's two modes against the paper's formulas, written out in dense float64 numpy."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Losses, loop and methods are not bound to graphs: the same classes unlearn images from a plain classifier."""
 
-from __future__ import annotations
-
 import functools
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """MEGU: its four terms by hand, its neighbours by dense linear algebra, its controls on Cora."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from typing import Any

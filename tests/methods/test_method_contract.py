@@ -1,7 +1,5 @@
 """What every method must do, run over all rows of the case table and models that users bring."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

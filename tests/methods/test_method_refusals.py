@@ -1,7 +1,5 @@
 """What no method may accept, and no method may return."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

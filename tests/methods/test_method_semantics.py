@@ -1,7 +1,5 @@
 """What each method is supposed to do, and what none may look at."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any

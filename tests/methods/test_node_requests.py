@@ -1,7 +1,5 @@
 """What node requests must not do: let forgotten rows into statistics and negatives, or forget what is gone already."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Features of a pair of nodes against networkx, with the edge between the two taken out."""
 
-from __future__ import annotations
-
 import networkx as nx
 import numpy as np
 import torch

@@ -1,7 +1,5 @@
 """Paper modes train with the papers' optimisers; the control is the default mode, which takes Adam."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 

@@ -1,7 +1,5 @@
 """SCRUB: the phases' losses, the direction of the ascent, the rewind, and a class of digits forgotten."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

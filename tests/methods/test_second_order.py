@@ -1,7 +1,5 @@
 """The second-order updates against dense Newton steps, retraining to convergence, and what went wrong elsewhere."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import math

@@ -1,7 +1,5 @@
 """SSD: which weights shrink and by how much, against dense importances."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Random labels, an incompetent teacher, a student of two teachers: what they are taught, and by whom."""
 
-from __future__ import annotations
-
 import copy
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """One row per registered figure, and a small problem of each task to compute it on."""
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass

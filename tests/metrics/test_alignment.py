@@ -1,7 +1,5 @@
 """The core of functional alignment against closed forms, scipy and numpy."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The evaluator of classifiers against scikit-learn and scipy, and what it must not read."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

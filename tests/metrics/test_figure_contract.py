@@ -1,7 +1,5 @@
 """What every registered figure keeps to, and figures of one's own."""
 
-from __future__ import annotations
-
 import json
 import re
 from html import unescape

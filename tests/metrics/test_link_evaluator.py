@@ -1,7 +1,5 @@
 """Figures of a link predictor, recomputed from the models' outputs with numpy, scikit-learn and scipy."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 

@@ -1,7 +1,5 @@
 """AUC and AP against counted pairs and ranks."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """`after_layer`, and what all contexts share: nesting, exceptions, nothing left behind."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Models, graphs and the before/after snapshot shared by the tests of `gunlearn.nn.attach`, with tests of their own."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any

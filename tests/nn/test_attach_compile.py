@@ -3,8 +3,6 @@
 Control: forward hooks registered after the first compiled call of a model without graph breaks are ignored.
 """
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """`removed_edges` equals the model on the truly deleted graph."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """`scaled_messages` equals dense float64 formulas with each message times its scale."""
 
-from __future__ import annotations
-
 import copy
 from contextlib import nullcontext
 

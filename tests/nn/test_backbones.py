@@ -1,7 +1,5 @@
 """The stack of graph convolutions against PyG's layers, and every backbone against dense formulas and the tasks."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

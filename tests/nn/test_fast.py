@@ -1,7 +1,5 @@
 """The fused path against PyG's own gather-scatter: every supported layer, graph and feature layout."""
 
-from __future__ import annotations
-
 import copy
 import gc
 import weakref

@@ -1,7 +1,5 @@
 """Heterogeneous graphs and graphs with relations through requests, tasks and methods, against deletion by hand."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

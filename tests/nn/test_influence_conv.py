@@ -1,7 +1,5 @@
 """The native layer against PyG's GCNConv, dense float64 formulas, and the attached scales."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from contextlib import nullcontext

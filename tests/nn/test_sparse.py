@@ -1,7 +1,5 @@
 """CSR kernels against dense and gather-scatter formulations, and the memory they live in."""
 
-from __future__ import annotations
-
 import gc
 import warnings
 import weakref

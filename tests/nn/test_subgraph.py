@@ -1,7 +1,5 @@
 """k-hop subgraphs give the full graph's outputs, at a cost that does not depend on the rest of the graph."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

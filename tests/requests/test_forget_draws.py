@@ -1,7 +1,5 @@
 """Drawn requests: how many, from where, in which order, and from whose random numbers."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """Named requests and their partitions against brute force over Python sets."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import pickle

@@ -1,7 +1,5 @@
 """Forgetting rows of an array of independent items."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

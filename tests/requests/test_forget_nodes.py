@@ -1,7 +1,5 @@
 """Requests for nodes, features, subgraphs, graphs and relations, and what they leave."""
 
-from __future__ import annotations
-
 import copy
 
 import networkx as nx

@@ -1,7 +1,5 @@
 """Every request that cannot be met is refused with the reason."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

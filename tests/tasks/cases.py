@@ -1,7 +1,5 @@
 """One row per registered task, and the graphs and sets of edges that tests of tasks and requests share."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass

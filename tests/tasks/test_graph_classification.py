@@ -1,7 +1,5 @@
 """Graph classification on ego graphs of a real network: items are graphs of a batch."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor, nn

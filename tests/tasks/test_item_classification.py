@@ -1,7 +1,5 @@
 """Classification of independent items: likelihoods, parts, batches."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

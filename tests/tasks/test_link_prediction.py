@@ -1,7 +1,5 @@
 """Link prediction: likelihoods against torch's BCE, anybody's model, and parts that hold what they say and no more."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings

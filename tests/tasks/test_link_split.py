@@ -1,7 +1,5 @@
 """Splits of edges: the official ones to the bit, and no held-out edge in what a model trains on."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 

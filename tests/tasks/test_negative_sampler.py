@@ -1,7 +1,5 @@
 """Negatives are uniform over the pairs that are no edges, and exactly as many as asked for."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Node classification: likelihoods against torch's cross-entropy, labels that stay apart, splits, subgraphs, Cora."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

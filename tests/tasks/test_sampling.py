@@ -1,7 +1,5 @@
 """Sampled retained items: strata, allocation, unbiased weights, permutations, random parts of the nodes."""
 
-from __future__ import annotations
-
 import itertools
 
 import networkx as nx

@@ -1,7 +1,5 @@
 """What every registered task keeps to; its rows are in `cases.py`."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Callbacks that tests give a run: a function at an event, and a run that is killed after a checkpoint."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

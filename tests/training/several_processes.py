@@ -1,7 +1,5 @@
 """What `test_distributed.py` runs in one process and, through `accelerate launch`, in two; writes one file each."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Every part comes in batches: how many rows a pass reads, which ones, and that pieces add up to the whole."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Two processes under `accelerate launch` do what one does, and write what one writes."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import subprocess

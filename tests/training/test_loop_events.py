@@ -1,7 +1,5 @@
 """The loop itself: events in order, early stops, the best epoch, clocks and quiet."""
 
-from __future__ import annotations
-
 import functools
 from types import SimpleNamespace
 from typing import Any

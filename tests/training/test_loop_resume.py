@@ -1,7 +1,5 @@
 """A killed run, resumed, ends in the same weights and history, bit by bit; another run's checkpoint is refused."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Steps that read a part of the graph: the same losses and gradients, and clear refusals where that cannot be."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Optimisers and schedulers: PyTorch's by name or a caller's own, against PyTorch's and updates by hand."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

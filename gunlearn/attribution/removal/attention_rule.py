@@ -1,7 +1,5 @@
 """The rule of attention layers: attention is recomputed for the rows that an edit changes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

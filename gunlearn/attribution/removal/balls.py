@@ -1,7 +1,5 @@
 """The output rows that graph edits can change: for each item, a ball of nodes around it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

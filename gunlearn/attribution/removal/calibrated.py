@@ -1,7 +1,5 @@
 """A cheap estimate, corrected by the exact influence of a few items."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

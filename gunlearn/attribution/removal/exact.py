@@ -1,7 +1,5 @@
 """Removal influence by definition: a forward pass per item, or only the rows that change."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 

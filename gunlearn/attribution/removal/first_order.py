@@ -1,7 +1,5 @@
 """First-order removal influence: the gradient with respect to a mask on edges or features."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

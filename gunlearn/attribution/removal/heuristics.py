@@ -1,7 +1,5 @@
 """Cheap stand-ins for removal influence: NORA, INPO's sum of it, degrees."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """The rule of each kind of convolution, and the choice of a layer's rule."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast

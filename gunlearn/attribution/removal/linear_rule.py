@@ -1,7 +1,5 @@
 """Rules compute a layer's output only for the rows that edits change. Here: layers linear in their messages."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Removal influence in closed form at the item's nodes, and to first order around them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """NORA: the influence of removing a node, from one forward and one backward pass."""
 
-from __future__ import annotations
-
 import math
 from contextlib import ExitStack
 

@@ -1,7 +1,5 @@
 """Agreement of estimated with true scores: correlations, precision at the top, intervals."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """A study's influence problem, and the estimators that run on it and are measured."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Compare estimators of influence with the truth, and compare their costs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The truths that estimates are compared with, for both questions."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

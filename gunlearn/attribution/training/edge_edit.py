@@ -1,7 +1,5 @@
 """Training influence of graph edits: parameter shift and changed messages."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from typing import ClassVar

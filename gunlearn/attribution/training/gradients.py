@@ -1,7 +1,5 @@
 """Training influence from the gradients of the items' losses and of the target."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Influence functions: training influence through an inverse curvature."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from typing import ClassVar

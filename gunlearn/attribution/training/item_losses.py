@@ -1,7 +1,5 @@
 """Each item's terms of the training loss."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The proximal Bregman response, computed by training: what influence functions of trained networks estimate."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from dataclasses import replace

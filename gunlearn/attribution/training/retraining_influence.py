@@ -1,7 +1,5 @@
 """Measure training influence by retraining without the items, under several seeds."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Sequence

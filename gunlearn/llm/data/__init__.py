@@ -1,7 +1,5 @@
 """Records, rows of token ids, and what to mark in them."""
 
-from __future__ import annotations
-
 from gunlearn.core.lazy import lazy
 
 __all__ = ["as_rows", "separate"]

@@ -1,7 +1,5 @@
 """Pad rows of token ids to batches, part by part."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Tokenise questions and answers into rows, with an exact boundary between prompt and answer."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

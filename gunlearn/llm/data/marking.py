@@ -1,7 +1,5 @@
 """Mark the tokens to forget in rows: the share of each answer with the highest scores, whole words on request."""
 
-from __future__ import annotations
-
 import math
 import string
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Pair each forgotten row with a row of every other part."""
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sized

@@ -1,7 +1,5 @@
 """Files of questions and answers: JSON lines or a JSON array of records, in one of four shapes."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Retained texts for each forgotten document: a near one on another topic, one in another style, a world fact."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass

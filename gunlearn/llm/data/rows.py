@@ -1,7 +1,5 @@
 """Rows from files, records or rows, and rows that are both to be forgotten and to be retained."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any

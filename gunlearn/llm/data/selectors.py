@@ -1,7 +1,5 @@
 """Token selectors: scores that separate the tokens of a fact from those of the sentence around it."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Target tokens of a topic: pieces of given words or of words much commoner there than elsewhere."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence

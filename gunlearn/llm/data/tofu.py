@@ -1,7 +1,5 @@
 """TOFU: a data set of questions about invented authors, to learn and then forget."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from os import PathLike

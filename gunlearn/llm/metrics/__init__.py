@@ -1,7 +1,5 @@
 """Metrics of unlearned language models: utility, memorisation, membership, attacks. Names load on first use."""
 
-from __future__ import annotations
-
 from gunlearn.core.lazy import lazy
 
 _HOMES = {

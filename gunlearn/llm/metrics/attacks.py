@@ -1,7 +1,5 @@
 """Relearning and quantisation: does forgotten knowledge return after a little training, or in rounded weights?"""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """All figures of several language models in one table."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

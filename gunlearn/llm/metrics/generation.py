@@ -4,8 +4,6 @@
 another distribution than is scored. Here each sample has its own random numbers, whatever batch it is in.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Each attack scores rows, higher for members. The AUC of forgotten rows against u
 the attack cannot separate them, 1 for a model that remembers, and 0 where forgotten rows are conspicuously unlikely.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """A language model on a set of rows: the view that figures of texts read."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

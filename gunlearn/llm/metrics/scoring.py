@@ -1,7 +1,5 @@
 """Scores of given tokens in one pass, for all teacher-forced metrics and membership attacks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import takewhile

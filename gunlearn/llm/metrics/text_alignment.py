@@ -1,7 +1,5 @@
 """Functional alignment of causal language models: both answer the same prompts, and both score all answers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ TOFU's code and paper differ: the truth ratio's mean over wrong answers is geome
 denominators. ROUGE is recall, with stemming, as in both.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

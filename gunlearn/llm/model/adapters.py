@@ -1,7 +1,5 @@
 """Adapters by name, and checks of the model to train."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

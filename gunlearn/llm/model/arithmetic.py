@@ -1,7 +1,5 @@
 """Arithmetic on adapters: read an adapter as a change of weights, add it, subtract it, negate it."""
 
-from __future__ import annotations
-
 import copy
 from collections import Counter
 from collections.abc import Mapping

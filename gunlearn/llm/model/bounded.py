@@ -1,7 +1,5 @@
 """Bounded adapters for peft: gradient ascent cannot make their weights grow without end."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

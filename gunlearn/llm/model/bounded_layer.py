@@ -1,7 +1,5 @@
 """The layer of bounded adapters: each entry of its weight can change by no more than a bound."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from typing import Any

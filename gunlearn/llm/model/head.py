@@ -1,7 +1,5 @@
 """The output head of a language model: log-probabilities of given tokens without the logits of the whole batch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

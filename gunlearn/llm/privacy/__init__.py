@@ -1,7 +1,5 @@
 """DP2Unlearning: each request fine-tunes a base trained with differential privacy. Extra: `dp`."""
 
-from __future__ import annotations
-
 from gunlearn.core.lazy import lazy
 
 _HOMES = {

@@ -1,7 +1,5 @@
 """Records of differential privacy: their rows, fingerprints, and the number that a request changes."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections import Counter

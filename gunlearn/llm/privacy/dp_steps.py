@@ -1,7 +1,5 @@
 """Pieces of DP-SGD with opacus: gradients per record, noise for a budget, declared choices."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """First phase of DP2Unlearning: train a base model with differential privacy."""
 
-from __future__ import annotations
-
 import copy
 import secrets
 from collections.abc import Callable, Collection

@@ -1,7 +1,5 @@
 """NeuralUCB: a bandit that chooses the next arm by features and earlier rewards."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 import torch

@@ -1,7 +1,5 @@
 """Direct token optimisation: forget a few tokens of each answer, and keep the predictions of the others."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Methods for language models only: a forget loss and a retain loss on tokens (settings: `published.py`)."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """OBLIVIATE: rule out a topic's words in forgotten texts, and keep the model's predictions on others."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, cast
 

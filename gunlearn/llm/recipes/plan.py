@@ -1,7 +1,5 @@
 """The plan of a method for language models, and the inputs that it is made from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Reveal and release: unlearn without forget data, in rounds of adapters that are fitted and subtracted."""
 
-from __future__ import annotations
-
 import copy
 import math
 import warnings

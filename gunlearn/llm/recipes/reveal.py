@@ -1,7 +1,5 @@
 """Reveal forget data: find instructions that make a model state what it knows, and turn its texts into rows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Fit a LoRA to rows, to add or subtract its product."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

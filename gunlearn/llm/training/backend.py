@@ -1,7 +1,5 @@
 """Train language models by a transformers Trainer: the default backend of the task `CausalLM`."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import tempfile

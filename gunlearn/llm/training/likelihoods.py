@@ -1,7 +1,5 @@
 """Likelihoods of rows under a model, measured over all processes."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

@@ -1,7 +1,5 @@
 """A progress bar for training runs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tqdm.auto import tqdm

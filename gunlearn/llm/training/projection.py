@@ -1,7 +1,5 @@
 """Project the forgetting gradient so that it does not conflict with the preserving gradient."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Settings of a run: the Trainer's arguments, and plain values for a record without secrets and forgotten tokens."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping

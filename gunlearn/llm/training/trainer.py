@@ -1,7 +1,5 @@
 """A `transformers.Trainer` that minimises an objective of `gunlearn.losses`."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Callbacks that end a run when forgotten rows are as unlikely as unseen ones, or target tokens as a guess."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

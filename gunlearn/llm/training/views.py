@@ -1,7 +1,5 @@
 """Views of a part: `"forget:target"` are the tokens of the part `"forget"` that `target_mask` marks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Simple baselines (UtU, fine-tuning, gradient ascent), and an objective of your own."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from gunlearn.losses import NLL, GradientAscent, Loss, Objective, as_objective

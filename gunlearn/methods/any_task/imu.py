@@ -1,7 +1,5 @@
 """IMU: gradient ascent weighted by each forgotten item's influence (arXiv 2508.01620)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

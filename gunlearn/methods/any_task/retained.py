@@ -1,7 +1,5 @@
 """Methods that forget and keep the retained data in place: gradient difference and NPO."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Retraining, the gold standard."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass

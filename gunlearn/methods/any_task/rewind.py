@@ -1,7 +1,5 @@
 """Models along the way of a run, and the choice of the one to return."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """SCRUB and its rewound variant (arXiv 2302.09880)."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager

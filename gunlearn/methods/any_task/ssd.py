@@ -1,7 +1,5 @@
 """SSD: selective synaptic dampening (arXiv 2308.07707)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

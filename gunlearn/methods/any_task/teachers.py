@@ -1,7 +1,5 @@
 """Methods that teach a model other answers: random labels, an incompetent teacher, a student of two teachers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """The nodes of a request, the graph on which a method reads them, and their inverted features."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

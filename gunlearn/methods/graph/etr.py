@@ -1,7 +1,5 @@
 """ETR: erase, then rectify, without a training step (arXiv 2409.16684)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """INPO: influence-aware negative preference optimisation (arXiv 2510.19479)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager

@@ -1,7 +1,5 @@
 """How INPO damps messages by influence scores of edges other than its own."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The (epsilon, delta) accountant of linear heads: assumptions of a certificate, and its budget."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

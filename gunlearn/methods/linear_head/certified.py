@@ -1,7 +1,5 @@
 """Certified removal from linear heads: one Newton step with a bound on its residual (CGU)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Losses are sums over the training nodes, not means, since certificates count in these units.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """GraphEditor: exact removal from least-squares heads by the Woodbury identity."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Train a linear head to the optimum of its convex problem, and record what certificates need."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

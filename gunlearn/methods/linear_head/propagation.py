@@ -1,7 +1,5 @@
 """Exact rows of `sum_l hops[l] S^l X`, computed on the part of the graph that they depend on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

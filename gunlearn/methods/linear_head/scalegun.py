@@ -1,7 +1,5 @@
 """ScaleGUN: certified removal from linear heads, with features propagated by local pushes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

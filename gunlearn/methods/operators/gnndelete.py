@@ -1,7 +1,5 @@
 """GNNDelete: deletion operators trained layer by layer (arXiv 2302.13406)."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar

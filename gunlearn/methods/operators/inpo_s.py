@@ -1,7 +1,5 @@
 """INPO's objective on GNNDelete's operators."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass

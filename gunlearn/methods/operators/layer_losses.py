@@ -1,7 +1,5 @@
 """Outputs layer by layer, the nodes that a request affects there, and the losses on them."""
 
-from __future__ import annotations
-
 from functools import partial, reduce
 
 import torch

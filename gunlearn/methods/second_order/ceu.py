@@ -1,7 +1,5 @@
 """CEU: Newton's step by conjugate gradients, certified if the loss is strictly convex."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """GIF, the plain influence function and IDEA: one step of all weights by an inverse curvature."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """The base class of second-order methods: one step of the weights towards the minimum of the retained loss."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """GraphEraser: shards of the graph with a model each; a request retrains the shards it touches (arXiv 2103.14991)."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from dataclasses import dataclass

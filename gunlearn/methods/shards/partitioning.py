@@ -1,7 +1,5 @@
 """Balanced partitions of a graph's nodes: at random, by label propagation, by k-means on embeddings."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Attach to any model without rewriting it: removed edges, scaled messages, operators after a layer."""
 
-from __future__ import annotations
-
 from gunlearn.core.lazy import lazy
 
 _HOMES = {

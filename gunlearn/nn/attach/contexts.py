@@ -8,8 +8,6 @@ and leave nothing behind, exceptions included. Parameters and `state_dict()` nev
 model taken inside the block keeps the change for good, with constant scales.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Find edges by the ids of their end points, in any kind of adjacency that a layer takes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

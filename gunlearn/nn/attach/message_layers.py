@@ -1,7 +1,5 @@
 """A model's message passing layers, and the caches of those with `cached=True`."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any

@@ -6,8 +6,6 @@ hooks. It guards instance attributes, so overrides take effect without a `torch.
 every compiled model of the process. They also keep PyG's generated `propagate`, faster than that of `explain=True`.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager

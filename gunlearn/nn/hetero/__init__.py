@@ -1,7 +1,5 @@
 """Conversion of heterogeneous models and graphs to one type."""
 
-from __future__ import annotations
-
 from gunlearn.core.lazy import lazy
 
 _HOMES = {

@@ -1,7 +1,5 @@
 """Conversion of heterogeneous models and graphs to one graph with types."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data, HeteroData

@@ -1,7 +1,5 @@
 """Split one graph's nodes, edges and features by type."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

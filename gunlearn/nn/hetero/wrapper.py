@@ -1,7 +1,5 @@
 """A heterogeneous model, called on one graph with node and edge types."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any

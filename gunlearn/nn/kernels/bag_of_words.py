@@ -1,7 +1,5 @@
 """Bag-of-words features as sparse matrices, built once per tensor."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

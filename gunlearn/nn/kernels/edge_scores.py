@@ -1,7 +1,5 @@
 """Inner products of node pairs on CSR kernels, with hand-written gradients."""
 
-from __future__ import annotations
-
 from functools import cached_property
 
 import torch

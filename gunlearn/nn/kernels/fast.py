@@ -1,7 +1,5 @@
 """Run PyG's linear layers as CSR products and bag-of-words features as sparse ones, layer by layer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

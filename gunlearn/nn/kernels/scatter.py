@@ -1,7 +1,5 @@
 """The only module that imports torch-scatter, an optional speed-up that second-order code must not use."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Sorts of integer keys; on CPU by numpy's vectorised sort."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Linear maps of sparse features, before or after message passing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

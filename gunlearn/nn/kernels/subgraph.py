@@ -1,7 +1,5 @@
 """Extract the part of a graph that some nodes' outputs depend on, at a cost proportional to its size."""
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Whether kernels may run, and the warning for the fallback to torch's own operators."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

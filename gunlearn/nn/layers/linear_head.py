@@ -1,7 +1,5 @@
 """One linear map on propagated features, a model with a convex training problem."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

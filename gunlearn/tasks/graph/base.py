@@ -1,7 +1,5 @@
 """The base of tasks on a graph: how a model is called on it."""
 
-from __future__ import annotations
-
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable

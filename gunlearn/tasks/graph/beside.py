@@ -1,7 +1,5 @@
 """Two graphs read in one pass: the retained one, and beside it the part of the original that forgotten nodes read."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

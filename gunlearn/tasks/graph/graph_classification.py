@@ -1,7 +1,5 @@
 """Graph classification: an item is a whole graph of a batch, its label one of several classes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

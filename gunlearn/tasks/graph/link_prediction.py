@@ -1,7 +1,5 @@
 """Link prediction: an item is a node pair, its label says whether it is an edge."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Random node pairs that stand for absent edges."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

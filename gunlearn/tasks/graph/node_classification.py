@@ -1,7 +1,5 @@
 """Node classification: an item is a node, its label one of several classes."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar

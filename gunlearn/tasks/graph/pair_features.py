@@ -1,7 +1,5 @@
 """Graph and feature similarity of two nodes: covariates for matching edges with edges."""
 
-from __future__ import annotations
-
 import numpy as np
 import scipy.sparse as sp
 import torch

@@ -1,7 +1,5 @@
 """Training on random parts of the nodes with the edges inside them, as PyG's `RandomNodeLoader` cuts a graph up."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import cast
 

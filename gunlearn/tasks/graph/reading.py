@@ -1,7 +1,5 @@
 """Input of a graph model in one step: the whole graph, or the part of it that the step's items depend on."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """Score targets for forgotten edges: where an edge is told apart, or where an unseen edge would score."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Splits of a graph's edges, or of its nodes, into training, validation and test sets."""
 
-from __future__ import annotations
-
 import copy
 import math
 
