@@ -10,7 +10,7 @@ from torch_geometric.data import Data
 from gunlearn.attribution.base import Estimator, estimate
 from gunlearn.attribution.targets import Target
 from gunlearn.core.checks import check_model
-from gunlearn.errors import InvalidTypeError
+from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
 from gunlearn.methods.published import build_method
@@ -20,7 +20,7 @@ from gunlearn.tasks.base import Task
 from gunlearn.tasks.named import as_task
 from gunlearn.training.callbacks import Callback
 from gunlearn.training.loop import TrainArguments
-from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
+from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec, makes_its_own
 from gunlearn.training.result import Result
 from gunlearn.training.run import run_training
 
@@ -32,7 +32,7 @@ def train(
     data: Data,
     task: str | Task = "link_prediction",
     *,
-    epochs: int = 2000,
+    epochs: int | None = None,
     lr: float = 1e-3,
     weight_decay: float = 0.0,
     eval_every: int = 50,
@@ -53,27 +53,37 @@ def train(
         model: freshly initialised; called as `model(x, edge_index)`.
         data: what to train on; for link prediction a graph with held-out edges from `gunlearn.tasks.link_split`.
         task: what the model predicts.
-        epochs: passes over the items; without `batch_size` a pass is one optimiser step.
+        epochs: passes over the items, 2000 by default; without `batch_size` a pass is one optimiser step.
         lr: learning rate.
         weight_decay: the optimiser's own; an L2 penalty for Adam and SGD.
         eval_every: epochs between validations.
         batch_size: training items per step, the next of a random permutation; `None` reads them all.
         sampler: what the model reads for a batch, `"k_hop"` (exact), `"neighbor"` (needs pyg-lib) or `"random_node"`
-            (approximate), see `gunlearn.methods.GradientMethod`.
+            (approximate), see `gunlearn.methods.gradient.GradientMethod`.
         num_neighbors: neighbours per layer for `sampler="neighbor"`.
         seed: of negatives and dropout.
         callbacks: objects with `TrainerCallback` methods.
         progress: show a progress bar.
         checkpoint_dir: write checkpoints there, and resume from them.
         steps: optimiser steps, in place of `epochs`.
-        optimizer: a name of `torch.optim`, or a function from parameters to an optimiser.
+        optimizer: a name or class of `torch.optim`, or a function from parameters to an optimiser, which sets the rate.
         scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to a scheduler.
+
+    Raises:
+        InvalidInputError: `epochs` beside `steps`, or a rate beside an optimiser that sets its own.
     """
     check_model(model)
+    if epochs is not None and steps is not None:
+        raise InvalidInputError(f"Expected 'epochs' or 'steps' (got both, {epochs} and {steps})")
+    if makes_its_own(optimizer) and (lr != 1e-3 or weight_decay):
+        raise InvalidInputError(
+            f"Expected no 'lr' and 'weight_decay' beside an optimizer function, which sets its own (got {lr} and "
+            f"{weight_decay})"
+        )
     task = as_task(task)
     data = task.check_data(data)
     args = TrainArguments(
-        epochs,
+        2000 if epochs is None else epochs,
         lr,
         weight_decay,
         eval_every=eval_every,

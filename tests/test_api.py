@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 
 import gunlearn as gu
 import gunlearn.api
-from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError
+from gunlearn.errors import CheckpointError, GunlearnError, InvalidInputError, InvalidTypeError
 from gunlearn.metrics import LinkEvaluator
 from tests.methods.cases import fresh_model, make_data, run, same_weights, trained_model
 
@@ -191,3 +191,42 @@ def test_documented_arguments_exist() -> None:
     for function in (gu.train, gu.unlearn, gu.evaluate, gunlearn.api.influence):
         for name in inspect.signature(function).parameters:
             assert f"{name}:" in function.__doc__ or f"**{name}" in function.__doc__
+
+
+def own_rate(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seed": "1"}, "'seed' to be an integer"),
+        ({"seed": 1.5}, "'seed' to be an integer"),
+        ({"callbacks": [3]}, "on_epoch_end"),
+        ({"callbacks": [gu.EarlyStopping]}, "on_epoch_end"),
+        ({"callbacks": gu.EarlyStopping()}, "a list of callbacks"),
+        ({"epochs": 3, "steps": 4}, "'epochs' or 'steps'"),
+        ({"lr": 0.1, "optimizer": own_rate}, "no 'lr'"),
+        ({"weight_decay": 0.1, "optimizer": own_rate}, "'weight_decay'"),
+        ({"optimizer": nn.Linear}, "its class, or a function"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(GunlearnError, match=words):
+        gu.unlearn(trained_model(), make_data(), gu.ForgetEdges(count=3), "finetune", **options)
+    with pytest.raises(GunlearnError, match=words):
+        gu.train(fresh_model("sage"), make_data(), **options)
+
+
+def test_a_class_of_optimisers_takes_the_rate_as_its_name_does() -> None:
+    def tuned(**options: Any) -> nn.Module:
+        return run("finetune", trained_model(), make_data(), epochs=2, **options).model
+
+    assert same_weights(tuned(optimizer=torch.optim.SGD, lr=0.1), tuned(optimizer="sgd", lr=0.1))
+    assert not same_weights(tuned(optimizer=torch.optim.SGD, lr=0.1), tuned(optimizer=torch.optim.SGD, lr=0.2))
+    assert same_weights(tuned(optimizer=own_rate), tuned(optimizer="sgd", lr=0.1))
+
+
+def test_only_results_are_evaluated() -> None:
+    with pytest.raises(InvalidTypeError, match="'unlearn' returned"):
+        gu.evaluate(trained_model())

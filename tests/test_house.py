@@ -17,9 +17,28 @@ ROOMS = (
     "connectivity records llm diffusion datasets bench report api cli __main__"
 ).split()
 #: Serve every family, so they load neither PyG nor transformers, not even through what they import.
-PLAIN = ("gunlearn.core", "gunlearn.training", "gunlearn.tasks.base", "gunlearn.attacks.base", "gunlearn.connectivity")
+PLAIN = (
+    "gunlearn.core",
+    "gunlearn.losses",
+    "gunlearn.training",
+    "gunlearn.tasks.base",
+    "gunlearn.attacks.base",
+    "gunlearn.connectivity",
+)
 PLAIN += tuple(
-    f"gunlearn.metrics.{name}" for name in ("base", "problem", "ranking", "divergence", "own_labels", "texts")
+    f"gunlearn.metrics.{name}"
+    for name in (
+        "base",
+        "problem",
+        "ranking",
+        "divergence",
+        "own_labels",
+        "texts",
+        "view",
+        "standing",
+        "alignment",
+        "item_evaluators",
+    )
 )
 FOREIGN = ("torch_geometric", "transformers", "peft", "diffusers")
 MAX_FUNCTION_IMPORTS = 12

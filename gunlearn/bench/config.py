@@ -11,6 +11,8 @@ from gunlearn.core.options import typed_options
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
 from gunlearn.methods.base import Method
+from gunlearn.methods.published import build_method
+from gunlearn.tasks.named import as_task
 
 #: Settings that can have several values in a suite.
 _SEVERAL = ("dataset", "task", "forget", "protocol", "ratio", "count", "region", "by", "recipe")
@@ -94,7 +96,7 @@ class GridConfig:
             given = dict(options.get(name, {}))
             if "dataset" in METHODS[name].options():  # its presets depend on the data set
                 given.setdefault("dataset", canonical_name(self.dataset))
-            method = METHODS.build(label, given)
+            method = build_method(label, given, as_task(self.task))
             plan.setdefault(f"{name} {sorted(method.config().items())}", method)
         return list(plan.values())
 

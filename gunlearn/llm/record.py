@@ -62,7 +62,7 @@ class LLMResult(Result):
         to `max_new_tokens`, by default as many as the longest forgotten one, within the models' contexts. Refuses a
         model with another vocabulary.
         """
-        from gunlearn.llm.metrics.text_alignment import functional_alignment
+        from gunlearn.llm.metrics.text_alignment import functional_alignment  # slow to load, seldom asked for
 
         check_vocabulary(self.model, retrained)
         context = min(context_of(model) or math.inf for model in (original, self.model, retrained))

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from gunlearn.core.checks import check_seed
 from gunlearn.cost import PeakMemory, Stopwatch
 from gunlearn.errors import DivergenceError, InvalidTypeError
 from gunlearn.methods.base import Method, Problem
 from gunlearn.methods.gradient import freeze
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.training.callbacks import Callback
+from gunlearn.training.callbacks import Callback, check_callbacks
 from gunlearn.training.result import Result
 from gunlearn.training.run import device_of, fingerprint_of, private_copy
 
@@ -56,6 +57,8 @@ def run_method(
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
+    check_seed(seed)
+    check_callbacks(callbacks)
     method.supports(task, partition)
     runner = task.runner(method)
     if runner is not None:

@@ -26,6 +26,7 @@ from gunlearn.training.optimizers import (
     SchedulerSpec,
     check_optimizer,
     check_scheduler,
+    makes_its_own,
 )
 from gunlearn.training.step import Change, ObjectiveStep, Reference
 
@@ -63,7 +64,7 @@ class GradientMethod(Method):
         steps: optimiser steps, in place of `epochs`.
         accumulate: read all forgotten items at each step, `batch_size` at a time, and add up their gradients. With
             `until` they are read whole in any case.
-        optimizer: a name of `torch.optim`, or a function from parameters to an optimiser.
+        optimizer: a name or class of `torch.optim`, or a function from parameters to an optimiser, which sets the rate.
         optimizer_options: further arguments of the named optimiser, `{"momentum": 0.9}`.
         scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to a scheduler.
         scheduler_options: arguments of the named scheduler.
@@ -113,7 +114,7 @@ class GradientMethod(Method):
             raise InvalidInputError(f"Expected losses of one part each with 'accumulate' (got {objective!r})")
         check_optimizer(self.optimizer, self.optimizer_options)
         check_scheduler(self.scheduler, self.scheduler_options)
-        if callable(self.optimizer) and self.weight_decay:
+        if makes_its_own(self.optimizer) and self.weight_decay:
             raise InvalidInputError(f"Expected no 'weight_decay' beside an optimizer's own (got {self.weight_decay})")
         if self.scheduler is not None and type(self).rate_at is not GradientMethod.rate_at:
             raise InvalidInputError(f"Expected no 'scheduler' for '{self.name}', whose phases set the learning rate")
@@ -265,7 +266,7 @@ class GradientMethod(Method):
             None if held_out is None else validate,
             stop,
             optimizer=optimizer,
-            optimizer_options=None if callable(optimizer) else self.optimizer_options,
+            optimizer_options=None if makes_its_own(optimizer) else self.optimizer_options,
             scheduler=self.scheduler,
             scheduler_options=self.scheduler_options,
             steps_per_epoch=feed.steps_per_epoch,

@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import nn
 
+from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
 from gunlearn.methods.base import Method
 from gunlearn.tasks.base import Task
+from gunlearn.training.optimizers import makes_its_own
 
 _OPEN_UNLEARNING = "configuration of open-unlearning (batch 32, weight decay 0.01, one epoch of warm-up)"
 _OURS = "none at hand; those of the other methods"
@@ -79,12 +81,21 @@ def build_method(spec: str | Method, options: Mapping[str, Any], task: Task, mod
     if isinstance(spec, str):
         cls, variant = METHODS.variant(spec)
         METHODS.check_known(spec, cls, options)
+        _check_together(spec, options)
         found = published(spec, task)
         if found is not None:
             settings = {name: value for name, value in found.options.items() if name not in variant}
             if model is not None and task.adapts(model):
                 settings["lr"] = found.rate(adapter=True)
     return METHODS.build(spec, {**settings, **options})
+
+
+def _check_together(spec: str, options: Mapping[str, Any]) -> None:
+    """Refuse options of which one would be ignored."""
+    if options.get("steps") is not None and "epochs" in options:
+        raise InvalidInputError(f"Expected 'epochs' or 'steps' of '{spec}' (got both)")
+    if "lr" in options and makes_its_own(options.get("optimizer")):
+        raise InvalidInputError(f"Expected no 'lr' of '{spec}' beside an optimizer function, which sets its own")
 
 
 def settings_listing() -> tuple[list[str], list[list[str]]]:

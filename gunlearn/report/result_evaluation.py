@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from gunlearn.bench.store import atomic_write, csv_text, json_plain
-from gunlearn.errors import CheckpointError, InvalidInputError, UnsupportedMethodError
+from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError, UnsupportedMethodError
 from gunlearn.methods.any_task.retrain import Retrain
 from gunlearn.methods.door import run_method
 from gunlearn.metrics import FIGURES
@@ -114,6 +114,8 @@ def evaluate(
         InvalidTypeError: neither figures nor names in `metrics`.
         UnsupportedMethodError: a task without evaluator.
     """
+    if not isinstance(result, Result):
+        raise InvalidTypeError(f"Expected what 'unlearn' returned (got {type(result).__name__})")
     if result.partition is None or result.task is None:
         raise InvalidInputError("Expected a result of this session (got a loaded one without its partition and task)")
     if train is not None and references:

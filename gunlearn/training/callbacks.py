@@ -1,9 +1,10 @@
 """Callbacks of the training loop, under the names (and call signature) of transformers' `TrainerCallback`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, InvalidTypeError
 
 
 @dataclass
@@ -36,6 +37,15 @@ class TrainControl:
 
     should_training_stop: bool = False
     should_save: bool = False
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Refuse what hears no event."""
+    if not isinstance(callbacks, Sequence):
+        raise InvalidTypeError(f"Expected 'callbacks' to be a list of callbacks (got {type(callbacks).__name__})")
+    for callback in callbacks:
+        if isinstance(callback, type) or not any(name.startswith("on_") for name in dir(callback)):
+            raise InvalidTypeError(f"Expected callbacks with methods such as 'on_epoch_end' (got {callback!r})")
 
 
 class Callback:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -12,33 +12,41 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from gunlearn.core.registry import did_you_mean
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 
-#: A name of `torch.optim`, in any spelling, or a function from parameters to an optimiser.
+#: A name of `torch.optim`, in any spelling, a class of optimisers, or a function from parameters to an optimiser.
 OptimizerSpec = str | Callable[[Sequence[nn.Parameter]], Any]
-#: A name of `torch.optim.lr_scheduler`, or a function from an optimiser to a scheduler.
+#: The same of `torch.optim.lr_scheduler`: a name, a class, or a function from an optimiser to a scheduler.
 SchedulerSpec = str | Callable[[Any], Any]
 
 
-def _find(name: str, module: Any, base: type, what: str) -> Any:
+def makes_its_own(spec: Any) -> TypeGuard[Callable[[Any], Any]]:
+    """Return whether a function builds the optimiser or scheduler, with settings of its own."""
+    return callable(spec) and not isinstance(spec, type)
+
+
+def _find(name: Any, module: Any, base: type, what: str) -> Any:
     """Return the class of a module of torch with that name, in any spelling."""
     known = {
         name.lower(): value
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, base) and value is not base and not name.startswith("_")
     }
+    if isinstance(name, type) and issubclass(name, base):
+        return name
     if not isinstance(name, str):
-        raise InvalidTypeError(f"Expected the name of {what}, or a function (got {type(name).__name__})")
+        got = name.__name__ if isinstance(name, type) else type(name).__name__
+        raise InvalidTypeError(f"Expected the name of {what}, its class, or a function (got {got})")
     key = name.lower().replace("_", "").replace("-", "")
     if key not in known:
         raise InvalidInputError(f"Expected {what} (got {name!r}){did_you_mean(key, known)}")
     return known[key]
 
 
-def find_optimizer(name: str) -> type[Optimizer]:
-    """Return the class of `torch.optim` with that name, in any spelling."""
+def find_optimizer(name: Any) -> type[Optimizer]:
+    """Return the class of `torch.optim` with that name, in any spelling; a class stands for itself."""
     return _find(name, torch.optim, Optimizer, "an optimizer of torch.optim")
 
 
-def find_scheduler(name: str) -> type[LRScheduler]:
+def find_scheduler(name: Any) -> type[LRScheduler]:
     """Return the class of `torch.optim.lr_scheduler` with that name, in any spelling."""
     found = _find(name, torch.optim.lr_scheduler, LRScheduler, "a scheduler of torch.optim.lr_scheduler")
     if found is ReduceLROnPlateau:
@@ -48,7 +56,7 @@ def find_scheduler(name: str) -> type[LRScheduler]:
 
 def check_optimizer(spec: OptimizerSpec, options: Mapping[str, Any] | None) -> None:
     """Refuse unknown names, and options beside a function."""
-    if not callable(spec):
+    if not makes_its_own(spec):
         find_optimizer(spec)
     elif options:
         raise InvalidInputError(f"Expected 'optimizer_options' with a name alone (got a function and {dict(options)})")
@@ -56,7 +64,7 @@ def check_optimizer(spec: OptimizerSpec, options: Mapping[str, Any] | None) -> N
 
 def check_scheduler(spec: SchedulerSpec | None, options: Mapping[str, Any] | None) -> None:
     """Refuse unknown names, and options beside a function or without a scheduler."""
-    if spec is not None and not callable(spec):
+    if spec is not None and not makes_its_own(spec):
         find_scheduler(spec)
     elif options:
         raise InvalidInputError(f"Expected 'scheduler_options' with a name alone (got {spec} and {dict(options)})")
@@ -79,7 +87,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Build an optimiser from its name, or by a function of the parameters alone that sets its own rates.
+    """Build an optimiser from its name or class, or by a function of the parameters alone that sets its own rates.
 
     `weight_decay` is what the optimiser means by it: an L2 penalty for Adam and SGD, decoupled for AdamW.
 
@@ -88,7 +96,7 @@ def make_optimizer(
         InvalidTypeError: a function that returns no optimiser.
     """
     check_optimizer(spec, options)
-    if callable(spec):
+    if makes_its_own(spec):
         made = spec(parameters)
         if not (hasattr(made, "step") and hasattr(made, "zero_grad") and hasattr(made, "state_dict")):
             raise InvalidTypeError(f"Expected the optimizer factory to return an optimizer (got {type(made).__name__})")
@@ -110,7 +118,7 @@ def make_optimizer(
 def make_scheduler(spec: SchedulerSpec | None, optimizer: Any, options: Mapping[str, Any] | None = None) -> Any | None:
     """Build a scheduler, to be stepped after each optimiser step, or return `None`; errors: see `make_optimizer`."""
     check_scheduler(spec, options)
-    if spec is None or callable(spec):
+    if spec is None or makes_its_own(spec):
         return None if spec is None else spec(optimizer)
     return _built(find_scheduler(spec), optimizer, options or {})
 

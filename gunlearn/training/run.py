@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gunlearn.core.checks import check_seed
 from gunlearn.cost import PeakMemory
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.nn.kernels.bag_of_words import dense_parts
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.training.callbacks import Callback
+from gunlearn.training.callbacks import Callback, check_callbacks
 from gunlearn.training.from_scratch import train_from_scratch
 from gunlearn.training.loop import TrainArguments
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
@@ -37,6 +38,8 @@ def run_training(
     if args.checkpoint_dir is not None:
         settings = {**vars(args), "progress": None, "checkpoint_dir": None, "checkpoint_every": None}
         args = replace(args, fingerprint=fingerprint_of(["train", settings], task, seed, model, data))
+    check_seed(seed)
+    check_callbacks(callbacks)
     with isolated_rng(seed):
         memory = PeakMemory(device_of(model))
         state = train_from_scratch(model, data, task, args, callbacks, optimizer, scheduler)

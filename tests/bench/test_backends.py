@@ -14,7 +14,7 @@ from joblib import Parallel, delayed, parallel_config
 
 from gunlearn.bench import GridConfig, cluster, run_grid
 from gunlearn.bench.grid import run_cell
-from gunlearn.bench.store import RowStore
+from gunlearn.bench.store import RowStore, locked
 from gunlearn.cli import main
 from gunlearn.errors import InvalidInputError, MissingExtraError
 from tests.bench.cases import RECIPE, same
@@ -149,6 +149,16 @@ def _many(path: Path, name: int) -> None:
 def test_processes_do_not_mix_their_rows(tmp_path: Path) -> None:
     Parallel(n_jobs=2)(delayed(_many)(tmp_path / "rows.jsonl", name) for name in range(2))
     assert sorted(keys(tmp_path), key=int) == [str(number) for number in range(15)]
+
+
+def test_a_lock_makes_others_wait(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with locked(tmp_path / "lock"):
+        other = os.open(tmp_path / "lock", os.O_WRONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(other)
 
 
 def test_a_grid_is_started_once(

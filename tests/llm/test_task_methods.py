@@ -127,3 +127,17 @@ def test_requests_of_graphs_are_refused() -> None:
     model, data = problem()
     with pytest.raises(gu.errors.GunlearnError):
         gu.unlearn(model, data, gu.ForgetEdges(count=1), "npo", TASK)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"accumulate": True, "batch_size": 2}, "'accumulate'"),
+        ({"eval_every": 2}, "'eval_every'"),
+        ({"retain_samples": 2}, "'retain_samples'"),
+        ({"checkpoint_dir": "somewhere"}, "save_strategy"),
+    ],
+)
+def test_options_that_the_trainer_does_not_read_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises((InvalidInputError, UnsupportedMethodError), match=words):
+        unlearn("graddiff", epochs=1, **options)

@@ -144,18 +144,19 @@ def test_rates_of_schedulers(scheduler: Any, options: dict[str, Any] | None, exp
     torch.testing.assert_close(got, x, rtol=1e-12, atol=1e-14)
 
 
-SGD = torch.optim.SGD
+def own(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters)
 
 
 @pytest.mark.parametrize(
     ("build", "options", "message"),
     [
         (FineTune, {"optimizer": "sdg"}, "did you mean 'sgd'"),
-        (FineTune, {"optimizer": 3}, "name of an optimizer of torch.optim, or a function"),
+        (FineTune, {"optimizer": 3}, "name of an optimizer of torch.optim, its class, or a function"),
         (FineTune, {"scheduler": "StepRL"}, "did you mean 'steplr'"),
         (FineTune, {"scheduler": "ReduceLROnPlateau"}, "number of the step alone"),
-        (FineTune, {"optimizer": SGD, "optimizer_options": {"momentum": 0.9}}, "with a name alone"),
-        (FineTune, {"optimizer": SGD, "weight_decay": 0.1}, "no 'weight_decay' beside an optimizer's own"),
+        (FineTune, {"optimizer": own, "optimizer_options": {"momentum": 0.9}}, "with a name alone"),
+        (FineTune, {"optimizer": own, "weight_decay": 0.1}, "no 'weight_decay' beside an optimizer's own"),
         (FineTune, {"scheduler_options": {"gamma": 0.9}}, "with a name alone"),
         # What only torch knows is refused before the first step.
         (end, {"optimizer": "adam", "optimizer_options": {"momentum": 0.9}}, "arguments that Adam takes .*momentum"),
