@@ -11,6 +11,7 @@ from gunlearn.attribution.base import Estimator, estimate
 from gunlearn.attribution.targets import Target
 from gunlearn.core.checks import check_model
 from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.losses import Loss, Objective
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
 from gunlearn.methods.published import build_method
@@ -59,7 +60,7 @@ def train(
         eval_every: epochs between validations.
         batch_size: training items per step, the next of a random permutation; `None` reads them all.
         sampler: what the model reads for a batch, `"k_hop"` (exact), `"neighbor"` (needs pyg-lib) or `"random_node"`
-            (approximate), see `gunlearn.methods.gradient.GradientMethod`.
+            (approximate), see `gunlearn.methods.GradientMethod`.
         num_neighbors: neighbours per layer for `sampler="neighbor"`.
         seed: of negatives and dropout.
         callbacks: objects with `TrainerCallback` methods.
@@ -102,7 +103,7 @@ def unlearn(
     model: nn.Module,
     data: Data,
     request: Request,
-    method: str | Method = "inpo",
+    method: str | Method | Loss | Objective = "inpo",
     task: str | Task = "link_prediction",
     *,
     seed: int = 0,
@@ -120,14 +121,15 @@ def unlearn(
             `edge_index` `[2, num_edges]`; for independent items a pair of tensors, a map-style data set or a loader;
             for language models rows of `input_ids` and `labels`.
         request: what to forget.
-        method: a name (`gunlearn methods` lists them), `"name:variant"`, or a `Method` object.
+        method: a name (`gunlearn methods` lists them), `"name:variant"`, a `Method` object, or an objective such as
+            `NPO(beta=5) + NLL(on="retain")`.
         task: what the model predicts: a name or a `Task`.
         seed: of the run; the caller's random state does not change.
         callbacks: objects with `TrainerCallback` methods.
         progress: show a progress bar.
         checkpoint_dir: write checkpoints there; a killed run that is called again with the same arguments resumes and
             ends in the same weights.
-        **options: of the method, when it is given by name.
+        **options: of the method, unless it is a `Method` object.
 
     Raises:
         InvalidRequestError: the request does not fit the data.

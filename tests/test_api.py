@@ -1,5 +1,6 @@
 """The functions a user calls: evaluation with and without references, saved results, the example in the docs."""
 
+import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from torch_geometric.data import Data
 import gunlearn as gu
 import gunlearn.api
 from gunlearn.errors import CheckpointError, GunlearnError, InvalidInputError, InvalidTypeError
+from gunlearn.losses import NLL, NPO
+from gunlearn.methods import OwnObjective
 from gunlearn.metrics import LinkEvaluator
 from tests.methods.cases import fresh_model, make_data, run, same_weights, trained_model
 
@@ -230,3 +233,37 @@ def test_a_class_of_optimisers_takes_the_rate_as_its_name_does() -> None:
 def test_only_results_are_evaluated() -> None:
     with pytest.raises(InvalidTypeError, match="'unlearn' returned"):
         gu.evaluate(trained_model())
+
+
+def test_an_objective_is_a_method() -> None:
+    objective = NPO(beta=5.0) + NLL(on="retain")
+    data, request = make_data(), gu.ForgetEdges(count=3)
+    given = gu.unlearn(trained_model(), data, request, objective, epochs=3, lr=1e-2)
+    by_class = gu.unlearn(trained_model(), data, request, OwnObjective(given=objective, epochs=3, lr=1e-2))
+    assert same_weights(given.model, by_class.model)
+    assert not same_weights(given.model, trained_model())
+    with pytest.raises(InvalidInputError, match="did you mean 'epochs'"):
+        gu.unlearn(trained_model(), data, request, objective, epoch=3)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"), [(OwnObjective, "got the class OwnObjective"), (3, "got int"), (None, "got NoneType")]
+)
+def test_what_is_no_method_is_refused(method: Any, words: str) -> None:
+    with pytest.raises(InvalidTypeError, match=words):
+        gu.unlearn(trained_model(), make_data(), gu.ForgetEdges(count=3), method)
+
+
+def test_a_method_that_returns_nothing_and_a_training_function_beside_settings_are_refused() -> None:
+    class Silent(gu.Method):
+        name = "silent"
+
+        def run(self, problem: Any) -> None:
+            """Forget to return."""
+
+    silent = dataclasses.dataclass(frozen=True)(Silent)()
+    with pytest.raises(InvalidTypeError, match="Outcome from 'silent'"):
+        gu.unlearn(trained_model(), make_data(), gu.ForgetEdges(count=3), silent)
+    options: dict[str, Any] = {"train": lambda data, seed: trained_model(), "epochs": 3}
+    with pytest.raises(InvalidInputError, match=r"beside 'train'.*\['epochs'\]"):
+        gu.unlearn(trained_model(), make_data(), gu.ForgetEdges(count=3), "retrain", **options)

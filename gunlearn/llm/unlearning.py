@@ -17,10 +17,9 @@ from gunlearn.llm.model.head import context_of
 from gunlearn.llm.record import LLMResult
 from gunlearn.llm.training.backend import TrainerBackend
 from gunlearn.losses import Loss, Objective, as_objective
-from gunlearn.methods.any_task.baselines import OwnObjective
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
-from gunlearn.methods.published import PUBLISHED, build_method
+from gunlearn.methods.published import build_method
 from gunlearn.requests.items import split_rows
 
 #: Options that must be whole numbers, and other numbers.
@@ -160,7 +159,6 @@ def _method(
         return build_method(method, {**given, **(options or {})}, task, model)
     if options:
         raise InvalidInputError(f"Expected options with a method by name (got {sorted(options)} with an objective)")
-    if isinstance(method, Method):
-        return replace(cast(Any, method), **given)
-    usual = PUBLISHED["causal_lm"]["graddiff"]  # settings of the simplest method for own objectives
-    return OwnObjective(given=as_objective(method), **{**usual.options, "lr": usual.rate(task.adapts(model)), **given})
+    return (
+        replace(cast(Any, method), **given) if isinstance(method, Method) else build_method(method, given, task, model)
+    )

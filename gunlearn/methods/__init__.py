@@ -56,6 +56,7 @@ _HOMES = {
     "gunlearn.methods.any_task.baselines": ("OwnObjective",),
     "gunlearn.methods.base": ("Method", "Outcome", "Problem"),
     "gunlearn.methods.door": ("run_method",),
+    "gunlearn.methods.gradient": ("GradientMethod",),
     "gunlearn.methods.linear_head.head_training": ("fit_linear_head",),
     "gunlearn.methods.published": ("PUBLISHED", "build_method", "settings_listing"),
     "gunlearn.training.callbacks": ("Callback", "EarlyStopping", "TrainControl", "TrainState"),

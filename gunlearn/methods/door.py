@@ -10,7 +10,7 @@ from torch import nn
 from gunlearn.core.checks import check_seed
 from gunlearn.cost import PeakMemory, Stopwatch
 from gunlearn.errors import DivergenceError, InvalidTypeError
-from gunlearn.methods.base import Method, Problem
+from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.gradient import freeze
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
@@ -82,6 +82,8 @@ def run_method(
             fingerprint=fingerprint,
         )
         outcome = method.run(problem)
+        if not isinstance(outcome, Outcome):
+            raise InvalidTypeError(f"Expected an Outcome from '{method.name}' (got {type(outcome).__name__})")
         state = outcome.state
         seconds = watch.seconds + (0.0 if state is None else state.seconds_before)
     for name, tensor in outcome.model.state_dict().items():

@@ -6,8 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from gunlearn.errors import InvalidInputError
+from gunlearn.core.options import check_options
+from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.losses import Loss, Objective, as_objective
 from gunlearn.methods import METHODS
+from gunlearn.methods.any_task.baselines import OwnObjective
 from gunlearn.methods.base import Method
 from gunlearn.tasks.base import Task
 from gunlearn.training.optimizers import makes_its_own
@@ -69,31 +72,45 @@ def published(spec: str, task: Task) -> Settings | None:
     return of_task.get(spec) or of_task.get(spec.partition(":")[0])
 
 
-def build_method(spec: str | Method, options: Mapping[str, Any], task: Task, model: nn.Module | None = None) -> Method:
+def build_method(
+    spec: str | Method | Loss | Objective, options: Mapping[str, Any], task: Task, model: nn.Module | None = None
+) -> Method:
     """Return a method with the settings published for a task; the caller's `options` override them.
 
-    `spec` is a name, `"name:variant"`, or a `Method`, which is returned. A `model` with an adapter takes its rate.
+    `spec` is a name, `"name:variant"`, an objective, which takes the settings of `graddiff`, or a `Method`, which is
+    returned. A `model` with an adapter takes its rate.
 
     Raises:
-        InvalidInputError: an unknown name, variant or option, a value of the wrong type, or options beside an object.
+        InvalidInputError: an unknown name, variant or option, a value of the wrong type, or options beside a method.
+        InvalidTypeError: something else in place of a method.
     """
-    settings: dict[str, Any] = {}
+    if isinstance(spec, Method):
+        return METHODS.build(spec, options)
     if isinstance(spec, str):
-        cls, variant = METHODS.variant(spec)
-        METHODS.check_known(spec, cls, options)
-        _check_together(spec, options)
-        found = published(spec, task)
-        if found is not None:
-            settings = {name: value for name, value in found.options.items() if name not in variant}
-            if model is not None and task.adapts(model):
-                settings["lr"] = found.rate(adapter=True)
-    return METHODS.build(spec, {**settings, **options})
+        name, (cls, variant) = spec, METHODS.variant(spec)
+    elif isinstance(spec, Loss | Objective):
+        name, cls, variant = "own", OwnObjective, {"given": as_objective(spec)}
+    else:
+        got = f"the class {spec.__name__}" if isinstance(spec, type) else type(spec).__name__
+        raise InvalidTypeError(f"Expected a method's name, a Method object or an objective (got {got})")
+    METHODS.check_known(name, cls, options)
+    check_options(cls, options, name)
+    _check_together(name, options)
+    found, settings = published(name if isinstance(spec, str) else "graddiff", task), {}
+    if found is not None:
+        settings = dict(found.options)
+        if model is not None and task.adapts(model):
+            settings["lr"] = found.rate(adapter=True)
+    return cls(**{**settings, **variant, **options})
 
 
 def _check_together(spec: str, options: Mapping[str, Any]) -> None:
     """Refuse options of which one would be ignored."""
     if options.get("steps") is not None and "epochs" in options:
         raise InvalidInputError(f"Expected 'epochs' or 'steps' of '{spec}' (got both)")
+    if callable(options.get("train")) and len(options) > 1:
+        others = sorted(set(options) - {"train"})
+        raise InvalidInputError(f"Expected no settings of '{spec}' beside 'train', which has its own (got {others})")
     if "lr" in options and makes_its_own(options.get("optimizer")):
         raise InvalidInputError(f"Expected no 'lr' of '{spec}' beside an optimizer function, which sets its own")
 

@@ -53,7 +53,7 @@ REFUSED = {
 
 
 def unlearn(method: str, **options: Any) -> gu.Result:
-    options = {"epochs": 3, "lr": 1e-2, **options}
+    options = {**({} if "steps" in options else {"epochs": 3}), "lr": 1e-2, **options}
     if method == "gradient_ascent":
         torch.manual_seed(0)
         return gu.unlearn(Net(), images(20), gu.ForgetItems(torch.arange(9)), method, TASK, **options)
