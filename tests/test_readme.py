@@ -54,6 +54,11 @@ def test_node_requests(capsys) -> None:
     assert "MIA AUC" in printed
 
 
+def test_items() -> None:
+    names = executed(REPOSITORY / "docs" / "requests.md", "ForgetItems")
+    assert names["result"].num_forget == 20
+
+
 def test_pieces() -> None:
     data = gu.load("karate")
     model = gu.GCN(data.num_features)
