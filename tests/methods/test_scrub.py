@@ -77,7 +77,7 @@ def test_the_wrong_direction_is_noticed() -> None:
         other = copy.deepcopy(model).eval()
         other[-1].weight.data *= factor
         other[-1].bias.data *= factor
-        return _direction(problem, other, parts, 4.0)
+        return _direction(problem, other, parts, 4.0, None)
 
     with pytest.warns(UserWarning, match="more certain"):
         wrong = scaled(3.0)

@@ -66,6 +66,20 @@ def learned() -> list[list[int]]:
     return [rows for learns, rows in PASSES if learns]
 
 
+@pytest.mark.parametrize("method", ["imu", "scrub"])
+def test_passes_beside_the_steps_are_in_batches_too(method: str) -> None:
+    """IMU's influences, and what SCRUB notes of its direction, are looked at in passes over the forget set."""
+    found, whole = (unlearn(method, images(), steps=2, **size) for size in ({"batch_size": SIZE}, {}))
+    if method == "scrub":
+        before = [result.notes["forget_nll"][0] for result in (found, whole)]
+        assert before[0] == pytest.approx(before[1], rel=1e-5)
+    assert max(len(rows) for _, rows in PASSES) >= FORGET  # control: the second run, without batches
+    PASSES.clear()
+    unlearn(method, images(), steps=2, batch_size=SIZE)
+    assert max(len(rows) for _, rows in PASSES) == SIZE
+    assert sum(len(rows) for _, rows in PASSES) >= FORGET
+
+
 @pytest.mark.parametrize("method", ["gradient_ascent", "graddiff", "npo", "random_label", "bad_teacher"])
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_no_pass_is_larger_than_a_batch(method: str, accumulate: bool) -> None:
@@ -162,8 +176,7 @@ def test_accumulated_gradients_are_the_whole(method: str, monkeypatch: pytest.Mo
     whole = gradient(method, **options)
     assert max(map(len, learned())) >= FORGET
     pieces = gradient(method, **options, batch_size=SIZE, accumulate=True)
-    steps = learned() if method != "imu" else learned()[1:]
-    assert max(map(len, steps)) == SIZE
+    assert max(len(rows) for _, rows in PASSES) == SIZE
     torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-10)
     assert (gradient(method, **options, batch_size=SIZE) - whole).abs().max() > 1e-4  # control: one batch is not all
     if method in ("random_label", "imu"):  # control: the wrong rows are noticed

@@ -1,9 +1,9 @@
 """IMU: gradient ascent weighted by each forgotten item's influence (arXiv 2508.01620)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from gunlearn.losses import GradientAscent, Objective, Prediction, as_objective
 from gunlearn.losses.functional import sum_tokens
 from gunlearn.losses.influence_weights import item_weights
 from gunlearn.methods.base import BY_MODE, Problem, check_interval, fill_in
-from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, predict_part
+from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, forget_pieces
 from gunlearn.tasks.base import Parts
 from gunlearn.training.optimizers import OptimizerSpec
 from gunlearn.training.step import Change
@@ -115,9 +115,11 @@ class IMU(GradientMethod):
         """Weigh the forgotten items, with the mean 1."""
         change, stop = super().adapt(problem, parts)
         model = problem.model.eval()
+        pieces = [
+            partial(_losses, problem, parts, piece) for piece in forget_pieces(problem.task, parts, self.batch_size)
+        ]
         with second_order(model):
-            losses = -sum_tokens(predict_part(problem.task, model, parts, "forget").log_prob)
-            influence = head_influence(losses, last_layer(model), self.damping, self.probes)
+            influence = head_influence(pieces, last_layer(model), self.damping, self.probes)
         weight = item_weights(influence, self.top, self.cap)
         weight = weight / weight.mean()
 
@@ -132,25 +134,49 @@ class IMU(GradientMethod):
         return weigh, stop
 
 
-def head_influence(losses: Tensor, head: list[nn.Parameter], damping: float, probes: int | None = None) -> Tensor:
+def _losses(problem: Problem, parts: Parts, items: Any) -> Tensor:
+    return -sum_tokens(problem.task.predict(problem.model, parts.data, items).log_prob)
+
+
+def head_influence(
+    pieces: Sequence[Callable[[], Tensor]], head: list[nn.Parameter], damping: float, probes: int | None = None
+) -> Tensor:
     r"""Return the influence :math:`-g_i^T F^{-1} \bar g` of each item on the mean loss of all, `[num_items]`.
 
-    One backward pass through a backward pass gives all products, whatever the number of items.
+    One backward pass through a backward pass gives all products of a piece, whatever the number of its items.
 
     Args:
-        losses: one per item, on the graph of computations, `[num_items]`.
+        pieces: functions that return the losses of some of the items `[k]`, on the graph of computations. They are
+            called twice where there are several, so that one piece is in memory at a time.
         head: the parameters that gradients are taken of.
         damping: added to the mean squared gradients, positive.
         probes: see `importance.fisher_diagonal`.
     """
-    dummy = torch.ones_like(losses, requires_grad=True)
-    pull = torch.autograd.grad(losses, head, dummy, create_graph=True, allow_unused=True)
-    fisher = fisher_diagonal(losses, head, probes)
-    terms = [
-        (g * (g.detach() / losses.numel() / (f + damping))).sum()
-        for g, f in zip(pull, fisher, strict=True)
-        if g is not None and g.requires_grad
-    ]
-    if not terms:
-        return torch.zeros_like(losses).detach()
-    return -torch.autograd.grad(reduce(torch.add, terms), dummy)[0]
+    found = [_Pulled(losses(), head) for losses in pieces] if len(pieces) == 1 else []
+    moments = [one.moments(probes) for one in found or (_Pulled(losses(), head) for losses in pieces)]
+    count = sum(size for size, _, _ in moments)
+    sums = [reduce(torch.add, [s[k] for _, s, _ in moments]) for k in range(len(head))]
+    squares = [reduce(torch.add, [f[k] * (size / count) for size, _, f in moments]) for k in range(len(head))]
+    direction = [s / count / (f + damping) for s, f in zip(sums, squares, strict=True)]
+    return torch.cat([one.products(direction) for one in found or (_Pulled(losses(), head) for losses in pieces)])
+
+
+class _Pulled:
+    """The gradient of the sum of weighted losses, still a function of the weights, which are one each."""
+
+    def __init__(self, losses: Tensor, head: list[nn.Parameter]) -> None:
+        self.losses, self.head, self.dummy = losses, head, torch.ones_like(losses, requires_grad=True)
+        pull = torch.autograd.grad(losses, head, self.dummy, create_graph=True, allow_unused=True)
+        self.pull = [torch.zeros_like(p) if g is None else g for g, p in zip(pull, head, strict=True)]
+
+    def moments(self, probes: int | None) -> tuple[int, list[Tensor], list[Tensor]]:
+        """Return the number of items, the sum of their gradients and the mean of the squared ones."""
+        squares = fisher_diagonal(self.losses, self.head, probes)
+        return self.losses.numel(), [g.detach() for g in self.pull], squares
+
+    def products(self, direction: list[Tensor]) -> Tensor:
+        """Return minus the product of each item's gradient with `direction`, `[k]`."""
+        terms = [(g * d).sum() for g, d in zip(self.pull, direction, strict=True) if g.requires_grad]
+        if not terms:
+            return torch.zeros_like(self.dummy).detach()
+        return -torch.autograd.grad(reduce(torch.add, terms), self.dummy)[0]

@@ -10,7 +10,7 @@ from gunlearn.core.modes import evaluating
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.losses import Prediction
 from gunlearn.methods.base import Problem
-from gunlearn.methods.gradient import forget_items, predict_part
+from gunlearn.methods.gradient import forget_items, predict_forget
 from gunlearn.tasks.base import Parts
 from gunlearn.training.callbacks import StatefulCallback, TrainControl, TrainState
 
@@ -22,8 +22,8 @@ class Candidates(StatefulCallback):
     Without validation items of the forgotten labels it raises `UnsupportedMethodError`.
     """
 
-    def __init__(self, problem: Problem, parts: Parts, tie_break: str) -> None:
-        self.problem, self.parts, self.latest = problem, parts, tie_break == "latest"
+    def __init__(self, problem: Problem, parts: Parts, tie_break: str, size: int | None = None) -> None:
+        self.problem, self.parts, self.latest, self.size = problem, parts, tie_break == "latest", size
         self.kept: dict[int, dict[str, Any]] = {}  # number of wrong predictions -> the pass, and the weights after it
         self.held_out = problem.task.validation_items(problem.partition.retain_data)
         forgotten = forget_items(parts, "scrub_r")
@@ -65,7 +65,7 @@ class Candidates(StatefulCallback):
     @torch.no_grad()
     def _add(self, model: nn.Module, epoch: int) -> None:
         with evaluating(model):
-            errors = int(wrong(predict_part(self.problem.task, model, self.parts, "forget")).sum())
+            errors = int(wrong(predict_forget(self.problem.task, model, self.parts, self.size)).sum())
         if self.latest or errors not in self.kept:
             self.kept[errors] = {"epoch": epoch, "model": copy.deepcopy(model.state_dict())}
 

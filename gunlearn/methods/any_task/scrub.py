@@ -14,7 +14,7 @@ from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import NLL, Distillation, GradientAscent, Objective, as_objective, weighted
 from gunlearn.methods.any_task.rewind import Candidates
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval, check_whole, fill_in
-from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, predict_part
+from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, predict_forget
 from gunlearn.tasks.base import Parts, Task
 from gunlearn.training.optimizers import OptimizerSpec
 
@@ -122,7 +122,7 @@ class Scrub(GradientMethod):
     def run(self, problem: Problem) -> Outcome:
         outcome = super().run(problem)
         parts = self.parts(problem, ("forget",))
-        outcome.notes.update(_direction(problem, outcome.model.eval(), parts, self.temperature))
+        outcome.notes.update(_direction(problem, outcome.model.eval(), parts, self.temperature, self.batch_size))
         return outcome
 
 
@@ -158,16 +158,18 @@ class ScrubR(Scrub):
 
     def run(self, problem: Problem) -> Outcome:
         parts = self.parts(problem, ("forget",))
-        candidates = Candidates(problem, parts, self.tie_break)
+        candidates = Candidates(problem, parts, self.tie_break, self.batch_size)
         outcome = super().run(replace(problem, callbacks=[candidates, *problem.callbacks]))
         outcome.notes.update(candidates.notes)
         return outcome
 
 
 @torch.no_grad()
-def _direction(problem: Problem, model: nn.Module, parts: Parts, temperature: float) -> dict[str, Any]:
+def _direction(
+    problem: Problem, model: nn.Module, parts: Parts, temperature: float, size: int | None
+) -> dict[str, Any]:
     """Return how far the forget set moved from the teacher, and whether it became less or more likely."""
-    after, before = (predict_part(problem.task, m, parts, "forget") for m in (model, problem.reference))
+    after, before = (predict_forget(problem.task, m, parts, size) for m in (model, problem.reference))
     distance = float(Distillation(temperature)(after, before))
     nll: list[Tensor] = [NLL()(p.replace(weight=None)) for p in (before, after)]
     notes = {"forget_nll": [float(value) for value in nll], "forget_divergence": distance, "direction": "right"}
