@@ -34,7 +34,7 @@ def train(
     task: str | Task = "link_prediction",
     *,
     epochs: int | None = None,
-    lr: float = 1e-3,
+    lr: float = TrainArguments.lr,
     weight_decay: float = 0.0,
     eval_every: int = 50,
     batch_size: int | None = None,
@@ -76,7 +76,7 @@ def train(
     check_model(model)
     if epochs is not None and steps is not None:
         raise InvalidInputError(f"Expected 'epochs' or 'steps' (got both, {epochs} and {steps})")
-    if makes_its_own(optimizer) and (lr != 1e-3 or weight_decay):
+    if makes_its_own(optimizer) and (lr != TrainArguments.lr or weight_decay):
         raise InvalidInputError(
             f"Expected no 'lr' and 'weight_decay' beside an optimizer function, which sets its own (got {lr} and "
             f"{weight_decay})"

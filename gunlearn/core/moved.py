@@ -1,4 +1,4 @@
-"""Modules of release 0.1 that were renamed: the error of an import names the new module."""
+"""Modules and public names of release 0.1 that were renamed: the error of an import says the new name."""
 
 import sys
 from collections.abc import Iterator, Sequence

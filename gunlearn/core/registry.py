@@ -87,10 +87,13 @@ class Registry(Mapping[str, type[T]], Generic[T]):
                     f"Expected options with a {self.kind}'s name only (got an object and {sorted(options)})"
                 )
             return spec
-        cls, fixed = self.variant(spec)
-        self.check_known(spec, cls, options)
-        check_options(cls, options, spec)
-        return cls(**{**fixed, **options})
+        return self.construct(spec, *self.variant(spec), options)
+
+    def construct(self, name: str, cls: type[T], settings: Mapping[str, Any], options: Mapping[str, Any]) -> T:
+        """Return an object of a class with `settings`, which the caller's `options` override once they are checked."""
+        self.check_known(name, cls, options)
+        check_options(cls, options, name)
+        return cls(**{**settings, **options})
 
     def check_known(self, name: str, cls: type[T], options: Mapping[str, Any]) -> None:
         """Refuse options that a class does not have."""

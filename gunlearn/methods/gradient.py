@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gunlearn.errors import EmptyForgetSetError, InvalidInputError, UnsupportedMethodError
-from gunlearn.losses import Loss, Objective, Prediction, as_objective
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.losses import Loss, Objective, as_objective
 from gunlearn.methods.base import Method, Outcome, Problem
-from gunlearn.tasks.base import STOP_TARGETS, PartItems, Parts, Task
+from gunlearn.methods.forget_part import no_forget_items
+from gunlearn.tasks.base import STOP_TARGETS, Parts, Task
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.callbacks import Callback, TrainState
 from gunlearn.training.feeding import Feed
@@ -306,46 +307,6 @@ def only(model: nn.Module, parameters: Collection[nn.Parameter] | None) -> Itera
     finally:
         for parameter in others:
             parameter.requires_grad_(True)
-
-
-def no_forget_items(method: str) -> EmptyForgetSetError:
-    """Return the error of a request that names nothing that the task has an item for."""
-    return EmptyForgetSetError(f"Expected forgotten training items for '{method}' (got a request that names none)")
-
-
-def forget_items(parts: Parts, method: str) -> Any:
-    """Return the items of the forget part.
-
-    Raises:
-        EmptyForgetSetError: there are none: what goes is nothing that the task has an item for.
-    """
-    items = parts.sample(["forget"])["forget"]
-    if items.num_items == 0:
-        raise no_forget_items(method)
-    return items
-
-
-def predict_part(task: Task, model: nn.Module, parts: Parts, name: str) -> Prediction:
-    """Return what a model predicts for one part, in the mode it is in."""
-    return task.predict(model, parts.data, parts.sample([name])[name])
-
-
-def forget_pieces(task: Task, parts: Parts, size: int | None) -> list[Any]:
-    """Return the forgotten items, `size` at a time where the task predicts each item alone."""
-    items = parts.sample(["forget"])["forget"]
-    if size is None or task.shared_pass or not isinstance(items, PartItems):
-        return [items]
-    return [items.take(rows) for rows in torch.arange(items.num_items).split(size)]
-
-
-@torch.no_grad()
-def predict_forget(task: Task, model: nn.Module, parts: Parts, size: int | None) -> Prediction:
-    """Return what a model predicts for the forgotten items, from passes over `forget_pieces`; no gradients."""
-    found = [task.predict(model, parts.data, piece) for piece in forget_pieces(task, parts, size)]
-    if len(found) == 1:
-        return found[0]
-    given = [name for name, value in vars(found[0]).items() if isinstance(value, torch.Tensor)]
-    return Prediction(**{name: torch.cat([getattr(one, name) for one in found]) for name in given})
 
 
 class FrozenStatistics(AbstractContextManager):

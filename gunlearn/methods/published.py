@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from gunlearn.core.options import check_options
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.losses import Loss, Objective, as_objective
 from gunlearn.methods import METHODS
@@ -93,15 +92,14 @@ def build_method(
     else:
         got = f"the class {spec.__name__}" if isinstance(spec, type) else type(spec).__name__
         raise InvalidTypeError(f"Expected a method's name, a Method object or an objective (got {got})")
-    METHODS.check_known(name, cls, options)
-    check_options(cls, options, name)
-    _check_together(name, options)
     found, settings = published(name if isinstance(spec, str) else "graddiff", task), {}
     if found is not None:
         settings = dict(found.options)
         if model is not None and task.adapts(model):
             settings["lr"] = found.rate(adapter=True)
-    return cls(**{**settings, **variant, **options})
+    method = METHODS.construct(name, cls, {**settings, **variant}, options)
+    _check_together(name, options)
+    return method
 
 
 def _check_together(spec: str, options: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from gunlearn.core.checks import check_integer
 from gunlearn.cost import Stopwatch
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.losses import ObjectiveValue
@@ -65,8 +65,7 @@ class TrainArguments:
         if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
             raise InvalidInputError(f"Expected lr > 0 and weight_decay >= 0 (got {self.lr} and {self.weight_decay})")
         for name, value in (("epochs", self.epochs), ("steps", 0 if self.steps is None else self.steps)):
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-                raise InvalidInputError(f"Expected '{name}' to be an integer >= 0 (got {value!r})")
+            check_integer(name, value, minimum=0)
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:  # a negative norm would flip gradients
             raise InvalidInputError(f"Expected 'max_grad_norm' > 0 or None (got {self.max_grad_norm})")
         if self.keep not in ("last", "best"):

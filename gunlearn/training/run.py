@@ -35,11 +35,11 @@ def run_training(
 ) -> Result:
     """Train a copy of `model` (as initialised by the caller) on `data`."""
     model = private_copy(model, task)
+    check_seed(seed)
+    check_callbacks(callbacks)
     if args.checkpoint_dir is not None:
         settings = {**vars(args), "progress": None, "checkpoint_dir": None, "checkpoint_every": None}
         args = replace(args, fingerprint=fingerprint_of(["train", settings], task, seed, model, data))
-    check_seed(seed)
-    check_callbacks(callbacks)
     with isolated_rng(seed):
         memory = PeakMemory(device_of(model))
         state = train_from_scratch(model, data, task, args, callbacks, optimizer, scheduler)

@@ -1,6 +1,6 @@
 """IMU: gradient ascent weighted by each forgotten item's influence (arXiv 2508.01620)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -18,7 +18,8 @@ from gunlearn.losses import GradientAscent, Objective, Prediction, as_objective
 from gunlearn.losses.functional import sum_tokens
 from gunlearn.losses.influence_weights import item_weights
 from gunlearn.methods.base import BY_MODE, Problem, check_interval, fill_in
-from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, forget_pieces
+from gunlearn.methods.forget_part import forget_pieces
+from gunlearn.methods.gradient import FrozenStatistics, GradientMethod
 from gunlearn.tasks.base import Parts
 from gunlearn.training.optimizers import OptimizerSpec
 from gunlearn.training.step import Change
@@ -152,13 +153,17 @@ def head_influence(
         damping: added to the mean squared gradients, positive.
         probes: see `importance.fisher_diagonal`.
     """
-    found = [_Pulled(losses(), head) for losses in pieces] if len(pieces) == 1 else []
-    moments = [one.moments(probes) for one in found or (_Pulled(losses(), head) for losses in pieces)]
+    kept = [_Pulled(losses(), head) for losses in pieces] if len(pieces) == 1 else None
+
+    def pulled() -> Iterable[_Pulled]:
+        return kept or (_Pulled(losses(), head) for losses in pieces)
+
+    moments = [one.moments(probes) for one in pulled()]
     count = sum(size for size, _, _ in moments)
     sums = [reduce(torch.add, [s[k] for _, s, _ in moments]) for k in range(len(head))]
     squares = [reduce(torch.add, [f[k] * (size / count) for size, _, f in moments]) for k in range(len(head))]
     direction = [s / count / (f + damping) for s, f in zip(sums, squares, strict=True)]
-    return torch.cat([one.products(direction) for one in found or (_Pulled(losses(), head) for losses in pieces)])
+    return torch.cat([one.products(direction) for one in pulled()])
 
 
 class _Pulled:

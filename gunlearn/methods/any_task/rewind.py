@@ -10,7 +10,7 @@ from gunlearn.core.modes import evaluating
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.losses import Prediction
 from gunlearn.methods.base import Problem
-from gunlearn.methods.gradient import forget_items, predict_forget
+from gunlearn.methods.forget_part import forget_items, predict_forget
 from gunlearn.tasks.base import Parts
 from gunlearn.training.callbacks import StatefulCallback, TrainControl, TrainState
 

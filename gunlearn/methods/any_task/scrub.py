@@ -14,7 +14,8 @@ from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import NLL, Distillation, GradientAscent, Objective, as_objective, weighted
 from gunlearn.methods.any_task.rewind import Candidates
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval, check_whole, fill_in
-from gunlearn.methods.gradient import FrozenStatistics, GradientMethod, predict_forget
+from gunlearn.methods.forget_part import predict_forget
+from gunlearn.methods.gradient import FrozenStatistics, GradientMethod
 from gunlearn.tasks.base import Parts, Task
 from gunlearn.training.optimizers import OptimizerSpec
 

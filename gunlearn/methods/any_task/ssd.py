@@ -11,7 +11,7 @@ from gunlearn.curvature.training_loss import learning_parameters
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses.functional import sum_tokens
 from gunlearn.methods.base import BY_MODE, Method, Outcome, Problem, check_interval, fill_in
-from gunlearn.methods.gradient import forget_items
+from gunlearn.methods.forget_part import forget_items
 
 _MODES = {"default": {"alpha": 3.0}, "paper": {"alpha": 10.0}}
 

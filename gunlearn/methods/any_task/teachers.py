@@ -11,7 +11,8 @@ from gunlearn.errors import UnsupportedMethodError
 from gunlearn.losses import NLL, Distillation, Objective, Prediction, weighted
 from gunlearn.methods.any_task.rewind import labels_of
 from gunlearn.methods.base import Outcome, Problem, check_interval
-from gunlearn.methods.gradient import GradientMethod, forget_items, freeze
+from gunlearn.methods.forget_part import forget_items
+from gunlearn.methods.gradient import GradientMethod, freeze
 from gunlearn.tasks.base import Parts
 from gunlearn.training.from_scratch import reset_model
 from gunlearn.training.step import Change
