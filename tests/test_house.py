@@ -1,6 +1,7 @@
 """The order of the rooms, read from the package's own source; exceptions may only become fewer."""
 
 import ast
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -40,12 +41,18 @@ PLAIN += tuple(
         "item_evaluators",
     )
 )
+#: Name what later rooms define, as strings that are loaded on use: the package, each room's `__init__` and these.
+CATALOGUES = ("gunlearn.tasks.named",)
 FOREIGN = ("torch_geometric", "transformers", "peft", "diffusers")
 MAX_FUNCTION_IMPORTS = 12
 
 
+#: A string from which the registry loads an object, "gunlearn.module:Name".
+LOADED = re.compile(r"gunlearn(\.\w+)+:\w+")
+
+
 class Import(NamedTuple):
-    """One import of one module: `where` is "module", "function" or "types" (under TYPE_CHECKING)."""
+    """One import of one module: `where` is "module", "function", "types" (under TYPE_CHECKING) or "string"."""
 
     module: str
     target: str
@@ -61,6 +68,11 @@ def modules() -> dict[str, ast.Module]:
         name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
         found[name] = ast.parse(path.read_text(encoding="utf-8"))
     return found
+
+
+def catalogues() -> set[str]:
+    """Modules that may name by string what they do not import."""
+    return {*CATALOGUES, *(name for name in modules() if any(m.startswith(f"{name}.") for m in modules()))}
 
 
 @cache
@@ -86,6 +98,8 @@ def _imports(module: str, tree: ast.Module) -> Iterator[Import]:
             names = [alias.name for alias in node.names if not alias.name.startswith("__")]  # metadata loads nothing
             full = [f"{node.module}.{name}" for name in names]
             targets = [name if name in modules() else str(node.module) for name in full]
+        elif isinstance(node, ast.Constant) and LOADED.fullmatch(str(node.value)) and module not in catalogues():
+            targets, where = [str(node.value).partition(":")[0]], "string"
         yield from (Import(module, target, where, node.lineno) for target in dict.fromkeys(targets))
 
 
@@ -213,7 +227,7 @@ def test_violations_are_found(monkeypatch: pytest.MonkeyPatch) -> None:  # contr
         "gunlearn": "",
         "gunlearn.losses": "def f():\n    from gunlearn.nn import g\n\ng = 1",
         "gunlearn.nn": "if TYPE_CHECKING:\n    from gunlearn.tasks import Task\nimport gunlearn.errors\ng = 1",
-        "gunlearn.errors": "class g: ...",
+        "gunlearn.errors": "class g: ...\nlater = {'g': 'gunlearn.nn:g'}",
         "gunlearn.tasks": "",
         "gunlearn.tasks.base": "try:\n    from gunlearn.tasks.graph import f\nexcept E:\n    f = 1\nh = 1",
         "gunlearn.tasks.graph": "def h():\n    from gunlearn.tasks import base\nimport torch_geometric.nn",
@@ -222,8 +236,12 @@ def test_violations_are_found(monkeypatch: pytest.MonkeyPatch) -> None:  # contr
     monkeypatch.setattr(sys.modules[__name__], "modules", lambda: trees)
     found = [i for name, tree in trees.items() for i in _imports(name, tree)]
     monkeypatch.setattr(sys.modules[__name__], "imports", lambda: found)
-    assert upward() == ["gunlearn.losses -> gunlearn.nn", "gunlearn.nn -> gunlearn.tasks"]
-    assert circular() == ["gunlearn.tasks.base", "gunlearn.tasks.graph"]
+    assert upward() == [
+        "gunlearn.errors -> gunlearn.nn",
+        "gunlearn.losses -> gunlearn.nn",
+        "gunlearn.nn -> gunlearn.tasks",
+    ]
+    assert circular() == ["gunlearn.errors", "gunlearn.nn", "gunlearn.tasks.base", "gunlearn.tasks.graph"]
     assert foreign() == ["gunlearn.tasks.base: torch_geometric"]
     assert in_functions() == ["gunlearn.losses:2 gunlearn.nn", "gunlearn.tasks.graph:2 gunlearn.tasks.base"]
     twice = {"g": ("errors", "losses", "nn"), "h": ("tasks.base", "tasks.graph")}

@@ -26,12 +26,12 @@ gunlearn.llm           gunlearn.methods                 LLMMethod=Method METHODS
 gunlearn.llm           gunlearn.llm.data                collate encoding pairing records retain_sets
 gunlearn.llm           gunlearn.llm.data                selection=marking selectors targets=target_tokens tofu
 gunlearn.llm           gunlearn.llm.metrics             figures=row_figures
-gunlearn.llm           gunlearn.llm.model               adapters arithmetic bounded bounded_layer causal_lm head
+gunlearn.llm           gunlearn.llm.model               adapters arithmetic bounded bounded_layer head
 gunlearn.llm           gunlearn.llm.model               reference=frozen
 gunlearn.llm           gunlearn.llm.privacy             dp=dp_training dp_card dp_rows dp_steps
 gunlearn.llm           gunlearn.llm.recipes             bandit direct_tokens instructions=reveal methods obliviate plan
 gunlearn.llm           gunlearn.llm.recipes             release reveal
-gunlearn.llm           gunlearn.llm.training            adapter_fit likelihoods
+gunlearn.llm           gunlearn.llm.training            adapter_fit causal_lm likelihoods
 gunlearn.llm           gunlearn.llm.training            primal_dual=primal_dual_callback progress projection settings
 gunlearn.llm           gunlearn.llm.training            trainer until
 gunlearn.llm.metrics   gunlearn.llm.metrics             alignment=text_alignment tofu=tofu_metrics

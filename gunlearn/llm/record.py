@@ -15,9 +15,9 @@ from torch import nn
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.card import loading, movement, unchanged
 from gunlearn.llm.data.rows import is_labelled
+from gunlearn.llm.data.text_items import IGNORE
 from gunlearn.llm.metrics.row_figures import RECORDED, figures
 from gunlearn.llm.metrics.scoring import prompt_ids
-from gunlearn.llm.model.causal_lm import IGNORE
 from gunlearn.llm.model.frozen import check_vocabulary
 from gunlearn.llm.model.head import context_of
 from gunlearn.metrics import FIGURES

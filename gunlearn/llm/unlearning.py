@@ -12,10 +12,10 @@ from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.llm.data.records import refused
 from gunlearn.llm.data.rows import as_rows, separate
 from gunlearn.llm.model.adapters import check_language_model, check_trainable
-from gunlearn.llm.model.causal_lm import CausalLM
 from gunlearn.llm.model.head import context_of
 from gunlearn.llm.record import LLMResult
 from gunlearn.llm.training.backend import TrainerBackend
+from gunlearn.llm.training.causal_lm import CausalLM
 from gunlearn.losses import Loss, Objective, as_objective
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method

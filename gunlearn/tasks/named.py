@@ -12,7 +12,7 @@ TASKS: Registry[Task] = Registry(
         "node_classification": "gunlearn.tasks.graph.node_classification:NodeClassification",
         "graph_classification": "gunlearn.tasks.graph.graph_classification:GraphClassification",
         "image_classification": "gunlearn.tasks.items.arrays:ImageClassification",
-        "causal_lm": "gunlearn.llm.model.causal_lm:CausalLM",
+        "causal_lm": "gunlearn.llm.training.causal_lm:CausalLM",
     },
 )
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.llm import CausalLM, PartCollator
-from gunlearn.llm.model.causal_lm import answer_tokens
+from gunlearn.llm.data.text_items import answer_tokens
 from gunlearn.llm.training.views import answer_mask
 from gunlearn.losses import NLL, NPO, UNDIAL, CrossEntropyUnlearning, FlatLogits, KLToReference, Loss, Prediction
 from tests.llm import facts

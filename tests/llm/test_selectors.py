@@ -25,7 +25,7 @@ from gunlearn.llm.data.selectors import (
     SuffixDelta,
     TokenSelector,
 )
-from gunlearn.llm.model.causal_lm import answer_tokens
+from gunlearn.llm.data.text_items import answer_tokens
 from tests.llm import facts
 from tests.llm.test_data import bpe
 from tests.llm.training import FORGET, UNLABELLED, same, state

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.model.causal_lm import IGNORE, TextItems
+from gunlearn.llm.data.text_items import IGNORE, TextItems
 from gunlearn.llm.model.head import context_of, model_device
 
 #: Rows of token ids: `input_ids`, `labels` and further columns.

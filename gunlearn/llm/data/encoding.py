@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.records import shape_of
-from gunlearn.llm.model.causal_lm import IGNORE
+from gunlearn.llm.data.text_items import IGNORE
 
 #: Text of a question and its answer where the tokenizer has no chat template.
 TEMPLATE = "Question: {question}\nAnswer: {answer}"

@@ -12,7 +12,7 @@ from gunlearn.core.checks import check_number
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.llm.data.collate import Collator, PartCollator, Rows, row_batch
 from gunlearn.llm.data.selectors import TokenSelector
-from gunlearn.llm.model.causal_lm import answer_tokens
+from gunlearn.llm.data.text_items import answer_tokens
 from gunlearn.llm.model.head import evaluating
 
 SPACES = ("\u0120", "\u010a", "\u0109", "\u010d", "\u2581")  # byte-level BPE: space, newline, tab, CR; SentencePiece

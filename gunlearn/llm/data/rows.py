@@ -11,7 +11,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import Rows
 from gunlearn.llm.data.encoding import encode, named_rows
 from gunlearn.llm.data.records import read_records, text_of
-from gunlearn.llm.model.causal_lm import IGNORE
+from gunlearn.llm.data.text_items import IGNORE
 
 
 def as_rows(

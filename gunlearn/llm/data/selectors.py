@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gunlearn.core.checks import check_integer, check_number
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.llm.model.causal_lm import IGNORE, CausalLM, answer_tokens, token_log_probs
+from gunlearn.llm.data.text_items import IGNORE, answer_tokens
+from gunlearn.llm.model.token_prediction import TokenPrediction, token_log_probs
 from gunlearn.losses.divergences import cross_entropy
 
 _AT_A_TIME = 32  # sequences made from a batch that the model reads together
@@ -154,7 +155,7 @@ class Entropy:
     @torch.no_grad()
     def scores(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         mask = answer_tokens(batch)
-        logits = cast(Tensor, CausalLM(("logits",)).decode(model, None, batch).logits)[mask].float()
+        logits = cast(Tensor, TokenPrediction(("logits",)).decode(model, None, batch).logits)[mask].float()
         entropy = cross_entropy(logits.log_softmax(-1).exp(), logits)
         return entropy.new_zeros(mask.shape).masked_scatter(mask, entropy)
 

@@ -10,8 +10,8 @@ from transformers.pytorch_utils import Conv1D
 from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.data.collate import Rows, collator_of, row_batch
 from gunlearn.llm.model.arithmetic import merged
-from gunlearn.llm.model.causal_lm import token_loss
 from gunlearn.llm.model.head import output_head
+from gunlearn.llm.model.token_prediction import token_loss
 from gunlearn.seed import isolated_rng
 
 

@@ -13,8 +13,8 @@ from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.model.causal_lm import positions_of, takes_positions
 from gunlearn.llm.model.head import context_of, evaluating, model_device
+from gunlearn.llm.model.token_prediction import positions_of, takes_positions
 from gunlearn.losses.reduction import full_precision
 from gunlearn.metrics.alignment import Sampler
 

@@ -14,8 +14,9 @@ from torch.func import functional_call
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import Rows, collator_of, row_batches
-from gunlearn.llm.model.causal_lm import IGNORE, model_inputs
+from gunlearn.llm.data.text_items import IGNORE
 from gunlearn.llm.model.head import evaluating
+from gunlearn.llm.model.token_prediction import model_inputs
 from gunlearn.losses.reduction import full_precision
 from gunlearn.metrics.ranking import separation
 from gunlearn.metrics.texts import TokenScores

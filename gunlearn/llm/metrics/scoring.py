@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import Rows, collator_of, row_batches
-from gunlearn.llm.model.causal_lm import IGNORE, answer_tokens, model_inputs
+from gunlearn.llm.data.text_items import IGNORE, answer_tokens
 from gunlearn.llm.model.head import LOGIT_CHUNK, evaluating, last_linear_head, replaced_forward
+from gunlearn.llm.model.token_prediction import model_inputs
 from gunlearn.losses.reduction import full_precision
 from gunlearn.metrics.texts import TokenScores
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from gunlearn.core.checks import check_choice
 from gunlearn.llm.data.collate import PartCollator
+from gunlearn.llm.data.text_items import IGNORE
 from gunlearn.llm.metrics.generation import Samples, draw_answers, end_tokens
 from gunlearn.llm.metrics.scoring import answer_logits, prompt_of
-from gunlearn.llm.model.causal_lm import IGNORE
 from gunlearn.llm.model.frozen import check_vocabulary
 from gunlearn.llm.model.head import LOGIT_CHUNK, evaluating, model_device
 from gunlearn.metrics.alignment import KL_ESTIMATORS, Alignment, Sampler, StepTerms, align, categorical_kl

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError, MissingExtraError, UnsupportedModelError
 from gunlearn.llm.data.collate import Collator, Rows, row_batch
-from gunlearn.llm.model.causal_lm import IGNORE, model_inputs, positions_of, takes_positions
+from gunlearn.llm.data.text_items import IGNORE
+from gunlearn.llm.model.token_prediction import model_inputs, positions_of, takes_positions
 from gunlearn.llm.privacy.dp_card import CHOICES
 from gunlearn.losses.reduction import full_precision
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from gunlearn.errors import DivergenceError
 from gunlearn.llm.data.collate import Rows, collator_of, row_batch
 from gunlearn.llm.model.arithmetic import adapter_delta
-from gunlearn.llm.model.causal_lm import token_loss
 from gunlearn.llm.model.head import without_peft
+from gunlearn.llm.model.token_prediction import token_loss
 from gunlearn.seed import isolated_rng
 
 

@@ -20,7 +20,7 @@ from gunlearn.llm.data.collate import collator_of
 from gunlearn.llm.data.rows import check_ids
 from gunlearn.llm.metrics.row_figures import figures
 from gunlearn.llm.model.adapters import check_language_model, check_trainable, precision, with_adapter
-from gunlearn.llm.model.causal_lm import CausalLM, rows_of
+from gunlearn.llm.model.token_prediction import TokenPrediction, rows_of
 from gunlearn.llm.recipes.plan import Given, Plan
 from gunlearn.llm.record import LLMResult
 from gunlearn.llm.training import settings
@@ -80,7 +80,7 @@ class TrainerBackend:
         method: GradientMethod,
         model: nn.Module,
         partition: Any,
-        task: CausalLM,
+        task: TokenPrediction,
         seed: int = 0,
         callbacks: Sequence[Any] = (),
         progress: bool = False,

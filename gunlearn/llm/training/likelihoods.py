@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, Subset
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import Collator
-from gunlearn.llm.model.causal_lm import IGNORE, CausalLM, answer_tokens
+from gunlearn.llm.data.text_items import IGNORE, answer_tokens
+from gunlearn.llm.model.token_prediction import TokenPrediction
 
 
 def likelihoods(
@@ -28,7 +29,7 @@ def likelihoods(
     within = Subset(rows, [min(i, len(rows) - 1) for i in mine])
     loader = DataLoader(within, batch_size=batch_size, collate_fn=collator)
     counts = (torch.tensor(mine) < len(rows)).split(batch_size)
-    task, sums = CausalLM(("logits",)), torch.zeros(5, dtype=torch.float64)
+    task, sums = TokenPrediction(("logits",)), torch.zeros(5, dtype=torch.float64)
     for batch, counted in zip(loader, counts, strict=True):
         batch = {name: value.to(processes.device) for name, value in batch.items()}
         batch["labels"] = batch["labels"].masked_fill(~counted.to(processes.device)[:, None], IGNORE)

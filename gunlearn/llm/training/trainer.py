@@ -15,9 +15,9 @@ from gunlearn.core.modes import evaluating
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.llm.data.collate import Collator, collator_of, row_batch
 from gunlearn.llm.data.pairing import PairedDataset, warn_of_overlap
-from gunlearn.llm.model.causal_lm import CausalLM
 from gunlearn.llm.model.frozen import FrozenReference
 from gunlearn.llm.model.head import without_autocast
+from gunlearn.llm.model.token_prediction import TokenPrediction
 from gunlearn.llm.training.likelihoods import likelihoods
 from gunlearn.llm.training.views import answer_mask, base_of, check_parts, view_of
 from gunlearn.losses import Loss, Objective, Prediction, as_objective
@@ -48,7 +48,7 @@ class UnlearnTrainer(Trainer):
         drawn: further parts to draw rows from at random, by name.
         paired: parts whose row `i` belongs to forgotten row `i`, by name (`"alternative"`: another answer).
         reference: the model before unlearning, see `FrozenReference`; made only if a loss needs it.
-        task: computes predictions; `CausalLM()` by default.
+        task: computes predictions; `TokenPrediction()` by default.
         eval_dataset: rows, or named sets of them, for `evaluate`.
         unlearning_metrics: returns figures of the model to log at every evaluation, also for `metric_for_best_model`.
         processing_class: the tokenizer; gives the padding token and side, and is saved with the model.
@@ -86,7 +86,7 @@ class UnlearnTrainer(Trainer):
         drawn: Mapping[str, Any] | None = None,
         paired: Mapping[str, Any] | None = None,
         reference: str | nn.Module = "auto",
-        task: CausalLM | None = None,
+        task: TokenPrediction | None = None,
         eval_dataset: Any = None,
         unlearning_metrics: Callable[[nn.Module], Mapping[str, float]] | None = None,
         processing_class: Any = None,
@@ -120,7 +120,7 @@ class UnlearnTrainer(Trainer):
         fields: dict[str, list[str]] = defaultdict(list)  # what losses read, by part
         for part in self.objective.parts:
             fields[base_of(part)].extend(self.objective.fields(part))
-        task = task or CausalLM()
+        task = task or TokenPrediction()
         self.tasks = {part: replace(task, reads=dict.fromkeys(names)) for part, names in fields.items()}
         if unlearning_metrics is not None and eval_dataset is None:
             eval_dataset = {}  # a Trainer refuses to evaluate without one

@@ -11,8 +11,8 @@ from gunlearn.core.checks import check_integer, check_number
 from gunlearn.core.modes import evaluating
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.data.collate import Collator, PartCollator, Rows, row_batches
-from gunlearn.llm.model.causal_lm import token_log_probs, total_nll
 from gunlearn.llm.model.head import model_device
+from gunlearn.llm.model.token_prediction import token_log_probs, total_nll
 from gunlearn.llm.training.views import answer_mask
 
 

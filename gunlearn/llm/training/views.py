@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.llm.model.causal_lm import answer_tokens
+from gunlearn.llm.data.text_items import answer_tokens
 from gunlearn.losses import Objective
 
 VIEWS = ("target", "rest")

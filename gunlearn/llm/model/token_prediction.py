@@ -1,4 +1,4 @@
-"""Causal language modelling as a task: a prediction for each labelled token."""
+"""Predict each labelled token: what `CausalLM` is, whoever trains it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gunlearn.core.registry import Registry
-from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError, UnsupportedModelError
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
+from gunlearn.llm.data.collate import PartCollator
+from gunlearn.llm.data.text_items import TextItems, answer_tokens
 from gunlearn.llm.model.head import LOGIT_CHUNK, last_linear_head, replaced_forward, token_log_prob, without_peft
 from gunlearn.losses import Prediction
 from gunlearn.losses.reduction import full_precision
@@ -23,49 +24,11 @@ from gunlearn.tasks.items.arrays import ArrayParts
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
-IGNORE = -100  # the label of tokens that no loss reads, as in transformers
 READS = ("log_prob", "logits", "embeddings", "label")
-
-#: Modules that import this one, loaded when a model is trained.
-_LATER: Registry = Registry(
-    "part of a training",
-    {
-        "collator": "gunlearn.llm.data.collate:PartCollator",
-        "trainer": "gunlearn.llm.training.backend:TrainerBackend",
-    },
-)
-
-
-class TextItems(dict[str, Tensor]):
-    """A batch of sequences for the training loop: `input_ids`, `attention_mask` and `labels` `[batch, tokens]`."""
-
-    fixed = False  # whether every step reads the same sequences
-
-    @property
-    def num_items(self) -> int:
-        return self["input_ids"].size(0)
-
-    @property
-    def y(self) -> Tensor:
-        """Refuse methods that relabel items: they assume one label per item."""
-        raise UnsupportedMethodError("Expected a method that works on labels per token (got one of a label per item)")
-
-    @property
-    def mask(self) -> Tensor:
-        return answer_tokens(self)
-
-    def take(self, index: Tensor) -> TextItems:
-        return TextItems({name: value[index] for name, value in self.items()})
-
-    def share(self, rank: int, world: int) -> TextItems:
-        """Return every `world`-th sequence, from `rank` on."""
-        share = TextItems({name: value[rank::world] for name, value in self.items()})
-        share.fixed = self.fixed
-        return share
 
 
 @dataclass(eq=False, repr=False)
-class CausalLM(Task):
+class TokenPrediction(Task):
     """Predict each token from those before it; an item is a sequence.
 
     A `Prediction` has the shape `[batch, tokens - 1]`; entry `t` is about token `t + 1`. It counts where that token has
@@ -82,11 +45,9 @@ class CausalLM(Task):
         layer: index of the hidden states in `"embeddings"`: 0 for token embeddings, -1 for the last layer.
         batch_size: sequences of each part per step of `gunlearn.unlearn`; `None` reads all.
         chunk: most logits held at a time.
-        backend: `"trainer"`, a transformers Trainer with default settings (for methods that are an objective over the
-            forgotten rows; the package's own loop runs others), a `TrainerBackend`, or `"loop"`.
 
     Raises:
-        InvalidInputError: unknown fields or backend.
+        InvalidInputError: unknown fields.
     """
 
     name = "causal_lm"
@@ -97,25 +58,12 @@ class CausalLM(Task):
     layer: int = -1
     batch_size: int | None = None
     chunk: int = LOGIT_CHUNK
-    backend: Any = "trainer"
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.reads) - set(READS))
         if unknown:
             raise InvalidInputError(f"Expected 'reads' among {READS} (got {unknown})")
-        if isinstance(self.backend, str) and self.backend not in ("trainer", "loop"):
-            raise InvalidInputError(f"Expected 'backend' to be 'trainer', 'loop' or an object (got {self.backend!r})")
         self.reads = tuple(self.reads)
-
-    def runner(self, method: Any) -> Any | None:
-        """Return the backend's function that trains by a method, `None` for methods that it does not run."""
-        if self.backend == "loop":
-            return None
-        backend = _LATER["trainer"]() if self.backend == "trainer" else self.backend
-        return backend.run if backend.runs(method) else None
-
-    def adapts(self, model: nn.Module) -> bool:
-        return super().adapts(model) or getattr(self.backend, "peft", None) is not None
 
     def decode(self, model: nn.Module, outputs: None, items: Mapping[str, Tensor]) -> Prediction:
         """Predict the labelled tokens of `input_ids`, `labels` and `attention_mask` (or all ones), `[batch, tokens]`.
@@ -191,29 +139,14 @@ def rows(data: Any, index: Tensor) -> TextItems:
     """Return some rows of a list, or of `data.x`, `data.y` and `data.attention_mask` (default: all ones)."""
     if isinstance(data, list):
         chosen = index.nonzero().view(-1) if index.dtype == torch.bool else index
-        padded: TextItems = _LATER["collator"]().pad([data[i] for i in chosen.tolist()])
-        return padded
+        return PartCollator().pad([data[i] for i in chosen.tolist()])
     mask = data.attention_mask if "attention_mask" in data else torch.ones_like(data.x)
     return TextItems(input_ids=data.x[index], attention_mask=mask[index], labels=data.y[index])
 
 
-def answer_tokens(items: Mapping[str, Tensor]) -> Tensor:
-    """Return which predictions count, boolean `[batch, tokens - 1]`: of labelled tokens that follow no padding.
-
-    Padding lies before a row's first attended token and after its last one; unattended tokens in between are not
-    padding. A row's first token is never predicted, whichever side is padded.
-    """
-    labelled, there = items["labels"][:, 1:] != IGNORE, items.get("attention_mask")
-    if there is None:
-        return labelled
-    there = there.long()
-    inside = there.cummax(1).values & there.flip(1).cummax(1).values.flip(1)
-    return labelled & inside[:, :-1].bool()
-
-
 def token_log_probs(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Return the log-likelihood of each labelled token in nats `[batch, tokens - 1]`, 0 elsewhere."""
-    return CausalLM(("log_prob",)).decode(model, None, batch).log_prob
+    return TokenPrediction(("log_prob",)).decode(model, None, batch).log_prob
 
 
 def total_nll(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
