@@ -14,14 +14,13 @@ from torch import Tensor, nn
 
 import gunlearn as gu
 from experiments.common import StudyArgs, markdown, write_results
-from gunlearn.bench import ModelStore, Recipe
+from gunlearn.bench import GridConfig, ModelStore, Recipe, run_grid
 from gunlearn.datasets import load
 from gunlearn.losses import NLL, as_objective
 from gunlearn.methods import run_method
-from gunlearn.metrics import LinkEvaluator
 from gunlearn.requests import Partition
 from gunlearn.seed import isolated_rng
-from gunlearn.tasks import LinkPrediction, StratifiedSampler, link_split
+from gunlearn.tasks import LinkPrediction, StratifiedSampler
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.feeding import Feed
 
@@ -72,7 +71,7 @@ def retain_gradients(model: nn.Module, partition: Partition, strata: Tensor | No
 
     def estimate() -> tuple[Tensor, Tensor, float]:
         start = time.perf_counter()
-        data, items, _ = feed.read(feed.sample())
+        data, items, _ = feed.reader.read(feed.sample())
         prediction = task.decode(model, task.encode(model, data), items["retain_edges"])
         value = objective({"retain_edges": prediction}).total
         grads = torch.autograd.grad(value, list(model.parameters()), retain_graph=True)
@@ -116,34 +115,43 @@ def estimates(args: Args, model: nn.Module, partition: Partition, dataset: str) 
     return rows
 
 
+def grids(args: Args, dataset: str) -> list[GridConfig]:
+    """INPO with each sample size, and with all retained edges."""
+    size = {"count": 4} if args.smoke else {"ratio": 0.005, "region": "out"}
+    shared: dict[str, Any] = {
+        **size, "dataset": dataset, "root": args.root, "seeds": args.seeds, "recipe": recipe(args),
+        "models": args.out / "models",
+    }  # fmt: skip
+    sampled = [(f"inpo.retain_samples={size}",) for size in args.sizes]
+    return [GridConfig(methods=("inpo:default",), method_args=given, **shared) for given in (*sampled, ())]
+
+
+def recipe(args: Args) -> Recipe:
+    """How base models are trained."""
+    return Recipe(epochs=args.epochs, eval_every=min(50, args.epochs))
+
+
+def row_of(row: dict[str, Any]) -> dict[str, Any]:
+    """What the table shows of a row of the grid."""
+    kept = {name: row[name] for name in ("dataset", "seed", "epochs", "seconds", *FIGURES, "js_floor_forget")}
+    per_step = row["seconds"] / max(row["epochs"], 1)
+    size, graph = row["options"]["retain_samples"], row["notes"]["graph"]
+    return {**kept, "retain_samples": size, "seconds_per_step": per_step, "graph": graph}
+
+
 def study(args: Args, dataset: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    recipe, task = Recipe(epochs=args.epochs, eval_every=min(50, args.epochs)), LinkPrediction()
-    store, default = ModelStore(args.out / "models", recipe, task), gu.methods.INPO()
-    gradients, results = [], []
-    for seed in args.seeds:
-        data = link_split(load(dataset, args.root), seed=seed)
-        request = (
-            gu.ForgetEdges(count=4, seed=seed) if args.smoke else gu.ForgetEdges(ratio=0.005, region="out", seed=seed)
-        )
-        partition, base = request.resolve(data), store.base(data, seed)
-        references = [store.retrained(base, partition, seed + k).model for k in (1, 2)]
-        evaluator = LinkEvaluator(task, partition, references, seed=seed)
-        for size in (*args.sizes, None):
-            if size is not None and size >= partition.num_retain:
-                continue
-            result = run_method(replace(default, retain_samples=size), base.model, partition, task, seed)
-            row = evaluator.row(result.model)
-            results.append(
-                {"dataset": dataset, "seed": seed, "retain_samples": size, "epochs": result.epochs,
-                 "seconds": result.seconds, "seconds_per_step": result.seconds / max(result.epochs, 1),
-                 "graph": result.notes["graph"], **{name: row[name] for name in FIGURES},
-                 "js_floor_forget": row.get("js_floor_forget")}
-            )  # fmt: skip
-            print(results[-1], flush=True)
-        if seed == args.seeds[0]:  # where the retain term pulls: half way through unlearning
-            half = replace(default, epochs=10, until="end", retain_weight=0.0)
-            gradients += estimates(args, run_method(half, base.model, partition, task, seed).model, partition, dataset)
-    return gradients, results
+    """The errors of gradients under the first seed, and a row per run of INPO."""
+    configs = grids(args, dataset)
+    rows = run_grid(configs, args.out / "grid" / dataset, progress=True)
+    results = {row["key"]: row_of(row) for row in rows if row["method"] == "inpo"}
+    cell, task = configs[0].cells()[0], LinkPrediction()
+    data = cell.split(load(dataset, args.root, sparse=True))
+    partition, store = cell.request().resolve(data), ModelStore(args.out / "models", recipe(args), task)
+    base = store.base(data, cell.seed).model
+    # Where the retain term pulls: half way through unlearning.
+    half = gu.methods.INPO(epochs=10, until="end", retain_weight=0.0)
+    gradients = estimates(args, run_method(half, base, partition, task, cell.seed).model, partition, dataset)
+    return gradients, list(results.values())
 
 
 def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:

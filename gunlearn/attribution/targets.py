@@ -145,7 +145,7 @@ class ItemLoss(Value):
         change = before.new_zeros(num_items)
         old = self.task.decode(self.model, before, self.items).log_prob
         for part in torch.arange(key.numel(), device=row.device).split(1 << 18):
-            again = self.task.reading(self.items, read[part], new[:, part], outputs.size(0))
+            again = self.task.at_rows(self.items, read[part], new[:, part], outputs.size(0))
             log_prob = self.task.decode(self.model, outputs, again).log_prob
             change.index_add_(0, owner[part], (old[read[part]] - log_prob) / num_read)
         return change

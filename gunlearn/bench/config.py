@@ -65,6 +65,8 @@ class GridConfig:
             raise InvalidInputError(f"Expected different seeds, at least one (got {list(self.seeds)})")
         if self.threads is not None and self.threads < 1:
             raise InvalidInputError(f"Expected at least one thread (got {self.threads})")
+        if not self.references and any(name.partition(":")[0] == "retrain" for name in self.methods):
+            raise InvalidInputError("Expected references=True for the method 'retrain' (got references=False)")
         self.cells()
         self.plan()
 

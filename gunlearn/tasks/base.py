@@ -187,7 +187,7 @@ class Task(ABC):
         """Return the same items with the node ids of a part of the graph; needed where `seeds` names nodes."""
         raise NotImplementedError
 
-    def reading(self, items: Any, index: Tensor, ends: Tensor, num_rows: int) -> Any:
+    def at_rows(self, items: Any, index: Tensor, ends: Tensor, num_rows: int) -> Any:
         """Return the items `index` `[k]`, reading other rows of a table of outputs; needed where `seeds` names nodes.
 
         `ends` are the rows that they read, one line per end `[1 or 2, k]`, of `num_rows` in the table.

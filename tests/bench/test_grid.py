@@ -184,7 +184,9 @@ def test_a_failed_method_is_a_row_and_is_tried_again(grid, tmp_path, monkeypatch
 
 def test_without_references_distances_are_none(grid, tmp_path):
     out, rows = grid
-    config = replace(CONFIG, seeds=(0,), references=False, models=out / "models")
+    with pytest.raises(InvalidInputError, match="references=True for the method 'retrain'"):
+        replace(CONFIG, references=False)
+    config = replace(CONFIG, methods=CONFIG.methods[1:], seeds=(0,), references=False, models=out / "models")
     alone = run_grid(config, tmp_path)
     assert [row["method"] for row in alone] == ["original", "utu", "gradient_ascent", "npo"]
     assert all(row[name] is None for row in alone for name in row if name.startswith("js_"))

@@ -24,7 +24,7 @@ def item_losses(problem: InfluenceProblem, outputs: Tensor) -> Tensor:
         raise UnsupportedMethodError(
             f"Expected a task whose items read rows of the model's outputs (got '{task.name}')"
         )
-    mine = task.reading(training, term, seeds.view(-1, training.num_items)[:, term], outputs.size(0))
+    mine = task.at_rows(training, term, seeds.view(-1, training.num_items)[:, term], outputs.size(0))
     values = -task.decode(problem.model, outputs, mine).log_prob / training.num_items
     return values.new_zeros(problem.items.num_items).index_add(0, item, values)
 

@@ -103,7 +103,7 @@ class DTOMethod(TokenMethod):
     retain_weight: float = 0.0
 
     name = "dto"
-    summary = "forgets the telling tokens of an answer, holds the rest"
+    summary = "lowers the probability of an answer's informative tokens, keeps that of the others"
     paper = "Direct token optimisation"
     needs = "reference model"
 
@@ -133,7 +133,7 @@ class PDUMethod(TokenMethod):
     retain_weight: float = 50.0
 
     name = "pdu"
-    summary = "flat logits, the retain loss below a bound"
+    summary = "flattens the logits, with a bound on the retain loss"
     needs = "retained data"
 
     def __post_init__(self) -> None:
@@ -178,7 +178,7 @@ class ObliviateMethod(TokenMethod):
     retain_loss: str = "logits"
 
     name = "obliviate"
-    summary = "rules out telling words, holds logits of retained rows"
+    summary = "rules out the words that identify the target, keeps the logits of retained rows"
     needs = "retained data, reference model"
 
     def forgetting(self, given: Given) -> Plan:
@@ -223,19 +223,19 @@ def token_method(
 
 
 SimNPOMethod = token_method(
-    "simnpo", losses.SimNPO, "negative preference by length, without reference", forget_weight=0.125
+    "simnpo", losses.SimNPO, "negative preference per token, without a reference model", forget_weight=0.125
 )
-DPOMethod = token_method("dpo", losses.DPO, "prefers another answer, by default a refusal", scale=2.0)
-KTOMethod = token_method("kto", losses.KTO, "makes forgotten answers undesirable")
-WGAMethod = token_method("wga", losses.WGA, "ascent, weighted by how likely tokens are")
-SatImpMethod = token_method("satimp", losses.SatImp, "ascent on half-known tokens", forget_weight=0.1)
-UNDIALMethod = token_method("undial", losses.UNDIAL, "distils the model without the forgotten token", retain_weight=0.0)
+DPOMethod = token_method("dpo", losses.DPO, "prefers another answer to the forgotten one, by default a refusal", scale=2.0)
+KTOMethod = token_method("kto", losses.KTO, "makes forgotten answers undesirable (Kahneman-Tversky)")
+WGAMethod = token_method("wga", losses.WGA, "gradient ascent, weighted by each token's probability")
+SatImpMethod = token_method("satimp", losses.SatImp, "gradient ascent on tokens that are neither known nor unknown", forget_weight=0.1)
+UNDIALMethod = token_method("undial", losses.UNDIAL, "distils the model with the forgotten token's logit lowered", retain_weight=0.0)
 CEUnlearningMethod = token_method(
-    "ce_unlearning", losses.CrossEntropyUnlearning, "cross-entropy without the token", retain_weight=0.0, skip_first=1
+    "ce_unlearning", losses.CrossEntropyUnlearning, "cross-entropy to the model's own output without the forgotten token", retain_weight=0.0, skip_first=1
 )
-IHLMethod = token_method("ihl", losses.IHL, "inverted hinge: the runner-up takes over")
+IHLMethod = token_method("ihl", losses.IHL, "inverted hinge: the second most likely token takes over")
 JensUnMethod = token_method(
-    "jensun", losses.JSDToRefusal, "bounded divergence to a refusal, held to the model before", retain_loss="jsd"
+    "jensun", losses.JSDToRefusal, "bounded divergence to a refusal; retained rows stay near the original model", retain_loss="jsd"
 )
-_ASTRAY = "leads hidden states astray, holds those of retained rows"
+_ASTRAY = "moves hidden states of forgotten rows to a random direction, keeps those of retained rows"
 RMUMethod = token_method("rmu", losses.RMU, _ASTRAY, _RMU, retain_loss="hidden", coefficient=2.0)

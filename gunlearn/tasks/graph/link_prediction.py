@@ -79,7 +79,7 @@ class LinkPrediction(GraphTask):
         chunks = tuple(EdgePattern(subgraph.relabel(chunk.edge_index), size) for chunk in items.chunks)
         return replace(items, chunks=chunks)
 
-    def reading(self, items: EdgeItems, index: Tensor, ends: Tensor, num_rows: int) -> EdgeItems:
+    def at_rows(self, items: EdgeItems, index: Tensor, ends: Tensor, num_rows: int) -> EdgeItems:
         return EdgeItems((EdgePattern(ends, num_rows),), items.label[index], fixed=False)
 
     def reader(

@@ -128,7 +128,7 @@ class NodeClassification(GraphTask):
     def relabel(self, items: Any, subgraph: Subgraph) -> Any:
         return replace(items, index=subgraph.relabel(items.index))
 
-    def reading(self, items: NodeItems, index: Tensor, ends: Tensor, num_rows: int) -> NodeItems:
+    def at_rows(self, items: NodeItems, index: Tensor, ends: Tensor, num_rows: int) -> NodeItems:
         return NodeItems(ends[0], items.label[index], fixed=False)
 
     def make_parts(self, view: View) -> NodeParts:
