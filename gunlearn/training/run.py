@@ -21,6 +21,7 @@ from gunlearn.training.from_scratch import train_from_scratch
 from gunlearn.training.loop import TrainArguments
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 from gunlearn.training.result import Result
+from gunlearn.training.unchanged import remark_unchanged
 
 
 def run_training(
@@ -34,7 +35,7 @@ def run_training(
     scheduler: SchedulerSpec | None = None,
 ) -> Result:
     """Train a copy of `model` (as initialised by the caller) on `data`."""
-    model = private_copy(model, task)
+    initial, model = model, private_copy(model, task)
     check_seed(seed)
     check_callbacks(callbacks)
     if args.checkpoint_dir is not None:
@@ -43,6 +44,7 @@ def run_training(
     with isolated_rng(seed):
         memory = PeakMemory(device_of(model))
         state = train_from_scratch(model, data, task, args, callbacks, optimizer, scheduler)
+    notes = {"best_epoch": state.best_epoch, "best_val_loss": state.best_metric}
     config = {key: value for key, value in args.__dict__.items() if key not in ("checkpoint_dir", "fingerprint")}
     return Result(
         model=model.eval(),
@@ -53,7 +55,7 @@ def run_training(
         seconds=state.seconds,
         peak_memory_mb=memory.mb,
         history=state.log_history,
-        notes={"best_epoch": state.best_epoch, "best_val_loss": state.best_metric, **task.remarks(model)},
+        notes={**remark_unchanged(notes, initial, model, state), **task.remarks(model)},
         task=task,
     )
 
