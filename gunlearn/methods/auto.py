@@ -75,7 +75,11 @@ class Auto(Method):
             attaches = any(isinstance(module, MessagePassing) for module in model.modules())
             able = partition.forgets == ("edges",) and attaches and has_held_out(task, partition.data)
             if able and self.budget >= LARGE:
-                return "inpo", {"until": "unseen"}, "edges are forgotten under link prediction, with validation edges to compare with"
+                return (
+                    "inpo",
+                    {"until": "unseen"},
+                    "edges are forgotten under link prediction, with validation edges to compare with",
+                )
             lacks = f"at least {MIN_HELD_OUT} validation edges, message passing layers and a request for edges"
             why = f"the budget is below {LARGE:g}" if able else f"'inpo' until unseen needs {lacks}"
             return "finetune", {"weight_decay": self.weight_decay}, f"the task is link prediction, and {why}"

@@ -8,7 +8,7 @@ from gunlearn.core.contents import same_weights
 from gunlearn.training.callbacks import TrainState
 
 #: Begins the sentence that says why.
-UNCHANGED = "The weights are unchanged"
+KEPT_WEIGHTS = "The weights are unchanged"
 
 
 def remark_unchanged(
@@ -25,7 +25,7 @@ def remark_unchanged(
     """
     if not same_weights(before, after):
         return notes
-    sentence = f"{UNCHANGED}: {why or _reason(notes, state)}."
+    sentence = f"{KEPT_WEIGHTS}: {why or _reason(notes, state)}."
     return {**notes, "unchanged": True, "why": " ".join(filter(None, [notes.get("why"), sentence]))}
 
 
