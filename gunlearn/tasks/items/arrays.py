@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from gunlearn.tasks.sampling import Draw
 
 
+_TRIED = 8  # items that the trial pass reads
+
+
 @dataclass(frozen=True)
 class ArrayItems(PartItems):
     """Inputs `[num_items, ...]` and integer labels `[num_items]`."""
@@ -108,6 +111,11 @@ class ImageClassification(Task):
             raise UnsupportedModelError(f"Expected logits of at least {classes} classes (got {logits.size(1)})")
         log_prob = log_softmax(logits, dim=-1).gather(1, items.y.view(-1, 1)).view(-1)
         return Prediction(log_prob=log_prob, logits=logits)
+
+    def trial_items(self, data: Data) -> ArrayItems:
+        """Return the first training items."""
+        train = trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu"))
+        return ArrayItems(*rows_at(data, train.nonzero().view(-1)[:_TRIED]))
 
     def make_parts(self, view: View) -> ArrayParts:
         part = view.partition
