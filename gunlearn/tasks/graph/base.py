@@ -17,8 +17,8 @@ from gunlearn.nn.kernels.fast import fast_path
 from gunlearn.nn.kernels.paths import path_of
 from gunlearn.nn.kernels.subgraph import gather
 from gunlearn.tasks.base import Parts, Reader, Task, View
+from gunlearn.tasks.calling import Called, own_words, suggested
 from gunlearn.tasks.graph.beside import beside
-from gunlearn.tasks.graph.calling import Called, own_words, suggested
 from gunlearn.tasks.graph.reading import GraphReader
 from gunlearn.tasks.sampling import BatchOptions
 

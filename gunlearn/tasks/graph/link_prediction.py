@@ -18,9 +18,9 @@ from gunlearn.nn.kernels.edge_scores import EdgePattern
 from gunlearn.nn.kernels.subgraph import Subgraph
 from gunlearn.requests.apply import GONE
 from gunlearn.tasks.base import Parts, Reader, Task, View
+from gunlearn.tasks.calling import Called, own_words
 from gunlearn.tasks.graph.base import GraphTask
 from gunlearn.tasks.graph.beside import is_joint
-from gunlearn.tasks.graph.calling import Called, own_words
 from gunlearn.tasks.graph.edge_items import EdgeItems, EdgeParts
 from gunlearn.tasks.graph.random_nodes import RandomNodeReader
 from gunlearn.tasks.graph.score_targets import ScoreTarget, check_held_out

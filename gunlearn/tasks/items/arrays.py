@@ -14,6 +14,7 @@ from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.requests.ids import trainable_mask
 from gunlearn.tasks.base import PartItems, Parts, Task, View
+from gunlearn.tasks.calling import own_words
 from gunlearn.tasks.items.tables import as_table, rows_at
 
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ class ImageClassification(Task):
         self.batch_size = batch_size
 
     def decode(self, model: nn.Module, outputs: None, items: ArrayItems) -> Prediction:
-        logits = model(items.x)
+        with own_words(model, None, f"model(x) with x {list(items.x.shape)}", "a model that takes such rows"):
+            logits = model(items.x)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.size(0) != items.x.size(0):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UnsupportedModelError(f"Expected logits of shape [{items.x.size(0)}, num_classes] (got {got})")

@@ -1,16 +1,20 @@
-"""How a graph model is called: the caller's own function or our convention, and what is said where that fails."""
+"""How a model is called: the caller's own function or our convention, and what is said where that fails."""
+
+from __future__ import annotations
 
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Data
 
 from gunlearn.errors import GunlearnError, InvalidTypeError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 
 class Called:
