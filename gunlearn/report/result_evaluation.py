@@ -19,6 +19,7 @@ from gunlearn.metrics.base import Figure, figures_of
 from gunlearn.metrics.problem import evaluator
 from gunlearn.metrics.resemblance import check_references
 from gunlearn.report.table import text_table
+from gunlearn.tasks.trial import trial_pass
 from gunlearn.training.result import Result
 
 
@@ -101,6 +102,8 @@ def evaluate(
     references: Sequence[nn.Module] = (),
     seed: int = 0,
     metrics: Iterable[str | Figure] = (),
+    call: Callable[..., Any] | None = None,
+    decode: Callable[..., Any] | None = None,
 ) -> Evaluation:
     """Compare an unlearned model with models that never saw the data.
 
@@ -113,12 +116,15 @@ def evaluate(
         seed: of figures that draw, and of the retrainings.
         metrics: figures beside the registered ones of the task: `Figure` objects of your own, or names (`gunlearn
             figures` lists them).
+        call: how models are called, if not as while unlearning; see `gunlearn.unlearn`.
+        decode: how they score pairs, if not as while unlearning.
 
     Raises:
         InvalidInputError: a loaded result (it has no partition), both `train` and `references`, references that predict
             alike or are the original model, or bad `metrics`.
         InvalidTypeError: neither figures nor names in `metrics`.
         UnsupportedMethodError: a task without evaluator.
+        UnsupportedModelError: the model cannot be called; nothing is retrained then.
 
     Warns:
         UserWarning: the result has the weights of a reference (it is compared with the others then), is nearer to the
@@ -130,12 +136,14 @@ def evaluate(
         raise InvalidInputError("Expected a result of this session (got a loaded one without its partition and task)")
     if train is not None and references:
         raise InvalidInputError("Expected either 'train' or 'references' (got both)")
-    problem = evaluator(result.task, result.partition, seed=seed, metrics=metrics)
+    task = result.task.called(call, decode)
+    problem = evaluator(task, result.partition, seed=seed, metrics=metrics)
+    trial_pass(result.model, result.partition.retain_data, task)
     same: dict[str, Any] = {"num_forget": result.num_forget, "request_hash": result.request_hash}
     retrained = [Result(model, "retrain", mode="given", seed=None, epochs=None, **same) for model in references]
     if train is not None:
         retrain = Retrain(train=train)
-        retrained = [run_method(retrain, result.model, result.partition, result.task, seed + k) for k in (1, 2)]
+        retrained = [run_method(retrain, result.model, result.partition, task, seed + k) for k in (1, 2)]
     check_references([r.model for r in retrained], result.original)
     problem.refer_to([r.model for r in retrained])
     views = [problem.view(r.model, r) for r in (result, *retrained)]
