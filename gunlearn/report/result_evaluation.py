@@ -138,12 +138,15 @@ def evaluate(
         raise InvalidInputError("Expected either 'train' or 'references' (got both)")
     task = result.task.called(call, decode)
     problem = evaluator(task, result.partition, seed=seed, metrics=metrics)
-    trial_pass(result.model, result.partition.retain_data, task)
+    for model in (result.model, *references):
+        _try(model, result, task)
     same: dict[str, Any] = {"num_forget": result.num_forget, "request_hash": result.request_hash}
     retrained = [Result(model, "retrain", mode="given", seed=None, epochs=None, **same) for model in references]
     if train is not None:
         retrain = Retrain(train=train)
         retrained = [run_method(retrain, result.model, result.partition, task, seed + k) for k in (1, 2)]
+        for r in retrained:
+            _try(r.model, result, task)
     check_references([r.model for r in retrained], result.original)
     problem.refer_to([r.model for r in retrained])
     views = [problem.view(r.model, r) for r in (result, *retrained)]
@@ -165,3 +168,9 @@ def evaluate(
         )
     drawn[result.original is not None]["options"] = result.config
     return Evaluation(drawn, problem.figures)
+
+
+def _try(model: Any, result: Result, task: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"Expected models as references (got {type(model).__name__})")
+    trial_pass(model, result.partition.retain_data, task)
