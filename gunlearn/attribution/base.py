@@ -18,7 +18,7 @@ from gunlearn.attribution import ESTIMATORS
 from gunlearn.attribution.distinct_items import Items, plain_edges, resolve_items
 from gunlearn.attribution.targets import Probabilities, Target, as_target, as_value
 from gunlearn.core.checks import check_model
-from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
 from gunlearn.nn.attach.message_layers import message_passing_layers, suspended_caches
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
@@ -177,6 +177,8 @@ def estimate(
     """Return the scores of `influence` with the estimator's remarks (residuals, damping, fallbacks) in `notes`."""
     check_model(model)
     check_graph(data)
+    if not isinstance(estimator, str | Estimator):
+        raise InvalidTypeError(f"Expected an estimator's name or an Estimator (got {type(estimator).__name__})")
     built = ESTIMATORS.build(estimator, options)
     with isolated_rng(seed):
         distinct, place = resolve_items(data, of, items)
