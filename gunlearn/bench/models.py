@@ -40,7 +40,7 @@ class Recipe:
         weight_decay: Adam's L2 penalty.
         eval_every: epochs between validations; the best on the validation loss is kept.
         hidden_channels: size of the hidden layer.
-        out_channels: size of the embeddings; with a split of nodes, the number of classes replaces it.
+        out_channels: size of the embeddings; under node classification, the number of classes replaces it.
         num_layers: convolutions.
         backbone: one of `gunlearn.nn.BACKBONES`.
 
@@ -65,10 +65,10 @@ class Recipe:
                 raise InvalidInputError(f"Expected '{name}' of at least 1 (got {getattr(self, name)})")
         self.arguments()
 
-    def model(self, data: Data, seed: int) -> nn.Module:
-        """Return a new model on the data's device, its weights drawn under `seed`."""
+    def model(self, data: Data, seed: int, task: str = "link_prediction") -> nn.Module:
+        """Return a new model for a task on the data's device, its weights drawn under `seed`."""
         with isolated_rng(seed):
-            classes = "train_mask" in data and data.get("y") is not None
+            classes = task == "node_classification" and data.get("y") is not None
             out_channels = int(data.y.max()) + 1 if classes else self.out_channels
             sizes = data.num_features, self.hidden_channels, out_channels, self.num_layers
             return backbone(self.backbone, *sizes).to(data.edge_index.device)
@@ -85,14 +85,17 @@ class ModelStore:
     def __init__(self, directory: str | Path, recipe: Recipe, task: Task, progress: bool = False) -> None:
         self.directory, self.recipe, self.task, self.progress = Path(directory), recipe, task, progress
 
+    def _new(self, data: Data, seed: int) -> nn.Module:
+        return self.recipe.model(data, seed, self.task.name)
+
     def train(self, data: Data, seed: int, progress: bool = False) -> Result:
         """Return a model trained on all of `data`, initialised under the same seed, without keeping it."""
-        return run_training(self.recipe.model(data, seed), data, self.task, self.recipe.arguments(progress), seed)
+        return run_training(self._new(data, seed), data, self.task, self.recipe.arguments(progress), seed)
 
     def base(self, data: Data, seed: int) -> Result:
         """Return what `train` returns, and keep it."""
         key = ["base", data_hash(data), seed]
-        return self._kept(self.recipe.model(data, seed), key, partial(self.train, data, seed, self.progress))
+        return self._kept(self._new(data, seed), key, partial(self.train, data, seed, self.progress))
 
     def retrained(self, base: Result, partition: Any, seed: int) -> Result:
         """Return the model trained from new weights without the forgotten data, and keep it."""
