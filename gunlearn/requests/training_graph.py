@@ -41,7 +41,8 @@ class TrainingGraph:
     def __init__(self, data: Data) -> None:
         # Checked on the class, without importing PyG; a HeteroData has no `is_edge_attr`.
         if not hasattr(type(data), "is_edge_attr"):
-            raise InvalidTypeError(f"Expected a torch_geometric.data.Data (got {type(data).__name__})")
+            got = "independent items, which ForgetItems names" if isinstance(data, dict) else type(data).__name__
+            raise InvalidTypeError(f"Expected a graph, a torch_geometric.data.Data, for this request (got {got})")
         self.data = data
         self.edge_index = pair_tensor(data, "edge_index")
         if self.edge_index.size(1) == 0:
