@@ -24,6 +24,7 @@ from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.base import check_graph
 from gunlearn.tasks.named import as_task
+from gunlearn.tasks.trial import private_copy, trial_pass
 
 
 @dataclass
@@ -54,7 +55,8 @@ class InfluenceProblem:
         A model without message passing layers raises `UnsupportedModelError`.
         """
         message_passing_layers(model)  # raises where there is none
-        model, data = copy.deepcopy(model).eval(), plain_edges(copy.copy(data))
+        trial_pass(model, data, task)
+        model, data = private_copy(model, task).eval(), plain_edges(copy.copy(data))
         return cls(model, data, task, items, as_target(target, model, data, task), seed)
 
     def encode(self, data: Data) -> Tensor:
@@ -172,6 +174,8 @@ def estimate(
     target: str | Target | Callable[[Tensor], Tensor] = "probabilities",
     items: Any = None,
     seed: int = 0,
+    call: Callable[..., Any] | None = None,
+    decode: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Influence:
     """Return the scores of `influence` with the estimator's remarks (residuals, damping, fallbacks) in `notes`."""
@@ -182,7 +186,7 @@ def estimate(
     built = ESTIMATORS.build(estimator, options)
     with isolated_rng(seed):
         distinct, place = resolve_items(data, of, items)
-        problem = InfluenceProblem.of(model, data, as_task(task), distinct, target, seed)
+        problem = InfluenceProblem.of(model, data, as_task(task, call, decode), distinct, target, seed)
         scores = built(problem)
     check_scores(scores, f"estimator '{built.name}'")
     return Influence(

@@ -54,9 +54,6 @@ class Auto(Method):
             raise InvalidInputError(f"Expected 'budget' > 0 (got {self.budget})")
         check_interval(self, ">= 0", "weight_decay")
 
-    def supports(self, task: Task, partition: Any) -> None:
-        """Accept everything: there is a method for each problem."""
-
     def choose(self, task: Task, partition: Any, model: nn.Module) -> tuple[str, dict[str, Any], str]:
         """Return the name of the method, its options, and the rule that picked it."""
         if isinstance(model, LinearHead) and float(model.alpha) > 0 and task.name == "node_classification":

@@ -14,9 +14,10 @@ from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.gradient import freeze
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.trial import private_copy, trial_pass
 from gunlearn.training.callbacks import Callback, check_callbacks
 from gunlearn.training.result import Result
-from gunlearn.training.run import device_of, fingerprint_of, private_copy
+from gunlearn.training.run import device_of, fingerprint_of
 
 
 class _Clocked(Callback):
@@ -53,6 +54,7 @@ def run_method(
 
     Raises:
         UnsupportedMethodError: see `Method.supports`.
+        UnsupportedModelError: the model cannot be called as the task does, see `trial_pass`.
         DivergenceError: the method ended in NaN or infinity.
     """
     if not isinstance(model, nn.Module):
@@ -60,6 +62,7 @@ def run_method(
     check_seed(seed)
     check_callbacks(callbacks)
     method.supports(task, partition)
+    trial_pass(model, partition.retain_data, task)
     runner = task.runner(method)
     if runner is not None:
         return runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)

@@ -17,6 +17,7 @@ from gunlearn.metrics import FIGURES
 from gunlearn.metrics.base import Figure, figures_of
 from gunlearn.metrics.problem import evaluator
 from gunlearn.report.table import text_table
+from gunlearn.tasks.trial import trial_pass
 from gunlearn.training.result import Result
 
 
@@ -96,6 +97,8 @@ def evaluate(
     references: Sequence[nn.Module] = (),
     seed: int = 0,
     metrics: Iterable[str | Figure] = (),
+    call: Callable[..., Any] | None = None,
+    decode: Callable[..., Any] | None = None,
 ) -> Evaluation:
     """Compare an unlearned model with models that never saw the data.
 
@@ -108,11 +111,14 @@ def evaluate(
         seed: of figures that draw, and of the retrainings.
         metrics: figures beside the registered ones of the task: `Figure` objects of your own, or names (`gunlearn
             figures` lists them).
+        call: how models are called, if not as while unlearning; see `gunlearn.unlearn`.
+        decode: how they score pairs, if not as while unlearning.
 
     Raises:
         InvalidInputError: a loaded result (it has no partition), both `train` and `references`, or bad `metrics`.
         InvalidTypeError: neither figures nor names in `metrics`.
         UnsupportedMethodError: a task without evaluator.
+        UnsupportedModelError: the model cannot be called; nothing is retrained then.
     """
     if not isinstance(result, Result):
         raise InvalidTypeError(f"Expected what 'unlearn' returned (got {type(result).__name__})")
@@ -120,12 +126,14 @@ def evaluate(
         raise InvalidInputError("Expected a result of this session (got a loaded one without its partition and task)")
     if train is not None and references:
         raise InvalidInputError("Expected either 'train' or 'references' (got both)")
-    problem = evaluator(result.task, result.partition, seed=seed, metrics=metrics)
+    task = result.task.called(call, decode)
+    problem = evaluator(task, result.partition, seed=seed, metrics=metrics)
+    trial_pass(result.model, result.partition.retain_data, task)
     same: dict[str, Any] = {"num_forget": result.num_forget, "request_hash": result.request_hash}
     retrained = [Result(model, "retrain", mode="given", seed=None, epochs=None, **same) for model in references]
     if train is not None:
         retrain = Retrain(train=train)
-        retrained = [run_method(retrain, result.model, result.partition, result.task, seed + k) for k in (1, 2)]
+        retrained = [run_method(retrain, result.model, result.partition, task, seed + k) for k in (1, 2)]
     problem.refer_to([r.model for r in retrained])
     views = [problem.view(r.model, r) for r in (result, *retrained)]
     drawn = []

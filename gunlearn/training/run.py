@@ -1,6 +1,5 @@
 """Train one model: copies, random state, clock, memory, record."""
 
-import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 
 from gunlearn.core.checks import check_seed
 from gunlearn.cost import PeakMemory
-from gunlearn.errors import UnsupportedModelError
 from gunlearn.nn.kernels.bag_of_words import dense_parts
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.trial import private_copy, trial_pass
 from gunlearn.training.callbacks import Callback, check_callbacks
 from gunlearn.training.from_scratch import train_from_scratch
 from gunlearn.training.loop import TrainArguments
@@ -34,9 +33,10 @@ def run_training(
     scheduler: SchedulerSpec | None = None,
 ) -> Result:
     """Train a copy of `model` (as initialised by the caller) on `data`."""
-    model = private_copy(model, task)
     check_seed(seed)
     check_callbacks(callbacks)
+    trial_pass(model, data, task)
+    model = private_copy(model, task)
     if args.checkpoint_dir is not None:
         settings = {**vars(args), "progress": None, "checkpoint_dir": None, "checkpoint_every": None}
         args = replace(args, fingerprint=fingerprint_of(["train", settings], task, seed, model, data))
@@ -61,18 +61,6 @@ def run_training(
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of the first parameter; the CPU for a model without any."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-def private_copy(model: nn.Module, task: Task) -> nn.Module:
-    """Return a deep copy of `model`, adapted by `Task.adopt`."""
-    try:
-        model = copy.deepcopy(model)
-    except (RuntimeError, TypeError) as error:
-        raise UnsupportedModelError(
-            f"Expected a model that can be copied (got: {error}); detach or delete tensors that a forward pass left "
-            "on it"
-        ) from error
-    return task.adopt(model)
 
 
 def fingerprint_of(settings: list[Any], task: Task, seed: int, model: nn.Module, data: Any) -> str:

@@ -1,9 +1,10 @@
 """Link prediction: an item is a node pair, its label says whether it is an edge."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,16 @@ from gunlearn.losses import Prediction
 from gunlearn.nn.kernels.edge_scores import EdgePattern
 from gunlearn.nn.kernels.subgraph import Subgraph
 from gunlearn.requests.apply import GONE
-from gunlearn.tasks.base import Parts, Reader, View
+from gunlearn.tasks.base import Parts, Reader, Task, View
+from gunlearn.tasks.calling import Called, own_words
 from gunlearn.tasks.graph.base import GraphTask
 from gunlearn.tasks.graph.beside import is_joint
 from gunlearn.tasks.graph.edge_items import EdgeItems, EdgeParts
 from gunlearn.tasks.graph.random_nodes import RandomNodeReader
 from gunlearn.tasks.graph.score_targets import ScoreTarget, check_held_out
 from gunlearn.tasks.sampling import BatchOptions
+
+_TRIED = 256  # edges whose scores the trial pass reads
 
 
 class LinkPrediction(GraphTask):
@@ -42,11 +46,31 @@ class LinkPrediction(GraphTask):
     name = "link_prediction"
     summary = "is this node pair an edge?"
     requests = ("edges", "nodes", "features")
+    #: The caller's own function `decode(model, z, pairs)`.
+    score: Called | None = None
 
     def __init__(self, negatives: str = "non_edges") -> None:
         if negatives not in ("non_edges", "uniform"):
             raise InvalidInputError(f"Expected 'negatives' to be 'non_edges' or 'uniform' (got '{negatives}')")
         self.negatives = negatives
+
+    def called(self, call: Callable[..., Any] | None = None, decode: Callable[..., Any] | None = None) -> Task:
+        task = cast(LinkPrediction, super().called(call))
+        if decode is not None:
+            task = copy.copy(task)
+            task.score = decode if isinstance(decode, Called) else Called("decode", decode)
+        return task
+
+    def remarks(self, model: nn.Module) -> dict[str, Any]:
+        named = {} if self.score is None else {"decode": repr(self.score)}
+        return {**super().remarks(model), **named}
+
+    def trial_items(self, data: Data) -> EdgeItems:
+        """Return some edges, and as many pairs of ends of different edges."""
+        edges = data.edge_index[:, :_TRIED]
+        pairs = torch.cat([edges, torch.stack([edges[0], edges[1].roll(1)])], dim=1)
+        label = torch.arange(pairs.size(1), device=pairs.device).lt(edges.size(1)).float()
+        return EdgeItems((EdgePattern(pairs, data.num_nodes),), label)
 
     def entry(self, model: nn.Module) -> Callable[..., Any]:
         """Return the model's own `encode`, where it has one."""
@@ -55,12 +79,20 @@ class LinkPrediction(GraphTask):
     def decode(self, model: nn.Module, outputs: Tensor, items: EdgeItems) -> Prediction:
         """Return the Bernoulli prediction of each pair; `logits` `[num_items]` are the scores."""
         ends = outputs[items.edge_label_index.t()] if items.embeddings else None
-        decode = getattr(model, "decode", None)
+        decode = getattr(model, "decode", None) if self.score is None else self.score
         if decode is not None:
-            score = decode(outputs, items.edge_label_index, **_as_logits(model, decode))
+            pairs = items.edge_label_index
+            with own_words(model, None, "'decode'", "another decode=lambda model, z, pairs: ..."):
+                if isinstance(decode, Called):
+                    score = decode(model, outputs, pairs)
+                else:
+                    score = decode(outputs, pairs, **_as_logits(model, decode))
             if not isinstance(score, Tensor) or score.numel() != items.label.numel():
                 got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-                raise UnsupportedModelError(f"Expected 'decode' to score {items.label.numel()} pairs (got {got})")
+                raise UnsupportedModelError(
+                    f"Expected 'decode' to score {items.label.numel()} pairs (got {got}); pass "
+                    "decode=lambda model, z, pairs: ..."
+                )
             score = score.reshape(-1)
         elif ends is not None:  # gathered already: the gradient comes back in one piece as well
             score = (ends[:, 0] * ends[:, 1]).sum(dim=-1)

@@ -89,6 +89,10 @@ class NodeClassification(GraphTask):
         """Return the items that may be learned from."""
         return training_nodes(data, self.num_rows(data))
 
+    def trial_items(self, data: Data) -> NodeItems | None:
+        """Return the training items; `None` where the data has no labels."""
+        return None if data.get("y") is None else self.train_items(data)
+
     def holding(self, partition: Any, nodes: Tensor) -> Tensor:
         """Return the ids of the items that some nodes belong to: here the nodes themselves."""
         return nodes
