@@ -30,7 +30,7 @@ from gunlearn.training.processes import world_size
 from gunlearn.training.result import Result, versions
 
 _ALONE = threading.Lock()
-_FORMAT = 3  # raise it when rows change: older rows are then computed again
+_FORMAT = 4  # raise it when rows change: older rows are then computed again
 
 
 def run_grid(
@@ -161,6 +161,8 @@ class _Problem:
             "notes": {},
             "versions": versions(),
             "device": self.device.type,
+            "unchanged": None,
+            "suspicious": None,
             "error": None,
             "curve": [],
             "hist_forget": None,

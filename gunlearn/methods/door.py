@@ -18,6 +18,7 @@ from gunlearn.tasks.trial import private_copy, trial_pass
 from gunlearn.training.callbacks import Callback, check_callbacks
 from gunlearn.training.result import Result
 from gunlearn.training.run import device_of, fingerprint_of
+from gunlearn.training.unchanged import remark_unchanged
 
 
 class _Clocked(Callback):
@@ -92,6 +93,7 @@ def run_method(
     for name, tensor in outcome.model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DivergenceError(f"Expected finite weights from '{method.name}' (got NaN or infinity in '{name}')")
+    notes = remark_unchanged(outcome.notes, original, outcome.model, state, outcome.unchanged)
     return Result(
         model=outcome.model.eval(),
         method=method.name,
@@ -104,7 +106,7 @@ def run_method(
         seconds=seconds,
         peak_memory_mb=memory.mb,
         history=[] if state is None else state.log_history,
-        notes={**outcome.notes, **task.remarks(outcome.model)},
+        notes={**notes, **task.remarks(outcome.model)},
         partition=partition,
         task=task,
         original=original,

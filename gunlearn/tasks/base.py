@@ -281,6 +281,16 @@ class Task(ABC):
         """Return a few items that the trial pass predicts, see `gunlearn.tasks.trial`; `None` for none."""
         return None
 
+    #: What models return, `"logits"` or `"probabilities"`, for tasks that take both.
+    outputs: str = "logits"
+
+    def outcomes(self, model: nn.Module) -> str:
+        """Return what a model's logits are of: `"categorical"` or `"bernoulli"` outcomes; empty where nobody can tell.
+
+        The trial pass refuses probabilities in place of such logits.
+        """
+        return ""
+
     def check_trial(self, model: nn.Module, data: Any, outputs: Any) -> None:  # noqa: B027 - most tasks check nothing
         """Refuse a model for what the trial pass showed; `model` is a copy that may be called again."""
 

@@ -1,4 +1,4 @@
-"""One forward pass before any work starts: a model that cannot be called as the task does fails here, in words."""
+"""A forward pass before any work starts: a model that cannot be called or read by the task fails here, in words."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gunlearn.errors import UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.logits import check_logits, check_steady
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,46 @@ class Trial:
 
 
 def trial_pass(model: nn.Module, data: Any, task: Task) -> Trial:
-    """Call a private copy of `model` on `data` once, as the task does, in evaluation mode; random states do not change.
+    """Call a private copy of `model` on `data` twice, as the task does, in evaluation mode; random states stay.
 
     A compiled model runs uncompiled. A task that shares no pass and tries no items costs nothing.
 
     Raises:
-        UnsupportedModelError: the model cannot be copied or called, or returns something else.
+        UnsupportedModelError: the model cannot be copied or called, or returns something else: other outputs at the
+            second call, or probabilities in place of logits.
     """
     items = task.trial_items(data)
     if items is None and not task.shared_pass:
         return Trial()
     model = private_copy(getattr(model, "_orig_mod", model), task).eval()
     with isolated_rng(), torch.no_grad():
-        outputs = task.encode(model, data)
-        prediction = None if items is None else task.decode(model, outputs, items)
-        task.check_trial(model, data, outputs)
-    return Trial(outputs, prediction)
+        trial = _tried(model, data, task, items)
+        task.check_trial(model, data, trial.outputs)
+        again = _tried(model, data, task, items)
+    for first, second in ((trial.outputs, again.outputs), (_logits(trial), _logits(again))):
+        check_steady(first, second, model)
+    kind, logits = task.outcomes(model), _logits(trial)
+    if kind and logits is not None and task.outputs == "logits":
+
+        def with_gradients() -> Tensor:
+            for parameter in model.parameters():
+                parameter.requires_grad_(parameter.is_floating_point())
+            with isolated_rng(), torch.enable_grad():
+                found = _logits(_tried(model, data, task, items))
+            return logits if found is None else found
+
+        check_logits(task, kind, logits, with_gradients)
+    return trial
+
+
+def _tried(model: nn.Module, data: Any, task: Task, items: Any) -> Trial:
+    outputs = task.encode(model, data)
+    return Trial(outputs, None if items is None else task.decode(model, outputs, items))
+
+
+def _logits(trial: Trial) -> Tensor | None:
+    """Return the logits of all rows, or of the tried items where outputs are none."""
+    return trial.prediction.logits if trial.prediction is not None else trial.outputs
 
 
 def private_copy(model: nn.Module, task: Task) -> nn.Module:

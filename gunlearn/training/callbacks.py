@@ -18,6 +18,7 @@ class TrainState:
         best_metric: lowest value of the selection metric so far; `best_epoch` is its pass.
         seconds: wall time of the steps and of evaluations that choose a model, in seconds.
         seconds_before: the share of `seconds` before the run was resumed.
+        ended: why the loop ended, `"steps"` (all taken), `"target"` or `"callback"`; empty before, and without a loop.
     """
 
     epoch: int = 0
@@ -29,6 +30,7 @@ class TrainState:
     best_epoch: int | None = None
     seconds: float = 0.0
     seconds_before: float = 0.0
+    ended: str = ""
 
 
 @dataclass

@@ -173,6 +173,7 @@ def fit(
     with tqdm(total=max_steps, initial=state.step, disable=hidden, leave=False, unit="step") as bar:
         while state.step < max_steps and not control.should_training_stop:
             if stop is not None and together.agree(stop())[0]:
+                state.ended = "target"
                 break
             if state.step % steps_per_epoch == 0:
                 tell("on_epoch_begin")
@@ -215,6 +216,7 @@ def fit(
             bar.update()
             bar.set_postfix(loss=f"{record['loss']:.4f}")
     state.epoch = -(-state.step // steps_per_epoch)  # an unfinished pass counts
+    state.ended = state.ended or ("steps" if state.step >= max_steps else "callback")
     if args.keep == "best" and best is not None:
         model.load_state_dict(best)
     stepper.zero_grad(set_to_none=True)  # the last gradient would reveal the forget set

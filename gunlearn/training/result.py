@@ -63,6 +63,11 @@ class Result:
         return retained if back is None else back(retained)
 
     @property
+    def unchanged(self) -> bool:
+        """Return whether the model has the weights of the one before, bit for bit; `notes["why"]` says why."""
+        return bool(self.notes.get("unchanged"))
+
+    @property
     def seconds_per_epoch(self) -> float | None:
         """Return the mean wall time of an epoch, in seconds; `None` for a method without epochs."""
         return self.seconds / self.epochs if self.epochs and self.seconds is not None else None
@@ -116,7 +121,8 @@ class Result:
         cost = "" if self.epochs is None else f", {self.epochs} epochs"
         cost += "" if self.seconds is None else f", {self.seconds:.1f} s"
         path = f"; {self.notes['path']}" if "path" in self.notes else ""
-        return f"Result({self.method}, {self.mode}, seed={self.seed}, forgot {self.num_forget}{cost}{path})"
+        why = f"; {self.notes.get('why', 'the weights are unchanged')}" if self.unchanged else ""
+        return f"Result({self.method}, {self.mode}, seed={self.seed}, forgot {self.num_forget}{cost}{path}{why})"
 
 
 def versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ from gunlearn.training.from_scratch import train_from_scratch
 from gunlearn.training.loop import TrainArguments
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 from gunlearn.training.result import Result
+from gunlearn.training.unchanged import remark_unchanged
 
 
 def run_training(
@@ -36,13 +37,14 @@ def run_training(
     check_seed(seed)
     check_callbacks(callbacks)
     trial_pass(model, data, task)
-    model = private_copy(model, task)
+    initial, model = model, private_copy(model, task)
     if args.checkpoint_dir is not None:
         settings = {**vars(args), "progress": None, "checkpoint_dir": None, "checkpoint_every": None}
         args = replace(args, fingerprint=fingerprint_of(["train", settings], task, seed, model, data))
     with isolated_rng(seed):
         memory = PeakMemory(device_of(model))
         state = train_from_scratch(model, data, task, args, callbacks, optimizer, scheduler)
+    notes = {"best_epoch": state.best_epoch, "best_val_loss": state.best_metric}
     config = {key: value for key, value in args.__dict__.items() if key not in ("checkpoint_dir", "fingerprint")}
     return Result(
         model=model.eval(),
@@ -53,7 +55,7 @@ def run_training(
         seconds=state.seconds,
         peak_memory_mb=memory.mb,
         history=state.log_history,
-        notes={"best_epoch": state.best_epoch, "best_val_loss": state.best_metric, **task.remarks(model)},
+        notes={**remark_unchanged(notes, initial, model, state), **task.remarks(model)},
         task=task,
     )
 

@@ -24,6 +24,7 @@ from gunlearn.tasks.graph.beside import is_joint
 from gunlearn.tasks.graph.edge_items import EdgeItems, EdgeParts
 from gunlearn.tasks.graph.random_nodes import RandomNodeReader
 from gunlearn.tasks.graph.score_targets import ScoreTarget, check_held_out
+from gunlearn.tasks.logits import logit_of_pairs, set_outputs
 from gunlearn.tasks.sampling import BatchOptions
 
 _TRIED = 256  # edges whose scores the trial pass reads
@@ -37,9 +38,10 @@ class LinkPrediction(GraphTask):
 
     Args:
         negatives: `"non_edges"` (uniform pairs that are no training edges) or `"uniform"` (any pairs).
+        outputs: what the model's `decode` returns, `"logits"` or `"probabilities"`.
 
     Raises:
-        InvalidInputError: another value of `negatives`.
+        InvalidInputError: another value of `negatives` or `outputs`.
         UnsupportedModelError: the model does not return one floating point row per node, or one score per pair.
     """
 
@@ -49,10 +51,19 @@ class LinkPrediction(GraphTask):
     #: The caller's own function `decode(model, z, pairs)`.
     score: Called | None = None
 
-    def __init__(self, negatives: str = "non_edges") -> None:
+    def __init__(self, negatives: str = "non_edges", outputs: str = "logits") -> None:
         if negatives not in ("non_edges", "uniform"):
             raise InvalidInputError(f"Expected 'negatives' to be 'non_edges' or 'uniform' (got '{negatives}')")
         self.negatives = negatives
+        set_outputs(self, outputs)
+
+    def outcomes(self, model: nn.Module) -> str:
+        """Return what logits are of; empty for an inner product of embeddings, which may be anything."""
+        return "bernoulli" if self.decoder(model) is not None else ""
+
+    def decoder(self, model: nn.Module) -> Callable[..., Any] | None:
+        """Return the caller's or the model's own function that scores pairs; `None` for an inner product."""
+        return getattr(model, "decode", None) if self.score is None else self.score
 
     def called(self, call: Callable[..., Any] | None = None, decode: Callable[..., Any] | None = None) -> Task:
         task = cast(LinkPrediction, super().called(call))
@@ -79,7 +90,9 @@ class LinkPrediction(GraphTask):
     def decode(self, model: nn.Module, outputs: Tensor, items: EdgeItems) -> Prediction:
         """Return the Bernoulli prediction of each pair; `logits` `[num_items]` are the scores."""
         ends = outputs[items.edge_label_index.t()] if items.embeddings else None
-        decode = getattr(model, "decode", None) if self.score is None else self.score
+        decode = self.decoder(model)
+        if decode is None and self.outputs == "probabilities":
+            raise UnsupportedModelError("Expected a model with 'decode' for outputs='probabilities' (got none)")
         if decode is not None:
             pairs = items.edge_label_index
             with own_words(model, None, "'decode'", "another decode=lambda model, z, pairs: ..."):
@@ -94,6 +107,7 @@ class LinkPrediction(GraphTask):
                     "decode=lambda model, z, pairs: ..."
                 )
             score = score.reshape(-1)
+            score = logit_of_pairs(score) if self.outputs == "probabilities" else score
         elif ends is not None:  # gathered already: the gradient comes back in one piece as well
             score = (ends[:, 0] * ends[:, 1]).sum(dim=-1)
         else:

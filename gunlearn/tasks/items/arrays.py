@@ -16,6 +16,7 @@ from gunlearn.requests.ids import trainable_mask
 from gunlearn.tasks.base import PartItems, Parts, Task, View
 from gunlearn.tasks.calling import own_words
 from gunlearn.tasks.items.tables import as_table, rows_at
+from gunlearn.tasks.logits import log_of_classes, set_outputs
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -90,8 +91,10 @@ class ImageClassification(Task):
 
     Args:
         batch_size: number of retained items per step; `None` takes all.
+        outputs: what the model returns, `"logits"` or `"probabilities"`.
 
     Raises:
+        InvalidInputError: another value of `outputs`.
         UnsupportedModelError: the model does not return `[num_items, num_classes]`.
     """
 
@@ -99,8 +102,12 @@ class ImageClassification(Task):
     summary = "which class is this item?"
     requests = ("items",)
 
-    def __init__(self, batch_size: int | None = None) -> None:
+    def __init__(self, batch_size: int | None = None, outputs: str = "logits") -> None:
         self.batch_size = batch_size
+        set_outputs(self, outputs)
+
+    def outcomes(self, model: nn.Module) -> str:
+        return "categorical"
 
     def decode(self, model: nn.Module, outputs: None, items: ArrayItems) -> Prediction:
         with own_words(model, None, f"model(x) with x {list(items.x.shape)}", "a model that takes such rows"):
@@ -111,6 +118,7 @@ class ImageClassification(Task):
         classes = int(items.y.max()) + 1 if items.y.numel() else 0
         if logits.size(1) < classes:
             raise UnsupportedModelError(f"Expected logits of at least {classes} classes (got {logits.size(1)})")
+        logits = log_of_classes(logits) if self.outputs == "probabilities" else logits
         log_prob = log_softmax(logits, dim=-1).gather(1, items.y.view(-1, 1)).view(-1)
         return Prediction(log_prob=log_prob, logits=logits)
 
