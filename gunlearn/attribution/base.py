@@ -22,7 +22,6 @@ from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.nn.attach.message_layers import message_passing_layers, suspended_caches
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.graph.base import check_graph
 from gunlearn.tasks.named import as_task
 
 
@@ -176,11 +175,12 @@ def estimate(
 ) -> Influence:
     """Return the scores of `influence` with the estimator's remarks (residuals, damping, fallbacks) in `notes`."""
     check_model(model)
-    check_graph(data)
+    task = as_task(task)
+    data = task.check_data(data)
     built = ESTIMATORS.build(estimator, options)
     with isolated_rng(seed):
         distinct, place = resolve_items(data, of, items)
-        problem = InfluenceProblem.of(model, data, as_task(task), distinct, target, seed)
+        problem = InfluenceProblem.of(model, data, task, distinct, target, seed)
         scores = built(problem)
     check_scores(scores, f"estimator '{built.name}'")
     return Influence(
