@@ -1,4 +1,4 @@
-"""The check of a graph that every entry point makes: what contradicts itself is refused, what is likely wrong warned of."""
+"""The check of a graph at every entry point: contradictions are refused, and what is likely wrong is warned of."""
 
 import copy
 import warnings
@@ -75,8 +75,8 @@ def _check_edge_index(data: Data, edge_index: Any) -> None:
         )
     if edge_index is None and data.get("train_pos_edge_index") is not None:
         raise InvalidInputError(
-            "Expected data.edge_index to be a tensor [2, num_edges] (got None beside 'train_pos_edge_index'); set it to "
-            "the edges that messages pass along, to_undirected(data.train_pos_edge_index)"
+            "Expected data.edge_index to be a tensor [2, num_edges] (got None beside 'train_pos_edge_index'); set it "
+            "to the edges that messages pass along, to_undirected(data.train_pos_edge_index)"
         )
     if not _is_tensor(edge_index):
         got = type(edge_index).__name__

@@ -51,13 +51,11 @@ class NegativeSampler:
             self.table = torch.zeros(self.last_bits + 1, dtype=torch.bool, device=self.device)
             self.table[self.known & self.last_bits] = True
 
-    def sample(
-        self, num_samples: int, generator: torch.Generator | None = None, like: Tensor | None = None
-    ) -> Tensor:
+    def sample(self, num_samples: int, generator: torch.Generator | None = None, like: Tensor | None = None) -> Tensor:
         """Draw pairs `[2, num_samples]`, ordered by row, which may repeat; by default from torch's global generator.
 
-        `like` `[2, num_samples]` are edges whose types the drawn pairs join, one by one, in a graph of several types; by
-        default any known edges. Where all pairs of two types are edges there are fewer pairs than asked for.
+        `like` `[2, num_samples]` are edges whose types the drawn pairs join, one by one, in a graph of several types;
+        by default any known edges. Where all pairs of two types are edges there are fewer pairs than asked for.
         """
         if not self.kinds.typed and not bool(self.kinds.crowded[0]):
             return self._split(self._one_type(num_samples, generator))

@@ -14,8 +14,8 @@ from gunlearn.requests.apply import edge_attributes, select_entries
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.check_graph import check_graph
 from gunlearn.tasks.graph.negatives import NegativeSampler
-from gunlearn.tasks.graph.node_kinds import has_even_cycles, node_kinds
 from gunlearn.tasks.graph.node_classification import MASKS, labels
+from gunlearn.tasks.graph.node_kinds import has_even_cycles, node_kinds
 
 PROTOCOLS = ("random", "inpo")
 
@@ -57,8 +57,8 @@ def link_split(
     kinds = node_kinds(data)
     if kinds is None and protocol == "random" and has_even_cycles(edges, data.num_nodes):
         warnings.warn(
-            "every cycle of the graph is even, as where edges join nodes of two kinds: if they do, give data.node_type, "
-            "so that held-out negatives join one of each; if not, set it to zeros",
+            "every cycle of the graph is even, as where edges join nodes of two kinds: if they do, set data.node_type "
+            "to 0 and 1, so that negatives join one of each; if not, to zeros, which ends this warning",
             stacklevel=2,
         )
     with isolated_rng(seed):
@@ -115,8 +115,9 @@ def _cut_lists(data: Data, out: Data, train: Tensor, undirected: bool) -> None:
     """Take held-out edges out of further lists of pairs `[2, k]`; pairs that are no edges of the graph stay."""
     whole, kept = (_keys(e, data.num_nodes, undirected) for e in (data.edge_index, train))
     for name, pairs in data:
-        listed = name.endswith(("edge_index", "edge_label_index")) and name != "edge_index" and isinstance(pairs, Tensor)
-        if not listed or pairs.dtype != torch.long or pairs.dim() != 2 or pairs.size(0) != 2:
+        if not name.endswith(("edge_index", "edge_label_index")) or name == "edge_index":
+            continue
+        if not isinstance(pairs, Tensor) or pairs.dtype != torch.long or pairs.dim() != 2 or pairs.size(0) != 2:
             continue
         key = _keys(pairs, data.num_nodes, undirected)
         keep = torch.isin(key, kept) | ~torch.isin(key, whole)
