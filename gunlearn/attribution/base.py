@@ -22,7 +22,6 @@ from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMeth
 from gunlearn.nn.attach.message_layers import message_passing_layers, suspended_caches
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.graph.base import check_graph
 from gunlearn.tasks.named import as_task
 from gunlearn.tasks.trial import private_copy, trial_pass
 
@@ -180,13 +179,14 @@ def estimate(
 ) -> Influence:
     """Return the scores of `influence` with the estimator's remarks (residuals, damping, fallbacks) in `notes`."""
     check_model(model)
-    check_graph(data)
+    task = as_task(task, call, decode)
+    data = task.check_data(data)
     if not isinstance(estimator, str | Estimator):
         raise InvalidTypeError(f"Expected an estimator's name or an Estimator (got {type(estimator).__name__})")
     built = ESTIMATORS.build(estimator, options)
     with isolated_rng(seed):
         distinct, place = resolve_items(data, of, items)
-        problem = InfluenceProblem.of(model, data, as_task(task, call, decode), distinct, target, seed)
+        problem = InfluenceProblem.of(model, data, task, distinct, target, seed)
         scores = built(problem)
     check_scores(scores, f"estimator '{built.name}'")
     return Influence(

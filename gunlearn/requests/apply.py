@@ -61,7 +61,7 @@ def _without_edges(graph: TrainingGraph, forget_mask: Tensor) -> Data:
     retain, probe = copy.copy(data), copy.copy(data)
     # Fixed, because PyG may infer the number of nodes from edge_index, which has fewer edges now.
     retain.num_nodes = probe.num_nodes = graph.num_nodes
-    for name in _per_edge(probe, graph.num_columns):
+    for name in edge_attributes(probe, graph.num_columns):
         retain[name] = select_entries(data[name], ~forget_mask, data.__cat_dim__(name, data[name]))
     retain.edge_index = graph.edge_index[:, ~forget_mask]
 
@@ -168,7 +168,7 @@ def without_features(x: Tensor, blocks: tuple[tuple[Tensor, Tensor | None], ...]
     return torch.sparse_csr_tensor(pointer, column[kept], x.values()[kept], size=x.shape, check_invariants=False)
 
 
-def _per_edge(data: Data, num_columns: int) -> list[str]:
+def edge_attributes(data: Data, num_columns: int) -> list[str]:
     """Return the names of the attributes that run along the columns of edge_index, by PyG's own rule."""
     # With as many nodes as edges PyG decides by the name of a tensor, but not of a list.
     by_name = data.num_nodes == num_columns

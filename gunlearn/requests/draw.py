@@ -56,7 +56,23 @@ def draw_edges(request: ForgetEdges, graph: TrainingGraph, scores: Any) -> Tenso
         rank = _degree_sums(graph) if request.by == "degree" else _largest_scores(graph, scores)
         # Stable, so that the random order decides among equals.
         candidates = candidates[rank[candidates].sort(descending=True, stable=True).indices]
+    _refuse_held_out(graph, candidates[:number])
     return candidates[:number]
+
+
+def _refuse_held_out(graph: TrainingGraph, edges: Tensor) -> None:
+    """Refuse drawn edges that are held out, as where another graph was put in place of a split's message graph."""
+    if graph.edge_type is not None:  # lists of pairs do not say which relation is held out
+        return
+    for name in ("val_pos_edge_index", "test_pos_edge_index"):
+        if getattr(graph.data, name, None) is None:
+            continue
+        number = int(torch.isin(graph.find(pair_tensor(graph.data, name)), edges).sum())
+        if number:
+            raise InvalidRequestError(
+                f"Expected training edges alone in 'data.edge_index' (got a draw with {number} held-out edges of "
+                f"'data.{name}'); forget sets come from training edges only"
+            )
 
 
 def _degree_sums(graph: TrainingGraph) -> Tensor:

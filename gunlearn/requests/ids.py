@@ -1,5 +1,6 @@
 """Requests for things with numbers: named one by one, by a mask, or drawn among the training ones."""
 
+import warnings
 from collections.abc import Hashable
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, ClassVar
@@ -140,13 +141,31 @@ def check_unique(ids: Tensor, noun: str) -> None:
         raise InvalidRequestError(f"Expected each {noun} once (got repeated {distinct[counts > 1][:5].tolist()})")
 
 
-def trainable_mask(data: Any, size: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return the mask `[size]` of what a model learned from: `train_mask`, or what `val_mask` and `test_mask` leave."""
+def checked_masks(data: Any, size: int) -> dict[str, Tensor]:
+    """Return the masks `[size]` of a split that `data` has, by name; items are trained on or held out, never both.
+
+    Raises:
+        InvalidRequestError: masks of another shape or type, or training items among the test items.
+    """
     masks = {name: getattr(data, name) for name in MASKS if getattr(data, name, None) is not None}
     for name, mask in masks.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (size,):
             got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-            raise InvalidRequestError(f"Expected 'data.{name}' to be boolean of shape [{size}] (got {got})")
+            several = isinstance(mask, Tensor) and mask.dim() == 2 and mask.size(0) == size
+            one = f"; choose one of several splits, data.{name}[:, 0]" if several else ""
+            raise InvalidRequestError(f"Expected 'data.{name}' to be boolean of shape [{size}] (got {got}){one}")
+    for one, other in (("train_mask", "test_mask"), ("train_mask", "val_mask"), ("val_mask", "test_mask")):
+        both = int((masks[one] & masks[other].to(masks[one].device)).sum()) if {one, other} <= set(masks) else 0
+        if both and one == "train_mask" and other == "test_mask":
+            raise InvalidRequestError(f"Expected a split (got {both} items in both 'data.{one}' and 'data.{other}')")
+        if both:
+            warnings.warn(f"{both} items are both in 'data.{one}' and in 'data.{other}'", stacklevel=5)
+    return masks
+
+
+def trainable_mask(data: Any, size: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return the mask `[size]` of what a model learned from: `train_mask`, or what `val_mask` and `test_mask` leave."""
+    masks = checked_masks(data, size)
     if "train_mask" in masks:
         return masks["train_mask"].clone()
     free = torch.ones(size, dtype=torch.bool, device=device)

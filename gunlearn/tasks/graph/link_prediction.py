@@ -22,6 +22,8 @@ from gunlearn.tasks.calling import Called, own_words
 from gunlearn.tasks.graph.base import GraphTask
 from gunlearn.tasks.graph.beside import is_joint
 from gunlearn.tasks.graph.edge_items import EdgeItems, EdgeParts
+from gunlearn.tasks.graph.link_lists import check_link_lists
+from gunlearn.tasks.graph.node_kinds import node_kinds
 from gunlearn.tasks.graph.random_nodes import RandomNodeReader
 from gunlearn.tasks.graph.score_targets import ScoreTarget, check_held_out
 from gunlearn.tasks.logits import logit_of_pairs, set_outputs
@@ -37,7 +39,9 @@ class LinkPrediction(GraphTask):
     `decode` returns logits; PyG's `GAE` and `VGAE` are called with `sigmoid=False`.
 
     Args:
-        negatives: `"non_edges"` (uniform pairs that are no training edges) or `"uniform"` (any pairs).
+        negatives: `"non_edges"` (uniform pairs that are no training edges) or `"uniform"` (any pairs). In a graph of
+            several node types (`data.node_type`, or two sides that are ranges of ids) each joins the types that an edge
+            joins.
         outputs: what the model's `decode` returns, `"logits"` or `"probabilities"`.
 
     Raises:
@@ -153,13 +157,23 @@ class LinkPrediction(GraphTask):
         data, place = self.graphs(view, forget.flatten())
         known = partition.data.edge_index  # a forgotten edge is not offered as a negative either
         gone, start = partition.retain_data.get(GONE), partition.touched_nodes
-        parts = EdgeParts(data, place(forget), partition.retain_edge_index, known, self.negatives, gone, start)
+        kinds, room = node_kinds(partition.data), int(partition.data.num_nodes)
+        parts = EdgeParts(
+            data, place(forget), partition.retain_edge_index, known, self.negatives, gone, start, kinds, room
+        )
         parts.joint = is_joint(data, partition)
         return parts
 
     def training_parts(self, data: Data) -> EdgeParts:
         """Return all edges as retained ones; negatives avoid the edges of `data` alone."""
-        return EdgeParts(data, None, one_direction(data), data.edge_index, self.negatives, data.get(GONE))
+        edges, kinds = one_direction(data), node_kinds(data)
+        return EdgeParts(data, None, edges, data.edge_index, self.negatives, data.get(GONE), kinds=kinds)
+
+    def check_data(self, data: Any) -> Data:
+        """Return the graph; see `check_graph` and `check_link_lists`."""
+        data = super().check_data(data)
+        check_link_lists(data)
+        return data
 
     def held_out_items(self, data: Data, part: str) -> EdgeItems | None:
         """Return `{part}_pos_edge_index`, labelled 1, and `{part}_neg_edge_index`, labelled 0."""
