@@ -17,6 +17,7 @@ from gunlearn.metrics import FIGURES
 from gunlearn.metrics.base import Figure, figures_of
 from gunlearn.metrics.problem import evaluator
 from gunlearn.report.table import text_table
+from gunlearn.seed import alone
 from gunlearn.training.result import Result
 
 
@@ -90,6 +91,7 @@ class SavedFigure(Figure):
         raise UnsupportedMethodError(f"Expected the class of figure '{self.name}' (got its description alone)")
 
 
+@alone()
 def evaluate(
     result: Result,
     train: Callable[[Any, int], nn.Module] | None = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gunlearn.core.detached import detached
 from gunlearn.errors import InvalidRequestError, InvalidTypeError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class TrainingGraph:
         # Checked on the class, without importing PyG; a HeteroData has no `is_edge_attr`.
         if not hasattr(type(data), "is_edge_attr"):
             raise InvalidTypeError(f"Expected a torch_geometric.data.Data (got {type(data).__name__})")
-        self.data = data
+        self.data = detached(data)
         self.edge_index = pair_tensor(data, "edge_index")
         if self.edge_index.size(1) == 0:
             raise InvalidRequestError("Expected 'data.edge_index' to hold training edges (got none)")
