@@ -18,6 +18,7 @@ from gunlearn.attribution import ESTIMATORS
 from gunlearn.attribution.distinct_items import Items, plain_edges, resolve_items
 from gunlearn.attribution.targets import Probabilities, Target, as_target, as_value
 from gunlearn.core.checks import check_model
+from gunlearn.core.detached import detached
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
 from gunlearn.nn.attach.message_layers import message_passing_layers, suspended_caches
 from gunlearn.seed import isolated_rng
@@ -55,7 +56,7 @@ class InfluenceProblem:
         """
         message_passing_layers(model)  # raises where there is none
         trial_pass(model, data, task)
-        model, data = private_copy(model, task).eval(), plain_edges(copy.copy(data))
+        model, data = private_copy(model, task).eval(), plain_edges(detached(copy.copy(data)))
         return cls(model, data, task, items, as_target(target, model, data, task), seed)
 
     def encode(self, data: Data) -> Tensor:

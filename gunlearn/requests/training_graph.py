@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gunlearn.core.detached import detached
 from gunlearn.errors import InvalidRequestError, InvalidTypeError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class TrainingGraph:
         if not hasattr(type(data), "is_edge_attr"):
             got = "independent items, which ForgetItems names" if isinstance(data, dict) else type(data).__name__
             raise InvalidTypeError(f"Expected a graph, a torch_geometric.data.Data, for this request (got {got})")
-        self.data = data
+        self.data = detached(data)
         self.edge_index = pair_tensor(data, "edge_index")
         if self.edge_index.size(1) == 0:
             raise InvalidRequestError("Expected 'data.edge_index' to hold training edges (got none)")
