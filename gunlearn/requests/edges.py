@@ -10,7 +10,7 @@ from torch import Tensor
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.draw import REGIONS, draw_edges
 from gunlearn.requests.ids import RequestByArguments, check_in_range, check_unique, show_columns
-from gunlearn.requests.names import Names, check_numbering, rows_of
+from gunlearn.requests.names import Names, check_numbering, rows_by_name
 from gunlearn.requests.training_graph import TrainingGraph
 
 _OF_DRAWS = ("region", "protocol", "by")
@@ -26,8 +26,8 @@ class ForgetEdges(RequestByArguments):
 
     Args:
         edge_index: the edges, `[2, F]` (tensor or array) or a list of pairs; of row numbers, or of ids as texts, each
-            looked up in `data.node_id` (`ForgetEdges([("alice", "bob")])`). Both directions of an undirected edge may be
-            given; they count once.
+            looked up in `data.node_id` (`ForgetEdges([("alice", "bob")])`). Both directions of an undirected edge may
+            be given; they count once.
         edge_ids: the edges as columns of `data.edge_index`, `[F]`.
         ratio: draw `int(ratio * num_training_edges)` edges, 0 < ratio < 1.
         count: draw this many edges.
@@ -112,7 +112,7 @@ class ForgetEdges(RequestByArguments):
     def _rows(self, graph: TrainingGraph) -> Tensor:
         """Return the named pairs as row numbers, `[2, F]`."""
         if isinstance(self.edge_index, Names):
-            return rows_of(graph.data, self.edge_index)
+            return rows_by_name(graph.data, self.edge_index)
 
         def both(by_id: Tensor) -> bool:
             known = graph.pair_key(graph.edge_index)

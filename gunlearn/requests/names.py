@@ -73,7 +73,7 @@ def read_names(value: Any, name: str, noun: str, by_id: bool | None) -> Names | 
     return Names(tuple((str(u), str(v)) for u, v in rows.tolist()), not texts)
 
 
-def rows_of(data: Data, names: Names) -> Tensor:
+def rows_by_name(data: Data, names: Names) -> Tensor:
     """Return the row numbers of names in `data.node_id`, `[F]`, or `[2, F]` for pairs.
 
     Integers are the row numbers themselves where the data has no `node_id`: its ids are then 0, 1, ...

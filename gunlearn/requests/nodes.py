@@ -11,7 +11,7 @@ from torch import Tensor
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.apply import GONE
 from gunlearn.requests.ids import RequestByIds, named_tensor, trainable_mask
-from gunlearn.requests.names import Names, check_numbering, rows_of
+from gunlearn.requests.names import Names, check_numbering, rows_by_name
 from gunlearn.requests.selection import Selection, k_hop_mask
 from gunlearn.requests.training_graph import TrainingGraph, num_graphs
 
@@ -38,7 +38,7 @@ class _RequestByNodes(RequestByIds):
     def nodes(self, graph: TrainingGraph) -> Tensor:
         """Return the sorted row numbers of the named or drawn nodes, `[k]`."""
         if isinstance(self.index, Names):
-            return replace(self, index=rows_of(graph.data, self.index), by_id=False).nodes(graph)
+            return replace(self, index=rows_by_name(graph.data, self.index), by_id=False).nodes(graph)
         if self.index is not None:
             check_numbering(graph.data, self.index, self.by_id)
         size = graph.num_nodes
