@@ -124,7 +124,7 @@ def _blank(retain: Data, rows: Tensor, names: list[str]) -> None:
         elif value.layout != torch.strided:
             retain[name] = without_features(value, ((rows, None),))
         else:
-            label = name == "y" and not value.is_floating_point() and value.dtype != torch.bool
+            label = name in ("y", "node_id") and not value.is_floating_point() and value.dtype != torch.bool
             retain[name] = value.index_fill(0, rows.to(value.device), -1 if label else 0)
 
 

@@ -44,7 +44,7 @@ CONSTRUCTION = [
     ({"edge_index": torch.zeros(3, 2, dtype=torch.long)}, r"shape \[2, F\].*\(3, 2\)"),
     ({"edge_index": [[0, 1, 2], [1, 2, 3]]}, "list of pairs"),
     ({"edge_index": [(0, 1), (2,)]}, "integers"),
-    ({"edge_index": [("a", "b")]}, "integers"),
+    ({"edge_index": [("a", 1)]}, "texts or row numbers"),
     ({"edge_ids": [[0, 1]]}, r"shape \[F\]"),
     ({"edge_ids": np.array([0.5])}, "integers .*float64"),
 ]
