@@ -148,7 +148,7 @@ def _hash(kind: str, graph: TrainingGraph, selection: Selection, pairs: Tensor, 
     """Hash the pairs of forgotten edges and, where there are any, nodes, graphs, features and relations."""
     base = ids_hash(kind, graph.num_nodes, pairs)
     if graph.edge_type is not None:
-        base += ids_hash("edge_type", graph.num_relations, graph.edge_type[graph.first_column][chosen])
+        base += ids_hash("edge_type", graph.num_relations, graph.relation[chosen])
     elif not (selection.nodes.numel() or selection.features):
         return base
     digest = hashlib.sha256(base.encode())

@@ -6,10 +6,11 @@ import math
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
-from torch_geometric.utils import coalesce, is_undirected, negative_sampling, to_undirected
+from torch_geometric.utils import negative_sampling, to_undirected
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests.apply import select_entries
+from gunlearn.requests.training_graph import TrainingGraph, distinct_pairs
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.negatives import NegativeSampler
 from gunlearn.tasks.graph.node_classification import MASKS, labels
@@ -44,10 +45,9 @@ def link_split(
         raise InvalidInputError(f"Expected held-out ratios that leave training edges (got {val_ratio}, {test_ratio})")
     if "test_pos_edge_index" in data:
         raise InvalidInputError("Expected a whole graph (got data that already holds a link split)")
-    edges = coalesce(data.edge_index, num_nodes=data.num_nodes)
-    undirected = is_undirected(edges, num_nodes=data.num_nodes)  # a copy of one direction does not make it directed
-    row, col = edges
-    edges = edges[:, row < col] if undirected else edges[:, row != col]
+    graph, edges = TrainingGraph(data), distinct_pairs(data)
+    edges = edges.sort(dim=0).values if graph.is_undirected else edges
+    edges = edges[:, edges[0] != edges[1]]
     num_val, num_test = math.floor(val_ratio * edges.size(1)), math.floor(test_ratio * edges.size(1))
     if not (edges.size(1) - num_val - num_test > 0 and num_test > 0 and num_val > 0):
         raise InvalidInputError(f"Expected enough edges to hold out {val_ratio} and {test_ratio} (got {edges.size(1)})")
@@ -64,26 +64,29 @@ def link_split(
             sampler = NegativeSampler(data.edge_index, data.num_nodes)
             test_neg, val_neg = sampler.sample(num_test), sampler.sample(num_val)
 
-    out = _with_training_edges(data, train, undirected)
+    out = _with_training_edges(graph, train)
     out.train_pos_edge_index = train
     out.val_pos_edge_index, out.val_neg_edge_index = val, val_neg
     out.test_pos_edge_index, out.test_neg_edge_index = test, test_neg
     return out
 
 
-def _with_training_edges(data: Data, train: Tensor, undirected: bool) -> Data:
+def _with_training_edges(graph: TrainingGraph, train: Tensor) -> Data:
+    data = graph.data
     kept = {key: value for key, value in data if not data.is_edge_attr(key)}
     out = Data(**{**kept, "num_nodes": data.num_nodes})
     attributes = [key for key, _ in data if data.is_edge_attr(key) and key != "edge_index"]
     if not attributes:
-        out.edge_index = to_undirected(train, num_nodes=data.num_nodes) if undirected else train
+        out.edge_index = to_undirected(train, num_nodes=data.num_nodes) if graph.is_undirected else train
         return out
-    row, col = data.edge_index  # with attributes the columns keep their order and their values
-    first, second = (torch.minimum(row, col), torch.maximum(row, col)) if undirected else (row, col)
-    keep = torch.isin(first * data.num_nodes + second, train[0] * data.num_nodes + train[1])
+    # With attributes the columns keep their order and their values; a column goes with its edge.
+    pairs = graph.pairs.sort(dim=0).values if graph.is_undirected else graph.pairs
+    keep = torch.isin(pairs[0] * data.num_nodes + pairs[1], train[0] * data.num_nodes + train[1])[graph.edge_of_column]
     out.edge_index = data.edge_index[:, keep]
     for key in attributes:
         out[key] = select_entries(data[key], keep, data.__cat_dim__(key, data[key]))
+    if hasattr(data, "_edge_type_names"):
+        out._edge_type_names = data._edge_type_names
     return out
 
 
