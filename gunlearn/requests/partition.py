@@ -148,7 +148,7 @@ def _hash(kind: str, graph: TrainingGraph, selection: Selection, pairs: Tensor, 
     """Hash the pairs of forgotten edges and, where there are any, nodes, graphs, features and relations."""
     more = b""
     if graph.edge_type is not None:
-        more += ids_hash("edge_type", graph.num_relations, graph.edge_type[graph.first_column][chosen]).encode()
+        more += ids_hash("edge_type", graph.num_relations, graph.relation[chosen]).encode()
     if more or selection.nodes.numel() or selection.features:
         for ids in (selection.nodes, selection.graphs, *(ids for block in selection.features for ids in block)):
             more += b"|all" if ids is None else f"|{ids.numel()}:".encode() + ids.cpu().numpy().astype("<i8").tobytes()

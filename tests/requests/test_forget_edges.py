@@ -45,7 +45,7 @@ def graphs(draw: st.DrawFn) -> Data:
         edge_names=[f"e{i}" for i in range(num_columns)],
         edge_array=np.arange(num_columns),
         # As many held-out edges as columns: must not be taken for an attribute of the columns.
-        test_pos_edge_index=torch.zeros(2, num_columns, dtype=torch.long),
+        test_pos_edge_index=torch.full((2, num_columns), num_nodes - 1),
         y=torch.arange(num_nodes),
     )
 
