@@ -17,6 +17,7 @@ from gunlearn.methods.door import run_method
 from gunlearn.methods.published import build_method
 from gunlearn.report.result_evaluation import Evaluation, evaluate
 from gunlearn.requests.base import Request
+from gunlearn.seed import alone
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.named import as_task
 from gunlearn.training.callbacks import Callback
@@ -28,6 +29,7 @@ from gunlearn.training.run import run_training
 __all__ = ["Evaluation", "evaluate", "influence", "train", "unlearn"]
 
 
+@alone()
 def train(
     model: nn.Module,
     data: Data,
@@ -103,6 +105,7 @@ def train(
     return run_training(model, data, task, args, seed, callbacks, optimizer, scheduler)
 
 
+@alone()
 def unlearn(
     model: nn.Module,
     data: Data,
@@ -166,6 +169,7 @@ def unlearn(
     return run_method(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
 
 
+@alone()
 def influence(
     model: nn.Module,
     data: Data,

@@ -18,11 +18,11 @@ from gunlearn.attribution import ESTIMATORS
 from gunlearn.attribution.distinct_items import Items, plain_edges, resolve_items
 from gunlearn.attribution.targets import Probabilities, Target, as_target, as_value
 from gunlearn.core.checks import check_model
-from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.core.detached import detached
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
 from gunlearn.nn.attach.message_layers import message_passing_layers, suspended_caches
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.graph.base import check_graph
 from gunlearn.tasks.named import as_task
 from gunlearn.tasks.trial import private_copy, trial_pass
 
@@ -56,7 +56,7 @@ class InfluenceProblem:
         """
         message_passing_layers(model)  # raises where there is none
         trial_pass(model, data, task)
-        model, data = private_copy(model, task).eval(), plain_edges(copy.copy(data))
+        model, data = private_copy(model, task).eval(), plain_edges(detached(copy.copy(data)))
         return cls(model, data, task, items, as_target(target, model, data, task), seed)
 
     def encode(self, data: Data) -> Tensor:
@@ -180,11 +180,14 @@ def estimate(
 ) -> Influence:
     """Return the scores of `influence` with the estimator's remarks (residuals, damping, fallbacks) in `notes`."""
     check_model(model)
-    check_graph(data)
+    task = as_task(task, call, decode)
+    data = task.check_data(data)
+    if not isinstance(estimator, str | Estimator):
+        raise InvalidTypeError(f"Expected an estimator's name or an Estimator (got {type(estimator).__name__})")
     built = ESTIMATORS.build(estimator, options)
     with isolated_rng(seed):
         distinct, place = resolve_items(data, of, items)
-        problem = InfluenceProblem.of(model, data, as_task(task, call, decode), distinct, target, seed)
+        problem = InfluenceProblem.of(model, data, task, distinct, target, seed)
         scores = built(problem)
     check_scores(scores, f"estimator '{built.name}'")
     return Influence(

@@ -19,6 +19,7 @@ from gunlearn.metrics.base import Figure, figures_of
 from gunlearn.metrics.problem import evaluator
 from gunlearn.metrics.resemblance import check_references
 from gunlearn.report.table import text_table
+from gunlearn.seed import alone
 from gunlearn.tasks.trial import trial_pass
 from gunlearn.training.result import Result
 
@@ -96,6 +97,7 @@ class SavedFigure(Figure):
         raise UnsupportedMethodError(f"Expected the class of figure '{self.name}' (got its description alone)")
 
 
+@alone()
 def evaluate(
     result: Result,
     train: Callable[[Any, int], nn.Module] | None = None,

@@ -28,7 +28,7 @@ def draw_edges(request: ForgetEdges, graph: TrainingGraph, scores: Any) -> Tenso
     """
     of_relation = None
     if request.edge_type is not None and graph.edge_type is not None:
-        of_relation = graph.edge_type[graph.first_column] == request.edge_type
+        of_relation = graph.is_of(request.edge_type)
     total = graph.num_edges if of_relation is None else int(of_relation.sum())
     number = number_to_draw(request.ratio, request.count, total, "edge")
     if request.protocol == "inpo":
@@ -56,7 +56,23 @@ def draw_edges(request: ForgetEdges, graph: TrainingGraph, scores: Any) -> Tenso
         rank = _degree_sums(graph) if request.by == "degree" else _largest_scores(graph, scores)
         # Stable, so that the random order decides among equals.
         candidates = candidates[rank[candidates].sort(descending=True, stable=True).indices]
+    _refuse_held_out(graph, candidates[:number])
     return candidates[:number]
+
+
+def _refuse_held_out(graph: TrainingGraph, edges: Tensor) -> None:
+    """Refuse drawn edges that are held out, as where another graph was put in place of a split's message graph."""
+    if graph.edge_type is not None:  # lists of pairs do not say which relation is held out
+        return
+    for name in ("val_pos_edge_index", "test_pos_edge_index"):
+        if getattr(graph.data, name, None) is None:
+            continue
+        number = int(torch.isin(graph.find(pair_tensor(graph.data, name)), edges).sum())
+        if number:
+            raise InvalidRequestError(
+                f"Expected training edges alone in 'data.edge_index' (got a draw with {number} held-out edges of "
+                f"'data.{name}'); forget sets come from training edges only"
+            )
 
 
 def _degree_sums(graph: TrainingGraph) -> Tensor:

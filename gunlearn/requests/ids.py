@@ -1,5 +1,6 @@
 """Requests for things with numbers: named one by one, by a mask, or drawn among the training ones."""
 
+import warnings
 from collections.abc import Hashable
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from torch import Tensor
 from gunlearn.core.checks import check_seed, check_size, the_one_given
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.base import Request
+from gunlearn.requests.names import Names, read_names
 from gunlearn.requests.training_graph import MASKS
 
 
@@ -25,9 +27,14 @@ class RequestByArguments(Request):
         given = the_one_given(self, ways)
         check_seed(getattr(self, "seed", 0))
         check_size(getattr(self, "ratio", None), getattr(self, "count", None), self.noun)
+        value, by_id = getattr(self, given), getattr(self, "by_id", None)
+        nameable = given in ("index", "edge_index") and hasattr(self, "by_id")
+        if by_id is not None and not nameable:
+            raise InvalidRequestError(f"Expected 'by_id' with ids only (got by_id={by_id!r} with '{given}')")
+        names = read_names(value, given, self.noun, by_id) if nameable else None
         if given not in ("ratio", "count"):  # a copy: the request must not change when the caller's tensor does
             read = _named_mask if given == "mask" else named_tensor
-            object.__setattr__(self, given, read(getattr(self, given), given, self.noun))
+            object.__setattr__(self, given, names or read(value, given, self.noun))
         return given
 
     def content(self) -> Hashable:
@@ -38,7 +45,9 @@ class RequestByArguments(Request):
         shown = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, Tensor):
+            if isinstance(value, Names):
+                text = repr(value)
+            elif not isinstance(value, Tensor):
                 text = "" if value == field.default else repr(value)
             elif value.dtype == torch.bool:
                 text = f"<{int(value.sum())} of {value.numel()} {self.noun}s>"
@@ -140,13 +149,31 @@ def check_unique(ids: Tensor, noun: str) -> None:
         raise InvalidRequestError(f"Expected each {noun} once (got repeated {distinct[counts > 1][:5].tolist()})")
 
 
-def trainable_mask(data: Any, size: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return the mask `[size]` of what a model learned from: `train_mask`, or what `val_mask` and `test_mask` leave."""
+def checked_masks(data: Any, size: int) -> dict[str, Tensor]:
+    """Return the masks `[size]` of a split that `data` has, by name; items are trained on or held out, never both.
+
+    Raises:
+        InvalidRequestError: masks of another shape or type, or training items among the test items.
+    """
     masks = {name: getattr(data, name) for name in MASKS if getattr(data, name, None) is not None}
     for name, mask in masks.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (size,):
             got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-            raise InvalidRequestError(f"Expected 'data.{name}' to be boolean of shape [{size}] (got {got})")
+            several = isinstance(mask, Tensor) and mask.dim() == 2 and mask.size(0) == size
+            one = f"; choose one of several splits, data.{name}[:, 0]" if several else ""
+            raise InvalidRequestError(f"Expected 'data.{name}' to be boolean of shape [{size}] (got {got}){one}")
+    for one, other in (("train_mask", "test_mask"), ("train_mask", "val_mask"), ("val_mask", "test_mask")):
+        both = int((masks[one] & masks[other].to(masks[one].device)).sum()) if {one, other} <= set(masks) else 0
+        if both and one == "train_mask" and other == "test_mask":
+            raise InvalidRequestError(f"Expected a split (got {both} items in both 'data.{one}' and 'data.{other}')")
+        if both:
+            warnings.warn(f"{both} items are both in 'data.{one}' and in 'data.{other}'", stacklevel=5)
+    return masks
+
+
+def trainable_mask(data: Any, size: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return the mask `[size]` of what a model learned from: `train_mask`, or what `val_mask` and `test_mask` leave."""
+    masks = checked_masks(data, size)
     if "train_mask" in masks:
         return masks["train_mask"].clone()
     free = torch.ones(size, dtype=torch.bool, device=device)
@@ -174,6 +201,8 @@ def _named_mask(value: Any, name: str, noun: str) -> Tensor:
 
 def _sorted_content(value: Any) -> Hashable:
     """Return a tensor of ids as its sorted columns, a mask as its size and its ids, anything else unchanged."""
+    if isinstance(value, Names):
+        return tuple(sorted(value.entries)), value.whole_numbers
     if not isinstance(value, Tensor):
         return value
     if value.dtype == torch.bool:

@@ -94,6 +94,17 @@ class StatefulCallback(Callback):
         """Restore what `state_dict` returned; called before `on_train_begin`."""
 
 
+def stateful(callbacks: Sequence[Any]) -> list[StatefulCallback]:
+    """Return the callbacks whose state is saved, those that another one calls (its `callbacks`) included."""
+    found: list[StatefulCallback] = []
+    for callback in callbacks:
+        if isinstance(callback, StatefulCallback):
+            found.append(callback)
+        inner = getattr(callback, "callbacks", ())
+        found += stateful(inner) if isinstance(inner, list | tuple) else []
+    return found
+
+
 class EarlyStopping(Callback):
     """Stop when the validation loss has not improved by more than `min_delta` for `patience` evaluations."""
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch_geometric.data import Data
 
+import gunlearn as gu
 from gunlearn.datasets import available, from_files, from_networkx, load, validate
 from gunlearn.datasets.own import MAX_IDENTITY_NODES
 from gunlearn.errors import DatasetNotFoundError, GunlearnError, InvalidInputError, InvalidTypeError
@@ -106,10 +107,10 @@ def test_edge_list_forms(write, text):
         ("0,1\n1,x\n", "line 2 .got 'x'"),
         ("0,1\n\n# note\n1,2.5\n", r"line 4 .got '2\.5'"),
         ("0,1\n1,1_0\n", "line 2 .got '1_0'"),
-        ("a,b\nc,d\n", "line 2 .got 'c'"),  # one header, not two
+        ("a,b\nc,d\n", "line 1 that occur nowhere else"),  # a header or an edge
         ("0,1\na,b\n", "line 2 .got 'a'"),  # a header is the first line
         ("0,-1\n", "line 1 .got -1"),
-        ("0,1\n0,99999999999\n", "line 2 .got 99999999999"),
+        ("0,1\n1,2\n2,99999999999\n", "line 3 names node 99999999999"),
         ("0,1,2\n", "2 columns.*line 1 .got 3"),
         ("0,1\n7\n", "2 columns.*line 2 .got 1"),
         ("0,,1\n", "2 columns.*line 1 .got 3"),
@@ -186,14 +187,17 @@ def test_validate_gives_the_same_object():
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
-@pytest.mark.parametrize("layout", ["to_sparse_coo", "to_sparse_csr"])
-def test_validate_takes_sparse_features(layout):
+def test_validate_takes_the_sparse_features_that_unlearn_takes():
     data = good()
-    data.x = getattr(data.x, layout)()
+    data.x = data.x.to_sparse_csr()
     assert validate(data) is data
-    data.x = getattr(torch.tensor([[0.0, 1.0], [float("nan"), 0.0], [0.0, 0.0]]), layout)()
+    data.x = torch.tensor([[0.0, 1.0], [float("nan"), 0.0], [0.0, 0.0]]).to_sparse_csr()
     with pytest.raises(InvalidInputError, match="finite"):
         validate(data)
+    data.x = torch.ones(3, 2).to_sparse_coo()
+    for door in (validate, lambda d: gu.unlearn(gu.GCN(2), d, gu.ForgetEdges(count=1), "utu")):
+        with pytest.raises(InvalidInputError, match=r"dense or CSR .* x\.to_sparse_csr"):
+            door(data)
 
 
 @pytest.mark.parametrize(

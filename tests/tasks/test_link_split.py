@@ -73,7 +73,7 @@ def test_inpo_protocol_line_by_line():
 
 
 def test_held_out_negatives_know_all_edges_except_in_the_inpo_protocol():
-    data = random_graph(12, 110)  # nearly complete, so that a careless draw meets an edge
+    data = random_graph(16, 110)  # dense, so that a careless draw meets an edge
     edges = set(columns(data.edge_index))
     hits = {}
     for protocol in ("random", "inpo"):
@@ -106,7 +106,12 @@ def test_no_leak_on_random_graphs(data, protocol, val_ratio, test_ratio, with_at
     num_val, num_test = int(val_ratio * len(edges)), int(test_ratio * len(edges))
     assume(num_val > 0)
     assume(num_test > 0)
-    assume(len(edges) < (data.num_nodes * (data.num_nodes - 1)) // (2 if undirected else 1))
+    absent = (data.num_nodes * (data.num_nodes - 1)) // (2 if undirected else 1) - len(edges)
+    if protocol == "random" and absent < num_val + num_test:
+        with pytest.raises(InvalidInputError, match=rf"at least {num_val + num_test} non-edges.*got {absent}|complete"):
+            link_split(data, val_ratio, test_ratio)
+        return
+    assume(absent > 0)
     if with_attributes:
         data.edge_weight = torch.arange(data.edge_index.size(1)).float()
     split = link_split(data, val_ratio, test_ratio, protocol=protocol)
@@ -131,6 +136,9 @@ def test_no_leak_on_random_graphs(data, protocol, val_ratio, test_ratio, with_at
         assert (negative[0] != negative[1]).all()
         avoid = set(columns(data.edge_index))
         assert protocol == "inpo" or not avoid & set(columns(negative))
+    if protocol == "random":  # each once, in whatever direction
+        drawn = columns(torch.cat([split.val_neg_edge_index, split.test_neg_edge_index], dim=1))
+        assert len({tuple(sorted(p)) if undirected else p for p in drawn}) == num_val + num_test
     assert split.num_nodes == data.num_nodes
 
 
@@ -214,7 +222,7 @@ def test_input_and_random_state_are_left_alone():
         (random_graph(30, 60), {"test_ratio": float("nan")}, "ratios"),
         (random_graph(30, 60), {"val_ratio": 0.001}, "enough edges"),
         (random_graph(30, 60), {"test_ratio": 0.0}, "enough edges"),
-        (Data(edge_index=torch.empty(2, 0, dtype=torch.long), num_nodes=5), {}, "enough edges"),
+        (Data(edge_index=torch.empty(2, 0, dtype=torch.long), num_nodes=5), {}, "training edges"),
         (link_split(random_graph(30, 60)), {}, "already holds"),
         (random_graph(6, 2000), {"val_ratio": 0.1, "test_ratio": 0.1}, "complete"),
     ],

@@ -17,7 +17,6 @@ from gunlearn.attribution.training.retraining_influence import Train
 from gunlearn.core.checks import check_model
 from gunlearn.errors import GunlearnError
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.graph.base import check_graph
 from gunlearn.tasks.named import as_task
 
 _FIGURES = (
@@ -116,10 +115,11 @@ def influence_study(
         1.0
     """
     check_model(model)
-    check_graph(data)
+    task = as_task(task)
+    data = task.check_data(data)
     options, truth_options = options or {}, truth_options or {}
     known = truth_named(truth, {**options.get(truth_estimator(truth), {}), **truth_options})
-    setting = Setting(model, data, as_task(task), of, target, items, seed)
+    setting = Setting(model, data, task, of, target, items, seed)
     if num_items is not None:
         setting.items = setting.items.take(setting.sample(num_items, "num_items"))
     of_truth = {**known.defaults, **truth_options}

@@ -15,6 +15,8 @@ from gunlearn.nn.attach.message_layers import message_passing_layers
 from gunlearn.nn.attach.operators import DeletionOperator, OperatorView
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.negatives import NegativeSampler
+from gunlearn.tasks.graph.node_kinds import node_kinds
+from gunlearn.tasks.graph.pair_kinds import PairKinds
 
 
 @torch.no_grad()
@@ -115,10 +117,12 @@ class LayerLosses:
         self.operators = [operators[name] for name, _ in calls]
         data = affected.partition.data
         pairs = "forget" in objective.parts and affected.ends.numel()
-        self.sampler = NegativeSampler(data.edge_index, int(data.num_nodes)) if pairs else None
-        others = torch.ones(int(data.num_nodes), dtype=torch.bool, device=data.edge_index.device)
+        kinds, size = node_kinds(data), int(data.num_nodes)
+        self.sampler = NegativeSampler(data.edge_index, size, node_type=kinds) if pairs else None
+        others = torch.ones(size, dtype=torch.bool, device=data.edge_index.device)
         others[affected.alone] = False
         self.others = others.nonzero().view(-1)
+        self.kinds = None if kinds is None else PairKinds(size, kinds, self.others, None, others.device)
         self.kept = [affected.kept(name) for name, _ in calls]
         self.kept_place = [self._place("message", i, kept) for i, kept in enumerate(self.kept)]
         self.kept_target = [h[kept] for (_, h), kept in zip(calls, self.kept, strict=True)]
@@ -136,11 +140,20 @@ class LayerLosses:
         ends, alone = self.affected.ends, self.affected.alone
         drawn = []
         if self.sampler is not None:
-            pairs = self.sampler.sample(ends.numel() // 2)  # sorted
+            pairs = self.sampler.sample(ends.numel() // 2, like=ends.view(2, -1))  # sorted
             drawn.append(pairs[:, torch.randperm(pairs.size(1), device=pairs.device)].flatten())
         if "forget" in self.objective.parts and alone.numel():
-            drawn.append(self.others[torch.randint(self.others.numel(), (alone.numel(),), device=alone.device)])
+            drawn.append(self._others(alone))
         return torch.cat(drawn) if drawn else ends[:0]
+
+    def _others(self, alone: Tensor) -> Tensor:
+        """Draw a node that stays for each of some nodes `[k]`, of its type where there is one."""
+        drawn = self.others[torch.randint(self.others.numel(), (alone.numel(),), device=alone.device)]
+        if self.kinds is not None and self.kinds.type is not None:
+            types = self.kinds.type[alone]
+            some = self.kinds.size[types] > 0
+            drawn[some] = self.kinds.draw_nodes(types[some])
+        return drawn
 
     def __call__(self) -> ObjectiveValue:
         drawn = self.draw() if self.drawn is None else self.drawn

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gunlearn.errors import GunlearnError, InvalidInputError, InvalidTypeError, UnsupportedModelError
+from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
 from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.fast import fast_path
@@ -19,6 +19,7 @@ from gunlearn.nn.kernels.subgraph import gather
 from gunlearn.tasks.base import Parts, Reader, Task, View
 from gunlearn.tasks.calling import Called, own_words, suggested
 from gunlearn.tasks.graph.beside import beside
+from gunlearn.tasks.graph.check_graph import check_graph
 from gunlearn.tasks.graph.reading import GraphReader
 from gunlearn.tasks.sampling import BatchOptions
 
@@ -63,8 +64,8 @@ class GraphTask(Task):
         return GraphReader(model, self, parts, names, options, around)
 
     def check_data(self, data: Any) -> Data:
-        check_graph(data)
-        return data
+        """Return the graph; see `check_graph`."""
+        return check_graph(data)
 
     def adopt(self, model: nn.Module) -> nn.Module:
         """Empty the caches of layers with `cached=True`, which hold the forgotten edges, and turn caching off."""
@@ -179,16 +180,3 @@ class GraphTask(Task):
         function = self.entry(inner)
         names = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters
         return [key for key in ("edge_weight", "edge_attr", "edge_type", "node_type") if key in names]
-
-
-def check_graph(data: Any) -> None:
-    """Refuse an object that is no graph, and features that are not finite or in a layout that no model reads."""
-    if not isinstance(data, Data):
-        raise InvalidTypeError(f"Expected 'data' to be a torch_geometric Data (got {type(data).__name__})")
-    x = data.get("x")
-    if isinstance(x, Tensor) and x.layout not in (torch.strided, torch.sparse_csr):
-        raise InvalidInputError(f"Expected dense or CSR features 'x' (got {x.layout}); pass x.to_sparse_csr()")
-    if isinstance(x, Tensor) and x.is_floating_point():
-        values = x.values() if x.layout == torch.sparse_csr else x
-        if not torch.isfinite(values).all():
-            raise InvalidInputError("Expected finite features 'x' (got NaN or infinity)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -86,14 +87,22 @@ class EdgeParts(Parts):
         negatives: str,
         gone: Tensor | None = None,
         start: Tensor | None = None,
+        kinds: Tensor | None = None,
+        room: int | None = None,
     ) -> None:
-        """Negatives avoid edges `known` `[2, num_columns]` and nodes `gone`; strata are distances to nodes `start`."""
+        """Negatives avoid edges `known` `[2, num_columns]` and nodes `gone`; strata are distances to nodes `start`.
+
+        They join the types `kinds` `[room]` (see `node_kinds`) that the retained edges join. In a joint graph the
+        retained graph's `room` nodes come first, and negatives hold no others.
+        """
         self.data, self.num_nodes, self.start = data, data.num_nodes, start
         self.forget, self.retain, self.known, self.negatives = forget, retain, known, negatives
-        self.draws = {}
-        # In a joint graph, ids of the retained one come first, and `gone` ends with them.
-        room = self.num_nodes if gone is None else gone.numel()
-        self.sampler = NegativeSampler(known, room, negatives == "non_edges", gone)
+        self.draws, self.kinds = {}, kinds
+        room = int(self.num_nodes) if room is None else room
+        self.sampler = NegativeSampler(known, room, negatives == "non_edges", gone, kinds)
+        few = self.sampler.too_few(retain)
+        if few is not None:
+            warnings.warn(f"{few}; a step draws those that there are more than once", stacklevel=2)
         self._fixed = {"retain_edges": EdgeItems.of(retain, 1.0, self.num_nodes, keep=True)}
         if forget is not None:
             self._fixed["forget"] = EdgeItems.of(forget, 1.0, self.num_nodes, keep=True, embeddings=True)
@@ -116,7 +125,8 @@ class EdgeParts(Parts):
         if set(names) - {"forget"}:
             out["retain_edges"] = self.drawn("retain", self._fixed["retain_edges"])
         if {"retain", "non_edges"} & set(names):
-            absent = self.sampler.sample(out["retain_edges"].num_items)
+            edges = out["retain_edges"]
+            absent = self.sampler.sample(edges.num_items, like=edges.edge_label_index)
             out["non_edges"] = EdgeItems.of(absent, 0.0, self.num_nodes, fixed=False)
         if "retain" in names:
             out["retain"] = out["retain_edges"].followed_by(out["non_edges"])

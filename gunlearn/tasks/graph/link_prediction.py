@@ -10,18 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from torch_geometric.data import Data
-from torch_geometric.utils import coalesce, is_undirected
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.nn.kernels.edge_scores import EdgePattern
 from gunlearn.nn.kernels.subgraph import Subgraph
 from gunlearn.requests.apply import GONE
+from gunlearn.requests.training_graph import distinct_pairs, first_of_pairs
 from gunlearn.tasks.base import Parts, Reader, Task, View
 from gunlearn.tasks.calling import Called, own_words
 from gunlearn.tasks.graph.base import GraphTask
 from gunlearn.tasks.graph.beside import is_joint
 from gunlearn.tasks.graph.edge_items import EdgeItems, EdgeParts
+from gunlearn.tasks.graph.link_lists import check_link_lists
+from gunlearn.tasks.graph.node_kinds import node_kinds
 from gunlearn.tasks.graph.random_nodes import RandomNodeReader
 from gunlearn.tasks.graph.score_targets import ScoreTarget, check_held_out
 from gunlearn.tasks.logits import logit_of_pairs, set_outputs
@@ -37,7 +39,9 @@ class LinkPrediction(GraphTask):
     `decode` returns logits; PyG's `GAE` and `VGAE` are called with `sigmoid=False`.
 
     Args:
-        negatives: `"non_edges"` (uniform pairs that are no training edges) or `"uniform"` (any pairs).
+        negatives: `"non_edges"` (uniform pairs that are no training edges) or `"uniform"` (any pairs). In a graph of
+            several node types (`data.node_type`, or two sides that are ranges of ids) each joins the types that an edge
+            joins.
         outputs: what the model's `decode` returns, `"logits"` or `"probabilities"`.
 
     Raises:
@@ -153,13 +157,24 @@ class LinkPrediction(GraphTask):
         data, place = self.graphs(view, forget.flatten())
         known = partition.data.edge_index  # a forgotten edge is not offered as a negative either
         gone, start = partition.retain_data.get(GONE), partition.touched_nodes
-        parts = EdgeParts(data, place(forget), partition.retain_edge_index, known, self.negatives, gone, start)
+        retain = partition.retain_edge_index
+        if partition.data.get("edge_type") is not None:
+            retain = retain[:, first_of_pairs(retain, partition.is_undirected)]
+        kinds, room = node_kinds(partition.data), int(partition.data.num_nodes)
+        parts = EdgeParts(data, place(forget), retain, known, self.negatives, gone, start, kinds, room)
         parts.joint = is_joint(data, partition)
         return parts
 
     def training_parts(self, data: Data) -> EdgeParts:
         """Return all edges as retained ones; negatives avoid the edges of `data` alone."""
-        return EdgeParts(data, None, one_direction(data), data.edge_index, self.negatives, data.get(GONE))
+        edges, kinds = distinct_pairs(data), node_kinds(data)
+        return EdgeParts(data, None, edges, data.edge_index, self.negatives, data.get(GONE), kinds=kinds)
+
+    def check_data(self, data: Any) -> Data:
+        """Return the graph; see `check_graph` and `check_link_lists`."""
+        data = super().check_data(data)
+        check_link_lists(data)
+        return data
 
     def held_out_items(self, data: Data, part: str) -> EdgeItems | None:
         """Return `{part}_pos_edge_index`, labelled 1, and `{part}_neg_edge_index`, labelled 0."""
@@ -178,18 +193,13 @@ def forgotten_edges(partition: Any) -> Tensor:
     """Return the edges of the forget part, `[2, k]`: those that go, and those of nodes that lose features."""
     forget = partition.forget_edge_index
     if partition.data.get("edge_type") is not None:
-        key, kept = (row * partition.data.num_nodes + col for row, col in (forget, partition.retain_edge_index))
-        forget = forget[:, ~torch.isin(key, kept)]
+        kept = partition.retain_edge_index
+        first = first_of_pairs(torch.cat([kept, forget], dim=1), partition.is_undirected) - kept.size(1)
+        forget = forget[:, first[first >= 0]]  # not joined by another relation, and each pair once
     if "features" not in partition.forgets:
         return forget
     retain = partition.retain_edge_index
     return torch.cat([forget, retain[:, torch.isin(retain, partition.feature_nodes).any(dim=0)]], dim=1)
-
-
-def one_direction(data: Data) -> Tensor:
-    """Return one column per distinct edge: `row <= col` where the graph is undirected, else every distinct one."""
-    edges = coalesce(data.edge_index, num_nodes=data.num_nodes)
-    return edges[:, edges[0] <= edges[1]] if is_undirected(edges, num_nodes=data.num_nodes) else edges
 
 
 def _as_logits(model: nn.Module, decode: Callable[..., Any]) -> dict[str, bool]:

@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.nn.kernels.subgraph import Subgraph
+from gunlearn.requests.ids import checked_masks
 from gunlearn.requests.training_graph import MASKS
 from gunlearn.tasks.base import PartItems, Parts, View
 from gunlearn.tasks.graph.base import GraphTask
@@ -95,6 +96,15 @@ class NodeClassification(GraphTask):
 
     def __init__(self, outputs: str = "logits") -> None:
         set_outputs(self, outputs)
+
+    def check_data(self, data: Any) -> Data:
+        """Return the graph; see `check_graph`. Labels, where there are any, and masks must fit its items."""
+        data = super().check_data(data)
+        size = self.num_rows(data)
+        checked_masks(data, size)
+        if data.get("y") is not None:
+            labels(data, size)
+        return data
 
     def outcomes(self, model: nn.Module) -> str:
         return "categorical"
@@ -211,7 +221,9 @@ def labels(data: Data, size: int | None = None) -> Tensor:
     y, size = data.get("y"), int(data.num_nodes) if size is None else size
     if not isinstance(y, Tensor) or y.is_floating_point() or y.dtype == torch.bool or y.numel() != size:
         got = f"{tuple(y.shape)} of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
-        raise InvalidInputError(f"Expected integer labels data.y of shape [{size}] (got {got})")
+        whole = isinstance(y, Tensor) and y.is_floating_point() and y.numel() == size
+        remedy = "; call data.y.long() if they are classes" if whole and bool((y == y.round()).all()) else ""
+        raise InvalidInputError(f"Expected integer labels data.y of shape [{size}] (got {got}){remedy}")
     return y.view(-1).long()
 
 

@@ -90,16 +90,18 @@ class RandomNodeParts(Parts):
         size = int(part.num_nodes)
         out = {"retain_edges": EdgeItems.of(local[pairs], 1.0, size, fixed=False, weight=weight)}
         if set(names) - set(out):
-            negatives = self._negatives(part, local[whole.known[:, known[place]]], pairs.size(1))
+            negatives = self._negatives(part, n_id, local[whole.known[:, known[place]]], local[pairs])
             out["non_edges"] = EdgeItems.of(negatives, 0.0, size, fixed=False)
             out["retain"] = out["retain_edges"].followed_by(out["non_edges"])
         return {name: out[name] for name in names}
 
-    def _negatives(self, part: Data, known: Tensor, number: int) -> Tensor:
+    def _negatives(self, part: Data, n_id: Tensor, known: Tensor, like: Tensor) -> Tensor:
         """Draw absent pairs inside a part; none in a single node or a complete graph."""
-        avoid = self.whole.negatives == "non_edges"
+        avoid, kinds = self.whole.negatives == "non_edges", self.whole.kinds
+        kinds = None if kinds is None else kinds[n_id]
         try:
-            return NegativeSampler(known, int(part.num_nodes), avoid, part.get("forgotten_mask")).sample(number)
+            sampler = NegativeSampler(known, int(part.num_nodes), avoid, part.get("forgotten_mask"), kinds)
+            return sampler.sample(like.size(1), like=like)
         except InvalidInputError:
             return known[:, :0]
 

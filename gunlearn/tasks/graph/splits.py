@@ -2,17 +2,21 @@
 
 import copy
 import math
+import warnings
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
-from torch_geometric.utils import coalesce, is_undirected, negative_sampling, to_undirected
+from torch_geometric.utils import negative_sampling, to_undirected
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.requests.apply import select_entries
+from gunlearn.requests.apply import edge_attributes, select_entries
+from gunlearn.requests.training_graph import TrainingGraph, distinct_pairs
 from gunlearn.seed import isolated_rng
+from gunlearn.tasks.graph.check_graph import check_graph
 from gunlearn.tasks.graph.negatives import NegativeSampler
 from gunlearn.tasks.graph.node_classification import MASKS, labels
+from gunlearn.tasks.graph.node_kinds import has_even_cycles, node_kinds
 
 PROTOCOLS = ("random", "inpo")
 
@@ -42,16 +46,22 @@ def link_split(
         raise InvalidInputError(f"Expected 'protocol' to be one of {PROTOCOLS} (got '{protocol}')")
     if not (val_ratio >= 0 and test_ratio >= 0 and val_ratio + test_ratio < 1):
         raise InvalidInputError(f"Expected held-out ratios that leave training edges (got {val_ratio}, {test_ratio})")
-    if "test_pos_edge_index" in data:
-        raise InvalidInputError("Expected a whole graph (got data that already holds a link split)")
-    edges = coalesce(data.edge_index, num_nodes=data.num_nodes)
-    undirected = is_undirected(edges, num_nodes=data.num_nodes)  # a copy of one direction does not make it directed
-    row, col = edges
-    edges = edges[:, row < col] if undirected else edges[:, row != col]
+    data = _whole(data)
+    graph, edges = TrainingGraph(data), distinct_pairs(data)
+    undirected = graph.is_undirected
+    edges = edges.sort(dim=0).values if undirected else edges
+    edges = edges[:, edges[0] != edges[1]]
     num_val, num_test = math.floor(val_ratio * edges.size(1)), math.floor(test_ratio * edges.size(1))
     if not (edges.size(1) - num_val - num_test > 0 and num_test > 0 and num_val > 0):
         raise InvalidInputError(f"Expected enough edges to hold out {val_ratio} and {test_ratio} (got {edges.size(1)})")
 
+    kinds = node_kinds(data)
+    if kinds is None and protocol == "random" and has_even_cycles(edges, data.num_nodes):
+        warnings.warn(
+            "every cycle of the graph is even, as where edges join nodes of two kinds: if they do, set data.node_type "
+            "to 0 and 1, so that negatives join one of each; if not, to zeros, which ends this warning",
+            stacklevel=2,
+        )
     with isolated_rng(seed):
         perm = torch.randperm(edges.size(1))
         test, val = edges[:, perm[:num_test]], edges[:, perm[num_test : num_test + num_val]]
@@ -61,30 +71,70 @@ def link_split(
                 negative_sampling(pos, num_nodes=data.num_nodes, num_neg_samples=pos.size(1)) for pos in (test, val)
             )
         else:
-            sampler = NegativeSampler(data.edge_index, data.num_nodes)
-            test_neg, val_neg = sampler.sample(num_test), sampler.sample(num_val)
+            sampler = NegativeSampler(data.edge_index, data.num_nodes, node_type=kinds)
+            test_neg, val_neg = sampler.distinct((test, val), undirected)
 
-    out = _with_training_edges(data, train, undirected)
+    out = _with_training_edges(graph, train)
     out.train_pos_edge_index = train
     out.val_pos_edge_index, out.val_neg_edge_index = val, val_neg
     out.test_pos_edge_index, out.test_neg_edge_index = test, test_neg
     return out
 
 
-def _with_training_edges(data: Data, train: Tensor, undirected: bool) -> Data:
-    kept = {key: value for key, value in data if not data.is_edge_attr(key)}
+def _whole(data: Data) -> Data:
+    """Return a checked graph; refuse one that holds a split, or its edges a second time."""
+    data = check_graph(data)
+    if "test_pos_edge_index" in data:
+        raise InvalidInputError("Expected a whole graph (got data that already holds a link split)")
+    for name in ("adj_t", "adj"):
+        if data.get(name) is not None:
+            raise InvalidInputError(
+                f"Expected the edges in 'data.edge_index' alone (got '{name}' too, which would keep the held-out "
+                "edges); delete it, and make it again from the split's edge_index"
+            )
+    return data
+
+
+def _with_training_edges(graph: TrainingGraph, train: Tensor) -> Data:
+    data, undirected = graph.data, graph.is_undirected
+    probe = copy.copy(data)  # `is_edge_attr` caches its answers on its object
+    attributes = edge_attributes(probe, data.edge_index.size(1))
+    kept = {key: value for key, value in data if key != "edge_index" and key not in attributes}
     out = Data(**{**kept, "num_nodes": data.num_nodes})
-    attributes = [key for key, _ in data if data.is_edge_attr(key) and key != "edge_index"]
-    if not attributes:
+    _cut_lists(data, out, train, undirected)
+    if not any(probe.is_edge_attr(key) for key, _ in data if key != "edge_index"):
         out.edge_index = to_undirected(train, num_nodes=data.num_nodes) if undirected else train
         return out
-    row, col = data.edge_index  # with attributes the columns keep their order and their values
-    first, second = (torch.minimum(row, col), torch.maximum(row, col)) if undirected else (row, col)
-    keep = torch.isin(first * data.num_nodes + second, train[0] * data.num_nodes + train[1])
+    # With attributes the columns keep their order and their values; a column goes with its edge.
+    pairs = graph.pairs.sort(dim=0).values if undirected else graph.pairs
+    keep = torch.isin(pairs[0] * data.num_nodes + pairs[1], train[0] * data.num_nodes + train[1])[graph.edge_of_column]
     out.edge_index = data.edge_index[:, keep]
     for key in attributes:
         out[key] = select_entries(data[key], keep, data.__cat_dim__(key, data[key]))
+    if hasattr(data, "_edge_type_names"):
+        out._edge_type_names = data._edge_type_names
     return out
+
+
+def _cut_lists(data: Data, out: Data, train: Tensor, undirected: bool) -> None:
+    """Take held-out edges out of further lists of pairs `[2, k]`; pairs that are no edges of the graph stay."""
+    whole, kept = (_keys(e, data.num_nodes, undirected) for e in (data.edge_index, train))
+    for name, pairs in data:
+        if not name.endswith(("edge_index", "edge_label_index")) or name == "edge_index":
+            continue
+        if not isinstance(pairs, Tensor) or pairs.dtype != torch.long or pairs.dim() != 2 or pairs.size(0) != 2:
+            continue
+        key = _keys(pairs, data.num_nodes, undirected)
+        keep = torch.isin(key, kept) | ~torch.isin(key, whole)
+        out[name] = pairs[:, keep]
+        if name == "edge_label_index" and data.get("edge_label") is not None:
+            out.edge_label = select_entries(data.edge_label, keep, 0)
+
+
+def _keys(pairs: Tensor, num_nodes: int, undirected: bool = False) -> Tensor:
+    """Return one integer per pair, with `undirected` the same for both directions."""
+    row, col = pairs.sort(dim=0).values if undirected else pairs
+    return row * num_nodes + col
 
 
 def node_split(
@@ -112,6 +162,7 @@ def node_split(
         raise InvalidInputError(f"Expected held-out ratios that leave training nodes (got {val_ratio}, {test_ratio})")
     if train_per_class is not None and (isinstance(train_per_class, bool) or train_per_class < 1):
         raise InvalidInputError(f"Expected 'train_per_class' >= 1 or None (got {train_per_class!r})")
+    data = check_graph(data)
     y = labels(data)
     known = (y >= 0).nonzero().view(-1)
     with isolated_rng(seed):

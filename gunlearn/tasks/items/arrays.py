@@ -12,7 +12,7 @@ from torch.nn.functional import log_softmax
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
-from gunlearn.requests.ids import trainable_mask
+from gunlearn.requests.ids import checked_masks, trainable_mask
 from gunlearn.tasks.base import PartItems, Parts, Task, View
 from gunlearn.tasks.calling import own_words
 from gunlearn.tasks.items.tables import as_table, rows_at
@@ -139,4 +139,11 @@ class ImageClassification(Task):
         return ArrayItems(*rows_at(data, data.val_mask)) if "val_mask" in data else None
 
     def check_data(self, data: Any) -> Any:
-        return as_table(data)
+        """Return the items as a table; see `as_table`. Inputs must be finite, and masks must fit the items."""
+        data = as_table(data)
+        x, shape = data.x, getattr(data.x, "shape", ())
+        if shape:
+            checked_masks(data, shape[0])
+        if isinstance(x, Tensor) and x.is_floating_point() and not bool(torch.isfinite(x).all()):
+            raise InvalidInputError("Expected finite inputs 'x' (got NaN or infinity)")
+        return data
