@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gunlearn.core.contents import contents
+from gunlearn.core.tensor_digests import tensor_digests
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses.divergences import categorical_js_divergence, js_divergence
 
@@ -37,10 +37,10 @@ def check_references(references: Sequence[nn.Module], original: nn.Module | None
     """
     if original is None:
         return
-    before = contents(original)
+    before = tensor_digests(original)
     shapes = _shapes(original)
     for k, model in enumerate(references, start=1):
-        if before and before <= contents(model):
+        if before and before <= tensor_digests(model):
             raise InvalidInputError(
                 f"Expected references retrained without the forgotten data (got the original model as reference {k}: "
                 "it has the same weights, bit for bit)"
@@ -58,7 +58,7 @@ def copied(view: ModelView) -> list[int]:
     others = view.problem.references
     if any(view.model is other.model for other in others):
         return []
-    return [k for k, other in enumerate(others, start=1) if other.contents and other.contents <= view.contents]
+    return [k for k, other in enumerate(others, start=1) if other.digests and other.digests <= view.digests]
 
 
 def untouched(view: ModelView) -> str | None:
@@ -68,14 +68,14 @@ def untouched(view: ModelView) -> str | None:
         return None
     if result.unchanged:
         return result.notes["why"]
-    before = contents(result.original)
-    if not before or not before <= view.contents:
+    before = tensor_digests(result.original)
+    if not before or not before <= view.digests:
         return None
-    if before == view.contents:
+    if before == view.digests:
         return "The weights are unchanged: they are the original model's, bit for bit."
     known, names = result.original.state_dict(), list(view.model.state_dict())
     more = [name for name in names if name not in known] if set(known) <= set(names) else []
-    more = more or [f"{view.contents.total() - before.total()} tensors"]
+    more = more or [f"{view.digests.total() - before.total()} tensors"]
     shown = ", ".join(more[:4]) + (f" and {len(more) - 4} more" if len(more) > 4 else "")
     return f"The weights are unchanged: they are all of the original model's, bit for bit; added are {shown}."
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import GunlearnError, UnsupportedModelError
 
-OUTPUTS = ("logits", "probabilities")
+RETURNED = ("logits", "probabilities")
 #: Steps of automatic differentiation that only pick, reshape or convert values.
-_KEEPS = set(["Alias", "Cat", "Clone", "Expand", "Gather", "Index", "Permute", "Reshape", "Select", "Slice", "Squeeze", "T", "ToCopy", "Transpose", "View"])
-_KEEPS |= {"Clamp", "ClampMin", "ClampMax", "Unsqueeze", "ReshapeAlias"}
+_MOVES = ("Alias", "Cat", "Clone", "Expand", "Gather", "Index", "Permute", "Reshape", "ReshapeAlias", "Select", "Slice")
+_KEEPS = {*_MOVES, "Squeeze", "T", "ToCopy", "Transpose", "Unsqueeze", "View", "Clamp", "ClampMax", "ClampMin"}
 
 
 def set_outputs(task: Any, outputs: str) -> None:
@@ -22,7 +22,7 @@ def set_outputs(task: Any, outputs: str) -> None:
     Raises:
         InvalidInputError: neither `"logits"` nor `"probabilities"`.
     """
-    check_choice("outputs", outputs, OUTPUTS)
+    check_choice("outputs", outputs, RETURNED)
     if outputs != task.outputs:
         task.outputs = outputs
 
