@@ -30,7 +30,7 @@ class Auto(Method):
     3. `budget` below a twentieth: `utu`, which costs nothing;
     4. link prediction: `inpo` until each edge scores like unseen ones (edge requests, message passing layers,
        validation edges and a `budget` of at least 0.3), else `finetune`;
-    5. classification: `finetune`, with the training's own `weight_decay`.
+    5. other tasks: `finetune`, with the training's own `weight_decay`.
 
     Rules of thumb from the tables of `experiments/graph_methods`. The budget chooses; it does not limit the time.
 
@@ -74,7 +74,7 @@ class Auto(Method):
                 return "inpo", {"until": "unseen"}, "edges under link prediction, with validation edges to compare with"
             why = f"a budget below {LARGE:g}" if able else "without what 'inpo' until unseen needs"
             return "finetune", {"weight_decay": self.weight_decay}, f"link prediction, {why}"
-        return "finetune", {"weight_decay": self.weight_decay}, "classification"
+        return "finetune", {"weight_decay": self.weight_decay}, "the task is no link prediction"
 
     def run(self, problem: Problem) -> Outcome:
         name, options, why = self.choose(problem.task, problem.partition, problem.model)
