@@ -72,6 +72,10 @@ class TrainingLoss:
             raise InvalidInputError(f"Expected a finite training loss (got {value.item()})")
         return loss
 
+    def __post_init__(self) -> None:
+        # A compiled model has no second derivative; the module inside shares its parameters.
+        object.__setattr__(self, "model", getattr(self.model, "_orig_mod", self.model))
+
     @property
     def params(self) -> list[nn.Parameter]:
         return learning_parameters(self.model)

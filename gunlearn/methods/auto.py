@@ -74,7 +74,8 @@ class Auto(Method):
                 return "inpo", {"until": "unseen"}, "edges under link prediction, with validation edges to compare with"
             why = f"a budget below {LARGE:g}" if able else "without what 'inpo' until unseen needs"
             return "finetune", {"weight_decay": self.weight_decay}, f"link prediction, {why}"
-        return "finetune", {"weight_decay": self.weight_decay}, "the task is no link prediction"
+        why = "classification" if "classification" in task.name else f"task '{task.name}'"
+        return "finetune", {"weight_decay": self.weight_decay}, why
 
     def run(self, problem: Problem) -> Outcome:
         name, options, why = self.choose(problem.task, problem.partition, problem.model)

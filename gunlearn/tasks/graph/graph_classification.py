@@ -48,7 +48,7 @@ class WholeGraphs(NodeClassification):
     def joined(self, view: View, forget: Tensor) -> tuple[Data, Callable[[Tensor], Tensor]]:
         """Read forgotten graphs in a second copy of the batch, the original one."""
         before = num_graphs(view.partition.data)
-        data, _ = beside(view.partition.retain_data, view.partition.data, forget)
+        data, _ = beside(view.partition.retain_data, view.partition.data, forget, task=self)
         return data, lambda graphs: graphs + before
 
     def make_parts(self, view: View) -> NodeParts:

@@ -76,9 +76,9 @@ class NodeMultilabel(OwnLabels):
         known, y = self.columns(self.known_entries(items.label)), self.columns(items.label)
         self.check_width(outputs, y.size(1))
         logits = outputs[items.index]
-        log_prob = logsigmoid(torch.where(y == 1, logits, -logits))
         if y.size(1) == 1:
-            logits, log_prob, known = logits.view(-1), log_prob.view(-1), known.view(-1)
+            logits, y, known = logits.view(-1), y.view(-1), known.view(-1)
+        log_prob = logsigmoid(torch.where(y == 1, logits, -logits))
         weight = None if items.weight is None else items.weight.to(logits)
         mask = None if bool(known.all()) else known
         if weight is not None and log_prob.dim() > 1:

@@ -61,8 +61,8 @@ class NodeParts(Parts):
         """Return the nodes of the named parts; the forget part of an edge request raises `UnsupportedMethodError`."""
         if "forget" in names and self.forget is None:
             raise UnsupportedMethodError(
-                "Expected a method that reads retained items alone: where nodes or graphs have the labels a forgotten "
-                "edge leaves the graph, and has no label whose likelihood could be lowered (got one that reads 'forget')"
+                "Expected a method that reads retained items alone: where items are nodes or graphs a forgotten edge "
+                "leaves the graph, and has no label whose likelihood could be lowered (got one that reads 'forget')"
             )
         unknown = sorted(set(names) - set(self.names))
         if unknown:
