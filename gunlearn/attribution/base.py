@@ -56,7 +56,9 @@ class InfluenceProblem:
         """
         message_passing_layers(model)  # raises where there is none
         trial_pass(model, data, task)
+        model = getattr(model, "_orig_mod", model)  # a compiled model's backward pass runs once
         model, data = private_copy(model, task).eval(), plain_edges(detached(copy.copy(data)))
+        items = dataclasses.replace(items, per_node=getattr(task, "per_node", True))
         return cls(model, data, task, items, as_target(target, model, data, task), seed)
 
     def encode(self, data: Data) -> Tensor:

@@ -31,7 +31,7 @@ class Auto(Method):
     3. `budget` below a twentieth: `utu`, which costs nothing;
     4. link prediction: `inpo` until each edge scores like unseen ones (edge requests, message passing layers,
        validation edges and a `budget` of at least 0.3), else `finetune`;
-    5. classification: `finetune`, with the training's own `weight_decay`.
+    5. other tasks: `finetune`, with the training's own `weight_decay`.
 
     Rules of thumb from the tables of `experiments/graph_methods`. The budget chooses; it does not limit the time.
 
@@ -80,7 +80,8 @@ class Auto(Method):
             lacks = f"at least {MIN_HELD_OUT} validation edges, message passing layers and a request for edges"
             why = f"the budget is below {LARGE:g}" if able else f"'inpo' until unseen needs {lacks}"
             return "finetune", {"weight_decay": self.weight_decay}, f"the task is link prediction, and {why}"
-        return "finetune", {"weight_decay": self.weight_decay}, "the task is a classification"
+        why = "a classification" if "classification" in task.name else f"'{task.name}'"
+        return "finetune", {"weight_decay": self.weight_decay}, f"the task is {why}"
 
     def run(self, problem: Problem) -> Outcome:
         name, options, why = self.choose(problem.task, problem.partition, problem.model)

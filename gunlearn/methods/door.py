@@ -63,7 +63,7 @@ def run_method(
     check_seed(seed)
     check_callbacks(callbacks)
     method.supports(task, partition)
-    trial_pass(model, partition.retain_data, task)
+    task = task.fitted(trial_pass(model, partition.retain_data, task).outputs, partition.retain_data)
     runner = task.runner(method)
     if runner is not None:
         return runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)

@@ -294,6 +294,17 @@ class Task(ABC):
     def check_trial(self, model: nn.Module, data: Any, outputs: Any) -> None:  # noqa: B027 - most tasks check nothing
         """Refuse a model for what the trial pass showed; `model` is a copy that may be called again."""
 
+    def fitted(self, outputs: Any, data: Any) -> Task:
+        """Return the task with what its likelihood takes from the model before unlearning (the scale of a regression).
+
+        `outputs` are those of the trial pass on `data`, the retained data.
+        """
+        return self
+
+    def for_training(self) -> Task:
+        """Return the task without what `fitted` set: a model that is trained anew has no scale of its own yet."""
+        return self
+
     def called(self, call: Callable[..., Any] | None = None, decode: Callable[..., Any] | None = None) -> Task:
         """Return the task with the caller's own way to call a model; see `GraphTask.called`.
 

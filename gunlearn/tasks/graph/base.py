@@ -34,6 +34,7 @@ class GraphTask(Task):
 
     rows: ClassVar[tuple[str, str]] = ("embeddings", "dim")  # of the output, and their size, for error messages
     shared_pass = True
+    per_node: ClassVar[bool] = True  # a row of the output belongs to a node
     #: The caller's own function `call(model, data)`.
     call: Called | None = None
 
@@ -112,12 +113,17 @@ class GraphTask(Task):
                     f"{str(error).splitlines()[0][:120]}); pass x.to_dense()"
                 ) from error
         number, (name, size) = self.num_rows(data), self.rows
+        out = self.shaped(out, number)
         if isinstance(out, Tensor) and out.dim() == 2 and out.size(0) == number and out.is_floating_point():
             return out
         got = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
         raise UnsupportedModelError(
             f"Expected the model to return {name} of shape [{number}, {size}] (got {got} from {how}); pass {remedy}"
         )
+
+    def shaped(self, out: Any, number: int) -> Any:
+        """Return the model's output for `number` items in the shape `[number, dim]`, where a task takes others."""
+        return out
 
     def _call(self, model: nn.Module, data: Data) -> tuple[str, str, Callable[[], Any]]:
         """Return the call in words, what to pass if it fails, and the call itself."""

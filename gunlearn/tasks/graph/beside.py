@@ -1,5 +1,6 @@
 """Two graphs read in one pass: the retained one, and beside it the part of the original that forgotten nodes read."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,8 @@ def beside(
         original: the graph before the request, with the same node numbers.
         seeds: nodes to be read there, `[k]`.
         model: reduce the original to what this model reads for them, where that gives the same outputs of `task`.
-        task: what the model predicts; without model and task all of the original is taken.
+        task: what the model predicts; without model and task all of the original is taken. Where it has a `call` of the
+            caller's own, all attributes of nodes and edges are joined, else those that models are called with.
     """
     part, place = original, lambda nodes: nodes
     if model is not None and task is not None and seeds.numel():
@@ -44,10 +46,17 @@ def beside(
     if "batch" in retain:
         joint.batch = torch.cat([retain.batch, part.batch + num_graphs(retain)])
         joint.num_graphs = 2 * num_graphs(retain)
-    for name in _READ:
-        if isinstance(retain.get(name), Tensor):
+    for name in _READ if getattr(task, "call", None) is None else _per_item(retain):
+        if isinstance(retain.get(name), Tensor) and isinstance(part.get(name), Tensor):
             joint[name] = torch.cat([retain[name], part[name]])
     return joint, lambda nodes: place(nodes) + num_retain
+
+
+def _per_item(data: Data) -> list[str]:
+    """Return the names of all attributes of nodes and edges, any of which a caller's own call may read."""
+    probe = copy.copy(data)  # `is_node_attr` caches its answers on its object
+    names = [name for name in data.keys() if name not in ("x", "edge_index", "batch")]  # noqa: SIM118
+    return [name for name in names if probe.is_node_attr(name) or probe.is_edge_attr(name)]
 
 
 def is_joint(data: Data, partition: Any) -> bool:
