@@ -130,7 +130,8 @@ def test_a_pass_changes_nothing() -> None:
 CONTENTS = [
     torch.arange(3.0), torch.arange(3), torch.arange(3.0).view(3, 1), torch.tensor([[0.0, 1], [0, 0]]).to_sparse_csr(),
     torch.tensor([[0.0, 1], [0, 0]]).to_sparse(), torch.tensor(1.0), torch.tensor([], dtype=torch.half),
-    np.arange(3.0), np.arange(3), np.array(["a", "b"], dtype=object), sp.csr_matrix([[0, 1.0]]), sp.csr_matrix([[1.0, 0]]),
+    np.arange(3.0), np.arange(3), np.array(["a", "b"], dtype=object),
+    sp.csr_matrix([[0, 1.0]]), sp.csr_matrix([[1.0, 0]]),
     1, 1.0, True, None, "1", b"1", [1, [2]], [1, 2], (1, 2), {"a": 1, "b": 2}, {"b": 2, "a": 1}, {1, 2}, {1, 3},
     torch.relu, torch.tanh, functools.partial(torch.clamp, min=0), functools.partial(torch.clamp, min=1),
     SimpleNamespace(a=1), SimpleNamespace(a=2), int, float,

@@ -65,7 +65,7 @@ def test_a_changed_record_is_noticed(folder: Path) -> None:
     path.write_text(json.dumps(record, indent=4))  # other white space, the same record
     assert gu.Result.load(folder, Net()).seed == 0
     path.write_text(json.dumps({**record, "seed": 1}))
-    with pytest.raises(CheckpointError, match="result.json has changed"):
+    with pytest.raises(CheckpointError, match=r"result\.json has changed"):
         gu.Result.load(folder, Net())
 
 
