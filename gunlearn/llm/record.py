@@ -142,7 +142,7 @@ class LLMResult(Result):
         blocks += [limits, [f"All settings: `{_RECORD}`."]]
         return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
-    def save(self, folder: str | PathLike[str]) -> Path:
+    def save(self, folder: str | PathLike[str]) -> Path:  # type: ignore[override]  # no deletion operators
         """Write model (or adapter alone), tokenizer and record to a folder and return it; raise as `check_folder`."""
         folder = Path(folder)
         check_folder(folder)
