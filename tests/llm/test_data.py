@@ -114,13 +114,15 @@ def test_begin_token_comes_where_the_tokenizer_puts_one():
         encode([ADA], bpe(), bos=True)
 
 
-def test_chats_mask_all_but_the_last_answer():
+def test_chats_label_every_answer_and_nothing_else():
     tokenizer = bpe(chat=True)
     (row,) = encode([ADA], tokenizer, system="be kind")
     assert prompt_of(row, tokenizer) == "<|system|>be kind<|end|>\n<|user|>where does Ada live?<|end|>\n<|assistant|>"
     assert answer_of(row, tokenizer) == "Ada lives in Oslo.<|end|>"  # closed by the template: no second end
     long, spoken, asked = encode([dialogue(*"ABCD"), dialogue(ADA["question"], ADA["answer"]), ADA], tokenizer)
-    assert answer_of(long, tokenizer) == "D<|end|>"
+    assert answer_of(long, tokenizer) == "B<|end|>D<|end|>"
+    assert long["answer"] == "D"
+    assert long["input_ids"][: long["answer_start"]] == tokenizer(long["prompt"], add_special_tokens=False)["input_ids"]
     assert spoken["input_ids"] == asked["input_ids"]
     (plain,) = encode([ADA], tokenizer, chat=False)
     assert "<|user|>" not in tokenizer.decode(plain["input_ids"])
