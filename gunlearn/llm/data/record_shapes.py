@@ -52,8 +52,8 @@ def canonical(record: Any, where: str) -> Mapping[str, Any]:
     unread = [name for name in _CONTEXT if record.get(name) and shape != ("text",)]
     if unread:
         warnings.warn(
-            f"{', '.join(map(repr, unread))} beside {' and '.join(map(repr, shape))} is not read ({where}); put it "
-            f"into '{shape[0]}', or use 'messages'",
+            f"{', '.join(map(repr, unread))} beside {' and '.join(map(repr, shape))} is not read; put it into "
+            f"'{shape[0]}', or use 'messages'",
             stacklevel=3,
         )
     return record
