@@ -89,8 +89,13 @@ def prompt_of(row: Mapping[str, Any] | Sequence[int]) -> list[int]:
 
 
 def prompt_ids(row: Mapping[str, Any]) -> list[int]:
-    """Return the token ids before a row's first label, without padding; maybe an empty list."""
+    """Return the token ids before a row's first label, without padding; maybe an empty list.
+
+    In a chat with labels in earlier turns (`encode` marks it by `answer_start`) those before its last answer.
+    """
     mask = row.get("attention_mask")
     columns = row["input_ids"], row["labels"], [1] * len(row["input_ids"]) if mask is None else mask
     kept = [(int(i), int(y)) for i, y, m in zip(*columns, strict=True) if m]
+    if row.get("answer_start") is not None:
+        return [i for i, _ in kept[: int(row["answer_start"])]]
     return [i for i, _ in takewhile(lambda pair: pair[1] == IGNORE, kept)]
