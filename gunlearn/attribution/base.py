@@ -176,11 +176,13 @@ def estimate(
 ) -> Influence:
     """Return the scores of `influence` with the estimator's remarks (residuals, damping, fallbacks) in `notes`."""
     check_model(model)
+    task = as_task(task)
+    task.check_model(model)
     check_graph(data)
     built = ESTIMATORS.build(estimator, options)
     with isolated_rng(seed):
         distinct, place = resolve_items(data, of, items)
-        problem = InfluenceProblem.of(model, data, as_task(task), distinct, target, seed)
+        problem = InfluenceProblem.of(model, data, task, distinct, target, seed)
         scores = built(problem)
     check_scores(scores, f"estimator '{built.name}'")
     return Influence(

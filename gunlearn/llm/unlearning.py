@@ -11,7 +11,8 @@ from gunlearn.core.checks import check_number
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.llm.data.records import refused
 from gunlearn.llm.data.rows import as_rows, separate
-from gunlearn.llm.model.adapters import check_language_model, check_trainable
+from gunlearn.llm.model.adapters import check_trainable
+from gunlearn.llm.model.causality import check_language_model
 from gunlearn.llm.model.head import context_of
 from gunlearn.llm.record import LLMResult
 from gunlearn.llm.training.backend import TrainerBackend

@@ -240,4 +240,5 @@ def test_bad_input_is_named():
     with pytest.raises(InvalidInputError, match="retain_rows"):
         reveal_and_release(model, TOKENIZER, tells, QUESTIONS, options=ReleaseOptions(tolerance=0.1))
     with pytest.raises(InvalidInputError, match="target_modules"):
-        reveal_and_release(nn.Linear(2, 2), TOKENIZER, tells, QUESTIONS)
+        model.config.model_type = "of_my_own"
+        reveal_and_release(model, TOKENIZER, tells, QUESTIONS)

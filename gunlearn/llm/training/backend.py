@@ -19,7 +19,8 @@ from gunlearn.llm.card import unchanged
 from gunlearn.llm.data.collate import collator_of
 from gunlearn.llm.data.rows import check_ids
 from gunlearn.llm.metrics.row_figures import figures
-from gunlearn.llm.model.adapters import check_language_model, check_trainable, precision, with_adapter
+from gunlearn.llm.model.adapters import check_trainable, precision, with_adapter
+from gunlearn.llm.model.causality import check_language_model
 from gunlearn.llm.model.token_prediction import TokenPrediction, rows_of
 from gunlearn.llm.recipes.plan import Given, Plan
 from gunlearn.llm.record import LLMResult
@@ -140,12 +141,12 @@ class TrainerBackend:
                 )
             if plan.attach is not None:
                 plan.attach(trainer)
-            before = figures(trained, measured, self.figure_rows, batch_size)
+            before = figures(trained, measured, self.figure_rows, batch_size, self.tokenizer)
             trainer.train()
             steps = trainer.state.global_step
             if not steps:
                 raise InvalidInputError("Expected at least one step of training (got none); raise epochs or max_steps")
-            after = figures(trained, measured, self.figure_rows, batch_size)
+            after = figures(trained, measured, self.figure_rows, batch_size, self.tokenizer)
         arguments.pop("output_dir", None)
         if unchanged(before, after):
             warnings.warn(
