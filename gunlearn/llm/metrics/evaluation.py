@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.llm.data.collate import Rows
+from gunlearn.llm.data.encoding import check_tokenizer
 from gunlearn.llm.metrics import membership
 from gunlearn.llm.metrics import tofu_metrics as tofu
 from gunlearn.llm.metrics.row_figures import RowsView
@@ -109,6 +110,8 @@ def evaluate_language_models(
     """
     if not isinstance(models, Mapping):
         raise InvalidTypeError(f'Expected models by name, {{"unlearned": model}} (got {type(models).__name__})')
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
     unknown = sorted({*attacks} - {*ATTACKS}) + sorted({*align_on} - {*OWN})
     if unknown or not models:
         raise InvalidInputError(f"Expected models, attacks among {ATTACKS} and sets 'forget', 'retain' (got {unknown})")
