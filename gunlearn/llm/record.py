@@ -76,7 +76,7 @@ class LLMResult(Result):
                 name: functional_alignment(model, retrained, rows, **how).value
                 for name, model in (("before", original), ("after", self.model))
             }
-        measured = figures(retrained, self.parts, self.figure_rows, self.batch_size)
+        measured = figures(retrained, self.parts, self.figure_rows, self.batch_size, self.tokenizer)
         return replace(self, retrained=measured, alignment=found)
 
     def table(self) -> tuple[list[str], list[list[str]]]:

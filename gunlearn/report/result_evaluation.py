@@ -139,6 +139,8 @@ def evaluate(
     if train is not None and references:
         raise InvalidInputError("Expected either 'train' or 'references' (got both)")
     task = result.task.called(call, decode)
+    for model in references:
+        task.check_model(model)
     problem = evaluator(task, result.partition, seed=seed, metrics=metrics)
     for model in (result.model, *references):
         _try(model, result, task)

@@ -256,6 +256,10 @@ class Task(ABC):
         """Prepare a private copy of a caller's model for other data, and return it."""
         return model
 
+    def check_model(self, model: nn.Module) -> None:
+        """Raise `UnsupportedModelError` for a model that the task cannot read."""
+        return
+
     def check_data(self, data: Any) -> Any:
         """Return the data in the form that the task reads.
 

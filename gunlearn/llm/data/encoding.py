@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gunlearn.core.checks import check_choice
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.llm.data.record_shapes import canonical, shape_of
 from gunlearn.llm.data.text_items import IGNORE
 
@@ -67,6 +67,7 @@ def encode(
     Warns:
         UserWarning: answers or prompts were cut.
     """
+    check_tokenizer(tokenizer)
     if template is not None:
         if chat:
             raise InvalidInputError("Expected 'template' or chat=True (got both)")
@@ -128,6 +129,15 @@ def encode(
     elif too_long:
         warnings.warn(f"answers of {named_rows(too_long)} were cut to {max_length} tokens", UserWarning, stacklevel=2)
     return rows
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse what cannot turn a text into tokens, such as a tokenizer's name."""
+    if not callable(tokenizer) or not hasattr(tokenizer, "decode"):
+        raise InvalidTypeError(
+            f"Expected a tokenizer of transformers (got {type(tokenizer).__name__} {str(tokenizer)!r:.60}); load it with "
+            "AutoTokenizer.from_pretrained(...)"
+        )
 
 
 def _text_of(
