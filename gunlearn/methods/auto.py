@@ -49,6 +49,7 @@ class Auto(Method):
     summary = "pick one of the others by request, task, model and budget"
     needs = "retained data"
     cost = "that of the chosen method"
+    state = "chosen"
 
     def __post_init__(self) -> None:
         if not self.budget > 0:
@@ -87,7 +88,7 @@ class Auto(Method):
         name, options, why = self.choose(problem.task, problem.partition, problem.model)
         method = METHODS[name](**options)
         method.supports(problem.task, problem.partition)
-        outcome = method.run(problem)
+        outcome = method.run_with_fresh_state(problem)
         chosen = f"'auto' chose '{name}', because {why}."
         outcome.notes |= {"chosen": name, "options": {k: str(v) for k, v in options.items()}, "why": chosen}
         return outcome

@@ -70,6 +70,7 @@ def run_method(
         return runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
     with isolated_rng(seed):
         original = freeze(private_copy(model, task))
+        fresh = None if method.state == "own" else task.forgotten_state(original, partition, seed)
         memory, watch = PeakMemory(device_of(model)), Stopwatch()
         fingerprint = ""
         if checkpoint_dir is not None:
@@ -85,8 +86,9 @@ def run_method(
             progress=progress,
             checkpoint_dir=checkpoint_dir,
             fingerprint=fingerprint,
+            fresh=fresh,
         )
-        outcome = method.run(problem)
+        outcome = method.run_with_fresh_state(problem)
         if not isinstance(outcome, Outcome):
             raise InvalidTypeError(f"Expected an Outcome from '{method.name}' (got {type(outcome).__name__})")
         state = outcome.state

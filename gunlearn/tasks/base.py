@@ -277,6 +277,10 @@ class Task(ABC):
         """Return what runs a method instead of the package's own loop; `None` for the loop."""
         return None
 
+    def forgotten_state(self, model: nn.Module, partition: Any, seed: int) -> Any | None:
+        """Return new values for what a model keeps of single things that go (`put` sets them); `None` for none."""
+        return None
+
     def remarks(self, model: nn.Module) -> dict[str, Any]:
         """Return remarks on how the model ran, for the result."""
         return {}

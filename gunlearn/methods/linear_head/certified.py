@@ -70,6 +70,7 @@ class CGU(Method):
     requests = ("edges", "nodes", "features")
     tasks = ("node_classification",)
     needs = "retained data, second order, linear head, retraining"
+    state = "own"
     certified = True
     cost = "a propagation and one Newton step; a training of the head once the budget is spent"
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"bound": "paper"}}

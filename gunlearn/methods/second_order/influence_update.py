@@ -52,6 +52,7 @@ class InfluenceUpdate(Method):
     requests: ClassVar[tuple[str, ...]] = ("edges", "nodes", "features")
     tasks = ("node_classification", "link_prediction", "node_regression", "node_multilabel")
     needs = "retained data, second order"
+    state = "last"
     cost = "two gradients and at most `max_iterations` curvature products"
     structural: ClassVar[bool] = True  # count how missing messages change the other terms
 

@@ -20,7 +20,9 @@ from gunlearn.tasks.base import Parts, Reader, Task, View
 from gunlearn.tasks.calling import Called, own_words, suggested
 from gunlearn.tasks.graph.beside import beside
 from gunlearn.tasks.graph.check_graph import check_graph
-from gunlearn.tasks.graph.reading import GraphReader
+from gunlearn.tasks.graph.fresh_values import FreshValues
+from gunlearn.tasks.graph.node_state import forgotten_state
+from gunlearn.tasks.graph.reading import GraphReader, parts_apart
 from gunlearn.tasks.sampling import BatchOptions
 
 
@@ -79,6 +81,11 @@ class GraphTask(Task):
                         setattr(layer, name, None)
         return model
 
+    def forgotten_state(self, model: nn.Module, partition: Any, seed: int) -> FreshValues | None:
+        """Return new values for rows of embeddings, biases and memories that belong to forgotten nodes."""
+        found = forgotten_state(model, self, partition, seed)
+        return found if found.slices else None
+
     def remarks(self, model: nn.Module) -> dict[str, Any]:
         """Return how the layers ran: CSR products or gather-scatter."""
         path = path_of(model)
@@ -98,6 +105,9 @@ class GraphTask(Task):
 
         A model that does not return a floating point row per node raises `UnsupportedModelError`.
         """
+        apart = parts_apart(data)
+        if apart:  # of a model of one graph only, which cannot read two joined
+            return torch.cat([GraphTask.encode(self, model, part) for part in apart])
         x = data.x
         if isinstance(x, Tensor):
             sparse_features(x)  # made once, where features are bags of words; linear maps find it
