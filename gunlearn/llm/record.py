@@ -76,7 +76,7 @@ class LLMResult(Result):
                 name: functional_alignment(model, retrained, rows, **how).value
                 for name, model in (("before", original), ("after", self.model))
             }
-        measured = figures(retrained, self.parts, self.figure_rows, self.batch_size)
+        measured = figures(retrained, self.parts, self.figure_rows, self.batch_size, self.tokenizer)
         return replace(self, retrained=measured, alignment=found)
 
     def table(self) -> tuple[list[str], list[list[str]]]:
@@ -142,7 +142,7 @@ class LLMResult(Result):
         blocks += [limits, [f"All settings: `{_RECORD}`."]]
         return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
-    def save(self, folder: str | PathLike[str]) -> Path:
+    def save(self, folder: str | PathLike[str]) -> Path:  # type: ignore[override]  # no deletion operators
         """Write model (or adapter alone), tokenizer and record to a folder and return it; raise as `check_folder`."""
         folder = Path(folder)
         check_folder(folder)

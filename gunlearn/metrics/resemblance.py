@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from gunlearn.core.tensor_digests import tensor_digests
 from gunlearn.errors import InvalidInputError
-from gunlearn.losses.divergences import categorical_js_divergence, js_divergence
 
 if TYPE_CHECKING:
     from gunlearn.metrics.view import ModelView
@@ -22,11 +21,6 @@ if TYPE_CHECKING:
 NEAR, COPIED = 1.2, 1e-3
 #: On fewer items a mean is not judged, nor a copy.
 MIN_ITEMS, MIN_COPIED = 10, 3
-
-
-def item_divergences(p: Tensor, q: Tensor) -> Tensor:
-    """Return the Jensen-Shannon divergence of each item `[num_items]`, from `Evaluator.probability` of two models."""
-    return (js_divergence if p.dim() == 1 else categorical_js_divergence)(p, q)
 
 
 def check_references(references: Sequence[nn.Module], original: nn.Module | None) -> None:
@@ -106,6 +100,7 @@ def _nearer(view: ModelView, part: str) -> str | None:
     there = [p for p in others if p is not None]
     if own is None or len(there) < 2:
         return None
+    item_divergences = view.problem.divergence
     floor = torch.stack([item_divergences(p, q) for p, q in combinations(there, 2)]).mean(0)
     distance = torch.stack([item_divergences(own, p) for p in there])
     average = torch.stack(there).mean(0)

@@ -50,8 +50,9 @@ class InfluenceUpdate(Method):
     weight_decay: float = 0.0
 
     requests: ClassVar[tuple[str, ...]] = ("edges", "nodes", "features")
-    tasks = ("node_classification", "link_prediction")
+    tasks = ("node_classification", "link_prediction", "node_regression", "node_multilabel")
     needs = "retained data, second order"
+    state = "last"
     cost = "two gradients and at most `max_iterations` curvature products"
     structural: ClassVar[bool] = True  # count how missing messages change the other terms
 
@@ -138,7 +139,8 @@ class InfluenceUpdate(Method):
 def curvature_of(loss: TrainingLoss, kind: str, weight_decay: float) -> Curvature | SplitGaussNewton:
     """Return products with the curvature, on the CSR kernels if these have the second order."""
     # Without a decoder of the model's own, logits are the outputs themselves or inner products of them.
-    plain = loss.task.name == "node_classification" or not hasattr(loss.model, "decode")
+    decodes = hasattr(loss.model, "decode") or getattr(loss.task, "score", None) is not None
+    plain = loss.task.name != "link_prediction" or not decodes
     if kind == "gauss_newton" and plain:
         return SplitGaussNewton(loss, weight_decay)
     return Curvature(replace(loss, kernels=False), kind, weight_decay)
