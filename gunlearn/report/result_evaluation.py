@@ -142,6 +142,8 @@ def evaluate(
     for model in references:
         task.check_model(model)
     problem = evaluator(task, result.partition, seed=seed, metrics=metrics)
+    if any(model is result.model for model in references):
+        raise InvalidInputError("Expected references beside the result (got the result's own model among them)")
     for model in (result.model, *references):
         _try(model, result, task)
     same: dict[str, Any] = {"num_forget": result.num_forget, "request_hash": result.request_hash}

@@ -83,7 +83,8 @@ class NodeClassification(GraphTask):
 
     Args:
         outputs: what the model returns, `"logits"` (log-probabilities are) or `"probabilities"`, whose logarithms are
-            read then.
+            read then. Methods and figures take either alike, but for `cognac` and `megu`, which compute with logits
+            themselves and so run on log-probabilities.
 
     Raises:
         InvalidInputError: another value of `outputs`.
