@@ -120,6 +120,7 @@ def evaluate(
         raise InvalidInputError("Expected a result of this session (got a loaded one without its partition and task)")
     if train is not None and references:
         raise InvalidInputError("Expected either 'train' or 'references' (got both)")
+    result.task.check_data(result.partition.data)
     problem = evaluator(result.task, result.partition, seed=seed, metrics=metrics)
     same: dict[str, Any] = {"num_forget": result.num_forget, "request_hash": result.request_hash}
     retrained = [Result(model, "retrain", mode="given", seed=None, epochs=None, **same) for model in references]
