@@ -17,6 +17,7 @@ from gunlearn.methods.door import run_method
 from gunlearn.methods.published import build_method
 from gunlearn.report.result_evaluation import Evaluation, evaluate
 from gunlearn.requests.base import Request
+from gunlearn.seed import alone
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.named import as_task
 from gunlearn.training.callbacks import Callback
@@ -28,6 +29,7 @@ from gunlearn.training.run import run_training
 __all__ = ["Evaluation", "evaluate", "influence", "train", "unlearn"]
 
 
+@alone()
 def train(
     model: nn.Module,
     data: Data,
@@ -47,6 +49,8 @@ def train(
     steps: int | None = None,
     optimizer: OptimizerSpec = "adam",
     scheduler: SchedulerSpec | None = None,
+    call: Callable[[nn.Module, Data], Tensor] | None = None,
+    decode: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
 ) -> Result:
     """Return a `Result` with a trained copy of `model`, the best on the validation loss where the data have a split.
 
@@ -69,6 +73,8 @@ def train(
         steps: optimiser steps, in place of `epochs`.
         optimizer: a name or class of `torch.optim`, or a function from parameters to an optimiser, which sets the rate.
         scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to a scheduler.
+        call: how the model is called, see `unlearn`.
+        decode: how it scores pairs, see `unlearn`.
 
     Raises:
         InvalidInputError: `epochs` beside `steps`, or a rate beside an optimiser that sets its own.
@@ -81,7 +87,7 @@ def train(
             f"Expected no 'lr' and 'weight_decay' beside an optimizer function, which sets its own (got {lr} and "
             f"{weight_decay})"
         )
-    task = as_task(task)
+    task = as_task(task, call, decode)
     data = task.check_data(data)
     args = TrainArguments(
         2000 if epochs is None else epochs,
@@ -99,6 +105,7 @@ def train(
     return run_training(model, data, task, args, seed, callbacks, optimizer, scheduler)
 
 
+@alone()
 def unlearn(
     model: nn.Module,
     data: Data,
@@ -110,6 +117,8 @@ def unlearn(
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
     checkpoint_dir: str | Path | None = None,
+    call: Callable[[nn.Module, Data], Tensor] | None = None,
+    decode: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
     **options: Any,
 ) -> Result:
     """Return a `Result` with a copy of a trained model that has forgotten the request.
@@ -129,12 +138,17 @@ def unlearn(
         progress: show a progress bar.
         checkpoint_dir: write checkpoints there; a killed run that is called again with the same arguments resumes and
             ends in the same weights.
+        call: how a graph model is called, where that is not `model(x, edge_index)`: `lambda model, data: ...` returns a
+            row per node from the graph `data` that it is given, which is not always yours (edges are missing, nodes
+            renumbered, two graphs side by side). The result's task keeps it for `evaluate`.
+        decode: how a model scores pairs: `lambda model, z, pairs: ...` returns logits `[k]` of pairs `[2, k]` from
+            those rows; without it `model.decode(z, pairs)`, else inner products.
         **options: of the method, unless it is a `Method` object.
 
     Raises:
         InvalidRequestError: the request does not fit the data.
         UnsupportedMethodError: the method does not support the task, the request or the model.
-        UnsupportedModelError: the model cannot be called or attached to.
+        UnsupportedModelError: the model cannot be called (one pass is tried before anything else) or attached to.
         DivergenceError: the run ended in NaN.
 
     Example:
@@ -146,7 +160,7 @@ def unlearn(
         3
     """
     check_model(model)
-    task = as_task(task)
+    task = as_task(task, call, decode)
     data = task.check_data(data)
     if not isinstance(request, Request):
         raise InvalidTypeError(f"Expected 'request' to be a forget request (got {type(request).__name__})")
@@ -155,6 +169,7 @@ def unlearn(
     return run_method(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
 
 
+@alone()
 def influence(
     model: nn.Module,
     data: Data,
@@ -165,6 +180,8 @@ def influence(
     target: str | Target | Callable[[Tensor], Tensor] = "probabilities",
     items: Any = None,
     seed: int = 0,
+    call: Callable[[nn.Module, Data], Tensor] | None = None,
+    decode: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
     **options: Any,
 ) -> Tensor:
     """Return the influence of edges, nodes or features on a trained model: one score per item, `[k]`.
@@ -185,6 +202,8 @@ def influence(
         items: edges `[2, k]`, nodes `[k]`, columns of `x` `[k]` or single entries (node, column) `[2, k]`; `None` for
             every column of `edge_index`, every node, every column of `x`.
         seed: of the run; the caller's random state does not change.
+        call: how the model is called, see `unlearn`.
+        decode: how it scores pairs, see `unlearn`.
         **options: of the estimator, when it is given by name.
 
     Raises:
@@ -199,6 +218,7 @@ def influence(
         >>> scores.shape
         torch.Size([2])
     """
+    task = as_task(task, call, decode)
     return estimate(
         model, data, task, of=of, estimator=estimator, target=target, items=items, seed=seed, **options
     ).scores

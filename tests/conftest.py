@@ -27,7 +27,12 @@ torch.set_num_threads(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give all workers of `pytest -n` one folder for the models that tests train once; workers inherit its name."""
+    """Give all workers of `pytest -n` one folder for the models that tests train once, and one owner's key."""
+    if "GUNLEARN_TEST_KEY" not in os.environ:  # never the developer's own
+        folder = tempfile.mkdtemp(prefix="gunlearn-key-")
+        os.environ["GUNLEARN_TEST_KEY"] = os.environ["GUNLEARN_KEY_FILE"] = str(Path(folder) / "key")
+        Path(folder, "key").write_text("the key of all tests, the same in every run")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     if "GUNLEARN_TEST_CACHE" not in os.environ:
         folder = os.environ["GUNLEARN_TEST_CACHE"] = tempfile.mkdtemp(prefix="gunlearn-tests-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))

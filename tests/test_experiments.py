@@ -1,10 +1,33 @@
 """The committed results of experiments hold what the project promises."""
 
+import subprocess
+import sys
+from pathlib import Path
 from statistics import mean
 
 import pytest
 
-from tests.conftest import committed
+from tests.conftest import REPOSITORY, committed
+
+#: Studies with a short form of at most a minute; graph_methods' takes ten, and llm_speed has none.
+STUDIES = "edge_training_influence fuzz influence_in_inpo inpo_edges removal_influence retain_samples speed tofu_small"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", STUDIES.split())
+def test_the_short_form_runs(study: str, data_root: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        f"experiments.{study}",
+        "--root",
+        str(data_root),
+        "--out",
+        str(tmp_path),
+        "--smoke",
+    ]
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    assert (tmp_path / "results.json").is_file()
 
 
 def average(part: str, figure: str, method: str, mode: str = "default") -> float:

@@ -22,8 +22,8 @@ from gunlearn.attribution.targets import as_target
 from gunlearn.attribution.training.pbrf import pbrf
 from gunlearn.datasets import load
 from gunlearn.errors import GunlearnError
+from gunlearn.requests.training_graph import distinct_pairs
 from gunlearn.tasks import as_task
-from gunlearn.tasks.graph.link_prediction import one_direction
 
 WEIGHT_DECAY = 1e-3
 CASES: dict[str, dict[str, Any]] = {
@@ -111,7 +111,7 @@ def run_case(args: Args, name: str, case: dict[str, Any]) -> list[dict[str, Any]
     """Rows of one case: the truth first, then every estimate that applies."""
     data = prepared(args, case["task"])
     model, task = trained(data, case["task"], case["layers"], 100 if args.smoke else 1000), as_task(case["task"])
-    candidates = one_direction(data)
+    candidates = distinct_pairs(data)
     candidates = candidates[:, candidates[0] != candidates[1]]
     order = torch.randperm(candidates.size(1), generator=torch.Generator().manual_seed(1))
     number = 8 if args.smoke else args.edges or case["edges"]

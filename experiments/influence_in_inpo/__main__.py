@@ -1,5 +1,8 @@
 """INPO with each influence score, with none, random and flipped ones; see README.md in this folder.
 
+No grid: its forget sets are drawn by influence, its cases take tensors of scores, its rows hold figures at equal
+forgetting.
+
 python -m experiments.influence_in_inpo --root DATA --out runs/influence_in_inpo [--smoke] [--datasets Cora DBLP]
 """
 

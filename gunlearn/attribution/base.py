@@ -18,11 +18,13 @@ from gunlearn.attribution import ESTIMATORS
 from gunlearn.attribution.distinct_items import Items, plain_edges, resolve_items
 from gunlearn.attribution.targets import Probabilities, Target, as_target, as_value
 from gunlearn.core.checks import check_model
-from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.core.detached import detached
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
 from gunlearn.nn.attach.message_layers import message_passing_layers, suspended_caches
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.named import as_task
+from gunlearn.tasks.trial import private_copy, trial_pass
 
 
 @dataclass
@@ -53,7 +55,8 @@ class InfluenceProblem:
         A model without message passing layers raises `UnsupportedModelError`.
         """
         message_passing_layers(model)  # raises where there is none
-        model, data = copy.deepcopy(model).eval(), plain_edges(copy.copy(data))
+        trial_pass(model, data, task)
+        model, data = private_copy(model, task).eval(), plain_edges(detached(copy.copy(data)))
         return cls(model, data, task, items, as_target(target, model, data, task), seed)
 
     def encode(self, data: Data) -> Tensor:
@@ -171,12 +174,16 @@ def estimate(
     target: str | Target | Callable[[Tensor], Tensor] = "probabilities",
     items: Any = None,
     seed: int = 0,
+    call: Callable[..., Any] | None = None,
+    decode: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Influence:
     """Return the scores of `influence` with the estimator's remarks (residuals, damping, fallbacks) in `notes`."""
     check_model(model)
-    task = as_task(task)
+    task = as_task(task, call, decode)
     data = task.check_data(data)
+    if not isinstance(estimator, str | Estimator):
+        raise InvalidTypeError(f"Expected an estimator's name or an Estimator (got {type(estimator).__name__})")
     built = ESTIMATORS.build(estimator, options)
     with isolated_rng(seed):
         distinct, place = resolve_items(data, of, items)

@@ -147,7 +147,10 @@ def resolve_items(data: Data, of: str, items: Any = None) -> tuple[Items, Tensor
     if of not in _KINDS:
         raise InvalidInputError(f"Expected influence of one of {_KINDS} (got {of!r})")
     if items is not None:
-        items = torch.as_tensor(items, device=data.edge_index.device)
+        try:
+            items = torch.as_tensor(items, device=data.edge_index.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidInputError(f"Expected items as integers (got {type(items).__name__}: {error})") from error
         if items.is_floating_point() or items.dtype == torch.bool:
             raise InvalidInputError(f"Expected items as integers (got {items.dtype})")
         if items.numel() == 0:

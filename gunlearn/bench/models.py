@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import os
 import shutil
-import tempfile
+import uuid
+import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.bench.store import locked
+from gunlearn.core.atomic import share
+from gunlearn.core.owner_key import keyed_hash
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.methods.any_task.retrain import Retrain
 from gunlearn.methods.door import run_method
@@ -27,7 +30,7 @@ from gunlearn.training.loop import TrainArguments
 from gunlearn.training.result import Result
 from gunlearn.training.run import run_training
 
-_FORMAT = 1  # raise it when training changes: models are then trained again
+_FORMAT = 2  # raise it when training changes: models are then trained again
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Recipe:
         weight_decay: Adam's L2 penalty.
         eval_every: epochs between validations; the best on the validation loss is kept.
         hidden_channels: size of the hidden layer.
-        out_channels: size of the embeddings; with a split of nodes, the number of classes replaces it.
+        out_channels: size of the embeddings; under node classification, the number of classes replaces it.
         num_layers: convolutions.
         backbone: one of `gunlearn.nn.BACKBONES`.
 
@@ -65,10 +68,10 @@ class Recipe:
                 raise InvalidInputError(f"Expected '{name}' of at least 1 (got {getattr(self, name)})")
         self.arguments()
 
-    def model(self, data: Data, seed: int) -> nn.Module:
-        """Return a new model on the data's device, its weights drawn under `seed`."""
+    def model(self, data: Data, seed: int, task: str = "link_prediction") -> nn.Module:
+        """Return a new model for a task on the data's device, its weights drawn under `seed`."""
         with isolated_rng(seed):
-            classes = "train_mask" in data and data.get("y") is not None
+            classes = task == "node_classification" and data.get("y") is not None
             out_channels = int(data.y.max()) + 1 if classes else self.out_channels
             sizes = data.num_features, self.hidden_channels, out_channels, self.num_layers
             return backbone(self.backbone, *sizes).to(data.edge_index.device)
@@ -80,19 +83,26 @@ class Recipe:
 
 
 class ModelStore:
-    """Train models for a task, or read those from `directory` with the same data, recipe and seed."""
+    """Train models for a task, or read those from `directory` with the same data, recipe, seed and owner's key.
+
+    Several users can share a folder that their group may write to. Each has models under names of their own, unless
+    they share a key (`gunlearn.core.owner_key`); nobody's model is deleted by another.
+    """
 
     def __init__(self, directory: str | Path, recipe: Recipe, task: Task, progress: bool = False) -> None:
         self.directory, self.recipe, self.task, self.progress = Path(directory), recipe, task, progress
 
+    def _new(self, data: Data, seed: int) -> nn.Module:
+        return self.recipe.model(data, seed, self.task.name)
+
     def train(self, data: Data, seed: int, progress: bool = False) -> Result:
         """Return a model trained on all of `data`, initialised under the same seed, without keeping it."""
-        return run_training(self.recipe.model(data, seed), data, self.task, self.recipe.arguments(progress), seed)
+        return run_training(self._new(data, seed), data, self.task, self.recipe.arguments(progress), seed)
 
     def base(self, data: Data, seed: int) -> Result:
         """Return what `train` returns, and keep it."""
         key = ["base", data_hash(data), seed]
-        return self._kept(self.recipe.model(data, seed), key, partial(self.train, data, seed, self.progress))
+        return self._kept(self._new(data, seed), key, partial(self.train, data, seed, self.progress))
 
     def retrained(self, base: Result, partition: Any, seed: int) -> Result:
         """Return the model trained from new weights without the forgotten data, and keep it."""
@@ -103,21 +113,46 @@ class ModelStore:
 
     def _kept(self, model: nn.Module, key: list[Any], make: Callable[[], Result]) -> Result:
         settings = [_FORMAT, key, vars(self.recipe), self.task.name, vars(self.task)]
-        name = hashlib.sha256(json.dumps(settings, default=repr).encode()).hexdigest()[:20]
+        name = keyed_hash(json.dumps(settings, default=repr).encode(), "model", 20)
         # Keep the lock file: after its removal, new and waiting processes would lock different files.
         directory, lock = self.directory / name, self.directory / f".{name}.lock"
-        with suppress(CheckpointError):
-            return Result.load(directory, model)
+        if (found := _read(directory, model)) is not None:
+            return found
         with locked(lock):  # other processes wait for this model
-            with suppress(CheckpointError):
-                return Result.load(directory, model)
+            if (found := _read(directory, model)) is not None:
+                return found
             result = make()
-            # Write beside, then rename: a killed write leaves no half model.
-            with tempfile.TemporaryDirectory(dir=self.directory, prefix=".") as beside:
-                written = result.save(Path(beside) / name)
-                shutil.rmtree(directory, ignore_errors=True)  # a damaged model
-                written.rename(directory)
+            _keep(result, directory)
             return result
+
+
+def _read(directory: Path, model: nn.Module) -> Result | None:
+    """Return a kept model; `None` where there is none, or with a warning where it is damaged or not readable."""
+    if not directory.exists():
+        return None
+    try:
+        return Result.load(directory, model)
+    except CheckpointError as error:
+        warnings.warn(f"a kept model is trained again: {error}", UserWarning, stacklevel=4)
+        return None
+
+
+def _keep(result: Result, directory: Path) -> None:
+    """Write beside, then rename: a killed write leaves no half model. One of another user stays as it is."""
+    if directory.exists() and hasattr(os, "geteuid") and directory.stat().st_uid != os.geteuid():
+        warnings.warn(f"the new model is not kept: {directory} belongs to another user", UserWarning, stacklevel=4)
+        return
+    beside = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
+    damaged = beside.with_suffix(".damaged")
+    try:
+        result.save(beside)
+        share(beside)
+        if directory.exists():
+            directory.rename(damaged)
+        beside.rename(directory)
+    finally:
+        for left in (beside, damaged):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def data_hash(data: Data) -> str:

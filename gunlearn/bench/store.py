@@ -6,12 +6,12 @@ import json
 import math
 import os
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gunlearn.core.atomic import make_folder, share, write_file
 from gunlearn.errors import CheckpointError
 
 if sys.platform != "win32":
@@ -29,8 +29,9 @@ def locked(path: Path) -> Iterator[int]:
 
     The file is made where absent. A killed process releases its lock. On Windows nothing is locked.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    share(path)
     try:
         if sys.platform != "win32":
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -89,15 +90,8 @@ def json_plain(value: Any) -> Any:
 
 
 def atomic_write(path: str | Path, content: str | bytes) -> Path:
-    """Write a whole file or nothing, under another name first."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        return temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a whole file or nothing, see `replace_file`."""
+    return write_file(path, content.encode() if isinstance(content, str) else content)
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:

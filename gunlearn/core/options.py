@@ -4,7 +4,7 @@ import ast
 import dataclasses
 import json
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -17,6 +17,9 @@ _KINDS: dict[Any, tuple[type, str]] = {
     float: (Real, "a number"),
     str: (str, "a text"),
 }
+#: Words for other types, and what else is read as one.
+_OTHERS: dict[type, str] = {Mapping: "a mapping", Callable: "a function", tuple: "a tuple"}  # type: ignore[dict-item]
+_ALSO: dict[type, tuple[type, ...]] = {tuple: (tuple, list)}
 
 
 def parse_value(text: str) -> Any:
@@ -86,7 +89,7 @@ def check_options(cls: type, options: Mapping[str, Any], name: str) -> None:
 
 
 def _mismatch(hint: Any, value: Any) -> str | None:
-    """Return the expected type in words; `None` where `value` fits or a type is not in `_KINDS`."""
+    """Return the expected type in words; `None` where `value` fits or a type cannot be checked."""
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     words = []
     for kind in kinds:
@@ -100,5 +103,10 @@ def _mismatch(hint: Any, value: Any) -> str | None:
                 return None
             words.append(word)
         else:
-            return None
+            origin = get_origin(kind) or kind
+            if not isinstance(origin, type) or origin is object:
+                return None
+            if callable(value) if origin is Callable else isinstance(value, _ALSO.get(origin, origin)):
+                return None
+            words.append(_OTHERS.get(origin, f"a {origin.__name__}"))
     return " or ".join(words)

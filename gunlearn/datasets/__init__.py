@@ -2,7 +2,8 @@
 
 from gunlearn.datasets.catalogue import DATASETS, Dataset, available, load
 from gunlearn.datasets.files import from_files
-from gunlearn.datasets.own import from_networkx
+from gunlearn.datasets.frames import from_pandas
+from gunlearn.datasets.networkx_graphs import from_networkx
 from gunlearn.datasets.validate import validate
 
-__all__ = ["DATASETS", "Dataset", "available", "from_files", "from_networkx", "load", "validate"]
+__all__ = ["DATASETS", "Dataset", "available", "from_files", "from_networkx", "from_pandas", "load", "validate"]

@@ -7,13 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 from torch_geometric.data import Data
 
+from gunlearn.datasets.embedded import digits, karate, lesmis
 from gunlearn.datasets.files import from_folder
+from gunlearn.datasets.frames import from_pandas, is_frame
+from gunlearn.datasets.graph_files import from_graph_file
 from gunlearn.datasets.locate import find_raw, not_found
-from gunlearn.datasets.own import digits, from_networkx, karate, lesmis
+from gunlearn.datasets.networkx_graphs import from_networkx
 from gunlearn.datasets.raw import downloaded, read_citation_npz, read_ogb_csv, read_planetoid
 from gunlearn.datasets.validate import validate
 from gunlearn.errors import DatasetNotFoundError, GunlearnError, InvalidInputError, InvalidTypeError
@@ -133,7 +137,7 @@ def find(name: str) -> Dataset:
 
 
 def load(
-    name: str | PathLike[str] | Data | nx.Graph,
+    name: str | PathLike[str] | Data | nx.Graph | Any,
     root: str | PathLike[str] | None = None,
     download: bool = False,
     sparse: bool = False,
@@ -146,7 +150,9 @@ def load(
 
     Args:
         name: a name of `available()`, in upper or lower case; or a folder with `edges.csv` (and `features.npy`,
-            `labels.npy`); or a `Data`, which is checked and returned; or a networkx graph, see `from_networkx`.
+            `labels.npy` or tables of text), see `from_files`; or a raw folder of OGB; or a file in GraphML, GML, GEXF,
+            node-link JSON or an edge list; or a `Data`, which is checked and returned; or a networkx graph, see
+            `from_networkx`; or a pandas data frame of edges.
         root: folder with one folder per PyG family (`ROOT/CitationFull/dblp/raw/dblp.npz`); when `None`,
             `$GUNLEARN_DATA`, else `./data`. Earlier downloads in `$GUNLEARN_CACHE` (default: the platform's cache
             folder) are found too.
@@ -154,23 +160,30 @@ def load(
         sparse: return bag-of-words features that are mostly zeros as a CSR tensor, in a fraction of the memory. All of
             this package reads it, and so do models whose first layers are linear maps; others need `x.to_dense()`.
 
+    Returns:
+        A graph; ids of nodes other than 0, 1, ... are in `node_id`, by which requests name them.
+
     Raises:
         DatasetNotFoundError: unknown name, or missing raw files; the message says where they were expected.
-        InvalidInputError: broken files.
+        InvalidInputError: broken files, or content that is not understood; the message names file and line.
         InvalidTypeError: `name` is none of the above.
+
+    Warns:
+        UserWarning: files, columns or attributes that are not read.
     """
     if isinstance(name, Data):
         return validate(name)
     if isinstance(name, nx.Graph):
         return from_networkx(name)
+    if is_frame(name):
+        return from_pandas(name)
     if not isinstance(name, (str, PathLike)):
         raise InvalidTypeError(f"Expected the name of a data set, a folder or a Data (got {type(name).__name__})")
-    if isinstance(name, PathLike):
-        return from_folder(name)
-    is_path = any(separator in name for separator in (os.sep, os.altsep) if separator) or Path(name).is_dir()
-    if is_path and name.lower() not in {known.lower() for known in DATASETS}:
-        return from_folder(Path(name).expanduser())
-    row = find(name)
+    path = Path(name).expanduser()
+    is_path = not isinstance(name, str) or any(mark in name for mark in (os.sep, os.altsep) if mark) or path.exists()
+    if is_path and str(name).lower() not in {known.lower() for known in DATASETS}:
+        return from_graph_file(path) if path.is_file() else from_folder(path, sparse)
+    row = find(str(name))
     if row.build is not None:
         return row.build()
     raw = find_raw(row.folder, row.files, root)

@@ -1,72 +1,44 @@
-"""The user's own graphs on disk: an edge list and arrays."""
+"""The user's own graphs on disk: an edge list, and what other files say of its nodes."""
 
-import re
+import warnings
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch_geometric.data import Data
 
-from gunlearn.datasets.own import as_features, as_labels, build, identity_features
+from gunlearn.datasets.assemble import assemble
+from gunlearn.datasets.node_tables import read_nodes
+from gunlearn.datasets.ogb_folder import is_ogb_folder, read_ogb_folder
+from gunlearn.datasets.text_tables import TEXT_ENDINGS, read_table
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _node_id(text: str, where: str) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]+", text):  # int() would also take "1_000" and other alphabets' digits
-        raise InvalidInputError(f"Expected an integer node id in {where} (got {text!r})")
-    if text.startswith("-") or len(text) > 10:
-        raise InvalidInputError(f"Expected a node id from 0 to 9999999999 in {where} (got {text})")
-    return int(text)
-
-
-def _read_edges(path: Path) -> tuple[np.ndarray, list[int]]:
-    """Return the edges `[num_edges, 2]` and the line number of each."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DatasetNotFoundError(
-            f"Expected a file with one edge per line at {path.absolute()} (got no such file)"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"Expected {path} to be a readable text file (got {error})") from error
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
-    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
-    edges: list[tuple[int, int]] = []
-    numbers: list[int] = []
-    for number, line in lines:
-        where = f"{path}, line {number}"
-        fields = [field.strip() for field in line.split(",")] if "," in line else line.split()
-        if len(fields) != 2:
-            got = f"{len(fields)}: {line[:80]!r}"
-            raise InvalidInputError(f"Expected 2 columns (source, target) in {where} (got {got})")
-        if number == lines[0][0] and not any(_is_number(field) for field in fields):  # a header
-            continue
-        edges.append((_node_id(fields[0], where), _node_id(fields[1], where)))
-        numbers.append(number)
-    if not edges:
-        raise InvalidInputError(f"Expected at least one edge in {path} (got none)")
-    return np.array(edges, dtype=np.int64), numbers
-
-
-def _read_array(path: Path) -> np.ndarray:
-    """Read a .npy array; pickled objects are refused, because reading them runs code."""
-    try:
-        return np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise DatasetNotFoundError(f"Expected a .npy array at {path.absolute()} (got no such file)") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InvalidInputError(
-            f"Expected {path} to be a plain .npy array (got {type(error).__name__}: {error})"
-        ) from error
+#: Names of files by what they hold, without their endings.
+_STEMS = {
+    "edges": {"edges", "edge", "edge_list", "edgelist"},
+    "features": {"features", "feature", "node_features", "x"},
+    "labels": {"labels", "label", "node_labels", "y"},
+    "nodes": {"nodes", "node"},
+}
+_ENDINGS = {"edges": TEXT_ENDINGS} | dict.fromkeys(("features", "labels", "nodes"), (*TEXT_ENDINGS, ".npy", ".npz"))
+# Not data, whatever their names say.
+_ASIDE = {
+    ".md",
+    ".rst",
+    ".py",
+    ".ipynb",
+    ".sh",
+    ".log",
+    ".html",
+    ".pdf",
+    ".png",
+    ".svg",
+    ".jpg",
+    ".yaml",
+    ".yml",
+    ".toml",
+}
+_ASIDE_STEMS = ("readme", "license", "copying", "makefile", "thumbs")
 
 
 def from_files(
@@ -74,40 +46,83 @@ def from_files(
     features: str | PathLike[str] | None = None,
     labels: str | PathLike[str] | None = None,
     undirected: bool = True,
+    nodes: str | PathLike[str] | None = None,
+    sparse: bool = False,
 ) -> Data:
-    """Read a graph from an edge list and arrays.
+    """Read a graph from an edge list, features and labels; `docs/data.md` lists what is read.
 
     Args:
-        edges: text file, one edge per line: two node ids (0, 1, ...) separated by a comma or white space; one header
-            line, empty lines and lines that start with `#` are allowed.
-        features: `.npy` array `[num_nodes, num_features]`; one-hot features when `None`. Rows beyond the ids in `edges`
-            are isolated nodes.
-        labels: `.npy` array of integers `[num_nodes]`; no `y` when `None`.
+        edges: delimited text, one edge per line: ids of source and target, which are integers or names. Further columns
+            need a header (`source,target,weight,time`) and become `edge_weight`, `edge_time`, `edge_type` `[E]`.
+        features: `[num_nodes, num_features]` as `.npy`, `.npz` or delimited text; one-hot features when `None`. Rows go
+            by a column `id`; without one they are the ids 0, 1, ... or, as many as there are ids, in ascending order.
+        labels: a class per node, likewise, as integers or texts; `-1` where there is none; no `y` when `None`.
         undirected: every line stands for both directions.
+        nodes: one table of ids, features and labels, in place of both.
+        sparse: keep features of scipy's `.npz` as a CSR tensor.
+
+    Returns:
+        A graph of one row per node in ascending order of ids. Ids other than 0, 1, ... are in `node_id`, the classes of
+        labels that are texts in `label_names`.
 
     Raises:
         DatasetNotFoundError: a file is missing.
-        InvalidInputError: wrong content; for `edges` the message holds the line number.
+        InvalidInputError: wrong content; the message holds file and line.
+
+    Warns:
+        UserWarning: columns that are not read.
     """
-    path = Path(edges)
-    pairs, numbers = _read_edges(path)
-    if features is None:
-        x = identity_features(int(pairs.max()) + 1)
-    else:
-        x = as_features(_read_array(Path(features)), str(features))
-        too_large = np.flatnonzero(pairs.max(axis=1) >= x.size(0))
-        if len(too_large):
-            first = too_large[0]
+    given = {"features": features, "labels": labels, "nodes": nodes}
+    readers = [partial(read_nodes, Path(path), kind) for kind, path in given.items() if path is not None]
+    return assemble(read_table(Path(edges), 2, "edge"), readers, undirected, sparse)
+
+
+def from_folder(folder: str | PathLike[str], sparse: bool = False) -> Data:
+    """Read a folder with `edges.csv` and, where present, features and labels; or a raw folder of OGB.
+
+    See `from_files`, and `docs/data.md` for the names of files.
+
+    Raises:
+        DatasetNotFoundError: no folder, or no edges in it.
+        InvalidInputError: wrong content, two files for one thing, or one in a format that is not read.
+
+    Warns:
+        UserWarning: files that are not read.
+    """
+    folder = Path(folder)
+    if is_ogb_folder(folder):
+        return read_ogb_folder(folder)
+    found: dict[str, list[Path]] = {kind: [] for kind in _STEMS}
+    unread = []
+    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
+        stem, _, ending = path.name.lower().partition(".")
+        aside = path.is_dir() or not stem or path.suffix.lower() in _ASIDE or stem.startswith(("_", *_ASIDE_STEMS))
+        kind = next((kind for kind, stems in _STEMS.items() if stem in stems), None)
+        if aside:
+            continue
+        if kind is None:
+            unread.append(path.name)
+        elif f".{ending.removesuffix('.gz')}" in _ENDINGS[kind]:
+            found[kind].append(path)
+        else:
             raise InvalidInputError(
-                f"Expected {features} to have a row for each node, at least {pairs.max() + 1} (got {x.size(0)}; "
-                f"{path}, line {numbers[first]} names node {pairs[first].max()})"
+                f"Expected {kind} in one of {', '.join(_ENDINGS[kind])} (got {path.name} in {folder}, which is "
+                "not read)"
             )
-    y = None if labels is None else as_labels(_read_array(Path(labels)), x.size(0), str(labels))
-    return build(torch.from_numpy(pairs).t(), x, y, undirected)
-
-
-def from_folder(folder: str | PathLike[str]) -> Data:
-    """Read `edges.csv` of a folder and, where present, `features.npy` and `labels.npy`; see `from_files`."""
-    edges, *arrays = (Path(folder) / name for name in ("edges.csv", "features.npy", "labels.npy"))
-    features, labels = (path if path.exists() else None for path in arrays)
-    return from_files(edges, features, labels)
+    for kind, paths in found.items():
+        if len(paths) > 1:
+            names = ", ".join(path.name for path in paths)
+            raise InvalidInputError(f"Expected one file of {kind} in {folder} (got {names})")
+    if not found["edges"]:
+        beside = f"; {', '.join(unread[:5])} there are not read" if unread else ""
+        raise DatasetNotFoundError(
+            f"Expected a file with one edge per line at {(folder / 'edges.csv').absolute()} (got no such file{beside})"
+        )
+    if unread:
+        shown = ", ".join(unread[:5]) + (", ..." if len(unread) > 5 else "")
+        warnings.warn(
+            f"{shown} in {folder} are not read: a graph is in edges, features, labels and nodes", stacklevel=3
+        )
+    edges, features, labels, nodes = (paths[0] if paths else None for paths in found.values())
+    assert edges is not None  # for the type checker: refused above
+    return from_files(edges, features, labels, nodes=nodes, sparse=sparse)

@@ -1,33 +1,57 @@
-"""Graphs in memory: the user's own, and small ones of scikit-learn and networkx, which need no files."""
+"""What all loaders end in: features, labels and edges in memory become a checked graph."""
 
+from collections.abc import Mapping
 from typing import Any
 
-import networkx as nx
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from sklearn.neighbors import kneighbors_graph
 from torch import Tensor
 from torch_geometric.data import Data
-from torch_geometric.utils import coalesce, from_scipy_sparse_matrix, remove_self_loops, to_undirected
+from torch_geometric.utils import coalesce, remove_self_loops, to_undirected
 
 from gunlearn.datasets.validate import validate
-from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.errors import InvalidInputError
 
 # One-hot features take num_nodes^2 numbers; larger graphs must bring features.
 MAX_IDENTITY_NODES = 4096
-DIGITS_NEIGHBOURS = 5
 
 
-def build(edge_index: Tensor, x: Tensor, y: Tensor | None = None, undirected: bool = True) -> Data:
+def build(
+    edge_index: Tensor,
+    x: Tensor,
+    y: Tensor | None = None,
+    undirected: bool = True,
+    attributes: Mapping[str, Tensor] | None = None,
+) -> Data:
     """Build a graph in the form that all loaders return, without `y` where there are no labels.
 
     It is checked, has no self-loops and duplicates, and its edges are sorted by source, then target; with `undirected`
-    the reverse of every edge is added.
+    the reverse of every edge is added. Edges with `attributes` (`[E, ...]` each, by name) are duplicates where these
+    are equal too: copies of an edge with other values stay.
     """
-    merge = to_undirected if undirected else coalesce
-    edge_index = merge(remove_self_loops(edge_index)[0], num_nodes=x.size(0))
-    return validate(Data(x=x, edge_index=edge_index, **({} if y is None else {"y": y})))
+    if attributes:
+        edge_index, given = _distinct(edge_index, attributes, undirected)
+    else:
+        merge = to_undirected if undirected else coalesce
+        edge_index, given = merge(remove_self_loops(edge_index)[0], num_nodes=x.size(0)), {}
+    return validate(Data(x=x, edge_index=edge_index, **({} if y is None else {"y": y}), **given))
+
+
+def _distinct(
+    edge_index: Tensor, attributes: Mapping[str, Tensor], undirected: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return edges and their attributes sorted by source and target, without self-loops and equal copies."""
+    kept = edge_index[0] != edge_index[1]
+    edge_index, given = edge_index[:, kept], {name: value[kept] for name, value in attributes.items()}
+    if undirected:
+        edge_index = torch.cat([edge_index, edge_index.flip(0)], dim=1)
+        given = {name: torch.cat([value, value]) for name, value in given.items()}
+    columns = [*edge_index, *(c for value in given.values() for c in value.reshape(len(value), -1).t())]
+    order = torch.from_numpy(np.lexsort([column.numpy() for column in reversed(columns)]))
+    new = torch.ones(order.numel(), dtype=torch.bool)
+    new[1:] = torch.stack([column[order].diff() != 0 for column in columns]).any(dim=0)
+    order = order[new]
+    return edge_index[:, order], {name: value[order] for name, value in given.items()}
 
 
 def identity_features(num_nodes: int) -> Tensor:
@@ -72,54 +96,3 @@ def as_labels(labels: Any, num_nodes: int, source: str = "labels") -> Tensor:
     if array.shape != (num_nodes,):
         raise InvalidInputError(f"Expected {source} of shape [{num_nodes}], one per node (got {list(array.shape)})")
     return torch.from_numpy(array.astype(np.int64))
-
-
-def from_networkx(graph: nx.Graph, features: Any = None, labels: Any = None) -> Data:
-    """Turn a networkx graph into a `Data`; attributes of nodes and edges are not read.
-
-    Args:
-        graph: nodes of any kind; node `i` of the result is `list(graph)[i]`. An undirected graph gives both directions
-            of every edge, a directed one the given direction. Self-loops are dropped, parallel edges merged.
-        features: tensor or array `[num_nodes, num_features]` in the order of `list(graph)`; one-hot when `None`.
-        labels: integers `[num_nodes]` in the same order; no `y` when `None`.
-
-    Raises:
-        InvalidTypeError: `graph` is no networkx graph.
-        InvalidInputError: no nodes, or features or labels that do not fit.
-    """
-    if not isinstance(graph, nx.Graph):
-        raise InvalidTypeError(f"Expected a networkx graph (got {type(graph).__name__})")
-    num_nodes = graph.number_of_nodes()
-    if num_nodes == 0:
-        raise InvalidInputError("Expected a graph with at least one node (got an empty graph)")
-    x = identity_features(num_nodes) if features is None else as_features(features)
-    if x.size(0) != num_nodes:
-        raise InvalidInputError(f"Expected features with {num_nodes} rows, one per node (got {x.size(0)})")
-    position = {node: i for i, node in enumerate(graph)}
-    pairs = [(position[u], position[v]) for u, v in graph.edges()]
-    edge_index = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).t()
-    y = None if labels is None else as_labels(labels, num_nodes)
-    return build(edge_index, x, y, undirected=not graph.is_directed())
-
-
-def digits() -> Data:
-    """Return the nearest-neighbour graph of scikit-learn's 1797 handwritten digits, 8 x 8 pixels.
-
-    Each image has an undirected edge to the `DIGITS_NEIGHBOURS` images nearest in Euclidean distance of the pixels. `x`
-    `[1797, 64]` is scaled to `[0, 1]`, `y` is the digit.
-    """
-    bunch = load_digits()
-    pixels = bunch.data / 16.0  # 16 grey levels above 0
-    neighbours = kneighbors_graph(pixels, DIGITS_NEIGHBOURS, mode="connectivity", include_self=False)
-    return build(from_scipy_sparse_matrix(neighbours)[0], as_features(pixels), as_labels(bunch.target, len(pixels)))
-
-
-def karate() -> Data:
-    """Return Zachary's karate club: 34 members, one-hot features, no weights, `y` the club (0 Mr. Hi, 1 Officer)."""
-    graph = nx.karate_club_graph()
-    return from_networkx(graph, labels=[int(club == "Officer") for _, club in graph.nodes(data="club")])
-
-
-def lesmis() -> Data:
-    """Return the characters of Les Miserables that share a scene: 77 nodes, one-hot features, no labels, no weights."""
-    return from_networkx(nx.les_miserables_graph())

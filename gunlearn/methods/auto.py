@@ -13,6 +13,7 @@ from gunlearn.methods import METHODS
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.graph.score_targets import MIN_HELD_OUT
 
 CHEAP = 0.05  # share of retraining's time below which only free methods fit
 LARGE = 0.3  # share that 'inpo' until unseen takes for a twentieth of the edges
@@ -21,7 +22,7 @@ MANY_EDGES = 1_000_000
 
 @dataclass(frozen=True)
 class Auto(Method):
-    """Pick a method by fixed rules; `result.notes["chosen"]` and `["why"]` name the method and the rule.
+    """Pick a method by fixed rules; `result.notes["chosen"]` names the method, `["why"]` is a sentence with the rule.
 
     The first rule that applies counts:
 
@@ -54,17 +55,14 @@ class Auto(Method):
             raise InvalidInputError(f"Expected 'budget' > 0 (got {self.budget})")
         check_interval(self, ">= 0", "weight_decay")
 
-    def supports(self, task: Task, partition: Any) -> None:
-        """Accept everything: there is a method for each problem."""
-
     def choose(self, task: Task, partition: Any, model: nn.Module) -> tuple[str, dict[str, Any], str]:
-        """Return the name of the method, its options, and the rule that picked it."""
+        """Return the name of the method, its options, and the rule that picked it: the end of a sentence."""
         if isinstance(model, LinearHead) and float(model.alpha) > 0 and task.name == "node_classification":
             large = partition.data.edge_index.size(1) >= MANY_EDGES
             return "scalegun" if large else "cgu", {}, "the model is a linear head trained for certificates"
         retrain = {} if self.train is None else {"train": self.train}
         if self.budget >= 1:
-            return "retrain", retrain, "the budget allows retraining"
+            return "retrain", retrain, f"a budget of {self.budget:g} allows retraining"
         stays = share_that_stays(task, partition)
         if stays <= 0.5:
             return "retrain", retrain, f"only {stays:.0%} of the training items stay"
@@ -74,17 +72,23 @@ class Auto(Method):
             attaches = any(isinstance(module, MessagePassing) for module in model.modules())
             able = partition.forgets == ("edges",) and attaches and has_held_out(task, partition.data)
             if able and self.budget >= LARGE:
-                return "inpo", {"until": "unseen"}, "edges under link prediction, with validation edges to compare with"
-            why = f"a budget below {LARGE:g}" if able else "without what 'inpo' until unseen needs"
-            return "finetune", {"weight_decay": self.weight_decay}, f"link prediction, {why}"
-        return "finetune", {"weight_decay": self.weight_decay}, "classification"
+                return (
+                    "inpo",
+                    {"until": "unseen"},
+                    "edges are forgotten under link prediction, with validation edges to compare with",
+                )
+            lacks = f"at least {MIN_HELD_OUT} validation edges, message passing layers and a request for edges"
+            why = f"the budget is below {LARGE:g}" if able else f"'inpo' until unseen needs {lacks}"
+            return "finetune", {"weight_decay": self.weight_decay}, f"the task is link prediction, and {why}"
+        return "finetune", {"weight_decay": self.weight_decay}, "the task is a classification"
 
     def run(self, problem: Problem) -> Outcome:
         name, options, why = self.choose(problem.task, problem.partition, problem.model)
         method = METHODS[name](**options)
         method.supports(problem.task, problem.partition)
         outcome = method.run(problem)
-        outcome.notes |= {"chosen": name, "options": {k: str(v) for k, v in options.items()}, "why": why}
+        chosen = f"'auto' chose '{name}', because {why}."
+        outcome.notes |= {"chosen": name, "options": {k: str(v) for k, v in options.items()}, "why": chosen}
         return outcome
 
 

@@ -55,11 +55,16 @@ class Problem:
 
 @dataclass
 class Outcome:
-    """The unlearned model, the loop's state (`None` if the caller's function trained), and notes for the result."""
+    """The unlearned model, the loop's state (`None` if the caller's function trained), and notes for the result.
+
+    Attributes:
+        unchanged: why no weight changed, where the method knows more of it than the state.
+    """
 
     model: nn.Module
     state: TrainState | None = field(default_factory=TrainState)
     notes: dict[str, Any] = field(default_factory=dict)
+    unchanged: str = ""
 
 
 class Method(ABC):

@@ -14,9 +14,11 @@ from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.gradient import freeze
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.trial import private_copy, trial_pass
 from gunlearn.training.callbacks import Callback, check_callbacks
 from gunlearn.training.result import Result
-from gunlearn.training.run import device_of, fingerprint_of, private_copy
+from gunlearn.training.run import device_of, fingerprint_of
+from gunlearn.training.unchanged import remark_unchanged
 
 
 class _Clocked(Callback):
@@ -53,6 +55,7 @@ def run_method(
 
     Raises:
         UnsupportedMethodError: see `Method.supports`.
+        UnsupportedModelError: the model cannot be called as the task does, see `trial_pass`.
         DivergenceError: the method ended in NaN or infinity.
     """
     if not isinstance(model, nn.Module):
@@ -60,6 +63,7 @@ def run_method(
     check_seed(seed)
     check_callbacks(callbacks)
     method.supports(task, partition)
+    trial_pass(model, partition.retain_data, task)
     runner = task.runner(method)
     if runner is not None:
         return runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
@@ -89,6 +93,7 @@ def run_method(
     for name, tensor in outcome.model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DivergenceError(f"Expected finite weights from '{method.name}' (got NaN or infinity in '{name}')")
+    notes = remark_unchanged(outcome.notes, original, outcome.model, state, outcome.unchanged)
     return Result(
         model=outcome.model.eval(),
         method=method.name,
@@ -101,7 +106,7 @@ def run_method(
         seconds=seconds,
         peak_memory_mb=memory.mb,
         history=[] if state is None else state.log_history,
-        notes={**outcome.notes, **task.remarks(outcome.model)},
+        notes={**notes, **task.remarks(outcome.model)},
         partition=partition,
         task=task,
         original=original,

@@ -6,15 +6,15 @@ from itertools import combinations
 from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.losses.divergences import categorical_js_divergence, js_divergence
 from gunlearn.metrics.base import Figure
+from gunlearn.metrics.resemblance import item_divergences
 from gunlearn.metrics.view import ModelView
 
 
 class ForgetDivergence(Figure):
     """Jensen-Shannon divergence to retrained models on forgotten items, in nats per item.
 
-    The mean over the retrained models; one of them is compared with the others.
+    The mean over the retrained models; one of them, or a copy, is compared with the others.
 
     Raises:
         InvalidInputError: NaN among the probabilities.
@@ -79,7 +79,7 @@ def mean_divergence(pairs: Iterable[tuple[ModelView, ModelView]], part: str) -> 
 def _divergence(p: Tensor | None, q: Tensor | None) -> float | None:
     if p is None or q is None or not p.numel():
         return None
-    divergence = float((js_divergence if p.dim() == 1 else categorical_js_divergence)(p, q).mean())
+    divergence = float(item_divergences(p, q).mean())
     if divergence != divergence:
         raise InvalidInputError("Expected probabilities without NaN (got some); the model is broken")
     return divergence

@@ -6,7 +6,9 @@ from itertools import combinations
 from typing import Any
 
 import torch
+from torch import nn
 
+from gunlearn.core.contents import same_weights
 from gunlearn.errors import InvalidInputError
 from gunlearn.metrics.alignment import Alignment, StepTerms, Supplier, align, bootstrap
 
@@ -64,7 +66,8 @@ def standings(
     Collapsed models have values orders of magnitude larger: plot on a logarithmic scale, do not average over methods.
 
     Args:
-        models: the models to judge, by name. One that is among the references is compared with the others.
+        models: the models to judge, by name. One that is among the references, or has the weights of one, is compared
+            with the others.
         references: models retrained without the forgotten data, under different seeds.
         supplier: draws and scores samples.
         original: the model before unlearning.
@@ -90,7 +93,7 @@ def standings(
         return found[id(p), id(q)]
 
     def against(model: Any) -> tuple[Alignment, ...]:
-        return tuple(aligned(model, r) for r in references if r is not model)
+        return tuple(aligned(model, r) for r in references if not _alike(model, r))
 
     pairs = [aligned(a, b) for a, b in combinations(references, 2)]
     if any(pair.value == 0 for pair in pairs):
@@ -108,6 +111,11 @@ def standings(
         interval = bootstrap(torch.stack([a.items for a in alignments]).mean(0), confidence, seed=seed)
         out[name] = Standing(alignments, _mean(alignments), interval, floor, _mean(before) if before else None)
     return out
+
+
+def _alike(model: Any, reference: Any) -> bool:
+    both = isinstance(model, nn.Module) and isinstance(reference, nn.Module)
+    return model is reference or (both and same_weights(model, reference))
 
 
 def _mean(alignments: Sequence[Alignment], name: str = "value") -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from gunlearn.core.contents import contents
 from gunlearn.core.modes import evaluating
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.losses import Prediction
+from gunlearn.metrics.resemblance import copied, suspicion, untouched
 
 if TYPE_CHECKING:
     from gunlearn.metrics.problem import Evaluator
@@ -81,8 +84,15 @@ class ModelView:
 
     @property
     def references(self) -> list[ModelView]:
-        """Views of the retrained models, without that of this model."""
-        return [view for view in self.problem.references if view.model is not self.model]
+        """Views of the retrained models, without that of this model and without models whose weights it holds."""
+        same = copied(self)
+        others = [view for k, view in enumerate(self.problem.references, start=1) if k not in same]
+        return [view for view in others if view.model is not self.model]
+
+    @cached_property
+    def contents(self) -> Counter[str]:
+        """Hashes of the model's tensors."""
+        return contents(self.model)
 
     @property
     def is_finite(self) -> bool:
@@ -105,11 +115,16 @@ class ModelView:
         return {name: self[name] for name, figure in figures if self.result is not None or not figure.of_run}
 
     def row(self) -> dict[str, Any]:
-        """Return what is kept of the model: its run, the figures, a histogram of `likelihood("forget")`."""
+        """Return what is kept of the model: its run, the figures, a histogram of `likelihood("forget")`.
+
+        A model with a result has sentences under `unchanged` (its weights are the original's) and `suspicious` (it is
+        nearer to retrained models than these are to each other), or `None`.
+        """
         run = ("method", "mode", "seed", "num_forget", "request_hash", "versions")
         forget = self.likelihood("forget")
         return {
             **({} if self.result is None else {name: getattr(self.result, name) for name in run}),
+            **({} if self.result is None else {"unchanged": untouched(self), "suspicious": suspicion(self)}),
             "task": self.task.name,
             **self.figures(),
             "hist_forget": None if forget is None else histogram(forget),

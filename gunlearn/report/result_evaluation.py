@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,18 @@ from gunlearn.methods.door import run_method
 from gunlearn.metrics import FIGURES
 from gunlearn.metrics.base import Figure, figures_of
 from gunlearn.metrics.problem import evaluator
+from gunlearn.metrics.resemblance import check_references
 from gunlearn.report.table import text_table
+from gunlearn.seed import alone
+from gunlearn.tasks.trial import trial_pass
 from gunlearn.training.result import Result
 
 
 class Evaluation(Mapping[str, Any]):
     """The figures of a result by their names, beside those of its references.
+
+    Two more entries are sentences, or `None`: `"unchanged"` says that the weights are the original's, `"suspicious"`
+    that the model is nearer to the references than they are to each other.
 
     Args:
         drawn: rows of the models for the report; the model before unlearning comes first, where it is known.
@@ -90,12 +97,15 @@ class SavedFigure(Figure):
         raise UnsupportedMethodError(f"Expected the class of figure '{self.name}' (got its description alone)")
 
 
+@alone()
 def evaluate(
     result: Result,
     train: Callable[[Any, int], nn.Module] | None = None,
     references: Sequence[nn.Module] = (),
     seed: int = 0,
     metrics: Iterable[str | Figure] = (),
+    call: Callable[..., Any] | None = None,
+    decode: Callable[..., Any] | None = None,
 ) -> Evaluation:
     """Compare an unlearned model with models that never saw the data.
 
@@ -108,11 +118,19 @@ def evaluate(
         seed: of figures that draw, and of the retrainings.
         metrics: figures beside the registered ones of the task: `Figure` objects of your own, or names (`gunlearn
             figures` lists them).
+        call: how models are called, if not as while unlearning; see `gunlearn.unlearn`.
+        decode: how they score pairs, if not as while unlearning.
 
     Raises:
-        InvalidInputError: a loaded result (it has no partition), both `train` and `references`, or bad `metrics`.
+        InvalidInputError: a loaded result (it has no partition), both `train` and `references`, references that predict
+            alike or are the original model, or bad `metrics`.
         InvalidTypeError: neither figures nor names in `metrics`.
         UnsupportedMethodError: a task without evaluator.
+        UnsupportedModelError: the model cannot be called; nothing is retrained then.
+
+    Warns:
+        UserWarning: the result has the weights of a reference (it is compared with the others then), is nearer to the
+            references than they are to each other, or a reference is of another architecture.
     """
     if not isinstance(result, Result):
         raise InvalidTypeError(f"Expected what 'unlearn' returned (got {type(result).__name__})")
@@ -120,13 +138,19 @@ def evaluate(
         raise InvalidInputError("Expected a result of this session (got a loaded one without its partition and task)")
     if train is not None and references:
         raise InvalidInputError("Expected either 'train' or 'references' (got both)")
-    result.task.check_data(result.partition.data)
-    problem = evaluator(result.task, result.partition, seed=seed, metrics=metrics)
+    task = result.task.called(call, decode)
+    task.check_data(result.partition.data)
+    problem = evaluator(task, result.partition, seed=seed, metrics=metrics)
+    for model in (result.model, *references):
+        _try(model, result, task)
     same: dict[str, Any] = {"num_forget": result.num_forget, "request_hash": result.request_hash}
     retrained = [Result(model, "retrain", mode="given", seed=None, epochs=None, **same) for model in references]
     if train is not None:
         retrain = Retrain(train=train)
-        retrained = [run_method(retrain, result.model, result.partition, result.task, seed + k) for k in (1, 2)]
+        retrained = [run_method(retrain, result.model, result.partition, task, seed + k) for k in (1, 2)]
+        for r in retrained:
+            _try(r.model, result, task)
+    check_references([r.model for r in retrained], result.original)
     problem.refer_to([r.model for r in retrained])
     views = [problem.view(r.model, r) for r in (result, *retrained)]
     drawn = []
@@ -134,7 +158,22 @@ def evaluate(
         before = problem.view(result.original, full_graph=True).row()
         drawn.append({"method": "original", "mode": "full graph", **before})
         if result.method != "utu" and retrained:  # utu keeps the weights
-            views.append(problem.view(result.original, Result(result.original, "utu", seed=result.seed, **same)))
+            views.append(
+                problem.view(
+                    result.original, Result(result.original, "utu", seed=result.seed, original=result.original, **same)
+                )
+            )
     drawn += [view.row() for view in views]
+    suspicious = drawn[result.original is not None]["suspicious"]
+    if suspicious is not None:
+        warnings.warn(
+            f"{suspicious} Such a result is no evidence of forgetting; retrain under other seeds", stacklevel=2
+        )
     drawn[result.original is not None]["options"] = result.config
     return Evaluation(drawn, problem.figures)
+
+
+def _try(model: Any, result: Result, task: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"Expected models as references (got {type(model).__name__})")
+    trial_pass(model, result.partition.retain_data, task)

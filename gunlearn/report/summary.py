@@ -9,6 +9,8 @@ from typing import Any
 from gunlearn.metrics.problem import headline
 
 Row = dict[str, Any]
+#: A difference of less than so many standard errors over seeds may be noise.
+ERRORS = 2.0
 #: Names of rows that are no method, but what methods are compared with.
 ENDS = ("original", "retrain")
 #: How much utility (AUC or accuracy) a method may lose against retraining before tables mark it as failing.
@@ -36,6 +38,9 @@ class Line:
         failed: number of the runs that failed.
         fails: whether its utility is more than `LOSS` below retraining's.
         behind_utu: whether its distance to retraining is no lower than that of `utu`.
+        unsure: whether that distance differs from that of `utu` by less than `ERRORS` standard errors of the difference
+            over seeds; false where fewer than two seeds have both.
+        compared: number of the seeds that have both.
         dataset: name, and the settings in which problems of the table differ; `None` where rows have none.
         task: name; `None` where rows have none.
     """
@@ -46,9 +51,25 @@ class Line:
     errors: list[str] = field(default_factory=list)
     failed: int = 0
     behind_utu: bool = False
+    unsure: bool = False
+    compared: int = 0
     fails: bool = False
     dataset: str | None = None
     task: str | None = None
+
+    @property
+    def runs(self) -> int:
+        """Number of runs, failed ones included."""
+        return len(self.rows) + self.failed
+
+    def said(self, name: str) -> list[str]:
+        """Return the sentences that rows have under `"unchanged"` or `"suspicious"`, each once.
+
+        `utu` and what methods are compared with have none: `utu` keeps the weights by design.
+        """
+        if self.method in (*ENDS, "utu"):
+            return []
+        return list(dict.fromkeys(row[name] for row in self.rows if _had(row, name)))
 
     @property
     def label(self) -> str:
@@ -93,10 +114,12 @@ def summarise(rows: Sequence[Row]) -> list[Line]:
                 line.rows.append(row)
         for line in here.values():
             if line.method not in (*ENDS, "utu"):
-                behind = _mean_gap(line, here.values(), "utu", "js_forget")
-                line.behind_utu = behind is not None and behind >= 0
-                lost = _mean_gap(line, here.values(), "retrain", headline(line.task)[0].name)
-                line.fails = lost is not None and -lost > LOSS
+                gaps = _gaps(line, here.values(), "utu", "js_forget")
+                line.behind_utu = bool(gaps) and statistics.fmean(gaps) >= 0
+                line.compared = len(gaps)
+                line.unsure = len(gaps) > 1 and abs(statistics.fmean(gaps)) < ERRORS * _error(gaps)
+                lost = _gaps(line, here.values(), "retrain", headline(line.task)[0].name)
+                line.fails = bool(lost) and -statistics.fmean(lost) > LOSS
         lines += here.values()
     return lines
 
@@ -108,8 +131,13 @@ def _names(groups: Sequence[Sequence[Row]]) -> list[str | None]:
     return [", ".join(filter(None, [first.get("dataset"), *m])) or None for first, m in zip(firsts, more, strict=True)]
 
 
-def _mean_gap(line: Line, lines: Iterable[Line], method: str, name: str) -> float | None:
-    """Return the mean difference of a figure to a method's: seed by seed, or to its mean without a common seed."""
+def _error(values: Sequence[float]) -> float:
+    """Return the standard error of the mean of at least two values."""
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _gaps(line: Line, lines: Iterable[Line], method: str, name: str) -> list[float]:
+    """Return the differences of a figure to a method's: seed by seed, or to its mean without a common seed."""
     theirs = {
         row.get("seed"): row[name] for other in lines if other.method == method for row in other.rows if _had(row, name)
     }
@@ -117,7 +145,7 @@ def _mean_gap(line: Line, lines: Iterable[Line], method: str, name: str) -> floa
     gaps = [value - theirs[seed] for seed, value in mine if seed in theirs]
     if not gaps and theirs:
         gaps = [value - sum(theirs.values()) / len(theirs) for _, value in mine]
-    return sum(gaps) / len(gaps) if gaps else None
+    return gaps
 
 
 def _had(row: Row, name: str) -> bool:

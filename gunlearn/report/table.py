@@ -8,11 +8,17 @@ from rich.text import Text
 
 from gunlearn.metrics import FIGURES
 from gunlearn.metrics.base import Figure
-from gunlearn.report.summary import LOSS, Line, Row, summarise
+from gunlearn.report.summary import ENDS, ERRORS, LOSS, Line, Row, summarise
 
 ABSENT = "-"
-MARK, FAILS = "*", "!"
+MARK, FAILS, WITHIN_NOISE, SAME_WEIGHTS, TOO_NEAR = "*", "!", "~", "=", "?"
 BEHIND = "no closer to retraining on what was forgotten (JS forget) than utu, which only takes it out of the graph."
+NOT_TOLD = f"differs from utu in JS forget by less than {ERRORS:g} standard errors over runs, which noise may decide."
+KEPT = "unchanged weights: the model holds all weights of the original one, bit for bit."
+NEARER = (
+    "suspicious: nearer to the retrained models than one that was retrained without a look at them can be expected."
+)
+ONE_RUN = "One run of each method: nothing is known of the noise between seeds, by which small differences may turn."
 FAILED = f"fails: more than {LOSS:g} below retraining in utility (AUC retain, or accuracy on test items)."
 
 
@@ -66,15 +72,33 @@ def comparison(lines: Sequence[Line], figures: Sequence[Figure] = (), floor_on: 
     head = [*named, "method", "mode", "runs"]
     body = []
     for line in lines:
-        marks = "".join(mark for mark, there in ((MARK, line.behind_utu), (FAILS, line.fails)) if there)
-        runs = f"{len(line.rows)} of {len(line.rows) + line.failed}" if line.failed else str(len(line.rows))
+        marks = "".join(mark for mark, there in _marks(line).items() if there)
+        runs = f"{len(line.rows)} of {line.runs}" if line.failed else str(len(line.rows))
         row = [str(line.dataset or ABSENT)] if named else []
         row += [f"{line.method} {marks}".rstrip(), line.mode, runs]
         body.append(row + [_cell(line, figure, floor_on) for figure in shown])
-    notes = [f"{MARK} {BEHIND}"] if any(line.behind_utu for line in lines) else []
-    notes += [f"{FAILS} {FAILED}"] if any(line.fails for line in lines) else []
+    used = {mark for line in lines for mark, there in _marks(line).items() if there}
+    texts = {MARK: BEHIND, WITHIN_NOISE: NOT_TOLD, FAILS: FAILED, SAME_WEIGHTS: KEPT, TOO_NEAR: NEARER}
+    notes = []
+    for mark in texts:
+        notes += [f"{mark} {texts[mark]}"] if mark in used else []
+        field = {SAME_WEIGHTS: "unchanged", TOO_NEAR: "suspicious"}.get(mark)
+        notes += [f"{line.method} ({line.mode}): {said}" for line in lines if field for said in line.said(field)]
+    judged = [line for line in lines if line.method not in ENDS]
+    notes += [ONE_RUN] if judged and all(line.runs == 1 for line in judged) else []
     notes += [f"{line.method} ({line.mode}) failed: {error}" for line in lines for error in line.errors]
     return Table(head + [figure.heading for figure in shown], body, len(head) - 1, notes)
+
+
+def _marks(line: Line) -> dict[str, bool]:
+    """Return which marks a line has."""
+    return {
+        MARK: line.behind_utu,
+        WITHIN_NOISE: line.unsure,
+        FAILS: line.fails,
+        SAME_WEIGHTS: bool(line.said("unchanged")),
+        TOO_NEAR: bool(line.said("suspicious")),
+    }
 
 
 def columns(lines: Sequence[Line], figures: Sequence[Figure] = ()) -> list[Figure]:
@@ -91,7 +115,8 @@ def legend(shown: Sequence[Figure]) -> str:
     if like:
         parts.append(f"Of {', '.join(like)} an honest deletion has the value of the row 'retrain', not more, not less.")
     if any(figure.floor for figure in shown):
-        parts.append("x floor: multiples of the divergence between two retrainings; the row 'retrain' is at 1.")
+        floor = "multiples of the mean divergence between retrainings; the row 'retrain' is at 1"
+        parts.append(f"x floor: {floor}. Between two retrainings that is one number, whose own noise is unknown.")
     return " ".join(parts)
 
 

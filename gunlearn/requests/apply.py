@@ -1,11 +1,14 @@
 """Take a selection out of a graph; the rest is what a model may learn from and be used on.
 
-- An **edge** leaves every list that holds it, both directions and all copies, with its attributes.
+- An **edge** leaves every list that holds it (see `pair_lists`) and every sparse adjacency matrix (see `adjacency`),
+  both directions and all copies, with its attributes.
 - A **node** keeps its number, so that the caller's ids stay right, and loses all else: its edges, its row of `x`
   (zeros), its label (-1; zeros where `y` does not hold integers), its place in every mask, its row of every other node
-  attribute (zeros), and the held-out pairs that it is an end of. Nothing is trained or evaluated on it.
+  attribute (zeros; -1 in integers named `*_id`), its place in every list of nodes, and the pairs that it is an end of.
+  Nothing is trained or evaluated on it.
 - **Features** become zeros; the node keeps label and edges. CSR features lose the entries themselves, since a stored
-  zero would still reveal where they were.
+  zero would still reveal where they were. Integers that number the nodes (`x = arange(num_nodes)`) are no features:
+  they stay, and say nothing. See `features`.
 - A **graph** of a batch loses all its nodes in that way, its label and its place in the masks.
 """
 
@@ -20,17 +23,17 @@ import torch
 from torch import Tensor
 
 from gunlearn.errors import InvalidRequestError
+from gunlearn.requests.adjacency import is_adjacency, without_entries_of
+from gunlearn.requests.features import features_without, without_features
+from gunlearn.requests.pair_lists import kept_entries, named_lists
 from gunlearn.requests.selection import Selection
-from gunlearn.requests.training_graph import MASKS, TrainingGraph, num_graphs, pair_tensor
+from gunlearn.requests.training_graph import MASKS, TrainingGraph, num_graphs
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 # Attributes that list edges of their own; never masked with edge_index, even where they are as long.
 _OTHER_EDGES = re.compile(r"^(train|val|test)_.*edge|edge_index$|edge_label_index$")
-# Training edges listed again as supervision, and the attributes that belong to their columns.
-_SUPERVISION = {"train_pos_edge_index": (), "edge_label_index": ("edge_label",)}
-_HELD_OUT = tuple(f"{part}_{sign}_edge_index" for part in ("train", "val", "test") for sign in ("pos", "neg"))
 _STRUCTURE = ("batch", "ptr", "node_type", "n_id")  # where a node is, not what it is
 #: Name of the mask `[num_nodes]` of forgotten nodes: nothing is drawn among them.
 GONE = "forgotten_mask"
@@ -39,40 +42,36 @@ GONE = "forgotten_mask"
 def data_without(graph: TrainingGraph, selection: Selection) -> Data:
     """Return a shallow copy of the graph's data without a closed selection; unchanged tensors are shared."""
     data = graph.data
-    for name in ("adj", "adj_t"):
-        if name in data:
-            raise InvalidRequestError(
-                f"Expected the edges in 'data.edge_index' alone (got '{name}' too, which would keep the forgotten "
-                f"edges; delete it, or rebuild it from 'retain_data.edge_index')"
-            )
-    retain = _without_edges(graph, selection.edges)
+    retain = _without_edges(graph, selection)
     if selection.nodes.numel():
         _blank_nodes(graph, retain, selection.nodes)
     if selection.graphs.numel():
         _blank(retain, selection.graphs, [name for name in ("y", *MASKS) if _per_graph(data, name)])
-    if selection.features:
-        retain.x = without_features(_features(retain), selection.features)
+    if selection.features or (selection.nodes.numel() and data.get("x") is not None):
+        retain.x = features_without(_features(retain), selection, data.get("node_type"))
     return retain
 
 
-def _without_edges(graph: TrainingGraph, forget_mask: Tensor) -> Data:
-    data = graph.data
+def _without_edges(graph: TrainingGraph, selection: Selection) -> Data:
+    data, forget_mask = graph.data, selection.edges
     # `is_edge_attr` caches its answers on its object: ask a copy, whose cache is new.
     retain, probe = copy.copy(data), copy.copy(data)
     # Fixed, because PyG may infer the number of nodes from edge_index, which has fewer edges now.
     retain.num_nodes = probe.num_nodes = graph.num_nodes
-    for name in edge_attributes(probe, graph.num_columns):
+    per_edge = edge_attributes(probe, graph.num_columns)
+    for name in per_edge:
         retain[name] = select_entries(data[name], ~forget_mask, data.__cat_dim__(name, data[name]))
     retain.edge_index = graph.edge_index[:, ~forget_mask]
 
     # After the loop above: an edge_label as long as edge_index goes with edge_label_index all the same.
-    for name in _SUPERVISION:
-        if name not in data:
-            continue
-        # A pair stays in the list as long as an edge of any relation stays between its nodes.
-        key, columns = graph.pair_key(pair_tensor(data, name)), graph.pair_key(graph.edge_index)
-        gone, there = columns[forget_mask], columns[~forget_mask]
-        _keep_pairs(data, retain, name, ~torch.isin(key, gone) | torch.isin(key, there))
+    gone = graph.edge_index[:, forget_mask]
+    for one in named_lists(data, graph.num_nodes, per_edge):
+        kept = kept_entries(one, gone, retain.edge_index, selection.nodes)
+        if not bool(kept.all()):
+            retain[one.name] = select_entries(data[one.name], kept, one.dim)
+            for partner in one.partners:
+                retain[partner] = select_entries(data[partner], kept, 0)
+    without_entries_of(data, retain, graph, selection)
 
     for name in ("_slice_dict", "_inc_dict"):  # the old positions of each graph's edges in a batch
         retain.__dict__.pop(name, None)
@@ -81,31 +80,24 @@ def _without_edges(graph: TrainingGraph, forget_mask: Tensor) -> Data:
     return retain
 
 
-def _keep_pairs(source: Data, retain: Data, name: str, kept: Tensor) -> None:
-    retain[name] = select_entries(source[name], kept, 1)
-    for partner in _SUPERVISION.get(name, ()):
-        if partner in source:
-            retain[partner] = select_entries(source[partner], kept, 0)
-
-
 def _blank_nodes(graph: TrainingGraph, retain: Data, nodes: Tensor) -> None:
     data = graph.data
     gone = torch.zeros(graph.num_nodes, dtype=torch.bool, device=nodes.device).index_fill_(0, nodes, True)
-    for name in {*_HELD_OUT, *_SUPERVISION} & set(data.keys()):
-        _keep_pairs(retain, retain, name, ~gone[pair_tensor(retain, name)].any(dim=0))
     probe = copy.copy(data)
     probe.num_nodes = graph.num_nodes
+    lists = named_lists(data, graph.num_nodes, edge_attributes(copy.copy(probe), graph.num_columns))
+    listed = {name for one in lists for name in (one.name, *one.partners)}
     per_node = [
         name
         for name in data.keys()  # noqa: SIM118 - iterating a Data yields pairs
         if name not in (*_STRUCTURE, "x", GONE)
+        and name not in listed
         and not name.endswith("index")
+        and not is_adjacency(data[name], graph.num_nodes)
         and probe.is_node_attr(name)
         and not _per_graph(data, name)
     ]
     _blank(retain, nodes, per_node)
-    if data.get("x") is not None:
-        retain.x = without_features(_features(data), ((nodes, None),))
     before = data.get(GONE)
     retain[GONE] = gone if before is None else gone | before.to(gone.device)
 
@@ -124,7 +116,8 @@ def _blank(retain: Data, rows: Tensor, names: list[str]) -> None:
         elif value.layout != torch.strided:
             retain[name] = without_features(value, ((rows, None),))
         else:
-            label = name == "y" and not value.is_floating_point() and value.dtype != torch.bool
+            label = name == "y" or name.endswith("_id")
+            label = label and not value.is_floating_point() and value.dtype != torch.bool
             retain[name] = value.index_fill(0, rows.to(value.device), -1 if label else 0)
 
 
@@ -141,31 +134,6 @@ def _features(data: Data) -> Tensor:
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise InvalidRequestError(f"Expected features 'data.x' of shape [{data.num_nodes}, ...] (got {got})")
     return x
-
-
-def without_features(x: Tensor, blocks: tuple[tuple[Tensor, Tensor | None], ...]) -> Tensor:
-    """Return a copy of dense or CSR features `[num_nodes, num_features]` without blocks of entries.
-
-    A block is node ids `[k]` and columns `[c]`, `None` for all columns.
-    """
-    if x.layout == torch.strided:
-        x = x.clone()
-        for nodes, columns in blocks:
-            x[nodes if columns is None else (nodes[:, None], columns[None, :])] = 0
-        return x
-    if x.layout != torch.sparse_csr:
-        raise InvalidRequestError(f"Expected dense or CSR features 'data.x' (got {x.layout})")
-    pointer, column = x.crow_indices(), x.col_indices()
-    row = torch.repeat_interleave(torch.arange(x.size(0), device=x.device), pointer.diff())
-    kept = torch.ones_like(column, dtype=torch.bool)
-    for nodes, columns in blocks:
-        hit = torch.zeros(x.size(0), dtype=torch.bool, device=x.device).index_fill(0, nodes, True)[row]
-        if columns is not None:
-            hit &= torch.zeros(x.size(1), dtype=torch.bool, device=x.device).index_fill(0, columns, True)[column]
-        kept &= ~hit
-    count = torch.bincount(row[kept], minlength=x.size(0)).to(pointer.dtype)
-    pointer = torch.cat([pointer[:1], count.cumsum(0).to(pointer.dtype)])
-    return torch.sparse_csr_tensor(pointer, column[kept], x.values()[kept], size=x.shape, check_invariants=False)
 
 
 def edge_attributes(data: Data, num_columns: int) -> list[str]:

@@ -28,7 +28,7 @@ def draw_edges(request: ForgetEdges, graph: TrainingGraph, scores: Any) -> Tenso
     """
     of_relation = None
     if request.edge_type is not None and graph.edge_type is not None:
-        of_relation = graph.edge_type[graph.first_column] == request.edge_type
+        of_relation = graph.is_of(request.edge_type)
     total = graph.num_edges if of_relation is None else int(of_relation.sum())
     number = number_to_draw(request.ratio, request.count, total, "edge")
     if request.protocol == "inpo":

@@ -10,6 +10,7 @@ from torch import Tensor
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.draw import REGIONS, draw_edges
 from gunlearn.requests.ids import RequestByArguments, check_in_range, check_unique, show_columns
+from gunlearn.requests.names import Names, check_numbering, rows_by_name
 from gunlearn.requests.training_graph import TrainingGraph
 
 _OF_DRAWS = ("region", "protocol", "by")
@@ -24,7 +25,8 @@ class ForgetEdges(RequestByArguments):
     every copy too.
 
     Args:
-        edge_index: the edges, `[2, F]` (tensor or array) or a list of pairs. Both directions of an undirected edge may
+        edge_index: the edges, `[2, F]` (tensor or array) or a list of pairs; of row numbers, or of ids as texts, each
+            looked up in `data.node_id` (`ForgetEdges([("alice", "bob")])`). Both directions of an undirected edge may
             be given; they count once.
         edge_ids: the edges as columns of `data.edge_index`, `[F]`.
         ratio: draw `int(ratio * num_training_edges)` edges, 0 < ratio < 1.
@@ -38,6 +40,8 @@ class ForgetEdges(RequestByArguments):
         seed: of the draw; the global random state does not change.
         edge_type: the relation of named and drawn edges, in a graph with `data.edge_type` `[E]` (triples of a knowledge
             graph). `None` means every relation between the named nodes.
+        by_id: what integers in `edge_index` are: ids of `data.node_id` (`True`) or row numbers (`False`). `None` means
+            row numbers, and `resolve` refuses integers that would be other edges by id.
 
     Raises:
         EmptyForgetSetError: no edges are named.
@@ -66,6 +70,7 @@ class ForgetEdges(RequestByArguments):
     by: str = "random"
     seed: int = 0
     edge_type: int | None = None
+    by_id: bool | None = None
 
     def __post_init__(self) -> None:
         given = self.check_arguments(("edge_index", "edge_ids", "ratio", "count"))
@@ -95,7 +100,7 @@ class ForgetEdges(RequestByArguments):
         if self.edge_type is not None and graph.edge_type is None:
             raise InvalidRequestError(f"Expected data with 'edge_type' for edge_type={self.edge_type} (got none)")
         if self.edge_index is not None:
-            edges = _named_edges(graph, self.edge_index, self.edge_type)
+            edges = _named_edges(graph, self._rows(graph), self.edge_type)
         elif self.edge_ids is not None:
             check_in_range(self.edge_ids, graph.num_columns, "'edge_ids'")
             check_unique(self.edge_ids, "id")
@@ -103,6 +108,18 @@ class ForgetEdges(RequestByArguments):
         else:
             edges = draw_edges(self, graph, scores)
         return graph.columns_of(edges)
+
+    def _rows(self, graph: TrainingGraph) -> Tensor:
+        """Return the named pairs as row numbers, `[2, F]`."""
+        if isinstance(self.edge_index, Names):
+            return rows_by_name(graph.data, self.edge_index)
+
+        def both(by_id: Tensor) -> bool:
+            known = graph.pair_key(graph.edge_index)
+            return all(bool(torch.isin(graph.pair_key(pairs), known).all()) for pairs in (self.edge_index, by_id))
+
+        check_numbering(graph.data, self.edge_index, self.by_id, both)
+        return self.edge_index
 
 
 def _named_edges(graph: TrainingGraph, edge_index: Tensor, edge_type: int | None) -> Tensor:

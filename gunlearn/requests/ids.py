@@ -12,6 +12,7 @@ from torch import Tensor
 from gunlearn.core.checks import check_seed, check_size, the_one_given
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.base import Request
+from gunlearn.requests.names import Names, read_names
 from gunlearn.requests.training_graph import MASKS
 
 
@@ -26,9 +27,14 @@ class RequestByArguments(Request):
         given = the_one_given(self, ways)
         check_seed(getattr(self, "seed", 0))
         check_size(getattr(self, "ratio", None), getattr(self, "count", None), self.noun)
+        value, by_id = getattr(self, given), getattr(self, "by_id", None)
+        nameable = given in ("index", "edge_index") and hasattr(self, "by_id")
+        if by_id is not None and not nameable:
+            raise InvalidRequestError(f"Expected 'by_id' with ids only (got by_id={by_id!r} with '{given}')")
+        names = read_names(value, given, self.noun, by_id) if nameable else None
         if given not in ("ratio", "count"):  # a copy: the request must not change when the caller's tensor does
             read = _named_mask if given == "mask" else named_tensor
-            object.__setattr__(self, given, read(getattr(self, given), given, self.noun))
+            object.__setattr__(self, given, names or read(value, given, self.noun))
         return given
 
     def content(self) -> Hashable:
@@ -39,7 +45,9 @@ class RequestByArguments(Request):
         shown = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, Tensor):
+            if isinstance(value, Names):
+                text = repr(value)
+            elif not isinstance(value, Tensor):
                 text = "" if value == field.default else repr(value)
             elif value.dtype == torch.bool:
                 text = f"<{int(value.sum())} of {value.numel()} {self.noun}s>"
@@ -193,6 +201,8 @@ def _named_mask(value: Any, name: str, noun: str) -> Tensor:
 
 def _sorted_content(value: Any) -> Hashable:
     """Return a tensor of ids as its sorted columns, a mask as its size and its ids, anything else unchanged."""
+    if isinstance(value, Names):
+        return tuple(sorted(value.entries)), value.whole_numbers
     if not isinstance(value, Tensor):
         return value
     if value.dtype == torch.bool:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gunlearn.core.detached import detached
 from gunlearn.errors import InvalidRequestError, InvalidTypeError
 from gunlearn.requests.apply import select_entries
 from gunlearn.requests.base import Request
@@ -27,7 +28,7 @@ class ItemPartition:
         retain_mask: boolean `[num_items]`, the other *training* rows.
         retain_data: shallow copy of `data` without the forgotten rows of `x`, `y`, masks and all other attributes with
             an entry per item; held-out rows stay.
-        request_hash: 16 hex digits of the content: kind, number of items, set of forgotten rows.
+        request_hash: 16 hex digits of the content (kind, number of items, forgotten rows) under the owner's key.
     """
 
     data: Any
@@ -90,6 +91,7 @@ class ForgetItems(RequestByIds):
             InvalidRequestError: the request does not fit the data, or would leave no training item.
             InvalidTypeError: `data` has no `x` and `y`.
         """
+        data = detached(data)
         train = training_rows(data)
         rows = self.ids(train.numel(), train.nonzero().view(-1)).to(train.device)
         held_out = rows[~train[rows]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.apply import GONE
 from gunlearn.requests.ids import RequestByIds, named_tensor, trainable_mask
+from gunlearn.requests.names import Names, check_numbering, rows_by_name
 from gunlearn.requests.selection import Selection, k_hop_mask
 from gunlearn.requests.training_graph import TrainingGraph, num_graphs
 
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _RequestByNodes(RequestByIds):
-    """A request for nodes, which draws can order by degree."""
+    """A request for nodes, by row number or by id; draws can order them by degree."""
 
     by: str = "random"
+    by_id: bool | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -34,7 +36,11 @@ class _RequestByNodes(RequestByIds):
             )
 
     def nodes(self, graph: TrainingGraph) -> Tensor:
-        """Return the sorted ids of the named or drawn nodes, `[k]`."""
+        """Return the sorted row numbers of the named or drawn nodes, `[k]`."""
+        if isinstance(self.index, Names):
+            return replace(self, index=rows_by_name(graph.data, self.index), by_id=False).nodes(graph)
+        if self.index is not None:
+            check_numbering(graph.data, self.index, self.by_id)
         size = graph.num_nodes
         degree = torch.bincount(graph.edge_index.flatten(), minlength=size) if self.by == "degree" else None
         candidates = training_ids(graph.data, size) if self.draws else torch.empty(0, dtype=torch.long)
@@ -46,20 +52,21 @@ class ForgetNodes(_RequestByNodes):
     """Forget nodes: features, label and all edges; see `gunlearn.requests.apply` for what is left.
 
     Exactly one of `index`, `mask`, `ratio` and `count` says which. Any node may be named; draws are among the training
-    nodes (`data.train_mask`; without one, labelled nodes outside `val_mask` and `test_mask`). All ids are global ids of
-    the graph.
+    nodes (`data.train_mask`; without one, labelled nodes outside `val_mask` and `test_mask`).
 
     Args:
-        index: node ids, `[F]`.
+        index: row numbers `[F]`, or ids: a list of texts, each looked up in `data.node_id` (`ForgetNodes(["alice"])`).
         mask: boolean `[num_nodes]`.
         ratio: draw `int(ratio * num_training_nodes)` nodes, 0 < ratio < 1.
         count: draw this many nodes.
         by: order of the draw: "random", or "degree" (largest first, ties at random).
+        by_id: what integers in `index` are: ids of `data.node_id` (`True`) or row numbers (`False`). `None` means row
+            numbers, and `resolve` refuses integers that would be ids of other nodes.
         seed: of the draw; the global random state does not change.
 
     Raises:
         EmptyForgetSetError: no nodes are named.
-        InvalidRequestError: any other wrong argument.
+        InvalidRequestError: any other wrong argument; at `resolve`, an id that no node has.
 
     Example:
         >>> import gunlearn as gu
@@ -81,7 +88,7 @@ class ForgetFeatures(_RequestByNodes):
     """Forget features of nodes: their entries become zero; label and edges stay.
 
     Args:
-        index: node ids, `[F]`; `mask`, `ratio`, `count`, `by` and `seed` are those of `ForgetNodes`.
+        index: nodes, `[F]`; `mask`, `ratio`, `count`, `by`, `by_id` and `seed` are those of `ForgetNodes`.
         columns: columns of `x`, `[c]`; `None` for all of them.
 
     Raises:
@@ -116,7 +123,7 @@ class ForgetSubgraph(_RequestByNodes):
     be any.
 
     Args:
-        index: ids of the centres, `[F]`; `mask`, `ratio`, `count`, `by` and `seed` are those of `ForgetNodes`.
+        index: the centres, `[F]`; `mask`, `ratio`, `count`, `by`, `by_id` and `seed` are those of `ForgetNodes`.
         num_hops: radius; hops take edges both ways.
         keep_nodes: forget only the edges inside; features, labels and the edges that lead outside stay.
 
@@ -160,6 +167,11 @@ class ForgetGraphs(_RequestByNodes):
 
     kind = "graphs"
     noun: ClassVar[str] = "graph"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.by_id is not None or isinstance(self.index, Names):
+            raise InvalidRequestError("Expected graphs by their numbers in the batch (got ids)")
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
         data = graph.data

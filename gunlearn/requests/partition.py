@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gunlearn.core.owner_key import keyed_hash
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.apply import data_without
 from gunlearn.requests.selection import Selection, k_hop_mask
@@ -37,7 +37,8 @@ class Partition:
         forget_graphs: sorted ids `[k]` of forgotten graphs of a batch.
         retain_data: shallow copy of `data` without all that; node numbers stay. See `gunlearn.requests.apply`.
         is_undirected: an edge stands for both directions, and both are forgotten.
-        request_hash: 16 hex digits of the content: kind, number of nodes, all that is forgotten.
+        request_hash: 16 hex digits of the content (kind, number of nodes, all that is forgotten) under the owner's key,
+            see `gunlearn.core.owner_key`: nobody else can try out what was forgotten.
     """
 
     data: Data
@@ -137,21 +138,18 @@ class Partition:
         return f"Partition({self.describe()}, request_hash={self.request_hash!r})"
 
 
-def ids_hash(kind: str, size: int, sorted_ids: Tensor) -> str:
-    """Return 16 hex digits from a kind of thing, the number of all things and the chosen ids."""
-    digest = hashlib.sha256(f"{kind}:{size}:".encode())
-    digest.update(np.ascontiguousarray(sorted_ids.cpu().numpy(), dtype="<i8").tobytes())
-    return digest.hexdigest()[:16]
+def ids_hash(kind: str, size: int, sorted_ids: Tensor, more: bytes = b"") -> str:
+    """Return 16 hex digits from a kind of thing, the number of all things and the chosen ids, under the owner's key."""
+    ids = np.ascontiguousarray(sorted_ids.cpu().numpy(), dtype="<i8").tobytes()
+    return keyed_hash(f"{kind}:{size}:{sorted_ids.numel()}:".encode() + ids + more, "request")
 
 
 def _hash(kind: str, graph: TrainingGraph, selection: Selection, pairs: Tensor, chosen: Tensor) -> str:
     """Hash the pairs of forgotten edges and, where there are any, nodes, graphs, features and relations."""
-    base = ids_hash(kind, graph.num_nodes, pairs)
+    more = b""
     if graph.edge_type is not None:
-        base += ids_hash("edge_type", graph.num_relations, graph.edge_type[graph.first_column][chosen])
-    elif not (selection.nodes.numel() or selection.features):
-        return base
-    digest = hashlib.sha256(base.encode())
-    for ids in (selection.nodes, selection.graphs, *(ids for block in selection.features for ids in block)):
-        digest.update(b"all" if ids is None else ids.cpu().numpy().astype("<i8").tobytes() + b"|")
-    return digest.hexdigest()[:16]
+        more += ids_hash("edge_type", graph.num_relations, graph.relation[chosen]).encode()
+    if more or selection.nodes.numel() or selection.features:
+        for ids in (selection.nodes, selection.graphs, *(ids for block in selection.features for ids in block)):
+            more += b"|all" if ids is None else f"|{ids.numel()}:".encode() + ids.cpu().numpy().astype("<i8").tobytes()
+    return ids_hash(kind, graph.num_nodes, pairs, more)

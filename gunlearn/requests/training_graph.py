@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gunlearn.core.detached import detached
 from gunlearn.errors import InvalidRequestError, InvalidTypeError
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 # `row * num_nodes + col` must fit into int64; above this bound the nodes that have edges are renumbered first.
 MAX_NUM_NODES = 2**31
 MASKS = ("train_mask", "val_mask", "test_mask")
+# How the pairs of a relation are turned into those of its edges.
+DIRECTED, FORWARD, REVERSE, SYMMETRIC = range(4)
 
 
 class TrainingGraph:
@@ -22,7 +25,9 @@ class TrainingGraph:
 
     In an undirected graph an edge is one pair with all its columns (both directions, every copy), in a directed graph
     one direction with its copies. A self-loop is one edge. Where the data has an integer `edge_type` `[E]`, the same
-    pair under another relation is another edge.
+    pair under another relation is another edge, unless that is the reverse relation: `(u, v)` of a relation and
+    `(v, u)` of its reverse are one edge, in the direction of the relation with the smaller number. See
+    `reverse_relations`.
 
     Args:
         data: a PyG `Data` whose `edge_index` (`[2, E]`) is the message graph of the training edges.
@@ -32,6 +37,8 @@ class TrainingGraph:
         num_edges: distinct edges.
         edge_of_column: number of the edge that each column belongs to, `[E]`.
         first_column: first column of each edge, `[num_edges]`.
+        forward: the number under which each relation's edges stand, `[num_relations]`: its own, or its reverse's.
+        is_undirected: every relation is symmetric or has a reverse.
 
     Raises:
         InvalidTypeError: `data` is no `Data`.
@@ -41,8 +48,9 @@ class TrainingGraph:
     def __init__(self, data: Data) -> None:
         # Checked on the class, without importing PyG; a HeteroData has no `is_edge_attr`.
         if not hasattr(type(data), "is_edge_attr"):
-            raise InvalidTypeError(f"Expected a torch_geometric.data.Data (got {type(data).__name__})")
-        self.data = data
+            got = "independent items, which ForgetItems names" if isinstance(data, dict) else type(data).__name__
+            raise InvalidTypeError(f"Expected a graph, a torch_geometric.data.Data, for this request (got {got})")
+        self.data = detached(data)
         self.edge_index = pair_tensor(data, "edge_index")
         if self.edge_index.size(1) == 0:
             raise InvalidRequestError("Expected 'data.edge_index' to hold training edges (got none)")
@@ -57,26 +65,44 @@ class TrainingGraph:
             raise InvalidRequestError(
                 f"Expected nodes^2 x relations below 2^63 (got {self.num_local} and {self.num_relations})"
             )
-        forward, backward = (self._key(index, self.edge_type) for index in (self.edge_index, self.edge_index.flip(0)))
-        self.is_undirected = same_both_ways(forward, backward)
-        keys = torch.minimum(forward, backward) if self.is_undirected else forward
+        self.forward, self.turn = relations_and_reverses(self)
+        self.is_undirected = bool((self.turn != DIRECTED).all())
+        keys = self._edge_key(self.edge_index, self.edge_type)
         self._keys, self.edge_of_column = keys.unique(return_inverse=True)
         self.num_columns, self.num_edges = keys.numel(), self._keys.numel()
         columns = torch.arange(self.num_columns, device=keys.device)
         first = torch.full_like(self._keys, self.num_columns)
         self.first_column = first.scatter_reduce_(0, self.edge_of_column, columns, "amin")
 
-    def _key(self, edge_index: Tensor, relation: Tensor | int | None) -> Tensor:
-        """Return one integer per directed edge; meaningless where a node is out of range."""
+    def _key(self, edge_index: Tensor) -> Tensor:
+        """Return one integer per ordered pair of nodes; meaningless where a node is out of range."""
         row, col = self.local(edge_index)
-        key = row * self.num_local + col
-        return key if relation is None else key * self.num_relations + relation
+        return row * self.num_local + col
+
+    def _edge_key(self, edge_index: Tensor, relation: Tensor | int | None) -> Tensor:
+        """Return one integer per edge, the same for both of its directions."""
+        index = 0 if relation is None else torch.as_tensor(relation).clamp(0, self.num_relations - 1)
+        forward, turn = self.forward[index], self.turn[index]
+        ahead, back = self._key(edge_index), self._key(edge_index.flip(0))
+        pair = torch.where(turn == SYMMETRIC, torch.minimum(ahead, back), torch.where(turn == REVERSE, back, ahead))
+        return pair * self.num_relations + forward
 
     @property
     def pairs(self) -> Tensor:
-        """End points of each edge, `[2, num_edges]`, sorted; row <= col if undirected."""
-        pairs = self.edge_index[:, self.first_column]
-        return pairs.sort(dim=0).values if self.is_undirected else pairs
+        """End points of each edge, `[2, num_edges]`, sorted; row <= col where a relation is its own reverse."""
+        pair = self._keys // self.num_relations
+        pairs = torch.stack([pair // self.num_local, pair % self.num_local])
+        return pairs if self._nodes is None else self._nodes[pairs]
+
+    @property
+    def relation(self) -> Tensor:
+        """Relation of each edge, `[num_edges]`: of two that are each other's reverse the smaller number."""
+        return self._keys % self.num_relations
+
+    def is_of(self, relation: int) -> Tensor:
+        """Return the mask `[num_edges]` of the edges of a relation, or of its reverse."""
+        known = 0 <= relation < self.num_relations
+        return self.relation == (self.forward[relation] if known else -1)
 
     def local(self, nodes: Tensor) -> Tensor:
         """Return local numbers of nodes, in `[0, num_local)`, which index masks; -1 for nodes out of range."""
@@ -95,9 +121,7 @@ class TrainingGraph:
         if relation is not None:
             relation = torch.as_tensor(relation, device=edge_index.device)
             inside = inside & (relation >= 0) & (relation < self.num_relations)
-        keys = self._key(edge_index, relation)
-        if self.is_undirected:
-            keys = torch.minimum(keys, self._key(edge_index.flip(0), relation))
+        keys = self._edge_key(edge_index, relation)
         position = torch.searchsorted(self._keys, keys.contiguous()).clamp_(max=self.num_edges - 1)
         return torch.where(inside & (self._keys[position] == keys), position, -1)
 
@@ -111,6 +135,77 @@ class TrainingGraph:
         """Return the mask `[E]` of all columns of the `edges` (numbers, `[n]`)."""
         none = torch.zeros(self.num_edges, dtype=torch.bool, device=self.edge_index.device)
         return none.index_fill_(0, edges, True)[self.edge_of_column]
+
+
+def relations_and_reverses(graph: TrainingGraph) -> tuple[Tensor, Tensor]:
+    """Return the number that the edges of each relation go by, and how their pairs are turned, `[num_relations]` both.
+
+    Two relations are each other's reverse where the data know their names (those of `gunlearn.nn.homogeneous` and of
+    PyG's `to_homogeneous` do) and one is the other's `rev_*`, or where one holds the other's pairs flipped. They go by
+    the smaller number, and pairs of the larger one are turned.
+    """
+    (row, col), n = graph.local(graph.edge_index), graph.num_local
+    ahead, back = row * n + col, col * n + row
+    if graph.edge_type is None:
+        one = SYMMETRIC if same_both_ways(ahead, back) else DIRECTED
+        return torch.tensor([0], device=row.device), torch.tensor([one], device=row.device)
+    prints, turned = (_fingerprints(pair, graph.edge_type, graph.num_relations) for pair in (ahead, back))
+    symmetric = [a == b for a, b in zip(prints, turned, strict=True)]
+    reverse = _named_reverses(graph)
+    by_print = {prints[r]: r for r in reversed(range(len(prints))) if r not in reverse and not symmetric[r]}
+    for relation, print_ in enumerate(turned):
+        other = by_print.get(print_, relation)
+        if other != relation and relation in by_print.values() and not {relation, other} & set(reverse):
+            reverse |= {relation: other, other: relation}
+    forward, turn = list(range(len(prints))), [SYMMETRIC if own else DIRECTED for own in symmetric]
+    for relation, other in reverse.items():
+        forward[relation] = min(relation, other)
+        if not (symmetric[relation] and symmetric[other]):
+            turn[relation] = FORWARD if relation < other else REVERSE
+    return torch.tensor(forward, device=row.device), torch.tensor(turn, device=row.device)
+
+
+def _named_reverses(graph: TrainingGraph) -> dict[int, int]:
+    """Return the relations whose reverse is known by its name, `rev_*` between the same types, both ways."""
+    names = [tuple(name) for name in getattr(graph.data, "_edge_type_names", None) or ()][: graph.num_relations]
+    number = {name: i for i, name in enumerate(names)}
+    found: dict[int, int] = {}
+    for relation, (source, name, target) in enumerate(names):
+        other = number.get((target, f"rev_{name}", source))
+        if other is not None:
+            found |= {relation: other, other: relation}
+    return found
+
+
+def _fingerprints(pair: Tensor, relation: Tensor, number: int) -> list[tuple[int, int]]:
+    """Return, of each relation, the number of its distinct pairs and a 64-bit sum of their hashes."""
+    distinct = (pair * number + relation).unique()
+    relation, mixed = distinct % number, distinct // number * -7046029254386353131  # odd constants of splitmix64
+    mixed = (mixed ^ (mixed >> 29)) * -4658895280553007687
+    mixed = mixed ^ (mixed >> 32)
+    total = torch.zeros(number, dtype=torch.long, device=pair.device).index_add_(0, relation, mixed)
+    return list(zip(torch.bincount(relation, minlength=number).tolist(), total.tolist(), strict=True))
+
+
+def distinct_pairs(data: Data) -> Tensor:
+    """Return the node pairs that edges join, each once whatever the relations: `[2, k]`, sorted.
+
+    A pair stands in one direction: row <= col in an undirected graph without relations or with symmetric ones, else
+    that of the edge, see `TrainingGraph`.
+    """
+    graph = TrainingGraph(data)
+    order = None if graph.edge_type is None else first_of_pairs(graph.pairs, graph.is_undirected)
+    return graph.pairs if order is None else graph.pairs[:, order]
+
+
+def first_of_pairs(pairs: Tensor, is_undirected: bool) -> Tensor:
+    """Return the columns, ascending, of the first of all equal pairs; with `is_undirected` a turned pair is equal."""
+    nodes, local = pairs.unique(return_inverse=True)
+    row, col = local.sort(dim=0).values if is_undirected else local
+    distinct, place = (row * nodes.numel() + col).unique(return_inverse=True)
+    columns = torch.arange(pairs.size(1), device=pairs.device)
+    first = torch.full_like(distinct, pairs.size(1))
+    return first.scatter_reduce_(0, place, columns, "amin").sort().values
 
 
 def num_graphs(data: Data) -> int:

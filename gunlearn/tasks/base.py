@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from torch import Tensor, nn
 
-from gunlearn.errors import UnsupportedMethodError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import Prediction
 
 if TYPE_CHECKING:  # tasks without graphs load none of it
@@ -276,6 +276,34 @@ class Task(ABC):
     def remarks(self, model: nn.Module) -> dict[str, Any]:
         """Return remarks on how the model ran, for the result."""
         return {}
+
+    def trial_items(self, data: Any) -> Any | None:
+        """Return a few items that the trial pass predicts, see `gunlearn.tasks.trial`; `None` for none."""
+        return None
+
+    #: What models return, `"logits"` or `"probabilities"`, for tasks that take both.
+    outputs: str = "logits"
+
+    def outcomes(self, model: nn.Module) -> str:
+        """Return what a model's logits are of: `"categorical"` or `"bernoulli"` outcomes; empty where nobody can tell.
+
+        The trial pass refuses probabilities in place of such logits.
+        """
+        return ""
+
+    def check_trial(self, model: nn.Module, data: Any, outputs: Any) -> None:  # noqa: B027 - most tasks check nothing
+        """Refuse a model for what the trial pass showed; `model` is a copy that may be called again."""
+
+    def called(self, call: Callable[..., Any] | None = None, decode: Callable[..., Any] | None = None) -> Task:
+        """Return the task with the caller's own way to call a model; see `GraphTask.called`.
+
+        Raises:
+            InvalidInputError: a task that has no such call.
+        """
+        if call is None and decode is None:
+            return self
+        given = "call" if call is not None else "decode"
+        raise InvalidInputError(f"Expected '{given}' for a task on a graph alone (got task '{self.name}')")
 
     @abstractmethod
     def make_parts(self, view: View) -> Parts:

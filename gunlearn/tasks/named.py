@@ -1,5 +1,8 @@
 """Tasks by their names."""
 
+from collections.abc import Callable
+from typing import Any
+
 from gunlearn.core.registry import Registry, did_you_mean
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Task
@@ -17,17 +20,17 @@ TASKS: Registry[Task] = Registry(
 )
 
 
-def as_task(task: str | Task) -> Task:
-    """Return a task from its name, or the task itself.
+def as_task(task: str | Task, call: Callable[..., Any] | None = None, decode: Callable[..., Any] | None = None) -> Task:
+    """Return a task from its name, or the task itself; with the caller's way to call a model, see `Task.called`.
 
     Raises:
         InvalidInputError: an unknown name.
         MissingExtraError: `"causal_lm"` without transformers.
     """
     if isinstance(task, Task):
-        return task
+        return task.called(call, decode)
     if not isinstance(task, str) or task not in TASKS:
         raise InvalidInputError(
             f"Expected a task among {sorted(TASKS)} or a Task object (got {task!r}){did_you_mean(task, TASKS)}"
         )
-    return TASKS[task]()
+    return TASKS[task]().called(call, decode)

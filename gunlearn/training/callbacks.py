@@ -18,6 +18,7 @@ class TrainState:
         best_metric: lowest value of the selection metric so far; `best_epoch` is its pass.
         seconds: wall time of the steps and of evaluations that choose a model, in seconds.
         seconds_before: the share of `seconds` before the run was resumed.
+        ended: why the loop ended, `"steps"` (all taken), `"target"` or `"callback"`; empty before, and without a loop.
     """
 
     epoch: int = 0
@@ -29,6 +30,7 @@ class TrainState:
     best_epoch: int | None = None
     seconds: float = 0.0
     seconds_before: float = 0.0
+    ended: str = ""
 
 
 @dataclass
@@ -90,6 +92,17 @@ class StatefulCallback(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; called before `on_train_begin`."""
+
+
+def stateful(callbacks: Sequence[Any]) -> list[StatefulCallback]:
+    """Return the callbacks whose state is saved, those that another one calls (its `callbacks`) included."""
+    found: list[StatefulCallback] = []
+    for callback in callbacks:
+        if isinstance(callback, StatefulCallback):
+            found.append(callback)
+        inner = getattr(callback, "callbacks", ())
+        found += stateful(inner) if isinstance(inner, list | tuple) else []
+    return found
 
 
 class EarlyStopping(Callback):

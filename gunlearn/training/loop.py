@@ -13,10 +13,10 @@ from tqdm.auto import tqdm
 
 from gunlearn.core.checks import check_integer
 from gunlearn.cost import Stopwatch
-from gunlearn.errors import DivergenceError, InvalidInputError
+from gunlearn.errors import CheckpointError, DivergenceError, InvalidInputError
 from gunlearn.losses import ObjectiveValue
 from gunlearn.seed import isolated_rng
-from gunlearn.training.callbacks import Callback, StatefulCallback, TrainControl, TrainState
+from gunlearn.training.callbacks import Callback, TrainControl, TrainState, stateful
 from gunlearn.training.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
 from gunlearn.training.processes import processes
@@ -116,7 +116,7 @@ def fit(
 
     Raises:
         DivergenceError: the loss or a parameter is NaN or infinite.
-        CheckpointError: `args.checkpoint_dir` holds another run's checkpoint.
+        CheckpointError: `args.checkpoint_dir` holds a damaged checkpoint, or that of another run or other callbacks.
     """
     if args.keep == "best" and (validate is None or args.eval_every is None):
         raise InvalidInputError("Expected validation items and 'eval_every' for keep='best' (got none)")
@@ -128,15 +128,21 @@ def fit(
     max_steps = args.epochs * steps_per_epoch if args.steps is None else args.steps
     state = TrainState(max_epochs=-(-max_steps // steps_per_epoch), max_steps=max_steps)
     control, best = TrainControl(), None
-    stateful = [callback for callback in callbacks if isinstance(callback, StatefulCallback)]
+    keeping = stateful(callbacks)
     saved = None if args.checkpoint_dir is None else load_checkpoint(args.checkpoint_dir, args.fingerprint)
     if saved is not None:
+        kinds = [type(callback).__name__ for callback in keeping]
+        if [kind for kind, _ in saved["callbacks"]] != kinds:
+            raise CheckpointError(
+                f"Expected the callbacks of the run that wrote the checkpoint in {args.checkpoint_dir}, "
+                f"{[kind for kind, _ in saved['callbacks']]} (got {kinds}): their state is in it"
+            )
         model.load_state_dict(saved["model"])
         stepper.load_state_dict(saved["optimizer"])
         if schedule is not None:
             schedule.load_state_dict(saved["scheduler"])
         state, best = saved["state"], saved["best"]
-        for callback, kept in zip(stateful, saved["callbacks"], strict=True):
+        for callback, (_, kept) in zip(keeping, saved["callbacks"], strict=True):
             callback.load_state_dict(kept)
         state.seconds_before = state.seconds
     together = processes()
@@ -173,6 +179,7 @@ def fit(
     with tqdm(total=max_steps, initial=state.step, disable=hidden, leave=False, unit="step") as bar:
         while state.step < max_steps and not control.should_training_stop:
             if stop is not None and together.agree(stop())[0]:
+                state.ended = "target"
                 break
             if state.step % steps_per_epoch == 0:
                 tell("on_epoch_begin")
@@ -206,7 +213,7 @@ def fit(
                 control.should_save = False
                 with watch.paused():
                     tensors = {"model": model.state_dict(), "optimizer": stepper.state_dict(), "best": best}
-                    tensors["callbacks"] = [callback.state_dict() for callback in stateful]
+                    tensors["callbacks"] = [(type(c).__name__, c.state_dict()) for c in keeping]
                     tensors["scheduler"] = None if schedule is None else schedule.state_dict()
                     if together.main:
                         save_checkpoint(args.checkpoint_dir, args.fingerprint, state, tensors)
@@ -215,6 +222,7 @@ def fit(
             bar.update()
             bar.set_postfix(loss=f"{record['loss']:.4f}")
     state.epoch = -(-state.step // steps_per_epoch)  # an unfinished pass counts
+    state.ended = state.ended or ("steps" if state.step >= max_steps else "callback")
     if args.keep == "best" and best is not None:
         model.load_state_dict(best)
     stepper.zero_grad(set_to_none=True)  # the last gradient would reveal the forget set

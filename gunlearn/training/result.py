@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import platform
+import warnings
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,12 +13,18 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load as weights_of
+from safetensors.torch import save as as_bytes
+from torch import Tensor, nn
 
+from gunlearn.core.atomic import checksum, make_folder, write_file
+from gunlearn.core.behaviour import code_of, differences, settings_of
+from gunlearn.core.owner_key import check_key_outside
 from gunlearn.errors import CheckpointError
 
 RECORD, WEIGHTS = "result.json", "model.safetensors"
+#: Notes that count what a request reaches: with the graph at hand, such numbers single out an edge. They stay here.
+COUNTS = ("affected", "items", "neighbours", "propagation", "rows", "touched")
 
 
 @dataclass
@@ -28,7 +35,7 @@ class Result:
         model: a new module in evaluation mode; the caller's own did not change.
         mode: its variant.
         seed: of the run; `None` for a model of unknown origin.
-        request_hash: hash of the request; `None` for a base model.
+        request_hash: hash of the request under the owner's key, see `Partition`; `None` for a base model.
         epochs: passes over the items, the one in which the run ended included; `None` if the caller's function trained.
         seconds: wall time, influence estimate included, curves for reports left out.
         peak_memory_mb: peak memory while the method ran, in MiB; `None` if it could not be measured.
@@ -63,6 +70,11 @@ class Result:
         return retained if back is None else back(retained)
 
     @property
+    def unchanged(self) -> bool:
+        """Return whether the model has the weights of the one before, bit for bit; `notes["why"]` says why."""
+        return bool(self.notes.get("unchanged"))
+
+    @property
     def seconds_per_epoch(self) -> float | None:
         """Return the mean wall time of an epoch, in seconds; `None` for a method without epochs."""
         return self.seconds / self.epochs if self.epochs and self.seconds is not None else None
@@ -73,50 +85,148 @@ class Result:
         return {name: getattr(self, name) for name in names}
 
     def record(self) -> dict[str, Any]:
-        """Return everything but tensors and live objects."""
+        """Return everything but tensors, live objects, and counts of the nodes and edges that the request reaches."""
         skip = {"model", "partition", "task", "original"}
-        return {name: value for name, value in self.__dict__.items() if name not in skip}
+        record = {name: value for name, value in self.__dict__.items() if name not in skip}
+        return record | {"notes": written_notes(self.notes)}
 
-    def save(self, directory: str | Path) -> Path:
-        """Write weights (safetensors) and record (JSON) into `directory`."""
+    def save(self, directory: str | Path, node_ids: bool = False) -> Path:
+        """Write weights (safetensors) and record (JSON, with checksums of both) into `directory`.
+
+        A save that is interrupted leaves the result that was there, or one that `load` refuses.
+
+        Args:
+            directory: of the two files.
+            node_ids: deletion operators (`gnndelete`, `inpo_s`) act on the nodes around what was forgotten. Their ids
+                are sealed under the owner's key, and only its holder can load the result; with `True` they are listed,
+                and everybody can load it and read them.
+
+        Raises:
+            InvalidInputError: the folder holds the owner's key.
+        """
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
+        check_key_outside(directory)
         weights = {name: t.detach().cpu().contiguous().clone() for name, t in self.model.state_dict().items()}
-        save_file(weights, directory / WEIGHTS)
-        (directory / RECORD).write_text(json.dumps(self.record(), indent=1))
+        if node_ids and _with_operators(weights):
+            from gunlearn.nn.attach.operators import listed_ids  # loads PyG, so only if needed
+
+            weights |= listed_ids(self.model)
+        content = as_bytes(weights)
+        architecture = {"settings": settings_of(self.model), "code": code_of(self.model)}
+        record = json.loads(json.dumps({**self.record(), "architecture": architecture}, default=_named))
+        sums = {"weights": checksum(content), "record": _checksum(record)}
+        text = json.dumps({**record, "checksums": sums}, indent=1)
+        make_folder(directory)
+        write_file(directory / WEIGHTS, content)
+        write_file(directory / RECORD, text.encode())
         return directory
 
     @classmethod
-    def load(cls, directory: str | Path, model: nn.Module) -> Result:
+    def load(cls, directory: str | Path, model: nn.Module, strict: bool = True) -> Result:
         """Read what `save` wrote into a copy of `model`, a module of the same architecture.
 
+        Args:
+            directory: that `save` wrote to.
+            model: of the same classes with the same settings (activations, dropout, aggregations) as the saved one.
+            strict: refuse a model whose settings or code differ from the saved one's; `False` warns of it.
+
         Raises:
-            CheckpointError: files are missing, damaged, or do not fit the model.
+            CheckpointError: files are missing, damaged, of different results, or do not fit the model; or node ids are
+                sealed under another key.
         """
         directory, model = Path(directory), copy.deepcopy(model)
         try:
-            record = json.loads((directory / RECORD).read_text())
-            weights = load_file(directory / WEIGHTS)
-            if any(".deletions." in f".{name}" for name in weights):
+            record, content = json.loads((directory / RECORD).read_text()), (directory / WEIGHTS).read_bytes()
+            sums, architecture = record.pop("checksums", None), record.get("architecture")
+            if sums is not None and sums["record"] != _checksum(record):
+                raise ValueError(f"{RECORD} has changed since it was written")
+            if sums is not None and sums["weights"] != checksum(content):
+                raise ValueError(
+                    f"{WEIGHTS} is not the file that {RECORD} was written for: damaged, or of another result"
+                )
+            record.pop("architecture", None)
+            weights = weights_of(content)
+            if _with_operators(weights):
                 from gunlearn.nn.attach.operators import restore_operators  # loads PyG, so only if needed
 
                 restore_operators(model, weights)
+            _check_types(model, weights)
             model.load_state_dict(weights)
-            return cls(model=model.eval(), **record)
+            _forget_caches(model)
+            result = cls(model=model.eval(), **record)
+            if architecture is not None:
+                _check_architecture(model, architecture, result.versions, strict)
         except OSError as error:
             raise CheckpointError(
                 f"Expected a saved result in {directory} (got no readable {error.filename or WEIGHTS})"
             ) from error
-        except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise CheckpointError(
                 f"Expected a saved result that fits {type(model).__name__} in {directory} (got: {error})"
             ) from error
+        if sums is None:
+            warnings.warn(
+                f"the result in {directory} has no checksums (release 0.1): nothing shows whether its weights belong "
+                "to its record; save it again once you have made sure",
+                UserWarning,
+                stacklevel=2,
+            )
+        return result
 
     def __repr__(self) -> str:
         cost = "" if self.epochs is None else f", {self.epochs} epochs"
         cost += "" if self.seconds is None else f", {self.seconds:.1f} s"
         path = f"; {self.notes['path']}" if "path" in self.notes else ""
-        return f"Result({self.method}, {self.mode}, seed={self.seed}, forgot {self.num_forget}{cost}{path})"
+        why = f"; {self.notes.get('why', 'the weights are unchanged')}" if self.unchanged else ""
+        return f"Result({self.method}, {self.mode}, seed={self.seed}, forgot {self.num_forget}{cost}{path}{why})"
+
+
+def written_notes(notes: dict[str, Any]) -> dict[str, Any]:
+    """Return a method's remarks as they may be written: without counts that could single out what was forgotten."""
+    kept = {name: value for name, value in notes.items() if name not in COUNTS}
+    if isinstance(kept.get("graph"), str):
+        kept["graph"] = kept["graph"].partition(", ")[0]  # "2-hop subgraph", not of how many nodes
+    return kept
+
+
+def _with_operators(weights: dict[str, Tensor]) -> bool:
+    return any(".deletions." in f".{name}" for name in weights)
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    return checksum(json.dumps(record, sort_keys=True).encode())
+
+
+def _named(value: Any) -> str:
+    """Return a setting that JSON has no form for by its name."""
+    return getattr(value, "__qualname__", None) or type(value).__name__
+
+
+def _check_types(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Refuse weights that loading would round."""
+    for name, own in (*model.named_parameters(), *model.named_buffers()):
+        saved = weights.get(name)
+        if saved is not None and saved.is_floating_point() and saved.dtype != own.dtype:
+            raise ValueError(f"'{name}' of {saved.dtype}, and {own.dtype} in the model; convert the model first")
+
+
+def _forget_caches(model: nn.Module) -> None:
+    """Empty what layers with `cached=True` keep of the graph that the given model was called on."""
+    for module in model.modules():
+        if getattr(module, "cached", None) is True:
+            vars(module).update({name: None for name in vars(module) if name.startswith("_cached")})
+
+
+def _check_architecture(model: nn.Module, saved: dict[str, Any], made_by: dict[str, str], strict: bool) -> None:
+    found = differences(saved["settings"], settings_of(model))
+    if made_by.get("python", "").split(".")[:2] == platform.python_version().split(".")[:2]:  # else code differs anyhow
+        now = code_of(model)
+        changed = [name for name in {**saved["code"], **now} if saved["code"].get(name) != now.get(name)]
+        found += [f"the code of '{name}' differs" for name in changed]
+    if found and strict:
+        raise ValueError(f"another model than was saved: {'; '.join(found[:3])}; strict=False loads it all the same")
+    if found:
+        warnings.warn(f"the model is another than was saved: {'; '.join(found[:3])}", UserWarning, stacklevel=3)
 
 
 def versions() -> dict[str, str]:

@@ -1,26 +1,27 @@
 """Train one model: copies, random state, clock, memory, record."""
 
-import copy
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from gunlearn.core.behaviour import code_of, settings_of
 from gunlearn.core.checks import check_seed
+from gunlearn.core.detached import detached
+from gunlearn.core.digest import content_hash, state_hash
+from gunlearn.core.owner_key import keyed_hash
 from gunlearn.cost import PeakMemory
-from gunlearn.errors import UnsupportedModelError
-from gunlearn.nn.kernels.bag_of_words import dense_parts
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.trial import private_copy, trial_pass
 from gunlearn.training.callbacks import Callback, check_callbacks
 from gunlearn.training.from_scratch import train_from_scratch
 from gunlearn.training.loop import TrainArguments
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
-from gunlearn.training.result import Result
+from gunlearn.training.result import Result, versions
+from gunlearn.training.unchanged import remark_unchanged
 
 
 def run_training(
@@ -34,15 +35,20 @@ def run_training(
     scheduler: SchedulerSpec | None = None,
 ) -> Result:
     """Train a copy of `model` (as initialised by the caller) on `data`."""
-    model = private_copy(model, task)
+    data = detached(data)
     check_seed(seed)
     check_callbacks(callbacks)
+    trial_pass(model, data, task)
+    initial, model = model, private_copy(model, task)
     if args.checkpoint_dir is not None:
         settings = {**vars(args), "progress": None, "checkpoint_dir": None, "checkpoint_every": None}
-        args = replace(args, fingerprint=fingerprint_of(["train", settings], task, seed, model, data))
+        args = replace(
+            args, fingerprint=fingerprint_of(["train", settings, optimizer, scheduler], task, seed, model, data)
+        )
     with isolated_rng(seed):
         memory = PeakMemory(device_of(model))
         state = train_from_scratch(model, data, task, args, callbacks, optimizer, scheduler)
+    notes = {"best_epoch": state.best_epoch, "best_val_loss": state.best_metric}
     config = {key: value for key, value in args.__dict__.items() if key not in ("checkpoint_dir", "fingerprint")}
     return Result(
         model=model.eval(),
@@ -53,7 +59,7 @@ def run_training(
         seconds=state.seconds,
         peak_memory_mb=memory.mb,
         history=state.log_history,
-        notes={"best_epoch": state.best_epoch, "best_val_loss": state.best_metric, **task.remarks(model)},
+        notes={**remark_unchanged(notes, initial, model, state), **task.remarks(model)},
         task=task,
     )
 
@@ -63,29 +69,19 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def private_copy(model: nn.Module, task: Task) -> nn.Module:
-    """Return a deep copy of `model`, adapted by `Task.adopt`."""
-    try:
-        model = copy.deepcopy(model)
-    except (RuntimeError, TypeError) as error:
-        raise UnsupportedModelError(
-            f"Expected a model that can be copied (got: {error}); detach or delete tensors that a forward pass left "
-            "on it"
-        ) from error
-    return task.adopt(model)
-
-
 def fingerprint_of(settings: list[Any], task: Task, seed: int, model: nn.Module, data: Any) -> str:
-    """Return a hash of all that decides how a run goes: settings, weights (and which of them are trained), data."""
+    """Return hashes, `name:hash` each, of all that decides how a run goes.
+
+    These are settings, what the model does (types, settings, code), its weights and which of them are trained, the data
+    and the versions. They are made under the owner's key: another one gives another fingerprint.
+    """
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    digest = hashlib.sha256(json.dumps([*settings, task.name, vars(task), seed, trained], default=repr).encode())
-    tensors = {**model.state_dict(), **{f"data.{key}": data[key] for key in sorted(data.keys())}}
-    for name, value in tensors.items():
-        digest.update(name.encode())
-        if not isinstance(value, Tensor):
-            digest.update(repr(value).encode())
-            continue
-        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        for part in dense_parts(value):
-            digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    parts = {
+        "key": "",
+        "settings": [*settings, task.name, vars(task), seed],
+        "model": [settings_of(model), code_of(model), trained],
+        "weights": state_hash(model),
+        "data": {key: data[key] for key in sorted(data.keys())},
+        "versions": versions(),
+    }
+    return " ".join(f"{name}:{keyed_hash(content_hash(part).encode(), 'run')}" for name, part in parts.items())

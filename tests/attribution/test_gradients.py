@@ -17,7 +17,7 @@ from gunlearn.attribution.training.gradients import last_layer
 from gunlearn.errors import CheckpointError, InvalidInputError, UnsupportedMethodError
 from gunlearn.methods import Result
 from gunlearn.nn.kernels.switch import PlainPathWarning, plain_path
-from gunlearn.tasks.graph.link_prediction import one_direction
+from gunlearn.requests.training_graph import distinct_pairs
 from tests.attribution.second_order import NETS, net
 
 NUM_NODES = 24
@@ -48,7 +48,7 @@ def items_and_losses(model, data, task, of):
     if task == "node_classification":
         loss = cross_entropy(logits, data.y, reduction="none") * data.train_mask / data.train_mask.sum()
         return torch.arange(NUM_NODES), loss
-    edges = one_direction(data)
+    edges = distinct_pairs(data)
     loss = softplus(-(logits[edges[0]] * logits[edges[1]]).sum(1)) / (2 * edges.size(1))
     if of == "edges":
         return edges, loss
@@ -172,10 +172,10 @@ def test_damaged_checkpoints(tmp_path):
 
 def test_probes_estimate_the_norms():
     data, model = graph(), make()
-    options = {"estimator": "gradient_similarity", "target": f, "items": one_direction(data)}
+    options = {"estimator": "gradient_similarity", "target": f, "items": distinct_pairs(data)}
     exact = gu.influence(model, data, probes=None, **options)
     few, many = (gu.influence(model, data, probes=k, **options) for k in (4, 30))
-    assert one_direction(data).size(1) > 30
+    assert distinct_pairs(data).size(1) > 30
     assert torch.equal(exact.sign(), many.sign())
     # Relative error of a norm 1 / sqrt(2 k) = 0.13; four standard deviations of the worst of some 40 items.
     error = [(estimate / exact - 1).abs() for estimate in (few, many)]
@@ -219,7 +219,7 @@ def test_a_model_with_its_own_decoder():
 
     torch.manual_seed(0)
     data, model = gu.link_split(graph(), 0.1, 0.1), Scorer().double()
-    edges = one_direction(data)
+    edges = distinct_pairs(data)
     z, parameters = model(data.x, data.edge_index), list(model.parameters())
 
     def loss(pairs, label):

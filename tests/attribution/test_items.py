@@ -6,7 +6,7 @@ from torch_geometric.data import Data
 
 import gunlearn as gu
 from gunlearn.attribution import resolve_items
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, InvalidTypeError
 from tests.attribution.removal import GRAPHS, NODES, SIZE, Stack, built, directed, randomised, tangled, weighted
 
 
@@ -129,6 +129,8 @@ def test_a_nodes_own_output_counts_for_a_value_and_not_for_a_distance():
         ("edges", [[19], [19]], "edges of the graph"),
         ("nodes", [[0], [1]], r"\[k\]"),
         ("nodes", [True], "integers"),
+        ("nodes", "all", "integers"),
+        ("nodes", {0}, "integers"),
         ("nodes", [-1], "nodes in"),
         ("features", [SIZE], "columns in"),
         ("features", [[0], [SIZE]], "columns in"),
@@ -146,3 +148,9 @@ def test_graphs_without_what_is_asked_for():
         resolve_items(Data(edge_index=torch.empty(2, 0, dtype=torch.long), num_nodes=3), "edges")
     with pytest.raises(InvalidInputError, match="features"):
         resolve_items(Data(edge_index=torch.tensor([[0], [1]]), num_nodes=3), "features")
+
+
+@pytest.mark.parametrize("estimator", [3, None, object()])
+def test_what_is_no_estimator(estimator):
+    with pytest.raises(InvalidTypeError, match="an estimator's name or an Estimator"):
+        gu.influence(gu.GCN(SIZE), weighted(), estimator=estimator)

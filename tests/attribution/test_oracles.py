@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch_geometric.nn import SGConv
 
 import gunlearn as gu
-from gunlearn.tasks.graph.link_prediction import one_direction
+from gunlearn.requests.training_graph import distinct_pairs
 from gunlearn.tasks.graph.node_classification import training_nodes
 from tests.attribution.second_order import graph, net
 
@@ -81,7 +81,7 @@ def test_cosine_of_nodes_equals_dattri():
 
 def test_tracin_of_edges_equals_dattri():
     data, model = graph(NUM_NODES), make()
-    edges, ones = one_direction(data), torch.ones
+    edges, ones = distinct_pairs(data), torch.ones
     held_out = torch.cat([data.val_pos_edge_index, data.val_neg_edge_index], dim=1).t()
     label = torch.cat([ones(data.val_pos_edge_index.size(1)), torch.zeros(data.val_neg_edge_index.size(1))])
     train = (edges.t(), ones(edges.size(1)))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gunlearn.bench import Cell, GridConfig, Recipe, run_grid, suite
+from gunlearn.bench import Cell, GridConfig, ModelStore, Recipe, run_grid, suite
 from gunlearn.bench.course import Course
 from gunlearn.bench.store import RowStore, json_plain
 from gunlearn.datasets import load
@@ -17,7 +17,7 @@ from gunlearn.metrics import LinkEvaluator, histogram
 from gunlearn.nn import GCN
 from gunlearn.report import grid_report
 from gunlearn.requests import ForgetEdges
-from gunlearn.tasks import LinkPrediction, link_split
+from gunlearn.tasks import LinkPrediction, as_task, link_split, node_split
 from tests.bench.cases import RECIPE, row_of, same
 from tests.methods.cases import same_weights
 
@@ -351,3 +351,13 @@ def test_models_are_kept_by_what_was_forgotten_too(tmp_path):
     assert rows[0]["request_hash"] != rows[1]["request_hash"]
     assert rows[0]["retain_prob"] != rows[1]["retain_prob"]
     assert len([f for f in (tmp_path / "models").iterdir() if f.is_dir()]) == 1 + 2 * 2  # one base, two references each
+
+
+def test_labels_and_masks_make_no_classes_of_embeddings(tmp_path):
+    """Planetoid's graphs bring both: under link prediction the model has the recipe's outputs all the same."""
+    data = node_split(link_split(load("digits"), seed=0), seed=0)
+    assert data.y.max() == 9
+    recipe = replace(RECIPE, out_channels=5)
+    for task, width in (("link_prediction", 5), ("node_classification", 10)):
+        model = ModelStore(tmp_path, recipe, as_task(task)).base(data, 0).model
+        assert model(data.x, data.edge_index).size(1) == width

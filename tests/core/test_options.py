@@ -61,3 +61,20 @@ def test_the_option_said_for_one_alone_wins_whatever_the_order() -> None:
     for wrong, words in (("b.y=1", "b: x"), ("z=1", "a: x, y; b: x"), ("c.x=1", "'a', 'b'"), ("a.=1", "a: x, y")):
         with pytest.raises(InvalidInputError, match=words):
             typed_options([wrong], known, "thing")
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("retrain", {"train": 3}, "'train' of 'retrain' to be a function or None"),
+        ("finetune", {"optimizer_options": 1.5}, "'optimizer_options' of 'finetune' to be a mapping or None"),
+        ("finetune", {"scheduler_options": [1]}, "'scheduler_options' of 'finetune' to be a mapping or None"),
+        ("finetune", {"num_neighbors": 5}, "'num_neighbors' of 'finetune' to be a tuple or None"),
+        ("ceu", {"perturbation": True}, "'perturbation' of 'ceu' to be a Tensor or None"),
+    ],
+)
+def test_values_of_other_types_are_refused(method: str, options: dict, words: str) -> None:
+    with pytest.raises(InvalidInputError, match=words):
+        check_options(METHODS[method], options, method)
+    check_options(METHODS[method], dict.fromkeys(options), method)  # control: None is the default
+    check_options(METHODS["finetune"], {"num_neighbors": [5, 5], "optimizer_options": {"eps": 1e-6}}, "finetune")

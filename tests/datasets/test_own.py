@@ -107,10 +107,10 @@ def test_edge_list_forms(write, text):
         ("0,1\n1,x\n", "line 2 .got 'x'"),
         ("0,1\n\n# note\n1,2.5\n", r"line 4 .got '2\.5'"),
         ("0,1\n1,1_0\n", "line 2 .got '1_0'"),
-        ("a,b\nc,d\n", "line 2 .got 'c'"),  # one header, not two
+        ("a,b\nc,d\n", "line 1 that occur nowhere else"),  # a header or an edge
         ("0,1\na,b\n", "line 2 .got 'a'"),  # a header is the first line
         ("0,-1\n", "line 1 .got -1"),
-        ("0,1\n0,99999999999\n", "line 2 .got 99999999999"),
+        ("0,1\n1,2\n2,99999999999\n", "line 3 names node 99999999999"),
         ("0,1,2\n", "2 columns.*line 1 .got 3"),
         ("0,1\n7\n", "2 columns.*line 2 .got 1"),
         ("0,,1\n", "2 columns.*line 1 .got 3"),

@@ -46,7 +46,7 @@ def test_it_does_what_it_names():
     named = gu.unlearn(model, data, request, result.notes["chosen"], "node_classification", seed=4, weight_decay=0.1)
     assert same_weights(result.model, named.model)
     assert not same_weights(result.model, model)  # control
-    assert result.notes["why"] == "classification"
+    assert result.notes["why"] == "'auto' chose 'finetune', because the task is a classification."
 
 
 def test_a_request_of_another_kind_is_a_method_s_own_refusal():

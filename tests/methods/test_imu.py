@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from gunlearn.curvature.fisher import fisher_diagonal
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.methods import IMU, GradientAscentMethod, run_method
 from gunlearn.methods.any_task import imu
 from gunlearn.methods.any_task.imu import head_influence, item_weights
@@ -148,3 +148,10 @@ def test_weights_come_from_the_trained_model() -> None:
     histories = [on_digits(IMU(epochs=1, probes=None), seed=seed).history[0]["loss"] for seed in (1, 2)]
     assert histories[0] == histories[1]
     assert histories[0] != on_digits(GradientAscentMethod(epochs=1)).history[0]["loss"]
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_head_that_no_loss_reads_is_refused(trained: bool) -> None:
+    used, head = nn.Linear(2, 1).requires_grad_(trained), nn.Linear(2, 2)
+    with pytest.raises(UnsupportedModelError, match="module defined last"):
+        head_influence([lambda: used(torch.ones(3, 2)).view(-1)], list(head.parameters()), 1.0)

@@ -234,8 +234,9 @@ def test_a_step_that_is_not_to_be_trusted_is_refused() -> None:
 
 def test_refusals() -> None:
     data = karate()
-    with pytest.raises(UnsupportedMethodError, match="use 'gif'"):
-        run_method(IF(), linear(), REQUESTS["edges"].resolve(data), NODES)
+    for request in (REQUESTS["edges"], REQUESTS["nodes"] + REQUESTS["edges"]):  # edges alone, or beside nodes
+        with pytest.raises(UnsupportedMethodError, match=r"got edges, without terms.* use 'gif'"):
+            run_method(IF(), linear(), request.resolve(data), NODES)
     with pytest.raises(UnsupportedMethodError, match="for 'if'"):
         run_method(IF(), PairRegression().double(), REQUESTS["features"].resolve(data), LINKS)
     with pytest.raises(InvalidInputError, match="frozen"):

@@ -12,6 +12,7 @@ from torch_geometric.transforms import ToUndirected
 import gunlearn as gu
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.nn import homogeneous, path_of, plain_path, removed_edges, scaled_messages
+from gunlearn.tasks.base import View
 from tests.methods.cases import same_weights
 
 CLUBS = ("hi", "officer")
@@ -252,19 +253,57 @@ def test_edge_requests_on_a_model_of_relations(method: str) -> None:
     assert all(torch.equal(data[key], given[key]) for key in ("x", "edge_index", "edge_type"))
 
 
-def test_both_directions_are_two_relations() -> None:
-    hetero = ToUndirected(merge=False)(karate())
+@pytest.mark.parametrize("named", ["rev_*", "same pairs flipped"])
+def test_an_edge_and_its_reverse_are_one(named: str) -> None:
+    hetero, forward = ToUndirected(merge=False)(karate()), ("hi", "knows", "officer")
+    backward = ("officer", "rev_knows", "hi")
+    if named != "rev_*":
+        backward = ("officer", "known by", "hi")
+        hetero[backward].edge_index = hetero["officer", "rev_knows", "hi"].edge_index
+        del hetero["officer", "rev_knows", "hi"]
     model = sage(hetero)
     wrapper, data = homogeneous(model, hetero)
-    forward, backward = ("hi", "knows", "officer"), ("officer", "rev_knows", "hi")
-    ids = wrapper.edge_ids(data, forward, [2]), wrapper.edge_ids(data, backward, [2])
-    partition = gu.ForgetEdges(edge_ids=ids[0]).resolve(data)
-    assert partition.forget_mask.nonzero().view(-1).tolist() == ids[0].tolist()
-    both = gu.ForgetEdges(edge_ids=torch.cat(ids)).resolve(data)
+    ids = [wrapper.edge_ids(data, relation, [2]) for relation in (forward, backward)]
+    expected = wrapper.relation(forward), wrapper.relation(backward)
+    pair = data.edge_index[:, ids[0]]
     edges = without(hetero, forward, 2) | {backward: without(hetero, backward, 2)[backward]}
-    retain = both.retain_data
-    out = wrapper(retain.x, retain.edge_index, retain.edge_type)
-    torch.testing.assert_close(out, by_hand(model, hetero, edges))
+    for request in (
+        gu.ForgetEdges(edge_ids=ids[0]),
+        gu.ForgetEdges(edge_ids=ids[1]),
+        gu.ForgetEdges(edge_ids=torch.cat(ids)),
+        gu.ForgetEdges(pair),
+        gu.ForgetEdges(pair.flip(0), edge_type=expected[1]),
+    ):
+        partition = request.resolve(data)
+        assert partition.forget_mask.nonzero().view(-1).tolist() == sorted(torch.cat(ids).tolist())
+        assert partition.num_forget == 1
+        retain = partition.retain_data
+        out = wrapper(retain.x, retain.edge_index, retain.edge_type)
+        torch.testing.assert_close(out, by_hand(model, hetero, edges))
+        key = partition.retain_edge_index.sort(dim=0).values
+        assert not (key == pair.sort(dim=0).values).all(dim=0).any()  # no retained positive either
+
+
+def test_draws_splits_and_losses_know_the_reverse() -> None:
+    hetero = ToUndirected(merge=False)(karate())
+    wrapper, data = homogeneous(sage(hetero), hetero)
+    forward = wrapper.relation(("hi", "knows", "officer"))
+    backward = wrapper.relation(("officer", "rev_knows", "hi"))
+    drawn = gu.ForgetEdges(count=4, edge_type=backward, seed=1).resolve(data)
+    kinds = data.edge_type[drawn.forget_mask].tolist()
+    assert sorted(kinds) == [forward] * 4 + [backward] * 4
+    split = gu.link_split(data, 0.1, 0.1)
+    held = {
+        tuple(sorted(pair)) for pair in torch.cat([split.val_pos_edge_index, split.test_pos_edge_index], 1).t().tolist()
+    }
+    assert not held & {tuple(sorted(pair)) for pair in split.edge_index.t().tolist()}
+    pairs = {tuple(sorted(pair)) for pair in split.edge_index.t().tolist()}
+    assert gu.LinkPrediction().training_parts(split).count("retain") == len(pairs)
+    partition = gu.ForgetEdges(count=3).resolve(split)
+    assert gu.LinkPrediction().make_parts(View(partition)).count("retain") == len(pairs) - len(
+        {tuple(sorted(pair)) for pair in partition.forget_edge_index.t().tolist()}
+        - {tuple(sorted(pair)) for pair in partition.retain_edge_index.t().tolist()}
+    )
 
 
 @pytest.mark.filterwarnings("ignore::gunlearn.attribution.SlowEstimatorWarning")
@@ -345,7 +384,10 @@ def test_bags_of_words_stay_sparse_on_cora(data_root) -> None:
     )
     assert path_of(result.model) == "CSR products in 8 of 8 layers; sparse features"
     edges = hetero.edge_index_dict
+    pair = edges[relation][:, 7]
     edges[relation] = torch.cat([edges[relation][:, :7], edges[relation][:, 8:]], dim=1)
+    back = edges["some", "cites", "rest"]  # the same citation the other way
+    edges["some", "cites", "rest"] = back[:, ~(back == pair.flip(0)[:, None]).all(dim=0)]
     dense = {"some": cora.x[some], "rest": cora.x[~some]}
     expected = result.model.model(dense, edges)
     out = wrapper.by_type(gu.LinkPrediction().encode(result.model, result.partition.retain_data))

@@ -15,7 +15,7 @@ from torch_geometric.data import Data, HeteroData
 
 import gunlearn as gu
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError, InvalidTypeError
-from gunlearn.requests import ForgetEdges, ForgetItems
+from gunlearn.requests import ForgetEdges, ForgetFeatures, ForgetItems, ForgetNodes
 
 
 def array_data(num_items: int = 12, **more: object) -> Data:
@@ -200,3 +200,10 @@ def test_the_request_is_its_own() -> None:
     assert repr(ForgetItems([5, 6, 7, 8])) == "ForgetItems([5, 6, 7, ...])"
     assert repr(ForgetItems(mask=mask_of([1, 2]))) == "ForgetItems(mask=<2 of 12 items>)"
     assert repr(ForgetItems(ratio=0.25, seed=3)) == "ForgetItems(ratio=0.25, seed=3)"
+
+
+@pytest.mark.parametrize("request_", [ForgetEdges(count=1), ForgetNodes([1]), ForgetFeatures([1])])
+def test_a_request_on_a_graph_of_independent_items_names_the_one_that_fits(request_) -> None:
+    x, y = torch.randn(6, 4), torch.arange(6) % 2
+    with pytest.raises(InvalidTypeError, match="independent items, which ForgetItems names"):
+        gu.unlearn(torch.nn.Linear(4, 2), (x, y), request_, "utu", "image_classification")

@@ -44,7 +44,7 @@ CONSTRUCTION = [
     ({"edge_index": torch.zeros(3, 2, dtype=torch.long)}, r"shape \[2, F\].*\(3, 2\)"),
     ({"edge_index": [[0, 1, 2], [1, 2, 3]]}, "list of pairs"),
     ({"edge_index": [(0, 1), (2,)]}, "integers"),
-    ({"edge_index": [("a", "b")]}, "integers"),
+    ({"edge_index": [("a", 1)]}, "texts or row numbers"),
     ({"edge_ids": [[0, 1]]}, r"shape \[F\]"),
     ({"edge_ids": np.array([0.5])}, "integers .*float64"),
 ]
@@ -123,7 +123,8 @@ DATA = [
     ({}, Data(edge_index=torch.zeros(2, 2), num_nodes=2), None, "int64"),
     ({}, Data(edge_index=torch.tensor([[0], [5]]), num_nodes=2), None, r"in \[0, 2\) \(got 0 to 5\)"),
     ({}, Data(edge_index=torch.tensor([[0], [-1]]), num_nodes=2), None, r"in \[0, 2\)"),
-    ({}, path(adj_t=torch.eye(7).to_sparse()), None, "'adj_t' too"),
+    ({}, path(adj_t=torch.eye(7)), None, "'adj_t' as a sparse matrix"),
+    ({}, path(walks=torch.ones(7, 7).to_sparse()), None, "'walks' to hold the edges"),
     ({"region": "in"}, path(test_pos_edge_index=None), None, "data with 'test_pos_edge_index'"),
     ({"region": "out"}, path(test_pos_edge_index=None), None, "data with 'test_pos_edge_index'"),
     ({"region": "in"}, path(test_pos_edge_index=NONE), None, "hold edges"),

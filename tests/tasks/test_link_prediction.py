@@ -13,8 +13,9 @@ from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn import GCN
 from gunlearn.nn.kernels.edge_scores import EdgePattern
 from gunlearn.requests import ForgetEdges
+from gunlearn.requests.training_graph import distinct_pairs
 from gunlearn.tasks import TASKS, ImageClassification, LinkPrediction, as_task, link_split
-from gunlearn.tasks.graph.link_prediction import EdgeItems, one_direction
+from gunlearn.tasks.graph.link_prediction import EdgeItems
 from tests.tasks.cases import both, columns, random_graph
 
 NUM_NODES = 30
@@ -365,4 +366,4 @@ def test_held_out_items():
 )
 def test_one_column_per_edge(edges, expected):
     data = Data(edge_index=torch.tensor(edges).t(), num_nodes=4)
-    assert columns(one_direction(data)) == expected
+    assert columns(distinct_pairs(data)) == expected

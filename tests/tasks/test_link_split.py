@@ -222,7 +222,7 @@ def test_input_and_random_state_are_left_alone():
         (random_graph(30, 60), {"test_ratio": float("nan")}, "ratios"),
         (random_graph(30, 60), {"val_ratio": 0.001}, "enough edges"),
         (random_graph(30, 60), {"test_ratio": 0.0}, "enough edges"),
-        (Data(edge_index=torch.empty(2, 0, dtype=torch.long), num_nodes=5), {}, "enough edges"),
+        (Data(edge_index=torch.empty(2, 0, dtype=torch.long), num_nodes=5), {}, "training edges"),
         (link_split(random_graph(30, 60)), {}, "already holds"),
         (random_graph(6, 2000), {"val_ratio": 0.1, "test_ratio": 0.1}, "complete"),
     ],

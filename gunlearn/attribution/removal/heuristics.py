@@ -32,7 +32,7 @@ class Nora(Estimator):
     cost = "two passes"
 
     def scores(self, problem: InfluenceProblem) -> Tensor:
-        score = nora(problem.model, problem.data, self.beta, self.p, self.k1, k3=self.k3).detach()
+        score = nora(problem.model, problem.data, self.beta, self.p, self.k1, k3=self.k3, task=problem.task).detach()
         items = problem.items
         return score[items.ids] if items.of == "nodes" else inpo_edge_scores(score, items.ids)
 

@@ -16,6 +16,7 @@ from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.scatter import scatter
 from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_matrix
 from gunlearn.seed import isolated_rng
+from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.link_prediction import LinkPrediction
 
 
@@ -27,6 +28,7 @@ def nora(
     k1: float = 1.0,
     k2: tuple[float, float] = (0.5, 0.0),
     k3: float = 1.0,
+    task: Task | None = None,
 ) -> Tensor:
     r"""Estimate the effect of removing each node on all other outputs, `[num_nodes]`, >= 0 (arXiv 2403.08333).
 
@@ -51,6 +53,7 @@ def nora(
         k1: share of symmetric against mean normalisation in `delta`.
         k2: shares of `1/sqrt(d)` and `1/d` in `w`.
         k3: weight of the aggregation term.
+        task: how the model is called; `None` for link prediction's way.
 
     Raises:
         UnsupportedModelError: no message passing layer, or no gradient through one.
@@ -61,7 +64,7 @@ def nora(
     mean_degree = degree.mean()
     acc = torch.zeros_like(degree)
     rate = torch.ones_like(degree)
-    for value, grad, row in reversed(_layer_inputs(model, data)):
+    for value, grad, row in reversed(_layer_inputs(model, data, task or LinkPrediction())):
         product = value * grad
         if row is None:
             norm = product.flatten(1).norm(p=p, dim=1)
@@ -102,7 +105,7 @@ def _adjacency(edge_index: Tensor, num_nodes: int) -> tuple[SparseMatrix, Tensor
     return memo(edge_index, ("nora", num_nodes), build)
 
 
-def _layer_inputs(model: nn.Module, data: Data) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+def _layer_inputs(model: nn.Module, data: Data, task: Task) -> list[tuple[Tensor, Tensor, Tensor | None]]:
     """Return each layer's input, its gradient and, for sparse features, the row of each entry.
 
     Bag-of-words features stay sparse, and so does their gradient. The model reads NaN in their place: NaN outputs
@@ -116,7 +119,7 @@ def _layer_inputs(model: nn.Module, data: Data) -> list[tuple[Tensor, Tensor, Te
         stand_in = torch.sparse_csr_tensor(crow, col, nan, size=size, check_invariants=False)
         memo(stand_in, "sparse_features", lambda: features.with_values(values))
         try:
-            found = _captured(model, data, stand_in, values, features.rows)
+            found = _captured(model, data, task, stand_in, values, features.rows)
         except (RuntimeError, NotImplementedError, GunlearnError):
             found = None  # the layer takes no sparse features
         if found is not None and all(bool(torch.isfinite(grad).all()) for _, grad, _ in found):
@@ -124,11 +127,16 @@ def _layer_inputs(model: nn.Module, data: Data) -> list[tuple[Tensor, Tensor, Te
     x = data.x
     if x is not None:
         x = (x if x.layout == torch.strided else x.to_dense()).detach().requires_grad_()
-    return _captured(model, data, x)
+    return _captured(model, data, task, x)
 
 
 def _captured(
-    model: nn.Module, data: Data, x: Tensor | None, values: Tensor | None = None, rows: Tensor | None = None
+    model: nn.Module,
+    data: Data,
+    task: Task,
+    x: Tensor | None,
+    values: Tensor | None = None,
+    rows: Tensor | None = None,
 ) -> list[tuple[Tensor, Tensor, Tensor | None]]:
     captured: list[Tensor] = []
 
@@ -153,7 +161,7 @@ def _captured(
     with ExitStack() as hooks, torch.enable_grad(), isolated_rng(), evaluating(model), suspended_caches(model):
         for layer in message_passing_layers(model).values():
             hooks.enter_context(layer.register_forward_pre_hook(capture, with_kwargs=True))
-        out = LinkPrediction().encode(model, view).softmax(dim=-1)
+        out = task.encode(model, view).softmax(dim=-1)
         if not captured or not out.requires_grad:
             raise UnsupportedModelError("Expected gradients with respect to layer inputs (got a model without)")
         grads = torch.autograd.grad((out * out.detach()).sum(), captured, materialize_grads=True)

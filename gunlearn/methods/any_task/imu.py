@@ -13,7 +13,7 @@ from gunlearn.attribution.training.gradients import last_layer
 from gunlearn.core.checks import check_choice
 from gunlearn.curvature.fisher import check_probes, fisher_diagonal
 from gunlearn.curvature.training_loss import second_order
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import GradientAscent, Objective, Prediction, as_objective
 from gunlearn.losses.functional import sum_tokens
 from gunlearn.losses.influence_weights import item_weights
@@ -171,7 +171,14 @@ class _Pulled:
 
     def __init__(self, losses: Tensor, head: list[nn.Parameter]) -> None:
         self.losses, self.head, self.dummy = losses, head, torch.ones_like(losses, requires_grad=True)
-        pull = torch.autograd.grad(losses, head, self.dummy, create_graph=True, allow_unused=True)
+        pull: Sequence[Tensor | None] = [None]
+        if losses.requires_grad:
+            pull = torch.autograd.grad(losses, head, self.dummy, create_graph=True, allow_unused=True)
+        if all(g is None for g in pull):
+            raise UnsupportedModelError(
+                "Expected a loss that depends on the module defined last, whose weights IMU reads (got one that does "
+                "not); define the output layer last in the model's __init__"
+            )
         self.pull = [torch.zeros_like(p) if g is None else g for g, p in zip(pull, head, strict=True)]
 
     def moments(self, probes: int | None) -> tuple[int, list[Tensor], list[Tensor]]:

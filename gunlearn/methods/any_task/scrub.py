@@ -162,6 +162,12 @@ class ScrubR(Scrub):
         candidates = Candidates(problem, parts, self.tie_break, self.batch_size)
         outcome = super().run(replace(problem, callbacks=[candidates, *problem.callbacks]))
         outcome.notes.update(candidates.notes)
+        if candidates.notes["chosen"] == 0:
+            outcome.unchanged = (
+                f"of {candidates.notes['candidates']} candidates the original model's error on the forget set "
+                f"({candidates.notes['forget_error']:.3g}) comes closest to that on validation items of its classes "
+                f"({candidates.notes['reference_error']:.3g})"
+            )
         return outcome
 
 

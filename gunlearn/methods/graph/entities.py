@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.nn.kernels.sparse import csr, row_of_entries
-from gunlearn.requests.apply import without_features
+from gunlearn.requests.features import without_features
 from gunlearn.requests.selection import k_hop_mask
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.beside import beside

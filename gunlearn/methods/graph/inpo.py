@@ -167,7 +167,7 @@ class INPO(GradientMethod):
             touched[partition.retain_edge_index.flatten()] = True
             named = touched[index[0]] & touched[index[1]]
         pairs = index[:, named]
-        scale = influence_scale(min_max(nora(problem.reference, data)).detach(), pairs)
+        scale = influence_scale(min_max(nora(problem.reference, data, task=problem.task)).detach(), pairs)
         if by_name != "nora" or self.flip_influence:
             # INPO scores nodes, not pairs.
             by = "nora:nodes" if by_name == "nora" else self.influence

@@ -95,10 +95,11 @@ class IF(GIF):
     def supports(self, task: Any, partition: Any) -> None:
         super().supports(task, partition)
         own = {"nodes"} | ({"edges"} if task.name == "link_prediction" else set())
-        if not own & set(partition.forgets):
+        without = [kind for kind in partition.forgets if kind not in own]
+        if without:
             raise UnsupportedMethodError(
                 f"Expected a request for {' or '.join(sorted(own))} under task '{task.name}' for '{self.name}' (got "
-                f"{' and '.join(partition.forgets)}, without terms of their own); use 'gif', which follows messages"
+                f"{' and '.join(without)}, without terms of their own); use 'gif', which follows messages"
             )
 
 

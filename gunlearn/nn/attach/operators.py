@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.core.owner_key import VARIABLE, seal, unseal
+from gunlearn.errors import CheckpointError, InvalidInputError, UnsupportedModelError
 from gunlearn.nn.attach.message_layers import message_passing_layers
 from gunlearn.nn.attach.overrides import AfterLayer, Override
 from gunlearn.nn.kernels.subgraph import Subgraph
@@ -19,6 +20,8 @@ from gunlearn.nn.kernels.subgraph import Subgraph
 OPERATOR_INITS = ("identity", "normal", "ones")
 HOME = "deletions"  # the submodule of a layer that holds its operators, in the order in which they are applied
 _SAVED = re.compile(rf"^(?:(.*)\.)?{HOME}\.(\d+)\.weight$")
+_IDS = "_extra_state"  # torch's name in a state dict for what `get_extra_state` returns
+_FORMER = "nodes"  # the name under which release 0.1 listed them
 
 
 @dataclass(eq=False)
@@ -48,6 +51,9 @@ class DeletionOperator(nn.Module):
     Where a pass reads another graph beside its own (`tasks/graph/beside.py`), the rows of its own come first. A second
     copy of all nodes is changed like the first; further rows of anything else stay unchanged.
 
+    The nodes are the neighbourhood of what was forgotten. A `state_dict` holds their mask sealed under the owner's key
+    (`gunlearn.core.owner_key`), which loading needs. Pickles of the module hold the ids themselves.
+
     Args:
         nodes: sorted ids of the nodes, `[k]`.
         num_nodes: size of the graph that these ids belong to.
@@ -76,7 +82,7 @@ class DeletionOperator(nn.Module):
             "ones": lambda: torch.full((channels, channels), 1e-3),
         }[init]()
         self.weight = nn.Parameter(weight.to(device=nodes.device, dtype=dtype))
-        self.register_buffer("nodes", nodes)
+        self.register_buffer("nodes", nodes, persistent=False)
         self.register_buffer("num_nodes", torch.tensor(num_nodes, device=nodes.device))
         self.view: OperatorView | None = None
 
@@ -95,6 +101,21 @@ class DeletionOperator(nn.Module):
             view.record.append(out)
             out = out.detach() if view.layerwise else out
         return h.index_copy(0, rows, out)
+
+    def get_extra_state(self) -> Tensor:
+        """Return the sealed mask of the nodes, bytes `[16 + num_nodes]`."""
+        mask = torch.zeros(int(self.num_nodes), dtype=torch.uint8)
+        mask[self.nodes.cpu()] = 1
+        return torch.frombuffer(bytearray(seal(mask.numpy().tobytes(), "node ids")), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the nodes of a `state_dict`."""
+        self.nodes = ids_of({_IDS: state}).to(self.weight.device)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if prefix + _FORMER in state_dict:
+            state_dict[prefix + _IDS] = state_dict.pop(prefix + _FORMER)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         return f"{self.nodes.numel()} of {int(self.num_nodes)} nodes, {self.weight.size(0)} channels"
@@ -176,10 +197,30 @@ def restore_operators(model: nn.Module, state_dict: Mapping[str, Tensor]) -> lis
     for number, name, stem in saved:
         if name not in layers or len(getattr(layers[name], HOME, ())) > number:
             continue  # of another model, or already attached: loading reports it
-        weight, nodes, size = (state_dict[stem + part] for part in ("weight", "nodes", "num_nodes"))
-        operator = DeletionOperator(nodes.clone(), int(size), weight.size(0), dtype=weight.dtype)
+        weight, size = (state_dict[stem + part] for part in ("weight", "num_nodes"))
+        operator = DeletionOperator(ids_of(state_dict, stem), int(size), weight.size(0), dtype=weight.dtype)
         attached += attach_operators(model, {name: operator})
     return attached
+
+
+def ids_of(state_dict: Mapping[str, Tensor], stem: str = "") -> Tensor:
+    """Return the sorted node ids `[k]` of a saved operator; CheckpointError where they are sealed under another key."""
+    state = state_dict[stem + (_FORMER if stem + _FORMER in state_dict else _IDS)]
+    if state.dtype == torch.long:  # listed
+        return state.clone()
+    mask = unseal(state.cpu().numpy().tobytes(), "node ids")
+    if mask is None:
+        raise CheckpointError(
+            "Expected the key under which the operators' node ids were sealed (got another one, or damaged ids); set "
+            f"{VARIABLE} to its file, or have its owner save the result with node_ids=True, which lists the ids"
+        )
+    return torch.frombuffer(bytearray(mask), dtype=torch.uint8).nonzero().view(-1)
+
+
+def listed_ids(model: nn.Module) -> dict[str, Tensor]:
+    """Return, for the `state_dict` of a model, entries with the operators' node ids in place of the sealed ones."""
+    operators = {name: m for name, m in model.named_modules() if isinstance(m, DeletionOperator)}
+    return {f"{name}.{_IDS}": module.nodes.cpu() for name, module in operators.items()}
 
 
 @contextmanager

@@ -16,8 +16,8 @@ def homogeneous(model: nn.Module, data: HeteroData) -> tuple[HeteroWrapper, Data
     """Turn a heterogeneous graph and its model into one graph and a model of it, for every request, task and method.
 
     Nodes are numbered type by type and edges relation by relation, both in the order of `data`; `wrapper.ids` and
-    `wrapper.edge_ids` translate. A relation and its reverse (`rev_*` of `ToUndirected`) are two relations: name both to
-    forget both directions.
+    `wrapper.edge_ids` translate. A relation and its reverse (`rev_*` of `ToUndirected`, or one that holds the same
+    pairs flipped) have one edge per pair: whichever is named, both go.
 
     Args:
         model: called as `model(x_dict, edge_index_dict)`, returns a dictionary of rows by node type, like models from
@@ -71,6 +71,7 @@ def homogeneous(model: nn.Module, data: HeteroData) -> tuple[HeteroWrapper, Data
         columns.append(torch.stack([wrapper.ids(kind, row) for kind, row in ends]))
     out.edge_index = torch.cat(columns, dim=1)
     out.node_type, out.edge_type = (type_numbers(count, device) for count in (nodes, edges))
+    out._edge_type_names = data.edge_types  # as PyG's `to_homogeneous` does; requests look for `rev_*` there
     wrapper.node_type = out.node_type.clone()
     for key, rest in (("y", -1), *((mask, False) for mask in _MASKS)):
         given = {kind: data[kind].get(key) for kind in nodes}

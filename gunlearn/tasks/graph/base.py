@@ -1,5 +1,6 @@
 """The base of tasks on a graph: how a model is called on it."""
 
+import copy
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
 from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.fast import fast_path
 from gunlearn.nn.kernels.paths import path_of
+from gunlearn.nn.kernels.subgraph import gather
 from gunlearn.tasks.base import Parts, Reader, Task, View
+from gunlearn.tasks.calling import Called, own_words, suggested
 from gunlearn.tasks.graph.beside import beside
 from gunlearn.tasks.graph.check_graph import check_graph
 from gunlearn.tasks.graph.reading import GraphReader
@@ -24,12 +27,36 @@ from gunlearn.tasks.sampling import BatchOptions
 class GraphTask(Task):
     """A task whose model reads a graph in one pass and returns a row per node.
 
-    The model is called as `model(x, edge_index)`, with `edge_weight` and `edge_attr` too where its signature names
-    them and the data has them.
+    The model is called as `model(x, edge_index)`, with `edge_weight`, `edge_attr`, `edge_type` and `node_type` too
+    where its signature names them and the data has them; or as `call(model, data)`, where `called` was given a function
+    of the caller's own.
     """
 
     rows: ClassVar[tuple[str, str]] = ("embeddings", "dim")  # of the output, and their size, for error messages
     shared_pass = True
+    #: The caller's own function `call(model, data)`.
+    call: Called | None = None
+
+    def called(self, call: Callable[..., Any] | None = None, decode: Callable[..., Any] | None = None) -> Task:
+        """Return the task with the caller's own way to call a model.
+
+        Args:
+            call: `call(model, data)` returns what the model computes, a row per node. It must read the graph that it is
+                given, which changes: edges and features are missing, nodes renumbered, two graphs put side by side.
+            decode: for link prediction, `decode(model, z, pairs)` returns a logit per pair `[2, num_pairs]` from the
+                rows `z`.
+
+        Raises:
+            InvalidInputError: `decode` for another task.
+            InvalidTypeError: not a function.
+        """
+        if decode is not None:
+            raise InvalidInputError(f"Expected 'decode' for link prediction alone (got task '{self.name}')")
+        if call is None:
+            return self
+        task = copy.copy(self)
+        task.call = call if isinstance(call, Called) else Called("call", call)
+        return task
 
     def reader(
         self, model: nn.Module, parts: Parts, names: tuple[str, ...], options: BatchOptions, around: Any
@@ -54,7 +81,8 @@ class GraphTask(Task):
     def remarks(self, model: nn.Module) -> dict[str, Any]:
         """Return how the layers ran: CSR products or gather-scatter."""
         path = path_of(model)
-        return {} if path is None else {"path": path}
+        named = {"call": repr(self.call)} if self.call is not None else {}
+        return named if path is None else {"path": path, **named}
 
     def entry(self, model: nn.Module) -> Callable[..., Any]:
         """Return the callable to run."""
@@ -69,26 +97,57 @@ class GraphTask(Task):
 
         A model that does not return a floating point row per node raises `UnsupportedModelError`.
         """
-        accepted = self.accepted(model)
-        optional = {key: data[key] for key in accepted if key in data and data[key] is not None}
         x = data.x
         if isinstance(x, Tensor):
             sparse_features(x)  # made once, where features are bags of words; linear maps find it
-        try:
-            with fast_path(model):
-                out = self.entry(model)(x, data.edge_index, **optional)
-        except (RuntimeError, NotImplementedError) as error:
-            if not isinstance(x, Tensor) or x.layout == torch.strided or "Sparse" not in str(error):
-                raise
-            raise UnsupportedModelError(
-                f"Expected a model that takes features of layout {x.layout} (got {type(model).__name__}: "
-                f"{str(error).splitlines()[0][:120]}); pass x.to_dense()"
-            ) from error
+        how, remedy, run = self._call(model, data)
+        with own_words(model, data, how, remedy), fast_path(model):
+            try:
+                out = run()
+            except (RuntimeError, NotImplementedError) as error:
+                if not isinstance(x, Tensor) or x.layout == torch.strided or "Sparse" not in str(error):
+                    raise
+                raise UnsupportedModelError(
+                    f"Expected a model that takes features of layout {x.layout} (got {type(model).__name__}: "
+                    f"{str(error).splitlines()[0][:120]}); pass x.to_dense()"
+                ) from error
         number, (name, size) = self.num_rows(data), self.rows
         if isinstance(out, Tensor) and out.dim() == 2 and out.size(0) == number and out.is_floating_point():
             return out
         got = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
-        raise UnsupportedModelError(f"Expected the model to return {name} of shape [{number}, {size}] (got {got})")
+        raise UnsupportedModelError(
+            f"Expected the model to return {name} of shape [{number}, {size}] (got {got} from {how}); pass {remedy}"
+        )
+
+    def _call(self, model: nn.Module, data: Data) -> tuple[str, str, Callable[[], Any]]:
+        """Return the call in words, what to pass if it fails, and the call itself."""
+        call = self.call
+        if call is not None:
+            return f"'call' ({call!r})", "another 'call'", lambda: call(model, data)
+        entry, accepted = self.entry(model), self.accepted(model)
+        optional = {key: data[key] for key in accepted if key in data and data[key] is not None}
+        name = "model" if entry is model else f"model.{getattr(entry, '__name__', 'encode')}"
+        how = f"{name}(x, edge_index{''.join(f', {key}={key}' for key in optional)})"
+        remedy = suggested(self.entry(getattr(model, "_orig_mod", model)), data)
+        return how, remedy, lambda: entry(data.x, data.edge_index, **optional)
+
+    def check_trial(self, model: nn.Module, data: Data, outputs: Tensor) -> None:
+        """Refuse a `call` that returns the same on a graph without edges and features: it reads another graph."""
+        if self.call is None or not data.edge_index.numel():
+            return
+        everything = torch.arange(int(data.num_nodes), device=data.edge_index.device)
+        empty = gather(data, everything, everything[:0], data.edge_index[:, :0])
+        if isinstance(empty.get("x"), Tensor) and empty.x.layout == torch.strided:
+            empty.x = torch.zeros_like(empty.x)
+        try:
+            without = self.encode(model, empty)
+        except GunlearnError:  # a model that cannot read such a graph reads the one that it is given
+            return
+        if torch.equal(without, outputs):
+            raise UnsupportedModelError(
+                f"Expected 'call' ({self.call!r}) to read the graph that it is given as 'data' (got the same outputs "
+                "for a graph without edges and with features of zero); use its second argument, not a graph of outside"
+            )
 
     def graphs(self, view: View, forget: Tensor) -> tuple[Data, Callable[[Tensor], Tensor]]:
         """Return the graph that is read while unlearning, and a function to the places of forgotten items' nodes in it.

@@ -1,22 +1,24 @@
 """Link prediction: an item is a node pair, its label says whether it is an edge."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from torch_geometric.data import Data
-from torch_geometric.utils import coalesce, is_undirected
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.nn.kernels.edge_scores import EdgePattern
 from gunlearn.nn.kernels.subgraph import Subgraph
 from gunlearn.requests.apply import GONE
-from gunlearn.tasks.base import Parts, Reader, View
+from gunlearn.requests.training_graph import distinct_pairs, first_of_pairs
+from gunlearn.tasks.base import Parts, Reader, Task, View
+from gunlearn.tasks.calling import Called, own_words
 from gunlearn.tasks.graph.base import GraphTask
 from gunlearn.tasks.graph.beside import is_joint
 from gunlearn.tasks.graph.edge_items import EdgeItems, EdgeParts
@@ -24,7 +26,10 @@ from gunlearn.tasks.graph.link_lists import check_link_lists
 from gunlearn.tasks.graph.node_kinds import node_kinds
 from gunlearn.tasks.graph.random_nodes import RandomNodeReader
 from gunlearn.tasks.graph.score_targets import ScoreTarget, check_held_out
+from gunlearn.tasks.logits import logit_of_pairs, set_outputs
 from gunlearn.tasks.sampling import BatchOptions
+
+_TRIED = 256  # edges whose scores the trial pass reads
 
 
 class LinkPrediction(GraphTask):
@@ -37,20 +42,50 @@ class LinkPrediction(GraphTask):
         negatives: `"non_edges"` (uniform pairs that are no training edges) or `"uniform"` (any pairs). In a graph of
             several node types (`data.node_type`, or two sides that are ranges of ids) each joins the types that an edge
             joins.
+        outputs: what the model's `decode` returns, `"logits"` or `"probabilities"`.
 
     Raises:
-        InvalidInputError: another value of `negatives`.
+        InvalidInputError: another value of `negatives` or `outputs`.
         UnsupportedModelError: the model does not return one floating point row per node, or one score per pair.
     """
 
     name = "link_prediction"
     summary = "is this node pair an edge?"
     requests = ("edges", "nodes", "features")
+    #: The caller's own function `decode(model, z, pairs)`.
+    score: Called | None = None
 
-    def __init__(self, negatives: str = "non_edges") -> None:
+    def __init__(self, negatives: str = "non_edges", outputs: str = "logits") -> None:
         if negatives not in ("non_edges", "uniform"):
             raise InvalidInputError(f"Expected 'negatives' to be 'non_edges' or 'uniform' (got '{negatives}')")
         self.negatives = negatives
+        set_outputs(self, outputs)
+
+    def outcomes(self, model: nn.Module) -> str:
+        """Return what logits are of; empty for an inner product of embeddings, which may be anything."""
+        return "bernoulli" if self.decoder(model) is not None else ""
+
+    def decoder(self, model: nn.Module) -> Callable[..., Any] | None:
+        """Return the caller's or the model's own function that scores pairs; `None` for an inner product."""
+        return getattr(model, "decode", None) if self.score is None else self.score
+
+    def called(self, call: Callable[..., Any] | None = None, decode: Callable[..., Any] | None = None) -> Task:
+        task = cast(LinkPrediction, super().called(call))
+        if decode is not None:
+            task = copy.copy(task)
+            task.score = decode if isinstance(decode, Called) else Called("decode", decode)
+        return task
+
+    def remarks(self, model: nn.Module) -> dict[str, Any]:
+        named = {} if self.score is None else {"decode": repr(self.score)}
+        return {**super().remarks(model), **named}
+
+    def trial_items(self, data: Data) -> EdgeItems:
+        """Return some edges, and as many pairs of ends of different edges."""
+        edges = data.edge_index[:, :_TRIED]
+        pairs = torch.cat([edges, torch.stack([edges[0], edges[1].roll(1)])], dim=1)
+        label = torch.arange(pairs.size(1), device=pairs.device).lt(edges.size(1)).float()
+        return EdgeItems((EdgePattern(pairs, data.num_nodes),), label)
 
     def entry(self, model: nn.Module) -> Callable[..., Any]:
         """Return the model's own `encode`, where it has one."""
@@ -59,13 +94,24 @@ class LinkPrediction(GraphTask):
     def decode(self, model: nn.Module, outputs: Tensor, items: EdgeItems) -> Prediction:
         """Return the Bernoulli prediction of each pair; `logits` `[num_items]` are the scores."""
         ends = outputs[items.edge_label_index.t()] if items.embeddings else None
-        decode = getattr(model, "decode", None)
+        decode = self.decoder(model)
+        if decode is None and self.outputs == "probabilities":
+            raise UnsupportedModelError("Expected a model with 'decode' for outputs='probabilities' (got none)")
         if decode is not None:
-            score = decode(outputs, items.edge_label_index, **_as_logits(model, decode))
+            pairs = items.edge_label_index
+            with own_words(model, None, "'decode'", "another decode=lambda model, z, pairs: ..."):
+                if isinstance(decode, Called):
+                    score = decode(model, outputs, pairs)
+                else:
+                    score = decode(outputs, pairs, **_as_logits(model, decode))
             if not isinstance(score, Tensor) or score.numel() != items.label.numel():
                 got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-                raise UnsupportedModelError(f"Expected 'decode' to score {items.label.numel()} pairs (got {got})")
+                raise UnsupportedModelError(
+                    f"Expected 'decode' to score {items.label.numel()} pairs (got {got}); pass "
+                    "decode=lambda model, z, pairs: ..."
+                )
             score = score.reshape(-1)
+            score = logit_of_pairs(score) if self.outputs == "probabilities" else score
         elif ends is not None:  # gathered already: the gradient comes back in one piece as well
             score = (ends[:, 0] * ends[:, 1]).sum(dim=-1)
         else:
@@ -111,16 +157,17 @@ class LinkPrediction(GraphTask):
         data, place = self.graphs(view, forget.flatten())
         known = partition.data.edge_index  # a forgotten edge is not offered as a negative either
         gone, start = partition.retain_data.get(GONE), partition.touched_nodes
+        retain = partition.retain_edge_index
+        if partition.data.get("edge_type") is not None:
+            retain = retain[:, first_of_pairs(retain, partition.is_undirected)]
         kinds, room = node_kinds(partition.data), int(partition.data.num_nodes)
-        parts = EdgeParts(
-            data, place(forget), partition.retain_edge_index, known, self.negatives, gone, start, kinds, room
-        )
+        parts = EdgeParts(data, place(forget), retain, known, self.negatives, gone, start, kinds, room)
         parts.joint = is_joint(data, partition)
         return parts
 
     def training_parts(self, data: Data) -> EdgeParts:
         """Return all edges as retained ones; negatives avoid the edges of `data` alone."""
-        edges, kinds = one_direction(data), node_kinds(data)
+        edges, kinds = distinct_pairs(data), node_kinds(data)
         return EdgeParts(data, None, edges, data.edge_index, self.negatives, data.get(GONE), kinds=kinds)
 
     def check_data(self, data: Any) -> Data:
@@ -146,18 +193,13 @@ def forgotten_edges(partition: Any) -> Tensor:
     """Return the edges of the forget part, `[2, k]`: those that go, and those of nodes that lose features."""
     forget = partition.forget_edge_index
     if partition.data.get("edge_type") is not None:
-        key, kept = (row * partition.data.num_nodes + col for row, col in (forget, partition.retain_edge_index))
-        forget = forget[:, ~torch.isin(key, kept)]
+        kept = partition.retain_edge_index
+        first = first_of_pairs(torch.cat([kept, forget], dim=1), partition.is_undirected) - kept.size(1)
+        forget = forget[:, first[first >= 0]]  # not joined by another relation, and each pair once
     if "features" not in partition.forgets:
         return forget
     retain = partition.retain_edge_index
     return torch.cat([forget, retain[:, torch.isin(retain, partition.feature_nodes).any(dim=0)]], dim=1)
-
-
-def one_direction(data: Data) -> Tensor:
-    """Return one column per distinct edge: `row <= col` where the graph is undirected, else every distinct one."""
-    edges = coalesce(data.edge_index, num_nodes=data.num_nodes)
-    return edges[:, edges[0] <= edges[1]] if is_undirected(edges, num_nodes=data.num_nodes) else edges
 
 
 def _as_logits(model: nn.Module, decode: Callable[..., Any]) -> dict[str, bool]:

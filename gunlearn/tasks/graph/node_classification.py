@@ -17,6 +17,7 @@ from gunlearn.requests.training_graph import MASKS
 from gunlearn.tasks.base import PartItems, Parts, View
 from gunlearn.tasks.graph.base import GraphTask
 from gunlearn.tasks.graph.beside import is_joint
+from gunlearn.tasks.logits import log_of_classes, set_outputs
 from gunlearn.tasks.sampling import edge_strata
 
 
@@ -79,12 +80,22 @@ class NodeClassification(GraphTask):
     Negative labels mean "unlabelled". To forget an edge means that messages no longer pass along it: it has no label of
     its own, so methods that raise the loss of the forgotten items do not apply. To forget a node, or features of one,
     means that the model must not know its label from what the original graph shows of it.
+
+    Args:
+        outputs: what the model returns, `"logits"` (log-probabilities are) or `"probabilities"`, whose logarithms are
+            read then.
+
+    Raises:
+        InvalidInputError: another value of `outputs`.
     """
 
     name = "node_classification"
     summary = "which class is this node?"
     requests: ClassVar[tuple[str, ...]] = ("edges", "nodes", "features")
     rows = ("logits", "num_classes")
+
+    def __init__(self, outputs: str = "logits") -> None:
+        set_outputs(self, outputs)
 
     def check_data(self, data: Any) -> Data:
         """Return the graph; see `check_graph`. Labels, where there are any, and masks must fit its items."""
@@ -95,9 +106,21 @@ class NodeClassification(GraphTask):
             labels(data, size)
         return data
 
+    def outcomes(self, model: nn.Module) -> str:
+        return "categorical"
+
+    def encode(self, model: nn.Module, data: Data) -> Tensor:
+        """Return the logits of each item, `[num_items, num_classes]`; see `GraphTask.encode`."""
+        outputs = super().encode(model, data)
+        return log_of_classes(outputs) if self.outputs == "probabilities" else outputs
+
     def train_items(self, data: Data) -> NodeItems:
         """Return the items that may be learned from."""
         return training_nodes(data, self.num_rows(data))
+
+    def trial_items(self, data: Data) -> NodeItems | None:
+        """Return the training items; `None` where the data has no labels."""
+        return None if data.get("y") is None else self.train_items(data)
 
     def holding(self, partition: Any, nodes: Tensor) -> Tensor:
         """Return the ids of the items that some nodes belong to: here the nodes themselves."""

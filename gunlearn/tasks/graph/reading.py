@@ -1,6 +1,5 @@
 """Input of a graph model in one step: the whole graph, or the part of it that the step's items depend on."""
 
-import copy
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
@@ -17,6 +16,7 @@ from gunlearn.nn.kernels.subgraph import Subgraph, k_hop_subgraph, part_of, prop
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Parts, Reader, Task
 from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.tasks.trial import private_copy
 
 
 class GraphReader(Reader):
@@ -146,7 +146,7 @@ def small_subgraph(
     graph (see `is_exact`). With `always`, `share` does not count, outputs are compared in evaluation mode alone (in
     training mode batch statistics may differ), and a difference raises `UnsupportedMethodError`.
     """
-    probe, limit = copy.deepcopy(getattr(model, "_orig_mod", model)), int(share * data.edge_index.size(1))
+    probe, limit = private_copy(getattr(model, "_orig_mod", model), task), int(share * data.edge_index.size(1))
     reason = "other outputs than on the whole graph"
     try:
         with isolated_rng():

@@ -7,10 +7,11 @@ import warnings
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
-from torch_geometric.utils import coalesce, is_undirected, negative_sampling, to_undirected
+from torch_geometric.utils import negative_sampling, to_undirected
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests.apply import edge_attributes, select_entries
+from gunlearn.requests.training_graph import TrainingGraph, distinct_pairs
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.check_graph import check_graph
 from gunlearn.tasks.graph.negatives import NegativeSampler
@@ -46,10 +47,10 @@ def link_split(
     if not (val_ratio >= 0 and test_ratio >= 0 and val_ratio + test_ratio < 1):
         raise InvalidInputError(f"Expected held-out ratios that leave training edges (got {val_ratio}, {test_ratio})")
     data = _whole(data)
-    edges = coalesce(data.edge_index, num_nodes=data.num_nodes)
-    undirected = is_undirected(edges, num_nodes=data.num_nodes)  # a copy of one direction does not make it directed
-    row, col = edges
-    edges = edges[:, row < col] if undirected else edges[:, row != col]
+    graph, edges = TrainingGraph(data), distinct_pairs(data)
+    undirected = graph.is_undirected
+    edges = edges.sort(dim=0).values if undirected else edges
+    edges = edges[:, edges[0] != edges[1]]
     num_val, num_test = math.floor(val_ratio * edges.size(1)), math.floor(test_ratio * edges.size(1))
     if not (edges.size(1) - num_val - num_test > 0 and num_test > 0 and num_val > 0):
         raise InvalidInputError(f"Expected enough edges to hold out {val_ratio} and {test_ratio} (got {edges.size(1)})")
@@ -73,7 +74,7 @@ def link_split(
             sampler = NegativeSampler(data.edge_index, data.num_nodes, node_type=kinds)
             test_neg, val_neg = sampler.distinct((test, val), undirected)
 
-    out = _with_training_edges(data, train, undirected)
+    out = _with_training_edges(graph, train)
     out.train_pos_edge_index = train
     out.val_pos_edge_index, out.val_neg_edge_index = val, val_neg
     out.test_pos_edge_index, out.test_neg_edge_index = test, test_neg
@@ -94,7 +95,8 @@ def _whole(data: Data) -> Data:
     return data
 
 
-def _with_training_edges(data: Data, train: Tensor, undirected: bool) -> Data:
+def _with_training_edges(graph: TrainingGraph, train: Tensor) -> Data:
+    data, undirected = graph.data, graph.is_undirected
     probe = copy.copy(data)  # `is_edge_attr` caches its answers on its object
     attributes = edge_attributes(probe, data.edge_index.size(1))
     kept = {key: value for key, value in data if key != "edge_index" and key not in attributes}
@@ -103,11 +105,14 @@ def _with_training_edges(data: Data, train: Tensor, undirected: bool) -> Data:
     if not any(probe.is_edge_attr(key) for key, _ in data if key != "edge_index"):
         out.edge_index = to_undirected(train, num_nodes=data.num_nodes) if undirected else train
         return out
-    # With attributes the columns keep their order and their values.
-    keep = torch.isin(_keys(data.edge_index, data.num_nodes, undirected), _keys(train, data.num_nodes))
+    # With attributes the columns keep their order and their values; a column goes with its edge.
+    pairs = graph.pairs.sort(dim=0).values if undirected else graph.pairs
+    keep = torch.isin(pairs[0] * data.num_nodes + pairs[1], train[0] * data.num_nodes + train[1])[graph.edge_of_column]
     out.edge_index = data.edge_index[:, keep]
     for key in attributes:
         out[key] = select_entries(data[key], keep, data.__cat_dim__(key, data[key]))
+    if hasattr(data, "_edge_type_names"):
+        out._edge_type_names = data._edge_type_names
     return out
 
 

@@ -14,12 +14,17 @@ from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.requests.ids import checked_masks, trainable_mask
 from gunlearn.tasks.base import PartItems, Parts, Task, View
+from gunlearn.tasks.calling import own_words
 from gunlearn.tasks.items.tables import as_table, rows_at
+from gunlearn.tasks.logits import log_of_classes, set_outputs
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
     from gunlearn.tasks.sampling import Draw
+
+
+_TRIED = 8  # items that the trial pass reads
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,10 @@ class ImageClassification(Task):
 
     Args:
         batch_size: number of retained items per step; `None` takes all.
+        outputs: what the model returns, `"logits"` or `"probabilities"`.
 
     Raises:
+        InvalidInputError: another value of `outputs`.
         UnsupportedModelError: the model does not return `[num_items, num_classes]`.
     """
 
@@ -95,19 +102,30 @@ class ImageClassification(Task):
     summary = "which class is this item?"
     requests = ("items",)
 
-    def __init__(self, batch_size: int | None = None) -> None:
+    def __init__(self, batch_size: int | None = None, outputs: str = "logits") -> None:
         self.batch_size = batch_size
+        set_outputs(self, outputs)
+
+    def outcomes(self, model: nn.Module) -> str:
+        return "categorical"
 
     def decode(self, model: nn.Module, outputs: None, items: ArrayItems) -> Prediction:
-        logits = model(items.x)
+        with own_words(model, None, f"model(x) with x {list(items.x.shape)}", "a model that takes such rows"):
+            logits = model(items.x)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.size(0) != items.x.size(0):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UnsupportedModelError(f"Expected logits of shape [{items.x.size(0)}, num_classes] (got {got})")
         classes = int(items.y.max()) + 1 if items.y.numel() else 0
         if logits.size(1) < classes:
             raise UnsupportedModelError(f"Expected logits of at least {classes} classes (got {logits.size(1)})")
+        logits = log_of_classes(logits) if self.outputs == "probabilities" else logits
         log_prob = log_softmax(logits, dim=-1).gather(1, items.y.view(-1, 1)).view(-1)
         return Prediction(log_prob=log_prob, logits=logits)
+
+    def trial_items(self, data: Data) -> ArrayItems:
+        """Return the first training items."""
+        train = trainable_mask(data, data.x.shape[0], getattr(data.x, "device", "cpu"))
+        return ArrayItems(*rows_at(data, train.nonzero().view(-1)[:_TRIED]))
 
     def make_parts(self, view: View) -> ArrayParts:
         part = view.partition

@@ -1,0 +1,1 @@
+"""Calls with wrong and unusual arguments; see README.md in this folder."""

@@ -1,0 +1,93 @@
+"""Hashes of content: of tensors, arrays, settings and objects that hold them."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence, Set
+from enum import Enum
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gunlearn.core.behaviour import code_hash
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_DEEPEST = 8  # levels of objects in objects
+
+
+def content_hash(value: Any) -> str:
+    """Return 64 hex digits that are the same for the same content, in every process: types, shapes, values, order.
+
+    Tensors, arrays, sparse matrices, collections and plain values are read whole; functions by their name and code;
+    other objects by their class and attributes.
+    """
+    digest = hashlib.sha256()
+    _add(digest, value, 0)
+    return digest.hexdigest()
+
+
+def state_hash(model: nn.Module) -> str:
+    """Return a hash of all weights and buffers by name, those that are not saved included."""
+    return content_hash({**dict(model.named_buffers()), **model.state_dict()})
+
+
+def _add(digest: Any, value: Any, depth: int) -> None:
+    digest.update(f"<{type(value).__name__}".encode())
+    inner = depth + 1
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype | torch.device):
+        digest.update(repr(value).encode())
+    elif isinstance(value, Tensor):
+        _add_tensor(digest, value.detach().as_subclass(Tensor))
+    elif isinstance(value, np.ndarray | np.generic):
+        digest.update(f"{value.dtype}{value.shape}".encode())
+        if value.dtype == object:
+            _add(digest, value.tolist(), inner)
+        else:
+            digest.update(np.ascontiguousarray(value).tobytes())
+    elif depth > _DEEPEST:
+        digest.update(b"...")
+    elif isinstance(value, Mapping):
+        for key, entry in value.items():
+            _add(digest, key, inner)
+            _add(digest, entry, inner)
+    elif isinstance(value, Sequence):
+        for entry in value:
+            _add(digest, entry, inner)
+    elif isinstance(value, Set):
+        digest.update("".join(sorted(content_hash(entry) for entry in value)).encode())
+    elif isinstance(value, Enum):
+        digest.update(value.name.encode())
+    elif isinstance(value, partial):
+        _add(digest, [value.func, value.args, value.keywords], inner)
+    elif isinstance(value, type):
+        digest.update(value.__qualname__.encode())
+    elif hasattr(value, "__code__") or hasattr(value, "__func__"):
+        digest.update(f"{value.__qualname__} {code_hash(value)}".encode())
+    elif hasattr(value, "tocsr") or hasattr(value, "csr"):  # sparse matrices of scipy, of torch-sparse
+        matrix = value.tocsr() if hasattr(value, "tocsr") else None
+        _add(
+            digest, value.csr() if matrix is None else [matrix.shape, matrix.indptr, matrix.indices, matrix.data], inner
+        )
+    elif isinstance(getattr(value, "_fingerprint", None), str):  # a data set of Hugging Face
+        digest.update(value._fingerprint.encode())
+    elif getattr(value, "__dict__", None):
+        _add(digest, vars(value), inner)
+    else:
+        digest.update(_ADDRESS.sub("", repr(value)).encode())
+    digest.update(b">")
+
+
+def _add_tensor(digest: Any, value: Tensor) -> None:
+    digest.update(f"{value.dtype}{tuple(value.shape)}{value.layout}".encode())
+    parts: tuple[Tensor, ...] = (value,)
+    if value.layout == torch.sparse_csr:
+        parts = value.crow_indices(), value.col_indices(), value.values()
+    elif value.layout == torch.sparse_coo:
+        parts = value._indices(), value._values()
+    elif value.layout != torch.strided:
+        parts = (value.to_dense(),)
+    for part in parts:
+        plain = part.cpu().contiguous().view(-1)
+        digest.update(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")

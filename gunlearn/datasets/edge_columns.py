@@ -1,0 +1,212 @@
+"""Columns of an edge list: which are the ends, and which tensors the others become."""
+
+import warnings
+from collections.abc import Mapping
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gunlearn.datasets.node_ids import read_ids
+from gunlearn.datasets.text_tables import InputTable, as_numbers, is_missing, plain
+from gunlearn.errors import InvalidInputError
+
+#: Names of the ends, and of the columns that become tensors beside `edge_index`, without blanks and in lower case.
+_SOURCE = {"source", "src", "from", "fromid", "fromnodeid", "sourceid", "u", "head", "sender", "node1"}
+_TARGET = {
+    "target",
+    "dst",
+    "to",
+    "toid",
+    "tonodeid",
+    "targetid",
+    "v",
+    "tail",
+    "receiver",
+    "node2",
+    "dest",
+    "destination",
+}
+ROLES = {
+    "edge_weight": {"weight", "weights", "w", "edgeweight"},
+    "edge_time": {"time", "timestamp", "timestamps", "ts", "t", "date", "datetime", "edgetime", "unixtime"},
+    "edge_type": {"type", "edgetype", "relation", "rel", "predicate"},
+}
+
+
+def with_edge_header(table: InputTable) -> InputTable:
+    """Return an edge list with its header known, if it has one; refuse a first row that could be either.
+
+    A first row is a header if it names the ends, or has a text above a column of numbers. Two names that occur
+    nowhere else could be a header or an edge.
+    """
+    if table.header is not None:
+        return table
+    first = [str(column[0]) for column in table.columns]
+    named = {plain(name) for name in first}
+    if named & _SOURCE and named & _TARGET:
+        return table.first_as_header()
+    numeric = [as_numbers(column[:1]) is not None for column in table.columns]
+    if len(table) == 1:
+        return table if all(numeric[:2]) or any(numeric) else table.first_as_header()
+    below = [not is_missing(column[1:]).any() and as_numbers(column[1:]) is not None for column in table.columns]
+    if any(rest and not top and text for rest, top, text in zip(below, numeric, first, strict=True)):
+        if any(numeric):  # a mistake in the first edge, not a header
+            return table
+        return table.first_as_header()
+    if any(numeric[:2]):
+        return table
+    later = {str(value) for column in table.columns[:2] for value in column[1:]}
+    if not later & set(first[:2]):
+        raise InvalidInputError(
+            f"Expected a header such as 'source,target' in {table.source} (got names in {table.at(0)} that occur "
+            "nowhere else: a header or an edge?)"
+        )
+    return table
+
+
+def ends(table: InputTable) -> tuple[int, int]:
+    """Return the numbers of the source and the target column."""
+    if len(table.columns) < 2:
+        shown = ",".join(str(column[0]) for column in table.columns)[:80] if len(table) else ""
+        raise InvalidInputError(
+            f"Expected 2 columns (source, target) in {table.at(0) if len(table) else table.source} (got "
+            f"{len(table.columns)}: {shown!r})"
+        )
+    if table.header is None:
+        if len(table.columns) > 2:
+            raise InvalidInputError(
+                f"Expected 2 columns (source, target) without a header in {table.at(0)} (got {len(table.columns)}); "
+                "name them in the first line, such as 'source,target,weight' or 'source,target,time'"
+            )
+        return 0, 1
+    names = [plain(name) for name in table.header]
+    found = [[i for i, name in enumerate(names) if name in known] for known in (_SOURCE, _TARGET)]
+    if any(len(columns) > 1 for columns in found):
+        raise InvalidInputError(
+            f"Expected one source and one target column in {table.source} (got {list(table.header)})"
+        )
+    if found[0] and found[1]:
+        return found[0][0], found[1][0]
+    if len(names) > 2 and any(name in known for name in names[:2] for known in ROLES.values()):
+        raise InvalidInputError(f"Expected columns 'source' and 'target' in {table.source} (got {list(table.header)})")
+    return 0, 1
+
+
+def read_edge_table(table: InputTable) -> tuple[np.ndarray, dict[str, Tensor], dict[str, dict[int, str]], InputTable]:
+    """Return ids of the ends `[2, E]`, tensors `[E]` of the other columns, names of relations, and the table's rows.
+
+    Warns:
+        UserWarning: columns that are not read.
+    """
+    table = with_edge_header(table)
+    source, target = ends(table)
+    if not len(table):
+        raise InvalidInputError(f"Expected at least one edge in {table.source} (got none)")
+    ids = read_ids(table, (source, target)).reshape(2, -1)
+    others = {i: name for i, name in enumerate(table.header or ()) if i not in (source, target)}
+    columns = {name: table.columns[i] for i, name in others.items()}
+    if len(columns) != len(others):
+        raise InvalidInputError(
+            f"Expected columns of different names in {table.source} (got {list(table.header or ())})"
+        )
+    tensors, names = edge_tensors(columns, table)
+    return ids, tensors, names, table
+
+
+def edge_tensors(
+    columns: Mapping[str, np.ndarray], table: InputTable, ignored: tuple[str, ...] = ()
+) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
+    """Return `edge_weight` (float32), `edge_time` (int64 or float64, seconds of dates) and `edge_type` (int64), `[E]`.
+
+    Relations that are texts become numbers in alphabetical order, named in the second answer.
+
+    Raises:
+        InvalidInputError: two columns for one tensor, or missing and wrong values; the message holds the line.
+
+    Warns:
+        UserWarning: columns of other names, which are not read; negative weights.
+    """
+    tensors: dict[str, Tensor] = {}
+    names: dict[str, dict[int, str]] = {}
+    unread = []
+    for name, values in columns.items():
+        role = next((role for role, known in ROLES.items() if plain(name) in known), None)
+        if role is None:
+            unread += [] if plain(name) in ignored else [name]
+            continue
+        if role in tensors:
+            raise InvalidInputError(f"Expected one column for {role} in {table.source} (got another, {name!r})")
+        gone = np.flatnonzero(is_missing(values))
+        if len(gone):
+            raise InvalidInputError(f"Expected a value in {table.at(gone[0])}, column {name!r} (got none)")
+        if role == "edge_type":
+            tensors[role], known = as_classes(values)
+            if known is not None:
+                names["edge_type_names"] = known
+            elif int(tensors[role].min()) < 0:
+                raise InvalidInputError(
+                    f"Expected numbers >= 0 in {table.named(name)} (got {int(tensors[role].min())})"
+                )
+        else:
+            tensors[role] = _weights(values, name, table) if role == "edge_weight" else _times(values, name, table)
+    if unread:
+        warnings.warn(
+            f"{', '.join(map(repr, unread))} of {table.source} are not read: weight, time and type of an edge are",
+            stacklevel=2,
+        )
+    return tensors, names
+
+
+def as_classes(values: np.ndarray) -> tuple[Tensor, dict[int, str] | None]:
+    """Return integers `[k]`: the values themselves where they are whole numbers, else their place in the alphabet.
+
+    The second answer names the classes of texts.
+    """
+    numbers = as_numbers(values)
+    if numbers is not None and np.array_equal(numbers, np.round(numbers)) and np.abs(numbers).max(initial=0) < 2**53:
+        return torch.from_numpy(numbers.astype(np.int64)), None
+    distinct, number = np.unique([str(value) for value in values], return_inverse=True)
+    return torch.from_numpy(number.astype(np.int64)), dict(enumerate(distinct.tolist()))
+
+
+def _weights(values: np.ndarray, name: str, table: InputTable) -> Tensor:
+    numbers = as_numbers(values)
+    if numbers is None:
+        _refuse_text(values, name, table, "a number")
+    weight = torch.from_numpy(numbers.astype(np.float32))
+    bad = np.flatnonzero(~np.isfinite(weight.numpy()))
+    if len(bad):
+        raise InvalidInputError(
+            f"Expected finite numbers in {table.at(bad[0])}, column {name!r} (got {numbers[bad[0]]})"
+        )
+    negative = int((weight < 0).sum())
+    if negative:
+        warnings.warn(
+            f"{negative} of {len(weight)} weights in {table.named(name)} are negative: layers that divide by the root "
+            "of a node's summed weights (GCN) give NaN on them",
+            stacklevel=3,
+        )
+    return weight
+
+
+def _times(values: np.ndarray, name: str, table: InputTable) -> Tensor:
+    numbers = as_numbers(values)
+    if numbers is not None:
+        if not np.isfinite(numbers).all():
+            bad = np.flatnonzero(~np.isfinite(numbers))[0]
+            raise InvalidInputError(f"Expected a finite time in {table.at(bad)}, column {name!r} (got {numbers[bad]})")
+        return torch.from_numpy(numbers.astype(np.int64) if np.array_equal(numbers, np.round(numbers)) else numbers)
+    try:
+        dates = (
+            values.astype("datetime64[s]") if values.dtype.kind == "M" else np.array([str(v) for v in values], "M8[s]")
+        )
+    except ValueError:
+        _refuse_text(values, name, table, "a number or a date like 2024-05-31 or 2024-05-31T12:00:00 (without a zone)")
+    return torch.from_numpy(dates.astype(np.int64))
+
+
+def _refuse_text(values: np.ndarray, name: str, table: InputTable, expected: str) -> NoReturn:
+    bad = next(i for i in range(len(values)) if as_numbers(values[i : i + 1]) is None)
+    raise InvalidInputError(f"Expected {expected} in {table.at(bad)}, column {name!r} (got {str(values[bad])!r})")

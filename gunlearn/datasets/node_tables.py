@@ -1,0 +1,217 @@
+"""What files and data frames say of nodes: ids, features and labels."""
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from gunlearn.datasets.node_ids import read_ids
+from gunlearn.datasets.text_tables import TEXT_ENDINGS, InputTable, as_numbers, is_missing, plain, read_table
+from gunlearn.errors import DatasetNotFoundError, InvalidInputError
+
+_IDS = {"id", "nodeid", "node", "vertex", "vertexid", "nodename"}
+_FIRST_IDS = {"", "unnamed0", "name", "key", "index"}  # where they name the first column, as pandas writes an index
+_LABELS = {"label", "labels", "y", "class"}
+#: Names of arrays in an `.npz`, by what they hold.
+_ARRAYS = {"ids": ("ids", "id", "node_id"), "features": ("features", "x"), "labels": ("labels", "y")}
+
+
+@dataclass(frozen=True, eq=False)
+class NodeTable:
+    """What one source says of nodes.
+
+    Args:
+        source: the file, for messages.
+        rows: number of rows.
+        ids: of each row, `[rows]`; `None` where rows are in the order of ids.
+        features: `[rows, num_features]`, an array or a scipy matrix, or `None`.
+        labels: `[rows]`, numbers or texts, or `None`.
+        lists_all: a node may be here that no edge has: the ids stand under a header.
+    """
+
+    source: str
+    rows: int
+    ids: np.ndarray | None = None
+    features: Any = None
+    labels: np.ndarray | None = None
+    lists_all: bool = True
+
+
+def read_nodes(path: Path, kind: str, edge_ids: np.ndarray) -> NodeTable:
+    """Read a file of `"features"`, `"labels"` or `"nodes"` (both); its ending says of which format it is.
+
+    Args:
+        path: `.npy`, `.npz` (also of scipy), or delimited text, see `read_table`.
+        kind: what the name of the file says that it holds.
+        edge_ids: ids of the edges' ends, by which a column of ids without a header is told.
+
+    Raises:
+        DatasetNotFoundError: no such file.
+        InvalidInputError: wrong content.
+    """
+    if path.suffix in (".npy", ".npz"):
+        return _of_arrays(path, kind)
+    if not any(path.name.removesuffix(".gz").endswith(ending) for ending in TEXT_ENDINGS):
+        raise InvalidInputError(
+            f"Expected {kind} in one of .npy, .npz, {', '.join(TEXT_ENDINGS)} (got {path}, which is not read)"
+        )
+    return of_table(_with_header(read_table(path)), kind, edge_ids)
+
+
+def of_table(table: InputTable, kind: str, edge_ids: np.ndarray) -> NodeTable:
+    """Return what a table says of nodes; see `read_nodes`."""
+    if not len(table):
+        raise InvalidInputError(f"Expected at least one row in {table.source} (got none)")
+    id_column, label_column = _roles(table, kind, edge_ids)
+    ids = None if id_column is None else read_ids(table, (id_column,))
+    if ids is not None and len(np.unique(ids)) != len(ids):
+        distinct, counts = np.unique(ids, return_counts=True)
+        repeated = np.flatnonzero(ids == distinct[counts > 1][0])[1]
+        raise InvalidInputError(f"Expected each node once in {table.source} (got one again in {table.at(repeated)})")
+    columns = [i for i in range(len(table.columns)) if i not in (id_column, label_column)]
+    numbers = {i: as_numbers(table.columns[i]) for i in columns}
+    texts = [i for i, values in numbers.items() if values is None]
+    if texts and kind != "nodes":
+        column = table.columns[texts[0]]
+        row = next(i for i in range(len(table)) if as_numbers(column[i : i + 1]) is None)
+        raise InvalidInputError(
+            f"Expected numbers in {table.source} (got {str(column[row])!r} in {table.at(row)}, column {texts[0] + 1}"
+            f"{'' if table.header is None else f', {table.header[texts[0]]!r}'})"
+        )
+    if texts and table.header is not None:
+        names = ", ".join(repr(table.header[i]) for i in texts)
+        warnings.warn(f"columns {names} of {table.source} hold no numbers and are not read", stacklevel=3)
+    kept = [values for values in numbers.values() if values is not None]
+    features = np.stack(kept, axis=1) if kept and kind != "labels" else None
+    if kind == "labels" and columns:
+        raise InvalidInputError(f"Expected one column of labels in {table.source} (got {len(columns)} more)")
+    if features is not None and not np.isfinite(features).all():
+        row, at = np.argwhere(~np.isfinite(features))[0]
+        column = [i for i in columns if i not in texts][at]
+        shown = str(table.columns[column][row])
+        raise InvalidInputError(f"Expected finite numbers in {table.at(row)}, column {column + 1} (got {shown!r})")
+    labels = None if label_column is None else table.columns[label_column]
+    return NodeTable(table.source, len(table), ids, features, labels, table.header is not None)
+
+
+def _with_header(table: InputTable) -> InputTable:
+    first = [str(column[0]) for column in table.columns]
+    numeric = [as_numbers(column[:1]) is not None for column in table.columns]
+    below = [as_numbers(column[1:]) is not None for column in table.columns]
+    known = {plain(name) for name in first} & (_IDS | _LABELS)
+    if known or (len(table) > 1 and any(rest and not top for rest, top in zip(below, numeric, strict=True))):
+        return table.first_as_header()
+    return table
+
+
+def _roles(table: InputTable, kind: str, edge_ids: np.ndarray) -> tuple[int | None, int | None]:
+    """Return the numbers of the columns of ids and of labels."""
+    if table.header is None:
+        return _unnamed_roles(table, kind, edge_ids)
+    names = [plain(name) for name in table.header]
+    ids = [i for i, name in enumerate(names) if name in _IDS]
+    if not ids and (names[0] in _FIRST_IDS or (len(names) > 1 and names[0].endswith("id"))):
+        ids = [0]
+    labels = [i for i, name in enumerate(names) if name in _LABELS and i not in ids]
+    if kind == "labels" and not labels:  # one column beside the ids, of any name
+        labels = [i for i in range(len(names)) if i not in ids][:1]
+    for found, what in ((ids, "ids"), (labels, "labels")):
+        if len(found) > 1:
+            raise InvalidInputError(
+                f"Expected one column of {what} in {table.source} (got {[table.header[i] for i in found]})"
+            )
+    if kind == "nodes" and not ids:
+        raise InvalidInputError(f"Expected a column 'id' in {table.source} (got {list(table.header)[:8]})")
+    if kind == "labels" and not labels:
+        raise InvalidInputError(f"Expected a column of labels in {table.source} (got {list(table.header)[:8]})")
+    return (ids[0] if ids else None), (labels[0] if labels else None)
+
+
+def _unnamed_roles(table: InputTable, kind: str, edge_ids: np.ndarray) -> tuple[int | None, int | None]:
+    if kind == "nodes":
+        raise InvalidInputError(f"Expected a header with a column 'id' in {table.source} (got none in {table.at(0)})")
+    if kind == "labels":
+        return (0, 1) if len(table.columns) > 1 else (None, 0)
+    first = table.columns[0]
+    numbers = as_numbers(first)
+    if numbers is None:
+        return 0, None
+    distinct = len(table) > 2 and len(table.columns) > 1 and len(np.unique(numbers)) == len(numbers)
+    if distinct and edge_ids.dtype.kind == "i" and np.isin(edge_ids, numbers).all():
+        raise InvalidInputError(
+            f"Expected a header in {table.source} (got a first column that could be the nodes' ids or a feature); name "
+            "the columns in the first line: 'id,...' where it holds ids"
+        )
+    return None, None
+
+
+def _of_arrays(path: Path, kind: str) -> NodeTable:
+    found = _arrays(path, kind)
+    rows = {name: array.shape[0] for name, array in found.items() if array.ndim}
+    if len(set(rows.values())) != 1:
+        raise InvalidInputError(f"Expected arrays of as many rows in {path} (got {rows or 'a single number'})")
+    ids = found.get("ids")
+    if ids is not None:
+        size = len(ids)
+        columns = (ids.astype(object) if ids.dtype.kind in "US" else ids,)
+        ids = read_ids(InputTable(str(path), columns, ("id",), np.arange(size), "row"), (0,))
+        if len(np.unique(ids)) != size:
+            raise InvalidInputError(f"Expected each node once in the ids of {path} (got some again)")
+    return NodeTable(str(path), next(iter(rows.values())), ids, found.get("features"), found.get("labels"))
+
+
+def _arrays(path: Path, kind: str) -> dict[str, Any]:
+    """Return arrays of a file by what they hold; pickled objects are refused, because reading them runs code."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if not hasattr(loaded, "files"):
+            return {kind: loaded}
+        with loaded:
+            names = set(loaded.files)
+            if {"format", "shape", "data"} <= names:
+                return {kind: sp.load_npz(path).tocsr()}
+            if len(names) == 1:
+                return {kind: loaded[loaded.files[0]]}
+            kinds = {what: [name for name in known if name in names] for what, known in _ARRAYS.items()}
+            unknown = sorted(names - {name for found in kinds.values() for name in found})
+            if unknown or any(len(found) > 1 for found in kinds.values()) or not kinds[kind]:
+                raise InvalidInputError(
+                    f"Expected one array in {path}, or arrays named 'ids', 'features' and 'labels' (got "
+                    f"{sorted(names)[:8]})"
+                )
+            return {what: loaded[found[0]] for what, found in kinds.items() if found}
+    except FileNotFoundError:
+        raise DatasetNotFoundError(f"Expected an array at {path.absolute()} (got no such file)") from None
+    except InvalidInputError:
+        raise
+    except Exception as error:  # broken archives raise nearly anything
+        raise InvalidInputError(
+            f"Expected {path} to be a plain {path.suffix} array (got {type(error).__name__}: {error})"
+        ) from error
+
+
+def aligned(table: NodeTable, rows: np.ndarray, size: int) -> NodeTable:
+    """Return the table with a row per node, given the row of each entry; what is missing is NaN or `None`."""
+    if np.array_equal(rows, np.arange(size)):
+        return table
+    features, labels = table.features, table.labels
+    if features is not None and not sp.issparse(features):
+        whole = np.full((size, features.shape[1]), np.nan)
+        whole[rows] = features
+        features = whole
+    elif features is not None:
+        features = features[np.argsort(rows)] if len(rows) == size else None
+    if labels is not None:
+        spread = np.full(size, None, dtype=object)
+        spread[rows] = labels
+        labels = spread
+    return replace(table, rows=size, ids=None, features=features, labels=labels)
+
+
+def missing_labels(labels: np.ndarray) -> np.ndarray:
+    """Return which labels are missing, boolean `[rows]`; a question mark says so too."""
+    marks = np.array([isinstance(v, str) and v.strip() == "?" for v in labels]) if labels.dtype.kind in "OU" else False
+    return is_missing(labels) | marks

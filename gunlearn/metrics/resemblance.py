@@ -1,0 +1,123 @@
+"""Models that stand too near to others for an honest comparison: copies of references, untouched weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.core.contents import contents
+from gunlearn.errors import InvalidInputError
+from gunlearn.losses.divergences import categorical_js_divergence, js_divergence
+
+if TYPE_CHECKING:
+    from gunlearn.metrics.view import ModelView
+
+#: Suspicious is a mean distance to retrained models of less than so many times that of their own average prediction,
+#: and a divergence of each item to one of them below this share of the mean floor.
+NEAR, COPIED = 1.2, 1e-3
+#: On fewer items a mean is not judged, nor a copy.
+MIN_ITEMS, MIN_COPIED = 10, 3
+
+
+def item_divergences(p: Tensor, q: Tensor) -> Tensor:
+    """Return the Jensen-Shannon divergence of each item `[num_items]`, from `Evaluator.probability` of two models."""
+    return (js_divergence if p.dim() == 1 else categorical_js_divergence)(p, q)
+
+
+def check_references(references: Sequence[nn.Module], original: nn.Module | None) -> None:
+    """Refuse the original model among retrained ones; warn of another architecture.
+
+    Raises:
+        InvalidInputError: a reference holds the weights of `original`, bit for bit.
+    """
+    if original is None:
+        return
+    before = contents(original)
+    shapes = _shapes(original)
+    for k, model in enumerate(references, start=1):
+        if before and before <= contents(model):
+            raise InvalidInputError(
+                f"Expected references retrained without the forgotten data (got the original model as reference {k}: "
+                "it has the same weights, bit for bit)"
+            )
+        if _shapes(model) != shapes:
+            warnings.warn(
+                f"reference {k} is of another architecture than the original model ({type(model).__name__}, with other "
+                f"shapes of weights than {type(original).__name__}): distances to it measure that difference as well",
+                stacklevel=3,
+            )
+
+
+def copied(view: ModelView) -> list[int]:
+    """Return the places of the references, from 1, whose weights a model that is none of them holds bit for bit."""
+    others = view.problem.references
+    if any(view.model is other.model for other in others):
+        return []
+    return [k for k, other in enumerate(others, start=1) if other.contents and other.contents <= view.contents]
+
+
+def untouched(view: ModelView) -> str | None:
+    """Return a sentence where the model holds all weights of the original one, bit for bit; else `None`."""
+    result = view.result
+    if result is None or result.original is None:
+        return None
+    if result.unchanged:
+        return result.notes["why"]
+    before = contents(result.original)
+    if not before or not before <= view.contents:
+        return None
+    if before == view.contents:
+        return "The weights are unchanged: they are the original model's, bit for bit."
+    known, names = result.original.state_dict(), list(view.model.state_dict())
+    more = [name for name in names if name not in known] if set(known) <= set(names) else []
+    more = more or [f"{view.contents.total() - before.total()} tensors"]
+    shown = ", ".join(more[:4]) + (f" and {len(more) - 4} more" if len(more) > 4 else "")
+    return f"The weights are unchanged: they are all of the original model's, bit for bit; added are {shown}."
+
+
+def suspicion(view: ModelView) -> str | None:
+    """Return a sentence where a model is nearer to the references than a retrained one can be expected; `None` else.
+
+    A model retrained without looking at them is as far from them as they are from each other: at one floor, but with
+    few references the floor itself is noisy, and honest retrainings were seen at a third of it. Nearest of all is the
+    references' average prediction (half a floor for many, a quarter for two). Suspicious is a model that is hardly
+    farther than this average (`NEAR`, beyond two standard errors over items below the floor), one that predicts all
+    items like one of the references (`COPIED`), and one that holds a reference's weights. Without two references only
+    the last is known.
+    """
+    references = view.problem.references
+    if view.result is None or any(view.model is other.model for other in references):
+        return None
+    same = copied(view)
+    if same:
+        others = "the others alone" if len(same) < len(references) else "nothing"
+        return f"The model has the weights of reference {same[0]}, bit for bit, and is compared with {others}."
+    found = [words for part in ("forget", "test", "retain") if (words := _nearer(view, part)) is not None]
+    return f"The model is nearer to the references than a retrained one: {', '.join(found)}." if found else None
+
+
+def _nearer(view: ModelView, part: str) -> str | None:
+    own, others = view.probability(part), [other.probability(part) for other in view.references]
+    there = [p for p in others if p is not None]
+    if own is None or len(there) < 2:
+        return None
+    floor = torch.stack([item_divergences(p, q) for p, q in combinations(there, 2)]).mean(0)
+    distance = torch.stack([item_divergences(own, p) for p in there])
+    average = torch.stack(there).mean(0)
+    nearest = torch.stack([item_divergences(average, p) for p in there]).mean()
+    number, gap = own.size(0), floor - distance.mean(0)
+    for k, each in enumerate(distance, start=1):
+        if number >= MIN_COPIED and float(each.max()) < COPIED * float(floor.mean()):
+            return f"it predicts all {part} items like reference {k}"
+    if number >= MIN_ITEMS and distance.mean() < NEAR * nearest and gap.mean() > 2 * gap.std() / number**0.5:
+        return f"{float(distance.mean() / floor.mean()):.2f} floors on {part} items"
+    return None
+
+
+def _shapes(model: nn.Module) -> list[Any]:
+    return sorted(tuple(value.shape) for value in model.state_dict().values() if isinstance(value, Tensor))

@@ -1,0 +1,101 @@
+"""How a model is called: the caller's own function or our convention, and what is said where that fails."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.errors import GunlearnError, InvalidTypeError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+
+class Called:
+    """A caller's function `call(model, data)` or `decode(model, z, pairs)`, with a name that every process agrees on.
+
+    Args:
+        name: of the argument, for error messages.
+        function: what it calls.
+
+    Raises:
+        InvalidTypeError: `function` is not callable.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        if not callable(function):
+            raise InvalidTypeError(f"Expected '{name}' to be a function (got {type(function).__name__})")
+        self.name, self.function = name, function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def __repr__(self) -> str:
+        """Return the function's name and a digest of its code; addresses and files do not count."""
+        code = getattr(self.function, "__code__", None)
+        named = getattr(self.function, "__qualname__", type(self.function).__qualname__)
+        return named if code is None else f"{named} {hashlib.sha256(_content(code)).hexdigest()[:12]}"
+
+
+def _content(code: Any) -> bytes:
+    consts = [_content(c) if inspect.iscode(c) else repr(c).encode() for c in code.co_consts]
+    return b"|".join([code.co_code, *consts, repr((code.co_names, code.co_varnames)).encode()])
+
+
+@contextmanager
+def own_words(model: nn.Module, data: Data | None, how: str, remedy: str) -> Iterator[None]:
+    """Inside the block an exception of the caller's code becomes an `UnsupportedModelError` that says what was called.
+
+    Args:
+        model: whose code runs.
+        data: what it reads, to be described; `None` says nothing of it.
+        how: the call, `"model(x, edge_index)"`.
+        remedy: what to pass instead, `"call=lambda model, data: ..."`.
+    """
+    try:
+        yield
+    except (GunlearnError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the caller's code can raise anything
+        kind, said = type(getattr(model, "_orig_mod", model)).__name__, (str(error).strip().splitlines() or [""])[0]
+        holds = "" if data is None else f"; the data holds {contents(data)}"
+        raise UnsupportedModelError(
+            f"Expected {how} to run (got {type(error).__name__} of {kind}: {said[:200]}{holds}); pass {remedy}"
+        ) from error
+
+
+def contents(data: Data) -> str:
+    """Return names, shapes and types of the attributes of a graph."""
+    parts = []
+    for name in data.keys():  # noqa: SIM118 - iterating a Data yields pairs
+        value = data[name]
+        if isinstance(value, Tensor):
+            parts.append(f"{name} {list(value.shape)} {str(value.dtype).removeprefix('torch.')}")
+        elif name != "num_nodes":
+            parts.append(f"{name} ({type(value).__name__})")
+    return ", ".join(parts) or "nothing"
+
+
+def suggested(function: Callable[..., Any], data: Data) -> str:
+    """Return a `call=` for a model, as far as its signature says it; `<name>` is an argument that the data lack."""
+    forward = function.forward if isinstance(function, nn.Module) else function
+    try:
+        parameters = list(inspect.signature(forward).parameters.values())
+    except (TypeError, ValueError):
+        return "call=lambda model, data: ..."
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p.name for p in positional if p.default is p.empty]
+    if required == ["x", "edge_index"]:
+        return "a model and data that fit, or call=lambda model, data: ..."
+    if len(required) == 1 and required[0] not in data:
+        given = "data"
+    else:
+        given = ", ".join(f"data.{name}" if name in data else f"<{name}>" for name in required)
+    own = getattr(function, "__name__", "") if inspect.ismethod(function) else ""
+    return f"call=lambda model, data: model{f'.{own}' if own else ''}({given})"

@@ -1,0 +1,94 @@
+"""A forward pass before any work starts: a model that cannot be called or read by the task fails here, in words."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.errors import UnsupportedModelError
+from gunlearn.losses import Prediction
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks.base import Task
+from gunlearn.tasks.logits import check_logits, check_steady
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a model returned in the trial pass, in evaluation mode and without gradients.
+
+    Attributes:
+        outputs: what `Task.encode` returned, for a task on a graph a row per node (or graph) `[num_rows, dim]`.
+        prediction: of the items of `Task.trial_items`; `None` where the task tries none.
+    """
+
+    outputs: Any = None
+    prediction: Prediction | None = None
+
+
+def trial_pass(model: nn.Module, data: Any, task: Task) -> Trial:
+    """Call a private copy of `model` on `data` twice, as the task does, in evaluation mode; random states stay.
+
+    A compiled model runs uncompiled. A task that shares no pass and tries no items costs nothing.
+
+    Raises:
+        UnsupportedModelError: the model cannot be copied or called, or returns something else: other outputs at the
+            second call, or probabilities in place of logits.
+    """
+    items = task.trial_items(data)
+    if items is None and not task.shared_pass:
+        return Trial()
+    model = private_copy(getattr(model, "_orig_mod", model), task).eval()
+    with isolated_rng(), torch.no_grad():
+        trial = _tried(model, data, task, items)
+        task.check_trial(model, data, trial.outputs)
+        again = _tried(model, data, task, items)
+    for first, second in ((trial.outputs, again.outputs), (_logits(trial), _logits(again))):
+        check_steady(first, second, model)
+    kind, logits = task.outcomes(model), _logits(trial)
+    if kind and logits is not None and task.outputs == "logits":
+
+        def with_gradients() -> Tensor:
+            for parameter in model.parameters():
+                parameter.requires_grad_(parameter.is_floating_point())
+            with isolated_rng(), torch.enable_grad():
+                found = _logits(_tried(model, data, task, items))
+            return logits if found is None else found
+
+        check_logits(task, kind, logits, with_gradients)
+    return trial
+
+
+def _tried(model: nn.Module, data: Any, task: Task, items: Any) -> Trial:
+    outputs = task.encode(model, data)
+    return Trial(outputs, None if items is None else task.decode(model, outputs, items))
+
+
+def _logits(trial: Trial) -> Tensor | None:
+    """Return the logits of all rows, or of the tried items where outputs are none."""
+    return trial.prediction.logits if trial.prediction is not None else trial.outputs
+
+
+def private_copy(model: nn.Module, task: Task) -> nn.Module:
+    """Return a deep copy of `model`, adapted by `Task.adopt`.
+
+    Tensors with a gradient history that a forward pass left on a module (the means of PyG's `VGAE`) are copied without
+    their history.
+    """
+    try:
+        model = copy.deepcopy(model, _without_history(model))
+    except (RuntimeError, TypeError) as error:
+        raise UnsupportedModelError(
+            f"Expected a model that can be copied (got: {error}); detach or delete tensors that a forward pass left "
+            "on it"
+        ) from error
+    return task.adopt(model)
+
+
+def _without_history(model: nn.Module) -> dict[int, Any]:
+    """Return the memo of `deepcopy` with copies of the tensors that it refuses."""
+    left = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    return {id(value): value.detach().clone() for value in left if not value.is_leaf}
