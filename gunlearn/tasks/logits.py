@@ -12,7 +12,25 @@ from gunlearn.errors import GunlearnError, UnsupportedModelError
 
 OUTPUTS = ("logits", "probabilities")
 #: Steps of automatic differentiation that only pick, reshape or convert values.
-_KEEPS = set(["Alias", "Cat", "Clone", "Expand", "Gather", "Index", "Permute", "Reshape", "Select", "Slice", "Squeeze", "T", "ToCopy", "Transpose", "View"])
+_KEEPS = set(
+    [
+        "Alias",
+        "Cat",
+        "Clone",
+        "Expand",
+        "Gather",
+        "Index",
+        "Permute",
+        "Reshape",
+        "Select",
+        "Slice",
+        "Squeeze",
+        "T",
+        "ToCopy",
+        "Transpose",
+        "View",
+    ]
+)
 _KEEPS |= {"Clamp", "ClampMin", "ClampMax", "Unsqueeze", "ReshapeAlias"}
 
 
