@@ -59,7 +59,8 @@ def link_split(
         raise InvalidInputError(f"Expected enough edges to hold out {val_ratio} and {test_ratio} (got {edges.size(1)})")
 
     kinds = node_kinds(data)
-    if kinds is None and protocol == "random" and has_even_cycles(edges, data.num_nodes):
+    unknown = kinds is None and data.get("node_type") is None
+    if unknown and protocol == "random" and has_even_cycles(edges, data.num_nodes):
         warnings.warn(
             "every cycle of the graph is even, as where edges join nodes of two kinds: if they do, set data.node_type "
             "to 0 and 1, so that negatives join one of each; if not, to zeros, which ends this warning",
