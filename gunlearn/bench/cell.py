@@ -25,7 +25,7 @@ class Cell:
     """One problem of a grid: with the recipe, it determines the base model, the forget set and the references.
 
     Args:
-        dataset: a name, or a folder with `edges.csv` and `features.npy`.
+        dataset: a name, or a folder or file of a graph, see `gunlearn.datasets.load`.
         protocol: `"random"`, or `"inpo"` for the split and the forget set of the official code.
         ratio: share of training edges (or nodes) to forget; `None` with `count`.
         count: number of them; `None` with `ratio`.

@@ -34,7 +34,8 @@ class Run:
     stopped when the same command is given again.
 
     Args:
-        dataset: A name (see 'gunlearn datasets'), or a folder with edges.csv and features.npy; digits by default.
+        dataset: A name (see 'gunlearn datasets'), or a folder or file of a graph (docs/data.md); digits by
+            default.
         datasets: Several of them.
         root: Folder of the raw files, laid out as PyG does; without it $GUNLEARN_DATA, else ./data.
         methods: Methods to compare: NAME runs every variant, NAME:VARIANT one (see 'gunlearn methods'). The original
