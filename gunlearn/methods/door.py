@@ -19,6 +19,12 @@ from gunlearn.training.result import Result
 from gunlearn.training.run import device_of, fingerprint_of, private_copy
 
 
+def _skipped(partition: Any) -> dict[str, str]:
+    """Return the note on named things that the request skipped."""
+    told = getattr(partition, "skipped", "")
+    return {"skipped": told} if told else {}
+
+
 class _Clocked(Callback):
     """Calls the caller's callbacks without charging their time and memory to the method."""
 
@@ -63,7 +69,9 @@ def run_method(
     method.supports(task, partition)
     runner = task.runner(method)
     if runner is not None:
-        return runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
+        result = runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
+        result.notes |= _skipped(partition)
+        return result
     with isolated_rng(seed):
         original = freeze(private_copy(model, task))
         memory, watch = PeakMemory(device_of(model)), Stopwatch()
@@ -102,7 +110,7 @@ def run_method(
         seconds=seconds,
         peak_memory_mb=memory.mb,
         history=[] if state is None else state.log_history,
-        notes={**outcome.notes, **task.remarks(outcome.model)},
+        notes={**outcome.notes, **task.remarks(outcome.model), **_skipped(partition)},
         partition=partition,
         task=task,
         original=original,
