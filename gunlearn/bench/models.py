@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -109,8 +110,15 @@ class ModelStore:
         with suppress(CheckpointError):
             return Result.load(directory, model)
         with locked(lock):  # other processes wait for this model
-            with suppress(CheckpointError):
+            try:
                 return Result.load(directory, model)
+            except CheckpointError as error:
+                if directory.exists():
+                    warnings.warn(
+                        f"Expected a trained model in {directory}, which is damaged: it is trained again ({error})",
+                        UserWarning,
+                        stacklevel=2,
+                    )
             result = make()
             # Write beside, then rename: a killed write leaves no half model.
             with tempfile.TemporaryDirectory(dir=self.directory, prefix=".") as beside:

@@ -1,6 +1,7 @@
 """Tasks by their names."""
 
-from gunlearn.core.registry import Registry, did_you_mean
+from gunlearn.core.options import did_you_mean
+from gunlearn.core.registry import Registry
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Task
 
