@@ -37,17 +37,13 @@ def named_tensors(model: nn.Module) -> dict[str, tuple[nn.Module, Tensor]]:
 
 @dataclass(frozen=True)
 class Slice:
-    """Entries `index` `[k]` of a named tensor along a dimension, their new values, and how these were made.
-
-    `of_layer`: they are weights of a layer, which reads them by one-hot features.
-    """
+    """Entries `index` `[k]` of a named tensor along a dimension, their new values, and how these were made."""
 
     name: str
     dim: int
     index: Tensor
     values: Tensor
     how: str
-    of_layer: bool = False
 
 
 class FreshValues:
@@ -57,23 +53,19 @@ class FreshValues:
         self.slices: list[Slice] = []
 
     @torch.no_grad()
-    def put(self, model: nn.Module, layers: bool) -> None:
-        """Replace the slices in place, those of layers if asked to.
-
-        Tensors of other names or shapes (another architecture) stay as they are.
-        """
+    def put(self, model: nn.Module) -> None:
+        """Replace the slices in place; tensors of other names or shapes (another architecture) stay as they are."""
         tensors = named_tensors(model)
-        for one in self.slices if layers else [one for one in self.slices if not one.of_layer]:
+        for one in self.slices:
             _, value = tensors.get(one.name, (None, None))
             like = None if value is None or value.dim() != one.values.dim() else list(value.shape)
             if like is None or [*like[: one.dim], one.index.numel(), *like[one.dim + 1 :]] != list(one.values.shape):
                 continue
             value.index_copy_(one.dim, one.index.to(value.device), one.values.to(value))  # type: ignore[union-attr]
 
-    def notes(self, layers: bool) -> dict[str, Any]:
+    def notes(self) -> dict[str, Any]:
         """Return the note for a result: how many entries of which tensor were replaced, without saying which."""
-        how = {one.name: one.how if layers or not one.of_layer else "left to the method" for one in self.slices}
-        said = {one.name: f"{one.index.numel()} entries of forgotten nodes, {how[one.name]}" for one in self.slices}
+        said = {one.name: f"{one.index.numel()} entries of forgotten nodes, {one.how}" for one in self.slices}
         return {"reset": said}
 
 

@@ -22,13 +22,11 @@ class Place:
     Attributes:
         by_size: the dimension is as long as there are nodes to number: what nothing reads there is theirs, too.
         of_all: it is as long as the graph has nodes.
-        of_layer: weights of a layer that reads one-hot features, an entry per node.
     """
 
     index: Tensor
     by_size: bool = False
     of_all: bool = False
-    of_layer: bool = False
 
 
 class Places:
@@ -76,7 +74,7 @@ class Places:
         size, n = tensor.size(dim), self.size
         if not may_hold_rows(owner):  # its sizes are channels: only one-hot features read one entry per node
             one_hot = size == n and isinstance(self.x, Tensor) and self.x.dim() == 2 and self.x.size(1) == n
-            return [Place(self._own_columns(), of_layer=True)] if one_hot else []
+            return [Place(self._own_columns())] if one_hot else []
         found = [] if looked_up is None or dim else [Place(looked_up)]
         if dim == 0:
             found += [Place(index, size == n, size == n) for highest, index in self.ids if size > highest]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import warnings
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,7 +62,7 @@ def _choose(
         new = draws.slice(name, owner, dim, place.index)
         stays, changes = trial.put(new)
         if stays and changes:
-            return replace(new, of_layer=place.of_layer)
+            return new
         if stays and place.by_size and unread is None:
             unread = new
     if unread is not None:  # no prediction reads it, as the time of a node's last event
