@@ -112,6 +112,7 @@ class Method(ABC):
             fresh.put(problem.model)
         outcome = self.run(problem)
         if fresh is not None:
+            outcome.model.eval()  # first: a memory is brought up to date when training ends
             fresh.put(outcome.model)
             outcome.notes |= fresh.notes()
         return outcome

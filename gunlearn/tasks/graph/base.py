@@ -18,7 +18,7 @@ from gunlearn.tasks.base import Parts, Reader, Task, View
 from gunlearn.tasks.graph.beside import beside
 from gunlearn.tasks.graph.fresh_values import FreshValues
 from gunlearn.tasks.graph.node_state import forgotten_state
-from gunlearn.tasks.graph.reading import GraphReader, parts_apart
+from gunlearn.tasks.graph.reading import APART, GraphReader, parts_apart
 from gunlearn.tasks.sampling import BatchOptions
 
 
@@ -55,7 +55,7 @@ class GraphTask(Task):
     def forgotten_state(self, model: nn.Module, partition: Any, seed: int) -> FreshValues | None:
         """Return new values for rows of embeddings, biases and memories that belong to forgotten nodes."""
         found = forgotten_state(model, self, partition, seed)
-        return found if found.slices else None
+        return found if found.slices or found.records else None
 
     def remarks(self, model: nn.Module) -> dict[str, Any]:
         """Return how the layers ran: CSR products or gather-scatter."""
@@ -77,7 +77,9 @@ class GraphTask(Task):
         """
         apart = parts_apart(data)
         if apart:  # of a model of one graph only, which cannot read two joined
-            return torch.cat([self.encode(model, part) for part in apart])
+            out = torch.cat([self.encode(model, part) for part in apart])
+            setattr(out, APART, int(apart[0].num_nodes))  # for decoders that look nodes up by number
+            return out
         accepted = self.accepted(model)
         optional = {key: data[key] for key in accepted if key in data and data[key] is not None}
         x = data.x

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from gunlearn.tasks.graph.base import GraphTask
 from gunlearn.tasks.graph.beside import is_joint
 from gunlearn.tasks.graph.edge_items import EdgeItems, EdgeParts
 from gunlearn.tasks.graph.random_nodes import RandomNodeReader
+from gunlearn.tasks.graph.reading import APART
 from gunlearn.tasks.graph.score_targets import ScoreTarget, check_held_out
 from gunlearn.tasks.sampling import BatchOptions
 
@@ -57,7 +59,7 @@ class LinkPrediction(GraphTask):
         ends = outputs[items.edge_label_index.t()] if items.embeddings else None
         decode = getattr(model, "decode", None)
         if decode is not None:
-            score = decode(outputs, items.edge_label_index, **_as_logits(model, decode))
+            score = _scores(outputs, items.edge_label_index, partial(decode, **_as_logits(model, decode)))
             if not isinstance(score, Tensor) or score.numel() != items.label.numel():
                 got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
                 raise UnsupportedModelError(f"Expected 'decode' to score {items.label.numel()} pairs (got {got})")
@@ -142,6 +144,22 @@ def forgotten_edges(partition: Any) -> Tensor:
         return forget
     retain = partition.retain_edge_index
     return torch.cat([forget, retain[:, torch.isin(retain, partition.feature_nodes).any(dim=0)]], dim=1)
+
+
+def _scores(outputs: Tensor, pairs: Tensor, decode: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return the scores of pairs `[2, k]`; of each of two graphs that were read apart by its own node numbers."""
+    size = getattr(outputs, APART, None)
+    if size is None:
+        return decode(outputs, pairs)
+    second = pairs[0] >= size
+    order = torch.cat([(~second).nonzero().view(-1), second.nonzero().view(-1)])
+    count = int(second.sum())
+    scores = []
+    if count < pairs.size(1):
+        scores.append(decode(outputs[:size], pairs[:, ~second]).reshape(-1))
+    if count:
+        scores.append(decode(outputs[size:], pairs[:, second] - size).reshape(-1))
+    return torch.cat(scores)[order.argsort()]
 
 
 def _as_logits(model: nn.Module, decode: Callable[..., Any]) -> dict[str, bool]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.requests.features import ids_in
+from gunlearn.tasks.graph.fresh_values import named_tensors
 
 _ROOMS = ("conv", "dense", "norm", "aggr", "pool", "encoding")
 _LAYERS = ("torch.nn.", *(f"torch_geometric.nn.{room}" for room in _ROOMS))
@@ -102,6 +103,14 @@ class Places:
         gone = torch.isin(row, self.nodes)
         own = column[gone].unique()
         return own[~torch.isin(own, column[~gone])]
+
+
+def looks_nodes_up(model: nn.Module, num_nodes: int) -> bool:
+    """Return whether a decoder of the model's own may read tensors by node numbers: it has some to read."""
+    return hasattr(model, "decode") and any(
+        isinstance(owner, nn.Embedding) or (may_be_table(owner, value) and value.size(0) in (num_nodes, num_nodes + 1))
+        for owner, value in named_tensors(model).values()
+    )
 
 
 def may_hold_rows(owner: nn.Module) -> bool:
