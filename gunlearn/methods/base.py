@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from gunlearn.core.checks import check_choice
@@ -112,7 +113,8 @@ class Method(ABC):
             fresh.put(problem.model)
         outcome = self.run(problem)
         if fresh is not None:
-            outcome.model.eval()  # first: a memory is brought up to date when training ends
+            with torch.no_grad():
+                outcome.model.eval()  # first: a memory is brought up to date when training ends
             fresh.put(outcome.model)
             outcome.notes |= fresh.notes()
         return outcome
