@@ -130,7 +130,7 @@ def test_names_of_forgotten_nodes_are_skipped_on_request():
     with pytest.raises(InvalidRequestError, match="no node has"):
         ForgetNodes(["alice", "dan"]).resolve(left)
     found = ForgetNodes(["alice", "dan", "dan"], missing="ignore").resolve(left)
-    assert found.touched_nodes.tolist() == [3]
+    assert found.forget_nodes.tolist() == [3]
     assert "1 no longer there" in found.skipped
     assert "1 named twice" in found.skipped
     pairs = ForgetEdges([("alice", "bob"), ("dan", "eve")], missing="ignore").resolve(left)
