@@ -53,7 +53,7 @@ def fixed_negatives(problem, monkeypatch) -> torch.Tensor:
     _, partition = problem
     sampler = NegativeSampler(partition.data.edge_index, partition.data.num_nodes)
     pairs = sampler.sample(partition.num_retain, generator=torch.Generator().manual_seed(5))
-    monkeypatch.setattr(NegativeSampler, "sample", lambda self, size, generator=None: pairs[:, :size])
+    monkeypatch.setattr(NegativeSampler, "sample", lambda self, size, generator=None, like=None: pairs[:, :size])
     return pairs
 
 

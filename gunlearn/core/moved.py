@@ -11,7 +11,7 @@ gunlearn               gunlearn                         influence=attribution
 gunlearn.bench         gunlearn.bench                   influence=influence_grid study_files=influence_grid
 gunlearn.bench         gunlearn.core                    options
 gunlearn.cli           gunlearn.cli                     options=fields run=grid_command
-gunlearn.datasets      gunlearn.datasets                registry=catalogue embedded=own
+gunlearn.datasets      gunlearn.datasets                registry=catalogue
 gunlearn.influence     gunlearn.attribution             base items=distinct_items targets
 gunlearn.influence     gunlearn.attribution.removal     balls brute=exact calibrated exact first_order heuristics
 gunlearn.influence     gunlearn.attribution.removal     layer_rules local nora

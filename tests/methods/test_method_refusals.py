@@ -145,13 +145,18 @@ def test_options_that_cannot_be_meant(case: MethodCase, wrong: dict[str, Any]) -
         ("inpo", "image_classification", "'link_prediction'.*got 'image_classification'"),
         ("inpo:paper", "image_classification", "'link_prediction'"),
         ("utu", "image_classification", "got 'items'"),
-        ("npo", "link_prediction", "'edges'.*got 'items'"),
     ],
 )
 def test_unsupported_on_items(method: str, task: str, match: str) -> None:
     data = Data(x=torch.randn(20, 8), y=torch.arange(20) % 2)
     with pytest.raises(UnsupportedMethodError, match=match):
         gu.unlearn(Untouchable(), data, gu.ForgetItems(count=2), method, task)
+
+
+def test_items_without_a_graph_under_link_prediction() -> None:
+    data = Data(x=torch.randn(20, 8), y=torch.arange(20) % 2)
+    with pytest.raises(InvalidInputError, match="Expected data.edge_index"):
+        gu.unlearn(Untouchable(), data, gu.ForgetItems(count=2), "npo", "link_prediction")
 
 
 @per_case

@@ -148,7 +148,7 @@ def exhaust(
     number = parts.retain.size(1)
     if negatives is not None:  # the same ones for the whole graph and, in turn, for its batches
         queue = iter(negatives.t().tolist())
-        parts.sampler.sample = lambda count: torch.tensor([next(queue) for _ in range(count)]).t()
+        parts.sampler.sample = lambda count, like=None: torch.tensor([next(queue) for _ in range(count)]).t()
     feed = Feed(model, task, parts, objective.parts, options)
     if negatives is not None:
         queue = iter(negatives.t().tolist())  # the feed tried one batch
