@@ -194,7 +194,8 @@ def restore_operators(model: nn.Module, state_dict: Mapping[str, Tensor]) -> lis
     """
     saved = sorted((int(m[2]), m[1] or "", m.string.removesuffix("weight")) for m in map(_SAVED.match, state_dict) if m)
     layers, attached = message_passing_layers(model) if saved else {}, []
-    for number, name, stem in saved:
+    for number, path, stem in saved:
+        name = ".".join(part for part in path.split(".") if part != "_orig_mod")  # the wrapper of torch.compile
         if name not in layers or len(getattr(layers[name], HOME, ())) > number:
             continue  # of another model, or already attached: loading reports it
         weight, size = (state_dict[stem + part] for part in ("weight", "num_nodes"))
