@@ -7,7 +7,7 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -119,7 +119,12 @@ class ModelStore:
         directory, lock = self.directory / name, self.directory / f".{name}.lock"
         with suppress(CheckpointError):
             return Result.load(directory, model)
-        with locked(lock):  # other processes wait for this model
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(lock))  # other processes wait for this model
+            except PermissionError as error:
+                warnings.warn(f"the new model is not kept: {error}", UserWarning, stacklevel=3)
+                return make()
             if (found := _read(directory, model)) is not None:
                 return found
             result = make()

@@ -20,7 +20,18 @@ from torch import Tensor, nn
 #: Packages whose code their version tells.
 _LIBRARIES = ("torch", "torch_geometric", "gunlearn", "builtins", "abc", "typing", "lightning", "pytorch_lightning")
 #: Attributes that do not decide what a trained model computes, or that the shapes of its weights tell.
-_IGNORED = {"training", "cached", "in_channels", "in_features", "num_features", "explain", "fuse", "inspector", "ran"}
+_IGNORED = {
+    "training",
+    "cached",
+    "in_channels",
+    "in_features",
+    "num_features",
+    "explain",
+    "fuse",
+    "inspector",
+    "ran",
+    "device",
+}
 _OPERATORS = ".deletions"
 _MOST = 16  # entries of a collection that are settings; more are data
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from gunlearn.core.atomic import checksum, make_folder, write_file
 from gunlearn.core.behaviour import code_of, differences, settings_of
 from gunlearn.core.owner_key import check_key_outside
-from gunlearn.errors import CheckpointError
+from gunlearn.errors import CheckpointError, UnsupportedModelError
 
 RECORD, WEIGHTS = "result.json", "model.safetensors"
 #: Notes that count what a request reaches: with the graph at hand, such numbers single out an edge. They stay here.
@@ -85,8 +85,8 @@ class Result:
         return {name: getattr(self, name) for name in names}
 
     def record(self) -> dict[str, Any]:
-        """Return everything but tensors, live objects, and counts of the nodes and edges that the request reaches."""
-        skip = {"model", "partition", "task", "original"}
+        """Return everything but tensors, live objects, forgotten rows, and counts of what the request reaches."""
+        skip = {"model", "partition", "task", "original", "tokenizer", "parts"}
         record = {name: value for name, value in self.__dict__.items() if name not in skip}
         return record | {"notes": written_notes(self.notes)}
 
@@ -103,10 +103,17 @@ class Result:
 
         Raises:
             InvalidInputError: the folder holds the owner's key.
+            UnsupportedModelError: the model's state dict holds more than tensors.
         """
         directory = Path(directory)
         check_key_outside(directory)
-        weights = {name: t.detach().cpu().contiguous().clone() for name, t in self.model.state_dict().items()}
+        state = self.model.state_dict()
+        for name, value in state.items():
+            if not isinstance(value, Tensor):
+                raise UnsupportedModelError(
+                    f"Expected tensors in the model's state_dict (got {type(value).__name__} in '{name}')"
+                )
+        weights = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
         if node_ids and _with_operators(weights):
             from gunlearn.nn.attach.operators import listed_ids  # loads PyG, so only if needed
 

@@ -82,7 +82,7 @@ def fingerprint_of(settings: list[Any], task: Task, seed: int, model: nn.Module,
         "settings": [*settings, task.name, vars(task), seed],
         "model": [settings_of(model), code_of(model), trained],
         "weights": state_hash(model),
-        "data": {key: data[key] for key in sorted(data.keys())},
+        "data": {key: data[key] for key in sorted(data.keys())} if hasattr(data, "keys") else vars(data),
         "versions": versions(),
     }
     return " ".join(f"{name}:{keyed_hash(content_hash(part).encode(), 'run')}" for name, part in parts.items())

@@ -114,15 +114,22 @@ def test_a_saved_operator_is_loaded_by_its_owner_alone(
     result = run(name, trained_model("gcn"), DATA, epochs=2)
     listed = next(m for m in result.model.modules() if isinstance(m, DeletionOperator)).nodes.numpy().tobytes()
     sealed, opened = result.save(tmp_path / "sealed"), result.save(tmp_path / "open", node_ids=True)
+    torch.save(result.model, sealed / "pickle.pt")
     assert listed not in in_files(sealed)
     assert listed in in_files(opened)  # control
     out = result.model(DATA.x, DATA.edge_index)
     for folder in (sealed, opened):
         assert torch.equal(gu.Result.load(folder, fresh_model("gcn")).model(DATA.x, DATA.edge_index), out)
+    pickled = torch.load(sealed / "pickle.pt", weights_only=False)
+    assert torch.equal(pickled(DATA.x, DATA.edge_index), out)
     monkeypatch.setenv("GUNLEARN_KEY_FILE", str(tmp_path / "another" / "key"))
     assert torch.equal(gu.Result.load(opened, fresh_model("gcn")).model(DATA.x, DATA.edge_index), out)
-    with pytest.raises(CheckpointError, match=r"node ids were sealed.*node_ids=True"):
-        gu.Result.load(sealed, fresh_model("gcn"))
+    for load in (
+        lambda: gu.Result.load(sealed, fresh_model("gcn")),
+        lambda: torch.load(sealed / "pickle.pt", weights_only=False),
+    ):
+        with pytest.raises(CheckpointError, match=r"node ids were sealed.*node_ids=True"):
+            load()
 
 
 def test_operators_of_release_0_1_are_loaded() -> None:

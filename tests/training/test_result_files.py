@@ -16,7 +16,7 @@ from torch_geometric.nn import GCNConv
 
 import gunlearn as gu
 import gunlearn.training.result
-from gunlearn.errors import CheckpointError
+from gunlearn.errors import CheckpointError, UnsupportedModelError
 from tests.methods.cases import fresh_model, make_data, run, same_weights, trained_model
 
 DATA = make_data()
@@ -163,6 +163,24 @@ def test_results_of_release_0_1_are_loaded_with_a_warning(folder: Path) -> None:
     path.write_text(json.dumps(record))
     with pytest.warns(UserWarning, match="no checksums"):
         assert gu.Result.load(folder, Net()).method == "train"
+
+
+def test_a_compiled_model_with_operators_is_loaded(tmp_path: Path) -> None:
+    result = run("gnndelete", torch.compile(trained_model("gcn"), backend="eager"), DATA, epochs=1)
+    loaded = gu.Result.load(result.save(tmp_path), torch.compile(fresh_model("gcn"), backend="eager"))
+    assert same_weights(loaded.model, result.model)
+
+
+def test_a_state_of_other_things_than_tensors_is_refused(tmp_path: Path) -> None:
+    class Odd(Net):
+        def get_extra_state(self) -> Any:
+            return {"a": 1}
+
+        def set_extra_state(self, state: Any) -> None: ...
+
+    with pytest.raises(UnsupportedModelError, match="_extra_state"):
+        gu.Result(Odd(), "train").save(tmp_path / "odd")
+    assert not (tmp_path / "odd").exists()
 
 
 def test_settings_without_a_json_form_are_saved_by_name(tmp_path: Path) -> None:

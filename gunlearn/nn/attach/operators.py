@@ -51,8 +51,8 @@ class DeletionOperator(nn.Module):
     Where a pass reads another graph beside its own (`tasks/graph/beside.py`), the rows of its own come first. A second
     copy of all nodes is changed like the first; further rows of anything else stay unchanged.
 
-    The nodes are the neighbourhood of what was forgotten. A `state_dict` holds their mask sealed under the owner's key
-    (`gunlearn.core.owner_key`), which loading needs. Pickles of the module hold the ids themselves.
+    The nodes are the neighbourhood of what was forgotten. A `state_dict` and a pickle hold their mask sealed under the
+    owner's key (`gunlearn.core.owner_key`), which loading needs.
 
     Args:
         nodes: sorted ids of the nodes, `[k]`.
@@ -117,8 +117,17 @@ class DeletionOperator(nn.Module):
             state_dict[prefix + _IDS] = state_dict.pop(prefix + _FORMER)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_buffers": {**self._buffers, "nodes": None}, _IDS: self.get_extra_state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        ids = state.pop(_IDS, None)
+        super().__setstate__(state)
+        if ids is not None:
+            self.set_extra_state(ids)
+
     def extra_repr(self) -> str:
-        return f"{self.nodes.numel()} of {int(self.num_nodes)} nodes, {self.weight.size(0)} channels"
+        return f"graph of {int(self.num_nodes)} nodes, {self.weight.size(0)} channels"  # how many it changes tells whom
 
 
 class Deletion(AfterLayer):
@@ -194,7 +203,8 @@ def restore_operators(model: nn.Module, state_dict: Mapping[str, Tensor]) -> lis
     """
     saved = sorted((int(m[2]), m[1] or "", m.string.removesuffix("weight")) for m in map(_SAVED.match, state_dict) if m)
     layers, attached = message_passing_layers(model) if saved else {}, []
-    for number, name, stem in saved:
+    for number, path, stem in saved:
+        name = ".".join(part for part in path.split(".") if part != "_orig_mod")  # the wrapper of torch.compile
         if name not in layers or len(getattr(layers[name], HOME, ())) > number:
             continue  # of another model, or already attached: loading reports it
         weight, size = (state_dict[stem + part] for part in ("weight", "num_nodes"))
