@@ -98,6 +98,10 @@ def _blank_nodes(graph: TrainingGraph, retain: Data, nodes: Tensor) -> None:
         and not _per_graph(data, name)
     ]
     _blank(retain, nodes, per_node)
+    for name in per_node:  # a dense value of each pair of nodes, such as a distance: its column goes too
+        value = retain[name]
+        if isinstance(value, Tensor) and value.layout == torch.strided and value.shape[1:2] == (graph.num_nodes,):
+            retain[name] = value.index_fill(1, nodes.to(value.device), 0)
     before = data.get(GONE)
     retain[GONE] = gone if before is None else gone | before.to(gone.device)
 

@@ -33,7 +33,8 @@ def features_without(x: Tensor, selection: Selection, node_type: Tensor | None =
             )
     out = torch.where(ids, x, out)
     changed = (out != x) & ~ids
-    if bool(changed.any()) and int(x.max()) > 1 and bool(((x == 0) & ~ids).any()):
+    read = bool(selection.features) or not selection.graphs.numel()  # nothing reads a graph that is gone
+    if read and bool(changed.any()) and int(x.max()) > 1 and bool(((x == 0) & ~ids).any()):
         warnings.warn(
             "'data.x' holds integers, of which forgotten ones become 0: a model that looks categories up "
             "(nn.Embedding) reads that as category 0; keep 0 for 'unknown', or pass floating point features",

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 from torch_geometric.data import Data, HeteroData
 from torch_geometric.nn import GCNConv, GPSConv, HeteroConv, LightGCN, SAGEConv, TGNMemory
 from torch_geometric.nn.models.tgn import IdentityMessage, LastAggregator
@@ -104,6 +105,13 @@ KEPT = {
         {"memory": GONE, "last_update": GONE},
     ),
     "a tied table": (tied, None, {"table.weight": GONE, "out.weight": GONE}),
+    "a table in a list": (
+        lambda: Rows(lambda m, x: m.all[0], all=nn.ParameterList([torch.randn(N, 8)])), None, {"all.0": GONE},
+    ),
+    "a table under a parametrisation": (
+        lambda: Rows(whole, table=weight_norm(nn.Embedding(N, 8))), None,
+        {f"table.parametrizations.weight.original{i}": GONE for i in (0, 1)},
+    ),
     "one-hot features": (
         lambda: Rows(lambda m, x: m.first(x), first=nn.Linear(N, 8)), torch.eye(N), {"first.weight": GONE},
     ),

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.seed import isolated_rng
@@ -23,12 +24,15 @@ def named_tensors(model: nn.Module) -> dict[str, tuple[nn.Module, Tensor]]:
     found: dict[str, tuple[nn.Module, Tensor]] = {}
     seen: set[int] = set()
     for path, owner in model.named_modules():
-        held = {**owner._parameters, **owner._buffers}
+        held: dict[str, Tensor] = {
+            **dict(owner.named_parameters(recurse=False)),
+            **dict(owner.named_buffers(recurse=False)),
+        }
         held |= {name: value for name, value in vars(owner).items() if isinstance(value, Tensor) and name not in CACHES}
         for name, value in held.items():
-            if value is None or id(value) in seen or value.layout != torch.strided:
+            if id(value) in seen or is_lazy(value) or value.layout != torch.strided:
                 continue
-            if name in owner._non_persistent_buffers_set and not value.is_floating_point():
+            if name in getattr(owner, "_non_persistent_buffers_set", ()) and not value.is_floating_point():
                 continue
             seen.add(id(value))
             found[f"{path}.{name}" if path else name] = owner, value

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.requests.features import ids_in
@@ -115,7 +116,8 @@ def looks_nodes_up(model: nn.Module, num_nodes: int) -> bool:
 
 def may_hold_rows(owner: nn.Module) -> bool:
     """Return whether a module's tensors may have a row per node: not those of layers, whose sizes are channels."""
-    if isinstance(owner, nn.Embedding | nn.EmbeddingBag | nn.ParameterList | nn.ParameterDict):
+    containers = (nn.ParameterList, nn.ParameterDict, ParametrizationList)
+    if isinstance(owner, (nn.Embedding, nn.EmbeddingBag, *containers)):
         return True
     return not type(owner).__module__.startswith(_LAYERS)
 
