@@ -56,7 +56,9 @@ class InfluenceProblem:
         """
         message_passing_layers(model)  # raises where there is none
         trial_pass(model, data, task)
+        model = getattr(model, "_orig_mod", model)  # a compiled model's backward pass runs once
         model, data = private_copy(model, task).eval(), plain_edges(detached(copy.copy(data)))
+        items = dataclasses.replace(items, per_node=getattr(task, "per_node", True))
         return cls(model, data, task, items, as_target(target, model, data, task), seed)
 
     def encode(self, data: Data) -> Tensor:
@@ -181,6 +183,7 @@ def estimate(
     """Return the scores of `influence` with the estimator's remarks (residuals, damping, fallbacks) in `notes`."""
     check_model(model)
     task = as_task(task, call, decode)
+    task.check_model(model)
     data = task.check_data(data)
     if not isinstance(estimator, str | Estimator):
         raise InvalidTypeError(f"Expected an estimator's name or an Estimator (got {type(estimator).__name__})")

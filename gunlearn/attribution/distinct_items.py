@@ -38,6 +38,7 @@ class Items:
         column_ptr: start of each item's columns in `column` `[num_items + 1]`.
         entry: row and column of the entries of `x` set to zero, grouped by item `[2, num_entries]`.
         entry_ptr: start of each item's entries in `entry` `[num_items + 1]`.
+        per_node: outputs and labels are of nodes, not of whole graphs.
     """
 
     of: str
@@ -48,6 +49,7 @@ class Items:
     column_ptr: Tensor
     entry: Tensor
     entry_ptr: Tensor
+    per_node: bool = True
 
     @property
     def column_item(self) -> Tensor:
@@ -61,8 +63,8 @@ class Items:
 
     @property
     def own_row(self) -> Tensor | None:
-        """Each item's own output row, `[num_items]`, for nodes; `None` for other items."""
-        return self.ids if self.of == "nodes" else None
+        """Each item's own output row, `[num_items]`, for nodes; `None` for other items, and outputs of whole graphs."""
+        return self.ids if self.of == "nodes" and self.per_node else None
 
     def take(self, index: Tensor) -> Items:
         """Return some of the items, in the order of `index`."""

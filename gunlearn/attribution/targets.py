@@ -12,9 +12,11 @@ from torch_geometric.data import Data
 
 from gunlearn.attribution.distinct_items import grouped
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError
+from gunlearn.losses.functional import mean_tokens
 from gunlearn.nn.kernels.scatter import scatter
 from gunlearn.nn.kernels.subgraph import spans
 from gunlearn.tasks.base import Task
+from gunlearn.tasks.graph.multilabel import OwnLabels
 
 
 class Target(ABC):
@@ -63,6 +65,15 @@ class Probabilities(Distance):
     r"""`sum_i ||softmax(y_i) - softmax(y'_i)||_1` over all nodes (a node item: all others), NORA's target."""
 
     name = "probabilities"
+
+    def bind(self, model: nn.Module, data: Data, task: Task) -> Probabilities:
+        """Refuse outputs that are no scores of classes."""
+        if isinstance(task, OwnLabels):
+            raise UnsupportedMethodError(
+                f"Expected outputs to softmax with target 'probabilities' (got task '{task.name}'); use target "
+                "'embeddings' or 'loss'"
+            )
+        return self
 
     def distance(self, before: Tensor, after: Tensor) -> Tensor:
         return (after.softmax(dim=-1) - before.softmax(dim=-1)).abs_().sum(dim=-1)
@@ -123,7 +134,12 @@ class ItemLoss(Value):
         return bound
 
     def value(self, outputs: Tensor) -> Tensor:
-        return -self.task.decode(self.model, outputs, self.items).log_prob.mean()
+        return -self.log_prob(outputs, self.items).mean()
+
+    def log_prob(self, outputs: Tensor, items: Any) -> Tensor:
+        """Return the log-likelihood of each item, `[num_items]`; of several labels their mean."""
+        found = self.task.decode(self.model, outputs, items)
+        return mean_tokens(found.log_prob, found.mask)
 
     def change(self, before: Tensor, row: Tensor, after: Tensor, item: Tensor, num_items: int) -> Tensor:
         # Only the items of the loss that read a changed output are decoded again.
@@ -143,10 +159,10 @@ class ItemLoss(Value):
         new = torch.where(rows[found] == wanted, n + at[found], ends[:, read]) if rows.numel() else wanted
         outputs = torch.cat([before, after])
         change = before.new_zeros(num_items)
-        old = self.task.decode(self.model, before, self.items).log_prob
+        old = self.log_prob(before, self.items)
         for part in torch.arange(key.numel(), device=row.device).split(1 << 18):
             again = self.task.at_rows(self.items, read[part], new[:, part], outputs.size(0))
-            log_prob = self.task.decode(self.model, outputs, again).log_prob
+            log_prob = self.log_prob(outputs, again)
             change.index_add_(0, owner[part], (old[read[part]] - log_prob) / num_read)
         return change
 

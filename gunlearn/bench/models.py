@@ -7,6 +7,7 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -116,8 +117,8 @@ class ModelStore:
         name = keyed_hash(json.dumps(settings, default=repr).encode(), "model", 20)
         # Keep the lock file: after its removal, new and waiting processes would lock different files.
         directory, lock = self.directory / name, self.directory / f".{name}.lock"
-        if (found := _read(directory, model)) is not None:
-            return found
+        with suppress(CheckpointError):
+            return Result.load(directory, model)
         with locked(lock):  # other processes wait for this model
             if (found := _read(directory, model)) is not None:
                 return found

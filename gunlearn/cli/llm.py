@@ -20,7 +20,7 @@ class LLM:
     """Unlearn questions and answers, or texts, in a causal language model, and save it with its record.
 
     Files hold a JSON object per line (or one JSON array), with question and answer, prompt and completion, messages,
-    or text.
+    text, or in the shape of alpaca or ShareGPT.
 
     Args:
         model: A folder of transformers (or of a peft adapter, which is merged first; with --peft, the merged model is
@@ -41,6 +41,7 @@ class LLM:
         template: How questions are put, 'Q: {question} A: {answer}', in place of the tokenizer's chat template.
         chat: Put questions as plain text even where the tokenizer has a chat template.
         system: System message of chats; refused where there are none.
+        turns: Which answers of a chat are learned from: all, or the last one.
         max_length: Tokens per row; the model's context by default. Prompts are cut from the left.
         long_answers: What to do about answers that do not fit: stop, or cut them.
         overlap: What to do about rows to forget that are to stay as well: stop, drop them from those to stay, or keep.
@@ -70,6 +71,7 @@ class LLM:
     template: Text = None
     chat: Flag = True
     system: Text = None
+    turns: Literal["all", "last"] = "all"
     max_length: Whole = None
     long_answers: Literal["error", "cut"] = "error"
     overlap: Literal["error", "drop", "keep"] = "error"
@@ -97,6 +99,7 @@ class LLM:
         records = {name: None if path is None else gunlearn.llm.read_records(path) for name, path in files.items()}
         encoding = {"chat": None if self.chat else False, "system": self.system, "long_answers": self.long_answers}
         encoding |= {} if self.template is None else {"template": self.template}
+        encoding |= {} if self.turns == "all" else {"turns": self.turns}
         same = ("method", "peft", "epochs", "lr", "batch_size", "seed", "max_length", "overlap", "progress")
         settings = {name: getattr(self, name) for name in same} | {"options": options, "encoding": encoding}
         clash = sorted(set(training) & {*settings, *records})

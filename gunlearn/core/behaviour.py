@@ -21,6 +21,7 @@ from torch import Tensor, nn
 _LIBRARIES = ("torch", "torch_geometric", "gunlearn", "builtins", "abc", "typing", "lightning", "pytorch_lightning")
 #: Attributes that do not decide what a trained model computes, or that the shapes of its weights tell.
 _IGNORED = {"training", "cached", "in_channels", "in_features", "num_features", "explain", "fuse", "inspector", "ran"}
+_OPERATORS = ".deletions"
 _MOST = 16  # entries of a collection that are settings; more are data
 
 
@@ -28,6 +29,8 @@ def settings_of(model: nn.Module) -> dict[str, dict[str, str]]:
     """Return for each module, by name, its class and settings, such as `{"class": "Dropout", "p": "0.5"}`."""
     found = {}
     for name, module in model.named_modules():
+        if _OPERATORS in f".{name}":  # what is attached belongs to a request, not to the model
+            continue
         public = {k: v for k, v in vars(module).items() if not k.startswith("_") and k not in _IGNORED}
         said = {k: _said(v) for k, v in sorted(public.items()) if not _is_attached(v)}
         cls = type(module).__name__.removeprefix("Lazy")

@@ -39,7 +39,7 @@ def _add(digest: Any, value: Any, depth: int) -> None:
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype | torch.device):
         digest.update(repr(value).encode())
     elif isinstance(value, Tensor):
-        _add_tensor(digest, value.detach().as_subclass(Tensor))
+        _add_tensor(digest, value.detach())
     elif isinstance(value, np.ndarray | np.generic):
         digest.update(f"{value.dtype}{value.shape}".encode())
         if value.dtype == object:
@@ -81,7 +81,7 @@ def _add(digest: Any, value: Any, depth: int) -> None:
 
 def _add_tensor(digest: Any, value: Tensor) -> None:
     digest.update(f"{value.dtype}{tuple(value.shape)}{value.layout}".encode())
-    parts: tuple[Tensor, ...] = (value,)
+    parts: tuple[Tensor, ...] = (value if type(value) is Tensor else value.as_subclass(Tensor),)
     if value.layout == torch.sparse_csr:
         parts = value.crow_indices(), value.col_indices(), value.values()
     elif value.layout == torch.sparse_coo:

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Prediction
+from gunlearn.losses.functional import mean_tokens
 from gunlearn.nn.attach.message_layers import suspended_caches
 from gunlearn.nn.kernels.scatter import without_torch_scatter
 from gunlearn.nn.kernels.switch import plain_path
@@ -27,9 +29,11 @@ def second_order(model: nn.Module, kernels: bool = False) -> Iterator[None]:
     """Let passes of `model` inside the block be differentiated twice; with `kernels` CSR kernels still run.
 
     Layers gather and scatter with torch's own operators: torch-scatter's segment kernels would drop second-order terms
-    without an error. Caches of `cached=True` layers are off, since they hold another graph's normalisation.
+    without an error. Caches of `cached=True` layers are off, since they hold another graph's normalisation. Attention
+    runs by plain products: fused kernels have no second derivative.
     """
-    with nullcontext() if kernels else plain_path(), without_torch_scatter(), suspended_caches(model):
+    path, attention = nullcontext() if kernels else plain_path(), sdpa_kernel(SDPBackend.MATH)
+    with path, without_torch_scatter(), suspended_caches(model), attention:
         yield
 
 
@@ -68,6 +72,10 @@ class TrainingLoss:
             raise InvalidInputError(f"Expected a finite training loss (got {value.item()})")
         return loss
 
+    def __post_init__(self) -> None:
+        # A compiled model has no second derivative; the module inside shares its parameters.
+        object.__setattr__(self, "model", getattr(self.model, "_orig_mod", self.model))
+
     @property
     def params(self) -> list[nn.Parameter]:
         return learning_parameters(self.model)
@@ -88,7 +96,7 @@ class TrainingLoss:
 
     def mean(self, prediction: Prediction, weight: Tensor | None = None) -> Tensor:
         weight = self.weight if weight is None else weight
-        return -(weight * prediction.log_prob).sum() / weight.numel()
+        return -(weight * mean_tokens(prediction.log_prob, prediction.mask)).sum() / weight.numel()
 
     def __call__(self, data: Data | None = None, weight: Tensor | None = None) -> Tensor:
         """Return the loss on a graph with given weights, a scalar."""

@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 from gunlearn.datasets.embedded import digits, karate, lesmis
 from gunlearn.datasets.files import from_folder
 from gunlearn.datasets.frames import from_pandas, is_frame
-from gunlearn.datasets.graph_files import from_graph_file
+from gunlearn.datasets.graph_files import GRAPH_ENDINGS, from_graph_file
 from gunlearn.datasets.locate import find_raw, not_found
 from gunlearn.datasets.networkx_graphs import from_networkx
 from gunlearn.datasets.raw import downloaded, read_citation_npz, read_ogb_csv, read_planetoid
@@ -182,7 +182,8 @@ def load(
     path = Path(name).expanduser()
     is_path = not isinstance(name, str) or any(mark in name for mark in (os.sep, os.altsep) if mark) or path.exists()
     if is_path and str(name).lower() not in {known.lower() for known in DATASETS}:
-        return from_graph_file(path) if path.is_file() else from_folder(path, sparse)
+        is_one_file = path.is_file() or path.suffix.lower() in GRAPH_ENDINGS
+        return from_graph_file(path) if is_one_file else from_folder(path, sparse)
     row = find(str(name))
     if row.build is not None:
         return row.build()

@@ -153,7 +153,7 @@ def edge_tensors(
             tensors[role] = _weights(values, name, table) if role == "edge_weight" else _times(values, name, table)
     if unread:
         warnings.warn(
-            f"{', '.join(map(repr, unread))} of {table.source} are not read: weight, time and type of an edge are",
+            f"{', '.join(map(repr, unread))} of {table.source} not read: those that are read are weight, time and type",
             stacklevel=2,
         )
     return tensors, names

@@ -15,7 +15,7 @@ from gunlearn.errors import InvalidTypeError
 def is_frame(value: Any) -> bool:
     """Return whether a value is a data frame of pandas, without importing pandas."""
     kinds = type(value).__mro__
-    return any(kind.__module__.startswith("pandas.") and kind.__name__ == "DataFrame" for kind in kinds)
+    return any(kind.__module__.split(".")[0] == "pandas" and kind.__name__ == "DataFrame" for kind in kinds)
 
 
 def from_pandas(edges: Any, nodes: Any = None, undirected: bool = True) -> Data:

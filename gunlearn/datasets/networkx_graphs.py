@@ -109,7 +109,7 @@ def _features(graph: nx.Graph, features: Any) -> tuple[Tensor, list[str]]:
             return identity_features(len(graph)), []
         chosen = [found]
     blocks = [_block(_column(graph, name), f"node attribute {name!r}") for name in chosen]
-    return as_features(np.concatenate(blocks, axis=1), f"node attributes {chosen}"), chosen
+    return as_features(np.concatenate(blocks, axis=1), f"node attributes {chosen}"), [*chosen, *_FEATURES]
 
 
 def _block(values: np.ndarray, source: str) -> np.ndarray:
@@ -144,7 +144,7 @@ def _labels(graph: nx.Graph, labels: Any) -> tuple[Tensor | None, dict[int, str]
         raise InvalidInputError(f"Expected node attribute {name!r} to hold integers or names of classes (got others)")
     y = torch.full((len(graph),), -1, dtype=torch.long)
     y[torch.from_numpy(~missing)], names = as_classes(values[~missing])
-    return y, names, [name]
+    return y, names, [name, *_LABELS] if labels is not None else [name]
 
 
 def _displays(graph: nx.Graph, name: str) -> bool:
@@ -169,6 +169,6 @@ def _edge_attributes(graph: nx.Graph) -> tuple[dict[str, Tensor], dict[str, dict
     blocks = (
         {"edge_attr": as_features(_block(columns.pop(vectors[0]), f"edge attribute {vectors[0]!r}"))} if vectors else {}
     )
-    table = InputTable("the graph's edges", (), None, np.arange(len(rows)), "edge")
+    table = InputTable("the edges' attributes", (), None, np.arange(len(rows)), "edge")
     tensors, names = edge_tensors(columns, table, _ASIDE)
     return tensors | blocks, names

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gunlearn.datasets.text_tables import InputTable, is_missing
+from gunlearn.datasets.text_tables import InputTable, as_numbers, is_missing
 from gunlearn.errors import InvalidInputError
 
 
@@ -60,11 +60,11 @@ def read_ids(table: InputTable, columns: Sequence[int]) -> np.ndarray:
     if whole.all():
         return _checked(values, table)
     distinct, first = np.unique(texts, return_index=True)
-    if 2 * whole[first].sum() >= len(distinct):
+    if 2 * whole[first].sum() >= len(distinct) or as_numbers(values) is not None:
         bad = int(np.flatnonzero(~whole)[0])
         raise InvalidInputError(
             f"Expected an integer node id in {table.at(bad % len(table))} (got {texts[bad]!r}, where most ids are "
-            "integers); ids are all integers or all names"
+            "numbers); ids are all integers or all names"
         )
     return np.array(texts, dtype=str)
 

@@ -134,6 +134,11 @@ def _lines(path: Path) -> list[tuple[int, str]]:
         raise InvalidInputError(f"Expected {path} to be a readable text file in UTF-8 (got a zero byte)")
     if text.startswith("%%MatrixMarket"):
         raise InvalidInputError(f"Expected rows of ids in {path} (got a matrix; read it with scipy.io.mmread)")
+    if re.match(r"\S+\s+\S+\s+\{.*\}\s*$", text, re.MULTILINE):
+        raise InvalidInputError(
+            f"Expected columns in {path} (got networkx's own edge list; read it with networkx.read_edgelist and load "
+            "the graph)"
+        )
     every = enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1)
     found: list[tuple[int, str]] = []
     for number, line in every:

@@ -9,9 +9,11 @@ from torch import nn
 
 from gunlearn.core.checks import check_number
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.llm.data.encoding import check_tokenizer
 from gunlearn.llm.data.records import refused
 from gunlearn.llm.data.rows import as_rows, separate
-from gunlearn.llm.model.adapters import check_language_model, check_trainable
+from gunlearn.llm.model.adapters import check_trainable
+from gunlearn.llm.model.causality import check_language_model
 from gunlearn.llm.model.head import context_of
 from gunlearn.llm.record import LLMResult
 from gunlearn.llm.training.backend import TrainerBackend
@@ -83,8 +85,8 @@ def unlearn(
 
     Raises:
         InvalidInputError: rows, options or parts that do not fit; no step; a frozen or quantised model without adapter.
-        InvalidTypeError: `model` is not a module (a path, say).
-        UnsupportedModelError: it has no head over the vocabulary.
+        InvalidTypeError: `model` is not a module (a path, say), or `tokenizer` no tokenizer.
+        UnsupportedModelError: no head over a vocabulary, an encoder-decoder, a bidirectional model, prompt tuning.
         DivergenceError: the loss became NaN or infinite.
 
     Warns:
@@ -99,6 +101,8 @@ def unlearn(
     training = _plain(named | training)
     epochs, lr, batch_size, figure_rows = map(training.pop, named)
     check_language_model(model)
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise InvalidInputError(f"Expected 'seed' from 0 to {2**32 - 1} (got {seed!r})")
     check_trainable(model, peft)

@@ -68,6 +68,32 @@ def kl_divergence(
     return (prob * torch.where(prob == 0, 0, log_p - log_q)).sum(-1)
 
 
+def gaussian_kl(mean: Tensor, reference_mean: Tensor) -> Tensor:
+    r"""Kullback-Leibler divergence of normal distributions of variance 1, the same both ways, `[num_items]` in nats.
+
+    .. math:: \tfrac12 \| \mu - \mu_{ref} \|^2
+
+    Both are means `[num_items, dim]` of the same shape, else `InvalidInputError`.
+    """
+    check_same_shape("means", mean, reference_mean)
+    return (full_precision(mean) - full_precision(reference_mean)).square().flatten(1).sum(1) / 2
+
+
+def gaussian_js_divergence(mean: Tensor, reference_mean: Tensor) -> Tensor:
+    r"""Jensen-Shannon divergence of normal distributions of variance 1, `[num_items]` in nats, at most :math:`\ln 2`.
+
+    .. math:: \ln 2 - E_{x \sim N(0, 1)} \mathrm{softplus}\big(\delta x - \delta^2 / 2\big), \qquad
+        \delta = \| \mu - \mu_{ref} \|
+
+    by the trapezoidal rule. Arguments are those of `gaussian_kl`.
+    """
+    delta = (2 * gaussian_kl(mean, reference_mean).double()).sqrt().view(-1, 1)
+    x = torch.linspace(-9, 9, 721, dtype=torch.double, device=delta.device)
+    weight = (-x.square() / 2).exp()
+    mixed = F.softplus(delta * x - delta.square() / 2) @ (weight / weight.sum())
+    return (math.log(2) - mixed).clamp(0, math.log(2))
+
+
 def distillation(
     logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, bernoulli: bool | None = None
 ) -> Tensor:

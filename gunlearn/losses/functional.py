@@ -15,6 +15,8 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.losses.divergences import (
     categorical_js_divergence,
     distillation,
+    gaussian_js_divergence,
+    gaussian_kl,
     js_divergence,
     js_to_label,
     js_to_reference,
@@ -42,6 +44,8 @@ __all__ = [
     "distillation",
     "dpo",
     "flat_logits",
+    "gaussian_js_divergence",
+    "gaussian_kl",
     "inverted_hinge",
     "js_divergence",
     "js_to_label",

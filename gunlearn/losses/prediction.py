@@ -19,8 +19,8 @@ class Prediction:
 
     Args:
         log_prob: log-likelihood of each item's own label, in nats: `[num_items]` or `[num_items, num_tokens]`.
-        logits: unnormalised scores: `[num_items]` (Bernoulli), `[num_items, num_classes]` or
-            `[num_items, num_tokens, num_classes]`.
+        logits: unnormalised scores: `[num_items, num_classes]`, `[num_items, num_tokens, num_classes]`, or shaped like
+            `log_prob` (Bernoulli: an edge, each label of a multi-label node); means where `gaussian` is set.
         embeddings: hidden representations, `[num_items, ..., dim]` (an edge has two: `[num_items, 2, dim]`); where
             `log_prob` is per token and the sizes fit, `[num_items, num_tokens, dim]` is one embedding per token.
         mask: boolean, shaped like `log_prob`; `False` entries count in no loss (exactly zero gradient).
@@ -28,6 +28,8 @@ class Prediction:
             not enter the denominator of a mean.
         label: class index of each item's own label (a sequence's tokens), whose log-likelihood `log_prob` is; integers
             shaped like `log_prob`.
+        gaussian: `logits` `[num_items, dim]` are means of normal distributions of variance 1, and `log_prob` is minus
+            half the squared distance from the truth: the log-likelihood up to a constant.
 
     Raises:
         InvalidInputError: the leading shapes disagree.
@@ -46,6 +48,7 @@ class Prediction:
     mask: Tensor | None = None
     weight: Tensor | None = None
     label: Tensor | None = None
+    gaussian: bool = False
 
     def __post_init__(self) -> None:
         shape = self.log_prob.shape
@@ -82,6 +85,11 @@ class Prediction:
         room = value.dim() - (name == "embeddings")
         return len(shape) if room >= len(shape) and value.shape[: len(shape)] == shape else 1
 
+    @property
+    def bernoulli(self) -> bool:
+        """Whether each logit is a yes or no of its own."""
+        return not self.gaussian and self.logits is not None and self.logits.shape == self.log_prob.shape
+
     def require(self, name: str) -> Tensor:
         """Return the field `name`; raise `InvalidInputError` where it is `None`."""
         value = getattr(self, name)
@@ -92,6 +100,8 @@ class Prediction:
     def class_logits(self) -> Tensor:
         """Return the logits, checked to be a row of at least two classes for each value of `log_prob`."""
         logits = self.require("logits")
+        if self.gaussian:
+            raise InvalidInputError("Expected predictions of classes (got means of a regression)")
         check_categorical(logits, self.log_prob.shape)
         return logits
 
@@ -113,7 +123,7 @@ class Prediction:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Prediction:
         """Apply `function` (such as a move to a device) to every tensor."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "gaussian"}
         return self.replace(**{name: function(t) for name, t in tensors.items() if t is not None})
 
     def detach(self) -> Prediction:

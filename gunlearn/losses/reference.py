@@ -15,7 +15,7 @@ class KLToReference(Loss):
     r"""Kullback-Leibler divergence from the reference's predictions, as in `"TOFU" <https://arxiv.org/abs/2401.06121>`_.
 
     See `functional.kl_divergence`. Logits shaped like `log_prob` are Bernoulli (an edge, each label of a multi-label
-    node), others categorical.
+    node), means of a regression Gaussian, others categorical.
 
     Args:
         direction: `"forward"`, :math:`KL(p_{ref} \| p)`, or `"reverse"`, :math:`KL(p \| p_{ref})`.
@@ -34,9 +34,10 @@ class KLToReference(Loss):
     on: str = "retain"
 
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
-        logits = current.require("logits")
-        bernoulli = logits.shape == current.log_prob.shape
-        return functional.kl_divergence(logits, reference.require("logits"), self.direction, bernoulli)
+        logits, before = current.require("logits"), reference.require("logits")
+        if current.gaussian:
+            return functional.gaussian_kl(logits, before)
+        return functional.kl_divergence(logits, before, self.direction, current.bernoulli)
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -91,9 +92,10 @@ class Distillation(Loss):
     temperature: float = 1.0
 
     def values(self, current: Prediction, reference: Prediction) -> Tensor:
-        logits = current.require("logits")
-        bernoulli = logits.shape == current.log_prob.shape
-        return functional.distillation(logits, reference.require("logits"), self.temperature, bernoulli)
+        logits, before = current.require("logits"), reference.require("logits")
+        if current.gaussian:  # T^2 KL of means divided by T is the same for every T
+            return functional.gaussian_kl(logits, before)
+        return functional.distillation(logits, before, self.temperature, current.bernoulli)
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)

@@ -31,7 +31,7 @@ class Auto(Method):
     3. `budget` below a twentieth: `utu`, which costs nothing;
     4. link prediction: `inpo` until each edge scores like unseen ones (edge requests, message passing layers,
        validation edges and a `budget` of at least 0.3), else `finetune`;
-    5. classification: `finetune`, with the training's own `weight_decay`.
+    5. other tasks: `finetune`, with the training's own `weight_decay`.
 
     Rules of thumb from the tables of `experiments/graph_methods`. The budget chooses; it does not limit the time.
 
@@ -49,6 +49,7 @@ class Auto(Method):
     summary = "pick one of the others by request, task, model and budget"
     needs = "retained data"
     cost = "that of the chosen method"
+    state = "chosen"
 
     def __post_init__(self) -> None:
         if not self.budget > 0:
@@ -80,13 +81,14 @@ class Auto(Method):
             lacks = f"at least {MIN_HELD_OUT} validation edges, message passing layers and a request for edges"
             why = f"the budget is below {LARGE:g}" if able else f"'inpo' until unseen needs {lacks}"
             return "finetune", {"weight_decay": self.weight_decay}, f"the task is link prediction, and {why}"
-        return "finetune", {"weight_decay": self.weight_decay}, "the task is a classification"
+        why = "a classification" if "classification" in task.name else f"'{task.name}'"
+        return "finetune", {"weight_decay": self.weight_decay}, f"the task is {why}"
 
     def run(self, problem: Problem) -> Outcome:
         name, options, why = self.choose(problem.task, problem.partition, problem.model)
         method = METHODS[name](**options)
         method.supports(problem.task, problem.partition)
-        outcome = method.run(problem)
+        outcome = method.run_with_fresh_state(problem)
         chosen = f"'auto' chose '{name}', because {why}."
         outcome.notes |= {"chosen": name, "options": {k: str(v) for k, v in options.items()}, "why": chosen}
         return outcome

@@ -35,6 +35,7 @@ class Problem:
         model: a copy to change.
         reference: a copy in evaluation mode, never changed.
         fingerprint: hash of the whole run; a checkpoint of another run is refused.
+        fresh: new values for what the model keeps of forgotten nodes; `None` if it keeps nothing.
     """
 
     model: nn.Module
@@ -46,6 +47,7 @@ class Problem:
     progress: bool = False
     checkpoint_dir: str | Path | None = None
     fingerprint: str = ""
+    fresh: Any = None
 
     @property
     def loop_settings(self) -> dict[str, Any]:
@@ -75,6 +77,10 @@ class Method(ABC):
     - `name`, `summary`, `paper` (title or arXiv id, empty for a baseline);
     - `requests`, `tasks`: kinds of request and names of tasks that it takes, empty for any;
     - `needs`: words of `NEEDS`, separated by commas;
+    - `state`: when what the model keeps of forgotten nodes (see `Task.forgotten_state`) is replaced: `"first"`, so that
+      the method starts without it, and again at the end; `"last"` for one that computes on the trained model what the
+      forgotten items did to it; `"own"` for one that makes it anew, or must not be changed afterwards; `"chosen"`
+      for one that runs another method;
     - `certified`: it can give a guarantee; `notes["certificate"]` of the result says whether it does;
     - `cost`: passes over the data, in words;
     - `variants`: label -> options; each is a row of its own in a comparison.
@@ -86,6 +92,7 @@ class Method(ABC):
     requests: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[str] = ""
+    state: ClassVar[str] = "first"
     certified: ClassVar[bool] = False
     cost: ClassVar[str] = ""
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
@@ -102,6 +109,18 @@ class Method(ABC):
     @abstractmethod
     def run(self, problem: Problem) -> Outcome:
         """Unlearn; called under the run's own random state."""
+
+    def run_with_fresh_state(self, problem: Problem) -> Outcome:
+        """Run, and replace what the model keeps of forgotten nodes, see `state`: no method may bring it back."""
+        fresh = problem.fresh if self.state in ("first", "last") else None
+        if fresh is not None and self.state == "first":
+            # Weights of layers, read by one-hot features, are what methods compute on: they are replaced at the end.
+            fresh.put(problem.model, layers=False)
+        outcome = self.run(problem)
+        if fresh is not None:
+            fresh.put(outcome.model, layers=self.state == "first")
+            outcome.notes |= fresh.notes(layers=self.state == "first")
+        return outcome
 
     @property
     def label(self) -> str:

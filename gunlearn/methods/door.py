@@ -60,15 +60,17 @@ def run_method(
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
+    task.check_model(model)
     check_seed(seed)
     check_callbacks(callbacks)
     method.supports(task, partition)
-    trial_pass(model, partition.retain_data, task)
+    task = task.fitted(trial_pass(model, partition.retain_data, task).outputs, partition.retain_data)
     runner = task.runner(method)
     if runner is not None:
         return runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
     with isolated_rng(seed):
         original = freeze(private_copy(model, task))
+        fresh = None if method.state == "own" else task.forgotten_state(original, partition, seed)
         memory, watch = PeakMemory(device_of(model)), Stopwatch()
         fingerprint = ""
         if checkpoint_dir is not None:
@@ -84,8 +86,9 @@ def run_method(
             progress=progress,
             checkpoint_dir=checkpoint_dir,
             fingerprint=fingerprint,
+            fresh=fresh,
         )
-        outcome = method.run(problem)
+        outcome = method.run_with_fresh_state(problem)
         if not isinstance(outcome, Outcome):
             raise InvalidTypeError(f"Expected an Outcome from '{method.name}' (got {type(outcome).__name__})")
         state = outcome.state

@@ -42,4 +42,5 @@ def predict_forget(task: Task, model: nn.Module, parts: Parts, size: int | None)
     if len(found) == 1:
         return found[0]
     given = [name for name, value in vars(found[0]).items() if isinstance(value, torch.Tensor)]
-    return Prediction(**{name: torch.cat([getattr(one, name) for one in found]) for name in given})
+    joined = {name: torch.cat([getattr(one, name) for one in found]) for name in given}
+    return Prediction(**joined, gaussian=found[0].gaussian)

@@ -14,7 +14,8 @@ from gunlearn.methods.base import Method
 from gunlearn.tasks.base import Task
 from gunlearn.training.optimizers import makes_its_own
 
-_OPEN_UNLEARNING = "configuration of open-unlearning (batch 32, weight decay 0.01, one epoch of warm-up)"
+#: Its schedule is not our default: results say so, see `Settings.differences`.
+_OPEN_UNLEARNING = "configuration of open-unlearning; its batch and warm-up with batch_size=32, warmup_steps=0.1"
 _OURS = "none at hand; those of the other methods"
 _PAPER = "the paper's, for adapters (rank 256, blocks 4 to 7: `obliviate_settings`)"
 _ROWS = {"epochs": 10, "lr": 1e-5, "optimizer": "adamw", "weight_decay": 0.01, "max_grad_norm": 1.0}
@@ -27,19 +28,36 @@ class Settings:
     Args:
         adapter_lr: learning rate for adapters; `None` is ten times `lr`.
         source: where the settings come from.
+        batch: forgotten rows per step there; `None` where it is not known.
+        warmup: epochs of warm-up there.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     adapter_lr: float | None = None
     source: str = _OPEN_UNLEARNING
+    batch: int | None = None
+    warmup: float = 0.0
 
     def rate(self, adapter: bool) -> float:
         """Return the learning rate for all parameters, or for an adapter."""
         return (self.adapter_lr or 10 * self.options["lr"]) if adapter else self.options["lr"]
 
+    def differences(self, used: Mapping[str, Any], batch: int, warmup: int, steps_per_epoch: int) -> list[str]:
+        """Return in words what a run does otherwise than the published one.
+
+        `used` are the options of the run's method, `batch` its forgotten rows per step, `warmup` its steps of warm-up.
+        """
+        out = [f"{k}={used[k]!r} ({v!r} there)" for k, v in self.options.items() if k in used and used[k] != v]
+        if self.batch is not None and batch != self.batch:
+            out.append(f"{batch} rows per step ({self.batch} there)")
+        if self.batch is not None and warmup != round(self.warmup * steps_per_epoch):
+            out.append(f"{warmup} steps of warm-up (there an epoch, {steps_per_epoch} steps)")
+        return out
+
 
 def _rows(source: str = _OPEN_UNLEARNING, adapter_lr: float | None = None, **options: Any) -> Settings:
-    return Settings({**_ROWS, **options}, adapter_lr, source)
+    schedule = (32, 1.0) if source == _OPEN_UNLEARNING else (None, 0.0)
+    return Settings({**_ROWS, **options}, adapter_lr, source, *schedule)
 
 
 #: By task, then by `"method"` or `"method:variant"`.

@@ -20,6 +20,10 @@ _FIGURES = {
     "forget_prob": f"{_HERE}.own_labels:ForgetProbability",
     "retain_prob": f"{_HERE}.own_labels:RetainProbability",
     "test_acc": f"{_HERE}.own_labels:HeldOutAccuracy",
+    "test_r2": f"{_HERE}.numbers:HeldOutR2",
+    "test_mse": f"{_HERE}.numbers:HeldOutError",
+    "test_roc_auc": f"{_HERE}.yes_or_no:HeldOutAUC",
+    "test_f1": f"{_HERE}.yes_or_no:HeldOutF1",
     "retain_acc": f"{_HERE}.own_labels:RetainAccuracy",
     "forget_acc": f"{_HERE}.own_labels:ForgetAccuracy",
     "mia_auc": f"{_HERE}.ranking:MembershipAUC",
@@ -46,6 +50,10 @@ _EVALUATORS = {
     "link_prediction": f"{_HERE}.graph_evaluators:LinkEvaluator",
     "node_classification": f"{_HERE}.graph_evaluators:ClassEvaluator",
     "graph_classification": f"{_HERE}.graph_evaluators:ClassEvaluator",
+    "node_regression": f"{_HERE}.numbers:NumberEvaluator",
+    "graph_regression": f"{_HERE}.numbers:NumberEvaluator",
+    "node_multilabel": f"{_HERE}.yes_or_no:LabelEvaluator",
+    "graph_multilabel": f"{_HERE}.yes_or_no:LabelEvaluator",
     "image_classification": f"{_HERE}.item_evaluators:ItemEvaluator",
 }
 #: Figures by name, in the order of rows and columns.

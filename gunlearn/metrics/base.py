@@ -9,6 +9,8 @@ from gunlearn.metrics import EVALUATORS, FIGURES
 
 LINKS = ("link_prediction",)
 CLASSES = ("node_classification", "graph_classification", "image_classification")
+NUMBERS = ("node_regression", "graph_regression")
+YES_OR_NO = ("node_multilabel", "graph_multilabel")
 BETTER = ("higher", "lower", "retrained")
 #: Other entries of rows, whose names no figure can have.
 ENTRIES = (

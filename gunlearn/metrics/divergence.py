@@ -7,7 +7,6 @@ from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.metrics.base import Figure
-from gunlearn.metrics.resemblance import item_divergences
 from gunlearn.metrics.view import ModelView
 
 
@@ -69,17 +68,17 @@ def mean_divergence(pairs: Iterable[tuple[ModelView, ModelView]], part: str) -> 
     """Return the divergence of items, averaged over items and pairs of views; `None` without pairs or items."""
     values = []
     for p, q in pairs:
-        value = _divergence(p.probability(part), q.probability(part))
+        value = _divergence(p, p.probability(part), q.probability(part))
         if value is None:
             return None
         values.append(value)
     return sum(values) / len(values) if values else None
 
 
-def _divergence(p: Tensor | None, q: Tensor | None) -> float | None:
+def _divergence(view: ModelView, p: Tensor | None, q: Tensor | None) -> float | None:
     if p is None or q is None or not p.numel():
         return None
-    divergence = float(item_divergences(p, q).mean())
+    divergence = float(view.problem.divergence(p, q).mean())
     if divergence != divergence:
         raise InvalidInputError("Expected probabilities without NaN (got some); the model is broken")
     return divergence

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.losses import Prediction
+from gunlearn.losses.divergences import categorical_js_divergence, js_divergence
 from gunlearn.metrics import EVALUATORS, FIGURES
 from gunlearn.metrics.base import Figure, figures_of
 from gunlearn.metrics.view import ModelView
@@ -84,6 +85,10 @@ class Evaluator(ABC):
     @abstractmethod
     def score(self, prediction: Prediction) -> Tensor:
         """Return what items are ranked by, `[num_items]`: the higher, the surer the model is of them."""
+
+    def divergence(self, p: Tensor, q: Tensor) -> Tensor:
+        """Return the Jensen-Shannon divergence of each item's `probability` under two models, `[num_items]` in nats."""
+        return (js_divergence if p.dim() == 1 else categorical_js_divergence)(p, q)
 
     def encode(self, model: nn.Module, data: Any) -> Any:
         """Return what the task computes once for all items."""

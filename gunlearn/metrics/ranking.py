@@ -6,7 +6,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.metrics.base import CLASSES, LINKS, Figure
+from gunlearn.metrics.base import CLASSES, LINKS, NUMBERS, YES_OR_NO, Figure
 from gunlearn.metrics.view import ModelView
 
 Pair = tuple[float | None, float | None]
@@ -116,13 +116,15 @@ class MembershipAUC(Figure):
     """
 
     name, heading, words = "mia_auc", "MIA AUC", "membership inference AUC"
-    tasks, hidden = (*LINKS, *CLASSES), LINKS
+    tasks, hidden = (*LINKS, *CLASSES, *NUMBERS, *YES_OR_NO), LINKS
 
     def compute(self, view: ModelView) -> float | None:
         forget, label = view.score("forget"), view.label("forget")
         unseen, unseen_label = view.score("unseen"), view.label("unseen")
         if forget is None or label is None or unseen is None or unseen_label is None:
             return None
+        if (label.is_floating_point() and view.task.name in NUMBERS) or label.dim() > 1:  # no classes: all at once
+            return separation(forget, unseen)[0]
         total = weight = 0.0
         aucs = []
         for c in label.unique():

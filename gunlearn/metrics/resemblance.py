@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gunlearn.core.contents import contents
+from gunlearn.core.tensor_digests import tensor_digests
 from gunlearn.errors import InvalidInputError
-from gunlearn.losses.divergences import categorical_js_divergence, js_divergence
 
 if TYPE_CHECKING:
     from gunlearn.metrics.view import ModelView
@@ -24,11 +23,6 @@ NEAR, COPIED = 1.2, 1e-3
 MIN_ITEMS, MIN_COPIED = 10, 3
 
 
-def item_divergences(p: Tensor, q: Tensor) -> Tensor:
-    """Return the Jensen-Shannon divergence of each item `[num_items]`, from `Evaluator.probability` of two models."""
-    return (js_divergence if p.dim() == 1 else categorical_js_divergence)(p, q)
-
-
 def check_references(references: Sequence[nn.Module], original: nn.Module | None) -> None:
     """Refuse the original model among retrained ones; warn of another architecture.
 
@@ -37,10 +31,10 @@ def check_references(references: Sequence[nn.Module], original: nn.Module | None
     """
     if original is None:
         return
-    before = contents(original)
+    before = tensor_digests(original)
     shapes = _shapes(original)
     for k, model in enumerate(references, start=1):
-        if before and before <= contents(model):
+        if before and before <= tensor_digests(model):
             raise InvalidInputError(
                 f"Expected references retrained without the forgotten data (got the original model as reference {k}: "
                 "it has the same weights, bit for bit)"
@@ -58,7 +52,7 @@ def copied(view: ModelView) -> list[int]:
     others = view.problem.references
     if any(view.model is other.model for other in others):
         return []
-    return [k for k, other in enumerate(others, start=1) if other.contents and other.contents <= view.contents]
+    return [k for k, other in enumerate(others, start=1) if other.digests and other.digests <= view.digests]
 
 
 def untouched(view: ModelView) -> str | None:
@@ -68,14 +62,14 @@ def untouched(view: ModelView) -> str | None:
         return None
     if result.unchanged:
         return result.notes["why"]
-    before = contents(result.original)
-    if not before or not before <= view.contents:
+    before = tensor_digests(result.original)
+    if not before or not before <= view.digests:
         return None
-    if before == view.contents:
+    if before == view.digests:
         return "The weights are unchanged: they are the original model's, bit for bit."
     known, names = result.original.state_dict(), list(view.model.state_dict())
     more = [name for name in names if name not in known] if set(known) <= set(names) else []
-    more = more or [f"{view.contents.total() - before.total()} tensors"]
+    more = more or [f"{view.digests.total() - before.total()} tensors"]
     shown = ", ".join(more[:4]) + (f" and {len(more) - 4} more" if len(more) > 4 else "")
     return f"The weights are unchanged: they are all of the original model's, bit for bit; added are {shown}."
 
@@ -106,6 +100,7 @@ def _nearer(view: ModelView, part: str) -> str | None:
     there = [p for p in others if p is not None]
     if own is None or len(there) < 2:
         return None
+    item_divergences = view.problem.divergence
     floor = torch.stack([item_divergences(p, q) for p, q in combinations(there, 2)]).mean(0)
     distance = torch.stack([item_divergences(own, p) for p in there])
     average = torch.stack(there).mean(0)

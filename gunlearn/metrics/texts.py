@@ -20,6 +20,7 @@ class TokenScores:
         first: whether the token was the model's first choice.
         mean: expected log-likelihood of a token that the model draws there: its negative entropy.
         std: standard deviation of that log-likelihood.
+        end: which of these tokens only end their row; memorisation and Min-K% leave them out. `None`: none.
     """
 
     log_prob: Tensor
@@ -27,6 +28,12 @@ class TokenScores:
     first: Tensor
     mean: Tensor
     std: Tensor
+    end: Tensor | None = None
+
+    @property
+    def counted(self) -> Tensor:
+        """Which tokens figures of memorisation count, boolean `[num_rows, num_tokens]`."""
+        return self.mask if self.end is None else self.mask & ~self.end
 
     @property
     def length(self) -> Tensor:
@@ -58,13 +65,14 @@ class TextView(Protocol):
 
 
 def exact_memorization(scores: TokenScores) -> Tensor:
-    """Return the share of each row's tokens that are the model's first choice, `[num_rows]`."""
-    return scores.first.sum(1) / scores.length
+    """Return the share of each row's tokens that are the model's first choice, `[num_rows]`; without `scores.end`."""
+    return (scores.first & scores.counted).sum(1) / scores.counted.sum(1)
 
 
 def extraction_strength(scores: TokenScores, compat: bool = False) -> Tensor:
     """Return the share of each row's tokens that the model completes without a mistake, `[num_rows]`: 1 - k/n.
 
+    Tokens that only end a row (`scores.end`) do not count: a model that recites the answer and then goes on knows it.
     `k` is the length of the shortest beginning of the answer after which every first choice is right; `n` where the
     last token is wrong.
 
@@ -73,9 +81,10 @@ def extraction_strength(scores: TokenScores, compat: bool = False) -> Tensor:
         compat: return at least `1 / n`, as the code of open-unlearning does.
     """
     # Walk back from the last token as long as first choices are right; skip unlabelled tokens.
-    unbroken = (~scores.first & scores.mask).flip(1).cumsum(1).eq(0).flip(1) & scores.mask
+    counted = scores.counted
+    unbroken = (~scores.first & counted).flip(1).cumsum(1).eq(0).flip(1) & counted
     matched = unbroken.sum(1)
-    return (matched.clamp_min(1) if compat else matched) / scores.length
+    return (matched.clamp_min(1) if compat else matched) / counted.sum(1)
 
 
 def drma(scores: TokenScores, per_token: bool = False) -> float:

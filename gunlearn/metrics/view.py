@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gunlearn.core.contents import contents
 from gunlearn.core.modes import evaluating
+from gunlearn.core.tensor_digests import tensor_digests
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.losses import Prediction
 from gunlearn.metrics.resemblance import copied, suspicion, untouched
@@ -90,9 +90,9 @@ class ModelView:
         return [view for view in others if view.model is not self.model]
 
     @cached_property
-    def contents(self) -> Counter[str]:
+    def digests(self) -> Counter[str]:
         """Hashes of the model's tensors."""
-        return contents(self.model)
+        return tensor_digests(self.model)
 
     @property
     def is_finite(self) -> bool:

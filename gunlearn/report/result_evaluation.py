@@ -139,8 +139,12 @@ def evaluate(
     if train is not None and references:
         raise InvalidInputError("Expected either 'train' or 'references' (got both)")
     task = result.task.called(call, decode)
+    for model in references:
+        task.check_model(model)
     task.check_data(result.partition.data)
     problem = evaluator(task, result.partition, seed=seed, metrics=metrics)
+    if any(model is result.model for model in references):
+        raise InvalidInputError("Expected references beside the result (got the result's own model among them)")
     for model in (result.model, *references):
         _try(model, result, task)
     same: dict[str, Any] = {"num_forget": result.num_forget, "request_hash": result.request_hash}

@@ -7,6 +7,8 @@ _HOMES = {
     "gunlearn.tasks.items.arrays": ("ArrayParts", "ImageClassification"),
     "gunlearn.tasks.graph.base": ("GraphTask",),
     "gunlearn.tasks.graph.graph_classification": ("GraphClassification",),
+    "gunlearn.tasks.graph.regression": ("GraphRegression", "NodeRegression"),
+    "gunlearn.tasks.graph.multilabel": ("GraphMultilabel", "NodeMultilabel"),
     "gunlearn.tasks.graph.link_prediction": ("EdgeParts", "LinkPrediction"),
     "gunlearn.tasks.named": ("TASKS", "as_task"),
     "gunlearn.tasks.graph.negatives": ("NegativeSampler",),

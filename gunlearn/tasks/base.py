@@ -256,6 +256,10 @@ class Task(ABC):
         """Prepare a private copy of a caller's model for other data, and return it."""
         return model
 
+    def check_model(self, model: nn.Module) -> None:
+        """Raise `UnsupportedModelError` for a model that the task cannot read."""
+        return
+
     def check_data(self, data: Any) -> Any:
         """Return the data in the form that the task reads.
 
@@ -271,6 +275,10 @@ class Task(ABC):
 
     def runner(self, method: Any) -> Any | None:
         """Return what runs a method instead of the package's own loop; `None` for the loop."""
+        return None
+
+    def forgotten_state(self, model: nn.Module, partition: Any, seed: int) -> Any | None:
+        """Return new values for what a model keeps of single things that go (`put` sets them); `None` for none."""
         return None
 
     def remarks(self, model: nn.Module) -> dict[str, Any]:
@@ -293,6 +301,17 @@ class Task(ABC):
 
     def check_trial(self, model: nn.Module, data: Any, outputs: Any) -> None:  # noqa: B027 - most tasks check nothing
         """Refuse a model for what the trial pass showed; `model` is a copy that may be called again."""
+
+    def fitted(self, outputs: Any, data: Any) -> Task:
+        """Return the task with what its likelihood takes from the model before unlearning (the scale of a regression).
+
+        `outputs` are those of the trial pass on `data`, the retained data.
+        """
+        return self
+
+    def for_training(self) -> Task:
+        """Return the task without what `fitted` set: a model that is trained anew has no scale of its own yet."""
+        return self
 
     def called(self, call: Callable[..., Any] | None = None, decode: Callable[..., Any] | None = None) -> Task:
         """Return the task with the caller's own way to call a model; see `GraphTask.called`.

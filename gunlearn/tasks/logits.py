@@ -10,28 +10,12 @@ from torch import Tensor, nn
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import GunlearnError, UnsupportedModelError
 
-OUTPUTS = ("logits", "probabilities")
+RETURNED = ("logits", "probabilities")
+#: Fewer outputs in [0, 1] may be so by chance.
+MIN_TRIED = 8
 #: Steps of automatic differentiation that only pick, reshape or convert values.
-_KEEPS = set(
-    [
-        "Alias",
-        "Cat",
-        "Clone",
-        "Expand",
-        "Gather",
-        "Index",
-        "Permute",
-        "Reshape",
-        "Select",
-        "Slice",
-        "Squeeze",
-        "T",
-        "ToCopy",
-        "Transpose",
-        "View",
-    ]
-)
-_KEEPS |= {"Clamp", "ClampMin", "ClampMax", "Unsqueeze", "ReshapeAlias"}
+_MOVES = ("Alias", "Cat", "Clone", "Expand", "Gather", "Index", "Permute", "Reshape", "ReshapeAlias", "Select", "Slice")
+_KEEPS = {*_MOVES, "Squeeze", "T", "ToCopy", "Transpose", "Unsqueeze", "View", "Clamp", "ClampMax", "ClampMin"}
 
 
 def set_outputs(task: Any, outputs: str) -> None:
@@ -40,7 +24,7 @@ def set_outputs(task: Any, outputs: str) -> None:
     Raises:
         InvalidInputError: neither `"logits"` nor `"probabilities"`.
     """
-    check_choice("outputs", outputs, OUTPUTS)
+    check_choice("outputs", outputs, RETURNED)
     if outputs != task.outputs:
         task.outputs = outputs
 
@@ -81,14 +65,15 @@ def is_distribution(values: Tensor) -> bool:
     return bool((values >= 0).all()) and bool(((values.double().sum(-1) - 1).abs() <= slack).all())
 
 
-def check_logits(task: Any, kind: str, logits: Tensor, again: Callable[[], Tensor]) -> None:
+def check_logits(task: Any, kind: str, logits: Tensor, again: Callable[[bool], Tensor | None]) -> None:
     """Refuse probabilities in place of logits; warn where outputs only look like them.
 
     Args:
         task: whose outputs they are, for the remedy.
         kind: `"categorical"` logits `[num_items, num_classes]`, or `"bernoulli"` ones of any shape.
         logits: to check.
-        again: computes them with gradients, so that a sigmoid or softmax at their end can be seen.
+        again: computes them with gradients, so that a sigmoid or softmax at their end can be seen; with `True` for
+            features drawn anew and large, on which logits leave [0, 1], `None` where there are none to draw.
 
     Raises:
         UnsupportedModelError: rows that are distributions, or values in [0, 1] out of a sigmoid or softmax.
@@ -104,14 +89,14 @@ def check_logits(task: Any, kind: str, logits: Tensor, again: Callable[[], Tenso
     if not _within(logits):
         return
     try:
-        last = _last_step(again())
+        last, wild = _last_step(again(False)), again(True)
     except (RuntimeError, GunlearnError):  # no gradient to be had
-        last = ""
+        last, wild = "", None
     if last in ("Sigmoid", "Softmax", "Hardsigmoid"):
         raise UnsupportedModelError(
             f"Expected logits from the model (got probabilities, values in [0, 1] out of a {last.lower()}); {remedy}"
         )
-    if logits.numel() >= 8 and float(logits.min()) < 0.5 < float(logits.max()):
+    if logits.numel() >= MIN_TRIED and wild is not None and _within(wild):
         warn(
             f"All {logits.numel()} outputs that were tried lie in [0, 1]; they are read as logits. If they are "
             f"probabilities, return logits{fine} or {option}",
@@ -143,9 +128,9 @@ def _within(values: Tensor) -> bool:
     return bool(values.numel()) and bool(((values >= 0) & (values <= 1)).all())
 
 
-def _last_step(values: Tensor) -> str:
+def _last_step(values: Tensor | None) -> str:
     """Return the name of the function that computed values with a gradient, behind steps that only move them."""
-    node: Any = values.grad_fn
+    node: Any = None if values is None else values.grad_fn
     while node is not None:
         name = type(node).__name__.partition("Backward")[0]
         if name.lstrip("_") not in _KEEPS:

@@ -34,7 +34,7 @@ def train_from_scratch(
     `data` must not hold forgotten items. `args.keep="best"` selects the epoch on validation items, and falls back to
     the last one if the data holds none. For the other arguments see `fit`.
     """
-    objective = as_objective(NLL(on="retain"))
+    task, objective = task.for_training(), as_objective(NLL(on="retain"))
     reading = BatchOptions(args.batch_size, args.sampler, args.num_neighbors)
     feed = Feed(model, task, task.training_parts(data), objective.parts, reading)
     held_out = task.validation_items(data)

@@ -134,7 +134,7 @@ def test_embeddings_of_a_layer() -> None:
 def test_bad_batches_and_models(given: object, error: type, text: str) -> None:
     with pytest.raises(error, match=text):
         CausalLM().decode(facts.full(), None, given)
-    with pytest.raises(UnsupportedModelError, match="returns logits per token"):
+    with pytest.raises(UnsupportedModelError, match="head over its vocabulary"):
         CausalLM().decode(facts.full().model, None, batch())
     with pytest.raises(InvalidInputError, match="'reads'"):
         CausalLM(("logit",))

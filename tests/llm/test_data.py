@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 from gunlearn.llm import PartCollator, as_rows, encode, read_records, refused, separate
+from gunlearn.llm.metrics.scoring import prompt_ids
 
 TEXTS = [
     "Question: where does Ada live?\nAnswer: Ada lives in the city of Oslo.",
@@ -114,13 +115,15 @@ def test_begin_token_comes_where_the_tokenizer_puts_one():
         encode([ADA], bpe(), bos=True)
 
 
-def test_chats_mask_all_but_the_last_answer():
+def test_chats_label_every_answer_and_nothing_else():
     tokenizer = bpe(chat=True)
     (row,) = encode([ADA], tokenizer, system="be kind")
     assert prompt_of(row, tokenizer) == "<|system|>be kind<|end|>\n<|user|>where does Ada live?<|end|>\n<|assistant|>"
     assert answer_of(row, tokenizer) == "Ada lives in Oslo.<|end|>"  # closed by the template: no second end
     long, spoken, asked = encode([dialogue(*"ABCD"), dialogue(ADA["question"], ADA["answer"]), ADA], tokenizer)
-    assert answer_of(long, tokenizer) == "D<|end|>"
+    assert answer_of(long, tokenizer) == "B<|end|>D<|end|>"
+    assert long["answer"] == "D"
+    assert long["input_ids"][: long["answer_start"]] == tokenizer(long["prompt"], add_special_tokens=False)["input_ids"]
     assert spoken["input_ids"] == asked["input_ids"]
     (plain,) = encode([ADA], tokenizer, chat=False)
     assert "<|user|>" not in tokenizer.decode(plain["input_ids"])
@@ -264,6 +267,90 @@ def test_bad_files_say_where(text, words, tmp_path):
     assert words in str(caught.value)
     with pytest.raises(DatasetNotFoundError, match=r"none\.jsonl"):
         read_records(tmp_path / "none.jsonl")
+
+
+CHAT_OF_FOUR = dialogue("A", "B", "C", "D")
+BLOCKS = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in CHAT_OF_FOUR["messages"]]
+SHAREGPT = [
+    {"from": ("human", "gpt")[m["role"] == "assistant"], "value": m["content"]} for m in CHAT_OF_FOUR["messages"]
+]
+
+
+@pytest.mark.parametrize(
+    ("record", "same"),
+    [
+        ({"Question": ADA["question"], "Answer": ADA["answer"], "ID": 7}, ADA),
+        ({"PROMPT": "a", "completion": " b"}, {"prompt": "a", "completion": " b"}),
+        ({"instruction": "Add.", "input": "1 2", "output": "3"}, {"question": "Add.\n\n1 2", "answer": "3"}),
+        ({"instruction": "Add.", "input": "", "output": "3"}, {"question": "Add.", "answer": "3"}),
+        ({"instruction": "Add.", "context": "1 2", "response": "3"}, {"question": "Add.\n\n1 2", "answer": "3"}),
+        ({"instruction": "C", "output": "D", "history": [["A", "B"]]}, CHAT_OF_FOUR),
+        ({"conversations": SHAREGPT}, CHAT_OF_FOUR),
+        ({"conversations": CHAT_OF_FOUR["messages"]}, CHAT_OF_FOUR),
+        ({"messages": BLOCKS}, CHAT_OF_FOUR),
+        (
+            {"conversations": SHAREGPT, "system": "S"},
+            {"messages": [{"role": "system", "content": "S"}, *CHAT_OF_FOUR["messages"]]},
+        ),
+    ],
+)
+def test_records_that_people_have_are_those_that_we_know(record, same, tmp_path):
+    tokenizer = bpe(chat=True)
+    assert encode([record], tokenizer) == encode([same], tokenizer)
+    for text in (json.dumps(record), json.dumps([record], indent=1)):
+        (tmp_path / "f.json").write_text(text)
+        assert as_rows(tmp_path / "f.json", tokenizer)[0] == encode([same], tokenizer)
+    assert set(same) <= set(read_records(tmp_path / "f.json")[0])
+    assert refused([record], ["no."])[0].keys() == same.keys()
+    with pytest.raises(InvalidInputError, match="row 1 of retain"):
+        separate(*(encode([r], tokenizer) for r in (record, same)), "error", tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"conversations": [{"from": "tool", "value": "x"}, {"from": "gpt", "value": "y"}]}, "got 'tool' in"),
+        ({"conversations": SHAREGPT[:3]}, "'conversations' that end with the assistant"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, *BLOCKS[1:]]}, "got 'image_url' in"),
+        ({"messages": [*BLOCKS[:3], {"role": "assistant", "content": None, "tool_calls": [1]}]}, "call of a tool"),
+        ({"instruction": "x", "output": 3}, "'output' as a string"),
+        ({"instruction": "x", "output": "y", "history": ["z"]}, "'history' as pairs"),
+        ({"instruction": "x"}, "got ['instruction']"),
+    ],
+)
+def test_records_of_those_shapes_that_are_no_text(record, words, tmp_path):
+    (tmp_path / "f.json").write_text(json.dumps([ADA, record]))
+    with pytest.raises(InvalidInputError) as caught:
+        read_records(tmp_path / "f.json")
+    assert words in str(caught.value)
+    assert "entry 2 of f.json" in str(caught.value)
+
+
+def test_a_context_that_is_not_read_is_named():
+    with pytest.warns(UserWarning, match="'context' beside 'question'"):
+        encode([ADA | {"context": "Ada moved."}], bpe())
+
+
+def test_labels_of_every_turn_or_of_the_last():
+    tokenizer = bpe(chat=True)
+    turns = ["where does Ada live?", "Ada lives in Oslo.", "and Bob?", "Bob is a baker.", "how are you?", "good"]
+    (every,) = encode([dialogue(*turns)], tokenizer)
+    (last,) = encode([dialogue(*turns)], tokenizer, turns="last")
+    assert answer_of(every, tokenizer) == "".join(f"{text}<|end|>" for text in turns[1::2])
+    assert answer_of(last, tokenizer) == "good<|end|>"
+    assert every["input_ids"] == last["input_ids"]
+    assert prompt_ids(every) == prompt_ids(last) == last["input_ids"][: every["answer_start"]]
+    with pytest.warns(UserWarning, match="cut from the left"):
+        (cut,) = encode([dialogue(*turns)], tokenizer, max_length=len(every["input_ids"]) - 12)
+    assert cut["labels"] == every["labels"][12:]
+    assert cut["answer_start"] == every["answer_start"] - 12
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'user' or loop.last %}{{ m.content }}{% else %}..."
+        "{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    with pytest.raises(InvalidInputError, match=r"message 2 of row 1.*turns='last'"):
+        encode([dialogue(*turns)], tokenizer)
+    assert answer_of(encode([dialogue(*turns)], tokenizer, turns="last")[0], tokenizer) == "good<|end|>"
 
 
 def test_refusals_take_the_place_of_answers():

@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel
 
 import gunlearn.llm.model.bounded  # noqa: F401  # bounded adapters load once this is imported
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
+from gunlearn.llm import encode, evaluate_language_models, unlearn
 from gunlearn.llm.training.progress import StepBar
 from gunlearn.losses import NLL, NPO, GradientAscent
 from gunlearn.seed import get_rng_state
@@ -264,7 +265,7 @@ def test_what_cannot_be_asked_is_left_out_of_the_comparison(monkeypatch):
     found = result.compared(full, full, max_new_tokens=1000)  # more than the context holds
     longest = max(row["labels"].count(-100) for row in FORGET[:4])
     assert asked == [(4, full.config.max_position_embeddings - longest, 3)] * 2
-    assert measured == [(0, 3)]
+    assert [how[:2] for how in measured] == [(0, 3)]
     for text in (repr(found), found.card()):
         assert "alignment" in text
     assert "alignment" not in repr(result)
@@ -289,3 +290,35 @@ def test_half_precision_hardly_moves_and_says_so():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         run(model=facts.full().bfloat16(), peft="lora", max_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({}, ["8 rows per step (32 there)", "0 steps of warm-up (there an epoch, 5 steps)"]),
+        ({"batch_size": 32, "warmup_steps": 0.1}, []),
+        (
+            {"batch_size": 16, "gradient_accumulation_steps": 2, "warmup_steps": 2, "lr": 3e-5},
+            ["lr=3e-05 (1e-05 there)"],
+        ),
+        ({"batch_size": 32, "warmup_steps": 2, "epochs": 1}, ["epochs=1 (10 there)"]),
+    ],
+)
+def test_a_run_says_what_it_does_otherwise_than_the_published_one(asked, told):
+    rows = [{"input_ids": [3, 4, 5 + k, 2], "labels": [-100, -100, 5 + k, 2]} for k in range(40)]
+    result = unlearn(tiny(), None, rows, rows[:4], "npo", overlap="keep", figure_rows=0, use_cpu=True, **asked)
+    assert result.settings["published"]["differences"] == told
+    assert result.notes["otherwise"] == "; ".join(told)
+    assert "open-unlearning" in result.notes["settings_of"]
+
+
+@pytest.mark.parametrize("given", ["gpt2", 7, facts.tokenizer().get_vocab()], ids=["text", "number", "vocabulary"])
+def test_a_tokenizer_that_is_none_is_refused(given):
+    record = [{"question": "who ?", "answer": "ada"}]
+    for call in (
+        lambda: unlearn(tiny(), given, FORGET, RETAIN, use_cpu=True),
+        lambda: encode(record, given),
+        lambda: evaluate_language_models({"a": tiny()}, given, FORGET, RETAIN),
+    ):
+        with pytest.raises(InvalidTypeError, match="tokenizer of transformers"):
+            call()

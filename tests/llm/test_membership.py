@@ -32,22 +32,25 @@ def log_probs(model, row):
     return log_p[labels != -100].numpy(), labels[labels != -100].numpy()
 
 
-def test_scores_by_hand():
+@pytest.mark.parametrize("end", ["skip", "keep", "last"])
+def test_scores_by_hand(end):
+    """Each row ends with its end-of-sequence token, so that "skip" and "last" leave out the same one."""
     model, other = facts.retrained(0), facts.retrained(1)
-    scores, reference = token_scores(model, ROWS), token_scores(other, ROWS)
+    scores, reference = token_scores(model, ROWS, end=end), token_scores(other, ROWS)
     texts = [row["answer"] for row in ROWS]
     expected = {name: [] for name in ("loss", "zlib", "min", "plus", "reference")}
     for row, text in zip(ROWS, texts, strict=True):
         log_p, y = log_probs(model, row)
         own = log_p[np.arange(len(y)), y]
-        k = max(1, int(0.4 * len(y)))
         mean = (np.exp(log_p) * log_p).sum(1)
         std = np.sqrt((np.exp(log_p) * (log_p - mean[:, None]) ** 2).sum(1))
         log_q, _ = log_probs(other, row)
+        inner = slice(None, None if end == "keep" else -1)
+        k = max(1, int(0.4 * len(y[inner])))
         expected["loss"].append(own.mean())
         expected["zlib"].append(own.mean() / len(zlib.compress(text.encode())))
-        expected["min"].append(np.sort(own)[:k].mean())
-        expected["plus"].append(np.sort((own - mean) / np.maximum(std, 1e-3))[:k].mean())
+        expected["min"].append(np.sort(own[inner])[:k].mean())
+        expected["plus"].append(np.sort(((own - mean) / np.maximum(std, 1e-3))[inner])[:k].mean())
         expected["reference"].append(own.mean() - log_q[np.arange(len(y)), y].mean())
     found = {
         "loss": loss_score(scores),
@@ -58,8 +61,8 @@ def test_scores_by_hand():
     }
     for name, values in found.items():
         assert values.tolist() == pytest.approx(expected[name], rel=1e-3, abs=1e-5), name
-    assert min_k_score(scores, 1.0).tolist() == pytest.approx(found["loss"].tolist())
-    assert (min_k_score(scores, 0.01) == torch.where(scores.mask, scores.log_prob, 1).min(1).values).all()
+    assert (min_k_score(scores, 1.0).tolist() == pytest.approx(found["loss"].tolist())) == (end == "keep")
+    assert (min_k_score(scores, 0.01) == torch.where(scores.counted, scores.log_prob, 1).min(1).values).all()
     for share in (0.0, 1.5):
         with pytest.raises(InvalidInputError, match="share"):
             min_k_score(scores, share)
@@ -67,16 +70,18 @@ def test_scores_by_hand():
         zlib_score(scores, texts[1:])
 
 
-def gradient_by_hand(row):
+def gradient_by_hand(row, end):
     model, (ids, labels) = facts.retrained(0), (torch.tensor([row[name]]) for name in ("input_ids", "labels"))
+    labels[:, -1] = labels[:, -1] if end == "keep" else -100
     gradients = torch.autograd.grad(model(input_ids=ids, labels=labels).loss, list(model.parameters()))
     return -float(torch.stack([g.norm() for g in gradients]).mean())
 
 
 def test_gradients_are_those_of_each_row_and_leave_nothing_behind():
     model = facts.retrained(0).train()
-    found = gradient_score(model, ROWS[:4])
-    assert found.tolist() == pytest.approx([gradient_by_hand(row) for row in ROWS[:4]], rel=1e-4)
+    for end in ("keep", "last", "skip"):
+        found = gradient_score(model, ROWS[:4], end=end)
+        assert found.tolist() == pytest.approx([gradient_by_hand(row, end) for row in ROWS[:4]], rel=1e-4)
     assert found[1:2].tolist() == pytest.approx(gradient_score(model, ROWS[1:2]).tolist())  # others do not matter
     assert model.training
     assert all(p.grad is None and p.requires_grad for p in model.parameters())

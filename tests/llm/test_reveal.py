@@ -5,7 +5,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import nn
 
 from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
 from gunlearn.llm import Instruction, ReleaseOptions, Revealer, fill_templates, reveal_and_release
@@ -239,5 +238,6 @@ def test_bad_input_is_named():
         Revealer(TOKENIZER, tells, [""], bos=False).reveal(model)
     with pytest.raises(InvalidInputError, match="retain_rows"):
         reveal_and_release(model, TOKENIZER, tells, QUESTIONS, options=ReleaseOptions(tolerance=0.1))
+    model.config.model_type = "of_my_own"
     with pytest.raises(InvalidInputError, match="target_modules"):
-        reveal_and_release(nn.Linear(2, 2), TOKENIZER, tells, QUESTIONS)
+        reveal_and_release(model, TOKENIZER, tells, QUESTIONS)

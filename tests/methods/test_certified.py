@@ -90,14 +90,16 @@ def test_the_gap_of_coarse_features_is_needed() -> None:
 def test_the_papers_variant_certifies_by_a_bound_that_holds() -> None:
     """Here the paper's bound of the features' error is below the gradient that it leaves: it certifies nothing."""
     data, r_max = gu.node_split(gu.load("karate"), 0.1, 0.1, seed=0), 1e-3
-    head = fitted(data, alpha=100.0, lam=1e-3, K=4)
-    result = gu.unlearn(head, data, gu.ForgetNodes([5]), "scalegun:paper", TASK, r_max=r_max)
-    residual, certificate = float(gradient(result.model, result.data).norm()), result.notes["certificate"]
-    assert certificate["status"] == "retrained"
-    assert residual <= certificate["spent"]
-    residues = pushed_state(result.data, 4, r_max, True)[0].residues(result.data, head.hops)
-    papers = sum(c * r.abs().sum(dim=0) for c, r in residues).norm()
-    assert residual > float((result.model.spent + papers).norm())  # control
+    head, over = fitted(data, alpha=100.0, lam=1e-3, K=4), 0
+    for seed in range(9):  # of the new head's perturbation
+        result = gu.unlearn(head, data, gu.ForgetNodes([5]), "scalegun:paper", TASK, r_max=r_max, seed=seed)
+        residual, certificate = float(gradient(result.model, result.data).norm()), result.notes["certificate"]
+        assert certificate["status"] == "retrained"
+        assert residual <= certificate["spent"]
+        residues = pushed_state(result.data, 4, r_max, True)[0].residues(result.data, head.hops)
+        papers = sum(c * r.abs().sum(dim=0) for c, r in residues).norm()
+        over += residual > float((result.model.spent + papers).norm())
+    assert over > 0  # control
     exact = gu.unlearn(head, data, gu.ForgetNodes([5]), "scalegun:paper", TASK, r_max=0.0).notes["certificate"]
     assert exact["spent"] < 1e-3 * certificate["spent"]  # without an error there is nothing to add
 

@@ -97,6 +97,7 @@ ROWS = {
     "imu": Row(
         IMU_DIGITS, digits_controls=[(IMU(epochs=0), 0.3), (flipped(IMU_DIGITS), 0.3)],
         karate=IMU(), rise=0.02, karate_controls=[IMU(epochs=0), flipped(IMU()), FineTune(epochs=30, lr=2e-3)],
+        part=0.6,  # weights of one-hot features go with the nodes, whatever the method
     ),
     "scrub": Row(
         Scrub(), digits_controls=[(m, 0.3) for m in (Scrub(epochs=0), flipped(Scrub()), Scrub(max_steps=1))],

@@ -20,15 +20,17 @@ class FigureCase:
 
     Args:
         figure: its name.
-        high: the largest value that it can have; the smallest is 0.
+        high: the largest value that it can have.
         column: tables have a column of it.
         references: retrained models that it needs.
+        low: the smallest value that it can have.
     """
 
     figure: str
     high: float = 1.0
     column: bool = True
     references: int = 0
+    low: float = 0.0
 
     def __str__(self) -> str:
         return self.figure
@@ -42,6 +44,10 @@ CASES = [
     FigureCase("forget_prob", column=False),
     FigureCase("retain_prob", column=False),
     FigureCase("test_acc"),
+    FigureCase("test_r2", low=-math.inf),
+    FigureCase("test_mse", math.inf),
+    FigureCase("test_roc_auc"),
+    FigureCase("test_f1"),
     FigureCase("retain_acc", column=False),
     FigureCase("forget_acc"),
     FigureCase("mia_auc"),

@@ -49,10 +49,31 @@ def _ego_graphs() -> Data:
     return ego_graphs()
 
 
-def _pooled() -> nn.Module:
+def _pooled(width: int = 4) -> nn.Module:
     from tests.tasks.test_graph_classification import Pooled
 
-    return Pooled()
+    model = Pooled()
+    model.head = nn.Linear(16, width)
+    return model
+
+
+def _numbers() -> Data:
+    data = gu.load("karate")
+    data.y = data.x @ torch.linspace(-1, 1, 34)
+    return gu.node_split(data, 0.2, 0.3, seed=0)
+
+
+def _several_labels() -> Data:
+    data = gu.load("karate")
+    data.y = torch.stack([torch.arange(34) % 2, torch.arange(34) // 17, torch.arange(34) % 3 // 2], dim=1).float()
+    data.y[3, 1] = float("nan")  # unknown
+    return gu.node_split(data, 0.2, 0.3, seed=0)
+
+
+def _of_graphs(labels: Callable[[Tensor], Tensor]) -> Data:
+    data = _ego_graphs()
+    data.y = labels(data.y)
+    return data
 
 
 def _texts() -> Data:
@@ -77,6 +98,20 @@ CASES = [
         gu.ForgetNodes(count=5, seed=2), lambda: gu.GCN(34, 8, 4),
     ),
     TaskCase("graph_classification", _ego_graphs, gu.ForgetGraphs(count=4, seed=1), _pooled),
+    TaskCase(
+        "node_regression", _numbers, gu.ForgetNodes(count=5, seed=2), lambda: gu.GCN(34, 8, 1),
+    ),
+    TaskCase(
+        "graph_regression", lambda: _of_graphs(lambda y: torch.stack([y.float(), -y.float()], 1)),
+        gu.ForgetGraphs(count=4, seed=1), lambda: _pooled(2),
+    ),
+    TaskCase(
+        "node_multilabel", _several_labels, gu.ForgetNodes(count=5, seed=2), lambda: gu.GCN(34, 8, 3),
+    ),
+    TaskCase(
+        "graph_multilabel", lambda: _of_graphs(lambda y: torch.stack([y, 1 - y], 1)), gu.ForgetGraphs(count=4, seed=1),
+        lambda: _pooled(2),
+    ),
     TaskCase("image_classification", _table, gu.ForgetItems(count=8), lambda: nn.Linear(4, 2)),
     TaskCase("causal_lm", _texts, gu.ForgetItems(count=3), _language_model),
 ]  # fmt: skip

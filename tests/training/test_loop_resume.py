@@ -12,7 +12,7 @@ from torch import nn
 from torch_geometric.data import Data
 
 import gunlearn as gu
-from gunlearn.errors import CheckpointError
+from gunlearn.errors import CheckpointError, InvalidTypeError
 from gunlearn.training.checkpoint import NAME
 from tests.methods.cases import (
     TRAINING,
@@ -124,6 +124,35 @@ def frozen() -> nn.Module:
     return model
 
 
+def _changed(model: nn.Module, change: Any) -> nn.Module:
+    """Another model of the same weights."""
+    for module in model.modules():
+        change(module)
+    return model
+
+
+def _other_dropout(module: nn.Module) -> None:
+    if isinstance(module, nn.Dropout):
+        module.p = 0.25
+
+
+def _other_activation(module: nn.Module) -> None:
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.ReLU):
+            setattr(module, name, nn.Tanh())
+
+
+class _Otherwise(type(fresh_model("pyg"))):  # type: ignore[misc]  # the class of that model
+    def forward(self, *args: Any) -> torch.Tensor:
+        return -super().forward(*args)
+
+
+def _otherwise(made: Any = trained_model) -> nn.Module:
+    model = made("pyg")
+    model.__class__ = _Otherwise
+    return model
+
+
 def _same_request() -> gu.Request:
     """The edges of the usual draw, by name: the draw itself depends on the graph."""
     return gu.ForgetEdges(gu.ForgetEdges(count=12, seed=3).resolve(make_data()).forget_edge_index)
@@ -138,6 +167,9 @@ OTHERS: dict[str, tuple[str, str | None, Any]] = {
     "npo epochs": ("npo:default", None, lambda: {"epochs": EPOCHS + 1}),
     "npo request": ("npo:default", None, lambda: {"request": gu.ForgetEdges(count=12, seed=4)}),
     "npo model": ("npo:default", None, lambda: {"model": trained_model("pyg").apply(nudge)}),
+    "npo dropout": ("npo:default", None, lambda: {"model": _changed(trained_model("pyg"), _other_dropout)}),
+    "npo activation": ("npo:default", None, lambda: {"model": _changed(trained_model("pyg"), _other_activation)}),
+    "npo forward": ("npo:default", None, lambda: {"model": _otherwise()}),
     "npo frozen": ("npo:default", None, lambda: {"model": frozen()}),
     "npo task": ("npo:default", None, lambda: {"task": gu.LinkPrediction(negatives="uniform")}),
     "retrain edges": ("retrain:default", "edges", lambda: {"request": _same_request()}),
@@ -145,6 +177,8 @@ OTHERS: dict[str, tuple[str, str | None, Any]] = {
     "train validation": ("train", "validation", dict),
     "train weight_decay": ("train", None, lambda: {"weight_decay": 1e-3}),
     "train eval_every": ("train", None, lambda: {"eval_every": 3}),
+    "train optimizer": ("train", None, lambda: {"optimizer": "adamw"}),
+    "train scheduler": ("train", None, lambda: {"scheduler": lambda o: torch.optim.lr_scheduler.ConstantLR(o, 0.5)}),
     "train model": ("train", None, lambda: {"model": fresh_model("pyg", seed=1)}),
 }
 
@@ -221,6 +255,52 @@ def save(control: Any, **_: Any) -> None:
 
 def die(**_: Any) -> None:
     raise KeyboardInterrupt
+
+
+class Counting(gu.training.StatefulCallback):
+    """Counts epochs, and forgets them unless they are saved."""
+
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.epochs.append(state.epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epochs = state["epochs"]
+
+
+@pytest.mark.parametrize("name", ["train", "npo:default", "gnndelete:default", "scrub_r:default", "retrain:default"])
+def test_the_state_of_callbacks_is_kept(name: str, tmp_path: Path) -> None:
+    count = Counting()
+    with pytest.raises(KeyboardInterrupt):
+        RUNS[name](make_data(), callbacks=[Counting(), Kill()], checkpoint_dir=tmp_path)
+    with pytest.raises(CheckpointError, match="callbacks of the run"):
+        RUNS[name](make_data(), checkpoint_dir=tmp_path)
+    RUNS[name](make_data(), callbacks=[Kill((), None), count], checkpoint_dir=tmp_path)
+    assert count.epochs == [1, 2, 3, 4]
+
+
+def test_a_callbacks_state_that_could_not_be_read_again_is_refused(tmp_path: Path) -> None:
+    class Odd(Counting):
+        def state_dict(self) -> dict[str, Any]:
+            return {"epochs": Path("x")}
+
+    with pytest.raises(InvalidTypeError, match="plain values"):
+        RUNS["npo:default"](make_data(), callbacks=[Odd(), Kill()], checkpoint_dir=tmp_path)
+
+
+def test_the_message_says_what_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill(train, tmp_path)
+    for words, more in (("other settings in", {"seed": 4}), ("other model in", {"model": _otherwise(fresh_model)})):
+        with pytest.raises(CheckpointError, match=words):
+            train(make_data(), checkpoint_dir=tmp_path, **{"model": fresh_model("pyg"), **more})
+    monkeypatch.setenv("GUNLEARN_KEY_FILE", str(tmp_path.parent / "another.key"))
+    with pytest.raises(CheckpointError, match="owner's key, see GUNLEARN_KEY_FILE"):
+        train(make_data(), checkpoint_dir=tmp_path)
 
 
 def test_early_stopping_survives_a_resume(tmp_path: Path) -> None:

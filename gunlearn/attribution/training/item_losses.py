@@ -9,6 +9,7 @@ from gunlearn.attribution.base import InfluenceProblem
 from gunlearn.attribution.distinct_items import Items
 from gunlearn.curvature.training_loss import training_items
 from gunlearn.errors import UnsupportedMethodError
+from gunlearn.losses.functional import mean_tokens
 
 
 def item_losses(problem: InfluenceProblem, outputs: Tensor) -> Tensor:
@@ -25,14 +26,16 @@ def item_losses(problem: InfluenceProblem, outputs: Tensor) -> Tensor:
             f"Expected a task whose items read rows of the model's outputs (got '{task.name}')"
         )
     mine = task.at_rows(training, term, seeds.view(-1, training.num_items)[:, term], outputs.size(0))
-    values = -task.decode(problem.model, outputs, mine).log_prob / training.num_items
+    found = task.decode(problem.model, outputs, mine)
+    values = -mean_tokens(found.log_prob, found.mask) / training.num_items
     return values.new_zeros(problem.items.num_items).index_add(0, item, values)
 
 
 def own_terms(training: Any, items: Items) -> tuple[Tensor, Tensor]:
     """Return pairs of an item and a term of the loss that belongs to it, `[num_pairs]` each, by item.
 
-    An edge has the term that labels it an edge, a node those of all its edges or its own label's, a feature none.
+    An edge has the term that labels it an edge, a node those of all its edges or its own label's, a feature none; where
+    labels are of whole graphs nothing has one.
     """
     none = items.ids.new_empty(0)
     if items.of == "features":
@@ -46,7 +49,7 @@ def own_terms(training: Any, items: Items) -> tuple[Tensor, Tensor]:
         both = both.unique()  # a self-loop has its node at both ends
         return both // training.num_items, both % training.num_items
     if hasattr(training, "index"):
-        if items.of == "edges":
+        if items.of == "edges" or not items.per_node:
             return none, none
         return _matches(items.ids, training.index, torch.ones_like(training.index, dtype=torch.bool))
     raise UnsupportedMethodError(

@@ -18,7 +18,7 @@ from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.nn.attach.message_layers import suspended_caches
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.graph.node_classification import NodeClassification, training_nodes
+from gunlearn.tasks.graph.node_classification import NodeClassification
 from gunlearn.tasks.named import as_task
 
 #: Trains a new model on data under a seed.
@@ -129,9 +129,9 @@ def train_without(
 def training_data_without(data: Data, items: Items, index: Tensor, task: Task) -> Data:
     """Return a training graph without some items; node classification forgets a removed node's label too."""
     out = items.without(data, index)
-    if items.of == "nodes" and isinstance(task, NodeClassification):
+    if items.of == "nodes" and isinstance(task, NodeClassification) and task.per_node:
         mask = torch.zeros(data.num_nodes, dtype=torch.bool, device=data.edge_index.device)
-        mask[training_nodes(data).index] = True
+        mask[task.train_items(data).index] = True
         mask[items.ids[index]] = False
         out.train_mask = mask
     return out

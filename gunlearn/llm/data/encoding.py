@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gunlearn.core.checks import check_choice
-from gunlearn.errors import InvalidInputError
-from gunlearn.llm.data.records import shape_of
+from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.llm.data.record_shapes import canonical, shape_of
 from gunlearn.llm.data.text_items import IGNORE
 
 #: Text of a question and its answer where the tokenizer has no chat template.
@@ -20,6 +20,7 @@ class _Text(NamedTuple):
     after: str  # what follows the prompt
     answer: str  # the bare answer in it
     chatted: bool  # whether a chat template made it
+    earlier: tuple[tuple[int, int], ...] = ()  # where the assistant speaks in the prompt, as characters
 
 
 def encode(
@@ -33,12 +34,15 @@ def encode(
     long_answers: str = "error",
     bos: bool | None = None,
     eos: bool = True,
+    turns: str = "all",
 ) -> list[dict[str, Any]]:
     """Tokenise records into rows for `UnlearnTrainer`.
 
-    A row has `input_ids`, `labels` (the answer's tokens, -100 in the prompt; all tokens of bare `text`), the texts
-    `prompt` and `answer`, and `target_mask` for targets. It begins with exactly the tokens that the model reads when
-    asked: prompt and answer are tokenised together, or apart where the tokenizer would merge across the boundary.
+    A row has `input_ids`, `labels` (the answer's tokens, and in a chat those of the assistant's earlier turns with
+    their ends; -100 elsewhere; all tokens of bare `text`), the texts `prompt` (all before the last answer) and
+    `answer`, `target_mask` for targets, which are looked for in the last answer, and `answer_start`, the place of the
+    last answer, where an earlier one has labels. It begins with exactly the tokens that the model reads when asked:
+    prompt and answer are tokenised together, or apart where the tokenizer would merge across the boundary.
 
     Args:
         records: see `read_records`. `question` + `answer` go through the chat template or `template`, `messages`
@@ -52,15 +56,18 @@ def encode(
         long_answers: for answers that still do not fit, `"error"` raises and `"cut"` cuts them with a warning.
         bos: begin with the tokenizer's begin token; by default where the tokenizer itself does, never in chats.
         eos: end answers with the end-of-sequence token, unless a chat template has closed them.
+        turns: which turns of the assistant have labels, `"all"` or the `"last"` one.
 
     Raises:
         InvalidInputError: empty or too long answers (the message names the rows, counted from 1), a chat without a chat
             template, a template without its two fields or beside `chat=True`, a system message without any chat,
-            targets that their answer lacks.
+            targets that their answer lacks, or a chat template that writes earlier answers in another way
+            (`turns="last"` leaves them without labels).
 
     Warns:
         UserWarning: answers or prompts were cut.
     """
+    check_tokenizer(tokenizer)
     if template is not None:
         if chat:
             raise InvalidInputError("Expected 'template' or chat=True (got both)")
@@ -71,9 +78,11 @@ def encode(
     if template.index("{question}") > template.index("{answer}"):
         raise InvalidInputError(f"Expected 'template' with {{question}} before {{answer}} (got {template!r})")
     check_choice("long_answers", long_answers, ("error", "cut"))
+    check_choice("turns", turns, ("all", "last"))
     if max_length is not None and max_length < 2:
         raise InvalidInputError(f"Expected 'max_length' of at least 2 (got {max_length})")
-    texts = [_text_of(record, i, tokenizer, template, chat, system) for i, record in enumerate(records, 1)]
+    records = [canonical(record, f"row {i}") for i, record in enumerate(records, 1)]
+    texts = [_text_of(record, i, tokenizer, template, chat, system, turns) for i, record in enumerate(records, 1)]
     # Bare texts need no system message (other parts may be chats); prompts without a chat template would lose it.
     asked = getattr(tokenizer, "chat_template", None) is None or any(text.prompt for text in texts)
     if system is not None and asked and not any(text.chatted for text in texts):
@@ -87,6 +96,7 @@ def encode(
     for i, (text, target) in enumerate(zip(texts, targets, strict=True), 1):
         begin = begins[text.chatted]
         before, after, spans = _tokens(tokenizer, text.prompt, text.after, offsets=target is not None)
+        said = _labels_of(tokenizer, text, before, i)
         mask = [] if target is None else _target_mask(text.after, target, spans, i)
         closed = text.chatted and after[-1] in tokenizer.all_special_ids
         if eos and tokenizer.eos_token_id is not None and not closed:
@@ -96,14 +106,16 @@ def encode(
             room = max_length - len(begin) - len(after)
             if max_length < len(context) + len(after):
                 too_long.append(i)
-                begin, before, after = context, [], after[: max_length - len(context)]
+                begin, before, said, after = context, [], [], after[: max_length - len(context)]
             else:
                 shortened += [i] if len(before) > room else []
-                before = before[max(0, len(before) - room) :]
+                before, said = (tokens[max(0, len(tokens) - room) :] for tokens in (before, said))
         head = begin + before
-        row: dict[str, Any] = {"input_ids": head + after, "labels": [IGNORE] * len(head) + after}
+        row: dict[str, Any] = {"input_ids": head + after, "labels": [IGNORE] * len(begin) + said + after}
         if target is not None:  # padded for the end token, or cut with the answer
             row["target_mask"] = ([False] * len(head) + mask + [False])[: len(head) + len(after)]
+        if any(label != IGNORE for label in said):  # the first label is no longer where the last answer starts
+            row["answer_start"] = len(head)
         rows.append(row | {"prompt": text.prompt, "answer": text.answer})
     if shortened:
         warnings.warn(
@@ -119,8 +131,23 @@ def encode(
     return rows
 
 
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse what cannot turn a text into tokens, such as a tokenizer's name."""
+    if not callable(tokenizer) or not hasattr(tokenizer, "decode"):
+        raise InvalidTypeError(
+            f"Expected a tokenizer of transformers (got {type(tokenizer).__name__} {str(tokenizer)!r:.60}); load it with "
+            "AutoTokenizer.from_pretrained(...)"
+        )
+
+
 def _text_of(
-    record: Mapping[str, Any], number: int, tokenizer: Any, template: str, chat: bool | None, system: str | None
+    record: Mapping[str, Any],
+    number: int,
+    tokenizer: Any,
+    template: str,
+    chat: bool | None,
+    system: str | None,
+    turns: str,
 ) -> _Text:
     shape = shape_of(record, f"row {number}")
     has_template = getattr(tokenizer, "chat_template", None) is not None
@@ -150,7 +177,45 @@ def _text_of(
             "use chat=False or records of 'prompt' and 'completion'"
         )
     # A model never generates blanks after the closing token.
-    return _Text(prompt, whole[len(prompt) :].rstrip(), messages[-1]["content"].strip(), True)
+    after, answer = whole[len(prompt) :].rstrip(), messages[-1]["content"].strip()
+    earlier = [i for i, message in enumerate(messages[:-1]) if message["role"] == "assistant" and turns == "all"]
+    closing = after[after.rfind(answer) + len(answer) :]
+    spans = (_span(tokenizer, messages, i, whole, closing, number) for i in earlier)
+    return _Text(prompt, after, answer, True, tuple(spans))
+
+
+def _span(
+    tokenizer: Any, messages: list[dict[str, str]], turn: int, whole: str, closing: str, number: int
+) -> tuple[int, int]:
+    """Return where an earlier turn of the assistant stands in the whole chat, with what closes it."""
+    prompt = tokenizer.apply_chat_template(messages[:turn], tokenize=False, add_generation_prompt=True)
+    content = messages[turn]["content"].strip()
+    start = len(prompt)
+    blanks = len(whole[start:]) - len(whole[start:].lstrip())
+    end = start + blanks + len(content)
+    if not whole.startswith(prompt) or not content or whole[start + blanks : end] != content:
+        raise InvalidInputError(
+            "Expected a chat template that writes earlier answers as it writes the last one (got another text for "
+            f"message {turn + 1} of row {number}); turns='last' leaves earlier answers without labels"
+        )
+    return start, end + len(closing) if whole.startswith(closing, end) else end
+
+
+def _labels_of(tokenizer: Any, text: _Text, before: list[int], number: int) -> list[int]:
+    """Return the labels of a prompt's tokens: those of the assistant's earlier turns."""
+    labels = [IGNORE] * len(before)
+    for start, end in text.earlier:
+        first, last = (
+            len(tokenizer(text.prompt[:place], add_special_tokens=False, verbose=False)["input_ids"])
+            for place in (start, end)
+        )
+        if tokenizer(text.prompt[:end], add_special_tokens=False, verbose=False)["input_ids"] != before[:last]:
+            raise InvalidInputError(
+                f"Expected a tokenizer with a boundary between turns (got one that merges across it, row {number}); "
+                "turns='last' leaves earlier answers without labels"
+            )
+        labels[first:last] = before[first:last]
+    return labels
 
 
 def _tokens(tokenizer: Any, prompt: str, answer: str, offsets: bool) -> tuple[list[int], list[int], list]:

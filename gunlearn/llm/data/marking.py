@@ -13,6 +13,7 @@ from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.llm.data.collate import Collator, PartCollator, Rows, row_batch
 from gunlearn.llm.data.selectors import TokenSelector
 from gunlearn.llm.data.text_items import answer_tokens
+from gunlearn.llm.model.causality import check_declared
 from gunlearn.llm.model.head import evaluating
 
 SPACES = ("\u0120", "\u010a", "\u0109", "\u010d", "\u2581")  # byte-level BPE: space, newline, tab, CR; SentencePiece
@@ -51,6 +52,7 @@ def select_tokens(
         InvalidInputError: a ratio outside (0, 1], scores of another shape or NaN.
         InvalidTypeError: `selector` has no `scores`.
     """
+    check_declared(model)
     for name, share in (("ratio", ratio), ("suffix_ratio", suffix_ratio)):
         check_number(name, share, positive=True)
         if share > 1:

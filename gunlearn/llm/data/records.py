@@ -1,4 +1,4 @@
-"""Files of questions and answers: JSON lines or a JSON array of records, in one of four shapes."""
+"""Files of questions and answers: JSON lines or a JSON array of records."""
 
 import json
 import random
@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
-
-#: Fields of each shape of record.
-SHAPES = (("question", "answer"), ("prompt", "completion"), ("messages",), ("text",))
-_SHAPES_SAID = " or ".join(" + ".join(map(repr, shape)) for shape in SHAPES)
+from gunlearn.llm.data.record_shapes import canonical, has_shape, shape_of
 
 #: Answers in place of a fact that the model should not know.
 REFUSALS = (
@@ -32,7 +29,8 @@ def read_records(path: str | PathLike[str]) -> list[dict[str, Any]]:
     """Read records from a UTF-8 file: one JSON object per line, or one JSON array of objects.
 
     Each has the fields `question` and `answer`, `prompt` and `completion`, `messages` (the last from the assistant) or
-    `text`, and maybe others. Blank lines are skipped.
+    `text`, and maybe others; shapes that `canonical` knows (alpaca, ShareGPT, capitalised names) become one of these.
+    Blank lines are skipped.
 
     Raises:
         DatasetNotFoundError: no such file.
@@ -53,28 +51,12 @@ def read_records(path: str | PathLike[str]) -> list[dict[str, Any]]:
         found = [(f"line {i}", _parsed(line, path.name, i)) for i, line in lines]
     if not found:
         raise InvalidInputError(f"Expected records in {path.name} (got an empty file)")
-    for where, record in found:
-        shape_of(record, f"{where} of {path.name}")
-    return [record for _, record in found]
-
-
-def shape_of(record: Any, where: str) -> tuple[str, ...]:
-    """Return which of `SHAPES` a record has; refuse others, and fields of other types."""
-    shape = next((s for s in SHAPES if isinstance(record, Mapping) and all(name in record for name in s)), None)
-    if shape is None:
-        got = sorted(record) if isinstance(record, Mapping) else type(record).__name__
-        raise InvalidInputError(f"Expected an object with {_SHAPES_SAID} (got {got} in {where})")
-    if shape == ("messages",):
-        _check_messages(record["messages"], where)
-        return shape
-    for name in shape:
-        if not isinstance(record[name], str):
-            raise InvalidInputError(f"Expected '{name}' as a string (got {type(record[name]).__name__} in {where})")
-    return shape
+    return [dict(canonical(record, f"{where} of {path.name}")) for where, record in found]
 
 
 def text_of(record: Mapping[str, Any], system: bool = True) -> str:
     """Return all text of a record, with or without system messages."""
+    record = canonical(record, "a record")
     shape = shape_of(record, "a record")
     if shape == ("messages",):
         return " ".join(turn["content"] for turn in record["messages"] if system or turn["role"] != "system")
@@ -90,6 +72,7 @@ def refused(
     draw = random.Random(seed)
     out: list[dict[str, Any]] = []
     for i, record in enumerate(records, 1):
+        record = canonical(record, f"row {i}")
         shape, answer = shape_of(record, f"row {i}"), draw.choice(refusals)
         if shape == ("text",):
             raise InvalidInputError(f"Expected questions, to be refused (got bare text in row {i})")
@@ -118,20 +101,10 @@ def _refuse_wrapper(text: str, name: str) -> None:
         found = json.loads(text)
     except json.JSONDecodeError:  # lines, each of which is checked later
         return
-    if isinstance(found, Mapping) and not any(all(n in found for n in shape) for shape in SHAPES):
+    if isinstance(found, Mapping) and not has_shape(found):
         lists = [key for key, value in found.items() if isinstance(value, list)]
         if lists:
             raise InvalidInputError(
                 f"Expected JSON lines or one JSON array of records (got {name}, which is one JSON object with a list "
                 f"under {lists}); keep that list alone"
             )
-
-
-def _check_messages(messages: Any, where: str) -> None:
-    if not isinstance(messages, Sequence) or not all(
-        isinstance(m, Mapping) and all(isinstance(m.get(name), str) for name in ("role", "content")) for m in messages
-    ):
-        raise InvalidInputError(f"Expected 'messages' of 'role' and 'content' strings (got others in {where})")
-    if not messages or messages[-1]["role"] != "assistant":
-        last = messages[-1]["role"] if messages else "nothing"
-        raise InvalidInputError(f"Expected 'messages' that end with the assistant's answer (got {last} in {where})")

@@ -11,7 +11,8 @@ from rank_bm25 import BM25Plus
 
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 from gunlearn.llm.data.encoding import encode
-from gunlearn.llm.data.records import read_records, shape_of, text_of
+from gunlearn.llm.data.record_shapes import canonical
+from gunlearn.llm.data.records import read_records, text_of
 from gunlearn.llm.data.target_tokens import folded, words_of
 
 Records = Sequence[Mapping[str, Any]]
@@ -105,9 +106,7 @@ def as_records(source: Any) -> Records:
     records = [{"text": value} if isinstance(value, str) else value for value in source]
     if not records:
         raise InvalidInputError("Expected at least one text (got none)")
-    for i, record in enumerate(records, 1):
-        shape_of(record, f"row {i}")
-    return records
+    return [canonical(record, f"row {i}") for i, record in enumerate(records, 1)]
 
 
 def _taken(records: Records, count: int, draw: random.Random) -> list[Mapping[str, Any]]:

@@ -3,10 +3,11 @@
 from gunlearn.core.lazy import lazy
 
 _HOMES = {
+    "gunlearn.llm.data.end_tokens": ("end_tokens",),
     "gunlearn.llm.metrics.text_alignment": ("TextAlignment", "fade_metric", "functional_alignment"),
     "gunlearn.llm.metrics.attacks": ("Curve", "quantized", "relearn", "shown_rows"),
     "gunlearn.llm.metrics.evaluation": ("ATTACKS", "ModelFigures", "evaluate_language_models"),
-    "gunlearn.llm.metrics.generation": ("Samples", "draw_answers", "end_tokens"),
+    "gunlearn.llm.metrics.generation": ("Samples", "draw_answers"),
     "gunlearn.llm.metrics.membership": (
         "gradient_score",
         "loss_score",

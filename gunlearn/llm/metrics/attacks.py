@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.data.collate import Rows, collator_of, row_batch
 from gunlearn.llm.model.arithmetic import merged
+from gunlearn.llm.model.causality import check_language_model
 from gunlearn.llm.model.head import output_head
 from gunlearn.llm.model.token_prediction import token_loss
 from gunlearn.seed import isolated_rng
@@ -55,6 +56,7 @@ def relearn(
         InvalidInputError: `share` outside (0, 1], no steps, or rows longer than the model's context.
         DivergenceError: the loss or a weight became NaN or infinite.
     """
+    check_language_model(model)
     if len(forget_rows) == 0:
         raise EmptyForgetSetError("Expected forgotten rows (got none)")
     if not 0 < share <= 1 or steps < 1 or every < 1:
@@ -98,6 +100,7 @@ def quantized(model: nn.Module, bits: int = 4, head: bool = False) -> nn.Module:
     """
     if bits not in (2, 3, 4, 8):
         raise InvalidInputError(f"Expected 'bits' among (2, 3, 4, 8) (got {bits!r})")
+    check_language_model(model)
     out = merged(copy.deepcopy(model))
     last = output_head(out)
     for module in out.modules():  # `Conv1D`, GPT-2's linear layer, holds [inputs, outputs]

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.llm.data.collate import Rows
+from gunlearn.llm.data.encoding import check_tokenizer
 from gunlearn.llm.metrics import membership
 from gunlearn.llm.metrics import tofu_metrics as tofu
 from gunlearn.llm.metrics.row_figures import RowsView
 from gunlearn.llm.metrics.scoring import NotANumberError, token_scores
 from gunlearn.llm.metrics.text_alignment import TextAlignment
+from gunlearn.llm.model.causality import check_language_models
 from gunlearn.llm.model.head import context_of
 from gunlearn.metrics.alignment import Sampler
 from gunlearn.metrics.base import Figure, figures_of
@@ -63,6 +65,7 @@ def evaluate_language_models(
     generate: bool = True,
     ends: int | Sequence[int] | None = None,
     metrics: Iterable[str | Figure] = (),
+    end: str = "skip",
 ) -> ModelFigures:
     """Measure models on forgotten and retained rows, and compare them with retrained ones.
 
@@ -96,43 +99,53 @@ def evaluate_language_models(
         generate: generate answers for ROUGE. Set `False`, and `align_on=()`, for documents, which have no prompt.
         ends: ids that end an answer; by default those of `end_tokens`.
         metrics: your own figures to compute beside the registered ones, from a `TextView` of each set.
+        end: what memorisation, Min-K% and the gradient attack do with the token that ends a row: `"skip"`, `"keep"` or
+            `"last"`, see `token_scores`.
 
     Raises:
         InvalidInputError: unknown attacks or sets, no models, an empty set, rows that are not encoded, or the attack
             `"reference"` without references.
-        InvalidTypeError: models without names.
+        InvalidTypeError: models without names, or no models.
+        UnsupportedModelError: an encoder-decoder, a bidirectional model, prompt tuning.
     """
     if not isinstance(models, Mapping):
         raise InvalidTypeError(f'Expected models by name, {{"unlearned": model}} (got {type(models).__name__})')
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
     unknown = sorted({*attacks} - {*ATTACKS}) + sorted({*align_on} - {*OWN})
     if unknown or not models:
         raise InvalidInputError(f"Expected models, attacks among {ATTACKS} and sets 'forget', 'retain' (got {unknown})")
     if "reference" in attacks and not references:
         raise InvalidInputError("Expected 'references' for the attack 'reference' (got none)")
     models = _named(models, references, original)
+    check_language_models(models.values())
     sets = {"forget": forget_rows, "retain": retain_rows, **(utility_rows or {})}
     sets = {part: _encoded(f"{part}_rows" if part in OWN else part, rows) for part, rows in sets.items()}
     holdout = None if holdout_rows is None else _encoded("holdout_rows", holdout_rows)
     measured = {name: figure for name, figure in figures_of("causal_lm", metrics).items() if name != "nll"}
     speak = {"tokenizer": tokenizer, "max_new_tokens": max_new_tokens, "ends": ends} if generate else None
+    closing: dict[str, Any] = {"end": end, "tokenizer": tokenizer if ends is None else ends}
     out = ModelFigures({"model": name} for name in models)
     ratios: dict[str, Tensor | None] = {}
     scores: dict[str, tuple[TokenScores, TokenScores]] = {}  # of forgotten and held-out rows
     for row in out:
         name, model = row["model"], models[row["model"]]
         views = {
-            part: RowsView(model, rows, batch_size, speak, part in OWN, part == "forget") for part, rows in sets.items()
+            part: RowsView(model, rows, batch_size, speak, part in OWN, part == "forget", **closing)
+            for part, rows in sets.items()
         }
         try:
             for part, view in views.items():
                 found = {f"{part}_{figure}": measured[figure].compute(view) for figure in measured}
                 row |= {key: value for key, value in found.items() if value is not None}
             if holdout is not None:
-                scores[name] = views["forget"].scores, token_scores(model, holdout, batch_size)
+                scores[name] = views["forget"].scores, token_scores(model, holdout, batch_size, **closing)
                 sides = list(zip((sets["forget"], holdout), scores[name], strict=True))
                 for attack in attacks:
                     if attack != "reference":
-                        auc = membership.membership_auc(*(_attacked(attack, model, tokenizer, *side) for side in sides))
+                        auc = membership.membership_auc(
+                            *(_attacked(attack, model, tokenizer, *side, closing) for side in sides)
+                        )
                         row[f"mia_{attack}"] = auc
             ratios[name] = views["forget"].ratio
         except NotANumberError:
@@ -190,12 +203,14 @@ def _among(model: nn.Module | None, models: Iterable[nn.Module]) -> bool:
     return any(model is other for other in models)
 
 
-def _attacked(attack: str, model: nn.Module, tokenizer: Any, rows: Rows, scores: TokenScores) -> Tensor:
+def _attacked(
+    attack: str, model: nn.Module, tokenizer: Any, rows: Rows, scores: TokenScores, closing: Mapping[str, Any]
+) -> Tensor:
     """Return the score of each row by an attack that needs no other model, `[num_rows]`."""
     if attack == "zlib":
         return membership.zlib_score(scores, [tofu.truth_of(row, tokenizer) for row in rows])
     if attack == "gradient":
-        return membership.gradient_score(model, rows)
+        return membership.gradient_score(model, rows, **closing)
     return getattr(membership, f"{attack}_score")(scores)
 
 

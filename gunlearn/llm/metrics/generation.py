@@ -6,13 +6,12 @@ another distribution than is scored. Here each sample has its own random numbers
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.llm.model.causality import check_language_model
 from gunlearn.llm.model.head import context_of, evaluating, model_device
 from gunlearn.llm.model.token_prediction import positions_of, takes_positions
 from gunlearn.losses.reduction import full_precision
@@ -40,36 +39,6 @@ class Samples:
         return [tokens[mask][: -1 if ended else None].tolist() for tokens, mask, ended in rows]
 
 
-def end_tokens(tokenizer: Any) -> tuple[int, ...]:
-    """Return the ids that end an answer: the tokenizer's, and the one that closes the assistant's turn in chats.
-
-    `tokenizer` may also be the ids themselves (an integer, or several). Refuses a tokenizer without such an id.
-    """
-    ids = getattr(tokenizer, "eos_token_id", tokenizer)
-    ids = (ids,) if isinstance(ids, int) else tuple(ids) if isinstance(ids, (list, tuple, set, frozenset)) else ()
-    if getattr(tokenizer, "chat_template", None) is not None:
-        closing = _closing_token(tokenizer)
-        ids += () if closing is None or closing in ids else (closing,)
-    if not ids:
-        raise InvalidInputError(f"Expected a tokenizer with 'eos_token_id', or the id (got {type(tokenizer).__name__})")
-    return ids
-
-
-def _closing_token(tokenizer: Any) -> int | None:
-    """Return the first special token after the assistant's answer in the template, `None` without one."""
-    said = "gunlearn"
-    chat = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": said}]
-    try:
-        _, behind, after = tokenizer.apply_chat_template(chat, tokenize=False).rpartition(said)
-    except TemplateError:  # a template may need more than two messages
-        return None
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
-    special.discard(getattr(tokenizer, "unk_token_id", None))
-    found = tokenizer(after, add_special_tokens=False)["input_ids"] if behind and after else []
-    return next((i for i in found if i in special), None)
-
-
 def draw_answers(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
@@ -91,6 +60,7 @@ def draw_answers(
     Raises:
         InvalidInputError: no prompts, or prompts and answers that do not fit into the model's context.
     """
+    check_language_model(model)
     if not prompts or max_new_tokens < 1:
         raise InvalidInputError(f"Expected prompts and max_new_tokens >= 1 (got {len(prompts)}, {max_new_tokens})")
     context = context_of(model)

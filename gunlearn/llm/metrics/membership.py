@@ -6,6 +6,7 @@ the attack cannot separate them, 1 for a model that remembers, and 0 where forgo
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,9 @@ from torch.func import functional_call
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import Rows, collator_of, row_batches
+from gunlearn.llm.data.end_tokens import blanks_of, end_mask, ends_of
 from gunlearn.llm.data.text_items import IGNORE
+from gunlearn.llm.model.causality import check_language_model
 from gunlearn.llm.model.head import evaluating
 from gunlearn.llm.model.token_prediction import model_inputs
 from gunlearn.losses.reduction import full_precision
@@ -37,7 +40,8 @@ def zlib_score(scores: TokenScores, texts: Sequence[str]) -> Tensor:
 def min_k_score(scores: TokenScores, share: float = 0.4) -> Tensor:
     """Min-K%, `arXiv:2310.16789 <https://arxiv.org/abs/2310.16789>`_: mean log-likelihood of the least likely tokens.
 
-    Returns `[num_rows]`, over a `share` in (0, 1] of each row's tokens, rounded down, at least one token.
+    Returns `[num_rows]`, over a `share` in (0, 1] of each row's tokens, rounded down, at least one token. Tokens that
+    only end a row (`scores.end`) do not count.
     """
     return _lowest(scores.log_prob, scores, share)
 
@@ -55,19 +59,21 @@ def reference_score(scores: TokenScores, reference: TokenScores) -> Tensor:
     return scores.mean_log_prob - reference.mean_log_prob
 
 
-def gradient_score(model: nn.Module, rows: Rows) -> Tensor:
+def gradient_score(model: nn.Module, rows: Rows, *, end: str = "skip", tokenizer: Any = None) -> Tensor:
     """Return minus the size of each row's loss gradient, `[num_rows]`: the mean of the parameters' norms.
 
     Reads one row at a time, within the model's context. Gradients are those of the trainable parameters, or of all if
-    none is trainable.
+    none is trainable. The loss leaves out tokens that only end a row; see `token_scores` for `end` and `tokenizer`.
     """
+    check_language_model(model)
     params = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
     chosen = {name: p for name, p in params.items() if p.requires_grad} or params
     leaves = {name: p.detach().requires_grad_() for name, p in chosen.items()}  # shares storage with the parameter
-    norms = []
+    norms, closing = [], (end, ends_of(model, tokenizer), blanks_of(tokenizer, rows))
     with evaluating(model), torch.enable_grad():
         for batch in row_batches(model, rows, collator_of(model), 1):
             inputs, label = model_inputs(model, batch)
+            label = label.masked_fill(end_mask(batch, *closing), IGNORE)
             logits = functional_call(model, leaves, kwargs={**inputs, "use_cache": False}).logits[:, :-1]
             loss = F.cross_entropy(full_precision(logits).flatten(0, 1), label.flatten(), ignore_index=IGNORE)
             grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
@@ -94,7 +100,7 @@ def privacy_leak(auc: float, reference_auc: float = 0.5) -> float:
 def _lowest(values: Tensor, scores: TokenScores, share: float) -> Tensor:
     if not 0 < share <= 1:
         raise InvalidInputError(f"Expected 'share' in (0, 1] (got {share})")
-    ordered = values.masked_fill(~scores.mask, torch.inf).sort(1).values
-    count = (scores.length * share).long().clamp_min(1)
+    ordered = values.masked_fill(~scores.counted, torch.inf).sort(1).values
+    count = (scores.counted.sum(1) * share).long().clamp_min(1)
     chosen = torch.arange(values.size(1)) < count[:, None]
     return torch.where(chosen, ordered, 0).sum(1) / count

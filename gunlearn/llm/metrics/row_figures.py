@@ -27,6 +27,8 @@ class RowsView:
         speak: arguments of `answers_of`, to generate answers; `None` generates none.
         in_full: measure memorisation too, and answers' probability among all texts; else among the given answers.
         forgotten: whether the rows were forgotten; decides the summary of truth ratios.
+        end: what memorisation does with the token that ends a row, see `token_scores`.
+        tokenizer: names that token.
     """
 
     model: nn.Module
@@ -35,10 +37,12 @@ class RowsView:
     speak: Mapping[str, Any] | None = None
     in_full: bool = True
     forgotten: bool = True
+    end: str = "skip"
+    tokenizer: Any = None
 
     @cached_property
     def scores(self) -> TokenScores:
-        return token_scores(self.model, self.rows, self.batch_size)
+        return token_scores(self.model, self.rows, self.batch_size, end=self.end, tokenizer=self.tokenizer)
 
     @cached_property
     def wrong(self) -> list[Tensor] | None:
@@ -76,14 +80,19 @@ class RowsView:
 
 
 def figures(
-    model: nn.Module, parts: Mapping[str, Sequence[Mapping[str, Any]]], most: int = 256, batch_size: int = 8
+    model: nn.Module,
+    parts: Mapping[str, Sequence[Mapping[str, Any]]],
+    most: int = 256,
+    batch_size: int = 8,
+    tokenizer: Any = None,
 ) -> dict[str, dict[str, float]]:
     """Return the figures `RECORDED` by part, of at most `most` evenly spaced labelled rows each; 0 measures nothing."""
     out = {}
     for name, given in parts.items() if most else ():
         rows = [row for row in given if is_labelled(row)]
         step = max(1, len(rows) / most)
-        view = RowsView(model, [rows[int(i * step)] for i in range(min(most, len(rows)))], batch_size)
+        chosen = [rows[int(i * step)] for i in range(min(most, len(rows)))]
+        view = RowsView(model, chosen, batch_size, tokenizer=tokenizer)
         found = {figure: FIGURES[figure]().compute(view) for figure in RECORDED}
         out[name] = {figure: value for figure, value in found.items() if value is not None}
     return out

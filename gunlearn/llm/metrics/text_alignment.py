@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from gunlearn.core.checks import check_choice
 from gunlearn.llm.data.collate import PartCollator
+from gunlearn.llm.data.end_tokens import end_tokens
 from gunlearn.llm.data.text_items import IGNORE
-from gunlearn.llm.metrics.generation import Samples, draw_answers, end_tokens
+from gunlearn.llm.metrics.generation import Samples, draw_answers
 from gunlearn.llm.metrics.scoring import answer_logits, prompt_of
+from gunlearn.llm.model.causality import check_language_models
 from gunlearn.llm.model.frozen import check_vocabulary
 from gunlearn.llm.model.head import LOGIT_CHUNK, evaluating, model_device
 from gunlearn.metrics.alignment import KL_ESTIMATORS, Alignment, Sampler, StepTerms, align, categorical_kl
@@ -60,6 +62,7 @@ class TextAlignment:
         return draw_answers(model, self.prompts, self.ends, self.sampler, self.max_new_tokens, self.batch_size)
 
     def terms(self, samples: Samples, p: nn.Module, q: nn.Module) -> StepTerms:
+        check_language_models((p, q))
         check_vocabulary(p, q)
         mask, rows = samples.mask.flatten(0, 1), []
         for i, tokens in enumerate(samples.tokens.flatten(0, 1)):

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import Rows
+from gunlearn.llm.data.end_tokens import end_tokens
 from gunlearn.llm.data.text_items import IGNORE
-from gunlearn.llm.metrics.generation import draw_answers, end_tokens
+from gunlearn.llm.metrics.generation import draw_answers
 from gunlearn.llm.metrics.scoring import prompt_of, token_scores
 from gunlearn.llm.model.head import context_of
 from gunlearn.metrics.texts import TokenScores

@@ -10,22 +10,9 @@ from transformers.pytorch_utils import Conv1D
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.llm.model.bounded import BoundedConfig
+from gunlearn.llm.model.causality import check_language_model, check_prompt_learning
 
 ADAPTERS = ("lora", "bounded")
-
-
-def check_language_model(model: Any) -> None:
-    """Refuse everything but a module with a head over a vocabulary."""
-    if not isinstance(model, nn.Module):
-        raise InvalidTypeError(
-            f"Expected a model of transformers (got {type(model).__name__}); load it with "
-            "AutoModelForCausalLM.from_pretrained(...)"
-        )
-    if getattr(model, "get_output_embeddings", lambda: None)() is None:
-        raise UnsupportedModelError(
-            f"Expected a causal language model, with a head over its vocabulary (got {type(model).__name__}); load it "
-            "with AutoModelForCausalLM"
-        )
 
 
 def check_trainable(model: nn.Module, peft: Any = None) -> None:
@@ -82,6 +69,10 @@ def with_adapter(model: nn.Module, peft: Any) -> nn.Module:
         peft = BoundedConfig(task_type="CAUSAL_LM")
     elif isinstance(peft, str):
         raise InvalidInputError(f"Expected 'peft' among {ADAPTERS} (got {peft!r})")
+    check_language_model(model)
     if not isinstance(peft, PeftConfig):
         raise InvalidTypeError(f"Expected 'peft' as one of {ADAPTERS} or a PeftConfig (got {type(peft).__name__})")
+    check_prompt_learning(peft)
+    if peft.task_type not in (None, "CAUSAL_LM"):
+        raise UnsupportedModelError(f"Expected 'peft' with task_type='CAUSAL_LM' (got {str(peft.task_type)!r})")
     return get_peft_model(model, peft)

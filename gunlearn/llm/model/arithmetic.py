@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.llm.model.bounded_layer import BoundedLinear
+from gunlearn.llm.model.causality import check_declared, check_language_model
 from gunlearn.llm.model.head import unwrap, without_peft
 
 #: Settings of peft with which an adapter is more than one product per layer, and why.
@@ -35,6 +36,7 @@ def adapter_delta(model: nn.Module, adapter: str = "default") -> dict[str, Tenso
         InvalidInputError: no layer has that adapter, or it is merged into the weights.
         UnsupportedModelError: the adapter also does something other than changing weight matrices.
     """
+    check_language_model(model)
     _check_complete(model, adapter)
     delta = {}
     for name, layer in without_peft(model).named_modules():
@@ -64,6 +66,7 @@ def add_delta(model: nn.Module, delta: Mapping[str, Tensor], scale: float = 1.0,
         InvalidInputError: a module is missing, or its weight has another shape or is shared with another module.
         UnsupportedModelError: weights are quantised.
     """
+    check_declared(model)
     if not inplace:
         model = copy.deepcopy(model)
     for name, weight in base_weights(model, delta).items():

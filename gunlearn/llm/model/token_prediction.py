@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedModelError
 from gunlearn.llm.data.collate import PartCollator
 from gunlearn.llm.data.text_items import TextItems, answer_tokens
+from gunlearn.llm.model.causality import check_declared, check_language_model
 from gunlearn.llm.model.head import LOGIT_CHUNK, last_linear_head, replaced_forward, token_log_prob, without_peft
 from gunlearn.losses import Prediction
 from gunlearn.losses.reduction import full_precision
@@ -65,11 +66,15 @@ class TokenPrediction(Task):
             raise InvalidInputError(f"Expected 'reads' among {READS} (got {unknown})")
         self.reads = tuple(self.reads)
 
+    def check_model(self, model: nn.Module) -> None:
+        check_language_model(model)
+
     def decode(self, model: nn.Module, outputs: None, items: Mapping[str, Tensor]) -> Prediction:
         """Predict the labelled tokens of `input_ids`, `labels` and `attention_mask` (or all ones), `[batch, tokens]`.
 
         Raises `InvalidInputError` for missing or disagreeing fields, `UnsupportedModelError` if there are no logits.
         """
+        check_declared(model)
         inputs, label = model_inputs(model, items)
         mask, embedded = answer_tokens(items), "embeddings" in self.reads
         label = torch.where(mask, label, 0)

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gunlearn.core.checks import check_choice, check_integer, check_number
 from gunlearn.errors import DivergenceError, InvalidInputError, UnsupportedModelError
 from gunlearn.llm.data.collate import PartCollator, Rows, collator_of
+from gunlearn.llm.model.causality import check_language_model
 from gunlearn.llm.model.head import model_device
 from gunlearn.llm.privacy import dp_steps
 from gunlearn.llm.privacy.dp_base import DPBase
@@ -76,6 +77,7 @@ def dp_train(
         UnsupportedModelError: batch normalisation, which mixes records, or layers without gradients per record.
         DivergenceError: weights became NaN or infinite.
     """
+    check_language_model(model)
     check_choice("accountant", accountant, ("rdp", "prv"))
     for name, value in (("max_grad_norm", max_grad_norm), ("lr", lr), ("batch_size", batch_size)):
         check_number(name, value, positive=True)

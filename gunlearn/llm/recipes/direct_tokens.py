@@ -12,6 +12,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.collate import collator_of
 from gunlearn.llm.data.marking import select_tokens
 from gunlearn.llm.data.selectors import TokenSelector
+from gunlearn.llm.model.causality import check_language_model
 from gunlearn.llm.training.projection import project_conflict, zeros_for_none
 from gunlearn.llm.training.trainer import UnlearnTrainer
 from gunlearn.llm.training.until import StopBelow
@@ -98,6 +99,7 @@ class DTOTrainer(UnlearnTrainer):
         project: bool = False,
         **kwargs: Any,
     ) -> None:
+        check_language_model(model)
         if refresh_steps is not None:
             check_integer("refresh_steps", refresh_steps, minimum=1)
             if selector is None:

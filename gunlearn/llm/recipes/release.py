@@ -14,6 +14,7 @@ from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputEr
 from gunlearn.llm.data.collate import Rows, collator_of
 from gunlearn.llm.model.arithmetic import add_delta, base_weights, merged
 from gunlearn.llm.model.bounded import mlp_linears
+from gunlearn.llm.model.causality import check_language_model
 from gunlearn.llm.recipes.reveal import Instruction, Revealed, Revealer
 from gunlearn.llm.training.adapter_fit import ReleaseOptions, fit_adapter
 from gunlearn.llm.training.until import mean_nll
@@ -105,6 +106,7 @@ def reveal_and_release(
     Warns:
         UserWarning: no round is better than the model before.
     """
+    check_language_model(model)
     options = options or ReleaseOptions()
     if options.tolerance is not None and not retain_rows:
         raise InvalidInputError("Expected 'retain_rows' to hold to a tolerance (got none)")

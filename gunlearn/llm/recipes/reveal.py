@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from gunlearn.core.modes import evaluating
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.data.encoding import begin_tokens
+from gunlearn.llm.data.end_tokens import end_tokens
 from gunlearn.llm.data.text_items import IGNORE
-from gunlearn.llm.metrics.generation import draw_answers, end_tokens
+from gunlearn.llm.metrics.generation import draw_answers
 from gunlearn.llm.model.head import model_device
 from gunlearn.llm.recipes.bandit import NeuralUCB
 from gunlearn.metrics.alignment import Sampler

@@ -19,7 +19,8 @@ from gunlearn.llm.card import unchanged
 from gunlearn.llm.data.collate import collator_of
 from gunlearn.llm.data.rows import check_ids
 from gunlearn.llm.metrics.row_figures import figures
-from gunlearn.llm.model.adapters import check_language_model, check_trainable, precision, with_adapter
+from gunlearn.llm.model.adapters import check_trainable, precision, with_adapter
+from gunlearn.llm.model.causality import check_language_model
 from gunlearn.llm.model.token_prediction import TokenPrediction, rows_of
 from gunlearn.llm.recipes.plan import Given, Plan
 from gunlearn.llm.record import LLMResult
@@ -140,12 +141,13 @@ class TrainerBackend:
                 )
             if plan.attach is not None:
                 plan.attach(trainer)
-            before = figures(trained, measured, self.figure_rows, batch_size)
+            before = figures(trained, measured, self.figure_rows, batch_size, self.tokenizer)
             trainer.train()
             steps = trainer.state.global_step
+            otherwise = _otherwise(method, task, trainer)
             if not steps:
                 raise InvalidInputError("Expected at least one step of training (got none); raise epochs or max_steps")
-            after = figures(trained, measured, self.figure_rows, batch_size)
+            after = figures(trained, measured, self.figure_rows, batch_size, self.tokenizer)
         arguments.pop("output_dir", None)
         if unchanged(before, after):
             warnings.warn(
@@ -154,6 +156,7 @@ class TrainerBackend:
                 UserWarning,
                 stacklevel=3,
             )
+        source = published(method.name, task)
         config = method.config() | {name: settings.recorded(value) for name, value in plan.found.items()}
         words = getattr(method, "words", None)
         config |= {"words": len(words)} if words else {}
@@ -170,6 +173,7 @@ class TrainerBackend:
             "peft": settings.recorded(self.peft),
             "adapter": settings.recorded_adapter(trained),
             "training": settings.recorded(arguments),
+            "published": None if source is None else {"settings_of": source.source, "differences": otherwise},
             "steps": steps,
             "rows": {name: len(part) for name, part in {**measured, **self.paired, **drawn}.items()},
             "parameters": {
@@ -180,7 +184,6 @@ class TrainerBackend:
             "versions": {"gunlearn": versions()["gunlearn"]}
             | {name: version(name) for name in ("torch", "transformers", "peft")},
         }
-        source = published(method.name, task)
         return LLMResult(
             model=trained.eval(),
             method=method.name,
@@ -192,7 +195,7 @@ class TrainerBackend:
             epochs=steps,
             seconds=time.perf_counter() - start,
             history=[entry for entry in trainer.state.log_history if "loss" in entry],
-            notes={} if source is None else {"settings_of": source.source},
+            notes={} if source is None else {"settings_of": source.source, "otherwise": "; ".join(otherwise)},
             partition=partition,
             task=task,
             original=None if self.in_place else model,
@@ -247,6 +250,21 @@ def _optimizers(method: GradientMethod, model: nn.Module) -> dict[str, Any]:
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(method.optimizer, parameters, method.lr, method.weight_decay, method.optimizer_options)
     return {"optimizers": (optimizer, make_scheduler(method.scheduler, optimizer, method.scheduler_options))}
+
+
+def _otherwise(method: GradientMethod, task: TokenPrediction, trainer: UnlearnTrainer) -> list[str]:
+    """Return in words what a run did otherwise than the published configuration of its method."""
+    source, args, state = published(method.name, task), trainer.args, trainer.state
+    if source is None:
+        return []
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    used = method.config() | {"lr": args.learning_rate, "epochs": args.num_train_epochs}
+    used |= {"weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm}
+    epoch = max(1, -(-len(trainer.train_dataset) // batch))
+    if method.steps is not None or args.max_steps > 0:
+        used["epochs"] = state.max_steps / epoch
+    warmup = args.get_warmup_steps(state.max_steps) if args.lr_scheduler_type != "constant" else 0
+    return source.differences(used, batch, warmup, epoch)
 
 
 def _adapted(callback: Any) -> TrainerCallback:

@@ -15,6 +15,7 @@ from gunlearn.core.modes import evaluating
 from gunlearn.errors import DivergenceError, InvalidInputError
 from gunlearn.llm.data.collate import Collator, collator_of, row_batch
 from gunlearn.llm.data.pairing import PairedDataset, warn_of_overlap
+from gunlearn.llm.model.causality import check_language_model
 from gunlearn.llm.model.frozen import FrozenReference
 from gunlearn.llm.model.head import without_autocast
 from gunlearn.llm.model.token_prediction import TokenPrediction
@@ -57,6 +58,7 @@ class UnlearnTrainer(Trainer):
     Raises:
         InvalidInputError: a part that the objective reads is missing, given twice, or drawn where rows must be paired;
             a model with nothing to train; a reference with another vocabulary.
+        UnsupportedModelError: an encoder-decoder, a bidirectional model, prompt tuning.
         EmptyForgetSetError: no forgotten rows.
         DivergenceError: in `train`, a loss or a trained weight is NaN or infinite.
 
@@ -94,6 +96,7 @@ class UnlearnTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
         **kwargs: Any,
     ) -> None:
+        check_language_model(model)
         self.objective = as_objective(objective)
         if not any(p.requires_grad for p in model.parameters()):
             raise InvalidInputError(

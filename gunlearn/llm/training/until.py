@@ -11,6 +11,7 @@ from gunlearn.core.checks import check_integer, check_number
 from gunlearn.core.modes import evaluating
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError
 from gunlearn.llm.data.collate import Collator, PartCollator, Rows, row_batches
+from gunlearn.llm.model.causality import check_declared
 from gunlearn.llm.model.head import model_device
 from gunlearn.llm.model.token_prediction import token_log_probs, total_nll
 from gunlearn.llm.training.views import answer_mask
@@ -19,6 +20,7 @@ from gunlearn.llm.training.views import answer_mask
 @torch.no_grad()
 def mean_nll(model: nn.Module, rows: Rows, collator: Collator, batch_size: int = 16) -> float:
     """Return the negative log-likelihood per labelled token, in nats, over all rows; refuse rows without labels."""
+    check_declared(model)
     total, tokens = torch.zeros((), device=model_device(model)), 0
     with evaluating(model):
         for batch in row_batches(model, rows, collator, batch_size):

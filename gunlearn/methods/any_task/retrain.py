@@ -49,6 +49,7 @@ class Retrain(Method):
     name = "retrain"
     summary = "train from new weights without the forgotten data"
     needs = "retained data, retraining"
+    state = "own"
     cost = "a whole training"
 
     def __post_init__(self) -> None:

@@ -84,7 +84,9 @@ def labels_of(items: Any) -> Tensor:
 def wrong(prediction: Prediction) -> Tensor:
     """Return the mask `[num_items]` of items whose own label is not the most likely one; ties are right."""
     logits = prediction.require("logits")
-    if logits.shape == prediction.log_prob.shape:  # Bernoulli: less likely than not
+    if prediction.gaussian or prediction.log_prob.dim() > 1:
+        raise UnsupportedMethodError("Expected items of one label each to count errors (got several, or a regression)")
+    if prediction.bernoulli:  # Bernoulli: less likely than not
         return prediction.log_prob.exp() < 0.5
     # Computed as the label's own log-probability is, so that equal logits compare equal.
     return prediction.log_prob < logits.log_softmax(-1).max(-1).values

@@ -45,6 +45,7 @@ class SSD(Method):
     summary = "shrink weights that matter much more to the forget set than to all training data"
     paper = "arXiv 2308.07707"
     needs = "retained data"
+    state = "last"
     cost = "two times `probes` backward passes"
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
 

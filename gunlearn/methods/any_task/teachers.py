@@ -72,7 +72,9 @@ def other_log_prob(prediction: Prediction, label: Tensor, draw: Tensor) -> Tenso
         UnsupportedMethodError: there is no other class.
     """
     logits = prediction.require("logits")
-    if logits.shape == prediction.log_prob.shape:
+    if prediction.gaussian:
+        raise UnsupportedMethodError("Expected a task of classes for other labels (got a regression)")
+    if prediction.bernoulli:
         return logsigmoid((1 - 2 * label) * logits)
     classes = logits.size(-1)
     if classes < 2:

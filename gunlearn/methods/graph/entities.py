@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from gunlearn.errors import UnsupportedMethodError
 from gunlearn.nn.kernels.sparse import csr, row_of_entries
 from gunlearn.requests.features import without_features
 from gunlearn.requests.selection import k_hop_mask
@@ -42,15 +43,20 @@ def entity_graph(
     if read == "original":
         return beside(partition.retain_data, partition.data, entities, model, task)
     data = copy.copy(partition.retain_data)
-    data.x = without_features(partition.data.x, partition.forget_features)
+    if partition.data.get("x") is not None:
+        data.x = without_features(partition.data.x, partition.forget_features)
     return data, lambda nodes: nodes
 
 
-def inverted_features(x: Tensor, nodes: Tensor) -> Tensor:
+def inverted_features(x: Any, nodes: Tensor) -> Tensor:
     """Return `x` `[num_nodes, num_features]`, dense or CSR, with `1 - x` in the rows of `nodes`.
 
-    Inverted rows of CSR features are full, the rest stays sparse.
+    Inverted rows of CSR features are full, the rest stays sparse. Without floating point features there is nothing to
+    invert: `UnsupportedMethodError`.
     """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise UnsupportedMethodError(f"Expected floating point features 'x' for a method that inverts them (got {got})")
     if x.layout == torch.strided:
         return x.index_copy(0, nodes, 1 - x[nodes])
     row, column, value = row_of_entries(x.crow_indices()), x.col_indices().long(), x.values()

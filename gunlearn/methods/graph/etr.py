@@ -71,6 +71,7 @@ class ETR(Method):
     requests = ("edges", "nodes", "features")
     tasks = ("link_prediction", "node_classification")
     needs = "retained data"
+    state = "last"
     cost = "three to four gradients"
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "paper": {"mode": "paper"}}
 

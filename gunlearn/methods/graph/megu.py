@@ -173,10 +173,9 @@ def influenced(partition: Any, entities: Tensor, num_hops: int) -> Tensor:
     data, near = partition.data, surrounding(partition.data, entities, num_hops)
     if not near.numel():
         return near
-    size, x = int(data.num_nodes), data.x
+    size, x, features = int(data.num_nodes), data.x, (data.x, inverted_features(data.x, entities))
     edge_index, weight = gcn_norm(data.edge_index, None, size, dtype=x.dtype)
     adjacency = sparse_matrix(edge_index[1], edge_index[0], weight, (size, size))
-    features = x, inverted_features(x, entities)
     dots = x.new_zeros(3, near.numel(), layout=torch.strided)
     for start in range(0, x.size(1), _COLUMNS):
         before, after = (_columns(value, start) for value in features)

@@ -34,6 +34,7 @@ class GraphEditor(Method):
     requests = ("edges", "nodes", "features")
     tasks = ("node_classification",)
     needs = "linear head"
+    state = "own"
     cost = "num_features^2 for each training node whose propagated features change"
 
     @torch.no_grad()

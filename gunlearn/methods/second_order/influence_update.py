@@ -50,8 +50,9 @@ class InfluenceUpdate(Method):
     weight_decay: float = 0.0
 
     requests: ClassVar[tuple[str, ...]] = ("edges", "nodes", "features")
-    tasks = ("node_classification", "link_prediction")
+    tasks = ("node_classification", "link_prediction", "node_regression", "node_multilabel")
     needs = "retained data, second order"
+    state = "last"
     cost = "two gradients and at most `max_iterations` curvature products"
     structural: ClassVar[bool] = True  # count how missing messages change the other terms
 
@@ -118,6 +119,8 @@ class InfluenceUpdate(Method):
         ends = span.spectrum
         # A Gauss-Newton matrix has no negative eigenvalue: ignore an unconverged bound below zero.
         found = SHARE * ends.bounds[1] if self.curvature == "gauss_newton" else ends.damping(SHARE)
+        if found <= -ends.smallest and self.curvature == "gauss_newton":
+            found = -2 * ends.smallest  # rounding (of half precision, say) took an eigenvalue of zero below zero
         return found if found > 0 else 1.0
 
     def refuse(self, step: Tensor, removal: Removal, notes: dict[str, Any], max_rise: float = MAX_RISE) -> str:
@@ -138,7 +141,8 @@ class InfluenceUpdate(Method):
 def curvature_of(loss: TrainingLoss, kind: str, weight_decay: float) -> Curvature | SplitGaussNewton:
     """Return products with the curvature, on the CSR kernels if these have the second order."""
     # Without a decoder of the model's own, logits are the outputs themselves or inner products of them.
-    plain = loss.task.name == "node_classification" or not hasattr(loss.model, "decode")
+    decodes = hasattr(loss.model, "decode") or getattr(loss.task, "score", None) is not None
+    plain = loss.task.name != "link_prediction" or not decodes
     if kind == "gauss_newton" and plain:
         return SplitGaussNewton(loss, weight_decay)
     return Curvature(replace(loss, kernels=False), kind, weight_decay)

@@ -101,6 +101,7 @@ class GraphEraser(Method):
     requests = ("edges", "nodes", "features")
     tasks = ("node_classification",)
     needs = "retained data, retraining"
+    state = "own"
     cost = "a training of the touched shards"
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "bekm": {"partition": "bekm"}}
 
@@ -167,7 +168,13 @@ class GraphEraser(Method):
             ensemble.models[number] = fresh
             if learns:
                 part = shard_graph(data, ensemble.shard, number)
-                train_from_scratch(fresh, part, problem.task, self._arguments())
+                try:
+                    train_from_scratch(fresh, part, problem.task, self._arguments())
+                except RuntimeError as error:
+                    raise UnsupportedModelError(
+                        f"Expected a model that works on the nodes of one shard, not on the whole graph alone (got "
+                        f"{str(error).splitlines()[0][:120]})"
+                    ) from error
 
     def _arguments(self) -> TrainArguments:
         keep = "last" if self.eval_every is None else "best"

@@ -242,6 +242,10 @@ class AfterLayer(Override):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         output = self.original(*args, **kwargs)
         head, tail = (output[0], tuple(output[1:])) if isinstance(output, tuple) else (output, None)
+        if not isinstance(head, Tensor):
+            raise UnsupportedModelError(
+                f"Expected layer '{self.name}' to return a tensor to put an operator after (got {type(head).__name__})"
+            )
         head = self.operator(head)
         if not isinstance(head, Tensor):
             raise InvalidTypeError(

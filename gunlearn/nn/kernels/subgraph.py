@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import GunlearnError, InvalidInputError
 from gunlearn.nn.attach.message_layers import suspended_caches
 from gunlearn.nn.attach.overrides import Override, installed
 from gunlearn.nn.kernels.memo import memo
@@ -224,7 +224,12 @@ def propagation_depth(model: nn.Module, data: Data, encode: Callable[[nn.Module,
             counts = [_Count(layer, method, counter) for layer in layers for method in ("forward", "propagate")]
             stack.enter_context(installed(counts))
             model.eval()
-            model(few.data.x, few.data.edge_index) if encode is None else encode(model, few.data)
+            run = encode or (lambda model, part: model(part.x, part.edge_index))
+            try:
+                run(model, few.data)
+            except (GunlearnError, RuntimeError, IndexError):  # a model made for the nodes of one graph
+                counter[0] = 0
+                run(model, data)
     finally:
         for module, training in mode.items():
             module.training = training

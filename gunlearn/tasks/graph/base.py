@@ -20,7 +20,9 @@ from gunlearn.tasks.base import Parts, Reader, Task, View
 from gunlearn.tasks.calling import Called, own_words, suggested
 from gunlearn.tasks.graph.beside import beside
 from gunlearn.tasks.graph.check_graph import check_graph
-from gunlearn.tasks.graph.reading import GraphReader
+from gunlearn.tasks.graph.fresh_values import FreshValues
+from gunlearn.tasks.graph.node_state import forgotten_state
+from gunlearn.tasks.graph.reading import GraphReader, parts_apart
 from gunlearn.tasks.sampling import BatchOptions
 
 
@@ -34,6 +36,7 @@ class GraphTask(Task):
 
     rows: ClassVar[tuple[str, str]] = ("embeddings", "dim")  # of the output, and their size, for error messages
     shared_pass = True
+    per_node: ClassVar[bool] = True  # a row of the output belongs to a node
     #: The caller's own function `call(model, data)`.
     call: Called | None = None
 
@@ -78,6 +81,11 @@ class GraphTask(Task):
                         setattr(layer, name, None)
         return model
 
+    def forgotten_state(self, model: nn.Module, partition: Any, seed: int) -> FreshValues | None:
+        """Return new values for rows of embeddings, biases and memories that belong to forgotten nodes."""
+        found = forgotten_state(model, self, partition, seed)
+        return found if found.slices else None
+
     def remarks(self, model: nn.Module) -> dict[str, Any]:
         """Return how the layers ran: CSR products or gather-scatter."""
         path = path_of(model)
@@ -97,6 +105,9 @@ class GraphTask(Task):
 
         A model that does not return a floating point row per node raises `UnsupportedModelError`.
         """
+        apart = parts_apart(data)
+        if apart:  # of a model of one graph only, which cannot read two joined
+            return torch.cat([GraphTask.encode(self, model, part) for part in apart])
         x = data.x
         if isinstance(x, Tensor):
             sparse_features(x)  # made once, where features are bags of words; linear maps find it
@@ -112,12 +123,17 @@ class GraphTask(Task):
                     f"{str(error).splitlines()[0][:120]}); pass x.to_dense()"
                 ) from error
         number, (name, size) = self.num_rows(data), self.rows
+        out = self.shaped(out, number)
         if isinstance(out, Tensor) and out.dim() == 2 and out.size(0) == number and out.is_floating_point():
             return out
         got = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
         raise UnsupportedModelError(
             f"Expected the model to return {name} of shape [{number}, {size}] (got {got} from {how}); pass {remedy}"
         )
+
+    def shaped(self, out: Any, number: int) -> Any:
+        """Return the model's output for `number` items in the shape `[number, dim]`, where a task takes others."""
+        return out
 
     def _call(self, model: nn.Module, data: Data) -> tuple[str, str, Callable[[], Any]]:
         """Return the call in words, what to pass if it fails, and the call itself."""

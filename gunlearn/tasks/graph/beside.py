@@ -1,5 +1,6 @@
 """Two graphs read in one pass: the retained one, and beside it the part of the original that forgotten nodes read."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -7,9 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from gunlearn.errors import GunlearnError
 from gunlearn.requests.training_graph import num_graphs
+from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.graph.reading import small_subgraph
+from gunlearn.tasks.graph.fresh_values import named_tensors
+from gunlearn.tasks.graph.node_places import may_be_table
+from gunlearn.tasks.graph.reading import APART, small_subgraph
 
 _READ = ("edge_weight", "edge_attr", "edge_type", "node_type")
 
@@ -28,8 +33,14 @@ def beside(
         original: the graph before the request, with the same node numbers.
         seeds: nodes to be read there, `[k]`.
         model: reduce the original to what this model reads for them, where that gives the same outputs of `task`.
-        task: what the model predicts; without model and task all of the original is taken.
+        task: what the model predicts; without model and task all of the original is taken. Where it has a `call` of the
+            caller's own, all attributes of nodes and edges are joined, else those that models are called with.
+
+    Without features, or where the model is made for the nodes of one graph (it has a table of them), the two graphs
+    are read one after the other: see `reading.parts_apart`.
     """
+    if retain.get("x") is None:
+        return _apart(retain, original)
     part, place = original, lambda nodes: nodes
     if model is not None and task is not None and seeds.numel():
         found = small_subgraph(model, task, original, seeds.unique(), training=False, share=1.0)
@@ -44,10 +55,41 @@ def beside(
     if "batch" in retain:
         joint.batch = torch.cat([retain.batch, part.batch + num_graphs(retain)])
         joint.num_graphs = 2 * num_graphs(retain)
-    for name in _READ:
-        if isinstance(retain.get(name), Tensor):
+    for name in _READ if getattr(task, "call", None) is None else _per_item(retain):
+        if isinstance(retain.get(name), Tensor) and isinstance(part.get(name), Tensor):
             joint[name] = torch.cat([retain[name], part[name]])
+    if model is not None and task is not None and not _reads(model, task, joint):
+        return _apart(retain, original)
     return joint, lambda nodes: place(nodes) + num_retain
+
+
+def _per_item(data: Data) -> list[str]:
+    """Return the names of all attributes of nodes and edges, any of which a caller's own call may read."""
+    probe = copy.copy(data)  # `is_node_attr` caches its answers on its object
+    names = [name for name in data.keys() if name not in ("x", "edge_index", "batch")]  # noqa: SIM118
+    return [name for name in names if probe.is_node_attr(name) or probe.is_edge_attr(name)]
+
+
+def _apart(retain: Data, original: Data) -> tuple[Data, Callable[[Tensor], Tensor]]:
+    num_nodes = int(retain.num_nodes)
+    edges = torch.cat([retain.edge_index, original.edge_index + num_nodes], dim=1)
+    joint = Data(edge_index=edges, num_nodes=2 * num_nodes)
+    joint.__dict__[APART] = retain, original
+    return joint, lambda nodes: nodes + num_nodes
+
+
+@torch.no_grad()
+def _reads(model: nn.Module, task: Task, joint: Data) -> bool:
+    """Return whether a model that has something as long as the retained graph reads a joint one."""
+    num_nodes = joint.num_nodes
+    tables = [value for owner, value in named_tensors(model).values() if may_be_table(owner, value)]
+    if not tables:
+        return True
+    try:
+        with isolated_rng():
+            return task.encode(copy.deepcopy(model).eval(), joint).size(0) == num_nodes
+    except (GunlearnError, RuntimeError, IndexError):
+        return False
 
 
 def is_joint(data: Data, partition: Any) -> bool:

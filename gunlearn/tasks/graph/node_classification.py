@@ -27,7 +27,7 @@ class NodeItems(PartItems):
 
     Args:
         index: node ids, `[num_items]`.
-        label: their classes, integers from 0, `[num_items]`.
+        label: their classes, integers from 0, `[num_items]`; of other tasks `[num_items, num_labels]` too.
         fixed: see `PartItems`.
         weight: of each item's loss value, `[num_items]`; `None` for equal ones.
     """
@@ -63,8 +63,8 @@ class NodeParts(Parts):
         """Return the nodes of the named parts; the forget part of an edge request raises `UnsupportedMethodError`."""
         if "forget" in names and self.forget is None:
             raise UnsupportedMethodError(
-                "Expected a method that reads retained items alone: under node classification a forgotten edge leaves "
-                "the graph, and has no label whose likelihood could be lowered (got one that reads 'forget')"
+                "Expected a method that reads retained items alone: where items are nodes or graphs a forgotten edge "
+                "leaves the graph, and has no label whose likelihood could be lowered (got one that reads 'forget')"
             )
         unknown = sorted(set(names) - set(self.names))
         if unknown:
@@ -83,7 +83,8 @@ class NodeClassification(GraphTask):
 
     Args:
         outputs: what the model returns, `"logits"` (log-probabilities are) or `"probabilities"`, whose logarithms are
-            read then.
+            read then. Methods and figures take either alike, but for `cognac` and `megu`, which compute with logits
+            themselves and so run on log-probabilities.
 
     Raises:
         InvalidInputError: another value of `outputs`.
@@ -100,11 +101,13 @@ class NodeClassification(GraphTask):
     def check_data(self, data: Any) -> Data:
         """Return the graph; see `check_graph`. Labels, where there are any, and masks must fit its items."""
         data = super().check_data(data)
-        size = self.num_rows(data)
-        checked_masks(data, size)
+        checked_masks(data, self.num_rows(data))
         if data.get("y") is not None:
-            labels(data, size)
+            self.read_labels(data)
         return data
+
+    #: Turns probabilities `[num_items, ...]` into logits.
+    as_logits = staticmethod(log_of_classes)
 
     def outcomes(self, model: nn.Module) -> str:
         return "categorical"
@@ -112,11 +115,22 @@ class NodeClassification(GraphTask):
     def encode(self, model: nn.Module, data: Data) -> Tensor:
         """Return the logits of each item, `[num_items, num_classes]`; see `GraphTask.encode`."""
         outputs = super().encode(model, data)
-        return log_of_classes(outputs) if self.outputs == "probabilities" else outputs
+        return self.as_logits(outputs) if self.outputs == "probabilities" else outputs
+
+    def read_labels(self, data: Data) -> tuple[Tensor, Tensor]:
+        """Return the labels of all items `[num_items, ...]`, and which of them are known `[num_items]`."""
+        y = labels(data, self.num_rows(data))
+        return y, y >= 0
+
+    def items_at(self, data: Data, index: Tensor) -> NodeItems:
+        """Return the items `index` `[k]` with their labels."""
+        return NodeItems(index, self.read_labels(data)[0][index])
 
     def train_items(self, data: Data) -> NodeItems:
         """Return the items that may be learned from."""
-        return training_nodes(data, self.num_rows(data))
+        y, known = self.read_labels(data)
+        index = training_mask(data, known).nonzero().view(-1)
+        return NodeItems(index, y[index])
 
     def trial_items(self, data: Data) -> NodeItems | None:
         """Return the training items; `None` where the data has no labels."""
@@ -132,14 +146,13 @@ class NodeClassification(GraphTask):
         Validation and test items may be forgotten, but their labels enter no loss.
         """
         data, nodes = partition.data, torch.cat([partition.forget_nodes, partition.feature_nodes]).unique()
-        items = node_items(data, self.holding(partition, nodes), self.num_rows(data))
+        items = self.items_at(data, self.holding(partition, nodes))
         return items.rows(torch.isin(items.index, self.train_items(data).index))
 
     def touched(self, partition: Any) -> NodeItems:
         """Return labelled items that stay, but whose own input the request changes."""
         index = self.holding(partition, partition.touched_nodes)
-        items = node_items(partition.retain_data, index, self.num_rows(partition.data))
-        return items.rows(items.label >= 0)
+        return self.items_at(partition.retain_data, index[self.read_labels(partition.retain_data)[1][index]])
 
     def decode(self, model: nn.Module, outputs: Tensor, items: NodeItems) -> Prediction:
         """Return the categorical prediction of each node.
@@ -147,6 +160,11 @@ class NodeClassification(GraphTask):
         A model with fewer classes than the labels raises `UnsupportedModelError`.
         """
         classes = int(items.label.max()) + 1 if items.num_items else 0
+        if outputs.size(1) == 1:
+            raise UnsupportedModelError(
+                f"Expected a logit for each of at least two classes under task '{self.name}' (got one per item); for "
+                f"one yes or no use task '{self.name.replace('classification', 'multilabel')}'"
+            )
         if outputs.size(1) < classes:
             raise UnsupportedModelError(f"Expected logits of at least {classes} classes (got {outputs.size(1)})")
         logits = outputs[items.index]
@@ -180,21 +198,31 @@ class NodeClassification(GraphTask):
 
     def held_out_items(self, data: Data, part: str) -> NodeItems | None:
         """Return the labelled nodes of `{part}_mask`."""
-        name, size = f"{part}_mask", self.num_rows(data)
+        name = f"{part}_mask"
         if name not in data:
             return None
-        items = node_items(data, _mask(data, name, size) & (labels(data, size) >= 0), size)
-        return items if items.num_items else None
+        y, known = self.read_labels(data)
+        index = (_mask(data, name, known.numel()) & known).nonzero().view(-1)
+        return NodeItems(index, y[index]) if index.numel() else None
 
 
 def training_nodes(data: Data, size: int | None = None) -> NodeItems:
-    """Return the nodes whose labels may be learned from; of `size` items, where these are no nodes.
+    """Return the nodes whose classes may be learned from; of `size` items, where these are no nodes.
 
     Raises:
         InvalidInputError: no labels, none of them for training, or an unlabelled training node.
     """
-    size = int(data.num_nodes) if size is None else size
-    known = labels(data, size) >= 0
+    y = labels(data, size)
+    index = training_mask(data, y >= 0).nonzero().view(-1)
+    return NodeItems(index, y[index])
+
+
+def training_mask(data: Data, known: Tensor) -> Tensor:
+    """Return which items may be learned from, of those with a known label, both boolean `[num_items]`.
+
+    `InvalidInputError` where there is none, or `data.train_mask` holds an unlabelled one.
+    """
+    size = known.numel()
     if "train_mask" in data:
         mask = _mask(data, "train_mask", size)
         if bool((mask & ~known).any()):
@@ -207,7 +235,7 @@ def training_nodes(data: Data, size: int | None = None) -> NodeItems:
             mask = mask & ~_mask(data, name, size) if name in data else mask
     if not bool(mask.any()):
         raise InvalidInputError("Expected training nodes with labels (got none); see gunlearn.node_split")
-    return node_items(data, mask, size)
+    return mask
 
 
 def node_items(data: Data, nodes: Tensor, size: int | None = None) -> NodeItems:
@@ -222,8 +250,14 @@ def labels(data: Data, size: int | None = None) -> Tensor:
     if not isinstance(y, Tensor) or y.is_floating_point() or y.dtype == torch.bool or y.numel() != size:
         got = f"{tuple(y.shape)} of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
         whole = isinstance(y, Tensor) and y.is_floating_point() and y.numel() == size
-        remedy = "; call data.y.long() if they are classes" if whole and bool((y == y.round()).all()) else ""
-        raise InvalidInputError(f"Expected integer labels data.y of shape [{size}] (got {got}){remedy}")
+        classes = whole and bool((y == y.round()).all())
+        remedy = (
+            "call data.y.long() if they are classes"
+            if classes
+            else "for numbers use a task of regression, for several yes or no labels a multilabel one "
+            "(gunlearn.tasks.TASKS lists all)"
+        )
+        raise InvalidInputError(f"Expected integer labels data.y of shape [{size}] (got {got}); {remedy}")
     return y.view(-1).long()
 
 

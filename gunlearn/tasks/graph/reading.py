@@ -18,6 +18,13 @@ from gunlearn.tasks.base import Parts, Reader, Task
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.tasks.trial import private_copy
 
+APART = "_apart"  # where a joint graph keeps the graphs that a model of one graph only reads one after the other
+
+
+def parts_apart(data: Data) -> tuple[Data, ...]:
+    """Return the graphs that a joint graph is read as, one after the other; none if it is read as one."""
+    return data.__dict__.get(APART, ())
+
 
 class GraphReader(Reader):
     """Reads subgraphs where they are smaller than half of the graph, and give the outputs of the whole.
@@ -149,6 +156,8 @@ def small_subgraph(
     probe, limit = private_copy(getattr(model, "_orig_mod", model), task), int(share * data.edge_index.size(1))
     reason = "other outputs than on the whole graph"
     try:
+        if parts_apart(data):
+            raise UnsupportedMethodError("a model that is made for the nodes of one graph")
         with isolated_rng():
             depth = propagation_depth(probe, data, task.encode)
         subgraph = k_hop_subgraph(data, seeds, depth, None if always else limit)

@@ -107,7 +107,8 @@ def node_split(
     Planetoid's public split, are replaced.
 
     Args:
-        data: with labels `y` `[num_nodes]`; negative ones are in no mask.
+        data: with labels `y`, classes `[num_nodes]`, or numbers or yes-or-no labels `[num_nodes]` or `[num_nodes,
+            num_labels]`; nodes whose labels are all negative integers or NaN are in no mask.
         val_ratio: share of the labelled nodes held out for validation.
         test_ratio: share held out for test.
         train_per_class: number of training nodes of each class among the others; `None` trains on all of them.
@@ -124,8 +125,10 @@ def node_split(
     if train_per_class is not None and (isinstance(train_per_class, bool) or train_per_class < 1):
         raise InvalidInputError(f"Expected 'train_per_class' >= 1 or None (got {train_per_class!r})")
     data = check_graph(data)
-    y = labels(data)
-    known = (y >= 0).nonzero().view(-1)
+    y, known = _known_labels(data)
+    if train_per_class is not None and (y.dim() > 1 or y.is_floating_point() or y.dtype == torch.bool):
+        raise InvalidInputError(f"Expected classes data.y for 'train_per_class' (got {tuple(y.shape)} of {y.dtype})")
+    known = known.nonzero().view(-1)
     with isolated_rng(seed):
         known = known[torch.randperm(known.numel()).to(known.device)]
     val, test = int(val_ratio * known.numel()), int(test_ratio * known.numel())
@@ -146,3 +149,13 @@ def node_split(
     for name, index in zip(MASKS, (train, val, test), strict=True):
         out[name] = torch.zeros(data.num_nodes, dtype=torch.bool, device=y.device).index_fill(0, index, True)
     return out
+
+
+def _known_labels(data: Data) -> tuple[Tensor, Tensor]:
+    """Return the labels of the nodes, and which nodes have one, `[num_nodes]`."""
+    y = data.get("y")
+    own = isinstance(y, Tensor) and (y.is_floating_point() or y.dtype == torch.bool or (y.dim() == 2 and y.size(1) > 1))
+    if not own or y.size(0) != data.num_nodes or y.dim() > 2:
+        y = labels(data)
+    entries = ~y.isnan() if y.is_floating_point() else y >= 0 if y.dtype != torch.bool else torch.ones_like(y)
+    return y, entries.view(y.size(0), -1).any(1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 
-def contents(model: nn.Module) -> Counter[str]:
+def tensor_digests(model: nn.Module) -> Counter[str]:
     """Return how often each tensor of a model's state occurs in it, by a hash of type, shape and values.
 
     A model that holds another one whole, under any names, has all of the other's hashes (`<=`).

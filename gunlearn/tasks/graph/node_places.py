@@ -1,0 +1,118 @@
+"""Where in a model's tensors something of the forgotten nodes may stand: the ways to number nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
+
+from gunlearn.requests.features import ids_in
+
+_ROOMS = ("conv", "dense", "norm", "aggr", "pool", "encoding")
+_LAYERS = ("torch.nn.", *(f"torch_geometric.nn.{room}" for room in _ROOMS))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Entries `index` `[k]` of a tensor along one dimension.
+
+    Attributes:
+        by_size: the dimension is as long as there are nodes to number: what nothing reads there is theirs, too.
+        of_all: it is as long as the graph has nodes.
+        of_layer: weights of a layer that reads one-hot features, an entry per node.
+    """
+
+    index: Tensor
+    by_size: bool = False
+    of_all: bool = False
+    of_layer: bool = False
+
+
+class Places:
+    """Finds places of the forgotten nodes.
+
+    Args:
+        partition: the resolved request.
+        tables: rows of each tensor that may hold one row per node, by name in the order of the model.
+    """
+
+    def __init__(self, partition: Any, tables: dict[str, int]) -> None:
+        self.nodes, data = partition.forget_nodes, partition.data
+        self.size, self.x = int(partition.retain_data.num_nodes), data.get("x")
+        self.offsets, start = {}, 0
+        for name, rows in tables.items():
+            self.offsets[name] = start
+            start += rows
+        self.ids: list[tuple[int, Tensor]] = []
+        kinds = data.get("node_type")
+        if isinstance(self.x, Tensor) and self.x.layout == torch.strided and self.x.dtype in (torch.long, torch.int):
+            self._find_ids(self.x, kinds)
+        self.types: list[tuple[int, Tensor]] = []
+        if isinstance(kinds, Tensor) and kinds.numel() == self.size:
+            for kind in kinds.unique():
+                own = (kinds == kind).nonzero().view(-1)
+                inside = self.nodes[torch.isin(self.nodes, own)]
+                self.types.append((own.numel(), torch.searchsorted(own, inside)))
+
+    def _find_ids(self, x: Tensor, kinds: Any) -> None:
+        flat, ids = (value.reshape(value.size(0), -1) for value in (x, ids_in(x, kinds)))
+        for column in ids.any(dim=0).nonzero().view(-1).tolist():
+            mine = self.nodes[ids[self.nodes, column]]
+            self.ids.append((int(flat[ids[:, column], column].max()), flat[mine, column].long()))
+
+    @property
+    def no_features(self) -> bool:
+        """Whether a model reads nothing of a node but its number."""
+        return self.x is None or bool(self.ids)
+
+    def of(self, name: str, owner: nn.Module, tensor: Tensor, dim: int, looked_up: Tensor | None) -> list[Place]:
+        """Return the places to try along one dimension, the likeliest first.
+
+        `looked_up` are the rows that forgotten nodes alone look up in an embedding, where this is known.
+        """
+        size, n = tensor.size(dim), self.size
+        if not may_hold_rows(owner):  # its sizes are channels: only one-hot features read one entry per node
+            one_hot = size == n and isinstance(self.x, Tensor) and self.x.dim() == 2 and self.x.size(1) == n
+            return [Place(self._own_columns(), of_layer=True)] if one_hot else []
+        found = [] if looked_up is None or dim else [Place(looked_up)]
+        if dim == 0:
+            found += [Place(index, size == n, size == n) for highest, index in self.ids if size > highest]
+        if size == n:
+            found.append(Place(self.nodes, True, True))
+        first = getattr(owner, "padding_idx", None) == 0
+        numberings = [(n, self.nodes), *self.types]
+        for number, index in numberings:
+            if size == number + 1:
+                found += [Place(index + 1), Place(index)] if first else [Place(index), Place(index + 1)]
+        found += [Place(index, True) for number, index in self.types if size == number]
+        if dim == 0 and 1 < size < n and name in self.offsets:
+            for start in sorted({0, n - size, self.offsets[name]}):
+                inside = self.nodes[(self.nodes >= start) & (self.nodes < start + size)]
+                found.append(Place(inside - start))
+        padding = getattr(owner, "padding_idx", None)
+        if padding is not None and dim == 0:
+            found = [Place(place.index[place.index != padding], place.by_size, place.of_all) for place in found]
+        return [place for place in found if place.index.numel()]
+
+    def _own_columns(self) -> Tensor:
+        """Return the columns of square features that only forgotten nodes have, `[k]`."""
+        x = self.x
+        row, column = x.nonzero().t() if x.layout == torch.strided else x.to_sparse_coo().coalesce().indices()
+        gone = torch.isin(row, self.nodes)
+        own = column[gone].unique()
+        return own[~torch.isin(own, column[~gone])]
+
+
+def may_hold_rows(owner: nn.Module) -> bool:
+    """Return whether a module's tensors may have a row per node: not those of layers, whose sizes are channels."""
+    if isinstance(owner, nn.Embedding | nn.EmbeddingBag | nn.ParameterList | nn.ParameterDict):
+        return True
+    return not type(owner).__module__.startswith(_LAYERS)
+
+
+def may_be_table(owner: nn.Module, tensor: Tensor) -> bool:
+    """Return whether a tensor may hold rows of some of the nodes, whatever their number."""
+    return may_hold_rows(owner) and not isinstance(owner, MessagePassing) and tensor.dim() > 0 and tensor.size(0) > 1

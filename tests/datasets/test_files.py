@@ -1,0 +1,442 @@
+"""What people bring in folders and files: read by id, or refused in words that name file and line."""
+
+import gzip
+import json
+import warnings
+
+import networkx as nx
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gunlearn as gu
+from gunlearn.datasets import from_files, from_networkx, from_pandas, load, validate
+from gunlearn.errors import DatasetNotFoundError, GunlearnError, InvalidInputError, InvalidTypeError
+from tests.conftest import REPOSITORY
+from tests.tasks.cases import columns
+from tests.test_readme import executed
+
+CHAIN = {("a", "b"), ("b", "a"), ("b", "c"), ("c", "b")}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Write files, text or arrays by name, and give their folder."""
+
+    def _write(**files):
+        for name, value in files.items():
+            path = tmp_path / name.replace("__", ".")
+            if isinstance(value, str):
+                path.write_text(value, encoding="utf-8")
+            elif isinstance(value, bytes):
+                path.write_bytes(value)
+            else:
+                np.savez(path, **value) if isinstance(value, dict) else np.save(path, value)
+        return tmp_path
+
+    return _write
+
+
+def named(data):
+    """The edges of a graph by the ids of their ends."""
+    ids = data.node_id.tolist() if isinstance(data.node_id, torch.Tensor) else data.node_id
+    return {(ids[u], ids[v]) for u, v in columns(data.edge_index)}
+
+
+def quietly(function, *args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return function(*args, **kwargs)
+
+
+# Edge lists ##################################################################
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b\nb,c\n",
+        "source;target\na;b\nb;c\n",
+        "a\tb\r\nb\tc\r\n",
+        "a b\nb   c \n\n",
+        "# by hand\n a , b \nb,c\n% end\n",
+        '\ufeff"a","b"\n"b","c"\nc,b\na,a\n',
+        "person,friend,weight\na,b,1\nb,c,1\n",
+        "weight,Target,Source\n1,b,a\n1,c,b\n",
+        "a,b,\nb,c,\n",
+    ],
+    ids="comma semicolon-header tab-crlf blanks comments bom-quotes-loop weight-tells-header by-name trailing".split(),
+)
+def test_names_in_any_common_form(folder, text):
+    data = quietly(load, folder(edges__csv=text))
+    assert named(data) == CHAIN
+    assert data.node_id == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("10,20\n20,40\n", [10, 20, 40]),
+        ("1,2\n2,3\n", [1, 2, 3]),
+        (f"{2**62},{2**63 - 1}\n", [2**62, 2**63 - 1]),
+        (f"{2**63 + 5},1\n", ["1", str(2**63 + 5)]),
+        ("007,7\n7,08\n", ["007", "08", "7"]),
+        ('"Smith, A"\tBob\nBob\tCy\n', ["Bob", "Cy", "Smith, A"]),
+    ],
+)
+def test_ids_become_rows_in_ascending_order(folder, text, ids):
+    data = quietly(load, folder(edges__csv=text))
+    kept = data.node_id.tolist() if isinstance(data.node_id, torch.Tensor) else data.node_id
+    assert (data.num_nodes, kept) == (len(ids), ids)
+
+
+def test_rows_that_are_ids_need_no_node_id(folder):
+    assert "node_id" not in load(folder(edges__csv="2,1\n0,1\n"))
+
+
+def test_weights_times_and_relations(folder):
+    text = "head,relation,tail,weight,time\na,likes,b,0.5,2024-05-31\nb,knows,c,2,2024-05-31T12:00:00\n"
+    data = quietly(load, folder(edges__csv=text))
+    values = {pair: i for i, pair in enumerate(columns(data.edge_index))}
+    first, second = values[0, 1], values[2, 1]
+    assert data.edge_weight[[first, second]].tolist() == [0.5, 2.0]
+    day = np.datetime64("2024-05-31", "s").astype(int)
+    assert data.edge_time[[first, second]].tolist() == [day, day + 12 * 3600]
+    assert [data.edge_type_names[int(k)] for k in data.edge_type[[first, second]]] == ["likes", "knows"]
+
+
+def test_copies_of_an_edge_stay_where_their_values_differ(folder):
+    data = load(folder(edges__csv="source,target,weight\n0,1,1\n1,0,1\n0,1,2\n1,1,5\n"))
+    found = sorted(zip(columns(data.edge_index), data.edge_weight.tolist(), strict=True))
+    assert found == [((0, 1), 1.0), ((0, 1), 2.0), ((1, 0), 1.0), ((1, 0), 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,1,0.5\n1,2,0.5\n", r"without a header.*line 1 .*source,target,weight"),
+        ("0,1\n1,2\n2,3,4\n", r"2 columns.*line 3 .got 3"),
+        ("person,friend\na,b\nb,c\n", "header or an edge"),
+        ("source,target,weight\n0,1,1\n1,2,\n", "line 3, column 'weight'"),
+        ("source,target,weight\n0,1,nan\n1,2,1\n", "line 2, column 'weight'"),
+        ("source,target,weight\n0,1,inf\n1,2,1\n", "finite.*line 2, column 'weight'"),
+        ("source,target,weight\n0,1,x\n1,2,1\n", "number.*line 2, column 'weight'.*'x'"),
+        ("source,target,time\n0,1,soon\n1,2,1\n", "date.*line 2, column 'time'"),
+        ("source,target,weight,w\n0,1,1,1\n", "another, 'w'"),
+        ("a,b\nb,\n", "line 2 .got ''"),
+        ("a,b\nb,None\n", "line 2 .got 'None'"),
+        ("1.0,2.0\n2.0,3.0\n", r"integer.*line 1 .got '1\.0'"),
+        ("0 1 0,5\n1 2 0,5\n", "one kind of separator.*line 1"),
+        ("a,#b\n#b,c\n", "comment.*line 2"),
+        ('a,"b\nb,c\n', "quoted"),
+        ("0 1 {'weight': 3}\n1 2 {}\n", "read_edgelist"),
+        ("%%MatrixMarket matrix coordinate\n3 3 1\n1 2\n", "mmread"),
+        ("M\xfcller,b\n".encode("latin-1"), "UTF-8"),
+    ],
+)
+def test_edge_lists_that_are_not_understood(folder, text, message):
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        load(folder(edges__csv=text))
+    assert "edges.csv" in str(caught.value)
+
+
+def test_what_is_read_with_a_warning(folder):
+    with pytest.warns(UserWarning, match=r"'note' of .*edges\.csv"):
+        load(folder(edges__csv="source,target,note\n0,1,x\n"))
+    with pytest.warns(UserWarning, match=r"1 of 2 weights .*negative"):
+        assert load(folder(edges__csv="source,target,weight\n0,1,-1\n1,2,1\n")).edge_weight.min() == -1
+
+
+# Features and labels #########################################################
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("features__csv", "id,f,g\n40,5,6\n10,1,2\n20,3,4\n"),
+        ("features__csv", "f,node_id,g\n5,40,6\n1,10,2\n3,20,4\n"),
+        ("features__tsv", ",f,g\n40,5,6\n10,1,2\n20,3,4\n".replace(",", "\t")),
+        ("features__csv", "1,2\n3,4\n5,6\n"),
+        ("features__csv", "f;g\n1;2\n3;4\n5;6\n"),
+        ("features__csv", "0,1\n1,2\n3,4\n5,6\n"),  # pandas writes 0, 1, ... above columns without names
+        ("features__npz", {"anything": np.array([[1, 2], [3, 4], [5, 6]])}),
+        ("features__npz", {"x": np.array([[5, 6], [1, 2], [3, 4]]), "ids": np.array([40, 10, 20])}),
+        ("features__npy", np.array([[1, 2], [3, 4], [5, 6]])),
+        ("nodes__csv", "id,f,g\n40,5,6\n10,1,2\n20,3,4\n"),
+    ],
+)
+def test_rows_of_features_belong_to_their_ids(folder, name, value):
+    data = quietly(load, folder(edges__csv="10,20\n20,40\n", **{name: value}))
+    assert data.x.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert data.node_id.tolist() == [10, 20, 40]
+
+
+def test_as_many_rows_as_the_largest_id_are_the_ids(folder):
+    x = np.random.default_rng(0).random((41, 2)).astype(np.float32)
+    data = quietly(load, folder(edges__csv="10,20\n20,40\n", features__npy=x, labels__npy=np.arange(41)))
+    assert np.array_equal(data.x.numpy(), x)
+    assert columns(data.edge_index) == [(10, 20), (20, 10), (20, 40), (40, 20)]
+    assert data.y.tolist() == list(range(41))
+    assert "node_id" not in data
+
+
+def test_features_list_nodes_without_edges(folder):
+    data = load(folder(edges__csv="a,b\nb,c\n", features__csv="id,f\nd,4\nb,2\nc,3\na,1\n"))
+    assert data.x.flatten().tolist() == [1, 2, 3, 4]
+    assert data.node_id == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_sparse_features(folder, sparse):
+    matrix = sp.random_array((40, 50), density=0.02, rng=np.random.default_rng(0), format="csr", dtype=np.float32)
+    at = folder(edges__csv="\n".join(f"{i},{i + 1}" for i in range(39)))
+    sp.save_npz(at / "features.npz", matrix)
+    x = load(at, sparse=sparse).x
+    assert (x.layout == torch.sparse_csr) == sparse
+    assert np.array_equal(x.to_dense().numpy() if sparse else x.numpy(), matrix.toarray())
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"features__npy": np.ones((7, 2))}, r"features\.npy .*3 as the distinct ids or 41 .*got 7"),
+        ({"features__npy": np.ones((50, 2))}, r"features\.npy .*got 50"),
+        ({"features__csv": "id,f\n10,1\n20,2\n"}, r"features\.csv .*none for 1 of 3; .*line 2"),
+        ({"features__csv": "id,f\n10,1\n20,2\n20,3\n40,4\n"}, r"each node once.*features\.csv, line 4"),
+        ({"features__csv": "10,1\n20,2\n40,3\n"}, r"header.*features\.csv"),
+        ({"features__csv": "f,city\n1,x\n2,y\n3,z\n"}, r"'x' in .*features\.csv, line 2, column 2, 'city'"),
+        ({"features__csv": "f,g\n1,2\n3,\n5,6\n"}, r"finite.*features\.csv, line 3, column 2"),
+        ({"features__csv": "f,g\n1,2\n3,4,5\n5,6\n"}, r"features\.csv, line 3"),
+        ({"features__npz": {"a": np.ones((3, 1)), "b": np.ones(3)}}, r"features\.npz.*'a', 'b'"),
+        ({"features__parquet": "?"}, r"features\.parquet"),
+        ({"features__npy": np.ones((3, 1)), "features__csv": "1\n2\n3\n"}, r"features\.csv, features\.npy"),
+        (
+            {"features__npy": np.ones((3, 1)), "nodes__csv": "id,f\n10,1\n20,2\n40,3\n"},
+            r"nodes\.csv and .*features\.npy",
+        ),
+        (
+            {"features__npy": np.ones((3, 1)), "labels__npy": np.ones(41, int)},
+            r"3 in .*features\.npy, 41 in .*labels\.npy",
+        ),
+        ({"nodes__csv": "f,g\n1,2\n3,4\n5,6\n"}, r"column 'id' in .*nodes\.csv"),
+        ({"labels__csv": "id,label\n10,\n20,\n40,\n"}, r"labels in .*labels\.csv .got none"),
+        ({"labels__csv": "0.5\n1\n2\n"}, r"labels\.csv to hold integers or names"),
+        ({"edges__txt": "10 20"}, r"edges\.csv, edges\.txt"),
+    ],
+)
+def test_nodes_that_are_not_understood(folder, files, message):
+    with pytest.raises(InvalidInputError, match=message):
+        load(folder(edges__csv="10,20\n20,40\n", **files))
+
+
+def test_names_need_a_column_of_ids(folder):
+    with pytest.raises(InvalidInputError, match=r"column 'id' in .*features\.npy"):
+        load(folder(edges__csv="a,b\nb,c\n", features__npy=np.ones((3, 2))))
+
+
+@pytest.mark.parametrize(
+    ("text", "y", "names"),
+    [
+        ("label\nx\ny\nx\n", [0, 1, 0], {0: "x", 1: "y"}),
+        ("id,club\nc,x\na,y\n", [1, -1, 0], {0: "x", 1: "y"}),
+        ("a,1\nb,\nc,0\n", [1, -1, 0], None),
+        ("id,label\na,7\nb,?\nc,3\n", [7, -1, 3], None),
+    ],
+)
+def test_labels_as_texts_and_partial(folder, text, y, names):
+    ids = "0,1\n1,2\n" if text.startswith("label") else "a,b\nb,c\n"
+    data = quietly(load, folder(edges__csv=ids, labels__csv=text))
+    assert data.y.tolist() == y
+    assert data.get("label_names") == names
+
+
+def test_files_that_nobody_reads_are_named(folder):
+    at = folder(edges__csv="0,1\n", train_mask__npy=np.ones(2), README__md="who")
+    with pytest.warns(UserWarning, match=r"train_mask\.npy") as seen:
+        load(at)
+    assert "README" not in str(seen[0].message)
+    (at / "edges.csv").unlink()
+    with pytest.raises(DatasetNotFoundError, match=r"edges\.csv.*train_mask\.npy"):
+        load(at)
+
+
+TABLES = st.text(alphabet='01ab,;\t \n"#.-', max_size=40)
+
+
+@given(TABLES, TABLES)
+def test_any_tables_give_a_graph_or_one_of_our_errors(tmp_path_factory, edges, nodes):
+    at = tmp_path_factory.mktemp("fuzz")
+    (at / "edges.csv").write_text(edges)
+    (at / "features.csv").write_text(nodes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for features in (None, at / "features.csv"):
+            try:
+                data = from_files(at / "edges.csv", features, labels=features)
+            except GunlearnError:
+                continue
+            assert validate(data) is data
+
+
+# Other formats ###############################################################
+
+
+@pytest.mark.parametrize("ending", ["graphml", "gml", "gexf", "json"])
+def test_graph_files_against_networkx(tmp_path, ending):
+    graph, path = nx.les_miserables_graph(), tmp_path / f"g.{ending}"
+    if ending == "json":
+        path.write_text(json.dumps(nx.node_link_data(graph)))
+    else:
+        {"graphml": nx.write_graphml, "gml": nx.write_gml, "gexf": nx.write_gexf}[ending](graph, path)
+    data = quietly(load, str(path))
+    assert data.node_id == list(graph)
+    rebuilt = np.zeros((77, 77))
+    rebuilt[tuple(data.edge_index.numpy())] = data.edge_weight
+    assert np.array_equal(rebuilt, nx.to_numpy_array(graph))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("g.json", '{"a": 1}', "'nodes' and 'links'"),
+        ("g.json", '{"nodes": [{"id": "a"}, {"id": "b"}], "links": [{"source": 0, "target": 1}]}', "2 others"),
+        ("g.gml", "graph [", r"g\.gml in gml"),
+        ("g.graphml", "<", r"g\.graphml in graphml"),
+        ("g.pickle", "x", r"g\.pickle, which is not read"),
+    ],
+)
+def test_graph_files_that_are_broken(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InvalidInputError, match=message):
+        load(tmp_path / name)
+    with pytest.raises(DatasetNotFoundError, match="nowhere"):
+        load(tmp_path / "nowhere.gml")
+
+
+def test_one_file_of_edges(tmp_path):
+    with gzip.open(tmp_path / "follows.tsv.gz", "wt") as file:
+        file.write("a\tb\nb\tc\n")
+    assert named(load(tmp_path / "follows.tsv.gz")) == CHAIN
+
+
+def test_attributes_of_networkx():
+    graph = nx.karate_club_graph()
+    for v in graph:
+        graph.nodes[v].update(x=[v, 1.0], y="ab"[v % 2], age=v, train_mask=v < 20)
+    with pytest.warns(UserWarning, match="'age', 'club'"):
+        data = load(graph)
+    assert torch.equal(data.x, torch.stack([torch.arange(34.0), torch.ones(34)], 1))
+    assert (data.y.tolist(), data.label_names) == ([v % 2 for v in range(34)], {0: "a", 1: "b"})
+    assert int(data.train_mask.sum()) == 20
+    weights = dict(zip(columns(data.edge_index), data.edge_weight.tolist(), strict=True))
+    assert all(weights[u, v] == weights[v, u] == w for u, v, w in graph.edges(data="weight"))
+    data = quietly(from_networkx, nx.Graph(graph.edges), features=np.ones((34, 1)))
+    assert "edge_weight" not in data
+    data = quietly(from_networkx, graph, features=["age"], labels="club")
+    assert data.x.flatten().tolist() == list(range(34))
+    assert data.label_names == {0: "Mr. Hi", 1: "Officer"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g: g.nodes[1].update(x=[1.0]), "attribute 'x' of every node .got none at 2"),
+        (lambda g: [g.nodes[v].update(x=[1.0] * (v + 1)) for v in g], "'x' to hold as many"),
+        (lambda g: [g.nodes[v].update(x="a") for v in g], "'x' to hold as many real numbers"),
+        (lambda g: [g.nodes[v].update(x=1.0, features=1.0) for v in g], "one of the node attributes"),
+        (lambda g: [g.nodes[v].update(y=0.5) for v in g], "'y' to hold integers or names"),
+        (lambda g: g.edges[0, 1].update(weight=1.0), "attribute 'weight' of every edge .got none at 1"),
+        (lambda g: [g.edges[e].update(weight=np.nan) for e in g.edges], "edge 0, column 'weight'"),
+        (lambda g: g.add_edge("1", 1), "differ as texts"),
+    ],
+)
+def test_attributes_of_networkx_that_do_not_fit(change, message):
+    graph = nx.path_graph(3)
+    change(graph)
+    with pytest.raises(InvalidInputError, match=message):
+        load(graph)
+
+
+def test_data_frames():
+    pd = pytest.importorskip("pandas")
+    edges = pd.DataFrame({"source": ["a", "b"], "target": ["b", "c"], "weight": [1.0, 2.0]})
+    nodes = pd.DataFrame({"id": ["c", "a", "b"], "age": [3, 1, 2], "label": ["x", None, "y"]})
+    for given_nodes in (nodes, nodes.set_index("id")):
+        data = quietly(from_pandas, edges, given_nodes)
+        assert named(data) == CHAIN
+        assert data.x.flatten().tolist() == [1, 2, 3]
+        assert data.y.tolist() == [-1, 1, 0]
+    assert load(edges.astype({"source": "category", "target": "string"})).node_id == ["a", "b", "c"]
+    assert load(pd.DataFrame({"u": [5, 6], "v": [6, 9]})).node_id.tolist() == [5, 6, 9]
+    with pytest.raises(InvalidInputError, match="row 1"):
+        load(pd.DataFrame({"u": [5, None], "v": [6, 9]}))
+    with pytest.raises(InvalidInputError, match="none for 1 of 3"):
+        from_pandas(edges, nodes.iloc[:2])
+    with pytest.raises(InvalidTypeError, match="pandas"):
+        from_pandas([("a", "b")])
+
+
+def test_a_raw_folder_of_ogb(tmp_path):
+    files = {
+        "raw/edge": "0,1\n1,2\n2,3\n",
+        "raw/num-node-list": "4\n",
+        "raw/node-feat": "0.5,1\n2,3\n4,5\n6,7\n",
+        "raw/node-label": "0\n1\nnan\n0\n",
+        "split/time/train": "0\n1\n",
+        "split/time/valid": "2\n",
+        "split/time/test": "3\n",
+        "mapping/nodeidx2paperid": "node idx,paper id\n0,90\n1,70\n2,80\n3,10\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / f"{name}.csv.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(text.encode()))
+    for at in (tmp_path, tmp_path / "raw"):
+        data = quietly(load, at)
+        assert columns(data.edge_index) == [(0, 1), (1, 0), (1, 2), (2, 1), (2, 3), (3, 2)]
+        assert data.x.tolist() == [[0.5, 1], [2, 3], [4, 5], [6, 7]]
+        assert data.y.tolist() == [0, 1, -1, 0]
+        assert [data[f"{part}_mask"].nonzero().flatten().tolist() for part in ("train", "val", "test")] == [
+            [0, 1],
+            [2],
+            [3],
+        ]
+        assert data.node_id.tolist() == [90, 70, 80, 10]
+    (tmp_path / "raw/num-node-list.csv.gz").write_bytes(gzip.compress(b"2\n2\n"))
+    with pytest.raises(InvalidInputError, match="one graph"):
+        load(tmp_path)
+
+
+def test_people_are_forgotten_by_name(tmp_path):
+    """From a file with names to a result that has none of the forgotten."""
+    graph = nx.les_miserables_graph()
+    (tmp_path / "edges.csv").write_text("source,target\n" + "".join(f"{u},{v}\n" for u, v in graph.edges))
+    data = gu.link_split(load(tmp_path), 0.1, 0.1)
+    request = gu.ForgetNodes(["Valjean"])
+    result = gu.unlearn(gu.GCN(data.num_features), data, request, "utu")
+    row = data.node_id.index("Valjean")
+    assert result.partition.forget_nodes.tolist() == [row]
+    assert not bool((result.data.edge_index == row).any())
+    assert result.data.node_id[row] is None
+    result.save(tmp_path / "out")
+    said = [
+        str(result),
+        repr(request),
+        str(result.record()),
+        *(p.read_bytes().decode("latin-1") for p in (tmp_path / "out").rglob("*.json")),
+    ]
+    assert not any("Valjean" in text for text in said)
+
+
+def test_the_example_of_the_docs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = executed(REPOSITORY / "docs" / "data.md", "features.csv")
+    data = names["data"]
+    assert data.node_id == ["alice", "bob", "carol", "dan"]
+    assert (data.y.tolist(), data.label_names) == ([0, 1, 0, -1], {0: "chess", 1: "go"})
+    assert data.x[:, 0].tolist() == [45, 27, 52, 31]
+    assert names["partition"].forget_nodes.tolist() == [0]
+    assert names["pair"].forget_edge_index.tolist() == [[2], [3]]

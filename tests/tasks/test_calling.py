@@ -1,0 +1,263 @@
+"""One forward pass is tried before any work; models that are called otherwise are called as their owner says."""
+
+import copy
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from torch import nn
+
+import gunlearn as gu
+from gunlearn.errors import GunlearnError, InvalidInputError, InvalidTypeError, UnsupportedModelError
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks import as_task
+from gunlearn.tasks.calling import Called
+from gunlearn.tasks.trial import trial_pass
+from tests.model_kinds import (
+    KINDS,
+    Matrix,
+    OfData,
+    Pairs,
+    Timed,
+    blocks,
+    classes,
+    links,
+    per_edge,
+    straight_from_training,
+)
+
+NODES = "node_classification"
+KIND = {kind.name: kind for kind in KINDS}
+
+
+def gcn(in_channels: int = 8) -> nn.Module:
+    return pyg.GCN(in_channels, 8, 2, 3)
+
+
+def entries(model, data, task):
+    """Every entry point, on one model and its data."""
+    some = gu.ForgetEdges(count=2)
+    fitting = gcn() if task == NODES else pyg.GraphSAGE(8, 8, 2, 4)
+    good = gu.unlearn(fitting, classes() if task == NODES else links(), some, "utu", task)
+    broken = copy.copy(good)
+    broken.model = model
+    broken.partition = copy.copy(good.partition)
+    object.__setattr__(broken.partition, "retain_data", some.resolve(data).retain_data)
+    return {
+        "train": lambda: gu.train(model, data, task, epochs=2),
+        "unlearn": lambda: gu.unlearn(model, data, some, "utu", task),
+        "influence": lambda: gu.influence(model, data, task, items=data.edge_index[:, :2]),
+        "evaluate": lambda: gu.evaluate(
+            broken, train=lambda data, seed: pytest.fail("retrained before the trial pass")
+        ),
+    }
+
+
+@pytest.mark.parametrize("entry", ["train", "unlearn", "influence", "evaluate"])
+@pytest.mark.parametrize(
+    ("make", "task", "words"),
+    [
+        (
+            lambda: (OfData(pyg.GCNConv(8, 8), pyg.GCNConv(8, 3)), classes()),
+            NODES,
+            ["call=lambda model, data: model(data)"],
+        ),
+        (lambda: (Pairs(), links()), "link_prediction", ["call=", "<edge_label_index>"]),
+        (lambda: (Timed(), classes(edge_time=per_edge())), NODES, ["model(data.x, data.edge_index, data.edge_time)"]),
+        (lambda: (Timed(), classes()), NODES, ["edge_time", "the data holds"]),
+        (lambda: (gcn(5), classes()), NODES, ["x [45, 8] float32", "call="]),
+        (lambda: (gcn().double(), classes()), NODES, ["x [45, 8] float32", "call="]),
+    ],
+    ids=["forward(data)", "pairs", "edge_time", "edge_time missing", "width", "dtype"],
+)
+def test_every_entry_point_says_what_to_pass(entry, make, task, words) -> None:
+    model, data = make()
+    with pytest.raises(UnsupportedModelError) as found:
+        entries(model, data, task)[entry]()
+    assert all(word in str(found.value) for word in words), str(found.value)
+
+
+def test_a_matrix_model_is_called_even_by_a_method_that_keeps_all_weights() -> None:
+    with pytest.raises(UnsupportedModelError, match="adj_t"):
+        gu.unlearn(Matrix(), classes(), gu.ForgetEdges(count=2), "utu", NODES)
+
+
+@pytest.mark.parametrize("name", ["model(data)", "edge_time", "pairs in forward", "LightGCN"])
+def test_a_call_gives_the_model_s_own_outputs(name) -> None:
+    kind = KIND[name]
+    data = kind.data()
+    with isolated_rng(0):
+        model = kind.model(data).eval()
+    outputs = trial_pass(model, data, as_task(kind.task, kind.call, kind.decode)).outputs
+    with torch.no_grad():
+        assert torch.allclose(outputs, kind.call(model, data), atol=1e-6)
+
+
+def test_the_same_model_learns_the_same_called_either_way() -> None:
+    data = classes()
+    with isolated_rng(0):
+        model = gcn()
+    one, other = (
+        gu.train(model, data, NODES, epochs=5, seed=3, call=call).model
+        for call in (None, lambda model, data: model(data.x, data.edge_index))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_decode_of_one_s_own_scores_pairs() -> None:
+    data = links()
+    with isolated_rng(0):
+        model = Pairs().eval()
+    call, decode = KIND["pairs in forward"].call, KIND["pairs in forward"].decode
+    task = as_task("link_prediction", call, decode)
+    items = task.held_out_items(data, "test")
+    with torch.no_grad():
+        found = task.predict(model, data, items).logits
+        assert torch.allclose(found, model(data.x, data.edge_index, items.edge_label_index), atol=1e-6)
+    result = gu.unlearn(model, data, gu.ForgetEdges(count=3), "npo", call=call, decode=decode, epochs=2)
+    assert any(
+        not torch.equal(a, b) for a, b in zip(result.model.head.parameters(), model.head.parameters(), strict=True)
+    )
+
+
+def test_curvature_knows_the_parameters_of_a_decode() -> None:
+    """Gauss-Newton products are those of autograd's Jacobian, with a head that only `decode` reads."""
+    from gunlearn.curvature.training_loss import TrainingLoss, training_items
+    from gunlearn.methods.second_order.influence_update import curvature_of
+
+    kind, data = KIND["pairs in forward"], links()
+    with isolated_rng(0):
+        model = Pairs().double().eval()
+    data.x = data.x.double()
+    task = as_task(kind.task, kind.call, kind.decode)
+    items = training_items(task, data, 0)
+    loss = TrainingLoss(model, task, data, items, torch.ones(items.num_items).double(), kernels=True)
+    z = loss.predict(loss.outputs()).logits
+    rows = [torch.autograd.grad(one, loss.params, retain_graph=True, allow_unused=True) for one in z]
+    jacobian = torch.stack([torch.cat([torch.zeros_like(p).view(-1) if g is None else g.view(-1)
+                                       for g, p in zip(row, loss.params, strict=True)]) for row in rows])  # fmt: skip
+    p = z.sigmoid()
+    expected = jacobian.t() @ ((p * (1 - p) / len(z)).detach().view(-1, 1) * jacobian)
+    matrix = curvature_of(loss, "gauss_newton", 0.0)
+    assert torch.allclose(matrix @ torch.eye(matrix.size).double(), expected, atol=1e-9)
+
+
+def test_removed_edges_reach_a_model_called_by_a_function() -> None:
+    seen = []
+
+    def call(model, data):
+        seen.append(data.edge_index.size(1))
+        return model(data.x, data.edge_index)
+
+    data = classes()
+    result = gu.unlearn(gcn(), data, gu.ForgetEdges(count=5, seed=0), "finetune", NODES, epochs=2, call=call)
+    assert result.data.edge_index.size(1) < data.edge_index.size(1)
+    assert data.edge_index.size(1) not in seen
+
+
+def test_a_function_that_reads_another_graph_is_refused() -> None:
+    data = classes()
+    with pytest.raises(UnsupportedModelError, match="second argument"):
+        gu.unlearn(
+            gcn(), data, gu.ForgetEdges(count=2), "utu", NODES, call=lambda model, _: model(data.x, data.edge_index)
+        )
+
+
+def test_a_layer_s_attributes_reach_it_for_forgotten_nodes_beside_the_graph() -> None:
+    kind = KIND["edge_time"]
+    data = kind.data()
+    some = gu.ForgetNodes(data.train_mask.nonzero().view(-1)[:2])
+    result = gu.unlearn(Timed(), data, some, "npo", NODES, epochs=2, call=kind.call)
+    assert len(result.history) == 2
+
+
+def test_the_result_carries_the_call() -> None:
+    kind, data = KIND["model(data)"], classes()
+    models = [OfData(pyg.GCNConv(8, 8), pyg.GCNConv(8, 3)) for _ in range(3)]
+    result = gu.unlearn(models[0], data, gu.ForgetNodes([3]), "utu", NODES, call=kind.call)
+    assert type(result.model) is OfData
+    assert "call" in json.dumps(result.record()["notes"])
+    with torch.no_grad():
+        right = (result.model(result.data).argmax(1) == data.y)[result.data.test_mask]
+    assert gu.evaluate(result, references=models[1:])["test_acc"] == pytest.approx(float(right.double().mean()))
+    with pytest.raises(UnsupportedModelError, match="'call'"):
+        gu.evaluate(result, references=models[1:], call=lambda model, data: model(data.nothing))
+
+
+def test_the_trial_disturbs_nothing() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = gcn()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x, edge_index):
+            self.calls += 1
+            return self.net(x, edge_index) + torch.rand(()) * 0
+
+    model, data = Counting().train(), classes()
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    expected = random.random(), np.random.rand(), torch.rand(3)
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    trial_pass(model, data, as_task(NODES))
+    assert random.random() == expected[0]
+    assert np.random.rand() == expected[1]
+    assert torch.equal(torch.rand(3), expected[2])
+    assert model.training
+    assert model.calls == 0
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_variational_autoencoder_straight_from_training() -> None:
+    data = links()
+    with isolated_rng(0):
+        model = straight_from_training(data)
+    assert not model.__mu__.is_leaf  # what the last pass left behind
+    result = gu.unlearn(model, data, gu.ForgetEdges(count=3), "npo", epochs=2)
+    assert model.training
+    assert not model.__mu__.is_leaf
+    assert torch.isfinite(gu.influence(model, data, items=data.edge_index[:, :2])).all()
+    with torch.no_grad():  # evaluation mode reads means, not samples
+        model.eval()
+        expected = model.encode(data.x, data.edge_index)
+    assert torch.allclose(trial_pass(model.train(), data, as_task("link_prediction")).outputs, expected, atol=1e-5)
+    assert result.num_forget == 3
+
+
+def test_attention_without_a_second_derivative_takes_a_newton_step() -> None:
+    kind = KIND["GPS"]
+    data = kind.data()
+    with isolated_rng(0):
+        model = gu.train(kind.model(data), data, NODES, epochs=60, lr=1e-2, eval_every=20).model
+    assert gu.unlearn(model, data, gu.ForgetNodes([3]), "gif", NODES).notes["distance"] > 0
+
+
+def test_calls_are_named_alike_in_every_process_and_apart_from_others() -> None:
+    namespaces = [{}, {}, {}]
+    for names, body in zip(namespaces, ("data.x", "data.x", "data.z"), strict=True):
+        exec(f"f = lambda model, data: model({body})", names)
+    one, same, other = (repr(Called("call", names["f"])) for names in namespaces)
+    assert one == same != other
+    assert "0x" not in one
+
+
+def test_checkpoints_of_a_run_with_a_call_are_resumed(tmp_path) -> None:
+    data, request, model = classes(), gu.ForgetEdges(count=2), gcn()
+
+    def run():
+        call = lambda model, data: model(data.x, data.edge_index)  # noqa: E731 - made anew each time
+        return gu.unlearn(model, data, request, "finetune", NODES, epochs=3, call=call, checkpoint_dir=tmp_path).model
+
+    assert all(torch.equal(a, b) for a, b in zip(run().parameters(), run().parameters(), strict=True))
+
+
+def test_wrong_calls() -> None:
+    with pytest.raises(InvalidTypeError, match="'call'"):
+        gu.train(gcn(), classes(), NODES, epochs=1, call="forward")
+    with pytest.raises(InvalidInputError, match="'decode' for link prediction"):
+        gu.train(gcn(), classes(), NODES, epochs=1, decode=lambda model, z, pairs: z)
+    with pytest.raises(GunlearnError, match="on a graph alone"):
+        gu.train(nn.Linear(8, 3), (blocks().x, blocks().y), "image_classification", call=lambda model, data: data)
