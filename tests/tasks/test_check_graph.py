@@ -114,6 +114,18 @@ def test_what_is_likely_wrong_is_warned_of(task, change, message):
             call(data)
 
 
+def test_a_reverse_relation_of_held_out_edges_is_warned_of():
+    buys, knows = torch.tensor([[0, 1, 2, 3], [6, 7, 8, 9]]), torch.tensor([[0, 1, 2], [1, 2, 0]])
+    message = torch.cat([buys[:, :3], buys.flip(0), knows], dim=1)  # the last one's reverse is still there
+    data = Data(x=torch.randn(10, 5), edge_index=message, edge_type=torch.tensor([0] * 3 + [1] * 4 + [2] * 3))
+    data.node_type = (torch.arange(10) >= 6).long()
+    data.test_pos_edge_index = torch.tensor([[3, 1], [9, 0]])
+    with pytest.warns(
+        UserWarning, match="got 1 of 2 pairs of 'test_pos_edge_index'"
+    ):  # 1-0 is not 0-1: both know each other
+        gu.tasks.as_task(LINK).check_data(data)
+
+
 def test_edge_index_of_pyg_is_read_and_stays_the_callers():
     data, model = labelled(), gu.GCN(5, 8, 3)
     special = copy.copy(data)
