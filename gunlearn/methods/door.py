@@ -21,6 +21,12 @@ from gunlearn.training.run import device_of, fingerprint_of
 from gunlearn.training.unchanged import remark_unchanged
 
 
+def _skipped(partition: Any) -> dict[str, str]:
+    """Return the note on named things that the request skipped."""
+    told = getattr(partition, "skipped", "")
+    return {"skipped": told} if told else {}
+
+
 class _Clocked(Callback):
     """Calls the caller's callbacks without charging their time and memory to the method."""
 
@@ -67,7 +73,9 @@ def run_method(
     task = task.fitted(trial_pass(model, partition.retain_data, task).outputs, partition.retain_data)
     runner = task.runner(method)
     if runner is not None:
-        return runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
+        result = runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
+        result.notes |= _skipped(partition)
+        return result
     with isolated_rng(seed):
         original = freeze(private_copy(model, task))
         fresh = None if method.state == "own" else task.forgotten_state(original, partition, seed)
@@ -109,7 +117,7 @@ def run_method(
         seconds=seconds,
         peak_memory_mb=memory.mb,
         history=[] if state is None else state.log_history,
-        notes={**notes, **task.remarks(outcome.model)},
+        notes={**notes, **task.remarks(outcome.model), **_skipped(partition)},
         partition=partition,
         task=task,
         original=original,
