@@ -168,7 +168,10 @@ def test_distinct_pairs_are_distinct_or_refused(num_nodes, edges, undirected, ty
     assume(edges)
     kind = torch.arange(num_nodes) % 2 if typed else torch.zeros(num_nodes, dtype=torch.long)
     one = (lambda pair: tuple(sorted(pair))) if undirected else (lambda pair: pair)
-    ends = lambda pair: one((int(kind[pair[0]]), int(kind[pair[1]])))
+
+    def ends(pair):
+        return one((int(kind[pair[0]]), int(kind[pair[1]])))
+
     pairs = [(u, v) for u in range(num_nodes) for v in range(num_nodes) if u != v]
     free = Counter(ends(pair) for pair in {one(p) for p in pairs} - {one(e) for e in edges})
     index = torch.tensor(edges).t()

@@ -9,27 +9,28 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests.training_graph import MAX_NUM_NODES
 from gunlearn.tasks.graph.check_graph import PAIRS
+from gunlearn.tasks.graph.node_kinds import node_kinds
 
 
 def check_link_lists(data: Data) -> None:
     """Refuse held-out edges that the model reads, and pairs that a list of negatives shares with that of positives.
 
-    Lists are those of a graph that passed `check_graph`. Where edges have relations (`edge_type`) the same pair, in
-    either direction, may be an edge of another one: that is warned of alone, as lists do not say which is held out.
+    Lists are those of a graph that passed `check_graph`. Where edges have relations (`edge_type`) the same pair may be
+    an edge of another one, or between nodes of two types of the reverse relation: that is warned of alone, as lists do
+    not say which relation is held out.
 
     Raises:
         InvalidInputError: such lists; the message names them.
     """
     lists = {name: data[name] for name in PAIRS if data.get(name) is not None}
-    both_ways = {"edge_index": data.edge_index, "reversed": data.edge_index.flip(0)}
-    keys = _keys({**both_ways, **lists}, int(data.num_nodes))
+    keys = _keys({"edge_index": data.edge_index, "turned": _turned(data), **lists}, int(data.num_nodes))
     for part in ("val", "test"):
         pos, neg = (keys.get(f"{part}_{sign}_edge_index") for sign in ("pos", "neg"))
         if pos is None:
             continue
         inside = _shared(pos, keys["edge_index"])
-        if data.get("edge_type") is not None:  # the reverse relation gives an edge away too
-            inside = _shared(pos, torch.cat([keys["edge_index"], keys["reversed"]]))
+        if data.get("edge_type") is not None:
+            inside = _shared(pos, torch.cat([keys["edge_index"], keys["turned"]]))
         if inside:
             said = (
                 f"Expected held-out edges outside the graph that the model reads (got {inside} of {pos.numel()} pairs "
@@ -49,6 +50,15 @@ def check_link_lists(data: Data) -> None:
         both = _shared(keys["val_pos_edge_index"], keys["test_pos_edge_index"])
         if both:
             warnings.warn(f"{both} pairs are both in 'val_pos_edge_index' and in 'test_pos_edge_index'", stacklevel=4)
+
+
+def _turned(data: Data) -> Tensor:
+    """Return the edges between nodes of two types in the other direction: they give away those that they reverse."""
+    kinds = node_kinds(data)
+    if kinds is None or data.get("edge_type") is None:
+        return data.edge_index[:, :0]
+    row, col = data.edge_index
+    return data.edge_index[:, kinds[row] != kinds[col]].flip(0)
 
 
 def _keys(lists: dict[str, Tensor], num_nodes: int) -> dict[str, Tensor]:

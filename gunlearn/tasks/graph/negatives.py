@@ -24,7 +24,7 @@ class NegativeSampler:
         node_type: of each node, integers from 0 `[num_nodes]` (see `node_kinds`); `None` for one type.
 
     Raises:
-        InvalidInputError: fewer than two nodes, or a complete graph.
+        InvalidInputError: fewer than two nodes, more than int64 can number the pairs of, or a complete graph.
     """
 
     def __init__(
@@ -39,13 +39,15 @@ class NegativeSampler:
         room = num_nodes if self.nodes is None else self.nodes.numel()
         if room < 2:
             raise InvalidInputError(f"Expected at least 2 nodes to draw pairs from (got {room})")
+        if num_nodes**2 >= 2**63:
+            raise InvalidInputError(f"Expected fewer than 2^31.5 nodes to draw pairs from (got {num_nodes})")
         self.num_nodes, self.device, self.edges = num_nodes, edge_index.device, edge_index
         self.known = (edge_index[0] * num_nodes + edge_index[1]).unique() if avoid_edges else None
         self.kinds = PairKinds(num_nodes, node_type, self.nodes, self.known, self.device)
         if self.known is not None:
             occur = self.kinds.of(edge_index).unique() if self.kinds.typed else self.kinds.all
             if not bool((self.kinds.free[occur] > 0).any()) and occur.numel():
-                raise InvalidInputError("Expected a graph with absent edges to draw from (got a complete graph)")
+                raise InvalidInputError("Expected a graph with non-edges to draw negatives from (got a complete graph)")
             # Most pairs are no edges: one look-up in a table of the keys' last bits shows it.
             self.last_bits = 2 ** min(max(64 * self.known.numel(), 1).bit_length(), 27) - 1
             self.table = torch.zeros(self.last_bits + 1, dtype=torch.bool, device=self.device)

@@ -32,8 +32,9 @@ def link_split(
         val_ratio: share of the edges held out for validation.
         test_ratio: share held out for test.
         seed: of the permutation and of the held-out negatives.
-        protocol: `"random"` draws held-out negatives among pairs that are no edge of the whole graph. `"inpo"` repeats
-            the official INPO code to the bit: self-loops ignored, negatives that avoid only their own positives.
+        protocol: `"random"` draws held-out negatives among pairs that are no edge of the whole graph, each once, and
+            for each edge one that joins the same types of nodes (see `node_kinds`). `"inpo"` repeats the official INPO
+            code to the bit: self-loops ignored, negatives that avoid only their own positives.
 
     Returns:
         A new `Data` with `edge_index` `[2, num_train_columns]` (both directions where undirected) and, one column per
@@ -41,7 +42,9 @@ def link_split(
         `test_neg_edge_index`. `data` does not change.
 
     Raises:
-        InvalidInputError: unknown protocol, bad ratios, too few edges, already split data.
+        InvalidInputError: unknown protocol, bad ratios, too few edges or non-edges, already split data, or a graph that
+            `check_graph` refuses.
+        InvalidTypeError: no `torch_geometric.data.Data`.
     """
     if protocol not in PROTOCOLS:
         raise InvalidInputError(f"Expected 'protocol' to be one of {PROTOCOLS} (got '{protocol}')")
