@@ -46,11 +46,19 @@ def with_edge_header(table: InputTable) -> InputTable:
     first = [str(column[0]) for column in table.columns]
     named = {plain(name) for name in first}
     if named & _SOURCE and named & _TARGET:
-        return table.first_as_header()
+        header = table.first_as_header()
+        again = {str(value) for i in ends(header) for value in header.columns[i]} & set(first)
+        if again:
+            raise InvalidInputError(
+                f"Expected a header 'source,target' above nodes that are called so (got {table.at(0)}: a header or an "
+                "edge?)"
+            )
+        return header
     numeric = [as_numbers(column[:1]) is not None for column in table.columns]
-    if len(table) == 1:
-        return table if all(numeric[:2]) or any(numeric) else table.first_as_header()
-    below = [not is_missing(column[1:]).any() and as_numbers(column[1:]) is not None for column in table.columns]
+    below = [
+        len(column) > 1 and not is_missing(column[1:]).any() and as_numbers(column[1:]) is not None
+        for column in table.columns
+    ]
     if any(rest and not top and text for rest, top, text in zip(below, numeric, first, strict=True)):
         if any(numeric):  # a mistake in the first edge, not a header
             return table

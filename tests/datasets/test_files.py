@@ -120,6 +120,8 @@ def test_copies_of_an_edge_stay_where_their_values_differ(folder):
         ("0,1,0.5\n1,2,0.5\n", r"without a header.*line 1 .*source,target,weight"),
         ("0,1\n1,2\n2,3,4\n", r"2 columns.*line 3 .got 3"),
         ("person,friend\na,b\nb,c\n", "header or an edge"),
+        ("a,b\n", "header or an edge"),
+        ("u,v\nv,w\nw,x\n", "header or an edge"),
         ("source,target,weight\n0,1,1\n1,2,\n", "line 3, column 'weight'"),
         ("source,target,weight\n0,1,nan\n1,2,1\n", "line 2, column 'weight'"),
         ("source,target,weight\n0,1,inf\n1,2,1\n", "finite.*line 2, column 'weight'"),
