@@ -178,11 +178,23 @@ def test_rows_of_features_belong_to_their_ids(folder, name, value):
 
 def test_as_many_rows_as_the_largest_id_are_the_ids(folder):
     x = np.random.default_rng(0).random((41, 2)).astype(np.float32)
-    data = quietly(load, folder(edges__csv="10,20\n20,40\n", features__npy=x, labels__npy=np.arange(41)))
+    with pytest.warns(UserWarning, match="count from 1"):
+        data = load(folder(edges__csv="10,20\n20,40\n", features__npy=x, labels__npy=np.arange(41)))
     assert np.array_equal(data.x.numpy(), x)
     assert columns(data.edge_index) == [(10, 20), (20, 10), (20, 40), (40, 20)]
     assert data.y.tolist() == list(range(41))
     assert "node_id" not in data
+
+
+def test_ids_that_may_count_from_one(folder):
+    """Rows 0 to 3 of edges among 1, 2, 3: node 0 has no edge, or the last row is of a node 4 without one."""
+    at = folder(edges__csv="1,2\n2,3\n", features__npy=np.arange(4.0)[:, None])
+    with pytest.warns(UserWarning, match=r"rows of .*features\.npy .*count from 1"):
+        assert columns(load(at).edge_index) == [(1, 2), (2, 1), (2, 3), (3, 2)]
+    (at / "features.npy").unlink()
+    (at / "features.csv").write_text("id,f\n1,0\n2,1\n3,2\n4,3\n")
+    data = quietly(load, at)
+    assert (data.x.flatten().tolist(), data.node_id.tolist()) == ([0, 1, 2, 3], [1, 2, 3, 4])
 
 
 def test_features_list_nodes_without_edges(folder):
