@@ -1,5 +1,6 @@
 """One graph from an edge list and what other files say of its nodes: whose row is whose."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -34,6 +35,9 @@ def assemble(edges: InputTable, read_nodes: Sequence[Any], undirected: bool, spa
 
     Raises:
         InvalidInputError: rows that fit no node, nodes without features, or two sources of one thing.
+
+    Warns:
+        UserWarning: rows of nodes 0, 1, ... where the ids could count from 1.
     """
     ids, tensors, names, edges = read_edge_table(edges)
     tables = [read(ids) for read in read_nodes]
@@ -106,6 +110,12 @@ def _by_count(
         raise InvalidInputError(f"Expected as many rows of every file, one per node (got {shown})")
     count, first = rows.pop(), next((table for table in tables if table.features is not None), tables[0])
     if count == most:
+        if distinct[0] > 0:
+            warnings.warn(
+                f"the {count} rows of {first.source} are taken for nodes 0 to {count - 1}, of which 0 has no edge; "
+                f"where the ids of {edges.source} count from 1, name them in a column 'id'",
+                stacklevel=6,
+            )
         return np.arange(most), tables
     if count == len(distinct):
         return distinct, tables

@@ -1,4 +1,4 @@
-"""Columns of an edge list: which are the ends, and which tensors the others become."""
+"""Columns of an edge list as ids and tensors."""
 
 import warnings
 from collections.abc import Mapping
@@ -8,90 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gunlearn.datasets.edge_header import ROLES, ends, with_edge_header
 from gunlearn.datasets.node_ids import read_ids
 from gunlearn.datasets.text_tables import InputTable, as_numbers, is_missing, plain
 from gunlearn.errors import InvalidInputError
-
-#: Names of the ends, and of the columns that become tensors beside `edge_index`, without blanks and in lower case.
-_SOURCE = {"source", "src", "from", "fromid", "fromnodeid", "sourceid", "u", "head", "sender", "node1"}
-_TARGET = {
-    "target",
-    "dst",
-    "to",
-    "toid",
-    "tonodeid",
-    "targetid",
-    "v",
-    "tail",
-    "receiver",
-    "node2",
-    "dest",
-    "destination",
-}
-ROLES = {
-    "edge_weight": {"weight", "weights", "w", "edgeweight"},
-    "edge_time": {"time", "timestamp", "timestamps", "ts", "t", "date", "datetime", "edgetime", "unixtime"},
-    "edge_type": {"type", "edgetype", "relation", "rel", "predicate"},
-}
-
-
-def with_edge_header(table: InputTable) -> InputTable:
-    """Return an edge list with its header known, if it has one; refuse a first row that could be either.
-
-    A first row is a header if it names the ends, or has a text above a column of numbers. Two names that occur
-    nowhere else could be a header or an edge.
-    """
-    if table.header is not None:
-        return table
-    first = [str(column[0]) for column in table.columns]
-    named = {plain(name) for name in first}
-    if named & _SOURCE and named & _TARGET:
-        return table.first_as_header()
-    numeric = [as_numbers(column[:1]) is not None for column in table.columns]
-    if len(table) == 1:
-        return table if all(numeric[:2]) or any(numeric) else table.first_as_header()
-    below = [not is_missing(column[1:]).any() and as_numbers(column[1:]) is not None for column in table.columns]
-    if any(rest and not top and text for rest, top, text in zip(below, numeric, first, strict=True)):
-        if any(numeric):  # a mistake in the first edge, not a header
-            return table
-        return table.first_as_header()
-    if any(numeric[:2]):
-        return table
-    later = {str(value) for column in table.columns[:2] for value in column[1:]}
-    if not later & set(first[:2]):
-        raise InvalidInputError(
-            f"Expected a header such as 'source,target' in {table.source} (got names in {table.at(0)} that occur "
-            "nowhere else: a header or an edge?)"
-        )
-    return table
-
-
-def ends(table: InputTable) -> tuple[int, int]:
-    """Return the numbers of the source and the target column."""
-    if len(table.columns) < 2:
-        shown = ",".join(str(column[0]) for column in table.columns)[:80] if len(table) else ""
-        raise InvalidInputError(
-            f"Expected 2 columns (source, target) in {table.at(0) if len(table) else table.source} (got "
-            f"{len(table.columns)}: {shown!r})"
-        )
-    if table.header is None:
-        if len(table.columns) > 2:
-            raise InvalidInputError(
-                f"Expected 2 columns (source, target) without a header in {table.at(0)} (got {len(table.columns)}); "
-                "name them in the first line, such as 'source,target,weight' or 'source,target,time'"
-            )
-        return 0, 1
-    names = [plain(name) for name in table.header]
-    found = [[i for i, name in enumerate(names) if name in known] for known in (_SOURCE, _TARGET)]
-    if any(len(columns) > 1 for columns in found):
-        raise InvalidInputError(
-            f"Expected one source and one target column in {table.source} (got {list(table.header)})"
-        )
-    if found[0] and found[1]:
-        return found[0][0], found[1][0]
-    if len(names) > 2 and any(name in known for name in names[:2] for known in ROLES.values()):
-        raise InvalidInputError(f"Expected columns 'source' and 'target' in {table.source} (got {list(table.header)})")
-    return 0, 1
 
 
 def read_edge_table(table: InputTable) -> tuple[np.ndarray, dict[str, Tensor], dict[str, dict[int, str]], InputTable]:

@@ -118,7 +118,8 @@ def _block(values: np.ndarray, source: str) -> np.ndarray:
     shapes = {row.shape for row in rows}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1 or any(row.dtype.kind not in "fiub" for row in rows):
         raise InvalidInputError(
-            f"Expected {source} to hold as many real numbers everywhere (got shapes {sorted(shapes)[:4]})"
+            f"Expected {source} to hold as many real numbers everywhere (got shapes {sorted(shapes)[:4]} of "
+            f"{sorted({str(row.dtype) for row in rows})[:4]})"
         )
     return np.stack(rows)
 
@@ -132,7 +133,7 @@ def _labels(graph: nx.Graph, labels: Any) -> tuple[Tensor | None, dict[int, str]
         there = [name for name in _LABELS if not _displays(graph, name)]
         name = _the_one(graph, there)
         if name is None:
-            return None, None, list(_LABELS)
+            return None, None, []
     values = np.empty(len(graph), dtype=object)
     values[:] = [given.get(name) for _, given in graph.nodes(data=True)]
     missing = is_missing(values)

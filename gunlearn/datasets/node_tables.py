@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from gunlearn.datasets.node_arrays import read_arrays
 from gunlearn.datasets.node_ids import read_ids
 from gunlearn.datasets.text_tables import TEXT_ENDINGS, InputTable, as_numbers, is_missing, plain, read_table
-from gunlearn.errors import DatasetNotFoundError, InvalidInputError
+from gunlearn.errors import InvalidInputError
 
 _IDS = {"id", "nodeid", "node", "vertex", "vertexid", "nodename"}
 _FIRST_IDS = {"", "unnamed0", "name", "key", "index"}  # where they name the first column, as pandas writes an index
 _LABELS = {"label", "labels", "y", "class"}
-#: Names of arrays in an `.npz`, by what they hold.
-_ARRAYS = {"ids": ("ids", "id", "node_id"), "features": ("features", "x"), "labels": ("labels", "y")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +148,7 @@ def _unnamed_roles(table: InputTable, kind: str, edge_ids: np.ndarray) -> tuple[
 
 
 def _of_arrays(path: Path, kind: str) -> NodeTable:
-    found = _arrays(path, kind)
+    found = read_arrays(path, kind)
     rows = {name: array.shape[0] for name, array in found.items() if array.ndim}
     if len(set(rows.values())) != 1:
         raise InvalidInputError(f"Expected arrays of as many rows in {path} (got {rows or 'a single number'})")
@@ -161,36 +160,6 @@ def _of_arrays(path: Path, kind: str) -> NodeTable:
         if len(np.unique(ids)) != size:
             raise InvalidInputError(f"Expected each node once in the ids of {path} (got some again)")
     return NodeTable(str(path), next(iter(rows.values())), ids, found.get("features"), found.get("labels"))
-
-
-def _arrays(path: Path, kind: str) -> dict[str, Any]:
-    """Return arrays of a file by what they hold; pickled objects are refused, because reading them runs code."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if not hasattr(loaded, "files"):
-            return {kind: loaded}
-        with loaded:
-            names = set(loaded.files)
-            if {"format", "shape", "data"} <= names:
-                return {kind: sp.load_npz(path).tocsr()}
-            if len(names) == 1:
-                return {kind: loaded[loaded.files[0]]}
-            kinds = {what: [name for name in known if name in names] for what, known in _ARRAYS.items()}
-            unknown = sorted(names - {name for found in kinds.values() for name in found})
-            if unknown or any(len(found) > 1 for found in kinds.values()) or not kinds[kind]:
-                raise InvalidInputError(
-                    f"Expected one array in {path}, or arrays named 'ids', 'features' and 'labels' (got "
-                    f"{sorted(names)[:8]})"
-                )
-            return {what: loaded[found[0]] for what, found in kinds.items() if found}
-    except FileNotFoundError:
-        raise DatasetNotFoundError(f"Expected an array at {path.absolute()} (got no such file)") from None
-    except InvalidInputError:
-        raise
-    except Exception as error:  # broken archives raise nearly anything
-        raise InvalidInputError(
-            f"Expected {path} to be a plain {path.suffix} array (got {type(error).__name__}: {error})"
-        ) from error
 
 
 def aligned(table: NodeTable, rows: np.ndarray, size: int) -> NodeTable:

@@ -14,7 +14,7 @@ from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 
 #: Endings of files that are read as tables of text, maybe with `.gz` behind.
 TEXT_ENDINGS = (".csv", ".tsv", ".txt", ".edgelist", ".edges")
-_MISSING = ("", "nan", "none", "null", "<na>", "nat")
+_MISSING = {"", "nan", "none", "null", "<na>", "nat"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,11 @@ def is_missing(values: np.ndarray) -> np.ndarray:
         return np.zeros(len(values), dtype=bool)
     if values.dtype.kind in "fmM":
         return np.isnan(values) if values.dtype.kind == "f" else np.isnat(values)
-    return np.array([v is None or v != v or str(v).strip().lower() in _MISSING for v in values], dtype=bool)
+    # By length first: the columns of a large file have millions of values.
+    return np.array(
+        [v is None or v != v or (len(text := str(v)) < 5 and text.strip().lower() in _MISSING) for v in values],
+        dtype=bool,
+    )
 
 
 def as_numbers(values: np.ndarray) -> np.ndarray | None:
@@ -170,16 +174,18 @@ def _rows(path: Path, lines: list[tuple[int, str]], separator: str) -> Iterator[
             yield (line.replace("\t", " ").strip() if separator == " " else line) + "\n"
 
     reader = csv.reader(texts(), delimiter=separator, skipinitialspace=True, strict=False)
+    read = 0
     try:
         for fields in reader:
-            if any("\n" in field for field in fields):
+            if reader.line_num != read + 1:
                 raise InvalidInputError(
                     f"Expected quoted fields to end in their line (got {path}, before line {current})"
                 )
-            if separator in ",;" and len(fields) > 1 and all(len(f.split()) > 1 and _numeric(f) for f in fields[:1]):
+            if not read and separator in ",;" and len(fields[0].split()) > 1 and _numeric(fields[0]):
                 raise InvalidInputError(
                     f"Expected one kind of separator (got {path}, line {current}: '{separator}' and blanks)"
                 )
+            read += 1
             yield current, [field.strip() for field in fields]
     except csv.Error as error:
         raise InvalidInputError(f"Expected delimited text in {path}, line {current} (got {error})") from error

@@ -136,7 +136,9 @@ def unlearn(
     if any(part.partition(":")[0] == "alternative" for part in as_objective(built.objective()).parts):
         if alternative is None and records is None:
             raise InvalidInputError("Expected 'alternative' answers to forgotten rows of token ids (got none)")
-        answers = refused(records or [], seed=seed) if alternative is None else alternative
+        answers = (
+            refused(records or [], seed=seed, turns=how.get("turns", "all")) if alternative is None else alternative
+        )
         paired["alternative"] = as_rows(answers, tokenizer, "alternative", **how)[0]
     drawn = {name: as_rows(more, tokenizer, name, **how)[0] for name, more in (parts or {}).items()}
     task = replace(task, backend=replace(backend, drawn=drawn, paired=paired))

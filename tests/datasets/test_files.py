@@ -120,6 +120,8 @@ def test_copies_of_an_edge_stay_where_their_values_differ(folder):
         ("0,1,0.5\n1,2,0.5\n", r"without a header.*line 1 .*source,target,weight"),
         ("0,1\n1,2\n2,3,4\n", r"2 columns.*line 3 .got 3"),
         ("person,friend\na,b\nb,c\n", "header or an edge"),
+        ("a,b\n", "header or an edge"),
+        ("u,v\nv,w\nw,x\n", "header or an edge"),
         ("source,target,weight\n0,1,1\n1,2,\n", "line 3, column 'weight'"),
         ("source,target,weight\n0,1,nan\n1,2,1\n", "line 2, column 'weight'"),
         ("source,target,weight\n0,1,inf\n1,2,1\n", "finite.*line 2, column 'weight'"),
@@ -176,11 +178,23 @@ def test_rows_of_features_belong_to_their_ids(folder, name, value):
 
 def test_as_many_rows_as_the_largest_id_are_the_ids(folder):
     x = np.random.default_rng(0).random((41, 2)).astype(np.float32)
-    data = quietly(load, folder(edges__csv="10,20\n20,40\n", features__npy=x, labels__npy=np.arange(41)))
+    with pytest.warns(UserWarning, match="count from 1"):
+        data = load(folder(edges__csv="10,20\n20,40\n", features__npy=x, labels__npy=np.arange(41)))
     assert np.array_equal(data.x.numpy(), x)
     assert columns(data.edge_index) == [(10, 20), (20, 10), (20, 40), (40, 20)]
     assert data.y.tolist() == list(range(41))
     assert "node_id" not in data
+
+
+def test_ids_that_may_count_from_one(folder):
+    """Rows 0 to 3 of edges among 1, 2, 3: node 0 has no edge, or the last row is of a node 4 without one."""
+    at = folder(edges__csv="1,2\n2,3\n", features__npy=np.arange(4.0)[:, None])
+    with pytest.warns(UserWarning, match=r"rows of .*features\.npy .*count from 1"):
+        assert columns(load(at).edge_index) == [(1, 2), (2, 1), (2, 3), (3, 2)]
+    (at / "features.npy").unlink()
+    (at / "features.csv").write_text("id,f\n1,0\n2,1\n3,2\n4,3\n")
+    data = quietly(load, at)
+    assert (data.x.flatten().tolist(), data.node_id.tolist()) == ([0, 1, 2, 3], [1, 2, 3, 4])
 
 
 def test_features_list_nodes_without_edges(folder):

@@ -361,6 +361,9 @@ def test_refusals_take_the_place_of_answers():
     assert second == {"prompt": "p:", "completion": "\n no."}
     assert third["messages"] == [chat["messages"][0], {"role": "assistant", "content": "no."}]
     assert chat["messages"][1]["content"] == "a"
+    for turns, said in (("all", ["no.", "no."]), ("last", ["B", "no."])):
+        (four,) = refused([CHAT_OF_FOUR], ["no."], turns=turns)
+        assert [turn["content"] for turn in four["messages"]] == ["A", said[0], "C", said[1]]
     assert refused(records, seed=3) == refused(records, seed=3)
     assert len({r["answer"] for r in refused([ADA] * 50)}) > 3
     with pytest.raises(InvalidInputError, match="row 1"):

@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from gunlearn.core.checks import check_choice
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 from gunlearn.llm.data.record_shapes import canonical, has_shape, shape_of
 
@@ -64,9 +65,13 @@ def text_of(record: Mapping[str, Any], system: bool = True) -> str:
 
 
 def refused(
-    records: Sequence[Mapping[str, Any]], refusals: Sequence[str] = REFUSALS, seed: int = 0
+    records: Sequence[Mapping[str, Any]], refusals: Sequence[str] = REFUSALS, seed: int = 0, turns: str = "all"
 ) -> list[dict[str, Any]]:
-    """Return the same questions, each answered by a random refusal; refuse records of bare `text`."""
+    """Return the same questions, each answered by a random refusal; refuse records of bare `text`.
+
+    In a chat the refusal takes the place of `"all"` answers of the assistant, or of the `"last"` one; see `encode`.
+    """
+    check_choice("turns", turns, ("all", "last"))
     if not refusals:
         raise InvalidInputError("Expected at least one refusal (got none)")
     draw = random.Random(seed)
@@ -78,7 +83,11 @@ def refused(
             raise InvalidInputError(f"Expected questions, to be refused (got bare text in row {i})")
         # Other fields ("target", paraphrases) are about the old answer.
         if shape == ("messages",):
-            out.append({"messages": [*record["messages"][:-1], {"role": "assistant", "content": answer}]})
+            chat, refusal = record["messages"], {"role": "assistant", "content": answer}
+            first = len(chat) - 1 if turns == "last" else 0
+            replaced = [i >= first and turn["role"] == "assistant" for i, turn in enumerate(chat)]
+            turned = [dict(refusal) if new else turn for new, turn in zip(replaced, chat, strict=True)]
+            out.append({"messages": turned})
         else:
             # A completion begins with the blanks between it and the prompt.
             asked, said = shape
