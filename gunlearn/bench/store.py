@@ -122,11 +122,11 @@ def _plain(value: Any) -> Any:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Make a folder, and refuse one that cannot be written: the outputs of a long run would be lost."""
-    folder = Path(folder)
+    """Refuse a folder that cannot be written, or made: the outputs of a long run would be lost. Leaves nothing."""
+    folder = Path(folder).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".write"):
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".write"):
             pass
     except OSError as error:
         raise InvalidInputError(f"Expected a folder that can be written (got {folder}: {error.strerror})") from error
