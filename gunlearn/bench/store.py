@@ -61,7 +61,8 @@ class RowStore:
                 return kept  # done by another worker, or failed in the same way before
             if before and not before.endswith(b"\n"):  # a killed write: start a new line
                 line = b"\n" + line
-            os.write(descriptor, line)
+            while line:  # a nearly full disk takes a part, and says so at the next one
+                line = line[os.write(descriptor, line) :]
             os.fsync(descriptor)
         return row
 
