@@ -16,7 +16,7 @@ import gunlearn.api
 from gunlearn.errors import CheckpointError, GunlearnError, InvalidInputError, InvalidTypeError
 from gunlearn.losses import NLL, NPO
 from gunlearn.methods import OwnObjective
-from gunlearn.metrics import LinkEvaluator
+from gunlearn.metrics import Figure, LinkEvaluator
 from tests.methods.cases import fresh_model, make_data, run, same_weights, trained_model
 
 JS = [f"js_{name}" for name in ("forget", "test", "retain")]
@@ -95,6 +95,30 @@ def test_an_evaluation_is_a_mapping_of_figures(result: gu.Result) -> None:
     assert {"forget_auc", "js_test", "seconds"} <= set(table) == dict(table).keys()
     assert table.get("forget_auc") == table.rows[0]["forget_auc"]
     assert "test_acc" not in table  # no figure of links
+
+
+@pytest.mark.parametrize(("name", "meant"), [("js_forgett", "js_forget"), ("retain_aucc", "retain_auc")])
+def test_a_figure_that_is_not_there_is_told_with_the_nearest(result: gu.Result, name: str, meant: str) -> None:
+    table = gu.evaluate(result)
+    with pytest.raises(KeyError, match=f"did you mean '{meant}'"):
+        table[name]
+    assert table.get(name) is None
+    assert name not in table
+
+
+def test_one_metric_needs_no_list(result: gu.Result) -> None:
+    class Ones(Figure):
+        """One, always."""
+
+        name, better = "ones", "higher"
+
+        def compute(self, view: Any) -> float:
+            return 1.0
+
+    assert gu.evaluate(result, metrics=Ones())["ones"] == 1.0
+    assert set(gu.evaluate(result, metrics="retain_auc")) == set(gu.evaluate(result))
+    with pytest.raises(InvalidInputError, match="did you mean 'retain_auc'"):
+        gu.evaluate(result, metrics="retain_aucs")
 
 
 def test_images_are_evaluated() -> None:

@@ -283,3 +283,16 @@ def test_names_drive_no_terminal_and_no_spreadsheet(tmp_path, monkeypatch, capsy
     assert not {"\x1b", "\u202e", "\x07"} & set(everything)
     with (tmp_path / "out" / "results.csv").open() as file:
         assert all(row["dataset"] == f"'{name}" for row in csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "[1]", '{"a": 1}', '[{"method": "utu"}]', '[{"method": "utu", "dataset": 3, "curve": "x"}]']
+)
+def test_damaged_results_are_one_line(content, tmp_path, capsys):
+    (tmp_path / "results.json").write_text(content)
+    command = ["report", str(tmp_path)]
+    if call(*command) != 0:  # a row of few entries can be drawn
+        assert capsys.readouterr().err.startswith("error: Expected")
+    (tmp_path / "influence.json").write_text(content)
+    capsys.readouterr()
+    assert "influence" in refusal(capsys, *command)

@@ -1,10 +1,12 @@
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gunlearn.attribution import ESTIMATORS
+from gunlearn.attribution.study.truths import TRUTHS
 from gunlearn.bench import InfluenceConfig
 from gunlearn.errors import InvalidInputError
 from tests.command import call, refusal
@@ -155,7 +157,7 @@ def test_finished_rows_are_kept(tmp_path, monkeypatch, capsys):
     degree, told = ESTIMATORS["degree"].scores, tmp_path / "influence-rows.jsonl"
 
     def interrupted(self, problem):
-        if told.exists():  # the row of nora is there
+        if told.exists() and '"nora"' in told.read_text():
             raise KeyboardInterrupt
         return degree(self, problem)
 
@@ -179,8 +181,21 @@ def test_finished_rows_are_kept(tmp_path, monkeypatch, capsys):
     with np.load(again / "influence.npz") as held:
         assert np.array_equal(scores, held["estimate/nora"])
     lines = len((tmp_path / "influence-rows.jsonl").read_text().splitlines())
-    assert call(*command, "--seed", "1") == 0  # other settings are other rows
-    assert len((tmp_path / "influence-rows.jsonl").read_text().splitlines()) == lines + 2
+    assert call(*command, "--seed", "1") == 0  # other settings are other rows, and another truth
+    assert len((tmp_path / "influence-rows.jsonl").read_text().splitlines()) == lines + 3
+
+
+@pytest.mark.parametrize("truth", ["retraining", "lds", "pbrf"])
+def test_a_finished_truth_is_kept(truth, tmp_path, monkeypatch, capsys):
+    few = {"retraining": ["count=4", "seeds=[0,1]"], "lds": ["count=4"], "pbrf": []}[truth]
+    args = [word for option in few for word in ("--truth-arg", option)]
+    more = ["--truth", truth, *args, "--num-items", "20", "--target", "loss", "--double"]
+    command = [*SMALL, *more, "--out", str(tmp_path), "--estimators", "degree", "random"]
+    assert call(*command) == 0
+    first = json.loads((tmp_path / "influence.json").read_text())
+    monkeypatch.setitem(TRUTHS, truth, replace(TRUTHS[truth], compute=lambda *a: pytest.fail("computed again")))
+    assert call(*command) == 0
+    assert json.loads((tmp_path / "influence.json").read_text()) == first
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,8 @@ class RowStore:
                 return kept  # done by another worker, or failed in the same way before
             if before and not before.endswith(b"\n"):  # a killed write: start a new line
                 line = b"\n" + line
-            os.write(descriptor, line)
+            while line:  # a nearly full disk takes a part, and says so at the next one
+                line = line[os.write(descriptor, line) :]
             os.fsync(descriptor)
         return row
 
@@ -116,11 +117,11 @@ def _plain(value: Any) -> Any:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Make a folder, and refuse one that cannot be written: the outputs of a long run would be lost."""
-    folder = Path(folder)
+    """Refuse a folder that cannot be written, or made: the outputs of a long run would be lost. Leaves nothing."""
+    folder = Path(folder).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".write"):
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".write"):
             pass
     except OSError as error:
         raise InvalidInputError(f"Expected a folder that can be written (got {folder}: {error.strerror})") from error

@@ -26,6 +26,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "llm-methods": LLMMethods,
     "report": Report,
 }
+_OF_DISKS = ("No space left", "Read-only file system", "Permission denied", "File too large")
 _DESCRIPTION = "Unlearning in graph neural networks and language models. 'gunlearn --version' tells the version."
 __getattr__, __dir__ = lazy(__name__, {})
 
@@ -55,4 +56,6 @@ def _words(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):  # a full disk, a folder that is read-only
         return f"{error.strerror or type(error).__name__}: {error.filename or error}"
+    if any(word in str(error) for word in _OF_DISKS):  # libraries that write files with errors of their own
+        return str(error)
     return f"{type(error).__name__}: {error} (unforeseen; --debug shows where)"

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import AutoPeftModelForCausalLM
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
@@ -42,10 +43,10 @@ def load_language_model(name: str, dtype: str = "auto") -> tuple[Any, Any]:
         else:
             model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
         return model, AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError) as error:  # damaged files too
         raise InvalidInputError(
             f"Expected a causal language model with its tokenizer in {name} (got {type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0]})"
+            f"{' '.join(str(error).split())[:200]})"
         ) from error
 
 

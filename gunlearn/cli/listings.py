@@ -9,6 +9,7 @@ import tyro
 import gunlearn
 from gunlearn.cli.fields import Flag, Folder
 from gunlearn.core.printable import printable
+from gunlearn.errors import CheckpointError, GunlearnError
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,17 @@ class Report:
     debug: Flag = False
 
     def __call__(self) -> int:
+        try:
+            return self._draw()
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, GunlearnError) or self.debug:
+                raise
+            raise CheckpointError(
+                f"Expected the outputs of 'gunlearn run' or 'gunlearn influence' in {self.out} (got damaged ones, or "
+                f"those of another version: {type(error).__name__} {error})"
+            ) from error
+
+    def _draw(self) -> int:
         report, console = gunlearn.report, gunlearn.cli.console
         if (self.out / "influence.json").is_file():
             study = gunlearn.bench.read_study(self.out)

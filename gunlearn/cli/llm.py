@@ -91,6 +91,7 @@ class LLM:
 
         # Check options and files before a model is loaded.
         check_folder(self.folder)
+        gunlearn.bench.store.check_writable(self.folder)
         options = dict(parse_pair(argument, "--method-arg") for argument in self.method_arg)
         gunlearn.methods.build_method(self.method, options, gunlearn.llm.CausalLM())
         training = dict(parse_pair(argument, "--training-arg") for argument in self.training_arg)

@@ -11,8 +11,11 @@ from importlib.util import find_spec
 from gunlearn.core.lazy import lazy
 from gunlearn.errors import MissingExtraError
 
-if find_spec("transformers") is None:
-    raise MissingExtraError('Expected transformers for gunlearn.llm (not installed); pip install "gunlearn[llm]"')
+_MISSING = [name for name in ("transformers", "peft", "accelerate") if find_spec(name) is None]
+if _MISSING:
+    raise MissingExtraError(
+        f'Expected {", ".join(_MISSING)} for gunlearn.llm (not installed); pip install "gunlearn[llm]"'
+    )
 
 _HOMES = {
     "gunlearn.llm.data.collate": ["PartCollator"],

@@ -9,7 +9,7 @@ from torch import nn
 from torch_geometric.data import Data
 
 import gunlearn as gu
-from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
+from gunlearn.errors import InvalidInputError, InvalidTypeError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.llm import CausalLM, PartCollator
 from tests.llm import facts
 from tests.llm.training import FORGET, RETAIN, adapted
@@ -141,3 +141,25 @@ def test_requests_of_graphs_are_refused() -> None:
 def test_options_that_the_trainer_does_not_read_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises((InvalidInputError, UnsupportedMethodError), match=words):
         unlearn("graddiff", epochs=1, **options)
+
+
+@pytest.mark.parametrize("method", ["gradient_ascent", "finetune"])
+def test_rows_are_data_too(method: str) -> None:
+    rows, request, how = [*FORGET[:4], *RETAIN[:4]], gu.ForgetItems([0, 1]), {"epochs": 1, "seed": 3}
+    items = PartCollator().pad(rows, marked=False)
+    data = Data(x=items["input_ids"], y=items["labels"], attention_mask=items["attention_mask"])
+    of_rows, of_data = (gu.unlearn(facts.full(), d, request, method, TASK, **how) for d in (rows, data))
+    assert of_rows.request_hash == of_data.request_hash
+    for a, b in zip(of_rows.model.parameters(), of_data.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    kept = of_rows.data
+    assert [(r["input_ids"], r["labels"]) for r in kept] == [(r["input_ids"], r["labels"]) for r in rows[2:]]
+
+
+@pytest.mark.parametrize(
+    ("data", "error"), [("rows.jsonl", InvalidTypeError), ({"a": 1}, InvalidTypeError), ([], InvalidInputError),
+                        ([1, 2], InvalidInputError), ([{"question": "who?"}], InvalidInputError)]
+)  # fmt: skip
+def test_what_are_no_rows_is_refused(data: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"rows (of|with)"):
+        gu.unlearn(facts.full(), data, gu.ForgetItems([0]), "gradient_ascent", TASK)

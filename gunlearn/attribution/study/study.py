@@ -2,16 +2,17 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.attribution import ESTIMATORS
 from gunlearn.attribution.base import Estimator, check_scores
 from gunlearn.attribution.study.agreement import agreement, spearman
-from gunlearn.attribution.study.setting import CONTROLS, Setting
+from gunlearn.attribution.study.setting import CONTROLS, Measured, Setting
 from gunlearn.attribution.study.truths import TrueValues, truth_estimator, truth_named
 from gunlearn.attribution.targets import Target
 from gunlearn.attribution.training.retraining_influence import Train
@@ -103,8 +104,8 @@ def influence_study(
         dataset: name for the rows.
         model_name: name for the rows; the model's class by default.
         report: called with each complete row.
-        finished: rows with their scores from an earlier call with the same data, model and settings, by estimator,
-            options and truth: they are taken from there, and new ones are added.
+        finished: the truth, and rows with their scores, from an earlier call with the same data, model and settings, by
+            estimator, options and truth: they are taken from there, and new ones are added.
 
     Raises:
         InvalidInputError: unknown names or options, bad items or target; nothing to compare.
@@ -129,7 +130,13 @@ def influence_study(
     of_truth = {**known.defaults, **truth_options}
     chosen = setting.choose(estimators, options, known, {name: of_truth[name] for name in known.defaults})
     sample = None if truth_items is None else setting.sample(truth_items, "truth_items")
-    true = setting.measure(lambda p: known.compute(p, train, dict(of_truth)), sample, warm=True)
+    kept = None if finished is None else finished.get(f"truth {sorted(of_truth.items())}")
+    if kept is None:
+        true = setting.measure(lambda p: known.compute(p, train, dict(of_truth)), sample, warm=True)
+    else:
+        true = _restored(setting, sample, kept)
+    if finished is not None and kept is None:
+        finished[f"truth {sorted(of_truth.items())}"] = _kept(true)
     values: TrueValues = true.result
     signed = true.problem.target.kind == "value"
     settings = {
@@ -184,6 +191,23 @@ def influence_study(
         if report is not None:
             report(row)
     return study
+
+
+def _kept(true: Measured) -> dict[str, Any]:
+    """Return the truth with its cost for `finished`."""
+    values: TrueValues = true.result
+    groups = None if values.groups is None else [group.tolist() for group in values.groups]
+    row = {"seconds": true.seconds, "memory": true.memory, "notes": values.notes, "groups": groups}
+    return {"row": row, "scores": values.values.cpu()}
+
+
+def _restored(setting: Setting, sample: Tensor | None, kept: dict[str, Any]) -> Measured:
+    """Return the truth of `_kept`."""
+    row = kept["row"]
+    groups = None if row["groups"] is None else [torch.tensor(group) for group in row["groups"]]
+    true = setting.measure(lambda p: TrueValues(kept["scores"], groups, row["notes"]), sample)
+    true.problem.notes.update(row["notes"])
+    return replace(true, seconds=row["seconds"], memory=row["memory"])
 
 
 def _options(estimator: Estimator) -> dict[str, Any]:

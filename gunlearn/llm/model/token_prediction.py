@@ -21,6 +21,7 @@ from gunlearn.losses.reduction import full_precision
 from gunlearn.requests.ids import trainable_mask
 from gunlearn.tasks.base import Task, View
 from gunlearn.tasks.items.arrays import ArrayParts
+from gunlearn.tasks.items.tables import ItemTable
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -68,6 +69,22 @@ class TokenPrediction(Task):
 
     def check_model(self, model: nn.Module) -> None:
         check_language_model(model)
+
+    def check_data(self, data: Any) -> Any:
+        """Return rows of `input_ids` and `labels` as a table of `x`, `y` and `attention_mask`, or what is one."""
+        if hasattr(data, "x"):
+            return data
+        if isinstance(data, str | Mapping) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+            raise InvalidTypeError(f"Expected rows of 'input_ids' and 'labels' (got {type(data).__name__})")
+        given = [data[i] for i in range(len(data))]
+        if not given or not all(isinstance(row, Mapping) for row in given):
+            got = type(given[0]).__name__ if given else "none"
+            raise InvalidInputError(
+                f"Expected rows of 'input_ids' and 'labels' (got {got}); encode makes them of records"
+            )
+        items = PartCollator().pad(given, marked=False)
+        columns = {"x": items["input_ids"], "y": items["labels"], "attention_mask": items["attention_mask"]}
+        return ItemTable(lambda table: rows_of(table, torch.ones(len(table.x), dtype=torch.bool)), **columns)
 
     def decode(self, model: nn.Module, outputs: None, items: Mapping[str, Tensor]) -> Prediction:
         """Predict the labelled tokens of `input_ids`, `labels` and `attention_mask` (or all ones), `[batch, tokens]`.
