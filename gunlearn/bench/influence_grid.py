@@ -16,7 +16,7 @@ from torch_geometric.data import Data
 
 from gunlearn.attribution import ESTIMATORS
 from gunlearn.attribution.study.study import Study, influence_study
-from gunlearn.bench.cell import GRAPH_TASKS, canonical_name
+from gunlearn.bench.cell import INFLUENCE_TASKS, canonical_name
 from gunlearn.bench.grid import resolve_device, threads
 from gunlearn.bench.models import ModelStore, Recipe
 from gunlearn.bench.own_model import own_model
@@ -69,7 +69,7 @@ class InfluenceConfig:
     models: str | Path | None = None
 
     def __post_init__(self) -> None:
-        check_choice("task", self.task, GRAPH_TASKS)
+        check_choice("task", self.task, INFLUENCE_TASKS)
         unknown = sorted(set(self.estimators or ()) - set(ESTIMATORS))
         if unknown:
             raise InvalidInputError(f"Expected estimators among {sorted(ESTIMATORS)} (got {unknown})")

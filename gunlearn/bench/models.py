@@ -20,7 +20,7 @@ from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.methods.any_task.retrain import Retrain
 from gunlearn.methods.door import run_method
 from gunlearn.nn.kernels.bag_of_words import dense_parts
-from gunlearn.nn.zoo import BACKBONES, backbone
+from gunlearn.nn.zoo import BACKBONES, MeanPooled, backbone
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.training.loop import TrainArguments
@@ -40,7 +40,7 @@ class Recipe:
         weight_decay: Adam's L2 penalty.
         eval_every: epochs between validations; the best on the validation loss is kept.
         hidden_channels: size of the hidden layer.
-        out_channels: size of the embeddings; with a split of nodes, the number of classes replaces it.
+        out_channels: size of the embeddings; with a split of nodes or graphs, the number of classes replaces it.
         num_layers: convolutions.
         backbone: one of `gunlearn.nn.BACKBONES`.
 
@@ -71,7 +71,8 @@ class Recipe:
             classes = "train_mask" in data and data.get("y") is not None
             out_channels = int(data.y.max()) + 1 if classes else self.out_channels
             sizes = data.num_features, self.hidden_channels, out_channels, self.num_layers
-            return backbone(self.backbone, *sizes).to(data.edge_index.device)
+            model = backbone(self.backbone, *sizes)
+            return (MeanPooled(model) if "batch" in data else model).to(data.edge_index.device)
 
     def arguments(self, progress: bool = False) -> TrainArguments:
         return TrainArguments(
@@ -121,9 +122,17 @@ class ModelStore:
 
 
 def data_hash(data: Data) -> str:
-    """Return a hash of features, training edges (weights, attributes), validation edges; with masks, of labels too."""
+    """Return a hash of features, training edges, their attributes, validation edges; with masks, of labels too."""
     digest = hashlib.sha256()
-    names = ["x", "edge_index", "edge_weight", "edge_attr", "val_pos_edge_index", "val_neg_edge_index"]
+    names = [
+        *(["batch"] if "batch" in data else []),
+        "x",
+        "edge_index",
+        "edge_weight",
+        "edge_attr",
+        "val_pos_edge_index",
+        "val_neg_edge_index",
+    ]
     for name in [*names, *(("y", "train_mask", "val_mask") if "train_mask" in data else ())]:
         value = data.get(name)
         if isinstance(value, Tensor):
