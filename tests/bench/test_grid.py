@@ -274,7 +274,6 @@ def test_json_has_no_nan():
         ({"task": "image_classification"}, "node_classification"),
         ({"forget": "items"}, "features"),
         ({"forget": "graphs"}, "graph_classification"),
-        ({"task": "graph_classification"}, "many graphs"),
         ({"protocol": "random split"}, "inpo"),
         ({"forget": "nodes", "region": "in"}, "region"),
         ({"task": "node_classification", "protocol": "inpo"}, "protocol"),
