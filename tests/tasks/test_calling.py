@@ -11,7 +11,13 @@ import torch_geometric.nn as pyg
 from torch import nn
 
 import gunlearn as gu
-from gunlearn.errors import GunlearnError, InvalidInputError, InvalidTypeError, UnsupportedModelError
+from gunlearn.errors import (
+    GunlearnError,
+    InvalidInputError,
+    InvalidTypeError,
+    UnsupportedMethodError,
+    UnsupportedModelError,
+)
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks import as_task
 from gunlearn.tasks.calling import Called
@@ -172,6 +178,18 @@ def test_a_layer_s_attributes_reach_it_for_forgotten_nodes_beside_the_graph() ->
     some = gu.ForgetNodes(data.train_mask.nonzero().view(-1)[:2])
     result = gu.unlearn(Timed(), data, some, "npo", NODES, epochs=2, call=kind.call)
     assert len(result.history) == 2
+
+
+def test_an_ensemble_of_shards_takes_no_call() -> None:
+    with pytest.raises(UnsupportedMethodError, match="ensemble"):
+        gu.unlearn(
+            OfData(pyg.GCNConv(8, 8), pyg.GCNConv(8, 3)),
+            classes(),
+            gu.ForgetNodes([3]),
+            "grapheraser",
+            NODES,
+            call=KIND["model(data)"].call,
+        )
 
 
 def idle() -> nn.Module:
