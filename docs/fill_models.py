@@ -13,6 +13,7 @@ REASONS = (
     ("MessagePassing layers", "it attaches to PyG's layers, and there is none"),
     ("Expected a positive definite curvature", "rounding left the curvature indefinite; raise `damping`"),
     ("to return a tensor", "it reads what a layer returns, and that is a dictionary"),
+    ("two graphs side by side", "it holds a row per node of one graph; pass `message_graph='full'`"),
     ("[45, channels]", "it reads what a layer returns, and that is of one type of nodes"),
 )
 

@@ -55,7 +55,6 @@ class InfluenceProblem:
         A model without message passing layers raises `UnsupportedModelError`.
         """
         message_passing_layers(model)  # raises where there is none
-        trial_pass(model, data, task)
         model = getattr(model, "_orig_mod", model)  # a compiled model's backward pass runs once
         model, data = private_copy(model, task).eval(), plain_edges(detached(copy.copy(data)))
         items = dataclasses.replace(items, per_node=getattr(task, "per_node", True))
@@ -188,6 +187,9 @@ def estimate(
     if not isinstance(estimator, str | Estimator):
         raise InvalidTypeError(f"Expected an estimator's name or an Estimator (got {type(estimator).__name__})")
     built = ESTIMATORS.build(estimator, options)
+    task = as_task(task, call, decode)
+    message_passing_layers(model)  # raises where there is none
+    trial_pass(model, data, task)
     with isolated_rng(seed):
         distinct, place = resolve_items(data, of, items)
         problem = InfluenceProblem.of(model, data, task, distinct, target, seed)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.bench.forget_file import read_request
@@ -13,13 +14,19 @@ from gunlearn.datasets.catalogue import DATASETS, find
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests.base import Request
 from gunlearn.requests.edges import ForgetEdges
-from gunlearn.requests.nodes import ForgetFeatures, ForgetNodes
+from gunlearn.requests.nodes import ForgetFeatures, ForgetGraphs, ForgetNodes
 from gunlearn.tasks.graph.node_classification import MASKS
-from gunlearn.tasks.graph.splits import link_split, node_split
+from gunlearn.tasks.graph.splits import graph_split, link_split, node_split
 
-#: Tasks of grids and studies.
-GRAPH_TASKS = ("link_prediction", "node_classification")
-_FORGET: dict[str, Callable[..., Request]] = {"edges": ForgetEdges, "nodes": ForgetNodes, "features": ForgetFeatures}
+#: Tasks of studies of influence, and those of grids.
+INFLUENCE_TASKS = ("link_prediction", "node_classification")
+GRAPH_TASKS = (*INFLUENCE_TASKS, "graph_classification")
+_FORGET: dict[str, Callable[..., Request]] = {
+    "edges": ForgetEdges,
+    "nodes": ForgetNodes,
+    "features": ForgetFeatures,
+    "graphs": ForgetGraphs,
+}
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,8 @@ class Cell:
         region: where edges lie, see `ForgetEdges`; protocol `"inpo"` takes `"in"` only.
         by: order of the draw, see `ForgetEdges`.
         seed: of the split, the draw, the base model and the methods.
-        task: `"link_prediction"` or `"node_classification"`.
-        forget: `"edges"`, `"nodes"` or `"features"`.
+        task: `"link_prediction"`, `"node_classification"` or `"graph_classification"`.
+        forget: `"edges"`, `"nodes"`, `"features"`, or `"graphs"` under graph classification.
         forget_file: a file of the ids to forget, see `read_request`, in place of a draw by `ratio` or `count`.
 
     Raises:
@@ -58,6 +65,8 @@ class Cell:
         check_choice("protocol", self.protocol, ("random", "inpo"))
         check_choice("task", self.task, GRAPH_TASKS)
         check_choice("forget", self.forget, tuple(_FORGET))
+        if self.forget == "graphs" and self.task != "graph_classification":
+            raise InvalidInputError(f"Expected task 'graph_classification' to forget graphs (got '{self.task}')")
         if self.seed < 0:
             raise InvalidInputError(f"Expected seeds >= 0 (got {self.seed})")
         anywhere = self.protocol == "random" and self.region == "any"
@@ -98,6 +107,14 @@ class Cell:
 
     def split(self, data: Data) -> Data:
         """Return the data with a split into training, validation and test items, drawn under the cell's seed."""
+        many = isinstance(data.get("batch"), Tensor)
+        if many != (self.task == "graph_classification"):
+            raise InvalidInputError(
+                f"Expected {'another data set' if many else 'a data set of many graphs'} for task '{self.task}' (got "
+                f"'{self.name}', {'many graphs' if many else 'one graph'})"
+            )
+        if self.task == "graph_classification":
+            return graph_split(data, seed=self.seed)
         if self.task == "node_classification":
             return node_split(data, seed=self.seed)
         data = link_split(data, seed=self.seed, protocol=self.protocol)

@@ -20,7 +20,7 @@ from gunlearn.attribution.distinct_items import ITEM_KINDS
 from gunlearn.attribution.study.study import Study, influence_study
 from gunlearn.attribution.study.truths import truth_estimator, truth_named
 from gunlearn.attribution.targets import INFLUENCE_TARGETS
-from gunlearn.bench.cell import GRAPH_TASKS, canonical_name
+from gunlearn.bench.cell import INFLUENCE_TASKS, canonical_name
 from gunlearn.bench.config import resolve_device
 from gunlearn.bench.grid import threads
 from gunlearn.bench.models import ModelStore, Recipe, data_hash
@@ -78,7 +78,7 @@ class InfluenceConfig:
     models: str | Path | None = None
 
     def __post_init__(self) -> None:
-        check_choice("task", self.task, GRAPH_TASKS)
+        check_choice("task", self.task, INFLUENCE_TASKS)
         check_choice("of", self.of, ITEM_KINDS)
         check_choice("target", self.target, tuple(INFLUENCE_TARGETS))
         resolve_device(self.device)

@@ -24,7 +24,7 @@ from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.methods.any_task.retrain import Retrain
 from gunlearn.methods.door import run_method
 from gunlearn.nn.kernels.bag_of_words import dense_parts
-from gunlearn.nn.zoo import BACKBONES, backbone
+from gunlearn.nn.zoo import BACKBONES, MeanPooled, backbone
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.training.loop import TrainArguments
@@ -44,7 +44,7 @@ class Recipe:
         weight_decay: Adam's L2 penalty.
         eval_every: epochs between validations; the best on the validation loss is kept.
         hidden_channels: size of the hidden layer.
-        out_channels: size of the embeddings; under node classification, the number of classes replaces it.
+        out_channels: size of the embeddings; under node or graph classification, the number of classes replaces it.
         num_layers: convolutions.
         backbone: one of `gunlearn.nn.BACKBONES`.
 
@@ -72,10 +72,11 @@ class Recipe:
     def model(self, data: Data, seed: int, task: str = "link_prediction") -> nn.Module:
         """Return a new model for a task on the data's device, its weights drawn under `seed`."""
         with isolated_rng(seed):
-            classes = task == "node_classification" and data.get("y") is not None
+            classes = task.endswith("_classification") and data.get("y") is not None
             out_channels = int(data.y.max()) + 1 if classes else self.out_channels
             sizes = data.num_features, self.hidden_channels, out_channels, self.num_layers
-            return backbone(self.backbone, *sizes).to(data.edge_index.device)
+            model = backbone(self.backbone, *sizes)
+            return (MeanPooled(model) if "batch" in data else model).to(data.edge_index.device)
 
     def arguments(self, progress: bool = False) -> TrainArguments:
         return TrainArguments(
@@ -162,9 +163,17 @@ def _keep(result: Result, directory: Path) -> None:
 
 
 def data_hash(data: Data) -> str:
-    """Return a hash of features, training edges (weights, attributes), validation edges; with masks, of labels too."""
+    """Return a hash of features, training edges, their attributes, validation edges; with masks, of labels too."""
     digest = hashlib.sha256()
-    names = ["x", "edge_index", "edge_weight", "edge_attr", "val_pos_edge_index", "val_neg_edge_index"]
+    names = [
+        *(["batch"] if "batch" in data else []),
+        "x",
+        "edge_index",
+        "edge_weight",
+        "edge_attr",
+        "val_pos_edge_index",
+        "val_neg_edge_index",
+    ]
     for name in [*names, *(("y", "train_mask", "val_mask") if "train_mask" in data else ())]:
         value = data.get(name)
         if isinstance(value, Tensor):

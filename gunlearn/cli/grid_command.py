@@ -78,8 +78,8 @@ class Run:
     datasets: Texts = ()
     root: Folder = None
     methods: Variants = ("retrain", "utu", "gradient_ascent", "npo", "inpo")
-    task: tuple[Literal["link_prediction", "node_classification"], ...] = ("link_prediction",)
-    forget: tuple[Literal["edges", "nodes", "features"], ...] = ("edges",)
+    task: tuple[Literal["link_prediction", "node_classification", "graph_classification"], ...] = ("link_prediction",)
+    forget: tuple[Literal["edges", "nodes", "features", "graphs"], ...] = ("edges",)
     ratio: Real = None
     ratios: Reals = ()
     count: Whole = None

@@ -20,6 +20,7 @@ from gunlearn.datasets.locate import find_raw, not_found
 from gunlearn.datasets.networkx_graphs import from_networkx
 from gunlearn.datasets.raw import downloaded, read_citation_npz, read_ogb_csv, read_planetoid
 from gunlearn.datasets.validate import validate
+from gunlearn.datasets.whole_graphs import shapes
 from gunlearn.errors import DatasetNotFoundError, GunlearnError, InvalidInputError, InvalidTypeError
 
 PLANETOID_PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
@@ -95,6 +96,7 @@ _ROWS = [
     Dataset("digits", 1797, None, "scikit-learn", build=digits),
     Dataset("karate", 34, 156, "networkx", build=karate),
     Dataset("lesmis", 77, 508, "networkx", build=lesmis),
+    Dataset("shapes", 3090, 10020, "networkx", build=shapes),
     _planetoid("Cora", 2708, 10556),
     _planetoid("CiteSeer", 3327, 9104),
     _planetoid("PubMed", 19717, 88648),

@@ -128,6 +128,25 @@ class GCNIINet(_Backbone):
         return self.last(h)
 
 
+class MeanPooled(nn.Module):
+    """The mean over each graph of what a model returns for its nodes, `[num_graphs, out_channels]`.
+
+    Args:
+        model: called as `model(x, edge_index)`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def reset_parameters(self) -> None:
+        """Draw new weights."""
+        reset(self.model)
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor, batch_size: int | None = None) -> Tensor:
+        return pyg.global_mean_pool(self.model(x, edge_index), batch, batch_size)
+
+
 def _sgc(in_channels: int, hidden_channels: int, out_channels: int, num_layers: int, **options: Any) -> nn.Module:
     return pyg.SGConv(in_channels, out_channels, K=num_layers, **options)
 

@@ -15,7 +15,7 @@ _HOMES = {
     "gunlearn.tasks.graph.node_classification": ("NodeClassification", "NodeItems", "NodeParts"),
     "gunlearn.tasks.graph.random_nodes": ("RandomNodeParts",),
     "gunlearn.tasks.sampling": ("ShuffledBatches", "StratifiedSampler"),
-    "gunlearn.tasks.graph.splits": ("link_split", "node_split"),
+    "gunlearn.tasks.graph.splits": ("graph_split", "link_split", "node_split"),
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)

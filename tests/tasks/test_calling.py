@@ -11,7 +11,13 @@ import torch_geometric.nn as pyg
 from torch import nn
 
 import gunlearn as gu
-from gunlearn.errors import GunlearnError, InvalidInputError, InvalidTypeError, UnsupportedModelError
+from gunlearn.errors import (
+    GunlearnError,
+    InvalidInputError,
+    InvalidTypeError,
+    UnsupportedMethodError,
+    UnsupportedModelError,
+)
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks import as_task
 from gunlearn.tasks.calling import Called
@@ -172,6 +178,64 @@ def test_a_layer_s_attributes_reach_it_for_forgotten_nodes_beside_the_graph() ->
     some = gu.ForgetNodes(data.train_mask.nonzero().view(-1)[:2])
     result = gu.unlearn(Timed(), data, some, "npo", NODES, epochs=2, call=kind.call)
     assert len(result.history) == 2
+
+
+def test_an_ensemble_of_shards_takes_no_call() -> None:
+    with pytest.raises(UnsupportedMethodError, match="ensemble"):
+        gu.unlearn(
+            OfData(pyg.GCNConv(8, 8), pyg.GCNConv(8, 3)),
+            classes(),
+            gu.ForgetNodes([3]),
+            "grapheraser",
+            NODES,
+            call=KIND["model(data)"].call,
+        )
+
+
+def idle() -> nn.Module:
+    """A model whose message passing layer is never called."""
+    model = Matrix()
+    model.conv = pyg.GCNConv(8, 3)
+    return model
+
+
+@pytest.mark.parametrize("run", ["inpo", "inpo_s", "gnndelete", "first_order"])
+def test_layers_that_are_never_called_are_no_place_to_attach_to(run) -> None:
+    kind = KIND["adj_t @ x"]
+    data = links()
+    attempts = {
+        "first_order": lambda: gu.influence(idle(), data, estimator=run, items=data.edge_index[:, :2], call=kind.call)
+    }
+    with pytest.raises(UnsupportedModelError):
+        attempts.get(run, lambda: gu.unlearn(idle(), data, gu.ForgetEdges(count=2), run, call=kind.call))()
+
+
+def test_a_matrix_model_gets_exact_influences_by_brute_force() -> None:
+    kind, data = KIND["adj_t @ x"], links()
+    with isolated_rng(0):
+        model = idle().eval()
+    pair = data.edge_index[:, :1]
+    (found,) = gu.influence(model, data, items=pair, call=kind.call, target="embeddings", estimator="brute")
+    without = copy.copy(data)
+    without.edge_index = data.edge_index[:, ~((data.edge_index == pair) | (data.edge_index == pair.flip(0))).all(0)]
+    with torch.no_grad():
+        expected = (kind.call(model, without) - kind.call(model, data)).norm(dim=1).sum()
+    assert float(found) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_model_with_a_row_per_node_cannot_read_two_graphs() -> None:
+    kind, data = KIND["LightGCN"], links()
+    with pytest.raises(UnsupportedModelError, match="message_graph='full'"):
+        gu.unlearn(kind.model(data), data, gu.ForgetNodes([3]), "npo", call=kind.call, epochs=1)
+    gu.unlearn(kind.model(data), data, gu.ForgetNodes([3]), "npo", call=kind.call, epochs=1, message_graph="full")
+
+
+def test_a_model_that_mixes_two_graphs_is_warned_of() -> None:
+    kind = KIND["GPS"]
+    data = kind.data()
+    some = gu.ForgetNodes(data.train_mask.nonzero().view(-1)[:2])
+    with pytest.warns(UserWarning, match="mixes nodes of unconnected graphs"):
+        gu.unlearn(kind.model(data), data, some, "npo", NODES, epochs=1)
 
 
 def test_the_result_carries_the_call() -> None:

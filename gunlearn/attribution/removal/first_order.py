@@ -107,7 +107,13 @@ class FirstOrder(Estimator):
             raise UnsupportedModelError("Expected a model that reads 'edge_weight' with mask='weight' (got another)")
         problem.notes["mask"] = "message"
         with scaled_messages(model, data.edge_index, mask):
-            return problem.encode(data), mask
+            outputs = problem.encode(data)
+        if outputs.requires_grad and not reads(outputs, mask):
+            raise UnsupportedModelError(
+                "Expected a model whose message passing layers send along the graph's edges (got one that never calls "
+                "them, or passes another graph)"
+            )
+        return outputs, mask
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 
 from gunlearn.core.checks import check_choice
 from gunlearn.cost import Stopwatch
-from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval, check_whole
 from gunlearn.methods.shards.partitioning import balanced_kmeans, label_propagation, random_partition
 from gunlearn.nn.kernels.subgraph import part_of
@@ -115,6 +115,14 @@ class GraphEraser(Method):
     @property
     def label(self) -> str:
         return "default" if self.partition == "blpa" else self.partition
+
+    def supports(self, task: Task, partition: Any) -> None:
+        super().supports(task, partition)
+        if getattr(task, "call", None) is not None:
+            raise UnsupportedMethodError(
+                "Expected a model called as model(x, edge_index) for 'grapheraser', whose result is an ensemble "
+                "called so (got a 'call')"
+            )
 
     def run(self, problem: Problem) -> Outcome:
         watch, request, model = Stopwatch(), problem.partition, problem.model

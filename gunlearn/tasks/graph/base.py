@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.fast import fast_path
 from gunlearn.nn.kernels.paths import path_of
 from gunlearn.nn.kernels.subgraph import gather
+from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Parts, Reader, Task, View
 from gunlearn.tasks.calling import Called, own_words, suggested
 from gunlearn.tasks.graph.beside import beside
@@ -24,6 +26,7 @@ from gunlearn.tasks.graph.fresh_values import FreshValues
 from gunlearn.tasks.graph.node_state import forgotten_state
 from gunlearn.tasks.graph.reading import APART, GraphReader, parts_apart
 from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.tasks.trial import private_copy
 
 
 class GraphTask(Task):
@@ -179,7 +182,34 @@ class GraphTask(Task):
         whole = which == "full" or partition.forgets == ("edges",)
         if whole or not view.reads("forget") or not forget.numel():
             return data, lambda nodes: nodes
-        return self.joined(view, forget)
+        joint, place = self.joined(view, forget)
+        if view.model is not None:
+            self._check_joint(view.model, joint, data)
+        return joint, place
+
+    def _check_joint(self, model: nn.Module, joint: Data, alone: Data) -> None:
+        """Refuse a model that cannot read two graphs side by side; warn of one that mixes their nodes.
+
+        A model does where it holds a row for each node of one graph, or by global attention or normalisation.
+        """
+        probe = private_copy(getattr(model, "_orig_mod", model), self).eval()
+        remedy = "pass message_graph='full', or take a method that reads retained items alone, such as 'finetune'"
+        with torch.no_grad(), isolated_rng():
+            apart = self.encode(probe, alone)
+            try:
+                together = self.encode(probe, joint)[: apart.size(0)]
+            except UnsupportedModelError as error:
+                raise UnsupportedModelError(
+                    "Expected a model that can read two graphs side by side, since forgotten items are read on the "
+                    f"original graph beside the retained one (got {error.__cause__ or error}); {remedy}"
+                ) from error
+        if not torch.allclose(together, apart, rtol=1e-3, atol=1e-3 * float(apart.abs().max()), equal_nan=True):
+            warnings.warn(
+                "the model mixes nodes of unconnected graphs (global attention, or normalisation over all nodes): its "
+                "outputs on the retained graph change where the original is read beside it for the forgotten items; "
+                f"{remedy}",
+                stacklevel=2,
+            )
 
     def joined(self, view: View, forget: Tensor) -> tuple[Data, Callable[[Tensor], Tensor]]:
         """Return the retained graph with the original part for forgotten nodes beside it; see `graphs`."""

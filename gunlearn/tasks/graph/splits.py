@@ -12,7 +12,7 @@ from torch_geometric.utils import negative_sampling, to_undirected
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests.apply import data_without
 from gunlearn.requests.selection import Selection
-from gunlearn.requests.training_graph import TrainingGraph, distinct_pairs
+from gunlearn.requests.training_graph import TrainingGraph, distinct_pairs, num_graphs
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.check_graph import check_graph
 from gunlearn.tasks.graph.negatives import NegativeSampler
@@ -151,6 +151,36 @@ def node_split(
     out = copy.copy(data)
     for name, index in zip(MASKS, (train, val, test), strict=True):
         out[name] = torch.zeros(data.num_nodes, dtype=torch.bool, device=y.device).index_fill(0, index, True)
+    return out
+
+
+def graph_split(data: Data, val_ratio: float = 0.1, test_ratio: float = 0.1, seed: int = 0) -> Data:
+    """Hold out graphs of a batch for validation and test; the others are for training.
+
+    Args:
+        data: a batch of graphs with labels `y`, a row per graph.
+        val_ratio: share of the graphs held out for validation.
+        test_ratio: share held out for test.
+        seed: of the draw; the global random state does not change.
+
+    Returns:
+        A shallow copy with `train_mask`, `val_mask`, `test_mask`, boolean `[num_graphs]`, disjoint.
+
+    Raises:
+        InvalidRequestError: data that is no batch of graphs.
+        InvalidInputError: bad ratios, or too few graphs.
+    """
+    if not (val_ratio >= 0 and test_ratio >= 0 and val_ratio + test_ratio < 1):
+        raise InvalidInputError(f"Expected held-out ratios that leave training graphs (got {val_ratio}, {test_ratio})")
+    size, device = num_graphs(data), data.edge_index.device
+    with isolated_rng(seed):
+        order = torch.randperm(size).to(device)
+    val, test = int(val_ratio * size), int(test_ratio * size)
+    if val + test >= size:
+        raise InvalidInputError(f"Expected training graphs beside the held-out ones (got {size} graphs)")
+    out = copy.copy(data)
+    for name, index in zip(MASKS, order.split([size - val - test, val, test]), strict=True):
+        out[name] = torch.zeros(size, dtype=torch.bool, device=device).index_fill(0, index, True)
     return out
 
 
