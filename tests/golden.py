@@ -35,7 +35,9 @@ def digest(model: nn.Module, history: Any = ()) -> str:
     out = hashlib.sha256(
         json.dumps([[v for k, v in record.items() if k not in ("epoch", "step")] for record in history]).encode()
     )
-    for name, value in sorted(model.state_dict().items()):
+    state = {name: value for name, value in model.state_dict().items() if not name.endswith("_extra_state")}
+    state |= {name: value for name, value in model.named_buffers() if name.endswith(".nodes")}  # the ids sealed there
+    for name, value in sorted(state.items()):
         out.update(name.encode() + value.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return out.hexdigest()[:16]
 

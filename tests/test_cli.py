@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 
+import networkx as nx
 import pytest
 
 from gunlearn.attribution import ESTIMATORS
@@ -172,3 +173,26 @@ def test_a_suite_of_several_problems(tmp_path, capsys):
     assert call("run", *SMALL, *one, "--out", str(tmp_path)) == 0  # the same rows, not computed again
     again = json.loads((tmp_path / "results.json").read_text())
     assert again[:3] == [row for row in rows if (row["forget"], row["ratio"]) == ("edges", 0.2)][:3]
+
+
+def test_a_forget_file_names_people_and_the_outputs_do_not(tmp_path, capsys):
+    people, out = tmp_path / "people", tmp_path / "out"
+    people.mkdir()
+    pairs = [(f"n{u}", f"n{v}") for u, v in nx.karate_club_graph().edges]
+    (people / "edges.csv").write_text("source,target\n" + "".join(f"{u},{v}\n" for u, v in pairs))
+    (tmp_path / "n31.txt").write_text("n31\nn7\n")
+    command = ["run", "--dataset", str(people), *SMALL[2:], "--methods", "utu", "--forget", "nodes", "--out", str(out)]
+    assert call(*command, "--forget-file", str(tmp_path / "n31.txt")) == 0
+    rows = json.loads((out / "results.json").read_text())
+    assert [(row["num_forget"], row["count"], row["ratio"]) for row in rows] == [(2, 2, None)] * 3
+    written = [path.read_bytes() for path in out.rglob("*") if path.is_file()]
+    assert not any(b"n31" in text or b"n7\n" in text for text in written)
+    (tmp_path / "n31.txt").write_text("n31\n")  # another content is another problem
+    assert call(*command, "--forget-file", str(tmp_path / "n31.txt")) == 0
+    assert json.loads((out / "results.json").read_text())[-1]["num_forget"] == 1
+    capsys.readouterr()
+    (tmp_path / "bad.txt").write_text("n31\nnobody\n")
+    assert "number 2 of the request" in refusal(capsys, *command, "--forget-file", str(tmp_path / "bad.txt"))
+    assert "ratio, count" in refusal(capsys, *command, "--count", "2", "--forget-file", str(tmp_path / "n31.txt"))
+    (tmp_path / "pairs.csv").write_text("n0,n1\n")
+    assert "1 id per line" in refusal(capsys, *command, "--forget-file", str(tmp_path / "pairs.csv"))

@@ -1,5 +1,6 @@
 """One fuzzed call: what it was, and what came of it."""
 
+import copy
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -137,7 +138,7 @@ def _state(model: Any, data: Any) -> dict[str, Any]:
 
 
 def _copy(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
+    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -146,6 +147,8 @@ def _same(a: Any, b: Any) -> bool:
             return False
         a, b = (t.to_dense() if t.layout != torch.strided else t for t in (a, b))
         return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
     return type(a) is type(b) and bool(np.all(np.asarray(a == b)))
 
 

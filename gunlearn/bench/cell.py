@@ -1,11 +1,13 @@
 """Cells: the problems of a grid."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from torch_geometric.data import Data
 
+from gunlearn.bench.forget_file import read_request
 from gunlearn.core.checks import check_choice
 from gunlearn.datasets.catalogue import DATASETS, find
 from gunlearn.errors import InvalidInputError
@@ -25,7 +27,7 @@ class Cell:
     """One problem of a grid: with the recipe, it determines the base model, the forget set and the references.
 
     Args:
-        dataset: a name, or a folder with `edges.csv` and `features.npy`.
+        dataset: a name, or a folder or file of a graph, see `gunlearn.datasets.load`.
         protocol: `"random"`, or `"inpo"` for the split and the forget set of the official code.
         ratio: share of training edges (or nodes) to forget; `None` with `count`.
         count: number of them; `None` with `ratio`.
@@ -34,6 +36,7 @@ class Cell:
         seed: of the split, the draw, the base model and the methods.
         task: `"link_prediction"` or `"node_classification"`.
         forget: `"edges"`, `"nodes"` or `"features"`.
+        forget_file: a file of the ids to forget, see `read_request`, in place of a draw by `ratio` or `count`.
 
     Raises:
         DatasetNotFoundError: an unknown name.
@@ -49,6 +52,7 @@ class Cell:
     seed: int
     task: str = "link_prediction"
     forget: str = "edges"
+    forget_file: str | None = None
 
     def __post_init__(self) -> None:
         check_choice("protocol", self.protocol, ("random", "inpo"))
@@ -76,10 +80,21 @@ class Cell:
         return canonical_name(self.dataset) or Path(self.dataset).name
 
     def request(self) -> Request:
+        if self.forget_file is not None:
+            given = (self.ratio, self.count, self.protocol, self.region, self.by)
+            if given != (None, None, "random", "any", "random"):
+                raise InvalidInputError(
+                    f"Expected no settings of a draw (ratio, count, region, ...) beside a forget file (got {given})"
+                )
+            return read_request(self.forget_file, self.forget)
         drawn = {"ratio": self.ratio, "count": self.count, "by": self.by, "seed": self.seed}
         if self.forget == "edges":
             drawn |= {"region": self.region, "protocol": "inpo" if self.protocol == "inpo" else None}
         return _FORGET[self.forget](**drawn)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what rows hold of the cell: not the name of a forget file, which may say who is in it."""
+        return {name: value for name, value in asdict(self).items() if name != "forget_file"}
 
     def split(self, data: Data) -> Data:
         """Return the data with a split into training, validation and test items, drawn under the cell's seed."""

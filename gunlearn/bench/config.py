@@ -23,7 +23,7 @@ class GridConfig:
     """One problem under several seeds, and the methods to run on it; see `suite` for several problems.
 
     Args:
-        dataset, protocol, ratio, count, by, task, forget: see `Cell`.
+        dataset, protocol, ratio, count, by, task, forget, forget_file: see `Cell`.
         methods: `name` (every variant) or `name:variant`. The untouched model, the retrained one and `utu` are added.
         root: folder of the raw files.
         region: see `Cell`; `None` is `"in"` for protocol `"inpo"`, else `"any"`.
@@ -59,6 +59,7 @@ class GridConfig:
     models: str | Path | None = None
     task: str = "link_prediction"
     forget: str = "edges"
+    forget_file: str | Path | None = None
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -74,7 +75,8 @@ class GridConfig:
         """Return one cell per seed."""
         region = self.region or ("in" if self.protocol == "inpo" else "any")
         size = self.protocol, self.ratio, self.count, region, self.by
-        return [Cell(str(self.dataset), *size, seed, self.task, self.forget) for seed in self.seeds]
+        file = None if self.forget_file is None else str(self.forget_file)
+        return [Cell(str(self.dataset), *size, seed, self.task, self.forget, file) for seed in self.seeds]
 
     def plan(self) -> list[Method]:
         """Return each method and variant asked for once, and `utu`, but not `retrain`, which is a reference."""

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,12 @@ def run_grid(
     # Workers may run in other folders.
     out = Path(out).resolve()
     configs = [
-        replace(one, root=one.root and Path(one.root).resolve(), models=Path(one.models or out / "models").resolve())
+        replace(
+            one,
+            root=one.root and Path(one.root).resolve(),
+            models=Path(one.models or out / "models").resolve(),
+            forget_file=one.forget_file and Path(one.forget_file).resolve(),
+        )
         for one in configs
     ]
     # Bars of several processes overwrite each other, and bars are noise in a file.
@@ -90,7 +95,9 @@ def run_cell(
         sparse = config.recipe.backbone not in ("sage", "gin")
         data = cell.split(load(cell.dataset, config.root, sparse=sparse)).to(device)
         store = RowStore(out / ROWS_FILE)
-        settings = [_FORMAT, versions()["gunlearn"], asdict(cell), data_hash(data), vars(config.recipe), device.type]
+        settings = [_FORMAT, versions()["gunlearn"], cell.settings(), data_hash(data), vars(config.recipe), device.type]
+        if cell.forget_file is not None:  # another content is another problem
+            settings.append(cell.request().resolve(data).request_hash)
         wanted: list[tuple[str, Method | None]] = [("original", None)]
         if config.references:
             wanted.append(("retrain", None))
@@ -144,7 +151,8 @@ class _Problem:
     def _frame(self, method: str, mode: str) -> dict[str, Any]:
         """Return the entries that all rows of the cell share, with `None` for figures."""
         return {
-            **asdict(self.cell),
+            **self.cell.settings(),
+            **({} if self.cell.forget_file is None else {"count": self.partition.num_forget}),
             "dataset": self.cell.name,
             "backbone": self.recipe.backbone,
             "method": method,

@@ -34,7 +34,8 @@ class Run:
     stopped when the same command is given again.
 
     Args:
-        dataset: A name (see 'gunlearn datasets'), or a folder with edges.csv and features.npy; digits by default.
+        dataset: A name (see 'gunlearn datasets'), or a folder or file of a graph (docs/data.md); digits by
+            default.
         datasets: Several of them.
         root: Folder of the raw files, laid out as PyG does; without it $GUNLEARN_DATA, else ./data.
         methods: Methods to compare: NAME runs every variant, NAME:VARIANT one (see 'gunlearn methods'). The original
@@ -45,6 +46,7 @@ class Run:
         ratios: Several shares.
         count: Number of them.
         counts: Several numbers.
+        forget_file: File of what to forget, in place of a draw: an id of the graph's own file per line, for edges two.
         region: Where edges lie: in or out of the two-hop neighbourhood of the test edges; any by default.
         by: Which come first: any, edges of most influence on the model, or those of high degree.
         protocol: A random split, or split and forget set of the official INPO code.
@@ -81,6 +83,7 @@ class Run:
     ratios: Reals = ()
     count: Whole = None
     counts: Wholes = ()
+    forget_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     region: Annotated[
         Literal["any", "in", "out"] | None, tyro.conf.arg(metavar="{any,in,out}", help_behavior_hint="")
     ] = None
@@ -120,7 +123,7 @@ class Run:
                 "dataset": dataset,
                 "task": task,
                 "forget": forget,
-                "ratio": ratios or (None if counts else share),
+                "ratio": ratios or (None if counts or self.forget_file else share),
                 "count": counts or None,
                 "seeds": self._given("seed") or (0,),
                 "recipe": gunlearn.bench.Recipe(**recipe),

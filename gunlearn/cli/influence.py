@@ -27,7 +27,7 @@ class InfluenceCommand:
     trained without the item. 'gunlearn estimators' says which estimator answers which.
 
     Args:
-        dataset: A name (see 'gunlearn datasets'), or a folder with edges.csv and features.npy.
+        dataset: A name (see 'gunlearn datasets'), or a folder or file of a graph (docs/data.md).
         root: Folder of the raw files, laid out as PyG does; without it $GUNLEARN_DATA, else ./data.
         estimators: What to compare (see 'gunlearn estimators'); without it all that answer the truth's question for
             these items and this target, and the controls random and degree.

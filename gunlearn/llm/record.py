@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from gunlearn.core.atomic import file_checksum, write_file
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.card import loading, movement, unchanged
 from gunlearn.llm.data.rows import is_labelled
@@ -153,11 +154,15 @@ class LLMResult(Result):
         return folder
 
     def write_record(self, folder: str | PathLike[str]) -> None:
-        """Write card (`README.md`) and record (`unlearning.json`)."""
+        """Write card (`README.md`) and record (`unlearning.json`), with SHA-256 sums of model or adapter in `files`."""
         names = ("settings", "seconds", "before", "after", "retrained", "alignment", "history")
-        record = {name: getattr(self, name) for name in names}
-        (Path(folder) / _RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-        (Path(folder) / "README.md").write_text(self.card(folder), encoding="utf-8")
+        record = {name: getattr(self, name) for name in names} | {"files": _checksums(Path(folder))}
+        write_file(Path(folder) / _RECORD, (json.dumps(record, indent=2, default=str) + "\n").encode())
+        write_file(Path(folder) / "README.md", self.card(folder).encode())
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    return {path.name: file_checksum(path) for pattern in OUTPUTS for path in sorted(folder.glob(pattern))}
 
 
 def check_folder(folder: str | PathLike[str]) -> None:

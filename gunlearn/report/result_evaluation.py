@@ -141,6 +141,7 @@ def evaluate(
     task = result.task.called(call, decode)
     for model in references:
         task.check_model(model)
+    task.check_data(result.partition.data)
     problem = evaluator(task, result.partition, seed=seed, metrics=metrics)
     if any(model is result.model for model in references):
         raise InvalidInputError("Expected references beside the result (got the result's own model among them)")

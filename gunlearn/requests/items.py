@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gunlearn.core.detached import detached
+from gunlearn.core.digest import content_hash
 from gunlearn.errors import InvalidRequestError, InvalidTypeError
 from gunlearn.requests.apply import select_entries
 from gunlearn.requests.base import Request
@@ -124,10 +125,14 @@ class ForgetItems(RequestByIds):
 
 
 def split_rows(rows: list[Any], num_forget: int) -> ItemPartition:
-    """Split rows of token ids: the first `num_forget` are forgotten, the others (possibly none) retained."""
+    """Split rows of token ids: the first `num_forget` are forgotten, the others (possibly none) retained.
+
+    The hash is of the forgotten rows' tokens, in any order: their numbers would be the same for all requests of a size.
+    """
     forget = torch.arange(len(rows)) < num_forget
-    ids = forget.nonzero().view(1, -1)
-    return ItemPartition(rows, "items", forget, ~forget, rows[num_forget:], ids_hash("items", len(rows), ids))
+    tokens = sorted(content_hash(np.asarray(row["input_ids"], dtype="<i8")) for row in rows[:num_forget])
+    digest = ids_hash("rows", len(rows), forget.nonzero().view(-1), "".join(tokens).encode())
+    return ItemPartition(rows, "items", forget, ~forget, rows[num_forget:], digest)
 
 
 def training_rows(data: Any) -> Tensor:

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 import gunlearn as gu
 from gunlearn.datasets import from_files, from_networkx, from_pandas, load, validate
 from gunlearn.errors import DatasetNotFoundError, GunlearnError, InvalidInputError, InvalidTypeError
+from tests.conftest import REPOSITORY
 from tests.tasks.cases import columns
+from tests.test_readme import executed
 
 CHAIN = {("a", "b"), ("b", "a"), ("b", "c"), ("c", "b")}
 
@@ -427,3 +429,14 @@ def test_people_are_forgotten_by_name(tmp_path):
         *(p.read_bytes().decode("latin-1") for p in (tmp_path / "out").rglob("*.json")),
     ]
     assert not any("Valjean" in text for text in said)
+
+
+def test_the_example_of_the_docs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = executed(REPOSITORY / "docs" / "data.md", "features.csv")
+    data = names["data"]
+    assert data.node_id == ["alice", "bob", "carol", "dan"]
+    assert (data.y.tolist(), data.label_names) == ([0, 1, 0, -1], {0: "chess", 1: "go"})
+    assert data.x[:, 0].tolist() == [45, 27, 52, 31]
+    assert names["partition"].forget_nodes.tolist() == [0]
+    assert names["pair"].forget_edge_index.tolist() == [[2], [3]]

@@ -62,22 +62,22 @@ def test_integers_by_id_and_by_row():
 @pytest.mark.parametrize(
     ("request_", "node_id", "message"),
     [
-        (ForgetNodes([2]), torch.arange(1, 6), "by_id=True .*both"),
-        (ForgetNodes(np.array([2, 3])), [str(i) for i in range(1, 6)], "by_id=True .*both"),
-        (ForgetNodes([1020]), torch.arange(1000, 1050, 10), "by_id=True .*no row numbers"),
-        (ForgetEdges([(1, 2)]), torch.arange(1, 6), "by_id=True .*both"),
-        (ForgetEdges(torch.tensor([[1], [2]])), torch.arange(1, 6), "by_id=True .*both"),
-        (ForgetNodes(["zoe", "bob"]), NAMES, "1 of 2 that no node has: number 1"),
-        (ForgetNodes(["bob"]), ["bob", "bob", "c", "d", "e"], "1 of 1 that more than one node has"),
-        (ForgetNodes(["bob"]), None, "'node_id'"),
-        (ForgetNodes(["bob"]), NAMES[:4], "one text or integer per node, 5 .got 4"),
-        (ForgetNodes(["bob", "bob"]), NAMES, "each node once"),
-        (ForgetEdges([("alice", "eve")]), NAMES, "does not have"),
+        (lambda: ForgetNodes([2]), torch.arange(1, 6), "by_id=True .*both"),
+        (lambda: ForgetNodes(np.array([2, 3])), [str(i) for i in range(1, 6)], "by_id=True .*both"),
+        (lambda: ForgetNodes([1020]), torch.arange(1000, 1050, 10), "by_id=True .*no row numbers"),
+        (lambda: ForgetEdges([(1, 2)]), torch.arange(1, 6), "by_id=True .*both"),
+        (lambda: ForgetEdges(torch.tensor([[1], [2]])), torch.arange(1, 6), "by_id=True .*both"),
+        (lambda: ForgetNodes(["zoe", "bob"]), NAMES, "1 of 2 that no node has: number 1"),
+        (lambda: ForgetNodes(["bob"]), ["bob", "bob", "c", "d", "e"], "1 of 1 that more than one node has"),
+        (lambda: ForgetNodes(["bob"]), None, "'node_id'"),
+        (lambda: ForgetNodes(["bob"]), NAMES[:4], "one text or integer per node, 5 .got 4"),
+        (lambda: ForgetNodes(["bob", "bob"]), NAMES, "each node once"),
+        (lambda: ForgetEdges([("alice", "eve")]), NAMES, "does not have"),
     ],
 )
 def test_never_the_wrong_one(request_, node_id, message):
     with pytest.raises(InvalidRequestError, match=message) as caught:
-        request_.resolve(path(node_id))
+        request_().resolve(path(node_id))
     assert not any(name in str(caught.value) for name in ("zoe", "bob", "alice"))
 
 

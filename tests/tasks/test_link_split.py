@@ -2,17 +2,22 @@
 
 import hashlib
 import random
+import warnings
 
+import networkx as nx
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from torch_geometric.data import Data
+from sklearn.metrics import roc_auc_score
+from torch_geometric import EdgeIndex
+from torch_geometric.data import Data, HeteroData
 from torch_geometric.utils import coalesce, is_undirected, negative_sampling, to_undirected
 
-from gunlearn.errors import InvalidInputError
+import gunlearn as gu
+from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.requests import ForgetEdges
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks import link_split
@@ -230,3 +235,94 @@ def test_input_and_random_state_are_left_alone():
 def test_refusals(data, options, message):
     with pytest.raises(InvalidInputError, match=message):
         link_split(data, **options)
+
+
+# What is not held out by accident #############################################
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_types_say_nothing_of_held_out_pairs_of_a_random_bipartite_graph(typed):
+    """Whether two nodes are of different types is all that a trained model could learn: AUC .5 is true."""
+    torch.manual_seed(0)
+    edges = torch.stack([torch.randint(0, 200, (1200,)), torch.randint(200, 220, (1200,))]).unique(dim=1)
+    side = (torch.arange(220) >= 200).long()
+    data = Data(edge_index=to_undirected(edges), num_nodes=220)
+    if typed:
+        data.node_type = side
+    split = link_split(data, 0.1, 0.1)
+    for part in ("val", "test"):
+        pairs = [split[f"{part}_{sign}_edge_index"] for sign in ("pos", "neg")]
+        differ = torch.cat([side[u] != side[v] for u, v in pairs])
+        label = np.repeat([1, 0], [p.size(1) for p in pairs])
+        assert roc_auc_score(label, differ.double().numpy()) == 0.5
+
+
+def test_even_cycles_are_warned_of_where_sides_are_not_known():
+    index = torch.tensor([*nx.convert_node_labels_to_integers(nx.grid_2d_graph(8, 8)).edges]).t()
+    data = Data(edge_index=to_undirected(index), num_nodes=64)
+    with pytest.warns(UserWarning, match=r"even.*data\.node_type"):
+        link_split(data, 0.1, 0.1)
+    data.node_type = torch.zeros(64, dtype=torch.long)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        link_split(data, 0.1, 0.1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_negative_stands_twice(seed):
+    for name, share in (("lesmis", 0.34), ("karate", 0.3)):
+        split = link_split(gu.load(name), share, share, seed=seed)
+        drawn = columns(torch.cat([split.val_neg_edge_index, split.test_neg_edge_index], dim=1))
+        assert len({tuple(sorted(pair)) for pair in drawn}) == len(drawn)
+
+
+def test_too_few_non_edges_are_counted():
+    edges = torch.triu_indices(80, 80, 1)[:, 3:]
+    held_out = 2 * (edges.size(1) // 10)
+    with pytest.raises(InvalidInputError, match=rf"at least {held_out} non-edges .* \(got 3\)"):
+        link_split(Data(edge_index=to_undirected(edges), num_nodes=80), 0.1, 0.1)
+    split = link_split(Data(edge_index=to_undirected(edges), num_nodes=80), 1 / 3000, 2 / 3000)
+    drawn = torch.cat([split.val_neg_edge_index, split.test_neg_edge_index], dim=1)
+    assert {tuple(sorted(pair)) for pair in columns(drawn)} == {(0, 1), (0, 2), (0, 3)}
+
+
+def test_lists_as_long_as_the_edges_belong_to_nodes_unless_their_name_says_otherwise():
+    ring = torch.stack([torch.arange(6), (torch.arange(6) + 1) % 6])
+    names = [f"p{i}" for i in range(12)]
+    data = Data(x=torch.randn(12, 3), edge_index=to_undirected(ring), name=names, edge_name=list(names))
+    assert data.num_nodes == data.num_edges == 12
+    split = link_split(data, 0.2, 0.2)
+    kept = [columns(data.edge_index).index(pair) for pair in columns(split.edge_index)]
+    assert split.name == names
+    assert split.edge_name == [names[i] for i in kept]
+
+
+def test_held_out_edges_leave_every_list_and_matrix():
+    data = random_graph(30, 120)
+    pairs = data.edge_index[:, ::3]
+    data.edge_label_index, data.edge_label = pairs.clone(), torch.ones(pairs.size(1))
+    value = torch.ones(data.edge_index.size(1))
+    data.adj_t = torch.sparse_coo_tensor(data.edge_index.flip(0), value, (30, 30)).to_sparse_csr()
+    split = link_split(data, 0.2, 0.2)
+    held_out = both(columns(split.val_pos_edge_index) + columns(split.test_pos_edge_index))
+    assert set(columns(split.edge_label_index)) == set(columns(pairs)) - held_out
+    assert split.edge_label.numel() == split.edge_label_index.size(1)
+    assert set(columns(split.adj_t.to_sparse_coo().coalesce().indices())) == set(columns(split.edge_index))
+
+
+def test_graphs_in_other_forms():
+    data = random_graph(30, 120)
+    plain = link_split(data, 0.1, 0.1)
+    special = Data(x=data.x, edge_index=EdgeIndex(data.edge_index, sparse_size=(30, 30), is_undirected=True))
+    split = link_split(special, 0.1, 0.1)
+    assert type(split.edge_index) is torch.Tensor
+    assert all(torch.equal(value, split[name]) for name, value in plain if torch.is_tensor(value))
+    assert isinstance(special.edge_index, EdgeIndex)  # the caller's own
+    with pytest.raises(InvalidTypeError, match=r"HeteroData.*gunlearn\.nn\.homogeneous"):
+        link_split(HeteroData())
+    matrix = torch.sparse_coo_tensor(data.edge_index, torch.ones(data.num_edges), (30, 30))
+    with pytest.raises(InvalidInputError, match=r"'adj_t' in its place.*data\.edge_index = "):
+        link_split(Data(x=data.x, adj_t=matrix))
+    data.edge_weight = torch.ones(data.num_edges // 2)
+    with pytest.raises(InvalidInputError, match=r"edge_weight.*each undirected edge once"):
+        link_split(data, 0.1, 0.1)

@@ -1,7 +1,7 @@
 """Checkpoints and results that were overwritten in random ways: none is used.
 
-Each is refused with a CheckpointError, or nothing of it is read: a run ends as one that nobody killed, a folder loads as
-the result that was saved last. 300 of them take half a minute: `pytest -m slow tests/training/test_overwritten.py`.
+Each is refused with a CheckpointError, or nothing of it is read: a run ends as one that nobody killed, a folder loads
+as the result that was saved last. 300 of them take half a minute: `pytest -m slow tests/training/test_overwritten.py`.
 """
 
 import json
@@ -195,8 +195,7 @@ def test_300_overwritten_files(overwritten: Callable[..., Counter[str]], tmp_pat
 
 
 def test_the_comparison_would_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control: without the hash of the content and the fingerprint, overwritten checkpoints are used."""
+    """Control: without the hash of the content, overwritten checkpoints are used."""
     monkeypatch.setattr("gunlearn.training.checkpoint.content_hash", lambda payload: "the same")
-    monkeypatch.setattr("gunlearn.methods.door.fingerprint_of", lambda *given: "the same")
     found = checkpoints(tmp_path, 30)
     assert any(how.startswith("used") for how in found)

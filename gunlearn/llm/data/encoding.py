@@ -195,7 +195,7 @@ def _span(
     end = start + blanks + len(content)
     if not whole.startswith(prompt) or not content or whole[start + blanks : end] != content:
         raise InvalidInputError(
-            f"Expected a chat template that writes earlier answers as it writes the last one (got another or empty text for "
+            "Expected a chat template that writes earlier answers as it writes the last one (got another text for "
             f"message {turn + 1} of row {number}); turns='last' leaves earlier answers without labels"
         )
     return start, end + len(closing) if whole.startswith(closing, end) else end

@@ -15,6 +15,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
+from gunlearn.core.atomic import write_file
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.llm.data.collate import Rows, collator_of
 from gunlearn.llm.model.head import without_autocast
@@ -44,7 +45,7 @@ class DPBase:
         self.card.save(folder / "card.json")
         save_model(self.model, str(folder / "model.safetensors"))
         if self.ledger is not None:
-            (folder / "ledger.json").write_text(json.dumps(self.ledger), encoding="utf-8")
+            write_file(folder / "ledger.json", json.dumps(self.ledger).encode(), private=True)
 
     @classmethod
     def load(cls, folder: str | Path, model: nn.Module) -> DPBase:

@@ -119,6 +119,8 @@ class InfluenceUpdate(Method):
         ends = span.spectrum
         # A Gauss-Newton matrix has no negative eigenvalue: ignore an unconverged bound below zero.
         found = SHARE * ends.bounds[1] if self.curvature == "gauss_newton" else ends.damping(SHARE)
+        if found <= -ends.smallest and self.curvature == "gauss_newton":
+            found = -2 * ends.smallest  # rounding (of half precision, say) took an eigenvalue of zero below zero
         return found if found > 0 else 1.0
 
     def refuse(self, step: Tensor, removal: Removal, notes: dict[str, Any], max_rise: float = MAX_RISE) -> str:

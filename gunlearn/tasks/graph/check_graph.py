@@ -10,9 +10,17 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.requests.apply import GONE
+from gunlearn.requests.training_graph import check_node_ids, pair_tensor, relation_tensor
 
 #: Attributes that models read along the columns of `edge_index`.
 ALONG_EDGES = ("edge_weight", "edge_attr", "edge_type")
+#: Lists of pairs `[2, k]` beside the graph.
+PAIRS = (
+    *(f"{part}_{sign}_edge_index" for part in ("train", "val", "test") for sign in ("pos", "neg")),
+    "edge_label_index",
+    "pos_edge_label_index",
+    "neg_edge_label_index",
+)
 _LISTS_OF_THEIR_OWN = ("index", "label", "pos", "neg", "split", "train", "val", "test", "num_", "mask")
 
 
@@ -22,7 +30,7 @@ def check_graph(data: Any) -> Data:
     Args:
         data: `edge_index` `[2, E]` (int64, ids in `[0, num_nodes)`); where there are, finite features `x`
             `[num_nodes, ...]` (dense or CSR), `edge_weight`, `edge_attr` and `edge_type` with `E` entries, `node_type`
-            with `num_nodes`, and `batch` `[num_nodes]` without edges between two graphs.
+            with `num_nodes`, `batch` `[num_nodes]` without edges between two graphs, lists of pairs `PAIRS` `[2, k]`.
 
     Raises:
         InvalidTypeError: no `torch_geometric.data.Data`.
@@ -36,13 +44,18 @@ def check_graph(data: Any) -> Data:
     _check_edge_index(data, edge_index)
     size, columns = int(data.num_nodes or 0), edge_index.size(1)
     _check_features(data.get("x"), size)
-    outside = edge_index[(edge_index < 0) | (edge_index >= size)]
-    if outside.numel():
+    if columns and (int(edge_index.min()) < 0 or int(edge_index.max()) >= size):
+        outside = edge_index[(edge_index < 0) | (edge_index >= size)]
         raise InvalidInputError(f"Expected node ids of data.edge_index in [0, {size - 1}] (got {int(outside[0])})")
     for name in ALONG_EDGES:
         _check_along_edges(name, data.get(name), columns)
-    _warn_of_others(data, size, columns)
+    if columns:
+        relation_tensor(data, columns)
+    for name in PAIRS:
+        if data.get(name) is not None:
+            check_node_ids(pair_tensor(data, name), size, f"data.{name}")
     _check_nodes(data, edge_index, size)
+    _warn_of_lengths(data, size, columns)
     devices = {name: data[name].device for name in ("edge_index", "x", *ALONG_EDGES) if _is_tensor(data.get(name))}
     if len(set(devices.values())) > 1:
         said = ", ".join(f"{name} on {device}" for name, device in devices.items())
@@ -131,8 +144,11 @@ def _check_along_edges(name: str, value: Any, columns: int) -> None:
         _check_finite(name, value)
 
 
-def _warn_of_others(data: Data, size: int, columns: int) -> None:
-    """Warn of tensors that are named after edges and have another length: they are not cut when edges go."""
+def _warn_of_lengths(data: Data, size: int, columns: int) -> None:
+    """Warn of labels and of tensors named after edges that have another length: they do not change with the graph."""
+    y = data.get("y")
+    if _is_tensor(y) and y.dim() and data.get("batch") is None and y.size(0) not in (1, size, columns):
+        warnings.warn(f"data.y has {y.size(0)} entries for {size} nodes", stacklevel=4)
     for name, value in data:
         if not name.startswith("edge_") or name in ALONG_EDGES or any(word in name for word in _LISTS_OF_THEIR_OWN):
             continue
@@ -151,6 +167,8 @@ def _check_nodes(data: Data, edge_index: Tensor, size: int) -> None:
         raise InvalidInputError(
             f"Expected data.node_type with an integer for each of {size} nodes (got {list(kind.shape)} of {kind.dtype})"
         )
+    if kind is not None and not _is_tensor(kind) and len(kind) != size:
+        raise InvalidInputError(f"Expected data.node_type with a name for each of {size} nodes (got {len(kind)})")
     if gone is not None:
         if not _is_tensor(gone) or gone.dtype != torch.bool or gone.shape != (size,):
             raise InvalidInputError(f"Expected data.{GONE} to be boolean of shape [{size}] (got {gone!r:.80})")

@@ -7,31 +7,29 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.requests.training_graph import MAX_NUM_NODES, check_node_ids, pair_tensor
-
-_LISTS = tuple(f"{part}_{sign}_edge_index" for part in ("train", "val", "test") for sign in ("pos", "neg"))
+from gunlearn.requests.training_graph import MAX_NUM_NODES
+from gunlearn.tasks.graph.check_graph import PAIRS
 
 
 def check_link_lists(data: Data) -> None:
-    """Refuse held-out edges that the model reads, and lists that are no pairs of the graph's nodes.
+    """Refuse held-out edges that the model reads, and pairs that a list of negatives shares with that of positives.
 
-    Where edges have relations (`edge_type`) the same pair may be an edge of another one: that is warned of alone, as
-    lists do not say which relation is held out.
+    Lists are those of a graph that passed `check_graph`. Where edges have relations (`edge_type`) the same pair, in
+    either direction, may be an edge of another one: that is warned of alone, as lists do not say which is held out.
 
     Raises:
         InvalidInputError: such lists; the message names them.
     """
-    lists = {}
-    for name in _LISTS:
-        if data.get(name) is not None:
-            lists[name] = pair_tensor(data, name)
-            check_node_ids(lists[name], int(data.num_nodes), f"data.{name}")
-    keys = _keys({"edge_index": data.edge_index, **lists}, int(data.num_nodes))
+    lists = {name: data[name] for name in PAIRS if data.get(name) is not None}
+    both_ways = {"edge_index": data.edge_index, "reversed": data.edge_index.flip(0)}
+    keys = _keys({**both_ways, **lists}, int(data.num_nodes))
     for part in ("val", "test"):
         pos, neg = (keys.get(f"{part}_{sign}_edge_index") for sign in ("pos", "neg"))
         if pos is None:
             continue
         inside = _shared(pos, keys["edge_index"])
+        if data.get("edge_type") is not None:  # the reverse relation gives an edge away too
+            inside = _shared(pos, torch.cat([keys["edge_index"], keys["reversed"]]))
         if inside:
             said = (
                 f"Expected held-out edges outside the graph that the model reads (got {inside} of {pos.numel()} pairs "
@@ -39,7 +37,9 @@ def check_link_lists(data: Data) -> None:
             )
             if data.get("edge_type") is None:
                 raise InvalidInputError(f"{said}; see gunlearn.link_split")
-            warnings.warn(f"{said}: figures on them are too good unless another relation joins them", stacklevel=4)
+            warnings.warn(f"{said}: figures on them are too good where it is the relation held out", stacklevel=4)
+        if neg is not None and 2 * _shared(neg, keys["edge_index"]) > neg.numel():
+            warnings.warn(f"most pairs of '{part}_neg_edge_index' are edges of the graph", stacklevel=4)
         if neg is not None and _shared(neg, pos):
             raise InvalidInputError(
                 f"Expected pairs of '{part}_neg_edge_index' that are no edges (got {_shared(neg, pos)} that "

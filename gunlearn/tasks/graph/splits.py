@@ -10,7 +10,8 @@ from torch_geometric.data import Data
 from torch_geometric.utils import negative_sampling, to_undirected
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.requests.apply import edge_attributes, select_entries
+from gunlearn.requests.apply import data_without
+from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import TrainingGraph, distinct_pairs
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.check_graph import check_graph
@@ -46,7 +47,9 @@ def link_split(
         raise InvalidInputError(f"Expected 'protocol' to be one of {PROTOCOLS} (got '{protocol}')")
     if not (val_ratio >= 0 and test_ratio >= 0 and val_ratio + test_ratio < 1):
         raise InvalidInputError(f"Expected held-out ratios that leave training edges (got {val_ratio}, {test_ratio})")
-    data = _whole(data)
+    data = check_graph(data)
+    if "test_pos_edge_index" in data:
+        raise InvalidInputError("Expected a whole graph (got data that already holds a link split)")
     graph, edges = TrainingGraph(data), distinct_pairs(data)
     undirected = graph.is_undirected
     edges = edges.sort(dim=0).values if undirected else edges
@@ -56,7 +59,8 @@ def link_split(
         raise InvalidInputError(f"Expected enough edges to hold out {val_ratio} and {test_ratio} (got {edges.size(1)})")
 
     kinds = node_kinds(data)
-    if kinds is None and protocol == "random" and has_even_cycles(edges, data.num_nodes):
+    unknown = kinds is None and data.get("node_type") is None
+    if unknown and protocol == "random" and has_even_cycles(edges, data.num_nodes):
         warnings.warn(
             "every cycle of the graph is even, as where edges join nodes of two kinds: if they do, set data.node_type "
             "to 0 and 1, so that negatives join one of each; if not, to zeros, which ends this warning",
@@ -81,60 +85,17 @@ def link_split(
     return out
 
 
-def _whole(data: Data) -> Data:
-    """Return a checked graph; refuse one that holds a split, or its edges a second time."""
-    data = check_graph(data)
-    if "test_pos_edge_index" in data:
-        raise InvalidInputError("Expected a whole graph (got data that already holds a link split)")
-    for name in ("adj_t", "adj"):
-        if data.get(name) is not None:
-            raise InvalidInputError(
-                f"Expected the edges in 'data.edge_index' alone (got '{name}' too, which would keep the held-out "
-                "edges); delete it, and make it again from the split's edge_index"
-            )
-    return data
-
-
 def _with_training_edges(graph: TrainingGraph, train: Tensor) -> Data:
+    """Return the graph without held-out edges, which leave every list and matrix that holds them, and self-loops."""
     data, undirected = graph.data, graph.is_undirected
-    probe = copy.copy(data)  # `is_edge_attr` caches its answers on its object
-    attributes = edge_attributes(probe, data.edge_index.size(1))
-    kept = {key: value for key, value in data if key != "edge_index" and key not in attributes}
-    out = Data(**{**kept, "num_nodes": data.num_nodes})
-    _cut_lists(data, out, train, undirected)
-    if not any(probe.is_edge_attr(key) for key, _ in data if key != "edge_index"):
-        out.edge_index = to_undirected(train, num_nodes=data.num_nodes) if undirected else train
-        return out
-    # With attributes the columns keep their order and their values; a column goes with its edge.
     pairs = graph.pairs.sort(dim=0).values if undirected else graph.pairs
-    keep = torch.isin(pairs[0] * data.num_nodes + pairs[1], train[0] * data.num_nodes + train[1])[graph.edge_of_column]
-    out.edge_index = data.edge_index[:, keep]
-    for key in attributes:
-        out[key] = select_entries(data[key], keep, data.__cat_dim__(key, data[key]))
-    if hasattr(data, "_edge_type_names"):
-        out._edge_type_names = data._edge_type_names
+    keep = torch.isin(pairs[0] * data.num_nodes + pairs[1], train[0] * data.num_nodes + train[1])
+    out = data_without(graph, Selection.of(graph, ~keep[graph.edge_of_column]))
+    probe = copy.copy(data)  # `is_edge_attr` caches its answers on its object
+    if not any(probe.is_edge_attr(key) for key, _ in data if key != "edge_index"):
+        # With attributes the columns keep their order and their values.
+        out.edge_index = to_undirected(train, num_nodes=data.num_nodes) if undirected else train
     return out
-
-
-def _cut_lists(data: Data, out: Data, train: Tensor, undirected: bool) -> None:
-    """Take held-out edges out of further lists of pairs `[2, k]`; pairs that are no edges of the graph stay."""
-    whole, kept = (_keys(e, data.num_nodes, undirected) for e in (data.edge_index, train))
-    for name, pairs in data:
-        if not name.endswith(("edge_index", "edge_label_index")) or name == "edge_index":
-            continue
-        if not isinstance(pairs, Tensor) or pairs.dtype != torch.long or pairs.dim() != 2 or pairs.size(0) != 2:
-            continue
-        key = _keys(pairs, data.num_nodes, undirected)
-        keep = torch.isin(key, kept) | ~torch.isin(key, whole)
-        out[name] = pairs[:, keep]
-        if name == "edge_label_index" and data.get("edge_label") is not None:
-            out.edge_label = select_entries(data.edge_label, keep, 0)
-
-
-def _keys(pairs: Tensor, num_nodes: int, undirected: bool = False) -> Tensor:
-    """Return one integer per pair, with `undirected` the same for both directions."""
-    row, col = pairs.sort(dim=0).values if undirected else pairs
-    return row * num_nodes + col
 
 
 def node_split(
