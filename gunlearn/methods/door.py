@@ -15,7 +15,7 @@ from gunlearn.methods.gradient import freeze
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.trial import private_copy, trial_pass
-from gunlearn.training.callbacks import Callback, check_callbacks
+from gunlearn.training.callbacks import Callback, TrainState, check_callbacks
 from gunlearn.training.result import Result
 from gunlearn.training.run import device_of, fingerprint_of
 from gunlearn.training.unchanged import remark_unchanged
@@ -67,7 +67,11 @@ def run_method(
     task = task.fitted(trial_pass(model, partition.retain_data, task).outputs, partition.retain_data)
     runner = task.runner(method)
     if runner is not None:
-        return runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
+        result = runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
+        if result.original is not None:
+            ended = TrainState(step=result.epochs or 0, ended="steps")
+            result.notes = remark_unchanged(result.notes, result.original, result.model, ended)
+        return result
     with isolated_rng(seed):
         original = freeze(private_copy(model, task))
         fresh = None if method.state == "own" else task.forgotten_state(original, partition, seed)
@@ -96,7 +100,7 @@ def run_method(
     for name, tensor in outcome.model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DivergenceError(f"Expected finite weights from '{method.name}' (got NaN or infinity in '{name}')")
-    notes = remark_unchanged(outcome.notes, original, outcome.model, state, outcome.unchanged)
+    notes = remark_unchanged(outcome.notes, original, outcome.model, state, outcome.unchanged, fresh)
     return Result(
         model=outcome.model.eval(),
         method=method.name,
