@@ -24,8 +24,6 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet -c constraints.txt $(TORCH) setuptools
 	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[test]"
-	@# torchvision comes with a test tool that never imports it; without a build that fits torch, transformers fails on it.
-	$(PY) -c "import torchvision" 2>/dev/null || $(PY) -m pip uninstall --quiet --yes torchvision
 	@touch $@
 
 install: $(STAMP)  ## Install the package and its test tools into .venv, as pinned in constraints.txt

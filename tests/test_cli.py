@@ -1,10 +1,14 @@
+import csv
+import errno
 import json
 import subprocess
 import sys
 
 import networkx as nx
+import numpy as np
 import pytest
 
+import gunlearn
 from gunlearn.attribution import ESTIMATORS
 from gunlearn.bench import Recipe
 from gunlearn.cli import COMMANDS, main
@@ -51,6 +55,17 @@ def test_run_writes_everything(tmp_path, capsys):
         (["run", "--dataset", "./no/such/folder"], "edges.csv"),
         (["run", *SMALL, "--methods", "nope"], "nope"),
         (["run", *SMALL, "--method-arg", "beta"], "key=value"),
+        (["run", *SMALL, "--method-arg", "npo.bata=1"], "did you mean 'beta'?"),
+        (["run", *SMALL, "--method-arg", "nppo.beta=1"], "did you mean 'npo'?"),
+        (["run", *SMALL, "--forget", "nodes", "--methods", "inpo"], "'inpo' (got 'nodes')"),
+        (["run", *SMALL, "--forget", "nodes", "features", "--methods", "utu", "inpo"], "'inpo' (got 'nodes')"),
+        (["run", *SMALL, "--methods", "utu", "megu"], "'megu' (got 'link_prediction')"),
+        (["run", *SMALL, "--out", __file__], "folder that can be written"),
+        (["run", *SMALL, "--out", f"{__file__}/below"], "folder that can be written"),
+        (["run", *SMALL, "--out", "/proc/gunlearn"], "folder that can be written"),
+        (["influence", *SMALL, "--out", __file__], "folder that can be written"),
+        (["influence", *SMALL, "--truth", "removl"], "truth"),
+        (["influence", *SMALL, "--estimators", "nora", "--estimator-arg", "nora.bata=1"], "did you mean 'beta'?"),
         (["run", *SMALL, "--ratio", "0"], "0 < ratio < 1"),
         (["run", *SMALL, "--ratio", "0.1", "--count", "3"], "exactly one"),
         (["run", *SMALL, "--count", "1000"], "1000"),
@@ -74,12 +89,16 @@ def test_debug_shows_the_traceback(words, tmp_path):
         main([*words, *SMALL, "--debug", "--out", str(tmp_path)])
 
 
-def test_every_method_failed_is_exit_code_1(tmp_path, capsys):
+def test_a_method_that_failed_everywhere_is_exit_code_1(tmp_path, capsys):
     words = "--count 5 --method-arg npo.lr=1e30 --methods npo:default"
     command = ["run", *SMALL, "--out", str(tmp_path), *words.split()]
     assert call(*command) == 1
     assert "failed" in capsys.readouterr().out
-    assert call(*command, "utu") == 0
+    assert call(*command, "utu") == 1
+    rows = len((tmp_path / "rows.jsonl").read_text().splitlines())
+    assert call(*command, "utu") == 1
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == rows  # the same failure is not told again
+    assert call("run", *SMALL, *words.split()[:2], "--methods", "utu", "--out", str(tmp_path)) == 0
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
@@ -159,17 +178,22 @@ def test_a_suite_is_every_combination_with_the_defaults_of_each():
 
 
 def test_a_suite_of_several_problems(tmp_path, capsys):
-    words = ["--ratios", "0.1", "0.2", "--forget", "edges", "nodes", "--methods", "utu", "megu:default"]
+    words = ["--ratios", "0.1", "0.2", "--forget", "edges", "nodes", "--methods", "utu", "inpo:default"]
     assert call("run", *SMALL, *words, "--out", str(tmp_path)) == 0
     printed = capsys.readouterr().out
     for share in ("ratio 0.1 of edges", "ratio 0.2 of edges", "ratio 0.1 of nodes", "ratio 0.2 of nodes"):
         assert f"karate, link prediction, {share} forgotten" in printed
     rows = json.loads((tmp_path / "results.json").read_text())
-    assert [bool(row["error"]) for row in rows] == [False, False, False, True] * 4  # megu does nodes' classes alone
+    assert [bool(row["error"]) for row in rows] == [False] * 8 + [
+        False,
+        False,
+        False,
+        True,
+    ] * 2  # inpo: edges
     assert "| karate, forget nodes, ratio 0.2 | utu | default | 1 |" in markdown_table(rows)
     assert call("report", str(tmp_path), "--markdown") == 0
     assert capsys.readouterr().out.count("### ") == 4
-    one = ["--ratio", "0.2", "--methods", "utu", "megu:default"]
+    one = ["--ratio", "0.2", "--methods", "utu", "inpo:default"]
     assert call("run", *SMALL, *one, "--out", str(tmp_path)) == 0  # the same rows, not computed again
     again = json.loads((tmp_path / "results.json").read_text())
     assert again[:3] == [row for row in rows if (row["forget"], row["ratio"]) == ("edges", 0.2)][:3]
@@ -196,3 +220,66 @@ def test_a_forget_file_names_people_and_the_outputs_do_not(tmp_path, capsys):
     assert "ratio, count" in refusal(capsys, *command, "--count", "2", "--forget-file", str(tmp_path / "n31.txt"))
     (tmp_path / "pairs.csv").write_text("n0,n1\n")
     assert "1 id per line" in refusal(capsys, *command, "--forget-file", str(tmp_path / "pairs.csv"))
+
+
+@pytest.mark.parametrize("argv", [["--forget", "nodes", "--methods", "inpo"], ["--methods", "megu"]])
+def test_what_is_impossible_trains_nothing(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("gunlearn.bench.grid._Problem", lambda *a: pytest.fail("a model was trained"))
+    assert "Expected" in refusal(capsys, "run", *SMALL, *argv, "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_version(capsys):
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"gunlearn {gunlearn.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "rows.jsonl"), "No space left on device: rows.jsonl"),
+        (OSError(errno.EROFS, "Read-only file system", "out"), "Read-only file system: out"),
+        (EOFError("Ran out of input"), "EOFError: Ran out of input (unforeseen; --debug shows where)"),
+    ],
+)
+def test_any_error_is_one_line(error, words, tmp_path, monkeypatch, capsys):
+    def failing(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("gunlearn.bench.grid.load", failing)
+    command = ["run", *SMALL, "--methods", "utu", "--out", str(tmp_path)]
+    assert call(*command) == 2
+    assert capsys.readouterr().err == f"error: {words}\n"
+    with pytest.raises(type(error)):
+        main([*command, "--debug"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of processes")
+def test_a_full_disk_is_one_line(tmp_path):
+    code = (
+        "import resource, sys; from gunlearn.cli import main; import gunlearn.bench, gunlearn.report\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", code, "run", *SMALL, "--methods", "utu", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_names_drive_no_terminal_and_no_spreadsheet(tmp_path, monkeypatch, capsys):
+    name = "=cmd\x1b[31m\u202e\x07"
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "edges.csv").write_text("".join(f"{i},{(i + k) % 12}\n" for i in range(12) for k in (1, 2)))
+    np.save(folder / "features.npy", np.eye(12, 5, dtype=np.float32))
+    words = [*SMALL[2:], "--count", "2", "--methods", "utu"]
+    assert call("run", "--dataset", str(folder), *words, "--out", str(tmp_path / "out")) == 0
+    printed = capsys.readouterr()
+    assert call("report", str(tmp_path / "out"), "--markdown") == 0
+    assert call("run", "--dataset", str(tmp_path / f"no{name}"), *words, "--out", str(tmp_path / "out")) == 2
+    everything = printed.out + printed.err + "".join(capsys.readouterr())
+    assert "=cmd\\x1b[31m\\u202e\\x07" in everything
+    assert not {"\x1b", "\u202e", "\x07"} & set(everything)
+    with (tmp_path / "out" / "results.csv").open() as file:
+        assert all(row["dataset"] == f"'{name}" for row in csv.DictReader(file))

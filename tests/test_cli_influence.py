@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from gunlearn.attribution import ESTIMATORS
+from gunlearn.bench import InfluenceConfig
+from gunlearn.errors import InvalidInputError
 from tests.command import call, refusal
 
 SMALL = ["influence", "--dataset", "karate", "--epochs", "5", "--hidden-channels", "8", "--out-channels", "4",
@@ -146,3 +148,45 @@ def test_ctrl_c_and_failures(tmp_path, monkeypatch, capsys):
         assert call(*command, "degree") == 0
         assert call(*command) == 1
     assert "random failed: no memory" in capsys.readouterr().out
+
+
+def test_finished_rows_are_kept(tmp_path, monkeypatch, capsys):
+    command = [*SMALL, "--num-items", "20", "--out", str(tmp_path), "--estimators", "nora", "degree"]
+    degree, told = ESTIMATORS["degree"].scores, tmp_path / "influence-rows.jsonl"
+
+    def interrupted(self, problem):
+        if told.exists():  # the row of nora is there
+            raise KeyboardInterrupt
+        return degree(self, problem)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ESTIMATORS["degree"], "scores", interrupted)
+        assert call(*command) == 130
+    assert not (tmp_path / "influence.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(ESTIMATORS["nora"], "scores", lambda *a: pytest.fail("computed again"))
+        assert call(*command) == 0
+    kept = json.loads((tmp_path / "influence.json").read_text())
+    with np.load(tmp_path / "influence.npz") as held:
+        scores = held["estimate/nora"]
+    again = tmp_path / "again"
+    assert call(*command[:-5], "--out", str(again), *command[-3:]) == 0
+    fresh = json.loads((again / "influence.json").read_text())
+    for a, b in zip(kept, fresh, strict=True):
+        assert {k: v for k, v in a.items() if k not in ("seconds", "peak_memory_mb")} == {
+            k: v for k, v in b.items() if k not in ("seconds", "peak_memory_mb")
+        }
+    with np.load(again / "influence.npz") as held:
+        assert np.array_equal(scores, held["estimate/nora"])
+    lines = len((tmp_path / "influence-rows.jsonl").read_text().splitlines())
+    assert call(*command, "--seed", "1") == 0  # other settings are other rows
+    assert len((tmp_path / "influence-rows.jsonl").read_text().splitlines()) == lines + 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"of": "graphs"}, {"target": "logits"}, {"truth": "removl"}, {"device": "gpu"}, {"estimators": ("nope",)}],
+)
+def test_settings_are_checked_before_anything_is_loaded(change):
+    with pytest.raises(InvalidInputError, match=next(iter(change)).rstrip("s")):
+        InfluenceConfig(dataset="karate", **change)

@@ -1,10 +1,11 @@
 import configparser
+import contextlib
 import email
 import re
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, PackageNotFoundError, requires
 
 import pytest
 import torch
@@ -180,3 +181,22 @@ def test_without_torch_scatter_restores(monkeypatch, before):
     with pytest.raises(KeyError), _scatter.without_torch_scatter():
         raise KeyError
     assert torch_geometric.typing.WITH_TORCH_SCATTER is before
+
+
+def test_no_extra_brings_a_torchvision():
+    """transformers and diffusers fail on a torchvision that does not fit the build of torch; pip takes any."""
+    todo = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    waiting, seen = [Requirement(line) for lines in todo for line in lines], set()
+    while waiting:
+        one = waiting.pop()
+        key = canonicalize_name(one.name), frozenset(one.extras)
+        if key in seen:
+            continue
+        seen.add(key)
+        with contextlib.suppress(PackageNotFoundError):  # an extra that is not installed here
+            needed = [Requirement(line) for line in requires(one.name) or []]
+            extras = [{"extra": extra} for extra in ("", *one.extras)]
+            waiting += [r for r in needed if r.marker is None or any(map(r.marker.evaluate, extras))]
+    assert "torchvision" not in {name for name, _ in seen}
+    pinned = (REPOSITORY / "constraints.txt").read_text()
+    assert "torchvision" not in pinned

@@ -19,7 +19,7 @@ from gunlearn.requests.apply import data_without, select_entries
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import TrainingGraph, same_both_ways
 
-_KINDS = ("edges", "nodes", "features")
+ITEM_KINDS = ("edges", "nodes", "features")
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ def resolve_items(data: Data, of: str, items: Any = None) -> tuple[Items, Tensor
         InvalidInputError: an unknown kind, items outside the graph, or no items.
     """
     data = plain_edges(data)
-    if of not in _KINDS:
-        raise InvalidInputError(f"Expected influence of one of {_KINDS} (got {of!r})")
+    if of not in ITEM_KINDS:
+        raise InvalidInputError(f"Expected influence of one of {ITEM_KINDS} (got {of!r})")
     if items is not None:
         try:
             items = torch.as_tensor(items, device=data.edge_index.device)

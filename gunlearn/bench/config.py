@@ -3,12 +3,15 @@
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import torch
 
 from gunlearn.bench.cell import Cell, canonical_name
 from gunlearn.bench.models import Recipe
 from gunlearn.core.options import typed_options
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.methods import METHODS
 from gunlearn.methods.base import Method
 from gunlearn.methods.published import build_method
@@ -31,7 +34,7 @@ class GridConfig:
         recipe: of the base model and the retrained references.
         method_args: `method.key=value` for one method, `key=value` for each that has the option. Retraining follows the
             recipe and takes none.
-        device: `"cpu"`, `"cuda"` or `"auto"`; `run_grid` checks it.
+        device: `"cpu"`, `"cuda"` or `"auto"`.
         threads: torch's threads; `None` keeps their number.
         references: retrain twice, for distances and their noise floor; else there is no retrained row, and these
             figures are `None`.
@@ -68,6 +71,7 @@ class GridConfig:
             raise InvalidInputError(f"Expected at least one thread (got {self.threads})")
         if not self.references and any(name.partition(":")[0] == "retrain" for name in self.methods):
             raise InvalidInputError("Expected references=True for the method 'retrain' (got references=False)")
+        resolve_device(self.device)
         self.cells()
         self.plan()
 
@@ -77,6 +81,14 @@ class GridConfig:
         size = self.protocol, self.ratio, self.count, region, self.by
         file = None if self.forget_file is None else str(self.forget_file)
         return [Cell(str(self.dataset), *size, seed, self.task, self.forget, file) for seed in self.seeds]
+
+    def objection(self, method: Method) -> str:
+        """Return why a method cannot do the problem, as far as its kind tells; empty where it can."""
+        try:
+            Method.supports(method, as_task(self.task), SimpleNamespace(forgets=(self.forget,)))
+        except UnsupportedMethodError as error:
+            return str(error)
+        return ""
 
     def plan(self) -> list[Method]:
         """Return each method and variant asked for once, and `utu`, but not `retrain`, which is a reference."""
@@ -105,10 +117,19 @@ class GridConfig:
         return list(plan.values())
 
 
+def resolve_device(device: str) -> torch.device:
+    """Return the device of a name, `"auto"` being CUDA where there is one; refuse unknown and missing devices."""
+    if device not in ("cpu", "cuda", "auto"):
+        raise InvalidInputError(f"Expected a device 'cpu', 'cuda' or 'auto' (got '{device}')")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidInputError("Expected a CUDA device for 'cuda' (got none; use 'cpu' or 'auto')")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def suite(**settings: Any) -> list[GridConfig]:
     """Return one configuration per combination of the settings that are given as lists or tuples.
 
-    A method that does not support a problem has a row with an `error` there.
+    A method that supports some of the problems has a row with an `error` on the others.
 
     Args:
         settings: those of `GridConfig`. `dataset`, `task`, `forget`, `protocol`, `ratio`, `count`, `region`, `by` and

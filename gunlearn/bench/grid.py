@@ -1,6 +1,7 @@
 """Run a grid: every method on every cell. Each row is written as soon as it is ready."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +15,15 @@ from torch_geometric.data import Data
 
 from gunlearn.attribution.removal.nora import inpo_edge_scores, nora
 from gunlearn.bench.cell import Cell
-from gunlearn.bench.config import GridConfig
+from gunlearn.bench.config import GridConfig, resolve_device
 from gunlearn.bench.course import Course
 from gunlearn.bench.models import ModelStore, data_hash
-from gunlearn.bench.store import ROWS_FILE, RowStore, atomic_write, csv_text, json_plain
+from gunlearn.bench.store import ROWS_FILE, RowStore, atomic_write, check_writable, csv_text, json_plain
+from gunlearn.bench.workers import end_with
 from gunlearn.core.owner_key import keyed_hash
+from gunlearn.core.printable import printable
 from gunlearn.datasets.catalogue import load
-from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError
+from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError, UnsupportedMethodError
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
 from gunlearn.metrics.problem import evaluator, headline, row_names
@@ -53,7 +56,10 @@ def run_grid(
 
     Raises:
         GunlearnError: a cell has no data, no split or no forget set. A method that fails has a row with an `error`.
-        InvalidInputError: no configuration or one twice, `n_jobs=0`, or several processes of `accelerate launch`.
+        InvalidInputError: no configuration or one twice, `n_jobs=0`, several processes of `accelerate launch`, or a
+            folder that cannot be written.
+        UnsupportedMethodError: a method that can do none of the problems; where it can do some, the others have a row
+            with an `error`.
     """
     if n_jobs == 0:
         raise InvalidInputError("Expected 'n_jobs' of at least 1, or -1 for all processors (got 0)")
@@ -65,6 +71,8 @@ def run_grid(
     configs = [config] if isinstance(config, GridConfig) else list(config)
     if not configs or any(one in configs[:k] for k, one in enumerate(configs)):
         raise InvalidInputError(f"Expected at least one configuration, and none twice (got {len(configs)})")
+    _refuse_impossible(configs)
+    check_writable(out)
     # Workers may run in other folders.
     out = Path(out).resolve()
     configs = [
@@ -78,17 +86,38 @@ def run_grid(
     ]
     # Bars of several processes overwrite each other, and bars are noise in a file.
     bars = progress and effective_n_jobs(n_jobs) == 1 and sys.stderr.isatty()
-    jobs = (delayed(run_cell)(cell, one, out, progress, bars) for one in configs for cell in one.cells())
+    jobs = (delayed(run_cell)(cell, one, out, progress, bars, os.getpid()) for one in configs for cell in one.cells())
     rows = [row for cell_rows in Parallel(n_jobs=n_jobs)(jobs) for row in cell_rows]
     atomic_write(out / "results.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
     atomic_write(out / "results.csv", csv_text(rows))
     return rows
 
 
+def _refuse_impossible(configs: Sequence[GridConfig]) -> None:
+    """Refuse methods that can do none of the problems, before anything is trained."""
+    objections: dict[str, list[str]] = {}
+    for config in configs:
+        for method in config.plan():
+            objections.setdefault(method.name, []).append(config.objection(method))
+    never = {name: told[0] for name, told in objections.items() if all(told)}
+    if never:
+        raise UnsupportedMethodError("; ".join(never.values()))
+
+
 def run_cell(
-    cell: Cell, config: GridConfig, out: Path, progress: bool = False, bars: bool = False
+    cell: Cell,
+    config: GridConfig,
+    out: Path,
+    progress: bool = False,
+    bars: bool = False,
+    parent: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Return all rows of one cell. A process runs one cell at a time, since runs use its random state."""
+    """Return all rows of one cell. A process runs one cell at a time, since runs use its random state.
+
+    A worker process ends with its `parent`.
+    """
+    if parent is not None:
+        end_with(parent)
     with alone(), threads(config.threads):
         device = resolve_device(config.device)
         # SAGE and GIN propagate features before they multiply: their layers gather rows, which CSR does not give.
@@ -112,7 +141,7 @@ def run_cell(
                 if key not in rows:
                     rows[key] = store.add(json_plain({"key": key, **problem.row(name, method)}))
                     if progress:
-                        print(_line(rows[key]), file=sys.stderr, flush=True)
+                        print(printable(_line(rows[key])), file=sys.stderr, flush=True)
         return [rows[key] for key in keys]
 
 
@@ -181,15 +210,6 @@ class _Problem:
             raise DivergenceError("Expected finite scores of the unlearned model (got NaN)")
         row = {**self._frame(result.method, result.mode), **view.row(), "seed": self.cell.seed}
         return {**row, "options": result.config, "notes": written_notes(result.notes)}
-
-
-def resolve_device(device: str) -> torch.device:
-    """Return the device of a name, `"auto"` being CUDA where there is one; refuse unknown and missing devices."""
-    if device not in ("cpu", "cuda", "auto"):
-        raise InvalidInputError(f"Expected a device 'cpu', 'cuda' or 'auto' (got '{device}')")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidInputError("Expected a CUDA device for 'cuda' (got none; use 'cpu' or 'auto')")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _key(settings: list[Any]) -> str:

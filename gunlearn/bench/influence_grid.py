@@ -1,10 +1,11 @@
 """Studies of influence with data, base model and files."""
 
 import copy
+import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,26 @@ from torch import nn
 from torch_geometric.data import Data
 
 from gunlearn.attribution import ESTIMATORS
+from gunlearn.attribution.distinct_items import ITEM_KINDS
 from gunlearn.attribution.study.study import Study, influence_study
+from gunlearn.attribution.study.truths import truth_estimator, truth_named
+from gunlearn.attribution.targets import INFLUENCE_TARGETS
 from gunlearn.bench.cell import GRAPH_TASKS, canonical_name
-from gunlearn.bench.grid import resolve_device, threads
-from gunlearn.bench.models import ModelStore, Recipe
+from gunlearn.bench.config import resolve_device
+from gunlearn.bench.grid import threads
+from gunlearn.bench.models import ModelStore, Recipe, data_hash
 from gunlearn.bench.own_model import own_model
-from gunlearn.bench.store import atomic_write, csv_text, json_plain
+from gunlearn.bench.store import RowStore, atomic_write, check_writable, csv_text, json_plain
 from gunlearn.core.checks import check_choice
 from gunlearn.core.options import parse_pair, typed_options
 from gunlearn.datasets.catalogue import load
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.tasks.graph.splits import link_split, node_split
 from gunlearn.tasks.named import as_task
+from gunlearn.training.result import versions
+
+#: File of finished rows with their scores in an output folder.
+STUDY_ROWS_FILE = "influence-rows.jsonl"
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,8 @@ class InfluenceConfig:
         double: study the trained model in double precision; training influence of single edges needs it.
 
     Raises:
-        InvalidInputError: an unknown task, estimator or option, or a number out of range; `run_influence` checks the
-            other settings.
+        InvalidInputError: an unknown task, estimator, truth, target, kind of items, device or option, or a number out
+            of range.
     """
 
     dataset: str
@@ -70,6 +79,9 @@ class InfluenceConfig:
 
     def __post_init__(self) -> None:
         check_choice("task", self.task, GRAPH_TASKS)
+        check_choice("of", self.of, ITEM_KINDS)
+        check_choice("target", self.target, tuple(INFLUENCE_TARGETS))
+        resolve_device(self.device)
         unknown = sorted(set(self.estimators or ()) - set(ESTIMATORS))
         if unknown:
             raise InvalidInputError(f"Expected estimators among {sorted(ESTIMATORS)} (got {unknown})")
@@ -78,8 +90,8 @@ class InfluenceConfig:
         for name in ("num_items", "truth_items"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InvalidInputError(f"Expected '{name}' of at least 1 (got {getattr(self, name)})")
-        self.estimator_options()
-        self.truth_options()
+        options, of_truth = self.estimator_options(), self.truth_options()
+        truth_named(self.truth, {**options.get(truth_estimator(self.truth), {}), **of_truth})
 
     def estimator_options(self) -> dict[str, dict[str, Any]]:
         known = {name: ESTIMATORS[name].options() for name in self.estimators or ESTIMATORS}
@@ -91,16 +103,61 @@ class InfluenceConfig:
         return dict(parse_pair(argument, "a truth argument") for argument in self.truth_args)
 
 
+class FinishedRows(MutableMapping[str, Any]):
+    """Rows of a study with their scores on disk, one JSON line each.
+
+    Args:
+        path: the file.
+        settings: a hash of everything that rows depend on beside their own key.
+    """
+
+    def __init__(self, path: Path, settings: str) -> None:
+        self.store, self.settings = RowStore(path), settings
+        self.held = self.store.read()
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        held = self.held[f"{self.settings} {key}"]
+        return {"row": held["row"], "scores": torch.tensor(held["scores"], dtype=getattr(torch, held["dtype"]))}
+
+    def __setitem__(self, key: str, value: dict[str, Any]) -> None:
+        scores = value["scores"]
+        line = {"key": f"{self.settings} {key}", "row": json_plain(value["row"]), "scores": scores.tolist()}
+        self.held[line["key"]] = self.store.add(line | {"dtype": str(scores.dtype).removeprefix("torch.")})
+
+    def __delitem__(self, key: str) -> None:
+        del self.held[f"{self.settings} {key}"]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.held)
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+
+def _settings_hash(config: InfluenceConfig, data: Data, model: nn.Module) -> str:
+    """Return a hash of data, model and all settings but those of single estimators, which their keys hold."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    plain = {name: getattr(config, name) for name in ("dataset", "task", "of", "target", "truth", "seed", "double")}
+    whole = [versions()["gunlearn"], data_hash(data), digest.hexdigest(), plain, config.truth_args, config.num_items]
+    whole += [config.truth_items, type(model).__name__, str(config.device)]
+    return hashlib.sha256(json.dumps(whole, default=str).encode()).hexdigest()[:20]
+
+
 def run_influence(
     config: InfluenceConfig, out: str | Path, report: Callable[[dict[str, Any]], None] | None = None, bars: bool = False
 ) -> Study:
     """Train or load the base model, run the study, write its files (see `write_study`) into the folder `out`.
+
+    Each finished row is kept there with its scores: a killed study that is started again goes on from them.
 
     `report` is called with each finished row; `bars` shows the progress of training.
 
     Raises:
         GunlearnError: there is no data, model or truth. An estimator that fails has a row with an `error`.
     """
+    check_writable(out)
     task = as_task(config.task)
     own = None if config.model is None else own_model(config.model)
     with threads(config.threads):
@@ -120,6 +177,7 @@ def run_influence(
             num_items=config.num_items, truth_items=config.truth_items, seed=config.seed,
             options=config.estimator_options(), truth_options=config.truth_options(), train=train,
             dataset=canonical_name(config.dataset) or Path(config.dataset).resolve().name, report=report,
+            finished=FinishedRows(Path(out) / STUDY_ROWS_FILE, _settings_hash(config, data, model)),
         )  # fmt: skip
     if own is None:
         study.settings["recipe"] = vars(config.recipe)

@@ -6,19 +6,21 @@ import json
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gunlearn.core.atomic import make_folder, share, write_file
-from gunlearn.errors import CheckpointError
+from gunlearn.errors import CheckpointError, InvalidInputError
 
 if sys.platform != "win32":
     import fcntl
 
 #: File of the rows in an output folder.
 ROWS_FILE = "rows.jsonl"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a formula begins in a spreadsheet
 #: Fields with lists for plots.
 PLOT_FIELDS = ("curve", "hist_forget")
 
@@ -51,13 +53,13 @@ class RowStore:
         return _parse(self.path.read_bytes()) if self.path.is_file() else {}
 
     def add(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Append a row unless the file has one of its key without error (two workers ran the cell); return that row."""
+        """Append a row and return it; or the one that the file has of its key, without error or with the same one."""
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         with locked(self.path) as descriptor:
             before = self.path.read_bytes()
             kept = _parse(before).get(row["key"])
-            if kept is not None and not kept.get("error"):
-                return kept
+            if kept is not None and (not kept.get("error") or kept["error"] == row.get("error")):
+                return kept  # done by another worker, or failed in the same way before
             if before and not before.endswith(b"\n"):  # a killed write: start a new line
                 line = b"\n" + line
             os.write(descriptor, line)
@@ -95,14 +97,33 @@ def atomic_write(path: str | Path, content: str | bytes) -> Path:
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows as CSV: nested fields as JSON, `None` as an empty field, without `PLOT_FIELDS`."""
+    """Return rows as CSV: nested fields as JSON, `None` as an empty field, without `PLOT_FIELDS`.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
     columns = list(dict.fromkeys(name for row in rows for name in row if name not in PLOT_FIELDS))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({name: _plain(name) for name in columns})
     for row in rows:
-        writer.writerow({name: json.dumps(v) if isinstance(v, dict | list) else v for name, v in row.items()})
+        writer.writerow({name: json.dumps(v) if isinstance(v, dict | list) else _plain(v) for name, v in row.items()})
     return buffer.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """Return a text that begins as a formula does with an apostrophe in front, anything else unchanged."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA) else value
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make a folder, and refuse one that cannot be written: the outputs of a long run would be lost."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".write"):
+            pass
+    except OSError as error:
+        raise InvalidInputError(f"Expected a folder that can be written (got {folder}: {error.strerror})") from error
 
 
 def read_results(directory: str | Path) -> list[dict[str, Any]]:

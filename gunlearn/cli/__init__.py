@@ -1,5 +1,6 @@
 """The `gunlearn` command. Heavy modules load when a command uses them, not for help."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,22 +26,33 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "llm-methods": LLMMethods,
     "report": Report,
 }
+_DESCRIPTION = "Unlearning in graph neural networks and language models. 'gunlearn --version' tells the version."
 __getattr__, __dir__ = lazy(__name__, {})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run `gunlearn`. SystemExit has code 1 if all methods failed, 2 after an error, 130 after Ctrl-C."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog="gunlearn", description="Unlearning in graph neural networks and language models.", args=argv
-    )
+    """Run `gunlearn`. SystemExit has code 1 if a method failed everywhere, 2 after an error, 130 after Ctrl-C."""
+    if [*(sys.argv[1:] if argv is None else argv)] == ["--version"]:
+        print(f"gunlearn {gunlearn.__version__}")
+        return
+    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="gunlearn", description=_DESCRIPTION, args=argv)
     try:
         code = command()
-    except (GunlearnError, NotADirectoryError, FileExistsError, PermissionError) as error:
+    except Exception as error:
         if getattr(command, "debug", False):
             raise
-        gunlearn.cli.console.say("error: " + " ".join(str(error).split()), style="red")
+        gunlearn.cli.console.say("error: " + " ".join(_words(error).split()), style="red")
         code = 2
     except KeyboardInterrupt:
         code = 130
     if code:
         raise SystemExit(code)
+
+
+def _words(error: Exception) -> str:
+    """Return an error in words; one that nobody foresaw with its type, and how to see where it came from."""
+    if isinstance(error, GunlearnError):
+        return str(error)
+    if isinstance(error, OSError):  # a full disk, a folder that is read-only
+        return f"{error.strerror or type(error).__name__}: {error.filename or error}"
+    return f"{type(error).__name__}: {error} (unforeseen; --debug shows where)"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 import gunlearn
+from gunlearn.core.printable import printable
 
 if TYPE_CHECKING:
     from gunlearn.attribution.study.study import Study
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def say(text: str, style: str | None = None) -> None:
     """Print one line on standard error, never wrapped."""
-    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def show(table: object) -> None:
@@ -42,7 +43,7 @@ def print_rows(rows: Sequence[dict[str, Any]], markdown: bool = False) -> None:
             show(gunlearn.report.rich_table(group, title))
             continue
         if len(problems) > 1:
-            print(f"### {title}\n")
+            print(f"### {printable(title)}\n")
         print(gunlearn.report.markdown_table(group))
 
 

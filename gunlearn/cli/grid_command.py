@@ -11,6 +11,7 @@ import tyro
 
 import gunlearn
 from gunlearn.cli.fields import Flag, Folder, Pairs, Real, Reals, Text, Texts, Variants, Whole, Wholes, same_named
+from gunlearn.core.printable import printable
 from gunlearn.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Run:
         return self.out or Path("runs") / "-".join(Path(name).resolve().name.lower() for name in self._datasets)
 
     def __call__(self) -> int:
-        """Run the grid; return 1 if every method failed."""
+        """Run the grid; return 1 if a method failed in all its rows."""
         bench, console = gunlearn.bench, gunlearn.cli.console
         try:
             configs = self.configs()
@@ -160,7 +161,8 @@ class Run:
             return 130
         report = gunlearn.report.grid_report(rows, self.folder / "report.html")
         console.print_rows(rows)
-        print(f"report: {report}")
-        asked = {name.partition(":")[0] for name in self.methods} - {"retrain"}
-        tried = [row for row in rows if row["method"] in asked]
-        return 1 if tried and all(row["error"] for row in tried) else 0
+        print(printable(f"report: {report}"))
+        failed: dict[str, bool] = {}
+        for row in rows:
+            failed[row["method"]] = failed.get(row["method"], True) and bool(row["error"])
+        return int(any(failed.values()))

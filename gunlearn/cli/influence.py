@@ -12,6 +12,7 @@ import tyro
 import gunlearn
 from gunlearn.cli.fields import Flag, Folder, Pairs, Texts, Whole, same_named
 from gunlearn.cli.grid_command import epochs_of
+from gunlearn.core.printable import printable
 
 if TYPE_CHECKING:
     from gunlearn.bench.influence_grid import InfluenceConfig
@@ -103,7 +104,7 @@ class InfluenceCommand:
         study = gunlearn.bench.run_influence(self.config(), self.folder, told, bars)
         report = gunlearn.report.influence_report(study, self.folder / "influence.html")
         gunlearn.cli.console.print_study(study)
-        print(f"report: {report}")
+        print(printable(f"report: {report}"))
         return 1 if all(row["error"] for row in study.rows) else 0
 
 

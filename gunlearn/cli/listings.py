@@ -8,6 +8,7 @@ import tyro
 
 import gunlearn
 from gunlearn.cli.fields import Flag, Folder
+from gunlearn.core.printable import printable
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,12 @@ class Report:
     Args:
         out: Output folder of 'gunlearn run' or 'gunlearn influence'.
         markdown: Print the table as markdown.
+        debug: Show the traceback of an error.
     """
 
     out: tyro.conf.Positional[Path]
     markdown: Flag = False
+    debug: Flag = False
 
     def __call__(self) -> int:
         report, console = gunlearn.report, gunlearn.cli.console
@@ -89,5 +92,5 @@ class Report:
             path = report.grid_report(rows, self.out / "report.html")
             console.print_rows(rows, self.markdown)
         if not self.markdown:
-            print(f"report: {path}")
+            print(printable(f"report: {path}"))
         return 0

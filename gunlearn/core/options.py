@@ -4,7 +4,8 @@ import ast
 import dataclasses
 import json
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -20,6 +21,12 @@ _KINDS: dict[Any, tuple[type, str]] = {
 #: Words for other types, and what else is read as one.
 _OTHERS: dict[type, str] = {Mapping: "a mapping", Callable: "a function", tuple: "a tuple"}  # type: ignore[dict-item]
 _ALSO: dict[type, tuple[type, ...]] = {tuple: (tuple, list)}
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return the end of an error message that names the nearest known name; empty where none is near."""
+    close = get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def parse_value(text: str) -> Any:
@@ -56,12 +63,14 @@ def typed_options(arguments: Sequence[str], known: Mapping[str, Sequence[str]], 
         key, value = parse_pair(argument, f"a {what} argument {what}.key=value or")
         name, dot, option = key.rpartition(".")
         if dot and name not in known:
-            raise InvalidInputError(f"Expected a {what} argument of {sorted(known)} (got '{argument}')")
+            hint = did_you_mean(name, known)
+            raise InvalidInputError(f"Expected a {what} argument of {sorted(known)} (got '{argument}'){hint}")
         meant = [name] if dot else list(known)
         takers = [taker for taker in meant if option in known[taker]]
         if not takers:
             listed = "; ".join(f"{taker}: {', '.join(known[taker]) or 'none'}" for taker in meant)
-            raise InvalidInputError(f"Expected an option of the chosen {what}s ({listed}) (got '{argument}')")
+            hint = did_you_mean(option, dict.fromkeys(o for taker in meant for o in known[taker]))
+            raise InvalidInputError(f"Expected an option of the chosen {what}s ({listed}) (got '{argument}'){hint}")
         for taker in takers:  # `name.key` wins over `key` in any order
             (specific if dot else general)[taker][option] = value
     return {name: general[name] | specific[name] for name in known}

@@ -1,20 +1,13 @@
 """Registries: classes by name, imported on first use."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
-from gunlearn.core.options import check_options, option_names
+from gunlearn.core.options import check_options, did_you_mean, option_names
 from gunlearn.errors import InvalidInputError, MissingExtraError
 
 T = TypeVar("T")
-
-
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return the end of an error message that names the nearest known name; empty where none is near."""
-    close = get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):

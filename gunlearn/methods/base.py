@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from gunlearn.core.checks import check_choice
@@ -114,12 +115,13 @@ class Method(ABC):
         """Run, and replace what the model keeps of forgotten nodes, see `state`: no method may bring it back."""
         fresh = problem.fresh if self.state in ("first", "last") else None
         if fresh is not None and self.state == "first":
-            # Weights of layers, read by one-hot features, are what methods compute on: they are replaced at the end.
-            fresh.put(problem.model, layers=False)
+            fresh.put(problem.model)
         outcome = self.run(problem)
         if fresh is not None:
-            fresh.put(outcome.model, layers=self.state == "first")
-            outcome.notes |= fresh.notes(layers=self.state == "first")
+            with torch.no_grad():
+                outcome.model.eval()  # first: a memory is brought up to date when training ends
+            fresh.put(outcome.model)
+            outcome.notes |= fresh.notes()
         return outcome
 
     @property

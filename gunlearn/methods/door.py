@@ -21,6 +21,12 @@ from gunlearn.training.run import device_of, fingerprint_of
 from gunlearn.training.unchanged import remark_unchanged
 
 
+def _skipped(partition: Any) -> dict[str, str]:
+    """Return the note on named things that the request skipped."""
+    told = getattr(partition, "skipped", "")
+    return {"skipped": told} if told else {}
+
+
 class _Clocked(Callback):
     """Calls the caller's callbacks without charging their time and memory to the method."""
 
@@ -71,6 +77,7 @@ def run_method(
         if result.original is not None:
             ended = TrainState(step=result.epochs or 0, ended="steps")
             result.notes = remark_unchanged(result.notes, result.original, result.model, ended)
+        result.notes |= _skipped(partition)
         return result
     with isolated_rng(seed):
         original = freeze(private_copy(model, task))
@@ -113,7 +120,7 @@ def run_method(
         seconds=seconds,
         peak_memory_mb=memory.mb,
         history=[] if state is None else state.log_history,
-        notes={**notes, **task.remarks(outcome.model)},
+        notes={**notes, **task.remarks(outcome.model), **_skipped(partition)},
         partition=partition,
         task=task,
         original=original,

@@ -340,4 +340,5 @@ class FrozenStatistics(AbstractContextManager):
 
 def freeze(model: nn.Module) -> nn.Module:
     """Set evaluation mode and take no gradients; return the model."""
-    return model.eval().requires_grad_(False)
+    with torch.no_grad():  # a memory is brought up to date when training ends
+        return model.eval().requires_grad_(False)

@@ -77,12 +77,12 @@ class Figure(ABC):
         return bool(self.heading) and any((not self.tasks or t in self.tasks) and t not in self.hidden for t in tasks)
 
 
-def figures_of(task: str, metrics: Iterable[str | Figure] = ()) -> dict[str, Figure]:
+def figures_of(task: str, metrics: str | Figure | Iterable[str | Figure] = ()) -> dict[str, Figure]:
     """Return the registered figures of a task and the caller's own, by name.
 
     Args:
         task: name of the task.
-        metrics: the caller's own `Figure` objects, or names of registered figures.
+        metrics: the caller's own `Figure` objects, or names of registered figures; one of them, or several.
 
     Raises:
         InvalidTypeError: neither figures nor names.
@@ -90,7 +90,7 @@ def figures_of(task: str, metrics: Iterable[str | Figure] = ()) -> dict[str, Fig
     """
     everywhere = task in EVALUATORS
     found = {n: cls() for n, cls in FIGURES.items() if (task in cls.tasks if cls.tasks else everywhere)}
-    for figure in metrics:
+    for figure in [metrics] if isinstance(metrics, str | Figure) else metrics:
         if not isinstance(figure, str | Figure):
             got = f"the class {figure.__name__}" if isinstance(figure, type) else type(figure).__name__
             raise InvalidTypeError(f"Expected Figure objects or names in 'metrics' (got {got})")

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from gunlearn.bench.store import atomic_write, csv_text, json_plain
+from gunlearn.core.options import did_you_mean
 from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError, UnsupportedMethodError
 from gunlearn.methods.any_task.retrain import Retrain
 from gunlearn.methods.door import run_method
@@ -48,7 +49,10 @@ class Evaluation(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         """Return a figure of the result, or another entry of its row (`"method"`)."""
-        return self.rows[0][name]
+        row = self.rows[0]
+        if name not in row:
+            raise KeyError(f"Expected a figure among {sorted(self.figures)} (got {name!r}){did_you_mean(name, row)}")
+        return row[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.figures)

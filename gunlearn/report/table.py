@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from gunlearn.core.printable import printable
 from gunlearn.metrics import FIGURES
 from gunlearn.metrics.base import Figure
 from gunlearn.report.summary import ENDS, ERRORS, LOSS, Line, Row, summarise
@@ -38,6 +39,12 @@ class Table:
     left: int
     notes: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        """Names and messages of others must not drive a terminal."""
+        object.__setattr__(self, "head", [*map(printable, self.head)])
+        object.__setattr__(self, "body", [[*map(printable, row)] for row in self.body])
+        object.__setattr__(self, "notes", [*map(printable, self.notes)])
+
     def text(self) -> str:
         widths = [max(map(len, column)) for column in zip(self.head, *self.body, strict=True)]
         specs = [f"{'<' if k < self.left else '>'}{width}" for k, width in enumerate(widths)]
@@ -54,7 +61,7 @@ class Table:
 
     def terminal(self, title: str | None = None) -> RichTable:
         caption = Text("\n".join(self.notes), justify="left") if self.notes else None
-        table = RichTable(title=None if title is None else Text(title), caption=caption)
+        table = RichTable(title=None if title is None else Text(printable(title)), caption=caption)
         for k, heading in enumerate(self.head):
             table.add_column(heading, justify="left" if k < self.left else "right", overflow="fold")
         for row in self.body:

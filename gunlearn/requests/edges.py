@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gunlearn.errors import InvalidRequestError
+from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.draw import REGIONS, draw_edges
-from gunlearn.requests.ids import RequestByArguments, check_in_range, check_unique, show_columns
+from gunlearn.requests.ids import RequestByArguments, check_in_range, check_unique, show_columns, skipped
 from gunlearn.requests.names import Names, check_numbering, rows_by_name
+from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import TrainingGraph
 
 _OF_DRAWS = ("region", "protocol", "by")
@@ -38,6 +39,8 @@ class ForgetEdges(RequestByArguments):
         by: order of the draw: "random", "degree" (largest sum of the end points' degrees first, ties at random) or
             "influence" (highest score first; `resolve` needs `scores`; an edge has the largest score of its columns).
         seed: of the draw; the global random state does not change.
+        missing: `"ignore"` skips edges that are named twice or are not in the graph (`result.notes["skipped"]` counts
+            them); `"error"` refuses them. Held-out edges and unknown nodes are refused in any case.
         edge_type: the relation of named and drawn edges, in a graph with `data.edge_type` `[E]` (triples of a knowledge
             graph). `None` means every relation between the named nodes.
         by_id: what integers in `edge_index` are: ids of `data.node_id` (`True`) or row numbers (`False`). `None` means
@@ -96,35 +99,48 @@ class ForgetEdges(RequestByArguments):
                 stacklevel=3,
             )
 
-    def select(self, graph: TrainingGraph, scores: Tensor | None) -> Tensor:
+    def select(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
+        told = ""
         if self.edge_type is not None and graph.edge_type is None:
             raise InvalidRequestError(f"Expected data with 'edge_type' for edge_type={self.edge_type} (got none)")
         if self.edge_index is not None:
-            edges = _named_edges(graph, self._rows(graph), self.edge_type)
+            rows, unknown = self._rows(graph)
+            edges, told = _named_edges(graph, rows, self.edge_type, self.missing)
+            told = "; ".join(filter(None, (skipped(rows.size(1) + unknown, self.noun, unknown, 0), told)))
         elif self.edge_ids is not None:
             check_in_range(self.edge_ids, graph.num_columns, "'edge_ids'")
-            check_unique(self.edge_ids, "id")
-            edges = graph.edge_of_column[self.edge_ids.to(graph.edge_index.device)]
+            ids = self.edge_ids
+            if self.missing == "error":
+                check_unique(ids, "id")
+            told = skipped(ids.numel(), self.noun, 0, ids.numel() - ids.unique().numel())
+            edges = graph.edge_of_column[ids.unique().to(graph.edge_index.device)]
         else:
             edges = draw_edges(self, graph, scores)
-        return graph.columns_of(edges)
+        return Selection.of(graph, graph.columns_of(edges), skipped=told)
 
-    def _rows(self, graph: TrainingGraph) -> Tensor:
-        """Return the named pairs as row numbers, `[2, F]`."""
+    def _rows(self, graph: TrainingGraph) -> tuple[Tensor, int]:
+        """Return the named pairs as row numbers, `[2, F]`, and how many were skipped."""
         if isinstance(self.edge_index, Names):
-            return rows_by_name(graph.data, self.edge_index)
+            return rows_by_name(graph.data, self.edge_index, self.missing)
 
         def both(by_id: Tensor) -> bool:
             known = graph.pair_key(graph.edge_index)
             return all(bool(torch.isin(graph.pair_key(pairs), known).all()) for pairs in (self.edge_index, by_id))
 
         check_numbering(graph.data, self.edge_index, self.by_id, both)
-        return self.edge_index
+        return self.edge_index, 0
 
 
-def _named_edges(graph: TrainingGraph, edge_index: Tensor, edge_type: int | None) -> Tensor:
-    """Return the numbers of the edges that `edge_index` names; an undirected edge may be named in both directions."""
+def _named_edges(
+    graph: TrainingGraph, edge_index: Tensor, edge_type: int | None, if_missing: str
+) -> tuple[Tensor, str]:
+    """Return the numbers of the edges that `edge_index` names, and which columns were skipped, in words.
+
+    An undirected edge may be named in both directions.
+    """
     named = edge_index.to(graph.edge_index.device)
+    if if_missing == "ignore":
+        check_in_range(named.flatten(), graph.num_nodes, "nodes of edges")
     if edge_type is None and graph.edge_type is not None:  # all relations between the pair
         key, columns = graph.pair_key(named), graph.pair_key(graph.edge_index)
         edges = torch.where(torch.isin(key, columns), key, -1)
@@ -133,19 +149,30 @@ def _named_edges(graph: TrainingGraph, edge_index: Tensor, edge_type: int | None
         edges = found = graph.find(named, edge_type)
     missing = named[:, edges < 0]
     if missing.numel():
-        raise InvalidRequestError(_why_missing(graph, missing))
+        _refuse_held_out(graph, missing)
+        if if_missing == "error":
+            raise InvalidRequestError(
+                f"Expected edges of the {'undirected' if graph.is_undirected else 'directed'} training graph (got "
+                f"{missing.size(1)} that it does not have: {show_columns(missing)}); missing='ignore' skips them"
+            )
+        if missing.size(1) == named.size(1):
+            raise EmptyForgetSetError(
+                f"Expected an edge that is still in the graph (got none of {named.size(1)} named)"
+            )
+        named, edges, found = named[:, edges >= 0], edges[edges >= 0], found[found >= 0]
     # Both directions of an undirected edge are PyG's way to write it; the same column twice is a mistake.
     _, column_of, counts = (2 * edges + (named[0] > named[1])).unique(return_inverse=True, return_counts=True)
-    if bool((counts > 1).any()):
+    repeated = int((counts - 1).sum())
+    if repeated and if_missing == "error":
         raise InvalidRequestError(
-            f"Expected each edge once (got {int((counts - 1).sum())} repeated columns, of "
-            f"{show_columns(named[:, counts[column_of] > 1])})"
+            f"Expected each edge once (got {repeated} repeated columns, of "
+            f"{show_columns(named[:, counts[column_of] > 1])}); missing='ignore' skips them"
         )
-    return found
+    return found, skipped(edge_index.size(1), "edge", missing.size(1), repeated)
 
 
-def _why_missing(graph: TrainingGraph, missing: Tensor) -> str:
-    """Return the message about named edges that are no training edges; held-out edges get their own message."""
+def _refuse_held_out(graph: TrainingGraph, missing: Tensor) -> None:
+    """Refuse named edges that are held out."""
     for name in ("val_pos_edge_index", "test_pos_edge_index"):
         held_out = getattr(graph.data, name, None)
         pairs = {tuple(pair) for pair in held_out.t().tolist()} if isinstance(held_out, Tensor) else set()
@@ -153,11 +180,7 @@ def _why_missing(graph: TrainingGraph, missing: Tensor) -> str:
             pairs |= {(v, u) for u, v in pairs}
         found = missing[:, [tuple(pair) in pairs for pair in missing.t().tolist()]]
         if found.numel():
-            return (
+            raise InvalidRequestError(
                 f"Expected training edges (got {found.size(1)} held-out edges of '{name}': {show_columns(found)}); "
                 "forget sets come from training edges only"
             )
-    return (
-        f"Expected edges of the {'undirected' if graph.is_undirected else 'directed'} training graph (got "
-        f"{missing.size(1)} that it does not have: {show_columns(missing)})"
-    )

@@ -2,29 +2,41 @@
 
 import warnings
 from collections.abc import Hashable
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gunlearn.core.checks import check_seed, check_size, the_one_given
+from gunlearn.core.checks import check_choice, check_seed, check_size, the_one_given
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from gunlearn.requests.base import Request
 from gunlearn.requests.names import Names, read_names
 from gunlearn.requests.training_graph import MASKS
 
+#: What to do about named things that are named twice, or are no longer there.
+MISSING = ("error", "ignore")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RequestByArguments(Request):
-    """A request that equals another if all arguments are equal."""
+    """A request that equals another if all arguments are equal.
+
+    Args:
+        missing: `"ignore"` skips named things that are named twice or were deleted before, and the result's notes count
+            them; `"error"` refuses them.
+    """
 
     noun: ClassVar[str] = "node"
+    missing: str = field(default="error", kw_only=True)
 
     def check_arguments(self, ways: tuple[str, ...]) -> str:
         """Refuse bad arguments; return the one of `ways` that was given, and store a copy of its value."""
         given = the_one_given(self, ways)
+        check_choice("missing", self.missing, MISSING)
+        if self.missing == "ignore" and given in ("ratio", "count"):
+            raise InvalidRequestError(f"Expected missing='ignore' with named {self.noun}s only (got {given})")
         check_seed(getattr(self, "seed", 0))
         check_size(getattr(self, "ratio", None), getattr(self, "count", None), self.noun)
         value, by_id = getattr(self, given), getattr(self, "by_id", None)
@@ -43,18 +55,18 @@ class RequestByArguments(Request):
     def __repr__(self) -> str:
         """Show the arguments that differ from their defaults; of ids the first few."""
         shown = []
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for entry in fields(self):
+            value = getattr(self, entry.name)
             if isinstance(value, Names):
                 text = repr(value)
             elif not isinstance(value, Tensor):
-                text = "" if value == field.default else repr(value)
+                text = "" if value == entry.default else repr(value)
             elif value.dtype == torch.bool:
                 text = f"<{int(value.sum())} of {value.numel()} {self.noun}s>"
             else:
                 text = f"[{show_columns(value, 3)}]"
             if text:
-                shown.append(text if field.name in ("index", "edge_index") else f"{field.name}={text}")
+                shown.append(text if entry.name in ("index", "edge_index") else f"{entry.name}={text}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
@@ -77,22 +89,24 @@ class RequestByIds(RequestByArguments):
         """Whether the things are drawn, not named."""
         return self.index is None and self.mask is None
 
-    def ids(self, size: int, candidates: Tensor, rank: Tensor | None = None) -> Tensor:
-        """Return the sorted ids to forget, `[k]` on the CPU.
+    def ids(
+        self, size: int, candidates: Tensor, rank: Tensor | None = None, gone: Tensor | None = None
+    ) -> tuple[Tensor, str]:
+        """Return the sorted ids to forget, `[k]` on the CPU, and which named ones were skipped, in words.
 
         Args:
             size: number of all things.
             candidates: ids that may be drawn. The draw is made on the CPU: one seed gives one set on every device.
             rank: `[size]`; the draw takes the largest first, ties at random.
+            gone: boolean `[size]`, what was deleted before; `None` where nothing was.
         """
         if self.mask is not None:
             if self.mask.numel() != size:
                 raise InvalidRequestError(f"Expected 'mask' of shape [{size}] (got [{self.mask.numel()}])")
-            return self.mask.nonzero().view(-1)
+            return self._kept(self.mask.nonzero().view(-1), gone)
         if self.index is not None:
             check_in_range(self.index, size, f"{self.noun}s")
-            check_unique(self.index, self.noun)
-            return self.index.sort().values
+            return self._kept(self.index, gone)
         total = candidates.numel()
         number = number_to_draw(self.ratio, self.count, total, self.noun)
         if number > total:
@@ -100,7 +114,30 @@ class RequestByIds(RequestByArguments):
         drawn = candidates.cpu()[torch.randperm(total, generator=torch.Generator().manual_seed(int(self.seed)))]
         if rank is not None:
             drawn = drawn[rank.cpu()[drawn].sort(descending=True, stable=True).indices]
-        return drawn[:number].sort().values
+        return drawn[:number].sort().values, ""
+
+    def _kept(self, named: Tensor, gone: Tensor | None) -> tuple[Tensor, str]:
+        """Return the named ids without repeated and deleted ones, and these in words; refuse these by default."""
+        if self.missing == "error":
+            check_unique(named, self.noun)
+        kept = named.unique()
+        before = kept[:0] if gone is None else kept[gone.cpu()[kept]]
+        if self.missing == "error" and before.numel():
+            raise InvalidRequestError(
+                f"Expected {self.noun}s that are still there (got {before.numel()} of {kept.numel()} that were deleted "
+                f"before: {show_columns(before)}); missing='ignore' skips them"
+            )
+        if gone is not None:
+            kept = kept[~gone.cpu()[kept]]
+        if not kept.numel():
+            raise EmptyForgetSetError(f"Expected a {self.noun} that is still there (got none of {named.numel()} named)")
+        return kept, skipped(named.numel(), self.noun, before.numel(), named.numel() - kept.numel() - before.numel())
+
+
+def skipped(named: int, noun: str, missing: int, repeated: int) -> str:
+    """Return in words how many of the named things were skipped; empty where none was."""
+    parts = [f"{n} {how}" for n, how in ((missing, "no longer there"), (repeated, "named twice")) if n]
+    return f"skipped of {named} named {noun}s: {', '.join(parts)}" if parts else ""
 
 
 def named_tensor(value: Any, name: str, noun: str) -> Tensor:
@@ -146,7 +183,10 @@ def check_unique(ids: Tensor, noun: str) -> None:
     """Refuse ids that are named twice."""
     distinct, counts = ids.unique(return_counts=True)
     if distinct.numel() != ids.numel():
-        raise InvalidRequestError(f"Expected each {noun} once (got repeated {distinct[counts > 1][:5].tolist()})")
+        raise InvalidRequestError(
+            f"Expected each {noun} once (got {ids.numel() - distinct.numel()} repeated, of "
+            f"{distinct[counts > 1][:5].tolist()}); missing='ignore' skips them"
+        )
 
 
 def checked_masks(data: Any, size: int) -> dict[str, Tensor]:

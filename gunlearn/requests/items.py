@@ -30,6 +30,7 @@ class ItemPartition:
         retain_data: shallow copy of `data` without the forgotten rows of `x`, `y`, masks and all other attributes with
             an entry per item; held-out rows stay.
         request_hash: 16 hex digits of the content (kind, number of items, forgotten rows) under the owner's key.
+        skipped: rows that were named twice and skipped, in words.
     """
 
     data: Any
@@ -38,6 +39,7 @@ class ItemPartition:
     retain_mask: Tensor
     retain_data: Any
     request_hash: str
+    skipped: str = ""
 
     forgets: ClassVar[tuple[str, ...]] = ("items",)
 
@@ -72,6 +74,7 @@ class ForgetItems(RequestByIds):
         ratio: draw `int(ratio * num_training_items)` rows, 0 < ratio < 1.
         count: draw this many rows.
         seed: of the draw; the global random state does not change.
+        missing: `"ignore"` skips rows that are named twice; `"error"` refuses them.
 
     Raises:
         EmptyForgetSetError: nothing is named.
@@ -94,7 +97,8 @@ class ForgetItems(RequestByIds):
         """
         data = detached(data)
         train = training_rows(data)
-        rows = self.ids(train.numel(), train.nonzero().view(-1)).to(train.device)
+        rows, told = self.ids(train.numel(), train.nonzero().view(-1))
+        rows = rows.to(train.device)
         held_out = rows[~train[rows]]
         if held_out.numel():
             raise InvalidRequestError(
@@ -113,6 +117,7 @@ class ForgetItems(RequestByIds):
             retain_mask=train & ~forget,
             retain_data=_without_rows(data, forget),
             request_hash=ids_hash(self.kind, forget.numel(), rows),
+            skipped=told,
         )
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Tensor:

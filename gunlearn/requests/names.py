@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gunlearn.errors import InvalidRequestError
+from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -73,12 +73,15 @@ def read_names(value: Any, name: str, noun: str, by_id: bool | None) -> Names | 
     return Names(tuple((str(u), str(v)) for u, v in rows.tolist()), not texts)
 
 
-def rows_by_name(data: Data, names: Names) -> Tensor:
-    """Return the row numbers of names in `data.node_id`, `[F]`, or `[2, F]` for pairs.
+def rows_by_name(data: Data, names: Names, missing: str = "error") -> tuple[Tensor, int]:
+    """Return the row numbers of names in `data.node_id`, `[F]`, or `[2, F]` for pairs, and how many were skipped.
+
+    With `missing="ignore"` names that no node has are skipped: a forgotten node has none any more.
 
     Integers are the row numbers themselves where the data has no `node_id`: its ids are then 0, 1, ...
 
     Raises:
+        EmptyForgetSetError: all names are skipped.
         InvalidRequestError: a name that no node or more than one has, or names without `data.node_id`. Messages say
             where in the request it stands, not the name.
     """
@@ -95,7 +98,8 @@ def rows_by_name(data: Data, names: Names) -> Tensor:
         )
     width = len(flat) // len(names)
     if data.get("node_id") is not None:
-        for wrong, why in ((None, "no node"), (-1, "more than one node")):
+        unknown = [(None, "no node")] if missing == "error" else []
+        for wrong, why in [*unknown, (-1, "more than one node")]:
             at = list(dict.fromkeys(i // width + 1 for i, row in enumerate(found) if row == wrong))
             if at:
                 places = ", ".join(map(str, at[:5])) + (", ..." if len(at) > 5 else "")
@@ -103,8 +107,11 @@ def rows_by_name(data: Data, names: Names) -> Tensor:
                     f"Expected ids that one node of data.node_id has (got {len(at)} of {len(names)} that {why} has: "
                     f"number {places} of the request)"
                 )
-    rows = torch.tensor(found, dtype=torch.long)
-    return rows if width == 1 else rows.view(-1, 2).t().contiguous()
+    rows = torch.tensor([-1 if row is None else row for row in found], dtype=torch.long).view(-1, width)
+    kept = rows[(rows >= 0).all(1)] if missing == "ignore" else rows
+    if not len(kept):
+        raise EmptyForgetSetError(f"Expected an id that a node of data.node_id has (got none of {len(names)} named)")
+    return kept.view(-1) if width == 1 else kept.t().contiguous(), len(names) - len(kept)
 
 
 def check_numbering(data: Data, rows: Tensor, by_id: bool | None, both: Callable[[Tensor], bool] | None = None) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.apply import GONE
-from gunlearn.requests.ids import RequestByIds, named_tensor, trainable_mask
+from gunlearn.requests.ids import RequestByIds, named_tensor, skipped, trainable_mask
 from gunlearn.requests.names import Names, check_numbering, rows_by_name
 from gunlearn.requests.selection import Selection, k_hop_mask
 from gunlearn.requests.training_graph import TrainingGraph, num_graphs
@@ -35,16 +35,20 @@ class _RequestByNodes(RequestByIds):
                 f"Expected by with ratio or count only (got {'index' if self.mask is None else 'mask'})"
             )
 
-    def nodes(self, graph: TrainingGraph) -> Tensor:
-        """Return the sorted row numbers of the named or drawn nodes, `[k]`."""
+    def nodes(self, graph: TrainingGraph) -> tuple[Tensor, str]:
+        """Return the sorted row numbers of the named or drawn nodes, `[k]`, and which were skipped, in words."""
         if isinstance(self.index, Names):
-            return replace(self, index=rows_by_name(graph.data, self.index), by_id=False).nodes(graph)
+            rows, unknown = rows_by_name(graph.data, self.index, self.missing)
+            ids, told = replace(self, index=rows, by_id=False).nodes(graph)
+            return ids, "; ".join(filter(None, (skipped(len(self.index), self.noun, unknown, 0), told)))
         if self.index is not None:
             check_numbering(graph.data, self.index, self.by_id)
         size = graph.num_nodes
         degree = torch.bincount(graph.edge_index.flatten(), minlength=size) if self.by == "degree" else None
         candidates = training_ids(graph.data, size) if self.draws else torch.empty(0, dtype=torch.long)
-        return self.ids(size, candidates, degree).to(graph.edge_index.device)
+        gone = graph.data.get(GONE)
+        ids, told = self.ids(size, candidates, degree, gone if gone is not None and gone.numel() == size else None)
+        return ids.to(graph.edge_index.device), told
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -63,9 +67,11 @@ class ForgetNodes(_RequestByNodes):
         by_id: what integers in `index` are: ids of `data.node_id` (`True`) or row numbers (`False`). `None` means row
             numbers, and `resolve` refuses integers that would be ids of other nodes.
         seed: of the draw; the global random state does not change.
+        missing: `"ignore"` skips nodes that are named twice or were forgotten before (`result.notes["skipped"]` counts
+            them); `"error"` refuses them.
 
     Raises:
-        EmptyForgetSetError: no nodes are named.
+        EmptyForgetSetError: no nodes are named, or none that is still there.
         InvalidRequestError: any other wrong argument; at `resolve`, an id that no node has.
 
     Example:
@@ -80,7 +86,8 @@ class ForgetNodes(_RequestByNodes):
     kind = "nodes"
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
-        return Selection.of(graph, nodes=self.nodes(graph))
+        nodes, told = self.nodes(graph)
+        return Selection.of(graph, nodes=nodes, skipped=told)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -106,13 +113,13 @@ class ForgetFeatures(_RequestByNodes):
             object.__setattr__(self, "columns", named_tensor(self.columns, "columns", "column"))
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
-        nodes, columns, x = self.nodes(graph), self.columns, graph.data.get("x")
+        (nodes, told), columns, x = self.nodes(graph), self.columns, graph.data.get("x")
         if not isinstance(x, Tensor) or x.dim() != 2:
             got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InvalidRequestError(f"Expected features 'data.x' of shape [num_nodes, num_features] (got {got})")
         if columns is not None and bool(((columns < 0) | (columns >= x.size(1))).any()):
             raise InvalidRequestError(f"Expected columns of x in [0, {x.size(1)}) (got {columns.tolist()[:5]})")
-        return Selection.of(graph, features=((nodes, columns),))
+        return Selection.of(graph, features=((nodes, columns),), skipped=told)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -143,10 +150,11 @@ class ForgetSubgraph(_RequestByNodes):
             raise InvalidRequestError(f"Expected 'num_hops' to be an integer >= 0 (got {self.num_hops!r})")
 
     def select(self, graph: TrainingGraph, scores: Tensor | None) -> Selection:
-        inside = k_hop_mask(graph.edge_index, self.nodes(graph), graph.num_nodes, self.num_hops)
+        centres, told = self.nodes(graph)
+        inside = k_hop_mask(graph.edge_index, centres, graph.num_nodes, self.num_hops)
         if self.keep_nodes:
-            return Selection.of(graph, inside[graph.edge_index].all(dim=0))
-        return Selection.of(graph, nodes=inside.nonzero().view(-1))
+            return Selection.of(graph, inside[graph.edge_index].all(dim=0), skipped=told)
+        return Selection.of(graph, nodes=inside.nonzero().view(-1), skipped=told)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -178,8 +186,12 @@ class ForgetGraphs(_RequestByNodes):
         if self.by != "random":
             raise InvalidRequestError(f"Expected by='random' for graphs (got {self.by!r})")
         size = num_graphs(data)
-        ids = self.ids(size, training_ids(data, size))
-        return Selection.of(graph, graphs=ids.to(graph.edge_index.device))
+        gone = data.get(GONE)
+        if gone is not None and gone.numel() == graph.num_nodes:  # a graph is gone with all its nodes
+            left = torch.bincount(data.batch[~gone], minlength=size)
+            gone = left == 0
+        ids, told = self.ids(size, training_ids(data, size), gone=gone)
+        return Selection.of(graph, graphs=ids.to(graph.edge_index.device), skipped=told)
 
 
 def training_ids(data: Data, size: int) -> Tensor:

@@ -39,6 +39,7 @@ class Partition:
         is_undirected: an edge stands for both directions, and both are forgotten.
         request_hash: 16 hex digits of the content (kind, number of nodes, all that is forgotten) under the owner's key,
             see `gunlearn.core.owner_key`: nobody else can try out what was forgotten.
+        skipped: named things that were skipped, in words; see `missing` of the requests.
     """
 
     data: Data
@@ -53,6 +54,7 @@ class Partition:
     retain_data: Data
     is_undirected: bool
     request_hash: str
+    skipped: str = ""
 
     @classmethod
     def of(cls, kind: str, graph: TrainingGraph, selection: Selection, forgets: tuple[str, ...]) -> Partition:
@@ -73,6 +75,7 @@ class Partition:
             retain_data=data_without(graph, selection),
             is_undirected=graph.is_undirected,
             request_hash=_hash(kind, graph, selection, pairs[:, chosen], chosen),
+            skipped=selection.skipped,
         )
 
     @property

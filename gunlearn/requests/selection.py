@@ -20,12 +20,14 @@ class Selection:
         nodes: ids `[k]` of nodes to forget with their features, labels and edges.
         features: blocks of feature entries: node ids `[k]` and columns `[c]` (`None` for all columns).
         graphs: ids `[k]` of whole graphs of a batch (`data.batch`).
+        skipped: named things that were skipped, in words; see `missing` of the requests.
     """
 
     edges: Tensor
     nodes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     features: tuple[tuple[Tensor, Tensor | None], ...] = ()
     graphs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    skipped: str = ""
 
     @classmethod
     def of(cls, graph: TrainingGraph, edges: Tensor | None = None, **parts: Any) -> Selection:
@@ -39,6 +41,7 @@ class Selection:
             torch.cat([self.nodes, other.nodes.to(self.nodes.device)]).unique(),
             (*self.features, *other.features),
             torch.cat([self.graphs, other.graphs.to(self.graphs.device)]).unique(),
+            "; ".join(filter(None, (self.skipped, other.skipped))),
         )
 
     @property

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from gunlearn.core.registry import Registry, did_you_mean
+from gunlearn.core.options import did_you_mean
+from gunlearn.core.registry import Registry
 from gunlearn.errors import InvalidInputError
 from gunlearn.tasks.base import Task
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from gunlearn.core.registry import did_you_mean
+from gunlearn.core.options import did_you_mean
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 
 #: A name of `torch.optim`, in any spelling, a class of optimisers, or a function from parameters to an optimiser.

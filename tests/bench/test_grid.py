@@ -1,7 +1,15 @@
 import csv
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +17,10 @@ import torch
 
 from gunlearn.bench import Cell, GridConfig, ModelStore, Recipe, run_grid, suite
 from gunlearn.bench.course import Course
-from gunlearn.bench.store import RowStore, json_plain
+from gunlearn.bench.store import RowStore, csv_text, json_plain
+from gunlearn.bench.workers import end_with
 from gunlearn.datasets import load
-from gunlearn.errors import DatasetNotFoundError, EmptyForgetSetError, InvalidInputError
+from gunlearn.errors import DatasetNotFoundError, EmptyForgetSetError, InvalidInputError, UnsupportedMethodError
 from gunlearn.methods import METHODS, Callback, Result, run_method
 from gunlearn.metrics import LinkEvaluator, histogram
 from gunlearn.nn import GCN
@@ -276,6 +285,7 @@ def test_json_has_no_nan():
         ({"protocol": "random split"}, "inpo"),
         ({"forget": "nodes", "region": "in"}, "region"),
         ({"task": "node_classification", "protocol": "inpo"}, "protocol"),
+        ({"device": "gpu"}, "device"),
     ],
 )
 def test_refused_before_anything_runs(change, words):
@@ -361,3 +371,73 @@ def test_labels_and_masks_make_no_classes_of_embeddings(tmp_path):
     for task, width in (("link_prediction", 5), ("node_classification", 10)):
         model = ModelStore(tmp_path, recipe, as_task(task)).base(data, 0).model
         assert model(data.x, data.edge_index).size(1) == width
+
+
+def test_a_damaged_model_is_named_and_trained_again(grid, tmp_path):
+    models = tmp_path / "models"
+    config = replace(CONFIG, methods=("utu",), seeds=(0,), models=models, references=False, method_args=())
+    whole = run_grid(config, tmp_path / "a")
+    (folder,) = [path for path in models.iterdir() if path.is_dir()]
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.warns(UserWarning, match=folder.name):
+        again = run_grid(config, tmp_path / "b")
+    assert same(again) == same(whole)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_grid(config, tmp_path / "c")
+
+
+def test_a_method_that_can_do_some_of_the_problems_is_run_on_these(grid, tmp_path):
+    problems = suite(dataset="karate", methods=("inpo:default",), forget=["edges", "nodes"], count=2, recipe=RECIPE,
+                     method_args=("inpo.epochs=1",))  # fmt: skip
+    rows = run_grid(problems, tmp_path)
+    assert [row["forget"] for row in rows if row["error"]] == ["nodes"]
+    with pytest.raises(UnsupportedMethodError, match="'inpo'"):
+        run_grid(problems[1], tmp_path / "none")
+
+
+def test_rows_of_the_same_failure_are_kept_once(tmp_path):
+    store = RowStore(tmp_path / "rows.jsonl")
+    failures = [{"key": "a", "error": text} for text in ("one", "one", "other")]
+    assert [store.add(row)["error"] for row in failures] == ["one", "one", "other"]
+    assert len(store.path.read_text().splitlines()) == 2
+    store.add({"key": "a", "error": None})
+    assert store.add({"key": "a", "error": "late"})["error"] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [("=1+1", "'=1+1"), ("+a", "'+a"), ("-a", "'-a"), ("@a", "'@a"), (" =a", "' =a"), ("a=b", "a=b"), (-1.5, "-1.5"),
+     (None, "")],
+)  # fmt: skip
+def test_no_text_is_a_formula(value, written):
+    (row,) = csv.DictReader(csv_text([{"name": value, "other": 1}]).splitlines())
+    assert row["name"] == written
+    assert csv_text([{"=head": 1}]).startswith("'=head")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="parents are told otherwise there")
+def test_a_worker_ends_with_its_parent(tmp_path):
+    child = "import os, time; from gunlearn.bench.workers import end_with; end_with(os.getppid(), 0.05); time.sleep(60)"
+    start = f"p = subprocess.Popen([sys.executable, '-c', {child!r}]); print(p.pid, flush=True); p.wait()"
+    parent = f"import subprocess, sys; {start}"
+    started = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    pid = int(started.stdout.readline())
+    time.sleep(1.5)  # time to import
+    assert started.poll() is None
+    os.kill(pid, 0)
+    started.kill()
+    started.wait()
+    for _ in range(100):
+        state = Path(f"/proc/{pid}/stat")
+        if not state.exists() or state.read_text().split(")")[1].split()[0] == "Z":
+            return
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the worker outlived its parent")
+
+
+def test_a_process_that_is_no_child_is_left_alone():
+    end_with(os.getpid(), 0.01)
+    assert not [t for t in threading.enumerate() if t.name == "ends with its parent"]

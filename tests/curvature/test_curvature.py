@@ -26,7 +26,6 @@ from tests.attribution.second_order import (
     slope,
     start,
 )
-from tests.methods.cases import Made
 
 
 def loss_of(model: torch.nn.Module, data: Data, task: str) -> TrainingLoss:
@@ -76,21 +75,6 @@ def test_gauss_newton_products_agree_with_the_dense_matrix(name: str, task: str)
     vectors = torch.randn(2, len(theta), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert relative(matrix @ vectors, vectors @ dense + 0.3 * vectors) < 1e-10
     assert relative(matrix @ vectors, vectors @ dense) > 1e-3
-
-
-@pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
-def test_curvlinops_agrees(kind: str) -> None:
-    curvlinops = pytest.importorskip("curvlinops", reason="needs curvlinops-for-pytorch (extra 'test')")
-    data, model = graph(), net("gcn").eval()
-    loss = loss_of(model, data, "node_classification")
-    operator = {"hessian": curvlinops.HessianLinearOperator, "gauss_newton": curvlinops.GGNLinearOperator}[kind]
-
-    labelled = Made(lambda m, x, _: m.model(x, data.edge_index)[data.train_mask], model=model)
-    batches = [(data.x, data.y[data.train_mask])]
-    loss_function, parameters = torch.nn.CrossEntropyLoss(), list(model.parameters())
-    reference = operator(labelled, loss_function, parameters, batches, num_data=data.num_nodes)
-    v = torch.randn(len(start(model)), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    assert relative(Curvature(loss, kind) @ v, reference @ v) < 1e-10
 
 
 @pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])

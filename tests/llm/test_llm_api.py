@@ -298,7 +298,7 @@ def test_half_precision_hardly_moves_and_says_so():
         ({}, ["8 rows per step (32 there)", "0 steps of warm-up (there an epoch, 5 steps)"]),
         ({"batch_size": 32, "warmup_steps": 0.1}, []),
         (
-            {"batch_size": 16, "gradient_accumulation_steps": 2, "warmup_steps": 2, "lr": 3e-5},
+            {"gradient_accumulation_steps": 4, "warmup_steps": 2, "lr": 3e-5},
             ["lr=3e-05 (1e-05 there)"],
         ),
         ({"batch_size": 32, "warmup_steps": 2, "epochs": 1}, ["epochs=1 (10 there)"]),

@@ -123,3 +123,19 @@ def test_nobody_is_named_and_nothing_is_found_twice():
             ForgetNodes([name]).resolve(retain)
     with pytest.raises(EmptyForgetSetError):
         ForgetNodes([])
+
+
+def test_names_of_forgotten_nodes_are_skipped_on_request():
+    left = ForgetNodes(["alice"]).resolve(path(NAMES)).retain_data
+    with pytest.raises(InvalidRequestError, match="no node has"):
+        ForgetNodes(["alice", "dan"]).resolve(left)
+    found = ForgetNodes(["alice", "dan", "dan"], missing="ignore").resolve(left)
+    assert found.forget_nodes.tolist() == [3]
+    assert "1 no longer there" in found.skipped
+    assert "1 named twice" in found.skipped
+    pairs = ForgetEdges([("alice", "bob"), ("dan", "eve")], missing="ignore").resolve(left)
+    assert pairs.num_forget == 1
+    assert "skipped of 2 named edges: 1 no longer there" in pairs.skipped
+    for request in (ForgetNodes(["alice"], missing="ignore"), ForgetEdges([("alice", "bob")], missing="ignore")):
+        with pytest.raises(EmptyForgetSetError, match="none of 1 named"):
+            request.resolve(left)

@@ -1,6 +1,7 @@
 """Compare estimators of influence with the truth, and compare their costs."""
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,7 @@ def influence_study(
     dataset: str | None = None,
     model_name: str | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
+    finished: MutableMapping[str, Any] | None = None,
 ) -> Study:
     """Compare estimators of influence with the truth: return rows, scores and settings.
 
@@ -101,6 +103,8 @@ def influence_study(
         dataset: name for the rows.
         model_name: name for the rows; the model's class by default.
         report: called with each complete row.
+        finished: rows with their scores from an earlier call with the same data, model and settings, by estimator,
+            options and truth: they are taken from there, and new ones are added.
 
     Raises:
         InvalidInputError: unknown names or options, bad items or target; nothing to compare.
@@ -162,11 +166,20 @@ def influence_study(
         return values.of(scores if sample is None else scores[sample])
 
     check_scores(values.values, f"'{truth}'")
+    told = hashlib.sha256(study.truth.numpy().tobytes() + study.items.numpy().tobytes()).hexdigest()[:16]
     bar, degree = None, ESTIMATORS["degree"]()
     if of in degree.of and true.problem.target.kind in degree.targets:
         bar = spearman(study.truth, estimated(setting.measure(degree).result, "degree").cpu())
     for label, estimator in chosen.items():
-        row = compare(label, estimator, bar)
+        key, kept = f"{label} {sorted(_options(estimator).items())} {told}", None
+        if finished is not None and estimator != known.estimator:
+            kept = finished.get(key)
+        if kept is None:
+            row = compare(label, estimator, bar)
+            if finished is not None and row["error"] is None and label in study.estimates:
+                finished[key] = {"row": row, "scores": study.estimates[label]}
+        else:
+            row, study.estimates[label] = kept["row"], kept["scores"]
         study.rows.append(row)
         if report is not None:
             report(row)

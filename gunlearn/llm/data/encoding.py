@@ -135,8 +135,8 @@ def check_tokenizer(tokenizer: Any) -> None:
     """Refuse what cannot turn a text into tokens, such as a tokenizer's name."""
     if not callable(tokenizer) or not hasattr(tokenizer, "decode"):
         raise InvalidTypeError(
-            f"Expected a tokenizer of transformers (got {type(tokenizer).__name__} {str(tokenizer)!r:.60}); load it with "
-            "AutoTokenizer.from_pretrained(...)"
+            f"Expected a tokenizer of transformers (got {type(tokenizer).__name__} {str(tokenizer)!r:.60}); load it "
+            "with AutoTokenizer.from_pretrained(...)"
         )
 
 

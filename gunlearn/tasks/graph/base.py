@@ -22,7 +22,7 @@ from gunlearn.tasks.graph.beside import beside
 from gunlearn.tasks.graph.check_graph import check_graph
 from gunlearn.tasks.graph.fresh_values import FreshValues
 from gunlearn.tasks.graph.node_state import forgotten_state
-from gunlearn.tasks.graph.reading import GraphReader, parts_apart
+from gunlearn.tasks.graph.reading import APART, GraphReader, parts_apart
 from gunlearn.tasks.sampling import BatchOptions
 
 
@@ -84,7 +84,7 @@ class GraphTask(Task):
     def forgotten_state(self, model: nn.Module, partition: Any, seed: int) -> FreshValues | None:
         """Return new values for rows of embeddings, biases and memories that belong to forgotten nodes."""
         found = forgotten_state(model, self, partition, seed)
-        return found if found.slices else None
+        return found if found.slices or found.records else None
 
     def remarks(self, model: nn.Module) -> dict[str, Any]:
         """Return how the layers ran: CSR products or gather-scatter."""
@@ -107,7 +107,9 @@ class GraphTask(Task):
         """
         apart = parts_apart(data)
         if apart:  # of a model of one graph only, which cannot read two joined
-            return torch.cat([GraphTask.encode(self, model, part) for part in apart])
+            out = torch.cat([GraphTask.encode(self, model, part) for part in apart])
+            setattr(out, APART, int(apart[0].num_nodes))  # for decoders that look nodes up by number
+            return out
         x = data.x
         if isinstance(x, Tensor):
             sparse_features(x)  # made once, where features are bags of words; linear maps find it

@@ -13,7 +13,7 @@ from gunlearn.requests.training_graph import num_graphs
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.graph.fresh_values import named_tensors
-from gunlearn.tasks.graph.node_places import may_be_table
+from gunlearn.tasks.graph.node_places import looks_nodes_up, may_be_table
 from gunlearn.tasks.graph.reading import APART, small_subgraph
 
 _READ = ("edge_weight", "edge_attr", "edge_type", "node_type")
@@ -39,7 +39,7 @@ def beside(
     Without features, or where the model is made for the nodes of one graph (it has a table of them), the two graphs
     are read one after the other: see `reading.parts_apart`.
     """
-    if retain.get("x") is None:
+    if retain.get("x") is None or (model is not None and looks_nodes_up(model, int(retain.num_nodes))):
         return _apart(retain, original)
     part, place = original, lambda nodes: nodes
     if model is not None and task is not None and seeds.numel():

@@ -37,17 +37,14 @@ def named_tensors(model: nn.Module) -> dict[str, tuple[nn.Module, Tensor]]:
 
 @dataclass(frozen=True)
 class Slice:
-    """Entries `index` `[k]` of a named tensor along a dimension, their new values, and how these were made.
-
-    `of_layer`: they are weights of a layer, which reads them by one-hot features.
-    """
+    """Entries `index` `[k]`, of `size`, of a named tensor along a dimension: new values, and how they were made."""
 
     name: str
     dim: int
     index: Tensor
     values: Tensor
+    size: int
     how: str
-    of_layer: bool = False
 
 
 class FreshValues:
@@ -55,26 +52,38 @@ class FreshValues:
 
     def __init__(self) -> None:
         self.slices: list[Slice] = []
+        self.records: list[tuple[str, list[int], dict[int, Any]]] = []  # dictionaries by node, without tensors' names
 
     @torch.no_grad()
-    def put(self, model: nn.Module, layers: bool) -> None:
-        """Replace the slices in place, those of layers if asked to.
-
-        Tensors of other names or shapes (another architecture) stay as they are.
-        """
+    def put(self, model: nn.Module) -> None:
+        """Replace the slices in place; tensors of other names or shapes (another architecture) stay as they are."""
         tensors = named_tensors(model)
-        for one in self.slices if layers else [one for one in self.slices if not one.of_layer]:
+        for one in self.slices:
             _, value = tensors.get(one.name, (None, None))
             like = None if value is None or value.dim() != one.values.dim() else list(value.shape)
             if like is None or [*like[: one.dim], one.index.numel(), *like[one.dim + 1 :]] != list(one.values.shape):
                 continue
             value.index_copy_(one.dim, one.index.to(value.device), one.values.to(value))  # type: ignore[union-attr]
+        dictionaries = node_records(model)
+        for name, nodes, new in self.records:
+            for node in nodes if name in dictionaries else ():
+                dictionaries[name].pop(node, None)
+                dictionaries[name].update({node: new[node]} if node in new else {})
 
-    def notes(self, layers: bool) -> dict[str, Any]:
+    def notes(self) -> dict[str, Any]:
         """Return the note for a result: how many entries of which tensor were replaced, without saying which."""
-        how = {one.name: one.how if layers or not one.of_layer else "left to the method" for one in self.slices}
-        said = {one.name: f"{one.index.numel()} entries of forgotten nodes, {how[one.name]}" for one in self.slices}
-        return {"reset": said}
+        said = {one.name: f"{one.index.numel()} of {one.size} entries, {one.how}" for one in self.slices}
+        return {"reset": said | {name: f"{len(nodes)} records, as new" for name, nodes, _ in self.records}}
+
+
+def node_records(model: nn.Module) -> dict[str, dict[int, Any]]:
+    """Return plain dictionaries on a model's modules that have numbers as keys, by name."""
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, owner in model.named_modules()
+        for name, value in vars(owner).items()
+        if type(value) is dict and value and all(type(key) is int for key in value)
+    }
 
 
 class Draws:
@@ -97,7 +106,7 @@ class Draws:
         """Return new values of the entries `index` `[k]` of the tensor `name` of `owner` along `dim`."""
         path, _, attribute = name.rpartition(".")
         trained = getattr(owner, attribute)
-        index = index.to(trained.device)
+        index, size = index.to(trained.device), trained.size(dim)
         others = torch.ones(trained.size(dim), dtype=torch.bool, device=trained.device).index_fill_(0, index, False)
         rest = trained.index_select(dim, others.nonzero().view(-1))
         parts = path.split(".") if path else []
@@ -108,16 +117,25 @@ class Draws:
                 continue
             if depth == len(parts) and isinstance(owner, nn.Embedding) and _far(value, rest):
                 continue  # the model's own code drew its rows in another way
-            return Slice(name, dim, index, value.detach().index_select(dim, index).clone(), "drawn like new ones")
+            return Slice(name, dim, index, value.detach().index_select(dim, index).clone(), size, "drawn like new ones")
         shape = [*trained.shape[:dim], index.numel(), *trained.shape[dim + 1 :]]
         zeros = trained.new_zeros(shape)
         if not isinstance(trained, nn.Parameter) or not trained.is_floating_point() or rest.size(dim) < 2:
-            return Slice(name, dim, index, zeros, "set to zero")
+            return Slice(name, dim, index, zeros, size, "set to zero")
         mean, spread = (f(rest.double(), dim=dim, keepdim=True) for f in (torch.mean, torch.std))
         with isolated_rng(self.seed):
             noise = torch.randn(shape, dtype=torch.double).to(trained.device)
         values = (mean + spread * noise).to(trained)
-        return Slice(name, dim, index, values, "drawn with the mean and the spread of the others")
+        return Slice(name, dim, index, values, size, "drawn with the mean and the spread of the others")
+
+    def records(self, name: str) -> dict[int, Any]:
+        """Return what a dictionary by node holds after a reset; nothing where none is known."""
+        parts = name.split(".")
+        for depth in range(len(parts)):
+            new = self._reset(".".join(parts[:depth]))
+            if new is not None:
+                return node_records(new).get(".".join(parts[depth:]), {})
+        return {}
 
     def _reset(self, path: str) -> nn.Module | None:
         """Return a copy of a submodule with new values; `None` where it cannot make them."""

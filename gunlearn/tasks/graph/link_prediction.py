@@ -4,6 +4,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -25,6 +26,7 @@ from gunlearn.tasks.graph.edge_items import EdgeItems, EdgeParts
 from gunlearn.tasks.graph.link_lists import check_link_lists
 from gunlearn.tasks.graph.node_kinds import node_kinds
 from gunlearn.tasks.graph.random_nodes import RandomNodeReader
+from gunlearn.tasks.graph.reading import APART
 from gunlearn.tasks.graph.score_targets import ScoreTarget, check_held_out
 from gunlearn.tasks.logits import logit_of_pairs, set_outputs
 from gunlearn.tasks.sampling import BatchOptions
@@ -98,12 +100,9 @@ class LinkPrediction(GraphTask):
         if decode is None and self.outputs == "probabilities":
             raise UnsupportedModelError("Expected a model with 'decode' for outputs='probabilities' (got none)")
         if decode is not None:
-            pairs = items.edge_label_index
+            own = partial(decode, model) if isinstance(decode, Called) else partial(decode, **_as_logits(model, decode))
             with own_words(model, None, "'decode'", "another decode=lambda model, z, pairs: ..."):
-                if isinstance(decode, Called):
-                    score = decode(model, outputs, pairs)
-                else:
-                    score = decode(outputs, pairs, **_as_logits(model, decode))
+                score = _scores(outputs, items.edge_label_index, own)
             if not isinstance(score, Tensor) or score.numel() != items.label.numel():
                 got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
                 raise UnsupportedModelError(
@@ -200,6 +199,22 @@ def forgotten_edges(partition: Any) -> Tensor:
         return forget
     retain = partition.retain_edge_index
     return torch.cat([forget, retain[:, torch.isin(retain, partition.feature_nodes).any(dim=0)]], dim=1)
+
+
+def _scores(outputs: Tensor, pairs: Tensor, decode: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return the scores of pairs `[2, k]`; of each of two graphs that were read apart by its own node numbers."""
+    size = getattr(outputs, APART, None)
+    if size is None:
+        return decode(outputs, pairs)
+    second = pairs[0] >= size
+    order = torch.cat([(~second).nonzero().view(-1), second.nonzero().view(-1)])
+    count = int(second.sum())
+    scores = []
+    if count < pairs.size(1):
+        scores.append(decode(outputs[:size], pairs[:, ~second]).reshape(-1))
+    if count:
+        scores.append(decode(outputs[size:], pairs[:, second] - size).reshape(-1))
+    return torch.cat(scores)[order.argsort()]
 
 
 def _as_logits(model: nn.Module, decode: Callable[..., Any]) -> dict[str, bool]:

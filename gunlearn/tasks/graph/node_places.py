@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.requests.features import ids_in
+from gunlearn.tasks.graph.fresh_values import named_tensors
 
 _ROOMS = ("conv", "dense", "norm", "aggr", "pool", "encoding")
 _LAYERS = ("torch.nn.", *(f"torch_geometric.nn.{room}" for room in _ROOMS))
@@ -22,13 +23,11 @@ class Place:
     Attributes:
         by_size: the dimension is as long as there are nodes to number: what nothing reads there is theirs, too.
         of_all: it is as long as the graph has nodes.
-        of_layer: weights of a layer that reads one-hot features, an entry per node.
     """
 
     index: Tensor
     by_size: bool = False
     of_all: bool = False
-    of_layer: bool = False
 
 
 class Places:
@@ -76,7 +75,7 @@ class Places:
         size, n = tensor.size(dim), self.size
         if not may_hold_rows(owner):  # its sizes are channels: only one-hot features read one entry per node
             one_hot = size == n and isinstance(self.x, Tensor) and self.x.dim() == 2 and self.x.size(1) == n
-            return [Place(self._own_columns(), of_layer=True)] if one_hot else []
+            return [Place(self._own_columns())] if one_hot else []
         found = [] if looked_up is None or dim else [Place(looked_up)]
         if dim == 0:
             found += [Place(index, size == n, size == n) for highest, index in self.ids if size > highest]
@@ -104,6 +103,14 @@ class Places:
         gone = torch.isin(row, self.nodes)
         own = column[gone].unique()
         return own[~torch.isin(own, column[~gone])]
+
+
+def looks_nodes_up(model: nn.Module, num_nodes: int) -> bool:
+    """Return whether a decoder of the model's own may read tensors by node numbers: it has some to read."""
+    return hasattr(model, "decode") and any(
+        isinstance(owner, nn.Embedding) or (may_be_table(owner, value) and value.size(0) in (num_nodes, num_nodes + 1))
+        for owner, value in named_tensors(model).values()
+    )
 
 
 def may_hold_rows(owner: nn.Module) -> bool:

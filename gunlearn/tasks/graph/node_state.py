@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import warnings
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from gunlearn.errors import GunlearnError
 from gunlearn.seed import isolated_rng
-from gunlearn.tasks.graph.fresh_values import Draws, FreshValues, Slice, named_tensors
+from gunlearn.tasks.graph.fresh_values import Draws, FreshValues, Slice, named_tensors, node_records
 from gunlearn.tasks.graph.node_places import Place, Places, may_be_table
 
 if TYPE_CHECKING:
@@ -51,6 +50,14 @@ def forgotten_state(model: nn.Module, task: Task, partition: Any, seed: int) -> 
             chosen = _choose(name, owner, dim, options, trial, draws, places.no_features) if options else None
             if chosen is not None:
                 found.slices.append(chosen)
+    for name, records in node_records(model).items():
+        if records.keys() == set(range(places.size)):
+            found.records.append((name, partition.forget_nodes.tolist(), draws.records(name)))
+            warnings.warn(
+                f"'{name}' keeps a record per node: those of forgotten nodes were made new; see for yourself whether "
+                "records of other nodes name them",
+                stacklevel=2,
+            )
     return found
 
 
@@ -63,7 +70,7 @@ def _choose(
         new = draws.slice(name, owner, dim, place.index)
         stays, changes = trial.put(new)
         if stays and changes:
-            return replace(new, of_layer=place.of_layer)
+            return new
         if stays and place.by_size and unread is None:
             unread = new
     if unread is not None:  # no prediction reads it, as the time of a node's last event
@@ -163,7 +170,7 @@ class _Trial:
     def _listen(self, name: str) -> Any:
         def hear(module: nn.Module, args: tuple) -> None:
             if args and isinstance(args[0], Tensor) and args[0].dim():
-                self.lookups.setdefault(name, args[0].detach().clone())
+                self.lookups.setdefault(name, args[0].detach().long())
 
         return hear
 

@@ -15,6 +15,7 @@ from gunlearn.errors import GunlearnError, MissingExtraError, UnsupportedMethodE
 from gunlearn.nn.kernels.subgraph import Subgraph, k_hop_subgraph, part_of, propagation_depth
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Parts, Reader, Task
+from gunlearn.tasks.graph.node_places import looks_nodes_up
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.tasks.trial import private_copy
 
@@ -156,7 +157,7 @@ def small_subgraph(
     probe, limit = private_copy(getattr(model, "_orig_mod", model), task), int(share * data.edge_index.size(1))
     reason = "other outputs than on the whole graph"
     try:
-        if parts_apart(data):
+        if parts_apart(data) or looks_nodes_up(probe, int(data.num_nodes)):
             raise UnsupportedMethodError("a model that is made for the nodes of one graph")
         with isolated_rng():
             depth = propagation_depth(probe, data, task.encode)
