@@ -31,18 +31,17 @@ def remark_unchanged(
         fresh: new values that were put in place of what the model kept of forgotten nodes; they do not count, and the
             sentence names them.
     """
-    beside = ""
-    if not same_weights(before, after):
-        if not notes.get("reset") or not any(same_weights(_reset(before, fresh, layers), after) for layers in (1, 0)):
-            return notes
-        beside = f", but for entries of forgotten nodes in {', '.join(notes['reset'])} that were reset"
+    reset = notes.get("reset")
+    if not same_weights(_reset(before, fresh) if reset else before, after):
+        return notes
+    beside = f", but for entries of forgotten nodes in {', '.join(reset)} that were reset" if reset else ""
     sentence = f"{KEPT_WEIGHTS}{beside}: {why or _reason(notes, state)}."
     return {**notes, "unchanged": True, "why": " ".join(filter(None, [notes.get("why"), sentence]))}
 
 
-def _reset(model: nn.Module, fresh: Any, layers: int) -> nn.Module:
+def _reset(model: nn.Module, fresh: Any) -> nn.Module:
     model = copy.deepcopy(model)
-    fresh.put(model, layers=bool(layers))
+    fresh.put(model)
     return model
 
 

@@ -102,8 +102,8 @@ def test_nodes_that_nothing_was_learned_from_change_nothing():
     data = data.clone()
     data.edge_index = data.edge_index[:, (data.edge_index != node).all(0)]
     result = gu.unlearn(model, data, gu.ForgetNodes([node]), "gif", "node_classification")
-    assert result.unchanged == same_weights(result.model, model)
-    assert ("change of zero" in str(result)) == result.unchanged
+    assert result.unchanged
+    assert "change of zero" in str(result)
 
 
 def test_training_of_no_epoch_says_so():
