@@ -223,7 +223,9 @@ def _line(row: dict[str, Any]) -> str:
         return f"{head}: {row['error']}"
     parts = [(figure.words or figure.heading, row[figure.name], figure.format) for figure in headline(row["task"])]
     parts.append(("seconds", row["seconds"], ".3g"))
-    return f"{head}: " + ", ".join(f"{name} {value:{spec}}" for name, value, spec in parts if value is not None)
+    shown = [f"{name} {value:{spec}}" for name, value, spec in parts if value is not None]
+    shown += ["unchanged weights"] if row["unchanged"] and row["method"] != "utu" else []
+    return f"{head}: " + ", ".join(shown + (["suspicious"] if row["suspicious"] else []))
 
 
 @contextmanager

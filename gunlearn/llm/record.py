@@ -102,6 +102,8 @@ class LLMResult(Result):
             lines += [[cell.ljust(n) for cell, n in zip(row, widths, strict=True)] for row in (head, *body)]
         if unchanged(self.before, self.after):
             lines.append(["no measurable effect on the rows to forget"])
+        if self.unchanged:
+            lines.append([self.notes["why"]])
         return "\n".join("  ".join(line).rstrip() for line in lines)
 
     def card(self, folder: str | PathLike[str] | None = None) -> str:

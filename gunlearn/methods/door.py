@@ -15,7 +15,7 @@ from gunlearn.methods.gradient import freeze
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.trial import private_copy, trial_pass
-from gunlearn.training.callbacks import Callback, check_callbacks
+from gunlearn.training.callbacks import Callback, TrainState, check_callbacks
 from gunlearn.training.result import Result
 from gunlearn.training.run import device_of, fingerprint_of
 from gunlearn.training.unchanged import remark_unchanged
@@ -74,6 +74,9 @@ def run_method(
     runner = task.runner(method)
     if runner is not None:
         result = runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
+        if result.original is not None:
+            ended = TrainState(step=result.epochs or 0, ended="steps")
+            result.notes = remark_unchanged(result.notes, result.original, result.model, ended)
         result.notes |= _skipped(partition)
         return result
     with isolated_rng(seed):
@@ -104,7 +107,7 @@ def run_method(
     for name, tensor in outcome.model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DivergenceError(f"Expected finite weights from '{method.name}' (got NaN or infinity in '{name}')")
-    notes = remark_unchanged(outcome.notes, original, outcome.model, state, outcome.unchanged)
+    notes = remark_unchanged(outcome.notes, original, outcome.model, state, outcome.unchanged, fresh)
     return Result(
         model=outcome.model.eval(),
         method=method.name,

@@ -67,11 +67,13 @@ def untouched(view: ModelView) -> str | None:
         return None
     if before == view.digests:
         return "The weights are unchanged: they are the original model's, bit for bit."
-    known, names = result.original.state_dict(), list(view.model.state_dict())
-    more = [name for name in names if name not in known] if set(known) <= set(names) else []
-    more = more or [f"{view.digests.total() - before.total()} tensors"]
-    shown = ", ".join(more[:4]) + (f" and {len(more) - 4} more" if len(more) > 4 else "")
-    return f"The weights are unchanged: they are all of the original model's, bit for bit; added are {shown}."
+    known, now = result.original.state_dict(), view.model.state_dict()
+    more = [name for name, value in now.items() if name not in known and isinstance(value, Tensor)]
+    which = f" ({more[0]}{', ...' if len(more) > 1 else ''})" if known.keys() <= now.keys() else ""
+    number = view.digests.total() - before.total()
+    return (
+        f"The weights are unchanged: all of the original model's are there, bit for bit, beside {number} more{which}."
+    )
 
 
 def suspicion(view: ModelView) -> str | None:

@@ -90,11 +90,20 @@ def comparison(lines: Sequence[Line], figures: Sequence[Figure] = (), floor_on: 
     for mark in texts:
         notes += [f"{mark} {texts[mark]}"] if mark in used else []
         field = {SAME_WEIGHTS: "unchanged", TOO_NEAR: "suspicious"}.get(mark)
-        notes += [f"{line.method} ({line.mode}): {said}" for line in lines if field for said in line.said(field)]
+        notes += _grouped(lines, field) if field else []
     judged = [line for line in lines if line.method not in ENDS]
     notes += [ONE_RUN] if judged and all(line.runs == 1 for line in judged) else []
     notes += [f"{line.method} ({line.mode}) failed: {error}" for line in lines for error in line.errors]
     return Table(head + [figure.heading for figure in shown], body, len(head) - 1, notes)
+
+
+def _grouped(lines: Sequence[Line], field: str) -> list[str]:
+    """Return what rows say under `field`, each sentence after the lines that say it."""
+    who: dict[str, list[str]] = {}
+    for line in lines:
+        for said in line.said(field):
+            who.setdefault(said, []).append(f"{line.method} ({line.mode})")
+    return [f"{', '.join(names)}: {said}" for said, names in who.items()]
 
 
 def _marks(line: Line) -> dict[str, bool]:

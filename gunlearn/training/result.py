@@ -71,7 +71,7 @@ class Result:
 
     @property
     def unchanged(self) -> bool:
-        """Return whether the model has the weights of the one before, bit for bit; `notes["why"]` says why."""
+        """Return whether the run left all weights as they were, but for reset ones; `notes["why"]` says why."""
         return bool(self.notes.get("unchanged"))
 
     @property

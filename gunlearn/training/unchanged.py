@@ -1,5 +1,6 @@
 """Runs that changed no weight say so, and why."""
 
+import copy
 from typing import Any
 
 from torch import nn
@@ -12,7 +13,12 @@ KEPT_WEIGHTS = "The weights are unchanged"
 
 
 def remark_unchanged(
-    notes: dict[str, Any], before: nn.Module, after: nn.Module, state: TrainState | None, why: str = ""
+    notes: dict[str, Any],
+    before: nn.Module,
+    after: nn.Module,
+    state: TrainState | None,
+    why: str = "",
+    fresh: Any = None,
 ) -> dict[str, Any]:
     """Return notes that say so where `after` has the weights of `before`, bit for bit: `unchanged` and `why`.
 
@@ -22,11 +28,21 @@ def remark_unchanged(
         after: the model that the run returned.
         state: of the loop; `None` where the caller's function trained.
         why: the reason, where the method knows it; else it follows from the state.
+        fresh: new values that were put in place of what the model kept of forgotten nodes; they do not count, and the
+            sentence names them.
     """
-    if not same_weights(before, after):
+    reset = notes.get("reset")
+    if not same_weights(_reset(before, fresh) if reset else before, after):
         return notes
-    sentence = f"{KEPT_WEIGHTS}: {why or _reason(notes, state)}."
+    beside = f", but for entries of forgotten nodes in {', '.join(reset)} that were reset" if reset else ""
+    sentence = f"{KEPT_WEIGHTS}{beside}: {why or _reason(notes, state)}."
     return {**notes, "unchanged": True, "why": " ".join(filter(None, [notes.get("why"), sentence]))}
+
+
+def _reset(model: nn.Module, fresh: Any) -> nn.Module:
+    model = copy.deepcopy(model)
+    fresh.put(model)
+    return model
 
 
 def _reason(notes: dict[str, Any], state: TrainState | None) -> str:

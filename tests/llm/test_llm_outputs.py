@@ -50,6 +50,7 @@ def test_no_effect_is_said():
         assert ("No measurable effect" in result.card()) == said
         assert ("no measurable effect" in repr(result)) == said
         assert "unlearned with" not in result.card()
+        assert result.unchanged == said == ("steps too small for the weights' floating point type" in repr(result))
     old, new = (f"{found['forget']['nll']:.4g}" for found in (moved.before, moved.after))
     assert f"nll {old} -> {new}" in moved.card()
 

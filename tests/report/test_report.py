@@ -114,6 +114,36 @@ def test_mark_of_methods_not_better_than_utu():
     assert "no closer" not in text_table(rows[:4])
 
 
+def test_one_run_says_that_noise_is_unknown():
+    one = [made("utu", 0.2), made("npo", 0.3), made("retrain", 0.1), made("retrain", 0.1, 1)]
+    assert "One run of each method" in text_table(one)
+    assert "One run" not in text_table([*one, made("npo", 0.3, 1)])
+    assert "One run" not in text_table(one[2:])  # no method
+
+
+def test_mark_of_differences_within_noise(tmp_path):
+    """Paired differences to utu of -.1, +.04 and -.03: their mean is half of two standard errors."""
+    rows = [made("utu", 0.2, s) for s in range(3)] + [
+        made("npo", 0.2 + d, s) for s, d in enumerate((-0.1, 0.04, -0.03))
+    ]
+    assert "npo ~" in text_table(rows)
+    assert "~ differs from utu" in text_table(rows)
+    assert "~ differs from utu" in grid_report(rows, tmp_path / "r.html").read_text()
+    assert "~" not in text_table([*rows[:3], *(made("npo", 0.1 + 0.001 * s, s) for s in range(3))])
+    assert "~" not in text_table([*rows[:1], *rows[3:4]])  # one run knows no noise
+
+
+def test_sentences_of_rows_stand_below_the_table_once_each():
+    why = "The weights are unchanged: no step."
+    rows = [{**made(m, 0.2, s), "unchanged": why} for m in ("npo", "gif", "utu", "retrain") for s in (0, 1)]
+    text = text_table([*rows, {**made("etr", 0.01), "suspicious": "The model is nearer."}])
+    assert text.count(why) == 1
+    assert f"npo (default), gif (default): {why}" in text
+    assert "etr (default): The model is nearer." in text
+    heads = [line.split("default")[0].strip() for line in text.splitlines()[2:7]]
+    assert heads == ["npo *=", "gif *=", "utu", "retrain", "etr ?"]
+
+
 def test_mark_of_methods_that_lose_utility():
     def row(method, value, seed):
         return {**made(method, 0.2, seed), "retain_auc": value}

@@ -10,7 +10,7 @@ from gunlearn.attribution.base import Estimator, InfluenceProblem
 from gunlearn.attribution.removal.balls import ROWS_PER_BATCH
 from gunlearn.attribution.removal.recording import FAILURES, Recording, first_line, record
 from gunlearn.attribution.targets import Value
-from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.errors import InvalidInputError
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,6 @@ class Brute(Estimator):
     def scores(self, problem: InfluenceProblem) -> Tensor:
         items, before, target = problem.items, problem.outputs, problem.target
         found = before.new_zeros(items.num_items)
-        again = problem.encode(problem.data)
-        if not torch.allclose(again, before, rtol=1e-3, atol=1e-5 * float(before.abs().max())):
-            raise UnsupportedModelError(
-                "Expected a model whose outputs are the same twice in evaluation mode (got others: dropout without "
-                "'training=self.training'?)"
-            )
         value = target.value(before) if isinstance(target, Value) else before
         for i in range(items.num_items):
             after = problem.encode(items.edited(problem.data, i))
