@@ -222,7 +222,7 @@ def test_a_shard_without_training_nodes_has_no_say_and_is_touched_anew() -> None
     """Nothing is learned there, so only its new weights tell that it was reset: other ones each time."""
     before = first()
     members = (before.model.shard == 0) & before.data.train_mask
-    others = ((before.model.shard == 0) & ~before.data.train_mask).nonzero().view(-1)
+    others = ((before.model.shard == 0) & ~before.data.train_mask & ~before.data.forgotten_mask).nonzero().view(-1)
     request = gu.ForgetFeatures(others[:1])
     empty = erase(before.model, before.data, gu.ForgetNodes(mask=members))
     assert empty.model.weight[0] == 0
