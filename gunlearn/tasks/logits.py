@@ -104,6 +104,19 @@ def check_logits(task: Any, kind: str, logits: Tensor, again: Callable[[bool], T
         )
 
 
+def check_finite(values: Any, model: nn.Module) -> None:
+    """Refuse outputs that hold NaN or infinity.
+
+    Raises:
+        UnsupportedModelError: they do.
+    """
+    if isinstance(values, Tensor) and values.is_floating_point() and not bool(torch.isfinite(values).all()):
+        raise UnsupportedModelError(
+            f"Expected finite outputs from the model before anything is done (got NaN or infinity from "
+            f"{type(model).__name__}, in evaluation mode)"
+        )
+
+
 def check_steady(first: Any, second: Any, model: nn.Module) -> None:
     """Refuse a model whose outputs differ between two calls in evaluation mode, by more than rounding.
 

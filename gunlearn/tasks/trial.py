@@ -13,7 +13,7 @@ from gunlearn.errors import UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.logits import check_logits, check_steady
+from gunlearn.tasks.logits import check_finite, check_logits, check_steady
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ def trial_pass(model: nn.Module, data: Any, task: Task) -> Trial:
     model = private_copy(getattr(model, "_orig_mod", model), task).eval()
     with isolated_rng(), torch.no_grad():
         trial = _tried(model, data, task, items)
+        for values in (trial.outputs, _logits(trial)):
+            check_finite(values, model)
         task.check_trial(model, data, trial.outputs)
         again = _tried(model, data, task, items)
     for first, second in ((trial.outputs, again.outputs), (_logits(trial), _logits(again))):
