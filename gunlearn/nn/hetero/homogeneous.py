@@ -27,8 +27,8 @@ def homogeneous(model: nn.Module, data: HeteroData) -> tuple[HeteroWrapper, Data
 
     Returns:
         The wrapper, and a `Data` with `x` `[num_nodes, widest]` (padded with zeros; `None` without features),
-        `edge_index` `[2, E]`, `edge_type` `[E]`, `node_type` `[num_nodes]` and, where a type has them, integer labels `y`
-        `[num_nodes]` (-1 elsewhere) and boolean `*_mask` (false elsewhere). Other attributes are dropped.
+        `edge_index` `[2, E]`, `edge_type` `[E]`, `node_type` `[num_nodes]` and, where a type has them, integer labels
+        `y` `[num_nodes]` (-1 elsewhere) and boolean `*_mask` (false elsewhere). Other attributes are dropped.
 
     Raises:
         InvalidTypeError: other types than these.
