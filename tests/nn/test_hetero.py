@@ -403,7 +403,7 @@ def test_refusals() -> None:
             homogeneous(*wrong)
     bare = HeteroData()
     bare["hi"].num_nodes = 3
-    with pytest.raises(InvalidInputError, match="features 'x' of one dtype"):
+    with pytest.raises(InvalidInputError, match="edge_index of every relation"):
         homogeneous(model, bare)
     mixed = copy.deepcopy(hetero)
     mixed["hi"].x = mixed["hi"].x.double()

@@ -22,17 +22,17 @@ def homogeneous(model: nn.Module, data: HeteroData) -> tuple[HeteroWrapper, Data
     Args:
         model: called as `model(x_dict, edge_index_dict)`, returns a dictionary of rows by node type, like models from
             PyG's `to_hetero` or of `HeteroConv` layers. It becomes a submodule of the wrapper, not a copy.
-        data: features `x` (dense or CSR, of one dtype) of at least one node type, `edge_index` of every relation. Not
-            changed.
+        data: `edge_index` of every relation; features `x` (dense or CSR, of one dtype) of the node types that have any.
+            Not changed.
 
     Returns:
-        The wrapper, and a `Data` with `x` `[num_nodes, widest]` (padded with zeros), `edge_index` `[2, E]`, `edge_type`
-        `[E]`, `node_type` `[num_nodes]` and, where a type has them, integer labels `y` `[num_nodes]` (-1 elsewhere) and
-        boolean `*_mask` (false elsewhere). Other attributes are dropped.
+        The wrapper, and a `Data` with `x` `[num_nodes, widest]` (padded with zeros; `None` without features),
+        `edge_index` `[2, E]`, `edge_type` `[E]`, `node_type` `[num_nodes]` and, where a type has them, integer labels
+        `y` `[num_nodes]` (-1 elsewhere) and boolean `*_mask` (false elsewhere). Other attributes are dropped.
 
     Raises:
         InvalidTypeError: other types than these.
-        InvalidInputError: no features, features of several dtypes, or a relation without `edge_index`.
+        InvalidInputError: features of several dtypes, or a relation without `edge_index`.
 
     Example:
         >>> from torch_geometric.nn import HeteroConv, SAGEConv
@@ -50,10 +50,8 @@ def homogeneous(model: nn.Module, data: HeteroData) -> tuple[HeteroWrapper, Data
         raise InvalidTypeError(f"Expected a torch module and a torch_geometric HeteroData (got {got})")
     features = {kind: data[kind]["x"] for kind in data.node_types if isinstance(data[kind].get("x"), Tensor)}
     dtypes = {x.dtype for x in features.values()}
-    if len(dtypes) != 1:
-        raise InvalidInputError(
-            f"Expected features 'x' of one dtype on some node type (got {sorted(map(str, dtypes))})"
-        )
+    if len(dtypes) > 1:
+        raise InvalidInputError(f"Expected features 'x' of one dtype (got {sorted(map(str, dtypes))})")
     bad = [relation for relation in data.edge_types if not isinstance(data[relation].get("edge_index"), Tensor)]
     if bad or not data.edge_types:
         raise InvalidInputError(f"Expected an edge_index of every relation (got {bad or 'no relation'})")
@@ -64,7 +62,7 @@ def homogeneous(model: nn.Module, data: HeteroData) -> tuple[HeteroWrapper, Data
 
     device = data[data.edge_types[0]]["edge_index"].device
     out = Data(num_nodes=sum(nodes.values()))
-    out.x = _stacked(nodes, features)
+    out.x = _stacked(nodes, features) if features else None
     columns = []
     for relation in data.edge_types:
         ends = zip(relation[::2], data[relation].edge_index, strict=True)

@@ -68,16 +68,19 @@ class HeteroWrapper(nn.Module):
         """Split rows of the one graph `[num_nodes, ...]` by node type."""
         return dict(zip(self.num_nodes, rows.split(list(self.num_nodes.values())), strict=True))
 
-    def forward(self, x: Tensor, edge_index: Tensor, edge_type: Tensor, node_type: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor | None, edge_index: Tensor, edge_type: Tensor, node_type: Tensor | None = None
+    ) -> Tensor:
         """Return a row per node, `[num_nodes, dim]`, from padded features `[num_nodes, widest]`.
 
         `edge_index` is `[2, E]`, `edge_type` `[E]`; a part of the graph, or several copies of it, need `node_type`
         `[num_nodes]`. `UnsupportedModelError` for types that do not fit, or a model that returns no dictionary of rows.
         """
         node_type = self.node_type if node_type is None else node_type
-        if x.size(0) != node_type.numel() or edge_type.shape != edge_index.shape[1:]:
+        number = node_type.numel() if x is None else x.size(0)
+        if number != node_type.numel() or edge_type.shape != edge_index.shape[1:]:
             raise UnsupportedModelError(
-                f"Expected a type of each node and edge (got {node_type.numel()} types of {x.size(0)} nodes, "
+                f"Expected a type of each node and edge (got {node_type.numel()} types of {number} nodes, "
                 f"{edge_type.numel()} of {edge_index.size(1)} edges)"
             )
         tag = ("hetero", *self.num_nodes, *self.num_edges)
@@ -89,13 +92,16 @@ class HeteroWrapper(nn.Module):
         )
 
         def features() -> dict[str, Tensor]:
+            if x is None:
+                return {}
             parts = {kind: columns_of(x, nodes.rows[kind], width) for kind, width in self.widths.items()}
             for part in parts.values():
                 sparse_features(part)  # made here once; linear maps look it up
             return parts
 
         # Remembered with x, so that what is derived from these copies is remembered too.
-        by_type = features() if x.requires_grad else memo((node_type, x), (*tag, *self.widths.items()), features)
+        fixed = x is not None and not x.requires_grad
+        by_type = memo((node_type, x), (*tag, *self.widths.items()), features) if fixed else features()
         with self._by_node(whole):
             out = self.model(dict(by_type), dict(edges))
         return self._together(out, nodes)
