@@ -225,30 +225,17 @@ def token_method(
 SimNPOMethod = token_method(
     "simnpo", losses.SimNPO, "negative preference per token, without a reference model", forget_weight=0.125
 )
-DPOMethod = token_method(
-    "dpo", losses.DPO, "prefers another answer to the forgotten one, by default a refusal", scale=2.0
-)
+DPOMethod = token_method("dpo", losses.DPO, "prefers another answer to the forgotten one, by default a refusal", scale=2.0)
 KTOMethod = token_method("kto", losses.KTO, "makes forgotten answers undesirable (Kahneman-Tversky)")
 WGAMethod = token_method("wga", losses.WGA, "gradient ascent, weighted by each token's probability")
-SatImpMethod = token_method(
-    "satimp", losses.SatImp, "gradient ascent on tokens that are neither known nor unknown", forget_weight=0.1
-)
-UNDIALMethod = token_method(
-    "undial", losses.UNDIAL, "distils the model with the forgotten token's logit lowered", retain_weight=0.0
-)
+SatImpMethod = token_method("satimp", losses.SatImp, "gradient ascent on tokens that are neither known nor unknown", forget_weight=0.1)
+UNDIALMethod = token_method("undial", losses.UNDIAL, "distils the model with the forgotten token's logit lowered", retain_weight=0.0)
 CEUnlearningMethod = token_method(
-    "ce_unlearning",
-    losses.CrossEntropyUnlearning,
-    "cross-entropy to the model's own output without the forgotten token",
-    retain_weight=0.0,
-    skip_first=1,
+    "ce_unlearning", losses.CrossEntropyUnlearning, "cross-entropy to the model's own output without the forgotten token", retain_weight=0.0, skip_first=1
 )
 IHLMethod = token_method("ihl", losses.IHL, "inverted hinge: the second most likely token takes over")
 JensUnMethod = token_method(
-    "jensun",
-    losses.JSDToRefusal,
-    "bounded divergence to a refusal; retained rows stay near the original model",
-    retain_loss="jsd",
+    "jensun", losses.JSDToRefusal, "bounded divergence to a refusal; retained rows stay near the original model", retain_loss="jsd"
 )
 _ASTRAY = "moves hidden states of forgotten rows to a random direction, keeps those of retained rows"
 RMUMethod = token_method("rmu", losses.RMU, _ASTRAY, _RMU, retain_loss="hidden", coefficient=2.0)
