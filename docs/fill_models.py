@@ -11,7 +11,6 @@ REASONS = (
     ("no label whose likelihood", "edges have no label there, so there is nothing to make less likely"),
     ("Expected a task among", "the method knows other tasks"),
     ("MessagePassing layers", "it attaches to PyG's layers, and there is none"),
-    ("Expected a positive definite curvature", "rounding left the curvature indefinite; raise `damping`"),
     ("to return a tensor", "it reads what a layer returns, and that is a dictionary"),
     ("two graphs side by side", "it holds a row per node of one graph; pass `message_graph='full'`"),
     ("[45, channels]", "it reads what a layer returns, and that is of one type of nodes"),
