@@ -51,7 +51,8 @@ def held_out(data: Data) -> Data:
     g = torch.Generator().manual_seed(0)
     hub = torch.stack([torch.zeros(8, dtype=torch.long), torch.arange(8)])
     data.val_pos_edge_index = torch.cat([hub, torch.tensor([[3, 3, 4], [5, 5, 3]])], dim=1)
-    data.val_neg_edge_index = torch.randint(NODES, (2, 9), generator=g)
+    data.val_neg_edge_index = torch.randint(9, NODES, (2, 9), generator=g)  # pairs that no edge is held out of
+    data.val_neg_edge_index[:, 0] = 9
     data.y = torch.randint(OUT, (NODES,), generator=g)
     data.val_mask = torch.rand(NODES, generator=g) < 0.6
     data.train_mask = ~data.val_mask

@@ -155,7 +155,7 @@ def test_unsupported_on_items(method: str, task: str, match: str) -> None:
 
 def test_items_without_a_graph_under_link_prediction() -> None:
     data = Data(x=torch.randn(20, 8), y=torch.arange(20) % 2)
-    with pytest.raises(InvalidInputError, match="Expected data.edge_index"):
+    with pytest.raises(InvalidInputError, match=r"Expected data\.edge_index"):
         gu.unlearn(Untouchable(), data, gu.ForgetItems(count=2), "npo", "link_prediction")
 
 

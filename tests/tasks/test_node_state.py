@@ -117,7 +117,8 @@ KEPT = {
     ),
     "rows that attention mixes": (
         lambda: Rows(
-            lambda m, x: m.gps(m.table.weight, torch.empty(2, 0, dtype=torch.long)), table=nn.Embedding(N, 8), gps=GPSConv(8, None, heads=2, norm=None)
+            lambda m, x: m.gps(m.table.weight, torch.empty(2, 0, dtype=torch.long)),
+            table=nn.Embedding(N, 8), gps=GPSConv(8, None, heads=2, norm=None),
         ), None, {"table.weight": GONE},
     ),
 }  # fmt: skip
