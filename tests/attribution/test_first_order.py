@@ -224,6 +224,19 @@ def test_a_model_without_a_gradient():
             gu.influence(model, graph(), of=of, estimator="first_order")
 
 
+def test_features_without_a_gradient():
+    class Adds(Net):
+        def forward(self, x, edge_index):
+            return super().forward(x.double(), edge_index)
+
+    data = graph()
+    data.x = data.x > 0
+    model = randomised(Adds(pyg.GCNConv(SIZE, HIDDEN), pyg.GCNConv(HIDDEN, OUT)))
+    with pytest.raises(InvalidInputError, match=r"floating point .* torch\.bool.* 'brute'"):
+        gu.influence(model, data, of="features", estimator="first_order")
+    assert bool(gu.influence(model, data, of="features", estimator="brute").isfinite().all())
+
+
 @pytest.mark.parametrize("kwargs", [{"probes": 0}, {"probes": -3}, {"mask": "edges"}, {"mask": ""}])
 def test_bad_options(kwargs):
     with pytest.raises(InvalidInputError, match="Expected"):

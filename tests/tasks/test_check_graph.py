@@ -10,6 +10,7 @@ from torch_geometric.data import Batch, Data
 
 import gunlearn as gu
 from gunlearn.errors import GunlearnError, InvalidInputError
+from gunlearn.tasks.graph.check_graph import check_graph
 from tests.tasks.cases import random_graph
 
 LINK, NODE = "link_prediction", "node_classification"
@@ -176,3 +177,11 @@ def test_items_are_checked_as_graphs_are():
         ):
             with pytest.raises(GunlearnError, match=message):
                 call(data)
+
+
+def test_sparse_features_have_two_dimensions() -> None:
+    x = torch.ones(4, 3, 1).to_sparse_csr(dense_dim=1)
+    with pytest.raises(
+        InvalidInputError, match=r"CSR features data\.x \[num_nodes, num_features\] \(got \(4, 3, 1\)\)"
+    ):
+        check_graph(Data(x=x, edge_index=torch.tensor([[0], [1]])))

@@ -91,6 +91,11 @@ class FirstOrder(Estimator):
         model, data, view, task = problem.model, problem.data, problem.data.clone(), problem.task
         if problem.items.of == "features":
             view.x = mask = (data.x if data.x.layout == torch.strided else data.x.to_dense()).detach().clone()
+            if not mask.is_floating_point():
+                raise InvalidInputError(
+                    f"Expected features x of a floating point type for '{self.name}', which takes their gradients "
+                    f"(got {mask.dtype}); pass x.float(), or use 'brute'"
+                )
             mask.requires_grad_()
             return problem.encode(view), mask
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

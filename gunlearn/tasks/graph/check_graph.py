@@ -114,6 +114,8 @@ def _check_features(x: Any, size: int) -> None:
         raise InvalidInputError(f"Expected data.x to be a tensor [num_nodes, num_features] (got {type(x).__name__})")
     if x.layout not in (torch.strided, torch.sparse_csr):
         raise InvalidInputError(f"Expected dense or CSR features data.x (got {x.layout}); pass x.to_sparse_csr()")
+    if x.layout == torch.sparse_csr and x.dim() != 2:
+        raise InvalidInputError(f"Expected CSR features data.x [num_nodes, num_features] (got {tuple(x.shape)})")
     if x.dim() == 0 or x.size(0) != size:  # set by hand: PyG takes the number of nodes from x otherwise
         rows = x.size(0) if x.dim() else "none"
         raise InvalidInputError(f"Expected data.num_nodes to be the rows of data.x, {rows} (got {size})")
