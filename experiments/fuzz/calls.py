@@ -81,7 +81,7 @@ def _problem(draw: random.Random, wild: Sequence[str]) -> tuple[str, str, Any, l
         if isinstance(data, Data):
             try:
                 data = inputs.CHANGES[name](data)
-            except (RuntimeError, AttributeError, TypeError, ValueError, NotImplementedError):
+            except (RuntimeError, AttributeError, TypeError, ValueError, NotImplementedError, IndexError):
                 continue  # two changes that exclude each other
     name, model = inputs.model(draw, "model" in wild)
     return task, name, model, changes, data
