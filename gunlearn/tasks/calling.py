@@ -49,14 +49,14 @@ def _content(code: Any) -> bytes:
 
 
 @contextmanager
-def own_words(model: nn.Module, data: Data | None, how: str, remedy: str) -> Iterator[None]:
+def own_words(model: nn.Module, data: Data | None, words: Callable[[], tuple[str, str]]) -> Iterator[None]:
     """Inside the block an exception of the caller's code becomes an `UnsupportedModelError` that says what was called.
 
     Args:
         model: whose code runs.
         data: what it reads, to be described; `None` says nothing of it.
-        how: the call, `"model(x, edge_index)"`.
-        remedy: what to pass instead, `"call=lambda model, data: ..."`.
+        words: returns the call, `"model(x, edge_index)"`, and what to pass instead, `"call=lambda model, data: ..."`;
+            called after a failure alone, since steps of training come here.
     """
     try:
         yield
@@ -64,6 +64,7 @@ def own_words(model: nn.Module, data: Data | None, how: str, remedy: str) -> Ite
         raise
     except Exception as error:  # the caller's code can raise anything
         kind, said = type(getattr(model, "_orig_mod", model)).__name__, (str(error).strip().splitlines() or [""])[0]
+        how, remedy = words()
         holds = "" if data is None else f"; the data holds {contents(data)}"
         raise UnsupportedModelError(
             f"Expected {how} to run (got {type(error).__name__} of {kind}: {said[:200]}{holds}); pass {remedy}"

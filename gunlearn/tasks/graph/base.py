@@ -116,8 +116,8 @@ class GraphTask(Task):
         x = data.x
         if isinstance(x, Tensor):
             sparse_features(x)  # made once, where features are bags of words; linear maps find it
-        how, remedy, run = self._call(model, data)
-        with own_words(model, data, how, remedy), fast_path(model):
+        words, run = self._call(model, data)
+        with own_words(model, data, words), fast_path(model):
             try:
                 out = run()
             except (RuntimeError, NotImplementedError) as error:
@@ -131,6 +131,7 @@ class GraphTask(Task):
         out = self.shaped(out, number)
         if isinstance(out, Tensor) and out.dim() == 2 and out.size(0) == number and out.is_floating_point():
             return out
+        how, remedy = words()
         got = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
         raise UnsupportedModelError(
             f"Expected the model to return {name} of shape [{number}, {size}] (got {got} from {how}); pass {remedy}"
@@ -140,17 +141,20 @@ class GraphTask(Task):
         """Return the model's output for `number` items in the shape `[number, dim]`, where a task takes others."""
         return out
 
-    def _call(self, model: nn.Module, data: Data) -> tuple[str, str, Callable[[], Any]]:
-        """Return the call in words, what to pass if it fails, and the call itself."""
+    def _call(self, model: nn.Module, data: Data) -> tuple[Callable[[], tuple[str, str]], Callable[[], Any]]:
+        """Return a function to the call in words and what to pass if it fails, and the call itself."""
         call = self.call
         if call is not None:
-            return f"'call' ({call!r})", "another 'call'", lambda: call(model, data)
+            return lambda: (f"'call' ({call!r})", "another 'call'"), lambda: call(model, data)
         entry, accepted = self.entry(model), self.accepted(model)
         optional = {key: data[key] for key in accepted if key in data and data[key] is not None}
-        name = "model" if entry is model else f"model.{getattr(entry, '__name__', 'encode')}"
-        how = f"{name}(x, edge_index{''.join(f', {key}={key}' for key in optional)})"
-        remedy = suggested(self.entry(getattr(model, "_orig_mod", model)), data)
-        return how, remedy, lambda: entry(data.x, data.edge_index, **optional)
+
+        def words() -> tuple[str, str]:
+            name = "model" if entry is model else f"model.{getattr(entry, '__name__', 'encode')}"
+            how = f"{name}(x, edge_index{''.join(f', {key}={key}' for key in optional)})"
+            return how, suggested(self.entry(getattr(model, "_orig_mod", model)), data)
+
+        return words, lambda: entry(data.x, data.edge_index, **optional)
 
     def check_trial(self, model: nn.Module, data: Data, outputs: Tensor) -> None:
         """Refuse a `call` that returns the same on a graph without edges and features: it reads another graph."""

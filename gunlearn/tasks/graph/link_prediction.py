@@ -101,7 +101,7 @@ class LinkPrediction(GraphTask):
             raise UnsupportedModelError("Expected a model with 'decode' for outputs='probabilities' (got none)")
         if decode is not None:
             own = partial(decode, model) if isinstance(decode, Called) else partial(decode, **_as_logits(model, decode))
-            with own_words(model, None, "'decode'", "another decode=lambda model, z, pairs: ..."):
+            with own_words(model, None, lambda: ("'decode'", "another decode=lambda model, z, pairs: ...")):
                 score = _scores(outputs, items.edge_label_index, own)
             if not isinstance(score, Tensor) or score.numel() != items.label.numel():
                 got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__

@@ -110,7 +110,8 @@ class ImageClassification(Task):
         return "categorical"
 
     def decode(self, model: nn.Module, outputs: None, items: ArrayItems) -> Prediction:
-        with own_words(model, None, f"model(x) with x {list(items.x.shape)}", "a model that takes such rows"):
+        shape = list(items.x.shape)
+        with own_words(model, None, lambda: (f"model(x) with x {shape}", "a model that takes such rows")):
             logits = model(items.x)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.size(0) != items.x.size(0):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
