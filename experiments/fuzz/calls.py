@@ -107,7 +107,7 @@ def outcome(call: Callable[[], Any], model: Any, data: Any) -> dict[str, Any]:
 
 def _has_nan(result: Any) -> bool:
     tensors = [result] if isinstance(result, Tensor) else list(result.model.state_dict().values())
-    return any(bool(t.isnan().any()) for t in tensors if t.is_floating_point() and t.layout == torch.strided)
+    return any(not bool(t.isfinite().all()) for t in tensors if t.is_floating_point() and t.layout == torch.strided)
 
 
 def _state(model: Any, data: Any) -> dict[str, Any]:

@@ -134,7 +134,7 @@ CHANGES: dict[str, Callable[[Data], Any]] = {
     "empty train_mask": _replace("train_mask", torch.zeros_like),
     "train_mask over test_mask": _replace("train_mask", torch.ones_like),
     "no positives": _without("train_pos_edge_index"),
-    "held-out edges in the graph": _replace("test_pos_edge_index", lambda e: e.clone()),
+    "held-out edges in the graph": _set("test_pos_edge_index", lambda data: data.edge_index[:, :3]),
     "test edges out of range": _replace("test_pos_edge_index", _first(NODES + 1)),
     "no test negatives": _without("test_neg_edge_index"),
     "a name for each node": _set("name", lambda data: [f"n{i}" for i in range(NODES)]),

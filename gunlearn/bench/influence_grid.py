@@ -28,6 +28,7 @@ from gunlearn.bench.own_model import own_model
 from gunlearn.bench.store import RowStore, atomic_write, check_writable, csv_text, json_plain
 from gunlearn.core.checks import check_choice
 from gunlearn.core.options import parse_pair, typed_options
+from gunlearn.core.owner_key import keyed_hash
 from gunlearn.datasets.catalogue import load
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.tasks.graph.splits import link_split, node_split
@@ -142,7 +143,7 @@ def _settings_hash(config: InfluenceConfig, data: Data, model: nn.Module) -> str
     plain = {name: getattr(config, name) for name in ("dataset", "task", "of", "target", "truth", "seed", "double")}
     whole = [versions()["gunlearn"], data_hash(data), digest.hexdigest(), plain, config.truth_args, config.num_items]
     whole += [config.truth_items, type(model).__name__, str(config.device)]
-    return hashlib.sha256(json.dumps(whole, default=str).encode()).hexdigest()[:20]
+    return keyed_hash(json.dumps(whole, default=str).encode(), "row", 20)
 
 
 def run_influence(

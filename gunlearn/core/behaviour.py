@@ -33,6 +33,8 @@ _IGNORED = {
     "device",
 }
 _OPERATORS = ".deletions"
+#: Attributes of PyTorch's and PyG's base classes that begin with an underscore.
+_LIBRARY_NAMES = {*vars(nn.Module()), "_user_args", "_explain", "_loop_mask", "_apply_sigmoid", "_alpha"}
 _MOST = 16  # entries of a collection that are settings; more are data
 
 
@@ -42,11 +44,23 @@ def settings_of(model: nn.Module) -> dict[str, dict[str, str]]:
     for name, module in model.named_modules():
         if _OPERATORS in f".{name}":  # what is attached belongs to a request, not to the model
             continue
-        public = {k: v for k, v in vars(module).items() if not k.startswith("_") and k not in _IGNORED}
-        said = {k: _said(v) for k, v in sorted(public.items()) if not _is_attached(v)}
+        own = {k: v for k, v in vars(module).items() if k not in _IGNORED and _is_setting(module, k, v)}
+        said = {k: _said(v) for k, v in sorted(own.items()) if not _is_attached(v)}
         cls = type(module).__name__.removeprefix("Lazy")
         found[name] = {"class": cls, **{k: v for k, v in said.items() if v}}
     return found
+
+
+def _is_setting(module: nn.Module, name: str, value: Any) -> bool:
+    """Return whether an attribute may decide what a module computes.
+
+    Of those that begin with an underscore these are plain values and functions of the caller's own classes; libraries
+    keep caches and hooks there.
+    """
+    if not name.startswith("_"):
+        return True
+    plain = isinstance(value, Number | str | tuple | Enum | partial | type) or inspect.isroutine(value)
+    return plain and name not in _LIBRARY_NAMES and _foreign(type(module))
 
 
 def code_of(model: nn.Module) -> dict[str, str]:

@@ -1,5 +1,9 @@
 """The header of an edge list: whether there is one, and which columns are the ends."""
 
+import warnings
+
+import numpy as np
+
 from gunlearn.datasets.text_tables import InputTable, as_numbers, is_missing, plain
 from gunlearn.errors import InvalidInputError
 
@@ -19,6 +23,8 @@ _TARGET = {
     "dest",
     "destination",
 }
+#: What a node may be beside nodes of another kind; other columns are of two kinds where both names end in "id".
+_KINDS = {"user", "item", "movie", "product", "book", "song", "track", "artist", "customer", "author", "business"}
 #: Names of the columns that become tensors beside `edge_index`.
 ROLES = {
     "edge_weight": {"weight", "weights", "w", "edgeweight"},
@@ -92,3 +98,21 @@ def ends(table: InputTable) -> tuple[int, int]:
     if len(names) > 2 and any(name in known for name in names[:2] for known in ROLES.values()):
         raise InvalidInputError(f"Expected columns 'source' and 'target' in {table.source} (got {list(table.header)})")
     return 0, 1
+
+
+def warn_of_two_kinds(table: InputTable, ids: np.ndarray) -> None:
+    """Warn where the names of the two columns are of two kinds (`user`, `item`) and ids `[2, k]` stand in both."""
+    if table.header is None:
+        return
+    names = [table.header[i] for i in ends(table)]
+    stems = [plain(name).removesuffix("s").removesuffix("id") for name in names]
+    told = all(plain(name).endswith("id") for name in names) or bool(_KINDS & set(stems))
+    if not told or stems[0][:4] == stems[1][:4] or plain(names[0]) in _SOURCE or plain(names[1]) in _TARGET:
+        return
+    both = len(np.intersect1d(ids[0], ids[1]))
+    if both:
+        warnings.warn(
+            f"{both} ids stand in both columns, {names[0]!r} and {names[1]!r}, of {table.source} and are read as the "
+            "same nodes; if they are of two kinds, give them prefixes, such as u1 and m1",
+            stacklevel=4,
+        )

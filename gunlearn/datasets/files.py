@@ -38,6 +38,14 @@ _ASIDE = {
     ".yml",
     ".toml",
 }
+
+
+def says_of_nodes(path: Path) -> bool:
+    """Return whether a file holds features, labels or both, by its name."""
+    stems = set().union(*(names for kind, names in _STEMS.items() if kind != "edges"))
+    return path.is_file() and path.name.lower().split(".")[0] in stems
+
+
 _ASIDE_STEMS = ("readme", "license", "copying", "makefile", "thumbs")
 
 

@@ -1,13 +1,14 @@
 """Single files of a whole graph: GraphML, GML, GEXF, node-link JSON, or an edge list."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
 from torch_geometric.data import Data
 
-from gunlearn.datasets.files import from_files
+from gunlearn.datasets.files import from_files, says_of_nodes
 from gunlearn.datasets.networkx_graphs import from_networkx
 from gunlearn.datasets.text_tables import TEXT_ENDINGS
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
@@ -32,6 +33,12 @@ def from_graph_file(path: Path) -> Data:
         raise DatasetNotFoundError(f"Expected a folder or a file of a graph at {path.absolute()} (got no such file)")
     ending = path.suffix.lower()
     if path.name.lower().removesuffix(".gz").endswith(TEXT_ENDINGS):
+        beside = sorted(file.name for file in path.parent.iterdir() if file != path and says_of_nodes(file))
+        if beside:
+            warnings.warn(
+                f"{', '.join(beside)} beside {path} are not read; load the folder {path.parent} to read them",
+                stacklevel=3,
+            )
         return from_files(path)
     if ending not in GRAPH_ENDINGS:
         raise InvalidInputError(

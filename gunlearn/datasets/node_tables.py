@@ -15,7 +15,9 @@ from gunlearn.errors import InvalidInputError
 
 _IDS = {"id", "nodeid", "node", "vertex", "vertexid", "nodename"}
 _FIRST_IDS = {"", "unnamed0", "name", "key", "index"}  # where they name the first column, as pandas writes an index
-_LABELS = {"label", "labels", "y", "class"}
+_LABELS = {"label", "labels", "y", "class", "target"}
+#: Columns of a split are no features; `node_split` draws one.
+_MASKS = {"trainmask", "valmask", "testmask", "split"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +72,11 @@ def of_table(table: InputTable, kind: str, edge_ids: np.ndarray) -> NodeTable:
         distinct, counts = np.unique(ids, return_counts=True)
         repeated = np.flatnonzero(ids == distinct[counts > 1][0])[1]
         raise InvalidInputError(f"Expected each node once in {table.source} (got one again in {table.at(repeated)})")
-    columns = [i for i in range(len(table.columns)) if i not in (id_column, label_column)]
+    masks = [i for i, name in enumerate(table.header or ()) if plain(name) in _MASKS]
+    if masks:
+        names = ", ".join(repr(table.header[i]) for i in masks)  # type: ignore[index]
+        warnings.warn(f"columns {names} of {table.source} are a split and are not read", stacklevel=3)
+    columns = [i for i in range(len(table.columns)) if i not in (id_column, label_column, *masks)]
     numbers = {i: as_numbers(table.columns[i]) for i in columns}
     texts = [i for i, values in numbers.items() if values is None]
     if texts and kind != "nodes":

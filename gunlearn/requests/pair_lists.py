@@ -61,7 +61,8 @@ def named_lists(data: Data, num_nodes: int, per_edge: list[str]) -> list[NamedLi
         if ids is None or name == "edge_index" or "hyperedge" in name or name in ("batch", "ptr", "n_id", "face"):
             continue
         sure = bool(_PAIR_NAME.search(name))
-        taken = name in per_edge or num_nodes in ids.shape
+        pairs_by_shape = ids.dim() == 2 and ids.size(0) == 2 and num_nodes != 2
+        taken = name in per_edge or (ids.size(0) == num_nodes and not _TALL_NAME.search(name) and not pairs_by_shape)
         if ids.dim() == 2 and ids.size(0) == 2 and (not taken or (sure and "index" in name)):
             if sure or _inside(ids, num_nodes):
                 found.append(NamedList(name, ids, 1, sure=sure))

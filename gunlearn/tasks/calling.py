@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from gunlearn.core.behaviour import code_hash
+from gunlearn.core.digest import content_hash
 from gunlearn.errors import GunlearnError, InvalidTypeError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -37,15 +38,12 @@ class Called:
         return self.function(*args)
 
     def __repr__(self) -> str:
-        """Return the function's name and a digest of its code; addresses and files do not count."""
-        code = getattr(self.function, "__code__", None)
+        """Return the function's name, a digest of its code and one of the values that it encloses, if any."""
         named = getattr(self.function, "__qualname__", type(self.function).__qualname__)
-        return named if code is None else f"{named} {hashlib.sha256(_content(code)).hexdigest()[:12]}"
-
-
-def _content(code: Any) -> bytes:
-    consts = [_content(c) if inspect.iscode(c) else repr(c).encode() for c in code.co_consts]
-    return b"|".join([code.co_code, *consts, repr((code.co_names, code.co_varnames)).encode()])
+        code = code_hash(self.function)
+        cells = [cell.cell_contents for cell in getattr(self.function, "__closure__", None) or ()]
+        values = [value for value in cells if not isinstance(value, nn.Module)]
+        return " ".join(filter(None, (named, code[:12], content_hash(values)[:12] if values else "")))
 
 
 @contextmanager

@@ -42,12 +42,18 @@ def trial_pass(model: nn.Module, data: Any, task: Task) -> Trial:
     if items is None and not task.shared_pass:
         return Trial()
     model = private_copy(getattr(model, "_orig_mod", model), task).eval()
+    data, given = _with_own_features(data)
     with isolated_rng(), torch.no_grad():
         trial = _tried(model, data, task, items)
         for values in (trial.outputs, _logits(trial)):
             check_finite(values, model)
         task.check_trial(model, data, trial.outputs)
         again = _tried(model, data, task, items)
+    if given is not None and not torch.equal(data.x, given):
+        raise UnsupportedModelError(
+            f"Expected a model that leaves data.x as it is (got {type(model).__name__}, which changes it in place); "
+            "let it work on x.clone()"
+        )
     for first, second in ((trial.outputs, again.outputs), (_logits(trial), _logits(again))):
         check_steady(first, second, model)
     kind, logits = task.outcomes(model), _logits(trial)
@@ -62,6 +68,16 @@ def trial_pass(model: nn.Module, data: Any, task: Task) -> Trial:
 
         check_logits(task, kind, logits, again_with_gradients)
     return trial
+
+
+def _with_own_features(data: Any) -> tuple[Any, Tensor | None]:
+    """Return the data with a copy of dense features, which the model might change, and the caller's; `None` if none."""
+    x = getattr(data, "x", None)
+    if not isinstance(x, Tensor) or x.layout != torch.strided or not x.is_floating_point():
+        return data, None
+    data = copy.copy(data)
+    data.x = x.detach().clone()
+    return data, x
 
 
 def _tried(model: nn.Module, data: Any, task: Task, items: Any) -> Trial:

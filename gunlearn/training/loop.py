@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from gunlearn.core.checks import check_integer
 from gunlearn.cost import Stopwatch
-from gunlearn.errors import CheckpointError, DivergenceError, InvalidInputError
+from gunlearn.errors import CheckpointError, DivergenceError, InvalidInputError, UnsupportedModelError
 from gunlearn.losses import ObjectiveValue
 from gunlearn.seed import isolated_rng
 from gunlearn.training.callbacks import Callback, TrainControl, TrainState, stateful
@@ -266,6 +266,11 @@ def _total(value: ObjectiveValue | Iterable[ObjectiveValue], backward: bool = Fa
     pieces = []
     for piece in [value] if isinstance(value, ObjectiveValue) else value:
         if backward:
+            if not piece.total.requires_grad:
+                raise UnsupportedModelError(
+                    "Expected a loss with a gradient for the trained weights (got none): does the model's forward run "
+                    "under torch.no_grad(), or detach its outputs?"
+                )
             piece.total.backward()
         pieces.append(ObjectiveValue(piece.total.detach(), piece.terms) if backward else piece)
     if len(pieces) == 1:

@@ -156,3 +156,14 @@ def test_a_state_is_known_by_its_bits() -> None:
     assert state_hash(model) == state_hash(other)
     other.running_mean[1] = 1e-30
     assert state_hash(model) != state_hash(other)
+
+
+def test_settings_of_ones_own_that_begin_with_an_underscore_count() -> None:
+    class Own(torch.nn.Linear):
+        def __init__(self, act: str) -> None:
+            super().__init__(2, 2)
+            self._act = act
+
+    one, other = settings_of(Own("relu")), settings_of(Own("tanh"))
+    assert differences(one, other) == ["_act of '' was 'relu', and is 'tanh'"]
+    assert not any(name.startswith("_") for name in settings_of(torch.nn.Linear(2, 2))[""])  # control: the library's

@@ -454,3 +454,29 @@ def test_the_example_of_the_docs(tmp_path, monkeypatch):
     assert data.x[:, 0].tolist() == [45, 27, 52, 31]
     assert names["partition"].forget_nodes.tolist() == [0]
     assert names["pair"].forget_edge_index.tolist() == [[2], [3]]
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [("userId,movieId", True), ("user,item", True), ("person,friend", False), ("follower_id,followee_id", False)],
+)
+def test_columns_of_two_kinds_whose_ids_overlap(folder, header, told):
+    path = folder(edges__csv=f"{header}\n1,2\n2,1\n2,3\n3,4\n")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        load(path)
+    assert any("two kinds" in str(w.message) for w in seen) == told
+
+
+def test_files_beside_an_edge_list_that_is_loaded_alone_are_named(folder):
+    path = folder(edges__csv="source,target\n0,1\n1,2\n", features__csv="a\n1\n2\n3\n")
+    with pytest.warns(UserWarning, match=r"features\.csv beside .* not read; load the folder"):
+        load(path / "edges.csv")
+
+
+def test_columns_of_a_split_are_no_features_and_a_target_is_a_label(folder):
+    nodes = "id,f1,target,train_mask\n0,5,1,1\n1,6,0,0\n2,7,1,1\n"
+    with pytest.warns(UserWarning, match="'train_mask' of .* are a split and are not read"):
+        data = load(folder(edges__csv="0,1\n1,2\n", nodes__csv=nodes))
+    assert data.x.tolist() == [[5.0], [6.0], [7.0]]
+    assert data.y.tolist() == [1, 0, 1]

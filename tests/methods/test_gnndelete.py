@@ -269,12 +269,15 @@ def test_what_lies_below_the_first_operator_is_computed_once(monkeypatch: pytest
     conv = type(model.convs[0])
     forward = conv.forward
     monkeypatch.setattr(conv, "forward", lambda self, *args: calls.append(self.in_channels) or forward(self, *args))
-    for epochs in (3, 9):
-        for method in ("gnndelete", "gnndelete_ni", "inpo_s"):
+    for method in ("gnndelete", "gnndelete_ni", "inpo_s"):
+        first, second = [], []
+        for epochs in (3, 9):
             calls.clear()
             unlearn(method, model, data, epochs=epochs, **RUNS[method])
-            assert calls.count(8) < 6
-            assert calls.count(12) > epochs  # control: the second layer is computed at each step
+            first.append(calls.count(8))
+            second.append(calls.count(12))
+        assert first[0] == first[1]  # the trial's passes and one more
+        assert second[1] - second[0] >= 6  # control: the second layer is computed at each step
 
 
 def test_batch_statistics_and_weights_never_change() -> None:

@@ -436,3 +436,23 @@ def test_nodes_and_features_of_a_heterogeneous_graph(method: str, request_: gu.R
     assert out.shape[0] == data.num_nodes
     moved = any(not torch.equal(a, b) for a, b in zip(wrapper.parameters(), result.model.parameters(), strict=True))
     assert moved == (method != "utu")
+
+
+def test_attributes_of_edges_that_the_model_could_read_are_refused() -> None:
+    relation = ("a", "to", "a")
+    hetero = HeteroData()
+    hetero["a"].x = torch.ones(3, 2)
+    hetero[relation].edge_index = torch.tensor([[0, 1], [1, 2]])
+    hetero[relation].edge_weight = torch.ones(2)
+
+    class Weighted(nn.Module):
+        def forward(self, x_dict, edge_index_dict, edge_weight_dict=None):
+            return x_dict
+
+    class Plain(nn.Module):
+        def forward(self, x_dict, edge_index_dict):
+            return x_dict
+
+    with pytest.raises(InvalidInputError, match=r"edge_weight.*edge_weight_dict"):
+        homogeneous(Weighted(), hetero)
+    homogeneous(Plain(), hetero)  # control: it cannot read them

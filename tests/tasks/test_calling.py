@@ -166,10 +166,65 @@ def test_removed_edges_reach_a_model_called_by_a_function() -> None:
 
 def test_a_function_that_reads_another_graph_is_refused() -> None:
     data = classes()
-    with pytest.raises(UnsupportedModelError, match="second argument"):
-        gu.unlearn(
-            gcn(), data, gu.ForgetEdges(count=2), "utu", NODES, call=lambda model, _: model(data.x, data.edge_index)
-        )
+    for call in (
+        lambda model, _: model(data.x, data.edge_index),
+        lambda model, given: model(given.x, data.edge_index),
+    ):
+        with pytest.raises(UnsupportedModelError, match="to read the edges of its argument"):
+            gu.unlearn(gcn(), data, gu.ForgetEdges(count=2), "utu", NODES, call=call)
+
+
+def test_a_model_that_keeps_a_graph_of_its_own_is_warned_of() -> None:
+    class Keeps(pyg.GCN):
+        def forward(self, x, edge_index):
+            return super().forward(x, self.own)
+
+    data = classes()
+    model = Keeps(8, 8, 2, 3)
+    model.register_buffer("own", data.edge_index.clone())
+    with pytest.warns(UserWarning, match="keeps a graph of its own"):
+        gu.unlearn(model, data, gu.ForgetEdges(count=2), "utu", NODES)
+
+
+def test_a_model_that_changes_the_features_is_refused_before_it_does() -> None:
+    class Clamps(pyg.GCN):
+        def forward(self, x, edge_index):
+            return super().forward(x.clamp_(-0.1, 0.1), edge_index)
+
+    data = classes()
+    before = data.x.clone()
+    with pytest.raises(UnsupportedModelError, match=r"changes it in place.*x\.clone"):
+        gu.unlearn(Clamps(8, 8, 2, 3), data, gu.ForgetNodes([3]), "finetune", NODES)
+    assert torch.equal(data.x, before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_are_refused(value: float) -> None:
+    class Breaks(pyg.GCN):
+        def forward(self, x, edge_index):
+            return super().forward(x, edge_index) * value
+
+    with pytest.raises(UnsupportedModelError, match="finite outputs"):
+        gu.unlearn(Breaks(8, 8, 2, 3), classes(), gu.ForgetNodes([3]), "finetune", NODES)
+
+
+def test_a_forward_pass_without_gradients_is_refused() -> None:
+    class Cut(pyg.GCN):
+        @torch.no_grad()
+        def forward(self, x, edge_index):
+            return super().forward(x, edge_index)
+
+    with pytest.raises(UnsupportedModelError, match=r"torch\.no_grad"):
+        gu.unlearn(Cut(8, 8, 2, 3), classes(), gu.ForgetNodes([3]), "finetune", NODES)
+
+
+def test_calls_that_enclose_other_values_are_told_apart() -> None:
+    def weighted(value: float):
+        weights = torch.full((3,), value)
+        return lambda model, data: model(data.x, data.edge_index, weights)
+
+    one, same, other = (repr(Called("call", weighted(value))) for value in (1.0, 1.0, 5.0))
+    assert one == same != other
 
 
 def test_a_layer_s_attributes_reach_it_for_forgotten_nodes_beside_the_graph() -> None:

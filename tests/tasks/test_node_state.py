@@ -17,6 +17,7 @@ from torch_geometric.utils import to_undirected
 import gunlearn as gu
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.tasks.base import View
+from gunlearn.tasks.graph.fresh_values import Draws
 
 N, GONE = 30, [3, 21]
 TASK = "node_classification"
@@ -198,12 +199,14 @@ def test_new_rows_are_drawn_as_the_model_draws_them() -> None:
     with torch.no_grad():
         model.embedding.weight.mul_(9)
     new = gu.unlearn(model, data, gu.ForgetNodes(GONE), "utu", seed=3).model.embedding.weight[GONE]
-    torch.manual_seed(3)
+    torch.manual_seed(Draws(model, 3).seed)
     expected = nn.init.xavier_uniform_(torch.empty(N, 8))[GONE]
     assert torch.equal(new, expected)
+    torch.manual_seed(3)  # under which the model may have been made: its first rows must not come back
+    assert not torch.equal(new, nn.init.xavier_uniform_(torch.empty(N, 8))[GONE])
     plain = Rows(whole, table=nn.Embedding(N, 8))
     new = gu.unlearn(plain, graph(), gu.ForgetNodes(GONE), "utu", TASK, seed=3).model.table.weight[GONE]
-    torch.manual_seed(3)
+    torch.manual_seed(Draws(plain, 3).seed)
     assert torch.equal(new, torch.randn(N, 8)[GONE])
     with torch.no_grad():  # drawn by the model's own code at another scale: like the other rows
         plain.table.weight.mul_(1e-3).add_(torch.arange(8.0))

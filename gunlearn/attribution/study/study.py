@@ -1,6 +1,5 @@
 """Compare estimators of influence with the truth, and compare their costs."""
 
-import hashlib
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +16,7 @@ from gunlearn.attribution.study.truths import TrueValues, truth_estimator, truth
 from gunlearn.attribution.targets import Target
 from gunlearn.attribution.training.retraining_influence import Train
 from gunlearn.core.checks import check_model
+from gunlearn.core.owner_key import keyed_hash
 from gunlearn.errors import GunlearnError
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.named import as_task
@@ -173,7 +173,7 @@ def influence_study(
         return values.of(scores if sample is None else scores[sample])
 
     check_scores(values.values, f"'{truth}'")
-    told = hashlib.sha256(study.truth.numpy().tobytes() + study.items.numpy().tobytes()).hexdigest()[:16]
+    told = keyed_hash(study.truth.numpy().tobytes() + study.items.numpy().tobytes(), "row", 16)
     bar, degree = None, ESTIMATORS["degree"]()
     if of in degree.of and true.problem.target.kind in degree.targets:
         bar = spearman(study.truth, estimated(setting.measure(degree).result, "degree").cpu())

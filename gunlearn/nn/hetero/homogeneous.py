@@ -1,5 +1,7 @@
 """Conversion of heterogeneous models and graphs to one graph with types."""
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data, HeteroData
@@ -32,7 +34,8 @@ def homogeneous(model: nn.Module, data: HeteroData) -> tuple[HeteroWrapper, Data
 
     Raises:
         InvalidTypeError: other types than these.
-        InvalidInputError: features of several dtypes, or a relation without `edge_index`.
+        InvalidInputError: features of several dtypes, a relation without `edge_index`, or attributes of edges for a
+            model that takes more than features and edges.
 
     Example:
         >>> from torch_geometric.nn import HeteroConv, SAGEConv
@@ -57,6 +60,7 @@ def homogeneous(model: nn.Module, data: HeteroData) -> tuple[HeteroWrapper, Data
         raise InvalidInputError(f"Expected an edge_index of every relation (got {bad or 'no relation'})")
     nodes = {kind: int(data[kind].num_nodes) for kind in data.node_types}
     edges = {relation: data[relation]["edge_index"].size(1) for relation in data.edge_types}
+    _refuse_edge_attributes(model, data)
     widths = {kind: x.size(1) for kind, x in features.items()}
     wrapper = HeteroWrapper(model, nodes, edges, widths)
 
@@ -106,3 +110,16 @@ def _stacked(nodes: dict[str, int], features: dict[str, Tensor]) -> Tensor:
 def _fits(value: Tensor, size: int, key: str) -> bool:
     kind = value.dtype == torch.bool if key in _MASKS else not (value.is_floating_point() or value.dtype == torch.bool)
     return kind and value.numel() == size and value.size(0) == size
+
+
+def _refuse_edge_attributes(model: nn.Module, data: HeteroData) -> None:
+    """Refuse weights and attributes of edges that the model could read: the wrapper hands on features and edges."""
+    names = ("edge_weight", "edge_attr", "edge_time")
+    given = sorted({name for relation in data.edge_types for name in names if data[relation].get(name) is not None})
+    parameters = inspect.signature(model.forward).parameters.values()
+    more = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL][2:]
+    if given and more:
+        raise InvalidInputError(
+            "Expected a typed graph without attributes of edges, which the wrapper does not hand on (got "
+            f"{given}, and a model that takes {more}); delete them from the data if the model was trained without"
+        )

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
+from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
 from gunlearn.nn.attach.message_layers import CACHES
@@ -157,22 +158,30 @@ class GraphTask(Task):
         return words, lambda: entry(data.x, data.edge_index, **optional)
 
     def check_trial(self, model: nn.Module, data: Data, outputs: Tensor) -> None:
-        """Refuse a `call` that returns the same on a graph without edges and features: it reads another graph."""
-        if self.call is None or not data.edge_index.numel():
+        """Refuse a `call` that returns the same on a graph without edges: it reads those of another graph.
+
+        A model called in the usual way is warned of. Both are only so where it has message passing layers.
+        """
+        layers = any(isinstance(module, MessagePassing) for module in model.modules())
+        if not layers or not data.edge_index.numel() or bool((outputs == outputs[:1]).all()):
             return
         everything = torch.arange(int(data.num_nodes), device=data.edge_index.device)
-        empty = gather(data, everything, everything[:0], data.edge_index[:, :0])
-        if isinstance(empty.get("x"), Tensor) and empty.x.layout == torch.strided:
-            empty.x = torch.zeros_like(empty.x)
         try:
-            without = self.encode(model, empty)
+            without = self.encode(model, gather(data, everything, everything[:0], data.edge_index[:, :0]))
         except GunlearnError:  # a model that cannot read such a graph reads the one that it is given
             return
-        if torch.equal(without, outputs):
+        if not torch.equal(without, outputs):
+            return
+        if self.call is not None:
             raise UnsupportedModelError(
-                f"Expected 'call' ({self.call!r}) to read the graph that it is given as 'data' (got the same outputs "
-                "for a graph without edges and with features of zero); use its second argument, not a graph of outside"
+                f"Expected 'call' ({self.call!r}) to read the edges of its argument 'data' (got the same outputs for a "
+                "graph without edges); it must not read a graph from outside the function"
             )
+        warnings.warn(
+            f"{type(model).__name__} returns the same for a graph without edges: it does not read data.edge_index, or "
+            "keeps a graph of its own, in which what is forgotten stays",
+            stacklevel=4,
+        )
 
     def graphs(self, view: View, forget: Tensor) -> tuple[Data, Callable[[Tensor], Tensor]]:
         """Return the graph that is read while unlearning, and a function to the places of forgotten items' nodes in it.

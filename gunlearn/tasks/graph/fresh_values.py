@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +103,8 @@ class Draws:
     """
 
     def __init__(self, model: nn.Module, seed: int) -> None:
-        self.model, self.seed = model, seed
+        # Another stream than that of `torch.manual_seed(seed)`, under which the model may have been made.
+        self.model, self.seed = model, int(hashlib.sha256(f"fresh values {seed}".encode()).hexdigest()[:8], 16)
         self._resets: dict[str, nn.Module | None] = {}
 
     @torch.no_grad()
