@@ -42,7 +42,8 @@ class Run:
         methods: Methods to compare: NAME runs every variant, NAME:VARIANT one (see 'gunlearn methods'). The original
             and the retrained model are always shown.
         task: What the model predicts, one or several.
-        forget: What to forget, one or several: training edges, training nodes, or all features of training nodes.
+        forget: What to forget, one or several: training edges, nodes or graphs, or all features of
+            training nodes.
         ratio: Share of them; 0.005 of the edges, 0.05 of the nodes where neither this nor --count is given.
         ratios: Several shares.
         count: Number of them.

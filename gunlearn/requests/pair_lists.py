@@ -49,6 +49,9 @@ class NamedList:
         return torch.isin(self.ids[0] * size + self.ids[1], pairs[0] * size + pairs[1])
 
 
+_WHOLE = (torch.long, torch.int, torch.short)
+
+
 def named_lists(data: Data, num_nodes: int, per_edge: list[str]) -> list[NamedList]:
     """Return the lists of pairs and nodes beside `edge_index`, with what belongs to their entries.
 
@@ -76,7 +79,7 @@ def named_lists(data: Data, num_nodes: int, per_edge: list[str]) -> list[NamedLi
 def _integers(value: Any) -> Tensor | None:
     if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
         return torch.from_numpy(value.astype(np.int64))
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.dtype not in (torch.long, torch.int):
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.dtype not in _WHOLE:
         return None
     value = value.as_tensor() if hasattr(value, "as_tensor") else value  # PyG's EdgeIndex
     return value.long()

@@ -35,6 +35,7 @@ FIVE = torch.arange(5.0)
         ("pos_edge_label_index", LIST, ["pos_edge_label", "pos_edge_label_time"]),
         ("edge_label_index", LIST, ["edge_label"]),
         ("train_pos_edge_index", LIST, ["train_pos_edge_attr"]),
+        ("short_edge_index", LIST.short(), ["short_edge_label"]),
         ("train_edge_index", LIST.int(), ["train_edge_label", "train_edge_weight"]),
         ("val_pos_edge_index", LIST, ["val_pos_edge_weight"]),
         ("supervision_pairs", LIST, ["supervision_pair_weight", "importance"]),  # the last by its length
@@ -255,3 +256,11 @@ def test_ids_by_type() -> None:
     data = ring(node_type=torch.tensor([0] * 5 + [1] * 3))
     data.x = torch.tensor([3, 1, 0, 2, 4, 0, 2, 1])[:, None]
     assert torch.equal(gu.ForgetNodes([1, 6]).resolve(data).retain_data.x, data.x)
+
+
+@pytest.mark.parametrize("size", [N - 1, N, N + 1, 2 * N])
+def test_pairs_leave_lists_of_any_length(size: int) -> None:
+    """As many pairs as nodes are no attribute of nodes."""
+    pairs = torch.tensor([RING[i % N] for i in range(size)]).t().contiguous()
+    retain = gu.ForgetEdges([(0, 1)]).resolve(ring(train_pairs=pairs)).retain_data
+    assert columns(retain.train_pairs) == [RING[i % N] for i in range(size) if i % N]

@@ -13,7 +13,8 @@ from gunlearn.llm.model.head import model_device, unwrap, without_peft
 
 #: Largest change of earlier logits by later tokens, as a share of their range: rounding, in full and half precision.
 _ROUNDING, _HALF_ROUNDING = 5e-5, 5e-3
-_LATER: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+#: By model: its configuration when it was tried, and whether it read later tokens.
+_LATER: WeakKeyDictionary[nn.Module, tuple[str, bool]] = WeakKeyDictionary()
 
 
 def check_language_model(model: Any) -> None:
@@ -28,9 +29,10 @@ def check_language_model(model: Any) -> None:
     """
     check_declared(model)
     inner = unwrap(model)
-    if inner not in _LATER:
-        _LATER[inner] = _reads_later_tokens(inner)
-    if _LATER[inner]:
+    said = str(getattr(without_peft(inner), "config", ""))
+    if _LATER.get(inner, ("", False))[0] != said or inner not in _LATER:
+        _LATER[inner] = said, _reads_later_tokens(inner)
+    if _LATER[inner][1]:
         raise _refused(model, "reads later tokens: it is bidirectional")
 
 
