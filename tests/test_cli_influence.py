@@ -11,6 +11,8 @@ from gunlearn.bench import InfluenceConfig
 from gunlearn.errors import InvalidInputError
 from tests.command import call, refusal
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*proximal Bregman responses stopped:UserWarning")
+
 SMALL = ["influence", "--dataset", "karate", "--epochs", "5", "--hidden-channels", "8", "--out-channels", "4",
          "--threads", "1"]  # fmt: skip
 QUICK = [*SMALL, "--estimators", "degree", "random"]

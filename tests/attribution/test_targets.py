@@ -12,6 +12,8 @@ from gunlearn.errors import GunlearnError, InvalidInputError, InvalidTypeError
 from gunlearn.tasks import as_task
 from tests.attribution.removal import NODES, OUT, both, built, directed, held_out, tangled
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*are both in:UserWarning")
+
 TASKS = ("link_prediction", "node_classification")
 
 

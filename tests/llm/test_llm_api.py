@@ -20,6 +20,12 @@ from tests.llm.tiny import tiny
 from tests.llm.training import FORGET, RETAIN, UNLABELLED, adapted, logits, same, state
 from tests.llm.training import unlearned as run
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*no measurable effect:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*no loss of:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Expected other rows:UserWarning"),
+]
+
 RECORDS = [{"question": row["prompt"], "answer": row["answer"]} for row in FORGET]
 ENCODING = {"template": "{question} {answer}", "bos": True}
 

@@ -14,6 +14,12 @@ from gunlearn.llm import CausalLM, PartCollator
 from tests.llm import facts
 from tests.llm.training import FORGET, RETAIN, adapted
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*no measurable effect:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*no loss of:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*Expected other rows:UserWarning"),
+]
+
 TASK = CausalLM(batch_size=24)
 
 

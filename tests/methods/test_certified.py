@@ -22,6 +22,8 @@ from gunlearn.nn import LinearHead
 from tests.methods.cases import Made
 from tests.methods.heads import dense_features, fitted, gradient, karate, optimum, small_cora, training_rows
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*returns the same for a graph without edges:UserWarning")
+
 TASK = "node_classification"
 METHODS = {"cgu": CGU(), "scalegun": ScaleGUN(), "coarse": ScaleGUN(r_max=0.02)}
 per_method = pytest.mark.parametrize("name", METHODS)

@@ -35,6 +35,8 @@ from tests.methods.cases import (
 )
 from tests.methods.forgetting import classifier, cora, cora_figures, flipped, karate
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*returns the same for a graph without edges:UserWarning")
+
 FORGET = gu.ForgetEdges(count=6, seed=3)
 LP = gu.LinkPrediction()
 RUNS: dict[str, dict] = {"gnndelete": {}, "gnndelete:paper": {}, "gnndelete_ni": {}, "inpo_s": {"until": "end"}}

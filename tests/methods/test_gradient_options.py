@@ -15,6 +15,8 @@ from gunlearn.methods.gradient import GradientMethod
 from tests.methods.cases import make_data, run, same_weights, trained_model
 from tests.training.test_batches import TASK, Net, images
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*are both in:UserWarning")
+
 
 class Change(NamedTuple):
     """A change of one option, beside others that hold before and after."""

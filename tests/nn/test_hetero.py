@@ -15,6 +15,8 @@ from gunlearn.nn import homogeneous, path_of, plain_path, removed_edges, scaled_
 from gunlearn.tasks.base import View
 from tests.methods.cases import same_weights
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*The type 'known by' contains:UserWarning")
+
 CLUBS = ("hi", "officer")
 KNOWS = [(a, "knows", b) for a in CLUBS for b in CLUBS]
 TRUSTS = ("hi", "trusts", "hi")

@@ -14,6 +14,8 @@ from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
 from tests.methods.cases import same_weights
 from tests.tasks.cases import columns, relabelled
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*are both in:UserWarning")
+
 
 def karate(sparse: bool = False) -> Data:
     data = gu.node_split(gu.load("karate"), 0.2, 0.2, seed=0)

@@ -13,6 +13,8 @@ from gunlearn.errors import GunlearnError, InvalidInputError
 from gunlearn.tasks.graph.check_graph import check_graph
 from tests.tasks.cases import random_graph
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*data.y has:UserWarning")
+
 LINK, NODE = "link_prediction", "node_classification"
 
 

@@ -19,6 +19,12 @@ from gunlearn.errors import UnsupportedMethodError
 from gunlearn.tasks.base import View
 from gunlearn.tasks.graph.fresh_values import Draws
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*every cycle of the graph:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*keeps a record per node:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*'scrub' left the original:UserWarning"),
+]
+
 N, GONE = 30, [3, 21]
 TASK = "node_classification"
 

@@ -21,6 +21,8 @@ from gunlearn.training.feeding import Feed
 from tests.methods.cases import make_data, run, same_weights, trained_model
 from tests.training.callbacks import Kill, On
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*are both in:UserWarning")
+
 SIZE, FORGET = 16, 300
 EVENTS = ("epoch_begin", "step_begin", "step_end", "epoch_end")
 TASK = gu.ImageClassification()
