@@ -8,6 +8,7 @@ import platform
 import warnings
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from gunlearn.core.atomic import checksum, make_folder, write_file
 from gunlearn.core.behaviour import code_of, differences, settings_of
 from gunlearn.core.owner_key import check_key_outside
-from gunlearn.errors import CheckpointError, UnsupportedModelError
+from gunlearn.errors import CheckpointError, InvalidTypeError, UnsupportedModelError
 
 RECORD, WEIGHTS = "result.json", "model.safetensors"
 #: Notes that count what a request reaches: with the graph at hand, such numbers single out an edge. They stay here.
@@ -138,9 +139,13 @@ class Result:
             strict: refuse a model whose settings or code differ from the saved one's; `False` warns of it.
 
         Raises:
+            InvalidTypeError: no folder, or no module.
             CheckpointError: files are missing, damaged, of different results, or do not fit the model; or node ids are
                 sealed under another key.
         """
+        if not isinstance(directory, str | PathLike) or not isinstance(model, nn.Module):
+            got = f"{type(directory).__name__} and {getattr(model, '__name__', type(model).__name__)}"
+            raise InvalidTypeError(f"Expected a folder and a torch module, Result.load(folder, model) (got {got})")
         directory, model = Path(directory), copy.deepcopy(model)
         try:
             record, content = json.loads((directory / RECORD).read_text()), (directory / WEIGHTS).read_bytes()

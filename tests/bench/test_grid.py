@@ -442,3 +442,10 @@ def test_a_worker_ends_with_its_parent(tmp_path):
 def test_a_process_that_is_no_child_is_left_alone():
     end_with(os.getpid(), 0.01)
     assert not [t for t in threading.enumerate() if t.name == "ends with its parent"]
+
+
+def test_cells_end_with_the_process_that_started_them(grid, tmp_path, monkeypatch):
+    parents = []
+    monkeypatch.setattr("gunlearn.bench.grid.end_with", parents.append)
+    run_grid(replace(CONFIG, methods=("utu",), method_args=(), seeds=(0,), models=grid[0] / "models"), tmp_path)
+    assert parents == [os.getpid()]

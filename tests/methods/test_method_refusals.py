@@ -242,3 +242,10 @@ def test_a_cached_layer_does_not_keep_the_forgotten_edges() -> None:
     assert model.conv._cached_edge_index is cache
     assert model.conv.cached
     assert same_weights(model, result.model)
+
+
+@pytest.mark.parametrize("train", [lambda data: None, lambda: None, lambda data, seed, more: None])
+def test_a_training_function_of_other_arguments_is_refused(train) -> None:
+    with pytest.raises(InvalidTypeError, match=r"train\(data, seed\)"):
+        METHODS["retrain"](train=train)
+    METHODS["retrain"](train=lambda data, seed=0: None)  # control

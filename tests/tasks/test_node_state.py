@@ -377,3 +377,12 @@ def test_tables_of_a_typed_model(ids: bool) -> None:
             before, after = (getattr(model, name).weight for model in (wrapper.model, result.model.model))
             assert not (before[row] == after[row]).any()
             assert method == "npo" or (before == after).all(dim=1).sum() == before.size(0) - 1
+
+
+def test_records_by_node_are_named_where_edges_are_forgotten() -> None:
+    model = Rows(whole, table=nn.Embedding(N, 8))
+    model.store = {0: "a message", 1: "another"}
+    with pytest.warns(
+        UserWarning, match="'store' keep records per node, which may hold messages of the forgotten edges"
+    ):
+        gu.unlearn(model, graph(), gu.ForgetEdges(count=2), "utu", TASK)

@@ -16,7 +16,7 @@ from torch_geometric.nn import GCNConv
 
 import gunlearn as gu
 import gunlearn.training.result
-from gunlearn.errors import CheckpointError, UnsupportedModelError
+from gunlearn.errors import CheckpointError, InvalidTypeError, UnsupportedModelError
 from tests.methods.cases import fresh_model, make_data, run, same_weights, trained_model
 
 DATA = make_data()
@@ -285,3 +285,9 @@ def test_callers_tensors_get_no_gradient() -> None:
     gu.unlearn(nn.Linear(4, 2), items, gu.ForgetItems([1]), "npo", "image_classification", epochs=1)
     assert data.x.grad is None
     assert items[0].grad is None
+
+
+def test_folder_and_model_in_the_other_order_or_a_class_are_told() -> None:
+    for folder, model in ((torch.nn.Linear(1, 1), "folder"), ("folder", torch.nn.Linear)):
+        with pytest.raises(InvalidTypeError, match=r"Result\.load\(folder, model\)"):
+            gu.Result.load(folder, model)

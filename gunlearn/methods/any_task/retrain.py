@@ -1,13 +1,14 @@
 """Retraining, the gold standard."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
 from torch_geometric.data import Data
 
-from gunlearn.errors import UnsupportedModelError
+from gunlearn.errors import InvalidTypeError, UnsupportedModelError
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.callbacks import EarlyStopping
@@ -54,6 +55,15 @@ class Retrain(Method):
 
     def __post_init__(self) -> None:
         BatchOptions(self.batch_size, self.sampler, self.num_neighbors)
+        if self.train is not None:
+            try:
+                inspect.signature(self.train).bind(None, 0)
+            except ValueError:  # a function whose arguments nobody can tell
+                pass
+            except TypeError as error:
+                raise InvalidTypeError(
+                    f"Expected 'train' to be a function of data and seed, train(data, seed) (got one for which {error})"
+                ) from error
 
     def run(self, problem: Problem) -> Outcome:
         data = problem.partition.retain_data

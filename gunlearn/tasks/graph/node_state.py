@@ -39,6 +39,13 @@ def forgotten_state(model: nn.Module, task: Task, partition: Any, seed: int) -> 
     """
     found = FreshValues()
     if not partition.forget_nodes.numel():
+        stores = ", ".join(f"'{name}'" for name in node_records(model))
+        if stores and partition.forget_edge_index.numel():
+            warnings.warn(
+                f"{stores} keep records per node, which may hold messages of the forgotten edges: they stay, and so "
+                "does what memories learned from them; make them anew from the retained edges",
+                stacklevel=2,
+            )
         return found
     tensors = named_tensors(model)
     tables = {name: value.size(0) for name, (owner, value) in tensors.items() if may_be_table(owner, value)}
