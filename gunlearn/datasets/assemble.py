@@ -143,6 +143,12 @@ def _without_numbers_as_header(table: NodeTable, fitting: tuple[int, ...]) -> No
         return table
     if table.rows in fitting or table.rows - 1 not in fitting or not np.array_equal(x[0], np.arange(x.shape[1])):
         return table
+    if x.shape[1] < 3 and len(set(fitting)) == 1:  # it might be the first of one row more, a node without edges
+        warnings.warn(
+            f"the first row of {table.source} is read as a header, since it counts the columns and there is one row "
+            "more than nodes; name the columns if it is not",
+            stacklevel=4,
+        )
     return replace(table, rows=table.rows - 1, features=x[1:])
 
 

@@ -480,3 +480,9 @@ def test_columns_of_a_split_are_no_features_and_a_target_is_a_label(folder):
         data = load(folder(edges__csv="0,1\n1,2\n", nodes__csv=nodes))
     assert data.x.tolist() == [[5.0], [6.0], [7.0]]
     assert data.y.tolist() == [1, 0, 1]
+
+
+def test_a_first_row_that_may_be_a_header_of_numbers_is_told(folder):
+    with pytest.warns(UserWarning, match=r"first row of .*features\.csv is read as a header"):
+        data = load(folder(edges__csv="0,1\n1,2\n", features__csv="0,1\n1,0\n0,0\n1,1\n"))
+    assert data.x.tolist() == [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]
