@@ -381,7 +381,7 @@ def test_tables_of_a_typed_model(ids: bool) -> None:
 
 def test_records_by_node_are_named_where_edges_are_forgotten() -> None:
     model = Rows(whole, table=nn.Embedding(N, 8))
-    model.store = {0: "a message", 1: "another"}
+    model.store, model.lines = dict.fromkeys(range(N), "a message"), {0: "no node", 1: "neither"}
     with pytest.warns(
         UserWarning, match="'store' keep records per node, which may hold messages of the forgotten edges"
     ):

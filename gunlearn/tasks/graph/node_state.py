@@ -39,7 +39,8 @@ def forgotten_state(model: nn.Module, task: Task, partition: Any, seed: int) -> 
     """
     found = FreshValues()
     if not partition.forget_nodes.numel():
-        stores = ", ".join(f"'{name}'" for name in node_records(model))
+        nodes = set(range(int(partition.data.num_nodes)))
+        stores = ", ".join(f"'{name}'" for name, records in node_records(model).items() if records.keys() == nodes)
         if stores and partition.forget_edge_index.numel():
             warnings.warn(
                 f"{stores} keep records per node, which may hold messages of the forgotten edges: they stay, and so "
