@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from enum import Enum
 from functools import partial
@@ -31,6 +32,26 @@ def content_hash(value: Any) -> str:
 def state_hash(model: nn.Module) -> str:
     """Return a hash of all weights and buffers by name, those that are not saved included."""
     return content_hash({**dict(model.named_buffers()), **model.state_dict()})
+
+
+def tensor_digests(model: nn.Module) -> Counter[str]:
+    """Return how often each tensor of a model's state occurs in it, by `content_hash`, whatever it is called.
+
+    A model that holds another one whole, under any names, has all of the other's hashes (`<=`).
+    """
+    return Counter(content_hash(value) for value in model.state_dict().values() if isinstance(value, Tensor))
+
+
+def same_weights(model: nn.Module, other: nn.Module) -> bool:
+    """Return whether two models have the same tensors under the same names, bit for bit."""
+    one, two = model.state_dict(), other.state_dict()
+    return one.keys() == two.keys() and all(_same(one[name], two[name]) for name in one)
+
+
+def _same(a: object, b: object) -> bool:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return type(a) is type(b) and repr(a) == repr(b)
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b.to(a.device))
 
 
 def _add(digest: Any, value: Any, depth: int) -> None:
