@@ -27,7 +27,7 @@ from gunlearn.requests.adjacency import is_adjacency, without_entries_of
 from gunlearn.requests.features import features_without, without_features
 from gunlearn.requests.pair_lists import kept_entries, named_lists
 from gunlearn.requests.selection import Selection
-from gunlearn.requests.training_graph import MASKS, TrainingGraph, num_graphs
+from gunlearn.requests.training_graph import GONE, MASKS, TrainingGraph, num_graphs
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 # Attributes that list edges of their own; never masked with edge_index, even where they are as long.
 _OTHER_EDGES = re.compile(r"^(train|val|test)_.*edge|edge_index$|edge_label_index$")
 _STRUCTURE = ("batch", "ptr", "node_type", "n_id")  # where a node is, not what it is
-#: Name of the mask `[num_nodes]` of forgotten nodes: nothing is drawn among them.
-GONE = "forgotten_mask"
 
 
 def data_without(graph: TrainingGraph, selection: Selection) -> Data:

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from gunlearn.errors import EmptyForgetSetError, InvalidRequestError
+from gunlearn.requests.training_graph import GONE
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
-
-_FORGOTTEN = "forgotten_mask"  # the mask of `gunlearn.requests.apply`: such a node has no name any more
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def check_numbering(data: Data, rows: Tensor, by_id: bool | None, both: Callable
 
 def _numbers(data: Data) -> dict[str, int]:
     """Return the row of each id, -1 where several nodes have it; forgotten nodes have none."""
-    node_id, size, gone = data.node_id, int(data.num_nodes or 0), data.get(_FORGOTTEN)
+    node_id, size, gone = data.node_id, int(data.num_nodes or 0), data.get(GONE)
     entries = node_id.tolist() if hasattr(node_id, "tolist") else node_id
     if not isinstance(entries, (list, tuple)) or len(entries) != size or any(isinstance(e, list) for e in entries):
         got = f"{len(entries)} entries" if isinstance(entries, (list, tuple)) else type(node_id).__name__

@@ -20,6 +20,7 @@ _TALL_NAME = re.compile(r"(edge|pair|link)s?$")  # of pairs as rows, `[k, 2]`
 _NODE_NAME = re.compile(
     r"^((train|val|valid|test|labell?ed|seed|root|anchor)_)?(node_?)?(idx|index|indices|ids|nodes)$"
 )
+_WHOLE = (torch.long, torch.int, torch.short)
 _ABSENT = re.compile(r"(^|_)neg")
 
 
@@ -47,9 +48,6 @@ class NamedList:
         """Return which entries `[k]` are among ordered `pairs` `[2, n]`."""
         size = 1 + max(int(index.max()) if index.numel() else 0 for index in (self.ids, pairs))
         return torch.isin(self.ids[0] * size + self.ids[1], pairs[0] * size + pairs[1])
-
-
-_WHOLE = (torch.long, torch.int, torch.short)
 
 
 def named_lists(data: Data, num_nodes: int, per_edge: list[str]) -> list[NamedList]:
@@ -141,7 +139,9 @@ def kept_entries(one: NamedList, gone: Tensor, there: Tensor, gone_nodes: Tensor
     kept = ~torch.isin(one.ids, gone_nodes.to(one.ids.device)).any(dim=0)
     if one.ids.size(0) == 2 and not _ABSENT.search(one.name):
         device = one.ids.device
-        kept &= ~one.holds(gone.to(device)) | one.holds(there.to(device))
+        named = one.holds(gone.to(device)).nonzero().view(-1)
+        if named.numel():
+            kept[named] &= replace(one, ids=one.ids[:, named]).holds(there.to(device))
     if one.perhaps and not bool(kept.all()):
         warnings.warn(
             f"entries of 'data.{one.name}' are taken out, and {', '.join(map(repr, one.perhaps))} of the same length "

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 MAX_NUM_NODES = 2**31
 MASKS = ("train_mask", "val_mask", "test_mask")
 # How the pairs of a relation are turned into those of its edges.
+#: Name of the mask `[num_nodes]` of forgotten nodes: nothing is drawn among them, and they have no name any more.
+GONE = "forgotten_mask"
 DIRECTED, FORWARD, REVERSE, SYMMETRIC = range(4)
 
 
@@ -93,6 +95,16 @@ class TrainingGraph:
         pair = self._keys // self.num_relations
         pairs = torch.stack([pair // self.num_local, pair % self.num_local])
         return pairs if self._nodes is None else self._nodes[pairs]
+
+    @property
+    def distinct_pairs(self) -> Tensor:
+        """The node pairs that edges join, each once whatever the relations: `[2, k]`, sorted.
+
+        A pair stands in one direction: row <= col in an undirected graph without relations or with symmetric ones, else
+        that of the edge.
+        """
+        pairs = self.pairs
+        return pairs if self.edge_type is None else pairs[:, first_of_pairs(pairs, self.is_undirected)]
 
     @property
     def relation(self) -> Tensor:
@@ -188,14 +200,8 @@ def _fingerprints(pair: Tensor, relation: Tensor, number: int) -> list[tuple[int
 
 
 def distinct_pairs(data: Data) -> Tensor:
-    """Return the node pairs that edges join, each once whatever the relations: `[2, k]`, sorted.
-
-    A pair stands in one direction: row <= col in an undirected graph without relations or with symmetric ones, else
-    that of the edge, see `TrainingGraph`.
-    """
-    graph = TrainingGraph(data)
-    order = None if graph.edge_type is None else first_of_pairs(graph.pairs, graph.is_undirected)
-    return graph.pairs if order is None else graph.pairs[:, order]
+    """Return the node pairs that edges join, see `TrainingGraph.distinct_pairs`."""
+    return TrainingGraph(data).distinct_pairs
 
 
 def first_of_pairs(pairs: Tensor, is_undirected: bool) -> Tensor:

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.requests.apply import GONE
-from gunlearn.requests.training_graph import check_node_ids, pair_tensor, relation_tensor
+from gunlearn.requests.training_graph import GONE, check_node_ids, pair_tensor, relation_tensor
 
 #: Attributes that models read along the columns of `edge_index`.
 ALONG_EDGES = ("edge_weight", "edge_attr", "edge_type")

@@ -10,6 +10,7 @@ from torch_geometric.data import Data
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.nn.kernels.sorting import argsort
 from gunlearn.nn.kernels.subgraph import Subgraph, part_of
+from gunlearn.requests.training_graph import GONE
 from gunlearn.tasks.base import Parts
 from gunlearn.tasks.graph.edge_items import EdgeItems, EdgeParts
 from gunlearn.tasks.graph.negatives import NegativeSampler
@@ -100,7 +101,7 @@ class RandomNodeParts(Parts):
         avoid, kinds = self.whole.negatives == "non_edges", self.whole.kinds
         kinds = None if kinds is None else kinds[n_id]
         try:
-            sampler = NegativeSampler(known, int(part.num_nodes), avoid, part.get("forgotten_mask"), kinds)
+            sampler = NegativeSampler(known, int(part.num_nodes), avoid, part.get(GONE), kinds)
             return sampler.sample(like.size(1), like=like)
         except InvalidInputError:
             return known[:, :0]

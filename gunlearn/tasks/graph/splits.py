@@ -12,7 +12,7 @@ from torch_geometric.utils import negative_sampling, to_undirected
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests.apply import data_without
 from gunlearn.requests.selection import Selection
-from gunlearn.requests.training_graph import TrainingGraph, distinct_pairs, num_graphs
+from gunlearn.requests.training_graph import TrainingGraph, num_graphs
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.check_graph import check_graph
 from gunlearn.tasks.graph.negatives import NegativeSampler
@@ -53,8 +53,8 @@ def link_split(
     data = check_graph(data)
     if "test_pos_edge_index" in data:
         raise InvalidInputError("Expected a whole graph (got data that already holds a link split)")
-    graph, edges = TrainingGraph(data), distinct_pairs(data)
-    undirected = graph.is_undirected
+    graph = TrainingGraph(data)
+    edges, undirected = graph.distinct_pairs, graph.is_undirected
     edges = edges.sort(dim=0).values if undirected else edges
     edges = edges[:, edges[0] != edges[1]]
     num_val, num_test = math.floor(val_ratio * edges.size(1)), math.floor(test_ratio * edges.size(1))
