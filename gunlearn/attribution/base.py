@@ -182,7 +182,7 @@ def estimate(
     """Return the scores of `influence` with the estimator's remarks (residuals, damping, fallbacks) in `notes`."""
     check_model(model)
     task = as_task(task, call, decode)
-    task.check_model(model)
+    task.check_model(model)  # before its layers are looked at
     data = task.check_data(data)
     if not isinstance(estimator, str | Estimator):
         raise InvalidTypeError(f"Expected an estimator's name or an Estimator (got {type(estimator).__name__})")

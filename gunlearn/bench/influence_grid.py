@@ -1,7 +1,6 @@
 """Studies of influence with data, base model and files."""
 
 import copy
-import hashlib
 import io
 import json
 import zipfile
@@ -27,6 +26,7 @@ from gunlearn.bench.models import ModelStore, Recipe, data_hash
 from gunlearn.bench.own_model import own_model
 from gunlearn.bench.store import RowStore, atomic_write, check_writable, csv_text, json_plain
 from gunlearn.core.checks import check_choice
+from gunlearn.core.digest import state_hash
 from gunlearn.core.options import parse_pair, typed_options
 from gunlearn.core.owner_key import keyed_hash
 from gunlearn.datasets.catalogue import load
@@ -137,11 +137,8 @@ class FinishedRows(MutableMapping[str, Any]):
 
 def _settings_hash(config: InfluenceConfig, data: Data, model: nn.Module) -> str:
     """Return a hash of data, model and all settings but those of single estimators, which their keys hold."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     plain = {name: getattr(config, name) for name in ("dataset", "task", "of", "target", "truth", "seed", "double")}
-    whole = [versions()["gunlearn"], data_hash(data), digest.hexdigest(), plain, config.truth_args, config.num_items]
+    whole = [versions()["gunlearn"], data_hash(data), state_hash(model), plain, config.truth_args, config.num_items]
     whole += [config.truth_items, type(model).__name__, str(config.device)]
     return keyed_hash(json.dumps(whole, default=str).encode(), "row", 20)
 

@@ -1,6 +1,5 @@
 """Trained models on disk, so that base models and references are trained once."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,17 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.bench.store import locked
 from gunlearn.core.atomic import share
+from gunlearn.core.digest import content_hash
 from gunlearn.core.owner_key import keyed_hash
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.methods.any_task.retrain import Retrain
 from gunlearn.methods.door import run_method
-from gunlearn.nn.kernels.bag_of_words import dense_parts
 from gunlearn.nn.zoo import BACKBONES, MeanPooled, backbone
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
@@ -164,7 +162,6 @@ def _keep(result: Result, directory: Path) -> None:
 
 def data_hash(data: Data) -> str:
     """Return a hash of features, training edges, their attributes, validation edges; with masks, of labels too."""
-    digest = hashlib.sha256()
     names = [
         *(["batch"] if "batch" in data else []),
         "x",
@@ -174,10 +171,5 @@ def data_hash(data: Data) -> str:
         "val_pos_edge_index",
         "val_neg_edge_index",
     ]
-    for name in [*names, *(("y", "train_mask", "val_mask") if "train_mask" in data else ())]:
-        value = data.get(name)
-        if isinstance(value, Tensor):
-            digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-            for part in dense_parts(value):
-                digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:20]
+    names += ["y", "train_mask", "val_mask"] if "train_mask" in data else []
+    return content_hash({name: data[name] for name in names if isinstance(data.get(name), Tensor)})[:20]

@@ -38,15 +38,13 @@ _ASIDE = {
     ".yml",
     ".toml",
 }
+_ASIDE_STEMS = ("readme", "license", "copying", "makefile", "thumbs")
 
 
 def says_of_nodes(path: Path) -> bool:
     """Return whether a file holds features, labels or both, by its name."""
     stems = set().union(*(names for kind, names in _STEMS.items() if kind != "edges"))
     return path.is_file() and path.name.lower().split(".")[0] in stems
-
-
-_ASIDE_STEMS = ("readme", "license", "copying", "makefile", "thumbs")
 
 
 def from_files(
@@ -131,6 +129,5 @@ def from_folder(folder: str | PathLike[str], sparse: bool = False) -> Data:
         warnings.warn(
             f"{shown} in {folder} are not read: a graph is in edges, features, labels and nodes", stacklevel=3
         )
-    edges, features, labels, nodes = (paths[0] if paths else None for paths in found.values())
-    assert edges is not None  # for the type checker: refused above
-    return from_files(edges, features, labels, nodes=nodes, sparse=sparse)
+    features, labels, nodes = (next(iter(found[kind]), None) for kind in ("features", "labels", "nodes"))
+    return from_files(found["edges"][0], features, labels, nodes=nodes, sparse=sparse)

@@ -66,7 +66,6 @@ def run_method(
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
-    task.check_model(model)
     check_seed(seed)
     check_callbacks(callbacks)
     method.supports(task, partition)

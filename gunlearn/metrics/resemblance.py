@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gunlearn.core.tensor_digests import tensor_digests
+from gunlearn.core.digest import tensor_digests
 from gunlearn.errors import InvalidInputError
 
 if TYPE_CHECKING:

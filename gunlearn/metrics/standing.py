@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gunlearn.core.tensor_digests import same_weights
+from gunlearn.core.digest import same_weights
 from gunlearn.errors import InvalidInputError
 from gunlearn.metrics.alignment import Alignment, StepTerms, Supplier, align, bootstrap
 

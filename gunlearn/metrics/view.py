@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from gunlearn.core.digest import tensor_digests
 from gunlearn.core.modes import evaluating
-from gunlearn.core.tensor_digests import tensor_digests
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.losses import Prediction
 from gunlearn.metrics.resemblance import copied, suspicion, untouched

@@ -143,8 +143,6 @@ def evaluate(
     if train is not None and references:
         raise InvalidInputError("Expected either 'train' or 'references' (got both)")
     task = result.task.called(call, decode)
-    for model in references:
-        task.check_model(model)
     task.check_data(result.partition.data)
     problem = evaluator(task, result.partition, seed=seed, metrics=metrics)
     if any(model is result.model for model in references):

@@ -38,6 +38,7 @@ def trial_pass(model: nn.Module, data: Any, task: Task) -> Trial:
         UnsupportedModelError: the model cannot be copied or called, or returns something else: other outputs at the
             second call, or probabilities in place of logits.
     """
+    task.check_model(model)
     items = task.trial_items(data)
     if items is None and not task.shared_pass:
         return Trial()

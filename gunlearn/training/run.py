@@ -35,7 +35,6 @@ def run_training(
     scheduler: SchedulerSpec | None = None,
 ) -> Result:
     """Train a copy of `model` (as initialised by the caller) on `data`."""
-    task.check_model(model)
     data = detached(data)
     check_seed(seed)
     check_callbacks(callbacks)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from gunlearn.core.tensor_digests import same_weights
+from gunlearn.core.digest import same_weights
 from gunlearn.training.callbacks import TrainState
 
 #: Begins the sentence that says why.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import gunlearn as gu
-from gunlearn.core.tensor_digests import same_weights, tensor_digests
+from gunlearn.core.digest import same_weights, tensor_digests
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.report.summary import summarise
 from tests.report.test_report import made

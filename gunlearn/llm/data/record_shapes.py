@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from gunlearn.errors import InvalidInputError
 
@@ -61,9 +61,7 @@ def canonical(record: Any, where: str) -> Mapping[str, Any]:
 
 def shape_of(record: Any, where: str) -> tuple[str, ...]:
     """Return which of `SHAPES` a record has, as it stands or read by `canonical`, which refuses others."""
-    shape = _shape(canonical(record, where))
-    assert shape is not None  # for the type checker: `canonical` returns no other
-    return shape
+    return cast(tuple[str, ...], _shape(canonical(record, where)))
 
 
 def has_shape(record: Mapping[str, Any]) -> bool:
