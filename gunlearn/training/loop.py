@@ -8,7 +8,7 @@ from torch import nn
 from gunlearn.errors import InvalidInputError
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.callbacks import Callback, TrainState
-from gunlearn.training.one_run import Run, Step
+from gunlearn.training.one_run import LoopRun, Step
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
 
 __all__ = ["Step", "TrainArguments", "fit"]
@@ -60,7 +60,7 @@ def fit(
         raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
     stepper = make_optimizer(optimizer, parameters, args.lr, args.weight_decay, optimizer_options)
     schedule = make_scheduler(scheduler, stepper, scheduler_options)
-    run = Run(model, step, args, callbacks, validate, stop, stepper, schedule, steps_per_epoch, penalty, parameters)
+    run = LoopRun(model, step, args, callbacks, validate, stop, stepper, schedule, steps_per_epoch, penalty, parameters)
     run.resume()
     run.train()
     return run.finish()

@@ -25,7 +25,7 @@ Step = Callable[[], ObjectiveValue | Iterable[ObjectiveValue]]
 
 
 @dataclass(eq=False)
-class Run:
+class LoopRun:
     """One run of the loop; the fields are the arguments of `fit`, and where the run stands."""
 
     model: nn.Module
