@@ -3,6 +3,8 @@
 import copy
 import csv
 import warnings
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from torch import nn
 import gunlearn as gu
 from gunlearn.core.digest import same_weights, tensor_digests
 from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.losses.divergences import js_divergence
+from gunlearn.metrics.resemblance import suspicion
 from gunlearn.report.summary import summarise
 from tests.report.test_report import made
 
@@ -114,6 +118,24 @@ def test_nearer_than_retraining_is_suspicious(setting, near, tmp_path):
     assert "suspicious" in table.report(tmp_path / "r.html").read_text()
     (row, *_) = csv.DictReader(table.save_csv(tmp_path / "r.csv").open())
     assert row["suspicious"] == table["suspicious"] == gu.Evaluation.load(table.save(tmp_path / "e.json"))["suspicious"]
+
+
+@pytest.mark.parametrize(("apart", "number", "marked"), [(12, 12, True), (1, 12, False), (6, 12, True), (9, 9, False)])
+def test_nearness_on_few_items_is_noise(apart, number, marked):
+    """References that differ on `apart` of `number` items, and a model that predicts their average.
+
+    Below the floor it is by the same on each of these and by nothing on the others. With a share `s` of them the mean
+    is `s` of it, and twice the standard error `2 sqrt(s (1 - s) / (number - 1))`: beyond that for a half, not for one.
+    """
+    low, high = torch.full((number,), 0.5), torch.full((number,), 0.5)
+    low[:apart], high[:apart] = 0.2, 0.8
+    others = [
+        SimpleNamespace(probability=lambda part, p=p: p, digests=Counter("r"), model=object()) for p in (low, high)
+    ]
+    problem = SimpleNamespace(references=others, divergence=js_divergence)
+    view = SimpleNamespace(problem=problem, references=others, result=object(), model=object(), digests=Counter())
+    view.probability = lambda part: (low + high) / 2
+    assert bool(suspicion(view)) == marked
 
 
 def test_scores_copied_into_a_table(setting):
