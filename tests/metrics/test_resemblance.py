@@ -129,9 +129,7 @@ def test_nearness_on_few_items_is_noise(apart, number, marked):
     """
     low, high = torch.full((number,), 0.5), torch.full((number,), 0.5)
     low[:apart], high[:apart] = 0.2, 0.8
-    others = [
-        SimpleNamespace(probability=lambda part, p=p: p, digests=Counter("r"), model=object()) for p in (low, high)
-    ]
+    others = [SimpleNamespace(probability=lambda _, p=p: p, digests=Counter("r"), model=object()) for p in (low, high)]
     problem = SimpleNamespace(references=others, divergence=js_divergence)
     view = SimpleNamespace(problem=problem, references=others, result=object(), model=object(), digests=Counter())
     view.probability = lambda part: (low + high) / 2
