@@ -385,6 +385,16 @@ def test_checkpoints_of_a_run_with_a_call_are_resumed(tmp_path) -> None:
     assert [r["loss"] for r in resumed.history] == [r["loss"] for r in whole.history]
 
 
+@pytest.mark.parametrize("method", ["etr", "ssd", "finetune"])
+def test_outputs_without_a_gradient_are_refused(method: str) -> None:
+    """Where a loss must have one."""
+    data, call = classes(), lambda model, data: model(data.x, data.edge_index).detach()
+    with pytest.raises(UnsupportedModelError, match="a loss with a gradient"):
+        gu.unlearn(gcn(), data, gu.ForgetNodes(count=2), method, NODES, call=call)
+    with pytest.raises(UnsupportedModelError, match="a loss with a gradient"):
+        gu.influence(gcn(), data, NODES, of="nodes", estimator="gradient_similarity", target=torch.sum, call=call)
+
+
 def test_wrong_calls() -> None:
     with pytest.raises(InvalidTypeError, match="'call'"):
         gu.train(gcn(), classes(), NODES, epochs=1, call="forward")
