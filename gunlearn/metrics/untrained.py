@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from gunlearn.metrics.problem import Evaluator
 
 #: Number of models with new weights that references are compared with.
-FRESH = 3
-#: Untrained is a reference with less than this share of what training gave the original model, if that was `GAIN` or
+NUM_FRESH = 3
+#: Untrained is a reference with less than this share of what training gave the original model, if that was `LEAST_GAIN` or
 #: more.
-SHARE, GAIN = 0.25, 0.1
+LEARNED, LEAST_GAIN = 0.25, 0.1
 
 
 def untrained(problem: Evaluator, original: nn.Module | None) -> dict[int, str]:
     """Return a sentence for each reference, by its place from 1, that is hardly better than new weights.
 
     The measures are `Evaluator.skills` on retained items. Training gives the difference between the original model's
-    and that of the best of `FRESH` models with new weights, or chance. A measure by which it is below `GAIN` says
+    and that of the best of `NUM_FRESH` models with new weights, or chance. A measure by which it is below `LEAST_GAIN` says
     nothing, and nobody can tell where the original model is not known. A reference that is better by one of the
     measures is trained.
     """
@@ -37,8 +37,8 @@ def untrained(problem: Evaluator, original: nn.Module | None) -> dict[int, str]:
         for then, now, fresh in zip(before, problem.skills(reference), new or [()] * len(before), strict=True):
             known = [skill for skill in fresh if skill is not None]
             least = max([0.0, *known])
-            if then is not None and now is not None and then - least >= GAIN:
-                weak.append((now < least + SHARE * (then - least), now, known, then))
+            if then is not None and now is not None and then - least >= LEAST_GAIN:
+                weak.append((now < least + LEARNED * (then - least), now, known, then))
         if weak and all(there for there, *_ in weak):
             _, now, known, then = weak[0]
             among = f", models with new weights at up to {max(known):.2f}" if known else ""
@@ -52,7 +52,7 @@ def untrained(problem: Evaluator, original: nn.Module | None) -> dict[int, str]:
 def _fresh(problem: Evaluator, original: nn.Module) -> list[tuple[float | None, ...]]:
     """Return by measure what models with new weights reach; nothing where these cannot be drawn."""
     found = []
-    for seed in range(FRESH):
+    for seed in range(NUM_FRESH):
         try:
             with isolated_rng(seed), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of buffers that keep their values
