@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 #: Number of models with new weights that references are compared with.
 NUM_FRESH = 3
-#: Untrained is a reference with less than this share of what training gave the original model, if that was `LEAST_GAIN` or
-#: more.
+#: Untrained is a reference with less than this share of what training gave the original model, if that was
+#: `LEAST_GAIN` or more.
 LEARNED, LEAST_GAIN = 0.25, 0.1
 
 
@@ -24,8 +24,8 @@ def untrained(problem: Evaluator, original: nn.Module | None) -> dict[int, str]:
     """Return a sentence for each reference, by its place from 1, that is hardly better than new weights.
 
     The measures are `Evaluator.skills` on retained items. Training gives the difference between the original model's
-    and that of the best of `NUM_FRESH` models with new weights, or chance. A measure by which it is below `LEAST_GAIN` says
-    nothing, and nobody can tell where the original model is not known. A reference that is better by one of the
+    and that of the best of `NUM_FRESH` models with new weights, or chance. A measure by which it is below `LEAST_GAIN`
+    says nothing, and nobody can tell where the original model is not known. A reference that is better by one of the
     measures is trained.
     """
     if original is None or not problem.references:
