@@ -9,7 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from gunlearn.errors import EmptyForgetSetError, InvalidInputError, InvalidRequestError, InvalidTypeError
+from gunlearn.errors import (
+    EmptyForgetSetError,
+    InvalidInputError,
+    InvalidRequestError,
+    InvalidTypeError,
+    UnsupportedModelError,
+)
+
+
+def check_differentiable(loss: Tensor) -> None:
+    """Refuse losses without a gradient, before autograd does in its own words."""
+    if not loss.requires_grad:
+        raise UnsupportedModelError(
+            "Expected a loss with a gradient for the trained weights (got none): does the model's forward run "
+            "under torch.no_grad(), or detach its outputs?"
+        )
 
 
 def check_same_shape(name: str, current: Tensor, reference: Tensor) -> None:

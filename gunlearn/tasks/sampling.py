@@ -19,7 +19,7 @@ SUBGRAPH = ("auto", "never", "always")
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How much a step reads; see `GradientMethod` for the fields.
+    """How much a step reads; see `GradientOptions` of the methods for the fields.
 
     Raises:
         InvalidInputError: unknown names, numbers below 1, or options that exclude each other.

@@ -12,6 +12,7 @@ from torch import nn
 
 import gunlearn as gu
 from gunlearn.errors import (
+    CheckpointError,
     GunlearnError,
     InvalidInputError,
     InvalidTypeError,
@@ -34,6 +35,7 @@ from tests.model_kinds import (
     per_edge,
     straight_from_training,
 )
+from tests.training.callbacks import Kill
 
 NODES = "node_classification"
 KIND = {kind.name: kind for kind in KINDS}
@@ -366,11 +368,31 @@ def test_calls_are_named_alike_in_every_process_and_apart_from_others() -> None:
 def test_checkpoints_of_a_run_with_a_call_are_resumed(tmp_path) -> None:
     data, request, model = classes(), gu.ForgetEdges(count=2), gcn()
 
-    def run():
-        call = lambda model, data: model(data.x, data.edge_index)  # noqa: E731 - made anew each time
-        return gu.unlearn(model, data, request, "finetune", NODES, epochs=3, call=call, checkpoint_dir=tmp_path).model
+    def run(*callbacks, folder=None, factor=1):
+        call = lambda model, data: model(data.x, data.edge_index) * factor  # noqa: E731 - made anew each time
+        options = {"epochs": 4, "call": call, "checkpoint_dir": folder, "callbacks": callbacks}
+        return gu.unlearn(model, data, request, "finetune", NODES, **options)
 
-    assert all(torch.equal(a, b) for a, b in zip(run().parameters(), run().parameters(), strict=True))
+    whole = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(Kill(), folder=tmp_path)
+    with pytest.raises(CheckpointError, match="other settings"):
+        run(folder=tmp_path, factor=2)
+    watch = Kill((), None)
+    resumed = run(watch, folder=tmp_path)
+    assert watch.begun == [3, 4]  # epochs 1 and 2 are those of the killed run
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
+    assert [r["loss"] for r in resumed.history] == [r["loss"] for r in whole.history]
+
+
+@pytest.mark.parametrize("method", ["etr", "ssd", "finetune"])
+def test_outputs_without_a_gradient_are_refused(method: str) -> None:
+    """Where a loss must have one."""
+    data, call = classes(), lambda model, data: model(data.x, data.edge_index).detach()
+    with pytest.raises(UnsupportedModelError, match="a loss with a gradient"):
+        gu.unlearn(gcn(), data, gu.ForgetNodes(count=2), method, NODES, call=call)
+    with pytest.raises(UnsupportedModelError, match="a loss with a gradient"):
+        gu.influence(gcn(), data, NODES, of="nodes", estimator="gradient_similarity", target=torch.sum, call=call)
 
 
 def test_wrong_calls() -> None:

@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 import gunlearn as gu
 from gunlearn.errors import GunlearnError
 from gunlearn.methods import Retrain, run_method
-from gunlearn.training import loop as loop_module
+from gunlearn.training import one_run
 from gunlearn.training.processes import processes
 from tests.methods.cases import fresh_model, make_data, run, seeded
 from tests.training.callbacks import Kill, On
@@ -92,7 +92,7 @@ def image_runs() -> dict[str, gu.Result]:
 
 def killed_and_resumed(directory: Path) -> tuple[gu.Result, gu.Result, list[int], list[int]]:
     """The whole run, the resumed one, epochs that it began with, epochs at which checkpoints were written."""
-    written, save = [], loop_module.save_checkpoint
+    written, save = [], one_run.save_checkpoint
 
     def count(folder: Path, fingerprint: str, state: Any, tensors: Any) -> Any:
         written.append(state.epoch)
@@ -102,7 +102,7 @@ def killed_and_resumed(directory: Path) -> tuple[gu.Result, gu.Result, list[int]
         return run("npo", fresh_model("pyg").double(), double(make_data()), epochs=6, **more)
 
     whole, begun = start(), Kill((), None)
-    loop_module.save_checkpoint = count
+    one_run.save_checkpoint = count
     try:
         start(callbacks=[Kill((2, 3), 4)], checkpoint_dir=directory)
     except KeyboardInterrupt:
@@ -110,7 +110,7 @@ def killed_and_resumed(directory: Path) -> tuple[gu.Result, gu.Result, list[int]
     stopped = gu.train(
         fresh_model("gcn"), make_data(), epochs=9, callbacks=[On(epoch_end=ask)], checkpoint_dir=directory
     )
-    loop_module.save_checkpoint = save
+    one_run.save_checkpoint = save
     return whole, resumed, begun.begun, [*written, stopped.epochs]
 
 

@@ -147,9 +147,20 @@ class _Otherwise(type(fresh_model("pyg"))):  # type: ignore[misc]  # the class o
         return -super().forward(*args)
 
 
+def _minus(model: nn.Module, *args: Any) -> torch.Tensor:
+    return -type(model).__mro__[1].forward(model, *args)  # type: ignore[attr-defined]
+
+
 def _otherwise(made: Any = trained_model) -> nn.Module:
     model = made("pyg")
     model.__class__ = _Otherwise
+    return model
+
+
+def _namesake() -> nn.Module:
+    """Another class of the same name, with the same parameters and settings."""
+    model = trained_model("pyg")
+    model.__class__ = type(type(model).__name__, (type(model),), {"forward": _minus})
     return model
 
 
@@ -170,6 +181,7 @@ OTHERS: dict[str, tuple[str, str | None, Any]] = {
     "npo dropout": ("npo:default", None, lambda: {"model": _changed(trained_model("pyg"), _other_dropout)}),
     "npo activation": ("npo:default", None, lambda: {"model": _changed(trained_model("pyg"), _other_activation)}),
     "npo forward": ("npo:default", None, lambda: {"model": _otherwise()}),
+    "npo forward of a namesake": ("npo:default", None, lambda: {"model": _namesake()}),
     "npo frozen": ("npo:default", None, lambda: {"model": frozen()}),
     "npo task": ("npo:default", None, lambda: {"task": gu.LinkPrediction(negatives="uniform")}),
     "retrain edges": ("retrain:default", "edges", lambda: {"request": _same_request()}),

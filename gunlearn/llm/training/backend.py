@@ -74,7 +74,7 @@ class TrainerBackend:
         read = set(map(base_of, as_objective(method.objective()).parts))
         if read <= {"retain"} and not isinstance(method, OwnObjective):
             return False
-        return all(getattr(type(method), hook) is getattr(GradientMethod, hook) for hook in _HOOKS)
+        return not any(method.overrides(hook) for hook in _HOOKS)
 
     def run(
         self,

@@ -28,7 +28,7 @@ class Retrain(Method):
         patience: evaluations without improvement before the run stops; `None` never stops early.
         train: your training function `train(data, seed) -> model`; it replaces all other options.
         batch_size: retained items per step; `None` reads them all.
-        sampler: see `GradientMethod`, like `num_neighbors`.
+        sampler: see `GradientOptions`, like `num_neighbors`.
         steps: optimiser steps, in place of `epochs`.
         optimizer: that of the base model: a name of `torch.optim`, or a function from parameters to an optimiser.
         scheduler: likewise, of `torch.optim.lr_scheduler`.
