@@ -110,6 +110,14 @@ def private_copy(model: nn.Module, task: Task) -> nn.Module:
     try:
         model = copy.deepcopy(model, _without_history(model))
     except (RuntimeError, TypeError) as error:
+        packed = [
+            name for name, value in model.named_buffers() if value.layout not in (torch.strided, torch.sparse_coo)
+        ]
+        if packed:  # torch cannot copy them
+            raise UnsupportedModelError(
+                f"Expected a model that can be copied (got {', '.join(packed)} of layout "
+                f"{model.get_buffer(packed[0]).layout}); store .to_sparse_coo(), or make it in 'forward' of edge_index"
+            ) from error
         raise UnsupportedModelError(
             f"Expected a model that can be copied (got: {error}); detach or delete tensors that a forward pass left "
             "on it"

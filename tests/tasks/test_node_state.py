@@ -383,6 +383,6 @@ def test_records_by_node_are_named_where_edges_are_forgotten() -> None:
     model = Rows(whole, table=nn.Embedding(N, 8))
     model.store, model.lines = dict.fromkeys(range(N), "a message"), {0: "no node", 1: "neither"}
     with pytest.warns(
-        UserWarning, match="'store' keep records per node, which may hold messages of the forgotten edges"
+        UserWarning, match="'store' keep records per node, which may hold messages of the 2 forgotten edges"
     ):
         gu.unlearn(model, graph(), gu.ForgetEdges(count=2), "utu", TASK)
