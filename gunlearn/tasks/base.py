@@ -313,6 +313,9 @@ class Task(ABC):
         """
         return ""
 
+    def warn_of_derived(self, data: Any, edges: bool, features: bool) -> None:  # noqa: B027 - most have none
+        """Warn of parts of the data that were computed from what is taken out: edges, or features and nodes."""
+
     def fitted(self, outputs: Any, data: Any) -> Task:
         """Return the task with what its likelihood takes from the model before unlearning (the scale of a regression).
 

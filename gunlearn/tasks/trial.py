@@ -63,7 +63,7 @@ def trial_pass(model: nn.Module, data: Any, task: Task) -> Trial:
         def again_with_gradients(wild: bool) -> Tensor | None:
             for parameter in model.parameters():
                 parameter.requires_grad_(parameter.is_floating_point())
-            read = data if not wild else _wild(data) if task.shared_pass else None
+            read = data if not wild else other_features(data) if task.shared_pass else None
             with isolated_rng(), torch.enable_grad():
                 return None if read is None else _logits(_tried(model, read, task, items))
 
@@ -86,7 +86,7 @@ def _tried(model: nn.Module, data: Any, task: Task, items: Any) -> Trial:
     return Trial(outputs, None if items is None else task.decode(model, outputs, items))
 
 
-def _wild(data: Any) -> Any | None:
+def other_features(data: Any) -> Any | None:
     """Return a graph with large features drawn anew; `None` without dense features."""
     x = data.get("x")
     if not isinstance(x, Tensor) or x.layout != torch.strided or not x.is_floating_point():

@@ -23,11 +23,12 @@ from gunlearn.tasks.calling import Called, own_words, suggested
 from gunlearn.tasks.graph.beside import beside
 from gunlearn.tasks.graph.check_graph import check_graph
 from gunlearn.tasks.graph.derived import warn_of_derived
+from gunlearn.tasks.graph.enclosed import check_own_argument
 from gunlearn.tasks.graph.fresh_values import FreshValues
 from gunlearn.tasks.graph.node_state import forgotten_state
 from gunlearn.tasks.graph.reading import APART, GraphReader, parts_apart
 from gunlearn.tasks.graph.stored_graphs import check_stored_graphs
-from gunlearn.tasks.graph.what_is_read import check_edges_are_read, check_own_argument, reads_edges
+from gunlearn.tasks.graph.what_is_read import check_edges_are_read, unread
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.tasks.trial import private_copy
 
@@ -161,26 +162,25 @@ class GraphTask(Task):
         return words, lambda: entry(data.x, data.edge_index, **optional)
 
     def check_trial(self, model: nn.Module, data: Data, outputs: Tensor) -> None:
-        """Refuse a `call` that reads another graph than its argument; see `what_is_read`."""
+        """Refuse a `call` that reads another graph than its argument; see `what_is_read` and `enclosed`."""
         check_edges_are_read(self, model, data, outputs)
         check_own_argument(self, model, data)
 
+    def warn_of_derived(self, data: Data, edges: bool, features: bool) -> None:
+        """Warn of positional encodings, degrees, normalised weights and the like; see `derived`."""
+        warn_of_derived(data, edges, features)
+
     def check_request(self, model: nn.Module, partition: Any, outputs: Tensor, anew: bool) -> str:
         """Warn of what stays of a request where no method can take it out; see `derived` and `stored_graphs`."""
-        warn_of_derived(partition.data, bool(partition.forget_mask.any()), partition.forgets != ("edges",))
+        if partition.forgets != ("graphs",):  # what was computed from another graph of a batch knows nothing of it
+            gone = bool(partition.forget_mask.any())
+            self.warn_of_derived(partition.data, gone, partition.forgets != ("edges",))
         stored = check_stored_graphs(model, self, partition, refuse=not anew)
-        if stored or partition.forgets != ("edges",) or self.items_are_pairs:
-            return ""
-        probe = private_copy(getattr(model, "_orig_mod", model), self).eval()
-        with torch.no_grad(), isolated_rng():
-            if reads_edges(self, probe, partition.retain_data, outputs):
-                return ""
-        said = (
-            f"{type(probe).__name__} reads no edges: its outputs are the same without any, so a forgotten edge is in "
-            "none of them and the request changes the data alone"
-        )
-        warnings.warn(f"{said}; if features were computed from edges, make those anew", stacklevel=3)
-        return f"{said}."
+        probe = getattr(model, "_orig_mod", model)
+        said = "" if stored else unread(self, private_copy(probe, self).eval(), partition, outputs)
+        if said:
+            warnings.warn(said, stacklevel=3)
+        return f"{said}." if said else ""
 
     def graphs(self, view: View, forget: Tensor) -> tuple[Data, Callable[[Tensor], Tensor]]:
         """Return the graph that is read while unlearning, and a function to the places of forgotten items' nodes in it.

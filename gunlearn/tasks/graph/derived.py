@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
-from torch_geometric.utils import is_undirected
 
 #: Of node attributes computed from edges: positional encodings, eigenvectors, centralities.
 _FROM_EDGES = re.compile(
@@ -85,12 +84,13 @@ def _by_value(data: Data) -> Iterator[tuple[str, str]]:
 
 def _degrees(data: Data, size: int) -> list[Tensor]:
     """Return the numbers of edges of each node: outgoing and incoming, with and without held-out ones."""
+    found = [torch.bincount(ends, minlength=size) for ends in data.edge_index]
     held = [data[name] for name in _HELD_OUT if isinstance(data.get(name), Tensor)]
-    graphs = [data.edge_index]
     if held:
-        both = is_undirected(data.edge_index, num_nodes=size)
-        graphs.append(torch.cat([data.edge_index, *held, *(pairs.flip(0) for pairs in held if both)], dim=1))
-    return [torch.bincount(ends, minlength=size) for graph in graphs for ends in graph]
+        start, end = (sum(torch.bincount(pairs[i], minlength=size) for pairs in held) for i in (0, 1))
+        out, into = found
+        found += [out + start, into + end, out + start + end]  # the last where edges are stored both ways
+    return found
 
 
 def _has_counts(x: Tensor, degree: Tensor) -> bool:

@@ -1,22 +1,21 @@
-"""What a model reads of a graph: its edges, or tensors from outside of the graph that it is given."""
+"""Whether a model reads the edges and the features of the graph that it is given."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 import warnings
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
 from gunlearn.errors import GunlearnError, UnsupportedModelError
 from gunlearn.nn.kernels.subgraph import gather
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks.graph.fresh_values import named_tensors
+from gunlearn.tasks.graph.node_places import may_be_table
+from gunlearn.tasks.trial import other_features
 
 if TYPE_CHECKING:
     from gunlearn.tasks.graph.base import GraphTask
@@ -61,79 +60,42 @@ def check_edges_are_read(task: GraphTask, model: nn.Module, data: Data, outputs:
     )
 
 
-def check_own_argument(task: GraphTask, model: nn.Module, data: Data) -> None:
-    """Refuse a `call` that reads features, or other tensors of a graph, from outside the function.
+@torch.no_grad()
+def unread(task: GraphTask, model: nn.Module, partition: Any, outputs: Tensor) -> str:
+    """Return a sentence that says so where a model reads nothing of the kind that is forgotten; else an empty one.
 
-    Its enclosed and global variables are watched during one pass: graphs, and tensors with a row per node or a column
-    per edge. Others, such as weights of classes, are the caller's own business.
-
-    Raises:
-        UnsupportedModelError: it does; the message names the variable.
+    Args:
+        task: calls the model.
+        model: a copy in evaluation mode.
+        partition: the resolved request.
+        outputs: those on the retained graph, `[num_rows, dim]`.
     """
-    call = task.call
-    outside = {} if call is None else dict(_outside(call.function, int(data.num_nodes)))
-    if not outside:
-        return
-    given = data.clone()  # the graph shares tensors with the caller's
-    with _Watched({_place(value): name for name, value in outside.items()}) as watched:
-        task.encode(model, given)
-    if watched.read:
-        raise UnsupportedModelError(
-            f"Expected 'call' ({call!r}) to read its argument 'data' alone (got {', '.join(sorted(watched.read))} of "
-            "the code around it, in which what is forgotten stays); use the function's own argument, as in "
-            "call=lambda model, data: model(data.x, data.edge_index)"
-        )
+    data, kinds, name = partition.retain_data, partition.forgets, type(model).__name__
+    layers = any(isinstance(module, MessagePassing) for module in model.modules())  # the trial pass has looked at these
+    edges = kinds == ("edges",) and not task.items_are_pairs and not layers
+    tables = any(
+        isinstance(owner, nn.Embedding) or may_be_table(owner, t) for owner, t in named_tensors(model).values()
+    )
+    features = kinds == ("features",) or ("nodes" in kinds and task.call is not None and not tables)
+    with isolated_rng():
+        if edges and not reads_edges(task, model, data, outputs):
+            return (
+                f"{name} reads no edges: its outputs are the same without any, so a forgotten edge is in none of them "
+                "and the request changes the data alone (features that were computed from edges stay as they are)"
+            )
+        if features and not _reads_features(task, model, data, outputs):
+            return (
+                f"{name} does not read data.x: its outputs are the same for other features, so forgotten ones are in "
+                "none of them, unless it reads a copy of its own"
+            )
+    return ""
 
 
-class _Watched(TorchDispatchMode):
-    """Notes which tensors, named by where they are stored, are read inside the block."""
-
-    def __init__(self, names: dict[Any, str]) -> None:
-        super().__init__()
-        self.names, self.read = names, set[str]()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        for value in tree_leaves((args, kwargs)):
-            if isinstance(value, Tensor):
-                name = self.names.get(_place(value))
-                if name is not None:
-                    self.read.add(name)
-        return func(*args, **(kwargs or {}))
-
-
-def _place(value: Tensor) -> Any:
-    """Return where a tensor is stored; sparse ones have no storage."""
-    return value.untyped_storage().data_ptr() if value.layout == torch.strided else id(value)
-
-
-def _outside(function: Callable[..., Any], size: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of graphs of `size` nodes that a function reaches beside its arguments, by name."""
-    if isinstance(function, functools.partial):
-        values = {**{str(k): v for k, v in enumerate(function.args)}, **function.keywords}
-        yield from _outside(function.func, size)
-    elif inspect.ismethod(function):
-        values = {f"self.{name}": value for name, value in vars(function.__self__).items()}
-        yield from _outside(function.__func__, size)
-    elif inspect.isfunction(function):
-        try:
-            scope = inspect.getclosurevars(function)
-        except ValueError:  # a variable that has no value yet
-            return
-        defaults = {
-            name: p.default for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty
-        }
-        values = {**scope.globals, **scope.nonlocals, **defaults}
-    else:
-        values = {f"self.{name}": value for name, value in getattr(function, "__dict__", {}).items()}
-    for name, value in values.items():
-        if isinstance(value, Data):
-            for key in value.keys():  # noqa: SIM118 - iterating a Data yields pairs
-                if isinstance(value[key], Tensor) and value[key].numel():
-                    yield f"{name}.{key}", value[key]
-        elif isinstance(value, Tensor) and _of_graph(value, size):
-            yield name, value
-
-
-def _of_graph(value: Tensor, size: int) -> bool:
-    pairs = value.dim() == 2 and value.size(0) == 2 and value.dtype == torch.long
-    return value.numel() > 0 and (pairs or (value.dim() > 0 and value.size(0) == size))
+def _reads_features(task: GraphTask, model: nn.Module, data: Data, outputs: Tensor) -> bool:
+    other = other_features(data)
+    if other is None or bool((outputs == outputs[:1]).all()):
+        return True
+    try:
+        return not torch.equal(task.encode(model, other), outputs)
+    except GunlearnError:
+        return True
