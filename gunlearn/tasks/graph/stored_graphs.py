@@ -109,6 +109,8 @@ def _stored(model: nn.Module, data: Data) -> Iterator[_Stored]:
                 continue
             yield from _pairs(f"{before}{name}", name, value, data, owner.__dict__)
             entries: Any = ()
+            if type(value) is tuple:  # its entries are replaced
+                value = owner.__dict__[name] = list(value)
             if isinstance(value, Data):
                 value = owner.__dict__[name] = copy.copy(value)
                 entries = [(key, value[key]) for key in value.keys()]  # noqa: SIM118
