@@ -176,8 +176,7 @@ class GraphTask(Task):
             gone = bool(partition.forget_mask.any())
             self.warn_of_derived(partition.data, gone, partition.forgets != ("edges",))
         stored = check_stored_graphs(model, self, partition, refuse=not anew)
-        probe = getattr(model, "_orig_mod", model)
-        said = "" if stored else unread(self, private_copy(probe, self).eval(), partition, outputs)
+        said = "" if stored else unread(self, model, partition, outputs)
         if said:
             warnings.warn(said, stacklevel=3)
         return f"{said}." if said else ""

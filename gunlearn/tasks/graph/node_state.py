@@ -165,7 +165,7 @@ class _Trial:
         value.index_copy_(new.dim, new.index, new.values)
         after = self._read(model)
         if after is not None:
-            stays, same = (all(map(_close, *both)) for both in zip(self.before, after, strict=True))
+            stays, same = (all(map(same_outputs, *both)) for both in zip(self.before, after, strict=True))
             if stays and not same:
                 self.before = after
                 return True, True
@@ -204,7 +204,7 @@ def _with_own_rows(partition: Any) -> Any:
     return graph
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def same_outputs(one: Tensor, other: Tensor) -> bool:
     """Return whether predictions are equal up to rounding."""
     if one.shape != other.shape:
         return False

@@ -15,7 +15,7 @@ from gunlearn.nn.kernels.subgraph import gather
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.fresh_values import named_tensors
 from gunlearn.tasks.graph.node_places import may_be_table
-from gunlearn.tasks.trial import other_features
+from gunlearn.tasks.trial import other_features, private_copy
 
 if TYPE_CHECKING:
     from gunlearn.tasks.graph.base import GraphTask
@@ -66,17 +66,20 @@ def unread(task: GraphTask, model: nn.Module, partition: Any, outputs: Tensor) -
 
     Args:
         task: calls the model.
-        model: a copy in evaluation mode.
+        model: does not change.
         partition: the resolved request.
         outputs: those on the retained graph, `[num_rows, dim]`.
     """
-    data, kinds, name = partition.retain_data, partition.forgets, type(model).__name__
+    data, kinds, name = partition.retain_data, partition.forgets, type(getattr(model, "_orig_mod", model)).__name__
     layers = any(isinstance(module, MessagePassing) for module in model.modules())  # the trial pass has looked at these
     edges = kinds == ("edges",) and not task.items_are_pairs and not layers
     tables = any(
         isinstance(owner, nn.Embedding) or may_be_table(owner, t) for owner, t in named_tensors(model).values()
     )
     features = kinds == ("features",) or ("nodes" in kinds and task.call is not None and not tables)
+    if not edges and not features:
+        return ""
+    model = private_copy(getattr(model, "_orig_mod", model), task).eval()
     with isolated_rng():
         if edges and not reads_edges(task, model, data, outputs):
             return (
