@@ -91,3 +91,11 @@ def test_a_packed_matrix_that_torch_cannot_copy_is_named() -> None:
     model = Keeps(to_torch_coo_tensor(EDGES, size=N).to_sparse_csr(), "own", True)
     with pytest.raises(UnsupportedModelError, match=r"got own of layout torch\.sparse_csr"):
         gu.unlearn(model, DATA, gu.ForgetEdges(EDGES[:, :1]), "utu", TASK)
+
+
+def test_a_sparse_buffer_that_a_file_cannot_hold_is_named(tmp_path) -> None:
+    model = Keeps(STORED["a sparse matrix"][0], "own", False)
+    with pytest.warns(UserWarning, match="keeps forgotten pairs in 'own'"):
+        result = gu.unlearn(model, DATA, gu.ForgetEdges(EDGES[:, :1]), "finetune", TASK, epochs=1)
+    with pytest.raises(UnsupportedModelError, match="'own' of layout"):
+        result.save(tmp_path)
