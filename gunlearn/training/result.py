@@ -116,7 +116,7 @@ class Result:
                 )
             if value.layout != torch.strided:
                 raise UnsupportedModelError(
-                    f"Expected dense tensors in the model's state_dict, as safetensors files hold them (got '{name}' of "
+                    f"Expected dense tensors in the model's state_dict of a saved result (got '{name}' of "
                     f"layout {value.layout}); register it with persistent=False"
                 )
         weights = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
