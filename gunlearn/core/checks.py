@@ -116,5 +116,12 @@ def check_model(model: Any) -> None:
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise InvalidInputError(f"Expected an initialised model (got lazy parameter '{name}'); call it once first")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not is_finite(tensor):
             raise InvalidInputError(f"Expected a model with finite weights (got NaN or infinity in '{name}')")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether a dense or sparse tensor holds neither NaN nor infinity."""
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_sparse_coo().coalesce().values()
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

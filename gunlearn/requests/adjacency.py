@@ -51,7 +51,7 @@ def without_entries_of(data: Data, retain: Data, graph: TrainingGraph, selection
 
 
 def _without(name: str, value: Any, graph: TrainingGraph, selection: Selection) -> Any:
-    row, col, weight = _entries(value)
+    row, col, weight = matrix_entries(value)
     entries, edges, n = torch.stack([row, col]), graph.edge_index.to(row.device), graph.num_nodes
     edge_key, off = edges[0] * n + edges[1], row != col
     directions = [1, 0] if name.endswith("_t") else [0, 1]  # PyG's `adj_t` is transposed
@@ -74,7 +74,7 @@ def _without(name: str, value: Any, graph: TrainingGraph, selection: Selection) 
             "degree, say), make it anew from the retained edges",
             stacklevel=2,
         )
-    return _rebuilt(value, row[~gone], col[~gone], None if weight is None else weight[~gone])
+    return rebuilt_matrix(value, row[~gone], col[~gone], None if weight is None else weight[~gone])
 
 
 def _are_own(weight: Tensor, key: Tensor, off: Tensor, edge_key: Tensor, data: Data) -> bool:
@@ -90,14 +90,16 @@ def _are_own(weight: Tensor, key: Tensor, off: Tensor, edge_key: Tensor, data: D
     return False
 
 
-def _entries(value: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+def matrix_entries(value: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return rows, columns and values of the entries of a sparse matrix, `[k]` each."""
     if not isinstance(value, Tensor):
         return value.coo()
     matrix = (value if value.layout == torch.sparse_coo else value.to_sparse_coo()).coalesce()
     return *matrix.indices(), matrix.values()
 
 
-def _rebuilt(value: Any, row: Tensor, col: Tensor, weight: Tensor | None) -> Any:
+def rebuilt_matrix(value: Any, row: Tensor, col: Tensor, weight: Tensor | None) -> Any:
+    """Return a sparse matrix of the kind and shape of `value` with other entries."""
     if not isinstance(value, Tensor):
         return type(value)(row=row, col=col, value=weight, sparse_sizes=value.sparse_sizes())
     matrix = torch.sparse_coo_tensor(torch.stack([row, col]), cast(Tensor, weight), value.shape, check_invariants=False)

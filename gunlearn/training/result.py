@@ -114,6 +114,11 @@ class Result:
                 raise UnsupportedModelError(
                     f"Expected tensors in the model's state_dict (got {type(value).__name__} in '{name}')"
                 )
+            if value.layout != torch.strided:
+                raise UnsupportedModelError(
+                    f"Expected dense tensors in the model's state_dict of a saved result (got '{name}' of "
+                    f"layout {value.layout}); register it with persistent=False"
+                )
         weights = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
         if node_ids and _with_operators(weights):
             from gunlearn.nn.attach.operators import listed_ids  # loads PyG, so only if needed
