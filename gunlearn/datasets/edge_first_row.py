@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from gunlearn.datasets.column_names import ends_in_id, is_unnamed
-from gunlearn.datasets.edge_header import SOURCE, TARGET, ends, without_row_numbers
+from gunlearn.datasets.edge_header import SOURCE_NAMES, TARGET_NAMES, ends, without_row_numbers
 from gunlearn.datasets.text_tables import InputTable, as_numbers, is_missing, plain
 from gunlearn.errors import InvalidInputError
 
@@ -26,7 +26,7 @@ def with_edge_header(table: InputTable) -> InputTable:
 def _found_header(table: InputTable) -> InputTable:
     first = [str(column[0]) for column in table.columns]
     named = {plain(name) for name in first}
-    if named & SOURCE and named & TARGET:
+    if named & SOURCE_NAMES and named & TARGET_NAMES:
         header = table.first_as_header()
         again = {str(value) for i in ends(header) for value in header.columns[i]} & set(first)
         if again:

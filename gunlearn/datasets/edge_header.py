@@ -10,8 +10,8 @@ from gunlearn.datasets.text_tables import InputTable, as_numbers, plain
 from gunlearn.errors import InvalidInputError
 
 # Without blanks and in small letters.
-SOURCE = {"source", "src", "from", "fromid", "fromnodeid", "sourceid", "u", "head", "sender", "node1"}
-TARGET = {
+SOURCE_NAMES = {"source", "src", "from", "fromid", "fromnodeid", "sourceid", "u", "head", "sender", "node1"}
+TARGET_NAMES = {
     "target",
     "dst",
     "to",
@@ -45,7 +45,7 @@ def without_row_numbers(table: InputTable) -> InputTable:
             f"Expected columns 'source' and 'target' in {table.source} (got as many rows as numbered columns, "
             f"{len(wide)}: an adjacency matrix? Turn it into a list of edges, or name the columns)"
         )
-    named = any(name in SOURCE for name in names) and any(name in TARGET for name in names)
+    named = any(name in SOURCE_NAMES for name in names) and any(name in TARGET_NAMES for name in names)
     left_out = {i for i, name in enumerate(table.header) if is_unnamed(name) and counts_rows(table, i)}
     others = [i for i, name in enumerate(names) if i not in left_out and not any(name in r for r in ROLES.values())]
     if not named and len(others) > 2 and (names[others[0]] in _ROW_NUMBERS or is_unnamed(names[others[0]])):
@@ -81,7 +81,7 @@ def ends(table: InputTable) -> tuple[int, int]:
             )
         return 0, 1
     names = [plain(name) for name in table.header]
-    found = [[i for i, name in enumerate(names) if name in known] for known in (SOURCE, TARGET)]
+    found = [[i for i, name in enumerate(names) if name in known] for known in (SOURCE_NAMES, TARGET_NAMES)]
     if any(len(columns) > 1 for columns in found):
         raise InvalidInputError(
             f"Expected one source and one target column in {table.source} (got {list(table.header)})"
@@ -107,7 +107,7 @@ def check_two_kinds(table: InputTable, ids: np.ndarray) -> None:
     kinds, stems = [kind_of(name) for name in names], [plain(name).removesuffix("id") for name in names]
     certain = None not in kinds and kinds[0] != kinds[1]
     told = all(plain(name).endswith("id") for name in names) and stems[0][:4] != stems[1][:4] and kinds[0] != kinds[1]
-    if not (certain or told) or plain(names[0]) in SOURCE or plain(names[1]) in TARGET:
+    if not (certain or told) or plain(names[0]) in SOURCE_NAMES or plain(names[1]) in TARGET_NAMES:
         return
     both = len(np.intersect1d(ids[0], ids[1]))
     if both and certain:
