@@ -31,8 +31,8 @@ def _found_header(table: InputTable) -> InputTable:
         again = {str(value) for i in ends(header) for value in header.columns[i]} & set(first)
         if again:
             raise InvalidInputError(
-                f"Expected a header 'source,target' above nodes that are called so (got {table.at(0)}: a header or an "
-                "edge?)"
+                f"Expected a header and no nodes that have its names (got names in {table.at(0)} that other lines have "
+                "too: a header or an edge?)"
             )
         return header
     if len(first) > 2 and is_unnamed(first[0]):

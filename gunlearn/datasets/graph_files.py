@@ -102,7 +102,7 @@ def _read_node_link(path: Path) -> nx.Graph:
         got = sorted(found)[:8] if isinstance(found, dict) else type(found).__name__
         raise InvalidInputError(f"Expected one object with 'nodes' and 'links' (or 'edges') in {path} (got {got})")
     if not all(isinstance(entry, dict) for name in ("nodes", lists[0]) for entry in found[name]):
-        raise InvalidInputError(f"Expected objects in 'nodes' and '{lists[0]}' of {path} (got others)")
+        raise InvalidInputError(f"Expected objects in 'nodes' and '{lists[0]}' of {path} (got entries of other types)")
     if not all("id" in node for node in found["nodes"]):
         raise InvalidInputError(f"Expected an 'id' of every node in {path} (got nodes without one)")
     known = {_hashable(node["id"]) for node in found["nodes"]}
@@ -110,8 +110,8 @@ def _read_node_link(path: Path) -> nx.Graph:
     strange = sum(end not in known for end in ends)
     if strange or len(known) != len(found["nodes"]):
         raise InvalidInputError(
-            f"Expected ends of '{lists[0]}' in {path} to be ids of 'nodes', which are distinct (got {strange} others, "
-            f"{len(found['nodes']) - len(known)} ids again)"
+            f"Expected ends of '{lists[0]}' in {path} to be ids of 'nodes', which are distinct (got {strange} ends "
+            f"that no node has, {len(found['nodes']) - len(known)} repeated ids)"
         )
     # By hand, since the names of node_link_graph's arguments changed twice in networkx 3.
     directed = found.get("directed", False)

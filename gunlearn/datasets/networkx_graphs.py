@@ -139,7 +139,7 @@ def _labels(graph: nx.Graph, labels: Any) -> tuple[Tensor | None, dict[int, str]
     values[:] = [given.get(name) for _, given in graph.nodes(data=True)]
     source = f"node attribute {name!r}"
     if not all(np.ndim(value) == 0 for value in values):
-        raise InvalidInputError(f"Expected {source} to hold integers or names of classes (got others)")
+        raise InvalidInputError(f"Expected {source} to hold integers or names of classes (got lists or arrays)")
     y, names = read_classes(values, source)
     return y, names, [name, *_LABELS] if labels is not None else [name]
 

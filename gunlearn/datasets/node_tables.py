@@ -70,7 +70,9 @@ def of_table(table: InputTable, kind: str, edge_ids: np.ndarray) -> NodeTable:
     if ids is not None and len(np.unique(ids)) != len(ids):
         distinct, counts = np.unique(ids, return_counts=True)
         repeated = np.flatnonzero(ids == distinct[counts > 1][0])[1]
-        raise InvalidInputError(f"Expected each node once in {table.source} (got one again in {table.at(repeated)})")
+        raise InvalidInputError(
+            f"Expected each node once in {table.source} (got another row of a node in {table.at(repeated)})"
+        )
     masks = [i for i, name in enumerate(table.header or ()) if plain(name) in _MASKS]
     if masks:
         names = ", ".join(repr(table.header[i]) for i in masks)  # type: ignore[index]
@@ -127,7 +129,7 @@ def _of_arrays(path: Path, kind: str) -> NodeTable:
         columns = (ids.astype(object) if ids.dtype.kind in "US" else ids,)
         ids = read_ids(InputTable(str(path), columns, ("id",), np.arange(size), "row"), (0,))
         if len(np.unique(ids)) != size:
-            raise InvalidInputError(f"Expected each node once in the ids of {path} (got some again)")
+            raise InvalidInputError(f"Expected each node once in the ids of {path} (got some ids several times)")
     return NodeTable(str(path), next(iter(rows.values())), ids, found.get("features"), found.get("labels"))
 
 

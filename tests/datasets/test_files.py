@@ -316,7 +316,11 @@ def test_graph_files_against_networkx(tmp_path, ending):
     ("name", "text", "message"),
     [
         ("g.json", '{"a": 1}', "'nodes' and 'links'"),
-        ("g.json", '{"nodes": [{"id": "a"}, {"id": "b"}], "links": [{"source": 0, "target": 1}]}', "2 others"),
+        (
+            "g.json",
+            '{"nodes": [{"id": "a"}, {"id": "b"}], "links": [{"source": 0, "target": 1}]}',
+            "2 ends that no node has",
+        ),
         ("g.gml", "graph [", r"g\.gml in gml"),
         ("g.graphml", "<", r"g\.graphml in graphml"),
         ("g.pickle", "x", r"g\.pickle, which is not read"),

@@ -44,7 +44,7 @@ def forgotten_state(model: nn.Module, task: Task, partition: Any, seed: int) -> 
         if stores and partition.forget_edge_index.numel():
             warnings.warn(
                 f"{stores} keep records per node, which may hold messages of the forgotten edges: they stay, and so "
-                "does what memories learned from them; make them anew from the retained edges",
+                "does what memories learned from them; compute them again from the retained edges",
                 stacklevel=2,
             )
         return found
