@@ -39,13 +39,13 @@ def without_row_numbers(table: InputTable) -> InputTable:
     if table.header is None:
         return table
     names = [plain(name) for name in table.header]
-    wide = [name for i, name in enumerate(table.header) if not is_unnamed(name)]
-    if len(wide) > 2 and len(wide) == len(table) and wide == [str(i) for i in range(len(wide))]:
-        raise InvalidInputError(
-            f"Expected columns 'source' and 'target' in {table.source} (got as many rows as numbered columns, "
-            f"{len(wide)}: an adjacency matrix? Turn it into a list of edges, or name the columns)"
-        )
     named = any(name in SOURCE_NAMES for name in names) and any(name in TARGET_NAMES for name in names)
+    wide = [i for i, name in enumerate(table.header) if not is_unnamed(name)]
+    if not named and len(table) == len(wide) > 2 and _is_matrix(table, wide):
+        raise InvalidInputError(
+            f"Expected columns 'source' and 'target' in {table.source} (got as many rows as columns, {len(wide)}: an "
+            "adjacency matrix? Turn it into a list of edges, or name the columns)"
+        )
     left_out = {i for i, name in enumerate(table.header) if is_unnamed(name) and counts_rows(table, i)}
     others = [i for i, name in enumerate(names) if i not in left_out and not any(name in r for r in ROLES.values())]
     if not named and len(others) > 2 and (names[others[0]] in _ROW_NUMBERS or is_unnamed(names[others[0]])):
@@ -61,6 +61,12 @@ def without_row_numbers(table: InputTable) -> InputTable:
     kept = [i for i in range(len(names)) if i not in left_out]
     header = tuple(table.header[i] for i in kept)
     return replace(table, header=header, columns=tuple(table.columns[i] for i in kept))
+
+
+def _is_matrix(table: InputTable, columns: list[int]) -> bool:
+    """Return whether columns are numbered, or hold only 0 and 1."""
+    numbered = [(table.header or ())[i] for i in columns] == [str(i) for i in range(len(columns))]
+    return numbered or all(set(table.columns[i].astype(str)) <= {"0", "1"} for i in columns)
 
 
 def ends(table: InputTable) -> tuple[int, int]:

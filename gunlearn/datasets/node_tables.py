@@ -111,7 +111,8 @@ def _with_header(table: InputTable) -> InputTable:
     numeric = [as_numbers(column[:1]) is not None for column in table.columns]
     below = [as_numbers(column[1:]) is not None for column in table.columns]
     known = {plain(name) for name in first} & (IDS | LABELS)
-    if len(first) > 1 and is_unnamed(first[0]) and first[1]:
+    counted = first[1:] == [str(i) for i in range(len(first) - 1)]
+    if len(first) > 1 and is_unnamed(first[0]) and (counted or not all(numeric[1:])):  # above an index
         return table.first_as_header()
     if known or (len(table) > 1 and any(rest and not top for rest, top in zip(below, numeric, strict=True))):
         return table.first_as_header()

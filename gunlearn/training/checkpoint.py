@@ -68,7 +68,7 @@ def load_checkpoint(directory: str | Path, fingerprint: str) -> dict[str, Any] |
         ) from error
     if not isinstance(payload, dict) or payload.pop("hash", None) != content_hash(payload):
         raise CheckpointError(
-            f"Expected a checkpoint of this run, unchanged since then (got other content in {path}: damaged, or "
+            f"Expected an unchanged checkpoint of this run (got other content in {path}: damaged, or "
             "of release 0.1); delete it to start again"
         )
     if payload.get("fingerprint") != fingerprint:

@@ -389,6 +389,10 @@ def test_data_frames():
         assert data.y.tolist() == [-1, 1, 0]
     assert load(edges.astype({"source": "category", "target": "string"})).node_id == ["a", "b", "c"]
     assert load(pd.DataFrame({"u": [5, 6], "v": [6, 9]})).node_id.tolist() == [5, 6, 9]
+    with pytest.raises(InvalidInputError, match="adjacency matrix"):
+        load(pd.DataFrame(1 - np.eye(3, dtype=int), list("abc"), list("abc")))
+    with pytest.raises(InvalidInputError, match="two kinds"):
+        load(pd.DataFrame({"user": [1, 2], "item": [2, 3]}))
     with pytest.raises(InvalidInputError, match="row 1"):
         load(pd.DataFrame({"u": [5, None], "v": [6, 9]}))
     with pytest.raises(InvalidInputError, match="none for 1 of 3"):
@@ -538,6 +542,7 @@ def test_odd_edge_lists_that_are_understood(folder, text, edges):
         ("person,friend\na,b\nperson,friend\nb,c\n", "header or an edge"),
         ("id,person,friend\n1,5,6\n1,6,7\n", "number the edges or name their nodes"),
         (",0,1,2\n0,0,1,0\n1,1,0,1\n2,0,1,0\n", "adjacency matrix"),
+        ("a,b,c\n0,1,0\n1,0,1\n0,1,0\n", "adjacency matrix"),
         (",a,b,c\na,0,1,0\nb,1,0,1\nc,0,1,0\n", "'source' and 'target'"),
         ("source;target;weight\n1;2;1,250\n2;3;3,500\n", "decimal comma, or one between thousands"),
         ("source,target\na,N/A\nb,c\n", "node id.*line 2"),
@@ -591,6 +596,7 @@ def test_ids_are_found_under_other_names_and_beside_an_index(folder, files, x, y
         ("0,1\n0,2\n", {"features__csv": "rank,f\n2,3\n1,2\n0,5\n"}, "'rank', whose values could be"),
         ("10,20\n20,40\n", {"features__csv": "user,f\n7,3\n8,2\n9,5\n"}, "column 'user' of .*no edge names"),
         ("10,20\n20,40\n", {"features__csv": "user,f\n10,3\n20,2\n"}, "none for 1 of 3"),
+        ("0,1\n0,2\n", {"features__csv": ",5\n1,2\n3,4\n"}, r"line 1, column 1 .got ''"),
         ("007,7\n7,08\n", {"labels__csv": "id,label\n70,0\n80,1\n"}, r"none, such as 70 where an edge has 007"),
         ("0,1\n0,2\n", {"labels__csv": "a,b\n1,0\n0,1\n1,1\n"}, "node_multilabel"),
         ("0,1\n0,2\n", {"labels__npy": np.eye(3)[:, :2]}, "node_multilabel"),
