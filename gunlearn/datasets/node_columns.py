@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 
-from gunlearn.datasets.column_names import counts_rows, is_unnamed, names_ids
+from gunlearn.datasets.column_names import counts_rows, ends_in_id, is_unnamed, kind_of, names_ids
 from gunlearn.datasets.text_tables import InputTable, as_numbers, plain
 from gunlearn.errors import InvalidInputError
 
@@ -66,6 +66,8 @@ def _column_of_ids(table: InputTable, kind: str, columns: list[int], edge_ids: n
     known = np.unique(edge_ids)
     texts = known.astype(str)
     held = {i: found for i in columns if (found := _distinct_ids(table.columns[i], edge_ids.dtype.kind)) is not None}
+    if columns[:1] == [0] and 0 not in held and edge_ids.dtype.kind == "i":
+        _check_first(table)
     whole = [i for i, values in held.items() if np.isin(texts, values).all()]
     index = [i for i in held if is_unnamed(header[i]) or (i == 0 and plain(header[i]) == "index")]
     named = [i for i in held if i not in index and names_ids(header[i])]
@@ -94,6 +96,19 @@ def _column_of_ids(table: InputTable, kind: str, columns: list[int], edge_ids: n
         if i in whole or np.isin(held[i], texts).all() or (not counts_rows(table, i) and np.isin(held[i], texts).any()):
             return i
     return None
+
+
+def _check_first(table: InputTable) -> None:
+    """Refuse a first column that promises ids and holds whole numbers that are none: written as 1.0, or repeated."""
+    name, numbers = (table.header or ("",))[0], as_numbers(table.columns[0])
+    if numbers is None or not (ends_in_id(name) or kind_of(name) == "person"):
+        return
+    if np.isfinite(numbers).all() and np.array_equal(numbers, np.round(numbers)):
+        got = "repeated ones" if len(np.unique(numbers)) < len(numbers) else f"{table.columns[0][0]!s}, no integer"
+        raise InvalidInputError(
+            f"Expected an id per row in column {name!r} of {table.source} (got {got}); name the column otherwise if it "
+            "is a feature, or leave it out"
+        )
 
 
 def _distinct_ids(column: np.ndarray, kind: str) -> np.ndarray | None:

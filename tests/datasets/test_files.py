@@ -596,6 +596,8 @@ def test_ids_are_found_under_other_names_and_beside_an_index(folder, files, x, y
         ("0,1\n0,2\n", {"features__csv": "rank,f\n2,3\n1,2\n0,5\n"}, "'rank', whose values could be"),
         ("10,20\n20,40\n", {"features__csv": "user,f\n7,3\n8,2\n9,5\n"}, "column 'user' of .*no edge names"),
         ("10,20\n20,40\n", {"features__csv": "user,f\n10,3\n20,2\n"}, "none for 1 of 3"),
+        ("0,1\n0,2\n", {"features__csv": "user,f\n0.0,3\n1.0,2\n2.0,5\n"}, "column 'user' .*0.0, no integer"),
+        ("0,1\n0,2\n", {"features__csv": "user_id,f\n0,3\n0,2\n2,5\n"}, "column 'user_id' .*repeated"),
         ("0,1\n0,2\n", {"features__csv": ",5\n1,2\n3,4\n"}, r"line 1, column 1 .got ''"),
         ("007,7\n7,08\n", {"labels__csv": "id,label\n70,0\n80,1\n"}, r"none, such as 70 where an edge has 007"),
         ("0,1\n0,2\n", {"labels__csv": "a,b\n1,0\n0,1\n1,1\n"}, "node_multilabel"),
