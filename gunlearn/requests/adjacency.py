@@ -62,7 +62,7 @@ def _without(name: str, value: Any, graph: TrainingGraph, selection: Selection) 
     else:
         raise InvalidRequestError(
             f"Expected the sparse attribute '{name}' to hold the edges of 'data.edge_index' (got others, which were "
-            "derived from the whole graph, the forgotten edges included); delete it, or make it anew from "
+            "derived from the whole graph, the forgotten edges included); delete it, or compute it again from "
             "'retain_data.edge_index'"
         )
     gone = torch.isin(key, edge_key[selection.edges.to(row.device)])
@@ -71,7 +71,7 @@ def _without(name: str, value: Any, graph: TrainingGraph, selection: Selection) 
     if weight is not None and weight.dim() == 1 and not _are_own(weight, key, off, edge_key, graph.data):
         warnings.warn(
             f"the values of 'data.{name}' stay as they are; if they were computed from the whole graph (normalised by "
-            "degree, say), make it anew from the retained edges",
+            "degree, say), compute it again from the retained edges",
             stacklevel=2,
         )
     return rebuilt_matrix(value, row[~gone], col[~gone], None if weight is None else weight[~gone])

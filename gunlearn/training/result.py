@@ -241,7 +241,9 @@ def _check_architecture(model: nn.Module, saved: dict[str, Any], made_by: dict[s
         changed = [name for name in {**saved["code"], **now} if saved["code"].get(name) != now.get(name)]
         found += [f"the code of '{name}' differs" for name in changed]
     if found and strict:
-        raise ValueError(f"another model than was saved: {'; '.join(found[:3])}; strict=False loads it all the same")
+        raise ValueError(
+            f"another model than was saved: {'; '.join(found[:3])}; load it nevertheless with strict=False"
+        )
     if found:
         warnings.warn(f"the model is another than was saved: {'; '.join(found[:3])}", UserWarning, stacklevel=3)
 

@@ -199,7 +199,7 @@ OTHERS: dict[str, tuple[str, str | None, Any]] = {
 def test_another_run_is_refused(name: str, tmp_path: Path) -> None:
     what, data, more = OTHERS[name]
     kill(RUNS[what], tmp_path)
-    with pytest.raises(CheckpointError, match="this very run"):
+    with pytest.raises(CheckpointError, match="checkpoint of this run"):
         RUNS[what](make_data() if data is None else other_data(data), checkpoint_dir=tmp_path, **more())
     assert (tmp_path / NAME).is_file()  # and it is not spoiled by the attempt
 
@@ -207,7 +207,7 @@ def test_another_run_is_refused(name: str, tmp_path: Path) -> None:
 def test_another_method_is_refused(tmp_path: Path) -> None:
     kill(RUNS["npo:default"], tmp_path)
     for what in ("graddiff:default", "inpo:default", "retrain:default", "train"):
-        with pytest.raises(CheckpointError, match="this very run"):
+        with pytest.raises(CheckpointError, match="checkpoint of this run"):
             RUNS[what](make_data(), checkpoint_dir=tmp_path)
 
 

@@ -141,7 +141,7 @@ class NegativeSampler:
             said = "; ".join(self.kinds.say(k, int(need[k]), int(there[k])) for k in short)
             percent = min(100 * int(there[k]) // int(need[k]) for k in short)
             raise InvalidInputError(
-                f"{said}; hold out at most {percent} % of these edges, since each needs a pair of its own that is none"
+                f"{said}; hold out at most {percent} % of these edges, since each needs another pair that is no edge"
             )
         keys = [(row * self.num_nodes + col) for row, col in (self.sample(e.size(1), like=e) for e in likes)]
         number = [k.numel() for k in keys]
