@@ -9,17 +9,11 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.requests.list_names import SPLIT_PAIRS
 from gunlearn.requests.training_graph import GONE, check_node_ids, pair_tensor, relation_tensor
 
 #: Attributes that models read along the columns of `edge_index`.
 ALONG_EDGES = ("edge_weight", "edge_attr", "edge_type")
-#: Lists of pairs `[2, k]` beside the graph.
-PAIRS = (
-    *(f"{part}_{sign}_edge_index" for part in ("train", "val", "test") for sign in ("pos", "neg")),
-    "edge_label_index",
-    "pos_edge_label_index",
-    "neg_edge_label_index",
-)
 _LISTS_OF_THEIR_OWN = ("index", "label", "pos", "neg", "split", "train", "val", "test", "num_", "mask")
 
 
@@ -29,7 +23,8 @@ def check_graph(data: Any) -> Data:
     Args:
         data: `edge_index` `[2, E]` (int64, ids in `[0, num_nodes)`); where there are, finite features `x`
             `[num_nodes, ...]` (dense or CSR), `edge_weight`, `edge_attr` and `edge_type` with `E` entries, `node_type`
-            with `num_nodes`, `batch` `[num_nodes]` without edges between two graphs, lists of pairs `PAIRS` `[2, k]`.
+            with `num_nodes`, `batch` `[num_nodes]` without edges between two graphs, and the lists `SPLIT_PAIRS` of
+            pairs `[2, k]`.
 
     Raises:
         InvalidTypeError: no `torch_geometric.data.Data`.
@@ -50,7 +45,7 @@ def check_graph(data: Any) -> Data:
         _check_along_edges(name, data.get(name), columns)
     if columns:
         relation_tensor(data, columns)
-    for name in PAIRS:
+    for name in SPLIT_PAIRS:
         if data.get(name) is not None:
             check_node_ids(pair_tensor(data, name), size, f"data.{name}")
     _check_nodes(data, edge_index, size)

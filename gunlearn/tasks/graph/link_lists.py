@@ -7,8 +7,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.requests.training_graph import MAX_NUM_NODES
-from gunlearn.tasks.graph.check_graph import PAIRS
+from gunlearn.requests.list_names import SPLIT_PAIRS
+from gunlearn.requests.pair_keys import comparable_keys, is_among
 from gunlearn.tasks.graph.node_kinds import node_kinds
 
 
@@ -22,8 +22,8 @@ def check_link_lists(data: Data) -> None:
     Raises:
         InvalidInputError: such lists; the message names them.
     """
-    lists = {name: data[name] for name in PAIRS if data.get(name) is not None}
-    keys = _keys({"edge_index": data.edge_index, "turned": _turned(data), **lists}, int(data.num_nodes))
+    lists = {name: data[name] for name in SPLIT_PAIRS if data.get(name) is not None}
+    keys = comparable_keys({"edge_index": data.edge_index, "turned": _turned(data), **lists}, int(data.num_nodes))
     for part in ("val", "test"):
         pos, neg = (keys.get(f"{part}_{sign}_edge_index") for sign in ("pos", "neg"))
         if pos is None:
@@ -54,29 +54,13 @@ def check_link_lists(data: Data) -> None:
 
 def _turned(data: Data) -> Tensor:
     """Return the edges between nodes of two types in the other direction: they give away those that they reverse."""
-    kinds = node_kinds(data)
-    if kinds is None or data.get("edge_type") is None:
+    kinds = None if data.get("edge_type") is None else node_kinds(data)
+    if kinds is None:
         return data.edge_index[:, :0]
     row, col = data.edge_index
     return data.edge_index[:, kinds[row] != kinds[col]].flip(0)
 
 
-def _keys(lists: dict[str, Tensor], num_nodes: int) -> dict[str, Tensor]:
-    """Return one integer per pair; ids are renumbered first where there are too many for int64."""
-    if num_nodes > MAX_NUM_NODES:
-        ids, place = torch.cat([pairs.flatten() for pairs in lists.values()]).unique(return_inverse=True)
-        sizes = [pairs.numel() for pairs in lists.values()]
-        lists = {k: v.view(2, -1) for k, v in zip(lists, place.split(sizes), strict=True)}
-        num_nodes = ids.numel()
-    return {name: pairs[0] * num_nodes + pairs[1] for name, pairs in lists.items()}
-
-
 def _shared(few: Tensor, many: Tensor) -> int:
     """Return how many of the keys `few` are among `many`."""
-    if not few.numel() or not many.numel():
-        return 0
-    ordered, many = few.sort().values, many.to(few.device)
-    place = torch.searchsorted(ordered, many).clamp_(max=ordered.numel() - 1)
-    there = torch.zeros_like(ordered, dtype=torch.bool)
-    there[place[ordered[place] == many]] = True
-    return int(there[torch.searchsorted(ordered, few)].sum())
+    return int(is_among(few, many).sum())

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gunlearn.core.sorting import sort
 from gunlearn.errors import InvalidInputError
-from gunlearn.nn.kernels.sorting import sort
 from gunlearn.tasks.graph.pair_kinds import PairKinds
 
 
