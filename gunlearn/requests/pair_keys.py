@@ -20,8 +20,9 @@ def pair_key(index: Tensor | Sequence[Tensor], num_nodes: int) -> Tensor:
     """
     row, col = index[0].long(), index[1].long()
     key = row * num_nodes + col
-    inside = ((row | col) >= 0) & (torch.maximum(row, col) < num_nodes)
-    return key if bool(inside.all()) else torch.where(inside, key, -1)
+    if all(int(low) >= 0 and int(high) < num_nodes for low, high in (ids.aminmax() for ids in (row, col) if len(ids))):
+        return key
+    return torch.where(((row | col) >= 0) & (torch.maximum(row, col) < num_nodes), key, -1)
 
 
 def comparable_keys(lists: dict[str, Tensor], num_nodes: int) -> dict[str, Tensor]:
