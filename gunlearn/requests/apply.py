@@ -28,9 +28,8 @@ from gunlearn.requests.edge_positions import is_changed, position_lists, renumbe
 from gunlearn.requests.entries import select_entries
 from gunlearn.requests.features import features_without, without_features
 from gunlearn.requests.forgotten import Forgotten
-from gunlearn.requests.list_names import beside_the_edges
 from gunlearn.requests.nested import is_nested, nested_without
-from gunlearn.requests.pair_lists import NamedList, kept_entries, named_lists, with_partners
+from gunlearn.requests.pair_lists import NamedList, kept_entries, may_belong_to, named_lists, with_partners
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import GONE, MASKS, TrainingGraph, num_graphs
 
@@ -63,10 +62,10 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
     sizes = [graph.num_nodes, graph.num_columns]
     if isinstance(data.get("batch"), Tensor):
         sizes.append(num_graphs(data))
-    found = named_lists(values, graph.num_nodes, sizes)
+    found = named_lists(values, forgotten, sizes)
     listed = {name for one in found for name in (one.name, *one.partners)}
     positions = position_lists(values, graph.num_columns, listed)
-    per_edge = [name for name in edge_attributes(graph) if name not in listed | set(positions)]
+    per_edge = [name for name in edge_attributes(graph) if not may_belong_to(name, found, listed | set(positions))]
     for name in per_edge:
         retain[name] = select_entries(data[name], ~forget_mask, data.__cat_dim__(name, data[name]))
     retain.edge_index = graph.edge_index[:, ~forget_mask]
@@ -178,8 +177,5 @@ def edge_attributes(graph: TrainingGraph) -> list[str]:
     return [
         name
         for name in data.keys()  # noqa: SIM118 - iterating a Data yields pairs
-        if name != "edge_index"
-        and not beside_the_edges(name)
-        and probe.is_edge_attr(name)
-        and (not by_name or "edge" in name)
+        if name != "edge_index" and probe.is_edge_attr(name) and (not by_name or "edge" in name)
     ]

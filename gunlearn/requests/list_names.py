@@ -37,6 +37,11 @@ def lists_absent_pairs(name: str) -> bool:
     return bool(_ABSENT.search(name))
 
 
+def named_as_rows(name: str) -> bool:
+    """Return whether a name is that of pairs as rows `[k, 2]`, such as OGB's `edge`."""
+    return bool(_TALL.search(name))
+
+
 def beside_the_edges(name: str) -> bool:
     """Return whether an attribute belongs to other edges than those of `edge_index`, however long it is."""
     return bool(_RUNS_BESIDE.search(name))

@@ -49,7 +49,7 @@ def nested_without(name: str, value: Any, forgotten: Forgotten, label: str) -> A
 
 
 def _dict_without(name: str, parts: dict[str, Any], keys: dict[str, Any], forgotten: Forgotten, label: str) -> dict:
-    n, new, outer = forgotten.graph.num_nodes, dict(parts), f"{name}_"
+    new, outer = dict(parts), f"{name}_"
     changed = False
     by_type = [k for k in parts if _names_types(keys[k], forgotten)]
     if by_type and any(integers(outer + k, parts[k]) is not None for k in by_type) and bool(forgotten.edges.any()):
@@ -59,7 +59,7 @@ def _dict_without(name: str, parts: dict[str, Any], keys: dict[str, Any], forgot
             stacklevel=3,
         )
     mine = {k: part for k, part in parts.items() if k not in by_type}
-    lists = with_partners(mine, (), (), named_lists(mine, n, (), outer), True)
+    lists = with_partners(mine, (), (), named_lists(mine, forgotten, (), outer), True)
     for one in lists:
         kept = kept_entries(one, forgotten, f"{label}[{keys[one.name]!r}]", _relation(keys[one.name], forgotten))
         if not bool(kept.all()):

@@ -13,7 +13,18 @@ import torch
 from torch import Tensor
 
 from gunlearn.requests.forgotten import Forgotten
-from gunlearn.requests.list_names import SPLIT_PAIRS, ends_apart, integers, list_shape, lists_absent_pairs
+from gunlearn.requests.list_names import (
+    SPLIT_PAIRS,
+    beside_the_edges,
+    ends_apart,
+    integers,
+    list_shape,
+    lists_absent_pairs,
+    named_as_rows,
+)
+
+# Shapes that may be so many pairs or triples in either direction.
+_SQUARE = ((2, 2), (3, 3), (4, 4), (3, 4), (4, 3))
 
 
 @dataclass(frozen=True)
@@ -37,16 +48,18 @@ class NamedList:
     sure: bool = True
 
 
-def named_lists(values: Mapping[str, Any], num_nodes: int, sizes: Collection[int], outer: str = "") -> list[NamedList]:
+def named_lists(
+    values: Mapping[str, Any], forgotten: Forgotten, sizes: Collection[int], outer: str = ""
+) -> list[NamedList]:
     """Return the lists of pairs, triples and nodes among attributes, without what belongs to their entries.
 
     Args:
         values: the attributes by name.
-        num_nodes: number of nodes.
+        forgotten: what goes, from which graph.
         sizes: lengths that attributes of nodes, edges and graphs have.
         outer: name of the dict that holds the attributes.
     """
-    found = []
+    found, size = [], forgotten.graph.num_nodes
     whole = {name: read for name in sorted(values) if (read := integers(outer + name, values[name])) is not None}
     apart = ends_apart([name for name, (ids, _) in whole.items() if ids.dim() == 1])
     for one, other in apart:
@@ -55,11 +68,24 @@ def named_lists(values: Mapping[str, Any], num_nodes: int, sizes: Collection[int
             found.append(NamedList(one, torch.stack(ends), 0, partners=(other,)))
     taken = {name for one in found for name in (one.name, *one.partners)}
     for name, (ids, rows) in whole.items():
-        shape = None if name in taken else list_shape(outer + name, ids, num_nodes, sizes, rows)
+        shape = None if name in taken else list_shape(outer + name, ids, size, sizes, rows)
         if shape is not None:
             dim, sure = shape
+            if not rows and "index" not in name and tuple(ids.shape) in _SQUARE:
+                dim = _direction(ids, dim, forgotten, outer + name)
             found.append(NamedList(name, ids[None] if ids.dim() == 1 else ids.t() if dim == 0 else ids, dim, sure=sure))
     return found
+
+
+def _direction(ids: Tensor, dim: int, forgotten: Forgotten, name: str) -> int:
+    """Return along which dimension so few pairs or triples are listed that their shape does not tell."""
+    share = []
+    for entries in (ids.t(), ids):
+        ends = [entries[[0, 1]]] if len(entries) == 2 else [entries[[0, 1]], entries[[0, 2]]]
+        share.append(max(float(forgotten.is_edge(pairs).float().mean()) for pairs in ends))
+    if share[0] == share[1]:
+        return 0 if ids.size(0) == ids.size(1) and named_as_rows(name) else dim
+    return 0 if share[0] > share[1] else 1
 
 
 def with_partners(
@@ -92,6 +118,12 @@ def with_partners(
         )
         for one in lists
     ]
+
+
+def may_belong_to(name: str, lists: list[NamedList], listed: Collection[str]) -> bool:
+    """Return whether an attribute as long as `edge_index` is a list, or by its name belongs to one of other edges."""
+    beside = beside_the_edges(name) and not name.endswith("mask")
+    return name in listed or (beside and any(name.startswith(_stem(one.name)) for one in lists))
 
 
 def _length(value: Any) -> int | None:
