@@ -57,11 +57,11 @@ class Forgotten:
             return gone.to(ids.device), False
         if isinstance(relation, Tensor):
             return self._triples_go(key, relation.to(device)).to(ids.device), False
-        place = gone.nonzero().view(-1)
-        stays = torch.zeros_like(gone)
-        stays[place] = is_among(key[place], self.key[~self.edges])
-        able = []
-        if bool(stays.any()) and self.graph.edge_type is not None and not of_any:
+        stays, able = torch.zeros_like(gone), []
+        if self.graph.edge_type is not None:  # else all columns of a pair go
+            place = gone.nonzero().view(-1)
+            stays[place] = is_among(key[place], self.key[~self.edges])
+        if bool(stays.any()) and not of_any:
             able = self._relations_of(key, relation)
             if len(able) == 1:
                 mine = self.graph.edge_type == able[0]

@@ -40,11 +40,31 @@ def is_among(few: Tensor, many: Tensor) -> Tensor:
     if not few.numel() or not many.numel():
         return torch.zeros(few.shape, dtype=torch.bool, device=few.device)
     many = many.to(few.device)
-    if 8 * few.numel() < many.numel():  # sort the few, and mark those that are found
-        ordered = sort(few)
-        place = torch.searchsorted(ordered, many).clamp_(max=ordered.numel() - 1)
-        there = torch.zeros_like(ordered, dtype=torch.bool)
-        there[place[ordered[place] == many]] = True
-        return there[torch.searchsorted(ordered, few)]
-    ordered = sort(many)
-    return ordered[torch.searchsorted(ordered, few.contiguous()).clamp_(max=ordered.numel() - 1)] == few
+    if few.numel() > 8 * many.numel():
+        found = torch.zeros(few.shape, dtype=torch.bool, device=few.device)
+        maybe = _maybe_among(few, many)
+        found[maybe] = _in_sorted(few[maybe], sort(many))
+        return found
+    if many.numel() <= 8 * few.numel():
+        return _in_sorted(few, sort(many))
+    ordered, many = sort(few), many[_maybe_among(many, few)]
+    place = torch.searchsorted(ordered, many).clamp_(max=ordered.numel() - 1)
+    there = torch.zeros_like(ordered, dtype=torch.bool)
+    there[place[ordered[place] == many]] = True
+    return there[torch.searchsorted(ordered, few)]
+
+
+def _in_sorted(key: Tensor, ordered: Tensor) -> Tensor:
+    return ordered[torch.searchsorted(ordered, key.contiguous()).clamp_(max=ordered.numel() - 1)] == key
+
+
+def _maybe_among(many: Tensor, few: Tensor) -> Tensor:
+    """Return places of keys that may be among a few others: a look-up in a table of some bits rules most out."""
+    bits = min(16 * few.numel(), 2**26).bit_length()
+    table = torch.zeros(2**bits, dtype=torch.bool, device=few.device)
+    table[_some_bits(few, bits)] = True
+    return table[_some_bits(many, bits)].nonzero().view(-1)
+
+
+def _some_bits(key: Tensor, bits: int) -> Tensor:
+    return (key * -7046029254386353131 >> (63 - bits)) & (2**bits - 1)  # an odd constant, whose product's top bits mix

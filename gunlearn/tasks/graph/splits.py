@@ -84,20 +84,20 @@ def link_split(
             sampler = NegativeSampler(data.edge_index, data.num_nodes, node_type=kinds)
             test_neg, val_neg = sampler.distinct((test, val), undirected)
 
-    out = _with_training_edges(graph, train)
+    out = _with_training_edges(graph, train, torch.cat([val, test], dim=1))
     out.train_pos_edge_index = train
     out.val_pos_edge_index, out.val_neg_edge_index = val, val_neg
     out.test_pos_edge_index, out.test_neg_edge_index = test, test_neg
     return out
 
 
-def _with_training_edges(graph: TrainingGraph, train: Tensor) -> Data:
+def _with_training_edges(graph: TrainingGraph, train: Tensor, held_out: Tensor) -> Data:
     """Return the graph without held-out edges, which leave every list and matrix that holds them, and self-loops."""
     data, undirected = graph.data, graph.is_undirected
     pairs = _low_first(graph.pairs) if undirected else graph.pairs
-    keys = comparable_keys({"all": pairs, "train": train}, int(data.num_nodes))
-    keep = is_among(keys["all"], keys["train"])
-    out = data_without(graph, Selection.of(graph, ~keep[graph.edge_of_column]))
+    keys = comparable_keys({"all": pairs, "held out": held_out}, int(data.num_nodes))
+    gone = is_among(keys["all"], keys["held out"]) | (pairs[0] == pairs[1])
+    out = data_without(graph, Selection.of(graph, gone[graph.edge_of_column]))
     probe = copy.copy(data)  # `is_edge_attr` caches its answers on its object
     values = {key: value for key, value in data if key != "edge_index"}
     along = any(probe.is_edge_attr(key) for key in values) or position_lists(values, graph.num_columns, set())
