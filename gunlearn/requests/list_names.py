@@ -80,6 +80,15 @@ def list_shape(name: str, ids: Tensor, num_nodes: int, sizes: Collection[int], r
     return None
 
 
+def is_list(name: str, value: Any, num_nodes: int, num_columns: int) -> bool:
+    """Return whether an attribute lists pairs, triples, nodes or edges, so that it changes when edges go."""
+    read = integers(name, value)
+    if read is None:
+        return False
+    shape = list_shape(name, read[0], num_nodes, (num_nodes, num_columns), read[1])
+    return shape is not None or lists_edge_positions(name, read[0], num_columns) is True
+
+
 def lists_edge_positions(name: str, ids: Tensor, num_columns: int) -> bool | None:
     """Return whether integers `[k]` are positions of edges: `None` where it cannot be told from the name.
 

@@ -156,6 +156,7 @@ def test_right_data_are_read_without_a_word():
     links, nodes = gu.link_split(labelled(), 0.1, 0.1), gu.node_split(labelled(), 0.2, 0.2)
     weighted = labelled()
     weighted.train_mask, weighted.test_mask = torch.ones(weighted.num_edges).bool(), torch.ones(30, 4).bool()
+    weighted.edge_pairs, weighted.edge_ids = weighted.edge_index.t()[:9], torch.arange(0, 20, 3)
     weighted.edge_weight, weighted.edge_attr = torch.ones(weighted.num_edges), torch.ones(weighted.num_edges, 2)
     batch = Batch.from_data_list([Data(x=d.x, edge_index=d.edge_index) for d in (labelled(), labelled())])
     tied = Data(x=torch.randn(30, 5), edge_index=torch.arange(30).repeat(2, 1), name=["p"] * 30)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.requests.list_names import SPLIT_PAIRS
+from gunlearn.requests.list_names import SPLIT_PAIRS, is_list
 from gunlearn.requests.training_graph import GONE, MASKS, check_node_ids, num_graphs, pair_tensor, relation_tensor
 
 #: Attributes that models read along the columns of `edge_index`.
@@ -171,7 +171,8 @@ def _warn_of_lengths(data: Data, size: int, columns: int) -> None:
     for name, value in data:
         if not name.startswith("edge_") or name in ALONG_EDGES or any(word in name for word in _LISTS_OF_THEIR_OWN):
             continue
-        if _is_tensor(value) and value.dim() > 0 and value.size(0) != columns:
+        other = _is_tensor(value) and value.dim() > 0 and value.size(0) != columns
+        if other and not is_list(name, value, size, columns):
             warnings.warn(
                 f"data.{name} has {value.size(0)} entries for {columns} columns of edge_index, so that it stays as it "
                 "is when edges go; give it one entry per column, or a name that does not start with 'edge_'",
