@@ -101,6 +101,13 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
             stacklevel=2,
         )
     without_entries_of(data, retain, forgotten)
+    for name, value in values.items() if selection.forgets else ():
+        if hasattr(value, "has_edge"):
+            warnings.warn(
+                f"'data.{name}' is a graph of its own ({type(value).__name__}), in which what is forgotten stays; take "
+                "it out there, or delete the attribute",
+                stacklevel=2,
+            )
 
     for name in ("_slice_dict", "_inc_dict"):  # the old positions of each graph's edges in a batch
         retain.__dict__.pop(name, None)

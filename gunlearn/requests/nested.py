@@ -40,6 +40,9 @@ def nested_without(name: str, value: Any, forgotten: Forgotten, label: str) -> A
     if pairs is not None:
         kept = kept_entries(NamedList(name, pairs, 0), forgotten, label)
         return value if bool(kept.all()) else dict(select_entries(list(value.items()), kept, 0))
+    neighbors = _neighbor_lists(value)
+    if neighbors is not None and bool(forgotten.is_edge(neighbors).all()):
+        return _neighbors_without(name, value, neighbors, forgotten, label)
     parts = {str(key): part for key, part in value.items()}
     if len(parts) < len(value):
         return value
@@ -82,6 +85,29 @@ def _pair_keys(value: dict) -> Tensor | None:
     ):
         return None
     return torch.tensor([[int(k) for k in key] for key in value]).t()
+
+
+def _neighbor_lists(value: dict) -> Tensor | None:
+    """Return the pairs `[2, k]` of keys and the integers in their lists, `None` where a dict is not so made."""
+    if not value or not all(isinstance(key, (int, np.integer)) for key in value):
+        return None
+    pairs = []
+    for key, part in value.items():
+        entries = part.tolist() if isinstance(part, (Tensor, np.ndarray)) and part.ndim == 1 else part
+        if not isinstance(entries, (list, tuple, set, frozenset)):
+            return None
+        if not all(isinstance(entry, (int, np.integer)) and not isinstance(entry, bool) for entry in entries):
+            return None
+        pairs += [(int(key), int(entry)) for entry in entries]
+    return torch.tensor(pairs).t() if pairs else None
+
+
+def _neighbors_without(name: str, value: dict, pairs: Tensor, forgotten: Forgotten, label: str) -> dict:
+    kept = kept_entries(NamedList(name, pairs, 0), forgotten, label)
+    if bool(kept.all()):
+        return value
+    parts = kept.split([len(part) for part in value.values()])
+    return {key: select_entries(part, keep, 0) for (key, part), keep in zip(value.items(), parts, strict=True)}
 
 
 def _names_types(key: Any, forgotten: Forgotten) -> bool:

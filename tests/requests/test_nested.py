@@ -2,6 +2,7 @@
 
 import warnings
 
+import networkx as nx
 import numpy as np
 import pytest
 import torch
@@ -89,6 +90,21 @@ def test_dicts_by_relation() -> None:
         left = gu.ForgetEdges([(0, 1)], edge_type=relation).resolve(data).retain_data.pairs_by_relation
         assert columns(left[relation]) == [(2, 3)]
         assert left[1 - relation] is lists[1 - relation]
+
+
+@pytest.mark.parametrize("kind", [list, set, torch.tensor])
+def test_lists_of_neighbors(kind) -> None:
+    lists = {u: sorted({(u - 1) % 8, (u + 1) % 8}) for u in range(8)}
+    expected = {u: [v for v in near if {u, v} != {0, 1}] for u, near in lists.items()}
+    left = resolved({u: kind(near) for u, near in lists.items()}, name="neighbors")
+    assert {u: sorted(near.tolist() if kind is torch.tensor else near) for u, near in left.items()} == expected
+    groups = {0: [1, 5], 1: [0, 3]}  # no neighbours
+    assert resolved(groups, name="groups") is groups
+
+
+def test_a_graph_of_another_library_is_told() -> None:
+    with pytest.warns(UserWarning, match=r"'data.nx' is a graph of its own \(Graph\)"):
+        gu.ForgetEdges([(0, 1)]).resolve(ring(nx=nx.cycle_graph(8)))
 
 
 def test_dicts_by_types_of_nodes_are_told() -> None:
