@@ -29,7 +29,7 @@ from gunlearn.requests.entries import select_entries
 from gunlearn.requests.features import features_without, without_features
 from gunlearn.requests.forgotten import Forgotten
 from gunlearn.requests.nested import is_nested, nested_without
-from gunlearn.requests.pair_lists import NamedList, kept_entries, may_belong_to, named_lists, with_partners
+from gunlearn.requests.pair_lists import NamedList, kept_entries, named_lists, runs_along_a_list, with_partners
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import GONE, MASKS, TrainingGraph, num_graphs
 
@@ -65,7 +65,12 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
     found = named_lists(values, forgotten, sizes)
     listed = {name for one in found for name in (one.name, *one.partners)}
     positions = position_lists(values, graph.num_columns, listed)
-    per_edge = [name for name in edge_attributes(graph) if not may_belong_to(name, found, listed | set(positions))]
+    others = listed | set(positions)
+    per_edge = [
+        name
+        for name in edge_attributes(graph)
+        if name not in others and not runs_along_a_list(name, graph.num_columns, found)
+    ]
     for name in per_edge:
         retain[name] = select_entries(data[name], ~forget_mask, data.__cat_dim__(name, data[name]))
     retain.edge_index = graph.edge_index[:, ~forget_mask]

@@ -120,10 +120,14 @@ def with_partners(
     ]
 
 
-def may_belong_to(name: str, lists: list[NamedList], listed: Collection[str]) -> bool:
-    """Return whether an attribute as long as `edge_index` is a list, or by its name belongs to one of other edges."""
-    beside = beside_the_edges(name) and not name.endswith("mask")
-    return name in listed or (beside and any(name.startswith(_stem(one.name)) for one in lists))
+def runs_along_a_list(name: str, size: int, lists: list[NamedList]) -> bool:
+    """Return whether an attribute as long as `edge_index` belongs by its name to a list of other edges, as long too."""
+    for one in lists:
+        stem = _stem(one.name)
+        apart = "label" in stem or (beside_the_edges(name) and not name.endswith("mask"))
+        if apart and name.startswith(stem) and one.ids.size(1) == size:
+            return True
+    return False
 
 
 def _length(value: Any) -> int | None:
