@@ -76,8 +76,8 @@ def _without(name: str, value: Any, forgotten: Forgotten, dense: bool) -> Any:
             return value
         raise InvalidRequestError(
             f"Expected the {'dense' if dense else 'sparse'} attribute '{name}' to hold the edges of 'data.edge_index' "
-            "(got others, which were derived from the whole graph, the forgotten edges included); delete it, or compute "
-            "it again from 'retain_data.edge_index'"
+            "(got others, which were derived from the whole graph, the forgotten edges included); delete it, or "
+            "compute it again from 'retain_data.edge_index'"
         )
     gone, torn = forgotten.pairs_go(pairs)
     loops = ~off.to(gone.device)
@@ -142,6 +142,7 @@ def _zeroed(value: Any, row: Tensor, col: Tensor) -> Any:
 
 
 def matrix_entries(value: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return rows, columns and values `[k]` of a sparse matrix; `None` where it has no values."""
     if hasattr(value, "tocoo"):
         matrix = value.tocoo()
         return (
@@ -156,6 +157,7 @@ def matrix_entries(value: Any) -> tuple[Tensor, Tensor, Tensor | None]:
 
 
 def rebuilt_matrix(value: Any, row: Tensor, col: Tensor, weight: Tensor | None) -> Any:
+    """Return a sparse matrix of the kind and size of `value` with these entries `[k]`."""
     if hasattr(value, "tocoo"):
         matrix = value.tocoo()
         entries = (cast(Tensor, weight).numpy(), (row.numpy(), col.numpy()))

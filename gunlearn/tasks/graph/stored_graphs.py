@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 from gunlearn.errors import GunlearnError, UnsupportedModelError
 from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.requests.adjacency import is_adjacency, matrix_entries, rebuilt_matrix
-from gunlearn.requests.pair_lists import named_lists
+from gunlearn.requests.list_names import list_shape
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.node_state import same_outputs
 from gunlearn.tasks.trial import private_copy
@@ -144,15 +144,16 @@ def _pairs(full: str, name: str, value: Any, data: Data, place: Any, key: Any = 
 
         yield _Stored(full, torch.stack([row, col]), fewer)
     elif isinstance(value, Tensor) and value.dim() == 2 and not value.is_floating_point():
-        probe = Data(edge_index=value.new_zeros(2, 0, dtype=torch.long), num_nodes=size)
-        probe[name if name != "edge_index" else "own_edge_index"] = value
-        for one in named_lists(probe, size, []):
-            if one.ids.size(0) == 2 and one.ids.numel():
+        own = name if name != "edge_index" else "own_edge_index"
+        ids = value.long()
+        shape = list_shape(own, ids, size, (), rows=False)
+        if shape is not None and ids.size(shape[0] ^ 1) == 2:
+            dim = shape[0]
 
-                def shorter(keep: Tensor, dim: int = one.dim) -> None:
-                    place[at] = value.index_select(dim, keep.nonzero().view(-1))
+            def shorter(keep: Tensor) -> None:
+                place[at] = value.index_select(dim, keep.nonzero().view(-1))
 
-                yield _Stored(full, one.ids, shorter)
+            yield _Stored(full, ids.t() if dim == 0 else ids, shorter)
 
 
 def _is_dense_graph(value: Any, size: int) -> bool:
