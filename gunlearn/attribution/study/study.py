@@ -127,7 +127,8 @@ def influence_study(
     settings = {
         "dataset": dataset, "model": model_name or type(model).__name__, "task": setting.task.name, "of": of,
         "target": true.problem.target.name, "signed": true.problem.target.kind == "value", "truth": truth,
-        "truth_question": known.question, "truth_summary": known.summary, "truth_seconds": true.seconds, "truth_peak_memory_mb": true.memory,
+        "truth_question": known.question, "truth_summary": known.summary, "truth_seconds": true.seconds,
+        "truth_peak_memory_mb": true.memory,
         "truth_notes": values.notes, "num_items": values.values.numel(), "grouped": values.groups is not None,
         "num_scored": setting.items.num_items, "seed": seed, "num_nodes": data.num_nodes,
         "num_edges": data.edge_index.size(1), "num_resamples": num_resamples,
