@@ -237,14 +237,16 @@ def test_a_save_without_space_leaves_the_earlier_base(base: DPBase, tmp_path, mo
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+    with monkeypatch.context() as patch:
         patch.setattr(DPCard, "save", full)
-        base.save(folder)
+        with pytest.raises(OSError, match="No space"):
+            base.save(folder)
     assert not folder.exists()
     base.save(folder)
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+    with monkeypatch.context() as patch:
         patch.setattr(DPCard, "save", full)
-        new.save(folder)
+        with pytest.raises(OSError, match="No space"):
+            new.save(folder)
     again = DPBase.load(folder, facts.fresh())
     assert (again.card, again.ledger) == (base.card, base.ledger)
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
@@ -262,9 +264,10 @@ def test_a_base_saved_over_another_keeps_none_of_its_files(base: DPBase, tmp_pat
             raise KeyboardInterrupt
         move(source, target)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
-        base.save(tmp_path / "base")
+        with pytest.raises(KeyboardInterrupt):
+            base.save(tmp_path / "base")
     with pytest.raises(CheckpointError, match=r"card\.json \(got none in base\)"):
         DPBase.load(tmp_path / "base", facts.fresh())
 

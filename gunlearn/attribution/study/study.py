@@ -10,8 +10,8 @@ from torch_geometric.data import Data
 from gunlearn.attribution.base import Estimator, check_scores
 from gunlearn.attribution.study.comparison import Comparison
 from gunlearn.attribution.study.finished_truth import measured_truth
-from gunlearn.attribution.study.setting import Setting
-from gunlearn.attribution.study.truths import TrueValues, truth_estimator, truth_named
+from gunlearn.attribution.study.setting import Measured, Setting
+from gunlearn.attribution.study.truths import TrueValues, Truth, truth_estimator, truth_named
 from gunlearn.attribution.targets import Target
 from gunlearn.attribution.training.retraining_influence import Train
 from gunlearn.core.checks import check_model
@@ -123,18 +123,10 @@ def influence_study(
     chosen = setting.choose(estimators, options, known, {name: of_truth[name] for name in known.defaults})
     sample = None if truth_items is None else setting.sample(truth_items, "truth_items")
     true = measured_truth(setting, known, of_truth, sample, train, finished)
-    values: TrueValues = true.result
-    settings = {
-        "dataset": dataset, "model": model_name or type(model).__name__, "task": setting.task.name, "of": of,
-        "target": true.problem.target.name, "signed": true.problem.target.kind == "value", "truth": truth,
-        "truth_question": known.question, "truth_summary": known.summary, "truth_seconds": true.seconds,
-        "truth_peak_memory_mb": true.memory,
-        "truth_notes": values.notes, "num_items": values.values.numel(), "grouped": values.groups is not None,
-        "num_scored": setting.items.num_items, "seed": seed, "num_nodes": data.num_nodes,
-        "num_edges": data.edge_index.size(1), "num_resamples": num_resamples,
-    }  # fmt: skip
+    settings = {"dataset": dataset, "model": model_name or type(model).__name__}
+    settings |= _settings(setting, known, true, truth) | {"num_resamples": num_resamples}
     comparison = Comparison(setting, known, true, sample, settings)
-    check_scores(values.values, f"'{truth}'")
+    check_scores(true.result.values, f"'{truth}'")
     study = Study([], comparison.items, comparison.truth, comparison.estimates, settings)
     bar = comparison.degree()
     for label, estimator in chosen.items():
@@ -143,3 +135,16 @@ def influence_study(
         if report is not None:
             report(row)
     return study
+
+
+def _settings(setting: Setting, known: Truth, true: Measured, name: str) -> dict[str, Any]:
+    """Return what a study compared, and what its truth cost."""
+    values: TrueValues = true.result
+    return {
+        "task": setting.task.name, "of": setting.items.of, "target": true.problem.target.name,
+        "signed": true.problem.target.kind == "value", "truth": name, "truth_question": known.question,
+        "truth_summary": known.summary, "truth_seconds": true.seconds, "truth_peak_memory_mb": true.memory,
+        "truth_notes": values.notes, "num_items": values.values.numel(), "grouped": values.groups is not None,
+        "num_scored": setting.items.num_items, "seed": setting.seed, "num_nodes": setting.data.num_nodes,
+        "num_edges": setting.data.edge_index.size(1),
+    }  # fmt: skip

@@ -78,22 +78,16 @@ def dp_train(
         UnsupportedModelError: batch normalisation, which mixes records, or layers without gradients per record.
         DivergenceError: weights became NaN or infinite.
     """
-    check_language_model(model)
+    _check_private(model)
     check_choice("accountant", accountant, ("rdp", "prv"))
     for name, value in (("max_grad_norm", max_grad_norm), ("lr", lr), ("batch_size", batch_size)):
         check_number(name, value, positive=True)
     check_number("physical_batch_size", physical_batch_size, minimum=1)
-    if (epochs is None) == (steps is None):
-        raise InvalidInputError(f"Expected either 'epochs' or 'steps' (got epochs={epochs!r}, steps={steps!r})")
-    _check_private(model)
     declared = dp_steps.declared_choices(chosen_on_private_data, acknowledge)
     members = units(rows, record)
     _check_budget(epsilon, delta, len(members))
     rate = min(1.0, batch_size / len(members))
-    if steps is None:
-        check_number("epochs", epochs, positive=True)
-        steps = max(1, round(cast(float, epochs) / rate))
-    check_integer("steps", steps, minimum=1)
+    steps = _number_of_steps(epochs, steps, rate)
     noise = dp_steps.noise_for(epsilon, delta, rate, steps, accountant)
     plan = _Steps(steps, rate, noise, float(max_grad_norm), lr, int(physical_batch_size), seed)
     meter = dp_steps.create_accountant(accountant)
@@ -177,6 +171,16 @@ def _trained(
     return fresh
 
 
+def _number_of_steps(epochs: float | None, steps: int | None, rate: float) -> int:
+    if (epochs is None) == (steps is None):
+        raise InvalidInputError(f"Expected either 'epochs' or 'steps' (got epochs={epochs!r}, steps={steps!r})")
+    if steps is None:
+        check_number("epochs", epochs, positive=True)
+        steps = max(1, round(cast(float, epochs) / rate))
+    check_integer("steps", steps, minimum=1)
+    return steps
+
+
 def _check_budget(epsilon: float, delta: float, num_records: int) -> None:
     """Refuse a budget that guarantees nothing."""
     check_number("epsilon", epsilon, positive=True)
@@ -190,6 +194,7 @@ def _check_budget(epsilon: float, delta: float, num_records: int) -> None:
 
 def _check_private(model: nn.Module) -> None:
     """Refuse models that cannot be trained record by record."""
+    check_language_model(model)
     if not any(p.requires_grad for p in model.parameters()):
         raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
     norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
