@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gunlearn.requests.cells import cells_along, cells_go, warn_of_hyperedges
 from gunlearn.requests.forgotten import Forgotten
 from gunlearn.requests.list_names import (
     SPLIT_PAIRS,
@@ -20,7 +21,9 @@ from gunlearn.requests.list_names import (
     integers,
     list_shape,
     lists_absent_pairs,
+    lists_hyperedges,
     named_as_rows,
+    numbers_other_things,
 )
 
 # Shapes that may be so many pairs or triples in either direction.
@@ -29,15 +32,17 @@ _SQUARE = ((2, 2), (3, 3), (4, 4), (3, 4), (4, 3))
 
 @dataclass(frozen=True)
 class NamedList:
-    """An attribute that lists pairs of nodes (`[2, k]` or `[k, 2]`), triples (`[3, k]`, `[k, 3]`) or nodes (`[k]`).
+    """An attribute that lists pairs of nodes (`[2, k]` or `[k, 2]`), triples (`[3, k]`, `[k, 3]`), nodes or cells.
 
     Attributes:
         name: of the attribute.
-        ids: `[2, k]`, `[3, k]` or `[4, k]`, or `[1, k]` for nodes.
+        ids: `[2, k]`, `[3, k]` or `[4, k]`, `[1, k]` for nodes, `[m, k]` for cells of up to `m` nodes.
         dim: the one that runs along the list.
         partners: attributes with an entry per entry of the list, such as `edge_label` of `edge_label_index`.
         perhaps: attributes of this length that may belong to this list or to another one.
         sure: the name says that these are pairs or nodes.
+        cells: these are faces, triangles or other cells of nodes.
+        hyperedge: of each entry, where these are the nodes of hyperedges.
     """
 
     name: str
@@ -46,6 +51,8 @@ class NamedList:
     partners: tuple[str, ...] = ()
     perhaps: tuple[str, ...] = ()
     sure: bool = True
+    cells: bool = False
+    hyperedge: Tensor | None = None
 
 
 def named_lists(
@@ -68,13 +75,32 @@ def named_lists(
             found.append(NamedList(one, torch.stack(ends), 0, partners=(other,)))
     taken = {name for one in found for name in (one.name, *one.partners)}
     for name, (ids, rows) in whole.items():
-        shape = None if name in taken else list_shape(outer + name, ids, size, sizes, rows)
+        if name in taken:
+            continue
+        along = cells_along(outer + name, ids, rows, forgotten, sizes)
+        if along is not None:
+            found.append(NamedList(name, ids if along else ids.t(), along, cells=True))
+            continue
+        if lists_hyperedges(outer + name, ids):
+            found.append(NamedList(name, ids[:1], 1, hyperedge=ids[1]))
+            continue
+        if _is_part_of_the_edges(outer + name, ids, forgotten):
+            found.append(NamedList(name, ids, 1))
+            continue
+        shape = list_shape(outer + name, ids, size, sizes, rows)
         if shape is not None:
             dim, sure = shape
             if not rows and "index" not in name and tuple(ids.shape) in _SQUARE:
                 dim = _direction(ids, dim, forgotten, outer + name)
             found.append(NamedList(name, ids[None] if ids.dim() == 1 else ids.t() if dim == 0 else ids, dim, sure=sure))
     return found
+
+
+def _is_part_of_the_edges(name: str, ids: Tensor, forgotten: Forgotten) -> bool:
+    """Return whether pairs whose name may be that of cells or clusters are edges, such as those of a spanning tree."""
+    if not numbers_other_things(name) or "line" in name or "lg" in name or ids.dim() != 2 or ids.size(0) != 2:
+        return False
+    return bool(forgotten.is_edge(ids).all())
 
 
 def _direction(ids: Tensor, dim: int, forgotten: Forgotten, name: str) -> int:
@@ -153,6 +179,10 @@ def kept_entries(one: NamedList, forgotten: Forgotten, label: str, relation: int
         relation: of all pairs, where a name says one.
     """
     ends, absent = one.ids, lists_absent_pairs(label)
+    if one.cells:
+        return ~cells_go(ends, forgotten)
+    if one.hyperedge is not None:
+        warn_of_hyperedges(ends[0], one.hyperedge, forgotten, label)
     said: Tensor | int | None = relation
     if one.ids.size(0) > 2:
         found = forgotten.read_triples(one.ids) or (forgotten.reading if one.sure else None)
