@@ -28,8 +28,9 @@ from gunlearn.requests.entries import select_entries
 from gunlearn.requests.features import features_without, without_features
 from gunlearn.requests.forgotten import Forgotten
 from gunlearn.requests.list_names import made_of_edges
+from gunlearn.requests.list_partners import NamedList, runs_along_a_list, with_partners
 from gunlearn.requests.nested import is_nested, nested_without
-from gunlearn.requests.pair_lists import NamedList, kept_entries, named_lists, runs_along_a_list, with_partners
+from gunlearn.requests.pair_lists import kept_entries, named_lists
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import GONE, MASKS, TrainingGraph, num_graphs
 from gunlearn.requests.unclear import warn_of_unclear
