@@ -1,6 +1,7 @@
 """All figures of several language models in one table."""
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ from gunlearn.llm.model.head import context_of
 from gunlearn.metrics.alignment import Sampler
 from gunlearn.metrics.base import Figure, figures_of
 from gunlearn.metrics.standing import Standing, standings
+from gunlearn.metrics.untrained import learned_little
 
 ATTACKS = ("loss", "min_k", "min_k_plus", "zlib", "reference", "gradient")
 
@@ -73,7 +75,8 @@ def evaluate_language_models(
 
     Leaves out alignment and forget quality without `references`, gain without `original`, floor and excess with one
     reference, membership without `holdout_rows`, truth ratios where rows have no `"perturbed"`, and utility unless all
-    its sets have it. A model that returns NaN is marked `"broken"`, without figures; nothing is compared with it.
+    its sets have it. A model that returns NaN is marked `"broken"`, without figures; nothing is compared with it. A
+    reference that knows little of what `original` knows of the retained rows is marked `"untrained"`.
 
     Args:
         models: models by name. `original` and `references` are added as `"original"`, `"retrained 0"`, ... unless they
@@ -105,6 +108,9 @@ def evaluate_language_models(
             `"reference"` without references.
         InvalidTypeError: models without names, or no models.
         UnsupportedModelError: an encoder-decoder, a bidirectional model, prompt tuning.
+
+    Warns:
+        UserWarning: a reference that looks untrained.
     """
     _check_arguments(models, tokenizer, references, attacks, align_on)
     models = _named(models, references, original)
@@ -127,6 +133,7 @@ def evaluate_language_models(
     references = [model for model in references if _among(model, models.values())]
     original = original if _among(original, models.values()) else None
     _compare(out, models, whole, references, "reference" in attacks)
+    _mark_untrained(out, models, references, original)
     compared = {n: m for n, m in models.items() if any(m is not r for r in references)}
     for part in align_on if compared else ():
         supplier = TextAlignment(sets[part], tokenizer if ends is None else ends, sampler, batch_size=4 * batch_size)
@@ -157,6 +164,24 @@ def _alignment(stem: str, at: Standing) -> dict[str, float]:
     figures |= dict(zip(("_low", "_high"), at.interval or (), strict=False))
     figures |= {"_floor": at.floor, "_excess": at.excess, "_gain": at.gain}
     return {f"{stem}{name}": value for name, value in figures.items() if value is not None}
+
+
+def _mark_untrained(
+    out: ModelFigures, models: Mapping[str, nn.Module], references: Sequence[nn.Module], original: nn.Module | None
+) -> None:
+    """Mark references that know little of what the original model knows of the retained rows, and warn of them."""
+    name_of = {id(model): name for name, model in models.items()}
+    before = None if original is None else out.of(name_of[id(original)]).get("retain_prob")
+    for name in dict.fromkeys(name_of[id(model)] for model in references):
+        now = out.of(name).get("retain_prob")
+        if learned_little(now, before, 0.0):  # new weights give each token one chance of many
+            out.of(name)["untrained"] = True
+            warnings.warn(
+                f"Expected references trained on the rows to retain (got {name!r}, which gives their tokens a "
+                f"probability of {now:.2g}, the model before unlearning {before:.2g}): it looks untrained, and "
+                "distances to it say nothing",
+                stacklevel=3,
+            )
 
 
 def _compare(
