@@ -27,7 +27,7 @@ from gunlearn.requests.edge_positions import is_changed, points_back, position_l
 from gunlearn.requests.entries import select_entries
 from gunlearn.requests.features import features_without, without_features
 from gunlearn.requests.forgotten import Forgotten
-from gunlearn.requests.list_names import made_of_edges
+from gunlearn.requests.list_names import numbers_other_things
 from gunlearn.requests.list_partners import NamedList, runs_along_a_list, with_partners
 from gunlearn.requests.nested import is_nested, nested_without
 from gunlearn.requests.pair_lists import kept_entries, named_lists
@@ -71,7 +71,9 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
     per_edge = [
         name
         for name in edge_attributes(graph)
-        if name not in others and not made_of_edges(name) and not runs_along_a_list(name, graph.num_columns, found)
+        if name not in others
+        and not numbers_other_things(name)
+        and not runs_along_a_list(name, graph.num_columns, found)
     ]
     for name in per_edge:
         kept_values = select_entries(data[name], ~forget_mask, data.__cat_dim__(name, data[name]))

@@ -210,7 +210,7 @@ def _padded(value: Any) -> tuple[Tensor, bool] | None:
         return None
     sizes = [len(cell) for cell in cells]
     flat = [node for cell in cells for node in cell]
-    if not flat or not all(_is_number(node) and node == int(node) for node in flat):
+    if not flat or not all(isinstance(node, (int, np.integer)) and not isinstance(node, bool) for node in flat):
         return None
     ids, inside = torch.full((len(cells), max(sizes)), -1), torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
     ids[inside] = torch.tensor(flat).long()

@@ -38,7 +38,7 @@ def warn_of_unclear(
                 "it out there, or delete the attribute",
                 stacklevel=3,
             )
-        elif made_of_edges(name) and hasattr(value, "shape"):
+        elif made_of_edges(name) and len(getattr(value, "shape", ())) == 2:
             warnings.warn(
                 f"'data.{name}' seems to be made from the edges of the whole graph (a graph or matrix of its edges, "
                 "cells or clusters), and stays; make it anew from the retained edges",

@@ -117,3 +117,14 @@ def test_a_mapping_of_subgraphs_is_named() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gu.ForgetNodes([2]).resolve(data)
+
+
+@pytest.mark.parametrize("name", ["boundary", "ring", "paths", "num_nodes_of_parts"])
+def test_names_alone_say_nothing(name: str) -> None:
+    """A mask of boundary nodes, a flag per node, names of files, and counts are no cells."""
+    value = {"paths": ["a.png", "b.png"], "num_nodes_of_parts": torch.tensor([3, 5])}.get(name, torch.arange(8) % 2)
+    data = ring(**{name: value})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for request in (gu.ForgetEdges([(0, 1)]), gu.ForgetNodes([3])):
+            assert len(request.resolve(data).retain_data[name]) == len(value)
