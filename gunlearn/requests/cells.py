@@ -31,7 +31,8 @@ def cells_along(name: str, ids: Tensor, rows: bool, forgotten: Forgotten, sizes:
     able = [0] if rows else [dim for dim in (1, 0) if ids.size(1 - dim) > 2]
     if name.startswith("face") and ids.size(0) in (3, 4):  # PyG's own shape
         able = [1]
-    share = {dim: _share_of_edges(ids if dim else ids.t(), forgotten) for dim in able}
+    certain = sure and len(able) == 1
+    share = {dim: 1.0 if certain else _share_of_edges(ids if dim else ids.t(), forgotten) for dim in able}
     dim = max(able, key=lambda dim: (share[dim], ids.size(dim)), default=None)
     if dim is None or not (sure or share[dim] >= _LEAST):
         return None
