@@ -9,6 +9,7 @@ import tyro
 import gunlearn
 from gunlearn.cli.fields import Flag, Folder, Pairs, Real, Text, Whole
 from gunlearn.cli.listings import Listing
+from gunlearn.core.atomic import check_writable
 from gunlearn.core.options import parse_pair
 from gunlearn.errors import DivergenceError, InvalidInputError
 
@@ -91,7 +92,7 @@ class LLM:
 
         # Check options and files before a model is loaded.
         check_folder(self.folder)
-        gunlearn.bench.store.check_writable(self.folder)
+        check_writable(self.folder)
         options = dict(parse_pair(argument, "--method-arg") for argument in self.method_arg)
         gunlearn.methods.build_method(self.method, options, gunlearn.llm.CausalLM())
         training = dict(parse_pair(argument, "--training-arg") for argument in self.training_arg)

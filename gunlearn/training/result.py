@@ -18,7 +18,7 @@ from safetensors.torch import load as weights_of
 from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
-from gunlearn.core.atomic import checksum, make_folder, write_file
+from gunlearn.core.atomic import checksum, write_files
 from gunlearn.core.behaviour import code_of, differences, settings_of
 from gunlearn.core.owner_key import check_key_outside
 from gunlearn.errors import CheckpointError, InvalidTypeError, UnsupportedModelError
@@ -105,6 +105,7 @@ class Result:
         Raises:
             InvalidInputError: the folder holds the owner's key.
             UnsupportedModelError: the model's state dict holds more than tensors.
+            OutputError: the folder cannot be written; nothing is left then.
         """
         directory = Path(directory)
         check_key_outside(directory)
@@ -129,9 +130,8 @@ class Result:
         record = json.loads(json.dumps({**self.record(), "architecture": architecture}, default=_named))
         sums = {"weights": checksum(content), "record": _checksum(record)}
         text = json.dumps({**record, "checksums": sums}, indent=1)
-        make_folder(directory)
-        write_file(directory / WEIGHTS, content)
-        write_file(directory / RECORD, text.encode())
+        both = {WEIGHTS: content, RECORD: text.encode()}
+        write_files({directory / name: data for name, data in both.items()})
         return directory
 
     @classmethod
