@@ -195,7 +195,9 @@ class Result:
         cost += "" if self.seconds is None else f", {self.seconds:.1f} s"
         path = f"; {self.notes['path']}" if "path" in self.notes else ""
         why = f"; {self.notes.get('why', 'the weights are unchanged')}" if self.unchanged else ""
-        return f"Result({self.method}, {self.mode}, seed={self.seed}, forgot {self.num_forget}{cost}{path}{why})"
+        task = "" if self.task is None else f"{self.task.name}, "
+        why += f"; {self.notes['collapsed'].rstrip('.')}" if "collapsed" in self.notes else ""
+        return f"Result({self.method}, {self.mode}, {task}seed={self.seed}, forgot {self.num_forget}{cost}{path}{why})"
 
 
 def written_notes(notes: dict[str, Any]) -> dict[str, Any]:
