@@ -13,7 +13,8 @@ from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.training.collapse import Knowledge, collapse
 
-_ROWS = 256  # items that are read where each takes a pass of its own
+#: Most items to read where each takes a pass of its own; never more than a step reads.
+_ROWS = 256
 
 
 def check_kept(method: Method, task: Task, data: Any, original: nn.Module, outputs: Any, model: nn.Module) -> str:
@@ -31,8 +32,9 @@ def check_kept(method: Method, task: Task, data: Any, original: nn.Module, outpu
         try:
             parts = task.training_parts(data)
             if not task.shared_pass:
+                sizes = [getattr(one, "batch_size", None) or _ROWS for one in (method, task)]
                 count = parts.count("retain")
-                index = torch.linspace(0, max(count - 1, 0), min(count, _ROWS)).long()
+                index = torch.linspace(0, max(count - 1, 0), min(count, _ROWS, *sizes)).long()
                 parts.limit(lambda: (index, None))
             items = parts.sample(["retain"])["retain"]
         except GunlearnError:  # no item stays, or none can be read alone

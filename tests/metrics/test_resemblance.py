@@ -211,7 +211,7 @@ def moved(model, by):
 def test_references_that_predict_alike_up_to_rounding_are_refused(setting):
     model, data, request, honest = setting
     result = gu.unlearn(model, data, request, "finetune", TASK, epochs=10, lr=1e-2)
-    with pytest.raises(InvalidInputError, match="different seeds .*up to rounding"):
+    with pytest.raises(InvalidInputError, match=r"different seeds .*up to rounding"):
         gu.evaluate(result, references=[honest[0], moved(honest[0], 0.3)])
     with pytest.raises(InvalidInputError, match="reference 2, which scores every item as the original"):
         gu.evaluate(result, references=[honest[0], moved(model, 0.3)])
