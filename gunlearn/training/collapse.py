@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from gunlearn.errors import DivergenceError
 from gunlearn.losses import Prediction
 
-#: Collapsed is a mean loss of more than so many times that of a guess.
+#: Collapsed is a mean loss of more than so many times that of a guess and of the model before; ...
 TIMES = 10.0
+#: ... or, with the accuracy of chance, of at least the first share of a guess's where it was below the second before.
+GUESSES, KNEW = 0.99, 0.5
 #: Refused is a mean loss beyond the first number of nats, where it was below the second or that of a guess.
 ABSURD, SOUND = 100.0, 10.0
 
@@ -45,8 +47,8 @@ class Knowledge:
 def collapse(before: Knowledge, after: Knowledge, method: str, refuse: bool) -> str:
     """Warn of a model that collapsed, and return the sentence for its record; an empty one for any other.
 
-    It has a mean loss on retained items of more than `TIMES` that of a guess, or one above a guess's and an accuracy of
-    chance, while the model before was clearly better.
+    It has a mean loss on retained items of more than `TIMES` that of a guess, or knows as little as one where the model
+    before was clearly better.
 
     Args:
         before: what the model before unlearning knew.
@@ -57,8 +59,9 @@ def collapse(before: Knowledge, after: Knowledge, method: str, refuse: bool) -> 
     Raises:
         DivergenceError: see `refuse`.
     """
-    far = not after.loss <= TIMES * after.guess and after.loss > 2 * before.loss
-    blind = after.loss > max(after.guess, before.loss) and _at_chance(before, after)
+    far = not after.loss <= TIMES * max(after.guess, before.loss)
+    knew = before.loss < KNEW * before.guess
+    blind = knew and after.loss > GUESSES * after.guess and _at_chance(before, after)
     if not far and not blind:
         return ""
     said = (

@@ -267,16 +267,32 @@ def test_a_model_that_is_not_retrained_is_refused():
     full = facts.full()
     with pytest.raises(InvalidInputError, match="got the original model"):
         evaluate_language_models(
-            {"mine": result.model}, FORGET, RETAIN, references=[copy.deepcopy(full)], original=full, generate=False
+            {"mine": result.model},
+            None,
+            FORGET,
+            RETAIN,
+            references=[copy.deepcopy(full)],
+            original=full,
+            generate=False,
         )
 
 
-def test_a_run_that_loses_the_rows_to_retain_is_no_result():
-    with pytest.raises(DivergenceError, match="'npo' collapsed: on retained items its mean loss"):
-        run(lr=1e3, max_steps=6, figure_rows=8, retain=RETAIN)
-    with pytest.warns(UserWarning, match="'gradient_ascent' collapsed"):
-        result = run(method="gradient_ascent", lr=1e3, max_steps=6, figure_rows=8, retain=RETAIN)
+@pytest.mark.parametrize("method", ["npo", "gradient_ascent"])
+def test_a_run_that_loses_the_rows_to_retain_says_so(method):
+    with pytest.warns(UserWarning, match=f"'{method}' collapsed: on retained items its mean loss"):
+        result = run(method=method, lr=1e3, max_steps=6, figure_rows=8, retain=RETAIN)
     assert "collapsed" in result.notes["collapsed"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "collapsed" not in run(method="npo", max_steps=6, figure_rows=8, retain=RETAIN).notes
+
+
+@pytest.mark.parametrize(("method", "error"), [("npo", True), ("gradient_ascent", False)])
+def test_a_loss_of_hundreds_of_nats_is_an_error_where_retained_rows_were_read(method, error, monkeypatch):
+    found = iter([{"retain": {"nll": 4.3}}, {"retain": {"nll": 7e7}}])
+    monkeypatch.setattr("gunlearn.llm.training.backend.figures", lambda *given: next(found))
+    with pytest.raises(DivergenceError, match=r"7e\+07") if error else pytest.warns(UserWarning, match=r"7e\+07"):
+        run(method=method, max_steps=1, retain=RETAIN)
 
 
 def test_what_cannot_be_asked_is_left_out_of_the_comparison(monkeypatch):

@@ -76,7 +76,7 @@ def test_other_tasks_say_so_too(task):
     ],
 )
 def test_the_bounds(after, refuse, ends):
-    before = Knowledge(0.7, 1.1, 0.8, 1 / 3)
+    before = Knowledge(0.5, 1.1, 0.8, 1 / 3)
     if ends == "refused":
         with pytest.raises(DivergenceError):
             collapse(before, after, "mine", refuse)

@@ -174,11 +174,14 @@ def _check_batch(trainer: UnlearnTrainer) -> None:
 
 def _collapsed(model: nn.Module, name: str, before: Any, after: Any, refuse: bool) -> str:
     """Return the sentence of `collapse` on the mean loss of retained tokens; empty where they were not measured."""
-    losses = [measured.get("retain", {}).get("nll") for measured in (before, after)]
-    if None in losses:
+    if "nll" not in before.get("retain", {}) or "nll" not in after.get("retain", {}):
         return ""
-    guess = math.log(cast(Any, model).get_input_embeddings().weight.size(0))
-    return collapse(Knowledge(losses[0], guess), Knowledge(losses[1], guess), name, refuse)
+    words = cast(Any, model).get_input_embeddings().weight.size(0)
+    known = [
+        Knowledge(found["retain"]["nll"], math.log(words), found["retain"].get("exact_memorization"), 1 / words)
+        for found in (before, after)
+    ]
+    return collapse(known[0], known[1], name, refuse)
 
 
 def _adapted(callback: Any) -> TrainerCallback:
