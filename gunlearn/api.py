@@ -19,7 +19,8 @@ from gunlearn.report.result_evaluation import Evaluation, evaluate
 from gunlearn.requests.base import Request
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.named import as_task
+from gunlearn.tasks.graph.default_task import warn_of_default_task
+from gunlearn.tasks.named import LINKS_BY_DEFAULT, as_task
 from gunlearn.training.callbacks import Callback
 from gunlearn.training.loop import TrainArguments
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec, makes_its_own
@@ -33,7 +34,7 @@ __all__ = ["Evaluation", "evaluate", "influence", "train", "unlearn"]
 def train(
     model: nn.Module,
     data: Data,
-    task: str | Task = "link_prediction",
+    task: str | Task = LINKS_BY_DEFAULT,
     *,
     epochs: int | None = None,
     lr: float = TrainArguments.lr,
@@ -87,8 +88,9 @@ def train(
             f"Expected no 'lr' and 'weight_decay' beside an optimizer function, which sets its own (got {lr} and "
             f"{weight_decay})"
         )
-    task = as_task(task, call, decode)
+    named, task = task, as_task(task, call, decode)
     data = task.check_data(data)
+    warn_of_default_task(named, task, model, data)
     args = TrainArguments(
         2000 if epochs is None else epochs,
         lr,
@@ -111,7 +113,7 @@ def unlearn(
     data: Data,
     request: Request,
     method: str | Method | Loss | Objective = "inpo",
-    task: str | Task = "link_prediction",
+    task: str | Task = LINKS_BY_DEFAULT,
     *,
     seed: int = 0,
     callbacks: Sequence[Callback] = (),
@@ -132,7 +134,8 @@ def unlearn(
         request: what to forget.
         method: a name (`gunlearn methods` lists them), `"name:variant"`, a `Method` object, or an objective such as
             `NPO(beta=5) + NLL(on="retain")`.
-        task: what the model predicts: a name or a `Task`.
+        task: what the model predicts: a name or a `Task`. Without one, a model and data that look like a classifier's
+            are warned of.
         seed: of the run; the caller's random state does not change.
         callbacks: objects with `TrainerCallback` methods.
         progress: show a progress bar.
@@ -160,8 +163,9 @@ def unlearn(
         3
     """
     check_model(model)
-    task = as_task(task, call, decode)
+    named, task = task, as_task(task, call, decode)
     data = task.check_data(data)
+    warn_of_default_task(named, task, model, data)
     if not isinstance(request, Request):
         raise InvalidTypeError(f"Expected 'request' to be a forget request (got {type(request).__name__})")
     method = build_method(method, options, task, model)

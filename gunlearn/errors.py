@@ -41,5 +41,9 @@ class CheckpointError(GunlearnError, ValueError):
     """A checkpoint or saved result does not fit the run it is loaded into."""
 
 
+class OutputError(GunlearnError, OSError):
+    """A file or folder cannot be written: the disk is full, read-only, or something else is there."""
+
+
 class MissingExtraError(GunlearnError, ImportError):
     """An optional package is not installed; the message names its extra."""

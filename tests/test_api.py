@@ -1,5 +1,6 @@
 """The functions a user calls: evaluation with and without references, saved results, the example in the docs."""
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
@@ -291,3 +292,35 @@ def test_a_method_that_returns_nothing_and_a_training_function_beside_settings_a
     options: dict[str, Any] = {"train": lambda data, seed: trained_model(), "epochs": 3}
     with pytest.raises(InvalidInputError, match=r"beside 'train'.*\['epochs'\]"):
         gu.unlearn(trained_model(), make_data(), gu.ForgetEdges(count=3), "retrain", **options)
+
+
+@pytest.mark.parametrize("what", ["edges", "nodes"])
+def test_a_training_function_may_change_the_data_that_it_gets(what: str) -> None:
+    data = make_data()
+    request = gu.ForgetEdges(count=3) if what == "edges" else gu.ForgetNodes([3])
+
+    def trained(retained: Data, seed: int) -> nn.Module:
+        for value in retained.to_dict().values():
+            if isinstance(value, torch.Tensor):
+                value.zero_()
+        return fresh_model("gcn", seed)
+
+    result = gu.unlearn(trained_model(), data, request, "utu")
+    before = [copy.deepcopy(d.to_dict()) for d in (data, result.data)]
+    gu.evaluate(result, train=trained)
+    retrained = gu.unlearn(trained_model(), data, request, "retrain", train=trained)
+    for now, then in zip((data, result.data, retrained.data), (*before, before[1]), strict=True):
+        assert all(torch.equal(torch.as_tensor(now[k]), torch.as_tensor(v)) for k, v in then.items())
+
+
+def test_a_training_function_may_change_the_rows_that_it_gets() -> None:
+    x, y = torch.randn(12, 3), torch.arange(12) % 3
+    before = x.clone()
+
+    def trained(rows: Any, seed: int) -> nn.Module:
+        rows.x.zero_()
+        return nn.Linear(3, 3)
+
+    result = gu.unlearn(nn.Linear(3, 3), (x, y), gu.ForgetItems([1]), "retrain", "image_classification", train=trained)
+    assert torch.equal(x, before)
+    assert torch.equal(result.data[0], before[torch.arange(12) != 1])

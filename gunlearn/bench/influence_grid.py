@@ -24,7 +24,8 @@ from gunlearn.bench.config import resolve_device
 from gunlearn.bench.grid import threads
 from gunlearn.bench.models import ModelStore, Recipe, data_hash
 from gunlearn.bench.own_model import own_model
-from gunlearn.bench.store import RowStore, atomic_write, check_writable, csv_text, json_plain
+from gunlearn.bench.store import RowStore, atomic_write, csv_text, json_plain
+from gunlearn.core.atomic import check_writable
 from gunlearn.core.checks import check_choice
 from gunlearn.core.digest import state_hash
 from gunlearn.core.options import parse_pair, typed_options

@@ -6,14 +6,13 @@ import json
 import math
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gunlearn.core.atomic import make_folder, share, write_file
-from gunlearn.errors import CheckpointError, InvalidInputError
+from gunlearn.errors import CheckpointError
 
 if sys.platform != "win32":
     import fcntl
@@ -114,17 +113,6 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 def _plain(value: Any) -> Any:
     """Return a text that begins as a formula does with an apostrophe in front, anything else unchanged."""
     return f"'{value}" if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA) else value
-
-
-def check_writable(folder: str | Path) -> None:
-    """Refuse a folder that cannot be written, or made: the outputs of a long run would be lost. Leaves nothing."""
-    folder = Path(folder).absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    try:
-        with tempfile.NamedTemporaryFile(dir=there, prefix=".write"):
-            pass
-    except OSError as error:
-        raise InvalidInputError(f"Expected a folder that can be written (got {folder}: {error.strerror})") from error
 
 
 def read_results(directory: str | Path) -> list[dict[str, Any]]:

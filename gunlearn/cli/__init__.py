@@ -13,6 +13,7 @@ from gunlearn.cli.grid_command import Run
 from gunlearn.cli.influence import InfluenceCommand
 from gunlearn.cli.listings import Datasets, Estimators, FiguresCommand, Losses, Methods, Report
 from gunlearn.cli.llm import LLM, LLMMethods
+from gunlearn.core.atomic import OF_DISKS
 from gunlearn.core.lazy import lazy
 from gunlearn.errors import GunlearnError
 
@@ -28,7 +29,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "llm-methods": LLMMethods,
     "report": Report,
 }
-_OF_DISKS = ("No space left", "Read-only file system", "Permission denied", "File too large")
 _DESCRIPTION = "Unlearning in graph neural networks and language models. 'gunlearn --version' tells the version."
 __getattr__, __dir__ = lazy(__name__, {})
 
@@ -79,6 +79,6 @@ def _words(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):  # a full disk, a folder that is read-only
         return f"{error.strerror or type(error).__name__}: {error.filename or error}"
-    if any(word in str(error) for word in _OF_DISKS):  # libraries that write files with errors of their own
+    if any(word in str(error) for word in OF_DISKS):  # libraries that write files with errors of their own
         return str(error)
     return f"{type(error).__name__}: {error} (unforeseen; --debug shows where)"

@@ -14,8 +14,17 @@ from transformers.utils import logging
 import gunlearn.llm.model.bounded  # noqa: F401  # registers its adapter with peft
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.model.frozen import check_vocabulary
+from gunlearn.metrics.standing import check_retrained
 
-__all__ = ["check_device", "check_vocabulary", "is_adapter", "load_language_model", "quiet", "rename"]
+__all__ = [
+    "check_device",
+    "check_retrained",
+    "check_vocabulary",
+    "is_adapter",
+    "load_language_model",
+    "quiet",
+    "rename",
+]
 
 
 def check_device(device: str) -> None:

@@ -9,6 +9,7 @@ import tyro
 import gunlearn
 from gunlearn.cli.fields import Flag, Folder, Pairs, Real, Text, Whole
 from gunlearn.cli.listings import Listing
+from gunlearn.core.atomic import check_writable
 from gunlearn.core.options import parse_pair
 from gunlearn.errors import DivergenceError, InvalidInputError
 
@@ -91,7 +92,7 @@ class LLM:
 
         # Check options and files before a model is loaded.
         check_folder(self.folder)
-        gunlearn.bench.store.check_writable(self.folder)
+        check_writable(self.folder)
         options = dict(parse_pair(argument, "--method-arg") for argument in self.method_arg)
         gunlearn.methods.build_method(self.method, options, gunlearn.llm.CausalLM())
         training = dict(parse_pair(argument, "--training-arg") for argument in self.training_arg)
@@ -117,6 +118,7 @@ class LLM:
             if self.reference_model is not None:
                 retrained = loading.load_language_model(self.reference_model, dtype)[0]
                 loading.check_vocabulary(model, retrained)
+                loading.check_retrained([retrained], {f"the model of {self.model}": model})
             base = (self.folder / "base").resolve() if self.peft and loading.is_adapter(self.model) else None
             if base is not None:
                 loading.rename(model, str(base))

@@ -32,6 +32,8 @@ _IGNORED = {
     "ran",
     "device",
 }
+#: What a caller registers on a module that changes its outputs.
+_HOOKS = ("forward_pre_hooks", "forward_hooks")
 _OPERATORS = ".deletions"
 #: Attributes of PyTorch's and PyG's base classes that begin with an underscore.
 _LIBRARY_NAMES = {*vars(nn.Module()), "_user_args", "_explain", "_loop_mask", "_apply_sigmoid", "_alpha"}
@@ -64,7 +66,7 @@ def _is_setting(module: nn.Module, name: str, value: Any) -> bool:
 
 
 def code_of(model: nn.Module) -> dict[str, str]:
-    """Return hashes of the code that no library brings: of classes by name, of functions in attributes by theirs.
+    """Return hashes of the code that no library brings: of classes, of functions in attributes, of forward hooks.
 
     Classes of one name (a class and the one it inherits from) have one hash together. Hashes depend on the version of
     Python.
@@ -81,7 +83,24 @@ def code_of(model: nn.Module) -> dict[str, str]:
             function = value.func if isinstance(value, partial) else value
             if inspect.isfunction(function) and not attribute.startswith("_") and _foreign(function):
                 found[f"{name}.{attribute}".lstrip(".")] = code_hash(function)
+        for kind in _HOOKS:
+            hooks = [hook for hook in getattr(module, f"_{kind}").values() if _foreign(_code_of_hook(hook))]
+            for k, hook in enumerate(hooks, start=1):
+                found[f"{kind.rstrip('s')} {k} of {name or 'the model'}"] = _hook_hash(hook)
     return found
+
+
+def _code_of_hook(hook: Any) -> Any:
+    """Return the function behind a hook: its own, or of a callable object the class's."""
+    hook = hook.func if isinstance(hook, partial) else hook
+    return hook if hasattr(hook, "__code__") or hasattr(hook, "__func__") else type(hook)
+
+
+def _hook_hash(hook: Any) -> str:
+    code = _code_of_hook(hook)
+    if isinstance(code, type):
+        return _hash("".join(f"{k} {code_hash(f)}" for k, f in _functions(code)) + _said(hook))
+    return _hash(code_hash(code) + (_said(hook) if isinstance(hook, partial) else ""))
 
 
 def differences(saved: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -1,8 +1,10 @@
-"""Data whose tensors take no gradient."""
+"""Data whose tensors take no gradient, and copies that a caller's function may change."""
 
 import copy
+from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -20,3 +22,23 @@ def detached(data: Any) -> Any:
     for name, value in found.items():
         setattr(data, name, value.detach())
     return data
+
+
+def private(data: Any) -> Any:
+    """Return a copy of `data` that a caller's function may change in place: all tensors and collections are copied.
+
+    What cannot be copied, such as a data set that reads an open file, is handed over as it is.
+    """
+    out = copy.copy(data)
+    memo: dict[int, Any] = {}
+    names = list(data.keys()) if hasattr(data, "keys") else list(getattr(data, "__dict__", ()))
+    for name in names:
+        value = data[name] if hasattr(data, "keys") else getattr(data, name)
+        if isinstance(value, Tensor) and (value.layout != torch.strided or not value.is_leaf):
+            kept = memo.setdefault(id(value), value.detach().clone())  # deepcopy knows no such tensors
+        else:
+            kept = value
+            with suppress(RuntimeError, TypeError, NotImplementedError):
+                kept = copy.deepcopy(value, memo)
+        setattr(out, name, kept)
+    return out

@@ -22,6 +22,7 @@ from gunlearn.llm.metrics.scoring import prompt_ids
 from gunlearn.llm.model.frozen import check_vocabulary
 from gunlearn.llm.model.head import context_of
 from gunlearn.metrics import FIGURES
+from gunlearn.metrics.standing import check_retrained
 from gunlearn.training.result import Result
 
 _RECORD = "unlearning.json"
@@ -61,11 +62,12 @@ class LLMResult(Result):
         Also compares answers of `original`, the model before unlearning, and of the unlearned model with those of
         `retrained`, on `most` prompts (see `functional_alignment`; left out where no row has a prompt). Answers have up
         to `max_new_tokens`, by default as many as the longest forgotten one, within the models' contexts. Refuses a
-        model with another vocabulary.
+        model with another vocabulary, or with the weights of one of the two.
         """
         from gunlearn.llm.metrics.text_alignment import functional_alignment  # slow to load, seldom asked for
 
         check_vocabulary(self.model, retrained)
+        check_retrained([retrained], {"the model before unlearning": original, "the unlearned model": self.model})
         context = min(context_of(model) or math.inf for model in (original, self.model, retrained))
         rows = [r for r in self.parts["forget"] if is_labelled(r) and 0 < len(prompt_ids(r)) < context][:most]
         found = {}

@@ -87,10 +87,11 @@ def unlearn(
         InvalidInputError: rows, options or parts that do not fit; no step; a frozen or quantised model without adapter.
         InvalidTypeError: `model` is not a module (a path, say), or `tokenizer` no tokenizer.
         UnsupportedModelError: no head over a vocabulary, an encoder-decoder, a bidirectional model, prompt tuning.
-        DivergenceError: the loss became NaN or infinite.
+        DivergenceError: the loss became NaN or infinite, or the model lost the rows to retain altogether.
 
     Warns:
-        UserWarning: no loss reads `retain`, no measurable effect on `forget`, or weights to train in half precision.
+        UserWarning: no loss reads `retain`, no measurable effect on `forget`, weights to train in half precision, or a
+            model that lost the rows to retain.
 
     Example:
         >>> from gunlearn.llm import unlearn

@@ -11,6 +11,7 @@ from gunlearn.cost import PeakMemory, Stopwatch
 from gunlearn.errors import DivergenceError, InvalidTypeError
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.methods.gradient import freeze
+from gunlearn.methods.kept import check_kept
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.trial import private_copy, trial_pass
@@ -61,7 +62,7 @@ def run_method(
     Raises:
         UnsupportedMethodError: see `Method.supports`.
         UnsupportedModelError: the model cannot be called as the task does, see `trial_pass`.
-        DivergenceError: the method ended in NaN or infinity.
+        DivergenceError: the method ended in NaN or infinity, or far from all that it should keep; see `check_kept`.
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"Expected 'model' to be a torch module (got {type(model).__name__})")
@@ -109,6 +110,9 @@ def run_method(
             raise DivergenceError(f"Expected finite weights from '{method.name}' (got NaN or infinity in '{name}')")
     told = {"why": " ".join(filter(None, [why, outcome.notes.get("why")]))} if why else {}
     notes = remark_unchanged({**outcome.notes, **told}, original, outcome.model, state, outcome.unchanged, fresh)
+    if state is not None and not notes.get("unchanged"):
+        collapsed = check_kept(method, task, partition.retain_data, original, outputs, outcome.model)
+        notes |= {"collapsed": collapsed} if collapsed else {}
     return Result(
         model=outcome.model.eval(),
         method=method.name,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from itertools import combinations
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
+from gunlearn.errors import UnsupportedMethodError, UnsupportedModelError
 from gunlearn.losses import Prediction
 from gunlearn.losses.divergences import categorical_js_divergence, js_divergence
 from gunlearn.metrics import EVALUATORS, FIGURES
 from gunlearn.metrics.base import Figure, figures_of
+from gunlearn.metrics.resemblance import check_predictions
 from gunlearn.metrics.view import ModelView
 from gunlearn.tasks.base import Task
 
@@ -63,12 +62,7 @@ class Evaluator(ABC):
         self.references = [ModelView(self, model) for model in references]
         for view in self.references:
             _ = view.predictions
-        for p, q in combinations(self.references, 2):
-            if all(_same(p.probability(part), q.probability(part)) for part in ("retain", "forget")):
-                raise InvalidInputError(
-                    "Expected references that were retrained under different seeds (got two that score every item "
-                    "alike); their distance would be no noise floor"
-                )
+        check_predictions(self.references, None)
 
     @abstractmethod
     def item_sets(self) -> dict[str, tuple[Any | None, Any]]:
@@ -85,6 +79,13 @@ class Evaluator(ABC):
     @abstractmethod
     def score(self, prediction: Prediction) -> Tensor:
         """Return what items are ranked by, `[num_items]`: the higher, the surer the model is of them."""
+
+    def shown(self, prediction: Prediction) -> Tensor:
+        """Return what tells whether two models predict alike, in float64: scores that no probability near 1 hides."""
+        logits, log_prob = prediction.logits, prediction.log_prob
+        if logits is None or logits.shape == log_prob.shape or prediction.gaussian:
+            return (log_prob if logits is None else logits).double()
+        return logits.double().log_softmax(-1)
 
     def skills(self, view: ModelView) -> tuple[float | None, ...]:
         """Return how well a model predicts the retained items it was trained on, in one way or several.
@@ -144,7 +145,3 @@ def logits_of(prediction: Prediction) -> Tensor:
     if prediction.logits is None:
         raise UnsupportedModelError("Expected predictions with logits to evaluate (got log-likelihoods alone)")
     return prediction.logits
-
-
-def _same(p: Tensor | None, q: Tensor | None) -> bool:
-    return p is q if p is None or q is None else torch.equal(p, q)

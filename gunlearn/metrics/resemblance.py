@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 #: Suspicious is a mean distance to retrained models of less than so many times that of their own average prediction,
 #: and a divergence of each item to one of them below this share of the mean floor.
 NEAR, COPIED = 1.2, 1e-3
+#: Scores that differ by less, in nats or as a share, are alike up to rounding.
+ROUNDING = 1e-5
+#: Weights of two models that were trained apart differ by about their own size; those of a copy with noise by less than
+#: this share of it.
+INDEPENDENT = 0.2
 #: On fewer items a mean is not judged, nor a copy.
 MIN_ITEMS, MIN_COPIED = 10, 3
 
@@ -45,6 +51,69 @@ def check_references(references: Sequence[nn.Module], original: nn.Module | None
                 f"shapes of weights than {type(original).__name__}): distances to it measure that difference as well",
                 stacklevel=3,
             )
+
+
+def noisy_copies(references: Sequence[nn.Module], others: Mapping[str, nn.Module | None]) -> list[str]:
+    """Return a sentence for each reference whose weights lie much nearer to another model's than training brings them.
+
+    Models of a single weight matrix are left out: their training may have one end alone.
+
+    Args:
+        references: retrained models.
+        others: the models to compare with, by what they are called.
+    """
+    found = []
+    for k, model in enumerate(references, start=1):
+        shares = {n: _distance(model, other) for n, other in others.items() if other is not None and other is not model}
+        share, name = min(((d, n) for n, d in shares.items() if d), default=(math.inf, ""))
+        if share < INDEPENDENT:
+            found.append(
+                f"Reference {k} looks like a copy of {name} with noise: their weights differ by {100 * share:.2g} % of "
+                "their size, those of models trained from other initial weights by about 100 %."
+            )
+    return found
+
+
+@torch.no_grad()
+def _distance(model: nn.Module, other: nn.Module) -> float | None:
+    """Return the distance of two models' parameters as a share of their size; `None` for another architecture."""
+    one, two = dict(model.named_parameters()), dict(other.named_parameters())
+    if any(one[name].shape != two[name].shape if name in two else True for name in one) or one.keys() != two.keys():
+        return None
+    if sum(value.dim() > 1 for value in one.values()) < 2:
+        return None
+    pairs = [(value.double(), two[name].to(value.device).double()) for name, value in one.items()]
+    apart = sum(float((a - b).square().sum()) for a, b in pairs)
+    size = sum(float(b.square().sum()) for _, b in pairs)
+    return (apart / size) ** 0.5 if size else None
+
+
+def check_predictions(references: Sequence[ModelView], original: ModelView | None) -> None:
+    """Refuse references that predict like each other, or like the original model, up to rounding.
+
+    Raises:
+        InvalidInputError: two of them do on all retained, forgotten and test items.
+    """
+    for p, q in combinations(references, 2):
+        if _alike(p, q):
+            raise InvalidInputError(
+                "Expected references that were retrained under different seeds (got two that score every item "
+                "alike, up to rounding); their distance would be no noise floor"
+            )
+    for k, view in enumerate(references, start=1):
+        if original is not None and _alike(view, original):
+            raise InvalidInputError(
+                f"Expected references retrained without the forgotten data (got reference {k}, which scores every item "
+                "as the original model does, up to rounding)"
+            )
+
+
+def _alike(one: ModelView, two: ModelView) -> bool:
+    both = [(p, q) for p, q in ((one.shown(part), two.shown(part)) for part in ("forget", "retain", "test"))]
+    return all(
+        p is q if p is None or q is None else p.shape == q.shape and torch.allclose(p, q, rtol=ROUNDING, atol=ROUNDING)
+        for p, q in both
+    )
 
 
 def copied(view: ModelView) -> list[int]:

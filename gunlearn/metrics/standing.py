@@ -52,6 +52,21 @@ class Standing:
         return None if not self.original else 1 - self.value / self.original
 
 
+def check_retrained(references: Sequence[Any], others: Mapping[str, Any]) -> None:
+    """Refuse retrained models that are one of `others`, models by what they are called, or have its weights.
+
+    Raises:
+        InvalidInputError: one does, bit for bit.
+    """
+    for reference in references:
+        for name, other in others.items():
+            if _alike(other, reference):
+                raise InvalidInputError(
+                    f"Expected models trained without the forgotten data (got {name} among them: its weights are the "
+                    "same, bit for bit)"
+                )
+
+
 def standings(
     models: Mapping[str, Any],
     references: Sequence[Any],

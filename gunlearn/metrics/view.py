@@ -76,6 +76,9 @@ class ModelView:
     def score(self, part: str) -> Tensor | None:
         return self._read(self.problem.score, part)
 
+    def shown(self, part: str) -> Tensor | None:
+        return self._read(self.problem.shown, part)
+
     def once(self, key: Any, compute: Callable[[], _Value]) -> _Value:
         """Return what `compute` returned at the first call with this `key`."""
         if key not in self._kept:

@@ -18,7 +18,7 @@ from gunlearn.methods.door import run_method
 from gunlearn.metrics import FIGURES
 from gunlearn.metrics.base import Figure, figures_of
 from gunlearn.metrics.problem import evaluator
-from gunlearn.metrics.resemblance import check_references
+from gunlearn.metrics.resemblance import check_predictions, check_references, noisy_copies
 from gunlearn.metrics.untrained import untrained
 from gunlearn.report.table import text_table
 from gunlearn.seed import alone
@@ -30,8 +30,9 @@ class Evaluation(Mapping[str, Any]):
     """The figures of a result by their names, beside those of its references.
 
     Three more entries are sentences, or `None`: `"unchanged"` says that the weights are the original's, `"suspicious"`
-    that the model is nearer to the references than they are to each other, `"untrained"` which references are hardly
-    better on retained items than new weights.
+    that the model is nearer to the references than they are to each other, or that a reference looks like a copy of
+    this model or the original with noise, `"untrained"` which references are hardly better on retained items than new
+    weights.
 
     Args:
         drawn: rows of the models for the report; the model before unlearning comes first, where it is known.
@@ -160,6 +161,11 @@ def evaluate(
             _try(r.model, result, task)
     check_references([r.model for r in retrained], result.original)
     problem.refer_to([r.model for r in retrained])
+    kept = None if result.original is None or not retrained else problem.view(result.original)
+    check_predictions(problem.references, kept)
+    near = noisy_copies(
+        [r.model for r in retrained], {"the result": result.model, "the original model": result.original}
+    )
     views = [problem.view(r.model, r) for r in (result, *retrained)]
     drawn = []
     if result.original is not None:
@@ -181,7 +187,7 @@ def evaluate(
             "it trained",
             stacklevel=2,
         )
-    suspicious = own["suspicious"]
+    own["suspicious"] = suspicious = " ".join([*filter(None, [own["suspicious"]]), *near]) or None
     if suspicious is not None:
         warnings.warn(
             f"{suspicious} Such a result is no evidence of forgetting; retrain under other seeds", stacklevel=2

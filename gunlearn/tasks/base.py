@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -169,6 +170,13 @@ class Task(ABC):
         The trial pass refuses probabilities in place of such logits.
         """
         return ""
+
+    def guess(self, prediction: Prediction, items: Any) -> float | None:
+        """Return the mean loss of a model that knows nothing of the items, in nats; `None` where nobody can tell."""
+        logits, log_prob = prediction.logits, prediction.log_prob
+        if logits is None or prediction.gaussian:
+            return None
+        return math.log(2 if logits.shape == log_prob.shape else max(logits.size(-1), 2))
 
     def check_trial(self, model: nn.Module, data: Any, outputs: Any) -> None:  # noqa: B027 - most tasks check nothing
         """Refuse a model for what the trial pass showed; `model` is a copy that may be called again."""

@@ -25,6 +25,17 @@ TASKS: Registry[Task] = Registry(
 )
 
 
+class DefaultTask(str):
+    """The name of the task of a call that names none."""
+
+    def __repr__(self) -> str:
+        return f"{str(self)!r}"
+
+
+#: The task of a call that names none.
+LINKS_BY_DEFAULT = DefaultTask("link_prediction")
+
+
 def as_task(task: str | Task, call: Callable[..., Any] | None = None, decode: Callable[..., Any] | None = None) -> Task:
     """Return a task from its name, or the task itself; with the caller's way to call a model, see `Task.called`.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,18 +46,13 @@ def trial_pass(model: nn.Module, data: Any, task: Task) -> Trial:
     if items is None and not task.shared_pass:
         return Trial()
     model = private_copy(getattr(model, "_orig_mod", model), task).eval()
-    data, given = _with_own_features(data)
-    with isolated_rng(), torch.no_grad():
+    given, data = data, _with_own_features(data)
+    with isolated_rng(), torch.no_grad(), _left_alone(data, given if task.shared_pass else None, model):
         trial = _tried(model, data, task, items)
         for values in (trial.outputs, _logits(trial)):
             check_finite(values, model)
         task.check_trial(model, data, trial.outputs)
         again = _tried(model, data, task, items)
-    if given is not None and not torch.equal(data.x, given):
-        raise UnsupportedModelError(
-            f"Expected a model that leaves data.x as it is (got {type(model).__name__}, which changes it in place); "
-            "let it work on x.clone()"
-        )
     for first, second in ((trial.outputs, again.outputs), (_logits(trial), _logits(again))):
         check_steady(first, second, model)
     kind, logits = task.outcomes(model), _logits(trial)
@@ -72,15 +69,50 @@ def trial_pass(model: nn.Module, data: Any, task: Task) -> Trial:
     return trial
 
 
-def _with_own_features(data: Any) -> tuple[Any, Tensor | None]:
-    """Return the data with a copy of dense features, which the model might change, and the caller's; `None` if none."""
-    x = getattr(data, "x", None)
-    if not isinstance(x, Tensor) or x.layout != torch.strided or not x.is_floating_point():
-        return data, None
-    data = copy.copy(data)
-    data.x = x.detach().clone()
-    share_sparse(x, data.x)
-    return data, x
+def _with_own_features(data: Any) -> Any:
+    """Return a shallow copy of the data with a copy of dense features, which most models that change data change."""
+    data, x = copy.copy(data), getattr(data, "x", None)
+    if isinstance(x, Tensor) and x.layout == torch.strided and x.is_floating_point():
+        data.x = x.detach().clone()
+        share_sparse(x, data.x)
+    return data
+
+
+@contextmanager
+def _left_alone(data: Any, given: Any, model: nn.Module) -> Iterator[None]:
+    """Undo what a model does to the tensors of `given`, the caller's, and refuse it; `data` is a shallow copy of them.
+
+    The tensors themselves are read, beside the features: what is derived from an `edge_index` is kept with it.
+    """
+    names = [] if given is None else list(given.keys())
+    live = {n: given[n] for n in names if isinstance(given[n], Tensor) and given[n].layout == torch.strided}
+    before = {name: value if data[name] is not value else value.detach().clone() for name, value in live.items()}
+    failed = None
+    try:
+        yield
+    except UnsupportedModelError as error:  # outputs differ from call to call where a call changes the data
+        failed = error
+    finally:
+        changed = [name for name, value in live.items() if not _same(value, before[name])]
+        for name in changed:
+            live[name].detach().copy_(before[name])
+    changed += [name for name in live if name not in changed and not _same(data[name], before[name])]
+    if changed:
+        raise UnsupportedModelError(
+            f"Expected a model that leaves data.{changed[0]} as it is (got {type(model).__name__}, which changes it in "
+            f"place); let it work on {changed[0]}.clone()"
+        ) from failed
+    if failed is not None:
+        raise failed
+
+
+def _same(value: Any, before: Tensor) -> bool:
+    if value is before:
+        return True
+    if not isinstance(value, Tensor) or value.shape != before.shape or value.dtype != before.dtype:
+        return False
+    both_nan = before.is_floating_point() and bool(((value == before) | (value.isnan() & before.isnan())).all())
+    return torch.equal(value, before) or both_nan
 
 
 def _tried(model: nn.Module, data: Any, task: Task, items: Any) -> Trial:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from gunlearn.core.atomic import check_writable
 from gunlearn.cost import Stopwatch
 from gunlearn.errors import CheckpointError, DivergenceError
 from gunlearn.losses import ObjectiveValue
@@ -51,6 +52,8 @@ class LoopRun:
     def resume(self) -> None:
         """Read the checkpoint, if there is one, and start the clock."""
         folder = self.args.checkpoint_dir
+        if folder is not None:
+            check_writable(folder)
         saved = None if folder is None else load_checkpoint(folder, self.args.fingerprint)
         if saved is not None:
             kinds, names = [kind for kind, _ in saved["callbacks"]], [type(c).__name__ for c in self.keeping]

@@ -19,7 +19,7 @@ from safetensors.torch import load as weights_of
 from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
-from gunlearn.core.atomic import checksum, make_folder, write_file
+from gunlearn.core.atomic import checksum, write_files
 from gunlearn.core.behaviour import code_of, differences, settings_of
 from gunlearn.core.owner_key import check_key_outside
 from gunlearn.errors import CheckpointError, InvalidTypeError, UnsupportedModelError
@@ -106,6 +106,7 @@ class Result:
         Raises:
             InvalidInputError: the folder holds the owner's key.
             UnsupportedModelError: the model's state dict holds more than tensors.
+            OutputError: the folder cannot be written; nothing is left then.
         """
         directory = Path(directory)
         check_key_outside(directory)
@@ -130,9 +131,8 @@ class Result:
         record = json.loads(json.dumps({**self.record(), "architecture": architecture}, default=_named))
         sums = {"weights": checksum(content), "record": _checksum(record)}
         text = json.dumps({**record, "checksums": sums}, indent=1)
-        make_folder(directory)
-        write_file(directory / WEIGHTS, content)
-        write_file(directory / RECORD, text.encode())
+        both = {WEIGHTS: content, RECORD: text.encode()}
+        write_files({directory / name: data for name, data in both.items()})
         return directory
 
     @classmethod
@@ -196,7 +196,9 @@ class Result:
         cost += "" if self.seconds is None else f", {self.seconds:.1f} s"
         path = f"; {self.notes['path']}" if "path" in self.notes else ""
         why = f"; {self.notes.get('why', 'the weights are unchanged')}" if self.unchanged else ""
-        return f"Result({self.method}, {self.mode}, seed={self.seed}, forgot {self.num_forget}{cost}{path}{why})"
+        task = "" if self.task is None else f"{self.task.name}, "
+        why += f"; {self.notes['collapsed'].rstrip('.')}" if "collapsed" in self.notes else ""
+        return f"Result({self.method}, {self.mode}, {task}seed={self.seed}, forgot {self.num_forget}{cost}{path}{why})"
 
 
 def written_notes(notes: dict[str, Any]) -> dict[str, Any]:

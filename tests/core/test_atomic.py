@@ -58,9 +58,9 @@ def test_results_and_checkpoints_are_flushed(calls: list, tmp_path: Path) -> Non
     written = [(k, target) for k, (name, (_, target)) in enumerate(calls) if name == "replace"]
     assert {"checkpoint.pt", "result.json"} <= {target.name for _, target in written}
     for k, target in written:
-        name, (flushed, content) = calls[k - 1]
-        assert (name, flushed) == ("fsync", calls[k][1][0]), target
-        assert content, target
+        flushed = [content for name, (path, content) in calls[:k] if (name, path) == ("fsync", calls[k][1][0])]
+        assert len(flushed) == 1, target
+        assert flushed[0], target
 
 
 def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,3 +74,39 @@ def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatc
         replace_file(path, lambda beside: torch.save(nn.Linear(1, 1).state_dict(), str(beside)))
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("what", ["result", "checkpoint", "evaluation"])
+@pytest.mark.parametrize("place", ["full", "a file", "/proc"])
+def test_a_place_that_cannot_be_written_is_named_and_left_as_it_was(what: str, place: str, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    if place == "/proc" and not Path("/proc").is_dir():
+        pytest.skip("no /proc here")
+    (tmp_path / "file").write_text("stays")
+    inside = {"full": tmp_path / "new" / "out", "a file": tmp_path / "file" / "out", "/proc": Path("/proc/none/out")}
+    data, request = gu.node_split(gu.load("karate"), seed=0), gu.ForgetNodes([1])
+    model = gu.nn.backbone("gcn", 34, 4, 4)
+
+    def finetuned(**more: Any) -> gu.Result:
+        return gu.unlearn(model, data, request, "finetune", "node_classification", epochs=51, **more)
+
+    write = {
+        "result": lambda: done.save(inside[place]),
+        "checkpoint": lambda: finetuned(checkpoint_dir=inside[place]),
+        "evaluation": lambda: table.report(inside[place] / "report.html"),
+    }[what]
+    done = finetuned()
+    table = gu.evaluate(done)
+    table.report(tmp_path / "report.html")  # loads fonts, which are written to a cache
+    (tmp_path / "report.html").unlink()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        if place == "full":  # a file may have 100 bytes: the system refuses as it does on a full disk
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        with pytest.raises(gu.errors.GunlearnError, match="can be written") as error:
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(inside[place]) in str(error.value)
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+    assert (tmp_path / "file").read_text() == "stays"

@@ -185,3 +185,20 @@ def test_settings_of_ones_own_that_begin_with_an_underscore_count() -> None:
     one, other = settings_of(Own("relu")), settings_of(Own("tanh"))
     assert differences(one, other) == ["_act of '' was 'relu', and is 'tanh'"]
     assert not any(name.startswith("_") for name in settings_of(torch.nn.Linear(2, 2))[""])  # control: the library's
+
+
+def test_forward_hooks_of_the_caller_count_by_their_code() -> None:
+    def doubled(module, args, out):
+        return out * 2
+
+    def tripled(module, args, out):
+        return out * 3
+
+    plain, one, same, other, before = (tanh_model() for _ in range(5))
+    for model, hook in ((one, doubled), (same, doubled), (other, tripled)):
+        model.conv.register_forward_hook(hook)
+    before.register_forward_pre_hook(functools.partial(lambda factor, module, args: args, 2))
+    assert code_of(one) == code_of(same)
+    assert len({tuple(sorted(code_of(model).items())) for model in (plain, one, other, before)}) == 4
+    normed = torch.nn.utils.spectral_norm(nn.Linear(2, 2))  # a hook of torch's own
+    assert code_of(normed) == code_of(nn.Linear(2, 2))

@@ -68,11 +68,11 @@ class Average(nn.Module):
         return torch.stack([m(x, edge_index).softmax(-1) for m in self.models]).mean(0).log()
 
 
-def shaken(model, size):
+def shaken(model, size, seed=0):
     model = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(size * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+            parameter.add_(size * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
     return model
 
 
@@ -185,6 +185,36 @@ def test_references_that_are_none(setting):
     wide = gu.nn.backbone("gcn", 34, 16, 4)
     with pytest.warns(UserWarning, match="reference 2 is of another architecture"):
         gu.evaluate(result, references=[references[0], wide])
+
+
+@pytest.mark.parametrize(("of", "size"), [("result", 3e-2), ("original", 3e-2), ("original", 1e-3)])
+def test_copies_with_noise_as_references_are_named(setting, of, size):
+    model, data, request, honest = setting
+    result = gu.unlearn(model, data, request, "finetune", TASK, epochs=10, lr=1e-2)
+    base = {"result": result.model, "original": model}[of]
+    with pytest.warns(UserWarning, match=f"Reference 1 looks like a copy of the {of}.*Reference 2 looks like"):
+        table = gu.evaluate(result, references=[shaken(base, size, seed) for seed in (1, 2)])
+    assert "? suspicious" in str(table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gu.evaluate(result, references=honest)["suspicious"] is None
+
+
+def moved(model, by):
+    """The same probabilities: a constant on all logits."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        model.convs[-1].bias.add_(by)
+    return model
+
+
+def test_references_that_predict_alike_up_to_rounding_are_refused(setting):
+    model, data, request, honest = setting
+    result = gu.unlearn(model, data, request, "finetune", TASK, epochs=10, lr=1e-2)
+    with pytest.raises(InvalidInputError, match=r"different seeds .*up to rounding"):
+        gu.evaluate(result, references=[honest[0], moved(honest[0], 0.3)])
+    with pytest.raises(InvalidInputError, match="reference 2, which scores every item as the original"):
+        gu.evaluate(result, references=[honest[0], moved(model, 0.3)])
 
 
 def never_trained(data, seed):

@@ -190,16 +190,24 @@ def test_a_model_that_keeps_a_graph_of_its_own_is_warned_of() -> None:
         gu.train(model, data, NODES, epochs=1)
 
 
-def test_a_model_that_changes_the_features_is_refused_before_it_does() -> None:
-    class Clamps(pyg.GCN):
-        def forward(self, x, edge_index):
-            return super().forward(x.clamp_(-0.1, 0.1), edge_index)
+@pytest.mark.parametrize("name", ["x", "edge_index", "edge_weight"])
+@pytest.mark.parametrize("how", ["train", "unlearn"])
+def test_a_model_that_changes_the_data_is_refused_and_leaves_them(name: str, how: str) -> None:
+    class Changes(pyg.GCN):
+        def forward(self, x, edge_index, edge_weight=None):
+            {"x": x, "edge_index": edge_index, "edge_weight": edge_weight}[name][0] = 1
+            return super().forward(x, edge_index, edge_weight)
 
     data = classes()
-    before = data.x.clone()
-    with pytest.raises(UnsupportedModelError, match=r"changes it in place.*x\.clone"):
-        gu.unlearn(Clamps(8, 8, 2, 3), data, gu.ForgetNodes([3]), "finetune", NODES)
-    assert torch.equal(data.x, before)
+    data.edge_weight = torch.rand(data.num_edges)
+    before, model = data[name].clone(), Changes(8, 8, 2, 3)
+    run = {
+        "train": lambda: gu.train(model, data, NODES, epochs=1),
+        "unlearn": lambda: gu.unlearn(model, data, gu.ForgetNodes([3]), "finetune", NODES),
+    }[how]
+    with pytest.raises(UnsupportedModelError, match=rf"data.{name} as it is.*changes it in place.*{name}\.clone"):
+        run()
+    assert torch.equal(data[name], before)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -1,6 +1,5 @@
 """Measure training influence by retraining without the items, under several seeds."""
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from gunlearn.attribution.distinct_items import Items
 from gunlearn.attribution.read_items import check_range
 from gunlearn.attribution.targets import Target, as_target, as_value
 from gunlearn.core.checks import check_choice
+from gunlearn.core.detached import private
 from gunlearn.core.modes import evaluating
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.nn.attach.message_layers import suspended_caches
@@ -117,7 +117,7 @@ def train_without(
     def one(left_out: Tensor | None, seed: int) -> float:
         read = data if left_out is None else training_data_without(data, items, left_out, task)
         with isolated_rng(seed):
-            model = train(copy.copy(read), seed)
+            model = train(private(read), seed)
         if not isinstance(model, nn.Module):
             raise InvalidTypeError(f"Expected 'train' to return a torch module (got {type(model).__name__})")
         return target_value(model, read if message_graph == "retain" else data, target, task)

@@ -22,7 +22,7 @@ from gunlearn.llm.model.causality import check_language_models
 from gunlearn.llm.model.head import context_of
 from gunlearn.metrics.alignment import Sampler
 from gunlearn.metrics.base import Figure, figures_of
-from gunlearn.metrics.standing import Standing, standings
+from gunlearn.metrics.standing import Standing, check_retrained, standings
 from gunlearn.metrics.untrained import learned_little
 
 ATTACKS = ("loss", "min_k", "min_k_plus", "zlib", "reference", "gradient")
@@ -104,8 +104,8 @@ def evaluate_language_models(
             `"last"`, see `token_scores`.
 
     Raises:
-        InvalidInputError: unknown attacks or sets, no models, an empty set, rows that are not encoded, or the attack
-            `"reference"` without references.
+        InvalidInputError: unknown attacks or sets, no models, an empty set, rows that are not encoded, the attack
+            `"reference"` without references, or a reference with the weights of `original`.
         InvalidTypeError: models without names, or no models.
         UnsupportedModelError: an encoder-decoder, a bidirectional model, prompt tuning.
 
@@ -113,6 +113,7 @@ def evaluate_language_models(
         UserWarning: a reference that looks untrained.
     """
     _check_arguments(models, tokenizer, references, attacks, align_on)
+    check_retrained(references, {} if original is None else {"the original model": original})
     models = _named(models, references, original)
     check_language_models(models.values())
     sets = {"forget": forget_rows, "retain": retain_rows, **(utility_rows or {})}

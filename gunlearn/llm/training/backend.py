@@ -2,13 +2,14 @@
 
 import copy
 import dataclasses
+import math
 import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback
@@ -33,6 +34,7 @@ from gunlearn.methods.any_task.baselines import OwnObjective
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.methods.published import published
 from gunlearn.seed import isolated_rng
+from gunlearn.training.collapse import Knowledge, collapse
 
 #: Hooks that a Trainer does not call: it runs no method that overrides one.
 _HOOKS = (
@@ -132,6 +134,7 @@ class TrainerBackend:
                 UserWarning,
                 stacklevel=3,
             )
+        collapsed = _collapsed(trained, method.name, before, after, refuse="retain" in parts.drawn)
         given = {**self.record, "reference": self.reference, "peft": self.peft}
         origin = None if source is None else {"settings_of": source.source, "differences": otherwise}
         return LLMResult(
@@ -145,7 +148,8 @@ class TrainerBackend:
             epochs=steps,
             seconds=time.perf_counter() - start,
             history=[entry for entry in trainer.state.log_history if "loss" in entry],
-            notes={} if source is None else {"settings_of": source.source, "otherwise": "; ".join(otherwise)},
+            notes=({} if source is None else {"settings_of": source.source, "otherwise": "; ".join(otherwise)})
+            | ({"collapsed": collapsed} if collapsed else {}),
             partition=partition,
             task=task,
             original=None if self.in_place else model,
@@ -166,6 +170,18 @@ def _check_batch(trainer: UnlearnTrainer) -> None:
         raise InvalidInputError(
             f"Expected at least {least} rows to forget, a whole batch, for dataloader_drop_last (got {rows})"
         )
+
+
+def _collapsed(model: nn.Module, name: str, before: Any, after: Any, refuse: bool) -> str:
+    """Return the sentence of `collapse` on the mean loss of retained tokens; empty where they were not measured."""
+    if "nll" not in before.get("retain", {}) or "nll" not in after.get("retain", {}):
+        return ""
+    words = cast(Any, model).get_input_embeddings().weight.size(0)
+    known = [
+        Knowledge(found["retain"]["nll"], math.log(words), found["retain"].get("exact_memorization"), 1 / words)
+        for found in (before, after)
+    ]
+    return collapse(known[0], known[1], name, refuse)
 
 
 def _adapted(callback: Any) -> TrainerCallback:

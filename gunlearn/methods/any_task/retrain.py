@@ -1,6 +1,5 @@
 """Retraining, the gold standard."""
 
-import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch_geometric.data import Data
 
+from gunlearn.core.detached import private
 from gunlearn.errors import InvalidTypeError, UnsupportedModelError
 from gunlearn.methods.base import Method, Outcome, Problem
 from gunlearn.tasks.sampling import BatchOptions
@@ -26,7 +26,8 @@ class Retrain(Method):
         weight_decay: the optimiser's own penalty.
         eval_every: epochs between validations; the model with the best validation loss is kept; `None` keeps the last.
         patience: evaluations without improvement before the run stops; `None` never stops early.
-        train: your training function `train(data, seed) -> model`; it replaces all other options.
+        train: your training function `train(data, seed) -> model`; it replaces all other options, and gets a
+            copy of the retained data, which it may change.
         batch_size: retained items per step; `None` reads them all.
         sampler: see `GradientOptions`, like `num_neighbors`.
         steps: optimiser steps, in place of `epochs`.
@@ -68,8 +69,7 @@ class Retrain(Method):
     def run(self, problem: Problem) -> Outcome:
         data = problem.partition.retain_data
         if self.train is not None:
-            # A shallow copy: the function must not change the partition.
-            model = self.train(copy.copy(data), problem.seed)
+            model = self.train(private(data), problem.seed)
             if not isinstance(model, nn.Module):
                 raise UnsupportedModelError(f"Expected 'train' to return a torch module (got {type(model).__name__})")
             return Outcome(model.eval(), None)

@@ -80,6 +80,11 @@ class NodeRegression(OwnLabels):
         task.fit = tuple(torch.where(error > least, error, least).tolist())
         return task
 
+    def guess(self, prediction: Prediction, items: Any) -> float:
+        truth = self.columns(items.label).to(prediction.log_prob).double()
+        error = ((truth - truth.nanmean(0)) / self.unit(truth)).nan_to_num()
+        return float(error.square().sum(1).mean() / 2)
+
     def for_training(self) -> "NodeRegression":
         task = copy.copy(self)
         task.fit = None
