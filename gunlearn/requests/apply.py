@@ -17,15 +17,16 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.adjacency import is_adjacency, without_entries_of
+from gunlearn.requests.blanks import blanked
+from gunlearn.requests.compressed import compressed_without
 from gunlearn.requests.edge_positions import is_changed, points_back, position_lists, renumbered, unclear_positions
 from gunlearn.requests.entries import select_entries
-from gunlearn.requests.features import features_without, without_features
+from gunlearn.requests.features import features_without
 from gunlearn.requests.forgotten import Forgotten
 from gunlearn.requests.list_names import numbers_other_things
 from gunlearn.requests.list_partners import NamedList, runs_along_a_list, with_partners
@@ -64,6 +65,8 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
     sizes = [graph.num_nodes, graph.num_columns]
     if isinstance(data.get("batch"), Tensor):
         sizes.append(num_graphs(data))
+    compressed = compressed_without(values, forgotten, "data.")
+    values = {name: value for name, value in values.items() if name not in compressed}
     found = named_lists(values, forgotten, sizes)
     listed = {name for one in found for name in (one.name, *one.partners)}
     positions = position_lists(values, graph.num_columns, listed)
@@ -72,6 +75,7 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
         name
         for name in edge_attributes(graph)
         if name not in others
+        and name not in compressed
         and not numbers_other_things(name)
         and not runs_along_a_list(name, graph.num_columns, found)
     ]
@@ -81,6 +85,9 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
         retain[name] = (
             renumbered(kept_values, points[~forget_mask], ~forget_mask, -1)[0] if points is not None else kept_values
         )
+    for name, value in compressed.items():
+        if value is not data[name]:
+            retain[name] = value
     retain.edge_index = graph.edge_index[:, ~forget_mask]
 
     # After the loop above: an edge_label as long as edge_index goes with edge_label_index all the same.
@@ -115,7 +122,7 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
         retain.__dict__.pop(name, None)
     if "num_edges" in data:
         retain["num_edges"] = retain.edge_index.size(1)
-    return retain, listed
+    return retain, listed | set(compressed)
 
 
 def _blank_nodes(graph: TrainingGraph, retain: Data, nodes: Tensor, listed: set[str]) -> None:
@@ -145,20 +152,7 @@ def _blank_nodes(graph: TrainingGraph, retain: Data, nodes: Tensor, listed: set[
 def _blank(retain: Data, rows: Tensor, names: list[str]) -> None:
     """Set rows of some attributes to zero, and unknown labels of integers to -1."""
     for name in names:
-        value = retain[name]
-        if isinstance(value, np.ndarray):
-            value = value.copy()
-            value[rows.cpu().numpy()] = 0 if value.dtype.kind in "biufc" else None
-            retain[name] = value
-        elif isinstance(value, (list, tuple)):
-            gone = set(rows.tolist())
-            retain[name] = type(value)(None if i in gone else entry for i, entry in enumerate(value))
-        elif value.layout != torch.strided:
-            retain[name] = without_features(value, ((rows, None),))
-        else:
-            label = name == "y" or name.endswith("_id")
-            label = label and not value.is_floating_point() and value.dtype != torch.bool
-            retain[name] = value.index_fill(0, rows.to(value.device), -1 if label else 0)
+        retain[name] = blanked(name, retain[name], rows)
 
 
 def _per_graph(data: Data, name: str) -> bool:
