@@ -19,14 +19,15 @@ _THINGS = (
 )
 _STEMS = {name: "person" for name in _PERSONS.split()} | {name: name for name in _THINGS.split()}
 #: Words for one end of an edge between nodes of one kind.
-_ENDS = set(
-    "source src target dst from to sender receiver recipient head tail start end begin origin destination dest first "
-    "second left right other ego alter neighbor neighbour node vertex follower followed followee follows following "
-    "friend parent child citing cited cites caller callee mentor mentee supervisor manager boss trustor trustee rater "
-    "ratee giver taker winner loser payer payee lender borrower leader predator prey upstream downstream subject object "
-    "referrer referee predecessor successor previous next input output inviter invitee self partner peer spouse sibling "
-    "row col column index edge link relation type weight time".split()
+_END_WORDS = (
+    "source src target dst from to sender receiver recipient head tail start end begin origin destination dest "
+    "first second left right other ego alter neighbor neighbour node vertex follower followed followee follows "
+    "following friend parent child citing cited cites caller callee mentor mentee supervisor manager boss "
+    "trustor trustee rater ratee giver taker winner loser payer payee lender borrower leader predator prey "
+    "upstream downstream subject object referrer referee predecessor successor previous next input output "
+    "inviter invitee self partner peer spouse sibling row col column index edge link relation type weight time"
 )
+_ENDS = frozenset(_END_WORDS.split())
 _BESIDE = re.compile(r"(ids?|idx|index|name|no|nr|num|number|code|key)$")
 _ENDS_IN_ID = re.compile(r"(^|[_\-. ])ids?$|[a-z]I[dD]$|ID$", re.ASCII)
 

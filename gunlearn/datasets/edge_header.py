@@ -128,7 +128,7 @@ def check_two_kinds(table: InputTable, ids: np.ndarray) -> None:
     if both:
         warnings.warn(
             f"{both} ids stand in both columns, {names[0]!r} and {names[1]!r}, of {table.source} and are read as the "
-            f"same nodes ({names[0]} {shared[0]} and {names[1]} {shared[0]} as one); if they are of two kinds, give them "
-            "prefixes, such as u1 and m1, else call the columns 'source' and 'target'",
+            f"same nodes ({names[0]} {shared[0]} and {names[1]} {shared[0]} as one); if they are of two kinds, give "
+            "them prefixes, such as u1 and m1, else call the columns 'source' and 'target'",
             stacklevel=4,
         )

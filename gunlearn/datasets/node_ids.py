@@ -93,8 +93,8 @@ def one_spelling(texts: list[str], source: str) -> list[str]:
         spelt = dict(zip(texts, composed, strict=True))
         twice = [name for name, count in Counter(spelt.values()).items() if count > 1]
         warnings.warn(
-            f"{len(twice)} names in {source} are written in two ways that look alike (Unicode's composed and decomposed "
-            f"letters), such as {twice[0]!r}, and are read as one node each",
+            f"{len(twice)} names in {source} are written in two ways that look alike (Unicode's composed and "
+            f"decomposed letters), such as {twice[0]!r}, and are read as one node each",
             stacklevel=4,
         )
     return composed
@@ -115,8 +115,8 @@ def of_labels(labels: Sequence[Any], source: str) -> Tensor | list[Any] | None:
     composed = {unicodedata.normalize("NFC", text) for text in texts}
     if len(composed) < len(texts):
         raise InvalidInputError(
-            f"Expected nodes that differ as they look in {source} (got {len(texts) - len(composed)} that differ only in "
-            "Unicode's composed and decomposed letters); join them with unicodedata.normalize('NFC', name)"
+            f"Expected nodes that differ as they look in {source} (got {len(texts) - len(composed)} that differ only "
+            "in Unicode's composed and decomposed letters); join them with unicodedata.normalize('NFC', name)"
         )
     if all(re.fullmatch(r"0|[1-9][0-9]{0,17}", text) for text in texts):
         return Numbering(np.array(list(map(int, texts)), dtype=np.int64)).node_id
