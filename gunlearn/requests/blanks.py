@@ -33,7 +33,6 @@ def has_row_per_node(name: str, value: Any, num_nodes: int, num_columns: int) ->
         return False
     if (num_nodes == num_columns and "edge" in name) or tuple(value.shape[:2]) == (num_nodes, num_nodes):
         return False
-    kind = value.dtype.kind if isinstance(value, np.ndarray) else None
-    if kind == "b" or (kind is None and value.dtype == torch.bool):
-        return True
-    return kind in ("f", "c") if kind is not None else value.layout == torch.strided and value.is_floating_point()
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "bfc"
+    return value.layout == torch.strided and (value.dtype == torch.bool or value.is_floating_point())

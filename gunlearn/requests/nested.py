@@ -15,8 +15,8 @@ from gunlearn.requests.entries import select_entries
 from gunlearn.requests.forgotten import Forgotten
 from gunlearn.requests.list_names import integers
 from gunlearn.requests.list_partners import NamedList, with_partners
+from gunlearn.requests.node_splits import split_without
 from gunlearn.requests.pair_lists import kept_entries, named_lists
-from gunlearn.requests.splits import split_without
 
 
 def is_nested(value: Any) -> bool:
