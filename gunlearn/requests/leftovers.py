@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gunlearn.requests.forgotten import Forgotten
 from gunlearn.requests.list_names import lists_absent_pairs
+from gunlearn.requests.training_graph import GONE
 
 _LEAST = 0.5  # share of pairs that are edges, from which unnamed integers are read as nodes
 _ENOUGH = 3  # pairs among numbers with a point, and codes of pairs
@@ -127,10 +128,11 @@ def _flat_holds(name: str, ids: Tensor, forgotten: Forgotten, depth: int) -> boo
 
 def _points_at(name: str, ids: Tensor, forgotten: Forgotten) -> bool:
     """Return whether an integer per node is another node, such as its parent."""
-    own = torch.arange(len(ids), device=ids.device)
+    own = _rows_there(forgotten).to(ids.device)
+    ids, size = ids[own], len(ids)
     if bool((ids.diff() > 0).all()) or name.endswith("_id"):
         return False
-    inside = (ids >= 0) & (ids < len(ids)) & (ids != own)
+    inside = (ids >= 0) & (ids < size) & (ids != own)
     pairs = torch.stack([own[inside], ids[inside]])
     ends = bool(_POINTS.search(name)) or _share(pairs, forgotten) >= _LEAST
     if ends and bool(_pairs_go(pairs, forgotten).any()):
@@ -138,6 +140,13 @@ def _points_at(name: str, ids: Tensor, forgotten: Forgotten) -> bool:
     stays = pairs[:, ~forgotten.ends_go(pairs[:1])]
     diverse = 2 * ids.unique().numel() >= len(ids) >= _MANY
     return (ends or diverse) and bool(forgotten.ends_go(stays).any())
+
+
+def _rows_there(forgotten: Forgotten) -> Tensor:
+    """Return the nodes that were not forgotten before, whose rows are not blank."""
+    before = forgotten.graph.data.get(GONE)
+    size = forgotten.graph.num_nodes
+    return torch.arange(size) if before is None or before.numel() != size else (~before).nonzero().view(-1).cpu()
 
 
 def _rows_hold(name: str, ids: Tensor, forgotten: Forgotten) -> bool:
@@ -149,7 +158,7 @@ def _rows_hold(name: str, ids: Tensor, forgotten: Forgotten) -> bool:
         return False
     nodes = forgotten.nodes.to(ids.device)
     if ids.size(0) == size:  # each row belongs to its node, and that of a forgotten one is blank
-        own = torch.arange(size, device=ids.device)
+        own = _rows_there(forgotten).to(ids.device)
         own = own[~torch.isin(own, nodes)]
         ids = ids[own]
         pairs = torch.stack([own[:, None].expand_as(ids), ids]).view(2, -1)

@@ -99,7 +99,8 @@ def test_lists_of_neighbors(kind) -> None:
     left = resolved({u: kind(near) for u, near in lists.items()}, name="neighbors")
     assert {u: sorted(near.tolist() if kind is torch.tensor else near) for u, near in left.items()} == expected
     groups = {0: [1, 5], 1: [0, 3]}  # no neighbours
-    assert resolved(groups, name="groups") is groups
+    with pytest.warns(UserWarning, match="'data.groups' may list"):
+        assert resolved(groups, name="groups") is groups
 
 
 def test_a_graph_of_another_library_is_told() -> None:
