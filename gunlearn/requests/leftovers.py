@@ -28,6 +28,10 @@ _NODES = re.compile(
     r"|seeds?|cent(er|re)s?|ego|users?|persons?|people)(_|$)"
 )
 _POINTS = re.compile(r"parent|father|mother|mate|match|partner|nearest|pred(ecessor)?$|successor|pointer|next|prev")
+_BETWEEN = re.compile(r"\s*[-_,;:|>/~\s]+\s*")
+_MEASURES = re.compile(
+    r"(^|_)(ages?|salary|incomes?|prices?|ranks?|scores?|amounts?|zip\w*|levels?|heights?|values?|weights?)(_|$)"
+)
 _TWO = re.compile(r"\D*?(\d+)\D+(\d+)\D*")
 
 
@@ -138,7 +142,7 @@ def _points_at(name: str, ids: Tensor, forgotten: Forgotten) -> bool:
     if ends and bool(_pairs_go(pairs, forgotten).any()):
         return True
     stays = pairs[:, ~forgotten.ends_go(pairs[:1])]
-    diverse = 2 * ids.unique().numel() >= len(ids) >= _MANY
+    diverse = not _MEASURES.search(name) and 2 * ids.unique().numel() >= len(ids) >= _MANY
     return (ends or diverse) and bool(forgotten.ends_go(stays).any())
 
 
@@ -166,20 +170,20 @@ def _rows_hold(name: str, ids: Tensor, forgotten: Forgotten) -> bool:
         pairs = torch.stack([ids[:, :-1], ids[:, 1:]]).view(2, -1)
     inside = (ids >= 0) & (ids < size)
     pairs = pairs[:, ((pairs >= 0) & (pairs < size) & (pairs != pairs.flip(0))).all(dim=0)]
-    named = bool(_NODES.search(name))
-    likely = named or _share(pairs, forgotten) >= _LEAST
-    if likely and bool(_pairs_go(pairs, forgotten).any()):
-        return True
-    if not nodes.numel() or not bool(forgotten.ends_go(ids.reshape(1, -1)).any()):
+    by_edge, by_node = bool(_pairs_go(pairs, forgotten).any()), bool(forgotten.ends_go(ids.reshape(1, -1)).any())
+    if not (by_edge or by_node):
         return False
+    likely = bool(_NODES.search(name)) or _share(pairs, forgotten) >= _LEAST
+    if not by_node or likely:
+        return likely
     distinct = ids[inside].unique().numel()
-    return likely or (size >= _MANY and 4 * distinct >= min(size, int(inside.sum())))
+    return size >= _MANY and 4 * distinct >= min(size, int(inside.sum()))
 
 
 def _pairs_hold(pairs: Tensor, forgotten: Forgotten) -> bool:
-    if not pairs.numel() or _share(pairs, forgotten) < _LEAST:
+    if not pairs.numel() or not bool((_pairs_go(pairs, forgotten) | forgotten.ends_go(pairs)).any()):
         return False
-    return bool((_pairs_go(pairs, forgotten) | forgotten.ends_go(pairs)).any())
+    return _share(pairs, forgotten) >= _LEAST
 
 
 def _pairs_go(pairs: Tensor, forgotten: Forgotten) -> Tensor:
@@ -247,11 +251,13 @@ def _dict_holds(name: str, value: dict, forgotten: Forgotten, depth: int) -> boo
 
 def _texts_hold(texts: list[str], forgotten: Forgotten) -> bool:
     """Return whether texts such as "3-7", or two names with a separator, are edges that go."""
-    numbers = [_TWO.fullmatch(text) for text in texts]
-    if all(numbers):
+    if all(_TWO.fullmatch(text) for text in texts):
+        numbers = map(_TWO.fullmatch, texts)
         pairs = torch.tensor([[min(int(found[i]), 2**40) for i in (1, 2)] for found in numbers if found])
         return _pairs_hold(pairs.t(), forgotten)
-    return _names_hold([tuple(re.split(r"\s*[-_,;:|>/~\s]+\s*", text)) for text in texts], forgotten)
+    if not all(len(_BETWEEN.split(text)) == 2 for text in texts[:_MANY]):
+        return False
+    return _names_hold([tuple(_BETWEEN.split(text)) for text in texts], forgotten)
 
 
 def _names_hold(pairs: list[tuple], forgotten: Forgotten) -> bool:
