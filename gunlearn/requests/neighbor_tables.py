@@ -44,6 +44,8 @@ def neighbors_without(name: str, value: Any, forgotten: Forgotten) -> Any:
 
 
 def _of_lists(value: Any, forgotten: Forgotten) -> Any:
+    if not isinstance(value[0], (list, tuple, set, frozenset, Tensor, np.ndarray)):
+        return None
     lists = [part.tolist() if isinstance(part, (Tensor, np.ndarray)) and part.ndim == 1 else part for part in value]
     if not all(isinstance(part, (list, tuple, set, frozenset)) for part in lists):
         return None
