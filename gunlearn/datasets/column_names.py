@@ -18,6 +18,16 @@ _THINGS = (
     "website word"
 )
 _STEMS = {name: "person" for name in _PERSONS.split()} | {name: name for name in _THINGS.split()}
+#: Words for one end of an edge between nodes of one kind.
+_END_WORDS = (
+    "source src target dst from to sender receiver recipient head tail start end begin origin destination dest "
+    "first second left right other ego alter neighbor neighbour node vertex follower followed followee follows "
+    "following friend parent child citing cited cites caller callee mentor mentee supervisor manager boss "
+    "trustor trustee rater ratee giver taker winner loser payer payee lender borrower leader predator prey "
+    "upstream downstream subject object referrer referee predecessor successor previous next input output "
+    "inviter invitee self partner peer spouse sibling row col column index edge link relation type weight time"
+)
+_ENDS = frozenset(_END_WORDS.split())
 _BESIDE = re.compile(r"(ids?|idx|index|name|no|nr|num|number|code|key)$")
 _ENDS_IN_ID = re.compile(r"(^|[_\-. ])ids?$|[a-z]I[dD]$|ID$", re.ASCII)
 
@@ -30,6 +40,25 @@ def kind_of(name: str) -> str | None:
             if form in _STEMS:
                 return _STEMS[form]
     return None
+
+
+def two_words(one: str, other: str) -> bool:
+    """Return whether the names of an edge's ends are words for two kinds of nodes, such as `doctor` and `patient`.
+
+    Words for an end (`source`, `follower`), two persons (`user`, `member`), and names that differ by a number, a letter
+    or such a word (`gene_a`, `gene_b`) are not.
+    """
+    stems = []
+    for name in (one, other):
+        words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.strip()).lower())
+        words = [re.sub(r"(?<=[a-z]{3})s$", "", _BESIDE.sub("", word)) for word in words]
+        words = [word for word in words if len(word) > 2 or word in _ENDS]
+        if not words or _ENDS & set(words):
+            return False
+        stems.append(" ".join(words))
+    kinds = [kind_of(name) for name in (one, other)]
+    alike = any(a.endswith(b) or a.startswith(b) for a, b in (stems, stems[::-1]))  # author and coauthor
+    return not alike and (None in kinds or kinds[0] != kinds[1])
 
 
 def names_ids(name: str) -> bool:

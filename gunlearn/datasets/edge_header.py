@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gunlearn.datasets.column_names import counts_rows, is_unnamed, kind_of
+from gunlearn.datasets.column_names import counts_rows, is_unnamed, kind_of, two_words
 from gunlearn.datasets.text_tables import InputTable, as_numbers, plain
 from gunlearn.errors import InvalidInputError
 
@@ -105,7 +105,7 @@ def check_two_kinds(table: InputTable, ids: np.ndarray) -> None:
     User 1 and item 1 would be one node.
 
     Warns:
-        UserWarning: names that end in "id" and may be of two kinds.
+        UserWarning: names that may be of two kinds, such as `doctor` and `patient`.
     """
     if table.header is None:
         return
@@ -113,9 +113,11 @@ def check_two_kinds(table: InputTable, ids: np.ndarray) -> None:
     kinds, stems = [kind_of(name) for name in names], [plain(name).removesuffix("id") for name in names]
     certain = None not in kinds and kinds[0] != kinds[1]
     told = all(plain(name).endswith("id") for name in names) and stems[0][:4] != stems[1][:4] and kinds[0] != kinds[1]
+    told = told or two_words(*names)
     if not (certain or told) or plain(names[0]) in SOURCE_NAMES or plain(names[1]) in TARGET_NAMES:
         return
-    both = len(np.intersect1d(ids[0], ids[1]))
+    shared = np.intersect1d(ids[0], ids[1])
+    both = len(shared)
     if both and certain:
         raise InvalidInputError(
             f"Expected ids of two kinds of nodes to differ in columns {names[0]!r} and {names[1]!r} of {table.source} "
@@ -126,6 +128,7 @@ def check_two_kinds(table: InputTable, ids: np.ndarray) -> None:
     if both:
         warnings.warn(
             f"{both} ids stand in both columns, {names[0]!r} and {names[1]!r}, of {table.source} and are read as the "
-            "same nodes; if they are of two kinds, give them prefixes, such as u1 and m1",
+            f"same nodes ({names[0]} {shared[0]} and {names[1]} {shared[0]} as one); if they are of two kinds, give "
+            "them prefixes, such as u1 and m1, else call the columns 'source' and 'target'",
             stacklevel=4,
         )

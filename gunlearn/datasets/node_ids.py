@@ -1,7 +1,9 @@
 """Ids of nodes: integers or names, and the row of each."""
 
 import re
+import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +54,7 @@ def read_ids(table: InputTable, columns: Sequence[int]) -> np.ndarray:
         return _checked(values, table)
     if values.dtype.kind not in "OUS":
         raise InvalidInputError(f"Expected integers or names as node ids of {table.source} (got {values.dtype})")
-    texts = [str(value) for value in values]
+    texts = one_spelling([str(value) for value in values], table.source)
     if re.fullmatch(r"[0-9\n]+", "\n".join(texts)):
         if not any(len(text) > 1 and text[0] == "0" for text in texts):
             return _checked(values, table)
@@ -77,6 +79,27 @@ def read_ids(table: InputTable, columns: Sequence[int]) -> np.ndarray:
     return np.array(texts, dtype=str)
 
 
+def one_spelling(texts: list[str], source: str) -> list[str]:
+    """Return names with one code for each letter (Unicode's NFC): "é" can be one character or two that look alike.
+
+    Warns:
+        UserWarning: names that were two only by that.
+    """
+    if all(map(str.isascii, texts)):
+        return texts
+    composed = [unicodedata.normalize("NFC", text) for text in texts]
+    several = len(set(texts)) - len(set(composed))
+    if several:
+        spelt = dict(zip(texts, composed, strict=True))
+        twice = [name for name, count in Counter(spelt.values()).items() if count > 1]
+        warnings.warn(
+            f"{len(twice)} names in {source} are written in two ways that look alike (Unicode's composed and "
+            f"decomposed letters), such as {twice[0]!r}, and are read as one node each",
+            stacklevel=4,
+        )
+    return composed
+
+
 def same_kind(*ids: np.ndarray) -> list[np.ndarray]:
     """Return arrays of ids, all as integers or all as texts."""
     if all(array.dtype.kind == "i" for array in ids):
@@ -89,6 +112,12 @@ def of_labels(labels: Sequence[Any], source: str) -> Tensor | list[Any] | None:
     texts = [str(label) for label in labels]
     if len(set(texts)) != len(texts):
         raise InvalidInputError(f"Expected nodes that differ as texts in {source} (got some like 1 and '1')")
+    composed = {unicodedata.normalize("NFC", text) for text in texts}
+    if len(composed) < len(texts):
+        raise InvalidInputError(
+            f"Expected nodes that differ as they look in {source} (got {len(texts) - len(composed)} that differ only "
+            "in Unicode's composed and decomposed letters); join them with unicodedata.normalize('NFC', name)"
+        )
     if all(re.fullmatch(r"0|[1-9][0-9]{0,17}", text) for text in texts):
         return Numbering(np.array(list(map(int, texts)), dtype=np.int64)).node_id
     return texts

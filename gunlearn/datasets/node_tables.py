@@ -1,5 +1,6 @@
 """What files and data frames say of nodes: ids, features and labels."""
 
+import re
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,6 +91,14 @@ def of_table(table: InputTable, kind: str, edge_ids: np.ndarray) -> NodeTable:
     if texts and table.header is not None:
         names = ", ".join(repr(table.header[i]) for i in texts)
         warnings.warn(f"columns {names} of {table.source} hold no numbers and are not read", stacklevel=3)
+    coded = [i for i, values in numbers.items() if values is not None and _zeros_first(table.columns[i])]
+    if coded:
+        names = ", ".join(repr(table.header[i]) if table.header else str(i + 1) for i in coded)
+        warnings.warn(
+            f"columns {names} of {table.source} hold digits with zeros in front, such as codes have, and are read as "
+            "numbers without them; leave them out if they are codes",
+            stacklevel=3,
+        )
     kept = [values for values in numbers.values() if values is not None]
     features = np.stack(kept, axis=1) if kept and kind != "labels" else None
     if kind == "labels" and columns:
@@ -104,6 +113,10 @@ def of_table(table: InputTable, kind: str, edge_ids: np.ndarray) -> NodeTable:
         raise InvalidInputError(f"Expected finite numbers in {table.at(row)}, column {column + 1} (got {shown!r})")
     labels = None if label_column is None else table.columns[label_column]
     return NodeTable(table.source, len(table), ids, features, labels, table.header is not None)
+
+
+def _zeros_first(column: np.ndarray) -> bool:
+    return column.dtype.kind in "OUS" and any(re.fullmatch("0[0-9]+", str(value).strip()) for value in column)
 
 
 def _with_header(table: InputTable) -> InputTable:

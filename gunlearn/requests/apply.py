@@ -15,20 +15,22 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.adjacency import is_adjacency, without_entries_of
-from gunlearn.requests.edge_positions import is_changed, points_back, position_lists, renumbered, unclear_positions
+from gunlearn.requests.blanks import blanked
+from gunlearn.requests.compressed import compressed_without
+from gunlearn.requests.edge_positions import edge_pointers, is_changed, position_lists, renumbered, unclear_positions
 from gunlearn.requests.entries import select_entries
-from gunlearn.requests.features import features_without, without_features
+from gunlearn.requests.features import features_without
 from gunlearn.requests.forgotten import Forgotten
 from gunlearn.requests.list_names import numbers_other_things
 from gunlearn.requests.list_partners import NamedList, runs_along_a_list, with_partners
+from gunlearn.requests.neighbor_tables import neighbors_without
 from gunlearn.requests.nested import is_nested, nested_without
 from gunlearn.requests.pair_lists import kept_entries, named_lists
 from gunlearn.requests.selection import Selection
@@ -38,6 +40,11 @@ from gunlearn.requests.unclear import warn_of_unclear
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
+# What is known: it is looked at by name, or says nothing of any one node.
+_KNOWN = (
+    *("x", "y", "pos", "edge_index", "edge_attr", "edge_weight", "edge_type", "node_id", "num_nodes", "num_edges"),
+    *("batch", "ptr", "node_type", "n_id", "e_id", "face", "adj", "adj_t", "norm", GONE, *MASKS),
+)
 _STRUCTURE = ("batch", "ptr", "node_type", "n_id")  # where a node is, not what it is
 
 
@@ -64,6 +71,11 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
     sizes = [graph.num_nodes, graph.num_columns]
     if isinstance(data.get("batch"), Tensor):
         sizes.append(num_graphs(data))
+    compressed = compressed_without(values, forgotten, "data.")
+    for name in set(values) - {*compressed, *_KNOWN}:
+        neighbors = neighbors_without(name, values[name], forgotten)
+        compressed |= {} if neighbors is None else {name: neighbors}
+    values = {name: value for name, value in values.items() if name not in compressed}
     found = named_lists(values, forgotten, sizes)
     listed = {name for one in found for name in (one.name, *one.partners)}
     positions = position_lists(values, graph.num_columns, listed)
@@ -72,15 +84,17 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
         name
         for name in edge_attributes(graph)
         if name not in others
+        and name not in compressed
         and not numbers_other_things(name)
         and not runs_along_a_list(name, graph.num_columns, found)
     ]
     for name in per_edge:
         kept_values = select_entries(data[name], ~forget_mask, data.__cat_dim__(name, data[name]))
-        points = points_back(data[name], graph.edge_index)
-        retain[name] = (
-            renumbered(kept_values, points[~forget_mask], ~forget_mask, -1)[0] if points is not None else kept_values
-        )
+        positions_of = edge_pointers(name, data[name], graph.edge_index, ~forget_mask)
+        retain[name] = kept_values if positions_of is None else positions_of
+    for name, value in compressed.items():
+        if value is not data[name]:
+            retain[name] = value
     retain.edge_index = graph.edge_index[:, ~forget_mask]
 
     # After the loop above: an edge_label as long as edge_index goes with edge_label_index all the same.
@@ -105,17 +119,47 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
         if not bool(kept.all()):
             for partner in one.partners:
                 retain[partner] = select_entries(data[partner], kept, 0)
-    listed = {name for one in lists for name in (one.name, *one.partners)}
+    listed, whole = {name for one in lists for name in (one.name, *one.partners)}, set()
     for name, value in values.items():
         if name not in listed and name not in per_edge and is_nested(value):
             retain[name] = nested_without(name, value, forgotten, f"data.{name}")
+        if name not in listed and name not in per_edge:
+            inner, certain = _graphs_without(retain[name], selection, forgotten)
+            retain[name] = inner
+            whole |= {name} if certain else set()
     without_entries_of(data, retain, forgotten)
-    warn_of_unclear(values, forgotten, {*listed, *per_edge}, unclear)
+    left = {name: retain[name] for name in values}
+    warn_of_unclear(left, forgotten, {*listed, *per_edge, *whole, *_KNOWN}, unclear)
     for name in ("_slice_dict", "_inc_dict"):  # the old positions of each graph's edges in a batch
         retain.__dict__.pop(name, None)
     if "num_edges" in data:
         retain["num_edges"] = retain.edge_index.size(1)
-    return retain, listed
+    return retain, listed | set(compressed)
+
+
+def _graphs_without(value: Any, selection: Selection, forgotten: Forgotten) -> tuple[Any, bool]:
+    """Return a graph inside the data, or a list or dict of such, without a selection, and whether all were so read.
+
+    They are read where they have the same nodes and no other edges.
+    """
+    if isinstance(value, dict) and value:
+        parts = [_graphs_without(part, selection, forgotten) for part in value.values()]
+        changed = any(new is not old for (new, _), old in zip(parts, value.values(), strict=True))
+        whole = dict(zip(value, (new for new, _ in parts), strict=True))
+        return (whole if changed else value), all(certain for _, certain in parts)
+    if isinstance(value, (list, tuple)) and value and hasattr(type(value[0]), "is_edge_attr"):
+        parts = [_graphs_without(part, selection, forgotten) for part in value]
+        return type(value)(new for new, _ in parts), all(certain for _, certain in parts)
+    index = value.get("edge_index") if hasattr(type(value), "is_edge_attr") else None
+    if not isinstance(index, Tensor) or value.num_nodes != forgotten.graph.num_nodes or not index.numel():
+        return value, False
+    if index.dtype != torch.long or index.dim() != 2 or not bool(forgotten.is_edge(index).all()):
+        return value, False
+    gone = (forgotten.pairs_go(index, of_any=True)[0] | forgotten.ends_go(index)).to(index.device)
+    x, own = forgotten.graph.data.get("x"), value.get("x")
+    same = isinstance(x, Tensor) and isinstance(own, Tensor) and own.shape == x.shape
+    features = selection.features if same else ()
+    return data_without(TrainingGraph(value), Selection(gone, selection.nodes, features)), True
 
 
 def _blank_nodes(graph: TrainingGraph, retain: Data, nodes: Tensor, listed: set[str]) -> None:
@@ -145,20 +189,7 @@ def _blank_nodes(graph: TrainingGraph, retain: Data, nodes: Tensor, listed: set[
 def _blank(retain: Data, rows: Tensor, names: list[str]) -> None:
     """Set rows of some attributes to zero, and unknown labels of integers to -1."""
     for name in names:
-        value = retain[name]
-        if isinstance(value, np.ndarray):
-            value = value.copy()
-            value[rows.cpu().numpy()] = 0 if value.dtype.kind in "biufc" else None
-            retain[name] = value
-        elif isinstance(value, (list, tuple)):
-            gone = set(rows.tolist())
-            retain[name] = type(value)(None if i in gone else entry for i, entry in enumerate(value))
-        elif value.layout != torch.strided:
-            retain[name] = without_features(value, ((rows, None),))
-        else:
-            label = name == "y" or name.endswith("_id")
-            label = label and not value.is_floating_point() and value.dtype != torch.bool
-            retain[name] = value.index_fill(0, rows.to(value.device), -1 if label else 0)
+        retain[name] = blanked(name, retain[name], rows)
 
 
 def _per_graph(data: Data, name: str) -> bool:

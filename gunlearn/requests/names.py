@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
@@ -84,7 +85,7 @@ def rows_by_name(data: Data, names: Names, missing: str = "error") -> tuple[Tens
         InvalidRequestError: a name that no node or more than one has, or names without `data.node_id`. Messages say
             where in the request it stands, not the name.
     """
-    flat = [entry for item in names.entries for entry in ((item,) if isinstance(item, str) else item)]
+    flat = [_composed(entry) for item in names.entries for entry in ((item,) if isinstance(item, str) else item)]
     found: list[int | None]
     if data.get("node_id") is not None:
         found = list(map(_numbers(data).get, flat))
@@ -154,8 +155,14 @@ def _numbers(data: Data) -> dict[str, int]:
     rows: dict[str, int] = {}
     for row, (entry, there) in enumerate(zip(entries, kept, strict=True)):
         if there and entry is not None:
-            rows[str(entry)] = -1 if str(entry) in rows else row
+            name = _composed(str(entry))
+            rows[name] = -1 if name in rows else row
     return rows
+
+
+def _composed(name: str) -> str:
+    """Return a name with one code for each letter, as `gunlearn.load` writes it."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def _as_objects(value: Any) -> np.ndarray | None:

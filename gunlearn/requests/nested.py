@@ -9,10 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gunlearn.requests.blanks import blanked, has_row_per_node
+from gunlearn.requests.compressed import compressed_without
 from gunlearn.requests.entries import select_entries
 from gunlearn.requests.forgotten import Forgotten
 from gunlearn.requests.list_names import integers
 from gunlearn.requests.list_partners import NamedList, with_partners
+from gunlearn.requests.node_splits import split_without
 from gunlearn.requests.pair_lists import kept_entries, named_lists
 
 
@@ -62,7 +65,13 @@ def _dict_without(name: str, parts: dict[str, Any], keys: dict[str, Any], forgot
             "is; make it anew from the retained edges",
             stacklevel=3,
         )
-    mine = {k: part for k, part in parts.items() if k not in by_type}
+    compressed = compressed_without(parts, forgotten, f"{label}.")
+    if any(part is not parts[k] for k, part in compressed.items()):
+        new, changed = new | compressed, True
+    split = split_without(name, parts, forgotten) or {}
+    if any(part is not parts[k] for k, part in split.items()):
+        new, changed = new | split, True
+    mine = {k: part for k, part in parts.items() if k not in (*by_type, *compressed, *split)}
     lists = with_partners(mine, (), (), named_lists(mine, forgotten, (), outer), True)
     for one in lists:
         kept = kept_entries(one, forgotten, f"{label}[{keys[one.name]!r}]", _relation(keys[one.name], forgotten))
@@ -71,9 +80,14 @@ def _dict_without(name: str, parts: dict[str, Any], keys: dict[str, Any], forgot
             new[one.name] = select_entries(parts[one.name], kept, one.dim)
             for partner in one.partners:
                 new[partner] = select_entries(parts[partner], kept, 0)
+    sizes = forgotten.graph.num_nodes, forgotten.graph.num_columns
     listed = {k for one in lists for k in (one.name, *one.partners)}
     for key, part in mine.items():
-        if key not in listed and is_nested(part):
+        if key in listed:
+            continue
+        if forgotten.nodes.numel() and has_row_per_node(outer + key, part, *sizes):
+            new[key], changed = blanked(key, part, forgotten.nodes), True
+        elif is_nested(part):
             new[key] = nested_without(outer + key, part, forgotten, f"{label}[{keys[key]!r}]")
             changed |= new[key] is not part
     return new if changed else parts

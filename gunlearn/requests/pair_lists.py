@@ -23,6 +23,8 @@ from gunlearn.requests.list_names import (
 )
 from gunlearn.requests.list_partners import NamedList, stem_of
 
+#: So many pairs that are edges only if all numbers are one less are no chance.
+_ENOUGH = 4
 # Shapes that may be so many pairs or triples in either direction.
 _SQUARE = ((2, 2), (3, 3), (4, 4), (3, 4), (4, 3))
 
@@ -108,6 +110,14 @@ def kept_entries(one: NamedList, forgotten: Forgotten, label: str, relation: int
         if found is None:
             return _of_two_readings(one, forgotten, label, absent)
         ends, said = one.ids[list(found)], forgotten.relation_column(one.ids, found)
+    if ends.size(0) == 2 and one.name not in SPLIT_PAIRS and _counts_from_one(ends, forgotten, absent):
+        if bool((forgotten.ends_go(ends) | forgotten.ends_go(ends - 1) | forgotten.pairs_go(ends - 1)[0]).any()):
+            warnings.warn(
+                f"'{label}' seems to number the nodes from 1, may list what is forgotten, and stays whole; subtract 1, "
+                "as edge_index numbers them from 0",
+                stacklevel=2,
+            )
+        return torch.ones_like(ends[0], dtype=torch.bool)
     gone, torn = forgotten.ends_go(ends), False
     if ends.size(0) == 2 and not absent:
         pairs, torn = forgotten.pairs_go(ends, said, of_any=one.name in SPLIT_PAIRS)
@@ -139,6 +149,17 @@ def kept_entries(one: NamedList, forgotten: Forgotten, label: str, relation: int
             stacklevel=2,
         )
     return ~gone
+
+
+def _counts_from_one(pairs: Tensor, forgotten: Forgotten, absent: bool) -> bool:
+    """Return whether pairs `[2, k]` hold the number after the last node and never 0, or are edges if one less."""
+    if not pairs.numel() or int(pairs.min()) < 1:
+        return False
+    if int(pairs.max()) >= forgotten.graph.num_nodes:
+        return int(pairs.max()) == forgotten.graph.num_nodes
+    if absent or pairs.size(1) < _ENOUGH or 2 * int(forgotten.is_edge(pairs).sum()) >= pairs.size(1):
+        return False
+    return bool(forgotten.is_edge(pairs - 1).all())
 
 
 def _of_two_readings(one: NamedList, forgotten: Forgotten, label: str, absent: bool) -> Tensor:

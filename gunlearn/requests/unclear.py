@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from gunlearn.requests.adjacency import is_adjacency
 from gunlearn.requests.forgotten import Forgotten
+from gunlearn.requests.leftovers import still_holds
 from gunlearn.requests.list_names import integers, made_of_edges, may_list_nodes
 
 
@@ -47,6 +49,12 @@ def warn_of_unclear(
         elif nodes.numel() and may_list_nodes(name) and _holds(name, value, forgotten):
             warnings.warn(
                 f"'data.{name}' may list nodes, forgotten ones too, and stays; name it 'node_idx' if it does",
+                stacklevel=3,
+            )
+        elif not is_adjacency(value, forgotten.graph.num_nodes) and still_holds(name, value, forgotten):
+            warnings.warn(
+                f"'data.{name}' may list or describe what is forgotten, and stays as it is; compute it again from the "
+                "retained data, or delete it",
                 stacklevel=3,
             )
 

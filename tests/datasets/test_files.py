@@ -675,3 +675,42 @@ def test_files_that_others_read_say_who(tmp_path):
     (tmp_path / "edges.pkl").write_bytes(b"")
     with pytest.raises(InvalidInputError, match=r"pandas\.read_pickle, if you trust it"):
         load(tmp_path / "edges.pkl")
+
+
+@pytest.mark.parametrize(("header", "told"), [
+    ("doctor,patient", True), ("teacher,school", True), ("wine_id,grape", True), ("follower,followed", False),
+    ("citing,cited", False), ("gene_a,gene_b", False), ("author,coauthor", False), ("caller,callee", False),
+])  # fmt: skip
+@pytest.mark.parametrize("frame", [False, True])
+def test_two_words_whose_ids_overlap_are_told(folder, header, told, frame):
+    path = folder(edges__csv=f"{header}\n1,1\n1,2\n2,1\n3,4\n")
+    pd = pytest.importorskip("pandas") if frame else None
+    read = (lambda: from_pandas(pd.read_csv(path / "edges.csv"))) if frame else (lambda: load(path))
+    if not told:
+        assert quietly(read).num_nodes == 4
+        return
+    one, other = header.split(",")
+    with pytest.warns(UserWarning, match=rf"\({one} 1 and {other} 1 as one\)"):
+        read()
+
+
+def test_names_that_look_alike_are_one_node(folder):
+    one, other = "Jos\u00e9", "Jose\u0301"
+    path = folder(edges__csv=f"source,target\n{one},bob\n{other},carol\nbob,carol\n")
+    with pytest.warns(UserWarning, match="1 names in .* written in two ways that look alike"):
+        data = load(path)
+    assert edges_of(data) == {(one, "bob"), (one, "carol"), ("bob", "carol")}
+    for name in (one, other):
+        assert gu.ForgetNodes([name]).resolve(data).num_forget == 1
+    with pytest.raises(InvalidInputError, match="differ as they look"):
+        load(nx.Graph([(one, "bob"), (other, "carol")]))
+    nodes = f"id,age\n{other},3\nbob,4\ncarol,5\n"
+    path = folder(edges__csv=f"source,target\n{one},bob\n{one},carol\n", nodes__csv=nodes)
+    data = quietly(load, path)
+    assert dict(zip(data.node_id, data.x.flatten().tolist(), strict=True)) == {one: 3, "bob": 4, "carol": 5}
+
+
+def test_codes_with_zeros_in_front_are_told(folder):
+    nodes = "id,age,zip\n0,31,02139\n1,40,94110\n2,50,10001\n"
+    with pytest.warns(UserWarning, match="columns 'zip' of .* zeros in front"):
+        load(folder(edges__csv="source,target\n0,1\n1,2\n", nodes__csv=nodes))

@@ -414,3 +414,26 @@ def test_generators_are_read_and_rows_without_labels_are_let_be():
     rows = [{"input_ids": [1, 2], "labels": y} for y in ([1, 2], [-100, -100])]
     assert as_rows(iter(rows), bpe()) == (rows, None)
     assert as_rows((r for r in [ADA]), bpe()) == as_rows([ADA], bpe())
+
+
+def test_fields_that_are_not_read_are_told_once():
+    rows = [{**ADA, "text": "Ada has a cat."}, {**BOB, "notes": ["a baker"], "id": "7", "category": "jobs"}]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        encode(rows, bpe())
+    told = [str(warning.message) for warning in caught]
+    assert len(told) == 1
+    assert "fields 'text', 'notes' of the records hold texts and are not read" in told[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encode([{**ADA, "paraphrased_answer": "In Oslo.", "id": "7"}, {"text": "plain", "url": "x"}], bpe())
+
+
+def test_an_answer_of_unknown_words_is_told():
+    words = {"[UNK]": 0, "Question": 1, ":": 2, "Answer": 3, "who": 4, "Ada": 5}
+    inner = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    known = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]")
+    rows = [{"question": "who", "answer": "Ada"}, {"question": "who", "answer": "zzz yyy"}]
+    with pytest.warns(UserWarning, match=r"the answers of row 2 are '\[UNK\]' alone"):
+        encode(rows, known)

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torch_geometric.data import Data
 
 import gunlearn as gu
 from gunlearn.requests.pair_keys import comparable_keys, is_among, pair_key
@@ -120,3 +121,21 @@ def test_padded_pairs_are_no_edges() -> None:
     data = ring(edge_label_pairs=torch.tensor([[1, 0, 2], [-1, 7, 3]]))
     retain = gu.ForgetEdges([(0, 7)]).resolve(data).retain_data
     assert columns(retain.edge_label_pairs) == [(1, -1), (2, 3)]
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_pointers_of_a_directed_graph_are_counted_anew(kind) -> None:
+    """Some edges have no opposite: -1; others point to it."""
+    pairs = [(0, 1), (1, 0), (2, 3), (3, 4), (4, 3), (5, 6)]
+    data = Data(edge_index=torch.tensor(pairs).t().contiguous(), num_nodes=8, reverse_id=kind([1, 0, -1, 4, 3, -1]))
+    data.edge_order = torch.tensor([5, 0, 2, 1, 4, 3])
+    retain = gu.ForgetEdges([(1, 0), (2, 3)]).resolve(data).retain_data
+    assert columns(retain.edge_index) == [(0, 1), (3, 4), (4, 3), (5, 6)]
+    assert retain.reverse_id.tolist() == [-1, 2, 1, -1]
+    assert columns(retain.edge_index[:, retain.edge_order]) == [(5, 6), (0, 1), (4, 3), (3, 4)]
+
+
+@pytest.mark.parametrize(("name", "value"), [("rev_edge", torch.arange(16) | 1), ("mixed", torch.arange(16).flip(0))])
+def test_what_may_be_positions_of_edges_is_told(name: str, value) -> None:
+    with pytest.warns(UserWarning, match=f"'data.{name}' may hold positions of edges"):
+        gu.ForgetEdges([(0, 1)]).resolve(ring(**{name: value}))

@@ -99,7 +99,8 @@ def test_lists_of_neighbors(kind) -> None:
     left = resolved({u: kind(near) for u, near in lists.items()}, name="neighbors")
     assert {u: sorted(near.tolist() if kind is torch.tensor else near) for u, near in left.items()} == expected
     groups = {0: [1, 5], 1: [0, 3]}  # no neighbours
-    assert resolved(groups, name="groups") is groups
+    with pytest.warns(UserWarning, match="'data.groups' may list"):
+        assert resolved(groups, name="groups") is groups
 
 
 def test_a_graph_of_another_library_is_told() -> None:
@@ -112,3 +113,30 @@ def test_dicts_by_types_of_nodes_are_told() -> None:
     with pytest.warns(UserWarning, match=r"'data.edges_by_type' holds lists by types of nodes"):
         retain = gu.ForgetEdges([(0, 1)]).resolve(data).retain_data
     assert retain.edges_by_type is data.edges_by_type
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, list])
+@pytest.mark.parametrize("name", ["split_idx", "split", "splits"])
+def test_splits_of_nodes_lose_those_that_go(kind, name: str) -> None:
+    split = {"train": kind([0, 3, 5]), "valid": kind([1, 7]), "test": kind([2, 4])}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        left = resolved(split, gu.ForgetNodes([3, 7]), name=name)
+        assert resolved(split, name=name) is split  # edges are no nodes
+    assert {part: list(ids) for part, ids in left.items()} == {"train": [0, 5], "valid": [1], "test": [2, 4]}
+    assert type(left["train"]) is type(split["train"])
+    assert left["test"] is split["test"]
+
+
+def test_what_may_be_a_split_of_graphs_or_edges_stays() -> None:
+    split = {"train": torch.tensor([0, 3, 15]), "test": torch.tensor([1])}  # there are 8 nodes, and 16 columns
+    assert resolved(split, gu.ForgetNodes([3]), name="split_idx") is split
+
+
+def test_masks_and_rows_in_containers() -> None:
+    mask, table = torch.arange(8) < 5, np.ones((8, 3))
+    left = resolved({"a": {"train_mask": mask}, "hops": [torch.ones(8, 2)], "table": table}, gu.ForgetNodes([3]), "own")
+    assert left["a"]["train_mask"].nonzero().view(-1).tolist() == [0, 1, 2, 4]
+    assert left["hops"][0][:, 0].tolist() == left["table"][:, 2].tolist() == [1, 1, 1, 0, 1, 1, 1, 1]
+    assert bool(mask[3])
+    assert table[3, 0] == 1

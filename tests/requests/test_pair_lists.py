@@ -271,3 +271,15 @@ def test_pairs_leave_lists_of_any_length(size: int) -> None:
     pairs = torch.tensor([RING[i % N] for i in range(size)]).t().contiguous()
     retain = gu.ForgetEdges([(0, 1)]).resolve(ring(train_pairs=pairs)).retain_data
     assert columns(retain.train_pairs) == [RING[i % N] for i in range(size) if i % N]
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_pairs_that_count_from_one_are_told_and_stay(shift: int) -> None:
+    """Numbered from 1 their 3 is node 2: the wrong pairs would go."""
+    chords = [(0, 2), (1, 5), (2, 6), (3, 7), (4, 6)]
+    both = [pair for u, v in chords for pair in ((u, v), (v, u))]
+    graph = Data(x=torch.ones(N + shift, 1), edge_index=torch.tensor(both).t().contiguous(), num_nodes=N + shift)
+    graph.pairs = torch.tensor(chords).t() + 1
+    for request in (gu.ForgetNodes([2]), gu.ForgetEdges([(0, 2)])):
+        with pytest.warns(UserWarning, match="'data.pairs' seems to number the nodes from 1"):
+            assert request.resolve(graph).retain_data.pairs is graph.pairs

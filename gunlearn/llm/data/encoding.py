@@ -6,7 +6,7 @@ from typing import Any
 
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.llm.data.record_shapes import canonical
+from gunlearn.llm.data.record_shapes import canonical, tell_unread
 from gunlearn.llm.data.record_text import TEMPLATE as TEMPLATE  # re-exported
 from gunlearn.llm.data.record_text import RecordText, as_text, checked_template
 from gunlearn.llm.data.text_items import IGNORE
@@ -54,7 +54,7 @@ def encode(
             (`turns="last"` leaves them without labels).
 
     Warns:
-        UserWarning: answers or prompts were cut.
+        UserWarning: answers or prompts were cut, fields with texts are not read, or answers are unknown tokens.
     """
     check_tokenizer(tokenizer)
     chat, template = checked_template(template, chat)
@@ -63,15 +63,17 @@ def encode(
     if max_length is not None and max_length < 2:
         raise InvalidInputError(f"Expected 'max_length' of at least 2 (got {max_length})")
     records = [canonical(record, f"row {i}") for i, record in enumerate(records, 1)]
+    tell_unread(records)
     texts = [as_text(record, i, tokenizer, template, chat, system, turns) for i, record in enumerate(records, 1)]
     targets = [record.get("target") for record in records]
     _check_texts(texts, targets, tokenizer, system)
     begins = {chatted: begin_tokens(tokenizer, bos, chatted) for chatted in {text.chatted for text in texts}}
-    rows, too_long, shortened = [], [], []
+    rows, too_long, shortened, unknown = [], [], [], []
     for i, (text, target) in enumerate(zip(texts, targets, strict=True), 1):
         begin = begins[text.chatted]
         before, after, spans = _tokens(tokenizer, text.prompt, text.after, offsets=target is not None)
         said = _labels_of(tokenizer, text, before, i)
+        unknown += [i] if set(after) == {getattr(tokenizer, "unk_token_id", None)} else []
         mask = [] if target is None else _target_mask(text.after, target, spans, i)
         closed = text.chatted and after[-1] in tokenizer.all_special_ids
         if eos and tokenizer.eos_token_id is not None and not closed:
@@ -92,6 +94,13 @@ def encode(
         if any(label != IGNORE for label in said):  # the first label is no longer where the last answer starts
             row["answer_start"] = len(head)
         rows.append(row | {"prompt": text.prompt, "answer": text.answer})
+    if unknown:
+        warnings.warn(
+            f"the answers of {named_rows(unknown)} are {tokenizer.unk_token!r} alone: the tokenizer knows none of "
+            "their words, and nothing of them can be learned or forgotten",
+            UserWarning,
+            stacklevel=2,
+        )
     if long_answers == "error":
         _tell_cut(shortened, [], max_length)
         _refuse(f"answers that fit into {max_length} tokens", too_long)

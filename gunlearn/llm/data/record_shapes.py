@@ -1,5 +1,6 @@
 """Shapes of records that people have, and the four that the rest of the package reads."""
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, cast
@@ -16,6 +17,13 @@ _SPEAKERS |= {"bard": "assistant", "bing": "assistant", "model": "assistant", "s
 _TEXT_BLOCKS = ("text", "input_text", "output_text")
 #: Fields that belong to the question, where a shape does not read them.
 _CONTEXT = ("context", "system", "history", "input")
+#: Fields about a record, and those that other parts of the package read.
+_ABOUT = re.compile(
+    r"(^|_)(ids?|idx|uu?id|index|source|split|category|topic|task|author|lang|language|url|uri|title|dataset|subset|"
+    r"date|time|timestamp|type|kind|tags?|license|meta|metadata|version|level|domain|difficulty|score|role|name|label)$"
+    r"|^(target|prompt_hash)$|paraphras|perturb|^_",
+    re.I,
+)
 
 
 def canonical(record: Any, where: str) -> Mapping[str, Any]:
@@ -57,6 +65,24 @@ def canonical(record: Any, where: str) -> Mapping[str, Any]:
             stacklevel=3,
         )
     return record
+
+
+def tell_unread(records: Sequence[Mapping[str, Any]]) -> None:
+    """Warn once of fields of canonical records that hold texts and are not read, such as `text` beside a question."""
+    fields: dict[str, None] = {}
+    for record in records:
+        read = {*(_shape(record) or ()), *_CONTEXT}
+        fields |= dict.fromkeys(name for name, value in record.items() if name not in read and _is_content(name, value))
+    if fields:
+        warnings.warn(
+            f"fields {', '.join(map(repr, fields))} of the records hold texts and are not read: what they say is "
+            "neither forgotten nor retained; put it into the question, the answer or 'text', or leave it out",
+            stacklevel=3,
+        )
+
+
+def _is_content(name: str, value: Any) -> bool:
+    return bool(value) and isinstance(value, (str, list, dict)) and _ABOUT.search(str(name)) is None
 
 
 def shape_of(record: Any, where: str) -> tuple[str, ...]:
