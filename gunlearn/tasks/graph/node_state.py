@@ -48,7 +48,7 @@ def forgotten_state(model: nn.Module, task: Task, partition: Any, seed: int) -> 
         tables = {name: value.size(0) for name, (owner, value) in tensors.items() if may_be_table(owner, value)}
         places = Places(partition, tables)
         for name, (owner, value) in tensors.items():
-            for dim in range(value.dim()):
+            for dim in range(value.dim() if not _is_table_of_ids(value, places.size) else 0):
                 options = places.of(name, owner, value, dim, trial.looked_up(name, dim))
                 chosen = None
                 if options:
@@ -68,6 +68,12 @@ def forgotten_state(model: nn.Module, task: Task, partition: Any, seed: int) -> 
             stacklevel=2,
         )
     return found
+
+
+def _is_table_of_ids(value: Tensor, size: int) -> bool:
+    """Return whether a tensor is an integer table `[num_nodes, k]` whose entries may number nodes: see `stored_graphs`."""
+    table = value.dtype in (torch.long, torch.int, torch.short) and value.dim() == 2 and value.size(0) == size
+    return table and value.numel() > 0 and -1 <= int(value.min()) and 1 < int(value.max()) <= size
 
 
 def _add_single_entries(found: FreshValues, own: dict[str, Tensor], tensors: Any, trial: _Trial, draws: Draws) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,21 +17,13 @@ from gunlearn.requests.adjacency import is_adjacency, matrix_entries, rebuilt_ma
 from gunlearn.requests.list_names import list_shape
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.node_state import same_outputs
+from gunlearn.tasks.graph.stored_forms import Stored, compressed, keyed, other_forms
 from gunlearn.tasks.trial import private_copy
 
 if TYPE_CHECKING:
     from gunlearn.tasks.base import Task
 
 _CONTAINERS = 16  # entries of a list or dictionary that are looked at
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """Pairs `[2, k]` that a model keeps: their name, how to write others in their place, and whether they are edges."""
-
-    name: str
-    pairs: Tensor
-    without: Callable[[Tensor], None]
 
 
 def check_stored_graphs(model: nn.Module, task: Task, partition: Any, refuse: bool) -> bool:
@@ -85,7 +76,7 @@ def _outputs(model: nn.Module, task: Task, partition: Any) -> Tensor | None:
         return None
 
 
-def _forgotten(one: _Stored, partition: Any) -> Tensor:
+def _forgotten(one: Stored, partition: Any) -> Tensor:
     """Return which stored pairs are forgotten `[k]`; none of a list that does not consist of edges."""
     data, ids = partition.data, one.pairs
     if not ids.numel():
@@ -102,10 +93,17 @@ def _forgotten(one: _Stored, partition: Any) -> Tensor:
     return gone if float(listed) >= 0.5 else torch.zeros_like(gone)
 
 
-def _stored(model: nn.Module, data: Data) -> Iterator[_Stored]:
+def _stored(model: nn.Module, data: Data) -> Iterator[Stored]:
     """Yield the pairs in buffers, plain attributes, and lists, dictionaries and graphs on a model's modules."""
+    size = int(data.num_nodes or 0)
     for path, owner in model.named_modules():
         before = f"{path}." if path else ""
+        if isinstance(owner, nn.ParameterDict | nn.ModuleDict):
+            yield from keyed(path, owner)
+            continue
+        plain = {name: value for name, value in vars(owner).items() if not name.startswith("_")}
+        places: Any = lambda name, owner=owner: owner._buffers if name in owner._buffers else owner.__dict__  # noqa: E731
+        yield from compressed(before, {**dict(owner.named_buffers(recurse=False)), **plain}, size, places)
         for name, value in owner.named_buffers(recurse=False):
             yield from _pairs(f"{before}{name}", name, value, data, owner._buffers)
         for name, value in list(vars(owner).items()):
@@ -125,7 +123,7 @@ def _stored(model: nn.Module, data: Data) -> Iterator[_Stored]:
                 yield from _pairs(f"{before}{name}.{key}", inner, entry, data, value, key)
 
 
-def _pairs(full: str, name: str, value: Any, data: Data, place: Any, key: Any = None) -> Iterator[_Stored]:
+def _pairs(full: str, name: str, value: Any, data: Data, place: Any, key: Any = None) -> Iterator[Stored]:
     """Yield the pairs of one value, which stands at `place[key]` (`key` is `name` unless given)."""
     size, at = int(data.num_nodes or 0), name if key is None else key
     if is_adjacency(value, size) or _is_dense_graph(value, size):
@@ -135,15 +133,16 @@ def _pairs(full: str, name: str, value: Any, data: Data, place: Any, key: Any = 
             def zeroed(keep: Tensor) -> None:
                 place[at] = value.index_put((row[~keep], col[~keep]), torch.zeros((), dtype=value.dtype))
 
-            yield _Stored(full, torch.stack([row, col]), zeroed)
+            yield Stored(full, torch.stack([row, col]), zeroed)
             return
         row, col, weight = matrix_entries(value)
 
         def fewer(keep: Tensor) -> None:
             place[at] = rebuilt_matrix(value, row[keep], col[keep], None if weight is None else weight[keep])
 
-        yield _Stored(full, torch.stack([row, col]), fewer)
-    elif isinstance(value, Tensor) and value.dim() == 2 and not value.is_floating_point():
+        yield Stored(full, torch.stack([row, col]), fewer)
+        return
+    if isinstance(value, Tensor) and value.dim() == 2 and not value.is_floating_point():
         own = name if name != "edge_index" else "own_edge_index"
         ids = value.long()
         shape = list_shape(own, ids, size, (), rows=False)
@@ -153,7 +152,10 @@ def _pairs(full: str, name: str, value: Any, data: Data, place: Any, key: Any = 
             def shorter(keep: Tensor) -> None:
                 place[at] = value.index_select(dim, keep.nonzero().view(-1))
 
-            yield _Stored(full, ids.t() if dim == 0 else ids, shorter)
+            yield Stored(full, ids.t() if dim == 0 else ids, shorter)
+            return
+    if name != "training" and not isinstance(value, nn.Module | Data):
+        yield from other_forms(full, value, size, lambda new: place.__setitem__(at, new))
 
 
 def _is_dense_graph(value: Any, size: int) -> bool:
