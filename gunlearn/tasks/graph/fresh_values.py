@@ -139,8 +139,8 @@ class FreshValues:
             whole = one.dim < 0 and one.index.numel() == one.size  # its key may be a node or a pair
             groups.setdefault(f"{one.name.rpartition('.')[0]}.*" if whole else one.name, []).append(one)
         said = {
-            name: f"{sum(one.index.numel() for one in group)} of {sum(one.size for one in group)} entries, {group[0].how}"
-            for name, group in groups.items()
+            name: f"{sum(one.index.numel() for one in same)} of {sum(one.size for one in same)} entries, {same[0].how}"
+            for name, same in groups.items()
         }
         return {"reset": said | {name: f"{len(new)} records, as new" for name, _, new in self.records}}
 
@@ -150,8 +150,8 @@ def node_records(model: nn.Module, size: int) -> dict[str, Any]:
     numbers, found = set(range(size)), {}
     for path, owner in model.named_modules():
         for name, value in vars(owner).items():
-            by_node = type(value) is dict and len(value) == size and value.keys() == numbers
-            by_node = by_node and not all(_is_ids(entry) for entry in value.values())
+            by_node = isinstance(value, dict) and len(value) == size and value.keys() == numbers
+            by_node = by_node and not all(is_ids(entry) for entry in value.values())
             if by_node or (type(value) is list and len(value) == size and all(map(_is_state, value))):
                 found[f"{path}.{name}" if path else name] = value
     return found
@@ -169,7 +169,7 @@ def _is_floats(value: Any) -> bool:
     return tensor is not None and tensor.is_floating_point()
 
 
-def _is_ids(value: Any) -> bool:
+def is_ids(value: Any) -> bool:
     """Return whether an entry is a collection of integers, the neighbours of a node."""
     if isinstance(value, Tensor | np.ndarray):
         return len(value.shape) == 1 and str(value.dtype).rpartition(".")[2].startswith("int")
@@ -183,10 +183,10 @@ def _as_new(record: Any) -> Any:
     """
     if isinstance(record, str | bytes | set):
         return type(record)()
-    if isinstance(record, list | tuple | dict) and not all(
-        isinstance(leaf, Tensor | np.ndarray | int | float) for leaf in (record.values() if isinstance(record, dict) else record)
-    ):
-        return tree_map(_as_new, record) if isinstance(record, tuple) else type(record)()
+    if isinstance(record, list | dict):
+        entries = record.values() if isinstance(record, dict) else record
+        if not all(isinstance(entry, Tensor | np.ndarray | int | float) for entry in entries):
+            return type(record)()  # events
     return tree_map(_zero, record)
 
 

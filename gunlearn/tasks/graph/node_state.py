@@ -26,6 +26,7 @@ from gunlearn.tasks.graph.shared_rows import warn_of_shared_rows
 if TYPE_CHECKING:
     from gunlearn.tasks.base import Task
 
+
 def forgotten_state(model: nn.Module, task: Task, partition: Any, seed: int) -> FreshValues:
     """Return new values for what `model` keeps of forgotten nodes; none where a request names no node.
 
@@ -71,9 +72,9 @@ def forgotten_state(model: nn.Module, task: Task, partition: Any, seed: int) -> 
 
 
 def _is_table_of_ids(value: Tensor, size: int) -> bool:
-    """Return whether a tensor is an integer table `[num_nodes, k]` whose entries may number nodes: see `stored_graphs`."""
+    """Return whether a tensor is an integer table `[num_nodes, k]` that may number nodes: see `stored_graphs`."""
     table = value.dtype in (torch.long, torch.int, torch.short) and value.dim() == 2 and value.size(0) == size
-    return table and value.numel() > 0 and -1 <= int(value.min()) and 1 < int(value.max()) <= size
+    return table and value.numel() > 0 and int(value.min()) >= -1 and 1 < int(value.max()) <= size
 
 
 def _add_single_entries(found: FreshValues, own: dict[str, Tensor], tensors: Any, trial: _Trial, draws: Draws) -> None:
@@ -121,8 +122,8 @@ def _warn_of_memories(model: nn.Module, partition: Any, new: set[str]) -> None:
     if weights:
         said = ", ".join(f"'{name}'" for name in weights)
         warnings.warn(
-            f"{said} hold a weight for each pair of nodes, and outputs read all of them: those that the forgotten edges "
-            "have formed stay; train them anew",
+            f"{said} hold a weight for each pair of nodes, and outputs read all of them: what forgotten edges have "
+            "formed there stays; train them anew",
             stacklevel=2,
         )
     if stores:
@@ -266,9 +267,11 @@ class _Inputs:
         self.gone, self.columns, self.hooks = gone, dict[str, Tensor](), []  # type: ignore[var-annotated]
         for name, module in model.named_modules():
             weight = getattr(module, "weight", None)
-            if isinstance(module, nn.Linear | Linear) and isinstance(weight, Tensor) and not is_lazy(weight):
-                if weight.size(1) >= gone.numel():
-                    self.hooks.append(module.register_forward_pre_hook(self._hook(f"{name}.weight" if name else "weight")))
+            if not isinstance(module, nn.Linear | Linear) or not isinstance(weight, Tensor) or is_lazy(weight):
+                continue
+            if weight.size(1) >= gone.numel():
+                note = self._hook(f"{name}.weight" if name else "weight")
+                self.hooks.append(module.register_forward_pre_hook(note))
 
     def _hook(self, name: str) -> Any:
         def note(module: nn.Module, args: tuple) -> None:

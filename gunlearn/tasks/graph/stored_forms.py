@@ -36,7 +36,9 @@ def other_forms(full: str, value: Any, size: int, put: Callable[[Any], None]) ->
     ids = _integers(value)
     if ids is not None and ids.dim() == 2 and ids.size(0) == size:
         yield from _table(full, value, ids, size, put)
-    elif ids is not None and ids.dim() == 1 and ids.numel() and size <= int(ids.max()) < size**2 and int(ids.min()) >= 0:
+    elif (
+        ids is not None and ids.dim() == 1 and ids.numel() and size <= int(ids.max()) < size**2 and int(ids.min()) >= 0
+    ):
         codes = ids
         yield Stored(full, torch.stack([codes // size, codes % size]), lambda keep: put(_like(value, codes[keep])))
     elif hasattr(value, "remove_edges_from") and hasattr(value, "number_of_edges"):
@@ -134,8 +136,12 @@ def _collection(full: str, value: Any, size: int, put: Callable[[Any], None]) ->
         if not keyed_by_node:
             less = dict(value)
             found = list(keyed(full, less))
-            for one in found:
-                yield Stored(full, one.pairs, lambda keep, one=one: (one.without(keep), put(less))[0])  # type: ignore[misc]
+
+            def fewer_keys(keep: Tensor) -> None:
+                found[0].without(keep)
+                put(less)
+
+            yield from (Stored(full, one.pairs, fewer_keys) for one in found)
             return
         lists = [(node, _members(entry)) for node, entry in value.items()]
     else:

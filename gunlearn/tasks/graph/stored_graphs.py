@@ -16,6 +16,8 @@ from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.requests.adjacency import is_adjacency, matrix_entries, rebuilt_matrix
 from gunlearn.requests.list_names import list_shape
 from gunlearn.seed import isolated_rng
+from gunlearn.tasks.graph.fresh_values import named_tensors
+from gunlearn.tasks.graph.node_places import may_hold_rows
 from gunlearn.tasks.graph.node_state import same_outputs
 from gunlearn.tasks.graph.stored_forms import Stored, compressed, keyed, other_forms
 from gunlearn.tasks.trial import private_copy
@@ -66,6 +68,32 @@ def check_stored_graphs(model: nn.Module, task: Task, partition: Any, refuse: bo
             stacklevel=4,
         )
     return bool(kept)
+
+
+def check_weights_by_edge(model: nn.Module, task: Task, partition: Any) -> None:
+    """Refuse a model with weights by the position of an edge, which runs on the original graph alone.
+
+    Raises:
+        UnsupportedModelError: it does; the message names the tensor.
+    """
+    number, left = partition.data.edge_index.size(1), partition.retain_data.edge_index.size(1)
+    if not isinstance(model, nn.Module) or left == number or number < 2:
+        return
+    names = [
+        name
+        for name, (owner, value) in named_tensors(model).items()
+        if value.dim() and number in value.shape and may_hold_rows(owner)
+    ]
+    if not names:
+        return
+    probe = private_copy(getattr(model, "_orig_mod", model), task).eval()
+    if _outputs(probe, task, partition) is None:
+        raise UnsupportedModelError(
+            f"Expected a model that runs on fewer edges (got {type(probe).__name__} with weights per edge in "
+            f"{', '.join(map(repr, names))}, {number} for {number} edges, and {left} edges are retained): they are "
+            "found by an edge's position, which changes; keep them in data.edge_weight or data.edge_attr, or read them "
+            "by the nodes at the ends"
+        )
 
 
 def _outputs(model: nn.Module, task: Task, partition: Any) -> Tensor | None:
