@@ -180,8 +180,7 @@ class GraphTask(Task):
         if partition.forgets != ("graphs",):  # what was computed from another graph of a batch knows nothing of it
             gone = bool(partition.forget_mask.any())
             self.warn_of_derived(partition.data, gone, partition.forgets != ("edges",))
-        probe = private_copy(getattr(model, "_orig_mod", model), self).eval()
-        around = warn_of_kept_outside(probe, self, partition)
+        around = warn_of_kept_outside(model, self, partition)
         stored = check_stored_graphs(model, self, partition, refuse=not anew)
         said = "" if stored or around else unread(self, model, partition, outputs)
         if said:

@@ -36,7 +36,7 @@ def check_own_argument(task: GraphTask, model: nn.Module, data: Data) -> None:
     if not around:
         return
     given = data.clone()  # the graph shares tensors with the caller's
-    with Watched({stored_at(value): name for name, value in around.items()}) as watched:
+    with OutsideReads({stored_at(value): name for name, value in around.items()}) as watched:
         task.encode(model, given)
     if watched.read:
         raise UnsupportedModelError(
@@ -46,7 +46,7 @@ def check_own_argument(task: GraphTask, model: nn.Module, data: Data) -> None:
         )
 
 
-class Watched(TorchDispatchMode):
+class OutsideReads(TorchDispatchMode):
     """Notes which tensors, named by where they are stored, are read inside the block."""
 
     def __init__(self, names: dict[Any, str]) -> None:

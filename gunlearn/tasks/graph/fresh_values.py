@@ -7,14 +7,13 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_map
 
 from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.seed import isolated_rng
+from gunlearn.tasks.graph.node_records import as_tensor, new_record, node_records
 
 _FAR = 3.0  # times larger or smaller than the trained rows: then the model did not draw its rows as the layer does
 
@@ -64,15 +63,6 @@ def _plain_tensors(owner: Any) -> dict[str, Tensor]:
     """Return the tensors among an object's plain attributes, and float arrays as tensors that share their memory."""
     held = {name: as_tensor(value) for name, value in vars(owner).items() if name not in CACHES}
     return {name: value for name, value in held.items() if value is not None}
-
-
-def as_tensor(value: Any) -> Tensor | None:
-    """Return a tensor, or a float array as one that shares its memory; `None` for anything else."""
-    if isinstance(value, Tensor):
-        return value
-    shared = type(value) is np.ndarray and value.dtype.kind == "f" and value.dtype.itemsize < 16
-    shared = shared and value.flags.writeable and min(value.strides, default=0) >= 0
-    return torch.from_numpy(value) if shared else None
 
 
 @dataclass(frozen=True)
@@ -145,59 +135,6 @@ class FreshValues:
         return {"reset": said | {name: f"{len(new)} records, as new" for name, _, new in self.records}}
 
 
-def node_records(model: nn.Module, size: int) -> dict[str, Any]:
-    """Return plain dictionaries by the numbers of `size` nodes, and lists of numbers per node, on a model's modules."""
-    numbers, found = set(range(size)), {}
-    for path, owner in model.named_modules():
-        for name, value in vars(owner).items():
-            by_node = isinstance(value, dict) and len(value) == size and value.keys() == numbers
-            by_node = by_node and not all(is_ids(entry) for entry in value.values())
-            if by_node or (type(value) is list and len(value) == size and all(map(_is_state, value))):
-                found[f"{path}.{name}" if path else name] = value
-    return found
-
-
-def _is_state(value: Any) -> bool:
-    """Return whether an entry of a list holds floating point numbers."""
-    if isinstance(value, list):
-        return bool(value) and all(isinstance(number, float) for number in value)
-    return isinstance(value, float) or (not isinstance(value, nn.Parameter) and _is_floats(value))
-
-
-def _is_floats(value: Any) -> bool:
-    tensor = as_tensor(value)
-    return tensor is not None and tensor.is_floating_point()
-
-
-def is_ids(value: Any) -> bool:
-    """Return whether an entry is a collection of integers, the neighbours of a node."""
-    if isinstance(value, Tensor | np.ndarray):
-        return len(value.shape) == 1 and str(value.dtype).rpartition(".")[2].startswith("int")
-    return isinstance(value, list | tuple | set | frozenset) and all(type(number) is int for number in value)
-
-
-def _as_new(record: Any) -> Any:
-    """Return an empty record of the same kind: zeros of the same shape, an empty text, no events.
-
-    An object of another class comes back as it is.
-    """
-    if isinstance(record, str | bytes | set):
-        return type(record)()
-    if isinstance(record, list | dict):
-        entries = record.values() if isinstance(record, dict) else record
-        if not all(isinstance(entry, Tensor | np.ndarray | int | float) for entry in entries):
-            return type(record)()  # events
-    return tree_map(_zero, record)
-
-
-def _zero(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return torch.zeros_like(value)
-    if isinstance(value, np.ndarray | np.generic):
-        return np.zeros_like(value)
-    return type(value)() if isinstance(value, int | float | str) else value
-
-
 class Draws:
     """New values of any slice of a model's tensors.
 
@@ -255,7 +192,7 @@ class Draws:
             found = {} if new is None else node_records(new, len(store)).get(".".join(parts[depth:]), {})
             if found:
                 return {node: found[node] for node in nodes}
-        return {node: _as_new(store[node]) for node in nodes}
+        return {node: new_record(store[node]) for node in nodes}
 
     def _reset(self, path: str) -> nn.Module | None:
         """Return a copy of a submodule with new values; `None` where it cannot make them."""

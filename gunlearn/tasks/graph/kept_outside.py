@@ -18,8 +18,10 @@ from torch_geometric.nn import MessagePassing
 from gunlearn.errors import GunlearnError
 from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.seed import isolated_rng
-from gunlearn.tasks.graph.enclosed import Watched, outside, stored_at
-from gunlearn.tasks.graph.fresh_values import is_helper, is_ids, named_tensors, node_records
+from gunlearn.tasks.graph.enclosed import OutsideReads, outside, stored_at
+from gunlearn.tasks.graph.fresh_values import is_helper, named_tensors
+from gunlearn.tasks.graph.node_records import is_ids, node_records
+from gunlearn.tasks.trial import private_copy
 
 if TYPE_CHECKING:
     from gunlearn.tasks.graph.base import GraphTask
@@ -38,7 +40,7 @@ def warn_of_kept_outside(model: nn.Module, task: GraphTask, partition: Any) -> b
     are such tensors.
 
     Args:
-        model: does not change; it is called once if there are such tensors.
+        model: does not change; a copy is called once if there are such tensors.
         task: calls it.
         partition: the resolved request.
     """
@@ -162,13 +164,12 @@ def _read_around(model: nn.Module, task: GraphTask, data: Data, size: int) -> li
                 values[f"{kind.__name__}.{name}"] = value
             elif hasattr(value, "__code__"):
                 values |= dict(outside(value, size))
-    own = {stored_at(value) for _, value in named_tensors(model).values()}
-    values = {name: value for name, value in values.items() if stored_at(value) not in own}
     if not values:
         return []
+    probe = private_copy(model, task).eval()
     try:
-        with isolated_rng(), Watched({stored_at(value): name for name, value in values.items()}) as watched:
-            task.encode(model, data.clone())
+        with isolated_rng(), OutsideReads({stored_at(value): name for name, value in values.items()}) as watched:
+            task.encode(probe, data.clone())
     except GunlearnError:
         return []
     return sorted(watched.read)

@@ -12,6 +12,7 @@ from torch_geometric.nn import MessagePassing
 
 from gunlearn.requests.features import ids_in
 from gunlearn.tasks.graph.fresh_values import named_tensors
+from gunlearn.tasks.graph.one_hot import own_columns
 
 _ROOMS = ("conv", "dense", "norm", "aggr", "pool", "encoding")
 _LAYERS = ("torch.nn.", *(f"torch_geometric.nn.{room}" for room in _ROOMS))
@@ -120,25 +121,6 @@ class Places:
         each = torch.arange(width, device=self.nodes.device)
         rows = (self.nodes[:, None] * width + each, self.nodes[:, None] + self.size * each)
         return [Place(index.view(-1), of_all=many, why=why) for index in rows]
-
-
-def own_columns(x: Tensor, nodes: Tensor, every: bool) -> Tensor:
-    """Return the columns of features `[num_nodes, k]` that only `nodes` have, `[m]`.
-
-    Args:
-        x: dense or sparse.
-        nodes: the forgotten ones, `[f]`.
-        every: none where some node has no column of its own, so that features are no one-hot numbers beside others.
-    """
-    row, column = x.nonzero().t() if x.layout == torch.strided else x.to_sparse_coo().coalesce().indices()
-    gone = torch.isin(row, nodes)
-    if every:
-        alone = torch.bincount(column, minlength=x.size(1))[column] == 1
-        if row[alone].unique().numel() < x.size(0):
-            return column[:0]
-        return column[alone & gone].unique()
-    own = column[gone].unique()
-    return own[~torch.isin(own, column[~gone])]
 
 
 def looks_nodes_up(model: nn.Module, num_nodes: int) -> bool:

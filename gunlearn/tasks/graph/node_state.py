@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch_geometric.nn import Linear
 
 from gunlearn.errors import GunlearnError
 from gunlearn.seed import isolated_rng
-from gunlearn.tasks.graph.fresh_values import Draws, FreshValues, Slice, named_tensors, node_records
+from gunlearn.tasks.graph.edge_memories import warn_of_memories
+from gunlearn.tasks.graph.fresh_values import Draws, FreshValues, Slice, named_tensors
 from gunlearn.tasks.graph.lookups import Lookups, own_rows
-from gunlearn.tasks.graph.node_places import Place, Places, may_be_table, may_hold_rows, own_columns
+from gunlearn.tasks.graph.node_places import Place, Places, may_be_table
+from gunlearn.tasks.graph.node_records import node_records
+from gunlearn.tasks.graph.one_hot import OneHotInputs
 from gunlearn.tasks.graph.own_entries import FOREIGN, own_entries
 from gunlearn.tasks.graph.shared_rows import warn_of_shared_rows
 
@@ -58,7 +59,7 @@ def forgotten_state(model: nn.Module, task: Task, partition: Any, seed: int) -> 
                     found.slices.append(chosen)
     _add_single_entries(found, own, tensors, trial, draws)
     if not nodes:
-        _warn_of_memories(model, partition, {one.name for one in found.slices})
+        warn_of_memories(model, partition, {one.name for one in found.slices})
         return found
     warn_of_shared_rows(trial.lookups, trial.groups(), model, task, partition)
     for name, store in node_records(model, places.size).items():
@@ -97,45 +98,6 @@ def _add_single_entries(found: FreshValues, own: dict[str, Tensor], tensors: Any
                 "predictions of others depend on them now, so they were left; reset them yourself",
                 stacklevel=2,
             )
-
-
-def _warn_of_memories(model: nn.Module, partition: Any, new: set[str]) -> None:
-    """Warn of buffers and records by node, which may have been computed from forgotten edges.
-
-    They are left: new ones for the nodes at the ends would lose all other events of these nodes, and other nodes would
-    still hold what was passed on to them.
-    """
-    size, x = int(partition.data.num_nodes), partition.data.get("x")
-    stores = list(node_records(model, size))
-    tensors, buffers = named_tensors(model), dict(model.named_buffers())
-    for name, (owner, value) in tensors.items():
-        rows = value.is_floating_point() and value.dim() > 0 and value.size(0) == size and may_hold_rows(owner)
-        if not rows or name not in buffers or bool((value == value[:1]).all()):
-            continue
-        if not (isinstance(x, Tensor) and x.shape == value.shape and torch.equal(x.to(value), value)):
-            stores.append(name)
-    weights = [
-        name
-        for name, (owner, value) in tensors.items()
-        if isinstance(value, nn.Parameter) and value.shape == (size, size) and may_hold_rows(owner) and name not in new
-    ]
-    if weights:
-        said = ", ".join(f"'{name}'" for name in weights)
-        warnings.warn(
-            f"{said} hold a weight for each pair of nodes, and outputs read all of them: what forgotten edges have "
-            "formed there stays; train them anew",
-            stacklevel=2,
-        )
-    if stores:
-        said = ", ".join(f"'{name}'" for name in sorted(stores))
-        warnings.warn(
-            f"{said} keep records per node, which may hold messages of the {partition.forget_edge_index.size(1)} "
-            f"forgotten edges: those of the {partition.touched_nodes.numel()} nodes at their ends, and of nodes that "
-            "got messages from these. They stay as they are, since new ones for some nodes would lose all their other "
-            "events; reset all of them (reset_state(), where the memory has it) and replay the retained events, or "
-            "compute them anew from result.data",
-            stacklevel=2,
-        )
 
 
 def _choose(
@@ -191,7 +153,7 @@ class _Trial:
         if self.model is None:
             self.model = copy.deepcopy(self.trained).eval()
             seen = Lookups(self.model, set(self.groups()))
-            with seen, _Inputs(self.model, self.partition.is_forgotten_node) as inputs:
+            with seen, OneHotInputs(self.model, self.partition.is_forgotten_node) as inputs:
                 self.before = self._read(self.model)
             self.lookups, self.columns = seen.found, inputs.columns
         return self.model
@@ -253,42 +215,6 @@ class _Trial:
         except (GunlearnError, *FOREIGN):
             return None
         return found
-
-
-class _Inputs:
-    """Notes the columns of linear maps that one-hot inputs give to forgotten nodes alone, while the block runs.
-
-    Args:
-        model: whose linear maps are watched.
-        gone: which nodes are forgotten, boolean `[num_nodes]`.
-    """
-
-    def __init__(self, model: nn.Module, gone: Tensor) -> None:
-        self.gone, self.columns, self.hooks = gone, dict[str, Tensor](), []  # type: ignore[var-annotated]
-        for name, module in model.named_modules():
-            weight = getattr(module, "weight", None)
-            if not isinstance(module, nn.Linear | Linear) or not isinstance(weight, Tensor) or is_lazy(weight):
-                continue
-            if weight.size(1) >= gone.numel():
-                note = self._hook(f"{name}.weight" if name else "weight")
-                self.hooks.append(module.register_forward_pre_hook(note))
-
-    def _hook(self, name: str) -> Any:
-        def note(module: nn.Module, args: tuple) -> None:
-            x = args[0] if args else None
-            if isinstance(x, Tensor) and x.dim() == 2 and x.size(0) == self.gone.numel():
-                found = own_columns(x, self.gone.nonzero().view(-1), every=True)
-                if found.numel():
-                    self.columns[name] = found
-
-        return note
-
-    def __enter__(self) -> _Inputs:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for hook in self.hooks:
-            hook.remove()
 
 
 def _with_own_rows(partition: Any) -> Any:
