@@ -82,6 +82,24 @@ def test_entries_that_forgotten_nodes_alone_read_are_new(case: str, method: str)
         result.model(data.x, data.edge_index)
 
 
+def test_the_row_of_a_node_that_only_the_forgotten_one_read_stays() -> None:
+    class Neighbours(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own, self.last = nn.Parameter(torch.randn(8 + 8 * N)), nn.Linear(8, 3)
+
+        def forward(self, x, edge_index):
+            rows = self.own[8:].view(N, 8)
+            return self.last(x.index_add(0, edge_index[1], rows[edge_index[0]]))
+
+    data, model = graph(X), Neighbours()
+    lonely = (data.edge_index == 0).any(dim=0) & ~(data.edge_index == GONE[0]).any(dim=0)
+    ends = torch.tensor([[0, GONE[0]], [GONE[0], 0]])
+    data.edge_index = torch.cat([data.edge_index[:, ~lonely], ends], dim=1).unique(dim=1)
+    result = gu.unlearn(model, data, gu.ForgetNodes(GONE), "utu", TASK)
+    assert torch.equal(result.model.own[:16], model.own[:16])
+
+
 class Weights(nn.Module):
     """A weight for each edge, found by the nodes at its ends."""
 

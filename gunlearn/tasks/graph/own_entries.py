@@ -24,9 +24,9 @@ _GATES = {torch.relu, torch.relu_, nn.functional.relu, Tensor.relu, Tensor.relu_
 def own_entries(model: nn.Module, task: Task, partition: Any, retained: Any, seed: int) -> dict[str, Tensor]:
     """Return by name of a tensor the entries, counted as in the flat tensor, that what is forgotten alone reads.
 
-    Two passes with gradients: an entry is so where outputs on the original graph depend on it and no output for what
-    stays does on the retained graph. Layers are left out, whose entries are shared; under edge requests all but the
-    weights by pair of nodes are, since what is left of a node's edges is no matter of its own row.
+    Gradients tell: outputs of forgotten nodes, which have no edges, depend on an entry, and no output for what stays
+    does. Weights by pair of nodes are a forgotten edge's own where outputs on the original graph depend on them and no
+    output for what stays does. Layers are left out, whose entries are shared.
 
     Args:
         model: does not change.
@@ -35,27 +35,29 @@ def own_entries(model: nn.Module, task: Task, partition: Any, retained: Any, see
         retained: the retained graph, on which forgotten nodes have their own features and no edges.
         seed: of what a model draws in its pass.
     """
-    probe, nodes = private_copy(getattr(model, "_orig_mod", model), task).eval(), partition.forget_nodes.numel() > 0
-    tensors = {
-        name: value
-        for name, (owner, value) in named_tensors(probe).items()
-        if value.is_floating_point() and value.is_leaf and may_hold_rows(owner)
-        if nodes or _is_by_pair(name, owner, value, int(partition.data.num_nodes))
-    }
+    nodes, pairs, size = partition.forget_nodes.numel() > 0, set(), int(partition.data.num_nodes)
+    tensors: dict[str, Tensor] = {}
+    for name, (owner, value) in named_tensors(model).items():
+        if value.is_floating_point() and value.is_leaf and may_hold_rows(owner):
+            by_pair = _is_by_pair(name, owner, value, size)
+            pairs |= {name} if by_pair else set()
+            tensors |= {name: value} if by_pair or nodes else {}
     if not tensors:
         return {}
+    probe = private_copy(getattr(model, "_orig_mod", model), task).eval()
+    tensors = {name: value for name, (_, value) in named_tensors(probe).items() if name in tensors}
     for value in tensors.values():
         value.requires_grad_(True)
-    full = _gradients(probe, task, partition, tensors, seed, None)
-    kept = None if full is None else _gradients(probe, task, partition, tensors, seed, retained)
-    if full is None or kept is None:
-        return {}
     found = {}
-    for name, value in tensors.items():
-        mask = (full[name] != 0) & (kept[name] == 0)
+    with isolated_rng(seed), torch.enable_grad(), _Open():
+        kept, own = _gradients(probe, task, retained, partition, tensors, forgotten=nodes)
+        every = _gradients(probe, task, partition.data, None, tensors, forgotten=False)[0] if pairs else {}
+    for name, stays in kept.items():
+        mask = torch.zeros_like(stays, dtype=torch.bool)
+        for read in (own.get(name), every.get(name) if name in pairs else None):
+            mask |= torch.zeros_like(mask) if read is None else (read != 0) & (stays == 0)
         if bool(mask.any()) and not _is_of_features(mask, partition.data.get("x")):
             found[name] = mask.reshape(-1).nonzero().view(-1)
-        value.requires_grad_(False)
     return found
 
 
@@ -87,28 +89,32 @@ class _Open(TorchFunctionMode):
 
 
 def _gradients(
-    model: nn.Module, task: Task, partition: Any, tensors: dict[str, Tensor], seed: int, retained: Any | None
-) -> dict[str, Tensor] | None:
-    """Return the gradient of a random sum of the outputs on one graph; `None` where the model has none there."""
-    whole = retained is None
-    graph, everything = partition.data if whole else retained, partition.retain_edge_index
+    model: nn.Module, task: Task, graph: Any, partition: Any | None, tensors: dict[str, Tensor], forgotten: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the gradients of random sums of outputs: those for what stays, and those of `forgotten` nodes.
+
+    All outputs stay where there is no `partition`. Both are empty where the model has no outputs by node there.
+    """
     try:
-        with isolated_rng(seed), torch.enable_grad(), _Open():
-            out = task.encode(model, graph)
-            rows = torch.ones(out.size(0), dtype=torch.bool, device=out.device)
-            if not whole and out.size(0) == partition.is_forgotten_node.numel():
-                rows = ~partition.is_forgotten_node
-            sums = [out[rows]]
-            if hasattr(task, "edge_items"):
-                edges = [everything, partition.forget_edge_index] if whole else [everything]
-                for pairs in edges:
-                    if pairs.numel():
-                        sums.append(task.read(model, out, task.edge_items(graph, pairs)).log_prob)
-            total = sum((one * torch.rand_like(one).add(0.5)).sum() for one in sums)
-            if not isinstance(total, Tensor) or not total.requires_grad:
-                return None
-            found = torch.autograd.grad(total, list(tensors.values()), allow_unused=True)
+        out = task.encode(model, graph)
+        gone = torch.zeros(int(graph.num_nodes), dtype=torch.bool, device=out.device)
+        gone = gone if partition is None else partition.is_forgotten_node
+        if out.size(0) != gone.numel():
+            return {}, {}
+        nodes = gone.nonzero().view(-1)
+        parts = [(out[~gone], graph.edge_index if partition is None else partition.retain_edge_index)]
+        parts += [(out[nodes], torch.stack([nodes, nodes]))] if forgotten else []
+        found: list[dict[str, Tensor]] = [{}, {}]
+        for place, (rows, pairs) in enumerate(parts):
+            outputs = [rows]
+            if hasattr(task, "edge_items") and pairs.numel():
+                outputs.append(task.read(model, out, task.edge_items(graph, pairs)).log_prob)
+            total = torch.stack([(one * torch.rand_like(one).add(0.5)).sum() for one in outputs]).sum()
+            if not total.requires_grad:
+                return {}, {}
+            values = torch.autograd.grad(total, list(tensors.values()), retain_graph=True, allow_unused=True)
+            named = zip(tensors.items(), values, strict=True)
+            found[place] = {name: torch.zeros_like(t) if value is None else value for (name, t), value in named}
     except (GunlearnError, *FOREIGN):
-        return None
-    named = zip(tensors.items(), found, strict=True)
-    return {name: torch.zeros_like(value) if gradient is None else gradient for (name, value), gradient in named}
+        return {}, {}
+    return found[0], found[1]
