@@ -12,6 +12,7 @@ from gunlearn.errors import GunlearnError
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.fresh_values import named_tensors
 from gunlearn.tasks.graph.node_places import may_hold_rows
+from gunlearn.tasks.graph.stored_forms import pair_of
 from gunlearn.tasks.trial import private_copy
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def own_entries(model: nn.Module, task: Task, partition: Any, retained: Any, see
 
 def _is_by_pair(name: str, owner: nn.Module, value: Tensor, size: int) -> bool:
     if isinstance(owner, nn.ParameterDict):
-        return sum(part.isdigit() for part in name.rpartition(".")[2].replace("_", "-").split("-")) == 2
+        return pair_of(name.rpartition(".")[2]) is not None
     return value.dim() >= 2 and value.shape[:2] == (size, size)
 
 

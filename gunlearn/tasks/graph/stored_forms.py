@@ -58,7 +58,7 @@ def other_forms(full: str, value: Any, size: int, put: Callable[[Any], None]) ->
 
 def keyed(full: str, value: Any) -> Iterator[Stored]:
     """Yield the pairs that keys name, as in `"3-7"`; they are deleted in place."""
-    keys = [(key, found) for key in value.keys() if (found := _pair_of(key)) is not None]  # noqa: SIM118
+    keys = [(key, found) for key in value.keys() if (found := pair_of(key)) is not None]  # noqa: SIM118
     if len(keys) < len(value):
         return
 
@@ -145,9 +145,9 @@ def _collection(full: str, value: Any, size: int, put: Callable[[Any], None]) ->
             return
         lists = [(node, _members(entry)) for node, entry in value.items()]
     else:
-        if value and all(_pair_of(entry) is not None for entry in value):
+        if value and all(pair_of(entry) is not None for entry in value):
             entries = list(value)
-            pairs: list = [_pair_of(entry) for entry in entries]
+            pairs: list = [pair_of(entry) for entry in entries]
             yield from _listed(full, pairs, lambda keep: put(type(value)(_where(entries, keep))))
             return
         if isinstance(value, set | frozenset) or len(value) != size:
@@ -184,7 +184,7 @@ def _members(entry: Any) -> list[int] | None:
     return [int(end) for end in entry] if plain else None
 
 
-def _pair_of(key: Any) -> tuple[int, int] | None:
+def pair_of(key: Any) -> tuple[int, int] | None:
     """Return the two nodes that a tuple or a text such as `"3-7"` names."""
     if isinstance(key, str):
         found = _NAMED.match(key)
