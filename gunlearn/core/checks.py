@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.utils._pytree import tree_leaves
 
 from gunlearn.errors import (
     EmptyForgetSetError,
@@ -120,8 +121,11 @@ def check_model(model: Any) -> None:
             raise InvalidInputError(f"Expected a model with finite weights (got NaN or infinity in '{name}')")
 
 
-def is_finite(tensor: Tensor) -> bool:
-    """Return whether a dense or sparse tensor holds neither NaN nor infinity."""
+def is_finite(value: Any) -> bool:
+    """Return whether a dense or sparse tensor, or all of a nested collection, holds neither NaN nor infinity."""
+    if not isinstance(value, Tensor):  # what get_extra_state() returned
+        return all(map(is_finite, (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))))
+    tensor = value
     if tensor.layout != torch.strided:
         tensor = tensor.to_sparse_coo().coalesce().values()
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

@@ -69,6 +69,7 @@ def run_method(
     check_seed(seed)
     check_callbacks(callbacks)
     method.supports(task, partition)
+    task.check_parts(model, partition)
     outputs = trial_pass(model, partition.retain_data, task).outputs
     why = task.check_request(model, partition, outputs, anew=method.state == "own")
     task = task.fitted(outputs, partition.retain_data)

@@ -181,6 +181,9 @@ class Task(ABC):
     def check_trial(self, model: nn.Module, data: Any, outputs: Any) -> None:  # noqa: B027 - most tasks check nothing
         """Refuse a model for what the trial pass showed; `model` is a copy that may be called again."""
 
+    def check_parts(self, model: nn.Module, partition: Any) -> None:  # noqa: B027 - most tasks have nothing to check
+        """Refuse a model that holds something for each part of the data, and cannot be called on fewer parts."""
+
     def check_request(self, model: nn.Module, partition: Any, outputs: Any, anew: bool) -> str:
         """Warn of what stays of a request, or refuse it; return a sentence for the result's `why`, empty for none.
 

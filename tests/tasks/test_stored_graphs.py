@@ -2,6 +2,7 @@
 
 import warnings
 
+import networkx
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch_geometric.nn import GCNConv
 from torch_geometric.utils import to_dense_adj, to_torch_coo_tensor
 
 import gunlearn as gu
+from gunlearn.core.digest import content_hash
 from gunlearn.errors import UnsupportedModelError
 from tests.model_kinds import blocks
 
@@ -99,3 +101,120 @@ def test_a_sparse_buffer_that_a_file_cannot_hold_is_named(tmp_path) -> None:
         result = gu.unlearn(model, DATA, gu.ForgetEdges(EDGES[:, :1]), "finetune", TASK, epochs=1)
     with pytest.raises(UnsupportedModelError, match="'own' of layout"):
         result.save(tmp_path)
+
+
+ADJACENCY = to_dense_adj(EDGES, max_num_nodes=N)[0]
+PAIRS = [(int(u), int(v)) for u, v in EDGES.t() if u < v]
+NEIGHBOURS = [row.nonzero().view(-1).tolist() for row in ADJACENCY]
+WIDTH = max(map(len, NEIGHBOURS))
+
+
+def padded(fill: int) -> torch.Tensor:
+    return torch.tensor([ends + [fill] * (WIDTH - len(ends)) for ends in NEIGHBOURS])
+
+
+#: What a model keeps as `own`, and how it reads pairs `[2, k]` from it.
+FORMS = {
+    "a neighbour table": (padded(-1), lambda own: pairs_of([[e for e in ends if e >= 0] for ends in own.tolist()])),
+    "a table filled up with 0": (padded(0), lambda own: pairs_of(own.tolist())),
+    "codes": (torch.tensor([u * N + v for u, v in PAIRS]), lambda own: torch.stack([own // N, own % N])),
+    "lists of neighbours": (NEIGHBOURS, lambda own: pairs_of(own)),
+    "neighbours by node": (dict(enumerate(map(set, NEIGHBOURS))), lambda own: pairs_of([own[i] for i in range(N)])),
+    "a set of pairs": (set(PAIRS), lambda own: torch.tensor(sorted(own)).t()),
+    "weights by pair": (dict.fromkeys(PAIRS, 1.0), lambda own: torch.tensor(sorted(own)).t()),
+    "names of pairs": (
+        {f"{u}-{v}": 1.0 for u, v in PAIRS},
+        lambda own: torch.tensor([[int(node) for node in key.split("-")] for key in sorted(own)]).t(),
+    ),
+    "networkx": (networkx.from_edgelist(PAIRS), lambda own: torch.tensor(sorted(own.edges())).t()),
+}  # fmt: skip
+
+
+def pairs_of(neighbours) -> torch.Tensor:
+    return torch.tensor([(node, end) for node, ends in enumerate(neighbours) for end in sorted(ends)]).t()
+
+
+class Reads(nn.Module):
+    def __init__(self, own, read, reads: bool) -> None:
+        super().__init__()
+        self.conv, self.read, self.reads = GCNConv(8, 3), read, reads
+        if isinstance(own, torch.Tensor):
+            self.register_buffer("own", own)
+        else:
+            self.own = own
+
+    def forward(self, x, edge_index):
+        if self.reads:
+            pairs = self.read(self.own)
+            x = x.index_add(0, pairs[0], x[pairs[1]])
+        return self.conv(x, edge_index)
+
+
+REQUESTS = {"edges": gu.ForgetEdges(EDGES[:, :2]), "nodes": gu.ForgetNodes(EDGES[:1, 0])}
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+@pytest.mark.parametrize("case", FORMS)
+def test_pairs_are_found_in_whatever_form_they_are_kept(case: str, kind: str) -> None:
+    own, read = FORMS[case]
+    with pytest.raises(UnsupportedModelError, match=r"edges of 'data' alone \(got 'own'"):
+        gu.unlearn(Reads(own, read, True), DATA, REQUESTS[kind], "utu", TASK)
+    before = content_hash(own)
+    with pytest.warns(UserWarning, match=r"Reads keeps forgotten pairs in 'own' \(\d+ pairs\)"):
+        result = gu.unlearn(Reads(own, read, False), DATA, REQUESTS[kind], "utu", TASK)
+    assert content_hash(own) == before
+    assert "reset" not in result.notes  # ids are no state: no node becomes node 0
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_row_pointers_and_columns(kind: str) -> None:
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            matrix = ADJACENCY.to_sparse_csr()
+            self.register_buffer("rowptr", matrix.crow_indices())
+            self.register_buffer("col", matrix.col_indices())
+            self.conv = GCNConv(8, 3)
+
+        def forward(self, x, edge_index):
+            return self.conv(x + torch.segment_reduce(x[self.col], "sum", offsets=self.rowptr), edge_index)
+
+    with pytest.raises(UnsupportedModelError, match="'rowptr' and 'col'"):
+        gu.unlearn(Rows(), DATA, REQUESTS[kind], "utu", TASK)
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_weights_by_the_position_of_an_edge_are_refused_in_words(kind: str) -> None:
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own, self.conv = nn.Parameter(torch.rand(EDGES.size(1))), GCNConv(8, 3)
+
+        def forward(self, x, edge_index):
+            return self.conv(x, edge_index, self.own)
+
+    with pytest.raises(UnsupportedModelError, match="weights per edge in 'own'"):
+        gu.unlearn(Weighted(), DATA, REQUESTS[kind], "utu", TASK)
+
+
+def test_a_call_that_reads_a_file_is_refused_and_one_that_reads_its_argument_is_not(tmp_path) -> None:
+    torch.save((DATA.x, ADJACENCY), tmp_path / "graph.pt")
+
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(8, 3)
+
+        def forward(self, x, a):
+            return self.one(a @ x)
+
+    def of_data(model, data):
+        return model(data.own, torch.eye(N))
+
+    with pytest.raises(UnsupportedModelError, match="to read its argument 'data'"):
+        gu.unlearn(
+            Dense(), DATA, REQUESTS["edges"], "utu", TASK, call=lambda m, d: m(*torch.load(tmp_path / "graph.pt"))
+        )
+    data = DATA.clone()
+    data.own = DATA.x.clone()
+    gu.unlearn(Dense(), data, REQUESTS["nodes"], "utu", TASK, call=of_data)

@@ -25,9 +25,10 @@ from gunlearn.tasks.graph.check_graph import check_graph
 from gunlearn.tasks.graph.derived import warn_of_derived
 from gunlearn.tasks.graph.enclosed import check_own_argument
 from gunlearn.tasks.graph.fresh_values import FreshValues
+from gunlearn.tasks.graph.kept_outside import warn_of_kept_outside
 from gunlearn.tasks.graph.node_state import forgotten_state
 from gunlearn.tasks.graph.reading import APART, GraphReader, parts_apart
-from gunlearn.tasks.graph.stored_graphs import check_stored_graphs
+from gunlearn.tasks.graph.stored_graphs import check_stored_graphs, check_weights_by_edge
 from gunlearn.tasks.graph.what_is_read import check_edges_are_read, unread
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.tasks.trial import private_copy
@@ -170,13 +171,18 @@ class GraphTask(Task):
         """Warn of positional encodings, degrees, normalised weights and the like; see `derived`."""
         warn_of_derived(data, edges, features)
 
+    def check_parts(self, model: nn.Module, partition: Any) -> None:
+        """Refuse a model with a weight per edge that cannot be called on fewer edges; see `stored_graphs`."""
+        check_weights_by_edge(model, self, partition)
+
     def check_request(self, model: nn.Module, partition: Any, outputs: Tensor, anew: bool) -> str:
         """Warn of what stays of a request where no method can take it out; see `derived` and `stored_graphs`."""
         if partition.forgets != ("graphs",):  # what was computed from another graph of a batch knows nothing of it
             gone = bool(partition.forget_mask.any())
             self.warn_of_derived(partition.data, gone, partition.forgets != ("edges",))
+        around = warn_of_kept_outside(model, self, partition)
         stored = check_stored_graphs(model, self, partition, refuse=not anew)
-        said = "" if stored else unread(self, model, partition, outputs)
+        said = "" if stored or around else unread(self, model, partition, outputs)
         if said:
             warnings.warn(said, stacklevel=3)
         return f"{said}." if said else ""

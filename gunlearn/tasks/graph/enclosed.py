@@ -32,11 +32,11 @@ def check_own_argument(task: GraphTask, model: nn.Module, data: Data) -> None:
         UnsupportedModelError: it does; the message names the variable.
     """
     call = task.call
-    outside = {} if call is None else dict(_outside(call.function, int(data.num_nodes)))
-    if not outside:
+    around = {} if call is None else dict(outside(call.function, int(data.num_nodes)))
+    if not around:
         return
     given = data.clone()  # the graph shares tensors with the caller's
-    with _Watched({_place(value): name for name, value in outside.items()}) as watched:
+    with OutsideReads({stored_at(value): name for name, value in around.items()}) as watched:
         task.encode(model, given)
     if watched.read:
         raise UnsupportedModelError(
@@ -46,7 +46,7 @@ def check_own_argument(task: GraphTask, model: nn.Module, data: Data) -> None:
         )
 
 
-class _Watched(TorchDispatchMode):
+class OutsideReads(TorchDispatchMode):
     """Notes which tensors, named by where they are stored, are read inside the block."""
 
     def __init__(self, names: dict[Any, str]) -> None:
@@ -56,25 +56,25 @@ class _Watched(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         for value in tree_leaves((args, kwargs)):
             if isinstance(value, Tensor):
-                name = self.names.get(_place(value))
+                name = self.names.get(stored_at(value))
                 if name is not None:
                     self.read.add(name)
         return func(*args, **(kwargs or {}))
 
 
-def _place(value: Tensor) -> Any:
+def stored_at(value: Tensor) -> Any:
     """Return where a tensor is stored; sparse ones have no storage."""
     return value.untyped_storage().data_ptr() if value.layout == torch.strided else id(value)
 
 
-def _outside(function: Any, size: int, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+def outside(function: Any, size: int, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of graphs of `size` nodes that a function reaches beside its arguments, by name."""
     values: dict[str, Any] = {}
     if isinstance(function, functools.partial):
         values = {**{str(k): v for k, v in enumerate((function.func, *function.args))}, **function.keywords}
     elif inspect.ismethod(function):
         values = {f"self.{name}": value for name, value in getattr(function.__self__, "__dict__", {}).items()}
-        yield from _outside(function.__func__, size, depth)
+        yield from outside(function.__func__, size, depth)
     elif inspect.isfunction(function):
         try:
             scope = inspect.getclosurevars(function)
@@ -90,7 +90,7 @@ def _outside(function: Any, size: int, depth: int = 0) -> Iterator[tuple[str, Te
             for key, entry in list(entries)[:_ENTRIES]:
                 yield from _tensors_in(f"{name}[{key!r}]", entry, size)
         elif isinstance(value, functools.partial | FunctionType) and depth < _DEEPEST and not _foreign(value):
-            yield from _outside(value, size, depth + 1)
+            yield from outside(value, size, depth + 1)
         else:
             yield from _tensors_in(name, value, size)
 

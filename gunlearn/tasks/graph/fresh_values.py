@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.seed import isolated_rng
+from gunlearn.tasks.graph.node_records import as_tensor, new_record, node_records
 
 _FAR = 3.0  # times larger or smaller than the trained rows: then the model did not draw its rows as the layer does
 
@@ -20,7 +21,8 @@ _FAR = 3.0  # times larger or smaller than the trained rows: then the model did 
 def named_tensors(model: nn.Module) -> dict[str, tuple[nn.Module, Tensor]]:
     """Return owner and value of every dense tensor of a model by name, tied ones once.
 
-    Plain attributes count too; caches of layers and integer buffers that are not saved (structure, no state) do not.
+    Plain attributes count too, arrays and those of a helper object among them; caches of layers and integer buffers
+    that are not saved (structure, no state) do not.
     """
     found: dict[str, tuple[nn.Module, Tensor]] = {}
     seen: set[int] = set()
@@ -29,7 +31,13 @@ def named_tensors(model: nn.Module) -> dict[str, tuple[nn.Module, Tensor]]:
             **dict(owner.named_parameters(recurse=False)),
             **dict(owner.named_buffers(recurse=False)),
         }
-        held |= {name: value for name, value in vars(owner).items() if isinstance(value, Tensor) and name not in CACHES}
+        held |= _plain_tensors(owner)
+        helpers = [(name, value) for name, value in vars(owner).items() if is_helper(value)]
+        for name, helper in helpers:
+            for inner, value in _plain_tensors(helper).items():
+                if id(value) not in seen and value.layout == torch.strided:
+                    seen.add(id(value))
+                    found[f"{path}.{name}.{inner}" if path else f"{name}.{inner}"] = helper, value
         for name, value in held.items():
             if id(value) in seen or is_lazy(value) or value.layout != torch.strided:
                 continue
@@ -40,9 +48,29 @@ def named_tensors(model: nn.Module) -> dict[str, tuple[nn.Module, Tensor]]:
     return found
 
 
+def is_helper(value: Any) -> bool:
+    """Return whether an attribute of a module is an object of the caller's own class, no module."""
+    kind, libraries = type(value), ("builtins", "torch", "torch_geometric", "numpy", "collections", "networkx")
+    return (
+        bool(getattr(value, "__dict__", None))
+        and not isinstance(value, nn.Module | type)
+        and not callable(value)
+        and kind.__module__.partition(".")[0] not in libraries
+    )
+
+
+def _plain_tensors(owner: Any) -> dict[str, Tensor]:
+    """Return the tensors among an object's plain attributes, and float arrays as tensors that share their memory."""
+    held = {name: as_tensor(value) for name, value in vars(owner).items() if name not in CACHES}
+    return {name: value for name, value in held.items() if value is not None}
+
+
 @dataclass(frozen=True)
 class Slice:
-    """Entries `index` `[k]`, of `size`, of a named tensor along a dimension: new values, and how they were made."""
+    """Entries `index` `[k]`, of `size`, of a named tensor along a dimension: new values, and how they were made.
+
+    `dim` is -1 for single entries, counted as in the flat tensor.
+    """
 
     name: str
     dim: int
@@ -51,13 +79,35 @@ class Slice:
     size: int
     how: str
 
+    def read(self, value: Tensor) -> Tensor:
+        """Return what stands at the entries."""
+        index = self.index.to(value.device)
+        return value.reshape(-1)[index] if self.dim < 0 else value.index_select(self.dim, index)
+
+    def write(self, value: Tensor, new: Tensor) -> None:
+        """Replace the entries in place."""
+        index, new = self.index.to(value.device), new.to(value)
+        if self.dim < 0:
+            value.copy_(value.reshape(-1).index_copy(0, index, new).view_as(value))
+        else:
+            value.index_copy_(self.dim, index, new)
+
+    def fits(self, value: Tensor) -> bool:
+        """Return whether a tensor, of another architecture perhaps, has the entries."""
+        if self.dim < 0:
+            return value.numel() == self.size
+        like = list(value.shape)
+        return value.dim() == self.values.dim() and (
+            [*like[: self.dim], self.index.numel(), *like[self.dim + 1 :]] == list(self.values.shape)
+        )
+
 
 class FreshValues:
     """Slices to replace in a model, or in another one of the same architecture."""
 
     def __init__(self) -> None:
         self.slices: list[Slice] = []
-        self.records: list[tuple[str, list[int], dict[int, Any]]] = []  # dictionaries by node, without tensors' names
+        self.records: list[tuple[str, int, dict[int, Any]]] = []  # name, nodes of the graph, new records by node
 
     @torch.no_grad()
     def put(self, model: nn.Module) -> None:
@@ -65,30 +115,24 @@ class FreshValues:
         tensors = named_tensors(model)
         for one in self.slices:
             _, value = tensors.get(one.name, (None, None))
-            like = None if value is None or value.dim() != one.values.dim() else list(value.shape)
-            if like is None or [*like[: one.dim], one.index.numel(), *like[one.dim + 1 :]] != list(one.values.shape):
-                continue
-            value.index_copy_(one.dim, one.index.to(value.device), one.values.to(value))  # type: ignore[union-attr]
-        dictionaries = node_records(model)
-        for name, nodes, new in self.records:
-            for node in nodes if name in dictionaries else ():
-                dictionaries[name].pop(node, None)
-                dictionaries[name].update({node: new[node]} if node in new else {})
+            if value is not None and one.fits(value):
+                one.write(value, one.values)
+        for name, size, new in self.records:
+            store = node_records(model, size).get(name)
+            for node, record in new.items() if store is not None else ():
+                store[node] = copy.deepcopy(record)  # type: ignore[index]
 
     def notes(self) -> dict[str, Any]:
         """Return the note for a result: how many entries of which tensor were replaced, without saying which."""
-        said = {one.name: f"{one.index.numel()} of {one.size} entries, {one.how}" for one in self.slices}
-        return {"reset": said | {name: f"{len(nodes)} records, as new" for name, nodes, _ in self.records}}
-
-
-def node_records(model: nn.Module) -> dict[str, dict[int, Any]]:
-    """Return plain dictionaries on a model's modules that have numbers as keys, by name."""
-    return {
-        f"{path}.{name}" if path else name: value
-        for path, owner in model.named_modules()
-        for name, value in vars(owner).items()
-        if type(value) is dict and value and all(type(key) is int for key in value)
-    }
+        groups: dict[str, list[Slice]] = {}
+        for one in self.slices:
+            whole = one.dim < 0 and one.index.numel() == one.size  # its key may be a node or a pair
+            groups.setdefault(f"{one.name.rpartition('.')[0]}.*" if whole else one.name, []).append(one)
+        said = {
+            name: f"{sum(one.index.numel() for one in same)} of {sum(one.size for one in same)} entries, {same[0].how}"
+            for name, same in groups.items()
+        }
+        return {"reset": said | {name: f"{len(new)} records, as new" for name, _, new in self.records}}
 
 
 class Draws:
@@ -108,45 +152,52 @@ class Draws:
         self._resets: dict[str, nn.Module | None] = {}
 
     @torch.no_grad()
-    def slice(self, name: str, owner: nn.Module, dim: int, index: Tensor) -> Slice:
-        """Return new values of the entries `index` `[k]` of the tensor `name` of `owner` along `dim`."""
+    def slice(self, name: str, owner: Any, dim: int, index: Tensor) -> Slice:
+        """Return new values of the entries `index` `[k]` of the tensor `name` of `owner` along `dim`, flat if -1."""
         path, _, attribute = name.rpartition(".")
-        trained = getattr(owner, attribute)
-        index, size = index.to(trained.device), trained.size(dim)
-        others = torch.ones(trained.size(dim), dtype=torch.bool, device=trained.device).index_fill_(0, index, False)
-        rest = trained.index_select(dim, others.nonzero().view(-1))
+        trained = as_tensor(getattr(owner, attribute))
+        assert trained is not None
+        whole, shape_of, at = trained, trained.shape, max(dim, 0)
+        trained = trained.reshape(-1) if dim < 0 else trained
+        index, size = index.to(trained.device), trained.size(at)
+        others = torch.ones(size, dtype=torch.bool, device=trained.device).index_fill_(0, index, False)
+        rest = trained.index_select(at, others.nonzero().view(-1))
         parts = path.split(".") if path else []
         for depth in range(len(parts) + 1):
             new = self._reset(".".join(parts[:depth]))
             value = None if new is None else _attribute(new, [*parts[depth:], attribute])
-            if value is None or value.shape != trained.shape or torch.equal(value, trained):
+            if value is None or value.shape != shape_of or torch.equal(value, whole):
                 continue
+            value = value.reshape(trained.shape)
             if depth == len(parts) and isinstance(owner, nn.Embedding) and _far(value, rest):
                 continue  # the model's own code drew its rows in another way
-            return Slice(name, dim, index, value.detach().index_select(dim, index).clone(), size, "drawn like new ones")
-        shape = [*trained.shape[:dim], index.numel(), *trained.shape[dim + 1 :]]
-        zeros = trained.new_zeros(shape)
-        if not isinstance(trained, nn.Parameter) or not trained.is_floating_point() or rest.size(dim) < 2:
-            return Slice(name, dim, index, zeros, size, "set to zero")
-        mean, spread = (f(rest.double(), dim=dim, keepdim=True) for f in (torch.mean, torch.std))
+            return Slice(name, dim, index, value.detach().index_select(at, index).clone(), size, "drawn like new ones")
+        shape = [*trained.shape[:at], index.numel(), *trained.shape[at + 1 :]]
+        alike = [] if rest.size(at) >= 2 else [p for p in _siblings(owner, whole)]
+        if alike:  # all of it is new: as its like in the same list
+            rest, at = torch.stack([one.reshape(-1)[index] if dim < 0 else one for one in alike]), 0
+        if not isinstance(whole, nn.Parameter) or not trained.is_floating_point() or rest.size(at) < 2:
+            return Slice(name, dim, index, trained.new_zeros(shape), size, "set to zero")
+        mean, spread = (f(rest.double(), dim=at, keepdim=not alike) for f in (torch.mean, torch.std))
         with isolated_rng(self.seed):
             noise = torch.randn(shape, dtype=torch.double).to(trained.device)
         values = (mean + spread * noise).to(trained)
         return Slice(name, dim, index, values, size, "drawn with the mean and the spread of the others")
 
-    def records(self, name: str) -> dict[int, Any]:
-        """Return what a dictionary by node holds after a reset; nothing where none is known."""
+    def records(self, name: str, store: Any, nodes: list[int]) -> dict[int, Any]:
+        """Return what a dictionary or list by node holds of `nodes` after a reset; zeros where none is known."""
         parts = name.split(".")
         for depth in range(len(parts)):
             new = self._reset(".".join(parts[:depth]))
-            if new is not None:
-                return node_records(new).get(".".join(parts[depth:]), {})
-        return {}
+            found = {} if new is None else node_records(new, len(store)).get(".".join(parts[depth:]), {})
+            if found:
+                return {node: found[node] for node in nodes}
+        return {node: new_record(store[node]) for node in nodes}
 
     def _reset(self, path: str) -> nn.Module | None:
         """Return a copy of a submodule with new values; `None` where it cannot make them."""
         if path not in self._resets:
-            module = self.model.get_submodule(path)
+            module = _object(self.model, path)
             resets = [name for name in ("reset_parameters", "reset_state") if callable(getattr(module, name, None))]
             new = copy.deepcopy(module) if resets else None
             try:
@@ -159,10 +210,23 @@ class Draws:
         return self._resets[path]
 
 
+def _object(model: Any, path: str) -> Any:
+    for part in path.split(".") if path else ():
+        model = getattr(model, part)
+    return model
+
+
+def _siblings(owner: Any, tensor: Tensor) -> list[Tensor]:
+    """Return the other parameters of a list or dictionary that have a parameter's shape."""
+    if not isinstance(owner, nn.ParameterList | nn.ParameterDict):
+        return []
+    return [one for one in owner.parameters() if one is not tensor and one.shape == tensor.shape]
+
+
 def _attribute(module: Any, parts: list[str]) -> Tensor | None:
     for part in parts:
         module = getattr(module, part, None)
-    return module if isinstance(module, Tensor) else None
+    return as_tensor(module)
 
 
 def _far(new: Tensor, trained: Tensor) -> bool:

@@ -12,6 +12,7 @@ from torch_geometric.nn import MessagePassing
 
 from gunlearn.requests.features import ids_in
 from gunlearn.tasks.graph.fresh_values import named_tensors
+from gunlearn.tasks.graph.one_hot import own_columns
 
 _ROOMS = ("conv", "dense", "norm", "aggr", "pool", "encoding")
 _LAYERS = ("torch.nn.", *(f"torch_geometric.nn.{room}" for room in _ROOMS))
@@ -86,8 +87,12 @@ class Places:
         """
         size, n = tensor.size(dim), self.size
         if not may_hold_rows(owner):  # its sizes are channels: only one-hot features read one entry per node
-            one_hot = size == n and isinstance(self.x, Tensor) and self.x.dim() == 2 and self.x.size(1) == n
-            return [Place(self._own_columns())] if one_hot else []
+            x = self.x
+            one_hot = isinstance(x, Tensor) and x.dim() == 2 and x.size(1) == size >= n
+            columns = own_columns(x, self.nodes, every=size > n) if one_hot else None
+            found = [] if looked_up is None else [looked_up]
+            found += [Place(columns)] if columns is not None else []
+            return [place for place in found if place.index.numel()]
         found = [] if looked_up is None else [looked_up]
         if dim == 0:
             found += [Place(index, size == n, size == n) for highest, index in self.ids if size > highest]
@@ -116,14 +121,6 @@ class Places:
         each = torch.arange(width, device=self.nodes.device)
         rows = (self.nodes[:, None] * width + each, self.nodes[:, None] + self.size * each)
         return [Place(index.view(-1), of_all=many, why=why) for index in rows]
-
-    def _own_columns(self) -> Tensor:
-        """Return the columns of square features that only forgotten nodes have, `[k]`."""
-        x = self.x
-        row, column = x.nonzero().t() if x.layout == torch.strided else x.to_sparse_coo().coalesce().indices()
-        gone = torch.isin(row, self.nodes)
-        own = column[gone].unique()
-        return own[~torch.isin(own, column[~gone])]
 
 
 def looks_nodes_up(model: nn.Module, num_nodes: int) -> bool:

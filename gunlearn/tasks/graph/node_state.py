@@ -15,14 +15,17 @@ from torch import Tensor, nn
 
 from gunlearn.errors import GunlearnError
 from gunlearn.seed import isolated_rng
-from gunlearn.tasks.graph.fresh_values import Draws, FreshValues, Slice, named_tensors, node_records
+from gunlearn.tasks.graph.edge_memories import warn_of_memories
+from gunlearn.tasks.graph.fresh_values import Draws, FreshValues, Slice, named_tensors
 from gunlearn.tasks.graph.lookups import Lookups, own_rows
-from gunlearn.tasks.graph.node_places import Place, Places, may_be_table, may_hold_rows
+from gunlearn.tasks.graph.node_places import Place, Places, may_be_table
+from gunlearn.tasks.graph.node_records import node_records
+from gunlearn.tasks.graph.one_hot import OneHotInputs
+from gunlearn.tasks.graph.own_entries import FOREIGN, own_entries
+from gunlearn.tasks.graph.shared_rows import warn_of_shared_rows
 
 if TYPE_CHECKING:
     from gunlearn.tasks.base import Task
-
-_FOREIGN = (RuntimeError, IndexError, KeyError, ValueError, TypeError, AttributeError)  # of a model on another graph
 
 
 def forgotten_state(model: nn.Module, task: Task, partition: Any, seed: int) -> FreshValues:
@@ -37,62 +40,80 @@ def forgotten_state(model: nn.Module, task: Task, partition: Any, seed: int) -> 
         partition: the resolved request.
         seed: of the new values; the caller's random state does not change.
     """
-    found = FreshValues()
-    if not partition.forget_nodes.numel():
-        if partition.forget_edge_index.numel():
-            _warn_of_memories(model, partition)
+    found, nodes, edges = FreshValues(), partition.forget_nodes.numel(), partition.forget_edge_index.numel()
+    if not nodes and not edges:
         return found
-    tensors = named_tensors(model)
-    tables = {name: value.size(0) for name, (owner, value) in tensors.items() if may_be_table(owner, value)}
-    places, trial, draws = Places(partition, tables), _Trial(model, task, partition, seed), Draws(model, seed)
-    for name, (owner, value) in tensors.items():
-        for dim in range(value.dim()):
-            options = places.of(name, owner, value, dim, trial.looked_up(name, dim))
-            chosen = _choose(name, owner, dim, options, trial, draws, places.no_features) if options else None
-            if chosen is not None:
-                found.slices.append(chosen)
-    for name, records in node_records(model).items():
-        if records.keys() == set(range(places.size)):
-            found.records.append((name, partition.forget_nodes.tolist(), draws.records(name)))
-            warnings.warn(
-                f"'{name}' keeps a record per node: those of forgotten nodes were made new; see for yourself whether "
-                "records of other nodes name them",
-                stacklevel=2,
-            )
+    tensors, draws = named_tensors(model), Draws(model, seed)
+    trial = _Trial(model, task, partition, seed)
+    own = own_entries(model, task, partition, trial.graph, seed)
+    if nodes:
+        tables = {name: value.size(0) for name, (owner, value) in tensors.items() if may_be_table(owner, value)}
+        places = Places(partition, tables)
+        for name, (owner, value) in tensors.items():
+            for dim in range(value.dim() if not _is_table_of_ids(value, places.size) else 0):
+                options = places.of(name, owner, value, dim, trial.looked_up(name, dim))
+                chosen = None
+                if options:
+                    chosen = _choose(name, owner, dim, options, trial, draws, places.no_features, name in own)
+                if chosen is not None:
+                    found.slices.append(chosen)
+    _add_single_entries(found, own, tensors, trial, draws)
+    if not nodes:
+        warn_of_memories(model, partition, {one.name for one in found.slices})
+        return found
+    warn_of_shared_rows(trial.lookups, trial.groups(), model, task, partition)
+    for name, store in node_records(model, places.size).items():
+        found.records.append((name, places.size, draws.records(name, store, partition.forget_nodes.tolist())))
+        warnings.warn(
+            f"'{name}' keeps a record per node: those of forgotten nodes were made new, empty or zero unless the model "
+            "resets them in its own way; see for yourself whether records of other nodes name them",
+            stacklevel=2,
+        )
     return found
 
 
-def _warn_of_memories(model: nn.Module, partition: Any) -> None:
-    """Warn of buffers and records by node, which may have been computed from forgotten edges.
+def _is_table_of_ids(value: Tensor, size: int) -> bool:
+    """Return whether a tensor is an integer table `[num_nodes, k]` that may number nodes: see `stored_graphs`."""
+    table = value.dtype in (torch.long, torch.int, torch.short) and value.dim() == 2 and value.size(0) == size
+    return table and value.numel() > 0 and int(value.min()) >= -1 and 1 < int(value.max()) <= size
 
-    They are left: new ones for the nodes at the ends would lose all other events of these nodes, and other nodes would
-    still hold what was passed on to them.
-    """
-    size, x = int(partition.data.num_nodes), partition.data.get("x")
-    stores = [name for name, records in node_records(model).items() if records.keys() == set(range(size))]
-    tensors, buffers = named_tensors(model), dict(model.named_buffers())
-    for name, (owner, value) in tensors.items():
-        rows = value.is_floating_point() and value.dim() > 0 and value.size(0) == size and may_hold_rows(owner)
-        if not rows or name not in buffers or bool((value == value[:1]).all()):
+
+def _add_single_entries(found: FreshValues, own: dict[str, Tensor], tensors: Any, trial: _Trial, draws: Draws) -> None:
+    """Add the entries that what is forgotten alone reads, and that no slice holds."""
+    for name, entries in own.items():
+        owner, value = tensors[name]
+        covered = torch.zeros(value.shape, dtype=torch.bool, device=value.device)
+        for one in found.slices:
+            if one.name == name:
+                covered.index_fill_(one.dim, one.index, True)
+        if bool(covered.reshape(-1)[entries].all()):
             continue
-        if not (isinstance(x, Tensor) and x.shape == value.shape and torch.equal(x.to(value), value)):
-            stores.append(name)
-    if stores:
-        said = ", ".join(f"'{name}'" for name in sorted(stores))
-        warnings.warn(
-            f"{said} keep records per node, which may hold messages of the {partition.forget_edge_index.size(1)} "
-            f"forgotten edges: those of the {partition.touched_nodes.numel()} nodes at their ends, and of nodes that "
-            "got messages from these. They stay as they are, since new ones for some nodes would lose all their other "
-            "events; reset all of them (reset_state(), where the memory has it) and replay the retained events, or "
-            "compute them anew from result.data",
-            stacklevel=2,
-        )
+        entries = torch.cat([entries, covered.reshape(-1).nonzero().view(-1)]).unique()
+        new = draws.slice(name, owner, -1, entries)
+        if trial.put(new)[0]:
+            found.slices = [one for one in found.slices if one.name != name] + [new]
+        else:
+            warnings.warn(
+                f"'{name}' has {entries.numel()} entries that only forgotten nodes or edges read in training, and "
+                "predictions of others depend on them now, so they were left; reset them yourself",
+                stacklevel=2,
+            )
 
 
 def _choose(
-    name: str, owner: nn.Module, dim: int, options: list[Place], trial: _Trial, draws: Draws, no_features: bool
+    name: str,
+    owner: nn.Module,
+    dim: int,
+    options: list[Place],
+    trial: _Trial,
+    draws: Draws,
+    no_features: bool,
+    known: bool,
 ) -> Slice | None:
-    """Return new values at the first place that fits; where none does, `None`, with a warning if one may."""
+    """Return new values at the first place that fits; where none does, `None`, with a warning if one may.
+
+    No warning of a guess where the entries of forgotten nodes are `known` otherwise.
+    """
     unread = None
     for place in options:
         new = draws.slice(name, owner, dim, place.index)
@@ -104,7 +125,7 @@ def _choose(
     if unread is not None:  # no prediction reads it, as the time of a node's last event
         return unread
     certain = next((place for place in options if place.of_all), None)
-    if certain is None:
+    if certain is None or (known and certain.why):
         return None
     if isinstance(owner, nn.Embedding) and no_features:
         return draws.slice(name, owner, dim, certain.index)
@@ -126,17 +147,18 @@ class _Trial:
         self.model: nn.Module | None = None
         self.before: tuple[list[Tensor], list[Tensor]] | None = None
         self.lookups: dict[tuple[str, int], Tensor] = {}
+        self.columns: dict[str, Tensor] = {}
 
     def _start(self) -> nn.Module:
         if self.model is None:
             self.model = copy.deepcopy(self.trained).eval()
-            seen = Lookups(self.model, set(self._groups()))
-            with seen:
+            seen = Lookups(self.model, set(self.groups()))
+            with seen, OneHotInputs(self.model, self.partition.is_forgotten_node) as inputs:
                 self.before = self._read(self.model)
-            self.lookups = seen.found
+            self.lookups, self.columns = seen.found, inputs.columns
         return self.model
 
-    def _groups(self) -> dict[int, Tensor]:
+    def groups(self) -> dict[int, Tensor]:
         """Return which nodes are forgotten, among all and among those of each type, by their number."""
         gone, kinds = self.partition.is_forgotten_node, self.partition.data.get("node_type")
         groups = [] if kinds is None else [gone[kinds == kind] for kind in kinds.unique()]
@@ -145,10 +167,12 @@ class _Trial:
     def looked_up(self, name: str, dim: int) -> Place | None:
         """Return the entries of a tensor that forgotten nodes alone look up by ids; `None` if there are none."""
         self._start()
+        if dim == 1 and name in self.columns:
+            return Place(self.columns[name])
         index = self.lookups.get((name, dim))
         if index is None:
             return None
-        own, alone = own_rows(index, self._groups()[index.size(0)])
+        own, alone = own_rows(index, self.groups()[index.size(0)])
         return Place(own, alone, alone, "has entries that forgotten nodes look up by their ids")
 
     @torch.no_grad()
@@ -161,15 +185,15 @@ class _Trial:
         if self.before is None:
             return False, False
         value = named_tensors(model)[new.name][1]
-        old = value.index_select(new.dim, new.index).clone()
-        value.index_copy_(new.dim, new.index, new.values)
+        old = new.read(value).clone()
+        new.write(value, new.values)
         after = self._read(model)
         if after is not None:
             stays, same = (all(map(same_outputs, *both)) for both in zip(self.before, after, strict=True))
             if stays and not same:
                 self.before = after
                 return True, True
-        value.index_copy_(new.dim, new.index, old)
+        new.write(value, old)
         return after is not None and stays, False
 
     def _read(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor]] | None:
@@ -188,7 +212,7 @@ class _Trial:
                     if hasattr(self.task, "edge_items") and edges.numel():
                         items = self.task.edge_items(self.graph, edges)
                         part.append(self.task.read(model, out, items).log_prob)
-        except (GunlearnError, *_FOREIGN):
+        except (GunlearnError, *FOREIGN):
             return None
         return found
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,22 +16,16 @@ from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.requests.adjacency import is_adjacency, matrix_entries, rebuilt_matrix
 from gunlearn.requests.list_names import list_shape
 from gunlearn.seed import isolated_rng
+from gunlearn.tasks.graph.fresh_values import named_tensors
+from gunlearn.tasks.graph.node_places import may_hold_rows
 from gunlearn.tasks.graph.node_state import same_outputs
+from gunlearn.tasks.graph.stored_forms import Stored, compressed, keyed, other_forms
 from gunlearn.tasks.trial import private_copy
 
 if TYPE_CHECKING:
     from gunlearn.tasks.base import Task
 
 _CONTAINERS = 16  # entries of a list or dictionary that are looked at
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """Pairs `[2, k]` that a model keeps: their name, how to write others in their place, and whether they are edges."""
-
-    name: str
-    pairs: Tensor
-    without: Callable[[Tensor], None]
 
 
 def check_stored_graphs(model: nn.Module, task: Task, partition: Any, refuse: bool) -> bool:
@@ -77,6 +70,32 @@ def check_stored_graphs(model: nn.Module, task: Task, partition: Any, refuse: bo
     return bool(kept)
 
 
+def check_weights_by_edge(model: nn.Module, task: Task, partition: Any) -> None:
+    """Refuse a model with weights by the position of an edge, which runs on the original graph alone.
+
+    Raises:
+        UnsupportedModelError: it does; the message names the tensor.
+    """
+    number, left = partition.data.edge_index.size(1), partition.retain_data.edge_index.size(1)
+    if not isinstance(model, nn.Module) or left == number or number < 2:
+        return
+    names = [
+        name
+        for name, (owner, value) in named_tensors(model).items()
+        if value.dim() and number in value.shape and may_hold_rows(owner)
+    ]
+    if not names:
+        return
+    probe = private_copy(getattr(model, "_orig_mod", model), task).eval()
+    if _outputs(probe, task, partition) is None:
+        raise UnsupportedModelError(
+            f"Expected a model that runs on fewer edges (got {type(probe).__name__} with weights per edge in "
+            f"{', '.join(map(repr, names))}, {number} for {number} edges, and {left} edges are retained): they are "
+            "found by an edge's position, which changes; keep them in data.edge_weight or data.edge_attr, or read them "
+            "by the nodes at the ends"
+        )
+
+
 def _outputs(model: nn.Module, task: Task, partition: Any) -> Tensor | None:
     try:
         with isolated_rng(), torch.no_grad():
@@ -85,7 +104,7 @@ def _outputs(model: nn.Module, task: Task, partition: Any) -> Tensor | None:
         return None
 
 
-def _forgotten(one: _Stored, partition: Any) -> Tensor:
+def _forgotten(one: Stored, partition: Any) -> Tensor:
     """Return which stored pairs are forgotten `[k]`; none of a list that does not consist of edges."""
     data, ids = partition.data, one.pairs
     if not ids.numel():
@@ -102,10 +121,17 @@ def _forgotten(one: _Stored, partition: Any) -> Tensor:
     return gone if float(listed) >= 0.5 else torch.zeros_like(gone)
 
 
-def _stored(model: nn.Module, data: Data) -> Iterator[_Stored]:
+def _stored(model: nn.Module, data: Data) -> Iterator[Stored]:
     """Yield the pairs in buffers, plain attributes, and lists, dictionaries and graphs on a model's modules."""
+    size = int(data.num_nodes or 0)
     for path, owner in model.named_modules():
         before = f"{path}." if path else ""
+        if isinstance(owner, nn.ParameterDict | nn.ModuleDict):
+            yield from keyed(path, owner)
+            continue
+        plain = {name: value for name, value in vars(owner).items() if not name.startswith("_")}
+        places: Any = lambda name, owner=owner: owner._buffers if name in owner._buffers else owner.__dict__  # noqa: E731
+        yield from compressed(before, {**dict(owner.named_buffers(recurse=False)), **plain}, size, places)
         for name, value in owner.named_buffers(recurse=False):
             yield from _pairs(f"{before}{name}", name, value, data, owner._buffers)
         for name, value in list(vars(owner).items()):
@@ -125,7 +151,7 @@ def _stored(model: nn.Module, data: Data) -> Iterator[_Stored]:
                 yield from _pairs(f"{before}{name}.{key}", inner, entry, data, value, key)
 
 
-def _pairs(full: str, name: str, value: Any, data: Data, place: Any, key: Any = None) -> Iterator[_Stored]:
+def _pairs(full: str, name: str, value: Any, data: Data, place: Any, key: Any = None) -> Iterator[Stored]:
     """Yield the pairs of one value, which stands at `place[key]` (`key` is `name` unless given)."""
     size, at = int(data.num_nodes or 0), name if key is None else key
     if is_adjacency(value, size) or _is_dense_graph(value, size):
@@ -135,15 +161,16 @@ def _pairs(full: str, name: str, value: Any, data: Data, place: Any, key: Any = 
             def zeroed(keep: Tensor) -> None:
                 place[at] = value.index_put((row[~keep], col[~keep]), torch.zeros((), dtype=value.dtype))
 
-            yield _Stored(full, torch.stack([row, col]), zeroed)
+            yield Stored(full, torch.stack([row, col]), zeroed)
             return
         row, col, weight = matrix_entries(value)
 
         def fewer(keep: Tensor) -> None:
             place[at] = rebuilt_matrix(value, row[keep], col[keep], None if weight is None else weight[keep])
 
-        yield _Stored(full, torch.stack([row, col]), fewer)
-    elif isinstance(value, Tensor) and value.dim() == 2 and not value.is_floating_point():
+        yield Stored(full, torch.stack([row, col]), fewer)
+        return
+    if isinstance(value, Tensor) and value.dim() == 2 and not value.is_floating_point():
         own = name if name != "edge_index" else "own_edge_index"
         ids = value.long()
         shape = list_shape(own, ids, size, (), rows=False)
@@ -153,7 +180,10 @@ def _pairs(full: str, name: str, value: Any, data: Data, place: Any, key: Any = 
             def shorter(keep: Tensor) -> None:
                 place[at] = value.index_select(dim, keep.nonzero().view(-1))
 
-            yield _Stored(full, ids.t() if dim == 0 else ids, shorter)
+            yield Stored(full, ids.t() if dim == 0 else ids, shorter)
+            return
+    if name != "training" and not isinstance(value, nn.Module | Data):
+        yield from other_forms(full, value, size, lambda new: place.__setitem__(at, new))
 
 
 def _is_dense_graph(value: Any, size: int) -> bool:

@@ -42,12 +42,18 @@ def reads_edges(task: GraphTask, model: nn.Module, data: Data, outputs: Tensor) 
 def check_edges_are_read(task: GraphTask, model: nn.Module, data: Data, outputs: Tensor) -> None:
     """Refuse a `call` that returns the same on a graph without edges: it reads those of another graph.
 
-    A model called in the usual way is warned of. Both are only so where it has message passing layers.
+    A model called in the usual way is warned of. Both are only so where it has message passing layers; without these, a
+    `call` is refused that reads nothing of the graph, unless the model has a table of nodes.
 
     Raises:
         UnsupportedModelError: such a `call`.
     """
     if not any(isinstance(module, MessagePassing) for module in model.modules()):
+        if task.call is not None and not _has_tables(model) and not _reads_anything(task, model, data, outputs):
+            raise UnsupportedModelError(
+                f"Expected 'call' ({task.call!r}) to read its argument 'data' (got the same outputs for other features "
+                "and no edges); it must not read a graph from a file or a variable outside the function"
+            )
         return
     if reads_edges(task, model, data, outputs):
         return
@@ -76,9 +82,7 @@ def unread(task: GraphTask, model: nn.Module, partition: Any, outputs: Tensor) -
     data, kinds, name = partition.retain_data, partition.forgets, type(getattr(model, "_orig_mod", model)).__name__
     layers = any(isinstance(module, MessagePassing) for module in model.modules())  # the trial pass has looked at these
     edges = kinds == ("edges",) and not task.items_are_pairs and not layers
-    tables = any(
-        isinstance(owner, nn.Embedding) or may_be_table(owner, t) for owner, t in named_tensors(model).values()
-    )
+    tables = _has_tables(model)
     features = kinds == ("features",) or ("nodes" in kinds and task.call is not None and not tables)
     if not edges and not features:
         return ""
@@ -95,6 +99,35 @@ def unread(task: GraphTask, model: nn.Module, partition: Any, outputs: Tensor) -
                 "none of them, unless it reads a copy of its own"
             )
     return ""
+
+
+def _reads_anything(task: GraphTask, model: nn.Module, data: Data, outputs: Tensor) -> bool:
+    """Return whether outputs change on a graph without edges whose attributes are drawn anew or reordered."""
+    if bool((outputs == outputs[:1]).all()):
+        return True
+    everything = torch.arange(int(data.num_nodes), device=data.edge_index.device)
+    other = gather(data, everything, everything[:0], data.edge_index[:, :0])
+    draw = torch.Generator().manual_seed(0)
+    for name in list(other.keys()):
+        value = other[name]
+        if not isinstance(value, Tensor):
+            del other[name]  # what reads it fails
+        if not isinstance(value, Tensor) or name in ("edge_index", "batch") or not value.dim():
+            continue
+        if value.layout != torch.strided:
+            other[name] = value * 2
+        elif value.is_floating_point():
+            other[name] = 100 * torch.randn(value.shape, generator=draw).to(value)
+        else:
+            other[name] = value.flip(-1 if value.size(0) == 2 else 0)
+    try:
+        return not torch.equal(task.encode(model, other), outputs)
+    except GunlearnError:
+        return True
+
+
+def _has_tables(model: nn.Module) -> bool:
+    return any(isinstance(owner, nn.Embedding) or may_be_table(owner, t) for owner, t in named_tensors(model).values())
 
 
 def _reads_features(task: GraphTask, model: nn.Module, data: Data, outputs: Tensor) -> bool:
