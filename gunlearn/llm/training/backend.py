@@ -38,7 +38,7 @@ from gunlearn.training.result import versions
 
 #: Hooks that a Trainer does not call: it runs no method that overrides one.
 _HOOKS = (
-    "adapt", "make_optimizer", "objective_at", "parts", "penalty", "prepare", "rate_at", "reference_outputs",
+    "adapt", "make_optimizer", "make_scheduler", "objective_at", "parts", "penalty", "prepare", "rate_at", "reference_outputs",
     "surroundings", "teachers", "trainable",
 )  # fmt: skip
 #: Options that a Trainer does not read, with their neutral values.

@@ -1,0 +1,217 @@
+"""Go on with the training, without the forgotten data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.losses import NLL, Objective, as_objective
+from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
+from gunlearn.methods.gradient import GradientMethod
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks.base import Parts
+from gunlearn.training.arguments import TrainArguments
+from gunlearn.training.estimated_state import (
+    POINTS,
+    TrainingGradient,
+    estimate_second_moments,
+    estimate_weight_decay,
+    set_second_moments,
+)
+from gunlearn.training.from_scratch import reset_model
+from gunlearn.training.optimizers import SchedulerSpec, find_optimizer, goes_on, make_optimizer, makes_its_own
+from gunlearn.training.resumed_optimizer import resumed_optimizer
+from gunlearn.training.training_state import TrainingState, as_training_state
+
+_CONSTANT, _RAMP = 0.75, 0.25  # shares of the steps: the rate falls after one, and rises before the other
+_FEW = 10  # items
+_USUAL_RATE, _USUAL_STEPS = 1e-3, 50
+
+
+@dataclass(frozen=True)
+class ContinuedTraining(GradientMethod):
+    """Go on with the training on the retained data: its loss, its optimiser, and the optimiser's state.
+
+    A new Adam divides its first gradients by themselves, so each weight moves by the whole learning rate; on a trained
+    model that throws away what it learned. The state of the training keeps steps small. Hand it in as `training` (what
+    `gunlearn.train` returned) or as `optimizer` (your own, or its `state_dict`). Without either a new Adam starts from
+    estimated second moments (`gunlearn.training.estimated_state`), and from the weight decay that the trained weights
+    show. The learning rate stays for three quarters of the steps and then falls to 0, which settles the weights.
+
+    Args:
+        training: the state of the training: a `Result` of `gunlearn.train`, its `training`, or the folder or file that
+            it was saved to.
+        optimizer: the optimiser that trained the model or its `state_dict`, which go on, in place of `training`; or a
+            name, for one with estimated state where it is Adam or AdamW, else without.
+        lr: learning rate; `None` goes on with that of the state (half of the highest one, if a scheduler lowered it
+            below), or is 1e-3.
+        weight_decay: the training's penalty; `None` is that of the state, or estimated.
+        budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items, 1/8 for nodes and
+            other items, 1/5 for edges. It needs `training`.
+        steps: optimiser steps, in place of `budget`; 50 where neither is known.
+        shrink: factor on the trained weights before the first step (arXiv 1910.08475 shrinks and perturbs before it
+            goes on). Below 1 it takes back growth that memory needs, at the price of more steps.
+    """
+
+    training: Any = None
+    epochs: int = 50
+    lr: float = BY_MODE
+    weight_decay: float = BY_MODE
+    budget: float | None = None
+    shrink: float = 1.0
+
+    name = "continued_training"
+    summary = "go on with the training, its optimiser's state included, without the forgotten data"
+    needs = "retained data"
+    cost = "a twentieth to a fifth of the training's steps"
+
+    def __post_init__(self) -> None:
+        check_interval(self, "in (0, 1]", "shrink", *([] if self.budget is None else ["budget"]))
+        if self.training is not None and goes_on(self.optimizer):
+            raise InvalidInputError("Expected 'training' or an 'optimizer' that goes on (got both)")
+        if self.steps is not None and self.budget is not None:
+            raise InvalidInputError(f"Expected 'steps' or 'budget' (got both, {self.steps} and {self.budget})")
+        super().__post_init__()
+
+    def objective(self) -> Objective:
+        return as_objective(NLL(on="retain"))
+
+    def parts(self, problem: Problem, names: Collection[str]) -> Parts:
+        """Return the retained data as the training read it."""
+        return problem.task.training_parts(problem.partition.retain_data)
+
+    def arguments(self, **more: Any) -> TrainArguments:
+        rate, penalty = (_USUAL_RATE if self.lr is None else self.lr), self.weight_decay or 0.0
+        return TrainArguments(self.epochs, rate, penalty, self.max_grad_norm, self.eval_every, steps=self.steps, **more)
+
+    def make_scheduler(self, problem: Problem) -> SchedulerSpec | None:
+        """Return the caller's scheduler, or one that lets the rate fall to 0 over the last quarter of the steps."""
+        return self.scheduler or fall(self.steps or 1)
+
+    def run(self, problem: Problem) -> Outcome:
+        problem = replace(problem, task=problem.task.for_training())
+        state = as_training_state(self.training)
+        if state is not None:
+            state.check_model(problem.reference)
+        source = state if state is not None else self.optimizer if goes_on(self.optimizer) else None
+        steps = steps_of(self, problem, state)
+        if source is not None:
+            start, spent, made = "the state of the training", 0, self._resumed(source, problem.model)
+        else:
+            start, spent, made = self._estimated(problem)
+        reading = {} if state is None else {k: v for k, v in state.reading.items() if getattr(self, k) != v}
+        own = replace(self, training=None, budget=None, weight_decay=BY_MODE, steps=max(1, steps - spent), **reading)
+        own = replace(own, optimizer=made) if own.lr is None else replace(own, optimizer=made, lr=BY_MODE)
+        if start == _RISING and own.scheduler is None:
+            own = replace(own, scheduler=fall(max(1, steps - spent), _RAMP))
+        with torch.no_grad():
+            for parameter in problem.model.parameters():
+                if self.shrink < 1 and parameter.requires_grad:
+                    parameter.mul_(self.shrink)
+        outcome = GradientMethod.run(own, problem)
+        outcome.notes |= {"start": start, "shrink": self.shrink}
+        if state is not None:
+            outcome.notes["price"] = round(steps / state.total, 4)
+        return outcome
+
+    def _resumed(self, source: Any, model: nn.Module) -> Callable[[Sequence[nn.Parameter]], Any]:
+        """Return a function that makes the optimiser which goes on."""
+        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+        def make(parameters: Sequence[nn.Parameter]) -> Any:
+            made = resumed_optimizer(source, parameters, names)
+            for group in made.param_groups:
+                highest = group.pop("initial_lr", group["lr"])
+                group["lr"] = max(group["lr"], highest / 2) if self.lr is None else self.lr
+                if self.weight_decay is not None:
+                    group["weight_decay"] = self.weight_decay
+            return made
+
+        return make
+
+    def _estimated(self, problem: Problem) -> tuple[str, int, Any]:
+        """Return in words how a new optimiser starts, the passes spent on that, and a function that makes it."""
+        rate, penalty, spent = self.arguments().lr, self.weight_decay, 0
+        if makes_its_own(self.optimizer):
+            return _RISING, 0, self.optimizer
+        with isolated_rng(problem.seed):
+            if penalty is None:
+                original = TrainingGradient(
+                    copy.deepcopy(problem.reference).requires_grad_(), problem.partition.data, problem.task, self.reading
+                )
+                penalty, spent = estimate_weight_decay(original)[0], 1
+            moments = None
+            if find_optimizer(self.optimizer) in (torch.optim.Adam, torch.optim.AdamW):
+                moments = _second_moments(self, problem, penalty)
+                spent += 0 if moments is None else POINTS
+
+        def make(parameters: Sequence[nn.Parameter]) -> Any:
+            made = make_optimizer(self.optimizer, parameters, rate, penalty, self.optimizer_options)
+            if moments is not None:
+                set_second_moments(made, moments)
+            return made
+
+        return _RISING if moments is None else _ESTIMATED, spent, make
+
+
+_RISING, _ESTIMATED = "a new optimiser, its rate raised from 0", "estimated second moments"
+
+
+def _second_moments(method: ContinuedTraining, problem: Problem, penalty: float) -> list[torch.Tensor] | None:
+    """Return estimated second moments; `None` for models that nobody can draw anew."""
+    if hasattr(problem.model, "post_init"):  # of transformers: what it was before training is not drawn, but pretrained
+        return None
+    try:
+        fresh = reset_model(problem.model).requires_grad_()
+    except UnsupportedModelError:
+        return None
+    moved = TrainingGradient(fresh, problem.partition.retain_data, problem.task, method.reading)
+    start = [p.detach().clone() for p in moved.parameters]
+    end = [p.detach() for p in problem.model.parameters() if p.requires_grad]
+    return estimate_second_moments(moved, start, end, penalty)
+
+
+def fall(steps: int, rise: float = 0.0) -> Callable[[Any], LambdaLR]:
+    """Return a scheduler whose rate falls to 0 over the last quarter of the steps; with `rise` it also rises from 0."""
+
+    def factor(step: int) -> float:
+        share = step / steps
+        up = min(1.0, (share + 1 / steps) / rise) if rise else 1.0
+        return min(up, 1.0, max(0.0, (1 - share) / (1 - _CONSTANT)))
+
+    return lambda optimizer: LambdaLR(optimizer, factor)
+
+
+def share_of(partition: Any) -> float:
+    """Return the share of a training's steps that a request may cost: by what it forgets, and how much of it."""
+    if partition.num_forget <= _FEW:
+        return 1 / 20
+    return 1 / 5 if partition.forgets == ("edges",) else 1 / 8
+
+
+def steps_of(method: Any, problem: Problem, state: TrainingState | None) -> int:
+    """Return the steps that a method may take, by its `steps` or `budget`, see `ContinuedTraining`."""
+    if method.steps is not None:
+        return method.steps
+    if state is None:
+        if method.budget is not None:
+            raise InvalidInputError(
+                f"Expected 'training' beside 'budget', which is a share of its steps (got {method.budget:g} alone); give "
+                "'steps' instead"
+            )
+        return _USUAL_STEPS
+    share = share_of(problem.partition) if method.budget is None else method.budget
+    steps = int(share * state.total)
+    if not steps:
+        raise InvalidInputError(
+            f"Expected a budget of at least one step (got {share:g} of {state.total} steps); raise 'budget', or give "
+            "'steps'"
+        )
+    return steps

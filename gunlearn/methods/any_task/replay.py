@@ -1,0 +1,102 @@
+"""Go back to a checkpoint of the training, and take its last steps again without the forgotten data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.methods.any_task.continued_training import share_of
+from gunlearn.methods.base import Method, Outcome, Problem, check_interval
+from gunlearn.training.arguments import TrainArguments
+from gunlearn.training.from_scratch import train_from_scratch
+from gunlearn.training.resumed_optimizer import resumed_optimizer
+from gunlearn.training.training_state import Moment, TrainingState, as_training_state
+
+
+@dataclass(frozen=True)
+class Replay(Method):
+    """Go back to a checkpoint of the training and take the last steps again without the forgotten data.
+
+    The result has as many steps behind it as the original, so it does not drift where training ended before it settled,
+    as continued training does; what was learned by heart before the checkpoint stays. With nothing forgotten it gives
+    the original's weights, bit for bit. It is what slices of SISA (arXiv 1912.03817) do with data that came last.
+
+    Args:
+        training: the state of the training: a `Result` of `gunlearn.train`, its `training`, or the folder or file that
+            it was saved to.
+        budget: share of the training's steps that may be spent: it goes back to the earliest checkpoint within.
+            `None` is 1/20 for up to 10 items, 1/8 for nodes and other items, 1/5 for edges.
+    """
+
+    training: Any = None
+    budget: float | None = None
+
+    name = "replay"
+    summary = "take the last steps of the training again without the forgotten data"
+    needs = "retained data"
+    cost = "a twentieth to a fifth of the training's steps"
+
+    def __post_init__(self) -> None:
+        if self.budget is not None:
+            check_interval(self, "in (0, 1]", "budget")
+
+    def run(self, problem: Problem) -> Outcome:
+        state = as_training_state(self.training)
+        if state is None:
+            raise InvalidInputError(
+                "Expected 'training', the state of the model's training with its checkpoints, as gunlearn.train returns "
+                "it and gunlearn.KeepState keeps it (got none); method 'continued_training' does without"
+            )
+        state.check_model(problem.reference)
+        share = share_of(problem.partition) if self.budget is None else self.budget
+        moment = state.earliest(share * state.total)
+        if moment is None:
+            have = ", ".join(f"{(state.steps - m.step) / state.total:.1%}" for m in state.moments) or "none"
+            raise InvalidInputError(
+                f"Expected a checkpoint at most {share:.1%} of the training's steps before its end (got {have}); raise "
+                "'budget' to the smallest of these"
+            )
+        model, steps = problem.model, state.steps - moment.step
+        model.load_state_dict(moment.weights)
+        if problem.fresh is not None:
+            problem.fresh.put(model)
+        args = TrainArguments(epochs=0, steps=steps, keep="last", **state.reading, **problem.loop_settings)
+
+        def make(parameters: Sequence[nn.Parameter]) -> Any:
+            if moment.rng is not None:  # here, since batches draw their seed before
+                torch.set_rng_state(moment.rng)
+            return resumed_optimizer(TrainingState(0, 0, state.kind, moment.optimizer), parameters)
+
+        taken = train_from_scratch(
+            model,
+            problem.partition.retain_data,
+            problem.task,
+            args,
+            problem.callbacks,
+            make,
+            None if state.rates is None else _rates(state, moment),
+        )
+        return Outcome(model, taken, {"from_step": moment.step, "price": round(steps / state.total, 4)})
+
+
+def _rates(state: TrainingState, moment: Moment) -> Any:
+    """Return a scheduler that repeats the training's learning rates from a checkpoint on."""
+    rates = state.rates
+
+    def make(optimizer: Any) -> LambdaLR:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = 1.0
+        last = len(rates) - 1
+        factors = [
+            lambda step, column=column: float(rates[min(moment.step + step, last), column])
+            for column in range(rates.size(1))
+        ]
+        return LambdaLR(optimizer, factors)
+
+    return make
