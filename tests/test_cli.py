@@ -1,6 +1,7 @@
 import csv
 import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -296,3 +297,14 @@ def test_damaged_results_are_one_line(content, tmp_path, capsys):
     (tmp_path / "influence.json").write_text(content)
     capsys.readouterr()
     assert "influence" in refusal(capsys, *command)
+
+
+@pytest.mark.parametrize("words", [["run", "--help"], ["methods"], ["--version"]])
+def test_a_closed_pipe_ends_the_command_quietly(words):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "gunlearn", *words], stdout=closed, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (141, "")

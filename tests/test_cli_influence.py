@@ -207,3 +207,32 @@ def test_a_finished_truth_is_kept(truth, tmp_path, monkeypatch, capsys):
 def test_settings_are_checked_before_anything_is_loaded(change):
     with pytest.raises(InvalidInputError, match=next(iter(change)).rstrip("s")):
         InfluenceConfig(dataset="karate", **change)
+
+
+@pytest.mark.filterwarnings("ignore:.*one forward pass per:UserWarning")
+@pytest.mark.parametrize("of", ["edges", "nodes"])
+def test_influence_on_whole_graphs_against_brute_force(tmp_path, of):
+    """All estimators that are taken by default run, and the exact one agrees with one forward pass per item."""
+    words = f"--dataset shapes --task graph_classification --of {of} --num-items 8 --truth brute --no-progress"
+    assert call(*SMALL, *words.split(), "--out", str(tmp_path)) == 0
+    rows = {row["estimator"]: row for row in json.loads((tmp_path / "influence.json").read_text())}
+    assert {"exact", "first_order"} <= set(rows)
+    assert not any(row["error"] for row in rows.values())
+    found = np.load(tmp_path / "influence.npz")
+    assert np.abs(found["truth"]).max() > 1e-4
+    assert found["estimate/exact"] == pytest.approx(found["truth"], rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "--dataset karate --task graph_classification",
+            "many graphs for task 'graph_classification'.*'karate', one graph",
+        ),
+        ("--dataset shapes --task node_classification", "another data set.*'shapes', many graphs"),
+    ],
+)
+def test_tasks_that_the_data_do_not_have_are_refused_before_training(tmp_path, capsys, words, message):
+    assert re.search(message, refusal(capsys, "influence", *words.split(), "--out", str(tmp_path)))
+    assert not (tmp_path / "models").exists()

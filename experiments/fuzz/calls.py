@@ -16,7 +16,8 @@ import gunlearn as gu
 from experiments.fuzz import inputs
 from gunlearn.errors import GunlearnError
 
-TASKS = ("link_prediction", "node_classification")
+#: Names of tasks; labels of one's own are of two kinds.
+TASKS = ("link_prediction", "node_classification") * 2 + tuple(inputs.OWN)
 #: Attributes of modules that hooks are kept in.
 HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 
@@ -24,22 +25,23 @@ HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 def unlearn(seed: int) -> dict[str, Any]:
     """One call of `gunlearn.unlearn`."""
     draw = random.Random(f"unlearn {seed}")
-    wild = _wild(draw, ("data", "model", "request", "method"))
+    wild = _wild(draw, ("data", "model", "request", "method", "call"))
     task, model_name, model, changes, data = _problem(draw, wild)
     method, options, kinds = inputs.method(draw, "method" in wild, task)
     request_name, make = inputs.request(draw, "request" in wild, data, kinds)
+    call_name, called = inputs.calling(draw, "call" in wild, task)
 
     def call() -> Any:
-        return gu.unlearn(model, data, make(), method, task, seed=0, **options)
+        return gu.unlearn(model, data, make(), method, _task(task), seed=0, **called, **options)
 
-    what = {"task": task, "model": model_name, "data": changes, "request": request_name}
+    what = {"task": task, "model": model_name, "data": changes, "request": request_name, "call": call_name}
     return {"seed": seed, **what, "method": str(method), "options": _shown(options), **outcome(call, model, data)}
 
 
 def influence(seed: int) -> dict[str, Any]:
     """One call of `gunlearn.influence`."""
     draw = random.Random(f"influence {seed}")
-    wild = _wild(draw, ("data", "model", "items", "target", "estimator"))
+    wild = _wild(draw, ("data", "model", "items", "target", "estimator", "call"))
     task, model_name, model, changes, data = _problem(draw, wild)
     of = draw.choice(("edges", "edges", "nodes", "features"))
     estimator, options = inputs.estimator(draw, "estimator" in wild)
@@ -48,9 +50,11 @@ def influence(seed: int) -> dict[str, Any]:
         target = draw.choice(("nothing", None, 3, lambda z: z, lambda z: None, lambda z: z.sum() * float("nan")))
         of = draw.choice((of, "paths", None))
     items = inputs.items(draw, "items" in wild, of, data)
+    call_name, called = inputs.calling(draw, "call" in wild, task)
 
     def call() -> Any:
-        return gu.influence(model, data, task, of=of, estimator=estimator, target=target, items=items, **options)
+        how = {"of": of, "estimator": estimator, "target": target, "items": items, **called, **options}
+        return gu.influence(model, data, _task(task), **how)
 
     what = {
         "task": task,
@@ -59,11 +63,16 @@ def influence(seed: int) -> dict[str, Any]:
         "of": of,
         "target": _shown(target),
         "items": _shown(items),
+        "call": call_name,
     }
     return {"seed": seed, **what, "method": str(estimator), "options": _shown(options), **outcome(call, model, data)}
 
 
 CALLS: dict[str, Callable[[int], dict[str, Any]]] = {"unlearn": unlearn, "influence": influence}
+
+
+def _task(name: str) -> str:
+    return name.removesuffix(" of one")
 
 
 def _wild(draw: random.Random, aspects: Sequence[str]) -> list[str]:
@@ -83,7 +92,7 @@ def _problem(draw: random.Random, wild: Sequence[str]) -> tuple[str, str, Any, l
                 data = inputs.CHANGES[name](data)
             except (RuntimeError, AttributeError, TypeError, ValueError, NotImplementedError, IndexError):
                 continue  # two changes that exclude each other
-    name, model = inputs.model(draw, "model" in wild)
+    name, model = inputs.model(draw, "model" in wild, inputs.OWN.get(task, inputs.CLASSES))
     return task, name, model, changes, data
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data, HeteroData
-from torch_geometric.nn import GATv2Conv, GCNConv, GINEConv
+from torch_geometric.nn import GATv2Conv, GCNConv, GINEConv, MessagePassing
 from torch_geometric.utils import to_undirected
 
 import gunlearn as gu
@@ -25,13 +25,28 @@ FEW = {"epochs": 2, "steps": 2, "iterations": 3, "max_iterations": 5, "num_shard
 Draw = random.Random
 
 
+#: Tasks with labels of one's own, and how many numbers each node has.
+OWN = {"node_regression": 2, "node_multilabel": 3, "node_multilabel of one": 1}
+
+
+def labels(draw: Draw, task: str, generator: torch.Generator) -> Tensor:
+    """Classes, numbers, or yes and no for each node."""
+    if task not in OWN:
+        return torch.arange(NODES) % CLASSES
+    y = torch.randn(NODES, OWN[task], generator=generator)
+    y = y if task == "node_regression" else (y > 0).float()
+    if task == "node_multilabel" and draw.random() < 0.2:
+        y[0, 0] = float("nan")  # a label that nobody knows
+    return y[:, 0] if OWN[task] == 1 and draw.random() < 0.5 else y
+
+
 def graph(draw: Draw, task: str) -> Data:
     """A small graph with features, labels and a split for the task."""
     edges = torch.tensor([[draw.randrange(NODES), draw.randrange(NODES)] for _ in range(70)]).t()
     edges = to_undirected(edges[:, edges[0] != edges[1]])
     generator = torch.Generator().manual_seed(draw.randrange(2**31))
     x = torch.randn(NODES, WIDTH, generator=generator)
-    data = Data(x=x, edge_index=edges, y=torch.arange(NODES) % CLASSES)
+    data = Data(x=x, edge_index=edges, y=labels(draw, task, generator))
     if draw.random() < 0.2:
         data.edge_weight = torch.rand(data.num_edges)
     seed = draw.randrange(100)
@@ -128,6 +143,13 @@ CHANGES: dict[str, Callable[[Data], Any]] = {
     "column y": _replace("y", lambda y: y.view(-1, 1)),
     "negative y": _replace("y", _first(-1)),
     "y beyond the classes": _replace("y", _first(CLASSES + 2)),
+    "y of NaN": _replace("y", lambda y: torch.full_like(y.float(), float("nan"))),
+    "y with infinity": _replace("y", lambda y: _first(float("inf"))(y.float())),
+    "constant y": _replace("y", torch.zeros_like),
+    "y of one column more": _replace("y", lambda y: torch.cat((y.view(NODES, -1), y.view(NODES, -1)[:, :1]), 1)),
+    "bool y": _replace("y", lambda y: y > 0),
+    "y beyond yes and no": _replace("y", lambda y: y * 3),
+    "huge y": _replace("y", lambda y: y.float() * 1e30),
     "no train_mask": _without("train_mask"),
     "short train_mask": _replace("train_mask", lambda m: m[:-2]),
     "integer train_mask": _replace("train_mask", lambda m: m.long()),
@@ -201,11 +223,11 @@ TWISTS = ("", "embedding", "softmax", "dropout", "tuple", "NaN", "one column", "
 ZOO = ("gcn", "sage", "gat", "gin", "sgc", "appnp")
 
 
-def model(draw: Draw, wild: bool) -> tuple[str, Any]:
-    """A model of the zoo, or a wild one."""
+def model(draw: Draw, wild: bool, width: int = CLASSES) -> tuple[str, Any]:
+    """A model of the zoo with `width` outputs, or a wild one."""
     if not wild:
         name = draw.choice(ZOO)
-        return name, backbone(name, WIDTH, 8, CLASSES)
+        return name, backbone(name, WIDTH, 8, width)
     name = draw.choice(
         ("twist", "twist", "twist", "data", "gatv2", "gine", "plain", "double", "frozen", "train", "none")
     )
@@ -223,6 +245,62 @@ def model(draw: Draw, wild: bool) -> tuple[str, Any]:
         "none": lambda: draw.choice((None, "gcn", nn.Linear, torch.ones(3))),
     }
     return name, made[name]()
+
+
+def _layer(model: Any) -> Any:
+    return next(m for m in model.modules() if isinstance(m, MessagePassing))
+
+
+def _failing(model: Any, data: Data) -> Tensor:
+    raise KeyError("of the caller's")
+
+
+#: Ways to call a model: right ones first.
+CALLS: dict[str, Any] = {
+    "usual": lambda model, data: model(data.x, data.edge_index),
+    "scaled": lambda model, data: 2 * model(data.x, data.edge_index),
+    "of layers": lambda model, data: _layer(model)(data.x, data.edge_index),
+    "failing": _failing,
+    "None": lambda model, data: None,
+    "tuple": lambda model, data: (model(data.x, data.edge_index), data.x),
+    "without gradient": lambda model, data: model(data.x, data.edge_index).detach(),
+    "NaN": lambda model, data: model(data.x, data.edge_index) * float("nan"),
+    "softmax": lambda model, data: model(data.x, data.edge_index).softmax(-1),
+    "short": lambda model, data: model(data.x, data.edge_index)[:-1],
+    "flat": lambda model, data: model(data.x, data.edge_index).mean(-1),
+    "random": lambda model, data: model(data.x, data.edge_index) + torch.rand(1),
+    "integers": lambda model, data: model(data.x, data.edge_index).long(),
+    "no model": lambda model, data: data.x[:, :CLASSES],
+    "one argument": lambda model: model,
+    "of a key that is not there": lambda model, data: model(data.time, data.edge_index),
+    "no function": 3,
+}
+DECODES: dict[str, Any] = {
+    "inner": lambda model, z, pairs: (z[pairs[0]] * z[pairs[1]]).sum(-1),
+    "distance": lambda model, z, pairs: -(z[pairs[0]] - z[pairs[1]]).square().sum(-1),
+    "sigmoid": lambda model, z, pairs: (z[pairs[0]] * z[pairs[1]]).sum(-1).sigmoid(),
+    "two columns": lambda model, z, pairs: z[pairs[0]][:, :2],
+    "a number": lambda model, z, pairs: z.sum(),
+    "failing": lambda model, z, pairs: z[99_999],
+    "None": lambda model, z, pairs: None,
+    "NaN": lambda model, z, pairs: z[pairs[0]].sum(-1) / 0,
+    "two arguments": lambda model, z: z,
+    "no function": "inner",
+}
+
+
+def calling(draw: Draw, wild: bool, task: str) -> tuple[str, dict[str, Any]]:
+    """Ways to call a model and to score pairs: none, right or wild ones."""
+    given: dict[str, Any] = {}
+    names: list[str] = []
+    if wild or draw.random() < 0.2:
+        name = draw.choice(list(CALLS) if wild else list(CALLS)[:2])
+        given["call"], names = CALLS[name], [name]
+    if draw.random() < (0.3 if task == "link_prediction" else 0.05 * wild):
+        name = draw.choice(list(DECODES) if wild else list(DECODES)[:2])
+        given["decode"] = DECODES[name]
+        names.append(name)
+    return ", ".join(names), given
 
 
 def request(draw: Draw, wild: bool, data: Any, kinds: tuple[str, ...]) -> tuple[str, Callable[[], Any]]:
@@ -289,7 +367,7 @@ def method(draw: Draw, wild: bool, task: str) -> tuple[Any, dict[str, Any], tupl
     name = draw.choice([name for name in fitting if "causal_lm" not in METHODS[name].tasks])
     cls = METHODS[name]
     kinds = tuple(kind for kind in cls.requests if kind != "graphs")
-    return name, options_of(draw, wild, cls.options()), kinds if task == "node_classification" else ("edges",)
+    return name, options_of(draw, wild, cls.options()), ("edges",) if task == "link_prediction" else kinds
 
 
 def estimator(draw: Draw, wild: bool) -> tuple[Any, dict[str, Any]]:

@@ -190,6 +190,7 @@ def estimate(
     task = as_task(task, call, decode)
     message_passing_layers(model)  # raises where there is none
     trial_pass(model, data, task)
+    task.warn_of_derived(data, edges=of != "features", features=of != "edges")
     with isolated_rng(seed):
         distinct, place = resolve_items(data, of, items)
         problem = InfluenceProblem.of(model, data, task, distinct, target, seed)

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 
+from gunlearn.core.sorting import argsort
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.kernels.memo import memo
-from gunlearn.nn.kernels.sorting import argsort
 from gunlearn.nn.kernels.subgraph import spans
-from gunlearn.requests.apply import data_without, select_entries
+from gunlearn.requests.apply import data_without
+from gunlearn.requests.entries import select_entries
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import TrainingGraph, same_both_ways
 

@@ -18,9 +18,8 @@ from gunlearn.requests.nodes import ForgetFeatures, ForgetGraphs, ForgetNodes
 from gunlearn.tasks.graph.node_classification import MASKS
 from gunlearn.tasks.graph.splits import graph_split, link_split, node_split
 
-#: Tasks of studies of influence, and those of grids.
-INFLUENCE_TASKS = ("link_prediction", "node_classification")
-GRAPH_TASKS = (*INFLUENCE_TASKS, "graph_classification")
+#: Tasks of grids and of studies of influence.
+GRAPH_TASKS = ("link_prediction", "node_classification", "graph_classification")
 _FORGET: dict[str, Callable[..., Request]] = {
     "edges": ForgetEdges,
     "nodes": ForgetNodes,
@@ -72,7 +71,7 @@ class Cell:
         anywhere = self.protocol == "random" and self.region == "any"
         if (self.task, self.forget) != ("link_prediction", "edges") and not anywhere:
             raise InvalidInputError(
-                "Expected protocol 'random' and region 'any' but for edges under link prediction "
+                "Expected protocol 'random' and region 'any', except for edges under link prediction "
                 f"(got '{self.protocol}' and '{self.region}')"
             )
         if self.protocol == "inpo" and self.region != "in":
@@ -107,12 +106,7 @@ class Cell:
 
     def split(self, data: Data) -> Data:
         """Return the data with a split into training, validation and test items, drawn under the cell's seed."""
-        many = isinstance(data.get("batch"), Tensor)
-        if many != (self.task == "graph_classification"):
-            raise InvalidInputError(
-                f"Expected {'another data set' if many else 'a data set of many graphs'} for task '{self.task}' (got "
-                f"'{self.name}', {'many graphs' if many else 'one graph'})"
-            )
+        check_number_of_graphs(data, self.task, self.name)
         if self.task == "graph_classification":
             return graph_split(data, seed=self.seed)
         if self.task == "node_classification":
@@ -121,6 +115,16 @@ class Cell:
         for name in set(MASKS) & set(data.keys()):  # link prediction has no masks of nodes
             del data[name]
         return data
+
+
+def check_number_of_graphs(data: Data, task: str, name: str) -> None:
+    """Refuse one graph for a task on graphs, and many for one within a graph; `name` is that of the data set."""
+    many = isinstance(data.get("batch"), Tensor)
+    if many != (task == "graph_classification"):
+        raise InvalidInputError(
+            f"Expected {'another data set' if many else 'a data set of many graphs'} for task '{task}' (got '{name}', "
+            f"{'many graphs' if many else 'one graph'})"
+        )
 
 
 def canonical_name(dataset: str | Path) -> str | None:

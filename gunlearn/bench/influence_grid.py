@@ -19,7 +19,7 @@ from gunlearn.attribution.distinct_items import ITEM_KINDS
 from gunlearn.attribution.study.study import Study, influence_study
 from gunlearn.attribution.study.truths import truth_estimator, truth_named
 from gunlearn.attribution.targets import INFLUENCE_TARGETS
-from gunlearn.bench.cell import INFLUENCE_TASKS, canonical_name
+from gunlearn.bench.cell import GRAPH_TASKS, canonical_name, check_number_of_graphs
 from gunlearn.bench.config import resolve_device
 from gunlearn.bench.grid import threads
 from gunlearn.bench.models import ModelStore, Recipe, data_hash
@@ -31,7 +31,7 @@ from gunlearn.core.options import parse_pair, typed_options
 from gunlearn.core.owner_key import keyed_hash
 from gunlearn.datasets.catalogue import load
 from gunlearn.errors import CheckpointError, InvalidInputError
-from gunlearn.tasks.graph.splits import link_split, node_split
+from gunlearn.tasks.graph.splits import graph_split, link_split, node_split
 from gunlearn.tasks.named import as_task
 from gunlearn.training.result import versions
 
@@ -46,7 +46,7 @@ class InfluenceConfig:
     Args:
         dataset, root, device, threads, models: see `GridConfig`.
         estimators, of, target, truth, num_items, truth_items: see `influence_study`.
-        task: `"link_prediction"` or `"node_classification"`.
+        task: `"link_prediction"`, `"node_classification"` or `"graph_classification"`.
         seed: of the split, the base model, samples, estimators and bootstrap.
         recipe: of the base model.
         model: `PATH.py:FUNCTION`, a function `(data, seed) -> trained model` in place of the recipe.
@@ -79,7 +79,7 @@ class InfluenceConfig:
     models: str | Path | None = None
 
     def __post_init__(self) -> None:
-        check_choice("task", self.task, INFLUENCE_TASKS)
+        check_choice("task", self.task, GRAPH_TASKS)
         check_choice("of", self.of, ITEM_KINDS)
         check_choice("target", self.target, tuple(INFLUENCE_TARGETS))
         resolve_device(self.device)
@@ -160,8 +160,9 @@ def run_influence(
     own = None if config.model is None else own_model(config.model)
     with threads(config.threads):
         data = load(config.dataset, config.root, sparse=own is None)
-        split = link_split if config.task == "link_prediction" else _node_split
-        data = split(data, seed=config.seed).to(resolve_device(config.device))
+        name = canonical_name(config.dataset) or Path(config.dataset).resolve().name
+        check_number_of_graphs(data, config.task, name)
+        data = _SPLITS[config.task](data, config.seed).to(resolve_device(config.device))
         if own is None:
             store = ModelStore(config.models or Path(out) / "models", config.recipe, task, bars)
             model, train = store.base(data, config.seed).model, lambda part, seed: store.train(part, seed).model
@@ -174,7 +175,7 @@ def run_influence(
             model, data, task, of=config.of, target=config.target, estimators=config.estimators, truth=config.truth,
             num_items=config.num_items, truth_items=config.truth_items, seed=config.seed,
             options=config.estimator_options(), truth_options=config.truth_options(), train=train,
-            dataset=canonical_name(config.dataset) or Path(config.dataset).resolve().name, report=report,
+            dataset=name, report=report,
             finished=FinishedRows(Path(out) / STUDY_ROWS_FILE, _settings_hash(config, data, model)),
         )  # fmt: skip
     if own is None:
@@ -228,3 +229,10 @@ def _single(train: Callable[[Data, int], nn.Module]) -> Callable[[Data, int], nn
 def _node_split(data: Data, seed: int) -> Data:
     """Draw masks, unless the data have some (a public split)."""
     return data if "train_mask" in data else node_split(data, seed=seed)
+
+
+_SPLITS: dict[str, Callable[[Data, int], Data]] = {
+    "link_prediction": lambda data, seed: link_split(data, seed=seed),
+    "node_classification": _node_split,
+    "graph_classification": lambda data, seed: graph_split(data, seed=seed),
+}

@@ -1,7 +1,9 @@
 """The `gunlearn` command. Heavy modules load when a command uses them, not for help."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import tyro
@@ -31,14 +33,35 @@ _DESCRIPTION = "Unlearning in graph neural networks and language models. 'gunlea
 __getattr__, __dir__ = lazy(__name__, {})
 
 
+_READER_GONE = 141  # 128 + SIGPIPE, as of other programs
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run `gunlearn`. SystemExit has code 1 if a method failed everywhere, 2 after an error, 130 after Ctrl-C."""
+    """Run `gunlearn`.
+
+    SystemExit has code 1 if a method failed everywhere, 2 after an error, 130 after Ctrl-C, and 141 where the program
+    that reads the output ended first (`gunlearn run --help | head -1`).
+    """
+    try:
+        try:
+            _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        with suppress(OSError, ValueError):  # what is left in the buffer would fail again when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(_READER_GONE) from None
+
+
+def _run(argv: Sequence[str] | None) -> None:
     if [*(sys.argv[1:] if argv is None else argv)] == ["--version"]:
         print(f"gunlearn {gunlearn.__version__}")
         return
     command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="gunlearn", description=_DESCRIPTION, args=argv)
     try:
         code = command()
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if getattr(command, "debug", False):
             raise

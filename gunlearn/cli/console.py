@@ -15,14 +15,20 @@ if TYPE_CHECKING:
     from gunlearn.attribution.study.study import Study
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let `main` end the program; rich would end it with exit code 1."""
+        raise  # the error that is being handled
+
+
 def say(text: str, style: str | None = None) -> None:
     """Print one line on standard error, never wrapped."""
-    Console(stderr=True).print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
+    _Console(stderr=True).print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def show(table: object) -> None:
     """Print a table on standard output, 200 columns wide into a file or a pipe."""
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    _Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def print_table(head: list[str], body: list[list[str]], markdown: bool) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 import gunlearn
-from gunlearn.cli.fields import Flag, Folder, Pairs, Texts, Whole, same_named
+from gunlearn.cli.fields import Flag, Folder, Pairs, Real, Texts, Whole, same_named
 from gunlearn.cli.grid_command import epochs_of
 from gunlearn.core.printable import printable
 
@@ -42,11 +42,11 @@ class InfluenceCommand:
         out: Folder of the outputs; runs/DATASET-influence by default.
         models: Folder of trained models, to share with 'gunlearn run'; OUT/models by default.
         model: A function (data, seed) of your own that returns a trained model, in place of the GCN below.
-        epochs: Epochs of the base model; 2000, on the embedded data sets 300.
-        lr: Learning rate of the base model.
+        epochs: Epochs of the base model; 2000, on the embedded data sets 300; 500 for graph classification.
+        lr: Learning rate of the base model; 0.001, for graph classification 0.01.
         weight_decay: L2 penalty of the base model.
         hidden_channels: Size of its hidden layer.
-        out_channels: Size of its embeddings; with node classification it has as many as there are classes.
+        out_channels: Size of its embeddings; with classification it has as many as there are classes.
         num_layers: Number of its convolutions.
         estimator_arg: Option of an estimator, ESTIMATOR.KEY=VALUE, or KEY=VALUE for each that has it. Can be repeated.
         truth_arg: Option of the truth. Can be repeated.
@@ -63,7 +63,7 @@ class InfluenceCommand:
     truth: str = "removal"
     of: Literal["edges", "nodes", "features"] = "edges"
     target: Literal["probabilities", "embeddings", "loss"] = "probabilities"
-    task: Literal["link_prediction", "node_classification"] = "link_prediction"
+    task: Literal["link_prediction", "node_classification", "graph_classification"] = "link_prediction"
     num_items: Whole = None
     truth_items: Whole = None
     seed: int = 0
@@ -71,7 +71,7 @@ class InfluenceCommand:
     models: Folder = None
     model: _Function = None
     epochs: Whole = None
-    lr: float = 1e-3
+    lr: Real = None
     weight_decay: float = 0.0
     hidden_channels: int = 128
     out_channels: int = 64
@@ -85,7 +85,11 @@ class InfluenceCommand:
     debug: Flag = False
 
     def config(self) -> InfluenceConfig:
-        recipe = same_named(self, gunlearn.bench.Recipe) | {"epochs": epochs_of(self.dataset, self.epochs)}
+        graphs = self.task == "graph_classification"
+        recipe = same_named(self, gunlearn.bench.Recipe) | {
+            "epochs": epochs_of(self.dataset, self.epochs, self.task if graphs else "link_prediction"),
+            "lr": self.lr if self.lr is not None else 1e-2 if graphs else 1e-3,
+        }
         settings = same_named(self, gunlearn.bench.InfluenceConfig) | {
             "estimators": self.estimators or None,
             "recipe": gunlearn.bench.Recipe(**recipe),

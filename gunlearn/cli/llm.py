@@ -106,7 +106,7 @@ class LLM:
         clash = sorted(set(training) & {*settings, *records})
         if clash:
             raise InvalidInputError(
-                f"Expected options of 'gunlearn llm' as such: --{clash[0].replace('_', '-')} (got --training-arg)"
+                f"Expected --{clash[0].replace('_', '-')}, an option of 'gunlearn llm' (got it as --training-arg)"
             )
         console, loading = gunlearn.cli.console, gunlearn.cli.language_models
         loading.check_device(self.device)

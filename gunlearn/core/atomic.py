@@ -2,8 +2,9 @@
 
 import hashlib
 import os
+import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,6 +40,46 @@ def replace_file(path: str | Path, write: Callable[[Path], object], private: boo
 def write_file(path: str | Path, content: bytes, private: bool = False) -> Path:
     """Write a whole file or nothing, see `replace_file`."""
     return replace_file(path, lambda beside: beside.write_bytes(content), private)
+
+
+def replace_folder(path: str | Path, write: Callable[[Path], object], last: Sequence[str] = ()) -> Path:
+    """Write a folder beside `path`, flush it to the disk, and rename it: readers see all of its files or none.
+
+    Where `path` holds other files already, those of the new folder are moved in one by one, those named in `last` at
+    the end: without them, nobody takes the folder for whole.
+
+    Args:
+        path: of the folder; missing parents are made.
+        write: writes all files into the folder that it is given.
+        last: names of files that readers look for first.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    beside.mkdir()
+    try:
+        write(beside)
+        for file in sorted(beside.rglob("*")):
+            share(file)
+            if file.is_file():
+                _flush(file, os.O_RDWR)
+        if path.is_dir():
+            shutil.copymode(path, beside)
+        else:
+            share(beside)
+        try:
+            os.replace(beside, path)  # onto no folder, or an empty one
+        except OSError:
+            if not path.is_dir():
+                raise
+            for entry in sorted(beside.iterdir(), key=lambda entry: (entry.name in last, entry.name)):
+                os.replace(entry, path / entry.name)
+        for folder in (path, path.parent):
+            with suppress(OSError):
+                _flush(folder, os.O_RDONLY)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return path
 
 
 def make_folder(path: str | Path) -> Path:

@@ -66,13 +66,17 @@ def _is_setting(module: nn.Module, name: str, value: Any) -> bool:
 def code_of(model: nn.Module) -> dict[str, str]:
     """Return hashes of the code that no library brings: of classes by name, of functions in attributes by theirs.
 
-    They depend on the version of Python.
+    Classes of one name (a class and the one it inherits from) have one hash together. Hashes depend on the version of
+    Python.
     """
     found: dict[str, str] = {}
+    seen: set[type] = set()
     for name, module in model.named_modules():
         for cls in type(module).__mro__:
-            if _foreign(cls):
-                found[cls.__name__] = _hash("".join(f"{k} {code_hash(f)}" for k, f in _functions(cls)))
+            if _foreign(cls) and cls not in seen:
+                seen.add(cls)
+                own = _hash("".join(f"{k} {code_hash(f)}" for k, f in _functions(cls)))
+                found[cls.__name__] = _hash(found[cls.__name__] + own) if cls.__name__ in found else own
         for attribute, value in vars(module).items():
             function = value.func if isinstance(value, partial) else value
             if inspect.isfunction(function) and not attribute.startswith("_") and _foreign(function):

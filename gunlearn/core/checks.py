@@ -9,7 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from gunlearn.errors import EmptyForgetSetError, InvalidInputError, InvalidRequestError, InvalidTypeError
+from gunlearn.errors import (
+    EmptyForgetSetError,
+    InvalidInputError,
+    InvalidRequestError,
+    InvalidTypeError,
+    UnsupportedModelError,
+)
+
+
+def check_differentiable(loss: Tensor) -> None:
+    """Refuse losses without a gradient, before autograd does in its own words."""
+    if not loss.requires_grad:
+        raise UnsupportedModelError(
+            "Expected a loss with a gradient for the trained weights (got none): does the model's forward run "
+            "under torch.no_grad(), or detach its outputs?"
+        )
 
 
 def check_same_shape(name: str, current: Tensor, reference: Tensor) -> None:
@@ -101,5 +116,12 @@ def check_model(model: Any) -> None:
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise InvalidInputError(f"Expected an initialised model (got lazy parameter '{name}'); call it once first")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not is_finite(tensor):
             raise InvalidInputError(f"Expected a model with finite weights (got NaN or infinity in '{name}')")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether a dense or sparse tensor holds neither NaN nor infinity."""
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_sparse_coo().coalesce().values()
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

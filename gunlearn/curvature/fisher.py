@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gunlearn.core.checks import check_differentiable
 from gunlearn.errors import InvalidInputError
 
 
@@ -20,6 +21,7 @@ def fisher_diagonal(losses: Tensor, parameters: Sequence[Tensor], probes: int | 
     number = losses.numel()
     if number == 0:
         raise InvalidInputError("Expected at least one item to measure importance on (got none)")
+    check_differentiable(losses)
     passes = number if probes is None else min(number, probes)
     exact = passes == number
     total = [torch.zeros_like(p) for p in parameters]

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gunlearn.datasets.edge_columns import as_classes, read_edge_table
+from gunlearn.datasets.class_labels import read_classes
+from gunlearn.datasets.edge_columns import read_edge_table
+from gunlearn.datasets.edge_first_row import may_be_column_numbers
 from gunlearn.datasets.node_ids import Numbering, same_kind
-from gunlearn.datasets.node_tables import NodeTable, aligned, missing_labels
+from gunlearn.datasets.node_tables import NodeTable, aligned
 from gunlearn.datasets.own import as_features, as_labels, build, identity_features
 from gunlearn.datasets.raw import as_csr
-from gunlearn.datasets.text_tables import InputTable, as_numbers
+from gunlearn.datasets.text_tables import InputTable
 from gunlearn.errors import InvalidInputError
 
 
@@ -41,6 +43,13 @@ def assemble(edges: InputTable, read_nodes: Sequence[Any], undirected: bool, spa
     """
     ids, tensors, names, edges = read_edge_table(edges)
     tables = [read(ids) for read in read_nodes]
+    if may_be_column_numbers(edges, ids) and not any(_has_node_zero(table, ids) for table in tables):
+        warnings.warn(
+            f"the first line of {edges.source}, 0,1, is read as an edge, and no other line has a node 0; if it "
+            "counts the columns, as pandas writes it above columns without names, put 'source,target' in its place (or "
+            "above it, if it is an edge)",
+            stacklevel=5,
+        )
     numbering, tables = _numbering(ids, tables, edges)
     size = len(numbering.ids)
     features, labels = (_only(tables, what) for what in ("features", "labels"))
@@ -52,6 +61,11 @@ def assemble(edges: InputTable, read_nodes: Sequence[Any], undirected: bool, spa
         if value is not None:
             data[name] = value
     return data
+
+
+def _has_node_zero(table: NodeTable, ids: np.ndarray) -> bool:
+    """Return whether a table has a row for node 0 of the edges `[2, E]`."""
+    return table.rows >= len(np.unique(ids)) if table.ids is None else bool((table.ids.astype(str) == "0").any())
 
 
 def _only(tables: Sequence[NodeTable], what: str) -> NodeTable | None:
@@ -67,7 +81,12 @@ def _numbering(ids: np.ndarray, tables: list[NodeTable], edges: InputTable) -> t
     flat, *theirs = same_kind(ids.ravel(), *(table.ids for table in with_ids if table.ids is not None))
     for table, own in zip(with_ids, theirs, strict=True):
         strange = int((~np.isin(own, flat)).sum())
-        if strange and not table.lists_all:
+        if strange == len(own):
+            raise InvalidInputError(
+                f"Expected ids in {table.source} that {edges.source} names (got none, such as {own[0]!s} where an edge "
+                f"has {flat[0]!s})"
+            )
+        if strange and not table.lists_all and not np.isin(flat, own).all():
             raise InvalidInputError(
                 f"Expected a header 'id,...' in {table.source}, or nodes that {edges.source} names (got {strange} "
                 "rows of other nodes)"
@@ -110,16 +129,14 @@ def _by_count(
         raise InvalidInputError(f"Expected as many rows of every file, one per node (got {shown})")
     count, first = rows.pop(), next((table for table in tables if table.features is not None), tables[0])
     if count == most:
-        if distinct[0] > 0:
-            warnings.warn(
-                f"the {count} rows of {first.source} are taken for nodes 0 to {count - 1}, of which 0 has no edge; "
-                f"where the ids of {edges.source} count from 1, name them in a column 'id'",
-                stacklevel=6,
-            )
+        _warn_of_isolated(count, distinct, first, edges)
         return np.arange(most), tables
     if count == len(distinct):
         return distinct, tables
     if count > most and first.features is not None and distinct[0] == 0:
+        return np.arange(count), tables
+    if count > most and (len(tables) > 1 or 2 * len(distinct) > count):  # most rows have edges, or two files agree
+        _warn_of_isolated(count, distinct, first, edges)
         return np.arange(count), tables
     if count > most:
         raise InvalidInputError(
@@ -130,6 +147,15 @@ def _by_count(
         f"Expected {first.source} to have a row for each node, at least {_counts(*fitting)} (got {count}; "
         f"{edges.at(position % len(edges))} names node {flat[position]})"
     )
+
+
+def _warn_of_isolated(count: int, distinct: np.ndarray, table: NodeTable, edges: InputTable) -> None:
+    if distinct[0] > 0:
+        warnings.warn(
+            f"the {count} rows of {table.source} are taken for nodes 0 to {count - 1}, of which 0 has no edge; where "
+            f"the ids of {edges.source} count from 1, name them in a column 'id'",
+            stacklevel=7,
+        )
 
 
 def _counts(distinct: int, most: int) -> str:
@@ -163,18 +189,15 @@ def _features(table: NodeTable, sparse: bool) -> Tensor:
 def _labels(table: NodeTable, size: int) -> tuple[Tensor, dict[int, str] | None]:
     """Return a class per node, -1 where it is missing, and the names of classes that are texts."""
     labels = np.asarray(table.labels)
-    if labels.dtype.kind in "iub":
-        return as_labels(labels, size, table.source), None
     if labels.shape != (size,):
-        raise InvalidInputError(f"Expected {table.source} of shape [{size}], one per node (got {list(labels.shape)})")
-    missing = missing_labels(labels)
-    if missing.all():
-        raise InvalidInputError(f"Expected labels in {table.source} (got none)")
-    y = torch.full((size,), -1, dtype=torch.long)
-    numbers = as_numbers(labels[~missing])
-    if numbers is not None and not np.array_equal(numbers, np.round(numbers)):
-        wrong = numbers[numbers != np.round(numbers)][0]
-        raise InvalidInputError(f"Expected {table.source} to hold integers or names of classes (got {wrong})")
-    there = torch.from_numpy(~missing)
-    y[there], names = as_classes(labels[~missing].astype(object))
-    return y, names
+        several = (
+            "; for several labels per node, set data.y and take the task 'node_multilabel'" if labels.ndim > 1 else ""
+        )
+        raise InvalidInputError(
+            f"Expected {table.source} of shape [{size}], one per node (got {list(labels.shape)}){several}"
+        )
+    return (
+        (as_labels(labels, size, table.source), None)
+        if labels.dtype.kind in "iub"
+        else read_classes(labels, table.source)
+    )

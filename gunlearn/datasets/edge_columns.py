@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gunlearn.datasets.edge_header import ROLES, ends, warn_of_two_kinds, with_edge_header
+from gunlearn.datasets.edge_first_row import with_edge_header
+from gunlearn.datasets.edge_header import ROLES, check_two_kinds, ends
 from gunlearn.datasets.node_ids import read_ids
 from gunlearn.datasets.text_tables import InputTable, as_numbers, is_missing, plain
 from gunlearn.errors import InvalidInputError
@@ -25,7 +26,7 @@ def read_edge_table(table: InputTable) -> tuple[np.ndarray, dict[str, Tensor], d
     if not len(table):
         raise InvalidInputError(f"Expected at least one edge in {table.source} (got none)")
     ids = read_ids(table, (source, target)).reshape(2, -1)
-    warn_of_two_kinds(table, ids)
+    check_two_kinds(table, ids)
     others = {i: name for i, name in enumerate(table.header or ()) if i not in (source, target)}
     columns = {name: table.columns[i] for i, name in others.items()}
     if len(columns) != len(others):

@@ -1,15 +1,17 @@
-"""The header of an edge list: whether there is one, and which columns are the ends."""
+"""The header of an edge list: which columns are the ends, and which only number the rows."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 
-from gunlearn.datasets.text_tables import InputTable, as_numbers, is_missing, plain
+from gunlearn.datasets.column_names import counts_rows, is_unnamed, kind_of
+from gunlearn.datasets.text_tables import InputTable, as_numbers, plain
 from gunlearn.errors import InvalidInputError
 
 # Without blanks and in small letters.
-_SOURCE = {"source", "src", "from", "fromid", "fromnodeid", "sourceid", "u", "head", "sender", "node1"}
-_TARGET = {
+SOURCE_NAMES = {"source", "src", "from", "fromid", "fromnodeid", "sourceid", "u", "head", "sender", "node1"}
+TARGET_NAMES = {
     "target",
     "dst",
     "to",
@@ -23,8 +25,7 @@ _TARGET = {
     "dest",
     "destination",
 }
-#: What a node may be beside nodes of another kind; other columns are of two kinds where both names end in "id".
-_KINDS = {"user", "item", "movie", "product", "book", "song", "track", "artist", "customer", "author", "business"}
+_ROW_NUMBERS = {"id", "index", "edgeid", "linkid", "rowid", "row", "rownumber", "no", "nr", "number", "key"}
 #: Names of the columns that become tensors beside `edge_index`.
 ROLES = {
     "edge_weight": {"weight", "weights", "w", "edgeweight"},
@@ -33,43 +34,39 @@ ROLES = {
 }
 
 
-def with_edge_header(table: InputTable) -> InputTable:
-    """Return an edge list with its header known, if it has one; refuse a first row that could be either.
-
-    A first row is a header if it names the ends, or has a text above a column of numbers. Two names that occur
-    nowhere else could be a header or an edge.
-    """
-    if table.header is not None:
+def without_row_numbers(table: InputTable) -> InputTable:
+    """Return the table without pandas' index, and without a column such as `id` that numbers the edges."""
+    if table.header is None:
         return table
-    first = [str(column[0]) for column in table.columns]
-    named = {plain(name) for name in first}
-    if named & _SOURCE and named & _TARGET:
-        header = table.first_as_header()
-        again = {str(value) for i in ends(header) for value in header.columns[i]} & set(first)
-        if again:
-            raise InvalidInputError(
-                f"Expected a header 'source,target' above nodes that are called so (got {table.at(0)}: a header or an "
-                "edge?)"
-            )
-        return header
-    numeric = [as_numbers(column[:1]) is not None for column in table.columns]
-    below = [
-        len(column) > 1 and not is_missing(column[1:]).any() and as_numbers(column[1:]) is not None
-        for column in table.columns
-    ]
-    if any(rest and not top and text for rest, top, text in zip(below, numeric, first, strict=True)):
-        if any(numeric):  # a mistake in the first edge, not a header
-            return table
-        return table.first_as_header()
-    if any(numeric[:2]):
-        return table
-    later = {str(value) for column in table.columns[:2] for value in column[1:]}
-    if not later & set(first[:2]):
+    names = [plain(name) for name in table.header]
+    named = any(name in SOURCE_NAMES for name in names) and any(name in TARGET_NAMES for name in names)
+    wide = [i for i, name in enumerate(table.header) if not is_unnamed(name)]
+    if not named and len(table) == len(wide) > 2 and _is_matrix(table, wide):
         raise InvalidInputError(
-            f"Expected a header such as 'source,target' in {table.source} (got names in {table.at(0)} that occur "
-            "nowhere else: a header or an edge?)"
+            f"Expected columns 'source' and 'target' in {table.source} (got as many rows as columns, {len(wide)}: an "
+            "adjacency matrix? Turn it into a list of edges, or name the columns)"
         )
-    return table
+    left_out = {i for i, name in enumerate(table.header) if is_unnamed(name) and counts_rows(table, i)}
+    others = [i for i, name in enumerate(names) if i not in left_out and not any(name in r for r in ROLES.values())]
+    if not named and len(others) > 2 and (names[others[0]] in _ROW_NUMBERS or is_unnamed(names[others[0]])):
+        values = table.columns[others[0]]
+        if as_numbers(values) is None or len(np.unique(values.astype(str))) != len(values):
+            raise InvalidInputError(
+                f"Expected columns 'source' and 'target' in {table.source} (got {list(table.header)}, whose first "
+                "could number the edges or name their nodes)"
+            )
+        left_out.add(others[0])
+    if len(names) - len(left_out) < 2 or not left_out:
+        return table
+    kept = [i for i in range(len(names)) if i not in left_out]
+    header = tuple(table.header[i] for i in kept)
+    return replace(table, header=header, columns=tuple(table.columns[i] for i in kept))
+
+
+def _is_matrix(table: InputTable, columns: list[int]) -> bool:
+    """Return whether columns are numbered, or hold only 0 and 1."""
+    numbered = [(table.header or ())[i] for i in columns] == [str(i) for i in range(len(columns))]
+    return numbered or all(set(table.columns[i].astype(str)) <= {"0", "1"} for i in columns)
 
 
 def ends(table: InputTable) -> tuple[int, int]:
@@ -82,13 +79,15 @@ def ends(table: InputTable) -> tuple[int, int]:
         )
     if table.header is None:
         if len(table.columns) > 2:
+            numbers = [str(column[0]) for column in table.columns] == [str(i) for i in range(len(table.columns))]
+            place = "in place of the first line, which counts the columns" if numbers else "in the first line"
             raise InvalidInputError(
                 f"Expected 2 columns (source, target) without a header in {table.at(0)} (got {len(table.columns)}); "
-                "name them in the first line, such as 'source,target,weight' or 'source,target,time'"
+                f"name them {place}, such as 'source,target,weight' or 'source,target,time'"
             )
         return 0, 1
     names = [plain(name) for name in table.header]
-    found = [[i for i, name in enumerate(names) if name in known] for known in (_SOURCE, _TARGET)]
+    found = [[i for i, name in enumerate(names) if name in known] for known in (SOURCE_NAMES, TARGET_NAMES)]
     if any(len(columns) > 1 for columns in found):
         raise InvalidInputError(
             f"Expected one source and one target column in {table.source} (got {list(table.header)})"
@@ -100,16 +99,30 @@ def ends(table: InputTable) -> tuple[int, int]:
     return 0, 1
 
 
-def warn_of_two_kinds(table: InputTable, ids: np.ndarray) -> None:
-    """Warn where the names of the two columns are of two kinds (`user`, `item`) and ids `[2, k]` stand in both."""
+def check_two_kinds(table: InputTable, ids: np.ndarray) -> None:
+    """Refuse ids `[2, k]` that stand in both columns where these hold two kinds of nodes, such as `user` and `item`.
+
+    User 1 and item 1 would be one node.
+
+    Warns:
+        UserWarning: names that end in "id" and may be of two kinds.
+    """
     if table.header is None:
         return
     names = [table.header[i] for i in ends(table)]
-    stems = [plain(name).removesuffix("s").removesuffix("id") for name in names]
-    told = all(plain(name).endswith("id") for name in names) or bool(_KINDS & set(stems))
-    if not told or stems[0][:4] == stems[1][:4] or plain(names[0]) in _SOURCE or plain(names[1]) in _TARGET:
+    kinds, stems = [kind_of(name) for name in names], [plain(name).removesuffix("id") for name in names]
+    certain = None not in kinds and kinds[0] != kinds[1]
+    told = all(plain(name).endswith("id") for name in names) and stems[0][:4] != stems[1][:4] and kinds[0] != kinds[1]
+    if not (certain or told) or plain(names[0]) in SOURCE_NAMES or plain(names[1]) in TARGET_NAMES:
         return
     both = len(np.intersect1d(ids[0], ids[1]))
+    if both and certain:
+        raise InvalidInputError(
+            f"Expected ids of two kinds of nodes to differ in columns {names[0]!r} and {names[1]!r} of {table.source} "
+            f"(got {both} in both, as if they were the same nodes); give them prefixes, such as u1 and m1, "
+            "in columns 'source' and 'target', or build a HeteroData (gunlearn.nn.homogeneous); if the nodes are of "
+            "one kind, rename the columns alone"
+        )
     if both:
         warnings.warn(
             f"{both} ids stand in both columns, {names[0]!r} and {names[1]!r}, of {table.source} and are read as the "

@@ -9,7 +9,7 @@ from torch_geometric.data import Data
 from gunlearn.datasets.assemble import assemble
 from gunlearn.datasets.node_tables import of_table
 from gunlearn.datasets.text_tables import InputTable
-from gunlearn.errors import InvalidTypeError
+from gunlearn.errors import InvalidInputError, InvalidTypeError
 
 
 def is_frame(value: Any) -> bool:
@@ -41,6 +41,8 @@ def from_pandas(edges: Any, nodes: Any = None, undirected: bool = True) -> Data:
 def _table(frame: Any, source: str) -> InputTable:
     if not is_frame(frame):
         raise InvalidTypeError(f"Expected a pandas data frame (got {type(frame).__name__})")
+    if frame.shape[0] == frame.shape[1] > 2 and list(map(str, frame.index)) == list(map(str, frame.columns)):
+        raise InvalidInputError(f"Expected a row per edge or node in {source} (got an adjacency matrix, by its names)")
     named = [name for name in frame.index.names if name is not None]
     frame = frame.reset_index(level=named) if named else frame
     columns = tuple(_values(frame.iloc[:, i]) for i in range(frame.shape[1]))

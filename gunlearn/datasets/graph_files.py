@@ -1,6 +1,7 @@
 """Single files of a whole graph: GraphML, GML, GEXF, node-link JSON, or an edge list."""
 
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,17 @@ from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 
 #: Endings of files of one graph.
 GRAPH_ENDINGS = (".graphml", ".gml", ".gexf", ".json")
+#: Who reads other files; some run code that a file brings, which must be the user's own decision.
+_READERS = {
+    ".pkl": "pandas.read_pickle, if you trust it,",
+    ".pickle": "pandas.read_pickle, if you trust it,",
+    ".gpickle": "pickle.load, if you trust it,",
+    ".pt": "torch.load",
+    ".parquet": "pandas.read_parquet",
+    ".feather": "pandas.read_feather",
+    ".xlsx": "pandas.read_excel",
+    ".net": "networkx.read_pajek",
+}
 
 
 def from_graph_file(path: Path) -> Data:
@@ -41,10 +53,13 @@ def from_graph_file(path: Path) -> Data:
             )
         return from_files(path)
     if ending not in GRAPH_ENDINGS:
+        how = f"; read it with {_READERS[ending]} and load what you get" if ending in _READERS else ""
         raise InvalidInputError(
             f"Expected a graph in one of {', '.join((*GRAPH_ENDINGS, *TEXT_ENDINGS))}, or a folder (got {path}, which "
-            "is not read)"
+            f"is not read{how})"
         )
+    if ending in (".graphml", ".gml") and (number := _number_of_graphs(path, ending)) > 1:
+        raise InvalidInputError(f"Expected one graph in {path} (got {number}); write each to a file of its own")
     readers = {".graphml": nx.read_graphml, ".gml": _read_gml, ".gexf": _read_gexf, ".json": _read_node_link}
     try:
         graph = readers[ending](path)
@@ -53,6 +68,12 @@ def from_graph_file(path: Path) -> Data:
     except Exception as error:  # parsers of broken files raise nearly anything
         raise InvalidInputError(f"Expected {path} in {ending[1:]} (got {type(error).__name__}: {error})") from error
     return from_networkx(graph)
+
+
+def _number_of_graphs(path: Path, ending: str) -> int:
+    """Return how many graphs a file holds, nested ones included: networkx reads the first and drops the others."""
+    text = re.sub(r"<!--.*?-->", "", path.read_text(encoding="utf-8", errors="replace"), flags=re.DOTALL)
+    return len(re.findall(r"<(?:\w+:)?graph[\s>]" if ending == ".graphml" else r"^\s*graph\s*\[", text, re.MULTILINE))
 
 
 def _read_gml(path: Path) -> nx.Graph:
@@ -81,7 +102,7 @@ def _read_node_link(path: Path) -> nx.Graph:
         got = sorted(found)[:8] if isinstance(found, dict) else type(found).__name__
         raise InvalidInputError(f"Expected one object with 'nodes' and 'links' (or 'edges') in {path} (got {got})")
     if not all(isinstance(entry, dict) for name in ("nodes", lists[0]) for entry in found[name]):
-        raise InvalidInputError(f"Expected objects in 'nodes' and '{lists[0]}' of {path} (got others)")
+        raise InvalidInputError(f"Expected objects in 'nodes' and '{lists[0]}' of {path} (got entries of other types)")
     if not all("id" in node for node in found["nodes"]):
         raise InvalidInputError(f"Expected an 'id' of every node in {path} (got nodes without one)")
     known = {_hashable(node["id"]) for node in found["nodes"]}
@@ -89,13 +110,15 @@ def _read_node_link(path: Path) -> nx.Graph:
     strange = sum(end not in known for end in ends)
     if strange or len(known) != len(found["nodes"]):
         raise InvalidInputError(
-            f"Expected ends of '{lists[0]}' in {path} to be ids of 'nodes', which are distinct (got {strange} others, "
-            f"{len(found['nodes']) - len(known)} ids again)"
+            f"Expected ends of '{lists[0]}' in {path} to be ids of 'nodes', which are distinct (got {strange} ends "
+            f"that no node has, {len(found['nodes']) - len(known)} repeated ids)"
         )
     # By hand, since the names of node_link_graph's arguments changed twice in networkx 3.
-    directed, multiple = bool(found.get("directed", False)), bool(found.get("multigraph", False))
-    kind = {(0, 0): nx.Graph, (1, 0): nx.DiGraph, (0, 1): nx.MultiGraph, (1, 1): nx.MultiDiGraph}
-    graph = kind[directed, multiple]()
+    directed = found.get("directed", False)
+    if not isinstance(directed, bool):
+        raise InvalidInputError(f"Expected 'directed' in {path} to be true or false (got {directed!r})")
+    # Repeated edges stay beside each other, as in tables, even where the file does not call itself a multigraph.
+    graph = nx.MultiDiGraph() if directed else nx.MultiGraph()
     graph.add_nodes_from((_hashable(n["id"]), {k: v for k, v in n.items() if k != "id"}) for n in found["nodes"])
     graph.add_edges_from(
         (

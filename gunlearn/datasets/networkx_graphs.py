@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gunlearn.datasets.edge_columns import ROLES, as_classes, edge_tensors
+from gunlearn.datasets.class_labels import read_classes
+from gunlearn.datasets.edge_columns import ROLES, edge_tensors
 from gunlearn.datasets.node_ids import of_labels
 from gunlearn.datasets.own import as_features, as_labels, build, identity_features
-from gunlearn.datasets.text_tables import InputTable, as_numbers, is_missing, plain
+from gunlearn.datasets.text_tables import InputTable, plain
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 
 _FEATURES = ("x", "features", "feature", "feat")
@@ -136,15 +137,10 @@ def _labels(graph: nx.Graph, labels: Any) -> tuple[Tensor | None, dict[int, str]
             return None, None, []
     values = np.empty(len(graph), dtype=object)
     values[:] = [given.get(name) for _, given in graph.nodes(data=True)]
-    missing = is_missing(values)
-    if missing.all():
-        raise InvalidInputError(f"Expected node attribute {name!r} to hold labels (got none)")
-    scalars = all(np.ndim(value) == 0 for value in values[~missing])
-    numbers = as_numbers(values[~missing]) if scalars else None
-    if not scalars or (numbers is not None and not np.array_equal(numbers, np.round(numbers))):
-        raise InvalidInputError(f"Expected node attribute {name!r} to hold integers or names of classes (got others)")
-    y = torch.full((len(graph),), -1, dtype=torch.long)
-    y[torch.from_numpy(~missing)], names = as_classes(values[~missing])
+    source = f"node attribute {name!r}"
+    if not all(np.ndim(value) == 0 for value in values):
+        raise InvalidInputError(f"Expected {source} to hold integers or names of classes (got lists or arrays)")
+    y, names = read_classes(values, source)
     return y, names, [name, *_LABELS] if labels is not None else [name]
 
 

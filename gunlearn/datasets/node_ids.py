@@ -1,6 +1,7 @@
 """Ids of nodes: integers or names, and the row of each."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,13 @@ def read_ids(table: InputTable, columns: Sequence[int]) -> np.ndarray:
         raise InvalidInputError(
             f"Expected an integer node id in {table.at(bad % len(table))} (got {texts[bad]!r}, where most ids are "
             "numbers); ids are all integers or all names"
+        )
+    unclear = [text for text in distinct if text.lower() == "na"]
+    if unclear:
+        warnings.warn(
+            f"{str(unclear[0])!r} in {table.source} is read as the name of a node; leave out the rows where it says "
+            "that an id is missing",
+            stacklevel=3,
         )
     return np.array(texts, dtype=str)
 

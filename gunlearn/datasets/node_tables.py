@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from gunlearn.datasets.column_names import is_unnamed
 from gunlearn.datasets.node_arrays import read_arrays
+from gunlearn.datasets.node_columns import IDS, LABELS, node_columns
 from gunlearn.datasets.node_ids import read_ids
-from gunlearn.datasets.text_tables import TEXT_ENDINGS, InputTable, as_numbers, is_missing, plain, read_table
+from gunlearn.datasets.text_tables import TEXT_ENDINGS, InputTable, as_numbers, plain, read_table
 from gunlearn.errors import InvalidInputError
 
-_IDS = {"id", "nodeid", "node", "vertex", "vertexid", "nodename"}
-_FIRST_IDS = {"", "unnamed0", "name", "key", "index"}  # where they name the first column, as pandas writes an index
-_LABELS = {"label", "labels", "y", "class", "target"}
 #: Columns of a split are no features; `node_split` draws one.
 _MASKS = {"trainmask", "valmask", "testmask", "split"}
 
@@ -66,17 +65,19 @@ def of_table(table: InputTable, kind: str, edge_ids: np.ndarray) -> NodeTable:
     """Return what a table says of nodes; see `read_nodes`."""
     if not len(table):
         raise InvalidInputError(f"Expected at least one row in {table.source} (got none)")
-    id_column, label_column = _roles(table, kind, edge_ids)
+    id_column, label_column, aside = node_columns(table, kind, edge_ids)
     ids = None if id_column is None else read_ids(table, (id_column,))
     if ids is not None and len(np.unique(ids)) != len(ids):
         distinct, counts = np.unique(ids, return_counts=True)
         repeated = np.flatnonzero(ids == distinct[counts > 1][0])[1]
-        raise InvalidInputError(f"Expected each node once in {table.source} (got one again in {table.at(repeated)})")
+        raise InvalidInputError(
+            f"Expected each node once in {table.source} (got another row of a node in {table.at(repeated)})"
+        )
     masks = [i for i, name in enumerate(table.header or ()) if plain(name) in _MASKS]
     if masks:
         names = ", ".join(repr(table.header[i]) for i in masks)  # type: ignore[index]
         warnings.warn(f"columns {names} of {table.source} are a split and are not read", stacklevel=3)
-    columns = [i for i in range(len(table.columns)) if i not in (id_column, label_column, *masks)]
+    columns = [i for i in range(len(table.columns)) if i not in (id_column, label_column, *aside, *masks)]
     numbers = {i: as_numbers(table.columns[i]) for i in columns}
     texts = [i for i, values in numbers.items() if values is None]
     if texts and kind != "nodes":
@@ -92,7 +93,10 @@ def of_table(table: InputTable, kind: str, edge_ids: np.ndarray) -> NodeTable:
     kept = [values for values in numbers.values() if values is not None]
     features = np.stack(kept, axis=1) if kept and kind != "labels" else None
     if kind == "labels" and columns:
-        raise InvalidInputError(f"Expected one column of labels in {table.source} (got {len(columns)} more)")
+        raise InvalidInputError(
+            f"Expected one column of labels in {table.source} (got {len(columns)} more); for several labels per node, "
+            "set data.y to a matrix of 0 and 1 and take the task 'node_multilabel'"
+        )
     if features is not None and not np.isfinite(features).all():
         row, at = np.argwhere(~np.isfinite(features))[0]
         column = [i for i in columns if i not in texts][at]
@@ -106,51 +110,13 @@ def _with_header(table: InputTable) -> InputTable:
     first = [str(column[0]) for column in table.columns]
     numeric = [as_numbers(column[:1]) is not None for column in table.columns]
     below = [as_numbers(column[1:]) is not None for column in table.columns]
-    known = {plain(name) for name in first} & (_IDS | _LABELS)
+    known = {plain(name) for name in first} & (IDS | LABELS)
+    counted = first[1:] == [str(i) for i in range(len(first) - 1)]
+    if len(first) > 1 and is_unnamed(first[0]) and (counted or not all(numeric[1:])):  # above an index
+        return table.first_as_header()
     if known or (len(table) > 1 and any(rest and not top for rest, top in zip(below, numeric, strict=True))):
         return table.first_as_header()
     return table
-
-
-def _roles(table: InputTable, kind: str, edge_ids: np.ndarray) -> tuple[int | None, int | None]:
-    """Return the numbers of the columns of ids and of labels."""
-    if table.header is None:
-        return _unnamed_roles(table, kind, edge_ids)
-    names = [plain(name) for name in table.header]
-    ids = [i for i, name in enumerate(names) if name in _IDS]
-    if not ids and (names[0] in _FIRST_IDS or (len(names) > 1 and names[0].endswith("id"))):
-        ids = [0]
-    labels = [i for i, name in enumerate(names) if name in _LABELS and i not in ids]
-    if kind == "labels" and not labels:  # one column beside the ids, of any name
-        labels = [i for i in range(len(names)) if i not in ids][:1]
-    for found, what in ((ids, "ids"), (labels, "labels")):
-        if len(found) > 1:
-            raise InvalidInputError(
-                f"Expected one column of {what} in {table.source} (got {[table.header[i] for i in found]})"
-            )
-    if kind == "nodes" and not ids:
-        raise InvalidInputError(f"Expected a column 'id' in {table.source} (got {list(table.header)[:8]})")
-    if kind == "labels" and not labels:
-        raise InvalidInputError(f"Expected a column of labels in {table.source} (got {list(table.header)[:8]})")
-    return (ids[0] if ids else None), (labels[0] if labels else None)
-
-
-def _unnamed_roles(table: InputTable, kind: str, edge_ids: np.ndarray) -> tuple[int | None, int | None]:
-    if kind == "nodes":
-        raise InvalidInputError(f"Expected a header with a column 'id' in {table.source} (got none in {table.at(0)})")
-    if kind == "labels":
-        return (0, 1) if len(table.columns) > 1 else (None, 0)
-    first = table.columns[0]
-    numbers = as_numbers(first)
-    if numbers is None:
-        return 0, None
-    distinct = len(table) > 2 and len(table.columns) > 1 and len(np.unique(numbers)) == len(numbers)
-    if distinct and edge_ids.dtype.kind == "i" and np.isin(edge_ids, numbers).all():
-        raise InvalidInputError(
-            f"Expected a header in {table.source} (got a first column that could be the nodes' ids or a feature); name "
-            "the columns in the first line: 'id,...' where it holds ids"
-        )
-    return None, None
 
 
 def _of_arrays(path: Path, kind: str) -> NodeTable:
@@ -164,7 +130,7 @@ def _of_arrays(path: Path, kind: str) -> NodeTable:
         columns = (ids.astype(object) if ids.dtype.kind in "US" else ids,)
         ids = read_ids(InputTable(str(path), columns, ("id",), np.arange(size), "row"), (0,))
         if len(np.unique(ids)) != size:
-            raise InvalidInputError(f"Expected each node once in the ids of {path} (got some again)")
+            raise InvalidInputError(f"Expected each node once in the ids of {path} (got some ids several times)")
     return NodeTable(str(path), next(iter(rows.values())), ids, found.get("features"), found.get("labels"))
 
 
@@ -184,9 +150,3 @@ def aligned(table: NodeTable, rows: np.ndarray, size: int) -> NodeTable:
         spread[rows] = labels
         labels = spread
     return replace(table, rows=size, ids=None, features=features, labels=labels)
-
-
-def missing_labels(labels: np.ndarray) -> np.ndarray:
-    """Return which labels are missing, boolean `[rows]`; a question mark says so too."""
-    marks = np.array([isinstance(v, str) and v.strip() == "?" for v in labels]) if labels.dtype.kind in "OU" else False
-    return is_missing(labels) | marks

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import coalesce, remove_self_loops, to_undirected
 
+from gunlearn.datasets.class_labels import check_classes
 from gunlearn.datasets.validate import validate
 from gunlearn.errors import InvalidInputError
 
@@ -95,4 +96,6 @@ def as_labels(labels: Any, num_nodes: int, source: str = "labels") -> Tensor:
         raise InvalidInputError(f"Expected {source} to hold integers (got dtype {array.dtype})")
     if array.shape != (num_nodes,):
         raise InvalidInputError(f"Expected {source} of shape [{num_nodes}], one per node (got {list(array.shape)})")
-    return torch.from_numpy(array.astype(np.int64))
+    labels = torch.from_numpy(array.astype(np.int64))
+    check_classes(labels, source)
+    return labels

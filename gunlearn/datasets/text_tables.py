@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from gunlearn.datasets.decimal_commas import with_points
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 
 #: Endings of files that are read as tables of text, maybe with `.gz` behind.
 TEXT_ENDINGS = (".csv", ".tsv", ".txt", ".edgelist", ".edges")
-_MISSING = {"", "nan", "none", "null", "<na>", "nat"}
+_MISSING = {"", "nan", "none", "null", "<na>", "nat", "n/a", "#n/a"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,7 @@ def read_table(path: Path, least: int = 1, noun: str = "row") -> InputTable:
 
     Separators are tabs, semicolons, commas or blanks, whichever the first line has, in this order; fields may be
     quoted. Blank lines and lines that begin with `#` or `%` are left out, and a separator behind the last field.
+    Between tabs and semicolons, numbers may have a decimal comma.
 
     Args:
         path: a UTF-8 file, maybe gzipped.
@@ -117,11 +119,15 @@ def read_table(path: Path, least: int = 1, noun: str = "row") -> InputTable:
             raise InvalidInputError(f"Expected {width} columns in {path}, line {number} (got {len(fields)})")
         rows.append(fields)
         numbers.append(number)
+    while rows and not any(rows[-1]):  # rows of separators alone, as spreadsheets leave them at the end
+        rows.pop(), numbers.pop()
     if not rows:
         raise InvalidInputError(f"Expected at least one {noun} in {path} (got none)")
     columns = [np.array(column, dtype=object) for column in zip(*rows, strict=True)]
     while len(columns) > least and not any(columns[-1]):
         columns.pop()
+    if separator in "\t;":
+        columns = with_points(columns, str(path))
     return InputTable(str(path), tuple(columns), None, np.array(numbers))
 
 

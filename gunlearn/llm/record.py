@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from gunlearn.core.atomic import file_checksum, write_file
+from gunlearn.core.atomic import file_checksum, replace_folder, write_file
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.card import loading, movement, unchanged
 from gunlearn.llm.data.rows import is_labelled
@@ -146,21 +146,31 @@ class LLMResult(Result):
         return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
     def save(self, folder: str | PathLike[str]) -> Path:  # type: ignore[override]  # no deletion operators
-        """Write model (or adapter alone), tokenizer and record to a folder and return it; raise as `check_folder`."""
+        """Write model (or adapter alone), tokenizer and record to a folder and return it; raise as `check_folder`.
+
+        A save that is interrupted leaves no folder; one that held other files is left without a `config.json` (or
+        `adapter_config.json`), so that nobody loads what came of it.
+        """
         folder = Path(folder)
         check_folder(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        cast(Any, self.model).save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        self.write_record(folder)  # last: peft writes a card of its own
-        return folder
+
+        def write(beside: Path) -> None:
+            cast(Any, self.model).save_pretrained(beside)
+            self.tokenizer.save_pretrained(beside)
+            self._write_record(beside, folder)  # last: peft writes a card of its own
+
+        return replace_folder(folder, write, last=("config.json", "adapter_config.json"))
 
     def write_record(self, folder: str | PathLike[str]) -> None:
         """Write card (`README.md`) and record (`unlearning.json`), with SHA-256 sums of model or adapter in `files`."""
+        self._write_record(Path(folder), folder)
+
+    def _write_record(self, written: Path, folder: str | PathLike[str]) -> None:
+        """Write card and record into the folder `written`, which will be `folder`."""
         names = ("settings", "seconds", "before", "after", "retrained", "alignment", "history")
-        record = {name: getattr(self, name) for name in names} | {"files": _checksums(Path(folder))}
-        write_file(Path(folder) / _RECORD, (json.dumps(record, indent=2, default=str) + "\n").encode())
-        write_file(Path(folder) / "README.md", self.card(folder).encode())
+        record = {name: getattr(self, name) for name in names} | {"files": _checksums(written)}
+        write_file(written / _RECORD, (json.dumps(record, indent=2, default=str) + "\n").encode())
+        write_file(written / "README.md", self.card(folder).encode())
 
 
 def _checksums(folder: Path) -> dict[str, str]:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from gunlearn.core.checks import check_seed
+from gunlearn.core.checks import check_seed, is_finite
 from gunlearn.cost import PeakMemory, Stopwatch
 from gunlearn.errors import DivergenceError, InvalidTypeError
 from gunlearn.methods.base import Method, Outcome, Problem
@@ -69,7 +68,9 @@ def run_method(
     check_seed(seed)
     check_callbacks(callbacks)
     method.supports(task, partition)
-    task = task.fitted(trial_pass(model, partition.retain_data, task).outputs, partition.retain_data)
+    outputs = trial_pass(model, partition.retain_data, task).outputs
+    why = task.check_request(model, partition, outputs, anew=method.state == "own")
+    task = task.fitted(outputs, partition.retain_data)
     runner = task.runner(method)
     if runner is not None:
         result = runner(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
@@ -104,9 +105,10 @@ def run_method(
         state = outcome.state
         seconds = watch.seconds + (0.0 if state is None else state.seconds_before)
     for name, tensor in outcome.model.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not is_finite(tensor):
             raise DivergenceError(f"Expected finite weights from '{method.name}' (got NaN or infinity in '{name}')")
-    notes = remark_unchanged(outcome.notes, original, outcome.model, state, outcome.unchanged, fresh)
+    told = {"why": " ".join(filter(None, [why, outcome.notes.get("why")]))} if why else {}
+    notes = remark_unchanged({**outcome.notes, **told}, original, outcome.model, state, outcome.unchanged, fresh)
     return Result(
         model=outcome.model.eval(),
         method=method.name,

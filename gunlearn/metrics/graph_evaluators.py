@@ -1,14 +1,18 @@
 """Items of graph tasks. Models read the retained graph; items that are not in it are read on the original graph."""
 
+import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from gunlearn.errors import UnsupportedMethodError
 from gunlearn.losses import Prediction
 from gunlearn.metrics.item_evaluators import CategoricalEvaluator
 from gunlearn.metrics.problem import Evaluator, logits_of
+from gunlearn.metrics.ranking import separation
+from gunlearn.metrics.view import ModelView
 from gunlearn.nn.attach.message_layers import suspended_caches
 from gunlearn.tasks.graph.link_prediction import LinkPrediction, forgotten_edges
 from gunlearn.tasks.graph.node_classification import NodeClassification
@@ -56,6 +60,15 @@ class LinkEvaluator(GraphEvaluator):
 
     def score(self, prediction: Prediction) -> Tensor:
         return logits_of(prediction)
+
+    def skills(self, view: ModelView) -> tuple[float | None, ...]:
+        """Return what AUC retained edges have against test negatives, and the log-likelihood, as shares."""
+        retain, test, label = view.score("retain"), view.score("test"), view.label("test")
+        auc = None if retain is None or test is None else separation(retain, test[label != 1])[0]
+        if auc is None or retain is None or test is None:
+            return ()
+        loss = softplus(-retain.double()).mean() + softplus(test[label != 1].double()).mean()
+        return 2 * auc - 1, 1 - float(loss) / (2 * math.log(2))
 
 
 class ClassEvaluator(GraphEvaluator, CategoricalEvaluator):

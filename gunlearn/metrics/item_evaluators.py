@@ -1,5 +1,6 @@
 """Evaluators of classifiers, and of independent items (images, rows of an array)."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from gunlearn.losses import Prediction
 from gunlearn.metrics.problem import Evaluator, logits_of
+from gunlearn.metrics.view import ModelView
 from gunlearn.tasks.items.arrays import ArrayItems
 from gunlearn.tasks.items.tables import rows_at
 
@@ -35,6 +37,17 @@ class CategoricalEvaluator(Evaluator):
 
     def score(self, prediction: Prediction) -> Tensor:
         return prediction.log_prob
+
+    def skills(self, view: ModelView) -> tuple[float | None, ...]:
+        """Return balanced accuracy, and the mean log-likelihood as a share of what a uniform guess lacks."""
+        probability, label, score = view.probability("retain"), view.label("retain"), view.score("retain")
+        if probability is None or label is None or score is None or not label.numel():
+            return ()
+        hits = (probability.argmax(-1) == label).double()
+        shares = torch.stack([hits[label == c].mean() for c in label.unique()])
+        chance = 1 / shares.numel()
+        likelihood = 1 + float(score.double().mean()) / math.log(max(probability.size(-1), 2))
+        return None if chance == 1 else float((shares.mean() - chance) / (1 - chance)), likelihood
 
 
 class ItemEvaluator(CategoricalEvaluator):

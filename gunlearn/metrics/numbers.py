@@ -31,6 +31,10 @@ class NumberEvaluator(ClassEvaluator):
     def divergence(self, p: Tensor, q: Tensor) -> Tensor:
         return gaussian_js_divergence(p, q)
 
+    def skills(self, view: ModelView) -> tuple[float | None, ...]:
+        """Return R2."""
+        return (_r2(view, "retain"),)
+
 
 class HeldOutR2(Figure):
     """R2 on test items, averaged over targets."""
@@ -38,10 +42,7 @@ class HeldOutR2(Figure):
     name, heading, words, part, tasks = "test_r2", "R2 test", "test R2", "test", NUMBERS
 
     def compute(self, view: ModelView) -> float | None:
-        columns = _columns(view, self.part)
-        if not columns or min(truth.numel() for truth, _ in columns) < 2:
-            return None
-        return sum(float(r2_score(truth, found)) for truth, found in columns) / len(columns)
+        return _r2(view, self.part)
 
 
 class HeldOutError(Figure):
@@ -55,6 +56,13 @@ class HeldOutError(Figure):
 
     def spec(self, mean: float) -> str:
         return ".3g"
+
+
+def _r2(view: ModelView, part: str) -> float | None:
+    columns = _columns(view, part)
+    if not columns or min(truth.numel() for truth, _ in columns) < 2:
+        return None
+    return sum(float(r2_score(truth, found)) for truth, found in columns) / len(columns)
 
 
 def _columns(view: ModelView, part: str) -> list[tuple[Tensor, Tensor]]:

@@ -86,6 +86,13 @@ class Evaluator(ABC):
     def score(self, prediction: Prediction) -> Tensor:
         """Return what items are ranked by, `[num_items]`: the higher, the surer the model is of them."""
 
+    def skills(self, view: ModelView) -> tuple[float | None, ...]:
+        """Return how well a model predicts the retained items it was trained on, in one way or several.
+
+        Each is 1 at best and 0 by chance, and `None` where the items cannot tell.
+        """
+        return ()
+
     def divergence(self, p: Tensor, q: Tensor) -> Tensor:
         """Return the Jensen-Shannon divergence of each item's `probability` under two models, `[num_items]` in nats."""
         return (js_divergence if p.dim() == 1 else categorical_js_divergence)(p, q)

@@ -1,5 +1,6 @@
 """Yes-or-no labels: their evaluator, and how right a model is about test items."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -37,6 +38,12 @@ class LabelEvaluator(ClassEvaluator):
     def divergence(self, p: Tensor, q: Tensor) -> Tensor:
         return js_divergence(p, q).view(p.size(0), -1).mean(1)
 
+    def skills(self, view: ModelView) -> tuple[float | None, ...]:
+        """Return ROC-AUC, and the mean log-likelihood as a share of what a guess of one half lacks."""
+        auc, score = _mean_auc(view, "retain"), view.score("retain")
+        likelihood = None if score is None or not score.numel() else 1 + float(score.mean()) / math.log(2)
+        return None if auc is None else 2 * auc - 1, likelihood
+
 
 class HeldOutAUC(Figure):
     """ROC-AUC on test items, averaged over the labels that have both values there."""
@@ -44,9 +51,7 @@ class HeldOutAUC(Figure):
     name, heading, words, part, tasks = "test_roc_auc", "AUC test", "test ROC-AUC", "test", YES_OR_NO
 
     def compute(self, view: ModelView) -> float | None:
-        found = [separation(z[y == 1], z[y == 0])[0] for y, z in _columns(view, self.part)]
-        known = [auc for auc in found if auc is not None]
-        return sum(known) / len(known) if known else None
+        return _mean_auc(view, self.part)
 
 
 class HeldOutF1(Figure):
@@ -60,6 +65,12 @@ class HeldOutF1(Figure):
             return None
         y, z = (torch.cat(both) for both in zip(*columns, strict=True))
         return float(f1_score(y == 1, z > 0, zero_division=0.0))
+
+
+def _mean_auc(view: ModelView, part: str) -> float | None:
+    found = [separation(z[y == 1], z[y == 0])[0] for y, z in _columns(view, part)]
+    known = [auc for auc in found if auc is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _columns(view: ModelView, part: str) -> list[tuple[Tensor, Tensor]]:

@@ -19,6 +19,7 @@ from gunlearn.metrics import FIGURES
 from gunlearn.metrics.base import Figure, figures_of
 from gunlearn.metrics.problem import evaluator
 from gunlearn.metrics.resemblance import check_references
+from gunlearn.metrics.untrained import untrained
 from gunlearn.report.table import text_table
 from gunlearn.seed import alone
 from gunlearn.tasks.trial import trial_pass
@@ -28,8 +29,9 @@ from gunlearn.training.result import Result
 class Evaluation(Mapping[str, Any]):
     """The figures of a result by their names, beside those of its references.
 
-    Two more entries are sentences, or `None`: `"unchanged"` says that the weights are the original's, `"suspicious"`
-    that the model is nearer to the references than they are to each other.
+    Three more entries are sentences, or `None`: `"unchanged"` says that the weights are the original's, `"suspicious"`
+    that the model is nearer to the references than they are to each other, `"untrained"` which references are hardly
+    better on retained items than new weights.
 
     Args:
         drawn: rows of the models for the report; the model before unlearning comes first, where it is known.
@@ -134,7 +136,7 @@ def evaluate(
 
     Warns:
         UserWarning: the result has the weights of a reference (it is compared with the others then), is nearer to the
-            references than they are to each other, or a reference is of another architecture.
+            references than they are to each other, or a reference is of another architecture or looks untrained.
     """
     if not isinstance(result, Result):
         raise InvalidTypeError(f"Expected what 'unlearn' returned (got {type(result).__name__})")
@@ -169,13 +171,22 @@ def evaluate(
                     result.original, Result(result.original, "utu", seed=result.seed, original=result.original, **same)
                 )
             )
-    drawn += [view.row() for view in views]
-    suspicious = drawn[result.original is not None]["suspicious"]
+    bare = untrained(problem, result.original)
+    drawn += [view.row() | {"untrained": bare.get(k)} for k, view in enumerate(views)]
+    own = drawn[result.original is not None]
+    own["untrained"] = " ".join(bare.values()) or None
+    if bare:
+        warnings.warn(
+            f"{own['untrained']} Distances to such a model say nothing; a training function must return the model that "
+            "it trained",
+            stacklevel=2,
+        )
+    suspicious = own["suspicious"]
     if suspicious is not None:
         warnings.warn(
             f"{suspicious} Such a result is no evidence of forgetting; retrain under other seeds", stacklevel=2
         )
-    drawn[result.original is not None]["options"] = result.config
+    own["options"] = result.config
     return Evaluation(drawn, problem.figures)
 
 

@@ -63,11 +63,12 @@ class Line:
         return len(self.rows) + self.failed
 
     def said(self, name: str) -> list[str]:
-        """Return the sentences that rows have under `"unchanged"` or `"suspicious"`, each once.
+        """Return the sentences that rows have under `"unchanged"`, `"suspicious"` or `"untrained"`, each once.
 
-        `utu` and what methods are compared with have none: `utu` keeps the weights by design.
+        `utu` and what methods are compared with have none of the first two: `utu` keeps the weights by design. Only
+        models that others are compared with have the last.
         """
-        if self.method in (*ENDS, "utu"):
+        if (self.method in (*ENDS, "utu")) != (name == "untrained"):
             return []
         return list(dict.fromkeys(row[name] for row in self.rows if _had(row, name)))
 

@@ -12,13 +12,14 @@ from gunlearn.metrics.base import Figure
 from gunlearn.report.summary import ENDS, ERRORS, LOSS, Line, Row, summarise
 
 ABSENT = "-"
-MARK, FAILS, WITHIN_NOISE, SAME_WEIGHTS, TOO_NEAR = "*", "!", "~", "=", "?"
+MARK, FAILS, WITHIN_NOISE, SAME_WEIGHTS, TOO_NEAR, AT_CHANCE = "*", "!", "~", "=", "?", "#"
 BEHIND = "no closer to retraining on what was forgotten (JS forget) than utu, which only takes it out of the graph."
 NOT_TOLD = f"differs from utu in JS forget by less than {ERRORS:g} standard errors over runs, which noise may decide."
 KEPT = "unchanged weights: the model holds all weights of the original one, bit for bit."
 NEARER = (
     "suspicious: nearer to the retrained models than one that was retrained without a look at them can be expected."
 )
+CHANCE = "untrained: on retained items hardly better than new weights; distances to such a model say nothing."
 ONE_RUN = "One run of each method: nothing is known of the noise between seeds, by which small differences may turn."
 FAILED = f"fails: more than {LOSS:g} below retraining in utility (AUC retain, or accuracy on test items)."
 
@@ -85,11 +86,12 @@ def comparison(lines: Sequence[Line], figures: Sequence[Figure] = (), floor_on: 
         row += [f"{line.method} {marks}".rstrip(), line.mode, runs]
         body.append(row + [_cell(line, figure, floor_on) for figure in shown])
     used = {mark for line in lines for mark, there in _marks(line).items() if there}
-    texts = {MARK: BEHIND, WITHIN_NOISE: NOT_TOLD, FAILS: FAILED, SAME_WEIGHTS: KEPT, TOO_NEAR: NEARER}
+    texts = {MARK: BEHIND, WITHIN_NOISE: NOT_TOLD, FAILS: FAILED}
+    texts |= {SAME_WEIGHTS: KEPT, TOO_NEAR: NEARER, AT_CHANCE: CHANCE}
     notes = []
     for mark in texts:
         notes += [f"{mark} {texts[mark]}"] if mark in used else []
-        field = {SAME_WEIGHTS: "unchanged", TOO_NEAR: "suspicious"}.get(mark)
+        field = {SAME_WEIGHTS: "unchanged", TOO_NEAR: "suspicious", AT_CHANCE: "untrained"}.get(mark)
         notes += _grouped(lines, field) if field else []
     judged = [line for line in lines if line.method not in ENDS]
     notes += [ONE_RUN] if judged and all(line.runs == 1 for line in judged) else []
@@ -114,6 +116,7 @@ def _marks(line: Line) -> dict[str, bool]:
         FAILS: line.fails,
         SAME_WEIGHTS: bool(line.said("unchanged")),
         TOO_NEAR: bool(line.said("suspicious")),
+        AT_CHANCE: bool(line.said("untrained")),
     }
 
 

@@ -1,7 +1,7 @@
 """Take a selection out of a graph; the rest is what a model may learn from and be used on.
 
-- An **edge** leaves every list that holds it (see `pair_lists`) and every sparse adjacency matrix (see `adjacency`),
-  both directions and all copies, with its attributes.
+- An **edge** leaves every list that holds it (see `list_names` and `nested`) and every adjacency matrix (see
+  `adjacency`), both directions and all copies, with its attributes; lists of positions of edges are counted anew.
 - A **node** keeps its number, so that the caller's ids stay right, and loses all else: its edges, its row of `x`
   (zeros), its label (-1; zeros where `y` does not hold integers), its place in every mask, its row of every other node
   attribute (zeros; -1 in integers named `*_id`), its place in every list of nodes, and the pairs that it is an end of.
@@ -15,8 +15,8 @@
 from __future__ import annotations
 
 import copy
-import re
-from typing import TYPE_CHECKING, Any
+import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,25 +24,27 @@ from torch import Tensor
 
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.adjacency import is_adjacency, without_entries_of
+from gunlearn.requests.edge_positions import is_changed, position_lists, renumbered, unclear_positions
+from gunlearn.requests.entries import select_entries
 from gunlearn.requests.features import features_without, without_features
-from gunlearn.requests.pair_lists import kept_entries, named_lists
+from gunlearn.requests.forgotten import Forgotten
+from gunlearn.requests.nested import is_nested, nested_without
+from gunlearn.requests.pair_lists import NamedList, kept_entries, named_lists, runs_along_a_list, with_partners
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import GONE, MASKS, TrainingGraph, num_graphs
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
-# Attributes that list edges of their own; never masked with edge_index, even where they are as long.
-_OTHER_EDGES = re.compile(r"^(train|val|test)_.*edge|edge_index$|edge_label_index$")
 _STRUCTURE = ("batch", "ptr", "node_type", "n_id")  # where a node is, not what it is
 
 
 def data_without(graph: TrainingGraph, selection: Selection) -> Data:
     """Return a shallow copy of the graph's data without a closed selection; unchanged tensors are shared."""
     data = graph.data
-    retain = _without_edges(graph, selection)
+    retain, listed = _without_edges(graph, selection)
     if selection.nodes.numel():
-        _blank_nodes(graph, retain, selection.nodes)
+        _blank_nodes(graph, retain, selection.nodes, listed)
     if selection.graphs.numel():
         _blank(retain, selection.graphs, [name for name in ("y", *MASKS) if _per_graph(data, name)])
     if selection.features or (selection.nodes.numel() and data.get("x") is not None):
@@ -50,41 +52,80 @@ def data_without(graph: TrainingGraph, selection: Selection) -> Data:
     return retain
 
 
-def _without_edges(graph: TrainingGraph, selection: Selection) -> Data:
-    data, forget_mask = graph.data, selection.edges
-    # `is_edge_attr` caches its answers on its object: ask a copy, whose cache is new.
-    retain, probe = copy.copy(data), copy.copy(data)
+def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, set[str]]:
+    """Return the data without edges, and the names of lists of pairs, nodes and edges."""
+    data, forget_mask, forgotten = graph.data, selection.edges, Forgotten(graph, selection)
+    retain = copy.copy(data)
     # Fixed, because PyG may infer the number of nodes from edge_index, which has fewer edges now.
-    retain.num_nodes = probe.num_nodes = graph.num_nodes
-    per_edge = edge_attributes(probe, graph.num_columns)
+    retain.num_nodes = graph.num_nodes
+    values = {name: data[name] for name in data.keys()}  # noqa: SIM118 - iterating a Data yields pairs
+    sizes = [graph.num_nodes, graph.num_columns]
+    if isinstance(data.get("batch"), Tensor):
+        sizes.append(num_graphs(data))
+    found = named_lists(values, forgotten, sizes)
+    listed = {name for one in found for name in (one.name, *one.partners)}
+    positions = position_lists(values, graph.num_columns, listed)
+    others = listed | set(positions)
+    per_edge = [
+        name
+        for name in edge_attributes(graph)
+        if name not in others and not runs_along_a_list(name, graph.num_columns, found)
+    ]
     for name in per_edge:
         retain[name] = select_entries(data[name], ~forget_mask, data.__cat_dim__(name, data[name]))
     retain.edge_index = graph.edge_index[:, ~forget_mask]
 
     # After the loop above: an edge_label as long as edge_index goes with edge_label_index all the same.
-    gone = graph.edge_index[:, forget_mask]
-    for one in named_lists(data, graph.num_nodes, per_edge):
-        kept = kept_entries(one, gone, retain.edge_index, selection.nodes)
+    as_lists = [*found, *(NamedList(name, ids[None], 0) for name, ids in positions.items())]
+    unclear = unclear_positions(values, graph.num_columns, listed | set(positions) | set(per_edge))
+    lists = with_partners(values, sizes, [*per_edge, *unclear], as_lists, "batch" not in data)
+    # Lists of triples that show which columns are ends come first: others are read as they are.
+    triples = {one.name: forgotten.read_triples(one.ids) for one in lists if one.sure and one.ids.size(0) > 2}
+    readings = {ends for ends in triples.values() if ends is not None}
+    forgotten.reading = readings.pop() if len(readings) == 1 else None
+    for one in lists:
+        if one.name in positions:
+            new, kept = renumbered(data[one.name], positions[one.name], ~forget_mask)
+            if is_changed(data[one.name], new):
+                retain[one.name] = new
+        else:
+            kept = kept_entries(one, forgotten, f"data.{one.name}")
+            if not bool(kept.all()):
+                retain[one.name] = select_entries(data[one.name], kept, one.dim)
         if not bool(kept.all()):
-            retain[one.name] = select_entries(data[one.name], kept, one.dim)
             for partner in one.partners:
                 retain[partner] = select_entries(data[partner], kept, 0)
-    without_entries_of(data, retain, graph, selection)
+    listed = {name for one in lists for name in (one.name, *one.partners)}
+    for name, value in values.items():
+        if name not in listed and name not in per_edge and is_nested(value):
+            retain[name] = nested_without(name, value, forgotten, f"data.{name}")
+    for name in unclear if bool(forget_mask.any()) else ():
+        warnings.warn(
+            f"'data.{name}' may list columns of edge_index, whose numbers change when edges go, and stays; name "
+            "it '..._edge_ids' if it does, and it is counted anew",
+            stacklevel=2,
+        )
+    without_entries_of(data, retain, forgotten)
+    for name, value in values.items() if selection.forgets else ():
+        if hasattr(value, "has_edge"):
+            warnings.warn(
+                f"'data.{name}' is a graph of its own ({type(value).__name__}), in which what is forgotten stays; take "
+                "it out there, or delete the attribute",
+                stacklevel=2,
+            )
 
     for name in ("_slice_dict", "_inc_dict"):  # the old positions of each graph's edges in a batch
         retain.__dict__.pop(name, None)
     if "num_edges" in data:
         retain["num_edges"] = retain.edge_index.size(1)
-    return retain
+    return retain, listed
 
 
-def _blank_nodes(graph: TrainingGraph, retain: Data, nodes: Tensor) -> None:
+def _blank_nodes(graph: TrainingGraph, retain: Data, nodes: Tensor, listed: set[str]) -> None:
     data = graph.data
     gone = torch.zeros(graph.num_nodes, dtype=torch.bool, device=nodes.device).index_fill_(0, nodes, True)
     probe = copy.copy(data)
     probe.num_nodes = graph.num_nodes
-    lists = named_lists(data, graph.num_nodes, edge_attributes(copy.copy(probe), graph.num_columns))
-    listed = {name for one in lists for name in (one.name, *one.partners)}
     per_node = [
         name
         for name in data.keys()  # noqa: SIM118 - iterating a Data yields pairs
@@ -138,26 +179,15 @@ def _features(data: Data) -> Tensor:
     return x
 
 
-def edge_attributes(data: Data, num_columns: int) -> list[str]:
-    """Return the names of the attributes that run along the columns of edge_index, by PyG's own rule."""
+def edge_attributes(graph: TrainingGraph) -> list[str]:
+    """Return the names of the attributes that are as long as edge_index, by PyG's own rule; lists may be among them."""
+    # `is_edge_attr` caches its answers on its object: ask a copy, whose cache is new.
+    data, probe = graph.data, copy.copy(graph.data)
+    probe.num_nodes = graph.num_nodes
     # With as many nodes as edges PyG decides by the name of a tensor, but not of a list.
-    by_name = data.num_nodes == num_columns
+    by_name = graph.num_nodes == graph.num_columns
     return [
         name
         for name in data.keys()  # noqa: SIM118 - iterating a Data yields pairs
-        if name != "edge_index"
-        and not _OTHER_EDGES.search(name)
-        and data.is_edge_attr(name)
-        and (not by_name or "edge" in name)
+        if name != "edge_index" and probe.is_edge_attr(name) and (not by_name or "edge" in name)
     ]
-
-
-def select_entries(value: Any, keep: Tensor, dim: int) -> Any:
-    """Return the entries of a tensor, array or list where `keep` is true."""
-    if isinstance(value, Tensor):
-        return value.index_select(dim, keep.nonzero().flatten().to(value.device))
-    if isinstance(value, np.ndarray):
-        return np.compress(keep.cpu().numpy(), value, axis=dim)
-    if isinstance(value, (list, tuple)):
-        return type(value)(entry for entry, kept in zip(value, keep.tolist(), strict=True) if kept)
-    return value[keep]

@@ -94,8 +94,8 @@ class ForgetEdges(RequestByArguments):
             raise InvalidRequestError(f"Expected by='random' with protocol {self.protocol!r} (got {self.by!r})")
         if self.protocol == "inpo" and self.region == "out":
             warnings.warn(
-                "protocol='inpo' draws inside the region whatever 'region' says, as the official code does; for a draw "
-                "outside use region='out' without a protocol",
+                "protocol='inpo' draws inside the region and ignores 'region', as the official code does; for a draw "
+                "outside, use region='out' without a protocol",
                 stacklevel=3,
             )
 

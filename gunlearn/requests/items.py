@@ -11,8 +11,8 @@ from torch import Tensor
 from gunlearn.core.detached import detached
 from gunlearn.core.digest import content_hash
 from gunlearn.errors import InvalidRequestError, InvalidTypeError
-from gunlearn.requests.apply import select_entries
 from gunlearn.requests.base import Request
+from gunlearn.requests.entries import select_entries
 from gunlearn.requests.ids import RequestByIds, trainable_mask
 from gunlearn.requests.partition import ids_hash
 from gunlearn.requests.training_graph import TrainingGraph

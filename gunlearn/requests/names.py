@@ -137,8 +137,9 @@ def check_numbering(data: Data, rows: Tensor, by_id: bool | None, both: Callable
     if both is not None and inside and not both(as_ids):
         return
     raise InvalidRequestError(
-        f"Expected by_id=True for integers that are ids of data.node_id, by_id=False for row numbers (got "
-        f"integers that are {'both' if inside else 'ids but no row numbers'}, and by_id=None)"
+        "Expected 'by_id' to say what the integers of the request are: by_id=True for ids of data.node_id, by_id=False "
+        f"for row numbers (got by_id=None and integers that are ids of some nodes"
+        f"{' and the row numbers of others' if inside else ', and not all of them are row numbers'})"
     )
 
 

@@ -1,36 +1,39 @@
-"""Lists of node pairs and of nodes beside `edge_index`, and the attributes that go with their entries."""
+"""Lists of node pairs, triples and nodes beside `edge_index`, and the attributes that go with their entries."""
 
 from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch_geometric.data import Data
-
-
-_PAIR_NAME = re.compile(r"edge|pair|link|index")
-_TALL_NAME = re.compile(r"(edge|pair|link)s?$")  # of pairs as rows, `[k, 2]`
-_NODE_NAME = re.compile(
-    r"^((train|val|valid|test|labell?ed|seed|root|anchor)_)?(node_?)?(idx|index|indices|ids|nodes)$"
+from gunlearn.requests.forgotten import Forgotten
+from gunlearn.requests.list_names import (
+    SPLIT_PAIRS,
+    beside_the_edges,
+    ends_apart,
+    integers,
+    list_shape,
+    lists_absent_pairs,
+    named_as_rows,
 )
-_WHOLE = (torch.long, torch.int, torch.short)
-_ABSENT = re.compile(r"(^|_)neg")
+
+# Shapes that may be so many pairs or triples in either direction.
+_SQUARE = ((2, 2), (3, 3), (4, 4), (3, 4), (4, 3))
 
 
 @dataclass(frozen=True)
 class NamedList:
-    """An attribute that lists pairs of nodes (`[2, k]` or `[k, 2]`) or nodes (`[k]`).
+    """An attribute that lists pairs of nodes (`[2, k]` or `[k, 2]`), triples (`[3, k]`, `[k, 3]`) or nodes (`[k]`).
 
     Attributes:
         name: of the attribute.
-        ids: `[2, k]`, or `[1, k]` for nodes.
+        ids: `[2, k]`, `[3, k]` or `[4, k]`, or `[1, k]` for nodes.
         dim: the one that runs along the list.
         partners: attributes with an entry per entry of the list, such as `edge_label` of `edge_label_index`.
         perhaps: attributes of this length that may belong to this list or to another one.
@@ -44,73 +47,87 @@ class NamedList:
     perhaps: tuple[str, ...] = ()
     sure: bool = True
 
-    def holds(self, pairs: Tensor) -> Tensor:
-        """Return which entries `[k]` are among ordered `pairs` `[2, n]`."""
-        size = 1 + max(int(index.max()) if index.numel() else 0 for index in (self.ids, pairs))
-        return torch.isin(self.ids[0] * size + self.ids[1], pairs[0] * size + pairs[1])
 
+def named_lists(
+    values: Mapping[str, Any], forgotten: Forgotten, sizes: Collection[int], outer: str = ""
+) -> list[NamedList]:
+    """Return the lists of pairs, triples and nodes among attributes, without what belongs to their entries.
 
-def named_lists(data: Data, num_nodes: int, per_edge: list[str]) -> list[NamedList]:
-    """Return the lists of pairs and nodes beside `edge_index`, with what belongs to their entries.
-
-    A list of pairs holds integers in `[0, num_nodes)` as `[2, k]`, whatever its name, or as `[k, 2]` where it is named
-    "edges", "pairs" or "links". `per_edge` are the attributes that run along `edge_index`.
+    Args:
+        values: the attributes by name.
+        forgotten: what goes, from which graph.
+        sizes: lengths that attributes of nodes, edges and graphs have.
+        outer: name of the dict that holds the attributes.
     """
-    found = []
-    for name in sorted(data.keys()):
-        ids = _integers(data[name])
-        if ids is None or name == "edge_index" or "hyperedge" in name or name in ("batch", "ptr", "n_id", "face"):
-            continue
-        sure = bool(_PAIR_NAME.search(name))
-        pairs_by_shape = ids.dim() == 2 and ids.size(0) == 2 and num_nodes != 2
-        taken = name in per_edge or (ids.size(0) == num_nodes and not _TALL_NAME.search(name) and not pairs_by_shape)
-        if ids.dim() == 2 and ids.size(0) == 2 and (not taken or (sure and "index" in name)):
-            if sure or _inside(ids, num_nodes):
-                found.append(NamedList(name, ids, 1, sure=sure))
-        elif ids.dim() == 2 and ids.size(1) == 2 and _TALL_NAME.search(name) and not taken:
-            found.append(NamedList(name, ids.t(), 0))
-        elif ids.dim() == 1 and _NODE_NAME.search(name) and not taken and _inside(ids, num_nodes):
-            found.append(NamedList(name, ids[None], 0))
-    return _with_partners(data, num_nodes, per_edge, found)
+    found, size = [], forgotten.graph.num_nodes
+    whole = {name: read for name in sorted(values) if (read := integers(outer + name, values[name])) is not None}
+    apart = ends_apart([name for name, (ids, _) in whole.items() if ids.dim() == 1])
+    for one, other in apart:
+        ends = [whole[name][0] for name in (one, other)]
+        if ends[0].shape == ends[1].shape and ends[0].numel() not in sizes:
+            found.append(NamedList(one, torch.stack(ends), 0, partners=(other,)))
+    taken = {name for one in found for name in (one.name, *one.partners)}
+    for name, (ids, rows) in whole.items():
+        shape = None if name in taken else list_shape(outer + name, ids, size, sizes, rows)
+        if shape is not None:
+            dim, sure = shape
+            if not rows and "index" not in name and tuple(ids.shape) in _SQUARE:
+                dim = _direction(ids, dim, forgotten, outer + name)
+            found.append(NamedList(name, ids[None] if ids.dim() == 1 else ids.t() if dim == 0 else ids, dim, sure=sure))
+    return found
 
 
-def _integers(value: Any) -> Tensor | None:
-    if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
-        return torch.from_numpy(value.astype(np.int64))
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.dtype not in _WHOLE:
-        return None
-    value = value.as_tensor() if hasattr(value, "as_tensor") else value  # PyG's EdgeIndex
-    return value.long()
+def _direction(ids: Tensor, dim: int, forgotten: Forgotten, name: str) -> int:
+    """Return along which dimension so few pairs or triples are listed that their shape does not tell."""
+    share = []
+    for entries in (ids.t(), ids):
+        ends = [entries[[0, 1]]] if len(entries) == 2 else [entries[[0, 1]], entries[[0, 2]]]
+        share.append(max(float(forgotten.is_edge(pairs).float().mean()) for pairs in ends))
+    if share[0] == share[1]:
+        return 0 if ids.size(0) == ids.size(1) and named_as_rows(name) else dim
+    return 0 if share[0] > share[1] else 1
 
 
-def _inside(ids: Tensor, num_nodes: int) -> bool:
-    return ids.numel() > 0 and int(ids.min()) >= 0 and int(ids.max()) < num_nodes
-
-
-def _with_partners(data: Data, num_nodes: int, per_edge: list[str], lists: list[NamedList]) -> list[NamedList]:
-    """Give each list the attributes that go with it: by name, else by a length that no other thing has."""
-    rest: dict[str, int] = {}
-    for name in data.keys():  # noqa: SIM118 - iterating a Data yields pairs
-        value = data[name]
-        if name not in ("edge_index", *(one.name for one in lists)) and _length(value) is not None:
-            rest[name] = int(_length(value) or 0)
+def with_partners(
+    values: Mapping[str, Any], sizes: Collection[int], per_edge: Collection[str], lists: list[NamedList], by_size: bool
+) -> list[NamedList]:
+    """Give each list the attributes that go with it: by name, else (`by_size`) by a length that no other thing has."""
+    named = {name for one in lists for name in (one.name, *one.partners)}
+    rest = {name: size for name in values if name not in ("edge_index", *named) and (size := _length(values[name]))}
     owner: dict[str, NamedList] = {}
     for one in sorted(lists, key=lambda one: -len(_stem(one.name))):  # the longest name first
         stem, size = _stem(one.name), one.ids.size(1)
         names = [n for n, k in rest.items() if k == size and n.startswith(stem) and n not in owner]
         owner |= {n: one for n in names if n not in per_edge or "label" in stem}
-    alone = {name for name, size in rest.items() if name not in owner and name not in per_edge and size > 1}
     perhaps: dict[str, list[str]] = {}
-    for name in alone if "batch" not in data else ():
-        same = [one for one in lists if one.ids.size(1) == rest[name] not in (num_nodes, data.edge_index.size(1))]
+    for name, size in rest.items() if by_size else ():
+        if name in owner or name in per_edge or size < 2 or size in sizes:
+            continue
+        same = [one for one in lists if one.ids.size(1) == size]
+        if not sizes:  # in a dict, what belongs to edges or to pairs that are none belongs to the edges
+            same = [one for one in same if not lists_absent_pairs(one.name)] or same
         if len(same) == 1:
             owner[name] = same[0]
         for one in same[: len(same) * (len(same) > 1)]:
             perhaps.setdefault(one.name, []).append(name)
     return [
-        replace(one, partners=tuple(n for n, o in owner.items() if o is one), perhaps=tuple(perhaps.get(one.name, ())))
+        replace(
+            one,
+            partners=(*one.partners, *(n for n, o in owner.items() if o is one)),
+            perhaps=tuple(perhaps.get(one.name, ())),
+        )
         for one in lists
     ]
+
+
+def runs_along_a_list(name: str, size: int, lists: list[NamedList]) -> bool:
+    """Return whether an attribute as long as `edge_index` belongs by its name to a list of other edges, as long too."""
+    for one in lists:
+        stem = _stem(one.name)
+        apart = "label" in stem or (beside_the_edges(name) and not name.endswith("mask"))
+        if apart and name.startswith(stem) and one.ids.size(1) == size:
+            return True
+    return False
 
 
 def _length(value: Any) -> int | None:
@@ -124,34 +141,70 @@ def _stem(name: str) -> str:
     return re.sub(r"(_?(index|indices|idx)|s)$", "", name) or name
 
 
-def kept_entries(one: NamedList, gone: Tensor, there: Tensor, gone_nodes: Tensor) -> Tensor:
-    """Return the entries `[k]` that stay without forgotten edges and nodes.
+def kept_entries(one: NamedList, forgotten: Forgotten, label: str, relation: int | None = None) -> Tensor:
+    """Return the entries `[k]` that stay without forgotten edges and nodes; see `Forgotten.pairs_go`.
 
-    A pair stays as long as an edge of any relation joins it. Pairs that are listed as absent (`neg_*`) stay unless a
-    node goes: that they are no edges is true now.
+    Pairs that are listed as absent (`neg_*`) stay unless a node goes: that they are no edges is true now.
 
     Args:
         one: the list.
-        gone: columns of `edge_index` that go, `[2, k]`.
-        there: the columns that stay.
-        gone_nodes: ids of the nodes that go, `[k]`.
+        forgotten: what goes.
+        label: its name in messages, such as `data.train_pairs`.
+        relation: of all pairs, where a name says one.
     """
-    kept = ~torch.isin(one.ids, gone_nodes.to(one.ids.device)).any(dim=0)
-    if one.ids.size(0) == 2 and not _ABSENT.search(one.name):
-        device = one.ids.device
-        named = one.holds(gone.to(device)).nonzero().view(-1)
-        if named.numel():
-            kept[named] &= replace(one, ids=one.ids[:, named]).holds(there.to(device))
-    if one.perhaps and not bool(kept.all()):
+    ends, absent = one.ids, lists_absent_pairs(label)
+    said: Tensor | int | None = relation
+    if one.ids.size(0) > 2:
+        found = forgotten.read_triples(one.ids) or (forgotten.reading if one.sure else None)
+        if found is None:
+            return _of_two_readings(one, forgotten, label, absent)
+        ends, said = one.ids[list(found)], forgotten.relation_column(one.ids, found)
+    gone, torn = forgotten.ends_go(ends), False
+    if ends.size(0) == 2 and not absent:
+        pairs, torn = forgotten.pairs_go(ends, said, of_any=one.name in SPLIT_PAIRS)
+        gone = gone | pairs
+    number = int(gone.sum())
+    if torn:
         warnings.warn(
-            f"entries of 'data.{one.name}' are taken out, and {', '.join(map(repr, one.perhaps))} of the same length "
+            f"'{label}' may list edges of several relations, and pairs that a forgotten edge of one joins and a "
+            "retained edge of another stay: make one list per relation, or triples (head, relation, tail)",
+            stacklevel=2,
+        )
+    if one.perhaps and number:
+        warnings.warn(
+            f"entries of '{label}' are taken out, and {', '.join(map(repr, one.perhaps))} of the same length "
             f"stay whole; if they belong to it, name them '{_stem(one.name)}_...'",
             stacklevel=2,
         )
-    if not one.sure and not bool(kept.all()):
+    if not one.sure and number and 2 * int(forgotten.is_edge(ends).sum()) < gone.numel():
         warnings.warn(
-            f"'data.{one.name}' was read as a list of node pairs, and {int((~kept).sum())} of {kept.numel()} that name "
+            f"'{label}' may list node pairs, {number} of {gone.numel()} of what is forgotten, and stays whole; "
+            "give it a name with 'edge' or 'pair' if it does, else another dtype",
+            stacklevel=2,
+        )
+        return torch.ones_like(gone)
+    if not one.sure and number:
+        warnings.warn(
+            f"'{label}' was read as a list of node pairs, and {number} of {gone.numel()} that name "
             "what is forgotten were taken out; give it a name with 'edge' or 'pair' if it is one, else another dtype",
             stacklevel=2,
         )
-    return kept
+    return ~gone
+
+
+def _of_two_readings(one: NamedList, forgotten: Forgotten, label: str, absent: bool) -> Tensor:
+    """Return which triples stay where either the second or the third column may be the other end of an edge."""
+    gone = []
+    for last in (1, 2):
+        pairs = one.ids[[0, last]]
+        edges = torch.zeros_like(pairs[0], dtype=torch.bool) if absent else forgotten.pairs_go(pairs)[0]
+        gone.append(edges | forgotten.ends_go(pairs))
+    if one.sure and torch.equal(*gone):
+        return ~gone[0]
+    if bool((gone[0] | gone[1]).any()):
+        warnings.warn(
+            f"'{label}' may list what is forgotten, as (head, tail, ...) or (head, relation, tail), and stays whole; "
+            "make it anew from the retained edges",
+            stacklevel=3,
+        )
+    return torch.ones_like(gone[0])

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from gunlearn.core.detached import detached
+from gunlearn.core.sorting import unique, unique_inverse
 from gunlearn.errors import InvalidRequestError, InvalidTypeError
+from gunlearn.requests.pair_keys import MAX_NUM_NODES, pair_key
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
-# `row * num_nodes + col` must fit into int64; above this bound the nodes that have edges are renumbered first.
-MAX_NUM_NODES = 2**31
 MASKS = ("train_mask", "val_mask", "test_mask")
-# How the pairs of a relation are turned into those of its edges.
 #: Name of the mask `[num_nodes]` of forgotten nodes: nothing is drawn among them, and they have no name any more.
 GONE = "forgotten_mask"
+# How the pairs of a relation are turned into those of its edges.
 DIRECTED, FORWARD, REVERSE, SYMMETRIC = range(4)
 
 
@@ -70,22 +70,22 @@ class TrainingGraph:
         self.forward, self.turn = relations_and_reverses(self)
         self.is_undirected = bool((self.turn != DIRECTED).all())
         keys = self._edge_key(self.edge_index, self.edge_type)
-        self._keys, self.edge_of_column = keys.unique(return_inverse=True)
+        self._keys, self.edge_of_column = unique_inverse(keys)
         self.num_columns, self.num_edges = keys.numel(), self._keys.numel()
         columns = torch.arange(self.num_columns, device=keys.device)
         first = torch.full_like(self._keys, self.num_columns)
         self.first_column = first.scatter_reduce_(0, self.edge_of_column, columns, "amin")
 
-    def _key(self, edge_index: Tensor) -> Tensor:
-        """Return one integer per ordered pair of nodes; meaningless where a node is out of range."""
-        row, col = self.local(edge_index)
-        return row * self.num_local + col
+    def ordered_key(self, edge_index: Tensor) -> Tensor:
+        """Return one integer per ordered pair of nodes, `[n]`; -1 where one is out of range."""
+        edge_index = edge_index.to(self.edge_index.device)
+        return pair_key(edge_index if self._nodes is None else self.local(edge_index), self.num_local)
 
     def _edge_key(self, edge_index: Tensor, relation: Tensor | int | None) -> Tensor:
         """Return one integer per edge, the same for both of its directions."""
         index = 0 if relation is None else torch.as_tensor(relation).clamp(0, self.num_relations - 1)
         forward, turn = self.forward[index], self.turn[index]
-        ahead, back = self._key(edge_index), self._key(edge_index.flip(0))
+        ahead, back = self.ordered_key(edge_index), self.ordered_key(edge_index.flip(0))
         pair = torch.where(turn == SYMMETRIC, torch.minimum(ahead, back), torch.where(turn == REVERSE, back, ahead))
         return pair * self.num_relations + forward
 
@@ -139,9 +139,8 @@ class TrainingGraph:
 
     def pair_key(self, edge_index: Tensor) -> Tensor:
         """Return one integer per pair of nodes, the same for all relations, `[n]`; -1 where a node is out of range."""
-        local = self.local(edge_index.to(self.edge_index.device))
-        row, col = (local.min(dim=0).values, local.max(dim=0).values) if self.is_undirected else local
-        return torch.where((local >= 0).all(dim=0), row * self.num_local + col, -1)
+        key = self.ordered_key(edge_index)
+        return torch.minimum(key, self.ordered_key(edge_index.flip(0))) if self.is_undirected else key
 
     def columns_of(self, edges: Tensor) -> Tensor:
         """Return the mask `[E]` of all columns of the `edges` (numbers, `[n]`)."""
@@ -156,11 +155,10 @@ def relations_and_reverses(graph: TrainingGraph) -> tuple[Tensor, Tensor]:
     PyG's `to_homogeneous` do) and one is the other's `rev_*`, or where one holds the other's pairs flipped. They go by
     the smaller number, and pairs of the larger one are turned.
     """
-    (row, col), n = graph.local(graph.edge_index), graph.num_local
-    ahead, back = row * n + col, col * n + row
+    ahead, back = graph.ordered_key(graph.edge_index), graph.ordered_key(graph.edge_index.flip(0))
     if graph.edge_type is None:
         one = SYMMETRIC if same_both_ways(ahead, back) else DIRECTED
-        return torch.tensor([0], device=row.device), torch.tensor([one], device=row.device)
+        return torch.tensor([0], device=ahead.device), torch.tensor([one], device=ahead.device)
     prints, turned = (_fingerprints(pair, graph.edge_type, graph.num_relations) for pair in (ahead, back))
     symmetric = [a == b for a, b in zip(prints, turned, strict=True)]
     reverse = _named_reverses(graph)
@@ -174,7 +172,7 @@ def relations_and_reverses(graph: TrainingGraph) -> tuple[Tensor, Tensor]:
         forward[relation] = min(relation, other)
         if not (symmetric[relation] and symmetric[other]):
             turn[relation] = FORWARD if relation < other else REVERSE
-    return torch.tensor(forward, device=row.device), torch.tensor(turn, device=row.device)
+    return torch.tensor(forward, device=ahead.device), torch.tensor(turn, device=ahead.device)
 
 
 def _named_reverses(graph: TrainingGraph) -> dict[int, int]:
@@ -227,7 +225,7 @@ def num_graphs(data: Data) -> int:
 
 def same_both_ways(forward: Tensor, backward: Tensor) -> bool:
     """Return whether a graph is undirected as a set of pairs, from keys `[E]` of its edges and of the reversed ones."""
-    return torch.equal(forward.unique(), backward.unique())
+    return torch.equal(unique(forward), unique(backward))
 
 
 def relation_tensor(data: Data, num_columns: int) -> Tensor | None:

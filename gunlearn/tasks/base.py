@@ -173,6 +173,20 @@ class Task(ABC):
     def check_trial(self, model: nn.Module, data: Any, outputs: Any) -> None:  # noqa: B027 - most tasks check nothing
         """Refuse a model for what the trial pass showed; `model` is a copy that may be called again."""
 
+    def check_request(self, model: nn.Module, partition: Any, outputs: Any, anew: bool) -> str:
+        """Warn of what stays of a request, or refuse it; return a sentence for the result's `why`, empty for none.
+
+        Args:
+            model: before unlearning; it does not change.
+            partition: the resolved request.
+            outputs: those of the trial pass on the retained data.
+            anew: the method trains a new model, so that nothing is refused for what the given one keeps.
+        """
+        return ""
+
+    def warn_of_derived(self, data: Any, edges: bool, features: bool) -> None:  # noqa: B027 - most have none
+        """Warn of parts of the data that were computed from what is taken out: edges, or features and nodes."""
+
     def fitted(self, outputs: Any, data: Any) -> Task:
         """Return the task with what its likelihood takes from the model before unlearning (the scale of a regression).
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gunlearn.core.sorting import argsort
 from gunlearn.errors import InvalidInputError
-from gunlearn.nn.kernels.sorting import argsort
 from gunlearn.requests.selection import k_hop_mask
 
 #: Draws items for one step: their indices `[num_drawn]`, and their weights `[num_drawn]` or `None` for equal ones.

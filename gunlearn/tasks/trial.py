@@ -63,7 +63,7 @@ def trial_pass(model: nn.Module, data: Any, task: Task) -> Trial:
         def again_with_gradients(wild: bool) -> Tensor | None:
             for parameter in model.parameters():
                 parameter.requires_grad_(parameter.is_floating_point())
-            read = data if not wild else _wild(data) if task.shared_pass else None
+            read = data if not wild else other_features(data) if task.shared_pass else None
             with isolated_rng(), torch.enable_grad():
                 return None if read is None else _logits(_tried(model, read, task, items))
 
@@ -86,7 +86,7 @@ def _tried(model: nn.Module, data: Any, task: Task, items: Any) -> Trial:
     return Trial(outputs, None if items is None else task.decode(model, outputs, items))
 
 
-def _wild(data: Any) -> Any | None:
+def other_features(data: Any) -> Any | None:
     """Return a graph with large features drawn anew; `None` without dense features."""
     x = data.get("x")
     if not isinstance(x, Tensor) or x.layout != torch.strided or not x.is_floating_point():
@@ -110,6 +110,14 @@ def private_copy(model: nn.Module, task: Task) -> nn.Module:
     try:
         model = copy.deepcopy(model, _without_history(model))
     except (RuntimeError, TypeError) as error:
+        packed = [
+            name for name, value in model.named_buffers() if value.layout not in (torch.strided, torch.sparse_coo)
+        ]
+        if packed:  # torch cannot copy them
+            raise UnsupportedModelError(
+                f"Expected a model that can be copied (got {', '.join(packed)} of layout "
+                f"{model.get_buffer(packed[0]).layout}); store .to_sparse_coo(), or make it in 'forward' of edge_index"
+            ) from error
         raise UnsupportedModelError(
             f"Expected a model that can be copied (got: {error}); detach or delete tensors that a forward pass left "
             "on it"

@@ -64,17 +64,17 @@ def load_checkpoint(directory: str | Path, fingerprint: str) -> dict[str, Any] |
         payload = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # bytes that changed make torch and zipfile fail in any way
         raise CheckpointError(
-            f"Expected a readable checkpoint (got a damaged {path}); delete it to start anew"
+            f"Expected a readable checkpoint (got a damaged {path}); delete it to start again"
         ) from error
     if not isinstance(payload, dict) or payload.pop("hash", None) != content_hash(payload):
         raise CheckpointError(
-            f"Expected a checkpoint of this very run, as it was written (got other content in {path}: damaged, or of "
-            "release 0.1); delete it to start anew"
+            f"Expected an unchanged checkpoint of this run (got other content in {path}: damaged, or "
+            "of release 0.1); delete it to start again"
         )
     if payload.get("fingerprint") != fingerprint:
         differs = ", ".join(_differences(str(payload.get("fingerprint")), fingerprint))
         raise CheckpointError(
-            f"Expected a checkpoint of this very run (got one with other {differs or 'settings'} in {path}); "
+            f"Expected a checkpoint of this run (got one with other {differs or 'settings'} in {path}); "
             "delete it or choose another checkpoint directory"
         )
     set_rng_state(payload["rng"])

@@ -94,7 +94,7 @@ def reset_model(model: nn.Module) -> nn.Module:
             continue
         if name in learned:
             raise UnsupportedModelError(
-                f"Expected 'reset_parameters' to draw all weights anew (got '{name}' unchanged); "
+                f"Expected 'reset_parameters' to draw all weights again (got '{name}' unchanged); "
                 "pass your own training function to retrain this model"
             )
         warnings.warn(

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gunlearn.errors import DivergenceError, UnsupportedModelError
+from gunlearn.core.checks import check_differentiable
+from gunlearn.errors import DivergenceError
 from gunlearn.losses import ObjectiveValue
 
 
@@ -35,11 +36,7 @@ def summed(value: ObjectiveValue | Iterable[ObjectiveValue], backward: bool = Fa
     pieces = []
     for piece in [value] if isinstance(value, ObjectiveValue) else value:
         if backward:
-            if not piece.total.requires_grad:
-                raise UnsupportedModelError(
-                    "Expected a loss with a gradient for the trained weights (got none): does the model's forward run "
-                    "under torch.no_grad(), or detach its outputs?"
-                )
+            check_differentiable(piece.total)
             piece.total.backward()
         pieces.append(ObjectiveValue(piece.total.detach(), piece.terms) if backward else piece)
     if len(pieces) == 1:

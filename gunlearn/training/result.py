@@ -117,6 +117,11 @@ class Result:
                 raise UnsupportedModelError(
                     f"Expected tensors in the model's state_dict (got {type(value).__name__} in '{name}')"
                 )
+            if value.layout != torch.strided:
+                raise UnsupportedModelError(
+                    f"Expected dense tensors in the model's state_dict of a saved result (got '{name}' of "
+                    f"layout {value.layout}); register it with persistent=False"
+                )
         weights = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
         if node_ids and _with_operators(weights):
             from gunlearn.nn.attach.operators import listed_ids  # loads PyG, so only if needed
@@ -252,7 +257,9 @@ def _check_architecture(model: nn.Module, saved: dict[str, Any], made_by: dict[s
         changed = [name for name in {**saved["code"], **now} if saved["code"].get(name) != now.get(name)]
         found += [f"the code of '{name}' differs" for name in changed]
     if found and strict:
-        raise ValueError(f"another model than was saved: {'; '.join(found[:3])}; strict=False loads it all the same")
+        raise ValueError(
+            f"another model than was saved: {'; '.join(found[:3])}; load it nevertheless with strict=False"
+        )
     if found:
         warnings.warn(f"the model is another than was saved: {'; '.join(found[:3])}", UserWarning, stacklevel=3)
 

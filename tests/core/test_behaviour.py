@@ -92,6 +92,24 @@ def test_code_counts_and_comments_do_not() -> None:
     assert code_of(halves[0]) == code_of(halves[1]) != code_of(halves[2])
 
 
+def test_classes_of_one_name_are_told_apart_inside_a_model() -> None:
+    """The code of each counts, whichever comes last."""
+    alike = [nn.ModuleList([make() for make in makes]) for makes in ([tanh_model] * 2, [tanh_model, tanh_model])]
+    first, last = nn.ModuleList([other_forward(), tanh_model()]), nn.ModuleList([tanh_model(), other_forward()])
+    assert code_of(alike[0]) == code_of(alike[1])
+    hashes = [str(code_of(model)) for model in (alike[0], first, last)]
+    assert len(set(hashes)) == 3
+
+    def grown(halves: float) -> nn.Module:
+        class Net(type(tanh_model(scale=1))):  # type: ignore[misc]
+            def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+                return super().forward(x, edge_index) / halves
+
+        return Net()
+
+    assert code_of(grown(2)) != code_of(grown(3))
+
+
 def make_act(slope: float) -> Callable[[Tensor], Tensor]:
     return lambda x: x * slope
 

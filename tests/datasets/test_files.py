@@ -316,7 +316,11 @@ def test_graph_files_against_networkx(tmp_path, ending):
     ("name", "text", "message"),
     [
         ("g.json", '{"a": 1}', "'nodes' and 'links'"),
-        ("g.json", '{"nodes": [{"id": "a"}, {"id": "b"}], "links": [{"source": 0, "target": 1}]}', "2 others"),
+        (
+            "g.json",
+            '{"nodes": [{"id": "a"}, {"id": "b"}], "links": [{"source": 0, "target": 1}]}',
+            "2 ends that no node has",
+        ),
         ("g.gml", "graph [", r"g\.gml in gml"),
         ("g.graphml", "<", r"g\.graphml in graphml"),
         ("g.pickle", "x", r"g\.pickle, which is not read"),
@@ -385,6 +389,10 @@ def test_data_frames():
         assert data.y.tolist() == [-1, 1, 0]
     assert load(edges.astype({"source": "category", "target": "string"})).node_id == ["a", "b", "c"]
     assert load(pd.DataFrame({"u": [5, 6], "v": [6, 9]})).node_id.tolist() == [5, 6, 9]
+    with pytest.raises(InvalidInputError, match="adjacency matrix"):
+        load(pd.DataFrame(1 - np.eye(3, dtype=int), list("abc"), list("abc")))
+    with pytest.raises(InvalidInputError, match="two kinds"):
+        load(pd.DataFrame({"user": [1, 2], "item": [2, 3]}))
     with pytest.raises(InvalidInputError, match="row 1"):
         load(pd.DataFrame({"u": [5, None], "v": [6, 9]}))
     with pytest.raises(InvalidInputError, match="none for 1 of 3"):
@@ -457,15 +465,21 @@ def test_the_example_of_the_docs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("header", "told"),
-    [("userId,movieId", True), ("user,item", True), ("person,friend", False), ("follower_id,followee_id", False)],
-)
-def test_columns_of_two_kinds_whose_ids_overlap(folder, header, told):
-    path = folder(edges__csv=f"{header}\n1,2\n2,1\n2,3\n3,4\n")
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
+    ("header", "refused"),
+    [("userId,movieId", True), ("user,item", True), ("authors,paper_id", True), ("business,user_id", True),
+     ("person,friend", False), ("user,follower", False), ("follower_id,followee_id", False), ("item,items", False)],
+)  # fmt: skip
+def test_columns_of_two_kinds_whose_ids_overlap(folder, header, refused):
+    """User 1 and item 1 are two nodes, one edge; read as one node, they would be a self-loop."""
+    path = folder(edges__csv=f"{header}\n1,1\n1,2\n2,1\n3,4\n")
+    if not refused:
+        assert quietly(load, path).node_id.tolist() == [1, 2, 3, 4]
+        return
+    with pytest.raises(InvalidInputError, match=r"two kinds.*prefixes"):
         load(path)
-    assert any("two kinds" in str(w.message) for w in seen) == told
+    told = header if header.lower().count("id") == 2 else "source,target"
+    path = folder(edges__csv=f"{told}\nm1,u1\nm2,u1\nm1,u2\n")
+    assert edges_of(quietly(load, path)) == {("m1", "u1"), ("m2", "u1"), ("m1", "u2")}
 
 
 def test_files_beside_an_edge_list_that_is_loaded_alone_are_named(folder):
@@ -486,3 +500,178 @@ def test_a_first_row_that_may_be_a_header_of_numbers_is_told(folder):
     with pytest.warns(UserWarning, match=r"first row of .*features\.csv is read as a header"):
         data = load(folder(edges__csv="0,1\n1,2\n", features__csv="0,1\n1,0\n0,0\n1,1\n"))
     assert data.x.tolist() == [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]
+
+
+# Odd files ###################################################################
+
+
+def edges_of(data):
+    """The undirected edges by ids, and their weights if there are some."""
+    ids = data.node_id if "node_id" in data else torch.arange(data.num_nodes)
+    ids = ids.tolist() if isinstance(ids, torch.Tensor) else ids
+    weights = [(w,) for w in data.edge_weight.tolist()] if "edge_weight" in data else [()] * data.num_edges
+    pairs = zip(columns(data.edge_index), weights, strict=True)
+    return {(ids[u], ids[v], *weight) for (u, v), weight in pairs if ids[u] < ids[v]}
+
+
+@pytest.mark.parametrize(
+    ("text", "edges"),
+    [
+        (",0,1\n0,5,6\n1,6,7\n", {(5, 6), (6, 7)}),
+        ("Unnamed: 0,person,friend\n0,5,6\n1,6,7\n", {(5, 6), (6, 7)}),
+        (",source,target\n0,5,6\n1,6,7\n", {(5, 6), (6, 7)}),
+        ("id,follower,followee\n7,5,6\n9,6,7\n", {(5, 6), (6, 7)}),
+        ("0,1\na,b\nb,c\n", {("a", "b"), ("b", "c")}),
+        ("0,1\n0,5\n1,5\n", {(0, 1), (0, 5), (1, 5)}),
+        ("# pandas writes no comments\n0,1\n1,2\n", {(0, 1), (1, 2)}),
+        ("source;target;weight\n1;2;0,5\n2;3;1,25\n", {(1, 2, 0.5), (2, 3, 1.25)}),
+        ("source,target\n1,2\n2,3\n,\n,\n\n", {(1, 2), (2, 3)}),
+        ('\ufeff"source","target"\r\n"1","2"\r\n"2","3"\r\n', {(1, 2), (2, 3)}),
+    ],
+)
+def test_odd_edge_lists_that_are_understood(folder, text, edges):
+    assert edges_of(quietly(load, folder(edges__csv=text))) == edges
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,1\n3,4\n4,5\n5,3\n", "numbers of the columns.*source,target"),
+        ("0,1,2\n0,2,0.5\n2,1,0.5\n", "in place of the first line, which counts the columns"),
+        ("5,5\n0,1\n1,2\n2,3\n3,4\n4,0\n", "line 1: there are 5 nodes and 5 edges"),
+        ("person,friend\na,b\nperson,friend\nb,c\n", "header or an edge"),
+        ("id,person,friend\n1,5,6\n1,6,7\n", "number the edges or name their nodes"),
+        (",0,1,2\n0,0,1,0\n1,1,0,1\n2,0,1,0\n", "adjacency matrix"),
+        ("a,b,c\n0,1,0\n1,0,1\n0,1,0\n", "adjacency matrix"),
+        (",a,b,c\na,0,1,0\nb,1,0,1\nc,0,1,0\n", "'source' and 'target'"),
+        ("source;target;weight\n1;2;1,250\n2;3;3,500\n", "decimal comma, or one between thousands"),
+        ("source,target\na,N/A\nb,c\n", "node id.*line 2"),
+        ("source,target\n", "at least one edge"),
+        ("source,target\n-1,2\n", ">= 0 in .*line 2"),
+        ("source,target\n1.0,2.0\n", "integer.*line 2"),
+    ],
+)
+def test_odd_edge_lists_that_are_refused(folder, text, message):
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        load(folder(edges__csv=text))
+    assert "edges.csv" in str(caught.value)
+
+
+def test_what_may_be_a_header_or_missing_is_told(folder):
+    """Above ids from 1, `0,1` may be an edge or what pandas writes; a row of a node 0 settles it."""
+    at = folder(edges__csv="0,1\n1,2\n2,3\n")
+    with pytest.warns(UserWarning, match=r"first line of .*edges\.csv, 0,1, is read as an edge"):
+        load(at)
+    assert quietly(load, folder(labels__csv="0\n1\n1\n0\n")).num_nodes == 4
+    with pytest.warns(UserWarning, match=r"'NA' in .*edges\.csv is read as the name"):
+        load(folder(edges__csv="source,target\na,NA\nb,c\n", labels__csv="id,label\na,1\n"))
+
+
+@pytest.mark.parametrize(
+    ("files", "x", "y"),
+    [
+        ({"features__csv": "user,f\n40,3\n10,1\n20,2\n"}, [1, 2, 3], None),
+        ({"features__csv": "f,account_id\n3,40\n1,10\n2,20\n"}, [1, 2, 3], None),
+        ({"features__csv": ",user,f\n0,40,3\n1,10,1\n2,20,2\n"}, [1, 2, 3], None),
+        ({"features__csv": ",id,f\n0,40,3\n1,10,1\n2,20,2\n"}, [1, 2, 3], None),
+        ({"features__csv": ",f\n0,1\n1,2\n2,3\n"}, [1, 2, 3], None),
+        ({"features__csv": "handle,f\n40,3\n10,1\n20,2\n"}, [1, 2, 3], None),
+        ({"features__csv": "paid,f\n1,0\n0,0\n1,0\n"}, [1, 0, 1], None),
+        ({"nodes__csv": "author,f,class\n40,3,b\n10,1,a\n20,2,a\n"}, [1, 2, 3], [0, 0, 1]),
+        ({"labels__csv": "paper,venue\n40,b\n10,a\n"}, None, [0, -1, 1]),
+        ({"labels__csv": ",label\n0,1\n1,0\n2,1\n"}, None, [1, 0, 1]),
+        ({"labels__csv": "label,item\n1,40\n0,10\n0,20\n"}, None, [0, 0, 1]),
+    ],
+)
+def test_ids_are_found_under_other_names_and_beside_an_index(folder, files, x, y):
+    data = quietly(load, folder(edges__csv="10,20\n20,40\n", **files))
+    assert data.node_id.tolist() == [10, 20, 40]
+    assert x is None or data.x[:, 0].tolist() == x
+    assert (data.y.tolist() if "y" in data else None) == y
+
+
+@pytest.mark.parametrize(
+    ("edges", "files", "message"),
+    [
+        ("0,1\n0,2\n", {"features__csv": "rank,f\n2,3\n1,2\n0,5\n"}, "'rank', whose values could be"),
+        ("10,20\n20,40\n", {"features__csv": "user,f\n7,3\n8,2\n9,5\n"}, "column 'user' of .*no edge names"),
+        ("10,20\n20,40\n", {"features__csv": "user,f\n10,3\n20,2\n"}, "none for 1 of 3"),
+        ("0,1\n0,2\n", {"features__csv": "user,f\n0.0,3\n1.0,2\n2.0,5\n"}, "column 'user' .*0.0, no integer"),
+        ("0,1\n0,2\n", {"features__csv": "user_id,f\n0,3\n0,2\n2,5\n"}, "column 'user_id' .*repeated"),
+        ("0,1\n0,2\n", {"features__csv": ",5\n1,2\n3,4\n"}, r"line 1, column 1 .got ''"),
+        ("007,7\n7,08\n", {"labels__csv": "id,label\n70,0\n80,1\n"}, r"none, such as 70 where an edge has 007"),
+        ("0,1\n0,2\n", {"labels__csv": "a,b\n1,0\n0,1\n1,1\n"}, "node_multilabel"),
+        ("0,1\n0,2\n", {"labels__npy": np.eye(3)[:, :2]}, "node_multilabel"),
+        ("0,1\n0,2\n", {"nodes__csv": "id,f,y1,y2\n0,1,1,0\n1,2,0,1\n2,2,1,0\n"}, "'y1', 'y2'.*node_multilabel"),
+        ("0,1\n0,2\n", {"labels__csv": "label\na|b\na\nb\n"}, r"'a\|b', whose parts are labels"),
+        ("0,1\n0,2\n", {"labels__csv": "label\n-1\n1\n-1\n"}, "-1 and 1 alone"),
+        ("0,1\n0,2\n", {"labels__npy": np.array([-2, 0, 1])}, ">= 0 in .*got -2"),
+        ("0,1\n0,2\n", {"labels__csv": "label\n0\nspam\n1\n"}, "alone, or names .got 'spam'"),
+        ("0,1\n0,2\n", {"labels__csv": "label\n0.5\n1\n2\n"}, "node_regression"),
+    ],
+)
+def test_odd_tables_of_nodes_that_are_refused(folder, edges, files, message):
+    with pytest.raises(InvalidInputError, match=message):
+        load(folder(edges__csv=edges, **files))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("x\nNone\ny\n", "'None' .*read as missing"),
+        ("x\nNA\ny\n", "'NA' .*a class"),
+        ("2001\n2002\n2001\n", "2003 outputs"),
+    ],
+)
+def test_labels_that_may_mean_something_else_are_told(folder, labels, message):
+    with pytest.warns(UserWarning, match=message):
+        load(folder(edges__csv="0,1\n0,2\n", labels__csv=f"label\n{labels}"))
+
+
+@pytest.mark.parametrize("files", ["features labels", "features", "labels"])
+@pytest.mark.parametrize("ids", [True, False])
+def test_first_and_last_nodes_without_edges(folder, files, ids):
+    tables = {"features": [i / 2 for i in range(7)], "labels": [i % 3 for i in range(7)]}
+    written = {
+        f"{name}__csv": ("id,v\n" if ids else "")
+        + "".join(f"{i},{v}\n" if ids else f"{v}\n" for i, v in enumerate(tables[name]))
+        for name in files.split()
+    }
+    at = folder(edges__csv="1,2\n2,3\n3,4\n", **written)  # nodes 0, 5 and 6 have no edges
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        data = load(at)
+    assert any("count from 1" in str(w.message) for w in seen) == (not ids)
+    assert edges_of(data) == {(1, 2), (2, 3), (3, 4)}
+    assert (data.num_nodes, "node_id" in data) == (7, False)
+    assert "features" not in files or data.x.flatten().tolist() == tables["features"]
+    assert "labels" not in files or data.y.tolist() == tables["labels"]
+
+
+@pytest.mark.parametrize("word", ["links", "edges"])
+def test_repeated_links_of_a_json_graph_stay_beside_each_other(tmp_path, word):
+    links = [{"source": "a", "target": "b", "weight": 1}, {"source": "b", "target": "a", "weight": 5}]
+    graph = {"nodes": [{"id": "a"}, {"id": "b"}], word: links}
+    (tmp_path / "g.json").write_text(json.dumps(graph))
+    assert edges_of(quietly(load, tmp_path / "g.json")) == {("a", "b", 1.0), ("a", "b", 5.0)}
+    (tmp_path / "g.json").write_text(json.dumps(graph | {"directed": "false"}))
+    with pytest.raises(InvalidInputError, match=r"'directed' .*'false'"):
+        load(tmp_path / "g.json")
+
+
+@pytest.mark.parametrize("ending", ["graphml", "gml"])
+def test_files_of_two_graphs_are_refused(tmp_path, ending):
+    path, write = tmp_path / f"g.{ending}", {"graphml": nx.write_graphml, "gml": nx.write_gml}[ending]
+    write(nx.path_graph(3), path)
+    assert load(path).num_nodes == 3
+    text = path.read_text()
+    again = text[text.index("<graph ") : text.index("</graphml>")] if ending == "graphml" else text
+    path.write_text(text.replace("</graphml>", again + "</graphml>") if ending == "graphml" else text + again)
+    with pytest.raises(InvalidInputError, match=rf"one graph in .*g\.{ending} .got 2"):
+        load(path)
+
+
+def test_files_that_others_read_say_who(tmp_path):
+    (tmp_path / "edges.pkl").write_bytes(b"")
+    with pytest.raises(InvalidInputError, match=r"pandas\.read_pickle, if you trust it"):
+        load(tmp_path / "edges.pkl")

@@ -1,6 +1,7 @@
 """DP2Unlearning: gradients per record, the accountant's figures, what is refused, and what the second phase leaks."""
 
 import dataclasses
+import hashlib
 import json
 import math
 
@@ -26,7 +27,7 @@ from tests.llm.training import adapted, arguments, own_forward, state
 pytest.importorskip("opacus")
 
 from gunlearn.llm.privacy import DPBase, DPCard, dp_train, finetune, unlearn_from_base
-from gunlearn.llm.privacy.dp_rows import ledger_of, records_changed, units, weights_digest
+from gunlearn.llm.privacy.dp_rows import ledger_of, records_changed, units, weights_hash
 from gunlearn.llm.privacy.dp_steps import DPOptimizer, add_hooks, record_gradients, row_losses
 
 ROWS = facts.rows(range(20), (0,))
@@ -125,9 +126,9 @@ def test_spent_epsilon_stays_within_the_budget_and_the_card_says_how(base: DPBas
 
 def test_steps_do_not_depend_on_how_a_batch_is_split_and_leave_the_model_alone(base: DPBase) -> None:
     model = facts.fresh()
-    before, random = weights_digest(model), torch.get_rng_state()
+    before, random = weights_hash(model), torch.get_rng_state()
     split = dp_train(model, ROWS, 1.0, steps=5, **SETTINGS | {"physical_batch_size": 5})
-    assert weights_digest(model) == before == split.card.start_sha256
+    assert weights_hash(model) == before == split.card.start_hash
     assert torch.equal(torch.get_rng_state(), random)
     torch.testing.assert_close(state(split.model), state(base.model), rtol=1e-3, atol=2e-4)
     assert not torch.equal(next(split.model.parameters()), next(model.parameters()))
@@ -211,7 +212,7 @@ def test_base_card_and_ledger_survive_saving(base: DPBase, tmp_path) -> None:
     base.save(tmp_path)
     again = DPBase.load(tmp_path, facts.fresh(seed=3))
     assert (again.card, again.ledger) == (base.card, base.ledger)
-    assert weights_digest(again.model) == base.card.weights_sha256
+    assert weights_hash(again.model) == base.card.weights_hash
     card = json.loads((tmp_path / "card.json").read_text())
     assert card["epsilon"] == base.card.epsilon
     assert card["would_be_voided_by"]
@@ -226,6 +227,23 @@ def test_base_card_and_ledger_survive_saving(base: DPBase, tmp_path) -> None:
     (tmp_path / "card.json").write_text("{}")
     with pytest.raises(CheckpointError, match="epsilon"):
         DPCard.load(tmp_path / "card.json")
+
+
+def test_a_card_of_an_earlier_release_is_verified_by_its_own_hash(base: DPBase, tmp_path) -> None:
+    base.save(tmp_path)
+    digest = hashlib.sha256()  # written out here as release 0.1 had it
+    for name, value in sorted(base.model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.numpy().tobytes())
+    card = json.loads((tmp_path / "card.json").read_text())
+    now = card.pop("weights_hash"), card.pop("start_hash")
+    assert digest.hexdigest() not in now
+    card |= {"weights_sha256": digest.hexdigest(), "start_sha256": "0" * 64}
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    again = DPBase.load(tmp_path, facts.fresh(seed=3))
+    assert again.card.weights_hash == base.card.weights_hash
+    (tmp_path / "card.json").write_text(json.dumps(card | {"weights_sha256": "1" * 64}))
+    with pytest.raises(CheckpointError, match=r"weights of the card \(written by release 0\.1\)"):
+        DPBase.load(tmp_path, facts.fresh())
 
 
 def test_a_known_seed_and_private_choices_void_the_guarantee(base: DPBase) -> None:
@@ -307,9 +325,9 @@ def test_mixed_precision_leaves_nothing_on_the_model(base: DPBase) -> None:
 
 @pytest.mark.filterwarnings("ignore:Expected a request that the base's budget covers")
 def test_unlearned_models_know_no_more_than_chance_where_deployed_ones_know_again(base: DPBase) -> None:
-    before = weights_digest(base.model)
+    before = weights_hash(base.model)
     unlearned, deployed = unlearn_from_base(base, RETAIN, training(50)), finetune(base, ROWS, training(50))
-    assert weights_digest(base.model) == before
+    assert weights_hash(base.model) == before
     assert unlearned.card["request"]["records"] == 12
     known = facts.value_prob(unlearned.model, FORGET)
     assert known < facts.CHANCE
@@ -317,6 +335,6 @@ def test_unlearned_models_know_no_more_than_chance_where_deployed_ones_know_agai
     assert facts.value_prob(deployed.model, FORGET) > 2 * known
     # Control: the same second phase from a model that was trained on all rows without privacy.
     full = facts.full()
-    card = dataclasses.replace(base.card, weights_sha256=weights_digest(full))
+    card = dataclasses.replace(base.card, weights_hash=weights_hash(full))
     leaking = unlearn_from_base(DPBase(full, card, base.ledger), RETAIN, training(50))
     assert facts.value_prob(leaking.model, FORGET) > 5 * known

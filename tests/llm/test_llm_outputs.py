@@ -31,6 +31,23 @@ def test_a_folder_is_saved_to_once(tmp_path):
         result.save(tmp_path / "notes.txt")
 
 
+def test_an_interrupted_save_leaves_nothing_that_loads(tmp_path, monkeypatch):
+    result = run(max_steps=1)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(result.tokenizer, "save_pretrained", full)
+        with pytest.raises(OSError, match="No space left"):
+            result.save(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    result.save(tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "unlearning.json").read_text())
+    assert "model.safetensors" in record["files"]
+    assert repr((tmp_path / "out").as_posix()) in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_secrets_are_hidden_and_numbers_of_numpy_are_numbers(tmp_path):
     numbers = {"lr": np.float32(1e-3), "epochs": np.int64(1), "batch_size": np.int64(12)}
     run(hub_token="hf_secret", adam_beta1=0.8, **numbers).save(tmp_path)

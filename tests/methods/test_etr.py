@@ -70,7 +70,7 @@ REQUESTS = {
 @pytest.mark.parametrize("kind", REQUESTS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_correction_is_the_papers_four_gradients(kind: str, smoothing: float) -> None:
-    model, data = classifier()[0], gu.node_split(ring(40, 34), 0.2, 0.2)  # in a ring a few nodes are far from the rest
+    model, data = classifier()[0], gu.node_split(ring(40, 20), 0.2, 0.2)  # in a ring a few nodes are far from the rest
     partition = REQUESTS[kind].resolve(data)
     train = data.train_mask.nonzero().view(-1)
     gone = train[torch.isin(train, partition.forget_nodes)]

@@ -117,7 +117,10 @@ ROWS = {
 
 @pytest.fixture(autouse=True)
 def method_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Karate's features are one-hot, so that weights of forgotten nodes are reset after every method: not here."""
+    """Karate's features are one-hot, so that weights of forgotten nodes are reset after every method: not here.
+
+    With other features SSD has no weights of its own for what is forgotten.
+    """
     monkeypatch.setattr(GraphTask, "forgotten_state", lambda *args: None)
 
 

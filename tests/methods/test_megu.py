@@ -18,7 +18,6 @@ from gunlearn.methods import run_method
 from gunlearn.methods.graph.entities import forgotten_entities
 from gunlearn.methods.graph.megu import MEGU, OPERATOR, Follow, gap, influenced
 from gunlearn.seed import isolated_rng
-from gunlearn.tasks.graph.base import GraphTask
 from tests.methods.cases import Made, dense_adjacency, ring, same_weights
 from tests.methods.forgetting import classifier, cora, cora_figures, flipped
 from tests.training.callbacks import On
@@ -31,12 +30,6 @@ def words() -> Data:
     data = gu.node_split(ring(), 0.2, 0.2)
     data.x = (torch.rand(40, 300, generator=torch.Generator().manual_seed(0)) < 0.03).float()
     return data
-
-
-@pytest.fixture(autouse=True)
-def method_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Karate's features are one-hot, so that weights of forgotten nodes are reset after every method: not here."""
-    monkeypatch.setattr(GraphTask, "forgotten_state", lambda *args: None)
 
 
 @pytest.mark.parametrize("layout", ["dense", "csr"])

@@ -3,6 +3,8 @@
 import copy
 import csv
 import warnings
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from torch import nn
 import gunlearn as gu
 from gunlearn.core.digest import same_weights, tensor_digests
 from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.losses.divergences import js_divergence
+from gunlearn.metrics.resemblance import suspicion
 from gunlearn.report.summary import summarise
 from tests.report.test_report import made
 
@@ -116,6 +120,22 @@ def test_nearer_than_retraining_is_suspicious(setting, near, tmp_path):
     assert row["suspicious"] == table["suspicious"] == gu.Evaluation.load(table.save(tmp_path / "e.json"))["suspicious"]
 
 
+@pytest.mark.parametrize(("apart", "number", "marked"), [(12, 12, True), (1, 12, False), (6, 12, True), (9, 9, False)])
+def test_nearness_on_few_items_is_noise(apart, number, marked):
+    """References that differ on `apart` of `number` items, and a model that predicts their average.
+
+    Below the floor it is by the same on each of these and by nothing on the others. With a share `s` of them the mean
+    is `s` of it, and twice the standard error `2 sqrt(s (1 - s) / (number - 1))`: beyond that for a half, not for one.
+    """
+    low, high = torch.full((number,), 0.5), torch.full((number,), 0.5)
+    low[:apart], high[:apart] = 0.2, 0.8
+    others = [SimpleNamespace(probability=lambda _, p=p: p, digests=Counter("r"), model=object()) for p in (low, high)]
+    problem = SimpleNamespace(references=others, divergence=js_divergence)
+    view = SimpleNamespace(problem=problem, references=others, result=object(), model=object(), digests=Counter())
+    view.probability = lambda part: (low + high) / 2
+    assert bool(suspicion(view)) == marked
+
+
 def test_scores_copied_into_a_table(setting):
     """The original's weights, and what the references say of each node beside them."""
     model, data, request, references = setting
@@ -165,6 +185,72 @@ def test_references_that_are_none(setting):
     wide = gu.nn.backbone("gcn", 34, 16, 4)
     with pytest.warns(UserWarning, match="reference 2 is of another architecture"):
         gu.evaluate(result, references=[references[0], wide])
+
+
+def never_trained(data, seed):
+    torch.manual_seed(seed)
+    return gu.nn.backbone("gcn", 34, 8, 4)
+
+
+def test_references_that_were_never_trained_are_marked(setting, tmp_path):
+    model, data, _, references = setting
+    result = result_with(setting, shaken(model, 1e-2))
+    with pytest.warns(UserWarning, match="Reference 1 looks untrained.*Reference 2 looks untrained"):
+        table = gu.evaluate(result, train=never_trained)
+    assert [bool(row["untrained"]) for row in table.rows] == [True, True, True, False]
+    assert "retrain #" in str(table)
+    assert "# untrained" in table.report(tmp_path / "r.html").read_text()
+    assert gu.Evaluation.load(table.save(tmp_path / "e.json"))["untrained"] == table["untrained"]
+    with pytest.warns(UserWarning, match="Reference 2 looks untrained"):
+        table = gu.evaluate(result, references=[references[0], never_trained(data, 0)])
+    assert "Reference 1" not in table["untrained"]
+    assert gu.evaluate(result, references=references)["untrained"] is None
+
+
+@pytest.mark.parametrize("task", ["link_prediction", "node_regression", "node_multilabel"])
+def test_untrained_references_of_other_tasks(task):
+    """Also where new weights cannot be drawn: chance is what references are compared with then."""
+    data, links = gu.load("karate"), task == "link_prediction"
+    data = gu.link_split(data, 0.1, 0.2, seed=0) if links else gu.node_split(data, 0.1, 0.2, seed=0)
+    degree = torch.bincount(data.edge_index[0], minlength=34).float()
+    if not links:
+        data.y = degree.view(-1, 1) if task == "node_regression" else (degree > degree.median()).float().view(-1, 1)
+
+    def new(seed):
+        torch.manual_seed(seed)
+        return gu.nn.backbone("gcn", 34, 16, 8 if links else 1)
+
+    def learned(data, seed):
+        return gu.train(new(seed), data, task, epochs=150, lr=1e-2, seed=seed).model
+
+    request = gu.ForgetEdges(count=3, seed=0) if links else gu.ForgetNodes(count=3, seed=0)
+    result = gu.unlearn(learned(data, 0), data, request, "utu", task)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gu.evaluate(result, train=learned)["untrained"] is None
+    with pytest.warns(UserWarning, match="Reference 2 looks untrained"):
+        assert gu.evaluate(result, references=[learned(data, 1), new(2)])["untrained"]
+
+
+def test_untrained_beside_a_model_that_cannot_be_reset(setting, monkeypatch):
+    """Chance is what references are compared with then."""
+    model, data, _, references = setting
+    result = result_with(setting, shaken(model, 1e-2))
+    monkeypatch.setattr(type(model), "reset_parameters", lambda self: 1 / 0, raising=False)
+    with pytest.warns(UserWarning, match=r"Reference 2 looks untrained: .*best\), the model before"):
+        gu.evaluate(result, references=[references[0], never_trained(data, 0)])
+
+
+def test_a_saved_retraining_meets_its_own_seed(setting, tmp_path):
+    """Loaded weights are told by their content, in the result's place and in a reference's."""
+    model, data, request, _ = setting
+    retrained = gu.unlearn(model, data, request, "retrain", TASK, seed=1, train=train)
+    retrained.save(tmp_path)
+    loaded = gu.Result.load(tmp_path, gu.nn.backbone("gcn", 34, 8, 4)).model
+    with pytest.warns(UserWarning, match="weights of reference 1, bit for bit"):
+        assert gu.evaluate(result_with(setting, loaded), train=train, seed=0)["suspicious"]
+    with pytest.warns(UserWarning, match="weights of reference 2, bit for bit"):
+        assert gu.evaluate(retrained, references=[setting[3][1], loaded])["suspicious"]
 
 
 def test_digests_follow_content_and_not_names():

@@ -156,7 +156,7 @@ BAD = {
     "huge": (dict(edge_index_to_remove=torch.tensor([[0], [2**31]])), "2147483648"),
     "nothing": ({}, "neither"),
     "both": (dict(edge_index_to_remove=EDGE_INDEX, edge_index=EDGE_INDEX, mask=KEEP), "both"),
-    "mask alone": (dict(mask=KEEP), "mask alone"),
+    "mask alone": (dict(mask=KEEP), "got 'mask' without it"),
     "graph alone": (dict(edge_index_to_remove=EDGE_INDEX, edge_index=EDGE_INDEX), "without"),
     "mask length": (dict(edge_index=EDGE_INDEX, mask=KEEP[1:]), r"\[14\].*\[13\]"),
     "mask dtype": (dict(edge_index=EDGE_INDEX, mask=KEEP.long()), "int64"),

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from gunlearn.core.sorting import argsort, lexsort
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.edge_scores import EdgePattern, gather_inner_product
 from gunlearn.nn.kernels.memo import memo
-from gunlearn.nn.kernels.sorting import argsort, lexsort
 from gunlearn.nn.kernels.sparse import csr, sddmm, sparse_matrix
 from gunlearn.nn.kernels.switch import PlainPathWarning
 

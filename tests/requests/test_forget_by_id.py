@@ -62,11 +62,11 @@ def test_integers_by_id_and_by_row():
 @pytest.mark.parametrize(
     ("request_", "node_id", "message"),
     [
-        (lambda: ForgetNodes([2]), torch.arange(1, 6), "by_id=True .*both"),
-        (lambda: ForgetNodes(np.array([2, 3])), [str(i) for i in range(1, 6)], "by_id=True .*both"),
-        (lambda: ForgetNodes([1020]), torch.arange(1000, 1050, 10), "by_id=True .*no row numbers"),
-        (lambda: ForgetEdges([(1, 2)]), torch.arange(1, 6), "by_id=True .*both"),
-        (lambda: ForgetEdges(torch.tensor([[1], [2]])), torch.arange(1, 6), "by_id=True .*both"),
+        (lambda: ForgetNodes([2]), torch.arange(1, 6), "by_id=True .*row numbers of others"),
+        (lambda: ForgetNodes(np.array([2, 3])), [str(i) for i in range(1, 6)], "by_id=True .*row numbers of others"),
+        (lambda: ForgetNodes([1020]), torch.arange(1000, 1050, 10), "by_id=True .*not all of them are row numbers"),
+        (lambda: ForgetEdges([(1, 2)]), torch.arange(1, 6), "by_id=True .*row numbers of others"),
+        (lambda: ForgetEdges(torch.tensor([[1], [2]])), torch.arange(1, 6), "by_id=True .*row numbers of others"),
         (lambda: ForgetNodes(["zoe", "bob"]), NAMES, "1 of 2 that no node has: number 1"),
         (lambda: ForgetNodes(["bob"]), ["bob", "bob", "c", "d", "e"], "1 of 1 that more than one node has"),
         (lambda: ForgetNodes(["bob"]), None, "'node_id'"),

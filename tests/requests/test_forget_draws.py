@@ -197,7 +197,7 @@ def test_draw_is_that_of_the_official_lines(num_nodes, num_edges, seed, number):
 def test_region_out_warns_and_draws_inside_all_the_same():
     data = random_split(30, 60, seed=1)
     request = ForgetEdges(count=4, protocol="inpo", seed=1)
-    with pytest.warns(UserWarning, match="whatever 'region' says"):
+    with pytest.warns(UserWarning, match="ignores 'region'"):
         outside = ForgetEdges(count=4, protocol="inpo", seed=1, region="out")
     assert outside.resolve(data).request_hash == request.resolve(data).request_hash
 

@@ -83,6 +83,13 @@ def test_pyg_link_split_with_labels_apart() -> None:
     assert torch.equal(result.data.neg_edge_label_index, split.neg_edge_label_index)  # no edges before, none now
 
 
+def test_labels_of_absent_pairs_stay_with_them() -> None:
+    """As many as there are edges, they are still no attribute of the edges."""
+    data = ring(neg_edge_label_index=torch.randint(N, (2, 2 * N)), neg_edge_label=torch.zeros(2 * N))
+    retain = gu.ForgetEdges([(0, 1)]).resolve(data).retain_data
+    assert retain.neg_edge_label is data.neg_edge_label
+
+
 def test_what_is_no_list_of_pairs_stays() -> None:
     data = ring(
         period=torch.tensor([[1, 90], [0, 4]]),  # no node ids

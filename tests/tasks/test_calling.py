@@ -1,8 +1,10 @@
 """One forward pass is tried before any work; models that are called otherwise are called as their owner says."""
 
 import copy
+import functools
 import json
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torch import nn
 
 import gunlearn as gu
 from gunlearn.errors import (
+    CheckpointError,
     GunlearnError,
     InvalidInputError,
     InvalidTypeError,
@@ -34,6 +37,7 @@ from tests.model_kinds import (
     per_edge,
     straight_from_training,
 )
+from tests.training.callbacks import Kill
 
 NODES = "node_classification"
 KIND = {kind.name: kind for kind in KINDS}
@@ -183,7 +187,7 @@ def test_a_model_that_keeps_a_graph_of_its_own_is_warned_of() -> None:
     model = Keeps(8, 8, 2, 3)
     model.register_buffer("own", data.edge_index.clone())
     with pytest.warns(UserWarning, match="keeps a graph of its own"):
-        gu.unlearn(model, data, gu.ForgetEdges(count=2), "utu", NODES)
+        gu.train(model, data, NODES, epochs=1)
 
 
 def test_a_model_that_changes_the_features_is_refused_before_it_does() -> None:
@@ -366,11 +370,31 @@ def test_calls_are_named_alike_in_every_process_and_apart_from_others() -> None:
 def test_checkpoints_of_a_run_with_a_call_are_resumed(tmp_path) -> None:
     data, request, model = classes(), gu.ForgetEdges(count=2), gcn()
 
-    def run():
-        call = lambda model, data: model(data.x, data.edge_index)  # noqa: E731 - made anew each time
-        return gu.unlearn(model, data, request, "finetune", NODES, epochs=3, call=call, checkpoint_dir=tmp_path).model
+    def run(*callbacks, folder=None, factor=1):
+        call = lambda model, data: model(data.x, data.edge_index) * factor  # noqa: E731 - made anew each time
+        options = {"epochs": 4, "call": call, "checkpoint_dir": folder, "callbacks": callbacks}
+        return gu.unlearn(model, data, request, "finetune", NODES, **options)
 
-    assert all(torch.equal(a, b) for a, b in zip(run().parameters(), run().parameters(), strict=True))
+    whole = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(Kill(), folder=tmp_path)
+    with pytest.raises(CheckpointError, match="other settings"):
+        run(folder=tmp_path, factor=2)
+    watch = Kill((), None)
+    resumed = run(watch, folder=tmp_path)
+    assert watch.begun == [3, 4]  # epochs 1 and 2 are those of the killed run
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
+    assert [r["loss"] for r in resumed.history] == [r["loss"] for r in whole.history]
+
+
+@pytest.mark.parametrize("method", ["etr", "ssd", "finetune"])
+def test_outputs_without_a_gradient_are_refused(method: str) -> None:
+    """Where a loss must have one."""
+    data, call = classes(), lambda model, data: model(data.x, data.edge_index).detach()
+    with pytest.raises(UnsupportedModelError, match="a loss with a gradient"):
+        gu.unlearn(gcn(), data, gu.ForgetNodes(count=2), method, NODES, call=call)
+    with pytest.raises(UnsupportedModelError, match="a loss with a gradient"):
+        gu.influence(gcn(), data, NODES, of="nodes", estimator="gradient_similarity", target=torch.sum, call=call)
 
 
 def test_wrong_calls() -> None:
@@ -380,3 +404,85 @@ def test_wrong_calls() -> None:
         gu.train(gcn(), classes(), NODES, epochs=1, decode=lambda model, z, pairs: z)
     with pytest.raises(GunlearnError, match="on a graph alone"):
         gu.train(nn.Linear(8, 3), (blocks().x, blocks().y), "image_classification", call=lambda model, data: data)
+
+
+OUTSIDE = classes()
+
+
+def through_another(model, data):
+    return model(OUTSIDE.x, data.edge_index)
+
+
+class Owner:
+    def __init__(self) -> None:
+        self.data = OUTSIDE
+
+    def __call__(self, model, data):
+        return model(self.data.x, data.edge_index)
+
+
+@pytest.mark.parametrize("entry", ["train", "unlearn", "influence", "evaluate"])
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda model, data: model(OUTSIDE.x, data.edge_index), "OUTSIDE.x"),
+        (lambda model, data: model(data.x + 0.1 * OUTSIDE.x, data.edge_index), "OUTSIDE.x"),
+        (lambda model, data, x=OUTSIDE.x: model(x, data.edge_index), "x"),
+        (lambda model, data: through_another(model, data), "OUTSIDE.x"),
+        (lambda model, data, all=[OUTSIDE]: model(all[0].x, data.edge_index), r"all\[0\].x"),
+        (Owner(), "self.data.x"),
+        (Owner().__call__, "self.data.x"),
+        (functools.partial(lambda model, data, own: model(own.x, data.edge_index), own=OUTSIDE), "own.x"),
+    ],
+)
+def test_features_from_outside_the_function_are_refused(entry, call, name) -> None:
+    data, some = classes(), gu.ForgetNodes([3])
+    run = {
+        "train": lambda: gu.train(gcn(), data, NODES, epochs=1, call=call),
+        "unlearn": lambda: gu.unlearn(gcn(), data, some, "utu", NODES, call=call),
+        "influence": lambda: gu.influence(gcn(), data, NODES, items=data.edge_index[:, :2], call=call),
+        "evaluate": lambda: gu.evaluate(
+            gu.unlearn(gcn(), data, some, "utu", NODES), references=[gcn(), gcn()], call=call
+        ),
+    }
+    with pytest.raises(UnsupportedModelError, match=rf"its argument 'data' alone \(got {name} "):
+        run[entry]()
+
+
+def test_other_values_around_a_call_are_its_owner_s_business() -> None:
+    data, scale, number = classes(), torch.ones(3), OUTSIDE.num_nodes
+
+    def call(model, data):
+        assert number == OUTSIDE.num_nodes
+        return model(data.x, data.edge_index) * scale
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gu.unlearn(gcn(), data, gu.ForgetNodes([3]), "utu", NODES, call=call)
+
+
+def test_features_that_no_output_reads_are_said() -> None:
+    hidden = [[[OUTSIDE.x]]]
+    call = lambda model, data: model(hidden[0][0][0], data.edge_index)  # noqa: E731
+    for request in (gu.ForgetNodes([3]), gu.ForgetFeatures([3])):
+        with pytest.warns(UserWarning, match=r"GCN does not read data\.x"):
+            result = gu.unlearn(gcn(), classes(), request, "utu", NODES, call=call)
+        assert "does not read data.x" in result.notes["why"]
+
+
+@pytest.mark.parametrize("method", ["utu", "finetune"])
+def test_a_model_that_reads_no_edges_says_so_where_edges_are_forgotten(method) -> None:
+    class Plain(nn.Sequential):
+        def forward(self, x, edge_index):
+            return super().forward(x)
+
+    data, options = classes(), {} if method == "utu" else {"epochs": 1}
+    model = Plain(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.warns(UserWarning, match="Plain reads no edges"):
+        result = gu.unlearn(model, data, gu.ForgetEdges(count=2), method, NODES, **options)
+    assert "Plain reads no edges" in result.notes["why"]
+    assert method == "finetune" or "reads no edges" in str(result)
+    with warnings.catch_warnings():  # nodes are forgotten as such, and edges are the items of link prediction
+        warnings.simplefilter("error")
+        gu.unlearn(model, data, gu.ForgetNodes([3]), method, NODES, **options)
+        gu.unlearn(model, links(), gu.ForgetEdges(count=2), method, **options)

@@ -63,6 +63,9 @@ CONTRADICTIONS = [
     (LINK, {"test_pos_edge_index": lambda d: d.edge_index[:, :4]}, r"held-out .* \(got 4 of 4 .*'test_pos_edge_index'"),
     (LINK, {"val_pos_edge_index": lambda d: d.edge_index[:, :4]}, "held-out .* 'val_pos_edge_index'"),
     (LINK, {"batch": torch.arange(30) // 15}, "inside the graphs of a batch"),
+    (LINK, {"train_mask": torch.ones(20, dtype=torch.bool)}, r"data\.train_mask with an entry .* 30 nodes .*got 20"),
+    (LINK, {"test_mask": [True] * 31}, r"data\.test_mask .*got 31"),
+    (LINK, {"val_edge_mask": torch.ones(30, dtype=torch.bool)}, r"data\.val_edge_mask .* columns of edge_index"),
     (LINK, {"forgotten_mask": torch.arange(30) == 3}, "no edges of forgotten nodes"),
     (NODE, {"val_pos_edge_index": torch.zeros(3, 2)}, "data.val_pos_edge_index"),
     (NODE, {"y": lambda d: d.y.float()}, r"integer labels data\.y .* data\.y\.long\(\)"),
@@ -152,6 +155,8 @@ def test_edges_held_out_are_not_drawn_to_be_forgotten():
 def test_right_data_are_read_without_a_word():
     links, nodes = gu.link_split(labelled(), 0.1, 0.1), gu.node_split(labelled(), 0.2, 0.2)
     weighted = labelled()
+    weighted.train_mask, weighted.test_mask = torch.ones(weighted.num_edges).bool(), torch.ones(30, 4).bool()
+    weighted.edge_pairs, weighted.edge_ids = weighted.edge_index.t()[:9], torch.arange(0, 20, 3)
     weighted.edge_weight, weighted.edge_attr = torch.ones(weighted.num_edges), torch.ones(weighted.num_edges, 2)
     batch = Batch.from_data_list([Data(x=d.x, edge_index=d.edge_index) for d in (labelled(), labelled())])
     tied = Data(x=torch.randn(30, 5), edge_index=torch.arange(30).repeat(2, 1), name=["p"] * 30)

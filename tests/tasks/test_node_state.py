@@ -15,7 +15,7 @@ from torch_geometric.transforms import ToUndirected
 from torch_geometric.utils import to_undirected
 
 import gunlearn as gu
-from gunlearn.errors import UnsupportedMethodError
+from gunlearn.errors import UnsupportedMethodError, UnsupportedModelError
 from gunlearn.tasks.base import View
 from gunlearn.tasks.graph.fresh_values import Draws
 
@@ -70,6 +70,7 @@ def tied() -> Rows:
     return model
 
 
+IDS = torch.randperm(500, generator=torch.Generator().manual_seed(1))[:N]
 PERM = torch.randperm(N, generator=torch.Generator().manual_seed(0))
 #: A model, its features, and the rows of each tensor that must be new.
 KEPT = {
@@ -122,6 +123,33 @@ KEPT = {
     "one-hot features": (
         lambda: Rows(lambda m, x: m.first(x), first=nn.Linear(N, 8)), torch.eye(N), {"first.weight": GONE},
     ),
+    "ids of a larger table": (
+        lambda: Rows(lambda m, x: m.own[x.view(-1)], own=nn.Parameter(torch.randn(500, 8))), IDS[:, None],
+        {"own": IDS[GONE].tolist()},
+    ),
+    "ids of columns": (
+        lambda: Rows(lambda m, x: m.own[:, x].t(), own=nn.Parameter(torch.randn(8, 500))), IDS,
+        {"own": IDS[GONE].tolist()},
+    ),
+    "ids of a buffer": (
+        lambda: Rows(lambda m, x: m.own.index_select(0, x), own=torch.randn(500, 8)), IDS, {"own": IDS[GONE].tolist()},
+    ),
+    "ids of a flat table": (
+        lambda: Rows(lambda m, x: m.own.view(500, 8)[x], own=nn.Parameter(torch.randn(4000))), IDS,
+        {"own": [8 * int(i) + k for i in IDS[GONE] for k in range(8)]},
+    ),
+    "a flat table": (
+        lambda: Rows(lambda m, x: m.own.view(N, 8), own=nn.Parameter(torch.randn(N * 8))), None,
+        {"own": [8 * i + k for i in GONE for k in range(8)]},
+    ),
+    "a flat table, entry by entry": (
+        lambda: Rows(lambda m, x: m.own.view(8, N).t(), own=nn.Parameter(torch.randn(N * 8))), None,
+        {"own": [i + N * k for i in GONE for k in range(8)]},
+    ),
+    "a row for each head": (
+        lambda: Rows(lambda m, x: m.own.view(N, 8), own=nn.Parameter(torch.randn(N * 2, 4))), None,
+        {"own": [2 * i + k for i in GONE for k in range(2)]},
+    ),
     "rows that attention mixes": (
         lambda: Rows(
             lambda m, x: m.gps(m.table.weight, torch.empty(2, 0, dtype=torch.long)),
@@ -129,7 +157,7 @@ KEPT = {
         ), None, {"table.weight": GONE},
     ),
 }  # fmt: skip
-COLUMNS = {"columns": "own", "one-hot features": "first.weight"}  # a column per node
+COLUMNS = {"columns": "own", "ids of columns": "own", "one-hot features": "first.weight"}  # a column per node
 
 
 def changed(case: str, before: dict, after: dict) -> dict[str, list[int]]:
@@ -150,12 +178,13 @@ def test_the_rows_of_forgotten_nodes_and_no_others_are_new(case: str) -> None:
     before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", "'data.x' holds integers")
         result = gu.unlearn(model, data, gu.ForgetNodes(GONE), "utu", TASK, seed=4)
     assert changed(case, before, result.model.state_dict()) == {k: sorted(v) for k, v in expected.items()}
     assert set(result.notes["reset"]) == set(expected) - {"out.weight"}  # tied: one tensor, one name
     assert not changed(case, before, model.state_dict())
     assert torch.equal(torch.get_rng_state(), random)
-    if "attention" not in case:  # no prediction of what stays depends on them
+    if "attention" not in case and "ids of" not in case:  # no prediction of what stays depends on them
         stay = torch.ones(N, dtype=torch.bool).index_fill(0, torch.tensor(GONE), False)
         old, new = (m(result.data.x, result.data.edge_index)[stay] for m in (model, result.model))
         torch.testing.assert_close(new, old)
@@ -383,6 +412,53 @@ def test_records_by_node_are_named_where_edges_are_forgotten() -> None:
     model = Rows(whole, table=nn.Embedding(N, 8))
     model.store, model.lines = dict.fromkeys(range(N), "a message"), {0: "no node", 1: "neither"}
     with pytest.warns(
-        UserWarning, match="'store' keep records per node, which may hold messages of the forgotten edges"
+        UserWarning, match="'store' keep records per node, which may hold messages of the 2 forgotten edges"
     ):
         gu.unlearn(model, graph(), gu.ForgetEdges(count=2), "utu", TASK)
+
+
+@pytest.mark.parametrize("name", ["n_id", "node_id"])
+def test_rows_by_ids_that_stand_beside_the_features(name: str) -> None:
+    data, model = graph(), Rows(lambda m, x: m.own(x), own=nn.Embedding(500, 8))
+    data[name] = IDS
+    call = lambda model, data: model(data[name].clamp(min=0), data.edge_index)  # noqa: E731
+    result = gu.unlearn(model, data, gu.ForgetNodes(GONE), "utu", TASK, call=call)
+    new = (result.model.own.weight != model.own.weight).any(1).nonzero().view(-1)
+    assert new.tolist() == sorted(IDS[GONE].tolist())
+
+
+def test_lost_ids_that_a_table_cannot_look_up_are_named() -> None:
+    data, model = graph(), Rows(lambda m, x: m.own(x), own=nn.Embedding(500, 8))
+    data.node_id = IDS
+    with pytest.raises(UnsupportedModelError, match=r"forgotten nodes have -1 in data.node_id: look up .clamp"):
+        gu.unlearn(
+            model,
+            data,
+            gu.ForgetNodes(GONE),
+            "utu",
+            TASK,
+            call=lambda model, data: model(data.node_id, data.edge_index),
+        )
+
+
+def test_rows_by_ids_that_others_depend_on_are_named() -> None:
+    def mixed(m, x):
+        return m.gps(m.own[x], torch.empty(2, 0, dtype=torch.long))
+
+    model = Rows(mixed, own=nn.Parameter(torch.randn(500, 8)), gps=GPSConv(8, None, heads=2, norm=None)).eval()
+    with pytest.warns(UserWarning, match="'own' has entries that forgotten nodes look up by their ids"):
+        result = gu.unlearn(model, graph(IDS), gu.ForgetNodes(GONE), "utu", TASK)
+    assert torch.equal(result.model.own, model.own)
+
+
+def test_a_memory_of_events_is_named_where_edges_are_forgotten() -> None:
+    data = graph(torch.randn(N, 8))
+    for x, kept in ((torch.randn(N, 8), 1), (data.x.clone(), 0), (torch.ones(N, 8), 0)):  # features are no memory
+        model = Rows(lambda m, x: x + m.memory, memory=x)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            result = gu.unlearn(model, data, gu.ForgetEdges([(0, 1), (1, 2)]), "utu", TASK)
+        said = [str(one.message) for one in seen if "'memory' keep records per node" in str(one.message)]
+        assert len(said) == kept
+        assert all("2 forgotten edges: those of the 3 nodes at their ends" in text for text in said)
+        assert torch.equal(result.model.memory, x)

@@ -148,6 +148,19 @@ def test_a_model_may_return_one_value_per_node() -> None:
         assert len(flat.history) == len(wide.history) == 2
 
 
+def test_scrub_r_counts_errors_of_labels_in_a_column() -> None:
+    """As of labels in one dimension."""
+    data = one_label()
+    flat = data.clone()
+    flat.y = data.y.view(-1)
+    column = data.clone()
+    column.y = data.y.view(-1, 1)
+    original, request = model(), REQUEST
+    results = [gu.unlearn(original, d, request, "scrub_r", "node_multilabel", epochs=2) for d in (flat, column)]
+    assert results[0].notes["chosen"] == results[1].notes["chosen"]
+    assert results[0].notes["reference_error"] == results[1].notes["reference_error"]
+
+
 def test_newton_steps_of_a_regression_are_those_of_least_squares() -> None:
     """A linear model: one step with no damping lands on the minimum of the retained loss."""
 

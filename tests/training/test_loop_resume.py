@@ -147,9 +147,20 @@ class _Otherwise(type(fresh_model("pyg"))):  # type: ignore[misc]  # the class o
         return -super().forward(*args)
 
 
+def _minus(model: nn.Module, *args: Any) -> torch.Tensor:
+    return -type(model).__mro__[1].forward(model, *args)  # type: ignore[attr-defined]
+
+
 def _otherwise(made: Any = trained_model) -> nn.Module:
     model = made("pyg")
     model.__class__ = _Otherwise
+    return model
+
+
+def _namesake() -> nn.Module:
+    """Another class of the same name, with the same parameters and settings."""
+    model = trained_model("pyg")
+    model.__class__ = type(type(model).__name__, (type(model),), {"forward": _minus})
     return model
 
 
@@ -170,6 +181,7 @@ OTHERS: dict[str, tuple[str, str | None, Any]] = {
     "npo dropout": ("npo:default", None, lambda: {"model": _changed(trained_model("pyg"), _other_dropout)}),
     "npo activation": ("npo:default", None, lambda: {"model": _changed(trained_model("pyg"), _other_activation)}),
     "npo forward": ("npo:default", None, lambda: {"model": _otherwise()}),
+    "npo forward of a namesake": ("npo:default", None, lambda: {"model": _namesake()}),
     "npo frozen": ("npo:default", None, lambda: {"model": frozen()}),
     "npo task": ("npo:default", None, lambda: {"task": gu.LinkPrediction(negatives="uniform")}),
     "retrain edges": ("retrain:default", "edges", lambda: {"request": _same_request()}),
@@ -187,7 +199,7 @@ OTHERS: dict[str, tuple[str, str | None, Any]] = {
 def test_another_run_is_refused(name: str, tmp_path: Path) -> None:
     what, data, more = OTHERS[name]
     kill(RUNS[what], tmp_path)
-    with pytest.raises(CheckpointError, match="this very run"):
+    with pytest.raises(CheckpointError, match="checkpoint of this run"):
         RUNS[what](make_data() if data is None else other_data(data), checkpoint_dir=tmp_path, **more())
     assert (tmp_path / NAME).is_file()  # and it is not spoiled by the attempt
 
@@ -195,7 +207,7 @@ def test_another_run_is_refused(name: str, tmp_path: Path) -> None:
 def test_another_method_is_refused(tmp_path: Path) -> None:
     kill(RUNS["npo:default"], tmp_path)
     for what in ("graddiff:default", "inpo:default", "retrain:default", "train"):
-        with pytest.raises(CheckpointError, match="this very run"):
+        with pytest.raises(CheckpointError, match="checkpoint of this run"):
             RUNS[what](make_data(), checkpoint_dir=tmp_path)
 
 

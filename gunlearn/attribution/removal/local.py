@@ -43,7 +43,7 @@ class Local(Estimator):
 
     Raises:
         UnsupportedMethodError: the last layer is no `GCNConv` or `SAGEConv` (mean, sum), something follows it, or the
-            model does not work row by row between its layers; use `exact` then.
+            model does not work row by row between its layers, or predicts whole graphs; use `exact` then.
     """
 
     neighbors: bool = True
@@ -53,6 +53,13 @@ class Local(Estimator):
     of = ("edges", "nodes")
     targets = ("distance",)
     cost = "the item's own rows"
+
+    def supports(self, problem: InfluenceProblem) -> None:
+        super().supports(problem)
+        if not problem.items.per_node:
+            raise UnsupportedMethodError(
+                "Expected outputs of nodes with 'local' (got those of whole graphs); use 'exact'"
+            )
 
     @torch.no_grad()
     def scores(self, problem: InfluenceProblem) -> Tensor:

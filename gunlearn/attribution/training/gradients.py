@@ -15,7 +15,7 @@ from torch_geometric.nn import MessagePassing
 
 from gunlearn.attribution.base import Estimator, InfluenceProblem
 from gunlearn.attribution.training.item_losses import item_losses
-from gunlearn.core.checks import check_choice
+from gunlearn.core.checks import check_choice, check_differentiable
 from gunlearn.curvature.training_loss import second_order
 from gunlearn.errors import CheckpointError, InvalidInputError, UnsupportedMethodError
 from gunlearn.nn.kernels.scatter import without_torch_scatter
@@ -39,6 +39,7 @@ class Gradients:
             self.target = list(torch.autograd.grad(value, parameters, retain_graph=True, materialize_grads=True))
         with second_order(problem.model):  # scores of pairs are differentiated twice
             self.losses = item_losses(problem, outputs)
+            check_differentiable(self.losses)
             self.weight = torch.ones_like(self.losses, requires_grad=True)
             self.pull = torch.autograd.grad(self.losses, parameters, self.weight, create_graph=True, allow_unused=True)
 

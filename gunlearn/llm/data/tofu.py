@@ -41,7 +41,7 @@ def load_tofu(split: str, root: str | PathLike[str] | None = None) -> list[dict[
     if path is not None:
         return read_records(path)
     if root is not None:
-        raise DatasetNotFoundError(f"Expected {split}.json or TOFU/{split}.json in {root} (got neither)")
+        raise DatasetNotFoundError(f"Expected {split}.json or TOFU/{split}.json in {root} (got no such file)")
     from datasets import load_dataset  # takes a second to load; only this line needs it
 
     try:

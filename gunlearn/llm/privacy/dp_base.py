@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers import Trainer, TrainingArguments
@@ -19,8 +21,8 @@ from gunlearn.core.atomic import write_file
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.llm.data.collate import Rows, collator_of
 from gunlearn.llm.model.head import without_autocast
-from gunlearn.llm.privacy.dp_card import DPCard
-from gunlearn.llm.privacy.dp_rows import Ledger, ledger_of, records_changed, weights_digest
+from gunlearn.llm.privacy.dp_card import FORMER, DPCard
+from gunlearn.llm.privacy.dp_rows import Ledger, ledger_of, records_changed, weights_hash
 from gunlearn.seed import isolated_rng
 
 
@@ -55,9 +57,20 @@ class DPBase:
         load_model(model, str(folder / "model.safetensors"))
         ledger = folder / "ledger.json"
         base = cls(model, card, json.loads(ledger.read_text(encoding="utf-8")) if ledger.exists() else None)
-        if weights_digest(model) != card.weights_sha256:
-            raise CheckpointError(f"Expected the weights of the card in {folder.name} (got others)")
-        return base
+        former = card.weights_hash.startswith(FORMER)
+        if card.weights_hash != (_former_hash(model) if former else weights_hash(model)):
+            written = " (written by release 0.1)" if former else ""
+            raise CheckpointError(f"Expected the weights of the card{written} in {folder.name} (got others)")
+        return replace(base, card=replace(card, weights_hash=weights_hash(model))) if former else base
+
+
+def _former_hash(model: nn.Module) -> str:
+    """Return what release 0.1 wrote into cards, so that its bases, whose privacy is spent, can still be verified."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return FORMER + digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -109,7 +122,7 @@ def unlearn_from_base(base: DPBase, retain_rows: Rows, args: TrainingArguments |
 
 
 def _fine_tuned(base: DPBase, rows: Rows, args: TrainingArguments | None) -> nn.Module:
-    if weights_digest(base.model) != base.card.weights_sha256:
+    if weights_hash(base.model) != base.card.weights_hash:
         raise InvalidInputError(
             "Expected the base as DP training returned it (got other weights: a deployed or trained model?); "
             "a second training from any other start has no guarantee"

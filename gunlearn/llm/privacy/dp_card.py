@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from gunlearn.core.atomic import write_file
 from gunlearn.core.checks import check_integer
 from gunlearn.errors import CheckpointError
 
+#: Before hashes of weights that release 0.1 wrote.
+FORMER = "0.1:"
 #: Choices that spend privacy if made on private rows; no accountant counts them.
 CHOICES = {
     "tokenizer": "the tokenizer was trained on the private rows",
@@ -50,8 +53,8 @@ class DPCard:
         most_copies: how often the commonest row occurs; above 1, a row's epsilon is that of a group.
         seeded: whether the noise came from a given seed.
         chosen_on_private_data: declared and acknowledged `CHOICES`.
-        start_sha256: digest of the weights before training.
-        weights_sha256: digest of the base's weights.
+        start_hash: hash of the weights before training.
+        weights_hash: hash of the base's weights.
     """
 
     epsilon: float
@@ -68,8 +71,8 @@ class DPCard:
     most_copies: int
     seeded: bool
     chosen_on_private_data: tuple[str, ...]
-    start_sha256: str
-    weights_sha256: str
+    start_hash: str
+    weights_hash: str
 
     @property
     def voided_by(self) -> tuple[str, ...]:
@@ -101,12 +104,18 @@ class DPCard:
 
     def save(self, path: str | Path) -> None:
         """Write `to_dict` as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_file(path, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> DPCard:
-        """Read a saved card; raise `CheckpointError` for missing fields."""
+        """Read a saved card; raise `CheckpointError` for missing fields.
+
+        Hashes of weights in cards of release 0.1 were made otherwise: they are kept behind `FORMER`.
+        """
         found, names = json.loads(Path(path).read_text(encoding="utf-8")), [f.name for f in fields(cls)]
+        for name in ("start", "weights"):
+            if f"{name}_sha256" in found:
+                found.setdefault(f"{name}_hash", f"{FORMER}{found[f'{name}_sha256']}")
         missing = [name for name in names if name not in found]
         if missing:
             raise CheckpointError(f"Expected a card with {', '.join(missing)} (got {sorted(found)})")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from gunlearn.core.digest import content_hash
 from gunlearn.errors import EmptyForgetSetError, InvalidInputError, InvalidRequestError
 from gunlearn.llm.data.collate import Rows
 
@@ -91,14 +92,9 @@ def records_changed(before: Ledger, after: Ledger, record: str) -> int:
     return sum(2 if name in after else 1 for name, prints in lost.items() if prints)
 
 
-def weights_digest(model: nn.Module) -> str:
-    """Return the SHA-256 of all weights and buffers by name: models of equal digest compute the same."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if isinstance(value, torch.Tensor):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def weights_hash(model: nn.Module) -> str:
+    """Return the `content_hash` of all saved weights and buffers by name: models of equal hash compute the same."""
+    return content_hash(dict(sorted(model.state_dict().items())))
 
 
 def _digest(text: str) -> str:

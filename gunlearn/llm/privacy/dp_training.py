@@ -17,7 +17,7 @@ from gunlearn.llm.model.head import model_device
 from gunlearn.llm.privacy import dp_steps
 from gunlearn.llm.privacy.dp_base import DPBase
 from gunlearn.llm.privacy.dp_card import DPCard
-from gunlearn.llm.privacy.dp_rows import ledger_of, most_copies, units, weights_digest
+from gunlearn.llm.privacy.dp_rows import ledger_of, most_copies, units, weights_hash
 from gunlearn.seed import isolated_rng
 
 
@@ -146,8 +146,8 @@ def dp_train(
         most_copies=most_copies(ledger),
         seeded=seed is not None,
         chosen_on_private_data=declared,
-        start_sha256=weights_digest(model),
-        weights_sha256=weights_digest(fresh),
+        start_hash=weights_hash(model),
+        weights_hash=weights_hash(fresh),
     )
     return DPBase(fresh.eval(), card, ledger)
 

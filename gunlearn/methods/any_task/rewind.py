@@ -78,7 +78,8 @@ class Candidates(StatefulCallback):
 
 def labels_of(items: Any) -> Tensor:
     """Return the label of each item `[num_items]` of any task."""
-    return items.label if hasattr(items, "label") else items.y
+    label = items.label if hasattr(items, "label") else items.y
+    return label.squeeze(-1) if label.dim() > 1 else label
 
 
 def wrong(prediction: Prediction) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from torch_geometric.data import Data
 
-from gunlearn.core.checks import check_choice
+from gunlearn.core.checks import check_choice, check_differentiable
 from gunlearn.curvature.training_loss import learning_parameters
 from gunlearn.losses import Prediction
 from gunlearn.methods.base import BY_MODE, Method, Outcome, Problem, check_interval, fill_in
@@ -185,4 +185,5 @@ def _gradient(losses: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """Return the gradient of the losses' sum; zeros where it does not depend on a parameter."""
     if not losses.numel():
         return [torch.zeros_like(p) for p in parameters]
+    check_differentiable(losses)
     return list(torch.autograd.grad(losses.sum(), list(parameters), retain_graph=True, materialize_grads=True))

@@ -176,5 +176,5 @@ def check_output(problem: Problem, logits: Tensor, nodes: Tensor) -> None:
     if out.shape != logits.shape or not torch.allclose(out, logits, rtol=1e-2, atol=size):
         raise UnsupportedModelError(
             "Expected a linear head, whose output is one linear map of propagated features "
-            f"(got {type(problem.model).__name__}, whose output is another)"
+            f"(got {type(problem.model).__name__}, which computes something else)"
         )

@@ -121,7 +121,7 @@ class GraphEraser(Method):
         if getattr(task, "call", None) is not None:
             raise UnsupportedMethodError(
                 "Expected a model called as model(x, edge_index) for 'grapheraser', whose result is an ensemble "
-                "called so (got a 'call')"
+                "that is called in that way (got a 'call')"
             )
 
     def run(self, problem: Problem) -> Outcome:

@@ -82,7 +82,7 @@ def removed_edges(
         )
     if mask is not None:
         if edge_index is None:
-            raise InvalidInputError("Expected 'edge_index', whose columns 'mask' selects (got mask alone)")
+            raise InvalidInputError("Expected 'edge_index', whose columns 'mask' selects (got 'mask' without it)")
         graph = check_edge_index("edge_index", edge_index, num_nodes)
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != graph.shape[1:]:
             raise InvalidInputError(f"Expected 'mask' as bool of shape [{graph.size(1)}] (got {describe_tensor(mask)})")
@@ -203,7 +203,9 @@ def after_layer(
     """
     if isinstance(operator, Mapping | nn.ModuleDict):
         if layers is not None:
-            raise InvalidInputError("Expected 'layers' only beside a single operator (got a mapping of operators too)")
+            raise InvalidInputError(
+                "Expected either 'layers' with a single operator, or a mapping of operators (got both)"
+            )
         operators: dict[str, Any] = dict(operator.items())
         chosen = choose_layers(model, list(operators))
     else:

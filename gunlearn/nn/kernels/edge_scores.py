@@ -5,9 +5,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from gunlearn.core.sorting import argsort, lexsort
 from gunlearn.errors import InvalidInputError
 from gunlearn.nn.kernels.memo import memo
-from gunlearn.nn.kernels.sorting import argsort, lexsort
 from gunlearn.nn.kernels.sparse import check_indices, csr_places, csr_tensor, multiply
 from gunlearn.nn.kernels.switch import KERNEL_DTYPES, kernels_enabled, warn_second_order
 

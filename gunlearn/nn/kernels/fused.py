@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
+from gunlearn.core.sorting import lexsort
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.nn.attach.overrides import AfterLayer, attached_scales
 from gunlearn.nn.kernels.bag_of_words import known_sparse
 from gunlearn.nn.kernels.memo import memo
 from gunlearn.nn.kernels.paths import Paths, Recorded
-from gunlearn.nn.kernels.sorting import lexsort
 from gunlearn.nn.kernels.sparse import SparseMatrix, sparse_matrix
 from gunlearn.nn.kernels.sparse_linear import Propagated, first_linear, is_replaced
 from gunlearn.nn.kernels.switch import KERNEL_DTYPES, kernels_enabled

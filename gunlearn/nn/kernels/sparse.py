@@ -14,8 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from gunlearn.core.sorting import lexsort
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.nn.kernels.sorting import lexsort
 from gunlearn.nn.kernels.switch import in_transform, warn_second_order
 
 with warnings.catch_warnings():  # torch warns once that CSR is in beta

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
+from gunlearn.core.sorting import argsort, sort
 from gunlearn.errors import GunlearnError, InvalidInputError
 from gunlearn.nn.attach.message_layers import suspended_caches
 from gunlearn.nn.attach.overrides import Override, installed
 from gunlearn.nn.kernels.memo import memo
-from gunlearn.nn.kernels.sorting import argsort, sort
 from gunlearn.nn.kernels.sparse import csr_tensor
+from gunlearn.requests.list_names import beside_the_edges
 
 # Lists of edges other than the graph itself, and their attributes: their ids are wrong on a part of the graph.
-_OTHER_EDGES = re.compile(r"^(train|val|test)_.*edge|edge_index$|^edge_label|^adj(_t)?$")
+_OTHER_EDGES = re.compile(r"^edge_label|^adj(_t)?$")
 _SIZES = ("num_nodes", "num_edges")
 
 
@@ -153,7 +154,7 @@ def gather(data: Data, n_id: Tensor, e_id: Tensor, edge_index: Tensor) -> Data:
     out = Data(edge_index=edge_index, num_nodes=n_id.numel())
     for key in data.keys():  # noqa: SIM118 - iterating a Data yields pairs
         value = data[key]
-        if key in _SIZES or _OTHER_EDGES.search(key):
+        if key in _SIZES or beside_the_edges(key) or _OTHER_EDGES.search(key):
             continue
         if probe.is_node_attr(key):
             value = _select(value, n_id, data.__cat_dim__(key, value))

@@ -10,22 +10,25 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
-from torch_geometric.nn import MessagePassing
 
-from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.nn.attach.message_layers import CACHES
 from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.fast import fast_path
 from gunlearn.nn.kernels.paths import path_of
-from gunlearn.nn.kernels.subgraph import gather
+from gunlearn.requests.training_graph import GONE
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Parts, Reader, Task, View
 from gunlearn.tasks.calling import Called, own_words, suggested
 from gunlearn.tasks.graph.beside import beside
 from gunlearn.tasks.graph.check_graph import check_graph
+from gunlearn.tasks.graph.derived import warn_of_derived
+from gunlearn.tasks.graph.enclosed import check_own_argument
 from gunlearn.tasks.graph.fresh_values import FreshValues
 from gunlearn.tasks.graph.node_state import forgotten_state
 from gunlearn.tasks.graph.reading import APART, GraphReader, parts_apart
+from gunlearn.tasks.graph.stored_graphs import check_stored_graphs
+from gunlearn.tasks.graph.what_is_read import check_edges_are_read, unread
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.tasks.trial import private_copy
 
@@ -41,6 +44,7 @@ class GraphTask(Task):
     rows: ClassVar[tuple[str, str]] = ("embeddings", "dim")  # of the output, and their size, for error messages
     shared_pass = True
     per_node: ClassVar[bool] = True  # a row of the output belongs to a node
+    items_are_pairs: ClassVar[bool] = False  # of nodes: a forgotten edge is a label, too
     #: The caller's own function `call(model, data)`.
     call: Called | None = None
 
@@ -146,7 +150,7 @@ class GraphTask(Task):
         """Return a function to the call in words and what to pass if it fails, and the call itself."""
         call = self.call
         if call is not None:
-            return lambda: (f"'call' ({call!r})", "another 'call'"), lambda: call(model, data)
+            return lambda: (f"'call' ({call!r})", f"another 'call'{_lost_ids(data)}"), lambda: call(model, data)
         entry, accepted = self.entry(model), self.accepted(model)
         optional = {key: data[key] for key in accepted if key in data and data[key] is not None}
 
@@ -158,30 +162,24 @@ class GraphTask(Task):
         return words, lambda: entry(data.x, data.edge_index, **optional)
 
     def check_trial(self, model: nn.Module, data: Data, outputs: Tensor) -> None:
-        """Refuse a `call` that returns the same on a graph without edges: it reads those of another graph.
+        """Refuse a `call` that reads another graph than its argument; see `what_is_read` and `enclosed`."""
+        check_edges_are_read(self, model, data, outputs)
+        check_own_argument(self, model, data)
 
-        A model called in the usual way is warned of. Both are only so where it has message passing layers.
-        """
-        layers = any(isinstance(module, MessagePassing) for module in model.modules())
-        if not layers or not data.edge_index.numel() or bool((outputs == outputs[:1]).all()):
-            return
-        everything = torch.arange(int(data.num_nodes), device=data.edge_index.device)
-        try:
-            without = self.encode(model, gather(data, everything, everything[:0], data.edge_index[:, :0]))
-        except GunlearnError:  # a model that cannot read such a graph reads the one that it is given
-            return
-        if not torch.equal(without, outputs):
-            return
-        if self.call is not None:
-            raise UnsupportedModelError(
-                f"Expected 'call' ({self.call!r}) to read the edges of its argument 'data' (got the same outputs for a "
-                "graph without edges); it must not read a graph from outside the function"
-            )
-        warnings.warn(
-            f"{type(model).__name__} returns the same for a graph without edges: it does not read data.edge_index, or "
-            "keeps a graph of its own, in which what is forgotten stays",
-            stacklevel=4,
-        )
+    def warn_of_derived(self, data: Data, edges: bool, features: bool) -> None:
+        """Warn of positional encodings, degrees, normalised weights and the like; see `derived`."""
+        warn_of_derived(data, edges, features)
+
+    def check_request(self, model: nn.Module, partition: Any, outputs: Tensor, anew: bool) -> str:
+        """Warn of what stays of a request where no method can take it out; see `derived` and `stored_graphs`."""
+        if partition.forgets != ("graphs",):  # what was computed from another graph of a batch knows nothing of it
+            gone = bool(partition.forget_mask.any())
+            self.warn_of_derived(partition.data, gone, partition.forgets != ("edges",))
+        stored = check_stored_graphs(model, self, partition, refuse=not anew)
+        said = "" if stored else unread(self, model, partition, outputs)
+        if said:
+            warnings.warn(said, stacklevel=3)
+        return f"{said}." if said else ""
 
     def graphs(self, view: View, forget: Tensor) -> tuple[Data, Callable[[Tensor], Tensor]]:
         """Return the graph that is read while unlearning, and a function to the places of forgotten items' nodes in it.
@@ -241,3 +239,10 @@ class GraphTask(Task):
         function = self.entry(inner)
         names = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters
         return [key for key in ("edge_weight", "edge_attr", "edge_type", "node_type") if key in names]
+
+
+def _lost_ids(data: Data) -> str:
+    """Return what to say of ids that forgotten nodes have lost, where a model may look them up."""
+    ids = [name for name in sorted(data.keys()) if name.endswith("_id") and data.get(GONE) is not None]
+    named = [f"data.{name}" for name in ids if isinstance(data[name], Tensor) and bool((data[name] == -1).any())]
+    return f" (forgotten nodes have -1 in {', '.join(named)}: look up .clamp(min=0))" if named else ""

@@ -9,17 +9,12 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.requests.training_graph import GONE, check_node_ids, pair_tensor, relation_tensor
+from gunlearn.requests.list_names import SPLIT_PAIRS, is_list
+from gunlearn.requests.training_graph import GONE, MASKS, check_node_ids, num_graphs, pair_tensor, relation_tensor
 
 #: Attributes that models read along the columns of `edge_index`.
 ALONG_EDGES = ("edge_weight", "edge_attr", "edge_type")
-#: Lists of pairs `[2, k]` beside the graph.
-PAIRS = (
-    *(f"{part}_{sign}_edge_index" for part in ("train", "val", "test") for sign in ("pos", "neg")),
-    "edge_label_index",
-    "pos_edge_label_index",
-    "neg_edge_label_index",
-)
+EDGE_MASKS = ("edge_mask", "train_edge_mask", "val_edge_mask", "test_edge_mask")
 _LISTS_OF_THEIR_OWN = ("index", "label", "pos", "neg", "split", "train", "val", "test", "num_", "mask")
 
 
@@ -29,7 +24,8 @@ def check_graph(data: Any) -> Data:
     Args:
         data: `edge_index` `[2, E]` (int64, ids in `[0, num_nodes)`); where there are, finite features `x`
             `[num_nodes, ...]` (dense or CSR), `edge_weight`, `edge_attr` and `edge_type` with `E` entries, `node_type`
-            with `num_nodes`, `batch` `[num_nodes]` without edges between two graphs, lists of pairs `PAIRS` `[2, k]`.
+            with `num_nodes`, `batch` `[num_nodes]` without edges between two graphs, the lists `SPLIT_PAIRS` of pairs
+            `[2, k]`, and masks `MASKS` of nodes, edges or graphs, `EDGE_MASKS` of edges.
 
     Raises:
         InvalidTypeError: no `torch_geometric.data.Data`.
@@ -50,10 +46,11 @@ def check_graph(data: Any) -> Data:
         _check_along_edges(name, data.get(name), columns)
     if columns:
         relation_tensor(data, columns)
-    for name in PAIRS:
+    for name in SPLIT_PAIRS:
         if data.get(name) is not None:
             check_node_ids(pair_tensor(data, name), size, f"data.{name}")
     _check_nodes(data, edge_index, size)
+    _check_masks(data, size, columns)
     _warn_of_lengths(data, size, columns)
     devices = {name: data[name].device for name in ("edge_index", "x", *ALONG_EDGES) if _is_tensor(data.get(name))}
     if len(set(devices.values())) > 1:
@@ -145,6 +142,27 @@ def _check_along_edges(name: str, value: Any, columns: int) -> None:
         _check_finite(name, value)
 
 
+def _check_masks(data: Data, size: int, columns: int) -> None:
+    """Refuse masks of a split that fit neither nodes nor edges nor a list of pairs nor the graphs of a batch."""
+    others = {data[name].size(1): f"pairs of {name}" for name in SPLIT_PAIRS if data.get(name) is not None}
+    if _is_tensor(data.get("batch")) and size:
+        others[num_graphs(data)] = "graphs"
+    for name in MASKS:
+        value = data.get(name)
+        length = len(value) if getattr(value, "shape", ()) or isinstance(value, (list, tuple)) else None
+        fits = {columns: "columns of edge_index", **others, size: "nodes"}
+        if length is not None and length not in fits:
+            said = " or ".join(f"{number} {what}" for number, what in reversed(fits.items()))
+            hint = "; set data.num_nodes if there are nodes without edges" if length > size and data.x is None else ""
+            raise InvalidInputError(f"Expected data.{name} with an entry for each of {said} (got {length}){hint}")
+    for name in EDGE_MASKS:
+        value = data.get(name)
+        if _is_tensor(value) and value.dtype == torch.bool and value.dim() and len(value) not in (columns, *others):
+            raise InvalidInputError(
+                f"Expected data.{name} with an entry for each of {columns} columns of edge_index (got {len(value)})"
+            )
+
+
 def _warn_of_lengths(data: Data, size: int, columns: int) -> None:
     """Warn of labels and of tensors named after edges that have another length: they do not change with the graph."""
     y = data.get("y")
@@ -153,7 +171,8 @@ def _warn_of_lengths(data: Data, size: int, columns: int) -> None:
     for name, value in data:
         if not name.startswith("edge_") or name in ALONG_EDGES or any(word in name for word in _LISTS_OF_THEIR_OWN):
             continue
-        if _is_tensor(value) and value.dim() > 0 and value.size(0) != columns:
+        other = _is_tensor(value) and value.dim() > 0 and value.size(0) != columns
+        if other and not is_list(name, value, size, columns):
             warnings.warn(
                 f"data.{name} has {value.size(0)} entries for {columns} columns of edge_index, so that it stays as it "
                 "is when edges go; give it one entry per column, or a name that does not start with 'edge_'",

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.requests.training_graph import MAX_NUM_NODES
-from gunlearn.tasks.graph.check_graph import PAIRS
+from gunlearn.requests.list_names import SPLIT_PAIRS
+from gunlearn.requests.pair_keys import comparable_keys, is_among
 from gunlearn.tasks.graph.node_kinds import node_kinds
 
 
@@ -22,24 +22,25 @@ def check_link_lists(data: Data) -> None:
     Raises:
         InvalidInputError: such lists; the message names them.
     """
-    lists = {name: data[name] for name in PAIRS if data.get(name) is not None}
-    keys = _keys({"edge_index": data.edge_index, "turned": _turned(data), **lists}, int(data.num_nodes))
+    lists = {name: data[name] for name in SPLIT_PAIRS if data.get(name) is not None}
+    keys = comparable_keys({"edge_index": data.edge_index, "turned": _turned(data), **lists}, int(data.num_nodes))
+    inside = _number_inside(keys)
     for part in ("val", "test"):
         pos, neg = (keys.get(f"{part}_{sign}_edge_index") for sign in ("pos", "neg"))
         if pos is None:
             continue
-        inside = _shared(pos, keys["edge_index"])
+        number = inside[f"{part}_pos_edge_index"]
         if data.get("edge_type") is not None:
-            inside = _shared(pos, torch.cat([keys["edge_index"], keys["turned"]]))
-        if inside:
+            number = _shared(pos, torch.cat([keys["edge_index"], keys["turned"]]))
+        if number:
             said = (
-                f"Expected held-out edges outside the graph that the model reads (got {inside} of {pos.numel()} pairs "
+                f"Expected held-out edges outside the graph that the model reads (got {number} of {pos.numel()} pairs "
                 f"of '{part}_pos_edge_index' in 'edge_index')"
             )
             if data.get("edge_type") is None:
                 raise InvalidInputError(f"{said}; see gunlearn.link_split")
             warnings.warn(f"{said}: figures on them are too good where it is the relation held out", stacklevel=4)
-        if neg is not None and 2 * _shared(neg, keys["edge_index"]) > neg.numel():
+        if neg is not None and 2 * inside[f"{part}_neg_edge_index"] > neg.numel():
             warnings.warn(f"most pairs of '{part}_neg_edge_index' are edges of the graph", stacklevel=4)
         if neg is not None and _shared(neg, pos):
             raise InvalidInputError(
@@ -54,29 +55,23 @@ def check_link_lists(data: Data) -> None:
 
 def _turned(data: Data) -> Tensor:
     """Return the edges between nodes of two types in the other direction: they give away those that they reverse."""
-    kinds = node_kinds(data)
-    if kinds is None or data.get("edge_type") is None:
+    kinds = None if data.get("edge_type") is None else node_kinds(data)
+    if kinds is None:
         return data.edge_index[:, :0]
     row, col = data.edge_index
     return data.edge_index[:, kinds[row] != kinds[col]].flip(0)
 
 
-def _keys(lists: dict[str, Tensor], num_nodes: int) -> dict[str, Tensor]:
-    """Return one integer per pair; ids are renumbered first where there are too many for int64."""
-    if num_nodes > MAX_NUM_NODES:
-        ids, place = torch.cat([pairs.flatten() for pairs in lists.values()]).unique(return_inverse=True)
-        sizes = [pairs.numel() for pairs in lists.values()]
-        lists = {k: v.view(2, -1) for k, v in zip(lists, place.split(sizes), strict=True)}
-        num_nodes = ids.numel()
-    return {name: pairs[0] * num_nodes + pairs[1] for name, pairs in lists.items()}
+def _number_inside(keys: dict[str, Tensor]) -> dict[str, int]:
+    """Return how many pairs of each held-out list are edges of the graph, found in one pass over its edges."""
+    names = [name for name in keys if name.startswith(("val_", "test_"))]
+    if not names:
+        return {}
+    among = is_among(torch.cat([keys[name] for name in names]), keys["edge_index"])
+    parts = among.split([keys[name].numel() for name in names])
+    return {name: int(part.sum()) for name, part in zip(names, parts, strict=True)}
 
 
 def _shared(few: Tensor, many: Tensor) -> int:
     """Return how many of the keys `few` are among `many`."""
-    if not few.numel() or not many.numel():
-        return 0
-    ordered, many = few.sort().values, many.to(few.device)
-    place = torch.searchsorted(ordered, many).clamp_(max=ordered.numel() - 1)
-    there = torch.zeros_like(ordered, dtype=torch.bool)
-    there[place[ordered[place] == many]] = True
-    return int(there[torch.searchsorted(ordered, few)].sum())
+    return int(is_among(few, many).sum())

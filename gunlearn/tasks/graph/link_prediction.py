@@ -53,6 +53,7 @@ class LinkPrediction(GraphTask):
     name = "link_prediction"
     summary = "is this node pair an edge?"
     requests = ("edges", "nodes", "features")
+    items_are_pairs = True
     #: The caller's own function `decode(model, z, pairs)`.
     score: Called | None = None
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gunlearn.core.sorting import sort, unique, unique_inverse
 from gunlearn.errors import InvalidInputError
-from gunlearn.nn.kernels.sorting import sort
+from gunlearn.requests.pair_keys import pair_key
 from gunlearn.tasks.graph.pair_kinds import PairKinds
 
 
@@ -42,7 +43,7 @@ class NegativeSampler:
         if num_nodes**2 >= 2**63:
             raise InvalidInputError(f"Expected fewer than 2^31.5 nodes to draw pairs from (got {num_nodes})")
         self.num_nodes, self.device, self.edges = num_nodes, edge_index.device, edge_index
-        self.known = (edge_index[0] * num_nodes + edge_index[1]).unique() if avoid_edges else None
+        self.known = unique(pair_key(edge_index, num_nodes)) if avoid_edges else None
         self.kinds = PairKinds(num_nodes, node_type, self.nodes, self.known, self.device)
         if self.known is not None:
             occur = self.kinds.of(edge_index).unique() if self.kinds.typed else self.kinds.all
@@ -141,9 +142,9 @@ class NegativeSampler:
             said = "; ".join(self.kinds.say(k, int(need[k]), int(there[k])) for k in short)
             percent = min(100 * int(there[k]) // int(need[k]) for k in short)
             raise InvalidInputError(
-                f"{said}; hold out at most {percent} % of these edges, since each needs a pair of its own that is none"
+                f"{said}; hold out at most {percent} % of these edges, since each needs another pair that is no edge"
             )
-        keys = [(row * self.num_nodes + col) for row, col in (self.sample(e.size(1), like=e) for e in likes)]
+        keys = [pair_key(self.sample(e.size(1), like=e), self.num_nodes) for e in likes]
         number = [k.numel() for k in keys]
         key = self._replace_repeats(torch.cat(keys), need * 2 > there, undirected)
         return [self._split(sort(part)) for part in key.split(number)]
@@ -155,7 +156,7 @@ class NegativeSampler:
         """Return keys without repeats; of `scarce` kinds (boolean `[num_kinds]`), new ones come from a list of all."""
         while True:
             pair = self._unordered(key) if undirected else key
-            _, place = pair.unique(return_inverse=True)
+            _, place = unique_inverse(pair)
             index = torch.arange(key.numel(), device=key.device)
             first = torch.full_like(index, key.numel()).scatter_reduce_(0, place, index, "amin")
             again = (first[place] != index).nonzero().view(-1)

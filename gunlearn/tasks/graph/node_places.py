@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,18 +17,29 @@ _ROOMS = ("conv", "dense", "norm", "aggr", "pool", "encoding")
 _LAYERS = ("torch.nn.", *(f"torch_geometric.nn.{room}" for room in _ROOMS))
 
 
+_AS_LONG = "is as long as the graph has nodes"
+_LARGE = 64  # a multiple of fewer nodes may be a number of channels
+
+
 @dataclass(frozen=True)
 class Place:
     """Entries `index` `[k]` of a tensor along one dimension.
 
     Attributes:
         by_size: the dimension is as long as there are nodes to number: what nothing reads there is theirs, too.
-        of_all: it is as long as the graph has nodes.
+        of_all: it is as long as the graph has nodes, or a node's number or id says which entries are its own.
+        why: what a warning says of the tensor.
     """
 
     index: Tensor
     by_size: bool = False
     of_all: bool = False
+    why: str = ""
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """Return what to say of the tensor, and of the chance that it means nothing."""
+        return self.why or _AS_LONG, "" if "ids" in self.why else ", or ignore this if the size is so by chance"
 
 
 class Places:
@@ -68,16 +79,16 @@ class Places:
         """Whether a model reads nothing of a node but its number."""
         return self.x is None or bool(self.ids)
 
-    def of(self, name: str, owner: nn.Module, tensor: Tensor, dim: int, looked_up: Tensor | None) -> list[Place]:
+    def of(self, name: str, owner: nn.Module, tensor: Tensor, dim: int, looked_up: Place | None) -> list[Place]:
         """Return the places to try along one dimension, the likeliest first.
 
-        `looked_up` are the rows that forgotten nodes alone look up in an embedding, where this is known.
+        `looked_up` holds the entries that forgotten nodes alone look up by ids, where this is known.
         """
         size, n = tensor.size(dim), self.size
         if not may_hold_rows(owner):  # its sizes are channels: only one-hot features read one entry per node
             one_hot = size == n and isinstance(self.x, Tensor) and self.x.dim() == 2 and self.x.size(1) == n
             return [Place(self._own_columns())] if one_hot else []
-        found = [] if looked_up is None or dim else [Place(looked_up)]
+        found = [] if looked_up is None else [looked_up]
         if dim == 0:
             found += [Place(index, size == n, size == n) for highest, index in self.ids if size > highest]
         if size == n:
@@ -92,10 +103,19 @@ class Places:
             for start in sorted({0, n - size, self.offsets[name]}):
                 inside = self.nodes[(self.nodes >= start) & (self.nodes < start + size)]
                 found.append(Place(inside - start))
+        if dim == 0 and size > n and size % n == 0 and name in self.offsets:
+            found += self._flat(size // n)
         padding = getattr(owner, "padding_idx", None)
         if padding is not None and dim == 0:
-            found = [Place(place.index[place.index != padding], place.by_size, place.of_all) for place in found]
+            found = [replace(place, index=place.index[place.index != padding]) for place in found]
         return [place for place in found if place.index.numel()]
+
+    def _flat(self, width: int) -> list[Place]:
+        """Return the places in a table of `width` entries per node, one node after the other or entry by entry."""
+        many, why = self.size >= _LARGE, f"is {width} times as long as the graph has nodes"
+        each = torch.arange(width, device=self.nodes.device)
+        rows = (self.nodes[:, None] * width + each, self.nodes[:, None] + self.size * each)
+        return [Place(index.view(-1), of_all=many, why=why) for index in rows]
 
     def _own_columns(self) -> Tensor:
         """Return the columns of square features that only forgotten nodes have, `[k]`."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from gunlearn.errors import GunlearnError
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.graph.fresh_values import Draws, FreshValues, Slice, named_tensors, node_records
-from gunlearn.tasks.graph.node_places import Place, Places, may_be_table
+from gunlearn.tasks.graph.lookups import Lookups, own_rows
+from gunlearn.tasks.graph.node_places import Place, Places, may_be_table, may_hold_rows
 
 if TYPE_CHECKING:
     from gunlearn.tasks.base import Task
@@ -39,22 +39,15 @@ def forgotten_state(model: nn.Module, task: Task, partition: Any, seed: int) -> 
     """
     found = FreshValues()
     if not partition.forget_nodes.numel():
-        nodes = set(range(int(partition.data.num_nodes)))
-        stores = ", ".join(f"'{name}'" for name, records in node_records(model).items() if records.keys() == nodes)
-        if stores and partition.forget_edge_index.numel():
-            warnings.warn(
-                f"{stores} keep records per node, which may hold messages of the forgotten edges: they stay, and so "
-                "does what memories learned from them; make them anew from the retained edges",
-                stacklevel=2,
-            )
+        if partition.forget_edge_index.numel():
+            _warn_of_memories(model, partition)
         return found
     tensors = named_tensors(model)
     tables = {name: value.size(0) for name, (owner, value) in tensors.items() if may_be_table(owner, value)}
     places, trial, draws = Places(partition, tables), _Trial(model, task, partition, seed), Draws(model, seed)
     for name, (owner, value) in tensors.items():
-        looked_up = trial.looked_up(name) if isinstance(owner, nn.Embedding) else None
         for dim in range(value.dim()):
-            options = places.of(name, owner, value, dim, looked_up)
+            options = places.of(name, owner, value, dim, trial.looked_up(name, dim))
             chosen = _choose(name, owner, dim, options, trial, draws, places.no_features) if options else None
             if chosen is not None:
                 found.slices.append(chosen)
@@ -67,6 +60,33 @@ def forgotten_state(model: nn.Module, task: Task, partition: Any, seed: int) -> 
                 stacklevel=2,
             )
     return found
+
+
+def _warn_of_memories(model: nn.Module, partition: Any) -> None:
+    """Warn of buffers and records by node, which may have been computed from forgotten edges.
+
+    They are left: new ones for the nodes at the ends would lose all other events of these nodes, and other nodes would
+    still hold what was passed on to them.
+    """
+    size, x = int(partition.data.num_nodes), partition.data.get("x")
+    stores = [name for name, records in node_records(model).items() if records.keys() == set(range(size))]
+    tensors, buffers = named_tensors(model), dict(model.named_buffers())
+    for name, (owner, value) in tensors.items():
+        rows = value.is_floating_point() and value.dim() > 0 and value.size(0) == size and may_hold_rows(owner)
+        if not rows or name not in buffers or bool((value == value[:1]).all()):
+            continue
+        if not (isinstance(x, Tensor) and x.shape == value.shape and torch.equal(x.to(value), value)):
+            stores.append(name)
+    if stores:
+        said = ", ".join(f"'{name}'" for name in sorted(stores))
+        warnings.warn(
+            f"{said} keep records per node, which may hold messages of the {partition.forget_edge_index.size(1)} "
+            f"forgotten edges: those of the {partition.touched_nodes.numel()} nodes at their ends, and of nodes that "
+            "got messages from these. They stay as they are, since new ones for some nodes would lose all their other "
+            "events; reset all of them (reset_state(), where the memory has it) and replay the retained events, or "
+            "compute them anew from result.data",
+            stacklevel=2,
+        )
 
 
 def _choose(
@@ -88,10 +108,10 @@ def _choose(
         return None
     if isinstance(owner, nn.Embedding) and no_features:
         return draws.slice(name, owner, dim, certain.index)
+    why, chance = certain.words
     warnings.warn(
-        f"'{name}' is as long in dimension {dim} as the graph has nodes. If it holds per-node state (a row for each "
-        "node), that of forgotten nodes is still in the model: predictions of other nodes depend on it, so it was "
-        "left; reset it yourself, or ignore this if the size is the same by chance",
+        f"'{name}' {why} in dimension {dim}. If it holds per-node state (a row for each node), that of forgotten nodes "
+        f"is still in the model: predictions of other nodes depend on it, so it was left; reset it yourself{chance}",
         stacklevel=2,
     )
     return None
@@ -102,33 +122,34 @@ class _Trial:
 
     def __init__(self, model: nn.Module, task: Task, partition: Any, seed: int) -> None:
         self.trained, self.task, self.partition, self.seed = model, task, partition, seed
-        self.graph = copy.copy(partition.retain_data)  # forgotten nodes have no edges here, but their own features
-        self.graph.x = partition.data.get("x")
+        self.graph = _with_own_rows(partition)
         self.model: nn.Module | None = None
         self.before: tuple[list[Tensor], list[Tensor]] | None = None
-        self.lookups: dict[str, Tensor] = {}
+        self.lookups: dict[tuple[str, int], Tensor] = {}
 
     def _start(self) -> nn.Module:
         if self.model is None:
             self.model = copy.deepcopy(self.trained).eval()
-            self.before = self._read(self.model)
+            seen = Lookups(self.model, set(self._groups()))
+            with seen:
+                self.before = self._read(self.model)
+            self.lookups = seen.found
         return self.model
 
-    def looked_up(self, name: str) -> Tensor | None:
-        """Return the rows of an embedding (by the name of its table) that forgotten nodes alone look up, `[k]`."""
+    def _groups(self) -> dict[int, Tensor]:
+        """Return which nodes are forgotten, among all and among those of each type, by their number."""
+        gone, kinds = self.partition.is_forgotten_node, self.partition.data.get("node_type")
+        groups = [] if kinds is None else [gone[kinds == kind] for kind in kinds.unique()]
+        return {group.numel(): group for group in (*reversed(groups), gone)}
+
+    def looked_up(self, name: str, dim: int) -> Place | None:
+        """Return the entries of a tensor that forgotten nodes alone look up by ids; `None` if there are none."""
         self._start()
-        index = self.lookups.get(name.rpartition(".")[0])
-        data, gone = self.partition.data, self.partition.is_forgotten_node
+        index = self.lookups.get((name, dim))
         if index is None:
             return None
-        if index.size(0) != gone.numel():
-            kinds = data.get("node_type")
-            groups = [] if kinds is None else [gone[kinds == kind] for kind in kinds.unique()]
-            gone = next((group for group in groups if group.numel() == index.size(0)), gone[:0])
-        if not gone.numel():
-            return None
-        own = index[gone].unique()
-        return own[~torch.isin(own, index[~gone])]
+        own, alone = own_rows(index, self._groups()[index.size(0)])
+        return Place(own, alone, alone, "has entries that forgotten nodes look up by their ids")
 
     @torch.no_grad()
     def put(self, new: Slice) -> tuple[bool, bool]:
@@ -144,7 +165,7 @@ class _Trial:
         value.index_copy_(new.dim, new.index, new.values)
         after = self._read(model)
         if after is not None:
-            stays, same = (all(map(_close, *both)) for both in zip(self.before, after, strict=True))
+            stays, same = (all(map(same_outputs, *both)) for both in zip(self.before, after, strict=True))
             if stays and not same:
                 self.before = after
                 return True, True
@@ -155,11 +176,7 @@ class _Trial:
         """Return the predictions of what stays, and those of forgotten nodes and edges; `None` if there are none."""
         partition, found = self.partition, ([], [])  # type: tuple[Any, tuple[list[Tensor], list[Tensor]]]
         try:
-            with isolated_rng(self.seed), torch.no_grad(), ExitStack() as stack:
-                for name, module in model.named_modules():
-                    if isinstance(module, nn.Embedding):
-                        handle = module.register_forward_pre_hook(self._listen(name))
-                        stack.callback(handle.remove)
+            with isolated_rng(self.seed), torch.no_grad():
                 out = self.task.encode(model, self.graph)
                 gone = partition.is_forgotten_node
                 if out.size(0) != gone.numel():
@@ -175,15 +192,19 @@ class _Trial:
             return None
         return found
 
-    def _listen(self, name: str) -> Any:
-        def hear(module: nn.Module, args: tuple) -> None:
-            if args and isinstance(args[0], Tensor) and args[0].dim():
-                self.lookups.setdefault(name, args[0].detach().long())
 
-        return hear
+def _with_own_rows(partition: Any) -> Any:
+    """Return the retained graph, in which forgotten nodes have no edges, but their own features, ids and the like."""
+    data, graph = partition.data, copy.copy(partition.retain_data)
+    for name in data.keys():  # noqa: SIM118 - iterating a Data yields pairs
+        own, left = data[name], graph.get(name)
+        rows = isinstance(own, Tensor) and isinstance(left, Tensor) and own.dim() and own.size(0) == data.num_nodes
+        if rows and own.shape == left.shape and not name.startswith("edge"):
+            graph[name] = own
+    return graph
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def same_outputs(one: Tensor, other: Tensor) -> bool:
     """Return whether predictions are equal up to rounding."""
     if one.shape != other.shape:
         return False

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from gunlearn.core.sorting import argsort
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
-from gunlearn.nn.kernels.sorting import argsort
 from gunlearn.nn.kernels.subgraph import Subgraph, part_of
 from gunlearn.requests.training_graph import GONE
 from gunlearn.tasks.base import Parts

@@ -9,8 +9,11 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import negative_sampling, to_undirected
 
+from gunlearn.core.sorting import sort
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests.apply import data_without
+from gunlearn.requests.edge_positions import position_lists
+from gunlearn.requests.pair_keys import MAX_NUM_NODES, comparable_keys, is_among, pair_key
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import TrainingGraph, num_graphs
 from gunlearn.seed import isolated_rng
@@ -55,7 +58,7 @@ def link_split(
         raise InvalidInputError("Expected a whole graph (got data that already holds a link split)")
     graph = TrainingGraph(data)
     edges, undirected = graph.distinct_pairs, graph.is_undirected
-    edges = edges.sort(dim=0).values if undirected else edges
+    edges = _low_first(edges) if undirected else edges
     edges = edges[:, edges[0] != edges[1]]
     num_val, num_test = math.floor(val_ratio * edges.size(1)), math.floor(test_ratio * edges.size(1))
     if not (edges.size(1) - num_val - num_test > 0 and num_test > 0 and num_val > 0):
@@ -81,24 +84,39 @@ def link_split(
             sampler = NegativeSampler(data.edge_index, data.num_nodes, node_type=kinds)
             test_neg, val_neg = sampler.distinct((test, val), undirected)
 
-    out = _with_training_edges(graph, train)
+    out = _with_training_edges(graph, train, torch.cat([val, test], dim=1))
     out.train_pos_edge_index = train
     out.val_pos_edge_index, out.val_neg_edge_index = val, val_neg
     out.test_pos_edge_index, out.test_neg_edge_index = test, test_neg
     return out
 
 
-def _with_training_edges(graph: TrainingGraph, train: Tensor) -> Data:
+def _with_training_edges(graph: TrainingGraph, train: Tensor, held_out: Tensor) -> Data:
     """Return the graph without held-out edges, which leave every list and matrix that holds them, and self-loops."""
     data, undirected = graph.data, graph.is_undirected
-    pairs = graph.pairs.sort(dim=0).values if undirected else graph.pairs
-    keep = torch.isin(pairs[0] * data.num_nodes + pairs[1], train[0] * data.num_nodes + train[1])
-    out = data_without(graph, Selection.of(graph, ~keep[graph.edge_of_column]))
+    pairs = _low_first(graph.pairs) if undirected else graph.pairs
+    keys = comparable_keys({"all": pairs, "held out": held_out}, int(data.num_nodes))
+    gone = is_among(keys["all"], keys["held out"]) | (pairs[0] == pairs[1])
+    out = data_without(graph, Selection.of(graph, gone[graph.edge_of_column]))
     probe = copy.copy(data)  # `is_edge_attr` caches its answers on its object
-    if not any(probe.is_edge_attr(key) for key, _ in data if key != "edge_index"):
-        # With attributes the columns keep their order and their values.
-        out.edge_index = to_undirected(train, num_nodes=data.num_nodes) if undirected else train
+    values = {key: value for key, value in data if key != "edge_index"}
+    along = any(probe.is_edge_attr(key) for key in values) or position_lists(values, graph.num_columns, set())
+    if not along:  # With attributes and lists of their numbers the columns keep their order.
+        out.edge_index = _both_ways(train, int(data.num_nodes)) if undirected else train
     return out
+
+
+def _low_first(pairs: Tensor) -> Tensor:
+    return torch.stack(pairs.aminmax(dim=0))
+
+
+def _both_ways(edges: Tensor, num_nodes: int) -> Tensor:
+    """Return distinct undirected edges in both directions, sorted as PyG's `to_undirected` sorts them."""
+    if num_nodes > MAX_NUM_NODES:
+        return to_undirected(edges, num_nodes=num_nodes)
+    key = sort(torch.cat([pair_key(edges, num_nodes), pair_key(edges.flip(0), num_nodes)]))
+    row = key // num_nodes
+    return torch.stack([row, key - row * num_nodes])
 
 
 def node_split(

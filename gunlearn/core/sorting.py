@@ -31,3 +31,29 @@ def lexsort(row: Tensor, col: Tensor) -> Tensor:
 def sort(key: Tensor) -> Tensor:
     """Return sorted integer keys; on CPU several times faster than torch's sort."""
     return key.sort()[0] if key.device.type != "cpu" else torch.from_numpy(np.sort(key.numpy()))
+
+
+def unique(key: Tensor) -> Tensor:
+    """Return the distinct integer keys `[k]`, sorted; `torch.unique` by the faster sort."""
+    if key.device.type != "cpu":
+        return key.unique()
+    ordered = sort(key.reshape(-1))
+    return ordered[_starts(ordered)]
+
+
+def unique_inverse(key: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinct keys >= 0, sorted, and the number of each entry of `key` `[n]` among them."""
+    if key.device.type != "cpu":
+        return key.unique(return_inverse=True)
+    order = argsort(key)
+    ordered = key[order]
+    starts = _starts(ordered)
+    number = torch.empty_like(order)
+    number[order] = starts.cumsum(0) - 1
+    return ordered[starts], number
+
+
+def _starts(ordered: Tensor) -> Tensor:
+    starts = torch.ones(ordered.numel(), dtype=torch.bool)
+    torch.ne(ordered[1:], ordered[:-1], out=starts[1:])
+    return starts
