@@ -29,7 +29,7 @@ from gunlearn.training.loop import TrainArguments
 from gunlearn.training.result import Result
 from gunlearn.training.run import run_training
 
-_FORMAT = 2  # raise it when training changes: models are then trained again
+_FORMAT = 3  # raise it when training changes: models are then trained again
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ class GradientMethod(GradientOptions):
     """Minimises an objective over the model's parameters, starting from the trained model.
 
     What a method may change, each by overriding one function: `objective` and `objective_at` (phases), `rate_at` (the
-    learning rate of a phase), `make_optimizer`, `make_scheduler`, `parts` (what is read), `teachers` (what predictions are compared
-    with), `trainable` (what learns), `penalty` (what is added to gradients), `surroundings` (the context of a pass),
-    `adapt` (predictions before the losses, and a stop condition). Its options are those of
+    learning rate of a phase), `make_optimizer`, `make_scheduler`, `parts` (what is read), `teachers` (what predictions
+    are compared with), `trainable` (what learns), `penalty` (what is added to gradients), `surroundings` (the context
+    of a pass), `adapt` (predictions before the losses, and a stop condition). Its options are those of
     `gunlearn.methods.gradient_options.GradientOptions`.
     """
 
@@ -60,8 +60,8 @@ class GradientMethod(GradientOptions):
         """Return the optimiser, or a function that makes it: a `PhasedOptimizer` gives each phase its own."""
         return self.optimizer
 
-    def make_scheduler(self, problem: Problem) -> SchedulerSpec | None:
-        """Return the scheduler, or a function from the optimiser to one."""
+    def make_scheduler(self, problem: Problem, steps: int) -> SchedulerSpec | None:
+        """Return the scheduler of a run of so many steps, or a function from the optimiser to one."""
         return self.scheduler
 
     def parts(self, problem: Problem, names: Collection[str]) -> Parts:

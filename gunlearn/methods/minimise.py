@@ -64,7 +64,7 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
         stop,
         optimizer=optimizer,
         optimizer_options=None if makes_its_own(optimizer) else method.optimizer_options,
-        scheduler=method.make_scheduler(problem),
+        scheduler=method.make_scheduler(problem, args.steps_of(feed.steps_per_epoch)),
         scheduler_options=method.scheduler_options,
         steps_per_epoch=feed.steps_per_epoch,
         penalty=method.penalty(problem.model),

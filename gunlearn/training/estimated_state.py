@@ -17,7 +17,6 @@ from gunlearn.training.step import ObjectiveStep
 
 POINTS = 5  # gradient passes for second moments
 _SCALE, _FLOOR = 0.1, 0.1
-_SETTLED = 0.9
 
 
 class TrainingGradient:
@@ -82,14 +81,14 @@ def estimate_weight_decay(gradient: TrainingGradient) -> tuple[float, float]:
     r"""Return the L2 penalty that a model was trained with, and how well it explains the gradient, in [-1, 1].
 
     Where a training with the penalty :math:`\tfrac\lambda2 \lVert\theta\rVert^2` has settled,
-    :math:`\nabla L(\theta) = -\lambda\theta`. The estimate is the least squares solution, the second value the cosine
-    of the two. Below .9 the training had not settled, or had no such penalty (AdamW's is another one): then the
-    estimate is 0.
+    :math:`\nabla L(\theta) = -\lambda\theta` up to the optimiser's noise, which is at right angles to the weights. The
+    estimate is the least squares solution, the second value the cosine of the two. Where weights still grew when the
+    training ended, the estimate is the penalty that would have stopped them.
     """
     g = torch.cat([x.flatten() for x in gradient(training=False)]).double()
     theta = torch.cat([p.detach().flatten() for p in gradient.parameters]).double()
     cosine = float(-(g @ theta) / (g.norm() * theta.norm()).clamp_min(1e-30))
-    return (float(-(g @ theta) / (theta @ theta)) if cosine >= _SETTLED else 0.0), cosine
+    return max(0.0, float(-(g @ theta) / (theta @ theta).clamp_min(1e-30))), cosine
 
 
 def set_second_moments(optimizer: torch.optim.Optimizer, moments: Sequence[Tensor], step: int = 10_000) -> None:

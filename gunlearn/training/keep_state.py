@@ -11,7 +11,7 @@ from gunlearn.core.checks import check_integer
 from gunlearn.core.digest import state_hash
 from gunlearn.errors import InvalidInputError
 from gunlearn.training.callbacks import StatefulCallback, TrainState
-from gunlearn.training.training_state import Moment, TrainingState, plain
+from gunlearn.training.training_state import Moment, TrainingState, on_cpu
 
 #: A checkpoint each twentieth of the steps; those of the last fifth are kept, at these distances from the end.
 _PARTS, _KEPT = 20, (1, 2, 4)
@@ -64,12 +64,15 @@ class KeepState(StatefulCallback):
         if self.taken % self.every == 0:
             reach = self.taken - _KEPT[-1] * self.every
             self.moments = [moment for moment in self.moments if moment.step >= reach]
-            weights, state = plain(model.state_dict()), plain(optimizer.state_dict())
+            weights, state = on_cpu(model.state_dict()), on_cpu(optimizer.state_dict())
             self.moments.append(Moment(self.taken, weights, state, torch.get_rng_state()))
 
     def settle(self) -> None:
         """Note that the weights as they are now may be the final ones."""
-        self.ended = (self.taken, plain(self._optimizer.state_dict()), list(self.moments))
+        self.ended = self._now()
+
+    def _now(self) -> tuple[int, dict[str, Any], list[Moment]]:
+        return self.taken, on_cpu(self._optimizer.state_dict()), list(self.moments)
 
     def state(self, model: nn.Module, **reading: Any) -> TrainingState:
         """Return the state of the training, which ended in the weights of `model`.
@@ -83,9 +86,7 @@ class KeepState(StatefulCallback):
         """
         if not self.taken:
             raise InvalidInputError("Expected 'step(model, optimizer)' after each step of the training (got none)")
-        if self.ended is None:
-            self.settle()
-        steps, optimizer, moments = self.ended
+        steps, optimizer, moments = self.ended or self._now()
         rates = torch.tensor(self.rates)
         wanted = [steps - back * self.every for back in _KEPT]
         return TrainingState(

@@ -42,7 +42,7 @@ class LoopRun:
 
     def __post_init__(self) -> None:
         args, per_epoch = self.args, self.steps_per_epoch
-        steps = args.epochs * per_epoch if args.steps is None else args.steps
+        steps = args.steps_of(per_epoch)
         self.state = TrainState(max_epochs=-(-steps // per_epoch), max_steps=steps)
         self.control, self.together = TrainControl(), processes()
         self.keeping = stateful(self.callbacks)

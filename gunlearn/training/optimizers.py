@@ -58,7 +58,11 @@ def find_scheduler(name: Any) -> type[LRScheduler]:
 
 
 def check_optimizer(spec: OptimizerSpec, options: Mapping[str, Any] | None) -> None:
-    """Refuse unknown names, and options beside a function."""
+    """Refuse unknown names, mappings that are no `state_dict`, and options beside a function."""
+    if isinstance(spec, Mapping) and not {"state", "param_groups"} <= set(spec):
+        raise InvalidInputError(
+            f"Expected an 'optimizer' or its state_dict, with 'state' and 'param_groups' (got keys {sorted(spec)[:5]})"
+        )
     if not makes_its_own(spec):
         find_optimizer(spec)
     elif options:

@@ -15,6 +15,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.training.training_state import TrainingState
 
 _REMEDY = "hand in the optimiser that trained this model, or its state_dict"
+_LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "sum", "acc_delta", "prev")
 _ADDED = {"params", "param_names", "initial_lr"}  # keys of a group that are no settings of its class
 
 
@@ -38,10 +39,6 @@ def resumed_optimizer(source: Any, parameters: Sequence[nn.Parameter], names: Se
         return _moved(source, list(parameters))
     if isinstance(source, TrainingState):
         return _loaded(source.optimizer, source.kind, list(parameters), names)
-    if not {"state", "param_groups"} <= set(source):
-        raise InvalidInputError(
-            f"Expected the state_dict of an optimiser, with 'state' and 'param_groups' (got keys {sorted(source)[:5]})"
-        )
     return _loaded(source, "", list(parameters), names)
 
 
@@ -59,6 +56,8 @@ def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
         free = [p for p in free if p is not found]
         match[own] = found
     _check_none_left(free, held)
+    if vars(torch.optim).get(type(source).__name__) is type(source):
+        return _loaded(source.state_dict(), type(source).__name__, [match[p] for p in held], ())
     made = copy.copy(source)
     made.param_groups = [
         {key: value if key == "params" else copy.deepcopy(value) for key, value in group.items()}
@@ -77,12 +76,12 @@ def _loaded(
     groups, named = state["param_groups"], dict(zip(known_names, parameters, strict=False))
     count = sum(len(group["params"]) for group in groups)
     names = [name for group in groups for name in group.get("param_names", ())]
-    if names and sorted(names) == sorted(named):
+    if named and sorted(names) == sorted(named):
         parameters = [named[name] for name in names]
     elif len(groups) > 1 and not kind:
         raise InvalidInputError(
-            f"Expected one group of parameters in the state of an optimiser, or names of all (got {len(groups)} groups "
-            "without names, and nothing tells which parameter an entry belongs to); hand in the optimiser itself"
+            f"Expected one group of parameters in the state of an optimiser, or names of all (got {len(groups)} "
+            "groups without names, and nothing tells which parameter an entry belongs to); hand in the optimiser itself"
         )
     if count != len(parameters):
         raise InvalidInputError(
@@ -92,7 +91,7 @@ def _loaded(
     order = [index for group in groups for index in group["params"]]
     for index, parameter in zip(order, parameters, strict=True):
         for name, value in state["state"].get(index, {}).items():
-            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+            if name in _LIKE_PARAMETER and isinstance(value, Tensor) and value.shape != parameter.shape:
                 raise InvalidInputError(
                     f"Expected the state of an optimiser of this model's parameters (got '{name}' of shape "
                     f"{tuple(value.shape)} for a parameter of shape {tuple(parameter.shape)}); {_REMEDY}"

@@ -17,6 +17,7 @@ from gunlearn.core.digest import content_hash, state_hash
 from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError
 
 _FORMAT = "gunlearn training state 1"
+NONE = "none"
 FILE = "training.pt"  # in the folder of a saved result
 
 
@@ -131,27 +132,29 @@ class TrainingState:
         return cls.from_bytes(content, str(path))
 
 
-def plain(value: Any) -> Any:
+def on_cpu(value: Any) -> Any:
     """Return a copy of a state dict on the CPU, which later steps do not change."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
-        return {key: plain(entry) for key, entry in value.items()}
+        return {key: on_cpu(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(plain(entry) for entry in value)
+        return type(value)(on_cpu(entry) for entry in value)
     return value
 
 
 def as_training_state(source: Any) -> TrainingState | None:
-    """Return the training state in a `Result` of `gunlearn.train`, a file or folder of a saved one, or the state itself.
+    """Return the training state in a `Result` of `gunlearn.train`, in a file or folder of a saved one, or itself.
+
+    `"none"` is `None`, and keeps grids from handing in the state of their base model.
 
     Raises:
         InvalidInputError: a result without training state.
         InvalidTypeError: something else.
         CheckpointError: no such file, or another one.
     """
-    if source is None or isinstance(source, TrainingState):
-        return source
+    if source is None or source == NONE or isinstance(source, TrainingState):
+        return source if isinstance(source, TrainingState) else None
     if isinstance(source, str | Path):
         path = Path(source)
         return TrainingState.load(path / FILE if path.is_dir() else path)

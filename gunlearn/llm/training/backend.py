@@ -38,8 +38,8 @@ from gunlearn.training.result import versions
 
 #: Hooks that a Trainer does not call: it runs no method that overrides one.
 _HOOKS = (
-    "adapt", "make_optimizer", "make_scheduler", "objective_at", "parts", "penalty", "prepare", "rate_at", "reference_outputs",
-    "surroundings", "teachers", "trainable",
+    "adapt", "make_optimizer", "make_scheduler", "objective_at", "parts", "penalty", "prepare", "rate_at",
+    "reference_outputs", "surroundings", "teachers", "trainable",
 )  # fmt: skip
 #: Options that a Trainer does not read, with their neutral values.
 _UNREAD = {"accumulate": False, "eval_every": None, "retain_samples": None, "until": "end", "num_neighbors": None}

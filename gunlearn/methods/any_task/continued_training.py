@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -28,7 +28,7 @@ from gunlearn.training.estimated_state import (
 from gunlearn.training.from_scratch import reset_model
 from gunlearn.training.optimizers import SchedulerSpec, find_optimizer, goes_on, make_optimizer, makes_its_own
 from gunlearn.training.resumed_optimizer import resumed_optimizer
-from gunlearn.training.training_state import TrainingState, as_training_state
+from gunlearn.training.training_state import NONE, as_training_state
 
 _CONSTANT, _RAMP = 0.75, 0.25  # shares of the steps: the rate falls after one, and rises before the other
 _FEW = 10  # items
@@ -47,23 +47,25 @@ class ContinuedTraining(GradientMethod):
 
     Args:
         training: the state of the training: a `Result` of `gunlearn.train`, its `training`, or the folder or file that
-            it was saved to.
+            it was saved to; `"none"` does without one in a grid too.
         optimizer: the optimiser that trained the model or its `state_dict`, which go on, in place of `training`; or a
             name, for one with estimated state where it is Adam or AdamW, else without.
         lr: learning rate; `None` goes on with that of the state (half of the highest one, if a scheduler lowered it
             below), or is 1e-3.
         weight_decay: the training's penalty; `None` is that of the state, or estimated.
+        training_steps: optimiser steps of the training, where no `training` says so.
         budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items, 1/8 for nodes and
-            other items, 1/5 for edges. It needs `training`.
-        steps: optimiser steps, in place of `budget`; 50 where neither is known.
+            other items, 1/5 for edges. It needs `training` or `training_steps`.
+        steps: optimiser steps, or passes (`epochs`), in place of `budget`; 50 steps where nothing is known.
         shrink: factor on the trained weights before the first step (arXiv 1910.08475 shrinks and perturbs before it
             goes on). Below 1 it takes back growth that memory needs, at the price of more steps.
     """
 
     training: Any = None
-    epochs: int = 50
+    epochs: int = BY_MODE
     lr: float = BY_MODE
     weight_decay: float = BY_MODE
+    training_steps: int | None = None
     budget: float | None = None
     shrink: float = 1.0
 
@@ -71,13 +73,18 @@ class ContinuedTraining(GradientMethod):
     summary = "go on with the training, its optimiser's state included, without the forgotten data"
     needs = "retained data"
     cost = "a twentieth to a fifth of the training's steps"
+    variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "estimated": {"training": NONE}}
+
+    @property
+    def label(self) -> str:
+        return "estimated" if self.training == NONE else super().label
 
     def __post_init__(self) -> None:
         check_interval(self, "in (0, 1]", "shrink", *([] if self.budget is None else ["budget"]))
         if self.training is not None and goes_on(self.optimizer):
             raise InvalidInputError("Expected 'training' or an 'optimizer' that goes on (got both)")
-        if self.steps is not None and self.budget is not None:
-            raise InvalidInputError(f"Expected 'steps' or 'budget' (got both, {self.steps} and {self.budget})")
+        if self.budget is not None and not (self.steps is None and self.epochs is None):
+            raise InvalidInputError(f"Expected 'budget', or 'steps' or 'epochs' (got {self.budget:g} and another)")
         super().__post_init__()
 
     def objective(self) -> Objective:
@@ -89,11 +96,13 @@ class ContinuedTraining(GradientMethod):
 
     def arguments(self, **more: Any) -> TrainArguments:
         rate, penalty = (_USUAL_RATE if self.lr is None else self.lr), self.weight_decay or 0.0
-        return TrainArguments(self.epochs, rate, penalty, self.max_grad_norm, self.eval_every, steps=self.steps, **more)
+        return TrainArguments(
+            self.epochs or 0, rate, penalty, self.max_grad_norm, self.eval_every, steps=self.steps, **more
+        )
 
-    def make_scheduler(self, problem: Problem) -> SchedulerSpec | None:
+    def make_scheduler(self, problem: Problem, steps: int) -> SchedulerSpec | None:
         """Return the caller's scheduler, or one that lets the rate fall to 0 over the last quarter of the steps."""
-        return self.scheduler or fall(self.steps or 1)
+        return self.scheduler or fall(steps)
 
     def run(self, problem: Problem) -> Outcome:
         problem = replace(problem, task=problem.task.for_training())
@@ -101,24 +110,27 @@ class ContinuedTraining(GradientMethod):
         if state is not None:
             state.check_model(problem.reference)
         source = state if state is not None else self.optimizer if goes_on(self.optimizer) else None
-        steps = steps_of(self, problem, state)
+        source = state if state is not None else self.optimizer if goes_on(self.optimizer) else None
         if source is not None:
             start, spent, made = "the state of the training", 0, self._resumed(source, problem.model)
         else:
             start, spent, made = self._estimated(problem)
+        total = self.training_steps if state is None else state.total
         reading = {} if state is None else {k: v for k, v in state.reading.items() if getattr(self, k) != v}
-        own = replace(self, training=None, budget=None, weight_decay=BY_MODE, steps=max(1, steps - spent), **reading)
-        own = replace(own, optimizer=made) if own.lr is None else replace(own, optimizer=made, lr=BY_MODE)
-        if start == _RISING and own.scheduler is None:
-            own = replace(own, scheduler=fall(max(1, steps - spent), _RAMP))
+        own = _Run(
+            **{**vars(self), **reading, "training": None, "budget": None, "lr": BY_MODE, "weight_decay": BY_MODE}
+        )
+        own = replace(own, optimizer=made, rises=start == _RISING)
+        if self.steps is None and self.epochs is None:
+            own = replace(own, steps=max(1, steps_of(self.budget, problem, total) - spent))
         with torch.no_grad():
             for parameter in problem.model.parameters():
                 if self.shrink < 1 and parameter.requires_grad:
                     parameter.mul_(self.shrink)
         outcome = GradientMethod.run(own, problem)
-        outcome.notes |= {"start": start, "shrink": self.shrink}
-        if state is not None:
-            outcome.notes["price"] = round(steps / state.total, 4)
+        outcome.notes |= {"start": start, "shrink": self.shrink, "passes": spent}
+        if total is not None and outcome.state is not None:
+            outcome.notes["price"] = round((outcome.state.step + spent) / total, 4)
         return outcome
 
     def _resumed(self, source: Any, model: nn.Module) -> Callable[[Sequence[nn.Parameter]], Any]:
@@ -144,7 +156,10 @@ class ContinuedTraining(GradientMethod):
         with isolated_rng(problem.seed):
             if penalty is None:
                 original = TrainingGradient(
-                    copy.deepcopy(problem.reference).requires_grad_(), problem.partition.data, problem.task, self.reading
+                    copy.deepcopy(problem.reference).requires_grad_(),
+                    problem.partition.data,
+                    problem.task,
+                    self.reading,
                 )
                 penalty, spent = estimate_weight_decay(original)[0], 1
             moments = None
@@ -161,6 +176,16 @@ class ContinuedTraining(GradientMethod):
         return _RISING if moments is None else _ESTIMATED, spent, make
 
 
+@dataclass(frozen=True)
+class _Run(ContinuedTraining):
+    """One run, with an optimiser that is ready; `rises`: its rate is raised from 0."""
+
+    rises: bool = False
+
+    def make_scheduler(self, problem: Problem, steps: int) -> SchedulerSpec | None:
+        return self.scheduler or fall(steps, _RAMP if self.rises else 0.0)
+
+
 _RISING, _ESTIMATED = "a new optimiser, its rate raised from 0", "estimated second moments"
 
 
@@ -169,9 +194,11 @@ def _second_moments(method: ContinuedTraining, problem: Problem, penalty: float)
     if hasattr(problem.model, "post_init"):  # of transformers: what it was before training is not drawn, but pretrained
         return None
     try:
-        fresh = reset_model(problem.model).requires_grad_()
+        fresh = reset_model(problem.model)
     except UnsupportedModelError:
         return None
+    for parameter, own in zip(fresh.parameters(), problem.model.parameters(), strict=True):
+        parameter.requires_grad_(own.requires_grad)
     moved = TrainingGradient(fresh, problem.partition.retain_data, problem.task, method.reading)
     start = [p.detach().clone() for p in moved.parameters]
     end = [p.detach() for p in problem.model.parameters() if p.requires_grad]
@@ -180,10 +207,11 @@ def _second_moments(method: ContinuedTraining, problem: Problem, penalty: float)
 
 def fall(steps: int, rise: float = 0.0) -> Callable[[Any], LambdaLR]:
     """Return a scheduler whose rate falls to 0 over the last quarter of the steps; with `rise` it also rises from 0."""
+    whole = max(1, steps)
 
     def factor(step: int) -> float:
-        share = step / steps
-        up = min(1.0, (share + 1 / steps) / rise) if rise else 1.0
+        share = step / whole
+        up = min(1.0, (share + 1 / whole) / rise) if rise else 1.0
         return min(up, 1.0, max(0.0, (1 - share) / (1 - _CONSTANT)))
 
     return lambda optimizer: LambdaLR(optimizer, factor)
@@ -196,22 +224,19 @@ def share_of(partition: Any) -> float:
     return 1 / 5 if partition.forgets == ("edges",) else 1 / 8
 
 
-def steps_of(method: Any, problem: Problem, state: TrainingState | None) -> int:
-    """Return the steps that a method may take, by its `steps` or `budget`, see `ContinuedTraining`."""
-    if method.steps is not None:
-        return method.steps
-    if state is None:
-        if method.budget is not None:
+def steps_of(budget: float | None, problem: Problem, total: int | None) -> int:
+    """Return the steps that a budget allows, a share of a training's `total`; see `ContinuedTraining`."""
+    if total is None:
+        if budget is not None:
             raise InvalidInputError(
-                f"Expected 'training' beside 'budget', which is a share of its steps (got {method.budget:g} alone); give "
-                "'steps' instead"
+                f"Expected 'training' or 'training_steps' beside 'budget', which is a share of its steps (got "
+                f"{budget:g} alone); or give 'steps' instead"
             )
         return _USUAL_STEPS
-    share = share_of(problem.partition) if method.budget is None else method.budget
-    steps = int(share * state.total)
+    share = share_of(problem.partition) if budget is None else budget
+    steps = int(share * total)
     if not steps:
         raise InvalidInputError(
-            f"Expected a budget of at least one step (got {share:g} of {state.total} steps); raise 'budget', or give "
-            "'steps'"
+            f"Expected a budget of at least one step (got {share:g} of {total} steps); raise 'budget', or give 'steps'"
         )
     return steps

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from gunlearn.errors import InvalidInputError
@@ -15,8 +15,9 @@ from gunlearn.methods.any_task.continued_training import share_of
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.from_scratch import train_from_scratch
+from gunlearn.training.optimizers import SchedulerSpec
 from gunlearn.training.resumed_optimizer import resumed_optimizer
-from gunlearn.training.training_state import Moment, TrainingState, as_training_state
+from gunlearn.training.training_state import TrainingState, as_training_state
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Replay(Method):
         state = as_training_state(self.training)
         if state is None:
             raise InvalidInputError(
-                "Expected 'training', the state of the model's training with its checkpoints, as gunlearn.train returns "
-                "it and gunlearn.KeepState keeps it (got none); method 'continued_training' does without"
+                "Expected 'training', the state of the model's training with its checkpoints, as gunlearn.train "
+                "returns it and gunlearn.KeepState keeps it (got none); method 'continued_training' does without"
             )
         state.check_model(problem.reference)
         share = share_of(problem.partition) if self.budget is None else self.budget
@@ -80,23 +81,21 @@ class Replay(Method):
             args,
             problem.callbacks,
             make,
-            None if state.rates is None else _rates(state, moment),
+            None if state.rates is None else _repeated(state.rates, moment.step),
         )
         return Outcome(model, taken, {"from_step": moment.step, "price": round(steps / state.total, 4)})
 
 
-def _rates(state: TrainingState, moment: Moment) -> Any:
-    """Return a scheduler that repeats the training's learning rates from a checkpoint on."""
-    rates = state.rates
+def _repeated(rates: Tensor, start: int) -> SchedulerSpec:
+    """Return a scheduler that repeats a training's learning rates `[steps, num_groups]` from a step on."""
+    last = rates.size(0) - 1
+
+    def factor(column: int) -> Callable[[int], float]:
+        return lambda step: float(rates[min(start + step, last), column])
 
     def make(optimizer: Any) -> LambdaLR:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] = 1.0
-        last = len(rates) - 1
-        factors = [
-            lambda step, column=column: float(rates[min(moment.step + step, last), column])
-            for column in range(rates.size(1))
-        ]
-        return LambdaLR(optimizer, factors)
+        return LambdaLR(optimizer, [factor(column) for column in range(rates.size(1))])
 
     return make
