@@ -13,7 +13,7 @@ from gunlearn.methods.any_task.continued_training import share_of
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
-from gunlearn.training.training_state import as_training_state
+from gunlearn.training.state_sources import as_training_state
 
 CHEAP = 0.01  # share of retraining's time below which only free methods fit
 MANY_EDGES = 1_000_000

@@ -29,6 +29,9 @@ class KeepState(StatefulCallback):
             keeping.step(model, optimizer)
         training = keeping.state(model)
 
+    In Lightning call `self.keeping.step(self.model, self.optimizers())` in `on_train_batch_end`; a Trainer of
+    transformers takes `gunlearn.llm.as_trainer_callback(keeping)` among its callbacks.
+
     Checkpoints are taken 1/20, 1/10 and 1/5 of all steps before the end, since going back that far costs that share of
     a training. Each holds weights, optimiser state and random state, three times the model's size with Adam, on the
     CPU; while training goes on there are up to five.
@@ -45,6 +48,7 @@ class KeepState(StatefulCallback):
             check_integer("steps", steps, minimum=1)
         self._plan(steps or 1)
         self.taken, self.kind = 0, ""
+        self.names: tuple[str, ...] = ()
         self.moments: list[Moment] = []
         self.rates: list[list[float]] = []
         self.ended: tuple[int, dict[str, Any], list[Moment]] | None = None
@@ -59,7 +63,11 @@ class KeepState(StatefulCallback):
         self.taken += 1
         self.rates.append(self._rate or _rates(optimizer))
         self._rate = None
-        self.kind = type(optimizer).__name__ if isinstance(optimizer, torch.optim.Optimizer) else ""
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning and accelerate wrap it
+        self.kind = type(optimizer).__name__ if type(optimizer).__module__.startswith("torch.optim") else ""
+        if optimizer is not self._optimizer:
+            called = {id(parameter): name for name, parameter in model.named_parameters()}
+            self.names = tuple(called.get(id(p), "") for group in optimizer.param_groups for p in group["params"])
         self._optimizer = optimizer
         if self.taken % self.every == 0:
             reach = self.taken - _KEPT[-1] * self.every
@@ -94,6 +102,7 @@ class KeepState(StatefulCallback):
             total=max(self.total, self.taken),
             kind=self.kind,
             optimizer=optimizer,
+            names=() if "" in self.names else self.names,
             weights=state_hash(model),
             reading=reading,
             rates=None if bool((rates == rates[:1]).all()) else rates,

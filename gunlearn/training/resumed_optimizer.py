@@ -15,6 +15,7 @@ from gunlearn.errors import InvalidInputError
 from gunlearn.training.training_state import TrainingState
 
 _REMEDY = "hand in the optimiser that trained this model, or its state_dict"
+_SAME = 0.5  # share of a parameter's values
 _LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "sum", "acc_delta", "prev")
 _ADDED = {"params", "param_names", "initial_lr"}  # keys of a group that are no settings of its class
 
@@ -38,26 +39,29 @@ def resumed_optimizer(source: Any, parameters: Sequence[nn.Parameter], names: Se
     if isinstance(source, Optimizer):
         return _moved(source, list(parameters))
     if isinstance(source, TrainingState):
-        return _loaded(source.optimizer, source.kind, list(parameters), names)
+        return _loaded(source.optimizer, source.kind, list(parameters), names, source.names)
     return _loaded(source, "", list(parameters), names)
 
 
 def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
-    """Return a copy of an optimiser over other parameters, matched by their values."""
+    """Return a copy of an optimiser over other parameters, matched by their values.
+
+    Rows of forgotten nodes may have new values already.
+    """
     held = [p for group in source.param_groups for p in group["params"]]
     free, match = list(parameters), {}
     for own in held:
-        found = next((p for p in free if p.shape == own.shape and torch.equal(p, own.to(p.device))), None)
-        if found is None:
+        alike = [(float((p == own.to(p.device)).float().mean()), k) for k, p in enumerate(free) if p.shape == own.shape]
+        share, index = max(alike, default=(0.0, 0), key=lambda entry: (entry[0], -entry[1]))
+        if share < _SAME:
             raise InvalidInputError(
                 f"Expected an optimiser of this model's parameters as they are now (got one with a parameter of shape "
                 f"{tuple(own.shape)} that has other values, or is not the model's); {_REMEDY}"
             )
-        free = [p for p in free if p is not found]
-        match[own] = found
+        match[own] = free.pop(index)
     _check_none_left(free, held)
     if vars(torch.optim).get(type(source).__name__) is type(source):
-        return _loaded(source.state_dict(), type(source).__name__, [match[p] for p in held], ())
+        return _loaded(source.state_dict(), type(source).__name__, [match[p] for p in held])
     made = copy.copy(source)
     made.param_groups = [
         {key: value if key == "params" else copy.deepcopy(value) for key, value in group.items()}
@@ -70,12 +74,16 @@ def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
 
 
 def _loaded(
-    state: Mapping[str, Any], kind: str, parameters: list[nn.Parameter], known_names: Sequence[str]
+    state: Mapping[str, Any],
+    kind: str,
+    parameters: list[nn.Parameter],
+    own_names: Sequence[str] = (),
+    order_names: Sequence[str] = (),
 ) -> Optimizer:
     """Return an optimiser with a state dict; its entries belong to the parameters by name, else in their order."""
-    groups, named = state["param_groups"], dict(zip(known_names, parameters, strict=False))
+    groups, named = state["param_groups"], dict(zip(own_names, parameters, strict=False))
     count = sum(len(group["params"]) for group in groups)
-    names = [name for group in groups for name in group.get("param_names", ())]
+    names = list(order_names) or [name for group in groups for name in group.get("param_names", ())]
     if named and sorted(names) == sorted(named):
         parameters = [named[name] for name in names]
     elif len(groups) > 1 and not kind:

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from gunlearn.core.atomic import write_file
 from gunlearn.core.digest import content_hash, state_hash
-from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError
+from gunlearn.errors import CheckpointError, InvalidInputError
 
 _FORMAT = "gunlearn training state 1"
-NONE = "none"
 FILE = "training.pt"  # in the folder of a saved result
 
 
@@ -49,6 +48,7 @@ class TrainingState:
         total: steps of the whole training, which may have gone on; retraining takes as many.
         kind: name of the optimiser's class in `torch.optim`; empty where it is not known.
         optimizer: the optimiser's `state_dict` at the final weights.
+        names: of the parameters in the order of the optimiser's groups; empty where they are in the model's order.
         weights: hash of the final weights, so that no other model's state is taken for this one's; empty where unknown.
         reading: how items were read: `batch_size`, `sampler`, `num_neighbors`, `max_grad_norm`.
         rates: learning rates of all steps, `[steps, num_groups]`, where they changed; `None` where they did not.
@@ -59,6 +59,7 @@ class TrainingState:
     total: int
     kind: str
     optimizer: dict[str, Any]
+    names: tuple[str, ...] = ()
     weights: str = ""
     reading: dict[str, Any] = field(default_factory=dict)
     rates: Tensor | None = None
@@ -76,7 +77,8 @@ class TrainingState:
                 "Expected the state of the training that ended in this model's weights (got that of another training, "
                 "or the weights changed since); hand in the state of this model's own training, or none"
             )
-        shapes = {name: value.shape for name, value in model.state_dict().items()}
+        own = model.state_dict()
+        shapes = {name: value.shape for name, value in own.items()}
         for moment in self.moments:
             differs = sorted(
                 name
@@ -87,6 +89,12 @@ class TrainingState:
                 raise InvalidInputError(
                     f"Expected checkpoints of this model's training (got one at step {moment.step} with other "
                     f"'{differs[0]}')"
+                )
+            ended = moment.step == self.steps
+            if ended and not all(torch.equal(own[name].cpu(), value.cpu()) for name, value in moment.weights.items()):
+                raise InvalidInputError(
+                    f"Expected the last checkpoint, at step {moment.step}, to hold this model's weights (got others); "
+                    "write one at the end of the training, or hand in the model that it holds"
                 )
 
     def earliest(self, steps: float) -> Moment | None:
@@ -141,31 +149,3 @@ def on_cpu(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(on_cpu(entry) for entry in value)
     return value
-
-
-def as_training_state(source: Any) -> TrainingState | None:
-    """Return the training state in a `Result` of `gunlearn.train`, in a file or folder of a saved one, or itself.
-
-    `"none"` is `None`, and keeps grids from handing in the state of their base model.
-
-    Raises:
-        InvalidInputError: a result without training state.
-        InvalidTypeError: something else.
-        CheckpointError: no such file, or another one.
-    """
-    if source is None or source == NONE or isinstance(source, TrainingState):
-        return source if isinstance(source, TrainingState) else None
-    if isinstance(source, str | Path):
-        path = Path(source)
-        return TrainingState.load(path / FILE if path.is_dir() else path)
-    if not hasattr(source, "training") or not hasattr(source, "method"):
-        raise InvalidTypeError(
-            f"Expected 'training' to be what gunlearn.train returned, its 'training', or a folder that it was saved to "
-            f"(got {type(source).__name__}); for a training loop of your own see gunlearn.KeepState"
-        )
-    if source.training is None:
-        raise InvalidInputError(
-            "Expected a result with the state of its training (got one without: unlearned, trained with "
-            "keep_state=False, or saved by an earlier release)"
-        )
-    return source.training

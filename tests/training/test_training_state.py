@@ -15,7 +15,8 @@ from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError
 from gunlearn.methods import Result
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.estimated_state import TrainingGradient, estimate_second_moments, estimate_weight_decay
-from gunlearn.training.training_state import TrainingState, as_training_state
+from gunlearn.training.state_sources import as_training_state
+from gunlearn.training.training_state import TrainingState
 from tests.methods.cases import ring, same_weights
 from tests.methods.forgetting import club
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 from torch import nn
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.llm.card import unchanged
@@ -25,6 +25,7 @@ from gunlearn.llm.model.token_prediction import TokenPrediction, rows_of
 from gunlearn.llm.recipes.plan import Given, Plan
 from gunlearn.llm.record import LLMResult
 from gunlearn.llm.training import settings
+from gunlearn.llm.training.callback_adapter import as_trainer_callback
 from gunlearn.llm.training.progress import StepBar
 from gunlearn.llm.training.trainer import UnlearnTrainer
 from gunlearn.llm.training.views import base_of
@@ -129,7 +130,7 @@ class TrainerBackend:
                 reference=self.reference,
                 task=dataclasses.replace(task, layer=plan.layer),
                 data_collator=collator_of(model, self.tokenizer),
-                callbacks=[*map(_adapted, callbacks), *([bar] if progress else [])],
+                callbacks=[*map(as_trainer_callback, callbacks), *([bar] if progress else [])],
                 **_optimizers(method, trained),
             )
             trainer.remove_callback(PrinterCallback)
@@ -265,12 +266,3 @@ def _otherwise(method: GradientMethod, task: TokenPrediction, trainer: UnlearnTr
         used["epochs"] = state.max_steps / epoch
     warmup = args.get_warmup_steps(state.max_steps) if args.lr_scheduler_type != "constant" else 0
     return source.differences(used, batch, warmup, epoch)
-
-
-def _adapted(callback: Any) -> TrainerCallback:
-    """Return a callback of this package as one of transformers; leave those of transformers unchanged."""
-    if isinstance(callback, TrainerCallback):
-        return callback
-    adapted = TrainerCallback()
-    adapted.__dict__.update({name: getattr(callback, name) for name in dir(callback) if name.startswith("on_")})
-    return adapted

@@ -28,7 +28,7 @@ from gunlearn.training.estimated_state import (
 from gunlearn.training.from_scratch import reset_model
 from gunlearn.training.optimizers import SchedulerSpec, find_optimizer, goes_on, make_optimizer, makes_its_own
 from gunlearn.training.resumed_optimizer import resumed_optimizer
-from gunlearn.training.training_state import NONE, as_training_state
+from gunlearn.training.state_sources import NONE, as_training_state
 
 _CONSTANT, _RAMP = 0.75, 0.25  # shares of the steps: the rate falls after one, and rises before the other
 _FEW = 10  # items
@@ -46,8 +46,9 @@ class ContinuedTraining(GradientMethod):
     show. The learning rate stays for three quarters of the steps and then falls to 0, which settles the weights.
 
     Args:
-        training: the state of the training: a `Result` of `gunlearn.train`, its `training`, or the folder or file that
-            it was saved to; `"none"` does without one in a grid too.
+        training: the state of the training: a `Result` of `gunlearn.train`, its `training`, the folder or file that it
+            was saved to, or a folder of checkpoints of your own training (PyTorch, Lightning, transformers); `"none"`
+            does without one in a grid too.
         optimizer: the optimiser that trained the model or its `state_dict`, which go on, in place of `training`; or a
             name, for one with estimated state where it is Adam or AdamW, else without.
         lr: learning rate; `None` goes on with that of the state (half of the highest one, if a scheduler lowered it

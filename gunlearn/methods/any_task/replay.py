@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.from_scratch import train_from_scratch
 from gunlearn.training.optimizers import SchedulerSpec
 from gunlearn.training.resumed_optimizer import resumed_optimizer
-from gunlearn.training.training_state import TrainingState, as_training_state
+from gunlearn.training.state_sources import as_training_state
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class Replay(Method):
     the original's weights, bit for bit. It is what slices of SISA (arXiv 1912.03817) do with data that came last.
 
     Args:
-        training: the state of the training: a `Result` of `gunlearn.train`, its `training`, or the folder or file that
-            it was saved to.
+        training: the state of the training, see `ContinuedTraining`.
         budget: share of the training's steps that may be spent: it goes back to the earliest checkpoint within.
             `None` is 1/20 for up to 10 items, 1/8 for nodes and other items, 1/5 for edges.
     """
@@ -69,10 +68,12 @@ class Replay(Method):
             problem.fresh.put(model)
         args = TrainArguments(epochs=0, steps=steps, keep="last", **state.reading, **problem.loop_settings)
 
+        own = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
         def make(parameters: Sequence[nn.Parameter]) -> Any:
             if moment.rng is not None:  # here, since batches draw their seed before
                 torch.set_rng_state(moment.rng)
-            return resumed_optimizer(TrainingState(0, 0, state.kind, moment.optimizer), parameters)
+            return resumed_optimizer(replace(state, optimizer=moment.optimizer), parameters, own)
 
         taken = train_from_scratch(
             model,
