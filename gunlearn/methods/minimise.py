@@ -101,6 +101,8 @@ def _validation(problem: Problem) -> Callable[[], float]:
 class _Phases(Callback):
     """Sets the phase of a `PhasedOptimizer`, and the learning rate, before each step."""
 
+    draws_nothing = True
+
     def __init__(self, method: GradientMethod) -> None:
         self.method = method
 

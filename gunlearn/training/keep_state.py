@@ -43,6 +43,8 @@ class KeepState(StatefulCallback):
         InvalidInputError: no steps.
     """
 
+    draws_nothing = True
+
     def __init__(self, steps: int | None = None) -> None:
         if steps is not None:
             check_integer("steps", steps, minimum=1)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,19 +176,26 @@ class LoopRun:
 
     def tell(self, event: str, **kwargs: object) -> None:
         """Tell the callbacks; their time and random numbers are not the run's."""
-        if self.callbacks:
-            self.state.seconds = self.watch.seconds
-            kwargs |= {"model": self.model, "optimizer": self.optimizer}
-            with self.watch.paused(), isolated_rng():
-                for callback in self.callbacks:
-                    method = getattr(callback, event, None)
-                    if method is not None:
-                        method(self.args, self.state, self.control, **kwargs)
+        heard = [(callback, method) for callback in self.callbacks if (method := _own(callback, event)) is not None]
+        if not heard:
+            return
+        self.state.seconds = self.watch.seconds
+        kwargs |= {"model": self.model, "optimizer": self.optimizer}
+        quiet = all(getattr(callback, "draws_nothing", False) for callback, _ in heard)
+        with self.watch.paused(), nullcontext() if quiet else isolated_rng():
+            for _, method in heard:
+                method(self.args, self.state, self.control, **kwargs)
 
     def agree(self) -> None:
         """Ask all processes whether to stop, and whether to save."""
         asked = self.together.agree(self.control.should_training_stop, self.control.should_save)
         self.control.should_training_stop, self.control.should_save = map(bool, asked)
+
+
+def _own(callback: Any, event: str) -> Callable[..., Any] | None:
+    """Return a callback's method for an event; `None` where it has none that does anything."""
+    method = getattr(callback, event, None)
+    return None if getattr(method, "__func__", method) is getattr(Callback, event, None) else method
 
 
 @torch.no_grad()

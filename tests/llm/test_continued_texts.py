@@ -22,8 +22,8 @@ def trained(folder: Path, data: list[dict]):
     trainer = Trainer(
         model,
         TrainingArguments(
-            str(folder), max_steps=20, learning_rate=1e-2, weight_decay=0.1, per_device_train_batch_size=4, use_cpu=True,
-            save_strategy="no", report_to=[], disable_tqdm=True, seed=0,
+            str(folder), max_steps=20, learning_rate=1e-2, weight_decay=0.1, per_device_train_batch_size=4,
+            use_cpu=True, save_strategy="no", report_to=[], disable_tqdm=True, seed=0,
         ),
         train_dataset=data,
         data_collator=PartCollator(),

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError
-from gunlearn.methods.any_task.continued_training import fall
+from gunlearn.methods.any_task.training_budget import fall
 from tests.methods.cases import same_weights
 from tests.methods.forgetting import club
 

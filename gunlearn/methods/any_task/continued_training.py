@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import NLL, Objective, as_objective
+from gunlearn.methods.any_task.training_budget import fall, steps_of
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.seed import isolated_rng
@@ -30,9 +30,8 @@ from gunlearn.training.optimizers import SchedulerSpec, find_optimizer, goes_on,
 from gunlearn.training.resumed_optimizer import resumed_optimizer
 from gunlearn.training.state_sources import NONE, as_training_state
 
-_CONSTANT, _RAMP = 0.75, 0.25  # shares of the steps: the rate falls after one, and rises before the other
-_FEW = 10  # items
-_USUAL_RATE, _USUAL_STEPS = 1e-3, 50
+_RAMP = 0.25  # share of the steps over which the rate of an optimiser without state rises
+_USUAL_RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class ContinuedTraining(GradientMethod):
             name, for one with estimated state where it is Adam or AdamW, else without.
         lr: learning rate; `None` goes on with that of the state (half of the highest one, if a scheduler lowered it
             below), or is 1e-3.
-        weight_decay: the training's penalty; `None` is that of the state, or estimated.
+        weight_decay: the training's penalty; `None` is that of the state, or estimated (0 for AdamW).
         training_steps: optimiser steps of the training, where no `training` says so.
         budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items, 1/8 for nodes and
             other items, 1/5 for edges. It needs `training` or `training_steps`.
@@ -111,19 +110,16 @@ class ContinuedTraining(GradientMethod):
         if state is not None:
             state.check_model(problem.reference)
         source = state if state is not None else self.optimizer if goes_on(self.optimizer) else None
-        source = state if state is not None else self.optimizer if goes_on(self.optimizer) else None
         if source is not None:
             start, spent, made = "the state of the training", 0, self._resumed(source, problem.model)
         else:
             start, spent, made = self._estimated(problem)
         total = self.training_steps if state is None else state.total
         reading = {} if state is None else {k: v for k, v in state.reading.items() if getattr(self, k) != v}
-        own = _Run(
-            **{**vars(self), **reading, "training": None, "budget": None, "lr": BY_MODE, "weight_decay": BY_MODE}
-        )
-        own = replace(own, optimizer=made, rises=start == _RISING)
+        handed = {"training": None, "budget": None, "lr": BY_MODE, "weight_decay": BY_MODE, "optimizer": made}
+        own = _Run(**{**vars(self), **reading, **handed}, rises=start == _RISING)
         if self.steps is None and self.epochs is None:
-            own = replace(own, steps=max(1, steps_of(self.budget, problem, total) - spent))
+            own = replace(own, steps=max(1, steps_of(self.budget, problem.partition, total) - spent))
         with torch.no_grad():
             for parameter in problem.model.parameters():
                 if self.shrink < 1 and parameter.requires_grad:
@@ -133,6 +129,11 @@ class ContinuedTraining(GradientMethod):
         if total is not None and outcome.state is not None:
             outcome.notes["price"] = round((outcome.state.step + spent) / total, 4)
         return outcome
+
+    @property
+    def optimizer_class(self) -> type[torch.optim.Optimizer]:
+        """Return the class of an optimiser given by name."""
+        return find_optimizer(self.optimizer)
 
     def _resumed(self, source: Any, model: nn.Module) -> Callable[[Sequence[nn.Parameter]], Any]:
         """Return a function that makes the optimiser which goes on."""
@@ -155,6 +156,8 @@ class ContinuedTraining(GradientMethod):
         if makes_its_own(self.optimizer):
             return _RISING, 0, self.optimizer
         with isolated_rng(problem.seed):
+            if penalty is None and self.optimizer_class is torch.optim.AdamW:
+                penalty = 0.0  # its decay is no L2 penalty: the gradient does not show it
             if penalty is None:
                 original = TrainingGradient(
                     copy.deepcopy(problem.reference).requires_grad_(),
@@ -164,7 +167,7 @@ class ContinuedTraining(GradientMethod):
                 )
                 penalty, spent = estimate_weight_decay(original)[0], 1
             moments = None
-            if find_optimizer(self.optimizer) in (torch.optim.Adam, torch.optim.AdamW):
+            if self.optimizer_class in (torch.optim.Adam, torch.optim.AdamW):
                 moments = _second_moments(self, problem, penalty)
                 spent += 0 if moments is None else POINTS
 
@@ -204,40 +207,3 @@ def _second_moments(method: ContinuedTraining, problem: Problem, penalty: float)
     start = [p.detach().clone() for p in moved.parameters]
     end = [p.detach() for p in problem.model.parameters() if p.requires_grad]
     return estimate_second_moments(moved, start, end, penalty)
-
-
-def fall(steps: int, rise: float = 0.0) -> Callable[[Any], LambdaLR]:
-    """Return a scheduler whose rate falls to 0 over the last quarter of the steps; with `rise` it also rises from 0."""
-    whole = max(1, steps)
-
-    def factor(step: int) -> float:
-        share = step / whole
-        up = min(1.0, (share + 1 / whole) / rise) if rise else 1.0
-        return min(up, 1.0, max(0.0, (1 - share) / (1 - _CONSTANT)))
-
-    return lambda optimizer: LambdaLR(optimizer, factor)
-
-
-def share_of(partition: Any) -> float:
-    """Return the share of a training's steps that a request may cost: by what it forgets, and how much of it."""
-    if partition.num_forget <= _FEW:
-        return 1 / 20
-    return 1 / 5 if partition.forgets == ("edges",) else 1 / 8
-
-
-def steps_of(budget: float | None, problem: Problem, total: int | None) -> int:
-    """Return the steps that a budget allows, a share of a training's `total`; see `ContinuedTraining`."""
-    if total is None:
-        if budget is not None:
-            raise InvalidInputError(
-                f"Expected 'training' or 'training_steps' beside 'budget', which is a share of its steps (got "
-                f"{budget:g} alone); or give 'steps' instead"
-            )
-        return _USUAL_STEPS
-    share = share_of(problem.partition) if budget is None else budget
-    steps = int(share * total)
-    if not steps:
-        raise InvalidInputError(
-            f"Expected a budget of at least one step (got {share:g} of {total} steps); raise 'budget', or give 'steps'"
-        )
-    return steps

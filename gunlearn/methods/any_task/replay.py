@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.methods.any_task.continued_training import share_of
+from gunlearn.methods.any_task.training_budget import share_of
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.training.arguments import TrainArguments
 from gunlearn.training.from_scratch import train_from_scratch
