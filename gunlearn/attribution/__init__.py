@@ -31,7 +31,8 @@ ESTIMATORS: Registry[Estimator] = Registry("estimator", _ESTIMATORS)
 
 _HOMES = {
     "gunlearn.attribution.base": ("Estimator", "Influence", "InfluenceProblem", "estimate"),
-    "gunlearn.attribution.distinct_items": ("Items", "resolve_items"),
+    "gunlearn.attribution.distinct_items": ("Items",),
+    "gunlearn.attribution.read_items": ("resolve_items",),
     "gunlearn.attribution.removal.exact": ("SlowEstimatorWarning",),
     "gunlearn.attribution.removal.nora": ("inpo_edge_scores", "min_max", "nora"),
     "gunlearn.attribution.study.study": ("influence_study",),

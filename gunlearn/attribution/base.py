@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.attribution import ESTIMATORS
-from gunlearn.attribution.distinct_items import Items, plain_edges, resolve_items
+from gunlearn.attribution.distinct_items import Items, plain_edges
+from gunlearn.attribution.read_items import resolve_items
 from gunlearn.attribution.targets import Probabilities, Target, as_target, as_value
 from gunlearn.core.checks import check_model
 from gunlearn.core.detached import detached

@@ -42,16 +42,19 @@ def write_file(path: str | Path, content: bytes, private: bool = False) -> Path:
     return replace_file(path, lambda beside: beside.write_bytes(content), private)
 
 
-def replace_folder(path: str | Path, write: Callable[[Path], object], last: Sequence[str] = ()) -> Path:
+def replace_folder(
+    path: str | Path, write: Callable[[Path], object], last: Sequence[str] = (), private: Sequence[str] = ()
+) -> Path:
     """Write a folder beside `path`, flush it to the disk, and rename it: readers see all of its files or none.
 
-    Where `path` holds other files already, those of the new folder are moved in one by one, those named in `last` at
-    the end: without them, nobody takes the folder for whole.
+    Where `path` holds other files already, those of the new folder are moved in one by one. Files named in `last` go
+    first and come at the end, in this order: without them, nobody takes the folder for whole.
 
     Args:
         path: of the folder; missing parents are made.
         write: writes all files into the folder that it is given.
         last: names of files that readers look for first.
+        private: names of files that no one but the owner may read, as `write` left them.
     """
     path = Path(path)
     make_folder(path.parent)
@@ -60,7 +63,8 @@ def replace_folder(path: str | Path, write: Callable[[Path], object], last: Sequ
     try:
         write(beside)
         for file in sorted(beside.rglob("*")):
-            share(file)
+            if file.name not in private:
+                share(file)
             if file.is_file():
                 _flush(file, os.O_RDWR)
         if path.is_dir():
@@ -72,7 +76,10 @@ def replace_folder(path: str | Path, write: Callable[[Path], object], last: Sequ
         except OSError:
             if not path.is_dir():
                 raise
-            for entry in sorted(beside.iterdir(), key=lambda entry: (entry.name in last, entry.name)):
+            for name in reversed(last):
+                (path / name).unlink(missing_ok=True)
+            places = {name: i for i, name in enumerate(last)}
+            for entry in sorted(beside.iterdir(), key=lambda entry: (places.get(entry.name, -1), entry.name)):
                 os.replace(entry, path / entry.name)
         for folder in (path, path.parent):
             with suppress(OSError):

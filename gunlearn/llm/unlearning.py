@@ -100,50 +100,55 @@ def unlearn(
     named = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "figure_rows": figure_rows}
     training = _plain(named | training)
     epochs, lr, batch_size, figure_rows = map(training.pop, named)
-    check_language_model(model)
-    if tokenizer is not None:
-        check_tokenizer(tokenizer)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise InvalidInputError(f"Expected 'seed' from 0 to {2**32 - 1} (got {seed!r})")
-    check_trainable(model, peft)
+    _check_inputs(model, tokenizer, seed, peft)
     how = {"max_length": max_length or context_of(model)} | dict(encoding or {})
+    asked = {} if epochs is None else {"num_train_epochs": epochs}  # a Trainer also takes fractions of an epoch
     backend = TrainerBackend(
         tokenizer,
         peft,
         reference=reference,
         in_place=in_place,
         figure_rows=figure_rows,
-        # A Trainer also takes fractions of an epoch.
-        training={"per_device_train_batch_size": batch_size}
-        | ({} if epochs is None else {"num_train_epochs": epochs})
-        | training,
+        training={"per_device_train_batch_size": batch_size, **asked, **training},
         record={"encoding": how, "overlap": overlap},
     )
     task = CausalLM(backend=backend, batch_size=batch_size)
     given = {} if lr is None else {"lr": lr}
     built = _method(method, options, given, task, model)
-    if not backend.runs(built):
-        raise UnsupportedMethodError(
-            f"Expected an objective over the forgotten rows for a language model (got '{built.name}'); "
-            "gunlearn.unlearn(..., 'causal_lm') runs other methods"
-        )
+    _check_runs(backend, built)
     rows, records = as_rows(forget, tokenizer, "forget", **how)
-    kept: list[Any] = []
-    if retain is not None:
-        kept, kept_records = as_rows(retain, tokenizer, "retain", **how)
-        kept = separate(rows, kept, overlap, tokenizer, (records, kept_records))
+    kept = [] if retain is None else _retained(retain, (rows, records), tokenizer, overlap, how)
     paired = {}
     if any(part.partition(":")[0] == "alternative" for part in as_objective(built.objective()).parts):
-        if alternative is None and records is None:
-            raise InvalidInputError("Expected 'alternative' answers to forgotten rows of token ids (got none)")
-        answers = (
-            refused(records or [], seed=seed, turns=how.get("turns", "all")) if alternative is None else alternative
-        )
-        paired["alternative"] = as_rows(answers, tokenizer, "alternative", **how)[0]
+        paired["alternative"] = _alternative(alternative, records, tokenizer, seed, how)
     drawn = {name: as_rows(more, tokenizer, name, **how)[0] for name, more in (parts or {}).items()}
     task = replace(task, backend=replace(backend, drawn=drawn, paired=paired))
     result = run_method(built, model, split_rows([*rows, *kept], len(rows)), task, seed, callbacks, progress)
     return cast(LLMResult, result)
+
+
+def _check_inputs(model: Any, tokenizer: Any, seed: Any, peft: Any) -> None:
+    check_language_model(model)
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InvalidInputError(f"Expected 'seed' from 0 to {2**32 - 1} (got {seed!r})")
+    check_trainable(model, peft)
+
+
+def _retained(retain: Any, forgotten: Any, tokenizer: Any, overlap: str, how: Mapping[str, Any]) -> list[Any]:
+    """Return the rows to keep, without forgotten ones; `forgotten` are rows and records to forget."""
+    (rows, records), (kept, kept_records) = forgotten, as_rows(retain, tokenizer, "retain", **how)
+    return separate(rows, kept, overlap, tokenizer, (records, kept_records))
+
+
+def _alternative(alternative: Any, records: Any, tokenizer: Any, seed: int, how: Mapping[str, Any]) -> Any:
+    """Return rows of other answers to the forgotten questions; refusals by default."""
+    if alternative is None and records is None:
+        raise InvalidInputError("Expected 'alternative' answers to forgotten rows of token ids (got none)")
+    if alternative is None:
+        alternative = refused(records or [], seed=seed, turns=how.get("turns", "all"))
+    return as_rows(alternative, tokenizer, "alternative", **how)[0]
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,3 +173,12 @@ def _method(
     return (
         replace(cast(Any, method), **given) if isinstance(method, Method) else build_method(method, given, task, model)
     )
+
+
+def _check_runs(backend: TrainerBackend, built: Any) -> None:
+    """Refuse a method that is more than an objective."""
+    if not backend.runs(built):
+        raise UnsupportedMethodError(
+            f"Expected an objective over the forgotten rows for a language model (got '{built.name}'); "
+            "gunlearn.unlearn(..., 'causal_lm') runs other methods"
+        )

@@ -36,9 +36,9 @@ def untrained(problem: Evaluator, original: nn.Module | None) -> dict[int, str]:
         weak = []
         for then, now, fresh in zip(before, problem.skills(reference), new or [()] * len(before), strict=True):
             known = [skill for skill in fresh if skill is not None]
-            least = max([0.0, *known])
-            if then is not None and now is not None and then - least >= LEAST_GAIN:
-                weak.append((now < least + LEARNED * (then - least), now, known, then))
+            bare = learned_little(now, then, max([0.0, *known]))
+            if bare is not None:
+                weak.append((bare, now, known, then))
         if weak and all(there for there, *_ in weak):
             _, now, known, then = weak[0]
             among = f", models with new weights at up to {max(known):.2f}" if known else ""
@@ -47,6 +47,22 @@ def untrained(problem: Evaluator, original: nn.Module | None) -> dict[int, str]:
                 f"{among}, the model before unlearning at {then:.2f}."
             )
     return found
+
+
+def learned_little(now: float | None, before: float | None, least: float) -> bool | None:
+    """Return whether a reference has less than the share `LEARNED` of what training gave the original model.
+
+    Args:
+        now: the reference's measure, 1 at best.
+        before: the original model's.
+        least: what a model with new weights reaches.
+
+    Returns:
+        `None` where training gave the original less than `LEAST_GAIN`, which says nothing.
+    """
+    if before is None or now is None or before - least < LEAST_GAIN:
+        return None
+    return now < least + LEARNED * (before - least)
 
 
 def _fresh(problem: Evaluator, original: nn.Module) -> list[tuple[float | None, ...]]:

@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,14 +23,17 @@ from torch import Tensor
 
 from gunlearn.errors import InvalidRequestError
 from gunlearn.requests.adjacency import is_adjacency, without_entries_of
-from gunlearn.requests.edge_positions import is_changed, position_lists, renumbered, unclear_positions
+from gunlearn.requests.edge_positions import is_changed, points_back, position_lists, renumbered, unclear_positions
 from gunlearn.requests.entries import select_entries
 from gunlearn.requests.features import features_without, without_features
 from gunlearn.requests.forgotten import Forgotten
+from gunlearn.requests.list_names import numbers_other_things
+from gunlearn.requests.list_partners import NamedList, runs_along_a_list, with_partners
 from gunlearn.requests.nested import is_nested, nested_without
-from gunlearn.requests.pair_lists import NamedList, kept_entries, named_lists, runs_along_a_list, with_partners
+from gunlearn.requests.pair_lists import kept_entries, named_lists
 from gunlearn.requests.selection import Selection
 from gunlearn.requests.training_graph import GONE, MASKS, TrainingGraph, num_graphs
+from gunlearn.requests.unclear import warn_of_unclear
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -69,10 +71,16 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
     per_edge = [
         name
         for name in edge_attributes(graph)
-        if name not in others and not runs_along_a_list(name, graph.num_columns, found)
+        if name not in others
+        and not numbers_other_things(name)
+        and not runs_along_a_list(name, graph.num_columns, found)
     ]
     for name in per_edge:
-        retain[name] = select_entries(data[name], ~forget_mask, data.__cat_dim__(name, data[name]))
+        kept_values = select_entries(data[name], ~forget_mask, data.__cat_dim__(name, data[name]))
+        points = points_back(data[name], graph.edge_index)
+        retain[name] = (
+            renumbered(kept_values, points[~forget_mask], ~forget_mask, -1)[0] if points is not None else kept_values
+        )
     retain.edge_index = graph.edge_index[:, ~forget_mask]
 
     # After the loop above: an edge_label as long as edge_index goes with edge_label_index all the same.
@@ -80,7 +88,9 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
     unclear = unclear_positions(values, graph.num_columns, listed | set(positions) | set(per_edge))
     lists = with_partners(values, sizes, [*per_edge, *unclear], as_lists, "batch" not in data)
     # Lists of triples that show which columns are ends come first: others are read as they are.
-    triples = {one.name: forgotten.read_triples(one.ids) for one in lists if one.sure and one.ids.size(0) > 2}
+    triples = {
+        one.name: forgotten.read_triples(one.ids) for one in lists if one.sure and not one.cells and one.ids.size(0) > 2
+    }
     readings = {ends for ends in triples.values() if ends is not None}
     forgotten.reading = readings.pop() if len(readings) == 1 else None
     for one in lists:
@@ -99,21 +109,8 @@ def _without_edges(graph: TrainingGraph, selection: Selection) -> tuple[Data, se
     for name, value in values.items():
         if name not in listed and name not in per_edge and is_nested(value):
             retain[name] = nested_without(name, value, forgotten, f"data.{name}")
-    for name in unclear if bool(forget_mask.any()) else ():
-        warnings.warn(
-            f"'data.{name}' may list columns of edge_index, whose numbers change when edges go, and stays; name "
-            "it '..._edge_ids' if it does, and it is counted anew",
-            stacklevel=2,
-        )
     without_entries_of(data, retain, forgotten)
-    for name, value in values.items() if selection.forgets else ():
-        if hasattr(value, "has_edge"):
-            warnings.warn(
-                f"'data.{name}' is a graph of its own ({type(value).__name__}), in which what is forgotten stays; take "
-                "it out there, or delete the attribute",
-                stacklevel=2,
-            )
-
+    warn_of_unclear(values, forgotten, {*listed, *per_edge}, unclear)
     for name in ("_slice_dict", "_inc_dict"):  # the old positions of each graph's edges in a batch
         retain.__dict__.pop(name, None)
     if "num_edges" in data:

@@ -25,11 +25,27 @@ def position_lists(values: Mapping[str, Any], num_columns: int, others: set[str]
     return found
 
 
-def renumbered(value: Any, ids: Tensor, kept_columns: Tensor) -> tuple[Any, Tensor]:
-    """Return positions `[k]` among the columns that stay (`[E]`), without those that go, and which stay `[k]`."""
+def points_back(value: Any, edge_index: Tensor) -> Tensor | None:
+    """Return positions `[E]` of the opposite direction of each edge, where an attribute holds just these."""
+    if not isinstance(value, (Tensor, np.ndarray)) or value.ndim != 1 or len(value) != edge_index.size(1):
+        return None
+    read = integers("", value)
+    if read is None or not len(value) or int(read[0].min()) < 0 or int(read[0].max()) >= len(value):
+        return None
+    ids = read[0].to(edge_index.device)
+    return ids if torch.equal(edge_index[:, ids], edge_index.flip(0)) else None
+
+
+def renumbered(value: Any, ids: Tensor, kept_columns: Tensor, gone: int | None = None) -> tuple[Any, Tensor]:
+    """Return positions `[k]` among the columns that stay (`[E]`), and which stay `[k]`; `gone` stands for the others.
+
+    Without `gone`, positions of columns that go are left out.
+    """
     ids = ids.to(kept_columns.device)
     kept = kept_columns[ids]
     new = (kept_columns.cumsum(0) - 1)[ids]
+    if gone is not None:
+        new, kept = new.masked_fill(~kept, gone), torch.ones_like(kept)
     if isinstance(value, Tensor):
         return new[kept].to(value), kept
     if isinstance(value, np.ndarray):

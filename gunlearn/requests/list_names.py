@@ -22,8 +22,28 @@ _PART = r"(_?(train|val|valid|test|pos|neg|\d+))*$"
 _PAIRS = re.compile(r"edge|pair|link|index")  # of `[2, k]`
 _TALL = re.compile(r"(^|_)(edge|pair|link)s?(_?(list|set|dict)s?)?" + _PART)  # of `[k, 2]`, as edge_attr is not named
 _TRIPLES = re.compile(r"tripl(e|et)s?(?![a-z])|quadruples?(?![a-z])|(^|_)facts?" + _PART)
-_NODES = re.compile(r"^((train|val|valid|test|labell?ed|seed|root|anchor)_)?(node_?)?(idx|index|indices|ids|nodes)$")
+_NODES = re.compile(
+    r"^((train|val|valid|test|labell?ed|seed|root|anchor|center|centre|ego|query)_)?(node_?)?(idx|index|indices|ids|nodes)$"
+    r"|^(seed|root|anchor|center|centre|ego|query)_(n|node)(_?(id|idx|index))?$|^(subset|ego|(anchor|root|center|centre)s?)$"
+)
 _EDGE_IDS = re.compile(r"(^|_)(edge_?(ids?|idx|indices|positions?)|e_?ids?)" + _PART)
+_MAY_BE_EDGE_IDS = re.compile(r"^idx_(kj|ji)$|(^|_)edges?_?(map(per|ping)?|perm(utation)?|order|subset)s?$")
+_MAY_BE_NODES = re.compile(
+    r"(^|_)(sub_?graphs?_)?nodes?_?(map(per|ping)?|set|subset|order|list)s?$|(^|_)nodes?_(idx|index|ids?)s?$"
+    r"|^(mapping|idx_[ijk])$|_(nodes|n_ids?)$"
+)
+_CELLS = re.compile(
+    r"(^|_)((faces?|tri|triangles?|tetra(hedra)?|tets?|simplex|simplices)|"
+    r"(quads?|polygons?|cliques?|cycles?|rings?|motifs?|walks?|paths?))(_?(list|set|index|indices|idx|nodes))?" + _PART
+)
+_HYPEREDGES = re.compile(r"(^|_)hyper_?edge_?(index|list)" + _PART)
+_NOT_OF_NODES = re.compile(
+    r"(^|_)(lg|line_?graph|tree|junction|cliques?|atom2\w+|(co)?boundary|coarse\w*|pool(ed|ing)|clusters?|motifs?"
+    r"|upper|lower|fragments?|dual|super_?nodes?)_((\w+_)?edges?_?)?(index|indices)$"
+)
+_OF_EDGES = re.compile(
+    r"(^|_)((co)?boundary|incidence|hodge|edge_laplacian|b[12])(_?(matrix|mat|laplacian))?(_?\d+)?$", re.I
+)
 _SPLIT = re.compile(r"(^|_)(train|val|valid|test|pos|neg)(_|$)")
 _RUNS_BESIDE = re.compile(r"^(train|val|test)_.*edge|edge_index$|edge_label_index$")
 _ABSENT = re.compile(r"(?<![a-z])neg")
@@ -47,6 +67,33 @@ def beside_the_edges(name: str) -> bool:
     return bool(_RUNS_BESIDE.search(name))
 
 
+def named_as_cells(name: str) -> bool | None:
+    """Return whether a name is surely that of cells of several nodes (`face`), `False` where it may be (`rings`)."""
+    found = _CELLS.search(name)
+    return None if found is None else found.group(3) is not None
+
+
+def lists_hyperedges(name: str, ids: Tensor) -> bool:
+    """Return whether an attribute `[2, k]` has a node and its hyperedge per entry (`hyperedge_index`)."""
+    return bool(_HYPEREDGES.search(name)) and ids.dim() == 2 and ids.size(0) == 2
+
+
+def numbers_other_things(name: str) -> bool:
+    """Return whether a name is that of pairs of edges, cells or clusters (`lg_edge_index`), which are no nodes."""
+    return bool(_NOT_OF_NODES.search(name))
+
+
+def made_of_edges(name: str) -> bool:
+    """Return whether a name is that of a graph of edges or cells, or of a matrix with an entry per edge."""
+    return numbers_other_things(name) or bool(_OF_EDGES.search(name))
+
+
+def may_list_nodes(name: str) -> bool:
+    """Return whether integers of a name may be ids of nodes, where nothing says that they are."""
+    counts = name.startswith(("num", "n_nodes", "max", "count"))
+    return not counts and bool(_MAY_BE_NODES.search(name)) and not _NODES.search(name)
+
+
 def list_shape(name: str, ids: Tensor, num_nodes: int, sizes: Collection[int], rows: bool) -> tuple[int, bool] | None:
     """Return along which dimension an attribute lists pairs, triples or nodes, and whether its name says so.
 
@@ -61,7 +108,13 @@ def list_shape(name: str, ids: Tensor, num_nodes: int, sizes: Collection[int], r
     Returns:
         `None` where it is no list.
     """
-    if name in _OTHERS or "hyperedge" in name or ids.numel() == 0 or ids.dim() not in (1, 2):
+    if (
+        name in _OTHERS
+        or "hyperedge" in name
+        or numbers_other_things(name)
+        or ids.numel() == 0
+        or ids.dim() not in (1, 2)
+    ):
         return None
     if ids.dim() == 1:
         named = _NODES.search(name) and ids.numel() not in sizes
@@ -100,7 +153,7 @@ def lists_edge_positions(name: str, ids: Tensor, num_columns: int) -> bool | Non
         return False
     if _EDGE_IDS.search(name):
         return True
-    return None if _TALL.search(name) else False
+    return None if _TALL.search(name) or _MAY_BE_EDGE_IDS.search(name) else False
 
 
 def ends_apart(names: Collection[str]) -> list[tuple[str, str]]:
@@ -133,6 +186,8 @@ def _of_python(name: str, value: Any) -> tuple[Tensor, bool] | None:
     first = list(islice(value, 1))
     if not first:
         return None
+    if named_as_cells(name) is not None:
+        return _padded(value)
     if isinstance(first[0], (list, tuple)):
         if not all(_is_number(entry) for entry in islice(first[0], 4)) or len(first[0]) < 2:
             return None
@@ -146,6 +201,20 @@ def _of_python(name: str, value: Any) -> tuple[Tensor, bool] | None:
         return None
     ids = torch.from_numpy(array.astype(np.int64))
     return ids, ids.dim() == 2 and not (ids.size(0) == 2 and ids.size(1) > 4)
+
+
+def _padded(value: Any) -> tuple[Tensor, bool] | None:
+    """Return the ids of cells of different sizes `[k, m]`, -1 beyond the end of each."""
+    cells = [entry.tolist() if isinstance(entry, (Tensor, np.ndarray)) else entry for entry in value]
+    if not all(isinstance(cell, (list, tuple, set, frozenset)) for cell in cells):
+        return None
+    sizes = [len(cell) for cell in cells]
+    flat = [node for cell in cells for node in cell]
+    if not flat or not all(isinstance(node, (int, np.integer)) and not isinstance(node, bool) for node in flat):
+        return None
+    ids, inside = torch.full((len(cells), max(sizes)), -1), torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
+    ids[inside] = torch.tensor(flat).long()
+    return ids, True
 
 
 def _is_number(value: Any) -> bool:

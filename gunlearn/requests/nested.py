@@ -12,7 +12,8 @@ from torch import Tensor
 from gunlearn.requests.entries import select_entries
 from gunlearn.requests.forgotten import Forgotten
 from gunlearn.requests.list_names import integers
-from gunlearn.requests.pair_lists import NamedList, kept_entries, named_lists, with_partners
+from gunlearn.requests.list_partners import NamedList, with_partners
+from gunlearn.requests.pair_lists import kept_entries, named_lists
 
 
 def is_nested(value: Any) -> bool:

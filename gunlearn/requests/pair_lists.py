@@ -2,50 +2,29 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from gunlearn.requests.cells import cells_along, cells_go, warn_of_hyperedges
 from gunlearn.requests.forgotten import Forgotten
 from gunlearn.requests.list_names import (
     SPLIT_PAIRS,
-    beside_the_edges,
     ends_apart,
     integers,
     list_shape,
     lists_absent_pairs,
+    lists_hyperedges,
     named_as_rows,
+    numbers_other_things,
 )
+from gunlearn.requests.list_partners import NamedList, stem_of
 
 # Shapes that may be so many pairs or triples in either direction.
 _SQUARE = ((2, 2), (3, 3), (4, 4), (3, 4), (4, 3))
-
-
-@dataclass(frozen=True)
-class NamedList:
-    """An attribute that lists pairs of nodes (`[2, k]` or `[k, 2]`), triples (`[3, k]`, `[k, 3]`) or nodes (`[k]`).
-
-    Attributes:
-        name: of the attribute.
-        ids: `[2, k]`, `[3, k]` or `[4, k]`, or `[1, k]` for nodes.
-        dim: the one that runs along the list.
-        partners: attributes with an entry per entry of the list, such as `edge_label` of `edge_label_index`.
-        perhaps: attributes of this length that may belong to this list or to another one.
-        sure: the name says that these are pairs or nodes.
-    """
-
-    name: str
-    ids: Tensor
-    dim: int
-    partners: tuple[str, ...] = ()
-    perhaps: tuple[str, ...] = ()
-    sure: bool = True
 
 
 def named_lists(
@@ -68,13 +47,32 @@ def named_lists(
             found.append(NamedList(one, torch.stack(ends), 0, partners=(other,)))
     taken = {name for one in found for name in (one.name, *one.partners)}
     for name, (ids, rows) in whole.items():
-        shape = None if name in taken else list_shape(outer + name, ids, size, sizes, rows)
+        if name in taken:
+            continue
+        along = cells_along(outer + name, ids, rows, forgotten, sizes)
+        if along is not None:
+            found.append(NamedList(name, ids if along else ids.t(), along, cells=True))
+            continue
+        if lists_hyperedges(outer + name, ids):
+            found.append(NamedList(name, ids[:1], 1, hyperedge=ids[1]))
+            continue
+        if _is_part_of_the_edges(outer + name, ids, forgotten):
+            found.append(NamedList(name, ids, 1))
+            continue
+        shape = list_shape(outer + name, ids, size, sizes, rows)
         if shape is not None:
             dim, sure = shape
             if not rows and "index" not in name and tuple(ids.shape) in _SQUARE:
                 dim = _direction(ids, dim, forgotten, outer + name)
             found.append(NamedList(name, ids[None] if ids.dim() == 1 else ids.t() if dim == 0 else ids, dim, sure=sure))
     return found
+
+
+def _is_part_of_the_edges(name: str, ids: Tensor, forgotten: Forgotten) -> bool:
+    """Return whether pairs whose name may be that of cells or clusters are edges, such as those of a spanning tree."""
+    if not numbers_other_things(name) or "line" in name or "lg" in name or ids.dim() != 2 or ids.size(0) != 2:
+        return False
+    return bool(forgotten.is_edge(ids).all())
 
 
 def _direction(ids: Tensor, dim: int, forgotten: Forgotten, name: str) -> int:
@@ -86,59 +84,6 @@ def _direction(ids: Tensor, dim: int, forgotten: Forgotten, name: str) -> int:
     if share[0] == share[1]:
         return 0 if ids.size(0) == ids.size(1) and named_as_rows(name) else dim
     return 0 if share[0] > share[1] else 1
-
-
-def with_partners(
-    values: Mapping[str, Any], sizes: Collection[int], per_edge: Collection[str], lists: list[NamedList], by_size: bool
-) -> list[NamedList]:
-    """Give each list the attributes that go with it: by name, else (`by_size`) by a length that no other thing has."""
-    named = {name for one in lists for name in (one.name, *one.partners)}
-    rest = {name: size for name in values if name not in ("edge_index", *named) and (size := _length(values[name]))}
-    owner: dict[str, NamedList] = {}
-    for one in sorted(lists, key=lambda one: -len(_stem(one.name))):  # the longest name first
-        stem, size = _stem(one.name), one.ids.size(1)
-        names = [n for n, k in rest.items() if k == size and n.startswith(stem) and n not in owner]
-        owner |= {n: one for n in names if n not in per_edge or "label" in stem}
-    perhaps: dict[str, list[str]] = {}
-    for name, size in rest.items() if by_size else ():
-        if name in owner or name in per_edge or size < 2 or size in sizes:
-            continue
-        same = [one for one in lists if one.ids.size(1) == size]
-        if not sizes:  # in a dict, what belongs to edges or to pairs that are none belongs to the edges
-            same = [one for one in same if not lists_absent_pairs(one.name)] or same
-        if len(same) == 1:
-            owner[name] = same[0]
-        for one in same[: len(same) * (len(same) > 1)]:
-            perhaps.setdefault(one.name, []).append(name)
-    return [
-        replace(
-            one,
-            partners=(*one.partners, *(n for n, o in owner.items() if o is one)),
-            perhaps=tuple(perhaps.get(one.name, ())),
-        )
-        for one in lists
-    ]
-
-
-def runs_along_a_list(name: str, size: int, lists: list[NamedList]) -> bool:
-    """Return whether an attribute as long as `edge_index` belongs by its name to a list of other edges, as long too."""
-    for one in lists:
-        stem = _stem(one.name)
-        apart = "label" in stem or (beside_the_edges(name) and not name.endswith("mask"))
-        if apart and name.startswith(stem) and one.ids.size(1) == size:
-            return True
-    return False
-
-
-def _length(value: Any) -> int | None:
-    if isinstance(value, (Tensor, np.ndarray)):
-        return None if not value.shape or (isinstance(value, Tensor) and value.layout != torch.strided) else len(value)
-    return len(value) if isinstance(value, (list, tuple)) else None
-
-
-def _stem(name: str) -> str:
-    """Return what an attribute of a list's entries begins with: `pos_edge_label` for `pos_edge_label_index`."""
-    return re.sub(r"(_?(index|indices|idx)|s)$", "", name) or name
 
 
 def kept_entries(one: NamedList, forgotten: Forgotten, label: str, relation: int | None = None) -> Tensor:
@@ -153,6 +98,10 @@ def kept_entries(one: NamedList, forgotten: Forgotten, label: str, relation: int
         relation: of all pairs, where a name says one.
     """
     ends, absent = one.ids, lists_absent_pairs(label)
+    if one.cells:
+        return ~cells_go(ends, forgotten)
+    if one.hyperedge is not None:
+        warn_of_hyperedges(ends[0], one.hyperedge, forgotten, label)
     said: Tensor | int | None = relation
     if one.ids.size(0) > 2:
         found = forgotten.read_triples(one.ids) or (forgotten.reading if one.sure else None)
@@ -173,7 +122,7 @@ def kept_entries(one: NamedList, forgotten: Forgotten, label: str, relation: int
     if one.perhaps and number:
         warnings.warn(
             f"entries of '{label}' are taken out, and {', '.join(map(repr, one.perhaps))} of the same length "
-            f"stay whole; if they belong to it, name them '{_stem(one.name)}_...'",
+            f"stay whole; if they belong to it, name them '{stem_of(one.name)}_...'",
             stacklevel=2,
         )
     if not one.sure and number and 2 * int(forgotten.is_edge(ends).sum()) < gone.numel():

@@ -82,8 +82,8 @@ def estimate_weight_decay(gradient: TrainingGradient) -> tuple[float, float]:
 
     Where a training with the penalty :math:`\tfrac\lambda2 \lVert\theta\rVert^2` has settled,
     :math:`\nabla L(\theta) = -\lambda\theta` up to the optimiser's noise, which is at right angles to the weights. The
-    estimate is the least squares solution, the second value the cosine of the two. Where weights still grew when the
-    training ended, the estimate is the penalty that would have stopped them.
+    estimate is the least squares solution, the second value the cosine of the two; most of the data will do. Where
+    weights still grew when the training ended, the estimate is the penalty that would have stopped them.
     """
     g = torch.cat([x.flatten() for x in gradient(training=False)]).double()
     theta = torch.cat([p.detach().flatten() for p in gradient.parameters]).double()

@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -227,6 +229,57 @@ def test_base_card_and_ledger_survive_saving(base: DPBase, tmp_path) -> None:
     (tmp_path / "card.json").write_text("{}")
     with pytest.raises(CheckpointError, match="epsilon"):
         DPCard.load(tmp_path / "card.json")
+
+
+def test_a_save_without_space_leaves_the_earlier_base(base: DPBase, tmp_path, monkeypatch) -> None:
+    folder, new = tmp_path / "base", DPBase(facts.fresh(seed=5), base.card, {"other": ["row"]})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DPCard, "save", full)
+        with pytest.raises(OSError, match="No space"):
+            base.save(folder)
+    assert not folder.exists()
+    base.save(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(DPCard, "save", full)
+        with pytest.raises(OSError, match="No space"):
+            new.save(folder)
+    again = DPBase.load(folder, facts.fresh())
+    assert (again.card, again.ledger) == (base.card, base.ledger)
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_a_base_saved_over_another_keeps_none_of_its_files(base: DPBase, tmp_path, monkeypatch) -> None:
+    base.save(tmp_path / "base")
+    DPBase(base.model, base.card).save(tmp_path / "base")  # without a ledger
+    assert DPBase.load(tmp_path / "base", facts.fresh()).ledger is None
+    base.save(tmp_path / "base")
+    move = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target).name == "ledger.json" and Path(target).parent == tmp_path / "base":
+            raise KeyboardInterrupt
+        move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            base.save(tmp_path / "base")
+    with pytest.raises(CheckpointError, match=r"card\.json \(got none in base\)"):
+        DPBase.load(tmp_path / "base", facts.fresh())
+
+
+def test_a_group_that_shares_the_folder_cannot_read_the_ledger(base: DPBase, tmp_path) -> None:
+    before = os.umask(0o002)
+    try:
+        base.save(tmp_path / "base")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o070 for path in (tmp_path / "base").iterdir()}
+    assert modes == {"card.json": 0o060, "ledger.json": 0, "model.safetensors": 0o060}
 
 
 def test_a_card_of_an_earlier_release_is_verified_by_its_own_hash(base: DPBase, tmp_path) -> None:

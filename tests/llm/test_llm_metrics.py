@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -241,6 +242,20 @@ def test_table_of_all_metrics():
         console.print(found)
     assert "forget_alignment_gain" in capture.get()
     assert f"{before['forget_prob']:.3g}" in capture.get()
+
+
+def test_a_reference_that_was_never_trained_is_marked():
+    forget, retain = facts.rows(range(1)), facts.rows(range(4, 6))
+    how = dict(attacks=(), align_on=(), generate=False)
+    references = [facts.retrained(0), facts.fresh(seed=7)]
+    with pytest.warns(UserWarning, match="'retrained 1'.* looks untrained"):
+        found = evaluate_language_models(
+            {"fine": facts.full()}, facts.tokenizer(), forget, retain, references, original=facts.full(), **how
+        )
+    assert [row["model"] for row in found if row.get("untrained")] == ["retrained 1"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate_language_models({"fine": facts.full()}, facts.tokenizer(), forget, retain, references, **how)
 
 
 def broken():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gunlearn.attribution.base import Estimator, InfluenceProblem
-from gunlearn.attribution.distinct_items import standing_still
+from gunlearn.attribution.read_items import standing_still
 from gunlearn.attribution.removal.balls import ball_batches
 from gunlearn.attribution.removal.layer_rules import GCNRule, SAGERule
 from gunlearn.attribution.removal.linear_rule import LinearRule

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.attribution.base import InfluenceProblem
-from gunlearn.attribution.distinct_items import Items, standing_still, without_entries
+from gunlearn.attribution.distinct_items import Items, without_entries
+from gunlearn.attribution.read_items import standing_still
 from gunlearn.attribution.removal.balls import ROWS_PER_BATCH, Balls, ball_batches, sum_by_item
 from gunlearn.attribution.removal.layer_rules import replaced_forwards, rule_for
 from gunlearn.attribution.removal.linear_rule import Rule

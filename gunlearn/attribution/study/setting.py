@@ -11,7 +11,8 @@ from torch_geometric.data import Data
 
 from gunlearn.attribution import ESTIMATORS
 from gunlearn.attribution.base import Estimator, InfluenceProblem
-from gunlearn.attribution.distinct_items import Items, resolve_items
+from gunlearn.attribution.distinct_items import Items
+from gunlearn.attribution.read_items import resolve_items
 from gunlearn.attribution.study.truths import Truth, truth_estimator
 from gunlearn.cost import PeakMemory, Stopwatch
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError

@@ -1,30 +1,22 @@
 """Compare estimators of influence with the truth, and compare their costs."""
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gunlearn.attribution import ESTIMATORS
 from gunlearn.attribution.base import Estimator, check_scores
-from gunlearn.attribution.study.agreement import agreement, spearman
-from gunlearn.attribution.study.setting import CONTROLS, Measured, Setting
-from gunlearn.attribution.study.truths import TrueValues, truth_estimator, truth_named
+from gunlearn.attribution.study.comparison import Comparison
+from gunlearn.attribution.study.finished_truth import measured_truth
+from gunlearn.attribution.study.setting import Measured, Setting
+from gunlearn.attribution.study.truths import TrueValues, Truth, truth_estimator, truth_named
 from gunlearn.attribution.targets import Target
 from gunlearn.attribution.training.retraining_influence import Train
 from gunlearn.core.checks import check_model
-from gunlearn.core.owner_key import keyed_hash
-from gunlearn.errors import GunlearnError
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.named import as_task
-
-_FIGURES = (
-    "spearman", "spearman_ci", "kendall", "pearson", "precision_at_1pct", "seconds", "peak_memory_mb",
-)  # fmt: skip
-_FAILURES = (GunlearnError, RuntimeError, ArithmeticError, MemoryError)
 
 
 @dataclass
@@ -130,100 +122,29 @@ def influence_study(
     of_truth = {**known.defaults, **truth_options}
     chosen = setting.choose(estimators, options, known, {name: of_truth[name] for name in known.defaults})
     sample = None if truth_items is None else setting.sample(truth_items, "truth_items")
-    kept = None if finished is None else finished.get(f"truth {sorted(of_truth.items())}")
-    if kept is None:
-        true = setting.measure(lambda p: known.compute(p, train, dict(of_truth)), sample, warm=True)
-    else:
-        true = _restored(setting, sample, kept)
-    if finished is not None and kept is None:
-        finished[f"truth {sorted(of_truth.items())}"] = _kept(true)
-    values: TrueValues = true.result
-    signed = true.problem.target.kind == "value"
-    settings = {
-        "dataset": dataset, "model": model_name or type(model).__name__, "task": setting.task.name, "of": of,
-        "target": true.problem.target.name, "signed": signed, "truth": truth, "truth_question": known.question,
-        "truth_summary": known.summary, "truth_seconds": true.seconds, "truth_peak_memory_mb": true.memory,
-        "truth_notes": values.notes, "num_items": values.values.numel(), "grouped": values.groups is not None,
-        "num_scored": setting.items.num_items, "seed": seed, "num_nodes": data.num_nodes,
-        "num_edges": data.edge_index.size(1), "num_resamples": num_resamples,
-    }  # fmt: skip
-    study = Study([], true.problem.items.ids.cpu(), values.values.cpu(), {}, settings)
-
-    def compare(label: str, estimator: Estimator, bar: float | None) -> dict[str, Any]:
-        is_truth = estimator == known.estimator
-        row = {
-            **{name: settings[name] for name in ("dataset", "model", "of", "target")},
-            "estimator": label, "truth": truth, **dict.fromkeys(_FIGURES), "num_items": values.values.numel(),
-            "num_scored": true.problem.items.num_items if is_truth else setting.items.num_items,
-            "question": estimator.question, "truth_question": known.question, "is_truth": is_truth, "behind": [],
-            "options": _options(estimator), "notes": {}, "seed": seed, "error": None,
-        }  # fmt: skip
-        try:
-            done = true if is_truth else setting.measure(estimator)
-            scores = values.values if is_truth else estimated(done.result, label)
-            row |= {"seconds": done.seconds, "peak_memory_mb": done.memory, "notes": done.problem.notes}
-            row |= agreement(study.truth, scores.cpu(), signed, num_resamples, seed)
-            study.estimates[label] = scores.cpu()
-        except _FAILURES as error:
-            row["error"] = " ".join(str(error).split()) or type(error).__name__
-        return row | {"behind": _behind(row, bar)}
-
-    def estimated(scores: Tensor, label: str) -> Tensor:
-        check_scores(scores, f"'{label}'")
-        return values.of(scores if sample is None else scores[sample])
-
-    check_scores(values.values, f"'{truth}'")
-    told = keyed_hash(study.truth.numpy().tobytes() + study.items.numpy().tobytes(), "row", 16)
-    bar, degree = None, ESTIMATORS["degree"]()
-    if of in degree.of and true.problem.target.kind in degree.targets:
-        bar = spearman(study.truth, estimated(setting.measure(degree).result, "degree").cpu())
+    true = measured_truth(setting, known, of_truth, sample, train, finished)
+    settings = {"dataset": dataset, "model": model_name or type(model).__name__}
+    settings |= _settings(setting, known, true, truth) | {"num_resamples": num_resamples}
+    comparison = Comparison(setting, known, true, sample, settings)
+    check_scores(true.result.values, f"'{truth}'")
+    study = Study([], comparison.items, comparison.truth, comparison.estimates, settings)
+    bar = comparison.degree()
     for label, estimator in chosen.items():
-        key, kept = f"{label} {sorted(_options(estimator).items())} {told}", None
-        if finished is not None and estimator != known.estimator:
-            kept = finished.get(key)
-        if kept is None:
-            row = compare(label, estimator, bar)
-            if finished is not None and row["error"] is None and label in study.estimates:
-                finished[key] = {"row": row, "scores": study.estimates[label]}
-        else:
-            row, study.estimates[label] = kept["row"], kept["scores"]
+        row = comparison.row(label, estimator, bar, finished)
         study.rows.append(row)
         if report is not None:
             report(row)
     return study
 
 
-def _kept(true: Measured) -> dict[str, Any]:
-    """Return the truth with its cost for `finished`."""
+def _settings(setting: Setting, known: Truth, true: Measured, name: str) -> dict[str, Any]:
+    """Return what a study compared, and what its truth cost."""
     values: TrueValues = true.result
-    groups = None if values.groups is None else [group.tolist() for group in values.groups]
-    row = {"seconds": true.seconds, "memory": true.memory, "notes": values.notes, "groups": groups}
-    return {"row": row, "scores": values.values.cpu()}
-
-
-def _restored(setting: Setting, sample: Tensor | None, kept: dict[str, Any]) -> Measured:
-    """Return the truth of `_kept`."""
-    row = kept["row"]
-    groups = None if row["groups"] is None else [torch.tensor(group) for group in row["groups"]]
-    true = setting.measure(lambda p: TrueValues(kept["scores"], groups, row["notes"]), sample)
-    true.problem.notes.update(row["notes"])
-    return replace(true, seconds=row["seconds"], memory=row["memory"])
-
-
-def _options(estimator: Estimator) -> dict[str, Any]:
-    """Return the options for a row; for large ones, such as checkpoints, the type."""
-    values = {name: getattr(estimator, name) for name in estimator.options()}
-    small = (bool, int, float, str, type(None))
-    return {name: value if isinstance(value, small) else type(value).__name__ for name, value in values.items()}
-
-
-def _behind(row: dict[str, Any], degree: float | None) -> list[str]:
-    """Return the controls that an estimate does not beat; random scores count as uncorrelated."""
-    if row["error"] is not None or row["spearman"] is None:
-        return []
-    behind = []
-    if row["estimator"] != "random" and row["spearman_ci"][0] <= 0:
-        behind.append("random")
-    if row["estimator"] not in CONTROLS and degree is not None and row["spearman"] <= degree:
-        behind.append("degree")
-    return behind
+    return {
+        "task": setting.task.name, "of": setting.items.of, "target": true.problem.target.name,
+        "signed": true.problem.target.kind == "value", "truth": name, "truth_question": known.question,
+        "truth_summary": known.summary, "truth_seconds": true.seconds, "truth_peak_memory_mb": true.memory,
+        "truth_notes": values.notes, "num_items": values.values.numel(), "grouped": values.groups is not None,
+        "num_scored": setting.items.num_items, "seed": setting.seed, "num_nodes": setting.data.num_nodes,
+        "num_edges": setting.data.edge_index.size(1),
+    }  # fmt: skip

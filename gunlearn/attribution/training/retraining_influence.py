@@ -10,7 +10,8 @@ from joblib import Parallel, delayed
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gunlearn.attribution.distinct_items import Items, check_range
+from gunlearn.attribution.distinct_items import Items
+from gunlearn.attribution.read_items import check_range
 from gunlearn.attribution.targets import Target, as_target, as_value
 from gunlearn.core.checks import check_choice
 from gunlearn.core.modes import evaluating

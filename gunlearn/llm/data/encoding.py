@@ -2,25 +2,14 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.llm.data.record_shapes import canonical, shape_of
+from gunlearn.llm.data.record_shapes import canonical
+from gunlearn.llm.data.record_text import TEMPLATE as TEMPLATE  # re-exported
+from gunlearn.llm.data.record_text import RecordText, as_text, checked_template
 from gunlearn.llm.data.text_items import IGNORE
-
-#: Text of a question and its answer where the tokenizer has no chat template.
-TEMPLATE = "Question: {question}\nAnswer: {answer}"
-
-
-class _Text(NamedTuple):
-    """A record as text."""
-
-    prompt: str
-    after: str  # what follows the prompt
-    answer: str  # the bare answer in it
-    chatted: bool  # whether a chat template made it
-    earlier: tuple[tuple[int, int], ...] = ()  # where the assistant speaks in the prompt, as characters
 
 
 def encode(
@@ -68,29 +57,15 @@ def encode(
         UserWarning: answers or prompts were cut.
     """
     check_tokenizer(tokenizer)
-    if template is not None:
-        if chat:
-            raise InvalidInputError("Expected 'template' or chat=True (got both)")
-        chat = False
-    template = TEMPLATE if template is None else template
-    if template.count("{question}") != 1 or template.count("{answer}") != 1:
-        raise InvalidInputError(f"Expected 'template' with {{question}} and {{answer}} once each (got {template!r})")
-    if template.index("{question}") > template.index("{answer}"):
-        raise InvalidInputError(f"Expected 'template' with {{question}} before {{answer}} (got {template!r})")
+    chat, template = checked_template(template, chat)
     check_choice("long_answers", long_answers, ("error", "cut"))
     check_choice("turns", turns, ("all", "last"))
     if max_length is not None and max_length < 2:
         raise InvalidInputError(f"Expected 'max_length' of at least 2 (got {max_length})")
     records = [canonical(record, f"row {i}") for i, record in enumerate(records, 1)]
-    texts = [_text_of(record, i, tokenizer, template, chat, system, turns) for i, record in enumerate(records, 1)]
-    # Bare texts need no system message (other parts may be chats); prompts without a chat template would lose it.
-    asked = getattr(tokenizer, "chat_template", None) is None or any(text.prompt for text in texts)
-    if system is not None and asked and not any(text.chatted for text in texts):
-        raise InvalidInputError("Expected rows that go through a chat template for 'system' (got none)")
-    _refuse("answers that are not empty", [i for i, text in enumerate(texts, 1) if not text.answer])
+    texts = [as_text(record, i, tokenizer, template, chat, system, turns) for i, record in enumerate(records, 1)]
     targets = [record.get("target") for record in records]
-    if any(t is not None for t in targets):
-        _refuse("'target' in every row or in none", [i for i, t in enumerate(targets, 1) if t is None])
+    _check_texts(texts, targets, tokenizer, system)
     begins = {chatted: begin_tokens(tokenizer, bos, chatted) for chatted in {text.chatted for text in texts}}
     rows, too_long, shortened = [], [], []
     for i, (text, target) in enumerate(zip(texts, targets, strict=True), 1):
@@ -117,18 +92,36 @@ def encode(
         if any(label != IGNORE for label in said):  # the first label is no longer where the last answer starts
             row["answer_start"] = len(head)
         rows.append(row | {"prompt": text.prompt, "answer": text.answer})
-    if shortened:
-        warnings.warn(
-            f"prompts of {len(shortened)} rows were cut from the left, to fit into {max_length} tokens: "
-            f"{named_rows(shortened)}",
-            UserWarning,
-            stacklevel=2,
-        )
     if long_answers == "error":
+        _tell_cut(shortened, [], max_length)
         _refuse(f"answers that fit into {max_length} tokens", too_long)
-    elif too_long:
-        warnings.warn(f"answers of {named_rows(too_long)} were cut to {max_length} tokens", UserWarning, stacklevel=2)
+    else:
+        _tell_cut(shortened, too_long, max_length)
     return rows
+
+
+def _check_texts(texts: Sequence[RecordText], targets: Sequence[Any], tokenizer: Any, system: str | None) -> None:
+    """Refuse a system message that no chat takes, empty answers, and targets in some rows alone."""
+    # Bare texts need no system message (other parts may be chats); prompts without a chat template would lose it.
+    asked = getattr(tokenizer, "chat_template", None) is None or any(text.prompt for text in texts)
+    if system is not None and asked and not any(text.chatted for text in texts):
+        raise InvalidInputError("Expected rows that go through a chat template for 'system' (got none)")
+    _refuse("answers that are not empty", [i for i, text in enumerate(texts, 1) if not text.answer])
+    if any(t is not None for t in targets):
+        _refuse("'target' in every row or in none", [i for i, t in enumerate(targets, 1) if t is None])
+
+
+def _tell_cut(prompts: list[int], answers: list[int], max_length: int | None) -> None:
+    """Warn of rows that were cut."""
+    if prompts:
+        warnings.warn(
+            f"prompts of {len(prompts)} rows were cut from the left, to fit into {max_length} tokens: "
+            f"{named_rows(prompts)}",
+            UserWarning,
+            stacklevel=3,
+        )
+    if answers:
+        warnings.warn(f"answers of {named_rows(answers)} were cut to {max_length} tokens", UserWarning, stacklevel=3)
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -140,68 +133,7 @@ def check_tokenizer(tokenizer: Any) -> None:
         )
 
 
-def _text_of(
-    record: Mapping[str, Any],
-    number: int,
-    tokenizer: Any,
-    template: str,
-    chat: bool | None,
-    system: str | None,
-    turns: str,
-) -> _Text:
-    shape = shape_of(record, f"row {number}")
-    has_template = getattr(tokenizer, "chat_template", None) is not None
-    if shape == ("text",):
-        return _Text("", record["text"], record["text"].strip(), False)
-    if shape == ("prompt", "completion"):
-        return _Text(record["prompt"], record["completion"], record["completion"].strip(), False)
-    if shape == ("question", "answer") and not (has_template if chat is None else chat):
-        before, after = template.split("{answer}")
-        head = before.rstrip(" ")
-        answer = record["answer"].strip()
-        prompt = head.replace("{question}", record["question"])
-        return _Text(prompt, before[len(head) :] + answer + after, answer, False)
-    if not has_template:
-        raise InvalidInputError(f"Expected a tokenizer with a chat template for a chat (got none, row {number})")
-    if shape == ("messages",):
-        messages = [{"role": m["role"], "content": m["content"]} for m in record["messages"]]
-    else:
-        messages = [{"role": "user", "content": record["question"]}, {"role": "assistant", "content": record["answer"]}]
-    if system is not None and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": system})
-    prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template(messages, tokenize=False)
-    if not whole.startswith(prompt):
-        raise InvalidInputError(
-            f"Expected a chat template whose prompt begins the whole chat (got one that changes it, row {number}); "
-            "use chat=False or records of 'prompt' and 'completion'"
-        )
-    # A model never generates blanks after the closing token.
-    after, answer = whole[len(prompt) :].rstrip(), messages[-1]["content"].strip()
-    earlier = [i for i, message in enumerate(messages[:-1]) if message["role"] == "assistant" and turns == "all"]
-    closing = after[after.rfind(answer) + len(answer) :]
-    spans = (_span(tokenizer, messages, i, whole, closing, number) for i in earlier)
-    return _Text(prompt, after, answer, True, tuple(spans))
-
-
-def _span(
-    tokenizer: Any, messages: list[dict[str, str]], turn: int, whole: str, closing: str, number: int
-) -> tuple[int, int]:
-    """Return where an earlier turn of the assistant stands in the whole chat, with what closes it."""
-    prompt = tokenizer.apply_chat_template(messages[:turn], tokenize=False, add_generation_prompt=True)
-    content = messages[turn]["content"].strip()
-    start = len(prompt)
-    blanks = len(whole[start:]) - len(whole[start:].lstrip())
-    end = start + blanks + len(content)
-    if not whole.startswith(prompt) or not content or whole[start + blanks : end] != content:
-        raise InvalidInputError(
-            "Expected a chat template that writes earlier answers as it writes the last one (got another text for "
-            f"message {turn + 1} of row {number}); turns='last' leaves earlier answers without labels"
-        )
-    return start, end + len(closing) if whole.startswith(closing, end) else end
-
-
-def _labels_of(tokenizer: Any, text: _Text, before: list[int], number: int) -> list[int]:
+def _labels_of(tokenizer: Any, text: RecordText, before: list[int], number: int) -> list[int]:
     """Return the labels of a prompt's tokens: those of the assistant's earlier turns."""
     labels = [IGNORE] * len(before)
     for start, end in text.earlier:

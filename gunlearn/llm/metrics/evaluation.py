@@ -1,30 +1,30 @@
 """All figures of several language models in one table."""
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor, nn
+from torch import nn
 
 from gunlearn.errors import InvalidInputError, InvalidTypeError
 from gunlearn.llm.data.collate import Rows
 from gunlearn.llm.data.encoding import check_tokenizer
 from gunlearn.llm.metrics import membership
 from gunlearn.llm.metrics import tofu_metrics as tofu
-from gunlearn.llm.metrics.row_figures import RowsView
-from gunlearn.llm.metrics.scoring import NotANumberError, token_scores
+from gunlearn.llm.metrics.measured_model import OWN, MeasuredModel, ModelMeasures
+from gunlearn.llm.metrics.scoring import NotANumberError
 from gunlearn.llm.metrics.text_alignment import TextAlignment
 from gunlearn.llm.model.causality import check_language_models
 from gunlearn.llm.model.head import context_of
 from gunlearn.metrics.alignment import Sampler
 from gunlearn.metrics.base import Figure, figures_of
-from gunlearn.metrics.standing import standings
-from gunlearn.metrics.texts import TokenScores
+from gunlearn.metrics.standing import Standing, standings
+from gunlearn.metrics.untrained import learned_little
 
-OWN = ("forget", "retain")  # the sets that everything is measured on
 ATTACKS = ("loss", "min_k", "min_k_plus", "zlib", "reference", "gradient")
 
 
@@ -75,7 +75,8 @@ def evaluate_language_models(
 
     Leaves out alignment and forget quality without `references`, gain without `original`, floor and excess with one
     reference, membership without `holdout_rows`, truth ratios where rows have no `"perturbed"`, and utility unless all
-    its sets have it. A model that returns NaN is marked `"broken"`, without figures; nothing is compared with it.
+    its sets have it. A model that returns NaN is marked `"broken"`, without figures; nothing is compared with it. A
+    reference that knows little of what `original` knows of the retained rows is marked `"untrained"`.
 
     Args:
         models: models by name. `original` and `references` are added as `"original"`, `"retrained 0"`, ... unless they
@@ -107,7 +108,45 @@ def evaluate_language_models(
             `"reference"` without references.
         InvalidTypeError: models without names, or no models.
         UnsupportedModelError: an encoder-decoder, a bidirectional model, prompt tuning.
+
+    Warns:
+        UserWarning: a reference that looks untrained.
     """
+    _check_arguments(models, tokenizer, references, attacks, align_on)
+    models = _named(models, references, original)
+    check_language_models(models.values())
+    sets = {"forget": forget_rows, "retain": retain_rows, **(utility_rows or {})}
+    sets = {part: _encoded(f"{part}_rows" if part in OWN else part, rows) for part, rows in sets.items()}
+    holdout = None if holdout_rows is None else _encoded("holdout_rows", holdout_rows)
+    measured = {name: figure for name, figure in figures_of("causal_lm", metrics).items() if name != "nll"}
+    speak = {"tokenizer": tokenizer, "max_new_tokens": max_new_tokens, "ends": ends} if generate else None
+    closing: dict[str, Any] = {"end": end, "tokenizer": tokenizer if ends is None else ends}
+    measures = ModelMeasures(sets, holdout, measured, attacks, tokenizer, batch_size, speak, closing)
+    out, whole = ModelFigures({"model": name} for name in models), dict[str, MeasuredModel]()
+    for row in out:
+        try:
+            whole[row["model"]] = found = measures.of(models[row["model"]])
+            row |= found.figures
+        except NotANumberError:
+            row["broken"] = True
+    models = {name: models[name] for name in whole}
+    references = [model for model in references if _among(model, models.values())]
+    original = original if _among(original, models.values()) else None
+    _compare(out, models, whole, references, "reference" in attacks)
+    _mark_untrained(out, models, references, original)
+    compared = {n: m for n, m in models.items() if any(m is not r for r in references)}
+    for part in align_on if compared else ():
+        supplier = TextAlignment(sets[part], tokenizer if ends is None else ends, sampler, batch_size=4 * batch_size)
+        room = min(context_of(model) or math.inf for model in models.values()) - max(map(len, supplier.prompts))
+        supplier.max_new_tokens = max_new_tokens or int(max(1, min(supplier.max_new_tokens, room)))
+        for name, at in standings(compared, references, supplier, original).items():
+            out.of(name).update(_alignment(f"{part}_alignment", at))
+    return out
+
+
+def _check_arguments(
+    models: Any, tokenizer: Any, references: Sequence[nn.Module], attacks: Sequence[str], align_on: Sequence[str]
+) -> None:
     if not isinstance(models, Mapping):
         raise InvalidTypeError(f'Expected models by name, {{"unlearned": model}} (got {type(models).__name__})')
     if tokenizer is not None:
@@ -117,69 +156,52 @@ def evaluate_language_models(
         raise InvalidInputError(f"Expected models, attacks among {ATTACKS} and sets 'forget', 'retain' (got {unknown})")
     if "reference" in attacks and not references:
         raise InvalidInputError("Expected 'references' for the attack 'reference' (got none)")
-    models = _named(models, references, original)
-    check_language_models(models.values())
-    sets = {"forget": forget_rows, "retain": retain_rows, **(utility_rows or {})}
-    sets = {part: _encoded(f"{part}_rows" if part in OWN else part, rows) for part, rows in sets.items()}
-    holdout = None if holdout_rows is None else _encoded("holdout_rows", holdout_rows)
-    measured = {name: figure for name, figure in figures_of("causal_lm", metrics).items() if name != "nll"}
-    speak = {"tokenizer": tokenizer, "max_new_tokens": max_new_tokens, "ends": ends} if generate else None
-    closing: dict[str, Any] = {"end": end, "tokenizer": tokenizer if ends is None else ends}
-    out = ModelFigures({"model": name} for name in models)
-    ratios: dict[str, Tensor | None] = {}
-    scores: dict[str, tuple[TokenScores, TokenScores]] = {}  # of forgotten and held-out rows
-    for row in out:
-        name, model = row["model"], models[row["model"]]
-        views = {
-            part: RowsView(model, rows, batch_size, speak, part in OWN, part == "forget", **closing)
-            for part, rows in sets.items()
-        }
-        try:
-            for part, view in views.items():
-                found = {f"{part}_{figure}": measured[figure].compute(view) for figure in measured}
-                row |= {key: value for key, value in found.items() if value is not None}
-            if holdout is not None:
-                scores[name] = views["forget"].scores, token_scores(model, holdout, batch_size, **closing)
-                sides = list(zip((sets["forget"], holdout), scores[name], strict=True))
-                for attack in attacks:
-                    if attack != "reference":
-                        auc = membership.membership_auc(
-                            *(_attacked(attack, model, tokenizer, *side, closing) for side in sides)
-                        )
-                        row[f"mia_{attack}"] = auc
-            ratios[name] = views["forget"].ratio
-        except NotANumberError:
-            row.clear()
-            row |= {"model": name, "broken": True}
-            continue
-        useful: list[Any] = [
-            row.get(f"{p}_{figure}") for p in sets if p != "forget" for figure in ("prob", "rougeL", "truth_ratio")
-        ]
-        if utility_rows and None not in useful:
-            row["model_utility"] = tofu.model_utility(useful)
-    models = {name: models[name] for name in ratios}  # without broken ones
-    references = [model for model in references if _among(model, models.values())]
-    original = original if _among(original, models.values()) else None
+
+
+def _alignment(stem: str, at: Standing) -> dict[str, float]:
+    """Return the figures of an alignment by name."""
+    figures: dict[str, float | None] = {"": at.value, "_precision": at.precision, "_recall": at.recall}
+    figures |= dict(zip(("_low", "_high"), at.interval or (), strict=False))
+    figures |= {"_floor": at.floor, "_excess": at.excess, "_gain": at.gain}
+    return {f"{stem}{name}": value for name, value in figures.items() if value is not None}
+
+
+def _mark_untrained(
+    out: ModelFigures, models: Mapping[str, nn.Module], references: Sequence[nn.Module], original: nn.Module | None
+) -> None:
+    """Mark references that know little of what the original model knows of the retained rows, and warn of them."""
+    name_of = {id(model): name for name, model in models.items()}
+    before = None if original is None else out.of(name_of[id(original)]).get("retain_prob")
+    for name in dict.fromkeys(name_of[id(model)] for model in references):
+        now = out.of(name).get("retain_prob")
+        if learned_little(now, before, 0.0):  # new weights give each token one chance of many
+            out.of(name)["untrained"] = True
+            warnings.warn(
+                f"Expected references trained on the rows to retain (got {name!r}, which gives their tokens a "
+                f"probability of {now:.2g}, the model before unlearning {before:.2g}): it looks untrained, and "
+                "distances to it say nothing",
+                stacklevel=3,
+            )
+
+
+def _compare(
+    out: ModelFigures,
+    models: Mapping[str, nn.Module],
+    whole: Mapping[str, MeasuredModel],
+    references: Sequence[nn.Module],
+    attacked: bool,
+) -> None:
+    """Add what compares each model with a retrained one: the attack `"reference"` and TOFU's forget quality."""
     for name, model in models.items():
+        scores = whole[name].scores
         other = next((n for r in references if r is not model for n in models if models[n] is r), None)
-        if other is not None and holdout is not None and "reference" in attacks:
-            forget, unseen = map(membership.reference_score, scores[name], scores[other])
+        if other is not None and scores is not None and attacked:
+            forget, unseen = map(membership.reference_score, scores, cast(Any, whole[other].scores))
             out.of(name)["mia_reference"] = membership.membership_auc(forget, unseen)
-        own, others = ratios[name], [ratios[n] for n in models if n != name and _among(models[n], references)]
+        own, others = whole[name].ratio, [whole[n].ratio for n in models if n != name and _among(models[n], references)]
         known = [ratio for ratio in others if ratio is not None]
         if own is not None and known:
             out.of(name)["forget_quality"] = tofu.forget_quality(own, known[0])
-    compared = {n: m for n, m in models.items() if any(m is not r for r in references)}
-    for part in align_on if compared else ():
-        supplier = TextAlignment(sets[part], tokenizer if ends is None else ends, sampler, batch_size=4 * batch_size)
-        room = min(context_of(model) or math.inf for model in models.values()) - max(map(len, supplier.prompts))
-        supplier.max_new_tokens = max_new_tokens or int(max(1, min(supplier.max_new_tokens, room)))
-        for name, at in standings(compared, references, supplier, original).items():
-            figures: dict[str, float | None] = {"": at.value, "_precision": at.precision, "_recall": at.recall}
-            figures |= dict(zip(("_low", "_high"), at.interval or (), strict=False))
-            figures |= {"_floor": at.floor, "_excess": at.excess, "_gain": at.gain}
-            out.of(name).update({f"{part}_alignment{k}": v for k, v in figures.items() if v is not None})
-    return out
 
 
 def _encoded(name: str, rows: Any) -> list[Mapping[str, Any]]:
@@ -201,17 +223,6 @@ def _encoded(name: str, rows: Any) -> list[Mapping[str, Any]]:
 
 def _among(model: nn.Module | None, models: Iterable[nn.Module]) -> bool:
     return any(model is other for other in models)
-
-
-def _attacked(
-    attack: str, model: nn.Module, tokenizer: Any, rows: Rows, scores: TokenScores, closing: Mapping[str, Any]
-) -> Tensor:
-    """Return the score of each row by an attack that needs no other model, `[num_rows]`."""
-    if attack == "zlib":
-        return membership.zlib_score(scores, [tofu.truth_of(row, tokenizer) for row in rows])
-    if attack == "gradient":
-        return membership.gradient_score(model, rows, **closing)
-    return getattr(membership, f"{attack}_score")(scores)
 
 
 def _named(

@@ -17,7 +17,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from gunlearn.core.atomic import write_file
+from gunlearn.core.atomic import replace_folder, write_file
 from gunlearn.errors import CheckpointError, InvalidInputError
 from gunlearn.llm.data.collate import Rows, collator_of
 from gunlearn.llm.model.head import without_autocast
@@ -41,18 +41,26 @@ class DPBase:
     ledger: Ledger | None = None
 
     def save(self, folder: str | Path) -> None:
-        """Write `card.json`, `model.safetensors` and the private `ledger.json`. Do not publish the ledger."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.card.save(folder / "card.json")
-        save_model(self.model, str(folder / "model.safetensors"))
-        if self.ledger is not None:
-            write_file(folder / "ledger.json", json.dumps(self.ledger).encode(), private=True)
+        """Write `card.json`, `model.safetensors` and the private `ledger.json`. Do not publish the ledger.
+
+        A save that is interrupted leaves no folder; one over an earlier base leaves that base or, for the instant in
+        which files change places, a folder without a card, which `load` refuses.
+        """
+
+        def write(beside: Path) -> None:
+            save_model(self.model, str(beside / "model.safetensors"))
+            self.card.save(beside / "card.json")
+            if self.ledger is not None:
+                write_file(beside / "ledger.json", json.dumps(self.ledger).encode(), private=True)
+
+        replace_folder(folder, write, last=("ledger.json", "card.json"), private=("ledger.json",))
 
     @classmethod
     def load(cls, folder: str | Path, model: nn.Module) -> DPBase:
-        """Read a base into a copy of `model`; raise `CheckpointError` for weights that are not those of the card."""
+        """Read a base into a copy of `model`; raise `CheckpointError` without a card, or for other weights than its."""
         folder, model = Path(folder), copy.deepcopy(model).eval()
+        if not (folder / "card.json").is_file():
+            raise CheckpointError(f"Expected a saved base with its card.json (got none in {folder.name})")
         card = DPCard.load(folder / "card.json")
         load_model(model, str(folder / "model.safetensors"))
         ledger = folder / "ledger.json"

@@ -3,7 +3,8 @@
 import copy
 import secrets
 from collections.abc import Callable, Collection
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -77,59 +78,20 @@ def dp_train(
         UnsupportedModelError: batch normalisation, which mixes records, or layers without gradients per record.
         DivergenceError: weights became NaN or infinite.
     """
-    check_language_model(model)
+    _check_private(model)
     check_choice("accountant", accountant, ("rdp", "prv"))
     for name, value in (("max_grad_norm", max_grad_norm), ("lr", lr), ("batch_size", batch_size)):
         check_number(name, value, positive=True)
     check_number("physical_batch_size", physical_batch_size, minimum=1)
-    if (epochs is None) == (steps is None):
-        raise InvalidInputError(f"Expected either 'epochs' or 'steps' (got epochs={epochs!r}, steps={steps!r})")
-    _check_private(model)
     declared = dp_steps.declared_choices(chosen_on_private_data, acknowledge)
     members = units(rows, record)
-    check_number("epsilon", epsilon, positive=True)
-    check_number("delta", delta, positive=True)
-    if delta >= 1 / len(members):  # publishing one random record is (0, 1 / num_records)-private
-        raise InvalidInputError(
-            f"Expected 'delta' below 1 / {len(members)}, one over the number of records (got {delta:g}): "
-            "at that delta a model may reveal a whole record"
-        )
+    _check_budget(epsilon, delta, len(members))
     rate = min(1.0, batch_size / len(members))
-    if steps is None:
-        check_number("epochs", epochs, positive=True)
-        steps = max(1, round(cast(float, epochs) / rate))
-    check_integer("steps", steps, minimum=1)
+    steps = _number_of_steps(epochs, steps, rate)
     noise = dp_steps.noise_for(epsilon, delta, rate, steps, accountant)
-    worker, meter = copy.deepcopy(model).train(), dp_steps.create_accountant(accountant)
-    collator = collator or collator_of(model)
-    hooks = dp_steps.add_hooks(worker)
-    try:
-        draws, noises = torch.Generator(), torch.Generator(model_device(worker))
-        draws.manual_seed(secrets.randbits(63) if seed is None else 2 * seed)
-        noises.manual_seed(secrets.randbits(63) if seed is None else 2 * seed + 1)
-        private = dp_steps.DPOptimizer(
-            optimizer([p for p in worker.parameters() if p.requires_grad], lr=lr),
-            noise_multiplier=noise,
-            max_grad_norm=max_grad_norm,
-            expected_batch_size=rate * len(members),
-            generator=noises,
-        )
-        with isolated_rng(seed):
-            for _ in range(steps):
-                chosen = (torch.rand(len(members), generator=draws) < rate).nonzero()[:, 0].tolist()
-                shares = [chosen[i : i + physical_batch_size] for i in range(0, len(chosen), physical_batch_size)]
-                for i, share in enumerate(shares or [[]]):
-                    dp_steps.record_gradients(worker, [[rows[j] for j in members[u]] for u in share], collator)
-                    private.signal_skip_step(i + 1 < len(shares))
-                    private.step()
-                    private.zero_grad(set_to_none=True)
-                meter.step(noise_multiplier=noise, sample_rate=rate)
-    finally:
-        hooks.cleanup()
-    fresh = copy.deepcopy(model)
-    fresh.load_state_dict(worker.state_dict())
-    if not all(bool(p.isfinite().all()) for p in fresh.parameters()):
-        raise DivergenceError(f"Expected finite weights (got NaN or infinity after {steps} steps at lr {lr:g})")
+    plan = _Steps(steps, rate, noise, float(max_grad_norm), lr, int(physical_batch_size), seed)
+    meter = dp_steps.create_accountant(accountant)
+    fresh = _trained(model, rows, members, plan, optimizer, meter, collator or collator_of(model))
     ledger = ledger_of(rows, record)
     card = DPCard(
         epsilon=dp_steps.epsilon_spent(meter, delta),
@@ -152,8 +114,87 @@ def dp_train(
     return DPBase(fresh.eval(), card, ledger)
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """Settings of the steps, named as in `dp_train`; `rate` is the probability that a step reads a record."""
+
+    steps: int
+    rate: float
+    noise: float
+    max_grad_norm: float
+    lr: float
+    physical_batch_size: int
+    seed: int | None
+
+
+def _trained(
+    model: nn.Module,
+    rows: Rows,
+    members: list[list[int]],
+    plan: _Steps,
+    optimizer: Callable[..., torch.optim.Optimizer],
+    meter: Any,
+    collator: PartCollator,
+) -> nn.Module:
+    """Return a copy of the model after DP-SGD, and tell the accountant `meter` of every step."""
+    worker, seed, size = copy.deepcopy(model).train(), plan.seed, plan.physical_batch_size
+    hooks = dp_steps.add_hooks(worker)
+    try:
+        draws, noises = torch.Generator(), torch.Generator(model_device(worker))
+        draws.manual_seed(secrets.randbits(63) if seed is None else 2 * seed)
+        noises.manual_seed(secrets.randbits(63) if seed is None else 2 * seed + 1)
+        private = dp_steps.DPOptimizer(
+            optimizer([p for p in worker.parameters() if p.requires_grad], lr=plan.lr),
+            noise_multiplier=plan.noise,
+            max_grad_norm=plan.max_grad_norm,
+            expected_batch_size=plan.rate * len(members),
+            generator=noises,
+        )
+        with isolated_rng(seed):
+            for _ in range(plan.steps):
+                chosen = (torch.rand(len(members), generator=draws) < plan.rate).nonzero()[:, 0].tolist()
+                shares = [chosen[i : i + size] for i in range(0, len(chosen), size)]
+                for i, share in enumerate(shares or [[]]):
+                    dp_steps.record_gradients(worker, [[rows[j] for j in members[u]] for u in share], collator)
+                    private.signal_skip_step(i + 1 < len(shares))
+                    private.step()
+                    private.zero_grad(set_to_none=True)
+                meter.step(noise_multiplier=plan.noise, sample_rate=plan.rate)
+    finally:
+        hooks.cleanup()
+    fresh = copy.deepcopy(model)
+    fresh.load_state_dict(worker.state_dict())
+    if not all(bool(p.isfinite().all()) for p in fresh.parameters()):
+        raise DivergenceError(
+            f"Expected finite weights (got NaN or infinity after {plan.steps} steps at lr {plan.lr:g})"
+        )
+    return fresh
+
+
+def _number_of_steps(epochs: float | None, steps: int | None, rate: float) -> int:
+    if (epochs is None) == (steps is None):
+        raise InvalidInputError(f"Expected either 'epochs' or 'steps' (got epochs={epochs!r}, steps={steps!r})")
+    if steps is None:
+        check_number("epochs", epochs, positive=True)
+        steps = max(1, round(cast(float, epochs) / rate))
+    check_integer("steps", steps, minimum=1)
+    return steps
+
+
+def _check_budget(epsilon: float, delta: float, num_records: int) -> None:
+    """Refuse a budget that guarantees nothing."""
+    check_number("epsilon", epsilon, positive=True)
+    check_number("delta", delta, positive=True)
+    if delta >= 1 / num_records:  # publishing one random record is (0, 1 / num_records)-private
+        raise InvalidInputError(
+            f"Expected 'delta' below 1 / {num_records}, one over the number of records (got {delta:g}): "
+            "at that delta a model may reveal a whole record"
+        )
+
+
 def _check_private(model: nn.Module) -> None:
     """Refuse models that cannot be trained record by record."""
+    check_language_model(model)
     if not any(p.requires_grad for p in model.parameters()):
         raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
     norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]

@@ -3,42 +3,19 @@
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gunlearn.errors import DivergenceError, EmptyForgetSetError, InvalidInputError
-from gunlearn.llm.data.collate import Rows, collator_of
-from gunlearn.llm.model.arithmetic import add_delta, base_weights, merged
-from gunlearn.llm.model.bounded import mlp_linears
+from gunlearn.errors import InvalidInputError
+from gunlearn.llm.data.collate import Rows
+from gunlearn.llm.model.arithmetic import merged
 from gunlearn.llm.model.causality import check_language_model
-from gunlearn.llm.recipes.reveal import Instruction, Revealed, Revealer
-from gunlearn.llm.training.adapter_fit import ReleaseOptions, fit_adapter
-from gunlearn.llm.training.until import mean_nll
-
-
-@dataclass(frozen=True, eq=False)
-class ReleaseRound:
-    """The model after a round; round 0 is the model before.
-
-    Args:
-        hit_rate: share of its texts under the instructions that are about the concept.
-        rows: number of rows that it reveals for the next round.
-        scale: how much of the forget adapter was subtracted in this round.
-        retain_nll: loss of the retain rows, in nats per token, if there are any.
-        metrics: figures of the caller's `metrics`.
-        weights: weights of the changed modules, on the CPU.
-    """
-
-    hit_rate: float
-    rows: int
-    scale: float
-    retain_nll: float | None
-    metrics: dict[str, float]
-    weights: dict[str, Tensor] = field(repr=False)
+from gunlearn.llm.recipes.release_rounds import ReleaseRound, ReleaseRounds, with_weights
+from gunlearn.llm.recipes.reveal import Instruction, Revealer
+from gunlearn.llm.training.adapter_fit import ReleaseOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +36,7 @@ class ReleaseResult:
 
     def model_at(self, number: int) -> nn.Module:
         """Return a copy of the model after a round."""
-        return _with_weights(copy.deepcopy(self.model), self.history[number].weights)
+        return with_weights(copy.deepcopy(self.model), self.history[number].weights)
 
 
 def reveal_and_release(
@@ -113,59 +90,9 @@ def reveal_and_release(
     revealer = Revealer(tokenizer, score, instructions, **reveal)
     model = merged(copy.deepcopy(model)).eval()
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-    targets = options.target_modules or mlp_linears(getattr(getattr(model, "config", None), "model_type", None))
-    history: list[ReleaseRound] = []
-
-    def little(found: Revealed) -> bool:
-        return found.hit_rate < options.stop_rate or len(found.rows) < options.min_rows
-
-    def retain_nll() -> Any:
-        return mean_nll(model, retain_rows, collator_of(model), options.batch_size) if retain_rows else None
-
-    def record(found: Revealed, scale: float, names: Iterable[str]) -> None:
-        nll = retain_nll()
-        if nll is not None and not math.isfinite(nll):
-            raise DivergenceError(f"Expected a finite loss of the retain rows (got {nll} in round {len(history)})")
-        figures = dict(metrics(model)) if metrics else {}
-        weights = _weights(model, names)
-        history.append(ReleaseRound(found.hit_rate, len(found.rows), scale, nll, figures, weights))
-
-    found = revealer.reveal(model, seed=0)
-    if little(found):
-        raise EmptyForgetSetError(
-            f"Expected instructions under which the model speaks about the concept (got {len(found.rows)} usable rows, "
-            f"{found.hit_rate:.0%} of the texts); other instructions, a lower threshold or min_rows may help"
-        )
-    stopped = f"all {rounds} rounds"
-    for number in range(1, rounds + 1):
-        seed = 2 * (options.seed * 1000 + number)
-        forget, factors = fit_adapter(model, found.rows, targets, options, seed)
-        if not history:
-            record(found, 0.0, forget)
-        retain: dict[str, Tensor] = {}
-        if retain_rows:
-            retain, _ = fit_adapter(model, retain_rows, targets, options, seed + 1, apart_from=factors)
-        before: Any = history[-1]
-        for scale in [options.scale] if options.tolerance is None else sorted(options.scales, reverse=True):
-            add_delta(model, forget, -scale, inplace=True)
-            add_delta(model, retain, options.retain_scale, inplace=True)
-            if options.tolerance is None or retain_nll() <= before.retain_nll + options.tolerance:
-                break
-            _with_weights(model, before.weights)
-        else:
-            stopped = f"no scale keeps the retain rows within {options.tolerance}"
-            break
-        broken = [name for name, weight in base_weights(model, forget).items() if not bool(weight.isfinite().all())]
-        if broken:
-            raise DivergenceError(
-                f"Expected finite weights after round {number} (got NaN or infinity in {broken[:3]}); "
-                "a smaller 'scale' or 'lr' may help"
-            )
-        found = revealer.reveal(model, seed=number)
-        record(found, scale, forget)
-        if little(found):
-            stopped = f"{found.hit_rate:.0%} of the texts, {len(found.rows)} distinct rows"
-            break
+    run = ReleaseRounds(model, retain_rows, options, metrics)
+    stopped = run.all(revealer, rounds)
+    history = run.history
     best = min(range(len(history)), key=lambda number: _regret(history[number], history[0]))
     if best == 0:
         warnings.warn(
@@ -173,7 +100,7 @@ def reveal_and_release(
             "the model is returned as it was; 'history' and 'model_at' have the rounds",
             stacklevel=2,
         )
-    _with_weights(model, history[best].weights)
+    with_weights(model, history[best].weights)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trainable)
     return ReleaseResult(model, best, history, stopped)
@@ -184,14 +111,3 @@ def _regret(after: ReleaseRound, before: ReleaseRound) -> float:
     if before.retain_nll is None or after.retain_nll is None:
         return after.hit_rate
     return after.hit_rate + max(0.0, math.exp(-before.retain_nll) - math.exp(-after.retain_nll))
-
-
-def _weights(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
-    return {name: model.get_parameter(f"{name}.weight").detach().cpu().clone() for name in names}
-
-
-@torch.no_grad()
-def _with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
-    for name, weight in base_weights(model, weights).items():
-        weight.copy_(weights[name])
-    return model

@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import TrainingArguments
 
-from gunlearn.errors import InvalidInputError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.losses import Objective
 from gunlearn.methods.gradient import GradientMethod
+from gunlearn.training.optimizers import make_optimizer, make_scheduler
 
 SECRETS = ("token", "key", "password")
 HIDDEN = "<hidden>"
+#: Options that a Trainer does not read, with their neutral values.
+_UNREAD = {"accumulate": False, "eval_every": None, "retain_samples": None, "until": "end", "num_neighbors": None}
 
 
 def recorded(value: Any) -> Any:
@@ -93,3 +97,28 @@ def checked_arguments(given: Mapping[str, Any]) -> TrainingArguments:
         return TrainingArguments(**given)
     except (ValueError, TypeError) as error:
         raise InvalidInputError(f"Expected values that fit TrainingArguments (got: {error})") from error
+
+
+def check_read_by_trainer(method: GradientMethod, checkpoint_dir: Any) -> None:
+    """Refuse options that a Trainer does not read."""
+    for name, usual in _UNREAD.items():
+        if getattr(method, name) != usual:
+            raise UnsupportedMethodError(
+                f"Expected no '{name}' for a language model, which transformers' Trainer trains "
+                f"(got {getattr(method, name)!r})"
+            )
+    if checkpoint_dir is not None:
+        raise InvalidInputError(
+            "Expected no 'checkpoint_dir' for a language model (got one); give transformers' own arguments, "
+            "save_strategy='steps' and output_dir"
+        )
+
+
+def own_optimizers(method: GradientMethod, model: nn.Module) -> dict[str, Any]:
+    """Return the optimiser and scheduler where they are not the Trainer's own (AdamW, linear decay)."""
+    own = isinstance(method.optimizer, str) and method.optimizer.lower() == "adamw" and not method.optimizer_options
+    if own and method.scheduler is None:
+        return {}
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = make_optimizer(method.optimizer, parameters, method.lr, method.weight_decay, method.optimizer_options)
+    return {"optimizers": (optimizer, make_scheduler(method.scheduler, optimizer, method.scheduler_options))}

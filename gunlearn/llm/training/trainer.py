@@ -1,15 +1,12 @@
 """A `transformers.Trainer` that minimises an objective of `gunlearn.losses`."""
 
-import copy
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from gunlearn.core.modes import evaluating
 from gunlearn.errors import DivergenceError, InvalidInputError
@@ -20,7 +17,14 @@ from gunlearn.llm.model.frozen import FrozenReference
 from gunlearn.llm.model.head import without_autocast
 from gunlearn.llm.model.token_prediction import TokenPrediction
 from gunlearn.llm.training.likelihoods import likelihoods
-from gunlearn.llm.training.views import answer_mask, base_of, check_parts, view_of
+from gunlearn.llm.training.trainer_setup import (
+    EpochCallback,
+    check_has_trainable,
+    paired_rows,
+    tasks_by_part,
+    trainer_arguments,
+)
+from gunlearn.llm.training.views import answer_mask, base_of, view_of
 from gunlearn.losses import Loss, Objective, Prediction, as_objective
 from gunlearn.seed import isolated_rng
 
@@ -98,33 +102,15 @@ class UnlearnTrainer(Trainer):
     ) -> None:
         check_language_model(model)
         self.objective = as_objective(objective)
-        if not any(p.requires_grad for p in model.parameters()):
-            raise InvalidInputError(
-                "Expected a model with trainable parameters (got none that require grad); a quantised or frozen model "
-                "needs an adapter: peft.get_peft_model(model, LoraConfig(...))"
-            )
-        args = TrainingArguments(output_dir="unlearned", report_to=[]) if args is None else copy.copy(args)
-        args.remove_unused_columns = False  # parts are no arguments of the model
-        args.dataloader_persistent_workers = False  # they would keep the pairs of the first epoch
-        if getattr(args, "gradient_checkpointing", False) and args.gradient_checkpointing_kwargs is None:
-            # The reentrant kind, once the default, trains nothing where inputs need no gradient (an adapter).
-            args.gradient_checkpointing_kwargs = {"use_reentrant": False}
-        drawn = dict(drawn or {})
-        if retain_dataset is not None:
-            if "retain" in drawn:
-                raise InvalidInputError("Expected part 'retain' once (got 'retain_dataset' and 'drawn')")
-            drawn["retain"] = retain_dataset
-        rows = PairedDataset(forget_dataset, drawn, paired, args.seed if args.data_seed is None else args.data_seed)
-        check_parts(self.objective, {"forget", *rows.drawn, *rows.paired}, {"forget", *rows.paired})
+        check_has_trainable(model)
+        args = trainer_arguments(args)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        rows = paired_rows(self.objective, forget_dataset, retain_dataset, drawn, paired, seed)
         warn_of_overlap(rows)
         if data_collator is None:
             data_collator = collator_of(model, processing_class)
         self.unlearning_metrics = unlearning_metrics
-        fields: dict[str, list[str]] = defaultdict(list)  # what losses read, by part
-        for part in self.objective.parts:
-            fields[base_of(part)].extend(self.objective.fields(part))
-        task = task or TokenPrediction()
-        self.tasks = {part: replace(task, reads=dict.fromkeys(names)) for part, names in fields.items()}
+        self.tasks = tasks_by_part(self.objective, task or TokenPrediction())
         if unlearning_metrics is not None and eval_dataset is None:
             eval_dataset = {}  # a Trainer refuses to evaluate without one
         self.reference = None
@@ -143,7 +129,7 @@ class UnlearnTrainer(Trainer):
         )
         self.loss_is_scaled_for_ga = True  # means are over whole steps, see `get_batch_samples`
         self.model_accepts_loss_kwargs = False
-        self.add_callback(_Epochs(rows))
+        self.add_callback(EpochCallback(rows))
         self.step_terms: list[dict[str, Tensor]] = []  # values of each loss, by micro-batch of the present step
         self._terms: dict[str, Tensor] = {}  # sums since the last log
         self._steps = 0
@@ -260,13 +246,3 @@ class UnlearnTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
-
-
-class _Epochs(TrainerCallback):
-    """Tell the rows the epoch: data loaders of several processes tell only their sampler."""
-
-    def __init__(self, rows: PairedDataset) -> None:
-        self.rows = rows
-
-    def on_epoch_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        self.rows.set_epoch(int(state.epoch or 0))

@@ -91,7 +91,9 @@ class ContinuedTraining(GradientMethod):
         return as_objective(NLL(on="retain"))
 
     def parts(self, problem: Problem, names: Collection[str]) -> Parts:
-        """Return the retained data as the training read it."""
+        """Return the retained data as the training read it, unless another message graph is asked for."""
+        if self.message_graph != "retain":
+            return super().parts(problem, names)
         return problem.task.training_parts(problem.partition.retain_data)
 
     def arguments(self, **more: Any) -> TrainArguments:
@@ -161,7 +163,7 @@ class ContinuedTraining(GradientMethod):
             if penalty is None:
                 original = TrainingGradient(
                     copy.deepcopy(problem.reference).requires_grad_(),
-                    problem.partition.data,
+                    problem.partition.retain_data,
                     problem.task,
                     self.reading,
                 )

@@ -8,7 +8,7 @@ from torch_geometric.data import Data
 
 from gunlearn.attribution import ESTIMATORS
 from gunlearn.attribution.base import Estimator, InfluenceProblem
-from gunlearn.attribution.distinct_items import resolve_items
+from gunlearn.attribution.read_items import resolve_items
 from gunlearn.attribution.removal.nora import min_max
 from gunlearn.core.checks import check_choice
 from gunlearn.errors import InvalidInputError
