@@ -17,7 +17,7 @@ from gunlearn.methods.door import run_method
 from gunlearn.methods.published import build_method
 from gunlearn.report.result_evaluation import Evaluation, evaluate
 from gunlearn.requests.base import Request
-from gunlearn.seed import alone
+from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.named import as_task
 from gunlearn.training.callbacks import Callback
@@ -29,7 +29,7 @@ from gunlearn.training.run import run_training
 __all__ = ["Evaluation", "evaluate", "influence", "train", "unlearn"]
 
 
-@alone()
+@isolated_rng()
 def train(
     model: nn.Module,
     data: Data,
@@ -108,7 +108,7 @@ def train(
     return run_training(model, data, task, args, seed, callbacks, optimizer, scheduler, keep_state)
 
 
-@alone()
+@isolated_rng()
 def unlearn(
     model: nn.Module,
     data: Data,
@@ -172,7 +172,7 @@ def unlearn(
     return run_method(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
 
 
-@alone()
+@isolated_rng()
 def influence(
     model: nn.Module,
     data: Data,

@@ -1,11 +1,14 @@
 """Seeding that the caller does not notice."""
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+import gunlearn as gu
 from gunlearn.seed import get_rng_state, isolated_rng, set_rng_state
 
 
@@ -74,3 +77,32 @@ def test_a_state_can_be_put_back_more_than_once() -> None:
         for _ in range(2):
             set_rng_state(state)
             assert draw() == expected
+
+
+@pytest.mark.parametrize("door", ["train", "unlearn", "influence"])
+def test_numbers_drawn_before_the_run_leave_the_caller_s_state(door: str) -> None:
+    """A module that is imported on the way may draw some, as rich does."""
+
+    class Drawing(gu.LinkPrediction):
+        def check_data(self, data):
+            draw()
+            return super().check_data(data)
+
+    data = gu.link_split(gu.load("karate"), 0.1, 0.1, seed=0)
+    model, task = gu.GCN(data.num_features), Drawing()
+    before = get_rng_state()
+    if door == "train":
+        gu.train(model, data, task, epochs=1)
+    elif door == "unlearn":
+        gu.unlearn(model, data, gu.ForgetEdges(count=1), "utu", task)
+    else:
+        gu.influence(model, data, task, items=data.edge_index[:, :1])
+    after = get_rng_state()
+    assert after["python"] == before["python"]
+    assert str(after["numpy"]) == str(before["numpy"])
+    assert torch.equal(after["torch"], before["torch"])
+
+
+def test_names_that_load_on_first_use_leave_the_caller_s_state() -> None:
+    said = "import random; s = random.getstate(); import gunlearn as gu; gu.unlearn; assert random.getstate() == s"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", said], check=True, timeout=120)

@@ -1,5 +1,6 @@
 """Public names of a package that load on first use."""
 
+import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -22,10 +23,10 @@ def lazy(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[st
 
     def __getattr__(name: str) -> Any:
         if name in home_of:
-            value = module.__dict__[name] = getattr(import_module(home_of[name]), name)
+            value = module.__dict__[name] = getattr(_load(home_of[name]), name)
             return value
         if name in parts:
-            return import_module(f"{package}.{name}")
+            return _load(f"{package}.{name}")
         new = MOVED.get(f"{package}.{name}")
         raise AttributeError(f"module {package!r} has no attribute {name!r}" + (f"; it is {new!r} now" if new else ""))
 
@@ -33,3 +34,12 @@ def lazy(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[st
         return sorted({*module.__dict__, *home_of})
 
     return __getattr__, __dir__
+
+
+def _load(name: str) -> Any:
+    """Import a module without a trace in Python's random state: rich draws numbers when it is imported."""
+    state = random.getstate()
+    try:
+        return import_module(name)
+    finally:
+        random.setstate(state)

@@ -36,7 +36,7 @@ class LabelEvaluator(ClassEvaluator):
         return mean_tokens(prediction.log_prob.double(), prediction.mask)
 
     def divergence(self, p: Tensor, q: Tensor) -> Tensor:
-        return js_divergence(p, q).view(p.size(0), -1).mean(1)
+        return js_divergence(p, q).unsqueeze(-1).flatten(1).mean(1)
 
     def skills(self, view: ModelView) -> tuple[float | None, ...]:
         """Return ROC-AUC, and the mean log-likelihood as a share of what a guess of one half lacks."""
@@ -78,6 +78,6 @@ def _columns(view: ModelView, part: str) -> list[tuple[Tensor, Tensor]]:
     prediction, y = view.predictions[part], view.label(part)
     if prediction is None or y is None:
         return []
-    logits, y = (t.view(t.size(0), -1).double().cpu() for t in (logits_of(prediction), y))
+    logits, y = (t.unsqueeze(-1).flatten(1).double().cpu() for t in (logits_of(prediction), y))
     known = (y == 0) | (y == 1)
     return [(a[k], b[k]) for a, b, k in zip(y.t(), logits.t(), known.t(), strict=True)]

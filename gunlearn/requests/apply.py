@@ -8,7 +8,7 @@
   Nothing is trained or evaluated on it.
 - **Features** become zeros; the node keeps label and edges. CSR features lose the entries themselves, since a stored
   zero would still reveal where they were. Integers that number the nodes (`x = arange(num_nodes)`) are no features:
-  they stay, and say nothing. See `features`.
+  they stay, and say nothing, as a column of row numbers beside other features does. See `features`.
 - A **graph** of a batch loses all its nodes in that way, its label and its place in the masks.
 """
 

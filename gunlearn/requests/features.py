@@ -14,14 +14,21 @@ from gunlearn.requests.selection import Selection
 def features_without(x: Tensor, selection: Selection, node_type: Tensor | None = None) -> Tensor:
     """Return a copy of dense or CSR features `[num_nodes, ...]` without those that a selection forgets.
 
-    Ids of nodes stay: see `ids_in`. A warning says where zeros may be read as a category of their own.
+    Ids of nodes stay: see `ids_in`, and `row_numbers` for those beside features. A warning says where zeros may be read
+    as a category of their own.
 
     Raises:
         InvalidRequestError: features are to be forgotten where there are only ids.
     """
     blocks = ((selection.nodes, None), *selection.features) if selection.nodes.numel() else selection.features
     out = without_features(x, blocks)
-    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool or x.layout != torch.strided:
+    if x.is_complex() or x.dtype == torch.bool or x.layout != torch.strided:
+        return out
+    if x.is_floating_point():
+        count = row_numbers(x) if selection.nodes.numel() else []
+        if count:
+            out[:, count] = x[:, count]
+            out = without_features(out, selection.features)
         return out
     ids = ids_in(x, node_type)
     for nodes, columns in selection.features:
@@ -62,6 +69,18 @@ def ids_in(x: Tensor, node_type: Tensor | None = None) -> Tensor:
             if flat[rows, column].unique().numel() == rows.numel():
                 ids[rows, column] = True
     return ids.view(x.shape)
+
+
+def row_numbers(x: Tensor) -> list[int]:
+    """Return which columns of floating point features `[num_nodes, num_features]` count the rows, from 0 or 1 on.
+
+    They are ids that stand beside features, and say nothing of a node.
+    """
+    if x.dim() != 2 or x.size(0) < 3:
+        return []
+    likely = ((x[0] == 0) | (x[0] == 1)) & (x[-1] - x[0] == x.size(0) - 1)
+    places = torch.arange(x.size(0), device=x.device)
+    return [c for c in likely.nonzero().view(-1).tolist() if torch.equal(x[:, c], (places + x[0, c]).to(x.dtype))]
 
 
 def without_features(x: Tensor, blocks: tuple[tuple[Tensor, Tensor | None], ...]) -> Tensor:

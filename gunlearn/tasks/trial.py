@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.losses import Prediction
+from gunlearn.nn.kernels.bag_of_words import share_sparse
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.logits import check_finite, check_logits, check_steady
@@ -78,6 +79,7 @@ def _with_own_features(data: Any) -> tuple[Any, Tensor | None]:
         return data, None
     data = copy.copy(data)
     data.x = x.detach().clone()
+    share_sparse(x, data.x)
     return data, x
 
 

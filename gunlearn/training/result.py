@@ -7,6 +7,7 @@ import json
 import platform
 import warnings
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
@@ -266,6 +267,11 @@ def _check_architecture(model: nn.Module, saved: dict[str, Any], made_by: dict[s
 
 def versions() -> dict[str, str]:
     """Return the versions of python and of the packages that a figure depends on."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     try:
         own = version("gunlearn")
     except PackageNotFoundError:

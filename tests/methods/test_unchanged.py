@@ -10,6 +10,8 @@ import gunlearn as gu
 from gunlearn.methods import Callback, Outcome, run_method
 from gunlearn.methods.base import Method
 from gunlearn.report import text_table
+from gunlearn.training.callbacks import TrainState
+from gunlearn.training.unchanged import remark_unchanged
 from tests.methods.cases import make_data, same_weights, trained_model
 from tests.methods.forgetting import classifier
 
@@ -111,6 +113,11 @@ def test_training_of_no_epoch_says_so():
     torch.manual_seed(0)
     assert "allow no step" in gu.train(gu.GCN(data.num_features), data, epochs=0).notes["why"]
     assert not gu.train(gu.GCN(data.num_features), data, epochs=1).unchanged
+
+
+def test_a_run_that_kept_the_model_before_its_first_pass_says_so():
+    model, state = nn.Linear(2, 2), TrainState(epoch=3, step=3, best_epoch=0, ended="steps")
+    assert "of 3 passes the run kept none" in remark_unchanged({}, model, copy.deepcopy(model), state)["why"]
 
 
 def test_auto_explains_its_choice_in_a_sentence(low):

@@ -254,3 +254,14 @@ def test_negatives_hold_nodes_of_the_retained_graph_alone():
     parts = as_task("link_prediction").parts(gu.ForgetFeatures([3, 7]).resolve(data))
     assert parts.data.num_nodes > 34
     assert all(parts.sample(["non_edges"])["non_edges"].edge_label_index.max() < 34 for _ in range(20))
+
+
+def test_both_directions_of_two_types_share_their_pairs() -> None:
+    """Of 16 pairs of two types 4 are absent: edges asked for in one direction and in the other take from the same 4."""
+    pairs = torch.cartesian_prod(torch.arange(4), torch.arange(4, 8)).t()[:, 4:]
+    index, kind = to_undirected(pairs), torch.arange(8) // 4
+    sampler = NegativeSampler(index, 8, node_type=kind)
+    drawn = torch.cat(sampler.distinct([pairs[:, :2], pairs[:, :2].flip(0)], undirected=True), dim=1)
+    assert sorted(columns(drawn.sort(dim=0).values)) == [(0, v) for v in range(4, 8)]
+    with pytest.raises(InvalidInputError, match=r"non-edges.* \(got 4\)"):
+        sampler.distinct([pairs[:, :3], pairs[:, :3].flip(0)], undirected=True)

@@ -462,3 +462,24 @@ def test_a_memory_of_events_is_named_where_edges_are_forgotten() -> None:
         assert len(said) == kept
         assert all("2 forgotten edges: those of the 3 nodes at their ends" in text for text in said)
         assert torch.equal(result.model.memory, x)
+
+
+def test_row_numbers_beside_features_stay_and_features_go() -> None:
+    torch.manual_seed(0)
+    data = graph(torch.cat([torch.arange(float(N))[:, None], torch.randn(N, 2), torch.ones(N, 1)], dim=1))
+    model = Rows(lambda model, x: model.table(x[:, 0].long()), table=nn.Embedding(N, 8))
+    request = gu.ForgetNodes(GONE) + gu.ForgetFeatures([5], columns=[0, 1])
+    result = gu.unlearn(model, data, request, "utu", TASK)
+    assert torch.equal(result.data.x[GONE], torch.tensor([[float(k), 0, 0, 0] for k in GONE]))
+    assert torch.equal(result.data.x[5], torch.cat([torch.zeros(2), data.x[5, 2:]]))
+    for other in (data.x[:, 0] + 2, data.x[:, 0].flip(0), data.x[:, 0] / 2):  # numbers that are features
+        data.x[:, 0] = other
+        assert not gu.ForgetNodes(GONE).resolve(data).retain_data.x[GONE].any()
+
+
+def test_a_table_beside_features_that_others_depend_on_is_named_and_left() -> None:
+    torch.manual_seed(0)
+    model = Rows(lambda model, x: x + model.table.weight.mean(0), table=nn.Embedding(N, 8))
+    with pytest.warns(UserWarning, match="'table.weight'.*per-node state"):
+        result = gu.unlearn(model, graph(torch.randn(N, 8)), gu.ForgetNodes(GONE), "utu", TASK)
+    assert torch.equal(result.model.table.weight, model.table.weight)

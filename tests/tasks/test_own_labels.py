@@ -296,3 +296,22 @@ def test_the_task_of_the_docs_learns_and_unlearns() -> None:
     found = task.decode(None, out, task.items_at(data, torch.arange(34))).log_prob
     poisson = [torch.distributions.Poisson(rate).log_prob(data.y) for rate in (out.view(-1).exp(), data.y)]
     assert torch.allclose(found, poisson[0] - poisson[1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "task", "width", "figure"),
+    [
+        (numbers, "node_regression", 1, "test_mse"),
+        (several_labels, "node_multilabel", 3, "test_f1"),
+        (one_label, "node_multilabel", 1, "test_f1"),
+    ],
+)
+def test_a_forgotten_node_without_a_training_label_has_no_figures(make, task, width, figure) -> None:
+    data = make()
+    result = gu.unlearn(
+        fitted(data, task, width, epochs=60), data, gu.ForgetNodes(data.test_mask.nonzero()[:1].view(-1)), "utu", task
+    )
+    table = gu.evaluate(result, train=lambda left, seed: fitted(left, task, width, epochs=60, seed=seed))
+    assert table["js_forget"] is None
+    assert table["js_test"] > 0
+    assert table[figure] is not None

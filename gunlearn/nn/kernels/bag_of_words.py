@@ -33,6 +33,11 @@ def sparse_features(x: Tensor) -> SparseMatrix | None:
     return memo(x, "sparse_features", build)
 
 
+def share_sparse(x: Tensor, copy: Tensor) -> None:
+    """Give a copy of dense features the sparse matrix of `x`, so that it is not built again."""
+    memo(copy, "sparse_features", lambda: sparse_features(x))
+
+
 def known_sparse(x: object) -> SparseMatrix | None:
     """Return `sparse_features` of a CSR tensor; of a dense one only if built before (no zeros are counted)."""
     if not isinstance(x, Tensor) or x.requires_grad:

@@ -27,8 +27,8 @@ class OwnLabels(NodeClassification):
         return ""
 
     def columns(self, y: Tensor) -> Tensor:
-        """Return labels as `[num_items, num_labels]`."""
-        return y.view(y.size(0), -1)
+        """Return labels as `[num_items, num_labels]`, also of no items."""
+        return y.unsqueeze(-1).flatten(1)
 
     def read_labels(self, data: Data) -> tuple[Tensor, Tensor]:
         y, size = data.get("y"), self.num_rows(data)

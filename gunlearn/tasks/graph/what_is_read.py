@@ -29,8 +29,11 @@ def reads_edges(task: GraphTask, model: nn.Module, data: Data, outputs: Tensor) 
     if not data.edge_index.numel() or bool((outputs == outputs[:1]).all()):
         return True
     everything = torch.arange(int(data.num_nodes), device=data.edge_index.device)
+    bare = gather(data, everything, everything[:0], data.edge_index[:, :0])
+    if isinstance(data.get("x"), Tensor):
+        bare.x = data.x  # all rows in their order, and the sparse form that is known by now
     try:
-        without = task.encode(model, gather(data, everything, everything[:0], data.edge_index[:, :0]))
+        without = task.encode(model, bare)
     except GunlearnError:
         return True
     return not torch.equal(without, outputs)
