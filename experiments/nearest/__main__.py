@@ -44,11 +44,10 @@ class Args(StudyArgs):
 
 
 def recipe(task: str, backbone: str, smoke: bool) -> Recipe:
-    """How base models and references are trained."""
+    """How base models and references are trained: to the last step, which is what continued training goes on from."""
     if task == "links":
-        return Recipe(epochs=40 if smoke else 1000, eval_every=10 if smoke else 50, backbone=backbone)
-    epochs = 40 if smoke else 500
-    return Recipe(epochs, 1e-2, 5e-4, eval_every=10 if smoke else 50, hidden_channels=64, backbone=backbone)
+        return Recipe(epochs=40 if smoke else 1000, eval_every=None, backbone=backbone)
+    return Recipe(40 if smoke else 500, 1e-2, 5e-4, eval_every=None, hidden_channels=64, backbone=backbone)
 
 
 def grids(args: Args) -> Iterable[GridConfig]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import NLL, Objective, as_objective
+from gunlearn.methods.any_task.second_look import LOOKS, Look, Making
 from gunlearn.methods.any_task.training_budget import fall, steps_of
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
 from gunlearn.methods.gradient import GradientMethod
@@ -116,12 +117,15 @@ class ContinuedTraining(GradientMethod):
             start, spent, made = "the state of the training", 0, self._resumed(source, problem.model)
         else:
             start, spent, made = self._estimated(problem)
+        spent += LOOKS
         total = self.training_steps if state is None else state.total
         reading = {} if state is None else {k: v for k, v in state.reading.items() if getattr(self, k) != v}
-        handed = {"training": None, "budget": None, "lr": BY_MODE, "weight_decay": BY_MODE, "optimizer": made}
+        making = Making(made)
+        handed = {"training": None, "budget": None, "lr": BY_MODE, "weight_decay": BY_MODE, "optimizer": making}
         own = _Run(**{**vars(self), **reading, **handed}, rises=start == _RISING)
         if self.steps is None and self.epochs is None:
             own = replace(own, steps=max(1, steps_of(self.budget, problem.partition, total) - spent))
+        look = Look(problem.model, problem.partition.retain_data, problem.task, self.reading, problem.seed)
         with torch.no_grad():
             for parameter in problem.model.parameters():
                 if self.shrink < 1 and parameter.requires_grad:
@@ -130,7 +134,7 @@ class ContinuedTraining(GradientMethod):
         outcome.notes |= {"start": start, "shrink": self.shrink, "passes": spent}
         if total is not None and outcome.state is not None:
             outcome.notes["price"] = round((outcome.state.step + spent) / total, 4)
-        return outcome
+        return look.not_farther(outcome, making.made)
 
     @property
     def optimizer_class(self) -> type[torch.optim.Optimizer]:
