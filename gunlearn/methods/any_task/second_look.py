@@ -50,8 +50,11 @@ class Look:
         self.weights = copy.deepcopy(model.state_dict())
         self.loss = training_loss(model, *self.seen) if world_size() == 1 else None
 
-    def not_farther(self, outcome: Outcome, optimizer: Any) -> Outcome:
-        """Return the outcome; with the weights from before where the loss, with the optimiser's L2 penalty, rose."""
+    def not_farther(self, outcome: Outcome, optimizer: Any, take_back: bool = True) -> Outcome:
+        """Return the outcome; with the weights from before where the loss, with the optimiser's L2 penalty, rose.
+
+        Without `take_back` the steps stay, and the notes alone say so.
+        """
         model, state = outcome.model, outcome.state
         decay = None if optimizer is None else decay_of(optimizer, model)
         if self.loss is None or decay is None or state is None or not state.step:
@@ -59,7 +62,7 @@ class Look:
         before = self.loss + penalty_of(self.weights, decay)
         after = training_loss(model, *self.seen) + penalty_of(model.state_dict(), decay)
         outcome.notes |= {"training_loss_before": before, "training_loss": after}
-        if after > before:
+        if after > before and take_back:
             model.load_state_dict(self.weights)
             outcome.unchanged = (
                 f"{state.step} steps raised the training's loss on the retained data from {before:.6g} to {after:.6g} "
