@@ -43,8 +43,8 @@ class ContinuedTraining(GradientMethod):
     model that throws away what it learned. The state of the training keeps steps small. Hand it in as `training` (what
     `gunlearn.train` returned) or as `optimizer` (your own, or its `state_dict`). Without either a new Adam starts from
     estimated second moments (`gunlearn.training.estimated_state`), and from the weight decay that the trained weights
-    show. The learning rate stays for three quarters of the steps and then falls to 0, which settles the weights. Steps that
-    raised the training's loss on the retained data are taken back (not after `shrink`).
+    show. The learning rate stays for three quarters of the steps and then falls to 0, which settles the weights. Steps
+    that raised the training's loss on the retained data are taken back (not after `shrink`).
 
     Args:
         training: the state of the training: a `Result` of `gunlearn.train`, its `training`, the folder or file that it
