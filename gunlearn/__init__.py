@@ -21,6 +21,8 @@ _HOMES = {
         "removed_edges",
         "scaled_messages",
     ),
+    "gunlearn.training.keep_state": ("KeepState",),
+    "gunlearn.training.training_state": ("TrainingState",),
     "gunlearn.requests": (
         "ForgetEdges",
         "ForgetFeatures",

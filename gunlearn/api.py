@@ -50,6 +50,7 @@ def train(
     steps: int | None = None,
     optimizer: OptimizerSpec = "adam",
     scheduler: SchedulerSpec | None = None,
+    keep_state: bool = True,
     call: Callable[[nn.Module, Data], Tensor] | None = None,
     decode: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
 ) -> Result:
@@ -74,6 +75,8 @@ def train(
         steps: optimiser steps, in place of `epochs`.
         optimizer: a name or class of `torch.optim`, or a function from parameters to an optimiser, which sets the rate.
         scheduler: a name of `torch.optim.lr_scheduler`, or a function from the optimiser to a scheduler.
+        keep_state: keep the optimiser's state and three checkpoints in the result's `training`, about eleven times the
+            model's size with Adam, for methods that continue or replay the training.
         call: how the model is called, see `unlearn`.
         decode: how it scores pairs, see `unlearn`.
 
@@ -104,7 +107,7 @@ def train(
         num_neighbors=num_neighbors,
         steps=steps,
     )
-    return run_training(model, data, task, args, seed, callbacks, optimizer, scheduler)
+    return run_training(model, data, task, args, seed, callbacks, optimizer, scheduler, keep_state)
 
 
 @isolated_rng()

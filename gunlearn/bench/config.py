@@ -36,8 +36,8 @@ class GridConfig:
             recipe and takes none.
         device: `"cpu"`, `"cuda"` or `"auto"`.
         threads: torch's threads; `None` keeps their number.
-        references: retrain twice, for distances and their noise floor; else there is no retrained row, and these
-            figures are `None`.
+        references: retrain twice, for distances and their noise floor, or so many times (at least 2); `False`: there
+            is no retrained row, and these figures are `None`.
         models: folder of trained models, to share between grids; `None` is `models` in the output folder.
 
     Raises:
@@ -58,7 +58,7 @@ class GridConfig:
     method_args: tuple[str, ...] = ()
     device: str = "cpu"
     threads: int | None = None
-    references: bool = True
+    references: bool | int = True
     models: str | Path | None = None
     task: str = "link_prediction"
     forget: str = "edges"
@@ -71,9 +71,19 @@ class GridConfig:
             raise InvalidInputError(f"Expected at least one thread (got {self.threads})")
         if not self.references and any(name.partition(":")[0] == "retrain" for name in self.methods):
             raise InvalidInputError("Expected references=True for the method 'retrain' (got references=False)")
+        if self.num_references == 1 or self.num_references < 0:
+            raise InvalidInputError(
+                f"Expected 'references' to be False, True or a number of at least 2 (got {self.references}): the noise "
+                "floor is the distance between two"
+            )
         resolve_device(self.device)
         self.cells()
         self.plan()
+
+    @property
+    def num_references(self) -> int:
+        """Number of retrained models."""
+        return 2 * self.references if isinstance(self.references, bool) else self.references
 
     def cells(self) -> list[Cell]:
         """Return one cell per seed."""

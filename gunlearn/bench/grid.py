@@ -131,8 +131,8 @@ def run_cell(
         wanted: list[tuple[str, Method | None]] = [("original", None)]
         if config.references:
             wanted.append(("retrain", None))
-        else:
-            settings.append("no references")
+        if config.num_references != 2:
+            settings.append(f"{config.num_references} references" if config.references else "no references")
         wanted += [(method.name, method) for method in config.plan()]
         keys = [_key([*settings, name, None if m is None else m.config()]) for name, m in wanted]
         rows = {key: row for key, row in store.read().items() if not row.get("error")}
@@ -158,8 +158,8 @@ class _Problem:
         if partition is None:
             partition = request.resolve(data, inpo_edge_scores(nora(self.base.model, data), data.edge_index))
         self.partition = partition
-        offsets = (1000, 2000) if config.references else ()
-        self.references = [store.retrained(self.base, self.partition, offset + cell.seed) for offset in offsets]
+        seeds = [1000 * (k + 1) + cell.seed for k in range(config.num_references)]
+        self.references = [store.retrained(self.base, self.partition, seed) for seed in seeds]
         self.evaluator = evaluator(self.task, self.partition, [r.model for r in self.references], seed=cell.seed)
         self.device = data.x.device
 
@@ -172,6 +172,8 @@ class _Problem:
             return self._row(first) | {"notes": {**written_notes(first.notes), "retrain_seed": first.seed}}
         course = Course(self.evaluator)
         try:
+            if "training" in method.options() and getattr(method, "training", "") is None:
+                method = replace(method, training=self.base.training)  # type: ignore[type-var]
             result = run_method(method, self.base.model, self.partition, self.task, self.cell.seed, [course], self.bars)
             row = self._row(result)
         except GunlearnError as error:

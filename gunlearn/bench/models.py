@@ -29,7 +29,7 @@ from gunlearn.training.loop import TrainArguments
 from gunlearn.training.result import Result
 from gunlearn.training.run import run_training
 
-_FORMAT = 2  # raise it when training changes: models are then trained again
+_FORMAT = 3  # raise it when training changes: models are then trained again
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Recipe:
         epochs: optimiser steps.
         lr: Adam's learning rate.
         weight_decay: Adam's L2 penalty.
-        eval_every: epochs between validations; the best on the validation loss is kept.
+        eval_every: epochs between validations; the best on the validation loss is kept. `None` keeps the last epoch.
         hidden_channels: size of the hidden layer.
         out_channels: size of the embeddings; under node or graph classification, the number of classes replaces it.
         num_layers: convolutions.
@@ -53,7 +53,7 @@ class Recipe:
     epochs: int = 2000
     lr: float = 1e-3
     weight_decay: float = 0.0
-    eval_every: int = 50
+    eval_every: int | None = 50
     hidden_channels: int = 128
     out_channels: int = 64
     num_layers: int = 2
@@ -63,7 +63,7 @@ class Recipe:
         if self.backbone not in BACKBONES:
             raise InvalidInputError(f"Expected a backbone among {sorted(BACKBONES)} (got {self.backbone!r})")
         for name in ("eval_every", "hidden_channels", "out_channels", "num_layers"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InvalidInputError(f"Expected '{name}' of at least 1 (got {getattr(self, name)})")
         self.arguments()
 
@@ -78,7 +78,12 @@ class Recipe:
 
     def arguments(self, progress: bool = False) -> TrainArguments:
         return TrainArguments(
-            self.epochs, self.lr, self.weight_decay, eval_every=self.eval_every, keep="best", progress=progress
+            self.epochs,
+            self.lr,
+            self.weight_decay,
+            eval_every=self.eval_every,
+            keep="last" if self.eval_every is None else "best",
+            progress=progress,
         )
 
 

@@ -113,7 +113,7 @@ def _mismatch(hint: Any, value: Any) -> str | None:
             words.append(word)
         else:
             origin = get_origin(kind) or kind
-            if not isinstance(origin, type) or origin is object:
+            if not isinstance(origin, type) or origin in (object, Any):
                 return None
             if callable(value) if origin is Callable else isinstance(value, _ALSO.get(origin, origin)):
                 return None

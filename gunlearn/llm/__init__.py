@@ -51,6 +51,7 @@ _HOMES = {
     "gunlearn.llm.record": ["LLMResult"],
     "gunlearn.llm.training.adapter_fit": ["ReleaseOptions"],
     "gunlearn.llm.training.backend": ["TrainerBackend"],
+    "gunlearn.llm.training.callback_adapter": ["as_trainer_callback"],
     "gunlearn.llm.training.causal_lm": ["CausalLM"],
     "gunlearn.llm.training.primal_dual_callback": ["PrimalDualCallback"],
     "gunlearn.llm.training.trainer": ["UnlearnTrainer"],

@@ -7,6 +7,8 @@ _HERE = "gunlearn.methods"
 _METHODS = {
     "retrain": f"{_HERE}.any_task.retrain:Retrain",
     "finetune": f"{_HERE}.any_task.baselines:FineTune",
+    "continued_training": f"{_HERE}.any_task.continued_training:ContinuedTraining",
+    "replay": f"{_HERE}.any_task.replay:Replay",
     "utu": f"{_HERE}.any_task.baselines:UtU",
     "gradient_ascent": f"{_HERE}.any_task.baselines:GradientAscentMethod",
     "graddiff": f"{_HERE}.any_task.retained:GradDiff",

@@ -6,17 +6,16 @@ from typing import Any
 
 from torch import nn
 from torch_geometric.data import Data
-from torch_geometric.nn import MessagePassing
 
-from gunlearn.errors import InvalidInputError, UnsupportedMethodError
+from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
+from gunlearn.methods.any_task.training_budget import share_of
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
-from gunlearn.tasks.graph.score_targets import MIN_HELD_OUT
+from gunlearn.training.state_sources import as_training_state
 
-CHEAP = 0.05  # share of retraining's time below which only free methods fit
-LARGE = 0.3  # share that 'inpo' until unseen takes for a twentieth of the edges
+CHEAP = 0.01  # share of retraining's time below which only free methods fit
 MANY_EDGES = 1_000_000
 
 
@@ -28,21 +27,27 @@ class Auto(Method):
 
     1. a linear head trained for certificates (`fit_linear_head`): `cgu`, from a million edges on `scalegun`;
     2. `budget >= 1`, or at most half of the training items would stay: `retrain`, by `train` if given;
-    3. `budget` below a twentieth: `utu`, which costs nothing;
-    4. link prediction: `inpo` until each edge scores like unseen ones (edge requests, message passing layers,
-       validation edges and a `budget` of at least 0.3), else `finetune`;
-    5. other tasks: `finetune`, with the training's own `weight_decay`.
+    3. `budget` below a hundredth: `utu`, which costs nothing;
+    4. `training` with a checkpoint within the budget: `replay`;
+    5. else `continued_training`, with the state of the training or, without, with estimates in its place.
 
-    Rules of thumb from the tables of `experiments/graph_methods`. The budget chooses; it does not limit the time.
+    A twentieth of the training's steps is spent on up to 10 items, an eighth on more nodes, a fifth on more edges, and
+    never more than the budget. The rules come from the tables of `experiments/nearest`.
 
     Args:
-        budget: share of retraining's time that may be spent.
-        weight_decay: the penalty of the model's training, for rule 5; without it fine-tuning drifts away.
+        budget: share of retraining's steps that may be spent, at most.
+        training: the state of the training, see `ContinuedTraining`; results say what is missing without it.
+        training_steps: optimiser steps of the training, where no `training` says so.
+        lr: learning rate of the training, where no `training` says so.
+        weight_decay: penalty of the training, where no `training` says so; `None` estimates it from the weights.
         train: your training function `train(data, seed) -> model`, for rule 2.
     """
 
     budget: float = 0.33
-    weight_decay: float = 0.0
+    training: Any = None
+    training_steps: int | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
     train: Callable[[Data, int], nn.Module] | None = None
 
     name = "auto"
@@ -54,7 +59,8 @@ class Auto(Method):
     def __post_init__(self) -> None:
         if not self.budget > 0:
             raise InvalidInputError(f"Expected 'budget' > 0 (got {self.budget})")
-        check_interval(self, ">= 0", "weight_decay")
+        check_interval(self, "> 0", *([] if self.lr is None else ["lr"]))
+        check_interval(self, ">= 0", *([] if self.weight_decay is None else ["weight_decay"]))
 
     def choose(self, task: Task, partition: Any, model: nn.Module) -> tuple[str, dict[str, Any], str]:
         """Return the name of the method, its options, and the rule that picked it: the end of a sentence."""
@@ -69,20 +75,17 @@ class Auto(Method):
             return "retrain", retrain, f"only {stays:.0%} of the training items stay"
         if self.budget < CHEAP:
             return "utu", {}, f"the budget is below {CHEAP:g} of retraining"
-        if task.name == "link_prediction":
-            attaches = any(isinstance(module, MessagePassing) for module in model.modules())
-            able = partition.forgets == ("edges",) and attaches and has_held_out(task, partition.data)
-            if able and self.budget >= LARGE:
-                return (
-                    "inpo",
-                    {"until": "unseen"},
-                    "edges are forgotten under link prediction, with validation edges to compare with",
-                )
-            lacks = f"at least {MIN_HELD_OUT} validation edges, message passing layers and a request for edges"
-            why = f"the budget is below {LARGE:g}" if able else f"'inpo' until unseen needs {lacks}"
-            return "finetune", {"weight_decay": self.weight_decay}, f"the task is link prediction, and {why}"
-        why = "a classification" if "classification" in task.name else f"'{task.name}'"
-        return "finetune", {"weight_decay": self.weight_decay}, f"the task is {why}"
+        state, share = as_training_state(self.training), min(self.budget, share_of(partition))
+        if state is not None and state.earliest(share * state.total) is not None:
+            why = f"its training kept a checkpoint at most {share:.3g} of its steps before the end"
+            return "replay", {"training": state, "budget": share}, why
+        if state is not None:
+            return "continued_training", {"training": state, "budget": share}, "the state of its training is at hand"
+        known = {"lr": self.lr, "weight_decay": self.weight_decay, "training_steps": self.training_steps}
+        if self.training_steps is not None:
+            known["budget"] = share
+        options = {name: value for name, value in known.items() if value is not None}
+        return "continued_training", options, "it comes nearest to retraining where no state of the training is given"
 
     def run(self, problem: Problem) -> Outcome:
         name, options, why = self.choose(problem.task, problem.partition, problem.model)
@@ -91,7 +94,29 @@ class Auto(Method):
         outcome = method.run_with_fresh_state(problem)
         chosen = f"'auto' chose '{name}', because {why}."
         outcome.notes |= {"chosen": name, "options": {k: str(v) for k, v in options.items()}, "why": chosen}
+        lacks = self._lacks(name)
+        if lacks:
+            outcome.notes["lacks"] = lacks
         return outcome
+
+    def _lacks(self, name: str) -> str:
+        """Return in words what would have brought the model nearer to retraining; empty where all is known."""
+        if name != "continued_training" or as_training_state(self.training) is not None:
+            return ""
+        guessed = [
+            words
+            for value, words in (
+                (self.lr, "its learning rate (lr), taken as 1e-3"),
+                (self.weight_decay, "its weight decay, estimated from the weights"),
+                (self.training_steps, "its number of steps (training_steps), for which 50 steps were taken"),
+            )
+            if value is None
+        ]
+        also = f", nor {'; '.join(guessed)}" if guessed else ""
+        return (
+            "Nothing was given of the training: not the optimiser's state (training=, what gunlearn.train returned or "
+            f"gunlearn.KeepState kept){also}."
+        )
 
 
 def share_that_stays(task: Task, partition: Any) -> float:
@@ -103,12 +128,3 @@ def share_that_stays(task: Task, partition: Any) -> float:
         for data in (partition.data, partition.retain_data)
     )
     return after / before
-
-
-def has_held_out(task: Task, data: Data) -> bool:
-    """Return whether the data has validation edges for `until="unseen"`."""
-    try:
-        task.check_target("unseen", data)
-    except UnsupportedMethodError:
-        return False
-    return True

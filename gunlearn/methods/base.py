@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gunlearn.core.checks import check_choice
+from gunlearn.core.digest import content_hash
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.tasks.base import Task
 from gunlearn.training.callbacks import Callback, TrainState
@@ -130,11 +131,14 @@ class Method(ABC):
         return getattr(self, "mode", "default")
 
     def config(self) -> dict[str, Any]:
-        """Return all options as plain values; functions by their names, which are the same in every process."""
+        """Return all options as plain values; functions by their names, which are the same in every process.
+
+        Of states of optimisers there is a digest.
+        """
         return {
             f.name: value
             if isinstance(value, str | int | float | bool | None)
-            else getattr(value, "__qualname__", None) or repr(value)
+            else getattr(value, "__qualname__", None) or _described(value)
             for f in dataclasses.fields(self)  # type: ignore[arg-type]
             for value in [getattr(self, f.name)]
         }
@@ -142,6 +146,14 @@ class Method(ABC):
     @classmethod
     def options(cls) -> tuple[str, ...]:
         return tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
+
+
+def _described(value: Any) -> str:
+    """Return how an option appears in a record: states, which hold tensors, by a digest."""
+    state = value.state_dict() if isinstance(value, torch.optim.Optimizer) else value
+    if isinstance(state, Mapping) and "param_groups" in state:
+        return f"{type(value).__name__}({content_hash(state)[:8]})"
+    return repr(value)
 
 
 #: The default `None` of an option that the method's mode fills in: `lr: float = BY_MODE`.

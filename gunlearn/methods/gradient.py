@@ -17,7 +17,7 @@ from gunlearn.methods.freezing import FrozenStatistics, freeze, only
 from gunlearn.methods.gradient_options import GradientOptions
 from gunlearn.methods.minimise import minimise
 from gunlearn.tasks.base import Parts
-from gunlearn.training.optimizers import OptimizerSpec
+from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 from gunlearn.training.step import Change
 
 __all__ = ["FrozenStatistics", "GradientMethod", "freeze", "only"]
@@ -28,9 +28,9 @@ class GradientMethod(GradientOptions):
     """Minimises an objective over the model's parameters, starting from the trained model.
 
     What a method may change, each by overriding one function: `objective` and `objective_at` (phases), `rate_at` (the
-    learning rate of a phase), `make_optimizer`, `parts` (what is read), `teachers` (what predictions are compared
-    with), `trainable` (what learns), `penalty` (what is added to gradients), `surroundings` (the context of a pass),
-    `adapt` (predictions before the losses, and a stop condition). Its options are those of
+    learning rate of a phase), `make_optimizer`, `make_scheduler`, `parts` (what is read), `teachers` (what predictions
+    are compared with), `trainable` (what learns), `penalty` (what is added to gradients), `surroundings` (the context
+    of a pass), `adapt` (predictions before the losses, and a stop condition). Its options are those of
     `gunlearn.methods.gradient_options.GradientOptions`.
     """
 
@@ -59,6 +59,10 @@ class GradientMethod(GradientOptions):
     def make_optimizer(self, problem: Problem) -> OptimizerSpec:
         """Return the optimiser, or a function that makes it: a `PhasedOptimizer` gives each phase its own."""
         return self.optimizer
+
+    def make_scheduler(self, problem: Problem, steps: int) -> SchedulerSpec | None:
+        """Return the scheduler of a run of so many steps, or a function from the optimiser to one."""
+        return self.scheduler
 
     def parts(self, problem: Problem, names: Collection[str]) -> Parts:
         """Return the parts of the problem that the objective reads."""

@@ -64,7 +64,7 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
         stop,
         optimizer=optimizer,
         optimizer_options=None if makes_its_own(optimizer) else method.optimizer_options,
-        scheduler=method.scheduler,
+        scheduler=method.make_scheduler(problem, args.steps_of(feed.steps_per_epoch)),
         scheduler_options=method.scheduler_options,
         steps_per_epoch=feed.steps_per_epoch,
         penalty=method.penalty(problem.model),
@@ -100,6 +100,8 @@ def _validation(problem: Problem) -> Callable[[], float]:
 
 class _Phases(Callback):
     """Sets the phase of a `PhasedOptimizer`, and the learning rate, before each step."""
+
+    draws_nothing = True
 
     def __init__(self, method: GradientMethod) -> None:
         self.method = method

@@ -59,3 +59,7 @@ class TrainArguments:
         for name in ("eval_every", "checkpoint_every"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InvalidInputError(f"Expected '{name}' of at least 1 (got {getattr(self, name)})")
+
+    def steps_of(self, steps_per_epoch: int) -> int:
+        """Return the optimiser steps of the run, for so many in a pass over the items."""
+        return self.epochs * steps_per_epoch if self.steps is None else self.steps

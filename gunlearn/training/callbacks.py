@@ -56,7 +56,12 @@ class Callback:
     Each method is called as `callback.on_...(args, state, control, model=model, **kwargs)` with the loop's arguments
     and this module's `TrainState` and `TrainControl`. The method is not charged for a callback's time, and random
     numbers drawn in callbacks do not change the run. An object of any class with some of these methods will do.
+
+    Attributes:
+        draws_nothing: its methods draw no random numbers, so the loop need not save and restore their state.
     """
+
+    draws_nothing = False
 
     def on_train_begin(self, args: Any, state: TrainState, control: TrainControl, **kwargs: Any) -> None:
         """Before the first epoch."""

@@ -29,6 +29,8 @@ class Feed(Callback):
         chunk: which forgotten items the present piece holds; `None` for all.
     """
 
+    draws_nothing = True
+
     def __init__(
         self,
         model: nn.Module,

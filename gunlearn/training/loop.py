@@ -55,10 +55,11 @@ def fit(
     """
     if args.keep == "best" and (validate is None or args.eval_every is None):
         raise InvalidInputError("Expected validation items and 'eval_every' for keep='best' (got none)")
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = list(named.values())
     if not parameters:
         raise InvalidInputError("Expected a model with trainable parameters (got none that require grad)")
-    stepper = make_optimizer(optimizer, parameters, args.lr, args.weight_decay, optimizer_options)
+    stepper = make_optimizer(optimizer, parameters, args.lr, args.weight_decay, optimizer_options, list(named))
     schedule = make_scheduler(scheduler, stepper, scheduler_options)
     run = LoopRun(model, step, args, callbacks, validate, stop, stepper, schedule, steps_per_epoch, penalty, parameters)
     run.resume()

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class LoopRun:
 
     def __post_init__(self) -> None:
         args, per_epoch = self.args, self.steps_per_epoch
-        steps = args.epochs * per_epoch if args.steps is None else args.steps
+        steps = args.steps_of(per_epoch)
         self.state = TrainState(max_epochs=-(-steps // per_epoch), max_steps=steps)
         self.control, self.together = TrainControl(), processes()
         self.keeping = stateful(self.callbacks)
@@ -178,19 +179,26 @@ class LoopRun:
 
     def tell(self, event: str, **kwargs: object) -> None:
         """Tell the callbacks; their time and random numbers are not the run's."""
-        if self.callbacks:
-            self.state.seconds = self.watch.seconds
-            kwargs |= {"model": self.model, "optimizer": self.optimizer}
-            with self.watch.paused(), isolated_rng():
-                for callback in self.callbacks:
-                    method = getattr(callback, event, None)
-                    if method is not None:
-                        method(self.args, self.state, self.control, **kwargs)
+        heard = [(callback, method) for callback in self.callbacks if (method := _own(callback, event)) is not None]
+        if not heard:
+            return
+        self.state.seconds = self.watch.seconds
+        kwargs |= {"model": self.model, "optimizer": self.optimizer}
+        quiet = all(getattr(callback, "draws_nothing", False) for callback, _ in heard)
+        with self.watch.paused(), nullcontext() if quiet else isolated_rng():
+            for _, method in heard:
+                method(self.args, self.state, self.control, **kwargs)
 
     def agree(self) -> None:
         """Ask all processes whether to stop, and whether to save."""
         asked = self.together.agree(self.control.should_training_stop, self.control.should_save)
         self.control.should_training_stop, self.control.should_save = map(bool, asked)
+
+
+def _own(callback: Any, event: str) -> Callable[..., Any] | None:
+    """Return a callback's method for an event; `None` where it has none that does anything."""
+    method = getattr(callback, event, None)
+    return None if getattr(method, "__func__", method) is getattr(Callback, event, None) else method
 
 
 @torch.no_grad()

@@ -11,16 +11,19 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from gunlearn.core.options import did_you_mean
 from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.training.resumed_optimizer import goes_on, resumed_optimizer
+from gunlearn.training.training_state import TrainingState
 
-#: A name of `torch.optim`, in any spelling, a class of optimisers, or a function from parameters to an optimiser.
-OptimizerSpec = str | Callable[[Sequence[nn.Parameter]], Any]
+#: A name of `torch.optim`, in any spelling, a class of optimisers, a function from parameters to an optimiser, or what
+#: goes on from where it is: an optimiser, its `state_dict`, or a `TrainingState`.
+OptimizerSpec = str | Callable[[Sequence[nn.Parameter]], Any] | Optimizer | Mapping[str, Any] | TrainingState
 #: The same of `torch.optim.lr_scheduler`: a name, a class, or a function from an optimiser to a scheduler.
 SchedulerSpec = str | Callable[[Any], Any]
 
 
 def makes_its_own(spec: Any) -> TypeGuard[Callable[[Any], Any]]:
-    """Return whether a function builds the optimiser or scheduler, with settings of its own."""
-    return callable(spec) and not isinstance(spec, type)
+    """Return whether a function builds the optimiser or scheduler, or another one goes on: with its own settings."""
+    return goes_on(spec) or (callable(spec) and not isinstance(spec, type))
 
 
 def _find(name: Any, module: Any, base: type, what: str) -> Any:
@@ -55,7 +58,11 @@ def find_scheduler(name: Any) -> type[LRScheduler]:
 
 
 def check_optimizer(spec: OptimizerSpec, options: Mapping[str, Any] | None) -> None:
-    """Refuse unknown names, and options beside a function."""
+    """Refuse unknown names, mappings that are no `state_dict`, and options beside a function."""
+    if isinstance(spec, Mapping) and not {"state", "param_groups"} <= set(spec):
+        raise InvalidInputError(
+            f"Expected an 'optimizer' or its state_dict, with 'state' and 'param_groups' (got keys {sorted(spec)[:5]})"
+        )
     if not makes_its_own(spec):
         find_optimizer(spec)
     elif options:
@@ -86,8 +93,11 @@ def make_optimizer(
     lr: float,
     weight_decay: float = 0.0,
     options: Mapping[str, Any] | None = None,
+    names: Sequence[str] = (),
 ) -> Any:
     """Build an optimiser from its name or class, or by a function of the parameters alone that sets its own rates.
+
+    One that is there already goes on over `parameters`, those of a copy of its model called `names`.
 
     `weight_decay` is what the optimiser means by it: an L2 penalty for Adam and SGD, decoupled for AdamW.
 
@@ -96,6 +106,8 @@ def make_optimizer(
         InvalidTypeError: a function that returns no optimiser.
     """
     check_optimizer(spec, options)
+    if goes_on(spec):
+        return resumed_optimizer(spec, parameters, names)
     if makes_its_own(spec):
         made = spec(parameters)
         if not (hasattr(made, "step") and hasattr(made, "zero_grad") and hasattr(made, "state_dict")):

@@ -23,6 +23,7 @@ from gunlearn.core.atomic import checksum, write_files
 from gunlearn.core.behaviour import code_of, differences, settings_of
 from gunlearn.core.owner_key import check_key_outside
 from gunlearn.errors import CheckpointError, InvalidTypeError, UnsupportedModelError
+from gunlearn.training.training_state import FILE, TrainingState
 
 RECORD, WEIGHTS = "result.json", "model.safetensors"
 #: Notes that count what a request reaches: with the graph at hand, such numbers single out an edge. They stay here.
@@ -45,6 +46,7 @@ class Result:
         notes: remarks of the method.
         partition: the resolved request (not saved).
         original: a copy of the model before (not saved).
+        training: the optimiser's state and checkpoints of a training (`TrainingState`); `None` for an unlearned model.
     """
 
     model: nn.Module
@@ -63,6 +65,7 @@ class Result:
     partition: Any = None
     task: Any = None
     original: nn.Module | None = None
+    training: TrainingState | None = None
 
     @property
     def data(self) -> Any:
@@ -88,12 +91,12 @@ class Result:
 
     def record(self) -> dict[str, Any]:
         """Return everything but tensors, live objects, forgotten rows, and counts of what the request reaches."""
-        skip = {"model", "partition", "task", "original", "tokenizer", "parts"}
+        skip = {"model", "partition", "task", "original", "training", "tokenizer", "parts"}
         record = {name: value for name, value in self.__dict__.items() if name not in skip}
         return record | {"notes": written_notes(self.notes)}
 
     def save(self, directory: str | Path, node_ids: bool = False) -> Path:
-        """Write weights (safetensors) and record (JSON, with checksums of both) into `directory`.
+        """Write weights (safetensors), training state and record (JSON, with checksums of all) into `directory`.
 
         A save that is interrupted leaves the result that was there, or one that `load` refuses.
 
@@ -130,9 +133,14 @@ class Result:
         architecture = {"settings": settings_of(self.model), "code": code_of(self.model)}
         record = json.loads(json.dumps({**self.record(), "architecture": architecture}, default=_named))
         sums = {"weights": checksum(content), "record": _checksum(record)}
+        kept = None if self.training is None else self.training.to_bytes()
+        if kept is not None:
+            sums["training"] = checksum(kept)
         text = json.dumps({**record, "checksums": sums}, indent=1)
-        both = {WEIGHTS: content, RECORD: text.encode()}
-        write_files({directory / name: data for name, data in both.items()})
+        files = {WEIGHTS: content, **({} if kept is None else {FILE: kept}), RECORD: text.encode()}
+        write_files({directory / name: data for name, data in files.items()})
+        if kept is None:
+            (directory / FILE).unlink(missing_ok=True)  # that of the model which was here before
         return directory
 
     @classmethod
@@ -162,6 +170,12 @@ class Result:
                 raise ValueError(
                     f"{WEIGHTS} is not the file that {RECORD} was written for: damaged, or of another result"
                 )
+            training = None
+            if sums is not None and "training" in sums:
+                kept = (directory / FILE).read_bytes()
+                if sums["training"] != checksum(kept):
+                    raise ValueError(f"{FILE} is not the file that {RECORD} was written for")
+                training = TrainingState.from_bytes(kept, FILE)
             record.pop("architecture", None)
             weights = weights_of(content)
             if _with_operators(weights):
@@ -171,7 +185,7 @@ class Result:
             _check_types(model, weights)
             model.load_state_dict(weights)
             _forget_caches(model)
-            result = cls(model=model.eval(), **record)
+            result = cls(model=model.eval(), training=training, **record)
             if architecture is not None:
                 _check_architecture(model, architecture, result.versions, strict)
         except OSError as error:

@@ -18,6 +18,7 @@ from gunlearn.tasks.base import Task
 from gunlearn.tasks.trial import private_copy, trial_pass
 from gunlearn.training.callbacks import Callback, check_callbacks
 from gunlearn.training.from_scratch import train_from_scratch
+from gunlearn.training.keep_state import KeepState
 from gunlearn.training.loop import TrainArguments
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 from gunlearn.training.result import Result, versions
@@ -33,8 +34,9 @@ def run_training(
     callbacks: Sequence[Callback] = (),
     optimizer: OptimizerSpec = "adam",
     scheduler: SchedulerSpec | None = None,
+    keep_state: bool = True,
 ) -> Result:
-    """Train a copy of `model` (as initialised by the caller) on `data`."""
+    """Train a copy of `model` (as initialised by the caller) on `data`; with `keep_state` the result has `training`."""
     data = detached(data)
     check_seed(seed)
     check_callbacks(callbacks)
@@ -47,7 +49,9 @@ def run_training(
         )
     with isolated_rng(seed):
         memory = PeakMemory(device_of(model))
-        state = train_from_scratch(model, data, task, args, callbacks, optimizer, scheduler)
+        keeping = KeepState() if keep_state else None
+        heard = [*callbacks, keeping] if keeping is not None else callbacks
+        state = train_from_scratch(model, data, task, args, heard, optimizer, scheduler)
     notes = {"best_epoch": state.best_epoch, "best_val_loss": state.best_metric}
     config = {key: value for key, value in args.__dict__.items() if key not in ("checkpoint_dir", "fingerprint")}
     return Result(
@@ -61,7 +65,13 @@ def run_training(
         history=state.log_history,
         notes={**remark_unchanged(notes, initial, model, state), **task.remarks(model)},
         task=task,
+        training=None if keeping is None or not state.step else keeping.state(model, **reading_of(args)),
     )
+
+
+def reading_of(args: TrainArguments) -> dict[str, Any]:
+    """Return how a training read its items, for its `TrainingState`."""
+    return {name: getattr(args, name) for name in ("batch_size", "sampler", "num_neighbors", "max_grad_norm")}
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -74,8 +74,16 @@ CASES = [
         "retrain", options={"epochs": 4, "eval_every": 2}, from_scratch=True, learns=RETAIN, validates=True,
         chooses=True,
     ),
-    MethodCase("auto", trains=False, random=False, options={"budget": 0.01}, bad=({"budget": 0},)),
+    MethodCase("auto", trains=False, random=False, options={"budget": 0.005}, bad=({"budget": 0},)),
     MethodCase("finetune", options={"epochs": 4}, learns=RETAIN),
+    MethodCase(
+        "continued_training", options={"epochs": 4}, learns=RETAIN,
+        bad=(
+            {"shrink": 0.0}, {"shrink": 1.5}, {"lr": -1.0}, {"weight_decay": -1.0}, {"budget": 0.5, "steps": 5},
+            {"budget": 1.5}, {"optimizer": {"a": 1}},
+        ),
+    ),
+    MethodCase("continued_training", "estimated", {"epochs": 4}, learns=RETAIN),
     MethodCase("utu", trains=False, random=False),
     MethodCase("gradient_ascent", options={"epochs": 4}, random=False, learns=FORGET),
     MethodCase("graddiff", options={"epochs": 4}, bad=WEIGHTS[:2]),
@@ -191,6 +199,8 @@ SHARD_CASES = [
     ),
     MethodCase("grapheraser", "bekm", **SHARDS),
 ]  # fmt: skip
+# It goes back into the training of the one model that it is given: `test_replay.py` holds it to the contract.
+STATE_CASES = [MethodCase("replay", bad=({"budget": 0.0}, {"budget": 1.5}))]
 TRAINING = [case for case in CASES if case.trains]
 ON_EDGES = [case for case in CASES if case.task == "link_prediction"]
 

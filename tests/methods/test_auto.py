@@ -18,25 +18,31 @@ def chosen(model, data, request, task, **options):
 def test_the_rules():
     model, data = classifier()
     few, many, edges = gu.ForgetNodes(count=3), gu.ForgetNodes(ratio=0.6), gu.ForgetEdges(count=3)
-    assert chosen(model, data, few, "node_classification") == "finetune"
-    assert chosen(model, data, edges, "node_classification") == "finetune"
+    assert chosen(model, data, few, "node_classification") == "continued_training"
+    assert chosen(model, data, edges, "node_classification") == "continued_training"
     assert chosen(model, data, many, "node_classification") == "retrain"
     assert chosen(model, data, few, "node_classification", budget=1.0) == "retrain"
-    assert chosen(model, data, few, "node_classification", budget=0.01) == "utu"
-    head = LinearHead(data.num_features, int(data.y.max()) + 1)
-    assert chosen(head, data, few, "node_classification") == "finetune"  # nothing to certify: trained in another way
+    assert chosen(model, data, few, "node_classification", budget=0.005) == "utu"
+    head = LinearHead(data.num_features, int(data.y.max()) + 1)  # nothing to certify: trained in another way
+    assert chosen(head, data, few, "node_classification") == "continued_training"
     assert chosen(fit_linear_head(head, data), data, few, "node_classification") == "cgu"
-    links = make_data()
-    assert links.val_pos_edge_index.size(1) >= 30
-    assert chosen(model, links, edges, "link_prediction") == "inpo"
-    assert chosen(model, links, edges, "link_prediction", budget=0.2) == "finetune"
-    assert chosen(torch.nn.Linear(8, 4), links, edges, "link_prediction") == "finetune"  # nothing to attach to
-    unlearned = gu.ForgetNodes(data.test_mask.nonzero().view(-1)[:2])
-    assert chosen(model, data, unlearned, "node_classification") == "finetune"
-    del links.val_pos_edge_index
-    assert chosen(model, links, edges, "link_prediction") == "finetune"
+    assert chosen(model, make_data(), edges, "link_prediction") == "continued_training"
     with pytest.raises(InvalidInputError, match="budget"):
         Auto(budget=0)
+
+
+def test_with_a_training_it_replays_what_the_budget_allows():
+    _, data = classifier()
+    base = gu.train(gu.GCN(20, 8, 4), data, "node_classification", epochs=40, eval_every=40)
+    request = gu.ForgetNodes(count=3)
+    for budget, name, epochs in ((0.33, "replay", 2), (0.04, "continued_training", 1)):
+        result = gu.unlearn(base.model, data, request, "auto", "node_classification", training=base, budget=budget)
+        assert (result.notes["chosen"], result.epochs) == (name, epochs)
+        assert "lacks" not in result.notes
+    result = gu.unlearn(base.model, data, request, "auto", "node_classification", lr=1e-2)
+    assert "optimiser's state (training=" in result.notes["lacks"]
+    assert "weight decay" in result.notes["lacks"]
+    assert "learning rate" not in result.notes["lacks"]
 
 
 def test_it_does_what_it_names():
@@ -46,10 +52,10 @@ def test_it_does_what_it_names():
     named = gu.unlearn(model, data, request, result.notes["chosen"], "node_classification", seed=4, weight_decay=0.1)
     assert same_weights(result.model, named.model)
     assert not same_weights(result.model, model)  # control
-    assert result.notes["why"] == "'auto' chose 'finetune', because the task is a classification."
+    assert result.notes["why"].startswith("'auto' chose 'continued_training', because it comes nearest to retraining")
 
 
 def test_a_request_of_another_kind_is_a_method_s_own_refusal():
     torch.manual_seed(0)
     result = gu.unlearn(trained_model(), make_data(), gu.ForgetNodes(count=2), "auto")
-    assert result.notes["chosen"] == "finetune"
+    assert result.notes["chosen"] == "continued_training"

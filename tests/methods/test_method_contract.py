@@ -17,6 +17,7 @@ from tests.methods.cases import (
     HEAD_CASES,
     MODELS,
     SHARD_CASES,
+    STATE_CASES,
     TRAINING,
     MethodCase,
     fresh_model,
@@ -39,7 +40,7 @@ HOOKS = [name for name in vars(nn.Module()) if "hooks" in name]
 
 
 def test_every_registered_method_and_variant_has_a_row() -> None:
-    assert sorted(case.spec for case in [*CONTRACT, *SHARD_CASES]) == sorted(registered_specs())
+    assert sorted(case.spec for case in [*CONTRACT, *SHARD_CASES, *STATE_CASES]) == sorted(registered_specs())
 
 
 def test_every_method_of_the_package_is_registered() -> None:

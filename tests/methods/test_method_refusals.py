@@ -22,6 +22,7 @@ from gunlearn.methods import METHODS, FineTune, Retrain, TrainArguments
 from tests.methods.cases import (
     CASES,
     SHARD_CASES,
+    STATE_CASES,
     TRAINING,
     Made,
     MethodCase,
@@ -130,7 +131,7 @@ def test_settings_that_cannot_be_meant(name: str, value: float) -> None:
             cls(**{name: value})
 
 
-BAD = [(case, wrong) for case in (*CASES, *SHARD_CASES) for wrong in case.bad]
+BAD = [(case, wrong) for case in (*CASES, *SHARD_CASES, *STATE_CASES) for wrong in case.bad]
 
 
 @pytest.mark.parametrize(("case", "wrong"), BAD, ids=str)

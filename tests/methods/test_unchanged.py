@@ -41,7 +41,7 @@ RUNS = {
     "no epoch": (("npo", {"epochs": 0}), "allow no step"),
     "operators of no epoch": (("gnndelete", {"epochs": 0}), "allow no step"),
     "at the target": (("inpo", {"until": "unseen"}), "until='unseen'"),
-    "auto at the target": (("auto", {}), "until='unseen'"),
+    "auto without a budget": (("auto", {"budget": 0.005}), "by design"),
     "callback": (("finetune", {"epochs": 3, "callbacks": [Stop()]}), "a callback"),
     "steps of length 0": (("finetune", {"epochs": 3, "optimizer": still}), "3 steps moved none"),
     "a change of 0": ((Nothing(), {}), "change of zero"),
@@ -122,9 +122,9 @@ def test_a_run_that_kept_the_model_before_its_first_pass_says_so():
 
 def test_auto_explains_its_choice_in_a_sentence(low):
     model, data, request = low
-    why = gu.unlearn(model, data, request, "auto").notes["why"]
+    why = gu.unlearn(model, data, request, "auto", budget=0.005).notes["why"]
     chosen, unchanged = why.split(". ")
-    assert chosen.startswith("'auto' chose 'inpo', because ")
+    assert chosen.startswith("'auto' chose 'utu', because ")
     assert unchanged.startswith("The weights are unchanged: ")
 
 

@@ -1,5 +1,6 @@
 """The core of functional alignment against closed forms, scipy and numpy."""
 
+import copy
 import math
 import warnings
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import entropy
+from torch import nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.metrics import Sampler, StepTerms, align, categorical_alignment, categorical_kl, standings
@@ -170,6 +172,24 @@ def test_a_retrained_model_stands_beside_the_others():
         standings({"a": a}, [a], ChainSupplier())
     with pytest.raises(InvalidInputError, match="agree exactly"):
         standings({"b": b}, [a, Chain(0.0)], ChainSupplier())
+
+
+class Step(nn.Module):
+    """A chain whose shift is a weight."""
+
+    scale = 1.0
+
+    def __init__(self, shift):
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(shift), requires_grad=False)
+
+
+def test_a_copy_of_a_retrained_model_is_not_compared_with_it():
+    a, b = Step(0.0), Step(1.0)
+    found = standings({"copy": copy.deepcopy(a), "other": Step(0.5)}, [a, b], ChainSupplier())
+    assert len(found["copy"].alignments) == 1
+    assert found["copy"].value == found["copy"].floor == pytest.approx(4)
+    assert len(found["other"].alignments) == 2
 
 
 ONES = torch.ones(2, 2, 1)

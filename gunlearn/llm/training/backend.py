@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from torch import nn
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.llm.card import unchanged
@@ -23,6 +23,7 @@ from gunlearn.llm.model.causality import check_language_model
 from gunlearn.llm.model.token_prediction import TokenPrediction
 from gunlearn.llm.record import LLMResult
 from gunlearn.llm.training import settings
+from gunlearn.llm.training.callback_adapter import as_trainer_callback
 from gunlearn.llm.training.progress import StepBar
 from gunlearn.llm.training.run_parts import plan_of as plan_of  # re-exported
 from gunlearn.llm.training.run_parts import run_parts
@@ -38,8 +39,8 @@ from gunlearn.training.collapse import Knowledge, collapse
 
 #: Hooks that a Trainer does not call: it runs no method that overrides one.
 _HOOKS = (
-    "adapt", "make_optimizer", "objective_at", "parts", "penalty", "prepare", "rate_at", "reference_outputs",
-    "surroundings", "teachers", "trainable",
+    "adapt", "make_optimizer", "make_scheduler", "objective_at", "parts", "penalty", "prepare", "rate_at",
+    "reference_outputs", "surroundings", "teachers", "trainable",
 )  # fmt: skip
 
 
@@ -113,7 +114,7 @@ class TrainerBackend:
                 reference=self.reference,
                 task=dataclasses.replace(task, layer=parts.plan.layer),
                 data_collator=collator_of(model, self.tokenizer),
-                callbacks=[*map(_adapted, callbacks), *([bar] if progress else [])],
+                callbacks=[*map(as_trainer_callback, callbacks), *([bar] if progress else [])],
                 **settings.own_optimizers(method, trained),
             )
             trainer.remove_callback(PrinterCallback)
@@ -182,12 +183,3 @@ def _collapsed(model: nn.Module, name: str, before: Any, after: Any, refuse: boo
         for found in (before, after)
     ]
     return collapse(known[0], known[1], name, refuse)
-
-
-def _adapted(callback: Any) -> TrainerCallback:
-    """Return a callback of this package as one of transformers; leave those of transformers unchanged."""
-    if isinstance(callback, TrainerCallback):
-        return callback
-    adapted = TrainerCallback()
-    adapted.__dict__.update({name: getattr(callback, name) for name in dir(callback) if name.startswith("on_")})
-    return adapted

@@ -1,0 +1,216 @@
+"""Go on with the training, without the forgotten data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.losses import NLL, Objective, as_objective
+from gunlearn.methods.any_task.second_look import LOOKS, Look, Making
+from gunlearn.methods.any_task.training_budget import fall, steps_of
+from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
+from gunlearn.methods.gradient import GradientMethod
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks.base import Parts
+from gunlearn.training.arguments import TrainArguments
+from gunlearn.training.estimated_state import (
+    POINTS,
+    TrainingGradient,
+    estimate_second_moments,
+    estimate_weight_decay,
+    set_second_moments,
+)
+from gunlearn.training.from_scratch import reset_model
+from gunlearn.training.optimizers import SchedulerSpec, find_optimizer, goes_on, make_optimizer, makes_its_own
+from gunlearn.training.resumed_optimizer import resumed_optimizer
+from gunlearn.training.state_sources import NONE, as_training_state
+
+_RAMP = 0.25  # share of the steps over which the rate of an optimiser without state rises
+_USUAL_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class ContinuedTraining(GradientMethod):
+    """Go on with the training on the retained data: its loss, its optimiser, and the optimiser's state.
+
+    A new Adam divides its first gradients by themselves, so each weight moves by the whole learning rate; on a trained
+    model that throws away what it learned. The state of the training keeps steps small. Hand it in as `training` (what
+    `gunlearn.train` returned) or as `optimizer` (your own, or its `state_dict`). Without either a new Adam starts from
+    estimated second moments (`gunlearn.training.estimated_state`), and from the weight decay that the trained weights
+    show. The learning rate stays for three quarters of the steps and then falls to 0, which settles the weights. Steps
+    that raised the training's loss on the retained data are taken back (not after `shrink`).
+
+    Args:
+        training: the state of the training: a `Result` of `gunlearn.train`, its `training`, the folder or file that it
+            was saved to, or a folder of checkpoints of your own training (PyTorch, Lightning, transformers); `"none"`
+            does without one in a grid too.
+        optimizer: the optimiser that trained the model or its `state_dict`, which go on, in place of `training`; or a
+            name, for one with estimated state where it is Adam or AdamW, else without.
+        lr: learning rate; `None` goes on with that of the state (half of the highest one, if a scheduler lowered it
+            below), or is 1e-3.
+        weight_decay: the training's penalty; `None` is that of the state, or estimated (0 for AdamW).
+        training_steps: optimiser steps of the training, where no `training` says so.
+        budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items, 1/8 for nodes and
+            other items, 1/5 for edges. It needs `training` or `training_steps`.
+        steps: optimiser steps, or passes (`epochs`), in place of `budget`; 50 steps where nothing is known.
+        shrink: factor on the trained weights before the first step (arXiv 1910.08475 shrinks and perturbs before it
+            goes on). Below 1 it takes back growth that memory needs, at the price of more steps.
+    """
+
+    training: Any = None
+    epochs: int = BY_MODE
+    lr: float = BY_MODE
+    weight_decay: float = BY_MODE
+    training_steps: int | None = None
+    budget: float | None = None
+    shrink: float = 1.0
+
+    name = "continued_training"
+    summary = "go on with the training, its optimiser's state included, without the forgotten data"
+    needs = "retained data"
+    cost = "a twentieth to a fifth of the training's steps"
+    variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "estimated": {"training": NONE}}
+
+    @property
+    def label(self) -> str:
+        return "estimated" if self.training == NONE else super().label
+
+    def __post_init__(self) -> None:
+        check_interval(self, "in (0, 1]", "shrink", *([] if self.budget is None else ["budget"]))
+        if self.training is not None and goes_on(self.optimizer):
+            raise InvalidInputError("Expected 'training' or an 'optimizer' that goes on (got both)")
+        if self.budget is not None and not (self.steps is None and self.epochs is None):
+            raise InvalidInputError(f"Expected 'budget', or 'steps' or 'epochs' (got {self.budget:g} and another)")
+        super().__post_init__()
+
+    def objective(self) -> Objective:
+        return as_objective(NLL(on="retain"))
+
+    def parts(self, problem: Problem, names: Collection[str]) -> Parts:
+        """Return the retained data as the training read it, unless another message graph is asked for."""
+        if self.message_graph != "retain":
+            return super().parts(problem, names)
+        return problem.task.training_parts(problem.partition.retain_data)
+
+    def arguments(self, **more: Any) -> TrainArguments:
+        rate, penalty = (_USUAL_RATE if self.lr is None else self.lr), self.weight_decay or 0.0
+        return TrainArguments(
+            self.epochs or 0, rate, penalty, self.max_grad_norm, self.eval_every, steps=self.steps, **more
+        )
+
+    def make_scheduler(self, problem: Problem, steps: int) -> SchedulerSpec | None:
+        """Return the caller's scheduler, or one that lets the rate fall to 0 over the last quarter of the steps."""
+        return self.scheduler or fall(steps)
+
+    def run(self, problem: Problem) -> Outcome:
+        problem = replace(problem, task=problem.task.for_training())
+        state = as_training_state(self.training)
+        if state is not None:
+            state.check_model(problem.reference)
+        source = state if state is not None else self.optimizer if goes_on(self.optimizer) else None
+        if source is not None:
+            start, spent, made = "the state of the training", 0, self._resumed(source, problem.model)
+        else:
+            start, spent, made = self._estimated(problem)
+        spent += LOOKS
+        total = self.training_steps if state is None else state.total
+        reading = {} if state is None else {k: v for k, v in state.reading.items() if getattr(self, k) != v}
+        making = Making(made)
+        handed = {"training": None, "budget": None, "lr": BY_MODE, "weight_decay": BY_MODE, "optimizer": making}
+        own = _Run(**{**vars(self), **reading, **handed}, rises=start == _RISING)
+        if self.steps is None and self.epochs is None:
+            own = replace(own, steps=max(1, steps_of(self.budget, problem.partition, total) - spent))
+        look = Look(problem.model, problem.partition.retain_data, problem.task, self.reading, problem.seed)
+        with torch.no_grad():
+            for parameter in problem.model.parameters():
+                if self.shrink < 1 and parameter.requires_grad:
+                    parameter.mul_(self.shrink)
+        outcome = GradientMethod.run(own, problem)
+        outcome.notes |= {"start": start, "shrink": self.shrink, "passes": spent}
+        if total is not None and outcome.state is not None:
+            outcome.notes["price"] = round((outcome.state.step + spent) / total, 4)
+        return look.not_farther(outcome, making.made, take_back=self.shrink == 1)
+
+    @property
+    def optimizer_class(self) -> type[torch.optim.Optimizer]:
+        """Return the class of an optimiser given by name."""
+        return find_optimizer(self.optimizer)
+
+    def _resumed(self, source: Any, model: nn.Module) -> Callable[[Sequence[nn.Parameter]], Any]:
+        """Return a function that makes the optimiser which goes on."""
+        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+        def make(parameters: Sequence[nn.Parameter]) -> Any:
+            made = resumed_optimizer(source, parameters, names)
+            for group in made.param_groups:
+                highest = group.pop("initial_lr", group["lr"])
+                group["lr"] = max(group["lr"], highest / 2) if self.lr is None else self.lr
+                if self.weight_decay is not None:
+                    group["weight_decay"] = self.weight_decay
+            return made
+
+        return make
+
+    def _estimated(self, problem: Problem) -> tuple[str, int, Any]:
+        """Return in words how a new optimiser starts, the passes spent on that, and a function that makes it."""
+        rate, penalty, spent = self.arguments().lr, self.weight_decay, 0
+        if makes_its_own(self.optimizer):
+            return _RISING, 0, self.optimizer
+        with isolated_rng(problem.seed):
+            if penalty is None and self.optimizer_class is torch.optim.AdamW:
+                penalty = 0.0  # its decay is no L2 penalty: the gradient does not show it
+            if penalty is None:
+                original = TrainingGradient(
+                    copy.deepcopy(problem.reference).requires_grad_(),
+                    problem.partition.retain_data,
+                    problem.task,
+                    self.reading,
+                )
+                penalty, spent = estimate_weight_decay(original)[0], 1
+            moments = None
+            if self.optimizer_class in (torch.optim.Adam, torch.optim.AdamW):
+                moments = _second_moments(self, problem, penalty)
+                spent += 0 if moments is None else POINTS
+
+        def make(parameters: Sequence[nn.Parameter]) -> Any:
+            made = make_optimizer(self.optimizer, parameters, rate, penalty, self.optimizer_options)
+            if moments is not None:
+                set_second_moments(made, moments)
+            return made
+
+        return _RISING if moments is None else _ESTIMATED, spent, make
+
+
+@dataclass(frozen=True)
+class _Run(ContinuedTraining):
+    """One run, with an optimiser that is ready; `rises`: its rate is raised from 0."""
+
+    rises: bool = False
+
+    def make_scheduler(self, problem: Problem, steps: int) -> SchedulerSpec | None:
+        return self.scheduler or fall(steps, _RAMP if self.rises else 0.0)
+
+
+_RISING, _ESTIMATED = "a new optimiser, its rate raised from 0", "estimated second moments"
+
+
+def _second_moments(method: ContinuedTraining, problem: Problem, penalty: float) -> list[torch.Tensor] | None:
+    """Return estimated second moments; `None` for models that nobody can draw anew."""
+    if hasattr(problem.model, "post_init"):  # of transformers: what it was before training is not drawn, but pretrained
+        return None
+    try:
+        fresh = reset_model(problem.model)
+    except UnsupportedModelError:
+        return None
+    for parameter, own in zip(fresh.parameters(), problem.model.parameters(), strict=True):
+        parameter.requires_grad_(own.requires_grad)
+    moved = TrainingGradient(fresh, problem.partition.retain_data, problem.task, method.reading)
+    start = [p.detach().clone() for p in moved.parameters]
+    end = [p.detach() for p in problem.model.parameters() if p.requires_grad]
+    return estimate_second_moments(moved, start, end, penalty)

@@ -1,0 +1,102 @@
+"""Go back to a checkpoint of the training, and take its last steps again without the forgotten data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.methods.any_task.training_budget import share_of
+from gunlearn.methods.base import Method, Outcome, Problem, check_interval
+from gunlearn.training.arguments import TrainArguments
+from gunlearn.training.from_scratch import train_from_scratch
+from gunlearn.training.optimizers import SchedulerSpec
+from gunlearn.training.resumed_optimizer import resumed_optimizer
+from gunlearn.training.state_sources import as_training_state
+
+
+@dataclass(frozen=True)
+class Replay(Method):
+    """Go back to a checkpoint of the training and take the last steps again without the forgotten data.
+
+    The result has as many steps behind it as the original, so it does not drift where training ended before it settled,
+    as continued training does; what was learned by heart before the checkpoint stays. With nothing forgotten it gives
+    the original's weights, bit for bit. It is what slices of SISA (arXiv 1912.03817) do with data that came last.
+
+    Args:
+        training: the state of the training, see `ContinuedTraining`.
+        budget: share of the training's steps that may be spent: it goes back to the earliest checkpoint within.
+            `None` is 1/20 for up to 10 items, 1/8 for nodes and other items, 1/5 for edges.
+    """
+
+    training: Any = None
+    budget: float | None = None
+
+    name = "replay"
+    summary = "take the last steps of the training again without the forgotten data"
+    needs = "retained data"
+    cost = "a twentieth to a fifth of the training's steps"
+
+    def __post_init__(self) -> None:
+        if self.budget is not None:
+            check_interval(self, "in (0, 1]", "budget")
+
+    def run(self, problem: Problem) -> Outcome:
+        state = as_training_state(self.training)
+        if state is None:
+            raise InvalidInputError(
+                "Expected 'training', the state of the model's training with its checkpoints, as gunlearn.train "
+                "returns it and gunlearn.KeepState keeps it (got none); method 'continued_training' does without"
+            )
+        state.check_model(problem.reference)
+        share = share_of(problem.partition) if self.budget is None else self.budget
+        moment = state.earliest(share * state.total)
+        if moment is None:
+            have = ", ".join(f"{(state.steps - m.step) / state.total:.1%}" for m in state.moments) or "none"
+            raise InvalidInputError(
+                f"Expected a checkpoint at most {share:.1%} of the training's steps before its end (got {have}); raise "
+                "'budget' to the smallest of these"
+            )
+        model, steps = problem.model, state.steps - moment.step
+        model.load_state_dict(moment.weights)
+        if problem.fresh is not None:
+            problem.fresh.put(model)
+        args = TrainArguments(epochs=0, steps=steps, keep="last", **state.reading, **problem.loop_settings)
+
+        own = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+        def make(parameters: Sequence[nn.Parameter]) -> Any:
+            if moment.rng is not None:  # here, since batches draw their seed before
+                torch.set_rng_state(moment.rng)
+            return resumed_optimizer(replace(state, optimizer=moment.optimizer), parameters, own)
+
+        taken = train_from_scratch(
+            model,
+            problem.partition.retain_data,
+            problem.task,
+            args,
+            problem.callbacks,
+            make,
+            None if state.rates is None else _repeated(state.rates, moment.step),
+        )
+        return Outcome(model, taken, {"from_step": moment.step, "price": round(steps / state.total, 4)})
+
+
+def _repeated(rates: Tensor, start: int) -> SchedulerSpec:
+    """Return a scheduler that repeats a training's learning rates `[steps, num_groups]` from a step on."""
+    last = rates.size(0) - 1
+
+    def factor(column: int) -> Callable[[int], float]:
+        return lambda step: float(rates[min(start + step, last), column])
+
+    def make(optimizer: Any) -> LambdaLR:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = 1.0
+        return LambdaLR(optimizer, [factor(column) for column in range(rates.size(1))])
+
+    return make

@@ -1,0 +1,71 @@
+"""Steps that ended farther from the minimum that retraining looks for are taken back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from gunlearn.methods.base import Outcome
+from gunlearn.tasks.base import Task
+from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.minimised_loss import decay_of, penalty_of, training_loss
+from gunlearn.training.processes import world_size
+
+#: Passes that a look before and one after take: three draws each, forward alone, cost about as much as a step each.
+LOOKS = 2
+
+
+class Making:
+    """A function that makes an optimiser, and keeps it as `made`."""
+
+    def __init__(self, make: Callable[[Sequence[nn.Parameter]], Any]) -> None:
+        self.make = make
+        self.made: Any = None
+
+    def __call__(self, parameters: Sequence[nn.Parameter]) -> Any:
+        self.made = self.make(parameters)
+        return self.made
+
+
+class Look:
+    """The training's loss on the retained data before a run, and the weights.
+
+    Retraining minimises this loss. In `experiments/nearest` models that ended with a higher one than they started from
+    were farther from retraining than the original, those with a lower one nearer. Where training had not settled, it
+    falls on and says nothing.
+
+    Args:
+        model: before the run.
+        data: the retained data.
+        task: what the model predicts.
+        reading: how much a pass reads.
+        seed: of the draws.
+    """
+
+    def __init__(self, model: nn.Module, data: Any, task: Task, reading: BatchOptions, seed: int) -> None:
+        self.seen = data, task, reading, seed
+        self.weights = copy.deepcopy(model.state_dict())
+        self.loss = training_loss(model, *self.seen) if world_size() == 1 else None
+
+    def not_farther(self, outcome: Outcome, optimizer: Any, take_back: bool = True) -> Outcome:
+        """Return the outcome; with the weights from before where the loss, with the optimiser's L2 penalty, rose.
+
+        Without `take_back` the steps stay, and the notes alone say so.
+        """
+        model, state = outcome.model, outcome.state
+        decay = None if optimizer is None else decay_of(optimizer, model)
+        if self.loss is None or decay is None or state is None or not state.step:
+            return outcome
+        before = self.loss + penalty_of(self.weights, decay)
+        after = training_loss(model, *self.seen) + penalty_of(model.state_dict(), decay)
+        outcome.notes |= {"training_loss_before": before, "training_loss": after}
+        if after > before and take_back:
+            model.load_state_dict(self.weights)
+            outcome.unchanged = (
+                f"{state.step} steps raised the training's loss on the retained data from {before:.6g} to {after:.6g} "
+                "nats, and were taken back; give the state of the training, a lower 'lr' or more steps"
+            )
+        return outcome

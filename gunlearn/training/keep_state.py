@@ -1,0 +1,140 @@
+"""A callback that keeps the state of a training, for `gunlearn.train` and for loops of one's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from gunlearn.core.checks import check_integer
+from gunlearn.core.digest import state_hash
+from gunlearn.errors import InvalidInputError
+from gunlearn.training.callbacks import StatefulCallback, TrainState
+from gunlearn.training.training_state import Moment, TrainingState, on_cpu
+
+#: A checkpoint each twentieth of the steps; those of the last fifth are kept, at these distances from the end.
+_PARTS, _KEPT = 20, (1, 2, 4)
+
+
+class KeepState(StatefulCallback):
+    """Keeps the optimiser's state and three checkpoints of a training; `state` returns them when it has ended.
+
+    `gunlearn.train` does so by itself. In a loop of your own call `step` after each optimiser step::
+
+        keeping = gunlearn.KeepState(steps=500)
+        for _ in range(500):
+            ...
+            optimizer.step()
+            keeping.step(model, optimizer)
+        training = keeping.state(model)
+
+    In Lightning call `self.keeping.step(self.model, self.optimizers())` in `on_train_batch_end`; a Trainer of
+    transformers takes `gunlearn.llm.as_trainer_callback(keeping)` among its callbacks.
+
+    Checkpoints are taken 1/20, 1/10 and 1/5 of all steps before the end, since going back that far costs that share of
+    a training. Each holds weights, optimiser state and random state, three times the model's size with Adam, on the
+    CPU; while training goes on there are up to five.
+
+    Args:
+        steps: of the whole training; `None` where the loop says so itself.
+
+    Raises:
+        InvalidInputError: no steps.
+    """
+
+    draws_nothing = True
+
+    def __init__(self, steps: int | None = None) -> None:
+        if steps is not None:
+            check_integer("steps", steps, minimum=1)
+        self._plan(steps or 1)
+        self.taken, self.kind = 0, ""
+        self.names: tuple[str, ...] = ()
+        self.moments: list[Moment] = []
+        self.rates: list[list[float]] = []
+        self.ended: tuple[int, dict[str, Any], list[Moment]] | None = None
+        self._optimizer: Any = None
+        self._rate: list[float] | None = None
+
+    def _plan(self, steps: int) -> None:
+        self.total, self.every = steps, max(1, steps // _PARTS)
+
+    def step(self, model: nn.Module, optimizer: Any) -> None:
+        """Note a step that was taken, and keep a checkpoint where one is due; call it before a scheduler's step."""
+        self.taken += 1
+        self.rates.append(self._rate or _rates(optimizer))
+        self._rate = None
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning and accelerate wrap it
+        self.kind = type(optimizer).__name__ if type(optimizer).__module__.startswith("torch.optim") else ""
+        if optimizer is not self._optimizer:
+            called = {id(parameter): name for name, parameter in model.named_parameters()}
+            self.names = tuple(called.get(id(p), "") for group in optimizer.param_groups for p in group["params"])
+        self._optimizer = optimizer
+        if self.taken % self.every == 0:
+            reach = self.taken - _KEPT[-1] * self.every
+            self.moments = [moment for moment in self.moments if moment.step >= reach]
+            weights, state = on_cpu(model.state_dict()), on_cpu(optimizer.state_dict())
+            self.moments.append(Moment(self.taken, weights, state, torch.get_rng_state()))
+
+    def settle(self) -> None:
+        """Note that the weights as they are now may be the final ones."""
+        self.ended = self._now()
+
+    def _now(self) -> tuple[int, dict[str, Any], list[Moment]]:
+        return self.taken, on_cpu(self._optimizer.state_dict()), list(self.moments)
+
+    def state(self, model: nn.Module, **reading: Any) -> TrainingState:
+        """Return the state of the training, which ended in the weights of `model`.
+
+        Args:
+            model: as it was left.
+            **reading: how items were read, see `TrainingState`.
+
+        Raises:
+            InvalidInputError: `step` was never called.
+        """
+        if not self.taken:
+            raise InvalidInputError("Expected 'step(model, optimizer)' after each step of the training (got none)")
+        steps, optimizer, moments = self.ended or self._now()
+        rates = torch.tensor(self.rates)
+        wanted = [steps - back * self.every for back in _KEPT]
+        return TrainingState(
+            steps=steps,
+            total=max(self.total, self.taken),
+            kind=self.kind,
+            optimizer=optimizer,
+            names=() if "" in self.names else self.names,
+            weights=state_hash(model),
+            reading=reading,
+            rates=None if bool((rates == rates[:1]).all()) else rates,
+            moments=tuple(m for m in moments if any(0 <= m.step - w < self.every and m.step < steps for w in wanted)),
+        )
+
+    def on_train_begin(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
+        self._plan(max(1, state.max_steps))
+
+    def on_step_begin(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
+        self._rate = _rates(kwargs["optimizer"])  # at the end of a step the scheduler has moved on
+
+    def on_step_end(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
+        self.step(kwargs["model"], kwargs["optimizer"])
+
+    def on_evaluate(self, args: Any, state: TrainState, control: Any, **kwargs: Any) -> None:
+        if getattr(args, "keep", "last") == "best" and state.best_epoch == kwargs["metrics"].get("epoch"):
+            self.settle()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run goes on with."""
+        ended = None if self.ended is None else [*self.ended[:2], [vars(m) for m in self.ended[2]]]
+        return {"taken": self.taken, "moments": [vars(m) for m in self.moments], "rates": self.rates, "ended": ended}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.taken, self.rates = state["taken"], state["rates"]
+        self.moments = [Moment(**moment) for moment in state["moments"]]
+        ended = state["ended"]
+        self.ended = None if ended is None else (ended[0], ended[1], [Moment(**moment) for moment in ended[2]])
+
+
+def _rates(optimizer: Any) -> list[float]:
+    return [float(group["lr"]) for group in optimizer.param_groups]

@@ -1,0 +1,59 @@
+"""The value that a training minimises, to see whether steps brought a model nearer to its minimum."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gunlearn.losses import NLL, as_objective
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks.base import Task
+from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.feeding import Feed
+from gunlearn.training.optimizer_step import summed
+from gunlearn.training.step import ObjectiveStep
+
+_DRAWS = 3  # of dropout and negatives
+
+
+@torch.no_grad()
+def training_loss(model: nn.Module, data: Any, task: Task, reading: BatchOptions, seed: int) -> float:
+    """Return the mean negative log-likelihood of training items, in nats.
+
+    Dropout, negatives and batches are drawn under `seed`, the same for each model; the mean over three draws counts.
+
+    Args:
+        model: to judge; it does not change.
+        data: training data.
+        task: what the model predicts.
+        reading: how much a pass reads.
+        seed: of the draws.
+    """
+    model, task = copy.deepcopy(model).train(), task.for_training()
+    objective, total = as_objective(NLL(on="retain")), 0.0
+    for draw in range(_DRAWS):
+        with isolated_rng(seed + draw):
+            feed = Feed(model, task, task.training_parts(data), objective.parts, reading)
+            total += float(summed(ObjectiveStep(model, task, feed, lambda step: objective)()).total) / _DRAWS
+    return total
+
+
+def penalty_of(weights: Mapping[str, Tensor], decay: Mapping[str, float]) -> float:
+    r"""Return the L2 penalty :math:`\tfrac12 \sum_i \lambda_i \lVert\theta_i\rVert^2` of weights by name."""
+    return sum(0.5 * value * float(weights[name].double().square().sum()) for name, value in decay.items())
+
+
+def decay_of(optimizer: Any, model: nn.Module) -> dict[str, float] | None:
+    """Return the L2 penalty of each parameter by name; `None` where the decay is decoupled from the loss (AdamW)."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found: dict[str, float] = {}
+    for group in optimizer.param_groups:
+        value = float(group.get("weight_decay") or 0.0)
+        if value and (group.get("decoupled_weight_decay") or isinstance(optimizer, torch.optim.AdamW)):
+            return None
+        found |= {names[id(parameter)]: value for parameter in group["params"] if value}
+    return found

@@ -1,0 +1,148 @@
+"""An optimiser that goes on where another one stopped."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.training.training_state import TrainingState
+
+_REMEDY = "hand in the optimiser that trained this model, or its state_dict"
+_SAME = 0.5  # share of a parameter's values
+_LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "sum", "acc_delta", "prev")
+_ADDED = {"params", "param_names", "initial_lr"}  # keys of a group that are no settings of its class
+
+
+def goes_on(source: Any) -> bool:
+    """Return whether an optimiser can go on from this: another one, its `state_dict`, or a `TrainingState`."""
+    return isinstance(source, Optimizer | Mapping | TrainingState)
+
+
+def resumed_optimizer(source: Any, parameters: Sequence[nn.Parameter], names: Sequence[str] = ()) -> Optimizer:
+    """Return an optimiser over `parameters` with the class, settings and state of `source`, which does not change.
+
+    Args:
+        source: an optimiser, an optimiser's `state_dict`, or a `TrainingState`.
+        parameters: those of a copy of the model that it trained.
+        names: their names, where the state has some.
+
+    Raises:
+        InvalidInputError: other parameters, or a `state_dict` of no class of `torch.optim`.
+    """
+    if isinstance(source, Optimizer):
+        return _moved(source, list(parameters))
+    if isinstance(source, TrainingState):
+        return _loaded(source.optimizer, source.kind, list(parameters), names, source.names)
+    return _loaded(source, "", list(parameters), names)
+
+
+def _moved(source: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
+    """Return a copy of an optimiser over other parameters, matched by their values.
+
+    Rows of forgotten nodes may have new values already.
+    """
+    held = [p for group in source.param_groups for p in group["params"]]
+    free, match = list(parameters), {}
+    for own in held:
+        alike = [(float((p == own.to(p.device)).float().mean()), k) for k, p in enumerate(free) if p.shape == own.shape]
+        share, index = max(alike, default=(0.0, 0), key=lambda entry: (entry[0], -entry[1]))
+        if share < _SAME:
+            raise InvalidInputError(
+                f"Expected an optimiser of this model's parameters as they are now (got one with a parameter of shape "
+                f"{tuple(own.shape)} that has other values, or is not the model's); {_REMEDY}"
+            )
+        match[own] = free.pop(index)
+    _check_none_left(free, held)
+    if vars(torch.optim).get(type(source).__name__) is type(source):
+        return _loaded(source.state_dict(), type(source).__name__, [match[p] for p in held])
+    made = copy.copy(source)
+    made.param_groups = [
+        {key: value if key == "params" else copy.deepcopy(value) for key, value in group.items()}
+        for group in source.param_groups
+    ]
+    for group in made.param_groups:
+        group["params"] = [match[p] for p in group["params"]]
+    made.state = defaultdict(dict, {match[p]: copy.deepcopy(state) for p, state in source.state.items()})
+    return made
+
+
+def _loaded(
+    state: Mapping[str, Any],
+    kind: str,
+    parameters: list[nn.Parameter],
+    own_names: Sequence[str] = (),
+    order_names: Sequence[str] = (),
+) -> Optimizer:
+    """Return an optimiser with a state dict; its entries belong to the parameters by name, else in their order."""
+    groups, named = state["param_groups"], dict(zip(own_names, parameters, strict=False))
+    count = sum(len(group["params"]) for group in groups)
+    names = list(order_names) or [name for group in groups for name in group.get("param_names", ())]
+    if named and sorted(names) == sorted(named):
+        parameters = [named[name] for name in names]
+    elif len(groups) > 1 and not kind:
+        raise InvalidInputError(
+            f"Expected one group of parameters in the state of an optimiser, or names of all (got {len(groups)} "
+            "groups without names, and nothing tells which parameter an entry belongs to); hand in the optimiser itself"
+        )
+    if count != len(parameters):
+        raise InvalidInputError(
+            f"Expected the state of an optimiser of this model's {len(parameters)} trained parameters "
+            f"(got one of {count}); {_REMEDY}"
+        )
+    order = [index for group in groups for index in group["params"]]
+    for index, parameter in zip(order, parameters, strict=True):
+        for name, value in state["state"].get(index, {}).items():
+            if name in _LIKE_PARAMETER and isinstance(value, Tensor) and value.shape != parameter.shape:
+                raise InvalidInputError(
+                    f"Expected the state of an optimiser of this model's parameters (got '{name}' of shape "
+                    f"{tuple(value.shape)} for a parameter of shape {tuple(parameter.shape)}); {_REMEDY}"
+                )
+    cls = _class_of(groups[0], kind)
+    left = iter(parameters)
+    made = cls([{"params": [next(left) for _ in group["params"]]} for group in groups], **_needed(groups[0]))
+    made.load_state_dict(copy.deepcopy(dict(state)))
+    return made
+
+
+def _needed(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rate, which some classes want at construction; loading the state sets all settings."""
+    return {"lr": float(group["lr"])}
+
+
+def _class_of(group: Mapping[str, Any], kind: str) -> type[Optimizer]:
+    """Return the class of `torch.optim` that has a group's settings."""
+    known = {name: cls for name, cls in vars(torch.optim).items() if isinstance(cls, type) and cls is not Optimizer}
+    known = {name: cls for name, cls in known.items() if issubclass(cls, Optimizer)}
+    if kind:
+        if kind not in known:
+            raise InvalidInputError(f"Expected the state of an optimiser of torch.optim (got {kind}); {_REMEDY}")
+        return known[kind]
+    settings = set(group) - _ADDED
+    found = []
+    for cls in known.values():
+        defaults = cls([nn.Parameter(torch.zeros(1, 1))], lr=0.1).param_groups[0]
+        same = settings == set(defaults) - _ADDED
+        flag = "decoupled_weight_decay"  # AdamW's state has it set, Adam's not
+        if same and group.get(flag) == defaults.get(flag):
+            found.append(cls)
+    if len(found) != 1:
+        raise InvalidInputError(
+            f"Expected the state_dict of one class of torch.optim (got settings {sorted(settings)}, of "
+            f"{[cls.__name__ for cls in found] or 'none'}); hand in the optimiser itself"
+        )
+    return found[0]
+
+
+def _check_none_left(free: list[nn.Parameter], held: list[Tensor]) -> None:
+    if free:
+        raise InvalidInputError(
+            f"Expected an optimiser of all {len(held) + len(free)} trained parameters of the model "
+            f"(got one of {len(held)}); freeze the others (requires_grad_(False)), or {_REMEDY}"
+        )

@@ -1,0 +1,42 @@
+"""Where the state of a training may come from."""
+
+from pathlib import Path
+from typing import Any
+
+from gunlearn.errors import InvalidInputError, InvalidTypeError
+from gunlearn.training.own_checkpoints import read_checkpoints
+from gunlearn.training.training_state import FILE, TrainingState
+
+NONE = "none"
+
+
+def as_training_state(source: Any) -> TrainingState | None:
+    """Return the training state in a `Result` of `gunlearn.train`, in a file or folder of a saved one, or itself.
+
+    A folder of a user's own checkpoints is read by `gunlearn.training.own_checkpoints.read_checkpoints`.
+
+    `"none"` is `None`, and keeps grids from handing in the state of their base model.
+
+    Raises:
+        InvalidInputError: a result without training state.
+        InvalidTypeError: something else.
+        CheckpointError: no such file, or another one.
+    """
+    if source is None or source == NONE or isinstance(source, TrainingState):
+        return source if isinstance(source, TrainingState) else None
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if path.is_dir() and not (path / FILE).exists():
+            return read_checkpoints(path)
+        return TrainingState.load(path / FILE if path.is_dir() else path)
+    if not hasattr(source, "training") or not hasattr(source, "method"):
+        raise InvalidTypeError(
+            f"Expected 'training' to be what gunlearn.train returned, its 'training', or a folder that it was saved to "
+            f"(got {type(source).__name__}); for a training loop of your own see gunlearn.KeepState"
+        )
+    if source.training is None:
+        raise InvalidInputError(
+            "Expected a result with the state of its training (got one without: unlearned, trained with "
+            "keep_state=False, or saved by an earlier release)"
+        )
+    return source.training

@@ -1,0 +1,150 @@
+"""Optimisers that go on: every class of torch.optim against itself, and what is refused."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gunlearn.errors import InvalidInputError
+from gunlearn.training.optimizers import make_optimizer
+from gunlearn.training.training_state import TrainingState
+
+CLASSES = [
+    cls
+    for name, cls in sorted(vars(torch.optim).items())
+    if isinstance(cls, type)
+    and issubclass(cls, torch.optim.Optimizer)
+    and name not in ("Optimizer", "SparseAdam", "Muon")
+]
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+def step(net: nn.Module, optimizer: Any) -> None:
+    x = torch.arange(15.0).view(5, 3) / 10
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = (net(x) - 1).square().mean()
+        loss.backward()
+        return loss
+
+    closure()
+    optimizer.step(closure) if isinstance(optimizer, torch.optim.LBFGS) else optimizer.step()
+
+
+def trained(cls: type, net: nn.Module, **options: Any) -> Any:
+    optimizer = cls(net.parameters(), lr=0.05, **options)
+    for _ in range(5):
+        step(net, optimizer)
+    return optimizer
+
+
+@pytest.mark.parametrize("form", ["object", "state_dict", "training state"])
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_the_next_step_is_the_one_that_would_have_come(cls: type, form: str) -> None:
+    net = model()
+    optimizer = trained(cls, net)
+    own = copy.deepcopy(net)
+    state = copy.deepcopy(optimizer.state_dict())
+    source = {"object": optimizer, "state_dict": state, "training state": TrainingState(5, 5, cls.__name__, state)}
+    resumed = make_optimizer(source[form], list(own.parameters()), 1.0)
+    new = copy.deepcopy(net)
+    step(new, cls(new.parameters(), lr=0.05))  # control: one that starts anew
+    step(own, resumed)
+    step(net, optimizer)
+    for p, q in zip(net.parameters(), own.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+    if cls is not torch.optim.SGD:  # whose state is empty without momentum
+        far = max(float((p - q).abs().max()) for p, q in zip(net.parameters(), new.parameters(), strict=True))
+        assert far > 1e-9
+    assert type(resumed) is cls
+
+
+def test_groups_and_their_settings_are_found_by_value_whatever_their_order() -> None:
+    net = model()
+    weights, biases = [p for p in net.parameters() if p.dim() > 1], [p for p in net.parameters() if p.dim() == 1]
+    optimizer = torch.optim.SGD([{"params": biases, "lr": 0.5}, {"params": weights}], lr=0.1, momentum=0.9)
+    for _ in range(3):
+        step(net, optimizer)
+    own = copy.deepcopy(net)
+    step(own, make_optimizer(optimizer, list(own.parameters()), 1.0))
+    with pytest.raises(InvalidInputError, match="2 groups without names"):
+        make_optimizer(optimizer.state_dict(), list(own.parameters()), 1.0)
+    step(net, optimizer)
+    for p, q in zip(net.parameters(), own.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_names_in_the_state_tell_parameters_apart() -> None:
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    named = dict(net.named_parameters())
+    order = list(reversed(named))
+    optimizer = torch.optim.SGD([(name, named[name]) for name in order], lr=0.1, momentum=0.9)
+    loss = lambda n: (n[1](n[0](torch.ones(1, 2))) - 3).square().sum()  # noqa: E731
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss(net).backward()
+        optimizer.step()
+    own = copy.deepcopy(net)
+    resumed = make_optimizer(optimizer.state_dict(), list(own.parameters()), 1.0, names=list(named))
+    for one, other in ((net, optimizer), (own, resumed)):
+        other.zero_grad()
+        loss(one).backward()
+        other.step()
+    for p, q in zip(net.parameters(), own.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_the_callers_optimiser_does_not_change() -> None:
+    net = model()
+    optimizer = trained(torch.optim.Adam, net)
+    before, weights = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(net.state_dict())
+    own = copy.deepcopy(net)
+    resumed = make_optimizer(optimizer, list(own.parameters()), 1.0)
+    resumed.param_groups[0]["lr"] = 3.0
+    step(own, resumed)
+    assert all(torch.equal(weights[name], value) for name, value in net.state_dict().items())
+    after = optimizer.state_dict()
+    assert before["param_groups"] == after["param_groups"]
+    for index, entries in before["state"].items():
+        assert all(torch.equal(value, after["state"][index][name]) for name, value in entries.items())
+
+
+def _other_values() -> Any:
+    other = model()
+    nn.init.ones_(other[0].weight)
+    return trained(torch.optim.Adam, other)
+
+
+REFUSED = {
+    "of other values": (_other_values, "parameters as they are now"),
+    "of a part": (lambda: torch.optim.Adam(list(model().parameters())[:2], lr=0.1), "all 4 trained parameters"),
+    "of another size": (
+        lambda: trained(torch.optim.Adam, nn.Sequential(nn.Linear(3, 7), nn.Linear(7, 2))).state_dict(),
+        r"'exp_avg' of shape \(7, 3\)",
+    ),
+    "of another number": (lambda: torch.optim.Adam(nn.Linear(3, 2).parameters(), lr=0.1).state_dict(), "4 trained.*2"),
+    "of no class": (
+        lambda: {"state": {}, "param_groups": [{"params": [0, 1, 2, 3], "lr": 0.1, "speed": 3}]},
+        "one class of torch.optim",
+    ),
+    "of another library": (lambda: TrainingState(1, 1, "Lion", model_state()), "torch.optim.*Lion"),
+    "no state at all": (lambda: {"weights": 1}, "state_dict"),
+}
+
+
+def model_state() -> dict[str, Any]:
+    return torch.optim.Adam(model().parameters(), lr=0.1).state_dict()
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_go_on_is_refused(what: str) -> None:
+    make, match = REFUSED[what]
+    with pytest.raises(InvalidInputError, match=match):
+        make_optimizer(make(), list(model().parameters()), 0.1)

@@ -1,0 +1,214 @@
+"""The state of a training: kept by `gunlearn.train` and by loops of one's own, saved, and tied to its model."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch_geometric.nn import GCNConv
+
+import gunlearn as gu
+from gunlearn.errors import CheckpointError, InvalidInputError, InvalidTypeError
+from gunlearn.methods import Result
+from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.estimated_state import TrainingGradient, estimate_second_moments, estimate_weight_decay
+from gunlearn.training.state_sources import as_training_state
+from gunlearn.training.training_state import TrainingState
+from tests.methods.cases import ring, same_weights
+from tests.methods.forgetting import club
+
+TASK = "node_classification"
+
+
+def data() -> Any:
+    return gu.node_split(club(), 0.2, 0.2)
+
+
+def net(width: int = 8) -> nn.Module:
+    torch.manual_seed(0)
+    return gu.GCN(20, width, 4)
+
+
+def trained(**more: Any) -> gu.Result:
+    settings = {"epochs": 60, "lr": 1e-2, "weight_decay": 1e-3, "eval_every": 20} | more
+    return gu.train(net(), data(), TASK, **settings)
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_checkpoints_lie_a_twentieth_a_tenth_and_a_fifth_before_the_end() -> None:
+    state = trained(epochs=200, eval_every=200).training
+    assert (state.steps, state.total, state.kind) == (200, 200, "Adam")
+    assert [moment.step for moment in state.moments] == [160, 180, 190]
+    size = sum(p.numel() for p in net().parameters())
+    held = sum(v.numel() for m in state.moments for v in m.weights.values())
+    assert held == 3 * size
+
+
+def test_a_loop_of_ones_own_keeps_the_same_state() -> None:
+    graph, model = data(), net()
+    keeping = gu.KeepState(steps=60)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-3, fused=True)
+    for _ in range(60):
+        model.train()
+        optimizer.zero_grad(set_to_none=True)
+        index = graph.train_mask.nonzero().view(-1)
+        cross_entropy(model(graph.x, graph.edge_index)[index], graph.y[index]).backward()
+        optimizer.step()
+        keeping.step(model, optimizer)
+    state, ours = keeping.state(model), trained(eval_every=60).training
+    assert (state.steps, [m.step for m in state.moments]) == (60, [m.step for m in ours.moments])
+    for mine, theirs in zip(state.moments, ours.moments, strict=True):
+        for name in mine.weights:
+            torch.testing.assert_close(mine.weights[name], theirs.weights[name], rtol=1e-3, atol=1e-4)
+    state.check_model(model)
+
+
+def test_the_state_is_that_of_the_weights_that_were_kept() -> None:
+    result = gu.train(net(), data(), TASK, epochs=400, lr=0.05, eval_every=10)  # overfits: an early epoch is the best
+    best, state = result.notes["best_epoch"], result.training
+    assert best < 400
+    assert (state.steps, state.total) == (best, 400)
+    steps = {float(entry["step"]) for entry in state.optimizer["state"].values()}
+    assert steps == {float(best)}
+    assert all(moment.step < best for moment in state.moments)
+
+
+def test_a_killed_training_that_is_resumed_keeps_the_same_state(tmp_path: Path) -> None:
+    class Stop(gu.Callback):
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.epoch == 52:
+                raise KeyboardInterrupt
+
+    whole = trained().training
+    with pytest.raises(KeyboardInterrupt):
+        trained(checkpoint_dir=tmp_path, callbacks=[Stop()])
+    resumed = trained(checkpoint_dir=tmp_path).training
+    assert same(resumed.optimizer, whole.optimizer)
+    assert [m.step for m in resumed.moments] == [m.step for m in whole.moments]
+    assert all(same(a.weights, b.weights) for a, b in zip(resumed.moments, whole.moments, strict=True))
+
+
+def test_it_is_saved_and_loaded_with_the_result(tmp_path: Path) -> None:
+    result = trained()
+    result.save(tmp_path)
+    loaded = Result.load(tmp_path, net()).training
+    assert same(loaded.optimizer, result.training.optimizer)
+    assert all(same(a.weights, b.weights) for a, b in zip(loaded.moments, result.training.moments, strict=True))
+    assert as_training_state(tmp_path).steps == result.training.steps
+    content = bytearray((tmp_path / "training.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "training.pt").write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=r"training\.pt"):
+        Result.load(tmp_path, net())
+
+
+def test_an_unlearned_model_takes_the_place_of_the_state(tmp_path: Path) -> None:
+    base = trained()
+    base.save(tmp_path)
+    result = gu.unlearn(base.model, data(), gu.ForgetNodes(count=2), "utu", TASK)
+    assert result.training is None
+    result.save(tmp_path)
+    assert not (tmp_path / "training.pt").exists()
+    assert Result.load(tmp_path, net()).training is None
+
+
+WRONG = {
+    "another model": lambda base: (copy.deepcopy(base.training), net()),
+    "weights that changed": lambda base: (base.training, _moved(base.model)),
+}
+
+
+def _moved(model: nn.Module) -> nn.Module:
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        next(moved.parameters()).add_(1e-3)
+    return moved
+
+
+@pytest.mark.parametrize("method", ["continued_training", "replay", "auto"])
+@pytest.mark.parametrize("what", WRONG)
+def test_the_state_of_another_training_is_refused(what: str, method: str) -> None:
+    state, model = WRONG[what](trained())
+    with pytest.raises(InvalidInputError, match="training that ended in this model's weights"):
+        gu.unlearn(model, data(), gu.ForgetNodes(count=2), method, TASK, training=state)
+
+
+def test_what_is_no_state_is_refused(tmp_path: Path) -> None:
+    base = trained()
+    unlearned = gu.unlearn(base.model, data(), gu.ForgetNodes(count=2), "utu", TASK)
+    for source, error, match in (
+        (unlearned, InvalidInputError, "result with the state of its training"),
+        (trained(keep_state=False), InvalidInputError, "keep_state=False"),
+        (base.model, InvalidTypeError, "gunlearn.KeepState"),
+        (tmp_path / "nothing", CheckpointError, "no readable"),
+    ):
+        with pytest.raises(error, match=match):
+            as_training_state(source)
+    (tmp_path / "other.pt").write_bytes(b"no state")
+    with pytest.raises(CheckpointError, match="saved training state"):
+        TrainingState.load(tmp_path / "other.pt")
+    with pytest.raises(InvalidInputError, match="after each step"):
+        gu.KeepState(steps=5).state(net())
+
+
+@pytest.mark.parametrize("decay", [1e-2, 1e-3])
+def test_weight_decay_is_read_off_the_weights(decay: float) -> None:
+    graph = gu.node_split(ring(40, 6), 0.2, 0.2)
+    graph.x = graph.x.double()
+    torch.manual_seed(0)
+    model = GCNConv(6, 4).double()  # convex
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2000, tolerance_change=0, line_search_fn="strong_wolfe")
+    index = graph.train_mask.nonzero().view(-1)
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = cross_entropy(model(graph.x, graph.edge_index)[index], graph.y[index])
+        loss = loss + 0.5 * decay * sum(p.square().sum() for p in model.parameters())
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    estimate, cosine = estimate_weight_decay(TrainingGradient(model, graph, gu.NodeClassification(), BatchOptions()))
+    assert estimate == pytest.approx(decay, rel=1e-3)
+    assert cosine > 0.999
+
+
+def test_second_moments_are_the_formula() -> None:
+    graph = gu.node_split(ring(40, 6), 0.2, 0.2)
+    torch.manual_seed(0)
+    start, end = gu.GCN(6, 4, 4), gu.GCN(6, 4, 4)
+    first, last = ([p.detach().clone() for p in m.parameters()] for m in (start, end))
+    found = estimate_second_moments(
+        TrainingGradient(copy.deepcopy(start), graph, gu.NodeClassification(), BatchOptions()), first, last, 0.1
+    )
+    index = graph.train_mask.nonzero().view(-1)
+    total = [torch.zeros_like(p) for p in first]
+    for k in range(5):
+        probe = copy.deepcopy(start)
+        with torch.no_grad():
+            for p, a, b in zip(probe.parameters(), first, last, strict=True):
+                p.copy_((1 - k / 5) * a + k / 5 * b)
+        loss = cross_entropy(probe(graph.x, graph.edge_index)[index], graph.y[index])
+        (loss + 0.05 * sum(p.square().sum() for p in probe.parameters())).backward()
+        for t, p in zip(total, probe.parameters(), strict=True):
+            t += p.grad.square() / 5
+    for got, square in zip(found, total, strict=True):
+        torch.testing.assert_close(got, 0.1 * square + 0.01 * square.mean(), rtol=1e-3, atol=1e-9)
+
+
+def test_the_callers_weights_stay() -> None:
+    base = trained()
+    before = copy.deepcopy(base.model)
+    gu.unlearn(base.model, data(), gu.ForgetNodes(count=2), "continued_training", TASK, training=base)
+    gu.unlearn(base.model, data(), gu.ForgetNodes(count=2), "replay", TASK, training=base, budget=0.3)
+    assert same_weights(base.model, before)
