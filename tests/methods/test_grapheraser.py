@@ -267,7 +267,8 @@ def test_the_contract(case: Any, name: str, tmp_path: Any) -> None:
     assert all(p.grad is None for p in one.model.parameters())
     assert (one.epochs, one.history, one.mode) == (0, [], case.variant)
     template = ShardEnsemble(MODELS[name](), torch.zeros_like(one.model.shard), 4)
-    loaded = gu.Result.load(one.save(tmp_path), template)
+    with pytest.warns(UserWarning, match="forward_hook 1 of models.0"):  # the caller's hooks, which the template lacks
+        loaded = gu.Result.load(one.save(tmp_path), template, strict=False)
     assert same_weights(loaded.model, one.model)
     assert loaded.record() == one.record()
 
