@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     from gunlearn.tasks.graph.base import GraphTask
 
 _DEEPEST, _ENTRIES = 4, 64  # of nested collections and objects; entries of each that are looked at
-_OWN = {*vars(nn.Module()), *vars(MessagePassing()), *CACHES}  # attributes that the classes themselves set
+
+
+class _Bare(MessagePassing):
+    """A layer that is nothing more: making a `MessagePassing` itself would replace its `propagate` for all layers."""
+
+
+_OWN = {*vars(nn.Module()), *vars(_Bare()), *CACHES}  # attributes that the classes themselves set
 _LIBRARIES = ("torch", "torch_geometric", "builtins", "gunlearn", "typing", "abc")
 _READING = ("forward", "encode", "decode")
 
