@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv
 
 from gunlearn.attribution import inpo_edge_scores, min_max, nora
-from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.errors import InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.nn import GCN, plain_path
 from tests.methods.test_method_contract import data_snapshot, equal, rng_snapshot, snapshot
 
@@ -398,3 +398,10 @@ def test_sparse_features_score_alike_and_are_never_dense(name, p):
     x[0] *= 5  # control: the features matter to the scores
     with plain_path():
         assert not torch.allclose(run(x), expected, rtol=1e-3)
+
+
+def test_features_without_a_gradient_are_refused_in_words():
+    data = graph()
+    data.x = data.x > 0
+    with pytest.raises(UnsupportedMethodError, match=r"floating point features .*torch\.bool.*x\.float\(\)"):
+        nora(Net().double(), data)

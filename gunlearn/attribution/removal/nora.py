@@ -9,7 +9,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import remove_self_loops
 
 from gunlearn.core.modes import evaluating
-from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedModelError
+from gunlearn.errors import GunlearnError, InvalidInputError, UnsupportedMethodError, UnsupportedModelError
 from gunlearn.nn.attach.message_layers import message_passing_layers, suspended_caches
 from gunlearn.nn.kernels.bag_of_words import sparse_features
 from gunlearn.nn.kernels.memo import memo
@@ -125,6 +125,11 @@ def _layer_inputs(model: nn.Module, data: Data, task: Task) -> list[tuple[Tensor
         if found is not None and all(bool(torch.isfinite(grad).all()) for _, grad, _ in found):
             return found
     x = data.x
+    if x is not None and not x.is_floating_point():
+        raise UnsupportedMethodError(
+            f"Expected floating point features for influence by gradients (got {x.dtype}); pass data.x.float(), or "
+            "another influence (influence='exact')"
+        )
     if x is not None:
         x = (x if x.layout == torch.strided else x.to_dense()).detach().requires_grad_()
     return _captured(model, data, task, x)
