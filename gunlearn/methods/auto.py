@@ -94,14 +94,14 @@ class Auto(Method):
         outcome = method.run_with_fresh_state(problem)
         chosen = f"'auto' chose '{name}', because {why}."
         outcome.notes |= {"chosen": name, "options": {k: str(v) for k, v in options.items()}, "why": chosen}
-        lacks = self._lacks(name)
+        lacks = self._lacks(name, options)
         if lacks:
             outcome.notes["lacks"] = lacks
         return outcome
 
-    def _lacks(self, name: str) -> str:
+    def _lacks(self, name: str, options: dict[str, Any]) -> str:
         """Return in words what would have brought the model nearer to retraining; empty where all is known."""
-        if name != "continued_training" or as_training_state(self.training) is not None:
+        if name != "continued_training" or "training" in options:
             return ""
         guessed = [
             words

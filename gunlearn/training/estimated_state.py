@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gunlearn.losses import NLL, as_objective
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.sampling import BatchOptions
-from gunlearn.training.feeding import Feed
+from gunlearn.training.from_scratch import training_step
 from gunlearn.training.optimizer_step import summed
-from gunlearn.training.step import ObjectiveStep
 
 POINTS = 5  # gradient passes for second moments
 _SCALE, _FLOOR = 0.1, 0.1
@@ -30,10 +28,8 @@ class TrainingGradient:
     """
 
     def __init__(self, model: nn.Module, data: Any, task: Task, reading: BatchOptions) -> None:
-        task, objective = task.for_training(), as_objective(NLL(on="retain"))
         self.model, self.parameters = model, [p for p in model.parameters() if p.requires_grad]
-        feed = Feed(model, task, task.training_parts(data), objective.parts, reading)
-        self.step = ObjectiveStep(model, task, feed, lambda step: objective)
+        _, self.step = training_step(model, data, task, reading)
 
     def __call__(self, training: bool = True) -> list[Tensor]:
         """Return the gradient of each trained parameter, with dropout and the statistics of the batch, or without."""
@@ -67,7 +63,7 @@ def estimate_second_moments(
         \bar g^2 = \tfrac15 \sum_{i=0}^4 g(\theta_0 + \tfrac i5 (\theta - \theta_0))^2,
 
     with the mean over each tensor: weights whose features moved elsewhere on the way have small gradients on this line.
-    The factors are the best of those that `experiments/nearest` tried.
+    The factors were chosen among a few by trial on Cora and CiteSeer; `experiments/nearest` shows where they fail.
     """
     total = [torch.zeros_like(value) for value in trained]
     for point in range(POINTS):

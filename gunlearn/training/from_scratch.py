@@ -34,11 +34,9 @@ def train_from_scratch(
     `data` must not hold forgotten items. `args.keep="best"` selects the epoch on validation items, and falls back to
     the last one if the data holds none. For the other arguments see `fit`.
     """
-    task, objective = task.for_training(), as_objective(NLL(on="retain"))
-    reading = BatchOptions(args.batch_size, args.sampler, args.num_neighbors)
-    feed = Feed(model, task, task.training_parts(data), objective.parts, reading)
+    task = task.for_training()
+    feed, step = training_step(model, data, task, BatchOptions(args.batch_size, args.sampler, args.num_neighbors))
     held_out = task.validation_items(data)
-    step = ObjectiveStep(model, task, feed, lambda step: objective)
 
     def validate() -> float:
         return float(-task.predict(model, data, held_out).log_prob.mean())
@@ -55,6 +53,13 @@ def train_from_scratch(
         scheduler=scheduler,
         steps_per_epoch=feed.steps_per_epoch,
     )
+
+
+def training_step(model: nn.Module, data: Any, task: Task, reading: BatchOptions) -> tuple[Feed, ObjectiveStep]:
+    """Return what a step of training on all of `data` reads, and the mean negative log-likelihood that it minimises."""
+    task, objective = task.for_training(), as_objective(NLL(on="retain"))
+    feed = Feed(model, task, task.training_parts(data), objective.parts, reading)
+    return feed, ObjectiveStep(model, task, feed, lambda step: objective)
 
 
 def reset_model(model: nn.Module) -> nn.Module:

@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gunlearn.losses import NLL, as_objective
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.sampling import BatchOptions
-from gunlearn.training.feeding import Feed
+from gunlearn.training.from_scratch import training_step
 from gunlearn.training.optimizer_step import summed
-from gunlearn.training.step import ObjectiveStep
 
 _DRAWS = 3  # of dropout and negatives
 
@@ -33,12 +31,11 @@ def training_loss(model: nn.Module, data: Any, task: Task, reading: BatchOptions
         reading: how much a pass reads.
         seed: of the draws.
     """
-    model, task = copy.deepcopy(model).train(), task.for_training()
-    objective, total = as_objective(NLL(on="retain")), 0.0
+    model, total = copy.deepcopy(model).train(), 0.0
     for draw in range(_DRAWS):
         with isolated_rng(seed + draw):
-            feed = Feed(model, task, task.training_parts(data), objective.parts, reading)
-            total += float(summed(ObjectiveStep(model, task, feed, lambda step: objective)()).total) / _DRAWS
+            _, step = training_step(model, data, task, reading)
+            total += float(summed(step()).total) / _DRAWS
     return total
 
 

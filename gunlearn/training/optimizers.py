@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from gunlearn.core.options import did_you_mean
 from gunlearn.errors import InvalidInputError, InvalidTypeError
-from gunlearn.training.resumed_optimizer import goes_on, resumed_optimizer
+from gunlearn.training.resumed_optimizer import classes_of, goes_on, resumed_optimizer
 from gunlearn.training.training_state import TrainingState
 
 #: A name of `torch.optim`, in any spelling, a class of optimisers, a function from parameters to an optimiser, or what
@@ -28,11 +28,7 @@ def makes_its_own(spec: Any) -> TypeGuard[Callable[[Any], Any]]:
 
 def _find(name: Any, module: Any, base: type, what: str) -> Any:
     """Return the class of a module of torch with that name, in any spelling."""
-    known = {
-        name.lower(): value
-        for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, base) and value is not base and not name.startswith("_")
-    }
+    known = {called.lower(): cls for called, cls in classes_of(module, base).items()}
     if isinstance(name, type) and issubclass(name, base):
         return name
     if not isinstance(name, str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,6 +19,15 @@ _REMEDY = "hand in the optimiser that trained this model, or its state_dict"
 _SAME = 0.5  # share of a parameter's values
 _LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "sum", "acc_delta", "prev")
 _ADDED = {"params", "param_names", "initial_lr"}  # keys of a group that are no settings of its class
+
+
+def classes_of(module: ModuleType, base: type) -> dict[str, Any]:
+    """Return the public classes of a module that derive from `base`, by name."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base) and value is not base and not name.startswith("_")
+    }
 
 
 def goes_on(source: Any) -> bool:
@@ -105,21 +115,15 @@ def _loaded(
                     f"{tuple(value.shape)} for a parameter of shape {tuple(parameter.shape)}); {_REMEDY}"
                 )
     cls = _class_of(groups[0], kind)
-    left = iter(parameters)
-    made = cls([{"params": [next(left) for _ in group["params"]]} for group in groups], **_needed(groups[0]))
+    left = iter(parameters)  # some classes want a rate at construction; loading the state sets all settings
+    made = cls([{"params": [next(left) for _ in group["params"]]} for group in groups], lr=float(groups[0]["lr"]))
     made.load_state_dict(copy.deepcopy(dict(state)))
     return made
 
 
-def _needed(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the rate, which some classes want at construction; loading the state sets all settings."""
-    return {"lr": float(group["lr"])}
-
-
-def _class_of(group: Mapping[str, Any], kind: str) -> type[Optimizer]:
+def _class_of(group: Mapping[str, Any], kind: str) -> Any:
     """Return the class of `torch.optim` that has a group's settings."""
-    known = {name: cls for name, cls in vars(torch.optim).items() if isinstance(cls, type) and cls is not Optimizer}
-    known = {name: cls for name, cls in known.items() if issubclass(cls, Optimizer)}
+    known = classes_of(torch.optim, Optimizer)
     if kind:
         if kind not in known:
             raise InvalidInputError(f"Expected the state of an optimiser of torch.optim (got {kind}); {_REMEDY}")

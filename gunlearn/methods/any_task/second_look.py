@@ -33,9 +33,8 @@ class Making:
 class Look:
     """The training's loss on the retained data before a run, and the weights.
 
-    Retraining minimises this loss. In `experiments/nearest` models that ended with a higher one than they started from
-    were farther from retraining than the original, those with a lower one nearer. Where training had not settled, it
-    falls on and says nothing.
+    Retraining minimises this loss, with its penalty: a run that raised it led away from there. Where training had not
+    settled, the loss falls on and says nothing.
 
     Args:
         model: before the run.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -155,8 +155,7 @@ class Draws:
     def slice(self, name: str, owner: Any, dim: int, index: Tensor) -> Slice:
         """Return new values of the entries `index` `[k]` of the tensor `name` of `owner` along `dim`, flat if -1."""
         path, _, attribute = name.rpartition(".")
-        trained = as_tensor(getattr(owner, attribute))
-        assert trained is not None
+        trained = cast(Tensor, as_tensor(getattr(owner, attribute)))
         whole, shape_of, at = trained, trained.shape, max(dim, 0)
         trained = trained.reshape(-1) if dim < 0 else trained
         index, size = index.to(trained.device), trained.size(at)
