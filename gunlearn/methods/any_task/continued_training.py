@@ -13,6 +13,7 @@ from torch import nn
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import NLL, Objective, as_objective
 from gunlearn.methods.any_task.second_look import LOOKS, Look, Making
+from gunlearn.methods.any_task.shrunk import shrink
 from gunlearn.methods.any_task.training_budget import fall, steps_of
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
 from gunlearn.methods.gradient import GradientMethod
@@ -59,8 +60,9 @@ class ContinuedTraining(GradientMethod):
         budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items, 1/8 for nodes and
             other items, 1/5 for edges. It needs `training` or `training_steps`.
         steps: optimiser steps, or passes (`epochs`), in place of `budget`; 50 steps where nothing is known.
-        shrink: factor on the trained weights before the first step (arXiv 1910.08475 shrinks and perturbs before it
-            goes on). Below 1 it takes back growth that memory needs, at the price of more steps.
+        shrink: factor on the trained weight matrices before the first step, gains and biases aside (arXiv 1910.08475
+            shrinks and perturbs before it goes on). Below 1 it takes back growth that memory needs, at the price of
+            more steps.
     """
 
     training: Any = None
@@ -127,10 +129,7 @@ class ContinuedTraining(GradientMethod):
         if self.steps is None and self.epochs is None:
             own = replace(own, steps=max(1, steps_of(self.budget, problem.partition, total) - spent))
         look = Look(problem.model, problem.partition.retain_data, problem.task, self.reading, problem.seed)
-        with torch.no_grad():
-            for parameter in problem.model.parameters():
-                if self.shrink < 1 and parameter.requires_grad:
-                    parameter.mul_(self.shrink)
+        shrink(problem.model, self.shrink)
         outcome = GradientMethod.run(own, problem)
         outcome.notes |= {"start": start, "shrink": self.shrink, "passes": spent}
         if total is not None and outcome.state is not None:
