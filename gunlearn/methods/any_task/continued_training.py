@@ -13,7 +13,7 @@ from torch import nn
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import NLL, Objective, as_objective
 from gunlearn.methods.any_task.second_look import LOOKS, Look, Making
-from gunlearn.methods.any_task.shrunk import shrink
+from gunlearn.methods.any_task.shrunk import then_shrunk
 from gunlearn.methods.any_task.training_budget import fall, steps_of
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
 from gunlearn.methods.gradient import GradientMethod
@@ -87,6 +87,11 @@ class ContinuedTraining(GradientMethod):
         check_interval(self, "in (0, 1]", "shrink", *([] if self.budget is None else ["budget"]))
         if self.training is not None and goes_on(self.optimizer):
             raise InvalidInputError("Expected 'training' or an 'optimizer' that goes on (got both)")
+        if self.training not in (None, NONE) and self.optimizer_options:
+            raise InvalidInputError(
+                f"Expected no 'optimizer_options' beside 'training', whose optimiser goes on (got "
+                f"{dict(self.optimizer_options)})"
+            )
         if self.budget is not None and not (self.steps is None and self.epochs is None):
             raise InvalidInputError(f"Expected 'budget', or 'steps' or 'epochs' (got {self.budget:g} and another)")
         super().__post_init__()
@@ -123,13 +128,13 @@ class ContinuedTraining(GradientMethod):
         spent += LOOKS
         total = self.training_steps if state is None else state.total
         reading = {} if state is None else {k: v for k, v in state.reading.items() if getattr(self, k) != v}
-        making = Making(made)
-        handed = {"training": None, "budget": None, "lr": BY_MODE, "weight_decay": BY_MODE, "optimizer": making}
+        making = Making(then_shrunk(made, problem.model, self.shrink))
+        handed: dict[str, Any] = {"training": None, "budget": None, "lr": BY_MODE, "weight_decay": BY_MODE}
+        handed |= {"optimizer": making, "optimizer_options": None}  # it has them
         own = _Run(**{**vars(self), **reading, **handed}, rises=start == _RISING)
         if self.steps is None and self.epochs is None:
             own = replace(own, steps=max(1, steps_of(self.budget, problem.partition, total) - spent))
         look = Look(problem.model, problem.partition.retain_data, problem.task, self.reading, problem.seed)
-        shrink(problem.model, self.shrink)
         outcome = GradientMethod.run(own, problem)
         outcome.notes |= {"start": start, "shrink": self.shrink, "passes": spent}
         if total is not None and outcome.state is not None:
