@@ -126,7 +126,7 @@ def _by_shape(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> list[
     Raises:
         InvalidInputError: two groups hold parameters of one shape, or their state shows no shapes.
     """
-    groups, at = state["param_groups"], {}
+    groups, at = state["param_groups"], dict[Any, int]()
     for number, group in enumerate(groups):
         for index in group["params"]:
             kept = state["state"].get(index, {})
