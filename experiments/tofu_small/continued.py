@@ -63,7 +63,7 @@ class Continued:
 
 CONTINUED: dict[str, Continued] = {
     "continued": Continued("continued_training"),
-    "continued, shrunk": Continued("continued_training", shrink=0.7, peak=3e-3, batch_size=8),
+    "continued, shrunk": Continued("continued_training", shrink=0.65, peak=3e-3, batch_size=8),
     "replay": Continued("replay"),
     "from nothing": Continued("retrain"),
 }

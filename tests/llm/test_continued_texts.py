@@ -121,3 +121,19 @@ def test_options_of_a_new_optimiser_are_honoured() -> None:
     assert max(float(step.max()) for step in moved) == pytest.approx(1e-3, rel=1e-3)  # the gradient over itself
     with pytest.raises(InvalidInputError, match="no 'optimizer_options' beside 'training'"):
         gu.unlearn(model, data, gu.ForgetItems([0]), "continued_training", "causal_lm", **options, training="state.pt")
+
+
+def test_no_pass_reads_more_rows_than_the_training_did(tmp_path: Path) -> None:
+    data, sizes = rows(16, seed=0), []
+    trainer, state = trained(tmp_path, data)
+    forward = type(trainer.model).forward
+
+    def counted(self: Any, input_ids: torch.Tensor, **more: Any) -> Any:
+        sizes.append(len(input_ids))
+        return forward(self, input_ids=input_ids, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(trainer.model), "forward", counted)
+        request = gu.ForgetItems([0])
+        gu.unlearn(trainer.model, data, request, "continued_training", CausalLM(), training=state, steps=3)
+    assert max(sizes[:-2]) <= 4  # the last two compare what both models know, of at most 256 rows

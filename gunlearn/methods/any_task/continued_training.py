@@ -143,7 +143,7 @@ class ContinuedTraining(GradientMethod):
         own = _Run(**{**vars(self), **reading, **handed}, rises=start == _RISING, unseen=unseen)
         if self.steps is None and self.epochs is None:
             own = replace(own, steps=max(1, steps_of(self.budget, problem.partition, total) - spent))
-        look = Look(problem.model, problem.partition.retain_data, problem.task, self.reading, problem.seed)
+        look = Look(problem.model, problem.partition.retain_data, problem.task, own.reading, problem.seed)
         outcome = GradientMethod.run(own, problem)
         outcome.notes |= {"start": start, "shrink": self.shrink, "passes": spent, "unseen_weight": weight_of(unseen)}
         if total is not None and outcome.state is not None:
