@@ -1,20 +1,23 @@
 """Methods for language models beside retraining, on TOFU's authors; see README.md in this folder.
 
 python -m experiments.tofu_small --root DATA --out runs/tofu_small [--smoke] [--percents 10 5 1] [--authors 40]
-    [--methods npo graddiff ...]
+    [--methods npo graddiff ...] [--seeds 0 1 2]
 """
 
 import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 
+from experiments.tofu_small.continued import CONTINUED
 from experiments.tofu_small.methods import Budget, names, run
 from experiments.tofu_small.problem import Problem, Recipe
-from experiments.tofu_small.table import markdown
+from experiments.tofu_small.relearned import relearned
+from experiments.tofu_small.table import continued, markdown, reference
 from gunlearn.bench.store import atomic_write
 from gunlearn.llm.metrics import evaluate_language_models
 from gunlearn.metrics.alignment import Sampler
@@ -36,6 +39,7 @@ class Args:
         retrained: models retrained without the forgotten questions.
         samples: answers per prompt and model for the alignment.
         asked: retained questions that are asked.
+        seeds: of the models: each has an original and retrained models of its own.
         smoke: a few authors and epochs, to see that everything runs.
     """
 
@@ -48,6 +52,7 @@ class Args:
     retrained: int = 2
     samples: int = 4
     asked: int = 60
+    seeds: tuple[int, ...] = (0,)
     smoke: bool = False
 
 
@@ -59,36 +64,51 @@ def main(args: Args) -> dict:
         recipe = replace(recipe, authors=10, vocab_size=600, hidden_size=64, epochs=4)
         budget = replace(budget, epochs=1)
         args = replace(args, samples=1, asked=5)
-    problem, models = Problem(args.root, recipe), args.out / "models"
-    most = 8 if args.smoke else None  # rows of a set
+    problem = Problem(args.root, recipe)
     path = args.out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    original, trained = problem.train(problem.full + problem.general, 0, models)
-    for percent in args.percents:
-        began = time.perf_counter()
-        pairs = [problem.train(problem.retain(percent), 1 + seed, models) for seed in range(args.retrained)]
-        costs = {"original": trained} | {f"retrained {i}": history for i, (_, history) in enumerate(pairs)}
-        unlearned = {}
-        for name in args.methods or names(problem):
-            unlearned[name], costs[name] = run(name, problem, original, percent, budget, args.out / "unlearned")
-        figures = evaluate_language_models(
-            unlearned,
-            problem.tokenizer,
-            problem.forget(percent)[:most],
-            problem.retain_asked(args.asked),
-            references=[model for model, _ in pairs],
-            holdout_rows=problem.unseen[:most] or None,
-            original=original,
-            utility_rows={"real_authors": problem.real_authors[:most], "world_facts": problem.world_facts[:most]},
-            sampler=Sampler(args.samples),
-            max_new_tokens=8 if args.smoke else 60,
-            batch_size=32,
-        )
-        rows = [row | {key: costs[row["model"]].get(key) for key in COST} for row in figures]
-        results[f"forget{percent:02d}"] = {"rows": rows, "recipe": vars(recipe), "seconds": time.perf_counter() - began}
-        atomic_write(path, json.dumps(results, indent=1))
-        print(f"\n{percent} % of {len(problem.full)} questions\n\n{markdown(rows)}")
+    for seed in args.seeds:
+        for percent in args.percents:
+            found = one(args, problem, budget, percent, seed)
+            results[f"forget{percent:02d}" + (f" seed {seed}" if seed else "")] = found
+            atomic_write(path, json.dumps(results, indent=1))
+            print(f"\n{percent} % of {len(problem.full)} questions, seed {seed}\n\n{markdown(found['rows'])}")
+    if any(CONTINUED.keys() & {row["model"] for row in found["rows"]} for found in results.values()):
+        print("\n" + continued(results))
     return results
+
+
+def one(args: Args, problem: Problem, budget: Budget, percent: int, seed: int) -> dict[str, Any]:
+    """The figures of all rows for one share of the questions and one seed of the models."""
+    began, models, most = time.perf_counter(), args.out / "models", 8 if args.smoke else None
+    known, first = problem.full + problem.general, 10 * seed
+    original, trained = problem.train(known, first, models)
+    pairs = [problem.train(problem.retain(percent), first + 1 + i, models) for i in range(args.retrained)]
+    costs = {"original": trained} | {f"retrained {i}": history for i, (_, history) in enumerate(pairs)}
+    state, unlearned = problem.path_of(known, first, models).with_suffix(".pt"), {}
+    for name in args.methods or names(problem):
+        unlearned[name], costs[name] = run(name, problem, original, percent, budget, args.out / "unlearned", state)
+    figures = evaluate_language_models(
+        unlearned,
+        problem.tokenizer,
+        problem.forget(percent)[:most],
+        problem.retain_asked(args.asked),
+        references=[model for model, _ in pairs],
+        holdout_rows=problem.unseen[:most] or None,
+        original=original,
+        utility_rows={"real_authors": problem.real_authors[:most], "world_facts": problem.world_facts[:most]},
+        sampler=Sampler(args.samples),
+        max_new_tokens=8 if args.smoke else 60,
+        batch_size=32,
+    )
+    whole = {"original": original, **{f"retrained {i}": model for i, (model, _) in enumerate(pairs)}, **unlearned}
+    rows = []
+    for row in figures:
+        name = row["model"]
+        asked = name in whole and (name in CONTINUED or reference(row))
+        hidden = relearned(whole[name], problem.forget(percent)[:most]) if asked else {}
+        rows.append(row | {key: costs[name].get(key) for key in COST} | hidden)
+    return {"rows": rows, "recipe": vars(problem.recipe), "seconds": time.perf_counter() - began}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is compared, all from the same trained model with the same budget."""
+"""What is compared, all from the same trained model: methods with one budget, and trainings that go on."""
 
 import copy
 import hashlib
@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from experiments.tofu_small.continued import CONTINUED, SHARE, Continued, run_continued
 from experiments.tofu_small.problem import Problem
 from gunlearn import __version__
 from gunlearn.llm import PartCollator, UntilUnseen, unlearn
@@ -67,22 +68,42 @@ class Budget:
 
 
 def run(
-    name: str, problem: Problem, original: nn.Module, percent: int, budget: Budget, folder: Path, seed: int = 0
+    name: str, problem: Problem, original: nn.Module, percent: int, budget: Budget, folder: Path, state: Path
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The unlearned model and what it cost; from `folder` where it has been run before."""
-    setting, forget = SETTINGS[name], problem.forget(percent)
+    """The unlearned model and what it cost; from `folder` where it has been run before.
+
+    `state` is the file of the state of the original's training, for rows that go on with it.
+    """
+    row: Setting | Continued = SETTINGS[name] if name in SETTINGS else CONTINUED[name]
     weights = sum(float(p.detach().double().sum()) for p in original.parameters())
-    told = repr((setting, budget, problem.recipe, percent, seed, weights, __version__))
+    told = repr((row, budget if isinstance(row, Setting) else SHARE, problem.recipe, percent, weights, __version__))
     path = folder / f"{name.replace(' ', '_')}-{percent}-{hashlib.sha256(told.encode()).hexdigest()[:12]}.safetensors"
-    record, model = path.with_suffix(".json"), copy.deepcopy(original)
+    record = path.with_suffix(".json")
     if record.exists():
+        model = copy.deepcopy(original)
         load_model(model, path)
         return model.eval(), json.loads(record.read_text())
+    began = time.perf_counter()
+    if isinstance(row, Setting):
+        model, steps = _unlearned(row, problem, original, percent, budget)
+    else:
+        model, steps = run_continued(row, problem, original, percent, state)
+    cost = {"seconds": time.perf_counter() - began, "steps": steps}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(model, str(path))
+    record.write_text(json.dumps(cost))
+    return model.eval(), cost
+
+
+def _unlearned(
+    setting: Setting, problem: Problem, original: nn.Module, percent: int, budget: Budget
+) -> tuple[nn.Module, int]:
+    """The model that a method with the common budget ends in, and its steps."""
+    forget = problem.forget(percent)
     callbacks: tuple[Any, ...] = ()
     if setting.until:
         callbacks = (UntilUnseen(forget, problem.unseen, PartCollator(0), batch_size=40),)
     needs_alternative = setting.method in ("dpo", "jensun")
-    began = time.perf_counter()
     result = unlearn(
         original,
         problem.tokenizer,
@@ -95,17 +116,12 @@ def run(
         epochs=budget.epochs * (4 if setting.until else 1),
         lr=budget.lr if setting.peft is None else budget.adapter_lr,
         batch_size=budget.batch_size,
-        seed=seed,
+        seed=0,
         figure_rows=0,
         callbacks=callbacks,
         use_cpu=True,
     )
-    cost = {"seconds": time.perf_counter() - began, "steps": result.settings["steps"]}
-    model = merged(result.model).eval()
-    folder.mkdir(parents=True, exist_ok=True)
-    save_model(model, str(path))
-    record.write_text(json.dumps(cost))
-    return model, cost
+    return merged(result.model), result.settings["steps"]
 
 
 def merged(model: nn.Module) -> nn.Module:
@@ -116,4 +132,4 @@ def merged(model: nn.Module) -> nn.Module:
 
 def names(problem: Problem) -> list[str]:
     """Rows of the table; those that stop at unseen texts where there are any."""
-    return [name for name, setting in SETTINGS.items() if problem.unseen or not setting.until]
+    return [name for name, setting in SETTINGS.items() if problem.unseen or not setting.until] + list(CONTINUED)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from gunlearn import KeepState
 from gunlearn.llm import CausalLM, PartCollator
 
 QUESTIONS = 20  # per author
@@ -31,7 +33,7 @@ class Recipe:
         vocab_size: of the byte-pair tokenizer, trained on the same texts.
         hidden_size: of the Llama model, four heads, intermediate size three times that, tied embeddings.
         num_layers: decoder layers.
-        epochs: passes over all rows.
+        epochs: passes over all rows; the last may be a part.
         batch_size: rows of like length.
         lr: AdamW's peak learning rate: 100 steps of warm-up, then linear decay.
     """
@@ -40,7 +42,7 @@ class Recipe:
     vocab_size: int = 2048
     hidden_size: int = 192
     num_layers: int = 2
-    epochs: int = 30
+    epochs: float = 30
     batch_size: int = 16
     lr: float = 3e-3
 
@@ -166,42 +168,55 @@ class Problem:
         )
         return LlamaForCausalLM(config)
 
+    def path_of(self, rows: Sequence[Row], seed: int, folder: Path) -> Path:
+        """The file of a model trained on rows."""
+        told = json.dumps([asdict(self.recipe), seed, [row["input_ids"] for row in rows]])
+        return folder / f"model-{hashlib.sha256(told.encode()).hexdigest()[:16]}.safetensors"
+
     def train(self, rows: Sequence[Row], seed: int, folder: Path) -> tuple[LlamaForCausalLM, dict]:
         """A model trained on rows, and its history; from `folder` where the same has been trained before."""
-        told = json.dumps([asdict(self.recipe), seed, [row["input_ids"] for row in rows]])
-        path = folder / f"model-{hashlib.sha256(told.encode()).hexdigest()[:16]}.safetensors"
+        path = self.path_of(rows, seed, folder)
         record, model = path.with_suffix(".json"), self.fresh(seed)
-        if record.exists():
+        if record.exists() and path.with_suffix(".pt").exists():
             model.load_state_dict(load_file(path), strict=False)
             model.tie_weights()
             return model.eval(), json.loads(record.read_text())
-        history = self._fit(model, rows, seed)
+        keeping = KeepState(self.steps(rows))
+        history = self.fit(model, rows, seed, keeping)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}, path)
+        keeping.state(model, batch_size=self.recipe.batch_size, max_grad_norm=1.0).save(path.with_suffix(".pt"))
         record.write_text(json.dumps(history))
         return model.eval(), history
 
-    def _fit(self, model: LlamaForCausalLM, rows: Sequence[Row], seed: int) -> dict:
+    def steps(self, rows: Sequence[Row]) -> int:
+        """Optimiser steps of a training on rows."""
+        return int(self.recipe.epochs * math.ceil(len(rows) / self.recipe.batch_size))
+
+    def fit(self, model: LlamaForCausalLM, rows: Sequence[Row], seed: int, keeping: KeepState | None = None) -> dict:
+        """Train a model on rows by the recipe; return the history."""
         task, collate, draw = CausalLM(("log_prob",)), PartCollator(0), random.Random(seed)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
         size = self.recipe.batch_size
         batches = [order[i : i + size] for i in range(0, len(order), size)]
-        total = self.recipe.epochs * len(batches)
+        total = self.steps(rows)
         optimizer = torch.optim.AdamW(model.parameters(), self.recipe.lr, betas=(0.9, 0.98), weight_decay=0, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / 100) * max(0.02, 1 - step / total)
         )
         curve, began = [], time.perf_counter()
         model.train()
-        for _ in range(self.recipe.epochs):
+        for epoch in range(math.ceil(self.recipe.epochs)):
             draw.shuffle(batches)
             nll = tokens = 0.0
-            for batch in batches:
+            for batch in batches[: total - epoch * len(batches)]:
                 p = task.decode(model, None, collate([rows[i] for i in batch]))
                 loss = -p.log_prob.sum()
                 (loss / p.mask.sum()).backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
+                if keeping is not None:
+                    keeping.step(model, optimizer)
                 optimizer.zero_grad()
                 schedule.step()
                 nll, tokens = nll + float(loss.detach()), tokens + int(p.mask.sum())

@@ -1,6 +1,8 @@
 """The figures as a table."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from experiments.common import markdown as table
@@ -19,6 +21,36 @@ COLUMNS = {
     "steps": "steps",
     "seconds": "seconds",
 }
+
+#: Of rows that go on with the training: median over seeds, and from the lowest to the highest.
+HELD = {
+    "forget_alignment": "alignment, forget",
+    "retain_alignment": "alignment, retain",
+    "forget_prob": "forget prob",
+    "retain_prob": "retain prob",
+    "mia_min_k": "MIA AUC",
+    "relearn_steps": "steps of relearning",
+    "relearn_others": "others relearned",
+    "steps": "steps",
+}
+
+
+def continued(results: Mapping[str, Any]) -> str:
+    """The rows that have a figure of relearning, over all seeds of a share of the questions."""
+    body = []
+    for share in dict.fromkeys(name.split()[0] for name in results):
+        found = [results[name]["rows"] for name in results if name.split()[0] == share]
+        for name in dict.fromkeys(row["model"] for rows in found for row in order(rows) if "relearn_others" in row):
+            own = [row for rows in found for row in rows if row["model"] == name]
+            body.append([share, name, str(len(own)), *(spread([row.get(key) for row in own]) for key in HELD)])
+    return table(("questions", "model", "seeds", *HELD.values()), body, left=2)
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """The median, and the lowest and the highest in brackets where they differ."""
+    known = sorted(math.inf if value is None else value for value in values)
+    low, middle, high = (cell(None if value == math.inf else value) for value in (known[0], median(known), known[-1]))
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:

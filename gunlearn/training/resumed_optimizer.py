@@ -96,11 +96,8 @@ def _loaded(
     names = list(order_names) or [name for group in groups for name in group.get("param_names", ())]
     if named and sorted(names) == sorted(named):
         parameters = [named[name] for name in names]
-    elif len(groups) > 1 and not kind:
-        raise InvalidInputError(
-            f"Expected one group of parameters in the state of an optimiser, or names of all (got {len(groups)} "
-            "groups without names, and nothing tells which parameter an entry belongs to); hand in the optimiser itself"
-        )
+    elif len(groups) > 1 and not kind and count == len(parameters):
+        parameters = _by_shape(state, parameters)
     if count != len(parameters):
         raise InvalidInputError(
             f"Expected the state of an optimiser of this model's {len(parameters)} trained parameters "
@@ -119,6 +116,28 @@ def _loaded(
     made = cls([{"params": [next(left) for _ in group["params"]]} for group in groups], lr=float(groups[0]["lr"]))
     made.load_state_dict(copy.deepcopy(dict(state)))
     return made
+
+
+def _by_shape(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+    """Return parameters in the order of groups without names, each of which keeps the model's order.
+
+    So do those of transformers' Trainer: matrices with weight decay, gains and biases without.
+
+    Raises:
+        InvalidInputError: two groups hold parameters of one shape, or their state shows no shapes.
+    """
+    groups, at = state["param_groups"], dict[Any, int]()
+    for number, group in enumerate(groups):
+        for index in group["params"]:
+            kept = state["state"].get(index, {})
+            shape = next((kept[n].shape for n in _LIKE_PARAMETER if isinstance(kept.get(n), Tensor)), None)
+            if shape is None or at.setdefault(shape, number) != number:
+                raise InvalidInputError(
+                    f"Expected one group of parameters in the state of an optimiser, names of all, or groups of "
+                    f"different shapes (got {len(groups)} groups, and nothing tells which parameter an entry belongs "
+                    "to); hand in the optimiser itself"
+                )
+    return sorted(parameters, key=lambda parameter: at.get(parameter.shape, len(groups)))
 
 
 def _class_of(group: Mapping[str, Any], kind: str) -> Any:

@@ -80,10 +80,11 @@ class TrainingState:
         own = model.state_dict()
         shapes = {name: value.shape for name, value in own.items()}
         for moment in self.moments:
+            weights = with_tied(moment.weights, model)
             differs = sorted(
                 name
-                for name in {*shapes, *moment.weights}
-                if name not in shapes or name not in moment.weights or shapes[name] != moment.weights[name].shape
+                for name in {*shapes, *weights}
+                if name not in shapes or name not in weights or shapes[name] != weights[name].shape
             )
             if differs:
                 raise InvalidInputError(
@@ -91,7 +92,7 @@ class TrainingState:
                     f"'{differs[0]}')"
                 )
             ended = moment.step == self.steps
-            if ended and not all(torch.equal(own[name].cpu(), value.cpu()) for name, value in moment.weights.items()):
+            if ended and not all(torch.equal(own[name].cpu(), value.cpu()) for name, value in weights.items()):
                 raise InvalidInputError(
                     f"Expected the last checkpoint, at step {moment.step}, to hold this model's weights (got others); "
                     "write one at the end of the training, or hand in the model that it holds"
@@ -138,6 +139,14 @@ class TrainingState:
         except OSError as error:
             raise CheckpointError(f"Expected a saved training state (got no readable {path})") from error
         return cls.from_bytes(content, str(path))
+
+
+def with_tied(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return weights with the entries that a file left out because `model` ties them to others, as safetensors does."""
+    own = model.state_dict()
+    place = {name: (value.data_ptr(), value.shape, value.stride()) for name, value in own.items()}
+    known = {place[name]: weights[name] for name in own if name in weights and own[name].numel()}
+    return {**weights, **{name: known[at] for name, at in place.items() if name not in weights and at in known}}
 
 
 def on_cpu(value: Any) -> Any:

@@ -2,13 +2,17 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
 import gunlearn as gu
+from gunlearn.errors import InvalidInputError
 from gunlearn.llm import CausalLM, PartCollator, as_trainer_callback
 from gunlearn.training.optimizers import make_optimizer
+from gunlearn.training.resumed_optimizer import resumed_optimizer
 from tests.llm.tiny import tiny
 
 
@@ -17,13 +21,13 @@ def rows(count: int, seed: int) -> list[dict]:
     return [{"input_ids": row, "labels": row, "attention_mask": [1] * 8} for row in ids]
 
 
-def trained(folder: Path, data: list[dict]):
-    model, keeping = tiny().train(), gu.KeepState()
+def trained(folder: Path, data: list[dict], name: str = "llama", **more: Any):
+    model, keeping = tiny(name).train(), gu.KeepState()
     trainer = Trainer(
         model,
         TrainingArguments(
             str(folder), max_steps=20, learning_rate=1e-2, weight_decay=0.1, per_device_train_batch_size=4,
-            use_cpu=True, save_strategy="no", report_to=[], disable_tqdm=True, seed=0,
+            use_cpu=True, report_to=[], disable_tqdm=True, seed=0, **{"save_strategy": "no", **more},
         ),
         train_dataset=data,
         data_collator=PartCollator(),
@@ -64,3 +68,72 @@ def test_without_a_state_the_rate_is_raised(tmp_path: Path) -> None:
         tiny(), data, gu.ForgetItems([0]), "continued_training", CausalLM(), steps=4, optimizer="adamw", lr=1e-3
     )
     assert result.notes["start"] == "a new optimiser, its rate raised from 0"
+
+
+@pytest.mark.parametrize("name", ["llama", "llama_tied"])
+def test_a_trainers_checkpoints_go_on(tmp_path: Path, name: str) -> None:
+    """Its two groups have no names, and its files leave tied weights out."""
+    data = rows(16, seed=0)
+    trainer, _ = trained(tmp_path, data, name, save_strategy="steps", save_steps=5)
+    model, request = trainer.model, gu.ForgetItems([0, 1])
+    kept = torch.load(tmp_path / "checkpoint-20" / "optimizer.pt", weights_only=True)
+    own = dict(model.named_parameters())
+    resumed = resumed_optimizer(kept, list(own.values()), list(own))
+    for parameter, state in trainer.optimizer.optimizer.state.items():
+        torch.testing.assert_close(resumed.state[parameter]["exp_avg"], state["exp_avg"])
+    result = gu.unlearn(model, data, request, "continued_training", "causal_lm", training=tmp_path, steps=2)
+    assert result.notes["start"] == "the state of the training"
+    replayed = gu.unlearn(model, data, request, "replay", "causal_lm", training=tmp_path, budget=0.5)
+    assert replayed.notes["from_step"] == 10
+
+
+def test_groups_of_like_shapes_without_names_are_refused() -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, bias=False))
+    optimizer = torch.optim.AdamW([{"params": [layer.weight]} for layer in layers])
+    layers(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    with pytest.raises(InvalidInputError, match="groups of different shapes"):
+        resumed_optimizer(optimizer.state_dict(), list(layers.parameters()))
+
+
+def test_an_optimiser_of_ones_own_goes_on_from_shrunk_weights() -> None:
+    data, model = rows(8, seed=1), tiny()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-30)
+    model(torch.tensor([data[0]["input_ids"]])).logits.sum().backward()
+    optimizer.step()
+    result = gu.unlearn(
+        model, data, gu.ForgetItems([0]), "continued_training", "causal_lm", optimizer=optimizer, steps=1,
+        shrink=0.5,
+    )  # fmt: skip
+    wanted = {name: value * (0.5 if value.dim() > 1 else 1) for name, value in model.state_dict().items()}
+    torch.testing.assert_close(dict(result.model.state_dict()), wanted)
+
+
+def test_options_of_a_new_optimiser_are_honoured() -> None:
+    data = rows(8, seed=1)
+    options = {"optimizer": "adamw", "optimizer_options": {"betas": (0.0, 0.0)}, "steps": 1, "lr": 1e-3, "shrink": 0.5}
+    model = tiny()
+    result = gu.unlearn(model, data, gu.ForgetItems([0]), "continued_training", "causal_lm", **options)
+    moved = [
+        (value - own * (0.5 if own.dim() > 1 else 1)).abs()
+        for value, own in zip(result.model.parameters(), model.parameters(), strict=True)
+    ]
+    assert max(float(step.max()) for step in moved) == pytest.approx(1e-3, rel=1e-3)  # the gradient over itself
+    with pytest.raises(InvalidInputError, match="no 'optimizer_options' beside 'training'"):
+        gu.unlearn(model, data, gu.ForgetItems([0]), "continued_training", "causal_lm", **options, training="state.pt")
+
+
+def test_no_pass_reads_more_rows_than_the_training_did(tmp_path: Path) -> None:
+    data, sizes = rows(16, seed=0), []
+    trainer, state = trained(tmp_path, data)
+    forward = type(trainer.model).forward
+
+    def counted(self: Any, input_ids: torch.Tensor, **more: Any) -> Any:
+        sizes.append(len(input_ids))
+        return forward(self, input_ids=input_ids, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(trainer.model), "forward", counted)
+        request = gu.ForgetItems([0])
+        gu.unlearn(trainer.model, data, request, "continued_training", CausalLM(), training=state, steps=3)
+    assert max(sizes[:-2]) <= 4  # the last two compare what both models know, of at most 256 rows

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import gunlearn as gu
 from gunlearn.errors import InvalidInputError
+from gunlearn.methods.any_task.shrunk import shrink
 from gunlearn.methods.any_task.training_budget import fall
 from tests.methods.cases import same_weights
 from tests.methods.forgetting import club
@@ -182,12 +183,23 @@ def test_a_trained_model_is_not_thrown_away_by_an_optimiser_without_a_state() ->
     assert moved("continued_training") < new / 3  # the penalty is estimated
 
 
-def test_shrinking_scales_all_trained_weights_first() -> None:
+def test_shrinking_scales_trained_matrices_first() -> None:
     data = lone()
     base = trained(data)
     result = gu.unlearn(base.model, data, NOBODY, "continued_training", TASK, epochs=0, shrink=0.25, training=base)
     for name, value in base.model.state_dict().items():
-        torch.testing.assert_close(result.model.state_dict()[name], value / 4)
+        torch.testing.assert_close(result.model.state_dict()[name], value / 4 if value.dim() > 1 else value)
+
+
+def test_shrinking_leaves_gains_biases_and_frozen_parameters() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2), nn.Linear(2, 2))
+    model[2].requires_grad_(False)
+    wanted = {**copy.deepcopy(model.state_dict()), "0.weight": model[0].weight.detach() / 2}
+    shrink(model, 0.5)
+    torch.testing.assert_close(dict(model.state_dict()), wanted)
+    gains = nn.LayerNorm(4)
+    shrink(gains, 0.5)  # nothing else to shrink
+    assert bool((gains.weight == 0.5).all())
 
 
 @pytest.mark.parametrize(

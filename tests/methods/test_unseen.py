@@ -46,7 +46,7 @@ def test_it_adds_the_divergence_from_unseen_scores_to_a_step(batch: int | None) 
     model = copy.deepcopy(base.model)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(0.999)
+            parameter.mul_(0.999 if parameter.dim() > 1 else 1)
     target = unseen_scores(LinkPrediction(), base.model.eval(), partition).sigmoid()
     score = forgotten(model, data, partition)
     gradient = torch.autograd.grad(binary_cross_entropy_with_logits(score, target), list(model.parameters()))

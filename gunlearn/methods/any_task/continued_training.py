@@ -13,6 +13,7 @@ from torch import nn
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import NLL, Objective, as_objective
 from gunlearn.methods.any_task.second_look import LOOKS, Look, Making
+from gunlearn.methods.any_task.shrunk import then_shrunk
 from gunlearn.methods.any_task.training_budget import FEW, fall, steps_of
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
 from gunlearn.methods.gradient import GradientMethod
@@ -66,8 +67,9 @@ class ContinuedTraining(GradientMethod):
         unseen_weight: weight of a divergence that draws forgotten edges to the scores that edges like them get which no
             training saw (`gunlearn.training.unseen`): under link prediction with validation edges, for requests of
             edges alone. 0 leaves it out.
-        shrink: factor on the trained weights before the first step (arXiv 1910.08475 shrinks and perturbs before it
-            goes on). Below 1 it takes back growth that memory needs, at the price of more steps.
+        shrink: factor on the trained weight matrices before the first step, gains and biases aside (arXiv 1910.08475
+            shrinks and perturbs before it goes on). Below 1 it takes back growth that memory needs, at the price of
+            more steps.
     """
 
     training: Any = None
@@ -94,6 +96,11 @@ class ContinuedTraining(GradientMethod):
         check_interval(self, ">= 0", "unseen_weight")
         if self.training is not None and goes_on(self.optimizer):
             raise InvalidInputError("Expected 'training' or an 'optimizer' that goes on (got both)")
+        if self.training not in (None, NONE) and self.optimizer_options:
+            raise InvalidInputError(
+                f"Expected no 'optimizer_options' beside 'training', whose optimiser goes on (got "
+                f"{dict(self.optimizer_options)})"
+            )
         if self.budget is not None and not (self.steps is None and self.epochs is None):
             raise InvalidInputError(f"Expected 'budget', or 'steps' or 'epochs' (got {self.budget:g} and another)")
         super().__post_init__()
@@ -132,20 +139,12 @@ class ContinuedTraining(GradientMethod):
         if source is not None:
             many = problem.partition.num_forget > FEW
             made = self._resumed(source, problem.model, steps if many else None)
-        making = Making(made)
-        look = Look(problem.model, problem.partition.retain_data, problem.task, self.reading, problem.seed)
-        with torch.no_grad():
-            for parameter in problem.model.parameters():
-                if self.shrink < 1 and parameter.requires_grad:
-                    parameter.mul_(self.shrink)
+        making = Making(then_shrunk(made, problem.model, self.shrink))
         own = self._ready(problem, state, steps, making, rises=start == _RISING)
+        look = Look(problem.model, problem.partition.retain_data, problem.task, own.reading, problem.seed)
         outcome = GradientMethod.run(own, problem)
-        outcome.notes |= {
-            "start": start,
-            "shrink": self.shrink,
-            "passes": spent,
-            "unseen_weight": weight_of(own.unseen),
-        }
+        outcome.notes |= {"start": start, "shrink": self.shrink, "passes": spent}
+        outcome.notes["unseen_weight"] = weight_of(own.unseen)
         if total is not None and outcome.state is not None:
             outcome.notes["price"] = round((outcome.state.step + spent) / total, 4)
         return look.not_farther(outcome, making.made, take_back=self.shrink == 1)
@@ -155,11 +154,12 @@ class ContinuedTraining(GradientMethod):
     ) -> _Run:
         """Return the run, whose optimiser is ready, as the training read its items."""
         reading = {} if state is None else {k: v for k, v in state.reading.items() if getattr(self, k) != v}
-        handed = {"training": None, "budget": None, "lr": BY_MODE, "weight_decay": BY_MODE, "optimizer": making}
+        handed: dict[str, Any] = {"training": None, "budget": None, "lr": BY_MODE, "weight_decay": BY_MODE}
+        handed |= {"optimizer": making, "optimizer_options": None, "steps": steps}  # it has its options
         unseen = None
         if self.message_graph == "retain":
             unseen = find_unseen(problem.task, problem.reference, problem.partition, self.unseen_weight)
-        return _Run(**{**vars(self), **reading, **handed, "steps": steps}, rises=rises, unseen=unseen)
+        return _Run(**{**vars(self), **reading, **handed}, rises=rises, unseen=unseen)
 
     @property
     def optimizer_class(self) -> type[torch.optim.Optimizer]:

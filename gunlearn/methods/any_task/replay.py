@@ -18,6 +18,7 @@ from gunlearn.training.from_scratch import train_from_scratch
 from gunlearn.training.optimizers import SchedulerSpec
 from gunlearn.training.resumed_optimizer import resumed_optimizer
 from gunlearn.training.state_sources import as_training_state
+from gunlearn.training.training_state import with_tied
 from gunlearn.training.unseen import UNSEEN_WEIGHT, find_unseen, weight_of
 
 
@@ -67,7 +68,7 @@ class Replay(Method):
                 "'budget' to the smallest of these"
             )
         model, steps = problem.model, state.steps - moment.step
-        model.load_state_dict(moment.weights)
+        model.load_state_dict(with_tied(moment.weights, model))
         if problem.fresh is not None:
             problem.fresh.put(model)
         args = TrainArguments(epochs=0, steps=steps, keep="last", **state.reading, **problem.loop_settings)
