@@ -5,32 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gunlearn.metrics.base import CLASSES, LINKS, Figure
-from gunlearn.metrics.ranking import separation
+from gunlearn.metrics.base import CLASSES, LINKS
+from gunlearn.metrics.ranking import MembershipAUC
 from gunlearn.metrics.view import ModelView
 
 
-class ItemMembershipAUC(Figure):
-    """How well the gain over retrained models in certainty of an item tells forgotten items from test items.
+class ItemMembershipAUC(MembershipAUC):
+    """How well certainty beyond that of retrained models tells forgotten items from test items of their class.
 
     The offline attack of LiRA (arXiv 2112.03570) with one variance for all items: an item's score is the log-odds of
     its own label, less their mean under the retrained models. Unlike `mia_auc` it does not take a hard item for one
-    that was forgotten well. A retrained model, compared with the others, is at one half.
+    that was forgotten well. A retrained model, compared with the others, is at one half, but for noise.
     """
 
     name, heading, words = "mia_item_auc", "MIA item AUC", "membership inference AUC, item by item"
-    tasks, optional = (*LINKS, *CLASSES), True
+    tasks, hidden, optional = (*LINKS, *CLASSES), (), True
 
-    def compute(self, view: ModelView) -> float | None:
-        forget, unseen = self._gains(view, "forget"), self._gains(view, "unseen")
-        if forget is None or unseen is None:
-            return None
-        label = view.label("unseen")
-        if view.task.name in LINKS and label is not None:
-            unseen = unseen[label == 1]  # test edges; the others are no edges
-        return separation(forget, unseen)[0]
-
-    def _gains(self, view: ModelView, part: str) -> Tensor | None:
+    def scores(self, view: ModelView, part: str) -> Tensor | None:
         own = log_odds(view, part)
         others = [odds for other in view.references if (odds := log_odds(other, part)) is not None]
         return own - torch.stack(others).mean(0) if own is not None and others else None
