@@ -85,7 +85,7 @@ def grids(args: Args) -> Iterable[GridConfig]:
                     method_args=options,
                     metrics=ATTACKS,
                     root=args.root,
-                    seeds=args.seeds,
+                    seeds=args.seeds[:1] if args.smoke else args.seeds,
                     models=args.out / "models",
                     references=args.references,
                 )
