@@ -17,6 +17,12 @@ from gunlearn.bench import GridConfig, Recipe, run_grid, suite
 
 #: What outputs hide is looked for in the weights.
 ATTACKS = ("mia_item_auc", "relearn_steps")
+#: Fields of the rows that are written.
+KEPT = (
+    *("dataset", "task", "protocol", "forget", "by", "ratio", "count", "num_forget", "seed", "backbone", "recipe"),
+    *("method", "mode", "options", "notes", "epochs", "seconds", "error", "forget_prob", "forget_acc", "test_acc"),
+    *("js_forget", "js_retain", "js_test", "js_floor_forget", "js_floor_retain", "js_floor_test", *ATTACKS),
+)
 CORA = {"dataset": "Cora"}
 #: Problems by group: settings of grids, whose lists are combined, models, and weight decays.
 GROUPS: dict[str, list[tuple[dict[str, Any], tuple[str, ...], tuple[float, ...]]]] = {
@@ -135,9 +141,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main(args: Args) -> None:
     """Run all problems as one suite; write `results.json` and `tables.md`."""
     rows = run_grid(list(grids(args)), args.out / "grid", progress=True, n_jobs=args.n_jobs)
-    text = table(rows)
-    left_out = ("curve", "hist_forget", "versions")
-    write_results(args.out, [{k: v for k, v in row.items() if k not in left_out} for row in rows], text)
+    rows, text = [{name: row[name] for name in KEPT} for row in rows], table(rows)
+    write_results(args.out, rows, text)
     print(text)
 
 
