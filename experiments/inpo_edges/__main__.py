@@ -1,8 +1,10 @@
 """INPO on real graphs, beside retraining and the simple baselines; see README.md in this folder.
 
 python -m experiments.inpo_edges --root DATA --out runs/inpo_edges [--smoke] [--only dblp cs cora protocol ablation]
+python -m experiments.inpo_edges --root DATA --out runs/inpo_edges --only controls_cora [--seeds 0 1 2 3 4]
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import tyro
 
 from experiments.common import StudyArgs, markdown, write_results
+from experiments.inpo_edges.controls import control_table, run_controls
 from gunlearn.bench import GridConfig, ModelStore, Recipe, run_grid
 from gunlearn.datasets import load
 from gunlearn.methods import INPO, Callback, run_method
@@ -24,6 +27,14 @@ GRIDS: dict[str, dict[str, Any]] = {
     "dblp": {"dataset": "DBLP", "methods": METHODS, "ratio": 0.005, "region": "out", "seeds": (0, 1, 2)},
     "cs": {"dataset": "CS", "methods": METHODS, "ratio": 0.005, "region": "out", "seeds": (0, 1, 2)},
     "cora": {"dataset": "Cora", "methods": METHODS, "ratio": 0.025, "region": "any", "seeds": (0, 1, 2)},
+}
+#: What INPO's ideas add to its stop rule; see `controls.py`.
+CONTROLS: dict[str, dict[str, Any]] = {
+    "controls_cora": {"dataset": "Cora", "ratio": 0.025},
+    "controls_citeseer": {"dataset": "CiteSeer", "ratio": 0.025},
+    "controls_dblp": {"dataset": "DBLP", "ratio": 0.005, "region": "out"},
+    "controls_photo": {"dataset": "Photo", "ratio": 0.005},
+    "controls_cs": {"dataset": "CS", "ratio": 0.005, "region": "out"},
 }
 #: Graphs that stand for the real ones in a smoke run.
 SMALL = {"dblp": "karate", "cs": "lesmis", "cora": "digits"}
@@ -43,10 +54,12 @@ class Args(StudyArgs):
     Attributes:
         models: folder of trained models, shared between the parts.
         only: parts to run.
+        seeds: of the controls.
     """
 
     models: Path | None = None
-    only: tuple[str, ...] = (*GRIDS, "protocol", "ablation")
+    only: tuple[str, ...] = (*GRIDS, "protocol", "ablation", *CONTROLS)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 
 class Curve(Callback):
@@ -118,7 +131,15 @@ def main(args: Args) -> None:
         cells = [[row["case"], *(_shown(row[f"retain_auc_at_{level:.2f}"]) for level in LEVELS)] for row in rows]
         title = "## retain AUC where the forget AUC first reaches the level"
         tables += [title, markdown(head, cells, left=len(head))]
-    write_results(args.out, results, "\n\n".join(tables))
+    for name in (name for name in CONTROLS if name in args.only):
+        small = {"dataset": "digits", "region": "any"} if args.smoke else {}
+        shared = {"root": args.root, "recipe": recipe, "models": args.models or args.out / "models", "references": 3}
+        rows = run_controls(args.out / "grid", seeds=args.seeds, **{**shared, **CONTROLS[name], **small})
+        results[name] = [{k: v for k, v in row.items() if k not in ("curve", "hist_forget")} for row in rows]
+        tables += [f"## {name}", control_table(rows)]
+    there = args.out / "results.json"  # parts that were run before stay
+    before = json.loads(there.read_text(encoding="utf-8")) if there.is_file() else {}
+    write_results(args.out, before | results, "\n\n".join(tables))
     print("\n\n".join(tables))
 
 
