@@ -12,6 +12,7 @@ from typing import Any
 import tyro
 
 from experiments.common import StudyArgs, markdown, write_results
+from experiments.inpo_edges.amplified import amplified_table, run_amplified
 from experiments.inpo_edges.controls import control_table, run_controls
 from gunlearn.bench import GridConfig, ModelStore, Recipe, run_grid
 from gunlearn.datasets import load
@@ -36,6 +37,8 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "controls_photo": {"dataset": "Photo", "ratio": 0.005},
     "controls_cs": {"dataset": "CS", "ratio": 0.005, "region": "out"},
 }
+#: Messages as the paper's abstract describes them, on the same problems; see `amplified.py`.
+AMPLIFIED = {name.replace("controls", "amplified"): settings for name, settings in CONTROLS.items()}
 #: Graphs that stand for the real ones in a smoke run.
 SMALL = {"dblp": "karate", "cs": "lesmis", "cora": "digits"}
 PROTOCOL: dict[str, tuple[int, ...]] = {"DBLP": (42, 0, 1), "CS": (42,)}
@@ -54,11 +57,11 @@ class Args(StudyArgs):
     Attributes:
         models: folder of trained models, shared between the parts.
         only: parts to run.
-        seeds: of the controls.
+        seeds: of the controls and of amplified messages.
     """
 
     models: Path | None = None
-    only: tuple[str, ...] = (*GRIDS, "protocol", "ablation", *CONTROLS)
+    only: tuple[str, ...] = (*GRIDS, "protocol", "ablation", *CONTROLS, *AMPLIFIED)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 
@@ -137,6 +140,11 @@ def main(args: Args) -> None:
         rows = run_controls(args.out / "grid", seeds=args.seeds, **{**shared, **CONTROLS[name], **small})
         results[name] = [{k: v for k, v in row.items() if k not in ("curve", "hist_forget")} for row in rows]
         tables += [f"## {name}", control_table(rows)]
+    for name in (name for name in AMPLIFIED if name in args.only):
+        small = {"dataset": "digits", "region": "any"} if args.smoke else {}
+        models = args.models or args.out / "models"
+        results[name] = run_amplified(args.out, args.root, models, recipe, args.seeds, **{**AMPLIFIED[name], **small})
+        tables += [f"## {name}", amplified_table(results[name])]
     there = args.out / "results.json"  # parts that were run before stay
     before = json.loads(there.read_text(encoding="utf-8")) if there.is_file() else {}
     write_results(args.out, before | results, "\n\n".join(tables))

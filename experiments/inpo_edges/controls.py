@@ -69,9 +69,9 @@ def control_table(rows: list[dict[str, Any]]) -> str:
         if not good:
             lines += [[name, of[0]["error"], *[""] * 7]] if of else []
             continue
-        cells = [_spread([_floors(row, part) for row in good]) for part in PARTS]
+        cells = [spread([_floors(row, part) for row in good]) for part in PARTS]
         gaps = [_floors(row, "forget") - inpo[row["seed"]] for row in good if row["seed"] in inpo]
-        cells.insert(1, "" if name == INPO else _interval(gaps))
+        cells.insert(1, "" if name == INPO else interval(gaps))
         cells += [f"{fmean(row[figure] for row in good):.3f}" for figure in ("retain_auc", "forget_auc")]
         cells += [f"{fmean(row['epochs'] or 0 for row in good):.0f}", f"{fmean(row['seconds'] for row in good):.1f}"]
         lines.append([name, *cells])
@@ -83,11 +83,12 @@ def _floors(row: dict[str, Any], part: str) -> float:
     return row[f"js_{part}"] / row[f"js_floor_{part}"]
 
 
-def _spread(values: list[float]) -> str:
-    return f"{fmean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+def spread(values: list[float], digits: int = 2) -> str:
+    """Mean, and standard deviation where there are several."""
+    return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
-def _interval(gaps: list[float]) -> str:
+def interval(gaps: list[float]) -> str:
     """Mean with a 95 % t interval; bold where it leaves out 0."""
     if len(gaps) < 2:
         return f"{gaps[0]:+.2f}" if gaps else ""
