@@ -5,15 +5,14 @@ python -m experiments.inpo_edges --root DATA --out runs/inpo_edges --only contro
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from experiments.common import StudyArgs, markdown, write_results
-from experiments.inpo_edges.amplified import amplified_table, run_amplified
-from experiments.inpo_edges.controls import control_table, run_controls
+from experiments.inpo_edges.controls import Setting, control_table, gradient_table, run_controls
 from gunlearn.bench import GridConfig, ModelStore, Recipe, run_grid
 from gunlearn.datasets import load
 from gunlearn.methods import INPO, Callback, run_method
@@ -29,16 +28,19 @@ GRIDS: dict[str, dict[str, Any]] = {
     "cs": {"dataset": "CS", "methods": METHODS, "ratio": 0.005, "region": "out", "seeds": (0, 1, 2)},
     "cora": {"dataset": "Cora", "methods": METHODS, "ratio": 0.025, "region": "any", "seeds": (0, 1, 2)},
 }
-#: What INPO's ideas add to its stop rule; see `controls.py`.
-CONTROLS: dict[str, dict[str, Any]] = {
-    "controls_cora": {"dataset": "Cora", "ratio": 0.025},
-    "controls_citeseer": {"dataset": "CiteSeer", "ratio": 0.025},
-    "controls_dblp": {"dataset": "DBLP", "ratio": 0.005, "region": "out"},
-    "controls_photo": {"dataset": "Photo", "ratio": 0.005},
-    "controls_cs": {"dataset": "CS", "ratio": 0.005, "region": "out"},
+#: What INPO's ideas add to its stop rule, and what amplified messages do; see `controls.py`.
+CONTROLS: dict[str, Setting] = {
+    "controls_cora": Setting("Cora", 0.025),
+    "controls_citeseer": Setting("CiteSeer", 0.025),
+    "controls_dblp": Setting("DBLP", 0.005, "out"),
+    "controls_photo": Setting("Photo", 0.005),
+    "controls_cs": Setting("CS", 0.005, "out"),
+    "controls_cora_hubs": Setting("Cora", 0.025, by="degree"),
+    "controls_cora_influential": Setting("Cora", 0.025, by="influence"),
+    "controls_cora_injected": Setting("Cora", 0.025, injected=True),
+    "controls_cora_sage": Setting("Cora", 0.025, backbone="sage"),
+    "controls_cora_gat": Setting("Cora", 0.025, backbone="gat"),
 }
-#: Messages as the paper's abstract describes them, on the same problems; see `amplified.py`.
-AMPLIFIED = {name.replace("controls", "amplified"): settings for name, settings in CONTROLS.items()}
 #: Graphs that stand for the real ones in a smoke run.
 SMALL = {"dblp": "karate", "cs": "lesmis", "cora": "digits"}
 PROTOCOL: dict[str, tuple[int, ...]] = {"DBLP": (42, 0, 1), "CS": (42,)}
@@ -57,11 +59,11 @@ class Args(StudyArgs):
     Attributes:
         models: folder of trained models, shared between the parts.
         only: parts to run.
-        seeds: of the controls and of amplified messages.
+        seeds: of the controls.
     """
 
     models: Path | None = None
-    only: tuple[str, ...] = (*GRIDS, "protocol", "ablation", *CONTROLS, *AMPLIFIED)
+    only: tuple[str, ...] = (*GRIDS, "protocol", "ablation", *CONTROLS)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 
@@ -135,16 +137,12 @@ def main(args: Args) -> None:
         title = "## retain AUC where the forget AUC first reaches the level"
         tables += [title, markdown(head, cells, left=len(head))]
     for name in (name for name in CONTROLS if name in args.only):
-        small = {"dataset": "digits", "region": "any"} if args.smoke else {}
-        shared = {"root": args.root, "recipe": recipe, "models": args.models or args.out / "models", "references": 3}
-        rows = run_controls(args.out / "grid", seeds=args.seeds, **{**shared, **CONTROLS[name], **small})
-        results[name] = [{k: v for k, v in row.items() if k not in ("curve", "hist_forget")} for row in rows]
-        tables += [f"## {name}", control_table(rows)]
-    for name in (name for name in AMPLIFIED if name in args.only):
-        small = {"dataset": "digits", "region": "any"} if args.smoke else {}
-        models = args.models or args.out / "models"
-        results[name] = run_amplified(args.out, args.root, models, recipe, args.seeds, **{**AMPLIFIED[name], **small})
-        tables += [f"## {name}", amplified_table(results[name])]
+        setting, seeds = CONTROLS[name], args.seeds
+        if args.smoke:
+            setting, seeds = replace(setting, dataset="digits", region="any"), (0,)
+        rows = run_controls(setting, seeds, recipe, args.out, args.models or args.out / "models", args.root)
+        results[name] = rows
+        tables += [f"## {name}", control_table(rows), gradient_table(rows)]
     there = args.out / "results.json"  # parts that were run before stay
     before = json.loads(there.read_text(encoding="utf-8")) if there.is_file() else {}
     write_results(args.out, before | results, "\n\n".join(tables))

@@ -1,85 +1,173 @@
 """What INPO's ideas add to its stop rule: the same stop rule for other methods, and INPO without its ideas."""
 
+import copy
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import torch
 from scipy.stats import t as student
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.utils import negative_sampling
 
 from experiments.common import markdown
-from gunlearn.bench import GridConfig, run_grid
+from experiments.inpo_edges.amplified import Amplified, first_step
+from gunlearn.attribution import estimate
+from gunlearn.attribution.request_scores import resolve_for
+from gunlearn.bench import ModelStore, Recipe, RowStore
+from gunlearn.datasets import load
+from gunlearn.methods import INPO, METHODS, Problem, run_method
+from gunlearn.methods.freezing import freeze
+from gunlearn.metrics import LinkEvaluator
+from gunlearn.requests import ForgetEdges
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks import LinkPrediction, link_split
 
-#: INPO's bound on steps and its rate where edges end at the score of unseen ones.
-_SAME = {"epochs": 200, "lr": 3e-4}
-_UNSEEN = {"until": "unseen"}
-INPO = "INPO until unseen"
-#: Row of the table -> method and its options.
-CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
-    "utu": ("utu:default", {}),
-    "fine-tuning": ("finetune:default", {}),
-    "fine-tuning, INPO's steps and rate": ("finetune:default", _SAME),
-    INPO: ("inpo:unseen", {}),
-    "INPO without scaled messages": ("inpo:unseen", {"scale_messages": False}),
-    "INPO without entropy loss": ("inpo:unseen", {"entropy_weight": 0.0}),
-    "INPO without KL": ("inpo:unseen", {"kl_weight": 0.0}),
-    "INPO without all three": ("inpo:unseen", {"scale_messages": False, "entropy_weight": 0.0, "kl_weight": 0.0}),
-    "NPO until unseen": ("npo:default", {**_UNSEEN, **_SAME}),
-    "GradDiff until unseen": ("graddiff:default", {**_UNSEEN, **_SAME}),
-    "gradient ascent until unseen": ("gradient_ascent:default", {**_UNSEEN, **_SAME}),
-    "NPO until unseen, own rate": ("npo:default", {**_UNSEEN, "epochs": 200}),
-    "GradDiff until unseen, own rate": ("graddiff:default", {**_UNSEEN, "epochs": 200}),
-    "gradient ascent until unseen, own rate": ("gradient_ascent:default", {**_UNSEEN, "epochs": 200}),
-    "INPO's default": ("inpo:default", {}),
-}
 PARTS = ("forget", "test", "retain")
+_UNSEEN = {"until": "unseen"}
+#: INPO's bound on steps and its rate where edges end at the score of unseen ones.
+_SAME = {**_UNSEEN, "epochs": 200, "lr": 3e-4}
+_OWN = {**_UNSEEN, "epochs": 200}
+OURS = "INPO until unseen"
+PLAIN = "INPO without scaled messages"
+#: Row of the table -> method and its options.
+METHODS_OF_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "utu": ("utu", {}),
+    "fine-tuning": ("finetune", {}),
+    "fine-tuning, INPO's steps and rate": ("finetune", {"epochs": 200, "lr": 3e-4}),
+    OURS: ("inpo", _UNSEEN),
+    PLAIN: ("inpo", {**_UNSEEN, "scale_messages": False}),
+    "INPO without entropy loss": ("inpo", {**_UNSEEN, "entropy_weight": 0.0}),
+    "INPO without KL": ("inpo", {**_UNSEEN, "kl_weight": 0.0}),
+    "INPO without all three": (
+        "inpo",
+        {**_UNSEEN, "scale_messages": False, "entropy_weight": 0.0, "kl_weight": 0.0},
+    ),
+    "NPO until unseen": ("npo", _SAME),
+    "GradDiff until unseen": ("graddiff", _SAME),
+    "gradient ascent until unseen": ("gradient_ascent", _SAME),
+    "NPO until unseen, own rate": ("npo", _OWN),
+    "GradDiff until unseen, own rate": ("graddiff", _OWN),
+    "gradient ascent until unseen, own rate": ("gradient_ascent", _OWN),
+    "INPO, whole graph, no scaling": ("inpo", {**_UNSEEN, "scale_messages": False, "message_graph": "full"}),
+    "INPO, whole graph, retained damped": ("amplified", {**_UNSEEN, "amplify": 1.0}),
+    "INPO, whole graph, retained damped, forgotten x 2": ("amplified", {**_UNSEEN, "amplify": 2.0}),
+    "INPO, whole graph, retained damped, forgotten x 4": ("amplified", {**_UNSEEN, "amplify": 4.0}),
+    "INPO's default": ("inpo", {}),
+}
 
 
-def run_controls(out: Any, progress: bool = True, **settings: Any) -> list[dict[str, Any]]:
-    """Return the rows of all controls under each seed, `mode` being the row of the table.
+@dataclass(frozen=True)
+class Setting:
+    """A problem.
 
-    A grid takes one set of options per method, so each control is a grid of its own; they share models and rows.
+    Args:
+        ratio: share of the training edges to forget.
+        region, by: how they are drawn, see `ForgetEdges`.
+        backbone: of `gunlearn.nn.BACKBONES`.
+        injected: forget as many edges that are not the graph's own, between nodes of different classes, which the base
+            model was trained on: only memory explains their scores.
     """
-    configs = [
-        GridConfig(
-            methods=(spec,), method_args=tuple(f"{spec.split(':')[0]}.{k}={v}" for k, v in options.items()), **settings
-        )
-        for spec, options in CONTROLS.values()
-    ]
-    # Seed by seed: a run that is stopped early has whole tables of the first seeds.
-    seeds, rows = settings["seeds"], []
+
+    dataset: str
+    ratio: float
+    region: str = "any"
+    by: str = "random"
+    backbone: str = "gcn"
+    injected: bool = False
+
+
+def problem_of(setting: Setting, held: ModelStore, root: Path | None, seed: int) -> Problem:
+    """Return the base model and the partition under a seed."""
+    task = held.task
+    data = link_split(load(setting.dataset, root, sparse=setting.backbone not in ("sage", "gin")), seed=seed)
+    request = ForgetEdges(ratio=setting.ratio, region=setting.region, by=setting.by, seed=seed)
+    if setting.injected:
+        data, edges = inject(data, setting.ratio, seed)
+        request = ForgetEdges(edges)
+    base = held.base(data, seed).model
+    return Problem(base, freeze(copy.deepcopy(base)), resolve_for(request, base, data, task), task, seed)
+
+
+def inject(data: Data, ratio: float, seed: int) -> tuple[Data, Tensor]:
+    """Return data with edges between nodes of different classes among its training edges, and these `[2, k]`."""
+    number = int(ratio * data.edge_index.size(1) / 2)
+    with isolated_rng(seed):
+        pairs = negative_sampling(data.edge_index, data.num_nodes, 8 * number)
+    pairs = pairs[:, data.y[pairs[0]] != data.y[pairs[1]]].sort(dim=0).values.unique(dim=1)
+    held_out = torch.cat([data[f"{part}_{sign}_edge_index"] for part in ("val", "test") for sign in ("pos", "neg")], 1)
+    key = [edges.sort(dim=0).values[0] * data.num_nodes + edges.sort(dim=0).values[1] for edges in (pairs, held_out)]
+    pairs = pairs[:, ~torch.isin(*key)]
+    chosen = pairs[:, torch.randperm(pairs.size(1), generator=torch.Generator().manual_seed(seed))[:number]]
+    more = copy.copy(data)
+    more.edge_index = torch.cat([data.edge_index, chosen, chosen.flip(0)], dim=1)
+    if "train_pos_edge_index" in data:
+        more.train_pos_edge_index = torch.cat([data.train_pos_edge_index, chosen], dim=1)
+    return more, chosen
+
+
+def run_controls(
+    setting: Setting, seeds: Sequence[int], recipe: Recipe, out: Path, models: Path, root: Path | None
+) -> list[dict[str, Any]]:
+    """Return the rows of all methods under each seed; finished ones are read from `controls.jsonl`."""
+    store, rows = RowStore(out / "controls.jsonl"), []
+    recipe = replace(recipe, backbone=setting.backbone)
     for seed in seeds:
-        for name, config in zip(CONTROLS, configs, strict=True):
-            found = run_grid(_of_seed(config, seed), out, progress)
-            rows += [] if rows and rows[-1]["seed"] == seed else [row | {"mode": ""} for row in found[:2]]
-            rows.append(found[-1] | {"mode": name})
+        keys = {name: repr((setting, seed, recipe, *given)) for name, given in METHODS_OF_ROWS.items()}
+        finished = store.read()
+        missing = [name for name, key in keys.items() if key not in finished]
+        if missing:
+            held = ModelStore(models, recipe, LinkPrediction())
+            problem = problem_of(setting, held, root, seed)
+            base, partition = held.base(problem.partition.data, seed), problem.partition
+            references = [held.retrained(base, partition, 1000 * k + seed).model for k in (1, 2, 3)]
+            evaluator = LinkEvaluator(problem.task, partition, references, seed=seed)
+            exact = estimate(problem.model, partition.data, problem.task).scores if partition.data.num_edges else None
+        for name in missing:
+            kind, options = METHODS_OF_ROWS[name]
+            method = Amplified(**options, influence=exact) if kind == "amplified" else METHODS[kind](**options)
+            result = run_method(method, problem.model, partition, problem.task, seed)
+            first = first_step(method, problem) if isinstance(method, INPO) else (None, None)
+            row = {"dataset": setting.dataset, "seed": seed, "case": name, "ratio": first[0], "cosine": first[1]}
+            kept = {k: v for k, v in evaluator.row(result.model).items() if k.startswith("js_") or k.endswith("_auc")}
+            row |= {**kept, "steps": result.epochs or 0, "seconds": result.seconds}
+            finished[keys[name]] = store.add({"key": keys[name], **row})
+            print(f"{setting.dataset} seed {seed}: {name}: {floors(row, 'forget'):.2f} floors", flush=True)
+        rows += [{k: v for k, v in finished[key].items() if k != "key"} for key in keys.values()]
     return rows
-
-
-def _of_seed(config: GridConfig, seed: int) -> GridConfig:
-    return GridConfig(**{**vars(config), "seeds": (seed,)})
 
 
 def control_table(rows: list[dict[str, Any]]) -> str:
     """Means over seeds; the difference to INPO's own row is paired by seed, with a 95 % t interval."""
     lines = []
-    inpo = {row["seed"]: _floors(row, "forget") for row in rows if row["mode"] == INPO and not row["error"]}
-    for name in CONTROLS:
-        of = [row for row in rows if row["mode"] == name]
-        good = [row for row in of if not row["error"]]
-        if not good:
-            lines += [[name, of[0]["error"], *[""] * 7]] if of else []
-            continue
-        cells = [spread([_floors(row, part) for row in good]) for part in PARTS]
-        gaps = [_floors(row, "forget") - inpo[row["seed"]] for row in good if row["seed"] in inpo]
-        cells.insert(1, "" if name == INPO else interval(gaps))
-        cells += [f"{fmean(row[figure] for row in good):.3f}" for figure in ("retain_auc", "forget_auc")]
-        cells += [f"{fmean(row['epochs'] or 0 for row in good):.0f}", f"{fmean(row['seconds'] for row in good):.1f}"]
+    for name, of in _by_case(rows).items():
+        cells = [spread([floors(row, part) for row in of]) for part in PARTS]
+        cells.insert(1, "" if name == OURS else interval(_gaps(of, rows, OURS)))
+        cells += [f"{fmean(row[figure] for row in of):.3f}" for figure in ("retain_auc", "forget_auc")]
+        cells += [f"{fmean(row['steps'] for row in of):.0f}", f"{fmean(row['seconds'] for row in of):.1f}"]
         lines.append([name, *cells])
     head = ["method", "forget, floors", "beside INPO", "test, floors", "retain, floors"]
     return markdown([*head, "AUC retain", "AUC forget", "steps", "s"], lines)
 
 
-def _floors(row: dict[str, Any], part: str) -> float:
+def gradient_table(rows: list[dict[str, Any]]) -> str:
+    """What messages do to the gradients of the first step, and to the end."""
+    lines = []
+    names = (PLAIN, OURS, *(name for name in METHODS_OF_ROWS if "whole graph" in name))
+    for name, of in _by_case(rows).items():
+        if name in names:
+            first = [spread([row[figure] for row in of], 3) for figure in ("ratio", "cosine")]
+            gap = "" if name == PLAIN else interval(_gaps(of, rows, PLAIN))
+            lines.append([name, *first, spread([floors(row, "forget") for row in of]), gap])
+    return markdown(["messages", "norm, forget over retain", "cosine", "forget, floors", "beside no scaling"], lines)
+
+
+def floors(row: dict[str, Any], part: str) -> float:
+    """Distance to the retrained models in noise floors."""
     return row[f"js_{part}"] / row[f"js_floor_{part}"]
 
 
@@ -95,3 +183,12 @@ def interval(gaps: list[float]) -> str:
     mean, half = fmean(gaps), float(student.ppf(0.975, len(gaps) - 1)) * stdev(gaps) / math.sqrt(len(gaps))
     text = f"{mean:+.2f} ± {half:.2f}"
     return f"**{text}**" if abs(mean) > half else text
+
+
+def _by_case(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    return {name: of for name in METHODS_OF_ROWS if (of := [row for row in rows if row["case"] == name])}
+
+
+def _gaps(of: list[dict[str, Any]], rows: list[dict[str, Any]], name: str) -> list[float]:
+    base = {row["seed"]: floors(row, "forget") for row in rows if row["case"] == name}
+    return [floors(row, "forget") - base[row["seed"]] for row in of]
