@@ -12,7 +12,14 @@ from typing import Any
 import tyro
 
 from experiments.common import StudyArgs, markdown, write_results
-from experiments.inpo_edges.controls import Setting, control_table, gradient_table, run_controls
+from experiments.inpo_edges.controls import (
+    Setting,
+    control_table,
+    first_step_table,
+    gradient_table,
+    run_controls,
+    run_first_steps,
+)
 from gunlearn.bench import GridConfig, ModelStore, Recipe, run_grid
 from gunlearn.datasets import load
 from gunlearn.methods import INPO, Callback, run_method
@@ -41,6 +48,7 @@ CONTROLS: dict[str, Setting] = {
     "controls_cora_sage": Setting("Cora", 0.025, backbone="sage"),
     "controls_cora_gat": Setting("Cora", 0.025, backbone="gat"),
 }
+FIRST_STEPS = ("cora", "dblp", "cs")
 #: Graphs that stand for the real ones in a smoke run.
 SMALL = {"dblp": "karate", "cs": "lesmis", "cora": "digits"}
 PROTOCOL: dict[str, tuple[int, ...]] = {"DBLP": (42, 0, 1), "CS": (42,)}
@@ -63,7 +71,7 @@ class Args(StudyArgs):
     """
 
     models: Path | None = None
-    only: tuple[str, ...] = (*GRIDS, "protocol", "ablation", *CONTROLS)
+    only: tuple[str, ...] = (*GRIDS, "protocol", "ablation", *CONTROLS, "first_steps")
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 
@@ -136,13 +144,16 @@ def main(args: Args) -> None:
         cells = [[row["case"], *(_shown(row[f"retain_auc_at_{level:.2f}"]) for level in LEVELS)] for row in rows]
         title = "## retain AUC where the forget AUC first reaches the level"
         tables += [title, markdown(head, cells, left=len(head))]
+    shared = (recipe, args.out, args.models or args.out / "models", args.root)
+    settings = {k: replace(v, dataset="digits", region="any") if args.smoke else v for k, v in CONTROLS.items()}
     for name in (name for name in CONTROLS if name in args.only):
-        setting, seeds = CONTROLS[name], args.seeds
-        if args.smoke:
-            setting, seeds = replace(setting, dataset="digits", region="any"), (0,)
-        rows = run_controls(setting, seeds, recipe, args.out, args.models or args.out / "models", args.root)
-        results[name] = rows
+        results[name] = rows = run_controls(settings[name], args.seeds[:1] if args.smoke else args.seeds, *shared)
         tables += [f"## {name}", control_table(rows), gradient_table(rows)]
+    if "first_steps" in args.only:
+        graphs = [settings[f"controls_{name}"] for name in FIRST_STEPS]
+        results["first_steps"] = run_first_steps(graphs[:1] if args.smoke else graphs, args.seeds[0], *shared)
+        tables += ["## norm of the forgotten edges' gradient over the retained ones', and their cosine"]
+        tables += [first_step_table(results["first_steps"])]
     there = args.out / "results.json"  # parts that were run before stay
     before = json.loads(there.read_text(encoding="utf-8")) if there.is_file() else {}
     write_results(args.out, before | results, "\n\n".join(tables))

@@ -18,14 +18,14 @@ from experiments.common import markdown
 from experiments.inpo_edges.amplified import Amplified, first_step
 from gunlearn.attribution import estimate
 from gunlearn.attribution.request_scores import resolve_for
-from gunlearn.bench import ModelStore, Recipe, RowStore
+from gunlearn.bench import Cell, ModelStore, Recipe, RowStore
 from gunlearn.datasets import load
-from gunlearn.methods import INPO, METHODS, Problem, run_method
+from gunlearn.methods import INPO, METHODS, Method, Problem, run_method
 from gunlearn.methods.freezing import freeze
 from gunlearn.metrics import LinkEvaluator
 from gunlearn.requests import ForgetEdges
 from gunlearn.seed import isolated_rng
-from gunlearn.tasks import LinkPrediction, link_split
+from gunlearn.tasks import LinkPrediction
 
 PARTS = ("forget", "test", "retain")
 _UNSEEN = {"until": "unseen"}
@@ -59,6 +59,8 @@ METHODS_OF_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "INPO, whole graph, retained damped, forgotten x 4": ("amplified", {**_UNSEEN, "amplify": 4.0}),
     "INPO's default": ("inpo", {}),
 }
+#: Rows that differ in their messages alone.
+MESSAGES = (PLAIN, OURS, *(name for name in METHODS_OF_ROWS if "whole graph" in name))
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,9 @@ class Setting:
 def problem_of(setting: Setting, held: ModelStore, root: Path | None, seed: int) -> Problem:
     """Return the base model and the partition under a seed."""
     task = held.task
-    data = link_split(load(setting.dataset, root, sparse=setting.backbone not in ("sage", "gin")), seed=seed)
-    request = ForgetEdges(ratio=setting.ratio, region=setting.region, by=setting.by, seed=seed)
+    cell = Cell(setting.dataset, "random", setting.ratio, None, setting.region, setting.by, seed)
+    data = cell.split(load(setting.dataset, root, sparse=setting.backbone not in ("sage", "gin")))
+    request = cell.request()
     if setting.injected:
         data, edges = inject(data, setting.ratio, seed)
         request = ForgetEdges(edges)
@@ -126,10 +129,9 @@ def run_controls(
             base, partition = held.base(problem.partition.data, seed), problem.partition
             references = [held.retrained(base, partition, 1000 * k + seed).model for k in (1, 2, 3)]
             evaluator = LinkEvaluator(problem.task, partition, references, seed=seed)
-            exact = estimate(problem.model, partition.data, problem.task).scores if partition.data.num_edges else None
+            methods = methods_of(missing, problem)
         for name in missing:
-            kind, options = METHODS_OF_ROWS[name]
-            method = Amplified(**options, influence=exact) if kind == "amplified" else METHODS[kind](**options)
+            method = methods[name]
             result = run_method(method, problem.model, partition, problem.task, seed)
             first = first_step(method, problem) if isinstance(method, INPO) else (None, None)
             row = {"dataset": setting.dataset, "seed": seed, "case": name, "ratio": first[0], "cosine": first[1]}
@@ -139,6 +141,47 @@ def run_controls(
             print(f"{setting.dataset} seed {seed}: {name}: {floors(row, 'forget'):.2f} floors", flush=True)
         rows += [{k: v for k, v in finished[key].items() if k != "key"} for key in keys.values()]
     return rows
+
+
+def methods_of(names: Sequence[str], problem: Problem) -> dict[str, Method]:
+    """Return the methods of rows; removal influence is computed once for all that damp by it."""
+    exact: Tensor | None = None
+    if any(METHODS_OF_ROWS[name][0] == "amplified" for name in names):
+        exact = estimate(problem.model, problem.partition.data, problem.task).scores
+    found: dict[str, Method] = {}
+    for name in names:
+        kind, options = METHODS_OF_ROWS[name]
+        found[name] = Amplified(**options, influence=exact) if kind == "amplified" else METHODS[kind](**options)
+    return found
+
+
+def run_first_steps(
+    settings: Sequence[Setting], seed: int, recipe: Recipe, out: Path, models: Path, root: Path | None
+) -> list[dict[str, Any]]:
+    """Return a row per graph and kind of messages: gradients at the trained weights, which need no retraining."""
+    store, rows = RowStore(out / "first_steps.jsonl"), []
+    for setting in settings:
+        keys = {name: repr((setting, seed, recipe, *METHODS_OF_ROWS[name])) for name in MESSAGES}
+        finished = store.read()
+        missing = [name for name, key in keys.items() if key not in finished]
+        if missing:
+            problem = problem_of(setting, ModelStore(models, recipe, LinkPrediction()), root, seed)
+        for name, method in methods_of(missing, problem).items() if missing else ():
+            ratio, cosine = first_step(method, problem)
+            row = {"dataset": setting.dataset, "seed": seed, "case": name, "ratio": ratio, "cosine": cosine}
+            finished[keys[name]] = store.add({"key": keys[name], **row})
+        rows += [{k: v for k, v in finished[key].items() if k != "key"} for key in keys.values()]
+    return rows
+
+
+def first_step_table(rows: list[dict[str, Any]]) -> str:
+    """A line per kind of messages, a pair of columns per graph."""
+    graphs = list(dict.fromkeys(row["dataset"] for row in rows))
+    lines = [
+        [name, *(f"{row[figure]:.3f}" for row in rows if row["case"] == name for figure in ("ratio", "cosine"))]
+        for name in MESSAGES
+    ]
+    return markdown(["messages", *(f"{graph}, {figure}" for graph in graphs for figure in ("ratio", "cosine"))], lines)
 
 
 def control_table(rows: list[dict[str, Any]]) -> str:
@@ -157,9 +200,8 @@ def control_table(rows: list[dict[str, Any]]) -> str:
 def gradient_table(rows: list[dict[str, Any]]) -> str:
     """What messages do to the gradients of the first step, and to the end."""
     lines = []
-    names = (PLAIN, OURS, *(name for name in METHODS_OF_ROWS if "whole graph" in name))
     for name, of in _by_case(rows).items():
-        if name in names:
+        if name in MESSAGES:
             first = [spread([row[figure] for row in of], 3) for figure in ("ratio", "cosine")]
             gap = "" if name == PLAIN else interval(_gaps(of, rows, PLAIN))
             lines.append([name, *first, spread([floors(row, "forget") for row in of]), gap])
