@@ -58,6 +58,9 @@ METHODS_OF_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "INPO, whole graph, retained damped, forgotten x 2": ("amplified", {**_UNSEEN, "amplify": 2.0}),
     "INPO, whole graph, retained damped, forgotten x 4": ("amplified", {**_UNSEEN, "amplify": 4.0}),
     "INPO's default": ("inpo", {}),
+    "INPO's default without scaled messages": ("inpo", {"scale_messages": False}),
+    "INPO's default without all three": ("inpo", {"scale_messages": False, "entropy_weight": 0.0, "kl_weight": 0.0}),
+    "NPO until separated": ("npo", {"until": "separated", "epochs": 120, "lr": 2e-3}),
 }
 #: Rows that differ in their messages alone.
 MESSAGES = (PLAIN, OURS, *(name for name in METHODS_OF_ROWS if "whole graph" in name))
