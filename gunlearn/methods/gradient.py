@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Objective, as_objective
@@ -29,9 +29,9 @@ class GradientMethod(GradientOptions):
 
     What a method may change, each by overriding one function: `objective` and `objective_at` (phases), `rate_at` (the
     learning rate of a phase), `make_optimizer`, `make_scheduler`, `parts` (what is read), `teachers` (what predictions
-    are compared with), `trainable` (what learns), `penalty` (what is added to gradients), `surroundings` (the context
-    of a pass), `adapt` (predictions before the losses, and a stop condition). Its options are those of
-    `gunlearn.methods.gradient_options.GradientOptions`.
+    are compared with), `given_logits` (in their place), `trainable` (what learns), `penalty` (what is added to
+    gradients), `surroundings` (the context of a pass), `adapt` (predictions before the losses, and a stop condition).
+    Its options are those of `gunlearn.methods.gradient_options.GradientOptions`.
     """
 
     def __post_init__(self) -> None:
@@ -70,6 +70,10 @@ class GradientMethod(GradientOptions):
 
     def teachers(self, problem: Problem) -> dict[str, nn.Module]:
         """Return frozen models, by part, that predictions are compared with in the original model's place."""
+        return {}
+
+    def given_logits(self, problem: Problem) -> Mapping[str, Tensor]:
+        """Return logits `[num_items, ...]` by part, which predictions are compared with in a model's place."""
         return {}
 
     def trainable(self, model: nn.Module) -> list[nn.Parameter] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from gunlearn.errors import InvalidInputError
-from gunlearn.losses import Objective, as_objective
+from gunlearn.losses import as_objective
 from gunlearn.methods.base import Outcome, Problem
 from gunlearn.methods.forget_part import no_forget_items
 from gunlearn.methods.freezing import FrozenStatistics
@@ -40,7 +40,9 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
     surroundings = method.surroundings(problem)
     if parts.joint and not method.overrides("surroundings"):
         surroundings = FrozenStatistics  # else what is forgotten would enter the statistics of what stays
-    references = _references(method, problem, objective, parts, surroundings)
+    given = method.given_logits(problem)
+    original = {name: problem.reference for name in objective.reference_parts if name not in given}
+    references = _references(method, problem, original | method.teachers(problem), parts, surroundings)
     args = method.arguments(
         progress=problem.progress,
         checkpoint_dir=problem.checkpoint_dir,
@@ -57,7 +59,7 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
     optimizer = method.make_optimizer(problem)
     state = fit(
         problem.model,
-        ObjectiveStep(problem.model, problem.task, feed, objective_at, references, change),
+        ObjectiveStep(problem.model, problem.task, feed, objective_at, references, change, given),
         args,
         [_Phases(method), *callbacks] if method.overrides("rate_at") else callbacks,
         validate,
@@ -75,13 +77,12 @@ def minimise(method: GradientMethod, problem: Problem) -> Outcome:
 def _references(
     method: GradientMethod,
     problem: Problem,
-    objective: Objective,
+    compared: dict[str, nn.Module],
     parts: Parts,
     surroundings: Callable[[nn.Module], AbstractContextManager],
 ) -> list[Reference]:
-    """Return what predictions are compared with: the original model, and the method's teachers in its place."""
+    """Return what predictions are compared with: `compared` holds a frozen model for each part."""
     references = []
-    compared = {**dict.fromkeys(objective.reference_parts, problem.reference), **method.teachers(problem)}
     for teacher in dict.fromkeys(compared.values()):
         view, names = replace(problem, reference=teacher), tuple(n for n, m in compared.items() if m is teacher)
         outputs = method.reference_outputs(view, parts, surroundings(teacher))

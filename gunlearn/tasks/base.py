@@ -124,6 +124,13 @@ class Task(ABC):
         """
         raise UnsupportedMethodError(f"Expected link prediction for 'until' (got '{self.name}')")
 
+    def unseen(self, original: nn.Module, partition: Any) -> tuple[Parts, Tensor] | None:
+        """Return the parts of a training that holds the forgotten items too, and logits of items like them.
+
+        The logits `[num_forget, ...]` are those expected of a model that never saw them. `None`: the task cannot tell.
+        """
+        return None
+
     def adopt(self, model: nn.Module) -> nn.Module:
         """Prepare a private copy of a caller's model for other data, and return it."""
         return model

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from gunlearn.errors import UnsupportedModelError
-from gunlearn.losses import NLL, as_objective
 from gunlearn.tasks.base import Task
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.callbacks import Callback, TrainState
@@ -18,6 +17,7 @@ from gunlearn.training.feeding import Feed
 from gunlearn.training.loop import TrainArguments, fit
 from gunlearn.training.optimizers import OptimizerSpec, SchedulerSpec
 from gunlearn.training.step import ObjectiveStep
+from gunlearn.training.unseen import Unseen, training_objective
 
 
 def train_from_scratch(
@@ -28,14 +28,15 @@ def train_from_scratch(
     callbacks: Sequence[Callback] = (),
     optimizer: OptimizerSpec = "adam",
     scheduler: SchedulerSpec | None = None,
+    unseen: Unseen | None = None,
 ) -> TrainState:
     """Fit a freshly initialised `model` in place to all of `data` by its negative log-likelihood.
 
     `data` must not hold forgotten items. `args.keep="best"` selects the epoch on validation items, and falls back to
-    the last one if the data holds none. For the other arguments see `fit`.
+    the last one if the data holds none. `unseen` adds to the loss. For the other arguments see `fit`.
     """
-    task = task.for_training()
-    feed, step = training_step(model, data, task, BatchOptions(args.batch_size, args.sampler, args.num_neighbors))
+    task, reading = task.for_training(), BatchOptions(args.batch_size, args.sampler, args.num_neighbors)
+    feed, step = training_step(model, data, task, reading, unseen)
     held_out = task.validation_items(data)
 
     def validate() -> float:
@@ -55,11 +56,15 @@ def train_from_scratch(
     )
 
 
-def training_step(model: nn.Module, data: Any, task: Task, reading: BatchOptions) -> tuple[Feed, ObjectiveStep]:
-    """Return what a step of training on all of `data` reads, and the mean negative log-likelihood that it minimises."""
-    task, objective = task.for_training(), as_objective(NLL(on="retain"))
-    feed = Feed(model, task, task.training_parts(data), objective.parts, reading)
-    return feed, ObjectiveStep(model, task, feed, lambda step: objective)
+def training_step(
+    model: nn.Module, data: Any, task: Task, reading: BatchOptions, unseen: Unseen | None = None
+) -> tuple[Feed, ObjectiveStep]:
+    """Return what a step of training on all of `data` reads, and the loss that it minimises, see `Unseen`."""
+    task, objective = task.for_training(), training_objective(unseen)
+    parts = task.training_parts(data) if unseen is None else unseen.parts
+    feed = Feed(model, task, parts, objective.parts, reading)
+    given = {} if unseen is None else {"forget": unseen.logits}
+    return feed, ObjectiveStep(model, task, feed, lambda step: objective, given=given)
 
 
 def reset_model(model: nn.Module) -> nn.Module:

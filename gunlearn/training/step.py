@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -52,6 +52,7 @@ class ObjectiveStep:
         objective_at: the objective by the number of the step.
         references: frozen models that losses compare with.
         change: changes current predictions of steps that read the forget part.
+        given: logits `[num_items, ...]` of all items of a part, which losses compare with in a reference's place.
     """
 
     model: nn.Module
@@ -60,6 +61,7 @@ class ObjectiveStep:
     objective_at: Callable[[int], Objective]
     references: Sequence[Reference] = ()
     change: Change | None = None
+    given: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __call__(self) -> ObjectiveValue | Iterator[ObjectiveValue]:
         """Return the objective's value, or the values of pieces that add up to it."""
@@ -84,6 +86,9 @@ class ObjectiveStep:
         before: dict[str, Prediction] = {}
         for reference in self.references:
             before.update(reference({n: mine[n] for n in objective.reference_parts if n in mine}, subgraph))
+        for name, logits in self.given.items():
+            if name in current:
+                before[name] = Prediction(logits=feed.rows(name, logits), log_prob=current[name].log_prob.detach())
         if self.change is not None and "forget" in current:
             current = self.change(current, lambda values: feed.rows("forget", values))
         return current, before

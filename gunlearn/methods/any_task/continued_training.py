@@ -30,6 +30,7 @@ from gunlearn.training.from_scratch import reset_model
 from gunlearn.training.optimizers import SchedulerSpec, find_optimizer, goes_on, make_optimizer, makes_its_own
 from gunlearn.training.resumed_optimizer import resumed_optimizer
 from gunlearn.training.state_sources import NONE, as_training_state
+from gunlearn.training.unseen import UNSEEN_WEIGHT, Unseen, find_unseen, training_objective, weight_of
 
 _RAMP = 0.25  # share of the steps over which the rate of an optimiser without state rises
 _USUAL_RATE = 1e-3
@@ -59,6 +60,9 @@ class ContinuedTraining(GradientMethod):
         budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items, 1/8 for nodes and
             other items, 1/5 for edges. It needs `training` or `training_steps`.
         steps: optimiser steps, or passes (`epochs`), in place of `budget`; 50 steps where nothing is known.
+        unseen_weight: weight of a divergence that draws forgotten edges to the scores that edges like them get which no
+            training saw (`gunlearn.training.unseen`): under link prediction with validation edges, for requests of
+            edges alone. 0 leaves it out.
         shrink: factor on the trained weights before the first step (arXiv 1910.08475 shrinks and perturbs before it
             goes on). Below 1 it takes back growth that memory needs, at the price of more steps.
     """
@@ -69,6 +73,7 @@ class ContinuedTraining(GradientMethod):
     weight_decay: float = BY_MODE
     training_steps: int | None = None
     budget: float | None = None
+    unseen_weight: float = UNSEEN_WEIGHT
     shrink: float = 1.0
 
     name = "continued_training"
@@ -83,6 +88,7 @@ class ContinuedTraining(GradientMethod):
 
     def __post_init__(self) -> None:
         check_interval(self, "in (0, 1]", "shrink", *([] if self.budget is None else ["budget"]))
+        check_interval(self, ">= 0", "unseen_weight")
         if self.training is not None and goes_on(self.optimizer):
             raise InvalidInputError("Expected 'training' or an 'optimizer' that goes on (got both)")
         if self.budget is not None and not (self.steps is None and self.epochs is None):
@@ -123,7 +129,10 @@ class ContinuedTraining(GradientMethod):
         reading = {} if state is None else {k: v for k, v in state.reading.items() if getattr(self, k) != v}
         making = Making(made)
         handed = {"training": None, "budget": None, "lr": BY_MODE, "weight_decay": BY_MODE, "optimizer": making}
-        own = _Run(**{**vars(self), **reading, **handed}, rises=start == _RISING)
+        unseen = None
+        if self.message_graph == "retain":
+            unseen = find_unseen(problem.task, problem.reference, problem.partition, self.unseen_weight)
+        own = _Run(**{**vars(self), **reading, **handed}, rises=start == _RISING, unseen=unseen)
         if self.steps is None and self.epochs is None:
             own = replace(own, steps=max(1, steps_of(self.budget, problem.partition, total) - spent))
         look = Look(problem.model, problem.partition.retain_data, problem.task, self.reading, problem.seed)
@@ -132,7 +141,7 @@ class ContinuedTraining(GradientMethod):
                 if self.shrink < 1 and parameter.requires_grad:
                     parameter.mul_(self.shrink)
         outcome = GradientMethod.run(own, problem)
-        outcome.notes |= {"start": start, "shrink": self.shrink, "passes": spent}
+        outcome.notes |= {"start": start, "shrink": self.shrink, "passes": spent, "unseen_weight": weight_of(unseen)}
         if total is not None and outcome.state is not None:
             outcome.notes["price"] = round((outcome.state.step + spent) / total, 4)
         return look.not_farther(outcome, making.made, take_back=self.shrink == 1)
@@ -189,9 +198,19 @@ class ContinuedTraining(GradientMethod):
 
 @dataclass(frozen=True)
 class _Run(ContinuedTraining):
-    """One run, with an optimiser that is ready; `rises`: its rate is raised from 0."""
+    """One run, with an optimiser that is ready; `rises`: its rate is raised from 0; `unseen` adds to the loss."""
 
     rises: bool = False
+    unseen: Unseen | None = None
+
+    def objective(self) -> Objective:
+        return training_objective(self.unseen)
+
+    def parts(self, problem: Problem, names: Collection[str]) -> Parts:
+        return super().parts(problem, names) if self.unseen is None else self.unseen.parts
+
+    def given_logits(self, problem: Problem) -> dict[str, torch.Tensor]:
+        return {} if self.unseen is None else {"forget": self.unseen.logits}
 
     def make_scheduler(self, problem: Problem, steps: int) -> SchedulerSpec | None:
         return self.scheduler or fall(steps, _RAMP if self.rises else 0.0)

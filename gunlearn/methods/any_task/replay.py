@@ -18,6 +18,7 @@ from gunlearn.training.from_scratch import train_from_scratch
 from gunlearn.training.optimizers import SchedulerSpec
 from gunlearn.training.resumed_optimizer import resumed_optimizer
 from gunlearn.training.state_sources import as_training_state
+from gunlearn.training.unseen import UNSEEN_WEIGHT, find_unseen, weight_of
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,12 @@ class Replay(Method):
         training: the state of the training, see `ContinuedTraining`.
         budget: share of the training's steps that may be spent: it goes back to the earliest checkpoint within.
             `None` is 1/20 for up to 10 items, 1/8 for nodes and other items, 1/5 for edges.
+        unseen_weight: see `ContinuedTraining`.
     """
 
     training: Any = None
     budget: float | None = None
+    unseen_weight: float = UNSEEN_WEIGHT
 
     name = "replay"
     summary = "take the last steps of the training again without the forgotten data"
@@ -43,6 +46,7 @@ class Replay(Method):
     cost = "a twentieth to a fifth of the training's steps"
 
     def __post_init__(self) -> None:
+        check_interval(self, ">= 0", "unseen_weight")
         if self.budget is not None:
             check_interval(self, "in (0, 1]", "budget")
 
@@ -68,6 +72,7 @@ class Replay(Method):
             problem.fresh.put(model)
         args = TrainArguments(epochs=0, steps=steps, keep="last", **state.reading, **problem.loop_settings)
 
+        unseen = find_unseen(problem.task, problem.reference, problem.partition, self.unseen_weight)
         own = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
         def make(parameters: Sequence[nn.Parameter]) -> Any:
@@ -83,8 +88,10 @@ class Replay(Method):
             problem.callbacks,
             make,
             None if state.rates is None else _repeated(state.rates, moment.step),
+            unseen,
         )
-        return Outcome(model, taken, {"from_step": moment.step, "price": round(steps / state.total, 4)})
+        notes = {"from_step": moment.step, "price": round(steps / state.total, 4), "unseen_weight": weight_of(unseen)}
+        return Outcome(model, taken, notes)
 
 
 def _repeated(rates: Tensor, start: int) -> SchedulerSpec:

@@ -26,7 +26,7 @@ from gunlearn.tasks.graph.link_lists import check_link_lists
 from gunlearn.tasks.graph.node_kinds import node_kinds
 from gunlearn.tasks.graph.random_nodes import RandomNodeReader
 from gunlearn.tasks.graph.reading import APART
-from gunlearn.tasks.graph.score_targets import ScoreTarget, check_held_out
+from gunlearn.tasks.graph.score_targets import MIN_HELD_OUT, ScoreTarget, check_held_out, held_out_edges, unseen_scores
 from gunlearn.tasks.logits import logit_of_pairs, set_outputs
 from gunlearn.tasks.sampling import BatchOptions
 
@@ -168,6 +168,17 @@ class LinkPrediction(GraphTask):
         """Return all edges as retained ones; negatives avoid the edges of `data` alone."""
         edges, kinds = distinct_pairs(data), node_kinds(data)
         return EdgeParts(data, None, edges, data.edge_index, self.negatives, data.get(GONE), kinds=kinds)
+
+    def unseen(self, original: nn.Module, partition: Any) -> tuple[EdgeParts, Tensor] | None:
+        """Return scores of validation edges that are like the forgotten ones; `None` where there are too few."""
+        data = partition.retain_data
+        few = held_out_edges(data) < MIN_HELD_OUT
+        if few or partition.forgets != ("edges",) or data.get("edge_type") is not None:
+            return None
+        edges, kinds = distinct_pairs(data), node_kinds(data)
+        forget = partition.forget_edge_index
+        parts = EdgeParts(data, forget, edges, data.edge_index, self.negatives, data.get(GONE), kinds=kinds)
+        return parts, unseen_scores(self, original, partition)
 
     def check_data(self, data: Any) -> Data:
         """Return the graph; see `check_graph` and `check_link_lists`."""

@@ -18,9 +18,14 @@ from gunlearn.tasks.graph.reading import small_subgraph
 MIN_HELD_OUT, NEIGHBORS = 30, 20
 
 
+def held_out_edges(data: Data) -> int:
+    """Return the number of validation edges."""
+    return data.val_pos_edge_index.size(1) if "val_pos_edge_index" in data else 0
+
+
 def check_held_out(data: Data) -> None:
     """Refuse data with too few held-out edges to compare with, fewer than `MIN_HELD_OUT`."""
-    number = data.val_pos_edge_index.size(1) if "val_pos_edge_index" in data else 0
+    number = held_out_edges(data)
     if number < MIN_HELD_OUT:
         raise UnsupportedMethodError(
             f"Expected at least {MIN_HELD_OUT} validation edges ('val_pos_edge_index') for until='unseen' "
