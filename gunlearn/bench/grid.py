@@ -13,7 +13,7 @@ import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from torch_geometric.data import Data
 
-from gunlearn.attribution.removal.nora import inpo_edge_scores, nora
+from gunlearn.attribution.request_scores import resolve_for
 from gunlearn.bench.cell import Cell
 from gunlearn.bench.config import GridConfig, resolve_device
 from gunlearn.bench.course import Course
@@ -133,6 +133,8 @@ def run_cell(
         wanted: list[tuple[str, Method | None]] = [("original", None)]
         if config.references:
             wanted.append(("retrain", None))
+        if cell.by == "influence":
+            settings.append("exact")  # the estimator that chose the edges, which was another one in older rows
         if config.num_references != 2:
             settings.append(f"{config.num_references} references" if config.references else "no references")
         if config.metrics:
@@ -160,7 +162,7 @@ class _Problem:
         partition = None if request.needs_scores else request.resolve(data)
         self.base = store.base(data, cell.seed)
         if partition is None:
-            partition = request.resolve(data, inpo_edge_scores(nora(self.base.model, data), data.edge_index))
+            partition = resolve_for(request, self.base.model, data, self.task)
         self.partition = partition
         seeds = [1000 * (k + 1) + cell.seed for k in range(config.num_references)]
         self.references = [store.retrained(self.base, self.partition, seed) for seed in seeds]

@@ -50,7 +50,7 @@ class Run:
         counts: Several numbers.
         forget_file: File of what to forget, in place of a draw: an id of the graph's own file per line, for edges two.
         region: Where edges lie: in or out of the two-hop neighbourhood of the test edges; any by default.
-        by: Which come first: any, edges of most influence on the model, or those of high degree.
+        by: Which come first: any, edges whose removal moves the model's outputs most, or those of high degree.
         protocol: A random split, or split and forget set of the official INPO code, or the data's own split of nodes
             (of several the one that has the seed's number).
         seed: Of split, forget set, models and methods; 0 by default.
