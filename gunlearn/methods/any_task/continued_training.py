@@ -12,6 +12,7 @@ from torch import nn
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import NLL, Objective, as_objective
+from gunlearn.methods.any_task.brief_teacher import taught
 from gunlearn.methods.any_task.second_look import LOOKS, Look, Making
 from gunlearn.methods.any_task.shrunk import then_shrunk
 from gunlearn.methods.any_task.training_budget import FEW, fall, steps_of
@@ -48,8 +49,8 @@ class ContinuedTraining(GradientMethod):
     `gunlearn.train` returned) or as `optimizer` (your own, or its `state_dict`). Without either a new Adam starts from
     estimated second moments (`gunlearn.training.estimated_state`), and from the weight decay that the trained weights
     show. The learning rate stays for three quarters of the steps and then falls to 0, which settles the weights. Steps
-    that raised the training's loss on the retained data are taken back (not after `shrink`). For requests of more than
-    ten items Adam forgets its old second moments over a third of the run.
+    that raised the training's loss on the retained data are taken back (not after `shrink`, nor with a teacher). For
+    requests of more than ten items Adam forgets its old second moments over a third of the run.
 
     Args:
         training: the state of the training: a `Result` of `gunlearn.train`, its `training`, the folder or file that it
@@ -67,6 +68,9 @@ class ContinuedTraining(GradientMethod):
         unseen_weight: weight of a divergence that draws forgotten edges to the scores that edges like them get which no
             training saw (`gunlearn.training.unseen`): under link prediction with validation edges, for requests of
             edges alone. 0 leaves it out.
+        teacher_share: share of the steps that train a new model without the forgotten items; its predictions of them,
+            as sure as the original is of validation items, are what `unseen_weight` draws the model to then. For items
+            that a training without weight decay learned by heart: continuing alone does not undo that. 0 for none.
         shrink: factor on the trained weight matrices before the first step, gains and biases aside (arXiv 1910.08475
             shrinks and perturbs before it goes on). Below 1 it takes back growth that memory needs, at the price of
             more steps.
@@ -79,21 +83,29 @@ class ContinuedTraining(GradientMethod):
     training_steps: int | None = None
     budget: float | None = None
     unseen_weight: float = UNSEEN_WEIGHT
+    teacher_share: float = 0.0
     shrink: float = 1.0
 
     name = "continued_training"
     summary = "go on with the training, its optimiser's state included, without the forgotten data"
     needs = "retained data"
     cost = "a twentieth to a fifth of the training's steps"
-    variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "estimated": {"training": NONE}}
+    variants: ClassVar[dict[str, dict[str, Any]]] = {
+        "default": {},
+        "estimated": {"training": NONE},
+        "taught": {"teacher_share": 0.62, "unseen_weight": 0.01},
+    }
 
     @property
     def label(self) -> str:
-        return "estimated" if self.training == NONE else super().label
+        return "taught" if self.teacher_share else "estimated" if self.training == NONE else super().label
 
     def __post_init__(self) -> None:
         check_interval(self, "in (0, 1]", "shrink", *([] if self.budget is None else ["budget"]))
         check_interval(self, ">= 0", "unseen_weight")
+        check_interval(self, "in [0, 1)", "teacher_share")
+        if self.teacher_share and self.epochs is not None:
+            raise InvalidInputError(f"Expected 'steps' or 'budget' beside 'teacher_share' (got {self.epochs} epochs)")
         if self.training is not None and goes_on(self.optimizer):
             raise InvalidInputError("Expected 'training' or an 'optimizer' that goes on (got both)")
         if self.training not in (None, NONE) and self.optimizer_options:
@@ -136,18 +148,23 @@ class ContinuedTraining(GradientMethod):
         total, steps = self.training_steps if state is None else state.total, self.steps
         if steps is None and self.epochs is None:
             steps = max(1, steps_of(self.budget, problem.partition, total) - spent)
+        learning = round(self.teacher_share * (steps or 0))
+        if steps is not None:
+            steps, spent = max(1, steps - learning), spent + learning
         if source is not None:
             many = problem.partition.num_forget > FEW
-            made = self._resumed(source, problem.model, steps if many else None)
+            made = self._resumed(source, problem.model, steps if many and not learning else None)
         making = Making(then_shrunk(made, problem.model, self.shrink))
         own = self._ready(problem, state, steps, making, rises=start == _RISING)
+        if learning:
+            own = replace(own, unseen=taught(self.name, problem, self.unseen_weight, learning, made, own.reading))
         look = Look(problem.model, problem.partition.retain_data, problem.task, own.reading, problem.seed)
         outcome = GradientMethod.run(own, problem)
         outcome.notes |= {"start": start, "shrink": self.shrink, "passes": spent}
         outcome.notes["unseen_weight"] = weight_of(own.unseen)
         if total is not None and outcome.state is not None:
             outcome.notes["price"] = round((outcome.state.step + spent) / total, 4)
-        return look.not_farther(outcome, making.made, take_back=self.shrink == 1)
+        return look.not_farther(outcome, making.made, take_back=self.shrink == 1 and not learning)
 
     def _ready(
         self, problem: Problem, state: TrainingState | None, steps: int | None, making: Making, rises: bool
@@ -157,7 +174,7 @@ class ContinuedTraining(GradientMethod):
         handed: dict[str, Any] = {"training": None, "budget": None, "lr": BY_MODE, "weight_decay": BY_MODE}
         handed |= {"optimizer": making, "optimizer_options": None, "steps": steps}  # it has its options
         unseen = None
-        if self.message_graph == "retain":
+        if self.message_graph == "retain" and not self.teacher_share:
             unseen = find_unseen(problem.task, problem.reference, problem.partition, self.unseen_weight)
         return _Run(**{**vars(self), **reading, **handed}, rises=rises, unseen=unseen)
 

@@ -1,0 +1,103 @@
+"""A new model, trained for a few steps without the forgotten items, shows what they look like to who never saw them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from gunlearn.errors import UnsupportedModelError
+from gunlearn.methods.base import Problem
+from gunlearn.methods.forget_part import no_forget_items
+from gunlearn.seed import isolated_rng
+from gunlearn.tasks.sampling import BatchOptions
+from gunlearn.training.arguments import TrainArguments
+from gunlearn.training.from_scratch import reset_model, train_from_scratch
+from gunlearn.training.step import Reference
+from gunlearn.training.unseen import Unseen
+
+_BISECTIONS, _LARGEST = 40, 100.0
+
+
+def taught(
+    name: str,
+    problem: Problem,
+    weight: float,
+    steps: int,
+    make: Callable[[Sequence[nn.Parameter]], Any],
+    reading: BatchOptions,
+) -> Unseen:
+    """Return as unseen what a new model says of the forgotten items after some steps on the retained data.
+
+    A short training is less sure of everything. Its logits are multiplied by the factor that makes it as sure of the
+    validation items as the original model is: the same mean entropy. Without such items they stay.
+
+    Args:
+        name: of the method, for errors.
+        problem: with the original model as reference.
+        weight: see `Unseen`.
+        steps: of the new model's training.
+        make: makes an optimiser, whose settings count: its state is dropped.
+        reading: how much a step reads.
+
+    Raises:
+        EmptyForgetSetError: a request without items that are predicted, such as edges under node classification.
+        UnsupportedModelError: weights that cannot be drawn anew, or that came from pretraining.
+    """
+    task, data = problem.task, problem.partition.retain_data
+    parts = task.parts(problem.partition, "retain", problem.model, ("forget", "retain"))
+    if parts.count("forget") == 0:
+        raise no_forget_items(name)
+    if hasattr(problem.model, "post_init"):
+        raise UnsupportedModelError(
+            "Expected a model whose training began from drawn weights for 'teacher_share' (got one of transformers, "
+            "which began from pretrained ones)"
+        )
+
+    def new(parameters: Sequence[nn.Parameter]) -> Any:
+        optimizer = make(parameters)
+        optimizer.state.clear()
+        return optimizer
+
+    with isolated_rng(problem.seed):
+        model = reset_model(problem.reference).requires_grad_(False)
+        for one, own in zip(model.parameters(), problem.model.parameters(), strict=True):
+            one.requires_grad_(own.requires_grad)
+        args = TrainArguments(
+            0,
+            steps=steps,
+            batch_size=reading.batch_size,
+            sampler=reading.sampler,
+            num_neighbors=reading.num_neighbors,
+        )
+        train_from_scratch(model, data, task, args, optimizer=new)
+    model.eval().requires_grad_(False)
+    with torch.no_grad():
+        read = Reference(model, task, ("forget",), task.encode(model, parts.data))
+        said = read({"forget": parts.sample(("forget",))["forget"]})["forget"]
+        logits = said.require("logits")
+        held_out = None if said.gaussian else task.validation_items(data)
+        if held_out is not None:
+            ours, theirs = (task.predict(one, data, held_out) for one in (problem.reference.eval(), model))
+            logits = logits * _as_sure(theirs.require("logits"), ours.require("logits"), ours.bernoulli)
+    return Unseen(parts, logits.detach(), weight)
+
+
+def _as_sure(logits: Tensor, like: Tensor, bernoulli: bool) -> float:
+    """Return the factor on `logits` that gives predictions the mean entropy of those of `like`."""
+    wanted = _entropy(like, bernoulli)
+    low, high = 1 / _LARGEST, _LARGEST
+    for _ in range(_BISECTIONS):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if _entropy(middle * logits, bernoulli) > wanted else (low, middle)
+    return middle
+
+
+def _entropy(logits: Tensor, bernoulli: bool) -> float:
+    """Return the mean entropy of predictions, in nats."""
+    both = (logsigmoid(logits), logsigmoid(-logits))
+    log_prob = torch.stack(both, dim=-1) if bernoulli else logits.log_softmax(-1)
+    return float(-(log_prob.exp() * log_prob).sum(-1).mean())
