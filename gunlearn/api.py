@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gunlearn.attribution.base import Estimator, estimate
+from gunlearn.attribution.request_scores import resolve_for
 from gunlearn.attribution.targets import Target
 from gunlearn.core.checks import check_model
 from gunlearn.errors import InvalidInputError, InvalidTypeError
@@ -172,7 +173,7 @@ def unlearn(
     if not isinstance(request, Request):
         raise InvalidTypeError(f"Expected 'request' to be a forget request (got {type(request).__name__})")
     method = build_method(method, options, task, model)
-    partition = request.resolve(data, influence(model, data, task, of="edges") if request.needs_scores else None)
+    partition = resolve_for(request, model, data, task)
     return run_method(method, model, partition, task, seed, callbacks, progress, checkpoint_dir)
 
 

@@ -1,15 +1,25 @@
 """INPO on real graphs, beside retraining and the simple baselines; see README.md in this folder.
 
 python -m experiments.inpo_edges --root DATA --out runs/inpo_edges [--smoke] [--only dblp cs cora protocol ablation]
+python -m experiments.inpo_edges --root DATA --out runs/inpo_edges --only controls_cora [--seeds 0 1 2 3 4]
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from experiments.common import StudyArgs, markdown, write_results
+from experiments.inpo_edges.controls import (
+    Setting,
+    control_table,
+    first_step_table,
+    gradient_table,
+    run_controls,
+    run_first_steps,
+)
 from gunlearn.bench import GridConfig, ModelStore, Recipe, run_grid
 from gunlearn.datasets import load
 from gunlearn.methods import INPO, Callback, run_method
@@ -25,6 +35,20 @@ GRIDS: dict[str, dict[str, Any]] = {
     "cs": {"dataset": "CS", "methods": METHODS, "ratio": 0.005, "region": "out", "seeds": (0, 1, 2)},
     "cora": {"dataset": "Cora", "methods": METHODS, "ratio": 0.025, "region": "any", "seeds": (0, 1, 2)},
 }
+#: What INPO's ideas add to its stop rule, and what amplified messages do; see `controls.py`.
+CONTROLS: dict[str, Setting] = {
+    "controls_cora": Setting("Cora", 0.025),
+    "controls_citeseer": Setting("CiteSeer", 0.025),
+    "controls_dblp": Setting("DBLP", 0.005, "out"),
+    "controls_photo": Setting("Photo", 0.005),
+    "controls_cs": Setting("CS", 0.005, "out"),
+    "controls_cora_hubs": Setting("Cora", 0.025, by="degree"),
+    "controls_cora_influential": Setting("Cora", 0.025, by="influence"),
+    "controls_cora_injected": Setting("Cora", 0.025, injected=True),
+    "controls_cora_sage": Setting("Cora", 0.025, backbone="sage"),
+    "controls_cora_gat": Setting("Cora", 0.025, backbone="gat"),
+}
+FIRST_STEPS = ("cora", "dblp", "cs")
 #: Graphs that stand for the real ones in a smoke run.
 SMALL = {"dblp": "karate", "cs": "lesmis", "cora": "digits"}
 PROTOCOL: dict[str, tuple[int, ...]] = {"DBLP": (42, 0, 1), "CS": (42,)}
@@ -43,10 +67,12 @@ class Args(StudyArgs):
     Attributes:
         models: folder of trained models, shared between the parts.
         only: parts to run.
+        seeds: of the controls.
     """
 
     models: Path | None = None
-    only: tuple[str, ...] = (*GRIDS, "protocol", "ablation")
+    only: tuple[str, ...] = (*GRIDS, "protocol", "ablation", *CONTROLS, "first_steps")
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 
 class Curve(Callback):
@@ -118,7 +144,19 @@ def main(args: Args) -> None:
         cells = [[row["case"], *(_shown(row[f"retain_auc_at_{level:.2f}"]) for level in LEVELS)] for row in rows]
         title = "## retain AUC where the forget AUC first reaches the level"
         tables += [title, markdown(head, cells, left=len(head))]
-    write_results(args.out, results, "\n\n".join(tables))
+    shared = (recipe, args.out, args.models or args.out / "models", args.root)
+    settings = {k: replace(v, dataset="digits", region="any") if args.smoke else v for k, v in CONTROLS.items()}
+    for name in (name for name in CONTROLS if name in args.only):
+        results[name] = rows = run_controls(settings[name], args.seeds[:1] if args.smoke else args.seeds, *shared)
+        tables += [f"## {name}", control_table(rows), gradient_table(rows)]
+    if "first_steps" in args.only:
+        graphs = [settings[f"controls_{name}"] for name in FIRST_STEPS]
+        results["first_steps"] = run_first_steps(graphs[:1] if args.smoke else graphs, args.seeds[0], *shared)
+        tables += ["## norm of the forgotten edges' gradient over the retained ones', and their cosine"]
+        tables += [first_step_table(results["first_steps"])]
+    there = args.out / "results.json"  # parts that were run before stay
+    before = json.loads(there.read_text(encoding="utf-8")) if there.is_file() else {}
+    write_results(args.out, before | results, "\n\n".join(tables))
     print("\n\n".join(tables))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gunlearn.bench.forget_file import read_request
+from gunlearn.bench.hard_requests import HARD_REQUESTS
 from gunlearn.core.checks import check_choice
 from gunlearn.datasets.catalogue import DATASETS, find
 from gunlearn.errors import InvalidInputError
@@ -34,14 +35,17 @@ class Cell:
 
     Args:
         dataset: a name, or a folder or file of a graph, see `gunlearn.datasets.load`.
-        protocol: `"random"`, or `"inpo"` for the split and the forget set of the official code.
+        protocol: `"random"`, or `"inpo"` for the split and the forget set of the official code; under node
+            classification `"public"` for the data's own split, of several the one that has the seed's number.
         ratio: share of training edges (or nodes) to forget; `None` with `count`.
         count: number of them; `None` with `ratio`.
         region: where edges lie, see `ForgetEdges`; protocol `"inpo"` takes `"in"` only.
         by: order of the draw, see `ForgetEdges`.
         seed: of the split, the draw, the base model and the methods.
         task: `"link_prediction"`, `"node_classification"` or `"graph_classification"`.
-        forget: `"edges"`, `"nodes"`, `"features"`, or `"graphs"` under graph classification.
+        forget: `"edges"`, `"nodes"`, `"features"`, or `"graphs"` under graph classification; or one of
+            `gunlearn.bench.hard_requests`, most of which change the data to train on: `"flipped_labels"` (so many
+            training nodes of another class), `"planted_edges"` (between classes), `"classes"` (so many whole ones).
         forget_file: a file of the ids to forget, see `read_request`, in place of a draw by `ratio` or `count`.
 
     Raises:
@@ -61,14 +65,26 @@ class Cell:
     forget_file: str | None = None
 
     def __post_init__(self) -> None:
-        check_choice("protocol", self.protocol, ("random", "inpo"))
+        check_choice("protocol", self.protocol, ("random", "inpo", "public"))
         check_choice("task", self.task, GRAPH_TASKS)
-        check_choice("forget", self.forget, tuple(_FORGET))
+        check_choice("forget", self.forget, (*_FORGET, *HARD_REQUESTS))
+        hard = HARD_REQUESTS.get(self.forget)
+        if hard is not None and (self.task not in hard.tasks or self.forget_file is not None):
+            raise InvalidInputError(
+                f"Expected a task among {hard.tasks} and no forget file to forget '{self.forget}' (got '{self.task}'"
+                f"{'' if self.forget_file is None else ' and a file'})"
+            )
+        if self.forget == "classes" and (self.count is None or self.by != "random"):
+            raise InvalidInputError(
+                f"Expected 'count', a number of classes, to forget classes (got ratio={self.ratio}, by='{self.by}')"
+            )
         if self.forget == "graphs" and self.task != "graph_classification":
             raise InvalidInputError(f"Expected task 'graph_classification' to forget graphs (got '{self.task}')")
         if self.seed < 0:
             raise InvalidInputError(f"Expected seeds >= 0 (got {self.seed})")
-        anywhere = self.protocol == "random" and self.region == "any"
+        if self.protocol == "public" and self.task != "node_classification":
+            raise InvalidInputError(f"Expected task 'node_classification' for protocol 'public' (got '{self.task}')")
+        anywhere = self.protocol in ("random", "public") and self.region == "any"
         if (self.task, self.forget) != ("link_prediction", "edges") and not anywhere:
             raise InvalidInputError(
                 "Expected protocol 'random' and region 'any', except for edges under link prediction "
@@ -87,18 +103,29 @@ class Cell:
         """Name of the data set in tables; for a path, that of the folder."""
         return canonical_name(self.dataset) or Path(self.dataset).name
 
+    @property
+    def kind(self) -> str:
+        """Kind of the things to forget: `"edges"`, `"nodes"`, `"features"` or `"graphs"`."""
+        hard = HARD_REQUESTS.get(self.forget)
+        return self.forget if hard is None else hard.kind
+
+    def prepare(self, data: Data) -> tuple[Data, Request]:
+        """Return the data to train on, split, and the request; see `split` and `hard_requests`."""
+        data, hard = self.split(data), HARD_REQUESTS.get(self.forget)
+        return (data, self.request()) if hard is None else hard.make(data, self)
+
     def request(self) -> Request:
         if self.forget_file is not None:
-            given = (self.ratio, self.count, self.protocol, self.region, self.by)
-            if given != (None, None, "random", "any", "random"):
+            given = (self.ratio, self.count, self.region, self.by)
+            if given != (None, None, "any", "random") or self.protocol == "inpo":
                 raise InvalidInputError(
                     f"Expected no settings of a draw (ratio, count, region, ...) beside a forget file (got {given})"
                 )
             return read_request(self.forget_file, self.forget)
         drawn = {"ratio": self.ratio, "count": self.count, "by": self.by, "seed": self.seed}
-        if self.forget == "edges":
+        if self.kind == "edges":
             drawn |= {"region": self.region, "protocol": "inpo" if self.protocol == "inpo" else None}
-        return _FORGET[self.forget](**drawn)
+        return _FORGET[self.kind](**drawn)
 
     def settings(self) -> dict[str, Any]:
         """Return what rows hold of the cell: not the name of a forget file, which may say who is in it."""
@@ -110,7 +137,7 @@ class Cell:
         if self.task == "graph_classification":
             return graph_split(data, seed=self.seed)
         if self.task == "node_classification":
-            return node_split(data, seed=self.seed)
+            return node_split(data, split=self.seed) if self.protocol == "public" else node_split(data, seed=self.seed)
         data = link_split(data, seed=self.seed, protocol=self.protocol)
         for name in set(MASKS) & set(data.keys()):  # link prediction has no masks of nodes
             del data[name]

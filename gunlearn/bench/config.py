@@ -15,6 +15,7 @@ from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.methods import METHODS
 from gunlearn.methods.base import Method
 from gunlearn.methods.published import build_method
+from gunlearn.metrics.base import figures_of
 from gunlearn.tasks.named import as_task
 
 #: Settings that can have several values in a suite.
@@ -39,6 +40,7 @@ class GridConfig:
         references: retrain twice, for distances and their noise floor, or so many times (at least 2); `False`: there
             is no retrained row, and these figures are `None`.
         models: folder of trained models, to share between grids; `None` is `models` in the output folder.
+        metrics: names of figures that are measured only where they are asked for (`gunlearn figures`).
 
     Raises:
         DatasetNotFoundError: an unknown name.
@@ -63,6 +65,7 @@ class GridConfig:
     task: str = "link_prediction"
     forget: str = "edges"
     forget_file: str | Path | None = None
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -77,6 +80,7 @@ class GridConfig:
                 "floor is the distance between two"
             )
         resolve_device(self.device)
+        figures_of(self.task, self.metrics)
         self.cells()
         self.plan()
 
@@ -95,7 +99,7 @@ class GridConfig:
     def objection(self, method: Method) -> str:
         """Return why a method cannot do the problem, as far as its kind tells; empty where it can."""
         try:
-            Method.supports(method, as_task(self.task), SimpleNamespace(forgets=(self.forget,)))
+            Method.supports(method, as_task(self.task), SimpleNamespace(forgets=(self.cells()[0].kind,)))
         except UnsupportedMethodError as error:
             return str(error)
         return ""

@@ -13,7 +13,7 @@ import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from torch_geometric.data import Data
 
-from gunlearn.attribution.removal.nora import inpo_edge_scores, nora
+from gunlearn.attribution.request_scores import resolve_for
 from gunlearn.bench.cell import Cell
 from gunlearn.bench.config import GridConfig, resolve_device
 from gunlearn.bench.course import Course
@@ -28,6 +28,7 @@ from gunlearn.errors import DivergenceError, GunlearnError, InvalidInputError, U
 from gunlearn.methods.base import Method
 from gunlearn.methods.door import run_method
 from gunlearn.metrics.problem import evaluator, headline, row_names
+from gunlearn.requests.base import Request
 from gunlearn.seed import alone
 from gunlearn.tasks.named import as_task
 from gunlearn.training.processes import world_size
@@ -123,21 +124,26 @@ def run_cell(
         device = resolve_device(config.device)
         # SAGE and GIN propagate features before they multiply: their layers gather rows, which CSR does not give.
         sparse = config.recipe.backbone not in ("sage", "gin")
-        data = cell.split(load(cell.dataset, config.root, sparse=sparse)).to(device)
+        data, request = cell.prepare(load(cell.dataset, config.root, sparse=sparse))
+        data = data.to(device)
         store = RowStore(out / ROWS_FILE)
         settings = [_FORMAT, versions()["gunlearn"], cell.settings(), data_hash(data), vars(config.recipe), device.type]
         if cell.forget_file is not None:  # another content is another problem
-            settings.append(cell.request().resolve(data).request_hash)
+            settings.append(request.resolve(data).request_hash)
         wanted: list[tuple[str, Method | None]] = [("original", None)]
         if config.references:
             wanted.append(("retrain", None))
+        if cell.by == "influence":
+            settings.append("exact")  # the estimator that chose the edges, which was another one in older rows
         if config.num_references != 2:
             settings.append(f"{config.num_references} references" if config.references else "no references")
+        if config.metrics:
+            settings.append(f"with {sorted(config.metrics)}")
         wanted += [(method.name, method) for method in config.plan()]
         keys = [_key([*settings, name, None if m is None else m.config()]) for name, m in wanted]
         rows = {key: row for key, row in store.read().items() if not row.get("error")}
         if any(key not in rows for key in keys):
-            problem = _Problem(cell, config, data, Path(config.models or out / "models"), bars)
+            problem = _Problem(cell, request, config, data, Path(config.models or out / "models"), bars)
             for key, (name, method) in zip(keys, wanted, strict=True):
                 if key not in rows:
                     rows[key] = store.add(json_plain({"key": key, **problem.row(name, method)}))
@@ -149,18 +155,20 @@ def run_cell(
 class _Problem:
     """A cell with its base model, forget set and references."""
 
-    def __init__(self, cell: Cell, config: GridConfig, data: Data, models: Path, bars: bool) -> None:
+    def __init__(self, cell: Cell, request: Request, config: GridConfig, data: Data, models: Path, bars: bool) -> None:
         self.cell, self.recipe, self.bars, self.task = cell, config.recipe, bars, as_task(cell.task)
-        store, request = ModelStore(models, config.recipe, self.task, bars), cell.request()
+        store = ModelStore(models, config.recipe, self.task, bars)
         # Resolve before training, so that a bad request fails early, unless the request needs the trained model.
         partition = None if request.needs_scores else request.resolve(data)
         self.base = store.base(data, cell.seed)
         if partition is None:
-            partition = request.resolve(data, inpo_edge_scores(nora(self.base.model, data), data.edge_index))
+            partition = resolve_for(request, self.base.model, data, self.task)
         self.partition = partition
         seeds = [1000 * (k + 1) + cell.seed for k in range(config.num_references)]
         self.references = [store.retrained(self.base, self.partition, seed) for seed in seeds]
-        self.evaluator = evaluator(self.task, self.partition, [r.model for r in self.references], seed=cell.seed)
+        retrained = [reference.model for reference in self.references]
+        self.evaluator = evaluator(self.task, self.partition, retrained, cell.seed, config.metrics)
+        self.evaluator.original = self.base.model
         self.device = data.x.device
 
     def row(self, name: str, method: Method | None) -> dict[str, Any]:

@@ -228,8 +228,10 @@ def _single(train: Callable[[Data, int], nn.Module]) -> Callable[[Data, int], nn
 
 
 def _node_split(data: Data, seed: int) -> Data:
-    """Draw masks, unless the data have some (a public split)."""
-    return data if "train_mask" in data else node_split(data, seed=seed)
+    """Draw masks, unless the data have some: a public split, or several, of which the seed's number is taken."""
+    if "train_mask" not in data:
+        return node_split(data, seed=seed)
+    return node_split(data, split=seed) if data.train_mask.dim() == 2 else data
 
 
 _SPLITS: dict[str, Callable[[Data, int], Data]] = {

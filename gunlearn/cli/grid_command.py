@@ -42,16 +42,17 @@ class Run:
         methods: Methods to compare: NAME runs every variant, NAME:VARIANT one (see 'gunlearn methods'). The original
             and the retrained model are always shown.
         task: What the model predicts, one or several.
-        forget: What to forget, one or several: training edges, nodes or graphs, or all features of
-            training nodes.
+        forget: What to forget, one or several: training edges, nodes or graphs, all features of training nodes, whole
+            classes; or nodes with flipped labels or edges between classes, which are put into the training before.
         ratio: Share of them; 0.005 of the edges, 0.05 of the nodes where neither this nor --count is given.
         ratios: Several shares.
         count: Number of them.
         counts: Several numbers.
         forget_file: File of what to forget, in place of a draw: an id of the graph's own file per line, for edges two.
         region: Where edges lie: in or out of the two-hop neighbourhood of the test edges; any by default.
-        by: Which come first: any, edges of most influence on the model, or those of high degree.
-        protocol: A random split, or split and forget set of the official INPO code.
+        by: Which come first: any, edges whose removal moves the model's outputs most, or those of high degree.
+        protocol: A random split, or split and forget set of the official INPO code, or the data's own split of nodes
+            (of several the one that has the seed's number).
         seed: Of split, forget set, models and methods; 0 by default.
         seeds: Several seeds.
         out: Folder of the outputs; runs/DATASET by default.
@@ -80,7 +81,9 @@ class Run:
     root: Folder = None
     methods: Variants = ("retrain", "utu", "gradient_ascent", "npo", "inpo")
     task: tuple[Literal["link_prediction", "node_classification", "graph_classification"], ...] = ("link_prediction",)
-    forget: tuple[Literal["edges", "nodes", "features", "graphs"], ...] = ("edges",)
+    forget: tuple[
+        Literal["edges", "nodes", "features", "graphs", "flipped_labels", "planted_edges", "classes"], ...
+    ] = ("edges",)
     ratio: Real = None
     ratios: Reals = ()
     count: Whole = None
@@ -90,7 +93,7 @@ class Run:
         Literal["any", "in", "out"] | None, tyro.conf.arg(metavar="{any,in,out}", help_behavior_hint="")
     ] = None
     by: Literal["random", "influence", "degree"] = "random"
-    protocol: Literal["random", "inpo"] = "random"
+    protocol: Literal["random", "inpo", "public"] = "random"
     seed: Whole = None
     seeds: Wholes = ()
     out: Folder = None
@@ -115,7 +118,7 @@ class Run:
         """Return the configurations that the options describe, one per problem."""
         ratios, counts, configs = self._given("ratio"), self._given("count"), []
         for dataset, task, forget in product(self._datasets, self.task, self.forget):
-            links, share = task == "link_prediction", (0.005 if forget == "edges" else 0.05,)
+            links, share = task == "link_prediction", (0.005 if forget.endswith("edges") else 0.05,)
             recipe = same_named(self, gunlearn.bench.Recipe) | {
                 "epochs": epochs_of(dataset, self.epochs, task),
                 "lr": self.lr if self.lr is not None else 1e-3 if links else 1e-2,

@@ -18,7 +18,7 @@ from gunlearn.datasets.frames import from_pandas, is_frame
 from gunlearn.datasets.graph_files import GRAPH_ENDINGS, from_graph_file
 from gunlearn.datasets.locate import find_raw, not_found
 from gunlearn.datasets.networkx_graphs import from_networkx
-from gunlearn.datasets.raw import downloaded, read_citation_npz, read_ogb_csv, read_planetoid
+from gunlearn.datasets.raw import downloaded, read_citation_npz, read_heterophilous, read_ogb_csv, read_planetoid
 from gunlearn.datasets.validate import validate
 from gunlearn.datasets.whole_graphs import shapes
 from gunlearn.errors import DatasetNotFoundError, GunlearnError, InvalidInputError, InvalidTypeError
@@ -92,6 +92,12 @@ def _npz(family: str, name: str, nodes: int, edges: int, file: str, pyg_name: st
     return Dataset(name, nodes, edges, family, None, read_citation_npz, (family, own, "raw"), (file,), own)
 
 
+def _heterophilous(name: str, nodes: int, edges: int, in_pyg: bool = True) -> Dataset:
+    family, site = "HeterophilousGraphDataset", "https://github.com/yandex-research/heterophilous-graphs"
+    where, files = (family, name, "raw"), (f"{name}.npz",)
+    return Dataset(name, nodes, edges, family, None, read_heterophilous, where, files, name if in_pyg else None, site)
+
+
 _ROWS = [
     Dataset("digits", 1797, None, "scikit-learn", build=digits),
     Dataset("karate", 34, 156, "networkx", build=karate),
@@ -106,6 +112,9 @@ _ROWS = [
     _npz("Coauthor", "Physics", 34493, 495924, "ms_academic_phy.npz"),
     _npz("Amazon", "Photo", 7650, 238162, "amazon_electronics_photo.npz"),
     _npz("Amazon", "Computers", 13752, 491722, "amazon_electronics_computers.npz"),
+    _heterophilous("tolokers", 11758, 1038000),
+    _heterophilous("minesweeper", 10000, 78804),
+    _heterophilous("chameleon_filtered", 890, 17708, in_pyg=False),
     Dataset(
         "ogbl-collab",
         235868,
@@ -148,7 +157,9 @@ def load(
 
     A named graph has `x` `[num_nodes, num_features]` (float32) and `edge_index` `[2, num_edges]` (both directions, no
     self-loops, no duplicates, sorted by source, then target); `y` `[num_nodes]` where there are labels, and the public
-    split's masks for Planetoid. Rows of `x` sum to 1 for PyG's families. Nothing is written below the root.
+    split's masks for Planetoid. Heterophilous graphs have ten splits, masks `[num_nodes, 10]`, of which
+    `gunlearn.node_split(data, split=0)` chooses one; until then training on nodes is refused. Rows of `x` sum to 1 for
+    PyG's other families. Nothing is written below the root.
 
     Args:
         name: a name of `available()`, in upper or lower case; or a folder with `edges.csv` (and `features.npy`,

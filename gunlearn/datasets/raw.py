@@ -17,7 +17,7 @@ from torch_geometric.transforms import NormalizeFeatures
 from torch_geometric.utils import from_scipy_sparse_matrix
 
 from gunlearn.datasets.locate import cache_folder, missing_files, writable_cache
-from gunlearn.datasets.own import build
+from gunlearn.datasets.own import as_features, as_labels, build
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
 from gunlearn.nn.kernels.bag_of_words import MAX_DENSITY
 
@@ -66,6 +66,25 @@ def read_planetoid(raw: Path, files: tuple[str, ...], sparse: bool = False) -> D
     if sparse:
         data.x = as_csr(sp.csr_matrix(data.x.numpy()))
     return data
+
+
+def read_heterophilous(raw: Path, files: tuple[str, ...], sparse: bool = False) -> Data:
+    """Read the `.npz` of a heterophilous graph; masks `[num_nodes, num_splits]`, a column per published split.
+
+    Features are not normalised: they are rates and categories, and the published results read them so.
+    """
+    with np.load(raw / files[0], allow_pickle=False) as file:
+        x, edges = as_features(file["node_features"], "node_features"), torch.from_numpy(file["edges"]).long()
+        y = as_labels(file["node_labels"], x.size(0), "node_labels")
+        masks = {f"{part}_mask": torch.from_numpy(file[f"{part}_masks"]).t() for part in ("train", "val", "test")}
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool or mask.dim() != 2 or mask.size(0) != x.size(0):
+            raise InvalidInputError(
+                f"Expected {name}s to be boolean [num_splits, {x.size(0)}] (got {list(mask.t().shape)} of {mask.dtype})"
+            )
+    graph = build(edges.t(), as_csr(sp.csr_matrix(x.numpy())) if sparse else x, y)
+    graph.update({name: mask.contiguous() for name, mask in masks.items()})
+    return graph
 
 
 def read_ogb_csv(raw: Path, files: tuple[str, ...], sparse: bool = False) -> Data:

@@ -13,7 +13,9 @@ from gunlearn.methods.any_task.training_budget import share_of
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.nn.layers.linear_head import LinearHead
 from gunlearn.tasks.base import Task
+from gunlearn.training.settled import GROWING, growth_rate
 from gunlearn.training.state_sources import as_training_state
+from gunlearn.training.training_state import TrainingState
 
 CHEAP = 0.01  # share of retraining's time below which only free methods fit
 MANY_EDGES = 1_000_000
@@ -28,7 +30,8 @@ class Auto(Method):
     1. a linear head trained for certificates (`fit_linear_head`): `cgu`, from a million edges on `scalegun`;
     2. `budget >= 1`, or at most half of the training items would stay: `retrain`, by `train` if given;
     3. `budget` below a hundredth: `utu`, which costs nothing;
-    4. `training` with a checkpoint within the budget: `replay`;
+    4. `training` that had not settled (`gunlearn.training.settled`: its weights still grew by more than a tenth per
+       training), with a checkpoint within the budget: `replay`;
     5. else `continued_training`, with the state of the training or, without, with estimates in its place.
 
     A twentieth of the training's steps is spent on up to 10 items, an eighth on more nodes, a fifth on more edges, and
@@ -76,16 +79,24 @@ class Auto(Method):
         if self.budget < CHEAP:
             return "utu", {}, f"the budget is below {CHEAP:g} of retraining"
         state, share = as_training_state(self.training), min(self.budget, share_of(partition))
-        if state is not None and state.earliest(share * state.total) is not None:
-            why = f"its training kept a checkpoint at most {share:.3g} of its steps before the end"
-            return "replay", {"training": state, "budget": share}, why
         if state is not None:
-            return "continued_training", {"training": state, "budget": share}, "the state of its training is at hand"
+            return self._by_state(state, share, model)
         known = {"lr": self.lr, "weight_decay": self.weight_decay, "training_steps": self.training_steps}
         if self.training_steps is not None:
             known["budget"] = share
         options = {name: value for name, value in known.items() if value is not None}
         return "continued_training", options, "it comes nearest to retraining where no state of the training is given"
+
+    def _by_state(self, state: TrainingState, share: float, model: nn.Module) -> tuple[str, dict[str, Any], str]:
+        options, rate = {"training": state, "budget": share}, growth_rate(state, model)
+        if rate is None:
+            return "continued_training", options, "the state of its training is at hand, without a checkpoint"
+        how = f"at its end the norm of the weights changed by {rate:.1%} per training"
+        if rate <= GROWING:
+            return "continued_training", options, f"the training had settled: {how}"
+        if state.earliest(share * state.total) is not None:
+            return "replay", options, f"the training had not settled: {how}"
+        return "continued_training", options, f"no checkpoint lies in its last {share:.1%}, though {how}"
 
     def run(self, problem: Problem) -> Outcome:
         name, options, why = self.choose(problem.task, problem.partition, problem.model)

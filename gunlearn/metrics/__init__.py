@@ -27,6 +27,8 @@ _FIGURES = {
     "retain_acc": f"{_HERE}.own_labels:RetainAccuracy",
     "forget_acc": f"{_HERE}.own_labels:ForgetAccuracy",
     "mia_auc": f"{_HERE}.ranking:MembershipAUC",
+    "mia_item_auc": f"{_HERE}.item_membership:ItemMembershipAUC",
+    "relearn_steps": f"{_HERE}.relearning:RelearnSteps",
     "js_forget": f"{_HERE}.divergence:ForgetDivergence",
     "js_test": f"{_HERE}.divergence:HeldOutDivergence",
     "js_retain": f"{_HERE}.divergence:RetainDivergence",

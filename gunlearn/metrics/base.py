@@ -33,6 +33,7 @@ class Figure(ABC):
         floor: name of the figure that holds its noise floor, if it has one.
         hidden: tasks that have the figure but no column of it.
         of_run: whether it reads the record of the run (`view.result`) instead of the model.
+        optional: whether it is measured only where `metrics` names it, as those that train models are.
 
     Example:
         >>> from gunlearn.metrics import Figure
@@ -54,6 +55,7 @@ class Figure(ABC):
     floor: str = ""
     hidden: tuple[str, ...] = ()
     of_run: bool = False
+    optional: bool = False
 
     def __init_subclass__(cls) -> None:
         if "legend" not in vars(cls) and cls.__doc__:
@@ -78,7 +80,7 @@ class Figure(ABC):
 
 
 def figures_of(task: str, metrics: str | Figure | Iterable[str | Figure] = ()) -> dict[str, Figure]:
-    """Return the registered figures of a task and the caller's own, by name.
+    """Return the registered figures of a task, without optional ones that are not named, and the caller's own.
 
     Args:
         task: name of the task.
@@ -89,8 +91,10 @@ def figures_of(task: str, metrics: str | Figure | Iterable[str | Figure] = ()) -
         InvalidInputError: an unknown or taken name, a figure of other tasks, no name, no legend, or a bad `better`.
     """
     everywhere = task in EVALUATORS
-    found = {n: cls() for n, cls in FIGURES.items() if (task in cls.tasks if cls.tasks else everywhere)}
-    for figure in [metrics] if isinstance(metrics, str | Figure) else metrics:
+    asked = [metrics] if isinstance(metrics, str | Figure) else list(metrics)
+    known = {n: cls for n, cls in FIGURES.items() if (task in cls.tasks if cls.tasks else everywhere)}
+    found = {n: cls() for n, cls in known.items() if not cls.optional or n in asked}
+    for figure in asked:
         if not isinstance(figure, str | Figure):
             got = f"the class {figure.__name__}" if isinstance(figure, type) else type(figure).__name__
             raise InvalidTypeError(f"Expected Figure objects or names in 'metrics' (got {got})")

@@ -36,6 +36,7 @@ class Evaluator(ABC):
         headline: names of the figures of utility and of forgetting that plots show.
         aliases: sets of items by another name for them.
         figures: what is measured, by name.
+        original: the model before unlearning, for figures that compare with it; `None` where it is not known.
 
     Raises:
         InvalidInputError: two references that predict the same of every item.
@@ -54,6 +55,7 @@ class Evaluator(ABC):
     ) -> None:
         self.task, self.partition, self.seed = task, partition, seed
         self.figures = figures_of(task.name, metrics)
+        self.original: nn.Module | None = None
         self.items = self.item_sets()
         self.refer_to(references)
 

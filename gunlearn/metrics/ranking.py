@@ -116,11 +116,16 @@ class MembershipAUC(Figure):
     """
 
     name, heading, words = "mia_auc", "MIA AUC", "membership inference AUC"
-    tasks, hidden = (*LINKS, *CLASSES, *NUMBERS, *YES_OR_NO), LINKS
+    tasks: tuple[str, ...] = (*LINKS, *CLASSES, *NUMBERS, *YES_OR_NO)
+    hidden: tuple[str, ...] = LINKS
+
+    def scores(self, view: ModelView, part: str) -> Tensor | None:
+        """Return the attacker's score of each item of a part, `[num_items]`; `None` without items."""
+        return view.score(part)
 
     def compute(self, view: ModelView) -> float | None:
-        forget, label = view.score("forget"), view.label("forget")
-        unseen, unseen_label = view.score("unseen"), view.label("unseen")
+        forget, label = self.scores(view, "forget"), view.label("forget")
+        unseen, unseen_label = self.scores(view, "unseen"), view.label("unseen")
         if forget is None or label is None or unseen is None or unseen_label is None:
             return None
         if (label.is_floating_point() and view.task.name in NUMBERS) or label.dim() > 1:  # no classes: all at once

@@ -148,6 +148,7 @@ def evaluate(
     task = result.task.called(call, decode)
     task.check_data(result.partition.data)
     problem = evaluator(task, result.partition, seed=seed, metrics=metrics)
+    problem.original = result.original
     if any(model is result.model for model in references):
         raise InvalidInputError("Expected references beside the result (got the result's own model among them)")
     for model in (result.model, *references):

@@ -123,7 +123,8 @@ def _marks(line: Line) -> dict[str, bool]:
 def columns(lines: Sequence[Line], figures: Sequence[Figure] = ()) -> list[Figure]:
     """Return the figures that are columns of a table of these lines: registered ones, then others in `figures`."""
     tasks = {line.task or "link_prediction" for line in lines}
-    known = {**{name: cls() for name, cls in FIGURES.items()}, **{figure.name: figure for figure in figures}}
+    measured = [cls() for name, cls in FIGURES.items() if not cls.optional or any(line.stat(name) for line in lines)]
+    known = {figure.name: figure for figure in [*measured, *figures]}
     return [figure for figure in known.values() if figure.is_column(tasks)]
 
 

@@ -37,7 +37,8 @@ class ForgetEdges(RequestByArguments):
             always "in", even for `region="out"`; around validation edges, not test edges; hops along row < col edges
             from col to row only.
         by: order of the draw: "random", "degree" (largest sum of the end points' degrees first, ties at random) or
-            "influence" (highest score first; `resolve` needs `scores`; an edge has the largest score of its columns).
+            "influence" (highest score first; an edge has the largest score of its columns). `resolve` needs `scores`;
+            `gunlearn.unlearn` and grids hand it the exact removal influence on the model, see `gunlearn.influence`.
         seed: of the draw; the global random state does not change.
         missing: `"ignore"` skips edges that are named twice or are not in the graph (`result.notes["skipped"]` counts
             them); `"error"` refuses them. Held-out edges and unknown nodes are refused in any case.

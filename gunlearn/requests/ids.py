@@ -200,7 +200,7 @@ def checked_masks(data: Any, size: int) -> dict[str, Tensor]:
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (size,):
             got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
             several = isinstance(mask, Tensor) and mask.dim() == 2 and mask.size(0) == size
-            one = f"; choose one of several splits, data.{name}[:, 0]" if several else ""
+            one = f"; choose one of {mask.size(1)} splits, gunlearn.node_split(data, split=0)" if several else ""
             raise InvalidRequestError(f"Expected 'data.{name}' to be boolean of shape [{size}] (got {got}){one}")
     for one, other in (("train_mask", "test_mask"), ("train_mask", "val_mask"), ("val_mask", "test_mask")):
         both = int((masks[one] & masks[other].to(masks[one].device)).sum()) if {one, other} <= set(masks) else 0

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import gunlearn as gu
 from gunlearn.bench import Cell, GridConfig, ModelStore, Recipe, run_grid, suite
 from gunlearn.bench.course import Course
 from gunlearn.bench.store import RowStore, csv_text, json_plain
@@ -207,6 +208,14 @@ def test_influence_and_official_protocol(tmp_path):
     by_influence = run_grid(config, tmp_path / "a")
     random = run_grid(GridConfig("karate", ("utu",), count=4, recipe=RECIPE, models=tmp_path / "m"), tmp_path / "b")
     assert by_influence[0]["request_hash"] != random[0]["request_hash"]
+    # The API chooses the same edges by the same estimator.
+    data = link_split(load("karate"), seed=0)
+    model = ModelStore(tmp_path / "m", RECIPE, LinkPrediction()).base(data, 0).model
+    request = ForgetEdges(count=4, by="influence")
+    result = gu.unlearn(model, data, request, "utu")
+    assert by_influence[0]["request_hash"] == result.partition.request_hash
+    scores = gu.influence(model, data, estimator="brute")
+    assert scores[result.partition.forget_mask].min() >= scores[~result.partition.forget_mask].max()
     rows = run_grid(
         GridConfig("lesmis", ("utu",), count=4, protocol="inpo", seeds=(42,), recipe=RECIPE), tmp_path / "c"
     )

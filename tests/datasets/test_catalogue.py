@@ -16,9 +16,11 @@ from torch_geometric.utils import to_undirected
 
 from gunlearn.datasets import DATASETS, available, load
 from gunlearn.errors import DatasetNotFoundError, InvalidInputError
+from gunlearn.tasks import node_split
 
 ON_DISK = [row for row in available() if not row.embedded]
-NPZ = [row for row in ON_DISK if row.files[0].endswith(".npz")]
+TEN_SPLITS = [row for row in ON_DISK if row.source == "HeterophilousGraphDataset"]
+NPZ = [row for row in ON_DISK if row.files[0].endswith(".npz") and row not in TEN_SPLITS]
 PLANETOID = [row for row in ON_DISK if row.source == "Planetoid"]
 
 
@@ -101,7 +103,31 @@ def test_planetoid_against_pyg(row, data_root, tmp_path):
     assert torch.allclose(sums[sums > 0], torch.ones(()), atol=1e-5)
 
 
-@pytest.mark.parametrize("row", NPZ + PLANETOID, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", TEN_SPLITS, ids=lambda row: row.name)
+def test_ten_splits_against_numpy(row, data_root):
+    with np.load(need(row, data_root) / row.files[0]) as file:
+        arrays = dict(file)
+    data = load(row.name, root=data_root)
+    pairs = {pair for u, v in arrays["edges"].tolist() for pair in ((u, v), (v, u)) if u != v}
+    assert [*zip(*data.edge_index.tolist(), strict=True)] == sorted(pairs)
+    assert (data.num_nodes, data.num_edges) == (row.nodes, row.edges)
+    assert np.array_equal(data.x.numpy(), arrays["node_features"])  # rates and categories: rows are not normalised
+    assert np.array_equal(data.y.numpy(), arrays["node_labels"])
+    for part in ("train", "val", "test"):
+        assert np.array_equal(data[f"{part}_mask"].numpy(), arrays[f"{part}_masks"].T)
+        assert np.array_equal(node_split(data, split=3)[f"{part}_mask"].numpy(), arrays[f"{part}_masks"][3])
+
+
+@pytest.mark.parametrize("row", [row for row in TEN_SPLITS if row.pyg_name], ids=lambda row: row.name)
+def test_ten_splits_as_pyg_reads_them(row, data_root, tmp_path):
+    shutil.copytree(need(row, data_root), tmp_path / row.name / "raw")
+    expected = torch_geometric.datasets.HeterophilousGraphDataset(str(tmp_path), row.name)[0]
+    data = load(row.name, root=data_root)
+    assert sorted(data.keys()) == sorted(expected.keys())
+    assert all(torch.equal(data[name], expected[name]) for name in data.keys())  # noqa: SIM118
+
+
+@pytest.mark.parametrize("row", NPZ + PLANETOID + TEN_SPLITS, ids=lambda row: row.name)
 def test_sparse_features_hold_the_same_numbers(row, data_root):
     need(row, data_root)
     dense, sparse = load(row.name, root=data_root), load(row.name, root=data_root, sparse=True)
@@ -133,6 +159,27 @@ def test_small_npz(root):
     assert data.edge_index.tolist() == [[0, 0, 1, 1, 2, 3], [1, 3, 0, 2, 1, 0]]
     assert data.x[0].tolist() == [0.0, 0.5, 0.5]  # 0, 1, 2 -> 0, 1, 1 -> sum 1
     assert data.y.tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def write_ten_splits(path, **changes):
+    arrays = {"node_features": np.eye(4, 2, dtype=np.float32), "node_labels": np.arange(4) % 2}
+    arrays |= {"edges": np.array([[0, 1], [2, 1], [3, 3]])}
+    arrays |= {f"{part}_masks": np.arange(8).reshape(2, 4) % 3 == k for k, part in enumerate(("train", "val", "test"))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **(arrays | changes))
+
+
+def test_small_file_of_several_splits(tmp_path):
+    path = tmp_path / "HeterophilousGraphDataset/minesweeper/raw/minesweeper.npz"
+    write_ten_splits(path)
+    data = load("Minesweeper", root=tmp_path)
+    assert data.edge_index.tolist() == [[0, 1, 1, 2], [1, 0, 2, 1]]
+    assert data.train_mask.tolist() == [[True, False], [False, False], [False, True], [True, False]]
+    bad = {"node_labels": np.arange(3)}, {"train_masks": np.ones((4, 2), bool)}, {"val_masks": np.ones((2, 4))}
+    for changes in (*bad, {"edges": np.array([[0, 9]])}, {"node_features": np.full((4, 2), np.nan, np.float32)}):
+        write_ten_splits(path, **changes)
+        with pytest.raises(InvalidInputError, match=r"minesweeper\.npz"):
+            load("minesweeper", root=tmp_path)
 
 
 def test_read_only_root(root):
@@ -270,7 +317,7 @@ def test_table_names_pygs_files_and_folders(row, fake_download, tmp_path):
     try:
         load(row.name, root=tmp_path / "root", download=True)
     except InvalidInputError:
-        assert row in PLANETOID  # its fake files are empty
+        assert row in PLANETOID + TEN_SPLITS  # their fake files are empty, or hold another layout
     raw = (tmp_path / "cache").joinpath(*row.folder)
     assert sorted(path.name for path in raw.iterdir()) == sorted(row.files)
     assert not (tmp_path / "root").exists()

@@ -51,6 +51,8 @@ CASES = [
     FigureCase("retain_acc", column=False),
     FigureCase("forget_acc"),
     FigureCase("mia_auc"),
+    FigureCase("mia_item_auc", references=1),
+    FigureCase("relearn_steps", 300),
     FigureCase("js_forget", math.log(2), references=1),
     FigureCase("js_test", math.log(2), references=1),
     FigureCase("js_retain", math.log(2), references=1),
@@ -96,4 +98,6 @@ def view_of(task: str, references: int = 2, metrics: Any = ()) -> Any:
     if task == "causal_lm":
         return text_view()
     result, others = problem(task)
-    return evaluator(result.task, result.partition, others[:references], metrics=metrics).view(result.model, result)
+    made = evaluator(result.task, result.partition, others[:references], metrics=metrics)
+    made.original = result.original
+    return made.view(result.model, result)

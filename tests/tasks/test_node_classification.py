@@ -239,6 +239,52 @@ def test_bad_splits(options, message):
         node_split(graph(), **options)
 
 
+def several_splits():
+    """Three splits, each in a column of the masks, but for the test mask, which all share."""
+    splits = [node_split(graph(), seed=seed) for seed in range(3)]
+    data, test = graph(), splits[0].test_mask
+    data.train_mask = torch.stack([one.train_mask & ~test for one in splits], dim=1)
+    data.val_mask, data.test_mask = torch.stack([one.val_mask & ~test for one in splits], dim=1), test
+    return data
+
+
+def test_one_of_the_datas_own_splits():
+    data = several_splits()
+    for k in range(3):
+        split = node_split(data, split=k)
+        assert torch.equal(split.train_mask, data.train_mask[:, k])
+        assert torch.equal(split.val_mask, data.val_mask[:, k])
+        assert torch.equal(split.test_mask, data.test_mask)
+        assert gu.ForgetNodes(count=3).resolve(split).num_forget == 3
+    assert data.train_mask.shape == (NUM_NODES, 3)
+    assert torch.equal(node_split(graph(), split=0).train_mask, graph().train_mask)  # Planetoid's public split, say
+    with pytest.raises(InvalidInputError, match=r"3 splits, gunlearn.node_split\(data, split=0\)"):
+        gu.train(gu.GCN(5, 4, 3), data, "node_classification", epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"split": 3}, "from 0 to 2"),
+        ({}, {"split": -1}, "from 0 to 2"),
+        ({}, {"split": True}, "from 0 to 2"),
+        ({}, {"split": 1, "seed": 1}, "settings of a draw"),
+        ({}, {"split": 1, "train_per_class": 2}, "settings of a draw"),
+        ({"train_mask": None}, {"split": 0}, "train_mask"),
+        ({"train_mask": torch.ones(NUM_NODES, 2, dtype=torch.bool)}, {"split": 0}, "as many splits"),
+        ({"train_mask": torch.ones(3, NUM_NODES, dtype=torch.bool)}, {"split": 0}, "entry for each"),
+        ({"val_mask": torch.ones(NUM_NODES, 3)}, {"split": 0}, "float32"),
+        ({"train_mask": torch.ones(NUM_NODES, 3, dtype=torch.bool)}, {"split": 0}, "both"),
+    ],
+)
+def test_splits_that_the_data_do_not_have(change, options, message):
+    data = several_splits()
+    for name, value in change.items():
+        data[name] = value
+    with pytest.raises(InvalidInputError, match=message):
+        node_split(data, **options)
+
+
 # End to end ###################################################################
 
 

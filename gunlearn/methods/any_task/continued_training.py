@@ -14,7 +14,7 @@ from gunlearn.errors import InvalidInputError, UnsupportedModelError
 from gunlearn.losses import NLL, Objective, as_objective
 from gunlearn.methods.any_task.second_look import LOOKS, Look, Making
 from gunlearn.methods.any_task.shrunk import then_shrunk
-from gunlearn.methods.any_task.training_budget import fall, steps_of
+from gunlearn.methods.any_task.training_budget import FEW, fall, steps_of
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.seed import isolated_rng
@@ -30,7 +30,9 @@ from gunlearn.training.estimated_state import (
 from gunlearn.training.from_scratch import reset_model
 from gunlearn.training.optimizers import SchedulerSpec, find_optimizer, goes_on, make_optimizer, makes_its_own
 from gunlearn.training.resumed_optimizer import resumed_optimizer
+from gunlearn.training.second_moments import shorten_memory
 from gunlearn.training.state_sources import NONE, as_training_state
+from gunlearn.training.training_state import TrainingState
 from gunlearn.training.unseen import UNSEEN_WEIGHT, Unseen, find_unseen, training_objective, weight_of
 
 _RAMP = 0.25  # share of the steps over which the rate of an optimiser without state rises
@@ -46,7 +48,8 @@ class ContinuedTraining(GradientMethod):
     `gunlearn.train` returned) or as `optimizer` (your own, or its `state_dict`). Without either a new Adam starts from
     estimated second moments (`gunlearn.training.estimated_state`), and from the weight decay that the trained weights
     show. The learning rate stays for three quarters of the steps and then falls to 0, which settles the weights. Steps
-    that raised the training's loss on the retained data are taken back (not after `shrink`).
+    that raised the training's loss on the retained data are taken back (not after `shrink`). For requests of more than
+    ten items Adam forgets its old second moments over a third of the run.
 
     Args:
         training: the state of the training: a `Result` of `gunlearn.train`, its `training`, the folder or file that it
@@ -127,36 +130,44 @@ class ContinuedTraining(GradientMethod):
         if state is not None:
             state.check_model(problem.reference)
         source = state if state is not None else self.optimizer if goes_on(self.optimizer) else None
-        if source is not None:
-            start, spent, made = "the state of the training", 0, self._resumed(source, problem.model)
-        else:
-            start, spent, made = self._estimated(problem)
+        made: Any
+        start, spent, made = (_STATE, 0, None) if source is not None else self._estimated(problem)
         spent += LOOKS
-        total = self.training_steps if state is None else state.total
-        reading = {} if state is None else {k: v for k, v in state.reading.items() if getattr(self, k) != v}
+        total, steps = self.training_steps if state is None else state.total, self.steps
+        if steps is None and self.epochs is None:
+            steps = max(1, steps_of(self.budget, problem.partition, total) - spent)
+        if source is not None:
+            many = problem.partition.num_forget > FEW
+            made = self._resumed(source, problem.model, steps if many else None)
         making = Making(then_shrunk(made, problem.model, self.shrink))
-        handed: dict[str, Any] = {"training": None, "budget": None, "lr": BY_MODE, "weight_decay": BY_MODE}
-        handed |= {"optimizer": making, "optimizer_options": None}  # it has them
-        unseen = None
-        if self.message_graph == "retain":
-            unseen = find_unseen(problem.task, problem.reference, problem.partition, self.unseen_weight)
-        own = _Run(**{**vars(self), **reading, **handed}, rises=start == _RISING, unseen=unseen)
-        if self.steps is None and self.epochs is None:
-            own = replace(own, steps=max(1, steps_of(self.budget, problem.partition, total) - spent))
+        own = self._ready(problem, state, steps, making, rises=start == _RISING)
         look = Look(problem.model, problem.partition.retain_data, problem.task, own.reading, problem.seed)
         outcome = GradientMethod.run(own, problem)
-        outcome.notes |= {"start": start, "shrink": self.shrink, "passes": spent, "unseen_weight": weight_of(unseen)}
+        outcome.notes |= {"start": start, "shrink": self.shrink, "passes": spent}
+        outcome.notes["unseen_weight"] = weight_of(own.unseen)
         if total is not None and outcome.state is not None:
             outcome.notes["price"] = round((outcome.state.step + spent) / total, 4)
         return look.not_farther(outcome, making.made, take_back=self.shrink == 1)
+
+    def _ready(
+        self, problem: Problem, state: TrainingState | None, steps: int | None, making: Making, rises: bool
+    ) -> _Run:
+        """Return the run, whose optimiser is ready, as the training read its items."""
+        reading = {} if state is None else {k: v for k, v in state.reading.items() if getattr(self, k) != v}
+        handed: dict[str, Any] = {"training": None, "budget": None, "lr": BY_MODE, "weight_decay": BY_MODE}
+        handed |= {"optimizer": making, "optimizer_options": None, "steps": steps}  # it has its options
+        unseen = None
+        if self.message_graph == "retain":
+            unseen = find_unseen(problem.task, problem.reference, problem.partition, self.unseen_weight)
+        return _Run(**{**vars(self), **reading, **handed}, rises=rises, unseen=unseen)
 
     @property
     def optimizer_class(self) -> type[torch.optim.Optimizer]:
         """Return the class of an optimiser given by name."""
         return find_optimizer(self.optimizer)
 
-    def _resumed(self, source: Any, model: nn.Module) -> Callable[[Sequence[nn.Parameter]], Any]:
-        """Return a function that makes the optimiser which goes on."""
+    def _resumed(self, source: Any, model: nn.Module, steps: int | None) -> Callable[[Sequence[nn.Parameter]], Any]:
+        """Return a function that makes the optimiser which goes on; `steps` are given where its memory is shortened."""
         names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
         def make(parameters: Sequence[nn.Parameter]) -> Any:
@@ -166,6 +177,8 @@ class ContinuedTraining(GradientMethod):
                 group["lr"] = max(group["lr"], highest / 2) if self.lr is None else self.lr
                 if self.weight_decay is not None:
                     group["weight_decay"] = self.weight_decay
+            if steps is not None:
+                shorten_memory(made, steps)
             return made
 
         return make
@@ -220,6 +233,7 @@ class _Run(ContinuedTraining):
         return self.scheduler or fall(steps, _RAMP if self.rises else 0.0)
 
 
+_STATE = "the state of the training"
 _RISING, _ESTIMATED = "a new optimiser, its rate raised from 0", "estimated second moments"
 
 

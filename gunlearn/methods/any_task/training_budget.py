@@ -8,13 +8,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from gunlearn.errors import InvalidInputError
 
 _CONSTANT = 0.75  # share of the steps before the rate falls
-_FEW = 10  # items
+FEW = 10  # items
 _USUAL_STEPS = 50
 
 
 def share_of(partition: Any) -> float:
     """Return the share of a training's steps that a request may cost: by what it forgets, and how much of it."""
-    if partition.num_forget <= _FEW:
+    if partition.num_forget <= FEW:
         return 1 / 20
     return 1 / 5 if partition.forgets == ("edges",) else 1 / 8
 

@@ -53,6 +53,9 @@ class INPO(GradientMethod):
     retain term with negatives; a KL term to the reference model on retained edges and non-edges; a forgotten edge
     leaves the objective once it scores below 95 % of the retained edges (`until="separated"`).
 
+    `until="unseen"` comes nearest to retraining; scaled messages and entropy loss add nothing to it, and `npo` with the
+    same rule ends as near (experiments/inpo_edges, with amplified messages as the paper's abstract describes them).
+
     Args:
         mode: `"default"` or `"paper"`; fills in every option that is `None`.
         dataset: take the paper's settings of this data set (`PRESETS`), Cora's if unknown; see `notes["preset"]`.

@@ -21,6 +21,7 @@ from gunlearn.tasks.graph.check_graph import check_graph
 from gunlearn.tasks.graph.negatives import NegativeSampler
 from gunlearn.tasks.graph.node_classification import MASKS, labels
 from gunlearn.tasks.graph.node_kinds import has_even_cycles, node_kinds
+from gunlearn.tasks.graph.own_splits import own_split
 
 PROTOCOLS = ("random", "inpo")
 
@@ -120,12 +121,17 @@ def _both_ways(edges: Tensor, num_nodes: int) -> Tensor:
 
 
 def node_split(
-    data: Data, val_ratio: float = 0.1, test_ratio: float = 0.1, train_per_class: int | None = None, seed: int = 0
+    data: Data,
+    val_ratio: float = 0.1,
+    test_ratio: float = 0.1,
+    train_per_class: int | None = None,
+    seed: int = 0,
+    split: int | None = None,
 ) -> Data:
     """Hold out labelled nodes for validation and test; the others' labels are for training.
 
     The graph stays whole: held-out nodes still pass messages on (transductive). Existing masks, such as those of
-    Planetoid's public split, are replaced.
+    Planetoid's public split, are replaced, unless `split` chooses among them.
 
     Args:
         data: with labels `y`, classes `[num_nodes]`, or numbers or yes-or-no labels `[num_nodes]` or `[num_nodes,
@@ -134,13 +140,22 @@ def node_split(
         test_ratio: share held out for test.
         train_per_class: number of training nodes of each class among the others; `None` trains on all of them.
         seed: of the draw; the global random state does not change.
+        split: number of one of the data's own splits, in place of a draw: a column of masks `[num_nodes, num_splits]`;
+            masks `[num_nodes]` are split 0.
 
     Returns:
         A shallow copy with `train_mask`, `val_mask`, `test_mask`, boolean `[num_nodes]`, disjoint.
 
     Raises:
-        InvalidInputError: bad labels, ratios or counts, or too few nodes.
+        InvalidInputError: bad labels, ratios or counts, too few nodes, no such split, or settings of a draw beside it.
+
+    Example:
+        >>> data = gu.node_split(gu.load("minesweeper"), split=3)       # the fourth of ten published splits
     """
+    if split is not None:
+        if (val_ratio, test_ratio, train_per_class, seed) != (0.1, 0.1, None, 0):
+            raise InvalidInputError(f"Expected 'split' or settings of a draw (got split={split!r} and others)")
+        return own_split(check_graph(data), split)
     if not (val_ratio >= 0 and test_ratio >= 0 and val_ratio + test_ratio < 1):
         raise InvalidInputError(f"Expected held-out ratios that leave training nodes (got {val_ratio}, {test_ratio})")
     if train_per_class is not None and (isinstance(train_per_class, bool) or train_per_class < 1):

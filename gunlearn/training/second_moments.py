@@ -1,0 +1,32 @@
+"""How long Adam remembers the squares of its gradients."""
+
+from __future__ import annotations
+
+import torch
+
+_MEMORIES = 3  # in a run
+
+
+def shorten_memory(optimizer: torch.optim.Optimizer, steps: int) -> None:
+    r"""Let Adam or AdamW forget, over a third of a run, second moments from before it.
+
+    :math:`\beta_2` becomes at most :math:`1 - 3 / steps`; the bias-corrected moments stay as they are. Other
+    optimisers do not change.
+
+    Args:
+        optimizer: which goes on; changed in place.
+        steps: of the run.
+    """
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+        return
+    for group in optimizer.param_groups:
+        first, before = (float(beta) for beta in group["betas"])
+        after = min(before, max(0.0, 1 - _MEMORIES / steps))
+        group["betas"] = (first, after)
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            step = float(state.get("step", 0))
+            if after == before or not step:
+                continue
+            for name in {"exp_avg_sq", "max_exp_avg_sq"} & set(state):
+                state[name].mul_((1 - after**step) / (1 - before**step))
