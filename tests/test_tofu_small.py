@@ -1,14 +1,16 @@
 """The study on TOFU's authors: it runs small, and what is committed of it holds what its README says."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("transformers")
 from experiments.tofu_small.__main__ import Args, main
+from experiments.tofu_small.continued import CONTINUED
 from experiments.tofu_small.methods import SETTINGS
 from experiments.tofu_small.problem import Problem, Recipe
-from experiments.tofu_small.table import markdown
+from experiments.tofu_small.table import continued, markdown, reference
 from tests.conftest import REPOSITORY, committed
 
 
@@ -21,13 +23,16 @@ def root(data_root) -> Path:
 
 @pytest.mark.filterwarnings("ignore:no loss of .* reads the rows to retain")
 def test_smoke(root, tmp_path, capsys):
-    args = Args(root, tmp_path, methods=("npo", "graddiff lora", "ga until unseen"), smoke=True)
+    args = Args(root, tmp_path, methods=("npo", "graddiff lora", "ga until unseen", *CONTINUED), smoke=True)
     (found,) = main(args).values()
     names = [row["model"] for row in found["rows"]]
-    assert sorted(names) == ["ga until unseen", "graddiff lora", "npo", "original", "retrained 0", "retrained 1"]
+    assert sorted(names) == sorted([*args.methods, "original", "retrained 0", "retrained 1"])
     for row in found["rows"]:
         assert {"forget_alignment", "forget_quality", "model_utility", "mia_min_k", "seconds"} <= set(row)
-    assert "| npo" in capsys.readouterr().out
+        assert ("relearn_others" in row) == (row["model"] in CONTINUED or reference(row))
+    out = capsys.readouterr().out
+    assert "| npo" in out
+    assert "| forget10 | continued, shrunk | 1 |" in out
     models = list((tmp_path / "models").glob("*.safetensors"))
     stamps = [path.stat().st_mtime_ns for path in models]
     main(args)  # trained and unlearned models are read, not made again
@@ -57,7 +62,20 @@ def test_the_readme_shows_what_was_measured_of_every_method():
     for name, found in committed("tofu_small").items():
         assert markdown(found["rows"]) in text
         models = {row["model"] for row in found["rows"]}
-        assert models >= set(SETTINGS) | {"original", "retrained 0", "retrained 1"}, name
+        assert models >= {*SETTINGS, *CONTINUED, "original", "retrained 0", "retrained 1"}, name
+    assert continued(committed("tofu_small")) in text
+    for line in (REPOSITORY / "experiments" / "tofu_small" / "search.jsonl").read_text().splitlines():
+        assert f"| `{json.loads(line)['setting']}` | {json.loads(line)['forget_prob']:.3f} |" in text
+
+
+def test_shrinking_ends_where_the_readme_says():
+    """On seed 0, on which its setting was found."""
+    rows = {row["model"]: row for row in committed("tofu_small")["forget10"]["rows"]}
+    shrunk, retrained = rows["continued, shrunk"], rows["retrained 0"]
+    assert retrained["forget_alignment_low"] <= shrunk["forget_alignment"] <= retrained["forget_alignment_high"]
+    assert shrunk["retain_alignment"] <= 30
+    assert shrunk["forget_prob"] <= 0.05
+    assert shrunk["retain_prob"] >= 0.985
 
 
 def test_the_models_know_what_they_learned_and_not_what_they_did_not():

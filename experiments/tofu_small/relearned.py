@@ -8,7 +8,7 @@ from experiments.tofu_small.problem import Row
 from gunlearn.llm.metrics import relearn, shown_rows
 from gunlearn.llm.metrics.row_figures import figures
 
-STEPS, EVERY, LR, BATCH = 100, 5, 3e-4, 16
+STEPS, EVERY, LR, BATCH = 40, 4, 1e-3, 16
 KNOWN = 0.5
 
 
@@ -16,8 +16,8 @@ def relearned(model: nn.Module, forget: Sequence[Row]) -> dict[str, float | None
     """Steps until the forgotten questions are known again, and what a few of them bring back of the others.
 
     Returns:
-        `relearn_steps`: steps of training on all forgotten rows (AdamW, rate 3e-4, 16 rows a step) until their mean
-        probability is at least .5, to the next five; `None` where 100 are not enough. `relearn_others`: the mean
+        `relearn_steps`: steps of training on all forgotten rows (AdamW, rate 1e-3, 16 rows a step) until their mean
+        probability is at least .5, to the next four; `None` where 40 are not enough. `relearn_others`: the mean
         probability of nine tenths of the rows after 20 steps on the other tenth.
     """
     others = set(shown_rows(len(forget))) ^ set(range(len(forget)))
