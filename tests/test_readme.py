@@ -50,7 +50,7 @@ def test_the_first_example(tmp_path, monkeypatch) -> None:
 def test_node_requests(capsys) -> None:
     executed(README, "ForgetSubgraph", gu=gu, torch=torch)
     printed = capsys.readouterr().out
-    assert "'auto' chose 'replay', because the training had not settled" in printed
+    assert "'auto' chose 'continued_training', because the training had not settled" in printed
     assert "MIA AUC" in printed
 
 

@@ -9,6 +9,8 @@ from torch_geometric.data import Data
 
 from gunlearn.errors import InvalidInputError
 from gunlearn.methods import METHODS
+from gunlearn.methods.any_task.brief_teacher import can_teach
+from gunlearn.methods.any_task.continued_training import ContinuedTraining
 from gunlearn.methods.any_task.training_budget import share_of
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.nn.layers.linear_head import LinearHead
@@ -19,6 +21,7 @@ from gunlearn.training.training_state import TrainingState
 
 CHEAP = 0.01  # share of retraining's time below which only free methods fit
 MANY_EDGES = 1_000_000
+TAUGHT_SHARE = 0.2  # of a training's steps: what a teacher takes to know its data, and the model to learn from it
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,12 @@ class Auto(Method):
     2. `budget >= 1`, or at most half of the training items would stay: `retrain`, by `train` if given;
     3. `budget` below a hundredth: `utu`, which costs nothing;
     4. `training` that had not settled (`gunlearn.training.settled`: its weights still grew by more than a tenth per
-       training), with a checkpoint within the budget: `replay`;
+       training, as without weight decay): `continued_training` with a teacher where nodes or items are forgotten whose
+       model can be drawn anew, else `replay` from a checkpoint within the budget;
     5. else `continued_training`, with the state of the training or, without, with estimates in its place.
 
-    A twentieth of the training's steps is spent on up to 10 items, an eighth on more nodes, a fifth on more edges, and
-    never more than the budget. The rules come from the tables of `experiments/nearest`.
+    A twentieth of the training's steps is spent on up to 10 items, an eighth on more nodes, a fifth on more edges and
+    with a teacher, and never more than the budget. The rules come from the tables of `experiments/nearest`.
 
     Args:
         budget: share of retraining's steps that may be spent, at most.
@@ -80,20 +84,26 @@ class Auto(Method):
             return "utu", {}, f"the budget is below {CHEAP:g} of retraining"
         state, share = as_training_state(self.training), min(self.budget, share_of(partition))
         if state is not None:
-            return self._by_state(state, share, model)
+            return self._by_state(state, share, task, partition, model)
         known = {"lr": self.lr, "weight_decay": self.weight_decay, "training_steps": self.training_steps}
         if self.training_steps is not None:
             known["budget"] = share
         options = {name: value for name, value in known.items() if value is not None}
         return "continued_training", options, "it comes nearest to retraining where no state of the training is given"
 
-    def _by_state(self, state: TrainingState, share: float, model: nn.Module) -> tuple[str, dict[str, Any], str]:
+    def _by_state(
+        self, state: TrainingState, share: float, task: Task, partition: Any, model: nn.Module
+    ) -> tuple[str, dict[str, Any], str]:
         options, rate = {"training": state, "budget": share}, growth_rate(state, model)
         if rate is None:
             return "continued_training", options, "the state of its training is at hand, without a checkpoint"
         how = f"at its end the norm of the weights changed by {rate:.1%} per training"
         if rate <= GROWING:
             return "continued_training", options, f"the training had settled: {how}"
+        if task.name != "link_prediction" and partition.forgets != ("edges",) and can_teach(model):
+            options["budget"] = min(self.budget, TAUGHT_SHARE)
+            why = f"the training had not settled, so what it learned by heart stays without a teacher: {how}"
+            return "continued_training", options | ContinuedTraining.variants["taught"], why
         if state.earliest(share * state.total) is not None:
             return "replay", options, f"the training had not settled: {how}"
         return "continued_training", options, f"no checkpoint lies in its last {share:.1%}, though {how}"

@@ -34,7 +34,7 @@ def test_the_rules():
 def test_with_a_training_it_replays_what_the_budget_allows():
     _, data = classifier()
     base = gu.train(gu.GCN(20, 8, 4), data, "node_classification", epochs=40, lr=1e-2, eval_every=40)
-    request = gu.ForgetNodes(count=3)
+    request = gu.ForgetEdges(count=3)
     for budget, name, epochs in ((0.33, "replay", 2), (0.04, "continued_training", 1)):
         result = gu.unlearn(base.model, data, request, "auto", "node_classification", training=base, budget=budget)
         assert (result.notes["chosen"], result.epochs) == (name, epochs)

@@ -46,12 +46,17 @@ def test_auto_goes_on_where_weights_had_settled_and_back_where_they_grew() -> No
             eval_every=400,
         )
         assert (growth_rate(base.training, base.model) <= GROWING) == (decay > 0)
-        partition = gu.ForgetNodes(count=2).resolve(data)
-        chosen[decay] = Auto(training=base).choose(gu.tasks.as_task("node_classification"), partition, base.model)
-    assert chosen[0.1][0] == "continued_training"
-    assert "had settled" in chosen[0.1][2]
-    assert chosen[0.0][0] == "replay"
-    assert "had not settled" in chosen[0.0][2]
+        for request in (gu.ForgetNodes(count=2), gu.ForgetEdges(count=2)):
+            task, partition = gu.tasks.as_task("node_classification"), request.resolve(data)
+            chosen[decay, partition.forgets] = Auto(training=base).choose(task, partition, base.model)
+    for forgets in (("nodes",), ("edges",)):
+        assert chosen[0.1, forgets][0] == "continued_training"
+        assert "teacher_share" not in chosen[0.1, forgets][1]
+        assert "had settled" in chosen[0.1, forgets][2]
+        assert "had not settled" in chosen[0.0, forgets][2]
+    assert chosen[0.0, ("edges",)][0] == "replay"
+    name, options, _ = chosen[0.0, ("nodes",)]
+    assert (name, options["budget"], options["teacher_share"]) == ("continued_training", 0.2, 0.62)
 
 
 def test_a_shorter_memory_keeps_the_next_step_and_forgets_sooner() -> None:

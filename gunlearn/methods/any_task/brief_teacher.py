@@ -22,6 +22,17 @@ from gunlearn.training.unseen import Unseen
 _BISECTIONS, _LARGEST = 40, 100.0
 
 
+def can_teach(model: nn.Module) -> bool:
+    """Return whether a new model can be drawn: of transformers' models, what they were before is pretrained."""
+    if hasattr(model, "post_init"):
+        return False
+    try:
+        reset_model(model)
+    except UnsupportedModelError:
+        return False
+    return True
+
+
 def taught(
     name: str,
     problem: Problem,
