@@ -11,6 +11,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
+def learning_like(model: nn.Module, other: nn.Module) -> nn.Module:
+    """Let those parameters of `model` learn that do in `other`, of the same architecture; return `model`."""
+    for parameter, own in zip(model.parameters(), other.parameters(), strict=True):
+        parameter.requires_grad_(own.requires_grad)
+    return model
+
+
 @contextmanager
 def only(model: nn.Module, parameters: Collection[nn.Parameter] | None) -> Iterator[None]:
     """Let no other parameters than these learn inside the block; `None` changes nothing."""

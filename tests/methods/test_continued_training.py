@@ -246,3 +246,19 @@ def test_steps_that_raise_the_training_s_loss_are_taken_back() -> None:
     good = gu.unlearn(base.model, data, request, "continued_training", TASK, training=base, steps=5)  # control
     assert not same_weights(good.model, base.model)
     assert good.notes["training_loss"] < good.notes["training_loss_before"]
+
+
+def test_the_estimated_weight_decay_is_that_of_what_learns() -> None:
+    data, seen = lone(), []
+    model = net()
+    model.convs[0].bias.requires_grad_(False)
+    model.convs[0].bias.data.fill_(3.0)
+    base = gu.train(model, data, TASK, epochs=800, lr=1e-2, weight_decay=2e-2, eval_every=800)
+
+    class Watch(gu.Callback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append(kwargs["optimizer"].param_groups[0]["weight_decay"])
+
+    options = {"training": "none", "lr": 1e-2, "steps": 2}
+    gu.unlearn(base.model, data, NOBODY, "continued_training", TASK, callbacks=[Watch()], **options)
+    assert seen[0] == pytest.approx(2e-2, rel=0.15)

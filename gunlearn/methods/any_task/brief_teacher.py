@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 from gunlearn.errors import UnsupportedModelError
 from gunlearn.methods.base import Problem
 from gunlearn.methods.forget_part import no_forget_items
+from gunlearn.methods.freezing import learning_like
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.arguments import TrainArguments
@@ -74,9 +75,7 @@ def taught(
         return optimizer
 
     with isolated_rng(problem.seed):
-        model = reset_model(problem.reference).requires_grad_(False)
-        for one, own in zip(model.parameters(), problem.model.parameters(), strict=True):
-            one.requires_grad_(own.requires_grad)
+        model = learning_like(reset_model(problem.reference), problem.model)
         args = TrainArguments(
             0,
             steps=steps,

@@ -17,6 +17,7 @@ from gunlearn.methods.any_task.second_look import LOOKS, Look, Making
 from gunlearn.methods.any_task.shrunk import then_shrunk
 from gunlearn.methods.any_task.training_budget import FEW, fall, steps_of
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
+from gunlearn.methods.freezing import learning_like
 from gunlearn.methods.gradient import GradientMethod
 from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Parts
@@ -210,7 +211,7 @@ class ContinuedTraining(GradientMethod):
                 penalty = 0.0  # its decay is no L2 penalty: the gradient does not show it
             if penalty is None:
                 original = TrainingGradient(
-                    copy.deepcopy(problem.reference).requires_grad_(),
+                    learning_like(copy.deepcopy(problem.reference), problem.model),
                     problem.partition.retain_data,
                     problem.task,
                     self.reading,
@@ -259,11 +260,9 @@ def _second_moments(method: ContinuedTraining, problem: Problem, penalty: float)
     if hasattr(problem.model, "post_init"):  # of transformers: what it was before training is not drawn, but pretrained
         return None
     try:
-        fresh = reset_model(problem.model)
+        fresh = learning_like(reset_model(problem.model), problem.model)
     except UnsupportedModelError:
         return None
-    for parameter, own in zip(fresh.parameters(), problem.model.parameters(), strict=True):
-        parameter.requires_grad_(own.requires_grad)
     moved = TrainingGradient(fresh, problem.partition.retain_data, problem.task, method.reading)
     start = [p.detach().clone() for p in moved.parameters]
     end = [p.detach() for p in problem.model.parameters() if p.requires_grad]
