@@ -140,8 +140,10 @@ def test_what_is_forgotten_sets_the_price() -> None:
     data = lone()
     base = trained(data, epochs=200)
     for request, share in (
-        (gu.ForgetNodes(count=10), 0.05),
+        (NOBODY, 0.05),
+        (gu.ForgetNodes(count=3), 0.125),  # few, but they touch more than a tenth of the nodes
         (gu.ForgetNodes(count=11), 0.125),
+        (gu.ForgetEdges(count=10), 0.05),
         (gu.ForgetEdges(count=11), 0.2),
     ):
         result = gu.unlearn(base.model, data, request, "continued_training", TASK, training=base)

@@ -15,7 +15,7 @@ from gunlearn.losses import NLL, Objective, as_objective
 from gunlearn.methods.any_task.brief_teacher import taught
 from gunlearn.methods.any_task.second_look import LOOKS, Look, Making
 from gunlearn.methods.any_task.shrunk import then_shrunk
-from gunlearn.methods.any_task.training_budget import FEW, fall, steps_of
+from gunlearn.methods.any_task.training_budget import fall, is_small, steps_of
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
 from gunlearn.methods.freezing import learning_like
 from gunlearn.methods.gradient import GradientMethod
@@ -63,8 +63,8 @@ class ContinuedTraining(GradientMethod):
             below), or is 1e-3.
         weight_decay: the training's penalty; `None` is that of the state, or estimated (0 for AdamW).
         training_steps: optimiser steps of the training, where no `training` says so.
-        budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items, 1/8 for nodes and
-            other items, 1/5 for edges. It needs `training` or `training_steps`.
+        budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items (nodes: that
+            touch at most a tenth of the graph), 1/8 for more nodes and other items, 1/5 for more edges. It needs `training` or `training_steps`.
         steps: optimiser steps, or passes (`epochs`), in place of `budget`; 50 steps where nothing is known.
         unseen_weight: weight of a divergence that draws forgotten edges to the scores that edges like them get which no
             training saw (`gunlearn.training.unseen`): under link prediction with validation edges, for requests of
@@ -153,7 +153,7 @@ class ContinuedTraining(GradientMethod):
         if steps is not None:
             steps, spent = max(1, steps - learning), spent + learning
         if source is not None:
-            many = problem.partition.num_forget > FEW
+            many = not is_small(problem.partition)
             made = self._resumed(source, problem.model, steps if many and not learning else None)
         making = Making(then_shrunk(made, problem.model, self.shrink))
         own = self._ready(problem, state, steps, making, rises=start == _RISING)

@@ -33,7 +33,7 @@ class Replay(Method):
     Args:
         training: the state of the training, see `ContinuedTraining`.
         budget: share of the training's steps that may be spent: it goes back to the earliest checkpoint within.
-            `None` is 1/20 for up to 10 items, 1/8 for nodes and other items, 1/5 for edges.
+            `None` is as for `ContinuedTraining`.
         unseen_weight: see `ContinuedTraining`.
     """
 

@@ -8,13 +8,21 @@ from torch.optim.lr_scheduler import LambdaLR
 from gunlearn.errors import InvalidInputError
 
 _CONSTANT = 0.75  # share of the steps before the rate falls
-FEW = 10  # items
+_FEW, _REACH = 10, 0.1  # items, share of the nodes
 _USUAL_STEPS = 50
+
+
+def is_small(partition: Any) -> bool:
+    """Return whether a request is of few items that touch few nodes: ten hubs of a graph may touch a fifth of it."""
+    touched = getattr(partition, "touched_nodes", None)
+    if partition.num_forget > _FEW or touched is None or partition.forgets == ("edges",):
+        return partition.num_forget <= _FEW
+    return touched.numel() <= _REACH * int(partition.data.num_nodes)
 
 
 def share_of(partition: Any) -> float:
     """Return the share of a training's steps that a request may cost: by what it forgets, and how much of it."""
-    if partition.num_forget <= FEW:
+    if is_small(partition):
         return 1 / 20
     return 1 / 5 if partition.forgets == ("edges",) else 1 / 8
 
