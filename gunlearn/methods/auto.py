@@ -39,7 +39,8 @@ class Auto(Method):
     5. else `continued_training`, with the state of the training or, without, with estimates in its place.
 
     A twentieth of the training's steps is spent on up to 10 items (nodes: that touch at most a tenth of the graph),
-    an eighth on more nodes, a fifth on more edges and with a teacher, and never more than the budget. The rules come from the tables of `experiments/nearest`.
+    an eighth on more nodes, a fifth on more edges and with a teacher, and never more than the budget. The rules come
+    from the tables of `experiments/nearest`.
 
     Args:
         budget: share of retraining's steps that may be spent, at most.

@@ -63,8 +63,9 @@ class ContinuedTraining(GradientMethod):
             below), or is 1e-3.
         weight_decay: the training's penalty; `None` is that of the state, or estimated (0 for AdamW).
         training_steps: optimiser steps of the training, where no `training` says so.
-        budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items (nodes: that
-            touch at most a tenth of the graph), 1/8 for more nodes and other items, 1/5 for more edges. It needs `training` or `training_steps`.
+        budget: share of the training's steps that may be spent; `None` is 1/20 for up to 10 items (nodes: that touch at
+            most a tenth of the graph), 1/8 for more nodes and other items, 1/5 for more edges. It needs `training` or
+            `training_steps`.
         steps: optimiser steps, or passes (`epochs`), in place of `budget`; 50 steps where nothing is known.
         unseen_weight: weight of a divergence that draws forgotten edges to the scores that edges like them get which no
             training saw (`gunlearn.training.unseen`): under link prediction with validation edges, for requests of
