@@ -58,6 +58,8 @@ def test_unseen_scores_equal_a_literal_transcription(problem: Problem) -> None:
     share = min(1.0, like.var(1, ddof=1).mean() / gap.var())
     want = like.mean(1) + share * (gap - gap.mean())
     np.testing.assert_allclose(unseen_scores(*given(problem)).numpy(), want, rtol=1e-4, atol=1e-4)
+    half = unseen_scores(*given(problem), kept=0.5).numpy()
+    np.testing.assert_allclose(half, want + 0.5 * gap.mean(), rtol=1e-4, atol=1e-4)
     assert not np.allclose(want, seen, atol=1e-2)  # control: a target that is the present score would prove nothing
 
 

@@ -170,7 +170,11 @@ class LinkPrediction(GraphTask):
         return EdgeParts(data, None, edges, data.edge_index, self.negatives, data.get(GONE), kinds=kinds)
 
     def unseen(self, original: nn.Module, partition: Any) -> tuple[EdgeParts, Tensor] | None:
-        """Return scores of validation edges that are like the forgotten ones; `None` where there are too few."""
+        """Return scores of validation edges that are like the forgotten ones; `None` where there are too few.
+
+        Half of the mean gap to them is kept: on Cora and CiteSeer retrained models score forgotten edges nearer to the
+        original than to those validation edges.
+        """
         data = partition.retain_data
         few = held_out_edges(data) < MIN_HELD_OUT
         if few or partition.forgets != ("edges",) or data.get("edge_type") is not None:
@@ -178,7 +182,7 @@ class LinkPrediction(GraphTask):
         edges, kinds = distinct_pairs(data), node_kinds(data)
         forget = partition.forget_edge_index
         parts = EdgeParts(data, forget, edges, data.edge_index, self.negatives, data.get(GONE), kinds=kinds)
-        return parts, unseen_scores(self, original, partition)
+        return parts, unseen_scores(self, original, partition, kept=0.5)
 
     def check_data(self, data: Any) -> Data:
         """Return the graph; see `check_graph` and `check_link_lists`."""

@@ -33,17 +33,18 @@ def check_held_out(data: Data) -> None:
         )
 
 
-def unseen_scores(task: Any, reference: nn.Module, partition: Any) -> Tensor:
+def unseen_scores(task: Any, reference: nn.Module, partition: Any, kept: float = 0.0) -> Tensor:
     r"""Return the expected score of each forgotten edge for a model trained without it, `[num_forget]`.
 
     Validation edges are true edges that the original model never saw. For a forgotten edge `e`, let `m_e` and `v_e` be
     mean and variance of the scores (original model, retained graph) of the validation edges most like it in degrees,
     common neighbours and feature similarity, and `s_e` its own score. Then
 
-    .. math:: t_e = m_e + w (s_e - m_e - \overline{s - m}), \quad w = \min(1, \bar v / \mathrm{Var}(s - m))
+    .. math:: t_e = m_e + w (s_e - m_e - \overline{s - m}) + k \, \overline{s - m},
+        \quad w = \min(1, \bar v / \mathrm{Var}(s - m))
 
-    removes the mean of `s - m`, which all forgotten edges gained by being seen, and keeps of an edge's own deviation
-    the share `w` that unseen edges show as well. Plain means mislead, because forgotten and validation edges differ in
+    removes the mean of `s - m`, which all forgotten edges gained by being seen, but for the share `k` (`kept`), and
+    keeps of an edge's own deviation the share `w` that unseen edges show as well. Plain means mislead, because forgotten and validation edges differ in
     all these covariates. Test edges are not read.
     """
     data, forget = partition.retain_data, partition.forget_edge_index
@@ -61,7 +62,7 @@ def unseen_scores(task: Any, reference: nn.Module, partition: Any) -> Tensor:
     mean, gap = like.mean(dim=1), seen.double().cpu() - like.mean(dim=1)
     spread = float(gap.var(correction=0))
     share = min(1.0, float(like.var(dim=1).mean()) / spread) if spread > 0 else 1.0
-    return (mean + share * (gap - gap.mean())).to(seen)
+    return (mean + share * (gap - gap.mean()) + kept * gap.mean()).to(seen)
 
 
 def separated_scores(task: Any, reference: nn.Module, partition: Any, share: float = 0.05) -> Tensor:
