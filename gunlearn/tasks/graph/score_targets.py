@@ -44,8 +44,8 @@ def unseen_scores(task: Any, reference: nn.Module, partition: Any, kept: float =
         \quad w = \min(1, \bar v / \mathrm{Var}(s - m))
 
     removes the mean of `s - m`, which all forgotten edges gained by being seen, but for the share `k` (`kept`), and
-    keeps of an edge's own deviation the share `w` that unseen edges show as well. Plain means mislead, because forgotten and validation edges differ in
-    all these covariates. Test edges are not read.
+    keeps of an edge's own deviation the share `w` that unseen edges show as well. Plain means mislead, because
+    forgotten and validation edges differ in all these covariates. Test edges are not read.
     """
     data, forget = partition.retain_data, partition.forget_edge_index
     held_out = data.val_pos_edge_index
