@@ -123,6 +123,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             continue
         shrink = row["options"].get("shrink", 1)
         mode = row["mode"] if shrink == 1 else f"weights x {shrink:g}"
+        if row["method"] == "continued_training" and row["options"].get("budget") is not None:
+            mode += f", budget {row['options']['budget']:g}"
         groups.setdefault((*problem(row), row["method"], mode), {})[row["seed"]] = row  # utu and retrain come twice
     lines, order = [], list(dict.fromkeys(key[:5] for key in groups))
     for key, members in sorted(groups.items(), key=lambda item: order.index(item[0][:5])):
