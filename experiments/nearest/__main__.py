@@ -15,6 +15,12 @@ from experiments.common import StudyArgs, markdown, write_results
 from gunlearn.bench import GridConfig, Recipe, run_grid, suite
 
 PARTS = ("forget", "retain", "test")
+#: Fields of the rows that are written.
+KEPT = (
+    *("dataset", "task", "forget", "ratio", "count", "num_forget", "seed", "backbone", "method", "mode", "notes"),
+    *("epochs", "seconds", "error", "unchanged", "retain_acc", "test_acc", "retain_auc", "test_auc"),
+    *("js_forget", "js_retain", "js_test", "js_floor_forget", "js_floor_retain", "js_floor_test"),
+)
 METHODS = ("continued_training", "replay", "finetune", "auto")
 
 
@@ -126,8 +132,7 @@ def main(args: Args) -> None:
     """Run all problems as one suite; write `results.json` and `tables.md`."""
     rows = run_grid(list(grids(args)), args.out / "grid", progress=True, n_jobs=args.n_jobs)
     text = table(rows)
-    left_out = ("curve", "hist_forget", "recipe", "versions")
-    write_results(args.out, [{k: v for k, v in row.items() if k not in left_out} for row in rows], text)
+    write_results(args.out, [{name: row[name] for name in KEPT if row.get(name) is not None} for row in rows], text)
     print(text)
 
 
