@@ -101,13 +101,18 @@ class Auto(Method):
         how = f"at its end the norm of the weights changed by {rate:.1%} per training"
         if rate <= GROWING:
             return "continued_training", options, f"the training had settled: {how}"
-        if task.name != "link_prediction" and partition.forgets != ("edges",) and can_teach(model):
-            options["budget"] = min(self.budget, TAUGHT_SHARE)
+        if self._may_teach(task, partition, model):
+            options["budget"] = TAUGHT_SHARE
             why = f"the training had not settled, so what it learned by heart stays without a teacher: {how}"
             return "continued_training", options | ContinuedTraining.variants["taught"], why
         if state.earliest(share * state.total) is not None:
             return "replay", options, f"the training had not settled: {how}"
         return "continued_training", options, f"no checkpoint lies in its last {share:.1%}, though {how}"
+
+    def _may_teach(self, task: Task, partition: Any, model: nn.Module) -> bool:
+        if self.budget < TAUGHT_SHARE or task.name == "link_prediction" or partition.forgets == ("edges",):
+            return False
+        return can_teach(task.parts(partition, "retain", model, ("forget", "retain")), model)
 
     def run(self, problem: Problem) -> Outcome:
         name, options, why = self.choose(problem.task, problem.partition, problem.model)

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -67,11 +67,32 @@ def training_step(
     return feed, ObjectiveStep(model, task, feed, lambda step: objective, given=given)
 
 
-def reset_model(model: nn.Module) -> nn.Module:
+def fresh_like(model: nn.Module) -> nn.Module:
+    """Return a copy with newly drawn weights; parameters that do not learn keep their values.
+
+    Raises:
+        UnsupportedModelError: see `reset_model`; or a model of transformers, which was pretrained, not drawn.
+    """
+    if hasattr(model, "post_init"):
+        raise UnsupportedModelError(
+            "Expected a model whose training began from drawn weights (got one of transformers, which began from "
+            "pretrained ones)"
+        )
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    fresh = reset_model(model, frozen)
+    with torch.no_grad():
+        for (name, parameter), own in zip(fresh.named_parameters(), model.parameters(), strict=True):
+            if name in frozen:
+                parameter.copy_(own)
+            parameter.requires_grad_(name not in frozen)
+    return fresh
+
+
+def reset_model(model: nn.Module, same: Collection[str] = ()) -> nn.Module:
     """Return a copy of `model` with newly drawn weights, by each module's own `reset_parameters`.
 
     Models of transformers are built anew from their configuration. The copy has no deletion operators: they belong to
-    what was unlearned, not to the architecture.
+    what was unlearned, not to the architecture. Parameters named in `same` may come out as they were.
 
     Raises:
         UnsupportedModelError: a module holds parameters but cannot reset them, or does not.
@@ -81,6 +102,36 @@ def reset_model(model: nn.Module) -> nn.Module:
         from gunlearn.nn.attach.operators import strip_operators  # loads PyG, so only if needed
 
         strip_operators(fresh)
+    try:
+        fresh = _reset(fresh)
+    except UnsupportedModelError:
+        raise
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"Expected 'reset_parameters' to draw the model's weights again (it raised {type(error).__name__}: {error})"
+        ) from error
+    # Unchanged values were learned from the data to forget, unless constant (a bias of zeros).
+    before, learned = model.state_dict(), dict(fresh.named_parameters())
+    for name, value in fresh.state_dict().items():
+        constant = not isinstance(value, Tensor) or bool((value == value.flatten()[:1]).all())
+        if constant or not torch.equal(value, before[name]):
+            continue
+        if name in same:
+            continue
+        if name in learned:
+            raise UnsupportedModelError(
+                f"Expected 'reset_parameters' to draw all weights again (got '{name}' unchanged); "
+                "pass your own training function to retrain this model"
+            )
+        warnings.warn(
+            f"buffer '{name}' kept its value in the model to retrain; if it was learned from data, pass your own "
+            "training function",
+            stacklevel=2,
+        )
+    return fresh
+
+
+def _reset(fresh: nn.Module) -> nn.Module:
     reset = getattr(fresh, "reset_parameters", None)
     if reset is not None:
         reset()
@@ -96,20 +147,4 @@ def reset_model(model: nn.Module) -> nn.Module:
                     "Expected every module with parameters to have 'reset_parameters' "
                     f"(got '{name or type(module).__name__}' without); pass your own training function to retrain"
                 )
-    # Unchanged values were learned from the data to forget, unless constant (a bias of zeros).
-    before, learned = model.state_dict(), dict(fresh.named_parameters())
-    for name, value in fresh.state_dict().items():
-        constant = not isinstance(value, Tensor) or bool((value == value.flatten()[:1]).all())
-        if constant or not torch.equal(value, before[name]):
-            continue
-        if name in learned:
-            raise UnsupportedModelError(
-                f"Expected 'reset_parameters' to draw all weights again (got '{name}' unchanged); "
-                "pass your own training function to retrain this model"
-            )
-        warnings.warn(
-            f"buffer '{name}' kept its value in the model to retrain; if it was learned from data, pass your own "
-            "training function",
-            stacklevel=2,
-        )
     return fresh

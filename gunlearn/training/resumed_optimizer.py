@@ -169,3 +169,21 @@ def _check_none_left(free: list[nn.Parameter], held: list[Tensor]) -> None:
             f"Expected an optimiser of all {len(held) + len(free)} trained parameters of the model "
             f"(got one of {len(held)}); freeze the others (requires_grad_(False)), or {_REMEDY}"
         )
+
+
+def started_anew(optimizer: Any, held: Sequence[nn.Parameter], parameters: Sequence[nn.Parameter]) -> Any:
+    """Return an optimiser of the same class and settings over other parameters, without state.
+
+    Args:
+        optimizer: over `held`; it does not change.
+        held: parameters.
+        parameters: what takes their places, in the same order.
+    """
+    place = {id(own): new for own, new in zip(held, parameters, strict=True)}
+    made = copy.copy(optimizer)
+    made.param_groups = []
+    for group in optimizer.param_groups:
+        settings = copy.deepcopy({key: value for key, value in group.items() if key != "params"})
+        made.param_groups.append({**settings, "params": [place[id(own)] for own in group["params"]]})
+    made.state = defaultdict(dict)
+    return made

@@ -6,10 +6,11 @@ import math
 
 from torch import nn
 
-from gunlearn.training.training_state import TrainingState
+from gunlearn.training.training_state import TrainingState, with_tied
 
 #: Growth above which a training had not settled. Measured in `experiments/nearest`.
 GROWING = 0.1
+_BACK, _FARTHEST = 0.2, 0.35  # shares of a training: where a checkpoint should lie, and from where it says too little
 
 
 def growth_rate(state: TrainingState, model: nn.Module) -> float | None:
@@ -17,23 +18,26 @@ def growth_rate(state: TrainingState, model: nn.Module) -> float | None:
 
     .. math:: \frac{1}{s} \left| \ln \frac{\lVert \theta \rVert}{\lVert \theta_s \rVert} \right|
 
-    with :math:`\theta_s` the checkpoint farthest back, a share :math:`s` of the training's steps before the end: 0.1 is
-    a tenth per training as long as this one. Where weights grow on, as without a penalty, going on with the training
-    leads away from what a training of the same length gives.
+    over the parameters that learn, with :math:`\theta_s` the checkpoint nearest to a fifth of the steps before the end,
+    a share :math:`s` of them: 0.1 is a tenth per training as long as this one. Where weights grow on, as without a
+    penalty, going on with the training leads away from what a training of the same length gives.
 
     Args:
         state: of the training of `model`.
         model: with its final weights.
 
     Returns:
-        The rate, without unit; `None` without a checkpoint, or with weights of zero.
+        The rate, without unit; `None` without such a checkpoint in the last third, or of other weights.
     """
-    if not state.moments:
+    shares = {moment.step: (state.steps - moment.step) / state.steps for moment in state.moments}
+    moment = min(state.moments, key=lambda one: abs(shares[one.step] - _BACK), default=None)
+    if moment is None or not 0 < shares[moment.step] <= _FARTHEST:
         return None
-    moment = min(state.moments, key=lambda one: one.step)
-    share = (state.steps - moment.step) / state.steps
+    weights = with_tied(moment.weights, model)
+    learns = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if any(name not in weights or weights[name].shape != own.shape for name, own in learns.items()):
+        return None
     now, before = (
-        sum(float(weights[name].detach().double().square().sum()) for name, _ in model.named_parameters())
-        for weights in (dict(model.named_parameters()), moment.weights)
+        sum(float(values[name].detach().double().square().sum()) for name in learns) for values in (learns, weights)
     )
-    return None if not (share and now and before) else abs(math.log(now / before)) / 2 / share
+    return None if not (now and before) else abs(math.log(now / before)) / 2 / shares[moment.step]

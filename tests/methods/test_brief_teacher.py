@@ -1,6 +1,7 @@
 """A briefly trained new model shows what forgotten items look like to who never saw them."""
 
-from typing import Any
+import copy
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -91,13 +92,66 @@ def test_what_cannot_be_taught_is_refused() -> None:
             model, graph, gu.ForgetEdges(count=2), "continued_training", "node_classification", **STEPS, **TAUGHT
         )
 
-    class Fixed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(6, 3))
+    for model in (Fixed(), Raising(), nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))):
+        with pytest.raises(UnsupportedModelError):
+            gu.unlearn(model, data, gu.ForgetItems(wrong), "continued_training", TASK, **STEPS, **TAUGHT)
+    for more in ({"message_graph": "full"}, {"unseen_weight": 0.0}, {"steps": 1, "teacher_share": 0.1}):
+        with pytest.raises(InvalidInputError, match="teacher_share"):
+            gu.unlearn(net(), data, gu.ForgetItems(wrong), "continued_training", TASK, **{**STEPS, **TAUGHT, **more})
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x @ self.weight
 
-    with pytest.raises(UnsupportedModelError):
-        gu.unlearn(Fixed(), data, gu.ForgetItems(wrong), "continued_training", TASK, **STEPS, **TAUGHT)
+class Fixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight
+
+
+class Raising(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(6, 3)
+        self.built = True
+
+    def reset_parameters(self) -> None:
+        if hasattr(self, "built"):
+            raise RuntimeError("no")
+        super().reset_parameters()
+
+
+class Watched(nn.Sequential):
+    """Notes the weights of its first layer whenever it is called in training."""
+
+    seen: ClassVar[list[torch.Tensor]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen.append(self[0].weight.detach().clone())
+        return super().forward(x)
+
+
+def test_a_frozen_layer_is_the_teacher_s_too_and_one_s_own_optimiser_serves_both() -> None:
+    data, base, wrong = memorised()
+    model = Watched(*copy.deepcopy(base.model))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.05, momentum=0.9)
+    before = copy.deepcopy(optimizer.state_dict())
+    request, options = gu.ForgetItems(wrong), {"optimizer": optimizer, **STEPS, **TAUGHT}
+    result = gu.unlearn(model, data, request, "continued_training", TASK, **options)
+    assert result.notes["teacher_steps"] == 36
+    assert len(Watched.seen) >= 60
+    assert all(torch.equal(weight, model[0].weight) for weight in Watched.seen)
+    assert optimizer.state_dict() == before
+
+
+def test_auto_teaches_where_a_forgotten_item_is_predicted_and_the_budget_allows() -> None:
+    data = gu.node_split(gu.load("karate"), 0.2, 0.2, seed=0)
+    torch.manual_seed(0)
+    base = gu.train(gu.GCN(data.num_features, 8, 4), data, "node_classification", epochs=200, lr=1e-2, eval_every=200)
+    train, test = (mask.nonzero().view(-1)[:1] for mask in (data.train_mask, data.test_mask))
+    for node, budget, taught in ((train, 0.33, True), (test, 0.33, False), (train, 0.15, False)):
+        request = gu.ForgetNodes(node)
+        result = gu.unlearn(base.model, data, request, "auto", "node_classification", training=base, budget=budget)
+        assert result.notes["chosen"] == ("continued_training" if taught else "replay")
+        assert result.notes["price"] <= min(budget, 0.2)

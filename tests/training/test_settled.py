@@ -24,9 +24,18 @@ def test_growth_is_that_of_the_norm_over_the_share_of_the_training() -> None:
     model = nn.Linear(3, 2).double()
     before = {name: value * math.exp(-0.06) for name, value in model.state_dict().items()}
     assert growth_rate(state_of(model, before), model) == pytest.approx(0.3)
-    assert growth_rate(state_of(model, before, 40), model) == pytest.approx(0.1)
+    assert growth_rate(state_of(model, before, 70), model) == pytest.approx(0.2)
     turned = {"weight": model.weight.detach().flip(0), "bias": -model.bias.detach()}  # moved, and no longer
     assert growth_rate(state_of(model, turned), model) == pytest.approx(0)
+    early = {name: torch.zeros_like(value) + 1e-3 for name, value in before.items()}
+    moments = (Moment(5, early, {}), Moment(80, before, {}), Moment(100, model.state_dict(), {}))
+    own = gu.TrainingState(steps=100, total=100, kind="", optimizer={}, moments=moments)
+    assert growth_rate(own, model) == pytest.approx(0.3)  # not that since the beginning
+    assert growth_rate(state_of(model, before, 5), model) is None
+    assert growth_rate(state_of(model, {"weight": before["weight"]}), model) is None
+    model.bias.requires_grad_(False)
+    model.bias.data.mul_(1e6)
+    assert growth_rate(state_of(model, before), model) == pytest.approx(0.3)  # of what learns
     none = gu.TrainingState(steps=100, total=100, kind="", optimizer={})
     assert growth_rate(none, model) is None
 

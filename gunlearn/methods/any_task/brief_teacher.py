@@ -8,30 +8,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
-from gunlearn.errors import UnsupportedModelError
+from gunlearn.errors import UnsupportedMethodError, UnsupportedModelError
 from gunlearn.methods.base import Problem
 from gunlearn.methods.forget_part import no_forget_items
-from gunlearn.methods.freezing import learning_like
 from gunlearn.seed import isolated_rng
+from gunlearn.tasks.base import Parts
 from gunlearn.tasks.sampling import BatchOptions
 from gunlearn.training.arguments import TrainArguments
-from gunlearn.training.from_scratch import reset_model, train_from_scratch
+from gunlearn.training.from_scratch import fresh_like, train_from_scratch
+from gunlearn.training.resumed_optimizer import started_anew
 from gunlearn.training.step import Reference
 from gunlearn.training.unseen import Unseen
 
 _BISECTIONS, _LARGEST = 40, 100.0
 
 
-def can_teach(model: nn.Module) -> bool:
-    """Return whether a new model can be drawn: of transformers' models, what they were before is pretrained."""
-    if hasattr(model, "post_init"):
-        return False
+def can_teach(parts: Parts, model: nn.Module) -> bool:
+    """Return whether there are forgotten items that are predicted, and `taught` takes the model."""
     try:
-        reset_model(model)
-    except UnsupportedModelError:
+        if parts.count("forget") == 0:
+            return False
+        _new_model(model)
+    except (UnsupportedModelError, UnsupportedMethodError):
         return False
     return True
+
+
+def _new_model(model: nn.Module) -> nn.Module:
+    if any(isinstance(module, _BatchNorm) and module.running_mean is not None for module in model.modules()):
+        raise UnsupportedModelError(
+            "Expected a model without batch normalisation for 'teacher_share' (got one): a pass over forgotten items "
+            "would enter its statistics"
+        )
+    return fresh_like(model)
 
 
 def taught(
@@ -57,25 +69,20 @@ def taught(
 
     Raises:
         EmptyForgetSetError: a request without items that are predicted, such as edges under node classification.
-        UnsupportedModelError: weights that cannot be drawn anew, or that came from pretraining.
+        UnsupportedModelError: weights that cannot be drawn anew, or that came from pretraining; batch normalisation.
     """
     task, data = problem.task, problem.partition.retain_data
     parts = task.parts(problem.partition, "retain", problem.model, ("forget", "retain"))
     if parts.count("forget") == 0:
         raise no_forget_items(name)
-    if hasattr(problem.model, "post_init"):
-        raise UnsupportedModelError(
-            "Expected a model whose training began from drawn weights for 'teacher_share' (got one of transformers, "
-            "which began from pretrained ones)"
-        )
+    own = [parameter for parameter in problem.model.parameters() if parameter.requires_grad]
 
     def new(parameters: Sequence[nn.Parameter]) -> Any:
-        optimizer = make(parameters)
-        optimizer.state.clear()
-        return optimizer
+        optimizer = make(own)
+        return started_anew(optimizer, own, parameters) if isinstance(optimizer, Optimizer) else make(parameters)
 
     with isolated_rng(problem.seed):
-        model = learning_like(reset_model(problem.reference), problem.model)
+        model = _new_model(problem.model)
         args = TrainArguments(
             0,
             steps=steps,

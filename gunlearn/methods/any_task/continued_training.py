@@ -29,7 +29,7 @@ from gunlearn.training.estimated_state import (
     estimate_weight_decay,
     set_second_moments,
 )
-from gunlearn.training.from_scratch import reset_model
+from gunlearn.training.from_scratch import fresh_like
 from gunlearn.training.optimizers import SchedulerSpec, find_optimizer, goes_on, make_optimizer, makes_its_own
 from gunlearn.training.resumed_optimizer import resumed_optimizer
 from gunlearn.training.second_moments import shorten_memory
@@ -51,7 +51,8 @@ class ContinuedTraining(GradientMethod):
     estimated second moments (`gunlearn.training.estimated_state`), and from the weight decay that the trained weights
     show. The learning rate stays for three quarters of the steps and then falls to 0, which settles the weights. Steps
     that raised the training's loss on the retained data are taken back (not after `shrink`, nor with a teacher). For
-    requests of more than ten items Adam forgets its old second moments over a third of the run.
+    requests of more than ten items Adam forgets its old second moments over a third of the steps (not of `epochs`, nor
+    with a teacher).
 
     Args:
         training: the state of the training: a `Result` of `gunlearn.train`, its `training`, the folder or file that it
@@ -71,8 +72,9 @@ class ContinuedTraining(GradientMethod):
             training saw (`gunlearn.training.unseen`): under link prediction with validation edges, for requests of
             edges alone. 0 leaves it out.
         teacher_share: share of the steps that train a new model without the forgotten items; its predictions of them,
-            as sure as the original is of validation items, are what `unseen_weight` draws the model to then. For items
-            that a training without weight decay learned by heart: continuing alone does not undo that. 0 for none.
+            as sure as the original is of validation items (of classes, where there are some), are what `unseen_weight`
+            draws the model to then. For items that a training without weight decay learned by heart: continuing alone
+            does not undo that. Not for models with batch normalisation. 0 for none.
         shrink: factor on the trained weight matrices before the first step, gains and biases aside (arXiv 1910.08475
             shrinks and perturbs before it goes on). Below 1 it takes back growth that memory needs, at the price of
             more steps.
@@ -106,8 +108,8 @@ class ContinuedTraining(GradientMethod):
         check_interval(self, "in (0, 1]", "shrink", *([] if self.budget is None else ["budget"]))
         check_interval(self, ">= 0", "unseen_weight")
         check_interval(self, "in [0, 1)", "teacher_share")
-        if self.teacher_share and self.epochs is not None:
-            raise InvalidInputError(f"Expected 'steps' or 'budget' beside 'teacher_share' (got {self.epochs} epochs)")
+        if self.teacher_share:
+            self._check_teacher()
         if self.training is not None and goes_on(self.optimizer):
             raise InvalidInputError("Expected 'training' or an 'optimizer' that goes on (got both)")
         if self.training not in (None, NONE) and self.optimizer_options:
@@ -118,6 +120,16 @@ class ContinuedTraining(GradientMethod):
         if self.budget is not None and not (self.steps is None and self.epochs is None):
             raise InvalidInputError(f"Expected 'budget', or 'steps' or 'epochs' (got {self.budget:g} and another)")
         super().__post_init__()
+
+    def _check_teacher(self) -> None:
+        """Refuse what a teacher would ignore."""
+        if self.epochs is not None:
+            raise InvalidInputError(f"Expected 'steps' or 'budget' beside 'teacher_share' (got {self.epochs} epochs)")
+        if self.message_graph != "retain" or not self.unseen_weight:
+            raise InvalidInputError(
+                "Expected message_graph='retain' and 'unseen_weight' above 0 beside 'teacher_share' (got "
+                f"{self.message_graph!r} and {self.unseen_weight:g})"
+            )
 
     def objective(self) -> Objective:
         return as_objective(NLL(on="retain"))
@@ -151,6 +163,11 @@ class ContinuedTraining(GradientMethod):
         if steps is None and self.epochs is None:
             steps = max(1, steps_of(self.budget, problem.partition, total) - spent)
         learning = round(self.teacher_share * (steps or 0))
+        if self.teacher_share and not learning:
+            raise InvalidInputError(
+                f"Expected a 'teacher_share' of at least one step (got {self.teacher_share:g} of {steps}); raise "
+                "'budget'"
+            )
         if steps is not None:
             steps, spent = max(1, steps - learning), spent + learning
         if source is not None:
@@ -164,6 +181,8 @@ class ContinuedTraining(GradientMethod):
         outcome = GradientMethod.run(own, problem)
         outcome.notes |= {"start": start, "shrink": self.shrink, "passes": spent}
         outcome.notes["unseen_weight"] = weight_of(own.unseen)
+        if learning:
+            outcome.notes["teacher_steps"] = learning
         if total is not None and outcome.state is not None:
             outcome.notes["price"] = round((outcome.state.step + spent) / total, 4)
         return look.not_farther(outcome, making.made, take_back=self.shrink == 1 and not learning)
@@ -258,10 +277,8 @@ _RISING, _ESTIMATED = "a new optimiser, its rate raised from 0", "estimated seco
 
 def _second_moments(method: ContinuedTraining, problem: Problem, penalty: float) -> list[torch.Tensor] | None:
     """Return estimated second moments; `None` for models that nobody can draw anew."""
-    if hasattr(problem.model, "post_init"):  # of transformers: what it was before training is not drawn, but pretrained
-        return None
     try:
-        fresh = learning_like(reset_model(problem.model), problem.model)
+        fresh = fresh_like(problem.model)
     except UnsupportedModelError:
         return None
     moved = TrainingGradient(fresh, problem.partition.retain_data, problem.task, method.reading)
