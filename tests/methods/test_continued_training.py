@@ -264,3 +264,12 @@ def test_the_estimated_weight_decay_is_that_of_what_learns() -> None:
     options = {"training": "none", "lr": 1e-2, "steps": 2}
     gu.unlearn(base.model, data, NOBODY, "continued_training", TASK, callbacks=[Watch()], **options)
     assert seen[0] == pytest.approx(2e-2, rel=0.15)
+
+
+@pytest.mark.parametrize("total", [20, 40, 60, 100, 140, 200])
+def test_no_budget_is_exceeded_on_short_trainings(total: int) -> None:
+    data = lone()
+    model = trained(data, epochs=20).model
+    result = gu.unlearn(model, data, NOBODY, "continued_training", TASK, training_steps=total, lr=1e-3)
+    assert result.epochs >= 1
+    assert result.epochs + result.notes["passes"] <= total // 20

@@ -157,11 +157,15 @@ class ContinuedTraining(GradientMethod):
             state.check_model(problem.reference)
         source = state if state is not None else self.optimizer if goes_on(self.optimizer) else None
         made: Any
-        start, spent, made = (_STATE, 0, None) if source is not None else self._estimated(problem)
-        spent += LOOKS
         total, steps = self.training_steps if state is None else state.total, self.steps
-        if steps is None and self.epochs is None:
-            steps = max(1, steps_of(self.budget, problem.partition, total) - spent)
+        by_budget = steps is None and self.epochs is None
+        allowed = steps_of(self.budget, problem.partition, total) if by_budget else None
+        looks = LOOKS if allowed is None or allowed > LOOKS else 0
+        room = None if allowed is None else allowed - looks - 1
+        start, spent, made = (_STATE, 0, None) if source is not None else self._estimated(problem, room)
+        spent += looks
+        if allowed is not None:
+            steps = allowed - spent
         learning = round(self.teacher_share * (steps or 0))
         if self.teacher_share and not learning:
             raise InvalidInputError(
@@ -177,7 +181,8 @@ class ContinuedTraining(GradientMethod):
         own = self._ready(problem, state, steps, making, rises=start == _RISING)
         if learning:
             own = replace(own, unseen=taught(self.name, problem, self.unseen_weight, learning, made, own.reading))
-        look = Look(problem.model, problem.partition.retain_data, problem.task, own.reading, problem.seed)
+        data = problem.partition.retain_data
+        look = Look(problem.model, data, problem.task, own.reading, problem.seed) if looks else None
         outcome = GradientMethod.run(own, problem)
         outcome.notes |= {"start": start, "shrink": self.shrink, "passes": spent}
         outcome.notes["unseen_weight"] = weight_of(own.unseen)
@@ -185,6 +190,8 @@ class ContinuedTraining(GradientMethod):
             outcome.notes["teacher_steps"] = learning
         if total is not None and outcome.state is not None:
             outcome.notes["price"] = round((outcome.state.step + spent) / total, 4)
+        if look is None:
+            return outcome
         return look.not_farther(outcome, making.made, take_back=self.shrink == 1 and not learning)
 
     def _ready(
@@ -221,14 +228,19 @@ class ContinuedTraining(GradientMethod):
 
         return make
 
-    def _estimated(self, problem: Problem) -> tuple[str, int, Any]:
-        """Return in words how a new optimiser starts, the passes spent on that, and a function that makes it."""
+    def _estimated(self, problem: Problem, room: int | None) -> tuple[str, int, Any]:
+        """Return in words how a new optimiser starts, the passes spent on that, and a function that makes it.
+
+        Estimates for which a budget has no `room` are left out.
+        """
         rate, penalty, spent = self.arguments().lr, self.weight_decay, 0
         if makes_its_own(self.optimizer):
             return _RISING, 0, self.optimizer
         with isolated_rng(problem.seed):
             if penalty is None and self.optimizer_class is torch.optim.AdamW:
                 penalty = 0.0  # its decay is no L2 penalty: the gradient does not show it
+            if penalty is None and room == 0:
+                penalty = 0.0
             if penalty is None:
                 original = TrainingGradient(
                     learning_like(copy.deepcopy(problem.reference), problem.model),
@@ -238,7 +250,8 @@ class ContinuedTraining(GradientMethod):
                 )
                 penalty, spent = estimate_weight_decay(original)[0], 1
             moments = None
-            if self.optimizer_class in (torch.optim.Adam, torch.optim.AdamW):
+            fits = room is None or spent + POINTS <= room
+            if fits and self.optimizer_class in (torch.optim.Adam, torch.optim.AdamW):
                 moments = _second_moments(self, problem, penalty)
                 spent += 0 if moments is None else POINTS
 
