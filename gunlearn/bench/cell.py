@@ -78,6 +78,8 @@ class Cell:
             raise InvalidInputError(
                 f"Expected 'count', a number of classes, to forget classes (got ratio={self.ratio}, by='{self.by}')"
             )
+        if self.forget == "planted_edges" and self.by != "random":
+            raise InvalidInputError(f"Expected by='random' to plant edges, which are in no graph yet (got '{self.by}')")
         if self.forget == "graphs" and self.task != "graph_classification":
             raise InvalidInputError(f"Expected task 'graph_classification' to forget graphs (got '{self.task}')")
         if self.seed < 0:

@@ -65,6 +65,7 @@ def test_whole_classes_go_with_all_their_training_nodes() -> None:
         ({"forget": "flipped_labels", "task": LINKS}, "node_classification"),
         ({"forget": "classes", "task": LINKS}, "node_classification"),
         ({"forget": "classes", "count": None, "ratio": 0.1}, "number of classes"),
+        ({"forget": "planted_edges", "count": 3, "by": "degree"}, "by='random'"),
         ({"forget": "classes", "by": "degree"}, "number of classes"),
         ({"forget": "planted_edges", "forget_file": "ids.csv"}, "no forget file"),
         ({"forget": "edges", "task": LINKS, "protocol": "public"}, "protocol 'public'"),

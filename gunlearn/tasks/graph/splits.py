@@ -144,7 +144,8 @@ def node_split(
             masks `[num_nodes]` are split 0.
 
     Returns:
-        A shallow copy with `train_mask`, `val_mask`, `test_mask`, boolean `[num_nodes]`, disjoint.
+        A shallow copy with `train_mask`, `val_mask`, `test_mask`, boolean `[num_nodes]`, disjoint; with `split` those
+        of them that the data have.
 
     Raises:
         InvalidInputError: bad labels, ratios or counts, too few nodes, no such split, or settings of a draw beside it.
