@@ -128,10 +128,29 @@ def table(rows: list[dict[str, Any]]) -> str:
     return markdown(head, lines, 6)
 
 
+def counts(rows: list[dict[str, Any]]) -> str:
+    """In how many problems is the worst part, in the median over seeds, within so many floors?"""
+    cells: dict[tuple[Any, ...], list[dict[str, float]]] = {}
+    for row in rows:
+        if row["method"] not in ("original", "retrain") and not row["error"]:
+            size = row["ratio"] if row["count"] is None else row["count"]
+            key = (row["forget"], row["method"], row["mode"], row["dataset"], row["backbone"], size)
+            cells.setdefault(key, []).append(floors(row))
+    worst: dict[tuple[Any, ...], list[float]] = {}
+    for key, seeds in cells.items():
+        medians = [median(one[part] for one in seeds) for part in PARTS if all(part in one for one in seeds)]
+        worst.setdefault(key[:3], []).append(max(medians))
+    lines = [
+        (*key, str(len(far)), *(str(sum(x <= bound for x in far)) for bound in (1.5, 2.0)), f"{max(far):.1f}")
+        for key, far in worst.items()
+    ]
+    return markdown(("forget", "method", "mode", "problems", "within 1.5", "within 2", "farthest"), lines, 3)
+
+
 def main(args: Args) -> None:
     """Run all problems as one suite; write `results.json` and `tables.md`."""
     rows = run_grid(list(grids(args)), args.out / "grid", progress=True, n_jobs=args.n_jobs)
-    text = table(rows)
+    text = counts(rows) + "\n\n" + table(rows)
     write_results(args.out, [{name: row[name] for name in KEPT if row.get(name) is not None} for row in rows], text)
     print(text)
 
