@@ -21,7 +21,7 @@ KEPT = (
     *("epochs", "seconds", "error", "unchanged", "retain_acc", "test_acc", "retain_auc", "test_auc"),
     *("js_forget", "js_retain", "js_test", "js_floor_forget", "js_floor_retain", "js_floor_test"),
 )
-METHODS = ("continued_training", "replay", "finetune", "auto")
+METHODS = ("continued_training:default", "continued_training:estimated", "replay", "finetune", "auto")
 
 
 @dataclass

@@ -57,7 +57,7 @@ class Args(StudyArgs):
 
     groups: tuple[str, ...] = tuple(name for name in GROUPS if name != "tolokers")
     seeds: tuple[int, ...] = (0, 1, 2)
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = (*METHODS, "continued_training:taught")
     shrink: float = 0.6
     references: int = 3
     n_jobs: int | None = None
