@@ -57,7 +57,7 @@ class Args(StudyArgs):
 
     groups: tuple[str, ...] = tuple(name for name in GROUPS if name != "tolokers")
     seeds: tuple[int, ...] = (0, 1, 2)
-    methods: tuple[str, ...] = (*METHODS, "continued_training:taught")
+    methods: tuple[str, ...] = METHODS
     shrink: float = 0.6
     references: int = 3
     n_jobs: int | None = None
@@ -83,6 +83,8 @@ def grids(args: Args) -> Iterable[GridConfig]:
             rows = [(args.methods, told)]
             if args.shrink < 1:
                 rows.append((("continued_training:default",), (*told, f"continued_training.shrink={args.shrink}")))
+            teacher = ("continued_training.teacher_share=0.62", "continued_training.unseen_weight=0.01")
+            rows.append((("continued_training:default",), (*told, *teacher)))
             if group == "memorised":  # a tenth of the steps, too
                 rows.append((("continued_training:default",), (*told, "continued_training.budget=0.1")))
             for methods, options in rows:

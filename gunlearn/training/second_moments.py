@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-_MEMORIES = 3  # in a run
+_MEMORIES, _SHORTEST = 3, 0.95  # in a run; the shortest memory, of 20 steps
 
 
 def shorten_memory(optimizer: torch.optim.Optimizer, steps: int) -> None:
     r"""Let Adam or AdamW forget, over a third of a run, second moments from before it.
 
-    :math:`\beta_2` becomes at most :math:`1 - 3 / steps`; the bias-corrected moments stay as they are. Other
-    optimisers do not change.
+    :math:`\beta_2` becomes at most :math:`1 - 3 / steps`, or 0.95 where that is more; the bias-corrected moments stay
+    as they are. Other optimisers do not change.
 
     Args:
         optimizer: which goes on; changed in place.
@@ -21,7 +21,7 @@ def shorten_memory(optimizer: torch.optim.Optimizer, steps: int) -> None:
         return
     for group in optimizer.param_groups:
         first, before = (float(beta) for beta in group["betas"])
-        after = min(before, max(0.0, 1 - _MEMORIES / steps))
+        after = min(before, max(_SHORTEST, 1 - _MEMORIES / steps))
         group["betas"] = (first, after)
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})

@@ -77,13 +77,13 @@ CASES = [
     MethodCase("auto", trains=False, random=False, options={"budget": 0.005}, bad=({"budget": 0},)),
     MethodCase("finetune", options={"epochs": 4}, learns=RETAIN),
     MethodCase(
-        "continued_training", options={"epochs": 4}, learns=RETAIN,
+        "continued_training", options={"epochs": 4}, learns=(*RETAIN, *FORGET), validates=True,
         bad=(
             {"shrink": 0.0}, {"shrink": 1.5}, {"lr": -1.0}, {"weight_decay": -1.0}, {"budget": 0.5, "steps": 5},
             {"budget": 1.5}, {"optimizer": {"a": 1}},
         ),
     ),
-    MethodCase("continued_training", "estimated", {"epochs": 4}, learns=RETAIN),
+    MethodCase("continued_training", "estimated", {"epochs": 4}, learns=(*RETAIN, *FORGET), validates=True),
     MethodCase("utu", trains=False, random=False),
     MethodCase("gradient_ascent", options={"epochs": 4}, random=False, learns=FORGET),
     MethodCase("graddiff", options={"epochs": 4}, bad=WEIGHTS[:2]),

@@ -72,13 +72,19 @@ def test_groups_and_their_settings_are_found_by_value_whatever_their_order() -> 
     optimizer = torch.optim.SGD([{"params": biases, "lr": 0.5}, {"params": weights}], lr=0.1, momentum=0.9)
     for _ in range(3):
         step(net, optimizer)
-    own = copy.deepcopy(net)
-    step(own, make_optimizer(optimizer, list(own.parameters()), 1.0))
-    with pytest.raises(InvalidInputError, match="2 groups without names"):
-        make_optimizer(optimizer.state_dict(), list(own.parameters()), 1.0)
+    by_value, by_shape = copy.deepcopy(net), copy.deepcopy(net)
+    step(by_value, make_optimizer(optimizer, list(by_value.parameters()), 1.0))
+    step(by_shape, make_optimizer(optimizer.state_dict(), list(by_shape.parameters()), 1.0))  # as groups differ in it
     step(net, optimizer)
-    for p, q in zip(net.parameters(), own.parameters(), strict=True):
-        torch.testing.assert_close(p, q)
+    for own in (by_value, by_shape):
+        for p, q in zip(net.parameters(), own.parameters(), strict=True):
+            torch.testing.assert_close(p, q)
+    square = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    alike = torch.optim.SGD([{"params": square[1].parameters()}, {"params": square[0].parameters()}], 0.1, momentum=0.9)
+    square(torch.ones(1, 2)).sum().backward()
+    alike.step()
+    with pytest.raises(InvalidInputError, match="2 groups, and nothing tells"):
+        make_optimizer(alike.state_dict(), list(square.parameters()), 1.0)
 
 
 def test_names_in_the_state_tell_parameters_apart() -> None:

@@ -77,19 +77,22 @@ def test_a_shorter_memory_keeps_the_next_step_and_forgets_sooner() -> None:
         optimizer.step()
     moment = optimizer.state[one]["exp_avg_sq"] / (1 - 0.999**30)
     other = copy.deepcopy(optimizer)
-    shorten_memory(other, 30)
+    shorten_memory(other, 30)  # the shortest memory, of 20 steps
     group, parameter = other.param_groups[0], other.param_groups[0]["params"][0]
-    assert group["betas"] == (0.9, 0.9)
+    assert group["betas"] == (0.9, 0.95)
     before = other.state[parameter]["exp_avg_sq"].clone()
-    torch.testing.assert_close(before / (1 - 0.9**30), moment)
+    torch.testing.assert_close(before / (1 - 0.95**30), moment)
     for made in (optimizer, other):
         for _ in range(30):
             held = made.param_groups[0]["params"][0]
             held.grad = torch.ones_like(held)
             made.step()
     old, new = (made.state[made.param_groups[0]["params"][0]]["exp_avg_sq"] for made in (optimizer, other))
-    torch.testing.assert_close(new, 0.9**30 * before + (1 - 0.9**30))
-    assert float((old / (1 - 0.999**60)).min()) > 3 * float(new.max())  # control: the longer memory
+    torch.testing.assert_close(new, 0.95**30 * before + (1 - 0.95**30))
+    assert float((old / (1 - 0.999**60)).min()) > 1.2 * float(new.max())  # control: the longer memory
+    middle = copy.deepcopy(optimizer)
+    shorten_memory(middle, 100)
+    assert middle.param_groups[0]["betas"] == (0.9, 0.97)
     long = copy.deepcopy(optimizer)
     shorten_memory(long, 100_000)  # never longer than it was
     assert long.param_groups[0]["betas"] == (0.9, 0.999)

@@ -94,11 +94,7 @@ class ContinuedTraining(GradientMethod):
     summary = "go on with the training, its optimiser's state included, without the forgotten data"
     needs = "retained data"
     cost = "a twentieth to a fifth of the training's steps"
-    variants: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {},
-        "estimated": {"training": NONE},
-        "taught": {"teacher_share": 0.62, "unseen_weight": 0.01},
-    }
+    variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}, "estimated": {"training": NONE}}
 
     @property
     def label(self) -> str:
