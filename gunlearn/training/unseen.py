@@ -35,7 +35,9 @@ class Unseen:
         return NLL(on="retain") + self.weight * KLToReference(on="forget")
 
 
-def find_unseen(task: Task, original: nn.Module, partition: Partition, weight: float) -> Unseen | None:
+def find_unseen(
+    task: Task, original: nn.Module, partition: Partition, weight: float, sampler: str = "k_hop"
+) -> Unseen | None:
     """Return what forgotten items are drawn to; `None` at weight 0, or where a task cannot tell how unseen ones score.
 
     Args:
@@ -43,8 +45,9 @@ def find_unseen(task: Task, original: nn.Module, partition: Partition, weight: f
         original: the model before unlearning.
         partition: the request.
         weight: of the divergence, against a mean over retained items.
+        sampler: what a step reads; random parts of the graph (`"random_node"`) hold no forgotten items.
     """
-    found = task.unseen(original, partition) if weight else None
+    found = task.unseen(original, partition) if weight and sampler != "random_node" else None
     return None if found is None else Unseen(*found, weight)
 
 

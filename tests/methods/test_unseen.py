@@ -83,3 +83,15 @@ def test_where_nothing_says_how_unseen_items_score_it_is_left_out() -> None:
     for method in ("continued_training", "replay"):
         with pytest.raises(InvalidInputError, match="unseen_weight"):
             gu.unlearn(base.model, data, REQUEST, method, training=base, unseen_weight=-1.0)
+
+
+@pytest.mark.parametrize("method", ["continued_training", "replay"])
+def test_random_parts_of_the_graph_are_read_without_it(method: str) -> None:
+    data, _ = trained()
+    torch.manual_seed(0)
+    reading: dict[str, Any] = {"batch_size": 40, "sampler": "random_node"}
+    model = gu.GCN(data.num_features, 16, 8).double()
+    base = gu.train(model, data, "link_prediction", epochs=10, lr=1e-2, eval_every=10, **reading)
+    result = gu.unlearn(base.model, data, REQUEST, method, training=base, budget=0.2)
+    assert result.notes["unseen_weight"] == 0
+    assert result.epochs > 0

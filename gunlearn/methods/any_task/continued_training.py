@@ -199,7 +199,8 @@ class ContinuedTraining(GradientMethod):
         handed |= {"optimizer": making, "optimizer_options": None, "steps": steps}  # it has its options
         unseen = None
         if self.message_graph == "retain" and not self.teacher_share:
-            unseen = find_unseen(problem.task, problem.reference, problem.partition, self.unseen_weight)
+            sampler = reading.get("sampler", self.sampler)
+            unseen = find_unseen(problem.task, problem.reference, problem.partition, self.unseen_weight, sampler)
         return _Run(**{**vars(self), **reading, **handed}, rises=rises, unseen=unseen)
 
     @property

@@ -73,7 +73,8 @@ class Replay(Method):
             problem.fresh.put(model)
         args = TrainArguments(epochs=0, steps=steps, keep="last", **state.reading, **problem.loop_settings)
 
-        unseen = find_unseen(problem.task, problem.reference, problem.partition, self.unseen_weight)
+        sampler = state.reading.get("sampler", "k_hop")
+        unseen = find_unseen(problem.task, problem.reference, problem.partition, self.unseen_weight, sampler)
         own = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
         def make(parameters: Sequence[nn.Parameter]) -> Any:
