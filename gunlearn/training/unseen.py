@@ -31,9 +31,6 @@ class Unseen:
     logits: Tensor
     weight: float
 
-    def objective(self) -> Objective:
-        return NLL(on="retain") + self.weight * KLToReference(on="forget")
-
 
 def find_unseen(
     task: Task, original: nn.Module, partition: Partition, weight: float, sampler: str = "k_hop"
@@ -58,4 +55,5 @@ def weight_of(unseen: Unseen | None) -> float:
 
 def training_objective(unseen: Unseen | None) -> Objective:
     """Return the mean negative log-likelihood of retained items, and what `unseen` adds to it."""
-    return as_objective(NLL(on="retain")) if unseen is None else unseen.objective()
+    loss = NLL(on="retain")
+    return as_objective(loss) if unseen is None else loss + unseen.weight * KLToReference(on="forget")

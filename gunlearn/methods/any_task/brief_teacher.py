@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from gunlearn.errors import UnsupportedMethodError, UnsupportedModelError
+from gunlearn.losses.divergences import cross_entropy
 from gunlearn.methods.base import Problem
 from gunlearn.methods.forget_part import no_forget_items
 from gunlearn.seed import isolated_rng
@@ -115,6 +115,6 @@ def _as_sure(logits: Tensor, like: Tensor, bernoulli: bool) -> float:
 
 def _entropy(logits: Tensor, bernoulli: bool) -> float:
     """Return the mean entropy of predictions, in nats."""
-    both = (logsigmoid(logits), logsigmoid(-logits))
-    log_prob = torch.stack(both, dim=-1) if bernoulli else logits.log_softmax(-1)
-    return float(-(log_prob.exp() * log_prob).sum(-1).mean())
+    if bernoulli:
+        logits = torch.stack([logits, torch.zeros_like(logits)], dim=-1)
+    return float(cross_entropy(logits.softmax(-1), logits).mean())

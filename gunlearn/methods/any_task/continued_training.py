@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gunlearn.errors import InvalidInputError, UnsupportedModelError
-from gunlearn.losses import NLL, Objective, as_objective
+from gunlearn.losses import Objective
 from gunlearn.methods.any_task.brief_teacher import taught
 from gunlearn.methods.any_task.second_look import LOOKS, Look, Making
 from gunlearn.methods.any_task.shrunk import then_shrunk
@@ -128,7 +128,7 @@ class ContinuedTraining(GradientMethod):
             )
 
     def objective(self) -> Objective:
-        return as_objective(NLL(on="retain"))
+        return training_objective(None)
 
     def parts(self, problem: Problem, names: Collection[str]) -> Parts:
         """Return the retained data as the training read it, unless another message graph is asked for."""

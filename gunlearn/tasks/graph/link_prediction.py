@@ -166,8 +166,12 @@ class LinkPrediction(GraphTask):
 
     def training_parts(self, data: Data) -> EdgeParts:
         """Return all edges as retained ones; negatives avoid the edges of `data` alone."""
+        return self._trained_parts(data, None)
+
+    def _trained_parts(self, data: Data, forget: Tensor | None) -> EdgeParts:
+        """Return all edges of `data` as retained ones, and edges to forget `[2, k]` beside them."""
         edges, kinds = distinct_pairs(data), node_kinds(data)
-        return EdgeParts(data, None, edges, data.edge_index, self.negatives, data.get(GONE), kinds=kinds)
+        return EdgeParts(data, forget, edges, data.edge_index, self.negatives, data.get(GONE), kinds=kinds)
 
     def unseen(self, original: nn.Module, partition: Any) -> tuple[EdgeParts, Tensor] | None:
         """Return scores of validation edges that are like the forgotten ones; `None` where there are too few.
@@ -179,9 +183,7 @@ class LinkPrediction(GraphTask):
         few = held_out_edges(data) < MIN_HELD_OUT
         if few or partition.forgets != ("edges",) or data.get("edge_type") is not None:
             return None
-        edges, kinds = distinct_pairs(data), node_kinds(data)
-        forget = partition.forget_edge_index
-        parts = EdgeParts(data, forget, edges, data.edge_index, self.negatives, data.get(GONE), kinds=kinds)
+        parts = self._trained_parts(data, partition.forget_edge_index)
         return parts, unseen_scores(self, original, partition, kept=0.5)
 
     def check_data(self, data: Any) -> Data:
