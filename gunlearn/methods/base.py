@@ -16,6 +16,7 @@ from gunlearn.core.digest import content_hash
 from gunlearn.errors import InvalidInputError, UnsupportedMethodError
 from gunlearn.tasks.base import Task
 from gunlearn.training.callbacks import Callback, TrainState
+from gunlearn.training.training_state import TrainingState
 
 #: What methods may need beyond the model and the forget set.
 NEEDS = (
@@ -63,12 +64,14 @@ class Outcome:
 
     Attributes:
         unchanged: why no weight changed, where the method knows more of it than the state.
+        training: what the next request goes on from, without the hash of the weights.
     """
 
     model: nn.Module
     state: TrainState | None = field(default_factory=TrainState)
     notes: dict[str, Any] = field(default_factory=dict)
     unchanged: str = ""
+    training: TrainingState | None = None
 
 
 class Method(ABC):

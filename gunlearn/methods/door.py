@@ -1,12 +1,14 @@
 """Run one method on one problem: copies, random state, clock, memory, record."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from gunlearn.core.checks import check_seed, is_finite
+from gunlearn.core.digest import state_hash
 from gunlearn.cost import PeakMemory, Stopwatch
 from gunlearn.errors import DivergenceError, InvalidTypeError
 from gunlearn.methods.base import Method, Outcome, Problem
@@ -130,4 +132,5 @@ def run_method(
         partition=partition,
         task=task,
         original=original,
+        training=None if outcome.training is None else replace(outcome.training, weights=state_hash(outcome.model)),
     )

@@ -46,7 +46,8 @@ class Result:
         notes: remarks of the method.
         partition: the resolved request (not saved).
         original: a copy of the model before (not saved).
-        training: the optimiser's state and checkpoints of a training (`TrainingState`); `None` for an unlearned model.
+        training: the optimiser's state and checkpoints of a training (`TrainingState`), from which requests go on; also
+            of an unlearned model whose method went on with its training (not saved: forgotten items went into it).
     """
 
     model: nn.Module
@@ -96,7 +97,7 @@ class Result:
         return record | {"notes": written_notes(self.notes)}
 
     def save(self, directory: str | Path, node_ids: bool = False) -> Path:
-        """Write weights (safetensors), training state and record (JSON, with checksums of all) into `directory`.
+        """Write weights (safetensors), a training's state and record (JSON, with checksums of all) into `directory`.
 
         A save that is interrupted leaves the result that was there, or one that `load` refuses.
 
@@ -133,7 +134,7 @@ class Result:
         architecture = {"settings": settings_of(self.model), "code": code_of(self.model)}
         record = json.loads(json.dumps({**self.record(), "architecture": architecture}, default=_named))
         sums = {"weights": checksum(content), "record": _checksum(record)}
-        kept = None if self.training is None else self.training.to_bytes()
+        kept = None if self.training is None or self.method != "train" else self.training.to_bytes()
         if kept is not None:
             sums["training"] = checksum(kept)
         text = json.dumps({**record, "checksums": sums}, indent=1)

@@ -69,7 +69,7 @@ def run_training(
     )
 
 
-def reading_of(args: TrainArguments) -> dict[str, Any]:
+def reading_of(args: Any) -> dict[str, Any]:
     """Return how a training read its items, for its `TrainingState`."""
     return {name: getattr(args, name) for name in ("batch_size", "sampler", "num_neighbors", "max_grad_norm")}
 

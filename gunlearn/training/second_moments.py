@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 _MEMORIES, _SHORTEST = 3, 0.95  # in a run; the shortest memory, of 20 steps
@@ -20,13 +22,25 @@ def shorten_memory(optimizer: torch.optim.Optimizer, steps: int) -> None:
     if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
         return
     for group in optimizer.param_groups:
-        first, before = (float(beta) for beta in group["betas"])
-        after = min(before, max(_SHORTEST, 1 - _MEMORIES / steps))
-        group["betas"] = (first, after)
-        for parameter in group["params"]:
-            state = optimizer.state.get(parameter, {})
-            step = float(state.get("step", 0))
-            if after == before or not step:
-                continue
-            for name in {"exp_avg_sq", "max_exp_avg_sq"} & set(state):
-                state[name].mul_((1 - after**step) / (1 - before**step))
+        remember(optimizer, group, min(float(group["betas"][1]), max(_SHORTEST, 1 - _MEMORIES / steps)))
+
+
+def remember(optimizer: torch.optim.Optimizer, group: dict[str, Any], after: float) -> None:
+    """Set a group's second rate of decay; the bias-corrected second moments stay as they are.
+
+    Args:
+        optimizer: changed in place; nothing but Adam and AdamW changes.
+        group: one of its groups.
+        after: the rate, in [0, 1).
+    """
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+        return
+    first, before = (float(beta) for beta in group["betas"])
+    group["betas"] = (first, after)
+    for parameter in group["params"]:
+        state = optimizer.state.get(parameter, {})
+        step = float(state.get("step", 0))
+        if after == before or not step:
+            continue
+        for name in {"exp_avg_sq", "max_exp_avg_sq"} & set(state):
+            state[name].mul_((1 - after**step) / (1 - before**step))

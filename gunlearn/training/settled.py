@@ -27,8 +27,11 @@ def growth_rate(state: TrainingState, model: nn.Module) -> float | None:
         model: with its final weights.
 
     Returns:
-        The rate, without unit; `None` without such a checkpoint in the last third, or of other weights.
+        The rate, without unit; without checkpoints the one that the state names. `None` without such a checkpoint in
+        the last third, or of other weights.
     """
+    if not state.moments:
+        return state.growth
     shares = {moment.step: (state.steps - moment.step) / state.steps for moment in state.moments}
     moment = min(state.moments, key=lambda one: abs(shares[one.step] - _BACK), default=None)
     if moment is None or not 0 < shares[moment.step] <= _FARTHEST:

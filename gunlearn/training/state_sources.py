@@ -36,7 +36,8 @@ def as_training_state(source: Any) -> TrainingState | None:
         )
     if source.training is None:
         raise InvalidInputError(
-            "Expected a result with the state of its training (got one without: unlearned, trained with "
-            "keep_state=False, or saved by an earlier release)"
+            "Expected a result with the state of its training (got one without: trained with "
+            "keep_state=False, unlearned by a method that does not go on with it or without knowing its steps, or "
+            "saved)"
         )
     return source.training

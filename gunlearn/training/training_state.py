@@ -53,6 +53,8 @@ class TrainingState:
         reading: how items were read: `batch_size`, `sampler`, `num_neighbors`, `max_grad_norm`.
         rates: learning rates of all steps, `[steps, num_groups]`, where they changed; `None` where they did not.
         moments: checkpoints in the order of their steps.
+        growth: rate at which the norm of the weights still changed, see `gunlearn.training.settled`, where the
+            checkpoints that told it are gone; `None` where it is not known.
     """
 
     steps: int
@@ -64,6 +66,7 @@ class TrainingState:
     reading: dict[str, Any] = field(default_factory=dict)
     rates: Tensor | None = None
     moments: tuple[Moment, ...] = ()
+    growth: float | None = None
 
     def __repr__(self) -> str:
         """Return a short description; the digest tells states apart."""

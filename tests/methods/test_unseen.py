@@ -1,4 +1,4 @@
-"""Forgotten edges are drawn to the scores of edges that no training saw, and nothing else is."""
+"""Forgotten edges are drawn to the scores that retraining is expected to give them, and nothing else is."""
 
 import copy
 from functools import cache
@@ -12,7 +12,7 @@ import gunlearn as gu
 from gunlearn.errors import InvalidInputError
 from gunlearn.requests.base import Partition
 from gunlearn.tasks import LinkPrediction
-from gunlearn.tasks.graph.score_targets import unseen_scores
+from gunlearn.tasks.graph.retrained_scores import retrained_scores
 from tests.methods.cases import same_weights
 
 REQUEST = gu.ForgetEdges(count=8, seed=0)
@@ -35,7 +35,7 @@ def forgotten(model: Any, data: Any, partition: Partition) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("batch", [None, 400])
-def test_it_adds_the_divergence_from_unseen_scores_to_a_step(batch: int | None) -> None:
+def test_it_adds_the_divergence_from_expected_scores_to_a_step(batch: int | None) -> None:
     data, base = trained()
     partition, weight, lr = REQUEST.resolve(data), 0.7, 0.1
     steps: dict[str, Any] = {"optimizer": torch.optim.SGD, "lr": lr, "weight_decay": 0.0, "steps": 1, "shrink": 0.999}
@@ -47,7 +47,7 @@ def test_it_adds_the_divergence_from_unseen_scores_to_a_step(batch: int | None) 
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(0.999 if parameter.dim() > 1 else 1)
-    target = unseen_scores(LinkPrediction(), base.model.eval(), partition, 0.5).sigmoid()
+    target = retrained_scores(LinkPrediction(), base.model.eval(), partition).sigmoid()
     score = forgotten(model, data, partition)
     gradient = torch.autograd.grad(binary_cross_entropy_with_logits(score, target), list(model.parameters()))
     for a, b, g in zip(one.parameters(), two.parameters(), gradient, strict=True):
@@ -55,10 +55,10 @@ def test_it_adds_the_divergence_from_unseen_scores_to_a_step(batch: int | None) 
 
 
 @pytest.mark.parametrize("method", ["continued_training", "replay"])
-def test_forgotten_edges_come_nearer_to_unseen_ones_and_retained_ones_stay(method: str) -> None:
+def test_forgotten_edges_come_nearer_to_their_expected_scores(method: str) -> None:
     data, base = trained()
     partition = REQUEST.resolve(data)
-    target = unseen_scores(LinkPrediction(), base.model.eval(), partition, 0.5)
+    target = retrained_scores(LinkPrediction(), base.model.eval(), partition)
     far = {}
     for weight in (0.0, 2.0):
         result = gu.unlearn(base.model, data, REQUEST, method, training=base, budget=0.2, unseen_weight=weight)

@@ -11,6 +11,7 @@ from gunlearn.losses import NPO, Prediction
 from gunlearn.methods import INPO, FineTune, NPOMethod, Problem, run_method
 from gunlearn.tasks import ImageClassification, LinkPrediction
 from gunlearn.tasks.graph.pair_features import pair_features
+from gunlearn.tasks.graph.retrained_scores import retrained_scores
 from gunlearn.tasks.graph.score_targets import NEIGHBORS, ScoreTarget, separated_scores, unseen_scores
 
 
@@ -44,33 +45,66 @@ def scores(problem: Problem, model: torch.nn.Module, pairs: torch.Tensor) -> np.
     return (z[pairs[0]] * z[pairs[1]]).sum(-1).double().numpy()
 
 
+def nearest(a: np.ndarray, b: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Rows of `a` in the order of their distance to each row of `b`, in standard deviations of `scale`."""
+    std = scale.std(0)
+    std[std == 0] = 1
+    return np.argsort(((b[:, None] - a[None]) ** 2 / std**2).sum(-1), axis=1, kind="stable")
+
+
 def test_unseen_scores_equal_a_literal_transcription(problem: Problem) -> None:
     data = problem.partition.retain_data
     forget, held_out = problem.partition.forget_edge_index, data.val_pos_edge_index
     seen, unseen = scores(problem, problem.reference, forget), scores(problem, problem.reference, held_out)
     a, b = pair_features(data, held_out), pair_features(data, forget)
-    mean, std = a.mean(0), a.std(0)
-    std[std == 0] = 1
-    distance = (((b - mean) / std)[:, None] - ((a - mean) / std)[None]) ** 2
-    nearest = np.argsort(distance.sum(-1), axis=1, kind="stable")[:, :NEIGHBORS]
-    like = unseen[nearest]
+    like = unseen[nearest(a, b, a)[:, :NEIGHBORS]]
     gap = seen - like.mean(1)
     share = min(1.0, like.var(1, ddof=1).mean() / gap.var())
     want = like.mean(1) + share * (gap - gap.mean())
     np.testing.assert_allclose(unseen_scores(*given(problem)).numpy(), want, rtol=1e-4, atol=1e-4)
-    half = unseen_scores(*given(problem), kept=0.5).numpy()
-    np.testing.assert_allclose(half, want + 0.5 * gap.mean(), rtol=1e-4, atol=1e-4)
     assert not np.allclose(want, seen, atol=1e-2)  # control: a target that is the present score would prove nothing
 
 
-def test_unseen_scores_do_not_look_at_test_edges(problem: Problem) -> None:
+@pytest.mark.parametrize("kept", [200, 2])
+def test_retrained_scores_equal_a_literal_transcription(
+    problem: Problem, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gunlearn.tasks.graph.retrained_scores._SHARE", 0.2)
+    monkeypatch.setattr("gunlearn.tasks.graph.retrained_scores._LIKE", kept)
+    data, forget = problem.partition.retain_data, problem.partition.forget_edge_index
+    held_out, count = data.val_pos_edge_index, int(0.2 * problem.partition.num_retain)
+    assert 2 < count < 200
+    control = gu.ForgetEdges(count=count, seed=0).resolve(data)
+    drawn, without = control.forget_edge_index, control.retain_data
+    with torch.no_grad():
+        z = problem.reference(without.x, without.edge_index)
+    a, b, c = pair_features(data, held_out), pair_features(without, drawn), pair_features(data, forget)
+    like = scores(problem, problem.reference, held_out)[nearest(a, b, a)[:, :NEIGHBORS]]
+    gap = (z[drawn[0]] * z[drawn[1]]).sum(-1).double().numpy() - like.mean(1)
+    shift = gap[nearest(b, c, a)[:, :kept]].mean(1)
+    want = scores(problem, problem.reference, forget) - 0.5 * shift
+    np.testing.assert_allclose(retrained_scores(*given(problem)).numpy(), want, rtol=1e-4, atol=1e-4)
+    assert shift.mean() > 0.05  # training edges are known
+    assert (kept == 2) == (shift.std() > 1e-6)  # alike ones, where there are more than so many
+
+
+@pytest.mark.parametrize("target", [unseen_scores, retrained_scores])
+def test_targets_do_not_look_at_test_edges(problem: Problem, target: Any) -> None:
     partition, data = with_data(problem)
     data.test_pos_edge_index = data.test_pos_edge_index.flip(1)[:, :1]
     data.test_neg_edge_index = data.test_neg_edge_index[:, :1]
     other = Problem(problem.model, problem.reference, partition, problem.task)
-    assert torch.equal(unseen_scores(*given(other)), unseen_scores(*given(problem)))
+    assert torch.equal(target(*given(other)), target(*given(problem)))
     data.val_pos_edge_index = data.val_neg_edge_index  # control: validation edges do matter
-    assert not torch.equal(unseen_scores(*given(other)), unseen_scores(*given(problem)))
+    assert not torch.equal(target(*given(other)), target(*given(problem)))
+
+
+def test_a_graph_of_few_edges_has_none_to_compare_with(problem: Problem) -> None:
+    partition, _ = with_data(problem)
+    object.__setattr__(partition, "retain_edge_index", partition.retain_edge_index[:, :19])
+    want = scores(problem, problem.reference, partition.forget_edge_index)
+    got = retrained_scores(problem.task, problem.reference, partition)
+    np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("kept", "match"), [(5, "at least 30 validation edges.*got 5"), (None, "val_pos_edge_index")])

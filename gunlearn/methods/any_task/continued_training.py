@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
-from gunlearn.errors import InvalidInputError, UnsupportedModelError
+from gunlearn.errors import InvalidInputError
 from gunlearn.losses import Objective
 from gunlearn.methods.any_task.brief_teacher import taught
-from gunlearn.methods.any_task.second_look import LOOKS, Look, Making
-from gunlearn.methods.any_task.shrunk import then_shrunk
+from gunlearn.methods.any_task.handed_on import Making
+from gunlearn.methods.any_task.second_look import LOOKS, Look
+from gunlearn.methods.any_task.shrunk import shrink
+from gunlearn.methods.any_task.starts import estimated, from_state
 from gunlearn.methods.any_task.training_budget import fall, is_small, steps_of
 from gunlearn.methods.base import BY_MODE, Outcome, Problem, check_interval
-from gunlearn.methods.freezing import learning_like
 from gunlearn.methods.gradient import GradientMethod
-from gunlearn.seed import isolated_rng
 from gunlearn.tasks.base import Parts
 from gunlearn.training.arguments import TrainArguments
-from gunlearn.training.estimated_state import (
-    POINTS,
-    TrainingGradient,
-    estimate_second_moments,
-    estimate_weight_decay,
-    set_second_moments,
-)
-from gunlearn.training.from_scratch import fresh_like
-from gunlearn.training.optimizers import SchedulerSpec, find_optimizer, goes_on, make_optimizer, makes_its_own
-from gunlearn.training.resumed_optimizer import resumed_optimizer
+from gunlearn.training.optimizers import SchedulerSpec, goes_on
+from gunlearn.training.run import reading_of
 from gunlearn.training.second_moments import shorten_memory
+from gunlearn.training.settled import growth_rate
 from gunlearn.training.state_sources import NONE, as_training_state
 from gunlearn.training.training_state import TrainingState
 from gunlearn.training.unseen import UNSEEN_WEIGHT, Unseen, find_unseen, training_objective, weight_of
@@ -68,9 +60,9 @@ class ContinuedTraining(GradientMethod):
             most a tenth of the graph), 1/8 for more nodes and other items, 1/5 for more edges. It needs `training` or
             `training_steps`.
         steps: optimiser steps, or passes (`epochs`), in place of `budget`; 50 steps where nothing is known.
-        unseen_weight: weight of a divergence that draws forgotten edges to the scores that edges like them get which no
-            training saw (`gunlearn.training.unseen`): under link prediction with validation edges, for requests of
-            edges alone. 0 leaves it out.
+        unseen_weight: weight of a divergence that draws forgotten edges to the scores that retraining is expected to
+            give them (`gunlearn.tasks.graph.retrained_scores`): under link prediction with validation edges, for
+            requests of edges alone. 0 leaves it out.
         teacher_share: share of the steps that train a new model without the forgotten items; its predictions of them,
             as sure as the original is of validation items (of classes, where there are some), are what `unseen_weight`
             draws the model to then. For items that a training without weight decay learned by heart: continuing alone
@@ -151,44 +143,53 @@ class ContinuedTraining(GradientMethod):
         state = as_training_state(self.training)
         if state is not None:
             state.check_model(problem.reference)
+        growth = None if state is None else growth_rate(state, problem.model)
         source = state if state is not None else self.optimizer if goes_on(self.optimizer) else None
-        made: Any
-        total, steps = self.training_steps if state is None else state.total, self.steps
-        by_budget = steps is None and self.epochs is None
+        total = self.training_steps if state is None else state.total
+        by_budget = self.steps is None and self.epochs is None
         allowed = steps_of(self.budget, problem.partition, total) if by_budget else None
         looks = LOOKS if allowed is None or allowed > LOOKS else 0
-        room = None if allowed is None else allowed - looks - 1
-        start, spent, made = (_STATE, 0, None) if source is not None else self._estimated(problem, room)
-        spent += looks
-        if allowed is not None:
-            steps = allowed - spent
+        if source is None:
+            room = None if allowed is None else allowed - looks - 1
+            start = estimated(self, problem, self.arguments().lr, self.weight_decay, room)
+        else:
+            start = from_state(source, problem.model, self.lr, self.weight_decay)
+        spent = looks + start.passes
+        steps, learning = self._shares(self.steps if allowed is None else allowed - spent)
+        changes = start.changes
+        if source is not None and steps is not None and not learning and not is_small(problem.partition):
+            changes += (partial(shorten_memory, steps=steps),)
+        making = Making(start.make, *changes, lambda _: shrink(problem.model, self.shrink))
+        own = self._ready(problem, state, steps, making, start.rises)
+        if learning:
+            make = Making(start.make, *changes)
+            own = replace(own, unseen=taught(self.name, problem, self.unseen_weight, learning, make, own.reading))
+        data = problem.partition.retain_data
+        look = Look(problem.model, data, problem.task, own.reading, problem.seed) if looks else None
+        outcome = GradientMethod.run(own, problem)
+        outcome.notes |= {"start": start.words, "shrink": self.shrink, "passes": spent + learning}
+        outcome.notes["unseen_weight"] = weight_of(own.unseen)
+        if learning:
+            outcome.notes["teacher_steps"] = learning
+        if look is not None:
+            outcome = look.not_farther(outcome, making.made, take_back=self.shrink == 1 and not learning)
+        if total is not None and outcome.state is not None:
+            taken = outcome.state.step
+            outcome.notes["price"] = round((taken + spent + learning) / total, 4)
+            outcome.training = making.state(outcome.model, state, taken, total, reading_of(own), growth=growth)
+        if outcome.unchanged:
+            outcome.training = state
+        return outcome
+
+    def _shares(self, steps: int | None) -> tuple[int | None, int]:
+        """Return the steps of the model and those of its teacher, out of so many."""
         learning = round(self.teacher_share * (steps or 0))
         if self.teacher_share and not learning:
             raise InvalidInputError(
                 f"Expected a 'teacher_share' of at least one step (got {self.teacher_share:g} of {steps}); raise "
                 "'budget'"
             )
-        if steps is not None:
-            steps, spent = max(1, steps - learning), spent + learning
-        if source is not None:
-            many = not is_small(problem.partition)
-            made = self._resumed(source, problem.model, steps if many and not learning else None)
-        making = Making(then_shrunk(made, problem.model, self.shrink))
-        own = self._ready(problem, state, steps, making, rises=start == _RISING)
-        if learning:
-            own = replace(own, unseen=taught(self.name, problem, self.unseen_weight, learning, made, own.reading))
-        data = problem.partition.retain_data
-        look = Look(problem.model, data, problem.task, own.reading, problem.seed) if looks else None
-        outcome = GradientMethod.run(own, problem)
-        outcome.notes |= {"start": start, "shrink": self.shrink, "passes": spent}
-        outcome.notes["unseen_weight"] = weight_of(own.unseen)
-        if learning:
-            outcome.notes["teacher_steps"] = learning
-        if total is not None and outcome.state is not None:
-            outcome.notes["price"] = round((outcome.state.step + spent) / total, 4)
-        if look is None:
-            return outcome
-        return look.not_farther(outcome, making.made, take_back=self.shrink == 1 and not learning)
+        return (None if steps is None else max(1, steps - learning)), learning
 
     def _ready(
         self, problem: Problem, state: TrainingState | None, steps: int | None, making: Making, rises: bool
@@ -202,63 +203,6 @@ class ContinuedTraining(GradientMethod):
             sampler = reading.get("sampler", self.sampler)
             unseen = find_unseen(problem.task, problem.reference, problem.partition, self.unseen_weight, sampler)
         return _Run(**{**vars(self), **reading, **handed}, rises=rises, unseen=unseen)
-
-    @property
-    def optimizer_class(self) -> type[torch.optim.Optimizer]:
-        """Return the class of an optimiser given by name."""
-        return find_optimizer(self.optimizer)
-
-    def _resumed(self, source: Any, model: nn.Module, steps: int | None) -> Callable[[Sequence[nn.Parameter]], Any]:
-        """Return a function that makes the optimiser which goes on; `steps` are given where its memory is shortened."""
-        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-
-        def make(parameters: Sequence[nn.Parameter]) -> Any:
-            made = resumed_optimizer(source, parameters, names)
-            for group in made.param_groups:
-                highest = group.pop("initial_lr", group["lr"])
-                group["lr"] = max(group["lr"], highest / 2) if self.lr is None else self.lr
-                if self.weight_decay is not None:
-                    group["weight_decay"] = self.weight_decay
-            if steps is not None:
-                shorten_memory(made, steps)
-            return made
-
-        return make
-
-    def _estimated(self, problem: Problem, room: int | None) -> tuple[str, int, Any]:
-        """Return in words how a new optimiser starts, the passes spent on that, and a function that makes it.
-
-        Estimates for which a budget has no `room` are left out.
-        """
-        rate, penalty, spent = self.arguments().lr, self.weight_decay, 0
-        if makes_its_own(self.optimizer):
-            return _RISING, 0, self.optimizer
-        with isolated_rng(problem.seed):
-            if penalty is None and self.optimizer_class is torch.optim.AdamW:
-                penalty = 0.0  # its decay is no L2 penalty: the gradient does not show it
-            if penalty is None and room == 0:
-                penalty = 0.0
-            if penalty is None:
-                original = TrainingGradient(
-                    learning_like(copy.deepcopy(problem.reference), problem.model),
-                    problem.partition.retain_data,
-                    problem.task,
-                    self.reading,
-                )
-                penalty, spent = estimate_weight_decay(original)[0], 1
-            moments = None
-            fits = room is None or spent + POINTS <= room
-            if fits and self.optimizer_class in (torch.optim.Adam, torch.optim.AdamW):
-                moments = _second_moments(self, problem, penalty)
-                spent += 0 if moments is None else POINTS
-
-        def make(parameters: Sequence[nn.Parameter]) -> Any:
-            made = make_optimizer(self.optimizer, parameters, rate, penalty, self.optimizer_options)
-            if moments is not None:
-                set_second_moments(made, moments)
-            return made
-
-        return _RISING if moments is None else _ESTIMATED, spent, make
 
 
 @dataclass(frozen=True)
@@ -279,19 +223,3 @@ class _Run(ContinuedTraining):
 
     def make_scheduler(self, problem: Problem, steps: int) -> SchedulerSpec | None:
         return self.scheduler or fall(steps, _RAMP if self.rises else 0.0)
-
-
-_STATE = "the state of the training"
-_RISING, _ESTIMATED = "a new optimiser, its rate raised from 0", "estimated second moments"
-
-
-def _second_moments(method: ContinuedTraining, problem: Problem, penalty: float) -> list[torch.Tensor] | None:
-    """Return estimated second moments; `None` for models that nobody can draw anew."""
-    try:
-        fresh = fresh_like(problem.model)
-    except UnsupportedModelError:
-        return None
-    moved = TrainingGradient(fresh, problem.partition.retain_data, problem.task, method.reading)
-    start = [p.detach().clone() for p in moved.parameters]
-    end = [p.detach() for p in problem.model.parameters() if p.requires_grad]
-    return estimate_second_moments(moved, start, end, penalty)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from gunlearn.errors import InvalidInputError
+from gunlearn.methods.any_task.handed_on import Making
 from gunlearn.methods.any_task.training_budget import share_of
 from gunlearn.methods.base import Method, Outcome, Problem, check_interval
 from gunlearn.training.arguments import TrainArguments
@@ -82,18 +83,21 @@ class Replay(Method):
                 torch.set_rng_state(moment.rng)
             return resumed_optimizer(replace(state, optimizer=moment.optimizer), parameters, own)
 
+        making = Making(make)
         taken = train_from_scratch(
             model,
             problem.partition.retain_data,
             problem.task,
             args,
             problem.callbacks,
-            make,
+            making,
             None if state.rates is None else _repeated(state.rates, moment.step),
             unseen,
         )
         notes = {"from_step": moment.step, "price": round(steps / state.total, 4), "unseen_weight": weight_of(unseen)}
-        return Outcome(model, taken, notes)
+        before = tuple(m for m in state.moments if m.step <= moment.step)
+        handed = making.state(model, state, 0, state.total, state.reading, before)
+        return Outcome(model, taken, notes, training=handed)
 
 
 def _repeated(rates: Tensor, start: int) -> SchedulerSpec:

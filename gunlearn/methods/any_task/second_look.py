@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -16,18 +15,6 @@ from gunlearn.training.processes import world_size
 
 #: Passes that a look before and one after take: three draws each, forward alone, cost about as much as a step each.
 LOOKS = 2
-
-
-class Making:
-    """A function that makes an optimiser, and keeps it as `made`."""
-
-    def __init__(self, make: Callable[[Sequence[nn.Parameter]], Any]) -> None:
-        self.make = make
-        self.made: Any = None
-
-    def __call__(self, parameters: Sequence[nn.Parameter]) -> Any:
-        self.made = self.make(parameters)
-        return self.made
 
 
 class Look:

@@ -1,8 +1,5 @@
 """Shrink trained weights: what memory added to them goes first."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -23,16 +20,3 @@ def shrink(model: nn.Module, factor: float) -> None:
     matrices = [parameter for parameter in trained if parameter.dim() > 1]
     for parameter in matrices or trained:
         parameter.mul_(factor)
-
-
-def then_shrunk(
-    make: Callable[[Sequence[nn.Parameter]], Any], model: nn.Module, factor: float
-) -> Callable[[Sequence[nn.Parameter]], Any]:
-    """Return a function that makes an optimiser, then shrinks: one that goes on is matched by the trained weights."""
-
-    def made(parameters: Sequence[nn.Parameter]) -> Any:
-        optimizer = make(parameters)
-        shrink(model, factor)
-        return optimizer
-
-    return made

@@ -26,7 +26,8 @@ from gunlearn.tasks.graph.link_lists import check_link_lists
 from gunlearn.tasks.graph.node_kinds import node_kinds
 from gunlearn.tasks.graph.random_nodes import RandomNodeReader
 from gunlearn.tasks.graph.reading import APART
-from gunlearn.tasks.graph.score_targets import MIN_HELD_OUT, ScoreTarget, check_held_out, held_out_edges, unseen_scores
+from gunlearn.tasks.graph.retrained_scores import retrained_scores
+from gunlearn.tasks.graph.score_targets import MIN_HELD_OUT, ScoreTarget, check_held_out, held_out_edges
 from gunlearn.tasks.logits import logit_of_pairs, set_outputs
 from gunlearn.tasks.sampling import BatchOptions
 
@@ -174,17 +175,13 @@ class LinkPrediction(GraphTask):
         return EdgeParts(data, forget, edges, data.edge_index, self.negatives, data.get(GONE), kinds=kinds)
 
     def unseen(self, original: nn.Module, partition: Any) -> tuple[EdgeParts, Tensor] | None:
-        """Return scores of validation edges that are like the forgotten ones; `None` where there are too few.
-
-        Half of the mean gap to them is kept: on Cora and CiteSeer retrained models score forgotten edges nearer to the
-        original than to those validation edges.
-        """
+        """Return the forgotten edges and their expected scores after retraining; `None` with few validation edges."""
         data = partition.retain_data
         few = held_out_edges(data) < MIN_HELD_OUT
         if few or partition.forgets != ("edges",) or data.get("edge_type") is not None:
             return None
         parts = self._trained_parts(data, partition.forget_edge_index)
-        return parts, unseen_scores(self, original, partition, kept=0.5)
+        return parts, retrained_scores(self, original, partition)
 
     def check_data(self, data: Any) -> Data:
         """Return the graph; see `check_graph` and `check_link_lists`."""

@@ -33,36 +33,57 @@ def check_held_out(data: Data) -> None:
         )
 
 
-def unseen_scores(task: Any, reference: nn.Module, partition: Any, kept: float = 0.0) -> Tensor:
-    r"""Return the expected score of each forgotten edge for a model trained without it, `[num_forget]`.
+def unseen_scores(task: Any, reference: nn.Module, partition: Any) -> Tensor:
+    r"""Return the score that each forgotten edge would have if it were unseen, `[num_forget]`.
 
     Validation edges are true edges that the original model never saw. For a forgotten edge `e`, let `m_e` and `v_e` be
     mean and variance of the scores (original model, retained graph) of the validation edges most like it in degrees,
     common neighbours and feature similarity, and `s_e` its own score. Then
 
-    .. math:: t_e = m_e + w (s_e - m_e - \overline{s - m}) + k \, \overline{s - m},
-        \quad w = \min(1, \bar v / \mathrm{Var}(s - m))
+    .. math:: t_e = m_e + w (s_e - m_e - \overline{s - m}), \quad w = \min(1, \bar v / \mathrm{Var}(s - m))
 
-    removes the mean of `s - m`, which all forgotten edges gained by being seen, but for the share `k` (`kept`), and
-    keeps of an edge's own deviation the share `w` that unseen edges show as well. Plain means mislead, because
-    forgotten and validation edges differ in all these covariates. Test edges are not read.
+    removes the mean of `s - m`, which all forgotten edges gained by being seen, and keeps of an edge's own deviation
+    the share `w` that unseen edges show as well. Plain means mislead, because forgotten and validation edges differ in
+    all these covariates. Test edges are not read.
     """
     data, forget = partition.retain_data, partition.forget_edge_index
-    held_out = data.val_pos_edge_index
-    with torch.no_grad():
-        outputs = task.encode(reference, data)
-        seen, unseen = (
-            task.decode(reference, outputs, task.edge_items(data, pairs)).logits for pairs in (forget, held_out)
-        )
-    covariates = pair_features(data, held_out)
-    scaler = StandardScaler().fit(covariates)
-    matches = NearestNeighbors(n_neighbors=NEIGHBORS).fit(scaler.transform(covariates))
-    index = matches.kneighbors(scaler.transform(pair_features(data, forget)), return_distance=False)
-    like = unseen.double().cpu()[torch.from_numpy(index)]
-    mean, gap = like.mean(dim=1), seen.double().cpu() - like.mean(dim=1)
+    seen, unseen = scores(task, reference, data, forget, data.val_pos_edge_index)
+    near = LikeUnseen(data, unseen).scores(data, forget)
+    mean, gap = near.mean(dim=1), seen.double().cpu() - near.mean(dim=1)
     spread = float(gap.var(correction=0))
-    share = min(1.0, float(like.var(dim=1).mean()) / spread) if spread > 0 else 1.0
-    return (mean + share * (gap - gap.mean()) + kept * gap.mean()).to(seen)
+    share = min(1.0, float(near.var(dim=1).mean()) / spread) if spread > 0 else 1.0
+    return (mean + share * (gap - gap.mean())).to(seen)
+
+
+class LikeUnseen:
+    """Finds the validation edges that are most like given pairs.
+
+    Args:
+        data: the graph, with `val_pos_edge_index`.
+        scores: of these edges.
+    """
+
+    def __init__(self, data: Data, scores: Tensor) -> None:
+        self._scores = scores.double().cpu()
+        covariates = pair_features(data, data.val_pos_edge_index)
+        self._scaler = StandardScaler().fit(covariates)
+        self._matches = NearestNeighbors(n_neighbors=NEIGHBORS).fit(self._scaler.transform(covariates))
+
+    def place(self, data: Data, pairs: Tensor) -> np.ndarray:
+        """Return the scaled covariates of pairs on a graph, `[num_pairs, 6]`."""
+        return self._scaler.transform(pair_features(data, pairs))
+
+    def scores(self, data: Data, pairs: Tensor) -> Tensor:
+        """Return scores of the validation edges most like each pair, `[num_pairs, NEIGHBORS]`."""
+        index = self._matches.kneighbors(self.place(data, pairs), return_distance=False)
+        return self._scores[torch.from_numpy(index)]
+
+
+@torch.no_grad()
+def scores(task: Any, model: nn.Module, data: Data, *pairs: Tensor) -> list[Tensor]:
+    """Return a model's scores of some lists of pairs on a graph, `[num_pairs]` each."""
+    outputs = task.encode(model, data)
+    return [task.decode(model, outputs, task.edge_items(data, some)).logits for some in pairs]
 
 
 def separated_scores(task: Any, reference: nn.Module, partition: Any, share: float = 0.05) -> Tensor:
